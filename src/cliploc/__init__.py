@@ -1,0 +1,49 @@
+"""cliploc: name anything, and see where it is in a picture, without training.
+
+Example:
+    >>> import cliploc
+    >>> localizer = cliploc.Localizer()                                   # the bundled model `mini`
+    >>> found = localizer("street.jpg", ["bicycle", "traffic light"])     # doctest: +SKIP
+    >>> found.boxes.xyxy, found.heatmaps                                  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from cliploc.errors import CliplocError, InputError, ModelError, UsageError
+    from cliploc.localizer import Localizer
+    from cliploc.schema import Boxes, Localization
+
+__all__ = [
+    "Boxes",
+    "CliplocError",
+    "InputError",
+    "Localization",
+    "Localizer",
+    "ModelError",
+    "UsageError",
+    "__version__",
+]
+
+_HOMES = {
+    "Boxes": "cliploc.schema",
+    "CliplocError": "cliploc.errors",
+    "InputError": "cliploc.errors",
+    "Localization": "cliploc.schema",
+    "Localizer": "cliploc.localizer",
+    "ModelError": "cliploc.errors",
+    "UsageError": "cliploc.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports public names on first use, so that `import cliploc` stays light (no torch)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cliploc' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,193 @@
+"""What every convolutional tower shares: stages one after another, then a head that makes one embedding."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cliploc.errors import UsageError
+from cliploc.schema import Needs, ResizePolicy, TowerKind, Trace
+
+
+class ConvolutionalBackbone(nn.Module, ABC):
+    """A CNN image tower, split into stages, beside a text tower; fulfils `cliploc.schema.Backbone`.
+
+    A subclass says how each stage runs, how the last features become an embedding (`pool`) and how every location reads
+    in the joint space (`read_locations`).
+
+    Args:
+        stages: modules run one after another; features are kept after any of them.
+        mean: per channel, subtracted from RGB values in 0–1.
+        std: per channel, divided by.
+    """
+
+    name: str
+    kind: TowerKind = "cnn"
+    input_hw: tuple[int, int]
+    stride: int
+    embedding_size: int
+    logit_scale: float
+    resize_policy: ResizePolicy = "squash"
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, stages: Sequence[nn.Module], mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    @abstractmethod
+    def pool(self, features: Tensor) -> Tensor:
+        """The last stage's features `[B, C, h, w]` → `[B, D]`, not normalised; differentiable."""
+
+    @abstractmethod
+    def read_locations(self, features: Tensor) -> Tensor:
+        """The last stage's features `[B, C, h, w]` → the joint-space reading of each location `[B, D, h, w]`."""
+
+    @abstractmethod
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Sentences → `[n, D]` float32, unit norm."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' precision."""
+        return next(self.parameters()).dtype
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """`(h, w)` of the last stage for an input of height × width pixels."""
+        return -(-height // self.stride), -(-width // self.stride)
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """`[B, 3, H, W]` RGB values in 0–1 → the tower's input, on its device, in its precision."""
+        return ((pixels.to(self.device) - self.mean) / self.std).to(self.dtype)
+
+    def _stage_index(self, stage: int) -> int:
+        if not -len(self.stages) <= stage < 0:
+            raise UsageError(
+                f"expected a stage of {self.name} from {-len(self.stages)} to -1 (the last), got {stage}"
+            )
+        return len(self.stages) + stage
+
+    @torch.no_grad()
+    def trace(self, images: Tensor, needs: Needs) -> Trace:
+        """One forward pass of normalised images; see `cliploc.schema.Backbone.trace`."""
+        if needs.tokens or needs.attention:
+            raise UsageError(f"{self.name} is a CNN without tokens or attention: choose a method made for CNN towers")
+        keep = {self._stage_index(stage): stage for stage in needs.features}
+        features = {}
+        x = images.to(self.device, self.dtype)  # [B, 3, H, W]
+        for index, stage in enumerate(self.stages):
+            x = stage(x)  # [B, C, h, w]
+            if index in keep:
+                features[keep[index]] = x
+        embedding = F.normalize(self.pool(x).float(), dim=-1)  # [B, D]
+        return Trace(embedding, (x.shape[-2], x.shape[-1]), features)
+
+    def head(self, features: Tensor, trace: Trace, stage: int = -1) -> Tensor:  # noqa: ARG002  (a ViT needs the trace)
+        """Finishes the tower from a stage's features: `[B, D]` float32, unit norm; differentiable."""
+        x = features.to(self.dtype)
+        for module in list(self.stages)[self._stage_index(stage) + 1 :]:
+            x = module(x)
+        return F.normalize(self.pool(x).float(), dim=-1)
+
+    def dense(self, trace: Trace, rule: Any = None, blocks: int = 1) -> Tensor:  # noqa: ARG002
+        """The joint-space reading of every location, `[B, D, h, w]` float32; a CNN has no attention rule to replace."""
+        if rule is not None:
+            raise UsageError(f"{self.name} is a CNN: an attention rule needs a ViT tower")
+        return self.read_locations(trace.features[-1]).float()
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Normalised `[B, 3, H, W]` → `[B, D]` float32, unit norm."""
+        return self.trace(images, Needs()).embedding
+
+    def unknown_reason(self, word: str) -> str | None:  # noqa: ARG002
+        """Why this model cannot know a name; a subclass with a closed vocabulary says so."""
+        return None
+
+    def presence(self, cosine: Tensor) -> Tensor | None:  # noqa: ARG002
+        """Probability that a thing is there; None as long as nobody calibrated the model."""
+        return None
+
+
+class GlobalAveragePool(nn.Module):
+    """f = mean over h×w of A, minus a fixed mean feature μ; so every location reads A − μ, exactly (CAM)."""
+
+    mean_feature: Tensor
+
+    def __init__(self, mean_feature: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean_feature", mean_feature)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """`[B, C, h, w]` → `[B, C]`."""
+        return features.mean(dim=(-2, -1)) - self.mean_feature
+
+    def read_locations(self, features: Tensor) -> Tensor:
+        """`[B, C, h, w]` → `[B, C, h, w]`."""
+        return features - self.mean_feature[:, None, None]
+
+
+class AttentionPool(nn.Module):
+    """CLIP's attention pool (Radford 2021): the mean token attends to all locations.
+
+    Weights carry the names of OpenAI's checkpoints, so that they load as they are. Written with plain matrix products:
+    these have batched vector–Jacobian products, and fused attention hides its weights.
+
+    Args:
+        grid: `(h, w)` the positions were learnt on.
+        channels: C of the features.
+        heads: number of attention heads.
+        size: D of the embedding.
+    """
+
+    def __init__(self, grid: tuple[int, int], channels: int, heads: int, size: int) -> None:
+        super().__init__()
+        self.grid, self.heads = grid, heads
+        self.positional_embedding = nn.Parameter(torch.randn(grid[0] * grid[1] + 1, channels) / channels**0.5)
+        self.q_proj = nn.Linear(channels, channels)
+        self.k_proj = nn.Linear(channels, channels)
+        self.v_proj = nn.Linear(channels, channels)
+        self.c_proj = nn.Linear(channels, size)
+
+    def _positions(self, hw: tuple[int, int]) -> Tensor:
+        if hw == self.grid:
+            return self.positional_embedding  # [1+N, C]
+        mean, patches = self.positional_embedding[:1], self.positional_embedding[1:]
+        patches = patches.T.reshape(1, -1, *self.grid)
+        patches = F.interpolate(patches.float(), size=hw, mode="bicubic", antialias=True, align_corners=False)
+        return torch.cat([mean, patches[0].flatten(1).T.to(mean.dtype)])  # [1+N, C]
+
+    def forward(self, features: Tensor) -> Tensor:
+        """`[B, C, h, w]` → `[B, D]`."""
+        x = features.flatten(2).transpose(1, 2)  # [B, N, C]
+        x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1)  # [B, 1+N, C]
+        x = x + self._positions((features.shape[-2], features.shape[-1]))
+        b, n, c = x.shape
+        q = self.q_proj(x[:, :1]).view(b, 1, self.heads, -1).transpose(1, 2)  # [B, H, 1, C/H]
+        k = self.k_proj(x).view(b, n, self.heads, -1).transpose(1, 2)  # [B, H, 1+N, C/H]
+        v = self.v_proj(x).view(b, n, self.heads, -1).transpose(1, 2)  # [B, H, 1+N, C/H]
+        attention = (q @ k.transpose(-2, -1) * (c // self.heads) ** -0.5).softmax(dim=-1)  # [B, H, 1, 1+N]
+        pooled: Tensor = self.c_proj((attention @ v).transpose(1, 2).reshape(b, c))  # [B, D]
+        return pooled
+
+    def read_locations(self, features: Tensor) -> Tensor:
+        """The value path, `[B, C, h, w]` → `[B, D, h, w]`: each location's value as if it alone were attended to.
+
+        The attention pool is an average of these readings, weighted by the attention of each head. Positions are added
+        as in the pool; MaskCLIP (Zhou 2022), who first read CLIP's ResNets so, leaves them out.
+        """
+        h, w = features.shape[-2:]
+        x = features.flatten(2).transpose(1, 2) + self._positions((h, w))[1:]  # [B, N, C]
+        dense: Tensor = self.c_proj(self.v_proj(x)).transpose(1, 2)  # [B, D, N]
+        return dense.reshape(dense.shape[0], -1, h, w)

@@ -1,0 +1,102 @@
+"""`mini`: the dual encoder that ships inside the package, so that everything runs offline on real photographs.
+
+Image tower: EfficientNet-Lite0 with a global average pool, so CAM is exact. Text tower: class anchors over static word
+vectors (`_mini_text.py`). Built by `tools/build_mini.py`; what it is and is not: `docs/mini.md`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from cliploc.backbones._catalogue import ModelEntry, models
+from cliploc.backbones._cnn import ConvolutionalBackbone, GlobalAveragePool
+from cliploc.backbones._mini_text import MiniTextTower
+from cliploc.errors import UsageError
+
+WEIGHTS = Path(__file__).parent / "mini_weights"
+
+
+class Mini(ConvolutionalBackbone):
+    """EfficientNet-Lite0 and class-anchor text in one joint space of 1,280 dimensions.
+
+    Example:
+        >>> mini = Mini.bundled()
+        >>> tuple(mini.encode_text(["a photo of a cat."]).shape)
+        (1, 1280)
+    """
+
+    name = "mini"
+    input_hw = (224, 224)
+    stride = 32
+    embedding_size = 1280
+
+    def __init__(self, tower: nn.Module, mean_feature: Tensor, text: MiniTextTower, facts: dict[str, object]) -> None:
+        stem = nn.Sequential(tower.conv_stem, tower.bn1)
+        last = nn.Sequential(tower.conv_head, tower.bn2)
+        super().__init__([stem, *tower.blocks, last], mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
+        self.pooling = GlobalAveragePool(mean_feature)
+        self.text = text
+        self.logit_scale = float(facts["logit_scale"])  # type: ignore[arg-type]
+        self._presence: dict[str, float] = facts["presence"]  # type: ignore[assignment]
+
+    @classmethod
+    def bundled(cls, folder: Path = WEIGHTS) -> Mini:
+        """The model of the package, frozen, in eval mode, on the CPU."""
+        tensors = {name: tensor.float() for name, tensor in load_file(folder / "image.safetensors").items()}
+        mean_feature = tensors.pop("mean_feature")
+        with torch.device("meta"):  # no random initialisation that the weights would overwrite at once
+            tower = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
+        tower.load_state_dict(tensors, assign=True)
+        facts = json.loads((folder / "mini.json").read_text())
+        return cls(tower, mean_feature, MiniTextTower.load(folder), facts).eval().requires_grad_(False)
+
+    def pool(self, features: Tensor) -> Tensor:
+        """`[B, 1280, h, w]` → `[B, 1280]`."""
+        pooled: Tensor = self.pooling(features)
+        return pooled
+
+    def read_locations(self, features: Tensor) -> Tensor:
+        """`[B, 1280, h, w]` → the same minus μ: exact."""
+        return self.pooling.read_locations(features)
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Sentences → `[n, 1280]` float32, unit norm."""
+        embeddings: Tensor = self.text(texts)
+        return embeddings
+
+    def unknown_reason(self, word: str) -> str | None:
+        """Why `mini` cannot know a name: nothing in its 1,000 classes resembles it."""
+        return self.text.unknown_reason(word)
+
+    def presence(self, cosine: Tensor) -> Tensor:
+        """Probability that a name with this image–text cosine is in the picture; calibrated by tools/build_mini.py."""
+        return torch.sigmoid(self._presence["scale"] * cosine + self._presence["bias"])
+
+
+def _build(pretrained: str | None, device: str) -> Mini:
+    if pretrained not in (None, "bundled"):
+        raise UsageError(f"mini has only its bundled weights, got --pretrained {pretrained}: leave the option out")
+    return Mini.bundled().to(device)
+
+
+models.register(
+    "mini",
+    ModelEntry(
+        name="mini",
+        build=_build,
+        kind="cnn",
+        pooling="global average",
+        input_hw=Mini.input_hw,
+        parameters=4.7,
+        licence="Apache-2.0",
+        about="bundled: EfficientNet-Lite0 and word vectors; runs offline, knows what ImageNet's 1,000 classes resemble",
+    ),
+)

@@ -1,0 +1,47 @@
+"""What a user did or fed, in one line, with the way out.
+
+Every message says what was expected, what came and what to do. The command line turns these into exit codes: a
+`UsageError` or `ModelError` means nothing could be done (2); an `InputError` concerns one picture among others (1).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CliplocError(Exception):
+    """Base of all errors that are the input's fault, not the program's."""
+
+
+class UsageError(CliplocError):
+    """An option, prompt or name that cannot be used; nothing was computed."""
+
+
+class ModelError(CliplocError):
+    """A model that cannot be built or loaded, or that produced something unusable (NaN)."""
+
+
+class InputError(CliplocError):
+    """One picture or file that cannot be read; others may still be fine."""
+
+
+class UnknownNameError(UsageError, KeyError):
+    """A model, method or other registered name that does not exist.
+
+    Args:
+        kind: what was looked up, singular ("method").
+        name: the name asked for.
+        known: all names there are.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=3, cutoff=0.5)
+        near = near or difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        self.message = f"unknown {kind} {name!r}: {hint}there are {', '.join(known) if known else 'none'}"
+        super().__init__(self.message)
+
+    def __str__(self) -> str:
+        return self.message

@@ -1,0 +1,167 @@
+"""Where a pixel of the original picture lies in the model's input, and back.
+
+ONE box convention everywhere: float xyxy, exclusive right and bottom edge, in pixels of the upright original. Pixel
+(0, 0) covers the square from 0 to 1, so a point p of the original lies at p · scale + offset in the input – for every
+resize policy, which is what makes the way back exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from cliploc.errors import InputError, UsageError
+from cliploc.schema import FloatArray, ResizePolicy
+
+POLICIES: tuple[ResizePolicy, ...] = ("squash", "crop", "pad")
+MAX_ASPECT_RATIO = 50.0  # beyond it, `crop` would resize to an enormous picture and `pad` to a line
+PAD_COLOUR = (124, 116, 104)  # ImageNet's mean: close to zero in any tower's normalised space
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How one original picture was laid onto one model input.
+
+    Attributes:
+        original_hw: height and width of the upright original, in pixels.
+        input_hw: height and width of the model input.
+        resized_wh: size the whole picture was resized to, before it was cropped or padded.
+        offset_xy: where the resized picture's corner lies in the input; negative when cropped.
+
+    Example:
+        >>> frame = Frame.fit("pad", original_hw=(100, 200), input_hw=(224, 224))
+        >>> frame.to_original(frame.to_input(np.array([[10.0, 20.0, 50.0, 60.0]]))).tolist()
+        [[10.0, 20.0, 50.0, 60.0]]
+    """
+
+    original_hw: tuple[int, int]
+    input_hw: tuple[int, int]
+    resized_wh: tuple[int, int]
+    offset_xy: tuple[int, int]
+
+    @classmethod
+    def fit(cls, policy: ResizePolicy, original_hw: tuple[int, int], input_hw: tuple[int, int]) -> Frame:
+        """Lays a picture onto an input.
+
+        Args:
+            policy: "squash" stretches it to the input (the WSOL protocol); "crop" resizes the shorter side and cuts the
+                centre out (CLIP's own, to the pixel); "pad" keeps all of it and fills the rest.
+            original_hw: height and width of the picture.
+            input_hw: height and width of the model's input.
+
+        Raises:
+            UsageError: an unknown policy.
+            InputError: a picture too narrow for "crop" or "pad".
+        """
+        (height, width), (in_height, in_width) = original_hw, input_hw
+        if policy == "squash":
+            return cls(original_hw, input_hw, (in_width, in_height), (0, 0))
+        if policy not in POLICIES:
+            raise UsageError(f"expected a resize policy of {', '.join(POLICIES)}, got {policy!r}")
+        if max(height / width, width / height) > MAX_ASPECT_RATIO:
+            raise InputError(
+                f"a picture of {width}×{height} is too narrow for the {policy!r} policy (expected at most "
+                f"{MAX_ASPECT_RATIO:.0f}:1): cut it into pieces or use the squash policy"
+            )
+        ratios = (in_height / height, in_width / width)
+        scale = max(ratios) if policy == "crop" else min(ratios)
+        # As torchvision's Resize: the side that decides is exact, the other truncated.
+        resized_w = in_width if scale == ratios[1] else max(1, int(width * scale))
+        resized_h = in_height if scale == ratios[0] else max(1, int(height * scale))
+        offset_x, offset_y = round((in_width - resized_w) / 2.0), round((in_height - resized_h) / 2.0)
+        return cls(original_hw, input_hw, (resized_w, resized_h), (offset_x, offset_y))
+
+    @property
+    def scale_xy(self) -> tuple[float, float]:
+        """Input pixels per original pixel, along x and y."""
+        return self.resized_wh[0] / self.original_hw[1], self.resized_wh[1] / self.original_hw[0]
+
+    @property
+    def visible_xyxy(self) -> tuple[int, int, int, int]:
+        """The part of the input that shows the picture, in input pixels."""
+        (in_height, in_width), (x, y), (w, h) = self.input_hw, self.offset_xy, self.resized_wh
+        return max(x, 0), max(y, 0), min(x + w, in_width), min(y + h, in_height)
+
+    def to_input(self, xyxy: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Boxes `[n, 4]` in original pixels → input pixels (not clipped)."""
+        scale, offset = np.array(self.scale_xy * 2), np.array(self.offset_xy * 2)
+        return np.asarray(xyxy, dtype=np.float64).reshape(-1, 4) * scale + offset
+
+    def to_original(self, xyxy: npt.ArrayLike, clip: bool = True) -> npt.NDArray[np.float64]:
+        """Boxes `[n, 4]` in input pixels → original pixels, clipped to the picture unless told not to."""
+        scale, offset = np.array(self.scale_xy * 2), np.array(self.offset_xy * 2)
+        boxes = (np.asarray(xyxy, dtype=np.float64).reshape(-1, 4) - offset) / scale
+        if clip:
+            height, width = self.original_hw
+            boxes = boxes.clip(0, np.array([width, height, width, height]))
+        return boxes
+
+    def apply(self, image: Image.Image) -> Image.Image:
+        """The model's input as a picture: resized (bicubic, antialiased), then cropped or padded."""
+        resized = image if image.size == self.resized_wh else image.resize(self.resized_wh, Image.Resampling.BICUBIC)
+        (in_height, in_width), (x, y) = self.input_hw, self.offset_xy
+        if (x, y) == (0, 0) and resized.size == (in_width, in_height):
+            return resized
+        if x <= 0 and y <= 0 and x + resized.width >= in_width and y + resized.height >= in_height:
+            return resized.crop((-x, -y, -x + in_width, -y + in_height))
+        canvas = Image.new("RGB", (in_width, in_height), PAD_COLOUR)
+        canvas.paste(resized, (x, y))
+        return canvas
+
+    def map_to_frame(self, maps: Tensor, target: Frame) -> Tensor:
+        """Maps `[P, h, w]` over this input, any grid → the same maps over another frame's input, bilinear.
+
+        Both frames must show the same picture. A plain bilinear resize (align_corners=False) when both lie alike.
+        """
+        sx, sy = (a / b for a, b in zip(self.scale_xy, target.scale_xy, strict=True))
+        ox = self.offset_xy[0] - target.offset_xy[0] * sx
+        oy = self.offset_xy[1] - target.offset_xy[1] * sy
+        return _resample(maps, self.input_hw, target.input_hw, (sx, sy), (ox, oy))
+
+    def map_to_original(self, maps: Tensor) -> Tensor:
+        """Maps `[P, h, w]` over this input, any grid → `[P, H, W]` over the original; zero where it was cropped away."""
+        full = _resample(maps, self.input_hw, self.original_hw, self.scale_xy, self.offset_xy)
+        x0, y0, x1, y1 = self.to_original([0, 0, self.input_hw[1], self.input_hw[0]])[0].tolist()
+        height, width = self.original_hw
+        if (x0, y0, x1, y1) == (0, 0, width, height):
+            return full
+        centres_x = torch.arange(width, device=full.device) + 0.5
+        centres_y = torch.arange(height, device=full.device) + 0.5
+        inside = ((centres_y >= y0) & (centres_y <= y1))[:, None] & ((centres_x >= x0) & (centres_x <= x1))[None]
+        return full * inside  # [P, H, W]
+
+
+def _resample(
+    maps: Tensor,
+    source_hw: tuple[int, int],
+    target_hw: tuple[int, int],
+    scale_xy: tuple[float, float],
+    offset_xy: tuple[float, float],
+) -> Tensor:
+    """Samples maps `[P, h, w]` that cover source_hw at the pixel centres of a target: source = target · scale + offset."""
+    (source_h, source_w), (target_h, target_w) = source_hw, target_hw
+    if offset_xy == (0, 0) and (target_w * scale_xy[0], target_h * scale_xy[1]) == (source_w, source_h):
+        return F.interpolate(maps[None], size=target_hw, mode="bilinear", align_corners=False)[0]
+    device = maps.device
+    x = (torch.arange(target_w, device=device, dtype=torch.float32) + 0.5) * scale_xy[0] + offset_xy[0]  # source pixels
+    y = (torch.arange(target_h, device=device, dtype=torch.float32) + 0.5) * scale_xy[1] + offset_xy[1]
+    grid_y, grid_x = torch.meshgrid(y * (2 / source_h) - 1, x * (2 / source_w) - 1, indexing="ij")
+    grid = torch.stack([grid_x, grid_y], dim=-1)[None]  # [1, H, W, 2] in −1..1
+    return F.grid_sample(maps[None], grid.to(maps.dtype), mode="bilinear", padding_mode="border", align_corners=False)[0]
+
+
+def iou_matrix(a_xyxy: npt.ArrayLike, b_xyxy: npt.ArrayLike) -> FloatArray:
+    """Intersection over union of every box of `a [n, 4]` with every box of `b [m, 4]` → `[n, m]`; 0 for empty boxes."""
+    a = np.asarray(a_xyxy, dtype=np.float64).reshape(-1, 1, 4)
+    b = np.asarray(b_xyxy, dtype=np.float64).reshape(1, -1, 4)
+    low, high = np.maximum(a[..., :2], b[..., :2]), np.minimum(a[..., 2:], b[..., 2:])
+    intersection = (high - low).clip(min=0).prod(-1)  # [n, m]
+    area_a, area_b = ((box[..., 2:] - box[..., :2]).clip(min=0).prod(-1) for box in (a, b))
+    union = area_a + area_b - intersection
+    return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0).astype(np.float32)

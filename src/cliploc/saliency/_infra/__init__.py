@@ -1,0 +1,1 @@
+"""What the methods share: registration, gradients for all prompts at once, masked forwards."""

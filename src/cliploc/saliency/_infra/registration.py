@@ -1,0 +1,79 @@
+"""`@saliency(...)` stands beside a method's mathematics and makes it known everywhere."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, TypeVar
+
+from cliploc.errors import UsageError
+from cliploc.registry import Registry
+from cliploc.schema import Method, Needs, TowerKind
+
+methods: Registry[Method] = Registry("method", "cliploc.saliency")
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def saliency(
+    name: str,
+    *,
+    title: str,
+    paper: str,
+    family: Literal["activation", "gradient", "perturbation", "attention"],
+    towers: Iterable[TowerKind],
+    needs: Needs | Callable[..., Needs],
+    relu: bool,
+    threshold: float,
+) -> Callable[[F], F]:
+    """Registers a function `Context, **options → [B, P, h, w]` as a saliency method.
+
+    The function returns raw saliency in float32. ReLU (when `relu`), min–max to 0–1, upsampling and the way back to the
+    original picture are done in one place, by the `Localizer`. A flat map means "not found".
+
+    Args:
+        name: as typed on the command line.
+        title: the name as papers write it.
+        paper: authors, year, and where.
+        family: how it works.
+        towers: the tower kinds it is defined on.
+        needs: what it reads from the trace; a function of its options where it depends on them.
+        relu: whether negative evidence is cut before the map is normalised.
+        threshold: default τ of its boxes, a share of the map's maximum.
+    """
+
+    def register(function: F) -> F:
+        parameters = list(inspect.signature(function).parameters.values())
+        options = {p.name: p.default for p in parameters[1:]}
+        if inspect.Parameter.empty in options.values():
+            raise TypeError(f"method {name!r}: every option needs a default value")
+        methods.register(
+            name,
+            Method(
+                name=name,
+                function=function,
+                title=title,
+                paper=paper,
+                family=family,
+                towers=frozenset(towers),
+                needs=needs if callable(needs) else lambda **_: needs,
+                relu=relu,
+                threshold=threshold,
+                options=options,
+            ),
+        )
+        return function
+
+    return register
+
+
+def check_options(method: Method, options: dict[str, Any]) -> None:
+    """Refuses options that a method does not have.
+
+    Raises:
+        UsageError: naming the option and those there are.
+    """
+    for option in options:
+        if option not in method.options:
+            there = ", ".join(method.options) or "none"
+            raise UsageError(f"{method.name} has no option {option!r}: it has {there}")

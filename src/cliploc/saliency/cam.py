@@ -1,0 +1,41 @@
+"""CAM: how much each location adds to the image–text similarity."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cliploc.saliency._infra.registration import saliency
+from cliploc.schema import Context, Needs
+
+
+@saliency(
+    "cam",
+    title="CAM",
+    paper="Zhou et al. 2016, Learning Deep Features for Discriminative Localization, CVPR",
+    family="activation",
+    towers=("cnn",),
+    needs=Needs(features=(-1,)),
+    relu=True,
+    threshold=0.4,
+)
+def cam(ctx: Context) -> Tensor:
+    """Class activation map: map_t = Σ_d g_td · r_d, with r the joint-space reading of every location.
+
+    On a GAP tower r = A − μ and the map is exact: its mean over h×w is the similarity before the embedding is
+    normalised. On CLIP's attention pool r is the value path (each location through v_proj and c_proj, no softmax), as
+    MaskCLIP (Zhou 2022) reads it. The paper has a trained classifier's weights where we have the text embedding, and no
+    ReLU: we cut negative evidence, so that a location that speaks against the prompt is not hot.
+
+    Args:
+        ctx: features of the last stage.
+
+    Returns:
+        `[B, P, h, w]` float32, raw.
+
+    Example:
+        >>> from cliploc import Localizer
+        >>> Localizer(method="cam")("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
+        (1, 375, 500)
+    """
+    return torch.einsum("bdhw,bpd->bphw", ctx.dense(), ctx.text)

@@ -1,0 +1,352 @@
+"""The values handed from stage to stage, and the protocol every model fulfils.
+
+Images → `Trace` (what one forward pass of the tower left behind) → saliency through a `Context` → `Boxes` →
+`Localization`. All values are frozen; arrays inside them are not copied.
+
+Letters of the shapes: B images, P prompts, C channels, h×w the feature grid, D the joint embedding size, d the width of
+a transformer, N = h·w patches, H heads (in attention shapes) or image height, W image width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from cliploc.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+    from torch import Tensor
+
+    from cliploc.geometry import Frame
+
+FloatArray = npt.NDArray[np.float32]
+TowerKind = Literal["cnn", "vit"]
+ResizePolicy = Literal["squash", "crop", "pad"]
+
+
+# ---------------------------------------------------------------------------------------------------------- prompts
+@dataclass(frozen=True)
+class TextSet:
+    """Names with their synonyms, and the templates that make sentences of them.
+
+    Attributes:
+        names: what the user called each thing; the label of its boxes.
+        synonyms: for each name, the words embedded and averaged for it (the name itself when it has no other).
+        templates: sentences with one `{}` where a word goes.
+    """
+
+    names: tuple[str, ...]
+    synonyms: tuple[tuple[str, ...], ...]
+    templates: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise UsageError("expected at least one name to look for, got none: add one, such as -p cat")
+        if len(self.names) != len(self.synonyms):
+            raise ValueError(f"{len(self.names)} names but {len(self.synonyms)} lists of synonyms")
+        for template in self.templates:
+            if template.count("{}") != 1:
+                raise UsageError(f"expected a template with one {{}} for the name, got {template!r}")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+# ------------------------------------------------------------------------------------------------------------- tower
+@dataclass(frozen=True)
+class Needs:
+    """What a method wants one forward pass to leave behind. Indices count from the end: −1 is the last.
+
+    Attributes:
+        features: feature maps. CNN: the output of that stage. ViT: the patch tokens that enter that block.
+        tokens: ViT only: all tokens that leave these blocks; "all" for every block.
+        attention: ViT only: post-softmax attention of these blocks; "all" for every block.
+    """
+
+    features: tuple[int, ...] = ()
+    tokens: tuple[int, ...] | Literal["all"] = ()
+    attention: tuple[int, ...] | Literal["all"] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("features", "tokens", "attention"):
+            value = getattr(self, name)
+            if value != "all" and any(index >= 0 for index in value):
+                raise ValueError(f"Needs.{name} counts from the end (−1 is the last), got {value}")
+
+    def __or__(self, other: Needs) -> Needs:
+        """The union: one forward pass that serves both."""
+
+        def union(a: Any, b: Any) -> Any:
+            return "all" if "all" in (a, b) else tuple(sorted({*a, *b}))
+
+        return Needs(
+            union(self.features, other.features),
+            union(self.tokens, other.tokens),
+            union(self.attention, other.attention),
+        )
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one forward pass of the image tower left behind, keyed by index from the end (−1 is the last).
+
+    Attributes:
+        embedding: `[B, D]` float32, unit norm.
+        grid: `(h, w)` of the last stage or of the patches.
+        features: stage → `[B, C, h, w]`; for a ViT the patch tokens entering that block, `[B, d, h, w]`.
+        tokens: block → `[B, 1+N, d]` leaving it (without the 1 where the tower has no class token).
+        attention: block → `[B, H, 1+N, 1+N]` after the softmax.
+        entering: ViT only: block → `[B, 1+N, d]` all tokens entering it, for the blocks in `features`.
+    """
+
+    embedding: Tensor
+    grid: tuple[int, int]
+    features: Mapping[int, Tensor] = field(default_factory=dict)
+    tokens: Mapping[int, Tensor] = field(default_factory=dict)
+    attention: Mapping[int, Tensor] = field(default_factory=dict)
+    entering: Mapping[int, Tensor] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """A CLIP-like dual encoder whose image tower is split where saliency methods look.
+
+    The seam: `trace` runs the tower once without gradients; `head` finishes it, differentiably, from a stage's
+    features. Gradients therefore never run through the whole network.
+    """
+
+    name: str
+    kind: TowerKind
+    input_hw: tuple[int, int]
+    stride: int
+    embedding_size: int
+    logit_scale: float
+    resize_policy: ResizePolicy
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are; images are moved there."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' precision; images are cast to it."""
+        ...
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """`(h, w)` of the feature grid for an input of height × width pixels."""
+        ...
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """`[B, 3, H, W]` values in 0–1 → what the tower takes (mean and standard deviation)."""
+        ...
+
+    def trace(self, images: Tensor, needs: Needs) -> Trace:
+        """One forward pass of normalised `[B, 3, H, W]` without gradients, keeping what `needs` asks for."""
+        ...
+
+    def head(self, features: Tensor, trace: Trace, stage: int = -1) -> Tensor:
+        """Finishes the tower from a stage's features `[B, C, h, w]` → embeddings `[B, D]`, unit norm, float32.
+
+        Differentiable. `trace` supplies what the features leave out (a ViT's class token).
+        """
+        ...
+
+    def dense(self, trace: Trace, rule: Any = None, blocks: int = 1) -> Tensor:
+        """The joint-space reading of every location, `[B, D, h, w]` float32, not normalised.
+
+        GAP tower: exact, its mean over h×w is the embedding before normalisation. Attention pool: the value path.
+        ViT: the last `blocks` blocks with the attention rule `(q, k, v, scale) → out` in place of the tower's own.
+        """
+        ...
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Normalised `[B, 3, H, W]` → `[B, D]` float32, unit norm."""
+        ...
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Sentences → `[n, D]` float32, unit norm."""
+        ...
+
+    def unknown_reason(self, word: str) -> str | None:
+        """Why this model cannot know a name, in one line; None when it can."""
+        ...
+
+    def presence(self, cosine: Tensor) -> Tensor | None:
+        """Calibrated probability that a thing with this image–text cosine is in the picture; None: uncalibrated."""
+        ...
+
+
+@runtime_checkable
+class TransformerBackbone(Backbone, Protocol):
+    """A backbone of kind "vit": its last blocks can be run again, differentiably."""
+
+    depth: int
+
+    def resume(self, tokens: Tensor, block: int, needs: Needs) -> Trace:
+        """Runs the tower from the tokens `[B, 1+N, d]` entering `block` (from the end) to the embedding.
+
+        With gradients when `tokens` or the caller asks for them; attention kept by `needs` is part of the graph.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything a saliency method may look at, for one batch.
+
+    Attributes:
+        images: `[B, 3, H, W]` normalised.
+        text: `[B, P, D]` float32: the direction each prompt asks for (unit norm, unless background is subtracted).
+        trace: the forward pass with what the method's `needs` asked for.
+        backbone: the model.
+        batch_size: how many images a perturbation method sends through the tower at once.
+        progress: called with the number of masked images just done, by methods that make many.
+        cache: results shared by the methods that run on this same batch (masked embeddings).
+    """
+
+    images: Tensor
+    text: Tensor
+    trace: Trace
+    backbone: Backbone
+    batch_size: int = 32
+    progress: Callable[[int], None] | None = None
+    cache: dict[Any, Any] = field(default_factory=dict)
+
+    @property
+    def features(self) -> Tensor:
+        """`[B, C, h, w]` of the last stage, in the tower's precision."""
+        return self.trace.features[-1]
+
+    def head(self, features: Tensor, stage: int = -1) -> Tensor:
+        """Finishes the tower from a stage's features: `[B, D]` unit norm, differentiable."""
+        return self.backbone.head(features, self.trace, stage)
+
+    def dense(self, rule: Any = None, blocks: int = 1) -> Tensor:
+        """The joint-space reading of every location, `[B, D, h, w]`."""
+        return self.backbone.dense(self.trace, rule, blocks)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Normalised `[n, 3, H, W]` → `[n, D]` unit norm, in batches of `batch_size`."""
+        import torch
+
+        chunks = [self.backbone.encode_image(chunk) for chunk in images.split(self.batch_size)]
+        return torch.cat(chunks)  # [n, D]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A saliency method and what is known of it; made by `cliploc.saliency.saliency`.
+
+    Attributes:
+        name: as typed on the command line.
+        function: `Context` and options → raw maps `[B, P, h, w]`.
+        title: the name as papers write it.
+        paper: authors, year, title or number.
+        family: "activation", "gradient", "perturbation" or "attention".
+        towers: the tower kinds it is defined on.
+        needs: what it reads from the trace, given its options.
+        relu: whether negative evidence is cut before the map is normalised.
+        threshold: the default τ of its boxes, a share of the map's maximum.
+        options: option name → default value.
+    """
+
+    name: str
+    function: Callable[..., Tensor]
+    title: str
+    paper: str
+    family: Literal["activation", "gradient", "perturbation", "attention"]
+    towers: frozenset[TowerKind]
+    needs: Callable[..., Needs]
+    relu: bool
+    threshold: float
+    options: Mapping[str, Any]
+
+
+# ----------------------------------------------------------------------------------------------------------- results
+@dataclass(frozen=True)
+class Boxes:
+    """Boxes in ONE convention: float xyxy, exclusive right and bottom edge, original (EXIF-upright) pixels.
+
+    Attributes:
+        xyxy: `[n, 4]` float32.
+        score: `[n]` float32 in 0–1.
+        label: `[n]` integers into `names`.
+        names: what the labels mean.
+    """
+
+    xyxy: FloatArray
+    score: FloatArray
+    label: npt.NDArray[np.int64]
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        n = len(self.xyxy)
+        if self.xyxy.shape != (n, 4) or self.score.shape != (n,) or self.label.shape != (n,):
+            raise ValueError(
+                f"expected xyxy [n, 4], score [n] and label [n], got {self.xyxy.shape}, {self.score.shape}, "
+                f"{self.label.shape}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.xyxy)
+
+    def of(self, name: str) -> FloatArray:
+        """The boxes `[k, 4]` of one name, best first."""
+        return self.xyxy[self.label == self.names.index(name)]
+
+
+@dataclass(frozen=True)
+class Localization:
+    """Where each name is in one picture.
+
+    Attributes:
+        source: the file, or "image 0" for a picture from memory.
+        image: the upright RGB picture.
+        names: what was asked for, in order.
+        scores: `[P]` float32, image–text cosine.
+        presence: `[P]` float32, calibrated probability that the thing is there; None where the model has none.
+        found: `[P]` bool.
+        reasons: for each name, why it was not found; None when it was.
+        maps: `[P, H, W]` float32 in 0–1 over the model's input.
+        frame: how the picture lies in that input.
+        boxes: the boxes of the names found, best first within each name.
+        notes: remarks on the picture ("animated: the first of 12 frames is used").
+    """
+
+    source: str
+    image: Image.Image
+    names: tuple[str, ...]
+    scores: FloatArray
+    presence: FloatArray | None
+    found: npt.NDArray[np.bool_]
+    reasons: tuple[str | None, ...]
+    maps: FloatArray
+    frame: Frame
+    boxes: Boxes
+    notes: tuple[str, ...] = ()
+
+    @property
+    def heatmaps(self) -> FloatArray:
+        """`[P, H, W]` float32 in 0–1, original size; resampled from `maps` at every call, so that results stay small."""
+        import torch
+
+        heatmaps: FloatArray = self.frame.map_to_original(torch.from_numpy(self.maps)).numpy()
+        return heatmaps
+
+    def to_supervision(self) -> Any:
+        """The boxes as `supervision.Detections`, names under `data["class_name"]`."""
+        import supervision
+
+        return supervision.Detections(
+            xyxy=self.boxes.xyxy.copy(),
+            confidence=self.boxes.score.copy(),
+            class_id=self.boxes.label.copy(),
+            data={"class_name": np.array([self.names[i] for i in self.boxes.label], dtype=object)},
+        )
