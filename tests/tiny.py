@@ -40,6 +40,24 @@ def planted_image(colour: str, grid: tuple[int, int], cell: tuple[int, int]) -> 
     return (pixels - 0.5) / 0.5
 
 
+@torch.no_grad()
+def plant_colour_detectors(conv: nn.Conv2d) -> None:
+    """The first three channels answer to one colour each and to no grey; the others stay random, but quieter."""
+    conv.weight.mul_(0.3)
+    conv.bias.mul_(0.3)
+    conv.bias[:3] = 0
+    opponent = 1.5 * torch.eye(3) - 0.5  # +1 for the colour itself, −0.5 for each other
+    conv.weight[:3] = opponent[:, :, None, None] / conv.kernel_size[0] ** 2
+
+
+@torch.no_grad()
+def pass_colours_through(conv: nn.Conv2d) -> None:
+    """The first three channels stay what they are."""
+    conv.weight.mul_(0.3)
+    conv.weight[:3] = torch.eye(3, conv.in_channels)[:, :, None, None] / conv.kernel_size[0] ** 2
+    conv.bias[:3] = 0
+
+
 class ColourText:
     """Texts → directions. A colour's is what the tower answers to a cell of that colour, less its answer to grey."""
 
@@ -79,6 +97,9 @@ class TinyCnn(ConvolutionalBackbone):
             nn.Sequential(nn.Conv2d(channels, channels, 1), nn.ReLU()),
         ]
         super().__init__(stages, mean=(0.5,) * 3, std=(0.5,) * 3)
+        plant_colour_detectors(stages[0][0])
+        for stage in stages[1:]:
+            pass_colours_through(stage[0])
         self.name, self.embedding_size = name, size
         self.input_hw = (grid[0] * SIDE, grid[1] * SIDE)
         self.pooling = pool
@@ -138,6 +159,14 @@ class TinyVit(nn.Module):
         self.blocks = nn.ModuleList([Block(width, heads) for _ in range(self.depth)])
         self.ln_post = nn.LayerNorm(width)
         self.projection = nn.Parameter(torch.randn(width, size) / width**0.5)
+        with torch.no_grad():
+            plant_colour_detectors(self.patch)
+            self.class_token[:3] = 0
+            self.positions[:, :3] = 0
+            for block in self.blocks:
+                block.qkv.weight.mul_(0.5)
+                block.qkv.weight[width, :3] += 2.0  # key: every token of the first head looks at colour …
+                block.qkv.bias[0] += 3.0  # … because its query says so
         self.texts = ColourText(size)
 
     @property

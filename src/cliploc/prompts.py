@@ -134,7 +134,9 @@ def parse(names: Sequence[str], templates: Sequence[str] | str | None = None) ->
     labels = tuple(words[0] for words in synonyms)
     for label in labels:
         if labels.count(label) > 1:
-            raise UsageError(f"expected each name once, got {label!r} {labels.count(label)} times: remove the repetition")
+            raise UsageError(
+                f"expected each name once, got {label!r} {labels.count(label)} times: remove the repetition"
+            )
     return TextSet(labels, tuple(synonyms), resolve_templates(templates))
 
 

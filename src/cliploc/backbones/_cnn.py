@@ -74,9 +74,7 @@ class ConvolutionalBackbone(nn.Module, ABC):
 
     def _stage_index(self, stage: int) -> int:
         if not -len(self.stages) <= stage < 0:
-            raise UsageError(
-                f"expected a stage of {self.name} from {-len(self.stages)} to -1 (the last), got {stage}"
-            )
+            raise UsageError(f"expected a stage of {self.name} from {-len(self.stages)} to -1 (the last), got {stage}")
         return len(self.stages) + stage
 
     @torch.no_grad()

@@ -1,0 +1,7 @@
+"""Heatmap → boxes: a threshold, connected components, a score for each, non-maximum suppression."""
+
+from __future__ import annotations
+
+from cliploc.boxes.components import BoxRule, MapBoxes, boxes_from_maps
+
+__all__ = ["BoxRule", "MapBoxes", "boxes_from_maps"]

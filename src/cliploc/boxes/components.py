@@ -1,0 +1,154 @@
+"""Boxes round the connected hot regions of heatmaps, for all prompts at once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from cliploc.errors import UsageError
+from cliploc.schema import FloatArray
+
+MAPS_AT_ONCE = 64  # tall stacks of maps are labelled in one call; this bounds their memory
+
+
+@dataclass(frozen=True)
+class BoxRule:
+    """How a heatmap becomes boxes.
+
+    Attributes:
+        threshold: τ; pixels strictly above τ·max are hot. "auto": Otsu's threshold of each map's positive values (Otsu
+            1979), for maps whose right τ is not known.
+        components: "all" connected hot regions, or only the "largest" by area (MaxBoxAcc's rule).
+        min_area: regions smaller than this share of the map are dropped (VL-Score's paper: 0.001).
+        max_boxes: at most so many a map, best first; None for all.
+        nms_iou: of boxes of one map that overlap more than this, the better stays; None for no suppression.
+        connectivity: 8 (the WSOL evaluation's) or 4 neighbours (VL-Score's).
+
+    Raises:
+        UsageError: a value outside its range.
+    """
+
+    threshold: float | Literal["auto"] = 0.4
+    components: Literal["all", "largest"] = "all"
+    min_area: float = 0.001
+    max_boxes: int | None = None
+    nms_iou: float | None = 0.5
+    connectivity: Literal[4, 8] = 8
+
+    def __post_init__(self) -> None:
+        if self.threshold != "auto" and not (_is_number(self.threshold) and 0 <= self.threshold <= 1):
+            raise UsageError(f"expected a threshold from 0 to 1, or auto, got {self.threshold}")
+        if self.components not in ("all", "largest"):
+            raise UsageError(f"expected components all or largest, got {self.components!r}")
+        if not (_is_number(self.min_area) and 0 <= self.min_area < 1):
+            raise UsageError(f"expected min_area, a share of the picture, from 0 to below 1, got {self.min_area}")
+        if self.max_boxes is not None and self.max_boxes < 1:
+            raise UsageError(f"expected max_boxes of at least 1, got {self.max_boxes}: leave it out for all boxes")
+        if self.nms_iou is not None and not (_is_number(self.nms_iou) and 0 < self.nms_iou <= 1):
+            raise UsageError(f"expected nms_iou above 0 and at most 1, got {self.nms_iou}")
+        if self.connectivity not in (4, 8):
+            raise UsageError(f"expected connectivity 4 or 8, got {self.connectivity}")
+
+
+@dataclass(frozen=True)
+class MapBoxes:
+    """The boxes of P maps, best first within each.
+
+    Attributes:
+        xyxy: `[n, 4]` float32, map pixels, exclusive right and bottom edge.
+        peak: `[n]` float32, the map's largest value inside the region, as a share of the map's maximum.
+        index: `[n]` integers: which map.
+    """
+
+    xyxy: FloatArray
+    peak: FloatArray
+    index: npt.NDArray[np.int64]
+
+
+def boxes_from_maps(maps: FloatArray, rule: BoxRule) -> MapBoxes:
+    """Finds the boxes of every map.
+
+    Args:
+        maps: `[P, H, W]`, non-negative; a map without positive values has no box.
+        rule: threshold and the rest.
+
+    Example:
+        >>> maps = np.zeros((1, 8, 8), np.float32)
+        >>> maps[0, 2:4, 5:8] = 1
+        >>> boxes_from_maps(maps, BoxRule()).xyxy.tolist()
+        [[5.0, 2.0, 8.0, 4.0]]
+    """
+    if maps.ndim != 3:
+        raise ValueError(f"expected maps [P, H, W], got {list(maps.shape)}")
+    parts = [_boxes(maps[start : start + MAPS_AT_ONCE], rule, start) for start in range(0, len(maps), MAPS_AT_ONCE)]
+    if not parts:
+        return MapBoxes(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+    return MapBoxes(
+        np.concatenate([part.xyxy for part in parts]),
+        np.concatenate([part.peak for part in parts]),
+        np.concatenate([part.index for part in parts]),
+    )
+
+
+def _boxes(maps: FloatArray, rule: BoxRule, first_index: int) -> MapBoxes:
+    count, height, width = maps.shape
+    largest = maps.max(axis=(1, 2))  # [P]
+    thresholds = _thresholds(maps, largest, rule.threshold)  # [P]
+    # One empty row between maps keeps their regions apart, so that one call labels all of them.
+    stack = np.zeros((count, height + 1, width), dtype=np.uint8)
+    stack[:, :height] = (maps > thresholds[:, None, None]) & (maps > 0)
+    hot = stack.reshape(-1, width)
+    n, labels, stats, _ = cv2.connectedComponentsWithStats(hot, connectivity=rule.connectivity)
+    peaks = np.zeros(n, dtype=np.float32)
+    on = hot.astype(bool)
+    values = np.pad(maps, ((0, 0), (0, 1), (0, 0))).reshape(-1, width)
+    np.maximum.at(peaks, labels[on], values[on])
+
+    left, top, w, h, area = stats[1:].T.astype(np.int64)  # label 0 is the cold rest
+    index = top // (height + 1)
+    top = top - index * (height + 1)
+    xyxy = np.stack([left, top, left + w, top + h], axis=1).astype(np.float32)
+    peak = peaks[1:] / largest[index] if n > 1 else peaks[1:]
+    keep = area >= rule.min_area * height * width
+    xyxy, peak, index, area = xyxy[keep], peak[keep], index[keep], area[keep]
+    order = np.lexsort((-area, index)) if rule.components == "largest" else np.lexsort((-area, -peak, index))
+    if rule.nms_iou is not None and rule.components == "all":
+        order = _suppress(xyxy, index, order, rule.nms_iou)
+    limit = 1 if rule.components == "largest" else rule.max_boxes
+    if limit is not None:
+        starts = np.searchsorted(index[order], np.arange(count))
+        order = order[np.arange(len(order)) - starts[index[order]] < limit]
+    return MapBoxes(xyxy[order], peak[order].astype(np.float32), index[order] + first_index)
+
+
+def _thresholds(maps: FloatArray, largest: FloatArray, threshold: float | str) -> FloatArray:
+    if not isinstance(threshold, str):
+        return (threshold * largest).astype(np.float32)
+    chosen = np.zeros(len(maps), dtype=np.float32)
+    for i, (heat, top) in enumerate(zip(maps, largest, strict=True)):
+        if top > 0:
+            levels = (heat[heat > 0] * (255 / top)).astype(np.uint8)
+            level, _ = cv2.threshold(levels[None], 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+            chosen[i] = min(level, 254) / 255 * top
+    return chosen
+
+
+def _suppress(
+    xyxy: FloatArray, index: npt.NDArray[np.int64], order: npt.NDArray[np.int64], iou: float
+) -> npt.NDArray[np.int64]:
+    """Greedy non-maximum suppression within each map, keeping the order."""
+    import torch
+    from torchvision.ops import batched_nms
+
+    ranked = torch.arange(len(order), 0, -1, dtype=torch.float32)  # nms sorts by score: give it our order
+    kept = batched_nms(torch.from_numpy(xyxy[order]), ranked, torch.from_numpy(index[order]), iou)
+    return order[np.sort(kept.numpy())]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,421 @@
+"""`Localizer`: the only composition of the stages, from picture and names to heatmaps and boxes.
+
+Upsampling, normalising, the NaN policy, scales and flips live here, once, for every method.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Literal, overload
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from cliploc import backbones, prompts
+from cliploc.boxes import BoxRule, boxes_from_maps
+from cliploc.errors import InputError, ModelError, UsageError
+from cliploc.geometry import POLICIES, Frame
+from cliploc.images import ImageLike, Picture, load
+from cliploc.report.overlay import draw_overlay
+from cliploc.saliency import methods
+from cliploc.saliency._infra.registration import check_options
+from cliploc.schema import Backbone, Boxes, Context, FloatArray, Localization, Needs, ResizePolicy, TextSet
+
+Names = Sequence[str] | Sequence[Sequence[str]]
+DECODERS = 2  # threads that read and resize pictures while the tower works on those before
+
+
+class DrawableLocalization(Localization):
+    """A `Localization` that can draw itself."""
+
+    def overlay(self, names: Sequence[str] | None = None, **style: Any) -> Image.Image:
+        """The picture with heatmap and boxes; see `cliploc.report.overlay.draw_overlay`."""
+        return draw_overlay(self, names, **style)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """One picture, decoded and laid onto the model's input at every scale."""
+
+    picture: Picture
+    texts: TextSet
+    frames: tuple[Frame, ...]
+    inputs: tuple[Tensor, ...]  # each uint8 [3, H, W]
+
+
+class Localizer:
+    """Finds named things in pictures with one model and one saliency method.
+
+    Args:
+        model: a name of `cliploc models`, or a `Backbone`.
+        pretrained: which weights; None for the model's own.
+        method: a name of `cliploc methods`.
+        method_options: options of that method, such as `{"temperature": 0.01}`.
+        templates: sentences with one `{}`, or "default", "openai-80", "name-only".
+        background: names of what is around: the map shows what speaks for a name more than for these, and a name that
+            scores below one of them is not found.
+        resize: how a picture meets the input: "squash", "crop" (CLIP's own) or "pad"; None for the model's own.
+        image_size: input side in pixels, or (height, width); None for the model's own.
+        scales: input sizes, as multiples, whose maps are averaged.
+        flip: whether the mirrored picture's map is averaged in.
+        threshold: τ of the boxes, a share of the map's maximum, or "auto"; None for the method's own.
+        components: boxes round "all" hot regions or only the "largest".
+        min_area: regions smaller than this share of the picture get no box.
+        max_boxes: at most so many boxes a name; None for all.
+        nms_iou: overlap above which the weaker box of a name is dropped; None for no suppression.
+        min_presence: names whose calibrated probability is below are "not found"; 0 asks every name to be located. Only
+            models that are calibrated use it.
+        device: a torch device; None for the best there is.
+        batch_size: pictures (and masked pictures) sent through the tower at once.
+
+    Raises:
+        UsageError: an unknown name or a value outside its range.
+        ModelError: weights that cannot be loaded.
+
+    Example:
+        >>> localizer = Localizer(model="mini", method="cam", scales=(1, 1.5), flip=True)
+        >>> found = localizer(np.zeros((64, 48, 3), np.uint8), ["cat", "remote control"])
+        >>> found.heatmaps.shape
+        (2, 64, 48)
+    """
+
+    def __init__(
+        self,
+        model: str | Backbone = "mini",
+        pretrained: str | None = None,
+        method: str = "cam",
+        *,
+        method_options: Mapping[str, Any] | None = None,
+        templates: Sequence[str] | str | None = None,
+        background: Sequence[str] = (),
+        resize: ResizePolicy | None = None,
+        image_size: int | tuple[int, int] | None = None,
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+        threshold: float | Literal["auto"] | None = None,
+        components: Literal["all", "largest"] = "all",
+        min_area: float = 0.001,
+        max_boxes: int | None = None,
+        nms_iou: float | None = 0.5,
+        min_presence: float = 0.5,
+        device: str | None = None,
+        batch_size: int = 16,
+    ) -> None:
+        self.method = methods.get(method)
+        self.method_options = dict(method_options or {})
+        check_options(self.method, self.method_options)
+        self.templates = prompts.resolve_templates(templates)
+        background_texts = prompts.parse(background, self.templates) if background else None
+        self.box_rule = BoxRule(
+            self.method.threshold if threshold is None else threshold, components, min_area, max_boxes, nms_iou
+        )
+        if not 0 <= min_presence <= 1:
+            raise UsageError(f"expected min_presence from 0 to 1, got {min_presence}")
+        self.min_presence = min_presence
+        if not scales or not all(0.25 <= scale <= 8 for scale in scales):
+            raise UsageError(f"expected scales from 0.25 to 8, got {list(scales)}")
+        self.scales, self.flip = tuple(float(scale) for scale in scales), flip
+        if batch_size < 1:
+            raise UsageError(f"expected a batch_size of at least 1, got {batch_size}")
+        self.batch_size = batch_size
+        if resize is not None and resize not in POLICIES:
+            raise UsageError(f"expected a resize policy of {', '.join(POLICIES)}, got {resize!r}")
+        self.backbone = (
+            backbones.create(model, pretrained, device or best_device()) if isinstance(model, str) else model
+        )
+        if self.backbone.kind not in self.method.towers:
+            fitting = ", ".join(m.name for m in methods if self.backbone.kind in m.towers)
+            raise UsageError(
+                f"{method} does not work on {self.backbone.name}, a {self.backbone.kind} tower: use one of {fitting}"
+            )
+        self.resize: ResizePolicy = resize or self.backbone.resize_policy
+        self.input_hw = self._input_hw(image_size)
+        self._embeddings: dict[tuple[str, ...], Tensor] = {}
+        self._background = None if background_texts is None else self._embed(background_texts)  # [K, D]
+        self._background_names = () if background_texts is None else background_texts.names
+
+    # ------------------------------------------------------------------------------------------------------ use it
+    @overload
+    def __call__(self, images: ImageLike, names: Sequence[str]) -> DrawableLocalization: ...
+    @overload
+    def __call__(self, images: Sequence[ImageLike], names: Names) -> list[DrawableLocalization]: ...
+    def __call__(
+        self, images: ImageLike | Sequence[ImageLike], names: Names
+    ) -> DrawableLocalization | list[DrawableLocalization]:
+        """Locates every name in every picture.
+
+        Args:
+            images: a path, PIL image or array, or a list of them.
+            names: one list for all pictures, or one list for each. "cat|kitten": synonyms.
+
+        Returns:
+            One `Localization`, or a list of them in the pictures' order.
+
+        Raises:
+            InputError: a picture cannot be read (`stream` can go on instead).
+            UsageError: a name or the number of name lists is wrong.
+            ModelError: the tower returned NaN.
+        """
+        if isinstance(images, list | tuple):
+            return list(self.stream(images, names))
+        return next(self.stream([images], names))  # type: ignore[list-item]
+
+    def stream(
+        self,
+        images: Iterable[ImageLike],
+        names: Names,
+        on_error: Callable[[str, InputError], None] | None = None,
+    ) -> Iterator[DrawableLocalization]:
+        """Locates names in any number of pictures, in order, holding only a few at a time.
+
+        Args:
+            images: paths, PIL images or arrays; read ahead by a few.
+            names: one list for all pictures, or one for each.
+            on_error: called with the picture's name and the error for each that cannot be read, which is then left
+                out; None to raise.
+
+        Yields:
+            One `Localization` a picture.
+        """
+        for batch in self._batches(self._prepared(images, names, on_error)):
+            yield from self._localize(batch)
+
+    # ------------------------------------------------------------------------------------------------- preparation
+    def _input_hw(self, image_size: int | tuple[int, int] | None) -> tuple[int, int]:
+        if image_size is None:
+            return self.backbone.input_hw
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        stride = self.backbone.stride
+        if min(height, width) < stride or max(height, width) > 4096 or height % stride or width % stride:
+            raise UsageError(
+                f"expected an image_size of multiples of {stride} from {stride} to 4096 for {self.backbone.name}, got "
+                f"{height}×{width}"
+            )
+        return height, width
+
+    def _prepared(
+        self, images: Iterable[ImageLike], names: Names, on_error: Callable[[str, InputError], None] | None
+    ) -> Iterator[_Prepared]:
+        """Decodes and resizes ahead of the tower, in order."""
+        jobs = self._with_texts(images, names)
+        with ThreadPoolExecutor(DECODERS, "cliploc-decode") as pool:
+            waiting: deque[tuple[str, Future[_Prepared]]] = deque()
+            while True:
+                for image, source, texts in itertools.islice(jobs, self.batch_size + DECODERS - len(waiting)):
+                    waiting.append((source, pool.submit(self._prepare, image, source, texts)))
+                if not waiting:
+                    return
+                source, future = waiting.popleft()
+                try:
+                    prepared = future.result()
+                except InputError as error:
+                    if on_error is None:
+                        raise
+                    on_error(source, error)
+                else:
+                    yield prepared
+
+    def _with_texts(self, images: Iterable[ImageLike], names: Names) -> Iterator[tuple[ImageLike, str, TextSet]]:
+        if isinstance(names, str):
+            raise UsageError(f"expected a list of names, got the single text {names!r}: write [{names!r}]")
+        shared: TextSet | None = None
+        per_image: Iterator[Sequence[str]] = iter(())
+        if not names or isinstance(names[0], str):
+            shared = prompts.parse(names, self.templates)  # type: ignore[arg-type]
+        else:
+            per_image = iter(names)  # type: ignore[arg-type]
+            if isinstance(images, Sequence) and len(images) != len(names):
+                raise UsageError(f"expected a list of names for each of {len(images)} pictures, got {len(names)} lists")
+        for number, image in enumerate(images):
+            source = f"image {number}" if isinstance(image, Image.Image | np.ndarray) else str(image)
+            if shared is not None:
+                yield image, source, shared
+                continue
+            asked = next(per_image, None)
+            if asked is None:
+                raise UsageError(f"expected a list of names for each picture, got none for picture {number} ({source})")
+            yield image, source, prompts.parse(asked, self.templates)
+
+    def _prepare(self, image: ImageLike, source: str, texts: TextSet) -> _Prepared:
+        picture = load(image, source)
+        original_hw = (picture.image.height, picture.image.width)
+        frames = tuple(Frame.fit(self.resize, original_hw, self._scaled_hw(scale)) for scale in self.scales)
+        inputs = tuple(
+            torch.from_numpy(np.asarray(frame.apply(picture.image)).transpose(2, 0, 1).copy()) for frame in frames
+        )
+        return _Prepared(picture, texts, frames, inputs)
+
+    def _scaled_hw(self, scale: float) -> tuple[int, int]:
+        stride = self.backbone.stride
+        height, width = (max(stride, round(side * scale / stride) * stride) for side in self.input_hw)
+        return height, width
+
+    def _batches(self, prepared: Iterator[_Prepared]) -> Iterator[list[_Prepared]]:
+        """Consecutive pictures with equally many names, so that no method sees a name nobody asked for."""
+        for _, group in itertools.groupby(prepared, key=lambda item: len(item.texts)):
+            while batch := list(itertools.islice(group, self.batch_size)):
+                yield batch
+
+    def _embed(self, texts: TextSet) -> Tensor:
+        """`[P, D]` unit norm; every name is embedded once in the localizer's life."""
+        known = [self._known_words(words) for words in texts.synonyms]
+        new = [words for words in dict.fromkeys(known) if words not in self._embeddings]
+        if new:
+            fresh = prompts.embed(TextSet(tuple(w[0] for w in new), tuple(new), self.templates), self._encode_text)
+            self._embeddings.update(zip(new, fresh, strict=True))
+        return torch.stack([self._embeddings[words] for words in known])
+
+    def _encode_text(self, sentences: Sequence[str]) -> Tensor:
+        return torch.cat([self.backbone.encode_text(chunk) for chunk in _chunks(sentences, 256)])
+
+    def _known_words(self, words: tuple[str, ...]) -> tuple[str, ...]:
+        """The synonyms this model knows; all of them when it knows none."""
+        return tuple(word for word in words if self.backbone.unknown_reason(word) is None) or words
+
+    def _unknown_reason(self, words: tuple[str, ...]) -> str | None:
+        reasons = [self.backbone.unknown_reason(word) for word in words]
+        return reasons[0] if all(reasons) else None
+
+    # ------------------------------------------------------------------------------------------------ computation
+    def _localize(self, batch: list[_Prepared]) -> Iterator[DrawableLocalization]:
+        plain = torch.stack([self._embed(item.texts) for item in batch])  # [B, P, D]
+        directions = plain if self._background is None else plain - self._background.mean(dim=0)
+        total: Tensor | None = None
+        evidence = torch.zeros(plain.shape[:2], dtype=torch.bool, device=plain.device)  # [B, P]: some map is not flat
+        embedding = None
+        for index in range(len(self.scales)):
+            pixels = torch.stack([item.inputs[index] for item in batch])  # [B, 3, H, W] uint8
+            images = self.backbone.normalize(pixels.to(self.backbone.device).float() / 255)
+            for flipped in (False, True) if self.flip else (False,):
+                raw, trace_embedding = self._raw_maps(images.flip(-1) if flipped else images, directions, batch)
+                embedding = trace_embedding if embedding is None else embedding
+                raw = raw.flip(-1) if flipped else raw  # [B, P, h, w]
+                evidence |= (raw.amax(dim=(-2, -1)) - raw.amin(dim=(-2, -1))) > 0
+                maps = min_max(self._on_input(raw, batch, index))  # [B, P, H, W]
+                total = maps if total is None else total + maps
+        assert total is not None
+        assert embedding is not None
+        views = len(self.scales) * (2 if self.flip else 1)
+        maps = total if views == 1 else min_max(total)
+        scores = torch.einsum("bd,bpd->bp", embedding, plain)  # [B, P] cosine
+        presence = self.backbone.presence(scores)
+        if self._background is not None:
+            rivals, rival = (embedding @ self._background.T).max(dim=1)  # [B]
+        for b, item in enumerate(batch):
+            reasons = []
+            for p, words in enumerate(item.texts.synonyms):
+                reason = self._unknown_reason(words)
+                if reason is None and self._background is not None and rivals[b] >= scores[b, p]:
+                    reason = f"the background {self._background_names[int(rival[b])]!r} fits better"
+                if reason is None and presence is not None and presence[b, p] < self.min_presence:
+                    reason = f"not in the picture: presence {presence[b, p]:.2f} is below {self.min_presence:g}"
+                if reason is None and not evidence[b, p]:
+                    reason = f"{self.method.name} finds no evidence for it: its map is flat"
+                reasons.append(reason)
+            yield self._result(
+                item,
+                maps[b].cpu().numpy(),
+                scores[b].cpu().numpy(),
+                None if presence is None else presence[b].cpu().numpy(),
+                tuple(reasons),
+            )
+
+    def _raw_maps(self, images: Tensor, directions: Tensor, batch: list[_Prepared]) -> tuple[Tensor, Tensor]:
+        """One view of a batch → raw maps `[B, P, h, w]` after the method's ReLU, and embeddings `[B, D]`."""
+        needs: Needs = self.method.needs(**self.method_options)
+        trace = self.backbone.trace(images, needs)
+        self._refuse_nan(trace.embedding[:, None], batch, "embedding")
+        ctx = Context(images, directions, trace, self.backbone, batch_size=self.batch_size)
+        raw = self.method.function(ctx, **self.method_options).float()  # [B, P, h, w]
+        self._refuse_nan(raw.flatten(2), batch, "map")
+        return (raw.relu() if self.method.relu else raw), trace.embedding
+
+    def _refuse_nan(self, values: Tensor, batch: list[_Prepared], what: str) -> None:
+        """Values `[B, P or 1, n]`; a NaN is never turned into a zero."""
+        bad = ~values.isfinite().all(dim=-1)  # [B, P]
+        if bad.any():
+            b, p = (int(i) for i in bad.nonzero()[0])
+            prompt = f", prompt {batch[b].texts.names[p]!r}" if what == "map" else ""
+            raise ModelError(
+                f"{self.backbone.name} in {str(self.backbone.dtype).removeprefix('torch.')} gave a {what} that is not a "
+                f"number for {batch[b].picture.source}{prompt}: use a higher precision or check the weights"
+            )
+
+    def _on_input(self, raw: Tensor, batch: list[_Prepared], index: int) -> Tensor:
+        """Maps on the grid of one scale → `[B, P, H, W]` on the first scale's input, the smallest value outside."""
+        if all(item.frames[0].resized_wh == item.frames[0].input_hw[::-1] for item in batch):
+            return F.interpolate(raw, size=batch[0].frames[0].input_hw, mode="bilinear", align_corners=False)
+        placed = []
+        for maps, item in zip(raw, batch, strict=True):
+            base = item.frames[0]
+            x0, y0, x1, y1 = base.visible_xyxy
+            on_input = item.frames[index].map_to_frame(maps, base)  # [P, H, W]
+            visible = on_input[:, y0:y1, x0:x1]
+            padded = visible.amin(dim=(-2, -1), keepdim=True).expand_as(on_input).clone()
+            padded[:, y0:y1, x0:x1] = visible
+            placed.append(padded)
+        return torch.stack(placed)
+
+    def _result(
+        self,
+        item: _Prepared,
+        maps: FloatArray,
+        scores: FloatArray,
+        presence: FloatArray | None,
+        reasons: tuple[str | None, ...],
+    ) -> DrawableLocalization:
+        found = np.array([reason is None for reason in reasons])
+        asked = np.flatnonzero(found)
+        on_map = boxes_from_maps(maps[asked], self.box_rule)
+        label = asked[on_map.index]
+        boxes = Boxes(
+            xyxy=item.frames[0].to_original(on_map.xyxy).astype(np.float32),
+            score=on_map.peak if presence is None else (on_map.peak * presence[label]).astype(np.float32),
+            label=label.astype(np.int64),
+            names=item.texts.names,
+        )
+        reasons = tuple(
+            f"no region of its map reaches {self.box_rule.min_area:g} of the picture"
+            if reason is None and p not in label
+            else reason
+            for p, reason in enumerate(reasons)
+        )
+        return DrawableLocalization(
+            source=item.picture.source,
+            image=item.picture.image,
+            names=item.texts.names,
+            scores=scores,
+            presence=presence,
+            found=np.array([reason is None for reason in reasons]),
+            reasons=reasons,
+            maps=maps,
+            frame=item.frames[0],
+            boxes=boxes,
+            notes=item.picture.notes,
+        )
+
+
+def min_max(maps: Tensor) -> Tensor:
+    """Scales each map `[..., H, W]` to 0–1; a constant map becomes all zeros."""
+    low, high = maps.amin(dim=(-2, -1), keepdim=True), maps.amax(dim=(-2, -1), keepdim=True)
+    spread = high - low
+    return (maps - low) / torch.where(spread > 0, spread, torch.ones_like(spread)) * (spread > 0)
+
+
+def best_device() -> str:
+    """ "cuda", "mps" or "cpu": the first this machine has."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _chunks(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
