@@ -91,12 +91,13 @@ class Frame:
     def to_input(self, xyxy: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Boxes `[n, 4]` in original pixels → input pixels (not clipped)."""
         scale, offset = np.array(self.scale_xy * 2), np.array(self.offset_xy * 2)
-        return np.asarray(xyxy, dtype=np.float64).reshape(-1, 4) * scale + offset
+        boxes: npt.NDArray[np.float64] = np.asarray(xyxy, dtype=np.float64).reshape(-1, 4) * scale + offset
+        return boxes
 
     def to_original(self, xyxy: npt.ArrayLike, clip: bool = True) -> npt.NDArray[np.float64]:
         """Boxes `[n, 4]` in input pixels → original pixels, clipped to the picture unless told not to."""
         scale, offset = np.array(self.scale_xy * 2), np.array(self.offset_xy * 2)
-        boxes = (np.asarray(xyxy, dtype=np.float64).reshape(-1, 4) - offset) / scale
+        boxes: npt.NDArray[np.float64] = (np.asarray(xyxy, dtype=np.float64).reshape(-1, 4) - offset) / scale
         if clip:
             height, width = self.original_hw
             boxes = boxes.clip(0, np.array([width, height, width, height]))
@@ -125,7 +126,7 @@ class Frame:
         return _resample(maps, self.input_hw, target.input_hw, (sx, sy), (ox, oy))
 
     def map_to_original(self, maps: Tensor) -> Tensor:
-        """Maps `[P, h, w]` over this input, any grid → `[P, H, W]` over the original; zero where it was cropped away."""
+        """Maps `[P, h, w]` over this input, any grid → `[P, H, W]` over the original; zero where it was cropped."""
         full = _resample(maps, self.input_hw, self.original_hw, self.scale_xy, self.offset_xy)
         x0, y0, x1, y1 = self.to_original([0, 0, self.input_hw[1], self.input_hw[0]])[0].tolist()
         height, width = self.original_hw
@@ -134,7 +135,8 @@ class Frame:
         centres_x = torch.arange(width, device=full.device) + 0.5
         centres_y = torch.arange(height, device=full.device) + 0.5
         inside = ((centres_y >= y0) & (centres_y <= y1))[:, None] & ((centres_x >= x0) & (centres_x <= x1))[None]
-        return full * inside  # [P, H, W]
+        kept: Tensor = full * inside  # [P, H, W]
+        return kept
 
 
 def _resample(
@@ -144,7 +146,7 @@ def _resample(
     scale_xy: tuple[float, float],
     offset_xy: tuple[float, float],
 ) -> Tensor:
-    """Samples maps `[P, h, w]` that cover source_hw at the pixel centres of a target: source = target · scale + offset."""
+    """Samples maps `[P, h, w]` over source_hw at a target's pixel centres; source = target · scale + offset."""
     (source_h, source_w), (target_h, target_w) = source_hw, target_hw
     if offset_xy == (0, 0) and (target_w * scale_xy[0], target_h * scale_xy[1]) == (source_w, source_h):
         return F.interpolate(maps[None], size=target_hw, mode="bilinear", align_corners=False)[0]
@@ -166,4 +168,5 @@ def iou_matrix(a_xyxy: npt.ArrayLike, b_xyxy: npt.ArrayLike) -> FloatArray:
     intersection = (high - low).clip(min=0).prod(-1)  # [n, m]
     area_a, area_b = ((box[..., 2:] - box[..., :2]).clip(min=0).prod(-1) for box in (a, b))
     union = area_a + area_b - intersection
-    return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0).astype(np.float32)
+    ratio: FloatArray = np.divide(intersection, union, out=np.zeros_like(union), where=union > 0).astype(np.float32)
+    return ratio

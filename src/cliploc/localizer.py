@@ -9,7 +9,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -145,9 +145,9 @@ class Localizer:
     @overload
     def __call__(self, images: ImageLike, names: Sequence[str]) -> DrawableLocalization: ...
     @overload
-    def __call__(self, images: Sequence[ImageLike], names: Names) -> list[DrawableLocalization]: ...
+    def __call__(self, images: list[Any] | tuple[Any, ...], names: Names) -> list[DrawableLocalization]: ...
     def __call__(
-        self, images: ImageLike | Sequence[ImageLike], names: Names
+        self, images: ImageLike | list[Any] | tuple[Any, ...], names: Names
     ) -> DrawableLocalization | list[DrawableLocalization]:
         """Locates every name in every picture.
 
@@ -165,7 +165,7 @@ class Localizer:
         """
         if isinstance(images, list | tuple):
             return list(self.stream(images, names))
-        return next(self.stream([images], names))  # type: ignore[list-item]
+        return next(self.stream([images], names))
 
     def stream(
         self,
@@ -230,7 +230,7 @@ class Localizer:
         if not names or isinstance(names[0], str):
             shared = prompts.parse(names, self.templates)  # type: ignore[arg-type]
         else:
-            per_image = iter(names)  # type: ignore[arg-type]
+            per_image = iter(names)
             if isinstance(images, Sequence) and len(images) != len(names):
                 raise UsageError(f"expected a list of names for each of {len(images)} pictures, got {len(names)} lists")
         for number, image in enumerate(images):
@@ -344,8 +344,8 @@ class Localizer:
             b, p = (int(i) for i in bad.nonzero()[0])
             prompt = f", prompt {batch[b].texts.names[p]!r}" if what == "map" else ""
             raise ModelError(
-                f"{self.backbone.name} in {str(self.backbone.dtype).removeprefix('torch.')} gave a {what} that is not a "
-                f"number for {batch[b].picture.source}{prompt}: use a higher precision or check the weights"
+                f"{self.backbone.name} in {str(self.backbone.dtype).removeprefix('torch.')} gave a {what} that is not "
+                f"a number for {batch[b].picture.source}{prompt}: use a higher precision or check the weights"
             )
 
     def _on_input(self, raw: Tensor, batch: list[_Prepared], index: int) -> Tensor:

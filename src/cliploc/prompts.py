@@ -128,7 +128,8 @@ def parse(names: Sequence[str], templates: Sequence[str] | str | None = None) ->
         for word in words:
             if len(word) > MAX_NAME_LENGTH:
                 raise UsageError(
-                    f"expected a name of at most {MAX_NAME_LENGTH} characters, got {len(word)} ({word[:20]}…): shorten it"
+                    f"expected a name of at most {MAX_NAME_LENGTH} characters, got {len(word)} ({word[:20]}…): "
+                    "shorten it"
                 )
         synonyms.append(words)
     labels = tuple(words[0] for words in synonyms)
@@ -177,5 +178,5 @@ def embed(texts: TextSet, encode: Callable[[Sequence[str]], Tensor]) -> Tensor:
     sentences = [t.replace("{}", word) for words in texts.synonyms for word in words for t in texts.templates]
     each = F.normalize(encode(sentences).float(), dim=-1)  # [Σ synonyms · templates, D]
     counts = [len(words) * len(texts.templates) for words in texts.synonyms]
-    means = torch.stack([group.mean(dim=0) for group in each.split(counts)])  # [P, D]
+    means = torch.stack([group.mean(dim=0) for group in torch.split(each, counts)])  # [P, D]
     return F.normalize(means, dim=-1)

@@ -236,7 +236,7 @@ class Context:
         """Normalised `[n, 3, H, W]` → `[n, D]` unit norm, in batches of `batch_size`."""
         import torch
 
-        chunks = [self.backbone.encode_image(chunk) for chunk in images.split(self.batch_size)]
+        chunks = [self.backbone.encode_image(chunk) for chunk in torch.split(images, self.batch_size)]
         return torch.cat(chunks)  # [n, D]
 
 
@@ -299,7 +299,8 @@ class Boxes:
 
     def of(self, name: str) -> FloatArray:
         """The boxes `[k, 4]` of one name, best first."""
-        return self.xyxy[self.label == self.names.index(name)]
+        boxes: FloatArray = self.xyxy[self.label == self.names.index(name)]
+        return boxes
 
 
 @dataclass(frozen=True)
@@ -334,7 +335,7 @@ class Localization:
 
     @property
     def heatmaps(self) -> FloatArray:
-        """`[P, H, W]` float32 in 0–1, original size; resampled from `maps` at every call, so that results stay small."""
+        """`[P, H, W]` float32 in 0–1, original size; resampled from `maps` at every call: results stay small."""
         import torch
 
         heatmaps: FloatArray = self.frame.map_to_original(torch.from_numpy(self.maps)).numpy()

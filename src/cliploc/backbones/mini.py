@@ -38,9 +38,10 @@ class Mini(ConvolutionalBackbone):
     embedding_size = 1280
 
     def __init__(self, tower: nn.Module, mean_feature: Tensor, text: MiniTextTower, facts: dict[str, object]) -> None:
-        stem = nn.Sequential(tower.conv_stem, tower.bn1)
-        last = nn.Sequential(tower.conv_head, tower.bn2)
-        super().__init__([stem, *tower.blocks, last], mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
+        parts = dict(tower.named_children())  # timm's EfficientNet: normalisation layers include the activation
+        stem = nn.Sequential(parts["conv_stem"], parts["bn1"])
+        last = nn.Sequential(parts["conv_head"], parts["bn2"])
+        super().__init__([stem, *parts["blocks"].children(), last], mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
         self.pooling = GlobalAveragePool(mean_feature)
         self.text = text
         self.logit_scale = float(facts["logit_scale"])  # type: ignore[arg-type]
@@ -97,6 +98,6 @@ models.register(
         input_hw=Mini.input_hw,
         parameters=4.7,
         licence="Apache-2.0",
-        about="bundled: EfficientNet-Lite0 and word vectors; runs offline, knows what ImageNet's 1,000 classes resemble",
+        about="bundled: EfficientNet-Lite0 and word vectors; runs offline, knows what resembles ImageNet's classes",
     ),
 )

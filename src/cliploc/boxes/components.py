@@ -147,7 +147,8 @@ def _suppress(
 
     ranked = torch.arange(len(order), 0, -1, dtype=torch.float32)  # nms sorts by score: give it our order
     kept = batched_nms(torch.from_numpy(xyxy[order]), ranked, torch.from_numpy(index[order]), iou)
-    return order[np.sort(kept.numpy())]
+    suppressed: npt.NDArray[np.int64] = order[np.sort(kept.numpy())]
+    return suppressed
 
 
 def _is_number(value: object) -> bool:
