@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ ImageLike = Union[str, "os.PathLike[str]", Image.Image, "npt.NDArray[np.generic]
 MAX_PIXELS = 120_000_000  # 360 MB once decoded
 MIN_SIDE = 8  # below it there is no "where" in a picture
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"})
+ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
 
 
 @dataclass(frozen=True)
@@ -60,25 +62,42 @@ def load(image: ImageLike, source: str = "image") -> Picture:
         return _upright_rgb(_from_array(image, source), source)
     if not isinstance(image, str | os.PathLike):
         raise UsageError(f"expected a path, a PIL image or a numpy array, got {type(image).__name__}")
-    path = Path(image)
     name = str(image)
-    if not path.exists():
-        raise InputError(f"{name}: no such file: check the path")
-    if path.is_dir():
-        raise InputError(f"{name}: is a folder, expected a picture: name its files, such as {name.rstrip('/')}/*.jpg")
+    path = _checked_file(Path(image), name)
     try:
-        if path.stat().st_size == 0:
-            raise InputError(f"{name}: the file is empty (0 bytes): fetch it again")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS below is stricter
+            warnings.simplefilter("ignore")  # a bomb is refused by MAX_PIXELS, and corrupt EXIF data harms nobody
             with Image.open(path) as opened:
                 return _upright_rgb(opened, name)
+    except InputError:
+        raise
     except PermissionError:
         raise InputError(f"{name}: not readable by you: change its permissions") from None
     except Image.DecompressionBombError:
         raise InputError(_too_large(name, "more than 178 million")) from None
     except UnidentifiedImageError:
         raise InputError(f"{name}: not a picture that can be read: expected JPEG, PNG, WebP or the like") from None
+    except Exception as error:  # damaged headers make Pillow's plugins raise whatever they trip over
+        raise _damaged(name, error) from None
+
+
+def _checked_file(path: Path, name: str) -> Path:
+    """The path, if it is a file with something in it; a device or a pipe could keep us waiting for ever."""
+    if not name:
+        raise InputError("expected a picture's path, got an empty one: check the path")
+    try:
+        status = path.stat()
+    except PermissionError:
+        raise InputError(f"{name}: its folder is not readable by you: change its permissions") from None
+    except (OSError, ValueError):  # also a name too long for the system, or with a null character
+        raise InputError(f"{name}: no such file: check the path") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise InputError(f"{name}: is a folder, expected a picture: name its files, such as {name.rstrip('/')}/*.jpg")
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{name}: is a device or a pipe, expected a picture file: save the picture first")
+    if status.st_size == 0:
+        raise InputError(f"{name}: the file is empty (0 bytes): fetch it again")
+    return path
 
 
 def _upright_rgb(image: Image.Image, source: str) -> Picture:
@@ -90,15 +109,32 @@ def _upright_rgb(image: Image.Image, source: str) -> Picture:
             f"{source}: {width}×{height} pixels, expected at least {MIN_SIDE}×{MIN_SIDE}: use a larger picture"
         )
     notes: tuple[str, ...] = ()
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1:
-        image.seek(0)
-        notes = (f"animated, {frames} frames: the first is used",)
     try:
-        upright = ImageOps.exif_transpose(image)
-        return Picture(source, _rgb(upright), notes)
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow's own words for truncated and corrupt data
-        raise InputError(f"{source}: damaged ({str(error).splitlines()[0]}): fetch it again") from None
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1:
+            image.seek(0)
+            if image.format in ANIMATED:
+                notes = (f"animated, {frames} frames: the first is used",)
+            elif image.format != "MPO":  # a camera's JPEG with its own preview: nobody wants to know
+                notes = (f"holds {frames} pictures: the first is used",)
+        return Picture(source, _rgb(_upright(image)), notes)
+    except MemoryError:
+        raise InputError(f"{source}: too little memory to decode {width}×{height} pixels: make it smaller") from None
+    except Exception as error:  # Pillow's plugins raise whatever they trip over
+        raise _damaged(source, error) from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()  # damaged pixels must be seen here, not be taken for damaged EXIF data below
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # an unreadable orientation is none: the picture itself is fine
+        return image
+
+
+def _damaged(source: str, error: Exception) -> InputError:
+    reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+    return InputError(f"{source}: damaged ({reason}): fetch it again")
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -106,12 +142,12 @@ def _rgb(image: Image.Image) -> Image.Image:
         image.load()
         return image.copy()
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        grey = np.asarray(image, dtype=np.float64)
-        if image.mode == "F" and grey.size and np.nanmax(grey) <= 1:
+        grey = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        if image.mode == "F" and grey.max() <= 1:
             scale = 255.0
-        else:
-            scale = 1.0 if grey.size == 0 or grey.max() <= 255 else 255.0 / 65535.0
-        return Image.fromarray(np.nan_to_num(grey * scale).clip(0, 255).round().astype(np.uint8)).convert("RGB")
+        else:  # 32 bits may hold values of 8 or of 16: Pillow does not say which
+            scale = 1.0 if image.mode in ("I", "F") and grey.max() <= 255 else 255.0 / 65535.0
+        return Image.fromarray((grey * scale).clip(0, 255).round().astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")

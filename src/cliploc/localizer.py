@@ -128,7 +128,7 @@ class Localizer:
         if resize is not None and resize not in POLICIES:
             raise UsageError(f"expected a resize policy of {', '.join(POLICIES)}, got {resize!r}")
         self.backbone = (
-            backbones.create(model, pretrained, device or best_device()) if isinstance(model, str) else model
+            backbones.create(model, pretrained, _checked_device(device)) if isinstance(model, str) else model
         )
         if self.backbone.kind not in self.method.towers:
             fitting = ", ".join(m.name for m in methods if self.backbone.kind in m.towers)
@@ -246,7 +246,10 @@ class Localizer:
     def _prepare(self, image: ImageLike, source: str, texts: TextSet) -> _Prepared:
         picture = load(image, source)
         original_hw = (picture.image.height, picture.image.width)
-        frames = tuple(Frame.fit(self.resize, original_hw, self._scaled_hw(scale)) for scale in self.scales)
+        try:
+            frames = tuple(Frame.fit(self.resize, original_hw, self._scaled_hw(scale)) for scale in self.scales)
+        except InputError as error:
+            raise InputError(f"{source}: {error}") from None
         inputs = tuple(
             torch.from_numpy(np.asarray(frame.apply(picture.image)).transpose(2, 0, 1).copy()) for frame in frames
         )
@@ -414,6 +417,21 @@ def best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _checked_device(device: str | None) -> str:
+    """The device asked for, or the best.
+
+    Raises:
+        UsageError: this machine does not have it.
+    """
+    if device is None:
+        return best_device()
+    there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    there += ["mps"] if torch.backends.mps.is_available() else []
+    if device not in there and not (device == "cuda" and torch.cuda.is_available()):
+        raise UsageError(f"expected a device of this machine ({', '.join(there)}), got {device!r}: leave it out")
+    return device
 
 
 def _chunks(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
