@@ -161,12 +161,15 @@ class TinyVit(nn.Module):
         self.projection = nn.Parameter(torch.randn(width, size) / width**0.5)
         with torch.no_grad():
             plant_colour_detectors(self.patch)
-            self.class_token[:3] = 0
-            self.positions[:, :3] = 0
+            self.patch.weight[3], self.patch.bias[3] = -1 / SIDE**2, 0  # any pure colour is darker than grey …
+            self.class_token[:4] = 0
+            self.positions[:, :4] = 0
             for block in self.blocks:
-                block.qkv.weight.mul_(0.5)
-                block.qkv.weight[width, :3] += 2.0  # key: every token of the first head looks at colour …
-                block.qkv.bias[0] += 3.0  # … because its query says so
+                block.qkv.weight.mul_(0.3)
+                block.qkv.bias[0] += 4.0  # … so every token's first head looks for the dark …
+                block.qkv.weight[width, 3] += 4.0
+                block.qkv.weight[2 * width : 2 * width + 3, :3] += 2 * torch.eye(3)  # … and brings its colour home
+                block.out.weight[:3, :3] += torch.eye(3)
         self.texts = ColourText(size)
 
     @property
@@ -184,7 +187,7 @@ class TinyVit(nn.Module):
         return (pixels - 0.5) / 0.5
 
     def _tokens(self, images: Tensor) -> Tensor:
-        patches = self.patch(images)  # [B, d, h, w]
+        patches = self.patch(images.to(self.dtype))  # [B, d, h, w]
         positions = self.positions[1:].T.reshape(1, -1, *self.learnt_grid)
         positions = F.interpolate(positions, size=patches.shape[-2:], mode="bicubic", align_corners=False)
         patches = (patches + positions).flatten(2).transpose(1, 2)  # [B, N, d]
@@ -204,7 +207,7 @@ class TinyVit(nn.Module):
                 tokens[back] = x
             if needs.attention == "all" or back in needs.attention:
                 attention[back] = a
-        embedding = F.normalize(self.ln_post(x[:, 0]) @ self.projection, dim=-1).float()
+        embedding = F.normalize((self.ln_post(x[:, 0]) @ self.projection).float(), dim=-1)
         return Trace(embedding, grid, features, tokens, attention, entering)
 
     @torch.no_grad()

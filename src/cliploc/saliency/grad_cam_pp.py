@@ -1,0 +1,59 @@
+"""Grad-CAM++: locations of a channel count by how strongly they raise the score, so that several objects show."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cliploc.saliency._infra.gradients import map_gradients
+from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.temperature import resolve_temperature
+from cliploc.schema import Context, Needs
+
+
+@saliency(
+    "grad_cam_pp",
+    title="Grad-CAM++",
+    paper="Chattopadhay et al. 2018, Grad-CAM++: Improved Visual Explanations for Deep Convolutional Networks, WACV",
+    family="gradient",
+    towers=("cnn",),
+    needs=Needs(features=(-1,)),
+    relu=True,
+    threshold=0.4,
+)
+def grad_cam_pp(ctx: Context, temperature: float | None = None) -> Tensor:
+    """map_t = Σ_c w_tc A_c, w_tc = Σ_hw α·ReLU(∂S_t/∂A_c), α = ∂S² / (2 ∂S² + Σ_hw A_c · ∂S³) (the paper's Eq. 19).
+
+    The paper differentiates exp(S) of a logit S; α is not indifferent to the logit's scale, so the temperature is part
+    of the method: S_t = cosine / temperature. α·ReLU(∂S) is written as ReLU(∂S) / (2 + Σ A · ReLU(∂S)), the same with
+    ∂S² cancelled, which has no division by zero. The paper assumes A ≥ 0, as after ReLU: where a channel's sum is
+    negative, that sum counts as 0. Not defined on a ViT, whose tokens are signed.
+
+    Peers: `pytorch_grad_cam.GradCAMPlusPlus` adds 1e-6 to the denominator, which shows when gradients are small.
+    `torchcam.methods.GradCAMpp` (0.5.0) means α = ∂S² / (2 ∂S² + Σ_hw (A · ∂S³)), but does not keep its division: its
+    weights are Σ_hw ∂S²·ReLU(∂S).
+
+    Args:
+        ctx: features of the last stage.
+        temperature: cosines are divided by it; None for the model's own, 1 / logit scale.
+
+    Returns:
+        `[B, P, h, w]` float32, raw: the ReLU follows in the `Localizer`.
+
+    Raises:
+        UsageError: the temperature is not above 0.
+
+    Example:
+        >>> from cliploc import Localizer
+        >>> Localizer(method="grad_cam_pp")("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
+        (1, 375, 500)
+    """
+    scale = 1 / resolve_temperature(ctx, temperature)
+
+    def weigh(features: Tensor, gradients: Tensor) -> Tensor:
+        rising = scale * gradients.relu()  # [B, p, C, h, w]
+        total = features.sum(dim=(-2, -1)).clamp(min=0)[:, None, :, None, None]  # [B, 1, C, 1, 1]
+        weights = (rising / (2 + total * rising)).sum(dim=(-2, -1))  # [B, p, C]
+        return torch.einsum("bpc,bchw->bphw", weights, features)
+
+    return map_gradients(ctx, weigh)

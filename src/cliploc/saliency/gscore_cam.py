@@ -1,0 +1,60 @@
+"""gScoreCAM: Score-CAM over the few channels that the score is most sensitive to."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cliploc.errors import UsageError
+from cliploc.saliency._infra.gradients import map_gradients
+from cliploc.saliency._infra.masked import masked_embeddings
+from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.temperature import resolve_temperature
+from cliploc.schema import Context, Needs
+
+
+@saliency(
+    "gscore_cam",
+    title="gScoreCAM",
+    paper="Chen et al. 2022, gScoreCAM: What Objects Is CLIP Looking At?, ACCV",
+    family="perturbation",
+    towers=("cnn", "vit"),
+    needs=Needs(features=(-1,)),
+    relu=True,
+    threshold=0.4,
+)
+def gscore_cam(ctx: Context, top_k: int = 300, temperature: float | None = None) -> Tensor:
+    """map_t = ReLU(Σ_k w_tk A_k), w_t = softmax over all channels of z, z_tk = cos(f(x ⊙ M_k), g_t) / temperature.
+
+    z_tk is kept for the `top_k` channels of largest mean gradient α_tk = mean_hw ∂s_t/∂A_k; the others' is 0 before the
+    softmax, as in the authors' code, and no baseline is subtracted. With CLIP, whose logits are about 20, they vanish;
+    a model with negative cosines lets them through. M_k is A_k upsampled to the input and min–max normalised, with
+    align_corners=False (the authors: aligned corners); the temperature is the model's own, as CLIP's logits have it.
+    Only the channels chosen for some prompt cost a forward, those that Score-CAM did before none. Chosen channels that
+    are constant score as the empty picture does, at no cost. On a ViT, A are the patch tokens entering the last block.
+
+    Args:
+        ctx: images and features of the last stage.
+        top_k: channels per prompt; all when the tower has fewer.
+        temperature: cosines are divided by it; None for the model's own, 1 / logit scale.
+
+    Returns:
+        `[B, P, h, w]` float32, raw: the ReLU follows in the `Localizer`.
+
+    Raises:
+        UsageError: `top_k` is below 1, or the temperature is not above 0.
+
+    Example:
+        >>> from cliploc import Localizer
+        >>> Localizer(method="gscore_cam")("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
+        (1, 375, 500)
+    """
+    if top_k < 1:
+        raise UsageError(f"expected top_k of 1 channel or more, got {top_k}: the paper takes 300")
+    temperature = resolve_temperature(ctx, temperature)
+    alpha = map_gradients(ctx, lambda _, gradients: gradients.mean(dim=(-2, -1)))  # [B, P, C]
+    best = alpha.topk(min(top_k, alpha.shape[-1]), dim=-1).indices  # [B, P, k]
+    chosen = torch.zeros_like(alpha, dtype=torch.bool).scatter(-1, best, True)  # [B, P, C]
+    scores, _ = masked_embeddings(ctx, chosen.any(dim=1)).scores(ctx.text)  # [B, P, C]
+    weights = (scores / temperature).masked_fill(~chosen, 0).softmax(dim=-1)  # [B, P, C]
+    return torch.einsum("bpc,bchw->bphw", weights, ctx.features.float())

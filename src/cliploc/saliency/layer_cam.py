@@ -1,0 +1,76 @@
+"""LayerCAM: every location of every channel has its own weight, so that earlier, finer stages can be read too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cliploc.errors import UsageError
+from cliploc.saliency._infra.gradients import map_gradients
+from cliploc.saliency._infra.registration import saliency
+from cliploc.schema import Context, Needs
+
+GAMMA = 2.0  # the paper's scale coefficient of the fusion
+
+
+def _needs(stages: Sequence[int] = (-1,)) -> Needs:
+    if not stages:
+        raise UsageError("expected at least one stage for layer_cam, got none: -1 is the last")
+    return Needs(features=tuple(stages))
+
+
+@saliency(
+    "layer_cam",
+    title="LayerCAM",
+    paper="Jiang et al. 2021, LayerCAM: Exploring Hierarchical Class Activation Maps for Localization, IEEE TIP",
+    family="gradient",
+    towers=("cnn",),
+    needs=_needs,
+    relu=True,
+    threshold=0.4,
+)
+def layer_cam(ctx: Context, stages: Sequence[int] = (-1,)) -> Tensor:
+    """map_t = ReLU(Σ_c ReLU(∂s_t/∂A_c) ⊙ A_c); several stages are fused.
+
+    Fusion: each stage's map M becomes tanh(γ M / max M) with γ = 2 (the paper's Eq. 9), is resized (bilinear) to the
+    finest of the grids, and the maximum is taken at each location. The paper scales the maps of its shallow stages; we
+    scale all of them, as otherwise no common range is defined. s_t is the cosine; the logit scale would only multiply
+    the map. Not defined on a ViT: ReLU(gradient) ⊙ A presumes A ≥ 0, and tokens are signed.
+
+    Peers: one stage is that of `pytorch_grad_cam.LayerCAM` and `torchcam.methods.LayerCAM`. Fusion is that of
+    `torchcam`'s `fuse_cams` where a map's minimum is 0 (it subtracts the minimum before it scales);
+    `pytorch_grad_cam` takes the mean of the stages' min–max normalised maps, with no tanh.
+
+    Args:
+        ctx: features of the stages.
+        stages: which ones, counted from the end: (-1,) is the last, (-1, -2, -3) fuses three.
+
+    Returns:
+        `[B, P, h, w]` float32, raw; h×w is the finest grid of the stages.
+
+    Raises:
+        UsageError: no stage is named.
+
+    Example:
+        >>> from cliploc import Localizer
+        >>> Localizer(method="layer_cam")("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
+        (1, 375, 500)
+    """
+
+    def weigh(features: Tensor, gradients: Tensor) -> Tensor:
+        return torch.einsum("bpchw,bchw->bphw", gradients.relu(), features)
+
+    maps = [map_gradients(ctx, weigh, stage) for stage in _needs(stages).features]  # each [B, P, h, w]
+    if len(maps) == 1:
+        return maps[0]
+    height, width = max((m.shape[-2], m.shape[-1]) for m in maps)
+    fused = []
+    for stage_map in maps:
+        positive = stage_map.relu()
+        peak = positive.amax(dim=(-2, -1), keepdim=True)
+        scaled = torch.tanh(GAMMA * positive / peak.masked_fill(peak == 0, 1))
+        fused.append(F.interpolate(scaled, size=(height, width), mode="bilinear", align_corners=False))
+    return torch.stack(fused).amax(dim=0)  # [B, P, h, w]

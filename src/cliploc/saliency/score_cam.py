@@ -1,0 +1,54 @@
+"""Score-CAM: channels weighted by the similarity of the picture seen through them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cliploc.saliency._infra.masked import masked_embeddings
+from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.temperature import resolve_temperature
+from cliploc.schema import Context, Needs
+
+
+@saliency(
+    "score_cam",
+    title="Score-CAM",
+    paper="Wang et al. 2020, Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks, CVPRW",
+    family="perturbation",
+    towers=("cnn", "vit"),
+    needs=Needs(features=(-1,)),
+    relu=True,
+    threshold=0.4,
+)
+def score_cam(ctx: Context, temperature: float | None = None) -> Tensor:
+    """map_t = ReLU(Σ_k w_tk A_k), w_t = softmax_k((cos(f(x ⊙ M_k), g_t) − cos(f(x_b), g_t)) / temperature).
+
+    M_k is A_k upsampled to the input and min–max normalised; x_b is zeros in normalised space. Cosines of masked images
+    spread over about 0.1: their bare softmax is nearly uniform, and the map would hardly depend on the prompt. The
+    paper's logits have no such problem; here the temperature is part of the method. Channels that are constant make no
+    mask, cost no forward and weigh as the baseline does. C masked images per picture, whatever the number of prompts.
+    On a ViT, A are the patch tokens that enter the last block.
+
+    Peers upsample otherwise: `pytorch_grad_cam.ScoreCAM` with corners aligned; `torchcam.methods.ScoreCAM` normalises
+    before it upsamples, and its baseline is the whole picture, which a softmax does not see.
+
+    Args:
+        ctx: images and features of the last stage.
+        temperature: cosines are divided by it; None for the model's own, 1 / logit scale.
+
+    Returns:
+        `[B, P, h, w]` float32, raw: the ReLU follows in the `Localizer`.
+
+    Raises:
+        UsageError: the temperature is not above 0.
+
+    Example:
+        >>> from cliploc import Localizer
+        >>> Localizer(method="score_cam")("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
+        (1, 375, 500)
+    """
+    temperature = resolve_temperature(ctx, temperature)
+    scores, baseline = masked_embeddings(ctx).scores(ctx.text)  # [B, P, C], [B, P, 1]
+    weights = ((scores - baseline) / temperature).softmax(dim=-1)  # [B, P, C]
+    return torch.einsum("bpc,bchw->bphw", weights, ctx.features.float())

@@ -1,0 +1,52 @@
+"""XGrad-CAM: channels weighted by the gradients where they are active."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cliploc.saliency._infra.gradients import map_gradients
+from cliploc.saliency._infra.registration import saliency
+from cliploc.schema import Context, Needs
+
+
+@saliency(
+    "xgrad_cam",
+    title="XGrad-CAM",
+    paper="Fu et al. 2020, Axiom-based Grad-CAM: Towards Accurate Visualization and Explanation of CNNs, BMVC",
+    family="gradient",
+    towers=("cnn",),
+    needs=Needs(features=(-1,)),
+    relu=True,
+    threshold=0.4,
+)
+def xgrad_cam(ctx: Context) -> Tensor:
+    """map_t = ReLU(Σ_c w_tc A_c), w_tc = Σ_hw (A_c / Σ_hw A_c) ∂s_t/∂A_c.
+
+    s_t is the cosine; the logit scale would only multiply the map. A channel whose activations sum to zero, up to
+    rounding, has weight 0: after ReLU it is a channel that is off. Not defined on a ViT: the sum of signed tokens says
+    nothing. On a GAP tower the gradient is the same at every location, and XGrad-CAM is Grad-CAM.
+
+    Peers: `pytorch_grad_cam.XGradCAM` and `torchcam.methods.XGradCAM` add 1e-7 and 1e-8 to the sum instead; otherwise
+    the same.
+
+    Args:
+        ctx: features of the last stage.
+
+    Returns:
+        `[B, P, h, w]` float32, raw: the ReLU follows in the `Localizer`.
+
+    Example:
+        >>> from cliploc import Localizer
+        >>> Localizer(method="xgrad_cam")("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
+        (1, 375, 500)
+    """
+
+    def weigh(features: Tensor, gradients: Tensor) -> Tensor:
+        total = features.sum(dim=(-2, -1))  # [B, C]
+        off = total.abs() <= 1e-6 * features.abs().sum(dim=(-2, -1))
+        share = features / total.masked_fill(off, 1)[..., None, None]  # [B, C, h, w]
+        weights = torch.einsum("bpchw,bchw->bpc", gradients, share).masked_fill(off[:, None], 0)
+        return torch.einsum("bpc,bchw->bphw", weights, features)
+
+    return map_gradients(ctx, weigh)
