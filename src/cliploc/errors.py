@@ -37,11 +37,16 @@ class UnknownNameError(UsageError, KeyError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         known = sorted(known)
-        near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=3, cutoff=0.5)
-        near = near or difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        plain = {_plain(one): one for one in known}
+        near = [plain[one] for one in difflib.get_close_matches(_plain(name), plain, n=3, cutoff=0.5)]
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         self.message = f"unknown {kind} {name!r}: {hint}there are {', '.join(known) if known else 'none'}"
         super().__init__(self.message)
 
     def __str__(self) -> str:
         return self.message
+
+
+def _plain(name: str) -> str:
+    """How a name is compared: people type vit_b_32 for ViT-B-32 and Grad-CAM for grad_cam."""
+    return name.lower().replace("-", "_").replace(" ", "_")

@@ -7,6 +7,7 @@ resize policy, which is what makes the way back exact.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,9 +72,10 @@ class Frame:
             )
         ratios = (in_height / height, in_width / width)
         scale = max(ratios) if policy == "crop" else min(ratios)
-        # As torchvision's Resize: the side that decides is exact, the other truncated.
-        resized_w = in_width if scale == ratios[1] else max(1, int(width * scale))
-        resized_h = in_height if scale == ratios[0] else max(1, int(height * scale))
+        # As torchvision's Resize: the side that decides is exact, the other truncated. One division only, as there:
+        # width · (in_height / height) is a pixel short where the quotient is rounded down.
+        resized_w = in_width if scale == ratios[1] else max(1, int(in_height * width / height))
+        resized_h = in_height if scale == ratios[0] else max(1, int(in_width * height / width))
         offset_x, offset_y = round((in_width - resized_w) / 2.0), round((in_height - resized_h) / 2.0)
         return cls(original_hw, input_hw, (resized_w, resized_h), (offset_x, offset_y))
 
@@ -148,7 +150,8 @@ def _resample(
 ) -> Tensor:
     """Samples maps `[P, h, w]` over source_hw at a target's pixel centres; source = target · scale + offset."""
     (source_h, source_w), (target_h, target_w) = source_hw, target_hw
-    if offset_xy == (0, 0) and (target_w * scale_xy[0], target_h * scale_xy[1]) == (source_w, source_h):
+    whole = math.isclose(target_w * scale_xy[0], source_w) and math.isclose(target_h * scale_xy[1], source_h)
+    if offset_xy == (0, 0) and whole:
         return F.interpolate(maps[None], size=target_hw, mode="bilinear", align_corners=False)[0]
     device = maps.device
     x = (torch.arange(target_w, device=device, dtype=torch.float32) + 0.5) * scale_xy[0] + offset_xy[0]  # source pixels

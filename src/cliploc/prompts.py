@@ -122,6 +122,8 @@ def parse(names: Sequence[str], templates: Sequence[str] | str | None = None) ->
         raise UsageError(f"expected a list of names, got the single text {names!r}: write [{names!r}]")
     synonyms = []
     for entry in names:
+        if not isinstance(entry, str):
+            raise UsageError(f"expected each name to be a text, got {entry!r}: write all names in one list of texts")
         words = tuple(" ".join(word.split()) for word in entry.split("|"))
         if not all(words):
             raise UsageError(f"expected a name, got an empty one ({entry!r}): leave it out or fill it in")

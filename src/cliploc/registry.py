@@ -53,11 +53,15 @@ class Registry(Generic[T]):
         """Imports every public module of the package once, so that each registers its things."""
         if self._discovered or self._package is None:
             return
-        self._discovered = True
-        package = importlib.import_module(self._package)
-        for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda found: found.name):
-            if not module.name.startswith("_"):
-                importlib.import_module(f"{self._package}.{module.name}")
+        self._discovered = True  # first, so that a module that looks something up while it is imported does not loop
+        try:
+            package = importlib.import_module(self._package)
+            for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda found: found.name):
+                if not module.name.startswith("_"):
+                    importlib.import_module(f"{self._package}.{module.name}")
+        except BaseException:
+            self._discovered = False  # a second call shall say again what is broken, not that a name is unknown
+            raise
 
     def get(self, name: str) -> T:
         """The item called `name`.

@@ -42,13 +42,17 @@ class BoxRule:
 
     def __post_init__(self) -> None:
         if self.threshold != "auto" and not (_is_number(self.threshold) and 0 <= self.threshold <= 1):
-            raise UsageError(f"expected a threshold from 0 to 1, or auto, got {self.threshold}")
+            raise UsageError(f"expected a threshold from 0 to 1, or auto, got {self.threshold!r}")
         if self.components not in ("all", "largest"):
             raise UsageError(f"expected components all or largest, got {self.components!r}")
         if not (_is_number(self.min_area) and 0 <= self.min_area < 1):
             raise UsageError(f"expected min_area, a share of the picture, from 0 to below 1, got {self.min_area}")
-        if self.max_boxes is not None and self.max_boxes < 1:
-            raise UsageError(f"expected max_boxes of at least 1, got {self.max_boxes}: leave it out for all boxes")
+        if self.max_boxes is not None and not (
+            isinstance(self.max_boxes, int) and not isinstance(self.max_boxes, bool) and self.max_boxes >= 1
+        ):
+            raise UsageError(
+                f"expected max_boxes, a whole number of at least 1, got {self.max_boxes}: leave it out for all boxes"
+            )
         if self.nms_iou is not None and not (_is_number(self.nms_iou) and 0 < self.nms_iou <= 1):
             raise UsageError(f"expected nms_iou above 0 and at most 1, got {self.nms_iou}")
         if self.connectivity not in (4, 8):
@@ -132,9 +136,12 @@ def _thresholds(maps: FloatArray, largest: FloatArray, threshold: float | str) -
     chosen = np.zeros(len(maps), dtype=np.float32)
     for i, (heat, top) in enumerate(zip(maps, largest, strict=True)):
         if top > 0:
-            levels = (heat[heat > 0] * (255 / top)).astype(np.uint8)
+            positive = heat[heat > 0]
+            levels = (positive / top * 255).astype(np.uint8)
             level, _ = cv2.threshold(levels[None], 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-            chosen[i] = min(level, 254) / 255 * top
+            # The largest value of the lower class, so that "above it" is Otsu's upper class exactly; 0 where the
+            # positive values are all alike.
+            chosen[i] = positive[levels <= level].max(initial=0)
     return chosen
 
 
