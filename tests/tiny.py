@@ -166,10 +166,15 @@ class TinyVit(nn.Module):
             self.positions[:, :4] = 0
             for block in self.blocks:
                 block.qkv.weight.mul_(0.3)
-                block.qkv.bias[0] += 4.0  # … so every token's first head looks for the dark …
-                block.qkv.weight[width, 3] += 4.0
-                block.qkv.weight[2 * width : 2 * width + 3, :3] += 2 * torch.eye(3)  # … and brings its colour home
-                block.out.weight[:3, :3] += torch.eye(3)
+            # Two large constants, so that a layer norm scales all tokens alike and the blocks are nearly linear.
+            anchor = torch.tensor([4.0, -4.0])
+            self.class_token[-2:], self.positions[:, -2:] = anchor, 0
+            self.patch.weight[-2:], self.patch.bias[-2:] = 0, anchor
+            last = self.blocks[-1]
+            last.qkv.bias[0] += 4.0  # … so the class token's first head looks for the dark …
+            last.qkv.weight[width, 3] += 1.0
+            last.qkv.weight[2 * width : 2 * width + 3, :3] += 6 * torch.eye(3)  # … and brings its colour home
+            last.out.weight[:3, :3] += torch.eye(3)
         self.texts = ColourText(size)
 
     @property
@@ -252,7 +257,9 @@ def tower(kind: str, grid: tuple[int, int] = (5, 6), seed: int = 0) -> Any:
         if kind == "gap_cnn":
             return TinyCnn(kind, grid, GlobalAveragePool(torch.zeros(24)), channels=24, size=24)
         if kind == "attention_pool_cnn":
-            return TinyCnn(kind, grid, AttentionPool(grid, 24, heads=3, size=10), channels=24, size=10)
+            pool = AttentionPool(grid, 24, heads=3, size=10)
+            pool.positional_embedding.data.mul_(0.3)  # a place alone must not look like a colour
+            return TinyCnn(kind, grid, pool, channels=24, size=10)
         return TinyVit(kind, grid)
 
     backbone = seeded(build, seed).eval().requires_grad_(False)

@@ -38,4 +38,5 @@ def cam(ctx: Context) -> Tensor:
         >>> Localizer(method="cam")("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
         (1, 375, 500)
     """
-    return torch.einsum("bdhw,bpd->bphw", ctx.dense(), ctx.text)
+    with torch.no_grad():
+        return torch.einsum("bdhw,bpd->bphw", ctx.dense(), ctx.text)

@@ -25,7 +25,8 @@ def grad_cam(ctx: Context) -> Tensor:
 
     s_t is the cosine of image and prompt; the logit scale would only multiply the map. Gradients run through the
     tower's head alone: one forward for all prompts. On a ViT, A are the patch tokens that enter the last block (before
-    its first layer norm), without the class token.
+    its first layer norm), without the class token. A layer norm's gradient is orthogonal to its input, so a token that
+    takes nearly all of the attention tends to a value near 0, and the ReLU may cut it: there, the map is relative.
 
     The definition is that of `pytorch_grad_cam.GradCAM` and `torchcam.methods.GradCAM`; tests hold the three together.
 

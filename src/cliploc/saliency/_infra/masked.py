@@ -63,7 +63,7 @@ def masked_embeddings(ctx: Context, wanted: Tensor | None = None) -> MaskedEmbed
         masked: MaskedEmbeddings = ctx.cache[CACHE_KEY]
         missing = masked.alive & ~masked.done
         pairs = (missing if wanted is None else missing & wanted).nonzero()  # [n, 2]: image, channel
-        for chunk in torch.split(pairs, ctx.batch_size):
+        for chunk in torch.split(pairs, ctx.batch_size) if len(pairs) else ():
             image, channel = chunk.unbind(1)
             mask = features[image, channel].float()[:, None]  # [n, 1, h, w]
             mask = F.interpolate(mask, size=images.shape[-2:], mode="bilinear", align_corners=False)  # [n, 1, H, W]

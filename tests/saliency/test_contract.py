@@ -1,0 +1,250 @@
+"""What every saliency method must hold, on every tower kind that it is defined on.
+
+Parametrised over the registry: a new `saliency/<name>.py` is tested here unedited.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import cliploc.saliency
+from cliploc.errors import UsageError
+from cliploc.saliency import methods
+from cliploc.saliency._infra.registration import check_options
+from cliploc.schema import Context
+from tests.tiny import COLOURS, KINDS, SIDE, context, planted_image, tower
+
+GRID = (5, 6)
+OTHER_GRID = (7, 4)
+TEXTS = ("red", "green", "a zebra", "blue")
+KIND_OF = {kind: tower(kind).kind for kind in KINDS}
+CASES = [(method.name, kind) for method in methods for kind in KINDS if KIND_OF[kind] in method.towers]
+every_case = pytest.mark.parametrize(("name", "kind"), CASES)
+
+
+def pictures(grid: tuple[int, int] = GRID) -> Tensor:
+    """Two pictures with several colours each, so that every prompt has something to say."""
+    generator = torch.Generator().manual_seed(3)
+    noise = 0.3 * torch.randn(2, 3, grid[0] * SIDE, grid[1] * SIDE, generator=generator)
+    first = planted_image("red", grid, (1, 2)) + planted_image("green", grid, (3, 0))
+    second = planted_image("blue", grid, (0, 3)) + planted_image("red", grid, (4, 1))
+    return torch.cat([first, second]) + noise
+
+
+def run(name: str, backbone: Any, images: Tensor, texts: Any = TEXTS, **kwargs: Any) -> Tensor:
+    method = methods.get(name)
+    return method.function(context(backbone, images, texts, method.needs(), **kwargs))
+
+
+def test_every_public_file_is_a_registered_method() -> None:
+    package = Path(cliploc.saliency.__file__).parent
+    files = {path.stem for path in package.glob("*.py") if not path.stem.startswith("_")}
+    assert files == set(methods.names())
+
+
+def test_an_option_that_a_method_lacks_is_refused_by_name() -> None:
+    with pytest.raises(UsageError, match=r"score_cam has no option 'stages': it has temperature"):
+        check_options(methods.get("score_cam"), {"stages": (-1,)})
+
+
+@every_case
+@pytest.mark.parametrize("grid", [GRID, OTHER_GRID], ids=str)
+def test_maps_are_finite_float32_on_the_grid(name: str, kind: str, grid: tuple[int, int]) -> None:
+    """The second grid is another input size than the one that positions were learnt on."""
+    maps = run(name, tower(kind, GRID), pictures(grid))
+    assert maps.shape == (2, len(TEXTS), *grid)
+    assert maps.dtype == torch.float32
+    assert maps.isfinite().all()
+    assert not maps.requires_grad
+    assert (maps.amax((-2, -1)) > maps.amin((-2, -1))).any(1).all(), "flat maps everywhere"
+
+
+@every_case
+def test_blank_pictures_give_finite_maps(name: str, kind: str) -> None:
+    """Nothing to see: channels are dead or constant, sums are zero."""
+    maps = run(name, tower(kind, GRID), torch.zeros(1, 3, GRID[0] * SIDE, GRID[1] * SIDE))
+    assert maps.isfinite().all()
+
+
+@every_case
+def test_all_channels_off_give_finite_maps(name: str, kind: str) -> None:
+    backbone = tower(kind, GRID)
+    ctx = context(backbone, pictures(), TEXTS, methods.get(name).needs())
+    for features in ctx.trace.features.values():
+        features.zero_()
+    assert methods.get(name).function(ctx).isfinite().all()
+
+
+@every_case
+def test_two_prompts_give_two_maps(name: str, kind: str) -> None:
+    """Two objects in one picture: each prompt's map is hottest where its object is."""
+    picture = planted_image("red", GRID, (1, 2)) + planted_image("green", GRID, (3, 0))
+    red, green = run(name, tower(kind, GRID), picture, ["red", "green"])[0]
+    assert divmod(int(red.argmax()), GRID[1]) == (1, 2)
+    assert divmod(int(green.argmax()), GRID[1]) == (3, 0)
+
+
+@every_case
+def test_a_batch_of_two_is_two_batches_of_one(name: str, kind: str) -> None:
+    """Also with other prompts for each image."""
+    backbone, images, method = tower(kind, GRID), pictures(), methods.get(name)
+    text = torch.stack([backbone.encode_text(["red", "a zebra"]), backbone.encode_text(["blue", "red"])])  # [2, 2, D]
+
+    def maps_of(rows: slice) -> Tensor:
+        trace = backbone.trace(images[rows], method.needs())
+        return method.function(Context(images[rows], text[rows], trace, backbone))
+
+    both = maps_of(slice(0, 2))
+    apart = torch.cat([maps_of(slice(0, 1)), maps_of(slice(1, 2))])
+    torch.testing.assert_close(both, apart, rtol=1e-4, atol=1e-6)
+
+
+@every_case
+def test_the_size_of_internal_batches_does_not_matter(name: str, kind: str) -> None:
+    backbone = tower(kind, GRID)
+    few = run(name, backbone, pictures(), batch_size=5)
+    many = run(name, backbone, pictures(), batch_size=1000)
+    torch.testing.assert_close(few, many, rtol=1e-4, atol=1e-6)
+
+
+@every_case
+def test_prompts_permuted_are_maps_permuted(name: str, kind: str) -> None:
+    backbone, order = tower(kind, GRID), [2, 0, 3, 1]
+    maps = run(name, backbone, pictures())
+    permuted = run(name, backbone, pictures(), [TEXTS[i] for i in order])
+    torch.testing.assert_close(permuted, maps[:, order], rtol=1e-4, atol=1e-6)
+
+
+@every_case
+def test_prompts_at_once_are_runs_of_one(name: str, kind: str) -> None:
+    backbone = tower(kind, GRID)
+    maps = run(name, backbone, pictures())
+    apart = torch.cat([run(name, backbone, pictures(), [text]) for text in TEXTS], dim=1)
+    torch.testing.assert_close(maps, apart, rtol=1e-4, atol=1e-6)
+
+
+@every_case
+def test_the_same_seed_gives_the_same_map(name: str, kind: str) -> None:
+    torch.manual_seed(1)
+    first = run(name, tower(kind, GRID, seed=4), pictures())
+    torch.manual_seed(2)
+    assert torch.equal(first, run(name, tower(kind, GRID, seed=4), pictures()))
+    assert not torch.equal(first, run(name, tower(kind, GRID, seed=5), pictures()))
+
+
+class TowerError(RuntimeError):
+    """What the raising module raises."""
+
+
+class Raising(nn.Module):
+    """Stands where the tower ends: whoever finishes the tower meets it."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        raise TowerError
+
+    read_locations = forward
+
+
+def broken(backbone: Any) -> Any:
+    setattr(backbone, "ln_post" if backbone.kind == "vit" else "pooling", Raising())
+    return backbone
+
+
+def state(backbone: nn.Module) -> dict[str, Any]:
+    modules = list(backbone.modules())
+    hooks = [
+        len(getattr(m, key))
+        for m in modules
+        for key in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    ]
+    return {
+        "weights": {key: value.clone() for key, value in backbone.state_dict().items()},
+        "gradients": [parameter.grad for parameter in backbone.parameters()],
+        "requires_grad": [parameter.requires_grad for parameter in backbone.parameters()],
+        "training": [m.training for m in modules],
+        "modules": [id(m) for m in modules],
+        "hooks": hooks,
+        "forwards": [m.__dict__.get("forward") for m in modules],
+        "rng": torch.get_rng_state().clone(),
+        "grad_mode": torch.is_grad_enabled(),
+    }
+
+
+def assert_same_state(before: dict[str, Any], after: dict[str, Any]) -> None:
+    weights, rng = before.pop("weights"), before.pop("rng")
+    weights_after, rng_after = after.pop("weights"), after.pop("rng")
+    assert weights.keys() == weights_after.keys()
+    assert all(torch.equal(weights[key], weights_after[key]) for key in weights)
+    assert torch.equal(rng, rng_after)
+    assert before == after
+
+
+@every_case
+@pytest.mark.parametrize("trainable", [False, True], ids=["frozen", "trainable"])
+@pytest.mark.parametrize("raises", [False, True], ids=["success", "exception"])
+def test_nothing_is_left_behind(name: str, kind: str, raises: bool, trainable: bool) -> None:
+    """Trainable weights are where a `.backward()` would show."""
+    backbone, method = tower(kind, GRID).requires_grad_(trainable), methods.get(name)
+    ctx = context(backbone, pictures(), TEXTS, method.needs())
+    images, text = ctx.images.clone(), ctx.text.clone()
+    features = {stage: tensor.clone() for stage, tensor in ctx.trace.features.items()}
+    if raises:
+        broken(backbone)
+    before = state(backbone)
+    with contextlib.suppress(TowerError):
+        maps = method.function(ctx)
+        assert not maps.requires_grad
+    assert_same_state(before, state(backbone))
+    assert torch.equal(ctx.images, images)
+    assert torch.equal(ctx.text, text)
+    assert all(torch.equal(ctx.trace.features[stage], features[stage]) for stage in features)
+    assert all(not tensor.requires_grad and tensor.grad is None for tensor in ctx.trace.features.values())
+
+
+@every_case
+def test_an_exception_of_the_tower_reaches_the_caller(name: str, kind: str) -> None:
+    """Methods that finish the tower must not swallow what it says."""
+    if methods.get(name).family in ("gradient", "perturbation"):
+        backbone = tower(kind, GRID)
+        ctx = context(backbone, pictures(), TEXTS, methods.get(name).needs())
+        broken(backbone)
+        with pytest.raises(TowerError):
+            methods.get(name).function(ctx)
+
+
+@every_case
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_callers_without_gradients_get_the_same_maps(name: str, kind: str, mode: Any) -> None:
+    backbone = tower(kind, GRID)
+    expected = run(name, backbone, pictures())
+    with mode():
+        maps = run(name, backbone, pictures())
+    torch.testing.assert_close(maps.clone(), expected, rtol=1e-5, atol=1e-7)
+
+
+@every_case
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
+def test_low_precision_towers_give_float32_maps(name: str, kind: str, dtype: torch.dtype) -> None:
+    """The planted cell is still the hottest; a comparison of values would test the precision, not the method."""
+    backbone = tower(kind, GRID).to(dtype)
+    maps = run(name, backbone, planted_image("red", GRID, (3, 4)), ["red"])
+    assert maps.dtype == torch.float32
+    assert maps.isfinite().all()
+    assert divmod(int(maps[0, 0].argmax()), GRID[1]) == (3, 4)
+
+
+@every_case
+@pytest.mark.parametrize("colour", COLOURS)
+@pytest.mark.parametrize("cell", [(0, 0), (2, 3), (4, 5), (1, 4), (3, 0)], ids=str)
+def test_a_planted_object_is_found(name: str, kind: str, colour: str, cell: tuple[int, int]) -> None:
+    maps = run(name, tower(kind, GRID), planted_image(colour, GRID, cell), [colour])
+    flat = maps[0, 0].flatten()
+    assert divmod(int(flat.argmax()), GRID[1]) == cell
+    assert flat.max() > 0, "negative evidence is cut: the object must speak for the prompt"
+    assert flat.topk(2).values.diff().abs() > 0.05 * (flat.max() - flat.min()), "the cell does not stand out"

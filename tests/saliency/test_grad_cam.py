@@ -1,0 +1,83 @@
+"""Grad-CAM against its equation, and against pytorch_grad_cam and torchcam."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from pytorch_grad_cam import GradCAM
+from torchcam.methods import GradCAM as TorchcamGradCAM
+
+import cliploc.saliency._infra.gradients as gradients_module
+from cliploc.saliency import methods
+from cliploc.schema import Needs
+from tests.saliency.peers import CNNS, GRID, assert_same_maps, min_max, mini_scene, over_input, tiny_scene
+from tests.tiny import context, planted_image, tower
+
+
+@pytest.mark.parametrize("kind", CNNS)
+def test_the_equation(kind: str) -> None:
+    scene = tiny_scene(kind)
+    features, gradients = scene.features_and_gradients()
+    maps = scene.ours("grad_cam")
+    for b in range(len(features)):
+        for p in range(len(scene.text)):
+            expected = torch.zeros(GRID)
+            for c in range(features.shape[1]):
+                alpha = sum(gradients[p, b, c].flatten().tolist()) / (GRID[0] * GRID[1])
+                expected += alpha * features[b, c]
+            torch.testing.assert_close(maps[b, p], expected, rtol=1e-4, atol=1e-7)
+
+
+def test_the_equation_on_the_tokens_of_a_vit_by_finite_differences() -> None:
+    """No autograd at all: each patch token is nudged, the class token is not, and the tower finished."""
+    backbone = tower("vit", GRID).double()
+    image = planted_image("red", GRID, (2, 3)).double()
+    ctx = context(backbone, image, ["red"], Needs(features=(-1,)))
+    tokens = ctx.trace.entering[-1]  # [1, 1+N, d]
+    direction = ctx.text[0, 0].double()
+
+    def score(entering: torch.Tensor) -> float:
+        x, _ = backbone.blocks[-1](entering)
+        embedding = (backbone.ln_post(x[:, 0]) @ backbone.projection)[0]
+        return float(embedding @ direction / embedding.norm())
+
+    expected, step = torch.zeros(GRID, dtype=torch.float64), 1e-4
+    patches = tokens.shape[1] - 1
+    for channel in range(tokens.shape[2]):
+        alpha = 0.0
+        for patch in range(patches):
+            nudge = torch.zeros_like(tokens)
+            nudge[0, 1 + patch, channel] = step
+            alpha += (score(tokens + nudge) - score(tokens - nudge)) / (2 * step) / patches
+        expected += alpha * tokens[0, 1:, channel].view(GRID)
+    ours = methods.get("grad_cam").function(ctx)[0, 0].double()
+    torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("make", [*(lambda kind=kind: tiny_scene(kind) for kind in CNNS), mini_scene])
+def test_the_packages_agree(make: Any) -> None:
+    scene = make()
+    maps = scene.ours("grad_cam")
+    assert_same_maps(over_input(maps, scene.images), scene.grad_cam_package(GradCAM), tolerance=1e-4)
+    assert_same_maps(min_max(maps.relu()), scene.torchcam(TorchcamGradCAM), tolerance=1e-4)
+
+
+def test_many_prompts_go_in_chunks_and_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of two prompts, with a last chunk of one."""
+    scene = tiny_scene("attention_pool_cnn")
+    expected = scene.ours("grad_cam")
+    size = scene.context().features.numel()
+    for chunk in (2, 1):
+        monkeypatch.setattr(gradients_module, "GRADIENT_ELEMENTS", chunk * size)
+        torch.testing.assert_close(scene.ours("grad_cam"), expected, rtol=1e-5, atol=1e-8)
+
+
+def test_one_forward_of_the_head_serves_all_prompts() -> None:
+    scene = tiny_scene("attention_pool_cnn")
+    ctx, calls = scene.context(), []
+    handle = scene.backbone.pooling.register_forward_hook(lambda *_: calls.append(1))
+    methods.get("grad_cam").function(ctx)
+    handle.remove()
+    assert len(calls) == 1

@@ -1,0 +1,78 @@
+"""Grad-CAM++ against its equation, and against pytorch_grad_cam and torchcam."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from pytorch_grad_cam import GradCAMPlusPlus
+from torchcam.methods import GradCAMpp
+
+from cliploc.errors import UsageError
+from cliploc.saliency import methods
+from tests.saliency.peers import CNNS, GRID, assert_same_maps, min_max, mini_scene, over_input, tiny_scene
+
+
+@pytest.mark.parametrize("temperature", [None, 0.5])
+@pytest.mark.parametrize("kind", CNNS)
+def test_the_equation(kind: str, temperature: float | None) -> None:
+    """Eq. 19 as it stands, in float64, with ∂S of the logit."""
+    scene = tiny_scene(kind)
+    scale = scene.backbone.logit_scale if temperature is None else 1 / temperature
+    features, gradients = (tensor.double() for tensor in scene.features_and_gradients())
+    maps = scene.ours("grad_cam_pp", temperature=temperature)
+    for b in range(len(features)):
+        for p in range(len(scene.text)):
+            expected = torch.zeros(GRID, dtype=torch.float64)
+            for c, activation in enumerate(features[b]):
+                total, weight = float(activation.sum()), 0.0
+                for slope in (scale * gradients[p, b, c]).flatten().tolist():
+                    if slope > 0:
+                        alpha = slope**2 / (2 * slope**2 + total * slope**3)
+                        weight += alpha * slope
+                expected += weight * activation
+            torch.testing.assert_close(maps[b, p].double(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_temperature_is_part_of_the_method() -> None:
+    scene = tiny_scene("attention_pool_cnn")
+    cold, warm = (min_max(scene.ours("grad_cam_pp", temperature=t)) for t in (0.001, 10.0))
+    assert (cold - warm).abs().max() > 0.01
+
+
+def test_negative_sums_of_activations_stay_finite() -> None:
+    """A channel whose sum is negative could make 2 + ΣA·∂S zero: the paper assumes A ≥ 0."""
+    scene = tiny_scene("gap_cnn")
+    ctx = scene.context()
+    _, gradients = scene.features_and_gradients()
+    steepest = float(gradients[0].max()) * scene.backbone.logit_scale
+    channel = int(gradients[0, 0].mean((-2, -1)).argmax())
+    ctx.features[0, channel] = -2 / steepest / (GRID[0] * GRID[1])
+    maps = methods.get("grad_cam_pp").function(ctx)
+    assert maps.isfinite().all()
+    assert maps.abs().max() < 1e3
+
+
+def test_a_temperature_of_zero_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"expected a temperature above 0, got 0\.0: leave it out"):
+        tiny_scene("gap_cnn").ours("grad_cam_pp", temperature=0.0)
+
+
+@pytest.mark.parametrize("make", [*(lambda kind=kind: tiny_scene(kind, scale=1e4) for kind in CNNS), None])
+def test_pytorch_grad_cam_agrees(make: Any) -> None:
+    """At a high logit scale, where its 1e-6 in the denominator does not show."""
+    scene = make() if make else mini_scene(scale=1e4)
+    maps = scene.ours("grad_cam_pp", temperature=1e-4)
+    assert_same_maps(over_input(maps, scene.images), scene.grad_cam_package(GradCAMPlusPlus))
+
+
+@pytest.mark.parametrize("kind", CNNS)
+def test_torchcam_keeps_no_division(kind: str) -> None:
+    """Its weights are Σ ∂S²·ReLU(∂S): stated in our docstring, held here so that a change of torchcam shows."""
+    scene = tiny_scene(kind)
+    features, gradients = scene.features_and_gradients()
+    slopes = scene.scale * gradients.transpose(0, 1)  # [B, P, C, h, w]
+    weights = (slopes**2 * slopes.relu()).sum((-2, -1))  # [B, P, C]
+    variant = torch.einsum("bpc,bchw->bphw", weights, features)
+    assert_same_maps(min_max(variant.relu()), scene.torchcam(GradCAMpp), tolerance=1e-4)

@@ -1,0 +1,69 @@
+"""gScoreCAM against its equation; no package on PyPI has it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from cliploc.errors import UsageError
+from cliploc.saliency import methods
+from tests.saliency.peers import CNNS, tiny_scene
+from tests.saliency.test_score_cam import counted, masked_scores, ours_mask
+
+
+@pytest.mark.parametrize("top_k", [1, 5, 300])
+@pytest.mark.parametrize("kind", CNNS)
+def test_the_equation(kind: str, top_k: int) -> None:
+    """The k largest mean gradients keep their score; the others' is 0 before a softmax over all channels."""
+    scene = tiny_scene(kind)
+    features, gradients = scene.features_and_gradients()
+    raw = masked_scores(scene, ours_mask, baseline=False)
+    maps = scene.ours("gscore_cam", top_k=top_k)
+    for b in range(len(features)):
+        for p in range(len(scene.text)):
+            alpha = gradients[p, b].mean(dim=(-2, -1)).tolist()
+            best = sorted(range(len(alpha)), key=lambda k: -alpha[k])[:top_k]
+            logits = [scene.scale * float(raw[b, p, k]) if k in best else 0.0 for k in range(len(alpha))]
+            total = sum(math.exp(z) for z in logits)
+            expected = torch.zeros(features.shape[-2:])
+            for k, logit in enumerate(logits):
+                expected += math.exp(logit) / total * features[b, k]
+            torch.testing.assert_close(maps[b, p], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_the_gradient_is_signed() -> None:
+    """A channel that pushes hard against the prompt is not among the chosen ones: α, not |α|."""
+    scene = tiny_scene("gap_cnn")
+    ctx = scene.context()
+    methods.get("gscore_cam").function(ctx, top_k=1)
+    (masked,) = ctx.cache.values()
+    _, gradients = scene.features_and_gradients()
+    alpha = gradients.mean(dim=(-2, -1)).transpose(0, 1)  # [B, P, C]
+    chosen = set(map(tuple, (masked.done & masked.alive).nonzero().tolist()))
+    expected = {(b, int(k)) for b, row in enumerate(alpha.argmax(-1)) for k in row if masked.alive[b, k]}
+    assert chosen == expected
+
+
+@pytest.mark.parametrize(("prompts", "top_k"), [(1, 3), (3, 2), (10, 4)])
+def test_only_the_union_of_the_chosen_channels_is_masked(prompts: int, top_k: int) -> None:
+    ctx, tower_calls = counted("attention_pool_cnn", prompts)
+    methods.get("gscore_cam").function(ctx, top_k=top_k)
+    assert 1 < tower_calls.images <= 2 * prompts * top_k + 1
+    (masked,) = ctx.cache.values()
+    assert tower_calls.images == int((masked.done & masked.alive).sum()) + 1
+
+
+def test_prompts_do_not_use_each_others_channels() -> None:
+    """The union is computed; each prompt weighs its own choice."""
+    scene = tiny_scene("attention_pool_cnn")
+    together = scene.ours("gscore_cam", top_k=2)
+    for p in range(len(scene.text)):
+        alone = type(scene)(scene.backbone, scene.images, scene.text[p : p + 1]).ours("gscore_cam", top_k=2)
+        torch.testing.assert_close(together[:, p], alone[:, 0], rtol=1e-4, atol=1e-6)
+
+
+def test_no_channel_is_refused() -> None:
+    with pytest.raises(UsageError, match="expected top_k of 1 channel or more, got 0: the paper takes 300"):
+        tiny_scene("gap_cnn").ours("gscore_cam", top_k=0)

@@ -1,0 +1,243 @@
+"""Score-CAM against its equation and its peers, and what masked forwards cost the whole family."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from pytorch_grad_cam import ScoreCAM
+from torch import Tensor
+from torch.nn import functional as F
+from torchcam.methods import ScoreCAM as TorchcamScoreCAM
+
+from cliploc.errors import UsageError
+from cliploc.saliency import methods
+from cliploc.saliency._infra.masked import masked_embeddings
+from cliploc.schema import Context, Needs
+from tests.saliency.peers import CNNS, GRID, Scene, assert_same_maps, min_max, mini_scene, over_input, tiny_scene
+from tests.tiny import KINDS, planted_image, tower
+
+FAMILY = ("score_cam", "vl_score", "gscore_cam")
+
+
+def masked_scores(scene: Any, mask_rule: Any, baseline: bool = True) -> Tensor:
+    """cos(f(x ⊙ M_k), g_t), less the baseline's, channel by channel in plain loops: `[B, P, C]`."""
+    features = scene.context().features.float()
+    empty = scene.backbone.encode_image(torch.zeros_like(scene.images[:1]))[0]
+    scores = torch.zeros(features.shape[0], len(scene.text), features.shape[1])
+    for b, image in enumerate(scene.images):
+        for k, channel in enumerate(features[b]):
+            embedding = empty
+            if channel.max() > channel.min():
+                embedding = scene.backbone.encode_image((image * mask_rule(channel, image))[None])[0]
+            for p, direction in enumerate(scene.text):
+                scores[b, p, k] = embedding @ direction - (empty @ direction if baseline else 0)
+    return scores
+
+
+def ours_mask(channel: Tensor, image: Tensor) -> Tensor:
+    up = F.interpolate(channel[None, None], size=image.shape[-2:], mode="bilinear", align_corners=False)[0, 0]
+    return (up - up.min()) / (up.max() - up.min())
+
+
+def aligned_mask(channel: Tensor, image: Tensor) -> Tensor:
+    """pytorch_grad_cam's."""
+    up = F.interpolate(channel[None, None], size=image.shape[-2:], mode="bilinear", align_corners=True)[0, 0]
+    return (up - up.min()) / (up.max() - up.min())
+
+
+def normalised_first_mask(channel: Tensor, image: Tensor) -> Tensor:
+    """torchcam's."""
+    unit = (channel - channel.min()) / (channel.max() - channel.min())
+    return F.interpolate(unit[None, None], size=image.shape[-2:], mode="bilinear", align_corners=False)[0, 0]
+
+
+def weighted(scene: Any, logits: Tensor) -> Tensor:
+    features = scene.context().features
+    maps = torch.zeros(len(features), len(scene.text), *features.shape[-2:])
+    for b in range(len(features)):
+        for p in range(len(scene.text)):
+            exponentials = (logits[b, p] - logits[b, p].max()).exp()
+            for k, channel in enumerate(features[b]):
+                maps[b, p] += exponentials[k] / exponentials.sum() * channel
+    return maps
+
+
+@pytest.mark.parametrize("temperature", [None, 0.02])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_equation(kind: str, temperature: float | None) -> None:
+    scene = tiny_scene(kind)
+    scale = scene.backbone.logit_scale if temperature is None else 1 / temperature
+    expected = weighted(scene, scale * masked_scores(scene, ours_mask))
+    torch.testing.assert_close(scene.ours("score_cam", temperature=temperature), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", CNNS)
+def test_the_packages_upsample_otherwise_and_are_the_same_else(kind: str) -> None:
+    scene = tiny_scene(kind)
+    aligned = weighted(scene, scene.scale * masked_scores(scene, aligned_mask))
+    assert_same_maps(over_input(aligned, scene.images), scene.grad_cam_package(ScoreCAM), tolerance=1e-4)
+    first = weighted(scene, scene.scale * masked_scores(scene, normalised_first_mask))
+    assert_same_maps(min_max(first.relu()), scene.torchcam(TorchcamScoreCAM), tolerance=1e-4)
+
+
+def test_the_temperature_is_part_of_the_method() -> None:
+    """A softmax of bare cosines hardly depends on the prompt; with the logit scale it does."""
+    scene = tiny_scene("attention_pool_cnn")
+    red, green = min_max(scene.ours("score_cam", temperature=1.0))[0, :2]
+    bare = (red - green).abs().max()
+    red, green = min_max(scene.ours("score_cam"))[0, :2]
+    assert bare < 0.1
+    assert (red - green).abs().max() > 2 * bare
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_a_temperature_of_zero_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="expected a temperature above 0, got -1"):
+        tiny_scene("gap_cnn").ours(name, temperature=-1)
+
+
+# ---------------------------------------------------------------------------------------------------- cost of masking
+class Counting:
+    """A backbone that counts the images sent through `encode_image`, and the largest batch of them."""
+
+    def __init__(self, backbone: Any) -> None:
+        self.backbone, self.images, self.largest = backbone, 0, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.backbone, name)
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        self.images += len(images)
+        self.largest = max(self.largest, len(images))
+        return self.backbone.encode_image(images)
+
+
+def counted(kind: str, prompts: int = 2, grid: tuple[int, int] = GRID, **kwargs: Any) -> tuple[Context, Counting]:
+    backbone = Counting(tower(kind, grid))
+    images = torch.cat([planted_image("red", grid, (1, 2)), planted_image("blue", grid, (0, 3))])
+    text = backbone.encode_text([f"thing {i}" for i in range(prompts)])[None].expand(2, -1, -1)
+    ctx = Context(images, text, backbone.trace(images, Needs(features=(-1,))), backbone, **kwargs)
+    return ctx, backbone
+
+
+def alive(features: Tensor) -> int:
+    flat = features.flatten(2)
+    return int((flat.amax(-1) > flat.amin(-1)).sum())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("prompts", [1, 10])
+def test_each_living_channel_costs_one_forward_whatever_the_prompts(kind: str, prompts: int) -> None:
+    ctx, tower_calls = counted(kind, prompts)
+    methods.get("score_cam").function(ctx)
+    assert tower_calls.images == alive(ctx.features) + 1  # the baseline
+
+
+def test_dead_channels_cost_nothing_and_weigh_as_the_baseline() -> None:
+    ctx, tower_calls = counted("gap_cnn")
+    ctx.features[:, ::2] = torch.rand(12, generator=torch.Generator().manual_seed(0))[None, :, None, None]
+    living = alive(ctx.features)
+    masked = masked_embeddings(ctx)
+    assert living <= ctx.features.shape[0] * 12
+    assert tower_calls.images == living + 1
+    scores, baseline = masked.scores(ctx.text)
+    assert torch.equal(scores[:, :, ::2], baseline.expand(-1, -1, 12))
+
+
+def test_channels_constant_up_to_rounding_are_dead() -> None:
+    """Min–max would blow their rounding up to a full mask."""
+    ctx, _ = counted("gap_cnn")
+    ctx.features[:, 0] = 0.3
+    ctx.features[:, 0, 0, 0] += 3e-8
+    assert not masked_embeddings(ctx).alive[:, 0].any()
+
+
+def test_methods_share_the_masked_embeddings_of_one_context() -> None:
+    ctx, tower_calls = counted("attention_pool_cnn")
+    methods.get("score_cam").function(ctx)
+    once = tower_calls.images
+    for name in FAMILY:
+        methods.get(name).function(ctx)
+    assert tower_calls.images == once
+
+
+@pytest.mark.parametrize("order", [("gscore_cam", "score_cam"), ("gscore_cam", "vl_score", "score_cam")], ids=str)
+def test_score_cam_adds_what_gscore_cam_left_out(order: tuple[str, ...]) -> None:
+    ctx, tower_calls = counted("attention_pool_cnn")
+    methods.get("gscore_cam").function(ctx, top_k=3)
+    assert tower_calls.images < alive(ctx.features)
+    for name in order[1:]:
+        maps = methods.get(name).function(ctx)
+    assert tower_calls.images == alive(ctx.features) + 1
+    fresh, _ = counted("attention_pool_cnn")
+    torch.testing.assert_close(maps, methods.get(order[-1]).function(fresh), rtol=1e-5, atol=1e-6)
+
+
+def test_what_was_done_in_inference_mode_can_be_added_to_outside() -> None:
+    ctx, _ = counted("attention_pool_cnn")
+    with torch.inference_mode():
+        methods.get("gscore_cam").function(ctx, top_k=3)
+    maps = methods.get("score_cam").function(ctx)
+    fresh, _ = counted("attention_pool_cnn")
+    torch.testing.assert_close(maps, methods.get("score_cam").function(fresh), rtol=1e-5, atol=1e-6)
+
+
+def test_what_was_done_before_an_exception_is_kept_and_right() -> None:
+    ctx, tower_calls = counted("gap_cnn", batch_size=4)
+    plain = tower_calls.encode_image
+
+    def fails_later(images: Tensor) -> Tensor:
+        if tower_calls.images > 12:
+            raise RuntimeError("out of memory")
+        return plain(images)
+
+    tower_calls.encode_image = fails_later
+    with pytest.raises(RuntimeError, match="out of memory"):
+        methods.get("score_cam").function(ctx)
+    tower_calls.encode_image = plain
+    maps = methods.get("score_cam").function(ctx)
+    assert tower_calls.images == alive(ctx.features) + 1, "done twice"
+    fresh, _ = counted("gap_cnn")
+    torch.testing.assert_close(maps, methods.get("score_cam").function(fresh), rtol=1e-5, atol=1e-6)
+
+
+def test_batches_are_of_the_size_asked_for_and_progress_is_told() -> None:
+    told: list[int] = []
+    ctx, tower_calls = counted("gap_cnn", batch_size=7, progress=told.append)
+    methods.get("score_cam").function(ctx)
+    assert tower_calls.largest == 7
+    assert sum(told) == alive(ctx.features)
+    assert max(told) == 7
+
+
+def test_no_tensor_of_all_masks_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At every interpolation: at most `batch_size` masks over the input."""
+    sizes: list[int] = []
+    plain = F.interpolate
+
+    def watched(mask: Tensor, **kwargs: Any) -> Tensor:
+        sizes.append(len(mask))
+        return plain(mask, **kwargs)
+
+    monkeypatch.setattr(F, "interpolate", watched)
+    ctx, _ = counted("gap_cnn", batch_size=5)
+    methods.get("score_cam").function(ctx)
+    assert max(sizes) == 5
+    assert sum(sizes) == alive(ctx.features)
+
+
+def test_mini_with_few_channels_marked_agrees_with_the_equation() -> None:
+    """All 1,280 would cost half a minute; every channel but six is switched off."""
+    scene = mini_scene(side=96)
+    ctx = scene.context()
+    best = ctx.features[0].mean(dim=(-2, -1)).topk(6).indices
+    off = torch.ones(ctx.features.shape[1], dtype=torch.bool)
+    off[best] = False
+    ctx.features[:, off] = 0
+    marked = Scene(scene.backbone, scene.images, scene.text)
+    marked.context = lambda *_: ctx  # type: ignore[method-assign]
+    expected = weighted(marked, scene.backbone.logit_scale * masked_scores(marked, ours_mask))
+    ours = methods.get("score_cam").function(ctx)
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
