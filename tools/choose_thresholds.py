@@ -1,0 +1,56 @@
+"""Chooses each method's default box threshold τ, and its temperature where it has one, on the tuning pictures.
+
+The pictures are 118 ImageNet training pictures (`../shared/data/imagenet_one_per_class`) whose boxes were drawn by hand
+(`tools/tuning_boxes.json`); no number is reported on them. For every τ in steps of 0.05 it prints the share of pictures
+whose best box has IoU ≥ 0.5 with a true box (boxes as the product makes them: all components), and marks the best.
+
+    python tools/choose_thresholds.py                       # the fast methods
+    python tools/choose_thresholds.py --method score_cam --option temperature=0.02 --limit 60
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+
+from cliploc.boxes import BoxRule, boxes_from_maps
+from cliploc.geometry import iou_matrix
+from cliploc.localizer import Localizer
+
+TAUS = [round(0.05 * step, 2) for step in range(1, 19)]
+ROOT = Path(__file__).parents[1]
+PICTURES = ROOT / "../shared/data/imagenet_one_per_class"
+SYNSETS = ROOT / "../shared/data/ilsvrc_val_dev/synsets.csv"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--method", default="cam,grad_cam,grad_cam_pp,xgrad_cam,layer_cam")
+    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="a method's option")
+    parser.add_argument("--limit", type=int, help="only the first N pictures")
+    arguments = parser.parse_args()
+    options = {key: float(value) for key, value in (pair.split("=") for pair in arguments.option)}
+    drawn = json.loads((ROOT / "tools/tuning_boxes.json").read_text())["boxes"]
+    names = {row["wnid"]: row["synset_words"].split(", ")[0] for row in csv.DictReader(SYNSETS.open())}
+    wnids = list(drawn)[: arguments.limit]
+    print(f"{len(wnids)} tuning pictures; share with IoU ≥ 0.5 for the best box, per τ")
+    print(f"{'method':<14}" + "".join(f"{tau:>6}" for tau in TAUS) + "   best τ")
+    for method in arguments.method.split(","):
+        localizer = Localizer(method=method, method_options=options, min_presence=0)
+        hits = np.zeros(len(TAUS))
+        pictures = [PICTURES / f"{wnid}.jpg" for wnid in wnids]
+        for wnid, found in zip(wnids, localizer.stream(pictures, [[names[wnid]] for wnid in wnids]), strict=True):
+            for index, tau in enumerate(TAUS):
+                on_map = boxes_from_maps(found.maps, BoxRule(threshold=tau))
+                boxes = found.frame.to_original(on_map.xyxy)
+                hits[index] += len(boxes) > 0 and iou_matrix(boxes, drawn[wnid]["xyxy"]).max() >= 0.5
+        share = hits / len(wnids)
+        print(f"{method:<14}" + "".join(f"{value:6.2f}" for value in share) + f"   {TAUS[int(share.argmax())]}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
