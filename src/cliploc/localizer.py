@@ -119,11 +119,11 @@ class Localizer:
         if not 0 <= min_presence <= 1:
             raise UsageError(f"expected min_presence from 0 to 1, got {min_presence}")
         self.min_presence = min_presence
-        if not scales or not all(0.25 <= scale <= 8 for scale in scales):
-            raise UsageError(f"expected scales from 0.25 to 8, got {list(scales)}")
+        if not isinstance(scales, list | tuple) or not scales or not all(0.25 <= scale <= 8 for scale in scales):
+            raise UsageError(f"expected a list of scales from 0.25 to 8, got {scales!r}")
         self.scales, self.flip = tuple(float(scale) for scale in scales), flip
-        if batch_size < 1:
-            raise UsageError(f"expected a batch_size of at least 1, got {batch_size}")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise UsageError(f"expected a batch_size, a whole number of at least 1, got {batch_size!r}")
         self.batch_size = batch_size
         if resize is not None and resize not in POLICIES:
             raise UsageError(f"expected a resize policy of {', '.join(POLICIES)}, got {resize!r}")
@@ -138,6 +138,10 @@ class Localizer:
         self.resize: ResizePolicy = resize or self.backbone.resize_policy
         self.input_hw = self._input_hw(image_size)
         self._embeddings: dict[tuple[str, ...], Tensor] = {}
+        if background_texts is not None:
+            for words in background_texts.synonyms:
+                if reason := self._unknown_reason(words):
+                    raise UsageError(f"background name {words[0]!r} cannot be used: {reason}")
         self._background = None if background_texts is None else self._embed(background_texts)  # [K, D]
         self._background_names = () if background_texts is None else background_texts.names
 
@@ -191,22 +195,24 @@ class Localizer:
     def _input_hw(self, image_size: int | tuple[int, int] | None) -> tuple[int, int]:
         if image_size is None:
             return self.backbone.input_hw
-        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        sides = tuple(image_size) if isinstance(image_size, list | tuple) else (image_size, image_size)
         stride = self.backbone.stride
-        if min(height, width) < stride or max(height, width) > 4096 or height % stride or width % stride:
+        whole = len(sides) == 2 and all(isinstance(side, int) for side in sides)
+        if not whole or min(sides) < stride or max(sides) > 4096 or any(side % stride for side in sides):
             raise UsageError(
                 f"expected an image_size of multiples of {stride} from {stride} to 4096 for {self.backbone.name}, got "
-                f"{height}×{width}"
+                f"{'×'.join(str(side) for side in sides)}"
             )
-        return height, width
+        return sides[0], sides[1]
 
     def _prepared(
         self, images: Iterable[ImageLike], names: Names, on_error: Callable[[str, InputError], None] | None
     ) -> Iterator[_Prepared]:
         """Decodes and resizes ahead of the tower, in order."""
         jobs = self._with_texts(images, names)
-        with ThreadPoolExecutor(DECODERS, "cliploc-decode") as pool:
-            waiting: deque[tuple[str, Future[_Prepared]]] = deque()
+        pool = ThreadPoolExecutor(DECODERS, "cliploc-decode")
+        waiting: deque[tuple[str, Future[_Prepared]]] = deque()
+        try:
             while True:
                 for image, source, texts in itertools.islice(jobs, self.batch_size + DECODERS - len(waiting)):
                     waiting.append((source, pool.submit(self._prepare, image, source, texts)))
@@ -221,6 +227,8 @@ class Localizer:
                     on_error(source, error)
                 else:
                     yield prepared
+        finally:
+            pool.shutdown(cancel_futures=True)  # nobody will take what was read ahead
 
     def _with_texts(self, images: Iterable[ImageLike], names: Names) -> Iterator[tuple[ImageLike, str, TextSet]]:
         if isinstance(names, str):
@@ -266,6 +274,7 @@ class Localizer:
             while batch := list(itertools.islice(group, self.batch_size)):
                 yield batch
 
+    @torch.no_grad()
     def _embed(self, texts: TextSet) -> Tensor:
         """`[P, D]` unit norm; every name is embedded once in the localizer's life."""
         known = [self._known_words(words) for words in texts.synonyms]
@@ -288,25 +297,7 @@ class Localizer:
 
     # ------------------------------------------------------------------------------------------------ computation
     def _localize(self, batch: list[_Prepared]) -> Iterator[DrawableLocalization]:
-        plain = torch.stack([self._embed(item.texts) for item in batch])  # [B, P, D]
-        directions = plain if self._background is None else plain - self._background.mean(dim=0)
-        total: Tensor | None = None
-        evidence = torch.zeros(plain.shape[:2], dtype=torch.bool, device=plain.device)  # [B, P]: some map is not flat
-        embedding = None
-        for index in range(len(self.scales)):
-            pixels = torch.stack([item.inputs[index] for item in batch])  # [B, 3, H, W] uint8
-            images = self.backbone.normalize(pixels.to(self.backbone.device).float() / 255)
-            for flipped in (False, True) if self.flip else (False,):
-                raw, trace_embedding = self._raw_maps(images.flip(-1) if flipped else images, directions, batch)
-                embedding = trace_embedding if embedding is None else embedding
-                raw = raw.flip(-1) if flipped else raw  # [B, P, h, w]
-                evidence |= (raw.amax(dim=(-2, -1)) - raw.amin(dim=(-2, -1))) > 0
-                maps = min_max(self._on_input(raw, batch, index))  # [B, P, H, W]
-                total = maps if total is None else total + maps
-        assert total is not None
-        assert embedding is not None
-        views = len(self.scales) * (2 if self.flip else 1)
-        maps = total if views == 1 else min_max(total)
+        maps, evidence, embedding, plain = self._compute(batch)
         scores = torch.einsum("bd,bpd->bp", embedding, plain)  # [B, P] cosine
         presence = self.backbone.presence(scores)
         if self._background is not None:
@@ -324,11 +315,35 @@ class Localizer:
                 reasons.append(reason)
             yield self._result(
                 item,
-                maps[b].cpu().numpy(),
+                # Cloned, so that one result kept by the user does not keep the maps of its whole batch.
+                maps[b].clone().cpu().numpy(),
                 scores[b].cpu().numpy(),
                 None if presence is None else presence[b].cpu().numpy(),
                 tuple(reasons),
             )
+
+    @torch.no_grad()  # a method that needs gradients asks for them; the caller's weights may require some
+    def _compute(self, batch: list[_Prepared]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Maps `[B, P, H, W]` in 0–1, whether any is not flat `[B, P]`, image `[B, D]` and text `[B, P, D]` vectors."""
+        plain = torch.stack([self._embed(item.texts) for item in batch])  # [B, P, D]
+        directions = plain if self._background is None else plain - self._background.mean(dim=0)
+        evidence = torch.zeros(plain.shape[:2], dtype=torch.bool, device=plain.device)  # [B, P]
+        total: Tensor | None = None
+        embedding: Tensor | None = None  # of the first view: unflipped, at the first scale
+        for index in range(len(self.scales)):
+            pixels = torch.stack([item.inputs[index] for item in batch])  # [B, 3, H, W] uint8
+            images = self.backbone.normalize(pixels.to(self.backbone.device).float() / 255)
+            for flipped in (False, True) if self.flip else (False,):
+                raw, view_embedding = self._raw_maps(images.flip(-1) if flipped else images, directions, batch)
+                embedding = view_embedding if embedding is None else embedding
+                raw = raw.flip(-1) if flipped else raw  # [B, P, h, w]
+                evidence |= raw.amax(dim=(-2, -1)) > raw.amin(dim=(-2, -1))
+                maps = min_max(self._on_input(raw, batch, index))  # [B, P, H, W]
+                total = maps if total is None else total + maps
+        assert total is not None
+        assert embedding is not None
+        one_view = len(self.scales) == 1 and not self.flip
+        return total if one_view else min_max(total), evidence, embedding, plain
 
     def _raw_maps(self, images: Tensor, directions: Tensor, batch: list[_Prepared]) -> tuple[Tensor, Tensor]:
         """One view of a batch → raw maps `[B, P, h, w]` after the method's ReLU, and embeddings `[B, D]`."""
@@ -353,7 +368,8 @@ class Localizer:
 
     def _on_input(self, raw: Tensor, batch: list[_Prepared], index: int) -> Tensor:
         """Maps on the grid of one scale → `[B, P, H, W]` on the first scale's input, the smallest value outside."""
-        if all(item.frames[0].resized_wh == item.frames[0].input_hw[::-1] for item in batch):
+        frames = [frame for item in batch for frame in (item.frames[0], item.frames[index])]
+        if all(frame.resized_wh == frame.input_hw[::-1] for frame in frames):
             return F.interpolate(raw, size=batch[0].frames[0].input_hw, mode="bilinear", align_corners=False)
         placed = []
         for maps, item in zip(raw, batch, strict=True):
@@ -376,10 +392,11 @@ class Localizer:
     ) -> DrawableLocalization:
         found = np.array([reason is None for reason in reasons])
         asked = np.flatnonzero(found)
-        on_map = boxes_from_maps(maps[asked], self.box_rule)
+        x0, y0, x1, y1 = item.frames[0].visible_xyxy  # min_area is a share of the picture, not of its padding
+        on_map = boxes_from_maps(maps[asked, y0:y1, x0:x1], self.box_rule)
         label = asked[on_map.index]
         boxes = Boxes(
-            xyxy=item.frames[0].to_original(on_map.xyxy).astype(np.float32),
+            xyxy=item.frames[0].to_original(on_map.xyxy + np.array([x0, y0, x0, y0])).astype(np.float32),
             score=on_map.peak if presence is None else (on_map.peak * presence[label]).astype(np.float32),
             label=label.astype(np.int64),
             names=item.texts.names,
