@@ -138,20 +138,17 @@ def _damaged(source: str, error: Exception) -> InputError:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        image.load()
-        return image.copy()
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        grey = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        grey = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0, neginf=0)  # "no data" of float TIFFs
         if image.mode == "F" and grey.max() <= 1:
             scale = 255.0
         else:  # 32 bits may hold values of 8 or of 16: Pillow does not say which
             scale = 1.0 if image.mode in ("I", "F") and grey.max() <= 255 else 255.0 / 65535.0
         return Image.fromarray((grey * scale).clip(0, 255).round().astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:  # PNG's tRNS: RGB too
+        rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
+    return image.convert("RGB")  # a copy, also where it is RGB already
 
 
 def _from_array(array: npt.NDArray[np.generic], source: str) -> Image.Image:
