@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -81,3 +82,15 @@ def test_one_forward_of_the_head_serves_all_prompts() -> None:
     methods.get("grad_cam").function(ctx)
     handle.remove()
     assert len(calls) == 1
+
+
+def test_small_gradients_survive_half_precision() -> None:
+    """Strong features make gradients of 1e-6 and less, where float16 has steps of 6e-8."""
+    scene = tiny_scene("gap_cnn")
+    ctx = scene.context()
+    ctx.features.mul_(3e4 / ctx.features.max())
+    expected = methods.get("grad_cam").function(ctx)
+    half = scene.backbone.half()
+    features = {-1: ctx.features.half()}
+    ours = methods.get("grad_cam").function(replace(ctx, backbone=half, trace=replace(ctx.trace, features=features)))
+    torch.testing.assert_close(ours, expected, rtol=0, atol=3e-3 * float(expected.abs().max()))

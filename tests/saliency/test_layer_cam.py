@@ -61,9 +61,10 @@ def test_needs_follow_the_stages() -> None:
     assert methods.get("layer_cam").needs(stages=(-1, -3)) == Needs(features=(-1, -3))
 
 
-def test_no_stage_is_refused() -> None:
-    with pytest.raises(UsageError, match="expected at least one stage for layer_cam, got none: -1 is the last"):
-        methods.get("layer_cam").needs(stages=())
+@pytest.mark.parametrize("stages", [(), (0,), (-1, 2)])
+def test_stages_that_are_none_are_refused(stages: tuple[int, ...]) -> None:
+    with pytest.raises(UsageError, match=r"expected stages counted from the end for layer_cam, got \(.*-1 is the last"):
+        methods.get("layer_cam").needs(stages=stages)
 
 
 @pytest.mark.parametrize("make", [*(lambda kind=kind: tiny_scene(kind) for kind in CNNS), mini_scene])

@@ -17,8 +17,8 @@ GAMMA = 2.0  # the paper's scale coefficient of the fusion
 
 
 def _needs(stages: Sequence[int] = (-1,)) -> Needs:
-    if not stages:
-        raise UsageError("expected at least one stage for layer_cam, got none: -1 is the last")
+    if not stages or any(stage >= 0 for stage in stages):
+        raise UsageError(f"expected stages counted from the end for layer_cam, got {tuple(stages)}: -1 is the last")
     return Needs(features=tuple(stages))
 
 
@@ -52,7 +52,7 @@ def layer_cam(ctx: Context, stages: Sequence[int] = (-1,)) -> Tensor:
         `[B, P, h, w]` float32, raw; h×w is the finest grid of the stages.
 
     Raises:
-        UsageError: no stage is named.
+        UsageError: no stage is named, or one that is not counted from the end.
 
     Example:
         >>> from cliploc import Localizer

@@ -11,6 +11,8 @@ from cliploc.schema import Context
 
 GRADIENT_ELEMENTS = 2**24  # of one batched vector–Jacobian product: 64 MB, however many prompts there are
 
+HALF_PRECISION_SCALE = 2.0**10  # lifts gradients of half-precision towers above float16's underflow; exact, as 2ⁿ
+
 
 def map_gradients(ctx: Context, reduce: Callable[[Tensor, Tensor], Tensor], stage: int = -1) -> Tensor:
     """`reduce(A, ∂s_t/∂A)` for every prompt: one forward through the head, then batched vector–Jacobian products.
@@ -32,7 +34,8 @@ def map_gradients(ctx: Context, reduce: Callable[[Tensor, Tensor], Tensor], stag
         embedding = ctx.head(taps, stage)  # [B, D]
         scores = torch.einsum("bd,bpd->bp", embedding, ctx.text.detach().clone())  # [B, P]
         # Image b's score depends on image b alone, so one vector of ones per prompt serves the whole batch.
-        selectors = torch.eye(scores.shape[1], device=scores.device)[:, None].expand(-1, len(scores), -1)  # [P, B, P]
+        selectors = HALF_PRECISION_SCALE * torch.eye(scores.shape[1], device=scores.device)
+        selectors = selectors[:, None].expand(-1, len(scores), -1)  # [P, B, P]
         chunks = torch.split(selectors, max(1, GRADIENT_ELEMENTS // taps.numel()))
         features = taps.detach().float()
         reduced = []
@@ -42,5 +45,6 @@ def map_gradients(ctx: Context, reduce: Callable[[Tensor, Tensor], Tensor], stag
                 gradient = torch.autograd.grad(scores, taps, chunk[0], retain_graph=retain)[0][None]
             else:
                 gradient = torch.autograd.grad(scores, taps, chunk, retain_graph=retain, is_grads_batched=True)[0]
-            reduced.append(reduce(features, gradient.detach().float().transpose(0, 1)))  # [B, p, C, h, w]
+            gradient = gradient.detach().float() / HALF_PRECISION_SCALE  # [p, B, C, h, w]
+            reduced.append(reduce(features, gradient.transpose(0, 1)))
     return torch.cat(reduced, dim=1)
