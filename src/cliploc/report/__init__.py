@@ -1,0 +1,9 @@
+"""Results as pictures, as one JSON document and as a page; nothing here loads a model."""
+
+from __future__ import annotations
+
+from cliploc.report.document import to_document
+from cliploc.report.overlay import draw_overlay, panels
+from cliploc.report.page import PageItem, write_page
+
+__all__ = ["PageItem", "draw_overlay", "panels", "to_document", "write_page"]

@@ -1,0 +1,94 @@
+"""Results as one JSON document: what `--json` prints. Its keys are explained in docs/json.md."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cliploc import __version__
+from cliploc.schema import Localization
+
+SCHEMA_VERSION = 1  # raised when a key changes its meaning or goes away; new keys may come without
+
+
+def to_document(
+    results: Sequence[Localization], failures: Sequence[tuple[str, str]], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Everything that one run found, as plain values that `json.dumps(…, allow_nan=False)` takes.
+
+    Boxes are xyxy in pixels of the upright original, right and bottom edge exclusive, rounded to 2 decimals; scores to
+    4. What is not a number (an infinite score) becomes null.
+
+    Args:
+        results: one for each picture that could be read.
+        failures: file and message of those that could not.
+        settings: what was asked for (model, method, threshold …); paths and tuples are turned into plain JSON.
+
+    Returns:
+        The document described in docs/json.md.
+
+    Example:
+        >>> document = to_document([], [("a.jpg", "a.jpg: no such file: check the path")], {"model": "mini"})
+        >>> document["failures"][0]["file"], document["settings"]["model"]
+        ('a.jpg', 'mini')
+    """
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "cliploc_version": __version__,
+        "settings": _plain(settings),
+        "pictures": [_picture(result) for result in results],
+        "failures": [{"file": _text(file), "error": _text(error)} for file, error in failures],
+    }
+
+
+def _picture(result: Localization) -> dict[str, Any]:
+    return {
+        "file": _text(result.source),
+        "width": result.image.width,
+        "height": result.image.height,
+        "notes": [_text(note) for note in result.notes],
+        "names": [_name(result, index) for index in range(len(result.names))],
+    }
+
+
+def _name(result: Localization, index: int) -> dict[str, Any]:
+    boxes, reason = result.boxes, result.reasons[index]
+    return {
+        "name": _text(result.names[index]),
+        "found": bool(result.found[index]),
+        "reason": None if reason is None else _text(reason),
+        "score": _number(result.scores[index], 4),
+        "presence": None if result.presence is None else _number(result.presence[index], 4),
+        "boxes": [
+            {"xyxy": [_number(value, 2) for value in boxes.xyxy[i]], "score": _number(boxes.score[i], 4)}
+            for i in range(len(boxes))
+            if boxes.label[i] == index
+        ],
+    }
+
+
+def _number(value: Any, decimals: int) -> float | None:
+    number = float(value)
+    return round(number, decimals) + 0.0 if math.isfinite(number) else None  # + 0.0: no −0
+
+
+def _text(value: Any) -> str:
+    """Text that strict readers take: a file name may hold bytes that are no UTF-8."""
+    return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int):
+        return value
+    if hasattr(value, "tolist"):  # numpy
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {_text(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [_plain(one) for one in value]
+    if isinstance(value, set | frozenset):
+        return [_plain(one) for one in sorted(value, key=str)]
+    return _text(value)

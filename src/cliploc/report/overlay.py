@@ -1,0 +1,265 @@
+"""A `Localization` as a picture: heat and boxes on the photograph, one name or several."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+from cliploc.errors import UsageError
+from cliploc.report import _draw
+from cliploc.report._draw import Colour
+from cliploc.schema import FloatArray, Localization
+
+OPACITY = 0.55  # the photograph must be recognised beneath the hottest place
+MAX_SIDE = 1600  # of a sheet of panels
+HEAT_SIDE = 1024  # a map is smooth: more pixels than these are interpolated just as well in 8 bits
+CELL_SIDES = (240, 640)  # shortest width and longest side of one panel's picture
+ONE_RAMP = (0.0, 0.6)  # heat at which the colour starts to cover the photograph, and from which it covers most
+MANY_RAMP = (0.25, 0.9)  # steeper: without a palette only the covering tells how hot
+BOX_COLOUR: Colour = (255, 255, 255)  # of a single name: the only colour that is not in the heat's palette
+
+
+def draw_overlay(
+    result: Localization,
+    names: Sequence[str] | None = None,
+    opacity: float = OPACITY,
+    heatmap: bool = True,
+    boxes: bool = True,
+) -> Image.Image:
+    """Draws heat and boxes on the picture, in its own size.
+
+    One name: its heat in a perceptually uniform palette (dark violet to yellow), its boxes in white. Several: each has
+    its own colour (Okabe & Ito), for its boxes and for the heat wherever it is the hottest of those found. The colour
+    is the more opaque the hotter it is, so that the cold part of the photograph stays as it was; heat of a name that
+    was not found is drawn at half strength.
+
+    Args:
+        result: what was found in one picture.
+        names: which of its names to draw; all of them by default.
+        opacity: of the hottest places, 0–1.
+        heatmap: whether to draw heat.
+        boxes: whether to draw boxes with their labels.
+
+    Returns:
+        A new RGB picture of the original's size.
+
+    Raises:
+        UsageError: a name that was not asked for in this result, or an opacity outside 0–1.
+
+    Example:
+        >>> from cliploc.report import draw_overlay
+        >>> draw_overlay(found, ["cat"]).save("cat.png")  # doctest: +SKIP
+    """
+    _check_opacity(opacity)
+    unknown = [name for name in names or () if name not in result.names]
+    if unknown:
+        raise UsageError(f"{unknown[0]!r} was not looked for, only {', '.join(result.names)}: name one of these")
+    indices = [i for i, name in enumerate(result.names) if names is None or name in names]
+    return draw_names(result, indices, opacity, heatmap, boxes)
+
+
+def panels(result: Localization, opacity: float = OPACITY) -> Image.Image:
+    """One sheet for one picture: the photograph, and a panel with caption for every name.
+
+    With two names or more, the last panel holds the boxes of all together, a colour each. The sheet is at most about
+    1,600 pixels a side; large photographs are shown smaller and tiny ones larger, so that lines and letters stay
+    legible.
+
+    Args:
+        result: what was found in one picture.
+        opacity: of the hottest places, 0–1.
+
+    Returns:
+        A new RGB picture.
+
+    Example:
+        >>> from cliploc.report import panels
+        >>> panels(found).save("street.png")  # doctest: +SKIP
+    """
+    _check_opacity(opacity)
+    together = len(result.names) > 1 and bool(result.found.any())
+    columns, shown_wh = _grid(result.image.size, 1 + len(result.names) + together)
+    shown = scaled(result, shown_wh)
+    width, height = result.image.size
+    file = result.source.replace("\\", "/").rsplit("/", 1)[-1]
+    cells = [_Cell(shown.image, file, " · ".join([f"{width}×{height}", *result.notes]))]
+    for index, name in enumerate(result.names):
+        chip = _draw.name_colour(index) if together else None
+        cells.append(_Cell(draw_names(shown, [index], opacity), name, verdict(result, index), chip))
+    if together:
+        everything = draw_names(shown, list(range(len(result.names))), opacity, heatmap=False)
+        cells.append(_Cell(everything, "all names", f"{int(result.found.sum())} of {len(result.names)} found"))
+    return _sheet(cells, columns)
+
+
+def _check_opacity(opacity: float) -> None:
+    if not 0 <= opacity <= 1:
+        raise UsageError(f"expected an opacity from 0 to 1, got {opacity}")
+
+
+def verdict(result: Localization, index: int) -> str:
+    """What came of one name, in a line: "found · cosine 0.271 · presence 0.93", or "not found" and the reason."""
+    found = bool(result.found[index])
+    words = ["found" if found else "not found"]
+    if np.isfinite(result.scores[index]):
+        words.append(f"cosine {result.scores[index]:.3f}")
+    if found and result.presence is not None and np.isfinite(result.presence[index]):
+        words.append(f"presence {result.presence[index]:.2f}")
+    if not found and result.reasons[index]:
+        words.append(str(result.reasons[index]))
+    return " · ".join(words)
+
+
+def scaled(result: Localization, size_wh: tuple[int, int]) -> Localization:
+    """The same result for a copy of its picture in another size: picture, frame and boxes; maps are shared."""
+    width, height = size_wh
+    if (width, height) == result.image.size:
+        return result
+    enlarged = min(width, height) >= 4 * min(result.image.size)  # show pixels as pixels, not as a blur
+    resampling = Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS
+    ratio = np.array([width / result.image.width, height / result.image.height] * 2, dtype=np.float32)
+    return replace(
+        result,
+        image=result.image.convert("RGB").resize(size_wh, resampling, reducing_gap=3.0),
+        frame=replace(result.frame, original_hw=(height, width)),
+        boxes=replace(result.boxes, xyxy=result.boxes.xyxy * ratio),
+    )
+
+
+def fit_within(size_wh: tuple[int, int], max_side: int) -> tuple[int, int]:
+    """The size of a picture made smaller, never larger, to this longest side; no side becomes nothing."""
+    ratio = min(1.0, max_side / max(size_wh))
+    return max(1, round(size_wh[0] * ratio)), max(1, round(size_wh[1] * ratio))
+
+
+# -------------------------------------------------------------------------------------------------- on the picture
+def draw_names(
+    result: Localization, indices: Sequence[int], opacity: float = OPACITY, heatmap: bool = True, boxes: bool = True
+) -> Image.Image:
+    """As `draw_overlay`, the names given by their places in the list."""
+    image = result.image.convert("RGB")
+    single = len(indices) == 1
+    if heatmap and single:
+        image = _paint_heat(image, result, indices[0], opacity if result.found[indices[0]] else opacity / 2)
+    elif heatmap:
+        image = _paint_heats(image, result, [i for i in indices if result.found[i]], opacity)
+    if image is result.image:
+        image = image.copy()
+    if boxes:
+        paint_boxes(image, result, {i: BOX_COLOUR if single else _draw.name_colour(i) for i in indices})
+    return image
+
+
+def paint_boxes(image: Image.Image, result: Localization, colours: Mapping[int, Colour]) -> None:
+    """Draws the boxes of these names (index → colour) with their labels, the best on top."""
+    line = _draw.line_width(image.size)
+    plates = _draw.Plates(image, _draw.text_size(image.size))
+    order = [i for i in range(len(result.boxes)) if int(result.boxes.label[i]) in colours]
+    order.sort(key=lambda i: -float(result.boxes.score[i]))
+    rectangles = {i: _draw.to_rectangle(result.boxes.xyxy[i], image.size) for i in order}
+    for i in reversed(order):
+        _draw.draw_box(image, rectangles[i], colours[int(result.boxes.label[i])], line)
+    for i in order:
+        label = int(result.boxes.label[i])
+        plates.add(rectangles[i], result.names[label], f" {result.boxes.score[i]:.2f}", colours[label], line)
+
+
+def _heat(result: Localization, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
+    """The heat of these names over the picture, 0–255, `[n, H', W']`, at most `HEAT_SIDE` a side."""
+    import torch
+
+    width, height = fit_within(result.image.size, HEAT_SIDE)
+    frame = replace(result.frame, original_hw=(height, width))
+    maps = torch.from_numpy(np.nan_to_num(result.maps[list(indices)]))  # [n, h, w]
+    heat: FloatArray = frame.map_to_original(maps).numpy()  # [n, H', W']
+    return (heat.clip(0, 1) * 255).round().astype(np.uint8)
+
+
+def _alpha(heat: npt.NDArray[np.uint8], opacity: float, ramp: tuple[float, float]) -> npt.NDArray[np.uint8]:
+    """How much the colour covers: nothing up to the ramp's start, `opacity` from its end on, smooth between."""
+    start, stop = ramp
+    rise = ((np.arange(256) / 255 - start) / (stop - start)).clip(0, 1)
+    table = (rise * rise * (3 - 2 * rise) * opacity * 255).round().astype(np.uint8)
+    covering: npt.NDArray[np.uint8] = table[heat]
+    return covering
+
+
+def _paint_heat(image: Image.Image, result: Localization, index: int, opacity: float) -> Image.Image:
+    heat = np.asarray(
+        Image.fromarray(_heat(result, [index])[0]).resize(image.size, Image.Resampling.BILINEAR)
+    )  # [H, W]
+    colour, alpha = Image.fromarray(_draw.heat_table()[heat]), Image.fromarray(_alpha(heat, opacity, ONE_RAMP))
+    return Image.composite(colour, image, alpha)
+
+
+def _paint_heats(image: Image.Image, result: Localization, indices: Sequence[int], opacity: float) -> Image.Image:
+    if not indices:
+        return image
+    heats = _heat(result, indices)  # [n, H', W']
+    colours = np.array([_draw.name_colour(i) for i in indices], dtype=np.float32)  # [n, 3]
+    # The hottest name colours a place; a high power leaves a seam only where two are equally hot.
+    share = (heats / np.float32(255)) ** 8 + np.float32(1e-12)
+    share /= share.sum(0)
+    mixed = np.einsum("nhw,nc->hwc", share, colours).round().astype(np.uint8)  # [H', W', 3]
+    colour = Image.fromarray(mixed).resize(image.size, Image.Resampling.BILINEAR)
+    alpha = Image.fromarray(_alpha(heats.max(0), opacity, MANY_RAMP)).resize(image.size, Image.Resampling.BILINEAR)
+    return Image.composite(colour, image, alpha)
+
+
+# ------------------------------------------------------------------------------------------------------- the sheet
+@dataclass(frozen=True)
+class _Cell:
+    """A picture with its caption: a title, with a chip of its colour before it, and up to two lines below."""
+
+    image: Image.Image
+    title: str
+    line: str
+    chip: Colour | None = None
+
+
+GAP = 16
+TITLE_SIZE, LINE_SIZE, LINE_HEIGHT = 18, 14, 18
+CAPTION = 8 + TITLE_SIZE + 8 + 2 * LINE_HEIGHT
+
+
+def _grid(size_wh: tuple[int, int], count: int) -> tuple[int, tuple[int, int]]:
+    """How many columns, and the size of each picture, that show `count` panels largest on a sheet of `MAX_SIDE`."""
+    width, height = size_wh
+    narrowest, longest = CELL_SIDES
+    best = (0.0, 1)
+    for columns in range(1, count + 1):
+        rows = -(-count // columns)
+        room_w = min(longest, (MAX_SIDE - GAP) / columns - GAP)
+        room_h = min(longest, (MAX_SIDE - GAP) / rows - GAP - CAPTION)
+        if room_w >= narrowest or columns == 1:
+            # Of equal sizes the fewest rows, but a sheet without a half-empty last row first.
+            best = max(best, (min(room_w / width, room_h / height), columns), key=lambda one: round(one[0], 4))
+    scale, columns = best
+    scale = max(scale, 160 / max(size_wh))  # many names: the sheet grows longer rather than its panels illegible
+    return columns, (max(1, round(width * scale)), max(1, round(height * scale)))
+
+
+def _sheet(cells: Sequence[_Cell], columns: int) -> Image.Image:
+    cell_w = max(CELL_SIDES[0], cells[0].image.width)
+    cell_h = cells[0].image.height + CAPTION
+    rows = -(-len(cells) // columns)
+    sheet = Image.new("RGB", (GAP + columns * (cell_w + GAP), GAP + rows * (cell_h + GAP)), _draw.PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for number, cell in enumerate(cells):
+        x, y = GAP + number % columns * (cell_w + GAP), GAP + number // columns * (cell_h + GAP)
+        sheet.paste(cell.image, (x + (cell_w - cell.image.width) // 2, y))
+        top = y + cell.image.height + 8
+        left = x
+        if cell.chip:
+            draw.rectangle((x, top + 2, x + TITLE_SIZE - 5, top + TITLE_SIZE - 3), fill=cell.chip, outline=_draw.INK)
+            left += TITLE_SIZE + 4
+        title, line = _draw.clean(cell.title), _draw.clean(cell.line)
+        title_font, line_font = _draw.font_for(title, TITLE_SIZE), _draw.font_for(line, LINE_SIZE)
+        draw.text((left, top), _draw.shorten(title, title_font, cell_w + x - left), fill=_draw.INK, font=title_font)
+        for row, words in enumerate(_draw.wrap(line, line_font, cell_w, 2)):
+            draw.text((x, top + TITLE_SIZE + 8 + row * LINE_HEIGHT), words, fill=(80, 80, 80), font=line_font)
+    return sheet

@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cliploc.errors import UsageError
+from cliploc.report import _draw, draw_overlay, panels
+from cliploc.report.overlay import scaled
+
+from .conftest import Build
+
+
+def changed(after: Image.Image, before: Image.Image) -> np.ndarray:
+    """[H, W] bool: pixels that are not what they were."""
+    return (np.asarray(after) != np.asarray(before)).any(-1)
+
+
+def test_a_box_is_drawn_along_its_edge_and_leaves_the_rest(build: Build) -> None:
+    result = build(size_wh=(320, 200), boxes=[(0, (79.6, 50.2, 240.4, 149.8), 0.93)])
+    picture = np.asarray(draw_overlay(result, heatmap=False))
+    for y, x in [(100, 80), (100, 239), (50, 200), (149, 160)]:  # the outermost pixels inside the box
+        assert tuple(picture[y, x]) == (255, 255, 255)
+    after = changed(draw_overlay(result, heatmap=False), result.image)
+    assert not after[60:140, 90:230].any(), "the middle keeps the photograph"
+    assert not after[160:].any()
+    assert not after[:, :70].any()
+    assert not after[:, 250:].any()
+
+
+def test_box_pixels_follow_the_exclusive_edge_up_to_the_border(build: Build) -> None:
+    result = build(size_wh=(100, 60), boxes=[(0, (0, 0, 100, 60), 0.5)])
+    picture = np.asarray(draw_overlay(result, heatmap=False))
+    assert (picture[59, :] == 255).all()
+    assert (picture[:, 99] == 255).all()
+
+
+def test_a_cold_map_leaves_every_pixel(build: Build) -> None:
+    result = build(hot=[None])
+    assert not changed(draw_overlay(result), result.image).any()
+
+
+def test_heat_changes_hot_places_only_and_the_hottest_are_yellow(build: Build) -> None:
+    result = build(colour=(90, 90, 90))
+    picture = draw_overlay(result)
+    after = changed(picture, result.image)
+    assert after[60:140, 95:225].all()
+    assert not after[:40].any()
+    assert not after[160:].any()
+    assert not after[:, :65].any()
+    assert not after[:, 255:].any()
+    red, green, blue = np.asarray(picture)[100, 160].astype(int)
+    assert red > 150
+    assert green > 150
+    assert blue < green - 20
+
+
+@pytest.mark.parametrize("policy", ["squash", "crop", "pad"])
+@pytest.mark.parametrize("size_wh", [(400, 160), (160, 400), (200, 200)])
+def test_heat_lies_where_it_was_found_whatever_the_frame(build: Build, policy: str, size_wh: tuple[int, int]) -> None:
+    width, height = size_wh
+    # Off the centre, yet within the central square that every policy shows.
+    x0, y0 = width / 2 + 10, height / 2 - 70
+    box = (x0, y0, x0 + 50, y0 + 40)
+    result = build(size_wh=size_wh, hot=[box], policy=policy)
+    ys, xs = np.nonzero(changed(draw_overlay(result, opacity=1.0), result.image))
+    cell = max(size_wh) / 64 + 2  # a cell of the map, interpolated
+    assert [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1] == pytest.approx(box, abs=cell)
+
+
+def test_heat_is_not_drawn_where_the_model_never_looked(build: Build) -> None:
+    result = build(size_wh=(400, 160), policy="crop", hot=[(0, 0, 400, 160)])
+    after = changed(draw_overlay(result), result.image)
+    assert after[:, 125:275].all()
+    assert not after[:, :115].any()
+    assert not after[:, 285:].any()
+
+
+def test_heat_of_a_name_not_found_is_weaker(build: Build) -> None:
+    pixels = [
+        np.asarray(draw_overlay(build(colour=(0, 0, 0), found=[found])))[100, 160].astype(int).sum()
+        for found in (True, False)
+    ]
+    assert 0 < pixels[1] < 0.6 * pixels[0]
+
+
+def test_several_names_have_their_own_colours_for_heat_and_boxes(build: Build) -> None:
+    result = build(
+        names=("cat", "dog", "bird"),
+        hot=[(10, 40, 90, 160), (220, 40, 300, 160), (120, 40, 200, 160)],
+        boxes=[(0, (10, 40, 90, 160), 0.9), (1, (220, 40, 300, 160), 0.8)],
+        found=[True, True, False],
+        colour=(80, 80, 80),
+    )
+    picture = np.asarray(draw_overlay(result, opacity=1.0))
+    assert tuple(picture[100, 10]) == _draw.name_colour(0)
+    assert tuple(picture[100, 220]) == _draw.name_colour(1)
+    assert np.abs(picture[100, 50].astype(int) - _draw.name_colour(0)).max() <= 1
+    assert np.abs(picture[100, 260].astype(int) - _draw.name_colour(1)).max() <= 1
+    assert tuple(picture[100, 160]) == (80, 80, 80), "what was not found is not drawn among others"
+
+
+def test_a_choice_of_names_draws_only_them(build: Build) -> None:
+    result = build(
+        names=("cat", "dog"), hot=[None, None], boxes=[(0, (10, 40, 90, 160), 0.9), (1, (220, 40, 300, 160), 0.8)]
+    )
+    after = changed(draw_overlay(result, ["dog"]), result.image)
+    assert after[100, 220]
+    assert not after[:, :150].any()
+
+
+def test_the_result_itself_is_never_drawn_on(build: Build) -> None:
+    result = build(boxes=[(0, (80, 50, 240, 150), 0.9)])
+    before = np.asarray(result.image).copy()
+    for options in ({}, {"heatmap": False}, {"boxes": False}, {"heatmap": False, "boxes": False}):
+        assert draw_overlay(result, **options) is not result.image
+    panels(result)
+    assert (np.asarray(result.image) == before).all()
+
+
+def test_labels_stay_inside_and_off_each_other() -> None:
+    canvas = Image.new("RGB", (400, 300))
+    plates = _draw.Plates(canvas, 16)
+    for corner in [(0, 0, 40, 40), (0, 0, 60, 60), (370, 0, 400, 30), (0, 270, 400, 300), (5, 3, 50, 50)]:
+        plates.add(corner, "a rather long name", " 0.50", (255, 255, 255), 2)
+    assert len(plates.taken) == 5
+    for index, (x0, y0, x1, y1) in enumerate(plates.taken):
+        assert 0 <= x0 < x1 <= 400
+        assert 0 <= y0 < y1 <= 300
+        for other in plates.taken[:index]:
+            assert x1 <= other[0] or other[2] <= x0 or y1 <= other[1] or other[3] <= y0
+
+
+def test_a_name_too_long_is_shortened_and_keeps_its_score() -> None:
+    font = _draw.font_for("x", 16)
+    text = _draw.shorten("wheel " * 2000, font, 200, " 0.93")
+    assert font.getlength(text) <= 200
+    assert text.startswith("wheel wheel")
+    assert text.endswith("… 0.93")
+    lines = _draw.wrap("not in the picture: presence 0.04 is below 0.5 " * 3, font, 220, 2)
+    assert len(lines) == 2
+    assert all(font.getlength(line) <= 220 for line in lines)
+    assert lines[1].endswith("…")
+
+
+@pytest.mark.parametrize(
+    "name", ["кошка", "猫", "고양이", "قطة", "🐈", "line\nbreak\ttab", "\ud800", "", " ", "x" * 10_000]
+)
+def test_any_letters_can_be_drawn(build: Build, name: str) -> None:
+    result = build(names=(name, "cat"), hot=[None, None], boxes=[(0, (80, 50, 240, 150), 0.9)])
+    assert changed(draw_overlay(result), result.image)[50, 90]
+    panels(result)
+
+
+def test_accented_and_cyrillic_letters_are_letters_not_empty_squares() -> None:
+    pytest.importorskip("matplotlib")
+    masks = {letter: bytes(_draw.font_for(letter, 24).getmask(letter)) for letter in "éжλ×–"}
+    assert len(set(masks.values())) == len(masks)
+
+
+@pytest.mark.parametrize("size_wh", [(8, 8), (600, 12), (12, 600), (4000, 3000), (1, 1)])
+def test_sizes_from_one_pixel_to_twelve_million(build: Build, size_wh: tuple[int, int]) -> None:
+    width, height = size_wh
+    box = (width * 0.25, height * 0.25, width * 0.75, height * 0.75)
+    result = build(size_wh=size_wh, hot=[box], boxes=[(0, box, 0.9)])
+    picture = draw_overlay(result)
+    assert picture.size == size_wh
+    assert changed(picture, result.image).any()
+    sheet = panels(result)
+    assert max(sheet.size) <= 1700
+    assert min(sheet.size) >= 64, "large enough for captions"
+
+
+def test_panels_show_the_photograph_a_panel_for_each_name_and_all_boxes(build: Build) -> None:
+    names = ("cat", "dog", "bird")
+    blue, box = (10, 120, 200), (0, (160, 100, 480, 300), 1)
+    result = build((640, 400), names, hot=[None] * 3, found=[True, False, False], boxes=[box], colour=blue)
+    sheet = np.asarray(panels(result))
+    is_blue = (sheet == blue).all(-1)
+    rows, columns = (np.flatnonzero(is_blue.mean(axis) > 0.2) for axis in (1, 0))
+    bands = [np.split(lines, np.flatnonzero(np.diff(lines) > 1) + 1) for lines in (rows, columns)]
+    filled = [is_blue[np.ix_(y, x)].mean() > 0.8 for y in bands[0] for x in bands[1]]
+    assert sum(filled) == 5, "photograph, three names, all together"
+    orange = (sheet == _draw.name_colour(0)).all(-1)
+    assert orange.sum() > 500, "boxes of all names in the names' colours"
+    one = np.asarray(panels(replace(result, names=names[:1], boxes=replace(result.boxes, names=names[:1]))))
+    assert one.size < sheet.size
+
+
+def test_scaled_keeps_boxes_and_heat_on_the_same_thing(build: Build) -> None:
+    result = build(size_wh=(400, 160), policy="pad", hot=[(200, 40, 320, 120)], boxes=[(0, (200, 40, 320, 120), 0.9)])
+    half = scaled(result, (200, 80))
+    assert half.boxes.xyxy.tolist() == [[100, 20, 160, 60]]
+    assert half.heatmaps.shape == (1, 80, 200)
+    assert half.heatmaps[0, 25:55, 106:154].min() > 0.9
+    assert half.heatmaps[0, :, :90].max() == 0
+
+
+def test_wrong_options_are_refused_in_a_line(build: Build) -> None:
+    with pytest.raises(UsageError, match=r"opacity from 0 to 1, got 1\.5"):
+        draw_overlay(build(), opacity=1.5)
+    with pytest.raises(UsageError, match="opacity"):
+        panels(build(), opacity=-1)
+    with pytest.raises(UsageError, match="'dog' was not looked for, only cat"):
+        draw_overlay(build(), ["dog"])
+
+
+def test_the_palette_grows_lighter_all_the_way() -> None:
+    table = _draw.heat_table().astype(float) @ (0.2126, 0.7152, 0.0722)
+    assert (np.diff(table) > -0.3).all()
+    assert (np.diff(table[::8]) > 0).all()
+    assert table[-1] - table[0] > 150

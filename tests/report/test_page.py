@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import base64
+import io
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cliploc.report import PageItem, _draw, write_page
+
+from .conftest import Build
+
+EVIL = '<script>alert("x")</script>'
+
+
+class Reader(HTMLParser):
+    """What a browser would see: tags with attributes, and text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, "tags are closed in order"
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture
+def item(build: Build) -> PageItem:
+    result = build(
+        size_wh=(640, 400),
+        names=("cat", EVIL, "dog"),
+        hot=[(160, 100, 480, 300), (10, 10, 90, 90), None],
+        boxes=[(0, (160, 100, 480, 300), 0.9), (1, (10, 10, 90, 90), 0.6)],
+        found=[True, True, False],
+        presence=[0.9, 0.6, 0.1],
+        source=f"photos/{EVIL.replace('/', '')}.jpg",
+        notes=("animated & more",),
+        colour=(70, 80, 90),
+    )
+    truth = {"cat": np.array([[150, 90, 470, 320]], dtype=np.float32)}
+    return PageItem(result, f"By {EVIL}, CC0", truth, {"cat": 0.8123, EVIL: None, "dog": None})
+
+
+@pytest.fixture
+def page(item: PageItem, tmp_path: Path) -> str:
+    path = tmp_path / "demo.html"
+    write_page(path, f"Demo {EVIL}", [item], {"model": "mini", EVIL: EVIL}, f"use {EVIL}")
+    return path.read_text(encoding="utf-8")
+
+
+def test_it_is_self_contained(page: str) -> None:
+    reader = Reader(page)
+    assert not reader.open, "every tag is closed"
+    assert {tag for tag, _ in reader.tags}.isdisjoint({"script", "link", "iframe", "object"})
+    sources = [attributes["src"] or "" for _, attributes in reader.tags if "src" in attributes]
+    assert len(sources) == 4
+    assert all(source.startswith("data:image/jpeg;base64,") for source in sources)
+    assert "http" not in page
+    assert "url(" not in page
+    assert "@import" not in page
+
+
+def test_everything_from_outside_stays_text(page: str) -> None:
+    assert "<script" not in page.lower()
+    reader = Reader(page)
+    # title, heading, setting's key and value, hint, credit, chip, caption, table
+    assert reader.text.count(EVIL) >= 9
+    assert all(EVIL not in (value or "") for tag, a in reader.tags for k, value in a.items() if k != "alt")
+    assert any(EVIL in (image["alt"] or "") for image in reader.all("img"))
+
+
+def test_every_picture_has_a_text_and_every_link_a_target(page: str) -> None:
+    reader = Reader(page)
+    assert len({image["alt"] for image in reader.all("img")}) == 4
+    ids = {attributes["id"] for _, attributes in reader.tags if "id" in attributes}
+    assert {(link["href"] or "")[1:] for link in reader.all("a")} <= ids
+    assert {a["aria-labelledby"] for _, a in reader.tags if "aria-labelledby" in a} <= ids
+    assert reader.all("html")[0]["lang"] == "en"
+    assert any(meta.get("name") == "viewport" for meta in reader.all("meta"))
+
+
+def test_the_table_tells_what_was_found_and_how_well(page: str) -> None:
+    table = page[page.index("<table") : page.index("</table>")]
+    rows = [Reader(row.split("</tr>")[0]).text for row in table.split("<tr>")[2:]]
+    assert len(rows) == 3
+    assert "yes ✓" in rows[0]
+    assert "0.81" in rows[0]
+    assert "160, 100, 480, 300" in rows[0]
+    assert "wrong" in rows[1], "found although it is not there"
+    assert "no ✓" in rows[2]
+    assert "Mean IoU with the true boxes 0.81; 1 of 1 at least 0.5." in page
+    assert "Of 2 names that are not in the picture, 1 rightly reported" in page
+
+
+def test_true_and_found_boxes_are_in_the_first_picture(page: str) -> None:
+    source = Reader(page).all("img")[0]["src"] or ""
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))).convert("RGB")).astype(int)
+    assert picture.shape == (400, 640, 3)
+    orange = np.abs(picture - _draw.name_colour(0)).max(-1) < 90
+    found, true = orange[100:300, 161], orange[90:320, 151]
+    assert found.mean() > 0.9, "solid"
+    assert 0.3 < true.mean() < 0.8, "dashed"
+    assert not orange[200, 200:440].any()
+
+
+def test_ten_photos_of_three_names_stay_below_four_megabytes(build: Build, tmp_path: Path) -> None:
+    # Noise smoothed to the detail of a photograph; pure noise would be an unfair test of JPEG.
+    small = np.random.default_rng(0).integers(0, 255, (400, 600, 3), dtype=np.uint8)
+    photo = Image.fromarray(small).resize((1600, 1066), Image.Resampling.BICUBIC)
+    box = (400, 300, 900, 800)
+    result = build(size_wh=photo.size, names=("a", "b", "c"), hot=[box] * 3, boxes=[(0, box, 0.9)])
+    result.image.paste(photo)
+    write_page(tmp_path / "demo.html", "t", [PageItem(result, "", {}, {})] * 10, {})
+    assert (tmp_path / "demo.html").stat().st_size < 8e6, "twice the bound: this is far busier than photographs are"
+
+
+def test_a_page_about_nothing_is_still_a_page(tmp_path: Path) -> None:
+    write_page(tmp_path / "demo.html", "Nothing", [], {})
+    assert not Reader((tmp_path / "demo.html").read_text(encoding="utf-8")).open
