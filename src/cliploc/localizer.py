@@ -176,6 +176,7 @@ class Localizer:
         images: Iterable[ImageLike],
         names: Names,
         on_error: Callable[[str, InputError], None] | None = None,
+        on_masked: Callable[[int], None] | None = None,
     ) -> Iterator[DrawableLocalization]:
         """Locates names in any number of pictures, in order, holding only a few at a time.
 
@@ -184,12 +185,14 @@ class Localizer:
             names: one list for all pictures, or one for each.
             on_error: called with the picture's name and the error for each that cannot be read, which is then left
                 out; None to raise.
+            on_masked: called with the number of masked pictures just done, by methods that make hundreds of them
+                (the Score-CAM family), so that a long wait can show progress.
 
         Yields:
             One `Localization` a picture.
         """
         for batch in self._batches(self._prepared(images, names, on_error)):
-            yield from self._localize(batch)
+            yield from self._localize(batch, on_masked)
 
     # ------------------------------------------------------------------------------------------------- preparation
     def _input_hw(self, image_size: int | tuple[int, int] | None) -> tuple[int, int]:
@@ -296,8 +299,10 @@ class Localizer:
         return reasons[0] if all(reasons) else None
 
     # ------------------------------------------------------------------------------------------------ computation
-    def _localize(self, batch: list[_Prepared]) -> Iterator[DrawableLocalization]:
-        maps, evidence, embedding, plain = self._compute(batch)
+    def _localize(
+        self, batch: list[_Prepared], on_masked: Callable[[int], None] | None
+    ) -> Iterator[DrawableLocalization]:
+        maps, evidence, embedding, plain = self._compute(batch, on_masked)
         scores = torch.einsum("bd,bpd->bp", embedding, plain)  # [B, P] cosine
         presence = self.backbone.presence(scores)
         if self._background is not None:
@@ -323,7 +328,9 @@ class Localizer:
             )
 
     @torch.no_grad()  # a method that needs gradients asks for them; the caller's weights may require some
-    def _compute(self, batch: list[_Prepared]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _compute(
+        self, batch: list[_Prepared], on_masked: Callable[[int], None] | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Maps `[B, P, H, W]` in 0–1, whether any is not flat `[B, P]`, image `[B, D]` and text `[B, P, D]` vectors."""
         plain = torch.stack([self._embed(item.texts) for item in batch])  # [B, P, D]
         directions = plain if self._background is None else plain - self._background.mean(dim=0)
@@ -334,7 +341,8 @@ class Localizer:
             pixels = torch.stack([item.inputs[index] for item in batch])  # [B, 3, H, W] uint8
             images = self.backbone.normalize(pixels.to(self.backbone.device).float() / 255)
             for flipped in (False, True) if self.flip else (False,):
-                raw, view_embedding = self._raw_maps(images.flip(-1) if flipped else images, directions, batch)
+                view = images.flip(-1) if flipped else images
+                raw, view_embedding = self._raw_maps(view, directions, batch, on_masked)
                 embedding = view_embedding if embedding is None else embedding
                 raw = raw.flip(-1) if flipped else raw  # [B, P, h, w]
                 evidence |= raw.amax(dim=(-2, -1)) > raw.amin(dim=(-2, -1))
@@ -345,12 +353,14 @@ class Localizer:
         one_view = len(self.scales) == 1 and not self.flip
         return total if one_view else min_max(total), evidence, embedding, plain
 
-    def _raw_maps(self, images: Tensor, directions: Tensor, batch: list[_Prepared]) -> tuple[Tensor, Tensor]:
+    def _raw_maps(
+        self, images: Tensor, directions: Tensor, batch: list[_Prepared], on_masked: Callable[[int], None] | None
+    ) -> tuple[Tensor, Tensor]:
         """One view of a batch → raw maps `[B, P, h, w]` after the method's ReLU, and embeddings `[B, D]`."""
         needs: Needs = self.method.needs(**self.method_options)
         trace = self.backbone.trace(images, needs)
         self._refuse_nan(trace.embedding[:, None], batch, "embedding")
-        ctx = Context(images, directions, trace, self.backbone, batch_size=self.batch_size)
+        ctx = Context(images, directions, trace, self.backbone, self.batch_size, on_masked)
         raw = self.method.function(ctx, **self.method_options).float()  # [B, P, h, w]
         self._refuse_nan(raw.flatten(2), batch, "map")
         return (raw.relu() if self.method.relu else raw), trace.embedding
