@@ -1,0 +1,229 @@
+"""The text tower of `mini`: what a name means, as a mixture of ImageNet's classes and of WordNet's nodes above them.
+
+An embedding is unit(Σ_n p_n(text) · row_n): row_n is the classifier's centred weight row of a class, or the mean of such
+rows below an inner node ("bird"). The mixture p comes from
+
+* the lexicon, for the words it knows: softmax(β · score) over the few nodes nearest to a word's sense, both found by
+  tools/build_mini.py from WordNet and a sentence encoder;
+* else static word vectors: softmax(β · cosine) of the mean of the text's WordPiece vectors to all nodes' names.
+
+A name's head decides ("yellow *bird* on a branch"), what stands before it counts a little. Words around a name
+("a photo of", "origami", "in a video game") do not count. A text in which nothing resembles any node is *unknown*: it
+still gets a unit vector, and `unknown_reason` says why it means nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+MAX_WORDS = 64  # of a text; what follows is not read
+MAX_PHRASE = 5  # words of one entry of the lexicon
+
+FUNCTION_WORDS = frozenset("a an the my your his her its our their this that these those one some many is are".split())
+PICTURE_WORDS = frozenset(
+    "photo photos photograph picture pictures image images snapshot drawing painting sketch rendering rendition sculpture "
+    "doodle tattoo graffiti art itap illustration depiction shot view".split()
+)
+# The other words of OpenAI's 80 templates and their like: they say how a thing is shown, not what it is.
+MODIFIERS = PICTURE_WORDS | frozenset(
+    "bad good hard to see low resolution cropped embroidered bright clean dirty dark cool plastic close up closeup black "
+    "white and pixelated jpeg corrupted blurry origami toy large big small little nice weird old new cartoon plushie real "
+    "single other".split()
+)
+PREPOSITIONS = frozenset(
+    "of on in at with without by near under over behind beside inside against from for like and or "
+    "riding holding wearing sitting standing lying eating playing running walking".split()
+)
+PLURALS = (("ies", "y"), ("ses", "s"), ("xes", "x"), ("zes", "z"), ("ches", "ch"), ("shes", "sh"), ("men", "man"), ("s", ""))
+
+
+def normalise(text: str) -> str:
+    """Lower-case words of a–z and 0–9, one space between: "Jack-o'-lantern" → "jack olantern"; accents are dropped."""
+    plain = unicodedata.normalize("NFKD", text).casefold()
+    plain = "".join(c for c in plain if not unicodedata.combining(c)).replace("'", "").replace("’", "")
+    return " ".join(re.findall(r"[a-z0-9]+", plain))
+
+
+class Reading(NamedTuple):
+    """What was found in a text."""
+
+    known: tuple[tuple[int, float], ...]  # (row in the lexicon, weight)
+    others: tuple[str, ...]  # words to look up as vectors, where nothing is known
+    outside: bool  # WordNet has the words, and they resemble no class
+    letters: bool
+
+
+class MiniTextTower(nn.Module):
+    """Class-anchor text encoder. Text → float32 `[n, 1280]`, unit norm; deterministic, each text by itself.
+
+    Example:
+        >>> tower = MiniTextTower.load(Path("src/cliploc/backbones/mini_weights"))  # doctest: +SKIP
+        >>> tower(["a photo of a kitten."]).shape, tower.unknown_reason("happiness")  # doctest: +SKIP
+        (torch.Size([1, 1280]), "mini's 1,000 classes hold nothing like 'happiness'")
+    """
+
+    def __init__(
+        self, tensors: dict[str, Tensor], words: list[str], outside: Iterable[str], vocabulary: list[str], facts: dict[str, float]
+    ) -> None:
+        super().__init__()
+        self.sense_beta, self.word_beta = facts["sense_beta"], facts["word_beta"]
+        self.score_step, self.min_cosine = facts["score_step"], facts["min_cosine"]
+        self.modifier_weight = facts["modifier_weight"]
+        self._words = {word: row for row, word in enumerate(words)}
+        self._outside = frozenset(outside)
+        pieces = {token: i for i, token in enumerate(["[UNK]", *vocabulary])}
+        self._tokenizer = Tokenizer(WordPiece(pieces, unk_token="[UNK]", max_input_chars_per_word=100))
+        self._tokenizer.pre_tokenizer = WhitespaceSplit()  # type: ignore[assignment]
+
+        classes = F.pad(tensors["class_rows"].float(), (0, 0, 0, 0))  # [1000, 1280]
+        self.register_buffer("class_rows", classes)
+        counts = tensors["node_sizes"].long()
+        members = torch.zeros(len(counts), len(classes))  # [N, 1000]
+        members[torch.arange(len(counts)).repeat_interleave(counts), tensors["node_classes"].long()] = 1
+        self.register_buffer("members", members)
+        vectors = F.pad(tensors["token_vectors"].float() * tensors["token_scale"].float()[:, None], (0, 0, 1, 0))
+        self.register_buffer("token_vectors", vectors)  # [1 + V, 128], the first for unknown pieces
+        self.register_buffer("anchor_vectors", F.normalize(tensors["anchor_vectors"].float(), dim=1))  # [A, 128]
+        self.register_buffer("anchor_node", tensors["anchor_node"].long())  # [A]
+        for name in ("sense_nodes", "sense_scores", "word_senses", "word_weights"):
+            self.register_buffer(name, tensors[name])
+        self._set_rows(members)
+
+    @classmethod
+    def load(cls, folder: Path) -> MiniTextTower:
+        """The tower that tools/build_mini.py wrote to a folder."""
+        known, outside = (folder / "lexicon.txt").read_text().split("\n\n")
+        return cls(
+            load_file(folder / "text.safetensors"),
+            known.split("\n"),
+            outside.split(),
+            (folder / "vocabulary.txt").read_text().split(),
+            json.loads((folder / "mini.json").read_text())["text"],
+        )
+
+    def without(self, classes: Sequence[int]) -> MiniTextTower:
+        """The same words with some of the 1,000 classes taken away: how the tower does on classes it never had."""
+        other = MiniTextTower.__new__(MiniTextTower)
+        nn.Module.__init__(other)
+        other.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("_buffers", "_modules", "_parameters")})
+        other._buffers = dict(self._buffers)
+        members = self.members.clone()
+        members[:, list(classes)] = 0
+        other._set_rows(members)
+        return other
+
+    def _set_rows(self, members: Tensor) -> None:
+        self.register_buffer("rows", F.normalize(members @ self.class_rows, dim=1), persistent=False)  # [N, 1280]
+        self.register_buffer("present", members.sum(dim=1) > 0, persistent=False)  # [N]
+
+    @torch.no_grad()
+    def forward(self, texts: Sequence[str]) -> Tensor:
+        """`n` texts → `[n, 1280]` float32, unit norm. Templates of one name mostly read alike and cost one."""
+        done: dict[Reading, Tensor] = {}
+        for reading in (readings := [self._read(text) for text in texts]):
+            if reading not in done:
+                done[reading] = self._embed(reading)
+        if not readings:
+            return self.rows.new_zeros(0, self.rows.shape[1])
+        return torch.stack([done[reading] for reading in readings])
+
+    @torch.no_grad()
+    def unknown_reason(self, text: str) -> str | None:
+        """Why the text means nothing to `mini`, in one line; None where it means something."""
+        reading = self._read(text)
+        shown = repr(text if len(text) <= 40 else f"{text[:39]}…")
+        if reading.known:
+            return None
+        if not reading.letters:
+            return f"mini reads English words, and finds none in {shown}"
+        if not reading.outside and float(self._likeness(reading.others).max()) >= self.min_cosine:
+            return None
+        return f"mini's 1,000 classes hold nothing like {shown}"
+
+    def _embed(self, reading: Reading) -> Tensor:
+        mixture = self.rows.new_zeros(len(self.rows))  # [N]
+        if reading.known:
+            for word, weight in reading.known:
+                mixture += weight * self._mixture_of(word)
+        else:
+            likeness = self._likeness(reading.others).masked_fill(~self.present, -torch.inf)  # [N]
+            mixture = torch.softmax(self.word_beta * likeness, dim=0)
+        return F.normalize(mixture @ self.rows, dim=0)  # [1280]
+
+    def _mixture_of(self, word: int) -> Tensor:
+        """A known word's mixture of nodes `[N]`: over its senses, and over the nodes near each."""
+        mixture = self.rows.new_zeros(len(self.rows))
+        for sense, weight in zip(self.word_senses[word].tolist(), self.word_weights[word].tolist(), strict=True):
+            if sense >= 0:
+                nodes = self.sense_nodes[sense].long()  # [K]
+                scores = self.sense_scores[sense].float() * self.score_step  # [K]
+                scores = scores.masked_fill(~self.present[nodes], -1e4)
+                mixture[nodes] += weight / 255 * torch.softmax(self.sense_beta * scores, dim=0)
+        return mixture
+
+    def _likeness(self, words: tuple[str, ...]) -> Tensor:
+        """Cosine of the words' mean vector to each node's nearest name `[N]`; zeros where no word has a vector."""
+        ids = torch.tensor(self._tokenizer.encode(" ".join(words)).ids, dtype=torch.long, device=self.rows.device)
+        vector = F.normalize(self.token_vectors[ids].sum(dim=0), dim=0)  # [128]
+        cosines = self.anchor_vectors @ vector  # [A]
+        return cosines.new_full((len(self.rows),), -1.0).scatter_reduce(0, self.anchor_node, cosines, "amax")
+
+    def _read(self, text: str) -> Reading:
+        words = normalise(text).split()[:MAX_WORDS]
+        for i, (word, following) in enumerate(zip(words, words[1:8], strict=False)):  # "a bad photo of …"
+            if word in PICTURE_WORDS and following == "of" and len(words) > i + 2:
+                words = words[i + 2 :]
+                break
+        if words[-4:] == ["in", "a", "video", "game"] and len(words) > 4:
+            words = words[:-4]
+        segments = self._segments(words)
+        content = [s for s in segments if s[0] not in FUNCTION_WORDS | PREPOSITIONS] or segments
+        content = [s for s in content if s[0] not in MODIFIERS] or content
+        first = next((i for i, s in enumerate(segments) if s[1] is not None and s in content), len(segments))
+        end = next((i for i, s in enumerate(segments[first:], first) if s[0] in PREPOSITIONS), len(segments))
+        rows = [s[1] for s in segments[first:end] if s[1] is not None and s in content]
+        weights = [self.modifier_weight] * (len(rows) - 1) + [1.0]
+        return Reading(
+            known=tuple(zip(rows, weights, strict=True)) if rows else (),
+            others=() if rows else tuple(s[0] for s in content),
+            outside=bool(content) and all(s[2] for s in content),
+            letters=bool(words),
+        )
+
+    def _segments(self, words: list[str]) -> list[tuple[str, int | None, bool]]:
+        """Cuts words into the longest phrases that the lexicon has: (phrase, its row or None, outside)."""
+        segments = []
+        start = 0
+        while start < len(words):
+            for end in range(min(len(words), start + MAX_PHRASE), start, -1):
+                row = self._find(words[start:end])
+                if row is not None or end == start + 1:
+                    word = " ".join(words[start:end])
+                    outside = row is None and any(form in self._outside for form in _singulars(word))
+                    segments.append((word, row, outside))
+                    start = end
+                    break
+        return segments
+
+    def _find(self, words: list[str]) -> int | None:
+        if len(words) == 1 and words[0] in FUNCTION_WORDS | PREPOSITIONS:
+            return None
+        return next((self._words[form] for form in _singulars(" ".join(words)) if form in self._words), None)
+
+
+def _singulars(phrase: str) -> list[str]:
+    """The phrase, and what it may be the plural of (WordNet's rules of detachment, morphy(7WN))."""
+    return [phrase, *(phrase[: -len(end)] + new for end, new in PLURALS if phrase.endswith(end) and len(phrase) > len(end) + 1)]
