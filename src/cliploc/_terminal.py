@@ -1,0 +1,104 @@
+"""Where the command line writes: data on stdout, everything else on stderr, nothing read as markup."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console, RenderableType
+from rich.padding import Padding
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+WIDE = 10_000  # columns when nobody looks at them: lines stay whole for grep and cut
+
+
+class Terminal:
+    """The two streams of one command.
+
+    A progress bar and data lines on one and the same screen must pass through one console, or they overwrite each
+    other; on two (a pipe, a file) data goes to stdout alone.
+    """
+
+    def __init__(self) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):  # a file name may hold what the terminal's encoding does not
+                stream.reconfigure(errors="backslashreplace")
+        self.err = Console(stderr=True, markup=False, highlight=False, emoji=False)
+        self.one_screen = self.err.is_terminal and sys.stdout.isatty() and _same_device(1, 2)
+        width = None if sys.stdout.isatty() else WIDE
+        self.out = self.err if self.one_screen else Console(markup=False, highlight=False, emoji=False, width=width)
+
+    def data(self, what: RenderableType) -> None:
+        """A line or table of results."""
+        if self.out.is_terminal:
+            self.out.print(what)
+            return
+        with self.out.capture() as captured:  # tables are padded to their width: noise in a file
+            self.out.print(what)
+        sys.stdout.write("\n".join(line.rstrip() for line in captured.get().split("\n")))
+
+    def say(self, line: str, style: str = "") -> None:
+        """One line for the person who waits."""
+        self.err.print(Text(printable(line), style=style), soft_wrap=True)
+
+    @contextmanager
+    def progress(self, label: str, total: int | None = None) -> Iterator[Bar]:
+        """A bar on stderr while something takes long; nothing where stderr is no terminal."""
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+        )
+        with Progress(*columns, console=self.err, transient=True, disable=not self.err.is_terminal) as progress:
+            yield Bar(progress, progress.add_task(label, total=total))
+
+
+class Bar:
+    """The progress of one task."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress, self._task = progress, task
+
+    def start(self, label: str, total: int) -> None:
+        """What is done now, and how much of it there is."""
+        self._progress.update(self._task, description=label, total=total)
+
+    def advance(self) -> None:
+        """One more is done."""
+        self._progress.advance(self._task)
+
+
+def printable(text: str) -> str:
+    """Control characters written out: a file's name must not move the cursor or break a line in two."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def grid(rows: Sequence[Sequence[str | Text]], indent: int = 0) -> RenderableType:
+    """Columns without lines around them; long cells are wrapped, never cut."""
+    table = Table.grid(padding=(0, 2))
+    for index in range(max(map(len, rows))):
+        table.add_column(overflow="fold", no_wrap=index == 0 and max(len(row[0]) for row in rows) <= 24)
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else Text(printable(cell)) for cell in row))
+    return Padding(table, (0, 0, 0, indent), expand=False)
+
+
+def _same_device(a: int, b: int) -> bool:
+    try:
+        return os.fstat(a).st_rdev == os.fstat(b).st_rdev
+    except OSError:
+        return False

@@ -1,0 +1,571 @@
+"""The command line: a thin shell over `Localizer`, without mathematics. Nothing heavy is imported before it is used.
+
+Exit codes: 0 done; 1 finished, but some inputs failed; 2 nothing could be done; 130 interrupted; 141 the reader of our
+output went away.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+import typer
+from rich.text import Text
+
+from cliploc import __version__
+from cliploc._terminal import Terminal, grid, printable
+from cliploc.errors import CliplocError, InputError, UsageError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from cliploc.localizer import Localizer
+    from cliploc.schema import Localization
+
+DONE, SOME_FAILED, NOTHING_DONE, INTERRUPTED, NO_READER = 0, 1, 2, 130, 141
+JPEG_MAX_SIDE = 65_500
+
+app = typer.Typer(
+    name="cliploc",
+    help="Name anything, and see where it is in a picture.",
+    epilog="Exit code 0: done. 1: finished, but some inputs failed. 2: nothing could be done.",
+    add_completion=False,
+    rich_markup_mode=None,  # help texts hold square brackets, and rich takes time to import
+    pretty_exceptions_enable=False,
+)
+
+
+# ------------------------------------------------------------------------------------------------------------ options
+Model = Annotated[str, typer.Option("--model", help="A name of `cliploc models`.")]
+Pretrained = Annotated[str | None, typer.Option(help="Which weights of the model; its own when left out.")]
+MethodName = Annotated[str, typer.Option("--method", help="A name of `cliploc methods`.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; the best there is when left out.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"cliploc {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _start(
+    ctx: typer.Context,
+    version: Annotated[  # noqa: ARG001 - its callback does the work
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    debug: Debug = False,  # noqa: ARG001 - read in `main`, where errors end up
+) -> None:
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
+
+
+# ----------------------------------------------------------------------------------------------------------- commands
+@app.command()
+def localize(
+    photos: Annotated[
+        list[str] | None, typer.Argument(metavar="PHOTO", help="Picture files: JPEG, PNG, WebP, GIF, TIFF …")
+    ] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option("--prompt", "-p", metavar="NAME", help='What to look for; once for each. "cat|kitten": synonyms.'),
+    ] = None,
+    model: Model = "mini",
+    pretrained: Pretrained = None,
+    method: MethodName = "cam",
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", "-o", metavar="KEY=VALUE", help="An option of the method; repeatable."),
+    ] = None,
+    threshold: Annotated[
+        str | None,
+        typer.Option(
+            metavar="0-1|auto",
+            help="Boxes hold what is hotter than this share of the hottest. [default: the method's own]",
+        ),
+    ] = None,
+    components: Annotated[str, typer.Option(metavar="all|largest", help="Which hot regions get a box.")] = "all",
+    max_boxes: Annotated[int | None, typer.Option(help="At most so many boxes a name.")] = None,
+    min_presence: Annotated[
+        float, typer.Option(metavar="0-1", help="Names less probable than this are not found; 0 boxes every name.")
+    ] = 0.5,
+    resize: Annotated[
+        str | None,
+        typer.Option(metavar="squash|crop|pad", help="How a photo meets the model's input. [default: the model's own]"),
+    ] = None,
+    image_size: Annotated[
+        str | None, typer.Option(metavar="N|HxW", help="Input size in pixels. [default: the model's own]")
+    ] = None,
+    scales: Annotated[str, typer.Option(metavar="1,1.5,2", help="Average the maps of these multiples of it.")] = "1",
+    flip: Annotated[bool, typer.Option("--flip", help="Average in the map of the mirrored photo.")] = False,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT", help="A sentence with {} for the name (repeatable), or default, openai-80, name-only."
+        ),
+    ] = None,
+    background: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="What is around, as a contrast; repeatable.")
+    ] = None,
+    device: Device = None,
+    batch_size: Annotated[int, typer.Option(help="Photos sent through the model at once.")] = 16,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write an overlay for each photo and results.json here.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of lines.")] = False,
+    debug: Debug = False,  # noqa: ARG001
+) -> int:
+    """Find named things in photos.
+
+    Example: cliploc localize street.jpg -p bicycle -p "traffic light" --out found
+    """
+    from cliploc import prompts
+
+    if not photos:
+        raise UsageError('expected at least one photo, got none: cliploc localize cat.jpg -p "cat"')
+    if not prompt:
+        raise UsageError(f'expected at least one name to look for, got none: cliploc localize {photos[0]} -p "cat"')
+    prompts.parse(prompt)  # and whatever else can be refused is, before a model is loaded
+    arguments: dict[str, Any] = {
+        "model": model,
+        "pretrained": pretrained,
+        "method": method,
+        "templates": _templates(template),
+        "background": background or [],
+        "resize": resize,
+        "image_size": _image_size(image_size),
+        "scales": _numbers("--scales", scales),
+        "flip": flip,
+        "threshold": _threshold(threshold),
+        "components": components,
+        "max_boxes": max_boxes,
+        "min_presence": min_presence,
+        "device": device,
+        "batch_size": batch_size,
+    }
+    folder = None if out is None else _writable(out)
+    terminal = Terminal()
+    start = time.perf_counter()
+    with terminal.progress(f"loading {model}") as bar:
+        arguments["method_options"] = _method_options(method, option or [])
+        localizer = _localizer(arguments)
+        bar.start(method, len(photos))
+        run = _Run(terminal, folder, photos, quiet=as_json)
+        try:
+            for result in localizer.stream(photos, prompt, on_error=run.fail):
+                run.take(result)
+                bar.advance()
+        finally:  # also when interrupted: what is done is not lost
+            document = run.document({"names": prompt, **_settings(localizer, arguments)})
+            if folder is not None:
+                _write(folder / "results.json", json.dumps(document, ensure_ascii=False, indent=1).encode())
+    if as_json:
+        print(json.dumps(document, ensure_ascii=False, indent=1))
+    terminal.say(run.summary(time.perf_counter() - start), style="dim")
+    return run.exit_code
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where to write overlays and demo.html.")] = Path("demo-out"),
+    model: Model = "mini",
+    pretrained: Pretrained = None,
+    method: MethodName = "cam",
+    device: Device = None,
+    debug: Debug = False,  # noqa: ARG001
+) -> int:
+    """Try it on photos that come with cliploc."""
+    from cliploc.demo import IOU_RULE, clip_hint, demo_photos, run_demo
+
+    folder = _writable(out)
+    terminal = Terminal()
+    arguments = {"model": model, "pretrained": pretrained, "method": method, "device": device}
+    with terminal.progress(f"loading {model}") as bar:
+        localizer = _localizer(arguments)
+        bar.start(method, len(list(demo_photos())))
+        result = run_demo(localizer, folder, _page_settings(localizer), bar.advance)
+    terminal.data(_demo_table(result.rows))
+    ious, absent = result.ious, result.absent
+    good = sum(iou >= 0.5 for iou in ious)
+    alarms = sum(row.found for row in absent)
+    lines = [
+        f"mean IoU {sum(ious) / len(ious):.2f}, IoU ≥ 0.5: {good} of {len(ious)} ({good / len(ious):.0%}); "
+        f"absent names wrongly found: {alarms} of {len(absent)}",
+        IOU_RULE,
+        f"wrote {result.page} and {len(result.overlays)} overlays",
+        clip_hint(),
+    ]
+    for line in lines:
+        terminal.data(Text(printable(line)))
+    return DONE
+
+
+@app.command()
+def models() -> int:
+    """List the models."""
+    from cliploc.backbones import models as registry
+
+    rows: list[Sequence[str | Text]] = [_head("name", "tower", "pooling", "input", "parameters", "licence", "about")]
+    rows += [
+        (m.name, m.kind, m.pooling, f"{m.input_hw[0]}×{m.input_hw[1]}", f"{m.parameters:g} M", m.licence, m.about)
+        for m in registry
+    ]
+    Terminal().data(grid(rows))
+    return DONE
+
+
+@app.command()
+def methods() -> int:
+    """List the saliency methods, with their options."""
+    from cliploc.saliency import methods as registry
+
+    rows: list[Sequence[str | Text]] = [_head("name", "title", "family", "towers", "options", "paper")]
+    for m in registry:
+        options = ", ".join(f"{key}={value}" for key, value in m.options.items()) or "–"
+        rows.append((m.name, m.title, m.family, ", ".join(sorted(m.towers)), options, m.paper))
+    Terminal().data(grid(rows))
+    return DONE
+
+
+@app.command()
+def doctor(debug: Debug = False) -> int:  # noqa: ARG001
+    """Check this installation."""
+    from cliploc.doctor import checks
+
+    terminal = Terminal()
+    failed = 0
+    for check in checks():
+        failed += not check.good
+        mark = Text("ok", style="green") if check.good else Text("FAILED", style="bold red")
+        terminal.data(Text.assemble(mark, " " * (8 - len(mark)), f"{check.name:24}{printable(check.detail)}"))
+    terminal.data(Text(f"{failed} checks failed" if failed else "everything is as it should be"))
+    return SOME_FAILED if failed else DONE
+
+
+# ------------------------------------------------------------------------------------------------- a run over photos
+class _Run:
+    """Results as they come: each is printed and drawn, and only a light record of it is kept."""
+
+    def __init__(self, terminal: Terminal, folder: Path | None, photos: Sequence[str], quiet: bool) -> None:
+        self._terminal, self._folder, self._quiet, self._asked = terminal, folder, quiet, len(photos)
+        self._records: list[dict[str, Any]] = []
+        self._failures: list[tuple[str, str]] = []
+        self._names = _FileNames(photos)
+        self._bar: Any = None
+
+    def take(self, result: Localization) -> None:
+        """One picture is done."""
+        from cliploc.report import to_document
+
+        record = to_document([result], [], {})["pictures"][0]
+        if self._folder is not None:
+            record["overlay"] = self._names.overlay(result.source, self._folder, max(result.image.size))
+            _write(self._folder / record["overlay"], _encoded(_overlay(result), record["overlay"]))
+        self._records.append(record)
+        if not self._quiet:
+            notes = "".join(f"  ({note})" for note in result.notes)
+            size = f"  {result.image.width}×{result.image.height}{notes}"
+            self._terminal.data(Text.assemble((printable(result.source), "bold"), printable(size)))
+            self._terminal.data(grid(_lines(result), indent=2))
+
+    def fail(self, source: str, error: InputError) -> None:
+        """One picture cannot be used; the others go on."""
+        self._failures.append((source, str(error)))
+        self._terminal.say(f"failed: {error}", style="red")
+        if not self._quiet and not self._terminal.one_screen:
+            self._terminal.data(Text(printable(f"{source}  failed")))
+
+    def document(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The JSON document of the run so far."""
+        from cliploc.report import to_document
+
+        return {**to_document([], self._failures, settings), "pictures": self._records}
+
+    def summary(self, seconds: float) -> str:
+        """One line at the end."""
+        found = sum(name["found"] for record in self._records for name in record["names"])
+        asked = sum(len(record["names"]) for record in self._records)
+        words = [f"{len(self._records)} of {self._asked} photos done, {found} of {asked} names found, {seconds:.1f} s"]
+        if self._failures:
+            words.append(f"{len(self._failures)} failed")
+        if not self._records:
+            words.append("nothing could be done: check the photos named above")
+        elif self._folder is not None:
+            words.append(f"overlays and results.json in {self._folder}")
+        return "; ".join(words)
+
+    @property
+    def exit_code(self) -> int:
+        if not self._records:
+            return NOTHING_DONE
+        return SOME_FAILED if self._failures else DONE
+
+
+class _FileNames:
+    """A file name for each overlay: of the picture's stem, never twice, never that of a picture given."""
+
+    def __init__(self, photos: Sequence[str]) -> None:
+        self._given = {os.path.realpath(photo) for photo in photos}
+        self._taken: set[str] = set()
+
+    def overlay(self, source: str, folder: Path, longest_side: int) -> str:
+        """The name, such as `cat_overlay.jpg`; for a second picture of that stem `cat_overlay-2.jpg`."""
+        suffix = ".jpg" if longest_side <= JPEG_MAX_SIDE else ".png"
+        stem = Path(source).stem
+        while len(os.fsencode(stem)) > 200:  # most file systems allow 255 bytes
+            stem = stem[:-1]
+        number = 1
+        while True:
+            name = f"{stem}_overlay{'' if number == 1 else f'-{number}'}{suffix}"
+            # Case does not tell files apart on macOS and Windows.
+            if name.casefold() not in self._taken and os.path.realpath(folder / name) not in self._given:
+                self._taken.add(name.casefold())
+                return name
+            number += 1
+
+
+def _lines(result: Localization) -> list[Sequence[str | Text]]:
+    rows: list[Sequence[str | Text]] = []
+    for index, name in enumerate(result.names):
+        if not result.found[index]:
+            rows.append((name, Text("no", style="yellow"), result.reasons[index] or ""))
+            continue
+        of_name = result.boxes.label == index
+        boxes = [
+            f"score {score:.2f}  box {_box(xyxy)}"
+            for xyxy, score in zip(result.boxes.xyxy[of_name], result.boxes.score[of_name], strict=True)
+        ]
+        rows.append((name, Text("found", style="green"), boxes[0]))
+        rows += [("", "", box) for box in boxes[1:]]
+    return rows
+
+
+def _box(xyxy: Any) -> str:
+    return " ".join(f"{value:.0f}" for value in xyxy)
+
+
+def _overlay(result: Localization) -> Image.Image:
+    from cliploc.report import draw_overlay, panels
+
+    return panels(result) if len(result.names) > 1 else draw_overlay(result)
+
+
+def _encoded(image: Image.Image, name: str) -> bytes:
+    buffer = io.BytesIO()
+    if name.endswith(".jpg"):
+        image.save(buffer, "JPEG", quality=90, subsampling=0)  # thin coloured lines and letters must stay crisp
+    else:
+        image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}: make room or choose another --out") from error
+
+
+def _demo_table(rows: Sequence[Any]) -> Any:
+    lines: list[Sequence[str | Text]] = [_head("photo", "name", "found", "score", "best box", "IoU")]
+    for row in rows:
+        right = row.found == row.there
+        found = Text(("yes" if row.found else "no") + ("" if right else " ✗"), style="green" if right else "red")
+        more = f" (+{len(row.boxes) - 1})" if len(row.boxes) > 1 else ""
+        lines.append(
+            (
+                row.photo,
+                row.name,
+                found,
+                "–" if row.score is None else f"{row.score:.2f}",
+                _box(row.boxes[0]) + more if len(row.boxes) else "–",
+                "absent" if row.iou is None else f"{row.iou:.2f}",
+            )
+        )
+    return grid(lines)
+
+
+def _head(*titles: str) -> list[Text]:
+    return [Text(title, style="bold") for title in titles]
+
+
+# ------------------------------------------------------------------------------------------------------ option values
+def _localizer(arguments: Mapping[str, Any]) -> Localizer:
+    from cliploc.localizer import Localizer
+
+    return Localizer(**arguments)
+
+
+def _settings(localizer: Localizer, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What the run was asked for, with the defaults that it found filled in."""
+    return {
+        **arguments,
+        "templates": localizer.templates,
+        "resize": localizer.resize,
+        "image_size": localizer.input_hw,
+        "threshold": localizer.box_rule.threshold,
+        "device": str(localizer.backbone.device),
+        "method_options": {**localizer.method.options, **localizer.method_options},
+    }
+
+
+def _page_settings(localizer: Localizer) -> dict[str, Any]:
+    return {
+        "model": localizer.backbone.name,
+        "method": localizer.method.title,
+        "threshold": localizer.box_rule.threshold,
+        "input": f"{localizer.input_hw[0]}×{localizer.input_hw[1]}",
+        "cliploc": __version__,
+    }
+
+
+def _threshold(text: str | None) -> float | str | None:
+    if text is None or text == "auto":
+        return text
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise UsageError(f"expected --threshold from 0 to 1, or auto, got {text}")
+    return value
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"expected {option} as numbers with commas, such as 1,1.5,2, got {text!r}") from None
+
+
+def _image_size(text: str | None) -> int | tuple[int, int] | None:
+    if text is None:
+        return None
+    try:
+        sides = [int(part) for part in text.lower().replace("×", "x").split("x")]
+    except ValueError:
+        sides = []
+    if len(sides) not in (1, 2):
+        raise UsageError(f"expected --image-size as one side or height x width, such as 448 or 224x448, got {text!r}")
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+
+
+def _templates(given: Sequence[str] | None) -> list[str] | None:
+    from cliploc import prompts
+
+    return [one for text in given for one in prompts.resolve_templates(text)] if given else None
+
+
+def _method_options(method: str, pairs: Sequence[str]) -> dict[str, Any]:
+    """`key=value` texts → values of the types that the method's function declares."""
+    from cliploc.saliency import methods as registry
+
+    function = registry.get(method).function
+    types = get_type_hints(function) if pairs else {}
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = (part.strip() for part in pair.partition("="))
+        if not equals or not key:
+            raise UsageError(f"expected --option as key=value, got {pair!r}")
+        key = key.replace("-", "_")
+        options[key] = _typed(f"{method}'s option {key}", text, types.get(key, str))
+    return options
+
+
+def _typed(what: str, text: str, wanted: Any) -> Any:
+    """A text as the type wanted: bool, int, float, str, several of one of them, or a union."""
+    if get_origin(wanted) in (tuple, list, Sequence):
+        return tuple(_typed(what, part.strip(), get_args(wanted)[0]) for part in text.strip("()[]").split(",") if part)
+    if get_origin(wanted) in (Union, UnionType):
+        kinds = [kind for kind in get_args(wanted) if kind is not NoneType]
+        if text.lower() == "none" and len(kinds) < len(get_args(wanted)):
+            return None
+        for kind in kinds[:-1]:
+            try:
+                return _typed(what, text, kind)
+            except UsageError:
+                continue
+        return _typed(what, text, kinds[-1])
+    words = {bool: "true or false", int: "a whole number", float: "a number"}
+    try:
+        if wanted is bool:
+            return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[text.lower()]
+        return wanted(text) if wanted in (int, float) else text
+    except (KeyError, ValueError):
+        raise UsageError(f"expected {what} to be {words[wanted]}, got {text!r}") from None
+
+
+def _writable(folder: Path) -> Path:
+    """Makes the folder and tries it, before anything is computed for it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"cannot write to {folder}: {reason}: choose another folder with --out") from error
+    return folder
+
+
+# --------------------------------------------------------------------------------------------------------------- main
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code; every error becomes one line on stderr.
+
+    Args:
+        arguments: what follows the program's name; None for those of the process.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    command = typer.main.get_command(app)
+    try:
+        with warnings.catch_warnings():
+            if not debug:
+                warnings.simplefilter("ignore")  # libraries' remarks to programmers
+            with command.make_context("cliploc", words) as context:
+                code = command.invoke(context)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else DONE
+    except typer.Exit as stop:
+        return stop.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        _complain("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # What is still buffered must go somewhere when Python flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NO_READER
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        _complain(_in_one_line(error))
+        return NOTHING_DONE
+
+
+def _in_one_line(error: Exception) -> str:
+    if isinstance(error, CliplocError):
+        return str(error)
+    if hasattr(error, "format_message"):  # a usage error of the option parser
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context else "cliploc"
+        return f"{error.format_message().rstrip('.')}: see {path} --help"
+    if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
+        return "too little memory: use a smaller --batch-size, --image-size or fewer --scales"
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    first = (str(error).splitlines() or [""])[0]
+    return f"a mistake of cliploc's own ({type(error).__name__}: {first}): see --debug, and report it"
+
+
+def _complain(line: str) -> None:
+    print(f"cliploc: {printable(line)}", file=sys.stderr)

@@ -1,0 +1,150 @@
+"""The demo: the photographs of the package through one localizer, compared with boxes drawn by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cliploc.schema import FloatArray
+
+if TYPE_CHECKING:
+    from cliploc.localizer import Localizer
+
+IOU_RULE = (
+    "IoU: the name's best-scored box with the true box it overlaps most; 0 where the thing is there but not found."
+)
+
+
+@dataclass(frozen=True)
+class DemoPhoto:
+    """One photograph of the package.
+
+    Attributes:
+        path: the file.
+        ask: the names to look for; some are not in it.
+        truth: name → its true boxes, `[k, 4]` xyxy; a name left out is not in the picture.
+        credit: title, author, licence.
+    """
+
+    path: Path
+    ask: tuple[str, ...]
+    truth: dict[str, FloatArray]
+    credit: str
+
+
+@dataclass(frozen=True)
+class DemoRow:
+    """One line of the demo's table.
+
+    Attributes:
+        photo: the file's name.
+        name: what was asked for.
+        there: whether it is in the photo.
+        found: whether it was found.
+        score: of its best box; None without one.
+        boxes: its boxes `[k, 4]`, best first.
+        iou: of the best box, by `IOU_RULE`; None for a name that is not there.
+    """
+
+    photo: str
+    name: str
+    there: bool
+    found: bool
+    score: float | None
+    boxes: FloatArray
+    iou: float | None
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo found and wrote.
+
+    Attributes:
+        rows: one for each photo and name.
+        page: the HTML file.
+        overlays: the pictures.
+    """
+
+    rows: tuple[DemoRow, ...]
+    page: Path
+    overlays: tuple[Path, ...]
+
+    @property
+    def ious(self) -> list[float]:
+        """Of the names that are in their photo."""
+        return [row.iou for row in self.rows if row.iou is not None]
+
+    @property
+    def absent(self) -> list[DemoRow]:
+        """The names that are not in their photo."""
+        return [row for row in self.rows if not row.there]
+
+
+def demo_photos() -> Iterator[DemoPhoto]:
+    """The photographs that the package ships, with names to ask and true boxes."""
+    folder = Path(str(resources.files("cliploc"))) / "demo_photos"
+    for entry in json.loads((folder / "photos.json").read_text(encoding="utf-8")):
+        names = dict.fromkeys(box["name"] for box in entry["boxes"])
+        yield DemoPhoto(
+            path=folder / entry["file"],
+            ask=tuple(entry["ask"]),
+            truth={
+                name: np.array([box["xyxy"] for box in entry["boxes"] if box["name"] == name], dtype=np.float32)
+                for name in names
+            },
+            credit=f"{entry['title']}. {entry['author']}. {entry['licence']}. {entry['origin']}",
+        )
+
+
+def run_demo(
+    localizer: Localizer, out: Path, settings: dict[str, Any], done: Callable[[], None] = lambda: None
+) -> DemoResult:
+    """Localizes the names asked for in every photograph; writes a sheet for each and one page of all.
+
+    Args:
+        localizer: model and method.
+        out: an existing folder.
+        settings: shown in the page's header.
+        done: called after every photo.
+
+    Raises:
+        OSError: something cannot be written.
+    """
+    from cliploc.geometry import iou_matrix
+    from cliploc.report import PageItem, panels, write_page
+
+    photos = list(demo_photos())
+    rows, items, overlays = [], [], []
+    for photo, result in zip(photos, localizer.stream([p.path for p in photos], [p.ask for p in photos]), strict=True):
+        ious: dict[str, float | None] = {}
+        for index, name in enumerate(result.names):
+            boxes, there = result.boxes.of(name), name in photo.truth
+            ious[name] = None
+            if there:
+                ious[name] = float(iou_matrix(boxes[:1], photo.truth[name]).max()) if len(boxes) else 0.0
+            scores = result.boxes.score[result.boxes.label == index]
+            best = float(scores[0]) if len(scores) else None
+            rows.append(DemoRow(photo.path.name, name, there, bool(result.found[index]), best, boxes, ious[name]))
+        overlays.append(out / f"{photo.path.stem}.jpg")
+        panels(result).save(overlays[-1], quality=90)
+        items.append(PageItem(result, photo.credit, photo.truth, ious))
+        done()
+    page = out / "demo.html"
+    write_page(page, "cliploc demo", items, settings, hint=f"{IOU_RULE} {clip_hint()}")
+    return DemoResult(tuple(rows), page, tuple(overlays))
+
+
+def clip_hint() -> str:
+    """How to use OpenAI's CLIP instead of the bundled model, as far as this version can."""
+    from cliploc.backbones import models
+
+    known = models.names()
+    if "RN50" in known:
+        return "With OpenAI's CLIP (the weights are downloaded once): cliploc demo --model RN50 --pretrained openai"
+    return f"This version runs {', '.join(known)} only; OpenAI's CLIP models come with the next."
