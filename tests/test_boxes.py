@@ -1,0 +1,245 @@
+"""Heatmaps → boxes, against a flood fill written pixel by pixel."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from cliploc.boxes import BoxRule, boxes_from_maps
+from cliploc.errors import UsageError
+from cliploc.geometry import iou_matrix
+
+LEVELS = [0, 0, 0, 0.1, 0.25, 0.4, 0.5, 0.75, 0.9, 1]  # sums and shares of these are exact enough to compare
+heats = hnp.arrays(
+    np.float32, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.sampled_from(LEVELS).map(np.float32)
+)
+stacks = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 5)).flatmap(
+    lambda s: hnp.arrays(np.float32, (s[2], s[0], s[1]), elements=st.sampled_from(LEVELS).map(np.float32))
+)
+
+
+def regions(heat, threshold, connectivity):
+    """Every connected hot region as (box, peak, area), by flood fill."""
+    hot = (heat > np.float32(threshold)) & (heat > 0)
+    steps = [(0, 1), (1, 0), (0, -1), (-1, 0)] + ([(1, 1), (1, -1), (-1, 1), (-1, -1)] if connectivity == 8 else [])
+    seen, found = np.zeros(hot.shape, bool), []
+    for start in zip(*np.nonzero(hot), strict=True):
+        if seen[start]:
+            continue
+        seen[start], region = True, [start]
+        for y, x in region:  # grows while it is walked
+            for dy, dx in steps:
+                to = (y + dy, x + dx)
+                if 0 <= to[0] < hot.shape[0] and 0 <= to[1] < hot.shape[1] and hot[to] and not seen[to]:
+                    seen[to] = True
+                    region.append(to)
+        ys, xs = zip(*region, strict=True)
+        peak = max(heat[pixel] for pixel in region) / heat.max()
+        found.append(((min(xs), min(ys), max(xs) + 1, max(ys) + 1), peak, len(region)))
+    return found
+
+
+def as_set(boxes):
+    pairs = zip(boxes.xyxy.tolist(), boxes.peak.tolist(), strict=True)
+    return sorted((tuple(box), round(peak, 5)) for box, peak in pairs)
+
+
+plain = {"min_area": 0, "nms_iou": None}
+
+
+@given(heats, st.sampled_from([0, 0.2, 0.4, 0.6, 0.9, 1]), st.sampled_from([4, 8]))
+def test_all_regions_are_those_of_a_flood_fill(heat, tau, connectivity):
+    boxes = boxes_from_maps(heat[None], BoxRule(tau, connectivity=connectivity, **plain))
+    expected = regions(heat, np.float32(tau) * heat.max(), connectivity)
+    assert as_set(boxes) == sorted((tuple(map(float, box)), round(float(peak), 5)) for box, peak, _ in expected)
+    assert (np.diff(boxes.peak) <= 0).all()  # best first
+
+
+@given(heats, st.sampled_from([0, 0.2, 0.6]))
+def test_the_largest_region_is_the_one_with_most_pixels(heat, tau):
+    boxes = boxes_from_maps(heat[None], BoxRule(tau, components="largest", **plain))
+    expected = regions(heat, np.float32(tau) * heat.max(), 8)
+    assert len(boxes.xyxy) == min(1, len(expected))
+    if expected:
+        most = max(area for _, _, area in expected)
+        largest = [(tuple(map(float, box)), round(float(peak), 5)) for box, peak, area in expected if area == most]
+        assert as_set(boxes)[0] in largest
+
+
+@given(heats, st.sampled_from([0, 0.05, 0.1, 0.3]))
+def test_small_regions_are_dropped_by_their_pixels_not_their_boxes(heat, min_area):
+    boxes = boxes_from_maps(heat[None], BoxRule(0.3, min_area=min_area, nms_iou=None))
+    kept = [r for r in regions(heat, np.float32(0.3) * heat.max(), 8) if r[2] >= min_area * heat.size]
+    assert as_set(boxes) == sorted((tuple(map(float, box)), round(float(peak), 5)) for box, peak, _ in kept)
+
+
+def test_a_region_of_exactly_the_minimum_is_kept():
+    heat = np.zeros((1, 10, 10), np.float32)
+    heat[0, range(4), range(4)] = 1  # a diagonal: 4 pixels in a box of 16
+    assert boxes_from_maps(heat, BoxRule(0.5, min_area=0.04)).xyxy.tolist() == [[0, 0, 4, 4]]
+    assert len(boxes_from_maps(heat, BoxRule(0.5, min_area=0.041)).xyxy) == 0
+
+
+@given(stacks, st.integers(1, 3), st.sampled_from([None, 0.3]))
+def test_max_boxes_keeps_the_best_of_every_map(maps, limit, nms_iou):
+    everything = boxes_from_maps(maps, BoxRule(0.2, min_area=0, nms_iou=nms_iou))
+    some = boxes_from_maps(maps, BoxRule(0.2, min_area=0, nms_iou=nms_iou, max_boxes=limit))
+    for p in range(len(maps)):
+        np.testing.assert_array_equal(some.xyxy[some.index == p], everything.xyxy[everything.index == p][:limit])
+        np.testing.assert_array_equal(some.peak[some.index == p], everything.peak[everything.index == p][:limit])
+
+
+@given(stacks, st.sampled_from([0.1, 0.3, 0.6]))
+def test_suppression_is_greedy_within_each_map(maps, iou):
+    without = boxes_from_maps(maps, BoxRule(0.2, connectivity=4, **plain))
+    boxes = boxes_from_maps(maps, BoxRule(0.2, connectivity=4, min_area=0, nms_iou=iou))
+    for p in range(len(maps)):
+        kept: list[list[float]] = []
+        for box in without.xyxy[without.index == p].tolist():
+            if not kept or iou_matrix([box], kept).max() <= iou:
+                kept.append(box)
+        assert boxes.xyxy[boxes.index == p].tolist() == kept
+
+
+def test_suppression_drops_the_ring_round_a_spot():
+    """A region inside the hole of another: their boxes overlap, though no pixel is shared."""
+    heat = np.zeros((1, 9, 9), np.float32)
+    heat[0, 1:8, 1:8], heat[0, 2:7, 2:7], heat[0, 3:6, 3:6] = 0.8, 0, 1.0
+    assert len(boxes_from_maps(heat, BoxRule(0.4, min_area=0, nms_iou=None)).xyxy) == 2
+    assert boxes_from_maps(heat, BoxRule(0.4, min_area=0, nms_iou=0.15)).xyxy.tolist() == [[3, 3, 6, 6]]
+    assert len(boxes_from_maps(heat, BoxRule(0.4, min_area=0, nms_iou=0.5)).xyxy) == 2  # 9 / 49 of overlap is allowed
+
+
+@given(stacks, st.sampled_from([0.2, "auto"]), st.sampled_from(["all", "largest"]), st.sampled_from([None, 0.4]))
+def test_many_maps_at_once_are_one_by_one(maps, tau, components, nms_iou):
+    rule = BoxRule(tau, components, min_area=0.05, nms_iou=nms_iou, max_boxes=2)
+    together = boxes_from_maps(maps, rule)
+    assert (np.diff(together.index) >= 0).all()
+    for p in range(len(maps)):
+        alone = boxes_from_maps(maps[p : p + 1], rule)
+        np.testing.assert_array_equal(together.xyxy[together.index == p], alone.xyxy)
+        np.testing.assert_array_equal(together.peak[together.index == p], alone.peak)
+
+
+def test_hot_edges_do_not_leak_into_the_map_below_nor_across_the_chunks():
+    maps = np.zeros((150, 4, 5), np.float32)  # more than are labelled in one call
+    maps[:, 0, :] = maps[:, -1, :] = 1
+    boxes = boxes_from_maps(maps, BoxRule(0.5))
+    assert boxes.index.tolist() == [p for p in range(150) for _ in range(2)]
+    assert sorted(map(tuple, boxes.xyxy[boxes.index == 149].tolist())) == [(0, 0, 5, 1), (0, 3, 5, 4)]
+
+
+@given(stacks, st.sampled_from([0.33, 0.6]), st.sampled_from([1e-6, 0.5, 3.0, 255.0, 1e6]))
+def test_the_maps_scale_does_not_matter(maps, tau, factor):
+    """No level lies at τ·max, where rounding would decide."""
+    one, other = (boxes_from_maps(m, BoxRule(tau, min_area=0)) for m in (maps, maps * np.float32(factor)))
+    np.testing.assert_array_equal(one.xyxy, other.xyxy)
+    np.testing.assert_allclose(one.peak, other.peak, rtol=1e-6)
+
+
+@given(stacks, st.sampled_from([2.0**-100, 0.5, 2.0**60]))
+def test_nor_does_it_for_the_automatic_threshold(maps, factor):
+    """Exact multiples only: the 256 levels of others are cut elsewhere by rounding."""
+    one, other = (boxes_from_maps(m, BoxRule("auto", min_area=0)) for m in (maps, maps * np.float32(factor)))
+    np.testing.assert_array_equal(one.xyxy, other.xyxy)
+    np.testing.assert_array_equal(one.peak, other.peak)
+
+
+@given(heats, st.floats(0, 1), st.floats(0, 1))
+def test_what_is_hot_shrinks_as_the_threshold_grows(heat, a, b):
+    def covered(tau):
+        pixels = np.zeros(heat.shape, bool)
+        for x0, y0, x1, y1 in boxes_from_maps(heat[None], BoxRule(tau, **plain)).xyxy.astype(int):
+            pixels[y0:y1, x0:x1] = True
+        return pixels
+
+    low, high = sorted((a, b))
+    assert (covered(low) | ~covered(high)).all()
+
+
+@given(heats, st.floats(0, 0.99))
+def test_the_region_with_the_maximum_scores_1_and_comes_first(heat, tau):
+    boxes = boxes_from_maps(heat[None], BoxRule(tau))
+    if heat.max() == 0:
+        assert len(boxes.peak) == 0
+        return
+    assert boxes.peak[0] == 1
+    y, x = np.unravel_index(heat.argmax(), heat.shape)
+    tops = boxes.xyxy[boxes.peak == 1]
+    assert ((tops[:, 0] <= x) & (x < tops[:, 2]) & (tops[:, 1] <= y) & (y < tops[:, 3])).any()
+
+
+def otsu(values):
+    """The split of 256 levels that separates the two classes' means most (Otsu 1979); None: one level only."""
+    levels = np.floor(values / values.max() * np.float32(255)).astype(int)
+    best, best_level = 0.0, None
+    for level in range(255):
+        low, high = levels[levels <= level], levels[levels > level]
+        if len(low) and len(high):
+            between = len(low) * len(high) * (low.mean() - high.mean()) ** 2
+            if between > best * (1 + 1e-9):
+                best, best_level = between, level
+    return None if best_level is None else levels > best_level
+
+
+@given(hnp.arrays(np.float32, (1, 40), elements=st.floats(0, 1, width=32)))
+def test_the_automatic_threshold_is_otsus_on_positive_values(heat):
+    boxes = boxes_from_maps(heat[None], BoxRule("auto", min_area=0, nms_iou=None))
+    positive = heat[0] > 0
+    hot = np.zeros(40, bool)
+    for x0, _, x1, _ in boxes.xyxy.astype(int):
+        hot[x0:x1] = True
+    expected = np.zeros(40, bool)
+    if positive.any():
+        upper = otsu(heat[0][positive])
+        expected[positive] = True if upper is None else upper
+    np.testing.assert_array_equal(hot, expected)
+
+
+@pytest.mark.parametrize("low", [0.2, 0.3, 0.301, 0.5, 0.7])
+def test_the_automatic_threshold_lies_above_a_plateau(low):
+    """A value between two of Otsu's 256 levels belongs to the lower one."""
+    heat = np.full((1, 8, 8), low, np.float32)
+    heat[0, 2:4, 3:6] = 1
+    assert boxes_from_maps(heat, BoxRule("auto")).xyxy.tolist() == [[3, 2, 6, 4]]
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.5, 1.0, "auto"])
+def test_nothing_positive_has_no_box_and_nothing_is_above_the_maximum(tau):
+    assert len(boxes_from_maps(np.zeros((3, 5, 6), np.float32), BoxRule(tau)).xyxy) == 0
+    assert len(boxes_from_maps(np.full((1, 5, 6), -0.5, np.float32), BoxRule(tau)).xyxy) == 0
+    assert len(boxes_from_maps(np.zeros((0, 5, 6), np.float32), BoxRule(tau)).xyxy) == 0
+    constant = boxes_from_maps(np.full((1, 5, 6), 0.7, np.float32), BoxRule(tau))
+    assert constant.xyxy.tolist() == ([] if tau == 1 else [[0, 0, 6, 5]])  # strictly above τ·max
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "text"),
+    [
+        ("threshold", 1.5, "expected a threshold from 0 to 1, or auto, got 1.5"),
+        ("threshold", -0.1, "expected a threshold from 0 to 1, or auto, got -0.1"),
+        ("threshold", float("nan"), "expected a threshold from 0 to 1, or auto, got nan"),
+        ("threshold", "otsu", "expected a threshold from 0 to 1, or auto, got 'otsu'"),
+        ("threshold", True, "expected a threshold from 0 to 1, or auto, got True"),
+        ("components", "some", "expected components all or largest, got 'some'"),
+        ("min_area", 1, "expected min_area, a share of the picture, from 0 to below 1, got 1"),
+        ("min_area", -0.1, "expected min_area, a share of the picture, from 0 to below 1, got -0.1"),
+        ("max_boxes", 0, "expected max_boxes, a whole number of at least 1, got 0: leave it out for all boxes"),
+        ("max_boxes", 1.5, "expected max_boxes, a whole number of at least 1, got 1.5: leave it out for all boxes"),
+        ("nms_iou", 0, "expected nms_iou above 0 and at most 1, got 0"),
+        ("nms_iou", 1.1, "expected nms_iou above 0 and at most 1, got 1.1"),
+        ("connectivity", 6, "expected connectivity 4 or 8, got 6"),
+    ],
+)
+def test_refusals_name_the_range_and_the_value(option, value, text):
+    with pytest.raises(UsageError) as error:
+        BoxRule(**{option: value})
+    assert str(error.value) == text
+
+
+def test_a_single_map_must_be_stacked():
+    with pytest.raises(ValueError, match=r"expected maps \[P, H, W\], got \[4, 5\]"):
+        boxes_from_maps(np.zeros((4, 5), np.float32), BoxRule())
