@@ -105,7 +105,7 @@ def _boxes(maps: FloatArray, rule: BoxRule, first_index: int) -> MapBoxes:
     thresholds = _thresholds(maps, largest, rule.threshold)  # [P]
     # One empty row between maps keeps their regions apart, so that one call labels all of them.
     stack = np.zeros((count, height + 1, width), dtype=np.uint8)
-    stack[:, :height] = (maps > thresholds[:, None, None]) & (maps > 0)
+    stack[:, :height] = maps > thresholds[:, None, None]
     hot = stack.reshape(-1, width)
     n, labels, stats, _ = cv2.connectedComponentsWithStats(hot, connectivity=rule.connectivity)
     peaks = np.zeros(n, dtype=np.float32)

@@ -1,0 +1,138 @@
+"""Names → sentences → one embedding for each name."""
+
+from __future__ import annotations
+
+import zlib
+
+import pytest
+import torch
+
+from cliploc import prompts
+from cliploc.errors import UsageError
+from cliploc.schema import TextSet
+
+
+def encode(sentences):
+    """A sentence's own direction; not unit norm, so that an average without normalising first would differ."""
+    rows = []
+    for sentence in sentences:
+        generator = torch.Generator().manual_seed(zlib.crc32(sentence.encode()))
+        rows.append(torch.randn(7, generator=generator) * (1 + len(sentence)))
+    return torch.stack(rows)
+
+
+def test_each_is_normalised_then_averaged_then_normalised():
+    texts = prompts.parse(["cat|kitten|tabby cat", "dog"], ["a {}.", "two {}s!"])
+    sentences = {
+        "cat": ["a cat.", "two cats!", "a kitten.", "two kittens!", "a tabby cat.", "two tabby cats!"],
+        "dog": ["a dog.", "two dogs!"],
+    }
+    expected = []
+    for name in ("cat", "dog"):
+        each = [encode([sentence])[0] for sentence in sentences[name]]
+        mean = sum(vector / vector.norm() for vector in each) / len(each)
+        expected.append(mean / mean.norm())
+    torch.testing.assert_close(prompts.embed(texts, encode), torch.stack(expected))
+
+
+def test_embeddings_are_float32_whatever_the_tower():
+    half = prompts.embed(prompts.parse(["cat"]), lambda sentences: encode(sentences).half())
+    assert half.dtype == torch.float32
+    assert half.norm(dim=-1).item() == pytest.approx(1, abs=1e-6)
+
+
+def test_all_sentences_reach_the_encoder_in_one_call():
+    calls = []
+
+    def counted(sentences):
+        calls.append(list(sentences))
+        return encode(sentences)
+
+    prompts.embed(prompts.parse(["cat|kitten", "dog"], ["a {}.", "{}"]), counted)
+    assert calls == [["a cat.", "cat", "a kitten.", "kitten", "a dog.", "dog"]]
+
+
+def test_names_with_braces_are_put_in_once():
+    calls = []
+    prompts.embed(prompts.parse(["{}", "{0}"], "a {}."), lambda s: calls.append(list(s)) or encode(s))
+    assert calls == [["a {}.", "a {0}."]]
+
+
+@pytest.mark.parametrize(
+    ("typed", "synonyms"),
+    [
+        ("cat", ("cat",)),
+        ("  black \t cat ", ("black cat",)),
+        ("cat | kitten|tabby  cat", ("cat", "kitten", "tabby cat")),
+        ("猫|🐈", ("猫", "🐈")),
+        ("x" * 300, ("x" * 300,)),
+    ],
+)
+def test_what_is_typed(typed, synonyms):
+    texts = prompts.parse([typed, "something else"])
+    assert texts == TextSet(
+        (synonyms[0], "something else"), (synonyms, ("something else",)), prompts.DEFAULT_TEMPLATES
+    )
+    assert len(texts) == 2
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        ([], "expected at least one name to look for, got none: add one, such as -p cat"),
+        ([""], "expected a name, got an empty one (''): leave it out or fill it in"),
+        (["cat", " \t"], "expected a name, got an empty one (' \\t'): leave it out or fill it in"),
+        (["cat||kitten"], "expected a name, got an empty one ('cat||kitten'): leave it out or fill it in"),
+        (["x" * 10_000], "expected a name of at most 300 characters, got 10000 (xxxxxxxxxxxxxxxxxxxx…): shorten it"),
+        (["cat", "dog", "cat"], "expected each name once, got 'cat' 2 times: remove the repetition"),
+        (["cat", " cat "], "expected each name once, got 'cat' 2 times: remove the repetition"),
+        ("cat", "expected a list of names, got the single text 'cat': write ['cat']"),
+        (["cat", None], "expected each name to be a text, got None: write all names in one list of texts"),
+        (["cat", ["dog"]], "expected each name to be a text, got ['dog']: write all names in one list of texts"),
+    ],
+)
+def test_names_that_are_refused(names, text):
+    with pytest.raises(UsageError) as error:
+        prompts.parse(names)
+    assert str(error.value) == text
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("templates", "expected"),
+    [
+        (None, ("a photo of a {}.",)),
+        ("default", ("a photo of a {}.",)),
+        ("name-only", ("{}",)),
+        ("a sketch of {}", ("a sketch of {}",)),
+        (["{} here", "my {}"], ("{} here", "my {}")),
+    ],
+)
+def test_what_templates_mean(templates, expected):
+    assert prompts.resolve_templates(templates) == expected
+
+
+@pytest.mark.parametrize(
+    ("templates", "text"),
+    [
+        ([], "expected at least one template, got none: leave the option out for the default"),
+        (
+            "openai-8",
+            "expected a template with {} for the name, or one of default, openai-80, name-only; got 'openai-8'",
+        ),
+        (["a photo"], "expected a template with one {} for the name, got 'a photo'"),
+        ("a {} and a {}", "expected a template with one {} for the name, got 'a {} and a {}'"),
+    ],
+)
+def test_templates_that_are_refused(templates, text):
+    with pytest.raises(UsageError) as error:
+        prompts.parse(["cat"], templates)
+    assert str(error.value) == text
+
+
+def test_openais_80_templates_are_theirs():
+    open_clip = pytest.importorskip("open_clip", reason="open_clip carries OpenAI's list to compare with")
+    theirs = [template("\N{SNOWMAN}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES]
+    ours = [template.replace("{}", "\N{SNOWMAN}") for template in prompts.resolve_templates("openai-80")]
+    assert ours == theirs
+    assert len(set(ours)) == 80

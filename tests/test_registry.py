@@ -1,0 +1,122 @@
+"""Names to things, and what a wrong name is told."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from cliploc.backbones import models
+from cliploc.errors import CliplocError, UnknownNameError, UsageError
+from cliploc.registry import Registry
+from cliploc.saliency import methods
+
+
+def filled(*names):
+    registry: Registry[str] = Registry("method")
+    for name in names:
+        registry.register(name, name.upper())
+    return registry
+
+
+def test_things_are_listed_by_name_whatever_the_order_of_registration():
+    registry = filled("layer_cam", "cam", "grad_cam")
+    assert registry.names() == ["cam", "grad_cam", "layer_cam"]
+    assert list(registry) == ["CAM", "GRAD_CAM", "LAYER_CAM"]
+    assert registry.get("grad_cam") == "GRAD_CAM"
+
+
+def test_a_name_is_taken_once_but_the_same_thing_may_come_again():
+    registry: Registry[object] = Registry("method")
+    thing = object()
+    assert registry.register("cam", thing) is thing
+    assert registry.register("cam", thing) is thing  # a module that is imported again
+    with pytest.raises(ValueError, match="method 'cam' is registered twice: choose another name"):
+        registry.register("cam", object())
+    assert registry.get("cam") is thing
+
+
+@pytest.mark.parametrize(
+    ("asked", "near"),
+    [
+        ("gradcam", "grad_cam"),
+        ("Grad-CAM", "grad_cam"),
+        ("grad cam", "grad_cam"),
+        ("vit-b-16", "ViT-B-16"),
+        ("ViT_B_16", "ViT-B-16"),
+        ("layercam", "layer_cam"),
+    ],
+)
+def test_an_unknown_name_is_told_the_nearest_first(asked, near):
+    with pytest.raises(UnknownNameError) as error:
+        filled("grad_cam", "layer_cam", "ViT-B-16", "RN50").get(asked)
+    text = str(error.value)
+    assert text.startswith(f"unknown method {asked!r}: did you mean {near}"), text
+    assert text.endswith("there are RN50, ViT-B-16, grad_cam, layer_cam"), text
+
+
+def test_nothing_near_gives_the_list_alone():
+    with pytest.raises(UnknownNameError) as error:
+        filled("cam", "vl_score").get("zebra")
+    assert str(error.value) == "unknown method 'zebra': there are cam, vl_score"
+    with pytest.raises(UnknownNameError, match=r"^unknown method 'cam': there are none$"):
+        filled().get("cam")
+
+
+def test_an_unknown_name_is_a_usage_error_and_a_key_error():
+    for kind in (UsageError, CliplocError, KeyError):
+        with pytest.raises(kind):
+            filled().get("cam")
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package whose modules register themselves, as those of backbones and saliency do."""
+    folder = tmp_path / "plugins_of_a_test"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("from cliploc.registry import Registry\nthings = Registry('thing', __name__)\n")
+    (folder / "b.py").write_text("from plugins_of_a_test import things\nthings.register('b', 2)\n")
+    (folder / "a.py").write_text("from plugins_of_a_test import things\nthings.register('a', 1)\n")
+    (folder / "_helper.py").write_text("raise AssertionError('a private module must not be imported')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield folder
+    for name in [name for name in sys.modules if name.startswith("plugins_of_a_test")]:
+        del sys.modules[name]
+
+
+def things():
+    import plugins_of_a_test
+
+    return plugins_of_a_test.things
+
+
+def test_public_modules_are_found_when_first_asked_for(package):
+    registry = things()
+    assert "plugins_of_a_test.a" not in sys.modules
+    assert registry.names() == ["a", "b"]
+    assert list(registry) == [1, 2]
+
+
+def test_a_new_file_is_all_that_a_new_thing_needs(package):
+    (package / "c.py").write_text("from plugins_of_a_test import things\nthings.register('c', 3)\n")
+    assert things().get("c") == 3
+
+
+def test_a_module_may_look_something_up_while_it_is_imported(package):
+    (package / "c.py").write_text("from plugins_of_a_test import things\nthings.register('c', things.get('a') + 2)\n")
+    assert things().get("c") == 3
+
+
+def test_a_broken_module_is_named_every_time(package):
+    (package / "c.py").write_text("import no_such_module_anywhere\n")
+    registry = things()
+    for _ in range(2):
+        with pytest.raises(ModuleNotFoundError, match="no_such_module_anywhere"):
+            registry.get("c")
+
+
+def test_the_packages_own_registries_fill_themselves():
+    assert "cam" in methods.names()
+    assert "mini" in models.names()
+    assert [method.name for method in methods] == methods.names()
+    assert [model.name for model in models] == models.names()
