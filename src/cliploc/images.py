@@ -103,7 +103,7 @@ def _checked_file(path: Path, name: str) -> Path:
 def _upright_rgb(image: Image.Image, source: str) -> Picture:
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise InputError(_too_large(source, f"{width}×{height} ="))
+        raise InputError(_too_large(source, f"{width}×{height}"))
     if min(width, height) < MIN_SIDE:
         raise InputError(
             f"{source}: {width}×{height} pixels, expected at least {MIN_SIDE}×{MIN_SIDE}: use a larger picture"
