@@ -97,6 +97,12 @@ def test_public_modules_are_found_when_first_asked_for(package):
     assert list(registry) == [1, 2]
 
 
+def test_one_thing_needs_its_own_module_only(package):
+    assert things().get("b") == 2
+    assert "plugins_of_a_test.a" not in sys.modules
+    assert things().names() == ["a", "b"]
+
+
 def test_a_new_file_is_all_that_a_new_thing_needs(package):
     (package / "c.py").write_text("from plugins_of_a_test import things\nthings.register('c', 3)\n")
     assert things().get("c") == 3

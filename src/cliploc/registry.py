@@ -7,6 +7,7 @@ thing a new method needs.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Iterator
 from typing import Generic, TypeVar
@@ -63,13 +64,24 @@ class Registry(Generic[T]):
             self._discovered = False  # a second call shall say again what is broken, not that a name is unknown
             raise
 
+    def _import_namesake(self, name: str) -> None:
+        """Imports the module called like the thing, where there is one: seconds faster than importing all of them."""
+        if self._package is None or self._discovered or not name.isidentifier() or name.startswith("_"):
+            return
+        module = f"{self._package}.{name}"
+        if importlib.util.find_spec(module) is not None:
+            importlib.import_module(module)
+
     def get(self, name: str) -> T:
         """The item called `name`.
 
         Raises:
             UnknownNameError: with the nearest names and the full list.
         """
-        self.discover()
+        if name not in self._items:
+            self._import_namesake(name)
+        if name not in self._items:
+            self.discover()
         if name not in self._items:
             raise UnknownNameError(self.kind, name, self._items)
         return self._items[name]
