@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliploc.backbones._cnn import AttentionPool, ConvolutionalBackbone, GlobalAveragePool
-from cliploc.schema import Backbone, Context, Needs, Trace
+from cliploc.backbones._transformer import BlockAdapter, VisionTransformerBackbone, resize_positions
+from cliploc.schema import Backbone, Context, Needs
 
 COLOURS = {"red": (1.0, 0.0, 0.0), "green": (0.0, 1.0, 0.0), "blue": (0.0, 0.0, 1.0)}
 SIDE = 4  # pixels of one grid cell
@@ -140,23 +141,40 @@ class Block(nn.Module):
         return x + self.mlp(self.ln_2(x)), attention
 
 
-class TinyVit(nn.Module):
-    """Two blocks with a class token, on a non-square grid; fulfils `cliploc.schema.TransformerBackbone`."""
+class BlockView(BlockAdapter):
+    """How the seam sees a `Block`."""
 
-    kind = "vit"
+    def __init__(self, block: Block) -> None:
+        self.block = block
+        self.scale = (block.out.in_features // block.heads) ** -0.5
+
+    def run(self, x: Tensor, rotation: Tensor | None) -> Tensor:
+        return self.block(x)[0]
+
+    def project(self, x: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        return self.block.project(x)
+
+    def attention_branch(self, x: Tensor, gathered: Tensor) -> Tensor:
+        return self.block.merge(gathered)
+
+    def mlp_branch(self, x: Tensor) -> Tensor:
+        return self.block.mlp(self.block.ln_2(x))
+
+
+class TinyVit(VisionTransformerBackbone):
+    """Two blocks with a class token, on a non-square grid."""
+
     stride = SIDE
     logit_scale = 20.0
-    resize_policy = "squash"
-    depth = 2
 
     def __init__(self, name: str, grid: tuple[int, int], width: int = 16, heads: int = 2, size: int = 10) -> None:
-        super().__init__()
-        self.name, self.embedding_size, self.learnt_grid = name, size, grid
+        blocks = nn.ModuleList([Block(width, heads) for _ in range(2)])
+        super().__init__([BlockView(block) for block in blocks], 1, mean=(0.5,) * 3, std=(0.5,) * 3)
+        self.name, self.embedding_size, self.learnt_grid, self.blocks = name, size, grid, blocks
         self.input_hw = (grid[0] * SIDE, grid[1] * SIDE)
         self.patch = nn.Conv2d(3, width, SIDE, stride=SIDE)
         self.class_token = nn.Parameter(torch.randn(width))
         self.positions = nn.Parameter(0.1 * torch.randn(1 + grid[0] * grid[1], width))
-        self.blocks = nn.ModuleList([Block(width, heads) for _ in range(self.depth)])
         self.ln_post = nn.LayerNorm(width)
         self.projection = nn.Parameter(torch.randn(width, size) / width**0.5)
         with torch.no_grad():
@@ -177,77 +195,21 @@ class TinyVit(nn.Module):
             last.out.weight[:3, :3] += torch.eye(3)
         self.texts = ColourText(size)
 
-    @property
-    def device(self) -> torch.device:
-        return self.class_token.device
+    def embed(self, images: Tensor) -> Tensor:
+        patches = self.patch(images)  # [B, d, h, w]
+        patches = patches.flatten(2).transpose(1, 2)  # [B, N, d]
+        tokens = torch.cat([self.class_token.expand(len(images), 1, -1), patches], dim=1)  # [B, 1+N, d]
+        grid = (images.shape[-2] // SIDE, images.shape[-1] // SIDE)
+        return tokens + resize_positions(self.positions, 1, self.learnt_grid, grid)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.class_token.dtype
+    def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.ln_post(tokens[:, 0]) @ self.projection, None
 
-    def grid(self, height: int, width: int) -> tuple[int, int]:
-        return height // SIDE, width // SIDE
-
-    def normalize(self, pixels: Tensor) -> Tensor:
-        return (pixels - 0.5) / 0.5
-
-    def _tokens(self, images: Tensor) -> Tensor:
-        patches = self.patch(images.to(self.dtype))  # [B, d, h, w]
-        positions = self.positions[1:].T.reshape(1, -1, *self.learnt_grid)
-        positions = F.interpolate(positions, size=patches.shape[-2:], mode="bicubic", align_corners=False)
-        patches = (patches + positions).flatten(2).transpose(1, 2)  # [B, N, d]
-        first = (self.class_token + self.positions[0]).expand(len(images), 1, -1)
-        return torch.cat([first, patches], dim=1)  # [B, 1+N, d]
-
-    def _run(self, x: Tensor, first: int, grid: tuple[int, int], needs: Needs) -> Trace:
-        """Blocks from `first` (from the start) to the end."""
-        features, entering, tokens, attention = {}, {}, {}, {}
-        for index in range(first, self.depth):
-            back = index - self.depth
-            if back in needs.features:
-                entering[back] = x
-                features[back] = x[:, 1:].transpose(1, 2).unflatten(2, grid)  # [B, d, h, w]
-            x, a = self.blocks[index](x)
-            if needs.tokens == "all" or back in needs.tokens:
-                tokens[back] = x
-            if needs.attention == "all" or back in needs.attention:
-                attention[back] = a
-        embedding = F.normalize((self.ln_post(x[:, 0]) @ self.projection).float(), dim=-1)
-        return Trace(embedding, grid, features, tokens, attention, entering)
-
-    @torch.no_grad()
-    def trace(self, images: Tensor, needs: Needs) -> Trace:
-        grid = self.grid(images.shape[-2], images.shape[-1])
-        return self._run(self._tokens(images), 0, grid, needs)
-
-    def resume(self, tokens: Tensor, block: int, needs: Needs, grid: tuple[int, int] | None = None) -> Trace:
-        return self._run(tokens, self.depth + block, grid or self.learnt_grid, needs)
-
-    def head(self, features: Tensor, trace: Trace, stage: int = -1) -> Tensor:
-        patches = features.flatten(2).transpose(1, 2)  # [B, N, d]
-        tokens = torch.cat([trace.entering[stage][:, :1].to(patches), patches], dim=1)
-        return self._run(tokens, self.depth + stage, trace.grid, Needs()).embedding
-
-    def dense(self, trace: Trace, rule: Any = None, blocks: int = 1) -> Tensor:
-        x = trace.entering[-blocks]
-        for block in list(self.blocks)[self.depth - blocks :]:
-            q, k, v = block.project(x)
-            out = v if rule is None else rule(q, k, v, q.shape[-1] ** -0.5)
-            x = block.merge(out)  # no residual, no MLP: MaskCLIP's reading
-        read = self.ln_post(x[:, 1:]) @ self.projection  # [B, N, D]
-        return read.transpose(1, 2).unflatten(2, trace.grid).float()
-
-    def encode_image(self, images: Tensor) -> Tensor:
-        return self.trace(images, Needs()).embedding
+    def read_tokens(self, tokens: Tensor) -> Tensor:
+        return (self.ln_post(tokens) @ self.projection).float()
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         return self.texts(texts)
-
-    def unknown_reason(self, word: str) -> str | None:
-        return None
-
-    def presence(self, cosine: Tensor) -> Tensor | None:
-        return None
 
 
 def tower(kind: str, grid: tuple[int, int] = (5, 6), seed: int = 0) -> Any:

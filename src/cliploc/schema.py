@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.float32]
 TowerKind = Literal["cnn", "vit"]
 ResizePolicy = Literal["squash", "crop", "pad"]
+AttentionRule: TypeAlias = "Callable[[Tensor, Tensor, Tensor, float], Tensor]"
 
 
 # ---------------------------------------------------------------------------------------------------------- prompts
@@ -100,9 +101,12 @@ class Trace:
         embedding: `[B, D]` float32, unit norm.
         grid: `(h, w)` of the last stage or of the patches.
         features: stage → `[B, C, h, w]`; for a ViT the patch tokens entering that block, `[B, d, h, w]`.
-        tokens: block → `[B, 1+N, d]` leaving it (without the 1 where the tower has no class token).
-        attention: block → `[B, H, 1+N, 1+N]` after the softmax.
-        entering: ViT only: block → `[B, 1+N, d]` all tokens entering it, for the blocks in `features`.
+        tokens: block → `[B, 1+N, d]` leaving it. The 1 stands for `TransformerBackbone.prefix_tokens`, which is 0 where
+            the tower has no class token.
+        attention: block → `[B, H, 1+N, 1+N]` float32 after the softmax.
+        entering: ViT only: block → `[B, 1+N, d]` all tokens entering it, for the blocks in `features` and `tokens`.
+        pool_attention: `[B, H, 1, T]` float32 of a ViT's attention pool, kept whenever attention is; its last N columns
+            are the patches. None where the head has no attention pool.
     """
 
     embedding: Tensor
@@ -111,6 +115,7 @@ class Trace:
     tokens: Mapping[int, Tensor] = field(default_factory=dict)
     attention: Mapping[int, Tensor] = field(default_factory=dict)
     entering: Mapping[int, Tensor] = field(default_factory=dict)
+    pool_attention: Tensor | None = None
 
 
 @runtime_checkable
@@ -158,11 +163,35 @@ class Backbone(Protocol):
         """
         ...
 
-    def dense(self, trace: Trace, rule: Any = None, blocks: int = 1) -> Tensor:
+    def dense(
+        self,
+        trace: Trace,
+        rule: AttentionRule | None = None,
+        blocks: int = 1,
+        *,
+        residual: bool = False,
+        mlp: bool = False,
+        parallel: bool = False,
+    ) -> Tensor:
         """The joint-space reading of every location, `[B, D, h, w]` float32, not normalised.
 
-        GAP tower: exact, its mean over h×w is the embedding before normalisation. Attention pool: the value path.
-        ViT: the last `blocks` blocks with the attention rule `(q, k, v, scale) → out` in place of the tower's own.
+        GAP tower: exact, its mean over h×w is the embedding before normalisation. Attention pool: the value path. A CNN
+        takes no rule and ignores the other options.
+
+        ViT: a path of tokens starts with those entering the last `blocks` blocks, which the trace must hold
+        (`Needs(tokens=…)` of all these blocks: then `parallel` runs no block a second time). In every block the
+        rule gathers something from q, k and v, and the attention's output projection makes the block's branch of it.
+        The patches left at the end are read out: the head's normalisation and projection; with an attention pool, its
+        value path.
+
+        Args:
+            trace: a forward pass.
+            rule: `(q, k, v, scale) → out`, each `[B, H, 1+N, d/H]`; None: every token keeps its own value v (MaskCLIP).
+            blocks: how many.
+            residual: whether a branch is added to the path (Surgery, GEM) or becomes the path (ClearCLIP).
+            mlp: whether the block's MLP follows on the path, on its own residual.
+            parallel: whether q, k and v come from the tower's own tokens, undisturbed (Surgery, GEM), while the path
+                adds up the branches; else they come from the path itself. Without `residual` it adds up from zero.
         """
         ...
 
@@ -188,11 +217,28 @@ class TransformerBackbone(Backbone, Protocol):
     """A backbone of kind "vit": its last blocks can be run again, differentiably."""
 
     depth: int
+    prefix_tokens: int
 
-    def resume(self, tokens: Tensor, block: int, needs: Needs) -> Trace:
+    def resume(self, tokens: Tensor, block: int, needs: Needs, grid: tuple[int, int], last: int = -1) -> Trace:
         """Runs the tower from the tokens `[B, 1+N, d]` entering `block` (from the end) to the embedding.
 
-        With gradients when `tokens` or the caller asks for them; attention kept by `needs` is part of the graph.
+        With gradients when `tokens` require them: attention kept by `needs` is then part of the graph, and gradients
+        may be asked for in batches (`is_grads_batched`).
+
+        Args:
+            tokens: those of `Trace.entering`, perhaps changed.
+            block: the first block to run.
+            needs: what the trace of this run keeps.
+            grid: `(h, w)` of the patches among the tokens.
+            last: the block after which the head reads the tokens; earlier than −1 for the embedding that the tower
+                would give if it ended there (LeGrad).
+        """
+        ...
+
+    def read_tokens(self, tokens: Tensor) -> Tensor:
+        """Tokens `[B, n, d]` after a block → the joint-space reading of each by itself, `[B, n, D]` float32.
+
+        The head's normalisation and projection, with an attention pool its value path; not normalised.
         """
         ...
 
@@ -228,9 +274,28 @@ class Context:
         """Finishes the tower from a stage's features: `[B, D]` unit norm, differentiable."""
         return self.backbone.head(features, self.trace, stage)
 
-    def dense(self, rule: Any = None, blocks: int = 1) -> Tensor:
-        """The joint-space reading of every location, `[B, D, h, w]`."""
-        return self.backbone.dense(self.trace, rule, blocks)
+    def dense(
+        self,
+        rule: AttentionRule | None = None,
+        blocks: int = 1,
+        *,
+        residual: bool = False,
+        mlp: bool = False,
+        parallel: bool = False,
+    ) -> Tensor:
+        """The joint-space reading of every location, `[B, D, h, w]`; see `Backbone.dense`."""
+        return self.backbone.dense(self.trace, rule, blocks, residual=residual, mlp=mlp, parallel=parallel)
+
+    @property
+    def transformer(self) -> TransformerBackbone:
+        """The backbone, known to be a ViT: for `resume`, `read_tokens`, `depth` and `prefix_tokens`."""
+        if not isinstance(self.backbone, TransformerBackbone):
+            raise UsageError(f"{self.backbone.name} is a CNN: this method needs a ViT tower")
+        return self.backbone
+
+    def resume(self, tokens: Tensor, block: int, needs: Needs, last: int = -1) -> Trace:
+        """Runs a ViT on from the tokens entering a block; see `TransformerBackbone.resume`."""
+        return self.transformer.resume(tokens, block, needs, self.trace.grid, last)
 
     def embed(self, images: Tensor) -> Tensor:
         """Normalised `[n, 3, H, W]` → `[n, D]` unit norm, in batches of `batch_size`."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliploc.errors import UsageError
-from cliploc.schema import Needs, ResizePolicy, TowerKind, Trace
+from cliploc.schema import AttentionRule, Needs, ResizePolicy, TowerKind, Trace
 
 
 class ConvolutionalBackbone(nn.Module, ABC):
@@ -99,7 +98,16 @@ class ConvolutionalBackbone(nn.Module, ABC):
             x = module(x)
         return F.normalize(self.pool(x).float(), dim=-1)
 
-    def dense(self, trace: Trace, rule: Any = None, blocks: int = 1) -> Tensor:  # noqa: ARG002
+    def dense(
+        self,
+        trace: Trace,
+        rule: AttentionRule | None = None,
+        blocks: int = 1,  # noqa: ARG002
+        *,
+        residual: bool = False,  # noqa: ARG002
+        mlp: bool = False,  # noqa: ARG002
+        parallel: bool = False,  # noqa: ARG002
+    ) -> Tensor:
         """The joint-space reading of every location, `[B, D, h, w]` float32; a CNN has no attention rule to replace."""
         if rule is not None:
             raise UsageError(f"{self.name} is a CNN: an attention rule needs a ViT tower")

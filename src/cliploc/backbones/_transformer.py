@@ -1,0 +1,282 @@
+"""What every vision transformer shares: tokens through blocks, any block taken apart, then a head.
+
+A `BlockAdapter` splits one block of a host library (open_clip, timm) into queries, keys and values, the attention
+branch and the MLP branch. It holds the host's module and changes nothing in it: no hook, no replaced forward.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cliploc.errors import UsageError
+from cliploc.schema import AttentionRule, Needs, ResizePolicy, TowerKind, Trace
+
+
+def own_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """The rule that towers are trained with, softmax(qkᵀ·scale)·v; each `[B, H, T, d/H]`."""
+    return attention_weights(q, k, scale).to(v.dtype) @ v
+
+
+def attention_weights(q: Tensor, k: Tensor, scale: float) -> Tensor:
+    """`[B, H, T, T]` float32. Plain products: fused attention hides its weights and batches no gradients."""
+    return (q.float() @ k.float().transpose(-2, -1) * scale).softmax(dim=-1)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """`[B, T, d]` → `[B, H, T, d/H]`."""
+    return x.view(*x.shape[:-1], heads, -1).transpose(1, 2)
+
+
+def join_heads(x: Tensor) -> Tensor:
+    """`[B, H, T, d/H]` → `[B, T, d]`."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def on_grid(patches: Tensor, grid: tuple[int, int]) -> Tensor:
+    """`[B, N, C]` → `[B, C, h, w]`."""
+    return patches.transpose(1, 2).reshape(len(patches), -1, *grid)
+
+
+def resize_positions(positions: Tensor, prefix: int, learnt: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """Positions learnt on one grid, for another: `[prefix+N, d]` → `[prefix+h·w, d]`.
+
+    Bicubic with antialias, as open_clip and timm resize them when a checkpoint meets another input size.
+    """
+    if grid == learnt:
+        return positions
+    first, patches = positions[:prefix], positions[prefix:]
+    patches = patches.T.reshape(1, -1, *learnt)  # [1, d, h, w]
+    patches = F.interpolate(patches.float(), size=grid, mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat([first, patches[0].flatten(1).T.to(first.dtype)])
+
+
+class BlockAdapter(ABC):
+    """One block of a host's tower, x + attention branch, then + MLP branch; T tokens, of which some may be no patch."""
+
+    scale: float
+
+    @abstractmethod
+    def run(self, x: Tensor, rotation: Tensor | None) -> Tensor:
+        """The host's own forward, attention fused: tokens `[B, T, d]` → `[B, T, d]`."""
+
+    @abstractmethod
+    def project(self, x: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens entering the block → what its attention compares and gathers: q, k, v, each `[B, H, T, d/H]`."""
+
+    @abstractmethod
+    def attention_branch(self, x: Tensor, gathered: Tensor) -> Tensor:
+        """What the block adds to its tokens `x` once attention gathered `[B, H, T, d/H]`: `[B, T, d]`."""
+
+    @abstractmethod
+    def mlp_branch(self, x: Tensor) -> Tensor:
+        """What the MLP adds to the tokens that already have the attention branch: `[B, T, d]`."""
+
+    def run_visibly(self, x: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor]:
+        """As `run`, and its attention `[B, H, T, T]`, both differentiable and with batched gradients."""
+        q, k, v = self.project(x, rotation)
+        attention = attention_weights(q, k, self.scale)
+        x = x + self.attention_branch(x, attention.to(v.dtype) @ v)
+        return x + self.mlp_branch(x), attention
+
+
+class VisionTransformerBackbone(nn.Module, ABC):
+    """A transformer image tower beside a text tower; fulfils `cliploc.schema.TransformerBackbone`.
+
+    A subclass says how pixels become tokens (`embed`), how tokens become one embedding (`pool`), how each token reads
+    in the joint space by itself (`read_tokens`), and adapts its blocks.
+
+    Args:
+        adapters: the tower's blocks, first to last.
+        prefix_tokens: how many tokens come before the patches: 1 with a class token, 0 without.
+        mean: per channel, subtracted from RGB values in 0–1.
+        std: per channel, divided by.
+    """
+
+    name: str
+    kind: TowerKind = "vit"
+    input_hw: tuple[int, int]
+    stride: int
+    embedding_size: int
+    logit_scale: float
+    resize_policy: ResizePolicy = "squash"
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, adapters: Sequence[BlockAdapter], prefix_tokens: int, mean: Sequence[float], std: Sequence[float]
+    ) -> None:
+        super().__init__()
+        self.adapters = list(adapters)
+        self.depth, self.prefix_tokens = len(self.adapters), prefix_tokens
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    # ------------------------------------------------------------------------------------------- what subclasses say
+    @abstractmethod
+    def embed(self, images: Tensor) -> Tensor:
+        """Normalised `[B, 3, H, W]` → the tokens `[B, prefix+N, d]` that enter the first block."""
+
+    @abstractmethod
+    def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Tokens after a block `[B, prefix+N, d]` → `[B, D]`, not normalised, and an attention pool's `[B, H, 1, T]`.
+
+        The attention is None where the head has no attention pool.
+        """
+
+    @abstractmethod
+    def read_tokens(self, tokens: Tensor) -> Tensor:
+        """Tokens `[B, n, d]` → the joint-space reading of each by itself, `[B, n, D]` float32, not normalised."""
+
+    @abstractmethod
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Sentences → `[n, D]` float32, unit norm."""
+
+    def rotation(self, grid: tuple[int, int]) -> Tensor | None:  # noqa: ARG002
+        """Rotary position embedding of a grid, for towers that have one."""
+        return None
+
+    # --------------------------------------------------------------------------------------------------- the protocol
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' precision."""
+        return next(self.parameters()).dtype
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """`(h, w)` of the patches for an input of height × width pixels, which must be multiples of the patch.
+
+        Raises:
+            UsageError: they are not.
+        """
+        if height % self.stride or width % self.stride or not height or not width:
+            raise UsageError(
+                f"expected an input of multiples of {self.stride} pixels for {self.name}, got {height}×{width}: "
+                f"choose another image size"
+            )
+        return height // self.stride, width // self.stride
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """`[B, 3, H, W]` RGB values in 0–1 → the tower's input, on its device, in its precision."""
+        return ((pixels.to(self.device) - self.mean) / self.std).to(self.dtype)
+
+    def _block_index(self, block: int) -> int:
+        if not -self.depth <= block < 0:
+            raise UsageError(f"expected a block of {self.name} from {-self.depth} to -1 (the last), got {block}")
+        return self.depth + block
+
+    def _patches(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        return on_grid(tokens[:, self.prefix_tokens :], grid)  # [B, d, h, w]
+
+    def _run(self, x: Tensor, first: int, last: int, needs: Needs, grid: tuple[int, int]) -> Trace:
+        """Blocks `first` to `last` (from the start), then the head."""
+        every = range(-self.depth, 0)
+        asked: dict[Literal["features", "tokens", "attention"], set[int]] = {}
+        for kind in ("features", "tokens", "attention"):
+            blocks = getattr(needs, kind)
+            asked[kind] = {self._block_index(block) for block in (every if blocks == "all" else blocks)}
+        features, entering, tokens, attention = {}, {}, {}, {}
+        rotation = self.rotation(grid)
+        for index in range(first, last + 1):
+            block, back = self.adapters[index], index - self.depth
+            if index in asked["features"]:
+                features[back] = self._patches(x, grid)
+            if index in asked["features"] | asked["tokens"]:
+                entering[back] = x  # [B, prefix+N, d]
+            # Fused attention differentiates, but its gradients come out one prompt at a time.
+            if index in asked["attention"] or (torch.is_grad_enabled() and x.requires_grad):
+                x, weights = block.run_visibly(x, rotation)
+                if index in asked["attention"]:
+                    attention[back] = weights  # [B, H, prefix+N, prefix+N]
+            else:
+                x = block.run(x, rotation)
+            if index in asked["tokens"]:
+                tokens[back] = x  # [B, prefix+N, d]
+        pooled, pool_attention = self.pool(x)
+        return Trace(
+            embedding=F.normalize(pooled.float(), dim=-1),
+            grid=grid,
+            features=features,
+            tokens=tokens,
+            attention=attention,
+            entering=entering,
+            pool_attention=pool_attention if asked["attention"] else None,
+        )
+
+    @torch.no_grad()
+    def trace(self, images: Tensor, needs: Needs) -> Trace:
+        """One forward pass of normalised images; see `cliploc.schema.Backbone.trace`."""
+        grid = self.grid(images.shape[-2], images.shape[-1])
+        tokens = self.embed(images.to(self.device, self.dtype))
+        return self._run(tokens, 0, self.depth - 1, needs, grid)
+
+    def resume(self, tokens: Tensor, block: int, needs: Needs, grid: tuple[int, int], last: int = -1) -> Trace:
+        """Runs blocks `block` to `last` on the tokens entering `block`; see `cliploc.schema.TransformerBackbone`."""
+        first, end = self._block_index(block), self._block_index(last)
+        if end < first:
+            raise ValueError(f"expected last ≥ block, got {last} and {block}")
+        return self._run(tokens.to(self.dtype), first, end, needs, grid)
+
+    def head(self, features: Tensor, trace: Trace, stage: int = -1) -> Tensor:
+        """Finishes the tower from the patches entering a block: `[B, D]` float32, unit norm; differentiable.
+
+        The tokens that are no patches are those of `trace`.
+        """
+        patches = features.to(self.dtype).flatten(2).transpose(1, 2)  # [B, N, d]
+        tokens = torch.cat([trace.entering[stage][:, : self.prefix_tokens], patches], dim=1)  # [B, prefix+N, d]
+        grid = (features.shape[-2], features.shape[-1])
+        return self.resume(tokens, stage, Needs(), grid).embedding
+
+    def dense(
+        self,
+        trace: Trace,
+        rule: AttentionRule | None = None,
+        blocks: int = 1,
+        *,
+        residual: bool = False,
+        mlp: bool = False,
+        parallel: bool = False,
+    ) -> Tensor:
+        """The joint-space reading of every patch, `[B, D, h, w]` float32; see `cliploc.schema.Backbone.dense`."""
+        start = -blocks
+        self._block_index(start)
+        if start not in trace.entering:
+            raise ValueError(f"dense over {blocks} blocks needs the tokens entering {start}: Needs(tokens=({start},))")
+        original = trace.entering[start]  # [B, prefix+N, d] the tower's own tokens
+        path = torch.zeros_like(original) if parallel and not residual else original
+        rotation = self.rotation(trace.grid)
+        for back, block in zip(range(start, 0), self.adapters[start:], strict=True):
+            if parallel:
+                original = trace.entering.get(back, original)
+            source = original if parallel else path
+            q, k, v = block.project(source, rotation)  # each [B, H, prefix+N, d/H]
+            gathered = v if rule is None else rule(q, k, v, block.scale).to(v.dtype)
+            branch = block.attention_branch(source, gathered)  # [B, prefix+N, d]
+            path = path + branch if residual or parallel else branch
+            if mlp:
+                path = path + block.mlp_branch(path)
+            if parallel and back < -1 and back + 1 not in trace.entering:
+                original = block.run(original, rotation)
+        read = self.read_tokens(path[:, self.prefix_tokens :])  # [B, N, D]
+        return on_grid(read, trace.grid)
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Normalised `[B, 3, H, W]` → `[B, D]` float32, unit norm."""
+        return self.trace(images, Needs()).embedding
+
+    def unknown_reason(self, word: str) -> str | None:  # noqa: ARG002
+        """Why this model cannot know a name: CLIP reads any text."""
+        return None
+
+    def presence(self, cosine: Tensor) -> Tensor | None:  # noqa: ARG002
+        """Probability that a thing is there; None as long as nobody calibrated the model."""
+        return None
