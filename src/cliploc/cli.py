@@ -217,10 +217,10 @@ def models() -> int:
     from cliploc.backbones import models as registry
 
     rows: list[Sequence[str | Text]] = [_head("name", "tower", "pooling", "input", "parameters", "licence", "about")]
-    rows += [
-        (m.name, m.kind, m.pooling, f"{m.input_hw[0]}×{m.input_hw[1]}", f"{m.parameters:g} M", m.licence, m.about)
-        for m in registry
-    ]
+    for m in registry:
+        size = f"{m.input_hw[0]}×{m.input_hw[1]}"
+        count = "–" if m.parameters is None else f"{m.parameters:g} M"
+        rows.append((m.name, m.kind, m.pooling, size, count, m.licence, m.about))
     Terminal().data(grid(rows))
     return DONE
 

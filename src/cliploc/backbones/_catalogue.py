@@ -15,42 +15,53 @@ class ModelEntry:
 
     Attributes:
         name: as typed after `--model`.
-        build: `(pretrained, device)` → the model in eval mode.
+        build: `(pretrained, device, precision)` → the model in eval mode.
         kind: its image tower, "cnn" or "vit".
         pooling: how the tower makes one embedding of its features.
         input_hw: the input it was made for.
-        parameters: of image and text tower, in millions.
+        parameters: of image and text tower, in millions; None where only building the model would tell.
         licence: of its weights.
         about: one line.
+        weights: what `--pretrained` takes, besides a file; empty where the model has only its own.
     """
 
     name: str
-    build: Callable[[str | None, str], Backbone]
+    build: Callable[[str | None, str, str], Backbone]
     kind: TowerKind
     pooling: str
     input_hw: tuple[int, int]
-    parameters: float
+    parameters: float | None
     licence: str
     about: str
+    weights: tuple[str, ...] = ()
 
 
 models: Registry[ModelEntry] = Registry("model", "cliploc.backbones")
+# What a model's name may begin with, before a colon → `(the rest, pretrained, device, precision)` → the model.
+model_sources: Registry[Callable[[str, str | None, str, str], Backbone]] = Registry("model source", "cliploc.backbones")
 
 
-def create(model: str = "mini", pretrained: str | None = None, device: str = "cpu") -> Backbone:
+def create(
+    model: str = "mini", pretrained: str | None = None, device: str = "cpu", *, precision: str = "fp32"
+) -> Backbone:
     """Builds a model by name, in eval mode, with frozen weights.
 
     Args:
-        model: a name of `cliploc models`.
-        pretrained: which weights; None for the model's own.
+        model: a name of `cliploc models`, `hf-hub:ORG/NAME` or `local-dir:PATH`.
+        pretrained: which weights: a tag, a file, "random" (for tests and benchmarks); None for the model's own.
         device: a torch device, such as "cpu", "cuda" or "mps".
+        precision: "fp32", "bf16", "fp16" or "auto". Embeddings are float32 in any case.
 
     Raises:
         UnknownNameError: no such model; the line lists the nearest names.
+        UsageError: weights or a precision that do not exist.
         ModelError: its weights cannot be loaded.
 
     Example:
         >>> create("mini").embedding_size
         1280
     """
-    return models.get(model).build(pretrained, device)
+    source, colon, rest = model.partition(":")
+    if colon:
+        return model_sources.get(source)(rest, pretrained, device, precision)
+    return models.get(model.replace("/", "-")).build(pretrained, device, precision)  # OpenAI writes ViT-B/32

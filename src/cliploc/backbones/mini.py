@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from cliploc.backbones._catalogue import ModelEntry, models
 from cliploc.backbones._cnn import ConvolutionalBackbone, GlobalAveragePool
 from cliploc.backbones._mini_text import MiniTextTower
+from cliploc.backbones._precision import resolve_precision
 from cliploc.errors import UsageError
 
 WEIGHTS = Path(__file__).parent / "mini_weights"
@@ -82,10 +83,12 @@ class Mini(ConvolutionalBackbone):
         return torch.sigmoid(self._presence["scale"] * cosine + self._presence["bias"])
 
 
-def _build(pretrained: str | None, device: str) -> Mini:
+def _build(pretrained: str | None, device: str, precision: str) -> Mini:
     if pretrained not in (None, "bundled"):
         raise UsageError(f"mini has only its bundled weights, got --pretrained {pretrained}: leave the option out")
-    return Mini.bundled().to(device)
+    mini = Mini.bundled()
+    mini.stages.to(resolve_precision(precision, device))  # pooling and text stay in float32
+    return mini.to(device)
 
 
 models.register(

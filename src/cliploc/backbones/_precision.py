@@ -1,0 +1,46 @@
+"""fp32, bf16, fp16 or what this device does best: the precision a tower runs in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from cliploc.errors import UsageError
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = (*_DTYPES, "auto")
+
+
+def resolve_precision(precision: str, device: str) -> torch.dtype:
+    """The dtype meant by a name.
+
+    Args:
+        precision: "fp32", "bf16", "fp16" or "auto": bf16 where the device computes in it natively, else fp32. Never
+            fp16 by itself: its range is too small for some CLIP towers.
+        device: a torch device.
+
+    Raises:
+        UsageError: another name.
+
+    Example:
+        >>> resolve_precision("bf16", "cpu")
+        torch.bfloat16
+    """
+    if precision == "auto":
+        return torch.bfloat16 if _native_bf16(torch.device(device)) else torch.float32
+    if precision not in _DTYPES:
+        raise UsageError(f"expected a precision of {', '.join(PRECISIONS)}, got {precision!r}")
+    return _DTYPES[precision]
+
+
+def _native_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0) or torch.version.hip is not None
+    if device.type != "cpu":
+        return False
+    try:  # torch emulates bf16 on any processor, slowly, and has no public question for the real thing
+        flags = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags or "bf16" in flags

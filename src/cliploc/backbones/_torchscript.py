@@ -1,0 +1,193 @@
+"""Tensors out of a TorchScript archive, such as OpenAI published CLIP in, without running anything in it.
+
+The archive is a zip: `data.pkl` describes a tree of modules, `data/0`, `data/1`, … hold the bytes of the tensors, and
+`code/` holds programs that are never looked at here. `torch.load(weights_only=True)` refuses such files and
+`torch.jit.load` compiles the programs. This reader takes the description through an unpickler that knows five things:
+a module (an inert holder of attributes), a storage, a view of a storage, a list and an ordered dict. Anything else, and
+any number that points outside the bytes there are, is refused.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MAX_MODULES = 100_000
+MAX_DESCRIPTION = 64 << 20  # bytes of data.pkl; CLIP's largest has under one megabyte
+
+_DTYPES = {
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+
+
+class RefusedError(Exception):
+    """The archive holds something other than a tree of tensors, or is damaged; the text says what."""
+
+
+class _Module:
+    """Stands in for every `__torch__.…` class: keeps the attributes, can do nothing."""
+
+    __slots__ = ("attributes",)
+
+    attributes: dict[str, Any]
+
+    def __setstate__(self, state: Any) -> None:
+        if not isinstance(state, dict):
+            raise RefusedError("a module whose state is not a table of attributes")
+        self.attributes = state
+
+
+class _Held:
+    """A tensor inside the description. Bare, its own `__setstate__` could be called there."""
+
+    __slots__ = ("tensor",)
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+    def __setstate__(self, state: Any) -> None:
+        raise RefusedError("an attempt to change a tensor")
+
+
+class _Known:
+    """A function the description may call. Its state cannot be set, unlike a plain function's."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._function(*arguments)
+
+    def __setstate__(self, state: Any) -> None:
+        raise RefusedError("an attempt to change the reader")
+
+
+class _Unpickler(pickle.Unpickler):
+    """Builds the tree; `find_class` is the only door to code, and opens for the five things alone."""
+
+    def __init__(self, description: bytes, read_storage: Callable[[str, torch.dtype, int], Tensor]) -> None:
+        super().__init__(io.BytesIO(description))
+        self._read_storage = read_storage
+        # A class of its own for every archive, so that nothing set on it outlives the reading.
+        self._module = type("Module", (_Module,), {"__slots__": ()})
+        self._known: dict[tuple[str, str], Any] = {
+            ("collections", "OrderedDict"): _Known(OrderedDict),
+            ("torch._utils", "_rebuild_tensor_v2"): _Known(_view),
+            ("torch._utils", "_rebuild_parameter"): _Known(lambda data, *_: data),
+            ("torch.jit._pickle", "restore_type_tag"): _Known(lambda value, *_: value),
+            **{("torch.jit._pickle", f"build_{kind}list"): _Known(list) for kind in ("int", "bool", "double")},
+            **{("torch", name): _Known(_nothing) for name in _DTYPES},
+        }
+        self._dtypes = {id(self._known["torch", name]): dtype for name, dtype in _DTYPES.items()}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "__torch__" or module.startswith("__torch__."):
+            return self._module
+        try:
+            return self._known[module, name]
+        except KeyError:
+            raise RefusedError(f"the function {module}.{name}, which could run code") from None
+
+    def persistent_load(self, pid: Any) -> _Held:
+        match pid:
+            case ("storage", kind, str(key), str(), int(count)) if id(kind) in self._dtypes:
+                return _Held(self._read_storage(key, self._dtypes[id(kind)], count))
+        raise RefusedError(f"a storage described as {str(pid)[:60]}")
+
+
+def read_torchscript(path: Path) -> dict[str, Tensor]:
+    """The tensors of a TorchScript archive by dotted name, in the precision they are stored in, on the CPU.
+
+    Args:
+        path: a zip archive as written by `torch.jit.save`.
+
+    Raises:
+        RefusedError: it is damaged, or holds more than a tree of tensors.
+        OSError: it cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = {entry.filename.partition("/")[2]: entry for entry in archive.infolist()}
+            if "data.pkl" not in entries:
+                raise RefusedError("no data.pkl")
+            if "byteorder" in entries and archive.read(entries["byteorder"]).strip() not in (b"little", b""):
+                raise RefusedError("tensors of a big-endian machine")
+            storages: dict[str, Tensor] = {}
+
+            def read_storage(key: str, dtype: torch.dtype, count: int) -> Tensor:
+                entry = entries.get(f"data/{key}")
+                if entry is None or entry.compress_type != zipfile.ZIP_STORED:
+                    raise RefusedError(f"no bytes for storage {key[:20]}")
+                if count < 0 or count * dtype.itemsize > entry.file_size:
+                    raise RefusedError(f"storage {key[:20]} of {count} numbers in {entry.file_size} bytes")
+                if count == 0:
+                    return torch.empty(0, dtype=dtype)
+                if key not in storages:
+                    storages[key] = torch.frombuffer(bytearray(archive.read(entry)), dtype=torch.uint8)
+                return storages[key][: count * dtype.itemsize].view(dtype)
+
+            description = entries["data.pkl"]
+            if description.file_size > MAX_DESCRIPTION:
+                raise RefusedError(f"a description of {description.file_size >> 20} MB")
+            return _tensors(_Unpickler(archive.read(description), read_storage).load())
+    except (RefusedError, OSError):
+        raise
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        reason = str(error).partition("\n")[0]
+        raise RefusedError(f"{type(error).__name__}{': ' if reason else ''}{reason}") from None
+
+
+def _nothing(*_: Any) -> Any:
+    raise RefusedError("a storage outside a tensor")
+
+
+def _view(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> _Held:
+    """`torch._utils._rebuild_tensor_v2`, with every number checked against the storage."""
+    if not isinstance(storage, _Held) or len(size) != len(stride):
+        raise RefusedError("a tensor without a storage")
+    if not all(type(number) is int and number >= 0 for number in (offset, *size, *stride)):
+        raise RefusedError(f"a tensor of shape {tuple(size)}")
+    there = storage.tensor.numel()
+    last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
+    count = math.prod(size)
+    if count and (last >= there or count > there):  # strides of 0 could make much of little
+        raise RefusedError(f"a tensor of shape {tuple(size)} in a storage of {there} numbers")
+    return _Held(torch.as_strided(storage.tensor, tuple(size), tuple(stride), offset if count else 0))
+
+
+def _tensors(root: Any) -> dict[str, Tensor]:
+    """The tree of modules → its tensors by dotted name."""
+    found: dict[str, Tensor] = {}
+    waiting = [("", root)]
+    for _ in range(MAX_MODULES):
+        if not waiting:
+            return found
+        prefix, node = waiting.pop()
+        if not isinstance(node, _Module):
+            raise RefusedError("something other than a tree of modules")
+        for name, value in getattr(node, "attributes", {}).items():
+            if isinstance(value, _Held):
+                found[f"{prefix}{name}"] = value.tensor
+            elif isinstance(value, _Module):
+                waiting.append((f"{prefix}{name}.", value))
+    raise RefusedError(f"more than {MAX_MODULES:,} modules, or modules that hold themselves")

@@ -1,0 +1,396 @@
+"""Where weights come from, and what is refused: tags, Hugging Face repositories, folders and files.
+
+Nothing here runs code out of a file: safetensors, `torch.load(weights_only=True)`, and our own reader for OpenAI's
+TorchScript archives. Whatever goes wrong is one line that says what to fetch and where to put it.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import pickle
+import re
+import ssl
+import urllib.request
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+
+import huggingface_hub
+import open_clip
+import torch
+from huggingface_hub import constants as hub
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
+from open_clip.convert import convert_state_dict
+from open_clip.model import convert_to_custom_text_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from cliploc.backbones._torchscript import RefusedError, read_torchscript
+from cliploc.errors import ModelError
+
+CONFIG = "open_clip_config.json"
+# What open_clip calls a checkpoint in a repository or folder, the best first.
+CHECKPOINTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+ORIGINALS = Path("~/.cache/clip")  # where OpenAI's package and open_clip put what they download by URL
+FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # the disk, or the user's share of it
+OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file of weights on this machine.
+
+    Attributes:
+        path: the file.
+        sha256: of its bytes, checked against the published one where there is one.
+        tensors: by open_clip's names, in the precision they are stored in.
+        from_openai: whether OpenAI wrote it, so that it needs quick-GELU.
+    """
+
+    path: Path
+    sha256: str
+    tensors: dict[str, Tensor]
+    from_openai: bool
+
+
+# ------------------------------------------------------------------------------------------------------ find or fetch
+def tag_file(model: str, tag: str) -> Path:
+    """The weights that open_clip knows by a tag: from a cache, or downloaded into the Hugging Face cache.
+
+    OpenAI's own file under `~/.cache/clip`, where its package puts it, serves as well.
+
+    Raises:
+        ModelError: neither there nor to be had.
+    """
+    published: dict[str, str] = open_clip.get_pretrained_cfg(model, tag)
+    repository, _, name = published.get("hf_hub", "").rpartition("/")
+    names = (*_safe_alternative(name), name) if name else CHECKPOINTS
+    url = published.get("url", "")
+    original = ORIGINALS.expanduser() / url.rpartition("/")[2] if url else None
+    if repository and (cached := _in_hub_cache(repository, names)):
+        return cached
+    if original and original.is_file():
+        _verify(original, published_sha256(url))
+        return original
+    wanted = f"the weights {tag!r} of {model}"
+    where = f"https://huggingface.co/{repository}" if repository else url
+    if original and "openaipublic" in url:
+        where += f", or save {url} as {original}"
+    if not repository:
+        return _download_url(url, original or Path(), wanted)
+    return _from_hub(repository, names, wanted, f"fetch them from {where}")
+
+
+def hub_folder(repository: str) -> Path:
+    """Configuration and weights of an open_clip repository on Hugging Face, in its cache → their folder.
+
+    Raises:
+        ModelError: no such repository, not one of open_clip, or no network.
+    """
+    wanted, advice = f"the files of hf-hub:{repository}", f"fetch it from https://huggingface.co/{repository}"
+    config = _in_hub_cache(repository, (CONFIG,)) or _from_hub(repository, (CONFIG,), wanted, advice)
+    if not any((config.parent / name).is_file() for name in CHECKPOINTS):
+        _from_hub(repository, CHECKPOINTS, wanted, advice)
+    return config.parent
+
+
+def folder_checkpoint(folder: Path) -> Path:
+    """The checkpoint in a folder that also holds open_clip's configuration.
+
+    Raises:
+        ModelError: no such folder, no configuration or no weights in it.
+    """
+    if not folder.is_dir():
+        raise ModelError(f"expected a folder with {CONFIG} and weights, got {folder}, which is not a folder")
+    if not (folder / CONFIG).is_file():
+        raise ModelError(f"expected {CONFIG} in {folder}, found none: give a folder saved by open_clip")
+    named = [folder / name for name in CHECKPOINTS if (folder / name).is_file()]
+    found = named or sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
+    if not found:
+        raise ModelError(f"expected weights in {folder}, found none: put {CHECKPOINTS[0]} there")
+    return found[0]
+
+
+def _safe_alternative(name: str) -> tuple[str, ...]:
+    stem, _, suffix = name.rpartition(".")
+    return (f"{stem}.safetensors",) if suffix in ("bin", "pth") else ()
+
+
+def _in_hub_cache(repository: str, names: tuple[str, ...]) -> Path | None:
+    for name in names:
+        try:
+            found = huggingface_hub.try_to_load_from_cache(repository, name)
+        except HFValidationError:
+            raise ModelError(f"expected a repository as ORG/NAME after hf-hub:, got {repository!r}") from None
+        if isinstance(found, str):
+            return Path(found)
+    return None
+
+
+def _from_hub(repository: str, names: tuple[str, ...], wanted: str, advice: str) -> Path:
+    """Downloads the first of the names that the repository has; the hub's cache shows a file only when it is whole."""
+    advice = f"{advice}, or give a file of weights with --pretrained FILE"
+    if hub.HF_HUB_OFFLINE:
+        raise ModelError(f"{wanted} are not on this machine and HF_HUB_OFFLINE forbids the network: {advice}")
+    no_network = f"{wanted} are not on this machine and huggingface.co cannot be reached: {advice}"
+    if not hub_reachable():
+        raise ModelError(no_network)
+    for name in names:
+        try:
+            return Path(huggingface_hub.hf_hub_download(repository, name))
+        except LocalEntryNotFoundError:
+            raise ModelError(no_network) from None
+        except EntryNotFoundError:
+            continue
+        except GatedRepoError:
+            raise ModelError(
+                f"{wanted}: the repository {repository} asks for consent: accept its terms on huggingface.co, then run "
+                "`hf auth login`"
+            ) from None
+        except RepositoryNotFoundError:
+            raise ModelError(
+                f"{wanted}: huggingface.co has no public repository {repository}: check its name"
+            ) from None
+        except Exception as error:
+            _raise_if_full(error, Path(hub.HF_HUB_CACHE), wanted, "HF_HOME")
+            raise ModelError(f"{wanted} could not be downloaded ({_first_line(error)}): {advice}") from error
+    raise ModelError(f"{wanted}: the repository {repository} has none of {', '.join(names)}: {advice}")
+
+
+def hub_reachable() -> bool:
+    """Whether the hub answers; asked first, for its own library tries for half a minute before it gives up."""
+    try:
+        urllib.request.urlopen(urllib.request.Request(hub.ENDPOINT, method="HEAD"), timeout=5).close()
+    except HTTPError:
+        return True  # an answer, whatever it says
+    except URLError as error:
+        return isinstance(error.reason, ssl.SSLError)  # the library may know certificates that we do not
+    except OSError:
+        return False
+    return True
+
+
+def unreachable(repository: str, name: str) -> bool:
+    """Whether a file is neither in the hub's cache nor to be had."""
+    return _in_hub_cache(repository, (name,)) is None and (hub.HF_HUB_OFFLINE or not hub_reachable())
+
+
+def _download_url(url: str, target: Path, wanted: str) -> Path:
+    """A file by URL, checked against its published sum before it gets its name."""
+    advice = f"fetch {url} and save it as {target}"
+    if hub.HF_HUB_OFFLINE:
+        raise ModelError(f"{wanted} are not on this machine and HF_HUB_OFFLINE forbids the network: {advice}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(target), hash_prefix=published_sha256(url) or None)
+    except (OSError, URLError, RuntimeError) as error:
+        _raise_if_full(error, target.parent, wanted, "HOME")
+        raise ModelError(f"{wanted} could not be downloaded ({_first_line(error)}): {advice}") from error
+    return target
+
+
+def _raise_if_full(error: BaseException, folder: Path, wanted: str, variable: str) -> None:
+    reasons = [error, error.__cause__, error.__context__]
+    if any(isinstance(reason, OSError) and reason.errno in FULL for reason in reasons):
+        raise ModelError(
+            f"{wanted} do not fit on the disk of {folder}: free space there, or set {variable} to a folder with more"
+        ) from None
+
+
+def published_sha256(url: str) -> str:
+    """The checksum, or its beginning, that a URL carries; empty when it carries none."""
+    if "openaipublic" in url:
+        return url.split("/")[-2]
+    match = re.search(r"-([0-9a-f]{8,64})\.\w+$", url)
+    return match.group(1) if match and "mlfoundations" in url else ""
+
+
+# --------------------------------------------------------------------------------------------------------- read
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Reads a file of weights: `.safetensors`, a state dict saved by torch, or OpenAI's TorchScript archive.
+
+    A state dict may lie under "state_dict" or "model", and its names may begin with "module.".
+
+    Raises:
+        ModelError: not a file, empty, damaged, no weights, or a pickle that could run code.
+    """
+    if path.is_dir():
+        raise ModelError(f"expected a file of weights, got the folder {path}: give the file in it, or local-dir:{path}")
+    if not path.is_file():
+        raise ModelError(f"expected a file of weights, found none at {path}: check the path")
+    try:
+        if path.stat().st_size == 0:
+            raise ModelError(f"{path} is empty: fetch it again")
+        tensors = _read(path)
+        sha256 = _verify(path, _blob_sha256(path))
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
+    except MemoryError:
+        raise ModelError(f"{path} does not fit into memory: close other programs or take a smaller model") from None
+    from_openai = any(tensors.pop(name, None) is not None for name in OPENAI_EXTRAS) | _is_torchscript(path)
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in OPENAI_EXTRAS}
+    return Checkpoint(path, sha256, tensors, from_openai)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    with path.open("rb") as file:
+        start = file.read(64)
+    if start.startswith(b"version https://git-lfs"):
+        raise ModelError(f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` where it comes from")
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise ModelError(f"{path} is a web page, not weights: fetch the file itself")
+    try:
+        if path.suffix == ".safetensors" or start[8:9] == b"{":
+            return _state_dict(load_file(path), path)
+        if _is_torchscript(path):
+            return _state_dict(read_torchscript(path), path)
+        return _state_dict(torch.load(path, map_location="cpu", weights_only=True), path)
+    except RefusedError as error:
+        raise ModelError(
+            f"{path} is refused, for it is damaged or no archive of CLIP weights: it holds {error}"
+        ) from None
+    except pickle.UnpicklingError as error:
+        what = re.search(r"GLOBAL (\S+)|Unsupported (?:global|operand|class) (\S+)", str(error))
+        held = f" ({what.group(1) or what.group(2)})" if what else ""
+        raise ModelError(
+            f"{path} is refused, for it is damaged or a pickle that could run code{held}: save it anew as safetensors"
+        ) from None
+    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        size = path.stat().st_size
+        raise ModelError(
+            f"{path} ({size:,} bytes) is cut short or damaged, or no file of weights: fetch it again "
+            f"({_first_line(error)})"
+        ) from None
+
+
+def _is_torchscript(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError):
+        return False
+    return any(name.partition("/")[2] == "constants.pkl" for name in names)
+
+
+def _state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:
+    """What was loaded, unwrapped, → tensors by name."""
+    while isinstance(loaded, dict):
+        inner = next((loaded[key] for key in ("state_dict", "model") if isinstance(loaded.get(key), dict)), None)
+        if inner is None:
+            break
+        loaded = inner
+    if not isinstance(loaded, dict):
+        raise ModelError(f"{path} holds {type(loaded).__name__}, not a state dict: save model.state_dict()")
+    tensors = {name: value for name, value in loaded.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    if not tensors:
+        raise ModelError(f"{path} holds no tensors: expected the state dict of a CLIP model")
+    for prefix in ("module.", "_orig_mod."):  # left behind by DistributedDataParallel and torch.compile
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def _blob_sha256(path: Path) -> str:
+    """Hugging Face names the files of its cache by their checksum."""
+    name = path.resolve().name
+    return name if re.fullmatch(r"[0-9a-f]{64}", name) else ""
+
+
+def _verify(path: Path, published: str) -> str:
+    """The file's SHA-256.
+
+    Raises:
+        ModelError: it is not the published one.
+    """
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if not sha256.startswith(published):
+        raise ModelError(
+            f"{path} is damaged: its SHA-256 is {sha256[:12]}… instead of the published {published[:12]}…: delete it "
+            "and run again"
+        )
+    return sha256
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0][:200] or type(error).__name__
+
+
+# --------------------------------------------------------------------------------------------------------- load
+def load_into(model: nn.Module, checkpoint: Checkpoint, name: str) -> None:
+    """Puts a checkpoint's tensors into an open_clip model, cast to its precision.
+
+    Raises:
+        ModelError: they are another architecture's; the line says which, where it can be told.
+    """
+    tensors = convert_state_dict(model, dict(checkpoint.tensors))
+    if "positional_embedding" in tensors and not hasattr(model, "positional_embedding"):
+        tensors = convert_to_custom_text_state_dict(tensors)
+    expected = model.state_dict()
+    for scalar in ("logit_scale", "logit_bias"):  # saved as a number or as a list of one
+        if scalar in tensors and scalar in expected and tensors[scalar].numel() == 1:
+            tensors[scalar] = tensors[scalar].reshape(expected[scalar].shape)
+    if "logit_bias" in expected:
+        tensors.setdefault("logit_bias", torch.zeros_like(expected["logit_bias"]))
+    # Derived, unused in eval mode, or dropped by newer versions of the libraries.
+    ignored = re.compile(r"(.*\.)?(num_batches_tracked|position_ids|attn_mask)$")
+    missing = [key for key in expected if key not in tensors and not ignored.match(key)]
+    unexpected = [key for key in tensors if key not in expected and not ignored.match(key)]
+    other_shape = [key for key in tensors if key in expected and tensors[key].shape != expected[key].shape]
+    if missing or unexpected or other_shape:
+        problems = []
+        for what, keys in (("tensors missing", missing), ("unexpected", unexpected)):
+            if keys:
+                problems.append(f"{len(keys)} {what} ({keys[0]}{', …' if len(keys) > 1 else ''})")
+        if other_shape:
+            key = other_shape[0]
+            problems.append(
+                f"{len(other_shape)} of another shape ({key}: {list(tensors[key].shape)}, expected "
+                f"{list(expected[key].shape)})"
+            )
+        near = looks_like(tensors)
+        hint = "check model and file"
+        if near and name not in near:
+            hint = f"they look like {' or '.join(near[:2])}: use --model {near[0]}"
+        raise ModelError(f"{checkpoint.path} does not hold weights of {name}: {', '.join(problems)}; {hint}")
+    model.load_state_dict(tensors, strict=False)
+
+
+def looks_like(tensors: dict[str, Tensor]) -> list[str]:
+    """open_clip's names of the towers of OpenAI's kind that have tensors of these shapes, plain names first."""
+    found = _shape_of_tensors(tensors)
+    same = [name for name in open_clip.list_models() if found and _shape_of_config(name) == found]
+    return sorted(same, key=len)
+
+
+def _shape_of_tensors(tensors: dict[str, Tensor]) -> tuple[Any, ...] | None:
+    blocks = {match.groups() for key in tensors if (match := re.match(r"visual\.(layer[1-4])\.(\d+)\.conv1", key))}
+    if blocks and "visual.attnpool.positional_embedding" in tensors:
+        places = len(tensors["visual.attnpool.positional_embedding"])
+        layers = [sum(stage == f"layer{i}" for stage, _ in blocks) for i in (1, 2, 3, 4)]
+        return (layers, tensors["visual.conv3.weight"].shape[0] if "visual.conv3.weight" in tensors else 0, places)
+    if "visual.conv1.weight" in tensors and "visual.positional_embedding" in tensors:
+        width, _, patch, _ = tensors["visual.conv1.weight"].shape
+        return (width, patch, len(tensors["visual.positional_embedding"]))
+    return None
+
+
+def _shape_of_config(name: str) -> tuple[Any, ...] | None:
+    vision = open_clip.get_model_config(name)["vision_cfg"]
+    if "timm_model_name" in vision or not isinstance(vision.get("image_size"), int):
+        return None
+    if isinstance(vision.get("layers"), list):
+        return (vision["layers"], vision["width"], (vision["image_size"] // 32) ** 2 + 1)
+    patch = vision.get("patch_size", 16)
+    return (vision.get("width", 768), patch, (vision["image_size"] // patch) ** 2 + 1)

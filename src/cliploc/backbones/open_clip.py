@@ -1,0 +1,248 @@
+"""Every model of open_clip: OpenAI's CLIP and its successors, by open_clip's own names and tags.
+
+This module lists and builds them; which adapter reads a tower is decided by the tower itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+
+from cliploc.backbones import _weights
+from cliploc.backbones._catalogue import ModelEntry, model_sources, models
+from cliploc.backbones._precision import resolve_precision
+from cliploc.backbones.open_clip_resnet import OpenClipResNet
+from cliploc.errors import ModelError, UnknownNameError, UsageError
+from cliploc.schema import Backbone, TowerKind
+
+RANDOM = "random"
+CONFIG_OF_TOKENIZER = "tokenizer_config.json"
+ADAPTERS = (OpenClipResNet,)
+PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be built.
+
+    Attributes:
+        label: how results and errors call it.
+        config: what open_clip calls the architecture.
+        tokenizer: the same, for the tokenizer.
+        weights: finds or fetches the file; None for random weights.
+        quick_gelu: whether the weights were trained with quick-GELU though the architecture's name does not say so.
+        preprocessing: of the weights, where it differs from OpenAI's.
+    """
+
+    label: str
+    config: str
+    tokenizer: str
+    weights: Callable[[], Path] | None
+    quick_gelu: bool = False
+    preprocessing: dict[str, Any] = field(default_factory=dict)
+
+
+def build(plan: Plan, device: str, precision: str) -> Backbone:
+    """Builds the model, loads its weights, and wraps it in the adapter made for its image tower.
+
+    Raises:
+        ModelError: weights that are not there or do not fit, a tokenizer that is not there, a tower nobody reads.
+    """
+    dtype = resolve_precision(precision, device)
+    # Before the model, so that what is missing is said at once.
+    checkpoint = _weights.read_checkpoint(plan.weights()) if plan.weights else None
+    quick_gelu = plan.quick_gelu or (checkpoint is not None and checkpoint.from_openai)
+    tokenizer = _tokenizer(plan)
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)  # "random" is the same model every time
+        try:
+            model = open_clip.create_model(
+                plan.config,
+                load_weights=False,
+                force_quick_gelu=quick_gelu,
+                force_preprocess_cfg=plan.preprocessing,
+                pretrained_text=False,
+            )
+        except (OSError, RuntimeError, ImportError, ValueError, TypeError, KeyError) as error:
+            raise ModelError(f"open_clip cannot build {plan.label}: {_one_line(error)}") from error
+    adapter = next((one for one in ADAPTERS if one.supports(model.visual)), None)
+    if adapter is None:
+        raise ModelError(
+            f"the image tower of {plan.label} ({_tower_name(model.visual)}) is of no kind that can be read: choose one "
+            "that `cliploc models` lists as cnn or vit"
+        )
+    if checkpoint:
+        _weights.load_into(model, checkpoint, plan.config)
+    backbone: Any = adapter(model, tokenizer, plan.label, copy_text=False)
+    for part in backbone.children():  # not the buffers on top: pixels are normalised in float32
+        part.to(dtype)
+    if checkpoint:
+        gelu = "quick-gelu" if quick_gelu else "gelu"
+        backbone.fingerprint = f"{plan.config} {gelu} {checkpoint.sha256} {dtype} open_clip {open_clip.__version__}"
+    built: Backbone = backbone.to(device)
+    return built
+
+
+def _tokenizer(plan: Plan) -> Any:
+    """open_clip's tokenizer; CLIP's own comes with open_clip, others are files on Hugging Face."""
+    config = open_clip.get_model_config(plan.config) or {}
+    files = config.get("text_cfg", {}).get("hf_tokenizer_name")
+    try:
+        if files and not plan.tokenizer.startswith("local-dir:") and _weights.unreachable(files, CONFIG_OF_TOKENIZER):
+            raise ConnectionError("no connection")
+        with _quiet():
+            return open_clip.get_tokenizer(plan.tokenizer)
+    except ImportError as error:
+        raise ModelError(f"the tokenizer of {plan.label} needs another package: pip install transformers") from error
+    except Exception as error:  # transformers and the hub raise whatever they like when a file is missing
+        raise ModelError(
+            f"the tokenizer of {plan.label} is not on this machine and cannot be fetched from huggingface.co: run once "
+            f"with a network, or choose a model with CLIP's own tokenizer ({_one_line(error)})"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """open_clip warns on the root logger that weights are random, before they are loaded."""
+    root, handler = logging.getLogger(), logging.NullHandler()
+
+    def about_weights(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("No pretrained weights loaded")
+
+    root.addFilter(about_weights)
+    root.addHandler(handler)  # with none at all, logging would install one for good
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.removeFilter(about_weights)
+
+
+def _tower_name(visual: Any) -> str:
+    trunk = getattr(visual, "trunk", visual)
+    return type(trunk).__name__
+
+
+def _one_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0][:200] or type(error).__name__
+
+
+# ------------------------------------------------------------------------------------------------------------ plans
+def plan_model(name: str, pretrained: str | None) -> Plan:
+    """What a name of open_clip and weights mean: a tag, a file, or "random".
+
+    Without weights, OpenAI's are meant where the model has them, else the only ones it has.
+
+    Raises:
+        UsageError: no such tag, or none given where there are several.
+    """
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if pretrained is None:
+        if "openai" in tags or len(tags) == 1:
+            pretrained = "openai" if "openai" in tags else tags[0]
+        else:
+            choice = f"one of {', '.join(tags)}, or a file" if tags else f"a file of weights, or {RANDOM!r}"
+            raise UsageError(f"expected weights for {name}, got none: add --pretrained with {choice}")
+    if pretrained == RANDOM:
+        return Plan(f"{name}:{RANDOM}", name, name, None, preprocessing=_common_preprocessing(name, tags))
+    if _is_path(pretrained):
+        path = Path(pretrained).expanduser()
+        return Plan(f"{name}:{path.name}", name, name, lambda: path, preprocessing=_common_preprocessing(name, tags))
+    published = open_clip.get_pretrained_cfg(name, pretrained)
+    if not published:
+        raise UnknownNameError(f"weights of {name}", pretrained, [*tags, RANDOM])
+    return Plan(
+        f"{name}:{pretrained}",
+        name,
+        name,
+        functools.partial(_weights.tag_file, name, pretrained),
+        quick_gelu=bool(published.get("quick_gelu")),
+        preprocessing=_preprocessing(published),
+    )
+
+
+def _is_path(pretrained: str) -> bool:
+    path = Path(pretrained)
+    return path.suffix in _weights.SUFFIXES or len(path.parts) > 1 or path.expanduser().exists()
+
+
+def _preprocessing(published: dict[str, Any]) -> dict[str, Any]:
+    return {key: published[key] for key in PREPROCESSING if key in published}
+
+
+def _common_preprocessing(name: str, tags: list[str]) -> dict[str, Any]:
+    """A file does not say how its pictures were prepared: what all published weights of the model agree on."""
+    known = [_preprocessing(open_clip.get_pretrained_cfg(name, tag)) for tag in tags]
+    return known[0] if known and all(one == known[0] for one in known) else {}
+
+
+def _no_weights_beside(source: str, pretrained: str | None) -> None:
+    if pretrained is not None:
+        raise UsageError(f"{source} brings its own weights, got --pretrained {pretrained}: leave the option out")
+
+
+def _build_hub(repository: str, pretrained: str | None, device: str, precision: str) -> Backbone:
+    source = f"hf-hub:{repository}"
+    _no_weights_beside(source, pretrained)
+    folder = _weights.hub_folder(repository)
+    plan = Plan(source, f"local-dir:{folder}", source, lambda: _weights.folder_checkpoint(folder))
+    return build(plan, device, precision)
+
+
+def _build_folder(path: str, pretrained: str | None, device: str, precision: str) -> Backbone:
+    source = f"local-dir:{path}"
+    _no_weights_beside(source, pretrained)
+    folder = Path(path).expanduser()
+    checkpoint = _weights.folder_checkpoint(folder)
+    config = f"local-dir:{folder}"
+    return build(Plan(source, config, config, lambda: checkpoint), device, precision)
+
+
+# -------------------------------------------------------------------------------------------------------- catalogue
+def _entry(name: str) -> ModelEntry:
+    """One line of the catalogue, from open_clip's configuration alone: nothing is built."""
+    config = open_clip.get_model_config(name)
+    vision, tags = config["vision_cfg"], tuple(open_clip.list_pretrained_tags_by_model(name))
+    size = vision.get("image_size", 224)
+    kind, tower, pooling = _tower(vision)
+    return ModelEntry(
+        name=name,
+        build=lambda pretrained, device, precision: build(plan_model(name, pretrained), device, precision),
+        kind=kind,
+        pooling=pooling,
+        input_hw=(size, size) if isinstance(size, int) else (size[0], size[1]),
+        parameters=None,
+        licence="openai: MIT; others: see their card" if "openai" in tags else "see the weights' card",
+        about=f"{tower}{', quick-GELU' if config.get('quick_gelu') else ''}",
+        weights=tags,
+    )
+
+
+def _tower(vision: dict[str, Any]) -> tuple[TowerKind, str, str]:
+    """Kind, family and pooling of an image tower by its configuration."""
+    if family := vision.get("timm_model_name"):
+        kind: TowerKind = "cnn" if family.startswith(("convnext", "fastvit")) else "vit"
+        pool = vision.get("timm_pool", "avg")
+        return kind, family, {"map": "attention", "token": "class token"}.get(pool, "global average")
+    if isinstance(vision.get("layers"), list):
+        return "cnn", "CLIP's ResNet", "attention"
+    attentional = vision.get("attentional_pool")
+    return (
+        "vit",
+        "CLIP's ViT",
+        "attention" if attentional else {"avg": "global average"}.get(vision.get("pool_type", "tok"), "class token"),
+    )
+
+
+for _name in open_clip.list_models():
+    models.register(_name, _entry(_name))
+model_sources.register("hf-hub", _build_hub)
+model_sources.register("local-dir", _build_folder)

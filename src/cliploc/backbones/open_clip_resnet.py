@@ -1,0 +1,101 @@
+"""CLIP's ResNets (RN50, RN101, RN50x4, RN50x16, RN50x64 and their quick-GELU variants), built by open_clip."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from open_clip.modified_resnet import ModifiedResNet
+from torch import Tensor, nn
+
+from cliploc.backbones._cnn import AttentionPool, ConvolutionalBackbone
+from cliploc.backbones._folding import fold_batch_norms
+from cliploc.backbones._open_clip_facts import OpenClipFacts
+from cliploc.backbones._open_clip_text import OpenClipText, Tokenizer, without_image_tower
+
+
+class Stem(nn.Module):
+    """CLIP's three convolutions and average pool, stride 4; they lie loose in open_clip's tower."""
+
+    def __init__(self, visual: ModifiedResNet) -> None:
+        super().__init__()
+        for name in ("conv1", "bn1", "act1", "conv2", "bn2", "act2", "conv3", "bn3", "act3", "avgpool"):
+            self.add_module(name, getattr(visual, name))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """`[B, 3, H, W]` → `[B, C, H/4, W/4]`."""
+        x = images
+        for layer in self.children():
+            x = layer(x)
+        return x
+
+
+class OpenClipResNet(ConvolutionalBackbone):
+    """CLIP's ModifiedResNet (Radford 2021): stem, four stages of residual blocks, attention pool.
+
+    Stages, counted from the end: −1 layer4, −2 layer3, −3 layer2, −4 layer1, −5 the stem. The attention pool's
+    positions are interpolated for inputs of another size than the model's, so that any height × width goes in.
+
+    Args:
+        model: an open_clip model whose `visual` is a `ModifiedResNet`; it is not changed.
+        tokenizer: its tokenizer, of `open_clip.get_tokenizer`.
+        name: how results and errors call it.
+        copy_text: False hands the text tower over instead of copying it; `model` is of no use afterwards.
+        fold: whether batch norms become part of their convolutions (see `fold_batch_norms`).
+
+    Example:
+        >>> import open_clip
+        >>> model, tokenizer = open_clip.create_model("RN50"), open_clip.get_tokenizer("RN50")
+        >>> OpenClipResNet(model, tokenizer, "RN50").grid(224, 320)
+        (7, 10)
+    """
+
+    stride = 32
+
+    def __init__(
+        self, model: Any, tokenizer: Tokenizer, name: str, *, copy_text: bool = True, fold: bool = True
+    ) -> None:
+        visual, facts = model.visual, OpenClipFacts.of(model)
+        tower = fold_batch_norms(visual) if fold else copy.deepcopy(visual)
+        stages = [Stem(tower), tower.layer1, tower.layer2, tower.layer3, tower.layer4]
+        super().__init__(stages, mean=facts.mean, std=facts.std)
+        self.stages.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.pooling = _attention_pool(tower.attnpool)
+        self.text = OpenClipText(without_image_tower(model) if copy_text else model, tokenizer)
+        self.name = name
+        self.input_hw, self.resize_policy, self.logit_scale = facts.input_hw, facts.resize_policy, facts.logit_scale
+        self.embedding_size = visual.output_dim
+        self.eval().requires_grad_(False)
+
+    @staticmethod
+    def supports(visual: nn.Module) -> bool:
+        """Whether an open_clip image tower is one of these."""
+        return isinstance(visual, ModifiedResNet)
+
+    def pool(self, features: Tensor) -> Tensor:
+        """`[B, C, h, w]` → `[B, D]`, not normalised."""
+        pooled: Tensor = self.pooling(features)
+        return pooled
+
+    def read_locations(self, features: Tensor) -> Tensor:
+        """`[B, C, h, w]` → `[B, D, h, w]`: the value path of the attention pool."""
+        return self.pooling.read_locations(features)
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Sentences → `[n, D]` float32, unit norm."""
+        embeddings: Tensor = self.text(texts)
+        return embeddings
+
+
+def _attention_pool(theirs: Any) -> AttentionPool:
+    """Our pool, whose attention is differentiable in batches and whose positions fit any grid, with open_clip's
+    parameters."""
+    places, channels = theirs.positional_embedding.shape
+    side = math.isqrt(places - 1)
+    with torch.device("meta"):  # no random initialisation that the weights would overwrite at once
+        pool = AttentionPool((side, side), channels, theirs.num_heads, theirs.c_proj.out_features)
+    pool.load_state_dict(theirs.state_dict(), assign=True)
+    return pool
