@@ -200,6 +200,10 @@ def test_grey_arrays():
         np.testing.assert_array_equal(np.asarray(load(array).image), np.repeat(grey[..., None], 3, axis=2))
 
 
+def test_floats_are_rounded_to_the_nearest_grey():
+    assert load(np.full((9, 9), 0.999)).image.getpixel((0, 0)) == WHITE
+
+
 def test_transparent_arrays_are_laid_on_white():
     assert load(np.zeros((9, 9, 4), np.uint8)).image.getpixel((0, 0)) == WHITE
 

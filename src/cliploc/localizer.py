@@ -359,10 +359,10 @@ class Localizer:
         """One view of a batch → raw maps `[B, P, h, w]` after the method's ReLU, and embeddings `[B, D]`."""
         needs: Needs = self.method.needs(**self.method_options)
         trace = self.backbone.trace(images, needs)
-        self._refuse_nan(trace.embedding[:, None], batch, "embedding")
+        self._refuse_nan(trace.embedding[:, None], batch, "an embedding")
         ctx = Context(images, directions, trace, self.backbone, self.batch_size, on_masked)
         raw = self.method.function(ctx, **self.method_options).float()  # [B, P, h, w]
-        self._refuse_nan(raw.flatten(2), batch, "map")
+        self._refuse_nan(raw.flatten(2), batch, "a map")
         return (raw.relu() if self.method.relu else raw), trace.embedding
 
     def _refuse_nan(self, values: Tensor, batch: list[_Prepared], what: str) -> None:
@@ -370,9 +370,9 @@ class Localizer:
         bad = ~values.isfinite().all(dim=-1)  # [B, P]
         if bad.any():
             b, p = (int(i) for i in bad.nonzero()[0])
-            prompt = f", prompt {batch[b].texts.names[p]!r}" if what == "map" else ""
+            prompt = f", prompt {batch[b].texts.names[p]!r}" if what == "a map" else ""
             raise ModelError(
-                f"{self.backbone.name} in {str(self.backbone.dtype).removeprefix('torch.')} gave a {what} that is not "
+                f"{self.backbone.name} in {str(self.backbone.dtype).removeprefix('torch.')} gave {what} that is not "
                 f"a number for {batch[b].picture.source}{prompt}: use a higher precision or check the weights"
             )
 

@@ -363,7 +363,13 @@ class Boxes:
         return len(self.xyxy)
 
     def of(self, name: str) -> FloatArray:
-        """The boxes `[k, 4]` of one name, best first."""
+        """The boxes `[k, 4]` of one name, best first.
+
+        Raises:
+            UsageError: a name that was not asked for.
+        """
+        if name not in self.names:
+            raise UsageError(f"expected one of the names asked for ({', '.join(self.names)}), got {name!r}")
         boxes: FloatArray = self.xyxy[self.label == self.names.index(name)]
         return boxes
 

@@ -1,0 +1,591 @@
+"""The composition: from pictures and names to maps and boxes in original pixels, on towers with planted colours."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from cliploc import localizer as module
+from cliploc.errors import InputError, ModelError, UnknownNameError, UsageError
+from cliploc.geometry import POLICIES, Frame, iou_matrix
+from cliploc.localizer import DECODERS, Localizer, min_max
+from cliploc.saliency.cam import cam
+from cliploc.schema import Needs
+from tests.tiny import KINDS, context, tower
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+TEMPLATE = "a {} thing"
+
+
+def photo(size_wh, **boxes):
+    """Grey, with a rectangle for each colour."""
+    pixels = np.full((size_wh[1], size_wh[0], 3), 128, np.uint8)
+    for colour, (x0, y0, x1, y1) in boxes.items():
+        pixels[y0:y1, x0:x1] = COLOURS[colour]
+    return pixels
+
+
+@pytest.fixture(scope="module")
+def backbones():
+    return {kind: tower(kind, (8, 8)) for kind in KINDS}
+
+
+def build(backbone, **options):
+    method = "cam" if backbone.kind == "cnn" else "grad_cam"
+    return Localizer(backbone, **{"method": method, "templates": TEMPLATE, "threshold": 0.5, **options})
+
+
+@pytest.fixture
+def gap():
+    """A tower of its own for tests that change it."""
+    return tower("gap_cnn", (8, 8))
+
+
+WIDE = photo((96, 64), red=(36, 16, 60, 32), blue=(72, 40, 88, 60))
+TALL = photo((64, 96), red=(16, 40, 40, 64))
+SQUARE = photo((80, 80), green=(20, 30, 50, 60))
+PHOTOS = [WIDE, TALL, SQUARE, TALL[::-1].copy(), WIDE[:, ::-1].copy()]
+
+
+def same(one, other, atol=1e-5):
+    assert one.names == other.names
+    assert one.frame == other.frame
+    assert one.reasons == other.reasons
+    np.testing.assert_allclose(one.scores, other.scores, atol=atol)
+    np.testing.assert_allclose(one.maps, other.maps, atol=atol)
+    np.testing.assert_array_equal(one.found, other.found)
+    np.testing.assert_array_equal(one.boxes.label, other.boxes.label)
+    np.testing.assert_allclose(one.boxes.xyxy, other.boxes.xyxy, atol=1e-3)
+    np.testing.assert_allclose(one.boxes.score, other.boxes.score, atol=1e-4)
+    np.testing.assert_array_equal(np.asarray(one.image), np.asarray(other.image))
+
+
+# -------------------------------------------------------------------------------------------------------- it finds it
+@pytest.mark.parametrize("size_wh", [(96, 64), (64, 96), (80, 80), (150, 100)])
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_planted_colour_is_boxed_in_original_pixels(backbones, kind, policy, size_wh):
+    width, height = size_wh
+    box = [width * 3 // 8, height * 3 // 8, width * 3 // 8 + width // 4, height * 3 // 8 + height // 4]
+    for colour in COLOURS:
+        found = build(backbones[kind], resize=policy)(photo(size_wh, **{colour: box}), ["red", "green", "blue"])
+        assert found.found[found.names.index(colour)]
+        best = found.boxes.of(colour)[:1]
+        one_cell = np.array([4 / scale for scale in found.frame.scale_xy] * 2)
+        assert (np.abs(best - box) <= one_cell).all(), best
+        assert iou_matrix(best, [box]).item() >= 0.5
+        heatmap = found.heatmaps[found.names.index(colour)]
+        assert heatmap.shape == (height, width)
+        y, x = np.unravel_index(heatmap.argmax(), heatmap.shape)
+        assert box[0] - 2 <= x <= box[2] + 1
+        assert box[1] - 2 <= y <= box[3] + 1
+
+
+def test_scores_are_cosines_of_picture_and_prompt(backbones):
+    backbone = backbones["gap_cnn"]
+    found = build(backbone)(TALL, ["red", "blue|green"])
+    pixels = np.asarray(Frame.fit("squash", (96, 64), (32, 32)).apply(Image.fromarray(TALL)))
+    image = backbone.encode_image(backbone.normalize(torch.tensor(pixels).permute(2, 0, 1)[None] / 255))
+    red, blue, green = backbone.encode_text([f"a {colour} thing" for colour in ("red", "blue", "green")])
+    expected = torch.stack([red, F.normalize(blue + green, dim=0)]) @ image[0]
+    np.testing.assert_allclose(found.scores, expected, atol=1e-5)
+    assert found.names == ("red", "blue")
+    assert found.presence is None
+
+
+def test_boxes_carry_their_label_and_score_and_come_best_first(backbones):
+    picture = photo((96, 96), red=(12, 12, 36, 36), blue=(60, 60, 84, 84))
+    picture[60:72, 12:24] = (200, 90, 90)  # a paler red
+    found = build(backbones["gap_cnn"], threshold=0.1)(picture, ["blue", "green", "red"])
+    assert found.boxes.names == ("blue", "green", "red")
+    assert found.found.tolist() == [True, False, True]
+    assert len(found.boxes.of("red")) == 2
+    red = found.boxes.score[found.boxes.label == 2]
+    assert red[0] == 1
+    assert 0.1 < red[1] < 0.9
+    assert len(found.boxes.of("green")) == 0
+    one = build(backbones["gap_cnn"], threshold=0.1, max_boxes=1)(picture, ["blue", "green", "red"])
+    np.testing.assert_array_equal(one.boxes.xyxy, found.boxes.xyxy[[0, 1]])
+    with pytest.raises(UsageError, match=r"expected one of the names asked for \(blue, green, red\), got 'pink'"):
+        found.boxes.of("pink")
+
+
+def test_heat_is_zero_where_the_model_did_not_look(backbones):
+    found = build(backbones["gap_cnn"], resize="crop")(WIDE, ["red"])
+    heatmap = found.heatmaps[0]
+    assert heatmap[:, :16].max() == heatmap[:, 80:].max() == 0
+    assert heatmap.max() > 0.9
+    assert (found.boxes.xyxy[:, [0, 2]] >= 16).all()
+    assert (found.boxes.xyxy[:, [0, 2]] <= 80).all()
+
+
+def test_the_padding_is_cold(backbones):
+    found = build(backbones["gap_cnn"], resize="pad")(WIDE, ["red"])
+    x0, y0, x1, y1 = found.frame.visible_xyxy
+    assert (x0, x1) == (0, 32)
+    outside = found.maps[0].copy()
+    outside[y0:y1] = 0
+    assert y0 > 0
+    assert outside.max() == 0
+    assert found.maps[0].max() == 1
+
+
+def test_the_minimum_area_is_a_share_of_the_picture_not_of_its_padding(backbones):
+    """In a 6:1 picture laid on a square, 5 % of the input are 30 % of the picture."""
+    picture = photo((192, 32), red=(48, 0, 96, 32))  # a quarter of it
+    found = build(backbones["gap_cnn"], resize="pad", min_area=0.15, threshold=0.3)(picture, ["red"])
+    assert found.found[0], found.reasons
+    assert iou_matrix(found.boxes.xyxy, [[48, 0, 96, 32]]).max() > 0.5
+
+
+def test_to_supervision(backbones):
+    found = build(backbones["gap_cnn"])(WIDE, ["blue", "red"])
+    detections = found.to_supervision()
+    np.testing.assert_array_equal(detections.xyxy, found.boxes.xyxy)
+    np.testing.assert_array_equal(detections.confidence, found.boxes.score)
+    assert detections.class_id.tolist() == [0, 1]
+    assert detections.data["class_name"].tolist() == ["blue", "red"]
+    detections.xyxy[:] = 0
+    assert found.boxes.xyxy.max() > 0
+    assert len(build(backbones["gap_cnn"])(SQUARE, ["red"]).to_supervision()) == 0
+
+
+# ------------------------------------------------------------------------------------------------------------ batches
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_is_one_by_one(backbones, kind, policy):
+    names = ["red", "blue", "something else"]
+    localizer = build(backbones[kind], resize=policy, scales=(1, 1.5), flip=True)
+    for together, picture in zip(localizer(PHOTOS, names), PHOTOS, strict=True):
+        same(together, localizer(picture, names))
+
+
+def test_more_pictures_than_a_batch_keep_their_order(backbones):
+    pictures = [photo((40, 40), red=(i, i, i + 12, i + 12)) for i in range(0, 28, 2)]
+    expected = build(backbones["gap_cnn"], batch_size=50)(pictures, ["red"])
+    for batch_size in (1, 3, 14):
+        results = build(backbones["gap_cnn"], batch_size=batch_size)(pictures, ["red"])
+        assert [result.source for result in results] == [f"image {i}" for i in range(14)]
+        for one, other in zip(results, expected, strict=True):
+            same(one, other)
+
+
+def test_names_for_each_picture_are_separate_calls_and_no_method_sees_others(backbones):
+    names = [["red"], ["blue"], ["green", "red"], ["blue", "green", "red"], ["red"], ["red", "green"]]
+    pictures = [*PHOTOS, WIDE]
+    localizer = build(backbones["gap_cnn"])
+    seen = []
+
+    def spied(ctx):
+        seen.append(tuple(ctx.text.shape[:2]))
+        return cam(ctx)
+
+    localizer.method = replace(localizer.method, function=spied)
+    results = localizer(pictures, names)
+    assert seen == [(2, 1), (1, 2), (1, 3), (1, 1), (1, 2)]
+    for result, picture, asked in zip(results, pictures, names, strict=True):
+        assert result.names == tuple(asked)
+        same(result, localizer(picture, asked))
+
+
+def test_pictures_of_the_inputs_own_shape_are_aligned_at_every_scale():
+    """20×24 times 1.3 is rounded to 24×32, another shape: a picture that fits the first is cropped for the second."""
+    backbone = tower("gap_cnn", (5, 6))
+    localizer = build(backbone, resize="crop", scales=(1, 1.3))
+    fits, other = photo((48, 40), red=(4, 4, 16, 16)), photo((64, 40), red=(20, 4, 32, 16))
+    same(localizer([fits, other], ["red"])[0], localizer(fits, ["red"]))
+
+
+def test_results_of_one_batch_share_no_memory_and_keep_none(backbones):
+    results = build(backbones["gap_cnn"])(PHOTOS, ["red", "blue"])
+    untouched = [result.maps.copy() for result in results]
+    results[1].maps[:] = 7
+    for i in (0, 2, 3, 4):
+        np.testing.assert_array_equal(results[i].maps, untouched[i])
+    for result in results:
+        owner = result.maps.base
+        assert owner is None or owner.untyped_storage().nbytes() <= result.maps.nbytes
+
+
+@pytest.mark.parametrize("count", [1, 200])
+def test_any_number_of_names(backbones, count):
+    names = ["red", *(f"name {i}" for i in range(count - 1))]
+    localizer = build(backbones["gap_cnn"])
+    found = localizer(TALL, names)
+    assert found.maps.shape == (count, 32, 32)
+    assert len(found.reasons) == len(found.found) == len(found.scores) == count
+    alone = localizer(TALL, ["red"])
+    np.testing.assert_allclose(found.maps[0], alone.maps[0], atol=1e-5)
+    np.testing.assert_allclose(found.boxes.of("red"), alone.boxes.of("red"), atol=1e-3)
+    assert all((reason is None) == bool(there) for reason, there in zip(found.reasons, found.found, strict=True))
+    assert set(found.boxes.label) == set(np.flatnonzero(found.found))
+
+
+def test_no_pictures_are_no_results(backbones):
+    assert build(backbones["gap_cnn"])([], ["red"]) == []
+
+
+# ------------------------------------------------------------------------------------------------- scales and flips
+def test_one_scale_is_the_default_and_twice_the_same_is_once(backbones):
+    plain = build(backbones["gap_cnn"])(WIDE, ["red"])
+    same(build(backbones["gap_cnn"], scales=(1,))(WIDE, ["red"]), plain)
+    same(build(backbones["gap_cnn"], scales=(1, 1, 1))(WIDE, ["red"]), plain)
+
+
+def test_views_are_averaged_after_each_is_scaled_to_0_1(backbones):
+    """The stated recipe, by hand: min–max of each view's map on the input, summed, min–max again."""
+    backbone = backbones["gap_cnn"]
+    total = 0
+    for side in (32, 48):
+        pixels = torch.tensor(np.asarray(Frame.fit("squash", (64, 96), (side, side)).apply(Image.fromarray(WIDE))))
+        images = backbone.normalize(pixels.permute(2, 0, 1)[None] / 255)
+        for flip in (False, True):
+            view = images.flip(-1) if flip else images
+            ctx = context(backbone, view, ["a red thing", "a blue thing"], Needs(features=(-1,)))
+            raw = cam(ctx).relu()
+            raw = raw.flip(-1) if flip else raw
+            heat = F.interpolate(raw, size=(32, 32), mode="bilinear", align_corners=False)[0].numpy()
+            low, high = heat.min((1, 2), keepdims=True), heat.max((1, 2), keepdims=True)
+            total = total + (heat - low) / (high - low)
+    low, high = total.min((1, 2), keepdims=True), total.max((1, 2), keepdims=True)
+    found = build(backbone, scales=(1, 1.5), flip=True)(WIDE, ["red", "blue"])
+    np.testing.assert_allclose(found.maps, (total - low) / (high - low), atol=1e-5)
+    plain = build(backbone)(WIDE, ["red", "blue"])
+    np.testing.assert_allclose(found.scores, plain.scores, atol=1e-6)  # of the first view
+    assert np.abs(found.maps - plain.maps).max() > 0.05
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_with_flips_a_mirrored_picture_has_the_mirrored_map(backbones, policy):
+    localizer = build(backbones["attention_pool_cnn"], flip=True, resize=policy, scales=(1, 1.5))
+    picture = photo((96, 64), red=(20, 8, 40, 30), blue=(60, 40, 90, 60))
+    straight, mirrored = localizer([picture, picture[:, ::-1].copy()], ["red", "blue"])
+    np.testing.assert_allclose(straight.maps, mirrored.maps[:, :, ::-1], atol=1e-4)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_scales_keep_the_object_where_it_is(backbones, policy):
+    for size_wh, box in [((96, 64), [36, 16, 60, 40]), ((64, 96), [16, 36, 40, 60])]:
+        found = build(backbones["gap_cnn"], resize=policy, scales=(1, 1.5, 2.25))(photo(size_wh, red=box), ["red"])
+        assert iou_matrix(found.boxes.of("red")[:1], [box]).item() > 0.6
+
+
+def test_image_size_sets_the_input(backbones):
+    found = build(backbones["gap_cnn"], image_size=(48, 64))(WIDE, ["red"])
+    assert found.frame.input_hw == (48, 64)
+    assert found.maps.shape == (1, 48, 64)
+    assert iou_matrix(found.boxes.of("red")[:1], [[36, 16, 60, 32]]).item() > 0.6
+    assert build(backbones["gap_cnn"], image_size=64)(WIDE, ["red"]).frame.input_hw == (64, 64)
+
+
+# -------------------------------------------------------------------------------------------------- found or not found
+def test_a_constant_map_is_zeros_and_not_found(backbones):
+    localizer = build(backbones["gap_cnn"])
+    for value in (0.0, 3.0, -2.0):
+        localizer.method = replace(localizer.method, function=lambda ctx, v=value: cam(ctx) * 0 + v)
+        found = localizer(WIDE, ["red"])
+        assert (found.maps == 0).all()
+        assert not found.found[0]
+        assert found.reasons == ("cam finds no evidence for it: its map is flat",)
+        assert len(found.boxes) == 0
+
+
+def test_no_region_that_is_large_enough_is_not_found(backbones):
+    found = build(backbones["gap_cnn"], min_area=0.9)(WIDE, ["red"])
+    assert found.reasons == ("no region of its map reaches 0.9 of the picture",)
+    assert not found.found[0]
+    assert found.maps.max() == 1  # the map is shown all the same
+
+
+def test_min_max():
+    maps = torch.tensor([[[1.0, 3.0], [2.0, 1.0]], [[5.0, 5.0], [5.0, 5.0]], [[-4.0, -2.0], [-3.0, -4.0]]])
+    expected = torch.tensor([[[0.0, 1.0], [0.5, 0.0]], [[0.0, 0.0], [0.0, 0.0]], [[0.0, 1.0], [0.5, 0.0]]])
+    torch.testing.assert_close(min_max(maps), expected)
+
+
+def test_background_is_subtracted_and_may_win(backbones):
+    backbone = backbones["gap_cnn"]
+    localizer = build(backbone, background=["blue", "green"])
+    seen = []
+
+    def spied(ctx):
+        seen.append(ctx.text)
+        return cam(ctx)
+
+    localizer.method = replace(localizer.method, function=spied)
+    mostly_blue = photo((64, 64), blue=(0, 0, 64, 40), red=(20, 44, 36, 60))
+    found = localizer(mostly_blue, ["red"])
+    red, blue, green = backbone.encode_text(["a red thing", "a blue thing", "a green thing"])
+    torch.testing.assert_close(seen[0], (red - (blue + green) / 2)[None, None], atol=1e-5, rtol=0)
+    assert found.reasons == ("the background 'blue' fits better",)
+    np.testing.assert_allclose(found.scores, build(backbone)(mostly_blue, ["red"]).scores, atol=1e-6)
+    mostly_red = localizer(photo((64, 64), red=(8, 8, 56, 56)), ["red"])
+    assert mostly_red.found[0]
+
+
+def test_calibrated_towers_say_absent_and_weigh_their_boxes(gap):
+    gap.presence = lambda cosine: torch.sigmoid(10 * (cosine + 0.3))
+    localizer = build(gap, min_presence=0.4)
+    found = localizer(photo((64, 96), red=(16, 40, 40, 64)), ["red", "something"])
+    assert found.presence == pytest.approx(1 / (1 + np.exp(-10 * (found.scores + 0.3))), abs=1e-5)
+    assert 0.4 < found.presence[0] < 0.99
+    assert found.boxes.score == pytest.approx([found.presence[0]], abs=1e-5)
+    strict = build(gap, min_presence=0.99)(TALL, ["red"])
+    assert strict.reasons == (f"not in the picture: presence {strict.presence[0]:.2f} is below 0.99",)
+    assert len(strict.boxes) == 0
+    assert build(gap, min_presence=0)(TALL, ["red"]).found[0]
+
+
+def test_unknown_names_are_told_and_the_others_found(gap):
+    gap.unknown_reason = lambda word: f"{word!r} means nothing to it" if word.startswith("zork") else None
+    localizer = build(gap)
+    found = localizer(TALL, ["zork", "red", "zork b|zork c"])
+    assert found.reasons == ("'zork' means nothing to it", None, "'zork b' means nothing to it")
+    assert found.found.tolist() == [False, True, False]
+    assert set(found.boxes.label) == {1}
+    mixed = localizer(TALL, ["zork|red"])  # the synonym that it knows stands for the name
+    assert mixed.names == ("zork",)
+    np.testing.assert_allclose(mixed.maps[0], found.maps[1], atol=1e-6)
+    assert mixed.found[0]
+    with pytest.raises(UsageError, match="background name 'zork' cannot be used: 'zork' means nothing to it"):
+        build(gap, background=["red", "zork"])
+
+
+# -------------------------------------------------------------------------------------------------------------- trouble
+def test_nan_weights_are_named_with_model_precision_and_picture(gap):
+    gap.stages[1][0].weight[5, 0, 0, 0] = float("nan")
+    with pytest.raises(ModelError) as error:
+        build(gap)([TALL, WIDE], ["red"])
+    assert str(error.value) == (
+        "gap_cnn in float32 gave an embedding that is not a number for image 0: use a higher precision or check the "
+        "weights"
+    )
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_map_that_is_no_number_is_named_with_its_prompt_and_picture(backbones, bad):
+    localizer = build(backbones["gap_cnn"])
+
+    def broken(ctx):
+        maps = cam(ctx)
+        maps[1, 2, 0, 0] = bad
+        return maps
+
+    localizer.method = replace(localizer.method, function=broken)
+    with pytest.raises(ModelError, match=r"gap_cnn in float32 gave a map .* for image 1, prompt 'blue': use a higher"):
+        localizer([TALL, WIDE], ["red", "green", "blue"])
+
+
+def test_weights_that_require_gradients_change_nothing(gap):
+    expected = build(gap)(WIDE, ["red"])
+    gap.requires_grad_(True)
+    for method in ("cam", "grad_cam"):
+        found = build(gap, method=method)(WIDE, ["red"])
+        assert found.found[0]
+        assert all(parameter.grad is None and parameter.requires_grad for parameter in gap.parameters())
+    same(build(gap)(WIDE, ["red"]), expected)
+
+
+def test_the_global_random_state_is_untouched(backbones):
+    torch.manual_seed(5)
+    before, before_numpy = torch.get_rng_state(), np.random.get_state()[1].copy()
+    build(backbones["gap_cnn"], flip=True)(PHOTOS, ["red", "a name without a colour"])
+    assert torch.equal(torch.get_rng_state(), before)
+    np.testing.assert_array_equal(np.random.get_state()[1], before_numpy)
+
+
+def test_names_are_embedded_once(gap):
+    calls = []
+    encode = gap.encode_text
+    gap.encode_text = lambda texts: calls.extend(texts) or encode(texts)
+    localizer = build(gap, batch_size=2)
+    localizer(PHOTOS, ["red", "blue"])
+    localizer(WIDE, ["blue", "green"])
+    assert sorted(calls) == ["a blue thing", "a green thing", "a red thing"]
+
+
+OPTIONS = [
+    ({"method": "gradcam"}, "unknown method 'gradcam': did you mean grad_cam"),
+    ({"method_options": {"size": 3}}, "cam has no option 'size': it has none"),
+    ({"templates": "a photo"}, "expected a template with {} for the name, or one of default, openai-80"),
+    ({"templates": []}, "expected at least one template, got none"),
+    ({"background": "sky"}, "expected a list of names, got the single text 'sky': write ['sky']"),
+    ({"background": [""]}, "expected a name, got an empty one"),
+    ({"resize": "stretch"}, "expected a resize policy of squash, crop, pad, got 'stretch'"),
+    ({"image_size": 33}, "expected an image_size of multiples of 4 from 4 to 4096 for gap_cnn, got 33×33"),
+    ({"image_size": (32, 0)}, "expected an image_size of multiples of 4 from 4 to 4096 for gap_cnn, got 32×0"),
+    ({"image_size": 8192}, "expected an image_size of multiples of 4 from 4 to 4096 for gap_cnn, got 8192×8192"),
+    ({"image_size": 32.0}, "expected an image_size of multiples of 4 from 4 to 4096 for gap_cnn, got 32.0×32.0"),
+    ({"image_size": (32,)}, "expected an image_size of multiples of 4 from 4 to 4096 for gap_cnn, got 32"),
+    ({"scales": ()}, "expected a list of scales from 0.25 to 8, got ()"),
+    ({"scales": (1, 0)}, "expected a list of scales from 0.25 to 8, got (1, 0)"),
+    ({"scales": (1, float("nan"))}, "expected a list of scales from 0.25 to 8, got (1, nan)"),
+    ({"scales": 2.0}, "expected a list of scales from 0.25 to 8, got 2.0"),
+    ({"threshold": 1.5}, "expected a threshold from 0 to 1, or auto, got 1.5"),
+    ({"components": "few"}, "expected components all or largest, got 'few'"),
+    ({"min_area": 2}, "expected min_area, a share of the picture, from 0 to below 1, got 2"),
+    ({"max_boxes": 0}, "expected max_boxes, a whole number of at least 1, got 0"),
+    ({"nms_iou": 0}, "expected nms_iou above 0 and at most 1, got 0"),
+    ({"min_presence": 1.1}, "expected min_presence from 0 to 1, got 1.1"),
+    ({"batch_size": 0}, "expected a batch_size, a whole number of at least 1, got 0"),
+    ({"batch_size": 2.5}, "expected a batch_size, a whole number of at least 1, got 2.5"),
+]
+
+
+@pytest.mark.parametrize(("options", "text"), OPTIONS, ids=[f"{o}" for o, _ in OPTIONS])
+def test_options_that_are_refused(backbones, options, text):
+    with pytest.raises(UsageError) as error:
+        build(backbones["gap_cnn"], **options)
+    assert str(error.value).startswith(text), error.value
+    assert "\n" not in str(error.value)
+
+
+def test_models_devices_and_methods_that_do_not_fit(backbones):
+    with pytest.raises(UnknownNameError, match=r"unknown model 'minni': did you mean mini\?"):
+        Localizer("minni")
+    with pytest.raises(UsageError, match=r"expected a device of this machine \(cpu.*\), got 'tpu': leave it out"):
+        Localizer("mini", device="tpu")
+    with pytest.raises(UsageError, match=r"^cam does not work on vit, a vit tower: use one of .*grad_cam"):
+        Localizer(backbones["vit"], method="cam")
+
+
+CALLS = [
+    (TALL, [], "expected at least one name to look for, got none"),
+    (TALL, "red", "expected a list of names, got the single text 'red': write ['red']"),
+    (TALL, [""], "expected a name, got an empty one"),
+    (TALL, ["red", "red"], "expected each name once, got 'red' 2 times"),
+    (TALL, ["red", None], "expected each name to be a text, got None"),
+    ([TALL, WIDE], [["red"]], "expected a list of names for each of 2 pictures, got 1 lists"),
+    ([TALL], [["red"], ["blue"]], "expected a list of names for each of 1 pictures, got 2 lists"),
+    ([TALL, WIDE], [["red"], "blue"], "expected a list of names, got the single text 'blue': write ['blue']"),
+    ([TALL, WIDE], [["red"], []], "expected at least one name to look for, got none"),
+    (7, ["red"], "expected a path, a PIL image or a numpy array, got int"),
+]
+
+
+@pytest.mark.parametrize(("images", "names", "text"), CALLS, ids=[text[:40] for _, _, text in CALLS])
+def test_calls_that_are_refused(backbones, images, names, text):
+    with pytest.raises(UsageError) as error:
+        build(backbones["gap_cnn"])(images, names)
+    assert str(error.value).startswith(text), error.value
+
+
+def test_an_iterator_of_pictures_with_too_few_lists_of_names(backbones):
+    stream = build(backbones["gap_cnn"], batch_size=1).stream(iter([TALL, WIDE]), [["red"]])
+    with pytest.raises(UsageError, match="expected a list of names for each picture, got none for picture 1"):
+        list(stream)
+
+
+def test_a_picture_that_is_too_narrow_is_named(backbones):
+    narrow = np.zeros((8, 500, 3), np.uint8)
+    with pytest.raises(InputError, match=r"^image 0: a picture of 500×8 is too narrow for the 'crop' policy"):
+        build(backbones["gap_cnn"], resize="crop")(narrow, ["red"])
+    assert build(backbones["gap_cnn"], resize="squash")(narrow, ["red"]).heatmaps.shape == (1, 8, 500)
+
+
+# ------------------------------------------------------------------------------------------------------------- streams
+def decoders():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("cliploc-decode")]
+
+
+def test_broken_pictures_are_reported_and_the_good_ones_keep_their_order(backbones, tmp_path):
+    paths = []
+    for i in range(9):
+        path = tmp_path / f"{i}.png"
+        paths.append(path)
+        if i % 4 == 1:
+            path.write_text("no picture")
+        else:
+            Image.fromarray(photo((40, 40), red=(2 * i, 2 * i, 2 * i + 12, 2 * i + 12))).save(path)
+    paths.insert(3, tmp_path / "missing.png")
+    localizer = build(backbones["gap_cnn"], batch_size=2)
+    errors = []
+    results = list(localizer.stream(paths, ["red"], on_error=lambda source, error: errors.append((source, str(error)))))
+    assert [result.source for result in results] == [str(tmp_path / f"{i}.png") for i in (0, 2, 3, 4, 6, 7, 8)]
+    assert [source for source, _ in errors] == [str(tmp_path / f"{name}.png") for name in ("1", "missing", "5")]
+    assert all(text.startswith(f"{source}: ") for source, text in errors)
+    for result in results:
+        same(result, localizer(result.source, ["red"]))
+    with pytest.raises(InputError, match=r"1\.png: not a picture that can be read"):
+        list(localizer.stream(paths, ["red"]))
+    assert decoders() == []
+
+
+def test_names_stay_with_their_pictures_when_one_is_broken(backbones, tmp_path):
+    names = [["red"], ["blue"], ["green"]]
+    results = list(
+        build(backbones["gap_cnn"]).stream([TALL, tmp_path / "no.png", SQUARE], names, on_error=lambda *_: None)
+    )
+    assert [result.names for result in results] == [("red",), ("green",)]
+    assert results[1].found[0]
+
+
+def test_a_stream_reads_only_a_few_pictures_ahead(backbones):
+    taken = 0
+
+    def endless():
+        nonlocal taken
+        while True:
+            taken += 1
+            yield TALL
+
+    batch_size = 2
+    stream = build(backbones["gap_cnn"], batch_size=batch_size).stream(endless(), ["red"])
+    assert taken == 0  # nothing happens before it is asked for
+    for given in range(1, 12):
+        next(stream)
+        assert taken <= given + 2 * batch_size + DECODERS
+    stream.close()
+
+
+def test_threads_end_with_the_stream_that_is_left_early(backbones):
+    localizer = build(backbones["gap_cnn"], batch_size=2)
+    stream = localizer.stream(iter([TALL] * 50), ["red"])
+    next(stream)
+    assert decoders()
+    stream.close()
+    assert decoders() == []
+    localizer(TALL, ["red"])
+    assert decoders() == []
+
+
+def test_what_was_read_ahead_is_dropped_when_a_picture_is_broken(backbones, monkeypatch):
+    """The first picture fails at once, the others are slow: of 200 that wait, those not begun never are."""
+    begun = []
+
+    def slow(image, source):
+        begun.append(source)
+        if image == "broken":
+            raise InputError("broken: is broken")
+        threading.Event().wait(0.05)
+        return load(TALL, source)
+
+    load = module.load
+    monkeypatch.setattr(module, "load", slow)
+    with pytest.raises(InputError, match="is broken"):
+        build(backbones["gap_cnn"], batch_size=200)(["broken", *map(str, range(200))], ["red"])
+    assert len(begun) < 100
+    assert decoders() == []
+
+
+def test_pil_pictures_arrays_and_files_are_alike(backbones, tmp_path):
+    Image.fromarray(WIDE).save(tmp_path / "wide.png")
+    localizer = build(backbones["gap_cnn"])
+    results = localizer([WIDE, Image.fromarray(WIDE), tmp_path / "wide.png", str(tmp_path / "wide.png")], ["red"])
+    assert [result.source for result in results] == ["image 0", "image 1", *[str(tmp_path / "wide.png")] * 2]
+    for result in results[1:]:
+        same(result, results[0])
+
+
+def test_notes_of_a_picture_are_passed_on(backbones, tmp_path):
+    frames = [Image.fromarray(TALL), Image.fromarray(TALL[::-1].copy())]
+    frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
+    found = build(backbones["gap_cnn"])(tmp_path / "a.png", ["red"])
+    assert found.notes == ("animated, 2 frames: the first is used",)
+    assert found.found[0]
