@@ -118,7 +118,8 @@ def test_what_templates_mean(templates, expected):
         ([], "expected at least one template, got none: leave the option out for the default"),
         (
             "openai-8",
-            "expected a template with {} for the name, or one of default, openai-80, name-only; got 'openai-8'",
+            "expected a template with {} for the name, or one of default, openai-80, openai-7, name-only, or a .txt "
+            "file of templates; got 'openai-8'",
         ),
         (["a photo"], "expected a template with one {} for the name, got 'a photo'"),
         ("a {} and a {}", "expected a template with one {} for the name, got 'a {} and a {}'"),

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, overload
+from typing import Any, Literal, NamedTuple, TypeVar, overload
 
 import numpy as np
 import torch
@@ -27,7 +27,9 @@ from cliploc.report.overlay import draw_overlay
 from cliploc.saliency import methods
 from cliploc.saliency._infra.registration import check_options
 from cliploc.schema import Backbone, Boxes, Context, FloatArray, Localization, Needs, ResizePolicy, TextSet
+from cliploc.text_cache import TextCache, cache_folder
 
+T = TypeVar("T")
 Names = Sequence[str] | Sequence[Sequence[str]]
 DECODERS = 2  # threads that read and resize pictures while the tower works on those before
 
@@ -38,6 +40,20 @@ class DrawableLocalization(Localization):
     def overlay(self, names: Sequence[str] | None = None, **style: Any) -> Image.Image:
         """The picture with heatmap and boxes; see `cliploc.report.overlay.draw_overlay`."""
         return draw_overlay(self, names, **style)
+
+
+class Classified(NamedTuple):
+    """One name a picture may be called.
+
+    Attributes:
+        name: as asked for.
+        probability: softmax over all names asked for, at the model's logit scale.
+        cosine: between picture and name.
+    """
+
+    name: str
+    probability: float
+    cosine: float
 
 
 @dataclass(frozen=True)
@@ -73,6 +89,9 @@ class Localizer:
         min_presence: names whose calibrated probability is below are "not found"; 0 asks every name to be located. Only
             models that are calibrated use it.
         device: a torch device; None for the best there is.
+        precision: the tower's, "fp32", "bf16", "fp16" or "auto"; maps and scores are float32 in any case. Only of a
+            model that is given by name.
+        text_cache: whether embeddings of names are kept on disk for the next time; see `cliploc.text_cache`.
         batch_size: pictures (and masked pictures) sent through the tower at once.
 
     Raises:
@@ -106,7 +125,9 @@ class Localizer:
         nms_iou: float | None = 0.5,
         min_presence: float = 0.5,
         device: str | None = None,
+        precision: str = "fp32",
         batch_size: int = 16,
+        text_cache: bool = True,
     ) -> None:
         self.method = methods.get(method)
         self.method_options = dict(method_options or {})
@@ -128,8 +149,11 @@ class Localizer:
         if resize is not None and resize not in POLICIES:
             raise UsageError(f"expected a resize policy of {', '.join(POLICIES)}, got {resize!r}")
         self.backbone = (
-            backbones.create(model, pretrained, _checked_device(device)) if isinstance(model, str) else model
+            backbones.create(model, pretrained, _checked_device(device), precision=precision)
+            if isinstance(model, str)
+            else model
         )
+        self._text_cache = _text_cache_of(self.backbone) if text_cache else None
         if self.backbone.kind not in self.method.towers:
             fitting = ", ".join(m.name for m in methods if self.backbone.kind in m.towers)
             raise UsageError(
@@ -193,6 +217,71 @@ class Localizer:
         """
         for batch in self._batches(self._prepared(images, names, on_error)):
             yield from self._localize(batch, on_masked)
+
+    @overload
+    def classify(
+        self, images: ImageLike, names: Sequence[str] | Literal["imagenet"] = "imagenet", top_k: int = 5
+    ) -> list[Classified]: ...
+    @overload
+    def classify(
+        self,
+        images: list[Any] | tuple[Any, ...],
+        names: Sequence[str] | Literal["imagenet"] = "imagenet",
+        top_k: int = 5,
+    ) -> list[list[Classified]]: ...
+    def classify(
+        self,
+        images: ImageLike | list[Any] | tuple[Any, ...],
+        names: Sequence[str] | Literal["imagenet"] = "imagenet",
+        top_k: int = 5,
+    ) -> list[Classified] | list[list[Classified]]:
+        """Zero-shot classification (Radford 2021, section 3.1): which of the names fits each picture best.
+
+        The whole picture is compared, once, at the first scale; `method`, `flip` and `background` play no part.
+
+        Args:
+            images: a path, PIL image or array, or a list of them.
+            names: what to choose from ("cat|kitten": synonyms), or "imagenet" for its 1,000 classes.
+            top_k: how many of the names, best first.
+
+        Returns:
+            A list of `Classified` for the picture, or one for each picture.
+
+        Raises:
+            InputError: a picture cannot be read.
+            UsageError: a name or `top_k` that cannot be used.
+            ModelError: the tower returned NaN.
+
+        Example:
+            >>> localizer = Localizer()
+            >>> [best] = localizer.classify(np.zeros((64, 48, 3), np.uint8), ["cat", "dog"], top_k=1)
+            >>> best.name in ("cat", "dog")
+            True
+        """
+        if not isinstance(top_k, int) or top_k < 1:
+            raise UsageError(f"expected a top_k, a whole number of at least 1, got {top_k!r}")
+        if isinstance(names, str) and names == "imagenet":
+            names = [one.name for one in prompts.imagenet_classes()]
+        if not isinstance(images, list | tuple):
+            return self.classify([images], names, top_k)[0]
+        found: list[list[Classified]] = []
+        for batch in self._batches(self._prepared(images, names, None)):
+            found += self._classified(batch, top_k)
+        return found
+
+    @torch.no_grad()
+    def _classified(self, batch: list[_Prepared], top_k: int) -> list[list[Classified]]:
+        pixels = torch.stack([item.inputs[0] for item in batch])  # [B, 3, H, W] uint8
+        embedding = self.backbone.encode_image(self.backbone.normalize(pixels.to(self.backbone.device).float() / 255))
+        self._refuse_nan(embedding[:, None], batch, "embedding")
+        texts = batch[0].texts  # the same for all
+        cosines = embedding @ self._embed(texts).T.to(embedding)  # [B, P]
+        probabilities = (self.backbone.logit_scale * cosines).softmax(dim=-1)  # [B, P]
+        best = cosines.topk(min(top_k, len(texts))).indices  # [B, k]
+        return [
+            [Classified(texts.names[p], float(probabilities[b, p]), float(cosines[b, p])) for p in row.tolist()]
+            for b, row in enumerate(best)
+        ]
 
     # ------------------------------------------------------------------------------------------------- preparation
     def _input_hw(self, image_size: int | tuple[int, int] | None) -> tuple[int, int]:
@@ -281,11 +370,23 @@ class Localizer:
     def _embed(self, texts: TextSet) -> Tensor:
         """`[P, D]` unit norm; every name is embedded once in the localizer's life."""
         known = [self._known_words(words) for words in texts.synonyms]
-        new = [words for words in dict.fromkeys(known) if words not in self._embeddings]
-        if new:
-            fresh = prompts.embed(TextSet(tuple(w[0] for w in new), tuple(new), self.templates), self._encode_text)
-            self._embeddings.update(zip(new, fresh, strict=True))
+        new = [words for words in dict.fromkeys(known) if words not in self._embeddings and not self._recall(words)]
+        for part in _chunks(new, 64):  # what is done is kept when a thousand names are interrupted
+            fresh = prompts.embed(TextSet(tuple(w[0] for w in part), tuple(part), self.templates), self._encode_text)
+            self._embeddings.update(zip(part, fresh, strict=True))
+            if self._text_cache is not None:
+                for words, embedding in zip(part, fresh, strict=True):
+                    self._text_cache.put(words, self.templates, embedding)
         return torch.stack([self._embeddings[words] for words in known])
+
+    def _recall(self, words: tuple[str, ...]) -> bool:
+        """Whether the disk knew a name's embedding."""
+        if self._text_cache is None:
+            return False
+        kept = self._text_cache.get(words, self.templates, self.backbone.embedding_size)
+        if kept is not None:
+            self._embeddings[words] = kept.to(self.backbone.device)
+        return kept is not None
 
     def _encode_text(self, sentences: Sequence[str]) -> Tensor:
         return torch.cat([self.backbone.encode_text(chunk) for chunk in _chunks(sentences, 256)])
@@ -461,6 +562,12 @@ def _checked_device(device: str | None) -> str:
     return device
 
 
-def _chunks(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+def _text_cache_of(backbone: Backbone) -> TextCache | None:
+    """Only a backbone that knows its weights by their checksum has a `fingerprint`, and embeddings worth keeping."""
+    fingerprint, folder = getattr(backbone, "fingerprint", None), cache_folder()
+    return TextCache(folder, fingerprint) if fingerprint and folder else None
+
+
+def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]

@@ -6,7 +6,13 @@ average over synonyms as in VL-Score, Gao & Wang 2022).
 
 from __future__ import annotations
 
+import csv
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cliploc.errors import UsageError
@@ -101,7 +107,22 @@ OPENAI_80_TEMPLATES = (
     "a photo of a small {}.",
     "a tattoo of the {}.",
 )
-TEMPLATE_SETS = {"default": DEFAULT_TEMPLATES, "openai-80": OPENAI_80_TEMPLATES, "name-only": ("{}",)}
+# The seven of them that OpenAI found to do as well for ViTs ("Prompt Engineering", end).
+OPENAI_7_TEMPLATES = (
+    "itap of a {}.",
+    "a bad photo of the {}.",
+    "a origami {}.",
+    "a photo of the large {}.",
+    "a {} in a video game.",
+    "art of the {}.",
+    "a photo of the small {}.",
+)
+TEMPLATE_SETS = {
+    "default": DEFAULT_TEMPLATES,
+    "openai-80": OPENAI_80_TEMPLATES,
+    "openai-7": OPENAI_7_TEMPLATES,
+    "name-only": ("{}",),
+}
 
 
 def parse(names: Sequence[str], templates: Sequence[str] | str | None = None) -> TextSet:
@@ -144,10 +165,10 @@ def parse(names: Sequence[str], templates: Sequence[str] | str | None = None) ->
 
 
 def resolve_templates(templates: Sequence[str] | str | None) -> tuple[str, ...]:
-    """The sentences meant by a set's name, a single template, a list of them, or None (the default).
+    """The sentences meant by a set's name, a file's path, a single template, a list of them, or None (the default).
 
     Raises:
-        UsageError: a text that is neither a set's name nor a template.
+        UsageError: a text that is neither a set's name, nor a file, nor a template.
     """
     if templates is None:
         return DEFAULT_TEMPLATES
@@ -155,13 +176,120 @@ def resolve_templates(templates: Sequence[str] | str | None) -> tuple[str, ...]:
         if templates in TEMPLATE_SETS:
             return TEMPLATE_SETS[templates]
         if "{}" not in templates:
+            if templates.endswith(".txt"):
+                return read_templates(templates)
             raise UsageError(
-                f"expected a template with {{}} for the name, or one of {', '.join(TEMPLATE_SETS)}; got {templates!r}"
+                f"expected a template with {{}} for the name, or one of {', '.join(TEMPLATE_SETS)}, or a .txt file of "
+                f"templates; got {templates!r}"
             )
         return (templates,)
     if not templates:
         raise UsageError("expected at least one template, got none: leave the option out for the default")
     return tuple(templates)
+
+
+@dataclass(frozen=True)
+class ImageNetClass:
+    """One of ILSVRC's 1,000 classes.
+
+    Attributes:
+        wnid: WordNet id, "n01440764".
+        name: a short English name, unique among the 1,000.
+        synonyms: WordNet's words for it, in its order, without those that equal the name.
+    """
+
+    wnid: str
+    name: str
+    synonyms: tuple[str, ...]
+
+    @property
+    def entry(self) -> str:
+        """Name and synonyms as `parse` takes them."""
+        return "|".join((self.name, *self.synonyms))
+
+
+def imagenet_classes() -> tuple[ImageNetClass, ...]:
+    """ImageNet's 1,000 classes in the order of their labels.
+
+    Names are the ones OpenAI chose for zero-shot classification (Radford 2021), read from open_clip. Two of them,
+    "missile" and "sunglasses", stand there twice; the second thing meant has WordNet's word here ("projectile",
+    "sunglass"), so that every name means one class.
+
+    Example:
+        >>> imagenet_classes()[0]
+        ImageNetClass(wnid='n01440764', name='tench', synonyms=('Tinca tinca',))
+    """
+    from open_clip import IMAGENET_CLASSNAMES
+
+    table = (resources.files("cliploc") / "prompt_data" / "imagenet.csv").read_text(encoding="utf-8")
+    rows = list(csv.DictReader(table.splitlines()))
+    times = Counter(IMAGENET_CLASSNAMES)
+    classes = []
+    for row, chosen in zip(rows, IMAGENET_CLASSNAMES, strict=True):
+        words = row["words"].split(", ")
+        name = words[0] if times[chosen] > 1 else chosen
+        synonyms = tuple(word for word in words if word.casefold() != name.casefold())
+        classes.append(ImageNetClass(row["wnid"], name, synonyms))
+    return tuple(classes)
+
+
+def read_classes(path: str | Path) -> list[str]:
+    """Names out of a file, one a line, for `parse`: `name`, `name|synonym`, or a WordNet id of ImageNet.
+
+    After a WordNet id may follow the words to use, as in ImageNet's own lists ("n01440764 tench, Tinca tinca"). Empty
+    lines and lines that begin with # are left out.
+
+    Raises:
+        UsageError: no such file, not a text, no names in it, or a WordNet id that is not among ImageNet's 1,000.
+    """
+    entries = []
+    classes: dict[str, str] = {}
+    for number, line in _lines(path, "names"):
+        match = re.fullmatch(r"(n\d{8})(?:[\s,:]+(.+))?", line)
+        if match is None:
+            entries.append(line)
+        elif match.group(2):
+            entries.append("|".join(word.strip() for word in match.group(2).split(",")))
+        else:
+            classes = classes or {one.wnid: one.entry for one in imagenet_classes()}
+            if line not in classes:
+                raise UsageError(
+                    f"{path}, line {number}: {line} is none of ImageNet's 1,000 classes: write the name behind it"
+                )
+            entries.append(classes[line])
+    return entries
+
+
+def read_templates(path: str | Path) -> tuple[str, ...]:
+    """Templates out of a file, one a line, each with one `{}` where the name goes.
+
+    Empty lines and lines that begin with # are left out.
+
+    Raises:
+        UsageError: no such file, not a text, none in it, or a line without its `{}`.
+    """
+    templates = []
+    for number, line in _lines(path, "templates"):
+        if line.count("{}") != 1:
+            raise UsageError(f"{path}, line {number}: expected a template with one {{}} for the name, got {line!r}")
+        templates.append(line)
+    return tuple(templates)
+
+
+def _lines(path: str | Path, what: str) -> list[tuple[int, str]]:
+    """The lines of a UTF-8 text that say something, with their numbers."""
+    try:
+        text = Path(path).expanduser().read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise UsageError(f"expected a text file of {what}, got {path}, which is not UTF-8: save it as UTF-8") from None
+    except (OSError, ValueError) as error:  # ValueError: a path with a null character
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"expected a file of {what}, one a line, but {path} cannot be read: {reason}") from None
+    lines = [(number, " ".join(line.split())) for number, line in enumerate(text.splitlines(), start=1)]
+    said = [(number, line) for number, line in lines if line and not line.startswith("#")]
+    if not said:
+        raise UsageError(f"expected {what} in {path}, one a line, found none: fill it in")
+    return said
 
 
 def embed(texts: TextSet, encode: Callable[[Sequence[str]], Tensor]) -> Tensor:

@@ -1,0 +1,91 @@
+"""Names embedded once stay embedded: text embeddings on disk, keyed by the model's weights and the sentences.
+
+A name with OpenAI's 80 templates is 80 runs of the text tower, ImageNet's classes are 80,000. The cache holds one small
+safetensors file a name, under `CLIPLOC_CACHE`, else `XDG_CACHE_HOME/cliploc`, else `~/.cache/cliploc`; deleting it is
+always safe, and `CLIPLOC_CACHE=off` does without.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = 1  # part of every key: raise it when what is stored changes
+
+
+def cache_folder() -> Path | None:
+    """Where text embeddings are kept; None when the user turned that off."""
+    chosen = os.environ.get("CLIPLOC_CACHE")
+    if chosen is not None and chosen.strip().lower() in ("", "off", "0", "none"):
+        return None
+    base = Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "cliploc"
+    return base.expanduser() / "text"
+
+
+class TextCache:
+    """Embeddings of names for one model.
+
+    A file that is damaged, or whose vector has another size, is as good as none; a folder that cannot be written
+    leaves the cache empty. Neither stops anything.
+
+    Args:
+        folder: of all models' embeddings; see `cache_folder`.
+        fingerprint: what tells this model's text tower from all others: weights, architecture, precision.
+
+    Example:
+        >>> import torch
+        >>> cache = TextCache(Path(tempfile.mkdtemp()), "a model's weights")
+        >>> cache.put(("cat",), ("a photo of a {}.",), torch.tensor([0.6, 0.8]))
+        >>> cache.get(("cat",), ("a photo of a {}.",), 2)
+        tensor([0.6000, 0.8000])
+    """
+
+    def __init__(self, folder: Path, fingerprint: str) -> None:
+        self.folder = folder / _digest([FORMAT, fingerprint])[:32]
+
+    def _path(self, words: Sequence[str], templates: Sequence[str]) -> Path:
+        return self.folder / f"{_digest([list(words), list(templates)])}.safetensors"
+
+    def get(self, words: Sequence[str], templates: Sequence[str], size: int) -> Tensor | None:
+        """The embedding `[size]` float32 on the CPU of a name's words, or None."""
+        import torch
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        try:
+            embedding = load(self._path(words, templates).read_bytes())["embedding"]
+        except (OSError, SafetensorError, KeyError):
+            return None
+        usable = embedding.shape == (size,) and embedding.dtype == torch.float32 and bool(embedding.isfinite().all())
+        return embedding if usable else None
+
+    def put(self, words: Sequence[str], templates: Sequence[str], embedding: Tensor) -> None:
+        """Keeps a name's embedding `[size]`; a reader never sees half of it."""
+        from safetensors.torch import save
+
+        path = self._path(words, templates)
+        content = save({"embedding": embedding.detach().float().cpu().contiguous().clone()})
+        temporary = None
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self.folder, suffix=".part", delete=False) as file:
+                temporary = Path(file.name)
+                file.write(content)
+            temporary.replace(path)
+        except OSError:  # read-only or full: then it is computed again
+            if temporary is not None:
+                with contextlib.suppress(OSError):
+                    temporary.unlink()
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
