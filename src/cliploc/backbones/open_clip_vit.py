@@ -1,0 +1,202 @@
+"""CLIP's vision transformers as OpenAI and open_clip build them: B/32 to bigG, class-token, mean-pooled and CoCa."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from open_clip.transformer import (
+    AttentionalPooler,
+    CustomResidualAttentionBlock,
+    ResidualAttentionBlock,
+    VisionTransformer,
+)
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cliploc.backbones._open_clip_facts import OpenClipFacts
+from cliploc.backbones._open_clip_text import OpenClipText, Tokenizer, without_image_tower
+from cliploc.backbones._transformer import (
+    BlockAdapter,
+    VisionTransformerBackbone,
+    attention_weights,
+    join_heads,
+    resize_positions,
+    split_heads,
+)
+from cliploc.errors import UsageError
+
+
+class _Block(BlockAdapter):
+    """open_clip's default block, around torch's multi-head attention."""
+
+    def __init__(self, block: ResidualAttentionBlock) -> None:
+        self.block, self.attn = block, block.attn
+        self.scale = block.attn.head_dim**-0.5
+
+    def run(self, x: Tensor, rotation: Tensor | None) -> Tensor:  # noqa: ARG002
+        out: Tensor = self.block(x)
+        return out
+
+    def project(self, x: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ARG002
+        qkv = F.linear(self.block.ln_1(x), self.attn.in_proj_weight, self.attn.in_proj_bias)  # [B, T, 3d]
+        q, k, v = (split_heads(part, self.attn.num_heads) for part in qkv.chunk(3, dim=-1))
+        return q, k, v
+
+    def attention_branch(self, x: Tensor, gathered: Tensor) -> Tensor:  # noqa: ARG002
+        branch: Tensor = self.block.ls_1(self.attn.out_proj(join_heads(gathered)))
+        return branch
+
+    def mlp_branch(self, x: Tensor) -> Tensor:
+        branch: Tensor = self.block.ls_2(self.block.mlp(self.block.ln_2(x)))
+        return branch
+
+
+class _CustomBlock(_Block):
+    """open_clip's custom block: norms on queries and keys, on heads, after the attention."""
+
+    def __init__(self, block: CustomResidualAttentionBlock) -> None:
+        self.block, self.attn = block, block.attn
+        self.scale = block.attn.scale
+
+    def project(self, x: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = super().project(x, rotation)
+        return self.attn.ln_q(q), self.attn.ln_k(k), v
+
+    def attention_branch(self, x: Tensor, gathered: Tensor) -> Tensor:  # noqa: ARG002
+        if self.attn.head_scale is not None:
+            gathered = gathered * self.attn.head_scale
+        joined = self.attn.out_proj(self.attn.ln_inner(join_heads(gathered)))  # [B, T, d]
+        branch: Tensor = self.block.ls_1(self.block.ln_attn(joined))
+        return branch
+
+
+class _AttentionPool:
+    """CoCa's pool: learnt queries attend to all tokens; the first one's answer is the image's embedding."""
+
+    def __init__(self, pool: AttentionalPooler) -> None:
+        self.pool, attn = pool, pool.attn
+        self.heads, self.scale = attn.num_heads, attn.head_dim**-0.5
+        self.out_proj = attn.out_proj
+
+    def _parameters(self) -> list[tuple[Tensor, Tensor]]:
+        """Weight and bias of q, k and v, which torch keeps together or apart depending on their widths."""
+        attn = self.pool.attn
+        weights = (attn.q_proj_weight, attn.k_proj_weight, attn.v_proj_weight)
+        if attn.in_proj_weight is not None:
+            weights = attn.in_proj_weight.chunk(3)
+        return list(zip(weights, attn.in_proj_bias.chunk(3), strict=True))
+
+    def attend(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """`[B, T, d]` → `[B, D]` and the attention `[B, H, 1, T]`."""
+        to_q, to_k, to_v = self._parameters()
+        x = self.pool.ln_k(tokens)
+        q = split_heads(F.linear(self.pool.ln_q(self.pool.query[:1])[None], *to_q), self.heads)  # [1, H, 1, D/H]
+        k = split_heads(F.linear(x, *to_k), self.heads)  # [B, H, T, D/H]
+        v = split_heads(F.linear(x, *to_v), self.heads)  # [B, H, T, D/H]
+        attention = attention_weights(q, k, self.scale)  # [B, H, 1, T]
+        return self.out_proj(join_heads(attention.to(v.dtype) @ v))[:, 0], attention
+
+    def read(self, tokens: Tensor) -> Tensor:
+        """`[B, n, d]` → `[B, n, D]`: each token as if it alone were attended to."""
+        value: Tensor = self.out_proj(F.linear(self.pool.ln_k(tokens), *self._parameters()[2]))
+        return value
+
+
+class OpenClipVit(VisionTransformerBackbone):
+    """A vision transformer of open_clip (Radford 2021; Dosovitskiy 2020), with every block open to view.
+
+    Positions are interpolated for inputs of another size than the model's, as open_clip does it for checkpoints.
+
+    Args:
+        model: an open_clip model whose `visual` this class supports; it is not changed.
+        tokenizer: its tokenizer, of `open_clip.get_tokenizer`.
+        name: how results and errors call it.
+        copy_text: False hands the model over instead of copying it; `model` is of no use afterwards.
+
+    Raises:
+        UsageError: a tower that this class does not support.
+
+    Example:
+        >>> import open_clip
+        >>> model, tokenizer = open_clip.create_model("ViT-B-32"), open_clip.get_tokenizer("ViT-B-32")
+        >>> OpenClipVit(model, tokenizer, "ViT-B-32").grid(224, 320)
+        (7, 10)
+    """
+
+    def __init__(self, model: Any, tokenizer: Tokenizer, name: str, *, copy_text: bool = True) -> None:
+        if not self.supports(model.visual):
+            raise UsageError(f"{name} has an image tower that OpenClipVit cannot take apart: choose another model")
+        facts = OpenClipFacts.of(model)
+        visual = copy.deepcopy(model.visual) if copy_text else model.visual
+        adapters = [
+            _Block(block) if isinstance(block, ResidualAttentionBlock) else _CustomBlock(block)
+            for block in visual.transformer.resblocks
+        ]
+        super().__init__(adapters, 1, facts.mean, facts.std)
+        self.visual = visual
+        self.text = OpenClipText(without_image_tower(model) if copy_text else model, tokenizer)
+        self.attention_pool = None if visual.attn_pool is None else _AttentionPool(visual.attn_pool)
+        self.name = name
+        self.input_hw, self.resize_policy, self.logit_scale = facts.input_hw, facts.resize_policy, facts.logit_scale
+        self.stride = visual.patch_size[0]
+        self.embedding_size = visual.output_dim
+        self.eval().requires_grad_(False)
+
+    @staticmethod
+    def supports(visual: nn.Module) -> bool:
+        """Whether an open_clip image tower is one of these."""
+        if not isinstance(visual, VisionTransformer) or visual.patch_size[0] != visual.patch_size[1]:
+            return False
+        # Scaled cosine attention and CoCa's two-pool variants exist in open_clip's code, but in none of its models.
+        blocks_fit = all(
+            isinstance(block, ResidualAttentionBlock)
+            or (isinstance(block, CustomResidualAttentionBlock) and block.attn.logit_scale is None)
+            for block in visual.transformer.resblocks
+        )
+        pools = ("tok",) if visual.attn_pool is not None else ("tok", "avg")
+        return blocks_fit and visual.pool_type in pools and visual.proj is not None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The convolution's: in open_clip's mixed precision, norms and positions stay in float32."""
+        dtype: torch.dtype = self.visual.conv1.weight.dtype
+        return dtype
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Normalised `[B, 3, H, W]` → tokens `[B, 1+N, d]`."""
+        visual = self.visual
+        patches = visual.conv1(images)  # [B, d, h, w]
+        positions = resize_positions(visual.positional_embedding, 1, visual.grid_size, patches.shape[-2:])
+        first = visual.class_embedding.to(patches.dtype).expand(len(images), 1, -1)  # [B, 1, d]
+        tokens = torch.cat([first, patches.flatten(2).transpose(1, 2)], dim=1)  # [B, 1+N, d]
+        entering: Tensor = visual.ln_pre(tokens + positions.to(tokens.dtype))
+        return entering
+
+    def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        """`[B, 1+N, d]` → `[B, D]`, and CoCa's pool attention `[B, H, 1, 1+N]`."""
+        visual, attention = self.visual, None
+        if self.attention_pool is not None:
+            pooled, attention = self.attention_pool.attend(tokens)  # [B, D]
+            pooled = visual.ln_post(pooled)
+        elif visual.pool_type == "tok":
+            pooled = visual.ln_post(tokens[:, 0])  # [B, d]
+        elif visual.final_ln_after_pool:
+            pooled = visual.ln_post(tokens[:, 1:].mean(dim=1))  # [B, d]
+        else:
+            pooled = visual.ln_post(tokens[:, 1:]).mean(dim=1)  # [B, d]
+        return pooled @ visual.proj, attention
+
+    def read_tokens(self, tokens: Tensor) -> Tensor:
+        """`[B, n, d]` → `[B, n, D]` float32."""
+        if self.attention_pool is not None:
+            tokens = self.attention_pool.read(tokens)  # [B, n, D]
+        read: Tensor = self.visual.ln_post(tokens) @ self.visual.proj
+        return read.float()
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Sentences → `[n, D]` float32, unit norm."""
+        embeddings: Tensor = self.text(texts)
+        return embeddings

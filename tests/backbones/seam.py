@@ -1,0 +1,273 @@
+"""What every ViT backbone must hold, whatever host library its blocks come from.
+
+The reference is always the host's own forward on the host's own model.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cliploc.backbones._transformer import own_attention
+from cliploc.errors import UsageError
+from cliploc.schema import Needs, TransformerBackbone
+
+TEXT = {"width": 32, "heads": 2, "layers": 1, "context_length": 12, "vocab_size": 100}
+SENTENCES = ["a photo of a cat", "dogs"]
+
+
+def tokenizer(texts: list[str]) -> Tensor:
+    """One number a letter, then the end-of-text token, which is the largest."""
+    tokens = torch.zeros(len(texts), TEXT["context_length"], dtype=torch.long)
+    for row, text in zip(tokens, texts, strict=True):
+        letters = torch.tensor([1 + ord(letter) % 90 for letter in text[:10]])
+        row[: len(letters)] = letters
+        row[len(letters)] = TEXT["vocab_size"] - 1
+    return tokens
+
+
+@torch.no_grad()
+def perturb(module: Any, size: float = 0.1, seed: int = 1) -> Any:
+    """Random everywhere: initialised as they are, biases, norms and layer scales would hide mistakes."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        parameter.add_(size * torch.randn(parameter.shape, generator=generator))
+    for name, buffer in module.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            buffer.add_(size * torch.rand(buffer.shape, generator=generator))
+    return module.eval()
+
+
+def pictures(height: int, width: int, n: int = 2) -> Tensor:
+    return torch.randn(n, 3, height, width, generator=torch.Generator().manual_seed(5))
+
+
+@torch.no_grad()
+def their_image_embedding(model: Any, images: Tensor) -> Tensor:
+    return F.normalize(model.encode_image(images).float(), dim=-1)
+
+
+def assert_same(ours: Tensor, theirs: Tensor, tolerance: float = 1e-5) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
+
+
+def state_of(module: nn.Module) -> Any:
+    """Everything that a forward pass must leave as it is."""
+    hooks = [
+        (len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks), len(m._backward_pre_hooks))
+        for m in module.modules()
+    ]
+    flags = [m.training for m in module.modules()], [(p.requires_grad, p.grad) for p in module.parameters()]
+    return hooks, flags, [t.clone() for t in [*module.parameters(), *module.buffers()]]
+
+
+def assert_state(module: nn.Module, before: Any) -> None:
+    hooks, flags, tensors = state_of(module)
+    assert (hooks, flags) == before[:2]
+    assert all(torch.equal(now, then) for now, then in zip(tensors, before[2], strict=True))
+
+
+class TransformerContract:
+    """A subclass gives the fixtures `model` (an open_clip model) and `backbone` (made of it), and two references."""
+
+    def resized(self, model: Any, height: int, width: int) -> Any:
+        """A copy of the host's model for another input size, its positions resized apart from the product's code."""
+        raise NotImplementedError
+
+    def their_attention(self, model: Any, index: int, entering: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """The host's own attention `[B, H, T, T]` and attention branch `[B, T, d]` of a block."""
+        raise NotImplementedError
+
+    def blocks(self, model: Any) -> Any:
+        """The host's list of blocks."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def images(self, backbone: Any) -> Tensor:
+        return pictures(*backbone.input_hw)
+
+    def test_fulfils_the_protocol(self, backbone: Any) -> None:
+        assert isinstance(backbone, TransformerBackbone)
+        assert backbone.kind == "vit"
+
+    def test_embeddings_are_open_clips(self, backbone: Any, model: Any, images: Tensor) -> None:
+        embedding = backbone.encode_image(images)
+        assert embedding.shape == (2, backbone.embedding_size)
+        assert_same(embedding, their_image_embedding(model, images))
+        with torch.no_grad():
+            assert_same(backbone.encode_text(SENTENCES), F.normalize(model.encode_text(tokenizer(SENTENCES)), dim=-1))
+
+    @pytest.mark.parametrize("cells", [(6, 6), (3, 7)], ids=str)
+    def test_other_sizes_are_open_clips_with_positions_resized(
+        self, backbone: Any, model: Any, cells: tuple[int, int]
+    ) -> None:
+        height, width = cells[0] * backbone.stride, cells[1] * backbone.stride
+        assert backbone.grid(height, width) == cells
+        images = pictures(height, width)
+        embedding = backbone.encode_image(images)
+        assert_same(embedding, their_image_embedding(self.resized(model, height, width), images))
+        native = backbone.encode_image(F.interpolate(images, size=backbone.input_hw))
+        assert (embedding - native).abs().max() > 1e-3
+
+    def test_an_input_that_does_not_fit_the_patches_is_refused(self, backbone: Any) -> None:
+        height, width = backbone.input_hw
+        with pytest.raises(UsageError, match=f"multiples of {backbone.stride} pixels .* got {height}×{width + 1}"):
+            backbone.trace(pictures(height, width + 1), Needs())
+
+    def test_a_block_that_is_not_there_is_refused(self, backbone: Any, images: Tensor) -> None:
+        with pytest.raises(
+            UsageError, match=f"a block of .* from {-backbone.depth} to -1 .* got {-backbone.depth - 1}"
+        ):
+            backbone.trace(images, Needs(attention=(-backbone.depth - 1,)))
+
+    def test_kept_attention_is_the_hosts_and_changes_nothing(self, backbone: Any, model: Any, images: Tensor) -> None:
+        trace = backbone.trace(images, Needs(tokens="all", attention="all"))
+        assert_same(trace.embedding, their_image_embedding(model, images))
+        assert sorted(trace.attention) == list(range(-backbone.depth, 0))
+        for back, attention in trace.attention.items():
+            assert_same(attention.sum(dim=-1), torch.ones(attention.shape[:-1]))
+            theirs, _ = self.their_attention(model, back, trace.entering[back], trace.grid)
+            assert_same(attention, theirs)
+
+    def test_only_what_was_asked_for_is_kept(self, backbone: Any, images: Tensor) -> None:
+        trace = backbone.trace(images, Needs(features=(-1,), tokens=(-2,), attention=(-1,)))
+        assert (set(trace.features), set(trace.tokens), set(trace.attention)) == ({-1}, {-2}, {-1})
+        assert set(trace.entering) == {-1, -2}
+        assert torch.equal(trace.entering[-1], trace.tokens[-2])
+        h, w = trace.grid
+        patches = trace.entering[-1][:, backbone.prefix_tokens :].reshape(2, h, w, -1)
+        assert torch.equal(trace.features[-1], patches.permute(0, 3, 1, 2))
+        assert backbone.trace(images, Needs(tokens="all")).pool_attention is None
+
+    def test_any_block_resumes_to_the_embedding(self, backbone: Any, images: Tensor) -> None:
+        trace = backbone.trace(images, Needs(tokens="all"))
+        for back, entering in trace.entering.items():
+            resumed = backbone.resume(entering, back, Needs(), trace.grid)
+            assert_same(resumed.embedding, trace.embedding, 1e-6)
+            differentiable = backbone.resume(entering.clone().requires_grad_(), back, Needs(), trace.grid)
+            assert_same(differentiable.embedding.detach(), trace.embedding)
+
+    def test_stopping_early_is_a_shorter_tower(self, backbone: Any, model: Any, images: Tensor) -> None:
+        shorter = copy.deepcopy(model)
+        del self.blocks(shorter)[-1]
+        trace = backbone.trace(images, Needs(tokens="all"))
+        first = -backbone.depth
+        early = backbone.resume(trace.entering[first], first, Needs(), trace.grid, last=-2)
+        assert_same(early.embedding, their_image_embedding(shorter, images))
+
+    def test_head_finishes_the_tower(self, backbone: Any, images: Tensor) -> None:
+        trace = backbone.trace(images, Needs(features=(-1, -2)))
+        for stage in (-1, -2):
+            assert_same(backbone.head(trace.features[stage], trace, stage), trace.embedding, 1e-6)
+        noise = torch.randn(trace.features[-1].shape, generator=torch.Generator().manual_seed(0))
+        assert (backbone.head(trace.features[-1] + noise, trace) - trace.embedding).abs().max() > 1e-3
+
+    def test_gradients_are_the_hosts_and_come_in_batches(self, backbone: Any, model: Any, images: Tensor) -> None:
+        text = F.normalize(torch.randn(3, backbone.embedding_size), dim=-1)  # [P, D]
+        trace = backbone.trace(images, Needs(tokens="all"))
+        entering = trace.entering[-1].clone().requires_grad_()
+        resumed = backbone.resume(entering, -1, Needs(attention=(-1,)), trace.grid)
+        scores = (resumed.embedding @ text.T).sum(dim=0)  # [P]
+        wanted = (entering, resumed.attention[-1])
+        batched = torch.autograd.grad(scores, wanted, torch.eye(3), is_grads_batched=True, retain_graph=True)
+        for p in range(3):
+            one_by_one = torch.autograd.grad(scores[p], wanted, retain_graph=True)
+            for ours, theirs in zip(batched, one_by_one, strict=True):
+                assert_same(ours[p], theirs)
+        tokens = trace.entering[-1].clone().requires_grad_()
+        pooled, _ = backbone.pool(backbone.adapters[-1].run(tokens, backbone.rotation(trace.grid)))
+        through_host = torch.autograd.grad((F.normalize(pooled, dim=-1) @ text[0]).sum(), tokens)[0]
+        assert_same(batched[0][0], through_host)
+        assert batched[1].abs().max() > 0
+
+    def test_dense_with_the_towers_own_rule_reads_its_own_tokens(self, backbone: Any, images: Tensor) -> None:
+        trace = backbone.trace(images, Needs(tokens=(-1, -2)))
+        tokens = trace.tokens[-1][:, backbone.prefix_tokens :]
+        expected = backbone.read_tokens(tokens).transpose(1, 2).reshape(2, -1, *trace.grid)
+        for blocks in (1, 2):
+            dense = backbone.dense(trace, own_attention, blocks, residual=True, mlp=True)
+            assert dense.dtype == torch.float32
+            assert_same(dense, expected)
+
+    def test_dense_paths_are_sums_of_the_hosts_branches(self, backbone: Any, model: Any, images: Tensor) -> None:
+        trace = backbone.trace(images, Needs(tokens="all"))
+        branches = {
+            back: self.their_attention(model, back, trace.entering[back], trace.grid)[1] for back in (-1, -2)
+        }  # each [B, T, d]
+
+        def read(path: Tensor) -> Tensor:
+            return backbone.read_tokens(path[:, backbone.prefix_tokens :]).transpose(1, 2).reshape(2, -1, *trace.grid)
+
+        assert_same(backbone.dense(trace, own_attention), read(branches[-1]))
+        assert_same(backbone.dense(trace, own_attention, residual=True), read(trace.entering[-1] + branches[-1]))
+        both = branches[-2] + branches[-1]
+        parallel = backbone.dense(trace, own_attention, 2, residual=True, parallel=True)
+        assert_same(parallel, read(trace.entering[-2] + both))
+        assert_same(backbone.dense(trace, own_attention, 2, parallel=True), read(both))
+        # The same from a trace that holds only where the path starts.
+        barely = backbone.trace(images, Needs(features=(-2,)))
+        assert_same(backbone.dense(barely, own_attention, 2, residual=True, parallel=True), parallel)
+
+    def test_dense_without_a_rule_keeps_every_tokens_value(self, backbone: Any, images: Tensor) -> None:
+        trace = backbone.trace(images, Needs(features=(-1,)))
+        seen: list[tuple[Tensor, Tensor, Tensor, float]] = []
+
+        def value(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+            seen.append((q, k, v, scale))
+            return v
+
+        assert_same(backbone.dense(trace), backbone.dense(trace, value), 0)
+        q, k, _, scale = seen[0]
+        attention = backbone.trace(images, Needs(attention=(-1,))).attention[-1]
+        assert_same((q @ k.transpose(-2, -1) * scale).softmax(dim=-1), attention)
+
+    def test_dense_says_what_the_trace_lacks(self, backbone: Any, images: Tensor) -> None:
+        with pytest.raises(ValueError, match=r"needs the tokens entering -2: Needs\(tokens=\(-2,\)\)"):
+            backbone.dense(backbone.trace(images, Needs(features=(-1,))), blocks=2)
+
+    def test_two_pictures_are_two_times_one(self, backbone: Any, images: Tensor) -> None:
+        needs = Needs(features=(-1,), attention=(-1,))
+        both = backbone.trace(images, needs)
+        for b in range(2):
+            one = backbone.trace(images[b : b + 1], needs)
+            assert_same(one.embedding[0], both.embedding[b])
+            assert_same(one.attention[-1][0], both.attention[-1][b])
+            assert_same(backbone.dense(one)[0], backbone.dense(both)[b], 1e-4)
+
+    def test_nothing_is_left_behind(self, backbone: Any, model: Any, images: Tensor) -> None:
+        states = {id(module): (module, state_of(module)) for module in (backbone, model)}
+        trace = backbone.trace(images, Needs(features=(-1,), tokens="all", attention="all"))
+        entering = trace.entering[-2].clone().requires_grad_()
+        resumed = backbone.resume(entering, -2, Needs(attention=(-1,)), trace.grid)
+        torch.autograd.grad(resumed.embedding.sum(), resumed.attention[-1])
+        backbone.dense(trace, own_attention, 2, parallel=True, residual=True, mlp=True)
+        broken: Callable[..., Any] = lambda *_: 1 / 0  # noqa: E731
+        with pytest.raises(ZeroDivisionError):
+            backbone.dense(trace, broken)
+        backbone.encode_image(pictures(4 * backbone.stride, 2 * backbone.stride))
+        for module, before in states.values():
+            assert_state(module, before)
+        assert all(parameter.requires_grad for parameter in model.visual.parameters()), "the user's model was frozen"
+
+    def test_half_precision_gives_float32_close_to_full(self, backbone: Any, images: Tensor) -> None:
+        half = copy.deepcopy(backbone)
+        for part in half.children():
+            part.to(torch.bfloat16)
+        assert half.dtype == torch.bfloat16
+        needs = Needs(features=(-1,), tokens=(-1,), attention=(-1,))
+        full_trace, trace = backbone.trace(images, needs), half.trace(images, needs)
+        assert trace.tokens[-1].dtype == torch.bfloat16
+        for ours, full in (
+            (trace.embedding, full_trace.embedding),
+            (trace.attention[-1], full_trace.attention[-1]),
+            (half.dense(trace), backbone.dense(full_trace)),
+            (half.encode_text(SENTENCES), backbone.encode_text(SENTENCES)),
+        ):
+            assert ours.dtype == torch.float32
+            assert F.cosine_similarity(ours.flatten(), full.flatten(), dim=0) > 0.995

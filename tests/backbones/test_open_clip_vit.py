@@ -1,0 +1,297 @@
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cliploc.backbones.open_clip_vit import OpenClipVit
+from cliploc.errors import UsageError
+from cliploc.schema import Needs
+from tests.backbones.seam import (
+    SENTENCES,
+    TEXT,
+    TransformerContract,
+    assert_same,
+    perturb,
+    pictures,
+    their_image_embedding,
+    tokenizer,
+)
+from tests.tiny import seeded
+
+SMALL = {"layers": 3, "width": 48, "head_width": 12, "patch_size": 8, "image_size": 40}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "class token": {},
+    "mean": {"pool_type": "avg", "ls_init_value": 0.3},
+    "mean, norm after": {"pool_type": "avg", "final_ln_after_pool": True, "no_ln_pre": True},
+    "CoCa": {"attentional_pool": True, "attn_pooler_heads": 4, "attn_pooler_queries": 5},
+    "CoCa, one width": {"attentional_pool": True, "attn_pooler_heads": 4, "attn_pooler_queries": 5, "width": 24},
+    "custom blocks": {
+        "qk_norm": True,
+        "scale_heads": True,
+        "scale_attn_inner": True,
+        "scale_attn": True,
+        "scale_fc": True,
+        "ls_init_value": 0.3,
+    },
+}
+
+
+def small_model(quick_gelu: bool = False, **vision: Any) -> Any:
+    def build() -> Any:
+        return open_clip.CLIP(24, {**SMALL, **vision}, TEXT, quick_gelu=quick_gelu)
+
+    return perturb(seeded(build, 0))
+
+
+def real_tower(name: str, **vision: Any) -> Any:
+    """The image tower of one of open_clip's models, beside a small text tower."""
+    config = open_clip.get_model_config(name)
+    vision = {**config["vision_cfg"], **vision}
+    vision.pop("output_tokens", None)
+
+    def build() -> Any:
+        return open_clip.CLIP(config["embed_dim"], vision, TEXT, quick_gelu=config.get("quick_gelu", False))
+
+    return perturb(seeded(build, 0), 0.01)
+
+
+def resized(model: Any, height: int, width: int) -> Any:
+    """Another input size by hand: rows of the table read back into a picture, resized by torchvision."""
+    from torchvision.transforms.v2.functional import InterpolationMode, resize
+
+    larger, patch = copy.deepcopy(model), model.visual.patch_size[0]
+    table = model.visual.positional_embedding.detach()
+    picture = table[1:].reshape(*model.visual.grid_size, -1).movedim(-1, 0)
+    picture = resize(picture, [height // patch, width // patch], InterpolationMode.BICUBIC, antialias=True)
+    larger.visual.positional_embedding = nn.Parameter(torch.cat([table[:1], picture.movedim(0, -1).flatten(0, 1)]))
+    return larger
+
+
+@pytest.mark.parametrize("variant", VARIANTS, scope="class")
+class TestSmallTowers(TransformerContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def model(cls, variant: str) -> Any:
+        return small_model(quick_gelu=variant == "class token", **VARIANTS[variant])
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def backbone(cls, model: Any) -> OpenClipVit:
+        return OpenClipVit(model, tokenizer, "small")
+
+    def resized(self, model: Any, height: int, width: int) -> Any:
+        return resized(model, height, width)
+
+    def blocks(self, model: Any) -> Any:
+        return model.visual.transformer.resblocks
+
+    def their_attention(self, model: Any, index: int, entering: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        block = self.blocks(model)[index]
+        with torch.no_grad():
+            x = block.ln_1(entering)
+            if isinstance(block.attn, nn.MultiheadAttention):
+                out, attention = block.attn(x, x, x, need_weights=True, average_attn_weights=False)
+                return attention, block.ls_1(out)
+            seen: list[Tensor] = []
+            unfused = copy.deepcopy(block.attn)  # open_clip's own softmax, made visible by its dropout of 0
+            unfused.use_fsdpa = False
+            unfused.attn_drop.register_forward_hook(lambda module, inputs, out: seen.append(out))
+            # Its unfused path multiplies with bmm, which takes three dimensions; ours has four.
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(torch, "bmm", torch.matmul)
+                out = unfused(x)
+            return seen[0], block.ls_1(block.ln_attn(out))
+
+
+@pytest.mark.parametrize(
+    ("name", "cut"),
+    [
+        ("ViT-B-32", {}),
+        ("ViT-B-32-quickgelu", {"layers": 3}),
+        ("ViT-B-16", {"layers": 3}),
+        ("ViT-L-14-336", {"layers": 1}),
+        ("ViT-H-14-CLIPA", {"layers": 1}),
+        ("coca_ViT-B-32", {"layers": 3}),
+    ],
+)
+def test_open_clips_own_architectures_are_reproduced(name: str, cut: dict[str, int]) -> None:
+    model = real_tower(name, **cut)
+    backbone = OpenClipVit(model, tokenizer, name)
+    images = pictures(*backbone.input_hw, n=1)
+    trace = backbone.trace(images, Needs(attention=(-1,)))
+    assert_same(trace.embedding, their_image_embedding(model, images))
+    cells = [side // backbone.stride for side in backbone.input_hw]
+    assert list(trace.grid) == cells
+    taller = pictures((cells[0] + 2) * backbone.stride, (cells[1] - 3) * backbone.stride, n=1)
+    assert_same(backbone.encode_image(taller), their_image_embedding(resized(model, *taller.shape[-2:]), taller))
+
+
+def test_positions_are_resized_as_open_clip_resizes_those_of_a_checkpoint() -> None:
+    model = small_model()
+    larger = small_model(image_size=64)
+    weights = model.state_dict()
+    open_clip.model.resize_pos_embed(weights, larger)
+    larger.load_state_dict(weights)
+    images = pictures(64, 64)
+    assert_same(OpenClipVit(model, tokenizer, "small").encode_image(images), their_image_embedding(larger, images))
+
+
+def test_coca_also_says_where_its_pool_looks() -> None:
+    model = small_model(**VARIANTS["CoCa"])
+    backbone = OpenClipVit(model, tokenizer, "coca")
+    trace = backbone.trace(pictures(40, 40), Needs(tokens=(-1,), attention=(-1,)))
+    pool = model.visual.attn_pool
+    with torch.no_grad():
+        x = pool.ln_k(trace.tokens[-1])
+        queries = pool.ln_q(pool.query)[None].expand(2, -1, -1)
+        _, attention = pool.attn(queries, x, x, need_weights=True, average_attn_weights=False)
+    assert trace.pool_attention is not None
+    assert_same(trace.pool_attention, attention[:, :, :1])
+
+
+# ------------------------------------------------------------------------------------------ another implementation
+def hugging_face_twin(model: Any, activation: str) -> Any:
+    """`transformers`' CLIPModel with the weights of a small open_clip model."""
+    transformers = pytest.importorskip("transformers", reason="pip install cliploc[dev] for the comparison")
+    vision = {
+        "hidden_size": SMALL["width"],
+        "intermediate_size": 4 * SMALL["width"],
+        "num_hidden_layers": SMALL["layers"],
+        "num_attention_heads": SMALL["width"] // SMALL["head_width"],
+        "image_size": SMALL["image_size"],
+        "patch_size": SMALL["patch_size"],
+        "hidden_act": activation,
+    }
+    text = {
+        "hidden_size": TEXT["width"],
+        "intermediate_size": 4 * TEXT["width"],
+        "num_hidden_layers": TEXT["layers"],
+        "num_attention_heads": TEXT["heads"],
+        "max_position_embeddings": TEXT["context_length"],
+        "vocab_size": TEXT["vocab_size"],
+        "hidden_act": activation,
+        "bos_token_id": 0,
+        "eos_token_id": TEXT["vocab_size"] - 1,
+    }
+    config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=24)
+    twin = transformers.CLIPModel(config).eval()
+    ours = model.state_dict()
+    theirs = {
+        "logit_scale": ours["logit_scale"],
+        "visual_projection.weight": ours["visual.proj"].T,
+        "text_projection.weight": ours["text_projection"].T,
+        "vision_model.embeddings.class_embedding": ours["visual.class_embedding"],
+        "vision_model.embeddings.patch_embedding.weight": ours["visual.conv1.weight"],
+        "vision_model.embeddings.position_embedding.weight": ours["visual.positional_embedding"],
+        "text_model.embeddings.token_embedding.weight": ours["token_embedding.weight"],
+        "text_model.embeddings.position_embedding.weight": ours["positional_embedding"],
+    }
+    norms = {
+        "visual.ln_pre": "vision_model.pre_layrnorm",
+        "visual.ln_post": "vision_model.post_layernorm",
+        "ln_final": "text_model.final_layer_norm",
+    }
+    modules = {"ln_1": "layer_norm1", "ln_2": "layer_norm2", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2"}
+    for source, target, layers in (("visual.", "vision", SMALL["layers"]), ("", "text", TEXT["layers"])):
+        for i in range(layers):
+            block, layer = f"{source}transformer.resblocks.{i}", f"{target}_model.encoder.layers.{i}"
+            norms |= {f"{block}.{one}": f"{layer}.{other}" for one, other in modules.items()}
+            norms[f"{block}.attn.out_proj"] = f"{layer}.self_attn.out_proj"
+            for kind in ("weight", "bias"):
+                for letter, part in zip("qkv", ours[f"{block}.attn.in_proj_{kind}"].chunk(3), strict=True):
+                    theirs[f"{layer}.self_attn.{letter}_proj.{kind}"] = part
+    for one, other in norms.items():
+        theirs |= {f"{other}.{kind}": ours[f"{one}.{kind}"] for kind in ("weight", "bias")}
+    missing, unexpected = twin.load_state_dict(theirs, strict=False)
+    assert not unexpected
+    assert all(name.endswith("position_ids") for name in missing), missing
+    return twin
+
+
+@torch.no_grad()
+def twin_embeddings(twin: Any, images: Tensor) -> tuple[Tensor, Tensor]:
+    image = twin.visual_projection(twin.vision_model(pixel_values=images).pooler_output)
+    text = twin.text_projection(twin.text_model(input_ids=tokenizer(SENTENCES)).pooler_output)
+    return F.normalize(image, dim=-1), F.normalize(text, dim=-1)
+
+
+def test_transformers_gives_the_same_embeddings_and_attention() -> None:
+    model = small_model(quick_gelu=True)
+    backbone, images = OpenClipVit(model, tokenizer, "small"), pictures(40, 40)
+    twin = hugging_face_twin(model, "quick_gelu")
+    image, text = twin_embeddings(twin, images)
+    assert_same(backbone.encode_image(images), image)
+    assert_same(backbone.encode_text(SENTENCES), text)
+    twin.set_attn_implementation("eager")
+    with torch.no_grad():
+        theirs = twin.vision_model(pixel_values=images, output_attentions=True).attentions
+    ours = backbone.trace(images, Needs(attention="all")).attention
+    for back in ours:
+        assert_same(ours[back], theirs[back])
+
+
+def test_weights_trained_with_quick_gelu_differ_under_plain_gelu() -> None:
+    """OpenAI's weights need quick-GELU: were it dropped on the way, this is the size of the mistake."""
+    quick, plain = small_model(quick_gelu=True), small_model(quick_gelu=False)
+    plain.load_state_dict(quick.state_dict())
+    images = pictures(40, 40)
+    image, text = twin_embeddings(hugging_face_twin(quick, "quick_gelu"), images)
+    wrong = OpenClipVit(plain, tokenizer, "plain")
+    assert (wrong.encode_image(images) - image).abs().max() > 1e-4
+    assert (wrong.encode_text(SENTENCES) - text).abs().max() > 1e-4
+
+
+# ---------------------------------------------------------------------------------------------------- what it is told
+def test_preprocessing_and_scale_are_the_models_own() -> None:
+    model = small_model()
+    model.logit_scale.data.fill_(3.0)
+    crop = OpenClipVit(model, tokenizer, "small")
+    assert (crop.resize_policy, crop.input_hw, crop.stride, crop.embedding_size) == ("crop", (40, 40), 8, 24)
+    assert crop.logit_scale == pytest.approx(20.0855, abs=1e-3)
+    grey = crop.normalize(torch.full((1, 3, 8, 8), 0.5))
+    assert_same(
+        grey[0, :, 0, 0],
+        (0.5 - torch.tensor(open_clip.OPENAI_DATASET_MEAN)) / torch.tensor(open_clip.OPENAI_DATASET_STD),
+    )
+    model.visual.preprocess_cfg = {"size": 40, "mean": (0.5,) * 3, "std": (0.25,) * 3, "resize_mode": "squash"}
+    squash = OpenClipVit(model, tokenizer, "small")
+    assert squash.resize_policy == "squash"
+    assert_same(squash.normalize(torch.ones(1, 3, 8, 8)), torch.full((1, 3, 8, 8), 2.0))
+
+
+def test_a_model_handed_over_is_used_and_not_copied() -> None:
+    model = small_model()
+    weight = model.visual.conv1.weight
+    backbone = OpenClipVit(model, tokenizer, "small", copy_text=False)
+    assert backbone.visual.conv1.weight is weight
+
+
+@pytest.mark.parametrize(
+    "vision", [{"pool_type": "none"}, {"attentional_pool": "parallel"}, {"scaled_cosine_attn": True}], ids=str
+)
+def test_towers_of_another_build_are_refused(vision: dict[str, Any]) -> None:
+    model = small_model(**vision)
+    assert not OpenClipVit.supports(model.visual)
+    with pytest.raises(UsageError, match="odd has an image tower that OpenClipVit cannot take apart"):
+        OpenClipVit(model, tokenizer, "odd")
+
+
+def test_open_clips_mixed_precision_keeps_norms_in_float32() -> None:
+    def build() -> Any:
+        return open_clip.CLIP(24, SMALL, TEXT, cast_dtype=torch.bfloat16)
+
+    model = perturb(seeded(build, 0))
+    images = pictures(40, 40)
+    full = OpenClipVit(model, tokenizer, "full").trace(images, Needs(attention=(-1,)))
+    open_clip.model.convert_weights_to_lp(model, torch.bfloat16)
+    backbone = OpenClipVit(model, tokenizer, "mixed")
+    assert (backbone.dtype, backbone.visual.ln_post.weight.dtype) == (torch.bfloat16, torch.float32)
+    mixed = backbone.trace(images, Needs(attention=(-1,)))
+    assert F.cosine_similarity(mixed.embedding, full.embedding).min() > 0.999
+    assert_same(mixed.attention[-1], full.attention[-1], 0.02)
