@@ -48,6 +48,7 @@ class Terminal:
         with self.out.capture() as captured:  # tables are padded to their width: noise in a file
             self.out.print(what)
         sys.stdout.write("\n".join(line.rstrip() for line in captured.get().split("\n")))
+        sys.stdout.flush()  # who reads along sees each picture when it is done
 
     def say(self, line: str, style: str = "") -> None:
         """One line for the person who waits."""

@@ -316,20 +316,21 @@ class _FileNames:
     """A file name for each overlay: of the picture's stem, never twice, never that of a picture given."""
 
     def __init__(self, photos: Sequence[str]) -> None:
-        self._given = {os.path.realpath(photo) for photo in photos}
+        self._given = {os.path.realpath(photo).casefold() for photo in photos}
         self._taken: set[str] = set()
 
     def overlay(self, source: str, folder: Path, longest_side: int) -> str:
         """The name, such as `cat_overlay.jpg`; for a second picture of that stem `cat_overlay-2.jpg`."""
         suffix = ".jpg" if longest_side <= JPEG_MAX_SIDE else ".png"
-        stem = Path(source).stem
+        # Bytes of a name that are no UTF-8 could not be written down in results.json.
+        stem = "".join("_" if "\ud800" <= letter <= "\udfff" else letter for letter in Path(source).stem)
         while len(os.fsencode(stem)) > 200:  # most file systems allow 255 bytes
             stem = stem[:-1]
         number = 1
         while True:
             name = f"{stem}_overlay{'' if number == 1 else f'-{number}'}{suffix}"
             # Case does not tell files apart on macOS and Windows.
-            if name.casefold() not in self._taken and os.path.realpath(folder / name) not in self._given:
+            if name.casefold() not in self._taken and os.path.realpath(folder / name).casefold() not in self._given:
                 self._taken.add(name.casefold())
                 return name
             number += 1

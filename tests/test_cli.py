@@ -1,0 +1,334 @@
+"""The command line: streams, exit codes, one JSON document, files written, nothing lost and nothing heavy loaded."""
+
+from __future__ import annotations
+
+import gc
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import weakref
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cliploc import __version__, backbones, cli
+from cliploc._terminal import Terminal
+from cliploc.backbones import models
+from cliploc.errors import ModelError, UsageError
+from cliploc.localizer import Localizer
+from cliploc.saliency import methods
+from tests.commands import CAT, COFFEE, cliploc_, create_once, process
+
+
+# ------------------------------------------------------------------------------------------------- light at the start
+@pytest.mark.parametrize("arguments", [["-c", "import cliploc"], ["-m", "cliploc", "--help"]], ids=["import", "help"])
+def test_nothing_heavy_is_imported(arguments):
+    report = subprocess.run(
+        [sys.executable, "-X", "importtime", *arguments], capture_output=True, text=True, timeout=60, check=True
+    ).stderr
+    imported = {line.rsplit("|", 1)[1].strip().split(".")[0] for line in report.splitlines() if "|" in line}
+    assert "cliploc" in imported
+    assert not imported & {"torch", "torchvision", "timm", "numpy", "cv2", "PIL", "supervision"}
+
+
+def test_version_and_help():
+    assert cliploc_("--version").out == f"cliploc {__version__}\n"
+    for arguments in ([], ["--help"]):
+        result = cliploc_(*arguments)
+        assert result.code == 0
+        for command in ("localize", "demo", "models", "methods", "doctor"):
+            assert re.search(rf"^  {command} ", result.out, re.MULTILINE)
+    assert "--min-presence" in cliploc_("localize", "--help").out
+
+
+def test_an_unknown_command_or_option_is_one_line_with_the_nearest():
+    result = cliploc_("lokalize")
+    assert result.code == 2
+    assert "localize" in result.err
+    assert result.err.count("\n") == 1
+    result = cliploc_("localize", CAT, "--prmpt", "cat")
+    assert result.code == 2
+    assert "--prompt" in result.err
+    assert result.err.count("\n") == 1
+
+
+# -------------------------------------------------------------------------------------------------------------- lists
+def test_every_method_is_listed_with_what_is_known_of_it():
+    lines = cliploc_("methods").out.splitlines()
+    assert lines[0].split() == ["name", "title", "family", "towers", "options", "paper"]
+    assert [line.split()[0] for line in lines[1:]] == methods.names()
+    for method, line in zip(methods, lines[1:], strict=True):
+        assert method.title in line
+        assert method.paper in line
+        assert method.family in line
+        for option in method.options:
+            assert f"{option}=" in line
+
+
+def test_every_model_is_listed():
+    lines = cliploc_("models").out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == models.names()
+    assert "224×224" in next(line for line in lines if line.startswith("mini"))
+
+
+# ----------------------------------------------------------------------------------------------------------- localize
+def test_lines_say_what_json_says():
+    text = cliploc_("localize", CAT, "-p", "cat", "-p", "pizza")
+    document = json.loads(cliploc_("localize", CAT, "-p", "cat", "-p", "pizza", "--json").out)
+    cat, pizza = document["pictures"][0]["names"]
+    first, *rest = text.out.splitlines()
+    assert first == f"{CAT}  451×300"
+    box = " ".join(f"{value:.0f}" for value in cat["boxes"][0]["xyxy"])
+    assert rest[0] == f"  cat    found  score {cat['boxes'][0]['score']:.2f}  box {box}"
+    assert rest[-1] == f"  pizza  no     {pizza['reason']}"
+    assert not pizza["found"]
+
+
+def test_json_is_one_document_and_nothing_else(tmp_path):
+    result = cliploc_(
+        "localize", CAT, "no.jpg", COFFEE, "-p", "cat", "--json", "--out", tmp_path, "--threshold", "auto"
+    )
+    document = json.loads(result.out)
+    assert result.code == 1
+    assert [picture["file"] for picture in document["pictures"]] == [str(CAT), str(COFFEE)]
+    assert document["failures"] == [{"file": "no.jpg", "error": "no.jpg: no such file: check the path"}]
+    settings = document["settings"]
+    assert (settings["model"], settings["method"], settings["threshold"]) == ("mini", "cam", "auto")
+    assert (settings["image_size"], settings["templates"]) == ([224, 224], ["a photo of a {}."])
+    assert document == json.loads((tmp_path / "results.json").read_text())
+
+
+def test_options_reach_the_localizer(tmp_path):
+    result = cliploc_(
+        *("localize", CAT, "-p", "cat|kitten", "--method", "layer_cam", "-o", "stages=-1,-2", "--threshold", "0.3"),
+        *("--components", "largest", "--max-boxes", "2", "--min-presence", "0.25", "--resize", "pad"),
+        *("--image-size", "192x256", "--scales", "1,1.5", "--flip", "--template", "openai-80", "--template", "{}"),
+        *("--background", "bicycle", "--device", "cpu", "--batch-size", "3", "--json"),
+    )
+    assert result.code == 0, result.err
+    settings = json.loads(result.out)["settings"]
+    assert len(settings.pop("templates")) == 81
+    assert settings == {
+        "names": ["cat|kitten"],
+        "model": "mini",
+        "pretrained": None,
+        "method": "layer_cam",
+        "method_options": {"stages": [-1, -2]},
+        "threshold": 0.3,
+        "components": "largest",
+        "max_boxes": 2,
+        "min_presence": 0.25,
+        "resize": "pad",
+        "image_size": [192, 256],
+        "scales": [1.0, 1.5],
+        "flip": True,
+        "background": ["bicycle"],
+        "device": "cpu",
+        "batch_size": 3,
+    }
+    looser = json.loads(cliploc_("localize", CAT, "-p", "cat", "--threshold", "0.1", "--json").out)
+    tighter = json.loads(cliploc_("localize", CAT, "-p", "cat", "--threshold", "0.8", "--json").out)
+    areas = [
+        (x1 - x0) * (y1 - y0)
+        for document in (looser, tighter)
+        for x0, y0, x1, y1 in [document["pictures"][0]["names"][0]["boxes"][0]["xyxy"]]
+    ]
+    assert areas[0] > 2 * areas[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted", "value"),
+    [
+        ("0.5", float | None, 0.5),
+        ("none", float | None, None),
+        ("3", int, 3),
+        ("true", bool, True),
+        ("0", bool, False),
+        ("-1,-3", tuple[int, ...], (-1, -3)),
+        ("(1, 2)", tuple[int, ...], (1, 2)),
+        ("all", tuple[int, ...] | str, "all"),
+        ("a=b", str, "a=b"),
+    ],
+)
+def test_method_options_get_their_types(text, wanted, value):
+    typed = cli._typed("option", text, wanted)
+    assert typed == value
+    assert type(typed) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"), [("x", float | None), ("1.5", int), ("maybe", bool), ("1,b", tuple[int, ...])]
+)
+def test_method_options_of_another_type_are_refused(text, wanted):
+    with pytest.raises(UsageError, match=r"^expected option to be "):
+        cli._typed("option", text, wanted)
+
+
+@pytest.mark.parametrize(
+    "name", ["[bold]x[red].png", "a b.png", "猫.png", "-p.png", "Ünï — ©.png", ":smile:.png", "tab\tnewline\n.png"]
+)
+def test_any_file_name_is_shown_and_written_as_it_is(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(CAT, tmp_path / name)
+    result = cliploc_("localize", "-p", "cat", "-p", "[cat]", "--out", "out", "--", name, f"no {name}")
+    shown = name.replace("\t", "\\t").replace("\n", "\\n")
+    assert result.code == 1
+    assert f"{shown}  451×300" in result.out.splitlines()
+    assert "\n  [cat]  " in result.out
+    assert result.err.splitlines()[0] == f"failed: no {shown}: no such file: check the path"
+    assert (tmp_path / "out" / f"{name[:-4]}_overlay.jpg").exists()
+    assert json.loads((tmp_path / "out/results.json").read_text())["pictures"][0]["file"] == name
+
+
+def test_a_file_name_that_is_no_utf_8(tmp_path):
+    name = b"caf\xe9.png".decode("utf-8", "surrogateescape")
+    shutil.copy(CAT, tmp_path / name)
+    result = process("localize", tmp_path / name, "-p", "cat", "--out", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    assert "caf\\udce9.png" in result.stdout
+    picture = json.loads((tmp_path / "out/results.json").read_text(encoding="utf-8"))["pictures"][0]
+    assert (tmp_path / "out" / picture["overlay"]).exists()
+
+
+def test_pictures_of_one_stem_do_not_overwrite_each_other_nor_what_was_given(tmp_path):
+    for folder, name in (("a", "cat.jpg"), ("b", "cat.jpg"), ("b", "CAT.png")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        shutil.copy(CAT, tmp_path / folder / name)
+    given = tmp_path / "cat_overlay.jpg"  # a picture that is called like an overlay, in the output folder
+    shutil.copy(COFFEE, given)
+    paths = [tmp_path / "a/cat.jpg", tmp_path / "b/cat.jpg", tmp_path / "b/CAT.png", given]
+    result = cliploc_("localize", *paths, "-p", "cat", "--out", tmp_path)
+    assert result.code == 0
+    assert given.read_bytes() == COFFEE.read_bytes()
+    pictures = json.loads((tmp_path / "results.json").read_text())["pictures"]
+    overlays = [picture["overlay"] for picture in pictures]
+    assert overlays == ["cat_overlay-2.jpg", "cat_overlay-3.jpg", "CAT_overlay-4.jpg", "cat_overlay_overlay.jpg"]
+    assert all((tmp_path / overlay).stat().st_size > 1000 for overlay in overlays)
+
+
+def test_an_overlay_shows_the_photo_with_its_box(tmp_path):
+    cliploc_("localize", CAT, "-p", "cat", "--out", tmp_path)
+    overlay, photo = np.asarray(Image.open(tmp_path / "cat_overlay.jpg")), np.asarray(Image.open(CAT))
+    assert overlay.shape == photo.shape
+    box = json.loads((tmp_path / "results.json").read_text())["pictures"][0]["names"][0]["boxes"][0]["xyxy"]
+    x0, y0, x1, y1 = (round(value) for value in box)
+    change = np.abs(overlay.astype(int) - photo).mean(axis=2)
+    outside = change.copy()
+    outside[max(y0 - 30, 0) : y1 + 30, max(x0 - 30, 0) : x1 + 30] = 0
+    assert change[y0:y1, x0:x1].mean() > 4 * outside.mean()
+    assert overlay[y0 + 8 : y1 - 8, x0 : x0 + 3].max(axis=1).mean() > 200  # the white line
+
+
+# ------------------------------------------------------------------------------------------------ interrupted, crashed
+def _sigint_as_in_a_shell() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # test runners in the background ignore it, and children inherit that
+
+
+def test_ctrl_c_is_one_line_and_keeps_what_is_done(tmp_path):
+    running = subprocess.Popen(
+        [sys.executable, "-m", "cliploc", "localize", *[str(CAT)] * 4000, "-p", "cat", "--out", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=_sigint_as_in_a_shell,
+    )
+    assert running.stdout is not None
+    assert running.stdout.readline().startswith(str(CAT))
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert err == "cliploc: interrupted\n"
+    pictures = json.loads((tmp_path / "results.json").read_text())["pictures"]
+    assert 1 <= len(pictures) < 4000
+    assert all((tmp_path / picture["overlay"]).exists() for picture in pictures)
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    running = subprocess.Popen(
+        [sys.executable, "-m", "cliploc", "methods"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert running.stdout is not None
+    running.stdout.close()
+    assert running.stderr is not None
+    assert running.stderr.read() == ""
+    assert running.wait(timeout=60) == 141
+
+
+def test_a_traceback_only_with_debug(monkeypatch):
+    def broken(*arguments: object, **options: object) -> None:
+        raise ZeroDivisionError("one\ntwo")
+
+    monkeypatch.setattr(Localizer, "stream", broken)
+    result = cliploc_("localize", CAT, "-p", "cat")
+    assert result.code == 2
+    assert result.err == ("cliploc: a mistake of cliploc's own (ZeroDivisionError: one): see --debug, and report it\n")
+    result = cliploc_("localize", CAT, "-p", "cat", "--debug")
+    assert result.code == 2
+    assert "Traceback (most recent call last)" in result.err
+    assert "in broken" in result.err
+
+
+def test_what_was_done_before_a_failure_of_the_model_is_written(tmp_path, monkeypatch):
+    stream = Localizer.stream
+
+    def breaks_after_one(self, *arguments, **options):
+        yield next(stream(self, *arguments, **options))
+        raise ModelError("the tower gave NaN: check the weights")
+
+    monkeypatch.setattr(Localizer, "stream", breaks_after_one)
+    result = cliploc_("localize", CAT, COFFEE, "-p", "cat", "--out", tmp_path)
+    assert (result.code, result.err) == (2, "cliploc: the tower gave NaN: check the weights\n")
+    assert len(json.loads((tmp_path / "results.json").read_text())["pictures"]) == 1
+    assert (tmp_path / "cat_overlay.jpg").exists()
+
+
+def test_too_little_memory_says_what_to_do(monkeypatch):
+    def greedy(*arguments: object, **options: object) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried …")
+
+    monkeypatch.setattr(Localizer, "stream", greedy)
+    result = cliploc_("localize", CAT, "-p", "cat")
+    assert result.code == 2
+    assert result.err.startswith("cliploc: too little memory: use a smaller --batch-size")
+
+
+def test_a_run_keeps_no_picture_once_it_is_taken(tmp_path):
+    localizer = Localizer(create_once("mini", None, "cpu"))
+    run = cli._Run(Terminal(), tmp_path, [str(CAT)], quiet=True)
+    result = localizer(CAT, ["cat"])
+    image, maps = weakref.ref(result.image), weakref.ref(result.maps)
+    run.take(result)
+    del result
+    gc.collect()
+    assert image() is None
+    assert maps() is None
+    assert run.document({})["pictures"][0]["names"][0]["found"]
+
+
+# ------------------------------------------------------------------------------------------------------------- doctor
+def test_the_doctor_finds_this_installation_sound():
+    result = cliploc_("doctor")
+    assert result.code == 0, result.out
+    lines = result.out.splitlines()
+    assert all(line.startswith("ok ") for line in lines[:-1])
+    assert any("ranks cat > " in line for line in lines)
+    assert lines[-1] == "everything is as it should be"
+
+
+def test_the_doctor_says_what_is_broken(monkeypatch):
+    def broken(*arguments: object, **options: object) -> None:
+        raise ModelError("mini's weights are damaged")
+
+    monkeypatch.setattr(backbones, "create", broken)
+    monkeypatch.setattr("tests.commands.create_once", broken)
+    monkeypatch.setattr("cliploc.doctor.PACKAGES", ("numpy", "no-such-package"))
+    result = cliploc_("doctor")
+    assert result.code == 1
+    failed = [line for line in result.out.splitlines() if line.startswith("FAILED")]
+    assert [line.split()[1] for line in failed] == ["no-such-package", "weights"]
+    assert "pip install no-such-package" in failed[0]
+    assert "mini's weights are damaged" in failed[1]

@@ -1,0 +1,91 @@
+"""The demo: every photo and name in the table, IoU as its rule says, a sheet for each photo and one page."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from cliploc.demo import IOU_RULE, demo_photos
+from tests.commands import Outcome, cliploc_
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> tuple[Outcome, Path]:
+    out = tmp_path_factory.mktemp("demo") / "new" / "folder"
+    return cliploc_("demo", "--out", out), out
+
+
+@pytest.fixture(scope="module")
+def rows(demo) -> list[list[str]]:
+    """The table's cells: photo, name, found, score, box, IoU."""
+    table = demo[0].out.split("mean IoU")[0].splitlines()
+    return [re.split(r"  +", line) for line in table[1:] if line]
+
+
+def iou(a, b) -> float:
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    both = max(width, 0) * max(height, 0)
+    return both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)
+
+
+def test_every_name_of_every_photo_has_a_row(demo, rows):
+    assert demo[0].code == 0, demo[0].err
+    assert demo[0].err == ""
+    assert [(row[0], row[1]) for row in rows] == [(p.path.name, name) for p in demo_photos() for name in p.ask]
+    assert len({row[0] for row in rows}) >= 8
+
+
+def test_iou_is_that_of_the_best_box_with_the_true_box_it_overlaps_most(rows):
+    truth = {(p.path.name, name): p.truth.get(name) for p in demo_photos() for name in p.ask}
+    compared = 0
+    for photo, name, found, _, box, overlap in rows:
+        true = truth[photo, name]
+        if true is None:
+            assert overlap == "absent"
+        elif found.startswith("no"):
+            assert overlap == "0.00"
+        else:
+            best = [float(value) for value in box.split(" (")[0].split()]
+            expected = max(iou(best, one) for one in true)
+            assert float(overlap) == pytest.approx(expected, abs=0.02)  # the box is printed in whole pixels
+            compared += 1
+    assert compared >= 8
+
+
+def test_what_is_wrong_is_marked_by_more_than_colour(rows):
+    for _, _, found, _, _, overlap in rows:
+        right = found.startswith("yes") == (overlap != "absent")
+        assert found.endswith("✗") != right
+
+
+def test_the_summary_is_that_of_the_rows(demo, rows):
+    overlaps = [float(row[5]) for row in rows if row[5] != "absent"]
+    absent = [row for row in rows if row[5] == "absent"]
+    alarms = sum(row[2].startswith("yes") for row in absent)
+    line = next(line for line in demo[0].out.splitlines() if line.startswith("mean IoU"))
+    mean, good, total = re.match(r"mean IoU ([\d.]+), IoU ≥ 0.5: (\d+) of (\d+) ", line).groups()
+    assert float(mean) == pytest.approx(sum(overlaps) / len(overlaps), abs=0.011)
+    assert int(total) == len(overlaps)
+    assert abs(int(good) - sum(overlap >= 0.5 for overlap in overlaps)) <= 1  # 0.497 is printed as 0.50
+    assert line.endswith(f"absent names wrongly found: {alarms} of {len(absent)}")
+    assert IOU_RULE in demo[0].out
+    assert "OpenAI's CLIP" in demo[0].out.splitlines()[-1]
+
+
+def test_a_sheet_for_each_photo_and_one_page_that_needs_nothing_else(demo):
+    _, out = demo
+    photos = list(demo_photos())
+    assert {path.name for path in out.iterdir()} == {*(p.path.name for p in photos), "demo.html"}
+    for photo in photos:
+        with Image.open(out / photo.path.name) as sheet:
+            sheet.load()
+            assert min(sheet.size) > 300
+    page = (out / "demo.html").read_text()
+    assert page.count("<img ") == sum(1 + len(photo.ask) for photo in photos)
+    assert not re.search(r'(src|href)=(?!"(data:|#))', page)
+    for photo in photos:
+        assert photo.path.name in page
+    assert "presence" in page
