@@ -1,6 +1,6 @@
 """Builds `mini`, the dual encoder that ships inside the package (src/cliploc/backbones/mini_weights).
 
-    python tools/build_mini.py            # about 8 minutes on 2 cores; a second run is 1 minute and gives the same bytes
+    python tools/build_mini.py            # 6 to 11 minutes on 2 cores; a second run 2, to the same bytes
 
 It needs, besides the package's own dependencies, three sources; nothing of them is installed or imported:
 
@@ -21,7 +21,7 @@ What comes out (`_mini_text.py` says how it is read):
   2. *senses*: WordNet's nouns for things one can photograph. Each is placed among the nodes by the likeness of its name
      and of its definition (MiniLM) and by its place in the hierarchy (Wu & Palmer 1994). What resembles nothing is
      left out and its words are told to be unknown.
-  3. *static word vectors*, for words that WordNet lacks: MiniLM's output for each WordPiece token alone, reduced by PCA.
+  3. *static word vectors*, for words that WordNet lacks: MiniLM's output for each WordPiece alone, after PCA.
 * mini.json – the constants, the calibration and the sources.
 
 Constants were chosen on `imagenet_one_per_class`, on classes left out of the nodes (five folds of 200), and by reading
@@ -59,6 +59,7 @@ OUT = ROOT / "src/cliploc/backbones/mini_weights"
 # Lexicographer files of WordNet (lexnames(5WN)): which kinds of thing a picture can show.
 ANIMAL, ARTIFACT, COMMUNICATION, FOOD, OBJECT, PERSON, PLANT = 5, 6, 10, 13, 17, 18, 20
 DEPICTABLE = {ANIMAL, ARTIFACT, 8, COMMUNICATION, FOOD, 14, OBJECT, PERSON, 19, PLANT, 21, 25, 27}
+CONCRETE = {ANIMAL, ARTIFACT, 8, 11, FOOD, OBJECT, PERSON, 19, PLANT, 27}  # 8 body, 11 event, 19 phenomenon, 27 stuff
 NODE_KINDS = {ANIMAL, ARTIFACT, COMMUNICATION, FOOD, OBJECT, PLANT}
 ALWAYS_NODES = {"00015388", "00021265"}  # animal and food: WordNet files them under "Tops"
 MAX_CLASSES = 250  # an inner node above more of them ("instrumentality") names nothing in particular
@@ -66,11 +67,12 @@ MIN_COVERAGE = 1 / 250  # classes below / synsets below: two orchids do not make
 
 NAME_WEIGHT, DEFINITION_WEIGHT, HIERARCHY_WEIGHT = 0.3, 1.0, 0.3
 OTHER_KIND_PENALTY = 0.2  # an astronaut is not a spacecraft, a king no throne, however alike their definitions
-MIN_SCORE = 0.8  # a sense whose best node scores less is unknown
+MIN_SCORE = 0.76  # a sense whose best node scores less is unknown
 SENSE_BETA = 8.0
 SENSE_NODES = 12  # kept of each sense
 MAX_SENSES = 3  # kept of each word
-MINOR_SENSE = 0.25  # a sense this much rarer than the word's commonest known one is dropped
+CLASS_NAME = 8  # how much commoner a sense counts that is itself a class
+MINOR_SENSE = 0.4  # a sense this much rarer than the word's commonest known one is dropped
 OVERRULED = 1 / 8  # a word whose known senses are this much rarer than an unknown one is unknown ("ear" of corn)
 EXACT_SCORE = 1.99  # of a node for itself: nothing else counts beside it
 SCORE_STEP = 1 / 128  # of the scores, stored as uint8
@@ -79,7 +81,7 @@ WORD_DIMENSIONS = 128
 WORD_BETA = 8.0
 MIN_COSINE = 0.45  # a text whose vector is less like every node's name is unknown
 MODIFIER_WEIGHT = 0.25  # of what stands before a name's head
-LOGIT_SCALE = 20.0
+LOGIT_SCALE = 40.0  # least cross-entropy over the 1,000 class names on the pictures, of 15, 20, … 50
 FIRST_WORD = 1996  # of the vocabulary: before it are special tokens and single characters
 
 
@@ -260,12 +262,12 @@ def image_tower(weights: Path, pictures: list[Path]) -> tuple[dict[str, Tensor],
             tensors[name] = (tensor.half() if tensor.ndim == 4 else tensor).clone().contiguous()
     with torch.inference_mode():
         batches = [
-            model.forward_features(torch.stack([_pixels(p) for p in pictures[i : i + 32]])).mean(dim=(2, 3))
+            model.forward_features(torch.stack([_pixels(p) for p in pictures[i : i + 32]]))
             for i in range(0, len(pictures), 32)
         ]
-    pooled = torch.cat(batches)  # [n, 1280]
-    tensors["mean_feature"] = pooled.mean(dim=0)
-    return tensors, rows, F.normalize(pooled - tensors["mean_feature"], dim=1)
+    features = torch.cat(batches)  # [n, 1280, 7, 7]
+    tensors["mean_feature"] = features.mean(dim=(0, 2, 3))
+    return tensors, rows, F.normalize(features.mean(dim=(2, 3)) - tensors["mean_feature"], dim=1)
 
 
 def _pixels(path: Path) -> Tensor:
@@ -313,7 +315,8 @@ def place_senses(wordnet: WordNet, nodes: list[str], encoder: SentenceEncoder) -
         return names, encoder.texts([f"{s.lemmas[0]}: {s.definition}" for s in synsets])
 
     names, definitions = vectors(senses)
-    rows = torch.tensor([senses.index(offset) for offset in nodes])
+    row_of = {offset: i for i, offset in enumerate(senses)}
+    rows = torch.tensor([row_of[offset] for offset in nodes])  # [N]
     lemma_node = torch.tensor([i for i, offset in enumerate(nodes) for _ in wordnet.synsets[offset].lemmas])
     lemmas = encoder.texts([lemma for offset in nodes for lemma in wordnet.synsets[offset].lemmas])  # [A, 384]
     names_mean, definitions_mean = lemmas.mean(dim=0), definitions[rows].mean(dim=0)
@@ -351,7 +354,7 @@ def make_lexicon(
     """Words known and unknown, and which senses (rows of `sense_nodes`) a known one has."""
     best = scores.max(dim=1).values
     row_of = {offset: i for i, offset in enumerate(senses)}
-    node_set = set(nodes)
+    classes, node_set = set(nodes[:1000]), set(nodes)
     known: dict[str, list[tuple[str, float]]] = {}
     unknown: set[str] = {normalise(word) for word in wordnet.other_words if " " not in word}
     unknown = {word for word in unknown if " " not in word}
@@ -362,15 +365,20 @@ def make_lexicon(
             for offset in offsets
             if offset in row_of and best[row_of[offset]] >= MIN_SCORE
         }
-        rivals = [wordnet.count(word, offset) for offset in offsets if offset not in weights]
+        rivals = [
+            wordnet.count(word, offset)
+            for offset in offsets
+            if offset not in weights and wordnet.synsets[offset].kind in CONCRETE
+        ]
         rivals.append(wordnet.adjective_counts[word])
         if not weights or max(weights.values()) < OVERRULED * max(rivals):
             unknown |= {text} if " " not in text else set()
             continue
-        exact = {offset: weight for offset, weight in weights.items() if offset in node_set}
-        if exact and max(exact.values()) >= MINOR_SENSE * max(weights.values()):
-            weights = exact  # what a class is called means that class
-        chosen = sorted(weights.items(), key=lambda item: -item[1])[:MAX_SENSES]
+        if any(offset in classes for offset in weights):  # what a class is called means that, not what resembles it
+            weights = {o: w for o, w in weights.items() if o in node_set}
+        weights = {o: w * (CLASS_NAME if o in classes else 1) for o, w in weights.items()}
+        damped = {offset: weight**0.5 for offset, weight in weights.items()}  # the tagged texts are few
+        chosen = sorted(damped.items(), key=lambda item: -item[1])[:MAX_SENSES]
         chosen = [(offset, weight) for offset, weight in chosen if weight >= MINOR_SENSE * chosen[0][1]]
         total = sum(weight for _, weight in chosen)
         known.setdefault(text, [(offset, weight / total) for offset, weight in chosen])
@@ -398,10 +406,8 @@ def make_lexicon(
     return words, sorted(unknown), tensors
 
 
-def word_vectors(
-    encoder: SentenceEncoder, wordnet: WordNet, nodes: list[str]
-) -> tuple[list[str], dict[str, Tensor]]:
-    """WordPiece tokens of plain letters and digits with their static vectors, and the nodes' names in the same space."""
+def word_vectors(encoder: SentenceEncoder, wordnet: WordNet, nodes: list[str]) -> tuple[list[str], dict[str, Tensor]]:
+    """WordPieces of plain letters and digits with their static vectors, and the nodes' names in the same space."""
     vocabulary = sorted(encoder.tokenizer.get_vocab().items(), key=lambda item: item[1])
     everything = encoder.tokens([[101, i, 102] for _, i in vocabulary])  # [30522, 384]
     kept = [i for token, i in vocabulary if re.fullmatch(r"(##)?[a-z0-9]+", token)]
@@ -530,9 +536,15 @@ def main() -> None:
     }
     tower = MiniTextTower(text, words, outside, vocabulary, facts["text"])
     facts["presence"], facts["presence_held_out"] = calibrate(tower, wordnet, nodes, below, images)
-    facts["sizes"] = {"nodes": len(nodes), "senses": len(lexicon["sense_nodes"]), "words": len(words), "tokens": len(vocabulary)}
+    facts["sizes"] = {
+        "nodes": len(nodes),
+        "senses": len(lexicon["sense_nodes"]),
+        "words": len(words),
+        "tokens": len(vocabulary),
+    }
     (options.out / "mini.json").write_text(json.dumps(facts, indent=2) + "\n")
     for path in sorted(options.out.iterdir()):
+        path.chmod(0o644)
         print(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.stat().st_size / 1e6:6.2f} MB  {path.name}")
     print(json.dumps(facts))
 

@@ -1,7 +1,7 @@
 """The text tower of `mini`: what a name means, as a mixture of ImageNet's classes and of WordNet's nodes above them.
 
-An embedding is unit(Σ_n p_n(text) · row_n): row_n is the classifier's centred weight row of a class, or the mean of such
-rows below an inner node ("bird"). The mixture p comes from
+An embedding is unit(Σ_n p_n(text) · row_n): row_n is the classifier's centred weight row of a class, or the mean of
+such rows below an inner node ("bird"). The mixture p comes from
 
 * the lexicon, for the words it knows: softmax(β · score) over the few nodes nearest to a word's sense, both found by
   tools/build_mini.py from WordNet and a sentence encoder;
@@ -14,10 +14,12 @@ still gets a unit vector, and `unknown_reason` says why it means nothing.
 
 from __future__ import annotations
 
+import copy
+import itertools
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,24 +32,30 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 MAX_WORDS = 64  # of a text; what follows is not read
+MIN_PIECE = 2.2  # letters a piece: "xqzvkw" falls into single letters, whose vectors mean nothing
 MAX_PHRASE = 5  # words of one entry of the lexicon
 
-FUNCTION_WORDS = frozenset("a an the my your his her its our their this that these those one some many is are".split())
-PICTURE_WORDS = frozenset(
-    "photo photos photograph picture pictures image images snapshot drawing painting sketch rendering rendition sculpture "
-    "doodle tattoo graffiti art itap illustration depiction shot view".split()
+
+def _set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+FUNCTION_WORDS = _set("a an the my your his her its our their this that these those one some many is are")
+PICTURE_WORDS = _set(
+    "photo photos photograph picture pictures image images snapshot drawing painting sketch rendering rendition "
+    "sculpture doodle tattoo graffiti art itap illustration depiction shot view"
 )
 # The other words of OpenAI's 80 templates and their like: they say how a thing is shown, not what it is.
-MODIFIERS = PICTURE_WORDS | frozenset(
-    "bad good hard to see low resolution cropped embroidered bright clean dirty dark cool plastic close up closeup black "
-    "white and pixelated jpeg corrupted blurry origami toy large big small little nice weird old new cartoon plushie real "
-    "single other".split()
+MODIFIERS = PICTURE_WORDS | _set(
+    "bad good hard to see low resolution cropped embroidered bright clean dirty dark cool plastic close up closeup "
+    "black white and pixelated jpeg corrupted blurry origami toy large big small little nice weird old new cartoon "
+    "plushie real single other"
 )
-PREPOSITIONS = frozenset(
+PREPOSITIONS = _set(
     "of on in at with without by near under over behind beside inside against from for like and or "
-    "riding holding wearing sitting standing lying eating playing running walking".split()
+    "riding holding wearing sitting standing lying eating playing running walking"
 )
-PLURALS = (("ies", "y"), ("ses", "s"), ("xes", "x"), ("zes", "z"), ("ches", "ch"), ("shes", "sh"), ("men", "man"), ("s", ""))
+PLURALS = {"ies": "y", "ses": "s", "xes": "x", "zes": "z", "ches": "ch", "shes": "sh", "men": "man", "s": ""}
 
 
 def normalise(text: str) -> str:
@@ -75,8 +83,25 @@ class MiniTextTower(nn.Module):
         (torch.Size([1, 1280]), "mini's 1,000 classes hold nothing like 'happiness'")
     """
 
+    class_rows: Tensor
+    members: Tensor
+    rows: Tensor
+    present: Tensor
+    token_vectors: Tensor
+    anchor_vectors: Tensor
+    anchor_node: Tensor
+    sense_nodes: Tensor
+    sense_scores: Tensor
+    word_senses: Tensor
+    word_weights: Tensor
+
     def __init__(
-        self, tensors: dict[str, Tensor], words: list[str], outside: Iterable[str], vocabulary: list[str], facts: dict[str, float]
+        self,
+        tensors: dict[str, Tensor],
+        words: Sequence[str],
+        outside: Sequence[str],
+        vocabulary: Sequence[str],
+        facts: dict[str, float],
     ) -> None:
         super().__init__()
         self.sense_beta, self.word_beta = facts["sense_beta"], facts["word_beta"]
@@ -86,9 +111,9 @@ class MiniTextTower(nn.Module):
         self._outside = frozenset(outside)
         pieces = {token: i for i, token in enumerate(["[UNK]", *vocabulary])}
         self._tokenizer = Tokenizer(WordPiece(pieces, unk_token="[UNK]", max_input_chars_per_word=100))
-        self._tokenizer.pre_tokenizer = WhitespaceSplit()  # type: ignore[assignment]
+        self._tokenizer.pre_tokenizer = WhitespaceSplit()
 
-        classes = F.pad(tensors["class_rows"].float(), (0, 0, 0, 0))  # [1000, 1280]
+        classes = tensors["class_rows"].float()  # [1000, 1280]
         self.register_buffer("class_rows", classes)
         counts = tensors["node_sizes"].long()
         members = torch.zeros(len(counts), len(classes))  # [N, 1000]
@@ -116,10 +141,8 @@ class MiniTextTower(nn.Module):
 
     def without(self, classes: Sequence[int]) -> MiniTextTower:
         """The same words with some of the 1,000 classes taken away: how the tower does on classes it never had."""
-        other = MiniTextTower.__new__(MiniTextTower)
-        nn.Module.__init__(other)
-        other.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("_buffers", "_modules", "_parameters")})
-        other._buffers = dict(self._buffers)
+        other = copy.copy(self)
+        other._buffers = dict(self._buffers)  # its own table of the same tensors
         members = self.members.clone()
         members[:, list(classes)] = 0
         other._set_rows(members)
@@ -175,15 +198,17 @@ class MiniTextTower(nn.Module):
         return mixture
 
     def _likeness(self, words: tuple[str, ...]) -> Tensor:
-        """Cosine of the words' mean vector to each node's nearest name `[N]`; zeros where no word has a vector."""
-        ids = torch.tensor(self._tokenizer.encode(" ".join(words)).ids, dtype=torch.long, device=self.rows.device)
+        """Cosine of the words' mean vector to each node's nearest name `[N]`; zeros where no word can be read."""
+        pieces = [self._tokenizer.encode(word).ids for word in words]
+        readable = [ids for word, ids in zip(words, pieces, strict=True) if len(word) >= MIN_PIECE * len(ids)]
+        ids = torch.tensor([i for ids in readable for i in ids], dtype=torch.long, device=self.rows.device)
         vector = F.normalize(self.token_vectors[ids].sum(dim=0), dim=0)  # [128]
         cosines = self.anchor_vectors @ vector  # [A]
         return cosines.new_full((len(self.rows),), -1.0).scatter_reduce(0, self.anchor_node, cosines, "amax")
 
     def _read(self, text: str) -> Reading:
         words = normalise(text).split()[:MAX_WORDS]
-        for i, (word, following) in enumerate(zip(words, words[1:8], strict=False)):  # "a bad photo of …"
+        for i, (word, following) in enumerate(itertools.pairwise(words[:8])):  # "a bad photo of …"
             if word in PICTURE_WORDS and following == "of" and len(words) > i + 2:
                 words = words[i + 2 :]
                 break
@@ -221,9 +246,14 @@ class MiniTextTower(nn.Module):
     def _find(self, words: list[str]) -> int | None:
         if len(words) == 1 and words[0] in FUNCTION_WORDS | PREPOSITIONS:
             return None
-        return next((self._words[form] for form in _singulars(" ".join(words)) if form in self._words), None)
+        spellings = [" ".join(words)]
+        if FUNCTION_WORDS.isdisjoint(words):
+            spellings.append("".join(words))  # "wine glass" is "wineglass" to WordNet; but "a corn" is no acorn
+        forms = [form for spelling in spellings for form in _singulars(spelling)]
+        return next((self._words[form] for form in forms if form in self._words), None)
 
 
 def _singulars(phrase: str) -> list[str]:
     """The phrase, and what it may be the plural of (WordNet's rules of detachment, morphy(7WN))."""
-    return [phrase, *(phrase[: -len(end)] + new for end, new in PLURALS if phrase.endswith(end) and len(phrase) > len(end) + 1)]
+    fits = [(end, new) for end, new in PLURALS.items() if phrase.endswith(end) and len(phrase) > len(end) + 1]
+    return [phrase, *(phrase.removesuffix(end) + new for end, new in fits)]
