@@ -136,6 +136,21 @@ def test_the_padding_is_cold(backbones):
     assert found.maps[0].max() == 1
 
 
+def test_heat_of_the_padding_counts_for_nothing(backbones):
+    localizer = build(backbones["gap_cnn"], resize="pad")
+
+    def hot_padding(ctx):
+        maps = torch.zeros(1, 1, 8, 8)
+        maps[..., 0, :], maps[..., 4, 4] = 50, 1
+        return maps
+
+    localizer.method = replace(localizer.method, function=hot_padding)
+    found = localizer(photo((128, 64)), ["red"])
+    assert found.maps[0, :8].max() == found.maps[0, 24:].max() == 0
+    assert np.unravel_index(found.maps[0].argmax(), (32, 32))[1] in (17, 18)
+    assert iou_matrix(found.boxes.xyxy, [[64, 32, 80, 48]]).item() > 0.5
+
+
 def test_the_minimum_area_is_a_share_of_the_picture_not_of_its_padding(backbones):
     """In a 6:1 picture laid on a square, 5 % of the input are 30 % of the picture."""
     picture = photo((192, 32), red=(48, 0, 96, 32))  # a quarter of it
@@ -276,6 +291,40 @@ def test_scales_keep_the_object_where_it_is(backbones, policy):
         assert iou_matrix(found.boxes.of("red")[:1], [box]).item() > 0.6
 
 
+def test_inputs_are_whole_grid_cells_and_maps_of_another_shape_are_laid_right():
+    """20×24 times 1.3 is 24×32. The first view is flat, the second a slope over the original: it must come out so."""
+    localizer = build(tower("gap_cnn", (5, 6)), resize="crop", scales=(1, 1.3))
+    base, second = (Frame.fit("crop", (40, 64), hw) for hw in ((20, 24), (24, 32)))
+    inputs = []
+
+    def slope(ctx):
+        inputs.append(tuple(ctx.images.shape[-2:]))
+        h, w = ctx.trace.grid
+        x = (torch.arange(w) * 4.0 + 2 - second.offset_xy[0]) / second.scale_xy[0]
+        return (x if len(inputs) == 2 else 0 * x).expand(1, 1, h, w)
+
+    localizer.method = replace(localizer.method, function=slope)
+    found = localizer(photo((64, 40)), ["red"])
+    assert inputs == [(20, 24), (24, 32)]
+    assert found.reasons[0] is None  # one flat view among others does not matter
+    x = (np.arange(24) + 0.5 - base.offset_xy[0]) / base.scale_xy[0]
+    expected = (x - x.min()) / (x.max() - x.min())
+    np.testing.assert_allclose(found.maps[0], np.broadcast_to(expected, (20, 24)), atol=1e-4)
+
+
+@pytest.mark.parametrize("flat", [0, 1])
+def test_one_flat_view_is_not_yet_not_found(backbones, flat):
+    localizer = build(backbones["gap_cnn"], scales=(1, 1.5))
+    calls = []
+
+    def sometimes(ctx):
+        calls.append(1)
+        return cam(ctx) * (len(calls) - 1 != flat)
+
+    localizer.method = replace(localizer.method, function=sometimes)
+    assert localizer(WIDE, ["red"]).found[0]
+
+
 def test_image_size_sets_the_input(backbones):
     found = build(backbones["gap_cnn"], image_size=(48, 64))(WIDE, ["red"])
     assert found.frame.input_hw == (48, 64)
@@ -382,14 +431,21 @@ def test_a_map_that_is_no_number_is_named_with_its_prompt_and_picture(backbones,
         localizer([TALL, WIDE], ["red", "green", "blue"])
 
 
-def test_weights_that_require_gradients_change_nothing(gap):
-    expected = build(gap)(WIDE, ["red"])
-    gap.requires_grad_(True)
-    for method in ("cam", "grad_cam"):
-        found = build(gap, method=method)(WIDE, ["red"])
-        assert found.found[0]
-        assert all(parameter.grad is None and parameter.requires_grad for parameter in gap.parameters())
-    same(build(gap)(WIDE, ["red"]), expected)
+@pytest.mark.parametrize("method", ["cam", "grad_cam"])
+def test_weights_that_require_gradients_change_nothing(method):
+    backbone = tower("attention_pool_cnn", (8, 8))
+    expected = build(backbone, method=method)(WIDE, ["red"])
+    backbone.requires_grad_(True)
+    same(build(backbone, method=method)(WIDE, ["red"]), expected)
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in backbone.parameters())
+
+
+def test_nor_does_a_method_that_does_not_guard_against_them():
+    localizer = build(tower("attention_pool_cnn", (8, 8)).requires_grad_(True))
+    expected = localizer(WIDE, ["red"])
+    unguarded = replace(localizer.method, function=lambda ctx: torch.einsum("bdhw,bpd->bphw", ctx.dense(), ctx.text))
+    localizer.method = unguarded
+    same(localizer(WIDE, ["red"]), expected)
 
 
 def test_the_global_random_state_is_untouched(backbones):
