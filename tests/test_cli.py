@@ -75,6 +75,18 @@ def test_every_model_is_listed():
     assert "224×224" in next(line for line in lines if line.startswith("mini"))
 
 
+def test_a_part_of_a_name_lists_those_models_with_their_weights():
+    result = cliploc_("models", "rn50")
+    assert result.code == 0
+    listed, weights = result.out.split("\n\n")
+    assert [line.split()[0] for line in listed.splitlines()[1:]] == [n for n in models.names() if "RN50" in n]
+    assert re.search(r"^--model RN50 +--pretrained .*openai", weights, re.MULTILINE)
+    result = cliploc_("models", "vitb16")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "did you mean ViT-B-16" in result.err
+    assert result.err.endswith("models, listed by: cliploc models\n")
+
+
 # ----------------------------------------------------------------------------------------------------------- localize
 def test_lines_say_what_json_says():
     text = cliploc_("localize", CAT, "-p", "cat", "-p", "pizza")

@@ -7,7 +7,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.progress import (
     BarColumn,
@@ -49,6 +51,21 @@ class Terminal:
             self.out.print(what)
         sys.stdout.write("\n".join(line.rstrip() for line in captured.get().split("\n")))
         sys.stdout.flush()  # who reads along sees each picture when it is done
+
+    def listing(self, rows: Sequence[Sequence[str | Text]]) -> None:
+        """A table with titles; on a narrow screen the last column goes below each line, instead of being a tower."""
+        table = grid(rows)
+        if Measurement.get(self.out, self.out.options.update(width=WIDE), table).maximum <= self.out.width:
+            self.data(table)
+            return
+        widths = [max(cell_len(str(row[i])) for row in rows) for i in range(len(rows[0]) - 1)]
+        for row in rows:
+            line = Text("  ").join(
+                Text(str(cell) + " " * (width - cell_len(str(cell))), style=getattr(cell, "style", ""))
+                for cell, width in zip(row, widths, strict=False)
+            )
+            self.data(line)
+            self.data(Padding(Text(str(row[-1]), style="bold" if row is rows[0] else "dim"), (0, 0, 0, 4)))
 
     def say(self, line: str, style: str = "") -> None:
         """One line for the person who waits."""

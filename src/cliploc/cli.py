@@ -212,16 +212,28 @@ def demo(
 
 
 @app.command()
-def models() -> int:
+def models(
+    part: Annotated[
+        str, typer.Argument(metavar="[PART]", help="Only models with this in their name, and the weights of each.")
+    ] = "",
+) -> int:
     """List the models."""
     from cliploc.backbones import models as registry
 
+    terminal = Terminal()
     rows: list[Sequence[str | Text]] = [_head("name", "tower", "pooling", "input", "parameters", "licence", "about")]
-    for m in registry:
-        size = f"{m.input_hw[0]}×{m.input_hw[1]}"
-        count = "–" if m.parameters is None else f"{m.parameters:g} M"
-        rows.append((m.name, m.kind, m.pooling, size, count, m.licence, m.about))
-    Terminal().data(grid(rows))
+    chosen = [entry for entry in registry if part.lower().replace("/", "-") in entry.name.lower()]
+    if not chosen:
+        registry.get(part)  # says what there is
+    for m in chosen:
+        size = "–" if m.parameters is None else f"{m.parameters:g} M"
+        rows.append((m.name, m.kind, m.pooling, f"{m.input_hw[0]}×{m.input_hw[1]}", size, m.licence, m.about))
+    terminal.listing(rows)
+    if part:
+        terminal.data(Text())
+        terminal.data(
+            grid([(f"--model {m.name}", f"--pretrained {' · '.join(m.weights)}") for m in chosen if m.weights])
+        )
     return DONE
 
 
@@ -234,7 +246,7 @@ def methods() -> int:
     for m in registry:
         options = ", ".join(f"{key}={value}" for key, value in m.options.items()) or "–"
         rows.append((m.name, m.title, m.family, ", ".join(sorted(m.towers)), options, m.paper))
-    Terminal().data(grid(rows))
+    Terminal().listing(rows)
     return DONE
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LISTED = 20  # more names than these hide the nearest ones
+
 
 class CliplocError(Exception):
     """Base of all errors that are the input's fault, not the program's."""
@@ -40,7 +42,10 @@ class UnknownNameError(UsageError, KeyError):
         plain = {_plain(one): one for one in known}
         near = [plain[one] for one in difflib.get_close_matches(_plain(name), plain, n=3, cutoff=0.5)]
         hint = f"did you mean {' or '.join(near)}? " if near else ""
-        self.message = f"unknown {kind} {name!r}: {hint}there are {', '.join(known) if known else 'none'}"
+        there = ", ".join(known) or "none"
+        if len(known) > LISTED:
+            there = f"{len(known)} {kind}s, listed by: cliploc {kind}s"
+        self.message = f"unknown {kind} {name!r}: {hint}there are {there}"
         super().__init__(self.message)
 
     def __str__(self) -> str:
