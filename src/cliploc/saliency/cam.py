@@ -17,7 +17,7 @@ from cliploc.schema import Context, Needs
     towers=("cnn",),
     needs=Needs(features=(-1,)),
     relu=True,
-    threshold=0.4,
+    threshold=0.3,
 )
 def cam(ctx: Context) -> Tensor:
     """Class activation map: map_t = Σ_d g_td · r_d, with r the joint-space reading of every location.

@@ -18,7 +18,7 @@ from cliploc.schema import Context, Needs
     towers=("cnn", "vit"),
     needs=Needs(features=(-1,)),
     relu=True,
-    threshold=0.4,
+    threshold=0.1,
 )
 def grad_cam(ctx: Context) -> Tensor:
     """Gradient-weighted class activation map: map_t = ReLU(Σ_c α_tc A_c), α_tc = mean_hw ∂s_t/∂A_c.

@@ -19,7 +19,7 @@ from cliploc.schema import Context, Needs
     towers=("cnn",),
     needs=Needs(features=(-1,)),
     relu=True,
-    threshold=0.4,
+    threshold=0.25,
 )
 def grad_cam_pp(ctx: Context, temperature: float | None = None) -> Tensor:
     """map_t = Σ_c w_tc A_c, w_tc = Σ_hw α·ReLU(∂S_t/∂A_c), α = ∂S² / (2 ∂S² + Σ_hw A_c · ∂S³) (the paper's Eq. 19).

@@ -30,7 +30,7 @@ def _needs(stages: Sequence[int] = (-1,)) -> Needs:
     towers=("cnn",),
     needs=_needs,
     relu=True,
-    threshold=0.4,
+    threshold=0.25,
 )
 def layer_cam(ctx: Context, stages: Sequence[int] = (-1,)) -> Tensor:
     """map_t = ReLU(Σ_c ReLU(∂s_t/∂A_c) ⊙ A_c); several stages are fused.

@@ -18,7 +18,7 @@ from cliploc.schema import Context, Needs
     towers=("cnn",),
     needs=Needs(features=(-1,)),
     relu=True,
-    threshold=0.4,
+    threshold=0.1,
 )
 def xgrad_cam(ctx: Context) -> Tensor:
     """map_t = ReLU(Σ_c w_tc A_c), w_tc = Σ_hw (A_c / Σ_hw A_c) ∂s_t/∂A_c.
