@@ -1,0 +1,211 @@
+"""What convolutional towers share: pools against independent implementations, and a head that finishes any stage."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from cliploc.backbones._cnn import AttentionPool, GlobalAveragePool
+from cliploc.errors import UsageError
+from cliploc.schema import Backbone, Needs
+from tests.tiny import seeded, tower
+
+CNN_KINDS = ("gap_cnn", "attention_pool_cnn")
+
+
+def attention_pool(grid=(5, 5), channels=24, heads=3, size=10, seed=0):
+    pool = seeded(lambda: AttentionPool(grid, channels, heads, size), seed)
+    with torch.no_grad():
+        for parameter in pool.parameters():  # larger weights than at the start: attention far from uniform
+            parameter.mul_(3)
+    return pool.requires_grad_(False)
+
+
+def features(*shape, seed=1):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def images(height=20, width=24, count=2):
+    return features(count, 3, height, width)
+
+
+# ------------------------------------------------------------------------------------------------------ attention pool
+@settings(max_examples=20)
+@given(st.integers(1, 6), st.integers(1, 3), st.sampled_from([1, 2, 4]), st.integers(0, 9))
+def test_the_attention_pool_is_torchs_multi_head_attention(side, batch, heads, seed):
+    pool = attention_pool((side, side + 1), 8 * heads, heads, 7, seed)
+    a = features(batch, 8 * heads, side, side + 1, seed=seed)
+    tokens = a.flatten(2).permute(2, 0, 1)  # [N, B, C]
+    tokens = torch.cat([tokens.mean(dim=0, keepdim=True), tokens]) + pool.positional_embedding[:, None]
+    expected, _ = F.multi_head_attention_forward(
+        tokens[:1], tokens, tokens, 8 * heads, heads, None,
+        torch.cat([pool.q_proj.bias, pool.k_proj.bias, pool.v_proj.bias]), None, None, False, 0.0,
+        pool.c_proj.weight, pool.c_proj.bias, need_weights=False, use_separate_proj_weight=True,
+        q_proj_weight=pool.q_proj.weight, k_proj_weight=pool.k_proj.weight, v_proj_weight=pool.v_proj.weight,
+    )  # fmt: skip
+    torch.testing.assert_close(pool(a), expected[0], atol=1e-5, rtol=1e-5)
+
+
+def test_the_attention_pool_is_open_clips_with_its_own_weights():
+    resnet = pytest.importorskip("open_clip.modified_resnet", reason="open_clip has the pool to compare with")
+    theirs = seeded(lambda: resnet.AttentionPool2d(5, 24, 3, 10), 4)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.mul_(3)
+    ours = AttentionPool((5, 5), 24, 3, 10)
+    ours.load_state_dict(theirs.state_dict())  # strict: the names are OpenAI's
+    a = features(3, 24, 5, 5)
+    torch.testing.assert_close(ours(a), theirs(a), atol=1e-5, rtol=1e-5)
+
+
+def test_the_gradient_of_the_pool_is_that_of_open_clip():
+    resnet = pytest.importorskip("open_clip.modified_resnet", reason="open_clip has the pool to compare with")
+    theirs = seeded(lambda: resnet.AttentionPool2d(5, 24, 3, 10), 4)
+    ours = AttentionPool((5, 5), 24, 3, 10)
+    ours.load_state_dict(theirs.state_dict())
+    a = features(2, 24, 5, 5).requires_grad_(True)
+    direction = features(2, 10, seed=9)
+    gradients = [torch.autograd.grad((pool(a) * direction).sum(), a)[0] for pool in (ours, theirs)]
+    assert gradients[0].abs().max() > 1e-3
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
+
+
+def test_readings_of_locations_are_what_the_pool_averages():
+    """With no preference among tokens, the pool is the mean of all readings, the mean token's among them."""
+    pool = attention_pool((3, 4))
+    nn.init.zeros_(pool.q_proj.weight)
+    nn.init.zeros_(pool.q_proj.bias)
+    a = features(2, 24, 3, 4)
+    mean_token = a.mean(dim=(-2, -1)) + pool.positional_embedding[0]
+    readings = torch.cat([pool.c_proj(pool.v_proj(mean_token))[..., None], pool.read_locations(a).flatten(2)], dim=2)
+    torch.testing.assert_close(pool(a), readings.mean(dim=2), atol=1e-5, rtol=1e-5)
+
+
+def test_one_head_averages_the_readings_by_its_attention():
+    pool = attention_pool((3, 4), heads=1)
+    a = features(2, 24, 3, 4)
+    tokens = torch.cat([a.mean(dim=(-2, -1))[:, None], a.flatten(2).transpose(1, 2)], dim=1)
+    tokens = tokens + pool.positional_embedding
+    logits = torch.einsum("bc,bnc->bn", pool.q_proj(tokens[:, 0]), pool.k_proj(tokens)) / 24**0.5
+    weights = logits.softmax(dim=1)
+    assert weights.max() > 3 / 13  # some token matters more than others
+    readings = torch.cat(
+        [pool.c_proj(pool.v_proj(tokens[:, :1])).transpose(1, 2), pool.read_locations(a).flatten(2)], dim=2
+    )
+    torch.testing.assert_close(pool(a), torch.einsum("bn,bdn->bd", weights, readings), atol=1e-5, rtol=1e-5)
+
+
+def test_a_reading_belongs_to_its_own_place():
+    pool = attention_pool((3, 4))
+    a = features(1, 24, 3, 4)
+    changed = a.clone()
+    changed[0, :, 2, 1] += 1
+    moved = (pool.read_locations(changed) - pool.read_locations(a)).abs().amax(dim=1)[0] > 1e-6
+    assert moved.nonzero().tolist() == [[2, 1]]
+
+
+def test_positions_are_resized_for_other_grids():
+    """Bicubic over height and width, not swapped; the mean token's stays."""
+    pool = attention_pool((4, 6))
+    learnt = pool.positional_embedding[1:].T.reshape(1, 24, 4, 6)
+    resized = F.interpolate(learnt, size=(7, 5), mode="bicubic", antialias=True, align_corners=False)
+    other = AttentionPool((7, 5), 24, 3, 10)
+    weights = pool.state_dict()
+    weights["positional_embedding"] = torch.cat([pool.positional_embedding[:1], resized[0].flatten(1).T])
+    other.load_state_dict(weights)
+    a = features(2, 24, 7, 5)
+    torch.testing.assert_close(pool(a), other(a))
+    torch.testing.assert_close(pool.read_locations(a), other.read_locations(a))
+
+
+# ------------------------------------------------------------------------------------------------------- average pool
+@given(st.integers(1, 7), st.integers(1, 7))
+def test_readings_of_a_gap_tower_average_to_the_pooled_feature(h, w):
+    pool = GlobalAveragePool(features(6, seed=3))
+    a = features(2, 6, h, w)
+    torch.testing.assert_close(pool.read_locations(a).mean(dim=(-2, -1)), pool(a), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(pool(a), a.mean(dim=(-2, -1)) - features(6, seed=3))
+
+
+def test_dense_of_a_gap_tower_averages_to_the_embeddings_direction():
+    backbone = tower("gap_cnn")
+    trace = backbone.trace(images(), Needs(features=(-1,)))
+    mean = backbone.dense(trace).mean(dim=(-2, -1))
+    torch.testing.assert_close(F.normalize(mean, dim=-1), trace.embedding)
+
+
+# --------------------------------------------------------------------------------------------------------------- tower
+@pytest.mark.parametrize("hw", [(20, 24), (28, 16)])
+@pytest.mark.parametrize("kind", CNN_KINDS)
+def test_the_head_finishes_the_tower_from_every_stage(kind, hw):
+    backbone = tower(kind)
+    x = images(*hw)
+    trace = backbone.trace(x, Needs(features=(-1, -2, -3)))
+    assert set(trace.features) == {-1, -2, -3}
+    embedding = backbone.encode_image(x)
+    torch.testing.assert_close(embedding.norm(dim=-1), torch.ones(2))
+    for stage, kept in trace.features.items():
+        torch.testing.assert_close(backbone.head(kept, trace, stage), embedding)
+    torch.testing.assert_close(trace.embedding, embedding)
+
+
+@pytest.mark.parametrize("kind", CNN_KINDS)
+def test_features_are_those_of_the_stages(kind):
+    backbone = tower(kind)
+    x = images()
+    trace = backbone.trace(x, Needs(features=(-2,)))
+    torch.testing.assert_close(trace.features[-2], backbone.stages[1](backbone.stages[0](x)))
+    assert set(trace.features) == {-2}
+    assert trace.grid == backbone.grid(20, 24) == (5, 6)
+
+
+@pytest.mark.parametrize("kind", CNN_KINDS)
+def test_traces_carry_no_graph_and_heads_do(kind):
+    backbone = tower(kind).requires_grad_(True)
+    trace = backbone.trace(images(), Needs(features=(-1,)))
+    assert not trace.embedding.requires_grad
+    kept = trace.features[-1].requires_grad_(True)
+    (gradient,) = torch.autograd.grad(backbone.head(kept, trace)[:, 0].sum(), kept)
+    assert gradient.abs().max() > 0
+
+
+@pytest.mark.parametrize("kind", CNN_KINDS)
+def test_half_precision_weights_give_float32_embeddings_and_readings(kind):
+    backbone = tower(kind)
+    exact = backbone.encode_image(images())
+    backbone.to(torch.bfloat16)
+    assert backbone.dtype == torch.bfloat16
+    trace = backbone.trace(images(), Needs(features=(-1,)))
+    assert trace.embedding.dtype == backbone.dense(trace).dtype == torch.float32
+    assert backbone.head(trace.features[-1].float(), trace).dtype == torch.float32
+    torch.testing.assert_close(trace.embedding, exact, atol=0.03, rtol=0)
+
+
+def test_normalize_subtracts_mean_and_divides_by_deviation():
+    backbone = tower("gap_cnn")
+    pixels = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(backbone.normalize(pixels), (pixels - 0.5) / 0.5)
+
+
+@pytest.mark.parametrize(("height", "grid"), [(20, 5), (21, 6), (4, 1), (1, 1)])
+def test_the_grid_rounds_up(height, grid):
+    assert tower("gap_cnn").grid(height, 8) == (grid, 2)
+
+
+def test_refusals():
+    backbone = tower("gap_cnn")
+    assert isinstance(backbone, Backbone)
+    for needs in (Needs(tokens=(-1,)), Needs(attention="all")):
+        with pytest.raises(UsageError, match="gap_cnn is a CNN without tokens or attention: choose a method"):
+            backbone.trace(images(), needs)
+    with pytest.raises(UsageError, match=r"expected a stage of gap_cnn from -3 to -1 \(the last\), got -4"):
+        backbone.trace(images(), Needs(features=(-4,)))
+    trace = backbone.trace(images(), Needs(features=(-1,)))
+    with pytest.raises(UsageError, match=r"expected a stage of gap_cnn from -3 to -1 \(the last\), got 0"):
+        backbone.head(trace.features[-1], trace, 0)
+    with pytest.raises(UsageError, match="gap_cnn is a CNN: an attention rule needs a ViT tower"):
+        backbone.dense(trace, rule=lambda q, k, v, scale: v)

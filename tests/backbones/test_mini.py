@@ -1,0 +1,151 @@
+"""`mini`: its image tower is timm's own with the shipped weights. What words mean to it: test_mini_words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch.nn import functional as F
+
+from cliploc.backbones import create
+from cliploc.backbones.mini import WEIGHTS, Mini
+from cliploc.errors import UnknownNameError, UsageError
+from cliploc.geometry import Frame
+from cliploc.schema import Backbone, Needs
+
+PACKAGE = Path(__file__).parents[2] / "src" / "cliploc"
+
+
+@pytest.fixture(scope="module")
+def mini():
+    return Mini.bundled()
+
+
+@pytest.fixture(scope="module")
+def reference():
+    """timm's model as it comes, with the tensors of the package: (model, mean feature)."""
+    weights = {name: tensor.float() for name, tensor in load_file(WEIGHTS / "image.safetensors").items()}
+    mean_feature = weights.pop("mean_feature")
+    model = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
+    model.load_state_dict(weights)
+    return model.eval(), mean_feature
+
+
+def pixels(height=224, width=224, count=1):
+    rng = np.random.default_rng(height + width)
+    coarse = torch.from_numpy(rng.random((count, 3, 7, 9), dtype=np.float32))
+    return F.interpolate(coarse, size=(height, width), mode="bilinear")
+
+
+@pytest.mark.parametrize("hw", [(224, 224), (320, 192), (32, 64)])
+def test_embeddings_are_timms_pooled_features_less_their_mean(mini, reference, hw):
+    model, mean_feature = reference
+    images = (pixels(*hw, count=2) * 255 - 127) / 128  # Google's preprocessing
+    with torch.no_grad():
+        expected = F.normalize(model(images) - mean_feature, dim=-1)
+    embedding = mini.encode_image(mini.normalize(pixels(*hw, count=2)))
+    assert (embedding - expected).abs().max() <= 1e-5
+    torch.testing.assert_close(embedding.norm(dim=-1), torch.ones(2))
+
+
+def test_features_are_timms_and_the_map_is_exact(mini, reference):
+    model, mean_feature = reference
+    images = mini.normalize(pixels(224, 288))
+    trace = mini.trace(images, Needs(features=(-1, -3)))
+    with torch.no_grad():
+        expected = model.forward_features(images)
+    assert trace.grid == tuple(expected.shape[-2:]) == mini.grid(224, 288) == (7, 9)
+    torch.testing.assert_close(trace.features[-1], expected, atol=1e-4, rtol=1e-4)
+    dense = mini.dense(trace)
+    torch.testing.assert_close(dense, expected - mean_feature[:, None, None], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(F.normalize(dense.mean(dim=(-2, -1)), dim=-1), trace.embedding, atol=1e-5, rtol=0)
+    torch.testing.assert_close(mini.head(trace.features[-3], trace, -3), trace.embedding, atol=1e-5, rtol=0)
+
+
+def test_the_preprocessing_is_googles(mini):
+    x = torch.tensor([0.0, 127 / 255, 1.0]).view(1, 1, 1, 3).expand(1, 3, 1, 3)
+    torch.testing.assert_close(mini.normalize(x)[0, 0, 0], torch.tensor([-127 / 128, 0.0, 1.0]), atol=1e-6, rtol=0)
+
+
+def test_it_is_the_same_every_time(mini):
+    again = Mini.bundled()
+    images = mini.normalize(pixels())
+    texts = ["a photo of a cat.", "remote control", "xqzvkw"]
+    assert torch.equal(mini.encode_image(images), again.encode_image(images))
+    assert torch.equal(mini.encode_text(texts), again.encode_text(texts))
+    text = mini.encode_text(texts)
+    assert text.dtype == torch.float32
+    torch.testing.assert_close(text.norm(dim=-1), torch.ones(3))
+
+
+def test_loading_it_leaves_the_random_state_alone():
+    torch.manual_seed(11)
+    before = torch.get_rng_state()
+    Mini.bundled()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_it_fulfils_the_protocol_and_is_frozen(mini):
+    assert isinstance(mini, Backbone)
+    assert not mini.training
+    assert not any(parameter.requires_grad for parameter in mini.parameters())
+    assert not any(module.training for module in mini.modules())
+    assert mini.embedding_size == mini.encode_image(mini.normalize(pixels())).shape[1]
+    names = set(dict(mini.named_parameters())) | set(dict(mini.named_buffers()))
+    assert all(not tensor.is_meta for tensor in [*mini.parameters(), *mini.buffers()]), names
+
+
+def test_presence_grows_with_similarity_and_tells_apart(mini):
+    cosines = torch.linspace(-1, 1, 201)
+    presence = mini.presence(cosines)
+    assert (presence.diff() >= 0).all()
+    assert (presence > 0).all()
+    assert (presence <= 1).all()
+    assert presence[0] < 0.01
+    assert presence[-1] > 0.99
+
+
+def test_names_it_cannot_know_have_a_reason(mini):
+    assert mini.unknown_reason("tabby cat") is None
+    for word in ("happiness", "猫", "xqzvkw"):
+        reason = mini.unknown_reason(word)
+        assert reason
+        assert word in reason
+        assert "\n" not in reason
+
+
+def test_real_photographs_are_what_they_show(mini):
+    """The package's own photographs, by the whole path of preprocessing, image and text. (The fig looks like coffee.)"""
+    shown = {
+        "cat": "cat", "coffee": "coffee cup", "drum": "drum", "bee": "bee", "otters": "otter", "fig": "fig",
+        "osprey": "osprey", "dogs": "dog", "rocket": "rocket", "bridge": "bridge",
+    }  # fmt: skip
+    names = list(shown.values())
+    text = mini.encode_text([f"a photo of a {name}." for name in names])
+    wrong = []
+    for file, name in shown.items():
+        image = Image.open(PACKAGE / "demo_photos" / f"{file}.jpg").convert("RGB")
+        square = Frame.fit("squash", (image.height, image.width), (224, 224)).apply(image)
+        x = torch.tensor(np.asarray(square)).permute(2, 0, 1)[None] / 255
+        if names[int((text @ mini.encode_image(mini.normalize(x))[0]).argmax())] != name:
+            wrong.append(file)
+    assert wrong in ([], ["fig"])
+
+
+def test_it_is_small_enough_to_ship():
+    files = [path for path in WEIGHTS.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 25 * 10**6
+    assert {path.suffix for path in files} <= {".safetensors", ".json", ".txt"}  # nothing that runs code when read
+
+
+def test_only_its_own_weights():
+    assert create("mini", "bundled").name == "mini"
+    with pytest.raises(UsageError, match="mini has only its bundled weights, got --pretrained openai: leave"):
+        create("mini", "openai")
+    with pytest.raises(UnknownNameError, match=r"^unknown model 'Minni': did you mean mini"):
+        create("Minni")
