@@ -43,9 +43,7 @@ def main() -> None:
     print(f"{'method':<14}" + "".join(f"{tau:>6}" for tau in TAUS) + "   best τ")
     for method in arguments.method.split(","):
         scales = [float(scale) for scale in arguments.scales.split(",")]
-        localizer = Localizer(
-            method=method, method_options=options, scales=scales, flip=arguments.flip, min_presence=0
-        )
+        localizer = Localizer(method=method, method_options=options, scales=scales, flip=arguments.flip, min_presence=0)
         hits = np.zeros(len(TAUS))
         pictures = [PICTURES / f"{wnid}.jpg" for wnid in wnids]
         for wnid, found in zip(wnids, localizer.stream(pictures, [[names[wnid]] for wnid in wnids]), strict=True):
@@ -54,7 +52,8 @@ def main() -> None:
                 boxes = found.frame.to_original(on_map.xyxy)
                 hits[index] += len(boxes) > 0 and iou_matrix(boxes, drawn[wnid]["xyxy"]).max() >= 0.5
         share = hits / len(wnids)
-        print(f"{method:<14}" + "".join(f"{value:6.2f}" for value in share) + f"   {TAUS[int(share.argmax())]}", flush=True)
+        row = "".join(f"{value:6.2f}" for value in share)
+        print(f"{method:<14}{row}   {TAUS[int(share.argmax())]}", flush=True)
 
 
 if __name__ == "__main__":

@@ -238,10 +238,17 @@ def models(
 
 
 @app.command()
-def methods() -> int:
+def methods(
+    markdown: Annotated[bool, typer.Option("--markdown", help="As the table of the README.")] = False,
+) -> int:
     """List the saliency methods, with their options."""
     from cliploc.saliency import methods as registry
 
+    if markdown:
+        typer.echo("| method | `--method` | family | towers | paper |\n|---|---|---|---|---|")
+        for m in registry:
+            typer.echo(f"| {m.title} | `{m.name}` | {m.family} | {', '.join(sorted(m.towers))} | {m.paper} |")
+        return DONE
     rows: list[Sequence[str | Text]] = [_head("name", "title", "family", "towers", "options", "paper")]
     for m in registry:
         options = ", ".join(f"{key}={value}" for key, value in m.options.items()) or "–"
