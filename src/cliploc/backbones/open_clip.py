@@ -20,12 +20,15 @@ from cliploc.backbones import _weights
 from cliploc.backbones._catalogue import ModelEntry, model_sources, models
 from cliploc.backbones._precision import resolve_precision
 from cliploc.backbones.open_clip_resnet import OpenClipResNet
+from cliploc.backbones.open_clip_timm import TimmCnn, TimmVit
+from cliploc.backbones.open_clip_vit import OpenClipVit
 from cliploc.errors import ModelError, UnknownNameError, UsageError
 from cliploc.schema import Backbone, TowerKind
 
 RANDOM = "random"
 CONFIG_OF_TOKENIZER = "tokenizer_config.json"
-ADAPTERS = (OpenClipResNet,)
+ADAPTERS: tuple[Any, ...] = (OpenClipResNet, OpenClipVit, TimmVit, TimmCnn)
+UNREADABLE = ("swin", "vit_relpos")  # families of timm that no adapter reads: windows, relative positions
 PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 
 
@@ -76,8 +79,8 @@ def build(plan: Plan, device: str, precision: str) -> Backbone:
     adapter = next((one for one in ADAPTERS if one.supports(model.visual)), None)
     if adapter is None:
         raise ModelError(
-            f"the image tower of {plan.label} ({_tower_name(model.visual)}) is of no kind that can be read: choose one "
-            "that `cliploc models` lists as cnn or vit"
+            f"the image tower of {plan.label} ({_tower_name(model.visual)}) cannot be taken apart: expected CLIP's "
+            "ResNet, a ViT, EVA, ConvNeXt or FastViT; see `cliploc models`"
         )
     if checkpoint:
         _weights.load_into(model, checkpoint, plan.config)
@@ -213,6 +216,7 @@ def _entry(name: str) -> ModelEntry:
     vision, tags = config["vision_cfg"], tuple(open_clip.list_pretrained_tags_by_model(name))
     size = vision.get("image_size", 224)
     kind, tower, pooling = _tower(vision)
+    unreadable = "; cannot be used here" if tower.startswith(UNREADABLE) else ""
     return ModelEntry(
         name=name,
         build=lambda pretrained, device, precision: build(plan_model(name, pretrained), device, precision),
@@ -221,7 +225,7 @@ def _entry(name: str) -> ModelEntry:
         input_hw=(size, size) if isinstance(size, int) else (size[0], size[1]),
         parameters=None,
         licence="openai: MIT; others: see their card" if "openai" in tags else "see the weights' card",
-        about=f"{tower}{', quick-GELU' if config.get('quick_gelu') else ''}",
+        about=f"{tower}{', quick-GELU' if config.get('quick_gelu') else ''}{unreadable}",
         weights=tags,
     )
 

@@ -1,0 +1,174 @@
+"""CLIP's ResNets: the split tower is open_clip's tower, on any input, from any stage."""
+
+from __future__ import annotations
+
+import copy
+
+import open_clip
+import pytest
+import torch
+from timm.layers import resample_abs_pos_embed
+from torch import nn
+from torch.nn import functional as F
+
+from cliploc.backbones.open_clip_resnet import OpenClipResNet
+from cliploc.errors import UsageError
+from cliploc.saliency import methods
+from cliploc.schema import Backbone, Needs
+from tests.backbones.small_clip import TEXTS, season, small_clip, tokenizer
+from tests.tiny import context
+
+STAGES = (-5, -4, -3, -2, -1)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small_clip()
+
+
+@pytest.fixture(scope="module")
+def backbone(model):
+    return OpenClipResNet(model, tokenizer(), "small")
+
+
+def pictures(height, width, count=2, seed=0):
+    return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_equals_open_clip(model, fold):
+    backbone = OpenClipResNet(model, tokenizer(), "small", fold=fold)
+    images = pictures(64, 64)
+    with torch.no_grad():
+        expected = model.encode_image(images, normalize=True)
+        expected_text = model.encode_text(tokenizer()(TEXTS), normalize=True)
+    assert (backbone.encode_image(images) - expected).abs().max() < 1e-5
+    assert (backbone.encode_text(TEXTS) - expected_text).abs().max() < 1e-5
+    assert backbone.logit_scale == pytest.approx(1 / 0.07)
+
+
+def test_rn50_equals_open_clip():
+    with torch.random.fork_rng(devices=[]):
+        model = open_clip.create_model("RN50").eval()
+        season(model)
+    tokens = open_clip.get_tokenizer("RN50")
+    backbone = OpenClipResNet(model, tokens, "RN50")
+    images = pictures(224, 224, count=1)
+    with torch.no_grad():
+        expected = model.encode_image(images, normalize=True)
+        expected_text = model.encode_text(tokens(TEXTS), normalize=True)
+    assert (backbone.encode_image(images) - expected).abs().max() < 1e-5
+    assert (backbone.encode_text(TEXTS) - expected_text).abs().max() < 1e-5
+    assert backbone.input_hw == (224, 224)
+    assert backbone.resize_policy == "crop"
+    assert backbone.trace(images, Needs(features=(-1,))).features[-1].shape == (1, 2048, 7, 7)
+    assert isinstance(backbone, Backbone)
+
+
+def at_other_size(visual, features):
+    """open_clip's pool on a grid it was not built for: its positions resized by timm, an implementation not ours."""
+    pool = copy.deepcopy(visual.attnpool)
+    positions = pool.positional_embedding.detach()[None]  # [1, 1+N, C]
+    resized = resample_abs_pos_embed(positions, list(features.shape[-2:]), num_prefix_tokens=1)
+    pool.positional_embedding = nn.Parameter(resized[0])
+    with torch.no_grad():
+        return F.normalize(pool(features), dim=-1)
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 160), (96, 64), (32, 96), (128, 128)])
+def test_other_sizes(model, backbone, height, width):
+    images = pictures(height, width)
+    with torch.no_grad():
+        stages = model.visual.forward_intermediates(images, intermediates_only=True)["image_intermediates"]
+    expected = at_other_size(model.visual, stages[-1])
+    trace = backbone.trace(images, Needs(features=STAGES))
+    assert trace.grid == (height // 32, width // 32) == backbone.grid(height, width)
+    assert (trace.embedding - expected).abs().max() < 1e-5
+    for stage, theirs in zip(STAGES, stages, strict=True):
+        torch.testing.assert_close(trace.features[stage], theirs, rtol=1e-4, atol=1e-5)
+        finished = backbone.head(trace.features[stage], trace, stage)
+        assert (finished - expected).abs().max() < 1e-5
+
+
+def test_positions_matter_where_they_are_resized(backbone):
+    """So that the test above could not pass by leaving them out."""
+    images = pictures(64, 160)
+    expected = backbone.encode_image(images)
+    without = copy.deepcopy(backbone)
+    without.pooling.positional_embedding.zero_()
+    assert (without.encode_image(images) - expected).abs().max() > 1e-3
+
+
+def test_gradients_of_the_head_are_those_of_open_clip(model, backbone):
+    trace = backbone.trace(pictures(64, 64), Needs(features=(-1,)))
+    text = backbone.encode_text(TEXTS)
+    ours = trace.features[-1].clone().requires_grad_()
+    theirs = trace.features[-1].clone().requires_grad_()
+    score = (backbone.head(ours, trace) @ text.T).sum()
+    reference = (F.normalize(model.visual.attnpool(theirs), dim=-1) @ text.T).sum()
+    gradient = torch.autograd.grad(score, ours)[0]
+    torch.testing.assert_close(gradient, torch.autograd.grad(reference, theirs)[0], rtol=1e-4, atol=1e-7)
+    assert gradient.abs().max() > 0
+
+
+def test_dense_is_the_value_path_of_each_place(model, backbone):
+    trace = backbone.trace(pictures(64, 64), Needs(features=(-1,)))
+    dense = backbone.dense(trace)  # [B, D, 2, 2]
+    pool, features = model.visual.attnpool, trace.features[-1]
+    for y in range(2):
+        for x in range(2):
+            token = features[:, :, y, x] + pool.positional_embedding[1 + 2 * y + x]  # [B, C]
+            value = token @ pool.v_proj.weight.T + pool.v_proj.bias
+            expected = value @ pool.c_proj.weight.T + pool.c_proj.bias
+            torch.testing.assert_close(dense[:, :, y, x], expected.detach(), rtol=1e-4, atol=1e-5)
+    with pytest.raises(UsageError, match="small is a CNN: an attention rule needs a ViT tower"):
+        backbone.dense(trace, rule=lambda q, k, v, scale: v)
+
+
+def test_the_users_model_stays_as_it_was():
+    model = small_clip().train()
+    before, structure = copy.deepcopy(model.state_dict()), repr(model)
+    backbone = OpenClipResNet(model, tokenizer(), "small").to(torch.bfloat16)
+    backbone.encode_image(pictures(64, 64))
+    backbone.encode_text(TEXTS)
+    assert repr(model) == structure
+    assert all(module.training for module in model.modules())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+    for name, value in model.state_dict().items():
+        assert value.dtype == before[name].dtype, name
+        assert torch.equal(value, before[name]), name
+
+
+def test_image_tower_is_kept_once(backbone):
+    sizes = sum(parameter.numel() for parameter in backbone.parameters())
+    model = small_clip()
+    folded_away = sum(p.numel() for m in model.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()) // 2
+    assert sizes == sum(parameter.numel() for parameter in model.parameters()) - folded_away
+
+
+def test_normalises_with_the_models_own_statistics():
+    model = small_clip()
+    model.visual.preprocess_cfg |= {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.25, 0.125), "resize_mode": "squash"}
+    backbone = OpenClipResNet(model, tokenizer(), "small")
+    pixels = torch.full((1, 3, 1, 1), 0.6)
+    torch.testing.assert_close(backbone.normalize(pixels).flatten(), torch.tensor([1.0, 1.6, 2.4]))
+    assert backbone.resize_policy == "squash"
+
+
+def test_supports_its_own_towers_only(model):
+    assert OpenClipResNet.supports(model.visual)
+    assert not OpenClipResNet.supports(nn.Identity())
+
+
+@pytest.mark.parametrize("method", [m.name for m in methods if "cnn" in m.towers])
+def test_every_cnn_method_runs_and_hears_the_prompt(backbone, method):
+    """On a grid that is not square; two prompts give two maps, and a batch of two is two batches of one."""
+    run = methods.get(method)
+    needs = run.needs(**run.options)
+    images = pictures(64, 96)
+    both = run.function(context(backbone, images, TEXTS[:2], needs), **run.options)  # [B, P, h, w]
+    assert both.shape[:2] == (2, 2)
+    assert both.isfinite().all()
+    assert (both[:, 0] - both[:, 1]).abs().max() > 1e-5 * both.abs().max() > 0
+    alone = [run.function(context(backbone, image[None], TEXTS[:2], needs), **run.options) for image in images]
+    torch.testing.assert_close(both, torch.cat(alone), rtol=1e-3, atol=1e-4 * float(both.abs().max()))
