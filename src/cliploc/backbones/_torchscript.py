@@ -153,8 +153,8 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
     except (RefusedError, OSError):
         raise
     except Exception as error:  # a damaged pickle can raise nearly anything
-        reason = str(error).partition("\n")[0]
-        raise RefusedError(f"{type(error).__name__}{': ' if reason else ''}{reason}") from None
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise RefusedError(f"an entry that cannot be read ({reason})") from None
 
 
 def _nothing(*_: Any) -> Any:
