@@ -120,7 +120,7 @@ def test_names_it_cannot_know_have_a_reason(mini):
 
 
 def test_real_photographs_are_what_they_show(mini):
-    """The package's own photographs, by the whole path of preprocessing, image and text. (The fig looks like coffee.)"""
+    """By the whole path of preprocessing, image and text. (The fig looks like coffee to it.)"""
     shown = {
         "cat": "cat", "coffee": "coffee cup", "drum": "drum", "bee": "bee", "otters": "otter", "fig": "fig",
         "osprey": "osprey", "dogs": "dog", "rocket": "rocket", "bridge": "bridge",
