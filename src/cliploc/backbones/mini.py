@@ -6,6 +6,7 @@ vectors (`_mini_text.py`). Built by `tools/build_mini.py`; what it is and is not
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,9 @@ from pathlib import Path
 import timm
 import torch
 from safetensors.torch import load_file
+from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cliploc.backbones._catalogue import ModelEntry, models
 from cliploc.backbones._cnn import ConvolutionalBackbone, GlobalAveragePool
@@ -43,6 +46,7 @@ class Mini(ConvolutionalBackbone):
         stem = nn.Sequential(parts["conv_stem"], parts["bn1"])
         last = nn.Sequential(parts["conv_head"], parts["bn2"])
         super().__init__([stem, *parts["blocks"].children(), last], mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
+        self.stages.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.pooling = GlobalAveragePool(mean_feature)
         self.text = text
         self.logit_scale = float(facts["logit_scale"])  # type: ignore[arg-type]
@@ -56,6 +60,7 @@ class Mini(ConvolutionalBackbone):
         with torch.device("meta"):  # no random initialisation that the weights would overwrite at once
             tower = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
         tower.load_state_dict(tensors, assign=True)
+        _fold_batch_norms(tower.eval())
         facts = json.loads((folder / "mini.json").read_text())
         return cls(tower, mean_feature, MiniTextTower.load(folder), facts).eval().requires_grad_(False)
 
@@ -81,6 +86,19 @@ class Mini(ConvolutionalBackbone):
     def presence(self, cosine: Tensor) -> Tensor:
         """Probability that a name with this image–text cosine is in the picture; calibrated by tools/build_mini.py."""
         return torch.sigmoid(self._presence["scale"] * cosine + self._presence["bias"])
+
+
+@torch.no_grad()
+def _fold_batch_norms(tower: nn.Module) -> None:
+    """Makes timm's batch norms part of the convolution before each, and leaves the activations that they carry.
+
+    With channels last the forward pass takes half as long on a CPU; embeddings differ by rounding (5e-7).
+    """
+    for parent in list(tower.modules()):
+        for (conv_name, conv), (norm_name, norm) in itertools.pairwise(list(parent.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, BatchNormAct2d):
+                setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
+                setattr(parent, norm_name, norm.act)
 
 
 def _build(pretrained: str | None, device: str, precision: str) -> Mini:
