@@ -158,7 +158,7 @@ class MiniTextTower(nn.Module):
         done: dict[Reading, Tensor] = {}
         for reading in (readings := [self._read(text) for text in texts]):
             if reading not in done:
-                done[reading] = self._embed(reading)
+                done[reading] = self.embed_reading(reading)
         if not readings:
             return self.rows.new_zeros(0, self.rows.shape[1])
         return torch.stack([done[reading] for reading in readings])
@@ -176,7 +176,8 @@ class MiniTextTower(nn.Module):
             return None
         return f"mini's 1,000 classes hold nothing like {shown}"
 
-    def _embed(self, reading: Reading) -> Tensor:
+    def embed_reading(self, reading: Reading) -> Tensor:
+        """What was found in one text → `[1280]`, unit norm."""
         mixture = self.rows.new_zeros(len(self.rows))  # [N]
         if reading.known:
             for word, weight in reading.known:
@@ -184,7 +185,7 @@ class MiniTextTower(nn.Module):
         else:
             likeness = self._likeness(reading.others).masked_fill(~self.present, -torch.inf)  # [N]
             mixture = torch.softmax(self.word_beta * likeness, dim=0)
-        return F.normalize(mixture @ self.rows, dim=0)  # [1280]
+        return F.normalize((mixture @ self.rows).float(), dim=0)  # [1280]
 
     def _mixture_of(self, word: int) -> Tensor:
         """A known word's mixture of nodes `[N]`: over its senses, and over the nodes near each."""
