@@ -159,6 +159,12 @@ class Localizer:
             raise UsageError(
                 f"{method} does not work on {self.backbone.name}, a {self.backbone.kind} tower: use one of {fitting}"
             )
+        if self.method.needs(**self.method_options).only_vit and self.backbone.kind != "vit":
+            given = ", ".join(f"{key}={value}" for key, value in self.method_options.items())
+            raise UsageError(
+                f"{method} with {given} needs a vit tower, and {self.backbone.name} is a {self.backbone.kind} tower: "
+                "leave it out, or choose another model"
+            )
         self.resize: ResizePolicy = resize or self.backbone.resize_policy
         self.input_hw = self._input_hw(image_size)
         self._embeddings: dict[tuple[str, ...], Tensor] = {}

@@ -69,13 +69,15 @@ class Needs:
         tokens: ViT only: all tokens that leave these blocks; "all" for every block.
         attention: ViT only: post-softmax attention of these blocks; "all" for every block.
     """
+        projections: ViT only: queries, keys and values of these blocks; "all" for every block.
 
     features: tuple[int, ...] = ()
     tokens: tuple[int, ...] | Literal["all"] = ()
     attention: tuple[int, ...] | Literal["all"] = ()
 
+    projections: tuple[int, ...] | Literal["all"] = ()
     def __post_init__(self) -> None:
-        for name in ("features", "tokens", "attention"):
+        for name in ("features", "tokens", "attention", "projections"):
             value = getattr(self, name)
             if value != "all" and any(index >= 0 for index in value):
                 raise ValueError(f"Needs.{name} counts from the end (−1 is the last), got {value}")
@@ -91,7 +93,13 @@ class Needs:
             union(self.tokens, other.tokens),
             union(self.attention, other.attention),
         )
+            union(self.projections, other.projections),
 
+
+    @property
+    def only_vit(self) -> bool:
+        """Whether something is asked for that a CNN does not have."""
+        return bool(self.tokens or self.attention or self.projections)
 
 @dataclass(frozen=True)
 class Trace:
@@ -104,7 +112,9 @@ class Trace:
         tokens: block → `[B, 1+N, d]` leaving it. The 1 stands for `TransformerBackbone.prefix_tokens`, which is 0 where
             the tower has no class token.
         attention: block → `[B, H, 1+N, 1+N]` float32 after the softmax.
-        entering: ViT only: block → `[B, 1+N, d]` all tokens entering it, for the blocks in `features` and `tokens`.
+        projections: block → its queries, keys and values, each `[B, H, 1+N, d/H]`.
+        entering: ViT only: block → `[B, 1+N, d]` all tokens entering it, for every block asked for anything but
+            attention.
         pool_attention: `[B, H, 1, T]` float32 of a ViT's attention pool, kept whenever attention is; its last N columns
             are the patches. None where the head has no attention pool.
     """
@@ -115,6 +125,7 @@ class Trace:
     tokens: Mapping[int, Tensor] = field(default_factory=dict)
     attention: Mapping[int, Tensor] = field(default_factory=dict)
     entering: Mapping[int, Tensor] = field(default_factory=dict)
+    projections: Mapping[int, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
     pool_attention: Tensor | None = None
 
 
@@ -222,8 +233,8 @@ class TransformerBackbone(Backbone, Protocol):
     def resume(self, tokens: Tensor, block: int, needs: Needs, grid: tuple[int, int], last: int = -1) -> Trace:
         """Runs the tower from the tokens `[B, 1+N, d]` entering `block` (from the end) to the embedding.
 
-        With gradients when `tokens` require them: attention kept by `needs` is then part of the graph, and gradients
-        may be asked for in batches (`is_grads_batched`).
+        With gradients when `tokens` require them: attention and projections kept by `needs` are then part of the graph,
+        and gradients may be asked for in batches (`is_grads_batched`).
 
         Args:
             tokens: those of `Trace.entering`, perhaps changed.

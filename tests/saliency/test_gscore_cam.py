@@ -9,6 +9,7 @@ import torch
 
 from cliploc.errors import UsageError
 from cliploc.saliency import methods
+from cliploc.saliency._infra.masked import masked_embeddings
 from tests.saliency.peers import CNNS, tiny_scene
 from tests.saliency.test_score_cam import counted, masked_scores, ours_mask
 
@@ -38,7 +39,7 @@ def test_the_gradient_is_signed() -> None:
     scene = tiny_scene("gap_cnn")
     ctx = scene.context()
     methods.get("gscore_cam").function(ctx, top_k=1)
-    (masked,) = ctx.cache.values()
+    masked = masked_embeddings(ctx, wanted=torch.zeros(ctx.features.shape[:2], dtype=torch.bool))  # what is done
     _, gradients = scene.features_and_gradients()
     alpha = gradients.mean(dim=(-2, -1)).transpose(0, 1)  # [B, P, C]
     chosen = set(map(tuple, (masked.done & masked.alive).nonzero().tolist()))
@@ -51,7 +52,7 @@ def test_only_the_union_of_the_chosen_channels_is_masked(prompts: int, top_k: in
     ctx, tower_calls = counted("attention_pool_cnn", prompts)
     methods.get("gscore_cam").function(ctx, top_k=top_k)
     assert 1 < tower_calls.images <= 2 * prompts * top_k + 1
-    (masked,) = ctx.cache.values()
+    masked = masked_embeddings(ctx, wanted=torch.zeros(ctx.features.shape[:2], dtype=torch.bool))  # what is done
     assert tower_calls.images == int((masked.done & masked.alive).sum()) + 1
 
 

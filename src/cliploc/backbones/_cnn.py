@@ -79,7 +79,7 @@ class ConvolutionalBackbone(nn.Module, ABC):
     @torch.no_grad()
     def trace(self, images: Tensor, needs: Needs) -> Trace:
         """One forward pass of normalised images; see `cliploc.schema.Backbone.trace`."""
-        if needs.tokens or needs.attention:
+        if needs.only_vit:
             raise UsageError(f"{self.name} is a CNN without tokens or attention: choose a method made for CNN towers")
         keep = {self._stage_index(stage): stage for stage in needs.features}
         features = {}

@@ -77,12 +77,14 @@ class BlockAdapter(ABC):
     def mlp_branch(self, x: Tensor) -> Tensor:
         """What the MLP adds to the tokens that already have the attention branch: `[B, T, d]`."""
 
-    def run_visibly(self, x: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor]:
-        """As `run`, and its attention `[B, H, T, T]`, both differentiable and with batched gradients."""
+    def run_visibly(
+        self, x: Tensor, rotation: Tensor | None
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """As `run`, its attention `[B, H, T, T]`, and q, k, v: all differentiable and with batched gradients."""
         q, k, v = self.project(x, rotation)
         attention = attention_weights(q, k, self.scale)
         x = x + self.attention_branch(x, attention.to(v.dtype) @ v)
-        return x + self.mlp_branch(x), attention
+        return x + self.mlp_branch(x), attention, (q, k, v)
 
 
 class VisionTransformerBackbone(nn.Module, ABC):
@@ -180,24 +182,27 @@ class VisionTransformerBackbone(nn.Module, ABC):
     def _run(self, x: Tensor, first: int, last: int, needs: Needs, grid: tuple[int, int]) -> Trace:
         """Blocks `first` to `last` (from the start), then the head."""
         every = range(-self.depth, 0)
-        asked: dict[Literal["features", "tokens", "attention"], set[int]] = {}
-        for kind in ("features", "tokens", "attention"):
+        asked: dict[Literal["features", "tokens", "attention", "projections"], set[int]] = {}
+        for kind in ("features", "tokens", "attention", "projections"):
             blocks = getattr(needs, kind)
             asked[kind] = {self._block_index(block) for block in (every if blocks == "all" else blocks)}
-        features, entering, tokens, attention = {}, {}, {}, {}
+        features, entering, tokens, attention, projections = {}, {}, {}, {}, {}
         rotation = self.rotation(grid)
         for index in range(first, last + 1):
             block, back = self.adapters[index], index - self.depth
             if index in asked["features"]:
                 features[back] = self._patches(x, grid)
-            if index in asked["features"] | asked["tokens"]:
+            if index in asked["features"] | asked["tokens"] | asked["projections"]:
                 entering[back] = x  # [B, prefix+N, d]
-            # Fused attention differentiates, but its gradients come out one prompt at a time.
-            if index in asked["attention"] or (torch.is_grad_enabled() and x.requires_grad):
-                x, weights = block.run_visibly(x, rotation)
+            # Gradients of fused attention for many prompts at once are slow, and missing in older torch.
+            visible = index in asked["attention"] | asked["projections"]
+            if visible or (torch.is_grad_enabled() and x.requires_grad):
+                x, weights, projected = block.run_visibly(x, rotation)
                 if index in asked["attention"]:
                     attention[back] = weights  # [B, H, prefix+N, prefix+N]
             else:
+                if index in asked["projections"]:
+                    projections[back] = projected  # q, k, v, each [B, H, prefix+N, d/H]
                 x = block.run(x, rotation)
             if index in asked["tokens"]:
                 tokens[back] = x  # [B, prefix+N, d]
@@ -209,6 +214,7 @@ class VisionTransformerBackbone(nn.Module, ABC):
             tokens=tokens,
             attention=attention,
             entering=entering,
+            projections=projections,
             pool_attention=pool_attention if asked["attention"] else None,
         )
 

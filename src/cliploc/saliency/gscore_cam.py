@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from cliploc.errors import UsageError
-from cliploc.saliency._infra.gradients import map_gradients
+from cliploc.saliency._infra.channels import Choice, channel_gradients, channel_maps, channel_needs
 from cliploc.saliency._infra.masked import masked_embeddings
 from cliploc.saliency._infra.registration import saliency
 from cliploc.saliency._infra.temperature import resolve_temperature
-from cliploc.schema import Context, Needs
+from cliploc.schema import Context
 
 
 @saliency(
@@ -19,11 +19,18 @@ from cliploc.schema import Context, Needs
     paper="Chen et al. 2022, gScoreCAM: What Objects Is CLIP Looking At?, ACCV",
     family="perturbation",
     towers=("cnn", "vit"),
-    needs=Needs(features=(-1,)),
+    needs=channel_needs,
     relu=True,
     threshold=0.4,
 )
-def gscore_cam(ctx: Context, top_k: int = 300, temperature: float | None = None) -> Tensor:
+def gscore_cam(
+    ctx: Context,
+    top_k: int = 300,
+    temperature: float | None = None,
+    channels: Choice = "features",
+    block: int = -1,
+    components: int | None = None,
+) -> Tensor:
     """map_t = ReLU(Σ_k w_tk A_k), w_t = softmax over all channels of z, z_tk = cos(f(x ⊙ M_k), g_t) / temperature.
 
     z_tk is kept for the `top_k` channels of largest mean gradient α_tk = mean_hw ∂s_t/∂A_k; the others' is 0 before the
@@ -34,9 +41,12 @@ def gscore_cam(ctx: Context, top_k: int = 300, temperature: float | None = None)
     are constant score as the empty picture does, at no cost. On a ViT, A are the patch tokens entering the last block.
 
     Args:
-        ctx: images and features of the last stage.
+        ctx: images, and what the maps are made of.
         top_k: channels per prompt; all when the tower has fewer.
         temperature: cosines are divided by it; None for the model's own, 1 / logit scale.
+        channels: which maps A are: "features"; ViT only: "tokens", "heads", "keys", "queries", "values" of the block.
+        block: the stage (CNN) or block (ViT), −1 for the last.
+        components: take the first principal components of these maps instead of the maps; None for the maps.
 
     Returns:
         `[B, P, h, w]` float32, raw: the ReLU follows in the `Localizer`.
@@ -52,9 +62,10 @@ def gscore_cam(ctx: Context, top_k: int = 300, temperature: float | None = None)
     if top_k < 1:
         raise UsageError(f"expected top_k of 1 channel or more, got {top_k}: the paper takes 300")
     temperature = resolve_temperature(ctx, temperature)
-    alpha = map_gradients(ctx, lambda _, gradients: gradients.mean(dim=(-2, -1)))  # [B, P, C]
+    maps = channel_maps(ctx, channels, block, components)
+    alpha = channel_gradients(ctx, channels, block, maps.axes)  # [B, P, C]
     best = alpha.topk(min(top_k, alpha.shape[-1]), dim=-1).indices  # [B, P, k]
     chosen = torch.zeros_like(alpha, dtype=torch.bool).scatter(-1, best, True)  # [B, P, C]
-    scores, _ = masked_embeddings(ctx, chosen.any(dim=1)).scores(ctx.text)  # [B, P, C]
+    scores, _ = masked_embeddings(ctx, maps, chosen.any(dim=1)).scores(ctx.text)  # [B, P, C]
     weights = (scores / temperature).masked_fill(~chosen, 0).softmax(dim=-1)  # [B, P, C]
-    return torch.einsum("bpc,bchw->bphw", weights, ctx.features.float())
+    return torch.einsum("bpc,bchw->bphw", weights, maps.maps.float())

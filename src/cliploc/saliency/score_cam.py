@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cliploc.saliency._infra.channels import Choice, channel_maps, channel_needs
 from cliploc.saliency._infra.masked import masked_embeddings
 from cliploc.saliency._infra.registration import saliency
 from cliploc.saliency._infra.temperature import resolve_temperature
-from cliploc.schema import Context, Needs
+from cliploc.schema import Context
 
 
 @saliency(
@@ -17,11 +18,17 @@ from cliploc.schema import Context, Needs
     paper="Wang et al. 2020, Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks, CVPRW",
     family="perturbation",
     towers=("cnn", "vit"),
-    needs=Needs(features=(-1,)),
+    needs=channel_needs,
     relu=True,
     threshold=0.4,
 )
-def score_cam(ctx: Context, temperature: float | None = None) -> Tensor:
+def score_cam(
+    ctx: Context,
+    temperature: float | None = None,
+    channels: Choice = "features",
+    block: int = -1,
+    components: int | None = None,
+) -> Tensor:
     """map_t = ReLU(Σ_k w_tk A_k), w_t = softmax_k((cos(f(x ⊙ M_k), g_t) − cos(f(x_b), g_t)) / temperature).
 
     M_k is A_k upsampled to the input and min–max normalised; x_b is zeros in normalised space. Cosines of masked images
@@ -34,8 +41,11 @@ def score_cam(ctx: Context, temperature: float | None = None) -> Tensor:
     before it upsamples, and its baseline is the whole picture, which a softmax does not see.
 
     Args:
-        ctx: images and features of the last stage.
+        ctx: images, and what the maps are made of.
         temperature: cosines are divided by it; None for the model's own, 1 / logit scale.
+        channels: which maps A are: "features"; ViT only: "tokens", "heads", "keys", "queries", "values" of the block.
+        block: the stage (CNN) or block (ViT), −1 for the last.
+        components: take the first principal components of these maps instead of the maps; None for the maps.
 
     Returns:
         `[B, P, h, w]` float32, raw: the ReLU follows in the `Localizer`.
@@ -49,6 +59,7 @@ def score_cam(ctx: Context, temperature: float | None = None) -> Tensor:
         (1, 375, 500)
     """
     temperature = resolve_temperature(ctx, temperature)
-    scores, baseline = masked_embeddings(ctx).scores(ctx.text)  # [B, P, C], [B, P, 1]
+    maps = channel_maps(ctx, channels, block, components)
+    scores, baseline = masked_embeddings(ctx, maps).scores(ctx.text)  # [B, P, C], [B, P, 1]
     weights = ((scores - baseline) / temperature).softmax(dim=-1)  # [B, P, C]
-    return torch.einsum("bpc,bchw->bphw", weights, ctx.features.float())
+    return torch.einsum("bpc,bchw->bphw", weights, maps.maps.float())

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cliploc.saliency._infra.channels import Choice, channel_maps, channel_needs
 from cliploc.saliency._infra.masked import masked_embeddings
 from cliploc.saliency._infra.registration import saliency
 from cliploc.saliency._infra.temperature import resolve_temperature
-from cliploc.schema import Context, Needs
+from cliploc.schema import Context
 
 
 @saliency(
@@ -17,11 +18,17 @@ from cliploc.schema import Context, Needs
     paper="Gao & Wang 2022, VL-Score",
     family="perturbation",
     towers=("cnn", "vit"),
-    needs=Needs(features=(-1,)),
+    needs=channel_needs,
     relu=True,
     threshold=0.6,
 )
-def vl_score(ctx: Context, temperature: float | None = None) -> Tensor:
+def vl_score(
+    ctx: Context,
+    temperature: float | None = None,
+    channels: Choice = "features",
+    block: int = -1,
+    components: int | None = None,
+) -> Tensor:
     """map_t = Σ_{k kept} w_tk A_k, kept where score_tk = cos(f(x ⊙ M_k), g_t) > cos(f(x_b), g_t).
 
     w_t is the softmax of score_tk / temperature over the kept channels alone. M_k is A_k upsampled to the input and
@@ -34,8 +41,11 @@ def vl_score(ctx: Context, temperature: float | None = None) -> Tensor:
     our notes: ours is the model's own. No public package has the method.
 
     Args:
-        ctx: images and features of the last stage.
+        ctx: images, and what the maps are made of.
         temperature: cosines are divided by it; None for the model's own, 1 / logit scale.
+        channels: which maps A are: "features"; ViT only: "tokens", "heads", "keys", "queries", "values" of the block.
+        block: the stage (CNN) or block (ViT), −1 for the last.
+        components: take the first principal components of these maps instead of the maps; None for the maps.
 
     Returns:
         `[B, P, h, w]` float32, raw.
@@ -49,8 +59,9 @@ def vl_score(ctx: Context, temperature: float | None = None) -> Tensor:
         (1, 375, 500)
     """
     temperature = resolve_temperature(ctx, temperature)
-    scores, baseline = masked_embeddings(ctx).scores(ctx.text)  # [B, P, C], [B, P, 1]
+    maps = channel_maps(ctx, channels, block, components)
+    scores, baseline = masked_embeddings(ctx, maps).scores(ctx.text)  # [B, P, C], [B, P, 1]
     kept = scores > baseline
     weights = (scores / temperature).masked_fill(~kept, -torch.inf).softmax(dim=-1)  # [B, P, C], NaN where none is kept
     weights = weights.masked_fill(~kept, 0)
-    return torch.einsum("bpc,bchw->bphw", weights, ctx.features.float())
+    return torch.einsum("bpc,bchw->bphw", weights, maps.maps.float())

@@ -1,8 +1,9 @@
-"""Gradients of all prompts' scores through the tower's head, a few prompts at a time."""
+"""Gradients of all prompts' scores through the end of the tower, a few prompts at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -28,23 +29,81 @@ def map_gradients(ctx: Context, reduce: Callable[[Tensor, Tensor], Tensor], stag
     Returns:
         `[B, P, …]` float32, without a graph.
     """
-    # A caller may be in inference mode, whose tensors autograd refuses: leave it, and clone what it made.
-    with torch.inference_mode(False), torch.enable_grad():
-        taps = ctx.trace.features[stage].detach().clone().requires_grad_(True)  # [B, C, h, w]
-        embedding = ctx.head(taps, stage)  # [B, D]
-        scores = torch.einsum("bd,bpd->bp", embedding, ctx.text.detach().clone())  # [B, P]
-        # Image b's score depends on image b alone, so one vector of ones per prompt serves the whole batch.
-        selectors = HALF_PRECISION_SCALE * torch.eye(scores.shape[1], device=scores.device)
-        selectors = selectors[:, None].expand(-1, len(scores), -1)  # [P, B, P]
-        chunks = torch.split(selectors, max(1, GRADIENT_ELEMENTS // taps.numel()))
-        features = taps.detach().float()
-        reduced = []
-        for index, chunk in enumerate(chunks):
-            retain = index < len(chunks) - 1
-            if len(chunk) == 1:  # no vmap: works with operations that have no batching rule
-                gradient = torch.autograd.grad(scores, taps, chunk[0], retain_graph=retain)[0][None]
-            else:
-                gradient = torch.autograd.grad(scores, taps, chunk, retain_graph=retain, is_grads_batched=True)[0]
-            gradient = gradient.detach().float() / HALF_PRECISION_SCALE  # [p, B, C, h, w]
-            reduced.append(reduce(features, gradient.transpose(0, 1)))
+    return batched_gradients(ctx, lambda: _through_head(ctx, stage), reduce)
+
+
+def _through_head(ctx: Context, stage: int) -> tuple[Tensor, Tensor]:
+    taps = leaf(ctx.trace.features[stage])  # [B, C, h, w]
+    return taps, ctx.head(taps, stage)
+
+
+def batched_gradients(
+    ctx: Context, run: Callable[[], tuple[Tensor, Tensor]], reduce: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """`reduce(X, ∂s_t/∂X)` for every prompt, X being anything inside the tower; see `map_gradients`.
+
+    Args:
+        ctx: text `[B, P, D]`.
+        run: finishes the tower, with a graph: → X `[B, …]` and the embeddings `[B, D]` that came of it. It must clone
+            what the trace holds before it asks for its gradient.
+        reduce: X `[B, …]` and gradients of p prompts `[B, p, …]`, both float32 → `[B, p, …]`.
+
+    Returns:
+        `[B, P, …]` float32, without a graph.
+    """
+    with differentiable():
+        taps, embedding = run()
+        scores = prompt_scores(ctx, embedding)  # [B, P]
+        values = taps.detach().float()
+        reduced = [reduce(values, gradient) for (gradient,) in jacobian_products(scores, (taps,), each_prompt(scores))]
     return torch.cat(reduced, dim=1)
+
+
+@contextmanager
+def differentiable() -> Iterator[None]:
+    """A caller may be in inference mode, whose tensors autograd refuses: leave it, and clone what it made (`leaf`)."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def leaf(tensor: Tensor) -> Tensor:
+    """A copy that gradients may be asked of."""
+    return tensor.detach().clone().requires_grad_(True)
+
+
+def prompt_scores(ctx: Context, embedding: Tensor) -> Tensor:
+    """Cosines s_t of embeddings `[B, D]`, unit norm, with each image's prompts: `[B, P]`, differentiable."""
+    return torch.einsum("bd,bpd->bp", embedding, ctx.text.detach().clone())
+
+
+def each_prompt(scores: Tensor) -> Tensor:
+    """Cotangents `[P, B, P]` that pick one prompt's scores at a time.
+
+    Image b's score depends on image b alone, so one vector of ones per prompt serves the whole batch.
+    """
+    selectors = torch.eye(scores.shape[1], device=scores.device)
+    return selectors[:, None].expand(-1, len(scores), -1)
+
+
+def jacobian_products(outputs: Tensor, taps: tuple[Tensor, ...], cotangents: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Vector–Jacobian products of all prompts, as many at a time as `GRADIENT_ELEMENTS` allows.
+
+    Args:
+        outputs: `[B, …]` of a graph, which is freed by the last product.
+        taps: tensors `[B, …]` that `outputs` were made from.
+        cotangents: `[P, B, …]`, for each prompt the gradient at `outputs`.
+
+    Yields:
+        For p prompts: each tap's gradient, `[B, p, …]` float32.
+    """
+    chunks = torch.split(cotangents, max(1, GRADIENT_ELEMENTS // sum(tap.numel() for tap in taps)))
+    for index, chunk in enumerate(chunks):
+        retain = index < len(chunks) - 1
+        upstream = (HALF_PRECISION_SCALE * chunk).to(outputs.dtype)  # [p, B, …]
+        if len(chunk) == 1:  # no vmap: works with operations that have no batching rule
+            gradients = [g[None] for g in torch.autograd.grad(outputs, taps, upstream[0], retain_graph=retain)]
+        else:
+            gradients = list(
+                torch.autograd.grad(outputs, taps, upstream, retain_graph=retain, is_grads_batched=True)
+            )
+        yield tuple((g.detach().float() / HALF_PRECISION_SCALE).transpose(0, 1) for g in gradients)

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cliploc.saliency._infra.channels import Channels, channel_maps
 from cliploc.schema import Context
 
-CACHE_KEY = "masked embeddings of the last stage"
+BASELINE_KEY = "embedding of the empty picture"
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class MaskedEmbeddings:
         return torch.where(self.alive[:, None], scores, baseline), baseline
 
 
-def masked_embeddings(ctx: Context, wanted: Tensor | None = None) -> MaskedEmbeddings:
+def masked_embeddings(ctx: Context, channels: Channels | None = None, wanted: Tensor | None = None) -> MaskedEmbeddings:
     """Runs the tower once for each channel that is wanted, alive and not in `ctx.cache` yet.
 
     M_k = up(A_k), bilinear (align_corners=False) to the input's size, then min–max normalised to [0, 1]. A channel that
@@ -48,19 +49,21 @@ def masked_embeddings(ctx: Context, wanted: Tensor | None = None) -> MaskedEmbed
     batch at a time: [C, H, W] never exists.
 
     Args:
-        ctx: images and features of the last stage. `ctx.progress` is called with the number of masked images of each
-            batch.
+        ctx: images. `ctx.progress` is called with the number of masked images of each batch.
+        channels: whose maps A_k; None for the features of the last stage.
         wanted: `[B, C]` bool; None for every channel.
 
     Returns:
         The embeddings; of channels neither wanted nor done before, `done` is False and the embedding the baseline's.
     """
-    images, features = ctx.images, ctx.features  # [B, 3, H, W], [B, C, h, w]
+    channels = channel_maps(ctx) if channels is None else channels
+    images, features = ctx.images, channels.maps  # [B, 3, H, W], [B, C, h, w]
+    key = ("masked embeddings", channels.key)
     # Normal tensors even where the caller is in inference mode: another mode's method may add to them later.
     with torch.inference_mode(False), torch.no_grad():
-        if CACHE_KEY not in ctx.cache:
-            ctx.cache[CACHE_KEY] = _empty(ctx)
-        masked: MaskedEmbeddings = ctx.cache[CACHE_KEY]
+        if key not in ctx.cache:
+            ctx.cache[key] = _empty(ctx, features)
+        masked: MaskedEmbeddings = ctx.cache[key]
         missing = masked.alive & ~masked.done
         pairs = (missing if wanted is None else missing & wanted).nonzero()  # [n, 2]: image, channel
         for chunk in torch.split(pairs, ctx.batch_size) if len(pairs) else ():
@@ -76,10 +79,11 @@ def masked_embeddings(ctx: Context, wanted: Tensor | None = None) -> MaskedEmbed
     return masked
 
 
-def _empty(ctx: Context) -> MaskedEmbeddings:
+def _empty(ctx: Context, features: Tensor) -> MaskedEmbeddings:
     """Every channel with the baseline's embedding, which is right for the dead ones and replaced for the others."""
-    features = ctx.features
-    (baseline,) = ctx.embed(torch.zeros_like(ctx.images[:1]))  # [D]
+    if BASELINE_KEY not in ctx.cache:
+        (ctx.cache[BASELINE_KEY],) = ctx.embed(torch.zeros_like(ctx.images[:1]))
+    baseline: Tensor = ctx.cache[BASELINE_KEY]  # [D]
     flat = features.float().flatten(2)  # [B, C, N]
     rounding = 8 * torch.finfo(features.dtype).eps * flat.abs().amax(-1)
     alive = flat.amax(-1) - flat.amin(-1) > rounding  # [B, C]

@@ -1,0 +1,166 @@
+"""The feature maps that the Score-CAM family masks the picture with: a CNN's channels, or a choice of a ViT's.
+
+The 2022 study of Score-CAM on ViTs compared block tokens, the class token's attention, and a block's queries, keys and
+values, whole or by their first principal components.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from cliploc.errors import UsageError
+from cliploc.saliency._infra.gradients import batched_gradients, map_gradients
+from cliploc.schema import Context, Needs
+
+Choice = Literal["features", "tokens", "heads", "keys", "queries", "values"]
+PROJECTIONS: tuple[Choice, ...] = ("queries", "keys", "values")  # in the order of `Trace.projections`
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Feature maps A_k of a picture.
+
+    Attributes:
+        key: of everything that is cached for them.
+        maps: `[B, C, h, w]`.
+        axes: `[B, C, F]` when the C maps are principal components of F feature maps; else None.
+    """
+
+    key: Hashable
+    maps: Tensor
+    axes: Tensor | None = None
+
+
+def channel_needs(
+    channels: Choice = "features",
+    block: int = -1,
+    components: int | None = None,
+    **_: Any,
+) -> Needs:
+    """What the trace must hold for a choice; a method's other options make no difference.
+
+    Raises:
+        UsageError: no such choice, a block that is not counted from the end, or fewer than one component.
+    """
+    if channels not in get_args(Choice):
+        raise UsageError(f"expected channels of {', '.join(get_args(Choice))}, got {channels!r}")
+    if block >= 0:
+        raise UsageError(f"expected a block counted from the end, got {block}: -1 is the last")
+    if components is not None and components < 1:
+        raise UsageError(
+            f"expected 1 component or more, got {components}: leave it out for the feature maps themselves"
+        )
+    if channels == "features":
+        return Needs(features=(block,))
+    if channels == "tokens":
+        return Needs(tokens=(block,))
+    if channels == "heads":
+        return Needs(tokens=(block,), attention=(block,))
+    return Needs(projections=(block,))
+
+
+def channel_maps(
+    ctx: Context, channels: Choice = "features", block: int = -1, components: int | None = None
+) -> Channels:
+    """The maps of a choice, made once per context.
+
+    Args:
+        ctx: with what `channel_needs` says in its trace.
+        channels: "features": a CNN stage's channels, or the patch tokens that enter a ViT's block. ViT only: "tokens"
+            that leave the block (d maps), the class token's attention per "heads" (that of the attention pool where the
+            tower has one and no class token), or the patches' "keys", "queries", "values" (d maps).
+        block: which stage or block, −1 for the last.
+        components: of these maps, take the first principal components, over the picture's places, instead. As a
+            component's sign means nothing, its largest absolute value is made positive: a mask must show something. All
+            when there are fewer; those that hold nothing are zero.
+    """
+    key = (channels, block, components)
+    if key not in ctx.cache:
+        maps, axes = _maps(ctx, channels, block), None
+        if components is not None:
+            maps, axes = _principal(maps.float(), components)
+        ctx.cache[key] = Channels(key, maps, axes)
+    made: Channels = ctx.cache[key]
+    return made
+
+
+def _maps(ctx: Context, channels: Choice, block: int) -> Tensor:
+    trace, (h, w), b = ctx.trace, ctx.trace.grid, len(ctx.trace.embedding)
+    if channels == "features":
+        return trace.features[block]  # [B, C, h, w]
+    prefix = ctx.transformer.prefix_tokens
+    if channels == "tokens":
+        return trace.tokens[block][:, prefix:].transpose(1, 2).reshape(b, -1, h, w)  # [B, d, h, w]
+    if channels == "heads":
+        attention = trace.attention[block] if prefix else trace.pool_attention  # [B, H, T, T] or [B, H, 1, T]
+        if attention is None or (not prefix and block != -1):
+            raise UsageError(
+                f"{ctx.backbone.name} has no class token in block {block} whose attention could be shown: choose "
+                "channels of tokens, keys, queries, values"
+            )
+        return attention[:, :, 0, -h * w :].reshape(b, -1, h, w)  # [B, H, h, w]
+    projected = trace.projections[block][PROJECTIONS.index(channels)]  # [B, H, T, d/H]
+    return projected[:, :, -h * w :].transpose(2, 3).reshape(b, -1, h, w)  # [B, d, h, w]
+
+
+def _principal(maps: Tensor, components: int) -> tuple[Tensor, Tensor]:
+    """Maps `[B, F, h, w]` → their first components `[B, k, h, w]`, and the axes `[B, k, F]`."""
+    h, w = maps.shape[-2:]
+    places = maps.flatten(2).transpose(1, 2)  # [B, N, F]
+    places = places - places.mean(dim=1, keepdim=True)
+    u, s, axes = torch.linalg.svd(places, full_matrices=False)  # [B, N, r], [B, r], [B, r, F]
+    s = s.masked_fill(s <= s[:, :1] * max(places.shape[1:]) * torch.finfo(s.dtype).eps, 0)  # below the rank: rounding
+    found = (u * s[:, None]).transpose(1, 2)[:, :components]  # [B, k, N]
+    axes = axes[:, :components] * (s[:, :components, None] > 0)
+    peak = found.gather(2, found.abs().argmax(dim=2, keepdim=True))  # [B, k, 1]
+    sign = torch.where(peak < 0, -1.0, 1.0)
+    return (sign * found).reshape(len(maps), -1, h, w), sign * axes
+
+
+def channel_gradients(ctx: Context, channels: Choice, block: int, axes: Tensor | None) -> Tensor:
+    """α_tk, the mean over the places of ∂s_t/∂A_k: `[B, P, C]` float32.
+
+    Raises:
+        UsageError: the score depends on none of these channels, as on patches that leave the last block of a tower that
+            reads its class token.
+    """
+    n = ctx.trace.grid[0] * ctx.trace.grid[1]
+
+    def mean_of_patches(_: Tensor, gradients: Tensor) -> Tensor:
+        if channels == "tokens":
+            return gradients[:, :, -n:].mean(dim=2)  # [B, p, T, d] → [B, p, d]
+        if channels == "heads":
+            return gradients[..., 0, -n:].mean(dim=-1)  # [B, p, H, T, T] → [B, p, H]
+        return gradients[..., -n:, :].mean(dim=-2).flatten(2)  # [B, p, H, T, d/H] → [B, p, d]
+
+    if channels == "features":
+        alpha = map_gradients(ctx, lambda _, gradients: gradients.mean(dim=(-2, -1)), block)
+    elif channels == "tokens" and block == -1:
+        alpha = ctx.text.new_zeros(1)  # no block is left to run
+    else:
+        alpha = batched_gradients(ctx, lambda: _resumed(ctx, channels, block), mean_of_patches)
+    if channels != "features" and not alpha.any():
+        raise UsageError(
+            f"the score of {ctx.backbone.name} has no gradient in the {channels} of block {block}: choose an earlier "
+            "block, or other channels"
+        )
+    return alpha if axes is None else torch.einsum("bpf,bkf->bpk", alpha, axes)
+
+
+def _resumed(ctx: Context, channels: Choice, block: int) -> tuple[Tensor, Tensor]:
+    """The tower run on from a block, with a graph: the whole tensor that the channels are part of, and embeddings."""
+    tokens = ctx.trace.tokens[block] if channels == "tokens" else ctx.trace.entering[block]
+    tokens = tokens.detach().clone().requires_grad_(True)
+    if channels == "tokens":
+        return tokens, ctx.resume(tokens, block + 1, Needs()).embedding
+    trace = ctx.resume(tokens, block, channel_needs(channels, block))
+    if channels == "heads":
+        attention = trace.attention[block] if ctx.transformer.prefix_tokens else trace.pool_attention
+        assert attention is not None  # `_maps` has looked
+        return attention, trace.embedding
+    return trace.projections[block][PROJECTIONS.index(channels)], trace.embedding

@@ -1,0 +1,254 @@
+"""The Score-CAM family on a ViT's tokens, heads, queries, keys and values, against their definitions in plain loops."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cliploc.errors import UsageError
+from cliploc.localizer import Localizer
+from cliploc.saliency import methods
+from cliploc.saliency._infra.channels import channel_gradients, channel_maps, channel_needs
+from cliploc.schema import Needs
+from tests.saliency.peers import GRID, Scene, tiny_scene
+from tests.saliency.test_score_cam import FAMILY, counted, ours_mask
+from tests.tiny import KINDS, tower
+
+VIT_ONLY = ("tokens", "heads", "keys", "queries", "values")
+BLOCKS = (-1, -2)
+N = GRID[0] * GRID[1]
+
+
+def blocks_apart(backbone: Any, images: Tensor, upto: int) -> tuple[Tensor, Any]:
+    """Tokens that enter a block of the tiny tower, and that block."""
+    x = backbone.embed(images)
+    for block in list(backbone.blocks)[:upto]:
+        x, _ = block(x)
+    return x, backbone.blocks[upto]
+
+
+def inside(backbone: Any, images: Tensor, channels: str, block: int) -> Tensor:
+    """The maps `[B, C, h, w]`, element by element from the block's own weights."""
+    x, module = blocks_apart(backbone, images, block)
+    if channels == "tokens":
+        left, _ = module(x)
+        return torch.stack([t[1:].T.reshape(-1, *GRID) for t in left])
+    d, heads = x.shape[-1], module.heads
+    qkv = module.ln_1(x) @ module.qkv.weight.T + module.qkv.bias  # [B, 1+N, 3d]: q, k, v one after the other
+    parts = dict(zip(("queries", "keys", "values"), qkv.split(d, dim=-1), strict=True))
+    if channels != "heads":
+        return torch.stack([t[1:].T.reshape(-1, *GRID) for t in parts[channels]])
+    maps = torch.zeros(len(images), heads, N)
+    for b in range(len(images)):
+        for h in range(heads):
+            own = slice(h * d // heads, (h + 1) * d // heads)
+            logits = parts["keys"][b, :, own] @ parts["queries"][b, 0, own] * (d / heads) ** -0.5  # [1+N]
+            maps[b, h] = (logits.exp() / logits.exp().sum())[1:]
+    return maps.reshape(len(images), heads, *GRID)
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    return tiny_scene("vit")
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("channels", VIT_ONLY)
+def test_the_maps_are_what_is_inside_the_block(scene: Scene, channels: Any, block: int) -> None:
+    ctx = scene.context(channel_needs(channels, block))
+    expected = inside(scene.backbone, scene.images, channels, block)
+    torch.testing.assert_close(channel_maps(ctx, channels, block).maps, expected, rtol=1e-4, atol=1e-5)
+
+
+def score_cam_by_loops(scene: Scene, maps: Tensor) -> Tensor:
+    out = torch.zeros(len(maps), len(scene.text), *maps.shape[-2:])
+    for b, image in enumerate(scene.images):
+        masked = [scene.backbone.encode_image((image * ours_mask(channel, image))[None])[0] for channel in maps[b]]
+        for p, direction in enumerate(scene.text):
+            weights = (scene.backbone.logit_scale * torch.stack(masked) @ direction).softmax(0)
+            out[b, p] = sum(weight * channel for weight, channel in zip(weights, maps[b], strict=True))
+    return out
+
+
+@pytest.mark.parametrize("channels", VIT_ONLY)
+def test_score_cam_weighs_the_chosen_maps(scene: Scene, channels: str) -> None:
+    expected = score_cam_by_loops(scene, inside(scene.backbone, scene.images, channels, -1))
+    torch.testing.assert_close(scene.ours("score_cam", channels=channels), expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vl_score", "gscore_cam"])
+def test_the_family_takes_the_same_maps(scene: Scene, name: str) -> None:
+    """With every channel chosen and kept, each is its own softmax over the maps of Score-CAM."""
+    maps = scene.ours(name, channels="values", block=-2)
+    features = inside(scene.backbone, scene.images, "values", -2)
+    scores = torch.zeros(2, len(scene.text), features.shape[1])
+    for b, image in enumerate(scene.images):
+        for k, channel in enumerate(features[b]):
+            scores[b, :, k] = scene.text @ scene.backbone.encode_image((image * ours_mask(channel, image))[None])[0]
+    if name == "vl_score":
+        empty = scene.text @ scene.backbone.encode_image(torch.zeros_like(scene.images[:1]))[0]  # [P]
+        scores = scores.masked_fill(scores <= empty[:, None], -torch.inf)
+    weights = (scene.backbone.logit_scale * scores).softmax(-1).nan_to_num(0)
+    expected = torch.einsum("bpk,bkhw->bphw", weights, features)
+    torch.testing.assert_close(maps, expected, rtol=1e-3, atol=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------------- gradients
+@pytest.mark.parametrize(
+    ("channels", "block"),
+    [("heads", -1), ("keys", -1), ("values", -1), ("heads", -2), ("queries", -2), ("keys", -2), ("values", -2)],
+)
+def test_mean_gradients_are_finite_differences(channels: Any, block: int) -> None:
+    """Adding a little to a channel at every patch changes the score by N·α times that."""
+    backbone = tower("vit", GRID).double()
+    base = tiny_scene("vit")
+    scene = Scene(backbone, base.images.double(), base.text.double())
+    ctx = scene.context(channel_needs(channels, block))
+    alpha = channel_gradients(replace(ctx, text=ctx.text.float()), channels, block, None)  # [B, P, C]
+    x, module = blocks_apart(backbone, scene.images, block)
+    q, k, v = module.project(x)
+
+    def score(step: float, c: int) -> Tensor:
+        moved = {"queries": q.clone(), "keys": k.clone(), "values": v.clone()}
+        if channels != "heads":
+            size = q.shape[-1]
+            moved[channels][:, c // size, 1:, c % size] += step
+        attention = (moved["queries"] @ moved["keys"].transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1)
+        if channels == "heads":
+            attention = attention.clone()
+            attention[:, c, 0, 1:] += step
+        y = x + module.merge(attention @ moved["values"])
+        y = y + module.mlp(module.ln_2(y))
+        for later in list(backbone.blocks)[len(backbone.blocks) + block + 1 :]:
+            y, _ = later(y)
+        return F.normalize(backbone.ln_post(y[:, 0]) @ backbone.projection, dim=-1) @ scene.text.T  # [B, P]
+
+    step = 1e-5
+    for c in range(min(4, alpha.shape[-1])):
+        slope = (score(step, c) - score(-step, c)) / (2 * step) / N
+        torch.testing.assert_close(alpha[:, :, c], slope.float(), rtol=1e-3, atol=1e-6)
+
+
+def test_tokens_that_leave_a_block_have_the_gradient_of_those_that_enter_the_next(scene: Scene) -> None:
+    ctx = scene.context(Needs(features=(-1,), tokens=(-2,)))
+    left = channel_gradients(ctx, "tokens", -2, None)
+    torch.testing.assert_close(left, channel_gradients(ctx, "features", -1, None), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("channels", ["tokens", "queries"])
+def test_channels_that_the_score_does_not_depend_on_are_refused(scene: Scene, channels: str) -> None:
+    with pytest.raises(UsageError, match=rf"^the score of vit has no gradient in the {channels} of block -1: choose"):
+        scene.ours("gscore_cam", channels=channels)
+    assert scene.ours("score_cam", channels=channels).isfinite().all()
+
+
+# ------------------------------------------------------------------------------------------------- principal components
+@pytest.mark.parametrize(("kind", "channels"), [("vit", "keys"), ("vit", "heads"), ("gap_cnn", "features")])
+def test_components_are_the_directions_of_largest_variance(kind: str, channels: Any) -> None:
+    scene = tiny_scene(kind)
+    ctx = scene.context(channel_needs(channels))
+    plain = channel_maps(ctx, channels).maps.flatten(2).double()  # [B, F, N]
+    found = channel_maps(ctx, channels, components=2)
+    for b in range(2):
+        covariance = torch.cov(plain[b])
+        values, vectors = np.linalg.eigh(covariance.numpy())
+        centred = (plain[b] - plain[b].mean(1, keepdim=True)).numpy()
+        for j in range(2):
+            expected = vectors[:, -1 - j] @ centred
+            expected *= np.sign(expected[np.abs(expected).argmax()])
+            np.testing.assert_allclose(found.maps[b, j].flatten(), expected, rtol=1e-3, atol=1e-4)
+            np.testing.assert_allclose(found.maps[b, j].flatten().var(correction=1), values[-1 - j], rtol=1e-3)
+
+
+def test_components_beyond_the_rank_are_zero_and_cost_nothing() -> None:
+    ctx, tower_calls = counted("gap_cnn")
+    ctx.features[:, 3:] = ctx.features[:, :1]  # 3 different channels
+    maps = methods.get("score_cam").function(ctx, components=7)
+    assert channel_maps(ctx, components=7).maps.shape[1] == 7
+    assert (channel_maps(ctx, components=7).maps[:, 3:] == 0).all()
+    assert tower_calls.images <= 2 * 3 + 1
+    assert maps.isfinite().all()
+
+
+def test_a_components_gradient_is_that_along_its_axis(scene: Scene) -> None:
+    """Σ_f axis_f α_f; and a step along an axis moves the component's map by one everywhere."""
+    ctx = scene.context(channel_needs("values"))
+    found = channel_maps(ctx, "values", components=3)
+    assert found.axes is not None
+    alpha = channel_gradients(ctx, "values", -1, None)
+    along = channel_gradients(ctx, "values", -1, found.axes)
+    torch.testing.assert_close(along[1, 2, 0], (found.axes[1, 0] * alpha[1, 2]).sum())
+    torch.testing.assert_close(found.axes @ found.axes.transpose(1, 2), torch.eye(3).expand(2, 3, 3), atol=1e-4, rtol=0)
+    plain = channel_maps(ctx, "values").maps.flatten(2)
+    moved = torch.einsum("bkf,bfn->bkn", found.axes, plain - plain.mean(-1, keepdim=True))
+    torch.testing.assert_close(moved, found.maps.flatten(2), rtol=1e-3, atol=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------------------- sharing
+def test_masks_are_shared_by_methods_and_kept_apart_by_choice() -> None:
+    ctx, tower_calls = counted("vit")
+    needs = channel_needs("heads") | channel_needs("features") | channel_needs("heads", components=1)
+    ctx = replace(ctx, trace=ctx.backbone.trace(ctx.images, needs))
+    methods.get("score_cam").function(ctx, channels="heads")
+    assert tower_calls.images == 2 * 2 + 1  # pictures × heads, and the empty picture
+    for name in FAMILY:
+        methods.get(name).function(ctx, channels="heads")
+    assert tower_calls.images == 2 * 2 + 1
+    methods.get("score_cam").function(ctx, channels="heads", components=1)
+    assert tower_calls.images == 2 * 2 + 1 + 2
+    methods.get("score_cam").function(ctx)
+    assert tower_calls.images == 2 * 2 + 1 + 2 + 2 * ctx.features.shape[1]
+
+
+@pytest.mark.parametrize("components", [None, 2])
+@pytest.mark.parametrize("channels", VIT_ONLY)
+@pytest.mark.parametrize("name", FAMILY)
+def test_batches_and_prompts_do_not_matter(scene: Scene, name: str, channels: str, components: int | None) -> None:
+    options = {"channels": channels, "block": -2, "components": components}
+    maps = scene.ours(name, **options)
+    assert maps.shape == (2, 3, *GRID)
+    for b in range(2):
+        one = Scene(scene.backbone, scene.images[b : b + 1], scene.text[[2, 0]])
+        torch.testing.assert_close(one.ours(name, **options), maps[b : b + 1, [2, 0]], rtol=1e-3, atol=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------------------ refusals
+@pytest.mark.parametrize("channels", VIT_ONLY)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "vit"])
+def test_a_cnn_refuses_what_only_a_vit_has(kind: str, channels: str) -> None:
+    with pytest.raises(UsageError) as error:
+        Localizer(tower(kind, GRID), method="vl_score", method_options={"channels": channels})
+    assert str(error.value) == (
+        f"vl_score with channels={channels} needs a vit tower, and {kind} is a cnn tower: leave it out, or choose "
+        "another model"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"channels": "neurons"}, "expected channels of features, tokens, heads, keys, queries, values, got 'neurons'"),
+        ({"block": 0}, "expected a block counted from the end, got 0: -1 is the last"),
+        ({"components": 0}, "expected 1 component or more, got 0: leave it out for the feature maps themselves"),
+    ],
+)
+def test_values_outside_their_range_are_refused_at_once(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(UsageError) as error:
+        Localizer(tower("vit", GRID), method="score_cam", method_options=options)
+    assert str(error.value) == text
+
+
+def test_a_tower_without_a_class_token_says_so(scene: Scene) -> None:
+    ctx = scene.context(channel_needs("heads"))
+    ctx.backbone.prefix_tokens = 0
+    try:
+        with pytest.raises(UsageError, match="vit has no class token in block -1 whose attention could be shown: ch"):
+            channel_maps(ctx, "heads")
+    finally:
+        ctx.backbone.prefix_tokens = 1
