@@ -490,7 +490,7 @@ def test_folder_checkpoint(tmp_path):
         _weights.folder_checkpoint(tmp_path / "none")
     with pytest.raises(ModelError, match=r"expected open_clip_config\.json in"):
         _weights.folder_checkpoint(tmp_path)
-    (tmp_path / "open_clip_config.json").write_text("{}")
+    (tmp_path / "open_clip_config.json").write_text('{"model_cfg": {}}')
     with pytest.raises(ModelError, match=r"expected weights in .* put open_clip_model\.safetensors there"):
         _weights.folder_checkpoint(tmp_path)
     for name in ("epoch_9.pt", "open_clip_pytorch_model.bin", "open_clip_model.safetensors"):  # each better than before

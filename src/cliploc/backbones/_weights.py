@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import pickle
 import re
 import ssl
@@ -115,6 +116,12 @@ def folder_checkpoint(folder: Path) -> Path:
         raise ModelError(f"expected a folder with {CONFIG} and weights, got {folder}, which is not a folder")
     if not (folder / CONFIG).is_file():
         raise ModelError(f"expected {CONFIG} in {folder}, found none: give a folder saved by open_clip")
+    try:
+        whole = "model_cfg" in json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        whole = False
+    if not whole:
+        raise ModelError(f"{folder / CONFIG} is damaged, or not open_clip's: fetch it again")
     named = [folder / name for name in CHECKPOINTS if (folder / name).is_file()]
     found = named or sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
     if not found:

@@ -1,0 +1,279 @@
+"""open_clip's models by name: which weights, which activation, which precision, and what cannot be built."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional as F
+
+from cliploc.backbones import _precision, _weights, create, models
+from cliploc.backbones import open_clip as builder
+from cliploc.backbones.open_clip import Plan, build, plan_model
+from cliploc.errors import ModelError, UnknownNameError, UsageError
+from cliploc.schema import Backbone
+from tests.backbones.small_clip import SIDE, TEXTS, save_folder, small_clip, tokenizer
+from tests.backbones.test_weights import torchscript
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model as open_clip saves it: configuration and weights in one folder."""
+    path = save_folder(
+        tmp_path_factory.mktemp("small"), mean=[0.1, 0.2, 0.3], std=[0.5, 0.5, 0.5], resize_mode="squash"
+    )
+    save_file(small_clip(seed=5).state_dict(), path / "open_clip_model.safetensors")
+    return path
+
+
+def pictures(seed=0):
+    return torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
+
+
+def text_of(model):
+    with torch.no_grad():
+        return model.encode_text(tokenizer()(TEXTS), normalize=True)
+
+
+# ------------------------------------------------------------------------------------------------------------ building
+def test_folder_of_open_clip(folder):
+    backbone = create(f"local-dir:{folder}")
+    model = small_clip(seed=5)
+    with torch.no_grad():
+        expected = F.normalize(model.visual(pictures()), dim=-1)
+    assert isinstance(backbone, Backbone)
+    assert (backbone.encode_image(pictures()) - expected).abs().max() < 1e-5
+    assert (backbone.encode_text(TEXTS) - text_of(model)).abs().max() < 1e-5
+    assert backbone.resize_policy == "squash"
+    assert backbone.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
+    assert not any(p.requires_grad for p in backbone.parameters())
+    assert not any(module.training for module in backbone.modules())
+
+
+def test_repository_of_the_hub(folder, monkeypatch):
+    monkeypatch.setattr(_weights, "hub_folder", lambda repository: folder if repository == "org/name" else None)
+    monkeypatch.setattr(open_clip, "get_tokenizer", lambda name: tokenizer() if name == "hf-hub:org/name" else None)
+    backbone = create("hf-hub:org/name")
+    assert backbone.name == "hf-hub:org/name"
+    assert (backbone.encode_text(TEXTS) - text_of(small_clip(seed=5))).abs().max() < 1e-5
+
+
+def test_openais_weights_get_quick_gelu(tmp_path):
+    """The architecture's name says nothing of it; plain GELU gives other embeddings that could go unnoticed."""
+    archive = torchscript(tmp_path / "RN.pt", small_clip(seed=5))
+    config = f"local-dir:{save_folder(tmp_path / 'plain')}"
+    backbone = build(Plan("RN", config, config, lambda: archive), "cpu", "fp32")
+    references = {}
+    for quick in (True, False):
+        model = small_clip(quick_gelu=quick, seed=6)
+        _weights.load_into(model, _weights.read_checkpoint(archive), "small")
+        references[quick] = text_of(model)
+    found = backbone.encode_text(TEXTS)
+    assert (found - references[True]).abs().max() < 1e-5
+    assert (found - references[False]).abs().max() > 1e-4
+
+
+def test_tags_trained_with_quick_gelu_get_it(tmp_path):
+    weights = tmp_path / "w.safetensors"
+    save_file(small_clip(seed=5).state_dict(), weights)
+    config = f"local-dir:{save_folder(tmp_path / 'plain')}"
+    for quick in (True, False):
+        backbone = build(Plan("x", config, config, lambda: weights, quick_gelu=quick), "cpu", "fp32")
+        reference = small_clip(quick_gelu=quick, seed=5)
+        assert (backbone.encode_text(TEXTS) - text_of(reference)).abs().max() < 1e-5
+
+
+def test_every_openai_model_is_planned_with_quick_gelu():
+    names = open_clip.list_pretrained_models_by_tag("openai")
+    assert len(names) >= 9
+    for name in names:
+        assert plan_model(name, "openai").quick_gelu, name
+    assert not plan_model("ViT-B-32", "laion2b_s34b_b79k").quick_gelu
+
+
+def test_random_weights_say_so_and_are_the_same_every_time(folder):
+    before = torch.get_rng_state()
+    plan = Plan(plan_model("RN50", "random").label, f"local-dir:{folder}", f"local-dir:{folder}", None)
+    first = build(plan, "cpu", "fp32")
+    torch.rand(1)
+    second = build(plan, "cpu", "fp32")
+    assert first.name == "RN50:random"
+    assert not hasattr(first, "fingerprint")
+    assert torch.equal(first.encode_text(TEXTS), second.encode_text(TEXTS))
+    torch.set_rng_state(before)
+    build(plan, "cpu", "fp32")
+    assert torch.equal(before, torch.get_rng_state()), "building must not move the caller's random numbers"
+
+
+def test_building_leaves_logging_alone(folder, caplog):
+    root = logging.getLogger()
+    handlers, filters = list(root.handlers), list(root.filters)
+    create(f"local-dir:{folder}")
+    assert (root.handlers, root.filters) == (handlers, filters)
+    assert "No pretrained weights loaded" not in caplog.text
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
+def test_precision(folder, precision, dtype):
+    exact = create(f"local-dir:{folder}")
+    backbone = create(f"local-dir:{folder}", precision=precision)
+    pixels = torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    assert backbone.dtype == dtype
+    assert torch.equal(backbone.mean, exact.mean), "pixels are normalised in float32"
+    image, text = backbone.encode_image(backbone.normalize(pixels)), backbone.encode_text(TEXTS)
+    assert image.dtype == text.dtype == torch.float32
+    assert (image * exact.encode_image(exact.normalize(pixels))).sum(dim=-1).min() > 0.999
+    assert (text * exact.encode_text(TEXTS)).sum(dim=-1).min() > 0.999
+
+
+def test_auto_precision_asks_the_machine(monkeypatch):
+    for native, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(_precision, "_native_bf16", lambda device, native=native: native)
+        assert _precision.resolve_precision("auto", "cpu") == dtype
+    with pytest.raises(UsageError, match="expected a precision of fp32, bf16, fp16, auto, got 'int8'"):
+        create("mini", precision="int8")
+
+
+def test_mini_takes_precision_too():
+    exact, backbone = create("mini"), create("mini", precision="bf16")
+    pixels = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    found = backbone.encode_image(backbone.normalize(pixels))
+    assert found.dtype == torch.float32
+    assert not torch.equal(found, exact.encode_image(exact.normalize(pixels)))
+    assert (found * exact.encode_image(exact.normalize(pixels))).sum() > 0.99
+
+
+def test_fingerprint_tells_weights_precision_and_activation_apart(folder, tmp_path):
+    other = tmp_path / "w.safetensors"
+    save_file(small_clip(seed=6).state_dict(), other)
+    config = f"local-dir:{folder}"
+    weights = folder / "open_clip_model.safetensors"
+
+    def fingerprint(path: Path = weights, precision: str = "fp32", quick: bool = False) -> str:
+        return build(Plan("x", config, config, lambda: path, quick_gelu=quick), "cpu", precision).fingerprint
+
+    assert fingerprint() == fingerprint() == create(config).fingerprint
+    assert len({fingerprint(), fingerprint(other), fingerprint(precision="bf16"), fingerprint(quick=True)}) == 4
+
+
+# --------------------------------------------------------------------------------------------------------------- plans
+def test_what_pretrained_means(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").write_bytes(b"x")
+    assert plan_model("RN50", None).label == "RN50:openai"
+    assert plan_model("ViT-bigG-14-quickgelu", None).label == "ViT-bigG-14-quickgelu:metaclip_fullcc"
+    for path in ("weights.pt", "folder/weights", "mine"):
+        plan = plan_model("RN50", path)
+        assert plan.label == f"RN50:{Path(path).name}"
+        assert plan.weights() == Path(path)
+    assert plan_model("RN50", "random").weights is None
+    with pytest.raises(UnknownNameError, match="unknown weights of RN50 'opnai': did you mean openai"):
+        plan_model("RN50", "opnai")
+    with pytest.raises(UsageError, match="weights for ViT-H-14, got none: add --pretrained with one of laion2b"):
+        plan_model("ViT-H-14", None)
+    with pytest.raises(UsageError, match="ViT-S-16, got none: add --pretrained with a file of weights, or 'random'"):
+        plan_model("ViT-S-16", None)
+
+
+def test_preprocessing_comes_with_the_weights():
+    siglip = plan_model("ViT-B-16-SigLIP", "webli").preprocessing
+    assert siglip["mean"] == (0.5, 0.5, 0.5)
+    assert siglip["resize_mode"] == "squash"
+    assert plan_model("ViT-B-16-SigLIP", "file.safetensors").preprocessing == siglip, "all its weights agree"
+    assert plan_model("RN50", "openai").preprocessing["mean"] == pytest.approx((0.48145466, 0.4578275, 0.40821073))
+
+
+def test_names_nobody_has(folder):
+    with pytest.raises(UnknownNameError, match="unknown model 'RN5O': did you mean RN50"):
+        create("RN5O")
+    with pytest.raises(UnknownNameError, match="unknown model source 'gopher': there are hf-hub, local-dir"):
+        create("gopher:org/name")
+    with pytest.raises(UsageError, match="brings its own weights, got --pretrained openai: leave the option out"):
+        create(f"local-dir:{folder}", "openai")
+    with pytest.raises(UsageError, match="mini has only its bundled weights"):
+        create("mini", "openai")
+
+
+def test_openais_spelling(monkeypatch):
+    monkeypatch.setattr(builder, "build", lambda plan, device, precision: plan)
+    assert create("ViT-B/32", "openai").label == "ViT-B-32:openai"
+
+
+def test_towers_that_cannot_be_taken_apart(folder, monkeypatch):
+    class Swin(nn.Module):
+        pass
+
+    monkeypatch.setattr(open_clip, "create_model", lambda *a, **k: type("Model", (), {"visual": Swin()})())
+    with pytest.raises(ModelError, match=r"\(Swin\) cannot be taken apart: expected CLIP's ResNet, a ViT, EVA"):
+        create(f"local-dir:{folder}")
+
+
+def test_tokenizers_that_are_not_there(monkeypatch, tmp_path):
+    monkeypatch.setattr(_weights.hub, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(_weights, "_in_hub_cache", lambda repository, names: None)
+    with pytest.raises(ModelError) as error:
+        create("ViT-B-16-SigLIP", "random")
+    assert str(error.value) == (
+        "the tokenizer of ViT-B-16-SigLIP:random is not on this machine and cannot be fetched from huggingface.co: run "
+        "once with a network, or choose a model with CLIP's own tokenizer (no connection)"
+    )
+
+    def no_transformers(name):
+        raise ImportError("transformers")
+
+    monkeypatch.setattr(open_clip, "get_tokenizer", no_transformers)
+    with pytest.raises(ModelError, match="needs another package: pip install transformers"):
+        create("RN50", "random")
+
+
+def test_a_configuration_open_clip_cannot_build(tmp_path):
+    (tmp_path / "open_clip_config.json").write_text(
+        '{"model_cfg": {"embed_dim": 8, "vision_cfg": {"no": 1}, "text_cfg": {}}}'
+    )
+    save_file({"x": torch.zeros(1)}, tmp_path / "open_clip_model.safetensors")
+    with pytest.raises(ModelError, match="open_clip cannot build local-dir:") as error:
+        create(f"local-dir:{tmp_path}")
+    assert "\n" not in str(error.value)
+    for damaged in ("{", "[]", '{"embed_dim": 8}'):
+        (tmp_path / "open_clip_config.json").write_text(damaged)
+        with pytest.raises(ModelError, match=r"open_clip_config\.json is damaged, or not open_clip's"):
+            create(f"local-dir:{tmp_path}")
+
+
+# ------------------------------------------------------------------------------------------------------------ catalogue
+def test_all_of_open_clip_is_listed_without_being_built(monkeypatch):
+    monkeypatch.setattr(open_clip, "create_model", lambda *a, **k: pytest.fail("a model was built"))
+    assert set(open_clip.list_models()) | {"mini"} == set(models.names())
+    for entry in models:
+        if entry.name != "mini":
+            assert entry.weights == tuple(open_clip.list_pretrained_tags_by_model(entry.name))
+            builder._entry(entry.name)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "pooling", "side"),
+    [
+        ("RN50", "cnn", "attention", 224),
+        ("RN50x64", "cnn", "attention", 448),
+        ("ViT-L-14-336", "vit", "class token", 336),
+        ("ViT-B-16-SigLIP-384", "vit", "attention", 384),
+        ("coca_ViT-B-32", "vit", "attention", 224),
+        ("ViT-H-14-CLIPA", "vit", "global average", 224),
+        ("convnext_base", "cnn", "global average", 224),
+        ("MobileCLIP-S2", "cnn", "global average", 256),
+        ("EVA02-B-16", "vit", "class token", 224),
+    ],
+)
+def test_what_the_catalogue_says(name, kind, pooling, side):
+    entry = models.get(name)
+    assert (entry.kind, entry.pooling, entry.input_hw) == (kind, pooling, (side, side))
+
+
+def test_what_cannot_be_used_is_marked():
+    marked = {entry.name for entry in models if "cannot be used here" in entry.about}
+    assert marked == {"swin_base_patch4_window7_224", "vit_relpos_medium_patch16_cls_224"}
