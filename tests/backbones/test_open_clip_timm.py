@@ -35,8 +35,12 @@ VITS: dict[str, tuple[str, dict[str, Any]]] = {
     "Perception Encoder": ("vit_pe_core_base_patch16_224", {"num_classes": 24, "img_size": 64}),
     "EVA-02": ("eva02_base_patch16_clip_224", {"num_classes": 24, "global_pool": "token", "img_size": 64}),
     "EVA-02-E": ("eva02_enormous_patch14_clip_224", {"num_classes": 24, "global_pool": "token", "img_size": 56}),
+    "layer scale": (
+        "eva02_base_patch16_clip_224",
+        {"num_classes": 24, "global_pool": "token", "img_size": 64, "init_values": 0.3},
+    ),
     "EVA-01": ("eva_giant_patch14_224", {"num_classes": 24, "global_pool": "token", "img_size": 56}),
-    "mean": ("vit_medium_patch16_gap_256", {"num_classes": 24, "img_size": 64}),
+    "mean": ("vit_medium_patch16_gap_256", {"num_classes": 24, "img_size": 64, "init_values": 0.3}),
     "norms on queries and keys": ("vit_base_patch16_siglip_224", {"num_classes": 0, "img_size": 64, "qk_norm": True}),
 }
 

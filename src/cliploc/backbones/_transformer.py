@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliploc.errors import UsageError
-from cliploc.schema import AttentionRule, Needs, ResizePolicy, TowerKind, Trace
+from cliploc.schema import AttentionRule, Needs, Pooling, ResizePolicy, TowerKind, Trace
 
 
 def own_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -66,6 +66,10 @@ class BlockAdapter(ABC):
         """The host's own forward, attention fused: tokens `[B, T, d]` → `[B, T, d]`."""
 
     @abstractmethod
+    def attention_input(self, x: Tensor) -> Tensor:
+        """Tokens entering the block → as its projections to q, k and v take them, normed: `[B, T, d]`."""
+
+    @abstractmethod
     def project(self, x: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens entering the block → what its attention compares and gathers: q, k, v, each `[B, H, T, d/H]`."""
 
@@ -77,9 +81,7 @@ class BlockAdapter(ABC):
     def mlp_branch(self, x: Tensor) -> Tensor:
         """What the MLP adds to the tokens that already have the attention branch: `[B, T, d]`."""
 
-    def run_visibly(
-        self, x: Tensor, rotation: Tensor | None
-    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
+    def run_visibly(self, x: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
         """As `run`, its attention `[B, H, T, T]`, and q, k, v: all differentiable and with batched gradients."""
         q, k, v = self.project(x, rotation)
         attention = attention_weights(q, k, self.scale)
@@ -102,6 +104,7 @@ class VisionTransformerBackbone(nn.Module, ABC):
 
     name: str
     kind: TowerKind = "vit"
+    pooling: Pooling = "class token"
     input_hw: tuple[int, int]
     stride: int
     embedding_size: int
@@ -200,9 +203,9 @@ class VisionTransformerBackbone(nn.Module, ABC):
                 x, weights, projected = block.run_visibly(x, rotation)
                 if index in asked["attention"]:
                     attention[back] = weights  # [B, H, prefix+N, prefix+N]
-            else:
                 if index in asked["projections"]:
                     projections[back] = projected  # q, k, v, each [B, H, prefix+N, d/H]
+            else:
                 x = block.run(x, rotation)
             if index in asked["tokens"]:
                 tokens[back] = x  # [B, prefix+N, d]
@@ -213,8 +216,8 @@ class VisionTransformerBackbone(nn.Module, ABC):
             features=features,
             tokens=tokens,
             attention=attention,
-            entering=entering,
             projections=projections,
+            entering=entering,
             pool_attention=pool_attention if asked["attention"] else None,
         )
 
@@ -251,6 +254,7 @@ class VisionTransformerBackbone(nn.Module, ABC):
         residual: bool = False,
         mlp: bool = False,
         parallel: bool = False,
+        adaptive: bool = False,
     ) -> Tensor:
         """The joint-space reading of every patch, `[B, D, h, w]` float32; see `cliploc.schema.Backbone.dense`."""
         start = -blocks
@@ -265,7 +269,11 @@ class VisionTransformerBackbone(nn.Module, ABC):
                 original = trace.entering.get(back, original)
             source = original if parallel else path
             q, k, v = block.project(source, rotation)  # each [B, H, prefix+N, d/H]
-            gathered = v if rule is None else rule(q, k, v, block.scale).to(v.dtype)
+            scale: Tensor | float = block.scale
+            if adaptive:
+                lengths = block.attention_input(source).float().norm(dim=-1)  # [B, prefix+N]
+                scale = block.scale * lengths.mean(dim=-1)[:, None, None, None]  # [B, 1, 1, 1]
+            gathered = v if rule is None else rule(q, k, v, scale).to(v.dtype)
             branch = block.attention_branch(source, gathered)  # [B, prefix+N, d]
             path = path + branch if residual or parallel else branch
             if mlp:
