@@ -151,6 +151,9 @@ class BlockView(BlockAdapter):
     def run(self, x: Tensor, rotation: Tensor | None) -> Tensor:
         return self.block(x)[0]
 
+    def attention_input(self, x: Tensor) -> Tensor:
+        return self.block.ln_1(x)
+
     def project(self, x: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         return self.block.project(x)
 
@@ -193,6 +196,7 @@ class TinyVit(VisionTransformerBackbone):
             last.qkv.weight[width, 3] += 1.0
             last.qkv.weight[2 * width : 2 * width + 3, :3] += 6 * torch.eye(3)  # … and brings its colour home
             last.out.weight[:3, :3] += torch.eye(3)
+            last.qkv.weight[width + 1 : width + 4, :3] += 2 * torch.eye(3)  # patches of a colour have like keys
         self.texts = ColourText(size)
 
     def embed(self, images: Tensor) -> Tensor:

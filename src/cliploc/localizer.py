@@ -394,6 +394,11 @@ class Localizer:
             self._embeddings[words] = kept.to(self.backbone.device)
         return kept is not None
 
+    def _empty_name(self) -> Tensor:
+        """`[D]` for `Context.redundant`."""
+        empty = self._embed(TextSet(("",), (("",),), self.templates))[0]
+        return empty if self._background is None else torch.zeros_like(empty)
+
     def _encode_text(self, sentences: Sequence[str]) -> Tensor:
         return torch.cat([self.backbone.encode_text(chunk) for chunk in _chunks(sentences, 256)])
 
@@ -467,7 +472,7 @@ class Localizer:
         needs: Needs = self.method.needs(**self.method_options)
         trace = self.backbone.trace(images, needs)
         self._refuse_nan(trace.embedding[:, None], batch, "an embedding")
-        ctx = Context(images, directions, trace, self.backbone, self.batch_size, on_masked)
+        ctx = Context(images, directions, trace, self.backbone, self.batch_size, on_masked, empty_name=self._empty_name)
         raw = self.method.function(ctx, **self.method_options).float()  # [B, P, h, w]
         self._refuse_nan(raw.flatten(2), batch, "a map")
         return (raw.relu() if self.method.relu else raw), trace.embedding

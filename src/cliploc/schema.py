@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.float32]
 TowerKind = Literal["cnn", "vit"]
 ResizePolicy = Literal["squash", "crop", "pad"]
-AttentionRule: TypeAlias = "Callable[[Tensor, Tensor, Tensor, float], Tensor]"
+Pooling = Literal["class token", "attention", "global average"]
+AttentionRule: TypeAlias = "Callable[[Tensor, Tensor, Tensor, Any], Tensor]"
 
 
 # ---------------------------------------------------------------------------------------------------------- prompts
@@ -68,14 +69,14 @@ class Needs:
         features: feature maps. CNN: the output of that stage. ViT: the patch tokens that enter that block.
         tokens: ViT only: all tokens that leave these blocks; "all" for every block.
         attention: ViT only: post-softmax attention of these blocks; "all" for every block.
-    """
         projections: ViT only: queries, keys and values of these blocks; "all" for every block.
+    """
 
     features: tuple[int, ...] = ()
     tokens: tuple[int, ...] | Literal["all"] = ()
     attention: tuple[int, ...] | Literal["all"] = ()
-
     projections: tuple[int, ...] | Literal["all"] = ()
+
     def __post_init__(self) -> None:
         for name in ("features", "tokens", "attention", "projections"):
             value = getattr(self, name)
@@ -92,14 +93,14 @@ class Needs:
             union(self.features, other.features),
             union(self.tokens, other.tokens),
             union(self.attention, other.attention),
-        )
             union(self.projections, other.projections),
-
+        )
 
     @property
     def only_vit(self) -> bool:
         """Whether something is asked for that a CNN does not have."""
         return bool(self.tokens or self.attention or self.projections)
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -124,8 +125,8 @@ class Trace:
     features: Mapping[int, Tensor] = field(default_factory=dict)
     tokens: Mapping[int, Tensor] = field(default_factory=dict)
     attention: Mapping[int, Tensor] = field(default_factory=dict)
-    entering: Mapping[int, Tensor] = field(default_factory=dict)
     projections: Mapping[int, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
+    entering: Mapping[int, Tensor] = field(default_factory=dict)
     pool_attention: Tensor | None = None
 
 
@@ -183,6 +184,7 @@ class Backbone(Protocol):
         residual: bool = False,
         mlp: bool = False,
         parallel: bool = False,
+        adaptive: bool = False,
     ) -> Tensor:
         """The joint-space reading of every location, `[B, D, h, w]` float32, not normalised.
 
@@ -203,6 +205,8 @@ class Backbone(Protocol):
             mlp: whether the block's MLP follows on the path, on its own residual.
             parallel: whether q, k and v come from the tower's own tokens, undisturbed (Surgery, GEM), while the path
                 adds up the branches; else they come from the path itself. Without `residual` it adds up from zero.
+            adaptive: whether the scale handed to the rule, a number, becomes a tensor `[B, 1, 1, 1]`: times the mean
+                length of the image's tokens as the block's attention takes them, after its norm (GEM).
         """
         ...
 
@@ -225,10 +229,17 @@ class Backbone(Protocol):
 
 @runtime_checkable
 class TransformerBackbone(Backbone, Protocol):
-    """A backbone of kind "vit": its last blocks can be run again, differentiably."""
+    """A backbone of kind "vit": its last blocks can be run again, differentiably.
+
+    Attributes:
+        depth: how many blocks.
+        prefix_tokens: how many tokens come before the patches: class token, registers.
+        pooling: what makes one embedding of the tokens after the last block.
+    """
 
     depth: int
     prefix_tokens: int
+    pooling: Pooling
 
     def resume(self, tokens: Tensor, block: int, needs: Needs, grid: tuple[int, int], last: int = -1) -> Trace:
         """Runs the tower from the tokens `[B, 1+N, d]` entering `block` (from the end) to the embedding.
@@ -266,6 +277,7 @@ class Context:
         batch_size: how many images a perturbation method sends through the tower at once.
         progress: called with the number of masked images just done, by methods that make many.
         cache: results shared by the methods that run on this same batch (masked embeddings).
+        empty_name: gives `redundant` in the templates of the prompts; None: the bare empty string's embedding.
     """
 
     images: Tensor
@@ -275,6 +287,7 @@ class Context:
     batch_size: int = 32
     progress: Callable[[int], None] | None = None
     cache: dict[Any, Any] = field(default_factory=dict)
+    empty_name: Callable[[], Tensor] | None = None
 
     @property
     def features(self) -> Tensor:
@@ -293,9 +306,20 @@ class Context:
         residual: bool = False,
         mlp: bool = False,
         parallel: bool = False,
+        adaptive: bool = False,
     ) -> Tensor:
         """The joint-space reading of every location, `[B, D, h, w]`; see `Backbone.dense`."""
-        return self.backbone.dense(self.trace, rule, blocks, residual=residual, mlp=mlp, parallel=parallel)
+        return self.backbone.dense(
+            self.trace, rule, blocks, residual=residual, mlp=mlp, parallel=parallel, adaptive=adaptive
+        )
+
+    @property
+    def redundant(self) -> Tensor:
+        """`[D]` what every text has in common, whatever it names: the empty name's embedding, computed when asked for.
+
+        Zero where a background was subtracted from the prompts, which has taken it away already.
+        """
+        return self.backbone.encode_text([""])[0] if self.empty_name is None else self.empty_name()
 
     @property
     def transformer(self) -> TransformerBackbone:
@@ -331,6 +355,8 @@ class Method:
         relu: whether negative evidence is cut before the map is normalised.
         threshold: the default τ of its boxes, a share of the map's maximum.
         options: option name → default value.
+        prompts_interact: whether a prompt's map depends on the other prompts it is asked with.
+        reads_text: False for a map that is the same for every prompt (raw attention).
     """
 
     name: str
@@ -343,6 +369,8 @@ class Method:
     relu: bool
     threshold: float
     options: Mapping[str, Any]
+    prompts_interact: bool = False
+    reads_text: bool = True
 
 
 # ----------------------------------------------------------------------------------------------------------- results

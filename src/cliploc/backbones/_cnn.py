@@ -107,6 +107,7 @@ class ConvolutionalBackbone(nn.Module, ABC):
         residual: bool = False,  # noqa: ARG002
         mlp: bool = False,  # noqa: ARG002
         parallel: bool = False,  # noqa: ARG002
+        adaptive: bool = False,  # noqa: ARG002
     ) -> Tensor:
         """The joint-space reading of every location, `[B, D, h, w]` float32; a CNN has no attention rule to replace."""
         if rule is not None:

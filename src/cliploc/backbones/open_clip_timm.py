@@ -46,6 +46,7 @@ from cliploc.backbones._transformer import (
     split_heads,
 )
 from cliploc.errors import UsageError
+from cliploc.schema import Pooling
 
 
 def _embedding_size(visual: Any) -> int:
@@ -72,12 +73,12 @@ class _Block(BlockAdapter):
         out: Tensor = self.block(x, rope=rotation) if self.rotates else self.block(x)
         return out
 
-    def _enters_attention(self, x: Tensor) -> Tensor:
+    def attention_input(self, x: Tensor) -> Tensor:
         y: Tensor = x if self.norms_after else self.block.norm1(x)
         return y
 
     def project(self, x: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        attn, y = self.attn, self._enters_attention(x)
+        attn, y = self.attn, self.attention_input(x)
         if attn.qkv is None:
             parts: tuple[Tensor, ...] = (attn.q_proj(y), attn.k_proj(y), attn.v_proj(y))  # each [B, T, d]
         else:
@@ -100,7 +101,7 @@ class _Block(BlockAdapter):
     def attention_branch(self, x: Tensor, gathered: Tensor) -> Tensor:
         joined = self.attn.norm(join_heads(gathered))  # [B, T, d]
         if getattr(self.attn, "gate", None) is not None:
-            joined = joined * self.attn.gate(self._enters_attention(x)).sigmoid()
+            joined = joined * self.attn.gate(self.attention_input(x)).sigmoid()
         branch = self.attn.proj(joined)
         return self._scaled(self.block.norm1(branch) if self.norms_after else branch, 1)
 
@@ -146,6 +147,9 @@ class _AttentionPool:
         return self._after(value)
 
 
+POOLING: dict[str, Pooling] = {"token": "class token", "map": "attention", "avg": "global average"}
+
+
 class TimmVit(VisionTransformerBackbone):
     """A vision transformer that open_clip takes from timm, with every block open to view.
 
@@ -180,6 +184,7 @@ class TimmVit(VisionTransformerBackbone):
         self.visual, self.trunk = visual, trunk
         self.text = OpenClipText(without_image_tower(model) if copy_text else model, tokenizer)
         self.attention_pool = None if trunk.attn_pool is None else _AttentionPool(trunk.attn_pool)
+        self.pooling = POOLING[trunk.global_pool]
         self.pools_prefix = getattr(trunk, "pool_include_prefix", isinstance(trunk, Eva) and trunk.global_pool == "map")
         self.learnt_grid: tuple[int, int] = tuple(trunk.patch_embed.grid_size)
         self.name = name

@@ -40,8 +40,12 @@ class _Block(BlockAdapter):
         out: Tensor = self.block(x)
         return out
 
+    def attention_input(self, x: Tensor) -> Tensor:
+        normed: Tensor = self.block.ln_1(x)
+        return normed
+
     def project(self, x: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ARG002
-        qkv = F.linear(self.block.ln_1(x), self.attn.in_proj_weight, self.attn.in_proj_bias)  # [B, T, 3d]
+        qkv = F.linear(self.attention_input(x), self.attn.in_proj_weight, self.attn.in_proj_bias)  # [B, T, 3d]
         q, k, v = (split_heads(part, self.attn.num_heads) for part in qkv.chunk(3, dim=-1))
         return q, k, v
 
@@ -139,6 +143,10 @@ class OpenClipVit(VisionTransformerBackbone):
         self.visual = visual
         self.text = OpenClipText(without_image_tower(model) if copy_text else model, tokenizer)
         self.attention_pool = None if visual.attn_pool is None else _AttentionPool(visual.attn_pool)
+        if self.attention_pool is not None:
+            self.pooling = "attention"
+        elif visual.pool_type == "avg":
+            self.pooling = "global average"
         self.name = name
         self.input_hw, self.resize_policy, self.logit_scale = facts.input_hw, facts.resize_policy, facts.logit_scale
         self.stride = visual.patch_size[0]

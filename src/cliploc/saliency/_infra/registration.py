@@ -25,6 +25,8 @@ def saliency(
     needs: Needs | Callable[..., Needs],
     relu: bool,
     threshold: float,
+    prompts_interact: bool = False,
+    reads_text: bool = True,
 ) -> Callable[[F], F]:
     """Registers a function `Context, **options → [B, P, h, w]` as a saliency method.
 
@@ -40,6 +42,8 @@ def saliency(
         needs: what it reads from the trace; a function of its options where it depends on them.
         relu: whether negative evidence is cut before the map is normalised.
         threshold: default τ of its boxes, a share of the map's maximum.
+        prompts_interact: whether a prompt's map depends on the other prompts it is asked with.
+        reads_text: False for a map that is the same for every prompt.
     """
 
     def register(function: F) -> F:
@@ -60,6 +64,8 @@ def saliency(
                 relu=relu,
                 threshold=threshold,
                 options=options,
+                prompts_interact=prompts_interact,
+                reads_text=reads_text,
             ),
         )
         return function
