@@ -1,0 +1,86 @@
+"""What the attention methods share: which blocks, where the embedding itself looks, patches back on the grid."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cliploc.errors import UsageError
+from cliploc.schema import Context
+
+Blocks: TypeAlias = int | Literal["all"]
+
+
+def last_blocks(blocks: Blocks) -> tuple[int, ...] | Literal["all"]:
+    """The last n blocks as `Needs` counts them, −1 first; "all" stays, as only the model knows how many there are.
+
+    Raises:
+        UsageError: not a number of 1 or more, nor "all".
+    """
+    if blocks == "all":
+        return "all"
+    if not isinstance(blocks, int) or blocks < 1:
+        raise UsageError(f"expected blocks to be a number of last blocks, 1 or more, or all, got {blocks!r}")
+    return tuple(range(-1, -blocks - 1, -1))
+
+
+def blocks_of(ctx: Context, blocks: Blocks) -> tuple[int, ...]:
+    """The last n blocks of this model, last first: −1, −2, …"""
+    chosen = last_blocks(blocks)
+    return tuple(range(-1, -ctx.transformer.depth - 1, -1)) if chosen == "all" else chosen
+
+
+def pooled_tokens(ctx: Context) -> Tensor:
+    """Which tokens make the embedding, `[B, T]`, each row with sum 1: where rules that go backwards begin.
+
+    The class token; the attention pool's mean over heads; all patches alike where the tower averages them.
+    """
+    trace, tower = ctx.trace, ctx.transformer
+    if trace.pool_attention is not None:
+        return over_tokens(ctx, trace.pool_attention.mean(dim=1)[:, 0])
+    patches = trace.grid[0] * trace.grid[1]
+    row = torch.zeros(len(ctx.images), tower.prefix_tokens + patches, device=ctx.text.device)
+    if tower.pooling == "class token":
+        row[:, 0] = 1
+    else:
+        row[:, -patches:] = 1 / patches
+    return row
+
+
+def class_attention(ctx: Context, block: int) -> Tensor:
+    """What the embedding's own query attends to, mean over heads: `[B, T]`, each row with sum 1.
+
+    The class token's row of A^l. An attention pool's query stands outside the blocks: the same row for every l.
+
+    Raises:
+        UsageError: the tower averages its patches, so that no single query makes the embedding.
+    """
+    trace, tower = ctx.trace, ctx.transformer
+    if tower.pooling == "global average":
+        raise UsageError(
+            f"expected a tower with a class token or an attention pool, got {tower.name}, which averages its patches: "
+            f"choose rollout, chefer, legrad or grad_cam"
+        )
+    if trace.pool_attention is not None:
+        return pooled_tokens(ctx)
+    return trace.attention[block][:, :, 0].mean(dim=1)
+
+
+def patches_of(ctx: Context, row: Tensor) -> Tensor:
+    """`[…, T]` over the tokens, of which the last N are the patches → `[…, h, w]`."""
+    h, w = ctx.trace.grid
+    return row[..., -h * w :].reshape(*row.shape[:-1], h, w)
+
+
+def for_every_prompt(ctx: Context, saliency: Tensor) -> Tensor:
+    """A map that reads no text, `[B, h, w]` → `[B, P, h, w]`."""
+    return saliency[:, None].repeat(1, ctx.text.shape[1], 1, 1)
+
+
+def over_tokens(ctx: Context, pooled: Tensor) -> Tensor:
+    """A row over what the pool saw, `[…, N]` or `[…, T]` → `[…, T]`: the pool may leave out what is no patch."""
+    tokens = ctx.transformer.prefix_tokens + ctx.trace.grid[0] * ctx.trace.grid[1]
+    return F.pad(pooled, (tokens - pooled.shape[-1], 0))

@@ -1,0 +1,46 @@
+"""Raw attention: where the class token of one block looks, whatever the prompt."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cliploc.saliency._infra.attention import class_attention, for_every_prompt, patches_of
+from cliploc.saliency._infra.registration import saliency
+from cliploc.schema import Context, Needs
+
+
+@saliency(
+    "raw_attention",
+    title="Raw attention",
+    paper="Dosovitskiy et al. 2021, An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale, ICLR",
+    family="attention",
+    towers=("vit",),
+    needs=lambda block=-1: Needs(attention=(block,)),
+    relu=False,
+    threshold=0.4,
+    reads_text=False,
+)
+def raw_attention(ctx: Context, block: int = -1) -> Tensor:
+    """map = mean_H A^l[class token → patches] of one block, the same for every prompt: a baseline, not an explanation.
+
+    A tower with an attention pool (SigLIP, CoCa, Perception Encoder) makes its embedding there: the map is then
+    mean_H of the pool's attention, whichever block is named.
+
+    Args:
+        ctx: attention of the block.
+        block: counted from the end, −1 is the last.
+
+    Returns:
+        `[B, P, h, w]` float32, raw.
+
+    Raises:
+        UsageError: the tower averages its patches (no query of its own looks at them), or has no such block.
+
+    Example:
+        >>> from cliploc import Localizer
+        >>> Localizer("ViT-B-16", method="raw_attention")("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
+        (1, 375, 500)
+    """
+    with torch.no_grad():
+        return for_every_prompt(ctx, patches_of(ctx, class_attention(ctx, block)))

@@ -1,0 +1,61 @@
+"""Attention rollout: attention followed through all blocks, whatever the prompt."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cliploc.saliency._infra.attention import (
+    Blocks,
+    blocks_of,
+    for_every_prompt,
+    last_blocks,
+    patches_of,
+    pooled_tokens,
+)
+from cliploc.saliency._infra.registration import saliency
+from cliploc.schema import Context, Needs
+
+
+@saliency(
+    "rollout",
+    title="Attention rollout",
+    paper="Abnar & Zuidema 2020, Quantifying Attention Flow in Transformers, ACL",
+    family="attention",
+    towers=("vit",),
+    needs=lambda blocks="all": Needs(attention=last_blocks(blocks)),
+    relu=False,
+    threshold=0.4,
+    reads_text=False,
+)
+def rollout(ctx: Context, blocks: Blocks = "all") -> Tensor:
+    """R = Â^L ⋯ Â^2 Â^1 with Â^l = 0.5·mean_H A^l + 0.5·I; map = R[class token → patches], the same for every prompt.
+
+    Rows of Â^l sum to 1 already, so that the paper's re-normalisation changes nothing. Only the row that is asked for
+    is carried, from the last block back to the first: R itself, T×T, never exists. Where the tower has an attention
+    pool, its mean over heads is the row to begin with; where it averages its patches, all of them are, alike.
+
+    Public packages for plain ViTs fuse heads otherwise (maximum, minimum) and drop the weakest attention; the paper
+    does neither.
+
+    Args:
+        ctx: attention of the blocks.
+        blocks: how many of the last blocks, "all" in the paper.
+
+    Returns:
+        `[B, P, h, w]` float32, raw.
+
+    Raises:
+        UsageError: a number of blocks below 1, or more than there are.
+
+    Example:
+        >>> from cliploc import Localizer
+        >>> Localizer("ViT-B-16", method="rollout")("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
+        (1, 375, 500)
+    """
+    with torch.no_grad():
+        row = pooled_tokens(ctx)  # [B, T]
+        for block in blocks_of(ctx, blocks):
+            attention = ctx.trace.attention[block].mean(dim=1)  # [B, T, T]
+            row = 0.5 * row + 0.5 * torch.einsum("bt,btu->bu", row, attention)
+        return for_every_prompt(ctx, patches_of(ctx, row))

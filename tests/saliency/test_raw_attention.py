@@ -1,0 +1,42 @@
+"""Raw attention against the tower's own weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cliploc.errors import UsageError
+from cliploc.saliency import methods
+from cliploc.schema import Needs
+from tests.saliency.vits import GRID, AveragingVit, QueryingVit, ours, plain_forward, scenes, tiny
+
+
+@pytest.mark.parametrize("block", [-1, -2])
+def test_the_class_tokens_row_of_the_block_named(block: int) -> None:
+    backbone = tiny()
+    maps = ours("raw_attention", backbone, scenes(), backbone.encode_text(["red", "green"]), block=block)
+    for b, image in enumerate(scenes()):
+        attention = plain_forward(backbone, image)[1][block][0]  # [H, T, T]
+        expected = sum(head[0, 1:] for head in attention.unbind()) / len(attention)
+        for prompt in maps[b]:
+            torch.testing.assert_close(prompt.flatten(), expected.detach())
+
+
+def test_an_attention_pools_query_where_there_is_one() -> None:
+    backbone = tiny(QueryingVit)
+    maps = ours("raw_attention", backbone, scenes(), backbone.encode_text(["red"]))
+    for b, image in enumerate(scenes()):
+        pool = plain_forward(backbone, image)[2]
+        expected = (pool[0, 0, 0] + pool[0, 1, 0]) / 2
+        torch.testing.assert_close(maps[b, 0], expected.view(GRID).detach())
+
+
+@pytest.mark.parametrize("name", ["raw_attention", "ts_cam", "lctr"])
+def test_a_tower_that_averages_its_patches_is_refused_with_what_to_choose(name: str) -> None:
+    backbone = tiny(AveragingVit)
+    with pytest.raises(UsageError, match=r"class token or an attention pool, got vit, .* choose rollout, chefer"):
+        ours(name, backbone, scenes(), backbone.encode_text(["red"]))
+
+
+def test_attention_of_that_block_alone_is_kept() -> None:
+    assert methods.get("raw_attention").needs(block=-3) == Needs(attention=(-3,))

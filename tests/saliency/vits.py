@@ -1,0 +1,120 @@
+"""ViTs for the oracles and the public packages: tiny ones pooled three ways, and one ViT-B/16 with photographs."""
+
+from __future__ import annotations
+
+import functools
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cliploc.backbones.open_clip_vit import OpenClipVit
+from cliploc.saliency import methods
+from cliploc.schema import Context
+from tests.backbones.seam import SENTENCES, TEXT, perturb, tokenizer
+from tests.tiny import TinyVit, planted_image, seeded, tower
+
+GRID = (5, 6)
+TEXTS = ("red", "green", "a zebra")
+PHOTOS = ("cat", "dogs", "osprey")
+
+
+class AveragingVit(TinyVit):
+    """Reads the mean of its patches; the class token only takes part in the blocks."""
+
+    pooling = "global average"
+
+    def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.ln_post(tokens[:, 1:]).mean(dim=1) @ self.projection, None
+
+
+class QueryingVit(TinyVit):
+    """Reads what a learnt query of two heads gathers from the patches alone, as the class token is not pooled."""
+
+    pooling = "attention"
+
+    def __init__(self, name: str, grid: tuple[int, int]) -> None:
+        super().__init__(name, grid)
+        self.query = nn.Parameter(torch.randn(2, 1, 8))
+
+    def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        heads = tokens[:, 1:].unflatten(-1, (2, 8)).transpose(1, 2)  # [B, H, N, d/H]
+        attention = (self.query @ heads.transpose(-2, -1)).softmax(dim=-1)  # [B, H, 1, N]
+        return self.ln_post((attention @ heads).transpose(1, 2).flatten(2))[:, 0] @ self.projection, attention
+
+
+def tiny(kind: type[TinyVit] = TinyVit) -> Any:
+    if kind is TinyVit:
+        return tower("vit", GRID)
+    backbone = seeded(lambda: kind("vit", GRID), 2).eval().requires_grad_(False)
+    backbone.texts.plant(backbone, GRID)
+    return backbone
+
+
+def scenes() -> Tensor:
+    """`[2, 3, H, W]`: two noisy pictures with colours in them."""
+    first = planted_image("red", GRID, (1, 2)) + planted_image("green", GRID, (3, 0))
+    second = planted_image("blue", GRID, (0, 3)) + planted_image("red", GRID, (4, 1))
+    noise = torch.randn(2, *first.shape[1:], generator=torch.Generator().manual_seed(11))
+    return torch.cat([first, second]) + 0.3 * noise
+
+
+def ours(name: str, backbone: Any, images: Tensor, text: Tensor, **options: Any) -> Tensor:
+    """The product's raw maps `[B, P, h, w]` for text `[P, D]`."""
+    method = methods.get(name)
+    trace = backbone.trace(images, method.needs(**options))
+    return method.function(Context(images, text[None].expand(len(images), -1, -1), trace, backbone), **options)
+
+
+def plain_forward(backbone: Any, image: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor | None, Tensor]:
+    """A tiny tower's own modules, one image, with a graph: tokens and attention after each block, pool, embedding."""
+    x = backbone.embed(image[None]).requires_grad_(True)
+    tokens, attention = [], []
+    for block in backbone.blocks:
+        x, weights = block(x)
+        tokens.append(x)  # [1, T, d]
+        attention.append(weights)  # [1, H, T, T]
+    pooled, pool_attention = backbone.pool(x)
+    return tokens, attention, pool_attention, F.normalize(pooled[0], dim=-1)
+
+
+def oracle(backbone: Any, one_map: Any) -> tuple[Tensor, Tensor]:
+    """For every picture and text of a tiny tower: `one_map(image, direction) → [N]` as `[B, P, h, w]`; and the text."""
+    text = backbone.encode_text(TEXTS)  # [P, D]
+    maps = [torch.stack([one_map(image, direction).view(GRID) for direction in text]) for image in scenes()]
+    return torch.stack(maps), text
+
+
+def block_calls(backbone: Any, method: str, **options: Any) -> int:
+    """How often the method runs any block's projections once it has its trace, for all pictures and prompts."""
+    needs, images, text = methods.get(method).needs(**options), scenes(), backbone.encode_text(TEXTS)
+    ctx = Context(images, text[None].expand(2, -1, -1), backbone.trace(images, needs), backbone)
+    calls: list[int] = []
+    handles = [block.qkv.register_forward_hook(lambda *_: calls.append(1)) for block in backbone.blocks]
+    methods.get(method).function(ctx, **options)
+    for handle in handles:
+        handle.remove()
+    return len(calls)
+
+
+@functools.cache
+def base_16() -> tuple[Any, Any, Tensor, Tensor]:
+    """open_clip's ViT-B/16, its view by cliploc, three photographs `[3, 3, 224, 224]`, two prompts `[2, D]`.
+
+    Random weights; biases and norms are moved too, as initialised they would hide mistakes. A small text tower.
+    """
+    config = open_clip.get_model_config("ViT-B-16")
+    model = seeded(lambda: open_clip.CLIP(config["embed_dim"], config["vision_cfg"], TEXT), 0)
+    model = perturb(model, 0.01).requires_grad_(False)
+    backbone = OpenClipVit(model, tokenizer, "ViT-B-16")
+    pictures = []
+    for name in PHOTOS:
+        with Image.open(files("cliploc") / "demo_photos" / f"{name}.jpg") as photo:
+            pixels = np.array(photo.convert("RGB").resize((224, 224)))
+        pictures.append(torch.from_numpy(pixels).permute(2, 0, 1) / 255)
+    return model, backbone, backbone.normalize(torch.stack(pictures)), backbone.encode_text(SENTENCES)
