@@ -103,7 +103,5 @@ def jacobian_products(outputs: Tensor, taps: tuple[Tensor, ...], cotangents: Ten
         if len(chunk) == 1:  # no vmap: works with operations that have no batching rule
             gradients = [g[None] for g in torch.autograd.grad(outputs, taps, upstream[0], retain_graph=retain)]
         else:
-            gradients = list(
-                torch.autograd.grad(outputs, taps, upstream, retain_graph=retain, is_grads_batched=True)
-            )
+            gradients = list(torch.autograd.grad(outputs, taps, upstream, retain_graph=retain, is_grads_batched=True))
         yield tuple((g.detach().float() / HALF_PRECISION_SCALE).transpose(0, 1) for g in gradients)
