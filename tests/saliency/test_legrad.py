@@ -1,0 +1,139 @@
+"""LeGrad against its equation, and against legrad_torch and torchcam on one ViT-B/16."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchcam.methods import LeGrad
+
+from cliploc.backbones.open_clip_timm import TimmVit
+from cliploc.saliency import methods
+from cliploc.schema import Needs
+from tests.backbones.seam import pictures, tokenizer
+from tests.backbones.test_open_clip_timm import small_vit
+from tests.saliency.peers import assert_same_maps, min_max
+from tests.saliency.vits import (
+    AveragingVit,
+    QueryingVit,
+    base_16,
+    block_calls,
+    oracle,
+    ours,
+    plain_forward,
+    scenes,
+    tiny,
+)
+from tests.tiny import TinyVit
+
+
+def sensitivity(backbone: Any, image: Tensor, direction: Tensor, blocks: int) -> Tensor:
+    """The mean of the last blocks' maps `[N]`, each from the score of that block's own tokens."""
+    tokens, attention, _, _ = plain_forward(backbone, image)
+    maps = []
+    for out, weights in list(zip(tokens, attention, strict=True))[-blocks:]:
+        pooled, pool_attention = backbone.pool(out)
+        if backbone.pooling == "class token":
+            mean = sum(out[0].unbind()) / out.shape[1]
+            pooled = (backbone.ln_post(mean) @ backbone.projection)[None]
+        score = pooled[0] @ direction / pooled[0].norm()
+        looked = weights if pool_attention is None else pool_attention
+        (gradient,) = torch.autograd.grad(score, looked, retain_graph=True)
+        positive = [row.clamp(min=0) for head in gradient[0] for row in head]  # H × queries of [T] or [N]
+        maps.append((sum(positive) / len(positive))[-out.shape[1] + 1 :])
+    return sum(maps) / blocks
+
+
+@pytest.mark.parametrize("kind", [TinyVit, QueryingVit, AveragingVit])
+@pytest.mark.parametrize(("blocks", "n"), [(1, 1), (2, 2), ("all", 2)])
+def test_the_equation(kind: type[TinyVit], blocks: Any, n: int) -> None:
+    backbone = tiny(kind)
+    expected, text = oracle(backbone, lambda image, direction: sensitivity(backbone, image, direction, n))
+    maps = ours("legrad", backbone, scenes(), text, blocks=blocks)
+    torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-6 * float(expected.max()))
+
+
+def over_input(maps: Tensor, side: int) -> Tensor:
+    return min_max(F.interpolate(maps, size=(side, side), mode="bilinear", align_corners=False))
+
+
+def test_legrad_torch_agrees() -> None:
+    """It hands blocks [T, B, d], as open_clip's took them in its time.
+
+    Left as open_clip builds them today, blocks before its first hooked one attend across the batch: another tower.
+    """
+    legrad = pytest.importorskip("legrad", reason="legrad_torch is not installed: make setup")
+    model, backbone, images, text = base_16()
+    theirs = copy.deepcopy(model)
+    for block in theirs.visual.transformer.resblocks:
+        block.attn.batch_first = False
+    wrapped = legrad.LeWrapper(theirs, layer_index=-3)
+    maps = torch.cat([wrapped.compute_legrad_clip(text, image[None]).detach() for image in images])  # [B, P, H, W]
+    assert_same_maps(over_input(ours("legrad", backbone, images, text, blocks=3), 224), maps)
+
+
+class Exposed(nn.Module):
+    """An open_clip block under the names that torchcam looks for."""
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.self_attention, self.block = block.attn, block
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.block.ln_1(x)
+        x = x + self.self_attention(y, y, y, need_weights=False)[0]
+        return x + self.block.mlp(self.block.ln_2(x))
+
+
+class Classifier(nn.Module):
+    """Images → logits of the prompts, with the last blocks exposed."""
+
+    def __init__(self, visual: Any, text: Tensor, blocks: int) -> None:
+        super().__init__()
+        self.visual, self.text = visual, text
+        self.early = visual.transformer.resblocks[:-blocks]
+        self.late = nn.ModuleList([Exposed(block) for block in visual.transformer.resblocks[-blocks:]])
+
+    def read(self, tokens: Tensor) -> Tensor:
+        pooled = self.visual.ln_post(tokens.mean(dim=1)) @ self.visual.proj
+        return F.normalize(pooled, dim=-1) @ self.text.T
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.visual._embeds(images)
+        for block in [*self.early, *self.late]:
+            x = block(x)
+        return self.read(x)
+
+
+def test_torchcam_agrees() -> None:
+    model, backbone, images, text = base_16()
+    classifier = Classifier(copy.deepcopy(model.visual), text, blocks=2).eval()
+    maps = []
+    with LeGrad(classifier, list(classifier.late), score_projection=classifier.read) as extractor:
+        for prompt in range(len(text)):
+            scores = classifier(images)
+            maps.append(extractor(prompt, scores)[0].detach())
+    assert_same_maps(min_max(ours("legrad", backbone, images, text)), torch.stack(maps, dim=1))
+
+
+def test_legrad_torch_agrees_on_siglip() -> None:
+    """It pools tokens without the tower's last norm: here the norm is taken out for both, as is its text correction."""
+    legrad = pytest.importorskip("legrad", reason="legrad_torch is not installed: make setup")
+    model = small_vit("SigLIP")
+    model.visual.trunk.norm = nn.Identity()
+    backbone = TimmVit(model, tokenizer, "small SigLIP")
+    images, text = pictures(64, 64), backbone.encode_text(["a photo of a cat", "dogs"])
+    wrapped = legrad.LeWrapper(model, layer_index=-2)
+    maps = [wrapped.compute_legrad_siglip(prompt[None], images, apply_correction=False) for prompt in text]
+    expected = F.interpolate(min_max(ours("legrad", backbone, images, text)), size=(64, 64), mode="bilinear")
+    assert_same_maps(expected, torch.cat(maps, dim=1).detach())
+
+
+def test_each_block_is_run_once_more_for_all_prompts_and_no_attention_is_kept() -> None:
+    """One block's attention at a time: what keeps ViT-L/14@336 small."""
+    assert block_calls(tiny(), "legrad", blocks=2) == 2
+    assert methods.get("legrad").needs(blocks=2) == Needs(tokens=(-1, -2))
