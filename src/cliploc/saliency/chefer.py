@@ -1,0 +1,94 @@
+"""Chefer's relevance: attention weighted by its gradient, carried from the embedding back to the patches."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cliploc.saliency._infra.attention import Blocks, blocks_of, last_blocks, over_tokens, patches_of, pooled_tokens
+from cliploc.saliency._infra.gradients import differentiable, each_prompt, jacobian_products, leaf, prompt_scores
+from cliploc.saliency._infra.registration import saliency
+from cliploc.schema import Context, Needs
+
+
+@saliency(
+    "chefer",
+    title="Chefer's relevance",
+    paper="Chefer, Gur & Wolf 2021, Generic Attention-model Explainability for Interpreting Bi-Modal and "
+    "Encoder-Decoder Transformers, ICCV",
+    family="gradient",
+    towers=("vit",),
+    needs=lambda blocks=1: Needs(tokens=last_blocks(blocks)),
+    relu=False,
+    threshold=0.4,
+)
+def chefer(ctx: Context, blocks: Blocks = 1) -> Tensor:
+    """R = I; for each block l, first to last: R ← R + Ā^l R; map_t = R[class token → patches].
+
+    Ā^l = mean_H ReLU(∂s_t/∂A^l ⊙ A^l), s_t the cosine of image and prompt; the image side of the paper's rules. With
+    several blocks the logit scale would weigh the number of blocks passed: s_t is without it, as the authors' CLIP
+    notebook takes the similarity of unit vectors times the scale, which for one block changes nothing.
+
+    Only the row that is asked for is carried, from the last block back: R, T×T per prompt, never exists. Gradients go
+    back block by block as well, so that one block's graph is alive at a time. An attention pool is one more attention,
+    always taken: its Ā is the row to begin with. Where a tower averages its patches, all of them are, alike.
+
+    Args:
+        ctx: tokens of the blocks.
+        blocks: how many of the last blocks, or "all". On ViT-B/16 the last alone is cleaner than all of them.
+
+    Returns:
+        `[B, P, h, w]` float32, raw.
+
+    Raises:
+        UsageError: a number of blocks below 1, or more than there are.
+
+    Example:
+        >>> from cliploc import Localizer
+        >>> Localizer("ViT-B-16", method="chefer")("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
+        (1, 375, 500)
+    """
+    chosen = blocks_of(ctx, blocks)
+    with differentiable():
+        row, upstream = None, None
+        for block in chosen:
+            row, upstream = _back_through(ctx, block, row, upstream, further=block != chosen[-1])
+    assert row is not None
+    return patches_of(ctx, row)
+
+
+def _back_through(
+    ctx: Context, block: int, row: Tensor | None, upstream: Tensor | None, further: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The class token's row `[B, P, T]` and the gradient `[P, B, T, d]` at the tokens, after a block → before it.
+
+    Both are None after the last block, where they begin. The gradient is None unless another block comes `further`.
+    """
+    entering = leaf(ctx.trace.entering[block])  # [B, T, d]
+    run = ctx.resume(entering, block, Needs(tokens=(block,), attention=(block,)), last=block)
+    attention = run.attention[block]  # [B, H, T, T]
+    pool = run.pool_attention if upstream is None else None  # [B, H, 1, T]
+    outputs = prompt_scores(ctx, run.embedding) if upstream is None else run.tokens[block]
+    cotangents = each_prompt(outputs) if upstream is None else upstream  # [P, B, …]
+    taps = (attention, *([pool] if pool is not None else []), *([entering] if further else []))
+
+    rows: list[Tensor] = []
+    before: list[Tensor] = []
+    for gradients in jacobian_products(outputs, taps, cotangents):
+        start = sum(part.shape[1] for part in rows)
+        p = gradients[0].shape[1]
+        if row is not None:
+            after = row[:, start : start + p]  # [B, p, T]
+        elif pool is not None:
+            after = over_tokens(ctx, _relevance(gradients[1], pool)[:, :, 0])
+        else:
+            after = pooled_tokens(ctx)[:, None].expand(-1, p, -1)
+        rows.append(after + torch.einsum("bpt,bptu->bpu", after, _relevance(gradients[0], attention)))
+        if further:
+            before.append(gradients[-1].transpose(0, 1))  # [p, B, T, d]
+    return torch.cat(rows, dim=1), torch.cat(before) if further else None
+
+
+def _relevance(gradient: Tensor, attention: Tensor) -> Tensor:
+    """Ā = mean_H ReLU(∂s/∂A ⊙ A): gradients `[B, p, H, q, T]` and attention `[B, H, q, T]` → `[B, p, q, T]`."""
+    return (gradient * attention.detach()[:, None]).relu().mean(dim=2)

@@ -1,0 +1,63 @@
+"""Chefer's relevance against the paper's matrices, one prompt and one graph at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import cliploc.saliency._infra.gradients as gradients_module
+from cliploc.saliency import methods
+from cliploc.schema import Needs
+from tests.saliency.vits import AveragingVit, QueryingVit, block_calls, oracle, ours, plain_forward, scenes, tiny
+from tests.tiny import TinyVit
+
+
+def relevance(backbone: Any, image: Tensor, direction: Tensor, blocks: int) -> Tensor:
+    """R over the tokens, then the row of what is read, patches only: `[N]`."""
+    _, attention, pool, embedding = plain_forward(backbone, image)
+    score = embedding @ direction
+    relevance = torch.eye(attention[0].shape[-1])
+    for weights in attention[-blocks:]:
+        gradient = torch.autograd.grad(score, weights, retain_graph=True)[0]
+        mean = sum((g * a).clamp(min=0) for g, a in zip(gradient[0], weights[0], strict=True)) / weights.shape[1]
+        relevance = relevance + mean @ relevance
+    if pool is not None:
+        gradient = torch.autograd.grad(score, pool, retain_graph=True)[0]
+        row = (gradient * pool)[0].clamp(min=0).mean(dim=0)[0] @ relevance[1:]  # [T]
+    else:
+        row = relevance[0] if backbone.pooling == "class token" else relevance[1:].mean(dim=0)
+    return row[1:].detach()
+
+
+@pytest.mark.parametrize("kind", [TinyVit, QueryingVit, AveragingVit])
+@pytest.mark.parametrize(("blocks", "n"), [(1, 1), (2, 2), ("all", 2)])
+def test_the_equation(kind: type[TinyVit], blocks: Any, n: int) -> None:
+    backbone = tiny(kind)
+    expected, text = oracle(backbone, lambda image, direction: relevance(backbone, image, direction, n))
+    maps = ours("chefer", backbone, scenes(), text, blocks=blocks)
+    torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-6 * float(expected.max()))
+
+
+def test_the_last_block_alone_unless_asked() -> None:
+    backbone = tiny()
+    text = backbone.encode_text(["red", "green"])
+    maps = ours("chefer", backbone, scenes(), text)
+    assert torch.equal(maps, ours("chefer", backbone, scenes(), text, blocks=1))
+    assert not torch.allclose(maps, ours("chefer", backbone, scenes(), text, blocks=2))
+
+
+def test_many_prompts_go_in_chunks_and_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = tiny(QueryingVit)
+    text = backbone.encode_text(["red", "green", "a zebra"])
+    expected = ours("chefer", backbone, scenes(), text, blocks=2)
+    for elements in (1, 10000):  # one prompt at a time; two at first, then one
+        monkeypatch.setattr(gradients_module, "GRADIENT_ELEMENTS", elements)
+        torch.testing.assert_close(ours("chefer", backbone, scenes(), text, blocks=2), expected, rtol=1e-5, atol=1e-8)
+
+
+def test_each_block_is_run_once_more_for_all_prompts_and_no_attention_is_kept() -> None:
+    assert block_calls(tiny(), "chefer", blocks=2) == 2
+    assert methods.get("chefer").needs(blocks=2) == Needs(tokens=(-1, -2))
