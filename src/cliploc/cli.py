@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 
 DONE, SOME_FAILED, NOTHING_DONE, INTERRUPTED, NO_READER = 0, 1, 2, 130, 141
 JPEG_MAX_SIDE = 65_500
+DEMO_VIEWS = {
+    "scales": (1, 1.43, 2),
+    "flip": True,
+}  # better on the tuning pictures: tools/choose_thresholds.py --scales
 
 app = typer.Typer(
     name="cliploc",
@@ -190,7 +194,7 @@ def demo(
 
     folder = _writable(out)
     terminal = Terminal()
-    arguments = {"model": model, "pretrained": pretrained, "method": method, "device": device}
+    arguments = {"model": model, "pretrained": pretrained, "method": method, "device": device, **DEMO_VIEWS}
     with terminal.progress(f"loading {model}") as bar:
         localizer = _localizer(arguments)
         bar.start(method, len(list(demo_photos())))
@@ -446,6 +450,7 @@ def _page_settings(localizer: Localizer) -> dict[str, Any]:
         "method": localizer.method.title,
         "threshold": localizer.box_rule.threshold,
         "input": f"{localizer.input_hw[0]}×{localizer.input_hw[1]}",
+        "scales": ", ".join(f"{scale:g}" for scale in localizer.scales) + (", flipped too" if localizer.flip else ""),
         "cliploc": __version__,
     }
 
