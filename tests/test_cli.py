@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,6 +55,13 @@ def test_an_unknown_command_or_option_is_one_line_with_the_nearest():
     assert result.code == 2
     assert "--prompt" in result.err
     assert result.err.count("\n") == 1
+
+
+def test_the_document_explains_every_option():
+    document = (Path(__file__).parents[1] / "docs/cli.md").read_text()
+    for command in ("localize", "demo", "models", "methods", "doctor"):
+        for option in re.findall(r"(--[a-z-]+)", cliploc_(command, "--help").out):
+            assert f"{option}" in document, (command, option)
 
 
 # -------------------------------------------------------------------------------------------------------------- lists
@@ -130,6 +138,7 @@ def test_options_reach_the_localizer(tmp_path):
         "pretrained": None,
         "method": "layer_cam",
         "method_options": {"stages": [-1, -2]},
+        "ensemble": "minmax",
         "threshold": 0.3,
         "components": "largest",
         "max_boxes": 2,
@@ -150,6 +159,22 @@ def test_options_reach_the_localizer(tmp_path):
         for x0, y0, x1, y1 in [document["pictures"][0]["names"][0]["boxes"][0]["xyxy"]]
     ]
     assert areas[0] > 2 * areas[1]
+
+
+def test_several_methods_are_one(tmp_path):
+    result = cliploc_(
+        *("localize", CAT, "-p", "cat", "--method", "cam+layer_cam", "-o", "layer_cam.stages=-1,-2"),
+        *("--ensemble", "rank", "--json"),
+    )
+    assert result.code == 0, result.err
+    settings = json.loads(result.out)["settings"]
+    assert settings["method"] == "cam+layer_cam"
+    assert settings["ensemble"] == "rank"
+    assert settings["method_options"] == {"layer_cam.stages": [-1, -2]}
+    assert settings["threshold"] == (methods.get("cam").threshold + methods.get("layer_cam").threshold) / 2
+    result = cliploc_("localize", CAT, "-p", "cat", "--method", "cam+layercam")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "did you mean layer_cam" in result.err
 
 
 @pytest.mark.parametrize(
