@@ -16,24 +16,25 @@ _CONVOLUTION = re.compile(r"(.*)conv(.*)")
 
 
 @torch.no_grad()
-def fold_batch_norms(module: Module) -> Module:
+def fold_batch_norms(module: Module, *, in_place: bool = False) -> Module:
     """A copy in eval mode whose batch norms are part of their convolutions.
 
     Two patterns are folded, those of ResNets: neighbours in an `nn.Sequential`, and siblings called `conv…` and `bn…`
     with the same rest of the name, which by that convention run one after the other. Others stay as they are.
 
     Args:
-        module: any module; it is not changed.
+        module: any module; it is not changed, unless `in_place`.
+        in_place: whether the module itself is folded, by whoever owns it, instead of a copy.
 
     Returns:
-        A copy that gives the same outputs as `module.eval()` up to rounding.
+        A module that gives the same outputs as `module.eval()` up to rounding.
 
     Example:
         >>> block = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
         >>> [type(part).__name__ for part in fold_batch_norms(block)]
         ['Conv2d', 'Identity']
     """
-    folded = copy.deepcopy(module).eval()
+    folded = (module if in_place else copy.deepcopy(module)).eval()
     for parent in folded.modules():
         names = [name for name, _ in parent.named_children()]
         if isinstance(parent, nn.Sequential):

@@ -82,14 +82,17 @@ def build(plan: Plan, device: str, precision: str) -> Backbone:
             f"the image tower of {plan.label} ({_tower_name(model.visual)}) cannot be taken apart: expected CLIP's "
             "ResNet, a ViT, EVA, ConvNeXt or FastViT; see `cliploc models`"
         )
+    fingerprint = None
     if checkpoint:
         _weights.load_into(model, checkpoint, plan.config)
+        gelu = "quick-gelu" if quick_gelu else "gelu"
+        fingerprint = f"{plan.config} {gelu} {checkpoint.sha256} {dtype} open_clip {open_clip.__version__}"
+        del checkpoint  # the weights are in the model now: once in memory is enough
     backbone: Any = adapter(model, tokenizer, plan.label, copy_text=False)
     for part in backbone.children():  # not the buffers on top: pixels are normalised in float32
         part.to(dtype)
-    if checkpoint:
-        gelu = "quick-gelu" if quick_gelu else "gelu"
-        backbone.fingerprint = f"{plan.config} {gelu} {checkpoint.sha256} {dtype} open_clip {open_clip.__version__}"
+    if fingerprint:
+        backbone.fingerprint = fingerprint
     built: Backbone = backbone.to(device)
     return built
 

@@ -43,7 +43,7 @@ class OpenClipResNet(ConvolutionalBackbone):
         model: an open_clip model whose `visual` is a `ModifiedResNet`; it is not changed.
         tokenizer: its tokenizer, of `open_clip.get_tokenizer`.
         name: how results and errors call it.
-        copy_text: False hands the text tower over instead of copying it; `model` is of no use afterwards.
+        copy_text: False hands the model over instead of copying it; `model` is of no use afterwards.
         fold: whether batch norms become part of their convolutions (see `fold_batch_norms`).
 
     Example:
@@ -59,7 +59,9 @@ class OpenClipResNet(ConvolutionalBackbone):
         self, model: Any, tokenizer: Tokenizer, name: str, *, copy_text: bool = True, fold: bool = True
     ) -> None:
         visual, facts = model.visual, OpenClipFacts.of(model)
-        tower = fold_batch_norms(visual) if fold else copy.deepcopy(visual)
+        tower = copy.deepcopy(visual) if copy_text else visual
+        if fold:
+            tower = fold_batch_norms(tower, in_place=True)
         stages = [Stem(tower), tower.layer1, tower.layer2, tower.layer3, tower.layer4]
         super().__init__(stages, mean=facts.mean, std=facts.std)
         self.stages.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
