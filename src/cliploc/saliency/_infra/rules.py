@@ -1,0 +1,74 @@
+"""Attention rules: what the last blocks of a ViT gather when their patches are to be read one by one.
+
+Pure functions for `Context.dense`, each `(q, k, v, scale) → out`. Attention is fused: `[T, T]` weights are never kept.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cliploc.schema import AttentionRule, Context
+
+
+def self_attention(parts: str, prior: Tensor | None = None) -> AttentionRule:
+    """The rule Σ_x softmax(x xᵀ·scale + prior)·v: every token attends to those like itself.
+
+    Args:
+        parts: which of "q", "k" and "v" take the place of x: "qk" is the sum of two attentions, as in SCLIP.
+        prior: `[T, T]` added to the logits of each.
+    """
+
+    def rule(q: Tensor, k: Tensor, v: Tensor, scale: Tensor | float) -> Tensor:
+        sources = {"q": q.float(), "k": k.float(), "v": v.float()}  # each [B, H, T, d/H]
+        gathered = [_attend(sources[part], sources["v"], scale, prior) for part in parts]
+        return torch.stack(gathered).sum(dim=0)  # [B, H, T, d/H]
+
+    return rule
+
+
+def iterated_self_attention(iterations: int, temperature: float | None = None) -> AttentionRule:
+    """GEM's rule: v, k and q are each drawn towards their like, so often, then gather v; the mean of the three.
+
+    Before each step they are scaled to unit length in every head. A temperature takes the place of the block's scale.
+    """
+
+    def rule(q: Tensor, k: Tensor, v: Tensor, scale: Tensor | float) -> Tensor:
+        scale = scale if temperature is None else 1 / temperature
+        gathered = []
+        for x in (v.float(), k.float(), q.float()):  # each [B, H, T, d/H]
+            clustered = F.normalize(x, dim=-1)
+            for _ in range(iterations):
+                clustered = F.normalize(_attend(clustered, clustered, scale), dim=-1)
+            gathered.append(_attend(clustered, v.float(), scale))
+        return torch.stack(gathered).mean(dim=0)  # [B, H, T, d/H]
+
+    return rule
+
+
+def _attend(x: Tensor, v: Tensor, scale: Tensor | float, prior: Tensor | None = None) -> Tensor:
+    """softmax(x xᵀ·scale + prior)·v; the scale may differ between images, which fused attention does not take."""
+    return F.scaled_dot_product_attention(x * scale, x, v, attn_mask=prior, scale=1.0)
+
+
+def neighbourhood(grid: tuple[int, int], prefix_tokens: int, sigma: float) -> Tensor:
+    """`[T, T]` exp(−‖p_i − p_j‖² / 2σ²) of patches at p = (row, column); 0 from and to tokens that are no patch."""
+    rows, columns = (torch.exp(-((torch.arange(n)[:, None] - torch.arange(n)) ** 2) / (2 * sigma**2)) for n in grid)
+    return F.pad(torch.kron(rows, columns), (prefix_tokens, 0, prefix_tokens, 0))  # [T, T]
+
+
+def dense_cosine(
+    ctx: Context,
+    rule: AttentionRule | None = None,
+    blocks: int = 1,
+    *,
+    residual: bool = False,
+    mlp: bool = False,
+    parallel: bool = False,
+    adaptive: bool = False,
+) -> Tensor:
+    """`[B, P, h, w]`: every patch's reading in the joint space, scaled to unit length, · g_t; see `Context.dense`."""
+    with torch.no_grad():
+        readings = ctx.dense(rule, blocks, residual=residual, mlp=mlp, parallel=parallel, adaptive=adaptive)
+        return torch.einsum("bdhw,bpd->bphw", F.normalize(readings, dim=1), ctx.text)

@@ -1,0 +1,40 @@
+"""ClearCLIP: in the last block, patches gather from patches with like queries; nothing else is kept."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.rules import dense_cosine, self_attention
+from cliploc.schema import Context, Needs
+
+
+@saliency(
+    "clearclip",
+    title="ClearCLIP",
+    paper="Lan et al. 2024, ClearCLIP: Decomposing CLIP Representations for Dense Vision-Language Inference, ECCV",
+    family="attention",
+    towers=("vit",),
+    needs=Needs(tokens=(-1,)),
+    relu=False,
+    threshold=0.4,
+)
+def clearclip(ctx: Context) -> Tensor:
+    """map_t = cos(r, g_t), r = W_proj · ln_post(out_proj(softmax(qqᵀ/√d_h)·v)): no residual, no MLP.
+
+    The residual carries what is alike in all patches and hides what differs between them: the paper's finding. Their
+    windows that slide over a larger picture are no part of this method: use a larger input, or `scales`.
+
+    Args:
+        ctx: tokens entering the last block.
+
+    Returns:
+        `[B, P, h, w]` float32, raw: cosines.
+
+    Example:
+        >>> from cliploc import Localizer
+        >>> localizer = Localizer("ViT-B-16", "openai", method="clearclip")  # doctest: +SKIP
+        >>> localizer("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
+        (1, 375, 500)
+    """
+    return dense_cosine(ctx, self_attention("q"))

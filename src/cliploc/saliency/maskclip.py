@@ -1,0 +1,44 @@
+"""MaskCLIP: each patch is read by its own value, without what attention would mix in."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.rules import dense_cosine
+from cliploc.schema import Context, Needs
+
+
+@saliency(
+    "maskclip",
+    title="MaskCLIP",
+    paper="Zhou et al. 2022, Extract Free Dense Labels from CLIP, ECCV",
+    family="attention",
+    towers=("vit",),
+    needs=Needs(tokens=(-1,)),
+    relu=False,
+    threshold=0.4,
+)
+def maskclip(ctx: Context, residual: bool = False, mlp: bool = False) -> Tensor:
+    """map_t = cos(r, g_t), r = W_proj · ln_post(out_proj(v)): the last block with every patch's attention on itself.
+
+    v are the last block's values. The paper's ViT keeps the block's residual and its MLP, which bring back what the
+    earlier blocks mixed in; we leave both out, as later work does, and they are options. The paper's refinements, key
+    smoothing and prompt denoising, are no part of this method. On a tower with an attention pool a patch is read
+    through the pool's value path. The same reading of a CNN is `cam`.
+
+    Args:
+        ctx: tokens entering the last block.
+        residual: whether they are added, as in the paper.
+        mlp: whether the block's MLP follows, as in the paper.
+
+    Returns:
+        `[B, P, h, w]` float32, raw: cosines.
+
+    Example:
+        >>> from cliploc import Localizer
+        >>> localizer = Localizer("ViT-B-16", "openai", method="maskclip")  # doctest: +SKIP
+        >>> localizer("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
+        (1, 375, 500)
+    """
+    return dense_cosine(ctx, residual=residual, mlp=mlp)

@@ -1,0 +1,49 @@
+"""NACLIP: in the last block, patches gather from patches with like keys, and from those nearby."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from cliploc.errors import UsageError
+from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.rules import dense_cosine, neighbourhood, self_attention
+from cliploc.schema import Context, Needs
+
+
+@saliency(
+    "naclip",
+    title="NACLIP",
+    paper="Hajimiri et al. 2025, Pay Attention to Your Neighbours: Training-Free Open-Vocabulary Semantic "
+    "Segmentation, WACV",
+    family="attention",
+    towers=("vit",),
+    needs=Needs(tokens=(-1,)),
+    relu=False,
+    threshold=0.4,
+)
+def naclip(ctx: Context, sigma: float = 5.0) -> Tensor:
+    """map_t = cos(r, g_t), r = W_proj · ln_post(out_proj(softmax(kkᵀ/√d_h + ω)·v)): no residual, no MLP.
+
+    ω_ij = exp(−‖p_i − p_j‖² / 2σ²), p a patch's row and column on the grid, whatever its shape; 0 from and to the class
+    token. Their windows that slide over a larger picture and their refinement of the mask are no part of this method.
+
+    Args:
+        ctx: tokens entering the last block.
+        sigma: σ in patches. The prior is at most 1, on logits whose size the model decides.
+
+    Returns:
+        `[B, P, h, w]` float32, raw: cosines.
+
+    Raises:
+        UsageError: sigma is not above 0.
+
+    Example:
+        >>> from cliploc import Localizer
+        >>> localizer = Localizer("ViT-B-16", "openai", method="naclip")  # doctest: +SKIP
+        >>> localizer("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
+        (1, 375, 500)
+    """
+    if not sigma > 0:
+        raise UsageError(f"expected a sigma above 0 patches, got {sigma}: the paper takes 5")
+    prior = neighbourhood(ctx.trace.grid, ctx.transformer.prefix_tokens, sigma).to(ctx.backbone.device)  # [T, T]
+    return dense_cosine(ctx, self_attention("k", prior))

@@ -1,0 +1,41 @@
+"""SCLIP: in the last block, patches gather from patches with like queries and like keys."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.rules import dense_cosine, self_attention
+from cliploc.schema import Context, Needs
+
+
+@saliency(
+    "sclip",
+    title="SCLIP",
+    paper="Wang et al. 2024, SCLIP: Rethinking Self-Attention for Dense Vision-Language Inference, ECCV",
+    family="attention",
+    towers=("vit",),
+    needs=Needs(tokens=(-1,)),
+    relu=False,
+    threshold=0.4,
+)
+def sclip(ctx: Context) -> Tensor:
+    """map_t = cos(r, g_t), the last block's attention replaced by softmax(qqᵀ/√d_h) + softmax(kkᵀ/√d_h).
+
+    The two attentions are added, not averaged, and the block keeps its residual and its MLP, as in the authors' code;
+    r is each patch after it, through the head's normalisation and projection. Their windows that slide over a larger
+    picture and their background threshold are no part of this method: use a larger input, or `scales`.
+
+    Args:
+        ctx: tokens entering the last block.
+
+    Returns:
+        `[B, P, h, w]` float32, raw: cosines.
+
+    Example:
+        >>> from cliploc import Localizer
+        >>> localizer = Localizer("ViT-B-16", "openai", method="sclip")  # doctest: +SKIP
+        >>> localizer("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
+        (1, 375, 500)
+    """
+    return dense_cosine(ctx, self_attention("qk"), residual=True, mlp=True)
