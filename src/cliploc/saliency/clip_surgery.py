@@ -1,0 +1,70 @@
+"""CLIP Surgery: a second path of value–value attention through the last blocks, less what all prompts share."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from cliploc.errors import UsageError
+from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.rules import dense_cosine, self_attention
+from cliploc.schema import Context, Needs
+
+SHARPNESS = 2.0  # the authors' factor on cosines before the softmax over prompts
+
+
+@saliency(
+    "clip_surgery",
+    title="CLIP Surgery",
+    paper="Li et al. 2023, CLIP Surgery for Better Explainability with Enhancement in Open-Vocabulary Tasks",
+    family="attention",
+    towers=("vit",),
+    needs=Needs(tokens="all"),
+    relu=False,
+    threshold=0.4,
+    prompts_interact=True,
+)
+def clip_surgery(ctx: Context, depth: int = 6) -> Tensor:
+    """map_t = w_t·c_t − mean_u(w_u·c_u), c_t = cos(r, g_t): every patch's similarity less what the prompts share.
+
+    Architecture surgery: the path starts with the tokens entering the last `depth` blocks; each adds
+    out_proj(softmax(vvᵀ/√d_h)·v), with v of the tower's own, undisturbed tokens and no MLP; r is what is left, through
+    the head's normalisation and projection. The authors' code edits 6 blocks.
+
+    Feature surgery: w = softmax over prompts of 2·s_t, divided by its mean, s_t the image's own cosine. The authors
+    multiply patch, text and weight element by element, subtract the mean over prompts and sum; written out, these are
+    the same numbers, without a `[N, P, D]` tensor. A map therefore depends on the prompts asked for together. Asked for
+    one prompt, it would be zero: the redundant feature is then that of the empty name, map = c − r·g(""), in the
+    prompt's own templates. Prompts from which a background was subtracted have nothing redundant left.
+
+    Args:
+        ctx: tokens entering the last blocks.
+        depth: how many blocks; all when the tower has fewer.
+
+    Returns:
+        `[B, P, h, w]` float32, raw.
+
+    Raises:
+        UsageError: `depth` is below 1.
+
+    Example:
+        >>> from cliploc import Localizer
+        >>> localizer = Localizer("ViT-B-16", "openai", method="clip_surgery")  # doctest: +SKIP
+        >>> localizer("cat.jpg", ["cat", "sofa"]).heatmaps.shape  # doctest: +SKIP
+        (2, 375, 500)
+    """
+    if depth < 1:
+        raise UsageError(f"expected a depth of 1 block or more, got {depth}: the authors take 6")
+    blocks = min(depth, ctx.transformer.depth)
+    if ctx.text.shape[1] == 1:
+        ctx = replace(ctx, text=ctx.text - ctx.redundant)
+    cosine = dense_cosine(ctx, self_attention("v"), blocks, residual=True, parallel=True)  # [B, P, h, w]
+    if ctx.text.shape[1] == 1:
+        return cosine
+    scores = torch.einsum("bd,bpd->bp", ctx.trace.embedding, ctx.text)  # [B, P]
+    weights = (SHARPNESS * scores).softmax(dim=-1)
+    weights = weights / weights.mean(dim=-1, keepdim=True)  # [B, P]
+    weighted = weights[..., None, None] * cosine
+    return weighted - weighted.mean(dim=1, keepdim=True)
