@@ -1,0 +1,63 @@
+"""GEM: patches gather from their like by queries, keys and values, clustered first, along the last blocks."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from cliploc.errors import UsageError
+from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.rules import dense_cosine, iterated_self_attention
+from cliploc.schema import Context, Needs
+
+
+@saliency(
+    "gem",
+    title="GEM",
+    paper="Bousselham et al. 2024, Grounding Everything: Emerging Localization Properties in Vision-Language "
+    "Transformers, CVPR",
+    family="attention",
+    towers=("vit",),
+    needs=Needs(tokens="all"),
+    relu=False,
+    threshold=0.4,
+)
+def gem(ctx: Context, depth: int = 7, iterations: int = 1, temperature: float | None = None) -> Tensor:
+    """map_t = cos(r, g_t), r the end of a path to which each of the last blocks adds its self-self attention.
+
+    The path starts with the tokens entering the last `depth` blocks; each adds out_proj of the mean over x = v, k, q of
+    softmax(x̂x̂ᵀ/τ)·v, from the tower's own, undisturbed tokens, and no MLP. x̂ is x at unit length in every head, drawn
+    towards its like `iterations` times: x̂ ← norm(softmax(x̂x̂ᵀ/τ)·x̂). The temperature is adaptive, block by block and
+    image by image: 1/τ = mean‖y‖/√d_h over the tokens y that enter the projections, after their layer norm.
+
+    The definition is that of `gem_torch` 1.0.1, and tests hold the two together. Its options mean something else: its
+    `depth` of 7 edits 6 blocks, our 6, and its `ss_attn_temp` is our 1 / temperature. With today's open_clip it hands
+    the blocks that it does not edit tokens and batch swapped, so that every token attends to itself alone; the tests
+    set that right.
+
+    Args:
+        ctx: tokens entering the last blocks.
+        depth: how many blocks; all when the tower has fewer.
+        iterations: how often queries, keys and values are clustered before they gather; 0 for never.
+        temperature: τ, the same in every block; None for the adaptive one.
+
+    Returns:
+        `[B, P, h, w]` float32, raw: cosines.
+
+    Raises:
+        UsageError: `depth` is below 1, `iterations` below 0, or the temperature not above 0.
+
+    Example:
+        >>> from cliploc import Localizer
+        >>> localizer = Localizer("ViT-B-16", "openai", method="gem")  # doctest: +SKIP
+        >>> localizer("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
+        (1, 375, 500)
+    """
+    if depth < 1:
+        raise UsageError(f"expected a depth of 1 block or more, got {depth}: the paper takes 7")
+    if iterations < 0:
+        raise UsageError(f"expected 0 iterations or more, got {iterations}: the paper takes 1")
+    if temperature is not None and not temperature > 0:
+        raise UsageError(f"expected a temperature above 0, got {temperature}: leave it out for the adaptive one")
+    rule = iterated_self_attention(iterations, temperature)
+    blocks = min(depth, ctx.transformer.depth)
+    return dense_cosine(ctx, rule, blocks, residual=True, parallel=True, adaptive=True)

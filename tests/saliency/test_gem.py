@@ -1,0 +1,110 @@
+"""GEM against its equation on three towers, and against gem_torch on one ViT-B/16."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cliploc.errors import UsageError
+from tests.backbones.seam import tokenizer
+from tests.saliency.peers import assert_same_maps, min_max
+from tests.saliency.plain_vit import TOWERS, PlainVit, assert_equal, open_clip_model, plain_vit
+from tests.saliency.vits import base_16, ours
+
+
+def unit(x: Tensor) -> Tensor:
+    return x / x.norm(dim=1, keepdim=True)
+
+
+def gathered(q: Tensor, k: Tensor, v: Tensor, sharpness: Tensor | float, iterations: int) -> Tensor:
+    """Of one head: the mean of three self-self attentions `[T, d/H]`."""
+    total = torch.zeros_like(v)
+    for x in (q, k, v):
+        for _ in range(iterations):
+            x = torch.softmax(sharpness * unit(x) @ unit(x).T, dim=1) @ unit(x)
+        total = total + torch.softmax(sharpness * unit(x) @ unit(x).T, dim=1) @ v
+    return total / 3
+
+
+def expected(vit: PlainVit, depth: int, iterations: int = 1, temperature: float | None = None) -> Tensor:
+    def one(image: Tensor) -> Tensor:
+        entering, start = vit.entering(image), len(vit.blocks) - depth
+        path = entering[start]
+        for x, block in zip(entering[start:-1], vit.blocks[start:], strict=True):
+            lengths = [token.norm() for token in block.norm_1(x)]
+            sharpness = sum(lengths) / len(lengths) / (x.shape[1] / block.heads) ** 0.5
+            if temperature is not None:
+                sharpness = 1 / temperature
+            path = path + block.branch(x, lambda q, k, v, s=sharpness: gathered(q, k, v, s, iterations))
+        return vit.cosines(path)
+
+    return vit.maps(one)
+
+
+@pytest.mark.parametrize("kind", TOWERS)
+@pytest.mark.parametrize(
+    ("depth", "iterations", "temperature"), [(1, 1, None), (2, 0, None), (2, 3, None), (2, 1, 0.05)]
+)
+def test_the_equation(kind: str, depth: int, iterations: int, temperature: float | None) -> None:
+    vit = plain_vit(kind)
+    maps = vit.ours("gem", depth=depth, iterations=iterations, temperature=temperature)
+    assert_equal(maps, expected(vit, depth, iterations, temperature))
+
+
+@pytest.mark.parametrize("kind", TOWERS)
+def test_a_depth_beyond_the_tower_means_all_of_it(kind: str) -> None:
+    vit = plain_vit(kind)
+    assert_equal(vit.ours("gem"), expected(vit, len(vit.blocks)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"depth": 0}, "a depth of 1 block or more, got 0: the paper takes 7"),
+        ({"iterations": -1}, "0 iterations or more, got -1: the paper takes 1"),
+        ({"temperature": 0.0}, "a temperature above 0, got 0.0: leave it out for the adaptive one"),
+    ],
+)
+def test_options_out_of_range_are_refused(options: dict[str, float], message: str) -> None:
+    with pytest.raises(UsageError, match=f"expected {message}"):
+        plain_vit("tiny").ours("gem", **options)
+
+
+def gem_torch(model: Any, images: Tensor, text: Tensor, depth: int, **options: Any) -> Tensor:
+    """`[B, P, H, W]` in 0–1.
+
+    Blocks that it leaves alone get tokens as `torch.nn.MultiheadAttention` took them in its time, [T, B, d]: left as
+    open_clip builds them today, each token would attend to itself alone.
+    """
+    gem = pytest.importorskip("gem", reason="gem_torch is not installed: make setup")
+    theirs = copy.deepcopy(model)
+    for block in theirs.visual.transformer.resblocks:
+        block.attn.batch_first = False
+    wrapped = gem.GEMWrapper(theirs, tokenizer, depth, **options).eval()
+    wrapped.encode_text = lambda texts: text[None]  # the same embeddings, without its own template
+    with torch.no_grad():
+        return wrapped(images, ["a name"] * len(text))
+
+
+def over_input(maps: Tensor, images: Tensor) -> Tensor:
+    return min_max(F.interpolate(maps, size=images.shape[-2:], mode="bilinear", align_corners=False))
+
+
+def test_gem_torch_agrees() -> None:
+    """Its depth counts one block more than it edits."""
+    model, backbone, images, text = base_16()
+    theirs = gem_torch(model, images, text, depth=7)
+    assert_same_maps(over_input(ours("gem", backbone, images, text, depth=6), images), theirs)
+
+
+def test_gem_torch_agrees_with_other_options_on_a_picture_that_is_not_square() -> None:
+    """Its `ss_attn_temp` multiplies."""
+    vit = plain_vit("open_clip")
+    theirs = gem_torch(open_clip_model(), vit.images, vit.text, depth=4, ss_attn_iter=2, ss_attn_temp=20.0)
+    maps = vit.ours("gem", depth=3, iterations=2, temperature=0.05)
+    assert_same_maps(over_input(maps, vit.images), theirs)
