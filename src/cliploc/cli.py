@@ -52,7 +52,7 @@ app = typer.Typer(
 # ------------------------------------------------------------------------------------------------------------ options
 Model = Annotated[str, typer.Option("--model", help="A name of `cliploc models`.")]
 Pretrained = Annotated[str | None, typer.Option(help="Which weights of the model; its own when left out.")]
-MethodName = Annotated[str, typer.Option("--method", help="A name of `cliploc methods`.")]
+MethodName = Annotated[str, typer.Option("--method", help="A name of `cliploc methods`, or several: cam+layer_cam.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; the best there is when left out.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")]
 
@@ -92,6 +92,9 @@ def localize(
         list[str] | None,
         typer.Option("--option", "-o", metavar="KEY=VALUE", help="An option of the method; repeatable."),
     ] = None,
+    ensemble: Annotated[
+        str, typer.Option(metavar="minmax|rank", help="How the maps of several methods are averaged.")
+    ] = "minmax",
     threshold: Annotated[
         str | None,
         typer.Option(
@@ -145,6 +148,7 @@ def localize(
         "model": model,
         "pretrained": pretrained,
         "method": method,
+        "ensemble": ensemble,
         "templates": _templates(template),
         "background": background or [],
         "resize": resize,
@@ -493,11 +497,14 @@ def _templates(given: Sequence[str] | None) -> list[str] | None:
 
 
 def _method_options(method: str, pairs: Sequence[str]) -> dict[str, Any]:
-    """`key=value` texts → values of the types that the method's function declares."""
-    from cliploc.saliency import methods as registry
+    """`key=value` texts → values of the types that the method's function declares; `name.key` for one of several."""
+    from cliploc.saliency import find
 
-    function = registry.get(method).function
-    types = get_type_hints(function) if pairs else {}
+    found = find(method)
+    types: dict[str, Any] = {}
+    for member in (found.members or (found,)) if pairs else ():
+        hints = get_type_hints(member.function)
+        types |= hints | {f"{member.name}.{key}": hint for key, hint in hints.items()}
     options: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = (part.strip() for part in pair.partition("="))

@@ -9,7 +9,9 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import or_
 from typing import Any, Literal, NamedTuple, TypeVar, overload
 
 import numpy as np
@@ -24,9 +26,8 @@ from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.geometry import POLICIES, Frame
 from cliploc.images import ImageLike, Picture, load
 from cliploc.report.overlay import draw_overlay
-from cliploc.saliency import methods
-from cliploc.saliency._infra.registration import check_options
-from cliploc.schema import Backbone, Boxes, Context, FloatArray, Localization, Needs, ResizePolicy, TextSet
+from cliploc.saliency import EnsembleRule, find, methods, min_max, resolve_options
+from cliploc.schema import Backbone, Boxes, Context, FloatArray, Localization, Method, Needs, ResizePolicy, TextSet
 from cliploc.text_cache import TextCache, cache_folder
 
 T = TypeVar("T")
@@ -66,14 +67,29 @@ class _Prepared:
     inputs: tuple[Tensor, ...]  # each uint8 [3, H, W]
 
 
+@dataclass(frozen=True)
+class _Task:
+    """One method's part of the work on a batch."""
+
+    method: Method
+    options: Mapping[str, Any]
+    box_rule: BoxRule
+
+    @property
+    def needs(self) -> Needs:
+        return self.method.needs(**self.options)
+
+
 class Localizer:
     """Finds named things in pictures with one model and one saliency method.
 
     Args:
         model: a name of `cliploc models`, or a `Backbone`.
         pretrained: which weights; None for the model's own.
-        method: a name of `cliploc methods`.
-        method_options: options of that method, such as `{"temperature": 0.01}`.
+        method: a name of `cliploc methods`, or several joined by "+", whose maps are averaged: "gem+legrad".
+        method_options: options of that method, such as `{"temperature": 0.01}`; of several, `{"score_cam.block": -2}`
+            is for one of them, and an option named alone for all that have it.
+        ensemble: how the maps of several methods are made comparable: "minmax" (0–1 each), or by "rank".
         templates: sentences with one `{}`, or "default", "openai-80", "name-only".
         background: names of what is around: the map shows what speaks for a name more than for these, and a name that
             scores below one of them is not found.
@@ -112,6 +128,7 @@ class Localizer:
         method: str = "cam",
         *,
         method_options: Mapping[str, Any] | None = None,
+        ensemble: EnsembleRule = "minmax",
         templates: Sequence[str] | str | None = None,
         background: Sequence[str] = (),
         resize: ResizePolicy | None = None,
@@ -129,11 +146,12 @@ class Localizer:
         batch_size: int = 16,
         text_cache: bool = True,
     ) -> None:
-        self.method = methods.get(method)
-        self.method_options = dict(method_options or {})
-        check_options(self.method, self.method_options)
+        self.method = find(method, ensemble)
+        self.method_options = resolve_options(self.method, method_options or {})
+        self.ensemble: EnsembleRule = ensemble
         self.templates = prompts.resolve_templates(templates)
         background_texts = prompts.parse(background, self.templates) if background else None
+        self._own_thresholds = threshold is None
         self.box_rule = BoxRule(
             self.method.threshold if threshold is None else threshold, components, min_area, max_boxes, nms_iou
         )
@@ -154,17 +172,7 @@ class Localizer:
             else model
         )
         self._text_cache = _text_cache_of(self.backbone) if text_cache else None
-        if self.backbone.kind not in self.method.towers:
-            fitting = ", ".join(m.name for m in methods if self.backbone.kind in m.towers)
-            raise UsageError(
-                f"{method} does not work on {self.backbone.name}, a {self.backbone.kind} tower: use one of {fitting}"
-            )
-        if self.method.needs(**self.method_options).only_vit and self.backbone.kind != "vit":
-            given = ", ".join(f"{key}={value}" for key, value in self.method_options.items())
-            raise UsageError(
-                f"{method} with {given} needs a vit tower, and {self.backbone.name} is a {self.backbone.kind} tower: "
-                "leave it out, or choose another model"
-            )
+        self._check_tower(self.method, self.method_options)
         self.resize: ResizePolicy = resize or self.backbone.resize_policy
         self.input_hw = self._input_hw(image_size)
         self._embeddings: dict[tuple[str, ...], Tensor] = {}
@@ -221,8 +229,58 @@ class Localizer:
         Yields:
             One `Localization` a picture.
         """
+        task = _Task(self.method, self.method_options, self.box_rule)
         for batch in self._batches(self._prepared(images, names, on_error)):
-            yield from self._localize(batch, on_masked)
+            for (result,) in self._localize(batch, (task,), on_masked):
+                yield result
+
+    def compare(
+        self,
+        images: Iterable[ImageLike],
+        names: Names,
+        methods: Sequence[str] | Mapping[str, Mapping[str, Any]],
+        on_error: Callable[[str, InputError], None] | None = None,
+        on_masked: Callable[[int], None] | None = None,
+    ) -> Iterator[dict[str, DrawableLocalization]]:
+        """As `stream`, with several methods beside each other out of one forward pass of the tower.
+
+        One trace holds what all of them need, and masked pictures are shared, so that each further method costs only
+        its own work.
+
+        Args:
+            images: as for `stream`.
+            names: as for `stream`.
+            methods: names, or ensembles such as "gem+legrad"; or a mapping from these to their options. The localizer's
+                own method and options play no part; its threshold does, when one was given: else each has its own.
+            on_error: as for `stream`.
+            on_masked: as for `stream`.
+
+        Yields:
+            For each picture, the `Localization` by every method, under the text it was asked for.
+
+        Raises:
+            UsageError: a method that does not exist or does not work on this tower, or an option it does not have.
+
+        Example:
+            >>> for found in Localizer().compare(["cat.jpg"], ["cat"], ["cam", "layer_cam"]):  # doctest: +SKIP
+            ...     print(found["cam"].boxes.xyxy, found["layer_cam"].boxes.xyxy)
+        """
+        if isinstance(methods, str) or not methods:
+            raise UsageError(f"expected a list of methods, got {methods!r}: write ['cam']")
+        asked = methods if isinstance(methods, Mapping) else {spec: {} for spec in methods}
+        tasks = tuple(self._task(spec, options) for spec, options in asked.items())
+        return self._compare(self._batches(self._prepared(images, names, on_error)), tuple(asked), tasks, on_masked)
+
+    def _compare(
+        self,
+        batches: Iterator[list[_Prepared]],
+        specs: tuple[str, ...],
+        tasks: tuple[_Task, ...],
+        on_masked: Callable[[int], None] | None,
+    ) -> Iterator[dict[str, DrawableLocalization]]:
+        for batch in batches:
+            for results in self._localize(batch, tasks, on_masked):
+                yield dict(zip(specs, results, strict=True))
 
     @overload
     def classify(
@@ -302,6 +360,27 @@ class Localizer:
                 f"{'×'.join(str(side) for side in sides)}"
             )
         return sides[0], sides[1]
+
+    def _task(self, spec: str, options: Mapping[str, Any]) -> _Task:
+        method = find(spec, self.ensemble)
+        options = resolve_options(method, options)
+        self._check_tower(method, options)
+        rule = replace(self.box_rule, threshold=method.threshold) if self._own_thresholds else self.box_rule
+        return _Task(method, options, rule)
+
+    def _check_tower(self, method: Method, options: Mapping[str, Any]) -> None:
+        backbone = self.backbone
+        if backbone.kind not in method.towers:
+            fitting = ", ".join(m.name for m in methods if backbone.kind in m.towers)
+            raise UsageError(
+                f"{method.name} does not work on {backbone.name}, a {backbone.kind} tower: use one of {fitting}"
+            )
+        if method.needs(**options).only_vit and backbone.kind != "vit":
+            given = ", ".join(f"{key}={value}" for key, value in options.items())
+            raise UsageError(
+                f"{method.name} with {given} needs a vit tower, and {backbone.name} is a {backbone.kind} tower: "
+                "leave it out, or choose another model"
+            )
 
     def _prepared(
         self, images: Iterable[ImageLike], names: Names, on_error: Callable[[str, InputError], None] | None
@@ -412,70 +491,98 @@ class Localizer:
 
     # ------------------------------------------------------------------------------------------------ computation
     def _localize(
-        self, batch: list[_Prepared], on_masked: Callable[[int], None] | None
-    ) -> Iterator[DrawableLocalization]:
-        maps, evidence, embedding, plain = self._compute(batch, on_masked)
+        self, batch: list[_Prepared], tasks: tuple[_Task, ...], on_masked: Callable[[int], None] | None
+    ) -> Iterator[tuple[DrawableLocalization, ...]]:
+        """For each picture, its results by every task."""
+        computed, embedding, plain = self._compute(batch, tasks, on_masked)
         scores = torch.einsum("bd,bpd->bp", embedding, plain)  # [B, P] cosine
         presence = self.backbone.presence(scores)
         if self._background is not None:
             rivals, rival = (embedding @ self._background.T).max(dim=1)  # [B]
         for b, item in enumerate(batch):
-            reasons = []
+            absent = []
             for p, words in enumerate(item.texts.synonyms):
                 reason = self._unknown_reason(words)
                 if reason is None and self._background is not None and rivals[b] >= scores[b, p]:
                     reason = f"the background {self._background_names[int(rival[b])]!r} fits better"
                 if reason is None and presence is not None and presence[b, p] < self.min_presence:
                     reason = f"not in the picture: presence {presence[b, p]:.2f} is below {self.min_presence:g}"
-                if reason is None and not evidence[b, p]:
-                    reason = f"{self.method.name} finds no evidence for it: its map is flat"
-                reasons.append(reason)
-            yield self._result(
-                item,
-                # Cloned, so that one result kept by the user does not keep the maps of its whole batch.
-                maps[b].clone().cpu().numpy(),
-                scores[b].cpu().numpy(),
-                None if presence is None else presence[b].cpu().numpy(),
-                tuple(reasons),
-            )
+                absent.append(reason)
+            results = []
+            for task, (maps, evidence) in zip(tasks, computed, strict=True):
+                flat = f"{task.method.name} finds no evidence for it: its map is flat"
+                results.append(
+                    self._result(
+                        item,
+                        # Cloned, so that one result kept by the user does not keep the maps of its whole batch.
+                        maps[b].clone().cpu().numpy(),
+                        scores[b].cpu().numpy(),
+                        None if presence is None else presence[b].cpu().numpy(),
+                        tuple(
+                            flat if reason is None and not some else reason
+                            for reason, some in zip(absent, evidence[b].tolist(), strict=True)
+                        ),
+                        task.box_rule,
+                    )
+                )
+            yield tuple(results)
 
     @torch.no_grad()  # a method that needs gradients asks for them; the caller's weights may require some
     def _compute(
-        self, batch: list[_Prepared], on_masked: Callable[[int], None] | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Maps `[B, P, H, W]` in 0–1, whether any is not flat `[B, P]`, image `[B, D]` and text `[B, P, D]` vectors."""
+        self, batch: list[_Prepared], tasks: tuple[_Task, ...], on_masked: Callable[[int], None] | None
+    ) -> tuple[list[tuple[Tensor, Tensor]], Tensor, Tensor]:
+        """For each task maps `[B, P, H, W]` in 0–1 and whether any is not flat `[B, P]`; and what they are made of.
+
+        That is the vectors of the images, `[B, D]`, and of the texts, `[B, P, D]`.
+        """
         plain = torch.stack([self._embed(item.texts) for item in batch])  # [B, P, D]
         directions = plain if self._background is None else plain - self._background.mean(dim=0)
-        evidence = torch.zeros(plain.shape[:2], dtype=torch.bool, device=plain.device)  # [B, P]
-        total: Tensor | None = None
+        totals: list[tuple[Tensor, Tensor]] = []
         embedding: Tensor | None = None  # of the first view: unflipped, at the first scale
         for index in range(len(self.scales)):
             pixels = torch.stack([item.inputs[index] for item in batch])  # [B, 3, H, W] uint8
             images = self.backbone.normalize(pixels.to(self.backbone.device).float() / 255)
             for flipped in (False, True) if self.flip else (False,):
                 view = images.flip(-1) if flipped else images
-                raw, view_embedding = self._raw_maps(view, directions, batch, on_masked)
+                raw_maps, view_embedding = self._raw_maps(view, directions, batch, tasks, on_masked)
                 embedding = view_embedding if embedding is None else embedding
-                raw = raw.flip(-1) if flipped else raw  # [B, P, h, w]
-                evidence |= raw.amax(dim=(-2, -1)) > raw.amin(dim=(-2, -1))
-                maps = min_max(self._on_input(raw, batch, index))  # [B, P, H, W]
-                total = maps if total is None else total + maps
-        assert total is not None
+                of_view = []
+                for raw in raw_maps:
+                    raw = raw.flip(-1) if flipped else raw  # [B, P, h, w]
+                    evidence = raw.amax(dim=(-2, -1)) > raw.amin(dim=(-2, -1))  # [B, P]
+                    of_view.append((min_max(self._on_input(raw, batch, index)), evidence))  # [B, P, H, W]
+                totals = (
+                    [
+                        (total + maps, some | evidence)
+                        for (total, some), (maps, evidence) in zip(totals, of_view, strict=True)
+                    ]
+                    if totals
+                    else of_view
+                )
         assert embedding is not None
-        one_view = len(self.scales) == 1 and not self.flip
-        return total if one_view else min_max(total), evidence, embedding, plain
+        if len(self.scales) > 1 or self.flip:
+            totals = [(min_max(total), evidence) for total, evidence in totals]
+        return totals, embedding, plain
 
     def _raw_maps(
-        self, images: Tensor, directions: Tensor, batch: list[_Prepared], on_masked: Callable[[int], None] | None
-    ) -> tuple[Tensor, Tensor]:
-        """One view of a batch → raw maps `[B, P, h, w]` after the method's ReLU, and embeddings `[B, D]`."""
-        needs: Needs = self.method.needs(**self.method_options)
+        self,
+        images: Tensor,
+        directions: Tensor,
+        batch: list[_Prepared],
+        tasks: tuple[_Task, ...],
+        on_masked: Callable[[int], None] | None,
+    ) -> tuple[list[Tensor], Tensor]:
+        """One view of a batch, traced once → for each task raw maps `[B, P, h, w]` after ReLU; embeddings `[B, D]`."""
+        needs = reduce(or_, (task.needs for task in tasks))
         trace = self.backbone.trace(images, needs)
         self._refuse_nan(trace.embedding[:, None], batch, "an embedding")
         ctx = Context(images, directions, trace, self.backbone, self.batch_size, on_masked, empty_name=self._empty_name)
-        raw = self.method.function(ctx, **self.method_options).float()  # [B, P, h, w]
-        self._refuse_nan(raw.flatten(2), batch, "a map")
-        return (raw.relu() if self.method.relu else raw), trace.embedding
+        maps = []
+        for task in tasks:
+            raw = task.method.function(ctx, **task.options).float()  # [B, P, h, w]
+            self._refuse_nan(raw.flatten(2), batch, "a map")
+            maps.append(raw.relu() if task.method.relu else raw)
+        return maps, trace.embedding
 
     def _refuse_nan(self, values: Tensor, batch: list[_Prepared], what: str) -> None:
         """Values `[B, P or 1, n]`; a NaN is never turned into a zero."""
@@ -511,11 +618,12 @@ class Localizer:
         scores: FloatArray,
         presence: FloatArray | None,
         reasons: tuple[str | None, ...],
+        box_rule: BoxRule,
     ) -> DrawableLocalization:
         found = np.array([reason is None for reason in reasons])
         asked = np.flatnonzero(found)
         x0, y0, x1, y1 = item.frames[0].visible_xyxy  # min_area is a share of the picture, not of its padding
-        on_map = boxes_from_maps(maps[asked, y0:y1, x0:x1], self.box_rule)
+        on_map = boxes_from_maps(maps[asked, y0:y1, x0:x1], box_rule)
         label = asked[on_map.index]
         boxes = Boxes(
             xyxy=item.frames[0].to_original(on_map.xyxy + np.array([x0, y0, x0, y0])).astype(np.float32),
@@ -524,7 +632,7 @@ class Localizer:
             names=item.texts.names,
         )
         reasons = tuple(
-            f"no region of its map reaches {self.box_rule.min_area:g} of the picture"
+            f"no region of its map reaches {box_rule.min_area:g} of the picture"
             if reason is None and p not in label
             else reason
             for p, reason in enumerate(reasons)
@@ -542,13 +650,6 @@ class Localizer:
             boxes=boxes,
             notes=item.picture.notes,
         )
-
-
-def min_max(maps: Tensor) -> Tensor:
-    """Scales each map `[..., H, W]` to 0–1; a constant map becomes all zeros."""
-    low, high = maps.amin(dim=(-2, -1), keepdim=True), maps.amax(dim=(-2, -1), keepdim=True)
-    spread = high - low
-    return (maps - low) / torch.where(spread > 0, spread, torch.ones_like(spread)) * (spread > 0)
 
 
 def best_device() -> str:

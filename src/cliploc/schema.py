@@ -349,7 +349,7 @@ class Method:
         function: `Context` and options → raw maps `[B, P, h, w]`.
         title: the name as papers write it.
         paper: authors, year, title or number.
-        family: "activation", "gradient", "perturbation" or "attention".
+        family: "activation", "gradient", "perturbation" or "attention"; "ensemble" of several.
         towers: the tower kinds it is defined on.
         needs: what it reads from the trace, given its options.
         relu: whether negative evidence is cut before the map is normalised.
@@ -357,13 +357,14 @@ class Method:
         options: option name → default value.
         prompts_interact: whether a prompt's map depends on the other prompts it is asked with.
         reads_text: False for a map that is the same for every prompt (raw attention).
+        members: of an ensemble, the methods whose maps it averages.
     """
 
     name: str
     function: Callable[..., Tensor]
     title: str
     paper: str
-    family: Literal["activation", "gradient", "perturbation", "attention"]
+    family: Literal["activation", "gradient", "perturbation", "attention", "ensemble"]
     towers: frozenset[TowerKind]
     needs: Callable[..., Needs]
     relu: bool
@@ -371,6 +372,7 @@ class Method:
     options: Mapping[str, Any]
     prompts_interact: bool = False
     reads_text: bool = True
+    members: tuple[Method, ...] = ()
 
 
 # ----------------------------------------------------------------------------------------------------------- results

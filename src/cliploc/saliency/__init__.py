@@ -1,7 +1,8 @@
-"""Saliency methods: one file each, mathematics only. `methods.get("cam")` finds one."""
+"""Saliency methods: one file each, mathematics only. `find("cam")` is one, `find("cam+layer_cam")` joins two."""
 
 from __future__ import annotations
 
+from cliploc.saliency._infra.ensemble import EnsembleRule, find, min_max, resolve_options
 from cliploc.saliency._infra.registration import methods, saliency
 
-__all__ = ["methods", "saliency"]
+__all__ = ["EnsembleRule", "find", "methods", "min_max", "resolve_options", "saliency"]

@@ -1,0 +1,116 @@
+"""Several methods as one: "gem+legrad" is a `Method` whose map is the mean of theirs, out of one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import reduce
+from operator import or_
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cliploc.errors import UsageError
+from cliploc.saliency._infra.registration import check_options, methods
+from cliploc.schema import Context, Method, Needs
+
+EnsembleRule = Literal["minmax", "rank"]
+
+
+def find(spec: str, rule: EnsembleRule = "minmax") -> Method:
+    """The method of a name, or of several joined by "+".
+
+    Args:
+        spec: such as "gem" or "gem+legrad".
+        rule: how the maps of several are made comparable before their mean is taken: "minmax" scales each to 0–1;
+            "rank" takes each place's rank among the map's places, 0–1, so that only the order counts.
+
+    Returns:
+        Of several: needs are the union, towers those that all are defined on, the threshold is the mean. Negative
+        evidence is cut from the maps of those that ask for it before they are scaled. Options are `method.option`.
+
+    Raises:
+        UnknownNameError: one of them is not known.
+        UsageError: one is named twice, or an unknown rule.
+
+    Example:
+        >>> find("cam+layer_cam").title
+        'CAM + LayerCAM'
+    """
+    if rule not in get_args(EnsembleRule):
+        raise UsageError(f"expected an ensemble by {' or '.join(get_args(EnsembleRule))}, got {rule!r}")
+    names = [name.strip() for name in spec.split("+")]
+    members = tuple(methods.get(name) for name in names)
+    if len(members) == 1:
+        return members[0]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"expected each method of an ensemble once, got {name!r} {names.count(name)} times")
+    scaled = min_max if rule == "minmax" else rank
+
+    def needs(**options: Any) -> Needs:
+        return reduce(or_, (m.needs(**_own(m, options)) for m in members))
+
+    def ensemble(ctx: Context, **options: Any) -> Tensor:
+        raw = [m.function(ctx, **_own(m, options)).float() for m in members]  # each [B, P, h, w] of its own grid
+        maps = [scaled(r.relu() if m.relu else r) for m, r in zip(members, raw, strict=True)]
+        finest = max((m.shape[-2], m.shape[-1]) for m in maps)
+        maps = [F.interpolate(m, size=finest, mode="bilinear", align_corners=False) for m in maps]
+        return torch.stack(maps).mean(dim=0)
+
+    return Method(
+        name="+".join(names),
+        function=ensemble,
+        title=" + ".join(m.title for m in members),
+        paper="; ".join(m.paper for m in members),
+        family="ensemble",
+        towers=frozenset.intersection(*(m.towers for m in members)),
+        needs=needs,
+        relu=False,
+        threshold=sum(m.threshold for m in members) / len(members),
+        options={f"{m.name}.{option}": default for m in members for option, default in m.options.items()},
+        prompts_interact=any(m.prompts_interact for m in members),
+        reads_text=any(m.reads_text for m in members),
+        members=members,
+    )
+
+
+def resolve_options(method: Method, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as the method's function takes them: a bare name goes to every member that has such an option.
+
+    Raises:
+        UsageError: an option that there is not.
+    """
+    resolved: dict[str, Any] = {}
+    for option, value in options.items():
+        keys = [f"{m.name}.{option}" for m in method.members if option in m.options] or [option]
+        resolved |= {key: value for key in keys if key not in options or key == option}  # the longer name decides
+    check_options(method, resolved)
+    return resolved
+
+
+def _own(member: Method, options: Mapping[str, Any]) -> dict[str, Any]:
+    start = f"{member.name}."
+    return {key.removeprefix(start): value for key, value in options.items() if key.startswith(start)}
+
+
+def min_max(maps: Tensor) -> Tensor:
+    """Scales each map `[..., H, W]` to 0–1; a constant map becomes all zeros."""
+    low, high = maps.amin(dim=(-2, -1), keepdim=True), maps.amax(dim=(-2, -1), keepdim=True)
+    spread = high - low
+    return (maps - low) / torch.where(spread > 0, spread, torch.ones_like(spread)) * (spread > 0)
+
+
+def rank(maps: Tensor) -> Tensor:
+    """Each place's rank among its map's `[..., H, W]`, over 0–1; equal values share their mean rank.
+
+    A constant map becomes all zeros, as it says nothing; what is not a number stays so.
+    """
+    flat = maps.flatten(-2)
+    order = flat.sort(dim=-1).values
+    below = torch.searchsorted(order, flat, side="left")
+    upto = torch.searchsorted(order, flat, side="right")
+    ranks = (below + upto - 1) / (2 * max(1, flat.shape[-1] - 1))  # float32 in 0–1
+    ranks = ranks * (flat.amax(-1, keepdim=True) > flat.amin(-1, keepdim=True))
+    return torch.where(flat.isfinite(), ranks, torch.nan).view_as(maps)
