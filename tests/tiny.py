@@ -127,8 +127,11 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        b, n, d = x.shape
-        qkv = self.qkv(self.ln_1(x)).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        return self.project_normed(self.ln_1(x))
+
+    def project_normed(self, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        b, n, d = normed.shape
+        qkv = self.qkv(normed).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
         return qkv[0], qkv[1], qkv[2]  # each [B, H, 1+N, d/H]
 
     def merge(self, heads: Tensor) -> Tensor:
@@ -154,8 +157,8 @@ class BlockView(BlockAdapter):
     def attention_input(self, x: Tensor) -> Tensor:
         return self.block.ln_1(x)
 
-    def project(self, x: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        return self.block.project(x)
+    def project(self, normed: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        return self.block.project_normed(normed)
 
     def attention_branch(self, x: Tensor, gathered: Tensor) -> Tensor:
         return self.block.merge(gathered)

@@ -114,6 +114,8 @@ class Trace:
             the tower has no class token.
         attention: block → `[B, H, 1+N, 1+N]` float32 after the softmax.
         projections: block → its queries, keys and values, each `[B, H, 1+N, d/H]`.
+        normed: block → `[B, 1+N, d]` what those are projections of, the tokens entering after the block's first norm;
+            for the blocks in `projections`.
         entering: ViT only: block → `[B, 1+N, d]` all tokens entering it, for every block asked for anything but
             attention.
         pool_attention: `[B, H, 1, T]` float32 of a ViT's attention pool, kept whenever attention is; its last N columns
@@ -126,6 +128,7 @@ class Trace:
     tokens: Mapping[int, Tensor] = field(default_factory=dict)
     attention: Mapping[int, Tensor] = field(default_factory=dict)
     projections: Mapping[int, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
+    normed: Mapping[int, Tensor] = field(default_factory=dict)
     entering: Mapping[int, Tensor] = field(default_factory=dict)
     pool_attention: Tensor | None = None
 

@@ -186,6 +186,15 @@ class TransformerContract:
         assert_same(batched[0][0], through_host)
         assert batched[1].abs().max() > 0
 
+    def test_normed_is_what_the_hosts_attention_is_given(self, backbone: Any, images: Tensor) -> None:
+        trace = backbone.trace(images, Needs(projections=(-1,)))
+        given: list[Tensor] = []
+        handle = backbone.adapters[-1].attn.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+        backbone.encode_image(images)
+        handle.remove()
+        assert_same(trace.normed[-1], given[0])
+        assert backbone.trace(images, Needs(tokens=(-1,))).normed == {}
+
     def test_dense_with_the_towers_own_rule_reads_its_own_tokens(self, backbone: Any, images: Tensor) -> None:
         trace = backbone.trace(images, Needs(tokens=(-1, -2)))
         tokens = trace.tokens[-1][:, backbone.prefix_tokens :]

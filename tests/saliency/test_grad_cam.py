@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from pytorch_grad_cam import GradCAM
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from torch import nn
+from torch.nn import functional as F
 from torchcam.methods import GradCAM as TorchcamGradCAM
 
 import cliploc.saliency._infra.gradients as gradients_module
 from cliploc.saliency import methods
 from cliploc.schema import Needs
 from tests.saliency.peers import CNNS, GRID, assert_same_maps, min_max, mini_scene, over_input, tiny_scene
+from tests.saliency.vits import base_16, ours
 from tests.tiny import context, planted_image, tower
 
 
@@ -32,15 +37,19 @@ def test_the_equation(kind: str) -> None:
 
 
 def test_the_equation_on_the_tokens_of_a_vit_by_finite_differences() -> None:
-    """No autograd at all: each patch token is nudged, the class token is not, and the tower finished."""
+    """No autograd at all: each patch token is nudged after the last block's first norm, and the tower finished."""
     backbone = tower("vit", GRID).double()
     image = planted_image("red", GRID, (2, 3)).double()
     ctx = context(backbone, image, ["red"], Needs(features=(-1,)))
-    tokens = ctx.trace.entering[-1]  # [1, 1+N, d]
+    block, entering = backbone.blocks[-1], ctx.trace.entering[-1]  # [1, 1+N, d]
+    tokens = block.ln_1(entering)
     direction = ctx.text[0, 0].double()
 
-    def score(entering: torch.Tensor) -> float:
-        x, _ = backbone.blocks[-1](entering)
+    def score(normed: torch.Tensor) -> float:
+        q, k, v = block.qkv(normed[0]).view(-1, 3, 2, 8).permute(1, 2, 0, 3)  # each [H, T, d/H]
+        gathered = (q @ k.transpose(-2, -1) / 8**0.5).softmax(dim=-1) @ v
+        x = entering + block.out(gathered.transpose(0, 1).flatten(1))[None]
+        x = x + block.mlp(block.ln_2(x))
         embedding = (backbone.ln_post(x[:, 0]) @ backbone.projection)[0]
         return float(embedding @ direction / embedding.norm())
 
@@ -63,6 +72,34 @@ def test_the_packages_agree(make: Any) -> None:
     maps = scene.ours("grad_cam")
     assert_same_maps(over_input(maps, scene.images), scene.grad_cam_package(GradCAM), tolerance=1e-4)
     assert_same_maps(min_max(maps.relu()), scene.torchcam(TorchcamGradCAM), tolerance=1e-4)
+
+
+class Towers(nn.Module):
+    """Images → logits of the prompts."""
+
+    def __init__(self, visual: nn.Module, text: torch.Tensor) -> None:
+        super().__init__()
+        self.visual, self.text = visual, text
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return F.normalize(self.visual(images), dim=-1) @ self.text.T
+
+
+def test_pytorch_grad_cam_agrees_on_a_vit() -> None:
+    """As its users tap CLIP: the output of the last block's `ln_1`, the class token dropped."""
+    model, backbone, images, text = base_16()
+    towers = Towers(copy.deepcopy(model.visual), text).eval()
+
+    def on_grid(tokens: torch.Tensor) -> torch.Tensor:
+        return tokens[:, 1:].unflatten(1, (14, 14)).permute(0, 3, 1, 2)
+
+    last = towers.visual.transformer.resblocks[-1].requires_grad_(True)  # no graph before it
+    maps = []
+    with GradCAM(model=towers, target_layers=[last.ln_1], reshape_transform=on_grid) as extractor:
+        for prompt in range(len(text)):
+            targets = [ClassifierOutputTarget(prompt)] * len(images)
+            maps.append(torch.from_numpy(extractor(images, targets=targets)))
+    assert_same_maps(over_input(ours("grad_cam", backbone, images, text), images), torch.stack(maps, dim=1))
 
 
 def test_many_prompts_go_in_chunks_and_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -24,7 +25,7 @@ def own_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 
 
 def attention_weights(q: Tensor, k: Tensor, scale: float) -> Tensor:
-    """`[B, H, T, T]` float32. Plain products: fused attention hides its weights and batches no gradients."""
+    """`[B, H, T, T]` float32. Plain products: fused attention hides its weights and is slow at batched gradients."""
     return (q.float() @ k.float().transpose(-2, -1) * scale).softmax(dim=-1)
 
 
@@ -56,6 +57,15 @@ def resize_positions(positions: Tensor, prefix: int, learnt: tuple[int, int], gr
     return torch.cat([first, patches[0].flatten(1).T.to(first.dtype)])
 
 
+@dataclass(frozen=True)
+class Inside:
+    """What a block computed on the way: `attention_input`, q, k and v, and the attention `[B, H, T, T]`."""
+
+    normed: Tensor
+    projections: tuple[Tensor, Tensor, Tensor]
+    attention: Tensor
+
+
 class BlockAdapter(ABC):
     """One block of a host's tower, x + attention branch, then + MLP branch; T tokens, of which some may be no patch."""
 
@@ -70,8 +80,8 @@ class BlockAdapter(ABC):
         """Tokens entering the block → as its projections to q, k and v take them, normed: `[B, T, d]`."""
 
     @abstractmethod
-    def project(self, x: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens entering the block → what its attention compares and gathers: q, k, v, each `[B, H, T, d/H]`."""
+    def project(self, normed: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Of `attention_input`, what the attention compares and gathers: q, k, v, each `[B, H, T, d/H]`."""
 
     @abstractmethod
     def attention_branch(self, x: Tensor, gathered: Tensor) -> Tensor:
@@ -81,12 +91,13 @@ class BlockAdapter(ABC):
     def mlp_branch(self, x: Tensor) -> Tensor:
         """What the MLP adds to the tokens that already have the attention branch: `[B, T, d]`."""
 
-    def run_visibly(self, x: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
-        """As `run`, its attention `[B, H, T, T]`, and q, k, v: all differentiable and with batched gradients."""
-        q, k, v = self.project(x, rotation)
+    def run_visibly(self, x: Tensor, rotation: Tensor | None) -> tuple[Tensor, Inside]:
+        """As `run`, and what is inside: all differentiable and with batched gradients."""
+        normed = self.attention_input(x)
+        q, k, v = self.project(normed, rotation)
         attention = attention_weights(q, k, self.scale)
         x = x + self.attention_branch(x, attention.to(v.dtype) @ v)
-        return x + self.mlp_branch(x), attention, (q, k, v)
+        return x + self.mlp_branch(x), Inside(normed, (q, k, v), attention)
 
 
 class VisionTransformerBackbone(nn.Module, ABC):
@@ -189,7 +200,7 @@ class VisionTransformerBackbone(nn.Module, ABC):
         for kind in ("features", "tokens", "attention", "projections"):
             blocks = getattr(needs, kind)
             asked[kind] = {self._block_index(block) for block in (every if blocks == "all" else blocks)}
-        features, entering, tokens, attention, projections = {}, {}, {}, {}, {}
+        features, entering, tokens, attention, projections, normed = {}, {}, {}, {}, {}, {}
         rotation = self.rotation(grid)
         for index in range(first, last + 1):
             block, back = self.adapters[index], index - self.depth
@@ -197,14 +208,15 @@ class VisionTransformerBackbone(nn.Module, ABC):
                 features[back] = self._patches(x, grid)
             if index in asked["features"] | asked["tokens"] | asked["projections"]:
                 entering[back] = x  # [B, prefix+N, d]
-            # Gradients of fused attention for many prompts at once are slow, and missing in older torch.
+            # Gradients of fused attention for many prompts at once are slow.
             visible = index in asked["attention"] | asked["projections"]
             if visible or (torch.is_grad_enabled() and x.requires_grad):
-                x, weights, projected = block.run_visibly(x, rotation)
+                x, inside = block.run_visibly(x, rotation)
                 if index in asked["attention"]:
-                    attention[back] = weights  # [B, H, prefix+N, prefix+N]
+                    attention[back] = inside.attention  # [B, H, prefix+N, prefix+N]
                 if index in asked["projections"]:
-                    projections[back] = projected  # q, k, v, each [B, H, prefix+N, d/H]
+                    projections[back] = inside.projections  # q, k, v, each [B, H, prefix+N, d/H]
+                    normed[back] = inside.normed  # [B, prefix+N, d]
             else:
                 x = block.run(x, rotation)
             if index in asked["tokens"]:
@@ -217,6 +229,7 @@ class VisionTransformerBackbone(nn.Module, ABC):
             tokens=tokens,
             attention=attention,
             projections=projections,
+            normed=normed,
             entering=entering,
             pool_attention=pool_attention if asked["attention"] else None,
         )
@@ -268,10 +281,11 @@ class VisionTransformerBackbone(nn.Module, ABC):
             if parallel:
                 original = trace.entering.get(back, original)
             source = original if parallel else path
-            q, k, v = block.project(source, rotation)  # each [B, H, prefix+N, d/H]
+            normed = block.attention_input(source)  # [B, prefix+N, d]
+            q, k, v = block.project(normed, rotation)  # each [B, H, prefix+N, d/H]
             scale: Tensor | float = block.scale
             if adaptive:
-                lengths = block.attention_input(source).float().norm(dim=-1)  # [B, prefix+N]
+                lengths = normed.float().norm(dim=-1)  # [B, prefix+N]
                 scale = block.scale * lengths.mean(dim=-1)[:, None, None, None]  # [B, 1, 1, 1]
             gathered = v if rule is None else rule(q, k, v, scale).to(v.dtype)
             branch = block.attention_branch(source, gathered)  # [B, prefix+N, d]

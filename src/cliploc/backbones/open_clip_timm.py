@@ -77,15 +77,15 @@ class _Block(BlockAdapter):
         y: Tensor = x if self.norms_after else self.block.norm1(x)
         return y
 
-    def project(self, x: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        attn, y = self.attn, self.attention_input(x)
+    def project(self, normed: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        attn = self.attn
         if attn.qkv is None:
-            parts: tuple[Tensor, ...] = (attn.q_proj(y), attn.k_proj(y), attn.v_proj(y))  # each [B, T, d]
+            parts: tuple[Tensor, ...] = tuple(to(normed) for to in (attn.q_proj, attn.k_proj, attn.v_proj))
         else:
             bias = attn.qkv.bias
             if getattr(attn, "q_bias", None) is not None:
                 bias = torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
-            parts = F.linear(y, attn.qkv.weight, bias).chunk(3, dim=-1)
+            parts = F.linear(normed, attn.qkv.weight, bias).chunk(3, dim=-1)
         q, k, v = (split_heads(part, attn.num_heads) for part in parts)
         q, k = attn.q_norm(q), attn.k_norm(k)
         return self._rotated(q, rotation), self._rotated(k, rotation), v

@@ -44,8 +44,8 @@ class _Block(BlockAdapter):
         normed: Tensor = self.block.ln_1(x)
         return normed
 
-    def project(self, x: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ARG002
-        qkv = F.linear(self.attention_input(x), self.attn.in_proj_weight, self.attn.in_proj_bias)  # [B, T, 3d]
+    def project(self, normed: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ARG002
+        qkv = F.linear(normed, self.attn.in_proj_weight, self.attn.in_proj_bias)  # [B, T, 3d]
         q, k, v = (split_heads(part, self.attn.num_heads) for part in qkv.chunk(3, dim=-1))
         return q, k, v
 
@@ -65,8 +65,8 @@ class _CustomBlock(_Block):
         self.block, self.attn = block, block.attn
         self.scale = block.attn.scale
 
-    def project(self, x: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = super().project(x, rotation)
+    def project(self, normed: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = super().project(normed, rotation)
         return self.attn.ln_q(q), self.attn.ln_k(k), v
 
     def attention_branch(self, x: Tensor, gathered: Tensor) -> Tensor:  # noqa: ARG002

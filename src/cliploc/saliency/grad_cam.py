@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cliploc.saliency._infra.gradients import map_gradients
+from cliploc.saliency._infra.gradients import batched_gradients, leaf, map_gradients
 from cliploc.saliency._infra.registration import saliency
 from cliploc.schema import Context, Needs
 
@@ -24,14 +24,16 @@ def grad_cam(ctx: Context) -> Tensor:
     """Gradient-weighted class activation map: map_t = ReLU(Σ_c α_tc A_c), α_tc = mean_hw ∂s_t/∂A_c.
 
     s_t is the cosine of image and prompt; the logit scale would only multiply the map. Gradients run through the
-    tower's head alone: one forward for all prompts. On a ViT, A are the patch tokens that enter the last block (before
-    its first layer norm), without the class token. A layer norm's gradient is orthogonal to its input, so a token that
-    takes nearly all of the attention tends to a value near 0, and the ReLU may cut it: there, the map is relative.
+    tower's head alone: one forward for all prompts. On a ViT, A are the patch tokens as the last block's attention
+    takes them, after its first layer norm, without the class token. Not before that norm: a layer norm's gradient is
+    orthogonal to its input, so that a token which takes nearly all of the attention would vanish from its own map.
 
     The definition is that of `pytorch_grad_cam.GradCAM` and `torchcam.methods.GradCAM`; tests hold the three together.
+    On a ViT it is `pytorch_grad_cam` with `target_layers=[visual.transformer.resblocks[-1].ln_1]`, whose output it
+    hooks, and a `reshape_transform` that drops the class token.
 
     Args:
-        ctx: features of the last stage (CNN) or patches entering the last block (ViT).
+        ctx: features of the last stage (CNN) or tokens entering the last block (ViT).
 
     Returns:
         `[B, P, h, w]` float32, raw: the ReLU follows in the `Localizer`.
@@ -42,8 +44,26 @@ def grad_cam(ctx: Context) -> Tensor:
         (1, 375, 500)
     """
 
+    if ctx.backbone.kind == "vit":
+        return _on_tokens(ctx)
+
     def weigh(features: Tensor, gradients: Tensor) -> Tensor:
         alpha = gradients.mean(dim=(-2, -1))  # [B, p, C]
         return torch.einsum("bpc,bchw->bphw", alpha, features)
 
     return map_gradients(ctx, weigh)
+
+
+def _on_tokens(ctx: Context) -> Tensor:
+    h, w = ctx.trace.grid
+
+    def run() -> tuple[Tensor, Tensor]:
+        last = ctx.resume(leaf(ctx.trace.entering[-1]), -1, Needs(projections=(-1,)))
+        return last.normed[-1], last.embedding  # [B, T, d], [B, D]
+
+    def weigh(tokens: Tensor, gradients: Tensor) -> Tensor:
+        alpha = gradients[:, :, -h * w :].mean(dim=2)  # [B, p, d]
+        patches = tokens[:, -h * w :].reshape(len(tokens), h, w, -1)  # [B, h, w, d]
+        return torch.einsum("bpd,bhwd->bphw", alpha, patches)
+
+    return batched_gradients(ctx, run, weigh)
