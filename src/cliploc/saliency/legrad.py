@@ -34,8 +34,8 @@ def legrad(ctx: Context, blocks: Blocks = 2) -> Tensor:
     Peers: `torchcam.methods.LeGrad` and `legrad_torch` give the same map for a class-token tower; the latter's
     `layer_index=-2`, its default, is `blocks=2`, ours. `legrad_torch` 1.1 is written for open_clip up to 2.23: with
     today's, it hands `[T, B, d]` to blocks that take `[B, T, d]`, so that before its first hooked block tokens attend
-    to no other token, and its map is another one; our test gives it blocks as they were. On SigLIP it pools the tokens without the tower's last norm, and by
-    default erases what the text "a photo of a" lights up; we do neither.
+    to no other token, and its map is another one; our test gives it blocks as they were. On SigLIP it pools the tokens
+    without the tower's last norm, and by default erases what the text "a photo of a" lights up; we do neither.
 
     Args:
         ctx: tokens of the blocks.
