@@ -70,9 +70,7 @@ def test_names_with_braces_are_put_in_once():
 )
 def test_what_is_typed(typed, synonyms):
     texts = prompts.parse([typed, "something else"])
-    assert texts == TextSet(
-        (synonyms[0], "something else"), (synonyms, ("something else",)), prompts.DEFAULT_TEMPLATES
-    )
+    assert texts == TextSet((synonyms[0], "something else"), (synonyms, ("something else",)), prompts.DEFAULT_TEMPLATES)
     assert len(texts) == 2
 
 
