@@ -112,7 +112,7 @@ class PlainVit:
 
 
 def plain_vit(kind: str) -> PlainVit:
-    """Two pictures on a grid that is not square, three texts."""
+    """Two pictures on a grid that is not square, nor, in two of the towers, the one that positions were learnt on."""
     if kind == "tiny":
         backbone = tiny()
         blocks = [PlainBlock(b.ln_1, b.qkv.weight, b.qkv.bias, b.out, b.ln_2, b.mlp, b.heads) for b in backbone.blocks]
@@ -151,7 +151,7 @@ def plain_vit(kind: str) -> PlainVit:
 
 
 def open_clip_model() -> Any:
-    vision = {"layers": 4, "width": 48, "head_width": 12, "patch_size": 8, "image_size": [24, 40]}
+    vision = {"layers": 4, "width": 48, "head_width": 12, "patch_size": 8, "image_size": 40}
     return perturb(seeded(lambda: open_clip.CLIP(24, vision, TEXT), 0))
 
 
