@@ -21,6 +21,7 @@ from cliploc._terminal import Terminal
 from cliploc.backbones import models
 from cliploc.errors import ModelError, UsageError
 from cliploc.localizer import Localizer
+from cliploc.refine import refinements
 from cliploc.saliency import methods
 from tests.commands import CAT, COFFEE, cliploc_, create_once, process
 
@@ -77,6 +78,23 @@ def test_every_method_is_listed_with_what_is_known_of_it():
             assert f"{option}=" in line
 
 
+def test_every_refinement_is_listed():
+    lines = cliploc_("refinements").out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == refinements.names()
+    assert all(r.paper in line for r, line in zip(refinements, lines[1:], strict=True))
+
+
+def test_a_refinement_that_does_not_fit_is_one_line():
+    for text, said in (
+        ("gide", "did you mean guided"),
+        ("caa", "caa does not work on mini"),
+        ("guided,", "unknown refinement"),
+    ):
+        result = cliploc_("localize", CAT, "-p", "cat", "--refine", text)
+        assert (result.code, result.err.count("\n")) == (2, 1)
+        assert said in result.err
+
+
 def test_every_model_is_listed():
     lines = cliploc_("models").out.splitlines()
     assert [line.split()[0] for line in lines[1:]] == models.names()
@@ -127,7 +145,7 @@ def test_options_reach_the_localizer(tmp_path):
         *("localize", CAT, "-p", "cat|kitten", "--method", "layer_cam", "-o", "stages=-1,-2", "--threshold", "0.3"),
         *("--components", "largest", "--max-boxes", "2", "--min-presence", "0.25", "--resize", "pad"),
         *("--image-size", "192x256", "--scales", "1,1.5", "--flip", "--template", "openai-80", "--template", "{}"),
-        *("--background", "bicycle", "--device", "cpu", "--batch-size", "3", "--json"),
+        *("--background", "bicycle", "--refine", "affinity, guided", "--device", "cpu", "--batch-size", "3", "--json"),
     )
     assert result.code == 0, result.err
     settings = json.loads(result.out)["settings"]
@@ -147,6 +165,7 @@ def test_options_reach_the_localizer(tmp_path):
         "image_size": [192, 256],
         "scales": [1.0, 1.5],
         "flip": True,
+        "refine": ["affinity", "guided"],
         "background": ["bicycle"],
         "device": "cpu",
         "batch_size": 3,

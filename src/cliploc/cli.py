@@ -116,6 +116,9 @@ def localize(
     ] = None,
     scales: Annotated[str, typer.Option(metavar="1,1.5,2", help="Average the maps of these multiples of it.")] = "1",
     flip: Annotated[bool, typer.Option("--flip", help="Average in the map of the mirrored photo.")] = False,
+    refine: Annotated[
+        str, typer.Option(metavar="NAME,NAME", help="Steps that follow the method: names of `cliploc refinements`.")
+    ] = "",
     template: Annotated[
         list[str] | None,
         typer.Option(
@@ -155,6 +158,7 @@ def localize(
         "image_size": _image_size(image_size),
         "scales": _numbers("--scales", scales),
         "flip": flip,
+        "refine": [name.strip() for name in refine.split(",")] if refine else [],
         "threshold": _threshold(threshold),
         "components": components,
         "max_boxes": max_boxes,
@@ -261,6 +265,17 @@ def methods(
     for m in registry:
         options = ", ".join(f"{key}={value}" for key, value in m.options.items()) or "–"
         rows.append((m.name, m.title, m.family, ", ".join(sorted(m.towers)), options, m.paper))
+    Terminal().listing(rows)
+    return DONE
+
+
+@app.command()
+def refinements() -> int:
+    """List the steps that can follow any method."""
+    from cliploc.refine import refinements as registry
+
+    rows: list[Sequence[str | Text]] = [_head("name", "title", "towers", "works on", "paper")]
+    rows += [(r.name, r.title, ", ".join(sorted(r.towers)), f"the {r.on}", r.paper) for r in registry]
     Terminal().listing(rows)
     return DONE
 
@@ -441,6 +456,7 @@ def _settings(localizer: Localizer, arguments: Mapping[str, Any]) -> dict[str, A
         **arguments,
         "templates": localizer.templates,
         "resize": localizer.resize,
+        "refine": localizer.refine,
         "image_size": localizer.input_hw,
         "threshold": localizer.box_rule.threshold,
         "device": str(localizer.backbone.device),

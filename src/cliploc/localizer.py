@@ -25,6 +25,7 @@ from cliploc.boxes import BoxRule, boxes_from_maps
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.geometry import POLICIES, Frame
 from cliploc.images import ImageLike, Picture, load
+from cliploc.refine import Refinement, chosen
 from cliploc.report.overlay import draw_overlay
 from cliploc.saliency import EnsembleRule, find, methods, min_max, resolve_options
 from cliploc.schema import Backbone, Boxes, Context, FloatArray, Localization, Method, Needs, ResizePolicy, TextSet
@@ -97,6 +98,7 @@ class Localizer:
         image_size: input side in pixels, or (height, width); None for the model's own.
         scales: input sizes, as multiples, whose maps are averaged.
         flip: whether the mirrored picture's map is averaged in.
+        refine: steps that follow the method, by their names in `cliploc refinements`, such as ("caa", "guided").
         threshold: τ of the boxes, a share of the map's maximum, or "auto"; None for the method's own.
         components: boxes round "all" hot regions or only the "largest".
         min_area: regions smaller than this share of the picture get no box.
@@ -135,6 +137,7 @@ class Localizer:
         image_size: int | tuple[int, int] | None = None,
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
+        refine: Sequence[str] = (),
         threshold: float | Literal["auto"] | None = None,
         components: Literal["all", "largest"] = "all",
         min_area: float = 0.001,
@@ -173,6 +176,10 @@ class Localizer:
         )
         self._text_cache = _text_cache_of(self.backbone) if text_cache else None
         self._check_tower(self.method, self.method_options)
+        steps = chosen(refine, self.backbone)
+        self.refine = tuple(step.name for step in steps)
+        self._on_grid = tuple(step for step in steps if step.on == "grid")
+        self._over_input = tuple(step for step in steps if step.on == "input")
         self.resize: ResizePolicy = resize or self.backbone.resize_policy
         self.input_hw = self._input_hw(image_size)
         self._embeddings: dict[tuple[str, ...], Tensor] = {}
@@ -562,6 +569,8 @@ class Localizer:
         assert embedding is not None
         if len(self.scales) > 1 or self.flip:
             totals = [(min_max(total), evidence) for total, evidence in totals]
+        for step in self._over_input:
+            totals = [(min_max(self._over_picture(step, maps, batch)), evidence) for maps, evidence in totals]
         return totals, embedding, plain
 
     def _raw_maps(
@@ -573,7 +582,7 @@ class Localizer:
         on_masked: Callable[[int], None] | None,
     ) -> tuple[list[Tensor], Tensor]:
         """One view of a batch, traced once → for each task raw maps `[B, P, h, w]` after ReLU; embeddings `[B, D]`."""
-        needs = reduce(or_, (task.needs for task in tasks))
+        needs = reduce(or_, [task.needs for task in tasks] + [step.needs(self.backbone) for step in self._on_grid])
         trace = self.backbone.trace(images, needs)
         self._refuse_nan(trace.embedding[:, None], batch, "an embedding")
         ctx = Context(images, directions, trace, self.backbone, self.batch_size, on_masked, empty_name=self._empty_name)
@@ -581,8 +590,24 @@ class Localizer:
         for task in tasks:
             raw = task.method.function(ctx, **task.options).float()  # [B, P, h, w]
             self._refuse_nan(raw.flatten(2), batch, "a map")
-            maps.append(raw.relu() if task.method.relu else raw)
+            raw = raw.relu() if task.method.relu else raw
+            for step in self._on_grid:
+                scaled = F.interpolate(min_max(raw), size=trace.grid, mode="bilinear", align_corners=False)
+                raw = step.function(ctx, scaled)  # [B, P, h, w]
+                self._refuse_nan(raw.flatten(2), batch, "a map")
+            maps.append(raw)
         return maps, trace.embedding
+
+    def _over_picture(self, step: Refinement, maps: Tensor, batch: list[_Prepared]) -> Tensor:
+        """A step over the part of the input that shows the picture; `[B, P, H, W]`, the smallest value outside."""
+        refined = torch.empty_like(maps)
+        for b, item in enumerate(batch):
+            x0, y0, x1, y1 = item.frames[0].visible_xyxy
+            picture = item.inputs[0][None, :, y0:y1, x0:x1].to(maps.device).float() / 255  # [1, 3, H, W]
+            seen = step.function(picture, maps[b : b + 1, :, y0:y1, x0:x1], self.backbone.stride)[0]  # [P, H, W]
+            refined[b] = seen.amin(dim=(-2, -1), keepdim=True)
+            refined[b, :, y0:y1, x0:x1] = seen
+        return refined
 
     def _refuse_nan(self, values: Tensor, batch: list[_Prepared], what: str) -> None:
         """Values `[B, P or 1, n]`; a NaN is never turned into a zero."""

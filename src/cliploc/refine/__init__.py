@@ -1,0 +1,7 @@
+"""Steps that follow any saliency method: one file each. `refinements.get("caa")` finds one."""
+
+from __future__ import annotations
+
+from cliploc.refine._registration import Refinement, chosen, refinements
+
+__all__ = ["Refinement", "chosen", "refinements"]

@@ -1,0 +1,87 @@
+"""`@refinement(...)` stands beside a step's mathematics and makes it known everywhere."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from torch import Tensor
+
+from cliploc.errors import UsageError
+from cliploc.registry import Registry
+from cliploc.schema import Backbone, Needs, TowerKind
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """A step after a saliency method, and what is known of it.
+
+    Attributes:
+        name: as typed on the command line.
+        function: on the "grid": `Context`, maps `[B, P, h, w]` in 0–1 on the trace's grid → `[B, P, h, w]`, not below
+            0. Over the "input": the picture `[B, 3, H, W]` in 0–1, maps `[B, P, H, W]` in 0–1 over it, and how many
+            pixels a cell of the grid is wide → `[B, P, H, W]` in 0–1. A flat map stays flat.
+        title: the name as papers write it.
+        paper: authors, year, title, where.
+        on: where it works; steps over the input come after those on the grid.
+        towers: the tower kinds it is defined on.
+        needs: what it reads from the trace of a model.
+        package: what must be installed for it, besides cliploc's own dependencies.
+    """
+
+    name: str
+    function: Callable[..., Tensor]
+    title: str
+    paper: str
+    on: Literal["grid", "input"]
+    towers: frozenset[TowerKind]
+    needs: Callable[[Backbone], Needs]
+    package: str | None
+
+
+refinements: Registry[Refinement] = Registry("refinement", "cliploc.refine")
+
+F = TypeVar("F", bound=Callable[..., Tensor])
+
+
+def refinement(
+    name: str,
+    *,
+    title: str,
+    paper: str,
+    on: Literal["grid", "input"],
+    towers: Iterable[TowerKind] = ("cnn", "vit"),
+    needs: Callable[[Backbone], Needs] = lambda _: Needs(),
+    package: str | None = None,
+) -> Callable[[F], F]:
+    """Registers a function as a refinement; see `Refinement` for what it takes and gives."""
+
+    def register(function: F) -> F:
+        item = Refinement(name, function, title, paper, on, frozenset(towers), needs, package)
+        refinements.register(name, item)
+        return function
+
+    return register
+
+
+def chosen(names: Sequence[str], backbone: Backbone) -> tuple[Refinement, ...]:
+    """The refinements asked for, in order, those on the grid first.
+
+    Raises:
+        UnknownNameError: one that there is not.
+        UsageError: one that this tower does not have what it takes for, or whose package is not installed.
+    """
+    if isinstance(names, str):
+        raise UsageError(f"expected a list of refinements, got the single text {names!r}: write [{names!r}]")
+    steps = [refinements.get(name) for name in names]
+    for step in steps:
+        if backbone.kind not in step.towers:
+            fitting = ", ".join(r.name for r in refinements if backbone.kind in r.towers)
+            raise UsageError(
+                f"{step.name} does not work on {backbone.name}, a {backbone.kind} tower: use one of {fitting}"
+            )
+        if step.package is not None and importlib.util.find_spec(step.package) is None:
+            raise UsageError(f"{step.name} needs {step.package}, which is not installed: pip install 'cliploc[refine]'")
+    return tuple(sorted(steps, key=lambda step: step.on))  # "grid" before "input"; else the order stays

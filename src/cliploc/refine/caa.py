@@ -1,0 +1,52 @@
+"""Class-aware attention-based affinity: a ViT's own attention carries the heat to the rest of the object."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cliploc.refine._registration import refinement
+from cliploc.refine._walk import transition, walk
+from cliploc.schema import Backbone, Context, Needs, TransformerBackbone
+
+BLOCKS = 8  # the paper's
+
+
+def _last_blocks(backbone: Backbone) -> tuple[int, ...]:
+    assert isinstance(backbone, TransformerBackbone)
+    return tuple(range(-min(BLOCKS, backbone.depth), 0))
+
+
+@refinement(
+    "caa",
+    title="CAA",
+    paper="Lin et al. 2023, CLIP is Also an Efficient Segmenter (CLIP-ES), CVPR",
+    on="grid",
+    towers=("vit",),
+    needs=lambda backbone: Needs(attention=_last_blocks(backbone)),
+)
+def caa(ctx: Context, maps: Tensor) -> Tensor:
+    """map′ = W · (B ⊙ map), W = S², S = (D + Dᵀ)/2, D the Sinkhorn-normalised patch–patch attention.
+
+    The attention is the mean over the heads of the last 8 blocks (all, when there are fewer), without the rows and
+    columns of tokens that are no patch. B is 1 inside the boxes round the map's own regions above 0.4 of its maximum:
+    heat spreads from there, to wherever the attention leads, so that other objects do not join in. Sinkhorn takes three
+    rounds. The matrix is made once for all prompts and methods.
+
+    Args:
+        ctx: attention of the last blocks.
+        maps: `[B, P, h, w]` in 0–1.
+
+    Returns:
+        `[B, P, h, w]` float32.
+
+    Example:
+        >>> from cliploc import Localizer
+        >>> localizer = Localizer("ViT-B-16", "openai", "grad_cam", refine=["caa"])  # doctest: +SKIP
+    """
+    key = "caa"
+    if key not in ctx.cache:
+        n = ctx.trace.grid[0] * ctx.trace.grid[1]
+        blocks = [ctx.trace.attention[block].float().mean(dim=1) for block in _last_blocks(ctx.backbone)]
+        ctx.cache[key] = transition(torch.stack(blocks).mean(dim=0)[:, -n:, -n:])  # [B, N, N]
+    return walk(ctx.cache[key], maps)

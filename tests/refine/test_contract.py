@@ -1,0 +1,129 @@
+"""What every refinement must hold behind the `Localizer`; parametrised over the registry."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import cliploc.refine
+from cliploc import refine as package
+from cliploc.errors import UnknownNameError, UsageError
+from cliploc.localizer import Localizer
+from cliploc.refine import refinements
+from tests.saliency.test_ensemble import Counting
+from tests.test_localizer import PHOTOS, TALL, WIDE, photo, same
+from tests.tiny import KINDS, tower
+
+BACKBONES = {kind: tower(kind, (8, 8)) for kind in KINDS}
+BACKBONES["vit"].blocks[0].qkv.weight[:32, :14] *= 40  # else its patches attend to all others nearly alike
+CASES = [(r.name, kind) for r in refinements for kind in KINDS if BACKBONES[kind].kind in r.towers]
+every_case = pytest.mark.parametrize(("name", "kind"), CASES)
+NAMES = ["red", "blue", "a zebra"]
+
+
+def build(kind, refine=(), **options):
+    method = {"vit": "grad_cam"}.get(kind, "cam")
+    arguments = {"method": method, "templates": "a {} thing", "threshold": 0.5, "refine": refine, **options}
+    return Localizer(BACKBONES[kind], **arguments)
+
+
+def test_every_public_file_is_a_registered_refinement():
+    files = {path.stem for path in Path(cliploc.refine.__file__).parent.glob("*.py") if not path.stem.startswith("_")}
+    assert files == set(refinements.names())
+
+
+@every_case
+def test_maps_keep_their_shape_and_range_and_change(name, kind):
+    for result, plain in zip(build(kind, [name])(PHOTOS, NAMES), build(kind)(PHOTOS, NAMES), strict=True):
+        assert result.maps.shape == plain.maps.shape
+        assert result.maps.dtype == np.float32
+        for heat, before in zip(result.maps, plain.maps, strict=True):
+            assert heat.min() == 0
+            assert heat.max() == pytest.approx(1, abs=1e-6) or before.max() == 0
+            if before.max() > 0:
+                assert np.abs(heat - before).max() > 1e-4
+        np.testing.assert_array_equal(result.scores, plain.scores)
+
+
+@every_case
+def test_a_planted_colour_is_still_found(name, kind):
+    box = [36, 16, 60, 32]
+    found = build(kind, [name])(photo((96, 64), red=box), ["red"])
+    y, x = np.unravel_index(found.heatmaps[0].argmax(), (64, 96))
+    assert box[0] - 4 <= x <= box[2] + 4
+    assert box[1] - 4 <= y <= box[3] + 4
+
+
+@every_case
+@pytest.mark.parametrize("views", [{}, {"scales": (1, 1.5), "flip": True, "resize": "pad"}], ids=["one", "views"])
+def test_batches_and_prompts_do_not_matter(name, kind, views):
+    together = build(kind, [name], batch_size=5, **views)(PHOTOS, NAMES)
+    alone = build(kind, [name], batch_size=1, **views)
+    for result, picture in zip(together, PHOTOS, strict=True):
+        same(alone(picture, NAMES), result, atol=1e-4)
+        for p, one in enumerate(NAMES):
+            np.testing.assert_allclose(alone(picture, [one]).maps[0], result.maps[p], atol=1e-4)
+
+
+@every_case
+def test_a_mirrored_picture_has_the_mirrored_map(name, kind):
+    localizer = build(kind, [name], flip=True)  # a tower with positions is not symmetrical itself
+    maps, mirrored = localizer(WIDE, NAMES).maps, localizer(WIDE[:, ::-1].copy(), NAMES).maps
+    np.testing.assert_allclose(mirrored[..., ::-1], maps, atol=1e-3)
+
+
+@every_case
+def test_padding_stays_cold_and_a_flat_map_stays_flat(name, kind):
+    found = build(kind, [name], resize="pad")(WIDE, ["red"])
+    _, y0, _, y1 = found.frame.visible_xyxy
+    assert y0 > 0
+    outside = np.concatenate([found.maps[0, :y0], found.maps[0, y1:]])
+    assert (outside <= found.maps[0, y0:y1].min() + 1e-6).all()
+    localizer = build(kind, [name])
+    localizer.method = replace(
+        localizer.method, function=lambda ctx: torch.zeros(len(ctx.text), ctx.text.shape[1], *ctx.trace.grid)
+    )
+    flat = localizer(WIDE, ["red"])
+    assert (flat.maps == 0).all()
+    assert "finds no evidence for it: its map is flat" in flat.reasons[0]
+
+
+@pytest.mark.parametrize("kind", ["gap_cnn", "vit"])
+def test_steps_follow_each_other_and_cost_no_forward(kind):
+    backbone = Counting(BACKBONES[kind])
+    steps = [r.name for r in refinements if backbone.kind in r.towers]
+    options = {"method": "grad_cam", "templates": "a {} thing"}
+    localizer = Localizer(backbone, refine=steps, **options)
+    result = localizer(TALL, ["red"])
+    assert (backbone.traces, backbone.images) == (1, 0)
+    assert [refinements.get(step).on for step in localizer.refine] == sorted(refinements.get(s).on for s in steps)
+    same(Localizer(backbone, refine=steps[::-1], **options)(TALL, ["red"]), result) if kind == "gap_cnn" else None
+    shared = next(localizer.compare([TALL], ["red"], ["grad_cam", "score_cam"]))
+    same(shared["grad_cam"], result)
+
+
+def test_unknown_names_get_the_nearest():
+    with pytest.raises(UnknownNameError) as error:
+        build("gap_cnn", ["guide"])
+    assert str(error.value) == "unknown refinement 'guide': did you mean guided? there are affinity, caa, guided"
+    with pytest.raises(
+        UsageError, match=r"^expected a list of refinements, got the single text 'caa': write \['caa'\]"
+    ):
+        build("vit", "caa")
+
+
+def test_the_wrong_tower_is_said_before_anything_runs():
+    with pytest.raises(UsageError) as error:
+        build("gap_cnn", ["caa"])
+    assert str(error.value) == "caa does not work on gap_cnn, a cnn tower: use one of affinity, guided"
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setattr(package._registration.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UsageError) as error:
+        build("gap_cnn", ["guided"])
+    assert str(error.value) == "guided needs kornia, which is not installed: pip install 'cliploc[refine]'"

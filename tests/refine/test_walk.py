@@ -1,0 +1,144 @@
+"""CAA and its feature twin, against CLIP-ES's equation in plain loops on the tiny towers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cliploc.refine import refinements
+from cliploc.refine._walk import box_mask, sinkhorn, transition
+from cliploc.schema import Context
+from tests.saliency.peers import GRID, Scene, tiny_scene
+
+H, W = GRID
+N = H * W
+
+
+def some_maps(seed: int = 0) -> Tensor:
+    """`[2, 3, H, W]` in 0–1; the last is flat."""
+    maps = torch.rand(2, 3, H, W, generator=torch.Generator().manual_seed(seed)) ** 3
+    maps = (maps - maps.amin((-2, -1), keepdim=True)) / (maps.amax((-2, -1), keepdim=True) - maps.amin((-2, -1), True))
+    maps[:, 2] = 0
+    return maps
+
+
+def regions(hot: list[list[bool]]) -> list[set[tuple[int, int]]]:
+    """Connected regions of 8 neighbours, by flooding."""
+    todo = {(y, x) for y in range(H) for x in range(W) if hot[y][x]}
+    found = []
+    while todo:
+        region, front = set(), [todo.pop()]
+        while front:
+            y, x = front.pop()
+            region.add((y, x))
+            near = {(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)} & todo
+            todo -= near
+            front += near
+        found.append(region)
+    return found
+
+
+def mask_by_flooding(heat: Tensor) -> Tensor:
+    mask = torch.zeros(H, W)
+    for region in regions((heat > 0.4 * heat.max()).tolist()):
+        rows, columns = zip(*region, strict=True)
+        mask[min(rows) : max(rows) + 1, min(columns) : max(columns) + 1] = 1
+    return mask
+
+
+def walked_by_loops(affinity: Tensor, maps: Tensor) -> Tensor:
+    """One picture: affinity `[N, N]`, maps `[P, H, W]`."""
+    d = affinity.clone()
+    for _ in range(3):
+        for j in range(N):
+            d[:, j] = d[:, j] / sum(d[i, j] for i in range(N))
+        for i in range(N):
+            d[i] = d[i] / sum(d[i, j] for j in range(N))
+    s = torch.stack([(d[i] + d[:, i]) / 2 for i in range(N)])
+    out = torch.zeros_like(maps)
+    for p, heat in enumerate(maps):
+        source = (heat * mask_by_flooding(heat)).flatten()
+        for i in range(N):
+            out[p, i // W, i % W] = sum((s[i] @ s[:, j]) * source[j] for j in range(N))
+    return out
+
+
+def attention_by_hand(scene: Scene, b: int) -> Tensor:
+    """Mean over blocks and heads of patch–patch attention, from the tower's own blocks."""
+    x, total = scene.backbone.embed(scene.images[b : b + 1]), torch.zeros(N, N)
+    for block in scene.backbone.blocks:
+        x, attention = block(x)  # [1, heads, 1+N, 1+N]
+        for head in attention[0]:
+            total += head[1:, 1:] / len(attention[0]) / len(scene.backbone.blocks)
+    return total
+
+
+def likeness_by_hand(scene: Scene, b: int) -> Tensor:
+    places = scene.context().features[b].flatten(1).T  # [N, C]
+    places = places - places.mean(0)
+    return torch.stack([F.cosine_similarity(place[None], places).clamp(min=0) for place in places])
+
+
+CASES: list[tuple[str, str, Callable[[Scene, int], Tensor]]] = [
+    ("caa", "vit", attention_by_hand),
+    ("affinity", "vit", likeness_by_hand),
+    ("affinity", "gap_cnn", likeness_by_hand),
+    ("affinity", "attention_pool_cnn", likeness_by_hand),
+]
+every_case = pytest.mark.parametrize(("name", "kind", "by_hand"), CASES, ids=[f"{c[0]}-{c[1]}" for c in CASES])
+
+
+def context_of(name: str, scene: Scene) -> Context:
+    return scene.context(refinements.get(name).needs(scene.backbone))
+
+
+@every_case
+def test_the_equation(name: str, kind: str, by_hand: Any) -> None:
+    scene, maps = tiny_scene(kind), some_maps()
+    refined = refinements.get(name).function(context_of(name, scene), maps)
+    for b in range(2):
+        torch.testing.assert_close(refined[b], walked_by_loops(by_hand(scene, b), maps[b]), rtol=1e-4, atol=1e-6)
+    assert (refined[:, 2] == 0).all(), "a flat map stays flat"
+    assert (refined[:, :2] != maps[:, :2]).any()
+
+
+def test_rows_and_columns_sum_to_one() -> None:
+    affinity = torch.rand(2, 7, 7, generator=torch.Generator().manual_seed(0)) ** 4 + 1e-3
+    balanced = sinkhorn(affinity, rounds=200)
+    torch.testing.assert_close(balanced.sum(1), torch.ones(2, 7), rtol=0, atol=1e-4)
+    torch.testing.assert_close(balanced.sum(2), torch.ones(2, 7), rtol=0, atol=1e-4)
+    walked = transition(affinity)
+    torch.testing.assert_close(walked, walked.transpose(1, 2))
+    # Scaling rows and columns keeps the cross ratios: it is the affinity that was balanced, not something else.
+    cross = [m[:, 0, 0] * m[:, 1, 1] / (m[:, 0, 1] * m[:, 1, 0]) for m in (affinity, balanced)]
+    torch.testing.assert_close(*cross, rtol=1e-3, atol=0)
+
+
+def test_heat_spreads_from_inside_the_boxes_alone() -> None:
+    maps = torch.zeros(1, 1, H, W)
+    maps[0, 0, 0, 0], maps[0, 0, 1, 1], maps[0, 0, 4, 4] = 1, 0.9, 0.39
+    assert box_mask(maps)[0, 0].nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+
+
+def test_one_matrix_serves_all_methods() -> None:
+    scene = tiny_scene("vit")
+    ctx = context_of("caa", scene)
+    first = refinements.get("caa").function(ctx, some_maps(0))
+    made = ctx.cache["caa"]
+    refinements.get("caa").function(ctx, some_maps(1))
+    assert ctx.cache["caa"] is made
+    torch.testing.assert_close(refinements.get("caa").function(ctx, some_maps(0)), first)
+
+
+def test_a_blank_picture_keeps_its_map() -> None:
+    scene = tiny_scene("gap_cnn")
+    ctx = context_of("affinity", Scene(scene.backbone, torch.zeros_like(scene.images), scene.text))
+    ctx.features[:] = 0.5
+    maps = some_maps()
+    refined = refinements.get("affinity").function(ctx, maps)
+    torch.testing.assert_close(refined, maps * box_mask(maps))
