@@ -20,6 +20,7 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import typer
+from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from cliploc import __version__
@@ -29,7 +30,7 @@ from cliploc.errors import CliplocError, InputError, UsageError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from cliploc.localizer import Localizer
+    from cliploc.localizer import Classification, Localizer
     from cliploc.schema import Localization
 
 DONE, SOME_FAILED, NOTHING_DONE, INTERRUPTED, NO_READER = 0, 1, 2, 130, 141
@@ -53,6 +54,26 @@ app = typer.Typer(
 Model = Annotated[str, typer.Option("--model", help="A name of `cliploc models`.")]
 Pretrained = Annotated[str | None, typer.Option(help="Which weights of the model; its own when left out.")]
 MethodName = Annotated[str, typer.Option("--method", help="A name of `cliploc methods`, or several: cam+layer_cam.")]
+Names = Annotated[
+    list[str] | None,
+    typer.Option("--prompt", "-p", metavar="NAME", help='What to look for; once for each. "cat|kitten": synonyms.'),
+]
+Classes = Annotated[
+    str | None, typer.Option(metavar="FILE|imagenet", help="Instead of --prompt: names out of a file, one a line.")
+]
+Templates = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--template",
+        metavar="TEXT",
+        help="A sentence with {} for the name (repeatable), a FILE.txt of them, or default, openai-80, openai-7, "
+        "name-only.",
+    ),
+]
+Precision = Annotated[str, typer.Option(metavar="fp32|bf16|fp16|auto", help="What the model's tower computes in.")]
+NoTextCache = Annotated[bool, typer.Option("--no-text-cache", help="Neither read nor keep names' embeddings on disk.")]
+BatchSize = Annotated[int, typer.Option(help="Photos sent through the model at once.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of lines.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; the best there is when left out.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")]
 
@@ -81,10 +102,8 @@ def localize(
     photos: Annotated[
         list[str] | None, typer.Argument(metavar="PHOTO", help="Picture files: JPEG, PNG, WebP, GIF, TIFF …")
     ] = None,
-    prompt: Annotated[
-        list[str] | None,
-        typer.Option("--prompt", "-p", metavar="NAME", help='What to look for; once for each. "cat|kitten": synonyms.'),
-    ] = None,
+    prompt: Names = None,
+    classes: Classes = None,
     model: Model = "mini",
     pretrained: Pretrained = None,
     method: MethodName = "cam",
@@ -119,21 +138,18 @@ def localize(
     refine: Annotated[
         str, typer.Option(metavar="NAME,NAME", help="Steps that follow the method: names of `cliploc refinements`.")
     ] = "",
-    template: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="TEXT", help="A sentence with {} for the name (repeatable), or default, openai-80, name-only."
-        ),
-    ] = None,
+    template: Templates = None,
     background: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="What is around, as a contrast; repeatable.")
     ] = None,
     device: Device = None,
-    batch_size: Annotated[int, typer.Option(help="Photos sent through the model at once.")] = 16,
+    precision: Precision = "fp32",
+    batch_size: BatchSize = 16,
+    no_text_cache: NoTextCache = False,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write an overlay for each photo and results.json here.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of lines.")] = False,
+    as_json: Json = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
     """Find named things in photos.
@@ -144,9 +160,10 @@ def localize(
 
     if not photos:
         raise UsageError('expected at least one photo, got none: cliploc localize cat.jpg -p "cat"')
-    if not prompt:
+    names = _names(prompt, classes)
+    if not names:
         raise UsageError(f'expected at least one name to look for, got none: cliploc localize {photos[0]} -p "cat"')
-    prompts.parse(prompt)  # and whatever else can be refused is, before a model is loaded
+    prompts.parse(names)  # and whatever else can be refused is, before a model is loaded
     arguments: dict[str, Any] = {
         "model": model,
         "pretrained": pretrained,
@@ -164,7 +181,9 @@ def localize(
         "max_boxes": max_boxes,
         "min_presence": min_presence,
         "device": device,
+        "precision": precision,
         "batch_size": batch_size,
+        "text_cache": not no_text_cache,
     }
     folder = None if out is None else _writable(out)
     terminal = Terminal()
@@ -175,15 +194,72 @@ def localize(
         bar.start(method, len(photos))
         run = _Run(terminal, folder, photos, quiet=as_json)
         try:
-            for result in localizer.stream(photos, prompt, on_error=run.fail):
+            for result in localizer.stream(photos, names, on_error=run.fail):
                 run.take(result)
                 bar.advance()
         finally:  # also when interrupted: what is done is not lost
-            document = run.document({"names": prompt, **_settings(localizer, arguments)})
+            document = run.document({"names": names, **_settings(localizer, arguments)})
             if folder is not None:
                 _write(folder / "results.json", json.dumps(document, ensure_ascii=False, indent=1).encode())
     if as_json:
         print(json.dumps(document, ensure_ascii=False, indent=1))
+    terminal.say(run.summary(time.perf_counter() - start), style="dim")
+    return run.exit_code
+
+
+@app.command()
+def classify(
+    photos: Annotated[list[str] | None, typer.Argument(metavar="PHOTO", help="Picture files, as for localize.")] = None,
+    prompt: Names = None,
+    classes: Classes = None,
+    top_k: Annotated[int, typer.Option(help="How many names a photo, best first.")] = 5,
+    template: Templates = None,
+    model: Model = "mini",
+    pretrained: Pretrained = None,
+    device: Device = None,
+    precision: Precision = "fp32",
+    batch_size: BatchSize = 16,
+    no_text_cache: NoTextCache = False,
+    as_json: Json = False,
+    debug: Debug = False,  # noqa: ARG001
+) -> int:
+    """Say which of the names each whole photo fits best; of ImageNet's 1,000 when none are given.
+
+    Example: cliploc classify street.jpg -p bicycle -p car --top-k 1
+    """
+    from cliploc import prompts
+
+    if not photos:
+        raise UsageError('expected at least one photo, got none: cliploc classify cat.jpg -p "cat" -p "dog"')
+    if top_k < 1:
+        raise UsageError(f"expected --top-k of at least 1, got {top_k}")
+    names = _names(prompt, classes) or _names(None, "imagenet")
+    labels = prompts.parse(names).names
+    arguments: dict[str, Any] = {
+        "model": model,
+        "pretrained": pretrained,
+        "templates": _templates(template),
+        "device": device,
+        "precision": precision,
+        "batch_size": batch_size,
+        "text_cache": not no_text_cache,
+    }
+    terminal = Terminal()
+    start = time.perf_counter()
+    with terminal.progress(f"loading {model}") as bar:
+        from cliploc.localizer import classifier
+
+        localizer = classifier(**arguments)
+        for reason in localizer.unknown_names(names).values():
+            terminal.say(f"left out: {reason}", style="yellow")
+        bar.start("classify", len(photos))
+        run = _ClassRun(terminal, photos, labels, quiet=as_json)
+        for result in localizer.classify_stream(photos, names, top_k, on_error=run.fail):
+            run.take(result)
+            bar.advance()
+    if as_json:
+        settings = {"names": names, "top_k": top_k, **_model_settings(localizer, arguments)}
+        print(json.dumps(run.document(settings), ensure_ascii=False, indent=1))
     terminal.say(run.summary(time.perf_counter() - start), style="dim")
     return run.exit_code
 
@@ -296,30 +372,13 @@ def doctor(debug: Debug = False) -> int:  # noqa: ARG001
 
 
 # ------------------------------------------------------------------------------------------------- a run over photos
-class _Run:
-    """Results as they come: each is printed and drawn, and only a light record of it is kept."""
+class _Photos:
+    """What every run over photos keeps: a light record of each, what failed, and the exit code."""
 
-    def __init__(self, terminal: Terminal, folder: Path | None, photos: Sequence[str], quiet: bool) -> None:
-        self._terminal, self._folder, self._quiet, self._asked = terminal, folder, quiet, len(photos)
+    def __init__(self, terminal: Terminal, photos: Sequence[str], quiet: bool) -> None:
+        self._terminal, self._quiet, self._asked = terminal, quiet, len(photos)
         self._records: list[dict[str, Any]] = []
         self._failures: list[tuple[str, str]] = []
-        self._names = _FileNames(photos)
-        self._bar: Any = None
-
-    def take(self, result: Localization) -> None:
-        """One picture is done."""
-        from cliploc.report import to_document
-
-        record = to_document([result], [], {})["pictures"][0]
-        if self._folder is not None:
-            record["overlay"] = self._names.overlay(result.source, self._folder, max(result.image.size))
-            _write(self._folder / record["overlay"], _encoded(_overlay(result), record["overlay"]))
-        self._records.append(record)
-        if not self._quiet:
-            notes = "".join(f"  ({note})" for note in result.notes)
-            size = f"  {result.image.width}×{result.image.height}{notes}"
-            self._terminal.data(Text.assemble((printable(result.source), "bold"), printable(size)))
-            self._terminal.data(grid(_lines(result), indent=2))
 
     def fail(self, source: str, error: InputError) -> None:
         """One picture cannot be used; the others go on."""
@@ -336,22 +395,85 @@ class _Run:
 
     def summary(self, seconds: float) -> str:
         """One line at the end."""
-        found = sum(name["found"] for record in self._records for name in record["names"])
-        asked = sum(len(record["names"]) for record in self._records)
-        words = [f"{len(self._records)} of {self._asked} photos done, {found} of {asked} names found, {seconds:.1f} s"]
+        words = [f"{len(self._records)} of {self._asked} photos done{self._count()}, {seconds:.1f} s"]
         if self._failures:
             words.append(f"{len(self._failures)} failed")
         if not self._records:
             words.append("nothing could be done: check the photos named above")
-        elif self._folder is not None:
-            words.append(f"overlays and results.json in {self._folder}")
+        elif written := self._written():
+            words.append(written)
         return "; ".join(words)
+
+    def _count(self) -> str:
+        return ""
+
+    def _written(self) -> str:
+        return ""
 
     @property
     def exit_code(self) -> int:
         if not self._records:
             return NOTHING_DONE
         return SOME_FAILED if self._failures else DONE
+
+
+class _Run(_Photos):
+    """Localizations as they come: each is printed and drawn."""
+
+    def __init__(self, terminal: Terminal, folder: Path | None, photos: Sequence[str], quiet: bool) -> None:
+        super().__init__(terminal, photos, quiet)
+        self._folder, self._names = folder, _FileNames(photos)
+
+    def take(self, result: Localization) -> None:
+        """One picture is done."""
+        from cliploc.report import to_document
+
+        record = to_document([result], [], {})["pictures"][0]
+        if self._folder is not None:
+            record["overlay"] = self._names.overlay(result.source, self._folder, max(result.image.size))
+            _write(self._folder / record["overlay"], _encoded(_overlay(result), record["overlay"]))
+        self._records.append(record)
+        if not self._quiet:
+            notes = "".join(f"  ({note})" for note in result.notes)
+            size = f"  {result.image.width}×{result.image.height}{notes}"
+            self._terminal.data(Text.assemble((printable(result.source), "bold"), printable(size)))
+            self._terminal.data(grid(_lines(result), indent=2))
+
+    def _count(self) -> str:
+        found = sum(name["found"] for record in self._records for name in record["names"])
+        asked = sum(len(record["names"]) for record in self._records)
+        return f", {found} of {asked} names found"
+
+    def _written(self) -> str:
+        return "" if self._folder is None else f"overlays and results.json in {self._folder}"
+
+
+class _ClassRun(_Photos):
+    """Classifications as they come: a line for each photo and rank, in columns known beforehand."""
+
+    def __init__(self, terminal: Terminal, photos: Sequence[str], names: Sequence[str], quiet: bool) -> None:
+        super().__init__(terminal, photos, quiet)
+        self._widths = [
+            max(cell_len(printable(text)) for text in (title, *texts))
+            for title, texts in (("photo", photos), ("name", names))
+        ]
+        if not quiet:
+            self._line(("photo", "rank", "name", "probability", "cosine"), "bold")
+
+    def take(self, result: Classification) -> None:
+        """One picture is done."""
+        from cliploc.report import classified_record
+
+        picture = result.picture
+        self._records.append(classified_record(picture.source, picture.image.size, picture.notes, result.names))
+        if not self._quiet:
+            for rank, (name, probability, cosine) in enumerate(result.names, start=1):
+                self._line((picture.source, f"{rank}", name, f"{probability:.4f}", f"{cosine:.4f}"))
+
+    def _line(self, cells: tuple[str, str, str, str, str], style: str = "") -> None:
+        photo, rank, name, probability, cosine = map(printable, cells)
+        photo, name = (set_cell_size(text, width) for text, width in zip((photo, name), self._widths, strict=True))
+        self._terminal.data(Text(f"{photo}  {rank:>4}  {name}  {probability:>11}  {cosine:>7}", style=style))
 
 
 class _FileNames:
@@ -444,6 +566,17 @@ def _head(*titles: str) -> list[Text]:
 
 
 # ------------------------------------------------------------------------------------------------------ option values
+def _names(prompt: Sequence[str] | None, classes: str | None) -> list[str]:
+    """The names asked for, by `--prompt` or by `--classes`."""
+    from cliploc import prompts
+
+    if prompt and classes:
+        raise UsageError("expected --prompt or --classes, got both: write all names into the file")
+    if classes == "imagenet":
+        return [one.name for one in prompts.imagenet_classes()]
+    return prompts.read_classes(classes) if classes else list(prompt or [])
+
+
 def _localizer(arguments: Mapping[str, Any]) -> Localizer:
     from cliploc.localizer import Localizer
 
@@ -453,14 +586,22 @@ def _localizer(arguments: Mapping[str, Any]) -> Localizer:
 def _settings(localizer: Localizer, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """What the run was asked for, with the defaults that it found filled in."""
     return {
-        **arguments,
-        "templates": localizer.templates,
+        **_model_settings(localizer, arguments),
         "resize": localizer.resize,
         "refine": localizer.refine,
         "image_size": localizer.input_hw,
         "threshold": localizer.box_rule.threshold,
-        "device": str(localizer.backbone.device),
         "method_options": {**localizer.method.options, **localizer.method_options},
+    }
+
+
+def _model_settings(localizer: Localizer, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    dtype = str(localizer.backbone.dtype).removeprefix("torch.")
+    return {
+        **arguments,
+        "templates": localizer.templates,
+        "device": str(localizer.backbone.device),
+        "precision": {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}.get(dtype, dtype),
     }
 
 

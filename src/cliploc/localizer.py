@@ -58,6 +58,18 @@ class Classified(NamedTuple):
     cosine: float
 
 
+class Classification(NamedTuple):
+    """What one picture may be called.
+
+    Attributes:
+        picture: the upright picture, where it came from, and remarks on how it was read.
+        names: best first.
+    """
+
+    picture: Picture
+    names: list[Classified]
+
+
 @dataclass(frozen=True)
 class _Prepared:
     """One picture, decoded and laid onto the model's input at every scale."""
@@ -320,7 +332,7 @@ class Localizer:
 
         Raises:
             InputError: a picture cannot be read.
-            UsageError: a name or `top_k` that cannot be used.
+            UsageError: a name or `top_k` that cannot be used, or no name that the model knows.
             ModelError: the tower returned NaN.
 
         Example:
@@ -329,16 +341,47 @@ class Localizer:
             >>> best.name in ("cat", "dog")
             True
         """
+        if not isinstance(images, list | tuple):
+            return self.classify([images], names, top_k)[0]
+        return [one.names for one in self.classify_stream(images, names, top_k)]
+
+    def classify_stream(
+        self,
+        images: Iterable[ImageLike],
+        names: Sequence[str] | Literal["imagenet"] = "imagenet",
+        top_k: int = 5,
+        on_error: Callable[[str, InputError], None] | None = None,
+    ) -> Iterator[Classification]:
+        """As `classify`, for any number of pictures, in order, holding only a few at a time.
+
+        Args:
+            images: paths, PIL images or arrays; read ahead by a few.
+            names: as for `classify`; those in `unknown_names` take no part.
+            top_k: as for `classify`.
+            on_error: called with the picture's name and the error for each that cannot be read, which is then left
+                out; None to raise.
+
+        Yields:
+            One `Classification` a picture.
+        """
         if not isinstance(top_k, int) or top_k < 1:
             raise UsageError(f"expected a top_k, a whole number of at least 1, got {top_k!r}")
         if isinstance(names, str) and names == "imagenet":
             names = [one.name for one in prompts.imagenet_classes()]
-        if not isinstance(images, list | tuple):
-            return self.classify([images], names, top_k)[0]
-        found: list[list[Classified]] = []
-        for batch in self._batches(self._prepared(images, names, None)):
-            found += self._classified(batch, top_k)
-        return found
+        unknown = self.unknown_names(names)
+        if len(unknown) == len(names):
+            raise UsageError(f"expected a name that {self.backbone.name} knows: {next(iter(unknown.values()))}")
+        known = [entry for entry in names if prompts.parse([entry]).names[0] not in unknown]
+        for batch in self._batches(self._prepared(images, known, on_error)):
+            ranked = self._classified(batch, top_k)
+            for item, best in zip(batch, ranked, strict=True):
+                yield Classification(item.picture, best)
+
+    def unknown_names(self, names: Sequence[str]) -> dict[str, str]:
+        """Those of the names that the model cannot know, none of their synonyms, each with the reason."""
+        texts = prompts.parse(names)
+        reasons = {words[0]: self._unknown_reason(words) for words in texts.synonyms}
+        return {name: reason for name, reason in reasons.items() if reason is not None}
 
     @torch.no_grad()
     def _classified(self, batch: list[_Prepared], top_k: int) -> list[list[Classified]]:
@@ -675,6 +718,34 @@ class Localizer:
             boxes=boxes,
             notes=item.picture.notes,
         )
+
+
+def classifier(
+    model: str = "mini",
+    pretrained: str | None = None,
+    *,
+    device: str | None = None,
+    precision: str = "fp32",
+    templates: Sequence[str] | str | None = None,
+    batch_size: int = 16,
+    text_cache: bool = True,
+) -> Localizer:
+    """A localizer to `classify` with, whatever the kind of the model's tower: its method is one that fits.
+
+    Args and errors are those of `Localizer`.
+
+    Example:
+        >>> classifier("mini").classify(np.zeros((64, 48, 3), np.uint8), ["cat"])[0].probability
+        1.0
+    """
+    backbone = backbones.create(model, pretrained, _checked_device(device), precision=precision)
+    return Localizer(
+        backbone,
+        method=next(method.name for method in methods if backbone.kind in method.towers),
+        templates=templates,
+        batch_size=batch_size,
+        text_cache=text_cache,
+    )
 
 
 def best_device() -> str:

@@ -42,12 +42,40 @@ def to_document(
     }
 
 
-def _picture(result: Localization) -> dict[str, Any]:
+def classified_record(
+    source: str, size_wh: tuple[int, int], notes: Sequence[str], names: Sequence[tuple[str, float, float]]
+) -> dict[str, Any]:
+    """One entry of a classification's "pictures".
+
+    Args:
+        source: the picture's file.
+        size_wh: of the upright original in pixels.
+        notes: remarks on how it was read.
+        names: name, probability and cosine, best first.
+
+    Example:
+        >>> classified_record("a.jpg", (40, 30), (), [("cat", 0.98765, 0.25)])["names"]
+        [{'rank': 1, 'name': 'cat', 'probability': 0.9877, 'cosine': 0.25}]
+    """
+    return _described(source, size_wh, notes) | {
+        "names": [
+            {"rank": rank, "name": _text(name), "probability": _number(probability, 4), "cosine": _number(cosine, 4)}
+            for rank, (name, probability, cosine) in enumerate(names, start=1)
+        ]
+    }
+
+
+def _described(source: str, size_wh: tuple[int, int], notes: Sequence[str]) -> dict[str, Any]:
     return {
-        "file": _text(result.source),
-        "width": result.image.width,
-        "height": result.image.height,
-        "notes": [_text(note) for note in result.notes],
+        "file": _text(source),
+        "width": size_wh[0],
+        "height": size_wh[1],
+        "notes": [_text(note) for note in notes],
+    }
+
+
+def _picture(result: Localization) -> dict[str, Any]:
+    return _described(result.source, result.image.size, result.notes) | {
         "names": [_name(result, index) for index in range(len(result.names))],
     }
 

@@ -1,0 +1,143 @@
+"""`cliploc classify`, and names, templates and precision as the command line takes them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cliploc import prompts
+from cliploc.localizer import Localizer, classifier
+from tests.commands import CAT, COFFEE, cliploc_, create_once
+from tests.tiny import tower
+
+
+def test_lines_say_what_json_and_python_say():
+    asked = ("-p", "bicycle", "-p", "cat|kitten", "-p", "cup")
+    lines = cliploc_("classify", CAT, COFFEE, *asked, "--top-k", 2).out.splitlines()
+    document = json.loads(cliploc_("classify", CAT, COFFEE, *asked, "--top-k", 2, "--json").out)
+    python = Localizer(create_once("mini", None, "cpu", precision="fp32")).classify(
+        [CAT, COFFEE], ["bicycle", "cat|kitten", "cup"], 2
+    )
+    assert lines[0].split() == ["photo", "rank", "name", "probability", "cosine"]
+    assert len(lines) == 5
+    rows = iter(lines[1:])
+    for picture, path, found in zip(document["pictures"], (CAT, COFFEE), python, strict=True):
+        assert picture["file"] == str(path)
+        for rank, (entry, one) in enumerate(zip(picture["names"], found, strict=True), start=1):
+            assert entry["name"] == one.name
+            assert entry["probability"] == pytest.approx(one.probability, abs=1e-4)
+            assert entry["cosine"] == pytest.approx(one.cosine, abs=1e-4)
+            assert next(rows).split() == [
+                str(path), str(rank), one.name, f"{one.probability:.4f}", f"{one.cosine:.4f}",
+            ]  # fmt: skip
+    assert [picture["names"][0]["name"] for picture in document["pictures"]] == ["cat", "cup"]
+    assert (document["pictures"][0]["width"], document["pictures"][0]["height"]) == (451, 300)
+    assert document["settings"]["top_k"] == 2
+    assert document["settings"]["names"] == ["bicycle", "cat|kitten", "cup"]
+
+
+def test_columns_do_not_move():
+    lines = cliploc_("classify", CAT, COFFEE, "-p", "cat", "-p", "remote control").out.splitlines()
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_exit_codes_and_failures():
+    some = cliploc_("classify", "no.jpg", CAT, "-p", "cat", "-p", "dog", "--json")
+    document = json.loads(some.out)
+    assert some.code == 1
+    assert [picture["file"] for picture in document["pictures"]] == [str(CAT)]
+    assert document["failures"] == [{"file": "no.jpg", "error": "no.jpg: no such file: check the path"}]
+    assert "failed: no.jpg: no such file" in some.err
+    none = cliploc_("classify", "no.jpg", "-p", "cat")
+    assert none.code == 2
+    assert "nothing could be done" in none.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "expected at least one photo, got none"),
+        ((CAT, "--top-k", "0"), "expected --top-k of at least 1, got 0"),
+        ((CAT, "-p", "cat", "--classes", "imagenet"), "expected --prompt or --classes, got both"),
+        ((CAT, "-p", "cat", "-p", "cat"), "expected each name once, got 'cat' 2 times"),
+        ((CAT, "-p", "猫"), "expected a name that mini knows: mini reads English words, and finds none in '猫'"),
+        ((CAT, "--classes", "no.txt"), "expected a file of names, one a line, but no.txt cannot be read"),
+        ((CAT, "-p", "cat", "--template", "no.txt"), "expected a file of templates, one a line, but no.txt cannot be"),
+        ((CAT, "-p", "cat", "--precision", "int8"), "expected a precision of fp32, bf16, fp16, auto, got 'int8'"),
+        ((CAT, "-p", "cat", "--model", "no"), "unknown model 'no'"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(arguments, said):
+    result = cliploc_("classify", *arguments)
+    assert result.code == 2
+    assert said in result.err
+    assert result.err.splitlines()[-1].startswith("cliploc: ")
+
+
+def test_names_that_the_model_cannot_know_take_no_part():
+    result = cliploc_("classify", CAT, "-p", "猫", "-p", "cat", "--json")
+    assert "left out: mini reads English words, and finds none in '猫'" in result.err
+    assert [one["name"] for one in json.loads(result.out)["pictures"][0]["names"]] == ["cat"]
+
+
+def test_imagenet_is_what_is_asked_when_nothing_is():
+    plain, named = (cliploc_("classify", CAT, "--json", *more).out for more in ((), ("--classes", "imagenet")))
+    document = json.loads(plain)
+    assert document == json.loads(named)
+    assert document["settings"]["names"] == [one.name for one in prompts.imagenet_classes()]
+    names = document["pictures"][0]["names"]
+    assert [one["rank"] for one in names] == [1, 2, 3, 4, 5]
+    assert "cat" in names[0]["name"].lower() or names[0]["name"] == "Egyptian Mau"
+
+
+@pytest.mark.parametrize("command", ["classify", "localize"])
+def test_class_and_template_files(command, tmp_path):
+    (tmp_path / "classes.txt").write_text("# animals\ncat|kitten\n\nn02106662\n")
+    (tmp_path / "templates.txt").write_text("a photo of a {}.\nthe {}.\n")
+    result = cliploc_(
+        *(command, CAT, "--classes", tmp_path / "classes.txt", "--template", tmp_path / "templates.txt", "--json"),
+        *("--template", "itap of a {}.", "--precision", "bf16", "--no-text-cache"),
+    )
+    assert result.code == 0, result.err
+    document = json.loads(result.out)
+    settings = document["settings"]
+    assert settings["names"][0] == "cat|kitten"
+    assert settings["names"][1].startswith("German Shepherd Dog|")
+    assert settings["templates"] == ["a photo of a {}.", "the {}.", "itap of a {}."]
+    assert (settings["precision"], settings["text_cache"]) == ("bf16", False)
+    assert document["pictures"][0]["names"][0]["name"] == "cat"
+
+
+def test_auto_precision_says_what_it_found(monkeypatch):
+    monkeypatch.setattr("cliploc.backbones._precision._native_bf16", lambda device: True)
+    create_once.cache_clear()
+    try:
+        document = json.loads(cliploc_("classify", CAT, "-p", "cat", "--precision", "auto", "--json").out)
+    finally:
+        create_once.cache_clear()
+    assert document["settings"]["precision"] == "bf16"
+
+
+def test_a_stream_goes_on_after_a_bad_photo_and_raises_without_a_listener(tmp_path):
+    localizer = classifier("mini", device="cpu")
+    failed: list[str] = []
+    found = list(
+        localizer.classify_stream(
+            [tmp_path / "no.jpg", COFFEE], ["cat", "cup"], 1, lambda source, _: failed.append(source)
+        )
+    )
+    assert failed == [str(tmp_path / "no.jpg")]
+    assert [(one.picture.source, one.names[0].name) for one in found] == [(str(COFFEE), "cup")]
+    with pytest.raises(Exception, match="no such file"):
+        list(localizer.classify_stream([tmp_path / "no.jpg"], ["cat"]))
+
+
+def test_a_tower_without_cam_is_classified_all_the_same(monkeypatch):
+    """`classify` needs no saliency method, so that one that fits only CNNs must not stand in its way."""
+    vit = tower("vit")
+    monkeypatch.setattr("cliploc.backbones.create", lambda *arguments, **options: vit)
+    localizer = classifier("any", device="cpu")
+    assert "vit" in localizer.method.towers
+    found = localizer.classify(CAT, ["red", "green"])
+    assert sum(one.probability for one in found) == pytest.approx(1, abs=1e-5)
