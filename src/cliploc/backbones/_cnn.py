@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cliploc.backbones._tower import DualEncoder
 from cliploc.errors import UsageError
-from cliploc.schema import AttentionRule, Needs, ResizePolicy, TowerKind, Trace
+from cliploc.schema import AttentionRule, Needs, TowerKind, Trace
 
 
-class ConvolutionalBackbone(nn.Module, ABC):
+class ConvolutionalBackbone(DualEncoder):
     """A CNN image tower, split into stages, beside a text tower; fulfils `cliploc.schema.Backbone`.
 
     A subclass says how each stage runs, how the last features become an embedding (`pool`) and how every location reads
@@ -25,21 +26,11 @@ class ConvolutionalBackbone(nn.Module, ABC):
         std: per channel, divided by.
     """
 
-    name: str
     kind: TowerKind = "cnn"
-    input_hw: tuple[int, int]
-    stride: int
-    embedding_size: int
-    logit_scale: float
-    resize_policy: ResizePolicy = "squash"
-    mean: Tensor
-    std: Tensor
 
     def __init__(self, stages: Sequence[nn.Module], mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
+        super().__init__(mean, std)
         self.stages = nn.ModuleList(stages)
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     @abstractmethod
     def pool(self, features: Tensor) -> Tensor:
@@ -49,27 +40,9 @@ class ConvolutionalBackbone(nn.Module, ABC):
     def read_locations(self, features: Tensor) -> Tensor:
         """The last stage's features `[B, C, h, w]` → the joint-space reading of each location `[B, D, h, w]`."""
 
-    @abstractmethod
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Sentences → `[n, D]` float32, unit norm."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The weights' precision."""
-        return next(self.parameters()).dtype
-
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """`(h, w)` of the last stage for an input of height × width pixels."""
         return -(-height // self.stride), -(-width // self.stride)
-
-    def normalize(self, pixels: Tensor) -> Tensor:
-        """`[B, 3, H, W]` RGB values in 0–1 → the tower's input, on its device, in its precision."""
-        return ((pixels.to(self.device) - self.mean) / self.std).to(self.dtype)
 
     def _stage_index(self, stage: int) -> int:
         if not -len(self.stages) <= stage < 0:
@@ -113,18 +86,6 @@ class ConvolutionalBackbone(nn.Module, ABC):
         if rule is not None:
             raise UsageError(f"{self.name} is a CNN: an attention rule needs a ViT tower")
         return self.read_locations(trace.features[-1]).float()
-
-    def encode_image(self, images: Tensor) -> Tensor:
-        """Normalised `[B, 3, H, W]` → `[B, D]` float32, unit norm."""
-        return self.trace(images, Needs()).embedding
-
-    def unknown_reason(self, word: str) -> str | None:  # noqa: ARG002
-        """Why this model cannot know a name; a subclass with a closed vocabulary says so."""
-        return None
-
-    def presence(self, cosine: Tensor) -> Tensor | None:  # noqa: ARG002
-        """Probability that a thing is there; None as long as nobody calibrated the model."""
-        return None
 
 
 class GlobalAveragePool(nn.Module):

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from cliploc.backbones._tower import DualEncoder
 from cliploc.errors import UsageError
-from cliploc.schema import AttentionRule, Needs, Pooling, ResizePolicy, TowerKind, Trace
+from cliploc.schema import AttentionRule, Needs, Pooling, TowerKind, Trace
 
 
 def own_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -100,7 +101,7 @@ class BlockAdapter(ABC):
         return x + self.mlp_branch(x), Inside(normed, (q, k, v), attention)
 
 
-class VisionTransformerBackbone(nn.Module, ABC):
+class VisionTransformerBackbone(DualEncoder):
     """A transformer image tower beside a text tower; fulfils `cliploc.schema.TransformerBackbone`.
 
     A subclass says how pixels become tokens (`embed`), how tokens become one embedding (`pool`), how each token reads
@@ -113,25 +114,15 @@ class VisionTransformerBackbone(nn.Module, ABC):
         std: per channel, divided by.
     """
 
-    name: str
     kind: TowerKind = "vit"
     pooling: Pooling = "class token"
-    input_hw: tuple[int, int]
-    stride: int
-    embedding_size: int
-    logit_scale: float
-    resize_policy: ResizePolicy = "squash"
-    mean: Tensor
-    std: Tensor
 
     def __init__(
         self, adapters: Sequence[BlockAdapter], prefix_tokens: int, mean: Sequence[float], std: Sequence[float]
     ) -> None:
-        super().__init__()
+        super().__init__(mean, std)
         self.adapters = list(adapters)
         self.depth, self.prefix_tokens = len(self.adapters), prefix_tokens
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     # ------------------------------------------------------------------------------------------- what subclasses say
     @abstractmethod
@@ -149,25 +140,11 @@ class VisionTransformerBackbone(nn.Module, ABC):
     def read_tokens(self, tokens: Tensor) -> Tensor:
         """Tokens `[B, n, d]` → the joint-space reading of each by itself, `[B, n, D]` float32, not normalised."""
 
-    @abstractmethod
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Sentences → `[n, D]` float32, unit norm."""
-
     def rotation(self, grid: tuple[int, int]) -> Tensor | None:  # noqa: ARG002
         """Rotary position embedding of a grid, for towers that have one."""
         return None
 
     # --------------------------------------------------------------------------------------------------- the protocol
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The weights' precision."""
-        return next(self.parameters()).dtype
-
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """`(h, w)` of the patches for an input of height × width pixels, which must be multiples of the patch.
 
@@ -180,10 +157,6 @@ class VisionTransformerBackbone(nn.Module, ABC):
                 f"choose another image size"
             )
         return height // self.stride, width // self.stride
-
-    def normalize(self, pixels: Tensor) -> Tensor:
-        """`[B, 3, H, W]` RGB values in 0–1 → the tower's input, on its device, in its precision."""
-        return ((pixels.to(self.device) - self.mean) / self.std).to(self.dtype)
 
     def _block_index(self, block: int) -> int:
         if not -self.depth <= block < 0:
@@ -296,15 +269,3 @@ class VisionTransformerBackbone(nn.Module, ABC):
                 original = block.run(original, rotation)
         read = self.read_tokens(path[:, self.prefix_tokens :])  # [B, N, D]
         return on_grid(read, trace.grid)
-
-    def encode_image(self, images: Tensor) -> Tensor:
-        """Normalised `[B, 3, H, W]` → `[B, D]` float32, unit norm."""
-        return self.trace(images, Needs()).embedding
-
-    def unknown_reason(self, word: str) -> str | None:  # noqa: ARG002
-        """Why this model cannot know a name: CLIP reads any text."""
-        return None
-
-    def presence(self, cosine: Tensor) -> Tensor | None:  # noqa: ARG002
-        """Probability that a thing is there; None as long as nobody calibrated the model."""
-        return None

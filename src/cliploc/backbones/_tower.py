@@ -1,0 +1,69 @@
+"""What every dual encoder of ours shares, whatever its image tower is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from cliploc.schema import Needs, ResizePolicy, TowerKind, Trace
+
+
+class DualEncoder(nn.Module, ABC):
+    """An image tower beside a text tower: where it is, in what precision, and how pixels become its input.
+
+    Args:
+        mean: per channel, subtracted from RGB values in 0–1.
+        std: per channel, divided by.
+    """
+
+    name: str
+    kind: TowerKind
+    input_hw: tuple[int, int]
+    stride: int
+    embedding_size: int
+    logit_scale: float
+    resize_policy: ResizePolicy = "squash"
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    @abstractmethod
+    def trace(self, images: Tensor, needs: Needs) -> Trace:
+        """One forward pass of normalised images; see `cliploc.schema.Backbone.trace`."""
+
+    @abstractmethod
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Sentences → `[n, D]` float32, unit norm."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' precision."""
+        return next(self.parameters()).dtype
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """`[B, 3, H, W]` RGB values in 0–1 → the tower's input, on its device, in its precision."""
+        return ((pixels.to(self.device) - self.mean) / self.std).to(self.dtype)
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Normalised `[B, 3, H, W]` → `[B, D]` float32, unit norm."""
+        return self.trace(images, Needs()).embedding
+
+    def unknown_reason(self, word: str) -> str | None:  # noqa: ARG002
+        """Why this model cannot know a name; CLIP reads any text, a model with a closed vocabulary says so."""
+        return None
+
+    def presence(self, cosine: Tensor) -> Tensor | None:  # noqa: ARG002
+        """Probability that a thing is there; None as long as nobody calibrated the model."""
+        return None
