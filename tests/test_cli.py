@@ -95,22 +95,65 @@ def test_a_refinement_that_does_not_fit_is_one_line():
         assert said in result.err
 
 
-def test_every_model_is_listed():
-    lines = cliploc_("models").out.splitlines()
+def test_every_model_is_listed_with_what_is_known_of_it():
+    table, legend = cliploc_("models").out.split("\n\n")
+    lines = table.splitlines()
+    titles = ["name", "tower", "input", "parameters", "licence", "methods", "about", "weights"]
+    assert lines[0].split() == titles
     assert [line.split()[0] for line in lines[1:]] == models.names()
-    assert "224×224" in next(line for line in lines if line.startswith("mini"))
+    cells = {line.split()[0]: dict(zip(titles, re.split(r" {2,}", line), strict=True)) for line in lines[1:]}
+    assert cells["mini"] | {"about": ""} == {
+        "name": "mini", "tower": "cnn", "input": "224×224", "parameters": "4.7 M", "licence": "Apache-2.0",
+        "methods": f"{sum('cnn' in m.towers for m in methods)} of cnn", "about": "", "weights": "–",
+    }  # fmt: skip
+    assert cells["RN50"]["licence"] == "MIT (openai)"
+    assert cells["RN50"]["weights"].split(" · ") == list(models.get("RN50").weights)
+    assert cells["ViT-L-14-336"]["input"] == "336×336"
+    assert cells["swin_base_patch4_window7_224"]["methods"] == "none"
+    for kind, line in zip(("cnn", "vit"), legend.splitlines(), strict=True):
+        assert line.split("  ", 1)[0] == f"methods of {kind}"
+        assert line.split("  ", 1)[1].split(" · ") == [m.name for m in methods if kind in m.towers]
 
 
-def test_a_part_of_a_name_lists_those_models_with_their_weights():
+def test_weights_are_counted_where_the_screen_is_narrow(capsys):
+    rows = [["name", "weights"], ["RN50", "openai · yfcc15m · cc12m"]]
+    narrow = [["name", "weights"], ["RN50", "3 tags"]]
+    for width, shown in ((80, "yfcc15m"), (20, "3 tags")):
+        terminal = Terminal()
+        terminal.out.width = width
+        terminal.listing(rows, narrow)
+        out = capsys.readouterr().out
+        assert shown in out
+        assert ("yfcc15m" in out) != ("3 tags" in out)
+
+
+def test_a_part_of_a_name_lists_those_models():
     result = cliploc_("models", "rn50")
     assert result.code == 0
-    listed, weights = result.out.split("\n\n")
-    assert [line.split()[0] for line in listed.splitlines()[1:]] == [n for n in models.names() if "RN50" in n]
-    assert re.search(r"^--model RN50 +--pretrained .*openai", weights, re.MULTILINE)
+    table, _ = result.out.split("\n\n")
+    assert [line.split()[0] for line in table.splitlines()[1:]] == [n for n in models.names() if "RN50" in n]
     result = cliploc_("models", "vitb16")
     assert (result.code, result.err.count("\n")) == (2, 1)
     assert "did you mean ViT-B-16" in result.err
     assert result.err.endswith("models, listed by: cliploc models\n")
+
+
+def test_all_about_one_model():
+    lines = cliploc_("models", "RN50").out.split("\n\n")[0].splitlines()
+    about = dict(re.split(r" {2,}", line, maxsplit=1) for line in lines)
+    assert about["name"] == "RN50"
+    assert about["tower"] == "cnn: CLIP's ResNet"
+    assert about["parameters"] == "102.0 M, image and text tower"  # docs/model_profile.csv of open_clip: 102.01
+    assert about["weights"] == "--pretrained openai · yfcc15m · cc12m"
+    assert about["licence"] == "MIT (openai); others: see their card"
+    assert about["methods"].split(" · ") == [m.name for m in methods if "cnn" in m.towers]
+    assert "RN50x4" in cliploc_("models", "RN50").out.split("see also")[1]
+    assert "149.6 M" in cliploc_("models", "ViT-B/16").out
+    assert re.search(r"^parameters +4\.7 M", cliploc_("models", "mini").out, re.MULTILINE)
+    assert "none\n" in cliploc_("models", "swin_base").out
+    result = cliploc_("models", "roberta-ViT-B-32")  # its text tower is a file on Hugging Face
+    assert result.code == 0
+    assert "not known: open_clip cannot build roberta-ViT-B-32: " in result.out
 
 
 # ----------------------------------------------------------------------------------------------------------- localize

@@ -52,11 +52,19 @@ class Terminal:
         sys.stdout.write("\n".join(line.rstrip() for line in captured.get().split("\n")))
         sys.stdout.flush()  # who reads along sees each picture when it is done
 
-    def listing(self, rows: Sequence[Sequence[str | Text]]) -> None:
-        """A table with titles; on a narrow screen the last column goes below each line, instead of being a tower."""
+    def listing(
+        self, rows: Sequence[Sequence[str | Text]], narrow: Sequence[Sequence[str | Text]] | None = None
+    ) -> None:
+        """A table with titles; on a narrow screen the last column goes below each line, instead of being a tower.
+
+        `narrow`, where given, stands for `rows` on a screen that they do not fit.
+        """
         table = grid(rows)
         if Measurement.get(self.out, self.out.options.update(width=WIDE), table).maximum <= self.out.width:
             self.data(table)
+            return
+        if narrow is not None:
+            self.listing(narrow)
             return
         widths = [max(cell_len(str(row[i])) for row in rows) for i in range(len(rows[0]) - 1)]
         for row in rows:

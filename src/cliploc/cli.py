@@ -25,11 +25,12 @@ from rich.text import Text
 
 from cliploc import __version__
 from cliploc._terminal import Terminal, grid, printable
-from cliploc.errors import CliplocError, InputError, UsageError
+from cliploc.errors import CliplocError, InputError, ModelError, UsageError
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from cliploc.backbones import ModelEntry
     from cliploc.localizer import Classification, Localizer
     from cliploc.schema import Localization
 
@@ -302,27 +303,66 @@ def demo(
 @app.command()
 def models(
     part: Annotated[
-        str, typer.Argument(metavar="[PART]", help="Only models with this in their name, and the weights of each.")
+        str, typer.Argument(metavar="[NAME]", help="All about this model; or a part: the models with it in their name.")
     ] = "",
 ) -> int:
-    """List the models."""
+    """List the models, or say all about one."""
     from cliploc.backbones import models as registry
+    from cliploc.saliency import methods as saliency
 
     terminal = Terminal()
-    rows: list[Sequence[str | Text]] = [_head("name", "tower", "pooling", "input", "parameters", "licence", "about")]
-    chosen = [entry for entry in registry if part.lower().replace("/", "-") in entry.name.lower()]
+    wanted = part.replace("/", "-")
+    chosen = [entry for entry in registry if wanted.lower() in entry.name.lower()]
     if not chosen:
         registry.get(part)  # says what there is
+    fitting = {kind: [m.name for m in saliency if kind in m.towers] for kind in ("cnn", "vit")}
+    exact = [entry for entry in chosen if entry.name == wanted]
+    if exact or len(chosen) == 1:
+        (one,) = exact or chosen
+        terminal.data(grid(_about_model(one, fitting[one.kind])))
+        if others := [entry.name for entry in chosen if entry is not one]:
+            terminal.data(grid([("", ""), (Text("see also", style="bold"), " · ".join(others))]))
+        return DONE
+    titles = _head("name", "tower", "input", "parameters", "licence", "methods", "about", "weights")
+    rows: list[Sequence[str | Text]] = [titles]
+    narrow: list[Sequence[str | Text]] = [titles]
     for m in chosen:
-        size = "–" if m.parameters is None else f"{m.parameters:g} M"
-        rows.append((m.name, m.kind, m.pooling, f"{m.input_hw[0]}×{m.input_hw[1]}", size, m.licence, m.about))
-    terminal.listing(rows)
-    if part:
-        terminal.data(Text())
-        terminal.data(
-            grid([(f"--model {m.name}", f"--pretrained {' · '.join(m.weights)}") for m in chosen if m.weights])
-        )
+        runs = f"{len(fitting[m.kind])} of {m.kind}" if m.usable else "none"
+        size = "–" if m.parameters is None else f"{m.parameters:.1f} M"
+        line = (m.name, m.kind, _by(m.input_hw), size, m.licence, runs, m.about)
+        tags = f"{len(m.weights)} tags: cliploc models {m.name}" if len(m.weights) > 1 else "".join(m.weights)
+        rows.append((*line, " · ".join(m.weights) or "–"))
+        narrow.append((*line, tags or "–"))
+    terminal.listing(rows, narrow)
+    terminal.data(Text())
+    terminal.data(grid([(f"methods of {kind}", " · ".join(names)) for kind, names in fitting.items()]))
     return DONE
+
+
+def _about_model(model: ModelEntry, methods: Sequence[str]) -> list[Sequence[str | Text]]:
+    if model.parameters is None and model.count is not None:
+        try:
+            size = f"{model.count():.1f} M"
+        except ModelError as error:
+            size = f"not known: {error}"
+    else:
+        size = f"{model.parameters:.1f} M"
+    weights = " · ".join(model.weights)
+    facts = {
+        "name": model.name,
+        "tower": f"{model.kind}: {model.about}",
+        "pooling": model.pooling,
+        "input": _by(model.input_hw),
+        "parameters": f"{size}, image and text tower" if size.endswith(" M") else size,
+        "weights": f"--pretrained {weights}" if weights else "its own" if model.count is None else "none published",
+        "licence": model.licence if len(model.weights) < 2 else f"{model.licence}; others: see their card",
+        "methods": " · ".join(methods) if model.usable else "none",
+    }
+    return [(Text(key, style="bold"), value) for key, value in facts.items()]
+
+
+def _by(hw: tuple[int, int]) -> str:
+    return f"{hw[0]}×{hw[1]}"
 
 
 @app.command()

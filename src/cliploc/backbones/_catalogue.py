@@ -20,9 +20,11 @@ class ModelEntry:
         pooling: how the tower makes one embedding of its features.
         input_hw: the input it was made for.
         parameters: of image and text tower, in millions; None where only building the model would tell.
-        licence: of its weights.
+        licence: of its weights, where it is known.
         about: one line.
         weights: what `--pretrained` takes, besides a file; empty where the model has only its own.
+        usable: whether its image tower can be taken apart.
+        count: the parameters in millions by building the model without memory for them; None where they are known.
     """
 
     name: str
@@ -34,6 +36,8 @@ class ModelEntry:
     licence: str
     about: str
     weights: tuple[str, ...] = ()
+    usable: bool = True
+    count: Callable[[], float] | None = None
 
 
 models: Registry[ModelEntry] = Registry("model", "cliploc.backbones")

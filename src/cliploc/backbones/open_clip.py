@@ -219,7 +219,7 @@ def _entry(name: str) -> ModelEntry:
     vision, tags = config["vision_cfg"], tuple(open_clip.list_pretrained_tags_by_model(name))
     size = vision.get("image_size", 224)
     kind, tower, pooling = _tower(vision)
-    unreadable = "; cannot be used here" if tower.startswith(UNREADABLE) else ""
+    usable = not tower.startswith(UNREADABLE)
     return ModelEntry(
         name=name,
         build=lambda pretrained, device, precision: build(plan_model(name, pretrained), device, precision),
@@ -227,10 +227,22 @@ def _entry(name: str) -> ModelEntry:
         pooling=pooling,
         input_hw=(size, size) if isinstance(size, int) else (size[0], size[1]),
         parameters=None,
-        licence="openai: MIT; others: see their card" if "openai" in tags else "see the weights' card",
-        about=f"{tower}{', quick-GELU' if config.get('quick_gelu') else ''}{unreadable}",
+        licence="MIT (openai)" if "openai" in tags else "–",
+        about=f"{tower}{', quick-GELU' if config.get('quick_gelu') else ''}{'' if usable else '; cannot be used here'}",
         weights=tags,
+        usable=usable,
+        count=functools.partial(_count, name),
     )
+
+
+def _count(name: str) -> float:
+    """Parameters in millions of both towers, built on torch's meta device: shapes without memory."""
+    try:
+        with _quiet(), torch.device("meta"):
+            model = open_clip.create_model(name, load_weights=False, pretrained_text=False, device="meta")
+    except (OSError, RuntimeError, ImportError, ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"open_clip cannot build {name}: {_one_line(error)}") from error
+    return sum(parameter.numel() for parameter in model.parameters()) / 1e6
 
 
 def _tower(vision: dict[str, Any]) -> tuple[TowerKind, str, str]:
