@@ -1,0 +1,62 @@
+"""Peak memory of one photograph by one method on one model, in a process of its own.
+
+    python -m bench.memory [--model ViT-L-14-336] [--method legrad] [--names 1]
+
+Random weights: memory does not depend on them. CPU, float32. Prints the process's peak after its imports, with the
+model, and after the photograph; asserts nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+from importlib.resources import files
+
+THINGS = ("cat", "dog", "bird", "cup", "car", "tree", "boat", "horse", "chair", "house")
+
+
+def peak_gb() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e9 if sys.platform == "darwin" else 1e9 / 1024)
+
+
+def measure(model: str, method: str, names: int, threads: int) -> dict[str, float]:
+    import torch
+
+    from cliploc import Localizer
+
+    torch.set_num_threads(threads)
+    peaks = {"imports": peak_gb()}
+    localizer = Localizer(model, "random", method=method, device="cpu", text_cache=False)
+    peaks["model"] = peak_gb()
+    localizer(str(files("cliploc") / "demo_photos" / "cat.jpg"), THINGS[:names])
+    peaks["photograph"] = peak_gb()
+    return peaks
+
+
+def main(quick: bool = False, arguments: list[str] | None = None) -> int:
+    """Measures in a child and prints; `quick` takes a small model."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="ViT-B-32" if quick else "ViT-L-14-336")
+    parser.add_argument("--method", default="legrad")
+    parser.add_argument("--names", type=int, default=1, help=f"how many prompts, 1 to {len(THINGS)}")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args([] if arguments is None else arguments)
+    if options.child:
+        print(json.dumps(measure(options.model, options.method, options.names, options.threads)))
+        return 0
+    shown = ["--model", options.model, "--method", options.method, "--names", str(options.names)]
+    command = [sys.executable, __file__, *shown, "--threads", str(options.threads), "--child"]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    peaks = json.loads(output.splitlines()[-1])
+    print(f"{options.method} on {options.model}, CPU, float32, one photograph, {options.names} prompt(s): peak of the")
+    print("process, GB: " + ", ".join(f"{stage} {peak:.2f}" for stage, peak in peaks.items()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(arguments=sys.argv[1:]))

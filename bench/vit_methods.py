@@ -1,0 +1,310 @@
+"""LeGrad and GEM beside their public packages: seconds from pictures to maps, alternating, on this machine.
+
+    python -m bench.vit_methods [--quick] [--threads 2] [--out bench/results]
+
+One ViT-B/16 with random weights at 224, shared by all; CPU, float32; 1 and 10 prompts, 1 and 8 images. Both sides start
+from normalised pictures and embedded prompts and end with maps of 0–1 over the input; `gem, from names` starts from
+names, which gem_torch embeds at every call and we once. Before anything is timed, the maps must agree (1e-3).
+
+legrad_torch takes one picture at a time: several are a loop. Both it and gem_torch were written for blocks that take
+[T, B, d], as open_clip's did; they get such blocks, since with today's their maps are others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import importlib
+import io
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cliploc.backbones.open_clip_vit import OpenClipVit
+from cliploc.saliency import methods, min_max
+from cliploc.schema import Context
+
+THINGS = ("cat", "dog", "bird", "cup", "car", "tree", "boat", "horse", "chair", "house")
+PHOTOS = ("cat", "dogs", "osprey", "bee", "coffee", "otters", "drum", "fig")
+INSTALL = "make setup, or: pip install --no-deps legrad_torch==1.1 gem_torch==1.0.1; pip install einops torchcam"
+SMALL = {"image_size": 64, "layers": 8, "width": 64, "head_width": 32, "patch_size": 16}
+SMALL_TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+SECONDS_A_CELL = 60.0  # after the least number of rounds, slow cells get no further one
+LEAST_ROUNDS = 3
+BLOCKS = 2  # LeGrad's
+DEPTH = 6  # GEM's; gem_torch counts one more
+Call = Callable[[Tensor, int], Tensor]  # images [B, 3, H, W], number of prompts → maps [B, P, H, W]
+
+
+class Exposed(nn.Module):
+    """An open_clip block under the names that torchcam looks for."""
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.self_attention, self.block = block.attn, block
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.block.ln_1(x)
+        x = x + self.self_attention(y, y, y, need_weights=False)[0]
+        return x + self.block.mlp(self.block.ln_2(x))
+
+
+class Classifier(nn.Module):
+    """Images → logits of the prompts `[B, P]`, as torchcam wants a model; early blocks run without a graph."""
+
+    def __init__(self, visual: Any) -> None:
+        super().__init__()
+        self.visual = visual
+        self.early = visual.transformer.resblocks[:-BLOCKS]
+        self.late = nn.ModuleList([Exposed(block) for block in visual.transformer.resblocks[-BLOCKS:]])
+        self.text = torch.empty(0)  # [P, D]
+
+    def read(self, tokens: Tensor) -> Tensor:
+        pooled = self.visual.ln_post(tokens.mean(dim=1)) @ self.visual.proj
+        return F.normalize(pooled, dim=-1) @ self.text.T
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            x = self.visual._embeds(images)
+            for block in self.early:
+                x = block(x)
+        x = x.requires_grad_(True)
+        for block in self.late:
+            x = block(x)
+        return self.read(x)
+
+
+class Scene:
+    """One random tower, seen by us and by the peers, with photographs and prompts."""
+
+    def __init__(self, quick: bool) -> None:
+        torch.manual_seed(0)
+        config = open_clip.get_model_config("ViT-B-16")
+        vision, text = (SMALL, SMALL_TEXT) if quick else (config["vision_cfg"], config["text_cfg"])
+        self.model = open_clip.CLIP(config["embed_dim"], vision, text).eval().requires_grad_(False)
+        with torch.no_grad():  # as initialised, biases and norms would hide differences
+            for parameter in self.model.parameters():
+                parameter.add_(0.01 * torch.randn_like(parameter))
+        self.tokenizer = open_clip.get_tokenizer("ViT-B-16")
+        self.backbone = OpenClipVit(copy.deepcopy(self.model), self.tokenizer, "ViT-B-16")
+        self.side = vision["image_size"]
+        pictures = []
+        for name in PHOTOS:
+            with Image.open(str(files("cliploc") / "demo_photos" / f"{name}.jpg")) as photo:
+                pixels = np.array(photo.convert("RGB").resize((self.side, self.side)))
+            pictures.append(torch.from_numpy(pixels).permute(2, 0, 1) / 255)
+        self.images = self.backbone.normalize(torch.stack(pictures))  # [8, 3, H, W]
+        self.text = self.embed(THINGS)  # [10, D]
+
+    def embed(self, names: tuple[str, ...]) -> Tensor:
+        with torch.no_grad():
+            return self.backbone.encode_text([f"a photo of a {name}." for name in names])
+
+    def sequence_first(self) -> Any:
+        """A copy whose attention takes [T, B, d]."""
+        model = copy.deepcopy(self.model)
+        for block in model.visual.transformer.resblocks:
+            block.attn.batch_first = False
+        return model
+
+    def over_input(self, maps: Tensor) -> Tensor:
+        """Raw `[B, P, h, w]` → 0–1 over the input."""
+        return min_max(F.interpolate(maps, size=(self.side, self.side), mode="bilinear", align_corners=False))
+
+    # ------------------------------------------------------------------------------------------------- the sides
+    def ours(self, name: str, **options: Any) -> Call:
+        method = methods.get(name)
+
+        def call(images: Tensor, prompts: int) -> Tensor:
+            text = self.text[None, :prompts].expand(len(images), -1, -1)
+            with torch.no_grad():
+                trace = self.backbone.trace(images, method.needs(**options))
+                return self.over_input(method.function(Context(images, text, trace, self.backbone), **options))
+
+        return call
+
+    def legrad_torch(self) -> Call:
+        with contextlib.redirect_stdout(io.StringIO()):
+            wrapped = importlib.import_module("legrad").LeWrapper(self.sequence_first(), layer_index=-BLOCKS)
+
+        def call(images: Tensor, prompts: int) -> Tensor:
+            maps = [wrapped.compute_legrad_clip(self.text[:prompts], image[None]).detach() for image in images]
+            return torch.cat(maps)
+
+        return call
+
+    def torchcam(self) -> Call:
+        legrad = importlib.import_module("torchcam.methods").LeGrad
+        classifier = Classifier(copy.deepcopy(self.model.visual)).eval()
+
+        def call(images: Tensor, prompts: int) -> Tensor:
+            classifier.text = self.text[:prompts]
+            with legrad(classifier, list(classifier.late), score_projection=classifier.read) as extractor:
+                scores = classifier(images)
+                maps = [extractor(p, scores, retain_graph=p < prompts - 1)[0].detach() for p in range(prompts)]
+            return self.over_input(torch.stack(maps, dim=1))
+
+        return call
+
+    def gem_torch(self, from_names: bool) -> Call:
+        wrapped = importlib.import_module("gem").GEMWrapper(self.sequence_first(), self.tokenizer, DEPTH + 1).eval()
+        if not from_names:
+            wrapped.encode_text = lambda names: self.text[None, : len(names)]
+
+        def call(images: Tensor, prompts: int) -> Tensor:
+            with torch.no_grad():
+                return wrapped(images, list(THINGS[:prompts]))
+
+        return call
+
+
+# name of the row, our method with its options, the peer's package, the peer
+Row = tuple[str, Call, str, Callable[[], Call]]
+
+
+def rows(scene: Scene) -> list[Row]:
+    legrad, gem = scene.ours("legrad", blocks=BLOCKS), scene.ours("gem", depth=DEPTH)
+    return [
+        ("legrad", legrad, "legrad_torch", scene.legrad_torch),
+        ("legrad", legrad, "torchcam", scene.torchcam),
+        ("gem", gem, "gem_torch", lambda: scene.gem_torch(from_names=False)),
+        ("gem, from names", gem, "gem_torch", lambda: scene.gem_torch(from_names=True)),
+    ]
+
+
+def seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def measure(ours: Call, theirs: Call, images: Tensor, count: int, rounds: int) -> dict[str, Any]:
+    """Warm-up and agreement, then the two take turns."""
+    difference = float((ours(images, count) - theirs(images, count)).abs().max())
+    if not difference <= 1e-3:
+        raise RuntimeError(f"maps differ by {difference:.1e}, and their times cannot be compared")
+    times: dict[str, list[float]] = {"ours": [], "theirs": []}
+    start = time.perf_counter()
+    for index in range(rounds):
+        if index >= LEAST_ROUNDS and time.perf_counter() - start > SECONDS_A_CELL:
+            break
+        sides = (("ours", ours), ("theirs", theirs))
+        for name, side in sides if index % 2 == 0 else sides[::-1]:
+            times[name].append(seconds(lambda side=side: side(images, count)))
+    ratio = statistics.median(t / o for o, t in zip(times["ours"], times["theirs"], strict=True))
+    return {"difference": difference, "ratio": ratio, **times}
+
+
+def machine(threads: int) -> dict[str, Any]:
+    packages = {}
+    for package in ("cliploc", "torch", "open_clip_torch", "legrad_torch", "gem_torch", "torchcam"):
+        with contextlib.suppress(PackageNotFoundError):
+            packages[package] = version(package)
+    cpuinfo = Path("/proc/cpuinfo")
+    model = ""
+    if cpuinfo.exists():
+        model = next((line.split(":")[1].strip() for line in cpuinfo.open() if line.startswith("model name")), "")
+    return {
+        "processor": model or platform.processor() or platform.machine(),
+        "cpus": os.cpu_count(),
+        "threads": threads,
+        "load": [round(one, 1) for one in os.getloadavg()] if hasattr(os, "getloadavg") else None,
+        "python": platform.python_version(),
+        "versions": packages,
+    }
+
+
+def shown(times: list[float]) -> str:
+    return f"{statistics.median(times):.3f} ({min(times):.3f}–{max(times):.3f})"
+
+
+HEADER = (
+    "| method | images | prompts | cliploc, s | peer | peer, s | ratio | rounds | largest difference |\n"
+    "|---|---|---|---|---|---|---|---|---|"
+)
+
+
+def line(cell: dict[str, Any]) -> str:
+    return (
+        f"| {cell['method']} | {cell['images']} | {cell['prompts']} | {shown(cell['ours'])} | {cell['peer']} | "
+        f"{shown(cell['theirs'])} | {cell['ratio']:.2f} | {len(cell['ours'])} | {cell['difference']:.0e} |"
+    )
+
+
+def markdown(about: dict[str, Any], cells: list[dict[str, Any]]) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
+    return "\n".join(
+        [
+            "# LeGrad and GEM beside their public packages",
+            "",
+            "Made by `python -m bench.vit_methods`, whose head says what is compared. ViT-B/16, random weights, 224 × "
+            "224, CPU, float32. Seconds of one call: median (least–most); the ratio is the median over the rounds of "
+            "peer / cliploc, run in turn.",
+            "",
+            f"{about['processor']}, {about['cpus']} CPUs, {about['threads']} threads, load at the start "
+            f"{about['load'] and about['load'][0]}; Python {about['python']}, {versions}.",
+            "",
+            HEADER,
+            *[line(cell) for cell in cells],
+            "",
+        ]
+    )
+
+
+def main(quick: bool = False, out: Path | None = None, threads: int = 2, rounds: int = 5) -> int:
+    """Prints the table; writes it to `out`, as JSON too.
+
+    Args:
+        quick: a small tower and one round: that it runs and the maps agree.
+        out: a folder; None to write nothing.
+        threads: torch's.
+        rounds: of each cell; slow ones get fewer.
+    """
+    torch.set_num_threads(threads)
+    scene, about, cells = Scene(quick), machine(threads), []
+    print(HEADER)
+    for name, ours, package, make in rows(scene):
+        try:
+            theirs = make()
+        except ModuleNotFoundError as error:
+            print(f"{name}: {package} is left out, {error.name} is not installed: {INSTALL}", file=sys.stderr)
+            continue
+        for images in (1, 8):
+            for count in (1, 10):
+                pictures = scene.images[:images]
+                about_cell = {"method": name, "images": images, "prompts": count, "peer": package}
+                cells.append(about_cell | measure(ours, theirs, pictures, count, 1 if quick else rounds))
+                print(line(cells[-1]), flush=True)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "vit_methods.json").write_text(json.dumps({"machine": about, "cells": cells}, indent=1) + "\n")
+        (out / "vit_methods.md").write_text(markdown(about, cells))
+    return 0
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a small tower and one round")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, help="write vit_methods.json and vit_methods.md here")
+    given = parser.parse_args()
+    warnings.filterwarnings("ignore", category=UserWarning)
+    sys.exit(main(given.quick, given.out, given.threads, given.rounds))
