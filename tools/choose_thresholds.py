@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="a method's option")
     parser.add_argument("--scales", default="1", help="as in `cliploc localize`")
     parser.add_argument("--flip", action="store_true")
+    parser.add_argument("--refine", default="", help="as in `cliploc localize`")
     parser.add_argument("--limit", type=int, help="only the first N pictures")
     arguments = parser.parse_args()
     options = {key: float(value) for key, value in (pair.split("=") for pair in arguments.option)}
@@ -43,7 +44,14 @@ def main() -> None:
     print(f"{'method':<14}" + "".join(f"{tau:>6}" for tau in TAUS) + "   best τ")
     for method in arguments.method.split(","):
         scales = [float(scale) for scale in arguments.scales.split(",")]
-        localizer = Localizer(method=method, method_options=options, scales=scales, flip=arguments.flip, min_presence=0)
+        localizer = Localizer(
+            method=method,
+            method_options=options,
+            scales=scales,
+            flip=arguments.flip,
+            refine=arguments.refine.split(",") if arguments.refine else [],
+            min_presence=0,
+        )
         hits = np.zeros(len(TAUS))
         pictures = [PICTURES / f"{wnid}.jpg" for wnid in wnids]
         for wnid, found in zip(wnids, localizer.stream(pictures, [[names[wnid]] for wnid in wnids]), strict=True):

@@ -111,7 +111,8 @@ class Localizer:
         scales: input sizes, as multiples, whose maps are averaged.
         flip: whether the mirrored picture's map is averaged in.
         refine: steps that follow the method, by their names in `cliploc refinements`, such as ("caa", "guided").
-        threshold: τ of the boxes, a share of the map's maximum, or "auto"; None for the method's own.
+        threshold: τ of the boxes, a share of the map's maximum, or "auto"; None for the method's own, or what suits it
+            after the refinements.
         components: boxes round "all" hot regions or only the "largest".
         min_area: regions smaller than this share of the picture get no box.
         max_boxes: at most so many boxes a name; None for all.
@@ -192,6 +193,8 @@ class Localizer:
         self.refine = tuple(step.name for step in steps)
         self._on_grid = tuple(step for step in steps if step.on == "grid")
         self._over_input = tuple(step for step in steps if step.on == "input")
+        if self._own_thresholds:
+            self.box_rule = self._own_box_rule(self.method)
         self.resize: ResizePolicy = resize or self.backbone.resize_policy
         self.input_hw = self._input_hw(image_size)
         self._embeddings: dict[tuple[str, ...], Tensor] = {}
@@ -415,8 +418,14 @@ class Localizer:
         method = find(spec, self.ensemble)
         options = resolve_options(method, options)
         self._check_tower(method, options)
-        rule = replace(self.box_rule, threshold=method.threshold) if self._own_thresholds else self.box_rule
-        return _Task(method, options, rule)
+        return _Task(method, options, self._own_box_rule(method) if self._own_thresholds else self.box_rule)
+
+    def _own_box_rule(self, method: Method) -> BoxRule:
+        """With the method's own threshold, as it is after the refinements."""
+        threshold = method.threshold
+        for step in (*self._on_grid, *self._over_input):
+            threshold = step.threshold(threshold)
+        return replace(self.box_rule, threshold=threshold)
 
     def _check_tower(self, method: Method, options: Mapping[str, Any]) -> None:
         backbone = self.backbone

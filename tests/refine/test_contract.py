@@ -106,6 +106,16 @@ def test_steps_follow_each_other_and_cost_no_forward(kind):
     same(shared["grad_cam"], result)
 
 
+def test_the_methods_own_threshold_is_that_of_the_refined_map():
+    own, refined = build("gap_cnn", threshold=None), build("gap_cnn", ["affinity", "guided"], threshold=None)
+    tau = own.box_rule.threshold
+    assert refined.box_rule.threshold == pytest.approx(2 * tau - tau**2)
+    (found,) = refined.compare([TALL], ["red"], ["cam", "grad_cam"])
+    alone = build("gap_cnn", ["affinity", "guided"], method="grad_cam", threshold=None)
+    same(found["grad_cam"], alone(TALL, ["red"]))
+    assert build("gap_cnn", ["guided"], threshold=0.3).box_rule.threshold == 0.3
+
+
 def test_unknown_names_get_the_nearest():
     with pytest.raises(UnknownNameError) as error:
         build("gap_cnn", ["guide"])

@@ -28,6 +28,7 @@ class Refinement:
         on: where it works; steps over the input come after those on the grid.
         towers: the tower kinds it is defined on.
         needs: what it reads from the trace of a model.
+        threshold: a method's own box threshold τ → the one that suits its maps after this step.
         package: what must be installed for it, besides cliploc's own dependencies.
     """
 
@@ -38,6 +39,7 @@ class Refinement:
     on: Literal["grid", "input"]
     towers: frozenset[TowerKind]
     needs: Callable[[Backbone], Needs]
+    threshold: Callable[[float], float]
     package: str | None
 
 
@@ -54,12 +56,13 @@ def refinement(
     on: Literal["grid", "input"],
     towers: Iterable[TowerKind] = ("cnn", "vit"),
     needs: Callable[[Backbone], Needs] = lambda _: Needs(),
+    threshold: Callable[[float], float] = lambda tau: tau,
     package: str | None = None,
 ) -> Callable[[F], F]:
     """Registers a function as a refinement; see `Refinement` for what it takes and gives."""
 
     def register(function: F) -> F:
-        item = Refinement(name, function, title, paper, on, frozenset(towers), needs, package)
+        item = Refinement(name, function, title, paper, on, frozenset(towers), needs, threshold, package)
         refinements.register(name, item)
         return function
 

@@ -14,6 +14,7 @@ EPS = 1e-3  # colour variance (0–1 values) above which a step is an edge
     title="Guided filter",
     paper="He et al. 2010, Guided Image Filtering, ECCV",
     on="input",
+    threshold=lambda tau: 1 - (1 - tau) ** 2,  # the means of windows are warmer; tools/choose_thresholds.py --refine
     package="kornia",
 )
 def guided(picture: Tensor, maps: Tensor, cell: int) -> Tensor:
