@@ -96,6 +96,39 @@ def panels(result: Localization, opacity: float = OPACITY) -> Image.Image:
     return _sheet(cells, columns)
 
 
+def comparison(results: Mapping[str, Localization], name: str, lines: Mapping[str, str] | None = None) -> Image.Image:
+    """One sheet for one picture and one name: the photograph, and a panel for what every method says.
+
+    Args:
+        results: of the same picture, by title, as `Localizer.compare` yields them.
+        name: which of the names looked for.
+        lines: written below a title; by default, what came of the name.
+
+    Returns:
+        A new RGB picture, laid out as `panels` are.
+
+    Raises:
+        UsageError: no result, or a name that was not looked for.
+
+    Example:
+        >>> from cliploc.report.overlay import comparison
+        >>> for found in Localizer().compare(["cat.jpg"], ["cat"], ["cam", "layer_cam"]):  # doctest: +SKIP
+        ...     comparison(found, "cat").save("cat.png")
+    """
+    if not results:
+        raise UsageError("expected the results of at least one method, got none")
+    first = next(iter(results.values()))
+    columns, shown_wh = _grid(first.image.size, 1 + len(results))
+    width, height = first.image.size
+    file = first.source.replace("\\", "/").rsplit("/", 1)[-1]
+    cells = [_Cell(scaled(first, shown_wh).image, file, f"{name} · {width}×{height}")]
+    for title, result in results.items():
+        picture = draw_overlay(scaled(result, shown_wh), [name])
+        line = verdict(result, result.names.index(name)) if lines is None else lines.get(title, "")
+        cells.append(_Cell(picture, title, line))
+    return _sheet(cells, columns)
+
+
 def _check_opacity(opacity: float) -> None:
     if not 0 <= opacity <= 1:
         raise UsageError(f"expected an opacity from 0 to 1, got {opacity}")

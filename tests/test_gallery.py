@@ -1,0 +1,45 @@
+"""The gallery shows every registered method that the given towers can run, and names the others."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tools.make_gallery import SHOWN, make_gallery
+
+from cliploc import Localizer
+from cliploc.saliency import methods
+from tests.tiny import tower
+
+
+@pytest.mark.parametrize("kinds", [("gap_cnn",), ("gap_cnn", "vit")])
+def test_every_method_of_the_registry_is_in_it(tmp_path: Path, kinds: tuple[str, ...]) -> None:
+    starts = {"gap_cnn": "cam", "vit": "maskclip"}
+    localizers = [Localizer(tower(kind, (5, 6)), method=starts[kind], min_presence=0) for kind in kinds]
+    make_gallery(tmp_path, localizers, [localizers[-1].backbone.name])
+    page = (tmp_path / "README.md").read_text()
+    sections, _, left_out = page.partition("## Not shown")
+    shown = re.findall(r"^\| .*? \| `(\w+)` \|", sections, re.MULTILINE)
+    expected = [m.name for localizer in localizers for m in methods if localizer.backbone.kind in m.towers]
+    assert shown == expected
+    assert set(re.findall(r"\(`(\w+)`\)", left_out)) == set(methods.names()) - set(expected)
+    sheets = re.findall(r"!\[[^]]*\]\((.*?)\)", page)
+    assert len(sheets) == len(SHOWN) * len(kinds)
+    for sheet in sheets:
+        with Image.open(tmp_path / sheet) as picture:
+            picture.load()
+    assert f"## `{localizers[-1].backbone.name}` · random weights" in page
+
+
+def test_a_sheet_refuses_a_name_that_was_not_looked_for() -> None:
+    from cliploc.errors import UsageError
+    from cliploc.report.overlay import comparison
+
+    localizer = Localizer(tower("gap_cnn", (5, 6)), method="cam")
+    (found,) = localizer.compare([Image.new("RGB", (24, 20))], ["red"], ["cam"])
+    with pytest.raises(UsageError, match="'cat' was not looked for, only red"):
+        comparison(found, "cat")
+    with pytest.raises(UsageError, match="at least one method"):
+        comparison({}, "cat")

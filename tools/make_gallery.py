@@ -1,0 +1,136 @@
+"""Draws docs/gallery: every method of the registry on three of the demo's photographs.
+
+    python tools/make_gallery.py [--model ViT-B-16 --pretrained openai] [--out docs/gallery]
+
+Methods that work on CNNs are shown with `mini`. The others need a ViT, whose weights are not bundled: name one by
+--model and --pretrained. Random weights are possible, to see that it runs, and are said to be random on every sheet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cliploc import Localizer
+from cliploc._terminal import Terminal
+from cliploc.demo import DemoPhoto, demo_photos
+from cliploc.geometry import iou_matrix
+from cliploc.report.overlay import comparison
+from cliploc.saliency import methods
+from cliploc.schema import Localization, Method
+
+ROOT = Path(__file__).parents[1]
+SHOWN = {"cat.jpg": "cat", "dogs.jpg": "dog", "bee.jpg": "bee"}
+QUALITY = 82
+
+
+def fitting(localizer: Localizer) -> list[Method]:
+    """Every registered method that works on the localizer's tower."""
+    return [method for method in methods if localizer.backbone.kind in method.towers]
+
+
+def iou(result: Localization, photo: DemoPhoto, name: str) -> float:
+    """Of the best box with the true box that it overlaps most; 0 without a box."""
+    boxes = result.boxes.of(name)
+    return float(iou_matrix(boxes[:1], photo.truth[name]).max()) if len(boxes) else 0.0
+
+
+def draw(localizer: Localizer, remark: str, photos: Sequence[DemoPhoto], out: Path, terminal: Terminal) -> list[str]:
+    """Writes a sheet for each photograph; the README's lines on them."""
+    shown = fitting(localizer)
+    model = localizer.backbone.name
+    sheets, ious = [], {method.name: [] for method in shown}
+    for photo in photos:
+        name = SHOWN[photo.path.name]
+        with terminal.progress(f"{photo.path.name} by {model}: masked pictures done") as bar:
+            compared = localizer.compare(
+                [photo.path],
+                [name],
+                [method.name for method in shown],
+                on_masked=lambda count: [bar.advance() for _ in range(count)],
+            )
+            (results,) = compared
+        for method in shown:
+            ious[method.name].append(iou(results[method.name], photo, name))
+        lines = {method.title: f"{method.name} · IoU {ious[method.name][-1]:.2f}{remark}" for method in shown}
+        sheet = f"{photo.path.stem}-{model}.jpg"
+        comparison({method.title: results[method.name] for method in shown}, name, lines).save(
+            out / sheet, quality=QUALITY, optimize=True, progressive=True
+        )
+        sheets += [f"![{name}, by every method]({sheet})", "", f"*{photo.credit}*", ""]
+        terminal.say(f"wrote {out / sheet}")
+    table = [f"| method | `--method` | {' | '.join(SHOWN[photo.path.name] for photo in photos)} |"]
+    table.append("|---|---|" + "---|" * len(photos))
+    for method in shown:
+        table.append(f"| {method.title} | `{method.name}` | {' | '.join(f'{one:.2f}' for one in ious[method.name])} |")
+    head = f"## `{model}`{remark}"
+    return [head, "", "IoU of the best box with the box drawn by hand that it overlaps most:", "", *table, "", *sheets]
+
+
+def readme(localizers: Sequence[Localizer], sections: Sequence[str], command: str) -> str:
+    """The page that lists the sheets, and the methods that are on none."""
+    covered = {method.name for localizer in localizers for method in fitting(localizer)}
+    left_out = [method for method in methods if method.name not in covered]
+    lines = [
+        "# Gallery",
+        "",
+        f"Made by `{command}` from the registry of methods: a new one appears by itself. One name a photograph, one "
+        "scale, every method with its own options and threshold. Warm colours are where the method sees the name; a "
+        "white box holds what is hotter than its threshold. Three photographs show what maps look like, not which "
+        "method is better.",
+        "",
+        *sections,
+    ]
+    if left_out:
+        lines += [
+            "## Not shown",
+            "These methods need another kind of tower than the bundled model's. No CLIP weights come with cliploc, and "
+            "maps of random ones would show nothing. With weights at hand (they are downloaded once):",
+            "",
+            "    python tools/make_gallery.py --model ViT-B-16 --pretrained openai",
+            "",
+            ", ".join(f"{method.title} (`{method.name}`)" for method in left_out) + ".",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def make_gallery(out: Path, localizers: Sequence[Localizer], random: Sequence[str] = (), command: str = "") -> None:
+    """Writes sheets and README.md.
+
+    Args:
+        out: a folder, made where it is not there.
+        localizers: one for each model.
+        random: names of the models whose weights are random.
+        command: said to have made it.
+    """
+    terminal = Terminal()
+    out.mkdir(parents=True, exist_ok=True)
+    photos = [photo for photo in demo_photos() if photo.path.name in SHOWN]
+    sections: list[str] = []
+    for localizer in localizers:
+        remark = " · random weights" if localizer.backbone.name in random else ""
+        sections += draw(localizer, remark, photos, out, terminal)
+    (out / "README.md").write_text(readme(localizers, sections, command), encoding="utf-8")
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="a ViT beside mini, by its name in `cliploc models`")
+    parser.add_argument("--pretrained", help="its weights")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs/gallery")
+    given = parser.parse_args(arguments)
+    settings: dict[str, Any] = {"min_presence": 0, "text_cache": False}
+    localizers, random = [Localizer("mini", **settings)], []
+    if given.model:
+        localizers.append(Localizer(given.model, given.pretrained, method="grad_cam", **settings))
+        random = [localizers[-1].backbone.name] if given.pretrained == "random" else []
+    make_gallery(given.out, localizers, random, " ".join(["python tools/make_gallery.py", *arguments]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
