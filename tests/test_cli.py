@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cliploc import __version__, backbones, cli
+from cliploc import __version__, cli
 from cliploc._terminal import Terminal
 from cliploc.backbones import models
 from cliploc.errors import ModelError, UsageError
@@ -407,28 +407,3 @@ def test_a_run_keeps_no_picture_once_it_is_taken(tmp_path):
     assert image() is None
     assert maps() is None
     assert run.document({})["pictures"][0]["names"][0]["found"]
-
-
-# ------------------------------------------------------------------------------------------------------------- doctor
-def test_the_doctor_finds_this_installation_sound():
-    result = cliploc_("doctor")
-    assert result.code == 0, result.out
-    lines = result.out.splitlines()
-    assert all(line.startswith("ok ") for line in lines[:-1])
-    assert any("ranks cat > " in line for line in lines)
-    assert lines[-1] == "everything is as it should be"
-
-
-def test_the_doctor_says_what_is_broken(monkeypatch):
-    def broken(*arguments: object, **options: object) -> None:
-        raise ModelError("mini's weights are damaged")
-
-    monkeypatch.setattr(backbones, "create", broken)
-    monkeypatch.setattr("tests.commands.create_once", broken)
-    monkeypatch.setattr("cliploc.doctor.PACKAGES", ("numpy", "no-such-package"))
-    result = cliploc_("doctor")
-    assert result.code == 1
-    failed = [line for line in result.out.splitlines() if line.startswith("FAILED")]
-    assert [line.split()[1] for line in failed] == ["no-such-package", "weights"]
-    assert "pip install no-such-package" in failed[0]
-    assert "mini's weights are damaged" in failed[1]

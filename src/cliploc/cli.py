@@ -397,17 +397,24 @@ def refinements() -> int:
 
 
 @app.command()
-def doctor(debug: Debug = False) -> int:  # noqa: ARG001
-    """Check this installation."""
+def doctor(
+    model: Model = "mini",
+    pretrained: Pretrained = None,
+    device: Device = None,
+    precision: Precision = "fp32",
+    debug: Debug = False,  # noqa: ARG001
+) -> int:
+    """Check this installation, and a model: whether its weights are there, and whether it knows what it sees."""
     from cliploc.doctor import checks
 
     terminal = Terminal()
     failed = 0
-    for check in checks():
+    for check in checks(model, pretrained, device, precision):
         failed += not check.good
         mark = Text("ok", style="green") if check.good else Text("FAILED", style="bold red")
         terminal.data(Text.assemble(mark, " " * (8 - len(mark)), f"{check.name:24}{printable(check.detail)}"))
-    terminal.data(Text(f"{failed} checks failed" if failed else "everything is as it should be"))
+    verdict = f"{failed} check{'s' if failed > 1 else ''} failed" if failed else "everything is as it should be"
+    terminal.data(Text(verdict))
     return SOME_FAILED if failed else DONE
 
 

@@ -24,6 +24,10 @@ class ModelError(CliplocError):
     """A model that cannot be built or loaded, or that produced something unusable (NaN)."""
 
 
+class MissingWeightsError(ModelError):
+    """Weights that are not on this machine and could not be fetched; the line says where to get and put them."""
+
+
 class InputError(CliplocError):
     """One picture or file that cannot be read; others may still be fine."""
 

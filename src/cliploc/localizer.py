@@ -390,7 +390,7 @@ class Localizer:
     def _classified(self, batch: list[_Prepared], top_k: int) -> list[list[Classified]]:
         pixels = torch.stack([item.inputs[0] for item in batch])  # [B, 3, H, W] uint8
         embedding = self.backbone.encode_image(self.backbone.normalize(pixels.to(self.backbone.device).float() / 255))
-        self._refuse_nan(embedding[:, None], batch, "embedding")
+        self._refuse_nan(embedding[:, None], batch, "an embedding")
         texts = batch[0].texts  # the same for all
         cosines = embedding @ self._embed(texts).T.to(embedding)  # [B, P]
         probabilities = (self.backbone.logit_scale * cosines).softmax(dim=-1)  # [B, P]

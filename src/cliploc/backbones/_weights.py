@@ -37,7 +37,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cliploc.backbones._torchscript import RefusedError, read_torchscript
-from cliploc.errors import ModelError
+from cliploc.errors import MissingWeightsError, ModelError
 
 CONFIG = "open_clip_config.json"
 # What open_clip calls a checkpoint in a repository or folder, the best first.
@@ -125,7 +125,7 @@ def folder_checkpoint(folder: Path) -> Path:
     named = [folder / name for name in CHECKPOINTS if (folder / name).is_file()]
     found = named or sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
     if not found:
-        raise ModelError(f"expected weights in {folder}, found none: put {CHECKPOINTS[0]} there")
+        raise MissingWeightsError(f"expected weights in {folder}, found none: put {CHECKPOINTS[0]} there")
     return found[0]
 
 
@@ -149,30 +149,30 @@ def _from_hub(repository: str, names: tuple[str, ...], wanted: str, advice: str)
     """Downloads the first of the names that the repository has; the hub's cache shows a file only when it is whole."""
     advice = f"{advice}, or give a file of weights with --pretrained FILE"
     if hub.HF_HUB_OFFLINE:
-        raise ModelError(f"{wanted} are not on this machine and HF_HUB_OFFLINE forbids the network: {advice}")
+        raise MissingWeightsError(f"{wanted} are not on this machine and HF_HUB_OFFLINE forbids the network: {advice}")
     no_network = f"{wanted} are not on this machine and huggingface.co cannot be reached: {advice}"
     if not hub_reachable():
-        raise ModelError(no_network)
+        raise MissingWeightsError(no_network)
     for name in names:
         try:
             return Path(huggingface_hub.hf_hub_download(repository, name))
         except LocalEntryNotFoundError:
-            raise ModelError(no_network) from None
+            raise MissingWeightsError(no_network) from None
         except EntryNotFoundError:
             continue
         except GatedRepoError:
-            raise ModelError(
+            raise MissingWeightsError(
                 f"{wanted}: the repository {repository} asks for consent: accept its terms on huggingface.co, then run "
                 "`hf auth login`"
             ) from None
         except RepositoryNotFoundError:
-            raise ModelError(
+            raise MissingWeightsError(
                 f"{wanted}: huggingface.co has no public repository {repository}: check its name"
             ) from None
         except Exception as error:
             _raise_if_full(error, Path(hub.HF_HUB_CACHE), wanted, "HF_HOME")
-            raise ModelError(f"{wanted} could not be downloaded ({_first_line(error)}): {advice}") from error
-    raise ModelError(f"{wanted}: the repository {repository} has none of {', '.join(names)}: {advice}")
+            raise MissingWeightsError(f"{wanted} could not be downloaded ({_first_line(error)}): {advice}") from error
+    raise MissingWeightsError(f"{wanted}: the repository {repository} has none of {', '.join(names)}: {advice}")
 
 
 def hub_reachable() -> bool:
@@ -197,13 +197,13 @@ def _download_url(url: str, target: Path, wanted: str) -> Path:
     """A file by URL, checked against its published sum before it gets its name."""
     advice = f"fetch {url} and save it as {target}"
     if hub.HF_HUB_OFFLINE:
-        raise ModelError(f"{wanted} are not on this machine and HF_HUB_OFFLINE forbids the network: {advice}")
+        raise MissingWeightsError(f"{wanted} are not on this machine and HF_HUB_OFFLINE forbids the network: {advice}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(target), hash_prefix=published_sha256(url) or None)
     except (OSError, URLError, RuntimeError) as error:
         _raise_if_full(error, target.parent, wanted, "HOME")
-        raise ModelError(f"{wanted} could not be downloaded ({_first_line(error)}): {advice}") from error
+        raise MissingWeightsError(f"{wanted} could not be downloaded ({_first_line(error)}): {advice}") from error
     return target
 
 
@@ -235,7 +235,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if path.is_dir():
         raise ModelError(f"expected a file of weights, got the folder {path}: give the file in it, or local-dir:{path}")
     if not path.is_file():
-        raise ModelError(f"expected a file of weights, found none at {path}: check the path")
+        raise MissingWeightsError(f"expected a file of weights, found none at {path}: check the path")
     try:
         if path.stat().st_size == 0:
             raise ModelError(f"{path} is empty: fetch it again")

@@ -82,8 +82,9 @@ def build(plan: Plan, device: str, precision: str) -> Backbone:
             f"the image tower of {plan.label} ({_tower_name(model.visual)}) cannot be taken apart: expected CLIP's "
             "ResNet, a ViT, EVA, ConvNeXt or FastViT; see `cliploc models`"
         )
-    fingerprint = None
+    fingerprint, file = None, None
     if checkpoint:
+        file = checkpoint.path
         _weights.load_into(model, checkpoint, plan.config)
         gelu = "quick-gelu" if quick_gelu else "gelu"
         fingerprint = f"{plan.config} {gelu} {checkpoint.sha256} {dtype} open_clip {open_clip.__version__}"
@@ -92,7 +93,7 @@ def build(plan: Plan, device: str, precision: str) -> Backbone:
     for part in backbone.children():  # not the buffers on top: pixels are normalised in float32
         part.to(dtype)
     if fingerprint:
-        backbone.fingerprint = fingerprint
+        backbone.fingerprint, backbone.weights_file = fingerprint, file
     built: Backbone = backbone.to(device)
     return built
 
@@ -242,7 +243,8 @@ def _count(name: str) -> float:
             model = open_clip.create_model(name, load_weights=False, pretrained_text=False, device="meta")
     except (OSError, RuntimeError, ImportError, ValueError, TypeError, KeyError) as error:
         raise ModelError(f"open_clip cannot build {name}: {_one_line(error)}") from error
-    return sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    number: int = sum(parameter.numel() for parameter in model.parameters())
+    return number / 1e6
 
 
 def _tower(vision: dict[str, Any]) -> tuple[TowerKind, str, str]:
