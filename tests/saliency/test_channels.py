@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cliploc.backbones.open_clip_timm import TimmVit
 from cliploc.errors import UsageError
 from cliploc.localizer import Localizer
 from cliploc.saliency import methods
 from cliploc.saliency._infra.channels import channel_gradients, channel_maps, channel_needs
 from cliploc.schema import Needs
+from tests.backbones.seam import tokenizer
+from tests.backbones.test_open_clip_timm import small_vit
 from tests.saliency.peers import GRID, Scene, tiny_scene
 from tests.saliency.test_score_cam import FAMILY, counted, ours_mask
 from tests.tiny import KINDS, tower
@@ -141,11 +144,46 @@ def test_tokens_that_leave_a_block_have_the_gradient_of_those_that_enter_the_nex
     torch.testing.assert_close(left, channel_gradients(ctx, "features", -1, None), rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("channels", ["tokens", "queries"])
-def test_channels_that_the_score_does_not_depend_on_are_refused(scene: Scene, channels: str) -> None:
-    with pytest.raises(UsageError, match=rf"^the score of vit has no gradient in the {channels} of block -1: choose"):
+@pytest.mark.parametrize(
+    ("channels", "text"),
+    [
+        ("queries", "^the score of vit has no gradient in the queries of block -1: choose an earlier block"),
+        ("tokens", "^expected tokens that another block takes, to have their gradient, got block -1: choose -2"),
+    ],
+)
+def test_channels_without_a_gradient_are_refused(scene: Scene, channels: str, text: str) -> None:
+    with pytest.raises(UsageError, match=text):
         scene.ours("gscore_cam", channels=channels)
     assert scene.ours("score_cam", channels=channels).isfinite().all()
+
+
+@pytest.mark.parametrize("variant", ["SigLIP", "EVA-02", "mean"])
+def test_towers_with_other_heads_and_positions(variant: str) -> None:
+    """An attention pool and no class token; rotary positions and a class token; a mean and no class token."""
+    backbone = TimmVit(small_vit(variant), tokenizer, variant)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 3, 3 * backbone.stride, 4 * backbone.stride, generator=generator)
+    scene = Scene(backbone, images, F.normalize(torch.randn(3, backbone.embedding_size, generator=generator), dim=1))
+    for channels in VIT_ONLY:
+        options = {"channels": channels, "block": -2 if channels == "tokens" else -1, "components": 1}
+        if (variant, channels) == ("EVA-02", "queries"):
+            options["block"] = -2
+        if (variant, channels) == ("mean", "heads"):
+            with pytest.raises(UsageError, match=r"^mean has no class token in block -1 whose attention could be shown"):
+                scene.ours("score_cam", **options)
+            continue
+        maps = scene.ours("gscore_cam", **options)
+        assert maps.shape == (2, 3, 3, 4)
+        assert maps.isfinite().all()
+        assert (maps.amax((-2, -1)) > maps.amin((-2, -1))).all()
+
+
+def test_an_attention_pools_heads_share_all_of_their_attention_among_the_patches() -> None:
+    backbone = TimmVit(small_vit("SigLIP"), tokenizer, "SigLIP")
+    images = torch.randn(2, 3, 3 * backbone.stride, 4 * backbone.stride, generator=torch.Generator().manual_seed(0))
+    scene = Scene(backbone, images, torch.eye(backbone.embedding_size)[:2])
+    maps = channel_maps(scene.context(channel_needs("heads")), "heads").maps
+    torch.testing.assert_close(maps.sum((-2, -1)), torch.ones(maps.shape[:2]))
 
 
 # ------------------------------------------------------------------------------------------------- principal components

@@ -52,7 +52,8 @@ def gscore_cam(
         `[B, P, h, w]` float32, raw: the ReLU follows in the `Localizer`.
 
     Raises:
-        UsageError: `top_k` is below 1, or the temperature is not above 0.
+        UsageError: `top_k` is below 1, the temperature is not above 0, or a choice of channels that the tower does not
+            have or that the score does not depend on.
 
     Example:
         >>> from cliploc import Localizer

@@ -35,7 +35,7 @@ def score_cam(
     spread over about 0.1: their bare softmax is nearly uniform, and the map would hardly depend on the prompt. The
     paper's logits have no such problem; here the temperature is part of the method. Channels that are constant make no
     mask, cost no forward and weigh as the baseline does. C masked images per picture, whatever the number of prompts.
-    On a ViT, A are the patch tokens that enter the last block.
+    On a ViT, A are the patch tokens that enter the last block, unless `channels` says otherwise.
 
     Peers upsample otherwise: `pytorch_grad_cam.ScoreCAM` with corners aligned; `torchcam.methods.ScoreCAM` normalises
     before it upsamples, and its baseline is the whole picture, which a softmax does not see.
@@ -51,7 +51,7 @@ def score_cam(
         `[B, P, h, w]` float32, raw: the ReLU follows in the `Localizer`.
 
     Raises:
-        UsageError: the temperature is not above 0.
+        UsageError: the temperature is not above 0, or a choice of channels that the tower does not have.
 
     Example:
         >>> from cliploc import Localizer

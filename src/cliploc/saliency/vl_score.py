@@ -51,7 +51,7 @@ def vl_score(
         `[B, P, h, w]` float32, raw.
 
     Raises:
-        UsageError: the temperature is not above 0.
+        UsageError: the temperature is not above 0, or a choice of channels that the tower does not have.
 
     Example:
         >>> from cliploc import Localizer

@@ -126,8 +126,8 @@ def channel_gradients(ctx: Context, channels: Choice, block: int, axes: Tensor |
     """α_tk, the mean over the places of ∂s_t/∂A_k: `[B, P, C]` float32.
 
     Raises:
-        UsageError: the score depends on none of these channels, as on patches that leave the last block of a tower that
-            reads its class token.
+        UsageError: the score depends on none of these channels, as on the patches' queries in the last block of a tower
+            that reads its class token; or they are tokens that leave the last block.
     """
     n = ctx.trace.grid[0] * ctx.trace.grid[1]
 
@@ -141,7 +141,7 @@ def channel_gradients(ctx: Context, channels: Choice, block: int, axes: Tensor |
     if channels == "features":
         alpha = map_gradients(ctx, lambda _, gradients: gradients.mean(dim=(-2, -1)), block)
     elif channels == "tokens" and block == -1:
-        alpha = ctx.text.new_zeros(1)  # no block is left to run
+        raise UsageError("expected tokens that another block takes, to have their gradient, got block -1: choose -2")
     else:
         alpha = batched_gradients(ctx, lambda: _resumed(ctx, channels, block), mean_of_patches)
     if channels != "features" and not alpha.any():
