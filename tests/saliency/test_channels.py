@@ -169,7 +169,9 @@ def test_towers_with_other_heads_and_positions(variant: str) -> None:
         if (variant, channels) == ("EVA-02", "queries"):
             options["block"] = -2
         if (variant, channels) == ("mean", "heads"):
-            with pytest.raises(UsageError, match=r"^mean has no class token in block -1 whose attention could be shown"):
+            with pytest.raises(
+                UsageError, match=r"^mean has no class token in block -1 whose attention could be shown"
+            ):
                 scene.ours("score_cam", **options)
             continue
         maps = scene.ours("gscore_cam", **options)
