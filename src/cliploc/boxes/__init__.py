@@ -1,7 +1,8 @@
-"""Heatmap → boxes: a threshold, connected components, a score for each, non-maximum suppression."""
+"""Heatmap → boxes: a threshold, connected components, a score for each, suppression; contours, for metrics."""
 
 from __future__ import annotations
 
 from cliploc.boxes.components import BoxRule, MapBoxes, boxes_from_maps
+from cliploc.boxes.contours import ContourBoxes, contour_boxes
 
-__all__ = ["BoxRule", "MapBoxes", "boxes_from_maps"]
+__all__ = ["BoxRule", "ContourBoxes", "MapBoxes", "boxes_from_maps", "contour_boxes"]

@@ -1,0 +1,145 @@
+"""What MaxBoxAcc and its relatives need of one map: how well its boxes fit at every threshold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from cliploc.boxes import contour_boxes
+from cliploc.errors import InputError, UsageError
+
+Floats = npt.NDArray[np.float64]
+Convention = Literal["wsoleval", "exact"]
+CONVENTIONS: tuple[Convention, ...] = ("wsoleval", "exact")
+SIDE = 224  # pixels of the maps that the WSOL evaluation compares
+TAUS: Floats = np.arange(0, 1, 0.001)
+
+
+@dataclass(frozen=True)
+class BoxCurve:
+    """The best IoU of one map's boxes with its image's true boxes, at each of the map's levels.
+
+    A map of 256 levels has at most 256 thresholds, so that τ is looked up, not computed: see `index`.
+
+    Attributes:
+        image_id: which image.
+        largest: `[k]`, of the box of the largest contour; k − 1 is the map's highest level.
+        best: `[k]`, of the best of all contours' boxes.
+    """
+
+    image_id: str
+    largest: Floats
+    best: Floats
+
+    def __post_init__(self) -> None:
+        if self.largest.shape != self.best.shape or not 1 <= len(self.best) <= 256:
+            raise ValueError(f"expected two curves of 1 to 256 levels, got {self.largest.shape} and {self.best.shape}")
+
+    def index(self, tau: float) -> int:
+        """The level that τ means for this map, ⌊τ · highest⌋: hot is what is strictly above."""
+        return level(tau, len(self.best) - 1)
+
+
+def level(tau: float, highest: int) -> int:
+    """The level that τ means for a map of this highest level.
+
+    Raises:
+        UsageError: τ outside 0–1.
+    """
+    if not 0 <= tau <= 1:
+        raise UsageError(f"expected a threshold from 0 to 1, got {tau}")
+    return int(tau * highest)
+
+
+def box_curve(
+    image_id: str, score_map: npt.ArrayLike, true_xyxy: npt.ArrayLike, convention: Convention = "wsoleval"
+) -> BoxCurve:
+    """Compares the boxes of a score map, at all thresholds, with the true boxes.
+
+    Args:
+        image_id: which image, for metrics that must not count one twice.
+        score_map: `[H, W]` of floats in 0–1; see `checked_map`.
+        true_xyxy: `[m, 4]` in map pixels: see `boxes_on_map`.
+        convention: "wsoleval" is Choe et al. 2020, "Evaluating Weakly Supervised Object Localization Methods Right", to
+            the digit: maps of 224×224, right and bottom edges at most 223, corners counted as pixels (+1) in the IoU.
+            "exact" takes edges as they are, exclusive, and maps of any size. Both take maps as 256 levels (⌊255 · s⌋)
+            and hot as strictly above ⌊τ · highest level⌋.
+
+    Raises:
+        InputError: a map or boxes that cannot be used.
+
+    Example:
+        >>> heat = np.zeros((224, 224))
+        >>> heat[50:100, 50:100] = 1
+        >>> float(box_curve("a", heat, [[50, 50, 100, 100]]).largest[0])
+        1.0
+    """
+    heat = checked_map(score_map, convention)
+    truths = np.asarray(true_xyxy, dtype=np.float64).reshape(-1, 4)
+    if not len(truths):
+        raise InputError(f"{image_id}: expected at least one true box, got none: leave the image out")
+    boxes = contour_boxes((heat * 255).astype(np.uint8))
+    height, width = heat.shape
+    largest, every = boxes.largest, boxes.every
+    if convention == "wsoleval":
+        edge = np.array([width, height, width - 1, height - 1])
+        largest, every = np.minimum(largest, edge), np.minimum(every, edge)
+    extra: Literal[0, 1] = 1 if convention == "wsoleval" else 0
+    starts = np.searchsorted(boxes.cut, np.arange(len(largest)))
+    best = np.maximum.reduceat(iou(every, truths, extra).max(axis=1), starts)
+    return BoxCurve(image_id, iou(largest, truths, extra).max(axis=1), best)
+
+
+def checked_map(score_map: npt.ArrayLike, convention: Convention = "wsoleval") -> npt.NDArray[np.floating]:
+    """A score map that can be evaluated.
+
+    Raises:
+        InputError: it is not 2-D (224×224 for "wsoleval"), not of floats, not finite, or not within 0–1.
+        UsageError: an unknown convention.
+    """
+    if convention not in CONVENTIONS:
+        raise UsageError(f"expected a convention of {', '.join(CONVENTIONS)}, got {convention!r}")
+    heat = np.asarray(score_map)
+    shape = "×".join(map(str, heat.shape)) or "a single number"
+    if convention == "wsoleval" and heat.shape != (SIDE, SIDE):
+        raise InputError(f"expected a map of {SIDE}×{SIDE}, got {shape}: resize it, or use the exact convention")
+    if heat.ndim != 2 or not heat.size:
+        raise InputError(f"expected a map of height × width, got {shape}: save one map a file")
+    if not np.issubdtype(heat.dtype, np.floating):
+        raise InputError(f"expected floating-point scores in 0–1, got {heat.dtype}: divide by the type's largest value")
+    if not np.isfinite(heat).all():
+        bad = int((~np.isfinite(heat)).sum())
+        raise InputError(f"expected finite scores, got {bad} that are NaN or infinite: mend the method that made them")
+    low, high = float(heat.min()), float(heat.max())
+    if low < 0 or high > 1:
+        raise InputError(f"expected scores in 0–1, got {low:g} to {high:g}: normalise each map")
+    return heat
+
+
+def boxes_on_map(
+    xyxy: npt.ArrayLike, size_wh: tuple[int, int], map_hw: tuple[int, int], convention: Convention = "wsoleval"
+) -> Floats:
+    """True boxes in original pixels → map pixels `[m, 4]`; "wsoleval" truncates them to whole pixels."""
+    boxes = np.asarray(xyxy, dtype=np.float64).reshape(-1, 4)
+    # Multiplied before divided, as the WSOL evaluation does: the other order can end a digit below a whole pixel.
+    scaled: Floats = boxes * np.array(map_hw[::-1] * 2) / np.array(size_wh * 2)
+    return np.asarray(np.trunc(scaled)) if convention == "wsoleval" else scaled
+
+
+def iou(a_xyxy: npt.ArrayLike, b_xyxy: npt.ArrayLike, extra: Literal[0, 1]) -> Floats:
+    """IoU of every box of `a [n, 4]` with every one of `b [m, 4]` → `[n, m]` in float64.
+
+    Apart from `geometry.iou_matrix`, as the WSOL evaluation counts corners as pixels (extra = 1) and compares a ratio
+    such as 7/10 with 0.7 in double precision.
+    """
+    a = np.asarray(a_xyxy, dtype=np.float64).reshape(-1, 1, 4)
+    b = np.asarray(b_xyxy, dtype=np.float64).reshape(1, -1, 4)
+    low, high = np.maximum(a[..., :2], b[..., :2]), np.minimum(a[..., 2:], b[..., 2:])
+    intersection = (high - low + extra).clip(min=0).prod(-1)  # [n, m]
+    area_a, area_b = ((box[..., 2:] - box[..., :2] + extra).clip(min=0).prod(-1) for box in (a, b))
+    union = area_a + area_b - intersection
+    ratio: Floats = np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
+    return ratio

@@ -1,0 +1,263 @@
+"""MaxBoxAcc and its relatives: by hand, on degenerate maps, and to the digit against the definition restated."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from cliploc.boxes import contour_boxes
+from cliploc.errors import InputError, UsageError
+from cliploc.metrics import (
+    TAUS,
+    Bootstrap,
+    BoxCurve,
+    LocalizationAccuracy,
+    MaxBoxAcc,
+    MaxBoxAccV2,
+    MeanBestIoU,
+    box_curve,
+    boxes_on_map,
+)
+from tests.metrics import literal
+
+NONE = Bootstrap(replicates=0)
+
+
+def noisy(seed, smooth):
+    """Blobs under noise, as blurred as asked."""
+    random = np.random.default_rng(seed)
+    heat = random.random((224, 224)) ** 3
+    if smooth:
+        heat = cv2.GaussianBlur(heat, (0, 0), smooth)
+    heat -= heat.min()
+    return (heat / heat.max()).astype(np.float32)
+
+
+def at_all(values):
+    return np.array([values[int(tau * (len(values) - 1))] for tau in TAUS])
+
+
+# ------------------------------------------------------------------------------------------------------------ contours
+@settings(max_examples=300)
+@given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.integers(0, 3)))
+def test_contours_are_those_that_opencv_traces_one_by_one(levels):
+    found = contour_boxes(levels)
+    for cut in range(int(levels.max()) + 1):
+        mask = (levels > cut).astype(np.uint8)
+        contours = cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]
+        rectangles = [(x, y, x + w, y + h) for x, y, w, h in map(cv2.boundingRect, contours)] or [(0, 0, 0, 0)]
+        x, y, w, h = cv2.boundingRect(max(contours, key=cv2.contourArea)) if contours else (0, 0, 0, 0)
+        assert found.largest[cut].tolist() == [x, y, x + w, y + h]
+        assert sorted(map(tuple, found.every[found.cut == cut].tolist())) == sorted(rectangles)
+
+
+def test_of_equally_large_contours_the_first_that_opencv_lists_counts():
+    random = np.random.default_rng(0)
+    for _ in range(500):
+        mask = (random.random((9, 9)) < random.choice([0.2, 0.4, 0.7])).astype(np.uint8)
+        contours = cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]
+        x, y, w, h = cv2.boundingRect(max(contours, key=cv2.contourArea))
+        assert contour_boxes(mask).largest[0].tolist() == [x, y, x + w, y + h]
+
+
+# ------------------------------------------------------------------------------------------------------ to the digit
+@pytest.mark.parametrize("smooth", [0, 1, 3, 12])
+def test_every_threshold_has_the_ious_of_the_literal_definition(smooth):
+    heat = noisy(smooth, smooth)
+    truths = [(20, 30, 150, 180), (100, 5, 223, 90)]
+    curve = box_curve("a", heat, truths)
+    taus = TAUS if smooth >= 3 else TAUS[::20]  # the literal evaluation takes seconds where contours are many
+    for every, values in ((False, curve.largest), (True, curve.best)):
+        expected = literal.ious(heat, truths, every, taus)
+        ours = at_all(values) if smooth >= 3 else at_all(values)[::20]
+        assert (ours == expected).all()
+
+
+def test_scores_over_images_are_those_of_the_literal_definition():
+    maps = [noisy(seed, 10) for seed in range(5)]
+    truths = [literal.true_boxes([(40 + 20 * i, 30, 300, 250 + 10 * i)], (333, 500)) for i in range(5)]
+    one, two = MaxBoxAcc(), MaxBoxAccV2()
+    for i, (heat, boxes) in enumerate(zip(maps, truths, strict=True)):
+        curve = box_curve(f"{i}", heat, boxes)
+        one.update(curve)
+        two.update(curve)
+    result = one.compute(NONE)
+    assert (result.accuracy, result.threshold) == literal.max_box_acc(maps, truths, False, 0.5)
+    parts = two.compute(NONE)
+    for level, part in parts.at_iou.items():
+        assert (part.accuracy, part.threshold) == literal.max_box_acc(maps, truths, True, level)
+    assert parts.accuracy == np.mean([part.accuracy for part in parts.at_iou.values()])
+
+
+@given(
+    st.lists(st.tuples(*[st.integers(0, 4000)] * 4), min_size=1, max_size=3), st.integers(1, 4000), st.integers(1, 4000)
+)
+def test_true_boxes_are_scaled_and_truncated_as_the_definition_does(boxes, width, height):
+    ours = boxes_on_map(boxes, (width, height), (224, 224))
+    assert [tuple(map(int, box)) for box in ours] == literal.true_boxes(boxes, (width, height))
+
+
+# ------------------------------------------------------------------------------------------------------------ by hand
+def square(value=1.0):
+    heat = np.zeros((224, 224), np.float32)
+    heat[10:20, 30:50] = value
+    return heat
+
+
+def test_a_square_by_hand():
+    # x 30…49, y 10…19 → box 30 10 50 20, counted as 21 × 11 pixels; the true box 30 10 49 19 as 20 × 10.
+    curve = box_curve("a", square(), [[30, 10, 49, 19]])
+    assert len(curve.largest) == 256
+    assert (curve.largest[:255] == 200 / 231).all()
+    assert curve.largest[255] == 0  # nothing is above the maximum: box 0 0 0 0
+    assert box_curve("a", square(), [[30, 10, 50, 20]], "exact").largest[0] == 1.0
+
+
+def test_two_squares_by_hand():
+    heat = square(0.5)
+    heat[100:104, 100:104] = 1.0  # smaller, hotter
+    curve = box_curve("a", heat, [[100, 100, 104, 104]])
+    half = int(0.5 * 255)
+    assert (curve.largest[:half] == 0).all()  # the larger one counts while both are there
+    assert (curve.best[:half] == 1).all()
+    assert (curve.largest[half:255] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "highest", "box"),
+    [
+        ("zeros", 0, [0, 0, 0, 0]),
+        ("full", 255, [0, 0, 223, 223]),
+        ("constant", 127, [0, 0, 223, 223]),
+        ("one pixel", 255, [7, 5, 8, 6]),
+        ("corner", 255, [223, 223, 223, 223]),
+        ("right border", 255, [220, 0, 223, 223]),
+    ],
+)
+def test_degenerate_maps(name, highest, box):
+    heat = np.zeros((224, 224))
+    if name == "full":
+        heat[:] = 1
+    elif name == "constant":
+        heat[:] = 0.5
+    elif name == "one pixel":
+        heat[5, 7] = 1
+    elif name == "corner":
+        heat[223, 223] = 1
+    elif name == "right border":
+        heat[:, 220:] = 1
+    curve = box_curve("a", heat, [box])
+    assert len(curve.largest) == highest + 1
+    assert curve.largest[0] == curve.best[0] == 1.0
+    for every, values in ((False, curve.largest), (True, curve.best)):
+        assert (at_all(values)[::50] == literal.ious(heat, [box], every, TAUS[::50])).all()
+
+
+@pytest.mark.parametrize(
+    ("heat", "said"),
+    [
+        (np.zeros((7, 7)), "expected a map of 224×224, got 7×7"),
+        (np.zeros((1, 224, 224)), "got 1×224×224"),
+        (np.full((224, 224), np.nan), "expected finite scores, got 50176 that are NaN"),
+        (np.full((224, 224), 1.5), "expected scores in 0–1, got 1.5 to 1.5"),
+        (np.full((224, 224), -0.1), "expected scores in 0–1, got -0.1 to -0.1"),
+        (np.zeros((224, 224), np.uint8), "expected floating-point scores in 0–1, got uint8"),
+    ],
+)
+def test_maps_that_cannot_be_used_say_why(heat, said):
+    with pytest.raises(InputError, match=said):
+        box_curve("a", heat, [[0, 0, 1, 1]])
+
+
+def test_top_k_by_hand():
+    right, wrong = BoxCurve("", np.array([0.5, 0]), np.array([0.5, 0])), BoxCurve("", np.zeros(2), np.zeros(2))
+    metric = LocalizationAccuracy()
+    rows = [(right, [3, 1, 2, 4, 5]), (right, [1, 2, 4, 5, 3]), (right, [1, 2, 4, 5, 6]), (wrong, [3, 1, 2, 4, 5])]
+    for i, (curve, predictions) in enumerate(rows):
+        metric.update(BoxCurve(f"{i}", curve.largest, curve.best), 3, predictions)
+    result = metric.compute(0.4, NONE)
+    assert (result.gt_known, result.top1_loc, result.top5_loc) == (0.75, 0.25, 0.5)
+    assert (result.top1_cls, result.top5_cls) == (0.5, 0.75)
+    assert (result.threshold, result.oracle) == (0.4, False)
+    assert metric.compute(1.0, NONE).gt_known == 0
+    assert metric.compute(None, NONE).oracle
+    metric.update(BoxCurve("none", right.largest, right.best), 3)  # no prediction: in GT-known only
+    result = metric.compute(0.4, NONE)
+    assert (result.n, result.predicted, result.gt_known, result.top1_loc) == (5, 4, 0.8, 0.25)
+
+
+def test_a_tie_is_right_and_the_smallest_best_threshold_is_told():
+    metric = MaxBoxAcc()
+    metric.update(BoxCurve("a", np.array([0.1, 0.5, 0.5, 0]), np.zeros(4)), 7)
+    metric.update(BoxCurve("b", np.array([0.1, 0.2, 0.5, 0]), np.zeros(4)), 8)
+    result = metric.compute(NONE)
+    assert (result.accuracy, result.threshold) == (1.0, 0.667)  # ⌊0.667 · 3⌋ = 2
+    assert result.per_class == {7: 1.0, 8: 1.0}
+    assert (result.curve[[0, 333, 334, 666, 667]] == [0, 0, 0.5, 0.5, 1]).all()
+
+
+# -------------------------------------------------------------------------------------------------------- properties
+curves = st.lists(
+    st.integers(1, 256).flatmap(
+        lambda k: st.tuples(*[hnp.arrays(np.float64, k, elements=st.floats(0, 1), fill=st.just(0.4))] * 2)
+    ),
+    min_size=2,
+    max_size=6,
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(curves, st.integers(1, 5), st.floats(0, 1))
+def test_merged_parts_are_all_at_once_in_any_order(values, split, tau):
+    rows = [BoxCurve(f"{i}", largest, np.maximum(largest, best)) for i, (largest, best) in enumerate(values)]
+    few = Bootstrap(replicates=20)
+    for make in (MaxBoxAcc, MaxBoxAccV2, LocalizationAccuracy, lambda: MeanBestIoU(tau)):
+        whole, a, b = make(), make(), make()
+        for i, curve in enumerate(rows):
+            whole.update(curve, i % 2)
+            (a if i < split else b).update(curve, i % 2)
+        expected = whole.compute(bootstrap=few)
+        if split < len(rows):
+            for merged in (a.merge(b), b.merge(a)):
+                assert repr(merged.compute(bootstrap=few)) == repr(expected)
+            with pytest.raises(UsageError, match="comes twice"):
+                whole.merge(b)
+    one, every = MaxBoxAcc(), MaxBoxAcc(contours="every")
+    for curve in rows:
+        one.update(curve)
+        every.update(curve)
+    assert (one.compute(NONE).curve <= every.compute(NONE).curve).all()  # more boxes, never worse
+    stated = LocalizationAccuracy()
+    for curve in rows:
+        stated.update(curve)
+    assert stated.compute(tau, NONE).gt_known == np.mean([c.largest[c.index(tau)] >= 0.5 for c in rows])
+
+
+def test_intervals_cover_what_they_should():
+    # 400 images, half right: the interval of a mean is 0.5 ± 1.96 · √(0.25 / 400) = 0.5 ± 0.049.
+    metric = LocalizationAccuracy()
+    for i in range(400):
+        metric.update(BoxCurve(f"{i}", np.array([i % 2 * 1.0]), np.zeros(1)))
+    low, high = metric.compute(0.0).intervals["gt_known"]
+    assert low == pytest.approx(0.451, abs=0.006)
+    assert high == pytest.approx(0.549, abs=0.006)
+
+
+def test_what_cannot_be_computed_is_refused():
+    curve = BoxCurve("a", np.ones(1), np.ones(1))
+    metric = MaxBoxAcc()
+    with pytest.raises(UsageError, match="at least one image"):
+        metric.compute()
+    metric.update(curve)
+    with pytest.raises(UsageError, match="comes twice"):
+        metric.update(curve)
+    with pytest.raises(UsageError, match="same settings"):
+        metric.merge(MaxBoxAcc(0.7))
+    with pytest.raises(UsageError, match="no true class"):
+        LocalizationAccuracy().update(curve, None, [1])
+    with pytest.raises(UsageError, match="threshold from 0 to 1"):
+        MeanBestIoU(1.5)

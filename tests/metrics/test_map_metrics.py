@@ -1,0 +1,124 @@
+"""Metrics that read the map itself: numbers worked out by hand, and parts merged."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from cliploc.errors import InputError, UsageError
+from cliploc.metrics import Bootstrap, EnergyInBoxes, PointingGame, PxAP, VLScoreRule
+
+NONE = Bootstrap(replicates=0)
+few = Bootstrap(replicates=20)
+maps = hnp.arrays(np.float64, (6, 6), elements=st.floats(0, 1))
+
+
+def of_one(metric, heat, boxes):
+    metric.update("a", heat, boxes)
+    return metric.compute(NONE).mean
+
+
+def point(x, y, side=100):
+    heat = np.zeros((side, side))
+    heat[y, x] = 1
+    return heat
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "right"),
+    [
+        (50, 50, 1),
+        (40, 40, 1),
+        (59, 59, 1),
+        (25, 45, 1),
+        (24, 45, 0),
+        (74, 45, 1),
+        (75, 45, 0),
+        (31, 28, 1),
+        (28, 28, 0),
+    ],
+)
+def test_pointing_game_takes_fifteen_pixels_of_distance(x, y, right):
+    # The box holds pixels 40 … 59: 25 and 74 are 15 away; (31, 28) is 9, 12 away = 15; (28, 28) is 12, 12 away = 17.
+    assert of_one(PointingGame(), point(x, y), [[40, 40, 60, 60]]) == right
+
+
+def test_a_map_without_a_peak_points_nowhere():
+    for value in (0.0, 0.5, 1.0):
+        assert of_one(PointingGame(), np.full((10, 10), value), [[0, 0, 10, 10]]) == 0
+
+
+def test_energy_by_hand():
+    heat = np.array([[1.0, 0.5], [0.25, 0.25]])
+    assert of_one(EnergyInBoxes(), heat, [[0, 0, 1, 1]]) == 0.5
+    assert of_one(EnergyInBoxes(), heat, [[0, 0, 1, 2], [0, 0, 1, 1]]) == 0.625  # overlapping boxes count once
+    assert of_one(EnergyInBoxes(), heat, [[0, 0, 2, 2]]) == 1
+    assert of_one(EnergyInBoxes(), np.zeros((2, 2)), [[0, 0, 2, 2]]) == 0
+
+
+def test_vl_scores_rule_takes_the_best_of_all_regions_but_specks():
+    heat = np.zeros((100, 100))
+    heat[10:50, 10:50], heat[70:80, 70:80], heat[90:93, 90:93] = 1, 0.7, 1
+    assert of_one(VLScoreRule(), heat, [[70, 70, 80, 85]]) == 1  # IoU 2/3, though the other region is larger
+    assert of_one(VLScoreRule(0.8), heat, [[70, 70, 80, 85]]) == 0  # 0.7 is not above 0.8
+    assert of_one(VLScoreRule(), heat, [[90, 90, 93, 93]]) == 0  # 9 of 10,000 pixels are below 0.1 %
+    heat[80, 80] = 1  # touches by a corner: another region, and too small
+    assert of_one(VLScoreRule(), heat, [[70, 70, 80, 80]]) == 1
+
+
+def test_pxap_by_hand():
+    # Descending: 0.9 true, 0.6 false, 0.3 true → precision 1 at recall ½, ⅔ at recall 1: ½ · 1 + ½ · ⅔ = 5/6.
+    metric = PxAP()
+    heat, mask = np.array([[0.9, 0.6, 0.3]]), np.array([[True, False, True]])
+    metric.update("a", heat, mask)
+    assert metric.compute(NONE).pxap == pytest.approx(5 / 6)
+    ignoring = PxAP()
+    ignoring.update("a", heat, mask, np.array([[True, True, False]]))  # ignored where no object is
+    assert ignoring.compute(NONE).pxap == 1
+    with pytest.raises(InputError, match="expected mask as booleans"):
+        metric.update("b", heat, mask.T)
+
+
+def literal_pxap(pairs):
+    """Precision and recall at each threshold, pixels counted one by one."""
+    heat = np.concatenate([h.ravel() for h, _ in pairs])
+    mask = np.concatenate([m.ravel() for _, m in pairs])
+    area = recall_before = 0.0
+    for tau in [1.0, *np.arange(0, 1, 0.001)[::-1]]:
+        hot = heat >= tau
+        recall = (hot & mask).sum() / mask.sum()
+        area += (recall - recall_before) * ((hot & mask).sum() / max(hot.sum(), 1))
+        recall_before = recall
+    return area
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.tuples(maps, hnp.arrays(np.bool_, (6, 6))), min_size=2, max_size=4))
+def test_pxap_is_the_area_of_its_definition_and_merges(pairs):
+    pairs[0][1][0, 0] = True
+    whole, first, rest = PxAP(), PxAP(), PxAP()
+    for i, (heat, mask) in enumerate(pairs):
+        whole.update(f"{i}", heat, mask)
+        (rest if i else first).update(f"{i}", heat, mask)
+    assert whole.compute(NONE).pxap == pytest.approx(literal_pxap(pairs))
+    assert first.merge(rest).compute() == rest.merge(first).compute() == whole.compute()
+    with pytest.raises(UsageError, match="comes twice"):
+        whole.merge(rest)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(maps, min_size=2, max_size=4))
+def test_means_merge(heats):
+    for make in (PointingGame, EnergyInBoxes, VLScoreRule):
+        whole, first, rest = make(), make(), make()
+        for i, heat in enumerate(heats):
+            whole.update(f"{i}", heat, [[1, 1, 4, 4]], i % 2)
+            (rest if i else first).update(f"{i}", heat, [[1, 1, 4, 4]], i % 2)
+        expected = whole.compute(few)
+        assert first.merge(rest).compute(few) == rest.merge(first).compute(few) == expected
+        assert 0 <= expected.interval[0] <= expected.interval[1] <= 1
+    with pytest.raises(UsageError, match="same settings"):
+        VLScoreRule(0.5).merge(VLScoreRule(0.6))
