@@ -42,7 +42,7 @@ def test_version_and_help():
     for arguments in ([], ["--help"]):
         result = cliploc_(*arguments)
         assert result.code == 0
-        for command in ("localize", "demo", "models", "methods", "doctor"):
+        for command in ("localize", "classify", "demo", "models", "methods", "doctor"):
             assert re.search(rf"^  {command} ", result.out, re.MULTILINE)
     assert "--min-presence" in cliploc_("localize", "--help").out
 
@@ -60,7 +60,7 @@ def test_an_unknown_command_or_option_is_one_line_with_the_nearest():
 
 def test_the_document_explains_every_option():
     document = (Path(__file__).parents[1] / "docs/cli.md").read_text()
-    for command in ("localize", "demo", "models", "methods", "doctor"):
+    for command in ("localize", "classify", "demo", "models", "methods", "doctor"):
         for option in re.findall(r"(--[a-z-]+)", cliploc_(command, "--help").out):
             assert f"{option}" in document, (command, option)
 
