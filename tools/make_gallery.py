@@ -79,8 +79,8 @@ def readme(localizers: Sequence[Localizer], sections: Sequence[str], command: st
         "",
         f"Made by `{command}` from the registry of methods: a new one appears by itself. One name a photograph, one "
         "scale, every method with its own options and threshold. Warm colours are where the method sees the name; a "
-        "white box holds what is hotter than its threshold. Three photographs show what maps look like, not which "
-        "method is better.",
+        "white box holds what is hotter than its threshold; both are drawn on the photographs by us. Three photographs "
+        "show what maps look like, not which method is better.",
         "",
         *sections,
     ]
