@@ -13,10 +13,8 @@ from torch.nn import functional as F
 
 from cliploc.backbones.open_clip_resnet import OpenClipResNet
 from cliploc.errors import UsageError
-from cliploc.saliency import methods
 from cliploc.schema import Backbone, Needs
 from tests.backbones.small_clip import TEXTS, season, small_clip, tokenizer
-from tests.tiny import context
 
 STAGES = (-5, -4, -3, -2, -1)
 
@@ -158,17 +156,3 @@ def test_normalises_with_the_models_own_statistics():
 def test_supports_its_own_towers_only(model):
     assert OpenClipResNet.supports(model.visual)
     assert not OpenClipResNet.supports(nn.Identity())
-
-
-@pytest.mark.parametrize("method", [m.name for m in methods if "cnn" in m.towers])
-def test_every_cnn_method_runs_and_hears_the_prompt(backbone, method):
-    """On a grid that is not square; two prompts give two maps, and a batch of two is two batches of one."""
-    run = methods.get(method)
-    needs = run.needs(**run.options)
-    images = pictures(64, 96)
-    both = run.function(context(backbone, images, TEXTS[:2], needs), **run.options)  # [B, P, h, w]
-    assert both.shape[:2] == (2, 2)
-    assert both.isfinite().all()
-    assert (both[:, 0] - both[:, 1]).abs().max() > 1e-5 * both.abs().max() > 0
-    alone = [run.function(context(backbone, image[None], TEXTS[:2], needs), **run.options) for image in images]
-    torch.testing.assert_close(both, torch.cat(alone), rtol=1e-3, atol=1e-4 * float(both.abs().max()))

@@ -36,6 +36,17 @@ class SimilarityModel(nn.Module):
         return self.scale * embedding @ self.text.T
 
 
+class WrappedClip(nn.Module):
+    """Images → logits `[B, P]` of open_clip's own image tower."""
+
+    def __init__(self, visual: nn.Module, text: Tensor, scale: float = 1.0) -> None:
+        super().__init__()
+        self.visual, self.text, self.scale = visual, text, scale
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.scale * F.normalize(self.visual(images), dim=-1) @ self.text.T
+
+
 class Scene:
     """One tower, one picture, some prompts: for us a `Context`, for the peers a classifier."""
 
@@ -70,11 +81,14 @@ class Scene:
             gradients.append(torch.autograd.grad(score, leaf)[0])
         return features, torch.stack(gradients)
 
+    def layers(self, stages: tuple[int, ...]) -> list[nn.Module]:
+        """The peers' target layers."""
+        return [self.backbone.stages[stage] for stage in stages]
+
     def grad_cam_package(self, peer: Any, stages: tuple[int, ...] = (-1,)) -> Tensor:
         """`pytorch_grad_cam`: maps `[B, P, H, W]` in 0–1 over the input."""
-        layers = [self.backbone.stages[stage] for stage in stages]
         maps = []
-        with peer(model=self.model, target_layers=layers) as extractor:
+        with peer(model=self.model, target_layers=self.layers(stages)) as extractor:
             for prompt in range(len(self.text)):
                 targets = [ClassifierOutputTarget(prompt)] * len(self.images)
                 maps.append(torch.from_numpy(extractor(self.images.clone().requires_grad_(True), targets=targets)))
@@ -82,9 +96,8 @@ class Scene:
 
     def torchcam(self, peer: Any, stages: tuple[int, ...] = (-1,), **kwargs: Any) -> Tensor:
         """`torchcam`: maps `[B, P, h, w]` in 0–1 on the grid; several stages fused by its own rule."""
-        layers = [self.backbone.stages[stage] for stage in stages]
         maps = []
-        with peer(self.model, layers, **kwargs) as extractor:
+        with peer(self.model, self.layers(stages), **kwargs) as extractor:
             for prompt in range(len(self.text)):
                 scores = self.model(self.images.clone().requires_grad_(True))
                 maps.append(extractor.fuse_cams(extractor(prompt, scores)).detach())

@@ -6,6 +6,7 @@ Parametrised over the registry: a new `saliency/<name>.py` is tested here unedit
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +19,37 @@ from cliploc.errors import UsageError
 from cliploc.saliency import methods
 from cliploc.saliency._infra.registration import check_options
 from cliploc.schema import Context
-from tests.tiny import COLOURS, KINDS, SIDE, context, planted_image, tower
+from tests.saliency.peers import min_max
+from tests.saliency.towers import CLIP_RESNETS, RESNETS, TINY_GRIDS, build, cases, grids, own, pictures
+from tests.tiny import COLOURS, KINDS, context, planted_image
 
-GRID = (5, 6)
-OTHER_GRID = (7, 4)
 TEXTS = ("red", "green", "a zebra", "blue")
-KIND_OF = {kind: tower(kind).kind for kind in KINDS}
-CASES = [(method.name, kind) for method in methods for kind in KINDS if KIND_OF[kind] in method.towers]
+TOLERANCE = 1e-4
+CASES = cases()
+GRID = TINY_GRIDS[0]  # of the planted ones
 every_case = pytest.mark.parametrize(("name", "kind"), CASES)
-
-
-def pictures(grid: tuple[int, int] = GRID) -> Tensor:
-    """Two pictures with several colours each, so that every prompt has something to say."""
-    generator = torch.Generator().manual_seed(3)
-    noise = 0.3 * torch.randn(2, 3, grid[0] * SIDE, grid[1] * SIDE, generator=generator)
-    first = planted_image("red", grid, (1, 2)) + planted_image("green", grid, (3, 0))
-    second = planted_image("blue", grid, (0, 3)) + planted_image("red", grid, (4, 1))
-    return torch.cat([first, second]) + noise
+planted_case = pytest.mark.parametrize(("name", "kind"), [case for case in CASES if case[1] in KINDS])
+# CLIP's own RN50 and RN50x4 are slow: one of them, or none, where the other towers show the same.
+one_large_case = pytest.mark.parametrize(("name", "kind"), [case for case in CASES if case[1] != "RN50x4"])
+small_case = pytest.mark.parametrize(("name", "kind"), [case for case in CASES if case[1] not in RESNETS])
+clip_case = pytest.mark.parametrize(("name", "kind"), [case for case in CASES if case[1] in CLIP_RESNETS])
 
 
 def run(name: str, backbone: Any, images: Tensor, texts: Any = TEXTS, **kwargs: Any) -> Tensor:
     method = methods.get(name)
     return method.function(context(backbone, images, texts, method.needs(), **kwargs))
+
+
+def one_trace(name: str, kind: str) -> Callable[[list[int]], Tensor]:
+    """Maps of a choice of TEXTS, all from the same forward pass."""
+    backbone, images, method = build(kind), pictures(kind), methods.get(name)
+    trace, text = backbone.trace(images, method.needs()), backbone.encode_text(TEXTS).expand(2, -1, -1)  # [B, P, D]
+    return lambda chosen: method.function(Context(images, text[:, chosen], trace, backbone))
+
+
+def assert_close(ours: Tensor, expected: Tensor) -> None:
+    """Raw maps have any scale, so the tolerance is a share of their largest value."""
+    torch.testing.assert_close(ours, expected, rtol=TOLERANCE, atol=TOLERANCE * float(expected.abs().max()))
 
 
 def test_every_public_file_is_a_registered_method() -> None:
@@ -54,10 +64,11 @@ def test_an_option_that_a_method_lacks_is_refused_by_name() -> None:
 
 
 @every_case
-@pytest.mark.parametrize("grid", [GRID, OTHER_GRID], ids=str)
-def test_maps_are_finite_float32_on_the_grid(name: str, kind: str, grid: tuple[int, int]) -> None:
+@pytest.mark.parametrize("size", [0, 1])
+def test_maps_are_finite_float32_on_the_grid(name: str, kind: str, size: int) -> None:
     """The second grid is another input size than the one that positions were learnt on."""
-    maps = run(name, tower(kind, GRID), pictures(grid))
+    grid = grids(kind)[size]
+    maps = run(name, build(kind), pictures(kind, grid))
     assert maps.shape == (2, len(TEXTS), *grid)
     assert maps.dtype == torch.float32
     assert maps.isfinite().all()
@@ -68,24 +79,34 @@ def test_maps_are_finite_float32_on_the_grid(name: str, kind: str, grid: tuple[i
 @every_case
 def test_blank_pictures_give_finite_maps(name: str, kind: str) -> None:
     """Nothing to see: channels are dead or constant, sums are zero."""
-    maps = run(name, tower(kind, GRID), torch.zeros(1, 3, GRID[0] * SIDE, GRID[1] * SIDE))
+    maps = run(name, build(kind), torch.zeros_like(pictures(kind)[:1]))
     assert maps.isfinite().all()
 
 
 @every_case
 def test_all_channels_off_give_finite_maps(name: str, kind: str) -> None:
-    backbone = tower(kind, GRID)
-    ctx = context(backbone, pictures(), TEXTS, methods.get(name).needs())
+    backbone = build(kind)
+    ctx = context(backbone, pictures(kind), TEXTS, methods.get(name).needs())
     for features in ctx.trace.features.values():
         features.zero_()
     assert methods.get(name).function(ctx).isfinite().all()
 
 
-@every_case
+@clip_case
+def test_another_prompt_gives_another_map(name: str, kind: str) -> None:
+    """Nothing is planted in random weights; but the text is heard, by weights that are sharp enough to tell."""
+    method, backbone = methods.get(name), build(kind)
+    options = {"temperature": 1e-3} if method.family == "perturbation" else {}
+    ctx = context(backbone, pictures(kind), ["red", "a zebra"], method.needs(**options))
+    red, zebra = min_max(method.function(ctx, **options)).unbind(1)
+    assert (red - zebra).abs().max() > 0.02
+
+
+@planted_case
 def test_two_prompts_give_two_maps(name: str, kind: str) -> None:
     """Two objects in one picture: each prompt's map is hottest where its object is."""
     picture = planted_image("red", GRID, (1, 2)) + planted_image("green", GRID, (3, 0))
-    red, green = run(name, tower(kind, GRID), picture, ["red", "green"])[0]
+    red, green = run(name, build(kind), picture, ["red", "green"])[0]
     if not methods.get(name).reads_text:
         assert torch.equal(red, green)
         assert divmod(int(red.argmax()), GRID[1]) in ((1, 2), (3, 0))
@@ -97,7 +118,7 @@ def test_two_prompts_give_two_maps(name: str, kind: str) -> None:
 @every_case
 def test_a_batch_of_two_is_two_batches_of_one(name: str, kind: str) -> None:
     """Also with other prompts for each image."""
-    backbone, images, method = tower(kind, GRID), pictures(), methods.get(name)
+    backbone, images, method = build(kind), pictures(kind), methods.get(name)
     text = torch.stack([backbone.encode_text(["red", "a zebra"]), backbone.encode_text(["blue", "red"])])  # [2, 2, D]
 
     def maps_of(rows: slice) -> Tensor:
@@ -106,44 +127,42 @@ def test_a_batch_of_two_is_two_batches_of_one(name: str, kind: str) -> None:
 
     both = maps_of(slice(0, 2))
     apart = torch.cat([maps_of(slice(0, 1)), maps_of(slice(1, 2))])
-    torch.testing.assert_close(both, apart, rtol=1e-4, atol=1e-6)
+    assert_close(both, apart)
 
 
-@every_case
+@small_case
 def test_the_size_of_internal_batches_does_not_matter(name: str, kind: str) -> None:
-    backbone = tower(kind, GRID)
-    few = run(name, backbone, pictures(), batch_size=5)
-    many = run(name, backbone, pictures(), batch_size=1000)
-    torch.testing.assert_close(few, many, rtol=1e-4, atol=1e-6)
+    backbone = build(kind)
+    few = run(name, backbone, pictures(kind), batch_size=5)
+    many = run(name, backbone, pictures(kind), batch_size=1000)
+    assert_close(few, many)
 
 
 @every_case
 def test_prompts_permuted_are_maps_permuted(name: str, kind: str) -> None:
-    backbone, order = tower(kind, GRID), [2, 0, 3, 1]
-    maps = run(name, backbone, pictures())
-    permuted = run(name, backbone, pictures(), [TEXTS[i] for i in order])
-    torch.testing.assert_close(permuted, maps[:, order], rtol=1e-4, atol=1e-6)
+    maps_of, order = one_trace(name, kind), [2, 0, 3, 1]
+    assert_close(maps_of(order), maps_of([0, 1, 2, 3])[:, order])
 
 
 @every_case
 def test_prompts_at_once_are_runs_of_one(name: str, kind: str) -> None:
     """Unless a method says that its prompts interact: then they must not be."""
-    backbone = tower(kind, GRID)
-    maps = run(name, backbone, pictures())
-    apart = torch.cat([run(name, backbone, pictures(), [text]) for text in TEXTS], dim=1)
+    maps_of = one_trace(name, kind)
+    maps = maps_of([0, 1, 2, 3])
+    apart = torch.cat([maps_of([prompt]) for prompt in range(4)], dim=1)
     if methods.get(name).prompts_interact:
         assert (maps - apart).abs().amax((-2, -1)).min() > 1e-3
     else:
-        torch.testing.assert_close(maps, apart, rtol=1e-4, atol=1e-6)
+        assert_close(maps, apart)
 
 
-@every_case
+@small_case
 def test_the_same_seed_gives_the_same_map(name: str, kind: str) -> None:
     torch.manual_seed(1)
-    first = run(name, tower(kind, GRID, seed=4), pictures())
+    first = run(name, build(kind, seed=4), pictures(kind))
     torch.manual_seed(2)
-    assert torch.equal(first, run(name, tower(kind, GRID, seed=4), pictures()))
-    assert not torch.equal(first, run(name, tower(kind, GRID, seed=5), pictures()))
+    assert torch.equal(first, run(name, build(kind, seed=4), pictures(kind)))
+    assert not torch.equal(first, run(name, build(kind, seed=5), pictures(kind)))
 
 
 class TowerError(RuntimeError):
@@ -193,13 +212,13 @@ def assert_same_state(before: dict[str, Any], after: dict[str, Any]) -> None:
     assert before == after
 
 
-@every_case
+@one_large_case
 @pytest.mark.parametrize("trainable", [False, True], ids=["frozen", "trainable"])
 @pytest.mark.parametrize("raises", [False, True], ids=["success", "exception"])
 def test_nothing_is_left_behind(name: str, kind: str, raises: bool, trainable: bool) -> None:
     """Trainable weights are where a `.backward()` would show."""
-    backbone, method = tower(kind, GRID).requires_grad_(trainable), methods.get(name)
-    ctx = context(backbone, pictures(), TEXTS, method.needs())
+    backbone, method = own(kind).requires_grad_(trainable), methods.get(name)
+    ctx = context(backbone, pictures(kind), TEXTS, method.needs())
     images, text = ctx.images.clone(), ctx.text.clone()
     features = {stage: tensor.clone() for stage, tensor in ctx.trace.features.items()}
     if raises:
@@ -215,43 +234,43 @@ def test_nothing_is_left_behind(name: str, kind: str, raises: bool, trainable: b
     assert all(not tensor.requires_grad and tensor.grad is None for tensor in ctx.trace.features.values())
 
 
-@every_case
+@one_large_case
 def test_an_exception_of_the_tower_reaches_the_caller(name: str, kind: str) -> None:
     """Methods that finish the tower must not swallow what it says."""
     if methods.get(name).family in ("gradient", "perturbation"):
-        backbone = tower(kind, GRID)
-        ctx = context(backbone, pictures(), TEXTS, methods.get(name).needs())
+        backbone = own(kind)
+        ctx = context(backbone, pictures(kind), TEXTS, methods.get(name).needs())
         broken(backbone)
         with pytest.raises(TowerError):
             methods.get(name).function(ctx)
 
 
-@every_case
+@one_large_case
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_callers_without_gradients_get_the_same_maps(name: str, kind: str, mode: Any) -> None:
-    backbone = tower(kind, GRID)
-    expected = run(name, backbone, pictures())
+    backbone = build(kind)
+    expected = run(name, backbone, pictures(kind))
     with mode():
-        maps = run(name, backbone, pictures())
-    torch.testing.assert_close(maps.clone(), expected, rtol=1e-5, atol=1e-7)
+        maps = run(name, backbone, pictures(kind))
+    assert_close(maps.clone(), expected)
 
 
-@every_case
+@planted_case
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
 def test_low_precision_towers_give_float32_maps(name: str, kind: str, dtype: torch.dtype) -> None:
     """The planted cell is still the hottest; a comparison of values would test the precision, not the method."""
-    backbone = tower(kind, GRID).to(dtype)
+    backbone = own(kind).to(dtype)
     maps = run(name, backbone, planted_image("red", GRID, (3, 4)), ["red"])
     assert maps.dtype == torch.float32
     assert maps.isfinite().all()
     assert divmod(int(maps[0, 0].argmax()), GRID[1]) == (3, 4)
 
 
-@every_case
+@planted_case
 @pytest.mark.parametrize("colour", COLOURS)
 @pytest.mark.parametrize("cell", [(0, 0), (2, 3), (4, 5), (1, 4), (3, 0)], ids=str)
 def test_a_planted_object_is_found(name: str, kind: str, colour: str, cell: tuple[int, int]) -> None:
-    maps = run(name, tower(kind, GRID), planted_image(colour, GRID, cell), [colour])
+    maps = run(name, build(kind), planted_image(colour, GRID, cell), [colour])
     flat = maps[0, 0].flatten()
     assert divmod(int(flat.argmax()), GRID[1]) == cell
     assert flat.max() > 0 or not methods.get(name).relu, (

@@ -10,14 +10,12 @@ import pytest
 import torch
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-from torch import nn
-from torch.nn import functional as F
 from torchcam.methods import GradCAM as TorchcamGradCAM
 
 import cliploc.saliency._infra.gradients as gradients_module
 from cliploc.saliency import methods
 from cliploc.schema import Needs
-from tests.saliency.peers import CNNS, GRID, assert_same_maps, min_max, mini_scene, over_input, tiny_scene
+from tests.saliency.peers import CNNS, GRID, WrappedClip, assert_same_maps, min_max, mini_scene, over_input, tiny_scene
 from tests.saliency.vits import base_16, ours
 from tests.tiny import context, planted_image, tower
 
@@ -74,21 +72,10 @@ def test_the_packages_agree(make: Any) -> None:
     assert_same_maps(min_max(maps.relu()), scene.torchcam(TorchcamGradCAM), tolerance=1e-4)
 
 
-class Towers(nn.Module):
-    """Images → logits of the prompts."""
-
-    def __init__(self, visual: nn.Module, text: torch.Tensor) -> None:
-        super().__init__()
-        self.visual, self.text = visual, text
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return F.normalize(self.visual(images), dim=-1) @ self.text.T
-
-
 def test_pytorch_grad_cam_agrees_on_a_vit() -> None:
     """As its users tap CLIP: the output of the last block's `ln_1`, the class token dropped."""
     model, backbone, images, text = base_16()
-    towers = Towers(copy.deepcopy(model.visual), text).eval()
+    towers = WrappedClip(copy.deepcopy(model.visual), text).eval()
 
     def on_grid(tokens: torch.Tensor) -> torch.Tensor:
         return tokens[:, 1:].unflatten(1, (14, 14)).permute(0, 3, 1, 2)

@@ -1,0 +1,109 @@
+"""The towers that every method is held to: tiny planted ones, and CLIP's ResNets with random weights.
+
+A method runs on every tower here whose kind it is defined on, with one exception: the Score-CAM family sends a picture
+through the tower once for each channel, thousands of times on RN50. Of CLIP's ResNets it meets the cut one only.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from typing import Any
+
+import open_clip
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cliploc.backbones.open_clip_resnet import OpenClipResNet
+from cliploc.saliency import methods
+from tests.backbones import small_clip
+from tests.backbones.seam import TEXT, perturb, tokenizer
+from tests.tiny import KINDS, SIDE, planted_image, seeded, tower
+
+RESNETS = ("RN50", "RN50x4")
+CUT_RESNET = "cut RN50"  # one block a stage, 384 channels
+CLIP_RESNETS = (*RESNETS, CUT_RESNET)
+TOWERS = (*KINDS, *CLIP_RESNETS)
+TINY_GRIDS = ((5, 6), (7, 4))
+CLIP_GRIDS = ((2, 3), (3, 4))
+
+
+def grids(name: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Two grids; a tiny tower has learnt its positions on the first, CLIP's ResNets have on neither."""
+    return CLIP_GRIDS if name in CLIP_RESNETS else TINY_GRIDS
+
+
+def clip_model(name: str, seed: int = 0) -> open_clip.CLIP:
+    """A ResNet by open_clip's configuration, with batch norms that have seen something, and a small text tower."""
+    if name == CUT_RESNET:
+        config = {"embed_dim": 24, "vision_cfg": {**small_clip.CONFIG["vision_cfg"], "width": 12}}
+    else:
+        config = open_clip.get_model_config(name)
+
+    def build() -> open_clip.CLIP:
+        model = open_clip.CLIP(config["embed_dim"], config["vision_cfg"], TEXT)
+        small_clip.season(model)
+        perturb(model.transformer, 0.5)
+        return model.eval()
+
+    return centred(seeded(build, seed))
+
+
+@torch.no_grad()
+def centred(model: open_clip.CLIP) -> open_clip.CLIP:
+    """Random towers give nearly the same embedding whatever they see or read; less a common one they tell apart."""
+    last = model.visual.layer4[-1].bn3
+    last.bias -= last.weight  # sparse features, as training makes them
+    side = model.visual.image_size
+    noise = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(1))
+    model.visual.attnpool.c_proj.bias -= model.encode_image(noise)[0]
+    mean = model.encode_text(tokenizer(["red", "a zebra", "green", "dogs"])).mean(dim=0)  # [D]
+    model.ln_final.bias -= mean @ torch.linalg.pinv(model.text_projection)
+    return model
+
+
+@functools.cache
+def clip_resnet(name: str, seed: int = 0) -> OpenClipResNet:
+    """The adapter of such a model; built once, so not to be changed."""
+    return OpenClipResNet(clip_model(name, seed), tokenizer, name, copy_text=False)
+
+
+def build(name: str, seed: int = 0) -> Any:
+    """A tower to look at."""
+    return clip_resnet(name, seed) if name in CLIP_RESNETS else tower(name, TINY_GRIDS[0], seed)
+
+
+def own(name: str, dtype: torch.dtype = torch.float32) -> Any:
+    """A tower to change; pixels are normalised in float32, as when it is built by name."""
+    backbone = copy.deepcopy(build(name))
+    for part in backbone.children():
+        part.to(dtype)
+    return backbone
+
+
+def cases() -> list[tuple[str, str]]:
+    """Every method with every tower it is held to."""
+    kind_of = {name: "cnn" if name in CLIP_RESNETS else tower(name).kind for name in TOWERS}
+    return [
+        (method.name, name)
+        for method in methods
+        for name in TOWERS
+        if kind_of[name] in method.towers and not (name in RESNETS and method.family == "perturbation")
+    ]
+
+
+def pictures(name: str, grid: tuple[int, int] | None = None) -> Tensor:
+    """Two pictures `[2, 3, H, W]` with several colours each, so that every prompt has something to say."""
+    h, w = grid or grids(name)[0]
+
+    def planted(colour: str, y: int, x: int) -> Tensor:
+        return planted_image(colour, (h, w), (min(y, h - 1), min(x, w - 1)))
+
+    both = torch.cat([planted("red", 1, 2) + planted("green", 3, 0), planted("blue", 0, 3) + planted("red", 4, 1)])
+    both = F.interpolate(both, scale_factor=cell_side(name) / SIDE)
+    return both + 0.3 * torch.randn(both.shape, generator=torch.Generator().manual_seed(3))
+
+
+def cell_side(name: str) -> int:
+    return OpenClipResNet.stride if name in CLIP_RESNETS else SIDE
