@@ -54,7 +54,13 @@ app = typer.Typer(
 # ------------------------------------------------------------------------------------------------------------ options
 Model = Annotated[str, typer.Option("--model", help="A name of `cliploc models`.")]
 Pretrained = Annotated[str | None, typer.Option(help="Which weights of the model; its own when left out.")]
-MethodName = Annotated[str, typer.Option("--method", help="A name of `cliploc methods`, or several: cam+layer_cam.")]
+MethodName = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        help="A name of `cliploc methods`, or several: cam+layer_cam. [default: cam on CNN towers, legrad on ViTs]",
+    ),
+]
 Names = Annotated[
     list[str] | None,
     typer.Option("--prompt", "-p", metavar="NAME", help='What to look for; once for each. "cat|kitten": synonyms.'),
@@ -107,7 +113,7 @@ def localize(
     classes: Classes = None,
     model: Model = "mini",
     pretrained: Pretrained = None,
-    method: MethodName = "cam",
+    method: MethodName = None,
     option: Annotated[
         list[str] | None,
         typer.Option("--option", "-o", metavar="KEY=VALUE", help="An option of the method; repeatable."),
@@ -190,9 +196,11 @@ def localize(
     terminal = Terminal()
     start = time.perf_counter()
     with terminal.progress(f"loading {model}") as bar:
-        arguments["method_options"] = _method_options(method, option or [])
+        from cliploc.localizer import default_method
+
+        arguments["method_options"] = _method_options(method or default_method(model), option or [])
         localizer = _localizer(arguments)
-        bar.start(method, len(photos))
+        bar.start(localizer.method.name, len(photos))
         run = _Run(terminal, folder, photos, quiet=as_json)
         try:
             for result in localizer.stream(photos, names, on_error=run.fail):
@@ -270,7 +278,7 @@ def demo(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where to write overlays and demo.html.")] = Path("demo-out"),
     model: Model = "mini",
     pretrained: Pretrained = None,
-    method: MethodName = "cam",
+    method: MethodName = None,
     device: Device = None,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
@@ -282,7 +290,7 @@ def demo(
     arguments = {"model": model, "pretrained": pretrained, "method": method, "device": device, **DEMO_VIEWS}
     with terminal.progress(f"loading {model}") as bar:
         localizer = _localizer(arguments)
-        bar.start(method, len(list(demo_photos())))
+        bar.start(localizer.method.name, len(list(demo_photos())))
         result = run_demo(localizer, folder, _page_settings(localizer), bar.advance)
     terminal.data(_demo_table(result.rows))
     ious, absent = result.ious, result.absent
@@ -634,6 +642,7 @@ def _settings(localizer: Localizer, arguments: Mapping[str, Any]) -> dict[str, A
     """What the run was asked for, with the defaults that it found filled in."""
     return {
         **_model_settings(localizer, arguments),
+        "method": localizer.method.name,
         "resize": localizer.resize,
         "refine": localizer.refine,
         "image_size": localizer.input_hw,

@@ -99,7 +99,8 @@ class Localizer:
     Args:
         model: a name of `cliploc models`, or a `Backbone`.
         pretrained: which weights; None for the model's own.
-        method: a name of `cliploc methods`, or several joined by "+", whose maps are averaged: "gem+legrad".
+        method: a name of `cliploc methods`, or several joined by "+", whose maps are averaged: "gem+legrad"; None for
+            the tower's own, `default_method(model)`.
         method_options: options of that method, such as `{"temperature": 0.01}`; of several, `{"score_cam.block": -2}`
             is for one of them, and an option named alone for all that have it.
         ensemble: how the maps of several methods are made comparable: "minmax" (0–1 each), or by "rank".
@@ -140,7 +141,7 @@ class Localizer:
         self,
         model: str | Backbone = "mini",
         pretrained: str | None = None,
-        method: str = "cam",
+        method: str | None = None,
         *,
         method_options: Mapping[str, Any] | None = None,
         ensemble: EnsembleRule = "minmax",
@@ -162,7 +163,7 @@ class Localizer:
         batch_size: int = 16,
         text_cache: bool = True,
     ) -> None:
-        self.method = find(method, ensemble)
+        self.method = find(method or default_method(model), ensemble)
         self.method_options = resolve_options(self.method, method_options or {})
         self.ensemble: EnsembleRule = ensemble
         self.templates = prompts.resolve_templates(templates)
@@ -750,11 +751,22 @@ def classifier(
     backbone = backbones.create(model, pretrained, _checked_device(device), precision=precision)
     return Localizer(
         backbone,
-        method=next(method.name for method in methods if backbone.kind in method.towers),
         templates=templates,
         batch_size=batch_size,
         text_cache=text_cache,
     )
+
+
+def default_method(model: str | Backbone) -> str:
+    """The method used when none is named: CAM on a CNN, LeGrad on a ViT, and what suits both where that is not known.
+
+    Raises:
+        UnknownNameError: no such model.
+    """
+    if isinstance(model, str) and ":" in model:  # a hub's or folder's: its tower shows only once it is loaded
+        return "grad_cam"
+    kind = backbones.models.get(model.replace("/", "-")).kind if isinstance(model, str) else model.kind
+    return {"cnn": "cam", "vit": "legrad"}[kind]
 
 
 def best_device() -> str:
