@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from cliploc import localizer as module
 from cliploc.errors import InputError, ModelError, UnknownNameError, UsageError
 from cliploc.geometry import POLICIES, Frame, iou_matrix
-from cliploc.localizer import DECODERS, Localizer, min_max
+from cliploc.localizer import DECODERS, Localizer, default_method, min_max
 from cliploc.saliency.cam import cam
 from cliploc.schema import Needs
 from tests.tiny import KINDS, context, tower
@@ -645,3 +645,14 @@ def test_notes_of_a_picture_are_passed_on(backbones, tmp_path):
     found = build(backbones["gap_cnn"])(tmp_path / "a.png", ["red"])
     assert found.notes == ("animated, 2 frames: the first is used",)
     assert found.found[0]
+
+
+# ----------------------------------------------------------------------------------------------------- default method
+def test_the_default_method_fits_the_tower() -> None:
+    assert Localizer(tower("gap_cnn")).method.name == "cam"
+    assert Localizer(tower("vit")).method.name == "legrad"
+    assert default_method("ViT-B/32") == "legrad"
+    assert default_method("RN50") == "cam"
+    assert default_method("hf-hub:some/model") == "grad_cam"
+    with pytest.raises(UnknownNameError, match="ViT-B-32"):
+        default_method("ViT-B-33")
