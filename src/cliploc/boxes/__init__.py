@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from cliploc.boxes.components import BoxRule, MapBoxes, boxes_from_maps
-from cliploc.boxes.contours import ContourBoxes, contour_boxes
+from cliploc.boxes.contours import ContourBoxes, contour_boxes, one_thread
 
-__all__ = ["BoxRule", "ContourBoxes", "MapBoxes", "boxes_from_maps", "contour_boxes"]
+__all__ = ["BoxRule", "ContourBoxes", "MapBoxes", "boxes_from_maps", "contour_boxes", "one_thread"]

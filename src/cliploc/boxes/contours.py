@@ -66,6 +66,11 @@ def contour_boxes(levels: Levels, *, largest: bool = True, every: bool = True) -
     return ContourBoxes(big if largest else big[:0], np.concatenate(parts), np.arange(highest + 1).repeat(counts))
 
 
+def one_thread() -> None:
+    """Makes OpenCV use one thread in this process: for workers of which there are as many as cores."""
+    cv2.setNumThreads(1)
+
+
 def _largest(hot: Levels) -> IntArray:
     contours = cv2.findContours(hot, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
     if not contours:

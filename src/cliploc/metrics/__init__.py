@@ -12,6 +12,7 @@ from cliploc.metrics.box_accuracy import (
     MaxBoxAccV2Result,
 )
 from cliploc.metrics.curve import CONVENTIONS, TAUS, BoxCurve, Convention, box_curve, boxes_on_map
+from cliploc.metrics.folder import FolderResult, Problem, evaluate_folder
 from cliploc.metrics.means import EnergyInBoxes, MeanBestIoU, MeanResult, PointingGame, VLScoreRule
 from cliploc.metrics.pxap import PxAP, PxAPResult
 
@@ -22,6 +23,7 @@ __all__ = [
     "BoxCurve",
     "Convention",
     "EnergyInBoxes",
+    "FolderResult",
     "LocalizationAccuracy",
     "LocalizationResult",
     "MaxBoxAcc",
@@ -31,9 +33,11 @@ __all__ = [
     "MeanBestIoU",
     "MeanResult",
     "PointingGame",
+    "Problem",
     "PxAP",
     "PxAPResult",
     "VLScoreRule",
     "box_curve",
     "boxes_on_map",
+    "evaluate_folder",
 ]

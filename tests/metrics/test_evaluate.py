@@ -1,0 +1,234 @@
+"""`cliploc evaluate`: the numbers of a folder, and everything that may be wrong with one."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cliploc.metrics import Bootstrap, evaluate_folder
+from tests.commands import cliploc_
+from tests.metrics import literal
+
+SIZES = {"val/a.JPEG": (448, 224), "val/b.JPEG": (224, 448), "c.JPEG": (500, 375)}
+BOXES = {
+    "val/a.JPEG": [(100, 20, 300, 120)],
+    "val/b.JPEG": [(10, 10, 50, 90), (100, 200, 220, 440)],
+    "c.JPEG": [(0, 0, 499, 374)],
+}
+LABELS = {"val/a.JPEG": 3, "val/b.JPEG": 3, "c.JPEG": 7}
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Maps that light the first true box of each image, with a ramp; and their metadata."""
+    maps, metadata = tmp_path / "maps", tmp_path / "metadata"
+    metadata.mkdir()
+    for one, size in SIZES.items():
+        x0, y0, x1, y1 = literal.true_boxes(BOXES[one][:1], size)[0]
+        heat = np.random.default_rng(len(one)).random((28, 28)).repeat(8, 0).repeat(8, 1) * 0.2
+        heat[y0:y1, x0:x1] += np.linspace(0.2, 0.8, x1 - x0)
+        path = maps / f"{one}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, heat.astype(np.float32))
+    rows = {
+        "image_ids": [(one,) for one in SIZES],
+        "class_labels": list(LABELS.items()),
+        "image_sizes": [(one, *size) for one, size in SIZES.items()],
+        "localization": [(one, *box) for one, boxes in BOXES.items() for box in boxes],
+    }
+    for name, lines in rows.items():
+        (metadata / f"{name}.txt").write_text("".join(",".join(map(str, line)) + "\n" for line in lines))
+    return maps, metadata
+
+
+def evaluate(folders, *more):
+    return cliploc_("evaluate", "--maps", folders[0], "--metadata", folders[1], *more)
+
+
+def predictions(folder, lines):
+    path = Path(folder) / "predictions.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_the_numbers_are_those_of_the_literal_definition(folders, tmp_path):
+    maps = [np.load(folders[0] / f"{one}.npy") for one in SIZES]
+    truths = [literal.true_boxes(BOXES[one], SIZES[one]) for one in SIZES]
+    table = predictions(
+        tmp_path, ["image_id,1,2,3,4,5", "val/a.JPEG,3,1,2,4,5", "val/b.JPEG,1,2,4,5,3", "c.JPEG,1,2,3,4,5"]
+    )
+    result = evaluate(folders, "--json", "--predictions", table)
+    assert result.code == 0
+    document = json.loads(result.out)
+    accuracy, tau = literal.max_box_acc(maps, truths, False, 0.5)
+    assert (document["max_box_acc"], document["best_threshold"]) == (100 * accuracy, tau)
+    parts = [literal.max_box_acc(maps, truths, True, level)[0] for level in (0.3, 0.5, 0.7)]
+    assert [document[f"max_box_acc_iou{level}"] for level in (30, 50, 70)] == [100 * part for part in parts]
+    assert document["max_box_acc_v2"] == pytest.approx(100 * np.mean(parts))
+    assert document["gt_known"] == document["max_box_acc"]
+    assert document["threshold_chosen_on_these_images"]
+    right = [literal.ious(heat, boxes, False, [tau])[0] >= 0.5 for heat, boxes in zip(maps, truths, strict=True)]
+    assert document["top1_loc"] == pytest.approx(100 * sum(right[:1]) / 3)
+    assert document["top5_loc"] == pytest.approx(100 * sum(right[:2]) / 3)
+    assert document["top1_cls"] == pytest.approx(100 / 3)
+    assert document["top5_cls"] == pytest.approx(200 / 3)
+
+
+def test_a_stated_threshold_is_no_oracle(folders):
+    document = json.loads(evaluate(folders, "--json", "--threshold", "0.95").out)
+    maps = [np.load(folders[0] / f"{one}.npy") for one in SIZES]
+    truths = [literal.true_boxes(BOXES[one], SIZES[one]) for one in SIZES]
+    hits = [literal.ious(heat, boxes, False, [0.95])[0] >= 0.5 for heat, boxes in zip(maps, truths, strict=True)]
+    assert document["gt_known"] == 100 * np.mean(hits) < document["max_box_acc"]
+    assert not document["threshold_chosen_on_these_images"]
+    assert document["top1_loc"] is None
+    assert "τ 0.95, as given" in evaluate(folders, "--threshold", "0.95").out
+
+
+def test_processes_give_the_same(folders):
+    assert evaluate(folders, "--json", "--workers", "2").out == evaluate(folders, "--json").out
+
+
+def test_the_exact_convention_takes_maps_of_any_size(folders):
+    for path in folders[0].rglob("*.npy"):
+        path.unlink()
+    for one, (width, height) in SIZES.items():
+        heat = np.zeros((height, width))
+        for x0, y0, x1, y1 in BOXES[one][:1]:
+            heat[y0:y1, x0:x1] = 1
+        np.save(folders[0] / f"{one}.npy", heat)
+    result = evaluate_folder(*folders, convention="exact", bootstrap=Bootstrap(replicates=0))
+    assert result.max_box_acc_v2.accuracy == 1
+    assert evaluate(folders).code == 2  # the WSOL evaluation compares 224×224
+
+
+def change(folders, what):
+    maps, metadata = folders
+    a = maps / "val/a.JPEG.npy"
+    if what == "missing":
+        a.unlink()
+    elif what == "shape":
+        np.save(a, np.zeros((7, 7)))
+    elif what == "nan":
+        np.save(a, np.full((224, 224), np.nan))
+    elif what == "range":
+        np.save(a, np.full((224, 224), 255.0))
+    elif what == "integers":
+        np.save(a, np.zeros((224, 224), np.uint8))
+    elif what == "text":
+        a.write_text("no array")
+    elif what == "empty":
+        a.write_bytes(b"")
+    elif what == "pickle":
+        np.save(a, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    elif what == "extra map":
+        np.save(maps / "other.npy", np.zeros((224, 224)))
+    else:
+        name, old, new = what
+        path = metadata / f"{name}.txt"
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("what", "named", "said", "evaluated"),
+    [
+        ("missing", "val/a.JPEG", "found none: make it", 2),
+        ("shape", "val/a.JPEG", "expected a map of 224×224, got 7×7", 2),
+        ("nan", "val/a.JPEG", "expected finite scores", 2),
+        ("range", "val/a.JPEG", "expected scores in 0–1, got 255 to 255", 2),
+        ("integers", "val/a.JPEG", "got uint8", 2),
+        ("text", "val/a.JPEG", "is no .npy file of numbers", 2),
+        ("empty", "val/a.JPEG", "is no .npy file of numbers", 2),
+        ("pickle", "val/a.JPEG", "is no .npy file of numbers", 2),
+        ("extra map", "other.npy", "not in image_ids.txt", 3),
+        (("image_sizes", "c.JPEG,500,375\n", ""), "c.JPEG", "not in image_sizes.txt", 2),
+        (("class_labels", "c.JPEG,7", "d.JPEG,7"), "d.JPEG", "in class_labels.txt, but not in image_ids.txt", 2),
+        (("localization", "c.JPEG,0,0,499,374", "c.JPEG,0,0,501,374"), "c.JPEG", "outside the picture of 500×375", 2),
+        (("localization", "c.JPEG,0,0,499,374", "c.JPEG,9,0,5,374"), "c.JPEG", "no box of x0 ≤ x1", 2),
+        (("image_ids", "c.JPEG\n", "c.JPEG\nc.JPEG\n"), "c.JPEG", "2 times in image_ids.txt", 3),
+        (("image_sizes", "c.JPEG,500,375\n", "c.JPEG,500,375\nc.JPEG,5,5\n"), "c.JPEG", "two different lines", 3),
+    ],
+)
+def test_what_is_wrong_is_named_and_counted(folders, what, named, said, evaluated):
+    change(folders, what)
+    result = evaluate(folders, "--json")
+    assert result.code == 1
+    lines = [line for line in result.err.splitlines() if line.startswith(f"failed: {named}: ") and said in line]
+    assert len(lines) == 1
+    document = json.loads(result.out)
+    assert (document["images"], document["evaluated"]) == (3, evaluated)
+    assert sum(document["problems"].values()) == len(document["failed"]) == result.err.count("failed: ")
+    assert f"{evaluated} of 3 images evaluated; " in result.err
+
+
+def test_an_id_cannot_leave_the_folder(folders):
+    np.save(folders[0].parent / "c.JPEG.npy", np.zeros((224, 224)))
+    for name in ("image_ids", "class_labels", "image_sizes", "localization"):
+        change(folders, (name, "c.JPEG", "../c.JPEG"))
+    assert "failed: ../c.JPEG: expected an image id that stays inside" in evaluate(folders).err
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        (("image_sizes", "500,375", "500"), "image_sizes.txt, line 3: expected 3 values with commas, got 2"),
+        (("image_sizes", "500,375", "x,375"), "image_sizes.txt, row 3: expected whole numbers, got x,375"),
+        (("localization", "499,374", "499,y"), "localization.txt, row 4: expected numbers, got 0,0,499,y"),
+    ],
+)
+def test_a_line_that_cannot_be_read_stops_it(folders, what, said):
+    change(folders, what)
+    result = evaluate(folders)
+    assert (result.code, result.out) == (2, "")
+    assert said in result.err
+    assert result.err.count("\n") == 1
+
+
+def test_nothing_to_evaluate_is_2(folders, tmp_path):
+    assert "expected a folder of maps" in cliploc_("evaluate", "--maps", tmp_path / "no", "--metadata", folders[1]).err
+    assert (
+        "expected a folder of metadata" in cliploc_("evaluate", "--maps", folders[0], "--metadata", tmp_path / "no").err
+    )
+    for option, value in (("--threshold", "1.5"), ("--convention", "voc"), ("--workers", "0")):
+        result = evaluate(folders, option, value)
+        assert result.code == 2
+        assert "expected" in result.err
+    for path in folders[0].rglob("*.npy"):
+        path.unlink()
+    result = evaluate(folders)
+    assert result.code == 2
+    assert "none of 3 images could be evaluated" in result.err
+    (folders[1] / "class_labels.txt").unlink()
+    assert re.search(r"expected \S+class_labels.txt, found no such file", evaluate(folders).err)
+
+
+def test_predictions_that_do_not_fit(folders, tmp_path):
+    part = predictions(tmp_path, ["val/a.JPEG,3", "other,4"])
+    result = evaluate(folders, "--json", "--predictions", part)
+    assert result.code == 1
+    assert "failed: other: predicted, but not in image_ids.txt" in result.err
+    assert "failed: c.JPEG: no line in the predictions" in result.err
+    document = json.loads(result.out)
+    assert (document["with_predictions"], document["evaluated"]) == (1, 3)
+    assert (document["top1_cls"], document["top5_cls"]) == (100, None)  # one class a line says nothing of five
+    for lines, said in (
+        (["a,cat"], "classes as whole numbers"),
+        (["a,1,2", "b,1"], "expected 2 classes"),
+        ([], "none"),
+    ):
+        result = evaluate(folders, "--predictions", predictions(tmp_path, lines))
+        assert result.code == 2
+        assert said in result.err
+
+
+def test_the_document_explains_every_option_and_key(folders):
+    document = (Path(__file__).parents[2] / "docs/cli.md").read_text()
+    for option in re.findall(r"(--[a-z-]+)", cliploc_("evaluate", "--help").out):
+        assert option in document
+    for key in json.loads(evaluate(folders, "--json").out):
+        assert re.search(rf"`{key}`", document), key
