@@ -1,6 +1,6 @@
 """What localizing costs beyond the model itself, and whether memory stays flat over thousands of photos.
 
-    python bench/overhead.py [FOLDER] [--photos 64] [--many 2000]
+    python -m bench.overhead [FOLDER] [--photos 64] [--many 2000]
 
 FOLDER holds pictures; the demo's photos when left out. Prints, for `mini` with `cam` and one name:
 * the tower's bare forward pass of the photos, already decoded and resized, against `Localizer.stream` on the same

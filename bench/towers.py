@@ -1,10 +1,10 @@
 """Forward images per second of an image tower: open_clip's own call against ours, alternating, on this machine.
 
-    python bench/towers.py RN50 ViT-B-32 --batch 1 32 --precision fp32 bf16 --rounds 7 --threads 2
+    python -m bench.towers RN50 ViT-B-32 --batch 1 32 --precision fp32 bf16 --rounds 7 --threads 2
 
 Random weights: speed does not depend on them. Every setting runs in a process of its own, so that its peak memory is
 its own; within it both sides take turns, so that a busy machine slows both. Prints medians and their spread (10th to
-90th percentile), asserts nothing.
+90th percentile) as a Markdown table, asserts nothing.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def memory_of_ours(model_name: str, batch: int, precision: str, threads: int) ->
 def spread(batch: int, times: list[float]) -> str:
     rates = sorted(batch / one for one in times)
     low, high = rates[len(rates) // 10], rates[-1 - len(rates) // 10]
-    return f"{batch / statistics.median(times):8.2f} ({low:.2f}–{high:.2f})"
+    return f"{batch / statistics.median(times):.2f} ({low:.2f}–{high:.2f})"
 
 
 def child(*arguments: object) -> dict[str, object]:
@@ -111,7 +111,11 @@ def main() -> None:
 
     print(
         f"{platform.processor() or platform.machine()}, {options.threads} threads, {options.rounds} rounds, torch "
-        f"{torch.__version__}, open_clip {open_clip.__version__}; images/s: median (10th–90th percentile)"
+        f"{torch.__version__}, open_clip {open_clip.__version__}; images/s: median (10th–90th percentile); ratio: "
+        "median of the rounds'; MB: peak of the process\n\n"
+        "| model | precision | batch | open_clip, images/s | ours, images/s | ratio | open_clip, MB | ours, MB |\n"
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+        flush=True,
     )
     for name in options.models:
         for precision in options.precision:
@@ -121,8 +125,8 @@ def main() -> None:
                 plain, ours = both["times"]["plain"], both["times"]["ours"]  # type: ignore[index]
                 ratio = statistics.median(p / o for p, o in zip(plain, ours, strict=True))
                 print(
-                    f"{name:20} {precision} batch {batch:3}   open_clip {spread(batch, plain)}   ours "
-                    f"{spread(batch, ours)}   ratio {ratio:.2f}   peak MB {both['memory_plain']:.0f} → {memory:.0f}",
+                    f"| {name} | {precision} | {batch} | {spread(batch, plain)} | {spread(batch, ours)} | {ratio:.2f} "
+                    f"| {both['memory_plain']:.0f} | {memory:.0f} |",
                     flush=True,
                 )
 
