@@ -37,15 +37,14 @@ def measure(model: str, method: str, names: int, threads: int) -> dict[str, floa
     return peaks
 
 
-def main(quick: bool = False, arguments: list[str] | None = None) -> int:
-    """Measures in a child and prints; `quick` takes a small model."""
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="ViT-B-32" if quick else "ViT-L-14-336")
+    parser.add_argument("--model", default="ViT-L-14-336")
     parser.add_argument("--method", default="legrad")
     parser.add_argument("--names", type=int, default=1, help=f"how many prompts, 1 to {len(THINGS)}")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args([] if arguments is None else arguments)
+    options = parser.parse_args()
     if options.child:
         print(json.dumps(measure(options.model, options.method, options.names, options.threads)))
         return 0
@@ -59,4 +58,4 @@ def main(quick: bool = False, arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(arguments=sys.argv[1:]))
+    sys.exit(main())
