@@ -16,12 +16,14 @@ QUICK = {
     "overhead": ["--photos", "16", "--repeats", "3", "--many", "100"],
     "vit_methods": ["--quick"],
     "memory": ["--model", "ViT-B-32", "--method", "legrad"],
+    "evaluator": ["--maps", "6", "--literal-maps", "3", "--taus", "100"],
 }
 THOROUGH: dict[str, list[str]] = {
     "towers": ["RN50", "RN50x4", "ViT-B-32", "ViT-B-16"],
     "overhead": [],
     "vit_methods": [],
     "memory": [],
+    "evaluator": [],
 }
 
 

@@ -135,11 +135,14 @@ def iou(a_xyxy: npt.ArrayLike, b_xyxy: npt.ArrayLike, extra: Literal[0, 1]) -> F
     Apart from `geometry.iou_matrix`, as the WSOL evaluation counts corners as pixels (extra = 1) and compares a ratio
     such as 7/10 with 0.7 in double precision.
     """
-    a = np.asarray(a_xyxy, dtype=np.float64).reshape(-1, 1, 4)
-    b = np.asarray(b_xyxy, dtype=np.float64).reshape(1, -1, 4)
-    low, high = np.maximum(a[..., :2], b[..., :2]), np.minimum(a[..., 2:], b[..., 2:])
-    intersection = (high - low + extra).clip(min=0).prod(-1)  # [n, m]
-    area_a, area_b = ((box[..., 2:] - box[..., :2] + extra).clip(min=0).prod(-1) for box in (a, b))
+    # Column by column: much faster than reductions over an axis of two.
+    ax0, ay0, ax1, ay1 = np.ascontiguousarray(np.asarray(a_xyxy, dtype=np.float64).reshape(-1, 4).T)[:, :, None]
+    bx0, by0, bx1, by1 = np.ascontiguousarray(np.asarray(b_xyxy, dtype=np.float64).reshape(-1, 4).T)[:, None, :]
+    width = (np.minimum(ax1, bx1) - np.maximum(ax0, bx0) + extra).clip(min=0)  # [n, m]
+    height = (np.minimum(ay1, by1) - np.maximum(ay0, by0) + extra).clip(min=0)
+    intersection = width * height
+    area_a = (ax1 - ax0 + extra).clip(min=0) * (ay1 - ay0 + extra).clip(min=0)
+    area_b = (bx1 - bx0 + extra).clip(min=0) * (by1 - by0 + extra).clip(min=0)
     union = area_a + area_b - intersection
     ratio: Floats = np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
     return ratio

@@ -1,0 +1,92 @@
+"""The evaluator against the literal evaluation: the same numbers, how much sooner.
+
+    python -m bench.evaluator [--maps 60] [--literal-maps 60] [--taus 1000]
+
+Noisy maps (three blobs under noise, seeded), one true box each, one core; boxes only, the IoU is not timed. The literal
+evaluation searches the contours of every map at every one of the 1,000 thresholds, as the definition is written
+(tests/metrics/literal.py). With fewer --literal-maps or --taus it is run on these only, its time is scaled up, and the
+numbers are compared there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+import time
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from tests.metrics import literal
+
+from cliploc import __version__
+from cliploc.boxes import contour_boxes, one_thread
+from cliploc.metrics import TAUS, box_curve
+
+
+def noisy_map(seed: int) -> np.ndarray:
+    """Three blobs under noise, `[224, 224]` float32 in 0–1."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:224, :224]
+    heat = random.normal(0, 0.15, (224, 224))
+    for _ in range(3):
+        centre_x, centre_y, size = random.uniform(40, 184), random.uniform(40, 184), random.uniform(20, 50)
+        heat += np.exp(-((x - centre_x) ** 2 + (y - centre_y) ** 2) / (2 * size**2))
+    heat -= heat.min()
+    return (heat / heat.max()).astype(np.float32)
+
+
+def true_box(seed: int) -> tuple[int, int, int, int]:
+    random = np.random.default_rng(seed + 10**6)
+    x, y, w, h = random.integers((0, 0, 60, 60), (100, 100, 123, 123)).tolist()
+    return x, y, x + w, y + h
+
+
+def seconds(work: Callable[[], object]) -> tuple[float, object]:
+    start = time.process_time()
+    result = work()
+    return time.process_time() - start, result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--maps", type=int, default=60)
+    parser.add_argument("--literal-maps", type=int, default=60)
+    parser.add_argument("--taus", type=int, default=len(TAUS))
+    options = parser.parse_args()
+    one_thread()
+    maps = [noisy_map(seed) for seed in range(options.maps)]
+    truths = [[true_box(seed)] for seed in range(options.maps)]
+    box_curve("warm-up", maps[0], truths[0])
+    taus = TAUS[:: max(1, len(TAUS) // options.taus)]
+    compared = maps[: options.literal_maps]
+    print(f"cliploc {__version__}, OpenCV {cv2.__version__}, NumPy {np.__version__}, {platform.machine()}, one thread")
+    print(f"{len(maps)} maps, {len(TAUS)} τ; the literal evaluation on {len(compared)} of them and {len(taus)} τ")
+    print("seconds of processor time a map")
+
+    curves = [box_curve(f"{i}", heat, boxes) for i, (heat, boxes) in enumerate(zip(maps, truths, strict=True))]
+    levels = [(heat * 255).astype(np.uint8) for heat in maps]
+    total, same = 0.0, True
+    for name, every in (("V1", False), ("V2", True)):
+        fast = seconds(lambda every=every: [contour_boxes(one, largest=not every, every=every) for one in levels])[0]
+        slow = 0.0
+        for heat, boxes, curve in zip(compared, truths, curves, strict=False):
+            spent, found = seconds(lambda m=heat, every=every: [literal.boxes_at(m, tau, every) for tau in taus])
+            slow += spent
+            expected = [max(literal.iou(a, b) for a in one for b in boxes) for one in found]
+            values = curve.best if every else curve.largest
+            same &= [values[curve.index(tau)] for tau in taus] == expected
+        slow, fast = slow / len(compared) * len(TAUS) / len(taus), fast / len(maps)
+        total += slow
+        print(f"{name:8} literal {slow:7.3f}  ours {fast:7.3f}  {slow / fast:5.1f}×", flush=True)
+    fast = seconds(lambda: [box_curve("", heat, boxes) for heat, boxes in zip(maps, truths, strict=True)])[0] / len(
+        maps
+    )
+    print(f"both     literal {total:7.3f}  ours {fast:7.3f}  {total / fast:5.1f}×  (ours with IoU)")
+    print(f"IoUs identical at every τ: {'yes' if same else 'NO'}")
+    sys.exit(0 if same else 1)
+
+
+if __name__ == "__main__":
+    main()
