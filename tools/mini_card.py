@@ -1,8 +1,7 @@
 # ruff: noqa: E501  (a row of a Markdown table is one line)
 """Measures the bundled model `mini` and writes its card, docs/mini.md (`make mini-card`, about 4 minutes).
 
-Needs ../shared/data (see its README); figures come from the package's public code, but for the WSOL metric, which is
-MaxBoxAcc (V1) of Choe 2020 as its authors define it, on 224×224 maps.
+Needs ../shared/data (see its README); figures come from the package's public code.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -25,6 +23,7 @@ from torch.nn import functional as F
 from cliploc import backbones
 from cliploc.backbones._mini_text import MiniTextTower, Reading, normalise
 from cliploc.backbones.mini import WEIGHTS, Mini
+from cliploc.metrics import Bootstrap, MaxBoxAcc, box_curve, boxes_on_map
 from cliploc.saliency import methods
 from cliploc.schema import Context
 
@@ -40,8 +39,8 @@ def load_names(data: Path) -> list[tuple[str, str]]:
         return [(row["wnid"], row["synset_words"].split(",")[0]) for row in csv.DictReader(file)]
 
 
-def load_split(folder: Path) -> tuple[list[Path], list[int], list[list[list[int]]]]:
-    """Pictures, labels and true boxes at 224 pixels (truncated to whole pixels, as the metric's authors do)."""
+def load_split(folder: Path) -> tuple[list[Path], list[int], list[np.ndarray]]:
+    """Pictures, labels and true boxes at 224 pixels (truncated to whole pixels, as the WSOL evaluation does)."""
     labels = dict(line.split(",") for line in (folder / "metadata/class_labels.txt").read_text().split())
     sizes = {}
     for line in (folder / "metadata/image_sizes.txt").read_text().split():
@@ -50,13 +49,11 @@ def load_split(folder: Path) -> tuple[list[Path], list[int], list[list[list[int]
     boxes = defaultdict(list)
     for line in (folder / "metadata/localization.txt").read_text().split():
         name, *corners = line.split(",")
-        width, height = sizes[name]
-        scale = (SIDE / width, SIDE / height) * 2
-        boxes[name].append([int(int(c) * s) for c, s in zip(corners, scale, strict=True)])
+        boxes[name].append([int(corner) for corner in corners])
     return (
         [folder / name for name in labels],
         [int(label) for label in labels.values()],
-        [boxes[name] for name in labels],
+        [boxes_on_map(boxes[name], sizes[name], (SIDE, SIDE)) for name in labels],
     )
 
 
@@ -99,7 +96,7 @@ def left_out(
 
 @torch.inference_mode()
 def cam_maps(mini: Mini, paths: Sequence[Path], texts: Tensor) -> np.ndarray:
-    """CAM of each picture for its own text `[n, D]`, min-max normalised, at 224: uint8 `[n, 224, 224]`."""
+    """CAM of each picture for its own text `[n, D]`, min-max normalised, at 224: float32 `[n, 224, 224]` in 0–1."""
     cam = methods.get("cam")
     maps = []
     for start in range(0, len(paths), 32):
@@ -109,38 +106,17 @@ def cam_maps(mini: Mini, paths: Sequence[Path], texts: Tensor) -> np.ndarray:
         low, high = raw.amin(dim=(2, 3), keepdim=True), raw.amax(dim=(2, 3), keepdim=True)
         scaled = (raw - low) / (high - low).clamp_min(1e-12)
         large = F.interpolate(scaled, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
-        maps.append((large[:, 0] * 255).byte().numpy())
+        maps.append(large[:, 0].clamp(0, 1).numpy())
     return np.concatenate(maps)
 
 
-def max_box_acc(maps: np.ndarray, truths: Sequence[Sequence[Sequence[int]]]) -> tuple[float, float]:
+def max_box_acc(maps: np.ndarray, truths: Sequence[np.ndarray]) -> tuple[float, float]:
     """MaxBoxAcc V1 (largest contour, IoU ≥ 0.5) at the one τ that is best for all pictures, and that τ."""
-    right = np.zeros(1001)
-    for heat, boxes in zip(maps, truths, strict=True):
-        cuts = (np.arange(1001) / 1000 * int(heat.max())).astype(int)  # threshold of each τ
-        verdict = {cut: _hit(heat, cut, boxes) for cut in np.unique(cuts)}
-        right += [verdict[cut] for cut in cuts]
-    best = int(right.argmax())
-    return float(right[best] / len(maps)), best / 1000
-
-
-def _hit(heat: np.ndarray, cut: int, boxes: Sequence[Sequence[int]]) -> bool:
-    mask = (heat > cut).astype(np.uint8)
-    contours = cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]
-    if not contours:
-        return any(_iou((0, 0, 0, 0), box) >= 0.5 for box in boxes)
-    x, y, w, h = cv2.boundingRect(max(contours, key=cv2.contourArea))
-    return any(_iou((x, y, min(x + w, SIDE - 1), min(y + h, SIDE - 1)), box) >= 0.5 for box in boxes)
-
-
-def _iou(a: Sequence[int], b: Sequence[int]) -> float:
-    """With inclusive pixels, as the metric has it."""
-    width = min(a[2], b[2]) - max(a[0], b[0]) + 1
-    height = min(a[3], b[3]) - max(a[1], b[1]) + 1
-    if width <= 0 or height <= 0:
-        return 0.0
-    areas = sum((box[2] - box[0] + 1) * (box[3] - box[1] + 1) for box in (a, b))
-    return width * height / (areas - width * height)
+    metric = MaxBoxAcc()
+    for i, (heat, boxes) in enumerate(zip(maps, truths, strict=True)):
+        metric.update(box_curve(str(i), heat, boxes))
+    result = metric.compute(Bootstrap(replicates=0))
+    return result.accuracy, result.threshold
 
 
 def everyday_words(tower: MiniTextTower) -> dict[str, list[str]]:
