@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -58,6 +59,91 @@ class TextSet:
 
     def __len__(self) -> int:
         return len(self.names)
+
+
+# ---------------------------------------------------------------------------------------------------------- datasets
+Role = Literal["tune", "report"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One thing to be localised in one picture. A picture with three classes is three samples of the same file.
+
+    Attributes:
+        id: of this sample, unique in its dataset; the name of its score map, `<id>.npy`. May hold sub-folders.
+        path: the picture.
+        label: its class, an index into `Dataset.classes`.
+        size_wh: width and height, in pixels, of the ORIGINAL picture, to which the boxes belong; the file may be
+            stretched to another size (the WSOL protocol does that).
+        boxes_xyxy: `[m, 4]` float32, exclusive right and bottom edge, original pixels: every instance of the class.
+        masks: files of the instances' masks (OpenImages), instead of boxes or besides.
+        ignore: a mask of what counts for nothing; None where there is none.
+    """
+
+    id: str
+    path: Path
+    label: int
+    size_wh: tuple[int, int]
+    boxes_xyxy: FloatArray
+    masks: tuple[Path, ...] = ()
+    ignore: Path | None = None
+
+
+@dataclass(frozen=True)
+class ClassName:
+    """A class of a dataset: the name it is asked by, its synonyms (the name among them), its WordNet id if it has one.
+
+    Attributes:
+        name: the label of its boxes and of tables.
+        synonyms: what is embedded and averaged; the name itself comes first.
+        wnid: such as "n02123045", or the dataset's own id; "" for none.
+    """
+
+    name: str
+    synonyms: tuple[str, ...]
+    wnid: str = ""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that kept a sample, or a file, out of the numbers.
+
+    Attributes:
+        kind: what is wrong, in a word or two: "map", "metadata", "prediction", "missing picture", "empty annotation",
+            "box outside", "label mismatch" …
+        source: the sample, image id or file.
+        reason: what was expected, what came, what to do.
+    """
+
+    kind: str
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A split of a dataset as its reader found it.
+
+    Attributes:
+        name: of the reader, as in `cliploc datasets`.
+        root: the folder.
+        split: such as "val" or "trainval".
+        role: whether a threshold may be chosen on this split ("tune") or it may only be reported on ("report").
+        classes: label → names. All of the dataset's, also when a subset is taken: predictions choose among all.
+        samples: in a fixed order, samples of the same picture next to each other.
+        problems: what was left out or mended, each once; never silently skipped.
+    """
+
+    name: str
+    root: Path
+    split: str
+    role: Role
+    classes: tuple[ClassName, ...]
+    samples: tuple[Sample, ...]
+    problems: tuple[Problem, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.samples)
 
 
 # ------------------------------------------------------------------------------------------------------------- tower

@@ -12,7 +12,7 @@ from cliploc.metrics.box_accuracy import (
     MaxBoxAccV2Result,
 )
 from cliploc.metrics.curve import CONVENTIONS, TAUS, BoxCurve, Convention, box_curve, boxes_on_map
-from cliploc.metrics.folder import FolderResult, Problem, evaluate_folder
+from cliploc.metrics.folder import FolderResult, evaluate_folder
 from cliploc.metrics.means import EnergyInBoxes, MeanBestIoU, MeanResult, PointingGame, VLScoreRule
 from cliploc.metrics.pxap import PxAP, PxAPResult
 
@@ -33,7 +33,6 @@ __all__ = [
     "MeanBestIoU",
     "MeanResult",
     "PointingGame",
-    "Problem",
     "PxAP",
     "PxAPResult",
     "VLScoreRule",

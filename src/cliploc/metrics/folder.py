@@ -28,23 +28,9 @@ from cliploc.metrics.box_accuracy import (
     MaxBoxAccV2Result,
 )
 from cliploc.metrics.curve import BoxCurve, Convention, box_curve, boxes_on_map, checked_map
+from cliploc.schema import Problem
 
 Numbers = Mapping[str, tuple[float, ...]]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that kept an image, or a file, out of the numbers.
-
-    Attributes:
-        kind: "map" (missing or unusable), "metadata" or "prediction".
-        source: the image id or file.
-        reason: what was expected, what came, what to do.
-    """
-
-    kind: str
-    source: str
-    reason: str
 
 
 @dataclass(frozen=True)
