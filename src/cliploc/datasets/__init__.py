@@ -1,0 +1,106 @@
+"""Datasets of pictures with boxes: a reader each, none of which downloads. `open_dataset` reads any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cliploc.datasets._infra.candidates import Checker, Problems
+from cliploc.datasets._infra.registration import Found, Reader, Split, readers
+from cliploc.datasets._infra.selection import checked, labels_of
+from cliploc.datasets.subsets import Subset, subsets
+from cliploc.errors import UsageError
+from cliploc.schema import Dataset
+
+__all__ = ["Reader", "Split", "Subset", "open_dataset", "oracle_note", "readers", "subsets"]
+
+
+def open_dataset(
+    name: str,
+    root: str | Path,
+    split: str | None = None,
+    *,
+    subset: str | None = None,
+    classes: Sequence[str] | None = None,
+    limit: int | None = None,
+    sample: int | None = None,
+    seed: int = 0,
+) -> Dataset:
+    """Reads a dataset's annotations and checks that its pictures are there.
+
+    Args:
+        name: of a reader, as in `cliploc datasets`.
+        root: the folder in that reader's layout.
+        split: one of the reader's; its first when None.
+        subset: only the classes of a named subset.
+        classes: only these, by name, synonym or WordNet id.
+        limit: only the first so many samples.
+        sample: so many samples drawn at random, in their usual order.
+        seed: of that draw; the same seed draws the same from the same folder.
+
+    Returns:
+        The samples that can be used, and a problem for everything left out or mended. Pictures that were not asked for
+        are not looked at.
+
+    Raises:
+        UsageError: an unknown name or class, options that exclude each other, files that cannot be read, or no sample.
+
+    Example:
+        >>> from cliploc.datasets import open_dataset
+        >>> dataset = open_dataset("wsol", "../shared/data/ilsvrc_val_dev", limit=2)  # doctest: +SKIP
+        >>> dataset.classes[dataset.samples[0].label].name  # doctest: +SKIP
+        'Chow Chow'
+    """
+    entry = readers.get(name)
+    part = entry.split(split)
+    if subset is not None and classes is not None:
+        raise UsageError("expected a subset or classes, got both: leave one out")
+    if limit is not None and sample is not None:
+        raise UsageError("expected a limit or a sample, got both: leave one out")
+    for option, value in (("limit", limit), ("sample", sample)):
+        if value is not None and value < 1:
+            raise UsageError(f"expected a {option} of at least 1, got {value}")
+    chosen = None if subset is None else subsets.get(subset)
+    root = Path(root).expanduser()
+    if not root.is_dir():
+        raise UsageError(f"expected a folder with {entry.title}, found none at {root}: check the path")
+    problems = Problems()
+    found = entry.read(root, part.name, problems)
+    candidates = found.candidates
+    if chosen is not None:
+        wanted = _subset_labels(chosen, found, name)
+        candidates = [one for one in candidates if one.label in wanted]
+    elif classes is not None:
+        wanted = labels_of(classes, found.classes)
+        candidates = [one for one in candidates if one.label in wanted]
+    samples = checked(candidates, Checker(len(found.classes), problems), limit, sample, seed)
+    if not samples:
+        first = f"; the first: {problems.met[0].source}: {problems.met[0].reason}" if problems.met else ""
+        raise UsageError(
+            f"no picture of {name} can be used ({len(problems.met)} problems{first}): check {root} against the layout, "
+            f"cliploc datasets {name}"
+        )
+    return Dataset(name, root, part.name, part.role, found.classes, tuple(samples), tuple(problems.met))
+
+
+def oracle_note(dataset: Dataset) -> str | None:
+    """What must be said where a threshold is chosen on this dataset; None where it may be chosen there.
+
+    Example:
+        >>> from cliploc.schema import Dataset
+        >>> oracle_note(Dataset("cub", Path("."), "val", "tune", (), ()))
+    """
+    if dataset.role == "tune":
+        return None
+    return (
+        f"τ chosen on {dataset.name} {dataset.split}, the images it is reported on: the number is an oracle; "
+        "choose τ on a split that may tune, or state one"
+    )
+
+
+def _subset_labels(subset: Subset, found: Found, name: str) -> set[int]:
+    labels = {one.wnid: label for label, one in enumerate(found.classes)}
+    absent = [wnid for wnid in subset.reasons if wnid not in labels]
+    if absent:
+        raise UsageError(f"{name} has no class {', '.join(absent)} of the subset {subset.name}: choose --classes")
+    return {labels[wnid] for wnid in subset.reasons}

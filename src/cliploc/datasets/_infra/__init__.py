@@ -1,0 +1,1 @@
+"""What every reader stands on; no reader is known here."""

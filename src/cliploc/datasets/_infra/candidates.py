@@ -1,0 +1,212 @@
+"""What an annotation claims → a sample that can be relied on, or the reason why not."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from cliploc.errors import InputError
+from cliploc.schema import FloatArray, Problem, Sample
+
+Box = tuple[float, float, float, float]
+EXIF_ORIENTATION = 0x0112
+
+
+@dataclass
+class Problems:
+    """Everything that was left out or mended, in the order it was met."""
+
+    met: list[Problem] = field(default_factory=list)
+
+    def add(self, kind: str, source: str, reason: str) -> None:
+        """Names one."""
+        self.met.append(Problem(kind, source, reason))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What the annotations say of one class in one picture; nothing of it is checked.
+
+    Attributes:
+        id, path, label, masks, ignore: as in `Sample`.
+        boxes: x0, y0, x1, y1 with exclusive right and bottom edges, in pixels of the picture as it was annotated.
+        size_wh: the size annotated; None where the annotations hold none and the file's own counts.
+        resized: whether a file of another size than the one annotated is as it should be.
+        upright: whether the annotations are of the picture as it is shown, and not as it is stored (EXIF).
+    """
+
+    id: str
+    path: Path
+    label: int
+    boxes: Sequence[Box] = ()
+    size_wh: tuple[int, int] | None = None
+    masks: tuple[Path, ...] = ()
+    ignore: Path | None = None
+    resized: bool = False
+    upright: bool = False
+
+
+class Checker:
+    """Turns candidates into samples, naming what is left out or mended.
+
+    Args:
+        classes: how many there are.
+        problems: where to name things.
+    """
+
+    def __init__(self, classes: int, problems: Problems) -> None:
+        self._classes, self._problems = classes, problems
+        self._ids: set[str] = set()
+        self._last: tuple[Path, tuple[tuple[int, int], int] | InputError] | None = None
+
+    def sample(self, one: Candidate) -> Sample | None:
+        """The sample, or None when it is left out."""
+        add = self._problems.add
+        if one.id in self._ids:
+            add("duplicate id", one.id, "more than once in the annotations: counted once")
+            return None
+        self._ids.add(one.id)
+        if not safe_id(one.id):
+            add("unsafe id", one.id, "expected an id that stays inside its folder: use a relative path")
+            return None
+        if not 0 <= one.label < self._classes:
+            add("label mismatch", one.id, f"expected a label of 0–{self._classes - 1}, got {one.label}: left out")
+            return None
+        if not one.boxes and not one.masks:
+            add("empty annotation", one.id, "no box and no mask: left out")
+            return None
+        header = self._header(one.path)
+        if isinstance(header, InputError):
+            kind = "broken picture" if one.path.exists() else "missing picture"
+            add(kind, one.id, str(header))
+            return None
+        stored_wh, orientation = header
+        size_wh = stored_wh if one.size_wh is None else one.size_wh
+        if size_wh[0] < 1 or size_wh[1] < 1:
+            add("size mismatch", one.id, f"expected a size of at least 1×1, got {_by(size_wh)}: mend the annotation")
+            return None
+        boxes = one.boxes
+        if one.upright:
+            shown_wh = turned_wh(stored_wh, orientation)
+            if one.size_wh is None:
+                size_wh = shown_wh
+        elif orientation != 1:
+            turned = self._turn(one, size_wh, stored_wh, orientation)
+            if turned is None:
+                return None
+            size_wh, boxes = turned
+            shown_wh = turned_wh(stored_wh, orientation)
+        else:
+            shown_wh = stored_wh
+        if size_wh != shown_wh and not one.resized:
+            add("size mismatch", one.id, f"annotated as {_by(size_wh)}, the file has {_by(shown_wh)}: taken as resized")
+        for mask in (*one.masks, *([one.ignore] if one.ignore else [])):
+            if not mask.is_file():
+                add("missing mask", one.id, f"expected a mask at {mask}, found none: left out")
+                return None
+        kept = []
+        for box in boxes:
+            inside, problem = clipped(box, size_wh)
+            if problem is not None:
+                add(problem[0], one.id, problem[1])
+            if inside is not None:
+                kept.append(inside)
+        if not kept and not one.masks:
+            add("empty annotation", one.id, "none of its boxes can be used: left out")
+            return None
+        xyxy = np.array(kept, np.float32).reshape(-1, 4)  # [m, 4]
+        return Sample(one.id, one.path, one.label, size_wh, xyxy, one.masks, one.ignore)
+
+    def _header(self, path: Path) -> tuple[tuple[int, int], int] | InputError:
+        if self._last is None or self._last[0] != path:
+            try:
+                self._last = (path, picture_header(path))
+            except InputError as error:
+                self._last = (path, error)
+        return self._last[1]
+
+    def _turn(
+        self, one: Candidate, size_wh: tuple[int, int], stored_wh: tuple[int, int], orientation: int
+    ) -> tuple[tuple[int, int], Sequence[Box]] | None:
+        """Boxes of the stored picture → of the picture as it is shown; None where masks would have to be turned."""
+        if orientation >= 5 and size_wh != stored_wh and size_wh == turned_wh(stored_wh, orientation):
+            return size_wh, one.boxes  # annotated as it is shown
+        if one.masks:
+            self._problems.add("turned picture", one.id, "its EXIF data turn it and not its masks: left out")
+            return None
+        self._problems.add("turned picture", one.id, "its EXIF data turn it: the boxes are turned with it")
+        boxes = [turned(box, size_wh, orientation) for box in one.boxes]
+        return turned_wh(size_wh, orientation), boxes
+
+
+def safe_id(one: str) -> bool:
+    """Whether a file named by this id stays inside its folder."""
+    return bool(one) and not Path(one).is_absolute() and ".." not in PurePosixPath(one.replace("\\", "/")).parts
+
+
+def picture_header(path: Path) -> tuple[tuple[int, int], int]:
+    """Width and height as stored, and the EXIF orientation (1–8, 1 for none), without decoding the picture.
+
+    Raises:
+        InputError: no such file, or no picture.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # corrupt EXIF data harm nobody; a bomb is refused when it is decoded
+            with Image.open(path) as picture:
+                orientation = picture.getexif().get(EXIF_ORIENTATION, 1)
+                return picture.size, orientation if orientation in range(1, 9) else 1
+    except FileNotFoundError:
+        raise InputError(f"expected a picture at {path}, found none: left out") from None
+    except UnidentifiedImageError:
+        raise InputError(f"{path} is not a picture that can be read: left out") from None
+    except Exception as error:  # damaged headers make Pillow's plugins raise whatever they trip over
+        raise InputError(f"{path} cannot be read ({error}): left out") from None
+
+
+def clipped(box: Box, size_wh: tuple[int, int]) -> tuple[Box | None, tuple[str, str] | None]:
+    """A box → what of it lies in the picture, or None; and the kind and reason of what is wrong with it, or None."""
+    width, height = size_wh
+    x0, y0, x1, y1 = box
+    text = f"box {x0:g} {y0:g} {x1:g} {y1:g}"
+    if not all(map(math.isfinite, box)) or x1 < x0 or y1 < y0:
+        return None, ("broken box", f"{text} is no box of x0 < x1, y0 < y1: left out")
+    inside: FloatArray = np.array(box, np.float32).clip(0, np.array([width, height] * 2, np.float32))
+    a, b, c, d = inside.tolist()
+    if a >= c or b >= d:
+        if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
+            return None, ("box outside", f"{text} is outside the picture of {_by(size_wh)}: left out")
+        return None, ("broken box", f"{text} holds no pixel: left out")
+    if x0 < 0 or y0 < 0 or x1 > width or y1 > height:
+        return (a, b, c, d), ("box outside", f"{text} is partly outside the picture of {_by(size_wh)}: clipped")
+    return (a, b, c, d), None
+
+
+def turned_wh(size_wh: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """The size of a picture once its EXIF orientation is applied."""
+    return (size_wh[1], size_wh[0]) if orientation >= 5 else size_wh
+
+
+def turned(box: Box, size_wh: tuple[int, int], orientation: int) -> Box:
+    """A box of the stored picture of that size → the same box once the EXIF orientation is applied."""
+    corners: npt.NDArray[np.float64] = np.array([box[:2], box[2:]], np.float64)  # [2, (x, y)]
+    size = np.array(size_wh, np.float64)
+    if orientation in (2, 3, 7, 8):
+        corners[:, 0] = size[0] - corners[:, 0]
+    if orientation in (3, 4, 6, 7):
+        corners[:, 1] = size[1] - corners[:, 1]
+    if orientation >= 5:
+        corners = corners[:, ::-1]
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    return (*low.tolist(), *high.tolist())
+
+
+def _by(size_wh: tuple[int, int]) -> str:
+    return f"{size_wh[0]}×{size_wh[1]}"

@@ -1,0 +1,47 @@
+"""Text files with one thing a line → rows, or one line that says which file and row cannot be read."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from cliploc.errors import UsageError
+
+HELP = "see docs/datasets.md for the layout"
+
+
+def csv_rows(path: Path, cells: int | None = None) -> list[list[str]]:
+    """The lines of a comma-separated file that are not empty; `cells` a line unless None.
+
+    Raises:
+        UsageError: a file that is absent, is no such text, or has another number of cells in a line.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = [(i, [cell.strip() for cell in row]) for i, row in enumerate(csv.reader(file), start=1) if row]
+    except FileNotFoundError:
+        raise UsageError(f"expected {path}, found no such file: {HELP}") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{path} is no comma-separated text in UTF-8: write it again") from error
+    for i, row in rows:
+        if cells is not None and len(row) != cells:
+            raise UsageError(f"{path}, line {i}: expected {cells} values with commas, got {len(row)}: mend the line")
+    return [row for _, row in rows]
+
+
+def csv_numbers(path: Path, count: int, whole: bool = True) -> list[tuple[str, tuple[float, ...]]]:
+    """Lines of an id and `count` numbers.
+
+    Raises:
+        UsageError: as `csv_rows`, or a cell that is no number.
+    """
+    rows = []
+    for i, (one, *cells) in enumerate(csv_rows(path, 1 + count), start=1):
+        try:
+            rows.append((one, tuple(int(cell) if whole else float(cell) for cell in cells)))
+        except ValueError:
+            wanted = "whole numbers" if whole else "numbers"
+            raise UsageError(f"{path}, row {i}: expected {wanted}, got {','.join(cells)}: mend the line") from None
+    return rows

@@ -1,0 +1,54 @@
+"""All candidates → those asked for."""
+
+from __future__ import annotations
+
+import difflib
+import random
+from collections.abc import Iterable, Sequence
+
+from cliploc.datasets._infra.candidates import Candidate, Checker
+from cliploc.errors import UsageError
+from cliploc.schema import ClassName, Sample
+
+
+def labels_of(asked: Iterable[str], classes: Sequence[ClassName]) -> set[int]:
+    """Labels of the classes meant by names, synonyms or WordNet ids; case does not matter.
+
+    Raises:
+        UsageError: a text that means no class, or several.
+    """
+    found = set()
+    for text in asked:
+        wanted = " ".join(text.split()).casefold()
+        by_name = [i for i, one in enumerate(classes) if wanted in (one.name.casefold(), one.wnid.casefold())]
+        labels = by_name or [i for i, one in enumerate(classes) if wanted in map(str.casefold, one.synonyms)]
+        if not labels:
+            near = difflib.get_close_matches(wanted, [one.name for one in classes], n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(near)}? " if near else ""
+            raise UsageError(f"unknown class {text!r}: {hint}expected a class's name, synonym or WordNet id")
+        if len(labels) > 1:
+            meant = " or ".join(f"{classes[i].wnid or i} ({classes[i].name})" for i in labels)
+            raise UsageError(f"{text!r} is {len(labels)} classes: name one of them, {meant}")
+        found.add(labels[0])
+    return found
+
+
+def checked(
+    candidates: Sequence[Candidate], checker: Checker, limit: int | None, sample: int | None, seed: int
+) -> list[Sample]:
+    """Samples of the candidates, in their order; the first `limit`, or `sample` drawn at random.
+
+    Candidates that turn out to be unusable do not count, and no more are looked at than needed.
+    """
+    order = list(range(len(candidates)))
+    if sample is not None:
+        random.Random(seed).shuffle(order)
+    wanted = next((count for count in (limit, sample) if count is not None), len(order))
+    found: list[tuple[int, Sample]] = []
+    for i in order:
+        if len(found) == wanted:
+            break
+        one = checker.sample(candidates[i])
+        if one is not None:
+            found.append((i, one))
+    return [one for _, one in sorted(found, key=lambda pair: pair[0])]

@@ -1,0 +1,151 @@
+"""Any folder in the layout of the public WSOL evaluation (Choe et al. 2020), and that layout's metadata files.
+
+Boxes are the metadata's numbers as they stand: edges in original pixels. The public files are cut to width − 1 and
+height − 1, so that a box over the whole of a 500×375 picture is 0, 0, 499, 374 there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from cliploc.datasets._infra.candidates import Box, Candidate, Problems, safe_id
+from cliploc.datasets._infra.files import csv_numbers, csv_rows
+from cliploc.datasets._infra.imagenet import imagenet_class_names
+from cliploc.datasets._infra.registration import Found, Split, reader
+from cliploc.errors import UsageError
+from cliploc.schema import ClassName, Problem
+
+Numbers = Mapping[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What metadata say of one image: boxes in original pixels, as they stand there."""
+
+    image_id: str
+    label: int
+    size_wh: tuple[int, int]
+    xyxy: tuple[Box, ...]
+
+    def flaw(self) -> str | None:
+        """What is wrong with its boxes, in one line; None for nothing."""
+        width, height = self.size_wh
+        for x0, y0, x1, y1 in self.xyxy:
+            text = f"box {x0:g} {y0:g} {x1:g} {y1:g}"
+            if not all(map(math.isfinite, (x0, y0, x1, y1))) or x1 < x0 or y1 < y0:
+                return f"{text} is no box of x0 ≤ x1, y0 ≤ y1: mend localization.txt"
+            if x0 < 0 or y0 < 0 or x1 > width or y1 > height:
+                return f"{text} is outside the picture of {width}×{height}: mend localization.txt or image_sizes.txt"
+        return None
+
+
+@reader(
+    "wsol",
+    title="a folder in the WSOL layout",
+    about="pictures, perhaps stretched already, with boxes in original pixels",
+    source="yours; the metadata files are those of the public WSOL evaluation: github.com/clovaai/wsolevaluation",
+    splits=(
+        Split("report", "report", "all of the folder, to report numbers on"),
+        Split("tune", "tune", "all of the folder, kept aside to choose thresholds on"),
+    ),
+    layout="""
+metadata/image_ids.txt     IMAGE a line: the picture's path below the root
+metadata/class_labels.txt  IMAGE,LABEL
+metadata/image_sizes.txt   IMAGE,WIDTH,HEIGHT of the original
+metadata/localization.txt  IMAGE,X0,Y0,X1,Y1 in original pixels, a line a box
+synsets.csv                label,wnid,synset_words: a class a line
+IMAGE                      the pictures, of any size
+""",
+)
+def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 - both splits are the whole folder
+    """Pictures below the root, named by their ids."""
+    _, truths = read_metadata(root / "metadata", problems.met.append)
+    candidates = [
+        Candidate(t.image_id, root / t.image_id, t.label, t.xyxy, t.size_wh, resized=True, upright=True) for t in truths
+    ]
+    return Found(_classes(root / "synsets.csv"), candidates)
+
+
+def _classes(path: Path) -> tuple[ClassName, ...]:
+    rows = csv_rows(path, 3)
+    if not rows or rows[0] != ["label", "wnid", "synset_words"]:
+        raise UsageError(f"expected {path} to begin with the line label,wnid,synset_words: write it")
+    if [row[0] for row in rows[1:]] != [str(i) for i in range(len(rows) - 1)]:
+        raise UsageError(f"expected the labels 0, 1, 2 … in {path}, in order: sort and complete it")
+    known = {one.wnid: one for one in imagenet_class_names()} if any(row[1] for row in rows[1:]) else {}
+    classes = []
+    for _, wnid, words in rows[1:]:
+        synonyms = tuple(word.strip() for word in words.split(","))
+        classes.append(known.get(wnid) or ClassName(synonyms[0], synonyms, wnid))
+    return tuple(classes)
+
+
+def read_metadata(folder: str | Path, leave_out: Callable[[Problem], None]) -> tuple[list[str], list[Truth]]:
+    """Reads image_ids.txt, class_labels.txt, image_sizes.txt (width, height) and localization.txt.
+
+    Args:
+        folder: holds the four files; sizes and boxes (x0, y0, x1, y1; a line a box) in original pixels.
+        leave_out: called for every image that is not in all four files, and for every line that does not fit.
+
+    Returns:
+        All image ids, and what is known of those that are in all four files. The boxes are not checked.
+
+    Raises:
+        UsageError: a file that is absent or holds a line that cannot be read.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UsageError(f"expected a folder of metadata, found none at {folder}: check the path")
+    listed = [row[0] for row in csv_rows(folder / "image_ids.txt", 1)]
+    if not listed:
+        raise UsageError(f"expected image ids in {folder / 'image_ids.txt'}, found none: check the file")
+    labels, sizes = (
+        _one_each(path, csv_numbers(path, count), leave_out)
+        for path, count in ((folder / "class_labels.txt", 1), (folder / "image_sizes.txt", 2))
+    )
+    boxes: dict[str, list[Box]] = {}
+    for one, box in csv_numbers(folder / "localization.txt", 4, whole=False):
+        boxes.setdefault(one, []).append(cast(Box, box))
+    for one, count in Counter(listed).items():
+        if count > 1:
+            leave_out(Problem("metadata", one, f"{count} times in image_ids.txt: counted once"))
+    asked = list(dict.fromkeys(listed))
+    known = set(asked)
+    files: tuple[tuple[str, Mapping[str, object]], ...]
+    files = (("class_labels", labels), ("image_sizes", sizes), ("localization", boxes))
+    for name, there in files:
+        for one in there:
+            if one not in known:
+                leave_out(Problem("metadata", one, f"in {name}.txt, but not in image_ids.txt: add it or remove it"))
+    truths = []
+    for one in asked:
+        absent = [name for name, there in files if one not in there]
+        if absent:
+            leave_out(Problem("metadata", one, f"not in {absent[0]}.txt: add its line"))
+        elif not safe_id(one):
+            reason = "expected an image id that stays inside the folder of maps: use a relative path"
+            leave_out(Problem("metadata", one, reason))
+        elif min(sizes[one]) < 1:
+            width, height = sizes[one]
+            reason = f"expected a size of at least 1×1, got {width:g}×{height:g}: mend image_sizes.txt"
+            leave_out(Problem("metadata", one, reason))
+        else:
+            width, height = map(int, sizes[one])
+            truths.append(Truth(one, int(labels[one][0]), (width, height), tuple(boxes[one])))
+    return asked, truths
+
+
+def _one_each(
+    path: Path, rows: Sequence[tuple[str, tuple[float, ...]]], leave_out: Callable[[Problem], None]
+) -> dict[str, tuple[float, ...]]:
+    """Image id → its line; the first where there are several that differ, which is a problem."""
+    found: dict[str, tuple[float, ...]] = {}
+    for one, values in rows:
+        if found.setdefault(one, values) != values:
+            leave_out(Problem("metadata", one, f"two different lines in {path.name}, the first is used: mend the file"))
+    return found

@@ -1,0 +1,1 @@
+"""Long work over many images: evaluating a folder of maps, benchmarks. Everything here can be stopped and resumed."""
