@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 import os
 from collections.abc import Mapping, Sequence
@@ -15,9 +14,11 @@ import numpy as np
 from PIL import Image
 
 from cliploc.report import _draw
+from cliploc.report._html import STYLE, count, decimal, escape
 from cliploc.report.overlay import draw_names, fit_within, paint_boxes, scaled, verdict
 from cliploc.schema import FloatArray, Localization
 
+PAGE_STYLE = "thead th:nth-child(n+5) { text-align: right; }\n"
 PHOTO_SIDE, HEAT_SIDE = 640, 480  # longest sides of the pictures in the page; with them ten photos stay below 4 MB
 JPEG_QUALITY = 82
 
@@ -68,7 +69,7 @@ def write_page(
 
 
 def _page(title: str, items: Sequence[PageItem], settings: Mapping[str, Any], hint: str) -> str:
-    chosen = "".join(f"<div><dt>{_e(key)}</dt><dd>{_e(value)}</dd></div>" for key, value in settings.items())
+    chosen = "".join(f"<div><dt>{escape(key)}</dt><dd>{escape(value)}</dd></div>" for key, value in settings.items())
     articles = "\n".join(_article(number, item) for number, item in enumerate(items))
     return f"""<!doctype html>
 <html lang="en">
@@ -76,17 +77,17 @@ def _page(title: str, items: Sequence[PageItem], settings: Mapping[str, Any], hi
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<title>{_e(title)}</title>
-<style>{STYLE}</style>
+<title>{escape(title)}</title>
+<style>{STYLE}{PAGE_STYLE}</style>
 </head>
 <body>
 <header>
-<h1>{_e(title)}</h1>
+<h1>{escape(title)}</h1>
 <dl>{chosen}</dl>
-{f"<p class=hint>{_e(hint)}</p>" if hint else ""}
+{f"<p class=hint>{escape(hint)}</p>" if hint else ""}
 </header>
 <main>
-<p>{_e(_summary(items))} <a href="#table">Table of all results</a></p>
+<p>{escape(_summary(items))} <a href="#table">Table of all results</a></p>
 {articles}
 <section id="table" aria-labelledby="table-name">
 <h2 id="table-name">All results</h2>
@@ -101,22 +102,16 @@ def _page(title: str, items: Sequence[PageItem], settings: Mapping[str, Any], hi
 def _summary(items: Sequence[PageItem]) -> str:
     """Counts in words: how many names of how many photos, how well the boxes fit, how often absence was seen."""
     asked = sum(len(item.result.names) for item in items)
-    words = [f"{_count(len(items), 'photo')}, {_count(asked, 'name')} asked for."]
+    words = [f"{count(len(items), 'photo')}, {count(asked, 'name')} asked for."]
     ious = [iou for item in items for iou in item.ious.values() if iou is not None]
     if ious:
         good = sum(iou >= 0.5 for iou in ious)
         words.append(f"Mean IoU with the true boxes {np.mean(ious):.2f}; {good} of {len(ious)} at least 0.5.")
     absent = [bool(f) for item in items for n, f in _pairs(item.result) if n not in item.truth]
     if absent and any(item.truth for item in items):
-        words.append(
-            f"Of {_count(len(absent), 'name')} that {'is' if len(absent) == 1 else 'are'} not in the picture, "
-        )
+        words.append(f"Of {count(len(absent), 'name')} that {'is' if len(absent) == 1 else 'are'} not in the picture, ")
         words[-1] += f"{len(absent) - sum(absent)} rightly reported as not found."
     return " ".join(words)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _pairs(result: Localization) -> list[tuple[str, bool]]:
@@ -130,16 +125,16 @@ def _table(items: Sequence[PageItem]) -> str:
         for index, name in enumerate(result.names):
             best = result.boxes.xyxy[result.boxes.label == index][:1]
             presence = None if result.presence is None else result.presence[index]
-            photo = f'<a href="#photo-{number}">{_e(_file(result))}</a>'
+            photo = f'<a href="#photo-{number}">{escape(_file(result))}</a>'
             cells = [
                 f"<th scope=row>{photo}</th>",
-                f"<td>{_e(name)}</td>",
+                f"<td>{escape(name)}</td>",
                 f"<td>{'yes' if name in item.truth else 'no'}</td>",
                 f"<td>{_mark(bool(result.found[index]), name in item.truth)}</td>",
-                f"<td class=n>{_number(result.scores[index], 3)}</td>",
-                f"<td class=n>{_number(presence, 2)}</td>",
+                f"<td class=n>{decimal(result.scores[index], 3)}</td>",
+                f"<td class=n>{decimal(presence, 2)}</td>",
                 f"<td class=n>{', '.join(f'{value:.0f}' for value in best[0]) if len(best) else '–'}</td>",
-                f"<td class=n>{_number(item.ious.get(name), 2)}</td>",
+                f"<td class=n>{decimal(item.ious.get(name), 2)}</td>",
             ]
             rows.append(f"<tr>{''.join(cells)}</tr>")
     heads = ["photo", "name", "in the picture", "found", "cosine", "presence", "best box, xyxy px", "IoU"]
@@ -163,14 +158,14 @@ def _article(number: int, item: PageItem) -> str:
     figures = [_figure(_truth_picture(item), _truth_alt(item), _legend(item))]
     heat = scaled(result, fit_within(result.image.size, HEAT_SIDE))
     for index, name in enumerate(result.names):
-        caption = f"<b>{_e(name)}</b> {_e(verdict(result, index))}{_fit(item, name)}"
+        caption = f"<b>{escape(name)}</b> {escape(verdict(result, index))}{_fit(item, name)}"
         figures.append(_figure(draw_names(heat, [index]), _heat_alt(result, index), caption))
-    notes = "".join(f" · {_e(note)}" for note in result.notes)
+    notes = "".join(f" · {escape(note)}" for note in result.notes)
     return f"""<article id="photo-{number}" aria-labelledby="photo-{number}-name">
-<h2 id="photo-{number}-name">{_e(_file(result))} <small>{width}×{height}{notes}</small></h2>
+<h2 id="photo-{number}-name">{escape(_file(result))} <small>{width}×{height}{notes}</small></h2>
 <div class=pictures>
 {"".join(figures)}</div>
-<p class=credit>{_e(item.credit)}</p>
+<p class=credit>{escape(item.credit)}</p>
 </article>"""
 
 
@@ -191,7 +186,7 @@ def _legend(item: PageItem) -> str:
     chips = []
     for index, name in enumerate(item.result.names):
         red, green, blue = _draw.name_colour(index)
-        chips.append(f'<span class=chip><i style="background:rgb({red},{green},{blue})"></i>{_e(name)}</span>')
+        chips.append(f'<span class=chip><i style="background:rgb({red},{green},{blue})"></i>{escape(name)}</span>')
     lines = "solid: found · dashed: true" if item.truth else "solid: found"
     return f"{' '.join(chips)} <span>{lines}</span>"
 
@@ -220,61 +215,10 @@ def _figure(image: Image.Image, alt: str, caption: str) -> str:
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
     size = f"width={image.width} height={image.height}"
     return (
-        f'<figure><img src="data:image/jpeg;base64,{data}" {size} alt="{_e(alt)}">'
+        f'<figure><img src="data:image/jpeg;base64,{data}" {size} alt="{escape(alt)}">'
         f"<figcaption>{caption}</figcaption></figure>\n"
     )
 
 
 def _file(result: Localization) -> str:
     return result.source.replace("\\", "/").rsplit("/", 1)[-1]
-
-
-def _number(value: Any, decimals: int) -> str:
-    return "–" if value is None or not np.isfinite(value) else f"{value:.{decimals}f}"
-
-
-def _e(value: object) -> str:
-    return html.escape(str(value), quote=True)
-
-
-STYLE = """
-:root { --paper: #fff; --ink: #16181d; --soft: #555c68; --line: #d9dde4; --card: #f5f6f8; --link: #0b57d0;
-  --right: #0a6b3d; --wrong: #a8320a; }
-@media (prefers-color-scheme: dark) {
-  :root { --paper: #14161a; --ink: #eceef2; --soft: #a9b1bd; --line: #343a44; --card: #1d2026; --link: #8ab4f8;
-    --right: #6fd19b; --wrong: #ff9c73; }
-}
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
-header, main { max-width: 1360px; margin: 0 auto; padding: 0 clamp(14px, 3vw, 40px); }
-h1 { font-size: clamp(1.5rem, 4vw, 2.1rem); line-height: 1.2; margin: 1.6rem 0 .8rem; }
-h2 { font-size: 1.2rem; margin: 0 0 .7rem; overflow-wrap: anywhere; }
-h2 small, .credit, figcaption { color: var(--soft); font-weight: 400; font-size: .88rem; }
-dl { display: flex; flex-wrap: wrap; gap: .4rem 1.6rem; margin: 0; }
-dl div { display: flex; gap: .45rem; }
-dt { color: var(--soft); }
-dd { margin: 0; font-weight: 600; overflow-wrap: anywhere; }
-.hint { background: var(--card); border-left: 4px solid var(--link); padding: .6rem .9rem; margin: 1rem 0;
-  overflow-wrap: anywhere; }
-section, article { border-top: 1px solid var(--line); padding: 1.4rem 0; margin-top: 1.2rem; }
-a { color: var(--link); }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: .93rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .32rem .9rem .32rem 0; border-bottom: 1px solid var(--line); white-space: nowrap;
-  font-weight: 400; max-width: 20rem; overflow: hidden; text-overflow: ellipsis; }
-thead th { color: var(--soft); }
-td.n { text-align: right; }
-thead th:nth-child(n+5) { text-align: right; }
-.right { color: var(--right); }
-.wrong { color: var(--wrong); font-weight: 600; }
-.pictures { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(min(280px, 100%), 1fr));
-  align-items: start; }
-figure { margin: 0; min-width: 0; max-width: 520px; }
-img { display: block; width: 100%; height: auto; border-radius: 4px; }
-figcaption { padding-top: .45rem; overflow-wrap: anywhere; }
-figcaption b { color: var(--ink); }
-.chip { margin-right: .8rem; color: var(--ink); }
-.chip i { display: inline-block; width: .85em; height: .85em; margin-right: .4em; border: 1px solid var(--soft);
-  border-radius: 2px; vertical-align: -.05em; }
-.credit { margin: .7rem 0 0; }
-"""
