@@ -10,11 +10,11 @@ from cliploc.metrics.box_accuracy import (
     MaxBoxAccResult,
     MaxBoxAccV2,
     MaxBoxAccV2Result,
+    packed_hits,
 )
 from cliploc.metrics.curve import CONVENTIONS, TAUS, BoxCurve, Convention, box_curve, boxes_on_map
-from cliploc.metrics.folder import FolderResult, evaluate_folder
 from cliploc.metrics.means import EnergyInBoxes, MeanBestIoU, MeanResult, PointingGame, VLScoreRule
-from cliploc.metrics.pxap import PxAP, PxAPResult
+from cliploc.metrics.pxap import PxAP, PxAPResult, pixel_counts
 
 __all__ = [
     "CONVENTIONS",
@@ -23,7 +23,6 @@ __all__ = [
     "BoxCurve",
     "Convention",
     "EnergyInBoxes",
-    "FolderResult",
     "LocalizationAccuracy",
     "LocalizationResult",
     "MaxBoxAcc",
@@ -38,5 +37,6 @@ __all__ = [
     "VLScoreRule",
     "box_curve",
     "boxes_on_map",
-    "evaluate_folder",
+    "packed_hits",
+    "pixel_counts",
 ]

@@ -34,10 +34,18 @@ class Hits:
         """One image; a second time is an error."""
         if curve.image_id in self._rows:
             raise UsageError(f"{curve.image_id} comes twice: evaluate each image once")
-        values = curve.largest if self.contours == "largest" else curve.best
-        right = np.zeros(LEVELS, np.bool_)
-        right[: len(values)] = values >= self.iou
-        self._rows[curve.image_id] = (len(values) - 1, label, np.packbits(right))
+        self._rows[curve.image_id] = (len(curve.best) - 1, label, packed_hits(curve, self.iou, self.contours))
+
+    def restore(self, image_id: str, highest: int, packed: bytes, label: int | None) -> None:
+        """One image out of what `packed_hits` gave for it, and its map's highest level; a second time is an error."""
+        if image_id in self._rows:
+            raise UsageError(f"{image_id} comes twice: evaluate each image once")
+        bits = np.frombuffer(packed, np.uint8)
+        if len(bits) != LEVELS // 8 or not 0 <= highest < LEVELS:
+            raise UsageError(
+                f"{image_id}: expected {LEVELS // 8} bytes and a level below {LEVELS}, got {len(bits)} bytes"
+            )
+        self._rows[image_id] = (highest, label, bits)
 
     def merged(self, other: Hits) -> Hits:
         """Both together."""
@@ -67,6 +75,19 @@ class Hits:
             highest, _, bits = self._rows[one]
             found[i] = np.unpackbits(bits)[cuts[highest]]
         return found
+
+
+def packed_hits(curve: BoxCurve, iou: float, contours: Literal["largest", "every"]) -> npt.NDArray[np.uint8]:
+    """At which of its map's levels the box is right, `[32]` bytes; level 0 is the highest bit of the first.
+
+    Example:
+        >>> packed_hits(BoxCurve("a", np.array([0.4, 0.6]), np.array([0.4, 0.6])), 0.5, "largest")[0]
+        np.uint8(64)
+    """
+    values = curve.largest if contours == "largest" else curve.best
+    right = np.zeros(LEVELS, np.bool_)
+    right[: len(values)] = values >= iou
+    return np.packbits(right)
 
 
 def some(n: int) -> int:
@@ -133,6 +154,17 @@ class MaxBoxAcc:
         """
         self.hits.add(curve, label)
 
+    def restore(self, image_id: str, highest: int, packed: bytes, label: int | None = None) -> None:
+        """Counts one image that was evaluated before.
+
+        Args:
+            image_id: a second time is a `UsageError`.
+            highest: its map's highest level, 0–255.
+            packed: `packed_hits` of its curve, at this metric's IoU and contours.
+            label: the true class.
+        """
+        self.hits.restore(image_id, highest, packed, label)
+
     def merge(self, other: MaxBoxAcc) -> MaxBoxAcc:
         """A metric over the images of both, which must not share any."""
         both = MaxBoxAcc(self.hits.iou, self.hits.contours)
@@ -186,6 +218,11 @@ class MaxBoxAccV2:
         """Counts one image; a second time is a `UsageError`."""
         for part in self.parts.values():
             part.update(curve, label)
+
+    def restore(self, image_id: str, highest: int, packed: Mapping[float, bytes], label: int | None = None) -> None:
+        """Counts one image that was evaluated before; `packed` holds its hits for each IoU, see `MaxBoxAcc.restore`."""
+        for iou, part in self.parts.items():
+            part.restore(image_id, highest, packed[iou], label)
 
     def merge(self, other: MaxBoxAccV2) -> MaxBoxAccV2:
         """A metric over the images of both, which must not share any."""
@@ -261,17 +298,37 @@ class LocalizationAccuracy:
         Raises:
             UsageError: an image counted already, predictions without a label or of another number than before.
         """
-        if predictions is not None:
-            if label is None:
-                raise UsageError(f"{curve.image_id} has predictions but no true class: give its label")
-            if not predictions or self._depth not in (None, len(predictions)):
-                wanted = self._depth or "at least 1"
-                raise UsageError(f"{curve.image_id}: expected {wanted} predictions, got {len(predictions)}")
+        self._check(curve.image_id, label, predictions)
         self.hits.add(curve, label)
+        self._keep(curve.image_id, label, predictions)
+
+    def restore(
+        self,
+        image_id: str,
+        highest: int,
+        packed: bytes,
+        label: int | None = None,
+        predictions: Sequence[int] | None = None,
+    ) -> None:
+        """Counts one image that was evaluated before; see `MaxBoxAcc.restore` and `update`."""
+        self._check(image_id, label, predictions)
+        self.hits.restore(image_id, highest, packed, label)
+        self._keep(image_id, label, predictions)
+
+    def _check(self, image_id: str, label: int | None, predictions: Sequence[int] | None) -> None:
+        if predictions is None:
+            return
+        if label is None:
+            raise UsageError(f"{image_id} has predictions but no true class: give its label")
+        if not len(predictions) or self._depth not in (None, len(predictions)):
+            wanted = self._depth or "at least 1"
+            raise UsageError(f"{image_id}: expected {wanted} predictions, got {len(predictions)}")
+
+    def _keep(self, image_id: str, label: int | None, predictions: Sequence[int] | None) -> None:
         if predictions is not None:
             self._depth = len(predictions)
             order = list(predictions)
-            self._rank[curve.image_id] = order.index(label) if label in order else None
+            self._rank[image_id] = order.index(label) if label in order else None
 
     def merge(self, other: LocalizationAccuracy) -> LocalizationAccuracy:
         """A metric over the images of both, which must not share any."""

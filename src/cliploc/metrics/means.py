@@ -47,7 +47,8 @@ class _Mean:
     def _new(self) -> Self:
         return type(self)(*self._settings)
 
-    def _add(self, image_id: str, value: float, label: int | None) -> None:
+    def restore(self, image_id: str, value: float, label: int | None = None) -> None:
+        """Counts one image whose value is known; a second time is a `UsageError`."""
         if image_id in self._values:
             raise UsageError(f"{image_id} comes twice: evaluate each image once")
         self._values[image_id] = (value, label)
@@ -93,7 +94,11 @@ class MeanBestIoU(_Mean):
 
     def update(self, curve: BoxCurve, label: int | None = None) -> None:
         """Counts one image; a second time is a `UsageError`."""
-        self._add(curve.image_id, float(curve.best[curve.index(self.threshold)]), label)
+        self.restore(curve.image_id, self.value(curve), label)
+
+    def value(self, curve: BoxCurve) -> float:
+        """What one image counts, from 0 to 1."""
+        return float(curve.best[curve.index(self.threshold)])
 
 
 class VLScoreRule(_Mean):
@@ -129,9 +134,13 @@ class VLScoreRule(_Mean):
             true_xyxy: `[m, 4]` in map pixels, exclusive right and bottom edge.
             label: the true class.
         """
+        self.restore(image_id, self.value(score_map, true_xyxy), label)
+
+    def value(self, score_map: npt.ArrayLike, true_xyxy: npt.ArrayLike) -> float:
+        """What one image counts: 1 or 0."""
         heat = checked_map(score_map, "exact").astype(np.float32)
         found = boxes_from_maps(heat[None], self._rule).xyxy
-        self._add(image_id, float(iou(found, true_xyxy, 0).max(initial=0.0) >= 0.5), label)
+        return float(iou(found, true_xyxy, 0).max(initial=0.0) >= 0.5)
 
 
 class PointingGame(_Mean):
@@ -158,13 +167,17 @@ class PointingGame(_Mean):
         self, image_id: str, score_map: npt.ArrayLike, true_xyxy: npt.ArrayLike, label: int | None = None
     ) -> None:
         """Counts one image; arguments as in `VLScoreRule.update`."""
+        self.restore(image_id, self.value(score_map, true_xyxy), label)
+
+    def value(self, score_map: npt.ArrayLike, true_xyxy: npt.ArrayLike) -> float:
+        """What one image counts: 1 or 0."""
         heat = checked_map(score_map, "exact")
         y, x = np.unravel_index(int(heat.argmax()), heat.shape)
         boxes = np.asarray(true_xyxy, dtype=np.float64).reshape(-1, 4)
         last = np.maximum(np.ceil(boxes[:, 2:]) - 1, boxes[:, :2])  # the last pixel that a box touches
         outside = np.maximum(np.maximum(boxes[:, :2] - (x, y), (x, y) - last), 0)  # [m, 2]
         near = bool((np.hypot(*outside.T) <= self.tolerance_px).any())
-        self._add(image_id, float(near and heat.min() < heat.max()), label)
+        return float(near and heat.min() < heat.max())
 
 
 class EnergyInBoxes(_Mean):
@@ -177,10 +190,14 @@ class EnergyInBoxes(_Mean):
         self, image_id: str, score_map: npt.ArrayLike, true_xyxy: npt.ArrayLike, label: int | None = None
     ) -> None:
         """Counts one image; arguments as in `VLScoreRule.update`."""
+        self.restore(image_id, self.value(score_map, true_xyxy), label)
+
+    def value(self, score_map: npt.ArrayLike, true_xyxy: npt.ArrayLike) -> float:
+        """What one image counts, from 0 to 1."""
         heat = checked_map(score_map, "exact").astype(np.float64)
         y, x = (np.arange(size) + 0.5 for size in heat.shape)
         inside = np.zeros(heat.shape, np.bool_)
         for x0, y0, x1, y1 in np.asarray(true_xyxy, dtype=np.float64).reshape(-1, 4):
             inside |= ((y >= y0) & (y < y1))[:, None] & ((x >= x0) & (x < x1))
         total = float(heat.sum())
-        self._add(image_id, float(heat[inside].sum()) / total if total > 0 else 0.0, label)
+        return float(heat[inside].sum()) / total if total > 0 else 0.0

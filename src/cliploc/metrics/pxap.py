@@ -70,20 +70,17 @@ class PxAP:
         Raises:
             InputError: a map that cannot be used, or a mask of another shape.
         """
-        heat = checked_map(score_map, "exact")
-        for name, given in (("mask", mask), ("ignore", ignore)):
-            if given is not None and (given.shape != heat.shape or given.dtype != np.bool_):
-                raise InputError(
-                    f"{image_id}: expected {name} as booleans {list(heat.shape)}, got {given.dtype} {list(given.shape)}"
-                )
+        self.restore(image_id, *pixel_counts(image_id, score_map, mask, ignore))
+
+    def restore(self, image_id: str, true: Counts, false: Counts) -> None:
+        """Counts one image out of its `pixel_counts`; a second time is a `UsageError`."""
         if image_id in self._ids:
             raise UsageError(f"{image_id} comes twice: evaluate each image once")
         self._ids.add(image_id)
         draws = np.random.default_rng(zlib.crc32(image_id.encode())).poisson(1, REPLICATES)
         weights = np.append(1, draws)[:, None]
-        outside = ~mask if ignore is None else ~mask & ~ignore
-        self._true += weights * np.histogram(heat[mask], EDGES)[0]
-        self._false += weights * np.histogram(heat[outside], EDGES)[0]
+        self._true += weights * true
+        self._false += weights * false
 
     def merge(self, other: PxAP) -> PxAP:
         """A metric over the images of both, which must not share any."""
@@ -106,6 +103,26 @@ class PxAP:
         drawn = [_area(t, f) for t, f in zip(self._true, self._false, strict=True)]
         interval = bootstrap.quantiles(np.array(drawn[1:])) if bootstrap.replicates else None
         return PxAPResult(n, drawn[0], interval)
+
+
+def pixel_counts(
+    image_id: str,
+    score_map: npt.ArrayLike,
+    mask: npt.NDArray[np.bool_],
+    ignore: npt.NDArray[np.bool_] | None = None,
+) -> tuple[Counts, Counts]:
+    """How many pixels of one image have which score: those of the object, and those outside, each `[1001]`.
+
+    Arguments and errors are those of `PxAP.update`.
+    """
+    heat = checked_map(score_map, "exact")
+    for name, given in (("mask", mask), ("ignore", ignore)):
+        if given is not None and (given.shape != heat.shape or given.dtype != np.bool_):
+            raise InputError(
+                f"{image_id}: expected {name} as booleans {list(heat.shape)}, got {given.dtype} {list(given.shape)}"
+            )
+    outside = ~mask if ignore is None else ~mask & ~ignore
+    return np.histogram(heat[mask], EDGES)[0], np.histogram(heat[outside], EDGES)[0]
 
 
 def _area(true: Counts, false: Counts) -> float:
