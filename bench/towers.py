@@ -18,6 +18,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from cliploc.schema import Backbone
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 
@@ -33,12 +39,22 @@ def peak_mb() -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
+def our_tower(model_name: str, precision: str) -> Backbone:
+    """As `create(model_name, "random", …)`, but without the tokenizer, which for SigLIP is a file on Hugging Face."""
+    import open_clip
+
+    from cliploc.backbones._precision import resolve_precision
+    from cliploc.backbones.open_clip import wrap
+
+    model = open_clip.create_model(model_name)
+    backbone: Backbone = wrap(model, None, model_name, resolve_precision(precision, "cpu"))
+    return backbone
+
+
 def measure(model_name: str, batch: int, precision: str, rounds: int, threads: int) -> dict[str, object]:
     """Both sides in this process, alternating; the plain model is timed and weighed first."""
     import open_clip
     import torch
-
-    from cliploc.backbones import create
 
     torch.set_num_threads(threads)
     dtype = getattr(torch, DTYPES[precision])
@@ -53,7 +69,7 @@ def measure(model_name: str, batch: int, precision: str, rounds: int, threads: i
 
     theirs()
     memory_plain = peak_mb()
-    backbone = create(model_name, "random", precision=precision)
+    backbone = our_tower(model_name, precision)
 
     def ours() -> torch.Tensor:
         return backbone.encode_image(images)
@@ -71,10 +87,8 @@ def memory_of_ours(model_name: str, batch: int, precision: str, threads: int) ->
     """The peak of a process that holds our tower alone."""
     import torch
 
-    from cliploc.backbones import create
-
     torch.set_num_threads(threads)
-    backbone = create(model_name, "random", precision=precision)
+    backbone = our_tower(model_name, precision)
     height, width = backbone.input_hw
     backbone.encode_image(torch.zeros(batch, 3, height, width))
     return peak_mb()

@@ -219,8 +219,9 @@ def test_tokenizers_that_are_not_there(monkeypatch, tmp_path):
     with pytest.raises(ModelError) as error:
         create("ViT-B-16-SigLIP", "random")
     assert str(error.value) == (
-        "the tokenizer of ViT-B-16-SigLIP:random is not on this machine and cannot be fetched from huggingface.co: run "
-        "once with a network, or choose a model with CLIP's own tokenizer (no connection)"
+        "the tokenizer of ViT-B-16-SigLIP:random is not on this machine and cannot be fetched from "
+        "https://huggingface.co/timm/ViT-B-16-SigLIP (HF_HUB_OFFLINE forbids the network): run once with a network, or "
+        "choose a model with CLIP's own tokenizer"
     )
 
     def no_transformers(name):

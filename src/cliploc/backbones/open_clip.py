@@ -15,6 +15,7 @@ from typing import Any
 
 import open_clip
 import torch
+from huggingface_hub import constants as hub
 
 from cliploc.backbones import _weights
 from cliploc.backbones._catalogue import ModelEntry, model_sources, models
@@ -76,12 +77,7 @@ def build(plan: Plan, device: str, precision: str) -> Backbone:
             )
         except (OSError, RuntimeError, ImportError, ValueError, TypeError, KeyError) as error:
             raise ModelError(f"open_clip cannot build {plan.label}: {_one_line(error)}") from error
-    adapter = next((one for one in ADAPTERS if one.supports(model.visual)), None)
-    if adapter is None:
-        raise ModelError(
-            f"the image tower of {plan.label} ({_tower_name(model.visual)}) cannot be taken apart: expected CLIP's "
-            "ResNet, a ViT, EVA, ConvNeXt or FastViT; see `cliploc models`"
-        )
+    _adapter(model, plan.label)  # before the weights: a tower nobody reads needs none
     fingerprint, file = None, None
     if checkpoint:
         file = checkpoint.path
@@ -89,13 +85,33 @@ def build(plan: Plan, device: str, precision: str) -> Backbone:
         gelu = "quick-gelu" if quick_gelu else "gelu"
         fingerprint = f"{plan.config} {gelu} {checkpoint.sha256} {dtype} open_clip {open_clip.__version__}"
         del checkpoint  # the weights are in the model now: once in memory is enough
-    backbone: Any = adapter(model, tokenizer, plan.label, copy_text=False)
-    for part in backbone.children():  # not the buffers on top: pixels are normalised in float32
-        part.to(dtype)
+    backbone = wrap(model, tokenizer, plan.label, dtype)
     if fingerprint:
         backbone.fingerprint, backbone.weights_file = fingerprint, file
     built: Backbone = backbone.to(device)
     return built
+
+
+def wrap(model: Any, tokenizer: Any, label: str, dtype: torch.dtype) -> Any:
+    """An open_clip model, which is taken over, in the adapter made for its image tower.
+
+    Raises:
+        ModelError: a tower nobody reads.
+    """
+    backbone = _adapter(model, label)(model, tokenizer, label, copy_text=False)
+    for part in backbone.children():  # not the buffers on top: pixels are normalised in float32
+        part.to(dtype)
+    return backbone
+
+
+def _adapter(model: Any, label: str) -> Any:
+    for adapter in ADAPTERS:
+        if adapter.supports(model.visual):
+            return adapter
+    raise ModelError(
+        f"the image tower of {label} ({_tower_name(model.visual)}) cannot be taken apart: expected CLIP's ResNet, a "
+        "ViT, EVA, ConvNeXt or FastViT; see `cliploc models`"
+    )
 
 
 def _tokenizer(plan: Plan) -> Any:
@@ -104,15 +120,15 @@ def _tokenizer(plan: Plan) -> Any:
     files = config.get("text_cfg", {}).get("hf_tokenizer_name")
     try:
         if files and not plan.tokenizer.startswith("local-dir:") and _weights.unreachable(files, CONFIG_OF_TOKENIZER):
-            raise ConnectionError("no connection")
+            raise ConnectionError("HF_HUB_OFFLINE forbids the network" if hub.HF_HUB_OFFLINE else "no connection")
         with _quiet():
             return open_clip.get_tokenizer(plan.tokenizer)
     except ImportError as error:
         raise ModelError(f"the tokenizer of {plan.label} needs another package: pip install transformers") from error
     except Exception as error:  # transformers and the hub raise whatever they like when a file is missing
         raise ModelError(
-            f"the tokenizer of {plan.label} is not on this machine and cannot be fetched from huggingface.co: run once "
-            f"with a network, or choose a model with CLIP's own tokenizer ({_one_line(error)})"
+            f"the tokenizer of {plan.label} is not on this machine and cannot be fetched from https://huggingface.co/"
+            f"{files or ''} ({_one_line(error)}): run once with a network, or choose a model with CLIP's own tokenizer"
         ) from error
 
 
