@@ -209,6 +209,20 @@ def test_a_map_is_zero_where_the_picture_was_cropped_away():
     np.testing.assert_allclose(upright, back.T, atol=1e-6)
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_map_over_the_whole_picture_at_another_size(policy):
+    """Twice as large is twice as fine; where the picture was cropped away, both are zero."""
+    frame = Frame.fit(policy, (40, 100), (32, 32))
+    maps = torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(1))
+    fine, coarse = frame.map_to_picture(maps, (80, 200))[0], frame.map_to_original(maps)[0]
+    assert fine.shape == (80, 200)
+    assert ((fine[::2, ::2] == 0) == (coarse == 0)).all()
+    inner = fine.view(40, 2, 100, 2).mean(dim=(1, 3))
+    torch.testing.assert_close(inner, coarse, rtol=0, atol=0.1)
+    squeezed = frame.map_to_picture(maps, (40, 50))[0]
+    torch.testing.assert_close(squeezed, coarse.view(40, 50, 2).mean(dim=2), rtol=0, atol=0.1)
+
+
 @given(st.integers(3, 12), st.integers(3, 12), st.integers(8, 90), st.integers(8, 90))
 def test_squash_is_a_plain_bilinear_resize(h, w, height, width):
     maps = torch.rand(2, h, w, generator=torch.Generator().manual_seed(h * w))

@@ -630,6 +630,67 @@ def test_what_was_read_ahead_is_dropped_when_a_picture_is_broken(backbones, monk
     assert decoders() == []
 
 
+def test_a_broken_picture_keeps_its_place_in_the_batch(backbones, tmp_path, monkeypatch):
+    """So that the others meet the same neighbours as when it is whole, to the same last bit."""
+    batches = []
+    plain = Localizer._compute
+    monkeypatch.setattr(
+        Localizer,
+        "_compute",
+        lambda self, batch, *rest: batches.append([one.picture.source for one in batch]) or plain(self, batch, *rest),
+    )
+    pictures = [TALL, tmp_path / "no.png", SQUARE, WIDE, tmp_path / "neither.png", tmp_path / "nor.png", TALL]
+    results = list(build(backbones["gap_cnn"], batch_size=2).stream(pictures, ["red"], on_error=lambda *_: None))
+    assert batches == [["image 0"], ["image 2", "image 3"], ["image 6"]]
+    assert len(results) == 4
+
+
+def test_a_batch_too_large_for_the_memory_is_done_in_halves(backbones, monkeypatch):
+    plain, sizes, told = Localizer._compute, [], []
+
+    def narrow(self, batch, *rest):
+        sizes.append(len(batch))
+        if len(batch) > 2:
+            raise RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:119] DefaultCPUAllocator: not enough memory: you tried …"
+            )
+        return plain(self, batch, *rest)
+
+    localizer = build(backbones["gap_cnn"], batch_size=5)
+    whole = list(localizer.compare(PHOTOS, ["red", "blue"], ["cam", "grad_cam"]))
+    monkeypatch.setattr(Localizer, "_compute", narrow)
+    halved = list(localizer.compare(PHOTOS, ["red", "blue"], ["cam", "grad_cam"], on_memory=told.append))
+    assert sizes == [5, 3, 2, 1, 2]
+    assert told == [5, 3]
+    for one, other in zip(whole, halved, strict=True):
+        for method in ("cam", "grad_cam"):
+            same(one[method], other[method])
+    with pytest.raises(RuntimeError, match="not enough memory"):
+        list(localizer.compare(PHOTOS, ["red"], ["cam"]))
+    monkeypatch.setattr(Localizer, "_compute", lambda *_: (_ for _ in ()).throw(RuntimeError("of another kind")))
+    with pytest.raises(RuntimeError, match="of another kind"):
+        list(localizer.compare(PHOTOS, ["red"], ["cam"], on_memory=told.append))
+
+
+def test_a_result_holds_the_pictures_embedding_and_names_can_be_compared_with_it(backbones):
+    localizer = build(backbones["vit"])
+    found = localizer(WIDE, ["red", "blue"])
+    assert np.linalg.norm(found.embedding) == pytest.approx(1, abs=1e-5)
+    names = localizer.embed_names(["green|blue", "blue", "red"])  # [3, D]
+    np.testing.assert_allclose(names[[2, 1]].numpy() @ found.embedding, found.scores, atol=1e-6)
+    with pytest.raises(UsageError, match="got an empty one"):
+        localizer.embed_names(["red", ""])
+
+
+def test_other_boxes_out_of_the_same_maps(backbones):
+    names = ["red", "blue"]
+    low, high = (build(backbones["gap_cnn"], threshold=tau, resize="pad")(WIDE, names) for tau in (0.2, 0.8))
+    other = low.boxes_by(replace(build(backbones["gap_cnn"]).box_rule, threshold=0.8))
+    np.testing.assert_array_equal(other.xyxy, high.boxes.xyxy)
+    np.testing.assert_array_equal(other.score, high.boxes.score)
+    assert (other.xyxy != low.boxes.xyxy).any()
+
+
 def test_pil_pictures_arrays_and_files_are_alike(backbones, tmp_path):
     Image.fromarray(WIDE).save(tmp_path / "wide.png")
     localizer = build(backbones["gap_cnn"])

@@ -129,11 +129,18 @@ class Frame:
 
     def map_to_original(self, maps: Tensor) -> Tensor:
         """Maps `[P, h, w]` over this input, any grid → `[P, H, W]` over the original; zero where it was cropped."""
-        full = _resample(maps, self.input_hw, self.original_hw, self.scale_xy, self.offset_xy)
+        return self.map_to_picture(maps, self.original_hw)
+
+    def map_to_picture(self, maps: Tensor, hw: tuple[int, int]) -> Tensor:
+        """As `map_to_original`, with the whole picture at another height and width, whatever its aspect ratio."""
+        height, width = hw
+        shrink_x, shrink_y = self.original_hw[1] / width, self.original_hw[0] / height
+        scale_xy = (self.scale_xy[0] * shrink_x, self.scale_xy[1] * shrink_y)
+        full = _resample(maps, self.input_hw, hw, scale_xy, self.offset_xy)
         x0, y0, x1, y1 = self.to_original([0, 0, self.input_hw[1], self.input_hw[0]])[0].tolist()
-        height, width = self.original_hw
-        if (x0, y0, x1, y1) == (0, 0, width, height):
+        if (x0, y0, x1, y1) == (0, 0, *self.original_hw[::-1]):
             return full
+        x0, y0, x1, y1 = x0 / shrink_x, y0 / shrink_y, x1 / shrink_x, y1 / shrink_y
         centres_x = torch.arange(width, device=full.device) + 0.5
         centres_y = torch.arange(height, device=full.device) + 0.5
         inside = ((centres_y >= y0) & (centres_y <= y1))[:, None] & ((centres_x >= x0) & (centres_x <= x1))[None]

@@ -15,6 +15,7 @@ from operator import or_
 from typing import Any, Literal, NamedTuple, TypeVar, overload
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -42,6 +43,10 @@ class DrawableLocalization(Localization):
     def overlay(self, names: Sequence[str] | None = None, **style: Any) -> Image.Image:
         """The picture with heatmap and boxes; see `cliploc.report.overlay.draw_overlay`."""
         return draw_overlay(self, names, **style)
+
+    def boxes_by(self, rule: BoxRule) -> Boxes:
+        """The boxes that another rule makes of the same maps; no model runs, and nothing here changes."""
+        return _boxes(self.frame, self.maps, self.found, self.presence, self.names, rule)
 
 
 class Classified(NamedTuple):
@@ -264,6 +269,7 @@ class Localizer:
         methods: Sequence[str] | Mapping[str, Mapping[str, Any]],
         on_error: Callable[[str, InputError], None] | None = None,
         on_masked: Callable[[int], None] | None = None,
+        on_memory: Callable[[int], None] | None = None,
     ) -> Iterator[dict[str, DrawableLocalization]]:
         """As `stream`, with several methods beside each other out of one forward pass of the tower.
 
@@ -277,6 +283,8 @@ class Localizer:
                 own method and options play no part; its threshold does, when one was given: else each has its own.
             on_error: as for `stream`.
             on_masked: as for `stream`.
+            on_memory: called with the number of pictures of a batch for which there was too little memory, and which is
+                then done in two halves; None to raise.
 
         Yields:
             For each picture, the `Localization` by every method, under the text it was asked for.
@@ -292,7 +300,9 @@ class Localizer:
             raise UsageError(f"expected a list of methods, got {methods!r}: write ['cam']")
         asked = methods if isinstance(methods, Mapping) else {spec: {} for spec in methods}
         tasks = tuple(self._task(spec, options) for spec, options in asked.items())
-        return self._compare(self._batches(self._prepared(images, names, on_error)), tuple(asked), tasks, on_masked)
+        return self._compare(
+            self._batches(self._prepared(images, names, on_error)), tuple(asked), tasks, on_masked, on_memory
+        )
 
     def _compare(
         self,
@@ -300,9 +310,10 @@ class Localizer:
         specs: tuple[str, ...],
         tasks: tuple[_Task, ...],
         on_masked: Callable[[int], None] | None,
+        on_memory: Callable[[int], None] | None,
     ) -> Iterator[dict[str, DrawableLocalization]]:
         for batch in batches:
-            for results in self._localize(batch, tasks, on_masked):
+            for results in self._localize(batch, tasks, on_masked, on_memory):
                 yield dict(zip(specs, results, strict=True))
 
     @overload
@@ -381,6 +392,24 @@ class Localizer:
             for item, best in zip(batch, ranked, strict=True):
                 yield Classification(item.picture, best)
 
+    def embed_names(self, names: Sequence[str]) -> Tensor:
+        """What the names are compared by.
+
+        Args:
+            names: "cat|kitten": synonyms, averaged, as are the templates.
+
+        Returns:
+            `[P, D]` float32, unit norm, on the model's device; times `Localization.embedding` it is a cosine.
+
+        Raises:
+            UsageError: a name that cannot be used.
+
+        Example:
+            >>> tuple(Localizer().embed_names(["cat|kitten", "dog"]).shape)
+            (2, 1280)
+        """
+        return self._embed(prompts.parse(names, self.templates))
+
     def unknown_names(self, names: Sequence[str]) -> dict[str, str]:
         """Those of the names that the model cannot know, none of their synonyms, each with the reason."""
         texts = prompts.parse(names)
@@ -444,8 +473,8 @@ class Localizer:
 
     def _prepared(
         self, images: Iterable[ImageLike], names: Names, on_error: Callable[[str, InputError], None] | None
-    ) -> Iterator[_Prepared]:
-        """Decodes and resizes ahead of the tower, in order."""
+    ) -> Iterator[_Prepared | None]:
+        """Decodes and resizes ahead of the tower, in order; None for a picture that cannot be read."""
         jobs = self._with_texts(images, names)
         pool = ThreadPoolExecutor(DECODERS, "cliploc-decode")
         waiting: deque[tuple[str, Future[_Prepared]]] = deque()
@@ -462,6 +491,7 @@ class Localizer:
                     if on_error is None:
                         raise
                     on_error(source, error)
+                    yield None
                 else:
                     yield prepared
         finally:
@@ -505,11 +535,27 @@ class Localizer:
         height, width = (max(stride, round(side * scale / stride) * stride) for side in self.input_hw)
         return height, width
 
-    def _batches(self, prepared: Iterator[_Prepared]) -> Iterator[list[_Prepared]]:
-        """Consecutive pictures with equally many names, so that no method sees a name nobody asked for."""
-        for _, group in itertools.groupby(prepared, key=lambda item: len(item.texts)):
-            while batch := list(itertools.islice(group, self.batch_size)):
+    def _batches(self, prepared: Iterator[_Prepared | None]) -> Iterator[list[_Prepared]]:
+        """Consecutive pictures with equally many names, so that no method sees a name nobody asked for.
+
+        A picture that cannot be read keeps its place in a batch empty: the others are computed beside the same
+        neighbours, to the same last bit, as if it were whole.
+        """
+        batch: list[_Prepared] = []
+        places = 0
+        for item in prepared:
+            if item is not None and batch and len(item.texts) != len(batch[0].texts):
                 yield batch
+                batch, places = [], 0
+            places += 1
+            if item is not None:
+                batch.append(item)
+            if places == self.batch_size:
+                if batch:
+                    yield batch
+                batch, places = [], 0
+        if batch:
+            yield batch
 
     @torch.no_grad()
     def _embed(self, texts: TextSet) -> Tensor:
@@ -551,10 +597,37 @@ class Localizer:
 
     # ------------------------------------------------------------------------------------------------ computation
     def _localize(
-        self, batch: list[_Prepared], tasks: tuple[_Task, ...], on_masked: Callable[[int], None] | None
+        self,
+        batch: list[_Prepared],
+        tasks: tuple[_Task, ...],
+        on_masked: Callable[[int], None] | None,
+        on_memory: Callable[[int], None] | None = None,
     ) -> Iterator[tuple[DrawableLocalization, ...]]:
-        """For each picture, its results by every task."""
-        computed, embedding, plain = self._compute(batch, tasks, on_masked)
+        """For each picture, its results by every task; by halves of the batch where `on_memory` allows it."""
+        try:
+            computed = self._compute(batch, tasks, on_masked)
+        except (RuntimeError, MemoryError) as error:
+            if on_memory is None or len(batch) == 1 or not out_of_memory(error):
+                raise
+        else:
+            yield from self._results(batch, tasks, *computed)
+            return
+        # Only here is the error forgotten, and with it whatever its frames kept in memory.
+        on_memory(len(batch))
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        for half in _chunks(batch, (len(batch) + 1) // 2):
+            yield from self._localize(list(half), tasks, on_masked, on_memory)
+
+    def _results(
+        self,
+        batch: list[_Prepared],
+        tasks: tuple[_Task, ...],
+        computed: list[tuple[Tensor, Tensor]],
+        embedding: Tensor,
+        plain: Tensor,
+    ) -> Iterator[tuple[DrawableLocalization, ...]]:
+        """Out of what `_compute` gave, for each picture its results by every task."""
         scores = torch.einsum("bd,bpd->bp", embedding, plain)  # [B, P] cosine
         presence = self.backbone.presence(scores)
         if self._background is not None:
@@ -577,6 +650,7 @@ class Localizer:
                         # Cloned, so that one result kept by the user does not keep the maps of its whole batch.
                         maps[b].clone().cpu().numpy(),
                         scores[b].cpu().numpy(),
+                        embedding[b].clone().cpu().numpy(),
                         None if presence is None else presence[b].cpu().numpy(),
                         tuple(
                             flat if reason is None and not some else reason
@@ -694,24 +768,16 @@ class Localizer:
         item: _Prepared,
         maps: FloatArray,
         scores: FloatArray,
+        embedding: FloatArray,
         presence: FloatArray | None,
         reasons: tuple[str | None, ...],
         box_rule: BoxRule,
     ) -> DrawableLocalization:
         found = np.array([reason is None for reason in reasons])
-        asked = np.flatnonzero(found)
-        x0, y0, x1, y1 = item.frames[0].visible_xyxy  # min_area is a share of the picture, not of its padding
-        on_map = boxes_from_maps(maps[asked, y0:y1, x0:x1], box_rule)
-        label = asked[on_map.index]
-        boxes = Boxes(
-            xyxy=item.frames[0].to_original(on_map.xyxy + np.array([x0, y0, x0, y0])).astype(np.float32),
-            score=on_map.peak if presence is None else (on_map.peak * presence[label]).astype(np.float32),
-            label=label.astype(np.int64),
-            names=item.texts.names,
-        )
+        boxes = _boxes(item.frames[0], maps, found, presence, item.texts.names, box_rule)
         reasons = tuple(
             f"no region of its map reaches {box_rule.min_area:g} of the picture"
-            if reason is None and p not in label
+            if reason is None and p not in boxes.label
             else reason
             for p, reason in enumerate(reasons)
         )
@@ -727,7 +793,41 @@ class Localizer:
             frame=item.frames[0],
             boxes=boxes,
             notes=item.picture.notes,
+            embedding=embedding,
         )
+
+
+def _boxes(
+    frame: Frame,
+    maps: FloatArray,
+    found: npt.NDArray[np.bool_],
+    presence: FloatArray | None,
+    names: tuple[str, ...],
+    rule: BoxRule,
+) -> Boxes:
+    """Maps `[P, H, W]` over the model's input → the boxes of the names found, in original pixels."""
+    asked = np.flatnonzero(found)
+    x0, y0, x1, y1 = frame.visible_xyxy  # min_area is a share of the picture, not of its padding
+    on_map = boxes_from_maps(maps[asked, y0:y1, x0:x1], rule)
+    label = asked[on_map.index]
+    return Boxes(
+        xyxy=frame.to_original(on_map.xyxy + np.array([x0, y0, x0, y0])).astype(np.float32),
+        score=on_map.peak if presence is None else (on_map.peak * presence[label]).astype(np.float32),
+        label=label.astype(np.int64),
+        names=names,
+    )
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there was too little memory, on whatever device.
+
+    Example:
+        >>> out_of_memory(RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes"))
+        True
+    """
+    said = str(error).lower()
+    words = ("out of memory", "not enough memory", "can't allocate memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in said for word in words)
 
 
 def classifier(

@@ -520,6 +520,8 @@ class Localization:
         frame: how the picture lies in that input.
         boxes: the boxes of the names found, best first within each name.
         notes: remarks on the picture ("animated: the first of 12 frames is used").
+        embedding: `[D]` float32, unit norm: the whole picture in the space it shares with the texts; None where nobody
+            computed it.
     """
 
     source: str
@@ -533,6 +535,7 @@ class Localization:
     frame: Frame
     boxes: Boxes
     notes: tuple[str, ...] = ()
+    embedding: FloatArray | None = None
 
     @property
     def heatmaps(self) -> FloatArray:
