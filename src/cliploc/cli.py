@@ -332,7 +332,8 @@ def evaluate(
 
     Example: cliploc evaluate --maps maps --metadata metadata --threshold 0.4
     """
-    from cliploc.metrics import CONVENTIONS, evaluate_folder
+    from cliploc.jobs.evaluate import evaluate_folder
+    from cliploc.metrics import CONVENTIONS
     from cliploc.schema import Problem
 
     chosen = next((one for one in CONVENTIONS if one == convention), None)

@@ -28,9 +28,18 @@ subsets.register(
     "ten-classes",
     Subset(
         "ten-classes",
-        "ten ILSVRC classes, each of another kind of thing and another look",
+        "ten ILSVRC classes, each another kind of thing with another look",
         {
-            "n02279972": "insect (monarch): thin wings with a strong pattern, often on a flower that competes",
+            "n02106662": "mammal (German shepherd): fur, a face that says more than the body, any pose",
+            "n01843383": "bird (toucan): the bill alone tells it, so that a map may see a part for the whole",
+            "n01665541": "reptile (leatherback turtle): one large dark shape, as dull as the sand around it",
+            "n02279972": "insect (monarch): a strong pattern on thin wings, mostly on a flower that competes",
+            "n12267677": "plant (acorn): small, several together, among leaves of the same tree",
+            "n07753592": "food (banana): yellow, in bunches, where instances touch and overlap",
+            "n03272562": "vehicle (electric locomotive): long and large, with rails and wires that always come along",
+            "n04086273": "tool held in the hand (revolver): thin, metal, of two very different parts",
+            "n03854065": "musical instrument (organ): fills the picture, a repeated pattern of pipes, indoors",
+            "n04380533": "furniture (table lamp): shines itself, and stands before a room full of other things",
         },
     ),
 )

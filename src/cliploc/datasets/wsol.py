@@ -65,9 +65,7 @@ IMAGE                      the pictures, of any size
 def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 - both splits are the whole folder
     """Pictures below the root, named by their ids."""
     _, truths = read_metadata(root / "metadata", problems.met.append)
-    candidates = [
-        Candidate(t.image_id, root / t.image_id, t.label, t.xyxy, t.size_wh, resized=True, upright=True) for t in truths
-    ]
+    candidates = [Candidate(t.image_id, root / t.image_id, t.label, t.xyxy, t.size_wh, resized=True) for t in truths]
     return Found(_classes(root / "synsets.csv"), candidates)
 
 
@@ -149,3 +147,29 @@ def _one_each(
         if found.setdefault(one, values) != values:
             leave_out(Problem("metadata", one, f"two different lines in {path.name}, the first is used: mend the file"))
     return found
+
+
+def read_predictions(path: str | Path, leave_out: Callable[[Problem], None]) -> dict[str, list[int]]:
+    """Reads `image_id,class,class,…`, best first; a first line that begins with image_id is a title.
+
+    Raises:
+        UsageError: a file that cannot be read, or lines of different lengths.
+    """
+    path = Path(path)
+    rows = csv_rows(path)
+    if rows and rows[0][0] == "image_id":
+        rows = rows[1:]
+    if not rows:
+        raise UsageError(f"expected predictions in {path}, found none: write image_id,class,class,… a line")
+    ranked: dict[str, list[int]] = {}
+    for i, (one, *cells) in enumerate(rows, start=1):
+        try:
+            classes = [int(cell) for cell in cells]
+        except ValueError:
+            raise UsageError(f"{path}, row {i}: expected classes as whole numbers, got {','.join(cells)}") from None
+        if not classes or len(cells) != len(rows[0]) - 1:
+            wanted = f"{len(rows[0]) - 1} classes as in the first row" if len(rows[0]) > 1 else "at least one class"
+            raise UsageError(f"{path}, row {i}: expected {wanted}, got {len(classes)}: mend the line")
+        if ranked.setdefault(one, classes) != classes:
+            leave_out(Problem("prediction", one, "two different lines, the first is used: mend the file"))
+    return ranked

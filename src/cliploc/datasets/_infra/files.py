@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cliploc.errors import UsageError
@@ -45,3 +46,45 @@ def csv_numbers(path: Path, count: int, whole: bool = True) -> list[tuple[str, t
             wanted = "whole numbers" if whole else "numbers"
             raise UsageError(f"{path}, row {i}: expected {wanted}, got {','.join(cells)}: mend the line") from None
     return rows
+
+
+def words(path: Path, count: int) -> list[tuple[str, ...]]:
+    """The lines of a text whose cells are separated by spaces, `count` of them; the last may hold spaces.
+
+    Raises:
+        UsageError: a file that is absent, is no text, or has fewer cells in a line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise UsageError(f"expected {path}, found no such file: {HELP}") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is no text in UTF-8: write it again") from error
+    rows = []
+    for i, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        cells = tuple(line.strip().split(maxsplit=count - 1))
+        if len(cells) != count:
+            raise UsageError(f"{path}, line {i}: expected {count} values, got {len(cells)}: mend the line")
+        rows.append(cells)
+    return rows
+
+
+def first_folder(root: Path, places: Iterable[str]) -> Path | None:
+    """The first of these places below the root that is a folder."""
+    return next((root / place for place in places if (root / place).is_dir()), None)
+
+
+def needed_folder(root: Path, places: Sequence[str], what: str) -> Path:
+    """The first of these places below the root that is a folder.
+
+    Raises:
+        UsageError: none is there.
+    """
+    found = first_folder(root, places)
+    if found is None:
+        raise UsageError(f"expected a folder of {what} at {root}/{', or '.join(places)}; found none: {HELP}")
+    return found

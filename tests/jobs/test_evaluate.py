@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cliploc.metrics import Bootstrap, evaluate_folder
+from cliploc.jobs.evaluate import evaluate_folder
+from cliploc.metrics import Bootstrap
 from tests.commands import cliploc_
 from tests.metrics import literal
 

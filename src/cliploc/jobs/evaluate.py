@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import math
 import multiprocessing
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
@@ -16,31 +14,26 @@ from typing import Any
 import numpy as np
 
 from cliploc.boxes import one_thread
+from cliploc.datasets.wsol import Truth, read_metadata, read_predictions
 from cliploc.errors import InputError, UsageError
-from cliploc.metrics._bootstrap import DEFAULT, Bootstrap
-from cliploc.metrics.box_accuracy import (
-    Interval,
+from cliploc.metrics import (
+    Bootstrap,
+    BoxCurve,
+    Convention,
     LocalizationAccuracy,
     LocalizationResult,
     MaxBoxAcc,
     MaxBoxAccResult,
     MaxBoxAccV2,
     MaxBoxAccV2Result,
+    box_curve,
+    boxes_on_map,
 )
-from cliploc.metrics.curve import BoxCurve, Convention, box_curve, boxes_on_map, checked_map
+from cliploc.metrics.box_accuracy import Interval
+from cliploc.metrics.curve import checked_map
 from cliploc.schema import Problem
 
-Numbers = Mapping[str, tuple[float, ...]]
-
-
-@dataclass(frozen=True)
-class Truth:
-    """What metadata say of one image: boxes in original pixels."""
-
-    image_id: str
-    label: int
-    size_wh: tuple[int, int]
-    xyxy: tuple[tuple[float, ...], ...]
+DEFAULT = Bootstrap()
 
 
 @dataclass(frozen=True)
@@ -138,7 +131,7 @@ def evaluate_folder(
 
     Args:
         maps: folder with `<image_id>.npy` for each image (ids may hold sub-folders): floats in 0–1, see `box_curve`.
-        metadata: folder in the layout of the public WSOL evaluation (Choe et al. 2020): see `read_metadata`.
+        metadata: folder in the layout of the public WSOL evaluation (Choe et al. 2020): see `cliploc.datasets.wsol`.
         convention: "wsoleval" or "exact".
         threshold: τ of GT-known and Top-k; None for the best on these images.
         predictions: CSV with `image_id,class,class,…` a line, best first.
@@ -166,7 +159,14 @@ def evaluate_folder(
     if workers < 1:
         raise UsageError(f"expected at least 1 worker, got {workers}")
     checked_map(np.zeros((224, 224)), convention)  # refuses an unknown convention before anything is read
-    asked, truths = read_metadata(metadata, leave_out)
+    asked, listed = read_metadata(metadata, leave_out)
+    truths = []
+    for truth in listed:
+        flaw = truth.flaw()
+        if flaw:
+            leave_out(Problem("metadata", truth.image_id, flaw))
+        else:
+            truths.append(truth)
     ranked = read_predictions(predictions, leave_out) if predictions is not None else {}
     known = {f"{one}.npy" for one in asked}
     for path in sorted(_maps_in(maps) - known):
@@ -235,140 +235,3 @@ def _load(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
     if not isinstance(loaded, np.ndarray):  # an .npz archive under another name
         raise InputError(f"{path} holds several arrays: save one map a file")
     return loaded
-
-
-# --------------------------------------------------------------------------------------------------------- metadata
-def read_metadata(folder: str | Path, leave_out: Callable[[Problem], None]) -> tuple[list[str], list[Truth]]:
-    """Reads image_ids.txt, class_labels.txt, image_sizes.txt (width, height) and localization.txt.
-
-    Args:
-        folder: holds the four files; sizes and boxes (x0, y0, x1, y1; a line a box) in original pixels.
-        leave_out: called for every image that cannot be used.
-
-    Returns:
-        All image ids, and what is known of those that can be used.
-
-    Raises:
-        UsageError: a file that is absent or holds a line that cannot be read.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UsageError(f"expected a folder of metadata, found none at {folder}: check the path")
-    listed = [row[0] for row in _rows(folder / "image_ids.txt", 1)]
-    if not listed:
-        raise UsageError(f"expected image ids in {folder / 'image_ids.txt'}, found none: check the file")
-    labels, sizes = (
-        _one_each(path, _numbers(path, count), leave_out)
-        for path, count in ((folder / "class_labels.txt", 1), (folder / "image_sizes.txt", 2))
-    )
-    boxes: dict[str, list[tuple[float, ...]]] = {}
-    for one, box in _numbers(folder / "localization.txt", 4, whole=False):
-        boxes.setdefault(one, []).append(box)
-    for one, count in Counter(listed).items():
-        if count > 1:
-            leave_out(Problem("metadata", one, f"{count} times in image_ids.txt: counted once"))
-    asked = list(dict.fromkeys(listed))
-    known = set(asked)
-    files: tuple[tuple[str, Mapping[str, object]], ...]
-    files = (("class_labels", labels), ("image_sizes", sizes), ("localization", boxes))
-    for name, there in files:
-        for one in there:
-            if one not in known:
-                leave_out(Problem("metadata", one, f"in {name}.txt, but not in image_ids.txt: add it or remove it"))
-    truths = []
-    for one in asked:
-        reason = _mismatch(one, labels, sizes, boxes)
-        if reason:
-            leave_out(Problem("metadata", one, reason))
-        else:
-            width, height = map(int, sizes[one])
-            truths.append(Truth(one, int(labels[one][0]), (width, height), tuple(boxes[one])))
-    return asked, truths
-
-
-def _mismatch(
-    one: str, labels: Numbers, sizes: Numbers, boxes: Mapping[str, Sequence[tuple[float, ...]]]
-) -> str | None:
-    files: tuple[tuple[str, Mapping[str, object]], ...]
-    files = (("class_labels", labels), ("image_sizes", sizes), ("localization", boxes))
-    for name, there in files:
-        if one not in there:
-            return f"not in {name}.txt: add its line"
-    if Path(one).is_absolute() or ".." in Path(one).parts:
-        return "expected an image id that stays inside the folder of maps: use a relative path"
-    width, height = sizes[one]
-    if width < 1 or height < 1:
-        return f"expected a size of at least 1×1, got {width:g}×{height:g}: mend image_sizes.txt"
-    for x0, y0, x1, y1 in boxes[one]:
-        text = f"box {x0:g} {y0:g} {x1:g} {y1:g}"
-        if not all(map(math.isfinite, (x0, y0, x1, y1))) or x1 < x0 or y1 < y0:
-            return f"{text} is no box of x0 ≤ x1, y0 ≤ y1: mend localization.txt"
-        if x0 < 0 or y0 < 0 or x1 > width or y1 > height:
-            return f"{text} is outside the picture of {width:g}×{height:g}: mend localization.txt or image_sizes.txt"
-    return None
-
-
-def _rows(path: Path, cells: int | None) -> list[list[str]]:
-    """The lines of a comma-separated file that are not empty; `cells` a line unless None."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [(i, [cell.strip() for cell in row]) for i, row in enumerate(csv.reader(file), start=1) if row]
-    except FileNotFoundError:
-        raise UsageError(f"expected {path}, found no such file: see docs/cli.md for the layout") from None
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{path} is no comma-separated text in UTF-8: write it again") from error
-    for i, row in rows:
-        if cells is not None and len(row) != cells:
-            raise UsageError(f"{path}, line {i}: expected {cells} values with commas, got {len(row)}: mend the line")
-    return [row for _, row in rows]
-
-
-def _numbers(path: Path, count: int, whole: bool = True) -> list[tuple[str, tuple[float, ...]]]:
-    """Lines of an image id and `count` numbers."""
-    rows = []
-    for i, (one, *cells) in enumerate(_rows(path, 1 + count), start=1):
-        try:
-            rows.append((one, tuple(int(cell) if whole else float(cell) for cell in cells)))
-        except ValueError:
-            wanted = "whole numbers" if whole else "numbers"
-            raise UsageError(f"{path}, row {i}: expected {wanted}, got {','.join(cells)}: mend the line") from None
-    return rows
-
-
-def _one_each(
-    path: Path, rows: Sequence[tuple[str, tuple[float, ...]]], leave_out: Callable[[Problem], None]
-) -> dict[str, tuple[float, ...]]:
-    """Image id → its line; the first where there are several that differ, which is a problem."""
-    found: dict[str, tuple[float, ...]] = {}
-    for one, values in rows:
-        if found.setdefault(one, values) != values:
-            leave_out(Problem("metadata", one, f"two different lines in {path.name}, the first is used: mend the file"))
-    return found
-
-
-def read_predictions(path: str | Path, leave_out: Callable[[Problem], None]) -> dict[str, list[int]]:
-    """Reads `image_id,class,class,…`, best first; a first line that begins with image_id is a title.
-
-    Raises:
-        UsageError: a file that cannot be read, or lines of different lengths.
-    """
-    path = Path(path)
-    rows = _rows(path, None)
-    if rows and rows[0][0] == "image_id":
-        rows = rows[1:]
-    if not rows:
-        raise UsageError(f"expected predictions in {path}, found none: write image_id,class,class,… a line")
-    ranked: dict[str, list[int]] = {}
-    for i, (one, *cells) in enumerate(rows, start=1):
-        try:
-            classes = [int(cell) for cell in cells]
-        except ValueError:
-            raise UsageError(f"{path}, row {i}: expected classes as whole numbers, got {','.join(cells)}") from None
-        if not classes or len(cells) != len(rows[0]) - 1:
-            wanted = f"{len(rows[0]) - 1} classes as in the first row" if len(rows[0]) > 1 else "at least one class"
-            raise UsageError(f"{path}, row {i}: expected {wanted}, got {len(classes)}: mend the line")
-        if ranked.setdefault(one, classes) != classes:
-            leave_out(Problem("prediction", one, "two different lines, the first is used: mend the file"))
-    return ranked

@@ -1,0 +1,59 @@
+"""One picture's annotation in Pascal VOC's XML, which ILSVRC's is too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+from cliploc.datasets._infra.candidates import Box
+from cliploc.errors import InputError
+
+
+@dataclass(frozen=True)
+class Thing:
+    """An `<object>`: its box is xmin, ymin, xmax, ymax as they stand in the file."""
+
+    name: str
+    box: Box
+    difficult: bool
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """Width and height, None where the file has none, and the objects."""
+
+    size_wh: tuple[int, int] | None
+    things: tuple[Thing, ...]
+
+
+def read_annotation(path: Path) -> Annotation:
+    """Reads one file.
+
+    Raises:
+        InputError: no such file, or no such XML.
+    """
+    try:
+        root = ElementTree.parse(path).getroot()
+        size = root.find("size")
+        wh = None if size is None else (int(_text(size, "width")), int(_text(size, "height")))
+        things = []
+        for one in root.iter("object"):
+            box = one.find("bndbox")
+            if box is None:
+                raise ValueError("an object without its bndbox")
+            corners = [float(_text(box, tag)) for tag in ("xmin", "ymin", "xmax", "ymax")]
+            difficult = (one.findtext("difficult") or "0").strip() == "1"
+            things.append(Thing(_text(one, "name"), (corners[0], corners[1], corners[2], corners[3]), difficult))
+    except FileNotFoundError:
+        raise InputError(f"expected an annotation at {path}, found none: left out") from None
+    except (ElementTree.ParseError, ValueError, OSError) as error:
+        raise InputError(f"{path} is no annotation that can be read ({error}): left out") from None
+    return Annotation(None if wh is not None and min(wh) < 1 else wh, tuple(things))
+
+
+def _text(element: ElementTree.Element, tag: str) -> str:
+    text = (element.findtext(tag) or "").strip()
+    if not text:
+        raise ValueError(f"no {tag} in <{element.tag}>")
+    return text

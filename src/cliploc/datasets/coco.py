@@ -1,0 +1,107 @@
+"""COCO (Lin et al. 2014) and whatever is in its JSON: a sample for each category in each picture.
+
+A bbox is x, y, width, height: edges x, y, x + width, y + height, counted from 0. Crowds (iscrowd 1: many things under
+one box) are no boxes here, and no category is asked for where it is a crowd only; COCO's own evaluation ignores them
+too. They are named as problems of the kind "crowd", which are by design.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cliploc.datasets._infra.candidates import Box, Candidate, Problems
+from cliploc.datasets._infra.files import HELP, needed_folder
+from cliploc.datasets._infra.registration import Found, Split, reader
+from cliploc.errors import UsageError
+from cliploc.schema import ClassName
+
+
+@reader(
+    "coco",
+    title="COCO",
+    about="pictures of 80 categories, several a picture; or your own in COCO's JSON",
+    source="cocodataset.org (2017 val and train images, 2017 train/val annotations)",
+    splits=(
+        Split("val2017", "report", "5,000 pictures"),
+        Split("train2017", "tune", "118,287 pictures"),
+    ),
+    layout="""
+annotations/instances_val2017.json   images, annotations, categories
+val2017/000000000139.jpg             the pictures (also: images/val2017/)
+""",
+)
+def read(root: Path, split: str, problems: Problems) -> Found:
+    """Ids are picture and category id: 000000000139/62."""
+    path = root / "annotations" / f"instances_{split}.json"
+    document = _document(path)
+    pictures = needed_folder(root, (split, f"images/{split}"), "pictures")
+    try:
+        categories = sorted(document["categories"], key=lambda one: int(one["id"]))
+        classes = tuple(ClassName(one["name"], (one["name"],), str(one["id"])) for one in categories)
+        labels = {int(one["id"]): label for label, one in enumerate(categories)}
+        images: dict[int, Mapping[str, Any]] = {}
+        for one in document["images"]:
+            if int(one["id"]) in images:
+                problems.add(
+                    "duplicate id", str(one["file_name"]), f"image {one['id']} is there twice: the first counts"
+                )
+            images.setdefault(int(one["id"]), one)
+        boxes = _boxes(document["annotations"], images, labels, problems)
+        candidates = []
+        for (image, category), of_both in sorted(boxes.items()):
+            entry = images[image]
+            name = str(entry["file_name"])
+            size = (int(entry["width"]), int(entry["height"]))
+            stem = str(Path(name).with_suffix("").as_posix())
+            candidates.append(Candidate(f"{stem}/{category}", pictures / name, labels[category], of_both, size))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(f"{path} is not in COCO's format ({type(error).__name__}: {error}): export it again") from None
+    return Found(classes, candidates)
+
+
+def _document(path: Path) -> Mapping[str, Any]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            document = json.load(file)
+    except FileNotFoundError:
+        raise UsageError(f"expected {path}, found no such file: {HELP}") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f"{path} is no JSON ({error}): fetch it again") from None
+    if not isinstance(document, dict):
+        raise UsageError(f"expected an object with images, annotations and categories in {path}: export it again")
+    return document
+
+
+def _boxes(
+    annotations: list[Mapping[str, Any]],
+    images: Mapping[int, Mapping[str, Any]],
+    labels: Mapping[int, int],
+    problems: Problems,
+) -> dict[tuple[int, int], list[Box]]:
+    """(Image, category) → boxes; without the crowds, which are named."""
+    boxes: dict[tuple[int, int], list[Box]] = {}
+    seen = set()
+    for one in annotations:
+        image, category = int(one["image_id"]), int(one["category_id"])
+        source = f"annotation {one.get('id', '')} of image {image}"
+        if "id" in one and one["id"] in seen:
+            problems.add("duplicate id", source, "its id is there twice: left out")
+            continue
+        seen.add(one.get("id"))
+        if image not in images:
+            problems.add("metadata", source, "no such image in the file: left out")
+        elif category not in labels:
+            problems.add("label mismatch", source, f"no category {category} in the file: left out")
+        elif one.get("iscrowd", 0):
+            problems.add("crowd", source, "a crowd: its box is left out")
+        elif not one.get("bbox"):
+            problems.add("empty annotation", source, "no bbox: left out")
+        else:
+            x, y, width, height = map(float, one["bbox"])
+            boxes.setdefault((image, category), []).append((x, y, x + width, y + height))
+    return boxes

@@ -1,0 +1,100 @@
+"""CUB-200-2011 (Wah et al. 2011): birds, one a picture, in the official text files.
+
+A box is x, y, width, height with x and y from 0: edges x, y, x + width, y + height, which is also what the WSOL
+evaluation's metadata hold (cut to width − 1 and height − 1 of the picture).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from cliploc.datasets._infra.candidates import Box, Candidate, Problems
+from cliploc.datasets._infra.files import words
+from cliploc.datasets._infra.registration import Found, Split, reader
+from cliploc.errors import UsageError
+from cliploc.schema import ClassName
+
+T = TypeVar("T")
+
+
+@reader(
+    "cub",
+    title="CUB-200-2011",
+    about="11,788 pictures of 200 kinds of birds, one box each",
+    source="vision.caltech.edu/datasets/cub_200_2011 (CUB_200_2011.tgz)",
+    splits=(
+        Split("test", "report", "5,794 pictures"),
+        Split("train", "tune", "5,994 pictures; the WSOL protocol itself tunes on CUBV2 instead"),
+    ),
+    layout="""
+CUB_200_2011/images.txt               IMAGE_ID PATH          (or below the root)
+CUB_200_2011/bounding_boxes.txt       IMAGE_ID X Y WIDTH HEIGHT
+CUB_200_2011/image_class_labels.txt   IMAGE_ID CLASS_ID
+CUB_200_2011/train_test_split.txt     IMAGE_ID 1 for train, 0 for test
+CUB_200_2011/classes.txt              CLASS_ID 001.Black_footed_Albatross
+CUB_200_2011/images/PATH              the pictures
+""",
+)
+def read(root: Path, split: str, problems: Problems) -> Found:
+    """Ids are paths below images/, as in the WSOL metadata."""
+    base = root / "CUB_200_2011" if (root / "CUB_200_2011").is_dir() else root
+    classes, labels = _classes(base / "classes.txt")
+    paths = _table(base / "images.txt", 2, lambda cells: cells[0], problems)
+    boxes = _table(base / "bounding_boxes.txt", 5, _box, problems)
+    of_class = _table(base / "image_class_labels.txt", 2, lambda cells: cells[0], problems)
+    is_train = _table(base / "train_test_split.txt", 2, lambda cells: _flag(cells[0]), problems)
+    candidates = []
+    for one, path in paths.items():
+        if one not in is_train or one not in of_class:
+            name = "image_class_labels.txt" if one in is_train else "train_test_split.txt"
+            problems.add("label mismatch", path, f"image {one} is not in {name}: left out")
+            continue
+        if is_train[one] != (split == "train"):
+            continue
+        label = labels.get(of_class[one])
+        if label is None or classes[label].wnid != path.split("/")[0]:
+            expected = "none of classes.txt" if label is None else classes[label].wnid
+            problems.add("label mismatch", path, f"labelled {of_class[one]} ({expected}), not as its folder: left out")
+            continue
+        found = [boxes[one]] if one in boxes else []
+        candidates.append(Candidate(path, base / "images" / path, label, found))
+    for one in boxes.keys() - paths.keys():
+        problems.add("metadata", one, "in bounding_boxes.txt, but not in images.txt: add it or remove it")
+    return Found(classes, candidates)
+
+
+def _classes(path: Path) -> tuple[tuple[ClassName, ...], dict[str, int]]:
+    """The classes, each with its folder as its id, and class id → label."""
+    rows = words(path, 2)
+    classes = []
+    for _, folder in rows:
+        name = folder.split(".", 1)[-1].replace("_", " ")
+        classes.append(ClassName(name, (name,), folder))
+    return tuple(classes), {row[0]: label for label, row in enumerate(rows)}
+
+
+def _table(path: Path, count: int, parse: Callable[[Sequence[str]], T], problems: Problems) -> dict[str, T]:
+    """Image id → what the rest of its line says; the first where there are several."""
+    table: dict[str, T] = {}
+    for one, *cells in words(path, count):
+        if one in table:
+            problems.add("duplicate id", one, f"twice in {path.name}: the first line is used")
+            continue
+        try:
+            table[one] = parse(cells)
+        except ValueError:
+            raise UsageError(f"{path}: expected numbers for image {one}, got {' '.join(cells)}: mend it") from None
+    return table
+
+
+def _box(cells: Sequence[str]) -> Box:
+    x, y, width, height = map(float, cells)
+    return x, y, x + width, y + height
+
+
+def _flag(cell: str) -> bool:
+    if cell not in ("0", "1"):
+        raise ValueError(cell)
+    return cell == "1"

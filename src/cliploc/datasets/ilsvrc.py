@@ -1,0 +1,117 @@
+"""ILSVRC2012's validation set (Russakovsky et al. 2015), the test set of weakly supervised localisation.
+
+xmin, ymin, xmax and ymax of the official XML are taken as edges, as they stand, and nothing is added or subtracted: so
+does the WSOL evaluation, whose metadata hold the same numbers (none of them beyond width − 1 and height − 1). Read as
+first and last pixel instead, a box would be one pixel wider and higher. Where both are found the metadata are used, so
+that numbers agree with the WSOL evaluation's to the digit.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from cliploc.datasets._infra.candidates import Box, Candidate, Problems
+from cliploc.datasets._infra.files import first_folder, needed_folder
+from cliploc.datasets._infra.imagenet import imagenet_class_names
+from cliploc.datasets._infra.registration import Found, Split, reader
+from cliploc.datasets._infra.voc_xml import read_annotation
+from cliploc.datasets.wsol import read_metadata
+from cliploc.errors import InputError
+from cliploc.schema import ClassName
+
+PICTURES = ("val", "ILSVRC/val", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val", "ILSVRC2012_img_val")
+ANNOTATIONS = ("Annotations/CLS-LOC/val", "ILSVRC/Annotations/CLS-LOC/val", "ILSVRC2012_bbox_val_v3/val")
+METADATA = ("metadata/ILSVRC/test", "metadata/test", "metadata")
+
+
+@reader(
+    "ilsvrc",
+    title="ILSVRC2012 validation set",
+    about="50,000 pictures of 1,000 classes, boxes of every instance of the class",
+    source="image-net.org (register; ILSVRC2012_img_val.tar, ILSVRC2012_bbox_val_v3.tgz) or Kaggle's "
+    "imagenet-object-localization-challenge; WSOL metadata: github.com/clovaai/wsolevaluation",
+    splits=(Split("val", "report", "all 50,000 pictures"),),
+    layout="""
+val/ILSVRC2012_val_00000001.JPEG          the pictures, flat …
+val/n01751748/ILSVRC2012_val_00000001.JPEG  … or in a folder a class
+                                          (also: ILSVRC/Data/CLS-LOC/val)
+and either
+Annotations/CLS-LOC/val/*.xml             the official boxes
+                                          (also: ILSVRC2012_bbox_val_v3/val)
+or
+metadata/ILSVRC/test/*.txt                the WSOL evaluation's metadata, which
+                                          win where both are there
+""",
+)
+def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 - there is but one
+    """Ids are those of the WSOL metadata, val/ILSVRC2012_val_00000001.JPEG, whatever the folders."""
+    pictures = needed_folder(root, PICTURES, "pictures")
+    classes = imagenet_class_names()
+    places = _places(pictures)
+    metadata = first_folder(root, [place for place in METADATA if (root / place / "image_ids.txt").is_file()])
+    if metadata is not None:
+        claims = _of_metadata(metadata, problems)
+    else:
+        folder = needed_folder(root, (*ANNOTATIONS, METADATA[0]), "annotations")
+        claims = _of_xml(folder, places, {one.wnid: i for i, one in enumerate(classes)}, problems)
+    return Found(classes, list(_placed(claims, pictures, places, classes, problems)))
+
+
+def _places(pictures: Path) -> dict[str, str]:
+    """File name → the class folder it is in; "" for none."""
+    places = {}
+    for entry in sorted(pictures.iterdir()):
+        if re.fullmatch(r"n\d{8}", entry.name) and entry.is_dir():
+            places.update({file.name: entry.name for file in entry.iterdir()})
+        elif entry.suffix.lower() in (".jpeg", ".jpg", ".png"):
+            places[entry.name] = ""
+    return places
+
+
+Claim = tuple[str, int, tuple[int, int] | None, tuple[Box, ...]]  # file name, label, size, boxes
+
+
+def _of_metadata(folder: Path, problems: Problems) -> Iterator[Claim]:
+    for truth in read_metadata(folder, problems.met.append)[1]:
+        yield truth.image_id.rsplit("/", 1)[-1], truth.label, truth.size_wh, truth.xyxy
+
+
+def _of_xml(folder: Path, places: Mapping[str, str], labels: Mapping[str, int], problems: Problems) -> Iterator[Claim]:
+    files = sorted(folder.glob("*.xml"))
+    stems = {Path(name).stem for name in places} - {file.stem for file in files}
+    for stem in sorted(stems):
+        problems.add("unannotated picture", stem, f"a picture without {folder / stem}.xml: left out")
+    for file in files:
+        name = f"{file.stem}.JPEG"
+        try:
+            found = read_annotation(file)
+        except InputError as error:
+            problems.add("broken annotation", f"val/{name}", str(error))
+            continue
+        wnids = sorted({thing.name for thing in found.things})
+        if not wnids:
+            problems.add("empty annotation", f"val/{name}", f"no object in {file}: left out")
+        elif len(wnids) > 1 or wnids[0] not in labels:
+            problems.add(
+                "label mismatch", f"val/{name}", f"expected objects of one of ILSVRC's classes, got {wnids}: left out"
+            )
+        else:
+            yield name, labels[wnids[0]], found.size_wh, tuple(thing.box for thing in found.things)
+
+
+def _placed(
+    claims: Iterator[Claim],
+    pictures: Path,
+    places: Mapping[str, str],
+    classes: tuple[ClassName, ...],
+    problems: Problems,
+) -> Iterator[Candidate]:
+    for name, label, size_wh, boxes in claims:
+        folder = places.get(name, "")
+        wnid = classes[label].wnid if 0 <= label < len(classes) else ""
+        if folder and wnid and folder != wnid:
+            problems.add("label mismatch", f"val/{name}", f"annotated as {wnid}, but in the folder {folder}: left out")
+        else:
+            yield Candidate(f"val/{name}", pictures / folder / name, label, boxes, size_wh)

@@ -1,0 +1,130 @@
+"""ImageNetV2's threshold-0.7 pictures (Recht et al. 2019) with the boxes of the WSOL evaluation (Choe et al. 2020).
+
+The pictures were released under two names: 0/0.jpeg … 0/9.jpeg at first, 0/a31041fd….jpeg later. The WSOL metadata
+exist for both; its mapping.txt says which is which, and makes either metadata fit either pictures. Boxes are edges in
+original pixels, as they stand: up to 500, 375 on a 500×375 picture in the released ImageNetV2_boxes.txt, and cut to
+width − 1 and height − 1, 499 and 374, in the metadata.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import cast
+
+from cliploc.datasets._infra.candidates import Box, Candidate, Problems
+from cliploc.datasets._infra.files import HELP, csv_rows, first_folder
+from cliploc.datasets._infra.imagenet import imagenet_class_names
+from cliploc.datasets._infra.registration import Found, Split, reader
+from cliploc.datasets.wsol import read_metadata
+from cliploc.errors import UsageError
+from cliploc.schema import ClassName
+
+PICTURES = ("val2", "ILSVRC/val2", "imagenetv2-threshold0.7", "imagenetv2-threshold0.7-format-val", ".")
+METADATA = ("metadata/ILSVRC/val", "metadata/val", "metadata")
+BOXES = ("ImageNetV2_boxes.txt", "release/ImageNetV2_boxes.txt")
+MAPPING = "mapping.txt"
+
+Claim = tuple[str, int, tuple[int, int] | None, tuple[Box, ...]]  # name such as 0/0.jpeg, label, size, boxes
+
+
+@reader(
+    "imagenetv2",
+    title="ImageNetV2 with WSOL boxes",
+    about="10,000 new pictures of ILSVRC's 1,000 classes: to choose thresholds on",
+    source="pictures: huggingface.co/datasets/vaishaal/ImageNetV2 (imagenetv2-threshold0.7.tar.gz); boxes: "
+    "github.com/clovaai/wsolevaluation (metadata/ILSVRC/val, or release/ImageNetV2_boxes.txt)",
+    splits=(Split("threshold0.7", "tune", "the pictures that at least 70 % of people would choose; the boxed ones"),),
+    layout="""
+val2/0/0.jpeg or val2/0/a31041fd….jpeg    the pictures, either release; folders
+                                          0 … 999 or WordNet ids
+                                          (also: imagenetv2-threshold0.7/,
+                                          imagenetv2-threshold0.7-format-val/)
+and either
+metadata/ILSVRC/val/*.txt                 the WSOL evaluation's metadata; with
+                                          mapping.txt, of either naming
+or
+ImageNetV2_boxes.txt                      the released boxes (beside them
+                                          mapping.txt for the later pictures)
+""",
+)
+def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 - there is but one
+    """Ids are those of the annotations, val2/0/….jpeg."""
+    classes = imagenet_class_names()
+    pictures = _pictures(root, classes)
+    metadata = first_folder(root, [place for place in METADATA if (root / place / "image_ids.txt").is_file()])
+    release = next((root / place for place in BOXES if (root / place).is_file()), None)
+    if metadata is not None:
+        claims = _of_metadata(metadata, problems)
+    elif release is not None:
+        claims = _of_release(release, problems)
+    else:
+        raise UsageError(f"expected {root / METADATA[0]} or {root / BOXES[0]}, found neither: {HELP}")
+    beside = [place / MAPPING for place in (metadata, release and release.parent, root) if place]
+    other = _mapping(next((place for place in beside if place.is_file()), None))
+    return Found(classes, list(_placed(claims, pictures, other, classes, problems)))
+
+
+def _pictures(root: Path, classes: tuple[ClassName, ...]) -> Path:
+    for place in PICTURES:
+        if any((root / place / name).is_dir() for one in (0, 1, 999) for name in (str(one), classes[one].wnid)):
+            return root / place
+    # A part of the pictures may lack those classes.
+    for place in PICTURES:
+        if (root / place).is_dir() and any(re.fullmatch(r"\d{1,3}|n\d{8}", p.name) for p in (root / place).iterdir()):
+            return root / place
+    raise UsageError(f"expected class folders 0 … 999 at {root}/{', or '.join(PICTURES[:-1])}; found none: {HELP}")
+
+
+def _of_metadata(folder: Path, problems: Problems) -> Iterator[Claim]:
+    for truth in read_metadata(folder, problems.met.append)[1]:
+        yield truth.image_id.removeprefix("val2/"), truth.label, truth.size_wh, truth.xyxy
+
+
+def _of_release(path: Path, problems: Problems) -> Iterator[Claim]:
+    boxes: dict[str, list[Box]] = {}
+    for i, (name, *cells) in enumerate(csv_rows(path, 5), start=1):
+        if (name, i) == ("image_id", 1):
+            continue
+        try:
+            boxes.setdefault(name, []).append(cast(Box, tuple(float(cell) for cell in cells)))
+        except ValueError:
+            raise UsageError(f"{path}, row {i}: expected numbers, got {','.join(cells)}: mend the line") from None
+    for name, of_name in boxes.items():
+        label = name.split("/")[0]
+        if label.isdecimal():
+            yield name, int(label), None, tuple(of_name)
+        else:
+            problems.add("label mismatch", f"val2/{name}", "expected a name such as 0/0.jpeg: left out")
+
+
+def _mapping(path: Path | None) -> dict[str, str]:
+    """Each name → its other one, both ways."""
+    rows = [] if path is None else csv_rows(path, 2)
+    return {a: b for row in rows for a, b in (row, reversed(row))}
+
+
+def _placed(
+    claims: Iterator[Claim],
+    pictures: Path,
+    other: Mapping[str, str],
+    classes: tuple[ClassName, ...],
+    problems: Problems,
+) -> Iterator[Candidate]:
+    for name, label, size_wh, boxes in claims:
+        folder = name.split("/")[0]
+        wnid = classes[label].wnid if 0 <= label < len(classes) else ""
+        if wnid and folder not in (str(label), wnid):
+            problems.add(
+                "label mismatch", f"val2/{name}", f"annotated as {label}, but in the folder {folder}: left out"
+            )
+            continue
+        names = [one.split("/")[-1] for one in (name, other.get(f"{label}/{name.split('/')[-1]}")) if one]
+        places = [pictures / f / one for one in names for f in (str(label), wnid) if f]
+        path = next((place for place in places if place.is_file()), None)
+        if path is None:
+            hint = "" if other else f"; the pictures may have their other names: put {MAPPING} beside the metadata"
+            problems.add("missing picture", f"val2/{name}", f"expected a picture at {places[0]}, found none{hint}")
+            continue
+        yield Candidate(f"val2/{name}", path, label, boxes, size_wh)

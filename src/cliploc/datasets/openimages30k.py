@@ -1,0 +1,91 @@
+"""OpenImages30k (Choe et al. 2020): pictures of one class each with instance masks and regions to ignore, for PxAP.
+
+Masks and the ignore region are files of their own; a sample has no boxes. What is both mask and ignore region counts as
+mask, as in the WSOL evaluation.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cliploc.datasets._infra.candidates import Candidate, Problems
+from cliploc.datasets._infra.files import csv_numbers, csv_rows, needed_folder
+from cliploc.datasets._infra.registration import Found, Split, reader
+from cliploc.errors import UsageError
+from cliploc.schema import ClassName
+
+METADATA = ("metadata/OpenImages/{split}", "metadata/{split}")
+NAMES = "class-descriptions-boxable.csv"
+
+
+@reader(
+    "openimages30k",
+    title="OpenImages30k",
+    about="7,500 pictures of 100 classes with masks of the instances and regions to ignore",
+    source="pictures, masks and metadata: github.com/clovaai/wsolevaluation; names of classes: "
+    f"storage.googleapis.com/openimages/v5/{NAMES}",
+    splits=(
+        Split("test", "report", "5,000 pictures"),
+        Split("val", "tune", "2,500 pictures, to choose thresholds on"),
+    ),
+    layout=f"""
+metadata/OpenImages/test/image_ids.txt     IMAGE a line: test/0bt_c3/0a51958fcd.jpg
+metadata/OpenImages/test/class_labels.txt  IMAGE,LABEL
+metadata/OpenImages/test/localization.txt  IMAGE,MASK,IGNORE a line an instance; the
+                                           ignore region on the first of them only
+{NAMES}             /m/0bt_c3,Book a line
+OpenImages/test/0bt_c3/…                   pictures and masks (or below the root)
+""",
+)
+def read(root: Path, split: str, problems: Problems) -> Found:
+    """Ids are those of the metadata, test/0bt_c3/….jpg."""
+    metadata = needed_folder(root, [place.format(split=split) for place in METADATA], "metadata")
+    base = root / "OpenImages" if (root / "OpenImages").is_dir() else root
+    listed = list(dict.fromkeys(row[0] for row in csv_rows(metadata / "image_ids.txt", 1)))
+    labels = {one: int(numbers[0]) for one, numbers in csv_numbers(metadata / "class_labels.txt", 1)}
+    masks: dict[str, list[Path]] = {}
+    ignores: dict[str, list[Path]] = {}
+    for one, mask, region in csv_rows(metadata / "localization.txt", 3):
+        masks.setdefault(one, []).append(base / mask)
+        if region:
+            ignores.setdefault(one, []).append(base / region)
+    for name, there in (("class_labels", labels.keys()), ("localization", masks.keys())):
+        for one in there - set(listed):
+            problems.add("metadata", one, f"in {name}.txt, but not in image_ids.txt: add it or remove it")
+    mids: dict[int, str] = {}
+    candidates = []
+    for one in listed:
+        if one not in labels:
+            problems.add("metadata", one, "not in class_labels.txt: add its line")
+            continue
+        mid = Path(one).parent.name
+        if mids.setdefault(labels[one], mid) != mid:
+            reason = f"labelled {labels[one]}, which is {mids[labels[one]]}, but in the folder {mid}: left out"
+            problems.add("label mismatch", one, reason)
+            continue
+        ignore = ignores.get(one, [])
+        if len(ignore) > 1:
+            problems.add("metadata", one, f"{len(ignore)} regions to ignore: the first is used")
+        candidates.append(
+            Candidate(
+                one,
+                base / one,
+                labels[one],
+                masks=tuple(masks.get(one, ())),
+                ignore=ignore[0] if ignore else None,
+            )
+        )
+    return Found(_classes(root, mids), candidates)
+
+
+def _classes(root: Path, mids: dict[int, str]) -> tuple[ClassName, ...]:
+    names = {row[0].removeprefix("/m/"): row[1] for row in csv_rows(root / NAMES, 2)}
+    classes = []
+    for label in range(max(mids, default=-1) + 1):
+        mid = mids.get(label)
+        if mid is None:
+            raise UsageError(f"expected the labels 0, 1, 2 … in class_labels.txt, found no {label}: complete the file")
+        if mid not in names:
+            raise UsageError(f"expected a name for /m/{mid} in {root / NAMES}, found none: fetch the whole file")
+        classes.append(ClassName(names[mid], (names[mid],), f"/m/{mid}"))
+    return tuple(classes)

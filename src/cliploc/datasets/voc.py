@@ -1,0 +1,95 @@
+"""Pascal VOC (Everingham et al. 2010): a sample for each class in each picture.
+
+VOC counts pixels from 1 and includes the last: xmin … xmax are the edges xmin − 1 … xmax. Objects marked difficult are
+no boxes here, and no class is asked for where all its objects are difficult; VOC's own evaluation ignores them too.
+They are named as problems of the kind "difficult", which are by design.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cliploc.datasets._infra.candidates import Box, Candidate, Problems
+from cliploc.datasets._infra.files import first_folder, words
+from cliploc.datasets._infra.registration import Found, Split, reader
+from cliploc.datasets._infra.voc_xml import read_annotation
+from cliploc.errors import InputError, UsageError
+from cliploc.schema import ClassName
+
+PLACES = (".", "VOCdevkit/VOC2012", "VOCdevkit/VOC2007", "VOC2012", "VOC2007")
+# As they stand in the files → as people say; the order is the official one.
+CLASSES = {
+    "aeroplane": ("aeroplane", "airplane"),
+    "bicycle": ("bicycle",),
+    "bird": ("bird",),
+    "boat": ("boat",),
+    "bottle": ("bottle",),
+    "bus": ("bus",),
+    "car": ("car",),
+    "cat": ("cat",),
+    "chair": ("chair",),
+    "cow": ("cow",),
+    "diningtable": ("dining table",),
+    "dog": ("dog",),
+    "horse": ("horse",),
+    "motorbike": ("motorbike", "motorcycle"),
+    "person": ("person",),
+    "pottedplant": ("potted plant",),
+    "sheep": ("sheep",),
+    "sofa": ("sofa", "couch"),
+    "train": ("train",),
+    "tvmonitor": ("TV monitor", "television"),
+}
+
+
+@reader(
+    "voc",
+    title="Pascal VOC",
+    about="pictures of 20 classes, several a picture; or your own in VOC's XML",
+    source="host.robots.ox.ac.uk/pascal/VOC (VOC2012 trainval; VOC2007 trainval and test)",
+    splits=(
+        Split("val", "report", "ImageSets/Main/val.txt"),
+        Split("train", "tune", "ImageSets/Main/train.txt"),
+        Split("trainval", "tune", "ImageSets/Main/trainval.txt"),
+        Split("test", "report", "ImageSets/Main/test.txt, where it has annotations (VOC2007)"),
+    ),
+    layout="""
+ImageSets/Main/val.txt        a picture's name a line, such as 2008_000002
+Annotations/2008_000002.xml   size, and an object a box
+JPEGImages/2008_000002.jpg    the pictures
+classes.txt                   only for classes other than VOC's: a name a line
+                              (also below VOCdevkit/VOC2012 or VOC2007)
+""",
+)
+def read(root: Path, split: str, problems: Problems) -> Found:
+    """Ids are picture and class: 2008_000002/tvmonitor."""
+    base = first_folder(root, [p for p in PLACES if (root / p / "Annotations").is_dir()])
+    if base is None:
+        raise UsageError(f"expected a folder Annotations below {root}, found none: see docs/datasets.md for the layout")
+    own = {row[0]: (row[0],) for row in words(base / "classes.txt", 1)} if (base / "classes.txt").is_file() else None
+    names = own or CLASSES
+    labels = {name: label for label, name in enumerate(names)}
+    candidates = []
+    for row in words(base / "ImageSets" / "Main" / f"{split}.txt", 1):
+        stem = row[0].split()[0]
+        try:
+            found = read_annotation(base / "Annotations" / f"{stem}.xml")
+        except InputError as error:
+            problems.add("broken annotation", stem, str(error))
+            continue
+        if not found.things:
+            problems.add("empty annotation", stem, "no object: left out")
+        boxes: dict[str, list[Box]] = {}
+        for thing in found.things:
+            if thing.name not in labels:
+                reason = f"an object is {thing.name!r}, none of the {len(labels)} classes: left out; see classes.txt"
+                problems.add("label mismatch", stem, reason)
+            elif thing.difficult:
+                problems.add("difficult", f"{stem}/{thing.name}", "an object marked difficult: its box is left out")
+            else:
+                x0, y0, x1, y1 = thing.box
+                boxes.setdefault(thing.name, []).append((x0 - 1, y0 - 1, x1, y1))
+        for name in sorted(boxes, key=labels.__getitem__):
+            path = base / "JPEGImages" / f"{stem}.jpg"
+            candidates.append(Candidate(f"{stem}/{name}", path, labels[name], boxes[name], found.size_wh))
+    return Found(tuple(ClassName(said[0], said, name) for name, said in names.items()), candidates)
