@@ -6,6 +6,7 @@ Upsampling, normalising, the NaN policy, scales and flips live here, once, for e
 from __future__ import annotations
 
 import itertools
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,8 +30,20 @@ from cliploc.images import ImageLike, Picture, load
 from cliploc.refine import Refinement, chosen
 from cliploc.report.overlay import draw_overlay
 from cliploc.saliency import EnsembleRule, find, methods, min_max, resolve_options
-from cliploc.schema import Backbone, Boxes, Context, FloatArray, Localization, Method, Needs, ResizePolicy, TextSet
+from cliploc.schema import (
+    Backbone,
+    Boxes,
+    Context,
+    FloatArray,
+    Localization,
+    Method,
+    Needs,
+    ResizePolicy,
+    TextSet,
+    TrainedHead,
+)
 from cliploc.text_cache import TextCache, cache_folder
+from cliploc.training.heads import load_head, read_config
 
 T = TypeVar("T")
 Names = Sequence[str] | Sequence[Sequence[str]]
@@ -97,6 +110,11 @@ class _Task:
     def needs(self) -> Needs:
         return self.method.needs(**self.options)
 
+    def reason(self, words: tuple[str, ...], absent: str | None) -> str | None:
+        """Why a name is not found: `absent`, unless a closed head knows which names there are."""
+        closed = [value for value in self.options.values() if isinstance(value, TrainedHead) and value.closed]
+        return next((head.unknown_reason(words) for head in closed), None) if closed else absent
+
 
 class Localizer:
     """Finds named things in pictures with one model and one saliency method.
@@ -108,6 +126,7 @@ class Localizer:
             the tower's own, `default_method(model)`.
         method_options: options of that method, such as `{"temperature": 0.01}`; of several, `{"score_cam.block": -2}`
             is for one of them, and an option named alone for all that have it.
+        head: the file of trained layers that `cliploc train` made for the method; it names the method where none is.
         ensemble: how the maps of several methods are made comparable: "minmax" (0–1 each), or by "rank".
         templates: sentences with one `{}`, or "default", "openai-80", "name-only".
         background: names of what is around: the map shows what speaks for a name more than for these, and a name that
@@ -149,6 +168,7 @@ class Localizer:
         method: str | None = None,
         *,
         method_options: Mapping[str, Any] | None = None,
+        head: str | os.PathLike[str] | None = None,
         ensemble: EnsembleRule = "minmax",
         templates: Sequence[str] | str | None = None,
         background: Sequence[str] = (),
@@ -168,7 +188,10 @@ class Localizer:
         batch_size: int = 16,
         text_cache: bool = True,
     ) -> None:
-        self.method = find(method or default_method(model), ensemble)
+        trained_for = None if head is None else read_config(os.fspath(head)).method
+        self.method = find(method or trained_for or default_method(model), ensemble)
+        if trained_for is not None and trained_for not in [m.name for m in members(self.method)]:
+            raise UsageError(f"{head} is trained for {trained_for}, got method {self.method.name}: use {trained_for}")
         self.method_options = resolve_options(self.method, method_options or {})
         self.ensemble: EnsembleRule = ensemble
         self.templates = prompts.resolve_templates(templates)
@@ -194,7 +217,9 @@ class Localizer:
             else model
         )
         self._text_cache = _text_cache_of(self.backbone) if text_cache else None
-        self._check_tower(self.method, self.method_options)
+        self._head = None if head is None else load_head(os.fspath(head), self.backbone)
+        self._loaded_options = self._with_heads(self.method, self.method_options)
+        self._check_tower(self.method, self._loaded_options)
         steps = chosen(refine, self.backbone)
         self.refine = tuple(step.name for step in steps)
         self._on_grid = tuple(step for step in steps if step.on == "grid")
@@ -257,7 +282,7 @@ class Localizer:
         Yields:
             One `Localization` a picture.
         """
-        task = _Task(self.method, self.method_options, self.box_rule)
+        task = _Task(self.method, self._loaded_options, self.box_rule)
         for batch in self._batches(self._prepared(images, names, on_error)):
             for (result,) in self._localize(batch, (task,), on_masked):
                 yield result
@@ -446,7 +471,7 @@ class Localizer:
 
     def _task(self, spec: str, options: Mapping[str, Any]) -> _Task:
         method = find(spec, self.ensemble)
-        options = resolve_options(method, options)
+        options = self._with_heads(method, resolve_options(method, options))
         self._check_tower(method, options)
         return _Task(method, options, self._own_box_rule(method) if self._own_thresholds else self.box_rule)
 
@@ -457,13 +482,33 @@ class Localizer:
             threshold = step.threshold(threshold)
         return replace(self.box_rule, threshold=threshold)
 
+    def _with_heads(self, method: Method, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options with trained heads in the place of their files, and the localizer's own where it fits."""
+        loaded = dict(options)
+        for member in members(method):
+            if "head" not in member.options:
+                continue
+            key = f"{member.name}.head" if method.members else "head"
+            if isinstance(loaded.get(key), str | os.PathLike):
+                loaded[key] = load_head(loaded[key], self.backbone)
+            elif loaded.get(key) is None and self._head is not None and self._head.method == member.name:
+                loaded[key] = self._head
+            trained = loaded.get(key)
+            if trained is not None and trained.method != member.name:
+                raise UsageError(f"{member.name} takes a head trained for it, got one trained for {trained.method}")
+        return loaded
+
     def _check_tower(self, method: Method, options: Mapping[str, Any]) -> None:
         backbone = self.backbone
-        if backbone.kind not in method.towers:
-            fitting = ", ".join(m.name for m in methods if backbone.kind in m.towers)
-            raise UsageError(
-                f"{method.name} does not work on {backbone.name}, a {backbone.kind} tower: use one of {fitting}"
-            )
+        for member in members(method):
+            trained = options.get(f"{member.name}.head" if method.members else "head")
+            if backbone.kind not in member.towers and trained is None:  # a head is trained on this very tower
+                fitting = ", ".join(m.name for m in methods if backbone.kind in m.towers)
+                more = ", or give it a head trained on this tower" if "head" in member.options else ""
+                raise UsageError(
+                    f"{method.name} does not work on {backbone.name}, a {backbone.kind} tower: use one of "
+                    f"{fitting}{more}"
+                )
         if method.needs(**options).only_vit and backbone.kind != "vit":
             given = ", ".join(f"{key}={value}" for key, value in options.items())
             raise UsageError(
@@ -654,7 +699,10 @@ class Localizer:
                         None if presence is None else presence[b].cpu().numpy(),
                         tuple(
                             flat if reason is None and not some else reason
-                            for reason, some in zip(absent, evidence[b].tolist(), strict=True)
+                            for words, absence, some in zip(
+                                item.texts.synonyms, absent, evidence[b].tolist(), strict=True
+                            )
+                            for reason in [task.reason(words, absence)]
                         ),
                         task.box_rule,
                     )
@@ -712,7 +760,16 @@ class Localizer:
         needs = reduce(or_, [task.needs for task in tasks] + [step.needs(self.backbone) for step in self._on_grid])
         trace = self.backbone.trace(images, needs)
         self._refuse_nan(trace.embedding[:, None], batch, "an embedding")
-        ctx = Context(images, directions, trace, self.backbone, self.batch_size, on_masked, empty_name=self._empty_name)
+        ctx = Context(
+            images,
+            directions,
+            trace,
+            self.backbone,
+            self.batch_size,
+            on_masked,
+            empty_name=self._empty_name,
+            words=[item.texts.synonyms for item in batch],
+        )
         maps = []
         for task in tasks:
             raw = task.method.function(ctx, **task.options).float()  # [B, P, h, w]
@@ -867,6 +924,11 @@ def default_method(model: str | Backbone) -> str:
         return "grad_cam"
     kind = backbones.models.get(model.replace("/", "-")).kind if isinstance(model, str) else model.kind
     return {"cnn": "cam", "vit": "legrad"}[kind]
+
+
+def members(method: Method) -> tuple[Method, ...]:
+    """The methods that an ensemble joins; a method by itself."""
+    return method.members or (method,)
 
 
 def best_device() -> str:

@@ -367,6 +367,7 @@ class Context:
         progress: called with the number of masked images just done, by methods that make many.
         cache: results shared by the methods that run on this same batch (masked embeddings).
         empty_name: gives `redundant` in the templates of the prompts; None: the bare empty string's embedding.
+        words: for each image, the synonyms of each prompt: what a closed head knows its classes by.
     """
 
     images: Tensor
@@ -377,6 +378,7 @@ class Context:
     progress: Callable[[int], None] | None = None
     cache: dict[Any, Any] = field(default_factory=dict)
     empty_name: Callable[[], Tensor] | None = None
+    words: Sequence[Sequence[tuple[str, ...]]] = ()
 
     @property
     def features(self) -> Tensor:
@@ -427,6 +429,33 @@ class Context:
 
         chunks = [self.backbone.encode_image(chunk) for chunk in torch.split(images, self.batch_size)]
         return torch.cat(chunks)  # [n, D]
+
+
+@runtime_checkable
+class TrainedHead(Protocol):
+    """Layers trained on image labels that stand for a method's semantic maps; see `cliploc.training`.
+
+    Attributes:
+        method: the saliency method it is trained for.
+        tower_kind: of the tower it is trained on.
+        closed: whether it knows the classes of its training set only, but these better than the tower's texts.
+    """
+
+    method: str
+    tower_kind: TowerKind
+    closed: bool
+
+    def needs(self) -> Needs:
+        """What it reads from the trace."""
+        ...
+
+    def semantics(self, ctx: Context) -> Tensor:
+        """S, `[B, P, h, w]` float32: how much each place speaks for each prompt."""
+        ...
+
+    def unknown_reason(self, words: tuple[str, ...]) -> str | None:
+        """Why the head cannot know a name by any of its synonyms, in one line; None when it can."""
+        ...
 
 
 @dataclass(frozen=True)

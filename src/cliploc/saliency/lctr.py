@@ -1,14 +1,14 @@
-"""LCTR: what the class token reaches through every other token says where; dense similarity says what."""
+"""LCTR: what the class token reaches through every other token says where; semantic maps say what."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from cliploc.saliency._infra.attention import Blocks, blocks_of, class_attention, last_blocks, patches_of
+from cliploc.saliency._infra.attention import Blocks, blocks_of, class_attention, patches_of, semantic_attention_needs
 from cliploc.saliency._infra.registration import saliency
 from cliploc.saliency._infra.rules import dense_cosine
-from cliploc.schema import Context, Needs
+from cliploc.schema import Context, TrainedHead
 
 
 def relational_attention(ctx: Context, blocks: Blocks = "all") -> Tensor:
@@ -30,24 +30,26 @@ def relational_attention(ctx: Context, blocks: Blocks = "all") -> Tensor:
 
 @saliency(
     "lctr",
-    title="LCTR, zero-shot",
+    title="LCTR",
     paper="Chen et al. 2022, LCTR: On Awakening the Local Continuity of Transformer for Weakly Supervised Object "
     "Localization, AAAI; dense similarity: Zhou, Loy & Dai 2022, Extract Free Dense Labels from CLIP, ECCV",
     family="attention",
     towers=("vit",),
-    needs=lambda blocks="all": Needs(features=(-1,), attention=last_blocks(blocks)),
+    needs=semantic_attention_needs,
     relu=True,
     threshold=0.4,
 )
-def lctr(ctx: Context, blocks: Blocks = "all") -> Tensor:
-    """map_t = mean_l r^l ⊙ ReLU(S_t), r^l what the class token reaches through every other token, S_t = cos(r, g_t).
+def lctr(ctx: Context, blocks: Blocks = "all", head: TrainedHead | None = None) -> Tensor:
+    """map_t = mean_l r^l ⊙ ReLU(S_t), r^l what the class token reaches through every other token; it reads no text.
 
-    The paper trains the semantic maps S (its cue-digging module) on image labels. Here nothing is trained: S is
-    MaskCLIP's dense similarity, the last block's values alone in the joint space. r^l reads no text.
+    S_t comes of the paper's cue-digging module, trained on image labels, where a head is given (`cliploc train lctr`).
+    Without, nothing is trained: S_t = cos(r, g_t), MaskCLIP's dense similarity, the last block's values alone in the
+    joint space. A CNN has no class token: with a head trained on its last features, r^l = 1.
 
     Args:
-        ctx: attention of the blocks, and the tokens entering the last one.
+        ctx: attention of the blocks, and the tokens entering the last one, or what the head needs.
         blocks: over how many of the last blocks r^l is averaged, "all" in the paper.
+        head: trained for this method on this tower; as an option of the `Localizer`, its file.
 
     Returns:
         `[B, P, h, w]` float32, raw: the ReLU follows in the `Localizer`, as r^l ≥ 0.
@@ -61,4 +63,5 @@ def lctr(ctx: Context, blocks: Blocks = "all") -> Tensor:
         (1, 375, 500)
     """
     with torch.no_grad():
-        return relational_attention(ctx, blocks)[:, None] * dense_cosine(ctx)
+        semantics = dense_cosine(ctx) if head is None else head.semantics(ctx)  # [B, P, h, w]
+        return semantics if ctx.backbone.kind == "cnn" else relational_attention(ctx, blocks)[:, None] * semantics

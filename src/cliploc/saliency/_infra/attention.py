@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.errors import UsageError
-from cliploc.schema import Context
+from cliploc.schema import Context, Needs, TrainedHead
 
 Blocks: TypeAlias = int | Literal["all"]
 
@@ -25,6 +25,14 @@ def last_blocks(blocks: Blocks) -> tuple[int, ...] | Literal["all"]:
     if not isinstance(blocks, int) or blocks < 1:
         raise UsageError(f"expected blocks to be a number of last blocks, 1 or more, or all, got {blocks!r}")
     return tuple(range(-1, -blocks - 1, -1))
+
+
+def semantic_attention_needs(blocks: Blocks = "all", head: TrainedHead | None = None) -> Needs:
+    """Of TS-CAM and LCTR: attention of the last blocks, and what gives the semantics; a CNN has no attention."""
+    attention = Needs(attention=last_blocks(blocks))
+    if head is None:
+        return attention | Needs(features=(-1,))
+    return head.needs() if head.tower_kind == "cnn" else attention | head.needs()
 
 
 def blocks_of(ctx: Context, blocks: Blocks) -> tuple[int, ...]:
@@ -67,6 +75,28 @@ def class_attention(ctx: Context, block: int) -> Tensor:
     if trace.pool_attention is not None:
         return pooled_tokens(ctx)
     return trace.attention[block][:, :, 0].mean(dim=1)
+
+
+def summed_attention(ctx: Context, blocks: Blocks = "all") -> Tensor:
+    """A* = Σ_l mean_H A^l[class token → patches], `[B, h, w]`: TS-CAM's attention, whatever gives the semantics.
+
+    On a tower with an attention pool, the pool's attention alone: its query looks once.
+
+    Raises:
+        UsageError: the tower averages its patches.
+    """
+    chosen = looking_blocks(ctx, blocks)
+    return patches_of(ctx, torch.stack([class_attention(ctx, block) for block in chosen]).sum(dim=0))
+
+
+def mean_attention(ctx: Context) -> Tensor:
+    """mean_{l,H} A^l[class token → patches], `[B, h, w]`; of an attention pool, the pool's."""
+    return summed_attention(ctx) / len(looking_blocks(ctx, "all"))
+
+
+def looking_blocks(ctx: Context, blocks: Blocks) -> tuple[int, ...]:
+    """The blocks in which the embedding's own query looks at patches: an attention pool's looks once."""
+    return (-1,) if ctx.trace.pool_attention is not None else blocks_of(ctx, blocks)
 
 
 def patches_of(ctx: Context, row: Tensor) -> Tensor:

@@ -1,0 +1,240 @@
+"""What a frozen tower says of the training pictures, on disk: computed once, so that an epoch costs only the head.
+
+One safetensors file a part of the pictures and view, written whole, memory-mapped when read. What is there after a kill
+is not computed again. The folder's name is a digest of all that the values depend on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from cliploc.errors import InputError, UsageError
+from cliploc.schema import Backbone, Context
+from cliploc.training.files import write_whole
+from cliploc.training.heads import Seen, look, seen_needs, weights_hash
+from cliploc.training.pictures import LabelledPictures, view
+
+FORMAT = 1  # raise it when what is stored changes
+PART_BYTES = 32 << 20
+DECODERS = 2  # threads that read pictures while the tower works on those before
+
+
+class Progress(Protocol):
+    """Who is told how far something is; `cliploc._terminal.Bar` is one."""
+
+    def start(self, label: str, total: int) -> None:
+        """What is done now, and how much of it there is."""
+        ...
+
+    def advance(self) -> None:
+        """One more is done."""
+        ...
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is kept of each picture.
+
+    Attributes:
+        attention: whether the class token's mean attention is (LCTR).
+        dense: whether the tower's dense reading is (open heads that start from it).
+        augmentations: how many views besides the plain one.
+        input_hw: the tower's input.
+        batch_size: pictures sent through the tower at once; no part of the digest.
+    """
+
+    attention: bool
+    dense: bool
+    augmentations: int
+    input_hw: tuple[int, int]
+    batch_size: int = 16
+
+
+class FeatureCache:
+    """The features of a training set in a folder.
+
+    Args:
+        folder: of any number of training sets' features.
+        backbone: the frozen tower.
+        pictures: the training set.
+        wanted: what is kept.
+
+    Raises:
+        UsageError: a tower that has no attention where it is wanted, or pictures of which none can be read.
+    """
+
+    def __init__(self, folder: Path, backbone: Backbone, pictures: LabelledPictures, wanted: Wanted) -> None:
+        self.backbone, self.pictures, self.wanted = backbone, pictures, wanted
+        self.folder = folder / self._digest()[:24]
+        one = self._look(np.zeros((1, 3, *wanted.input_hw), np.uint8))
+        self.bytes_each = sum(t.numel() * t.element_size() for t in _tensors(one).values())
+        self.part_size = max(1, min(1024, PART_BYTES // self.bytes_each))
+        self.channels = one.tokens.shape[1]
+        self._open: dict[tuple[int, int], dict[str, Tensor]] = {}
+
+    def _digest(self) -> str:
+        files = []
+        for path in self.pictures.paths:
+            try:
+                status = path.stat()
+                files.append((str(path), status.st_size, status.st_mtime_ns))
+            except OSError:
+                files.append((str(path), -1, -1))
+        w = self.wanted
+        says = [FORMAT, weights_hash(self.backbone), str(self.backbone.dtype), self.backbone.resize_policy, files]
+        says += [w.attention, w.dense, w.input_hw]
+        return hashlib.sha256(json.dumps(says).encode("utf-8", "surrogatepass")).hexdigest()
+
+    # ----------------------------------------------------------------------------------------------------------- make
+    @property
+    def parts(self) -> list[tuple[int, int]]:
+        """All `(view, part)`."""
+        count = math.ceil(len(self.pictures) / self.part_size)
+        return [(which, part) for which in range(self.wanted.augmentations + 1) for part in range(count)]
+
+    def fill(
+        self,
+        progress: Progress | None = None,
+        on_problem: Callable[[str], None] | None = None,
+        rank: int = 0,
+        processes: int = 1,
+    ) -> None:
+        """Computes what is not there yet; of several processes each its share.
+
+        Args:
+            progress: told of each picture.
+            on_problem: told in one line of each picture that cannot be read; it takes no part in the training.
+            rank: this process's number.
+            processes: how many there are.
+
+        Raises:
+            UsageError: the disk is too full, or the folder cannot be written.
+        """
+        self._refuse_full_disk(sum(not self._path(*key).exists() for key in self.parts))
+        mine = [key for key in self.parts[rank::processes] if not self._path(*key).exists()]
+        if progress is not None and mine:
+            progress.start("features of the frozen tower", sum(len(self._rows(part)) for _, part in mine))
+        with ThreadPoolExecutor(DECODERS, "cliploc-decode") as pool:
+            for which, part in mine:
+                self._make(which, part, pool, progress, on_problem)
+
+    def _make(
+        self,
+        which: int,
+        part: int,
+        pool: ThreadPoolExecutor,
+        progress: Progress | None,
+        on_problem: Callable[[str], None] | None,
+    ) -> None:
+        rows, size = self._rows(part), self.wanted.batch_size
+        chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
+        futures = [[pool.submit(self._pixels, number, which) for number in chunk] for chunk in chunks[:1]]
+        made: list[dict[str, Tensor]] = []
+        readable: list[bool] = []
+        for index in range(len(chunks)):
+            if index + 1 < len(chunks):  # decoded while the tower works
+                futures.append([pool.submit(self._pixels, number, which) for number in chunks[index + 1]])
+            pixels = []
+            for future in futures[index]:
+                try:
+                    pixels.append(future.result())
+                    readable.append(True)
+                except InputError as error:
+                    pixels.append(np.zeros((3, *self.wanted.input_hw), np.uint8))
+                    readable.append(False)
+                    if which == 0 and on_problem is not None:
+                        on_problem(str(error))
+                if progress is not None:
+                    progress.advance()
+            futures[index] = []
+            made.append(_tensors(self._look(np.stack(pixels))))
+        tensors = {name: torch.cat([one[name] for one in made]) for name in made[0]}
+        tensors["readable"] = torch.tensor(readable, dtype=torch.uint8)
+        write_whole(self._path(which, part), save(tensors), "--features")
+
+    def _pixels(self, number: int, which: int) -> np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]:
+        path, w = self.pictures.paths[number], self.wanted
+        return view(path, number, which, self.backbone.resize_policy, w.input_hw)
+
+    @torch.no_grad()
+    def _look(self, pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Seen:
+        backbone, w = self.backbone, self.wanted
+        images = backbone.normalize(torch.from_numpy(pixels).to(backbone.device).float() / 255)
+        trace = backbone.trace(images, seen_needs(backbone.kind, w.attention, w.dense))
+        text = torch.zeros(len(images), 1, backbone.embedding_size, device=backbone.device)
+        return look(Context(images, text, trace, backbone), attention=w.attention, dense=w.dense)
+
+    def _rows(self, part: int) -> range:
+        return range(part * self.part_size, min(len(self.pictures), (part + 1) * self.part_size))
+
+    def _path(self, which: int, part: int) -> Path:
+        return self.folder / f"view-{which:02d}" / f"part-{part:05d}.safetensors"
+
+    def _refuse_full_disk(self, missing: int) -> None:
+        needed = missing * self.part_size * self.bytes_each
+        place = self.folder
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        free = shutil.disk_usage(place).free
+        if needed > free:
+            raise UsageError(
+                f"expected {needed / 1e9:.1f} GB of room for features in {self.folder.parent}, got "
+                f"{free / 1e9:.1f} GB: choose another --features, or fewer --augmentations"
+            )
+
+    # ----------------------------------------------------------------------------------------------------------- read
+    def usable(self) -> tuple[int, ...]:
+        """The pictures that could be read.
+
+        Raises:
+            UsageError: there is none.
+        """
+        found = []
+        for part in range(math.ceil(len(self.pictures) / self.part_size)):
+            flags = self._part(0, part)["readable"].tolist()
+            found += [number for number, good in zip(self._rows(part), flags, strict=True) if good]
+        if not found:
+            raise UsageError(f"expected pictures that can be read, got none of {len(self.pictures)}: check --root")
+        return tuple(found)
+
+    def rows(self, numbers: Sequence[int], which: int, device: torch.device) -> Seen:
+        """The features of some pictures in one view, float32."""
+        by_name: dict[str, list[Tensor]] = {}
+        for number in numbers:
+            part = self._part(which, number // self.part_size)
+            for name, tensor in part.items():
+                if name != "readable":
+                    by_name.setdefault(name, []).append(tensor[number % self.part_size])
+        stacked = {name: torch.stack(rows).to(device).float() for name, rows in by_name.items()}
+        return Seen(**stacked)
+
+    def _part(self, which: int, part: int) -> dict[str, Tensor]:
+        if (which, part) not in self._open:
+            path = self._path(which, part)
+            try:
+                self._open[which, part] = load_file(path)  # memory-mapped: nothing is read before it is used
+            except (OSError, SafetensorError) as error:
+                raise UsageError(f"cannot read features in {path}: {error}: delete it and start again") from None
+        return self._open[which, part]
+
+
+def _tensors(seen: Seen) -> dict[str, Tensor]:
+    """As kept: half precision is enough for values scaled to variance or length 1, and halves the disk's share."""
+    kept = {"tokens": seen.tokens.half(), "attention": seen.attention.float()}
+    if seen.dense is not None:
+        kept["dense"] = seen.dense.half()
+    return {name: tensor.cpu().contiguous() for name, tensor in kept.items()}

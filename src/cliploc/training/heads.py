@@ -1,0 +1,438 @@
+"""TS-CAM's and LCTR's trained layers on a frozen tower: what makes semantic maps S of the tower's last features.
+
+Both are 3×3 convolutions over the final patch tokens, learnt from image-level labels: a class's logit is a mean of its
+map. *Closed* heads have an output for each class of the training set, as published. *Open* heads map every place into
+the tower's joint space, so that the trained head answers any name afterwards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cliploc.errors import ModelError, UsageError
+from cliploc.saliency._infra.attention import mean_attention, patches_of
+from cliploc.schema import Backbone, Context, Needs, TowerKind
+from cliploc.training.files import write_whole
+
+FORMAT = 1  # of a saved head
+SAME_ANSWER = 0.999  # cosine: rounding of a lower precision stays above it, other weights far below
+HeadKind = Literal["closed", "open"]
+Start = Literal["zero-shot", "random"]
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """What a head is, as saved beside its weights.
+
+    Attributes:
+        method: "ts_cam" or "lctr".
+        kind: "closed" or "open".
+        classes: of the training set, each with its synonyms, the name first.
+        channels: d of the tower's last features.
+        embedding_size: D of the tower's joint space.
+        logit_scale: of an open head's cosines.
+        start: of an open head: "zero-shot", S = the tower's own dense reading + what the convolution adds, which is
+            nothing before training; "random", S = the convolution alone.
+        experts: K of LCTR.
+        tower: its model's name.
+        tower_kind: "cnn" or "vit".
+        pretrained: the weights it was loaded with, as they were asked for.
+        weights: SHA-256 of what the tower computes with.
+        templates: of the sentences that an open head was trained with.
+        training: settings and outcome of the training, for the record.
+    """
+
+    method: str
+    kind: HeadKind
+    classes: tuple[tuple[str, ...], ...]
+    channels: int
+    embedding_size: int
+    logit_scale: float
+    tower: str
+    tower_kind: TowerKind
+    weights: str
+    start: Start = "zero-shot"
+    experts: int = 4
+    pretrained: str | None = None
+    templates: tuple[str, ...] = ()
+    training: dict[str, Any] | None = None
+
+    @property
+    def outputs(self) -> int:
+        """Channels of S."""
+        return len(self.classes) if self.kind == "closed" else self.embedding_size
+
+    @property
+    def reads_dense(self) -> bool:
+        """Whether S starts from the tower's dense reading."""
+        return self.kind == "open" and self.start == "zero-shot"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a frozen tower leaves of B pictures for a head; all that training needs of them.
+
+    Attributes:
+        tokens: `[B, d, h, w]` the last features (a ViT's patch tokens after its last block), each place with mean 0 and
+            variance 1 over its channels: a tower's last norm without its weights, which the convolution learns.
+        attention: `[B, h, w]` mean_{l,H} A^l[class token → patches]; zeros of a CNN.
+        dense: `[B, D, h, w]` the tower's own reading of every place, unit length; None where no head needs it.
+    """
+
+    tokens: Tensor
+    attention: Tensor
+    dense: Tensor | None = None
+
+
+def seen_needs(kind: TowerKind, attention: bool, dense: bool) -> Needs:
+    """What `look` reads from a trace."""
+    if kind == "cnn":
+        return Needs(features=(-1,))
+    return Needs(tokens=(-1,), features=(-1,) if dense else (), attention="all" if attention else ())
+
+
+@torch.no_grad()
+def look(ctx: Context, *, attention: bool, dense: bool) -> Seen:
+    """Reads a trace made with `seen_needs`.
+
+    Raises:
+        UsageError: `attention` of a tower that averages its patches.
+    """
+    trace = ctx.trace
+    vit = ctx.backbone.kind == "vit"
+    last = patches_of(ctx, trace.tokens[-1].transpose(1, 2)) if vit else trace.features[-1]  # [B, d, h, w]
+    places = last.float().movedim(1, -1)  # [B, h, w, d]
+    tokens = F.layer_norm(places, places.shape[-1:]).movedim(-1, 1).contiguous()
+    return Seen(
+        tokens,
+        mean_attention(ctx).float() if attention and vit else tokens.new_zeros(len(tokens), *tokens.shape[-2:]),
+        F.normalize(ctx.dense().float(), dim=1) if dense else None,
+    )
+
+
+class SemanticHead(nn.Module, ABC):
+    """Semantic maps S by a 3×3 convolution, and logits as means of them; fulfils `cliploc.schema.TrainedHead`.
+
+    A subclass says with which kernel each picture is convolved, and how places count in the mean.
+
+    Args:
+        config: what it is.
+    """
+
+    method: str
+    reads_attention: ClassVar[bool]
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.tower_kind, self.closed = config.tower_kind, config.kind == "closed"
+
+    @abstractmethod
+    def convolve(self, seen: Seen) -> Tensor:
+        """`[B, C_out, h, w]`."""
+
+    @abstractmethod
+    def convolved_mean(self, seen: Seen) -> Tensor:
+        """`[B, C_out]`: `convolve`'s maps, averaged as `place_weights` says, without making them."""
+
+    @abstractmethod
+    def place_weights(self, grid: tuple[int, int], like: Tensor) -> Tensor:
+        """`[h, w]`, how much a place counts in a class's logit."""
+
+    def maps(self, seen: Seen) -> Tensor:
+        """S, `[B, C_out, h, w]`: of a closed head a map for each class, of an open one a joint-space vector a place."""
+        convolved = self.convolve(seen)
+        return convolved if seen.dense is None else seen.dense.to(convolved.dtype) + convolved
+
+    def forward(self, tokens: Tensor, attention: Tensor, dense: Tensor | None, text: Tensor | None) -> Tensor:
+        """Logits `[B, classes]`; see `logits`. Plain tensors, as several processes train through a wrapper."""
+        return self.logits(Seen(tokens, attention, dense), text)
+
+    def logits(self, seen: Seen, text: Tensor | None = None) -> Tensor:
+        """The classification that it is trained by.
+
+        Args:
+            seen: of the frozen tower.
+            text: `[classes, D]` unit norm, what an open head chooses among. A closed head takes none.
+
+        Returns:
+            `[B, classes]`: closed, the mean of each class's map; open, scale · the mean of every place's cosine.
+        """
+        if self.closed:
+            return self.convolved_mean(seen)
+        if text is None:
+            raise ValueError("an open head needs the classes' text embeddings")
+        unit = F.normalize(self.maps(seen).float(), dim=1)  # [B, D, h, w]
+        pooled = torch.einsum("bdhw,hw->bd", unit, self.place_weights((unit.shape[2], unit.shape[3]), unit))
+        return self.config.logit_scale * pooled @ text.T
+
+    # ------------------------------------------------------------------------------------------ for a saliency method
+    def needs(self) -> Needs:
+        """What it reads from the trace."""
+        return seen_needs(self.tower_kind, self.reads_attention, self.config.reads_dense)
+
+    @torch.no_grad()
+    def semantics(self, ctx: Context) -> Tensor:
+        """S for each prompt, `[B, P, h, w]`: closed, its class's map, zeros for a name that is no class; open, cosines.
+
+        Raises:
+            UsageError: of a closed head, where nobody says which words the prompts are.
+        """
+        seen = look(ctx, attention=self.reads_attention, dense=self.config.reads_dense)
+        maps = self.maps(seen).float()
+        if not self.closed:
+            return torch.einsum("bdhw,bpd->bphw", F.normalize(maps, dim=1), ctx.text)
+        if not ctx.words:
+            raise UsageError("expected the prompts' words for a closed head, got embeddings alone: use an open head")
+        chosen = torch.zeros(*ctx.text.shape[:2], *maps.shape[-2:], device=maps.device)  # [B, P, h, w]
+        for b, prompts in enumerate(ctx.words):
+            for p, words in enumerate(prompts):
+                index = self.class_of(words)
+                if index is not None:
+                    chosen[b, p] = maps[b, index]
+        return chosen
+
+    def class_of(self, words: Sequence[str]) -> int | None:
+        """The class meant by a name or, failing that, by one of its synonyms; None where there is none."""
+        names = {synonyms[0].casefold(): index for index, synonyms in enumerate(self.config.classes)}
+        others = {word.casefold(): i for i, synonyms in enumerate(self.config.classes) for word in synonyms[1:]}
+        for known in (names, others):
+            for word in words:
+                if word.casefold() in known:
+                    return known[word.casefold()]
+        return None
+
+    def unknown_reason(self, words: tuple[str, ...]) -> str | None:
+        """Why it cannot know a name: of a closed head, that it is none of its classes."""
+        if not self.closed or self.class_of(words) is not None:
+            return None
+        return f"the closed head knows its {len(self.config.classes)} classes only: train an open one for other names"
+
+
+class TsCamHead(SemanticHead):
+    """TS-CAM (Gao 2021): S = conv3×3(x), stride 1, padding 1, x the final patch tokens; logits = mean_hw S.
+
+    The paper fine-tunes the whole transformer; here the tower stays frozen.
+
+    Example:
+        >>> config = HeadConfig("ts_cam", "closed", (("cat",), ("dog",)), 8, 16, 100.0, "tiny", "vit", "")
+        >>> TsCamHead(config).maps(Seen(torch.zeros(1, 8, 7, 7), torch.zeros(1, 7, 7))).shape
+        torch.Size([1, 2, 7, 7])
+    """
+
+    method = "ts_cam"
+    reads_attention = False
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__(config)
+        self.conv = nn.Conv2d(config.channels, config.outputs, 3, padding=1)
+        if config.reads_dense:
+            nn.init.zeros_(self.conv.weight)
+        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
+
+    def convolve(self, seen: Seen) -> Tensor:
+        """`[B, C_out, h, w]`."""
+        convolved: Tensor = self.conv(seen.tokens)
+        return convolved
+
+    def convolved_mean(self, seen: Seen) -> Tensor:
+        """`[B, C_out]`: the mean of a convolution is the convolution's kernel on nine shifted means."""
+        means = neighbour_means(seen.tokens, self.place_weights(_grid(seen), seen.tokens))  # [B, 9d]
+        return F.linear(means, self.conv.weight.flatten(1), self.conv.bias)
+
+    def place_weights(self, grid: tuple[int, int], like: Tensor) -> Tensor:
+        """All places alike."""
+        return like.new_full(grid, 1 / math.prod(grid))
+
+
+class LctrHead(SemanticHead):
+    """LCTR's cue-digging module (Chen 2022): erase what attention already sees, and let what is left choose the kernel.
+
+    E = 1 − mean_{l,H} A^l[class token → patches]; u = conv3×3(x ⊙ E); m = σ(fc₁(avgpool u) + fc₂(maxpool u)) ∈ R^K;
+    S = conv(x; Σ_k m_k W_k) with K 3×3 kernels W_k without bias; logits = mean_hw(avgpool3×3 S). avgpool3×3 has stride
+    1 and padding 1, and counts the zeros around. u has as many channels as x. A CNN has no attention: nothing is
+    erased, E = 1.
+
+    Example:
+        >>> config = HeadConfig("lctr", "closed", (("cat",), ("dog",)), 8, 16, 100.0, "tiny", "vit", "")
+        >>> LctrHead(config).logits(Seen(torch.zeros(1, 8, 7, 7), torch.zeros(1, 7, 7))).shape
+        torch.Size([1, 2])
+    """
+
+    method = "lctr"
+    reads_attention = True
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__(config)
+        d, k = config.channels, config.experts
+        self.dig = nn.Conv2d(d, d, 3, padding=1)
+        self.fc_mean, self.fc_max = nn.Linear(d, k), nn.Linear(d, k)
+        self.experts = nn.Parameter(torch.zeros(k, config.outputs, d, 3, 3))
+        if not config.reads_dense:
+            for kernel in self.experts:
+                nn.init.kaiming_uniform_(kernel, a=math.sqrt(5))  # as Conv2d starts
+
+    def mixture(self, seen: Seen) -> Tensor:
+        """m, `[B, K]` in 0–1: how much of each expert a picture takes."""
+        u = self.dig(seen.tokens * (1 - seen.attention.to(seen.tokens.dtype))[:, None])  # [B, d, h, w]
+        return torch.sigmoid(self.fc_mean(u.mean(dim=(-2, -1))) + self.fc_max(u.amax(dim=(-2, -1))))
+
+    def convolve(self, seen: Seen) -> Tensor:
+        """`[B, C_out, h, w]`: every picture with its own mixture of the kernels."""
+        k, out = self.experts.shape[:2]
+        by_expert = F.conv2d(seen.tokens, self.experts.flatten(0, 1), padding=1)  # [B, K·C_out, h, w]
+        by_expert = by_expert.view(len(by_expert), k, out, *by_expert.shape[-2:])
+        return torch.einsum("bk,bkchw->bchw", self.mixture(seen), by_expert)
+
+    def convolved_mean(self, seen: Seen) -> Tensor:
+        """`[B, C_out]`."""
+        means = neighbour_means(seen.tokens, self.place_weights(_grid(seen), seen.tokens))  # [B, 9d]
+        by_expert = torch.einsum("bn,kcn->bkc", means, self.experts.flatten(2))
+        return torch.einsum("bk,bkc->bc", self.mixture(seen), by_expert)
+
+    def place_weights(self, grid: tuple[int, int], like: Tensor) -> Tensor:
+        """What the mean of avgpool3×3 gives each place: as much as it has neighbours."""
+        ones = like.new_ones(1, 1, *grid)
+        return F.avg_pool2d(ones, 3, stride=1, padding=1)[0, 0] / math.prod(grid)
+
+
+def neighbour_means(tokens: Tensor, weights: Tensor) -> Tensor:
+    """Weighted means of each of a 3×3 kernel's nine inputs, zeros outside: `[B, d, h, w]`, `[h, w]` → `[B, 9d]`.
+
+    A convolution's weighted mean is its kernel applied to these: a closed head is trained without making a map.
+    """
+    padded = F.pad(weights, (2, 2, 2, 2))  # an input at (y, x) is used by the output at (y + 1 − i, x + 1 − j)
+    h, w = weights.shape
+    shifted = [padded[2 - i + 1 : 2 - i + 1 + h, 2 - j + 1 : 2 - j + 1 + w] for i in range(3) for j in range(3)]
+    return torch.einsum("bdhw,nhw->bdn", tokens, torch.stack(shifted)).flatten(1)
+
+
+def _grid(seen: Seen) -> tuple[int, int]:
+    return seen.tokens.shape[-2], seen.tokens.shape[-1]
+
+
+HEADS: dict[str, type[SemanticHead]] = {head.method: head for head in (TsCamHead, LctrHead)}
+
+
+# ------------------------------------------------------------------------------------------------------ the tower's id
+def weights_hash(backbone: Backbone) -> str:
+    """SHA-256 of what a backbone computes with: its fingerprint where it has one, else its weights themselves."""
+    digest = hashlib.sha256()
+    fingerprint = getattr(backbone, "fingerprint", None)
+    if fingerprint:
+        digest.update(str(fingerprint).encode())
+    elif isinstance(backbone, nn.Module):
+        for name, tensor in sorted(backbone.state_dict().items()):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    else:
+        digest.update(backbone.name.encode())
+    return digest.hexdigest()
+
+
+@torch.no_grad()
+def answer(backbone: Backbone) -> Tensor:
+    """What a tower says to one fixed pattern, `[D]` float32: the same in any precision, on any device."""
+    height, width = backbone.input_hw
+    y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
+    pattern = torch.stack([x, y, 0.5 + 0.5 * torch.sin(20 * x) * torch.cos(13 * y)])  # [3, H, W]
+    return backbone.encode_image(backbone.normalize(pattern[None].to(backbone.device)))[0].float().cpu()
+
+
+# ----------------------------------------------------------------------------------------------------- saved and loaded
+def save_head(path: Path, head: SemanticHead, tower_answer: Tensor) -> None:
+    """Writes a head: safetensors, the config as JSON in its metadata. A reader never sees half of it.
+
+    Args:
+        path: the file.
+        head: trained.
+        tower_answer: `answer` of its tower.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    tensors = {f"head.{name}": t.detach().cpu().contiguous() for name, t in head.state_dict().items()}
+    metadata = {"format": str(FORMAT), "cliploc_head": json.dumps(asdict(head.config), ensure_ascii=False)}
+    write_whole(path, save({**tensors, "tower.answer": tower_answer.contiguous()}, metadata), "--out")
+
+
+def load_head(path: str | Path, backbone: Backbone | None = None) -> SemanticHead:
+    """Reads a head that `cliploc train` made, frozen and in eval mode.
+
+    Args:
+        path: the file.
+        backbone: the tower it shall work on; None to look at the head alone.
+
+    Raises:
+        ModelError: no such file, no head, or one trained on another tower; the line names both.
+    """
+    path = Path(path).expanduser()
+    config = read_config(path)
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    head = HEADS[config.method](config)
+    tower_answer = tensors.pop("tower.answer", None)
+    try:
+        head.load_state_dict({name.removeprefix("head."): tensor for name, tensor in tensors.items()})
+    except RuntimeError:
+        raise ModelError(f"{path} is damaged: its weights do not fit its own description: train it again") from None
+    if backbone is not None:
+        _refuse_another_tower(path, config, tower_answer, backbone)
+        head.to(backbone.device)
+    return head.eval().requires_grad_(False)
+
+
+def read_config(path: str | Path) -> HeadConfig:
+    """What a saved head is, without its weights.
+
+    Raises:
+        ModelError: no such file, or no head.
+    """
+    path = Path(path).expanduser()
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except FileNotFoundError:
+        raise ModelError(f"expected a trained head, but {path} does not exist: make one with cliploc train") from None
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"expected a trained head, but {path} cannot be read as one: {error}") from None
+    if "cliploc_head" not in metadata:
+        raise ModelError(f"expected a trained head, but {path} is another file: make one with cliploc train")
+    if metadata.get("format") != str(FORMAT):
+        raise ModelError(f"{path} is of another version of cliploc (format {metadata.get('format')}): train it again")
+    try:
+        raw = json.loads(metadata["cliploc_head"])
+        raw["classes"] = tuple(tuple(words) for words in raw["classes"])
+        raw["templates"] = tuple(raw["templates"])
+        config = HeadConfig(**raw)
+        if config.method not in HEADS or config.kind not in ("closed", "open"):
+            raise ValueError
+    except (KeyError, TypeError, ValueError):
+        raise ModelError(f"{path} is damaged: its description cannot be read: train it again") from None
+    return config
+
+
+def _refuse_another_tower(path: Path, config: HeadConfig, expected: Tensor | None, backbone: Backbone) -> None:
+    asked = f"--model {config.tower}" + (f" --pretrained {config.pretrained}" if config.pretrained else "")
+    if backbone.name != config.tower or backbone.embedding_size != config.embedding_size:
+        raise ModelError(f"{path} was trained on {config.tower}, got {backbone.name}: use {asked}")
+    if expected is None:
+        raise ModelError(f"{path} is damaged: it does not say which tower it was trained on: train it again")
+    if config.weights != weights_hash(backbone):
+        # Other libraries, devices and precisions name the same weights otherwise: what do they answer?
+        got = answer(backbone)
+        if not float(F.cosine_similarity(got, expected, dim=0)) > SAME_ANSWER:
+            raise ModelError(f"{path} was trained on other weights of {config.tower} than these: use {asked}")

@@ -1,0 +1,190 @@
+"""Pictures with image-level labels: a folder for each class, or a CSV file. Nothing here knows a box."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from cliploc import prompts
+from cliploc.errors import UsageError
+from cliploc.geometry import Frame
+from cliploc.images import SUFFIXES, load
+from cliploc.schema import ResizePolicy
+
+CROP = 224 / 256  # of the resized picture's side: crops of 224 out of 256, as published
+
+
+@dataclass(frozen=True)
+class LabelledPictures:
+    """A training set.
+
+    Attributes:
+        paths: of the pictures, in a fixed order.
+        labels: for each, an index into `classes`.
+        classes: each class's synonyms, its name first.
+    """
+
+    paths: tuple[Path, ...]
+    labels: tuple[int, ...]
+    classes: tuple[tuple[str, ...], ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+def read_folder(root: str | Path) -> LabelledPictures:
+    """`ROOT/CLASS/…/picture`: a folder's name is the name of its class, or a WordNet id of ImageNet.
+
+    "cat,kitten" is a class with a synonym; underscores are read as spaces where the name has no space of its own.
+
+    Raises:
+        UsageError: no such folder, or not two classes with pictures in it.
+    """
+    root = Path(root).expanduser()
+    if not root.is_dir():
+        raise UsageError(f"expected --root to be a folder with a folder for each class, got {root}, which is none")
+    rows = []
+    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        rows += [(path, folder.name) for path in found]
+    return _labelled(rows, f"a folder for each class in {root}")
+
+
+def read_csv(file: str | Path) -> LabelledPictures:
+    """A line `path,label` for each picture; paths are relative to the file's folder.
+
+    A label is a name, a name and its synonyms ("cat|kitten"), or a WordNet id of ImageNet. A first line `path,label` is
+    a title.
+
+    Raises:
+        UsageError: no such file, a line that is not two columns, or not two classes.
+    """
+    file = Path(file).expanduser()
+    try:
+        lines = list(csv.reader(file.read_text(encoding="utf-8-sig").splitlines()))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(
+            f"expected --root to be a CSV file of path,label, but {file} cannot be read: {reason}"
+        ) from None
+    rows = []
+    for number, cells in enumerate(lines, start=1):
+        if not any(cells) or (number == 1 and [cell.strip().lower() for cell in cells] == ["path", "label"]):
+            continue
+        if len(cells) != 2 or not all(cell.strip() for cell in cells):
+            raise UsageError(f"{file}, line {number}: expected path,label, got {','.join(cells)!r}")
+        rows.append((file.parent / cells[0].strip(), cells[1].strip()))
+    return _labelled(rows, f"lines path,label in {file}")
+
+
+def _labelled(rows: list[tuple[Path, str]], where: str) -> LabelledPictures:
+    entries = {label: _entry(label) for _, label in rows}
+    if len(entries) < 2:
+        raise UsageError(f"expected pictures of at least two classes, {where}, found {len(entries)}")
+    wordnet = {one.wnid: one.entry for one in prompts.imagenet_classes()} if any(map(_is_wnid, entries)) else {}
+    texts = prompts.parse([wordnet.get(label, entry) for label, entry in entries.items()])
+    index = {label: number for number, label in enumerate(entries)}
+    return LabelledPictures(tuple(path for path, _ in rows), tuple(index[label] for _, label in rows), texts.synonyms)
+
+
+def _is_wnid(label: str) -> bool:
+    return re.fullmatch(r"n\d{8}", label) is not None
+
+
+def _entry(label: str) -> str:
+    words = [word for word in re.split(r"[|,]", label) if word.strip()]
+    return "|".join(word if " " in word.strip() else word.replace("_", " ") for word in words) or label
+
+
+def view(
+    path: Path, number: int, which: int, policy: ResizePolicy, input_hw: tuple[int, int]
+) -> np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]:
+    """One view of a picture, laid onto the model's input: `[3, H, W]` uint8.
+
+    View 0 is the picture as it will be localised in. The others, as published, are a random crop of 7/8 of the sides
+    (224 of 256) and a mirror by chance, drawn from the picture's number and the view's, so that
+    trainings of any seed share them.
+
+    Raises:
+        InputError: the picture cannot be read.
+    """
+    image = load(path).image
+    height, width = input_hw
+    if which == 0:
+        laid = Frame.fit(policy, (image.height, image.width), input_hw).apply(image)
+    else:
+        larger = (round(height / CROP), round(width / CROP))
+        laid = Frame.fit(policy, (image.height, image.width), larger).apply(image)
+        random = np.random.default_rng([which, number])
+        y, x = (int(random.integers(0, big - small + 1)) for big, small in zip(larger, input_hw, strict=True))
+        laid = laid.crop((x, y, x + width, y + height))
+        if random.random() < 0.5:
+            laid = laid.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.ascontiguousarray(np.asarray(laid).transpose(2, 0, 1))
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Which pictures train and which are held out; indices into `LabelledPictures.paths`.
+
+    Attributes:
+        train: what the head learns from.
+        held_out: what its classification is checked on; empty where there is none.
+        train_classes: the classes chosen among in training.
+        held_out_classes: the classes chosen among in the check.
+    """
+
+    train: tuple[int, ...]
+    held_out: tuple[int, ...]
+    train_classes: tuple[int, ...]
+    held_out_classes: tuple[int, ...]
+
+
+def hold_out(labels: tuple[int, ...], usable: tuple[int, ...], share: float, by: str, seed: int) -> Parts:
+    """Splits pictures into those that train and those that early stopping looks at.
+
+    Args:
+        labels: of all pictures.
+        usable: the pictures that could be read.
+        share: 0–1, of what is held out.
+        by: "pictures": that share of every class, one picture at least staying; "classes": that share of the classes
+            with all their pictures, which an open head must name without having seen them.
+        seed: of the choice.
+
+    Raises:
+        UsageError: nothing can be held out.
+    """
+    random = np.random.default_rng([seed, 0])
+    of_class: dict[int, list[int]] = {}
+    for index in usable:
+        of_class.setdefault(labels[index], []).append(index)
+    classes = sorted(of_class)
+    if by == "classes":
+        count = round(share * len(classes))
+        if share > 0 and not 2 <= count <= len(classes) - 2:
+            raise UsageError(
+                f"expected a share of {len(classes)} classes that holds out two and leaves two, got {share:g}"
+            )
+        out = set(random.permutation(classes)[:count].tolist())
+        held = [index for label in sorted(out) for index in of_class[label]]
+        train = [index for label in classes if label not in out for index in of_class[label]]
+        return Parts(tuple(train), tuple(held), tuple(c for c in classes if c not in out), tuple(sorted(out)))
+    train, held = [], []
+    for label in classes:
+        order = random.permutation(of_class[label]).tolist()
+        count = min(len(order) - 1, round(share * len(order)) or (1 if len(order) * share >= 0.5 else 0))
+        held += order[:count]
+        train += order[count:]
+    if share > 0 and not held:
+        most = max(Counter(labels[index] for index in usable).values())
+        raise UsageError(
+            f"a share of {share:g} holds out no picture of classes with at most {most}: use a larger --held-out, "
+            f"0 for none, or --hold-out classes with an open head"
+        )
+    return Parts(tuple(sorted(train)), tuple(sorted(held)), tuple(classes), tuple(classes))

@@ -1,0 +1,526 @@
+"""Trains a head on the cached features of a frozen tower, from image-level labels only.
+
+Everything that follows from chance is a function of the seed and the epoch, and a checkpoint is written after every
+epoch: a training that was killed goes on to the same bits as one that was not.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+from torch.nn import functional as F
+
+from cliploc import prompts
+from cliploc.errors import ModelError, UsageError
+from cliploc.schema import Backbone, TextSet
+from cliploc.training.features import FeatureCache, Progress, Wanted
+from cliploc.training.files import write_whole
+from cliploc.training.heads import HEADS, HeadConfig, HeadKind, SemanticHead, Start, answer, save_head, weights_hash
+from cliploc.training.pictures import LabelledPictures, Parts, hold_out
+
+Optimizer = Literal["adamw", "sgd"]
+Schedule = Literal["cosine", "step"]
+MixedPrecision = Literal["no", "bf16", "fp16"]
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How a head is trained. `TrainSettings.published(method, kind)` has the defaults.
+
+    Attributes:
+        method: "ts_cam" or "lctr".
+        kind: "closed" or "open".
+        start: of an open head, see `HeadConfig`.
+        experts: K of LCTR.
+        epochs: at most.
+        batch_size: pictures of one step on all processes together, before accumulation.
+        accumulate: steps whose gradients are summed before the weights move.
+        optimizer: "adamw" or "sgd" (momentum 0.9).
+        lr: learning rate at the beginning.
+        weight_decay: decoupled in AdamW.
+        schedule: "cosine" to zero, or "step": × 0.1 after every `step_epochs`.
+        step_epochs: of the step schedule.
+        held_out: share that early stopping looks at; 0 for none.
+        hold_out: "pictures" or "classes", see `hold_out`.
+        patience: epochs without a better accuracy on the held-out part before it ends.
+        mixed_precision: "no", "bf16" or "fp16" (GPU only).
+        augmentations: views of each picture besides the plain one; epoch n sees view n modulo their number.
+        seed: of first weights, order and held-out part.
+    """
+
+    method: str
+    kind: HeadKind
+    lr: float
+    optimizer: Optimizer
+    weight_decay: float
+    epochs: int
+    start: Start = "zero-shot"
+    experts: int = 4
+    batch_size: int = 64
+    accumulate: int = 1
+    schedule: Schedule = "cosine"
+    step_epochs: int = 5
+    held_out: float = 0.1
+    hold_out: str = "pictures"
+    patience: int = 5
+    mixed_precision: MixedPrecision = "no"
+    augmentations: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        choices: dict[str, tuple[Any, ...]] = {
+            "method": tuple(HEADS),
+            "kind": ("closed", "open"),
+            "optimizer": ("adamw", "sgd"),
+            "start": ("zero-shot", "random"),
+            "schedule": ("cosine", "step"),
+            "hold_out": ("pictures", "classes"),
+            "mixed_precision": ("no", "bf16", "fp16"),
+        }
+        for name, there in choices.items():
+            if getattr(self, name) not in there:
+                raise UsageError(f"expected {name} to be one of {', '.join(there)}, got {getattr(self, name)!r}")
+        least = {"epochs": 1, "batch_size": 1, "accumulate": 1, "experts": 1, "step_epochs": 1, "patience": 1}
+        for name, low in (least | {"augmentations": 0}).items():
+            if getattr(self, name) < low:
+                raise UsageError(f"expected {name} of at least {low}, got {getattr(self, name)}")
+        if not (self.lr > 0 and math.isfinite(self.lr)) or self.weight_decay < 0 or not 0 <= self.held_out < 1:
+            raise UsageError(
+                f"expected lr above 0, weight_decay from 0 and held_out from 0 to below 1, got {self.lr:g}, "
+                f"{self.weight_decay:g} and {self.held_out:g}"
+            )
+        if self.hold_out == "classes" and self.kind == "closed":
+            raise UsageError(
+                "expected --hold-out pictures for a closed head, got classes: it only knows those it trains"
+            )
+
+    @classmethod
+    def published(cls, method: str, kind: HeadKind, **changed: Any) -> TrainSettings:
+        """The method's own settings (TS-CAM: SGD, weight decay 5e-4; LCTR: AdamW, 5e-4, 14 epochs), with changes.
+
+        TS-CAM's learning rate is ours, as the paper's is for a whole transformer. An open head that starts from the
+        tower's reading takes smaller steps.
+        """
+        if method not in HEADS:
+            raise UsageError(f"expected a method of {', '.join(HEADS)}, got {method!r}")
+        own = OWN_SETTINGS[method, kind]
+        return cls(method=method, kind=kind, **{**own, **{k: v for k, v in changed.items() if v is not None}})
+
+
+OWN_SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
+    ("ts_cam", "closed"): {"optimizer": "sgd", "lr": 0.05, "weight_decay": 5e-4, "epochs": 20},
+    ("ts_cam", "open"): {"optimizer": "sgd", "lr": 0.01, "weight_decay": 5e-4, "epochs": 20},
+    ("lctr", "closed"): {"optimizer": "adamw", "lr": 5e-4, "weight_decay": 0.05, "epochs": 14},
+    ("lctr", "open"): {"optimizer": "adamw", "lr": 5e-5, "weight_decay": 0.05, "epochs": 14},
+}
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of the history.
+
+    Attributes:
+        epoch: from 1.
+        lr: at its end.
+        loss: mean cross-entropy while training.
+        train_accuracy: share of right first guesses while training.
+        accuracy: the same on the held-out part; None where there is none.
+    """
+
+    epoch: int
+    lr: float
+    loss: float
+    train_accuracy: float
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The outcome of a training.
+
+    Attributes:
+        head: of the best epoch, on the CPU.
+        history: of all epochs.
+        best: the epoch of the head: best on the held-out part, or the last.
+        parts: which pictures trained.
+        problems: pictures left out, a line each, of this process.
+    """
+
+    head: SemanticHead
+    history: tuple[Epoch, ...]
+    best: int
+    parts: Parts
+    problems: tuple[str, ...]
+
+
+def train(
+    backbone: Backbone,
+    pictures: LabelledPictures,
+    out: str | Path,
+    settings: TrainSettings,
+    *,
+    features: str | Path | None = None,
+    input_hw: tuple[int, int] | None = None,
+    templates: Sequence[str] = prompts.DEFAULT_TEMPLATES,
+    pretrained: str | None = None,
+    feature_batch_size: int = 16,
+    restart: bool = False,
+    tensorboard: bool = False,
+    progress: Progress | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+    on_problem: Callable[[str], None] | None = None,
+) -> Trained:
+    """Trains a head and saves it.
+
+    Beside `out`, in the folder `<out>.training`, are the checkpoint of the last epoch, `history.csv` and `curves.png`.
+    Started again with the same settings, it goes on from the checkpoint. Under `accelerate launch` every process runs
+    this function; the first of them writes.
+
+    Args:
+        backbone: the frozen tower.
+        pictures: the training set.
+        out: the head's file.
+        settings: see `TrainSettings`.
+        features: folder of the cached features; None for `features` beside `out`.
+        input_hw: the tower's input; None for its own.
+        templates: of the sentences that an open head is trained with.
+        pretrained: which weights the tower was asked for with, for the record.
+        feature_batch_size: pictures sent through the tower at once.
+        restart: whether a checkpoint that is there is passed over.
+        tensorboard: whether losses and accuracies are written for TensorBoard, which must be installed.
+        progress: told of pictures and steps.
+        on_epoch: told of each epoch.
+        on_problem: told in one line of each picture that cannot be read; it is left out.
+
+    Raises:
+        UsageError: settings or pictures that do not fit, a full disk, or a checkpoint of other settings.
+        ModelError: the loss is not a number.
+
+    Example:
+        >>> from cliploc.training import TrainSettings, read_folder, train
+        >>> settings = TrainSettings.published("ts_cam", "open", epochs=5)
+        >>> train(backbone, read_folder("photos"), "head.safetensors", settings)  # doctest: +SKIP
+    """
+    out = Path(out).expanduser()
+    accelerator = _accelerator(backbone, settings)
+    first = bool(accelerator.is_main_process)
+    problems: list[str] = []
+
+    def note(line: str) -> None:
+        problems.append(line)
+        if on_problem is not None:
+            on_problem(line)
+
+    head_class = HEADS[settings.method]
+    wanted = Wanted(
+        attention=head_class.reads_attention,
+        dense=settings.kind == "open" and settings.start == "zero-shot",
+        augmentations=settings.augmentations,
+        input_hw=input_hw or backbone.input_hw,
+        batch_size=feature_batch_size,
+    )
+    cache = FeatureCache(Path(features or out.parent / "features").expanduser(), backbone, pictures, wanted)
+    cache.fill(progress, note, int(accelerator.process_index), int(accelerator.num_processes))
+    accelerator.wait_for_everyone()
+    parts = hold_out(pictures.labels, cache.usable(), settings.held_out, settings.hold_out, settings.seed)
+    text = _text(backbone, pictures, templates).to(accelerator.device) if settings.kind == "open" else None
+    config = HeadConfig(
+        method=settings.method,
+        kind=settings.kind,
+        classes=pictures.classes,
+        channels=cache.channels,
+        embedding_size=backbone.embedding_size,
+        logit_scale=float(backbone.logit_scale),
+        tower=backbone.name,
+        tower_kind=backbone.kind,
+        weights=weights_hash(backbone),
+        start=settings.start,
+        experts=settings.experts,
+        pretrained=pretrained,
+        templates=tuple(templates),
+        training=asdict(settings),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        head = head_class(config)
+    run = _Run(settings, cache, pictures.labels, parts, text, head, accelerator)
+    folder = out.with_name(out.name + ".training")
+    asked = hashlib.sha256(f"{asdict(config)} {parts} {cache.folder.name}".encode("utf-8", "replace")).hexdigest()
+    if not restart:
+        run.resume(folder / "checkpoint.safetensors", asked)
+    board = _tensorboard(folder) if tensorboard and first else None
+    if progress is not None:
+        progress.start("training", max(1, (settings.epochs - len(run.history)) * run.steps_an_epoch))
+    while len(run.history) < settings.epochs and not run.out_of_patience:
+        epoch = run.epoch(progress)
+        if first:
+            run.save(folder / "checkpoint.safetensors", asked)
+            write_whole(folder / "history.csv", _table(run.history), "--out")
+            write_whole(folder / "curves.png", curves(run.history, settings), "--out")
+            if board is not None:
+                for name, value in asdict(epoch).items():
+                    if name != "epoch" and value is not None:
+                        board.add_scalar(name, value, epoch.epoch)
+                board.flush()
+        if on_epoch is not None:
+            on_epoch(epoch)
+    accelerator.wait_for_everyone()
+    best = replace(config, training={**asdict(settings), "history": [asdict(one) for one in run.history]})
+    trained = head_class(best)
+    trained.load_state_dict(run.best_weights)
+    trained.eval().requires_grad_(False)
+    if first:
+        save_head(out, trained, answer(backbone))
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return Trained(trained, tuple(run.history), run.best_epoch, parts, tuple(problems))
+
+
+def _accelerator(backbone: Backbone, settings: TrainSettings) -> Any:
+    try:
+        from accelerate import Accelerator
+    except ModuleNotFoundError:
+        raise UsageError(
+            "expected accelerate for training, which is not installed: pip install 'cliploc[train]'"
+        ) from None
+    cpu = backbone.device.type == "cpu"
+    if cpu and settings.mixed_precision == "fp16":
+        raise UsageError("expected --mixed-precision no or bf16 on a CPU, got fp16")
+    return Accelerator(cpu=cpu, mixed_precision=settings.mixed_precision)
+
+
+@torch.no_grad()
+def _text(backbone: Backbone, pictures: LabelledPictures, templates: Sequence[str]) -> Tensor:
+    """The classes' text embeddings, `[classes, D]`; of the synonyms, those that the model knows."""
+    synonyms = []
+    for words in pictures.classes:
+        reasons = [backbone.unknown_reason(word) for word in words]
+        if all(reasons):
+            raise UsageError(f"class {words[0]!r} cannot be learnt by an open head: {reasons[0]}: rename or remove it")
+        synonyms.append(tuple(word for word, reason in zip(words, reasons, strict=True) if reason is None))
+    texts = TextSet(tuple(words[0] for words in pictures.classes), tuple(synonyms), tuple(templates))
+    return prompts.embed(texts, lambda sentences: torch.cat([*map(backbone.encode_text, _chunks(sentences, 256))]))
+
+
+def _chunks(items: Sequence[str], size: int) -> list[Sequence[str]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+class _Run:
+    """The state of a training between two epochs, and how it moves on."""
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        cache: FeatureCache,
+        labels: tuple[int, ...],
+        parts: Parts,
+        text: Tensor | None,
+        head: SemanticHead,
+        accelerator: Any,
+    ) -> None:
+        self.settings, self.cache, self.labels, self.parts = settings, cache, labels, parts
+        self.text, self.accelerator = text, accelerator
+        self.history: list[Epoch] = []
+        self.best_epoch = 0
+        self.best_weights: dict[str, Tensor] = {}
+        s = settings
+        if s.optimizer == "adamw":
+            optimizer: torch.optim.Optimizer = torch.optim.AdamW(head.parameters(), s.lr, weight_decay=s.weight_decay)
+        else:
+            optimizer = torch.optim.SGD(head.parameters(), s.lr, momentum=0.9, weight_decay=s.weight_decay)
+        self.model, self.optimizer = accelerator.prepare(head, optimizer)
+        self.processes, self.rank = int(accelerator.num_processes), int(accelerator.process_index)
+        # Small classes alone are chosen among: a row of `text`, a column of a closed head's logits.
+        self.train_columns = torch.tensor(parts.train_classes, device=accelerator.device)
+        self.held_columns = torch.tensor(parts.held_out_classes, device=accelerator.device)
+        self.steps_an_epoch = math.ceil(len(parts.train) / (s.batch_size * s.accumulate))
+
+    @property
+    def head(self) -> SemanticHead:
+        head: SemanticHead = self.accelerator.unwrap_model(self.model)
+        return head
+
+    @property
+    def out_of_patience(self) -> bool:
+        return bool(self.parts.held_out) and len(self.history) - self.best_epoch >= self.settings.patience
+
+    # ------------------------------------------------------------------------------------------------------ one epoch
+    def epoch(self, progress: Progress | None) -> Epoch:
+        """Moves the weights once through the training part, then looks at the held-out part."""
+        number, s = len(self.history), self.settings
+        which = number % (s.augmentations + 1)
+        order = np.random.default_rng([s.seed, 1, number]).permutation(self.parts.train)
+        batches = np.array_split(order, range(s.batch_size, len(order), s.batch_size))
+        self.model.train()
+        sums = torch.zeros(3, dtype=torch.float64, device=self.accelerator.device)  # loss, right, pictures
+        for step in range(self.steps_an_epoch):
+            micro = batches[step * s.accumulate : (step + 1) * s.accumulate]
+            lr = self._learning_rate(number * self.steps_an_epoch + step)
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            self.optimizer.zero_grad()
+            for index, batch in enumerate(micro):
+                if index < len(micro) - 1:
+                    with self.accelerator.no_sync(self.model):
+                        sums += self._backward(batch, which, len(micro))
+                else:
+                    sums += self._backward(batch, which, len(micro))
+            self.optimizer.step()
+            if progress is not None:
+                progress.advance()
+        loss, right, count = self.accelerator.reduce(sums, "sum").tolist()
+        accuracy = self._accuracy() if self.parts.held_out else None
+        if not math.isfinite(loss):
+            raise ModelError(f"the loss is not a number in epoch {number + 1}: use a smaller --lr than {s.lr:g}")
+        done = Epoch(number + 1, lr, loss / count, right / count, accuracy)
+        self.history.append(done)
+        best = [one.accuracy for one in self.history[: self.best_epoch]]
+        if accuracy is None or not best or accuracy > max(one for one in best if one is not None):
+            self.best_epoch = done.epoch
+            self.best_weights = {name: t.detach().cpu().clone() for name, t in self.head.state_dict().items()}
+        return done
+
+    def _learning_rate(self, step: int) -> float:
+        s = self.settings
+        if s.schedule == "cosine":
+            return s.lr * 0.5 * (1 + math.cos(math.pi * step / (s.epochs * self.steps_an_epoch)))
+        return s.lr * 0.1 ** (step // (s.step_epochs * self.steps_an_epoch))
+
+    def _backward(self, batch: np.ndarray[Any, Any], which: int, micro: int) -> Tensor:
+        """Adds this process's share of a batch to the gradients; summed loss, right guesses and pictures, float64."""
+        share = np.resize(batch, math.ceil(len(batch) / self.processes) * self.processes)[self.rank :: self.processes]
+        logits, target = self._logits(share.tolist(), which, self.train_columns)
+        loss = F.cross_entropy(logits, target)
+        self.accelerator.backward(loss / micro)
+        right = (logits.argmax(dim=1) == target).sum()
+        return torch.stack([loss.detach().double() * len(share), right.double(), right.new_tensor(len(share)).double()])
+
+    def _logits(self, numbers: list[int], which: int, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits `[B, columns]` float32 and targets `[B]` among the columns."""
+        device = self.accelerator.device
+        seen = self.cache.rows(numbers, which, device)
+        text = None if self.text is None else self.text[columns]
+        with self.accelerator.autocast():
+            logits = self.model(seen.tokens, seen.attention, seen.dense, text).float()
+        logits = logits[:, columns] if text is None else logits
+        labels = torch.tensor([self.labels[number] for number in numbers], device=device)
+        return logits, torch.searchsorted(columns, labels)
+
+    @torch.no_grad()
+    def _accuracy(self) -> float:
+        """Share of right first guesses on the held-out part, in the plain view."""
+        self.model.eval()
+        mine = self.parts.held_out[self.rank :: self.processes]
+        right = torch.zeros((), device=self.accelerator.device)
+        for start in range(0, len(mine), self.settings.batch_size):
+            numbers = list(mine[start : start + self.settings.batch_size])
+            logits, target = self._logits(numbers, 0, self.held_columns)
+            right += (logits.argmax(dim=1) == target).sum()
+        return float(self.accelerator.reduce(right, "sum")) / len(self.parts.held_out)
+
+    # ------------------------------------------------------------------------------------------------- kill and resume
+    def save(self, path: Path, asked: str) -> None:
+        """Writes all that the next epoch depends on."""
+        tensors = {f"head.{name}": tensor for name, tensor in self.head.state_dict().items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best_weights.items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items() if value is not None}
+        scaler = getattr(self.accelerator, "scaler", None)
+        metadata = {
+            "asked": asked,
+            "history": json.dumps([asdict(one) for one in self.history]),
+            "best_epoch": str(self.best_epoch),
+            "scaler": json.dumps(None if scaler is None else scaler.state_dict()),
+        }
+        content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
+        write_whole(path, content, "--out")
+
+    def resume(self, path: Path, asked: str) -> None:
+        """Takes up a checkpoint, where there is one.
+
+        Raises:
+            UsageError: it is of another training.
+        """
+        if not path.exists():
+            return
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        except (OSError, SafetensorError) as error:
+            raise UsageError(f"cannot read the checkpoint {path}: {error}: use --restart") from None
+        if metadata.get("asked") != asked:
+            raise UsageError(
+                f"{path.parent} holds a training with other settings, pictures or weights: "
+                f"use --restart to begin anew, or another --out"
+            )
+        self.history = [Epoch(**one) for one in json.loads(metadata["history"])]
+        self.best_epoch = int(metadata["best_epoch"])
+        self.head.load_state_dict(_under("head.", tensors))
+        self.best_weights = _under("best.", tensors)
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _under("optimizer.", tensors).items():
+            index, key = name.split(".", 1)
+            state.setdefault(int(index), {})[key] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        scaler, kept = getattr(self.accelerator, "scaler", None), json.loads(metadata["scaler"])
+        if scaler is not None and kept is not None:
+            scaler.load_state_dict(kept)
+
+
+def _under(start: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+
+
+# ------------------------------------------------------------------------------------------------------------- reports
+def _table(history: Sequence[Epoch]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(asdict(history[0])), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(one) for one in history)
+    return text.getvalue().encode()
+
+
+def curves(history: Sequence[Epoch], settings: TrainSettings) -> bytes:
+    """Loss and accuracy over epochs, a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    loss, accuracy = figure.subplots(1, 2)
+    epochs = [one.epoch for one in history]
+    loss.plot(epochs, [one.loss for one in history], marker=".")
+    loss.set(title=f"{settings.method}, {settings.kind} head", xlabel="epoch", ylabel="cross-entropy")
+    accuracy.plot(epochs, [one.train_accuracy for one in history], marker=".", label="training")
+    if history[0].accuracy is not None:
+        held = [one.accuracy if one.accuracy is not None else math.nan for one in history]
+        accuracy.plot(epochs, held, marker=".", label=f"held-out {settings.hold_out}")
+    accuracy.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1))
+    accuracy.legend()
+    for axes in (loss, accuracy):
+        axes.grid(alpha=0.3)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=110)
+    return image.getvalue()
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ModuleNotFoundError:
+        raise UsageError("expected TensorBoard, which is not installed: pip install tensorboard") from None
+    return SummaryWriter(str(folder))
