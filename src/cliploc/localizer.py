@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -46,7 +46,7 @@ from cliploc.text_cache import TextCache, cache_folder
 from cliploc.training.heads import load_head, read_config
 
 T = TypeVar("T")
-Names = Sequence[str] | Sequence[Sequence[str]]
+Names = Sequence[str] | Sequence[Sequence[str]] | Iterator[Sequence[str]]
 DECODERS = 2  # threads that read and resize pictures while the tower works on those before
 
 
@@ -217,6 +217,7 @@ class Localizer:
             else model
         )
         self._text_cache = _text_cache_of(self.backbone) if text_cache else None
+        self._head_file = head
         self._head = None if head is None else load_head(os.fspath(head), self.backbone)
         self._loaded_options = self._with_heads(self.method, self.method_options)
         self._check_tower(self.method, self._loaded_options)
@@ -273,7 +274,8 @@ class Localizer:
 
         Args:
             images: paths, PIL images or arrays; read ahead by a few.
-            names: one list for all pictures, or one for each.
+            names: one list for all pictures, or one for each; an iterator of them is asked for a picture's names after
+                `images` for the picture.
             on_error: called with the picture's name and the error for each that cannot be read, which is then left
                 out; None to raise.
             on_masked: called with the number of masked pictures just done, by methods that make hundreds of them
@@ -295,7 +297,7 @@ class Localizer:
         on_error: Callable[[str, InputError], None] | None = None,
         on_masked: Callable[[int], None] | None = None,
         on_memory: Callable[[int], None] | None = None,
-    ) -> Iterator[dict[str, DrawableLocalization]]:
+    ) -> Generator[dict[str, DrawableLocalization], None, None]:
         """As `stream`, with several methods beside each other out of one forward pass of the tower.
 
         One trace holds what all of them need, and masked pictures are shared, so that each further method costs only
@@ -336,7 +338,7 @@ class Localizer:
         tasks: tuple[_Task, ...],
         on_masked: Callable[[int], None] | None,
         on_memory: Callable[[int], None] | None,
-    ) -> Iterator[dict[str, DrawableLocalization]]:
+    ) -> Generator[dict[str, DrawableLocalization], None, None]:
         for batch in batches:
             for results in self._localize(batch, tasks, on_masked, on_memory):
                 yield dict(zip(specs, results, strict=True))
@@ -434,6 +436,27 @@ class Localizer:
             (2, 1280)
         """
         return self._embed(prompts.parse(names, self.templates))
+
+    def box_rule_of(self, method: str, options: Mapping[str, Any] | None = None) -> BoxRule:
+        """How `compare` makes boxes of a method's maps: with the threshold given, else the method's own.
+
+        Raises:
+            UsageError: a method or option that does not work on this tower.
+
+        Example:
+            >>> Localizer(threshold=0.25).box_rule_of("layer_cam").threshold
+            0.25
+        """
+        return self._task(method, options or {}).box_rule
+
+    def options_of(self, method: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """All options of a method, those that are not given at their defaults; errors as in `box_rule_of`.
+
+        A trained head is named by its file.
+        """
+        task = self._task(method, options or {})
+        given = {**task.method.options, **task.options, **resolve_options(task.method, options or {})}
+        return {key: str(self._head_file) if isinstance(value, TrainedHead) else value for key, value in given.items()}
 
     def unknown_names(self, names: Sequence[str]) -> dict[str, str]:
         """Those of the names that the model cannot know, none of their synonyms, each with the reason."""
@@ -547,7 +570,9 @@ class Localizer:
             raise UsageError(f"expected a list of names, got the single text {names!r}: write [{names!r}]")
         shared: TextSet | None = None
         per_image: Iterator[Sequence[str]] = iter(())
-        if not names or isinstance(names[0], str):
+        if isinstance(names, Iterator):
+            per_image = names
+        elif not names or isinstance(names[0], str):
             shared = prompts.parse(names, self.templates)  # type: ignore[arg-type]
         else:
             per_image = iter(names)

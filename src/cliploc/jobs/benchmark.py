@@ -1,0 +1,339 @@
+"""`run_benchmark`: a dataset by a grid of settings into a folder, which may be stopped at any moment and gone on with.
+
+What a folder holds is explained in docs/benchmark.md.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from cliploc import __version__
+from cliploc.errors import UsageError
+from cliploc.jobs import local
+from cliploc.jobs.engine import Engine, Part
+from cliploc.jobs.plan import Setting, View, WorkerSettings, shard_size, shards_of
+from cliploc.jobs.rows import arrow, part_path, parts_in, plain, rows_in, write_part, write_whole
+from cliploc.jobs.summary import COLUMNS, Summary, summarize
+from cliploc.schema import Dataset
+
+SCHEMA_VERSION = 1  # of manifest.json, summary.json and the parts
+LIBRARIES = ("torch", "torchvision", "timm", "open_clip_torch", "numpy", "opencv-python-headless", "pillow", "pyarrow")
+# What may differ when a run goes on: it says where and when, not what.
+FREE = frozenset({"sessions", "dataset.root", "dataset.problems"})
+
+
+class StoppedError(UsageError):
+    """A run that could not go on; what was done is kept, and the same command goes on."""
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """What a run gave.
+
+    Attributes:
+        out: its folder.
+        summary: setting → numbers in percent.
+        notes: what must be said: batches halved, names not known, settings that failed.
+        failed: sample → why it is not in the numbers, and for how many settings.
+        samples: how many were asked for.
+        computed: how many parts this call computed; the others were there.
+    """
+
+    out: Path
+    summary: dict[str, Summary]
+    notes: tuple[str, ...]
+    failed: Mapping[str, str]
+    samples: int
+    computed: int
+
+
+def run_benchmark(
+    dataset: Dataset,
+    views: Sequence[View],
+    settings: Sequence[Setting],
+    out: Path,
+    *,
+    engine: Engine = local.run,
+    save_maps: bool = False,
+    judges: int | None = None,
+    asked: Mapping[str, Any] | None = None,
+    on_start: Callable[[int, int], None] | None = None,
+    on_images: Callable[[int], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
+) -> BenchmarkResult:
+    """Benchmarks every setting on a dataset.
+
+    Args:
+        dataset: what is to be localised; see `cliploc.datasets.open_dataset`.
+        views: models × prompts.
+        settings: methods and boxes on those; see `Grid.settings`.
+        out: an empty folder, or that of a run with the same settings, which is gone on with.
+        engine: what carries it out.
+        save_maps: whether score maps are kept, 200 kB for each sample and setting.
+        judges: processes that compare maps with boxes; None for one fewer than there are cores, at least one.
+        asked: how the dataset was chosen (subset, limit, seed …), for the manifest.
+        on_start: called with the number of pictures × views that are still to be done, and of all.
+        on_images: called with the number of those just done.
+        on_note: called with each remark when it comes up.
+
+    Raises:
+        UsageError: a model, method, option or folder that cannot be used, or a folder of other settings.
+        StoppedError: no room on the disk.
+    """
+    arrow()
+    batch_sizes = {view.batch_size for view in views}
+    if len(batch_sizes) != 1:
+        raise UsageError(f"expected one batch size for all models, got {sorted(batch_sizes)}")
+    size = shard_size(batch_sizes.pop())
+    worker_settings = WorkerSettings(
+        tuple(views),
+        tuple(settings),
+        tuple("|".join(one.synonyms) for one in dataset.classes),
+        dataset.root,
+        out / "maps" if save_maps else None,
+        max(1, (os.cpu_count() or 2) - 1) if judges is None else judges,
+    )
+    shards = list(shards_of(dataset, size))
+    notes: list[str] = []
+
+    def note(line: str) -> None:
+        if line not in notes:
+            notes.append(line)
+            if on_note:
+                on_note(line)
+
+    worker = worker_settings()  # refuses what cannot be used before anything is written
+    manifest = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "benchmark",
+        "cliploc_version": __version__,
+        "dataset": describe_dataset(dataset, asked or {}),
+        "settings": worker.describe(),
+        "shard_size": size,
+        "shards": len(shards),
+        "save_maps": save_maps,
+        "sessions": [session()],
+    }
+    for line in worker.notes:
+        note(line)
+    there = begin(out, manifest)
+    todo = [shard for shard in shards if shard.index not in there]
+    passes = len({one.view for one in settings})
+    if on_start:
+        on_start(passes * sum(len(one.samples) for one in todo), passes * len(dataset))
+    done = 0
+
+    def keep(part: Part) -> None:
+        nonlocal done
+        write_part(part_path(out, part.index), part.table)
+        done += 1
+        for line in part.notes:
+            note(line)
+
+    try:
+        engine(todo, _Ready(worker_settings, worker), keep, on_images)
+        summary = conclude(out)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise StoppedError(
+            f"no room left on the disk: {len(there) + done} of {len(shards)} parts are kept in {out}; make room and "
+            "run the same command again"
+        ) from error
+    return BenchmarkResult(out, summary, tuple(notes), _failures(summary), len(dataset), done)
+
+
+class _Ready:
+    """Hands out the worker that this process has made already; in another process it is made anew."""
+
+    def __init__(self, settings: WorkerSettings, worker: Any = None) -> None:
+        self._settings, self._worker = settings, worker
+
+    def __call__(self) -> Any:
+        worker, self._worker = self._worker, None
+        return worker if worker is not None else self._settings()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_settings": self._settings, "_worker": None}
+
+
+def conclude(out: Path) -> dict[str, Summary]:
+    """Computes the numbers of all parts there are and writes them into summary.json."""
+    manifest = read_manifest(out)
+    summary = summarize(manifest["settings"], rows_in(out, COLUMNS), manifest["dataset"]["role"] == "tune")
+    write_json(out / "summary.json", {"schema_version": SCHEMA_VERSION, "settings": summary})
+    return summary
+
+
+def _failures(summary: Mapping[str, Summary]) -> dict[str, str]:
+    failed: dict[str, str] = {}
+    for numbers in summary.values():
+        for one in numbers["failed"]:
+            failed.setdefault(one["sample"], one["reason"])
+    return failed
+
+
+# ----------------------------------------------------------------------------------------------------------- manifest
+def describe_dataset(dataset: Dataset, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The dataset's entry in a manifest; `samples_sha256` covers ids, labels, sizes and boxes."""
+    digest = hashlib.sha256()
+    for one in dataset.samples:
+        facts = (one.id, one.label, one.size_wh, one.boxes_xyxy.tolist(), len(one.masks))
+        digest.update(json.dumps(facts).encode() + b"\n")
+    return plain(
+        {
+            "name": dataset.name,
+            "root": dataset.root.resolve(),
+            "split": dataset.split,
+            "role": dataset.role,
+            **asked,
+            "samples": len(dataset),
+            "samples_sha256": digest.hexdigest(),
+            "classes": [{"name": one.name, "wnid": one.wnid} for one in dataset.classes],
+            "problems": [{"kind": one.kind, "source": one.source, "reason": one.reason} for one in dataset.problems],
+        }
+    )
+
+
+def session() -> dict[str, Any]:
+    """When, where and with what a run was started or gone on with."""
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "versions": {"python": platform.python_version(), **versions},
+        "machine": {
+            "node": platform.node(),
+            "system": platform.platform(),
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+        },
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the checkout this package lies in; None where it lies in none."""
+    folder = Path(__file__).resolve().parent
+    try:
+        asked = ["git", "-C", str(folder), "ls-files", "--error-unmatch", Path(__file__).name]
+        if subprocess.run(asked, capture_output=True, timeout=10, check=False).returncode:
+            return None  # installed, in a folder that happens to lie in somebody's checkout
+        asked = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        described = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described or None
+
+
+def begin(out: Path, manifest: Mapping[str, Any]) -> set[int]:
+    """Writes the manifest, or checks it against the one that is there.
+
+    Returns:
+        The indices of the parts that are there and whole.
+
+    Raises:
+        UsageError: a folder that cannot be written, holds something else, or a run with other settings.
+    """
+    try:
+        (out / "parts").mkdir(parents=True, exist_ok=True)
+        for left in (out / "parts").glob(".*.tmp"):  # of a run that was killed
+            left.unlink()
+        if not (out / "manifest.json").exists():
+            if parts_in(out):
+                raise UsageError(f"{out} holds parts but no manifest.json to tell of what: choose another --out")
+            write_json(out / "manifest.json", manifest)
+            return set()
+        old = read_manifest(out)
+        if differences := _differences(old, plain(manifest)):
+            more = f", and {len(differences) - 3} more" if len(differences) > 3 else ""
+            raise UsageError(
+                f"{out} holds a run with other settings ({'; '.join(differences[:3])}{more}): "
+                "repeat its command to go on with it, or choose another --out"
+            )
+        write_json(out / "manifest.json", {**old, "sessions": [*old["sessions"], *manifest["sessions"]]})
+        return {int(path.stem) for path in parts_in(out) if _whole(path, manifest)}
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UsageError(f"cannot write to {out}: {error.strerror}: choose another folder with --out") from error
+
+
+def _whole(path: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether a part is there to the last row; one that a broken disk has spoilt is computed anew."""
+    pa = arrow()
+    size, samples = manifest["shard_size"], manifest["dataset"]["samples"]
+    expected = min(size, samples - int(path.stem) * size) * len(manifest["settings"])
+    try:
+        rows: int = pa.parquet.read_metadata(path).num_rows
+    except (pa.ArrowException, OSError):
+        return False
+    return bool(rows == expected)
+
+
+def read_manifest(out: Path) -> dict[str, Any]:
+    """A run's manifest.
+
+    Raises:
+        UsageError: none is there, or it is of something else.
+    """
+    path = out / "manifest.json"
+    try:
+        read: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(
+            f"expected the folder of a benchmark, found no manifest.json in {out}: check the path"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read ({error}): choose another --out") from error
+    if not isinstance(read, dict) or read.get("kind") != "benchmark":
+        raise UsageError(f"{out} holds the results of something else than a benchmark: choose another --out")
+    return read
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """All of it or nothing."""
+    text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False)
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _differences(old: Any, new: Any, where: str = "") -> list[str]:
+    """Where two manifests differ, each as "key: there … , asked for …"."""
+    if where in FREE:
+        return []
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = []
+        for key in dict.fromkeys([*old, *new]):
+            inner = f"{where}.{key}" if where else key
+            if (key in old) != (key in new):
+                found += [] if inner in FREE else [f"{inner}: only {'there' if key in old else 'asked for'}"]
+            else:
+                found += _differences(old[key], new[key], inner)
+        return found
+    if isinstance(old, list) and isinstance(new, list) and where == "settings":
+        by_id = [{one["id"]: one for one in settings} for settings in (old, new)]
+        found = _differences(by_id[0], by_id[1], where)
+        return found or ([] if list(by_id[0]) == list(by_id[1]) else ["settings: in another order"])
+    if old != new:
+        return [f"{where}: {_short(old)} there, {_short(new)} asked for"]
+    return []
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}…"

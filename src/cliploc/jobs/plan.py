@@ -1,0 +1,165 @@
+"""What a benchmark computes: a grid of models, prompts, methods and boxes, written out as a list of settings."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from cliploc.errors import UsageError
+from cliploc.jobs.engine import Shard
+from cliploc.schema import Dataset, ResizePolicy
+
+SHARD = 32  # samples that are done and written together, or the next multiple of the batch size
+
+
+@dataclass(frozen=True)
+class View:
+    """How a model sees pictures and names: everything but the method. One forward pass serves all methods of a view.
+
+    Attributes are those of `Localizer`; `templates` are sentences, `prompts` what they are called.
+    """
+
+    model: str = "mini"
+    pretrained: str | None = None
+    prompts: str = "default"
+    templates: tuple[str, ...] | None = None
+    refine: tuple[str, ...] = ()
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    resize: ResizePolicy | None = None
+    image_size: int | tuple[int, int] | None = None
+    precision: str = "fp32"
+    device: str | None = None
+    batch_size: int = 16
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One column of the results: a view, a method and a rule for boxes.
+
+    Attributes:
+        id: short, unique in the run, usable as a file name.
+        view: which of the run's views.
+        method: a name of `cliploc methods`, or several: "cam+layer_cam".
+        options: of the method.
+        threshold: τ; None for the method's own.
+    """
+
+    id: str
+    view: int
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    threshold: float | None = None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Everything that is combined with everything.
+
+    Attributes:
+        views: models × prompts.
+        methods: names, or several joined by "+".
+        options: of a method: `(method) → options`; raises a `UsageError` for one it does not have.
+        thresholds: τ of the boxes; None for each method's own.
+    """
+
+    views: Sequence[View]
+    methods: Sequence[str]
+    options: Callable[[str], Mapping[str, Any]] = lambda _: {}
+    thresholds: Sequence[float | None] = (None,)
+
+    def settings(self, fits: Callable[[View, str], bool]) -> tuple[tuple[Setting, ...], tuple[str, ...]]:
+        """The grid written out, and what was left out of it, a line each.
+
+        Args:
+            fits: whether a method runs on a view's tower.
+
+        Raises:
+            UsageError: a value twice, or nothing that fits.
+        """
+        for what, values in (("method", self.methods), ("threshold", self.thresholds), ("model", self.views)):
+            twice = [value for value, count in Counter(values).items() if count > 1]
+            if twice:
+                raise UsageError(f"expected each {what} once, got {_said(twice[0])} twice: remove the repetition")
+        chosen: list[Setting] = []
+        left_out: list[str] = []
+        for (index, view), method in product(enumerate(self.views), self.methods):
+            if not fits(view, method):
+                left_out.append(f"{method} does not run on {view.model}'s tower: left out")
+                continue
+            for threshold in self.thresholds:
+                identity = self._id(view, method, threshold)
+                chosen.append(Setting(identity, index, method, dict(self.options(method)), threshold))
+        if not chosen:
+            raise UsageError(f"{left_out[0].removesuffix(': left out')}: choose another, listed by: cliploc methods")
+        ids = Counter(one.id for one in chosen)
+        taken: Counter[str] = Counter()
+        unique = []
+        for one in chosen:
+            taken[one.id] += 1
+            unique.append(one if ids[one.id] == 1 else replace(one, id=f"{one.id}-{taken[one.id]}"))
+        return tuple(unique), tuple(dict.fromkeys(left_out))
+
+    def _id(self, view: View, method: str, threshold: float | None) -> str:
+        """Says what tells a setting from the others of this grid, and always model and method."""
+        words = [view.model]
+        if len({one.pretrained for one in self.views if one.model == view.model}) > 1:
+            words.append(view.pretrained or "own")
+        words.append(method)
+        if len({one.prompts for one in self.views}) > 1:
+            words.append(view.prompts)
+        if len(self.thresholds) > 1:
+            words.append("own" if threshold is None else f"{threshold:g}")
+        return "_".join(re.sub(r"[^A-Za-z0-9.+-]+", "-", word).strip("-.")[:40] or "x" for word in words)
+
+
+def _said(value: object) -> str:
+    return value.model if isinstance(value, View) else "the method's own" if value is None else f"{value}"
+
+
+def shard_size(batch_size: int) -> int:
+    """How many samples a shard holds: whole batches, so that none straddles two shards.
+
+    Example:
+        >>> shard_size(12)
+        36
+    """
+    return -(-SHARD // batch_size) * batch_size
+
+
+def shards_of(dataset: Dataset, size: int) -> Iterator[Shard]:
+    """The dataset cut up, in its order."""
+    for index, start in enumerate(range(0, len(dataset.samples), size)):
+        yield Shard(index, dataset.samples[start : start + size])
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What a worker is made of; picklable, and itself what makes one.
+
+    Attributes:
+        views: of the run.
+        settings: of the run.
+        classes: each class of the dataset as `cliploc.prompts.parse` takes it, "cat|kitten".
+        root: the dataset's folder.
+        maps: where score maps are saved; None for nowhere.
+        judges: processes that compare maps with boxes, beside the worker's own; 0 for none.
+    """
+
+    views: tuple[View, ...]
+    settings: tuple[Setting, ...]
+    classes: tuple[str, ...]
+    root: Path
+    maps: Path | None = None
+    judges: int = 1
+
+    def __call__(self) -> Any:
+        """The worker: a `cliploc.jobs.worker.BenchmarkWorker`."""
+        from cliploc.jobs.worker import BenchmarkWorker  # brings torch along
+
+        return BenchmarkWorker(self)

@@ -1,0 +1,482 @@
+"""The worker of a benchmark: shards of samples → rows. Decoding, tower and judging of maps overlap, across shards."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from itertools import chain, tee
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cliploc import prompts
+from cliploc.boxes import BoxRule, one_thread
+from cliploc.errors import InputError, ModelError
+from cliploc.jobs import rows as row
+from cliploc.jobs.engine import Part, Shard
+from cliploc.jobs.plan import Setting, View, WorkerSettings
+from cliploc.localizer import DrawableLocalization, Localizer, out_of_memory
+from cliploc.schema import Backbone, FloatArray, Sample
+
+TOP = 5  # predictions kept of each picture
+AHEAD = 2  # shards whose maps are judged while the tower is at the next
+Found = Mapping[str, DrawableLocalization]
+
+
+@dataclass(frozen=True)
+class _Method:
+    """A method of a view, and the settings that make boxes of its maps."""
+
+    name: str
+    options: Mapping[str, Any]
+    settings: tuple[Setting, ...]
+    rules: tuple[BoxRule, ...]
+
+
+class BenchmarkWorker:
+    """Holds a `Localizer` for each view and turns shards into parts.
+
+    Args:
+        settings: of the run.
+
+    Raises:
+        UsageError: a model, method or option that cannot be used.
+        ModelError: weights that cannot be loaded.
+    """
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
+        self._views: list[_View] = []
+        built: dict[tuple[object, ...], Localizer] = {}
+        for index, view in enumerate(settings.views):
+            chosen = [one for one in settings.settings if one.view == index]
+            if chosen:
+                key = (view.model, view.pretrained, view.device, view.precision)
+                self._views.append(_View(view, chosen, settings.classes, built.get(key)))
+                built.setdefault(key, self._views[-1].localizer)
+        self._judges: Executor | None = None
+
+    def describe(self) -> list[dict[str, Any]]:
+        """For each setting everything that makes its numbers, the defaults filled in; as JSON."""
+        by_id = {one["id"]: one for view in self._views for one in view.describe()}
+        return [by_id[one.id] for one in self._settings.settings]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be known of the models and this dataset's names."""
+        return tuple(note for view in self._views for note in view.notes)
+
+    def stream(
+        self, shards: Iterable[Shard], on_images: Callable[[int], None] | None = None
+    ) -> Generator[Part, None, None]:
+        """See `cliploc.jobs.engine.Worker.stream`."""
+        own, *copies = tee(shards, 1 + len(self._views))
+        feeds = [_Feed(view, copy) for view, copy in zip(self._views, copies, strict=True)]
+        waiting: deque[_Pending] = deque()
+        try:
+            for shard in own:
+                pending = _Pending(shard, [row.sample_facts(one, self._settings.root) for one in shard.samples])
+                for view, feed in zip(self._views, feeds, strict=True):
+                    self._localize(view, feed, pending, on_images)
+                waiting.append(pending)
+                while len(waiting) > AHEAD or (waiting and waiting[0].done):
+                    yield self._part(waiting.popleft())
+            while waiting:
+                yield self._part(waiting.popleft())
+        finally:
+            for feed in feeds:
+                feed.close()
+            for pending in waiting:
+                pending.cancel()
+
+    def close(self) -> None:
+        """Ends the processes that judge maps."""
+        if self._judges is not None:
+            self._judges.shutdown(cancel_futures=True)
+            self._judges = None
+
+    # --------------------------------------------------------------------------------------------------- one shard
+    def _localize(self, view: _View, feed: _Feed, pending: _Pending, on_images: Callable[[int], None] | None) -> None:
+        """One view's results of a shard go to the judges."""
+        told = 0
+
+        def take(outcomes: Iterator[tuple[Sample, Found | InputError]], methods: Sequence[_Method]) -> list[_Judged]:
+            nonlocal told
+            judged = []
+            for number, (sample, found) in enumerate(outcomes, start=1):
+                judged.append(self._judged(view, sample, found, methods))
+                if on_images and number > told:
+                    told = number
+                    on_images(1)
+            return judged
+
+        try:
+            pending.add(take(feed.take(pending.shard, pending.notes), view.methods))
+            return
+        except (ModelError, RuntimeError, MemoryError) as error:
+            if not isinstance(error, ModelError) and not out_of_memory(error):
+                raise
+            reason = _reason(error)
+        # One method spoils the shard for all that share its forward pass: each by itself, and only it is lost.
+        feed.restart(pending.shard)
+        for method in view.methods:
+            if len(view.methods) > 1:
+                alone = _Feed(view, [pending.shard], (method,))
+                try:
+                    pending.add(take(alone.take(pending.shard, pending.notes), (method,)))
+                    continue
+                except (ModelError, RuntimeError, MemoryError) as error:
+                    if not isinstance(error, ModelError) and not out_of_memory(error):
+                        raise
+                    reason = _reason(error)
+                finally:
+                    alone.close()
+            ids = ", ".join(one.id for one in method.settings)
+            pending.notes.append(
+                f"{ids} failed on the {len(pending.shard.samples)} samples of part {pending.shard.index:05d}: {reason}"
+            )
+            pending.add([_Judged(one, (method,), failure=reason) for one in pending.shard.samples])
+
+    def _judged(self, view: _View, sample: Sample, found: Found | InputError, methods: Sequence[_Method]) -> _Judged:
+        """A sample's maps on their way to be judged, with all that is known without."""
+        if isinstance(found, InputError):
+            return _Judged(sample, tuple(methods), failure=str(found))
+        judged = _Judged(sample, tuple(methods))
+        maps = []
+        for method in methods:
+            result = found[method.name]
+            maps.append(_whole_map(result))
+            thumb = _thumb(result)
+            for rule in method.rules:
+                boxes = result.boxes_by(rule)
+                judged.known.append(
+                    {
+                        "score": float(result.scores[0]),
+                        "presence": None if result.presence is None else float(result.presence[0]),
+                        "found": len(boxes) > 0,
+                        "boxes": _in_original(boxes.xyxy, result.image.size, sample.size_wh).tolist(),
+                        "box_scores": boxes.score.tolist(),
+                        "thumb": thumb,
+                    }
+                )
+        labels, scores = view.predict(next(iter(found.values())).embedding)
+        for known in judged.known:
+            known |= {"predictions": labels, "prediction_scores": scores}
+        saved = self._settings.maps
+        files = [
+            [] if saved is None else [map_path(saved, one.id, sample.id) for one in method.settings]
+            for method in methods
+        ]
+        thresholds = [[_tau(rule) for rule in method.rules] for method in methods]
+        judged.future = self._pool().submit(_judge, sample, np.stack(maps), thresholds, files)
+        return judged
+
+    def _part(self, pending: _Pending) -> Part:
+        rows = pending.rows([one.id for one in self._settings.settings])
+        return Part(pending.shard.index, row.to_table(rows), tuple(pending.notes))
+
+    def _pool(self) -> Executor:
+        if self._judges is None:
+            # Started afresh, not forked: a fork of a process with threads can hang.
+            context = multiprocessing.get_context("spawn")
+            count = self._settings.judges
+            self._judges = ProcessPoolExecutor(count, context, _start_judge) if count else ThreadPoolExecutor(1)
+        return self._judges
+
+
+class _View:
+    """One `Localizer` with its methods, and the names of all classes in its space."""
+
+    def __init__(self, view: View, chosen: Sequence[Setting], classes: Sequence[str], built: Localizer | None) -> None:
+        self.view = view
+        self.localizer = Localizer(
+            view.model if built is None else built.backbone,
+            view.pretrained,
+            chosen[0].method,
+            method_options=chosen[0].options,
+            templates=view.templates,
+            resize=view.resize,
+            image_size=view.image_size,
+            scales=view.scales,
+            flip=view.flip,
+            refine=view.refine,
+            min_presence=0,  # every name is there and is located
+            device=view.device if built is None else None,
+            precision=view.precision,
+            batch_size=view.batch_size,
+            # Names from the disk may have been embedded beside others, and differ in their last bit.
+            text_cache=False,
+        )
+        methods: dict[str, list[Setting]] = {}
+        for one in chosen:
+            methods.setdefault(one.method, []).append(one)
+        self.methods = tuple(self._method(name, settings) for name, settings in methods.items())
+        self.classes = classes
+        self._embeddings = self.localizer.embed_names(classes).float().cpu()  # [K, D]
+        unknown = self.localizer.unknown_names(classes)
+        self.labels = prompts.parse(classes).names
+        self._unknown = torch.tensor([label in unknown for label in self.labels])
+        self.notes = (
+            (
+                f"{self.localizer.backbone.name} does not know {len(unknown)} of {len(classes)} classes, such as "
+                f"{next(iter(unknown))!r}: it never predicts them",
+            )
+            if unknown
+            else ()
+        )
+
+    def _method(self, name: str, settings: Sequence[Setting]) -> _Method:
+        options = settings[0].options
+        own = self.localizer.box_rule_of(name, options)
+        rules = [own if one.threshold is None else replace(own, threshold=one.threshold) for one in settings]
+        return _Method(name, options, tuple(settings), tuple(rules))
+
+    def predict(self, embedding: FloatArray | None) -> tuple[list[int], list[float]]:
+        """The labels that fit a picture best, and their cosines; of equals the first."""
+        assert embedding is not None
+        # One picture at a time: a matrix product's last bit may depend on how many rows it has.
+        cosines = self._embeddings @ torch.from_numpy(embedding)  # [K]
+        cosines = cosines.masked_fill(self._unknown, -2.0)
+        best = cosines.argsort(descending=True, stable=True)[:TOP]
+        return best.tolist(), cosines[best].tolist()
+
+    def describe(self) -> list[dict[str, Any]]:
+        backbone, view = self.localizer.backbone, self.view
+        dtype = str(backbone.dtype).removeprefix("torch.")
+        return [
+            row.plain(
+                {
+                    "id": setting.id,
+                    "model": view.model,
+                    "pretrained": view.pretrained,
+                    "weights": _weights(backbone),
+                    "method": setting.method,
+                    "options": self.localizer.options_of(method.name, method.options),
+                    "prompts": view.prompts,
+                    "templates": self.localizer.templates,
+                    "threshold": _tau(rule),
+                    "threshold_given": setting.threshold is not None,
+                    "refine": self.localizer.refine,
+                    "scales": self.localizer.scales,
+                    "flip": self.localizer.flip,
+                    "resize": self.localizer.resize,
+                    "image_size": self.localizer.input_hw,
+                    "precision": {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}.get(dtype, dtype),
+                    "batch_size": view.batch_size,
+                }
+            )
+            for method in self.methods
+            for setting, rule in zip(method.settings, method.rules, strict=True)
+        ]
+
+
+class _Feed:
+    """The endless stream of one view's results, with the samples that they belong to."""
+
+    def __init__(self, view: _View, shards: Iterable[Shard], methods: Sequence[_Method] | None = None) -> None:
+        self._view, self._methods = view, methods or view.methods
+        self._shards = iter(shards)
+        self._start()
+
+    def _start(self) -> None:
+        self._handed: deque[Shard] = deque()  # to the localizer, and not done yet
+        self._pending: deque[Sample] = deque()
+        self._broken: deque[tuple[str, InputError]] = deque()
+        self._names: deque[list[str]] = deque()
+        self._ready: deque[tuple[Sample, Found | InputError]] = deque()
+        self._notes: list[str] = []
+        self._results = self._view.localizer.compare(
+            self._images(),
+            iter(self._names.popleft, None),
+            {method.name: method.options for method in self._methods},
+            on_error=lambda source, error: self._broken.append((source, error)),
+            on_memory=lambda count: self._notes.append(
+                f"{self._view.view.model}: too little memory for a batch of {count} pictures, done in halves"
+            ),
+        )
+
+    def _images(self) -> Iterator[Path]:
+        for shard in self._shards:
+            self._handed.append(shard)
+            for sample in shard.samples:
+                self._pending.append(sample)
+                self._names.append([self._view.classes[sample.label]])
+                yield sample.path
+
+    def take(self, shard: Shard, notes: list[str]) -> Iterator[tuple[Sample, Found | InputError]]:
+        """What became of each of a shard's samples, which must be the next in the stream."""
+        for _ in shard.samples:
+            yield self._next()
+        self._handed.popleft()
+        notes += self._notes
+        self._notes.clear()
+
+    def _next(self) -> tuple[Sample, Found | InputError]:
+        if not self._ready:
+            found = next(self._results, None)
+            # Results and broken pictures each come in the order of the samples; a broken one is told before its batch.
+            while self._broken and not (found and _is_of(found, self._pending[0], self._view)):
+                self._ready.append((self._pending.popleft(), self._broken.popleft()[1]))
+            if found is not None:
+                if not _is_of(found, self._pending[0], self._view):
+                    raise RuntimeError(f"{self._pending[0].path}: changed while it was read")
+                self._ready.append((self._pending.popleft(), found))
+        return self._ready.popleft()
+
+    def restart(self, shard: Shard) -> None:
+        """Goes on with what follows this shard, on which the stream broke off."""
+        self.close()
+        self._shards = chain([one for one in self._handed if one.index != shard.index], self._shards)
+        self._start()
+
+    def close(self) -> None:
+        """Ends the threads that read pictures."""
+        self._results.close()
+
+
+@dataclass
+class _Judged:
+    """One sample by some methods of a view: what is known, and what is being found out."""
+
+    sample: Sample
+    methods: tuple[_Method, ...]
+    known: list[row.Row] = field(default_factory=list)  # for each setting of each method
+    future: Future[list[list[row.Row]]] | None = None
+    failure: str | None = None
+
+    def rows(self, facts: row.Row) -> dict[str, row.Row]:
+        """Setting → row, waiting for the judges."""
+        ids = [one.id for method in self.methods for one in method.settings]
+        if self.future is not None:
+            try:
+                found = [of_tau for of_map in self.future.result() for of_tau in of_map]
+            except InputError as error:
+                self.failure = str(error)
+        if self.failure is not None:
+            return {one: row.failed_row(facts, one, self.failure) for one in ids}
+        return {
+            one: {**facts, "setting": one, "status": "ok", "reason": None, **known, **judged}
+            for one, known, judged in zip(ids, self.known, found, strict=True)
+        }
+
+
+@dataclass
+class _Pending:
+    """A shard whose maps are being judged."""
+
+    shard: Shard
+    facts: list[row.Row]
+    notes: list[str] = field(default_factory=list)
+    judged: list[list[_Judged]] = field(default_factory=list)  # by view, or by method where one spoiled the others
+
+    def add(self, judged: list[_Judged]) -> None:
+        self.judged.append(judged)
+
+    @property
+    def done(self) -> bool:
+        return all(one.future is None or one.future.done() for part in self.judged for one in part)
+
+    def cancel(self) -> None:
+        for part in self.judged:
+            for one in part:
+                if one.future is not None:
+                    one.future.cancel()
+
+    def rows(self, settings: Sequence[str]) -> list[row.Row]:
+        """Sample by sample, the settings in their order."""
+        made: list[row.Row] = []
+        for i, facts in enumerate(self.facts):
+            of_sample: dict[str, row.Row] = {}
+            for part in self.judged:
+                of_sample |= part[i].rows(facts)
+            made += [of_sample[one] for one in settings]
+        return made
+
+
+# ------------------------------------------------------------------------------------------------------------- judges
+def _start_judge() -> None:
+    """One thread, no terminal's Ctrl-C, and an end with the process that asked, should that one be killed."""
+    one_thread()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _judge(
+    sample: Sample, maps: FloatArray, thresholds: list[list[float]], files: list[list[Path]]
+) -> list[list[row.Row]]:
+    for heat, paths in zip(maps, files, strict=True):
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            row.save_map(path, heat)
+    return row.judge(sample, maps, thresholds)
+
+
+def map_path(maps: Path, setting: str, sample: str) -> Path:
+    """Where `--save-maps` puts a map, as `cliploc evaluate --maps MAPS/SETTING` takes it."""
+    return maps / setting / f"{sample}.npy"
+
+
+# ------------------------------------------------------------------------------------------------------------- values
+def _whole_map(result: DrawableLocalization) -> FloatArray:
+    """`[224, 224]` in 0–1 over the whole picture; zero where the model did not look."""
+    on_picture = result.frame.map_to_picture(torch.from_numpy(result.maps), (row.SIDE, row.SIDE))[0]
+    whole: FloatArray = on_picture.clamp(0, 1).numpy()
+    return whole
+
+
+def _thumb(result: DrawableLocalization) -> bytes:
+    """The map over the model's input, averaged to 28×28 levels of 0–255."""
+    small: Tensor = F.adaptive_avg_pool2d(torch.from_numpy(result.maps), row.THUMB)[0]  # [28, 28]
+    return (small * 255).round().to(torch.uint8).numpy().tobytes()
+
+
+def _in_original(xyxy: FloatArray, file_wh: tuple[int, int], original_wh: tuple[int, int]) -> FloatArray:
+    """Boxes of a file that may be stretched, in pixels of the original."""
+    scaled: FloatArray = (xyxy * np.array([*original_wh] * 2) / np.array([*file_wh] * 2)).astype(np.float32)
+    return scaled
+
+
+def _tau(rule: BoxRule) -> float:
+    assert not isinstance(rule.threshold, str)
+    return float(rule.threshold)
+
+
+def _is_of(found: Found, sample: Sample, view: _View) -> bool:
+    result = next(iter(found.values()))
+    return result.source == str(sample.path) and result.names[0] == view.labels[sample.label]
+
+
+def _weights(backbone: Backbone) -> str:
+    """What tells these weights from all others."""
+    fingerprint: str | None = getattr(backbone, "fingerprint", None)
+    if fingerprint is not None:
+        return fingerprint
+    digest = hashlib.sha256()
+    for name, tensor in sorted(getattr(backbone, "state_dict", dict)().items()):
+        digest.update(name.encode() + tensor.detach().cpu().flatten().clone().view(torch.uint8).numpy().tobytes())
+    return f"parameters sha256 {digest.hexdigest()}"
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, ModelError):
+        return str(error)
+    return "too little memory for a single picture: use a smaller --image-size or fewer --scales"
