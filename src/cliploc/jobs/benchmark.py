@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cliploc import __version__
+from cliploc.datasets import subsets
 from cliploc.errors import UsageError
 from cliploc.jobs import local
 from cliploc.jobs.engine import Engine, Part
@@ -30,7 +32,7 @@ from cliploc.schema import Dataset
 SCHEMA_VERSION = 1  # of manifest.json, summary.json and the parts
 LIBRARIES = ("torch", "torchvision", "timm", "open_clip_torch", "numpy", "opencv-python-headless", "pillow", "pyarrow")
 # What may differ when a run goes on: it says where and when, not what.
-FREE = frozenset({"sessions", "dataset.root", "dataset.problems"})
+FREE = frozenset({"sessions", "dataset.root", "dataset.problems", "dataset.reasons"})
 
 
 class StoppedError(UsageError):
@@ -154,6 +156,24 @@ def run_benchmark(
     return BenchmarkResult(out, summary, tuple(notes), _failures(summary), len(dataset), done)
 
 
+def misfit(view: View, method: str) -> str | None:
+    """Why a method does not run on a view, for `Grid.settings`; as far as that is known before a model is loaded."""
+    from cliploc.backbones import models
+    from cliploc.saliency import find, methods
+    from cliploc.training import read_config
+
+    found = find(method)
+    if view.head is not None:
+        return None if read_config(view.head).method == found.name else ""
+    if ":" in view.model:  # a hub's or folder's: its tower shows only once it is loaded
+        return None
+    kind = models.get(view.model.replace("/", "-")).kind
+    if kind in found.towers:
+        return None
+    fitting = ", ".join(one.name for one in methods if kind in one.towers)
+    return f"{found.name} does not work on {view.model}, a {kind} tower: use one of {fitting}"
+
+
 class _Ready:
     """Hands out the worker that this process has made already; in another process it is made anew."""
 
@@ -201,9 +221,17 @@ def describe_dataset(dataset: Dataset, asked: Mapping[str, Any]) -> dict[str, An
             "samples": len(dataset),
             "samples_sha256": digest.hexdigest(),
             "classes": [{"name": one.name, "wnid": one.wnid} for one in dataset.classes],
+            "reasons": _reasons(dataset, asked.get("subset")),
             "problems": [{"kind": one.kind, "source": one.source, "reason": one.reason} for one in dataset.problems],
         }
     )
+
+
+def _reasons(dataset: Dataset, subset: str | None) -> dict[str, str]:
+    """WordNet id → why the class is looked at closely, if the ten classes were asked for or all are in the run."""
+    reasons = subsets.get("ten-classes").reasons
+    present = {dataset.classes[label].wnid for label in {one.label for one in dataset.samples}}
+    return dict(reasons) if subset == "ten-classes" or reasons.keys() <= present else {}
 
 
 def session() -> dict[str, Any]:
@@ -217,6 +245,7 @@ def session() -> dict[str, Any]:
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
+        "command": sys.argv,
         "versions": {"python": platform.python_version(), **versions},
         "machine": {
             "node": platform.node(),

@@ -61,7 +61,11 @@ def row_schema() -> Any:
             pa.field("path", pa.string(), nullable=False),
             pa.field("label", pa.int32(), nullable=False),
             pa.field("n_boxes", pa.int16(), nullable=False),
+            pa.field("true_boxes", pa.list_(pa.list_(f32, 4))),
             pa.field("area_share", f32),
+            pa.field("width", pa.int32(), nullable=False),
+            pa.field("height", pa.int32(), nullable=False),
+            pa.field("true_boxes", pa.list_(pa.list_(f32, 4))),
             pa.field("status", pa.string(), nullable=False),
             pa.field("reason", pa.string()),
             pa.field("score", f32),
@@ -100,7 +104,11 @@ def sample_facts(sample: Sample, root: Path) -> Row:
         "path": path,
         "label": sample.label,
         "n_boxes": max(len(sides), len(sample.masks)),
+        "true_boxes": sample.boxes_xyxy.tolist(),
         "area_share": area,
+        "width": width,
+        "height": height,
+        "true_boxes": sample.boxes_xyxy.tolist(),
     }
 
 
