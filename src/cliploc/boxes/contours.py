@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -50,20 +52,19 @@ def contour_boxes(levels: Levels, *, largest: bool = True, every: bool = True) -
     if levels.dtype != np.uint8 or levels.ndim != 2 or not levels.size:
         raise ValueError(f"expected a uint8 map [H, W], got {levels.dtype} {list(levels.shape)}")
     highest = int(levels.max())
+    cuts = np.arange(highest + 1)
     # A frame of zeros joins all that is cold at the edge into one region, which is then no hole.
-    framed = cv2.copyMakeBorder(levels, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
-    present = np.bincount(levels.ravel(), minlength=256) > 0
-    big = np.zeros((highest + 1, 4), np.int64)
+    framed = np.pad(levels, 1)
+    big = _largest_boxes(framed, highest) if largest else np.zeros((0, 4), np.int64)
+    if not every:
+        return ContourBoxes(big, big[:0], cuts[:0])
+    outer = _regions(framed, 8)
+    inner = [boxes[boxes[:, 0] > 0] + (-1, -1, 1, 1) for boxes in _regions(255 - framed, 4)]  # without the frame's
     parts: list[IntArray] = []
-    for cut in range(highest + 1):
-        if cut == 0 or present[cut]:  # else the mask is that of the cut before
-            hot = cv2.threshold(framed, cut, 1, cv2.THRESH_BINARY)[1].astype(np.uint8, copy=False)
-            box = _largest(hot) if largest else big[cut]
-            boxes = _every(hot) if every else big[:0]
-        big[cut] = box
-        parts.append(boxes)
-    counts = [len(part) for part in parts]
-    return ContourBoxes(big if largest else big[:0], np.concatenate(parts), np.arange(highest + 1).repeat(counts))
+    for cut in cuts:
+        boxes = np.concatenate([outer[cut + 1], inner[255 - cut]]) - 1
+        parts.append(boxes if len(boxes) else np.zeros((1, 4), np.int64))
+    return ContourBoxes(big, np.concatenate(parts), cuts.repeat([len(part) for part in parts]))
 
 
 def one_thread() -> None:
@@ -71,24 +72,52 @@ def one_thread() -> None:
     cv2.setNumThreads(1)
 
 
-def _largest(hot: Levels) -> IntArray:
-    contours = cv2.findContours(hot, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
-    if not contours:
-        return np.zeros(4, np.int64)
-    x, y, w, h = cv2.boundingRect(max(contours, key=cv2.contourArea))  # of equals, the first
-    return np.array([x - 1, y - 1, x - 1 + w, y - 1 + h])
+def _largest_boxes(framed: Levels, highest: int) -> IntArray:
+    boxes = np.zeros((highest + 1, 4), np.int64)
+    present = np.bincount(framed.ravel(), minlength=256) > 0
+    for cut in range(highest):
+        if not present[cut]:  # the mask is that of the cut before
+            boxes[cut] = boxes[cut - 1]
+            continue
+        hot = cv2.threshold(framed, cut, 1, cv2.THRESH_BINARY)[1]
+        contours = cv2.findContours(hot, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
+        x, y, w, h = cv2.boundingRect(_largest(contours))
+        boxes[cut] = x - 1, y - 1, x - 1 + w, y - 1 + h
+    return boxes
 
 
-def _every(hot: Levels) -> IntArray:
-    outer = _rectangles(hot, 8)
-    holes = _rectangles(1 - hot, 4)
-    holes = holes[(holes[:, :2] > 0).all(axis=1)] + (-1, -1, 1, 1)  # the frame's region is no hole
-    boxes: IntArray = np.concatenate([outer, holes]) - 1
-    return boxes if len(boxes) else np.zeros((1, 4), np.int64)
+def _largest(contours: Sequence[Any]) -> Any:
+    """As `max(contours, key=cv2.contourArea)`: of equals, the first."""
+    wide = [contour for contour in contours if len(contour) > 2]  # one or two points enclose nothing; in noise, most do
+    largest = max(wide, key=cv2.contourArea, default=contours[0])
+    return largest if cv2.contourArea(largest) > 0 else contours[0]
 
 
-def _rectangles(mask: Levels, connectivity: int) -> IntArray:
-    """The bounding rectangles `[n, 4]` of the regions of a mask."""
-    kind = cv2.CV_16U if mask.size < 2**16 else cv2.CV_32S  # the smaller is faster
-    stats = cv2.connectedComponentsWithStats(mask, connectivity=connectivity, ltype=kind)[2][1:].astype(np.int64)
-    return np.concatenate([stats[:, :2], stats[:, :2] + stats[:, 2:4]], axis=1)
+def _regions(levels: Levels, connectivity: int) -> list[IntArray]:
+    """For t = 0 … 256, the bounding rectangles `[n, 4]` of the regions of what is at least t; none for 0 and 256.
+
+    From the top down: a region is the regions above that it joins and its pixels of level t, so that a few extremes
+    are all there is to compare. OpenCV could measure every region of every mask, at three times the cost.
+    """
+    kind = cv2.CV_16U if levels.size < 2**16 else cv2.CV_32S  # the smaller is faster
+    order = np.argsort(levels, axis=None, kind="stable")  # pixels, level by level
+    starts = np.searchsorted(levels.ravel()[order], np.arange(257))
+    y, x = np.divmod(order, levels.shape[1])
+    pixels = np.stack([-x, -y, x + 1, y + 1])  # [4, pixels]: each side of a union is the greatest of its parts'
+    found: list[IntArray] = [np.zeros((0, 4), np.int64)] * 257
+    sides, places = pixels[:, :0], order[:0]  # of the regions above: [4, n], and a pixel of each [n]
+    for t in range(255, 0, -1):
+        new = slice(starts[t], starts[t + 1])
+        if new.start == new.stop:
+            found[t] = found[t + 1]
+            continue
+        mask = cv2.threshold(levels, t - 1, 1, cv2.THRESH_BINARY)[1]
+        count, labels = cv2.connectedComponents(mask, connectivity=connectivity, ltype=kind)  # 0: below t
+        parts, sides_of_parts = np.append(places, order[new]), np.append(sides, pixels[:, new], axis=1)
+        region = labels.ravel()[parts].astype(np.intp) - 1  # [parts]
+        sides, places = np.full((4, count - 1), -levels.size, np.int64), np.empty(count - 1, order.dtype)
+        for side, side_of_parts in zip(sides, sides_of_parts, strict=True):
+            np.maximum.at(side, region, side_of_parts)
+        places[region] = parts
+        found[t] = sides.T * np.array([-1, -1, 1, 1])
+    return found
