@@ -15,7 +15,9 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
@@ -80,15 +82,19 @@ class Terminal:
         self.err.print(Text(printable(line), style=style), soft_wrap=True)
 
     @contextmanager
-    def progress(self, label: str, total: int | None = None) -> Iterator[Bar]:
-        """A bar on stderr while something takes long; nothing where stderr is no terminal."""
-        columns = (
+    def progress(self, label: str, total: int | None = None, rate: str = "") -> Iterator[Bar]:
+        """A bar on stderr while something takes long; nothing where stderr is no terminal.
+
+        `rate`, such as "images/s", names what is counted, and shows how fast.
+        """
+        columns: list[ProgressColumn] = [
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             BarColumn(24),
             MofNCompleteColumn(),
+            *([_Rate(rate)] if rate else []),
             TimeRemainingColumn(compact=True),
-        )
+        ]
         with Progress(*columns, console=self.err, transient=True, disable=not self.err.is_terminal) as progress:
             yield Bar(progress, progress.add_task(label, total=total))
 
@@ -99,13 +105,24 @@ class Bar:
     def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress, self._task = progress, task
 
-    def start(self, label: str, total: int) -> None:
-        """What is done now, and how much of it there is."""
-        self._progress.update(self._task, description=label, total=total)
+    def start(self, label: str, total: int | None, done: int = 0) -> None:
+        """What is done now, how much of it there is, and how much of that was done before."""
+        self._progress.reset(self._task, description=label, total=total, completed=done)
 
-    def advance(self) -> None:
-        """One more is done."""
-        self._progress.advance(self._task)
+    def advance(self, count: int = 1) -> None:
+        """So much more is done."""
+        self._progress.advance(self._task, count)
+
+
+class _Rate(ProgressColumn):
+    """How many a second."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:.1f} {self._unit}")
 
 
 def printable(text: str) -> str:

@@ -50,6 +50,7 @@ class BenchmarkResult:
         failed: sample → why it is not in the numbers, and for how many settings.
         samples: how many were asked for.
         computed: how many parts this call computed; the others were there.
+        resumed: whether some were there.
     """
 
     out: Path
@@ -58,6 +59,62 @@ class BenchmarkResult:
     failed: Mapping[str, str]
     samples: int
     computed: int
+    resumed: bool
+
+    def document(self) -> dict[str, Any]:
+        """As summary.json holds it."""
+        return {"schema_version": SCHEMA_VERSION, "settings": self.summary}
+
+    def table(self) -> list[tuple[str, ...]]:
+        """A line for each setting under a line of titles, at most 80 columns where ids are short."""
+        masks = any("pxap" in one for one in self.summary.values())
+        boxes = any("gt_known" in one for one in self.summary.values())
+        titles = ["setting", "τ", "GT-known", "Top-1", "Top-5", "MaxBoxAcc", "at τ", "V2"] if boxes else ["setting"]
+        rows = [(*titles, "PxAP") if masks else tuple(titles)]
+        for name, one in self.summary.items():
+            cells = [name]
+            if boxes:
+                cells += [
+                    f"{one['threshold']:g}",
+                    *(_percent(one, key) for key in ("gt_known", "top1_loc", "top5_loc")),
+                ]
+                cells += [
+                    _percent(one, "max_box_acc"),
+                    f"{one['best_threshold']:g}" if "best_threshold" in one else "–",
+                ]
+                cells.append(_percent(one, "max_box_acc_v2"))
+            rows.append((*cells, _percent(one, "pxap")) if masks else tuple(cells))
+        return rows
+
+    def legend(self) -> list[str]:
+        """What must be known of the table's numbers."""
+        lines = []
+        if any("gt_known" in one for one in self.summary.values()):
+            tune = not any(one.get("best_threshold_is_an_oracle") for one in self.summary.values())
+            kind = "a split that may tune" if tune else "the images it is reported on: an oracle"
+            lines = [
+                "percent; GT-known, Top-1 and Top-5 Loc at the setting's own τ;",
+                f"MaxBoxAcc at the best τ of {kind}",
+            ]
+        classified = {
+            (_percent(one, "top1_cls"), _percent(one, "top5_cls")): name for name, one in self.summary.items()
+        }
+        lines += [f"{name}: classification Top-1 {a} Top-5 {b}" for (a, b), name in classified.items() if a != "–"]
+        return lines
+
+    def closing(self, seconds: float) -> str:
+        """One line at the end."""
+        done = min((one["evaluated"] for one in self.summary.values()), default=0)
+        again = ", gone on with" if self.resumed else ""
+        failed = f"; {len(self.failed)} failed: see summary.json" if self.failed else ""
+        return (
+            f"{done} of {self.samples} samples × {len(self.summary)} settings done{again}, {seconds:.1f} s{failed}; "
+            f"results in {self.out}"
+        )
+
+
+def _percent(numbers: Mapping[str, Any], key: str) -> str:
+    return "–" if numbers.get(key) is None else f"{numbers[key]:.2f}"
 
 
 def run_benchmark(
@@ -73,6 +130,7 @@ def run_benchmark(
     on_start: Callable[[int, int], None] | None = None,
     on_images: Callable[[int], None] | None = None,
     on_note: Callable[[str], None] | None = None,
+    on_end: Callable[[], None] | None = None,
 ) -> BenchmarkResult:
     """Benchmarks every setting on a dataset.
 
@@ -88,6 +146,7 @@ def run_benchmark(
         on_start: called with the number of pictures × views that are still to be done, and of all.
         on_images: called with the number of those just done.
         on_note: called with each remark when it comes up.
+        on_end: called when all parts are there and the numbers are computed.
 
     Raises:
         UsageError: a model, method, option or folder that cannot be used, or a folder of other settings.
@@ -145,6 +204,8 @@ def run_benchmark(
 
     try:
         engine(todo, _Ready(worker_settings, worker), keep, on_images)
+        if on_end:
+            on_end()
         summary = conclude(out)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -153,7 +214,7 @@ def run_benchmark(
             f"no room left on the disk: {len(there) + done} of {len(shards)} parts are kept in {out}; make room and "
             "run the same command again"
         ) from error
-    return BenchmarkResult(out, summary, tuple(notes), _failures(summary), len(dataset), done)
+    return BenchmarkResult(out, summary, tuple(notes), _failures(summary), len(dataset), done, bool(there))
 
 
 def misfit(view: View, method: str) -> str | None:

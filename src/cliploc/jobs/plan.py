@@ -21,13 +21,15 @@ SHARD = 32  # samples that are done and written together, or the next multiple o
 class View:
     """How a model sees pictures and names: everything but the method. One forward pass serves all methods of a view.
 
-    Attributes are those of `Localizer`; `templates` are sentences, `prompts` what they are called.
+    Attributes are those of `Localizer`; `templates` are sentences, `prompts` what they are called. A view with a head
+    is for the head's method alone.
     """
 
     model: str = "mini"
     pretrained: str | None = None
     prompts: str = "default"
     templates: tuple[str, ...] | None = None
+    head: str | None = None
     refine: tuple[str, ...] = ()
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
@@ -73,11 +75,11 @@ class Grid:
     options: Callable[[str], Mapping[str, Any]] = lambda _: {}
     thresholds: Sequence[float | None] = (None,)
 
-    def settings(self, fits: Callable[[View, str], bool]) -> tuple[tuple[Setting, ...], tuple[str, ...]]:
+    def settings(self, misfit: Callable[[View, str], str | None]) -> tuple[tuple[Setting, ...], tuple[str, ...]]:
         """The grid written out, and what was left out of it, a line each.
 
         Args:
-            fits: whether a method runs on a view's tower.
+            misfit: why a method does not run on a view, in a line; None when it does, "" when nobody wants to know.
 
         Raises:
             UsageError: a value twice, or nothing that fits.
@@ -89,14 +91,14 @@ class Grid:
         chosen: list[Setting] = []
         left_out: list[str] = []
         for (index, view), method in product(enumerate(self.views), self.methods):
-            if not fits(view, method):
-                left_out.append(f"{method} does not run on {view.model}'s tower: left out")
+            if (reason := misfit(view, method)) is not None:
+                left_out += [reason] if reason else []
                 continue
             for threshold in self.thresholds:
                 identity = self._id(view, method, threshold)
                 chosen.append(Setting(identity, index, method, dict(self.options(method)), threshold))
         if not chosen:
-            raise UsageError(f"{left_out[0].removesuffix(': left out')}: choose another, listed by: cliploc methods")
+            raise UsageError((left_out or ["expected the method that the head is trained for"])[0])
         ids = Counter(one.id for one in chosen)
         taken: Counter[str] = Counter()
         unique = []
@@ -113,6 +115,8 @@ class Grid:
         words.append(method)
         if len({one.prompts for one in self.views}) > 1:
             words.append(view.prompts)
+        if view.head is not None:
+            words.append(Path(view.head).stem)
         if len(self.thresholds) > 1:
             words.append("own" if threshold is None else f"{threshold:g}")
         return "_".join(re.sub(r"[^A-Za-z0-9.+-]+", "-", word).strip("-.")[:40] or "x" for word in words)

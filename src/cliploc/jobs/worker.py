@@ -206,6 +206,7 @@ class _View:
             view.pretrained,
             chosen[0].method,
             method_options=chosen[0].options,
+            head=view.head,
             templates=view.templates,
             resize=view.resize,
             image_size=view.image_size,
@@ -264,6 +265,8 @@ class _View:
                     "weights": _weights(backbone),
                     "method": setting.method,
                     "options": self.localizer.options_of(method.name, method.options),
+                    "head": view.head,
+                    "head_sha256": _digest_of(view.head),
                     "prompts": view.prompts,
                     "templates": self.localizer.templates,
                     "threshold": _tau(rule),
@@ -474,6 +477,10 @@ def _weights(backbone: Backbone) -> str:
     for name, tensor in sorted(getattr(backbone, "state_dict", dict)().items()):
         digest.update(name.encode() + tensor.detach().cpu().flatten().clone().view(torch.uint8).numpy().tobytes())
     return f"parameters sha256 {digest.hexdigest()}"
+
+
+def _digest_of(file: str | None) -> str | None:
+    return None if file is None else hashlib.sha256(Path(file).expanduser().read_bytes()).hexdigest()
 
 
 def _reason(error: BaseException) -> str:
