@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from cliploc.datasets._infra.candidates import Checker, Problems
+from cliploc.datasets._infra.candidates import BY_DESIGN, Checker, Problems
 from cliploc.datasets._infra.registration import Found, Reader, Split, readers
 from cliploc.datasets._infra.selection import checked, labels_of
 from cliploc.datasets.subsets import Subset, subsets
 from cliploc.errors import UsageError
 from cliploc.schema import Dataset
 
-__all__ = ["Reader", "Split", "Subset", "open_dataset", "oracle_note", "readers", "subsets"]
+__all__ = ["BY_DESIGN", "Reader", "Split", "Subset", "open_dataset", "oracle_note", "readers", "subsets"]
 
 
 def open_dataset(
@@ -75,11 +76,11 @@ def open_dataset(
         candidates = [one for one in candidates if one.label in wanted]
     samples = checked(candidates, Checker(len(found.classes), problems), limit, sample, seed)
     if not samples:
-        first = f"; the first: {problems.met[0].source}: {problems.met[0].reason}" if problems.met else ""
-        raise UsageError(
-            f"no picture of {name} can be used ({len(problems.met)} problems{first}): check {root} against the layout, "
-            f"cliploc datasets {name}"
-        )
+        counts = ", ".join(f"{count} {kind}" for kind, count in Counter(one.kind for one in problems.met).items())
+        why = "none is asked for"
+        if counts:
+            why = f"{counts}; the first, {problems.met[0].source}: {problems.met[0].reason}"
+        raise UsageError(f"no picture in {root} can be used ({why}): compare with the layout, cliploc datasets {name}")
     return Dataset(name, root, part.name, part.role, found.classes, tuple(samples), tuple(problems.met))
 
 

@@ -29,7 +29,7 @@ T = TypeVar("T")
         Split("train", "tune", "5,994 pictures; the WSOL protocol itself tunes on CUBV2 instead"),
     ),
     layout="""
-CUB_200_2011/images.txt               IMAGE_ID PATH          (or below the root)
+CUB_200_2011/images.txt               IMAGE_ID PATH    (or all below the root)
 CUB_200_2011/bounding_boxes.txt       IMAGE_ID X Y WIDTH HEIGHT
 CUB_200_2011/image_class_labels.txt   IMAGE_ID CLASS_ID
 CUB_200_2011/train_test_split.txt     IMAGE_ID 1 for train, 0 for test

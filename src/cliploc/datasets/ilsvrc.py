@@ -34,15 +34,15 @@ METADATA = ("metadata/ILSVRC/test", "metadata/test", "metadata")
     "imagenet-object-localization-challenge; WSOL metadata: github.com/clovaai/wsolevaluation",
     splits=(Split("val", "report", "all 50,000 pictures"),),
     layout="""
-val/ILSVRC2012_val_00000001.JPEG          the pictures, flat …
+val/ILSVRC2012_val_00000001.JPEG            the pictures, flat …
 val/n01751748/ILSVRC2012_val_00000001.JPEG  … or in a folder a class
-                                          (also: ILSVRC/Data/CLS-LOC/val)
+                                            (or ILSVRC/Data/CLS-LOC/val)
 and either
-Annotations/CLS-LOC/val/*.xml             the official boxes
-                                          (also: ILSVRC2012_bbox_val_v3/val)
+Annotations/CLS-LOC/val/*.xml               the official boxes
+                                            (or ILSVRC2012_bbox_val_v3/val)
 or
-metadata/ILSVRC/test/*.txt                the WSOL evaluation's metadata, which
-                                          win where both are there
+metadata/ILSVRC/test/*.txt                  the WSOL evaluation's metadata,
+                                            which win where both are there
 """,
 )
 def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 - there is but one

@@ -37,16 +37,16 @@ Claim = tuple[str, int, tuple[int, int] | None, tuple[Box, ...]]  # name such as
     "github.com/clovaai/wsolevaluation (metadata/ILSVRC/val, or release/ImageNetV2_boxes.txt)",
     splits=(Split("threshold0.7", "tune", "the pictures that at least 70 % of people would choose; the boxed ones"),),
     layout="""
-val2/0/0.jpeg or val2/0/a31041fd….jpeg    the pictures, either release; folders
-                                          0 … 999 or WordNet ids
-                                          (also: imagenetv2-threshold0.7/,
-                                          imagenetv2-threshold0.7-format-val/)
+val2/0/0.jpeg or val2/0/a31041fd….jpeg   the pictures of either release; class
+                                         folders 0 … 999 or WordNet ids
+                                         (or imagenetv2-threshold0.7/,
+                                         imagenetv2-threshold0.7-format-val/)
 and either
-metadata/ILSVRC/val/*.txt                 the WSOL evaluation's metadata; with
-                                          mapping.txt, of either naming
+metadata/ILSVRC/val/*.txt                the WSOL evaluation's metadata; with
+                                         mapping.txt, of either naming
 or
-ImageNetV2_boxes.txt                      the released boxes (beside them
-                                          mapping.txt for the later pictures)
+ImageNetV2_boxes.txt                     the released boxes; beside them
+                                         mapping.txt for the later pictures
 """,
 )
 def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 - there is but one
@@ -122,9 +122,6 @@ def _placed(
             continue
         names = [one.split("/")[-1] for one in (name, other.get(f"{label}/{name.split('/')[-1]}")) if one]
         places = [pictures / f / one for one in names for f in (str(label), wnid) if f]
-        path = next((place for place in places if place.is_file()), None)
-        if path is None:
-            hint = "" if other else f"; the pictures may have their other names: put {MAPPING} beside the metadata"
-            problems.add("missing picture", f"val2/{name}", f"expected a picture at {places[0]}, found none{hint}")
-            continue
-        yield Candidate(f"val2/{name}", path, label, boxes, size_wh)
+        path = next((place for place in places if place.is_file()), places[0])
+        hint = "" if other else f"it may be there by its other name: put {MAPPING} beside the boxes"
+        yield Candidate(f"val2/{name}", path, label, boxes, size_wh, hint=hint)

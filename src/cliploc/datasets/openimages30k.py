@@ -29,12 +29,12 @@ NAMES = "class-descriptions-boxable.csv"
         Split("val", "tune", "2,500 pictures, to choose thresholds on"),
     ),
     layout=f"""
-metadata/OpenImages/test/image_ids.txt     IMAGE a line: test/0bt_c3/0a51958fcd.jpg
+metadata/OpenImages/test/image_ids.txt     IMAGE: test/0bt_c3/0a51958fcd.jpg
 metadata/OpenImages/test/class_labels.txt  IMAGE,LABEL
-metadata/OpenImages/test/localization.txt  IMAGE,MASK,IGNORE a line an instance; the
-                                           ignore region on the first of them only
-{NAMES}             /m/0bt_c3,Book a line
-OpenImages/test/0bt_c3/…                   pictures and masks (or below the root)
+metadata/OpenImages/test/localization.txt  IMAGE,MASK,IGNORE: an instance a
+                                           line, IGNORE on the first only
+{NAMES}             /m/0bt_c3,Book: a class a line
+OpenImages/test/0bt_c3/…                   pictures and masks (or test/…)
 """,
 )
 def read(root: Path, split: str, problems: Problems) -> Found:

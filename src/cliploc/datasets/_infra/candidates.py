@@ -17,6 +17,7 @@ from cliploc.schema import FloatArray, Problem, Sample
 
 Box = tuple[float, float, float, float]
 EXIF_ORIENTATION = 0x0112
+BY_DESIGN = frozenset({"crowd", "difficult"})  # kinds of problems that the dataset's makers meant to be left out
 
 
 @dataclass
@@ -40,6 +41,7 @@ class Candidate:
         size_wh: the size annotated; None where the annotations hold none and the file's own counts.
         resized: whether a file of another size than the one annotated is as it should be.
         upright: whether the annotations are of the picture as it is shown, and not as it is stored (EXIF).
+        hint: what to do where the picture is missing.
     """
 
     id: str
@@ -51,6 +53,7 @@ class Candidate:
     ignore: Path | None = None
     resized: bool = False
     upright: bool = False
+    hint: str = ""
 
 
 class Checker:
@@ -84,8 +87,9 @@ class Checker:
             return None
         header = self._header(one.path)
         if isinstance(header, InputError):
-            kind = "broken picture" if one.path.exists() else "missing picture"
-            add(kind, one.id, str(header))
+            missing = not one.path.exists()
+            hint = f"; {one.hint}" if missing and one.hint else ""
+            add("missing picture" if missing else "broken picture", one.id, f"{header}{hint}")
             return None
         stored_wh, orientation = header
         size_wh = stored_wh if one.size_wh is None else one.size_wh

@@ -27,7 +27,7 @@ def labels_of(asked: Iterable[str], classes: Sequence[ClassName]) -> set[int]:
             hint = f"did you mean {' or '.join(near)}? " if near else ""
             raise UsageError(f"unknown class {text!r}: {hint}expected a class's name, synonym or WordNet id")
         if len(labels) > 1:
-            meant = " or ".join(f"{classes[i].wnid or i} ({classes[i].name})" for i in labels)
+            meant = " or ".join(f"{classes[i].wnid} {classes[i].name}".strip() for i in labels)
             raise UsageError(f"{text!r} is {len(labels)} classes: name one of them, {meant}")
         found.add(labels[0])
     return found

@@ -1,0 +1,119 @@
+"""`cliploc datasets`: the list, all about one, and the check of a folder."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cliploc.datasets import open_dataset, readers
+from tests.commands import cliploc_
+from tests.datasets import folders
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_every_dataset_is_listed_with_splits_and_source():
+    result = cliploc_("datasets")
+    assert (result.code, result.err) == (0, "")
+    for one in readers:
+        (line,) = (line for line in result.out.splitlines() if line.startswith(f"{one.name} "))
+        assert one.source in line
+        for split in one.splits:
+            assert split.name in line
+            assert split.role in line
+    assert "ten-classes" in result.out
+
+
+@pytest.mark.parametrize("name", sorted(folders.BUILDERS))
+def test_all_about_one_holds_its_layout(name):
+    result = cliploc_("datasets", name)
+    assert result.code == 0
+    assert readers.get(name).layout in result.out
+
+
+@pytest.mark.parametrize("name", sorted(folders.BUILDERS))
+def test_a_good_folder_is_0_and_json_says_what_lines_say(name, tmp_path):
+    root = folders.BUILDERS[name](tmp_path)
+    result, document = cliploc_("datasets", name, "--root", root), cliploc_("datasets", name, "--root", root, "--json")
+    assert (result.code, document.code, result.err) == (0, 0, "")
+    facts = json.loads(document.out)
+    dataset = open_dataset(name, root)
+    assert facts["samples"] == len(dataset)
+    assert facts["boxes"] + facts["masks"] > 0
+    for key in ("pictures", "samples", "classes"):
+        assert re.search(rf"^{key} +{facts[key]}\b", result.out, re.M)
+    assert sum(facts["problems"].values()) == len(facts["named"]) == len(dataset.problems)
+    for kind, count in facts["problems"].items():
+        assert f"{count} {kind}, left out by design" in result.out
+    for key in facts:
+        assert f"`{key}`" in (DOCS / "cli.md").read_text()
+
+
+def test_problems_are_1_counted_and_shown_by_kind(tmp_path):
+    root = folders.folder(tmp_path)
+    for i in range(5):
+        folders.picture(root / f"more/{i}.jpg")
+    (root / "sub/b.png").unlink()
+    result = cliploc_("datasets", "folder", "--root", root)
+    assert result.code == 1
+    assert re.search(r"^problems +6$", result.out, re.M)
+    assert "5 unannotated picture" in result.out
+    assert "· more/2.jpg: not in boxes.csv: left out" in result.out
+    assert "· … and 2 more" in result.out
+    assert "more/4.jpg" not in result.out
+    assert "· sub/b.png: expected a picture at" in result.out
+    named = json.loads(cliploc_("datasets", "folder", "--root", root, "--json").out)["named"]
+    unannotated = [one["source"] for one in named if one["kind"] == "unannotated picture"]
+    assert unannotated == [f"more/{i}.jpg" for i in range(5)]
+
+
+def test_options_select(tmp_path):
+    root = folders.folder(tmp_path)
+    names = folders.lines(tmp_path / "names.txt", ["# pets", "dog", ""])
+    for classes in ("dog", str(names), "dog, kitten"):
+        facts = json.loads(cliploc_("datasets", "folder", "--root", root, "--classes", classes, "--json").out)
+        assert facts["classes"] == (2 if "kitten" in classes else 1)
+    for option in ("--limit", "--sample"):
+        arguments = ("--split", "tune", option, "1", "--seed", "5", "--json")
+        facts = json.loads(cliploc_("datasets", "folder", "--root", root, *arguments).out)
+        assert (facts["samples"], facts["role"]) == (1, "tune")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("nowhere",), "unknown dataset 'nowhere'"),
+        (("cub", "--split", "test"), "expected --root with the folder to check: cliploc datasets cub --root DIR"),
+        (("--root", "x"), "expected the dataset that x holds: cliploc datasets NAME --root x"),
+        (("cub", "--root", "nowhere"), "expected a folder with CUB-200-2011, found none at nowhere"),
+        (("cub", "--root", "."), "found no such file: see docs/datasets.md"),
+        (("cub", "--root", ".", "--split", "val"), "cub has no split 'val': expected one of test, train"),
+    ],
+)
+def test_nothing_to_check_is_2_and_one_line(arguments, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = cliploc_("datasets", *arguments)
+    assert (result.code, result.out) == (2, "")
+    assert said in result.err
+    assert result.err.count("\n") == 1
+
+
+def test_the_list_needs_no_torch():
+    code = "import sys; from cliploc.cli import main; main(['datasets']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_documents_name_every_dataset_and_option():
+    page = (DOCS / "datasets.md").read_text()
+    for one in readers:
+        assert f"## `{one.name}`" in page
+        assert one.layout in page
+        for split in one.splits:
+            assert f"`{split.name}`" in page
+    for option in re.findall(r"(--[a-z-]+)", cliploc_("datasets", "--help").out):
+        assert option in (DOCS / "cli.md").read_text()

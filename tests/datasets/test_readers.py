@@ -1,0 +1,426 @@
+"""Each reader on a folder in the official format: boxes in our convention, names, and every kind of problem."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+
+from cliploc.datasets import BY_DESIGN, open_dataset, readers
+from cliploc.errors import UsageError
+from tests.datasets import folders
+from tests.datasets.folders import boxes, named, picture, replace
+
+ALL = sorted(folders.BUILDERS)
+
+
+def test_every_reader_has_its_folder_here():
+    assert readers.names() == ALL
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_reader_gives_samples_that_hold_what_they_promise(name, tmp_path):
+    dataset = open_dataset(name, folders.BUILDERS[name](tmp_path))
+    assert dataset.split == readers.get(name).splits[0].name
+    assert len({one.id for one in dataset.samples}) == len(dataset.samples) > 0
+    assert {one.kind for one in dataset.problems} <= BY_DESIGN
+    for one in dataset.samples:
+        assert one.path.is_file()
+        assert 0 <= one.label < len(dataset.classes)
+        assert one.boxes_xyxy.dtype == np.float32
+        assert len(one.boxes_xyxy) or one.masks
+        x0, y0, x1, y1 = one.boxes_xyxy.T
+        assert ((x0 >= 0) & (x0 < x1) & (x1 <= one.size_wh[0])).all()
+        assert ((y0 >= 0) & (y0 < y1) & (y1 <= one.size_wh[1])).all()
+    for one in dataset.classes:
+        assert one.name == one.synonyms[0]
+    paths = [one.path for one in dataset.samples]
+    assert sorted(set(paths), key=paths.index) == [p for i, p in enumerate(paths) if i == 0 or paths[i - 1] != p]
+
+
+@pytest.mark.parametrize("kind", ["missing picture", "broken picture"])
+@pytest.mark.parametrize("name", ALL)
+def test_a_missing_or_broken_picture_is_named_and_the_others_stay(name, kind, tmp_path):
+    root = folders.BUILDERS[name](tmp_path)
+    whole = open_dataset(name, root)
+    path = whole.samples[0].path
+    lost = [one.id for one in whole.samples if one.path == path]
+    path.unlink()
+    if kind == "broken picture":
+        path.write_bytes(b"no picture")
+    if len(lost) == len(whole):
+        with pytest.raises(UsageError, match=f"{len(lost)} {kind}"):
+            open_dataset(name, root)
+        return
+    rest = open_dataset(name, root)
+    assert [one.id for one in rest.samples] == [one.id for one in whole.samples if one.path != path]
+    found = [(one.kind, one.source) for one in rest.problems if one.kind not in BY_DESIGN]
+    assert found == [(kind, one) for one in lost]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_folder_without_its_files_is_one_line(name, tmp_path):
+    with pytest.raises(UsageError, match=r"^[^\n]*expected[^\n]*found no[^\n]*$"):
+        open_dataset(name, tmp_path)
+    with pytest.raises(UsageError, match=r"expected a folder with .* found none"):
+        open_dataset(name, tmp_path / "nowhere")
+
+
+# --------------------------------------------------------------------------------------------------------------- wsol
+def test_wsol_keeps_numbers_and_original_sizes(tmp_path):
+    dataset = open_dataset("wsol", folders.wsol(tmp_path))
+    assert boxes(dataset)["val/b.JPEG"] == [[0, 0, 59, 19], [10, 5, 20, 15]]
+    assert [one.size_wh for one in dataset.samples] == [(50, 40), (60, 20), (50, 40)]
+    assert dataset.classes[0].synonyms == ("tench", "Tinca tinca")
+    assert dataset.classes[1] == dataclasses.replace(dataset.classes[1], name="my thing", wnid="")
+    assert open_dataset("wsol", tmp_path, "tune").role == "tune"
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "problem", "said", "left"),
+    [
+        ("image_sizes", "val/a.JPEG,50,40\n", "", ("metadata", "val/a.JPEG"), "not in image_sizes.txt", 2),
+        ("class_labels", "val/a.JPEG,0", "val/a.JPEG,2", ("label mismatch", "val/a.JPEG"), "0–1, got 2", 2),
+        ("image_ids", "val/a.JPEG\n", "val/a.JPEG\nval/a.JPEG\n", ("metadata", "val/a.JPEG"), "counted once", 3),
+        ("localization", "5,6,30,39", "5,6,30,43", ("box outside", "val/a.JPEG"), "partly outside", 3),
+        ("localization", "5,6,30,39", "51,6,60,39", ("box outside", "val/a.JPEG"), "is outside the picture", 2),
+        ("localization", "5,6,30,39", "30,6,5,39", ("broken box", "val/a.JPEG"), "no box of x0 < x1", 2),
+        ("localization", "5,6,30,39", "5,6,nan,39", ("broken box", "val/a.JPEG"), "no box of x0 < x1", 2),
+        ("localization", "5,6,30,39", "5,6,5,39", ("broken box", "val/a.JPEG"), "holds no pixel", 2),
+        ("localization", "val/a.JPEG,5,6,30,39\n", "", ("metadata", "val/a.JPEG"), "not in localization.txt", 2),
+    ],
+)
+def test_wsol_names_what_is_wrong(file, old, new, problem, said, left, tmp_path):
+    root = folders.wsol(tmp_path)
+    replace(root / f"metadata/{file}.txt", old, new)
+    dataset = open_dataset("wsol", root)
+    first = dataset.problems[0]
+    assert (first.kind, first.source) == problem
+    assert said in first.reason
+    assert len(dataset) == left
+    if left == 3 and "partly" in said:
+        assert boxes(dataset)["val/a.JPEG"] == [[5, 6, 30, 40]]  # clipped
+    kinds = [one.kind for one in dataset.problems]
+    assert kinds[1:] == (["empty annotation"] if left == 2 and problem[0].endswith(("outside", "box")) else [])
+
+
+def test_wsol_wants_its_classes_in_order(tmp_path):
+    root = folders.wsol(tmp_path)
+    replace(root / "synsets.csv", "0,n01440764", "5,n01440764")
+    with pytest.raises(UsageError, match="expected the labels 0, 1, 2 … in"):
+        open_dataset("wsol", root)
+
+
+# ------------------------------------------------------------------------------------------------------------- ilsvrc
+@pytest.mark.parametrize("by_class", [False, True])
+def test_ilsvrc_reads_the_official_xml(by_class, tmp_path):
+    dataset = open_dataset("ilsvrc", folders.ilsvrc(tmp_path, by_class))
+    assert boxes(dataset) == {
+        "val/ILSVRC2012_val_00000001.JPEG": [[111, 108, 441, 193]],
+        "val/ILSVRC2012_val_00000293.JPEG": [[0, 0, 50, 40]],
+    }
+    assert [one.label for one in dataset.samples] == [65, 0]
+    assert dataset.classes[65].wnid == "n01751748"
+    assert (dataset.role, len(dataset.classes)) == ("report", 1000)
+    assert not dataset.problems
+
+
+def test_ilsvrc_metadata_win_and_give_the_same_ids(tmp_path):
+    of_xml = open_dataset("ilsvrc", folders.ilsvrc(tmp_path))
+    both = open_dataset("ilsvrc", folders.ilsvrc(tmp_path, with_metadata=True))
+    assert [one.id for one in both.samples] == [one.id for one in of_xml.samples]
+    assert [one.label for one in both.samples] == [one.label for one in of_xml.samples]
+    assert boxes(both)["val/ILSVRC2012_val_00000293.JPEG"] == [[0, 0, 49, 39]]
+
+
+def test_ilsvrc_finds_kaggles_folders(tmp_path):
+    folders.ilsvrc(tmp_path)
+    base = tmp_path / "ILSVRC"
+    (base / "Data/CLS-LOC").mkdir(parents=True)
+    (tmp_path / "val").rename(base / "Data/CLS-LOC/val")
+    (tmp_path / "Annotations").rename(base / "Annotations")
+    assert len(open_dataset("ilsvrc", tmp_path)) == 2
+
+
+def test_ilsvrc_names_what_is_wrong(tmp_path):
+    root = folders.ilsvrc(tmp_path, by_class=True)
+    annotations = root / "Annotations/CLS-LOC/val"
+    picture(root / "val/n01440764/ILSVRC2012_val_00000009.JPEG")
+    for number, things in {
+        "00000003": [],
+        "00000004": [("n00000000", (1, 1, 5, 5), 0)],
+        "00000005": [("n01440764", (1, 1, 5, 5), 0), ("n01443537", (1, 1, 5, 5), 0)],
+        "00000006": [("n01443537", (1, 1, 5, 5), 0)],
+    }.items():
+        folders.xml(annotations / f"ILSVRC2012_val_{number}.xml", (50, 40), things)
+        picture(root / f"val/n01440764/ILSVRC2012_val_{number}.JPEG")
+    (annotations / "ILSVRC2012_val_00000007.xml").write_text("<annotation>")
+    picture(root / "val/n01440764/ILSVRC2012_val_00000007.JPEG")
+    dataset = open_dataset("ilsvrc", root)
+    assert len(dataset) == 2
+    assert [(one.kind, re.findall(r"0000000\d", one.source)[0][-1]) for one in dataset.problems] == [
+        ("unannotated picture", "9"),
+        ("empty annotation", "3"),
+        ("label mismatch", "4"),
+        ("label mismatch", "5"),
+        ("label mismatch", "6"),
+        ("broken annotation", "7"),
+    ]
+    assert "annotated as n01443537, but in the folder n01440764" in dataset.problems[4].reason
+
+
+# --------------------------------------------------------------------------------------------------------- imagenetv2
+@pytest.mark.parametrize("wnids", [False, True])
+@pytest.mark.parametrize(
+    ("pictures", "names", "mapping"),
+    [("hash", "hash", False), ("number", "number", False), ("hash", "number", True), ("number", "hash", True)],
+)
+def test_imagenetv2_of_either_release(pictures, names, mapping, wnids, tmp_path):
+    dataset = open_dataset("imagenetv2", folders.imagenetv2(tmp_path, pictures, names, mapping, wnids))
+    files = folders.HASHES.keys() if pictures == "number" else folders.HASHES.values()
+    assert [one.path.name for one in dataset.samples] == [file.split("/")[1] for file in files]
+    assert [one.label for one in dataset.samples] == [0, 0, 1]
+    assert not dataset.problems
+    assert dataset.role == "tune"
+
+
+def test_imagenetv2_other_names_without_the_mapping_say_what_to_do(tmp_path):
+    root = folders.imagenetv2(tmp_path, "hash", "number")
+    with pytest.raises(UsageError, match=r"3 missing picture; .*put mapping\.txt beside the boxes"):
+        open_dataset("imagenetv2", root)
+
+
+@pytest.mark.parametrize("pictures", ["number", "hash"])
+def test_imagenetv2_released_boxes_without_metadata(pictures, tmp_path):
+    root = folders.imagenetv2(tmp_path, pictures)
+    for file in (root / "metadata/ILSVRC/val").iterdir():
+        file.unlink()
+    folders.lines(root / "mapping.txt", [f"{a}, {b}" for a, b in folders.HASHES.items()])
+    rows = ["image_id,x0,y0,x1,y1", "0/0.jpeg,1,2,50,40", "0/0.jpeg,3,4,5,6", "1/0.jpeg,0,0,9,9"]
+    folders.lines(root / "ImageNetV2_boxes.txt", rows)
+    assert boxes(open_dataset("imagenetv2", root)) == {
+        "val2/0/0.jpeg": [[1, 2, 50, 40], [3, 4, 5, 6]],
+        "val2/1/0.jpeg": [[0, 0, 9, 9]],
+    }
+
+
+def test_imagenetv2_label_and_folder_must_agree(tmp_path):
+    root = folders.imagenetv2(tmp_path)
+    replace(root / "metadata/ILSVRC/val/class_labels.txt", "val2/1/c6006866.jpeg,1", "val2/1/c6006866.jpeg,0")
+    assert named("imagenetv2", root) == [("label mismatch", "val2/1/c6006866.jpeg")]
+
+
+# ---------------------------------------------------------------------------------------------------------------- cub
+def test_cub_width_and_height_become_edges(tmp_path):
+    test = open_dataset("cub", folders.cub(tmp_path))
+    assert list(boxes(test).values()) == [[[6, 2, 38, 32]], [[0, 4, 50, 40]]]
+    assert [one.name for one in test.classes] == ["Black footed Albatross", "Laysan Albatross"]
+    train = open_dataset("cub", tmp_path, "train")
+    assert [one.id for one in train.samples] == ["001.Black_footed_Albatross/Black_Footed_Albatross_0009_34.jpg"]
+    assert (test.role, train.role) == ("report", "tune")
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "kind"),
+    [
+        ("image_class_labels", "3 2", "3 1", "label mismatch"),
+        ("image_class_labels", "3 2", "3 7", "label mismatch"),
+        ("image_class_labels", "3 2\n", "", "label mismatch"),
+        ("train_test_split", "3 0\n", "", "label mismatch"),
+        ("bounding_boxes", "3 0.0 4.0 50.0 36.0\n", "", "empty annotation"),
+        ("bounding_boxes", "3 0.0 4.0 50.0 36.0", "3 0.0 4.0 50.0 36.5", "box outside"),
+        ("bounding_boxes", "3 0.0", "3 1 1 1 1\n3 0.0", "duplicate id"),
+        ("bounding_boxes", "3 0.0", "4 1 1 1 1\n3 0.0", "metadata"),
+    ],
+)
+def test_cub_names_what_is_wrong(file, old, new, kind, tmp_path):
+    root = folders.cub(tmp_path)
+    replace(root / f"CUB_200_2011/{file}.txt", old, new)
+    assert [one for one, _ in named("cub", root)] == [kind]
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        ("bounding_boxes", "3 0.0 4.0", "3 zero 4.0", "expected numbers for image 3"),
+        ("bounding_boxes", "3 0.0 4.0", "3 4.0", "line 3: expected 5 values, got 4"),
+        ("train_test_split", "3 0", "3 2", "expected numbers for image 3"),
+    ],
+)
+def test_cub_lines_that_cannot_be_read_stop_it(file, old, new, said, tmp_path):
+    root = folders.cub(tmp_path)
+    replace(root / f"CUB_200_2011/{file}.txt", old, new)
+    with pytest.raises(UsageError, match=said):
+        open_dataset("cub", root)
+
+
+# ------------------------------------------------------------------------------------------------------ openimages30k
+def test_openimages_masks_and_ignore_regions(tmp_path):
+    dataset = open_dataset("openimages30k", folders.openimages30k(tmp_path))
+    books, cups = dataset.samples
+    assert [mask.name for mask in books.masks] == ["0a51958f_m0bt_c3_41344f12.png", "0a51958f_m0bt_c3_48f37c0f.png"]
+    assert (books.ignore.name, cups.ignore.name) == ("0a51958f_ignore.png", "32fdab44_ignore.png")
+    assert books.boxes_xyxy.shape == (0, 4)
+    assert [(one.name, one.wnid) for one in dataset.classes] == [("Book", "/m/0bt_c3"), ("Mug", "/m/02jvh9")]
+    assert [split.role for split in readers.get("openimages30k").splits] == ["report", "tune"]
+
+
+def test_openimages_names_what_is_wrong(tmp_path):
+    root = folders.openimages30k(tmp_path)
+    mask = root / "OpenImages/test/02jvh9/32fdab44_m02jvh9_7dab3053.png"
+    mask.unlink()
+    assert named("openimages30k", root) == [("missing mask", "test/02jvh9/32fdab44.jpg")]
+    picture(mask)
+    metadata = root / "metadata/OpenImages/test"
+    replace(metadata / "localization.txt", "48f37c0f.png,", "48f37c0f.png,x.png")
+    assert named("openimages30k", root) == [("metadata", "test/0bt_c3/0a51958f.jpg")]
+    replace(metadata / "localization.txt", "test/02jvh9/32fdab44.jpg,", "other.jpg,")
+    assert named("openimages30k", root)[1:] == [
+        ("metadata", "test/0bt_c3/0a51958f.jpg"),
+        ("empty annotation", "test/02jvh9/32fdab44.jpg"),
+    ]
+    replace(metadata / "class_labels.txt", "32fdab44.jpg,1", "32fdab44.jpg,0")
+    assert ("label mismatch", "test/02jvh9/32fdab44.jpg") in named("openimages30k", root)
+    (root / "class-descriptions-boxable.csv").write_text("/m/01yrx,Cat\n")
+    with pytest.raises(UsageError, match="expected a name for /m/0bt_c3"):
+        open_dataset("openimages30k", root)
+
+
+# ---------------------------------------------------------------------------------------------------------------- voc
+def test_voc_counts_from_1_and_leaves_difficult_objects_out(tmp_path):
+    dataset = open_dataset("voc", folders.voc(tmp_path))
+    assert boxes(dataset) == {"2008_000002/dog": [[0, 0, 50, 40]], "2008_000002/tvmonitor": [[33, 10, 44, 40]]}
+    assert dataset.classes[dataset.samples[1].label].synonyms == ("TV monitor", "television")
+    assert len(dataset.classes) == 20
+    assert [(one.kind, one.source) for one in dataset.problems] == [
+        ("difficult", "2008_000002/dog"),
+        ("difficult", "2008_000007/cow"),
+    ]
+
+
+def test_voc_names_what_is_wrong(tmp_path):
+    root = folders.voc(tmp_path)
+    base = root / "VOCdevkit/VOC2012"
+    folders.xml(base / "Annotations/x.xml", (50, 40), [])
+    folders.xml(base / "Annotations/y.xml", (50, 40), [("unicorn", (1, 1, 5, 5), 0)])
+    folders.lines(base / "ImageSets/Main/val.txt", ["2008_000002", "x", "y", "z"])
+    found = named("voc", root)[1:]
+    assert found == [("empty annotation", "x"), ("label mismatch", "y"), ("broken annotation", "z")]
+    folders.lines(base / "classes.txt", ["unicorn", "dog"])
+    picture(base / "JPEGImages/y.jpg")
+    own = open_dataset("voc", root)
+    assert [one.name for one in own.classes] == ["unicorn", "dog"]
+    assert [one.id for one in own.samples] == ["2008_000002/dog", "y/unicorn"]
+    assert ("label mismatch", "2008_000002") in [(one.kind, one.source) for one in own.problems]
+
+
+def test_a_size_that_differs_is_named_and_the_boxes_belong_to_the_annotation(tmp_path):
+    root = folders.voc(tmp_path)
+    picture(root / "VOCdevkit/VOC2012/JPEGImages/2008_000002.jpg", (25, 20))
+    dataset = open_dataset("voc", root)
+    assert dataset.samples[0].size_wh == (50, 40)
+    assert [one.kind for one in dataset.problems].count("size mismatch") == 2  # a sample each
+    assert "annotated as 50×40, the file has 25×20: taken as resized" in dataset.problems[-1].reason
+
+
+# --------------------------------------------------------------------------------------------------------------- coco
+def test_coco_a_sample_for_each_category_without_crowds(tmp_path):
+    dataset = open_dataset("coco", folders.coco(tmp_path))
+    assert boxes(dataset) == {
+        "000000000139/1": [[0, 0, 10, 40], [20, 0, 30, 40]],
+        "000000000139/72": [[5.5, 6.25, 25.5, 36.75]],
+    }
+    assert [one.name for one in dataset.classes] == ["person", "tv"]  # by category id
+    assert [(one.kind, one.source) for one in dataset.problems] == [
+        ("crowd", "annotation 4 of image 139"),
+        ("crowd", "annotation 5 of image 285"),
+    ]
+
+
+def change_coco(what):
+    document = copy.deepcopy(folders.COCO)
+    first = document["annotations"][0]
+    if what == "category":
+        first["category_id"] = 9
+    elif what == "image":
+        first["image_id"] = 9
+    elif what == "bbox":
+        first["bbox"] = []
+    elif what == "negative":
+        first["bbox"] = [5, 5, -2, 8]
+    elif what == "twice":
+        document["annotations"].append(copy.deepcopy(first))
+    elif what == "image twice":
+        document["images"].append(copy.deepcopy(document["images"][0]))
+    return document
+
+
+@pytest.mark.parametrize(
+    ("what", "kinds"),
+    [
+        ("category", ["label mismatch"]),
+        ("image", ["metadata"]),
+        ("bbox", ["empty annotation"]),
+        ("negative", ["broken box", "empty annotation"]),
+        ("twice", ["duplicate id"]),
+        ("image twice", ["duplicate id"]),
+    ],
+)
+def test_coco_names_what_is_wrong(what, kinds, tmp_path):
+    root = folders.coco(tmp_path, change_coco(what))
+    assert sorted(kind for kind, _ in named("coco", root) if kind != "crowd") == sorted(kinds)
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{", '{"images": [], "annotations": []}', json.dumps({**folders.COCO, "images": [1]})]
+)
+def test_coco_files_that_are_none_are_one_line(text, tmp_path):
+    root = folders.coco(tmp_path)
+    (root / "annotations/instances_val2017.json").write_text(text)
+    with pytest.raises(UsageError, match=r"instances_val2017\.json.*: (export|fetch) it again"):
+        open_dataset("coco", root)
+
+
+# ------------------------------------------------------------------------------------------------------------- folder
+def test_folder_labels_are_names_with_synonyms(tmp_path):
+    dataset = open_dataset("folder", folders.folder(tmp_path))
+    assert boxes(dataset) == {
+        "a.jpg/cat|kitten": [[1, 2, 30, 40]],
+        "a.jpg/dog": [[0, 0, 5, 5]],
+        "sub/b.png": [[10, 10, 50, 40]],
+    }
+    assert dataset.classes[0].synonyms == ("cat", "kitten")
+
+
+def test_folder_names_what_is_wrong(tmp_path):
+    root = folders.folder(tmp_path)
+    picture(root / "c.jpg")
+    picture(root / "d.jpg")
+    folders.lines(
+        root / "boxes.csv", [*(root / "boxes.csv").read_text().split(), "d.jpg,dog,,,,", "../e.jpg,dog,1,1,2,2"]
+    )
+    assert named("folder", root) == [
+        ("unannotated picture", "c.jpg"),
+        ("unsafe id", "../e.jpg"),
+        ("empty annotation", "d.jpg"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("path,label", "file,label", "to begin with the line path,label,x0,y0,x1,y1"),
+        ("a.jpg,dog,0,0,5,5", "a.jpg,dog,0,0,5,five", "row 3: expected four numbers"),
+        ("a.jpg,dog,0,0,5,5", "a.jpg,,0,0,5,5", "row 3: expected a path and a label"),
+        ("a.jpg,dog,0,0,5,5", "a.jpg,dog,0,0,5", "line 3: expected 6 values"),
+    ],
+)
+def test_folder_lines_that_cannot_be_read_stop_it(old, new, said, tmp_path):
+    root = folders.folder(tmp_path)
+    replace(root / "boxes.csv", old, new)
+    with pytest.raises(UsageError, match=said):
+        open_dataset("folder", root)
