@@ -18,7 +18,6 @@ from timm.layers import (  # type: ignore[attr-defined]  # timm re-exports them 
     ClassifierHead,
     HybridEmbed,
     NormMlpClassifierHead,
-    apply_rot_embed_cat,
 )
 from timm.models.convnext import ConvNeXt
 from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
@@ -31,13 +30,12 @@ from timm.models.vision_transformer import (  # type: ignore[attr-defined]
 )
 from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cliploc.backbones._cnn import ConvolutionalBackbone
 from cliploc.backbones._open_clip_facts import OpenClipFacts
 from cliploc.backbones._open_clip_text import OpenClipText, Tokenizer, without_image_tower
+from cliploc.backbones._timm_block import TimmBlock
 from cliploc.backbones._transformer import (
-    BlockAdapter,
     VisionTransformerBackbone,
     attention_weights,
     join_heads,
@@ -60,65 +58,6 @@ def _embedding_size(visual: Any) -> int:
 
 
 # --------------------------------------------------------------------------------------------------------------- ViTs
-class _Block(BlockAdapter):
-    """A block of timm's ViTs or EVAs, normed before or after its branches."""
-
-    def __init__(self, block: Any) -> None:
-        self.block, self.attn = block, block.attn
-        self.scale = block.attn.scale
-        self.rotates = isinstance(block, EvaBlock | EvaBlockPostNorm)
-        self.norms_after = isinstance(block, ResPostBlock | EvaBlockPostNorm)
-
-    def run(self, x: Tensor, rotation: Tensor | None) -> Tensor:
-        out: Tensor = self.block(x, rope=rotation) if self.rotates else self.block(x)
-        return out
-
-    def attention_input(self, x: Tensor) -> Tensor:
-        y: Tensor = x if self.norms_after else self.block.norm1(x)
-        return y
-
-    def project(self, normed: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        attn = self.attn
-        if attn.qkv is None:
-            parts: tuple[Tensor, ...] = tuple(to(normed) for to in (attn.q_proj, attn.k_proj, attn.v_proj))
-        else:
-            bias = attn.qkv.bias
-            if getattr(attn, "q_bias", None) is not None:
-                bias = torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
-            parts = F.linear(normed, attn.qkv.weight, bias).chunk(3, dim=-1)
-        q, k, v = (split_heads(part, attn.num_heads) for part in parts)
-        q, k = attn.q_norm(q), attn.k_norm(k)
-        return self._rotated(q, rotation), self._rotated(k, rotation), v
-
-    def _rotated(self, x: Tensor, rotation: Tensor | None) -> Tensor:
-        """Patches turned by their place; class tokens have none."""
-        if rotation is None:
-            return x
-        first, patches = x[:, :, : self.attn.num_prefix_tokens], x[:, :, self.attn.num_prefix_tokens :]
-        half = getattr(self.attn, "rotate_half", False)
-        return torch.cat([first, apply_rot_embed_cat(patches, rotation, half=half).to(x.dtype)], dim=2)
-
-    def attention_branch(self, x: Tensor, gathered: Tensor) -> Tensor:
-        joined = self.attn.norm(join_heads(gathered))  # [B, T, d]
-        if getattr(self.attn, "gate", None) is not None:
-            joined = joined * self.attn.gate(self.attention_input(x)).sigmoid()
-        branch = self.attn.proj(joined)
-        return self._scaled(self.block.norm1(branch) if self.norms_after else branch, 1)
-
-    def mlp_branch(self, x: Tensor) -> Tensor:
-        block = self.block
-        return self._scaled(block.norm2(block.mlp(x)) if self.norms_after else block.mlp(block.norm2(x)), 2)
-
-    def _scaled(self, branch: Tensor, which: int) -> Tensor:
-        """Layer scale, which timm's ViTs keep as a module and its EVAs as a bare parameter."""
-        scale, gamma = (getattr(self.block, f"{name}{which}", None) for name in ("ls", "gamma_"))
-        if scale is not None:
-            branch = scale(branch)
-        if gamma is not None:
-            branch = gamma * branch
-        return branch
-
-
 class _AttentionPool:
     """SigLIP's and the Perception Encoder's pool: one learnt query attends to all tokens, an MLP follows."""
 
@@ -180,7 +119,7 @@ class TimmVit(VisionTransformerBackbone):
         facts = OpenClipFacts.of(model)
         visual = copy.deepcopy(model.visual) if copy_text else model.visual
         trunk = visual.trunk
-        super().__init__([_Block(block) for block in trunk.blocks], trunk.num_prefix_tokens, facts.mean, facts.std)
+        super().__init__([TimmBlock(block) for block in trunk.blocks], trunk.num_prefix_tokens, facts.mean, facts.std)
         self.visual, self.trunk = visual, trunk
         self.text = OpenClipText(without_image_tower(model) if copy_text else model, tokenizer)
         self.attention_pool = None if trunk.attn_pool is None else _AttentionPool(trunk.attn_pool)
