@@ -25,6 +25,7 @@ from cliploc.backbones._precision import resolve_precision
 from cliploc.errors import UsageError
 
 WEIGHTS = Path(__file__).parent / "mini_weights"
+MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3  # Google's (x·255 − 127)/128
 
 
 class Mini(ConvolutionalBackbone):
@@ -45,7 +46,7 @@ class Mini(ConvolutionalBackbone):
         parts = dict(tower.named_children())  # timm's EfficientNet: normalisation layers include the activation
         stem = nn.Sequential(parts["conv_stem"], parts["bn1"])
         last = nn.Sequential(parts["conv_head"], parts["bn2"])
-        super().__init__([stem, *parts["blocks"].children(), last], mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
+        super().__init__([stem, *parts["blocks"].children(), last], MEAN, STD)
         self.stages.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.pooling = GlobalAveragePool(mean_feature)
         self.text = text
@@ -60,7 +61,7 @@ class Mini(ConvolutionalBackbone):
         with torch.device("meta"):  # no random initialisation that the weights would overwrite at once
             tower = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
         tower.load_state_dict(tensors, assign=True)
-        _fold_batch_norms(tower.eval())
+        fold_norm_acts(tower.eval())
         facts = json.loads((folder / "mini.json").read_text())
         return cls(tower, mean_feature, MiniTextTower.load(folder), facts).eval().requires_grad_(False)
 
@@ -89,7 +90,7 @@ class Mini(ConvolutionalBackbone):
 
 
 @torch.no_grad()
-def _fold_batch_norms(tower: nn.Module) -> None:
+def fold_norm_acts(tower: nn.Module) -> None:
     """Makes timm's batch norms part of the convolution before each, and leaves the activations that they carry.
 
     With channels last the forward pass takes half as long on a CPU; embeddings differ by rounding (5e-7).
