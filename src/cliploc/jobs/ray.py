@@ -1,0 +1,229 @@
+"""Engine `ray`: Ray Data with a pool of actors that hold the models, on this machine or on a cluster.
+
+Every machine must see the pictures under the same path and have cliploc installed. Parts come back to this process,
+which alone writes them; a worker that dies is replaced and its shard done again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pickle
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from cliploc.errors import CliplocError, InputError, ModelError, UsageError
+from cliploc.jobs.engine import MakeWorker, Part, Shard
+from cliploc.jobs.rows import arrow
+
+ERRORS: dict[str, type[CliplocError]] = {
+    "usage": UsageError,
+    "model": ModelError,
+    "input": InputError,
+    "other": CliplocError,
+}
+NO_CLUSTER = (
+    "expected a Ray cluster at {}, could not use it ({}): start one with `ray start --head` and give its address, or "
+    "leave --address out"
+)
+ATTEMPTS = 4  # at one shard; what kills every worker, such as too little memory, must end the run
+
+
+def run(
+    shards: Sequence[Shard],
+    make_worker: MakeWorker,
+    on_part: Callable[[Part], None],
+    on_images: Callable[[int], None] | None = None,
+    *,
+    address: str | None = None,
+    threads: int | None = None,
+) -> None:
+    """Carries a run out on a Ray cluster; see `cliploc.jobs.engine.Engine`.
+
+    Args:
+        shards: as there.
+        make_worker: as there.
+        on_part: as there.
+        on_images: called with the size of every part that is there.
+        address: of a running cluster, such as "auto" or "10.0.0.1:6379"; None for Ray as it is already in use in this
+            process, else for a cluster of this machine alone, which ends with the run.
+        threads: processors of each worker, of which a machine gets as many as fit; None for as many as this process
+            computes with. The same number everywhere, as local runs have, keeps sums in the same order.
+
+    Raises:
+        UsageError: Ray is not installed, no cluster is at the address, or no machine of it has so many processors.
+        ModelError: a shard killed its worker again and again.
+    """
+    ray = _ray()
+    sizes = {shard.index: len(shard.samples) for shard in shards}
+    with _cluster(ray, address):
+        # On a GPU the processors only feed it.
+        pool, resources = _pool(ray, threads or torch.get_num_threads())
+        attempts = ray.remote(num_cpus=0, scheduling_strategy=_here(ray))(_Attempts).remote()
+        work = ray.data.from_items(
+            [{"shard": pickle.dumps(shard)} for shard in shards], override_num_blocks=len(shards)
+        ).map_batches(
+            _ShardsDone,
+            fn_constructor_args=(make_worker, resources.cpus, attempts),
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=pool, initial_size=pool),
+            num_cpus=resources.cpus,
+            num_gpus=resources.gpus,
+        )
+        waiting = dict(sizes)
+        try:
+            for batch in work.iter_batches(batch_size=1, prefetch_batches=0, batch_format="pyarrow"):
+                for row in batch.to_pylist():
+                    if row["error"]:
+                        raise ERRORS[row["error"]](row["table"].decode())
+                    if waiting.pop(row["index"], None) is None:
+                        continue  # a worker that died right after its part was sent did it a second time
+                    on_part(Part(row["index"], _table(row["table"]), tuple(row["notes"])))
+                    if on_images:
+                        on_images(sizes[row["index"]])
+        except ray.exceptions.RayError as error:
+            lines = str(error).strip().splitlines()
+            reason = next((line.strip() for line in reversed(lines) if "Error: " in line), lines[0])[:200]
+            raise ModelError(
+                f"the Ray cluster failed with {len(waiting)} of {len(sizes)} shards to do ({reason}): what is done is "
+                "kept; run the same command again"
+            ) from error
+
+
+class _ShardsDone:
+    """The actor: holds a worker, and with it the models, for as long as the run lasts."""
+
+    def __init__(self, make_worker: MakeWorker, threads: int, attempts: Any) -> None:
+        torch.set_num_threads(threads)  # Ray sets 1 for all but the whole of a machine
+        self.make_worker, self.attempts = make_worker, attempts
+        self.worker: Any = None
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        out: dict[str, list[Any]] = {"index": [], "table": [], "notes": [], "error": []}
+        for packed in batch["shard"]:
+            shard: Shard = pickle.loads(packed)
+            try:
+                self._count_attempt(shard)
+                # Made here, as an error in a constructor would make Ray start the actor again and again.
+                self.worker = self.worker or self.make_worker()
+                (part,) = self.worker.stream([shard])
+                table, notes, error = _bytes(part.table), list(part.notes), ""
+            except CliplocError as raised:
+                # As text: an exception with arguments of its own does not survive being sent.
+                error = next(name for name, kind in ERRORS.items() if isinstance(raised, kind))
+                table, notes = str(raised).encode(), []
+            for name, value in (("index", shard.index), ("table", table), ("notes", notes), ("error", error)):
+                out[name].append(value)
+        return out
+
+    def _count_attempt(self, shard: Shard) -> None:
+        import ray
+
+        if ray.get(self.attempts.begin.remote(shard.index)) > ATTEMPTS:
+            raise ModelError(
+                f"part {shard.index:05d}, from {shard.samples[0].id} on, ended its worker {ATTEMPTS} times: what is "
+                "done is kept; run the same command again, with a smaller --batch-size if memory was short"
+            )
+
+
+class _Attempts:
+    """How often each shard was begun, known to all workers: Ray itself begins one again for ever."""
+
+    def __init__(self) -> None:
+        self.begun: Counter[int] = Counter()
+
+    def begin(self, shard: int) -> int:
+        self.begun[shard] += 1
+        return self.begun[shard]
+
+
+def _ray() -> Any:
+    try:
+        import ray
+        import ray.data
+        import ray.util.scheduling_strategies
+    except ImportError:
+        raise UsageError("engine ray needs Ray: pip install 'cliploc[ray]', or use --engine local") from None
+    return ray
+
+
+@contextlib.contextmanager
+def _cluster(ray: Any, address: str | None) -> Iterator[None]:
+    """Ray in use, quietly; what was there before is there afterwards."""
+    ours = not ray.is_initialized()
+    if ours:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing leaves the machine unasked
+        options = {"include_dashboard": False} if address is None else {}
+        _reachable(address)
+        try:
+            ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
+        except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+            reason = str(error).strip().splitlines()[0][:200]
+            raise UsageError(NO_CLUSTER.format(address or "this machine", reason)) from error
+    context = ray.data.DataContext.get_current()
+    bars, logger = context.enable_progress_bars, logging.getLogger("ray.data")
+    level, context.enable_progress_bars = logger.level, False
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        context.enable_progress_bars = bars
+        logger.setLevel(level)
+        if ours:
+            ray.shutdown()
+
+
+def _here(ray: Any) -> Any:
+    """This machine, whose loss ends the run in any case."""
+    node = ray.get_runtime_context().get_node_id()
+    return ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
+
+
+def _reachable(address: str | None) -> None:
+    """Ray itself tries for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except OSError as error:
+            raise UsageError(NO_CLUSTER.format(address, error.strerror or error)) from error
+
+
+class _Resources(NamedTuple):
+    """What a worker takes of its machine."""
+
+    cpus: int
+    gpus: int
+
+
+def _pool(ray: Any, threads: int) -> tuple[int, _Resources]:
+    """How many workers fit, and what each takes."""
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus = sum(int(one.get("GPU", 0)) for one in machines)
+    if gpus:
+        return gpus, _Resources(1, 1)
+    most = max(int(one.get("CPU", 0)) for one in machines)
+    if most < threads:
+        raise UsageError(
+            f"expected a machine with {threads} processors for a worker, the largest of the cluster offers {most}: "
+            f"use --threads {max(most, 1)}"
+        )
+    return sum(int(one.get("CPU", 0)) // threads for one in machines), _Resources(threads, 0)
+
+
+def _bytes(table: Any) -> bytes:
+    pa = arrow()
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    packed: bytes = sink.getvalue().to_pybytes()
+    return packed
+
+
+def _table(packed: bytes) -> Any:
+    return arrow().ipc.open_stream(packed).read_all()

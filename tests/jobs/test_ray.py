@@ -1,0 +1,158 @@
+"""Engine `ray` on a cluster of two nodes, both on this machine."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cliploc.errors import ModelError, UsageError
+from cliploc.jobs import local
+from cliploc.jobs.engine import Part, Shard
+from cliploc.schema import Sample
+
+pa = pytest.importorskip("pyarrow")
+ray = pytest.importorskip("ray")
+cluster_utils = pytest.importorskip("ray.cluster_utils")
+
+from cliploc.jobs import ray as engine  # noqa: E402 - after the skips
+
+
+def sample(index: int) -> Sample:
+    return Sample(f"{index}", Path(f"{index}.jpg"), index, (10, 10), np.array([[0, 0, 1, index]], np.float32))
+
+
+SHARDS = [Shard(index, (sample(2 * index), sample(2 * index + 1))) for index in range(12)]
+
+
+class Labels:
+    """A worker that needs no model: its part holds what it was given, and which process made it."""
+
+    def __init__(self, before: Callable[[Shard], None] | None = None) -> None:
+        self.before = before
+
+    def stream(self, shards, on_images=None) -> Iterator[Part]:
+        for shard in shards:
+            if self.before:
+                self.before(shard)
+            tops = [float(one.boxes_xyxy[0, 3]) for one in shard.samples]
+            table = pa.table({"sample": [one.id for one in shard.samples], "top": tops, "pid": [os.getpid()] * 2})
+            yield Part(shard.index, table, (f"note {shard.index}",))
+
+    def close(self) -> None:
+        pass
+
+
+def slow(shard: Shard) -> None:
+    time.sleep(0.2)
+
+
+def die_once(folder: Path, shard: Shard) -> None:
+    """Kills the worker at shard 5, the first time; slow enough that both nodes get some."""
+    time.sleep(0.2)
+    if shard.index == 5 and not (folder / "died").exists():
+        (folder / "died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_always(shard: Shard) -> None:
+    if shard.index == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def refuse(shard: Shard) -> None:
+    if shard.index == 3:
+        raise ModelError("expected weights, found none: fetch them")
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    made = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    made.add_node(num_cpus=1)
+    yield made
+    made.shutdown()
+
+
+def parts_of(run, worker) -> dict[int, Part]:
+    parts: dict[int, Part] = {}
+
+    def keep(part: Part) -> None:
+        assert part.index not in parts, "a part came twice"
+        parts[part.index] = part
+
+    run(SHARDS, worker, keep)
+    return parts
+
+
+def same(a: dict[int, Part], b: dict[int, Part]) -> bool:
+    return a.keys() == b.keys() and all(
+        a[i].table.drop_columns("pid").equals(b[i].table.drop_columns("pid")) and a[i].notes == b[i].notes for i in a
+    )
+
+
+def test_two_nodes_share_the_work_and_a_killed_worker_is_replaced(cluster, tmp_path):
+    pictures: list[int] = []
+    run = functools.partial(engine.run, address=cluster.address, threads=1, on_images=pictures.append)
+    parts = parts_of(run, functools.partial(Labels, functools.partial(die_once, tmp_path)))
+    assert (tmp_path / "died").exists()
+    assert same(parts, parts_of(local.run, Labels))
+    assert sum(pictures) == 24
+    assert len({part.table["pid"][0].as_py() for part in parts.values()}) == 3, "two workers, and one in place of one"
+    assert not ray.is_initialized(), "the run ends what it started"
+
+
+def test_a_node_lost_in_mid_run_costs_nothing_but_time(cluster):
+    extra = cluster.add_node(num_cpus=1)
+    parts: dict[int, Part] = {}
+
+    def keep(part: Part) -> None:
+        assert part.index not in parts
+        parts[part.index] = part
+        if len(parts) == 3:
+            cluster.remove_node(extra)
+
+    engine.run(SHARDS, functools.partial(Labels, slow), keep, address=cluster.address, threads=1)
+    assert same(parts, parts_of(local.run, Labels))
+
+
+def test_a_shard_that_kills_every_worker_ends_the_run_with_a_line(cluster):
+    parts: dict[int, Part] = {}
+    with pytest.raises(ModelError, match=r"part 00005, from 10 on, ended its worker 4 times: .*run the same command"):
+        engine.run(
+            SHARDS,
+            functools.partial(Labels, die_always),
+            lambda part: parts.update({part.index: part}),
+            address=cluster.address,
+            threads=1,
+        )
+    assert parts, "what was done before is kept"
+
+
+def test_the_worker_s_own_error_comes_back_as_it_is(cluster):
+    with pytest.raises(ModelError, match=r"^expected weights, found none: fetch them$"):
+        engine.run(SHARDS, functools.partial(Labels, refuse), lambda part: None, address=cluster.address, threads=1)
+
+
+def test_more_processors_than_a_node_has_are_refused(cluster):
+    with pytest.raises(UsageError, match=r"expected a machine with 64 processors .* offers 1: use --threads 1"):
+        engine.run(SHARDS, Labels, print, address=cluster.address, threads=64)
+
+
+def test_what_a_part_raises_ends_the_run_and_the_cluster_is_let_go(cluster):
+    def full(part: Part) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        engine.run(SHARDS, Labels, full, address=cluster.address, threads=1)
+    assert not ray.is_initialized()
+
+
+def test_no_cluster_at_the_address_is_said_in_one_line():
+    with pytest.raises(UsageError, match=r"expected a Ray cluster at 127\.0\.0\.1:1, .*leave --address out"):
+        engine.run(SHARDS, Labels, print, address="127.0.0.1:1", threads=1)
