@@ -137,16 +137,22 @@ class AttentionPool(nn.Module):
         return torch.cat([mean, patches[0].flatten(1).T.to(mean.dtype)])  # [1+N, C]
 
     def forward(self, features: Tensor) -> Tensor:
-        """`[B, C, h, w]` → `[B, D]`."""
+        """`[B, C, h, w]` → `[B, D]`.
+
+        Only one token asks, so keys and values are never made: q·(W_k x) = (W_kᵀ q)·x, whose bias the softmax does not
+        see, and Σ_n a_n W_v x_n = W_v Σ_n a_n x_n. Two products of `[C, C]` an image instead of two for each token.
+        """
         x = features.flatten(2).transpose(1, 2)  # [B, N, C]
         x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1)  # [B, 1+N, C]
         x = x + self._positions((features.shape[-2], features.shape[-1]))
-        b, n, c = x.shape
-        q = self.q_proj(x[:, :1]).view(b, 1, self.heads, -1).transpose(1, 2)  # [B, H, 1, C/H]
-        k = self.k_proj(x).view(b, n, self.heads, -1).transpose(1, 2)  # [B, H, 1+N, C/H]
-        v = self.v_proj(x).view(b, n, self.heads, -1).transpose(1, 2)  # [B, H, 1+N, C/H]
-        attention = (q @ k.transpose(-2, -1) * (c // self.heads) ** -0.5).softmax(dim=-1)  # [B, H, 1, 1+N]
-        pooled: Tensor = self.c_proj((attention @ v).transpose(1, 2).reshape(b, c))  # [B, D]
+        c = x.shape[-1]
+        size = c // self.heads
+        q = (self.q_proj(x[:, 0]) * size**-0.5).unflatten(1, (self.heads, size))  # [B, H, C/H]
+        towards = torch.einsum("bhe,hec->bhc", q, self.k_proj.weight.view(self.heads, size, c))  # [B, H, C]
+        attention = (towards @ x.transpose(1, 2)).softmax(dim=-1)  # [B, H, 1+N]
+        gathered = attention @ x  # [B, H, C]
+        values = torch.einsum("bhc,hec->bhe", gathered, self.v_proj.weight.view(self.heads, size, c))  # [B, H, C/H]
+        pooled: Tensor = self.c_proj(values.flatten(1) + self.v_proj.bias)  # [B, D]
         return pooled
 
     def read_locations(self, features: Tensor) -> Tensor:
