@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from cliploc.report.benchmark import write_report
 from cliploc.report.document import classified_record, to_document
 from cliploc.report.overlay import draw_overlay, panels
 from cliploc.report.page import PageItem, write_page
 
-__all__ = ["PageItem", "classified_record", "draw_overlay", "panels", "to_document", "write_page"]
+__all__ = ["PageItem", "classified_record", "draw_overlay", "panels", "to_document", "write_page", "write_report"]

@@ -212,20 +212,20 @@ def _heat(result: Localization, indices: Sequence[int]) -> npt.NDArray[np.uint8]
     return (heat.clip(0, 1) * 255).round().astype(np.uint8)
 
 
-def _alpha(heat: npt.NDArray[np.uint8], opacity: float, ramp: tuple[float, float]) -> npt.NDArray[np.uint8]:
+def covering(heat: npt.NDArray[np.uint8], opacity: float, ramp: tuple[float, float]) -> npt.NDArray[np.uint8]:
     """How much the colour covers: nothing up to the ramp's start, `opacity` from its end on, smooth between."""
     start, stop = ramp
     rise = ((np.arange(256) / 255 - start) / (stop - start)).clip(0, 1)
     table = (rise * rise * (3 - 2 * rise) * opacity * 255).round().astype(np.uint8)
-    covering: npt.NDArray[np.uint8] = table[heat]
-    return covering
+    covers: npt.NDArray[np.uint8] = table[heat]
+    return covers
 
 
 def _paint_heat(image: Image.Image, result: Localization, index: int, opacity: float) -> Image.Image:
     heat = np.asarray(
         Image.fromarray(_heat(result, [index])[0]).resize(image.size, Image.Resampling.BILINEAR)
     )  # [H, W]
-    colour, alpha = Image.fromarray(_draw.heat_table()[heat]), Image.fromarray(_alpha(heat, opacity, ONE_RAMP))
+    colour, alpha = Image.fromarray(_draw.heat_table()[heat]), Image.fromarray(covering(heat, opacity, ONE_RAMP))
     return Image.composite(colour, image, alpha)
 
 
@@ -239,7 +239,7 @@ def _paint_heats(image: Image.Image, result: Localization, indices: Sequence[int
     share /= share.sum(0)
     mixed = np.einsum("nhw,nc->hwc", share, colours).round().astype(np.uint8)  # [H', W', 3]
     colour = Image.fromarray(mixed).resize(image.size, Image.Resampling.BILINEAR)
-    alpha = Image.fromarray(_alpha(heats.max(0), opacity, MANY_RAMP)).resize(image.size, Image.Resampling.BILINEAR)
+    alpha = Image.fromarray(covering(heats.max(0), opacity, MANY_RAMP)).resize(image.size, Image.Resampling.BILINEAR)
     return Image.composite(colour, image, alpha)
 
 

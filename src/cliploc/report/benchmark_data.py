@@ -1,0 +1,355 @@
+"""What a benchmark left in its folder – manifest, numbers, rows – as the report's pages and tables take it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cliploc.errors import UsageError
+
+Floats = npt.NDArray[np.float64]
+Box = tuple[float, float, float, float]
+TAUS: Floats = np.arange(0, 1, 0.001)
+LEVELS = 256
+SCHEMA = 1  # of manifests that this reads
+LIGHT = (
+    "sample", "setting", "path", "label", "n_boxes", "area_share", "status", "reason", "score", "predictions",
+    "iou", "boxes", "true_boxes", "pointing_hit", "highest", "hits_largest_50",
+)  # fmt: skip
+# What of a setting tells it from others, in the order in which a label says it.
+TELLING = (
+    "model", "pretrained", "method", "options", "head", "prompts", "templates", "refine", "scales", "flip",
+    "image_size", "resize", "background", "precision", "threshold", "ensemble",
+)  # fmt: skip
+OF_METHOD = frozenset({"options", "head", "threshold"})  # differ between methods anyway
+MISSES = {
+    "none": ("no box", "the map gives no box at all"),
+    "several": ("several instances", "the box holds more than 30 % of at least two true boxes"),
+    "part": ("a part", "more than half of the box lies on the object, but it holds too little of it"),
+    "more": ("too much", "the box holds more than 70 % of the object, and too much around it"),
+    "elsewhere": ("elsewhere", "none of these"),
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One model × method × prompt setting.
+
+    Attributes:
+        id: as in the manifest and the rows.
+        label: what tells it from the run's other settings, short.
+        about: its entry in the manifest.
+        numbers: its entry in summary.json; empty where none of its pictures could be evaluated.
+        curve: `[1000]`, MaxBoxAcc in percent at each τ of `TAUS`; None where nothing was evaluated.
+        index: its place in the manifest: its colour everywhere.
+    """
+
+    id: str
+    label: str
+    about: Mapping[str, Any]
+    numbers: Mapping[str, Any]
+    curve: Floats | None
+    index: int
+
+    def number(self, key: str) -> float | None:
+        """A number of summary.json in percent, or None."""
+        value = self.numbers.get(key)
+        return None if value is None else float(value)
+
+    def interval(self, key: str) -> tuple[float, float] | None:
+        """Its 95 % interval, or None."""
+        ends = (self.numbers.get("confidence_95") or {}).get(key)
+        return None if ends is None else (float(ends[0]), float(ends[1]))
+
+    @property
+    def threshold(self) -> float | None:
+        """τ at which its boxes, hits and IoUs are; None where each map has its own."""
+        value = self.numbers.get("threshold", self.about.get("threshold"))
+        return float(value) if isinstance(value, int | float) else None
+
+    @property
+    def oracle(self) -> bool:
+        """Whether that τ was chosen on these same pictures."""
+        return bool(self.numbers.get("threshold_chosen_on_these_images"))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A benchmark's folder.
+
+    Attributes:
+        folder: where it is.
+        manifest: what was run, on what.
+        settings: in the order of the manifest.
+        rows: a pandas frame with a line for each sample × setting, without maps: see `LIGHT`; and `hit`, whether the
+            largest contour's box is right at the setting's τ, and `miss`, how it is wrong (a key of `MISSES`).
+    """
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    settings: tuple[Setting, ...]
+    rows: Any
+
+    @property
+    def dataset(self) -> Mapping[str, Any]:
+        """The manifest's entry for the dataset."""
+        found: Mapping[str, Any] = self.manifest.get("dataset") or {}
+        return found
+
+    @property
+    def ranked(self) -> list[Setting]:
+        """The best first, by MaxBoxAcc (by PxAP where there are masks only)."""
+
+        def worth(one: Setting) -> tuple[float, int]:
+            value = one.number("max_box_acc")
+            return -(value if value is not None else one.number("pxap") or -1.0), one.index
+
+        return sorted(self.settings, key=worth)
+
+    def class_name(self, label: int) -> str:
+        """What a label is called."""
+        classes = self.dataset.get("classes") or []
+        return str(classes[label]["name"]) if 0 <= label < len(classes) else f"class {label}"
+
+    def wnid(self, label: int) -> str:
+        """A label's WordNet id, or ""."""
+        classes = self.dataset.get("classes") or []
+        return str(classes[label].get("wnid") or "") if 0 <= label < len(classes) else ""
+
+    def of(self, setting: Setting, done: bool = True) -> Any:
+        """The rows of one setting; only those evaluated, or all."""
+        rows = self.rows[self.rows["setting"] == setting.id]
+        return rows[rows["status"] == "ok"] if done else rows
+
+
+def read_run(folder: str | Path) -> Run:
+    """Reads what `cliploc benchmark` wrote.
+
+    Raises:
+        UsageError: no such folder, or files in it that are absent or cannot be read.
+    """
+    folder = Path(folder)
+    manifest, summary = _json(folder / "manifest.json"), _json(folder / "summary.json")
+    if manifest.get("schema_version", SCHEMA) != SCHEMA:
+        raise UsageError(
+            f"{folder}: expected a manifest of version {SCHEMA}, got {manifest['schema_version']}: "
+            "use the cliploc that wrote it"
+        )
+    entries: Sequence[Mapping[str, Any]] = manifest.get("settings") or []
+    numbers = summary.get("settings", summary)
+    labels = _labels(entries)
+    rows, curves = _rows(folder, {one["id"]: _threshold(one, numbers.get(one["id"]) or {}) for one in entries})
+    settings = [
+        Setting(one["id"], label, one, numbers.get(one["id"]) or {}, curves.get(one["id"]), i)
+        for i, (one, label) in enumerate(zip(entries, labels, strict=True))
+    ]
+    return Run(folder, manifest, tuple(settings), rows)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(
+            f"expected {path}, found no such file: give the --out folder of a finished cliploc benchmark"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read ({error}): run cliploc benchmark again") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"{path}: expected a JSON object: run cliploc benchmark again")
+    return found
+
+
+def _threshold(about: Mapping[str, Any], numbers: Mapping[str, Any]) -> float | None:
+    value = numbers.get("threshold", about.get("threshold"))
+    return float(value) if isinstance(value, int | float) else None
+
+
+# ------------------------------------------------------------------------------------------------------------- labels
+def _labels(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The method, and whatever else differs between settings; the id where even that does not tell them apart."""
+    differing = {key for key in TELLING if key not in OF_METHOD and _differ(entries, key)}
+    for method in {one.get("method") for one in entries}:
+        differing |= {key for key in OF_METHOD if _differ([one for one in entries if one.get("method") == method], key)}
+    silent = {"method", "threshold", "templates" if "prompts" in differing else ""}
+    shown = [key for key in TELLING if key in differing - silent]
+    labels = []
+    for one in entries:
+        parts = [str(one.get("method", one["id"]))]
+        parts += [text for key in shown if (text := _said(key, one.get(key)))]
+        labels.append(" · ".join(parts))
+    with_tau = [
+        f"{label} · τ {said(one.get('threshold'))}" if labels.count(label) > 1 and "threshold" in differing else label
+        for label, one in zip(labels, entries, strict=True)
+    ]
+    return [
+        f"{label} · {one['id']}" if with_tau.count(label) > 1 else label
+        for label, one in zip(with_tau, entries, strict=True)
+    ]
+
+
+def _differ(entries: Sequence[Mapping[str, Any]], key: str) -> bool:
+    return len({json.dumps(one.get(key), sort_keys=True) for one in entries}) > 1
+
+
+def _said(key: str, value: Any) -> str:
+    """A setting's value in a label; "" for what goes without saying."""
+    if value is None or value is False or value in ("", [], {}):
+        return ""
+    if value is True:
+        return key
+    if key in ("templates", "background") and isinstance(value, list | tuple) and len(value) > 1:
+        return f"{len(value)} {key}"
+    return said(value) if key not in ("scales", "image_size") else f"{key.replace('_', ' ')} {said(value)}"
+
+
+def said(value: Any) -> str:
+    """Any value of the manifest in words."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}={said(one)}" for key, one in value.items()) or "–"
+    if isinstance(value, list | tuple):
+        return ", ".join(said(one) for one in value) or "–"
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+# --------------------------------------------------------------------------------------------------------------- rows
+@cache
+def bench_packages() -> tuple[ModuleType, ModuleType]:
+    """pandas and pyarrow.parquet; a `UsageError` where they are not installed."""
+    try:
+        import pandas
+        from pyarrow import parquet
+    except ImportError as error:
+        raise UsageError(f"the report needs pandas and pyarrow ({error}): pip install 'cliploc[bench]'") from error
+    return pandas, parquet
+
+
+def _parts(folder: Path) -> list[Path]:
+    parts = sorted((folder / "parts").glob("*.parquet"))
+    if not parts:
+        raise UsageError(f"expected Parquet files in {folder / 'parts'}, found none: run cliploc benchmark first")
+    return parts
+
+
+def _read(part: Path, columns: Iterable[str]) -> Any:
+    """The columns of one part that it has, as a pandas frame."""
+    _, parquet = bench_packages()
+    try:
+        there = parquet.read_schema(part).names
+        return parquet.read_table(part, columns=[name for name in columns if name in there]).to_pandas()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{part} cannot be read ({error}): remove it and run cliploc benchmark again") from error
+
+
+def _rows(folder: Path, thresholds: Mapping[str, float | None]) -> tuple[Any, dict[str, Floats]]:
+    """All rows without what is heavy, part by part; and for each setting its MaxBoxAcc at each τ, in percent."""
+    pandas, _ = bench_packages()
+    frames = []
+    right: dict[str, Floats] = {}
+    counted: Counter[str] = Counter()
+    for part in _parts(folder):
+        frame = _read(part, LIGHT)
+        frame["hit"], frame["miss"] = False, ""
+        done = np.flatnonzero(((frame["status"] == "ok") & frame["hits_largest_50"].notna()).to_numpy())
+        if len(done):
+            packed = np.frombuffer(b"".join(frame["hits_largest_50"].iloc[done]), np.uint8).reshape(-1, LEVELS // 8)
+            levels = np.unpackbits(packed, axis=1)  # [n, 256]
+            highest, names = frame["highest"].to_numpy()[done].astype(int), frame["setting"].to_numpy()[done]
+            for name, high in sorted(set(zip(names, highest.tolist(), strict=True))):
+                chosen = levels[(names == name) & (highest == high)]
+                right[name] = right.get(name, np.zeros(len(TAUS))) + chosen[:, _levels(high)].sum(axis=0)
+                counted[name] += len(chosen)
+            # A setting whose maps have a τ each (Otsu's) is judged by the IoU that was kept.
+            taus = np.array([np.nan if (tau := thresholds.get(name)) is None else tau for name in names])
+            cut = np.floor(np.nan_to_num(taus) * highest).astype(int)
+            by_iou = frame["iou"].to_numpy()[done] >= 0.5
+            hit = np.where(np.isnan(taus), by_iou, levels[np.arange(len(done)), cut] == 1)
+            frame.loc[done, "hit"] = hit
+            if "true_boxes" in frame.columns:
+                missed = done[~hit]
+                pairs = zip(frame["boxes"].iloc[missed], frame["true_boxes"].iloc[missed], strict=True)
+                frame.loc[missed, "miss"] = [miss_kind(*pair) for pair in pairs]
+        if "predictions" in frame.columns:
+            frame["predicted"] = [int(one[0]) if one is not None and len(one) else -1 for one in frame["predictions"]]
+        heavy = ("hits_largest_50", "boxes", "true_boxes", "predictions")
+        frames.append(frame.drop(columns=[name for name in heavy if name in frame.columns]))
+    curves = {one: 100 * total / counted[one] for one, total in right.items()}
+    return pandas.concat(frames, ignore_index=True), curves
+
+
+@cache
+def _levels(highest: int) -> npt.NDArray[np.int64]:
+    """The level of a map that each τ of `TAUS` means: ⌊τ · highest⌋, as the metrics have it."""
+    return np.array([int(tau * highest) for tau in TAUS])
+
+
+def details(run: Run, wanted: set[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:
+    """All columns of these (setting, sample) rows, keyed by them: maps and boxes for the galleries."""
+    _, parquet = bench_packages()
+    samples = {sample for _, sample in wanted}
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    if not wanted:
+        return found
+    for part in _parts(run.folder):
+        table = parquet.read_table(part, filters=[("sample", "in", samples)])
+        for row in table.to_pylist():
+            if (row["setting"], row["sample"]) in wanted:
+                found[row["setting"], row["sample"]] = row
+    return found
+
+
+def miss_kind(boxes: Any, truths: Any) -> str:
+    """How the largest box is wrong; after TS-CAM's kinds of errors (Gao et al. 2021), a key of `MISSES`."""
+    found, true = as_boxes(boxes), as_boxes(truths)
+    if not len(found) or not len(true):
+        return "none"
+    area = (found[:, 2:] - found[:, :2]).prod(axis=1)
+    box = found[int(area.argmax())]
+    low, high = np.maximum(true[:, :2], box[:2]), np.minimum(true[:, 2:], box[2:])
+    common = (high - low).clip(min=0).prod(axis=1)
+    held = common / np.maximum((true[:, 2:] - true[:, :2]).prod(axis=1), 1e-9)  # of each true box
+    if (held > 0.3).sum() > 1:
+        return "several"
+    if common.max() / max(float(area.max()), 1e-9) > 0.5:
+        return "part"
+    return "more" if held.max() > 0.7 else "elsewhere"
+
+
+def as_boxes(boxes: Any) -> Floats:
+    """Nested lists out of Parquet → `[n, 4]`."""
+    if boxes is None or not len(boxes):
+        return np.zeros((0, 4))
+    return np.array([[float(value) for value in one] for one in boxes]).reshape(-1, 4)
+
+
+def wilson(hits: int, n: int) -> tuple[float, float]:
+    """95 % interval of a share of n, in percent (Wilson 1927): sensible for few pictures and for 0 and 100 %.
+
+    Example:
+        >>> [round(end) for end in wilson(1, 1)]
+        [21, 100]
+    """
+    z = 1.959964
+    share, extra = hits / n, z * z / n
+    middle, half = share + extra / 2, z * np.sqrt(share * (1 - share) / n + extra / (4 * n))
+    return 100 * max(float(middle - half) / (1 + extra), 0.0), 100 * min(float(middle + half) / (1 + extra), 1.0)
+
+
+def is_imagenet(run: Run) -> bool:
+    """Whether its classes are ImageNet's: only then can published ILSVRC numbers stand beside it."""
+    classes = run.dataset.get("classes") or []
+    return bool(classes) and all(re.fullmatch(r"n\d{8}", str(one.get("wnid") or "")) for one in classes)

@@ -1,0 +1,452 @@
+"""The benchmark's tables: beside what is published, and every setting × every metric; as HTML, Markdown, LaTeX, CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from cliploc.report._html import escape
+from cliploc.report.benchmark_data import Run, Setting, is_imagenet, said
+
+# Key of summary.json → title, and what it is.
+METRICS: Mapping[str, tuple[str, str]] = {
+    "max_box_acc": ("MaxBoxAcc", "the largest contour's box has IoU ≥ 0.5, at the τ best for all pictures: an oracle"),
+    "max_box_acc_v2": ("MaxBoxAccV2", "mean of the three to the right"),
+    "max_box_acc_iou30": ("IoU ≥ 0.3", "the best of all contours' boxes, at its own best τ: an oracle"),
+    "max_box_acc_iou50": ("IoU ≥ 0.5", "the best of all contours' boxes, at its own best τ: an oracle"),
+    "max_box_acc_iou70": ("IoU ≥ 0.7", "the best of all contours' boxes, at its own best τ: an oracle"),
+    "gt_known": ("GT-known Loc", "as MaxBoxAcc, at the τ given after the numbers"),
+    "top1_loc": ("Top-1 Loc", "GT-known, and the true class is the first prediction"),
+    "top5_loc": ("Top-5 Loc", "GT-known, and the true class is among the first five"),
+    "top1_cls": ("Top-1 class", "the true class is the first prediction"),
+    "top5_cls": ("Top-5 class", "the true class is among the first five"),
+    "vl_score_rule": ("VL-Score's rule", "any of the predicted boxes has IoU ≥ 0.5 with any true box: more lenient"),
+    "pointing_game": ("Pointing game", "the hottest pixel is on the object or at most 15 pixels beside it"),
+    "energy_in_boxes": ("Energy in boxes", "the share of the map's sum inside the true boxes"),
+    "mean_best_iou": ("Mean best IoU", "of the best of all contours' boxes at τ"),
+    "pxap": ("PxAP", "area under the precision–recall curve of all pixels, against true masks"),
+}  # fmt: skip
+NOT_COMPARABLE = (
+    "Numbers of another model, another split or other pictures are not comparable with each other: the published rows "
+    "stand here for orientation. † marks VL-Score's own rule, which counts a picture as right when any predicted box "
+    "fits any true box: never compare it with MaxBoxAcc, which takes one box."
+)
+RULE_MARK = " †"
+CHART = "0 – 50 – 100 %"
+BEST_OF = frozenset(title for title, _ in METRICS.values())
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What stands in a table.
+
+    Attributes:
+        text: as it is read.
+        value: what it is sorted by; None for text.
+        ends: a 95 % interval.
+        wrap: whether long text may break into lines.
+        marks: HTML that stands instead of the text, on the page only.
+    """
+
+    text: str
+    value: float | None = None
+    ends: tuple[float, float] | None = None
+    wrap: bool = False
+    marks: str = ""
+
+    def plain(self) -> str:
+        """With its interval, in a line."""
+        return self.text if self.ends is None else f"{self.text} ({self.ends[0]:.1f}–{self.ends[1]:.1f})"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of groups of rows.
+
+    Attributes:
+        title: what it shows.
+        columns: title → explanation ("" for none).
+        groups: heading ("" for none) → rows.
+        numeric: the columns of numbers.
+        notes: below it.
+    """
+
+    title: str
+    columns: Mapping[str, str]
+    groups: Mapping[str, Sequence[Sequence[Cell]]]
+    numeric: frozenset[str] = frozenset()
+    notes: Sequence[str] = field(default_factory=tuple)
+
+
+def percent(value: float | None, ends: tuple[float, float] | None = None) -> Cell:
+    """A percentage with two decimals, as the field prints it; a dash for none."""
+    return Cell("–") if value is None else Cell(f"{value:.2f}", value, ends)
+
+
+# ------------------------------------------------------------------------------------------------------ the published
+@cache
+def published() -> Mapping[str, Any]:
+    """`published.json`: numbers of papers, with their sources."""
+    found: Mapping[str, Any] = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
+    return found
+
+
+def learnt_labels(setting: Setting) -> str:
+    """Why a setting is no zero-shot one on ImageNet; "" if it is."""
+    if setting.about.get("head"):
+        return "its head learnt labels of a training set"
+    return str(published()["learnt_imagenet_labels"].get(setting.about.get("model"), ""))
+
+
+def comparison(run: Run, most: int = 12) -> Table:
+    """Ours beside what is published; zero-shot apart from what learnt ImageNet's labels."""
+    columns = {
+        "method": "",
+        CHART: "a dot: GT-known Loc, with its interval; a ring: at the best τ, an oracle; a triangle: VL-Score's rule",
+        "GT-known Loc": "the largest contour's box has IoU ≥ 0.5 with any true box, at the τ beside it",
+        "τ": "fixed: before these pictures were seen; oracle: chosen on them",
+        "at the best τ": "GT-known Loc as an oracle, τ chosen on these same pictures: MaxBoxAcc",
+        "best τ": "of the column before",
+        "Top-1 Loc": "at the τ of GT-known Loc",
+        "Top-5 Loc": "at the τ of GT-known Loc",
+        "VL-Score's rule": METRICS["vl_score_rule"][1],
+        "pictures": "",
+        "source": "",
+    }
+    chosen = run.ranked[:most]
+    if not is_imagenet(run):
+        groups: dict[str, Sequence[Sequence[Cell]]] = {"": [_ours(run, one) for one in chosen]}
+        notes = ["Published numbers are kept for ILSVRC only."]
+    else:
+        groups, notes = {}, [NOT_COMPARABLE]
+        for heading, learnt in (("zero-shot", False), ("trained on ImageNet's image labels", True)):
+            if mine := [_ours(run, one) for one in chosen if bool(learnt_labels(one)) == learnt]:
+                groups[f"This run, {heading}"] = mine
+            groups[f"Published, {heading}"] = [_theirs(one) for one in published()["rows"] if one["trained"] == learnt]
+        for reason in sorted({f"{one.about.get('model')}: {why}" for one in chosen if (why := learnt_labels(one))}):
+            notes.append(f"{reason}: not zero-shot on ILSVRC.")
+    if len(run.settings) > most:
+        notes.append(f"The {most} best of this run's {len(run.settings)} settings; all are in the next table.")
+    title = "Beside the published numbers" if is_imagenet(run) else "The settings side by side"
+    numeric = frozenset(columns) - {"method", CHART, "τ", "pictures", "source"}
+    return Table(title, columns, groups, numeric, notes)
+
+
+def _ours(run: Run, one: Setting) -> list[Cell]:
+    known, best = one.number("gt_known"), one.number("max_box_acc")
+    ends, evaluated = one.interval("gt_known"), one.numbers.get("evaluated")
+    fixed = None if one.oracle else known
+    tau = one.numbers.get("best_threshold")
+    return [
+        Cell(f"{one.label}{_model(run, one)}"),
+        Cell("", fixed, marks=_marks(fixed, ends, best, one.number("vl_score_rule"))),
+        percent(fixed, None if one.oracle else ends),
+        Cell("–" if one.oracle else _tau(one)),
+        percent(best, one.interval("max_box_acc")),
+        Cell("–") if tau is None else Cell(f"{tau:.3f}", tau),
+        percent(one.number("top1_loc"), one.interval("top1_loc")),
+        percent(one.number("top5_loc"), one.interval("top5_loc")),
+        percent(one.number("vl_score_rule"), one.interval("vl_score_rule")),
+        Cell("none" if not evaluated else f"{evaluated:,} of {dataset_line(run)}"),
+        Cell("this run"),
+    ]
+
+
+def _model(run: Run, one: Setting) -> str:
+    """The model where all settings share it, so that a label does not say it."""
+    models = {said(other.about.get("model")) for other in run.settings}
+    return f", {said(one.about['model'])}" if len(models) == 1 and one.about.get("model") else ""
+
+
+def _tau(one: Setting) -> str:
+    if one.threshold is None:
+        return "each map's own"
+    return f"{one.threshold:.3g} ({'oracle' if one.oracle else 'fixed'})"
+
+
+def _theirs(row: Mapping[str, Any]) -> list[Cell]:
+    lenient = row["rule"] == "vl_score"
+    mark = RULE_MARK if lenient else ""
+    known = _range(row["gt_known"])
+    tau = "not given" if row["threshold"] is None else f"{row['threshold']:.2f}"
+    how = {True: " (oracle)", False: " (fixed)", None: ""}[row["oracle"]]
+    data = published()["data"] + (f", {row['note']}" if row.get("note") else "")
+    dots = _marks(None, None, None, known.value) if lenient else _marks(known.value, None, None, None)
+    return [
+        Cell(f"{row['method']}, {row['model']}"),
+        Cell("", known.value, marks=dots),
+        Cell("–") if lenient else known,
+        Cell(tau + how),
+        Cell("–"),
+        Cell("–"),
+        _marked(_range(row["top1_loc"]), mark),
+        _marked(_range(row["top5_loc"]), mark),
+        _marked(known, mark) if lenient else Cell("–"),
+        Cell(data),
+        Cell(row["cite"]),
+    ]
+
+
+def _marks(fixed: float | None, ends: tuple[float, float] | None, best: float | None, lenient: float | None) -> str:
+    """A line from 0 to 100 % with the numbers on it."""
+    marks = ['<path class=axis d="M0 7H100M0 4V10M50 4V10M100 4V10"/>']
+    if fixed is not None and ends is not None:
+        marks.append(f'<path class=ends d="M{ends[0]:.1f} 7H{ends[1]:.1f}"/>')
+    if lenient is not None:
+        marks.append(f'<path class=rule d="M{lenient:.1f} 3L{lenient + 3:.1f} 10H{lenient - 3:.1f}Z"/>')
+    if best is not None:
+        marks.append(f'<circle class=best cx="{best:.1f}" cy=7 r=3.2 />')
+    if fixed is not None:
+        marks.append(f'<circle class=fixed cx="{fixed:.1f}" cy=7 r=3.2 />')
+    return f'<svg class=marks viewBox="-4 0 108 14" aria-hidden=true>{"".join(marks)}</svg>'
+
+
+def _range(value: float | Sequence[float] | None) -> Cell:
+    if value is None:
+        return Cell("–")
+    low, high = (value, value) if isinstance(value, int | float) else (min(value), max(value))
+    return Cell(f"{low:.2f}" if low == high else f"{low:.2f}–{high:.2f}", high)
+
+
+def _marked(cell: Cell, mark: str) -> Cell:
+    return cell if cell.text == "–" else Cell(cell.text + mark, cell.value)
+
+
+def dataset_line(run: Run) -> str:
+    """The dataset in a few words: "wsol val"."""
+    data = run.dataset
+    subset = data.get("subset")
+    name = subset.get("name") if isinstance(subset, Mapping) else subset
+    return " ".join(str(part) for part in (data.get("name"), data.get("split"), name and f"({name})") if part)
+
+
+# ------------------------------------------------------------------------------------------------------- all numbers
+def all_numbers(run: Run) -> Table:
+    """Every setting × every metric that any of them has."""
+    keys = [key for key in METRICS if any(one.number(key) is not None for one in run.settings)]
+    columns = {
+        "setting": "",
+        **{METRICS[key][0]: METRICS[key][1] for key in keys},
+        "best τ": "of MaxBoxAcc, chosen on these pictures",
+        "τ": "of GT-known, Top-1 and Top-5 Loc, VL-Score's rule and mean best IoU",
+        "evaluated": "",
+        "failed": "",
+    }
+    rows = []
+    for one in run.ranked:
+        best = one.numbers.get("best_threshold")
+        rows.append(
+            [
+                Cell(one.label),
+                *[percent(one.number(key), one.interval(key)) for key in keys],
+                Cell("–") if best is None else Cell(f"{best:.3f}", best),
+                Cell(_tau(one), one.threshold),
+                _counted(one.numbers.get("evaluated", 0)),
+                _counted(failures(one)),
+            ]
+        )
+    numeric = frozenset(columns) - {"setting", "τ"}
+    notes = ["Percent, with 95 % intervals (bootstrap over pictures). The best by MaxBoxAcc first."]
+    return Table("All settings, all metrics", columns, {"": rows}, numeric, notes)
+
+
+def failures(one: Setting) -> int:
+    """How many pictures failed in a setting."""
+    failed = one.numbers.get("failed", 0)
+    return int(failed) if isinstance(failed, int | float) else len(failed)
+
+
+def _counted(value: Any) -> Cell:
+    return Cell(f"{int(value):,}", int(value))
+
+
+# ----------------------------------------------------------------------------------------------------------- as files
+def to_html(table: Table, label: str, *, sort: bool = True, search: str = "", best: bool = False) -> str:
+    """A table in a box that scrolls by itself; columns can be sorted where scripts run.
+
+    Args:
+        table: what to show.
+        label: for who cannot see it.
+        sort: whether its columns can be sorted.
+        search: a field that narrows the rows, so named; "" for none.
+        best: whether the highest number of each column is bold.
+    """
+    titles = list(table.columns)
+    heads = "".join(
+        f"<th scope=col{' class=n' if title in table.numeric else ''}"
+        f"{f' title={chr(34)}{escape(hint)}{chr(34)}' if hint else ''}>{escape(title)}</th>"
+        for title, hint in table.columns.items()
+    )
+    body = []
+    for heading, rows in table.groups.items():
+        lines = [_html_row(titles, row, table, _highest(rows) if best else {}) for row in rows]
+        head = (
+            f"<tr class=group><th colspan={len(titles)} scope=rowgroup>{escape(heading)}</th></tr>\n" if heading else ""
+        )
+        body.append(f"<tbody>\n{head}{''.join(lines)}</tbody>")
+    kind = ("sort" if sort else "", "search" if search else "")
+    classes = f' class="{" ".join(filter(None, kind))}"' if any(kind) else ""
+    find = f' data-search="{escape(search)}"' if search else ""
+    notes = "".join(f"<p class=note>{escape(note)}</p>" for note in table.notes)
+    box = "scroll tall" if search else "scroll"
+    return (
+        f'<div class="{box}" role=region aria-label="{escape(label)}" tabindex=0><table{classes}{find}>'
+        f"<thead><tr>{heads}</tr></thead>{''.join(body)}</table></div>{notes}"
+    )
+
+
+def _highest(rows: Sequence[Sequence[Cell]]) -> dict[int, float]:
+    columns = range(len(rows[0])) if len(rows) > 1 else ()
+    found = {i: [value for row in rows if (value := row[i].value) is not None] for i in columns}
+    return {i: max(values) for i, values in found.items() if values}
+
+
+def _html_row(titles: Sequence[str], row: Sequence[Cell], table: Table, highest: Mapping[int, float]) -> str:
+    cells = []
+    for i, (title, cell) in enumerate(zip(titles, row, strict=True)):
+        if i == 0:
+            cells.append(f"<th scope=row>{escape(cell.text)}</th>")
+            continue
+        kind = "n" if title in table.numeric else "wrap" if cell.wrap else ""
+        sort_by = "" if cell.value is None else f' data-v="{cell.value:.6g}"'
+        text = cell.marks or escape(cell.text)
+        if i in highest and cell.value == highest[i] and title in BEST_OF:
+            text = f"<b>{text}</b>"
+        if cell.ends is not None:
+            text += f" <small>{cell.ends[0]:.1f}–{cell.ends[1]:.1f}</small>"
+        cells.append(f"<td{f' class={kind}' if kind else ''}{sort_by}>{text}</td>")
+    return f"<tr>{''.join(cells)}</tr>\n"
+
+
+def to_markdown(tables: Sequence[Table]) -> str:
+    """The tables as one Markdown document."""
+    lines = []
+    for table in tables:
+        shown = [i for i, title in enumerate(table.columns) if title != CHART]
+        titles = [list(table.columns)[i] for i in shown]
+        lines += [
+            f"## {table.title}",
+            "",
+            _pipe(titles),
+            _pipe(["---:" if t in table.numeric else "---" for t in titles]),
+        ]
+        for heading, rows in table.groups.items():
+            lines += [_pipe([f"**{_md(heading)}**", *[""] * (len(titles) - 1)])] if heading else []
+            lines += [_pipe([_md(row[i].plain()) for i in shown]) for row in rows]
+        lines += ["", *[f"{_md(note)}\n" for note in table.notes]]
+    return "\n".join(lines)
+
+
+def _pipe(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _md(text: str) -> str:
+    text = " ".join(text.split())
+    for mark in "\\|*_`[]<>":
+        text = text.replace(mark, f"\\{mark}")
+    return text
+
+
+TEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "τ": r"$\tau$", "≥": r"$\geq$", "†": r"$\dagger$",
+    "×": r"$\times$", "<": r"\textless{}", ">": r"\textgreater{}", "·": r"$\cdot$", "…": r"\dots{}",
+}  # fmt: skip
+
+
+def to_latex(tables: Sequence[Table]) -> str:
+    r"""The tables for a paper: `\usepackage{booktabs}`, and `\input{tables}` within a `table*`."""
+    lines = ["% Needs \\usepackage{booktabs}. Percent; in brackets the 95 % interval."]
+    for table in tables:
+        # Sources are for the page: a paper cites them in its own way.
+        shown = [i for i, title in enumerate(table.columns) if title not in (CHART, "source", "failed")]
+        titles = [list(table.columns)[i] for i in shown]
+        align = "".join("r" if title in table.numeric else "l" for title in titles)
+        lines += [f"% {table.title}", rf"\begin{{tabular}}{{{align}}}", r"\toprule"]
+        lines += [" & ".join(map(_tex, titles)) + r" \\"]
+        for heading, rows in table.groups.items():
+            lines.append(r"\midrule")
+            lines += [rf"\multicolumn{{{len(titles)}}}{{l}}{{\textit{{{_tex(heading)}}}}} \\"] if heading else []
+            lines += [" & ".join(_tex_cell(row[i]) for i in shown) + r" \\" for row in rows]
+        lines += [r"\bottomrule", r"\end{tabular}", *[f"% {' '.join(note.split())}" for note in table.notes], ""]
+    return "\n".join(lines)
+
+
+def _tex(text: str) -> str:
+    return "".join(TEX.get(letter, letter) for letter in " ".join(text.split()))
+
+
+def _tex_cell(cell: Cell) -> str:
+    if cell.ends is None:
+        return _tex(cell.text)
+    return rf"{_tex(cell.text)} {{\scriptsize ({cell.ends[0]:.1f}--{cell.ends[1]:.1f})}}"
+
+
+def to_csv(run: Run) -> str:
+    """A line for each setting of this run and each published row, numbers in full."""
+    kinds = ("kind", "setting", "model", "pretrained", "method", "trained_on_imagenet_labels", "dataset", "split")
+    numbers = [end for key in METRICS for end in (key, f"{key}_low", f"{key}_high")]
+    last = (
+        "best_threshold",
+        "threshold",
+        "threshold_chosen_on_these_images",
+        "images",
+        "evaluated",
+        "failed",
+        "source",
+    )
+    file = io.StringIO()
+    writer = csv.DictWriter(file, [*kinds, *numbers, *last], lineterminator="\n", restval="")
+    writer.writeheader()
+    for one in run.settings:
+        row: dict[str, Any] = {
+            "kind": "this run",
+            "setting": one.id,
+            "model": one.about.get("model"),
+            "pretrained": one.about.get("pretrained"),
+            "method": one.about.get("method"),
+            "trained_on_imagenet_labels": bool(learnt_labels(one)),
+            "dataset": run.dataset.get("name"),
+            "split": run.dataset.get("split"),
+            "source": "this run",
+        }
+        for key in METRICS:
+            row[key], ends = one.number(key), one.interval(key)
+            row[f"{key}_low"], row[f"{key}_high"] = ends or (None, None)
+        row |= {key: one.numbers.get(key) for key in last if key not in ("source", "failed")}
+        row["failed"] = failures(one)
+        writer.writerow(row)
+    for other in published()["rows"] if is_imagenet(run) else ():
+        lenient = other["rule"] == "vl_score"
+        writer.writerow(
+            {
+                "kind": "published",
+                "setting": f"{other['method']}, {other['model']}",
+                "model": other["model"],
+                "method": other["method"],
+                "trained_on_imagenet_labels": other["trained"],
+                "dataset": published()["data"],
+                "vl_score_rule" if lenient else "gt_known": other["gt_known"],
+                **_ends("top1_loc", other["top1_loc"]),
+                **_ends("top5_loc", other["top5_loc"]),
+                "threshold": other["threshold"],
+                "threshold_chosen_on_these_images": other["oracle"],
+                "source": published()["sources"][other["cite"]]
+                + (" (Top-1 and Top-5 Loc by VL-Score's rule)" if lenient else ""),
+            }
+        )
+    return file.getvalue()
+
+
+def _ends(key: str, value: float | Sequence[float] | None) -> dict[str, float | None]:
+    """A published number; a range as its middle and ends."""
+    if value is None or isinstance(value, int | float):
+        return {key: value}
+    return {key: round(sum(value) / len(value), 2), f"{key}_low": min(value), f"{key}_high": max(value)}
