@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cliploc.boxes import contour_boxes
+from cliploc.boxes import contour_boxes, contours
 from cliploc.errors import InputError, UsageError
 from cliploc.metrics import (
     TAUS,
@@ -45,7 +45,13 @@ def at_all(values):
 @settings(max_examples=300)
 @given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.integers(0, 3)))
 def test_contours_are_those_that_opencv_traces_one_by_one(levels):
-    found = contour_boxes(levels)
+    between = np.random.default_rng(int(levels.sum())).random(levels.shape) * 0.99
+    found, *others = (contour_boxes(levels, heat=heat) for heat in (None, levels.astype(float), levels + between))
+    for other in others:
+        np.testing.assert_array_equal(other.largest, found.largest)
+        for cut in range(int(levels.max()) + 1):
+            boxes = (sorted(map(tuple, one.every[one.cut == cut].tolist())) for one in (found, other))
+            assert next(boxes) == next(boxes)
     for cut in range(int(levels.max()) + 1):
         mask = (levels > cut).astype(np.uint8)
         contours = cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]
@@ -62,6 +68,20 @@ def test_of_equally_large_contours_the_first_that_opencv_lists_counts():
         contours = cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]
         x, y, w, h = cv2.boundingRect(max(contours, key=cv2.contourArea))
         assert contour_boxes(mask).largest[0].tolist() == [x, y, x + w, y + h]
+
+
+@pytest.mark.parametrize("smooth", [2, 5, 12, 40])
+def test_smooth_maps_are_read_off_their_peaks_with_the_same_outcome(smooth, monkeypatch):
+    heat = noisy(7, smooth)
+    levels = (heat * 255).astype(np.uint8)
+    plain = contour_boxes(levels)
+    if smooth > 2:  # the way for noisy maps must not be needed
+        monkeypatch.setattr(contours, "_regions", None)
+    quick = contour_boxes(levels, heat=heat)
+    np.testing.assert_array_equal(quick.largest, plain.largest)
+    for cut in range(int(levels.max()) + 1):
+        boxes = (sorted(map(tuple, one.every[one.cut == cut].tolist())) for one in (quick, plain))
+        assert next(boxes) == next(boxes)
 
 
 # ------------------------------------------------------------------------------------------------------ to the digit

@@ -10,8 +10,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from cliploc.boxes.basins import Regions, regions
+
 IntArray = npt.NDArray[np.int64]
 Levels = npt.NDArray[np.uint8]
+OUTWARD: IntArray = np.array([-1, -1, 1, 1])  # sides −x0, −y0, x1, y1 ↔ corners
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,13 @@ class ContourBoxes:
     cut: IntArray
 
 
-def contour_boxes(levels: Levels, *, largest: bool = True, every: bool = True) -> ContourBoxes:
+def contour_boxes(
+    levels: Levels,
+    *,
+    heat: npt.NDArray[np.floating] | None = None,
+    largest: bool = True,
+    every: bool = True,
+) -> ContourBoxes:
     """Finds the boxes of a map's contours at all of its thresholds, each threshold once.
 
     The same boxes as `cv2.findContours(mask, RETR_TREE, CHAIN_APPROX_SIMPLE)` gives, without making all the contours:
@@ -40,6 +49,8 @@ def contour_boxes(levels: Levels, *, largest: bool = True, every: bool = True) -
 
     Args:
         levels: `[H, W]` uint8.
+        heat: `[H, W]` finite, what the levels were rounded from, if it is at hand: on smooth maps it saves most of the
+            time, and changes nothing.
         largest: whether to find the largest contours; else `largest` is `[0, 4]`.
         every: whether to find all contours; else `every` and `cut` are empty.
 
@@ -55,9 +66,14 @@ def contour_boxes(levels: Levels, *, largest: bool = True, every: bool = True) -
     cuts = np.arange(highest + 1)
     # A frame of zeros joins all that is cold at the edge into one region, which is then no hole.
     framed = np.pad(levels, 1)
-    big = _largest_boxes(framed, highest) if largest else np.zeros((0, 4), np.int64)
+    outside = None if heat is None else regions(framed, np.pad(heat, 1, constant_values=-np.inf), 8, corners=largest)
+    big = _largest_boxes(framed, highest, outside) if largest else np.zeros((0, 4), np.int64)
     if not every:
         return ContourBoxes(big, big[:0], cuts[:0])
+    if heat is not None and outside is not None:
+        holes = regions(255 - framed, np.pad(-heat, 1, constant_values=np.inf), 4)
+        if holes is not None:
+            return _ordered(big, outside, holes, highest)
     outer = _regions(framed, 8)
     inner = [boxes[boxes[:, 0] > 0] + (-1, -1, 1, 1) for boxes in _regions(255 - framed, 4)]  # without the frame's
     parts: list[IntArray] = []
@@ -67,15 +83,30 @@ def contour_boxes(levels: Levels, *, largest: bool = True, every: bool = True) -
     return ContourBoxes(big, np.concatenate(parts), cuts.repeat([len(part) for part in parts]))
 
 
+def _ordered(largest: IntArray, outside: Regions, holes: Regions, highest: int) -> ContourBoxes:
+    """The boxes cut by cut; a cut's hot pixels are of at least the level after it, its cold ones of at most its own."""
+    inside = holes.sides[:, 0] < 0  # without the frame's
+    inner = holes.sides[inside] + 1  # and the pixels round the hole
+    cut = np.concatenate([outside.level - 1, 255 - holes.level[inside], [highest]])
+    sides = np.concatenate([outside.sides, inner, [[-1, -1, 1, 1]]])  # the last cut leaves nothing
+    kept = cut <= highest
+    order = np.argsort(cut[kept], kind="stable")
+    boxes: IntArray = sides[kept][order] * OUTWARD - 1
+    return ContourBoxes(largest, boxes, cut[kept][order])
+
+
 def one_thread() -> None:
     """Makes OpenCV use one thread in this process: for workers of which there are as many as cores."""
     cv2.setNumThreads(1)
 
 
-def _largest_boxes(framed: Levels, highest: int) -> IntArray:
+def _largest_boxes(framed: Levels, highest: int, outside: Regions | None = None) -> IntArray:
     boxes = np.zeros((highest + 1, 4), np.int64)
     present = np.bincount(framed.ravel(), minlength=256) > 0
+    known = _clearly_largest(outside, boxes) if outside and highest else np.zeros(highest + 1, np.bool_)
     for cut in range(highest):
+        if known[cut]:
+            continue
         if not present[cut]:  # the mask is that of the cut before
             boxes[cut] = boxes[cut - 1]
             continue
@@ -84,6 +115,26 @@ def _largest_boxes(framed: Levels, highest: int) -> IntArray:
         x, y, w, h = cv2.boundingRect(_largest(contours))
         boxes[cut] = x - 1, y - 1, x - 1 + w, y - 1 + h
     return boxes
+
+
+def _clearly_largest(outside: Regions, boxes: IntArray) -> npt.NDArray[np.bool_]:
+    """Fills in the box of every cut at which one region encloses more than any other could; says which cuts those are.
+
+    A region encloses at least what it does without its holes, and at most what its box does.
+    """
+    order = np.lexsort((outside.corners, outside.level))
+    level, sides, corners = outside.level[order], outside.sides[order], outside.corners[order]
+    most = 2 * (sides[:, 2] + sides[:, 0] - 1) * (sides[:, 3] + sides[:, 1] - 1)
+    last = np.append(level[1:] != level[:-1], True)  # of each level, the region that encloses most
+    others = np.zeros(len(boxes) + 1, np.int64)
+    np.maximum.at(others, level[~last], most[~last])
+    alone = np.bincount(level, minlength=len(boxes) + 1) == 1
+    clear = alone[level[last]] | (corners[last] > others[level[last]])
+    cut = level[last][clear] - 1
+    boxes[cut] = sides[last][clear] * OUTWARD - 1
+    known = np.zeros(len(boxes), np.bool_)
+    known[cut] = True
+    return known
 
 
 def _largest(contours: Sequence[Any]) -> Any:

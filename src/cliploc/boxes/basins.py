@@ -1,0 +1,212 @@
+"""The regions of a smooth map at all of its thresholds at once, out of its few peaks.
+
+Every pixel climbs to a peak; the pixels of a peak are its basin. What is above a threshold of a basin hangs together,
+as each of its pixels can climb to the peak without going below; two basins hang together where a pair of neighbours,
+one in each, is above: at the highest such pair, their saddle. So the regions at all thresholds follow from the basins'
+sides at each level and from their saddles, as in a merge tree, without labelling the map at any threshold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int64]
+LEVELS = 256
+MOST = 250  # peaks; a noisy map has thousands, and labelling it at each threshold is faster
+NOTHING = -(2**31)
+
+
+@dataclass(frozen=True)
+class Regions:
+    """The regions of {pixels of at least t} for all t ≥ 1.
+
+    Attributes:
+        level: `[n]`, t of each region.
+        sides: `[n, 4]`, −x0, −y0, x1, y1 of its bounding rectangle, right and bottom edge exclusive.
+        corners: `[n]`, what its 2×2 squares of pixels enclose if it has no holes: twice the area of the polygon through
+            its outermost pixels' centres, which is the area that OpenCV gives a contour.
+    """
+
+    level: IntArray
+    sides: IntArray
+    corners: IntArray
+
+
+def regions(
+    levels: npt.NDArray[np.uint8], heat: npt.NDArray[np.floating], connectivity: Literal[4, 8], corners: bool = False
+) -> Regions | None:
+    """Finds all regions of a map at all of its levels.
+
+    Args:
+        levels: `[H, W]`.
+        heat: `[H, W]`, what the levels were rounded from: no pixel of a higher level has less.
+        connectivity: 4 or 8 neighbours.
+        corners: whether to fill in `corners`; only for 8.
+
+    Returns:
+        The regions in no particular order, or None for a map of too many peaks.
+
+    Example:
+        >>> levels = np.zeros((4, 6), np.uint8)
+        >>> levels[1, 1], levels[1, 4], levels[1, 2:4] = 2, 3, 1
+        >>> found = regions(levels, levels.astype(float), 4)
+        >>> sorted(zip(found.level.tolist(), (found.sides * (-1, -1, 1, 1)).tolist()))
+        [(1, [1, 1, 5, 2]), (2, [1, 1, 2, 2]), (2, [4, 1, 5, 2]), (3, [4, 1, 5, 2])]
+    """
+    height, width = levels.shape
+    peak = _climb(heat, connectivity)  # [N] the pixel that each pixel's way up ends at
+    flat = levels.ravel()
+    warm = np.flatnonzero(flat)
+    tops = warm[peak[warm] == warm]
+    if len(tops) > MOST:
+        return None
+    if not len(tops):
+        none = np.zeros(0, np.int64)
+        return Regions(none, none.reshape(0, 4), none)
+    number = np.zeros(len(flat), np.int16)
+    number[tops] = np.arange(len(tops), dtype=np.int16)
+    basin = number[peak]  # [N]
+
+    # Each basin's sides at each level, and what it encloses: [basins, 256, 4 or 5].
+    keys = basin[warm].astype(np.uint16) * np.uint16(LEVELS) + flat[warm]
+    order = np.argsort(keys, kind="stable")
+    sorted_keys = keys[order]
+    starts = np.flatnonzero(np.append(True, sorted_keys[1:] != sorted_keys[:-1]))
+    y, x = np.divmod(warm[order].astype(np.int32), np.int32(width))
+    tables = np.full((len(tops), LEVELS, 4), NOTHING, np.int32)
+    by_key = tables.reshape(-1, 4)
+    for side, values in enumerate((-x, -y, x + 1, y + 1)):
+        by_key[sorted_keys[starts], side] = np.maximum.reduceat(values, starts)
+    tables = np.maximum.accumulate(tables[:, ::-1], axis=1)[:, ::-1]  # of at least t
+    areas = np.zeros((len(tops), LEVELS), np.int64)
+    if corners:
+        areas = _squares(levels, basin.reshape(height, width), len(tops))
+
+    merged = _Merging(tables, areas, flat[tops])
+    for height_of, one, other in _saddles(levels, basin.reshape(height, width), connectivity, len(tops)):
+        merged.join(height_of, one, other)
+    return merged.finish()
+
+
+def _climb(heat: npt.NDArray[np.floating], connectivity: Literal[4, 8]) -> npt.NDArray[np.intp]:
+    """Each pixel's peak: always to the highest neighbour, of equals to the last; ways of equal pixels thus end."""
+    height, width = heat.shape
+    best = np.pad(heat, 1, constant_values=-np.inf)
+    step = np.zeros(best.shape, np.intp)
+    if connectivity == 8:  # the best of three rows' best of three
+        best[:, 1:-1], step[:, 1:-1] = _best_of([(best[:, :-2], -1), (best[:, 1:-1], 0), (best[:, 2:], 1)])
+        rows = [(best[dy : dy + height, 1:-1], step[dy : dy + height, 1:-1] + (dy - 1) * width) for dy in range(3)]
+        _, step = _best_of(rows)
+    else:
+        inner, middle = best[:, 1:-1], best[1:-1]
+        around = [(inner[:-2], -width), (middle[:, :-2], -1), (heat, 0), (middle[:, 2:], 1), (inner[2:], width)]
+        _, step = _best_of(around)
+    target = step.ravel() + np.arange(heat.size)
+    while True:
+        further = target[target]
+        if np.array_equal(further, target):
+            return target
+        target = further
+
+
+def _best_of(choices: list[tuple[Any, Any]]) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.intp]]:
+    """Of several maps with a step each the greatest at every pixel and its step; of equals the last."""
+    first, step = choices[0]
+    best, steps = first.copy(), np.full(first.shape, 0, np.intp) + step
+    for value, step in choices[1:]:
+        higher = value >= best
+        np.copyto(best, value, where=higher)
+        np.copyto(steps, step, where=higher)
+    return best, steps
+
+
+def _neighbours(connectivity: Literal[4, 8]) -> list[tuple[tuple[slice, slice], tuple[slice, slice]]]:
+    """Views of a map in which each pair of neighbours lies one on the other, each pair once."""
+    whole, front, back = slice(None), slice(None, -1), slice(1, None)
+    pairs = [((whole, front), (whole, back)), ((front, whole), (back, whole))]
+    if connectivity == 8:
+        pairs += [((front, front), (back, back)), ((front, back), (back, front))]
+    return pairs
+
+
+def _saddles(
+    levels: npt.NDArray[np.uint8], basin: npt.NDArray[np.int16], connectivity: Literal[4, 8], count: int
+) -> list[tuple[int, int, int]]:
+    """Level and the two basins of each saddle, from the highest down; none of level 0."""
+    highest = np.zeros(count * count, np.uint8)
+    for one, other in _neighbours(connectivity):
+        border = np.flatnonzero(basin[one] != basin[other])
+        a, b = basin[one].ravel()[border].astype(np.int64), basin[other].ravel()[border].astype(np.int64)
+        level = np.minimum(levels[one].ravel()[border], levels[other].ravel()[border])
+        np.maximum.at(highest, np.minimum(a, b) * count + np.maximum(a, b), level)
+    pairs = np.flatnonzero(highest)
+    pairs = pairs[np.argsort(-highest[pairs].astype(np.int16), kind="stable")]
+    return [(int(highest[pair]), *divmod(int(pair), count)) for pair in pairs]
+
+
+def _squares(levels: npt.NDArray[np.uint8], basin: npt.NDArray[np.int16], count: int) -> IntArray:
+    """For each basin and level, what its 2×2 squares enclose, doubled, `[basins, 256]`.
+
+    A square of which 3 pixels belong to a region encloses 1/2, one of 4 encloses 1. They come with its third-highest
+    and its lowest pixel.
+    """
+    a, b, c, d = levels[:-1, :-1], levels[:-1, 1:], levels[1:, :-1], levels[1:, 1:]
+    low_of_ab, low_of_cd = np.minimum(a, b), np.minimum(c, d)
+    lowest = np.minimum(low_of_ab, low_of_cd)
+    third = np.minimum(np.maximum(low_of_ab, low_of_cd), np.minimum(np.maximum(a, b), np.maximum(c, d)))
+    # The basin of a pixel that is at least as high as the third is that of the region: take the highest pixel's.
+    highest = np.maximum(np.maximum(a, b), np.maximum(c, d))
+    owner = np.where(
+        a == highest,
+        basin[:-1, :-1],
+        np.where(b == highest, basin[:-1, 1:], np.where(c == highest, basin[1:, :-1], basin[1:, 1:])),
+    ).astype(np.int64)
+    sums = np.bincount((owner * LEVELS + third).ravel(), minlength=count * LEVELS)
+    sums += np.bincount((owner * LEVELS + lowest).ravel(), minlength=count * LEVELS)
+    table: IntArray = sums.reshape(count, LEVELS)[:, ::-1].cumsum(axis=1)[:, ::-1]  # of at least t
+    return table
+
+
+class _Merging:
+    """Regions from the top down: each lives from the level of its peak to the saddle at which it joins another."""
+
+    def __init__(self, tables: npt.NDArray[np.int32], areas: IntArray, tops: npt.NDArray[np.uint8]) -> None:
+        self._tables, self._areas, self._tops = tables, areas, tops.astype(np.int64)
+        self._roots = list(range(len(tables)))
+        self._level: list[IntArray] = []
+        self._sides: list[npt.NDArray[np.int32]] = []
+        self._corners: list[IntArray] = []
+
+    def join(self, height: int, one: int, other: int) -> None:
+        one, other = self._root(one), self._root(other)
+        if one == other:
+            return
+        for part in (one, other):
+            self._emit(part, height)
+        self._roots[other] = one
+        np.maximum(self._tables[one], self._tables[other], out=self._tables[one])
+        self._areas[one] += self._areas[other]
+        self._tops[one] = height
+
+    def finish(self) -> Regions:
+        for part, root in enumerate(self._roots):
+            if part == root:
+                self._emit(part, 0)
+        sides = np.concatenate(self._sides).astype(np.int64)
+        return Regions(np.concatenate(self._level), sides, np.concatenate(self._corners))
+
+    def _emit(self, part: int, below: int) -> None:
+        alive = slice(below + 1, int(self._tops[part]) + 1)
+        self._level.append(np.arange(alive.start, alive.stop))
+        self._sides.append(self._tables[part, alive].copy())
+        self._corners.append(self._areas[part, alive].copy())
+
+    def _root(self, part: int) -> int:
+        while self._roots[part] != part:
+            self._roots[part] = self._roots[self._roots[part]]
+            part = self._roots[part]
+        return part
