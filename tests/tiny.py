@@ -151,9 +151,6 @@ class BlockView(BlockAdapter):
         self.block = block
         self.scale = (block.out.in_features // block.heads) ** -0.5
 
-    def run(self, x: Tensor, rotation: Tensor | None) -> Tensor:
-        return self.block(x)[0]
-
     def attention_input(self, x: Tensor) -> Tensor:
         return self.block.ln_1(x)
 

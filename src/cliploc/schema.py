@@ -156,15 +156,19 @@ class Needs:
         tokens: ViT only: all tokens that leave these blocks; "all" for every block.
         attention: ViT only: post-softmax attention of these blocks; "all" for every block.
         projections: ViT only: queries, keys and values of these blocks; "all" for every block.
+        ends: ViT only: the end of these blocks, with a graph.
+        dense: ViT only: how many of the last blocks `Backbone.dense` is to walk; all, where there are fewer.
     """
 
     features: tuple[int, ...] = ()
     tokens: tuple[int, ...] | Literal["all"] = ()
     attention: tuple[int, ...] | Literal["all"] = ()
     projections: tuple[int, ...] | Literal["all"] = ()
+    ends: tuple[int, ...] = ()
+    dense: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("features", "tokens", "attention", "projections"):
+        for name in ("features", "tokens", "attention", "projections", "ends"):
             value = getattr(self, name)
             if value != "all" and any(index >= 0 for index in value):
                 raise ValueError(f"Needs.{name} counts from the end (−1 is the last), got {value}")
@@ -180,12 +184,44 @@ class Needs:
             union(self.tokens, other.tokens),
             union(self.attention, other.attention),
             union(self.projections, other.projections),
+            union(self.ends, other.ends),
+            max(self.dense, other.dense),
         )
 
     @property
     def only_vit(self) -> bool:
         """Whether something is asked for that a CNN does not have."""
-        return bool(self.tokens or self.attention or self.projections)
+        return bool(self.tokens or self.attention or self.projections or self.ends or self.dense)
+
+
+@dataclass(frozen=True)
+class BlockEnd:
+    """A transformer block from what its attention gathered on, with a graph that begins there.
+
+    The attention A itself is no part of the graph: as gathered = A·v, ∂s/∂A = ∂s/∂gathered · vᵀ. So long as the end is
+    held, its graph may be asked again (`retain_graph=True`); it goes with the trace.
+
+    Attributes:
+        values: `[B, H, T, d/H]`, v.
+        gathered: `[B, H, T, d/H]`, the leaf of the graph.
+        middle: `[B, T, d]` tokens that have the attention's branch, not yet the MLP's.
+        hidden: `[B, T, m]` what the MLP holds before its last linear step.
+        mlp_out: that step, hidden → what is added to the tokens: affine, so a mean over tokens may come before it.
+    """
+
+    values: Tensor
+    gathered: Tensor
+    middle: Tensor
+    hidden: Tensor
+    mlp_out: Callable[[Tensor], Tensor]
+
+    def tokens(self) -> Tensor:
+        """`[B, T, d]` leaving the block."""
+        return self.middle + self.mlp_out(self.hidden)
+
+    def mean_token(self) -> Tensor:
+        """`[B, d]` the mean of all tokens leaving the block, without the cost of each."""
+        return self.middle.mean(dim=1) + self.mlp_out(self.hidden.mean(dim=1))
 
 
 @dataclass(frozen=True)
@@ -202,8 +238,9 @@ class Trace:
         projections: block → its queries, keys and values, each `[B, H, 1+N, d/H]`.
         normed: block → `[B, 1+N, d]` what those are projections of, the tokens entering after the block's first norm;
             for the blocks in `projections`.
-        entering: ViT only: block → `[B, 1+N, d]` all tokens entering it, for every block asked for anything but
-            attention.
+        entering: ViT only: block → `[B, 1+N, d]` all tokens entering it, for every block asked for features,
+            tokens, projections or `dense`.
+        ends: block → its end, differentiable.
         pool_attention: `[B, H, 1, T]` float32 of a ViT's attention pool, kept whenever attention is; its last N columns
             are the patches. None where the head has no attention pool.
     """
@@ -216,6 +253,7 @@ class Trace:
     projections: Mapping[int, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
     normed: Mapping[int, Tensor] = field(default_factory=dict)
     entering: Mapping[int, Tensor] = field(default_factory=dict)
+    ends: Mapping[int, BlockEnd] = field(default_factory=dict)
     pool_attention: Tensor | None = None
 
 
@@ -281,7 +319,7 @@ class Backbone(Protocol):
         takes no rule and ignores the other options.
 
         ViT: a path of tokens starts with those entering the last `blocks` blocks, which the trace must hold
-        (`Needs(tokens=…)` of all these blocks: then `parallel` runs no block a second time). In every block the
+        (`Needs(dense=blocks)` keeps them all, and their q, k and v: then nothing is run twice). In every block the
         rule gathers something from q, k and v, and the attention's output projection makes the block's branch of it.
         The patches left at the end are read out: the head's normalisation and projection; with an attention pool, its
         value path.
@@ -344,6 +382,14 @@ class TransformerBackbone(Backbone, Protocol):
             last: the block after which the head reads the tokens; earlier than −1 for the embedding that the tower
                 would give if it ended there (LeGrad).
         """
+        ...
+
+    def end(self, tokens: Tensor, block: int, grid: tuple[int, int]) -> BlockEnd:
+        """Runs one block on the tokens `[B, 1+N, d]` entering it; as `Needs.ends` keeps it of a trace."""
+        ...
+
+    def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Tokens after a block `[B, 1+N, d]` → `[B, D]`, not normalised, and an attention pool's `[B, H, 1, T]`."""
         ...
 
     def read_tokens(self, tokens: Tensor) -> Tensor:
@@ -425,6 +471,12 @@ class Context:
 
     def embed(self, images: Tensor) -> Tensor:
         """Normalised `[n, 3, H, W]` → `[n, D]` unit norm, in batches of `batch_size`."""
+    def end(self, block: int) -> BlockEnd:
+        """The end of a ViT's block, differentiable: the trace's, or run again on the tokens entering the block."""
+        if block in self.trace.ends:
+            return self.trace.ends[block]
+        return self.transformer.end(self.trace.entering[block], block, self.trace.grid)
+
         import torch
 
         chunks = [self.backbone.encode_image(chunk) for chunk in torch.split(images, self.batch_size)]

@@ -6,6 +6,7 @@ The reference is always the host's own forward on the host's own model.
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -82,6 +83,10 @@ class TransformerContract:
 
     def their_attention(self, model: Any, index: int, entering: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """The host's own attention `[B, H, T, T]` and attention branch `[B, T, d]` of a block."""
+        raise NotImplementedError
+
+    def their_block(self, model: Any, entering: Tensor) -> Tensor:
+        """The host's own last block: tokens `[B, T, d]` → `[B, T, d]`."""
         raise NotImplementedError
 
     def blocks(self, model: Any) -> Any:
@@ -181,16 +186,16 @@ class TransformerContract:
             for ours, theirs in zip(batched, one_by_one, strict=True):
                 assert_same(ours[p], theirs)
         tokens = trace.entering[-1].clone().requires_grad_()
-        pooled, _ = backbone.pool(backbone.adapters[-1].run(tokens, backbone.rotation(trace.grid)))
+        pooled, _ = backbone.pool(self.their_block(model, tokens))
         through_host = torch.autograd.grad((F.normalize(pooled, dim=-1) @ text[0]).sum(), tokens)[0]
         assert_same(batched[0][0], through_host)
         assert batched[1].abs().max() > 0
 
-    def test_normed_is_what_the_hosts_attention_is_given(self, backbone: Any, images: Tensor) -> None:
+    def test_normed_is_what_the_hosts_attention_is_given(self, backbone: Any, model: Any, images: Tensor) -> None:
         trace = backbone.trace(images, Needs(projections=(-1,)))
         given: list[Tensor] = []
-        handle = backbone.adapters[-1].attn.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
-        backbone.encode_image(images)
+        handle = self.blocks(model)[-1].attn.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+        their_image_embedding(model, images)
         handle.remove()
         assert_same(trace.normed[-1], given[0])
         assert backbone.trace(images, Needs(tokens=(-1,))).normed == {}
@@ -238,6 +243,50 @@ class TransformerContract:
         q, k, _, scale = seen[0]
         attention = backbone.trace(images, Needs(attention=(-1,))).attention[-1]
         assert_same((q @ k.transpose(-2, -1) * scale).softmax(dim=-1), attention)
+
+    def test_dense_runs_no_projection_twice(self, backbone: Any, images: Tensor, monkeypatch: Any) -> None:
+        paths: list[dict[str, Any]] = [
+            {"parallel": True, "residual": True, "adaptive": True},
+            {"parallel": True},
+            {"residual": True, "mlp": True},
+        ]
+        trace = backbone.trace(images, Needs(tokens="all"))
+        twice = [backbone.dense(trace, own_attention, 2 if "parallel" in path else 1, **path) for path in paths]
+        trace = backbone.trace(images, Needs(dense=backbone.depth + 1))  # all there are
+        for adapter in backbone.adapters:
+            monkeypatch.setattr(adapter, "project", None)
+        once = [backbone.dense(trace, own_attention, 2 if "parallel" in path else 1, **path) for path in paths]
+        for ours, expected in zip(once, twice, strict=True):
+            assert_same(ours, expected, 1e-4)
+
+    def test_a_blocks_end_gives_the_gradients_of_its_attention(self, backbone: Any, images: Tensor) -> None:
+        direction = torch.randn(backbone.adapters[-1].attention_input(backbone.embed(images)).shape[-1])  # [d]
+        trace = backbone.trace(images, Needs(ends=(-1, -2), tokens=(-2,)))
+        assert_same(trace.embedding, backbone.encode_image(images), 1e-6)
+        whole = backbone.trace(images, Needs(tokens="all"))
+        for back, end in trace.ends.items():
+            assert_same(end.tokens(), whole.tokens[back])
+            assert_same(end.mean_token(), whole.tokens[back].mean(dim=1))
+            entering = whole.entering[back].clone().requires_grad_()
+            run = backbone.resume(entering, back, Needs(tokens=(back,), attention=(back,)), trace.grid, last=back)
+            (expected,) = torch.autograd.grad(
+                (run.tokens[back].mean(dim=1) @ direction).tanh().sum(), run.attention[back]
+            )  # [B, H, T, T]
+            for same in (end, backbone.end(whole.entering[back], back, trace.grid)):
+                score = (same.mean_token() @ direction).tanh().sum()
+                (gradient,) = torch.autograd.grad(score, same.gathered, retain_graph=True)  # [B, H, T, d/H]
+                assert_same(gradient @ same.values.transpose(-2, -1), expected)
+
+    def test_a_traces_graph_goes_with_it(self, backbone: Any, images: Tensor) -> None:
+        with torch.inference_mode():
+            trace = backbone.trace(images, Needs(ends=(-1,)))
+        end = trace.ends[-1]
+        for _ in range(2):
+            assert torch.autograd.grad(end.tokens().sum(), end.gathered, retain_graph=True)[0].any()
+        assert not trace.embedding.requires_grad
+        inside = weakref.ref(end.gathered)
+        del trace, end
+        assert inside() is None
 
     def test_dense_says_what_the_trace_lacks(self, backbone: Any, images: Tensor) -> None:
         with pytest.raises(ValueError, match=r"needs the tokens entering -2: Needs\(tokens=\(-2,\)\)"):

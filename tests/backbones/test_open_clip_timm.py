@@ -109,6 +109,10 @@ class TestSmallTowers(TransformerContract):
     def blocks(self, model: Any) -> Any:
         return model.visual.trunk.blocks
 
+    def their_block(self, model: Any, entering: Tensor) -> Tensor:
+        rope = getattr(model.visual.trunk, "rope", None)
+        return self.blocks(model)[-1](entering, **({} if rope is None else {"rope": rope.get_embed()}))
+
     def their_attention(self, model: Any, index: int, entering: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """timm's own softmax, made visible by its dropout of 0 in a copy whose fused path is off."""
         trunk = model.visual.trunk

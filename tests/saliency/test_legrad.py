@@ -133,7 +133,9 @@ def test_legrad_torch_agrees_on_siglip() -> None:
     assert_same_maps(expected, torch.cat(maps, dim=1).detach())
 
 
-def test_each_block_is_run_once_more_for_all_prompts_and_no_attention_is_kept() -> None:
-    """One block's attention at a time: what keeps ViT-L/14@336 small."""
-    assert block_calls(tiny(), "legrad", blocks=2) == 2
-    assert methods.get("legrad").needs(blocks=2) == Needs(tokens=(-1, -2))
+def test_no_block_is_run_again_for_a_few_blocks_and_each_once_for_many() -> None:
+    """Many graphs at a time would be large; no attention is kept in either case."""
+    assert methods.get("legrad").needs(blocks=2) == Needs(ends=(-1, -2))
+    assert block_calls(tiny(), "legrad", blocks=2) == 0
+    assert methods.get("legrad").needs(blocks=5) == Needs(tokens=(-1, -2, -3, -4, -5))
+    assert block_calls(tiny(), "legrad", blocks="all") == 2

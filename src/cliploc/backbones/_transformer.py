@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -17,7 +16,7 @@ from torch.nn import functional as F
 
 from cliploc.backbones._tower import DualEncoder
 from cliploc.errors import UsageError
-from cliploc.schema import AttentionRule, Needs, Pooling, TowerKind, Trace
+from cliploc.schema import AttentionRule, BlockEnd, Needs, Pooling, TowerKind, Trace
 
 
 def own_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -58,23 +57,10 @@ def resize_positions(positions: Tensor, prefix: int, learnt: tuple[int, int], gr
     return torch.cat([first, patches[0].flatten(1).T.to(first.dtype)])
 
 
-@dataclass(frozen=True)
-class Inside:
-    """What a block computed on the way: `attention_input`, q, k and v, and the attention `[B, H, T, T]`."""
-
-    normed: Tensor
-    projections: tuple[Tensor, Tensor, Tensor]
-    attention: Tensor
-
-
 class BlockAdapter(ABC):
     """One block of a host's tower, x + attention branch, then + MLP branch; T tokens, of which some may be no patch."""
 
     scale: float
-
-    @abstractmethod
-    def run(self, x: Tensor, rotation: Tensor | None) -> Tensor:
-        """The host's own forward, attention fused: tokens `[B, T, d]` → `[B, T, d]`."""
 
     @abstractmethod
     def attention_input(self, x: Tensor) -> Tensor:
@@ -92,13 +78,30 @@ class BlockAdapter(ABC):
     def mlp_branch(self, x: Tensor) -> Tensor:
         """What the MLP adds to the tokens that already have the attention branch: `[B, T, d]`."""
 
-    def run_visibly(self, x: Tensor, rotation: Tensor | None) -> tuple[Tensor, Inside]:
-        """As `run`, and what is inside: all differentiable and with batched gradients."""
-        normed = self.attention_input(x)
-        q, k, v = self.project(normed, rotation)
-        attention = attention_weights(q, k, self.scale)
-        x = x + self.attention_branch(x, attention.to(v.dtype) @ v)
-        return x + self.mlp_branch(x), Inside(normed, (q, k, v), attention)
+    def mlp_hidden(self, x: Tensor) -> Tensor:
+        """`mlp_branch` up to its last linear step, where the block can be split there: `[B, T, m]`."""
+        return self.mlp_branch(x)
+
+    def mlp_out(self, hidden: Tensor) -> Tensor:
+        """The rest of `mlp_branch`, affine in each token: `[…, m]` → `[…, d]`."""
+        return hidden
+
+    def gather(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """softmax(qkᵀ·scale)·v, fused: `[B, H, t, d/H]` for t queries. Many prompts' gradients through it are slow."""
+        return F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, scale=self.scale)
+
+    def finish(self, x: Tensor, gathered: Tensor) -> Tensor:
+        """The block's rest for the tokens `x` that asked: `[B, t, d]` → `[B, t, d]`."""
+        x = x + self.attention_branch(x, gathered)
+        return x + self.mlp_branch(x)
+
+    def finish_from_gathered(self, x: Tensor, gathered: Tensor, values: Tensor) -> BlockEnd:
+        """As `finish`, with a graph that begins at `gathered`, also for callers in inference mode."""
+        with torch.inference_mode(False), torch.enable_grad():
+            x = x.detach().clone() if x.is_inference() else x.detach()
+            gathered = gathered.detach().clone().requires_grad_(True)
+            middle = x + self.attention_branch(x, gathered)
+            return BlockEnd(values, gathered, middle, self.mlp_hidden(middle), self.mlp_out)
 
 
 class VisionTransformerBackbone(DualEncoder):
@@ -169,11 +172,12 @@ class VisionTransformerBackbone(DualEncoder):
     def _run(self, x: Tensor, first: int, last: int, needs: Needs, grid: tuple[int, int]) -> Trace:
         """Blocks `first` to `last` (from the start), then the head."""
         every = range(-self.depth, 0)
-        asked: dict[Literal["features", "tokens", "attention", "projections"], set[int]] = {}
-        for kind in ("features", "tokens", "attention", "projections"):
+        asked: dict[Literal["features", "tokens", "attention", "projections", "ends"], set[int]] = {}
+        for kind in ("features", "tokens", "attention", "projections", "ends"):
             blocks = getattr(needs, kind)
             asked[kind] = {self._block_index(block) for block in (every if blocks == "all" else blocks)}
-        features, entering, tokens, attention, projections, normed = {}, {}, {}, {}, {}, {}
+        asked["projections"] |= set(range(max(0, self.depth - needs.dense), self.depth))
+        features, entering, tokens, attention, projections, normed, ends = {}, {}, {}, {}, {}, {}, {}
         rotation = self.rotation(grid)
         for index in range(first, last + 1):
             block, back = self.adapters[index], index - self.depth
@@ -181,17 +185,26 @@ class VisionTransformerBackbone(DualEncoder):
                 features[back] = self._patches(x, grid)
             if index in asked["features"] | asked["tokens"] | asked["projections"]:
                 entering[back] = x  # [B, prefix+N, d]
-            # Gradients of fused attention for many prompts at once are slow.
-            visible = index in asked["attention"] | asked["projections"]
-            if visible or (torch.is_grad_enabled() and x.requires_grad):
-                x, inside = block.run_visibly(x, rotation)
+            y = block.attention_input(x)
+            q, k, v = block.project(y, rotation)  # each [B, H, prefix+N, d/H]
+            if index in asked["projections"]:
+                projections[back], normed[back] = (q, k, v), y
+            # Where the head reads the class token alone, nothing else need leave the last block.
+            whole = index != last or self.pooling != "class token" or index in asked["tokens"] | asked["attention"]
+            leaving = slice(None) if whole else slice(1)
+            asking = slice(None) if index in asked["ends"] else leaving
+            if index in asked["attention"] or (torch.is_grad_enabled() and x.requires_grad):
+                weights = attention_weights(q[:, :, asking], k, block.scale)  # [B, H, prefix+N, prefix+N]
+                gathered = weights.to(v.dtype) @ v  # [B, H, prefix+N, d/H]
                 if index in asked["attention"]:
-                    attention[back] = inside.attention  # [B, H, prefix+N, prefix+N]
-                if index in asked["projections"]:
-                    projections[back] = inside.projections  # q, k, v, each [B, H, prefix+N, d/H]
-                    normed[back] = inside.normed  # [B, prefix+N, d]
+                    attention[back] = weights
             else:
-                x = block.run(x, rotation)
+                gathered = block.gather(q[:, :, asking], k, v)
+            if index in asked["ends"]:
+                ends[back] = end = block.finish_from_gathered(x, gathered, v)
+                x = end.middle.detach()[:, leaving] + block.mlp_out(end.hidden.detach()[:, leaving])
+            else:
+                x = block.finish(x[:, leaving], gathered)
             if index in asked["tokens"]:
                 tokens[back] = x  # [B, prefix+N, d]
         pooled, pool_attention = self.pool(x)
@@ -204,6 +217,7 @@ class VisionTransformerBackbone(DualEncoder):
             projections=projections,
             normed=normed,
             entering=entering,
+            ends=ends,
             pool_attention=pool_attention if asked["attention"] else None,
         )
 
@@ -220,6 +234,14 @@ class VisionTransformerBackbone(DualEncoder):
         if end < first:
             raise ValueError(f"expected last ≥ block, got {last} and {block}")
         return self._run(tokens.to(self.dtype), first, end, needs, grid)
+
+    def end(self, tokens: Tensor, block: int, grid: tuple[int, int]) -> BlockEnd:
+        """One block on the tokens entering it; see `cliploc.schema.TransformerBackbone.end`."""
+        adapter = self.adapters[self._block_index(block)]
+        with torch.no_grad():
+            q, k, v = adapter.project(adapter.attention_input(tokens), self.rotation(grid))
+            gathered = adapter.gather(q, k, v)  # [B, H, prefix+N, d/H]
+        return adapter.finish_from_gathered(tokens, gathered, v)
 
     def head(self, features: Tensor, trace: Trace, stage: int = -1) -> Tensor:
         """Finishes the tower from the patches entering a block: `[B, D]` float32, unit norm; differentiable.
@@ -254,8 +276,11 @@ class VisionTransformerBackbone(DualEncoder):
             if parallel:
                 original = trace.entering.get(back, original)
             source = original if parallel else path
-            normed = block.attention_input(source)  # [B, prefix+N, d]
-            q, k, v = block.project(normed, rotation)  # each [B, H, prefix+N, d/H]
+            if source is trace.entering.get(back) and back in trace.projections:
+                normed, (q, k, v) = trace.normed[back], trace.projections[back]
+            else:
+                normed = block.attention_input(source)  # [B, prefix+N, d]
+                q, k, v = block.project(normed, rotation)  # each [B, H, prefix+N, d/H]
             scale: Tensor | float = block.scale
             if adaptive:
                 lengths = normed.float().norm(dim=-1)  # [B, prefix+N]
@@ -266,6 +291,6 @@ class VisionTransformerBackbone(DualEncoder):
             if mlp:
                 path = path + block.mlp_branch(path)
             if parallel and back < -1 and back + 1 not in trace.entering:
-                original = block.run(original, rotation)
+                original = block.finish(original, block.gather(q, k, v))
         read = self.read_tokens(path[:, self.prefix_tokens :])  # [B, N, D]
         return on_grid(read, trace.grid)

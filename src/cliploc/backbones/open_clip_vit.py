@@ -36,10 +36,6 @@ class _Block(BlockAdapter):
         self.block, self.attn = block, block.attn
         self.scale = block.attn.head_dim**-0.5
 
-    def run(self, x: Tensor, rotation: Tensor | None) -> Tensor:  # noqa: ARG002
-        out: Tensor = self.block(x)
-        return out
-
     def attention_input(self, x: Tensor) -> Tensor:
         normed: Tensor = self.block.ln_1(x)
         return normed
@@ -54,8 +50,15 @@ class _Block(BlockAdapter):
         return branch
 
     def mlp_branch(self, x: Tensor) -> Tensor:
-        branch: Tensor = self.block.ls_2(self.block.mlp(self.block.ln_2(x)))
-        return branch
+        return self.mlp_out(self.mlp_hidden(x))
+
+    def mlp_hidden(self, x: Tensor) -> Tensor:
+        hidden: Tensor = self.block.mlp[:-1](self.block.ln_2(x))
+        return hidden
+
+    def mlp_out(self, hidden: Tensor) -> Tensor:
+        out: Tensor = self.block.ls_2(self.block.mlp[-1](hidden))
+        return out
 
 
 class _CustomBlock(_Block):

@@ -15,7 +15,7 @@ from cliploc.schema import Context, Needs
     paper="Lan et al. 2024, ClearCLIP: Decomposing CLIP Representations for Dense Vision-Language Inference, ECCV",
     family="attention",
     towers=("vit",),
-    needs=Needs(tokens=(-1,)),
+    needs=Needs(dense=1),
     relu=False,
     threshold=0.4,
 )
@@ -26,7 +26,7 @@ def clearclip(ctx: Context) -> Tensor:
     windows that slide over a larger picture are no part of this method: use a larger input, or `scales`.
 
     Args:
-        ctx: tokens entering the last block.
+        ctx: what a dense reading of the last block takes.
 
     Returns:
         `[B, P, h, w]` float32, raw: cosines.

@@ -21,7 +21,7 @@ SHARPNESS = 2.0  # the authors' factor on cosines before the softmax over prompt
     paper="Li et al. 2023, CLIP Surgery for Better Explainability with Enhancement in Open-Vocabulary Tasks",
     family="attention",
     towers=("vit",),
-    needs=Needs(tokens="all"),
+    needs=lambda depth=6: Needs(dense=depth),
     relu=False,
     threshold=0.4,
     prompts_interact=True,
@@ -40,7 +40,7 @@ def clip_surgery(ctx: Context, depth: int = 6) -> Tensor:
     prompt's own templates. Prompts from which a background was subtracted have nothing redundant left.
 
     Args:
-        ctx: tokens entering the last blocks.
+        ctx: what a dense reading of the last blocks takes.
         depth: how many blocks; all when the tower has fewer.
 
     Returns:

@@ -17,7 +17,7 @@ from cliploc.schema import Context, Needs
     "Transformers, CVPR",
     family="attention",
     towers=("vit",),
-    needs=Needs(tokens="all"),
+    needs=lambda depth=7, **_: Needs(dense=depth),
     relu=False,
     threshold=0.4,
 )
@@ -35,7 +35,7 @@ def gem(ctx: Context, depth: int = 7, iterations: int = 1, temperature: float | 
     set that right.
 
     Args:
-        ctx: tokens entering the last blocks.
+        ctx: what a dense reading of the last blocks takes.
         depth: how many blocks; all when the tower has fewer.
         iterations: how often queries, keys and values are clustered before they gather; 0 for never.
         temperature: τ, the same in every block; None for the adaptive one.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -11,6 +13,8 @@ from cliploc.saliency._infra.gradients import differentiable, each_prompt, jacob
 from cliploc.saliency._infra.registration import saliency
 from cliploc.schema import Context, Needs
 
+KEPT = 4  # blocks whose graph a trace may hold: on ViT-L/14@336, 25 MB each for an image
+
 
 @saliency(
     "legrad",
@@ -19,7 +23,7 @@ from cliploc.schema import Context, Needs
     "Sensitivity",
     family="gradient",
     towers=("vit",),
-    needs=lambda blocks=2: Needs(tokens=last_blocks(blocks)),
+    needs=lambda blocks=2: _needs(blocks),
     relu=False,
     threshold=0.4,
 )
@@ -28,8 +32,11 @@ def legrad(ctx: Context, blocks: Blocks = 2) -> Tensor:
 
     s_t^l = cos(W_proj·ln_post(z̄^l), g_t), with z̄^l the mean of all tokens that leave block l, class token included, as
     the authors pool them. A tower that averages its patches pools as it always does. Where it has an attention pool,
-    A^l is that pool's attention over the tokens that leave block l. Each block has a score of its own, so its gradients
-    end in it: blocks are run again one at a time, and the memory is that of one block, whatever their number.
+    A^l is that pool's attention over the tokens that leave block l.
+
+    Each block has a score of its own, so its gradients end in it, and A^l never exists beyond one image: what the heads
+    gathered is o = A^l·v, so ∂s_t^l/∂A^l = ∂s_t^l/∂o · vᵀ. The forward pass keeps the graph of the few blocks after o;
+    of more than KEPT, they are run again one at a time, and the memory is that of one block, whatever their number.
 
     Peers: `torchcam.methods.LeGrad` and `legrad_torch` give the same map for a class-token tower; the latter's
     `layer_index=-2`, its default, is `blocks=2`, ours. `legrad_torch` 1.1 is written for open_clip up to 2.23: with
@@ -38,7 +45,7 @@ def legrad(ctx: Context, blocks: Blocks = 2) -> Tensor:
     without the tower's last norm, and by default erases what the text "a photo of a" lights up; we do neither.
 
     Args:
-        ctx: tokens of the blocks.
+        ctx: the ends of the blocks, or the tokens entering them.
         blocks: how many of the last blocks, or "all".
 
     Returns:
@@ -56,21 +63,40 @@ def legrad(ctx: Context, blocks: Blocks = 2) -> Tensor:
     return torch.stack([_sensitivity(ctx, block) for block in chosen]).mean(dim=0)
 
 
+def _needs(blocks: Blocks) -> Needs:
+    chosen = last_blocks(blocks)
+    return Needs(tokens=chosen) if chosen == "all" or len(chosen) > KEPT else Needs(ends=chosen)
+
+
 def _sensitivity(ctx: Context, block: int) -> Tensor:
     """One block's map `[B, P, h, w]`."""
     tower = ctx.transformer
     with differentiable():
-        entering = leaf(ctx.trace.entering[block])  # [B, T, d]
-        run = ctx.resume(entering, block, Needs(tokens=(block,), attention=(block,)), last=block)
-        attention, embedding = run.attention[block], run.embedding  # [B, H, T, T], [B, D]
-        if run.pool_attention is not None:
-            attention = run.pool_attention  # [B, H, 1, T]
-        elif tower.pooling == "class token":
-            pooled = run.tokens[block].mean(dim=1, keepdim=True)  # [B, 1, d]
-            embedding = F.normalize(tower.read_tokens(pooled)[:, 0], dim=-1)
-        scores = prompt_scores(ctx, embedding)  # [B, P]
-        rows = [
-            gradient.relu().mean(dim=(2, 3))  # [B, p, T]
-            for (gradient,) in jacobian_products(scores, (attention,), each_prompt(scores))
-        ]
+        end = ctx.end(block)
+        if tower.pooling == "attention":
+            pooled, looked = tower.pool(leaf(end.tokens()))  # [B, D], [B, H, 1, T]
+            assert looked is not None
+            products = _products(ctx, pooled, looked)
+            return patches_of(ctx, torch.cat([gradient.relu().mean(dim=(2, 3)) for gradient in products], dim=1))
+        if tower.pooling == "class token":
+            pooled = tower.read_tokens(end.mean_token()[:, None])[:, 0]  # [B, D]
+        else:
+            pooled, _ = tower.pool(end.tokens())
+        values = end.values.float().transpose(-2, -1)  # [B, H, d/H, T]
+        rows = [_rows(gradient, values) for gradient in _products(ctx, pooled, end.gathered)]
     return patches_of(ctx, torch.cat(rows, dim=1))
+
+
+def _products(ctx: Context, pooled: Tensor, tap: Tensor) -> Iterator[Tensor]:
+    """∂s_t/∂tap of p prompts at a time, `[B, p, …]`, s_t the cosines of `[B, D]`."""
+    scores = prompt_scores(ctx, F.normalize(pooled.float(), dim=-1))  # [B, P]
+    return (gradient for (gradient,) in jacobian_products(scores, (tap,), each_prompt(scores), keep=True))
+
+
+def _rows(gradient: Tensor, values: Tensor) -> Tensor:
+    """mean_{H, queries} ReLU(g·vᵀ) of `[B, p, H, T, d/H]`: `[B, p, T]`; one `[H, T, T]` at a time, for the cache."""
+    rows = [
+        [(of_prompt @ v).relu_().mean(dim=(0, 1)) for of_prompt in of_image]  # each [H, T, T] → [T]
+        for of_image, v in zip(gradient, values, strict=True)
+    ]
+    return torch.stack([torch.stack(of_image) for of_image in rows])

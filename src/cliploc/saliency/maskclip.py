@@ -15,7 +15,7 @@ from cliploc.schema import Context, Needs
     paper="Zhou et al. 2022, Extract Free Dense Labels from CLIP, ECCV",
     family="attention",
     towers=("vit",),
-    needs=Needs(tokens=(-1,)),
+    needs=Needs(dense=1),
     relu=False,
     threshold=0.4,
 )
@@ -28,7 +28,7 @@ def maskclip(ctx: Context, residual: bool = False, mlp: bool = False) -> Tensor:
     through the pool's value path. The same reading of a CNN is `cam`.
 
     Args:
-        ctx: tokens entering the last block.
+        ctx: what a dense reading of the last block takes.
         residual: whether they are added, as in the paper.
         mlp: whether the block's MLP follows, as in the paper.
 

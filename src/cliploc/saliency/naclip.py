@@ -17,7 +17,7 @@ from cliploc.schema import Context, Needs
     "Segmentation, WACV",
     family="attention",
     towers=("vit",),
-    needs=Needs(tokens=(-1,)),
+    needs=Needs(dense=1),
     relu=False,
     threshold=0.4,
 )
@@ -28,7 +28,7 @@ def naclip(ctx: Context, sigma: float = 5.0) -> Tensor:
     token. Their windows that slide over a larger picture and their refinement of the mask are no part of this method.
 
     Args:
-        ctx: tokens entering the last block.
+        ctx: what a dense reading of the last block takes.
         sigma: σ in patches. The prior is at most 1, on logits whose size the model decides.
 
     Returns:

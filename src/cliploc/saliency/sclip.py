@@ -15,7 +15,7 @@ from cliploc.schema import Context, Needs
     paper="Wang et al. 2024, SCLIP: Rethinking Self-Attention for Dense Vision-Language Inference, ECCV",
     family="attention",
     towers=("vit",),
-    needs=Needs(tokens=(-1,)),
+    needs=Needs(dense=1),
     relu=False,
     threshold=0.4,
 )
@@ -27,7 +27,7 @@ def sclip(ctx: Context) -> Tensor:
     picture and their background threshold are no part of this method: use a larger input, or `scales`.
 
     Args:
-        ctx: tokens entering the last block.
+        ctx: what a dense reading of the last block takes.
 
     Returns:
         `[B, P, h, w]` float32, raw: cosines.

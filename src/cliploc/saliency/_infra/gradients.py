@@ -85,20 +85,23 @@ def each_prompt(scores: Tensor) -> Tensor:
     return selectors[:, None].expand(-1, len(scores), -1)
 
 
-def jacobian_products(outputs: Tensor, taps: tuple[Tensor, ...], cotangents: Tensor) -> Iterator[tuple[Tensor, ...]]:
+def jacobian_products(
+    outputs: Tensor, taps: tuple[Tensor, ...], cotangents: Tensor, keep: bool = False
+) -> Iterator[tuple[Tensor, ...]]:
     """Vector–Jacobian products of all prompts, as many at a time as `GRADIENT_ELEMENTS` allows.
 
     Args:
         outputs: `[B, …]` of a graph, which is freed by the last product.
         taps: tensors `[B, …]` that `outputs` were made from.
         cotangents: `[P, B, …]`, for each prompt the gradient at `outputs`.
+        keep: whether the graph is not freed after all, as a trace's is not.
 
     Yields:
         For p prompts: each tap's gradient, `[B, p, …]` float32.
     """
     chunks = torch.split(cotangents, max(1, GRADIENT_ELEMENTS // sum(tap.numel() for tap in taps)))
     for index, chunk in enumerate(chunks):
-        retain = index < len(chunks) - 1
+        retain = keep or index < len(chunks) - 1
         upstream = (HALF_PRECISION_SCALE * chunk).to(outputs.dtype)  # [p, B, …]
         if len(chunk) == 1:  # no vmap: works with operations that have no batching rule
             gradients = [g[None] for g in torch.autograd.grad(outputs, taps, upstream[0], retain_graph=retain)]
