@@ -43,10 +43,9 @@ def write_report(out_folder: str | os.PathLike[str], *, pictures: bool = True) -
     """
     run = read_run(Path(out_folder))
     both = [tables.comparison(run), tables.all_numbers(run)]
-    title = f"# cliploc benchmark: {tables.dataset_line(run)}\n\n"
     files = {
         "tables.csv": tables.to_csv(run),
-        "tables.md": title + tables.to_markdown(both),
+        "tables.md": tables.to_markdown(f"cliploc benchmark: {tables.dataset_line(run)}", both),
         "tables.tex": tables.to_latex(both),
         "report.html": page(run, both, pictures),
     }

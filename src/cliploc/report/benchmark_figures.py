@@ -67,7 +67,7 @@ def tau_curves(settings: Sequence[Setting]) -> str:
         for one in settings
         if one.curve is not None
     )
-    return figure(draw, "tau", f"MaxBoxAcc at every threshold. Best: {best}", (6.4, 4.2))
+    return figure(draw, "tau", f"MaxBoxAcc at every threshold. Best: {best}", (5.8, 4.0))
 
 
 def iou_histogram(run: Run, setting: Setting, top: float) -> str:
@@ -140,7 +140,7 @@ def breakdown(
         f"{one.label}: " + ", ".join(f"{name} {h} of {n}" for name, (h, n) in zip(names, found[one.id], strict=True))
         for one in settings
     )
-    return figure(draw, re.sub(r"\W+", "-", what), f"Right boxes by {what}. {said}", (5.6, 3.8))
+    return figure(draw, re.sub(r"\W+", "-", what), f"Right boxes by {what}. {said}", (5.2, 3.7))
 
 
 # ------------------------------------------------------------------------------------------------------------ drawing

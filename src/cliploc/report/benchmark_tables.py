@@ -287,7 +287,9 @@ def to_html(table: Table, label: str, *, sort: bool = True, search: str = "", be
     for heading, rows in table.groups.items():
         lines = [_html_row(titles, row, table, _highest(rows) if best else {}) for row in rows]
         head = (
-            f"<tr class=group><th colspan={len(titles)} scope=rowgroup>{escape(heading)}</th></tr>\n" if heading else ""
+            f"<tr class=group><th colspan={len(titles)} scope=rowgroup><span>{escape(heading)}</span></th></tr>\n"
+            if heading
+            else ""
         )
         body.append(f"<tbody>\n{head}{''.join(lines)}</tbody>")
     kind = ("sort" if sort else "", "search" if search else "")
@@ -324,9 +326,9 @@ def _html_row(titles: Sequence[str], row: Sequence[Cell], table: Table, highest:
     return f"<tr>{''.join(cells)}</tr>\n"
 
 
-def to_markdown(tables: Sequence[Table]) -> str:
+def to_markdown(title: str, tables: Sequence[Table]) -> str:
     """The tables as one Markdown document."""
-    lines = []
+    lines = [f"# {_md(title)}", ""]
     for table in tables:
         shown = [i for i, title in enumerate(table.columns) if title != CHART]
         titles = [list(table.columns)[i] for i in shown]

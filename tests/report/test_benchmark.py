@@ -1,0 +1,418 @@
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cliploc.errors import UsageError
+from cliploc.metrics import TAUS, MaxBoxAcc
+from cliploc.report import benchmark_data, write_report
+from cliploc.report.benchmark_data import Run, miss_kind, read_run, wilson
+from cliploc.report.benchmark_tables import METRICS, published
+
+from ..commands import cliploc_
+from .benchmark_folder import CLASSES, WNIDS, make_folder
+from .test_page import Reader
+
+EVIL = '<script>alert("x")</script> & co | `_'
+FILES = ("report.html", "tables.csv", "tables.md", "tables.tex")
+METHODS = ("cam", "grad_cam", "layer_cam")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A run of three methods with one broken sample, and its report; its summary."""
+    home = tmp_path_factory.mktemp("benchmark")
+    summary = make_folder(home / "out", home / "root", samples=40, methods=METHODS, failed=[3])
+    write_report(home / "out")
+    return home / "out", summary
+
+
+@pytest.fixture(scope="module")
+def page(made: tuple[Path, dict[str, Any]]) -> str:
+    return (made[0] / "report.html").read_text(encoding="utf-8")
+
+
+def section(page: str, name: str) -> str:
+    return page.split(f'<section id="{name}"')[1].split("</section>")[0]
+
+
+def cells(html: str) -> list[list[str]]:
+    rows = [re.findall(r"<t[hd][ >].*?</t[hd]>", row, re.S) for row in re.findall(r"<tr>.*?</tr>", html, re.S)]
+    return [[Reader(cell).text for cell in row] for row in rows]
+
+
+# -------------------------------------------------------------------------------------------------------- the numbers
+def test_all_tables_have_the_numbers_of_the_summary(made: tuple[Path, dict[str, Any]], page: str) -> None:
+    out, summary = made
+    lines = {row["setting"]: row for row in csv.DictReader(io.StringIO((out / "tables.csv").read_text()))}
+    in_page = {row[0]: row for row in cells(section(page, "numbers"))}
+    markdown = (out / "tables.md").read_text().split("## All settings")[1]
+    latex = (out / "tables.tex").read_text().split("All settings")[1]
+    for one, numbers in summary.items():
+        method = one.removeprefix("mini_")
+        in_markdown = next(
+            line for line in markdown.splitlines() if line.startswith(f"| {method} ".replace("_", r"\_"))
+        )
+        in_latex = next(line for line in latex.splitlines() if line.startswith(f"{method} ".replace("_", r"\_")))
+        for key in METRICS:
+            if numbers.get(key) is None:
+                assert not lines[one][key]
+                continue
+            low, high = numbers["confidence_95"][key]
+            assert [float(lines[one][name]) for name in (key, f"{key}_low", f"{key}_high")] == [numbers[key], low, high]
+            title = METRICS[key][0]
+            column = in_page["setting"].index(title)
+            assert in_page[method][column] == f"{numbers[key]:.2f} {low:.1f}–{high:.1f}"
+            assert f"| {numbers[key]:.2f} ({low:.1f}–{high:.1f}) |" in in_markdown
+            assert rf"{numbers[key]:.2f} {{\scriptsize ({low:.1f}--{high:.1f})}}" in in_latex
+        assert float(lines[one]["best_threshold"]) == numbers["best_threshold"]
+        assert lines[one]["evaluated"] == "39"
+        assert lines[one]["failed"] == "1"
+
+
+def test_hits_and_curves_are_those_of_the_metrics(made: tuple[Path, dict[str, Any]]) -> None:
+    out, summary = made
+    run = read_run(out)
+    for one in run.settings:
+        metric = MaxBoxAcc()
+        for part in sorted((out / "parts").iterdir()):
+            for row in benchmark_data.bench_packages()[1].read_table(part).to_pylist():
+                if row["setting"] == one.id and row["status"] == "ok":
+                    metric.restore(row["sample"], row["highest"], row["hits_largest_50"], row["label"])
+        result = metric.compute()
+        assert one.curve is not None
+        np.testing.assert_allclose(one.curve, 100 * result.curve)
+        assert TAUS[int(one.curve.argmax())] == summary[one.id]["best_threshold"]
+        assert 100 * run.of(one)["hit"].mean() == pytest.approx(summary[one.id]["gt_known"])
+
+
+def test_hits_and_misses_by_size_and_number_add_up(page: str) -> None:
+    rows = [row for row in cells(section(page, "objects")) if row[1:2] in (["right"], ["wrong"])]
+    assert len(rows) == 2 * len(METHODS)
+    for method in METHODS:
+        right, wrong = ([int(cell) for cell in row[2:]] for row in rows if row[0] == method)
+        assert sum(right[:4] + wrong[:4]) == sum(right[4:] + wrong[4:]) == 39
+        sizes = [a + b for a, b in zip(right[:4], wrong[:4], strict=True)]
+        assert max(sizes) - min(sizes) <= 2, "quarters"
+
+
+def test_the_quarters_of_size_and_the_kinds_of_misses_are_right(made: tuple[Path, dict[str, Any]], page: str) -> None:
+    run = read_run(made[0])
+    worst = run.ranked[-1]
+    misses = run.of(worst)["miss"].value_counts().to_dict()
+    assert misses.pop("") == run.of(worst)["hit"].sum()
+    bar = re.findall(r'aria-label="(right [^"]*)"', section(page, "objects"))[-1]
+    for kind, amount in misses.items():
+        assert f"{benchmark_data.MISSES[kind][0]} {100 * amount / 39:.1f} %" in bar
+
+
+@pytest.mark.parametrize(
+    ("boxes", "kind"),
+    [
+        ([], "none"),
+        ([[0, 0, 3, 10]], "part"),
+        ([[0, 0, 20, 20]], "more"),
+        ([[0, 0, 35, 10]], "several"),
+        ([[50, 50, 60, 60]], "elsewhere"),
+        ([[50, 50, 51, 51], [0, 0, 20, 20]], "more"),  # the largest counts
+    ],
+)
+def test_kinds_of_misses(boxes: list[list[float]], kind: str) -> None:
+    assert miss_kind(boxes, [[0, 0, 10, 10], [30, 0, 34, 10]]) == kind
+
+
+def test_wilson_interval() -> None:
+    # Brown, Cai & DasGupta 2001: the ends solve |p − x/n| = z √(p(1 − p)/n).
+    for hits, n in ((0, 3), (2, 3), (5, 5), (30, 100)):
+        for end in (edge / 100 for edge in wilson(hits, n)):
+            assert abs(end - hits / n) == pytest.approx(1.959964 * np.sqrt(end * (1 - end) / n), abs=1e-9)
+
+
+# ------------------------------------------------------------------------------------------------ the published table
+def test_zero_shot_and_trained_rows_are_kept_apart(page: str) -> None:
+    html = section(page, "published")
+    order = [html.index(words) for words in ("Published, zero-shot", "This run, trained", "Published, trained")]
+    assert order == sorted(order)
+    assert "This run, zero-shot" not in html, "mini's tower learnt ImageNet's labels"
+    zero, ours, trained = (html[a:b] for a, b in zip(order, [*order[1:], len(html)], strict=True))
+    assert zero.count("VL-Score, CLIP") == 3
+    assert all(f"{method}, mini" in ours for method in METHODS)
+    assert "TS-CAM, DeiT-S" in trained
+    assert "not comparable" in html
+
+
+def test_the_lenient_rule_has_its_own_column(page: str) -> None:
+    titles, *rows = cells(section(page, "published"))
+    by_name = {row[0]: dict(zip(titles, row, strict=True)) for row in rows}
+    published_row = by_name["VL-Score, CLIP RN50"]
+    assert published_row["VL-Score's rule"] == "66.93 †"
+    assert published_row["Top-1 Loc"] == "39.30–39.50 †"
+    assert published_row["GT-known Loc"] == "–"
+    assert published_row["τ"] == "0.60 (oracle)"
+    assert by_name["cam, mini"]["τ"] == "0.4 (fixed)"
+    assert by_name["TS-CAM, DeiT-S"]["GT-known Loc"] == "67.60"
+    assert by_name["cam, mini"]["pictures"] == "39 of wsol val"
+
+
+def test_a_threshold_chosen_on_the_same_pictures_is_no_fixed_one(tmp_path: Path) -> None:
+    make_folder(tmp_path / "out", tmp_path / "root", oracle=True)
+    page = write_report(tmp_path / "out").read_text(encoding="utf-8")
+    titles, *rows = cells(section(page, "published"))
+    ours = next(row for row in rows if row[0] == "cam, mini")
+    assert ours[titles.index("GT-known Loc")] == "–"
+    assert "fixed beforehand: <b>" not in page
+
+
+def test_every_published_row_has_a_source() -> None:
+    for row in published()["rows"]:
+        assert len(published()["sources"][row["cite"]]) > 20
+        assert row["rule"] in ("max_box_acc", "vl_score")
+        assert any(row[key] is not None for key in ("gt_known", "top1_loc", "top5_loc"))
+
+
+def test_other_datasets_stand_without_published_rows(tmp_path: Path) -> None:
+    make_folder(tmp_path / "out", tmp_path / "root", wnids=["1", "2", "3", "4"], reasons=False)
+    page = write_report(tmp_path / "out").read_text(encoding="utf-8")
+    assert "VL-Score, CLIP RN50" not in page
+    assert "published" not in (tmp_path / "out" / "tables.csv").read_text()
+    assert '<section id="ten"' not in page
+
+
+# ------------------------------------------------------------------------------------------------------- a page as such
+def test_the_page_is_self_contained_and_whole(page: str) -> None:
+    reader = Reader(re.sub(r"<(image|use|rect|path|circle)([^>]*?)/?>", r"<img\2>", page))
+    assert not reader.open, "every tag is closed"
+    ids = [attributes["id"] for _, attributes in reader.tags if "id" in attributes]
+    assert len(ids) == len(set(ids)), "every id once"
+    links = [a[key] or "" for _, a in reader.tags for key in ("href", "src") if key in a]
+    assert {link[1:] for link in links if link.startswith("#")} <= set(ids)
+    assert all(link.startswith(("#", "data:image/")) for link in links)
+    assert set(re.findall(r"url\(#([^)]+)\)", page)) <= set(ids)
+    assert "@import" not in page
+    assert not re.search(r"url\((?!#)", page)
+    tables = [attributes for tag, attributes in reader.tags if (attributes.get("class") or "").startswith("scroll")]
+    assert all(one["tabindex"] == "0" and one["aria-label"] for one in tables), "a keyboard can scroll every table"
+    assert all(a["aria-label"] for tag, a in reader.tags if a.get("role") == "img")
+
+
+def test_photographs_are_embedded_once_and_drawn_in_the_shape_of_the_original(page: str) -> None:
+    photos = re.findall(r'<image id="(photo-\d+)"[^>]*href="data:image/jpeg;base64,([^"]+)"', page)
+    assert len({name for name, _ in photos}) == len({data for _, data in photos}) == len(photos) > 10
+    shown = re.findall(r'<svg class=photo viewBox="0 0 (\d+) (\d+)"', page)
+    assert set(shown) == {("160", "120")}
+    assert len(shown) > 2 * len(photos)
+
+
+def test_boxes_and_maps_lie_where_the_rows_say(made: tuple[Path, dict[str, Any]], page: str) -> None:
+    run = read_run(made[0])
+    best = run.ranked[0]
+    rows = run.of(best).sort_values("iou", ascending=False)
+    row = benchmark_data.details(run, {(best.id, rows["sample"].iloc[0])})[best.id, rows["sample"].iloc[0]]
+    first = section(page, "pictures").split("<h4>Best</h4>")[1].split("</figure>")[0]
+    x0, y0, x1, y1 = row["true_boxes"][0]
+    assert f'<rect class="true" x="{x0:.1f}" y="{y0:.1f}" width="{x1 - x0:.1f}" height="{y1 - y0:.1f}"/>' in first
+    x0, y0, x1, y1 = row["boxes"][0]
+    assert f'<rect class="found" x="{x0:.1f}" y="{y0:.1f}" width="{x1 - x0:.1f}" height="{y1 - y0:.1f}"/>' in first
+    data = re.search(r'class=heat [^>]*base64,([^"]+)"', first)
+    assert data
+    heat = np.asarray(Image.open(io.BytesIO(base64.b64decode(data[1]))).convert("RGBA")).astype(int)
+    thumb = np.frombuffer(row["thumb"], np.uint8).reshape(28, 28)
+    order = thumb.ravel().argsort(kind="stable")
+    assert (np.diff(heat[..., 3].ravel()[order]) >= 0).all(), "the hotter, the more it covers"
+    assert heat[..., 3].ravel()[order[0]] == 0
+    assert f"IoU {row['iou']:.2f}" in first
+
+
+def test_cropped_pictures_keep_their_maps_in_place(tmp_path: Path) -> None:
+    make_folder(tmp_path / "out", tmp_path / "root", samples=8, methods=["cam"])
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    manifest["settings"][0]["resize"] = "crop"
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps(manifest))
+    page = write_report(tmp_path / "out").read_text(encoding="utf-8")
+    # The centre 120×120 of 160×120.
+    x, y, width, height = map(
+        float, re.findall(r'class=heat x="(.*?)" y="(.*?)" width="(.*?)" height="(.*?)"', page)[0]
+    )
+    assert (x, y, width, height) == pytest.approx((20, 0, 120, 120), abs=0.5)
+
+
+def test_best_worst_and_borderline(made: tuple[Path, dict[str, Any]], page: str) -> None:
+    run = read_run(made[0])
+    for one in run.ranked:
+        html = section(page, "pictures").split(f"<summary><h3>{one.label}</h3>")[1].split("</details>")[0]
+        parts = html.split("<h4>")[1:]
+        ious = [[float(iou) for iou in re.findall(r"[✓✗] IoU (\d\.\d\d)", part)] for part in parts]
+        assert [part.split("<")[0] for part in parts] == ["Best", "Borderline", "Worst"]
+        assert all(len(found) == 10 for found in ious)
+        all_ious = run.of(one)["iou"]
+        assert ious[0][0] == pytest.approx(all_ious.max(), abs=0.005)
+        assert ious[2][0] == pytest.approx(all_ious.min(), abs=0.005)
+        assert abs(ious[1][0] - 0.5) == pytest.approx((all_ious - 0.5).abs().min(), abs=0.005)
+
+
+def test_the_ten_classes_with_reasons_numbers_and_confusion(made: tuple[Path, dict[str, Any]], page: str) -> None:
+    html = section(page, "ten")
+    run = read_run(made[0])
+    for label, name in enumerate(CLASSES):
+        part = html.split(f"<article class=study><h3>{name} ")[1].split("</article>")[0]
+        assert f"why {name}" in part
+        assert part.count("<figure>") == 3
+        for row in cells(part)[1:]:
+            one = next(setting for setting in run.settings if setting.label == row[0])
+            mine = run.of(one)[run.of(one)["label"] == label]
+            assert row[1] == f"{100 * mine['hit'].mean():.2f}"
+            assert row[3] == f"{mine['iou'].mean():.2f}"
+            assert row[4] == f"{100 * (mine['predicted'] == label).mean():.2f}"
+    matrix = cells(html.split("<table class=confusion>")[1])
+    rows = run.of(run.settings[0])
+    for label, row in enumerate(matrix[1:]):
+        counts = [int((rows[rows["label"] == label]["predicted"] == other).sum()) for other in range(4)]
+        assert [0 if cell == "·" else int(cell) for cell in row[1:5]] == counts
+
+
+def test_every_class_is_in_the_table(made: tuple[Path, dict[str, Any]], page: str) -> None:
+    rows = cells(section(page, "classes").split('data-search="Find a class"')[1])
+    numbers = made[1]["mini_cam"]["per_class"]
+    for label, row in enumerate(rows[1:]):
+        assert row[:3] == [CLASSES[label], WNIDS[label], "10"]
+        column = rows[0].index("cam")
+        assert row[column] == f"{numbers[str(label)]['gt_known']:.1f}"
+
+
+# ----------------------------------------------------------------------------------------------- what can go wrong
+def test_failures_and_problems_are_said(page: str) -> None:
+    html = section(page, "problems")
+    assert "3 rows failed, of 120" in html
+    assert "damaged &lt;b&gt;&amp; broken&lt;/b&gt;: fetch it again" in html
+    assert "val/&lt;x&gt;.jpg" in html
+    assert html.count("val/003") == 3
+
+
+def test_everything_from_outside_stays_text(tmp_path: Path) -> None:
+    make_folder(tmp_path / "out", tmp_path / "root", samples=12, names=[EVIL, *CLASSES[1:]], methods=["cam", EVIL[:12]])
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    manifest["dataset"]["split"] = manifest["sessions"][0]["machine"]["processor"] = EVIL
+    manifest["dataset"]["reasons"] = dict.fromkeys(WNIDS, EVIL)
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps(manifest))
+    page = write_report(tmp_path / "out").read_text(encoding="utf-8")
+    assert page.count("<script") == 1
+    assert "alert(&quot;x&quot;)" in page
+    markdown = (tmp_path / "out" / "tables.md").read_text()
+    assert "<script" not in markdown.replace(r"\<", "")
+    latex = (tmp_path / "out" / "tables.tex").read_text()
+    assert "\\textless{}script" in latex
+    assert not re.search(r"(?<!\\)[#$]", re.sub(r"\$\\\w+\$", "", latex))
+
+
+def test_a_missing_photograph_is_said(tmp_path: Path) -> None:
+    make_folder(tmp_path / "out", tmp_path / "root", samples=12)
+    (tmp_path / "root" / "val" / "004.jpg").unlink()
+    (tmp_path / "root" / "val" / "005.jpg").write_bytes(b"no picture")
+    page = write_report(tmp_path / "out").read_text(encoding="utf-8")
+    assert "2 photographs cannot be read" in section(page, "problems")
+    assert "val/004.jpg: no such file" in page
+    assert len(re.findall(r'<image id="photo-', page)) == 10
+    shutil.rmtree(tmp_path / "root")
+    page = write_report(tmp_path / "out").read_text(encoding="utf-8")
+    assert "12 photographs cannot be read" in page
+    assert "image/jpeg" not in page
+
+
+def test_without_pictures(made: tuple[Path, dict[str, Any]], tmp_path: Path, page: str) -> None:
+    shutil.copytree(made[0], tmp_path / "out")
+    outcome = cliploc_("report", tmp_path / "out", "--no-pictures")
+    assert outcome.code == 0
+    assert outcome.out.strip() == str(tmp_path / "out" / "report.html")
+    alone = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "must not be passed on" in page
+    assert "image/jpeg" not in alone
+    assert "cannot be read" not in alone
+    assert alone.count("class=heat") == page.count("class=heat")
+
+
+def test_rows_without_true_boxes_still_make_a_report(tmp_path: Path) -> None:
+    make_folder(tmp_path / "out", tmp_path / "root", samples=10, sizes=False)
+    page = write_report(tmp_path / "out").read_text(encoding="utf-8")
+    assert 'class="true"' not in section(page, "pictures").split("<details")[1]
+    assert "How boxes are wrong" not in page
+
+
+def test_when_everything_failed(tmp_path: Path) -> None:
+    make_folder(tmp_path / "out", tmp_path / "root", samples=4, failed=range(4))
+    page = write_report(tmp_path / "out").read_text(encoding="utf-8")
+    assert "No picture could be evaluated" in page
+    assert "8 rows failed, of 8" in page
+
+
+def test_the_same_folder_gives_the_same_bytes(made: tuple[Path, dict[str, Any]]) -> None:
+    before = [(made[0] / name).read_bytes() for name in FILES]
+    write_report(made[0])
+    assert [(made[0] / name).read_bytes() for name in FILES] == before
+
+
+def test_what_is_no_benchmark_is_refused(tmp_path: Path) -> None:
+    outcome = cliploc_("report", tmp_path)
+    assert outcome.code == 2
+    assert "expected" in outcome.err
+    assert "manifest.json" in outcome.err
+    make_folder(tmp_path / "out", tmp_path / "root", samples=4, methods=["cam"])
+    (tmp_path / "out" / "parts" / "00000.parquet").write_bytes(b"PAR1 cut off")
+    with pytest.raises(UsageError, match=r"00000\.parquet cannot be read"):
+        write_report(tmp_path / "out")
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 2}))
+    with pytest.raises(UsageError, match="expected a manifest of version 1, got 2"):
+        write_report(tmp_path / "out")
+
+
+def test_labels_say_what_differs(tmp_path: Path) -> None:
+    make_folder(tmp_path / "out", tmp_path / "root", samples=4, methods=["cam", "cam2"])
+    path = tmp_path / "out" / "manifest.json"
+    manifest = json.loads(path.read_text())
+
+    def labels(*changes: dict[str, Any]) -> list[str]:
+        entries = [{**manifest["settings"][0], "id": f"s{i}", **change} for i, change in enumerate(changes)]
+        path.write_text(json.dumps({**manifest, "settings": entries}))
+        return [one.label for one in read_run(tmp_path / "out").settings]
+
+    assert labels({}, {"method": "gem", "options": {"k": 3}}) == ["cam", "gem"]
+    assert labels({}, {"model": "RN50"}) == ["cam · mini", "cam · RN50"]
+    assert labels({}, {"flip": True}, {"refine": ["caa"]}) == ["cam", "cam · flip", "cam · caa"]
+    assert labels({"options": {"k": 1}}, {"options": {"k": 3}}) == ["cam · k=1", "cam · k=3"]
+    assert labels({"threshold": 0.2}, {"threshold": 0.4}) == ["cam · τ 0.2", "cam · τ 0.4"]
+    assert labels({}, {}) == ["cam · s0", "cam · s1"]
+    assert labels({"prompts": "openai-80", "templates": ["a {}"]}, {"prompts": "default"})[0] == "cam · openai-80"
+
+
+def test_a_run_of_masks_alone(tmp_path: Path) -> None:
+    summary = make_folder(tmp_path / "out", tmp_path / "root", samples=6, methods=["cam"])
+    _, parquet = benchmark_data.bench_packages()
+    for part in (tmp_path / "out" / "parts").iterdir():
+        table = parquet.read_table(part)
+        rows = [
+            {**row, "true_boxes": [], "area_share": None, "iou": None, "highest": None, "hits_largest_50": None}
+            for row in table.to_pylist()
+        ]
+        parquet.write_table(table.from_pylist(rows, schema=table.schema), part)
+    only = {"mini_cam": {"pxap": 61.25, "confidence_95": {"pxap": [50, 70]}, "images": 6, "evaluated": 6, "failed": []}}
+    assert summary.keys() == only.keys()
+    (tmp_path / "out" / "summary.json").write_text(json.dumps({"schema_version": 1, "settings": only}))
+    page = write_report(tmp_path / "out").read_text(encoding="utf-8")
+    assert "61.25" in section(page, "numbers")
+    assert "No picture has true boxes" in section(page, "iou")
+
+
+def test_every_run_is_whole_in_memory_without_its_maps(made: tuple[Path, dict[str, Any]]) -> None:
+    run: Run = read_run(made[0])
+    assert {"thumb", "boxes", "true_boxes", "hits_largest_50"}.isdisjoint(run.rows.columns)
+    assert len(run.rows) == 120
