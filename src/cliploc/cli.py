@@ -373,6 +373,28 @@ def evaluate(
 
 
 @app.command()
+def report(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder of a benchmark.")],
+    no_pictures: Annotated[
+        bool, typer.Option("--no-pictures", help="Leave the photographs out: maps and boxes alone, to pass on.")
+    ] = False,
+    debug: Debug = False,  # noqa: ARG001
+) -> int:
+    """Write a benchmark's report.html and its tables again; no model is loaded.
+
+    Example: cliploc report results --no-pictures
+    """
+    from cliploc.report import write_report
+
+    terminal = Terminal()
+    with terminal.progress("writing the report"):
+        path = write_report(out, pictures=not no_pictures)
+    terminal.data(Text(printable(str(path))))
+    terminal.say(f"and tables.csv, tables.md, tables.tex in {path.parent}", style="dim")
+    return DONE
+
+
+@app.command()
 def models(
     part: Annotated[
         str, typer.Argument(metavar="[NAME]", help="All about this model; or a part: the models with it in their name.")
