@@ -106,13 +106,22 @@ def test_every_model_is_listed_with_what_is_known_of_it():
         "name": "mini", "tower": "cnn", "input": "224×224", "parameters": "4.7 M", "licence": "Apache-2.0",
         "methods": f"{sum('cnn' in m.towers for m in methods)} of cnn", "about": "", "weights": "–",
     }  # fmt: skip
-    assert cells["RN50"]["licence"] == "MIT (openai)"
+    assert cells["RN50"]["licence"] == "MIT"
+    assert cells["ViT-L-14"]["licence"] == "MIT, CC-BY-NC-4.0, Apple AMLR"
+    assert cells["ViT-M-16"]["licence"] == "–"
+    on_vits = [m for m in methods if "vit" in m.towers]
+    averaged = sum("global average" in m.poolings for m in on_vits)
+    assert averaged < len(on_vits)
+    assert cells["ViT-B-16-SigLIP"]["methods"] == f"{len(on_vits)} of vit"
+    assert cells["ViTamin-B"]["methods"] == cells["ViT-H-14-CLIPA"]["methods"] == f"{averaged} of vit"
     assert cells["RN50"]["weights"].split(" · ") == list(models.get("RN50").weights)
     assert cells["ViT-L-14-336"]["input"] == "336×336"
     assert cells["swin_base_patch4_window7_224"]["methods"] == "none"
-    for kind, line in zip(("cnn", "vit"), legend.splitlines(), strict=True):
+    *of_kinds, but = legend.splitlines()
+    assert re.split(r" {2,}", but) == ["not where a vit averages", "lctr · raw_attention · ts_cam"]
+    for kind, line in zip(("cnn", "vit"), of_kinds, strict=True):
         assert line.split("  ", 1)[0] == f"methods of {kind}"
-        assert line.split("  ", 1)[1].split(" · ") == [m.name for m in methods if kind in m.towers]
+        assert line.split("  ", 1)[1].strip().split(" · ") == [m.name for m in methods if kind in m.towers]
 
 
 def test_weights_are_counted_where_the_screen_is_narrow(capsys):
@@ -145,12 +154,15 @@ def test_all_about_one_model():
     assert about["tower"] == "cnn: CLIP's ResNet"
     assert about["parameters"] == "102.0 M, image and text tower"  # docs/model_profile.csv of open_clip: 102.01
     assert about["weights"] == "--pretrained openai · yfcc15m · cc12m"
-    assert about["licence"] == "MIT (openai); others: see their card"
+    assert about["licence"] == "MIT"
+    several = cliploc_("models", "ViT-B-32").out
+    assert "MIT; metaclip_400m · metaclip_fullcc: CC-BY-NC-4.0; laion2b_e16: unknown" in several
     assert about["methods"].split(" · ") == [m.name for m in methods if "cnn" in m.towers]
     assert "RN50x4" in cliploc_("models", "RN50").out.split("see also")[1]
     assert "149.6 M" in cliploc_("models", "ViT-B/16").out
     assert re.search(r"^parameters +4\.7 M", cliploc_("models", "mini").out, re.MULTILINE)
     assert "none\n" in cliploc_("models", "swin_base").out
+    assert "ts_cam" not in cliploc_("models", "ViTamin-B-LTT").out
     result = cliploc_("models", "roberta-ViT-B-32")  # its text tower is a file on Hugging Face
     assert result.code == 0
     assert "not known: open_clip cannot build roberta-ViT-B-32: " in result.out

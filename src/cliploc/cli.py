@@ -409,11 +409,14 @@ def models(
     chosen = [entry for entry in registry if wanted.lower() in entry.name.lower()]
     if not chosen:
         registry.get(part)  # says what there is
-    fitting = {kind: [m.name for m in saliency if kind in m.towers] for kind in ("cnn", "vit")}
+
+    def runs(model: ModelEntry) -> list[str]:
+        return [m.name for m in saliency if model.usable and m.runs_on(model.kind, model.pooling)]
+
     exact = [entry for entry in chosen if entry.name == wanted]
     if exact or len(chosen) == 1:
         (one,) = exact or chosen
-        terminal.data(grid(_about_model(one, fitting[one.kind])))
+        terminal.data(grid(_about_model(one, runs(one))))
         if others := [entry.name for entry in chosen if entry is not one]:
             terminal.data(grid([("", ""), (Text("see also", style="bold"), " · ".join(others))]))
         return DONE
@@ -421,15 +424,17 @@ def models(
     rows: list[Sequence[str | Text]] = [titles]
     narrow: list[Sequence[str | Text]] = [titles]
     for m in chosen:
-        runs = f"{len(fitting[m.kind])} of {m.kind}" if m.usable else "none"
         size = "–" if m.parameters is None else f"{m.parameters:.1f} M"
-        line = (m.name, m.kind, _by(m.input_hw), size, m.licence, runs, m.about)
+        number = f"{len(runs(m))} of {m.kind}" if m.usable else "none"
+        line = (m.name, m.kind, _by(m.input_hw), size, m.licence, number, m.about)
         tags = f"{len(m.weights)} tags: cliploc models {m.name}" if len(m.weights) > 1 else "".join(m.weights)
         rows.append((*line, " · ".join(m.weights) or "–"))
         narrow.append((*line, tags or "–"))
     terminal.listing(rows, narrow)
     terminal.data(Text())
-    terminal.data(grid([(f"methods of {kind}", " · ".join(names)) for kind, names in fitting.items()]))
+    legend = {f"methods of {kind}": [m.name for m in saliency if kind in m.towers] for kind in ("cnn", "vit")}
+    legend["not where a vit averages"] = [m.name for m in saliency if "global average" not in m.poolings]
+    terminal.data(grid([(title, " · ".join(names)) for title, names in legend.items()]))
     return DONE
 
 
@@ -449,10 +454,17 @@ def _about_model(model: ModelEntry, methods: Sequence[str]) -> list[Sequence[str
         "input": _by(model.input_hw),
         "parameters": f"{size}, image and text tower" if size.endswith(" M") else size,
         "weights": f"--pretrained {weights}" if weights else "its own" if model.count is None else "none published",
-        "licence": model.licence if len(model.weights) < 2 else f"{model.licence}; others: see their card",
-        "methods": " · ".join(methods) if model.usable else "none",
+        "licence": _licences(model),
+        "methods": " · ".join(methods) or "none",
     }
     return [(Text(key, style="bold"), value) for key, value in facts.items()]
+
+
+def _licences(model: ModelEntry) -> str:
+    """The most frequent one, and of which weights it is not."""
+    first, *others = model.licence.split(", ")
+    tags = {other: " · ".join(tag for tag, one in model.licences.items() if one == other) for other in others}
+    return "; ".join([first, *(f"{names}: {other}" for other, names in tags.items())])
 
 
 def _by(hw: tuple[int, int]) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -528,6 +528,7 @@ class Method:
         prompts_interact: whether a prompt's map depends on the other prompts it is asked with.
         reads_text: False for a map that is the same for every prompt (raw attention).
         members: of an ensemble, the methods whose maps it averages.
+        poolings: the ways a ViT may make its embedding of its tokens.
     """
 
     name: str
@@ -543,6 +544,11 @@ class Method:
     prompts_interact: bool = False
     reads_text: bool = True
     members: tuple[Method, ...] = ()
+    poolings: frozenset[Pooling] = frozenset(get_args(Pooling))
+
+    def runs_on(self, kind: TowerKind, pooling: Pooling) -> bool:
+        """Whether it is defined on such a tower, without a trained head."""
+        return kind in self.towers and (kind == "cnn" or pooling in self.poolings)
 
 
 # ----------------------------------------------------------------------------------------------------------- results

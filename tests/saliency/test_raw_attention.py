@@ -9,6 +9,7 @@ from cliploc.errors import UsageError
 from cliploc.saliency import methods
 from cliploc.schema import Needs
 from tests.saliency.vits import GRID, AveragingVit, QueryingVit, ours, plain_forward, scenes, tiny
+from tests.tiny import TinyVit
 
 
 @pytest.mark.parametrize("block", [-1, -2])
@@ -36,6 +37,21 @@ def test_a_tower_that_averages_its_patches_is_refused_with_what_to_choose(name: 
     backbone = tiny(AveragingVit)
     with pytest.raises(UsageError, match=r"class token or an attention pool, got vit, .* choose rollout, chefer"):
         ours(name, backbone, scenes(), backbone.encode_text(["red"]))
+
+
+@pytest.mark.parametrize("kind", [TinyVit, AveragingVit, QueryingVit])
+def test_the_poolings_that_a_method_names_are_those_it_runs_on(kind: type[TinyVit]) -> None:
+    backbone = tiny(kind)
+    text = backbone.encode_text(["red"])
+    for method in methods:
+        if "vit" not in method.towers:
+            continue
+        try:
+            ours(method.name, backbone, scenes(), text)
+        except UsageError:
+            assert not method.runs_on("vit", backbone.pooling), method.name
+        else:
+            assert method.runs_on("vit", backbone.pooling), method.name
 
 
 def test_attention_of_that_block_alone_is_kept() -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from cliploc.registry import Registry
-from cliploc.schema import Backbone, TowerKind
+from cliploc.schema import Backbone, Pooling, TowerKind
 
 
 @dataclass(frozen=True)
@@ -20,17 +20,18 @@ class ModelEntry:
         pooling: how the tower makes one embedding of its features.
         input_hw: the input it was made for.
         parameters: of image and text tower, in millions; None where only building the model would tell.
-        licence: of its weights, where it is known.
+        licence: of its weights, where it is known; of several, the most frequent first.
         about: one line.
         weights: what `--pretrained` takes, besides a file; empty where the model has only its own.
         usable: whether its image tower can be taken apart.
         count: the parameters in millions by building the model without memory for them; None where they are known.
+        licences: of each of the weights.
     """
 
     name: str
     build: Callable[[str | None, str, str], Backbone]
     kind: TowerKind
-    pooling: str
+    pooling: Pooling
     input_hw: tuple[int, int]
     parameters: float | None
     licence: str
@@ -38,6 +39,7 @@ class ModelEntry:
     weights: tuple[str, ...] = ()
     usable: bool = True
     count: Callable[[], float] | None = None
+    licences: Mapping[str, str] = field(default_factory=dict)
 
 
 models: Registry[ModelEntry] = Registry("model", "cliploc.backbones")

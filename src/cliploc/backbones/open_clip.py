@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +20,13 @@ from huggingface_hub import constants as hub
 
 from cliploc.backbones import _weights
 from cliploc.backbones._catalogue import ModelEntry, model_sources, models
+from cliploc.backbones._licences import licence_of
 from cliploc.backbones._precision import resolve_precision
 from cliploc.backbones.open_clip_resnet import OpenClipResNet
 from cliploc.backbones.open_clip_timm import TimmCnn, TimmVit
 from cliploc.backbones.open_clip_vit import OpenClipVit
 from cliploc.errors import ModelError, UnknownNameError, UsageError
-from cliploc.schema import Backbone, TowerKind
+from cliploc.schema import Backbone, Pooling, TowerKind
 
 RANDOM = "random"
 CONFIG_OF_TOKENIZER = "tokenizer_config.json"
@@ -237,6 +239,7 @@ def _entry(name: str) -> ModelEntry:
     size = vision.get("image_size", 224)
     kind, tower, pooling = _tower(vision)
     usable = not tower.startswith(UNREADABLE)
+    licences = {tag: licence_of(open_clip.get_pretrained_cfg(name, tag).get("hf_hub", "").rstrip("/")) for tag in tags}
     return ModelEntry(
         name=name,
         build=lambda pretrained, device, precision: build(plan_model(name, pretrained), device, precision),
@@ -244,11 +247,12 @@ def _entry(name: str) -> ModelEntry:
         pooling=pooling,
         input_hw=(size, size) if isinstance(size, int) else (size[0], size[1]),
         parameters=None,
-        licence="MIT (openai)" if "openai" in tags else "–",
+        licence=", ".join(one for one, _ in Counter(licences.values()).most_common()) or "–",
         about=f"{tower}{', quick-GELU' if config.get('quick_gelu') else ''}{'' if usable else '; cannot be used here'}",
         weights=tags,
         usable=usable,
         count=functools.partial(_count, name),
+        licences=licences,
     )
 
 
@@ -263,20 +267,18 @@ def _count(name: str) -> float:
     return number / 1e6
 
 
-def _tower(vision: dict[str, Any]) -> tuple[TowerKind, str, str]:
+def _tower(vision: dict[str, Any]) -> tuple[TowerKind, str, Pooling]:
     """Kind, family and pooling of an image tower by its configuration."""
+    pooling: Pooling
     if family := vision.get("timm_model_name"):
         kind: TowerKind = "cnn" if family.startswith(("convnext", "fastvit")) else "vit"
         pool = vision.get("timm_pool", "avg")
-        return kind, family, {"map": "attention", "token": "class token"}.get(pool, "global average")
+        pooling = "attention" if pool == "map" else "class token" if pool == "token" else "global average"
+        return kind, family, pooling
     if isinstance(vision.get("layers"), list):
         return "cnn", "CLIP's ResNet", "attention"
-    attentional = vision.get("attentional_pool")
-    return (
-        "vit",
-        "CLIP's ViT",
-        "attention" if attentional else {"avg": "global average"}.get(vision.get("pool_type", "tok"), "class token"),
-    )
+    pooling = "global average" if vision.get("pool_type") == "avg" else "class token"
+    return "vit", "CLIP's ViT", "attention" if vision.get("attentional_pool") else pooling
 
 
 for _name in open_clip.list_models():

@@ -228,11 +228,11 @@ def misfit(view: View, method: str) -> str | None:
         return None if read_config(view.head).method == found.name else ""
     if ":" in view.model:  # a hub's or folder's: its tower shows only once it is loaded
         return None
-    kind = models.get(view.model.replace("/", "-")).kind
-    if kind in found.towers:
+    model = models.get(view.model.replace("/", "-"))
+    if found.runs_on(model.kind, model.pooling):
         return None
-    fitting = ", ".join(one.name for one in methods if kind in one.towers)
-    return f"{found.name} does not work on {view.model}, a {kind} tower: use one of {fitting}"
+    fitting = ", ".join(one.name for one in methods if one.runs_on(model.kind, model.pooling))
+    return f"{found.name} does not work on {view.model}, a {model.kind} tower ({model.pooling}): use one of {fitting}"
 
 
 class _Ready:

@@ -5,7 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cliploc.saliency._infra.attention import Blocks, blocks_of, class_attention, patches_of, semantic_attention_needs
+from cliploc.saliency._infra.attention import (
+    QUERIED,
+    Blocks,
+    blocks_of,
+    class_attention,
+    patches_of,
+    semantic_attention_needs,
+)
 from cliploc.saliency._infra.registration import saliency
 from cliploc.saliency._infra.rules import dense_cosine
 from cliploc.schema import Context, TrainedHead
@@ -35,6 +42,7 @@ def relational_attention(ctx: Context, blocks: Blocks = "all") -> Tensor:
     "Localization, AAAI; dense similarity: Zhou, Loy & Dai 2022, Extract Free Dense Labels from CLIP, ECCV",
     family="attention",
     towers=("vit",),
+    poolings=QUERIED,
     needs=semantic_attention_needs,
     relu=True,
     threshold=0.4,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cliploc.saliency._infra.attention import class_attention, for_every_prompt, patches_of
+from cliploc.saliency._infra.attention import QUERIED, class_attention, for_every_prompt, patches_of
 from cliploc.saliency._infra.registration import saliency
 from cliploc.schema import Context, Needs
 
@@ -16,6 +16,7 @@ from cliploc.schema import Context, Needs
     paper="Dosovitskiy et al. 2021, An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale, ICLR",
     family="attention",
     towers=("vit",),
+    poolings=QUERIED,
     needs=lambda block=-1: Needs(attention=(block,)),
     relu=False,
     threshold=0.4,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cliploc.saliency._infra.attention import Blocks, semantic_attention_needs, summed_attention
+from cliploc.saliency._infra.attention import QUERIED, Blocks, semantic_attention_needs, summed_attention
 from cliploc.saliency._infra.registration import saliency
 from cliploc.saliency._infra.rules import dense_cosine
 from cliploc.schema import Context, TrainedHead
@@ -18,6 +18,7 @@ from cliploc.schema import Context, TrainedHead
     "ICCV; dense similarity: Zhou, Loy & Dai 2022, Extract Free Dense Labels from CLIP, ECCV",
     family="attention",
     towers=("vit",),
+    poolings=QUERIED,
     needs=semantic_attention_needs,
     relu=True,
     threshold=0.4,

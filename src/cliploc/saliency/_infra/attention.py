@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.errors import UsageError
-from cliploc.schema import Context, Needs, TrainedHead
+from cliploc.schema import Context, Needs, Pooling, TrainedHead
 
 Blocks: TypeAlias = int | Literal["all"]
+QUERIED: tuple[Pooling, ...] = ("class token", "attention")  # where one query makes the embedding: `class_attention`
 
 
 def last_blocks(blocks: Blocks) -> tuple[int, ...] | Literal["all"]:

@@ -73,6 +73,7 @@ def find(spec: str, rule: EnsembleRule = "minmax") -> Method:
         prompts_interact=any(m.prompts_interact for m in members),
         reads_text=any(m.reads_text for m in members),
         members=members,
+        poolings=frozenset.intersection(*(m.poolings for m in members)),
     )
 
 

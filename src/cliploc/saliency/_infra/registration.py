@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from cliploc.errors import UsageError
 from cliploc.registry import Registry
-from cliploc.schema import Method, Needs, TowerKind
+from cliploc.schema import Method, Needs, Pooling, TowerKind
 
 methods: Registry[Method] = Registry("method", "cliploc.saliency")
 
@@ -27,6 +27,7 @@ def saliency(
     threshold: float,
     prompts_interact: bool = False,
     reads_text: bool = True,
+    poolings: Iterable[Pooling] = get_args(Pooling),
 ) -> Callable[[F], F]:
     """Registers a function `Context, **options → [B, P, h, w]` as a saliency method.
 
@@ -44,6 +45,7 @@ def saliency(
         threshold: default τ of its boxes, a share of the map's maximum.
         prompts_interact: whether a prompt's map depends on the other prompts it is asked with.
         reads_text: False for a map that is the same for every prompt.
+        poolings: the ways a ViT may make its embedding of its tokens.
     """
 
     def register(function: F) -> F:
@@ -66,6 +68,7 @@ def saliency(
                 options=options,
                 prompts_interact=prompts_interact,
                 reads_text=reads_text,
+                poolings=frozenset(poolings),
             ),
         )
         return function

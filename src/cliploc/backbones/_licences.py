@@ -1,0 +1,29 @@
+"""Licences of the weights that open_clip publishes, by the repository it fetches them from.
+
+As their model cards on Hugging Face, or timm's configurations of the same weights, state them. Two differ: for OpenAI's
+weights, OpenAI's own repository counts (timm's copies of the ViTs say Apache-2.0); for Apple's DFN weights, their cards
+of today (timm still names the licence they had before). What neither states is left out.
+"""
+
+from __future__ import annotations
+
+import re
+
+UNKNOWN = "unknown"
+_LICENCES = (
+    (r".*\.openai$|timm/resnet50\w*_clip\.|timm/resnet101_clip\.", "MIT"),
+    (r"laion/|timm/vit_\w+\.laion400m_|timm/eva|jienengchen/ViTamin", "MIT"),
+    (r"timm/ViT-.*-SigLIP|timm/PE-Core|UCSC-VLAA/ViT-.*-CLIPA", "Apache-2.0"),
+    (r"timm/vit_\w+\.metaclip|visheratin/nllb", "CC-BY-NC-4.0"),
+    (r"apple/(DFN|MobileCLIP)|timm/MobileCLIP2", "Apple AMLR"),
+)
+
+
+def licence_of(repository: str) -> str:
+    """The licence of the weights in a repository, "unknown" where nobody states it.
+
+    Example:
+        >>> licence_of("timm/ViT-B-16-SigLIP")
+        'Apache-2.0'
+    """
+    return next((licence for pattern, licence in _LICENCES if re.match(pattern, repository)), UNKNOWN)
