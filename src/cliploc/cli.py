@@ -26,7 +26,7 @@ from rich.text import Text
 
 from cliploc import __version__
 from cliploc._terminal import Terminal, grid, printable
-from cliploc.errors import CliplocError, InputError, ModelError, UsageError
+from cliploc.errors import CliplocError, CliplocWarning, InputError, ModelError, UsageError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -283,6 +283,7 @@ def demo(
     pretrained: Pretrained = None,
     method: MethodName = None,
     device: Device = None,
+    precision: Precision = "fp32",
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
     """Try it on photos that come with cliploc."""
@@ -290,7 +291,8 @@ def demo(
 
     folder = _writable(out)
     terminal = Terminal()
-    arguments = {"model": model, "pretrained": pretrained, "method": method, "device": device, **DEMO_VIEWS}
+    of_model = {"model": model, "pretrained": pretrained, "device": device, "precision": precision}
+    arguments = {**of_model, "method": method, **DEMO_VIEWS}
     with terminal.progress(f"loading {model}") as bar:
         localizer = _localizer(arguments)
         bar.start(localizer.method.name, len(list(demo_photos())))
@@ -997,6 +999,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             if not debug:
                 warnings.simplefilter("ignore")  # libraries' remarks to programmers
+                warnings.simplefilter("always", CliplocWarning)
+                warnings.showwarning = lambda message, *_, **__: _complain(str(message))
             with command.make_context("cliploc", words) as context:
                 code = command.invoke(context)
         sys.stdout.flush()

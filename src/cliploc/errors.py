@@ -32,6 +32,10 @@ class InputError(CliplocError):
     """One picture or file that cannot be read; others may still be fine."""
 
 
+class CliplocWarning(UserWarning):
+    """What a user should know though it is no error; the command line prints it in one line."""
+
+
 class UnknownNameError(UsageError, KeyError):
     """A model, method or other registered name that does not exist.
 

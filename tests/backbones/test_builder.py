@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from pathlib import Path
 
 import open_clip
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 from cliploc.backbones import _precision, _weights, create, models
 from cliploc.backbones import open_clip as builder
 from cliploc.backbones.open_clip import Plan, build, plan_model
-from cliploc.errors import ModelError, UnknownNameError, UsageError
+from cliploc.errors import CliplocWarning, ModelError, UnknownNameError, UsageError
 from cliploc.schema import Backbone
 from tests.backbones.small_clip import SIDE, TEXTS, save_folder, small_clip, tokenizer
 from tests.backbones.test_weights import torchscript
@@ -86,6 +87,30 @@ def test_tags_trained_with_quick_gelu_get_it(tmp_path):
         backbone = build(Plan("x", config, config, lambda: weights, quick_gelu=quick), "cpu", "fp32")
         reference = small_clip(quick_gelu=quick, seed=5)
         assert (backbone.encode_text(TEXTS) - text_of(reference)).abs().max() < 1e-5
+
+
+def test_a_file_that_does_not_tell_its_gelu_is_remarked_on(tmp_path):
+    plain = save_folder(tmp_path / "plain")
+    save_file(small_clip(seed=5).state_dict(), plain / "w.safetensors")
+    archive = torchscript(tmp_path / "RN.pt", small_clip(seed=5))
+    config = f"local-dir:{plain}"
+
+    def remarks(weights: Path, twin: str | None) -> list[str]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            build(Plan("RN", config, config, lambda: weights, quick_twin=twin), "cpu", "fp32")
+        return [str(one.message) for one in caught if one.category is CliplocWarning]
+
+    (line,) = remarks(plain / "w.safetensors", "RN-quickgelu")
+    assert line == (
+        f"{plain}/w.safetensors does not say which GELU it was trained with, and {config} means plain GELU: for "
+        "weights of OpenAI, MetaCLIP or DFN use --model RN-quickgelu"
+    )
+    assert remarks(archive, "RN-quickgelu") == remarks(plain / "w.safetensors", None) == []
+    file = str(tmp_path / "w.safetensors")
+    twins = {name: plan_model(name, file).quick_twin for name in ("ViT-B-16", "ViT-B-16-quickgelu", "ViT-B-16-SigLIP")}
+    assert twins == {"ViT-B-16": "ViT-B-16-quickgelu", "ViT-B-16-quickgelu": None, "ViT-B-16-SigLIP": None}
+    assert plan_model("ViT-B-16", "laion2b_s34b_b88k").quick_twin is plan_model("RN50", "random").quick_twin is None
 
 
 def test_every_openai_model_is_planned_with_quick_gelu():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from cliploc.backbones._precision import resolve_precision
 from cliploc.backbones.open_clip_resnet import OpenClipResNet
 from cliploc.backbones.open_clip_timm import TimmCnn, TimmVit
 from cliploc.backbones.open_clip_vit import OpenClipVit
-from cliploc.errors import ModelError, UnknownNameError, UsageError
+from cliploc.errors import CliplocWarning, ModelError, UnknownNameError, UsageError
 from cliploc.schema import Backbone, Pooling, TowerKind
 
 RANDOM = "random"
@@ -46,6 +47,7 @@ class Plan:
         weights: finds or fetches the file; None for random weights.
         quick_gelu: whether the weights were trained with quick-GELU though the architecture's name does not say so.
         preprocessing: of the weights, where it differs from OpenAI's.
+        quick_twin: the architecture's name with quick-GELU, where the weights may need either.
     """
 
     label: str
@@ -54,6 +56,7 @@ class Plan:
     weights: Callable[[], Path] | None
     quick_gelu: bool = False
     preprocessing: dict[str, Any] = field(default_factory=dict)
+    quick_twin: str | None = None
 
 
 def build(plan: Plan, device: str, precision: str) -> Backbone:
@@ -66,6 +69,13 @@ def build(plan: Plan, device: str, precision: str) -> Backbone:
     # Before the model, so that what is missing is said at once.
     checkpoint = _weights.read_checkpoint(plan.weights()) if plan.weights else None
     quick_gelu = plan.quick_gelu or (checkpoint is not None and checkpoint.from_openai)
+    if checkpoint and plan.quick_twin and not quick_gelu:
+        warnings.warn(
+            f"{checkpoint.path} does not say which GELU it was trained with, and {plan.config} means plain GELU: for "
+            f"weights of OpenAI, MetaCLIP or DFN use --model {plan.quick_twin}",
+            CliplocWarning,
+            stacklevel=2,
+        )
     tokenizer = _tokenizer(plan)
     with _quiet(), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # "random" is the same model every time
@@ -180,7 +190,15 @@ def plan_model(name: str, pretrained: str | None) -> Plan:
         return Plan(f"{name}:{RANDOM}", name, name, None, preprocessing=_common_preprocessing(name, tags))
     if _is_path(pretrained):
         path = Path(pretrained).expanduser()
-        return Plan(f"{name}:{path.name}", name, name, lambda: path, preprocessing=_common_preprocessing(name, tags))
+        twin = f"{name}-quickgelu"
+        return Plan(
+            f"{name}:{path.name}",
+            name,
+            name,
+            lambda: path,
+            preprocessing=_common_preprocessing(name, tags),
+            quick_twin=twin if twin in open_clip.list_models() else None,
+        )
     published = open_clip.get_pretrained_cfg(name, pretrained)
     if not published:
         raise UnknownNameError(f"weights of {name}", pretrained, [*tags, RANDOM])
