@@ -39,7 +39,7 @@ subsets.register(
             "n03272562": "vehicle: long and large, with rails and wires that always come along",
             "n04086273": "tool held in the hand: thin, metal, of two very different parts",
             "n03854065": "musical instrument: fills the picture, a repeated pattern of pipes, indoors",
-            "n04380533": "furniture: shines itself, and stands before a room full of other things",
+            "n04380533": "furniture: a shade and a foot that look like two things, indoors among other furniture",
         },
     ),
 )
