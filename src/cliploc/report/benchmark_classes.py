@@ -139,7 +139,7 @@ def confusion(run: Run, settings: Sequence[Setting], labels: Sequence[int]) -> s
             groups.setdefault(rows["predicted"].to_numpy(dtype=np.int64).tobytes(), []).append(one)
     parts = []
     for same in groups.values():
-        title = ", ".join(one.label for one in same) if len(groups) > 1 else "all settings alike"
+        title = ", ".join(one.label for one in same) if len(groups) > 1 else "All settings predict alike"
         parts.append(f"<h4>{escape(title)}</h4>{_matrix(run, same[0], labels)}")
     return "\n".join(parts)
 

@@ -39,7 +39,7 @@ def legend(settings: Sequence[Setting]) -> str:
         pattern = f' stroke-dasharray="{" ".join(map(str, dashes))}"' if dashes else ""
         items.append(
             f'<li><svg width=34 height=10 viewBox="0 0 34 10" aria-hidden=true><path d="M0 5H34" '
-            f'style="stroke:{STYLE_OF.get(colour, colour)}" stroke-width=3{pattern}/></svg>{escape(one.label)}</li>'
+            f'style="stroke:{STYLE_OF.get(colour, colour)}" stroke-width="3"{pattern}/></svg>{escape(one.label)}</li>'
         )
     return f"<ul class=legend>{''.join(items)}</ul>"
 

@@ -52,6 +52,7 @@ class Cell:
         ends: a 95 % interval.
         wrap: whether long text may break into lines.
         marks: HTML that stands instead of the text, on the page only.
+        note: small, after the text.
     """
 
     text: str
@@ -59,10 +60,12 @@ class Cell:
     ends: tuple[float, float] | None = None
     wrap: bool = False
     marks: str = ""
+    note: str = ""
 
     def plain(self) -> str:
         """With its interval, in a line."""
-        return self.text if self.ends is None else f"{self.text} ({self.ends[0]:.1f}–{self.ends[1]:.1f})"
+        ends = "" if self.ends is None else f" ({self.ends[0]:.1f}–{self.ends[1]:.1f})"
+        return f"{self.text}{ends}" + (f" ({self.note})" if self.note else "")
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,6 @@ def comparison(run: Run, most: int = 12) -> Table:
         "Top-5 Loc": "at the τ of GT-known Loc",
         "VL-Score's rule": METRICS["vl_score_rule"][1],
         "pictures": "",
-        "source": "",
     }
     chosen = run.ranked[:most]
     if not is_imagenet(run):
@@ -134,7 +136,7 @@ def comparison(run: Run, most: int = 12) -> Table:
     if len(run.settings) > most:
         notes.append(f"The {most} best of this run's {len(run.settings)} settings; all are in the next table.")
     title = "Beside the published numbers" if is_imagenet(run) else "The settings side by side"
-    numeric = frozenset(columns) - {"method", CHART, "τ", "pictures", "source"}
+    numeric = frozenset(columns) - {"method", CHART, "τ", "pictures"}
     return Table(title, columns, groups, numeric, notes)
 
 
@@ -154,7 +156,6 @@ def _ours(run: Run, one: Setting) -> list[Cell]:
         percent(one.number("top5_loc"), one.interval("top5_loc")),
         percent(one.number("vl_score_rule"), one.interval("vl_score_rule")),
         Cell("none" if not evaluated else f"{evaluated:,} of {dataset_line(run)}"),
-        Cell("this run"),
     ]
 
 
@@ -179,7 +180,7 @@ def _theirs(row: Mapping[str, Any]) -> list[Cell]:
     data = published()["data"] + (f", {row['note']}" if row.get("note") else "")
     dots = _marks(None, None, None, known.value) if lenient else _marks(known.value, None, None, None)
     return [
-        Cell(f"{row['method']}, {row['model']}"),
+        Cell(f"{row['method']}, {row['model']}", note=row["cite"]),
         Cell("", known.value, marks=dots),
         Cell("–") if lenient else known,
         Cell(tau + how),
@@ -189,7 +190,6 @@ def _theirs(row: Mapping[str, Any]) -> list[Cell]:
         _marked(_range(row["top5_loc"]), mark),
         _marked(known, mark) if lenient else Cell("–"),
         Cell(data),
-        Cell(row["cite"]),
     ]
 
 
@@ -313,7 +313,8 @@ def _html_row(titles: Sequence[str], row: Sequence[Cell], table: Table, highest:
     cells = []
     for i, (title, cell) in enumerate(zip(titles, row, strict=True)):
         if i == 0:
-            cells.append(f"<th scope=row>{escape(cell.text)}</th>")
+            note = f" <small>{escape(cell.note)}</small>" if cell.note else ""
+            cells.append(f"<th scope=row>{escape(cell.text)}{note}</th>")
             continue
         kind = "n" if title in table.numeric else "wrap" if cell.wrap else ""
         sort_by = "" if cell.value is None else f' data-v="{cell.value:.6g}"'
@@ -367,8 +368,7 @@ def to_latex(tables: Sequence[Table]) -> str:
     r"""The tables for a paper: `\usepackage{booktabs}`, and `\input{tables}` within a `table*`."""
     lines = ["% Needs \\usepackage{booktabs}. Percent; in brackets the 95 % interval."]
     for table in tables:
-        # Sources are for the page: a paper cites them in its own way.
-        shown = [i for i, title in enumerate(table.columns) if title not in (CHART, "source", "failed")]
+        shown = [i for i, title in enumerate(table.columns) if title not in (CHART, "failed")]
         titles = [list(table.columns)[i] for i in shown]
         align = "".join("r" if title in table.numeric else "l" for title in titles)
         lines += [f"% {table.title}", rf"\begin{{tabular}}{{{align}}}", r"\toprule"]
