@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from operator import or_
 from typing import Any, Literal, NamedTuple, TypeVar, overload
 
@@ -27,7 +27,7 @@ from cliploc.boxes import BoxRule, boxes_from_maps
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.geometry import POLICIES, Frame
 from cliploc.images import ImageLike, Picture, load
-from cliploc.refine import Refinement, chosen
+from cliploc.refine import LONGEST, chosen
 from cliploc.report.overlay import draw_overlay
 from cliploc.saliency import EnsembleRule, find, methods, min_max, resolve_options
 from cliploc.schema import (
@@ -224,7 +224,7 @@ class Localizer:
         steps = chosen(refine, self.backbone)
         self.refine = tuple(step.name for step in steps)
         self._on_grid = tuple(step for step in steps if step.on == "grid")
-        self._over_input = tuple(step for step in steps if step.on == "input")
+        self._over_picture = tuple(step for step in steps if step.on == "picture")
         if self._own_thresholds:
             self.box_rule = self._own_box_rule(self.method)
         self.resize: ResizePolicy = resize or self.backbone.resize_policy
@@ -501,7 +501,7 @@ class Localizer:
     def _own_box_rule(self, method: Method) -> BoxRule:
         """With the method's own threshold, as it is after the refinements."""
         threshold = method.threshold
-        for step in (*self._on_grid, *self._over_input):
+        for step in (*self._on_grid, *self._over_picture):
             threshold = step.threshold(threshold)
         return replace(self.box_rule, threshold=threshold)
 
@@ -696,6 +696,7 @@ class Localizer:
         computed: list[tuple[Tensor, Tensor]],
         embedding: Tensor,
         plain: Tensor,
+        notes: list[list[list[str]]],
     ) -> Iterator[tuple[DrawableLocalization, ...]]:
         """Out of what `_compute` gave, for each picture its results by every task."""
         scores = torch.einsum("bd,bpd->bp", embedding, plain)  # [B, P] cosine
@@ -712,13 +713,12 @@ class Localizer:
                     reason = f"not in the picture: presence {presence[b, p]:.2f} is below {self.min_presence:g}"
                 absent.append(reason)
             results = []
-            for task, (maps, evidence) in zip(tasks, computed, strict=True):
+            for task, (maps, evidence), said in zip(tasks, computed, notes, strict=True):
                 flat = f"{task.method.name} finds no evidence for it: its map is flat"
                 results.append(
                     self._result(
                         item,
-                        # Cloned, so that one result kept by the user does not keep the maps of its whole batch.
-                        maps[b].clone().cpu().numpy(),
+                        *self._finished(item, maps[b]),
                         scores[b].cpu().numpy(),
                         embedding[b].clone().cpu().numpy(),
                         None if presence is None else presence[b].cpu().numpy(),
@@ -730,6 +730,7 @@ class Localizer:
                             for reason in [task.reason(words, absence)]
                         ),
                         task.box_rule,
+                        tuple(dict.fromkeys(said[b])),
                     )
                 )
             yield tuple(results)
@@ -737,11 +738,13 @@ class Localizer:
     @torch.no_grad()  # a method that needs gradients asks for them; the caller's weights may require some
     def _compute(
         self, batch: list[_Prepared], tasks: tuple[_Task, ...], on_masked: Callable[[int], None] | None
-    ) -> tuple[list[tuple[Tensor, Tensor]], Tensor, Tensor]:
+    ) -> tuple[list[tuple[Tensor, Tensor]], Tensor, Tensor, list[list[list[str]]]]:
         """For each task maps `[B, P, H, W]` in 0–1 and whether any is not flat `[B, P]`; and what they are made of.
 
-        That is the vectors of the images, `[B, D]`, and of the texts, `[B, P, D]`.
+        That is the vectors of the images, `[B, D]`, and of the texts, `[B, P, D]`. Last, for each task what its method
+        noted of each picture.
         """
+        notes: list[list[list[str]]] = [[[] for _ in batch] for _ in tasks]
         plain = torch.stack([self._embed(item.texts) for item in batch])  # [B, P, D]
         directions = plain if self._background is None else plain - self._background.mean(dim=0)
         totals: list[tuple[Tensor, Tensor]] = []
@@ -751,7 +754,7 @@ class Localizer:
             images = self.backbone.normalize(pixels.to(self.backbone.device).float() / 255)
             for flipped in (False, True) if self.flip else (False,):
                 view = images.flip(-1) if flipped else images
-                raw_maps, view_embedding = self._raw_maps(view, directions, batch, tasks, on_masked)
+                raw_maps, view_embedding = self._raw_maps(view, directions, batch, tasks, on_masked, notes)
                 embedding = view_embedding if embedding is None else embedding
                 of_view = []
                 for raw in raw_maps:
@@ -769,9 +772,7 @@ class Localizer:
         assert embedding is not None
         if len(self.scales) > 1 or self.flip:
             totals = [(min_max(total), evidence) for total, evidence in totals]
-        for step in self._over_input:
-            totals = [(min_max(self._over_picture(step, maps, batch)), evidence) for maps, evidence in totals]
-        return totals, embedding, plain
+        return totals, embedding, plain, notes
 
     def _raw_maps(
         self,
@@ -780,6 +781,7 @@ class Localizer:
         batch: list[_Prepared],
         tasks: tuple[_Task, ...],
         on_masked: Callable[[int], None] | None,
+        notes: list[list[list[str]]],
     ) -> tuple[list[Tensor], Tensor]:
         """One view of a batch, traced once → for each task raw maps `[B, P, h, w]` after ReLU; embeddings `[B, D]`."""
         needs = reduce(or_, [task.needs for task in tasks] + [step.needs(self.backbone) for step in self._on_grid])
@@ -796,8 +798,9 @@ class Localizer:
             words=[item.texts.synonyms for item in batch],
         )
         maps = []
-        for task in tasks:
-            raw = task.method.function(ctx, **task.options).float()  # [B, P, h, w]
+        for task, said in zip(tasks, notes, strict=True):
+            noting = replace(ctx, note=partial(_note, said))
+            raw = task.method.function(noting, **task.options).float()  # [B, P, h, w]
             self._refuse_nan(raw.flatten(2), batch, "a map")
             raw = raw.relu() if task.method.relu else raw
             for step in self._on_grid:
@@ -807,16 +810,23 @@ class Localizer:
             maps.append(raw)
         return maps, trace.embedding
 
-    def _over_picture(self, step: Refinement, maps: Tensor, batch: list[_Prepared]) -> Tensor:
-        """A step over the part of the input that shows the picture; `[B, P, H, W]`, the smallest value outside."""
-        refined = torch.empty_like(maps)
-        for b, item in enumerate(batch):
-            x0, y0, x1, y1 = item.frames[0].visible_xyxy
-            picture = item.inputs[0][None, :, y0:y1, x0:x1].to(maps.device).float() / 255  # [1, 3, H, W]
-            seen = step.function(picture, maps[b : b + 1, :, y0:y1, x0:x1], self.backbone.stride)[0]  # [P, H, W]
-            refined[b] = seen.amin(dim=(-2, -1), keepdim=True)
-            refined[b, :, y0:y1, x0:x1] = seen
-        return refined
+    def _finished(self, item: _Prepared, maps: Tensor) -> tuple[FloatArray, Frame]:
+        """Maps `[P, H, W]` of one picture over its input → after the steps over the picture, and what they lie over."""
+        frame = item.frames[0]
+        if self._over_picture:
+            x0, y0, x1, y1 = frame.visible_xyxy
+            offset = (frame.offset_xy[0] - x0, frame.offset_xy[1] - y0)
+            inputs = replace(frame, input_hw=(y1 - y0, x1 - x0), offset_xy=offset)  # without padding
+            frame = inputs.over_picture(LONGEST)
+            pixels = torch.from_numpy(np.array(frame.apply(item.picture.image)))  # [H, W, 3] uint8
+            picture = pixels.permute(2, 0, 1)[None].to(maps.device).float() / 255  # [1, 3, H, W]
+            stride, scales = self.backbone.stride, zip(frame.scale_xy, inputs.scale_xy, strict=True)
+            width, height = (max(1, round(stride * ours / theirs)) for ours, theirs in scales)
+            maps = min_max(inputs.map_to_frame(maps[:, y0:y1, x0:x1], frame))
+            for step in self._over_picture:
+                maps = min_max(step.function(picture, maps[None], (height, width))[0])
+        # Cloned, so that one result kept by the user does not keep the maps of its whole batch.
+        return maps.clone().cpu().numpy(), frame
 
     def _refuse_nan(self, values: Tensor, batch: list[_Prepared], what: str) -> None:
         """Values `[B, P or 1, n]`; a NaN is never turned into a zero."""
@@ -849,14 +859,16 @@ class Localizer:
         self,
         item: _Prepared,
         maps: FloatArray,
+        frame: Frame,
         scores: FloatArray,
         embedding: FloatArray,
         presence: FloatArray | None,
         reasons: tuple[str | None, ...],
         box_rule: BoxRule,
+        notes: tuple[str, ...],
     ) -> DrawableLocalization:
         found = np.array([reason is None for reason in reasons])
-        boxes = _boxes(item.frames[0], maps, found, presence, item.texts.names, box_rule)
+        boxes = _boxes(frame, maps, found, presence, item.texts.names, box_rule)
         reasons = tuple(
             f"no region of its map reaches {box_rule.min_area:g} of the picture"
             if reason is None and p not in boxes.label
@@ -872,9 +884,9 @@ class Localizer:
             found=np.array([reason is None for reason in reasons]),
             reasons=reasons,
             maps=maps,
-            frame=item.frames[0],
+            frame=frame,
             boxes=boxes,
-            notes=item.picture.notes,
+            notes=item.picture.notes + notes,
             embedding=embedding,
         )
 
@@ -887,7 +899,7 @@ def _boxes(
     names: tuple[str, ...],
     rule: BoxRule,
 ) -> Boxes:
-    """Maps `[P, H, W]` over the model's input → the boxes of the names found, in original pixels."""
+    """Maps `[P, H, W]` over a frame's input → the boxes of the names found, in original pixels."""
     asked = np.flatnonzero(found)
     x0, y0, x1, y1 = frame.visible_xyxy  # min_area is a share of the picture, not of its padding
     on_map = boxes_from_maps(maps[asked, y0:y1, x0:x1], rule)
@@ -982,6 +994,10 @@ def _text_cache_of(backbone: Backbone) -> TextCache | None:
     """Only a backbone that knows its weights by their checksum has a `fingerprint`, and embeddings worth keeping."""
     fingerprint, folder = getattr(backbone, "fingerprint", None), cache_folder()
     return TextCache(folder, fingerprint) if fingerprint and folder else None
+
+
+def _note(notes: list[list[str]], picture: int, remark: str) -> None:
+    notes[picture].append(remark)
 
 
 def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -43,9 +43,10 @@ class HeadConfig:
         classes: of the training set, each with its synonyms, the name first.
         channels: d of the tower's last features.
         embedding_size: D of the tower's joint space.
-        logit_scale: of an open head's cosines.
+        logit_scale: the tower's, by which an open head's cosines are multiplied.
         start: of an open head: "zero-shot", S = the tower's own dense reading + what the convolution adds, which is
             nothing before training; "random", S = the convolution alone.
+        unit_places: of an open head: whether every place's vector is scaled to unit length, so that S_t are cosines.
         experts: K of LCTR.
         tower: its model's name.
         tower_kind: "cnn" or "vit".
@@ -65,6 +66,7 @@ class HeadConfig:
     tower_kind: TowerKind
     weights: str
     start: Start = "zero-shot"
+    unit_places: bool = False
     experts: int = 4
     pretrained: str | None = None
     templates: tuple[str, ...] = ()
@@ -154,8 +156,15 @@ class SemanticHead(nn.Module, ABC):
 
     def maps(self, seen: Seen) -> Tensor:
         """S, `[B, C_out, h, w]`: of a closed head a map for each class, of an open one a joint-space vector a place."""
-        convolved = self.convolve(seen)
-        return convolved if seen.dense is None else seen.dense.to(convolved.dtype) + convolved
+        maps = self.convolve(seen)
+        if seen.dense is not None:
+            maps = maps + self._dense_scale * seen.dense.to(maps.dtype)
+        return F.normalize(_wide(maps), dim=1) if self.config.unit_places else maps
+
+    @property
+    def _dense_scale(self) -> float:
+        """Where places keep their length, the tower's reading must weigh in logits as much as the tower's own do."""
+        return 1.0 if self.config.unit_places else self.config.logit_scale
 
     def forward(self, tokens: Tensor, attention: Tensor, dense: Tensor | None, text: Tensor | None) -> Tensor:
         """Logits `[B, classes]`; see `logits`. Plain tensors, as several processes train through a wrapper."""
@@ -169,15 +178,19 @@ class SemanticHead(nn.Module, ABC):
             text: `[classes, D]` unit norm, what an open head chooses among. A closed head takes none.
 
         Returns:
-            `[B, classes]`: closed, the mean of each class's map; open, scale · the mean of every place's cosine.
+            `[B, classes]`: closed, the mean of each class's map; open, the mean of S · g_c, which is a closed head
+            whose last layer is the text. With `unit_places` that is the mean of cosines, times the tower's scale.
         """
-        if self.closed:
-            return self.convolved_mean(seen)
-        if text is None:
+        if not self.closed and text is None:
             raise ValueError("an open head needs the classes' text embeddings")
-        unit = F.normalize(self.maps(seen).float(), dim=1)  # [B, D, h, w]
-        pooled = torch.einsum("bdhw,hw->bd", unit, self.place_weights((unit.shape[2], unit.shape[3]), unit))
-        return self.config.logit_scale * pooled @ text.T
+        weights = self.place_weights(_grid(seen), seen.tokens)  # [h, w]
+        if self.config.unit_places and text is not None:
+            pooled = torch.einsum("bdhw,hw->bd", self.maps(seen), weights)
+            return self.config.logit_scale * pooled @ text.T
+        pooled = _wide(self.convolved_mean(seen))  # [B, C_out]
+        if seen.dense is not None:
+            pooled = pooled + self._dense_scale * torch.einsum("bdhw,hw->bd", seen.dense, weights)
+        return pooled if text is None else pooled @ text.T
 
     # ------------------------------------------------------------------------------------------ for a saliency method
     def needs(self) -> Needs:
@@ -186,7 +199,7 @@ class SemanticHead(nn.Module, ABC):
 
     @torch.no_grad()
     def semantics(self, ctx: Context) -> Tensor:
-        """S for each prompt, `[B, P, h, w]`: closed, its class's map, zeros for a name that is no class; open, cosines.
+        """S for each prompt, `[B, P, h, w]`: closed, its class's map, zeros for a name that is no class; open, S · g_t.
 
         Raises:
             UsageError: of a closed head, where nobody says which words the prompts are.
@@ -194,7 +207,7 @@ class SemanticHead(nn.Module, ABC):
         seen = look(ctx, attention=self.reads_attention, dense=self.config.reads_dense)
         maps = self.maps(seen).float()
         if not self.closed:
-            return torch.einsum("bdhw,bpd->bphw", F.normalize(maps, dim=1), ctx.text)
+            return torch.einsum("bdhw,bpd->bphw", maps, ctx.text)
         if not ctx.words:
             raise UsageError("expected the prompts' words for a closed head, got embeddings alone: use an open head")
         chosen = torch.zeros(*ctx.text.shape[:2], *maps.shape[-2:], device=maps.device)  # [B, P, h, w]
@@ -320,6 +333,11 @@ def neighbour_means(tokens: Tensor, weights: Tensor) -> Tensor:
     return torch.einsum("bdhw,nhw->bdn", tokens, torch.stack(shifted)).flatten(1)
 
 
+def _wide(tensor: Tensor) -> Tensor:
+    """At least float32: sums and lengths of half precision are too coarse."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
 def _grid(seen: Seen) -> tuple[int, int]:
     return seen.tokens.shape[-2], seen.tokens.shape[-1]
 
@@ -337,7 +355,7 @@ def weights_hash(backbone: Backbone) -> str:
     elif isinstance(backbone, nn.Module):
         for name, tensor in sorted(backbone.state_dict().items()):
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes())
     else:
         digest.update(backbone.name.encode())
     return digest.hexdigest()
@@ -365,7 +383,10 @@ def save_head(path: Path, head: SemanticHead, tower_answer: Tensor) -> None:
         UsageError: it cannot be written.
     """
     tensors = {f"head.{name}": t.detach().cpu().contiguous() for name, t in head.state_dict().items()}
-    metadata = {"format": str(FORMAT), "cliploc_head": json.dumps(asdict(head.config), ensure_ascii=False)}
+    says = {"format": FORMAT, **asdict(head.config)}
+    metadata = {
+        "cliploc_head": json.dumps(says, ensure_ascii=False)
+    }  # one entry: safetensors does not keep their order
     write_whole(path, save({**tensors, "tower.answer": tower_answer.contiguous()}, metadata), "--out")
 
 
@@ -411,10 +432,10 @@ def read_config(path: str | Path) -> HeadConfig:
         raise ModelError(f"expected a trained head, but {path} cannot be read as one: {error}") from None
     if "cliploc_head" not in metadata:
         raise ModelError(f"expected a trained head, but {path} is another file: make one with cliploc train")
-    if metadata.get("format") != str(FORMAT):
-        raise ModelError(f"{path} is of another version of cliploc (format {metadata.get('format')}): train it again")
     try:
         raw = json.loads(metadata["cliploc_head"])
+        if raw.pop("format") != FORMAT:
+            raise ModelError(f"{path} is of another version of cliploc: train it again")
         raw["classes"] = tuple(tuple(words) for words in raw["classes"])
         raw["templates"] = tuple(raw["templates"])
         config = HeadConfig(**raw)

@@ -11,6 +11,8 @@ import hashlib
 import io
 import json
 import math
+import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -31,6 +33,7 @@ from cliploc.training.files import write_whole
 from cliploc.training.heads import HEADS, HeadConfig, HeadKind, SemanticHead, Start, answer, save_head, weights_hash
 from cliploc.training.pictures import LabelledPictures, Parts, hold_out
 
+REDRAW = 30.0  # seconds between two pictures of the curves
 Optimizer = Literal["adamw", "sgd"]
 Schedule = Literal["cosine", "step"]
 MixedPrecision = Literal["no", "bf16", "fp16"]
@@ -44,6 +47,7 @@ class TrainSettings:
         method: "ts_cam" or "lctr".
         kind: "closed" or "open".
         start: of an open head, see `HeadConfig`.
+        unit_places: of an open head, see `HeadConfig`.
         experts: K of LCTR.
         epochs: at most.
         batch_size: pictures of one step on all processes together, before accumulation.
@@ -68,6 +72,7 @@ class TrainSettings:
     weight_decay: float
     epochs: int
     start: Start = "zero-shot"
+    unit_places: bool = False
     experts: int = 4
     batch_size: int = 64
     accumulate: int = 1
@@ -116,7 +121,7 @@ class TrainSettings:
         """
         if method not in HEADS:
             raise UsageError(f"expected a method of {', '.join(HEADS)}, got {method!r}")
-        own = OWN_SETTINGS[method, kind]
+        own = OWN_SETTINGS.get((method, kind), OWN_SETTINGS[method, "open"])  # another kind is refused below
         return cls(method=method, kind=kind, **{**own, **{k: v for k, v in changed.items() if v is not None}})
 
 
@@ -146,6 +151,11 @@ class Epoch:
     train_accuracy: float
     accuracy: float | None
 
+    def line(self, of: int) -> str:
+        """For the person who waits."""
+        held = "" if self.accuracy is None else f", held out {self.accuracy:.3f}"
+        return f"epoch {self.epoch} of {of}  loss {self.loss:.4f}  accuracy {self.train_accuracy:.3f}{held}"
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -174,7 +184,7 @@ def train(
     *,
     features: str | Path | None = None,
     input_hw: tuple[int, int] | None = None,
-    templates: Sequence[str] = prompts.DEFAULT_TEMPLATES,
+    templates: Sequence[str] | str | None = None,
     pretrained: str | None = None,
     feature_batch_size: int = 16,
     restart: bool = False,
@@ -196,7 +206,7 @@ def train(
         settings: see `TrainSettings`.
         features: folder of the cached features; None for `features` beside `out`.
         input_hw: the tower's input; None for its own.
-        templates: of the sentences that an open head is trained with.
+        templates: of the sentences that an open head is trained with; as for `Localizer`.
         pretrained: which weights the tower was asked for with, for the record.
         feature_batch_size: pictures sent through the tower at once.
         restart: whether a checkpoint that is there is passed over.
@@ -214,7 +224,9 @@ def train(
         >>> settings = TrainSettings.published("ts_cam", "open", epochs=5)
         >>> train(backbone, read_folder("photos"), "head.safetensors", settings)  # doctest: +SKIP
     """
-    out = Path(out).expanduser()
+    out, sentences = Path(out).expanduser(), prompts.resolve_templates(templates)
+    if input_hw is not None:
+        backbone.grid(*input_hw)  # refuses what its patches do not fit
     accelerator = _accelerator(backbone, settings)
     first = bool(accelerator.is_main_process)
     problems: list[str] = []
@@ -236,7 +248,7 @@ def train(
     cache.fill(progress, note, int(accelerator.process_index), int(accelerator.num_processes))
     accelerator.wait_for_everyone()
     parts = hold_out(pictures.labels, cache.usable(), settings.held_out, settings.hold_out, settings.seed)
-    text = _text(backbone, pictures, templates).to(accelerator.device) if settings.kind == "open" else None
+    text = _text(backbone, pictures, sentences).to(accelerator.device) if settings.kind == "open" else None
     config = HeadConfig(
         method=settings.method,
         kind=settings.kind,
@@ -248,9 +260,10 @@ def train(
         tower_kind=backbone.kind,
         weights=weights_hash(backbone),
         start=settings.start,
+        unit_places=settings.unit_places,
         experts=settings.experts,
         pretrained=pretrained,
-        templates=tuple(templates),
+        templates=sentences,
         training=asdict(settings),
     )
     with torch.random.fork_rng(devices=[]):
@@ -264,12 +277,15 @@ def train(
     board = _tensorboard(folder) if tensorboard and first else None
     if progress is not None:
         progress.start("training", max(1, (settings.epochs - len(run.history)) * run.steps_an_epoch))
+    drawn = time.monotonic()
     while len(run.history) < settings.epochs and not run.out_of_patience:
         epoch = run.epoch(progress)
         if first:
             run.save(folder / "checkpoint.safetensors", asked)
             write_whole(folder / "history.csv", _table(run.history), "--out")
-            write_whole(folder / "curves.png", curves(run.history, settings), "--out")
+            if time.monotonic() - drawn > REDRAW:  # an epoch of a small set takes less time than its drawing
+                write_whole(folder / "curves.png", curves(run.history, settings), "--out")
+                drawn = time.monotonic()
             if board is not None:
                 for name, value in asdict(epoch).items():
                     if name != "epoch" and value is not None:
@@ -283,10 +299,20 @@ def train(
     trained.load_state_dict(run.best_weights)
     trained.eval().requires_grad_(False)
     if first:
+        write_whole(folder / "curves.png", curves(run.history, settings), "--out")
         save_head(out, trained, answer(backbone))
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return Trained(trained, tuple(run.history), run.best_epoch, parts, tuple(problems))
+
+
+def process_device(device: str | None) -> str:
+    """The device asked for, or the best; of several processes with a GPU each, this one's."""
+    if device not in (None, "cuda"):
+        return str(device)
+    if torch.cuda.is_available():
+        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    return "mps" if device is None and torch.backends.mps.is_available() else device or "cpu"
 
 
 def _accelerator(backbone: Backbone, settings: TrainSettings) -> Any:
@@ -299,7 +325,7 @@ def _accelerator(backbone: Backbone, settings: TrainSettings) -> Any:
     cpu = backbone.device.type == "cpu"
     if cpu and settings.mixed_precision == "fp16":
         raise UsageError("expected --mixed-precision no or bf16 on a CPU, got fp16")
-    return Accelerator(cpu=cpu, mixed_precision=settings.mixed_precision)
+    return Accelerator(cpu=cpu)
 
 
 @torch.no_grad()
@@ -332,6 +358,7 @@ class _Run:
         head: SemanticHead,
         accelerator: Any,
     ) -> None:
+        self.model = accelerator.prepare(head)  # on its device, and averaging gradients over processes
         self.settings, self.cache, self.labels, self.parts = settings, cache, labels, parts
         self.text, self.accelerator = text, accelerator
         self.history: list[Epoch] = []
@@ -339,10 +366,13 @@ class _Run:
         self.best_weights: dict[str, Tensor] = {}
         s = settings
         if s.optimizer == "adamw":
-            optimizer: torch.optim.Optimizer = torch.optim.AdamW(head.parameters(), s.lr, weight_decay=s.weight_decay)
+            adamw = torch.optim.AdamW(head.parameters(), s.lr, weight_decay=s.weight_decay)
+            self.optimizer: torch.optim.Optimizer = adamw
         else:
-            optimizer = torch.optim.SGD(head.parameters(), s.lr, momentum=0.9, weight_decay=s.weight_decay)
-        self.model, self.optimizer = accelerator.prepare(head, optimizer)
+            self.optimizer = torch.optim.SGD(head.parameters(), s.lr, momentum=0.9, weight_decay=s.weight_decay)
+        # Precision is kept apart from accelerate, whose own is one for all trainings of a process.
+        self.half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(s.mixed_precision)
+        self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=s.mixed_precision == "fp16")
         self.processes, self.rank = int(accelerator.num_processes), int(accelerator.process_index)
         # Small classes alone are chosen among: a row of `text`, a column of a closed head's logits.
         self.train_columns = torch.tensor(parts.train_classes, device=accelerator.device)
@@ -379,7 +409,8 @@ class _Run:
                         sums += self._backward(batch, which, len(micro))
                 else:
                     sums += self._backward(batch, which, len(micro))
-            self.optimizer.step()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
             if progress is not None:
                 progress.advance()
         loss, right, count = self.accelerator.reduce(sums, "sum").tolist()
@@ -405,7 +436,7 @@ class _Run:
         share = np.resize(batch, math.ceil(len(batch) / self.processes) * self.processes)[self.rank :: self.processes]
         logits, target = self._logits(share.tolist(), which, self.train_columns)
         loss = F.cross_entropy(logits, target)
-        self.accelerator.backward(loss / micro)
+        self.scaler.scale(loss / micro).backward()  # type: ignore[no-untyped-call]
         right = (logits.argmax(dim=1) == target).sum()
         return torch.stack([loss.detach().double() * len(share), right.double(), right.new_tensor(len(share)).double()])
 
@@ -414,7 +445,7 @@ class _Run:
         device = self.accelerator.device
         seen = self.cache.rows(numbers, which, device)
         text = None if self.text is None else self.text[columns]
-        with self.accelerator.autocast():
+        with torch.autocast(device.type, self.half, enabled=self.half is not None):
             logits = self.model(seen.tokens, seen.attention, seen.dense, text).float()
         logits = logits[:, columns] if text is None else logits
         labels = torch.tensor([self.labels[number] for number in numbers], device=device)
@@ -439,12 +470,11 @@ class _Run:
         tensors |= {f"best.{name}": tensor for name, tensor in self.best_weights.items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items() if value is not None}
-        scaler = getattr(self.accelerator, "scaler", None)
         metadata = {
             "asked": asked,
             "history": json.dumps([asdict(one) for one in self.history]),
             "best_epoch": str(self.best_epoch),
-            "scaler": json.dumps(None if scaler is None else scaler.state_dict()),
+            "scaler": json.dumps(self.scaler.state_dict()),
         }
         content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
         write_whole(path, content, "--out")
@@ -478,9 +508,8 @@ class _Run:
             state.setdefault(int(index), {})[key] = tensor
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        scaler, kept = getattr(self.accelerator, "scaler", None), json.loads(metadata["scaler"])
-        if scaler is not None and kept is not None:
-            scaler.load_state_dict(kept)
+        if kept := json.loads(metadata["scaler"]):
+            self.scaler.load_state_dict(kept)
 
 
 def _under(start: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

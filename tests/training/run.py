@@ -1,0 +1,44 @@
+"""One training in a process of its own, for tests that kill it or start two: `python -m tests.training.run …`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+from cliploc.training import TrainSettings, read_folder, train
+from tests.tiny import tower
+
+
+class Fuse:
+    """Kills its process, as `kill -9` does, at the n-th advance of whatever is called so."""
+
+    def __init__(self, label: str, at: int) -> None:
+        self._label, self._left, self._now = label, at, ""
+
+    def start(self, label: str, total: int) -> None:
+        self._now = label
+
+    def advance(self) -> None:
+        if self._label and self._now.startswith(self._label):
+            self._left -= 1
+            if self._left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def settings(method: str) -> TrainSettings:
+    return TrainSettings.published(
+        method, "open", epochs=4, batch_size=8, lr=0.01, held_out=0.25, augmentations=1, patience=4
+    )
+
+
+def main(root: str, out: str, method: str, label: str = "", at: str = "0") -> None:
+    torch.set_num_threads(1)
+    train(tower("vit", (5, 6)), read_folder(root), Path(out), settings(method), progress=Fuse(label, int(at)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
