@@ -6,6 +6,7 @@ output went away.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -16,6 +17,8 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, get_type_hints
@@ -33,11 +36,14 @@ if TYPE_CHECKING:
 
     from cliploc.backbones import ModelEntry
     from cliploc.datasets import Reader
+    from cliploc.jobs.engine import Engine
+    from cliploc.jobs.plan import View
     from cliploc.localizer import Classification, Localizer
     from cliploc.schema import Dataset, Localization
 
 DONE, SOME_FAILED, NOTHING_DONE, INTERRUPTED, NO_READER = 0, 1, 2, 130, 141
 JPEG_MAX_SIDE = 65_500
+LOST = ("missing picture", "broken picture", "missing mask")  # problems of a dataset that are failures of a run on it
 SHOWN_CLASSES, SHOWN_PROBLEMS = 20, 3  # one by one, before a number stands for them
 DEMO_VIEWS = {
     "scales": (1, 1.43, 2),
@@ -394,6 +400,159 @@ def report(
     terminal.data(Text(printable(str(path))))
     terminal.say(f"and tables.csv, tables.md, tables.tex in {path.parent}", style="dim")
     return DONE
+
+
+@app.command()
+def benchmark(
+    dataset: Annotated[str, typer.Option(metavar="NAME", help="A name of `cliploc datasets`.")],
+    root: Annotated[Path, typer.Option(metavar="DIR", help="The dataset's folder.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where results go; a stopped run there is gone on with.")],
+    split: Annotated[str | None, typer.Option(help="Of the dataset. [default: its first]")] = None,
+    subset: Annotated[str | None, typer.Option(metavar="ten-classes", help="Only the classes of this subset.")] = None,
+    classes: Annotated[
+        str | None, typer.Option(metavar="NAME,NAME", help="Only these, by name, synonym or WordNet id.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many samples.")] = None,
+    sample: Annotated[int | None, typer.Option(help="Only so many samples, drawn at random.")] = None,
+    seed: Annotated[int, typer.Option(help="Of that draw.")] = 0,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", help="A name of `cliploc models`; repeatable. [default: mini]")
+    ] = None,
+    pretrained: Annotated[
+        list[str] | None, typer.Option(help="Which weights: once for all models, or once for each; own for its own.")
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option("--method", metavar="NAME,NAME", help="Names of `cliploc methods`. [default: the tower's own]"),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--option", "-o", metavar="KEY=VALUE", help="Of every method that has it, or METHOD.KEY=VALUE; repeatable."
+        ),
+    ] = None,
+    head: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Trained layers, made by `cliploc train`; repeatable.")
+    ] = None,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--template",
+            metavar="TEXT",
+            help="A prompt setting each: a sentence with {}, a FILE.txt of them, or default, openai-80, openai-7, "
+            "name-only.",
+        ),
+    ] = None,
+    threshold: Annotated[
+        list[str] | None,
+        typer.Option(metavar="0-1|own", help="A box setting each. [default: each method's own]"),
+    ] = None,
+    resize: Annotated[
+        str, typer.Option(metavar="squash|crop|pad", help="How a picture meets the model's input.")
+    ] = "squash",
+    image_size: Annotated[
+        str | None, typer.Option(metavar="N|HxW", help="Input size in pixels. [default: the model's own]")
+    ] = None,
+    scales: Annotated[str, typer.Option(metavar="1,1.5,2", help="Average the maps of these multiples of it.")] = "1",
+    flip: Annotated[bool, typer.Option("--flip", help="Average in the map of the mirrored picture.")] = False,
+    refine: Annotated[
+        str, typer.Option(metavar="NAME,NAME", help="Steps that follow the method: names of `cliploc refinements`.")
+    ] = "",
+    device: Device = None,
+    precision: Precision = "fp32",
+    batch_size: BatchSize = 16,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that compare maps with boxes. [default: cores - 1]")
+    ] = None,
+    engine: Annotated[str, typer.Option(metavar="local|ray", help="What carries the run out.")] = "local",
+    address: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT|auto", help="Of a running Ray cluster. [default: this machine]")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Processors that a model computes with. [default: all; ray: as here]")
+    ] = None,
+    save_maps: Annotated[bool, typer.Option("--save-maps", help="Keep score maps, as `evaluate` takes them.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,  # noqa: ARG001
+) -> int:
+    """Run the WSOL benchmark: models x methods x prompts x thresholds on a dataset.
+
+    Killed at any moment, the same command goes on where it was.
+
+    Example: cliploc benchmark --dataset wsol --root data --method cam,layer_cam --out results
+    """
+    from cliploc.datasets import open_dataset
+    from cliploc.jobs.benchmark import StoppedError, misfit, run_benchmark
+    from cliploc.jobs.plan import Grid
+    from cliploc.report.benchmark import write_report
+
+    names = _class_names(classes) if classes else None
+    carry_out = _engine(engine, address, threads)
+    views = _views(model or ["mini"], pretrained, template, [None, *(head or [])])
+    common: dict[str, Any] = {
+        "resize": resize,
+        "image_size": _image_size(image_size),
+        "scales": tuple(_numbers("--scales", scales)),
+        "flip": flip,
+        "refine": tuple(name.strip() for name in refine.split(",")) if refine else (),
+        "precision": precision,
+        "device": device,
+        "batch_size": batch_size,
+    }
+    if batch_size < 1 or (workers is not None and workers < 1):
+        raise UsageError("expected --batch-size and --workers of at least 1")
+    views = [replace(view, **common) for view in views]
+    methods = _methods_of(method, views)
+    options = _grid_options(methods, option or [])
+    thresholds = [None if text == "own" else _share("--threshold", text) for text in threshold or ["own"]]
+    settings, left_out = Grid(views, methods, lambda name: options[name], thresholds).settings(misfit)
+    terminal = Terminal()
+    for line in left_out:
+        terminal.say(f"left out: {line}", style="yellow")
+    folder = _writable(out)
+    asked = {"subset": subset, "classes_asked": names, "limit": limit, "sample": sample, "seed": seed}
+    start_time = time.perf_counter()
+    with terminal.progress(f"reading {dataset}", rate="images/s") as bar:
+        found = open_dataset(dataset, root, split, subset=subset, classes=names, limit=limit, sample=sample, seed=seed)
+        for problem in found.problems[:SHOWN_PROBLEMS]:
+            terminal.say(f"{problem.kind}: {problem.source}: {problem.reason}", style="yellow")
+        if len(found.problems) > SHOWN_PROBLEMS:
+            more = f"cliploc datasets {dataset} --root {root}"
+            terminal.say(f"{len(found.problems)} problems in all: {more}", style="yellow")
+        bar.start(f"loading {', '.join(dict.fromkeys(view.model for view in views))}", None)
+        try:
+            result = run_benchmark(
+                found,
+                views,
+                settings,
+                folder,
+                engine=carry_out,
+                save_maps=save_maps,
+                judges=workers,
+                asked=asked,
+                on_start=lambda todo, of: bar.start("benchmark", of, of - todo),
+                on_images=bar.advance,
+                on_note=lambda line: terminal.say(line, style="yellow"),
+                on_end=lambda: bar.start("summary", None),
+            )
+        except StoppedError as stop:
+            _complain(str(stop))
+            return SOME_FAILED if stop.kept else NOTHING_DONE
+        bar.start("report", None)
+        write_report(folder)
+    if as_json:
+        print(json.dumps(result.document(), ensure_ascii=False, indent=1, allow_nan=False))
+    else:
+        titles, *lines = result.table()
+        terminal.data(grid([_head(*titles), *lines]))
+        for line in result.legend():
+            terminal.data(Text(printable(line)))
+    seconds = time.perf_counter() - start_time
+    for name, reason in list(result.failed.items())[:SHOWN_CLASSES]:
+        terminal.say(f"failed: {name}: {reason}", style="red")
+    terminal.say(result.closing(seconds), style="dim")
+    lost = any(problem.kind in LOST for problem in found.problems)
+    return SOME_FAILED if result.failed or lost else DONE
 
 
 @app.command()
@@ -854,6 +1013,83 @@ def _names(prompt: Sequence[str] | None, classes: str | None) -> list[str]:
     return prompts.read_classes(classes) if classes else list(prompt or [])
 
 
+def _views(
+    models: Sequence[str],
+    pretrained: Sequence[str] | None,
+    templates: Sequence[str] | None,
+    heads: Sequence[Path | None],
+) -> list[View]:
+    """Models × prompts × trained heads of a benchmark."""
+    from cliploc import prompts
+    from cliploc.jobs.plan import View
+
+    weights = list(pretrained or ["own"])
+    if len(weights) not in (1, len(models)):
+        raise UsageError(f"expected --pretrained once, or for each of {len(models)} models, got {len(weights)}")
+    weights = weights * len(models) if len(weights) == 1 else weights
+    return [
+        View(
+            model=model,
+            pretrained=None if tag == "own" else tag,
+            prompts=words or "default",
+            templates=prompts.resolve_templates(words),
+            head=None if head is None else str(head),
+        )
+        for model, tag in zip(models, weights, strict=True)
+        for words in (*(templates or ()), *(() if templates else (None,)))
+        for head in heads
+    ]
+
+
+def _methods_of(method: str | None, views: Sequence[View]) -> list[str]:
+    """The methods of a benchmark: those asked for, else each tower's own and what the heads are trained for."""
+    from cliploc.localizer import default_method
+    from cliploc.training import read_config
+
+    if method:
+        return [name.strip() for name in method.split(",")]
+    own = [default_method(one.model) if one.head is None else read_config(one.head).method for one in views]
+    return list(dict.fromkeys(own))
+
+
+def _grid_options(methods: Sequence[str], pairs: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """For each method those of the `[method.]key=value` texts that are meant for it."""
+    from cliploc.saliency import find
+
+    chosen: dict[str, list[str]] = {name: [] for name in methods}
+    for pair in pairs:
+        key = pair.partition("=")[0].strip().replace("-", "_")
+        takers = []
+        for name in methods:
+            found = find(name)
+            members = found.members or (found,)
+            if not found.members and key.startswith(f"{name}."):
+                takers.append((name, pair.partition(".")[2]))
+            elif any(key in (option, f"{one.name}.{option}") for one in members for option in one.options):
+                takers.append((name, pair))
+        if not takers:
+            raise UsageError(f"--option {pair}: none of {', '.join(methods)} has it; see cliploc methods")
+        for name, own in takers:
+            chosen[name].append(own)
+    return {name: _method_options(name, own) for name, own in chosen.items()}
+
+
+def _engine(name: str, address: str | None, threads: int | None) -> Engine:
+    if threads is not None and threads < 1:
+        raise UsageError(f"expected --threads of at least 1, got {threads}")
+    if name == "local":
+        from cliploc.jobs import local
+
+        if address is not None:
+            raise UsageError("expected --address with --engine ray only: leave it out, or add --engine ray")
+        return partial(local.run, threads=threads)
+    if name == "ray":
+        from cliploc.jobs import ray
+
+        return partial(ray.run, address=address, threads=threads)
+    raise UsageError(f"expected --engine of local, ray, got {name!r}")
+
+
 def _localizer(arguments: Mapping[str, Any]) -> Localizer:
     from cliploc.localizer import Localizer
 
@@ -904,6 +1140,13 @@ def _threshold(text: str | None) -> float | str | None:
     if not 0 <= value <= 1:
         raise UsageError(f"expected --threshold from 0 to 1, or auto, got {text}")
     return value
+
+
+def _share(option: str, text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) <= 1:
+            return float(text)
+    raise UsageError(f"expected {option} from 0 to 1, or own, got {text}")
 
 
 def _numbers(option: str, text: str) -> list[float]:

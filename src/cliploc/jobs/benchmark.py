@@ -21,10 +21,10 @@ from typing import Any
 
 from cliploc import __version__
 from cliploc.datasets import subsets
-from cliploc.errors import UsageError
+from cliploc.errors import CliplocError, UsageError
 from cliploc.jobs import local
 from cliploc.jobs.engine import Engine, Part
-from cliploc.jobs.plan import Setting, View, WorkerSettings, shard_size, shards_of
+from cliploc.jobs.plan import SHARD, Setting, View, WorkerSettings, shard_size, shards_of
 from cliploc.jobs.rows import arrow, part_path, parts_in, plain, rows_in, write_part, write_whole
 from cliploc.jobs.summary import COLUMNS, Summary, summarize
 from cliploc.schema import Dataset
@@ -35,8 +35,17 @@ LIBRARIES = ("torch", "torchvision", "timm", "open_clip_torch", "numpy", "opencv
 FREE = frozenset({"sessions", "dataset.root", "dataset.problems", "dataset.reasons"})
 
 
-class StoppedError(UsageError):
-    """A run that could not go on; what was done is kept, and the same command goes on."""
+class StoppedError(CliplocError):
+    """A run that could not go on; what was done is kept, and the same command goes on.
+
+    Args:
+        message: why, and what to do.
+        kept: how many parts are there.
+    """
+
+    def __init__(self, message: str, kept: int) -> None:
+        super().__init__(message)
+        self.kept = kept
 
 
 @dataclass(frozen=True)
@@ -126,6 +135,7 @@ def run_benchmark(
     engine: Engine = local.run,
     save_maps: bool = False,
     judges: int | None = None,
+    shard: int = SHARD,
     asked: Mapping[str, Any] | None = None,
     on_start: Callable[[int, int], None] | None = None,
     on_images: Callable[[int], None] | None = None,
@@ -141,7 +151,9 @@ def run_benchmark(
         out: an empty folder, or that of a run with the same settings, which is gone on with.
         engine: what carries it out.
         save_maps: whether score maps are kept, 200 kB for each sample and setting.
-        judges: processes that compare maps with boxes; None for one fewer than there are cores, at least one.
+        judges: processes that compare maps with boxes; None for one fewer than there are cores, at least one; 0 for a
+            thread of this process.
+        shard: samples that are done and written together; made whole batches of.
         asked: how the dataset was chosen (subset, limit, seed …), for the manifest.
         on_start: called with the number of pictures × views that are still to be done, and of all.
         on_images: called with the number of those just done.
@@ -156,7 +168,7 @@ def run_benchmark(
     batch_sizes = {view.batch_size for view in views}
     if len(batch_sizes) != 1:
         raise UsageError(f"expected one batch size for all models, got {sorted(batch_sizes)}")
-    size = shard_size(batch_sizes.pop())
+    size = shard_size(batch_sizes.pop(), shard)
     worker_settings = WorkerSettings(
         tuple(views),
         tuple(settings),
@@ -212,7 +224,8 @@ def run_benchmark(
             raise
         raise StoppedError(
             f"no room left on the disk: {len(there) + done} of {len(shards)} parts are kept in {out}; make room and "
-            "run the same command again"
+            "run the same command again",
+            len(there) + done,
         ) from error
     return BenchmarkResult(out, summary, tuple(notes), _failures(summary), len(dataset), done, bool(there))
 

@@ -13,8 +13,34 @@ def run(
     make_worker: MakeWorker,
     on_part: Callable[[Part], None],
     on_images: Callable[[int], None] | None = None,
+    *,
+    threads: int | None = None,
 ) -> None:
-    """Carries a run out in this process; see `cliploc.jobs.engine.Engine`."""
+    """Carries a run out in this process; see `cliploc.jobs.engine.Engine`.
+
+    Args:
+        shards: as there.
+        make_worker: as there.
+        on_part: as there.
+        on_images: as there.
+        threads: that the model computes with; None for what torch takes.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        _run(shards, make_worker, on_part, on_images)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _run(
+    shards: Sequence[Shard],
+    make_worker: MakeWorker,
+    on_part: Callable[[Part], None],
+    on_images: Callable[[int], None] | None,
+) -> None:
     with closing(make_worker()) as worker, closing(worker.stream(shards, on_images)) as parts:
         for part in parts:
             on_part(part)

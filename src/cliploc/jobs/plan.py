@@ -126,14 +126,14 @@ def _said(value: object) -> str:
     return value.model if isinstance(value, View) else "the method's own" if value is None else f"{value}"
 
 
-def shard_size(batch_size: int) -> int:
-    """How many samples a shard holds: whole batches, so that none straddles two shards.
+def shard_size(batch_size: int, about: int = SHARD) -> int:
+    """How many samples a shard holds: `about` so many, but whole batches, so that none straddles two shards.
 
     Example:
         >>> shard_size(12)
         36
     """
-    return -(-SHARD // batch_size) * batch_size
+    return -(-about // batch_size) * batch_size
 
 
 def shards_of(dataset: Dataset, size: int) -> Iterator[Shard]:

@@ -1,0 +1,49 @@
+"""A small dataset in the WSOL layout: the demo's photographs, stretched, with true boxes in original pixels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from cliploc.datasets import open_dataset
+from cliploc.schema import Dataset
+from tests.commands import PHOTOS
+
+SIDE = 112  # of the files; nothing depends on it
+
+
+def wsol_folder(root: Path, count: int = 11) -> Path:
+    """`count` pictures: the demo's photographs, then the same mirrored, then half as wide …"""
+    entries = [one for one in json.loads((PHOTOS / "photos.json").read_text()) if one["boxes"]]
+    names = sorted({box["name"] for one in entries for box in one["boxes"]} | {"teapot", "wolf"})
+    lines: dict[str, list[str]] = {"image_ids": [], "class_labels": [], "image_sizes": [], "localization": []}
+    (root / "val").mkdir(parents=True)
+    for number in range(count):
+        entry, turn = entries[number % len(entries)], number // len(entries)
+        width, height = entry["width"], entry["height"]
+        name = entry["boxes"][0]["name"]
+        one = f"val/{number:03d}.jpg"
+        with Image.open(PHOTOS / entry["file"]) as opened:
+            picture = opened.convert("RGB")
+        picture = ImageOps.mirror(picture) if turn % 2 else picture
+        picture.resize((SIDE - 8 * (turn // 2), SIDE)).save(root / one, quality=95)
+        lines["image_ids"].append(one)
+        lines["class_labels"].append(f"{one},{names.index(name)}")
+        lines["image_sizes"].append(f"{one},{width},{height}")
+        for box in entry["boxes"]:
+            if box["name"] == name:
+                x0, y0, x1, y1 = box["xyxy"]
+                x0, x1 = (width - x1, width - x0) if turn % 2 else (x0, x1)
+                lines["localization"].append(f"{one},{x0},{y0},{min(x1, width)},{min(y1, height)}")
+    (root / "metadata").mkdir()
+    for name, text in lines.items():
+        (root / f"metadata/{name}.txt").write_text("\n".join(text) + "\n")
+    classes = [f"{label},,{name}" for label, name in enumerate(names)]
+    (root / "synsets.csv").write_text("\n".join(["label,wnid,synset_words", *classes]) + "\n")
+    return root
+
+
+def dataset(root: Path, split: str | None = None) -> Dataset:
+    return open_dataset("wsol", root, split)

@@ -1,0 +1,475 @@
+"""The benchmark's runner: what a row holds, and that neither a kill nor a fault loses, doubles or changes any."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("pyarrow")
+
+import pyarrow.parquet as pq
+
+from cliploc import backbones, localizer
+from cliploc.datasets import open_dataset
+from cliploc.errors import UsageError
+from cliploc.geometry import iou_matrix
+from cliploc.jobs import rows as rows_module
+from cliploc.jobs.benchmark import StoppedError, misfit, read_manifest, run_benchmark
+from cliploc.jobs.evaluate import evaluate_folder
+from cliploc.jobs.plan import Grid, View, shard_size
+from cliploc.jobs.rows import pack_counts, parts_in, rows_in, unpack_counts
+from cliploc.localizer import Localizer
+from tests.commands import cliploc_, create_once
+from tests.jobs.samples import dataset, wsol_folder
+
+VIEW = View(batch_size=2, device="cpu")
+COUNT = 14
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return wsol_folder(tmp_path_factory.mktemp("data") / "wsol", COUNT)
+
+
+@pytest.fixture(autouse=True)
+def one_model(monkeypatch):
+    monkeypatch.setattr(backbones, "create", create_once)
+
+
+def run(root, out, methods=("cam", "layer_cam"), *, views=(VIEW,), thresholds=(None,), **options):
+    settings, _ = Grid(views, methods, thresholds=thresholds).settings(misfit)
+    return run_benchmark(dataset(root), views, settings, out, **{"judges": 0, "shard": 4, **options})
+
+
+def tables(out):
+    return [pq.read_table(path) for path in parts_in(out)]
+
+
+@pytest.fixture(scope="module")
+def plain(root, tmp_path_factory):
+    """A run that nothing happened to."""
+    out = tmp_path_factory.mktemp("plain")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backbones, "create", create_once)
+        return run(root, out, save_maps=True)
+
+
+# ------------------------------------------------------------------------------------------------------------ numbers
+def test_the_numbers_are_those_of_evaluate_on_the_saved_maps_to_the_digit(root, plain, tmp_path):
+    for name, numbers in plain.summary.items():
+        predictions = tmp_path / f"{name}.csv"
+        with predictions.open("w", newline="") as file:
+            csv.writer(file).writerows(
+                [row["sample"], *row["predictions"]] for row in rows_in(plain.out) if row["setting"] == name
+            )
+        for threshold, suffix in ((numbers["threshold"], ""), (None, "_oracle")):
+            found = evaluate_folder(
+                plain.out / "maps" / name, root / "metadata", threshold=threshold, predictions=predictions
+            ).document("wsoleval")
+            for key in ("gt_known", "top1_loc", "top5_loc"):
+                assert numbers[key + suffix] == found[key], (name, key + suffix)
+            shared = ("max_box_acc", "max_box_acc_iou30", "max_box_acc_iou50", "max_box_acc_iou70", "max_box_acc_v2")
+            for key in (*shared, "top1_cls", "top5_cls", "best_threshold", "images", "evaluated", "with_predictions"):
+                assert numbers[key] == found[key], (name, key)
+            assert numbers["confidence_95"]["max_box_acc_v2"] == found["confidence_95"]["max_box_acc_v2"]
+        assert numbers["max_box_acc"] == numbers["gt_known_oracle"]
+    assert 0 < plain.summary["mini_cam"]["gt_known"] <= 100
+    assert plain.summary["mini_cam"]["max_box_acc_v2"] != plain.summary["mini_layer-cam"]["max_box_acc_v2"]
+
+
+def test_a_row_says_what_the_localizer_says_in_original_pixels(root, plain):
+    samples = dataset(root)
+    by_id = {one.id: one for one in samples.samples}
+    localizer_ = Localizer(create_once(), method="cam", min_presence=0, text_cache=False, batch_size=2)
+    names = [one.name for one in samples.classes]
+    checked = [row for row in rows_in(plain.out) if row["setting"] == "mini_cam"]
+    assert [row["sample"] for row in checked] == [one.id for one in samples.samples]
+    for row in checked:
+        sample = by_id[row["sample"]]
+        found = localizer_(sample.path, [names[sample.label]])
+        assert found.image.size != sample.size_wh  # the files are stretched
+        stretch = np.array([*sample.size_wh] * 2) / np.array([*found.image.size] * 2)
+        np.testing.assert_allclose(row["boxes"], found.boxes.xyxy * stretch, rtol=1e-4, atol=0.05)
+        np.testing.assert_allclose(row["box_scores"], found.boxes.score, rtol=1e-4)
+        assert row["score"] == pytest.approx(float(found.scores[0]), abs=1e-5)
+        assert row["presence"] == pytest.approx(float(found.presence[0]), abs=1e-4)
+        ranked = [one.name for one in localizer_.classify(sample.path, names)]
+        assert [names[label] for label in row["predictions"]] == ranked
+        assert (row["width"], row["height"], row["n_boxes"]) == (*sample.size_wh, len(sample.boxes_xyxy))
+        np.testing.assert_array_equal(row["true_boxes"], sample.boxes_xyxy)
+        # Drawn by hand on the original: the best box's IoU is near what the row says of the 224×224 map.
+        overlaps = iou_matrix(row["boxes"], sample.boxes_xyxy)
+        assert row["best_iou"] == pytest.approx(overlaps.max(), abs=0.04)
+        level = int(0.3 * row["highest"])
+        assert row["vl_hit"] == bool(np.unpackbits(np.frombuffer(row["hits_every_50"], np.uint8))[level])
+        assert np.frombuffer(row["thumb"], np.uint8).reshape(28, 28).max() > 200
+
+
+def test_maps_of_cropped_and_padded_views_lie_on_the_whole_picture(root, tmp_path):
+    whole = {}
+    for policy in ("squash", "crop", "pad"):
+        run(root, tmp_path / policy, ("cam",), views=(replace(VIEW, resize=policy),), save_maps=True)
+        whole[policy] = np.stack([np.load(path) for path in sorted((tmp_path / policy).rglob("*.npy"))])
+    for maps in whole.values():
+        assert maps.shape == (COUNT, 224, 224)
+        assert maps.dtype == np.float32
+        assert maps.min() >= 0
+        assert maps.max() <= 1
+    # The narrow pictures of the set are 104 wide and 112 high: nothing is lost but for a few rows.
+    inner = {policy: maps[:, 10:-10].reshape(COUNT, -1) for policy, maps in whole.items()}
+    for policy in ("crop", "pad"):
+        alike = [np.corrcoef(inner["squash"][i], inner[policy][i])[0, 1] for i in range(COUNT)]
+        assert np.median(alike) > 0.95, policy
+
+
+def test_thresholds_cost_no_forward_pass_and_prompts_do(root, tmp_path, monkeypatch):
+    passes = []
+    plain = Localizer._compute
+    monkeypatch.setattr(Localizer, "_compute", lambda *a: passes.append(len(a[1])) or plain(*a))
+    views = (VIEW, replace(VIEW, prompts="name-only", templates=("{}",)))
+    result = run(root, tmp_path, views=views, thresholds=(0.2, None, 0.6))
+    assert sum(passes) == 2 * COUNT
+    assert len(result.summary) == 12
+    assert result.summary["mini_cam_default_0.2"]["threshold"] == 0.2
+    assert result.summary["mini_cam_default_own"]["threshold"] == 0.3
+    for name in ("mini_cam_default_0.2", "mini_cam_default_0.6"):
+        assert result.summary[name]["max_box_acc"] == result.summary["mini_cam_default_own"]["max_box_acc"]
+    assert result.summary["mini_cam_default_0.2"]["gt_known"] != result.summary["mini_cam_default_0.6"]["gt_known"]
+
+
+def test_only_a_split_that_may_tune_gives_a_threshold_that_is_no_oracle(root, tmp_path, plain):
+    settings, _ = Grid([VIEW], ["cam"]).settings(misfit)
+    tuned = run_benchmark(dataset(root, "tune"), [VIEW], settings, tmp_path, judges=0)
+    assert tuned.summary["mini_cam"]["best_threshold_is_an_oracle"] is False
+    assert "may tune" in " ".join(tuned.legend())
+    assert plain.summary["mini_cam"]["best_threshold_is_an_oracle"] is True
+    assert "an oracle" in " ".join(plain.legend())
+    assert plain.summary["mini_cam"]["threshold_chosen_on_these_images"] is False
+
+
+# ------------------------------------------------------------------------------------------------- stopped and resumed
+SCRIPT = """
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # not in the processes that judge maps
+    sys.path.insert(0, sys.argv[3])
+    import torch
+    from tests.jobs.test_benchmark import VIEW, dataset, Grid, misfit, run_benchmark
+
+    torch.set_num_threads(int(sys.argv[4]))
+    settings, _ = Grid([VIEW], ["cam", "layer_cam"]).settings(misfit)
+    run_benchmark(dataset(Path(sys.argv[1])), [VIEW], settings, Path(sys.argv[2]), judges=1, shard=4, save_maps=True)
+"""
+
+
+def test_killed_at_random_moments_it_goes_on_to_the_same_bits(root, plain, tmp_path):
+    """A real process, killed without warning: soon after its start, after a part, in the middle of one."""
+    script, out = tmp_path / "run.py", tmp_path / "out"
+    script.write_text(SCRIPT)
+    chance = random.Random(5)
+    kills, counts = 0, []
+    threads = str(torch.get_num_threads())  # sums in another order may end in another bit
+    while True:
+        there = len(parts_in(out))
+        process = subprocess.Popen([sys.executable, script, root, out, Path(__file__).parents[2], threads])
+        try:
+            deadline = time.monotonic() + 300
+            wait_for = there + 1 if kills < 3 else 10**6
+            while process.poll() is None and len(parts_in(out)) < wait_for and time.monotonic() < deadline:
+                time.sleep(0.002)
+            if process.poll() is not None:
+                break
+            time.sleep(chance.random() * 0.4)
+            process.send_signal(signal.SIGKILL)
+        finally:
+            process.kill()
+            process.wait()
+        kills += 1
+        counts.append(len(parts_in(out)))
+    assert process.returncode == 0
+    assert kills >= 2, counts
+    assert [path.name for path in parts_in(out)] == [path.name for path in parts_in(plain.out)]
+    for one, other in zip(tables(out), tables(plain.out), strict=True):
+        assert one.equals(other)
+    assert json.loads((out / "summary.json").read_text()) == json.loads((plain.out / "summary.json").read_text())
+    for path in sorted((plain.out / "maps").rglob("*.npy")):
+        assert path.read_bytes() == (out / path.relative_to(plain.out)).read_bytes()
+    assert not list((out / "parts").glob(".*"))
+    assert len(read_manifest(out)["sessions"]) == kills + 1
+
+
+def test_what_is_there_is_not_done_again_and_a_damaged_part_is(root, plain, tmp_path, monkeypatch):
+    out = tmp_path / "copy"
+    shutil.copytree(plain.out, out)
+    again = run(root, out, save_maps=True)
+    assert (again.computed, again.resumed) == (0, True)
+    assert again.summary == plain.summary
+    whole = parts_in(out)[1].read_bytes()
+    parts_in(out)[1].write_bytes(whole[: len(whole) // 2])
+    (out / "parts/.00002.parquet.17.tmp").write_bytes(b"left over")
+    again = run(root, out, save_maps=True)
+    assert again.computed == 1
+    assert [one.equals(other) for one, other in zip(tables(out), tables(plain.out), strict=True)] == [True] * 4
+    assert again.summary == plain.summary
+    assert not list((out / "parts").glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"methods": ("cam",)}, r"settings\.mini_layer-cam: only there"),
+        ({"methods": ("layer_cam", "cam")}, "settings: in another order"),
+        ({"thresholds": (0.4,)}, r"settings\.mini_cam\.threshold: 0\.3 there, 0\.4 asked for"),
+        ({"views": (replace(VIEW, flip=True),)}, r"settings\.mini_cam\.flip: false there, true asked for"),
+        ({"views": (replace(VIEW, batch_size=4),)}, r"settings\.mini_cam\.batch_size: 2 there, 4 asked for"),
+        ({"save_maps": False}, "save_maps: true there, false asked for"),
+    ],
+)
+def test_other_settings_in_an_old_folder_are_refused_by_name(root, plain, change, said):
+    before = sorted(plain.out.rglob("*"))
+    with pytest.raises(UsageError, match=f"other settings .*{said}"):
+        run(root, plain.out, **{"save_maps": True, **change})
+    assert sorted(plain.out.rglob("*")) == before
+
+
+def test_other_samples_and_other_folders_are_refused(root, plain, tmp_path):
+    settings, _ = Grid([VIEW], ["cam", "layer_cam"]).settings(misfit)
+    fewer = open_dataset("wsol", root, limit=COUNT - 1)
+    with pytest.raises(UsageError, match=r"dataset\.samples: 14 there, 13 asked for"):
+        run_benchmark(fewer, [VIEW], settings, plain.out, judges=0, shard=4, save_maps=True)
+    moved = list(dataset(root).samples)
+    moved[3] = replace(moved[3], boxes_xyxy=moved[3].boxes_xyxy + 1)
+    other = replace(dataset(root), samples=tuple(moved))
+    with pytest.raises(UsageError, match=r"dataset\.samples_sha256"):
+        run_benchmark(other, [VIEW], settings, plain.out, judges=0, shard=4, save_maps=True)
+    (tmp_path / "manifest.json").write_text('{"kind": "annotation"}')
+    with pytest.raises(UsageError, match="something else than a benchmark"):
+        run(root, tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    shutil.copytree(plain.out / "parts", tmp_path / "parts", dirs_exist_ok=True)
+    with pytest.raises(UsageError, match=r"holds parts but no manifest\.json"):
+        run(root, tmp_path)
+
+
+def test_a_full_disk_keeps_what_is_done_and_the_run_goes_on_from_there(root, plain, tmp_path, monkeypatch):
+    write = pq.write_table
+    written = []
+
+    def full(table, path, **options):
+        if len(written) == 2:
+            Path(path).write_bytes(b"half of ")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(path)
+        write(table, path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pq, "write_table", full)
+        with pytest.raises(StoppedError, match=r"no room left on the disk: 2 of 4 parts are kept"):
+            run(root, tmp_path, save_maps=True)
+    assert [path.name for path in sorted((tmp_path / "parts").iterdir())] == ["00000.parquet", "00001.parquet"]
+    result = run(root, tmp_path, save_maps=True)
+    assert result.computed == 2
+    assert result.summary == plain.summary
+    save = rows_module.save_map
+    monkeypatch.setattr(rows_module, "save_map", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space")))
+    with pytest.raises(StoppedError, match="0 of 4 parts"):
+        run(root, tmp_path / "maps", save_maps=True)
+    assert save is not rows_module.save_map
+
+
+# -------------------------------------------------------------------------------------------------------------- faults
+def test_a_broken_picture_is_a_failed_row_and_changes_no_other(root, plain, tmp_path):
+    broken = tmp_path / "data"
+    shutil.copytree(root, broken)
+    for name in ("val/003.jpg", "val/006.jpg", "val/007.jpg", "val/013.jpg"):
+        (broken / name).write_bytes((broken / name).read_bytes()[:2000])
+    settings, _ = Grid([VIEW], ["cam", "layer_cam"]).settings(misfit)
+    given = replace(
+        dataset(root),
+        samples=tuple(replace(one, path=broken / one.path.relative_to(root)) for one in dataset(root).samples),
+    )
+    result = run_benchmark(given, [VIEW], settings, tmp_path / "out", judges=0, shard=4)
+    assert sorted(result.failed) == ["val/003.jpg", "val/006.jpg", "val/007.jpg", "val/013.jpg"]
+    assert "003.jpg: damaged" in result.failed["val/003.jpg"]
+    numbers = result.summary["mini_cam"]
+    assert (numbers["images"], numbers["evaluated"], len(numbers["failed"])) == (COUNT, COUNT - 4, 4)
+    good = {(row["sample"], row["setting"]): row for row in rows_in(plain.out)}
+    seen = list(rows_in(result.out))
+    assert len(seen) == 2 * COUNT
+    for row in seen:
+        if row["sample"] in result.failed:
+            assert (row["status"], row["predictions"], row["highest"]) == ("failed", None, None)
+        else:
+            # A batch of one instead of two may differ in the last bit, and in no more.
+            assert row["hits_largest_50"] is not None
+            assert row["predictions"] == good[row["sample"], row["setting"]]["predictions"]
+            assert row["score"] == pytest.approx(good[row["sample"], row["setting"]]["score"], abs=1e-5)
+
+
+def test_a_batch_that_does_not_fit_the_memory_is_halved_and_said(root, plain, tmp_path, monkeypatch):
+    compute = Localizer._compute
+
+    def narrow(self, batch, *rest):
+        if len(batch) > 1:
+            raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes")
+        return compute(self, batch, *rest)
+
+    monkeypatch.setattr(Localizer, "_compute", narrow)
+    said = []
+    result = run(root, tmp_path, on_note=said.append)
+    assert said == ["mini: too little memory for a batch of 2 pictures, done in halves"]
+    assert result.notes == tuple(said)
+    assert not result.failed
+    for name, numbers in result.summary.items():
+        assert numbers["gt_known"] == pytest.approx(plain.summary[name]["gt_known"], abs=8)
+
+    def none(self, batch, *rest):
+        raise MemoryError
+
+    monkeypatch.setattr(Localizer, "_compute", none)
+    result = run(root, tmp_path / "none")
+    assert len(result.failed) == COUNT
+    assert "too little memory for a single picture" in result.failed["val/000.jpg"]
+
+
+def test_a_method_that_gives_no_numbers_fails_alone_and_by_name(root, plain, tmp_path, monkeypatch):
+    find, batches = localizer.find, []
+
+    def spoilt(spec, rule="minmax"):
+        method = find(spec, rule)
+        if spec != "layer_cam":
+            return method
+
+        def function(ctx, **options):
+            batches.append(float(ctx.images.sum()))
+            maps = method.function(ctx, **options)
+            return maps * float("nan") if batches[-1] == batches[0] else maps
+
+        return replace(method, function=function)
+
+    monkeypatch.setattr(localizer, "find", spoilt)
+    result = run(root, tmp_path)
+    lost = {one["sample"] for one in result.summary["mini_layer-cam"]["failed"]}
+    assert lost == {f"val/{number:03d}.jpg" for number in range(4)}  # of the first batch's part
+    assert any("mini_layer-cam failed on the" in note and "not a number" in note for note in result.notes)
+    assert result.summary["mini_cam"] == plain.summary["mini_cam"]
+    good = [row for row in rows_in(plain.out) if row["sample"] not in lost]
+    assert [row for row in rows_in(tmp_path) if row["sample"] not in lost] == good
+
+
+# ---------------------------------------------------------------------------------------------------------------- grid
+def test_ids_say_what_tells_settings_apart_and_misfits_are_left_out():
+    views = [
+        View("mini"),
+        View("RN50", "openai", prompts="a photo of a {}.", templates=("a photo of a {}.",)),
+        View("ViT-B-32", "openai"),
+        View("ViT-B-32", "laion2b_s34b_b79k"),
+    ]
+    settings, left_out = Grid(views, ["cam", "gem"], thresholds=[None, 0.5]).settings(misfit)
+    ids = [one.id for one in settings]
+    assert len(set(ids)) == len(ids) == 8
+    assert "RN50_cam_a-photo-of-a_own" in ids
+    assert "ViT-B-32_laion2b-s34b-b79k_gem_default_0.5" in ids
+    assert left_out[0].startswith("gem does not work on mini, a cnn tower")
+    with pytest.raises(UsageError, match="gem does not work on mini"):
+        Grid(views[:1], ["gem"]).settings(misfit)
+    with pytest.raises(UsageError, match="expected each method once, got cam twice"):
+        Grid(views, ["cam", "cam"]).settings(misfit)
+    assert [shard_size(batch) for batch in (1, 16, 12, 64)] == [32, 32, 36, 64]
+
+
+def test_pixel_counts_survive_their_packing():
+    true, false = np.arange(1001), np.arange(1001)[::-1] * 50
+    both = unpack_counts(pack_counts(true, false))
+    np.testing.assert_array_equal(both[0], true)
+    np.testing.assert_array_equal(both[1], false)
+
+
+# -------------------------------------------------------------------------------------------------------- command line
+def test_the_command_prints_a_narrow_table_writes_the_report_and_goes_on(root, tmp_path):
+    arguments = ("benchmark", "--dataset", "wsol", "--root", root, "--method", "cam,layer_cam", "--batch-size", 4)
+    result = cliploc_(*arguments, "--out", tmp_path, "--workers", 1)
+    assert result.code == 0, result.err
+    lines = result.out.splitlines()
+    assert lines[0].split() == ["setting", "τ", "GT-known", "Top-1", "Top-5", "MaxBoxAcc", "at", "τ", "V2"]
+    assert [line.split()[0] for line in lines[1:3]] == ["mini_cam", "mini_layer-cam"]
+    assert all(len(line) <= 80 for line in lines)
+    assert f"{COUNT} of {COUNT} samples × 2 settings done" in result.err
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+    again = cliploc_(*arguments, "--out", tmp_path, "--json")
+    assert again.code == 0
+    assert json.loads(again.out) == json.loads((tmp_path / "summary.json").read_text())
+    assert "gone on with" in again.err
+    other = cliploc_(*arguments, "--out", tmp_path, "--flip")
+    assert other.code == 2
+    assert "flip: false there, true asked for" in other.err
+    assert other.err.count("\n") == 1
+
+
+def test_a_broken_picture_makes_the_exit_code_1(root, tmp_path):
+    broken = tmp_path / "data"
+    shutil.copytree(root, broken)
+    whole = (broken / "val/005.jpg").read_bytes()
+    (broken / "val/005.jpg").write_bytes(whole[: len(whole) // 2])
+    arguments = ("benchmark", "--dataset", "wsol", "--root", broken, "--batch-size", 4, "--limit", 8)
+    result = cliploc_(*arguments, "--out", tmp_path / "out", "--json")
+    assert result.code == 1, result.err
+    assert "failed: val/005.jpg: " in result.err
+    assert json.loads(result.out)["settings"]["mini_cam"]["evaluated"] == 7
+    (broken / "val/005.jpg").unlink()
+    result = cliploc_(*arguments, "--out", tmp_path / "other")
+    assert result.code == 1, result.err
+    assert "missing picture: val/005.jpg: " in result.err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--method", "gem"), "gem does not work on mini"),
+        (("--method", "came"), "unknown method 'came': did you mean cam"),
+        (("--method", "cam", "-o", "temperature=1"), "none of cam has it"),
+        (("--threshold", "1.5"), "expected --threshold from 0 to 1, or own, got 1.5"),
+        (("--engine", "slurm"), "expected --engine of local, ray, got 'slurm'"),
+        (("--pretrained", "a", "--pretrained", "b"), "expected --pretrained once, or for each of 1 models, got 2"),
+        (("--limit", "0"), "expected a limit of at least 1"),
+        (("--address", "auto"), "expected --address with --engine ray only"),
+    ],
+)
+def test_options_that_are_refused_in_one_line(root, tmp_path, options, said):
+    result = cliploc_("benchmark", "--dataset", "wsol", "--root", root, "--out", tmp_path / "out", *options)
+    assert result.code == 2
+    assert said in result.err
+    assert result.err.count("\n") == 1
+    assert not (tmp_path / "out/manifest.json").exists()
+
+
+def test_the_documents_explain_every_option_and_column(plain):
+    documents = Path(__file__).parents[2] / "docs"
+    section = (documents / "cli.md").read_text().split("## `benchmark`")[1].split("\n## ")[0]
+    text = cliploc_("benchmark", "--help").out
+    for option in {word.strip(",") for word in text.split() if word.startswith("--")} - {"--help"}:
+        assert re.search(rf"{option}[` ]", section), option
+    explained = (documents / "benchmark.md").read_text()
+    for column in rows_module.row_schema().names:
+        assert f"`{column}`" in explained or f"`_{column.rsplit('_')[-1]}`" in explained, column
+    for key in plain.summary["mini_cam"]:
+        assert (
+            f"`{key}`" in explained
+            or f"`_{key.rsplit('_')[-1]}`" in explained
+            or key == "threshold_chosen_on_these_images"
+        )
