@@ -127,6 +127,25 @@ class Frame:
         oy = self.offset_xy[1] - target.offset_xy[1] * sy
         return _resample(maps, self.input_hw, target.input_hw, (sx, sy), (ox, oy))
 
+    def over_picture(self, longest: int) -> Frame:
+        """What this input shows of the picture, as an input of its own at the picture's resolution, without padding.
+
+        Args:
+            longest: the longer side in pixels, where the picture's own is more.
+
+        Example:
+            >>> Frame.fit("pad", original_hw=(600, 800), input_hw=(224, 224)).over_picture(400).input_hw
+            (300, 400)
+        """
+        x0, y0, x1, y1 = self.to_original([0, 0, self.input_hw[1], self.input_hw[0]])[0].tolist()
+        height, width = self.original_hw
+        scale = min(1.0, longest / max(x1 - x0, y1 - y0))
+        resized_w, resized_h = max(1, round(width * scale)), max(1, round(height * scale))
+        left, top = round(x0 * resized_w / width), round(y0 * resized_h / height)
+        in_width = min(longest, max(1, round(x1 * resized_w / width) - left))
+        in_height = min(longest, max(1, round(y1 * resized_h / height) - top))
+        return Frame(self.original_hw, (in_height, in_width), (resized_w, resized_h), (-left, -top))
+
     def map_to_original(self, maps: Tensor) -> Tensor:
         """Maps `[P, h, w]` over this input, any grid → `[P, H, W]` over the original; zero where it was cropped."""
         return self.map_to_picture(maps, self.original_hw)

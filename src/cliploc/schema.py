@@ -603,8 +603,8 @@ class Localization:
         presence: `[P]` float32, calibrated probability that the thing is there; None where the model has none.
         found: `[P]` bool.
         reasons: for each name, why it was not found; None when it was.
-        maps: `[P, H, W]` float32 in 0–1 over the model's input.
-        frame: how the picture lies in that input.
+        maps: `[P, H, W]` float32 in 0–1 over the model's input; over the picture after a refinement such as `guided`.
+        frame: how the picture lies in what the maps are over.
         boxes: the boxes of the names found, best first within each name.
         notes: remarks on the picture ("animated: the first of 12 frames is used").
         embedding: `[D]` float32, unit norm: the whole picture in the space it shares with the texts; None where nobody

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from importlib.resources import files
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
+from cliploc.geometry import POLICIES, Frame
+from cliploc.localizer import Localizer
 from cliploc.refine import refinements
 from cliploc.refine.guided import EPS
+from tests.tiny import tower
 
 
 def guided(picture, maps, cell):
-    return refinements.get("guided").function(picture, maps, cell)
+    return refinements.get("guided").function(picture, maps, (cell, cell))
 
 
 @pytest.mark.parametrize(("cell", "height", "width"), [(2, 9, 11), (3, 8, 8), (6, 7, 5)], ids=["2", "3", "wide"])
@@ -61,6 +68,59 @@ def test_a_blurred_map_follows_the_edge_of_the_picture():
     assert before.max() < 0.07
     assert step.min() > 0.4
     assert (refined[0, 0].diff(dim=-1).abs().argmax(-1) == 19).all()
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize(("size_wh", "longest"), [((637, 411), 637), ((1500, 1100), 1024)], ids=["small", "large"])
+def test_heatmaps_follow_an_edge_of_the_photograph_to_the_pixel(policy, size_wh, longest):
+    """An edge that no cell of the grid (8×8) and no pixel of the input (32×32) ends at."""
+    width, height = size_wh
+    edge = round(0.43 * width) + 1
+    pixels = np.full((height, width, 3), 60, np.uint8)
+    pixels[:, :edge] = (200, 120, 60)
+    noise = np.random.default_rng(0).integers(-6, 7, pixels.shape)
+    backbone = tower("gap_cnn", (8, 8))
+    frame = Frame.fit(policy, (height, width), backbone.input_hw)
+    inside = edge * frame.scale_xy[0] + frame.offset_xy[0]  # pixels of the input
+    cells = round(inside / 4 + 0.5)  # of the map's columns, those that the object touches
+
+    def method(ctx):
+        heat = torch.zeros(len(ctx.text), ctx.text.shape[1], *ctx.trace.grid)
+        heat[..., :cells] = 1
+        return heat
+
+    def heatmaps(refine):
+        localizer = Localizer(backbone, method="cam", resize=policy, refine=refine)
+        localizer.method = replace(localizer.method, function=method)
+        return localizer((pixels + noise).astype(np.uint8), ["red"])
+
+    result, plain = heatmaps(["guided"]), heatmaps([])
+    # A crop shows the middle square, give or take a pixel of the input.
+    assert max(result.frame.input_hw) == pytest.approx(longest if policy != "crop" else min(height, 1024), rel=1 / 32)
+    assert max(result.frame.input_hw) <= 1024
+    heat = result.heatmaps[0]  # [H, W]
+    assert heat.shape == plain.heatmaps[0].shape == (height, width)
+    rows = slice(height // 4, -height // 4)
+    near = slice(edge - width // 10, edge + width // 10)
+    found = near.start + 1 + np.abs(np.diff(heat[rows, near], axis=1)).argmax(axis=1)  # the steepest step of each row
+    assert np.abs(found - edge).max() <= 2
+    across, before = (one[rows, edge - 4].mean() - one[rows, edge + 4].mean() for one in (heat, plain.heatmaps[0]))
+    assert across > max(0.2, 4 * before)
+
+
+def test_large_windows_are_sampled_to_nearly_the_same_map():
+    """The fast guided filter: a and b on every fourth pixel."""
+    from kornia.filters import guided_blur
+
+    with Image.open(files("cliploc") / "demo_photos" / "cat.jpg") as photo:
+        pixels = np.array(photo.convert("RGB").resize((448, 320)))
+    picture = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
+    coarse = torch.rand(1, 9, 5, 7, generator=torch.Generator().manual_seed(0))  # more prompts than at once
+    maps = F.interpolate(coarse, size=(320, 448), mode="bilinear")
+    fast, full = guided(picture, maps, 64), guided_blur(picture, maps, (129, 129), EPS, separable=True).clamp(0, 1)
+    assert (fast - full).abs().max() < 0.05
+    assert (fast - full).abs().mean() < 0.005
+    assert (fast - full).abs().max() > 0, "the windows were not sampled"
 
 
 def test_a_flat_map_stays_flat_and_a_flat_picture_blurs():

@@ -13,6 +13,8 @@ from cliploc.errors import UsageError
 from cliploc.registry import Registry
 from cliploc.schema import Backbone, Needs, TowerKind
 
+LONGEST = 1024  # pixels of a picture's longer side, for steps over it: a map of one name is then up to 4 MB
+
 
 @dataclass(frozen=True)
 class Refinement:
@@ -21,11 +23,12 @@ class Refinement:
     Attributes:
         name: as typed on the command line.
         function: on the "grid": `Context`, maps `[B, P, h, w]` in 0–1 on the trace's grid → `[B, P, h, w]`, not below
-            0. Over the "input": the picture `[B, 3, H, W]` in 0–1, maps `[B, P, H, W]` in 0–1 over it, and how many
-            pixels a cell of the grid is wide → `[B, P, H, W]` in 0–1. A flat map stays flat.
+            0. Over the "picture", at its own resolution, or `LONGEST` pixels on its longer side where that is less:
+            `[B, 3, H, W]` in 0–1, maps `[B, P, H, W]` in 0–1 over it, and how many pixels a cell of the grid is high
+            and wide → `[B, P, H, W]` in 0–1. A flat map stays flat.
         title: the name as papers write it.
         paper: authors, year, title, where.
-        on: where it works; steps over the input come after those on the grid.
+        on: where it works; steps over the picture come after those on the grid.
         towers: the tower kinds it is defined on.
         needs: what it reads from the trace of a model.
         threshold: a method's own box threshold τ → the one that suits its maps after this step.
@@ -36,7 +39,7 @@ class Refinement:
     function: Callable[..., Tensor]
     title: str
     paper: str
-    on: Literal["grid", "input"]
+    on: Literal["grid", "picture"]
     towers: frozenset[TowerKind]
     needs: Callable[[Backbone], Needs]
     threshold: Callable[[float], float]
@@ -53,7 +56,7 @@ def refinement(
     *,
     title: str,
     paper: str,
-    on: Literal["grid", "input"],
+    on: Literal["grid", "picture"],
     towers: Iterable[TowerKind] = ("cnn", "vit"),
     needs: Callable[[Backbone], Needs] = lambda _: Needs(),
     threshold: Callable[[float], float] = lambda tau: tau,
@@ -87,4 +90,4 @@ def chosen(names: Sequence[str], backbone: Backbone) -> tuple[Refinement, ...]:
             )
         if step.package is not None and importlib.util.find_spec(step.package) is None:
             raise UsageError(f"{step.name} needs {step.package}, which is not installed: pip install 'cliploc[refine]'")
-    return tuple(sorted(steps, key=lambda step: step.on))  # "grid" before "input"; else the order stays
+    return tuple(sorted(steps, key=lambda step: step.on))  # "grid" before "picture"; else the order stays

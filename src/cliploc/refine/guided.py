@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from cliploc.refine._registration import refinement
 
 EPS = 1e-3  # colour variance (0–1 values) above which a step is an edge
+SAMPLES = 16  # to either side of a window's centre; more say little about its line
+AT_ONCE = 8  # prompts, whose four coefficients a pixel are held together
 
 
 @refinement(
     "guided",
     title="Guided filter",
-    paper="He et al. 2010, Guided Image Filtering, ECCV",
-    on="input",
+    paper="He et al. 2010, Guided Image Filtering, ECCV; He & Sun 2015, Fast Guided Filter",
+    on="picture",
     threshold=lambda tau: 1 - (1 - tau) ** 2,  # the means of windows are warmer; tools/choose_thresholds.py --refine
     package="kornia",
 )
-def guided(picture: Tensor, maps: Tensor, cell: int) -> Tensor:
+def guided(picture: Tensor, maps: Tensor, cell: tuple[int, int]) -> Tensor:
     """In every window the map is a linear function of the picture's colours: map′_i = mean_k(a_k)ᵀ I_i + mean_k(b_k).
 
     a_k = (Σ_k + ε U)⁻¹ cov_k(I, map), b_k = mean_k(map) − a_kᵀ mean_k(I), over windows k of 2·cell + 1 pixels round
     pixel i: as wide as one cell of the grid was blurred when it was upsampled. ε is 0.001. Borders are mirrored (the
-    paper cuts windows off there); the map is cut to 0–1. kornia's `guided_blur`, for all prompts of a picture at once.
+    paper cuts windows off there); the map is cut to 0–1. kornia's `guided_blur`.
 
-    The picture is the model's input, so a larger image size follows finer edges.
+    The picture is the photograph at its own resolution, up to 1,024 pixels on its longer side, whatever the model's
+    input: edges are followed to the pixel. Where a cell is 32 pixels or more, a and b are found on every second pixel,
+    from 48 on every third and so on, and brought to all of them bilinearly (the fast guided filter): smooth as they
+    are, the edges are the photograph's.
 
     Args:
         picture: `[B, 3, H, W]` RGB in 0–1.
         maps: `[B, P, H, W]` in 0–1, upsampled.
-        cell: how many pixels one cell of the map's grid was wide.
+        cell: how many pixels one cell of the map's grid was high and wide.
 
     Returns:
         `[B, P, H, W]` float32 in 0–1.
@@ -40,6 +46,12 @@ def guided(picture: Tensor, maps: Tensor, cell: int) -> Tensor:
     """
     from kornia.filters import guided_blur
 
-    height, width = ((2 * min(cell, side - 1) + 1) for side in maps.shape[-2:])  # no more can be mirrored
-    filtered: Tensor = guided_blur(picture, maps, (height, width), EPS, border_type="reflect", separable=True)
-    return filtered.clamp(0, 1)
+    every = max(1, min(min(cell) // SAMPLES, *maps.shape[-2:]))
+    height, width = (  # no more can be mirrored
+        2 * every * min(one // every, side // every - 1) + 1 for one, side in zip(cell, maps.shape[-2:], strict=True)
+    )
+    parts = [
+        guided_blur(picture, part, (height, width), EPS, border_type="reflect", subsample=every, separable=True)
+        for part in torch.split(maps, AT_ONCE, dim=1)
+    ]
+    return torch.cat(parts, dim=1).clamp(0, 1)
