@@ -91,8 +91,9 @@ class Run:
         folder: where it is.
         manifest: what was run, on what.
         settings: in the order of the manifest.
-        rows: a pandas frame with a line for each sample × setting, without maps: see `LIGHT`; and `hit`, whether the
-            largest contour's box is right at the setting's τ, and `miss`, how it is wrong (a key of `MISSES`).
+        rows: a pandas frame with a line for each sample × setting, without maps: see `LIGHT`; and `part`, the place
+            of its file among the parts, `hit`, whether the largest contour's box is right at the setting's τ, and
+            `miss`, how it is wrong (a key of `MISSES`).
     """
 
     folder: Path
@@ -261,9 +262,9 @@ def _rows(folder: Path, thresholds: Mapping[str, float | None]) -> tuple[Any, di
     frames = []
     right: dict[str, Floats] = {}
     counted: Counter[str] = Counter()
-    for part in _parts(folder):
+    for place, part in enumerate(_parts(folder)):
         frame = _read(part, LIGHT)
-        frame["hit"], frame["miss"] = False, ""
+        frame["part"], frame["hit"], frame["miss"] = place, False, ""
         done = np.flatnonzero(((frame["status"] == "ok") & frame["hits_largest_50"].notna()).to_numpy())
         if len(done):
             packed = np.frombuffer(b"".join(frame["hits_largest_50"].iloc[done]), np.uint8).reshape(-1, LEVELS // 8)
@@ -304,8 +305,9 @@ def details(run: Run, wanted: set[tuple[str, str]]) -> dict[tuple[str, str], dic
     found: dict[tuple[str, str], dict[str, Any]] = {}
     if not wanted:
         return found
-    for part in _parts(run.folder):
-        table = parquet.read_table(part, filters=[("sample", "in", samples)])
+    parts = _parts(run.folder)
+    for place in run.rows.loc[run.rows["sample"].isin(samples), "part"].unique():
+        table = parquet.read_table(parts[place], filters=[("sample", "in", samples)])
         for row in table.to_pylist():
             if (row["setting"], row["sample"]) in wanted:
                 found[row["setting"], row["sample"]] = row
