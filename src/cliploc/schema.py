@@ -411,6 +411,7 @@ class Context:
         backbone: the model.
         batch_size: how many images a perturbation method sends through the tower at once.
         progress: called with the number of masked images just done, by methods that make many.
+        note: called with an image's place in the batch and a remark on its maps, such as how sure they are.
         cache: results shared by the methods that run on this same batch (masked embeddings).
         empty_name: gives `redundant` in the templates of the prompts; None: the bare empty string's embedding.
         words: for each image, the synonyms of each prompt: what a closed head knows its classes by.
@@ -422,6 +423,7 @@ class Context:
     backbone: Backbone
     batch_size: int = 32
     progress: Callable[[int], None] | None = None
+    note: Callable[[int, str], None] | None = None
     cache: dict[Any, Any] = field(default_factory=dict)
     empty_name: Callable[[], Tensor] | None = None
     words: Sequence[Sequence[tuple[str, ...]]] = ()
@@ -469,14 +471,14 @@ class Context:
         """Runs a ViT on from the tokens entering a block; see `TransformerBackbone.resume`."""
         return self.transformer.resume(tokens, block, needs, self.trace.grid, last)
 
-    def embed(self, images: Tensor) -> Tensor:
-        """Normalised `[n, 3, H, W]` → `[n, D]` unit norm, in batches of `batch_size`."""
     def end(self, block: int) -> BlockEnd:
         """The end of a ViT's block, differentiable: the trace's, or run again on the tokens entering the block."""
         if block in self.trace.ends:
             return self.trace.ends[block]
         return self.transformer.end(self.trace.entering[block], block, self.trace.grid)
 
+    def embed(self, images: Tensor) -> Tensor:
+        """Normalised `[n, 3, H, W]` → `[n, D]` unit norm, in batches of `batch_size`."""
         import torch
 
         chunks = [self.backbone.encode_image(chunk) for chunk in torch.split(images, self.batch_size)]
@@ -606,7 +608,7 @@ class Localization:
         maps: `[P, H, W]` float32 in 0–1 over the model's input; over the picture after a refinement such as `guided`.
         frame: how the picture lies in what the maps are over.
         boxes: the boxes of the names found, best first within each name.
-        notes: remarks on the picture ("animated: the first of 12 frames is used").
+        notes: remarks on the picture ("animated: the first of 12 frames is used") and on how sure its maps are.
         embedding: `[D]` float32, unit norm: the whole picture in the space it shares with the texts; None where nobody
             computed it.
     """

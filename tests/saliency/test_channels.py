@@ -74,7 +74,7 @@ def score_cam_by_loops(scene: Scene, maps: Tensor) -> Tensor:
     for b, image in enumerate(scene.images):
         masked = [scene.backbone.encode_image((image * ours_mask(channel, image))[None])[0] for channel in maps[b]]
         for p, direction in enumerate(scene.text):
-            weights = (scene.backbone.logit_scale * torch.stack(masked) @ direction).softmax(0)
+            weights = (scene.backbone.logit_scale / 4 * torch.stack(masked) @ direction).softmax(0)
             out[b, p] = sum(weight * channel for weight, channel in zip(weights, maps[b], strict=True))
     return out
 
@@ -97,7 +97,7 @@ def test_the_family_takes_the_same_maps(scene: Scene, name: str) -> None:
     if name == "vl_score":
         empty = scene.text @ scene.backbone.encode_image(torch.zeros_like(scene.images[:1]))[0]  # [P]
         scores = scores.masked_fill(scores <= empty[:, None], -torch.inf)
-    weights = (scene.backbone.logit_scale * scores).softmax(-1).nan_to_num(0)
+    weights = (scene.backbone.logit_scale / 4 * scores).softmax(-1).nan_to_num(0)
     expected = torch.einsum("bpk,bkhw->bphw", weights, features)
     torch.testing.assert_close(maps, expected, rtol=1e-3, atol=1e-4)
 

@@ -19,7 +19,7 @@ from tests.tiny import KINDS, planted_image, tower
 def test_the_rules(kind: str, temperature: float | None) -> None:
     """Kept above the base score; no subtraction; a softmax with temperature over the kept ones alone."""
     scene = tiny_scene(kind)
-    scale = scene.backbone.logit_scale if temperature is None else 1 / temperature
+    scale = scene.backbone.logit_scale / 4 if temperature is None else 1 / temperature
     features = scene.context().features
     raw = masked_scores(scene, ours_mask, baseline=False)
     above = masked_scores(scene, ours_mask)

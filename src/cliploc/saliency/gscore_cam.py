@@ -9,7 +9,7 @@ from cliploc.errors import UsageError
 from cliploc.saliency._infra.channels import Choice, channel_gradients, channel_maps, channel_needs
 from cliploc.saliency._infra.masked import masked_embeddings
 from cliploc.saliency._infra.registration import saliency
-from cliploc.saliency._infra.temperature import resolve_temperature
+from cliploc.saliency._infra.temperature import MASKED_TIMES_OWN, resolve_temperature
 from cliploc.schema import Context
 
 
@@ -21,7 +21,7 @@ from cliploc.schema import Context
     towers=("cnn", "vit"),
     needs=channel_needs,
     relu=True,
-    threshold=0.4,
+    threshold=0.45,
 )
 def gscore_cam(
     ctx: Context,
@@ -34,16 +34,18 @@ def gscore_cam(
     """map_t = ReLU(Σ_k w_tk A_k), w_t = softmax over all channels of z, z_tk = cos(f(x ⊙ M_k), g_t) / temperature.
 
     z_tk is kept for the `top_k` channels of largest mean gradient α_tk = mean_hw ∂s_t/∂A_k; the others' is 0 before the
-    softmax, as in the authors' code, and no baseline is subtracted. With CLIP, whose logits are about 20, they vanish;
-    a model with negative cosines lets them through. M_k is A_k upsampled to the input and min–max normalised, with
-    align_corners=False (the authors: aligned corners); the temperature is the model's own, as CLIP's logits have it.
-    Only the channels chosen for some prompt cost a forward, those that Score-CAM did before none. Chosen channels that
-    are constant score as the empty picture does, at no cost. On a ViT, A are the patch tokens entering the last block.
+    softmax, as in the authors' code, and no baseline is subtracted. At the authors' temperature, 1 / logit scale, the
+    logits of CLIP are about 20 and the others vanish; at ours, or where cosines are negative, they are let through a
+    little.
+    M_k is A_k upsampled to the input and min–max normalised, with align_corners=False (the authors: aligned corners).
+    Only the channels chosen for some prompt cost a forward, those that Score-CAM did before none: `top_k` is this
+    method's budget. Chosen channels that are constant score as the empty picture does, at no cost. On a ViT, A are the
+    patch tokens entering the last block.
 
     Args:
         ctx: images, and what the maps are made of.
         top_k: channels per prompt; all when the tower has fewer.
-        temperature: cosines are divided by it; None for the model's own, 1 / logit scale.
+        temperature: cosines are divided by it; None for 4 / logit scale, four times the model's own.
         channels: which maps A are: "features"; ViT only: "tokens", "heads", "keys", "queries", "values" of the block.
         block: the stage (CNN) or block (ViT), −1 for the last.
         components: take the first principal components of these maps instead of the maps; None for the maps.
@@ -62,7 +64,7 @@ def gscore_cam(
     """
     if top_k < 1:
         raise UsageError(f"expected top_k of 1 channel or more, got {top_k}: the paper takes 300")
-    temperature = resolve_temperature(ctx, temperature)
+    temperature = resolve_temperature(ctx, temperature, MASKED_TIMES_OWN)
     maps = channel_maps(ctx, channels, block, components)
     alpha = channel_gradients(ctx, channels, block, maps.axes)  # [B, P, C]
     best = alpha.topk(min(top_k, alpha.shape[-1]), dim=-1).indices  # [B, P, k]

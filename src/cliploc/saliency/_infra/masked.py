@@ -5,16 +5,21 @@ They depend on no text, so they are made once per image, whatever the number of 
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cliploc.errors import UsageError
+from cliploc.saliency._infra.budget import FIRST, Estimate, Masks, estimate, spread
 from cliploc.saliency._infra.channels import Channels, channel_maps
 from cliploc.schema import Context
 
 BASELINE_KEY = "embedding of the empty picture"
+SAME_MASK = 2.0**-20  # masks that differ by less are one
+SMALLEST_BUDGET = 16
 
 
 @dataclass(frozen=True)
@@ -25,12 +30,14 @@ class MaskedEmbeddings:
         embeddings: `[B, C, D]` float32, unit norm; a dead channel has the baseline's.
         baseline: `[D]` embedding of x_b, zeros in normalised space (the picture through an empty mask).
         alive: `[B, C]` whether the channel varies over h×w, so that it makes a mask.
+        twin: `[B, C]` the first channel with the same mask: itself, where no earlier one has it.
         done: `[B, C]` whether the embedding is there.
     """
 
     embeddings: Tensor
     baseline: Tensor
     alive: Tensor
+    twin: Tensor
     done: Tensor
 
     def scores(self, text: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,11 +49,12 @@ class MaskedEmbeddings:
 
 
 def masked_embeddings(ctx: Context, channels: Channels | None = None, wanted: Tensor | None = None) -> MaskedEmbeddings:
-    """Runs the tower once for each channel that is wanted, alive and not in `ctx.cache` yet.
+    """Runs the tower once for each different mask of a channel that is wanted, alive and not in `ctx.cache` yet.
 
     M_k = up(A_k), bilinear (align_corners=False) to the input's size, then min–max normalised to [0, 1]. A channel that
-    is constant, up to rounding, makes no mask: it costs no forward and has the baseline's embedding. Masks are made a
-    batch at a time: [C, H, W] never exists.
+    is constant, up to rounding, makes no mask: it costs no forward and has the baseline's embedding. Channels that are
+    hot at the same places in the same proportions (many are hot at one place only) make the same mask, which is tried
+    once. Masks are made a batch at a time, in buffers that are used again: [C, H, W] never exists.
 
     Args:
         ctx: images. `ctx.progress` is called with the number of masked images of each batch.
@@ -65,17 +73,29 @@ def masked_embeddings(ctx: Context, channels: Channels | None = None, wanted: Te
             ctx.cache[key] = _empty(ctx, features)
         masked: MaskedEmbeddings = ctx.cache[key]
         missing = masked.alive & ~masked.done
-        pairs = (missing if wanted is None else missing & wanted).nonzero()  # [n, 2]: image, channel
+        image, channel = (missing if wanted is None else missing & wanted).nonzero().unbind(1)  # [m]
+        pairs = torch.stack([image, masked.twin[image, channel]], dim=1)
+        pairs = torch.unique(pairs, dim=0)  # [n, 2]: image, channel
+        pairs = pairs[~masked.done[pairs[:, 0], pairs[:, 1]]]
+        images = images.to(features.device)
+        buffer = images.new_empty(min(ctx.batch_size, len(pairs)), *images.shape[1:])  # [n, 3, H, W]
         for chunk in torch.split(pairs, ctx.batch_size) if len(pairs) else ():
-            image, channel = chunk.unbind(1)
-            mask = features[image, channel].float()[:, None]  # [n, 1, h, w]
-            mask = F.interpolate(mask, size=images.shape[-2:], mode="bilinear", align_corners=False)  # [n, 1, H, W]
-            low, high = mask.amin((-2, -1), keepdim=True), mask.amax((-2, -1), keepdim=True)
-            mask = (mask - low) / (high - low).clamp(min=torch.finfo(mask.dtype).tiny)
-            masked.embeddings[image, channel] = ctx.embed(images.to(mask.device)[image] * mask)
-            masked.done[image, channel] = True
+            of, which = chunk.unbind(1)
+            mask = F.interpolate(
+                features[of, which].float()[:, None], size=images.shape[-2:], mode="bilinear", align_corners=False
+            )  # [n, 1, H, W]
+            low, high = torch.aminmax(mask.flatten(1), dim=1, keepdim=True)  # [n, 1]
+            span = (high - low).clamp_(min=torch.finfo(mask.dtype).tiny)
+            mask = mask.sub_(low[..., None, None]).div_(span[..., None, None]).to(images.dtype)
+            pictures = images if len(images) == 1 else images[of]
+            masked.embeddings[of, which] = ctx.embed(torch.mul(pictures, mask, out=buffer[: len(chunk)]))
+            masked.done[of, which] = True
             if ctx.progress is not None:
                 ctx.progress(len(chunk))
+        twins = masked.alive & ~masked.done & masked.done.gather(1, masked.twin)  # [B, C]
+        image, channel = twins.nonzero().unbind(1)
+        masked.embeddings[image, channel] = masked.embeddings[image, masked.twin[image, channel]]
+        masked.done[image, channel] = True
     return masked
 
 
@@ -88,4 +108,93 @@ def _empty(ctx: Context, features: Tensor) -> MaskedEmbeddings:
     rounding = 8 * torch.finfo(features.dtype).eps * flat.abs().amax(-1)
     alive = flat.amax(-1) - flat.amin(-1) > rounding  # [B, C]
     embeddings = baseline.expand(*alive.shape, -1).clone()  # [B, C, D]
-    return MaskedEmbeddings(embeddings, baseline, alive, done=~alive)
+    return MaskedEmbeddings(embeddings, baseline, alive, _twins(flat), done=~alive)
+
+
+def _twins(flat: Tensor) -> Tensor:
+    """Of maps `[B, C, N]`: for each the first of its picture that makes the same mask, `[B, C]`."""
+    rounded = (_unit(flat) / SAME_MASK).round()
+    order = torch.arange(flat.shape[1], device=flat.device)  # [C]
+    twins = []
+    for masks in rounded:
+        _, group = torch.unique(masks, dim=0, return_inverse=True)  # [C]
+        first = torch.full_like(order, len(order)).scatter_reduce(0, group, order, "amin")
+        twins.append(first[group])
+    return torch.stack(twins)
+
+
+def _unit(flat: Tensor) -> Tensor:
+    """Maps `[…, N]` min–max normalised; a constant one is all zero."""
+    low, high = torch.aminmax(flat, dim=-1, keepdim=True)
+    return (flat - low) / (high - low).clamp(min=torch.finfo(flat.dtype).tiny)
+
+
+def channel_scores(
+    ctx: Context, channels: Channels, temperature: float, budget: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Every channel's score cos(f(x ⊙ M_k), g_t), `[B, P, C]`, and the empty picture's, `[B, P, 1]`.
+
+    Args:
+        ctx: images and text. With a budget, `ctx.note` is told how near the map is expected to be to the exact one.
+        channels: whose maps A_k.
+        temperature: of the softmax that will be taken of the scores.
+        budget: how many masks are tried for each picture and prompt; the other scores are predicted, see
+            `cliploc.saliency._infra.budget`. A prompt's scores do not depend on the others'; masks that several want
+            are tried once. None: all masks.
+
+    Raises:
+        UsageError: a budget below 16.
+    """
+    if budget is None:
+        return masked_embeddings(ctx, channels).scores(ctx.text)
+    if budget < SMALLEST_BUDGET:
+        raise UsageError(f"expected a budget of {SMALLEST_BUDGET} masks or more, got {budget}: leave it out for all")
+    nothing = torch.zeros(channels.maps.shape[:2], dtype=torch.bool, device=channels.maps.device)
+    masked = masked_embeddings(ctx, channels, nothing)
+    with torch.no_grad():
+        scores, baseline = masked.scores(ctx.text)
+        scores = baseline.expand_as(scores).clone()  # [B, P, C]
+        order = torch.arange(scores.shape[-1], device=nothing.device)
+        different = [which.nonzero()[:, 0] for which in masked.alive & (masked.twin == order)]  # each [u]
+        plans: dict[tuple[int, int], tuple[Generator[Tensor, Tensor, Estimate], Tensor]] = {}
+        for b, which in enumerate(different):
+            if len(which):
+                masks = _masks_of(channels.maps[b], masked.twin[b], which)
+                first = spread(masks.unit, len(which) if len(which) <= budget else round(FIRST * budget))
+                for p in range(scores.shape[1]):
+                    plan = estimate(masks, first, budget, temperature)
+                    plans[b, p] = plan, next(plan)
+        tried = nothing.clone()
+        expected = torch.ones(scores.shape[:2])
+        while plans:
+            wanted = nothing.clone()
+            for (b, _), (_, asked) in plans.items():
+                wanted[b, different[b][asked.to(order.device)]] = True
+            tried |= wanted
+            masked_embeddings(ctx, channels, wanted)
+            for (b, p), (plan, asked) in list(plans.items()):
+                answers = masked.embeddings[b, different[b][asked.to(order.device)]] @ ctx.text[b, p]
+                try:
+                    plans[b, p] = plan, plan.send(answers.cpu())
+                except StopIteration as finished:
+                    result: Estimate = finished.value
+                    scores[b, p, different[b]] = result.scores.to(scores)
+                    expected[b, p] = result.correlation
+                    del plans[b, p]
+        for b, which in enumerate(different):
+            if ctx.note is not None and int(tried[b].sum()) < len(which):
+                ctx.note(
+                    b,
+                    f"{int(tried[b].sum())} of {len(which)} masks were tried: expected correlation with the exact map "
+                    f"{float(expected[b].min()):.3f}",
+                )
+        twins = masked.twin[:, None].expand_as(scores)
+        return torch.where(masked.alive[:, None], scores.gather(2, twins), baseline), baseline
+
+
+def _masks_of(maps: Tensor, twin: Tensor, which: Tensor) -> Masks:
+    """Of one picture's maps `[C, h, w]`: the different masks `which`, on the CPU, where the planning is done."""
+    flat, twin, which = maps.float().flatten(1).cpu(), twin.cpu(), which.cpu()  # [C, N], [C], [u]
+    sums = torch.zeros_like(flat).index_add_(0, twin, flat)[which]  # [u, N]
+    counts = torch.bincount(twin, minlength=len(flat))[which].to(flat)  # [u]
+    return Masks(_unit(flat[which]), sums, counts)

@@ -5,15 +5,20 @@ from __future__ import annotations
 from cliploc.errors import UsageError
 from cliploc.schema import Context
 
+# Masked pictures' cosines differ less than those of pictures that a model was trained on, and a softmax at the model's
+# own temperature hangs on a handful of channels. The sharpest at which the tuning pictures lose no box: see
+# docs/performance.md, tools/score_cam_study.py.
+MASKED_TIMES_OWN = 4.0
 
-def resolve_temperature(ctx: Context, temperature: float | None) -> float:
-    """The temperature asked for, or the one that the model was trained with, 1 / logit scale.
+
+def resolve_temperature(ctx: Context, temperature: float | None, times_own: float = 1.0) -> float:
+    """The temperature asked for, or so many times the one that the model was trained with, 1 / logit scale.
 
     Raises:
         UsageError: when it is not a positive number.
     """
     if temperature is None:
-        return 1 / ctx.backbone.logit_scale
+        return times_own / ctx.backbone.logit_scale
     if not temperature > 0:
-        raise UsageError(f"expected a temperature above 0, got {temperature}: leave it out for the model's own")
+        raise UsageError(f"expected a temperature above 0, got {temperature}: leave it out for the default")
     return temperature

@@ -1,0 +1,200 @@
+"""Scores of all masked pictures out of a few: a Gaussian process over masks, asked where the map is least certain.
+
+The masks of one picture live in a space of only h·w dimensions, and alike masks have alike scores. So the first part of
+a budget goes to masks that are spread over all of them; a Gaussian process (Rasmussen & Williams 2006, chapter 2 and
+section 5.4) then predicts the other scores and how far they may be off; the rest goes, a few at a time, to masks whose
+error would move the map most, which are the heavy ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+FIRST = 0.4  # share of the budget that is spread over all masks
+ROUNDS = 5  # the rest is spent in so many
+LENGTHS = (0.35, 0.7, 1.4, 2.8)  # kernel lengths tried, times the typical distance of two masks
+NOISES = (1e-3, 1e-2, 1e-1)  # variances of what no smooth function explains, as shares of the scores' variance
+ENOUGH = 0.995  # expected correlation with the exact map at which the rest of the budget is saved
+CLUSTER_STEPS = 5
+SAMPLES = 32
+SAMPLED = 512  # the heaviest masks, whose scores are drawn; the others' hardly count
+
+
+@dataclass(frozen=True)
+class Masks:
+    """The different masks of one picture.
+
+    Attributes:
+        unit: `[u, N]` min–max normalised.
+        sums: `[u, N]` the sum of the maps A_k that make this mask.
+        counts: `[u]` how many they are.
+    """
+
+    unit: Tensor
+    sums: Tensor
+    counts: Tensor
+
+    def map_of(self, scores: Tensor, temperature: float) -> Tensor:
+        """Scores `[…, u]` → Score-CAM's map `[…, N]`."""
+        exponents = scores / temperature
+        weights = (exponents - exponents.amax(-1, keepdim=True)).exp()  # […, u]
+        maps: Tensor = (weights @ self.sums) / (weights * self.counts).sum(-1, keepdim=True)
+        return maps
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What became of one prompt.
+
+    Attributes:
+        scores: `[u]` exact where a mask was tried.
+        tried: how many were.
+        correlation: expected between the map of these scores and the exact map.
+    """
+
+    scores: Tensor
+    tried: int
+    correlation: float
+
+
+def spread(masks: Tensor, count: int) -> Tensor:
+    """Indices of about `count` masks out of `[u, N]` that stand for all of them: those next to the k-means centres.
+
+    The centres start as masks far from each other, so that nothing depends on chance.
+    """
+    if count >= len(masks):
+        return torch.arange(len(masks), device=masks.device)
+    nearest = torch.cdist(masks, masks.mean(dim=0, keepdim=True))[:, 0]
+    far = [int(nearest.argmin())]
+    nearest = torch.full_like(nearest, math.inf)
+    for _ in range(count - 1):
+        nearest = torch.minimum(nearest, (masks - masks[far[-1]]).square().sum(dim=1))
+        far.append(int(nearest.argmax()))
+    centres = masks[far]  # [k, N]
+    for _ in range(CLUSTER_STEPS):
+        member = torch.nn.functional.one_hot(torch.cdist(masks, centres).argmin(dim=1), count).to(masks.dtype)  # [u, k]
+        size = member.sum(dim=0)[:, None]  # [k, 1]
+        centres = torch.where(size > 0, member.T @ masks / size.clamp(min=1), centres)
+    chosen: Tensor = torch.unique(torch.cdist(masks, centres).argmin(dim=0))
+    return chosen
+
+
+def estimate(
+    masks: Masks, first: Tensor, budget: int, temperature: float, enough: float = ENOUGH
+) -> Generator[Tensor, Tensor, Estimate]:
+    """Yields indices of masks to try and takes their scores; returns the scores of all.
+
+    Args:
+        masks: of the picture.
+        first: indices that every prompt tries, from `spread`.
+        budget: how many may be tried.
+        temperature: of the softmax over scores, which says how heavy a mask is.
+        enough: the expected correlation with the exact map at which it stops before the budget is spent.
+    """
+    tried, scores = first, (yield first)
+    if len(first) == len(masks.unit):
+        return Estimate(scores, len(first), 1.0)
+    left_out = len(masks.unit) - len(first)
+    share = max(1, math.ceil((budget - len(first)) / ROUNDS))
+    while True:
+        believed = _predict(masks.unit, tried, scores)
+        mean, deviation = believed.mean.to(scores), believed.deviation.to(scores)  # [u]
+        known = torch.zeros(len(mean), dtype=torch.bool, device=mean.device)
+        known[tried] = True
+        mean[tried], deviation[tried] = scores, 0
+        # How heavy each mask may be at the upper end of its score's error, as a share of the heaviest.
+        upper = ((mean + deviation - mean.max()) / temperature).exp()
+        correlation = _expected_correlation(masks, mean, upper.masked_fill(known, -1), believed, temperature)
+        count = min(share, budget - len(tried), left_out)
+        if count <= 0 or correlation >= enough:
+            return Estimate(mean, len(tried), correlation)
+        # How much the map may move: that weight, less the one predicted.
+        moved = upper * (1 - (-deviation / temperature).exp()) * (masks.sums - masks.sums.mean(dim=0)).norm(dim=1)
+        chosen = moved.masked_fill(known, -1).topk(count).indices
+        tried, scores = torch.cat([tried, chosen]), torch.cat([scores, (yield chosen)])
+        left_out -= count
+
+
+def _expected_correlation(
+    masks: Masks, mean: Tensor, weight: Tensor, believed: _Posterior, temperature: float
+) -> float:
+    """Between the map of the mean scores and the maps of scores drawn for the heaviest masks that were not tried."""
+    open_ = weight.topk(min(SAMPLED, int((weight >= 0).sum()))).indices
+    if not len(open_):
+        return 1.0
+    drawn = mean.repeat(SAMPLES, 1)  # [S, u]
+    drawn[:, open_] = believed.draw(open_, SAMPLES).to(mean)
+    maps, own = masks.map_of(drawn, temperature), masks.map_of(mean, temperature)  # [S, N], [N]
+    maps, own = maps - maps.mean(dim=-1, keepdim=True), own - own.mean()
+    lengths = maps.norm(dim=-1) * own.norm()
+    return float(((maps @ own) / lengths.clamp(min=torch.finfo(lengths.dtype).tiny)).mean())
+
+
+@dataclass(frozen=True)
+class _Posterior:
+    """What is believed of the scores of all u masks after n were tried.
+
+    Attributes:
+        mean: `[u]`.
+        deviation: `[u]`.
+        unit: `[u, N]` masks.
+        length: of the kernel.
+        explained: `[n, u]`, whose columns' products are what the tried masks tell of two others.
+        variance: of the process.
+        noise: share of the variance that belongs to each mask alone.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    unit: Tensor
+    length: float
+    explained: Tensor
+    variance: float
+    noise: float
+
+    def draw(self, which: Tensor, count: int) -> Tensor:
+        """Scores of m masks as they may be: `[count, m]`."""
+        unit, explained = self.unit[which], self.explained[:, which]
+        covariance = _kernel(torch.cdist(unit, unit).square(), self.length) - explained.T @ explained
+        covariance.diagonal().add_(self.noise)
+        root = torch.linalg.cholesky(self.variance * covariance)
+        generator = torch.Generator().manual_seed(0)  # its own: the caller's random numbers stay what they were
+        normal = torch.randn(count, len(which), generator=generator, dtype=root.dtype).to(root.device)
+        drawn: Tensor = self.mean[which] + normal @ root.T
+        return drawn
+
+
+def _kernel(squared: Tensor, length: float) -> Tensor:
+    kernel: Tensor = torch.exp(squared / (-2 * length**2))
+    return kernel
+
+
+def _predict(unit: Tensor, tried: Tensor, scores: Tensor) -> _Posterior:
+    """Masks `[u, N]`, indices `[n]`, their scores `[n]`; kernel and noise are those that make the scores likeliest."""
+    unit, scores = unit.double(), scores.double()
+    squared = torch.cdist(unit, unit[tried]).square()  # [u, n]
+    inner = squared[tried]  # [n, n]
+    typical = float(inner.sum() / max(1, len(tried) * (len(tried) - 1))) ** 0.5 or 1.0
+    centred = scores - scores.mean()
+    best = None
+    for length in (share * typical for share in LENGTHS):
+        for noise in NOISES:
+            kernel = _kernel(inner, length)
+            kernel.diagonal().add_(noise)
+            root = torch.linalg.cholesky(kernel)
+            whitened = torch.linalg.solve_triangular(root, centred[:, None], upper=False)[:, 0]  # [n]
+            variance = float(whitened.square().mean().clamp(min=1e-12))
+            misfit = 0.5 * len(tried) * math.log(variance) + float(root.diagonal().log().sum())
+            if best is None or misfit < best[0]:
+                best = misfit, length, noise, root, whitened, variance
+    assert best is not None
+    _, length, noise, root, whitened, variance = best
+    explained = torch.linalg.solve_triangular(root, _kernel(squared, length).T, upper=False)  # [n, u]
+    left = (1 + noise - explained.square().sum(dim=0)).clamp(min=0)  # [u]
+    mean = scores.mean() + whitened @ explained  # [u]
+    return _Posterior(mean, (variance * left).sqrt(), unit, length, explained, variance, noise)
