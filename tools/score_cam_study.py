@@ -1,0 +1,205 @@
+"""What temperature and budget do to the Score-CAM family, on the tuning pictures: the tables of docs/performance.md.
+
+The pictures and boxes are those of tools/choose_thresholds.py; no number is reported on them. The tower runs once for
+every mask of every picture, and what it says is kept in a folder (8 MB and some 15 s a picture); all tables are made of
+that.
+
+    python tools/score_cam_study.py --cache /tmp/masked --limit 60 temperature
+    python tools/score_cam_study.py --cache /tmp/masked --limit 60 budget
+    python tools/score_cam_study.py --cache /tmp/masked --limit 60 precision --other /tmp/masked-bf16
+    python tools/score_cam_study.py --cache /tmp/masked-bf16 --precision bf16 --limit 60 fill
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from cliploc import backbones
+from cliploc.backbones.mini import Mini
+from cliploc.boxes import BoxRule, boxes_from_maps
+from cliploc.geometry import Frame, iou_matrix
+from cliploc.saliency import methods, min_max
+from cliploc.saliency._infra.channels import channel_maps
+from cliploc.saliency._infra.masked import MaskedEmbeddings, masked_embeddings
+from cliploc.schema import Context, Needs, Trace
+
+ROOT = Path(__file__).parents[1]
+PICTURES = ROOT / "../shared/data/imagenet_one_per_class"
+SYNSETS = ROOT / "../shared/data/ilsvrc_val_dev/synsets.csv"
+TAUS = [round(0.05 * step, 2) for step in range(2, 17)]
+TIMES_OWN = (0.4, 1, 2, 4, 8, 16, 40)  # temperatures tried, as multiples of the model's own, 1 / logit scale
+BUDGETS = (32, 64, 128, 256)
+FAMILY = ("score_cam", "vl_score", "gscore_cam")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A tuning picture whose masks have all been tried."""
+
+    mini: Mini
+    frame: Frame
+    images: Tensor  # [1, 3, H, W], of which only the size is needed
+    text: Tensor  # [2, D]: its own name, and another's
+    boxes: np.ndarray  # [m, 4]
+    kept: dict[str, Tensor]
+
+    @cached_property
+    def masked(self) -> MaskedEmbeddings:
+        alive, known = self.kept["alive"][None], self.kept["embeddings"]
+        embeddings = self.kept["baseline"].expand(*alive.shape, -1).clone()  # [1, C, D]
+        embeddings[alive] = known
+        twin = torch.arange(alive.shape[1])[None]  # all have been tried
+        return MaskedEmbeddings(embeddings, self.kept["baseline"], alive, twin, torch.ones_like(alive))
+
+    def context(self, own_only: bool = False, **kwargs: object) -> Context:
+        """Whose masked pictures are all known already."""
+        features = self.kept["features"][None]  # [1, C, h, w]
+        embedding = F.normalize(self.mini.pool(features), dim=-1)
+        trace = Trace(embedding, features.shape[-2:], {-1: features})
+        text = self.text[None, :1] if own_only else self.text[None]
+        ctx = Context(self.images, text, trace, self.mini, **kwargs)  # type: ignore[arg-type]
+        ctx.cache["masked embeddings", channel_maps(ctx).key] = self.masked
+        return ctx
+
+    def hits(self, raw: Tensor) -> np.ndarray:
+        """Of a raw map `[h, w]`: for each τ whether its best box, of all regions, has IoU ≥ 0.5 with a true box."""
+        up = F.interpolate(min_max(raw.relu()[None, None]), self.frame.input_hw, mode="bilinear", align_corners=False)
+        heat = min_max(up)[0].numpy()  # [1, H, W]
+        found = np.zeros(len(TAUS))
+        for index, tau in enumerate(TAUS):
+            boxes = self.frame.to_original(boxes_from_maps(heat, BoxRule(threshold=tau)).xyxy)
+            found[index] = len(boxes) > 0 and iou_matrix(boxes, self.boxes).max() >= 0.5
+        return found
+
+
+def correlation(a: Tensor, b: Tensor) -> float:
+    """Pearson's, of two maps after their ReLU; 0 where one is flat."""
+    a, b = (m.relu().flatten() - m.relu().mean() for m in (a, b))
+    return float(a @ b / (a.norm() * b.norm()).clamp(min=1e-30))
+
+
+def read(cache: Path, precision: str, limit: int | None) -> list[Picture]:
+    """The first tuning pictures; what the cache lacks is computed."""
+    drawn = json.loads((ROOT / "tools/tuning_boxes.json").read_text())["boxes"]
+    names = {row["wnid"]: row["synset_words"].split(", ")[0] for row in csv.DictReader(SYNSETS.open())}
+    mini = backbones.create("mini", device="cpu")
+    fast = backbones.create("mini", device="cpu", precision=precision)
+    assert isinstance(mini, Mini)
+    cache.mkdir(parents=True, exist_ok=True)
+    wnids, pictures = list(drawn), []
+    for place, wnid in enumerate(wnids[:limit]):
+        with Image.open(PICTURES / f"{wnid}.jpg") as file:
+            photo = file.convert("RGB")
+        frame = Frame.fit(mini.resize_policy, (photo.height, photo.width), mini.input_hw)
+        pixels = torch.from_numpy(np.array(frame.apply(photo))).permute(2, 0, 1)[None]
+        images = mini.normalize(pixels.float() / 255)
+        path = cache / f"{wnid}.safetensors"
+        if not path.exists():
+            trace = mini.trace(images, Needs(features=(-1,)))  # in float32: only the masked pictures are in `precision`
+            masked = masked_embeddings(Context(images, torch.zeros(1, 1, 1), trace, fast, batch_size=8))
+            alive = masked.alive[0]
+            found = {"features": trace.features[-1][0], "alive": alive, "embeddings": masked.embeddings[0][alive]}
+            save_file({k: v.contiguous() for k, v in {**found, "baseline": masked.baseline}.items()}, path)
+            print(f"{place + 1}: {wnid}, {int(alive.sum())} masks", flush=True)
+        other = wnids[(place + 7) % len(wnids)]
+        text = mini.encode_text([f"a photo of a {names[one]}." for one in (wnid, other)])
+        pictures.append(Picture(mini, frame, images, text, np.array(drawn[wnid]["xyxy"]), load_file(path)))
+    return pictures
+
+
+def temperature_table(pictures: list[Picture]) -> None:
+    """Share of pictures located against temperature, for the three methods."""
+    own = 1 / pictures[0].mini.logit_scale
+    print("| temperature | × own | " + " | ".join(f"{name}: located | τ | two names" for name in FAMILY) + " |")
+    print("|---" * (2 + 3 * len(FAMILY)) + "|")
+    for times in TIMES_OWN:
+        cells = []
+        for name in FAMILY:
+            hits, alike = np.zeros(len(TAUS)), []
+            for picture in pictures:
+                first, second = methods.get(name).function(picture.context(), temperature=times * own)[0]
+                hits += picture.hits(first)
+                alike.append(correlation(first, second))
+            share = hits / len(pictures)
+            cells.append(f"{share.max():.3f} | {TAUS[int(share.argmax())]} | {np.mean(alike):.2f}")
+        print(f"| {times * own:.3g} | {times:g} | " + " | ".join(cells) + " |", flush=True)
+
+
+def budget_table(pictures: list[Picture]) -> None:
+    """How near a budget's maps come, what it said of itself, and what that means for boxes, at each default τ."""
+    print("| method | × own | budget | masks tried | correlation: mean | 10th % | least | said | located | all masks |")
+    print("|---" * 10 + "|")
+    own = 1 / pictures[0].mini.logit_scale
+    for name in ("score_cam", "vl_score"):
+        method = methods.get(name)
+        tau = TAUS.index(method.threshold)
+        for times in (1, 4):
+            exact = [method.function(p.context(own_only=True), temperature=times * own)[0, 0] for p in pictures]
+            located = np.mean([p.hits(raw)[tau] for p, raw in zip(pictures, exact, strict=True)])
+            for budget in BUDGETS:
+                near, said, tried, found = [], [], [], []
+                for picture, whole in zip(pictures, exact, strict=True):
+                    remarks: list[str] = []
+                    ctx = picture.context(own_only=True, note=lambda _, text, to=remarks: to.append(text))
+                    raw = method.function(ctx, temperature=times * own, budget=budget)[0, 0]
+                    near.append(correlation(raw, whole))
+                    found.append(picture.hits(raw)[tau])
+                    if remarks:
+                        tried.append(int(remarks[0].split()[0]))
+                        said.append(float(remarks[0].split()[-1]))
+                print(
+                    f"| {name} | {times} | {budget} | {np.mean(tried):.0f} | {np.mean(near):.4f} | "
+                    f"{np.quantile(near, 0.1):.4f} | {min(near):.4f} | {np.mean(said):.4f} | {np.mean(found):.3f} | "
+                    f"{located:.3f} |",
+                    flush=True,
+                )
+
+
+def precision_table(pictures: list[Picture], others: list[Picture]) -> None:
+    """How far the maps of another precision's masked pictures are from these."""
+    print("| method | × own | correlation: mean | least |\n|---|---|---|---|")
+    own = 1 / pictures[0].mini.logit_scale
+    for name in ("score_cam", "vl_score"):
+        for times in (1, 4):
+            maps = [
+                [methods.get(name).function(p.context(), temperature=times * own)[0, 0] for p in both]
+                for both in (pictures, others)
+            ]
+            near = [correlation(a, b) for a, b in zip(*maps, strict=True)]
+            print(f"| {name} | {times} | {np.mean(near):.5f} | {min(near):.5f} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", choices=("fill", "temperature", "budget", "precision"))
+    parser.add_argument("--cache", type=Path, required=True, help="folder of what the tower said; filled as needed")
+    parser.add_argument("--precision", default="fp32", help="of the masked pictures that are not in the cache yet")
+    parser.add_argument("--other", type=Path, help="a cache of the same pictures in bf16, for `precision`")
+    parser.add_argument("--limit", type=int, help="only the first N pictures")
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    pictures = read(given.cache, given.precision, given.limit)
+    print(f"\n{len(pictures)} tuning pictures\n")
+    if given.table == "temperature":
+        temperature_table(pictures)
+    elif given.table == "budget":
+        budget_table(pictures)
+    elif given.table == "precision":
+        precision_table(pictures, read(given.other, "bf16", given.limit))
+
+
+if __name__ == "__main__":
+    main()
