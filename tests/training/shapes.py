@@ -1,4 +1,4 @@
-"""Coloured shapes in scenes of clutter, and a small ViT that has been shown some, for a training that takes seconds.
+"""Coloured shapes in scenes of clutter, and a small ViT with random weights, for a training that takes seconds.
 
 A class is a pair of colour and shape. A text's direction is the sum of its colour's and its shape's, so that a name can
 be asked for whose pair nobody has seen together.
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliploc.backbones._transformer import VisionTransformerBackbone, resize_positions
-from tests.tiny import Block, BlockView
+from tests.tiny import Block, BlockView, seeded
 
 CELL, CELLS = 8, 8  # pixels of a patch, patches of a side
 SIZE = CELL * CELLS
@@ -128,28 +128,6 @@ class ShapeVit(VisionTransformerBackbone):
         return F.normalize(torch.stack([sum(rows, torch.zeros(self.embedding_size)) for rows in known]), dim=-1)
 
 
-def shown(steps: int, seed: int = 0, batch: int = 32) -> ShapeVit:
-    """A tower that has been shown so many batches of the seen pairs, whole pictures with their names; then frozen."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        tower = ShapeVit()
-        text = tower.encode_text(SEEN)
-        optimizer = torch.optim.AdamW(tower.parameters(), 2e-3)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
-        random = np.random.default_rng(seed)
-        labels = torch.arange(len(SEEN)).repeat(40)
-        pixels = torch.from_numpy(np.stack([np.asarray(scene(SEEN[label], random)[0]) for label in labels.tolist()]))
-        for _ in range(steps):
-            chosen = torch.randint(len(labels), (batch,))
-            target = labels[chosen]
-            images = tower.normalize(pixels[chosen].permute(0, 3, 1, 2) / 255)
-            tokens = tower.embed(images)
-            for block in tower.blocks:
-                tokens = block(tokens)[0]
-            logits = tower.logit_scale * F.normalize(tower.pool(tokens)[0], dim=-1) @ text.T
-            loss = F.cross_entropy(logits, target)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    return tower.eval().requires_grad_(False)
+def random_tower(seed: int = 0) -> ShapeVit:
+    """Nobody has taught it anything; its tokens tell colours and forms apart as random features do."""
+    return seeded(ShapeVit, seed).eval().requires_grad_(False)
