@@ -88,7 +88,9 @@ class BlockAdapter(ABC):
 
     def gather(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """softmax(qkᵀ·scale)·v, fused: `[B, H, t, d/H]` for t queries. Many prompts' gradients through it are slow."""
-        return F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, scale=self.scale)
+        dtype = torch.float32 if v.device.type == "cpu" else v.dtype  # there, half precision would be no faster
+        q, k, values = (x.to(dtype) for x in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, values, scale=self.scale).to(v.dtype)
 
     def finish(self, x: Tensor, gathered: Tensor) -> Tensor:
         """The block's rest for the tokens `x` that asked: `[B, t, d]` → `[B, t, d]`."""
