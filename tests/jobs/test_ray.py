@@ -21,7 +21,14 @@ pa = pytest.importorskip("pyarrow")
 ray = pytest.importorskip("ray")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 
-from cliploc.jobs import ray as engine  # noqa: E402 - after the skips
+import pyarrow.parquet as pq  # noqa: E402 - after the skips
+import torch  # noqa: E402
+
+from cliploc.jobs import ray as engine  # noqa: E402
+from cliploc.jobs.benchmark import misfit, run_benchmark  # noqa: E402
+from cliploc.jobs.plan import Grid, View  # noqa: E402
+from cliploc.jobs.rows import parts_in  # noqa: E402
+from tests.jobs.samples import dataset, wsol_folder  # noqa: E402
 
 
 def sample(index: int) -> Sample:
@@ -151,6 +158,26 @@ def test_what_a_part_raises_ends_the_run_and_the_cluster_is_let_go(cluster):
     with pytest.raises(OSError, match="No space"):
         engine.run(SHARDS, Labels, full, address=cluster.address, threads=1)
     assert not ray.is_initialized()
+
+
+def test_a_benchmark_gives_the_rows_of_a_local_one(cluster, tmp_path):
+    data = dataset(wsol_folder(tmp_path / "wsol", 10))
+    views = (View(batch_size=2, device="cpu"),)
+    settings, _ = Grid(views, ["cam", "grad_cam"]).settings(misfit)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)  # as the cluster's workers
+        here = run_benchmark(data, views, settings, tmp_path / "local", judges=0, shard=4)
+    finally:
+        torch.set_num_threads(threads)
+    on_cluster = functools.partial(engine.run, address=cluster.address, threads=1)
+    there = run_benchmark(data, views, settings, tmp_path / "ray", engine=on_cluster, judges=0, shard=4)
+    assert here.summary == there.summary
+    ours, theirs = parts_in(here.out), parts_in(there.out)
+    assert [path.name for path in ours] == [path.name for path in theirs]
+    assert len(ours) == 3
+    for a, b in zip(ours, theirs, strict=True):
+        assert pq.read_table(a).equals(pq.read_table(b))
 
 
 def test_no_cluster_at_the_address_is_said_in_one_line():
