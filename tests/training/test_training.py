@@ -115,7 +115,7 @@ def test_a_checkpoint_of_other_settings_is_not_taken_up(colours: Path, tmp_path:
 
 # ------------------------------------------------------------------------------------------------------------- features
 def cache_of(folder: Path, backbone: Any, pictures: LabelledPictures, **changed: Any) -> FeatureCache:
-    wanted = replace(Wanted(attention=True, dense=True, augmentations=0, input_hw=HW, batch_size=5), **changed)
+    wanted = replace(Wanted(dense=True, augmentations=0, input_hw=HW, batch_size=5), **changed)
     return FeatureCache(folder, backbone, pictures, wanted)
 
 
@@ -133,21 +133,28 @@ def test_cached_features_are_the_towers(colours: Path, tmp_path: Path) -> None:
 
 
 def test_nothing_is_computed_twice(colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "PART_BYTES", 20_000)  # several parts
+    monkeypatch.setattr(features, "PART_BYTES", 12_000)  # several parts
     backbone, pictures = tower("vit", GRID), read_folder(colours)
     cache = cache_of(tmp_path, backbone, pictures, augmentations=1)
     assert len(cache.parts) > 4
     cache.fill()
     made = {path: path.stat().st_mtime_ns for path in cache.folder.rglob("*.safetensors")}
-    assert len(made) == len(cache.parts)
-    lost = sorted(made)[3]
+    assert len(made) == 2 * len(cache.parts)
+    lost = cache.folder / "view-01" / "part-00001.safetensors"
     content = lost.read_bytes()
     lost.unlink()
     again = cache_of(tmp_path, backbone, pictures, augmentations=1)
     assert again.folder == cache.folder
     again.fill()
     assert lost.read_bytes() == content
-    assert all(path.stat().st_mtime_ns == time for path, time in made.items() if path != lost)
+    part = (lost, lost.with_name("dense-00001.safetensors"))
+    assert all(path.stat().st_mtime_ns == time for path, time in made.items() if path not in part)
+    without = cache_of(tmp_path, backbone, pictures, augmentations=1, dense=False)
+    assert without.folder == cache.folder
+    with monkeypatch.context() as patched:
+        patched.setattr(backbone, "trace", None)  # a head that needs less finds it there
+        without.fill()
+    assert without.rows([1], 1, torch.device("cpu")).dense is None
     for rank in range(2):  # two processes share the work
         other = cache_of(tmp_path / "two", backbone, pictures, augmentations=1)
         other.fill(rank=rank, processes=2)
@@ -160,7 +167,7 @@ def test_features_belong_to_weights_and_pictures(colours: Path, tmp_path: Path) 
     backbone, pictures = tower("vit", GRID), read_folder(colours)
     folder = cache_of(tmp_path, backbone, pictures).folder
     assert cache_of(tmp_path, tower("vit", GRID, seed=3), pictures).folder != folder
-    assert cache_of(tmp_path, backbone, pictures, attention=False).folder != folder
+    assert cache_of(tmp_path, backbone, pictures, input_hw=(HW[0] + SIDE, HW[1])).folder != folder
     shutil.copytree(colours, tmp_path / "other")
     moved = read_folder(tmp_path / "other")
     first = cache_of(tmp_path, backbone, moved).folder

@@ -1,7 +1,7 @@
 """What a frozen tower says of the training pictures, on disk: computed once, so that an epoch costs only the head.
 
-One safetensors file a part of the pictures and view, written whole, memory-mapped when read. What is there after a kill
-is not computed again. The folder's name is a digest of all that the values depend on.
+Safetensors files for a part of the pictures and a view, written whole, memory-mapped when read. What is there after a
+kill is not computed again. The folder's name is a digest of all that the values depend on: all heads share one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from cliploc.training.heads import Seen, look, seen_needs, weights_hash
 from cliploc.training.pictures import LabelledPictures, view
 
 FORMAT = 1  # raise it when what is stored changes
-PART_BYTES = 32 << 20
+PART_BYTES = 16 << 20
 DECODERS = 2  # threads that read pictures while the tower works on those before
 
 
@@ -50,14 +50,12 @@ class Wanted:
     """What is kept of each picture.
 
     Attributes:
-        attention: whether the class token's mean attention is (LCTR).
-        dense: whether the tower's dense reading is (open heads that start from it).
+        dense: whether the tower's dense reading is (open heads that start from it), in files of its own.
         augmentations: how many views besides the plain one.
         input_hw: the tower's input.
         batch_size: pictures sent through the tower at once; no part of the digest.
     """
 
-    attention: bool
     dense: bool
     augmentations: int
     input_hw: tuple[int, int]
@@ -79,12 +77,13 @@ class FeatureCache:
 
     def __init__(self, folder: Path, backbone: Backbone, pictures: LabelledPictures, wanted: Wanted) -> None:
         self.backbone, self.pictures, self.wanted = backbone, pictures, wanted
-        self.folder = folder / self._digest()[:24]
         one = self._look(np.zeros((1, 3, *wanted.input_hw), np.uint8))
-        self.bytes_each = sum(t.numel() * t.element_size() for t in _tensors(one).values())
-        self.part_size = max(1, min(1024, PART_BYTES // self.bytes_each))
+        sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in _tensors(one).items()}
+        self.bytes_each = sum(sizes.values())
+        self.part_size = max(1, min(1024, PART_BYTES // (sizes["tokens"] + sizes["attention"])))
+        self.folder = folder / self._digest()[:24]
         self.channels = one.tokens.shape[1]
-        self._open: dict[tuple[int, int], dict[str, Tensor]] = {}
+        self._open: dict[Path, dict[str, Tensor]] = {}
 
     def _digest(self) -> str:
         files = []
@@ -94,9 +93,8 @@ class FeatureCache:
                 files.append((str(path), status.st_size, status.st_mtime_ns))
             except OSError:
                 files.append((str(path), -1, -1))
-        w = self.wanted
         says = [FORMAT, weights_hash(self.backbone), str(self.backbone.dtype), self.backbone.resize_policy, files]
-        says += [w.attention, w.dense, w.input_hw]
+        says += [self.wanted.input_hw, self.part_size]
         return hashlib.sha256(json.dumps(says).encode("utf-8", "surrogatepass")).hexdigest()
 
     # ----------------------------------------------------------------------------------------------------------- make
@@ -124,8 +122,8 @@ class FeatureCache:
         Raises:
             UsageError: the disk is too full, or the folder cannot be written.
         """
-        self._refuse_full_disk(sum(not self._path(*key).exists() for key in self.parts))
-        mine = [key for key in self.parts[rank::processes] if not self._path(*key).exists()]
+        self._refuse_full_disk(sum(map(self._lacks, self.parts)))
+        mine = [key for key in self.parts[rank::processes] if self._lacks(key)]
         if progress is not None and mine:
             progress.start("features of the frozen tower", sum(len(self._rows(part)) for _, part in mine))
         with ThreadPoolExecutor(DECODERS, "cliploc-decode") as pool:
@@ -163,6 +161,8 @@ class FeatureCache:
             futures[index] = []
             made.append(_tensors(self._look(np.stack(pixels))))
         tensors = {name: torch.cat([one[name] for one in made]) for name in made[0]}
+        if self.wanted.dense:
+            write_whole(self._path(which, part, dense=True), save({"dense": tensors.pop("dense")}), "--features")
         tensors["readable"] = torch.tensor(readable, dtype=torch.uint8)
         write_whole(self._path(which, part), save(tensors), "--features")
 
@@ -174,15 +174,20 @@ class FeatureCache:
     def _look(self, pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Seen:
         backbone, w = self.backbone, self.wanted
         images = backbone.normalize(torch.from_numpy(pixels).to(backbone.device).float() / 255)
-        trace = backbone.trace(images, seen_needs(backbone.kind, w.attention, w.dense))
+        trace = backbone.trace(images, seen_needs(backbone.kind, attention=True, dense=w.dense))
         text = torch.zeros(len(images), 1, backbone.embedding_size, device=backbone.device)
-        return look(Context(images, text, trace, backbone), attention=w.attention, dense=w.dense)
+        return look(Context(images, text, trace, backbone), attention=True, dense=w.dense)
 
     def _rows(self, part: int) -> range:
         return range(part * self.part_size, min(len(self.pictures), (part + 1) * self.part_size))
 
-    def _path(self, which: int, part: int) -> Path:
-        return self.folder / f"view-{which:02d}" / f"part-{part:05d}.safetensors"
+    def _path(self, which: int, part: int, *, dense: bool = False) -> Path:
+        return self.folder / f"view-{which:02d}" / f"{'dense' if dense else 'part'}-{part:05d}.safetensors"
+
+    def _lacks(self, key: tuple[int, int]) -> bool:
+        """Whether something of a part is still to be computed."""
+        dense = self.wanted.dense and not self._path(*key, dense=True).exists()
+        return dense or not self._path(*key).exists()
 
     def _refuse_full_disk(self, missing: int) -> None:
         needed = missing * self.part_size * self.bytes_each
@@ -205,7 +210,7 @@ class FeatureCache:
         """
         found = []
         for part in range(math.ceil(len(self.pictures) / self.part_size)):
-            flags = self._part(0, part)["readable"].tolist()
+            flags = self._load(self._path(0, part))["readable"].tolist()
             found += [number for number, good in zip(self._rows(part), flags, strict=True) if good]
         if not found:
             raise UsageError(f"expected pictures that can be read, got none of {len(self.pictures)}: check --root")
@@ -215,21 +220,24 @@ class FeatureCache:
         """The features of some pictures in one view, float32."""
         by_name: dict[str, list[Tensor]] = {}
         for number in numbers:
-            part = self._part(which, number // self.part_size)
-            for name, tensor in part.items():
-                if name != "readable":
-                    by_name.setdefault(name, []).append(tensor[number % self.part_size])
+            part, row = divmod(number, self.part_size)
+            kept = [self._load(self._path(which, part))]
+            if self.wanted.dense:
+                kept.append(self._load(self._path(which, part, dense=True)))
+            for tensors in kept:
+                for name, tensor in tensors.items():
+                    if name != "readable":
+                        by_name.setdefault(name, []).append(tensor[row])
         stacked = {name: torch.stack(rows).to(device).float() for name, rows in by_name.items()}
         return Seen(**stacked)
 
-    def _part(self, which: int, part: int) -> dict[str, Tensor]:
-        if (which, part) not in self._open:
-            path = self._path(which, part)
+    def _load(self, path: Path) -> dict[str, Tensor]:
+        if path not in self._open:
             try:
-                self._open[which, part] = load_file(path)  # memory-mapped: nothing is read before it is used
+                self._open[path] = load_file(path)  # memory-mapped: nothing is read before it is used
             except (OSError, SafetensorError) as error:
                 raise UsageError(f"cannot read features in {path}: {error}: delete it and start again") from None
-        return self._open[which, part]
+        return self._open[path]
 
 
 def _tensors(seen: Seen) -> dict[str, Tensor]:

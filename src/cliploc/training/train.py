@@ -238,7 +238,6 @@ def train(
 
     head_class = HEADS[settings.method]
     wanted = Wanted(
-        attention=head_class.reads_attention,
         dense=settings.kind == "open" and settings.start == "zero-shot",
         augmentations=settings.augmentations,
         input_hw=input_hw or backbone.input_hw,
