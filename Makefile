@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# Packages whose maps tests compare ours with. They pin an old open_clip and a second OpenCV, but run with ours.
-PEERS := legrad_torch==1.1 gem_torch==1.0.1
+# Packages whose maps tests compare ours with. They pin an old open_clip, NumPy and a second OpenCV, but run with ours.
+PEERS := legrad_torch==1.1 gem_torch==1.0.1 captum==0.9.0
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 

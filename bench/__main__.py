@@ -1,8 +1,11 @@
-"""Every bench once, in a form that takes minutes: Markdown on the standard output.
+"""Every bench once: Markdown on the standard output.
 
-    python -m bench [--thorough]
+    python -m bench [--quick | --thorough]
 
-Asserts nothing about speed. Each bench in full, with its own settings: `python -m bench.towers --help`, and so on.
+Takes minutes; `--thorough` takes the settings that figures are reported with, and writes them to bench/results.
+`--quick`, in well under 3 minutes, is for tests and CI: on small towers, that everything runs and that our results are
+those of the packages beside it. Nothing here asserts a speed. Each bench in full, with its own settings:
+`python -m bench.towers --help`, and so on.
 """
 
 from __future__ import annotations
@@ -11,7 +14,14 @@ import argparse
 import subprocess
 import sys
 
-QUICK = {
+QUICK: dict[str, list[str]] = {
+    "cnn_methods": ["--quick"],
+    "vit_methods": ["--quick"],
+    "evaluator": ["--maps", "3", "--literal-maps", "2", "--taus", "20"],
+}
+MINUTES: dict[str, list[str]] = {
+    "cnn_methods": ["--channels", "8", "--rounds", "1"],
+    "roofline": ["--batch", "8", "--rounds", "3"],
     "towers": ["RN50", "ViT-B-32", "--batch", "1", "--rounds", "5"],
     "overhead": ["--photos", "16", "--repeats", "3", "--many", "100"],
     "vit_methods": ["--quick"],
@@ -19,9 +29,11 @@ QUICK = {
     "evaluator": ["--maps", "6", "--literal-maps", "3", "--taus", "100"],
 }
 THOROUGH: dict[str, list[str]] = {
+    "cnn_methods": ["--out", "bench/results"],
+    "roofline": [],
     "towers": ["RN50", "RN50x4", "ViT-B-32", "ViT-B-16"],
     "overhead": [],
-    "vit_methods": [],
+    "vit_methods": ["--out", "bench/results"],
     "memory": [],
     "evaluator": [],
 }
@@ -29,9 +41,12 @@ THOROUGH: dict[str, list[str]] = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--thorough", action="store_true", help="the figures that are reported; an hour or more")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--quick", action="store_true", help="small towers: that all runs and agrees")
+    which.add_argument("--thorough", action="store_true", help="the figures that are reported; an hour or more")
+    given = parser.parse_args()
     failed = []
-    for name, arguments in (THOROUGH if parser.parse_args().thorough else QUICK).items():
+    for name, arguments in (QUICK if given.quick else THOROUGH if given.thorough else MINUTES).items():
         print(f"\n## {name}\n\n`{' '.join(['python -m bench.' + name, *arguments])}`\n", flush=True)
         # Each in a process of its own: one that runs out of memory does not take the others along.
         finished = subprocess.run(

@@ -1,0 +1,341 @@
+"""Score-CAM and Grad-CAM beside torchcam, grad-cam and captum: seconds from pictures to maps, alternating.
+
+    python -m bench.cnn_methods [--quick] [--threads 1] [--rounds 3] [--channels 32] [--out bench/results]
+
+One CLIP RN50 with random weights at 224, shared by all; CPU; the peers in float32, ours in float32 and in bfloat16.
+Both sides start from normalised pictures and embedded prompts and end with maps on the grid. Before anything is timed,
+the maps must agree: correlation 0.9999 in float32, 0.995 in bfloat16. Seconds are those of the processor, which other
+programs on the machine disturb less; the clock's ratio stands beside theirs.
+
+Score-CAM costs one forward a channel on either side. So that a round takes seconds and not minutes, both sides are
+shown the first --channels of RN50's 2,048 channels; a row beside has twice as many. The `budget` row is ours with all
+2,048 channels and 128 of their masks; its ratio takes the peer's time for 2,048 from its time a channel.
+
+No peer takes several prompts or pictures at once, but for captum's and grad-cam's pictures: they get a loop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib
+import json
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bench.vit_methods import PHOTOS, THINGS, machine, seconds, shown
+from cliploc.backbones.open_clip_resnet import OpenClipResNet
+from cliploc.saliency import methods
+from cliploc.schema import Context
+
+INSTALL = "make setup, or: pip install torchcam grad-cam; pip install --no-deps captum"
+SMALL = {"layers": [1, 1, 1, 1], "width": 16, "image_size": 96, "patch_size": None}
+SMALL_TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+AGREE = {"fp32": 0.9999, "bf16": 0.995}
+BUDGET = 128
+BATCH = 16  # masked pictures at once, on either side
+Call = Callable[[Tensor, int], Tensor]  # images [B, 3, H, W], number of prompts → maps [B, P, h, w]
+
+
+class Classifier(nn.Module):
+    """Images → logits of the prompts `[B, P]` by open_clip's own tower, with a layer that peers may watch.
+
+    `tap` sees the last stage's features, or the first few of them; only in the former case gradients pass through it.
+    """
+
+    def __init__(self, visual: Any, channels: int | None) -> None:
+        super().__init__()
+        self.visual, self.channels, self.tap = visual, channels, nn.Identity()
+        self.text, self.scale = torch.empty(0), 1.0
+
+    def forward(self, images: Tensor) -> Tensor:
+        v = self.visual
+        x = v.stem(images)
+        for stage in (v.layer1, v.layer2, v.layer3, v.layer4):
+            x = stage(x)  # [B, C, h, w]
+        if self.channels is None:
+            x = self.tap(x)
+        else:
+            self.tap(x[:, : self.channels])
+        return self.scale * F.normalize(v.attnpool(x), dim=-1) @ self.text.T
+
+
+class Scene:
+    """One random tower, seen by us and by the peers, with photographs and prompts."""
+
+    def __init__(self, quick: bool) -> None:
+        torch.manual_seed(0)
+        config = open_clip.get_model_config("RN50")
+        vision, text = (SMALL, SMALL_TEXT) if quick else (config["vision_cfg"], config["text_cfg"])
+        self.model = open_clip.CLIP(config["embed_dim"], vision, text).eval().requires_grad_(False)
+        for module in self.model.modules():
+            if isinstance(
+                module, nn.BatchNorm2d
+            ):  # as initialised, residual branches end in zeros and norms do nothing
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.normal_(module.bias, 0, 0.2)
+        tokenizer = open_clip.get_tokenizer("RN50")
+        self.fp32 = OpenClipResNet(self.model, tokenizer, "RN50")
+        self.bf16 = copy.deepcopy(self.fp32).to(torch.bfloat16)
+        self.side = vision["image_size"]
+        pictures = []
+        for name in PHOTOS:
+            with Image.open(str(files("cliploc") / "demo_photos" / f"{name}.jpg")) as photo:
+                pixels = np.array(photo.convert("RGB").resize((self.side, self.side)))
+            pictures.append(torch.from_numpy(pixels).permute(2, 0, 1) / 255)
+        self.images = self.fp32.normalize(torch.stack(pictures))  # [8, 3, H, W]
+        directions = torch.randn(len(THINGS), self.fp32.embedding_size, generator=torch.Generator().manual_seed(1))
+        self.text = F.normalize(directions, dim=-1)  # [10, D]
+
+    def classifier(self, channels: int | None = None) -> Classifier:
+        made = Classifier(copy.deepcopy(self.model.visual), channels)
+        made.scale = self.fp32.logit_scale
+        made.visual.layer4.requires_grad_(True)  # the peers want a graph; before the last stage it costs, and is no use
+        return made.eval()
+
+    # ------------------------------------------------------------------------------------------------- the sides
+    def ours(self, name: str, precision: str = "fp32", channels: int | None = None, **options: Any) -> Call:
+        method, backbone = methods.get(name), getattr(self, precision)
+
+        def call(images: Tensor, prompts: int) -> Tensor:
+            text = self.text[None, :prompts].expand(len(images), -1, -1)
+            with torch.no_grad():
+                trace = backbone.trace(images, method.needs(**options))
+                if channels is not None:
+                    trace = replace(trace, features={-1: trace.features[-1][:, :channels]})
+                ctx = Context(images, text, trace, backbone, BATCH)
+                return method.function(ctx, **options).relu()
+
+        return call
+
+    def torchcam(self, name: str, channels: int | None = None, **options: Any) -> Call:
+        peer = getattr(importlib.import_module("torchcam.methods"), name)
+        model = self.classifier(channels)
+
+        def call(images: Tensor, prompts: int) -> Tensor:
+            model.text = self.text[:prompts]
+            with peer(model, [model.tap], **options) as extractor:
+                maps = []
+                if name == "ScoreCAM":
+                    with torch.no_grad():
+                        scores = model(images)
+                        maps = [extractor(p, scores)[0] for p in range(prompts)]
+                else:
+                    scores = model(images.requires_grad_(True))
+                    maps = [extractor(p, scores, retain_graph=p < prompts - 1)[0].detach() for p in range(prompts)]
+            return torch.stack(maps, dim=1)
+
+        return call
+
+    def grad_cam(self, name: str, channels: int | None = None) -> Call:
+        peer = getattr(importlib.import_module("pytorch_grad_cam"), name)
+        target = importlib.import_module("pytorch_grad_cam.utils.model_targets").ClassifierOutputTarget
+        model = self.classifier(channels)
+
+        def call(images: Tensor, prompts: int) -> Tensor:
+            model.text = self.text[:prompts]
+            maps = []
+            with peer(model=model, target_layers=[model.tap]) as extractor:
+                extractor.batch_size = BATCH
+                for p in range(prompts):
+                    found = extractor(images.clone().requires_grad_(True), targets=[target(p)] * len(images))
+                    maps.append(torch.from_numpy(found))  # [B, H, W]: over the input
+            return torch.stack(maps, dim=1)
+
+        return call
+
+    def captum(self) -> Call:
+        model = self.classifier()
+        peer = importlib.import_module("captum.attr").LayerGradCam(model, model.tap)
+
+        def call(images: Tensor, prompts: int) -> Tensor:
+            model.text = self.text[:prompts]
+            leaf = images.clone().requires_grad_(True)
+            return torch.cat([peer.attribute(leaf, p, relu_attributions=True).detach() for p in range(prompts)], dim=1)
+
+        return call
+
+
+def agreement(ours: Tensor, theirs: Tensor) -> float:
+    """The least correlation of two maps, ours resized to theirs; NaN where all are flat, which shows nothing."""
+    if ours.shape != theirs.shape:
+        ours = F.interpolate(ours, size=theirs.shape[-2:], mode="bilinear", align_corners=False)
+    found = []
+    for a, b in zip(ours.double().flatten(0, 1).flatten(1), theirs.double().flatten(0, 1).flatten(1), strict=True):
+        a, b = a - a.mean(), b - b.mean()
+        if a.any() or b.any():
+            found.append(float(a @ b) / max(float(a.norm() * b.norm()), 1e-30))
+    return min(found, default=float("nan"))
+
+
+Row = tuple[
+    str, str, Call, str, Callable[[], Call], float
+]  # method, precision, ours, package, the peer, channels' share
+
+
+def rows(scene: Scene, channels: int, quick: bool) -> list[tuple[Row, tuple[tuple[int, int], ...]]]:
+    """What is measured, and for which numbers of (images, prompts)."""
+    cam = {"temperature": 1 / scene.fp32.logit_scale}  # the peers' scores are the model's logits
+    every = len(scene.fp32.stages[-1][-1].conv3.weight)  # channels
+    once, grid = ((1, 1),), ((1, 1), (1, 10), (8, 1), (8, 10))
+    found: list[tuple[Row, tuple[tuple[int, int], ...]]] = []
+    for precision in ("fp32", "bf16"):
+        ours = scene.ours("score_cam", precision, channels, **cam)
+        theirs = lambda n=channels: scene.torchcam("ScoreCAM", n, batch_size=BATCH)  # noqa: E731
+        found.append((("score_cam", precision, ours, "torchcam", theirs, 1.0), ((1, 1), (1, 10))))
+    if not quick:
+        ours = scene.ours("score_cam", "fp32", 2 * channels, **cam)
+        twice = lambda: scene.torchcam("ScoreCAM", 2 * channels, batch_size=BATCH)  # noqa: E731
+        found.append((("score_cam, twice the channels", "fp32", ours, "torchcam", twice, 1.0), once))
+        peers = lambda: scene.grad_cam("ScoreCAM", channels)  # noqa: E731
+        ours = scene.ours("score_cam", "fp32", channels, **cam)
+        found.append((("score_cam, corners aligned otherwise", "fp32", ours, "grad-cam", peers, 1.0), once))
+        for precision in ("fp32", "bf16"):
+            ours = scene.ours("score_cam", precision, budget=BUDGET, **cam)
+            few = lambda: scene.torchcam("ScoreCAM", channels, batch_size=BATCH)  # noqa: E731
+            row = (f"score_cam, budget={BUDGET} of {every}", precision, ours, "torchcam", few, every / channels)
+            found.append((row, once))
+    gradient = scene.ours("grad_cam")
+    found.append((("grad_cam", "fp32", gradient, "torchcam", lambda: scene.torchcam("GradCAM"), 1.0), grid))
+    found.append((("grad_cam", "fp32", gradient, "grad-cam", lambda: scene.grad_cam("GradCAM"), 1.0), grid))
+    found.append((("grad_cam", "fp32", gradient, "captum", scene.captum, 1.0), grid))
+    return found
+
+
+def measure(row: Row, images: Tensor, prompts: int, rounds: int, time_limit: float) -> dict[str, Any]:
+    """Warm-up and agreement, then the two take turns."""
+    name, precision, ours, _, make, share = row
+    theirs = make()
+    agreed = agreement(ours(images, prompts), theirs(images, prompts))
+    # grad-cam normalises over the input with corners aligned; a budget or other channels are other maps.
+    wanted = 0.0 if "budget" in name else 0.98 if "aligned" in name or row[3] == "grad-cam" else AGREE[precision]
+    if not agreed >= wanted:
+        raise RuntimeError(f"{name}: maps correlate by {agreed:.5f} only, and their times cannot be compared")
+    times: dict[str, list[tuple[float, float]]] = {"ours": [], "theirs": []}
+    start = time.process_time()
+    for index in range(rounds):
+        if index and time.process_time() - start > time_limit:
+            break
+        sides = (("ours", ours), ("theirs", theirs))
+        for side, call in sides if index % 2 == 0 else sides[::-1]:
+            times[side].append(seconds(lambda call=call: call(images, prompts)))
+    pairs = list(zip(times["ours"], times["theirs"], strict=True))
+    clock, processor = (share * statistics.median(b[i] / a[i] for a, b in pairs) for i in (0, 1))
+    kept = {
+        f"{side}_{kind}": [one[i] for one in times[side]]
+        for side in ("ours", "theirs")
+        for i, kind in enumerate(("clock", "processor"))
+    }
+    return {"agreement": agreed, "ratio": processor, "ratio_clock": clock, "share": share, **kept}
+
+
+HEADER = (
+    "| method | precision | images | prompts | cliploc, s | peer | peer, s | ratio | by the clock | rounds | agreement "
+    "|\n"
+    "|---|---|---|---|---|---|---|---|---|---|---|"
+)
+
+
+def line(cell: dict[str, Any]) -> str:
+    times = "" if cell["share"] == 1 else f" × {cell['share']:g}"
+    return (
+        f"| {cell['method']} | {cell['precision']} | {cell['images']} | {cell['prompts']} | "
+        f"{shown(cell['ours_processor'])} | {cell['peer']} | {shown(cell['theirs_processor'])}{times} | "
+        f"{cell['ratio']:.2f} | {cell['ratio_clock']:.2f} | {len(cell['ours_clock'])} | {cell['agreement']:.5f} |"
+    )
+
+
+def markdown(about: dict[str, Any], cells: Sequence[dict[str, Any]], channels: int) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
+    return "\n".join(
+        [
+            "# Score-CAM and Grad-CAM beside the public packages",
+            "",
+            "Made by `python -m bench.cnn_methods`, whose head says what is compared. CLIP RN50, random weights, 224 × "
+            f"224, CPU; Score-CAM of the first {channels} of 2,048 channels, unless a budget is named. Processor "
+            "seconds of one call: median (least–most); ratios are medians over the rounds of peer / cliploc, run in "
+            "turn; agreement is the least correlation of two maps.",
+            "",
+            f"{about['processor']}, {about['cpus']} CPUs, {about['threads']} threads, load at the start "
+            f"{about['load'] and about['load'][0]}; Python {about['python']}, {versions}.",
+            "",
+            HEADER,
+            *[line(cell) for cell in cells],
+            "",
+        ]
+    )
+
+
+def main(
+    quick: bool = False,
+    out: Path | None = None,
+    threads: int = 1,
+    rounds: int = 3,
+    channels: int = 32,
+    only: str = "",
+) -> int:
+    """Prints the table; writes it to `out`, as JSON too, row by row.
+
+    Args:
+        quick: a small tower and one round: that it runs and the maps agree.
+        out: a folder; None to write nothing.
+        threads: torch's.
+        rounds: of each row; slow ones get fewer.
+        channels: how many Score-CAM looks at.
+        only: rows whose method begins so.
+    """
+    torch.set_num_threads(threads)
+    about, cells = machine(threads), []
+    for package in ("grad-cam", "captum"):
+        try:
+            about["versions"][package] = version(package)
+        except PackageNotFoundError:
+            print(f"{package} is not installed: {INSTALL}", file=sys.stderr)
+    scene = Scene(quick)
+    print(HEADER)
+    for row, sizes in rows(scene, channels, quick):
+        if not row[0].startswith(only):
+            continue
+        for images, prompts in sizes[:2] if quick else sizes:
+            try:
+                measured = measure(row, scene.images[:images], prompts, 1 if quick else rounds, 60.0)
+            except ModuleNotFoundError as error:
+                print(f"{row[0]}: {row[3]} is left out, {error.name} is not installed: {INSTALL}", file=sys.stderr)
+                break
+            about_row = {"method": row[0], "precision": row[1], "images": images, "prompts": prompts, "peer": row[3]}
+            cells.append({**about_row, **measured})
+            print(line(cells[-1]), flush=True)
+            if out is not None:
+                out.mkdir(parents=True, exist_ok=True)
+                result = json.dumps({"machine": about, "channels": channels, "cells": cells}, indent=1)
+                (out / "cnn_methods.json").write_text(result + "\n", encoding="utf-8")
+                (out / "cnn_methods.md").write_text(markdown(about, cells, channels), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a small tower and one round")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--channels", type=int, default=32, help="of Score-CAM, on both sides")
+    parser.add_argument("--only", default="", help="rows whose method begins so, such as grad_cam")
+    parser.add_argument("--out", type=Path, help="write cnn_methods.json and cnn_methods.md here")
+    given = parser.parse_args()
+    warnings.filterwarnings("ignore", category=UserWarning)
+    sys.exit(main(given.quick, given.out, given.threads, given.rounds, given.channels, given.only))

@@ -1,0 +1,98 @@
+"""What share of this processor's arithmetic a masked forward reaches: FLOP/s beside a plain matrix product's.
+
+    python -m bench.roofline [--threads 1] [--batch 16] [--rounds 5]
+
+CLIP RN50 with random weights and `mini`, at 224, float32 and bfloat16, by processor seconds; the matrix product is
+2,048 × 2,048 × 2,048 of the same precision, the two in turn. FLOPs are torch's count of the tower as it is run
+(convolutions and matrix products; a multiplication and an addition are two). A masked
+forward is one with the mask made and multiplied.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.vit_methods import machine
+from cliploc import backbones
+from cliploc.saliency._infra.masked import masked_embeddings
+from cliploc.schema import Context, Needs
+
+SIDE = 2048
+
+
+def busy(work: Callable[[], object], per: int) -> float:
+    """Processor seconds of one of `per` parts of the work."""
+    start = time.process_time()
+    work()
+    return (time.process_time() - start) / per
+
+
+def measure(name: str, precision: str, batch: int, rounds: int) -> str:
+    """A row of the table."""
+    tower = backbones.create(name, None if name == "mini" else "random", device="cpu", precision=precision)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(batch, 3, *tower.input_hw, generator=generator).to(tower.dtype)
+    with FlopCounterMode(display=False) as counter:
+        tower.encode_image(images)
+    flops = counter.get_total_flops() / batch
+    a, b = (torch.randn(SIDE, SIDE, generator=generator).to(tower.dtype) for _ in range(2))
+    trace = tower.trace(images[:1], Needs(features=(-1,)))
+    channels = trace.features[-1].shape[1]
+    wanted = torch.zeros(1, channels, dtype=torch.bool)
+    wanted[0, :batch] = True
+    trace.features[-1].copy_(torch.rand(trace.features[-1].shape, generator=generator))  # every channel makes a mask
+
+    def masked() -> None:
+        masked_embeddings(Context(images[:1], torch.zeros(1, 1, 1), trace, tower, batch), wanted=wanted)
+
+    with torch.inference_mode():
+        alternatives = {
+            "forward": lambda: busy(lambda: tower.encode_image(images), batch),
+            "masked": lambda: busy(masked, batch + 1),  # the empty picture is one more
+            "product": lambda: busy(lambda: a @ b, 1),
+        }
+        for work in alternatives.values():
+            work()
+        times: dict[str, list[float]] = {key: [] for key in alternatives}
+        for _ in range(rounds):
+            for key, work in alternatives.items():
+                times[key].append(work())
+    forward, whole, product = (statistics.median(times[key]) for key in ("forward", "masked", "product"))
+    peak = 2 * SIDE**3 / product
+    return (
+        f"| {name} | {precision} | {flops / 1e9:.2f} | {1e3 * forward:.1f} | {1e3 * whole:.1f} | "
+        f"{flops / forward / 1e9:.0f} | {peak / 1e9:.0f} | {flops / forward / peak:.0%} |"
+    )
+
+
+def main() -> int:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    about = machine(given.threads)
+    print(f"{about['processor']}, {given.threads} threads, torch {torch.__version__}, batches of {given.batch}\n")
+    print(
+        "| tower | precision | GFLOP a picture | forward, ms | masked forward, ms | GFLOP/s | matrix product, GFLOP/s "
+        "| share |\n|---|---|---|---|---|---|---|---|"
+    )
+    for name in ("RN50", "mini"):
+        for precision in ("fp32", "bf16"):
+            print(measure(name, precision, given.batch, given.rounds), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore", category=UserWarning)
+    sys.exit(main())

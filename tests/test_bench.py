@@ -1,0 +1,28 @@
+"""The benches run, and find our maps to be those of the public packages; how fast is for people to judge."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+cnn_methods: Any = pytest.importorskip("bench.cnn_methods", reason="benches lie beside the package, in its repository")
+
+
+def test_score_cam_and_grad_cam_agree_with_torchcam_on_a_clip_resnet(tmp_path: Path) -> None:
+    """Correlation 0.9999 in float32, 0.995 in bfloat16: `measure` raises below."""
+    assert cnn_methods.main(quick=True, out=tmp_path, channels=8) == 0
+    result = json.loads((tmp_path / "cnn_methods.json").read_text())
+    agreed = {(c["method"], c["precision"]) for c in result["cells"] if c["peer"] == "torchcam"}
+    assert agreed >= {("score_cam", "fp32"), ("score_cam", "bf16"), ("grad_cam", "fp32")}
+    assert all(c["agreement"] >= cnn_methods.AGREE[c["precision"]] for c in result["cells"] if c["peer"] == "torchcam")
+    assert (tmp_path / "cnn_methods.md").read_text().count("\n| score_cam") == 4
+
+
+def test_maps_that_differ_are_not_timed() -> None:
+    scene = cnn_methods.Scene(quick=True)
+    row = ("grad_cam", "fp32", scene.ours("layer_cam"), "torchcam", lambda: scene.torchcam("GradCAM"), 1.0)
+    with pytest.raises(RuntimeError, match=r"grad_cam: maps correlate by .* only, and their times cannot be compared"):
+        cnn_methods.measure(row, scene.images[:1], 2, 1, 1.0)
