@@ -44,7 +44,7 @@ from cliploc.saliency import methods
 from cliploc.schema import Context
 
 INSTALL = "make setup, or: pip install torchcam grad-cam; pip install --no-deps captum"
-SMALL = {"layers": [1, 1, 1, 1], "width": 16, "image_size": 96, "patch_size": None}
+SMALL = {"layers": [1, 1, 1, 1], "width": 16, "image_size": 64, "patch_size": None}
 SMALL_TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
 AGREE = {"fp32": 0.9999, "bf16": 0.995}
 BUDGET = 128
@@ -99,8 +99,11 @@ class Scene:
                 pixels = np.array(photo.convert("RGB").resize((self.side, self.side)))
             pictures.append(torch.from_numpy(pixels).permute(2, 0, 1) / 255)
         self.images = self.fp32.normalize(torch.stack(pictures))  # [8, 3, H, W]
-        directions = torch.randn(len(THINGS), self.fp32.embedding_size, generator=torch.Generator().manual_seed(1))
-        self.text = F.normalize(directions, dim=-1)  # [10, D]
+        # Prompts beside what the photographs are to this tower: far from it, a map may be flat, and shows nothing.
+        noise = torch.randn(len(THINGS), self.fp32.embedding_size, generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            seen = self.fp32.encode_image(self.images).mean(dim=0)  # [D]
+        self.text = F.normalize(seen + 0.5 * F.normalize(noise, dim=-1), dim=-1)  # [10, D]
 
     def classifier(self, channels: int | None = None) -> Classifier:
         made = Classifier(copy.deepcopy(self.model.visual), channels)
