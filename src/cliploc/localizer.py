@@ -230,6 +230,7 @@ class Localizer:
         self.resize: ResizePolicy = resize or self.backbone.resize_policy
         self.input_hw = self._input_hw(image_size)
         self._embeddings: dict[tuple[str, ...], Tensor] = {}
+        self._known: dict[tuple[str, ...], tuple[tuple[str, ...], str | None]] = {}
         if background_texts is not None:
             for words in background_texts.synonyms:
                 if reason := self._unknown_reason(words):
@@ -630,7 +631,7 @@ class Localizer:
     @torch.no_grad()
     def _embed(self, texts: TextSet) -> Tensor:
         """`[P, D]` unit norm; every name is embedded once in the localizer's life."""
-        known = [self._known_words(words) for words in texts.synonyms]
+        known = [self._words(words)[0] for words in texts.synonyms]
         new = [words for words in dict.fromkeys(known) if words not in self._embeddings and not self._recall(words)]
         for part in _chunks(new, 64):  # what is done is kept when a thousand names are interrupted
             fresh = prompts.embed(TextSet(tuple(w[0] for w in part), tuple(part), self.templates), self._encode_text)
@@ -657,13 +658,16 @@ class Localizer:
     def _encode_text(self, sentences: Sequence[str]) -> Tensor:
         return torch.cat([self.backbone.encode_text(chunk) for chunk in _chunks(sentences, 256)])
 
-    def _known_words(self, words: tuple[str, ...]) -> tuple[str, ...]:
-        """The synonyms this model knows; all of them when it knows none."""
-        return tuple(word for word in words if self.backbone.unknown_reason(word) is None) or words
+    def _words(self, words: tuple[str, ...]) -> tuple[tuple[str, ...], str | None]:
+        """Of a name's synonyms those this model knows, or all when it knows none; and then why. Asked once a name."""
+        if words not in self._known:
+            reasons = [self.backbone.unknown_reason(word) for word in words]
+            known = tuple(word for word, reason in zip(words, reasons, strict=True) if reason is None)
+            self._known[words] = (known or words, None if known else reasons[0])
+        return self._known[words]
 
     def _unknown_reason(self, words: tuple[str, ...]) -> str | None:
-        reasons = [self.backbone.unknown_reason(word) for word in words]
-        return reasons[0] if all(reasons) else None
+        return self._words(words)[1]
 
     # ------------------------------------------------------------------------------------------------ computation
     def _localize(

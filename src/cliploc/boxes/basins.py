@@ -9,7 +9,7 @@ sides at each level and from their saddles, as in a merge tree, without labellin
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -36,8 +36,16 @@ class Regions:
     corners: IntArray
 
 
+NONE = Regions(np.zeros(0, np.int64), np.zeros((0, 4), np.int64), np.zeros(0, np.int64))
+
+
 def regions(
-    levels: npt.NDArray[np.uint8], heat: npt.NDArray[np.floating], connectivity: Literal[4, 8], corners: bool = False
+    levels: npt.NDArray[np.uint8],
+    heat: npt.NDArray[np.floating],
+    connectivity: Literal[4, 8],
+    *,
+    corners: bool = False,
+    without_first: bool = False,
 ) -> Regions | None:
     """Finds all regions of a map at all of its levels.
 
@@ -46,6 +54,7 @@ def regions(
         heat: `[H, W]`, what the levels were rounded from: no pixel of a higher level has less.
         connectivity: 4 or 8 neighbours.
         corners: whether to fill in `corners`; only for 8.
+        without_first: whether to leave out whatever region the first pixel is in.
 
     Returns:
         The regions in no particular order, or None for a map of too many peaks.
@@ -64,9 +73,11 @@ def regions(
     tops = warm[peak[warm] == warm]
     if len(tops) > MOST:
         return None
-    if not len(tops):
-        none = np.zeros(0, np.int64)
-        return Regions(none, none.reshape(0, 4), none)
+    left_out = peak[0] if without_first else -1
+    if without_first:
+        warm = warm[peak[warm] != left_out]
+    if not len(warm):
+        return NONE
     number = np.zeros(len(flat), np.int16)
     number[tops] = np.arange(len(tops), dtype=np.int16)
     basin = number[peak]  # [N]
@@ -86,7 +97,7 @@ def regions(
     if corners:
         areas = _squares(levels, basin.reshape(height, width), len(tops))
 
-    merged = _Merging(tables, areas, flat[tops])
+    merged = _Merging(tables, areas, flat[tops], int(number[left_out]) if without_first else None)
     for height_of, one, other in _saddles(levels, basin.reshape(height, width), connectivity, len(tops)):
         merged.join(height_of, one, other)
     return merged.finish()
@@ -95,33 +106,35 @@ def regions(
 def _climb(heat: npt.NDArray[np.floating], connectivity: Literal[4, 8]) -> npt.NDArray[np.intp]:
     """Each pixel's peak: always to the highest neighbour, of equals to the last; ways of equal pixels thus end."""
     height, width = heat.shape
-    best = np.pad(heat, 1, constant_values=-np.inf)
-    step = np.zeros(best.shape, np.intp)
-    if connectivity == 8:  # the best of three rows' best of three
-        best[:, 1:-1], step[:, 1:-1] = _best_of([(best[:, :-2], -1), (best[:, 1:-1], 0), (best[:, 2:], 1)])
-        rows = [(best[dy : dy + height, 1:-1], step[dy : dy + height, 1:-1] + (dy - 1) * width) for dy in range(3)]
-        _, step = _best_of(rows)
+    padded = np.pad(heat, 1, constant_values=-np.inf)
+    kind = np.int16 if width < 2**14 else np.int32  # small numbers are compared and chosen faster
+    if connectivity == 8:  # the best of each row's three, then of the three rows' best
+        left, middle, right = padded[:, :-2], padded[:, 1:-1], padded[:, 2:]
+        best = np.maximum(np.maximum(left, middle), right)
+        is_right = right == best
+        step = is_right.astype(kind) + (is_right | (middle == best)) - kind(1)
+        above, here, below = (best[dy : dy + height] for dy in range(3))
+        best = np.maximum(np.maximum(above, here), below)
+        step = np.where(
+            below == best,
+            step[2:] + kind(width),
+            np.where(here == best, step[1:-1], step[:-2] - kind(width)),
+        )
     else:
-        inner, middle = best[:, 1:-1], best[1:-1]
-        around = [(inner[:-2], -width), (middle[:, :-2], -1), (heat, 0), (middle[:, 2:], 1), (inner[2:], width)]
-        _, step = _best_of(around)
-    target = step.ravel() + np.arange(heat.size)
+        inner, row = padded[:, 1:-1], padded[1:-1]
+        above, left, right, below = inner[:-2], row[:, :-2], row[:, 2:], inner[2:]
+        best = np.maximum(np.maximum(np.maximum(above, left), np.maximum(right, below)), heat)
+        step = np.where(left == best, kind(-1), kind(-width))
+        for value, by in ((heat, 0), (right, 1), (below, width)):
+            step = np.where(value == best, kind(by), step)
+    target: npt.NDArray[np.intp] = np.arange(heat.size) + step.ravel()
+    for _ in range(4):
+        target = target[target]
     while True:
-        further = target[target]
+        further: npt.NDArray[np.intp] = target[target]
         if np.array_equal(further, target):
             return target
         target = further
-
-
-def _best_of(choices: list[tuple[Any, Any]]) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.intp]]:
-    """Of several maps with a step each the greatest at every pixel and its step; of equals the last."""
-    first, step = choices[0]
-    best, steps = first.copy(), np.full(first.shape, 0, np.intp) + step
-    for value, step in choices[1:]:
-        higher = value >= best
-        np.copyto(best, value, where=higher)
-        np.copyto(steps, step, where=higher)
-    return best, steps
 
 
 def _neighbours(connectivity: Literal[4, 8]) -> list[tuple[tuple[slice, slice], tuple[slice, slice]]]:
@@ -160,13 +173,11 @@ def _squares(levels: npt.NDArray[np.uint8], basin: npt.NDArray[np.int16], count:
     third = np.minimum(np.maximum(low_of_ab, low_of_cd), np.minimum(np.maximum(a, b), np.maximum(c, d)))
     # The basin of a pixel that is at least as high as the third is that of the region: take the highest pixel's.
     highest = np.maximum(np.maximum(a, b), np.maximum(c, d))
-    owner = np.where(
-        a == highest,
-        basin[:-1, :-1],
-        np.where(b == highest, basin[:-1, 1:], np.where(c == highest, basin[1:, :-1], basin[1:, 1:])),
-    ).astype(np.int64)
-    sums = np.bincount((owner * LEVELS + third).ravel(), minlength=count * LEVELS)
-    sums += np.bincount((owner * LEVELS + lowest).ravel(), minlength=count * LEVELS)
+    corner = [basin[:-1, :-1], basin[:-1, 1:], basin[1:, :-1], basin[1:, 1:]]
+    owner = np.where(a == highest, corner[0], np.where(b == highest, corner[1], corner[2]))
+    key = np.where(d == highest, corner[3], owner).astype(np.int64) * LEVELS
+    sums = np.bincount((key + third).ravel(), minlength=count * LEVELS)
+    sums += np.bincount((key + lowest).ravel(), minlength=count * LEVELS)
     table: IntArray = sums.reshape(count, LEVELS)[:, ::-1].cumsum(axis=1)[:, ::-1]  # of at least t
     return table
 
@@ -174,7 +185,10 @@ def _squares(levels: npt.NDArray[np.uint8], basin: npt.NDArray[np.int16], count:
 class _Merging:
     """Regions from the top down: each lives from the level of its peak to the saddle at which it joins another."""
 
-    def __init__(self, tables: npt.NDArray[np.int32], areas: IntArray, tops: npt.NDArray[np.uint8]) -> None:
+    def __init__(
+        self, tables: npt.NDArray[np.int32], areas: IntArray, tops: npt.NDArray[np.uint8], left_out: int | None
+    ) -> None:
+        self._left_out = left_out
         self._tables, self._areas, self._tops = tables, areas, tops.astype(np.int64)
         self._roots = list(range(len(tables)))
         self._level: list[IntArray] = []
@@ -187,19 +201,26 @@ class _Merging:
             return
         for part in (one, other):
             self._emit(part, height)
+        if other == self._left_out:  # and with it whatever it joins
+            one, other = other, one
         self._roots[other] = one
-        np.maximum(self._tables[one], self._tables[other], out=self._tables[one])
-        self._areas[one] += self._areas[other]
+        if one != self._left_out:
+            np.maximum(self._tables[one], self._tables[other], out=self._tables[one])
+            self._areas[one] += self._areas[other]
         self._tops[one] = height
 
     def finish(self) -> Regions:
         for part, root in enumerate(self._roots):
             if part == root:
                 self._emit(part, 0)
+        if not self._level:
+            return NONE
         sides = np.concatenate(self._sides).astype(np.int64)
         return Regions(np.concatenate(self._level), sides, np.concatenate(self._corners))
 
     def _emit(self, part: int, below: int) -> None:
+        if part == self._left_out:
+            return
         alive = slice(below + 1, int(self._tops[part]) + 1)
         self._level.append(np.arange(alive.start, alive.stop))
         self._sides.append(self._tables[part, alive].copy())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from cliploc.errors import UsageError
 from cliploc.schema import FloatArray
 
+FEW = 16  # regions; with more, one by one is slower than all pixels at once
 MAPS_AT_ONCE = 64  # tall stacks of maps are labelled in one call; this bounds their memory
 
 
@@ -108,10 +109,8 @@ def _boxes(maps: FloatArray, rule: BoxRule, first_index: int) -> MapBoxes:
     stack[:, :height] = maps > thresholds[:, None, None]
     hot = stack.reshape(-1, width)
     n, labels, stats, _ = cv2.connectedComponentsWithStats(hot, connectivity=rule.connectivity)
-    peaks = np.zeros(n, dtype=np.float32)
-    on = hot.astype(bool)
     values = np.pad(maps, ((0, 0), (0, 1), (0, 0))).reshape(-1, width)
-    np.maximum.at(peaks, labels[on], values[on])
+    peaks = _peaks(values, labels, stats)
 
     left, top, w, h, area = stats[1:].T.astype(np.int64)  # label 0 is the cold rest
     index = top // (height + 1)
@@ -121,13 +120,26 @@ def _boxes(maps: FloatArray, rule: BoxRule, first_index: int) -> MapBoxes:
     keep = area >= rule.min_area * height * width
     xyxy, peak, index, area = xyxy[keep], peak[keep], index[keep], area[keep]
     order = np.lexsort((-area, index)) if rule.components == "largest" else np.lexsort((-area, -peak, index))
-    if rule.nms_iou is not None and rule.components == "all":
+    if rule.nms_iou is not None and rule.components == "all" and len(order) > len(np.unique(index)):
         order = _suppress(xyxy, index, order, rule.nms_iou)
     limit = 1 if rule.components == "largest" else rule.max_boxes
     if limit is not None:
         starts = np.searchsorted(index[order], np.arange(count))
         order = order[np.arange(len(order)) - starts[index[order]] < limit]
     return MapBoxes(xyxy[order], peak[order].astype(np.float32), index[order] + first_index)
+
+
+def _peaks(values: FloatArray, labels: npt.NDArray[Any], stats: npt.NDArray[Any]) -> FloatArray:
+    """The largest value of each region; 0 for region 0, the cold rest."""
+    peaks = np.zeros(len(stats), dtype=np.float32)
+    if len(stats) > FEW:
+        on = np.flatnonzero(labels)
+        np.maximum.at(peaks, labels.ravel()[on], values.ravel()[on])
+        return peaks
+    for region, (left, top, width, height, _) in enumerate(stats[1:], start=1):
+        part = slice(top, top + height), slice(left, left + width)
+        peaks[region] = values[part].max(initial=0, where=labels[part] == region)
+    return peaks
 
 
 def _thresholds(maps: FloatArray, largest: FloatArray, threshold: float | str) -> FloatArray:

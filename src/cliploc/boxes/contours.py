@@ -71,7 +71,7 @@ def contour_boxes(
     if not every:
         return ContourBoxes(big, big[:0], cuts[:0])
     if heat is not None and outside is not None:
-        holes = regions(255 - framed, np.pad(-heat, 1, constant_values=np.inf), 4)
+        holes = regions(255 - framed, np.pad(-heat, 1, constant_values=np.inf), 4, without_first=True)
         if holes is not None:
             return _ordered(big, outside, holes, highest)
     outer = _regions(framed, 8)
@@ -85,9 +85,8 @@ def contour_boxes(
 
 def _ordered(largest: IntArray, outside: Regions, holes: Regions, highest: int) -> ContourBoxes:
     """The boxes cut by cut; a cut's hot pixels are of at least the level after it, its cold ones of at most its own."""
-    inside = holes.sides[:, 0] < 0  # without the frame's
-    inner = holes.sides[inside] + 1  # and the pixels round the hole
-    cut = np.concatenate([outside.level - 1, 255 - holes.level[inside], [highest]])
+    inner = holes.sides + 1  # and the pixels round the hole
+    cut = np.concatenate([outside.level - 1, 255 - holes.level, [highest]])
     sides = np.concatenate([outside.sides, inner, [[-1, -1, 1, 1]]])  # the last cut leaves nothing
     kept = cut <= highest
     order = np.argsort(cut[kept], kind="stable")

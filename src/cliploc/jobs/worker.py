@@ -31,6 +31,7 @@ from cliploc.localizer import DrawableLocalization, Localizer, out_of_memory
 from cliploc.schema import Backbone, FloatArray, Sample
 
 TOP = 5  # predictions kept of each picture
+BYTES = 2**21  # of maps that go to a judge at once
 AHEAD = 2  # shards whose maps are judged while the tower is at the next
 Found = Mapping[str, DrawableLocalization]
 
@@ -43,6 +44,7 @@ class _Method:
     options: Mapping[str, Any]
     settings: tuple[Setting, ...]
     rules: tuple[BoxRule, ...]
+    own: BoxRule  # the localizer's
 
 
 class BenchmarkWorker:
@@ -58,37 +60,37 @@ class BenchmarkWorker:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
-        self._views: list[_View] = []
+        self.views: list[_View] = []
         built: dict[tuple[object, ...], Localizer] = {}
         for index, view in enumerate(settings.views):
             chosen = [one for one in settings.settings if one.view == index]
             if chosen:
                 key = (view.model, view.pretrained, view.device, view.precision)
-                self._views.append(_View(view, chosen, settings.classes, built.get(key)))
-                built.setdefault(key, self._views[-1].localizer)
+                self.views.append(_View(view, chosen, settings.classes, built.get(key)))
+                built.setdefault(key, self.views[-1].localizer)
         self._judges: Executor | None = None
 
     def describe(self) -> list[dict[str, Any]]:
         """For each setting everything that makes its numbers, the defaults filled in; as JSON."""
-        by_id = {one["id"]: one for view in self._views for one in view.describe()}
+        by_id = {one["id"]: one for view in self.views for one in view.describe()}
         return [by_id[one.id] for one in self._settings.settings]
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What is to be known of the models and this dataset's names."""
-        return tuple(note for view in self._views for note in view.notes)
+        return tuple(note for view in self.views for note in view.notes)
 
     def stream(
         self, shards: Iterable[Shard], on_images: Callable[[int], None] | None = None
     ) -> Generator[Part, None, None]:
         """See `cliploc.jobs.engine.Worker.stream`."""
-        own, *copies = tee(shards, 1 + len(self._views))
-        feeds = [_Feed(view, copy) for view, copy in zip(self._views, copies, strict=True)]
+        own, *copies = tee(shards, 1 + len(self.views))
+        feeds = [_Feed(view, copy) for view, copy in zip(self.views, copies, strict=True)]
         waiting: deque[_Pending] = deque()
         try:
             for shard in own:
                 pending = _Pending(shard, [row.sample_facts(one, self._settings.root) for one in shard.samples])
-                for view, feed in zip(self._views, feeds, strict=True):
+                for view, feed in zip(self.views, feeds, strict=True):
                     self._localize(view, feed, pending, on_images)
                 waiting.append(pending)
                 while len(waiting) > AHEAD or (waiting and waiting[0].done):
@@ -114,12 +116,16 @@ class BenchmarkWorker:
 
         def take(outcomes: Iterator[tuple[Sample, Found | InputError]], methods: Sequence[_Method]) -> list[_Judged]:
             nonlocal told
-            judged = []
+            judged: list[_Judged] = []
+            jobs: list[_Job] = []
             for number, (sample, found) in enumerate(outcomes, start=1):
-                judged.append(self._judged(view, sample, found, methods))
+                judged.append(self._judged(sample, found, methods, jobs))
+                if sum(job.maps.nbytes for job in jobs) >= BYTES or number == len(pending.shard.samples):
+                    self._submit(judged, jobs)
                 if on_images and number > told:
                     told = number
                     on_images(1)
+            view.predict(judged)
             return judged
 
         try:
@@ -149,8 +155,19 @@ class BenchmarkWorker:
             )
             pending.add([_Judged(one, (method,), failure=reason) for one in pending.shard.samples])
 
-    def _judged(self, view: _View, sample: Sample, found: Found | InputError, methods: Sequence[_Method]) -> _Judged:
-        """A sample's maps on their way to be judged, with all that is known without."""
+    def _submit(self, judged: list[_Judged], jobs: list[_Job]) -> None:
+        """Hands jobs to a judge, several at once: each hand-over makes the tower's thread wait."""
+        if jobs:
+            future = self._pool().submit(_judge, jobs.copy())
+            asked = [one for one in judged if one.failure is None][-len(jobs) :]
+            for place, one in enumerate(asked):
+                one.future, one.place = future, place
+            jobs.clear()
+
+    def _judged(
+        self, sample: Sample, found: Found | InputError, methods: Sequence[_Method], jobs: list[_Job]
+    ) -> _Judged:
+        """All that is known of a sample without its maps being judged, which becomes one of the jobs."""
         if isinstance(found, InputError):
             return _Judged(sample, tuple(methods), failure=str(found))
         judged = _Judged(sample, tuple(methods))
@@ -160,7 +177,7 @@ class BenchmarkWorker:
             maps.append(_whole_map(result))
             thumb = _thumb(result)
             for rule in method.rules:
-                boxes = result.boxes_by(rule)
+                boxes = result.boxes if rule == method.own else result.boxes_by(rule)
                 judged.known.append(
                     {
                         "score": float(result.scores[0]),
@@ -171,16 +188,14 @@ class BenchmarkWorker:
                         "thumb": thumb,
                     }
                 )
-        labels, scores = view.predict(next(iter(found.values())).embedding)
-        for known in judged.known:
-            known |= {"predictions": labels, "prediction_scores": scores}
+        judged.embedding = next(iter(found.values())).embedding
         saved = self._settings.maps
         files = [
             [] if saved is None else [map_path(saved, one.id, sample.id) for one in method.settings]
             for method in methods
         ]
         thresholds = [[_tau(rule) for rule in method.rules] for method in methods]
-        judged.future = self._pool().submit(_judge, sample, np.stack(maps), thresholds, files)
+        jobs.append(_Job(sample, np.stack(maps), thresholds, files))
         return judged
 
     def _part(self, pending: _Pending) -> Part:
@@ -242,16 +257,21 @@ class _View:
         options = settings[0].options
         own = self.localizer.box_rule_of(name, options)
         rules = [own if one.threshold is None else replace(own, threshold=one.threshold) for one in settings]
-        return _Method(name, options, tuple(settings), tuple(rules))
+        return _Method(name, options, tuple(settings), tuple(rules), own)
 
-    def predict(self, embedding: FloatArray | None) -> tuple[list[int], list[float]]:
-        """The labels that fit a picture best, and their cosines; of equals the first."""
-        assert embedding is not None
-        # One picture at a time: a matrix product's last bit may depend on how many rows it has.
-        cosines = self._embeddings @ torch.from_numpy(embedding)  # [K]
-        cosines = cosines.masked_fill(self._unknown, -2.0)
-        best = cosines.argsort(descending=True, stable=True)[:TOP]
-        return best.tolist(), cosines[best].tolist()
+    def predict(self, judged: Sequence[_Judged]) -> None:
+        """Adds the labels that fit each picture of a shard best, and their cosines; of equals the first."""
+        done = [one for one in judged if one.embedding is not None]
+        if not done:
+            return
+        # A shard at once: whatever was done before, the product has the same rows, and so the same last bits.
+        embeddings = torch.from_numpy(np.stack([one.embedding for one in done if one.embedding is not None]))  # [n, D]
+        cosines = (embeddings @ self._embeddings.T).masked_fill(self._unknown, -2.0)  # [n, K]
+        best = cosines.argsort(descending=True, stable=True)[:, :TOP]
+        for one, labels, values in zip(done, best.tolist(), cosines.gather(1, best).tolist(), strict=True):
+            one.embedding = None
+            for known in one.known:
+                known |= {"predictions": labels, "prediction_scores": values}
 
     def describe(self) -> list[dict[str, Any]]:
         backbone, view = self.localizer.backbone, self.view
@@ -356,17 +376,20 @@ class _Judged:
     sample: Sample
     methods: tuple[_Method, ...]
     known: list[row.Row] = field(default_factory=list)  # for each setting of each method
-    future: Future[list[list[row.Row]]] | None = None
+    embedding: FloatArray | None = None  # until predictions are made of it
+    future: Future[list[list[list[row.Row]] | str]] | None = None
+    place: int = 0  # among the future's results
     failure: str | None = None
 
     def rows(self, facts: row.Row) -> dict[str, row.Row]:
         """Setting → row, waiting for the judges."""
         ids = [one.id for method in self.methods for one in method.settings]
         if self.future is not None:
-            try:
-                found = [of_tau for of_map in self.future.result() for of_tau in of_map]
-            except InputError as error:
-                self.failure = str(error)
+            result = self.future.result()[self.place]
+            if isinstance(result, str):
+                self.failure = result
+            else:
+                found = [of_tau for of_map in result for of_tau in of_map]
         if self.failure is not None:
             return {one: row.failed_row(facts, one, self.failure) for one in ids}
         return {
@@ -423,14 +446,29 @@ def _start_judge() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def _judge(
-    sample: Sample, maps: FloatArray, thresholds: list[list[float]], files: list[list[Path]]
-) -> list[list[row.Row]]:
-    for heat, paths in zip(maps, files, strict=True):
-        for path in paths:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            row.save_map(path, heat)
-    return row.judge(sample, maps, thresholds)
+@dataclass(frozen=True)
+class _Job:
+    """One sample's maps `[S, 224, 224]`, the thresholds of each, and the files that each is saved as."""
+
+    sample: Sample
+    maps: FloatArray
+    thresholds: list[list[float]]
+    files: list[list[Path]]
+
+
+def _judge(jobs: Sequence[_Job]) -> list[list[list[row.Row]] | str]:
+    """For each job the rows of each map and threshold, or why there are none."""
+    results: list[list[list[row.Row]] | str] = []
+    for job in jobs:
+        for heat, paths in zip(job.maps, job.files, strict=True):
+            for path in paths:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                row.save_map(path, heat)
+        try:
+            results.append(row.judge(job.sample, job.maps, job.thresholds))
+        except InputError as error:
+            results.append(str(error))
+    return results
 
 
 def map_path(maps: Path, setting: str, sample: str) -> Path:
