@@ -18,6 +18,7 @@ QUICK: dict[str, list[str]] = {
     "cnn_methods": ["--quick"],
     "vit_methods": ["--quick"],
     "evaluator": ["--maps", "3", "--literal-maps", "2", "--taus", "20"],
+    "benchmark": ["--images", "32", "--rounds", "1"],
 }
 MINUTES: dict[str, list[str]] = {
     "cnn_methods": ["--channels", "8", "--rounds", "1"],
@@ -27,6 +28,7 @@ MINUTES: dict[str, list[str]] = {
     "vit_methods": ["--quick"],
     "memory": ["--model", "ViT-B-32", "--method", "legrad"],
     "evaluator": ["--maps", "6", "--literal-maps", "3", "--taus", "100"],
+    "benchmark": ["--images", "96", "--rounds", "2"],
 }
 THOROUGH: dict[str, list[str]] = {
     "cnn_methods": ["--out", "bench/results"],
@@ -36,6 +38,7 @@ THOROUGH: dict[str, list[str]] = {
     "vit_methods": ["--out", "bench/results"],
     "memory": [],
     "evaluator": [],
+    "benchmark": ["--images", "256", "--memory", "3"],
 }
 
 
