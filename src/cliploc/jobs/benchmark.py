@@ -5,47 +5,33 @@ What a folder holds is explained in docs/benchmark.md.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
-import platform
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from cliploc import __version__
 from cliploc.datasets import subsets
-from cliploc.errors import CliplocError, UsageError
-from cliploc.jobs import local
-from cliploc.jobs.engine import Engine, Part
+from cliploc.errors import UsageError
+from cliploc.jobs import folder, local
+from cliploc.jobs.engine import Engine, Part, Ready
+from cliploc.jobs.folder import RunKind, part_path, plain, room_for_parts, write_json
+from cliploc.jobs.folder import StoppedError as StoppedError
 from cliploc.jobs.plan import SHARD, Setting, View, WorkerSettings, shard_size, shards_of
-from cliploc.jobs.rows import arrow, part_path, parts_in, plain, rows_in, write_part, write_whole
+from cliploc.jobs.rows import arrow, rows_in, write_part
 from cliploc.jobs.summary import COLUMNS, Summary, summarize
 from cliploc.schema import Dataset
 
 SCHEMA_VERSION = 1  # of manifest.json, summary.json and the parts
-LIBRARIES = ("torch", "torchvision", "timm", "open_clip_torch", "numpy", "opencv-python-headless", "pillow", "pyarrow")
-# What may differ when a run goes on: it says where and when, not what.
-FREE = frozenset({"sessions", "dataset.root", "dataset.problems", "dataset.reasons"})
-
-
-class StoppedError(CliplocError):
-    """A run that could not go on; what was done is kept, and the same command goes on.
-
-    Args:
-        message: why, and what to do.
-        kept: how many parts are there.
-    """
-
-    def __init__(self, message: str, kept: int) -> None:
-        super().__init__(message)
-        self.kept = kept
+KIND = RunKind(
+    "benchmark",
+    "a benchmark",
+    ".parquet",
+    frozenset({"dataset.root", "dataset.problems", "dataset.reasons"}),
+)
 
 
 @dataclass(frozen=True)
@@ -189,18 +175,18 @@ def run_benchmark(
     worker = worker_settings()  # refuses what cannot be used before anything is written
     manifest = {
         "schema_version": SCHEMA_VERSION,
-        "kind": "benchmark",
+        "kind": KIND.name,
         "cliploc_version": __version__,
         "dataset": describe_dataset(dataset, asked or {}),
         "settings": worker.describe(),
         "shard_size": size,
         "shards": len(shards),
         "save_maps": save_maps,
-        "sessions": [session()],
     }
     for line in worker.notes:
         note(line)
-    there = begin(out, manifest)
+    there = folder.begin(out, KIND, manifest, lambda path: _whole(path, manifest))
+    folder.begin_session(out, KIND)
     todo = [shard for shard in shards if shard.index not in there]
     passes = len({one.view for one in settings})
     if on_start:
@@ -214,19 +200,11 @@ def run_benchmark(
         for line in part.notes:
             note(line)
 
-    try:
-        engine(todo, _Ready(worker_settings, worker), keep, on_images)
+    with room_for_parts(out, lambda: len(there) + done, len(shards)):
+        engine(todo, Ready(worker_settings, worker), keep, on_images)
         if on_end:
             on_end()
         summary = conclude(out)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise StoppedError(
-            f"no room left on the disk: {len(there) + done} of {len(shards)} parts are kept in {out}; make room and "
-            "run the same command again",
-            len(there) + done,
-        ) from error
     return BenchmarkResult(out, summary, tuple(notes), _failures(summary), len(dataset), done, bool(there))
 
 
@@ -246,20 +224,6 @@ def misfit(view: View, method: str) -> str | None:
         return None
     fitting = ", ".join(one.name for one in methods if one.runs_on(model.kind, model.pooling))
     return f"{found.name} does not work on {view.model}, a {model.kind} tower ({model.pooling}): use one of {fitting}"
-
-
-class _Ready:
-    """Hands out the worker that this process has made already; in another process it is made anew."""
-
-    def __init__(self, settings: WorkerSettings, worker: Any = None) -> None:
-        self._settings, self._worker = settings, worker
-
-    def __call__(self) -> Any:
-        worker, self._worker = self._worker, None
-        return worker if worker is not None else self._settings()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_settings": self._settings, "_worker": None}
 
 
 def conclude(out: Path) -> dict[str, Summary]:
@@ -308,75 +272,6 @@ def _reasons(dataset: Dataset, subset: str | None) -> dict[str, str]:
     return dict(reasons) if subset == "ten-classes" or reasons.keys() <= present else {}
 
 
-def session() -> dict[str, Any]:
-    """When, where and with what a run was started or gone on with."""
-    versions = {}
-    for name in LIBRARIES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
-        "command": sys.argv,
-        "versions": {"python": platform.python_version(), **versions},
-        "machine": {
-            "node": platform.node(),
-            "system": platform.platform(),
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-        },
-    }
-
-
-def _commit() -> str | None:
-    """The commit of the checkout this package lies in; None where it lies in none."""
-    folder = Path(__file__).resolve().parent
-    try:
-        asked = ["git", "-C", str(folder), "ls-files", "--error-unmatch", Path(__file__).name]
-        if subprocess.run(asked, capture_output=True, timeout=10, check=False).returncode:
-            return None  # installed, in a folder that happens to lie in somebody's checkout
-        asked = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        described = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return described or None
-
-
-def begin(out: Path, manifest: Mapping[str, Any]) -> set[int]:
-    """Writes the manifest, or checks it against the one that is there.
-
-    Returns:
-        The indices of the parts that are there and whole.
-
-    Raises:
-        UsageError: a folder that cannot be written, holds something else, or a run with other settings.
-    """
-    try:
-        (out / "parts").mkdir(parents=True, exist_ok=True)
-        for left in (out / "parts").glob(".*.tmp"):  # of a run that was killed
-            left.unlink()
-        if not (out / "manifest.json").exists():
-            if parts_in(out):
-                raise UsageError(f"{out} holds parts but no manifest.json to tell of what: choose another --out")
-            write_json(out / "manifest.json", manifest)
-            return set()
-        old = read_manifest(out)
-        if differences := _differences(old, plain(manifest)):
-            more = f", and {len(differences) - 3} more" if len(differences) > 3 else ""
-            raise UsageError(
-                f"{out} holds a run with other settings ({'; '.join(differences[:3])}{more}): "
-                "repeat its command to go on with it, or choose another --out"
-            )
-        write_json(out / "manifest.json", {**old, "sessions": [*old["sessions"], *manifest["sessions"]]})
-        return {int(path.stem) for path in parts_in(out) if _whole(path, manifest)}
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise UsageError(f"cannot write to {out}: {error.strerror}: choose another folder with --out") from error
-
-
 def _whole(path: Path, manifest: Mapping[str, Any]) -> bool:
     """Whether a part is there to the last row; one that a broken disk has spoilt is computed anew."""
     pa = arrow()
@@ -390,53 +285,5 @@ def _whole(path: Path, manifest: Mapping[str, Any]) -> bool:
 
 
 def read_manifest(out: Path) -> dict[str, Any]:
-    """A run's manifest.
-
-    Raises:
-        UsageError: none is there, or it is of something else.
-    """
-    path = out / "manifest.json"
-    try:
-        read: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(
-            f"expected the folder of a benchmark, found no manifest.json in {out}: check the path"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read ({error}): choose another --out") from error
-    if not isinstance(read, dict) or read.get("kind") != "benchmark":
-        raise UsageError(f"{out} holds the results of something else than a benchmark: choose another --out")
-    return read
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """All of it or nothing."""
-    text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False)
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def _differences(old: Any, new: Any, where: str = "") -> list[str]:
-    """Where two manifests differ, each as "key: there … , asked for …"."""
-    if where in FREE:
-        return []
-    if isinstance(old, dict) and isinstance(new, dict):
-        found = []
-        for key in dict.fromkeys([*old, *new]):
-            inner = f"{where}.{key}" if where else key
-            if (key in old) != (key in new):
-                found += [] if inner in FREE else [f"{inner}: only {'there' if key in old else 'asked for'}"]
-            else:
-                found += _differences(old[key], new[key], inner)
-        return found
-    if isinstance(old, list) and isinstance(new, list) and where == "settings":
-        by_id = [{one["id"]: one for one in settings} for settings in (old, new)]
-        found = _differences(by_id[0], by_id[1], where)
-        return found or ([] if list(by_id[0]) == list(by_id[1]) else ["settings: in another order"])
-    if old != new:
-        return [f"{where}: {_short(old)} there, {_short(new)} asked for"]
-    return []
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}…"
+    """A benchmark's manifest; errors as in `cliploc.jobs.folder.read_manifest`."""
+    return folder.read_manifest(out, KIND)

@@ -10,8 +10,6 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from cliploc.schema import Sample
-
 
 @dataclass(frozen=True)
 class Shard:
@@ -19,11 +17,12 @@ class Shard:
 
     Attributes:
         index: its place in the run; the name of its part.
-        samples: a whole number of batches, in the run's last shard perhaps fewer.
+        samples: a whole number of batches, in the run's last shard perhaps fewer; what the run's worker works on, with
+            an `id`: a benchmark's `Sample`, a `Picture` to annotate.
     """
 
     index: int
-    samples: tuple[Sample, ...]
+    samples: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,8 @@ class Part:
 
     Attributes:
         index: the shard's.
-        table: a `pyarrow.Table`, a row for each sample and setting: see `cliploc.jobs.rows`.
+        table: what is written as the part: a `pyarrow.Table` of a benchmark (see `cliploc.jobs.rows`), the bytes of an
+            annotation's file.
         notes: what must be said at the end of the run, such as a batch that was halved.
     """
 
@@ -62,6 +62,26 @@ class Worker(Protocol):
 
 # Picklable: a worker is made where it works, out of its settings.
 MakeWorker: TypeAlias = Callable[[], Worker]
+
+
+class Ready:
+    """Hands out the worker that this process has made already; in another process it is made anew.
+
+    Args:
+        make: makes a worker; picklable.
+        worker: that is there.
+    """
+
+    def __init__(self, make: MakeWorker, worker: Worker | None = None) -> None:
+        self._make, self._worker = make, worker
+
+    def __call__(self) -> Worker:
+        """The worker."""
+        worker, self._worker = self._worker, None
+        return worker if worker is not None else self._make()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_make": self._make, "_worker": None}
 
 
 class Engine(Protocol):

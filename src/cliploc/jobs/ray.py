@@ -31,6 +31,7 @@ NO_CLUSTER = (
     "expected a Ray cluster at {}, could not use it ({}): start one with `ray start --head` and give its address, or "
     "leave --address out"
 )
+RAW = b"cliploc bytes\n"  # before a part that is no table; Arrow's streams begin with ff ff ff ff
 ATTEMPTS = 4  # at one shard; what kills every worker, such as too little memory, must end the run
 
 
@@ -217,6 +218,9 @@ def _pool(ray: Any, threads: int) -> tuple[int, _Resources]:
 
 
 def _bytes(table: Any) -> bytes:
+    """A part as bytes that `_table` makes it of again."""
+    if isinstance(table, bytes):
+        return RAW + table
     pa = arrow()
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
@@ -226,4 +230,4 @@ def _bytes(table: Any) -> bytes:
 
 
 def _table(packed: bytes) -> Any:
-    return arrow().ipc.open_stream(packed).read_all()
+    return packed[len(RAW) :] if packed.startswith(RAW) else arrow().ipc.open_stream(packed).read_all()

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from cliploc._files import write_whole
 from cliploc.errors import InputError, UsageError
+from cliploc.jobs.folder import part_path as part_path
+from cliploc.jobs.folder import parts_in as parts_in
+from cliploc.jobs.folder import plain as plain
 from cliploc.metrics import (
     BoxCurve,
     EnergyInBoxes,
@@ -204,11 +207,6 @@ def to_table(rows: Sequence[Row]) -> Any:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def part_path(out: Path, index: int) -> Path:
-    """Where a part lies."""
-    return out / "parts" / f"{index:05d}.parquet"
-
-
 def write_part(path: Path, table: Any) -> None:
     """All of a part or nothing of it, whenever the machine stops.
 
@@ -223,37 +221,12 @@ def write_part(path: Path, table: Any) -> None:
     write_whole(path, write)
 
 
-def write_whole(path: Path, write: Any) -> None:
-    """Lets `write` fill a temporary file beside `path`, which takes its place once it is safely on the disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-    with suppress(OSError):  # not every file system lets a folder be opened
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
 def save_map(path: Path, heat: FloatArray) -> None:
     """A map `[224, 224]` of 0–1 as `cliploc evaluate` reads it: float32, so that it gives the very same numbers."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("wb") as file:
         np.save(file, heat)
     temporary.replace(path)
-
-
-def parts_in(out: Path) -> list[Path]:
-    """The finished parts, in order."""
-    return sorted((out / "parts").glob("[0-9]*.parquet"))
 
 
 def rows_in(out: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
@@ -266,11 +239,3 @@ def rows_in(out: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
 def failed_row(facts: Row, setting: str, reason: str) -> Row:
     """The row of a sample that could not be done."""
     return {**facts, "setting": setting, "status": "failed", "reason": reason}
-
-
-def plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON gives it back: tuples are lists, paths are texts."""
-    import json
-
-    read: dict[str, Any] = json.loads(json.dumps(values, default=str, allow_nan=False))
-    return read

@@ -1,0 +1,226 @@
+"""The folder of a run that may be stopped at any moment: a manifest that says of what it is, and whole parts.
+
+Every file is written beside its place and moved there when it is safely on the disk.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from cliploc._files import write_whole
+from cliploc.errors import CliplocError, UsageError
+
+LIBRARIES = ("torch", "torchvision", "timm", "open_clip_torch", "numpy", "opencv-python-headless", "pillow", "pyarrow")
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+class StoppedError(CliplocError):
+    """A run that could not go on; what was done is kept, and the same command goes on.
+
+    Args:
+        message: why, and what to do.
+        kept: how many parts are there.
+    """
+
+    def __init__(self, message: str, kept: int) -> None:
+        super().__init__(message)
+        self.kept = kept
+
+
+@dataclass(frozen=True)
+class RunKind:
+    """What a folder holds the results of.
+
+    Attributes:
+        name: in its manifest, "benchmark".
+        article: "a benchmark", as errors say it.
+        suffix: of its parts' files.
+        free: keys of the manifest that may differ when a run goes on: they say where and when, not what.
+    """
+
+    name: str
+    article: str
+    suffix: str
+    free: frozenset[str]
+
+
+# -------------------------------------------------------------------------------------------------------------- parts
+def part_path(out: Path, index: int, suffix: str = ".parquet") -> Path:
+    """Where a part lies."""
+    return out / "parts" / f"{index:05d}{suffix}"
+
+
+def parts_in(out: Path, suffix: str = ".parquet") -> list[Path]:
+    """The finished parts, in order."""
+    return sorted((out / "parts").glob(f"[0-9]*{suffix}"))
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """All of it or nothing."""
+    text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False)
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON gives it back: tuples are lists, paths are texts."""
+    read: dict[str, Any] = json.loads(json.dumps(values, default=str, allow_nan=False))
+    return read
+
+
+@contextmanager
+def room_for_parts(out: Path, kept: Callable[[], int], of: int) -> Iterator[None]:
+    """Says how many parts are kept where the disk is full.
+
+    Raises:
+        StoppedError: no room on the disk.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise StoppedError(
+            f"no room left on the disk: {kept()} of {of} parts are kept in {out}; make room and run the same command "
+            "again",
+            kept(),
+        ) from error
+
+
+# ----------------------------------------------------------------------------------------------------------- manifest
+def session() -> dict[str, Any]:
+    """When, where and with what a run was started or gone on with."""
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "command": sys.argv,
+        "versions": {"python": platform.python_version(), **versions},
+        "machine": {
+            "node": platform.node(),
+            "system": platform.platform(),
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+        },
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the checkout this package lies in; None where it lies in none."""
+    folder = Path(__file__).resolve().parent
+    try:
+        asked = ["git", "-C", str(folder), "ls-files", "--error-unmatch", Path(__file__).name]
+        if subprocess.run(asked, capture_output=True, timeout=10, check=False).returncode:
+            return None  # installed, in a folder that happens to lie in somebody's checkout
+        asked = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        described = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described or None
+
+
+def begin(out: Path, kind: RunKind, manifest: Mapping[str, Any], whole: Callable[[Path], bool]) -> set[int]:
+    """Writes the manifest, or checks it against the one that is there.
+
+    Args:
+        out: the folder.
+        kind: of the run.
+        manifest: of this run.
+        whole: whether a part is there to the last row; one that a broken disk has spoilt is computed anew.
+
+    Returns:
+        The indices of the parts that are there and whole.
+
+    Raises:
+        UsageError: a folder that cannot be written, holds something else, or a run with other settings.
+    """
+    try:
+        (out / "parts").mkdir(parents=True, exist_ok=True)
+        for left in (out / "parts").glob(".*.tmp"):  # of a run that was killed
+            left.unlink()
+        if not (out / "manifest.json").exists():
+            if parts_in(out, kind.suffix):
+                raise UsageError(f"{out} holds parts but no manifest.json to tell of what: choose another --out")
+            write_json(out / "manifest.json", {**manifest, "sessions": []})
+            return set()
+        old = read_manifest(out, kind)
+        if differences := _differences(old, plain(manifest), kind.free | {"sessions"}):
+            more = f", and {len(differences) - 3} more" if len(differences) > 3 else ""
+            raise UsageError(
+                f"{out} holds a run with other settings ({'; '.join(differences[:3])}{more}): "
+                "repeat its command to go on with it, or choose another --out"
+            )
+        return {int(path.stem) for path in parts_in(out, kind.suffix) if whole(path)}
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise
+        raise UsageError(f"cannot write to {out}: {error.strerror}: choose another folder with --out") from error
+
+
+def begin_session(out: Path, kind: RunKind) -> None:
+    """Writes into the manifest when, where and with what the run goes on."""
+    manifest = read_manifest(out, kind)
+    write_json(out / "manifest.json", {**manifest, "sessions": [*manifest["sessions"], session()]})
+
+
+def read_manifest(out: Path, kind: RunKind) -> dict[str, Any]:
+    """A run's manifest.
+
+    Raises:
+        UsageError: none is there, or it is of something else.
+    """
+    path = out / "manifest.json"
+    try:
+        read: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(
+            f"expected the folder of {kind.article}, found no manifest.json in {out}: check the path"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read ({error}): choose another --out") from error
+    if not isinstance(read, dict) or read.get("kind") != kind.name:
+        raise UsageError(f"{out} holds the results of something else than {kind.article}: choose another --out")
+    return read
+
+
+def _differences(old: Any, new: Any, free: frozenset[str], where: str = "") -> list[str]:
+    """Where two manifests differ, each as "key: there … , asked for …"."""
+    if where in free:
+        return []
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = []
+        for key in dict.fromkeys([*old, *new]):
+            inner = f"{where}.{key}" if where else key
+            if (key in old) != (key in new):
+                found += [] if inner in free else [f"{inner}: only {'there' if key in old else 'asked for'}"]
+            else:
+                found += _differences(old[key], new[key], free, inner)
+        return found
+    if isinstance(old, list) and isinstance(new, list) and where == "settings":
+        by_id = [{one["id"]: one for one in settings} for settings in (old, new)]
+        found = _differences(by_id[0], by_id[1], free, where)
+        return found or ([] if list(by_id[0]) == list(by_id[1]) else ["settings: in another order"])
+    if old != new:
+        return [f"{where}: {_short(old)} there, {_short(new)} asked for"]
+    return []
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}…"
