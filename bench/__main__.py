@@ -27,6 +27,7 @@ MINUTES: dict[str, list[str]] = {
     "overhead": ["--photos", "16", "--repeats", "3", "--many", "100"],
     "vit_methods": ["--quick"],
     "memory": ["--model", "ViT-B-32", "--method", "legrad"],
+    "training": ["--model", "ViT-B-32", "--classes", "100", "--rounds", "1"],
     "evaluator": ["--maps", "6", "--literal-maps", "3", "--taus", "100"],
     "benchmark": ["--images", "96", "--rounds", "2"],
 }
@@ -37,6 +38,7 @@ THOROUGH: dict[str, list[str]] = {
     "overhead": [],
     "vit_methods": ["--out", "bench/results"],
     "memory": [],
+    "training": [],
     "evaluator": [],
     "benchmark": ["--images", "256", "--memory", "3"],
 }
