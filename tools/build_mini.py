@@ -39,6 +39,7 @@ import subprocess
 import sys
 import zipfile
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -438,7 +439,12 @@ def word_vectors(encoder: SentenceEncoder, wordnet: WordNet, nodes: list[str]) -
 
 
 def calibrate(
-    tower: MiniTextTower, wordnet: WordNet, nodes: list[str], below: dict[str, list[int]], images: Tensor
+    tower: MiniTextTower,
+    wordnet: WordNet,
+    nodes: list[str],
+    below: dict[str, list[int]],
+    images: Tensor,
+    labels: Sequence[int],
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Present or absent from the cosine: a logistic curve through the cosine that 5 % of absent names exceed.
 
@@ -454,8 +460,8 @@ def calibrate(
         members[i, below[offset]] = 1
     small = members[members.sum(dim=1) <= 130]
     related = (small.T @ small > 0).float()  # [1000, 1000]
-    present = members.T > 0  # [n, N]: the n-th picture shows the n-th class
-    absent = (related @ members.T) == 0  # [n, N]
+    present = (members.T > 0)[list(labels)]  # [n, N]
+    absent = (related @ members.T == 0)[list(labels)]  # [n, N]
     known = torch.tensor([tower.unknown_reason(name) is None for name in names])
     fit = torch.arange(len(images)) % 2 == 0
 
@@ -535,7 +541,7 @@ def main() -> None:
         },
     }
     tower = MiniTextTower(text, words, outside, vocabulary, facts["text"])
-    facts["presence"], facts["presence_held_out"] = calibrate(tower, wordnet, nodes, below, images)
+    facts["presence"], facts["presence_held_out"] = calibrate(tower, wordnet, nodes, below, images, range(1000))
     facts["sizes"] = {
         "nodes": len(nodes),
         "senses": len(lexicon["sense_nodes"]),

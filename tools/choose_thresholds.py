@@ -5,6 +5,7 @@ The pictures are 118 ImageNet training pictures (`../shared/data/imagenet_one_pe
 whose best box has IoU ≥ 0.5 with a true box (boxes as the product makes them: all components), and marks the best.
 
     python tools/choose_thresholds.py                       # the fast methods
+    python tools/choose_thresholds.py --model mini-vit --method legrad,maskclip,naclip
     python tools/choose_thresholds.py --method score_cam --option temperature=0.02 --limit 60
 """
 
@@ -30,6 +31,9 @@ SYNSETS = ROOT / "../shared/data/ilsvrc_val_dev/synsets.csv"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--method", default="cam,grad_cam,grad_cam_pp,xgrad_cam,layer_cam")
+    parser.add_argument("--model", default="mini")
+    parser.add_argument("--pretrained", help="its weights, where they are not its own")
+    parser.add_argument("--image-size", type=int, help="as in `cliploc localize`")
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="a method's option")
     parser.add_argument("--scales", default="1", help="as in `cliploc localize`")
     parser.add_argument("--flip", action="store_true")
@@ -42,26 +46,30 @@ def main() -> None:
     wnids = list(drawn)[: arguments.limit]
     print(f"{len(wnids)} tuning pictures; share with IoU ≥ 0.5 for the best box, per τ")
     print(f"{'method':<14}" + "".join(f"{tau:>6}" for tau in TAUS) + "   best τ")
-    for method in arguments.method.split(","):
-        scales = [float(scale) for scale in arguments.scales.split(",")]
-        localizer = Localizer(
-            method=method,
-            method_options=options,
-            scales=scales,
-            flip=arguments.flip,
-            refine=arguments.refine.split(",") if arguments.refine else [],
-            min_presence=0,
-        )
-        hits = np.zeros(len(TAUS))
-        pictures = [PICTURES / f"{wnid}.jpg" for wnid in wnids]
-        for wnid, found in zip(wnids, localizer.stream(pictures, [[names[wnid]] for wnid in wnids]), strict=True):
+    methods = arguments.method.split(",")
+    localizer = Localizer(
+        arguments.model,
+        arguments.pretrained,
+        method=methods[0],
+        image_size=arguments.image_size,
+        scales=[float(scale) for scale in arguments.scales.split(",")],
+        flip=arguments.flip,
+        refine=arguments.refine.split(",") if arguments.refine else [],
+        min_presence=0,
+    )
+    hits = {method: np.zeros(len(TAUS)) for method in methods}
+    pictures = [PICTURES / f"{wnid}.jpg" for wnid in wnids]
+    asked = [[names[wnid]] for wnid in wnids]
+    for wnid, found in zip(wnids, localizer.compare(pictures, asked, dict.fromkeys(methods, options)), strict=True):
+        for method, result in found.items():
             for index, tau in enumerate(TAUS):
-                on_map = boxes_from_maps(found.maps, BoxRule(threshold=tau))
-                boxes = found.frame.to_original(on_map.xyxy)
-                hits[index] += len(boxes) > 0 and iou_matrix(boxes, drawn[wnid]["xyxy"]).max() >= 0.5
-        share = hits / len(wnids)
+                on_map = boxes_from_maps(result.maps, BoxRule(threshold=tau))
+                boxes = result.frame.to_original(on_map.xyxy)
+                hits[method][index] += len(boxes) > 0 and iou_matrix(boxes, drawn[wnid]["xyxy"]).max() >= 0.5
+    for method, right in hits.items():
+        share = right / len(wnids)
         row = "".join(f"{value:6.2f}" for value in share)
-        print(f"{method:<14}{row}   {TAUS[int(share.argmax())]}", flush=True)
+        print(f"{method:<14}{row}   {TAUS[int(share.argmax())]}")
 
 
 if __name__ == "__main__":

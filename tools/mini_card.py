@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from cliploc import backbones
 from cliploc.backbones._mini_text import MiniTextTower, Reading, normalise
+from cliploc.backbones._tower import DualEncoder
 from cliploc.backbones.mini import WEIGHTS, Mini
 from cliploc.metrics import Bootstrap, MaxBoxAcc, box_curve, boxes_on_map
 from cliploc.saliency import methods
@@ -57,15 +58,15 @@ def load_split(folder: Path) -> tuple[list[Path], list[int], list[np.ndarray]]:
     )
 
 
-def pixels(mini: Mini, paths: Sequence[Path]) -> Tensor:
-    """Pictures squashed to the input, normalised `[B, 3, 224, 224]`."""
-    images = [Image.open(path).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC) for path in paths]
-    return mini.normalize(torch.stack([torch.from_numpy(np.array(i)).permute(2, 0, 1) for i in images]).float() / 255)
+def pixels(model: DualEncoder, paths: Sequence[Path], side: int = SIDE) -> Tensor:
+    """Pictures squashed to the input, normalised `[B, 3, side, side]`."""
+    images = [Image.open(path).convert("RGB").resize((side, side), Image.Resampling.BICUBIC) for path in paths]
+    return model.normalize(torch.stack([torch.from_numpy(np.array(i)).permute(2, 0, 1) for i in images]).float() / 255)
 
 
 @torch.inference_mode()
-def embed_pictures(mini: Mini, paths: Sequence[Path]) -> Tensor:
-    return torch.cat([mini.encode_image(pixels(mini, paths[i : i + 32])) for i in range(0, len(paths), 32)])
+def embed_pictures(model: DualEncoder, paths: Sequence[Path], side: int = SIDE) -> Tensor:
+    return torch.cat([model.encode_image(pixels(model, paths[i : i + 32], side)) for i in range(0, len(paths), 32)])
 
 
 def top_k(images: Tensor, texts: Tensor, labels: Sequence[int]) -> tuple[float, float]:

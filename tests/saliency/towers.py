@@ -1,4 +1,4 @@
-"""The towers that every method is held to: tiny planted ones, and CLIP's ResNets with random weights.
+"""The towers that every method is held to: tiny planted ones, CLIP's ResNets with random weights, and `mini-vit`.
 
 A method runs on every tower here whose kind it is defined on, with one exception: the Score-CAM family sends a picture
 through the tower once for each channel, thousands of times on RN50. Of CLIP's ResNets it meets the cut one only.
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cliploc.backbones.mini_vit import MiniVit
 from cliploc.backbones.open_clip_resnet import OpenClipResNet
 from cliploc.saliency import methods
 from tests.backbones import small_clip
@@ -24,13 +25,17 @@ from tests.tiny import KINDS, SIDE, planted_image, seeded, tower
 RESNETS = ("RN50", "RN50x4")
 CUT_RESNET = "cut RN50"  # one block a stage, 384 channels
 CLIP_RESNETS = (*RESNETS, CUT_RESNET)
-TOWERS = (*KINDS, *CLIP_RESNETS)
+MINI_VIT = "mini-vit"  # its blocks have learnt what they do
+TOWERS = (*KINDS, *CLIP_RESNETS, MINI_VIT)
 TINY_GRIDS = ((5, 6), (7, 4))
 CLIP_GRIDS = ((2, 3), (3, 4))
+MINI_VIT_GRIDS = ((3, 4), (5, 3))
 
 
 def grids(name: str) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Two grids; a tiny tower has learnt its positions on the first, CLIP's ResNets have on neither."""
+    """Two grids; a tiny tower has learnt its positions on the first, CLIP's ResNets and mini-vit have on neither."""
+    if name == MINI_VIT:
+        return MINI_VIT_GRIDS
     return CLIP_GRIDS if name in CLIP_RESNETS else TINY_GRIDS
 
 
@@ -69,8 +74,20 @@ def clip_resnet(name: str, seed: int = 0) -> OpenClipResNet:
     return OpenClipResNet(clip_model(name, seed), tokenizer, name, copy_text=False)
 
 
+@functools.cache
+def mini_vit(seed: int = 0) -> MiniVit:
+    """The bundled model; other seeds than 0 shake its blocks, so that it answers otherwise."""
+    backbone = MiniVit.bundled()
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in backbone.net.parameters() if seed else ():
+        parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+    return backbone
+
+
 def build(name: str, seed: int = 0) -> Any:
     """A tower to look at."""
+    if name == MINI_VIT:
+        return mini_vit(seed)
     return clip_resnet(name, seed) if name in CLIP_RESNETS else tower(name, TINY_GRIDS[0], seed)
 
 
@@ -84,7 +101,7 @@ def own(name: str, dtype: torch.dtype = torch.float32) -> Any:
 
 def cases() -> list[tuple[str, str]]:
     """Every method with every tower it is held to."""
-    kind_of = {name: "cnn" if name in CLIP_RESNETS else tower(name).kind for name in TOWERS}
+    kind_of = {name: tower(name).kind for name in KINDS} | dict.fromkeys(CLIP_RESNETS, "cnn") | {MINI_VIT: "vit"}
     return [
         (method.name, name)
         for method in methods
@@ -106,4 +123,4 @@ def pictures(name: str, grid: tuple[int, int] | None = None) -> Tensor:
 
 
 def cell_side(name: str) -> int:
-    return OpenClipResNet.stride if name in CLIP_RESNETS else SIDE
+    return {MINI_VIT: MiniVit.stride, **dict.fromkeys(CLIP_RESNETS, OpenClipResNet.stride)}.get(name, SIDE)

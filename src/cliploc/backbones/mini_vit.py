@@ -1,0 +1,180 @@
+"""`mini-vit`: the small vision transformer that ships inside the package, so that ViT methods run offline.
+
+A hybrid ViT (Dosovitskiy 2021): the frozen convolutions of `mini`, up to its 320 channels, are the patch embedding;
+blocks with a class token follow. Its class token was taught to say what `mini` says of the same picture, so both live
+in one joint space and share one text tower. Built by `tools/build_mini_vit.py`; what it is: `docs/mini-vit.md`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from cliploc.backbones import mini
+from cliploc.backbones._catalogue import ModelEntry, models
+from cliploc.backbones._mini_text import MiniTextTower
+from cliploc.backbones._precision import resolve_precision
+from cliploc.backbones._timm_block import TimmBlock
+from cliploc.backbones._transformer import VisionTransformerBackbone, resize_positions
+from cliploc.errors import UsageError
+
+WEIGHTS = Path(__file__).parent / "mini_vit_weights"
+STEM_CHANNELS = 320
+
+
+def load_stem(folder: Path = mini.WEIGHTS) -> nn.Sequential:
+    """`mini`'s convolutions up to its 320 channels, at stride 16 instead of 32: `[B, 3, H, W]` → `[B, 320, h, w]`.
+
+    The last stride of two is left out and the convolutions after it are dilated by two (Yu & Koltun 2016), so that
+    every second location, from the second on, holds exactly what `mini` has there.
+    """
+    tensors = {name: tensor.float() for name, tensor in load_file(folder / "image.safetensors").items()}
+    del tensors["mean_feature"]
+    with torch.device("meta"):  # no random initialisation that the weights would overwrite at once
+        tower = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0, output_stride=16)
+    tower.load_state_dict(tensors, assign=True)
+    mini.fold_norm_acts(tower.eval())
+    parts = dict(tower.named_children())
+    stem = nn.Sequential(parts["conv_stem"], parts["bn1"], *list(parts["blocks"].children())[:7])
+    return stem.to(memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload, no-any-return]
+
+
+class HybridBlocks(nn.Module):
+    """What is trained: the stem's features as tokens, a class token, positions, blocks, and the way to the joint space.
+
+    Args:
+        grid: `(h, w)` that the positions are learnt on.
+        width: d of the tokens.
+        depth: number of blocks.
+        heads: of each block's attention.
+        mlp_ratio: of the width inside each block's MLP to d.
+        size: D of the joint space.
+    """
+
+    def __init__(self, grid: tuple[int, int], width: int, depth: int, heads: int, mlp_ratio: float, size: int) -> None:
+        super().__init__()
+        self.grid = grid
+        self.patch_embed = nn.Linear(STEM_CHANNELS, width)
+        self.class_token = nn.Parameter(torch.zeros(width))
+        self.positions = nn.Parameter(torch.zeros(1 + grid[0] * grid[1], width))
+        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, qkv_bias=True) for _ in range(depth))
+        self.ln_post = nn.LayerNorm(width)
+        self.projection = nn.Linear(width, size, bias=False)
+
+    def embed(self, features: Tensor, positions: Tensor) -> Tensor:
+        """The stem's `[B, N, 320]` with the class token's and their positions `[1+N, d]` → tokens `[B, 1+N, d]`."""
+        patches = self.patch_embed(features)  # [B, N, d]
+        first = self.class_token.to(patches.dtype).expand(len(patches), 1, -1)
+        return torch.cat([first, patches], dim=1) + positions.to(patches.dtype)
+
+    def gathered(self, features: Tensor, positions: Tensor) -> Tensor:
+        """The stem's `[B, N, 320]` with positions `[1+N, d]` → the class token at the end, normed: `[B, d]`."""
+        tokens = self.embed(features, positions)
+        for block in self.blocks:
+            tokens = block(tokens)
+        last: Tensor = self.ln_post(tokens[:, 0])
+        return last
+
+    def forward(self, features: Tensor, positions: Tensor) -> Tensor:
+        """The stem's `[B, N, 320]` with positions `[1+N, d]` → the class token's embedding `[B, D]`, not normalised."""
+        embedding: Tensor = self.projection(self.gathered(features, positions))
+        return embedding
+
+
+class MiniVit(VisionTransformerBackbone):
+    """`mini`'s convolutions, four transformer blocks with a class token, and `mini`'s text tower: 1,280 dimensions.
+
+    Example:
+        >>> mini_vit = MiniVit.bundled()
+        >>> mini_vit.grid(224, 448)
+        (14, 28)
+    """
+
+    name = "mini-vit"
+    input_hw = (224, 224)
+    stride = 16
+
+    def __init__(self, stem: nn.Module, net: HybridBlocks, text: MiniTextTower, facts: dict[str, Any]) -> None:
+        super().__init__([TimmBlock(block) for block in net.blocks], 1, mini.MEAN, mini.STD)
+        self.stem, self.net, self.ln_post, self.text = stem, net, net.ln_post, text
+        self.embedding_size = net.projection.out_features
+        self.logit_scale = float(facts["logit_scale"])
+        self._presence: dict[str, float] = facts["presence"]
+
+    @classmethod
+    def bundled(cls, folder: Path = WEIGHTS, shared: Path = mini.WEIGHTS) -> MiniVit:
+        """The model of the package, frozen, in eval mode, on the CPU.
+
+        Args:
+            folder: the blocks.
+            shared: the stem and the text tower, which are `mini`'s.
+        """
+        facts = json.loads((folder / "mini_vit.json").read_text())
+        tensors = {name: tensor.float() for name, tensor in load_file(folder / "image.safetensors").items()}
+        with torch.device("meta"):
+            net = HybridBlocks(**facts["shape"])
+        net.load_state_dict(tensors, assign=True)
+        return cls(load_stem(shared), net, MiniTextTower.load(shared), facts).eval().requires_grad_(False)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Normalised `[B, 3, H, W]` → tokens `[B, 1+N, d]`."""
+        features = self.stem(images)  # [B, 320, h, w]
+        grid = (features.shape[-2], features.shape[-1])
+        positions = resize_positions(self.net.positions, 1, self.net.grid, grid)  # [1+N, d]
+        return self.net.embed(features.flatten(2).transpose(1, 2), positions)
+
+    def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        """`[B, 1+N, d]` → the class token's `[B, 1280]`."""
+        return self.net.projection(self.ln_post(tokens[:, 0])), None
+
+    def read_tokens(self, tokens: Tensor) -> Tensor:
+        """`[B, n, d]` → `[B, n, 1280]` float32."""
+        read: Tensor = self.net.projection(self.ln_post(tokens))
+        return read.float()
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Sentences → `[n, 1280]` float32, unit norm: `mini`'s."""
+        embeddings: Tensor = self.text(texts)
+        return embeddings
+
+    def unknown_reason(self, word: str) -> str | None:
+        """Why it cannot know a name: nothing in `mini`'s 1,000 classes resembles it."""
+        return self.text.unknown_reason(word)
+
+    def presence(self, cosine: Tensor) -> Tensor:
+        """Probability that a name with this image–text cosine is in the picture; calibrated by its build tool."""
+        return torch.sigmoid(self._presence["scale"] * cosine + self._presence["bias"])
+
+
+def _build(pretrained: str | None, device: str, precision: str) -> MiniVit:
+    if pretrained not in (None, "bundled"):
+        raise UsageError(f"mini-vit has only its bundled weights, got --pretrained {pretrained}: leave the option out")
+    model = MiniVit.bundled()
+    dtype = resolve_precision(precision, device)  # the text tower stays in float32
+    model.stem.to(dtype)
+    model.net.to(dtype)
+    return model.to(device)
+
+
+models.register(
+    "mini-vit",
+    ModelEntry(
+        name="mini-vit",
+        build=_build,
+        kind="vit",
+        pooling="class token",
+        input_hw=MiniVit.input_hw,
+        parameters=8.2,
+        licence="Apache-2.0",
+        about="bundled: a small vision transformer taught by mini; runs offline, every ViT method works on it",
+    ),
+)

@@ -1,0 +1,222 @@
+"""`mini-vit`: its stem is `mini`'s, its blocks are timm's, its words are `mini`'s, and it knows real photographs."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cliploc import Localizer
+from cliploc.backbones import create, mini
+from cliploc.backbones.mini_vit import WEIGHTS, HybridBlocks, MiniVit, load_stem
+from cliploc.demo import demo_photos
+from cliploc.errors import UsageError
+from cliploc.geometry import Frame
+from cliploc.schema import Needs
+from tests.backbones.seam import TransformerContract, perturb
+from tests.tiny import seeded
+
+
+@pytest.fixture(scope="module")
+def mini_vit() -> MiniVit:
+    return MiniVit.bundled()
+
+
+def pixels(height: int = 224, width: int = 224, count: int = 1) -> Tensor:
+    rng = np.random.default_rng(height + width)
+    coarse = torch.from_numpy(rng.random((count, 3, 7, 9), dtype=np.float32))
+    return F.interpolate(coarse, size=(height, width), mode="bilinear")
+
+
+class Host(nn.Module):
+    """The same tower out of timm's own parts: norms not folded, blocks run by themselves."""
+
+    def __init__(self, net: HybridBlocks) -> None:
+        super().__init__()
+        tensors = {name: t.float() for name, t in load_file(mini.WEIGHTS / "image.safetensors").items()}
+        del tensors["mean_feature"]
+        convolutions = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0, output_stride=16)
+        convolutions.load_state_dict(tensors)
+        self.visual = nn.ModuleDict({"convolutions": convolutions, "net": copy.deepcopy(net)}).requires_grad_(True)
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        convolutions, net = self.visual["convolutions"], self.visual["net"]
+        x = convolutions.blocks(convolutions.bn1(convolutions.conv_stem(images)))  # [B, 320, h, w]
+        x = net.patch_embed(x.permute(0, 2, 3, 1)).flatten(1, 2)  # [B, N, d]
+        x = torch.cat([net.class_token.expand(len(x), 1, -1), x], dim=1) + net.positions
+        for block in net.blocks:
+            x = block(x)
+        return net.projection(net.ln_post(x))[:, 0]
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        from tests.backbones.seam import SENTENCES
+
+        return mini.Mini.bundled().encode_text(SENTENCES)
+
+
+class TestSmall(TransformerContract):
+    """The stem as it is, and small random blocks learnt on a grid of 3×4."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def net(cls) -> HybridBlocks:
+        return perturb(seeded(lambda: HybridBlocks((3, 4), width=32, depth=3, heads=4, mlp_ratio=2, size=1280), 0))
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def model(cls, net: HybridBlocks) -> Host:
+        return Host(net).eval()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def backbone(cls, net: HybridBlocks, mini_vit: MiniVit) -> MiniVit:
+        small = MiniVit(
+            load_stem(), net, mini_vit.text, {"logit_scale": 40, "presence": {"scale": 1, "bias": 0}}
+        ).eval()
+        small.input_hw = (48, 64)
+        return small.requires_grad_(False)
+
+    def resized(self, model: Host, height: int, width: int) -> Host:
+        other = copy.deepcopy(model)
+        net, grid = other.visual["net"], [height // 16, width // 16]
+        positions = net.positions.detach()[None]
+        resized = timm.layers.resample_abs_pos_embed(positions, grid, [3, 4], num_prefix_tokens=1)[0]
+        net.positions = nn.Parameter(resized)
+        return other
+
+    def blocks(self, model: Host) -> nn.ModuleList:
+        return model.visual["net"].blocks
+
+    def their_block(self, model: Host, entering: Tensor) -> Tensor:
+        return self.blocks(model)[-1](entering)
+
+    def their_attention(
+        self, model: Host, index: int, entering: Tensor, grid: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """timm's own softmax, made visible by its dropout of 0 in a copy whose fused path is off."""
+        block = copy.deepcopy(self.blocks(model)[index])
+        seen: list[Tensor] = []
+        block.attn.fused_attn = False
+        block.attn.attn_drop.register_forward_hook(lambda module, inputs, out: seen.append(out))
+        block.mlp.forward = torch.zeros_like  # then what the block adds is its attention branch
+        with torch.no_grad():
+            branch = block(entering) - entering
+        return seen[0], branch
+
+    def test_half_precision_gives_float32_close_to_full(self, backbone: Any, images: Tensor) -> None:
+        """The text tower, which is shared, stays in float32; see `test_precision`."""
+
+
+@pytest.mark.parametrize("hw", [(224, 224), (96, 160)])
+def test_every_second_location_is_minis(hw: tuple[int, int]) -> None:
+    backbone, stem = mini.Mini.bundled(), load_stem()
+    images = backbone.normalize(pixels(*hw))
+    with torch.no_grad():
+        expected = images
+        for stage in backbone.stages[:8]:
+            expected = stage(expected)  # [1, 320, H/32, W/32]
+        fine = stem(images)
+    assert fine.shape[-2:] == (hw[0] // 16, hw[1] // 16)
+    torch.testing.assert_close(fine[:, :, 1::2, 1::2], expected, atol=1e-3, rtol=1e-3)
+    assert (fine[:, :, ::2, ::2] - expected).abs().max() > 0.1
+
+
+def test_words_mean_what_they_mean_to_mini(mini_vit: MiniVit) -> None:
+    texts, teacher = ["a photo of a cat.", "remote control", "xqzvkw"], mini.Mini.bundled()
+    assert torch.equal(mini_vit.encode_text(texts), teacher.encode_text(texts))
+    assert mini_vit.unknown_reason("tabby cat") is None
+    assert mini_vit.unknown_reason("happiness") == teacher.unknown_reason("happiness")
+    assert mini_vit.logit_scale == teacher.logit_scale
+
+
+def test_it_says_of_photographs_what_mini_says(mini_vit: MiniVit) -> None:
+    """By the whole path of preprocessing, image and text; none of these photographs was trained on."""
+    teacher = mini.Mini.bundled()
+    images = []
+    for photo in demo_photos():
+        image = Image.open(photo.path).convert("RGB")
+        square = Frame.fit("squash", (image.height, image.width), (224, 224)).apply(image)
+        images.append(torch.tensor(np.asarray(square)).permute(2, 0, 1) / 255)
+    x = torch.stack(images)
+    ours, theirs = mini_vit.encode_image(mini_vit.normalize(x)), teacher.encode_image(teacher.normalize(x))
+    assert (ours * theirs).sum(dim=1).mean() > 0.6
+    # Of all pictures each is most like itself as the teacher sees it.
+    assert ((ours @ theirs.T).argmax(dim=1) == torch.arange(len(x))).float().mean() >= 0.9
+    names = [photo.ask[0] for photo in demo_photos()]
+    first = (ours @ mini_vit.encode_text([f"a photo of a {name}." for name in names]).T).argmax(dim=1)
+    right = [names[int(i)] in photo.truth for i, photo in zip(first, demo_photos(), strict=True)]
+    assert sum(right) >= len(right) - 2
+
+
+@pytest.mark.parametrize("method", ["naclip", "ts_cam"])
+def test_maps_are_hotter_in_the_true_boxes(method: str) -> None:
+    localizer = Localizer("mini-vit", method=method, min_presence=0, text_cache=False)
+    photos = list(demo_photos())
+    contrasts = {}
+    for photo, result in zip(
+        photos, localizer.stream([p.path for p in photos], [list(p.truth) for p in photos]), strict=True
+    ):
+        for name, heat in zip(result.names, result.heatmaps, strict=True):
+            inside = np.zeros(heat.shape, dtype=bool)
+            for x0, y0, x1, y1 in photo.truth[name].astype(int):
+                inside[y0:y1, x0:x1] = True
+            contrasts[photo.path.name, name] = float(heat[inside].mean() - heat[~inside].mean())
+    assert np.mean([contrast > 0.1 for contrast in contrasts.values()]) >= 0.8, contrasts
+
+
+def test_it_is_the_same_every_time_and_leaves_the_random_state_alone(mini_vit: MiniVit) -> None:
+    torch.manual_seed(11)
+    before = torch.get_rng_state()
+    again = MiniVit.bundled()
+    assert torch.equal(torch.get_rng_state(), before)
+    images = mini_vit.normalize(pixels())
+    assert torch.equal(mini_vit.encode_image(images), again.encode_image(images))
+
+
+def test_it_is_frozen(mini_vit: MiniVit) -> None:
+    assert not any(module.training for module in mini_vit.modules())
+    assert not any(parameter.requires_grad for parameter in mini_vit.parameters())
+    assert all(not tensor.is_meta for tensor in [*mini_vit.parameters(), *mini_vit.buffers()])
+
+
+def test_precision() -> None:
+    exact, backbone = create("mini-vit"), create("mini-vit", precision="bf16")
+    assert backbone.dtype == torch.bfloat16
+    assert torch.equal(backbone.mean, exact.mean)
+    trace = backbone.trace(backbone.normalize(pixels()), Needs(tokens=(-1,), attention=(-1,)))
+    assert trace.tokens[-1].dtype == torch.bfloat16
+    assert trace.attention[-1].dtype == trace.embedding.dtype == torch.float32
+    assert (trace.embedding * exact.encode_image(exact.normalize(pixels()))).sum() > 0.99
+    assert torch.equal(backbone.encode_text(["a cat"]), exact.encode_text(["a cat"]))
+
+
+def test_presence_grows_with_similarity_and_tells_apart(mini_vit: MiniVit) -> None:
+    presence = mini_vit.presence(torch.linspace(-1, 1, 201))
+    assert (presence.diff() >= 0).all()
+    assert presence[0] < 0.01
+    assert presence[-1] > 0.99
+
+
+def test_it_is_small_and_stores_nothing_that_mini_has() -> None:
+    files = [path for path in WEIGHTS.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 15 * 10**6
+    assert {path.suffix for path in files} <= {".safetensors", ".json"}  # nothing that runs code when read
+    facts = json.loads((WEIGHTS / "mini_vit.json").read_text())
+    with torch.device("meta"):
+        net = HybridBlocks(**facts["shape"])
+    assert set(load_file(WEIGHTS / "image.safetensors")) == set(net.state_dict())
+
+
+def test_only_its_own_weights() -> None:
+    assert create("mini-vit", "bundled").name == "mini-vit"
+    with pytest.raises(UsageError, match="mini-vit has only its bundled weights, got --pretrained openai: leave"):
+        create("mini-vit", "openai")
