@@ -147,6 +147,9 @@ class Localizer:
         device: a torch device; None for the best there is.
         precision: the tower's, "fp32", "bf16", "fp16" or "auto"; maps and scores are float32 in any case. Only of a
             model that is given by name.
+        masked_precision: that of the Score-CAM family's masked pictures, whose hundreds of forwards take all its time.
+            "bf16" halves it on processors that have bfloat16, and the features that maps are made of keep the tower's
+            precision; "auto" takes it where it is native. None: the tower's.
         text_cache: whether embeddings of names are kept on disk for the next time; see `cliploc.text_cache`.
         batch_size: pictures (and masked pictures) sent through the tower at once.
 
@@ -185,6 +188,7 @@ class Localizer:
         min_presence: float = 0.5,
         device: str | None = None,
         precision: str = "fp32",
+        masked_precision: str | None = None,
         batch_size: int = 16,
         text_cache: bool = True,
     ) -> None:
@@ -216,6 +220,7 @@ class Localizer:
             if isinstance(model, str)
             else model
         )
+        self._encode_masked = _in_precision(self.backbone, masked_precision)
         self._text_cache = _text_cache_of(self.backbone) if text_cache else None
         self._head_file = head
         self._head = None if head is None else load_head(os.fspath(head), self.backbone)
@@ -798,6 +803,7 @@ class Localizer:
             self.backbone,
             self.batch_size,
             on_masked,
+            encode_masked=self._encode_masked,
             empty_name=self._empty_name,
             words=[item.texts.synonyms for item in batch],
         )
@@ -998,6 +1004,18 @@ def _text_cache_of(backbone: Backbone) -> TextCache | None:
     """Only a backbone that knows its weights by their checksum has a `fingerprint`, and embeddings worth keeping."""
     fingerprint, folder = getattr(backbone, "fingerprint", None), cache_folder()
     return TextCache(folder, fingerprint) if fingerprint and folder else None
+
+
+def _in_precision(backbone: Backbone, precision: str | None) -> Callable[[Tensor], Tensor] | None:
+    """`encode_image` of the tower in another precision; None where that is its own."""
+    if precision is None:
+        return None
+    dtype = backbones.resolve_precision(precision, str(backbone.device))
+    if dtype == backbone.dtype:
+        return None
+    if not isinstance(backbone, backbones.DualEncoder):
+        raise UsageError(f"{backbone.name} has one precision only: leave masked_precision out")
+    return backbone.in_precision(dtype).encode_image
 
 
 def _note(notes: list[list[str]], picture: int, remark: str) -> None:

@@ -411,6 +411,7 @@ class Context:
         backbone: the model.
         batch_size: how many images a perturbation method sends through the tower at once.
         progress: called with the number of masked images just done, by methods that make many.
+        encode_masked: what embeds masked images instead of `backbone.encode_image`, such as the tower in bfloat16.
         note: called with an image's place in the batch and a remark on its maps, such as how sure they are.
         cache: results shared by the methods that run on this same batch (masked embeddings).
         empty_name: gives `redundant` in the templates of the prompts; None: the bare empty string's embedding.
@@ -423,6 +424,7 @@ class Context:
     backbone: Backbone
     batch_size: int = 32
     progress: Callable[[int], None] | None = None
+    encode_masked: Callable[[Tensor], Tensor] | None = None
     note: Callable[[int, str], None] | None = None
     cache: dict[Any, Any] = field(default_factory=dict)
     empty_name: Callable[[], Tensor] | None = None
@@ -478,10 +480,11 @@ class Context:
         return self.transformer.end(self.trace.entering[block], block, self.trace.grid)
 
     def embed(self, images: Tensor) -> Tensor:
-        """Normalised `[n, 3, H, W]` → `[n, D]` unit norm, in batches of `batch_size`."""
+        """Masked images, `[n, 3, H, W]` normalised → `[n, D]` unit norm, in batches of `batch_size`."""
         import torch
 
-        chunks = [self.backbone.encode_image(chunk) for chunk in torch.split(images, self.batch_size)]
+        encode = self.encode_masked or self.backbone.encode_image
+        chunks = [encode(chunk) for chunk in torch.split(images, self.batch_size)]
         return torch.cat(chunks)  # [n, D]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pytorch_grad_cam import ScoreCAM
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from torchcam.methods import ScoreCAM as TorchcamScoreCAM
 
 from cliploc.errors import UsageError
+from cliploc.localizer import Localizer
 from cliploc.saliency import methods
 from cliploc.saliency._infra.masked import masked_embeddings
 from cliploc.schema import Context, Needs
@@ -259,3 +261,32 @@ def test_mini_with_few_channels_marked_agrees_with_the_equation() -> None:
     expected = weighted(marked, scene.backbone.logit_scale / 4 * masked_scores(marked, ours_mask))
     ours = methods.get("score_cam").function(ctx)
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+
+
+# ---------------------------------------------------------------------------------------------------------- precision
+def test_masked_pictures_in_bfloat16_leave_the_map_as_it_is() -> None:
+    """The maps A_k keep their precision; only their weights are made of rounded scores."""
+    scene = mini_scene(side=96)
+    fast = scene.backbone.in_precision(torch.bfloat16)
+    assert fast.text is scene.backbone.text
+    assert scene.backbone.dtype == torch.float32
+    some = torch.zeros(1, scene.backbone.embedding_size, dtype=torch.bool)
+    some[:, ::20] = True
+    maps = []
+    for encode in (None, fast.encode_image):
+        ctx = scene.context(encode_masked=encode)
+        ctx.features[~some] = 0
+        maps.append(methods.get("score_cam").function(ctx)[0, 0].flatten())
+    assert not torch.equal(*maps)
+    assert torch.corrcoef(torch.stack(maps))[0, 1] >= 0.995
+
+
+def test_the_localizer_takes_a_precision_for_masked_pictures() -> None:
+    kinds = []
+    for precision in ("bf16", "fp32", None):
+        localizer = Localizer(method="score_cam", masked_precision=precision, image_size=64, device="cpu")
+        localizer.method_options["budget"] = 16
+        kinds.append(localizer._encode_masked)
+        assert len(localizer(np.zeros((64, 64, 3), np.uint8) + np.arange(64, dtype=np.uint8)[:, None], ["cat"]).scores)
+    assert kinds[0].__self__.dtype == torch.bfloat16
+    assert kinds[1:] == [None, None], "the tower's own precision needs no copy"

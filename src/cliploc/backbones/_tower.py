@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +57,21 @@ class DualEncoder(nn.Module, ABC):
     def normalize(self, pixels: Tensor) -> Tensor:
         """`[B, 3, H, W]` RGB values in 0–1 → the tower's input, on its device, in its precision."""
         return ((pixels.to(self.device) - self.mean) / self.std).to(self.dtype)
+
+    def in_precision(self, dtype: torch.dtype) -> Self:
+        """A copy whose image tower computes in another precision; the text tower is shared.
+
+        Example:
+            >>> from cliploc import backbones
+            >>> backbones.create("mini").in_precision(torch.bfloat16).dtype
+            torch.bfloat16
+        """
+        text = self._modules.get("text")
+        copied = copy.deepcopy(self, {} if text is None else {id(text): text})
+        for name, part in copied.named_children():
+            if name != "text" and next(part.parameters(), None) is not None:
+                part.to(dtype)
+        return copied
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Normalised `[B, 3, H, W]` → `[B, D]` float32, unit norm."""
