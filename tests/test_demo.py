@@ -84,7 +84,8 @@ def test_a_sheet_for_each_photo_and_one_page_that_needs_nothing_else(demo):
             sheet.load()
             assert min(sheet.size) > 300
     page = (out / "demo.html").read_text()
-    assert page.count("<img ") == sum(1 + len(photo.ask) for photo in photos)
+    assert page.count("<img ") == sum(1 + 2 * len(photo.ask) for photo in photos)
+    assert page.count("· mini-vit, ") == sum(len(photo.ask) for photo in photos)
     assert not re.search(r'(src|href)=(?!"(data:|#))', page)
     for photo in photos:
         assert photo.path.name in page

@@ -6,12 +6,13 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import resources
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cliploc.schema import FloatArray
+from cliploc.schema import FloatArray, Localization
 
 if TYPE_CHECKING:
     from cliploc.localizer import Localizer
@@ -69,11 +70,13 @@ class DemoResult:
         rows: one for each photo and name.
         page: the HTML file.
         overlays: the pictures.
+        beside: `ious` of the localizer shown beside.
     """
 
     rows: tuple[DemoRow, ...]
     page: Path
     overlays: tuple[Path, ...]
+    beside: tuple[float, ...] = ()
 
     @property
     def ious(self) -> list[float]:
@@ -103,7 +106,11 @@ def demo_photos() -> Iterator[DemoPhoto]:
 
 
 def run_demo(
-    localizer: Localizer, out: Path, settings: dict[str, Any], done: Callable[[], None] = lambda: None
+    localizer: Localizer,
+    out: Path,
+    settings: dict[str, Any],
+    done: Callable[[], None] = lambda: None,
+    beside: Localizer | None = None,
 ) -> DemoResult:
     """Localizes the names asked for in every photograph; writes a sheet for each and one page of all.
 
@@ -112,32 +119,46 @@ def run_demo(
         out: an existing folder.
         settings: shown in the page's header.
         done: called after every photo.
+        beside: another model or method, whose heat the page shows below.
 
     Raises:
         OSError: something cannot be written.
     """
-    from cliploc.geometry import iou_matrix
     from cliploc.report import PageItem, panels, write_page
 
     photos = list(demo_photos())
-    rows, items, overlays = [], [], []
-    for photo, result in zip(photos, localizer.stream([p.path for p in photos], [p.ask for p in photos]), strict=True):
-        ious: dict[str, float | None] = {}
+    paths, asked = [photo.path for photo in photos], [photo.ask for photo in photos]
+    others = beside.stream(paths, asked) if beside else repeat(None)
+    title = f"{beside.backbone.name}, {beside.method.title}" if beside else ""
+    rows, items, overlays, other_ious = [], [], [], []
+    for photo, result, other in zip(photos, localizer.stream(paths, asked), others, strict=False):
+        ious = _ious(photo, result)
         for index, name in enumerate(result.names):
-            boxes, there = result.boxes.of(name), name in photo.truth
-            ious[name] = None
-            if there:
-                ious[name] = float(iou_matrix(boxes[:1], photo.truth[name]).max()) if len(boxes) else 0.0
             scores = result.boxes.score[result.boxes.label == index]
             best = float(scores[0]) if len(scores) else None
-            rows.append(DemoRow(photo.path.name, name, there, bool(result.found[index]), best, boxes, ious[name]))
+            found, boxes = bool(result.found[index]), result.boxes.of(name)
+            rows.append(DemoRow(photo.path.name, name, name in photo.truth, found, best, boxes, ious[name]))
+        other_ious += [iou for iou in (_ious(photo, other) if other else {}).values() if iou is not None]
         overlays.append(out / f"{photo.path.stem}.jpg")
         panels(result).save(overlays[-1], quality=90)
-        items.append(PageItem(result, photo.credit, photo.truth, ious))
+        items.append(PageItem(result, photo.credit, photo.truth, ious, {title: other} if other else {}))
         done()
     page = out / "demo.html"
     write_page(page, "cliploc demo", items, settings, hint=f"{IOU_RULE} {clip_hint()}")
-    return DemoResult(tuple(rows), page, tuple(overlays))
+    return DemoResult(tuple(rows), page, tuple(overlays), tuple(other_ious))
+
+
+def _ious(photo: DemoPhoto, result: Localization) -> dict[str, float | None]:
+    """By `IOU_RULE`, of each name; None for one that is not there."""
+    from cliploc.geometry import iou_matrix
+
+    def of(name: str) -> float | None:
+        boxes = result.boxes.of(name)
+        if name not in photo.truth:
+            return None
+        return float(iou_matrix(boxes[:1], photo.truth[name]).max()) if len(boxes) else 0.0
+
+    return {name: of(name) for name in result.names}
 
 
 def clip_hint() -> str:

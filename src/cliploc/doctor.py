@@ -99,7 +99,7 @@ def _model(model: str, pretrained: str | None, device: str | None, precision: st
     except MissingWeightsError:
         raise
     except (ModelError, OSError) as error:
-        advice = ": install cliploc again" if model == "mini" else ""
+        advice = ": install cliploc again" if model in ("mini", "mini-vit") else ""
         yield Check("weights", False, f"{model} cannot be loaded ({error}){advice}")
         return
     seconds = time.perf_counter() - start

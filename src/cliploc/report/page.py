@@ -6,7 +6,7 @@ import base64
 import io
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,14 @@ class PageItem:
         credit: its author, source and licence, as plain text.
         truth: name → its true boxes, `[k, 4]` xyxy in original pixels; a name left out is not in the picture.
         ious: name → IoU of its best box with the true one; None where there is nothing to compare.
+        beside: title → what another model or method says of the same names; its heat is shown below.
     """
 
     result: Localization
     credit: str
     truth: Mapping[str, FloatArray]
     ious: Mapping[str, float | None]
+    beside: Mapping[str, Localization] = field(default_factory=dict)
 
 
 def write_page(
@@ -50,7 +52,7 @@ def write_page(
     """Writes a page that shows what was found where, beside what is there.
 
     For each photograph: the original with true boxes (dashed) and found ones (solid), and a heat overlay for every name
-    with its score and IoU, at the end a table of all.
+    with its score and IoU, also by what stands beside; at the end a table of all.
 
     Args:
         path: the file; written over if it exists.
@@ -156,10 +158,12 @@ def _article(number: int, item: PageItem) -> str:
     result = item.result
     width, height = result.image.size
     figures = [_figure(_truth_picture(item), _truth_alt(item), _legend(item))]
-    heat = scaled(result, fit_within(result.image.size, HEAT_SIDE))
-    for index, name in enumerate(result.names):
-        caption = f"<b>{escape(name)}</b> {escape(verdict(result, index))}{_fit(item, name)}"
-        figures.append(_figure(draw_names(heat, [index]), _heat_alt(result, index), caption))
+    for title, one in {"": result, **item.beside}.items():
+        heat = scaled(one, fit_within(result.image.size, HEAT_SIDE))
+        for index, name in enumerate(one.names):
+            words = " ".join([verdict(one, index), *([f"· {title}"] if title else [])])
+            caption = f"<b>{escape(name)}</b> {escape(words)}{'' if title else _fit(item, name)}"
+            figures.append(_figure(draw_names(heat, [index]), _heat_alt(one, index), caption))
     notes = "".join(f" · {escape(note)}" for note in result.notes)
     return f"""<article id="photo-{number}" aria-labelledby="photo-{number}-name">
 <h2 id="photo-{number}-name">{escape(_file(result))} <small>{width}×{height}{notes}</small></h2>
