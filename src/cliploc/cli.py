@@ -49,6 +49,7 @@ DEMO_VIEWS = {
     "scales": (1, 1.43, 2),
     "flip": True,
 }  # better on the tuning pictures: tools/choose_thresholds.py --scales
+DEMO_BESIDE = {"model": "mini-vit", "method": None, "scales": (2,)}  # what ViT methods make of the same photographs
 
 app = typer.Typer(
     name="cliploc",
@@ -307,15 +308,19 @@ def demo(
     arguments = {**of_model, "method": method, **DEMO_VIEWS}
     with terminal.progress(f"loading {model}") as bar:
         localizer = _localizer(arguments)
+        beside = None if model != "mini" or method else _localizer({**of_model, **DEMO_BESIDE})
         bar.start(localizer.method.name, len(list(demo_photos())))
-        result = run_demo(localizer, folder, _page_settings(localizer), bar.advance)
+        result = run_demo(localizer, folder, _page_settings(localizer), bar.advance, beside)
     terminal.data(_demo_table(result.rows))
     ious, absent = result.ious, result.absent
-    good = sum(iou >= 0.5 for iou in ious)
     alarms = sum(row.found for row in absent)
     lines = [
-        f"mean IoU {sum(ious) / len(ious):.2f}, IoU ≥ 0.5: {good} of {len(ious)} ({good / len(ious):.0%}); "
-        f"absent names wrongly found: {alarms} of {len(absent)}",
+        f"{_good(ious)}; absent names wrongly found: {alarms} of {len(absent)}",
+        *(
+            [f"beside it on the page: {beside.backbone.name}, {beside.method.title}: {_good(result.beside)}"]
+            if beside
+            else []
+        ),
         IOU_RULE,
         f"wrote {result.page} and {len(result.overlays)} overlays",
         clip_hint(),
@@ -1112,6 +1117,11 @@ def _write(path: Path, content: bytes) -> None:
         path.write_bytes(content)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}: make room or choose another --out") from error
+
+
+def _good(ious: Sequence[float]) -> str:
+    good = sum(iou >= 0.5 for iou in ious)
+    return f"mean IoU {sum(ious) / len(ious):.2f}, IoU ≥ 0.5: {good} of {len(ious)} ({good / len(ious):.0%})"
 
 
 def _demo_table(rows: Sequence[Any]) -> Any:
