@@ -8,7 +8,7 @@ PEERS := legrad_torch==1.1 gem_torch==1.0.1 captum==0.9.0
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo test lint types imports bench check mini-card clean
+.PHONY: setup demo test lint types imports bench check mini-card mini-vit-card clean
 
 setup: $(READY)
 
@@ -40,6 +40,9 @@ bench: $(READY)
 
 mini-card: $(READY)
 	$(BIN)/python tools/mini_card.py
+
+mini-vit-card: $(READY)
+	$(BIN)/python tools/mini_vit_card.py
 
 check: lint types imports test
 

@@ -2,8 +2,9 @@
 
     python tools/make_gallery.py [--model ViT-B-16 --pretrained openai] [--out docs/gallery]
 
-Methods that work on CNNs are shown with `mini`. The others need a ViT, whose weights are not bundled: name one by
---model and --pretrained. Random weights are possible, to see that it runs, and are said to be random on every sheet.
+Methods that work on CNNs are shown with `mini`, those that work on ViTs with `mini-vit`; a third model can stand beside
+them by --model and --pretrained. Random weights are possible, to see that it runs, and are said to be random on every
+sheet.
 """
 
 from __future__ import annotations
@@ -87,10 +88,7 @@ def readme(localizers: Sequence[Localizer], sections: Sequence[str], command: st
     if left_out:
         lines += [
             "## Not shown",
-            "These methods need another kind of tower than the bundled model's. No CLIP weights come with cliploc, and "
-            "maps of random ones would show nothing. With weights at hand (they are downloaded once):",
-            "",
-            "    python tools/make_gallery.py --model ViT-B-16 --pretrained openai",
+            "These methods need another kind of tower than the models above:",
             "",
             ", ".join(f"{method.title} (`{method.name}`)" for method in left_out) + ".",
             "",
@@ -119,12 +117,12 @@ def make_gallery(out: Path, localizers: Sequence[Localizer], random: Sequence[st
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="a ViT beside mini, by its name in `cliploc models`")
+    parser.add_argument("--model", help="beside the bundled ones, by its name in `cliploc models`")
     parser.add_argument("--pretrained", help="its weights")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/gallery")
     given = parser.parse_args(arguments)
     settings: dict[str, Any] = {"min_presence": 0, "text_cache": False}
-    localizers, random = [Localizer("mini", **settings)], []
+    localizers, random = [Localizer(model, **settings) for model in ("mini", "mini-vit")], []
     if given.model:
         localizers.append(Localizer(given.model, given.pretrained, method="grad_cam", **settings))
         random = [localizers[-1].backbone.name] if given.pretrained == "random" else []
