@@ -91,9 +91,9 @@ class BenchmarkResult:
                 "percent; GT-known, Top-1 and Top-5 Loc at the setting's own τ;",
                 f"MaxBoxAcc at the best τ of {kind}",
             ]
-        classified = {
-            (_percent(one, "top1_cls"), _percent(one, "top5_cls")): name for name, one in self.summary.items()
-        }
+        classified: dict[tuple[str, str], str] = {}
+        for name, one in self.summary.items():
+            classified.setdefault((_percent(one, "top1_cls"), _percent(one, "top5_cls")), name)
         lines += [f"{name}: classification Top-1 {a} Top-5 {b}" for (a, b), name in classified.items() if a != "–"]
         return lines
 
