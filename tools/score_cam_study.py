@@ -137,15 +137,15 @@ def temperature_table(pictures: list[Picture]) -> None:
         print(f"| {times * own:.3g} | {times:g} | " + " | ".join(cells) + " |", flush=True)
 
 
-def budget_table(pictures: list[Picture]) -> None:
+def budget_table(pictures: list[Picture], names: list[str], temperatures: list[float]) -> None:
     """How near a budget's maps come, what it said of itself, and what that means for boxes, at each default τ."""
     print("| method | × own | budget | masks tried | correlation: mean | 10th % | least | said | located | all masks |")
     print("|---" * 10 + "|")
     own = 1 / pictures[0].mini.logit_scale
-    for name in ("score_cam", "vl_score"):
+    for name in names:
         method = methods.get(name)
         tau = TAUS.index(method.threshold)
-        for times in (1, 4):
+        for times in temperatures:
             exact = [method.function(p.context(own_only=True), temperature=times * own)[0, 0] for p in pictures]
             located = np.mean([p.hits(raw)[tau] for p, raw in zip(pictures, exact, strict=True)])
             for budget in BUDGETS:
@@ -160,25 +160,27 @@ def budget_table(pictures: list[Picture]) -> None:
                         tried.append(int(remarks[0].split()[0]))
                         said.append(float(remarks[0].split()[-1]))
                 print(
-                    f"| {name} | {times} | {budget} | {np.mean(tried):.0f} | {np.mean(near):.4f} | "
+                    f"| {name} | {times:g} | {budget} | {np.mean(tried):.0f} | {np.mean(near):.4f} | "
                     f"{np.quantile(near, 0.1):.4f} | {min(near):.4f} | {np.mean(said):.4f} | {np.mean(found):.3f} | "
                     f"{located:.3f} |",
                     flush=True,
                 )
 
 
-def precision_table(pictures: list[Picture], others: list[Picture]) -> None:
+def precision_table(
+    pictures: list[Picture], others: list[Picture], names: list[str], temperatures: list[float]
+) -> None:
     """How far the maps of another precision's masked pictures are from these."""
     print("| method | × own | correlation: mean | least |\n|---|---|---|---|")
     own = 1 / pictures[0].mini.logit_scale
-    for name in ("score_cam", "vl_score"):
-        for times in (1, 4):
+    for name in names:
+        for times in temperatures:
             maps = [
                 [methods.get(name).function(p.context(), temperature=times * own)[0, 0] for p in both]
                 for both in (pictures, others)
             ]
             near = [correlation(a, b) for a, b in zip(*maps, strict=True)]
-            print(f"| {name} | {times} | {np.mean(near):.5f} | {min(near):.5f} |", flush=True)
+            print(f"| {name} | {times:g} | {np.mean(near):.5f} | {min(near):.5f} |", flush=True)
 
 
 def main() -> None:
@@ -188,17 +190,20 @@ def main() -> None:
     parser.add_argument("--precision", default="fp32", help="of the masked pictures that are not in the cache yet")
     parser.add_argument("--other", type=Path, help="a cache of the same pictures in bf16, for `precision`")
     parser.add_argument("--limit", type=int, help="only the first N pictures")
+    parser.add_argument("--method", default="score_cam,vl_score", help="of the tables `budget` and `precision`")
+    parser.add_argument("--times-own", default="1,4", help="of the same: temperatures, as multiples of the model's own")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    names, temperatures = given.method.split(","), [float(times) for times in given.times_own.split(",")]
     pictures = read(given.cache, given.precision, given.limit)
     print(f"\n{len(pictures)} tuning pictures\n")
     if given.table == "temperature":
         temperature_table(pictures)
     elif given.table == "budget":
-        budget_table(pictures)
+        budget_table(pictures, names, temperatures)
     elif given.table == "precision":
-        precision_table(pictures, read(given.other, "bf16", given.limit))
+        precision_table(pictures, read(given.other, "bf16", given.limit), names, temperatures)
 
 
 if __name__ == "__main__":
