@@ -503,7 +503,7 @@ def test_options_that_are_refused(backbones, options, text):
 
 
 def test_models_devices_and_methods_that_do_not_fit(backbones):
-    with pytest.raises(UnknownNameError, match=r"unknown model 'minni': did you mean mini\?"):
+    with pytest.raises(UnknownNameError, match=r"unknown model 'minni': did you mean mini or mini-vit\?"):
         Localizer("minni")
     with pytest.raises(UsageError, match=r"expected a device of this machine \(cpu.*\), got 'tpu': leave it out"):
         Localizer("mini", device="tpu")
