@@ -14,29 +14,35 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from cliploc.detector import Detector
     from cliploc.errors import CliplocError, InputError, ModelError, UsageError
+    from cliploc.jobs.annotate import annotate
     from cliploc.localizer import Localizer
     from cliploc.schema import Boxes, Localization
 
 __all__ = [
     "Boxes",
     "CliplocError",
+    "Detector",
     "InputError",
     "Localization",
     "Localizer",
     "ModelError",
     "UsageError",
     "__version__",
+    "annotate",
 ]
 
 _HOMES = {
     "Boxes": "cliploc.schema",
     "CliplocError": "cliploc.errors",
+    "Detector": "cliploc.detector",
     "InputError": "cliploc.errors",
     "Localization": "cliploc.schema",
     "Localizer": "cliploc.localizer",
     "ModelError": "cliploc.errors",
     "UsageError": "cliploc.errors",
+    "annotate": "cliploc.jobs.annotate",
 }
 
 

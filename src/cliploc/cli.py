@@ -331,6 +331,79 @@ def demo(
 
 
 @app.command()
+def serve(
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", help="A model to choose on the page; repeatable, the first is shown. [default: mini]"),
+    ] = None,
+    pretrained: Annotated[
+        list[str] | None, typer.Option(metavar="TAG|FILE|own", help="Weights: once, or one for each --model.")
+    ] = None,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen; 0.0.0.0: the whole network.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(metavar="N", help="0 takes any that is free.")] = 7860,
+    auth_env: Annotated[
+        str | None, typer.Option(metavar="VARIABLE", help="An environment variable that holds user:password.")
+    ] = None,
+    queue: Annotated[int, typer.Option(metavar="N", help="So many jobs wait; more are turned away.")] = 32,
+    max_megabytes: Annotated[float, typer.Option(metavar="N", help="The largest upload.")] = 20,
+    max_megapixels: Annotated[float, typer.Option(metavar="N", help="The largest photograph, decoded.")] = 25,
+    device: Device = None,
+    precision: Precision = "fp32",
+    debug: Debug = False,
+) -> int:
+    """Serve a page where one types names and sees where they are. Needs cliploc[web].
+
+    Example: cliploc serve --model mini --model ViT-B-16 --pretrained own --pretrained openai
+    """
+    if not 0 <= port <= 65535:
+        raise UsageError(f"expected --port from 0 to 65535, got {port}")
+    for option, value in (
+        ("--queue", queue),
+        ("--max-megabytes", max_megabytes),
+        ("--max-megapixels", max_megapixels),
+    ):
+        if not value > 0:
+            raise UsageError(f"expected {option} above 0, got {value:g}")
+    names = model or ["mini"]
+    weights = pretrained or ["own"]
+    if len(weights) not in (1, len(names)):
+        raise UsageError(f"expected --pretrained once, or for each of {len(names)} models, got {len(weights)}")
+    weights = weights * len(names) if len(weights) == 1 else weights
+    auth = None if auth_env is None else _user(auth_env)
+    from cliploc.web.engine import Engine, Offer
+    from cliploc.web.server import serve as serve_page
+
+    terminal = Terminal()
+    offers = [Offer(one, None if tag == "own" else tag) for one, tag in zip(names, weights, strict=True)]
+    engine = Engine(offers, device, precision, round(max_megapixels * 1e6))
+    if auth is None and host not in ("127.0.0.1", "localhost", "::1"):
+        terminal.say(f"anybody who reaches {host} can use this page: --auth-env asks for a password", style="yellow")
+    terminal.say(f"loading {offers[0].label}", style="dim")
+    with contextlib.suppress(KeyboardInterrupt):  # how a server is ended
+        serve_page(
+            engine,
+            host,
+            port,
+            auth=auth,
+            queue=queue,
+            max_bytes=round(max_megabytes * 1e6),
+            debug=debug,
+            on_ready=lambda address: terminal.data(Text(address)),
+        )
+    return DONE
+
+
+def _user(variable: str) -> tuple[str, str]:
+    """User and password out of the environment, where no list of processes shows them."""
+    user, colon, password = os.environ.get(variable, "").partition(":")
+    if not user or not colon or not password:
+        raise UsageError(f"expected {variable} to hold user:password, but it does not: export {variable}=me:secret")
+    return user, password
+
+
+@app.command()
 def evaluate(
     maps: Annotated[Path, typer.Option(metavar="DIR", help="Score maps, <image_id>.npy: floats in 0-1.")],
     metadata: Annotated[
@@ -392,25 +465,133 @@ def evaluate(
 
 
 @app.command()
-def report(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder of a benchmark.")],
-    no_pictures: Annotated[
-        bool, typer.Option("--no-pictures", help="Leave the photographs out: maps and boxes alone, to pass on.")
+def train(
+    method: Annotated[str, typer.Argument(metavar="tscam|lctr", help="Whose layers.")],
+    root: Annotated[Path, typer.Option(metavar="DIR|FILE", help="The pictures, or a CSV file that lists them.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The head: a safetensors file.")],
+    dataset: Annotated[
+        str, typer.Option(metavar="imagefolder|csv", help="A folder for each class, or lines path,label.")
+    ] = "imagefolder",
+    head: Annotated[
+        str, typer.Option(metavar="open|closed", help="For any name afterwards, or for these classes only.")
+    ] = "open",
+    model: Model = "mini",
+    pretrained: Pretrained = None,
+    features: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep the tower's features here. [default: beside --out]")
+    ] = None,
+    augmentations: Annotated[
+        int, typer.Option(help="Views of each picture, cropped and mirrored, besides the plain one.")
+    ] = 0,
+    epochs: Annotated[int | None, typer.Option(help="At most. [default: the method's own]")] = None,
+    optimizer: Annotated[str | None, typer.Option(metavar="adamw|sgd", help="[default: the method's own]")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate. [default: the method's own]")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="[default: the method's own]")] = None,
+    schedule: Annotated[
+        str, typer.Option(metavar="cosine|step", help="Of the learning rate: to zero, or a tenth every --step-epochs.")
+    ] = "cosine",
+    step_epochs: Annotated[int, typer.Option(help="Of the step schedule.")] = 5,
+    batch_size: Annotated[int, typer.Option(help="Pictures of one step, on all processes together.")] = 64,
+    accumulate: Annotated[int, typer.Option(help="Steps whose gradients are summed before weights move.")] = 1,
+    held_out: Annotated[
+        float, typer.Option(metavar="0-1", help="Share that early stopping is decided on; 0 for none.")
+    ] = 0.1,
+    hold_out: Annotated[
+        str, typer.Option(metavar="pictures|classes", help="Hold out pictures of every class, or whole classes.")
+    ] = "pictures",
+    patience: Annotated[int, typer.Option(help="Epochs without better accuracy on them before it stops.")] = 5,
+    start: Annotated[
+        str, typer.Option(metavar="zero-shot|random", help="Of an open head: the tower's own reading, or nothing.")
+    ] = "zero-shot",
+    unit_places: Annotated[
+        bool, typer.Option("--unit-places", help="Of an open head: each place a unit vector, so that maps are cosines.")
     ] = False,
+    experts: Annotated[int, typer.Option(help="LCTR's kernels.")] = 4,
+    mixed_precision: Annotated[str, typer.Option(metavar="no|bf16|fp16", help="Of the head's training.")] = "no",
+    seed: Annotated[int, typer.Option(help="Of first weights, order and held-out part.")] = 0,
+    image_size: Annotated[
+        str | None, typer.Option(metavar="N|HxW", help="Input size in pixels. [default: the model's own]")
+    ] = None,
+    template: Templates = None,
+    device: Device = None,
+    precision: Precision = "fp32",
+    restart: Annotated[bool, typer.Option("--restart", help="Begin anew though there is a checkpoint.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write curves for TensorBoard too.")] = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
-    """Write a benchmark's report.html and its tables again; no model is loaded.
+    """Train TS-CAM's or LCTR's layers on a frozen model, from pictures' labels alone.
 
-    Example: cliploc report results --no-pictures
+    Killed, the same command goes on where it was. With several GPUs: accelerate launch -m cliploc train ...
+
+    Example: cliploc train tscam --root photos --model ViT-B-16 --pretrained openai --out head.safetensors
     """
-    from cliploc.report import write_report
-
+    name = {"tscam": "ts_cam"}.get(method.replace("-", "").replace("_", "").lower(), method)
+    readers = ("imagefolder", "csv")
+    if dataset not in readers:
+        raise UsageError(f"expected --dataset of {', '.join(readers)}, got {dataset!r}")
+    size = _image_size(image_size)
+    _writable(out.expanduser().resolve().parent)
     terminal = Terminal()
-    with terminal.progress("writing the report"):
-        path = write_report(out, pictures=not no_pictures)
-    terminal.data(Text(printable(str(path))))
-    terminal.say(f"and tables.csv, tables.md, tables.tex in {path.parent}", style="dim")
-    return DONE
+    first = os.environ.get("RANK", "0") == "0"  # one of several processes speaks
+    start_time = time.perf_counter()
+    with terminal.progress(f"loading {model}") if first else contextlib.nullcontext() as bar:
+        from cliploc import training
+        from cliploc.backbones import create
+
+        settings = training.TrainSettings.published(
+            name,
+            head,  # type: ignore[arg-type]  # checked there
+            epochs=epochs,
+            optimizer=optimizer,
+            lr=lr,
+            weight_decay=weight_decay,
+            schedule=schedule,
+            step_epochs=step_epochs,
+            batch_size=batch_size,
+            accumulate=accumulate,
+            held_out=held_out,
+            hold_out=hold_out,
+            patience=patience,
+            start=start,
+            unit_places=unit_places,
+            experts=experts,
+            mixed_precision=mixed_precision,
+            augmentations=augmentations,
+            seed=seed,
+        )
+        pictures = training.read_folder(root) if dataset == "imagefolder" else training.read_csv(root)
+        backbone = create(model, pretrained, training.process_device(device), precision=precision)
+
+        def say_epoch(done: training.Epoch) -> None:
+            if first:
+                terminal.say(done.line(settings.epochs))
+
+        trained = training.train(
+            backbone,
+            pictures,
+            out,
+            settings,
+            features=features,
+            input_hw=(size, size) if isinstance(size, int) else size,
+            templates=_templates(template),
+            pretrained=pretrained,
+            restart=restart,
+            tensorboard=tensorboard,
+            progress=bar,
+            on_epoch=say_epoch,
+            on_problem=lambda line: terminal.say(f"left out: {line}", style="red"),
+        )
+    if first:
+        best = trained.history[trained.best - 1]
+        accuracy = "" if best.accuracy is None else f", held-out accuracy {best.accuracy:.3f}"
+        terminal.data(Text(printable(f"{out}  epoch {trained.best} of {len(trained.history)}{accuracy}")))
+        left_out = f"; {len(trained.problems)} pictures left out" if trained.problems else ""
+        terminal.say(
+            f"{len(trained.parts.train)} pictures of {len(trained.parts.train_classes)} classes trained it, "
+            f"{len(trained.parts.held_out)} were held out{left_out}, {time.perf_counter() - start_time:.1f} s",
+            style="dim",
+        )
+    return SOME_FAILED if trained.problems else DONE
 
 
 @app.command()
@@ -567,133 +748,179 @@ def benchmark(
 
 
 @app.command()
-def train(
-    method: Annotated[str, typer.Argument(metavar="tscam|lctr", help="Whose layers.")],
-    root: Annotated[Path, typer.Option(metavar="DIR|FILE", help="The pictures, or a CSV file that lists them.")],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The head: a safetensors file.")],
-    dataset: Annotated[
-        str, typer.Option(metavar="imagefolder|csv", help="A folder for each class, or lines path,label.")
-    ] = "imagefolder",
-    head: Annotated[
-        str, typer.Option(metavar="open|closed", help="For any name afterwards, or for these classes only.")
-    ] = "open",
+def annotate(
+    pictures: Annotated[
+        str,
+        typer.Argument(metavar="FOLDER", help="With its sub-folders; or a pattern in quotes, or a .txt list."),
+    ],
+    labels: Annotated[
+        Path, typer.Option(metavar="FILE", help="Names, one a line: cat|kitten @0.3; and background: lawn.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where results go; a stopped run there is gone on with.")],
+    formats: Annotated[
+        str, typer.Option("--format", metavar="NAME,NAME", help="Of coco, yolo, voc, labelstudio, csv, cvat.")
+    ] = "coco",
+    min_presence: Annotated[
+        float, typer.Option(metavar="0-1", help="How certain it must be that a name is there; @0.3 goes before it.")
+    ] = 0.5,
+    min_score: Annotated[float, typer.Option(metavar="0-1", help="Of a box.")] = 0.0,
+    max_boxes: Annotated[int | None, typer.Option(help="At most so many boxes a name in a picture.")] = None,
+    min_area: Annotated[float, typer.Option(metavar="0-1", help="Of a box's region: a share of the picture.")] = 0.001,
+    nms_across: Annotated[
+        float | None, typer.Option(metavar="0-1", help="Of boxes of different names with more IoU the better stays.")
+    ] = None,
+    groups: Annotated[
+        str, typer.Option(metavar="keep|split|drop", help="What becomes of one large box round several things.")
+    ] = "keep",
+    review: Annotated[
+        int, typer.Option(metavar="N", help="So many pictures, the least certain first, on review.html; 0: no page.")
+    ] = 100,
+    apply: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The decisions that review.html saved: drop those boxes.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many pictures.")] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Try pictures again that failed before.")] = False,
+    image_url: Annotated[
+        str, typer.Option(metavar="TEXT", help="What stands before a picture's path in Label Studio's file.")
+    ] = "/data/local-files/?d=",
     model: Model = "mini",
     pretrained: Pretrained = None,
-    features: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Keep the tower's features here. [default: beside --out]")
+    method: MethodName = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", "-o", metavar="KEY=VALUE", help="An option of the method; repeatable."),
     ] = None,
-    augmentations: Annotated[
-        int, typer.Option(help="Views of each picture, cropped and mirrored, besides the plain one.")
-    ] = 0,
-    epochs: Annotated[int | None, typer.Option(help="At most. [default: the method's own]")] = None,
-    optimizer: Annotated[str | None, typer.Option(metavar="adamw|sgd", help="[default: the method's own]")] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate. [default: the method's own]")] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="[default: the method's own]")] = None,
-    schedule: Annotated[
-        str, typer.Option(metavar="cosine|step", help="Of the learning rate: to zero, or a tenth every --step-epochs.")
-    ] = "cosine",
-    step_epochs: Annotated[int, typer.Option(help="Of the step schedule.")] = 5,
-    batch_size: Annotated[int, typer.Option(help="Pictures of one step, on all processes together.")] = 64,
-    accumulate: Annotated[int, typer.Option(help="Steps whose gradients are summed before weights move.")] = 1,
-    held_out: Annotated[
-        float, typer.Option(metavar="0-1", help="Share that early stopping is decided on; 0 for none.")
-    ] = 0.1,
-    hold_out: Annotated[
-        str, typer.Option(metavar="pictures|classes", help="Hold out pictures of every class, or whole classes.")
-    ] = "pictures",
-    patience: Annotated[int, typer.Option(help="Epochs without better accuracy on them before it stops.")] = 5,
-    start: Annotated[
-        str, typer.Option(metavar="zero-shot|random", help="Of an open head: the tower's own reading, or nothing.")
-    ] = "zero-shot",
-    unit_places: Annotated[
-        bool, typer.Option("--unit-places", help="Of an open head: each place a unit vector, so that maps are cosines.")
-    ] = False,
-    experts: Annotated[int, typer.Option(help="LCTR's kernels.")] = 4,
-    mixed_precision: Annotated[str, typer.Option(metavar="no|bf16|fp16", help="Of the head's training.")] = "no",
-    seed: Annotated[int, typer.Option(help="Of first weights, order and held-out part.")] = 0,
+    threshold: Annotated[
+        str | None,
+        typer.Option(
+            metavar="0-1|auto",
+            help="Boxes hold what is hotter than this share of the hottest. [default: the method's own]",
+        ),
+    ] = None,
+    resize: Annotated[
+        str | None,
+        typer.Option(metavar="squash|crop|pad", help="How a photo meets the model's input. [default: the model's own]"),
+    ] = None,
     image_size: Annotated[
         str | None, typer.Option(metavar="N|HxW", help="Input size in pixels. [default: the model's own]")
     ] = None,
+    scales: Annotated[str, typer.Option(metavar="1,1.5,2", help="Average the maps of these multiples of it.")] = "1",
+    flip: Annotated[bool, typer.Option("--flip", help="Average in the map of the mirrored photo.")] = False,
+    refine: Annotated[
+        str, typer.Option(metavar="NAME,NAME", help="Steps that follow the method: names of `cliploc refinements`.")
+    ] = "",
     template: Templates = None,
     device: Device = None,
     precision: Precision = "fp32",
-    restart: Annotated[bool, typer.Option("--restart", help="Begin anew though there is a checkpoint.")] = False,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write curves for TensorBoard too.")] = False,
+    batch_size: BatchSize = 16,
+    engine: Annotated[str, typer.Option(metavar="local|ray", help="What carries the run out.")] = "local",
+    address: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT|auto", help="Of a running Ray cluster. [default: this machine]")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Processors that a model computes with. [default: all; ray: as here]")
+    ] = None,
+    as_json: Json = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
-    """Train TS-CAM's or LCTR's layers on a frozen model, from pictures' labels alone.
+    """Draw draft boxes of named things in a folder of pictures, for other tools to read and people to correct.
 
-    Killed, the same command goes on where it was. With several GPUs: accelerate launch -m cliploc train ...
+    Killed at any moment, the same command goes on where it was.
 
-    Example: cliploc train tscam --root photos --model ViT-B-16 --pretrained openai --out head.safetensors
+    Example: cliploc annotate photos --labels labels.txt --format coco,labelstudio --out drafts
     """
-    name = {"tscam": "ts_cam"}.get(method.replace("-", "").replace("_", "").lower(), method)
-    readers = ("imagefolder", "csv")
-    if dataset not in readers:
-        raise UsageError(f"expected --dataset of {', '.join(readers)}, got {dataset!r}")
-    size = _image_size(image_size)
-    _writable(out.expanduser().resolve().parent)
+    from cliploc.jobs.labels import read_labels
+    from cliploc.jobs.pictures import find_pictures
+
+    read_labels(labels)  # what can be refused is, before a model is loaded
+    find_pictures(pictures)
+    arguments: dict[str, Any] = {
+        "model": model,
+        "pretrained": pretrained,
+        "method": method,
+        "templates": _templates(template),
+        "resize": resize,
+        "image_size": _image_size(image_size),
+        "scales": _numbers("--scales", scales),
+        "flip": flip,
+        "refine": [name.strip() for name in refine.split(",")] if refine else [],
+        "threshold": _threshold(threshold),
+        "device": device,
+        "precision": precision,
+        "batch_size": batch_size,
+    }
+    carry_out = _engine(engine, address, threads)
+    folder = _writable(out)
     terminal = Terminal()
-    first = os.environ.get("RANK", "0") == "0"  # one of several processes speaks
     start_time = time.perf_counter()
-    with terminal.progress(f"loading {model}") if first else contextlib.nullcontext() as bar:
-        from cliploc import training
-        from cliploc.backbones import create
+    with terminal.progress(f"loading {model}", rate="images/s") as bar:
+        from cliploc.jobs.annotate import annotate as run
+        from cliploc.jobs.folder import StoppedError
+        from cliploc.localizer import default_method
 
-        settings = training.TrainSettings.published(
-            name,
-            head,  # type: ignore[arg-type]  # checked there
-            epochs=epochs,
-            optimizer=optimizer,
-            lr=lr,
-            weight_decay=weight_decay,
-            schedule=schedule,
-            step_epochs=step_epochs,
-            batch_size=batch_size,
-            accumulate=accumulate,
-            held_out=held_out,
-            hold_out=hold_out,
-            patience=patience,
-            start=start,
-            unit_places=unit_places,
-            experts=experts,
-            mixed_precision=mixed_precision,
-            augmentations=augmentations,
-            seed=seed,
-        )
-        pictures = training.read_folder(root) if dataset == "imagefolder" else training.read_csv(root)
-        backbone = create(model, pretrained, training.process_device(device), precision=precision)
+        if option:
+            arguments["method_options"] = _method_options(method or default_method(model), option)
+        try:
+            result = run(
+                pictures,
+                labels,
+                folder,
+                formats=[name.strip() for name in formats.split(",")],
+                min_presence=min_presence,
+                min_score=min_score,
+                max_boxes=max_boxes,
+                min_area=min_area,
+                nms_across=nms_across,
+                groups=groups,  # type: ignore[arg-type]  # checked there
+                review=review,
+                decisions=apply,
+                limit=limit,
+                retry=retry,
+                image_url=image_url,
+                engine=carry_out,
+                on_start=lambda todo, of: bar.start("annotate", of, of - todo),
+                on_images=bar.advance,
+                on_note=lambda line: terminal.say(line, style="yellow"),
+                on_write=lambda name: bar.start(f"writing {name}", None),
+                **arguments,
+            )
+        except StoppedError as stop:
+            _complain(str(stop))
+            return SOME_FAILED if stop.kept else NOTHING_DONE
+    if as_json:
+        print(json.dumps(result.document(), ensure_ascii=False, indent=1))
+    else:
+        titles, *lines = result.table()
+        terminal.data(grid([_head(*titles), *lines]))
+    for name, reason in list(result.failed.items())[:SHOWN_CLASSES]:
+        terminal.say(f"failed: {name}: {reason}", style="red")
+    for line in result.closing(time.perf_counter() - start_time):
+        terminal.say(line, style="dim")
+    if len(result.failed) == result.pictures:
+        return NOTHING_DONE
+    return SOME_FAILED if result.failed else DONE
 
-        def say_epoch(done: training.Epoch) -> None:
-            if first:
-                terminal.say(done.line(settings.epochs))
 
-        trained = training.train(
-            backbone,
-            pictures,
-            out,
-            settings,
-            features=features,
-            input_hw=(size, size) if isinstance(size, int) else size,
-            templates=_templates(template),
-            pretrained=pretrained,
-            restart=restart,
-            tensorboard=tensorboard,
-            progress=bar,
-            on_epoch=say_epoch,
-            on_problem=lambda line: terminal.say(f"left out: {line}", style="red"),
-        )
-    if first:
-        best = trained.history[trained.best - 1]
-        accuracy = "" if best.accuracy is None else f", held-out accuracy {best.accuracy:.3f}"
-        terminal.data(Text(printable(f"{out}  epoch {trained.best} of {len(trained.history)}{accuracy}")))
-        left_out = f"; {len(trained.problems)} pictures left out" if trained.problems else ""
-        terminal.say(
-            f"{len(trained.parts.train)} pictures of {len(trained.parts.train_classes)} classes trained it, "
-            f"{len(trained.parts.held_out)} were held out{left_out}, {time.perf_counter() - start_time:.1f} s",
-            style="dim",
-        )
-    return SOME_FAILED if trained.problems else DONE
+@app.command()
+def report(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder of a benchmark.")],
+    no_pictures: Annotated[
+        bool, typer.Option("--no-pictures", help="Leave the photographs out: maps and boxes alone, to pass on.")
+    ] = False,
+    debug: Debug = False,  # noqa: ARG001
+) -> int:
+    """Write a benchmark's report.html and its tables again; no model is loaded.
+
+    Example: cliploc report results --no-pictures
+    """
+    from cliploc.report import write_report
+
+    terminal = Terminal()
+    with terminal.progress("writing the report"):
+        path = write_report(out, pictures=not no_pictures)
+    terminal.data(Text(printable(str(path))))
+    terminal.say(f"and tables.csv, tables.md, tables.tex in {path.parent}", style="dim")
+    return DONE
 
 
 @app.command()

@@ -7,6 +7,7 @@ average over synonyms as in VL-Score, Gao & Wang 2022).
 from __future__ import annotations
 
 import csv
+import functools
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -242,22 +243,32 @@ def read_classes(path: str | Path) -> list[str]:
     Raises:
         UsageError: no such file, not a text, no names in it, or a WordNet id that is not among ImageNet's 1,000.
     """
-    entries = []
-    classes: dict[str, str] = {}
-    for number, line in _lines(path, "names"):
-        match = re.fullmatch(r"(n\d{8})(?:[\s,:]+(.+))?", line)
-        if match is None:
-            entries.append(line)
-        elif match.group(2):
-            entries.append("|".join(word.strip() for word in match.group(2).split(",")))
-        else:
-            classes = classes or {one.wnid: one.entry for one in imagenet_classes()}
-            if line not in classes:
-                raise UsageError(
-                    f"{path}, line {number}: {line} is none of ImageNet's 1,000 classes: write the name behind it"
-                )
-            entries.append(classes[line])
-    return entries
+    return [class_entry(line, f"{path}, line {number}: ") for number, line in read_lines(path, "names")]
+
+
+def class_entry(line: str, where: str = "") -> str:
+    """A line of `read_classes` as `parse` takes it.
+
+    Raises:
+        UsageError: a WordNet id that is not among ImageNet's 1,000.
+
+    Example:
+        >>> class_entry("n01440764")
+        'tench|Tinca tinca'
+    """
+    match = re.fullmatch(r"(n\d{8})(?:[\s,:]+(.+))?", line)
+    if match is None:
+        return line
+    if match.group(2):
+        return "|".join(word.strip() for word in match.group(2).split(","))
+    if line not in _imagenet_entries():
+        raise UsageError(f"{where}{line} is none of ImageNet's 1,000 classes: write the name behind it")
+    return _imagenet_entries()[line]
+
+
+@functools.cache
+def _imagenet_entries() -> dict[str, str]:
+    return {one.wnid: one.entry for one in imagenet_classes()}
 
 
 def read_templates(path: str | Path) -> tuple[str, ...]:
@@ -269,14 +280,14 @@ def read_templates(path: str | Path) -> tuple[str, ...]:
         UsageError: no such file, not a text, none in it, or a line without its `{}`.
     """
     templates = []
-    for number, line in _lines(path, "templates"):
+    for number, line in read_lines(path, "templates"):
         if line.count("{}") != 1:
             raise UsageError(f"{path}, line {number}: expected a template with one {{}} for the name, got {line!r}")
         templates.append(line)
     return tuple(templates)
 
 
-def _lines(path: str | Path, what: str) -> list[tuple[int, str]]:
+def read_lines(path: str | Path, what: str) -> list[tuple[int, str]]:
     """The lines of a UTF-8 text that say something, with their numbers."""
     try:
         text = Path(path).expanduser().read_text(encoding="utf-8-sig")

@@ -1,0 +1,96 @@
+"""One box round several things: recognised by the map falling apart above the threshold, or by boxes inside a box."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from cliploc.schema import FloatArray
+
+LEVELS = 12  # at which a region is looked at, between its threshold and its peak
+PEAK = 0.75  # a part's peak, as a share of the region's: less is a tail of the thing, not a second one
+DEPTH = 0.15  # of the valley between parts, as a share of the region's peak
+LIKE = 0.25  # a part's area, as a share of the largest part's
+SHARE = 0.6  # of the box that its largest part may fill: one round a single thing is filled by it
+INSIDE = 0.9  # of a box's area that must lie in another for it to be inside
+
+
+def split_region(heat: FloatArray, xyxy: npt.ArrayLike, threshold: float) -> list[tuple[FloatArray, float]]:
+    """The things that one region's box goes round, if they are several.
+
+    The region falls apart at some level above its threshold into parts of about the same heat and size, with a valley
+    between them. Every hot pixel goes to the nearest part, so that the parts' boxes together hold what the one held.
+
+    Args:
+        heat: `[H, W]`, one name's map.
+        xyxy: the region's box, map pixels.
+        threshold: what is above this share of the map's maximum is hot.
+
+    Returns:
+        For each part its box `[4]`, map pixels, and its peak as a share of the map's maximum, best first; nothing where
+        the box goes round one thing.
+
+    Example:
+        >>> heat = np.zeros((8, 16), np.float32)
+        >>> heat[2:6, 1:15], heat[3:5, 2:5], heat[3:5, 11:14] = 0.5, 1, 0.9
+        >>> [box.tolist() for box, _ in split_region(heat, [1, 2, 15, 6], 0.4)]
+        [[1.0, 2.0, 8.0, 6.0], [8.0, 2.0, 15.0, 6.0]]
+    """
+    height, width = heat.shape
+    x0, y0 = np.floor(np.asarray(xyxy, np.float64)[:2] + 1e-3).astype(int).clip(0)
+    x1, y1 = np.minimum(np.ceil(np.asarray(xyxy, np.float64)[2:] - 1e-3).astype(int), (width, height))
+    crop = np.ascontiguousarray(heat[y0:y1, x0:x1], np.float32)
+    if min(crop.shape, default=0) < 2:
+        return []
+    top = float(heat.max())
+    low, peak = threshold * top, float(crop.max())
+    for level in np.linspace(low, peak, LEVELS + 2)[1:-1]:
+        n, labels, stats, _ = cv2.connectedComponentsWithStats((crop > level).astype(np.uint8), connectivity=8)
+        peaks = [float(crop[labels == part].max()) for part in range(1, n)]
+        areas = stats[1:, cv2.CC_STAT_AREA]
+        parts = [
+            part
+            for part in range(1, n)
+            if peaks[part - 1] >= max(PEAK * peak, level + DEPTH * peak) and areas[part - 1] >= LIKE * areas.max()
+        ]
+        if len(parts) > 1:
+            return _nearest(crop, labels, parts, low, top, (int(x0), int(y0)))
+    return []
+
+
+def _nearest(
+    crop: FloatArray, labels: npt.NDArray[np.int32], parts: list[int], low: float, top: float, corner: tuple[int, int]
+) -> list[tuple[FloatArray, float]]:
+    seeds = np.isin(labels, parts)
+    _, owner = cv2.distanceTransformWithLabels(
+        (~seeds).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    part_of = np.zeros(int(owner.max()) + 1, np.int32)
+    part_of[owner[seeds]] = labels[seeds]
+    nearest = np.where(crop > low, part_of[owner], 0)
+    found: list[tuple[FloatArray, float]] = []
+    for part in parts:
+        rows, columns = np.nonzero(nearest == part)
+        box = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], np.float32)
+        if (box[2:] - box[:2]).prod() > SHARE * crop.size:
+            return []
+        found.append((box + np.array([*corner, *corner], np.float32), float(crop[labels == part].max()) / top))
+    return sorted(found, key=lambda one: -one[1])
+
+
+def around_others(xyxy: FloatArray) -> npt.NDArray[np.bool_]:
+    """Which of one name's boxes `[n, 4]` goes round at least two smaller ones.
+
+    Example:
+        >>> around_others(np.array([[0, 0, 9, 9], [0, 0, 3, 3], [5, 5, 8, 8]], np.float32)).tolist()
+        [True, False, False]
+    """
+    boxes = xyxy.astype(np.float64).reshape(-1, 4)
+    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
+    shared = (high - low).clip(min=0).prod(-1)  # [n, n]
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(-1)  # [n]
+    inside = (shared >= INSIDE * areas[None]) & (areas[None] < 0.5 * areas[:, None])
+    several: npt.NDArray[np.bool_] = inside.sum(axis=1) >= 2
+    return several

@@ -1,0 +1,483 @@
+"""`annotate`: a folder of pictures and a list of names → draft boxes in the files that other tools read.
+
+It may be stopped at any moment and gone on with; what a folder of results holds is explained in docs/annotate.md.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cliploc import __version__
+from cliploc._files import write_whole
+from cliploc.errors import UsageError
+from cliploc.jobs import folder, local
+from cliploc.jobs.annotator import AnnotatorSettings, BoxFilter, Groups, Row
+from cliploc.jobs.engine import Engine, Part, Ready, Shard
+from cliploc.jobs.folder import RunKind, part_path, parts_in, plain, room_for_parts, write_json
+from cliploc.jobs.labels import Labels, labels_of, read_labels
+from cliploc.jobs.pictures import Picture, find_pictures
+from cliploc.jobs.plan import SHARD, shard_size
+from cliploc.report.exports import FORMATS, AnnotatedPicture, ExportSettings
+from cliploc.report.review import REVIEW_KIND, write_review
+
+SCHEMA_VERSION = 1  # of manifest.json, summary.json, decisions.json and the parts
+KIND = RunKind("annotate", "an annotation", ".jsonl", frozenset({"root"}))
+REVIEWED = 100  # pictures of a review page, when nothing else is said
+CACHED = 4  # parts whose rows are kept while exports are written
+
+
+@dataclass(frozen=True)
+class AnnotateResult:
+    """What a run gave.
+
+    Attributes:
+        out: its folder.
+        pictures: how many there are.
+        boxes: label → how many boxes.
+        with_label: label → in how many pictures.
+        empty: how many pictures have no box.
+        failed: picture → why it could not be done.
+        groups: boxes that seem to go round several things.
+        dropped: boxes that a review dropped.
+        reviewed: pictures that a review looked at.
+        files: format → what was written, or was there and up to date.
+        computed: how many pictures this call computed; the others were there.
+        notes: what must be said.
+    """
+
+    out: Path
+    pictures: int
+    boxes: Mapping[str, int]
+    with_label: Mapping[str, int]
+    empty: int
+    failed: Mapping[str, str]
+    groups: int
+    dropped: int
+    reviewed: int
+    files: Mapping[str, tuple[str, ...]]
+    computed: int
+    notes: tuple[str, ...]
+
+    def document(self) -> dict[str, Any]:
+        """As summary.json holds it."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "pictures": self.pictures,
+            "labels": {name: {"boxes": self.boxes[name], "pictures": self.with_label[name]} for name in self.boxes},
+            "without_boxes": self.empty,
+            "failed": [{"picture": name, "reason": reason} for name, reason in self.failed.items()],
+            "boxes_round_several": self.groups,
+            "boxes_dropped_in_review": self.dropped,
+            "pictures_reviewed": self.reviewed,
+            "files": {name: list(files) for name, files in self.files.items()},
+        }
+
+    def closing(self, seconds: float) -> list[str]:
+        """Lines at the end."""
+        done, boxes = self.pictures - len(self.failed), sum(self.boxes.values())
+        words = [f"{done:,} of {self.pictures:,} pictures done, {self.computed:,} of them now, {seconds:.1f} s"]
+        words.append(f"{boxes:,} boxes; {self.empty:,} pictures without any")
+        if self.failed:
+            words.append(f"{len(self.failed):,} failed: see summary.json")
+        lines = ["; ".join(words)]
+        if self.groups:
+            lines.append(f"{self.groups:,} boxes seem to go round several things: see --groups, or review them")
+        if self.dropped or self.reviewed:
+            lines.append(f"{self.reviewed:,} pictures reviewed, {self.dropped:,} boxes dropped")
+        if not boxes:
+            lines.append("nothing was boxed: check the names, or try --min-presence 0")
+        return [*lines, f"written to {self.out}: {', '.join(one for some in self.files.values() for one in some)}"]
+
+    def table(self) -> list[tuple[str, str, str]]:
+        """A line for each label under a line of titles."""
+        lines = [(name, f"{self.boxes[name]:,}", f"{self.with_label[name]:,}") for name in self.boxes]
+        return [("label", "boxes", "pictures"), *lines]
+
+
+def annotate(
+    pictures: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    labels: str | os.PathLike[str] | Sequence[str] | Labels,
+    out: str | os.PathLike[str],
+    *,
+    formats: Sequence[str] = ("coco",),
+    min_presence: float = 0.5,
+    min_score: float = 0.0,
+    max_boxes: int | None = None,
+    min_area: float = 0.001,
+    nms_across: float | None = None,
+    groups: Groups = "keep",
+    review: int = REVIEWED,
+    decisions: str | os.PathLike[str] | None = None,
+    limit: int | None = None,
+    retry: bool = False,
+    image_url: str = "/data/local-files/?d=",
+    engine: Engine = local.run,
+    shard: int = SHARD,
+    on_start: Callable[[int, int], None] | None = None,
+    on_images: Callable[[int], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
+    on_write: Callable[[str], None] | None = None,
+    **model: Any,
+) -> AnnotateResult:
+    """Draws draft boxes of named things in pictures, and writes them for other tools.
+
+    Args:
+        pictures: a folder with its sub-folders, a pattern such as "photos/**/*.jpg", a .txt list, or paths.
+        labels: a file of `cliploc.jobs.labels.read_labels`, its lines as a list, or `Labels`.
+        out: an empty folder, or that of a run with the same settings, which is gone on with; new pictures may have
+            come.
+        formats: of "coco", "yolo", "voc", "labelstudio", "csv", "cvat".
+        min_presence: how certain it must be that a name is in the picture; a label's own threshold goes before it.
+        min_score: of a box: its peak in the map times that certainty.
+        max_boxes: at most so many a name in a picture, best first; None for all.
+        min_area: of a box's region, as a share of the picture.
+        nms_across: of boxes of different names that overlap more than this IoU the better stays; None for all.
+        groups: what becomes of one large box round several things: "keep", "split" or "drop".
+        review: so many of the least certain pictures go into review.html, the least certain first; 0 for no page.
+        decisions: the file that a review page gave: boxes to drop, from now on.
+        limit: only the first so many pictures.
+        retry: whether pictures that failed before are tried again.
+        image_url: stands before a picture's path in Label Studio's file.
+        engine: what carries it out.
+        shard: pictures that are done and written together; made whole batches of.
+        on_start: called with the number of pictures still to be done, and of all.
+        on_images: called with the number of those just done.
+        on_note: called with each remark when it comes up.
+        on_write: called with the name of each file that is being written.
+        **model: arguments of `cliploc.Localizer`: model, pretrained, method, scales, flip, batch_size …
+
+    Returns:
+        What was found and written.
+
+    Raises:
+        UsageError: pictures, labels, a model or an option that cannot be used, or a folder of other settings.
+        StoppedError: no room on the disk.
+
+    Example:
+        >>> import cliploc
+        >>> cliploc.annotate("photos", ["cat|kitten", "dog @0.7"], "out", formats=["coco"]).boxes  # doctest: +SKIP
+        {'cat': 12, 'dog': 3}
+    """
+    chosen = _formats(formats)
+    names = labels if isinstance(labels, Labels) else _labels(labels)
+    if review < 0 or (limit is not None and limit < 1):
+        raise UsageError(f"expected review of at least 0 and limit of at least 1, got {review} and {limit}")
+    reserved = {"background", "min_presence", "min_area", "max_boxes", "text_cache"} & model.keys()
+    if reserved:
+        raise UsageError(f"{', '.join(sorted(reserved))}: not an option of the model here; see cliploc.annotate")
+    box_filter = BoxFilter(min_presence, min_score, max_boxes, min_area, nms_across, groups)
+    root, found = find_pictures(pictures)
+    found = found[:limit]
+    target = Path(out).expanduser()
+    settings = AnnotatorSettings(names, box_filter, model)
+    worker = settings()  # refuses what cannot be used before anything is written
+    notes: list[str] = []
+
+    def note(line: str) -> None:
+        if line not in notes:
+            notes.append(line)
+            if on_note:
+                on_note(line)
+
+    for line in worker.notes:
+        note(line)
+    described = worker.describe()
+    manifest = plain(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "kind": KIND.name,
+            "cliploc_version": __version__,
+            "root": root.resolve(),
+            "labels": {
+                words: {"threshold": threshold}
+                for words, threshold in zip(names.entries, names.thresholds, strict=True)
+            },
+            "background": names.background,
+            "settings": described,
+        }
+    )
+    whole = folder.begin(target, KIND, manifest, lambda path: _rows_of(path) is not None)
+    for path in parts_in(target, KIND.suffix):
+        if int(path.stem) not in whole:
+            path.unlink()  # a disk has spoilt it: its pictures are done anew
+    results = _Results(target)
+    done = results.places if not retry else {name for name, place in results.places.items() if place.ok}
+    todo = [one for one in found if one.id not in done]
+    size = shard_size(worker.localizer.batch_size, shard)
+    shards = list(_shards(todo, size, whole))
+    written = 0
+
+    def keep(part: Part) -> None:
+        nonlocal written
+        write_whole(part_path(target, part.index, KIND.suffix), lambda path: path.write_bytes(part.table))
+        written += 1
+        for line in part.notes:
+            note(line)
+
+    if on_start:
+        on_start(len(todo), len(found))
+    run = hashlib.sha256(json.dumps([manifest["labels"], manifest["settings"]]).encode()).hexdigest()[:16]
+    with room_for_parts(target, lambda: len(whole) + written, len(whole) + len(shards)):
+        if decisions is not None:
+            _merge_decisions(target, Path(decisions).expanduser(), run, results)
+        if shards:
+            folder.begin_session(target, KIND)
+            engine(shards, Ready(settings, worker), keep, on_images)
+            results = _Results(target)
+        of_run = _Run(target, root, found, results, _decided(target, run), worker.names)
+        how = f"cliploc {__version__} {described['model']} {described['method']}"
+        export = ExportSettings(worker.names, how, image_url)
+        return _conclude(of_run, chosen, export, review, run, len(todo), tuple(notes), on_write)
+
+
+def _formats(formats: Sequence[str]) -> list[str]:
+    asked = list(dict.fromkeys([formats] if isinstance(formats, str) else formats))
+    unknown = [one for one in asked if one not in FORMATS]
+    if unknown or not asked:
+        raise UsageError(f"expected a format of {', '.join(FORMATS)}, got {', '.join(unknown) or 'none'}")
+    return asked
+
+
+def _labels(labels: str | os.PathLike[str] | Sequence[str]) -> Labels:
+    return read_labels(Path(labels)) if isinstance(labels, str | os.PathLike) else labels_of(labels)
+
+
+def _shards(todo: Sequence[Picture], size: int, taken: set[int]) -> Iterator[Shard]:
+    """Cut up in order, under numbers that no part has: what is missing after a kill falls into the same shards."""
+    number = 0
+    for start in range(0, len(todo), size):
+        while number in taken:
+            number += 1
+        yield Shard(number, tuple(todo[start : start + size]))
+        number += 1
+
+
+# -------------------------------------------------------------------------------------------------------------- parts
+@dataclass(frozen=True)
+class _Place:
+    """Where a picture's row lies, and what it is."""
+
+    part: int
+    line: int
+    ok: bool
+    digest: bytes
+    margin: float = 0.0
+
+
+class _Results:
+    """The rows of all parts, read a part at a time; only where each lies is kept."""
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
+        self.places: dict[str, _Place] = {}
+        for path in parts_in(out, KIND.suffix):
+            for line, row in enumerate(_rows_of(path) or []):
+                ok = row["status"] == "ok"
+                before = self.places.get(row["picture"])
+                if before is None or ok or not before.ok:  # done at last, after it had failed
+                    digest = hashlib.sha256(json.dumps(row).encode()).digest()[:8]
+                    margin = _margin(row) if ok else 0.0
+                    self.places[row["picture"]] = _Place(int(path.stem), line, ok, digest, margin)
+        self._part = functools.lru_cache(CACHED)(self._read)
+
+    def _read(self, part: int) -> list[Row]:
+        return _rows_of(part_path(self._out, part, KIND.suffix)) or []
+
+    def row(self, picture: str) -> Row:
+        """A picture's."""
+        place = self.places[picture]
+        return self._part(place.part)[place.line]
+
+
+def _rows_of(path: Path) -> list[Row] | None:
+    """A part's rows; None for one that a disk has damaged."""
+    try:
+        text = path.read_bytes()
+        rows = [json.loads(line) for line in text.splitlines()]
+    except (OSError, ValueError):
+        return None
+    return rows if rows and text.endswith(b"\n") and all("picture" in row for row in rows) else None
+
+
+def _margin(row: Row) -> float:
+    """How certain a picture is: a box that seems to go round several things is not."""
+    return 0.0 if any(row["groups"]) else float(row["margin"])
+
+
+# ------------------------------------------------------------------------------------------------------------ results
+@dataclass
+class _Run:
+    """Everything that the files are made of."""
+
+    out: Path
+    root: Path
+    found: Sequence[Picture]
+    results: _Results
+    decided: Mapping[str, Mapping[str, bool]]
+    names: tuple[str, ...]
+    boxes: Counter[str] = field(default_factory=Counter)
+    with_label: Counter[str] = field(default_factory=Counter)
+    empty: int = 0
+    groups: int = 0
+    dropped: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def pictures(self, all_boxes: bool = False) -> Iterator[AnnotatedPicture]:
+        """Those that could be done, in order, without the boxes that a review dropped unless all are asked for."""
+        number = 0
+        for one in self.found:
+            if self.results.places[one.id].ok:
+                number += 1
+                yield self.picture(one, number, all_boxes)
+
+    def picture(self, one: Picture, number: int, all_boxes: bool = False) -> AnnotatedPicture:
+        """One of them."""
+        row, decided = self.results.row(one.id), {} if all_boxes else self.decided.get(one.id, {})
+        kept = [i for i in range(len(row["boxes"])) if decided.get(str(i), True)]
+        return AnnotatedPicture(
+            number,
+            one.id,
+            one.path,
+            (row["width"], row["height"]),
+            np.array([row["boxes"][i] for i in kept], np.float32).reshape(-1, 4),
+            np.array([row["scores"][i] for i in kept], np.float32),
+            np.array([row["labels"][i] for i in kept], np.int64),
+            tuple(kept),
+            tuple(bool(row["groups"][i]) for i in kept),
+            _margin(row),
+        )
+
+    def count(self) -> None:
+        """Fills in the numbers."""
+        for one in self.pictures():
+            labels = Counter(self.names[label] for label in one.label.tolist())
+            self.boxes.update(labels)
+            self.with_label.update(labels.keys())
+            self.empty += not labels
+            self.groups += sum(one.groups)
+            self.dropped += len(self.results.row(one.name)["boxes"]) - len(one.label)
+        for picture in self.found:
+            if not self.results.places[picture.id].ok:
+                self.failed[picture.id] = self.results.row(picture.id)["reason"]
+
+    def stamp(self, *more: object) -> str:
+        """Changes when anything does that is written."""
+        digest = hashlib.sha256(json.dumps([str(self.root.resolve()), *map(str, more)]).encode())
+        digest.update(json.dumps(self.decided, sort_keys=True).encode())
+        for one in self.found:
+            digest.update(json.dumps([one.id, str(one.path)]).encode() + self.results.places[one.id].digest)
+        return digest.hexdigest()
+
+    def least_certain(self, count: int) -> list[AnnotatedPicture]:
+        """With all boxes, for a review; those that a review has seen come last."""
+        places = self.results.places
+        good = [(one, number) for number, one in enumerate((one for one in self.found if places[one.id].ok), start=1)]
+        good.sort(key=lambda pair: (pair[0].id in self.decided, places[pair[0].id].margin))
+        return [self.picture(one, number, all_boxes=True) for one, number in good[:count]]
+
+
+def _conclude(
+    run: _Run,
+    formats: Sequence[str],
+    settings: ExportSettings,
+    review: int,
+    run_id: str,
+    computed: int,
+    notes: tuple[str, ...],
+    on_write: Callable[[str], None] | None,
+) -> AnnotateResult:
+    """Writes what is not up to date."""
+    run.count()
+    path = run.out / "summary.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    files: dict[str, list[str]] = dict(before.get("files", {}))
+    stamps: dict[str, str] = dict(before.get("stamps", {}))
+
+    def up_to_date(name: str, stamp: str) -> bool:
+        return stamps.get(name) == stamp and all((run.out / one).exists() for one in files.get(name, ["?"]))
+
+    for name in formats:
+        stamp = run.stamp(name, settings)
+        if up_to_date(name, stamp):
+            continue
+        if on_write:
+            on_write(name)
+        written = FORMATS[name](run.pictures, settings, run.out)
+        files[name], stamps[name] = [one.relative_to(run.out).as_posix() for one in written], stamp
+    stamp = run.stamp("review", review, settings.names)
+    if review and not up_to_date("review", stamp):
+        if on_write:
+            on_write("review.html")
+        chosen = run.least_certain(review)
+        write_review(run.out / "review.html", chosen, settings.names, run_id, run.decided, len(run.found))
+        files["review"], stamps["review"] = ["review.html"], stamp
+    result = AnnotateResult(
+        run.out,
+        len(run.found),
+        {name: run.boxes[name] for name in run.names},
+        {name: run.with_label[name] for name in run.names},
+        run.empty,
+        run.failed,
+        run.groups,
+        run.dropped,
+        sum(one.id in run.decided for one in run.found),
+        {name: tuple(some) for name, some in files.items()},
+        computed,
+        notes,
+    )
+    document = {**result.document(), "stamps": stamps}
+    if document != before:
+        write_json(path, document)
+    return result
+
+
+# ---------------------------------------------------------------------------------------------------------- decisions
+def _decided(out: Path, run: str) -> dict[str, dict[str, bool]]:
+    """What reviews have decided so far: picture → box → whether it is kept."""
+    path = out / "decisions.json"
+    return _read_decisions(path, run) if path.exists() else {}
+
+
+def _read_decisions(path: Path, run: str) -> dict[str, dict[str, bool]]:
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"expected decisions in {path}, found no such file: check the path") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"expected decisions as review.html gives them, {path} cannot be read: {error}") from None
+    if not isinstance(read, dict) or read.get("kind") != REVIEW_KIND:
+        raise UsageError(f"expected decisions as review.html gives them, {path} holds something else: check the path")
+    if read.get("run") != run:
+        raise UsageError(f"{path} decides on boxes of another run: apply it to that run's --out")
+    decisions = read["decisions"]
+    right = isinstance(decisions, dict) and all(
+        isinstance(boxes, dict) and all(isinstance(kept, bool) for kept in boxes.values())
+        for boxes in decisions.values()
+    )
+    if not right:
+        raise UsageError(f"expected decisions as picture → box → true or false, {path} holds something else")
+    return decisions  # type: ignore[no-any-return]
+
+
+def _merge_decisions(out: Path, path: Path, run: str, results: _Results) -> None:
+    """Adds a review's decisions to those of before; of a box decided twice the later counts."""
+    new, old = _read_decisions(path, run), _decided(out, run)
+    for picture, boxes in new.items():
+        place = results.places.get(picture)
+        count = len(results.row(picture)["boxes"]) if place is not None and place.ok else -1
+        for box in boxes:
+            if not box.isdigit() or int(box) >= count:
+                raise UsageError(f"{path} decides on box {box} of {picture}, which is not there: check the file")
+        old[picture] = {**old.get(picture, {}), **boxes}
+    merged = {"kind": REVIEW_KIND, "schema_version": SCHEMA_VERSION, "run": run, "decisions": old}
+    write_json(out / "decisions.json", merged)

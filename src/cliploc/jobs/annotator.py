@@ -1,0 +1,285 @@
+"""The worker of an annotation: pictures → a JSON line each, of the boxes that survive the run's filters."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cliploc.boxes.groups import around_others, split_region
+from cliploc.errors import InputError, ModelError, UsageError
+from cliploc.geometry import iou_matrix
+from cliploc.jobs.engine import Part, Shard
+from cliploc.jobs.labels import Labels
+from cliploc.jobs.pictures import bad_name
+from cliploc.jobs.worker import _reason as reason_of
+from cliploc.jobs.worker import _weights as weights_of
+from cliploc.localizer import DrawableLocalization, Localizer, out_of_memory
+from cliploc.schema import FloatArray
+
+Groups = Literal["keep", "split", "drop"]
+Row: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class BoxFilter:
+    """Which of the boxes found are drafts.
+
+    Attributes:
+        min_presence: how certain it must be that a name is in the picture, 0–1, where the label says nothing else.
+        min_score: of a box, 0–1: its peak in the map times that certainty.
+        max_boxes: at most so many a name in a picture, best first; None for all.
+        min_area: of a box's region, as a share of the picture.
+        nms_across: of boxes of different names that overlap more than this IoU the better stays; None for all.
+        groups: what becomes of one large box round several things: "keep" (it is marked, and reviewed first), "split"
+            or "drop".
+
+    Raises:
+        UsageError: a value outside its range.
+    """
+
+    min_presence: float = 0.5
+    min_score: float = 0.0
+    max_boxes: int | None = None
+    min_area: float = 0.001
+    nms_across: float | None = None
+    groups: Groups = "keep"
+
+    def __post_init__(self) -> None:
+        for name in ("min_presence", "min_score", "min_area"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"expected {name} from 0 to 1, got {getattr(self, name)}")
+        if self.max_boxes is not None and self.max_boxes < 1:
+            raise UsageError(f"expected max_boxes of at least 1, got {self.max_boxes}: leave it out for all boxes")
+        if self.nms_across is not None and not 0 < self.nms_across <= 1:
+            raise UsageError(f"expected nms_across above 0 and at most 1, got {self.nms_across}")
+        if self.groups not in get_args(Groups):
+            raise UsageError(f"expected groups of {', '.join(get_args(Groups))}, got {self.groups!r}")
+
+
+@dataclass(frozen=True)
+class AnnotatorSettings:
+    """What a worker is made of; picklable, and itself what makes one.
+
+    Attributes:
+        labels: names, thresholds and background.
+        filter: which boxes are drafts.
+        model: arguments of `Localizer` by name.
+    """
+
+    labels: Labels
+    filter: BoxFilter
+    model: Mapping[str, Any]
+
+    def __call__(self) -> AnnotateWorker:
+        """The worker."""
+        return AnnotateWorker(self)
+
+
+class AnnotateWorker:
+    """Holds a `Localizer` and turns shards of pictures into parts.
+
+    Args:
+        settings: of the run.
+
+    Raises:
+        UsageError: a model, method, option or name that cannot be used.
+        ModelError: weights that cannot be loaded.
+    """
+
+    def __init__(self, settings: AnnotatorSettings) -> None:
+        self._settings, labels = settings, settings.labels
+        own = settings.filter.min_presence
+        self._thresholds = np.array([own if one is None else one for one in labels.thresholds])  # [P]
+        self.localizer = Localizer(
+            **settings.model,
+            background=labels.background,
+            min_area=settings.filter.min_area,
+            min_presence=float(self._thresholds.min()),
+            text_cache=False,  # names from the disk may have been embedded beside others, and differ in their last bit
+        )
+        self.names = labels.names
+        unknown = self.localizer.unknown_names(labels.entries)
+        if len(unknown) == len(self.names):
+            raise UsageError(f"expected a name that the model knows: {next(iter(unknown.values()))}")
+        self._known = np.array([name not in unknown for name in self.names])  # [P]
+        self.notes = tuple(f"never boxed: {reason}" for reason in unknown.values())
+        self._rivals: torch.Tensor | None = None
+        if labels.background:
+            self._rivals = self.localizer.embed_names(labels.background).float().cpu()  # [K, D]
+        tau = self.localizer.box_rule.threshold
+        self._tau = 0.4 if isinstance(tau, str) else float(tau)
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that makes the boxes, the defaults filled in."""
+        localizer, chosen = self.localizer, self._settings.filter
+        dtype = str(localizer.backbone.dtype).removeprefix("torch.")
+        return {
+            "model": localizer.backbone.name,
+            "weights": weights_of(localizer.backbone),
+            "method": localizer.method.name,
+            "options": localizer.options_of(localizer.method.name, localizer.method_options),
+            "templates": localizer.templates,
+            "threshold": localizer.box_rule.threshold,
+            "refine": localizer.refine,
+            "scales": localizer.scales,
+            "flip": localizer.flip,
+            "resize": localizer.resize,
+            "image_size": localizer.input_hw,
+            "precision": {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}.get(dtype, dtype),
+            "batch_size": localizer.batch_size,
+            "min_presence": chosen.min_presence,
+            "min_score": chosen.min_score,
+            "max_boxes": chosen.max_boxes,
+            "min_area": chosen.min_area,
+            "nms_across": chosen.nms_across,
+            "groups": chosen.groups,
+        }
+
+    def stream(
+        self, shards: Iterable[Shard], on_images: Callable[[int], None] | None = None
+    ) -> Generator[Part, None, None]:
+        """See `cliploc.jobs.engine.Worker.stream`."""
+        waiting: deque[Shard] = deque()
+        done: dict[str, Row] = {}
+        notes: list[str] = []
+
+        def paths() -> Iterator[Path]:
+            for shard in shards:
+                waiting.append(shard)
+                for picture in shard.samples:
+                    if reason := bad_name(picture.id):
+                        fail(str(picture.path), InputError(reason))
+                    else:
+                        yield picture.path
+
+        def fail(source: str, error: InputError) -> None:
+            done[source] = {"status": "failed", "reason": str(error).removeprefix(f"{source}: ")}
+            if on_images:
+                on_images(1)
+
+        def parts() -> Iterator[Part]:
+            while waiting and all(str(picture.path) in done for picture in waiting[0].samples):
+                shard = waiting.popleft()
+                rows = [{"picture": one.id, **done.pop(str(one.path))} for one in shard.samples]
+                text = "".join(f"{json.dumps(row, allow_nan=False)}\n" for row in rows)
+                yield Part(shard.index, text.encode("ascii"), tuple(notes))
+                notes.clear()
+
+        method = self.localizer.method
+        results = self.localizer.compare(
+            paths(),
+            list(self._settings.labels.entries),
+            {method.name: self.localizer.method_options},
+            on_error=fail,
+            on_memory=lambda n: notes.append(f"too little memory for a batch of {n} pictures, done in halves"),
+        )
+        try:
+            for found in results:
+                (result,) = found.values()
+                done[result.source] = self._row(result)
+                if on_images:
+                    on_images(1)
+                yield from parts()
+            yield from parts()
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            raise ModelError(reason_of(error)) from error
+        finally:
+            results.close()
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+    # ------------------------------------------------------------------------------------------------- one picture
+    def _row(self, result: DrawableLocalization) -> Row:
+        certain = self._certainty(result)  # [P]
+        width, height = result.image.size
+        boxes = self._boxes(result, certain)
+        known = certain[self._known] - self._thresholds[self._known]
+        return {
+            "status": "ok",
+            "width": width,
+            "height": height,
+            "notes": list(result.notes),
+            "margin": round(float(np.abs(known).min()), 4),
+            "boxes": [[round(value, 2) for value in one.xyxy.astype(float).tolist()] for one in boxes],
+            "scores": [round(one.score, 4) for one in boxes],
+            "labels": [one.label for one in boxes],
+            "groups": [int(one.group) for one in boxes],
+        }
+
+    def _certainty(self, result: DrawableLocalization) -> FloatArray:
+        """`[P]`: how certain it is that each name is in the picture.
+
+        The calibrated probability where the model has one; else the share of it among all names and the background,
+        softmax at the model's logit scale, in which some name always wins.
+        """
+        if result.presence is not None:
+            return result.presence
+        cosines = torch.from_numpy(result.scores).masked_fill(~torch.from_numpy(self._known), -1.0)
+        if self._rivals is not None and result.embedding is not None:
+            cosines = torch.cat([cosines, self._rivals @ torch.from_numpy(result.embedding)])
+        share: FloatArray = (float(self.localizer.backbone.logit_scale) * cosines).softmax(0)[: len(self.names)].numpy()
+        return share
+
+    def _boxes(self, result: DrawableLocalization, certain: FloatArray) -> list[_Box]:
+        """Best first."""
+        chosen, factor = self._settings.filter, 1.0 if result.presence is not None else certain
+        scores = result.boxes.score * (factor if isinstance(factor, float) else factor[result.boxes.label])
+        kept: list[_Box] = []
+        for p in np.unique(result.boxes.label).tolist():
+            if certain[p] < self._thresholds[p]:
+                continue
+            of_name = result.boxes.label == p
+            boxes = self._grouped(result, p, result.boxes.xyxy[of_name], scores[of_name], float(certain[p]))
+            boxes = sorted((one for one in boxes if one.score >= chosen.min_score), key=lambda one: -one.score)
+            kept += boxes[: chosen.max_boxes]
+        kept.sort(key=lambda one: -one.score)
+        return kept if chosen.nms_across is None else _apart(kept, chosen.nms_across)
+
+    def _grouped(
+        self, result: DrawableLocalization, p: int, xyxy: FloatArray, scores: FloatArray, certain: float
+    ) -> list[_Box]:
+        """One name's boxes, with those round several things marked, split or dropped."""
+        mode = self._settings.filter.groups
+        boxes: list[_Box] = []
+        for box, score, around in zip(xyxy, scores, around_others(xyxy), strict=True):
+            on_map = result.frame.to_input(box[None])[0]
+            parts = split_region(result.maps[p], on_map, self._tau)
+            if mode == "keep" or not (around or parts):
+                boxes.append(_Box(box, float(score), p, bool(around or parts)))
+            elif mode == "split" and not around:  # what is in a box round others is there already
+                corners = result.frame.to_original(np.stack([part for part, _ in parts]))
+                boxes += [
+                    _Box(corner, peak * certain, p, False)
+                    for corner, (_, peak) in zip(corners, parts, strict=True)
+                    if (corner[2:] > corner[:2]).all()
+                ]
+        return boxes
+
+
+@dataclass(frozen=True)
+class _Box:
+    xyxy: npt.NDArray[np.floating[Any]]
+    score: float
+    label: int
+    group: bool
+
+
+def _apart(boxes: list[_Box], iou: float) -> list[_Box]:
+    """Without those that overlap a better one of another name; best first in, best first out."""
+    kept: list[_Box] = []
+    for one in boxes:
+        rivals = [other.xyxy for other in kept if other.label != one.label]
+        if not rivals or iou_matrix(one.xyxy[None], np.stack(rivals)).max() <= iou:
+            kept.append(one)
+    return kept

@@ -1,0 +1,93 @@
+"""What a folder is annotated with: names with synonyms and thresholds, and names of what is around."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cliploc import prompts
+from cliploc.errors import UsageError
+
+BACKGROUND = "background:"
+THRESHOLD = re.compile(r"(.*\S)\s+@\s*(\S+)")
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Names to box.
+
+    Attributes:
+        entries: as `cliploc.prompts.parse` takes them, "cat|kitten".
+        thresholds: for each, how certain it must be that the thing is there, 0–1; None for the run's own.
+        background: names of what is around.
+    """
+
+    entries: tuple[str, ...]
+    thresholds: tuple[float | None, ...]
+    background: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The label of each."""
+        return prompts.parse(self.entries).names
+
+
+def read_labels(path: str | Path) -> Labels:
+    """Labels out of a file, one a line.
+
+    `name`, `name|synonym|synonym`, each with ` @0.3` behind it for a threshold of its own, `background: name|synonym`,
+    or a WordNet id of ImageNet. Empty lines and lines that begin with # are left out.
+
+    Raises:
+        UsageError: no such file, no names in it, a name twice, or a threshold that is none; the line is named.
+    """
+    lines = prompts.read_lines(path, "names")
+    return labels_of([line for _, line in lines], f"{path}: ")
+
+
+def labels_of(lines: Sequence[str], where: str = "") -> Labels:
+    """Labels out of lines as `read_labels` takes them.
+
+    Raises:
+        UsageError: as there.
+
+    Example:
+        >>> labels_of(["cat|kitten @0.3", "dog", "background: lawn"])
+        Labels(entries=('cat|kitten', 'dog'), thresholds=(0.3, None), background=('lawn',))
+    """
+    if isinstance(lines, str):
+        raise UsageError(f"expected a list of names, got the single text {lines!r}: write [{lines!r}]")
+    entries: list[str] = []
+    thresholds: list[float | None] = []
+    background: list[str] = []
+    for line in lines:
+        if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in line):
+            raise UsageError(f"{where}expected a name, got {line!r} with a control character: remove it")
+        if line.lower().startswith(BACKGROUND):
+            background.append(line[len(BACKGROUND) :].strip())
+            continue
+        match = THRESHOLD.fullmatch(line)
+        entries.append(prompts.class_entry(match.group(1) if match else line, where))
+        thresholds.append(_threshold(match.group(2), f"{where}{line}") if match else None)
+    if not entries:
+        raise UsageError(f"{where}expected names to box, found none: write them one a line")
+    try:
+        prompts.parse(entries)
+        if background:
+            prompts.parse(background)
+    except UsageError as error:
+        raise UsageError(f"{where}{error}") from None
+    return Labels(tuple(entries), tuple(thresholds), tuple(background))
+
+
+def _threshold(text: str, line: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise UsageError(f"{line}: expected a threshold from 0 to 1 after @, got {text}")
+    return value

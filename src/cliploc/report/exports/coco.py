@@ -1,0 +1,41 @@
+"""COCO's JSON of boxes (Lin et al. 2014), each with the score that it was drawn with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from cliploc._files import write_whole
+from cliploc.report.exports._values import AnnotatedPicture, ExportSettings, json_list, number
+
+
+def write(pictures: Callable[[], Iterable[AnnotatedPicture]], settings: ExportSettings, out: Path) -> list[Path]:
+    """Writes `coco.json`; ids count from 1."""
+    from supervision.dataset.formats.coco import classes_to_coco_categories, detections_to_coco_annotations
+
+    def images() -> Iterator[dict[str, Any]]:
+        for one in pictures():
+            width, height = one.size_wh
+            yield {"id": one.number, "file_name": one.name, "width": width, "height": height}
+
+    def annotations() -> Iterator[dict[str, Any]]:
+        next_id = 1
+        for one in pictures():
+            written, next_id = detections_to_coco_annotations(one.detections(), one.number, next_id)
+            for box, score in zip(written, one.score, strict=True):
+                bbox = [number(value) for value in box["bbox"]]
+                yield {**box, "bbox": bbox, "area": number(bbox[2] * bbox[3]), "score": number(score)}
+
+    def fill(path: Path) -> None:
+        with path.open("w", encoding="utf-8") as file:
+            file.write(f'{{"info": {json.dumps({"description": f"draft boxes by cliploc, {settings.model}"})},\n')
+            file.write(f'"categories": {json.dumps(classes_to_coco_categories(list(settings.names)))},\n"images": ')
+            json_list(file, images())
+            file.write(',\n"annotations": ')
+            json_list(file, annotations())
+            file.write("}\n")
+
+    write_whole(out / "coco.json", fill)
+    return [out / "coco.json"]

@@ -1,0 +1,74 @@
+"""Label Studio's tasks with predictions, to be corrected there, and the label config that they fit."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from cliploc._files import write_whole
+from cliploc.report.exports._values import AnnotatedPicture, ExportSettings, attributes, json_list, number, rows
+
+FROM, TO = "label", "image"
+
+
+def write(pictures: Callable[[], Iterable[AnnotatedPicture]], settings: ExportSettings, out: Path) -> list[Path]:
+    """Writes `labelstudio.json` and `labelstudio_config.xml`.
+
+    Boxes are in percent of the upright picture; each has a score and an id of its own.
+    """
+
+    def fill(path: Path) -> None:
+        with path.open("w", encoding="utf-8") as file:
+            json_list(file, (_task(one, settings) for one in pictures()))
+
+    def config(path: Path) -> None:
+        labels = "".join(
+            f"    <Label {attributes(value=name, background=_colour(i))}/>\n" for i, name in enumerate(settings.names)
+        )
+        view = f'  <Image name="{TO}" value="$image"/>\n  <RectangleLabels name="{FROM}" toName="{TO}">\n{labels}'
+        path.write_text(f"<View>\n{view}  </RectangleLabels>\n</View>\n", encoding="utf-8")
+
+    write_whole(out / "labelstudio_config.xml", config)
+    write_whole(out / "labelstudio.json", fill)
+    return [out / "labelstudio.json", out / "labelstudio_config.xml"]
+
+
+def _task(picture: AnnotatedPicture, settings: ExportSettings) -> dict[str, Any]:
+    result = list(_results(picture, settings))
+    prediction: dict[str, Any] = {"model_version": settings.model, "result": result}
+    if result:
+        prediction["score"] = number(min(picture.score))  # tasks can be sorted by the least certain box
+    address = settings.image_url + quote(picture.name)
+    return {"data": {"image": address, "path": picture.name}, "predictions": [prediction]}
+
+
+def _results(picture: AnnotatedPicture, settings: ExportSettings) -> Iterator[dict[str, Any]]:
+    width, height = picture.size_wh
+    for box_id, ((x0, y0, x1, y1), score, label) in zip(picture.box_ids, rows(picture), strict=True):
+        yield {
+            "id": f"p{picture.number}b{box_id}",
+            "type": "rectanglelabels",
+            "from_name": FROM,
+            "to_name": TO,
+            "original_width": width,
+            "original_height": height,
+            "image_rotation": 0,
+            "score": number(score),
+            "value": {
+                "x": number(100 * x0 / width),
+                "y": number(100 * y0 / height),
+                "width": number(100 * (x1 - x0) / width),
+                "height": number(100 * (y1 - y0) / height),
+                "rotation": 0,
+                "rectanglelabels": [settings.names[label]],
+            },
+        }
+
+
+def _colour(index: int) -> str:
+    """Hues far from each other, however many."""
+    rgb = colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.75, 0.85)
+    return "#" + "".join(f"{round(255 * part):02x}" for part in rgb)

@@ -1,0 +1,26 @@
+"""Pascal VOC's XML, a file for each picture; corners are whole pixels counted from 1, both within the box."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from cliploc._files import write_folder_whole
+from cliploc.report.exports._values import AnnotatedPicture, ExportSettings, Stems
+
+
+def write(pictures: Callable[[], Iterable[AnnotatedPicture]], settings: ExportSettings, out: Path) -> list[Path]:
+    """Writes `voc/`, with the pictures' sub-folders."""
+    from supervision.dataset.formats.pascal_voc import detections_to_pascal_voc
+
+    def fill(folder: Path) -> None:
+        stems = Stems()
+        for one in pictures():
+            path = folder / f"{stems.of(one)}.xml"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shape = (one.size_wh[1], one.size_wh[0], 3)
+            xml = detections_to_pascal_voc(one.detections(), list(settings.names), one.name, shape)
+            path.write_text(xml.replace("roboflow.ai", "cliploc"), encoding="utf-8")
+
+    write_folder_whole(out / "voc", fill)
+    return [out / "voc"]

@@ -1,0 +1,45 @@
+"""Ultralytics' layout: `images/` and `labels/` beside each other, and `data.yaml`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from cliploc._files import write_folder_whole
+from cliploc.report.exports._values import AnnotatedPicture, ExportSettings, Stems
+
+
+def write(pictures: Callable[[], Iterable[AnnotatedPicture]], settings: ExportSettings, out: Path) -> list[Path]:
+    """Writes `yolo/`: a text file for each picture, empty where it has no box, and links to the pictures.
+
+    A picture whose file system knows no links is copied.
+    """
+    from supervision.dataset.formats.yolo import detections_to_yolo_annotations
+
+    def fill(folder: Path) -> None:
+        stems = Stems()
+        (folder / "images").mkdir()
+        (folder / "labels").mkdir()
+        for one in pictures():
+            stem = stems.of(one)
+            image = folder / "images" / f"{stem}{one.path.suffix}"
+            text = folder / "labels" / f"{stem}.txt"
+            image.parent.mkdir(parents=True, exist_ok=True)
+            text.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.symlink(one.path.absolute(), image)
+            except (OSError, NotImplementedError):
+                shutil.copyfile(one.path, image)
+            lines = detections_to_yolo_annotations(one.detections(), (one.size_wh[1], one.size_wh[0], 3))
+            text.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        # JSON is YAML too, and leaves no name to chance: yes, 1.0, "a: b".
+        names = "".join(f"  {i}: {json.dumps(name, ensure_ascii=False)}\n" for i, name in enumerate(settings.names))
+        path = json.dumps(str((out / "yolo").absolute()), ensure_ascii=False)
+        data = f"path: {path}\ntrain: images\nval: images\nnc: {len(settings.names)}\nnames:\n{names}"
+        (folder / "data.yaml").write_text(data, encoding="utf-8")
+
+    write_folder_whole(out / "yolo", fill)
+    return [out / "yolo"]

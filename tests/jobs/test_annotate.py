@@ -1,0 +1,488 @@
+"""Annotating a folder: what is boxed, and that neither a stop nor a fault nor a second call loses or doubles any."""
+
+from __future__ import annotations
+
+import html
+import json
+import pickle
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import cliploc
+from cliploc import backbones
+from cliploc.boxes.groups import around_others, split_region
+from cliploc.errors import UsageError
+from cliploc.geometry import iou_matrix
+from cliploc.jobs import local
+from cliploc.jobs.annotate import annotate
+from cliploc.jobs.annotator import AnnotatorSettings, BoxFilter
+from cliploc.jobs.engine import Ready
+from cliploc.jobs.labels import labels_of, read_labels
+from cliploc.jobs.pictures import find_pictures
+from cliploc.localizer import Localizer
+from tests.commands import PHOTOS, cliploc_, create_once
+
+LABELS = ["cat|kitten", "dog", "bee @0.6", "teapot"]
+OPTIONS = {"batch_size": 2, "device": "cpu", "shard": 2}
+
+
+@pytest.fixture(autouse=True)
+def one_model(monkeypatch):
+    monkeypatch.setattr(backbones, "create", create_once)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Four photographs, one stored sideways, one in a sub-folder; and one that is none."""
+    root = tmp_path_factory.mktemp("pictures")
+    for name in ("cat", "dogs"):
+        with Image.open(PHOTOS / f"{name}.jpg") as opened:
+            opened.resize((opened.width // 2, opened.height // 2)).save(root / f"{name}.png")
+    with Image.open(root / "cat.png") as upright:
+        exif = Image.Exif()
+        exif[0x0112] = 6  # stored turned to the left
+        upright.transpose(Image.Transpose.ROTATE_90).save(root / "cat turned, 猫.png", exif=exif)
+    (root / "sub").mkdir()
+    shutil.copy(PHOTOS / "bee.jpg", root / "sub/bee.jpg")
+    (root / "broken.jpg").write_bytes(b"no picture")
+    (root / "notes.txt").write_text("not meant")
+    (root / ".hidden.jpg").write_bytes(b"not meant")
+    return root
+
+
+@pytest.fixture(scope="module")
+def plain(folder, tmp_path_factory):
+    """A run that nothing happened to."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backbones, "create", create_once)
+        return annotate(folder, LABELS, tmp_path_factory.mktemp("plain"), formats=["coco", "csv"], **OPTIONS)
+
+
+def parts(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((out / "parts").iterdir())}
+
+
+def rows(out: Path) -> dict[str, dict]:
+    lines = [json.loads(line) for content in parts(out).values() for line in content.splitlines()]
+    return {row["picture"]: row for row in lines}
+
+
+def coco_boxes(out: Path) -> dict[str, list[tuple[str, list[float]]]]:
+    read = json.loads((out / "coco.json").read_text())
+    names = {one["id"]: one["name"] for one in read["categories"]}
+    boxes = {one["id"]: [] for one in read["images"]}
+    for one in read["annotations"]:
+        boxes[one["image_id"]].append((names[one["category_id"]], one["bbox"]))
+    return {one["file_name"]: boxes[one["id"]] for one in read["images"]}
+
+
+# ------------------------------------------------------------------------------------------------------------- inputs
+def test_labels_have_synonyms_thresholds_and_a_background(tmp_path):
+    path = tmp_path / "labels.txt"
+    path.write_text(
+        "\ufeff# mine\ncat|kitten @0.3\n  traffic   light \nn01440764 @ .9\n\nBackground: lawn|grass\nmail@home\n"
+    )
+    labels = read_labels(path)
+    assert labels.entries == ("cat|kitten", "traffic light", "tench|Tinca tinca", "mail@home")
+    assert labels.thresholds == (0.3, None, 0.9, None)
+    assert labels.background == ("lawn|grass",)
+    assert labels.names == ("cat", "traffic light", "tench", "mail@home")
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["cat @1.5"], "cat @1.5: expected a threshold from 0 to 1 after @, got 1.5"),
+        (["cat @high"], "got high"),
+        (["cat", "cat @0.2"], "expected each name once, got 'cat' 2 times"),
+        (["background: lawn"], "expected names to box, found none"),
+        (["a\x00b"], "control character"),
+        ("cat", "expected a list of names"),
+    ],
+)
+def test_labels_that_are_refused(lines, said):
+    with pytest.raises(UsageError, match=re.escape(said)):
+        labels_of(lines)
+
+
+def test_pictures_of_a_folder_a_pattern_and_a_list(folder, tmp_path):
+    everything = ["broken.jpg", "cat turned, 猫.png", "cat.png", "dogs.png", "sub/bee.jpg"]
+    root, found = find_pictures(folder)
+    assert (root, [one.id for one in found]) == (folder, everything)
+    assert [one.id for one in find_pictures(f"{folder}/**/*.jpg")[1]] == ["broken.jpg", "sub/bee.jpg"]
+    listing = folder.parent / f"{tmp_path.name}.txt"
+    listing.write_text(
+        f"# mine\n{folder.name}/cat.png\n\n{folder}/sub/bee.jpg\n{folder.name}/cat.png\n/elsewhere/a.jpg\n"
+    )
+    root, found = find_pictures(listing)
+    assert [one.id for one in found] == [f"{folder.name}/cat.png", f"{folder.name}/sub/bee.jpg", "/elsewhere/a.jpg"]
+    for nothing in (tmp_path, f"{tmp_path}/*.jpg", tmp_path / "no"):
+        with pytest.raises(UsageError, match="expected"):
+            find_pictures(nothing)
+
+
+# -------------------------------------------------------------------------------------------------------------- boxes
+def test_a_name_that_is_there_is_boxed_as_the_localizer_does_and_no_other(folder, plain):
+    assert plain.failed == {"broken.jpg": "not a picture that can be read: expected JPEG, PNG, WebP or the like"}
+    assert (plain.pictures, plain.computed, plain.empty) == (5, 5, 0)
+    assert {name for name, count in plain.with_label.items() if count} == {"cat", "dog", "bee"}
+    localizer = Localizer(create_once(), batch_size=2, min_presence=0.5)
+    for name, row in rows(plain.out).items():
+        if row["status"] == "failed":
+            continue
+        found = localizer(folder / name, ["cat|kitten", "dog", "bee", "teapot"])
+        there = found.presence >= [0.5, 0.5, 0.6, 0.5]
+        assert set(row["labels"]) == set(np.flatnonzero(there).tolist())
+        order = np.lexsort((-found.boxes.score,))
+        order = [i for i in order if there[found.boxes.label[i]]]
+        np.testing.assert_allclose(row["boxes"], found.boxes.xyxy[order], atol=0.02)
+        np.testing.assert_allclose(row["scores"], found.boxes.score[order], atol=1e-3)
+        assert row["scores"] == sorted(row["scores"], reverse=True)
+        assert row["margin"] == pytest.approx(np.abs(found.presence - [0.5, 0.5, 0.6, 0.5]).min(), abs=1e-3)
+
+
+def test_a_photograph_stored_sideways_has_its_boxes_where_it_is_shown(plain):
+    found = rows(plain.out)
+    upright, turned = found["cat.png"], found["cat turned, 猫.png"]
+    assert (upright["width"], upright["height"]) == (turned["width"], turned["height"])
+    assert len(upright["boxes"]) == len(turned["boxes"])
+    np.testing.assert_allclose(turned["boxes"], upright["boxes"], atol=0.5)
+    boxes = coco_boxes(plain.out)
+    assert [name for name, _ in boxes["cat turned, 猫.png"]] == [name for name, _ in boxes["cat.png"]]
+
+
+def test_filters_by_score_number_and_overlap_across_names(folder, plain, tmp_path):
+    labels = ["cat @0", "dog @0", "bee @0"]
+    options = {**OPTIONS, "formats": ["csv"], "review": 0}
+    everything = rows(annotate(folder / "*.png", labels, tmp_path / "all", **options).out)
+    few = annotate(folder / "*.png", labels, tmp_path / "few", max_boxes=1, min_score=0.02, nms_across=0.3, **options)
+    dropped = 0
+    for name, row in rows(few.out).items():
+        assert len(set(row["labels"])) == len(row["labels"])
+        assert all(score >= 0.02 for score in row["scores"])
+        overlaps = iou_matrix(row["boxes"], row["boxes"]) - np.eye(len(row["boxes"]))
+        assert (overlaps <= 0.3).all()
+        assert row["scores"][0] == everything[name]["scores"][0]  # the best always stays
+        dropped += len(everything[name]["boxes"]) - len(row["boxes"])
+    assert dropped > 0
+
+
+def test_a_model_without_calibration_shares_its_certainty_among_names_and_background(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(type(create_once()), "presence", lambda *_: None)
+    settings = AnnotatorSettings(
+        labels_of(["cat", "dog", "background: teapot|kettle"]), BoxFilter(), {"batch_size": 2, "device": "cpu"}
+    )
+    worker = settings()
+    found = worker.localizer(folder / "cat.png", ["cat", "dog"])
+    certain = worker._certainty(found)
+    vectors = worker.localizer.embed_names(["cat", "dog", "teapot|kettle"]).numpy()
+    expected = np.exp(float(worker.localizer.backbone.logit_scale) * vectors @ found.embedding)
+    np.testing.assert_allclose(certain, (expected / expected.sum())[:2], rtol=1e-3)
+    result = annotate(folder / "*.png", ["cat", "dog", "teapot"], tmp_path, formats=["csv"], review=0, **OPTIONS)
+    assert dict(result.with_label) == {"cat": 2, "dog": 1, "teapot": 0}
+    scores = [score for row in rows(tmp_path).values() for score in row["scores"]]
+    assert max(scores) <= 1
+
+
+def blobs(*centres: tuple[int, int, float], floor: float = 0.0) -> np.ndarray:
+    y, x = np.mgrid[:60, :100]
+    heat = np.zeros((60, 100), np.float32)
+    for cx, cy, high in centres:
+        heat = np.maximum(heat, high * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / 120))
+    return np.maximum(heat, floor * (heat > 0.05)).astype(np.float32)
+
+
+def test_a_box_round_several_things_is_told_from_one_round_a_single_thing():
+    three = blobs((15, 30, 1.0), (50, 30, 0.9), (85, 30, 0.95), floor=0.5)
+    ys, xs = np.nonzero(three > 0.4)
+    box = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+    found = split_region(three, box, 0.4)
+    assert [peak for _, peak in found] == pytest.approx([1.0, 0.95, 0.9], abs=0.01)
+    for part, centre in zip(found, (15, 85, 50), strict=True):
+        x0, y0, x1, y1 = part[0]
+        assert x0 < centre < x1
+        assert y0 < 30 < y1
+        assert x1 - x0 < 45
+    together = np.stack([part for part, _ in found])
+    assert [*together[:, :2].min(0), *together[:, 2:].max(0)] == box
+    assert split_region(blobs((50, 30, 1.0)), [30, 15, 70, 45], 0.4) == []
+    assert split_region(blobs((40, 30, 1.0), (48, 30, 0.95)), [25, 15, 63, 45], 0.4) == []  # hardly a valley
+    assert split_region(blobs((30, 30, 1.0), (70, 30, 0.5), floor=0.42), [10, 10, 90, 50], 0.4) == []  # a tail
+    boxes = np.array([[0, 0, 10, 10], [1, 1, 4, 4], [6, 6, 9, 9], [20, 0, 30, 10], [21, 1, 24, 4]], np.float32)
+    assert around_others(boxes).tolist() == [True, False, False, False, False]
+
+
+@pytest.mark.parametrize("mode", ["keep", "split", "drop"])
+def test_what_becomes_of_a_box_round_several_things(folder, tmp_path, monkeypatch, mode):
+    three = blobs((15, 30, 1.0), (50, 30, 0.9), (85, 30, 0.95), floor=0.5)
+
+    def planted(self, item, maps):
+        small = Image.fromarray(three).resize(item.frames[0].input_hw[::-1], Image.Resampling.BILINEAR)
+        return np.stack([np.asarray(small)] * len(maps)), item.frames[0]
+
+    monkeypatch.setattr(Localizer, "_finished", planted)
+    result = annotate(folder / "cat.png", ["cat"], tmp_path, groups=mode, threshold=0.4, formats=["csv"], **OPTIONS)
+    row = rows(tmp_path)["cat.png"]
+    assert len(row["boxes"]) == {"keep": 1, "split": 3, "drop": 0}[mode]
+    assert result.groups == (1 if mode == "keep" else 0)
+
+
+# ------------------------------------------------------------------------------------------------- stops and repetition
+def test_the_same_command_again_changes_no_file_and_other_settings_are_refused_by_name(folder, plain, monkeypatch):
+    files = [path for path in sorted(plain.out.rglob("*")) if path.is_file()]
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+    computed = []
+    monkeypatch.setattr(Localizer, "_compute", lambda *_: computed.append(1))
+    written = []
+    again = annotate(folder, LABELS, plain.out, formats=["coco", "csv"], on_write=written.append, **OPTIONS)
+    assert (again.computed, computed, written) == (0, [], [])
+    assert again.document() == plain.document()
+    assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(plain.out.rglob("*")) if p.is_file()} == before
+    for changed, said in [
+        ({"min_score": 0.3}, "settings.min_score: 0.0 there, 0.3 asked for"),
+        ({"flip": True}, "settings.flip: false there, true asked for"),
+    ]:
+        with pytest.raises(UsageError, match=said):
+            annotate(folder, LABELS, plain.out, **{**OPTIONS, **changed})
+    with pytest.raises(UsageError, match=r"labels.dog: only there"):
+        annotate(folder, [one for one in LABELS if one != "dog"], plain.out, **OPTIONS)
+    with pytest.raises(UsageError, match=r"labels.dog.threshold: null there, 0.9 asked for"):
+        annotate(folder, ["cat|kitten", "dog @0.9", "bee @0.6", "teapot"], plain.out, **OPTIONS)
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 2])
+def test_a_stopped_run_goes_on_and_gives_the_same_bytes(folder, plain, tmp_path, stop_after):
+    def stopping(shards, make_worker, on_part, on_images=None):
+        done = []
+
+        def keep(part):
+            if len(done) == stop_after:
+                (tmp_path / "parts/.00009.jsonl.1.tmp").write_bytes(b'{"picture": "half')
+                raise KeyboardInterrupt
+            on_part(part)
+            done.append(part)
+
+        local.run(shards, make_worker, keep, on_images)
+
+    with pytest.raises(KeyboardInterrupt):
+        annotate(folder, LABELS, tmp_path, formats=["coco", "csv"], engine=stopping, **OPTIONS)
+    assert len(parts(tmp_path)) == stop_after + 1
+    result = annotate(folder, LABELS, tmp_path, formats=["coco", "csv"], **OPTIONS)
+    assert result.computed == 5 - 2 * stop_after
+    assert parts(tmp_path) == parts(plain.out)
+    for name in ("coco.json", "boxes.csv", "review.html"):
+        assert (tmp_path / name).read_bytes() == (plain.out / name).read_bytes(), name
+
+
+def test_a_damaged_part_is_done_anew_new_pictures_join_and_mended_ones_are_retried(folder, plain, tmp_path):
+    root, out = tmp_path / "pictures", tmp_path / "out"
+    shutil.copytree(folder, root)
+    shutil.copytree(plain.out, out)
+    whole = out / "parts/00001.jsonl"
+    whole.write_bytes(whole.read_bytes()[:-20])
+    assert annotate(root, LABELS, out, **OPTIONS).computed == 2
+    assert parts(out) == parts(plain.out)
+    shutil.copy(root / "cat.png", root / "a new one.png")
+    result = annotate(root, LABELS, out, **OPTIONS)
+    assert (result.computed, result.pictures) == (1, 6)
+    assert coco_boxes(out)["a new one.png"] == coco_boxes(out)["cat.png"]
+    shutil.copy(folder / "dogs.png", root / "broken.jpg")
+    assert "broken.jpg" in annotate(root, LABELS, out, **OPTIONS).failed
+    result = annotate(root, LABELS, out, retry=True, **OPTIONS)
+    assert (result.computed, dict(result.failed)) == (1, {})
+    assert coco_boxes(out)["broken.jpg"] == coco_boxes(out)["dogs.png"]
+    (root / "dogs.png").unlink()
+    annotate(root, LABELS, out, **OPTIONS)
+    assert "dogs.png" not in coco_boxes(out)
+
+
+def test_what_ray_sends_survives_being_sent(plain):
+    ray = pytest.importorskip("cliploc.jobs.ray")
+    content = parts(plain.out)["00000.jsonl"]
+    assert ray._table(ray._bytes(content)) == content
+    settings = AnnotatorSettings(labels_of(LABELS), BoxFilter(), {"batch_size": 2})
+    assert pickle.loads(pickle.dumps(Ready(settings, object())))()._settings == settings
+
+
+# ------------------------------------------------------------------------------------------------------------- review
+def decide(out: Path, decisions: dict, path: Path, **more: object) -> Path:
+    page = (out / "review.html").read_text()
+    run = re.search(r'"run": "(\w+)"', page).group(1)
+    path.write_text(json.dumps({"kind": "cliploc review", "run": run, "decisions": decisions, **more}))
+    return path
+
+
+def test_decisions_of_a_review_are_merged_and_last(folder, plain, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(plain.out, out)
+    before = coco_boxes(out)
+    file = decide(out, {"dogs.png": {"0": False}, "cat.png": {"0": True}}, tmp_path / "decisions.json")
+    result = annotate(folder, LABELS, out, decisions=file, **OPTIONS)
+    assert (result.dropped, result.reviewed, result.computed) == (1, 2, 0)
+    after = coco_boxes(out)
+    assert after["dogs.png"] == before["dogs.png"][1:]
+    assert {k: v for k, v in after.items() if k != "dogs.png"} == {k: v for k, v in before.items() if k != "dogs.png"}
+    again = annotate(folder, LABELS, out, **OPTIONS)  # without the file: the decision stays
+    assert again.document() == result.document()
+    file = decide(out, {"dogs.png": {"0": True}}, file)
+    assert annotate(folder, LABELS, out, decisions=file, **OPTIONS).dropped == 0
+    assert coco_boxes(out) == before
+    for wrong, said in [
+        (decide(out, {"dogs.png": {"99": False}}, tmp_path / "a.json"), "box 99 of dogs.png, which is not there"),
+        (decide(out, {"no.png": {"0": False}}, tmp_path / "b.json"), "of no.png, which is not there"),
+        (decide(out, {}, tmp_path / "c.json", run="x"), "of another run"),
+        (decide(out, {}, tmp_path / "d.json", kind="x"), "something else"),
+        (tmp_path / "none.json", "no such file"),
+    ]:
+        with pytest.raises(UsageError, match=said):
+            annotate(folder, LABELS, out, decisions=wrong, **OPTIONS)
+
+
+def test_the_page_holds_the_least_certain_pictures_first(folder, plain, tmp_path):
+    shutil.copytree(plain.out, tmp_path, dirs_exist_ok=True)
+    annotate(folder, LABELS, tmp_path, review=2, **OPTIONS)
+    page = (tmp_path / "review.html").read_text()
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S).group(1))
+    good = {name: row["margin"] for name, row in rows(tmp_path).items() if row["status"] == "ok"}
+    assert [one["name"] for one in data["pictures"]] == sorted(good, key=good.get)[:2]
+    assert not re.search(r"""(src|href)=["']?https?:""", page)
+
+
+CLICKS = """
+<script>
+{
+const boxes = (n) => [...document.querySelectorAll("#grid figure")][n].querySelectorAll(".boxes button");
+const shownFigures = () => [...document.querySelectorAll("#grid figure")].filter((one) => !one.hidden).length;
+const log = {figures: shownFigures()};
+boxes(0)[0].click();
+document.querySelectorAll("#grid figure")[1].querySelector("rect").dispatchEvent(new MouseEvent("click"));
+const select = document.getElementById("label");
+select.value = "1";
+select.dispatchEvent(new Event("change"));
+log.of_label = shownFigures();
+select.value = "";
+select.dispatchEvent(new Event("change"));
+const score = document.getElementById("score");
+score.value = "1";
+score.dispatchEvent(new Event("input"));
+log.of_score = shownFigures();
+log.decisions = decisions();
+log.state = document.getElementById("state").textContent;
+const out = document.createElement("pre");
+out.id = "log";
+out.textContent = JSON.stringify(log);
+document.body.append(out);
+}
+</script>
+"""
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium on the path")
+def test_clicks_in_a_browser_become_decisions_that_can_be_applied(folder, plain, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(plain.out, out)
+    page = tmp_path / "review.html"
+    page.write_text((out / "review.html").read_text().replace("</body>", CLICKS + "</body>"))
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    shown = subprocess.run(
+        [*command, "--virtual-time-budget=5000", "--dump-dom", page.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    ).stdout
+    log = json.loads(html.unescape(re.search(r'<pre id="log">(.*?)</pre>', shown, re.S).group(1)))
+    good = {name: row for name, row in rows(out).items() if row["status"] == "ok"}
+    assert log["figures"] == len(good)
+    assert log["of_label"] == sum(1 in row["labels"] for row in good.values())
+    assert log["of_score"] < log["figures"]
+    dropped = [
+        (n, box) for n, boxes in log["decisions"]["decisions"].items() for box, kept in boxes.items() if not kept
+    ]
+    assert len(dropped) == 2
+    assert "2 boxes dropped" in log["state"]
+    file = tmp_path / "decisions.json"
+    file.write_text(json.dumps(log["decisions"]))
+    before = plain.document()["labels"]
+    result = annotate(folder, LABELS, out, decisions=file, **OPTIONS)
+    assert (result.dropped, result.reviewed) == (2, len(good))
+    assert sum(result.boxes.values()) == sum(one["boxes"] for one in before.values()) - 2
+
+
+# ------------------------------------------------------------------------------------------------------ command, Python
+def test_the_command(folder, tmp_path):
+    labels = tmp_path / "labels.txt"
+    labels.write_text("\n".join(LABELS))
+    arguments = (
+        "annotate",
+        folder,
+        "--labels",
+        labels,
+        "--out",
+        tmp_path / "out",
+        "--batch-size",
+        2,
+        "--device",
+        "cpu",
+    )
+    result = cliploc_(*arguments, "--format", "coco,labelstudio")
+    assert result.code == 1, result.err
+    assert result.out.splitlines()[0].split() == ["label", "boxes", "pictures"]
+    assert {line.split()[0] for line in result.out.splitlines()[1:]} == {"cat", "dog", "bee", "teapot"}
+    assert "failed: broken.jpg: not a picture" in result.err
+    assert "4 of 5 pictures done, 5 of them now" in result.err
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"coco.json", "labelstudio.json", "review.html"}
+    again = cliploc_(*arguments, "--json")
+    assert again.code == 1
+    assert json.loads(again.out)["pictures"] == 5
+    assert "0 of them now" in again.err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--format", "xml"), "expected a format of coco, yolo, voc, labelstudio, csv, cvat, got xml"),
+        (("--groups", "join"), "expected groups of keep, split, drop, got 'join'"),
+        (("--min-score", "2"), "expected min_score from 0 to 1, got 2.0"),
+        (("--nms-across", "0"), "expected nms_across above 0"),
+        (("--max-boxes", "0"), "expected max_boxes of at least 1"),
+        (("--method", "gem"), "gem does not work on mini"),
+        (("--engine", "slurm"), "expected --engine of local, ray, got 'slurm'"),
+        (("--review", "-1"), "expected review of at least 0"),
+    ],
+)
+def test_options_that_are_refused_in_one_line(folder, tmp_path, options, said):
+    labels = tmp_path / "labels.txt"
+    labels.write_text("cat\n")
+    result = cliploc_("annotate", folder, "--labels", labels, "--out", tmp_path / "out", *options)
+    assert result.code == 2
+    assert said in result.err
+    assert result.err.count("\n") == 1
+    assert not (tmp_path / "out/manifest.json").exists()
+
+
+def test_a_localizer_where_supervision_expects_a_model():
+    supervision = pytest.importorskip("supervision")
+    localizer = Localizer(create_once())
+    rgb = np.asarray(Image.open(PHOTOS / "cat.jpg").convert("RGB"))
+    found = localizer(rgb, ["cat|kitten", "dog"])
+    for detector, picture in [
+        (cliploc.Detector(localizer, ["cat|kitten", "dog"]), rgb[..., ::-1]),
+        (cliploc.Detector(localizer, ["cat|kitten", "dog"], channels="rgb"), rgb),
+        (cliploc.Detector(localizer, ["cat|kitten", "dog"]), Image.fromarray(rgb)),
+    ]:
+        assert detector.classes == ["cat", "dog"]
+        seen = detector(picture)
+        assert isinstance(seen, supervision.Detections)
+        np.testing.assert_array_equal(seen.xyxy, found.boxes.xyxy)
+        assert set(seen.data["class_name"]) == {"cat"}
+    slicer = supervision.InferenceSlicer(cliploc.Detector(localizer, ["cat"]), slice_wh=(300, 300), overlap_wh=(50, 50))
+    assert (slicer(rgb[..., ::-1]).class_id == 0).all()
+    with pytest.raises(UsageError, match="expected channels bgr or rgb"):
+        cliploc.Detector(localizer, ["cat"], channels="grb")

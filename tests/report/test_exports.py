@@ -1,0 +1,226 @@
+"""Each format, read back by a reader that is not ours: equal to half a pixel, whatever things are called."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from cliploc.images import load
+from cliploc.report.exports import FORMATS, AnnotatedPicture, ExportSettings
+
+NAMES = ("traffic light", 'a "large", red cat', "猫 & <кот>", "yes")
+PATHS = ("plain.jpg", "plain.png", 'sub folder/a, "b" & <c>\'d.jpg', "sub folder/猫é.jpg", "../beside/plain.jpg")
+VOC_EDGES = ("xmin", "ymin", "xmax", "ymax")
+SETTINGS = ExportSettings(NAMES, "cliploc mini cam")
+
+
+@pytest.fixture
+def pictures(tmp_path) -> list[AnnotatedPicture]:
+    """Real files of an odd size, one of them stored sideways; boxes at edges and at fractions of pixels."""
+    rng = np.random.default_rng(5)
+    made = []
+    for number, name in enumerate(PATHS, start=1):
+        path = tmp_path / "root" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stored = Image.fromarray(rng.integers(0, 255, (37, 61, 3), dtype=np.uint8))
+        exif = Image.Exif()
+        if number == 4:
+            exif[0x0112] = 6  # shown turned by 90 degrees: 37 wide, 61 high
+        stored.save(path, exif=exif)
+        width, height = load(path).image.size
+        count = 0 if number == 2 else 3
+        low = rng.uniform(0, 0.5, (count, 2)) * [width, height]
+        xyxy = np.concatenate([low, low + rng.uniform(0.1, 0.5, (count, 2)) * [width, height]], axis=1)
+        if count:
+            xyxy[0] = [0, 0, width, height]
+        made.append(
+            AnnotatedPicture(
+                number,
+                name,
+                path,
+                (width, height),
+                xyxy.round(2).astype(np.float32),
+                rng.uniform(0.1, 1, count).astype(np.float32),
+                rng.integers(0, len(NAMES), count),
+                tuple(range(0, 2 * count, 2)),
+                (False,) * count,
+                0.5,
+            )
+        )
+    assert made[3].size_wh == (37, 61)
+    return made
+
+
+def export(name: str, pictures: list[AnnotatedPicture], out: Path) -> list[Path]:
+    out.mkdir(exist_ok=True)
+    return FORMATS[name](lambda: pictures, SETTINGS, out)
+
+
+def same(found: list[tuple[str, list[float]]], picture: AnnotatedPicture) -> None:
+    """Names and boxes, in order."""
+    assert [name for name, _ in found] == [NAMES[label] for label in picture.label]
+    if found:
+        np.testing.assert_allclose([box for _, box in found], picture.xyxy, atol=0.5)
+
+
+def test_coco_as_pycocotools_reads_it(pictures, tmp_path):
+    from pycocotools.coco import COCO
+
+    (path,) = export("coco", pictures, tmp_path / "out")
+    read = COCO(str(path))
+    assert [one["name"] for one in read.loadCats(read.getCatIds())] == list(NAMES)
+    assert len(read.anns) == len(read.dataset["annotations"]) == sum(len(one.label) for one in pictures)
+    assert [one["file_name"] for one in read.dataset["images"]] == list(PATHS)
+    for one in pictures:
+        assert (read.imgs[one.number]["width"], read.imgs[one.number]["height"]) == one.size_wh
+        boxes = read.loadAnns(read.getAnnIds(imgIds=[one.number]))
+        found = [
+            (read.cats[b["category_id"]]["name"], [x, y, x + w, y + h]) for b in boxes for x, y, w, h in [b["bbox"]]
+        ]
+        same(found, one)
+        np.testing.assert_allclose([b["score"] for b in boxes], one.score, atol=1e-3)
+
+
+def test_yolo_by_its_definition(pictures, tmp_path):
+    (root,) = export("yolo", pictures, tmp_path / "out")
+    data = yaml.safe_load((root / "data.yaml").read_text(encoding="utf-8"))
+    assert Path(data["path"]) == root
+    assert [data["names"][i] for i in range(data["nc"])] == list(NAMES)
+    links = {image.resolve(): image for image in (root / data["train"]).rglob("*.*") if image.is_file()}
+    assert len(links) == len(pictures)
+    assert len(list((root / "labels").rglob("*.txt"))) == len(pictures)
+    for one in pictures:
+        image = links[one.path.resolve()]
+        # Ultralytics: the last /images/ becomes /labels/, the ending .txt.
+        text = Path("/labels/".join(str(image).rsplit("/images/", 1))).with_suffix(".txt")
+        width, height = load(image).image.size
+        found = []
+        for line in text.read_text().splitlines():
+            label, x, y, w, h = line.split()
+            x, w, y, h = float(x) * width, float(w) * width, float(y) * height, float(h) * height
+            found.append((data["names"][int(label)], [x - w / 2, y - h / 2, x + w / 2, y + h / 2]))
+        same(found, one)
+
+
+def test_voc_as_its_devkit_counts_pixels_and_again_and_again(pictures, tmp_path):
+    def read(root: Path) -> dict[str, list[tuple[str, list[float]]]]:
+        boxes = {}
+        for path in sorted(root.rglob("*.xml")):
+            tree = ET.parse(path)
+            corners = [
+                (
+                    one.findtext("name"),
+                    [float(one.findtext(f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax")],
+                )
+                for one in tree.iter("object")
+            ]
+            # From 1, and the last pixel belongs to the box: edges are xmin - 1 and xmax.
+            boxes[tree.findtext("filename")] = [(n, [a - 1, b - 1, c, d]) for n, (a, b, c, d) in corners]
+            size = int(tree.findtext("size/width")), int(tree.findtext("size/height"))
+            assert size in ((61, 37), (37, 61))
+        return boxes
+
+    (root,) = export("voc", pictures, tmp_path / "out")
+    first = read(root)
+    assert set(first) == set(PATHS)
+    for one in pictures:
+        same(first[one.name], one)
+    for _ in range(3):  # written again out of what was read: nothing moves
+        moved = [
+            dataclasses.replace(one, xyxy=np.array([box for _, box in first[one.name]], np.float32).reshape(-1, 4))
+            for one in pictures
+        ]
+        assert read(export("voc", moved, tmp_path / "out")[0]) == first
+
+
+def test_label_studio_by_its_documented_shape(pictures, tmp_path):
+    tasks_path, config_path = export("labelstudio", pictures, tmp_path / "out")
+    config = ET.parse(config_path).getroot()
+    (control,), (image,) = config.findall("RectangleLabels"), config.findall("Image")
+    allowed = [one.get("value") for one in control.findall("Label")]
+    assert allowed == list(NAMES)
+    assert control.get("toName") == image.get("name")
+    tasks = json.loads(tasks_path.read_text())
+    ids = [one["id"] for task in tasks for one in task["predictions"][0]["result"]]
+    assert len(set(ids)) == len(ids) == sum(len(one.label) for one in pictures)
+    for task, one in zip(tasks, pictures, strict=True):
+        assert set(task["data"]) >= {image.get("value").removeprefix("$")}
+        (prediction,) = task["predictions"]
+        assert prediction["model_version"] == "cliploc mini cam"
+        found = []
+        for result in prediction["result"]:
+            assert (result["type"], result["from_name"], result["to_name"]) == (
+                "rectanglelabels",
+                control.get("name"),
+                image.get("name"),
+            )
+            value, (width, height) = result["value"], (result["original_width"], result["original_height"])
+            assert (width, height) == one.size_wh
+            x, y = value["x"] / 100 * width, value["y"] / 100 * height
+            box = [x, y, x + value["width"] / 100 * width, y + value["height"] / 100 * height]
+            assert value["rectanglelabels"][0] in allowed
+            found.append((value["rectanglelabels"][0], box))
+        same(found, one)
+        np.testing.assert_allclose([result["score"] for result in prediction["result"]], one.score, atol=1e-3)
+        if found:
+            assert prediction["score"] == pytest.approx(float(one.score.min()), abs=1e-3)
+
+
+def test_label_studio_addresses_hold_any_file_name(pictures, tmp_path):
+    from urllib.parse import unquote
+
+    tasks = json.loads(export("labelstudio", pictures, tmp_path / "out")[0].read_text())
+    for task, name in zip(tasks, PATHS, strict=True):
+        address = task["data"]["image"]
+        assert address.isascii()
+        assert not set(' "<>&') & set(address)
+        assert unquote(address) == f"/data/local-files/?d={name}"
+
+
+def test_cvat_by_its_xml(pictures, tmp_path):
+    (path,) = export("cvat", pictures, tmp_path / "out")
+    root = ET.parse(path).getroot()
+    assert root.findtext("version") == "1.1"
+    assert [one.text for one in root.findall("meta/task/labels/label/name")] == list(NAMES)
+    images = root.findall("image")
+    assert [one.get("id") for one in images] == ["0", "1", "2", "3", "4"]
+    for image, one in zip(images, pictures, strict=True):
+        assert image.get("name") == one.name
+        assert (int(image.get("width")), int(image.get("height"))) == one.size_wh
+        corners = [[float(box.get(key)) for key in ("xtl", "ytl", "xbr", "ybr")] for box in image.findall("box")]
+        same([(b.get("label"), xyxy) for b, xyxy in zip(image.findall("box"), corners, strict=True)], one)
+
+
+def test_the_table_as_any_csv_reader_reads_it(pictures, tmp_path):
+    (path,) = export("csv", pictures, tmp_path / "out")
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    for one in pictures:
+        own = [line for line in lines if line["path"] == one.name]
+        assert {(int(line["width"]), int(line["height"])) for line in own} == {one.size_wh}
+        boxes = [line for line in own if line["label"]]
+        same([(line["label"], [float(line[key]) for key in ("x0", "y0", "x1", "y1")]) for line in boxes], one)
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS))
+def test_an_export_is_the_same_every_time_and_leaves_nothing_behind(name, pictures, tmp_path):
+    def content(out: Path) -> dict[str, bytes]:
+        files = [path for path in sorted(out.rglob("*")) if path.is_file()]
+        return {path.relative_to(out).as_posix(): path.read_bytes() for path in files}
+
+    out = tmp_path / "out"
+    export(name, pictures, out)
+    first = content(out)
+    assert export(name, pictures, out)
+    assert content(out) == first
+    export(name, pictures[:1], out)  # pictures that have gone are gone here too
+    assert len(content(out)) <= len(first)
+    assert not [path for path in content(out) if "/." in f"/{path}"]
