@@ -1,12 +1,15 @@
 """A benchmark run from end to end beside the bare forward pass of its model, and memory as pictures go by.
 
-    python -m bench.benchmark ROOT [--method cam] [--images 256] [--rounds 3] [--workers 1] [--threads N] [--memory N]
+    python -m bench.benchmark ROOT [--model mini] [--method cam] [--images 256] [--rounds 3] [--threads N] [--memory N]
 
-ROOT is a dataset in the WSOL layout. In each round, one after the other, so that a busy machine slows both:
+ROOT is a dataset in the WSOL layout. `--model RN50 --pretrained random` is CLIP's tower with random weights: its maps
+say nothing, but cost what they cost. In each round, one after the other, so that a busy machine slows both:
 * the tower's forward pass over batches of as many pictures as the run has, already decoded, resized and normalised;
 * `cliploc benchmark` of the same number: reading, tower, method, boxes, every metric's numbers, rows on the disk. From
   the first picture to the last part; not the loading of the model and the final summary.
-With `--memory`, the resident memory of all of the run's processes after each pass over the dataset, N passes.
+What a picture costs is given in processor seconds, the judges' (who compare maps with boxes) apart from the rest, and
+in bytes on the disk. With `--memory`, the resident memory of all of the run's processes after each pass over the
+dataset, N passes.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -35,10 +39,34 @@ from cliploc.jobs.rows import part_path, write_part
 BATCH = 16
 
 
-def processor_seconds() -> float:
-    """Of this process; those of children count when they have ended."""
-    own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+def processor_seconds() -> tuple[float, float]:
+    """Of this process, and of its children, who are all alive."""
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    children = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            facts = stat.read_text().rpartition(")")[2].split()  # from the state on: the name may hold blanks
+        except OSError:
+            continue
+        if int(facts[1]) == os.getpid():
+            children += int(facts[11]) + int(facts[12])
+    return own.ru_utime + own.ru_stime, children / os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of some pictures: seconds by the clock, and processor seconds of this process and of the judges."""
+
+    seconds: float
+    own: float
+    judges: float
+
+
+def cost(work: Callable[[], object]) -> Cost:
+    start, (own, judges) = time.perf_counter(), processor_seconds()
+    work()
+    own_end, judges_end = processor_seconds()
+    return Cost(time.perf_counter() - start, own_end - own, judges_end - judges)
 
 
 def resident_mib() -> float:
@@ -59,8 +87,9 @@ class Bench:
 
     def __init__(self, rounds: int, memory: int) -> None:
         self._rounds, self._memory = rounds, memory
-        self.bare: list[tuple[float, float]] = []
-        self.run: list[tuple[float, float]] = []
+        self.bare: list[Cost] = []
+        self.run: list[Cost] = []
+        self.written = 0  # bytes of one pass
         self.resident: list[tuple[int, float]] = []
 
     def __call__(
@@ -77,26 +106,33 @@ class Bench:
             pixels = torch.rand(BATCH, 3, *worker.views[0].localizer.input_hw)
             for part in worker.stream(shards[:2]):  # starts the judges, warms everything
                 on_part(part)
-            for _ in range(self._rounds):
-                start, busy = time.perf_counter(), processor_seconds()
+
+            def bare() -> None:
                 with torch.no_grad():
                     for _ in range(-(-images // BATCH)):
                         backbone.encode_image(pixels)
-                self.bare.append((time.perf_counter() - start, processor_seconds() - busy))
-                start, busy = time.perf_counter(), processor_seconds()
+
+            def run() -> None:
                 for part in worker.stream(shards):
                     write_part(part_path(Path(folder), part.index), part.table)
-                self.run.append((time.perf_counter() - start, processor_seconds() - busy))
+
+            for _ in range(self._rounds):
+                self.bare.append(cost(bare))
+                self.run.append(cost(run))
+            self.written = sum(path.stat().st_size for path in (Path(folder) / "parts").iterdir())
             for number in range(self._memory):
-                for part in worker.stream(shards):
-                    write_part(part_path(Path(folder), part.index), part.table)
+                run()
                 self.resident.append(((number + 1) * images, resident_mib()))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", nargs="?", default="../shared/data/ilsvrc_val_dev")
+    parser.add_argument("--model", default="mini")
+    parser.add_argument("--pretrained")
+    parser.add_argument("--precision", default="fp32")
     parser.add_argument("--method", default="cam")
+    parser.add_argument("--budget", type=int, help="masks of Score-CAM and VL-Score")
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=1)
@@ -109,25 +145,37 @@ def main() -> int:
     torch.set_num_threads(given.threads or torch.get_num_threads())
     dataset = open_dataset("wsol", given.root, limit=given.images)
     bench = Bench(given.rounds, given.memory)
-    view = View(batch_size=BATCH)
-    settings, _ = Grid([view], given.method.split(",")).settings(misfit)
+    view = View(given.model, given.pretrained, precision=given.precision, batch_size=BATCH)
+    methods = given.method.split(",")
+    budget = {"budget": given.budget} if given.budget else {}
+    settings, left_out = Grid(
+        [view], methods, lambda name: budget if name in ("score_cam", "vl_score") else {}
+    ).settings(misfit)
     with tempfile.TemporaryDirectory() as out:
         run_benchmark(dataset, [view], settings, Path(out), engine=bench, judges=given.workers)
     print(
         f"cliploc {__version__}, torch {torch.__version__}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
-        f"{platform.platform()}; mini, {given.method}, {len(dataset)} pictures, {given.rounds} rounds\n"
+        f"{platform.platform()}\n{given.model} {given.precision}, {given.method}, {len(dataset)} pictures, "
+        f"{given.rounds} rounds\n"
     )
+    for line in left_out:
+        print(f"left out: {line}")
     print("| | images/s, median (of the rounds) |\n|---|---|")
     rates = {}
     for name, measured in (("bare forward pass", bench.bare), ("benchmark from end to end", bench.run)):
-        each = [len(dataset) / seconds for seconds, _ in measured]
+        each = [len(dataset) / one.seconds for one in measured]
         rates[name] = statistics.median(each)
         print(f"| {name} | {rates[name]:.1f} ({', '.join(f'{one:.1f}' for one in each)}) |")
-    ratios = [bare[0] / run[0] for bare, run in zip(bench.bare, bench.run, strict=True)]
-    print(f"\nend to end / bare, round by round: {', '.join(f'{one:.2f}' for one in ratios)}")
-    own = [run[1] - bare[1] for bare, run in zip(bench.bare, bench.run, strict=True)]
-    more = 1000 * statistics.median(own) / len(dataset)
-    print(f"processor time of the run's own process beyond it, without the judges': {more:.1f} ms/image")
+    pairs = list(zip(bench.bare, bench.run, strict=True))
+    print(
+        f"\nend to end / bare, round by round: {', '.join(f'{bare.seconds / run.seconds:.2f}' for bare, run in pairs)}"
+    )
+    per_image = 1000 / len(dataset)  # ms
+    print("\n| processor time of an image, ms, median | |\n|---|---|")
+    print(f"| bare forward pass | {per_image * statistics.median(bare.own for bare, _ in pairs):.1f} |")
+    print(f"| the run beyond it | {per_image * statistics.median(run.own - bare.own for bare, run in pairs):.1f} |")
+    print(f"| the judges, {len(settings)} maps | {per_image * statistics.median(run.judges for _, run in pairs):.1f} |")
+    print(f"\n{bench.written / len(dataset) / len(settings):.0f} bytes a row")
     for images, mib in bench.resident:
         print(f"resident after {images} images: {mib:.0f} MiB")
     return 0
