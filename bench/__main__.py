@@ -16,6 +16,7 @@ import sys
 
 QUICK: dict[str, list[str]] = {
     "cnn_methods": ["--quick"],
+    "growth": ["--quick"],
     "vit_methods": ["--quick"],
     "evaluator": ["--maps", "3", "--literal-maps", "2", "--taus", "20"],
     "benchmark": ["--images", "32", "--rounds", "1"],
@@ -23,6 +24,7 @@ QUICK: dict[str, list[str]] = {
 MINUTES: dict[str, list[str]] = {
     "cnn_methods": ["--channels", "8", "--rounds", "1"],
     "roofline": ["--batch", "8", "--rounds", "3"],
+    "growth": ["--rounds", "1", "--only", "grad_cam"],
     "towers": ["RN50", "ViT-B-32", "--batch", "1", "--rounds", "5"],
     "overhead": ["--photos", "16", "--repeats", "3", "--many", "100"],
     "vit_methods": ["--quick"],
@@ -33,7 +35,8 @@ MINUTES: dict[str, list[str]] = {
 }
 THOROUGH: dict[str, list[str]] = {
     "cnn_methods": ["--out", "bench/results"],
-    "roofline": [],
+    "roofline": ["--out", "bench/results"],
+    "growth": ["--out", "bench/results"],
     "towers": ["RN50", "RN50x4", "ViT-B-32", "ViT-B-16"],
     "overhead": [],
     "vit_methods": ["--out", "bench/results"],

@@ -12,7 +12,9 @@ shown the first --channels of RN50's 2,048 channels; a row beside has twice as m
 2,048 channels and at most 128 of their masks, fewer where the map is sure before; its ratio takes the peer's time for
 2,048 from its time a channel. With random weights scores hardly differ, and about 50 masks are enough.
 
-No peer takes several prompts or pictures at once, but for captum's and grad-cam's pictures: they get a loop.
+No peer takes several prompts at once: they get a loop. Of torchcam's Grad-CAM the loop shares one forward, by its
+`retain_graph`; the row "a call a prompt" is as its README has it, and as grad-cam and captum always do. All take
+several pictures. Gradients pass through the last stage's features only, which is the peers' best case.
 """
 
 from __future__ import annotations
@@ -20,7 +22,6 @@ from __future__ import annotations
 import argparse
 import copy
 import importlib
-import json
 import statistics
 import sys
 import time
@@ -39,6 +40,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bench.keep import headed, keep
 from bench.vit_methods import PHOTOS, THINGS, machine, seconds, shown
 from cliploc.backbones.open_clip_resnet import OpenClipResNet
 from cliploc.saliency import methods
@@ -57,6 +59,7 @@ class Classifier(nn.Module):
     """Images → logits of the prompts `[B, P]` by open_clip's own tower, with a layer that peers may watch.
 
     `tap` sees the last stage's features, or the first few of them; only in the former case gradients pass through it.
+    The graph begins there: no peer needs it to reach back further, where it would only cost.
     """
 
     def __init__(self, visual: Any, channels: int | None) -> None:
@@ -66,11 +69,12 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         v = self.visual
-        x = v.stem(images)
-        for stage in (v.layer1, v.layer2, v.layer3, v.layer4):
-            x = stage(x)  # [B, C, h, w]
+        with torch.no_grad():
+            x = v.stem(images)
+            for stage in (v.layer1, v.layer2, v.layer3, v.layer4):
+                x = stage(x)  # [B, C, h, w]
         if self.channels is None:
-            x = self.tap(x)
+            x = self.tap(x.requires_grad_(torch.is_grad_enabled()))
         else:
             self.tap(x[:, : self.channels])
         return self.scale * F.normalize(v.attnpool(x), dim=-1) @ self.text.T
@@ -109,7 +113,6 @@ class Scene:
     def classifier(self, channels: int | None = None) -> Classifier:
         made = Classifier(copy.deepcopy(self.model.visual), channels)
         made.scale = self.fp32.logit_scale
-        made.visual.layer4.requires_grad_(True)  # the peers want a graph; before the last stage it costs, and is no use
         return made.eval()
 
     # ------------------------------------------------------------------------------------------------- the sides
@@ -127,7 +130,7 @@ class Scene:
 
         return call
 
-    def torchcam(self, name: str, channels: int | None = None, **options: Any) -> Call:
+    def torchcam(self, name: str, channels: int | None = None, shared: bool = True, **options: Any) -> Call:
         peer = getattr(importlib.import_module("torchcam.methods"), name)
         model = self.classifier(channels)
 
@@ -139,8 +142,10 @@ class Scene:
                     with torch.no_grad():
                         scores = model(images)
                         maps = [extractor(p, scores)[0] for p in range(prompts)]
+                elif not shared:
+                    maps = [extractor(p, model(images))[0].detach() for p in range(prompts)]
                 else:
-                    scores = model(images.requires_grad_(True))
+                    scores = model(images)
                     maps = [extractor(p, scores, retain_graph=p < prompts - 1)[0].detach() for p in range(prompts)]
             return torch.stack(maps, dim=1)
 
@@ -157,7 +162,7 @@ class Scene:
             with peer(model=model, target_layers=[model.tap]) as extractor:
                 extractor.batch_size = BATCH
                 for p in range(prompts):
-                    found = extractor(images.clone().requires_grad_(True), targets=[target(p)] * len(images))
+                    found = extractor(images, targets=[target(p)] * len(images))
                     maps.append(torch.from_numpy(found))  # [B, H, W]: over the input
             return torch.stack(maps, dim=1)
 
@@ -169,8 +174,9 @@ class Scene:
 
         def call(images: Tensor, prompts: int) -> Tensor:
             model.text = self.text[:prompts]
-            leaf = images.clone().requires_grad_(True)
-            return torch.cat([peer.attribute(leaf, p, relu_attributions=True).detach() for p in range(prompts)], dim=1)
+            return torch.cat(
+                [peer.attribute(images, p, relu_attributions=True).detach() for p in range(prompts)], dim=1
+            )
 
         return call
 
@@ -216,6 +222,9 @@ def rows(scene: Scene, channels: int, quick: bool) -> list[tuple[Row, tuple[tupl
             found.append((row, once))
     gradient = scene.ours("grad_cam")
     found.append((("grad_cam", "fp32", gradient, "torchcam", lambda: scene.torchcam("GradCAM"), 1.0), grid))
+    if not quick:
+        alone = lambda: scene.torchcam("GradCAM", shared=False)  # noqa: E731
+        found.append((("grad_cam, a call a prompt", "fp32", gradient, "torchcam", alone, 1.0), grid[1::2]))
     found.append((("grad_cam", "fp32", gradient, "grad-cam", lambda: scene.grad_cam("GradCAM"), 1.0), grid))
     found.append((("grad_cam", "fp32", gradient, "captum", scene.captum, 1.0), grid))
     return found
@@ -265,23 +274,14 @@ def line(cell: dict[str, Any]) -> str:
 
 
 def markdown(about: dict[str, Any], cells: Sequence[dict[str, Any]], channels: int) -> str:
-    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
-    return "\n".join(
-        [
-            "# Score-CAM and Grad-CAM beside the public packages",
-            "",
-            "Made by `python -m bench.cnn_methods`, whose head says what is compared. CLIP RN50, random weights, 224 × "
-            f"224, CPU; Score-CAM of the first {channels} of 2,048 channels, unless a budget is named. Processor "
-            "seconds of one call: median (least–most); ratios are medians over the rounds of peer / cliploc, run in "
-            "turn; agreement is the least correlation of two maps.",
-            "",
-            f"{about['processor']}, {about['cpus']} CPUs, {about['threads']} threads, load at the start "
-            f"{about['load'] and about['load'][0]}; Python {about['python']}, {versions}.",
-            "",
-            HEADER,
-            *[line(cell) for cell in cells],
-            "",
-        ]
+    text = (
+        "Made by `python -m bench.cnn_methods`, whose head says what is compared. CLIP RN50, random weights, 224 × "
+        f"224, CPU; Score-CAM of the first {channels} of 2,048 channels, unless a budget is named. Processor seconds "
+        "of one call: median (least–most); ratios are medians over the rounds of peer / cliploc, run in turn; "
+        "agreement is the least correlation of two maps."
+    )
+    return headed(
+        "Score-CAM and Grad-CAM beside the public packages", text, about, [HEADER, *[line(cell) for cell in cells]]
     )
 
 
@@ -324,11 +324,8 @@ def main(
             about_row = {"method": row[0], "precision": row[1], "images": images, "prompts": prompts, "peer": row[3]}
             cells.append({**about_row, **measured})
             print(line(cells[-1]), flush=True)
-            if out is not None:
-                out.mkdir(parents=True, exist_ok=True)
-                result = json.dumps({"machine": about, "channels": channels, "cells": cells}, indent=1)
-                (out / "cnn_methods.json").write_text(result + "\n", encoding="utf-8")
-                (out / "cnn_methods.md").write_text(markdown(about, cells, channels), encoding="utf-8")
+            result = {"machine": about, "channels": channels, "cells": cells}
+            keep(out, "cnn_methods", result, markdown(about, cells, channels))
     return 0
 
 

@@ -1,6 +1,6 @@
 """What share of this processor's arithmetic a masked forward reaches: FLOP/s beside a plain matrix product's.
 
-    python -m bench.roofline [--threads 1] [--batch 16] [--rounds 5]
+    python -m bench.roofline [--threads 1] [--batch 16] [--rounds 5] [--out bench/results]
 
 CLIP RN50 with random weights and `mini`, at 224, float32 and bfloat16, by processor seconds; the matrix product is
 2,048 × 2,048 × 2,048 of the same precision, the two in turn. FLOPs are torch's count of the tower as it is run
@@ -16,16 +16,23 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.keep import headed, keep
 from bench.vit_methods import machine
 from cliploc import backbones
 from cliploc.saliency._infra.masked import masked_embeddings
 from cliploc.schema import Context, Needs
 
 SIDE = 2048
+HEADER = (
+    "| tower | precision | GFLOP a picture | forward, ms | masked forward, ms | GFLOP/s | matrix product, GFLOP/s "
+    "| share |\n|---|---|---|---|---|---|---|---|"
+)
 
 
 def busy(work: Callable[[], object], per: int) -> float:
@@ -35,8 +42,8 @@ def busy(work: Callable[[], object], per: int) -> float:
     return (time.process_time() - start) / per
 
 
-def measure(name: str, precision: str, batch: int, rounds: int) -> str:
-    """A row of the table."""
+def measure(name: str, precision: str, batch: int, rounds: int) -> dict[str, Any]:
+    """Seconds of a picture and of a matrix product, and what follows."""
     tower = backbones.create(name, None if name == "mini" else "random", device="cpu", precision=precision)
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(batch, 3, *tower.input_hw, generator=generator).to(tower.dtype)
@@ -66,10 +73,22 @@ def measure(name: str, precision: str, batch: int, rounds: int) -> str:
             for key, work in alternatives.items():
                 times[key].append(work())
     forward, whole, product = (statistics.median(times[key]) for key in ("forward", "masked", "product"))
-    peak = 2 * SIDE**3 / product
+    return {
+        "tower": name,
+        "precision": precision,
+        "flops": flops,
+        "seconds": {"forward": forward, "masked": whole, "product": product},
+        "reached": flops / forward,
+        "peak": 2 * SIDE**3 / product,
+    }
+
+
+def line(cell: dict[str, Any]) -> str:
+    times = cell["seconds"]
     return (
-        f"| {name} | {precision} | {flops / 1e9:.2f} | {1e3 * forward:.1f} | {1e3 * whole:.1f} | "
-        f"{flops / forward / 1e9:.0f} | {peak / 1e9:.0f} | {flops / forward / peak:.0%} |"
+        f"| {cell['tower']} | {cell['precision']} | {cell['flops'] / 1e9:.2f} | {1e3 * times['forward']:.1f} | "
+        f"{1e3 * times['masked']:.1f} | {cell['reached'] / 1e9:.0f} | {cell['peak'] / 1e9:.0f} | "
+        f"{cell['reached'] / cell['peak']:.0%} |"
     )
 
 
@@ -79,17 +98,22 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, help="write roofline.json and roofline.md here")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    about = machine(given.threads)
+    about, cells = machine(given.threads), []
     print(f"{about['processor']}, {given.threads} threads, torch {torch.__version__}, batches of {given.batch}\n")
-    print(
-        "| tower | precision | GFLOP a picture | forward, ms | masked forward, ms | GFLOP/s | matrix product, GFLOP/s "
-        "| share |\n|---|---|---|---|---|---|---|---|"
-    )
+    print(HEADER)
     for name in ("RN50", "mini"):
         for precision in ("fp32", "bf16"):
-            print(measure(name, precision, given.batch, given.rounds), flush=True)
+            cells.append(measure(name, precision, given.batch, given.rounds))
+            print(line(cells[-1]), flush=True)
+    text = (
+        "Made by `python -m bench.roofline`, whose head says what is measured; batches of "
+        f"{given.batch}, the median of {given.rounds} rounds."
+    )
+    page = headed("Achieved FLOP/s beside a matrix product's", text, about, [HEADER, *map(line, cells)])
+    keep(given.out, "roofline", {"machine": about, "batch": given.batch, "cells": cells}, page)
     return 0
 
 
