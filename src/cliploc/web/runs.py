@@ -1,0 +1,104 @@
+"""Looks that take long: each in a thread of its own, so that the page can say how far it is and stop it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
+from weakref import WeakValueDictionary
+
+from cliploc.errors import UsageError
+
+T = TypeVar("T")
+STOPPED = "Stopped, as you asked."
+
+
+class StoppedError(UsageError):
+    """The visitor asked to stop, or left."""
+
+
+class Run(Generic[T]):
+    """One piece of work that counts, and ends early when it is told to.
+
+    Args:
+        work: called with a function that it calls with the number of steps just done; that function raises
+            `StoppedError` once the run is stopped.
+
+    Example:
+        >>> run = Run(lambda count: count(3) or "done")
+        >>> list(run.steps(0.01))[-1:], run.result()
+        ([3], 'done')
+    """
+
+    def __init__(self, work: Callable[[Callable[[int], None]], T]) -> None:
+        self.done = 0
+        self._work = work
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._carry_out, name="cliploc-look", daemon=True)
+        self._outcome: list[T] = []
+        self._error: BaseException | None = None
+        self._thread.start()
+
+    def stop(self) -> None:
+        """The work ends at its next step."""
+        self._stop.set()
+
+    def steps(self, every: float = 0.5) -> Iterator[int]:
+        """The number of steps done, whenever so many seconds have passed, and once at the end.
+
+        Whoever closes the iterator stops the run.
+        """
+        try:
+            while self._thread.is_alive():
+                self._thread.join(every)
+                yield self.done
+        finally:
+            self.stop()
+
+    def result(self) -> T:
+        """What the work returned, or raises what it raised; waits for it."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._outcome[0]
+
+    def _carry_out(self) -> None:
+        try:
+            self._outcome.append(self._work(self._count))
+        except BaseException as error:
+            self._error = error
+
+    def _count(self, number: int) -> None:
+        if self._stop.is_set():
+            raise StoppedError(STOPPED)
+        self.done += number
+
+
+class Runs:
+    """For each visitor the run that is his last, for as long as it runs."""
+
+    def __init__(self) -> None:
+        self._runs: WeakValueDictionary[str, Run[Any]] = WeakValueDictionary()
+        self._lock = threading.Lock()
+
+    def begin(self, visitor: str | None, work: Callable[[Callable[[int], None]], T]) -> Run[T]:
+        """Starts a visitor's run; one that he has still is stopped."""
+        self.stop(visitor)
+        run = Run(work)
+        with self._lock:
+            self._runs[visitor or ""] = run
+        return run
+
+    def stop(self, visitor: str | None) -> None:
+        """Stops the visitor's run, if there is one."""
+        with self._lock:
+            run = self._runs.get(visitor or "")
+        if run is not None:
+            run.stop()
+
+    def stop_all(self) -> None:
+        """Stops every run: the server ends."""
+        with self._lock:
+            runs = list(self._runs.values())
+        for run in runs:
+            run.stop()

@@ -1,0 +1,180 @@
+"""The page behind a web server: what it lets in and out, and where its files lie."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Callable, MutableMapping
+from typing import Any
+
+from cliploc.errors import UsageError
+from cliploc.web.engine import Engine
+
+KEPT_SESSIONS = 64  # visitors whose last look is kept
+# The browser itself refuses whatever is not ours, should a part of the page ask for it.
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; media-src 'self' data: blob:; "
+    "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
+)
+HEADERS = (
+    (b"content-security-policy", POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+)
+Scope = MutableMapping[str, Any]
+
+
+class Guard:
+    """Around the whole application: adds headers, and refuses to fetch addresses for a visitor.
+
+    Args:
+        app: what it stands around.
+    """
+
+    def __init__(self, app: Callable[..., Any]) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Callable[..., Any], send: Callable[..., Any]) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path = scope["path"].lower()
+        if "/proxy=" in path or "/file=http" in path or "/file/http" in path:
+            await send({"type": "http.response.start", "status": 403, "headers": [*HEADERS]})
+            await send({"type": "http.response.body", "body": b"This server fetches no addresses."})
+            return
+
+        async def guarded(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), *HEADERS]
+            await send(message)
+
+        await self._app(scope, receive, guarded)
+
+
+def application(
+    engine: Engine,
+    *,
+    auth: tuple[str, str] | None = None,
+    queue: int = 32,
+    max_bytes: int = 20_000_000,
+    debug: bool = False,
+) -> Guard:
+    """Page and API as an ASGI application. `GRADIO_TEMP_DIR` must name the folder for uploads before.
+
+    Args:
+        engine: the models behind it.
+        auth: user and password; None for anybody.
+        queue: how many jobs wait; more are turned away.
+        max_bytes: of an upload.
+        debug: as for `page.build`.
+
+    Raises:
+        UsageError: gradio is not installed.
+        ModelError: the first model cannot be loaded.
+    """
+    try:
+        import fastapi
+        import gradio as gr
+    except ImportError:
+        raise UsageError("serve needs gradio, which is not installed: pip install 'cliploc[web]'") from None
+    from cliploc.web import page
+
+    blocks = page.build(engine, debug=debug)
+    blocks.queue(max_size=queue, default_concurrency_limit=4)
+    blocks.state_session_capacity = KEPT_SESSIONS
+    blocks.has_launched = True  # mounted, gradio does not say so itself, and then lets requests name any file
+
+    @contextlib.asynccontextmanager
+    async def running(_: fastapi.FastAPI) -> AsyncIterator[None]:
+        yield
+        engine.runs.stop_all()  # else the process would live on until the longest is done
+
+    app = fastapi.FastAPI(lifespan=running, docs_url=None, redoc_url=None, openapi_url=None)
+    gr.mount_gradio_app(
+        app,
+        blocks,
+        path="/",
+        auth=auth,
+        allowed_paths=[str(page.example_folder())],
+        max_file_size=max_bytes,
+        footer_links=["api"],
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        show_error=True,
+        theme=gr.themes.Base(font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace")),
+        css=page.CSS,
+    )
+    return Guard(app)
+
+
+def serve(
+    engine: Engine,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    *,
+    auth: tuple[str, str] | None = None,
+    queue: int = 32,
+    max_bytes: int = 20_000_000,
+    debug: bool = False,
+    on_ready: Callable[[str], None] = print,
+) -> None:
+    """Serves until it is interrupted. Uploads lie in a folder of its own, which goes with it.
+
+    Args:
+        engine: the models behind it.
+        host: the address to listen on.
+        port: 0 for any that is free.
+        auth: as for `application`.
+        queue: as for `application`.
+        max_bytes: as for `application`.
+        debug: as for `application`.
+        on_ready: called with the page's address once connections are accepted.
+
+    Raises:
+        UsageError: gradio is not installed, or the address cannot be listened on.
+        ModelError: the first model cannot be loaded.
+    """
+    listening = _listen(host, port)
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    before = os.environ.get("GRADIO_TEMP_DIR")
+    with listening, tempfile.TemporaryDirectory(prefix="cliploc-serve-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        try:
+            app = application(engine, auth=auth, queue=queue, max_bytes=max_bytes, debug=debug)
+            import uvicorn
+
+            if threading.current_thread() is threading.main_thread():
+                # Else a SIGTERM would end the process before the folder is gone.
+                signal.signal(signal.SIGTERM, signal.default_int_handler)
+            server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
+            name = f"[{host}]" if ":" in host else host
+            on_ready(f"http://{name}:{listening.getsockname()[1]}")
+            server.run(sockets=[listening])
+        finally:
+            if before is None:
+                os.environ.pop("GRADIO_TEMP_DIR", None)
+            else:
+                os.environ["GRADIO_TEMP_DIR"] = before
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, kind, protocol)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(128)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"cannot listen on {host}, port {port}: {reason}: choose another --host or --port") from None
+    return listening

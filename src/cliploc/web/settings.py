@@ -1,0 +1,259 @@
+"""What a visitor chose, as one value: out of the page or an address, into an address, Python lines and a command."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
+from cliploc.errors import UsageError
+from cliploc.geometry import POLICIES
+from cliploc.prompts import TEMPLATE_SETS
+
+SCALES = ("1", "1,1.5", "1,1.43,2")
+RANGES: dict[str, tuple[float, float]] = {
+    "threshold": (0, 1),
+    "compare_threshold": (0, 1),
+    "min_presence": (0, 1),
+    "min_score": (0, 1),
+    "opacity": (0, 1),
+    "max_boxes": (0, 100),
+}
+MOST_NAMES = 50  # a page that long is read by nobody, and each name costs memory
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything but the photograph.
+
+    Attributes:
+        names: as typed: one a line, or with commas.
+        model: its place in the menu; "" for the first.
+        method: "" for the tower's own.
+        compare: a second method beside it; "" for none.
+        resize: "" for the model's own.
+        scales: numbers with commas.
+        flip: whether the mirrored photograph's map is averaged in.
+        templates: the name of a set.
+        refine: steps after the method.
+        min_presence: names less probable are not found.
+        threshold: τ of the boxes; None for the method's own.
+        compare_threshold: that of the second method.
+        max_boxes: at most so many a name; 0 for all.
+        min_score: boxes that score less are left out.
+        opacity: of the hottest places.
+    """
+
+    names: str = ""
+    model: str = ""
+    method: str = ""
+    compare: str = ""
+    resize: str = ""
+    scales: str = "1"
+    flip: bool = False
+    templates: str = "default"
+    refine: tuple[str, ...] = ()
+    min_presence: float = 0.5
+    threshold: float | None = None
+    compare_threshold: float | None = None
+    max_boxes: int = 0
+    min_score: float = 0.0
+    opacity: float = 0.55
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The method, and the second one where it is another."""
+        return (self.method, self.compare) if self.compare not in ("", self.method) else (self.method,)
+
+    @property
+    def asked(self) -> list[str]:
+        """The names, each once, in order.
+
+        Raises:
+            UsageError: none, or too many.
+        """
+        parts = [" ".join(part.split()) for line in self.names.splitlines() for part in line.split(",")]
+        found = list(dict.fromkeys(part for part in parts if part))
+        if not found:
+            raise UsageError("expected a name to look for, got none: type one, such as cat")
+        if len(found) > MOST_NAMES:
+            raise UsageError(f"expected at most {MOST_NAMES} names at once, got {len(found)}: leave some out")
+        return found
+
+    @property
+    def computed(self) -> Settings:
+        """Without what only moves boxes and colours: equal where one run of the model serves both."""
+        return replace(
+            self,
+            names="\n".join(self.asked),
+            threshold=None,
+            compare_threshold=None,
+            max_boxes=0,
+            min_score=0.0,
+            opacity=0.55,
+        )
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What `Localizer` takes, but for model, method and threshold; defaults left out."""
+        chosen: dict[str, Any] = {}
+        if self.templates != "default":
+            chosen["templates"] = self.templates
+        if self.resize:
+            chosen["resize"] = self.resize
+        if self.scales != "1":
+            chosen["scales"] = tuple(float(one) for one in self.scales.split(","))
+        if self.flip:
+            chosen["flip"] = True
+        if self.refine:
+            chosen["refine"] = self.refine
+        if self.min_presence != 0.5:
+            chosen["min_presence"] = self.min_presence
+        return chosen
+
+
+def from_mapping(values: Mapping[str, Any], base: Settings | None = None) -> Settings:
+    """Settings out of plain values, such as the JSON of a request.
+
+    Raises:
+        UsageError: a key that there is not, or a value that it cannot have.
+
+    Example:
+        >>> from_mapping({"names": "cat, dog", "max_boxes": 3}).asked
+        ['cat', 'dog']
+    """
+    base = base or Settings()
+    known = {one.name for one in fields(Settings)}
+    for key in values:
+        if key not in known:
+            raise UsageError(f"expected one of the settings {', '.join(sorted(known))}, got {str(key)[:40]!r}")
+    return replace(base, **{key: _typed(key, value, getattr(base, key)) for key, value in values.items()})
+
+
+def _typed(key: str, value: Any, default: Any) -> Any:
+    if key in ("threshold", "compare_threshold") and value in (None, ""):
+        return None
+    if key in RANGES:
+        low, high = RANGES[key]
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = float("nan")
+        if not low <= number <= high:
+            raise UsageError(f"expected {key} from {low:g} to {high:g}, got {str(value)[:40]!r}")
+        return int(number) if key == "max_boxes" else number
+    if key == "refine":
+        parts = value.split(",") if isinstance(value, str) else value or ()
+        if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
+            raise UsageError(f"expected refine as a list of names, got {str(value)[:40]!r}")
+        return tuple(part.strip() for part in parts if part.strip())
+    if key == "flip":
+        if value in (True, False):
+            return bool(value)
+        if str(value).lower() not in ("true", "false", "1", "0"):
+            raise UsageError(f"expected flip as true or false, got {str(value)[:40]!r}")
+        return str(value).lower() in ("true", "1")
+    text = default if value is None else value
+    if not isinstance(text, str):
+        raise UsageError(f"expected {key} as a text, got {str(value)[:40]!r}")
+    choices = {"resize": ("", *POLICIES), "templates": tuple(TEMPLATE_SETS), "scales": SCALES}.get(key)
+    if choices is not None and text not in choices:
+        raise UsageError(f"expected {key} of {', '.join(filter(None, choices))}, got {text[:40]!r}")
+    return text
+
+
+def to_query(settings: Settings) -> str:
+    """The part of an address behind the question mark; what stands at its default is left out.
+
+    Example:
+        >>> to_query(Settings(names="cat", flip=True))
+        'names=cat&flip=true'
+    """
+    default = asdict(Settings())
+    changed = {key: value for key, value in asdict(settings).items() if value != default[key]}
+    return urlencode({key: _text(value) for key, value in changed.items()})
+
+
+def from_query(query: str) -> Settings:
+    """Settings out of an address; what cannot be used there is left at its default."""
+    settings = Settings()
+    for key, value in parse_qsl(query, max_num_fields=64):
+        try:
+            settings = from_mapping({key: value}, settings)
+        except UsageError:
+            continue  # somebody's old or mistyped link still opens the page
+    return settings
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+def python_lines(
+    settings: Settings, file: str, model: Mapping[str, Any], rules: Sequence[tuple[str, float]], max_boxes: int
+) -> str:
+    """A script that gives the same heatmaps and boxes.
+
+    Args:
+        settings: what was asked.
+        file: the photograph's name.
+        model: `model` and `pretrained` as `Localizer` takes them.
+        rules: each method with its threshold.
+        max_boxes: at most so many a name; 0 for all.
+    """
+    lines = ["import cliploc", ""]
+    for number, (method, threshold) in enumerate(rules):
+        rest = {"method": method, "threshold": threshold, **({"max_boxes": max_boxes} if max_boxes else {})}
+        of_model = ", ".join(f"{key}={value!r}" for key, value in model.items() if value is not None)
+        given = ", ".join(f"{key}={value!r}" for key, value in (rest | settings.arguments).items())
+        name, of_model = ("localizer", of_model) if number == 0 else ("other", "localizer.backbone")
+        found = "found" if number == 0 else "compared"
+        lines += [
+            f"{name} = cliploc.Localizer({of_model}, {given})",
+            f"{found} = {name}({file!r}, {settings.asked!r})",
+        ]
+        boxes = f"{found}.boxes"
+        if settings.min_score:
+            lines.append(f"keep = {boxes}.score >= {settings.min_score:g}")
+            boxes = f"{boxes}.xyxy[keep]"
+        else:
+            boxes = f"{boxes}.xyxy"
+        lines += [
+            f"print({boxes}, {found}.heatmaps.shape)",
+            f"{found}.overlay(opacity={settings.opacity:g}).save({method + '.png'!r})",
+            "",
+        ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def command_lines(
+    settings: Settings, file: str, model: Mapping[str, Any], rules: Sequence[tuple[str, float]], max_boxes: int
+) -> str:
+    """One `cliploc localize` for each method, with the arguments of `python_lines`."""
+    commands = []
+    for method, threshold in rules:
+        words = ["cliploc", "localize", *(["--"] if file.startswith("-") else [])]
+        options = [word for name in settings.asked for word in (f"--prompt={name}",)]
+        options += [f"--{key}={value}" for key, value in model.items() if value is not None]
+        options += [f"--method={method}", f"--threshold={threshold:g}"]
+        options += [f"--max-boxes={max_boxes}"] if max_boxes else []
+        options += [f"--template={settings.templates}"] if settings.templates != "default" else []
+        options += [f"--resize={settings.resize}"] if settings.resize else []
+        options += [f"--scales={settings.scales}"] if settings.scales != "1" else []
+        options += ["--flip"] if settings.flip else []
+        options += [f"--refine={','.join(settings.refine)}"] if settings.refine else []
+        options += [f"--min-presence={settings.min_presence:g}"] if settings.min_presence != 0.5 else []
+        options += ["--out=found"]
+        commands.append(shlex.join([*words[:2], *options, *words[2:], file]))
+    return "\n".join(commands) + "\n"
+
+
+def to_json(settings: Settings) -> dict[str, Any]:
+    """Plain values, as a document holds them."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
+    return plain

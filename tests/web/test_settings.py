@@ -1,0 +1,77 @@
+"""Settings: typed by anybody, into an address and back, and into lines that run."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+from cliploc.errors import UsageError
+from cliploc.web.settings import MOST_NAMES, Settings, command_lines, from_mapping, from_query, python_lines, to_query
+
+
+def test_names_are_one_a_line_or_with_commas():
+    assert Settings(names="cat,  remote   control\n\n dog|puppy,cat,").asked == ["cat", "remote control", "dog|puppy"]
+    with pytest.raises(UsageError, match="type one"):
+        _ = Settings(names=" , \n").asked
+    with pytest.raises(UsageError, match=f"at most {MOST_NAMES} names"):
+        _ = Settings(names=",".join(f"n{i}" for i in range(MOST_NAMES + 1))).asked
+
+
+def test_an_address_gives_the_settings_back():
+    settings = Settings(
+        names="cat\nbird & bee", method="layer_cam", compare="cam", refine=("guided", "affinity"), flip=True,
+        threshold=0.25, max_boxes=3, min_score=0.1, scales="1,1.5", resize="pad", templates="openai-7",
+    )  # fmt: skip
+    assert from_query(to_query(settings)) == settings
+    assert to_query(Settings()) == ""
+
+
+def test_an_address_that_makes_no_sense_opens_the_page_with_the_rest():
+    assert from_query("names=cat&threshold=7&what=else&max_boxes=many&flip=yes") == Settings(names="cat")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"thresold": 0.3}, "expected one of the settings"),
+        ({"threshold": "nan"}, "threshold from 0 to 1"),
+        ({"max_boxes": -1}, "max_boxes from 0 to 100"),
+        ({"resize": "/etc"}, "resize of squash"),
+        ({"templates": "secrets.txt"}, "templates of default"),  # a path is no name of a set
+        ({"scales": "1,99"}, "scales of"),
+        ({"refine": [1]}, "refine as a list of names"),
+        ({"method": ["cam"]}, "method as a text"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_sentence(values, said):
+    with pytest.raises(UsageError, match=said):
+        from_mapping(values)
+
+
+def test_only_what_the_model_computes_makes_another_run():
+    one = Settings(names="cat, dog", method="cam")
+    assert one.computed == Settings(names="cat\ndog", method="cam", threshold=0.9, max_boxes=1, opacity=0.1).computed
+    assert one.computed != Settings(names="cat, dog", method="cam", flip=True).computed
+    assert one.computed != Settings(names="dog, cat", method="cam").computed
+
+
+def test_the_command_is_one_that_a_shell_takes_whole():
+    settings = Settings(names="rocket; rm -rf ~, it's", flip=True, min_presence=0)
+    line = command_lines(settings, "-my photo.jpg", {"model": "mini", "pretrained": None}, [("cam", 0.3)], 2)
+    words = shlex.split(line)
+    assert words[:2] == ["cliploc", "localize"]
+    assert "--prompt=rocket; rm -rf ~" in words
+    assert "--prompt=it's" in words
+    assert words[-2:] == ["--", "-my photo.jpg"]
+    assert {"--flip", "--max-boxes=2", "--threshold=0.3", "--min-presence=0"} <= set(words)
+
+
+def test_python_lines_compile_whatever_was_typed():
+    settings = Settings(names='a "cat"\nb\\', compare="layer_cam", method="cam", min_score=0.2)
+    text = python_lines(
+        settings, "o'k.jpg", {"model": "mini", "pretrained": None}, [("cam", 0.3), ("layer_cam", 0.2)], 0
+    )
+    compile(text, "lines", "exec")
+    assert repr(['a "cat"', "b\\"]) in text
+    assert "other = cliploc.Localizer(localizer.backbone, method='layer_cam', threshold=0.2)" in text
