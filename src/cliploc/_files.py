@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -45,9 +46,21 @@ def write_folder_whole(path: Path, write: Callable[[Path], object]) -> None:
     temporary.mkdir(parents=True)
     try:
         write(temporary)
+        if hasattr(os, "sync"):  # thousands of small files: once for all
+            os.sync()
         if path.exists():
             path.rename(before)
         temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(before, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what writers that were killed have left in a folder."""
+    for left in folder.iterdir():
+        if re.fullmatch(r"\..+\.\d+\.(tmp|old)", left.name):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)

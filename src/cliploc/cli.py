@@ -781,8 +781,13 @@ def annotate(
     limit: Annotated[int | None, typer.Option(help="Only the first so many pictures.")] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Try pictures again that failed before.")] = False,
     image_url: Annotated[
-        str, typer.Option(metavar="TEXT", help="What stands before a picture's path in Label Studio's file.")
-    ] = "/data/local-files/?d=",
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="What stands before a picture's path in Label Studio's file. [default: as before; "
+            "/data/local-files/?d=]",
+        ),
+    ] = None,
     model: Model = "mini",
     pretrained: Pretrained = None,
     method: MethodName = None,

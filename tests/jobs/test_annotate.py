@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import html
 import json
+import os
 import pickle
 import re
 import shutil
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import cliploc
@@ -19,10 +25,12 @@ from cliploc import backbones
 from cliploc.boxes.groups import around_others, split_region
 from cliploc.errors import UsageError
 from cliploc.geometry import iou_matrix
+from cliploc.jobs import annotate as module
 from cliploc.jobs import local
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotator import AnnotatorSettings, BoxFilter
 from cliploc.jobs.engine import Ready
+from cliploc.jobs.folder import StoppedError
 from cliploc.jobs.labels import labels_of, read_labels
 from cliploc.jobs.pictures import find_pictures
 from cliploc.localizer import Localizer
@@ -103,6 +111,7 @@ def test_labels_have_synonyms_thresholds_and_a_background(tmp_path):
         (["cat", "cat @0.2"], "expected each name once, got 'cat' 2 times"),
         (["background: lawn"], "expected names to box, found none"),
         (["a\x00b"], "control character"),
+        (["a\uffffb"], "control character"),
         ("cat", "expected a list of names"),
     ],
 )
@@ -125,6 +134,45 @@ def test_pictures_of_a_folder_a_pattern_and_a_list(folder, tmp_path):
     for nothing in (tmp_path, f"{tmp_path}/*.jpg", tmp_path / "no"):
         with pytest.raises(UsageError, match="expected"):
             find_pictures(nothing)
+
+
+def test_pictures_named_one_by_one_are_known_by_their_place_here(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    root, found = find_pictures(["cat.png", folder / "sub/bee.jpg", "../elsewhere.png"])
+    assert [one.id for one in found] == ["cat.png", "sub/bee.jpg", "../elsewhere.png"]
+    assert root == folder
+
+
+def test_results_within_the_folder_are_no_pictures_of_it(tmp_path):
+    shutil.copy(PHOTOS / "cat.jpg", tmp_path / "cat.jpg")
+    (tmp_path / "mine").mkdir()
+    shutil.copy(PHOTOS / "cat.jpg", tmp_path / "mine/cat.jpg")
+    (tmp_path / "mine/manifest.json").write_text('{"kind": "mine"}')
+    options = {**OPTIONS, "formats": ["yolo"], "review": 0}
+    for pictures in (tmp_path, f"{tmp_path}/**/*.jpg", tmp_path):
+        result = annotate(pictures, LABELS, tmp_path / "drafts/of cats", **options)
+        assert result.pictures == 2
+    assert len(list((tmp_path / "drafts/of cats/yolo/images").rglob("*.jpg"))) == 2
+
+
+def test_file_names_that_no_export_could_hold_fail_by_name(tmp_path):
+    names = [b"bytes \xff.jpg", b"two\nlines.jpg", "no character \uffff.jpg".encode()]
+    try:
+        for name in names:
+            shutil.copy(PHOTOS / "cat.jpg", os.path.join(os.fsencode(tmp_path), name))
+    except OSError as error:  # some file systems know UTF-8 only
+        pytest.skip(f"this file system refuses such names: {error}")
+    shutil.copy(PHOTOS / "bee.jpg", tmp_path / "bee.jpg")
+    labels = tmp_path / "labels.txt"
+    labels.write_text("bee\n")
+    arguments = ("annotate", tmp_path, "--labels", labels, "--out", tmp_path / "out", "--batch-size", 2)
+    for asked in (("--format", "coco,yolo,voc,labelstudio,csv,cvat"), ("--json",)):  # the second time nothing is new
+        result = cliploc_(*arguments, *asked)
+        assert result.code == 1, result.err
+        assert result.err.count("rename it") == 3
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert {os.fsencode(one["picture"]) for one in summary["failed"]} == set(names)
+    assert list(coco_boxes(tmp_path / "out")) == ["bee.jpg"]
 
 
 # -------------------------------------------------------------------------------------------------------------- boxes
@@ -250,6 +298,8 @@ def test_the_same_command_again_changes_no_file_and_other_settings_are_refused_b
     ]:
         with pytest.raises(UsageError, match=said):
             annotate(folder, LABELS, plain.out, **{**OPTIONS, **changed})
+    with pytest.raises(UsageError, match=r"labels: in another order"):  # boxes name labels by their place
+        annotate(folder, LABELS[::-1], plain.out, **OPTIONS)
     with pytest.raises(UsageError, match=r"labels.dog: only there"):
         annotate(folder, [one for one in LABELS if one != "dog"], plain.out, **OPTIONS)
     with pytest.raises(UsageError, match=r"labels.dog.threshold: null there, 0.9 asked for"):
@@ -302,6 +352,75 @@ def test_a_damaged_part_is_done_anew_new_pictures_join_and_mended_ones_are_retri
     assert "dogs.png" not in coco_boxes(out)
 
 
+SCRIPT = """
+import sys, time
+import torch
+from cliploc.jobs.annotate import annotate
+
+labels, options = ["cat|kitten", "dog", "bee @0.6", "teapot"], {"batch_size": 2, "device": "cpu", "shard": 2}
+if __name__ == "__main__":
+    torch.set_num_threads(int(sys.argv[3]))
+    annotate(sys.argv[1], labels, sys.argv[2], formats=["coco", "csv"], on_images=lambda _: time.sleep(1), **options)
+"""
+
+
+def test_a_process_killed_without_warning_is_gone_on_with_to_the_same_bytes(folder, plain, tmp_path):
+    script, out = tmp_path / "run.py", tmp_path / "out"
+    script.write_text(SCRIPT)
+    process = subprocess.Popen([sys.executable, script, folder, out, str(torch.get_num_threads())])
+    try:
+        deadline = time.monotonic() + 120
+        while process.poll() is None and not list(out.glob("parts/*.jsonl")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    assert len(parts(out)) < 3
+    (out / ".voc.17.tmp/sub").mkdir(parents=True)  # what a kill in the midst of writing leaves
+    (out / ".voc.17.old").mkdir()
+    for left in (out / ".coco.json.17.tmp", out / "parts/.00001.jsonl.17.tmp"):
+        left.write_text("half of it")
+    assert 0 < annotate(folder, LABELS, out, formats=["coco", "csv"], **OPTIONS).computed < 5
+    assert parts(out) == parts(plain.out)
+    assert {path.name for path in out.iterdir()} == {path.name for path in plain.out.iterdir()}
+    for name in ("coco.json", "boxes.csv", "review.html"):
+        assert (out / name).read_bytes() == (plain.out / name).read_bytes(), name
+
+
+def test_a_full_disk_keeps_what_is_done_and_the_run_goes_on_from_there(folder, plain, tmp_path, monkeypatch):
+    write, full = Path.write_bytes, OSError(errno.ENOSPC, "No space left on device")
+
+    def write_bytes(path, content):
+        if path.name.startswith(".00001.jsonl"):
+            write(path, content[: len(content) // 2])
+            raise full
+        return write(path, content)
+
+    def refuse(*_):
+        raise full
+
+    formats = ["coco", "csv"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", write_bytes)
+        with pytest.raises(
+            StoppedError, match=r"no room left on the disk: 1 of 3 parts are kept .* same command again"
+        ):
+            annotate(folder, LABELS, tmp_path, formats=formats, **OPTIONS)
+    assert [path.name for path in (tmp_path / "parts").iterdir()] == ["00000.jsonl"]
+    with monkeypatch.context() as patch:
+        patch.setitem(module.FORMATS, "csv", refuse)
+        with pytest.raises(StoppedError, match="3 of 3 parts"):
+            annotate(folder, LABELS, tmp_path, formats=formats, **OPTIONS)
+    with monkeypatch.context() as patch:
+        patch.setattr("cliploc.jobs.folder.write_json", refuse)
+        with pytest.raises(StoppedError, match="no room left on the disk for "):
+            annotate(folder, LABELS, tmp_path / "other", formats=formats, **OPTIONS)
+    assert annotate(folder, LABELS, tmp_path, formats=formats, **OPTIONS).computed == 0
+    for name in ("coco.json", "boxes.csv", "review.html"):
+        assert (tmp_path / name).read_bytes() == (plain.out / name).read_bytes(), name
+
+
 def test_what_ray_sends_survives_being_sent(plain):
     ray = pytest.importorskip("cliploc.jobs.ray")
     content = parts(plain.out)["00000.jsonl"]
@@ -342,6 +461,20 @@ def test_decisions_of_a_review_are_merged_and_last(folder, plain, tmp_path):
     ]:
         with pytest.raises(UsageError, match=said):
             annotate(folder, LABELS, out, decisions=wrong, **OPTIONS)
+
+
+def test_every_export_there_follows_a_decision_whichever_is_asked_for(folder, plain, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(plain.out, out)
+    annotate(folder, LABELS, out, formats=["labelstudio"], image_url="https://host/", **OPTIONS)
+    tasks = json.loads((out / "labelstudio.json").read_text())
+    file = decide(out, {"dogs.png": {"0": False}}, tmp_path / "decisions.json")
+    annotate(folder, LABELS, out, formats=["csv"], decisions=file, **OPTIONS)
+    assert sum(map(len, coco_boxes(out).values())) == sum(map(len, coco_boxes(plain.out).values())) - 1
+    after = json.loads((out / "labelstudio.json").read_text())
+    count = lambda some: sum(len(one["predictions"][0]["result"]) for one in some)  # noqa: E731
+    assert count(after) == count(tasks) - 1
+    assert [one["data"] for one in after] == [one["data"] for one in tasks]  # at the address asked for before
 
 
 def test_the_page_holds_the_least_certain_pictures_first(folder, plain, tmp_path):

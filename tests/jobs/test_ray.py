@@ -25,6 +25,7 @@ import pyarrow.parquet as pq  # noqa: E402 - after the skips
 import torch  # noqa: E402
 
 from cliploc.jobs import ray as engine  # noqa: E402
+from cliploc.jobs.annotate import annotate  # noqa: E402
 from cliploc.jobs.benchmark import misfit, run_benchmark  # noqa: E402
 from cliploc.jobs.plan import Grid, View  # noqa: E402
 from cliploc.jobs.rows import parts_in  # noqa: E402
@@ -178,6 +179,22 @@ def test_a_benchmark_gives_the_rows_of_a_local_one(cluster, tmp_path):
     assert len(ours) == 3
     for a, b in zip(ours, theirs, strict=True):
         assert pq.read_table(a).equals(pq.read_table(b))
+
+
+def test_an_annotation_gives_the_bytes_of_a_local_one(cluster, tmp_path):
+    pictures = wsol_folder(tmp_path / "wsol", 10)
+    options = {"batch_size": 2, "device": "cpu", "shard": 4, "formats": ["coco"], "review": 3}
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        here = annotate(pictures, ["cat", "dog @0.1", "bee"], tmp_path / "local", **options)
+    finally:
+        torch.set_num_threads(threads)
+    on_cluster = functools.partial(engine.run, address=cluster.address, threads=1)
+    there = annotate(pictures, ["cat", "dog @0.1", "bee"], tmp_path / "ray", engine=on_cluster, **options)
+    assert here.document() == there.document()
+    for name in ("parts/00000.jsonl", "parts/00001.jsonl", "parts/00002.jsonl", "coco.json", "review.html"):
+        assert (here.out / name).read_bytes() == (there.out / name).read_bytes(), name
 
 
 def test_no_cluster_at_the_address_is_said_in_one_line():

@@ -17,9 +17,16 @@ from cliploc.images import load
 from cliploc.report.exports import FORMATS, AnnotatedPicture, ExportSettings
 
 NAMES = ("traffic light", 'a "large", red cat', "猫 & <кот>", "yes")
-PATHS = ("plain.jpg", "plain.png", 'sub folder/a, "b" & <c>\'d.jpg', "sub folder/猫é.jpg", "../beside/plain.jpg")
+PATHS = (
+    "plain.jpg",
+    "plain.png",
+    'sub folder/a, "b" & <c>\'d.jpg',
+    "sub folder/猫é.jpg",
+    "../beside/plain.jpg",
+    "images/roboflow.ai.jpg",
+)
 VOC_EDGES = ("xmin", "ymin", "xmax", "ymax")
-SETTINGS = ExportSettings(NAMES, "cliploc mini cam")
+SETTINGS = ExportSettings(NAMES, "cliploc mini cam", "/data/local-files/?d=")
 
 
 @pytest.fixture
@@ -191,7 +198,7 @@ def test_cvat_by_its_xml(pictures, tmp_path):
     assert root.findtext("version") == "1.1"
     assert [one.text for one in root.findall("meta/task/labels/label/name")] == list(NAMES)
     images = root.findall("image")
-    assert [one.get("id") for one in images] == ["0", "1", "2", "3", "4"]
+    assert [one.get("id") for one in images] == ["0", "1", "2", "3", "4", "5"]
     for image, one in zip(images, pictures, strict=True):
         assert image.get("name") == one.name
         assert (int(image.get("width")), int(image.get("height"))) == one.size_wh

@@ -25,15 +25,16 @@ from cliploc.jobs.annotator import AnnotatorSettings, BoxFilter, Groups, Row
 from cliploc.jobs.engine import Engine, Part, Ready, Shard
 from cliploc.jobs.folder import RunKind, part_path, parts_in, plain, room_for_parts, write_json
 from cliploc.jobs.labels import Labels, labels_of, read_labels
-from cliploc.jobs.pictures import Picture, find_pictures
+from cliploc.jobs.pictures import RUN_KIND, Picture, find_pictures
 from cliploc.jobs.plan import SHARD, shard_size
 from cliploc.report.exports import FORMATS, AnnotatedPicture, ExportSettings
 from cliploc.report.review import REVIEW_KIND, write_review
 
 SCHEMA_VERSION = 1  # of manifest.json, summary.json, decisions.json and the parts
-KIND = RunKind("annotate", "an annotation", ".jsonl", frozenset({"root"}))
+KIND = RunKind(RUN_KIND, "an annotation", ".jsonl", frozenset({"root"}))
 REVIEWED = 100  # pictures of a review page, when nothing else is said
 CACHED = 4  # parts whose rows are kept while exports are written
+IMAGE_URL = "/data/local-files/?d="
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def annotate(
     decisions: str | os.PathLike[str] | None = None,
     limit: int | None = None,
     retry: bool = False,
-    image_url: str = "/data/local-files/?d=",
+    image_url: str | None = None,
     engine: Engine = local.run,
     shard: int = SHARD,
     on_start: Callable[[int, int], None] | None = None,
@@ -136,7 +137,7 @@ def annotate(
         labels: a file of `cliploc.jobs.labels.read_labels`, its lines as a list, or `Labels`.
         out: an empty folder, or that of a run with the same settings, which is gone on with; new pictures may have
             come.
-        formats: of "coco", "yolo", "voc", "labelstudio", "csv", "cvat".
+        formats: of "coco", "yolo", "voc", "labelstudio", "csv", "cvat"; those written before are kept up to date too.
         min_presence: how certain it must be that a name is in the picture; a label's own threshold goes before it.
         min_score: of a box: its peak in the map times that certainty.
         max_boxes: at most so many a name in a picture, best first; None for all.
@@ -147,7 +148,8 @@ def annotate(
         decisions: the file that a review page gave: boxes to drop, from now on.
         limit: only the first so many pictures.
         retry: whether pictures that failed before are tried again.
-        image_url: stands before a picture's path in Label Studio's file.
+        image_url: stands before a picture's path in Label Studio's file; None for the one of before, at first that of
+            Label Studio's local files.
         engine: what carries it out.
         shard: pictures that are done and written together; made whole batches of.
         on_start: called with the number of pictures still to be done, and of all.
@@ -236,8 +238,12 @@ def annotate(
             results = _Results(target)
         of_run = _Run(target, root, found, results, _decided(target, run), worker.names)
         how = f"cliploc {__version__} {described['model']} {described['method']}"
-        export = ExportSettings(worker.names, how, image_url)
-        return _conclude(of_run, chosen, export, review, run, len(todo), tuple(notes), on_write)
+        before = _summary_of(target)
+        url = before.get("image_url", IMAGE_URL) if image_url is None else image_url
+        export = ExportSettings(worker.names, how, url)
+        kept = [name for name in FORMATS if name in before.get("files", {})]
+        wanted = list(dict.fromkeys([*kept, *chosen]))
+        return _conclude(of_run, before, wanted, export, review, run, len(todo), tuple(notes), on_write)
 
 
 def _formats(formats: Sequence[str]) -> list[str]:
@@ -386,8 +392,18 @@ class _Run:
         return [self.picture(one, number, all_boxes=True) for one, number in good[:count]]
 
 
+def _summary_of(out: Path) -> dict[str, Any]:
+    """As the last call wrote it; nothing where it was stopped before."""
+    try:
+        read = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return read if isinstance(read, dict) else {}
+
+
 def _conclude(
     run: _Run,
+    before: Mapping[str, Any],
     formats: Sequence[str],
     settings: ExportSettings,
     review: int,
@@ -398,8 +414,6 @@ def _conclude(
 ) -> AnnotateResult:
     """Writes what is not up to date."""
     run.count()
-    path = run.out / "summary.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     files: dict[str, list[str]] = dict(before.get("files", {}))
     stamps: dict[str, str] = dict(before.get("stamps", {}))
 
@@ -435,9 +449,9 @@ def _conclude(
         computed,
         notes,
     )
-    document = {**result.document(), "stamps": stamps}
+    document = {**result.document(), "image_url": settings.image_url, "stamps": stamps}
     if document != before:
-        write_json(path, document)
+        write_json(run.out / "summary.json", document)
     return result
 
 

@@ -19,7 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from cliploc._files import write_whole
+from cliploc._files import remove_leftovers, write_whole
 from cliploc.errors import CliplocError, UsageError
 
 LIBRARIES = ("torch", "torchvision", "timm", "open_clip_torch", "numpy", "opencv-python-headless", "pillow", "pyarrow")
@@ -70,7 +70,8 @@ def parts_in(out: Path, suffix: str = ".parquet") -> list[Path]:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """All of it or nothing."""
     text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False)
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    # A file name's byte that is no UTF-8 becomes a \udcff, which JSON reads back.
+    write_whole(path, lambda temporary: temporary.write_bytes(text.encode("utf-8", "backslashreplace")))
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,11 +150,12 @@ def begin(out: Path, kind: RunKind, manifest: Mapping[str, Any], whole: Callable
 
     Raises:
         UsageError: a folder that cannot be written, holds something else, or a run with other settings.
+        StoppedError: no room on the disk.
     """
     try:
         (out / "parts").mkdir(parents=True, exist_ok=True)
-        for left in (out / "parts").glob(".*.tmp"):  # of a run that was killed
-            left.unlink()
+        for folder in (out, out / "parts"):
+            remove_leftovers(folder)
         if not (out / "manifest.json").exists():
             if parts_in(out, kind.suffix):
                 raise UsageError(f"{out} holds parts but no manifest.json to tell of what: choose another --out")
@@ -169,7 +171,10 @@ def begin(out: Path, kind: RunKind, manifest: Mapping[str, Any], whole: Callable
         return {int(path.stem) for path in parts_in(out, kind.suffix) if whole(path)}
     except OSError as error:
         if error.errno in NO_ROOM:
-            raise
+            kept = len(parts_in(out, kind.suffix))
+            raise StoppedError(
+                f"no room left on the disk for {out}: make room and run the same command again", kept
+            ) from error
         raise UsageError(f"cannot write to {out}: {error.strerror}: choose another folder with --out") from error
 
 
@@ -211,6 +216,8 @@ def _differences(old: Any, new: Any, free: frozenset[str], where: str = "") -> l
                 found += [] if inner in free else [f"{inner}: only {'there' if key in old else 'asked for'}"]
             else:
                 found += _differences(old[key], new[key], free, inner)
+        if where == "labels" and not found and list(old) != list(new):  # boxes name them by their place
+            found.append("labels: in another order")
         return found
     if isinstance(old, list) and isinstance(new, list) and where == "settings":
         by_id = [{one["id"]: one for one in settings} for settings in (old, new)]

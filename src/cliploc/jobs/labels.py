@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cliploc import prompts
 from cliploc.errors import UsageError
+from cliploc.jobs.pictures import NO_XML
 
 BACKGROUND = "background:"
 THRESHOLD = re.compile(r"(.*\S)\s+@\s*(\S+)")
@@ -64,7 +65,7 @@ def labels_of(lines: Sequence[str], where: str = "") -> Labels:
     thresholds: list[float | None] = []
     background: list[str] = []
     for line in lines:
-        if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in line):
+        if NO_XML & set(line) or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in line):
             raise UsageError(f"{where}expected a name, got {line!r} with a control character: remove it")
         if line.lower().startswith(BACKGROUND):
             background.append(line[len(BACKGROUND) :].strip())

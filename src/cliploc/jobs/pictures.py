@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import glob
+import json
 import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,7 +14,9 @@ from pathlib import Path
 from cliploc.errors import UsageError
 from cliploc.images import SUFFIXES
 
+RUN_KIND = "annotate"  # of the manifest in an annotation's folder
 LISTS = (".txt", ".lst", ".list")
+NO_XML = frozenset("\ufffe\uffff")  # besides the control characters
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ def find_pictures(where: str | os.PathLike[str] | Sequence[str | os.PathLike[str
     Args:
         where: a folder, searched with its sub-folders (hidden ones left out) for files that end as pictures do; a
             pattern such as `photos/**/*.jpg`; one picture; a `.txt` file with a path a line, relative to the file; or
-            a list of paths.
+            a list of paths. Folders and patterns leave out what lies in the folder of an annotation.
 
     Raises:
         UsageError: nothing there.
@@ -55,10 +59,10 @@ def find_pictures(where: str | os.PathLike[str] | Sequence[str | os.PathLike[str
     if path.is_file() and path.suffix.lower() in SUFFIXES:
         return _below(path.parent, [path], text)
     if glob.has_magic(text):
-        matches = sorted(glob.glob(str(path), recursive=True))
-        return _below(
-            Path(*_until_magic(path)), (Path(one) for one in matches if Path(one).suffix.lower() in SUFFIXES), text
-        )
+        root = Path(*_until_magic(path))
+        inside = functools.cache(functools.partial(_in_results, root))
+        matches = (Path(one) for one in sorted(glob.glob(str(path), recursive=True)))
+        return _below(root, (one for one in matches if one.suffix.lower() in SUFFIXES and not inside(one.parent)), text)
     raise UsageError(
         f"expected a folder of pictures, a pattern such as 'photos/**/*.jpg' or a .txt list of them, got {text}: check "
         "the path"
@@ -67,10 +71,24 @@ def find_pictures(where: str | os.PathLike[str] | Sequence[str | os.PathLike[str
 
 def _walk(root: Path) -> Iterator[Path]:
     for folder, folders, names in os.walk(root):
-        folders[:] = sorted(one for one in folders if not one.startswith("."))
+        folders[:] = sorted(one for one in folders if not one.startswith(".") and not _of_results(Path(folder, one)))
         for name in sorted(names):
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
                 yield Path(folder) / name
+
+
+def _of_results(folder: Path) -> bool:
+    """Whether it is an annotation's: YOLO's export in it links to pictures that are annotated already."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and manifest.get("kind") == RUN_KIND
+
+
+def _in_results(root: Path, folder: Path) -> bool:
+    """Whether a folder is an annotation's or lies in one, below the root."""
+    return folder not in (root, folder.parent) and (_of_results(folder) or _in_results(root, folder.parent))
 
 
 def _until_magic(path: Path) -> list[str]:
@@ -86,7 +104,7 @@ def _below(root: Path, paths: Iterable[Path], said: str) -> tuple[Path, list[Pic
     pictures: dict[str, Picture] = {}
     for path in paths:
         try:
-            name = path.relative_to(root).as_posix()
+            name = path.absolute().relative_to(root.absolute()).as_posix()
         except ValueError:  # elsewhere
             name = path.absolute().as_posix()
         pictures.setdefault(name, Picture(name, path))
@@ -100,4 +118,4 @@ def bad_name(name: str) -> str | None:
     kinds = {unicodedata.category(letter) for letter in name}
     if "Cs" in kinds:
         return "its name is not UTF-8: rename it"
-    return "its name holds a control character: rename it" if "Cc" in kinds else None
+    return "its name holds a control character: rename it" if "Cc" in kinds or NO_XML & set(name) else None

@@ -69,18 +69,24 @@ class ExportSettings:
 
     names: tuple[str, ...]
     model: str
-    image_url: str = "/data/local-files/?d="
+    image_url: str
 
 
 class Stems:
-    """A file name without ending for each picture, of its own path, never twice: `a.jpg` and `a.png` differ in it."""
+    """A file name without ending for each picture, of its own path, never twice: `a.jpg` and `a.png` differ in it.
 
-    def __init__(self) -> None:
+    Args:
+        no_folder: what no folder may be called, because the format's readers look for it; it gets a `_` behind it.
+    """
+
+    def __init__(self, no_folder: str | None = None) -> None:
         self._taken: set[str] = set()
+        self._no_folder = no_folder
 
     def of(self, picture: AnnotatedPicture) -> PurePosixPath:
         """Such as `cats/a`; `cats/a-2` for a second one; nothing leads out of the export's folder."""
-        path = PurePosixPath(*(part for part in PurePosixPath(picture.name).parts if part not in ("/", "..", ".")))
+        *folders, name = (part for part in PurePosixPath(picture.name).parts if part not in ("/", "..", "."))
+        path = PurePosixPath(*(f"{part}_" if part == self._no_folder else part for part in folders), name)
         number = 1
         while True:
             stem = path.with_name(f"{path.stem}{'' if number == 1 else f'-{number}'}")

@@ -20,7 +20,7 @@ def write(pictures: Callable[[], Iterable[AnnotatedPicture]], settings: ExportSe
             path.parent.mkdir(parents=True, exist_ok=True)
             shape = (one.size_wh[1], one.size_wh[0], 3)
             xml = detections_to_pascal_voc(one.detections(), list(settings.names), one.name, shape)
-            path.write_text(xml.replace("roboflow.ai", "cliploc"), encoding="utf-8")
+            path.write_text(xml.replace("<database>roboflow.ai<", "<database>cliploc<", 1), encoding="utf-8")
 
     write_folder_whole(out / "voc", fill)
     return [out / "voc"]

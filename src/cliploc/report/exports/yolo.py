@@ -20,7 +20,7 @@ def write(pictures: Callable[[], Iterable[AnnotatedPicture]], settings: ExportSe
     from supervision.dataset.formats.yolo import detections_to_yolo_annotations
 
     def fill(folder: Path) -> None:
-        stems = Stems()
+        stems = Stems(no_folder="images")  # Ultralytics finds a text by the last /images/ of the picture's path
         (folder / "images").mkdir()
         (folder / "labels").mkdir()
         for one in pictures():
