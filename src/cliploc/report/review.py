@@ -21,27 +21,39 @@ from cliploc.report.exports import AnnotatedPicture
 REVIEW_KIND = "cliploc review"
 SIDE = 480  # longest side of the pictures in the page
 JPEG_QUALITY = 78
+HEIGHT = 330  # at most, of a picture on the screen
 
 REVIEW_STYLE = """
 .bar { position: sticky; top: 0; z-index: 2; background: var(--paper); border-bottom: 1px solid var(--line);
-  display: flex; flex-wrap: wrap; gap: .5rem 1.2rem; align-items: center; padding: .6rem 0; }
+  display: flex; flex-wrap: wrap; gap: .4rem 1rem; align-items: center; padding: .6rem 0; }
 .bar label { display: flex; gap: .4rem; align-items: center; }
-.bar select { max-width: 14rem; }
+.bar select { max-width: 11rem; font: inherit; }
+.bar input { width: 8rem; }
+.bar output { min-width: 2.2em; font-variant-numeric: tabular-nums; }
+#state { color: var(--soft); }
+code { white-space: nowrap; }
 button { font: inherit; padding: .3rem .8rem; border: 1px solid var(--line); border-radius: 4px; cursor: pointer;
   background: var(--card); color: var(--ink); }
 button.main { background: var(--link); color: var(--paper); border-color: var(--link); }
 :focus-visible { outline: 3px solid var(--link); outline-offset: 2px; }
 .grid { display: grid; gap: 18px; grid-template-columns: repeat(auto-fill, minmax(min(300px, 100%), 1fr));
   align-items: start; padding: 1rem 0 3rem; }
-.picture { position: relative; }
+.picture { position: relative; margin: 0 auto; }
 .picture svg { position: absolute; inset: 0; width: 100%; height: 100%; overflow: visible; }
 rect { fill: transparent; stroke-width: 3; vector-effect: non-scaling-stroke; cursor: pointer; }
 rect.dropped { stroke-dasharray: 6 5; opacity: .45; }
+rect:hover, rect.pointed { stroke-width: 6; opacity: 1; }
 .boxes { list-style: none; padding: 0; margin: .4rem 0 0; display: flex; flex-wrap: wrap; gap: .3rem; }
 .boxes button { font-size: .85rem; padding: .1rem .5rem; border-left: 6px solid; overflow-wrap: anywhere;
   text-align: left; }
 .boxes button[aria-pressed=false] { text-decoration: line-through; opacity: .6; }
 [hidden] { display: none !important; }
+@media (max-width: 560px) {
+  .bar { gap: .3rem .6rem; padding: .4rem 0; font-size: .9rem; }
+  .bar select { max-width: 7rem; }
+  .bar input { width: 5rem; }
+  .bar button { padding: .2rem .5rem; }
+}
 """
 
 SCRIPT = """
@@ -50,6 +62,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const SVG = "http://www.w3.org/2000/svg";
 const kept = new Map();          // picture -> array of booleans
 const shown = {label: "", score: 0};
+let unsaved = false;
 const grid = document.getElementById("grid");
 const views = [];
 
@@ -59,6 +72,8 @@ function build(picture) {
   const figure = document.createElement("figure");
   const holder = document.createElement("div");
   holder.className = "picture";
+  // However high a picture is, its row is not much higher than the others.
+  holder.style.maxWidth = `${Math.round(data.height * picture.image_wh[0] / picture.image_wh[1])}px`;
   const image = new Image();
   image.alt = picture.name;
   image.loading = "lazy";
@@ -84,7 +99,10 @@ function build(picture) {
     button.type = "button";
     button.style.borderLeftColor = data.colours[box.label];
     button.textContent = `${data.names[box.label]} ${box.score.toFixed(2)}${box.group ? " · several?" : ""}`;
+    if (box.group) button.title = "This box seems to go round several things.";
     for (const one of [rect, button]) one.addEventListener("click", () => toggle(picture.name, index));
+    for (const [event, on] of [["pointerenter", true], ["focus", true], ["pointerleave", false], ["blur", false]])
+      button.addEventListener(event, () => rect.classList.toggle("pointed", on));
     item.append(button);
     list.append(item);
     return {rect, button, item};
@@ -102,6 +120,7 @@ function build(picture) {
 }
 function toggle(name, index) {
   kept.get(name)[index] = !kept.get(name)[index];
+  unsaved = true;
   draw();
 }
 function draw() {
@@ -122,8 +141,9 @@ function draw() {
     figure.hidden = !any && !(shown.label === "" && shown.score === 0);
     pictures += !figure.hidden;
   }
+  const count = (n, noun) => `${n} ${noun}${n === 1 ? "" : noun === "box" ? "es" : "s"}`;
   document.getElementById("state").textContent =
-    `${pictures} pictures, ${boxes} boxes shown; ${dropped} boxes dropped`;
+    `${count(pictures, "picture")}, ${count(boxes, "box")} shown; ${count(dropped, "box")} dropped`;
 }
 function decisions() {
   const chosen = {};
@@ -138,6 +158,7 @@ function setVisible(keep) {
     picture.boxes.forEach((_, index) => {
       if (!parts[index].item.hidden) kept.get(picture.name)[index] = keep;
     });
+  unsaved = true;
   draw();
 }
 data.pictures.forEach(build);
@@ -158,7 +179,9 @@ document.getElementById("save").addEventListener("click", () => {
   link.download = "decisions.json";
   link.click();
   URL.revokeObjectURL(link.href);
+  unsaved = false;
 });
+addEventListener("beforeunload", (event) => { if (unsaved) event.preventDefault(); });
 draw();
 """
 
@@ -194,6 +217,7 @@ def write_review(
                 "run": run,
                 "names": list(names),
                 "colours": [_colour(i) for i in range(len(names))],
+                "height": HEIGHT,
                 "decided": {one.name: dict(decided[one.name]) for one in pictures if one.name in decided},
             }
             file.write(_json(facts)[:-1] + ', "pictures": [')
@@ -247,7 +271,7 @@ def _colour(index: int) -> str:
 
 
 def _page(shown: int, total: int) -> str:
-    what = f"{count(shown, 'picture')} of {total:,}, the least certain first" if shown < total else "all pictures"
+    what = f"{count(shown, 'picture')}{f' of {total:,}' if shown < total else ''}, the least certain first"
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -260,17 +284,18 @@ def _page(shown: int, total: int) -> str:
 <body>
 <header>
 <h1>Review of draft boxes</h1>
-<p>{escape(what[0].upper() + what[1:])}. Click a box, on the picture or in its list, to drop it or keep it;
-save the decisions, and give the file to the same command: <code>cliploc annotate … --apply decisions.json</code></p>
+<p>{escape(what)}. Click a box, on the picture or under it, to drop it or keep it; <em>several?</em> marks one that
+seems to go round several things. Save the decisions, and give the file to the same command:
+<code>cliploc annotate …</code> <code>--apply decisions.json</code></p>
 </header>
 <main>
 <div class="bar" role="group" aria-label="What is shown">
 <label>Label <select id="label"><option value="">all</option></select></label>
 <label>Score from <input id="score" type="range" min="0" max="1" step="0.01" value="0">
 <output id="score-value">0.00</output></label>
-<button type="button" id="drop">Drop all shown</button>
-<button type="button" id="keep">Keep all shown</button>
-<button type="button" id="save" class="main">Save decisions.json</button>
+<button type="button" id="drop">Drop shown</button>
+<button type="button" id="keep">Keep shown</button>
+<button type="button" id="save" class="main">Save decisions</button>
 <span id="state" role="status"></span>
 </div>
 <div class="grid" id="grid"></div>
