@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -92,9 +93,10 @@ class _Tally:
                 "best_threshold_is_an_oracle": not tune,
                 "with_predictions": at_own.predicted,
             }
+            images = Counter(self.max_box_acc.hits.labels)
             for label, share in one.per_class.items():
                 per_class[str(label)] = {
-                    "images": sum(other == label for other in self.max_box_acc.hits.labels),
+                    "images": images[label],
                     "max_box_acc": 100 * share,
                     "max_box_acc_v2": 100 * two.per_class[label],
                     "gt_known": 100 * at_own.per_class[label],

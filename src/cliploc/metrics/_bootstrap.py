@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 Numbers = npt.NDArray[np.floating]
+Counts = npt.NDArray[np.uint16]
 BLOCK = 100  # replicates and columns computed at once: bounds memory at 50,000 images
+KEPT = 10**8  # draws of so many counts serve all statistics of the same images; more are drawn anew for each
 
 
 @dataclass(frozen=True)
@@ -39,23 +42,45 @@ class Bootstrap:
             values: `[n, T]`, a row for each image.
             statistic: column means `[r, T]` of r replicates → `[r]`. A best τ is thus chosen anew in each replicate.
         """
+        replicates = self.replicated(values, statistic)
+        return None if replicates is None else self.quantiles(replicates)
+
+    def replicated(self, values: npt.NDArray[np.generic], statistic: Callable[[Numbers], Numbers]) -> Numbers | None:
+        """The statistic in each replicate, `[replicates]`; the same images are drawn for all statistics of n images."""
         n, columns = values.shape
         if not self.replicates or not n:
             return None
-        random = np.random.default_rng(self.seed)
         drawn: list[Numbers] = []
-        for start in range(0, self.replicates, BLOCK):
-            size = min(BLOCK, self.replicates - start)
-            weights = random.multinomial(n, np.full(n, 1 / n), size=size).astype(np.float32)  # [r, n]
+        for counts in self._draws(n):  # [r, n]
+            weights = counts.astype(np.float32)
             parts = [weights @ values[:, i : i + BLOCK].astype(np.float32) for i in range(0, columns, BLOCK)]
             drawn.append(statistic(np.concatenate(parts, axis=1) / n))
-        return self.quantiles(np.concatenate(drawn))
+        return np.concatenate(drawn)
+
+    def _draws(self, n: int) -> Iterator[Counts]:
+        if n * self.replicates <= KEPT:
+            yield from _kept(n, self.replicates, self.seed)
+        else:
+            yield from _drawn(n, self.replicates, self.seed)
 
     def quantiles(self, replicates: Numbers) -> tuple[float, float]:
         """The ends of the interval that holds the middle of these replicates."""
         tail = (1 - self.confidence) / 2
         low, high = np.quantile(replicates, [tail, 1 - tail])
         return float(low), float(high)
+
+
+def _drawn(n: int, replicates: int, seed: int) -> Iterator[Counts]:
+    """How often each of n images comes in each replicate, `[r, n]` for some replicates at a time."""
+    random = np.random.default_rng(seed)
+    for start in range(0, replicates, BLOCK):
+        size = min(BLOCK, replicates - start)
+        yield random.multinomial(n, np.full(n, 1 / n), size=size).astype(np.uint16)
+
+
+@functools.lru_cache(maxsize=2)  # all images of a run, and those with predictions
+def _kept(n: int, replicates: int, seed: int) -> tuple[Counts, ...]:
+    return tuple(_drawn(n, replicates, seed))
 
 
 DEFAULT = Bootstrap()

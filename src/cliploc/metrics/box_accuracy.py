@@ -69,12 +69,22 @@ class Hits:
 
     def at(self, taus: Sequence[float] | Floats) -> Bools:
         """Whether each image is right at each τ, `[n, T]`."""
-        cuts = {high: [level(tau, high) for tau in taus] for high in {row[0] for row in self._rows.values()}}
-        found = np.zeros((len(self), len(taus)), np.bool_)
+        found, column = self.distinct(taus)
+        return found[:, column]
+
+    def distinct(self, taus: Sequence[float] | Floats) -> tuple[Bools, npt.NDArray[np.intp]]:
+        """The same without columns that are equal because no map has a level between their τ: `[n, U]`, and each τ's
+        column, `[T]`.
+        """
+        highest = sorted({row[0] for row in self._rows.values()})
+        cuts = np.array([[level(tau, high) for tau in taus] for high in highest], np.intp).reshape(len(highest), -1)
+        levels, column = np.unique(cuts, axis=1, return_inverse=True)  # [H, U], [T]
+        at = dict(zip(highest, levels, strict=True))
+        found = np.zeros((len(self), levels.shape[1]), np.bool_)
         for i, one in enumerate(self.ids):
-            highest, _, bits = self._rows[one]
-            found[i] = np.unpackbits(bits)[cuts[highest]]
-        return found
+            high, _, bits = self._rows[one]
+            found[i] = np.unpackbits(bits)[at[high]]
+        return found, column.reshape(-1)
 
 
 def packed_hits(curve: BoxCurve, iou: float, contours: Literal["largest", "every"]) -> npt.NDArray[np.uint8]:
@@ -177,13 +187,18 @@ class MaxBoxAcc:
         Raises:
             UsageError: no image was counted.
         """
+        return self.replicated(bootstrap)[0]
+
+    def replicated(self, bootstrap: Bootstrap = DEFAULT) -> tuple[MaxBoxAccResult, npt.NDArray[np.floating] | None]:
+        """The result so far, and the accuracy in each bootstrap replicate, `[r]`; None when there are no replicates."""
         n = some(len(self.hits))
-        right = self.hits.at(TAUS)  # [n, 1000]
-        curve: Floats = right.sum(axis=0) / n
+        right, column = self.hits.distinct(TAUS)  # [n, U], [1000]
+        curve: Floats = (right.sum(axis=0) / n)[column]
         best = int(curve.argmax())
-        interval = bootstrap.interval(right, lambda means: means.max(axis=1))
-        per_class = by_class(self.hits.labels, right[:, best])
-        return MaxBoxAccResult(n, float(curve[best]), float(TAUS[best]), interval, curve, per_class)
+        replicates = bootstrap.replicated(right, lambda means: means.max(axis=1))
+        interval = None if replicates is None else bootstrap.quantiles(replicates)
+        per_class = by_class(self.hits.labels, right[:, column[best]])
+        return MaxBoxAccResult(n, float(curve[best]), float(TAUS[best]), interval, curve, per_class), replicates
 
 
 @dataclass(frozen=True)
@@ -234,12 +249,12 @@ class MaxBoxAccV2:
 
     def compute(self, bootstrap: Bootstrap = DEFAULT) -> MaxBoxAccV2Result:
         """The result so far; a `UsageError` when no image was counted."""
-        at_iou = {iou: part.compute(bootstrap) for iou, part in self.parts.items()}
+        both = {iou: part.replicated(bootstrap) for iou, part in self.parts.items()}
+        at_iou = {iou: result for iou, (result, _) in both.items()}
         results = list(at_iou.values())
-        right = np.concatenate([part.hits.at(TAUS) for part in self.parts.values()], axis=1)  # [n, 3000]
-        interval = bootstrap.interval(
-            right, lambda means: means.reshape(len(means), len(results), -1).max(axis=2).mean(axis=1)
-        )
+        # The same images make up each replicate at every IoU, so that their mean is the replicate's own.
+        drawn = [replicates for _, replicates in both.values() if replicates is not None]
+        interval = bootstrap.quantiles(np.mean(drawn, axis=0)) if drawn else None
         accuracy = float(np.mean([one.accuracy for one in results]))
         per_class = {label: float(np.mean([one.per_class[label] for one in results])) for label in results[0].per_class}
         return MaxBoxAccV2Result(results[0].n, accuracy, interval, at_iou, per_class)
