@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from importlib.resources import files
 
 import pytest
@@ -34,9 +35,16 @@ def blobs(count: int, seed: int = 0) -> tuple[Masks, Tensor]:
     return Masks(unit, unit * (0.5 + torch.rand(count, 1, generator=generator)), torch.ones(count)), on_object
 
 
-def answered(masks: Masks, scores: Tensor, budget: int, enough: float = 2.0) -> Estimate:
+def answered(
+    masks: Masks,
+    scores: Tensor,
+    budget: int,
+    enough: float = 2.0,
+    temperature: float = TEMPERATURE,
+    floor: float = -math.inf,
+) -> Estimate:
     tried: list[int] = []
-    plan = estimate(masks, spread(masks.unit, min(30, budget // 2)), budget, TEMPERATURE, enough)
+    plan = estimate(masks, spread(masks.unit, min(30, budget // 2)), budget, temperature, enough, floor)
     asked = next(plan)
     result: Estimate | None = None
     while result is None:
@@ -74,6 +82,26 @@ def test_it_says_less_where_it_knows_less() -> None:
     assert smooth.correlation >= 0.99
     assert true < 0.97
     assert rough.correlation < 0.97
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_with_a_floor_it_tries_what_may_be_on_either_side(seed: int) -> None:
+    """Few masks are above it, and which they are makes the map; without the floor it would be sure too soon."""
+    masks, on_object = blobs(500, seed)
+    scores = 0.2 * on_object + 0.02 * torch.randn(500, generator=torch.Generator().manual_seed(seed))
+    floor, temperature = float(scores.quantile(0.97)), 0.1
+    exact = masks.map_of(scores, temperature, floor)
+    aware = answered(masks, scores, 100, 0.995, temperature, floor)
+    unaware = answered(masks, scores, 100, 0.995, temperature)
+    near, far = (similarity(masks.map_of(one.scores, temperature, floor), exact) for one in (aware, unaware))
+    assert near >= 0.995
+    assert far < 0.993 < unaware.correlation, "it need not know the floor: nothing was tested"
+    assert unaware.tried < aware.tried
+
+
+def test_a_map_of_nothing_above_the_floor_is_flat() -> None:
+    masks, on_object = blobs(20)
+    assert not masks.map_of(on_object, TEMPERATURE, floor=float(on_object.max())).any()
 
 
 def test_it_stops_when_it_is_sure_enough() -> None:

@@ -50,7 +50,7 @@ def vl_score(
         components: take the first principal components of these maps instead of the maps; None for the maps.
         budget: how many masks are tried for each picture and prompt, at most; the scores of the others are predicted
             from these, and `Localization.notes` says how near the map is expected to be to the exact one. With 64, on
-            `mini`, maps correlate 0.997 with the exact ones (docs/performance.md). None: all, as published.
+            `mini`, maps correlate 0.996 with the exact ones (docs/performance.md). None: all, as published.
 
     Returns:
         `[B, P, h, w]` float32, raw.
@@ -66,7 +66,7 @@ def vl_score(
     """
     temperature = resolve_temperature(ctx, temperature, MASKED_TIMES_OWN)
     maps = channel_maps(ctx, channels, block, components)
-    scores, baseline = channel_scores(ctx, maps, temperature, budget)  # [B, P, C], [B, P, 1]
+    scores, baseline = channel_scores(ctx, maps, temperature, budget, capped=True)  # [B, P, C], [B, P, 1]
     kept = scores > baseline
     weights = (scores / temperature).masked_fill(~kept, -torch.inf).softmax(dim=-1)  # [B, P, C], NaN where none is kept
     weights = weights.masked_fill(~kept, 0)

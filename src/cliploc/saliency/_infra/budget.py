@@ -39,11 +39,11 @@ class Masks:
     sums: Tensor
     counts: Tensor
 
-    def map_of(self, scores: Tensor, temperature: float) -> Tensor:
-        """Scores `[…, u]` → Score-CAM's map `[…, N]`."""
-        exponents = scores / temperature
-        weights = (exponents - exponents.amax(-1, keepdim=True)).exp()  # […, u]
-        maps: Tensor = (weights @ self.sums) / (weights * self.counts).sum(-1, keepdim=True)
+    def map_of(self, scores: Tensor, temperature: float, floor: float = -math.inf) -> Tensor:
+        """Scores `[…, u]` → Score-CAM's map `[…, N]`; with a floor VL-Score's: what is not above it has no weight."""
+        weights = _heaviness(scores, scores.amax(-1, keepdim=True), temperature, floor)  # […, u]
+        total = (weights * self.counts).sum(-1, keepdim=True)
+        maps: Tensor = (weights @ self.sums) / total.clamp(min=torch.finfo(total.dtype).tiny)
         return maps
 
 
@@ -85,7 +85,12 @@ def spread(masks: Tensor, count: int) -> Tensor:
 
 
 def estimate(
-    masks: Masks, first: Tensor, budget: int, temperature: float, enough: float = ENOUGH
+    masks: Masks,
+    first: Tensor,
+    budget: int,
+    temperature: float,
+    enough: float = ENOUGH,
+    floor: float = -math.inf,
 ) -> Generator[Tensor, Tensor, Estimate]:
     """Yields indices of masks to try and takes their scores; returns the scores of all.
 
@@ -95,6 +100,7 @@ def estimate(
         budget: how many may be tried.
         temperature: of the softmax over scores, which says how heavy a mask is.
         enough: the expected correlation with the exact map at which it stops before the budget is spent.
+        floor: scores that are not above it have no weight (VL-Score).
     """
     tried, scores = first, (yield first)
     if len(first) == len(masks.unit):
@@ -107,21 +113,28 @@ def estimate(
         known = torch.zeros(len(mean), dtype=torch.bool, device=mean.device)
         known[tried] = True
         mean[tried], deviation[tried] = scores, 0
-        # How heavy each mask may be at the upper end of its score's error, as a share of the heaviest.
-        upper = ((mean + deviation - mean.max()) / temperature).exp()
-        correlation = _expected_correlation(masks, mean, upper.masked_fill(known, -1), believed, temperature)
+        # How heavy each mask may be at either end of its score's error, as a share of the heaviest.
+        lower, middle, upper = (
+            _heaviness(mean + side * deviation, mean.max(), temperature, floor) for side in (-1, 0, 1)
+        )
+        correlation = _expected_correlation(masks, mean, upper.masked_fill(known, -1), believed, temperature, floor)
         count = min(share, budget - len(tried), left_out)
         if count <= 0 or correlation >= enough:
             return Estimate(mean, len(tried), correlation)
-        # How much the map may move: that weight, less the one predicted.
-        moved = upper * (1 - (-deviation / temperature).exp()) * (masks.sums - masks.sums.mean(dim=0)).norm(dim=1)
+        # How much the map may move: that weight, beside the one predicted.
+        moved = torch.maximum(upper - middle, middle - lower) * (masks.sums - masks.sums.mean(dim=0)).norm(dim=1)
         chosen = moved.masked_fill(known, -1).topk(count).indices
         tried, scores = torch.cat([tried, chosen]), torch.cat([scores, (yield chosen)])
         left_out -= count
 
 
+def _heaviness(scores: Tensor, highest: Tensor, temperature: float, floor: float) -> Tensor:
+    """exp((score − highest) / temperature) of scores `[…, u]`; 0 where they are not above the floor."""
+    return ((scores - highest) / temperature).exp().masked_fill(scores <= floor, 0)
+
+
 def _expected_correlation(
-    masks: Masks, mean: Tensor, weight: Tensor, believed: _Posterior, temperature: float
+    masks: Masks, mean: Tensor, weight: Tensor, believed: _Posterior, temperature: float, floor: float
 ) -> float:
     """Between the map of the mean scores and the maps of scores drawn for the heaviest masks that were not tried."""
     open_ = weight.topk(min(SAMPLED, int((weight >= 0).sum()))).indices
@@ -129,7 +142,7 @@ def _expected_correlation(
         return 1.0
     drawn = mean.repeat(SAMPLES, 1)  # [S, u]
     drawn[:, open_] = believed.draw(open_, SAMPLES).to(mean)
-    maps, own = masks.map_of(drawn, temperature), masks.map_of(mean, temperature)  # [S, N], [N]
+    maps, own = (masks.map_of(scores, temperature, floor) for scores in (drawn, mean))  # [S, N], [N]
     maps, own = maps - maps.mean(dim=-1, keepdim=True), own - own.mean()
     lengths = maps.norm(dim=-1) * own.norm()
     return float(((maps @ own) / lengths.clamp(min=torch.finfo(lengths.dtype).tiny)).mean())

@@ -5,6 +5,7 @@ They depend on no text, so they are made once per image, whatever the number of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from dataclasses import dataclass
 
@@ -130,7 +131,7 @@ def _unit(flat: Tensor) -> Tensor:
 
 
 def channel_scores(
-    ctx: Context, channels: Channels, temperature: float, budget: int | None = None
+    ctx: Context, channels: Channels, temperature: float, budget: int | None = None, capped: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Every channel's score cos(f(x ⊙ M_k), g_t), `[B, P, C]`, and the empty picture's, `[B, P, 1]`.
 
@@ -141,6 +142,7 @@ def channel_scores(
         budget: how many masks are tried for each picture and prompt; the other scores are predicted, see
             `cliploc.saliency._infra.budget`. A prompt's scores do not depend on the others'; masks that several want
             are tried once. None: all masks.
+        capped: whether scores that are not above the empty picture's will have no weight.
 
     Raises:
         UsageError: a budget below 16.
@@ -162,7 +164,8 @@ def channel_scores(
                 masks = _masks_of(channels.maps[b], masked.twin[b], which)
                 first = spread(masks.unit, len(which) if len(which) <= budget else round(FIRST * budget))
                 for p in range(scores.shape[1]):
-                    plan = estimate(masks, first, budget, temperature)
+                    floor = float(baseline[b, p]) if capped else -math.inf
+                    plan = estimate(masks, first, budget, temperature, floor=floor)
                     plans[b, p] = plan, next(plan)
         tried = nothing.clone()
         expected = torch.ones(scores.shape[:2])
