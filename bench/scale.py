@@ -62,9 +62,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         size = repeat(given.run, out, given.pictures, given.settings)
-        print(
-            f"{given.pictures} pictures × {given.settings} settings, {size / 1e6:.0f} MB of parts (repeated rows pack well)"
-        )
+        print(f"{given.pictures} pictures × {given.settings} settings, {size / 1e6:.0f} MB of parts")
         for name, work in (("numbers", conclude), ("report", lambda path: write_report(path, pictures=False))):
             start, busy = time.perf_counter(), time.process_time()
             work(out)
