@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cliploc.datasets import open_dataset, oracle_note, readers, subsets
+from cliploc.datasets import open_dataset, readers, subsets
 from cliploc.errors import UsageError
 from cliploc.prompts import imagenet_classes
 from tests.datasets import folders
@@ -91,12 +91,6 @@ def test_what_cannot_be_asked_for_is_one_line(selection, said, root):
 def test_an_unknown_dataset_gets_the_nearest():
     with pytest.raises(UsageError, match="unknown dataset 'imagenet': did you mean imagenetv2"):
         open_dataset("imagenet", ".")
-
-
-def test_a_threshold_on_what_may_only_be_reported_is_called_an_oracle(root):
-    assert "the number is an oracle" in oracle_note(open_dataset("folder", root))
-    assert oracle_note(open_dataset("folder", root, "tune")) is None
-
 
 def test_the_benchmarks_own_test_sets_may_not_tune():
     roles = {f"{one.name} {split.name}": split.role for one in readers for split in one.splits}

@@ -13,7 +13,7 @@ from cliploc.datasets.subsets import Subset, subsets
 from cliploc.errors import UsageError
 from cliploc.schema import Dataset
 
-__all__ = ["BY_DESIGN", "Reader", "Split", "Subset", "open_dataset", "oracle_note", "readers", "subsets"]
+__all__ = ["BY_DESIGN", "Reader", "Split", "Subset", "open_dataset", "readers", "subsets"]
 
 
 def open_dataset(
@@ -82,21 +82,6 @@ def open_dataset(
             why = f"{counts}; the first, {problems.met[0].source}: {problems.met[0].reason}"
         raise UsageError(f"no picture in {root} can be used ({why}): compare with the layout, cliploc datasets {name}")
     return Dataset(name, root, part.name, part.role, found.classes, tuple(samples), tuple(problems.met))
-
-
-def oracle_note(dataset: Dataset) -> str | None:
-    """What must be said where a threshold is chosen on this dataset; None where it may be chosen there.
-
-    Example:
-        >>> from cliploc.schema import Dataset
-        >>> oracle_note(Dataset("cub", Path("."), "val", "tune", (), ()))
-    """
-    if dataset.role == "tune":
-        return None
-    return (
-        f"τ chosen on {dataset.name} {dataset.split}, the images it is reported on: the number is an oracle; "
-        "choose τ on a split that may tune, or state one"
-    )
 
 
 def _subset_labels(subset: Subset, found: Found, name: str) -> set[int]:
