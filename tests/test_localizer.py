@@ -711,8 +711,8 @@ def test_notes_of_a_picture_are_passed_on(backbones, tmp_path):
 # ----------------------------------------------------------------------------------------------------- default method
 def test_the_default_method_fits_the_tower() -> None:
     assert Localizer(tower("gap_cnn")).method.name == "cam"
-    assert Localizer(tower("vit")).method.name == "legrad"
-    assert default_method("ViT-B/32") == "legrad"
+    assert Localizer(tower("vit")).method.name == "naclip"
+    assert default_method("ViT-B/32") == "naclip"
     assert default_method("RN50") == "cam"
     assert default_method("hf-hub:some/model") == "grad_cam"
     with pytest.raises(UnknownNameError, match="ViT-B-32"):

@@ -4,8 +4,8 @@ The pictures are 118 ImageNet training pictures (`../shared/data/imagenet_one_pe
 (`tools/tuning_boxes.json`); no number is reported on them. For every τ in steps of 0.05 it prints the share of pictures
 whose best box has IoU ≥ 0.5 with a true box (boxes as the product makes them: all components), and marks the best.
 
-    python tools/choose_thresholds.py                       # the fast methods
-    python tools/choose_thresholds.py --model mini-vit --method legrad,maskclip,naclip
+    python tools/choose_thresholds.py                       # the fast methods that work on `mini`
+    python tools/choose_thresholds.py --model mini-vit      # and on `mini-vit`
     python tools/choose_thresholds.py --method score_cam --option temperature=0.02 --limit 60
 """
 
@@ -18,9 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
+from cliploc import backbones
 from cliploc.boxes import BoxRule, boxes_from_maps
 from cliploc.geometry import iou_matrix
 from cliploc.localizer import Localizer
+from cliploc.saliency import methods as registered
 
 TAUS = [round(0.05 * step, 2) for step in range(1, 19)]
 ROOT = Path(__file__).parents[1]
@@ -28,9 +30,18 @@ PICTURES = ROOT / "../shared/data/imagenet_one_per_class"
 SYNSETS = ROOT / "../shared/data/ilsvrc_val_dev/synsets.csv"
 
 
+def _value(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--method", default="cam,grad_cam,grad_cam_pp,xgrad_cam,layer_cam")
+    parser.add_argument("--method", help="names, with commas [default: all of the model's tower that mask nothing]")
     parser.add_argument("--model", default="mini")
     parser.add_argument("--pretrained", help="its weights, where they are not its own")
     parser.add_argument("--image-size", type=int, help="as in `cliploc localize`")
@@ -40,16 +51,17 @@ def main() -> None:
     parser.add_argument("--refine", default="", help="as in `cliploc localize`")
     parser.add_argument("--limit", type=int, help="only the first N pictures")
     arguments = parser.parse_args()
-    options = {key: float(value) for key, value in (pair.split("=") for pair in arguments.option)}
+    options = {key: _value(value) for key, value in (pair.split("=") for pair in arguments.option)}
     drawn = json.loads((ROOT / "tools/tuning_boxes.json").read_text())["boxes"]
     names = {row["wnid"]: row["synset_words"].split(", ")[0] for row in csv.DictReader(SYNSETS.open())}
     wnids = list(drawn)[: arguments.limit]
     print(f"{len(wnids)} tuning pictures; share with IoU ≥ 0.5 for the best box, per τ")
-    print(f"{'method':<14}" + "".join(f"{tau:>6}" for tau in TAUS) + "   best τ")
-    methods = arguments.method.split(",")
+    print(f"{'method':<14}" + "".join(f"{tau:>6}" for tau in TAUS) + "   best τ   default")
+    backbone = backbones.create(arguments.model, arguments.pretrained)
+    fast = [one.name for one in registered if backbone.kind in one.towers and one.family != "perturbation"]
+    methods = arguments.method.split(",") if arguments.method else fast
     localizer = Localizer(
-        arguments.model,
-        arguments.pretrained,
+        backbone,
         method=methods[0],
         image_size=arguments.image_size,
         scales=[float(scale) for scale in arguments.scales.split(",")],
@@ -69,7 +81,7 @@ def main() -> None:
     for method, right in hits.items():
         share = right / len(wnids)
         row = "".join(f"{value:6.2f}" for value in share)
-        print(f"{method:<14}{row}   {TAUS[int(share.argmax())]}")
+        print(f"{method:<14}{row}   {TAUS[int(share.argmax())]:<6}   {registered.get(method).threshold:g}")
 
 
 if __name__ == "__main__":

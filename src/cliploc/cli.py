@@ -28,7 +28,6 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from cliploc import __version__
-from cliploc._allocator import keep_freed_memory
 from cliploc._terminal import Terminal, grid, printable
 from cliploc.errors import CliplocError, CliplocWarning, InputError, ModelError, UsageError
 
@@ -69,7 +68,7 @@ MethodName = Annotated[
     str | None,
     typer.Option(
         "--method",
-        help="A name of `cliploc methods`, or several: cam+layer_cam. [default: cam on CNN towers, legrad on ViTs]",
+        help="A name of `cliploc methods`, or several: cam+layer_cam. [default: cam on CNN towers, naclip on ViTs]",
     ),
 ]
 Names = Annotated[
@@ -1614,8 +1613,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: what follows the program's name; None for those of the process.
     """
-    if arguments is None:
-        keep_freed_memory()
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     command = typer.main.get_command(app)

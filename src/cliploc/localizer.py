@@ -962,7 +962,9 @@ def classifier(
 
 
 def default_method(model: str | Backbone) -> str:
-    """The method used when none is named: CAM on a CNN, LeGrad on a ViT, and what suits both where that is not known.
+    """The method used when none is named: CAM on a CNN, NACLIP on a ViT, and what suits both where that is not known.
+
+    Of the methods that read the text, NACLIP finds most on the tuning pictures (tools/choose_thresholds.py).
 
     Raises:
         UnknownNameError: no such model.
@@ -970,7 +972,7 @@ def default_method(model: str | Backbone) -> str:
     if isinstance(model, str) and ":" in model:  # a hub's or folder's: its tower shows only once it is loaded
         return "grad_cam"
     kind = backbones.models.get(model.replace("/", "-")).kind if isinstance(model, str) else model.kind
-    return {"cnn": "cam", "vit": "legrad"}[kind]
+    return {"cnn": "cam", "vit": "naclip"}[kind]
 
 
 def members(method: Method) -> tuple[Method, ...]:

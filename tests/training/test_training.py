@@ -27,6 +27,7 @@ from cliploc.training import LabelledPictures, TrainSettings, features, load_hea
 from cliploc.training.features import FeatureCache, Wanted
 from cliploc.training.pictures import CROP, hold_out, view
 from tests.commands import CAT, cliploc_
+from tests.jobs.samples import wsol_folder
 from tests.tiny import COLOURS, SIDE, tower
 from tests.training.run import settings as run_settings
 
@@ -398,6 +399,28 @@ def test_the_command_line_takes_a_head(mini_head: Path) -> None:
     result = cliploc_("localize", CAT, "-p", "red", "--head", CAT)
     assert (result.code, result.err.count("\n")) == (2, 1)
     assert "cannot be read as one" in result.err
+
+
+def test_a_benchmark_takes_a_head(mini_head: Path, tmp_path: Path) -> None:
+    """Its method beside the tower's own; the maps are the localizer's."""
+    pytest.importorskip("pyarrow")
+    root, out = wsol_folder(tmp_path / "wsol", 3), tmp_path / "out"
+    # A closed head knows its own names only.
+    (root / "synsets.csv").write_text("label,wnid,synset_words\n0,,red\n1,,green\n2,,blue\n")
+    labels = root / "metadata/class_labels.txt"
+    labels.write_text("".join(f"val/{number:03d}.jpg,{number}\n" for number in range(3)))
+    asked = ("--dataset", "wsol", "--root", root, "--head", mini_head, "--out", out)
+    result = cliploc_("benchmark", *asked, "--save-maps")
+    assert result.code == 0, result.err
+    numbers = json.loads((out / "summary.json").read_text())["settings"]
+    assert set(numbers) == {"mini_cam", "mini_ts-cam_head"}
+    assert numbers["mini_ts-cam_head"]["evaluated"] == 3
+    localizer = Localizer("mini", head=mini_head, min_presence=0, text_cache=False)
+    for number, name in enumerate(("red", "green", "blue")):
+        saved = np.load(out / f"maps/mini_ts-cam_head/val/{number:03d}.jpg.npy")
+        [expected] = localizer(root / f"val/{number:03d}.jpg", [name]).maps
+        assert expected.max() == 1
+        np.testing.assert_allclose(saved, expected, atol=1e-3)
 
 
 def test_what_cannot_be_trained_is_one_line(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from cliploc.schema import Context, Needs
     towers=("vit",),
     needs=lambda blocks=1: Needs(tokens=last_blocks(blocks)),
     relu=False,
-    threshold=0.4,
+    threshold=0.25,
 )
 def chefer(ctx: Context, blocks: Blocks = 1) -> Tensor:
     """R = I; for each block l, first to last: R ← R + Ā^l R; map_t = R[class token → patches].

@@ -17,7 +17,7 @@ from cliploc.schema import Context, Needs
     towers=("vit",),
     needs=Needs(dense=1),
     relu=False,
-    threshold=0.4,
+    threshold=0.45,
 )
 def clearclip(ctx: Context) -> Tensor:
     """map_t = cos(r, g_t), r = W_proj · ln_post(out_proj(softmax(qqᵀ/√d_h)·v)): no residual, no MLP.

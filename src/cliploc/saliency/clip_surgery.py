@@ -23,7 +23,7 @@ SHARPNESS = 2.0  # the authors' factor on cosines before the softmax over prompt
     towers=("vit",),
     needs=lambda depth=6: Needs(dense=depth),
     relu=False,
-    threshold=0.4,
+    threshold=0.5,
     prompts_interact=True,
 )
 def clip_surgery(ctx: Context, depth: int = 6) -> Tensor:

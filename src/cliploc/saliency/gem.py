@@ -19,7 +19,7 @@ from cliploc.schema import Context, Needs
     towers=("vit",),
     needs=lambda depth=7, **_: Needs(dense=depth),
     relu=False,
-    threshold=0.4,
+    threshold=0.45,
 )
 def gem(ctx: Context, depth: int = 7, iterations: int = 1, temperature: float | None = None) -> Tensor:
     """map_t = cos(r, g_t), r the end of a path to which each of the last blocks adds its self-self attention.

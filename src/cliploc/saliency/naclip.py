@@ -19,7 +19,7 @@ from cliploc.schema import Context, Needs
     towers=("vit",),
     needs=Needs(dense=1),
     relu=False,
-    threshold=0.4,
+    threshold=0.6,
 )
 def naclip(ctx: Context, sigma: float = 5.0) -> Tensor:
     """map_t = cos(r, g_t), r = W_proj · ln_post(out_proj(softmax(kkᵀ/√d_h + ω)·v)): no residual, no MLP.

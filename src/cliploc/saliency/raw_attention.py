@@ -19,7 +19,7 @@ from cliploc.schema import Context, Needs
     poolings=QUERIED,
     needs=lambda block=-1: Needs(attention=(block,)),
     relu=False,
-    threshold=0.4,
+    threshold=0.3,
     reads_text=False,
 )
 def raw_attention(ctx: Context, block: int = -1) -> Tensor:

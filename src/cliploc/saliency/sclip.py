@@ -17,7 +17,7 @@ from cliploc.schema import Context, Needs
     towers=("vit",),
     needs=Needs(dense=1),
     relu=False,
-    threshold=0.4,
+    threshold=0.45,
 )
 def sclip(ctx: Context) -> Tensor:
     """map_t = cos(r, g_t), the last block's attention replaced by softmax(qqᵀ/√d_h) + softmax(kkᵀ/√d_h).
