@@ -672,6 +672,25 @@ def test_a_batch_too_large_for_the_memory_is_done_in_halves(backbones, monkeypat
         list(localizer.compare(PHOTOS, ["red"], ["cam"], on_memory=told.append))
 
 
+@pytest.mark.parametrize("options", [{}, {"resize": "pad", "scales": (1, 1.5), "flip": True}])
+def test_maps_of_absent_names_can_be_left_out_and_the_others_are_the_same(gap, options):
+    gap.presence = lambda cosine: torch.sigmoid(20 * cosine)
+    localizer = build(gap, **options)
+    whole = list(localizer.compare(PHOTOS, ["red", "green", "blue"], ["cam", "grad_cam"]))
+    some = list(localizer.compare(PHOTOS, ["red", "green", "blue"], ["cam", "grad_cam"], absent_maps=False))
+    absent = 0
+    for one, other in zip(whole, some, strict=True):
+        for method in ("cam", "grad_cam"):
+            all_maps, maps, found = one[method].maps, other[method].maps, one[method].presence >= 0.5
+            np.testing.assert_array_equal(maps[found], all_maps[found])
+            assert not maps[~found].any()
+            assert other[method].reasons == one[method].reasons
+            np.testing.assert_array_equal(other[method].boxes.xyxy, one[method].boxes.xyxy)
+            np.testing.assert_array_equal(other[method].boxes.score, one[method].boxes.score)
+            absent += all_maps[~found].any(axis=(1, 2)).sum()
+    assert absent > 0, "something was left out"
+
+
 def test_a_result_holds_the_pictures_embedding_and_names_can_be_compared_with_it(backbones):
     localizer = build(backbones["vit"])
     found = localizer(WIDE, ["red", "blue"])

@@ -88,6 +88,11 @@ class Classification(NamedTuple):
     names: list[Classified]
 
 
+def absence(presence: float, least: float) -> str:
+    """Why a name whose calibrated probability is below the least is not found."""
+    return f"not in the picture: presence {presence:.2f} is below {least:g}"
+
+
 @dataclass(frozen=True)
 class _Prepared:
     """One picture, decoded and laid onto the model's input at every scale."""
@@ -303,6 +308,7 @@ class Localizer:
         on_error: Callable[[str, InputError], None] | None = None,
         on_masked: Callable[[int], None] | None = None,
         on_memory: Callable[[int], None] | None = None,
+        absent_maps: bool = True,
     ) -> Generator[dict[str, DrawableLocalization], None, None]:
         """As `stream`, with several methods beside each other out of one forward pass of the tower.
 
@@ -318,6 +324,8 @@ class Localizer:
             on_masked: as for `stream`.
             on_memory: called with the number of pictures of a batch for which there was too little memory, and which is
                 then done in two halves; None to raise.
+            absent_maps: whether names that are not in a picture have a map too; without, theirs is zero, and the time
+                that it takes is saved.
 
         Yields:
             For each picture, the `Localization` by every method, under the text it was asked for.
@@ -334,7 +342,12 @@ class Localizer:
         asked = methods if isinstance(methods, Mapping) else {spec: {} for spec in methods}
         tasks = tuple(self._task(spec, options) for spec, options in asked.items())
         return self._compare(
-            self._batches(self._prepared(images, names, on_error)), tuple(asked), tasks, on_masked, on_memory
+            self._batches(self._prepared(images, names, on_error)),
+            tuple(asked),
+            tasks,
+            on_masked,
+            on_memory,
+            absent_maps,
         )
 
     def _compare(
@@ -344,9 +357,10 @@ class Localizer:
         tasks: tuple[_Task, ...],
         on_masked: Callable[[int], None] | None,
         on_memory: Callable[[int], None] | None,
+        absent_maps: bool,
     ) -> Generator[dict[str, DrawableLocalization], None, None]:
         for batch in batches:
-            for results in self._localize(batch, tasks, on_masked, on_memory):
+            for results in self._localize(batch, tasks, on_masked, on_memory, absent_maps):
                 yield dict(zip(specs, results, strict=True))
 
     @overload
@@ -681,10 +695,11 @@ class Localizer:
         tasks: tuple[_Task, ...],
         on_masked: Callable[[int], None] | None,
         on_memory: Callable[[int], None] | None = None,
+        absent_maps: bool = True,
     ) -> Iterator[tuple[DrawableLocalization, ...]]:
         """For each picture, its results by every task; by halves of the batch where `on_memory` allows it."""
         try:
-            computed = self._compute(batch, tasks, on_masked)
+            computed = self._compute(batch, tasks, on_masked, absent_maps)
         except (RuntimeError, MemoryError) as error:
             if on_memory is None or len(batch) == 1 or not out_of_memory(error):
                 raise
@@ -696,7 +711,7 @@ class Localizer:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         for half in _chunks(batch, (len(batch) + 1) // 2):
-            yield from self._localize(list(half), tasks, on_masked, on_memory)
+            yield from self._localize(list(half), tasks, on_masked, on_memory, absent_maps)
 
     def _results(
         self,
@@ -708,19 +723,8 @@ class Localizer:
         notes: list[list[list[str]]],
     ) -> Iterator[tuple[DrawableLocalization, ...]]:
         """Out of what `_compute` gave, for each picture its results by every task."""
-        scores = torch.einsum("bd,bpd->bp", embedding, plain)  # [B, P] cosine
-        presence = self.backbone.presence(scores)
-        if self._background is not None:
-            rivals, rival = (embedding @ self._background.T).max(dim=1)  # [B]
-        for b, item in enumerate(batch):
-            absent = []
-            for p, words in enumerate(item.texts.synonyms):
-                reason = self._unknown_reason(words)
-                if reason is None and self._background is not None and rivals[b] >= scores[b, p]:
-                    reason = f"the background {self._background_names[int(rival[b])]!r} fits better"
-                if reason is None and presence is not None and presence[b, p] < self.min_presence:
-                    reason = f"not in the picture: presence {presence[b, p]:.2f} is below {self.min_presence:g}"
-                absent.append(reason)
+        scores, presence, absences = self._absences(batch, embedding, plain)
+        for b, (item, absent) in enumerate(zip(batch, absences, strict=True)):
             results = []
             for task, (maps, evidence), said in zip(tasks, computed, notes, strict=True):
                 flat = f"{task.method.name} finds no evidence for it: its map is flat"
@@ -744,9 +748,47 @@ class Localizer:
                 )
             yield tuple(results)
 
+    def _absences(
+        self, batch: list[_Prepared], embedding: Tensor, plain: Tensor
+    ) -> tuple[Tensor, Tensor | None, list[list[str | None]]]:
+        """Cosines `[B, P]`, their calibrated probabilities, and why each name is not in each picture, if it is not."""
+        scores = torch.einsum("bd,bpd->bp", embedding, plain)  # [B, P]
+        presence = self.backbone.presence(scores)
+        if self._background is not None:
+            rivals, rival = (embedding @ self._background.T).max(dim=1)  # [B]
+        absences: list[list[str | None]] = []
+        for b, item in enumerate(batch):
+            absent: list[str | None] = []
+            for p, words in enumerate(item.texts.synonyms):
+                reason = self._unknown_reason(words)
+                if reason is None and self._background is not None and rivals[b] >= scores[b, p]:
+                    reason = f"the background {self._background_names[int(rival[b])]!r} fits better"
+                if reason is None and presence is not None and presence[b, p] < self.min_presence:
+                    reason = absence(float(presence[b, p]), self.min_presence)
+                absent.append(reason)
+            absences.append(absent)
+        return scores, presence, absences
+
+    def _wanted(
+        self, batch: list[_Prepared], tasks: tuple[_Task, ...], embedding: Tensor, plain: Tensor
+    ) -> list[list[bool]]:
+        """For each picture and name, whether any task says that it is there."""
+        _, _, absences = self._absences(batch, embedding, plain)
+        return [
+            [
+                any(task.reason(words, reason) is None for task in tasks)
+                for words, reason in zip(item.texts.synonyms, absent, strict=True)
+            ]
+            for item, absent in zip(batch, absences, strict=True)
+        ]
+
     @torch.no_grad()  # a method that needs gradients asks for them; the caller's weights may require some
     def _compute(
-        self, batch: list[_Prepared], tasks: tuple[_Task, ...], on_masked: Callable[[int], None] | None
+        self,
+        batch: list[_Prepared],
+        tasks: tuple[_Task, ...],
+        on_masked: Callable[[int], None] | None,
+        absent_maps: bool = True,
     ) -> tuple[list[tuple[Tensor, Tensor]], Tensor, Tensor, list[list[list[str]]]]:
         """For each task maps `[B, P, H, W]` in 0–1 and whether any is not flat `[B, P]`; and what they are made of.
 
@@ -758,18 +800,21 @@ class Localizer:
         directions = plain if self._background is None else plain - self._background.mean(dim=0)
         totals: list[tuple[Tensor, Tensor]] = []
         embedding: Tensor | None = None  # of the first view: unflipped, at the first scale
+        wanted: list[list[bool]] | None = None  # all
         for index in range(len(self.scales)):
             pixels = torch.stack([item.inputs[index] for item in batch])  # [B, 3, H, W] uint8
             images = self.backbone.normalize(pixels.to(self.backbone.device).float() / 255)
             for flipped in (False, True) if self.flip else (False,):
                 view = images.flip(-1) if flipped else images
                 raw_maps, view_embedding = self._raw_maps(view, directions, batch, tasks, on_masked, notes)
-                embedding = view_embedding if embedding is None else embedding
+                if embedding is None:
+                    embedding = view_embedding
+                    wanted = None if absent_maps else self._wanted(batch, tasks, embedding, plain)
                 of_view = []
                 for raw in raw_maps:
                     raw = raw.flip(-1) if flipped else raw  # [B, P, h, w]
                     evidence = raw.amax(dim=(-2, -1)) > raw.amin(dim=(-2, -1))  # [B, P]
-                    of_view.append((min_max(self._on_input(raw, batch, index)), evidence))  # [B, P, H, W]
+                    of_view.append((self._scaled_on_input(raw, batch, index, wanted), evidence))  # [B, P, H, W]
                 totals = (
                     [
                         (total + maps, some | evidence)
@@ -848,6 +893,22 @@ class Localizer:
                 f"{self.backbone.name} in {str(self.backbone.dtype).removeprefix('torch.')} gave {what} that is not "
                 f"a number for {batch[b].picture.source}{prompt}: use a higher precision or check the weights"
             )
+
+    def _scaled_on_input(
+        self, raw: Tensor, batch: list[_Prepared], index: int, wanted: list[list[bool]] | None
+    ) -> Tensor:
+        """Maps on the grid of one scale → `[B, P, H, W]` in 0–1 on the first scale's input; those not wanted are zero.
+
+        A pixel's share of the work grows with the names, and most of them are in no picture.
+        """
+        if wanted is None:
+            return min_max(self._on_input(raw, batch, index))
+        maps = raw.new_zeros(*raw.shape[:2], *batch[0].frames[0].input_hw)
+        for b, (item, names) in enumerate(zip(batch, wanted, strict=True)):
+            chosen = [p for p, there in enumerate(names) if there]
+            if chosen:
+                maps[b, chosen] = min_max(self._on_input(raw[b : b + 1, chosen], [item], index))[0]
+        return maps
 
     def _on_input(self, raw: Tensor, batch: list[_Prepared], index: int) -> Tensor:
         """Maps on the grid of one scale → `[B, P, H, W]` on the first scale's input, the smallest value outside."""

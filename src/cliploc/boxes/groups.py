@@ -45,10 +45,17 @@ def split_region(heat: FloatArray, xyxy: npt.ArrayLike, threshold: float) -> lis
         return []
     top = float(heat.max())
     low, peak = threshold * top, float(crop.max())
+    second = _second_summit(crop, PEAK * peak)
+    if second is None:
+        return []
     for level in np.linspace(low, peak, LEVELS + 2)[1:-1]:
-        n, labels, stats, _ = cv2.connectedComponentsWithStats((crop > level).astype(np.uint8), connectivity=8)
+        if level + DEPTH * peak > second:
+            break
+        n, labels = cv2.connectedComponents((crop > level).astype(np.uint8), connectivity=8)
+        if n < 3:
+            continue
         peaks = [float(crop[labels == part].max()) for part in range(1, n)]
-        areas = stats[1:, cv2.CC_STAT_AREA]
+        areas = np.bincount(labels.ravel())[1:]
         parts = [
             part
             for part in range(1, n)
@@ -57,6 +64,13 @@ def split_region(heat: FloatArray, xyxy: npt.ArrayLike, threshold: float) -> lis
         if len(parts) > 1:
             return _nearest(crop, labels, parts, low, top, (int(x0), int(y0)))
     return []
+
+
+def _second_summit(crop: FloatArray, least: float) -> float | None:
+    """The second highest of the summits that reach `least`; None where there is one only, and so one part at most."""
+    around = cv2.dilate(crop, np.ones((3, 3), np.uint8))
+    n, labels = cv2.connectedComponents(((crop >= around) & (crop >= least)).astype(np.uint8))
+    return sorted(float(crop[labels == summit].max()) for summit in range(1, n))[-2] if n > 2 else None
 
 
 def _nearest(

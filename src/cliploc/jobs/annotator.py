@@ -180,6 +180,7 @@ class AnnotateWorker:
             {method.name: self.localizer.method_options},
             on_error=fail,
             on_memory=lambda n: notes.append(f"too little memory for a batch of {n} pictures, done in halves"),
+            absent_maps=False,
         )
         try:
             for found in results:

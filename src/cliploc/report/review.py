@@ -50,7 +50,7 @@ rect:hover, rect.pointed { stroke-width: 6; opacity: 1; }
 [hidden] { display: none !important; }
 @media (max-width: 560px) {
   .bar { gap: .3rem .6rem; padding: .4rem 0; font-size: .9rem; }
-  .bar select { max-width: 7rem; }
+  .bar select { max-width: 5.2rem; }
   .bar input { width: 5rem; }
   .bar button { padding: .2rem .5rem; }
 }
