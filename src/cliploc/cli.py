@@ -28,6 +28,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from cliploc import __version__
+from cliploc._allocator import keep_freed_memory
 from cliploc._terminal import Terminal, grid, printable
 from cliploc.errors import CliplocError, CliplocWarning, InputError, ModelError, UsageError
 
@@ -339,6 +340,10 @@ def serve(
     pretrained: Annotated[
         list[str] | None, typer.Option(metavar="TAG|FILE|own", help="Weights: once, or one for each --model.")
     ] = None,
+    head: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="Layers that cliploc train made for one of the models; repeatable."),
+    ] = None,
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen; 0.0.0.0: the whole network.")] = (
         "127.0.0.1"
     ),
@@ -372,12 +377,12 @@ def serve(
         raise UsageError(f"expected --pretrained once, or for each of {len(names)} models, got {len(weights)}")
     weights = weights * len(names) if len(weights) == 1 else weights
     auth = None if auth_env is None else _user(auth_env)
-    from cliploc.web.engine import Engine, Offer
+    from cliploc.web.engine import Engine, Offer, with_heads
     from cliploc.web.server import serve as serve_page
 
     terminal = Terminal()
     offers = [Offer(one, None if tag == "own" else tag) for one, tag in zip(names, weights, strict=True)]
-    engine = Engine(offers, device, precision, round(max_megapixels * 1e6))
+    engine = Engine(with_heads(offers, head or []), device, precision, round(max_megapixels * 1e6))
     if auth is None and host not in ("127.0.0.1", "localhost", "::1"):
         terminal.say(f"anybody who reaches {host} can use this page: --auth-env asks for a password", style="yellow")
     terminal.say(f"loading {offers[0].label}", style="dim")
@@ -1613,6 +1618,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: what follows the program's name; None for those of the process.
     """
+    if arguments is None:
+        keep_freed_memory()
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     command = typer.main.get_command(app)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from cliploc.errors import InputError, UsageError
 from cliploc.localizer import Localizer
 from cliploc.saliency import methods
+from cliploc.schema import Needs
+from cliploc.training import HeadConfig, TsCamHead
+from cliploc.training.heads import answer, save_head, weights_hash
 from cliploc.web import pictures
-from cliploc.web.engine import Engine, Offer
+from cliploc.web.engine import Engine, Offer, with_heads
 from cliploc.web.runs import StoppedError
 from cliploc.web.settings import Settings, command_lines, python_lines
 from tests.commands import cliploc_
@@ -48,14 +55,38 @@ def test_boxes_are_the_localizers_at_every_threshold(engine, look, monkeypatch):
 
 
 def test_a_least_score_leaves_boxes_out_and_says_so(look):
-    whole = look.cut(Settings(names="cat, dog", threshold=0.6))["cam"]
+    every = Settings(names="cat, dog", threshold=0.6, min_presence=0.0)
+    whole = look.cut(every)["cam"]
     best = float(whole.boxes.score.max())
-    found = look.cut(Settings(names="cat, dog", threshold=0.6, min_score=best))["cam"]
-    assert len(found.boxes) == int((whole.boxes.score >= best).sum())
-    none = look.cut(Settings(names="cat, dog", min_score=1.0))["cam"]
-    if best < 1:
-        assert none.reasons[0] == "no box scores 1 or more"
-        assert not none.found[0]
+    found = look.cut(replace(every, min_score=best))["cam"]
+    assert 0 < len(found.boxes) == int((whole.boxes.score >= best).sum()) < len(whole.boxes)
+    assert found.found.tolist() == [True, False]
+    assert found.reasons[1] == f"no box scores {best:g} or more"
+
+
+@pytest.mark.parametrize("least", [0.0, 0.01, 0.5, 1.0])
+def test_the_least_presence_is_asked_for_without_another_run(look, least):
+    found = look.cut(Settings(names="cat, dog", min_presence=least))["cam"]
+    wanted = Localizer("mini", method="cam", min_presence=least)(CAT, ["cat", "dog"])
+    assert found.reasons == wanted.reasons
+    assert found.found.tolist() == wanted.found.tolist()
+    np.testing.assert_array_equal(found.boxes.xyxy, wanted.boxes.xyxy)
+
+
+def test_what_is_kept_for_a_visitor_holds_a_small_photograph_and_the_same_boxes(engine, tmp_path):
+    large = tmp_path / "large.png"
+    with Image.open(CAT) as photo:
+        photo.resize((1804, 1200)).save(large)
+    settings = Settings(names="cat, dog", min_presence=0.0)
+    look = engine.look(str(large), settings)
+    kept = look.slim(200)
+    assert kept.results["cam"].image.size == (200, 133)
+    whole, small = look.cut(settings)["cam"], kept.cut(settings)["cam"]
+    np.testing.assert_array_equal(small.boxes.xyxy, whole.boxes.xyxy)
+    assert small.boxes.xyxy.max() > 1000  # the photograph's own pixels
+    html = pictures.results_html({"cam": small}, 0.5)
+    assert "width=200 height=133" in html
+    assert "{:.0f} {:.0f}".format(*whole.boxes.xyxy[0]) in html
 
 
 def test_the_same_again_is_not_computed_again(engine, look):
@@ -108,6 +139,37 @@ def test_a_photograph_of_too_many_pixels_is_not_decoded(tmp_path, monkeypatch):
         small.read(str(large))
 
 
+@pytest.mark.parametrize("kind", ["open", "closed"])
+def test_a_trained_head_is_its_models_method(engine, tmp_path, kind):
+    mini = engine.backbone("mini")
+    channels = (
+        mini.trace(mini.normalize(torch.zeros(1, 3, *mini.input_hw)), Needs(features=(-1,))).features[-1].shape[1]
+    )
+    config = HeadConfig(
+        "ts_cam", kind, (("cat",), ("moon",)), channels, mini.embedding_size, mini.logit_scale, "mini", "cnn",
+        weights_hash(mini),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    file = tmp_path / "head.safetensors"
+    save_head(file, TsCamHead(config), answer(mini))
+    [offer] = with_heads([Offer("mini")], [str(file)])
+    trained = Engine([offer], device="cpu")
+    assert trained.menu("mini").own_method == "ts_cam"
+    look = trained.look(CAT, Settings(names="cat, dog", compare="cam"))
+    found = look.cut(Settings(names="cat, dog", threshold=0.3))
+    wanted = Localizer("mini", head=str(file), threshold=0.3)(CAT, ["cat", "dog"])
+    np.testing.assert_allclose(found["ts_cam"].maps, wanted.maps, atol=1e-6)
+    assert found["ts_cam"].reasons == wanted.reasons
+    np.testing.assert_array_equal(found["ts_cam"].boxes.xyxy, wanted.boxes.xyxy)
+    assert found["cam"].reasons[1].startswith("not in the picture: presence")
+    lines = python_lines(Settings(names="cat"), "cat.jpg", offer.arguments, [(offer.arguments_of("ts_cam"), 0.3)])
+    assert "method='ts_cam', head='head.safetensors'" in lines
+    with pytest.raises(UsageError, match="was trained on mini, which is not offered: add --model mini"):
+        with_heads([Offer("RN50")], [str(file)])
+    with pytest.raises(UsageError, match="are both for ts_cam"):
+        with_heads([Offer("mini")], [str(file), str(file)])
+
+
 def test_a_long_method_counts_and_stops(engine):
     counted = []
 
@@ -131,8 +193,14 @@ def test_nothing_typed_becomes_markup(engine):
 def test_files_hold_the_photographs_own_size(look, tmp_path):
     settings = Settings(names="cat, dog")
     found = look.cut(settings)
-    paths = {Path(path).name: Path(path) for path in pictures.write_files(tmp_path, found, settings)}
-    assert list(paths) == ["cat_overlay.png", "cat_heatmaps.npy", "cat_1_cat.png", "cat_2_dog.png", "results.json"]
+    written = pictures.write_files(tmp_path, found, settings, look.offer.label)
+    paths = {Path(path).name: Path(path) for path in written}
+    assert {str(path) for path in tmp_path.iterdir()} == set(written)
+    assert list(paths) == [
+        "cat.zip", "cat_overlay.png", "cat_heatmaps.npy", "cat_1_cat.png", "cat_2_dog.png", "coco.json",
+        "labelstudio.json", "labelstudio_config.xml", "results.json",
+    ]  # fmt: skip
+    assert zipfile.ZipFile(paths["cat.zip"]).namelist() == list(paths)[1:]
     heatmaps = np.load(paths["cat_heatmaps.npy"], allow_pickle=False)
     assert heatmaps.shape == (2, 300, 451)
     grey = np.asarray(Image.open(paths["cat_1_cat.png"]))
@@ -140,12 +208,29 @@ def test_files_hold_the_photographs_own_size(look, tmp_path):
     np.testing.assert_allclose(grey / 65535, heatmaps[0].clip(0, 1), atol=1e-5)
     assert Image.open(paths["cat_overlay.png"]).size == (451, 300)
     assert '"method": "cam"' in paths["results.json"].read_text()
+    [box] = found["cam"].boxes.xyxy.tolist()
+    [annotation] = json.loads(paths["coco.json"].read_text())["annotations"]
+    left, top, width, height = annotation["bbox"]
+    np.testing.assert_allclose([left, top, left + width, top + height], box, atol=1e-3)
+    [task] = json.loads(paths["labelstudio.json"].read_text())
+    [drawn] = task["predictions"][0]["result"]
+    assert drawn["value"]["rectanglelabels"] == ["cat"]
+    assert drawn["value"]["x"] == pytest.approx(100 * box[0] / 451, abs=1e-3)
+
+
+def test_files_of_two_methods_do_not_write_over_each_other(engine, tmp_path):
+    settings = Settings(names="cat", compare="layer_cam")
+    look = engine.look(CAT, settings)
+    names = [Path(path).name for path in pictures.write_files(tmp_path, look.cut(settings), settings, "mini")]
+    assert len(set(names)) == len(names)
+    assert {"coco_cam.json", "coco_layer_cam.json", "cat_layer_cam_overlay.png"} <= set(names)
 
 
 def test_the_lines_reproduce_what_is_shown(look, tmp_path, monkeypatch):
     settings = Settings(names="cat, dog", threshold=0.45, max_boxes=1)
     found = look.cut(settings)["cam"]
-    lines = (settings, "cat.jpg", look.offer.arguments, look.rules(settings), settings.max_boxes)
+    rules = [(look.offer.arguments_of(method), tau) for method, tau in look.rules(settings)]
+    lines = (settings, "cat.jpg", look.offer.arguments, rules)
     shutil.copy(CAT, tmp_path / "cat.jpg")
     monkeypatch.chdir(tmp_path)
     scope: dict = {}

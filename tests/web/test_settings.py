@@ -57,8 +57,8 @@ def test_only_what_the_model_computes_makes_another_run():
 
 
 def test_the_command_is_one_that_a_shell_takes_whole():
-    settings = Settings(names="rocket; rm -rf ~, it's", flip=True, min_presence=0)
-    line = command_lines(settings, "-my photo.jpg", {"model": "mini", "pretrained": None}, [("cam", 0.3)], 2)
+    settings = Settings(names="rocket; rm -rf ~, it's", flip=True, min_presence=0, max_boxes=2)
+    line = command_lines(settings, "-my photo.jpg", {"model": "mini", "pretrained": None}, [({"method": "cam"}, 0.3)])
     words = shlex.split(line)
     assert words[:2] == ["cliploc", "localize"]
     assert "--prompt=rocket; rm -rf ~" in words
@@ -69,9 +69,8 @@ def test_the_command_is_one_that_a_shell_takes_whole():
 
 def test_python_lines_compile_whatever_was_typed():
     settings = Settings(names='a "cat"\nb\\', compare="layer_cam", method="cam", min_score=0.2)
-    text = python_lines(
-        settings, "o'k.jpg", {"model": "mini", "pretrained": None}, [("cam", 0.3), ("layer_cam", 0.2)], 0
-    )
+    rules = [({"method": "cam"}, 0.3), ({"method": "layer_cam"}, 0.2)]
+    text = python_lines(settings, "o'k.jpg", {"model": "mini", "pretrained": None}, rules)
     compile(text, "lines", "exec")
     assert repr(['a "cat"', "b\\"]) in text
     assert "other = cliploc.Localizer(localizer.backbone, method='layer_cam', threshold=0.2)" in text

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
+from cliploc.boxes import BoxRule
 from cliploc.errors import InputError, UsageError
 from cliploc.images import Picture, load
-from cliploc.localizer import DrawableLocalization, Localizer, default_method
+from cliploc.localizer import DrawableLocalization, Localizer, absence, default_method
 from cliploc.refine import chosen, refinements
+from cliploc.report.overlay import fit_within
 from cliploc.saliency import methods
 from cliploc.schema import Backbone, Boxes, Pooling
+from cliploc.training.heads import read_config
 from cliploc.web.runs import Runs
 from cliploc.web.settings import Settings
 
@@ -30,22 +34,55 @@ class Offer:
     Attributes:
         model: as `Localizer` takes it.
         pretrained: which weights; None for its own.
+        heads: method → the file of layers trained for it on this model.
     """
 
     model: str
     pretrained: str | None = None
+    heads: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
         """As the menu shows it; of a file only the name, as where it lies is nobody's business."""
-        parts = [self.model, *([] if self.pretrained is None else [self.pretrained])]
-        return " · ".join(Path(part).name if "/" in part and ":" not in part else part for part in parts)
+        return " · ".join(_bare(part) for part in (self.model, self.pretrained) if part is not None)
 
     @property
     def arguments(self) -> dict[str, Any]:
         """`model` and `pretrained`, a file by its name only."""
-        shown = self.pretrained
-        return {"model": self.model, "pretrained": Path(shown).name if shown and "/" in shown else shown}
+        return {"model": self.model, "pretrained": None if self.pretrained is None else _bare(self.pretrained)}
+
+    def arguments_of(self, method: str) -> dict[str, Any]:
+        """`method`, and `head` where it has one, by its name only."""
+        head = self.heads.get(method)
+        return {"method": method} if head is None else {"method": method, "head": _bare(head)}
+
+
+def with_heads(offers: Sequence[Offer], heads: Iterable[str]) -> list[Offer]:
+    """The models with the files of `cliploc train`, each beside the model that it was trained on.
+
+    Raises:
+        UsageError: a head of a model that is not offered, or two for one method of a model.
+        ModelError: a file that is no head.
+    """
+    found = list(offers)
+    for head in heads:
+        trained = read_config(head)
+        places = [i for i, one in enumerate(found) if one.model == trained.tower]
+        if not places:
+            raise UsageError(
+                f"{head} was trained on {trained.tower}, which is not offered: add --model {trained.tower}"
+            )
+        for place in places:
+            known = found[place].heads
+            if trained.method in known:
+                raise UsageError(f"{head} and {known[trained.method]} are both for {trained.method}: leave one out")
+            found[place] = replace(found[place], heads={**known, trained.method: head})
+    return found
+
+
+def _bare(name: str) -> str:
+    """A file's name without its folder; `hf-hub:ORG/NAME` stays whole."""
+    return Path(name).name if "/" in name and not name.startswith("hf-hub:") else name
 
 
 @dataclass(frozen=True)
@@ -62,15 +99,19 @@ class Look:
     """One photograph through one model: what stays while thresholds move.
 
     Attributes:
-        key: photograph and settings that it was computed for.
-        results: method → its result, every region that is hot at all still in it.
+        path: the photograph's file.
+        settings: that it was computed for, names and method filled in.
+        results: method → its result, asked with no threshold and of every name, so that any may still be found.
         own: method → its own threshold.
+        closed: methods whose trained head says by itself which names there are, whatever their presence.
         offer: the model.
     """
 
-    key: tuple[str, Settings]
+    path: str
+    settings: Settings
     results: dict[str, DrawableLocalization]
     own: dict[str, float]
+    closed: frozenset[str]
     offer: Offer
 
     def rules(self, settings: Settings) -> list[tuple[str, float]]:
@@ -83,7 +124,15 @@ class Look:
 
     def cut(self, settings: Settings) -> dict[str, DrawableLocalization]:
         """The results with boxes by the settings; no model runs."""
-        return {method: recut(self.results[method], tau, settings) for method, tau in self.rules(settings)}
+        every = replace(settings, min_presence=0.0)
+        return {
+            method: recut(self.results[method], tau, every if method in self.closed else settings)
+            for method, tau in self.rules(settings)
+        }
+
+    def slim(self, side: int) -> Look:
+        """As it is kept for a visitor: with a copy of the photograph that is no larger than it is shown."""
+        return replace(self, results={method: slim(one, side) for method, one in self.results.items()})
 
 
 class Engine:
@@ -141,20 +190,20 @@ class Engine:
         """What runs on a model; errors as for `backbone`."""
         backbone = self.backbone(label)
         pooling: Pooling = getattr(backbone, "pooling", "global average")  # of a CNN nobody asks
-        fitting = tuple(one.name for one in methods if one.runs_on(backbone.kind, pooling))
-        return Menu(fitting, tuple(one.name for one in refinements if _usable(one.name, backbone)), self._own(backbone))
-
-    def _own(self, backbone: Backbone) -> str:
-        return default_method(backbone)
+        heads = self.offer(label).heads
+        fitting = tuple(one.name for one in methods if one.name in heads or one.runs_on(backbone.kind, pooling))
+        steps = tuple(one.name for one in refinements if _usable(one.name, backbone))
+        return Menu(fitting, steps, next(iter(heads), default_method(backbone)))
 
     def localizer(self, settings: Settings, method: str, threshold: float | None = None) -> Localizer:
         """One for these settings; it costs next to nothing, as the model is there already."""
-        backbone = self.backbone(settings.model)
-        return Localizer(backbone, method=method, threshold=threshold, text_cache=False, **settings.arguments)
+        backbone, head = self.backbone(settings.model), self.offer(settings.model).heads.get(method)
+        options = settings.arguments | {"min_presence": 0.0}  # `recut` asks for presence
+        return Localizer(backbone, method=method, head=head, threshold=threshold, text_cache=False, **options)
 
-    def own_threshold(self, settings: Settings, method: str) -> float:
-        """The method's own, as it is after the refinements."""
-        return float(self.localizer(settings, method or self._own(self.backbone(settings.model))).box_rule.threshold)
+    def own_threshold(self, settings: Settings, method: str = "") -> float:
+        """The method's own (of "", the model's own method's), as it is after the refinements."""
+        return float(self.localizer(settings, method or self.menu(settings.model).own_method).box_rule.threshold)
 
     def look(
         self,
@@ -178,11 +227,10 @@ class Engine:
         """
         if not path:
             raise UsageError("expected a photograph, got none: drop one on the page or pick an example")
-        settings = replace(settings, method=settings.method or self._own(self.backbone(settings.model)))
-        key = (path, settings.computed)
-        if last is not None and last.key == key:
-            return last
         menu = self.menu(settings.model)
+        settings = replace(settings, method=settings.method or menu.own_method).computed
+        if last is not None and (last.path, last.settings) == (path, settings):
+            return last
         for method in settings.methods:
             if method not in menu.methods:
                 raise UsageError(
@@ -190,16 +238,19 @@ class Engine:
                     f"{', '.join(menu.methods)}"
                 )
         picture = self.read(path)
+        offer = self.offer(settings.model)
+        asked = {method: {"head": offer.heads[method]} if method in offer.heads else {} for method in settings.methods}
         # At τ = 0 no name is lost for having small regions only: a lower threshold may still find it.
         localizer = self.localizer(settings, settings.method, threshold=0.0)
         with self._working:  # one at a time: a model fills the machine
-            (found,) = localizer.compare([picture.image], settings.asked, settings.methods, on_masked=on_masked)
+            (found,) = localizer.compare([picture.image], settings.asked, asked, on_masked=on_masked)
         results = {
             method: replace(one, source=picture.source, notes=picture.notes + one.notes)
             for method, one in found.items()
         }
         own = {method: self.own_threshold(settings, method) for method in results}
-        return Look(key, results, own, self.offer(settings.model))
+        closed = frozenset(method for method, head in offer.heads.items() if read_config(head).kind == "closed")
+        return Look(path, settings, results, own, closed, offer)
 
     def read(self, path: str) -> Picture:
         """The photograph under its bare name: the folder is the server's business.
@@ -231,20 +282,31 @@ def _usable(refinement: str, backbone: Backbone) -> bool:
     return True
 
 
+def slim(result: DrawableLocalization, side: int) -> DrawableLocalization:
+    """The result with a copy of its picture of at most this side; its boxes and frame stay the original's."""
+    size = fit_within(result.image.size, side)
+    if size == result.image.size:
+        return result
+    image = result.image.convert("RGB").resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return replace(result, image=image)
+
+
 def recut(result: DrawableLocalization, threshold: float, settings: Settings) -> DrawableLocalization:
     """The result with other boxes of the same maps, and `found` to suit them; no model runs."""
-    from cliploc.boxes import BoxRule
-
     rule = BoxRule(threshold=threshold, max_boxes=settings.max_boxes or None)
-    boxes = result.boxes_by(rule)
+    reasons = list(result.reasons)
+    if result.presence is not None:
+        for index, presence in enumerate(result.presence):
+            if reasons[index] is None and presence < settings.min_presence:
+                reasons[index] = absence(float(presence), settings.min_presence)
+    located = np.array([reason is None for reason in reasons])
+    boxes = replace(result, found=located).boxes_by(rule)
     keep = boxes.score >= settings.min_score
     kept = Boxes(boxes.xyxy[keep], boxes.score[keep], boxes.label[keep], boxes.names)
-    reasons = []
-    for index, reason in enumerate(result.reasons):
-        if reason is None and index not in boxes.label:
-            reason = f"no region of its map reaches {rule.min_area:g} of the picture"
-        elif reason is None and index not in kept.label:
-            reason = f"no box scores {settings.min_score:g} or more"
-        reasons.append(reason)
-    found = result.found & [reason is None for reason in reasons]
+    for index in np.flatnonzero(located).tolist():
+        if index not in boxes.label:
+            reasons[index] = f"no region of its map reaches {rule.min_area:g} of the picture"
+        elif index not in kept.label:
+            reasons[index] = f"no box scores {settings.min_score:g} or more"
+    found = np.array([reason is None for reason in reasons])
     return replace(result, boxes=kept, found=found, reasons=tuple(reasons))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 import time
@@ -27,6 +28,7 @@ from cliploc.web import pictures
 from cliploc.web.engine import Engine, Look
 from cliploc.web.runs import STOPPED
 from cliploc.web.settings import (
+    LIVE,
     SCALES,
     Settings,
     command_lines,
@@ -40,36 +42,31 @@ KEPT_SECONDS = 1800  # a visitor's last look and uploads, when he does nothing
 NOTHING_YET = "<p>Drop a photograph, type names, and press Find.</p>"
 TITLE = "cliploc: type a name, see where it is"
 INTRO = "# cliploc\nType a name, see where it is: heatmaps and boxes, without training for the name."
-CSS = """
-:root, .dark { --block-info-text-color: var(--body-text-color); --body-text-color-subdued: var(--body-text-color); }
-.gradio-container { max-width: min(1360px, 100%) !important; margin: 0 auto !important; }
-.gradio-container .wrap, .gradio-container .contain, .gradio-container .column { min-width: 0 !important; }
-.gradio-container .contain { max-width: 100%; }
-.cliploc-pictures { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(min(300px, 100%), 1fr)); }
-.cliploc-pictures.paired { grid-template-columns: repeat(auto-fit, minmax(min(240px, 45%), 1fr)); }
-.cliploc-pictures figure { margin: 0; min-width: 0; max-width: 560px; }
-.cliploc-pictures img { display: block; width: 100%; height: auto; border-radius: 4px; }
-.cliploc-pictures figcaption { padding-top: .35rem; overflow-wrap: anywhere; }
-.cliploc-pictures .chip { margin-right: .7rem; }
-.cliploc-pictures .chip i { display: inline-block; width: .85em; height: .85em; margin-right: .35em;
-  border: 1px solid currentColor; border-radius: 2px; }
-.cliploc-table { overflow-x: auto; margin-top: 1rem; }
-.cliploc-table table { border: 0 !important; border-collapse: collapse; width: 100%;
-  font-variant-numeric: tabular-nums; }
-.cliploc-table th, .cliploc-table td { border: 0 !important;
-  text-align: left; padding: .3rem .8rem .3rem 0; font-weight: 400;
-  border-bottom: 1px solid var(--border-color-primary) !important; vertical-align: top; }
-.cliploc-table th[scope=row] { font-weight: 600; }
-.cliploc-table .found { color: #0a6b3d; white-space: nowrap; }
-.cliploc-table .absent { color: #a8320a; white-space: nowrap; }
-.cliploc-table .boxes { min-width: 15rem; }
-.dark .cliploc-table .found { color: #6fd19b; }
-.dark .cliploc-table .absent { color: #ff9c73; }
-#status { min-height: 1.6em; }
-#status .problem { border-left: 4px solid #a8320a; padding: .4rem .8rem; }
-"""
+CSS = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 # What is in the address is what is on the page, so that a copied address opens the same.
-ADDRESS_JS = "(query) => { history.replaceState(null, '', query || location.pathname); }"
+ADDRESS_JS = "(query) => { if (query) history.replaceState(null, '', query); return location.href; }"
+WAITING = "<p role=status class=busy>Waiting for the model …</p>"
+TURNED_AWAY = "The server did not take it: too many are waiting, or it has ended. Try again in a minute."
+# On a telephone what is found lies below the fold.
+ASKED_JS = f"""() => {{
+  window.cliplocStopped = false;
+  const status = document.querySelector('#status');
+  if (status.getBoundingClientRect().top > innerHeight / 2) status.scrollIntoView({{block: 'start'}});
+  return '{WAITING}';
+}}"""
+STOP_JS = "() => { window.cliplocStopped = true; }"
+STOPPED_HTML = f"<p role=status>{STOPPED}</p>"
+# What a visitor stops counts as failed too.
+FAILED_JS = f"""() => window.cliplocStopped ? '{STOPPED_HTML}' :
+  '<p role=alert class="problem">{TURNED_AWAY}</p>'"""
+# What gradio leaves without a name; parts of the page come and go.
+NAMING_JS = """() => {
+  const texts = %s;
+  const name = () => Object.entries(texts).forEach(([where, words]) =>
+    document.querySelectorAll(where).forEach((one, i) => one.ariaLabel ||= words[i] || words[0]));
+  new MutationObserver(name).observe(document.body, {childList: true, subtree: true});
+  name();
+}"""
 
 
 class _WithoutStub(ComponentMeta):
@@ -133,29 +130,40 @@ def build(engine: Engine, *, debug: bool = False) -> gr.Blocks:
     """
     first = next(iter(engine.offers))
     menu = engine.menu(first)
+    own = engine.own_threshold(Settings())
 
     page: gr.Blocks
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(300, KEPT_SECONDS), fill_width=False) as page:
         state = gr.State(None, time_to_live=KEPT_SECONDS)
-        gr.Markdown(INTRO)
+        gr.Markdown(INTRO, elem_id="intro")
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=300):
                 photo = Photograph(
-                    label="Photograph", type="filepath", sources=["upload", "clipboard"], height=280, buttons=[]
+                    label="Photograph", type="filepath", sources=["upload", "clipboard"], height=260, buttons=[]
                 )
                 names = gr.Textbox(
-                    label="Names", info="One a line, or with commas. cat|kitten: synonyms.", lines=2, max_lines=8,
-                    max_length=8000, placeholder="cat, remote control", elem_id="names",
+                    label="Names", info="One a line, or with commas; cat|kitten: synonyms. Shift+Enter finds.", lines=2,
+                    max_lines=8, max_length=8000, placeholder="cat, remote control", elem_id="names",
                 )  # fmt: skip
-                with gr.Row():
-                    find_it = gr.Button("Find", variant="primary", elem_id="find")
-                    stop = gr.Button("Stop", elem_id="stop")
+                with gr.Row(elem_id="buttons"):
+                    find_it = gr.Button("Find", variant="primary", elem_id="find", min_width=100)
+                    stop = gr.Button("Stop", elem_id="stop", min_width=100)
+                examples = gr.Examples(
+                    [[str(one.path), ", ".join(one.ask)] for one in demo_photos()],
+                    [photo, names],
+                    label="Or pick an example",
+                    elem_id="examples",
+                    examples_per_page=12,
+                    visible_columns=[0],
+                    cache_examples=False,
+                    api_visibility="private",
+                )
                 with gr.Accordion("How to look", open=False):
                     model = gr.Dropdown(list(engine.offers), value=first, label="Model", elem_id="model")
                     method = gr.Dropdown(_titled(menu.methods), value=menu.own_method, label="Method", elem_id="method")
                     compare = gr.Dropdown(
                         [("none", ""), *_titled(menu.methods)], value="", label="Beside it", elem_id="compare",
-                        info="A second method, out of the same pass of the model.",
+                        info="A second method, to compare.",
                     )  # fmt: skip
                     resize = gr.Dropdown(
                         [("the model's own", ""), *[(one, one) for one in POLICIES]], value="",
@@ -165,72 +173,63 @@ def build(engine: Engine, *, debug: bool = False) -> gr.Blocks:
                     flip = gr.Checkbox(False, label="Average in the mirrored photograph")
                     templates = gr.Dropdown(list(TEMPLATE_SETS), value="default", label="Templates of the sentences")
                     refine = gr.CheckboxGroup(list(menu.refinements), value=[], label="Refinement")
-                    presence = gr.Slider(
-                        0, 1, 0.5, step=0.01, label="Least presence",
-                        info="Names less probable are not found; 0 asks every name to be located.",
-                    )  # fmt: skip
             with gr.Column(scale=5, min_width=300):
                 status = gr.HTML("", elem_id="status")
-                with gr.Row():
+                with gr.Row(elem_classes="knobs"):
+                    knob: dict[str, Any] = {"min_width": 150, "buttons": []}
                     threshold = gr.Slider(
-                        0, 1, engine.own_threshold(Settings(), menu.own_method), step=0.01,
-                        label="Threshold", info="Boxes hold what is hotter than this share of the hottest.",
-                        elem_id="threshold",
-                    )  # fmt: skip
-                    other = gr.Slider(0, 1, 0.4, step=0.01, label="Threshold of the second method", visible=False)
-                    most = gr.Slider(0, 20, 0, step=1, label="Boxes a name", info="At most so many; 0 for all.")
-                with gr.Row():
-                    least = gr.Slider(
-                        0, 1, 0, step=0.01, label="Least score", info="Boxes that score less are left out."
+                        0, 1, own, step=0.01, label="Threshold", info="of the hottest", elem_id="threshold", **knob
                     )
-                    opacity = gr.Slider(0, 1, 0.55, step=0.01, label="Opacity of the heat")
+                    other = gr.Slider(
+                        0, 1, 0.4, step=0.01, label="Second", info="its threshold", visible=False,
+                        elem_id="other", **knob,
+                    )  # fmt: skip
+                    most = gr.Slider(0, 20, 0, step=1, label="Boxes", info="a name; 0: all", **knob)
+                    least = gr.Slider(0, 1, 0, step=0.01, label="Score", info="at least", **knob)
+                    presence = gr.Slider(
+                        0, 1, 0.5, step=0.01, label="Presence", info="at least", elem_id="presence",
+                        **knob,
+                    )  # fmt: skip
+                    opacity = gr.Slider(0, 1, 0.55, step=0.01, label="Opacity", info="of the heat", **knob)
                 shown = gr.HTML(NOTHING_YET, elem_id="results")
                 with gr.Accordion("Downloads", open=False):
                     make = gr.Button("Make the files", elem_id="make")
-                    files = gr.Files(label="Overlay, heatmaps (npy, 16-bit PNG), results.json", interactive=False)
+                    files = gr.Files(
+                        label="Overlay, heatmaps (npy, 16-bit PNG), COCO, Label Studio, results.json",
+                        interactive=False,
+                        elem_id="files",
+                    )
                 with gr.Accordion("The same from Python, the command line, or by a link", open=False):
-                    python = gr.Textbox(label="Python", lines=6, buttons=["copy"], interactive=False)
-                    command = gr.Textbox(label="Command", lines=2, buttons=["copy"], interactive=False)
+                    python = gr.Textbox(
+                        label="Python", lines=6, max_lines=24, buttons=["copy"], interactive=False, elem_id="python"
+                    )
+                    command = gr.Textbox(
+                        label="Command", lines=2, max_lines=12, buttons=["copy"], interactive=False, elem_id="command"
+                    )
                     address = gr.Textbox(
                         label="Link", info="Names and settings, not the photograph.", buttons=["copy"],
                         interactive=False, elem_id="address",
                     )  # fmt: skip
 
-        gr.Examples(
-            [[str(one.path), ", ".join(one.ask)] for one in demo_photos()],
-            [photo, names],
-            label="Examples: pick one, then Find",
-            examples_per_page=12,
-            visible_columns=[0],
-            cache_examples=False,
-            api_visibility="private",
-        )
-
-        computed = [names, model, method, compare, resize, scales, flip, templates, refine, presence]
-        live = [threshold, other, most, least, opacity]
+        computed = [names, model, method, compare, resize, scales, flip, templates, refine]
+        live = [threshold, other, presence, most, least, opacity]
         outcome = [state, status, shown, python, command, address]
 
         def chosen(values: tuple[Any, ...]) -> Settings:
-            keys = ("names", "model", "method", "compare", "resize", "scales", "flip", "templates", "refine",
-                    "min_presence", "threshold", "compare_threshold", "max_boxes", "min_score", "opacity")  # fmt: skip
+            keys = ("names", "model", "method", "compare", "resize", "scales", "flip", "templates", "refine", *LIVE)
             return from_mapping(dict(zip(keys, values, strict=True)))
 
         def told(look: Look, settings: Settings) -> tuple[Any, ...]:
             found = look.cut(settings)
-            first_one = next(iter(found.values()))
-            rules = [(name, round(tau, 4)) for name, tau in look.rules(settings)]
-            lines = (settings, first_one.source, look.offer.arguments, rules, settings.max_boxes)
+            source = next(iter(found.values())).source
+            rules = [(look.offer.arguments_of(name), round(tau, 4)) for name, tau in look.rules(settings)]
             return (
-                look,
-                f"<p role=status>{escape(pictures.summary(found))}</p>",
+                _said(pictures.summary(found)),
                 pictures.results_html(found, settings.opacity),
-                python_lines(*lines),
-                command_lines(*lines),
-                f"?{to_query(settings)}",
+                python_lines(settings, source, look.offer.arguments, rules),
+                command_lines(settings, source, look.offer.arguments, rules),
+                f"?{to_query(_without_defaults(settings, look, engine))}",
             )
-
-        def refused(error: Exception, last: Look | None) -> tuple[Any, ...]:
-            return (last, _problem(_sentence(error, debug)), *[gr.skip()] * 4)
 
         def on_find(
             request: gr.Request, last: Look | None, path: str | None, *values: Any
@@ -241,28 +240,26 @@ def build(engine: Engine, *, debug: bool = False) -> gr.Blocks:
                 began = time.monotonic()
                 for done in run.steps():
                     yield (gr.skip(), _progress(done, time.monotonic() - began), *[gr.skip()] * 4)
-                yield told(run.result(), settings)
+                look = run.result().slim(pictures.SHOWN_SIDE)
+                yield (look, *told(look, settings))
             except Exception as error:
-                yield refused(error, last)
+                yield (gr.skip(), _problem(_sentence(error, debug)), *[gr.skip()] * 4)
 
         def on_move(last: Look | None, *values: Any) -> tuple[Any, ...]:
             if last is None:
-                return (gr.skip(),) * 6
+                return (gr.skip(),) * 5
             try:
                 now = chosen(values)
-                # What was computed stays as it was asked; only what moves boxes is taken from the page.
-                settings = replace(
-                    last.key[1], threshold=now.threshold, compare_threshold=now.compare_threshold,
-                    max_boxes=now.max_boxes, min_score=now.min_score, opacity=now.opacity,
-                )  # fmt: skip
-                return (gr.skip(), *told(last, settings)[1:])
+                if _other_maps(now, last.settings):  # the thresholds are of methods that did not look yet
+                    return (_said("Press Find to look with what is chosen now."), *[gr.skip()] * 4)
+                return told(last, last.settings.with_live(now))
             except Exception as error:
-                return (gr.skip(), *refused(error, last)[1:])
+                return (_problem(_sentence(error, debug)), *[gr.skip()] * 4)
 
         def on_model(label: str) -> list[Any]:
             try:
                 there = engine.menu(label)
-                own = engine.own_threshold(Settings(model=label), there.own_method)
+                own = engine.own_threshold(Settings(model=label))
             except Exception as error:
                 return [_problem(_sentence(error, debug)), *[gr.skip()] * 5]
             return [
@@ -288,7 +285,7 @@ def build(engine: Engine, *, debug: bool = False) -> gr.Blocks:
 
         def on_stop(request: gr.Request) -> str:
             engine.runs.stop(request.session_hash)
-            return f"<p role=status>{STOPPED}</p>"
+            return STOPPED_HTML
 
         def on_leave(request: gr.Request) -> None:
             engine.runs.stop(request.session_hash)
@@ -297,12 +294,7 @@ def build(engine: Engine, *, debug: bool = False) -> gr.Blocks:
             if last is None:
                 return _problem("Nothing to download yet: find something first."), gr.skip()
             try:
-                now = chosen(values)
-                settings = replace(
-                    last.key[1], threshold=now.threshold, compare_threshold=now.compare_threshold,
-                    max_boxes=now.max_boxes, min_score=now.min_score, opacity=now.opacity,
-                )  # fmt: skip
-                return gr.skip(), _files(last, settings)
+                return gr.skip(), _files(engine, last, last.settings.with_live(chosen(values)))
             except Exception as error:
                 return _problem(_sentence(error, debug)), gr.skip()
 
@@ -311,52 +303,52 @@ def build(engine: Engine, *, debug: bool = False) -> gr.Blocks:
             if not query:  # the page stands as it was built, and what was typed meanwhile stays
                 return [gr.skip()] * (1 + len(computed) + len(live))
             settings = from_query(urlencode(query))
+            said, offer, there = "", first, menu
             try:
-                offer = engine.offer(settings.model).label
-                there = engine.menu(offer)
+                offer, there = engine.offer(settings.model).label, engine.menu(settings.model)
             except CliplocError as error:
-                offer, there = first, menu
-                settings = replace(settings, model="")
                 said = _problem(str(error))
-            else:
-                said = ""
-            chosen_method = settings.method if settings.method in there.methods else there.own_method
+            wanted = settings.method if settings.method in there.methods else there.own_method
             beside = settings.compare if settings.compare in there.methods else ""
             steps = [one for one in settings.refine if one in there.refinements]
             asked = replace(settings, model=offer, refine=tuple(steps))
-            own = engine.own_threshold(asked, chosen_method)
-            own_beside = engine.own_threshold(asked, beside) if beside else 0.4
-            taken = settings.threshold, settings.compare_threshold
+            taus = settings.threshold, settings.compare_threshold
+            own, own_beside = (engine.own_threshold(asked, one) for one in (wanted, beside))
             return [
                 said, settings.names, offer,
-                gr.Dropdown(choices=_titled(there.methods), value=chosen_method),
+                gr.Dropdown(choices=_titled(there.methods), value=wanted),
                 gr.Dropdown(choices=[("none", ""), *_titled(there.methods)], value=beside),
                 settings.resize, settings.scales, settings.flip, settings.templates,
                 gr.CheckboxGroup(choices=list(there.refinements), value=steps),
-                settings.min_presence,
-                own if taken[0] is None else taken[0],
-                gr.Slider(value=own_beside if taken[1] is None else taken[1], visible=bool(beside)),
-                settings.max_boxes, settings.min_score, settings.opacity,
+                own if taus[0] is None else taus[0],
+                gr.Slider(value=own_beside if taus[1] is None else taus[1], visible=bool(beside)),
+                settings.min_presence, settings.max_boxes, settings.min_score, settings.opacity,
             ]  # fmt: skip
 
         hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         one_by_one: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}  # a model fills the machine
-        run = gr.on(
-            [find_it.click], on_find, [state, photo, *computed, *live], outcome,
-            api_visibility="private", show_progress="minimal", show_progress_on=[status], trigger_mode="once",
-            **one_by_one,
-        )  # fmt: skip
-        run.then(None, [address], None, js=ADDRESS_JS, **hidden)
+        looking: dict[str, Any] = {
+            "fn": on_find, "inputs": [state, photo, *computed, *live], "outputs": outcome, "api_visibility": "private",
+            "show_progress": "hidden", **one_by_one,
+        }  # fmt: skip
+        # A browser carries a click's listeners out in this order.
+        gr.on([find_it.click, names.submit], None, None, [status], js=ASKED_JS, **hidden)
+        run = gr.on([find_it.click, names.submit], trigger_mode="once", **looking)
+        picked = examples.load_input_event.then(None, None, [status], js=ASKED_JS, **hidden).then(**looking)
         moved = gr.on(
-            [slider.change for slider in live], on_move, [state, *computed, *live], outcome, trigger_mode="always_last",
-            **hidden,
+            [slider.change for slider in live], on_move, [state, *computed, *live], outcome[1:],
+            trigger_mode="always_last", **hidden,
         )  # fmt: skip
-        moved.then(None, [address], None, js=ADDRESS_JS, **hidden)
-        stop.click(on_stop, None, [status], queue=False, cancels=[run], **hidden)
+        for event in (run, picked, moved):
+            event.then(None, [address], [address], js=ADDRESS_JS, **hidden)
+            event.failure(None, None, [status], js=FAILED_JS, **hidden)
+        stop.click(None, js=STOP_JS, **hidden)
+        stop.click(on_stop, None, [status], queue=False, cancels=[run, picked], **hidden)
         model.input(on_model, [model], [status, method, compare, refine, threshold, other], **hidden, **one_by_one)
         gr.on([method.input, refine.input], on_method, [model, method, refine], [threshold], **hidden)
         gr.on([compare.input, refine.input], on_compare, [model, compare, refine], [other], **hidden)
         make.click(on_make, [state, *computed, *live], [status, files], api_visibility="private")
+        page.load(None, js=NAMING_JS % json.dumps(_texts()), **hidden)
         page.unload(on_leave)
         page.load(on_open, None, [status, *computed, *live], **hidden, **one_by_one)
         _api(engine, photo, names, debug, one_by_one)
@@ -382,7 +374,7 @@ def _api(engine: Engine, photo: Photograph, names: gr.Textbox, debug: bool, one_
 
     def download(path: str | None, asked: str, settings: dict[str, Any] | None) -> list[str]:
         try:
-            return _files(*looked(path, asked, settings))
+            return _files(engine, *looked(path, asked, settings))
         except Exception as error:
             raise gr.Error(_sentence(error, debug), print_exception=False) from None
 
@@ -397,14 +389,52 @@ def _progress(done: int, seconds: float) -> str:
     return f"<p role=status class=busy>Looking{counted}</p>"
 
 
-def _files(look: Look, settings: Settings) -> list[str]:
+def _files(engine: Engine, look: Look, settings: Settings) -> list[str]:
     """Made in the upload folder, which is emptied when the server ends and whose old files go."""
     folder = Path(tempfile.mkdtemp(dir=get_upload_folder()))
-    return pictures.write_files(folder, look.cut(settings), settings)
+    photograph = engine.read(look.path).image
+    results = {method: replace(one, image=photograph) for method, one in look.cut(settings).items()}
+    return pictures.write_files(folder, results, settings, look.offer.label)
+
+
+def _other_maps(now: Settings, shown: Settings) -> bool:
+    """Whether the maps that are shown are other than those chosen now: by another model, method or refinement."""
+    return any(getattr(now, key) != getattr(shown, key) for key in ("model", "method", "compare", "refine"))
+
+
+def _without_defaults(settings: Settings, look: Look, engine: Engine) -> Settings:
+    """What an address holds: nothing that the page would choose by itself."""
+    own = look.own
+    return replace(
+        settings,
+        model="" if settings.model == next(iter(engine.offers)) else settings.model,
+        method="" if settings.method == engine.menu(settings.model).own_method else settings.method,
+        threshold=_unless(settings.threshold, own.get(settings.method)),
+        compare_threshold=_unless(settings.compare_threshold, own.get(settings.compare)) if settings.compare else None,
+    )
+
+
+def _unless(threshold: float | None, own: float | None) -> float | None:
+    same = threshold is not None and own is not None and abs(threshold - own) < 1e-3
+    return None if same else threshold
+
+
+def _texts() -> dict[str, list[str]]:
+    """Selector → what a screen reader says, of each element in turn."""
+    examples = [f"Example {one.path.stem}: {', '.join(one.ask)}" for one in demo_photos()]
+    outputs = {"python": "Python", "command": "Command", "address": "Link"}
+    return {
+        "#examples .gallery-item": examples,
+        **{f"#{place} textarea": [text] for place, text in outputs.items()},
+    }
 
 
 def _titled(names: tuple[str, ...]) -> list[tuple[str, str]]:
     return [(find(name).title, name) for name in names]
+
+
+def _said(sentence: str) -> str:
+    return f"<p role=status>{escape(sentence)}</p>"
 
 
 def _problem(sentence: str) -> str:

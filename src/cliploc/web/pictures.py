@@ -6,7 +6,10 @@ import base64
 import io
 import json
 import re
+import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +19,11 @@ from cliploc.localizer import DrawableLocalization
 from cliploc.report import _draw as drawing
 from cliploc.report import draw_overlay, to_document
 from cliploc.report._html import count, decimal, escape
-from cliploc.report.overlay import draw_names, fit_within, scaled, verdict
+from cliploc.report.exports import FORMATS, AnnotatedPicture, ExportSettings
+from cliploc.report.overlay import draw_names, verdict
 from cliploc.saliency import find
 from cliploc.schema import Localization
+from cliploc.web.engine import slim
 from cliploc.web.settings import Settings, to_json
 
 SHOWN_SIDE = 720  # of a picture on the page; downloads have the photograph's own size
@@ -32,7 +37,7 @@ def results_html(results: Mapping[str, DrawableLocalization], opacity: float) ->
         results: method → what it found in the same photograph.
         opacity: of the hottest places, 0–1.
     """
-    shown = {method: scaled(one, fit_within(one.image.size, SHOWN_SIDE)) for method, one in results.items()}
+    shown = {method: _shown(one) for method, one in results.items()}
     first = next(iter(results.values()))
     several = len(results) > 1
     figures = []
@@ -54,6 +59,15 @@ def results_html(results: Mapping[str, DrawableLocalization], opacity: float) ->
         f'<div class="cliploc-pictures{wide}">{"".join(figures)}</div>'
         f"{f'<ul>{notes}</ul>' if notes else ''}{_table(results)}"
     )
+
+
+def _shown(result: DrawableLocalization) -> Localization:
+    """The result for a picture of the size that the page shows; it may hold a smaller copy already."""
+    height, width = result.frame.original_hw
+    small = slim(result, SHOWN_SIDE)
+    ratio = np.array([small.image.width / width, small.image.height / height] * 2, dtype=np.float32)
+    frame = replace(small.frame, original_hw=(small.image.height, small.image.width))
+    return replace(small, frame=frame, boxes=replace(small.boxes, xyxy=small.boxes.xyxy * ratio))
 
 
 def _name_figure(whole: DrawableLocalization, shown: Localization, index: int, opacity: float, title: str) -> str:
@@ -104,7 +118,14 @@ def _table(results: Mapping[str, DrawableLocalization]) -> str:
                 f"<td class=boxes>{'<br>'.join(boxes) or escape(one.reasons[index] or '–')}</td>",
             ]
             rows.append(f"<tr>{''.join(cells)}</tr>")
-    heads = ["name", *(["method"] if several else []), "", "cosine", "presence", "boxes: left top right bottom (score)"]
+    heads = [
+        "name",
+        *(["method"] if several else []),
+        "result",
+        "cosine",
+        "presence",
+        "boxes: left top right bottom (score)",
+    ]
     head = "".join(f"<th scope=col>{one}</th>" for one in heads)
     return (
         '<div class=cliploc-table role=region aria-label="Scores and boxes of each name" tabindex=0>'
@@ -133,18 +154,26 @@ def document(results: Mapping[str, DrawableLocalization], settings: Settings) ->
     return whole
 
 
-def write_files(folder: Path, results: Mapping[str, DrawableLocalization], settings: Settings) -> list[str]:
+def write_files(folder: Path, results: Mapping[str, DrawableLocalization], settings: Settings, model: str) -> list[str]:
     """Writes what can be downloaded.
 
     For every method an overlay of the photograph's size, its heatmaps as one array `[P, H, W]` float32 in 0–1 and as
-    16-bit greys, a picture a name, 65535 for 1; and one results.json.
+    16-bit greys, a picture a name, 65535 for 1, and its boxes for COCO and Label Studio; one results.json; and all of
+    them as a zip, which comes first.
+
+    Args:
+        folder: an empty one.
+        results: method → what it found, with the whole photograph.
+        settings: what was asked.
+        model: as the files name it.
 
     Returns:
-        The files' paths, the names in the order of this list.
+        The files' paths.
     """
     paths = []
     for method, one in results.items():
-        stem = _plain(Path(one.source).stem) + (f"_{_plain(method)}" if len(results) > 1 else "")
+        behind = f"_{_plain(method)}" if len(results) > 1 else ""
+        stem = _plain(Path(one.source).stem) + behind
         paths.append(folder / f"{stem}_overlay.png")
         draw_overlay(one, opacity=settings.opacity).save(paths[-1])
         heatmaps = one.heatmaps  # [P, H, W]
@@ -153,10 +182,42 @@ def write_files(folder: Path, results: Mapping[str, DrawableLocalization], setti
         for index, name in enumerate(one.names):
             paths.append(folder / f"{stem}_{index + 1}_{_plain(name)}.png")
             Image.fromarray((heatmaps[index].clip(0, 1) * 65535).round().astype(np.uint16)).save(paths[-1])
+        export = ExportSettings(one.names, f"{model}, {method}", image_url="/data/local-files/?d=")
+        for name in ("coco", "labelstudio"):
+            part = folder / f"{name}{behind}"
+            part.mkdir()
+            for written in FORMATS[name](partial(_annotated, one), export, part):
+                paths.append(folder / f"{written.stem}{behind}{written.suffix}")
+                written.rename(paths[-1])
+            part.rmdir()
     paths.append(folder / "results.json")
     text = json.dumps(document(results, settings), ensure_ascii=False, indent=1, allow_nan=False)
     paths[-1].write_text(text, encoding="utf-8")
-    return [str(path) for path in paths]
+    everything = folder / f"{_plain(Path(next(iter(results.values())).source).stem)}.zip"
+    with zipfile.ZipFile(everything, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in paths:
+            archive.write(path, path.name)
+    return [str(path) for path in (everything, *paths)]
+
+
+def _annotated(result: DrawableLocalization) -> list[AnnotatedPicture]:
+    """The boxes as the other tools' writers take them."""
+    boxes = result.boxes
+    number = len(boxes)
+    return [
+        AnnotatedPicture(
+            number=1,
+            name=result.source,
+            path=Path(result.source),
+            size_wh=result.image.size,
+            xyxy=boxes.xyxy,
+            score=boxes.score,
+            label=boxes.label,
+            box_ids=tuple(range(number)),
+            groups=(False,) * number,
+            margin=0.0,  # only of use where pictures are put in order
+        )
+    ]
 
 
 def _plain(text: str) -> str:

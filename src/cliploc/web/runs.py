@@ -49,8 +49,10 @@ class Run(Generic[T]):
         Whoever closes the iterator stops the run.
         """
         try:
-            while self._thread.is_alive():
+            ended = False
+            while not ended:
                 self._thread.join(every)
+                ended = not self._thread.is_alive()
                 yield self.done
         finally:
             self.stop()

@@ -111,7 +111,10 @@ def application(
         pwa=False,
         mcp_server=False,
         show_error=True,
-        theme=gr.themes.Base(font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace")),
+        theme=gr.themes.Base(font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace")).set(
+            button_primary_background_fill="*primary_600",  # white letters on it are legible
+            button_primary_background_fill_hover="*primary_700",
+        ),
         css=page.CSS,
     )
     return Guard(app)

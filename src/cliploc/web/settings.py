@@ -22,6 +22,14 @@ RANGES: dict[str, tuple[float, float]] = {
     "opacity": (0, 1),
     "max_boxes": (0, 100),
 }
+LIVE = (
+    "threshold",
+    "compare_threshold",
+    "min_presence",
+    "max_boxes",
+    "min_score",
+    "opacity",
+)  # no model runs for these
 MOST_NAMES = 50  # a page that long is read by nobody, and each name costs memory
 
 
@@ -86,15 +94,11 @@ class Settings:
     @property
     def computed(self) -> Settings:
         """Without what only moves boxes and colours: equal where one run of the model serves both."""
-        return replace(
-            self,
-            names="\n".join(self.asked),
-            threshold=None,
-            compare_threshold=None,
-            max_boxes=0,
-            min_score=0.0,
-            opacity=0.55,
-        )
+        return replace(self, names="\n".join(self.asked), **{key: getattr(Settings(), key) for key in LIVE})
+
+    def with_live(self, other: Settings) -> Settings:
+        """These, but for what only moves boxes and colours, which is the other's."""
+        return replace(self, **{key: getattr(other, key) for key in LIVE})
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -195,7 +199,7 @@ def _text(value: Any) -> str:
 
 
 def python_lines(
-    settings: Settings, file: str, model: Mapping[str, Any], rules: Sequence[tuple[str, float]], max_boxes: int
+    settings: Settings, file: str, model: Mapping[str, Any], rules: Sequence[tuple[Mapping[str, Any], float]]
 ) -> str:
     """A script that gives the same heatmaps and boxes.
 
@@ -203,12 +207,11 @@ def python_lines(
         settings: what was asked.
         file: the photograph's name.
         model: `model` and `pretrained` as `Localizer` takes them.
-        rules: each method with its threshold.
-        max_boxes: at most so many a name; 0 for all.
+        rules: for each method what `Localizer` takes for it (`method`, `head`), and its threshold.
     """
     lines = ["import cliploc", ""]
     for number, (method, threshold) in enumerate(rules):
-        rest = {"method": method, "threshold": threshold, **({"max_boxes": max_boxes} if max_boxes else {})}
+        rest = {**method, "threshold": threshold, **({"max_boxes": settings.max_boxes} if settings.max_boxes else {})}
         of_model = ", ".join(f"{key}={value!r}" for key, value in model.items() if value is not None)
         given = ", ".join(f"{key}={value!r}" for key, value in (rest | settings.arguments).items())
         name, of_model = ("localizer", of_model) if number == 0 else ("other", "localizer.backbone")
@@ -225,23 +228,22 @@ def python_lines(
             boxes = f"{boxes}.xyxy"
         lines += [
             f"print({boxes}, {found}.heatmaps.shape)",
-            f"{found}.overlay(opacity={settings.opacity:g}).save({method + '.png'!r})",
+            f"{found}.overlay(opacity={settings.opacity:g}).save({method['method'] + '.png'!r})",
             "",
         ]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def command_lines(
-    settings: Settings, file: str, model: Mapping[str, Any], rules: Sequence[tuple[str, float]], max_boxes: int
+    settings: Settings, file: str, model: Mapping[str, Any], rules: Sequence[tuple[Mapping[str, Any], float]]
 ) -> str:
     """One `cliploc localize` for each method, with the arguments of `python_lines`."""
     commands = []
     for method, threshold in rules:
-        words = ["cliploc", "localize", *(["--"] if file.startswith("-") else [])]
-        options = [word for name in settings.asked for word in (f"--prompt={name}",)]
-        options += [f"--{key}={value}" for key, value in model.items() if value is not None]
-        options += [f"--method={method}", f"--threshold={threshold:g}"]
-        options += [f"--max-boxes={max_boxes}"] if max_boxes else []
+        options = [f"--prompt={name}" for name in settings.asked]
+        options += [f"--{key}={value}" for key, value in {**model, **method}.items() if value is not None]
+        options += [f"--threshold={threshold:g}"]
+        options += [f"--max-boxes={settings.max_boxes}"] if settings.max_boxes else []
         options += [f"--template={settings.templates}"] if settings.templates != "default" else []
         options += [f"--resize={settings.resize}"] if settings.resize else []
         options += [f"--scales={settings.scales}"] if settings.scales != "1" else []
@@ -249,7 +251,7 @@ def command_lines(
         options += [f"--refine={','.join(settings.refine)}"] if settings.refine else []
         options += [f"--min-presence={settings.min_presence:g}"] if settings.min_presence != 0.5 else []
         options += ["--out=found"]
-        commands.append(shlex.join([*words[:2], *options, *words[2:], file]))
+        commands.append(shlex.join(["cliploc", "localize", *options, *(["--"] if file.startswith("-") else []), file]))
     return "\n".join(commands) + "\n"
 
 

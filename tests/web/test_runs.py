@@ -1,0 +1,79 @@
+"""Runs: they count, stop at the next step, and end when nobody waits for them any more."""
+
+from __future__ import annotations
+
+import gc
+import threading
+
+import pytest
+
+from cliploc.web.runs import Run, Runs, StoppedError
+
+
+class Work:
+    """Steps until it is stopped; a test waits for its first."""
+
+    def __init__(self):
+        self.started = threading.Event()
+        self.ended = threading.Event()
+
+    def __call__(self, count):
+        try:
+            while True:
+                count(2)
+                self.started.set()
+        finally:
+            self.ended.set()
+
+
+def test_a_run_counts_and_gives_what_the_work_gave():
+    run = Run(lambda count: (count(16), count(7), "maps")[-1])
+    assert list(run.steps(0.01))[-1] == 23
+    assert run.result() == "maps"
+
+
+def test_an_error_of_the_work_is_the_runs():
+    def work(count):
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        Run(work).result()
+
+
+def test_a_stopped_run_ends_at_its_next_step():
+    work = Work()
+    run = Run(work)
+    assert work.started.wait(10)
+    run.stop()
+    with pytest.raises(StoppedError, match="as you asked"):
+        run.result()
+
+
+def test_whoever_leaves_the_steps_stops_the_run():
+    work = Work()
+    steps = Run(work).steps(0.01)
+    next(steps)
+    steps.close()
+    assert work.ended.wait(10)
+
+
+def test_a_visitor_has_one_run_and_stops_only_his_own():
+    runs, first, second, other = Runs(), Work(), Work(), Work()
+    of_another = runs.begin("b", other)
+    runs.begin("a", first)
+    mine = runs.begin("a", second)
+    assert first.ended.wait(10)
+    runs.stop("a")
+    assert second.ended.wait(10)
+    assert not other.ended.is_set()
+    runs.stop("nobody")
+    runs.stop_all()
+    assert other.ended.wait(10)
+    del of_another, mine
+
+
+def test_what_a_run_found_is_not_kept_when_nobody_has_it():
+    runs = Runs()
+    assert runs.begin("a", lambda count: "maps").result() == "maps"
+    gc.collect()
+    assert not list(runs._runs)

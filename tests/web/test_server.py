@@ -1,0 +1,192 @@
+"""The server: what it lets in and out, over HTTP, as gradio's own client and as somebody who means harm."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("gradio", reason="gradio is not installed: pip install 'cliploc[web]'")
+import gradio_client
+import uvicorn
+
+from cliploc.localizer import Localizer
+from cliploc.web.engine import Engine, Offer
+from cliploc.web.server import application
+from tests.commands import cliploc_
+
+DEMO = Path(__file__).parents[2] / "src/cliploc/demo_photos"
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine([Offer("mini")], device="cpu", max_pixels=1_000_000)
+
+
+@pytest.fixture(scope="module")
+def address(engine, tmp_path_factory) -> Iterator[str]:
+    yield from started(engine, tmp_path_factory.mktemp("uploads"), max_bytes=1_000_000)
+
+
+def started(engine: Engine, folder: Path, **options) -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(folder))
+        patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+        server = uvicorn.Server(
+            uvicorn.Config(application(engine, **options), port=0, log_level="warning", timeout_graceful_shutdown=1)
+        )
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def get(url: str, data: dict | None = None) -> tuple[int, str, dict]:
+    body = None if data is None else json.dumps(data).encode()
+    asked = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(asked, timeout=30) as answer:
+            return answer.status, answer.read().decode(errors="replace"), dict(answer.headers)
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode(errors="replace"), dict(error.headers)
+
+
+def client(address: str, folder: Path) -> gradio_client.Client:
+    return gradio_client.Client(address, verbose=False, download_files=str(folder), analytics_enabled=False)
+
+
+def test_the_interface_gives_the_localizers_boxes(address, tmp_path):
+    mine = client(address, tmp_path)
+    photo = gradio_client.handle_file(str(DEMO / "cat.jpg"))
+    document = mine.predict(photo, "cat, dog", {"threshold": 0.4}, api_name="/locate")
+    wanted = Localizer("mini", method="cam", threshold=0.4)(DEMO / "cat.jpg", ["cat", "dog"])
+    cat, dog = document["pictures"][0]["names"]
+    assert document["pictures"][0]["file"] == "cat.jpg"
+    assert [box["xyxy"] for box in cat["boxes"]] == [pytest.approx(box, abs=0.01) for box in wanted.boxes.xyxy.tolist()]
+    assert (cat["found"], dog["found"]) == (True, False)
+    files = mine.predict(photo, "cat", {}, api_name="/files")
+    assert "coco.json" in [Path(file).name for file in files]
+    assert json.loads(Path(files[-1]).read_text())["pictures"][0]["names"][0]["found"]
+
+
+@pytest.mark.parametrize(
+    ("names", "settings", "said"),
+    [
+        ("", {}, "expected a name to look for"),
+        ("cat", {"method": "legrad"}, "does not run on mini"),
+        ("cat", {"model": "/etc/passwd"}, "expected a model of the menu"),
+        ("cat", {"thresold": 1}, "expected one of the settings"),
+    ],
+)
+def test_what_cannot_be_done_is_a_sentence(address, tmp_path, names, settings, said):
+    photo = gradio_client.handle_file(str(DEMO / "cat.jpg"))
+    with pytest.raises(gradio_client.exceptions.AppError, match=said):
+        client(address, tmp_path).predict(photo, names, settings, api_name="/locate")
+
+
+def test_a_photograph_of_too_many_pixels_is_refused(address, tmp_path):
+    from PIL import Image
+
+    Image.new("L", (1001, 1000)).save(tmp_path / "large.png")
+    with pytest.raises(
+        gradio_client.exceptions.AppError, match=r"large\.png: 1001×1000 pixels, expected at most 1 mill"
+    ):
+        client(address, tmp_path).predict(
+            gradio_client.handle_file(str(tmp_path / "large.png")), "cat", {}, api_name="/locate"
+        )
+
+
+def test_ten_at_once_each_get_their_own(address, tmp_path):
+    photos = sorted(DEMO.glob("*.jpg"))[:10]
+    clients = [client(address, tmp_path / photo.stem) for photo in photos]
+
+    def ask(one, photo):
+        return one.predict(gradio_client.handle_file(str(photo)), photo.stem, {"min_presence": 0}, api_name="/locate")
+
+    with ThreadPoolExecutor(10) as pool:
+        documents = list(pool.map(ask, clients, photos))
+    assert [document["pictures"][0]["file"] for document in documents] == [photo.name for photo in photos]
+    assert [document["pictures"][0]["names"][0]["name"] for document in documents] == [photo.stem for photo in photos]
+
+
+@pytest.mark.parametrize("named", [__file__, "/etc/passwd", "http://127.0.0.1:9/x.jpg", str(DEMO / "../demo.py")])
+def test_no_file_is_read_but_uploads_and_examples(address, tmp_path, named):
+    for path in (f"/gradio_api/file={named}", f"/file={named}", f"/gradio_api/proxy={named}"):
+        code, text, _ = get(address + path)
+        assert code in (403, 404)
+        assert "root:" not in text
+    mine = client(address, tmp_path)
+    with pytest.raises(gradio_client.exceptions.AppError):
+        mine.predict({"path": named, "meta": {"_type": "gradio.FileData"}}, "cat", {}, api_name="/locate")
+    code, text, _ = get(
+        f"{address}/gradio_api/call/locate",
+        {"data": [{"path": named, "url": named, "meta": {"_type": "gradio.FileData"}}, "cat", {}]},
+    )
+    if code == 200:
+        _, text, _ = get(f"{address}/gradio_api/call/locate/{json.loads(text)['event_id']}")
+        assert "event: error" in text
+    assert "schema_version" not in text
+
+
+def test_the_browser_is_told_to_ask_nobody_else(address):
+    code, _, headers = get(address)
+    assert code == 200
+    policy = headers["content-security-policy"]
+    assert "default-src 'self'" in policy
+    assert "http" not in policy
+    assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_an_upload_of_too_many_bytes_is_turned_away(address):
+    head = '--x\r\nContent-Disposition: form-data; name="files"; filename="a.jpg"\r\n\r\n'
+    for size, wanted in ((900_000, 200), (1_100_000, 413)):
+        body = head.encode() + bytes(size) + b"\r\n--x--\r\n"
+        asked = urllib.request.Request(
+            f"{address}/gradio_api/upload", body, {"Content-Type": "multipart/form-data; boundary=x"}
+        )
+        try:
+            code = urllib.request.urlopen(asked, timeout=30).status
+        except urllib.error.HTTPError as error:
+            code = error.code
+        assert code == wanted
+
+
+def test_a_stranger_is_turned_away_where_there_is_a_password(engine, tmp_path):
+    for address in started(engine, tmp_path, auth=("me", "secret")):
+        assert get(f"{address}/gradio_api/queue/status")[0] == 401
+        assert get(f"{address}/gradio_api/upload", {})[0] == 401
+        with pytest.raises(gradio_client.exceptions.AuthenticationError):
+            client(address, tmp_path)
+        mine = gradio_client.Client(address, auth=("me", "secret"), verbose=False, analytics_enabled=False)
+        document = mine.predict(gradio_client.handle_file(str(DEMO / "cat.jpg")), "cat", {}, api_name="/locate")
+        assert document["pictures"][0]["names"][0]["found"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--port", "70000"), "expected --port from 0 to 65535"),
+        (("--queue", "0"), "expected --queue above 0"),
+        (("--auth-env", "NOT_SET"), "expected NOT_SET to hold user:password"),
+        (("--model", "mini", "--pretrained", "a", "--pretrained", "b"), "expected --pretrained once"),
+        (("--host", "no.such.host.invalid"), "choose another --host or --port"),
+        (("--head", "absent.safetensors"), "absent.safetensors"),
+    ],
+)
+def test_a_server_that_cannot_be_says_why(arguments, said):
+    result = cliploc_("serve", *arguments)
+    assert (result.code, result.out) == (2, "")
+    assert said in result.err
+    assert "Traceback" not in result.err
