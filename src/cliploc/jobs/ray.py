@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from cliploc._allocator import keep_freed_memory
 from cliploc.errors import CliplocError, InputError, ModelError, UsageError
 from cliploc.jobs.engine import MakeWorker, Part, Shard
 from cliploc.jobs.rows import arrow
@@ -100,6 +101,7 @@ class _ShardsDone:
     """The actor: holds a worker, and with it the models, for as long as the run lasts."""
 
     def __init__(self, make_worker: MakeWorker, threads: int, attempts: Any) -> None:
+        keep_freed_memory()
         torch.set_num_threads(threads)  # Ray sets 1 for all but the whole of a machine
         self.make_worker, self.attempts = make_worker, attempts
         self.worker: Any = None
