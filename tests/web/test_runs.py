@@ -57,19 +57,26 @@ def test_whoever_leaves_the_steps_stops_the_run():
     assert work.ended.wait(10)
 
 
-def test_a_visitor_has_one_run_and_stops_only_his_own():
+def test_a_visitor_stops_only_his_own_runs():
     runs, first, second, other = Runs(), Work(), Work(), Work()
     of_another = runs.begin("b", other)
-    runs.begin("a", first)
+    of_first = runs.begin("a", first)
     mine = runs.begin("a", second)
+    assert second.started.wait(10)
+    assert not first.ended.is_set()
+    third = runs.begin("a", lambda count: "maps", alone=True)
     assert first.ended.wait(10)
-    runs.stop("a")
     assert second.ended.wait(10)
+    again = runs.begin("a", second)
+    runs.stop("a")
+    with pytest.raises(StoppedError):
+        again.result()
+    assert third.result() == "maps"
     assert not other.ended.is_set()
     runs.stop("nobody")
     runs.stop_all()
     assert other.ended.wait(10)
-    del of_another, mine
+    del of_another, of_first, mine  # whoever has a run keeps it
 
 
 def test_what_a_run_found_is_not_kept_when_nobody_has_it():

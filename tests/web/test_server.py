@@ -15,11 +15,10 @@ import pytest
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install 'cliploc[web]'")
 import gradio_client
-import uvicorn
 
 from cliploc.localizer import Localizer
 from cliploc.web.engine import Engine, Offer
-from cliploc.web.server import application
+from cliploc.web.server import application, listener
 from tests.commands import cliploc_
 
 DEMO = Path(__file__).parents[2] / "src/cliploc/demo_photos"
@@ -39,9 +38,7 @@ def started(engine: Engine, folder: Path, **options) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(folder))
         patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
-        server = uvicorn.Server(
-            uvicorn.Config(application(engine, **options), port=0, log_level="warning", timeout_graceful_shutdown=1)
-        )
+        server = listener(application(engine, **options), port=0)
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         while not server.started:
@@ -161,6 +158,19 @@ def test_an_upload_of_too_many_bytes_is_turned_away(address):
         except urllib.error.HTTPError as error:
             code = error.code
         assert code == wanted
+
+
+def test_a_server_ends_at_once_and_silently_though_somebody_looks(engine, tmp_path, capfd):
+    for address in started(engine, tmp_path):
+        mine = client(address, tmp_path)  # its connection stays open
+        photo = gradio_client.handle_file(str(DEMO / "cat.jpg"))
+        long_one = mine.submit(photo, "cat", {"method": "score_cam", "scales": "1,1.43,2"}, api_name="/locate")
+        while not engine._working.locked():
+            time.sleep(0.01)
+        began = time.monotonic()
+    assert time.monotonic() - began < 15
+    assert long_one.exception(timeout=10) is not None
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_stranger_is_turned_away_where_there_is_a_password(engine, tmp_path):

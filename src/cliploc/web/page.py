@@ -236,7 +236,9 @@ def build(engine: Engine, *, debug: bool = False) -> gr.Blocks:
         ) -> Iterator[tuple[Any, ...]]:
             try:
                 settings = chosen(values)
-                run = engine.runs.begin(request.session_hash, lambda count: engine.look(path, settings, last, count))
+                run = engine.runs.begin(
+                    request.session_hash, lambda count: engine.look(path, settings, last, count), alone=True
+                )
                 began = time.monotonic()
                 for done in run.steps():
                     yield (gr.skip(), _progress(done, time.monotonic() - began), *[gr.skip()] * 4)
@@ -361,20 +363,22 @@ def _api(engine: Engine, photo: Photograph, names: gr.Textbox, debug: bool, one_
     answer, made = gr.JSON(visible=False, label="document"), gr.Files(visible=False, label="files")
     button = gr.Button(visible=False)
 
-    def looked(path: str | None, asked: str, settings: dict[str, Any] | None) -> tuple[Look, Settings]:
+    def looked(
+        visitor: str | None, path: str | None, asked: str, settings: dict[str, Any] | None
+    ) -> tuple[Look, Settings]:
         whole = from_mapping({**(settings or {}), "names": asked})
-        return engine.look(path, whole), whole
+        return engine.runs.begin(visitor, lambda count: engine.look(path, whole, None, count)).result(), whole
 
-    def locate(path: str | None, asked: str, settings: dict[str, Any] | None) -> dict[str, object]:
+    def locate(request: gr.Request, path: str | None, asked: str, settings: dict[str, Any] | None) -> dict[str, object]:
         try:
-            look, whole = looked(path, asked, settings)
+            look, whole = looked(request.session_hash, path, asked, settings)
             return pictures.document(look.cut(whole), whole)
         except Exception as error:
             raise gr.Error(_sentence(error, debug), print_exception=False) from None
 
-    def download(path: str | None, asked: str, settings: dict[str, Any] | None) -> list[str]:
+    def download(request: gr.Request, path: str | None, asked: str, settings: dict[str, Any] | None) -> list[str]:
         try:
-            return _files(engine, *looked(path, asked, settings))
+            return _files(engine, *looked(request.session_hash, path, asked, settings))
         except Exception as error:
             raise gr.Error(_sentence(error, debug), print_exception=False) from None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary
 
 from cliploc.errors import UsageError
 
@@ -77,30 +77,31 @@ class Run(Generic[T]):
 
 
 class Runs:
-    """For each visitor the run that is his last, for as long as it runs."""
+    """The runs of all visitors, each for as long as somebody has it."""
 
     def __init__(self) -> None:
-        self._runs: WeakValueDictionary[str, Run[Any]] = WeakValueDictionary()
+        self._runs: WeakKeyDictionary[Run[Any], str] = WeakKeyDictionary()
         self._lock = threading.Lock()
 
-    def begin(self, visitor: str | None, work: Callable[[Callable[[int], None]], T]) -> Run[T]:
-        """Starts a visitor's run; one that he has still is stopped."""
-        self.stop(visitor)
+    def begin(self, visitor: str | None, work: Callable[[Callable[[int], None]], T], *, alone: bool = False) -> Run[T]:
+        """Starts a run of a visitor; `alone`: those that he has still are stopped."""
+        if alone:
+            self.stop(visitor)
         run = Run(work)
         with self._lock:
-            self._runs[visitor or ""] = run
+            self._runs[run] = visitor or ""
         return run
 
     def stop(self, visitor: str | None) -> None:
-        """Stops the visitor's run, if there is one."""
+        """Stops a visitor's runs."""
         with self._lock:
-            run = self._runs.get(visitor or "")
-        if run is not None:
+            mine = [run for run, owner in self._runs.items() if owner == (visitor or "")]
+        for run in mine:
             run.stop()
 
     def stop_all(self) -> None:
         """Stops every run: the server ends."""
         with self._lock:
-            runs = list(self._runs.values())
+            runs = list(self._runs)
         for run in runs:
             run.stop()

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import os
 import signal
 import socket
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable, MutableMapping
-from typing import Any
+from collections.abc import Callable, MutableMapping
+from typing import TYPE_CHECKING, Any
 
 from cliploc.errors import UsageError
 from cliploc.web.engine import Engine
+
+if TYPE_CHECKING:
+    import uvicorn
 
 KEPT_SESSIONS = 64  # visitors whose last look is kept
 # The browser itself refuses whatever is not ours, should a part of the page ask for it.
@@ -34,10 +37,18 @@ class Guard:
 
     Args:
         app: what it stands around.
+        on_end: makes whatever still runs or waits in it end.
     """
 
-    def __init__(self, app: Callable[..., Any]) -> None:
+    def __init__(self, app: Callable[..., Any], on_end: Callable[[], None]) -> None:
         self._app = app
+        self._on_end = on_end
+        self._ended = False
+
+    def end(self) -> None:
+        """The server ends: nobody is answered any more."""
+        self._ended = True
+        self._on_end()
 
     async def __call__(self, scope: Scope, receive: Callable[..., Any], send: Callable[..., Any]) -> None:
         """One request."""
@@ -55,7 +66,11 @@ class Guard:
                 message["headers"] = [*message.get("headers", []), *HEADERS]
             await send(message)
 
-        await self._app(scope, receive, guarded)
+        try:
+            await self._app(scope, receive, guarded)
+        except asyncio.CancelledError:
+            if not self._ended:  # else a page that was open: no news, and no reason for a traceback
+                raise
 
 
 def application(
@@ -82,6 +97,7 @@ def application(
     try:
         import fastapi
         import gradio as gr
+        from starlette.routing import Mount
     except ImportError:
         raise UsageError("serve needs gradio, which is not installed: pip install 'cliploc[web]'") from None
     from cliploc.web import page
@@ -91,12 +107,7 @@ def application(
     blocks.state_session_capacity = KEPT_SESSIONS
     blocks.has_launched = True  # mounted, gradio does not say so itself, and then lets requests name any file
 
-    @contextlib.asynccontextmanager
-    async def running(_: fastapi.FastAPI) -> AsyncIterator[None]:
-        yield
-        engine.runs.stop_all()  # else the process would live on until the longest is done
-
-    app = fastapi.FastAPI(lifespan=running, docs_url=None, redoc_url=None, openapi_url=None)
+    app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     gr.mount_gradio_app(
         app,
         blocks,
@@ -117,7 +128,25 @@ def application(
         ),
         css=page.CSS,
     )
-    return Guard(app)
+    inner: Any = next(route.app for route in app.routes if isinstance(route, Mount))
+
+    def end() -> None:
+        engine.runs.stop_all()  # else the process would live on until the longest is done
+        inner.stop_event.set()  # else open pages are cut off by force, each with a traceback in the log
+
+    return Guard(app, end)
+
+
+def listener(app: Guard, **config: Any) -> uvicorn.Server:
+    """A server of the application, which ends what runs in it before it waits for it."""
+    import uvicorn
+
+    class Listener(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            app.end()
+            await super().shutdown(sockets)
+
+    return Listener(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, **config))
 
 
 def serve(
@@ -154,12 +183,10 @@ def serve(
         os.environ["GRADIO_TEMP_DIR"] = folder
         try:
             app = application(engine, auth=auth, queue=queue, max_bytes=max_bytes, debug=debug)
-            import uvicorn
-
             if threading.current_thread() is threading.main_thread():
                 # Else a SIGTERM would end the process before the folder is gone.
                 signal.signal(signal.SIGTERM, signal.default_int_handler)
-            server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
+            server = listener(app)
             name = f"[{host}]" if ":" in host else host
             on_ready(f"http://{name}:{listening.getsockname()[1]}")
             server.run(sockets=[listening])
