@@ -32,6 +32,7 @@ MINUTES: dict[str, list[str]] = {
     "training": ["--model", "ViT-B-32", "--classes", "100", "--rounds", "1"],
     "evaluator": ["--maps", "6", "--literal-maps", "3", "--taus", "100"],
     "benchmark": ["--images", "96", "--rounds", "2"],
+    "annotate": ["--images", "160", "--limit", "60"],
 }
 THOROUGH: dict[str, list[str]] = {
     "cnn_methods": ["--out", "bench/results"],
@@ -44,6 +45,7 @@ THOROUGH: dict[str, list[str]] = {
     "training": [],
     "evaluator": [],
     "benchmark": ["--images", "256", "--memory", "3"],
+    "annotate": ["--threads", "1", "--out", "bench/results"],
 }
 
 
