@@ -8,7 +8,7 @@ PEERS := legrad_torch==1.1 gem_torch==1.0.1 captum==0.9.0
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo test lint types imports bench bench-quick check mini-card mini-vit-card clean
+.PHONY: setup demo test test-web lint types imports bench bench-quick check mini-card mini-vit-card clean
 
 setup: $(READY)
 
@@ -24,6 +24,10 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# In a real browser; where there is none, a line says so.
+test-web: $(READY)
+	@tools/test_web.sh $(BIN)/python
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -39,6 +39,7 @@ from cliploc.web.settings import (
 )
 
 KEPT_SECONDS = 1800  # a visitor's last look and uploads, when he does nothing
+SWEPT_SECONDS = 300  # how often files that are older are looked for
 NOTHING_YET = "<p>Drop a photograph, type names, and press Find.</p>"
 TITLE = "cliploc: type a name, see where it is"
 INTRO = "# cliploc\nType a name, see where it is: heatmaps and boxes, without training for the name."
@@ -133,7 +134,9 @@ def build(engine: Engine, *, debug: bool = False) -> gr.Blocks:
     own = engine.own_threshold(Settings())
 
     page: gr.Blocks
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(300, KEPT_SECONDS), fill_width=False) as page:
+    with gr.Blocks(
+        title=TITLE, analytics_enabled=False, delete_cache=(SWEPT_SECONDS, KEPT_SECONDS), fill_width=False
+    ) as page:
         state = gr.State(None, time_to_live=KEPT_SECONDS)
         gr.Markdown(INTRO, elem_id="intro")
         with gr.Row(equal_height=False):
