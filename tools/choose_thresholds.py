@@ -2,7 +2,8 @@
 
 The pictures are 118 ImageNet training pictures (`../shared/data/imagenet_one_per_class`) whose boxes were drawn by hand
 (`tools/tuning_boxes.json`); no number is reported on them. For every τ in steps of 0.05 it prints the share of pictures
-whose best box has IoU ≥ 0.5 with a true box (boxes as the product makes them: all components), and marks the best.
+whose best box has IoU ≥ 0.5 with a true box (boxes as the product makes them: all components), and the best; last, the
+MaxBoxAcc of the WSOL evaluation (the largest contour's box), by which options are chosen.
 
     python tools/choose_thresholds.py                       # the fast methods that work on `mini`
     python tools/choose_thresholds.py --model mini-vit      # and on `mini-vit`
@@ -22,6 +23,7 @@ from cliploc import backbones
 from cliploc.boxes import BoxRule, boxes_from_maps
 from cliploc.geometry import iou_matrix
 from cliploc.localizer import Localizer
+from cliploc.metrics import Bootstrap, MaxBoxAcc, box_curve, boxes_on_map
 from cliploc.saliency import methods as registered
 
 TAUS = [round(0.05 * step, 2) for step in range(1, 19)]
@@ -46,6 +48,7 @@ def main() -> None:
     parser.add_argument("--pretrained", help="its weights, where they are not its own")
     parser.add_argument("--image-size", type=int, help="as in `cliploc localize`")
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="a method's option")
+    parser.add_argument("--template", action="append", help="as in `cliploc localize`")
     parser.add_argument("--scales", default="1", help="as in `cliploc localize`")
     parser.add_argument("--flip", action="store_true")
     parser.add_argument("--refine", default="", help="as in `cliploc localize`")
@@ -56,7 +59,7 @@ def main() -> None:
     names = {row["wnid"]: row["synset_words"].split(", ")[0] for row in csv.DictReader(SYNSETS.open())}
     wnids = list(drawn)[: arguments.limit]
     print(f"{len(wnids)} tuning pictures; share with IoU ≥ 0.5 for the best box, per τ")
-    print(f"{'method':<14}" + "".join(f"{tau:>6}" for tau in TAUS) + "   best τ   default")
+    print(f"{'method':<14}" + "".join(f"{tau:>6}" for tau in TAUS) + "   best τ   default   MaxBoxAcc")
     backbone = backbones.create(arguments.model, arguments.pretrained)
     fast = [one.name for one in registered if backbone.kind in one.towers and one.family != "perturbation"]
     methods = arguments.method.split(",") if arguments.method else fast
@@ -64,24 +67,31 @@ def main() -> None:
         backbone,
         method=methods[0],
         image_size=arguments.image_size,
+        templates=arguments.template,
         scales=[float(scale) for scale in arguments.scales.split(",")],
         flip=arguments.flip,
         refine=arguments.refine.split(",") if arguments.refine else [],
         min_presence=0,
     )
     hits = {method: np.zeros(len(TAUS)) for method in methods}
+    max_box_acc = {method: MaxBoxAcc() for method in methods}
     pictures = [PICTURES / f"{wnid}.jpg" for wnid in wnids]
     asked = [[names[wnid]] for wnid in wnids]
     for wnid, found in zip(wnids, localizer.compare(pictures, asked, dict.fromkeys(methods, options)), strict=True):
+        size, on_input = (drawn[wnid]["width"], drawn[wnid]["height"]), next(iter(found.values())).maps.shape[-2:]
+        truths = boxes_on_map(drawn[wnid]["xyxy"], size, on_input)
         for method, result in found.items():
+            max_box_acc[method].update(box_curve(wnid, result.maps[0], truths))
             for index, tau in enumerate(TAUS):
                 on_map = boxes_from_maps(result.maps, BoxRule(threshold=tau))
                 boxes = result.frame.to_original(on_map.xyxy)
                 hits[method][index] += len(boxes) > 0 and iou_matrix(boxes, drawn[wnid]["xyxy"]).max() >= 0.5
     for method, right in hits.items():
-        share = right / len(wnids)
+        share, best = right / len(wnids), max_box_acc[method].compute(Bootstrap(replicates=0)).accuracy
         row = "".join(f"{value:6.2f}" for value in share)
-        print(f"{method:<14}{row}   {TAUS[int(share.argmax())]:<6}   {registered.get(method).threshold:g}")
+        print(
+            f"{method:<14}{row}   {TAUS[int(share.argmax())]:<6}   {registered.get(method).threshold:<7g}   {best:.3f}"
+        )
 
 
 if __name__ == "__main__":
