@@ -16,10 +16,11 @@ HALF_PRECISION_SCALE = 2.0**10  # lifts gradients of half-precision towers above
 
 
 def map_gradients(ctx: Context, reduce: Callable[[Tensor, Tensor], Tensor], stage: int = -1) -> Tensor:
-    """`reduce(A, ∂s_t/∂A)` for every prompt: one forward through the head, then batched vector–Jacobian products.
+    """`reduce(A, ∂s_t/∂A)` for every prompt: one forward through the head, then its vector–Jacobian products.
 
     s_t is the cosine f·g_t, without the logit scale. Gradients of many prompts are large, so each method reduces them
-    to what it needs while they come.
+    to what it needs while they come. On a CPU one prompt follows the other: batched, an attention pool's weights are
+    copied for each, which takes up to eight times as long (docs/performance.md).
 
     Args:
         ctx: with the stage's features in its trace; text `[B, P, D]`.
@@ -29,7 +30,8 @@ def map_gradients(ctx: Context, reduce: Callable[[Tensor, Tensor], Tensor], stag
     Returns:
         `[B, P, …]` float32, without a graph.
     """
-    return batched_gradients(ctx, lambda: _through_head(ctx, stage), reduce)
+    on_cpu = ctx.trace.features[stage].device.type == "cpu"
+    return batched_gradients(ctx, lambda: _through_head(ctx, stage), reduce, at_once=not on_cpu)
 
 
 def _through_head(ctx: Context, stage: int) -> tuple[Tensor, Tensor]:
@@ -38,7 +40,10 @@ def _through_head(ctx: Context, stage: int) -> tuple[Tensor, Tensor]:
 
 
 def batched_gradients(
-    ctx: Context, run: Callable[[], tuple[Tensor, Tensor]], reduce: Callable[[Tensor, Tensor], Tensor]
+    ctx: Context,
+    run: Callable[[], tuple[Tensor, Tensor]],
+    reduce: Callable[[Tensor, Tensor], Tensor],
+    at_once: bool = True,
 ) -> Tensor:
     """`reduce(X, ∂s_t/∂X)` for every prompt, X being anything inside the tower; see `map_gradients`.
 
@@ -47,6 +52,7 @@ def batched_gradients(
         run: finishes the tower, with a graph: → X `[B, …]` and the embeddings `[B, D]` that came of it. It must clone
             what the trace holds before it asks for its gradient.
         reduce: X `[B, …]` and gradients of p prompts `[B, p, …]`, both float32 → `[B, p, …]`.
+        at_once: as for `jacobian_products`.
 
     Returns:
         `[B, P, …]` float32, without a graph.
@@ -55,7 +61,8 @@ def batched_gradients(
         taps, embedding = run()
         scores = prompt_scores(ctx, embedding)  # [B, P]
         values = taps.detach().float()
-        reduced = [reduce(values, gradient) for (gradient,) in jacobian_products(scores, (taps,), each_prompt(scores))]
+        products = jacobian_products(scores, (taps,), each_prompt(scores), at_once=at_once)
+        reduced = [reduce(values, gradient) for (gradient,) in products]
     return torch.cat(reduced, dim=1)
 
 
@@ -86,7 +93,7 @@ def each_prompt(scores: Tensor) -> Tensor:
 
 
 def jacobian_products(
-    outputs: Tensor, taps: tuple[Tensor, ...], cotangents: Tensor, keep: bool = False
+    outputs: Tensor, taps: tuple[Tensor, ...], cotangents: Tensor, keep: bool = False, at_once: bool = True
 ) -> Iterator[tuple[Tensor, ...]]:
     """Vector–Jacobian products of all prompts, as many at a time as `GRADIENT_ELEMENTS` allows.
 
@@ -95,11 +102,13 @@ def jacobian_products(
         taps: tensors `[B, …]` that `outputs` were made from.
         cotangents: `[P, B, …]`, for each prompt the gradient at `outputs`.
         keep: whether the graph is not freed after all, as a trace's is not.
+        at_once: whether prompts are batched; else one follows the other.
 
     Yields:
         For p prompts: each tap's gradient, `[B, p, …]` float32.
     """
-    chunks = torch.split(cotangents, max(1, GRADIENT_ELEMENTS // sum(tap.numel() for tap in taps)))
+    together = max(1, GRADIENT_ELEMENTS // sum(tap.numel() for tap in taps)) if at_once else 1
+    chunks = torch.split(cotangents, together)
     for index, chunk in enumerate(chunks):
         retain = keep or index < len(chunks) - 1
         upstream = (HALF_PRECISION_SCALE * chunk).to(outputs.dtype)  # [p, B, …]
