@@ -1,4 +1,7 @@
-"""Writes docs/demo.jpg, the README's picture: overlays of four demo photographs as `cliploc demo` makes them."""
+"""Writes docs/demo.jpg, the README's picture: four demo photographs as `cliploc demo` shows them.
+
+Overlays by CAM on `mini`, and below the same by the ViT method that stands beside it.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,32 @@ from pathlib import Path
 from PIL import Image
 
 from cliploc import Localizer
-from cliploc.cli import DEMO_VIEWS
+from cliploc.cli import DEMO_BESIDE, DEMO_VIEWS
 
 ROOT = Path(__file__).parents[1]
 ASKED = {"cat": ["cat"], "fig": ["fig", "bowl"], "bee": ["bee"], "bridge": ["bridge"]}
 HEIGHT = 300
 
-localizer = Localizer(**DEMO_VIEWS)
-strips = []
-for photo, names in ASKED.items():
-    overlay = localizer(ROOT / f"src/cliploc/demo_photos/{photo}.jpg", names).overlay()
-    strips.append(overlay.resize((round(overlay.width * HEIGHT / overlay.height), HEIGHT), Image.Resampling.LANCZOS))
-sheet = Image.new("RGB", (sum(s.width for s in strips) + 8 * (len(strips) - 1), HEIGHT), "white")
-left = 0
-for strip in strips:
-    sheet.paste(strip, (left, 0))
-    left += strip.width + 8
-sheet.save(ROOT / "docs/demo.jpg", quality=85)
+GAP = 8
+
+
+def row(localizer: Localizer) -> Image.Image:
+    """The overlays beside each other."""
+    strips = []
+    for photo, names in ASKED.items():
+        overlay = localizer(ROOT / f"src/cliploc/demo_photos/{photo}.jpg", names).overlay()
+        size = (round(overlay.width * HEIGHT / overlay.height), HEIGHT)
+        strips.append(overlay.resize(size, Image.Resampling.LANCZOS))
+    sheet = Image.new("RGB", (sum(strip.width for strip in strips) + GAP * (len(strips) - 1), HEIGHT), "white")
+    left = 0
+    for strip in strips:
+        sheet.paste(strip, (left, 0))
+        left += strip.width + GAP
+    return sheet
+
+
+rows = [row(Localizer(**DEMO_VIEWS)), row(Localizer(**DEMO_BESIDE))]
+both = Image.new("RGB", (rows[0].width, 2 * HEIGHT + GAP), "white")
+for number, one in enumerate(rows):
+    both.paste(one, (0, number * (HEIGHT + GAP)))
+both.save(ROOT / "docs/demo.jpg", quality=85)
