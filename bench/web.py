@@ -90,10 +90,14 @@ def asked(client: gradio_client.Client, photo: Path) -> float | None:
     return seconds if document["pictures"][0]["file"] == photo.name else None
 
 
-def load(address: str, photos: list[Path], clients: int, requests: int) -> Load:
-    """That many clients at once, each with its share of the requests one after the other."""
-    # A client that downloads nothing needs no folder; each is a session of its own.
-    ready = [gradio_client.Client(address, verbose=False, analytics_enabled=False) for _ in range(clients)]
+def visitors(address: str, number: int) -> list[gradio_client.Client]:
+    """Each a session of its own."""
+    return [gradio_client.Client(address, verbose=False, analytics_enabled=False) for _ in range(number)]
+
+
+def load(ready: list[gradio_client.Client], photos: list[Path], requests: int) -> Load:
+    """These clients at once, each with its share of the requests one after the other."""
+    clients = len(ready)
     turns = itertools.cycle(photos)
     shares = [[next(turns) for _ in range(max(1, requests // clients))] for _ in range(clients)]
     for one in ready:
@@ -124,7 +128,7 @@ def main() -> int:
     loads, memory = [], []
     with server() as (address, pid):
         for clients in given.clients:
-            one = load(address, photos, clients, given.requests)
+            one = load(visitors(address, clients), photos, given.requests)
             loads.append(one)
             table.append(
                 f"| {one.clients} | {one.requests} | {one.lost} | {one.a_second:.1f} | {one.p50:.2f} | {one.p95:.2f} "
@@ -133,9 +137,10 @@ def main() -> int:
             print(table[-1], file=sys.stderr)
         lost = sum(one.lost for one in loads)
         if given.many:
+            four = visitors(address, 4)
             memory.append((0, resident_mib(pid)))
             for done in range(given.many // 10, given.many + 1, given.many // 10):
-                lost += load(address, photos, 4, given.many // 10).lost
+                lost += load(four, photos, given.many // 10).lost
                 memory.append((done, resident_mib(pid)))
                 print(f"{done} requests, {memory[-1][1]:.0f} MiB", file=sys.stderr)
             table += ["", "| further requests, 4 clients | resident MiB of the server |", "|---:|---:|"]
