@@ -1,5 +1,5 @@
 # ruff: noqa: E501  (a row of a Markdown table is one line)
-"""Measures the bundled model `mini-vit` and writes its card, docs/mini-vit.md (`make mini-vit-card`, an hour on 2 cores).
+"""Measures the bundled model `mini-vit` and writes its card, docs/mini-vit.md (`make mini-vit-card`, about 8 minutes of one core).
 
 Needs ../shared/data (see its README); figures come from the package's public code.
 """
