@@ -33,6 +33,7 @@ MINUTES: dict[str, list[str]] = {
     "evaluator": ["--maps", "6", "--literal-maps", "3", "--taus", "100"],
     "benchmark": ["--images", "96", "--rounds", "2"],
     "annotate": ["--images", "160", "--limit", "60"],
+    "web": ["--requests", "16", "--many", "0"],
 }
 THOROUGH: dict[str, list[str]] = {
     "cnn_methods": ["--out", "bench/results"],
@@ -46,6 +47,7 @@ THOROUGH: dict[str, list[str]] = {
     "evaluator": [],
     "benchmark": ["--images", "256", "--memory", "3"],
     "annotate": ["--threads", "1", "--out", "bench/results"],
+    "web": ["--out", "bench/results"],
 }
 
 
