@@ -92,6 +92,7 @@ def test_an_unknown_dataset_gets_the_nearest():
     with pytest.raises(UsageError, match="unknown dataset 'imagenet': did you mean imagenetv2"):
         open_dataset("imagenet", ".")
 
+
 def test_the_benchmarks_own_test_sets_may_not_tune():
     roles = {f"{one.name} {split.name}": split.role for one in readers for split in one.splits}
     reported = {"ilsvrc val", "cub test", "openimages30k test", "voc val", "voc test", "coco val2017"}
