@@ -335,7 +335,9 @@ def demo(
 def serve(
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", help="A model to choose on the page; repeatable, the first is shown. [default: mini]"),
+        typer.Option(
+            "--model", help="To choose on the page; repeatable, the first is shown. [default: mini, mini-vit]"
+        ),
     ] = None,
     pretrained: Annotated[
         list[str] | None, typer.Option(metavar="TAG|FILE|own", help="Weights: once, or one for each --model.")
@@ -371,7 +373,7 @@ def serve(
     ):
         if not value > 0:
             raise UsageError(f"expected {option} above 0, got {value:g}")
-    names = model or ["mini"]
+    names = model or ["mini", "mini-vit"]
     weights = pretrained or ["own"]
     if len(weights) not in (1, len(names)):
         raise UsageError(f"expected --pretrained once, or for each of {len(names)} models, got {len(weights)}")
@@ -1427,10 +1429,16 @@ def _views(
 def _methods_of(method: str | None, views: Sequence[View]) -> list[str]:
     """The methods of a benchmark: those asked for, else each tower's own and what the heads are trained for."""
     from cliploc.localizer import default_method
+    from cliploc.saliency import find
     from cliploc.training import read_config
 
     if method:
-        return [name.strip() for name in method.split(",")]
+        names = [name.strip() for name in method.split(",")]
+        for head in {one.head for one in views if one.head is not None}:
+            trained_for = read_config(head).method
+            if trained_for not in {find(name).name for name in names}:
+                raise UsageError(f"{head} is trained for {trained_for}, not for {method}: add it, or leave --head out")
+        return names
     own = [default_method(one.model) if one.head is None else read_config(one.head).method for one in views]
     return list(dict.fromkeys(own))
 

@@ -135,6 +135,21 @@ def test_an_example_is_found_at_once(page, address):
     shoot(page, "page-1440")
 
 
+def test_another_model_brings_its_own_methods(page, address):
+    open_page(page, address)
+    page.get_by_role("button", name="How to look").click()
+    page.get_by_label("Model", exact=True).click()
+    page.get_by_role("option", name="mini-vit").click()
+    playwright.expect(page.get_by_label("Method", exact=True)).to_have_value("NACLIP", timeout=WAIT)
+    page.locator("#examples .gallery-item").first.click()
+    page.get_by_text("NACLIP: 1 of 2 names found").wait_for()
+    page.wait_for_url(re.compile("model=mini-vit"))
+    assert page.locator(".toast-body").count() == 0
+    open_page(page, page.url)
+    page.get_by_role("button", name="How to look").click()
+    playwright.expect(page.get_by_label("Method", exact=True)).to_have_value("NACLIP", timeout=WAIT)
+
+
 def test_a_bad_file_gets_a_sentence(page, address, tmp_path):
     bad = tmp_path / "notes.jpg"
     bad.write_text("this is no picture")

@@ -106,6 +106,30 @@ class Photograph(gr.Image, metaclass=_WithoutStub):
         return path
 
 
+class Choice(gr.Dropdown, metaclass=_WithoutStub):
+    """A menu whose value is checked by cliploc, in a sentence.
+
+    While a visitor changes the model, a request may still name a method of the one before, which gradio would answer
+    with an error.
+    """
+
+    is_template = True
+
+    def preprocess(self, payload: Any) -> Any:
+        """What was chosen."""
+        return payload
+
+
+class Choices(gr.CheckboxGroup, metaclass=_WithoutStub):
+    """As `Choice`, of several."""
+
+    is_template = True
+
+    def preprocess(self, payload: Any) -> Any:
+        """What was chosen."""
+        return payload
+
+
 def example_folder() -> Path:
     """Where the package keeps its photographs."""
     return next(iter(demo_photos())).path.parent.resolve()
@@ -162,20 +186,20 @@ def build(engine: Engine, *, debug: bool = False) -> gr.Blocks:
                     api_visibility="private",
                 )
                 with gr.Accordion("How to look", open=False):
-                    model = gr.Dropdown(list(engine.offers), value=first, label="Model", elem_id="model")
-                    method = gr.Dropdown(_titled(menu.methods), value=menu.own_method, label="Method", elem_id="method")
-                    compare = gr.Dropdown(
+                    model = Choice(list(engine.offers), value=first, label="Model", elem_id="model")
+                    method = Choice(_titled(menu.methods), value=menu.own_method, label="Method", elem_id="method")
+                    compare = Choice(
                         [("none", ""), *_titled(menu.methods)], value="", label="Beside it", elem_id="compare",
                         info="A second method, to compare.",
                     )  # fmt: skip
-                    resize = gr.Dropdown(
+                    resize = Choice(
                         [("the model's own", ""), *[(one, one) for one in POLICIES]], value="",
                         label="How the photograph meets the model's input",
                     )  # fmt: skip
-                    scales = gr.Dropdown(list(SCALES), value="1", label="Scales whose maps are averaged")
+                    scales = Choice(list(SCALES), value="1", label="Scales whose maps are averaged")
                     flip = gr.Checkbox(False, label="Average in the mirrored photograph")
-                    templates = gr.Dropdown(list(TEMPLATE_SETS), value="default", label="Templates of the sentences")
-                    refine = gr.CheckboxGroup(list(menu.refinements), value=[], label="Refinement")
+                    templates = Choice(list(TEMPLATE_SETS), value="default", label="Templates of the sentences")
+                    refine = Choices(list(menu.refinements), value=[], label="Refinement")
             with gr.Column(scale=5, min_width=300):
                 status = gr.HTML("", elem_id="status")
                 with gr.Row(elem_classes="knobs"):
@@ -269,9 +293,9 @@ def build(engine: Engine, *, debug: bool = False) -> gr.Blocks:
                 return [_problem(_sentence(error, debug)), *[gr.skip()] * 5]
             return [
                 "",
-                gr.Dropdown(choices=_titled(there.methods), value=there.own_method),
-                gr.Dropdown(choices=[("none", ""), *_titled(there.methods)], value=""),
-                gr.CheckboxGroup(choices=list(there.refinements), value=[]),
+                Choice(choices=_titled(there.methods), value=there.own_method),
+                Choice(choices=[("none", ""), *_titled(there.methods)], value=""),
+                Choices(choices=list(there.refinements), value=[]),
                 own,
                 gr.Slider(visible=False),
             ]
@@ -321,10 +345,10 @@ def build(engine: Engine, *, debug: bool = False) -> gr.Blocks:
             own, own_beside = (engine.own_threshold(asked, one) for one in (wanted, beside))
             return [
                 said, settings.names, offer,
-                gr.Dropdown(choices=_titled(there.methods), value=wanted),
-                gr.Dropdown(choices=[("none", ""), *_titled(there.methods)], value=beside),
+                Choice(choices=_titled(there.methods), value=wanted),
+                Choice(choices=[("none", ""), *_titled(there.methods)], value=beside),
                 settings.resize, settings.scales, settings.flip, settings.templates,
-                gr.CheckboxGroup(choices=list(there.refinements), value=steps),
+                Choices(choices=list(there.refinements), value=steps),
                 own if taus[0] is None else taus[0],
                 gr.Slider(value=own_beside if taus[1] is None else taus[1], visible=bool(beside)),
                 settings.min_presence, settings.max_boxes, settings.min_score, settings.opacity,
@@ -346,6 +370,7 @@ def build(engine: Engine, *, debug: bool = False) -> gr.Blocks:
         )  # fmt: skip
         for event in (run, picked, moved):
             event.then(None, [address], [address], js=ADDRESS_JS, **hidden)
+        for event in (run, picked):
             event.failure(None, None, [status], js=FAILED_JS, **hidden)
         stop.click(None, js=STOP_JS, **hidden)
         stop.click(on_stop, None, [status], queue=False, cancels=[run, picked], **hidden)
