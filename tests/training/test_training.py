@@ -421,6 +421,9 @@ def test_a_benchmark_takes_a_head(mini_head: Path, tmp_path: Path) -> None:
         [expected] = localizer(root / f"val/{number:03d}.jpg", [name]).maps
         assert expected.max() == 1
         np.testing.assert_allclose(saved, expected, atol=1e-3)
+    refused = cliploc_("benchmark", *asked, "--method", "cam")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "is trained for ts_cam, not for cam: add it, or leave --head out" in refused.err
 
 
 def test_what_cannot_be_trained_is_one_line(tmp_path: Path) -> None:
