@@ -9,8 +9,8 @@ from timm.layers import Mlp, SwiGLU, apply_rot_embed_cat  # type: ignore[attr-de
 from timm.models.eva import EvaBlockPostNorm
 from timm.models.vision_transformer import ResPostBlock
 from torch import Tensor
-from torch.nn import functional as F
 
+from cliploc.backbones._linear import linear
 from cliploc.backbones._transformer import BlockAdapter, join_heads, split_heads
 
 
@@ -35,7 +35,7 @@ class TimmBlock(BlockAdapter):
             bias = attn.qkv.bias
             if getattr(attn, "q_bias", None) is not None:
                 bias = torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
-            parts = F.linear(normed, attn.qkv.weight, bias).chunk(3, dim=-1)
+            parts = linear(normed, attn.qkv.weight, bias).chunk(3, dim=-1)
         q, k, v = (split_heads(part, attn.num_heads) for part in parts)
         q, k = attn.q_norm(q), attn.k_norm(k)
         return self._rotated(q, rotation), self._rotated(k, rotation), v

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from cliploc.backbones import mini
 from cliploc.backbones._catalogue import ModelEntry, models
+from cliploc.backbones._linear import with_fast_linears
 from cliploc.backbones._mini_text import MiniTextTower
 from cliploc.backbones._precision import resolve_precision
 from cliploc.backbones._timm_block import TimmBlock
@@ -122,7 +123,11 @@ class MiniVit(VisionTransformerBackbone):
         with torch.device("meta"):
             net = HybridBlocks(**facts["shape"])
         net.load_state_dict(tensors, assign=True)
-        return cls(load_stem(shared), net, MiniTextTower.load(shared), facts).eval().requires_grad_(False)
+        return (
+            cls(load_stem(shared), with_fast_linears(net), MiniTextTower.load(shared), facts)
+            .eval()
+            .requires_grad_(False)
+        )
 
     def embed(self, images: Tensor) -> Tensor:
         """Normalised `[B, 3, H, W]` → tokens `[B, 1+N, d]`."""

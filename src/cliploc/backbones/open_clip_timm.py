@@ -32,6 +32,7 @@ from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 
 from cliploc.backbones._cnn import ConvolutionalBackbone
+from cliploc.backbones._linear import with_fast_linears
 from cliploc.backbones._open_clip_facts import OpenClipFacts
 from cliploc.backbones._open_clip_text import OpenClipText, Tokenizer, without_image_tower
 from cliploc.backbones._timm_block import TimmBlock
@@ -117,7 +118,7 @@ class TimmVit(VisionTransformerBackbone):
         if not self.supports(model.visual):
             raise UsageError(f"{name} has an image tower that TimmVit cannot take apart: choose another model")
         facts = OpenClipFacts.of(model)
-        visual = copy.deepcopy(model.visual) if copy_text else model.visual
+        visual = with_fast_linears(copy.deepcopy(model.visual) if copy_text else model.visual)
         trunk = visual.trunk
         super().__init__([TimmBlock(block) for block in trunk.blocks], trunk.num_prefix_tokens, facts.mean, facts.std)
         self.visual, self.trunk = visual, trunk
@@ -261,7 +262,7 @@ class TimmCnn(ConvolutionalBackbone):
         if not self.supports(model.visual):
             raise UsageError(f"{name} has an image tower that TimmCnn cannot take apart: choose another model")
         facts = OpenClipFacts.of(model)
-        visual = copy.deepcopy(model.visual) if copy_text else model.visual
+        visual = with_fast_linears(copy.deepcopy(model.visual) if copy_text else model.visual)
         trunk: Any = visual.trunk.eval()
         if isinstance(trunk, FastVit):
             trunk = reparameterize_model(trunk) if fold else trunk  # a copy

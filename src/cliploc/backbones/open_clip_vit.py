@@ -16,6 +16,7 @@ from open_clip.transformer import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cliploc.backbones._linear import linear, with_fast_linears
 from cliploc.backbones._open_clip_facts import OpenClipFacts
 from cliploc.backbones._open_clip_text import OpenClipText, Tokenizer, without_image_tower
 from cliploc.backbones._transformer import (
@@ -41,7 +42,7 @@ class _Block(BlockAdapter):
         return normed
 
     def project(self, normed: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ARG002
-        qkv = F.linear(normed, self.attn.in_proj_weight, self.attn.in_proj_bias)  # [B, T, 3d]
+        qkv = linear(normed, self.attn.in_proj_weight, self.attn.in_proj_bias)  # [B, T, 3d]
         q, k, v = (split_heads(part, self.attn.num_heads) for part in qkv.chunk(3, dim=-1))
         return q, k, v
 
@@ -101,14 +102,14 @@ class _AttentionPool:
         to_q, to_k, to_v = self._parameters()
         x = self.pool.ln_k(tokens)
         q = split_heads(F.linear(self.pool.ln_q(self.pool.query[:1])[None], *to_q), self.heads)  # [1, H, 1, D/H]
-        k = split_heads(F.linear(x, *to_k), self.heads)  # [B, H, T, D/H]
-        v = split_heads(F.linear(x, *to_v), self.heads)  # [B, H, T, D/H]
+        k = split_heads(linear(x, *to_k), self.heads)  # [B, H, T, D/H]
+        v = split_heads(linear(x, *to_v), self.heads)  # [B, H, T, D/H]
         attention = attention_weights(q, k, self.scale)  # [B, H, 1, T]
         return self.out_proj(join_heads(attention.to(v.dtype) @ v))[:, 0], attention
 
     def read(self, tokens: Tensor) -> Tensor:
         """`[B, n, d]` → `[B, n, D]`: each token as if it alone were attended to."""
-        value: Tensor = self.out_proj(F.linear(self.pool.ln_k(tokens), *self._parameters()[2]))
+        value: Tensor = self.out_proj(linear(self.pool.ln_k(tokens), *self._parameters()[2]))
         return value
 
 
@@ -137,7 +138,7 @@ class OpenClipVit(VisionTransformerBackbone):
         if not self.supports(model.visual):
             raise UsageError(f"{name} has an image tower that OpenClipVit cannot take apart: choose another model")
         facts = OpenClipFacts.of(model)
-        visual = copy.deepcopy(model.visual) if copy_text else model.visual
+        visual = with_fast_linears(copy.deepcopy(model.visual) if copy_text else model.visual)
         adapters = [
             _Block(block) if isinstance(block, ResidualAttentionBlock) else _CustomBlock(block)
             for block in visual.transformer.resblocks
