@@ -20,7 +20,7 @@ from cliploc.schema import Context
     towers=("cnn", "vit"),
     needs=channel_needs,
     relu=True,
-    threshold=0.45,
+    threshold=0.25,
 )
 def vl_score(
     ctx: Context,
