@@ -11,6 +11,7 @@ import logging
 import os
 import pickle
 import socket
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -79,15 +80,16 @@ def run(
         )
         waiting = dict(sizes)
         try:
-            for batch in work.iter_batches(batch_size=1, prefetch_batches=0, batch_format="pyarrow"):
-                for row in batch.to_pylist():
-                    if row["error"]:
-                        raise ERRORS[row["error"]](row["table"].decode())
-                    if waiting.pop(row["index"], None) is None:
-                        continue  # a worker that died right after its part was sent did it a second time
-                    on_part(Part(row["index"], _table(row["table"]), tuple(row["notes"])))
-                    if on_images:
-                        on_images(sizes[row["index"]])
+            with _ended(lambda: work.iter_batches(batch_size=1, prefetch_batches=0, batch_format="pyarrow")) as batches:
+                for batch in batches:
+                    for row in batch.to_pylist():
+                        if row["error"]:
+                            raise ERRORS[row["error"]](row["table"].decode())
+                        if waiting.pop(row["index"], None) is None:
+                            continue  # a worker that died right after its part was sent did it a second time
+                        on_part(Part(row["index"], _table(row["table"]), tuple(row["notes"])))
+                        if on_images:
+                            on_images(sizes[row["index"]])
         except ray.exceptions.RayError as error:
             lines = str(error).strip().splitlines()
             reason = next((line.strip() for line in reversed(lines) if "Error: " in line), lines[0])[:200]
@@ -179,6 +181,20 @@ def _cluster(ray: Any, address: str | None) -> Iterator[None]:
         logger.setLevel(level)
         if ours:
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def _ended(make_batches: Callable[[], Any]) -> Iterator[Iterator[Any]]:
+    """Batches, whose threads have ended after this: one that meets Ray shut down makes Ray end the whole process."""
+    before = set(threading.enumerate())
+    batches = iter(make_batches())
+    try:
+        yield batches
+    finally:
+        if hasattr(batches, "close"):
+            batches.close()
+        for thread in set(threading.enumerate()) - before:
+            thread.join(timeout=60 if "Executor" in thread.name else 2)
 
 
 def _here(ray: Any) -> Any:
