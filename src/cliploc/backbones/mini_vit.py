@@ -123,11 +123,8 @@ class MiniVit(VisionTransformerBackbone):
         with torch.device("meta"):
             net = HybridBlocks(**facts["shape"])
         net.load_state_dict(tensors, assign=True)
-        return (
-            cls(load_stem(shared), with_fast_linears(net), MiniTextTower.load(shared), facts)
-            .eval()
-            .requires_grad_(False)
-        )
+        model = cls(load_stem(shared), with_fast_linears(net), MiniTextTower.load(shared), facts)
+        return model.eval().requires_grad_(False)
 
     def embed(self, images: Tensor) -> Tensor:
         """Normalised `[B, 3, H, W]` → tokens `[B, 1+N, d]`."""
