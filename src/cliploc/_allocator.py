@@ -15,7 +15,7 @@ def keep_freed_memory() -> bool:
     """Has glibc keep large blocks that are freed, for the next layer's output, rather than give them back.
 
     By default every tensor of some MB is new memory from the system, cleared page by page when it is first written: of
-    a forward pass of `mini` by 16 pictures that is 40 % of the time, of RN50's 20 % (docs/performance.md). Kept blocks cost nothing; the
+    a forward pass of `mini` by 16 pictures that is 40 % of the time, of RN50's 20 %. Kept blocks cost nothing; the
     process stays at its largest size. For programs of our own only: a library has no say in its host's memory.
 
     Returns:
