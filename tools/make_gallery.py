@@ -46,12 +46,13 @@ def draw(localizer: Localizer, remark: str, photos: Sequence[DemoPhoto], out: Pa
     sheets, ious = [], {method.name: [] for method in shown}
     for photo in photos:
         name = SHOWN[photo.path.name]
-        with terminal.progress(f"{photo.path.name} by {model}: masked pictures done") as bar:
+        with terminal.progress("") as bar:
+            bar.start(f"{photo.path.name} by {model}", 1)
             compared = localizer.compare(
                 [photo.path],
                 [name],
                 [method.name for method in shown],
-                on_masked=lambda count: [bar.advance() for _ in range(count)],
+                on_masked=bar.masked,
             )
             (results,) = compared
         for method in shown:

@@ -104,14 +104,23 @@ class Bar:
 
     def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress, self._task = progress, task
+        self._label, self._masked = "", 0
 
     def start(self, label: str, total: int | None, done: int = 0) -> None:
         """What is done now, how much of it there is, and how much of that was done before."""
+        self._label = label
         self._progress.reset(self._task, description=label, total=total, completed=done)
 
     def advance(self, count: int = 1) -> None:
         """So much more is done."""
         self._progress.advance(self._task, count)
+
+    def masked(self, done: int, left: int) -> None:
+        """How far the masked pictures of the next ones are: so many more are done, about so many are left."""
+        self._masked += done
+        beside = f", masked {self._masked:,} of {self._masked + left:,}" if left else ""
+        self._progress.update(self._task, description=f"{self._label}{beside}")
+        self._masked *= left > 0
 
 
 class _Rate(ProgressColumn):

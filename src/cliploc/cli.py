@@ -220,7 +220,7 @@ def localize(
         bar.start(localizer.method.name, len(photos))
         run = _Run(terminal, folder, photos, quiet=as_json)
         try:
-            for result in localizer.stream(photos, names, on_error=run.fail):
+            for result in localizer.stream(photos, names, on_error=run.fail, on_masked=bar.masked):
                 run.take(result)
                 bar.advance()
         finally:  # also when interrupted: what is done is not lost

@@ -10,6 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from operator import or_
@@ -27,6 +28,7 @@ from cliploc.boxes import BoxRule, boxes_from_maps
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.geometry import POLICIES, Frame
 from cliploc.images import ImageLike, Picture, load
+from cliploc.memory import Memory, View
 from cliploc.refine import LONGEST, chosen
 from cliploc.report.overlay import draw_overlay
 from cliploc.saliency import EnsembleRule, find, methods, min_max, resolve_options
@@ -156,6 +158,9 @@ class Localizer:
             "bf16" halves it on processors that have bfloat16, and the features that maps are made of keep the tower's
             precision; "auto" takes it where it is native. None: the tower's.
         text_cache: whether embeddings of names are kept on disk for the next time; see `cliploc.text_cache`.
+        memory: keeps in memory what the towers compute, so that other names, or methods that read the same, cost no
+            forward pass on pictures that were seen before, alone or in the same batch; may serve several localizers,
+            one after the other. See `cliploc.memory.Memory`.
         batch_size: pictures (and masked pictures) sent through the tower at once.
 
     Raises:
@@ -196,6 +201,7 @@ class Localizer:
         masked_precision: str | None = None,
         batch_size: int = 16,
         text_cache: bool = True,
+        memory: Memory | None = None,
     ) -> None:
         trained_for = None if head is None else read_config(os.fspath(head)).method
         self.method = find(method or trained_for or default_method(model), ensemble)
@@ -226,6 +232,8 @@ class Localizer:
             else model
         )
         self._encode_masked = _in_precision(self.backbone, masked_precision)
+        self._masked_precision = None if self._encode_masked is None else masked_precision
+        self._memory = memory
         self._text_cache = _text_cache_of(self.backbone) if text_cache else None
         self._head_file = head
         self._head = None if head is None else load_head(os.fspath(head), self.backbone)
@@ -279,7 +287,7 @@ class Localizer:
         images: Iterable[ImageLike],
         names: Names,
         on_error: Callable[[str, InputError], None] | None = None,
-        on_masked: Callable[[int], None] | None = None,
+        on_masked: Callable[[int, int], None] | None = None,
     ) -> Iterator[DrawableLocalization]:
         """Locates names in any number of pictures, in order, holding only a few at a time.
 
@@ -289,8 +297,9 @@ class Localizer:
                 `images` for the picture.
             on_error: called with the picture's name and the error for each that cannot be read, which is then left
                 out; None to raise.
-            on_masked: called with the number of masked pictures just done, by methods that make hundreds of them
-                (the Score-CAM family), so that a long wait can show progress.
+            on_masked: called with the number of masked pictures just done, and about how many this batch of pictures
+                still takes, by methods that make hundreds of them (the Score-CAM family), so that a long wait can show
+                progress.
 
         Yields:
             One `Localization` a picture.
@@ -306,7 +315,7 @@ class Localizer:
         names: Names,
         methods: Sequence[str] | Mapping[str, Mapping[str, Any]],
         on_error: Callable[[str, InputError], None] | None = None,
-        on_masked: Callable[[int], None] | None = None,
+        on_masked: Callable[[int, int], None] | None = None,
         on_memory: Callable[[int], None] | None = None,
         absent_maps: bool = True,
     ) -> Generator[dict[str, DrawableLocalization], None, None]:
@@ -355,7 +364,7 @@ class Localizer:
         batches: Iterator[list[_Prepared]],
         specs: tuple[str, ...],
         tasks: tuple[_Task, ...],
-        on_masked: Callable[[int], None] | None,
+        on_masked: Callable[[int, int], None] | None,
         on_memory: Callable[[int], None] | None,
         absent_maps: bool,
     ) -> Generator[dict[str, DrawableLocalization], None, None]:
@@ -655,16 +664,18 @@ class Localizer:
         for part in _chunks(new, 64):  # what is done is kept when a thousand names are interrupted
             fresh = prompts.embed(TextSet(tuple(w[0] for w in part), tuple(part), self.templates), self._encode_text)
             self._embeddings.update(zip(part, fresh, strict=True))
-            if self._text_cache is not None:
-                for words, embedding in zip(part, fresh, strict=True):
+            for words, embedding in zip(part, fresh, strict=True):
+                if self._text_cache is not None:
                     self._text_cache.put(words, self.templates, embedding)
+                if self._memory is not None:
+                    self._memory.keep_text(self.backbone, words, self.templates, embedding)
         return torch.stack([self._embeddings[words] for words in known])
 
     def _recall(self, words: tuple[str, ...]) -> bool:
-        """Whether the disk knew a name's embedding."""
-        if self._text_cache is None:
-            return False
-        kept = self._text_cache.get(words, self.templates, self.backbone.embedding_size)
+        """Whether memory or the disk knew a name's embedding."""
+        kept = None if self._memory is None else self._memory.text(self.backbone, words, self.templates)
+        if kept is None and self._text_cache is not None:
+            kept = self._text_cache.get(words, self.templates, self.backbone.embedding_size)
         if kept is not None:
             self._embeddings[words] = kept.to(self.backbone.device)
         return kept is not None
@@ -693,7 +704,7 @@ class Localizer:
         self,
         batch: list[_Prepared],
         tasks: tuple[_Task, ...],
-        on_masked: Callable[[int], None] | None,
+        on_masked: Callable[[int, int], None] | None,
         on_memory: Callable[[int], None] | None = None,
         absent_maps: bool = True,
     ) -> Iterator[tuple[DrawableLocalization, ...]]:
@@ -787,7 +798,7 @@ class Localizer:
         self,
         batch: list[_Prepared],
         tasks: tuple[_Task, ...],
-        on_masked: Callable[[int], None] | None,
+        on_masked: Callable[[int, int], None] | None,
         absent_maps: bool = True,
     ) -> tuple[list[tuple[Tensor, Tensor]], Tensor, Tensor, list[list[list[str]]]]:
         """For each task maps `[B, P, H, W]` in 0–1 and whether any is not flat `[B, P]`; and what they are made of.
@@ -801,32 +812,41 @@ class Localizer:
         totals: list[tuple[Tensor, Tensor]] = []
         embedding: Tensor | None = None  # of the first view: unflipped, at the first scale
         wanted: list[list[bool]] | None = None  # all
-        for index in range(len(self.scales)):
+        views = [(index, flipped) for index in range(len(self.scales)) for flipped in ((False, True)[: 1 + self.flip])]
+        for number, (index, flipped) in enumerate(views):
             pixels = torch.stack([item.inputs[index] for item in batch])  # [B, 3, H, W] uint8
             images = self.backbone.normalize(pixels.to(self.backbone.device).float() / 255)
-            for flipped in (False, True) if self.flip else (False,):
-                view = images.flip(-1) if flipped else images
-                raw_maps, view_embedding = self._raw_maps(view, directions, batch, tasks, on_masked, notes)
-                if embedding is None:
-                    embedding = view_embedding
-                    wanted = None if absent_maps else self._wanted(batch, tasks, embedding, plain)
-                of_view = []
-                for raw in raw_maps:
-                    raw = raw.flip(-1) if flipped else raw  # [B, P, h, w]
-                    evidence = raw.amax(dim=(-2, -1)) > raw.amin(dim=(-2, -1))  # [B, P]
-                    of_view.append((self._scaled_on_input(raw, batch, index, wanted), evidence))  # [B, P, H, W]
-                totals = (
-                    [
-                        (total + maps, some | evidence)
-                        for (total, some), (maps, evidence) in zip(totals, of_view, strict=True)
-                    ]
-                    if totals
-                    else of_view
+            counting = None if on_masked is None else _Count(on_masked, further_views=len(views) - 1 - number)
+            with self._seen(pixels, flipped) as seen:
+                raw_maps, view_embedding = self._raw_maps(
+                    images.flip(-1) if flipped else images, directions, batch, tasks, seen, counting, notes
                 )
+            if embedding is None:
+                embedding = view_embedding
+                wanted = None if absent_maps else self._wanted(batch, tasks, embedding, plain)
+            of_view = []
+            for raw in raw_maps:
+                raw = raw.flip(-1) if flipped else raw  # [B, P, h, w]
+                evidence = raw.amax(dim=(-2, -1)) > raw.amin(dim=(-2, -1))  # [B, P]
+                of_view.append((self._scaled_on_input(raw, batch, index, wanted), evidence))  # [B, P, H, W]
+            totals = (
+                [
+                    (total + maps, some | evidence)
+                    for (total, some), (maps, evidence) in zip(totals, of_view, strict=True)
+                ]
+                if totals
+                else of_view
+            )
         assert embedding is not None
-        if len(self.scales) > 1 or self.flip:
+        if len(views) > 1:
             totals = [(min_max(total), evidence) for total, evidence in totals]
         return totals, embedding, plain, notes
+
+    def _seen(self, pixels: Tensor, flipped: bool) -> AbstractContextManager[View]:
+        """What is remembered of a batch's pixels `[B, 3, H, W]`, with place for more."""
+        if self._memory is None:
+            return nullcontext(View())
+        return self._memory.view(self.backbone, pixels, flipped, self._masked_precision)
 
     def _raw_maps(
         self,
@@ -834,12 +854,13 @@ class Localizer:
         directions: Tensor,
         batch: list[_Prepared],
         tasks: tuple[_Task, ...],
-        on_masked: Callable[[int], None] | None,
+        seen: View,
+        on_masked: Callable[[int, int], None] | None,
         notes: list[list[list[str]]],
     ) -> tuple[list[Tensor], Tensor]:
         """One view of a batch, traced once → for each task raw maps `[B, P, h, w]` after ReLU; embeddings `[B, D]`."""
         needs = reduce(or_, [task.needs for task in tasks] + [step.needs(self.backbone) for step in self._on_grid])
-        trace = self.backbone.trace(images, needs)
+        trace = seen.trace(needs, lambda: self.backbone.trace(images, needs))
         self._refuse_nan(trace.embedding[:, None], batch, "an embedding")
         ctx = Context(
             images,
@@ -849,6 +870,7 @@ class Localizer:
             self.batch_size,
             on_masked,
             encode_masked=self._encode_masked,
+            cache=seen.shared,
             empty_name=self._empty_name,
             words=[item.texts.synonyms for item in batch],
         )
@@ -1079,6 +1101,17 @@ def _in_precision(backbone: Backbone, precision: str | None) -> Callable[[Tensor
     if not isinstance(backbone, backbones.DualEncoder):
         raise UsageError(f"{backbone.name} has one precision only: leave masked_precision out")
     return backbone.in_precision(dtype).encode_image
+
+
+class _Count:
+    """Tells how many masked pictures are done and left, where each further view is taken to need as many as this."""
+
+    def __init__(self, told: Callable[[int, int], None], further_views: int) -> None:
+        self._told, self._further_views, self._done = told, further_views, 0
+
+    def __call__(self, done: int, left: int) -> None:
+        self._done += done
+        self._told(done, left + self._further_views * (self._done + left))
 
 
 def _note(notes: list[list[str]], picture: int, remark: str) -> None:

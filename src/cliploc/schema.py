@@ -410,10 +410,12 @@ class Context:
         trace: the forward pass with what the method's `needs` asked for.
         backbone: the model.
         batch_size: how many images a perturbation method sends through the tower at once.
-        progress: called with the number of masked images just done, by methods that make many.
+        progress: called with the number of masked images just done, and about how many are left, by methods that make
+            many.
         encode_masked: what embeds masked images instead of `backbone.encode_image`, such as the tower in bfloat16.
         note: called with an image's place in the batch and a remark on its maps, such as how sure they are.
-        cache: results shared by the methods that run on this same batch (masked embeddings).
+        cache: results that depend on the images alone (masked embeddings), shared by the methods that run on this same
+            batch, and by later ones that it is remembered for.
         empty_name: gives `redundant` in the templates of the prompts; None: the bare empty string's embedding.
         words: for each image, the synonyms of each prompt: what a closed head knows its classes by.
     """
@@ -423,7 +425,7 @@ class Context:
     trace: Trace
     backbone: Backbone
     batch_size: int = 32
-    progress: Callable[[int], None] | None = None
+    progress: Callable[[int, int], None] | None = None
     encode_masked: Callable[[Tensor], Tensor] | None = None
     note: Callable[[int, str], None] | None = None
     cache: dict[Any, Any] = field(default_factory=dict)

@@ -141,7 +141,14 @@ def test_masked_pictures_are_shared() -> None:
     once = backbone.images
     told: list[int] = []
     localizer = Localizer(backbone)
-    list(localizer.compare([WIDE], ["red"], ["score_cam", "vl_score", "score_cam+vl_score"], on_masked=told.append))
+    list(
+        localizer.compare(
+            [WIDE],
+            ["red"],
+            ["score_cam", "vl_score", "score_cam+vl_score"],
+            on_masked=lambda done, _: told.append(done),
+        )
+    )
     assert backbone.images == 2 * once
     assert 0 < sum(told) < once  # the empty picture is not told
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -224,12 +226,26 @@ def test_what_was_done_before_an_exception_is_kept_and_right() -> None:
 
 
 def test_batches_are_of_the_size_asked_for_and_progress_is_told() -> None:
-    told: list[int] = []
-    ctx, tower_calls = counted("gap_cnn", batch_size=7, progress=told.append)
+    told: list[tuple[int, int]] = []
+    ctx, tower_calls = counted("gap_cnn", batch_size=7, progress=lambda done, left: told.append((done, left)))
     methods.get("score_cam").function(ctx)
     assert tower_calls.largest == 7
-    assert sum(told) == different_masks(ctx.features)
-    assert max(told) == 7
+    total = different_masks(ctx.features)
+    sofar = list(itertools.accumulate(done for done, _ in told))
+    assert sofar[-1] == total
+    assert max(done for done, _ in told) == 7
+    assert [done + left for done, (_, left) in zip(sofar, told, strict=True)] == [total] * len(told)
+
+
+def test_with_a_budget_no_more_masks_are_expected_than_it_allows() -> None:
+    told: list[tuple[int, int]] = []
+    scene = mini_scene(side=96)
+    ctx = replace(scene.context(), progress=lambda done, left: told.append((done, left)))
+    methods.get("score_cam").function(ctx, budget=24)
+    sofar = list(itertools.accumulate(done for done, _ in told))
+    expected = [done + left for done, (_, left) in zip(sofar, told, strict=True)]
+    assert all(sofar[-1] <= one <= 24 * ctx.text.shape[1] for one in expected)
+    assert told[0][1] > 0
 
 
 def test_no_tensor_of_all_masks_is_made(monkeypatch: pytest.MonkeyPatch) -> None:

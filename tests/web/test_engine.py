@@ -95,6 +95,16 @@ def test_the_same_again_is_not_computed_again(engine, look):
     assert engine.look(CAT, Settings(names="cat"), look) is not look
 
 
+def test_new_names_on_a_photograph_run_no_tower(engine, look, monkeypatch):
+    mini = engine.backbone("mini")
+    monkeypatch.setattr(mini, "trace", lambda *_: pytest.fail("the image tower ran"))
+    again = engine.look(CAT, Settings(names="remote control, cat"), look)
+    wanted = Localizer("mini", method="cam")(CAT, ["remote control", "cat"])
+    np.testing.assert_array_equal(again.cut(Settings())["cam"].boxes.xyxy, wanted.boxes.xyxy)
+    monkeypatch.setattr(mini, "encode_text", lambda _: pytest.fail("the text tower ran"))
+    engine.look(CAT, Settings(names="cat"))  # another visitor
+
+
 def test_two_methods_out_of_one_pass(engine):
     look = engine.look(CAT, Settings(names="cat", method="grad_cam", compare="layer_cam", compare_threshold=0.5))
     assert list(look.results) == ["grad_cam", "layer_cam"]
@@ -173,8 +183,8 @@ def test_a_trained_head_is_its_models_method(engine, tmp_path, kind):
 def test_a_long_method_counts_and_stops(engine):
     counted = []
 
-    def count(number):
-        counted.append(number)
+    def count(done, left):
+        counted.append((done, left))
         raise StoppedError("stopped")
 
     with pytest.raises(StoppedError):

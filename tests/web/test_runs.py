@@ -20,15 +20,15 @@ class Work:
     def __call__(self, count):
         try:
             while True:
-                count(2)
+                count(2, 5)
                 self.started.set()
         finally:
             self.ended.set()
 
 
 def test_a_run_counts_and_gives_what_the_work_gave():
-    run = Run(lambda count: (count(16), count(7), "maps")[-1])
-    assert list(run.steps(0.01))[-1] == 23
+    run = Run(lambda count: (count(16, 7), count(7, 0), "maps")[-1])
+    assert list(run.steps(0.01))[-1] == (23, 0)
     assert run.result() == "maps"
 
 

@@ -16,6 +16,7 @@ from cliploc.boxes import BoxRule
 from cliploc.errors import InputError, UsageError
 from cliploc.images import Picture, load
 from cliploc.localizer import DrawableLocalization, Localizer, absence, default_method
+from cliploc.memory import Memory
 from cliploc.refine import chosen, refinements
 from cliploc.report.overlay import fit_within
 from cliploc.saliency import methods
@@ -24,6 +25,7 @@ from cliploc.training.heads import read_config
 from cliploc.web.runs import Runs
 from cliploc.web.settings import Settings
 
+KEPT_SECONDS = 1800  # a visitor's last look and uploads, and what models saw, when nobody asks again
 KEPT_MODELS = 2  # in memory at once; the one that was not used for longest goes
 
 
@@ -155,6 +157,7 @@ class Engine:
         self._how: dict[str, Any] = {"device": device, "precision": precision}
         self._loaded: OrderedDict[str, Backbone] = OrderedDict()
         self.runs = Runs()
+        self.memory = Memory(max_seconds=KEPT_SECONDS)
         self._lock = threading.Lock()
         self._working = threading.Lock()
 
@@ -199,7 +202,9 @@ class Engine:
         """One for these settings; it costs next to nothing, as the model is there already."""
         backbone, head = self.backbone(settings.model), self.offer(settings.model).heads.get(method)
         options = settings.arguments | {"min_presence": 0.0}  # `recut` asks for presence
-        return Localizer(backbone, method=method, head=head, threshold=threshold, text_cache=False, **options)
+        return Localizer(
+            backbone, method=method, head=head, threshold=threshold, text_cache=False, memory=self.memory, **options
+        )
 
     def own_threshold(self, settings: Settings, method: str = "") -> float:
         """The method's own (of "", the model's own method's), as it is after the refinements."""
@@ -210,15 +215,15 @@ class Engine:
         path: str | None,
         settings: Settings,
         last: Look | None = None,
-        on_masked: Callable[[int], None] | None = None,
+        on_masked: Callable[[int, int], None] | None = None,
     ) -> Look:
-        """Computes the maps of a photograph, unless `last` holds them.
+        """Computes the maps of a photograph, unless `last` holds them; for new names the tower does not run again.
 
         Args:
             path: the uploaded file.
             settings: what to look for, and how.
             last: what this visitor saw last.
-            on_masked: called with the number of masked pictures just done; may raise to end it.
+            on_masked: called with the number of masked pictures just done and of those left; may raise to end it.
 
         Raises:
             InputError: the photograph cannot be used.

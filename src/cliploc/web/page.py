@@ -25,7 +25,7 @@ from cliploc.prompts import TEMPLATE_SETS
 from cliploc.report._html import escape
 from cliploc.saliency import find
 from cliploc.web import pictures
-from cliploc.web.engine import Engine, Look
+from cliploc.web.engine import KEPT_SECONDS, Engine, Look
 from cliploc.web.runs import STOPPED
 from cliploc.web.settings import (
     LIVE,
@@ -38,7 +38,6 @@ from cliploc.web.settings import (
     to_query,
 )
 
-KEPT_SECONDS = 1800  # a visitor's last look and uploads, when he does nothing
 SWEPT_SECONDS = 300  # how often files that are older are looked for
 NOTHING_YET = "<p>Drop a photograph, type names, and press Find.</p>"
 TITLE = "cliploc: type a name, see where it is"
@@ -267,8 +266,8 @@ def build(engine: Engine, *, debug: bool = False) -> gr.Blocks:
                     request.session_hash, lambda count: engine.look(path, settings, last, count), alone=True
                 )
                 began = time.monotonic()
-                for done in run.steps():
-                    yield (gr.skip(), _progress(done, time.monotonic() - began), *[gr.skip()] * 4)
+                for done, left in run.steps():
+                    yield (gr.skip(), _progress(done, left, time.monotonic() - began), *[gr.skip()] * 4)
                 look = run.result().slim(pictures.SHOWN_SIDE)
                 yield (look, *told(look, settings))
             except Exception as error:
@@ -415,10 +414,13 @@ def _api(engine: Engine, photo: Photograph, names: gr.Textbox, debug: bool, one_
     button.click(download, inputs, [made], api_name="files", **one_by_one)
 
 
-def _progress(done: int, seconds: float) -> str:
+def _progress(done: int, left: int, seconds: float) -> str:
     """How far a look is; only methods that mask the photograph hundreds of times have something to count."""
-    counted = f": {done:,} masked photographs done, {seconds:.0f} s" if done else " …"
-    return f"<p role=status class=busy>Looking{counted}</p>"
+    if not done:
+        return "<p role=status class=busy>Looking …</p>"
+    counted = f"{done:,} of about {done + left:,} masked photographs done, {seconds:.0f} s"
+    bar = f"<progress aria-label='masked photographs' max={done + left} value={done}></progress>"
+    return f"<p role=status class=busy>Looking: {counted} {bar}</p>"
 
 
 def _files(engine: Engine, look: Look, settings: Settings) -> list[str]:

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 from cliploc.errors import UsageError
 
 T = TypeVar("T")
+Work = Callable[[Callable[[int, int], None]], T]
 STOPPED = "Stopped, as you asked."
 
 
@@ -21,17 +22,17 @@ class Run(Generic[T]):
     """One piece of work that counts, and ends early when it is told to.
 
     Args:
-        work: called with a function that it calls with the number of steps just done; that function raises
-            `StoppedError` once the run is stopped.
+        work: called with a function that it calls with the number of steps just done and of those left; that function
+            raises `StoppedError` once the run is stopped.
 
     Example:
-        >>> run = Run(lambda count: count(3) or "done")
+        >>> run = Run(lambda count: count(3, 0) or "done")
         >>> list(run.steps(0.01))[-1:], run.result()
-        ([3], 'done')
+        ([(3, 0)], 'done')
     """
 
-    def __init__(self, work: Callable[[Callable[[int], None]], T]) -> None:
-        self.done = 0
+    def __init__(self, work: Work[T]) -> None:
+        self._steps = 0, 0  # done, left
         self._work = work
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._carry_out, name="cliploc-look", daemon=True)
@@ -43,8 +44,8 @@ class Run(Generic[T]):
         """The work ends at its next step."""
         self._stop.set()
 
-    def steps(self, every: float = 0.5) -> Iterator[int]:
-        """The number of steps done, whenever so many seconds have passed, and once at the end.
+    def steps(self, every: float = 0.5) -> Iterator[tuple[int, int]]:
+        """The number of steps done and of those left, whenever so many seconds have passed, and once at the end.
 
         Whoever closes the iterator stops the run.
         """
@@ -53,7 +54,7 @@ class Run(Generic[T]):
             while not ended:
                 self._thread.join(every)
                 ended = not self._thread.is_alive()
-                yield self.done
+                yield self._steps
         finally:
             self.stop()
 
@@ -70,10 +71,10 @@ class Run(Generic[T]):
         except BaseException as error:
             self._error = error
 
-    def _count(self, number: int) -> None:
+    def _count(self, done: int, left: int) -> None:
         if self._stop.is_set():
             raise StoppedError(STOPPED)
-        self.done += number
+        self._steps = self._steps[0] + done, left
 
 
 class Runs:
@@ -83,7 +84,7 @@ class Runs:
         self._runs: WeakKeyDictionary[Run[Any], str] = WeakKeyDictionary()
         self._lock = threading.Lock()
 
-    def begin(self, visitor: str | None, work: Callable[[Callable[[int], None]], T], *, alone: bool = False) -> Run[T]:
+    def begin(self, visitor: str | None, work: Work[T], *, alone: bool = False) -> Run[T]:
         """Starts a run of a visitor; `alone`: those that he has still are stopped."""
         if alone:
             self.stop(visitor)

@@ -49,7 +49,9 @@ class MaskedEmbeddings:
         return torch.where(self.alive[:, None], scores, baseline), baseline
 
 
-def masked_embeddings(ctx: Context, channels: Channels | None = None, wanted: Tensor | None = None) -> MaskedEmbeddings:
+def masked_embeddings(
+    ctx: Context, channels: Channels | None = None, wanted: Tensor | None = None, more: int = 0
+) -> MaskedEmbeddings:
     """Runs the tower once for each different mask of a channel that is wanted, alive and not in `ctx.cache` yet.
 
     M_k = up(A_k), bilinear (align_corners=False) to the input's size, then min–max normalised to [0, 1]. A channel that
@@ -58,9 +60,10 @@ def masked_embeddings(ctx: Context, channels: Channels | None = None, wanted: Te
     once. Masks are made a batch at a time, in buffers that are used again: [C, H, W] never exists.
 
     Args:
-        ctx: images. `ctx.progress` is called with the number of masked images of each batch.
+        ctx: images. `ctx.progress` is called with the number of masked images of each batch, and how many are left.
         channels: whose maps A_k; None for the features of the last stage.
         wanted: `[B, C]` bool; None for every channel.
+        more: how many others may be wanted later.
 
     Returns:
         The embeddings; of channels neither wanted nor done before, `done` is False and the embedding the baseline's.
@@ -80,6 +83,8 @@ def masked_embeddings(ctx: Context, channels: Channels | None = None, wanted: Te
         pairs = pairs[~masked.done[pairs[:, 0], pairs[:, 1]]]
         images = images.to(features.device)
         buffer = images.new_empty(min(ctx.batch_size, len(pairs)), *images.shape[1:])  # [n, 3, H, W]
+        untried = int((missing & (masked.twin == torch.arange(missing.shape[1], device=missing.device))).sum())
+        left = min(len(pairs) + more, untried)
         for chunk in torch.split(pairs, ctx.batch_size) if len(pairs) else ():
             of, which = chunk.unbind(1)
             mask = F.interpolate(
@@ -92,7 +97,8 @@ def masked_embeddings(ctx: Context, channels: Channels | None = None, wanted: Te
             masked.embeddings[of, which] = ctx.embed(torch.mul(pictures, mask, out=buffer[: len(chunk)]))
             masked.done[of, which] = True
             if ctx.progress is not None:
-                ctx.progress(len(chunk))
+                left -= len(chunk)
+                ctx.progress(len(chunk), left)
         twins = masked.alive & ~masked.done & masked.done.gather(1, masked.twin)  # [B, C]
         image, channel = twins.nonzero().unbind(1)
         masked.embeddings[image, channel] = masked.embeddings[image, masked.twin[image, channel]]
@@ -159,6 +165,7 @@ def channel_scores(
         order = torch.arange(scores.shape[-1], device=nothing.device)
         different = [which.nonzero()[:, 0] for which in masked.alive & (masked.twin == order)]  # each [u]
         plans: dict[tuple[int, int], tuple[Generator[Tensor, Tensor, Estimate], Tensor]] = {}
+        unspent = dict.fromkeys(((b, p) for b in range(scores.shape[0]) for p in range(scores.shape[1])), budget)
         for b, which in enumerate(different):
             if len(which):
                 masks = _masks_of(channels.maps[b], masked.twin[b], which)
@@ -171,10 +178,11 @@ def channel_scores(
         expected = torch.ones(scores.shape[:2])
         while plans:
             wanted = nothing.clone()
-            for (b, _), (_, asked) in plans.items():
+            for (b, p), (_, asked) in plans.items():
                 wanted[b, different[b][asked.to(order.device)]] = True
+                unspent[b, p] -= len(asked)
             tried |= wanted
-            masked_embeddings(ctx, channels, wanted)
+            masked_embeddings(ctx, channels, wanted, more=sum(unspent[which] for which in plans))
             for (b, p), (plan, asked) in list(plans.items()):
                 answers = masked.embeddings[b, different[b][asked.to(order.device)]] @ ctx.text[b, p]
                 try:

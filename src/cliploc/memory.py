@@ -1,0 +1,155 @@
+"""What a model computed, kept in memory: new names on a photograph seen before cost no forward pass of the image tower.
+
+Disk keeps embeddings of names only (`cliploc.text_cache`); this keeps traces of pictures too, and is gone with the
+process.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cliploc.schema import Backbone, Needs, Trace
+
+
+@dataclass
+class View:
+    """A batch of pictures as one model saw it.
+
+    Attributes:
+        traces: by what they hold. Each is made as if it were the only one, so that no result depends on what was asked
+            before.
+        shared: what methods made of it that depends on no text; see `Context.cache`.
+    """
+
+    traces: dict[Needs, Trace] = field(default_factory=dict)
+    shared: dict[Any, Any] = field(default_factory=dict)
+
+    def trace(self, needs: Needs, make: Callable[[], Trace]) -> Trace:
+        """The trace that holds this, made if it is not there."""
+        if needs not in self.traces:
+            self.traces[needs] = make()
+        return self.traces[needs]
+
+
+@dataclass
+class _Kept:
+    value: Any
+    owner: weakref.ref[Backbone]
+    used: float
+    size: int = 0
+
+
+class Memory:
+    """Traces of pictures and embeddings of names, for any number of localizers, one after the other.
+
+    Args:
+        max_bytes: of all that is kept; what was not used for longest goes first.
+        max_seconds: what was not used for so long goes, at the latest when something else is used; None: it stays.
+        clock: tells the seconds.
+
+    Example:
+        >>> import numpy as np
+        >>> from cliploc import Localizer
+        >>> localizer, picture = Localizer(memory=Memory()), np.zeros((64, 48, 3), np.uint8)
+        >>> cat, dog = localizer(picture, ["cat"]), localizer(picture, ["dog"])  # one forward pass for both
+    """
+
+    def __init__(
+        self,
+        max_bytes: int = 128 * 2**20,
+        max_seconds: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.max_bytes, self.max_seconds = max_bytes, max_seconds
+        self._clock = clock
+        self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def bytes(self) -> int:
+        """Of all that is kept, about."""
+        with self._lock:
+            return sum(one.size for one in self._kept.values())
+
+    @contextmanager
+    def view(self, backbone: Backbone, pixels: Tensor, *how: Hashable) -> Iterator[View]:
+        """What is kept of a batch of pictures, to be read and added to; it is weighed at the end.
+
+        Args:
+            backbone: that sees them.
+            pixels: `[B, 3, H, W]` uint8, told from others by their content.
+            how: else they are seen: mirrored, or in which precision.
+        """
+        content = hashlib.blake2b(pixels.cpu().contiguous().numpy().data, digest_size=16).digest()
+        key = (id(backbone), tuple(pixels.shape), content, torch.is_inference_mode_enabled(), *how)
+        found: View | None = self._get(key, backbone)
+        view = View() if found is None else found
+        try:
+            yield view
+        finally:  # what was done before a method was stopped is kept, too
+            self._put(key, backbone, view)
+
+    def text(self, backbone: Backbone, words: Sequence[str], templates: Sequence[str]) -> Tensor | None:
+        """The embedding `[D]` of a name, or None."""
+        found: Tensor | None = self._get((id(backbone), tuple(words), tuple(templates)), backbone)
+        return found
+
+    def keep_text(self, backbone: Backbone, words: Sequence[str], templates: Sequence[str], embedding: Tensor) -> None:
+        """Keeps the embedding `[D]` of a name."""
+        self._put((id(backbone), tuple(words), tuple(templates)), backbone, embedding.clone())
+
+    def _get(self, key: Hashable, backbone: Backbone) -> Any:
+        with self._lock:
+            self._forget()
+            kept = self._kept.get(key)
+            if kept is None or kept.owner() is not backbone:  # another model may have come to lie at its address
+                return None
+            kept.used = self._clock()
+            self._kept.move_to_end(key)
+            return kept.value
+
+    def _put(self, key: Hashable, backbone: Backbone, value: Any) -> None:
+        size = _bytes(value, set())
+        with self._lock:
+            self._kept[key] = _Kept(value, weakref.ref(backbone), self._clock(), size)
+            self._kept.move_to_end(key)
+            self._forget()
+
+    def _forget(self) -> None:
+        """Lets go of what is too old, too much, or of a model that is gone."""
+        oldest = -float("inf") if self.max_seconds is None else self._clock() - self.max_seconds
+        for key in [key for key, one in self._kept.items() if one.used < oldest or one.owner() is None]:
+            del self._kept[key]
+        total = sum(one.size for one in self._kept.values())
+        while total > self.max_bytes:
+            _, one = self._kept.popitem(last=False)
+            total -= one.size
+
+
+def _bytes(value: Any, seen: set[int]) -> int:
+    """Of all tensors in a value, each storage once; those with a graph count twice, for what the graph holds."""
+    if isinstance(value, Tensor):
+        storage = value.untyped_storage()
+        if storage.data_ptr() in seen:
+            return 0
+        seen.add(storage.data_ptr())
+        return storage.nbytes() * (2 if value.requires_grad else 1)
+    if dataclasses.is_dataclass(value):
+        return sum(_bytes(getattr(value, one.name), seen) for one in dataclasses.fields(value))
+    if isinstance(value, Mapping):
+        return sum(_bytes(one, seen) for one in value.values())
+    if isinstance(value, tuple | list):
+        return sum(_bytes(one, seen) for one in value)
+    return 0

@@ -1,0 +1,117 @@
+"""What a model computed is kept: no forward pass twice, the same results, and no more than may be kept."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cliploc.localizer import Localizer
+from cliploc.memory import Memory
+from tests.saliency.test_ensemble import PHOTOS, WIDE, Counting, same
+from tests.tiny import tower
+
+
+def localizer_of(backbone: Any, memory: Memory | None, method: str, **how: Any) -> Localizer:
+    return Localizer(backbone, method=method, memory=memory, text_cache=False, **how)
+
+
+@pytest.mark.parametrize(("kind", "method"), [("gap_cnn", "cam"), ("gap_cnn", "score_cam"), ("vit", "legrad")])
+def test_new_names_cost_no_forward_pass_and_find_the_same(kind: str, method: str) -> None:
+    backbone, memory = Counting(tower(kind, (8, 8))), Memory()
+    how: dict[str, Any] = {"scales": (1, 1.5), "flip": True}
+    localizer_of(backbone, memory, method, **how)([WIDE, *PHOTOS[:2]], ["red"])
+    counts = backbone.traces, backbone.images
+    for names in (["blue", "green"], ["red"]):
+        again = localizer_of(backbone, memory, method, **how)([WIDE, *PHOTOS[:2]], names)
+        assert (backbone.traces, backbone.images) == counts
+        fresh = localizer_of(tower(kind, (8, 8)), None, method, **how)([WIDE, *PHOTOS[:2]], names)
+        for one, expected in zip(again, fresh, strict=True):
+            same(one, expected)
+
+
+def test_another_picture_side_mirror_or_precision_is_not_mistaken_for_it() -> None:
+    backbone, memory = Counting(tower("gap_cnn", (8, 8))), Memory()
+    localizer_of(backbone, memory, "cam")(WIDE, ["red"])
+    other = np.array(WIDE)
+    other[0, 0, 0] ^= 128
+    for image, how in ((other, {}), (WIDE, {"scales": (1.5,)}), (WIDE, {"flip": True})):
+        before = backbone.traces
+        localizer_of(backbone, memory, "cam", **how)(image, ["red"])
+        assert backbone.traces == before + 1
+    assert localizer_of(tower("gap_cnn", (8, 8)), memory, "cam")(WIDE, ["red"]).found is not None
+    with torch.inference_mode():
+        localizer_of(backbone, memory, "cam")(WIDE, ["red"])
+    assert localizer_of(backbone, memory, "grad_cam")(WIDE, ["red"]).maps.max() == 1  # no inference tensor in a graph
+
+
+def test_a_method_that_was_stopped_goes_on_where_it_was() -> None:
+    backbone, memory = Counting(tower("gap_cnn", (8, 8))), Memory()
+    whole = Counting(tower("gap_cnn", (8, 8)))
+    Localizer(whole, method="score_cam")(WIDE, ["red"])
+
+    def stop(done: int, left: int) -> None:
+        raise KeyboardInterrupt
+
+    localizer = localizer_of(backbone, memory, "score_cam", batch_size=4)
+    with pytest.raises(KeyboardInterrupt):
+        list(localizer.stream([WIDE], ["red"], on_masked=stop))
+    assert 0 < backbone.images < whole.images
+    localizer(WIDE, ["red"])
+    assert backbone.images == whole.images
+
+
+def test_names_are_embedded_once() -> None:
+    backbone, memory = Counting(tower("gap_cnn", (8, 8))), Memory()
+    first = localizer_of(backbone, memory, "cam").embed_names(["red", "blue"])
+    backbone.encode_text = lambda texts: pytest.fail(f"embedded again: {texts}")
+    torch.testing.assert_close(localizer_of(backbone, memory, "cam").embed_names(["blue", "red"]), first.flip(0))
+
+
+def test_it_holds_no_more_than_it_may() -> None:
+    backbone = Counting(tower("gap_cnn", (8, 8)))
+    pictures = [np.full((32, 32, 3), value, np.uint8) for value in range(0, 250, 10)]
+    all_of_it = Memory()
+    for picture in pictures:
+        localizer_of(backbone, all_of_it, "cam")(picture, ["red"])
+    memory = Memory(max_bytes=all_of_it.bytes // 3)
+    localizer = localizer_of(backbone, memory, "cam")
+    for picture in pictures:
+        localizer(picture, ["red"])
+        assert memory.bytes <= memory.max_bytes
+    before = backbone.traces
+    localizer(pictures[-1], ["blue"])
+    assert backbone.traces == before  # the last stays
+    localizer(pictures[0], ["blue"])
+    assert backbone.traces == before + 1  # the first went
+    nothing = Memory(max_bytes=0)
+    localizer_of(backbone, nothing, "cam")(WIDE, ["red"])
+    assert nothing.bytes == 0
+
+
+def test_what_nobody_asks_for_goes_in_time() -> None:
+    now = [0.0]
+    backbone, memory = Counting(tower("gap_cnn", (8, 8))), Memory(max_seconds=60, clock=lambda: now[0])
+    localizer = localizer_of(backbone, memory, "cam")
+    localizer(WIDE, ["red"])
+    for now[0], traces in ((50, 1), (100, 1), (161, 2)):  # each use counts anew
+        localizer(WIDE, ["red"])
+        assert backbone.traces == traces
+
+
+def test_a_model_that_is_gone_leaves_nothing() -> None:
+    memory = Memory()
+    backbone: Any = tower("vit", (8, 8))
+    localizer_of(backbone, memory, "legrad")(WIDE, ["red"])
+    assert memory.bytes > 0
+    gone = weakref.ref(backbone)
+    del backbone
+    gc.collect()
+    assert gone() is None
+    other = tower("gap_cnn", (8, 8))
+    assert memory.text(other, ["red"], ["{}"]) is None
+    assert memory.bytes == 0
