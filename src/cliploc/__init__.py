@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cliploc.errors import CliplocError, InputError, ModelError, UsageError
     from cliploc.jobs.annotate import annotate
     from cliploc.localizer import Localizer
+    from cliploc.memory import Memory
     from cliploc.schema import Boxes, Localization
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "InputError",
     "Localization",
     "Localizer",
+    "Memory",
     "ModelError",
     "UsageError",
     "__version__",
@@ -40,6 +42,7 @@ _HOMES = {
     "InputError": "cliploc.errors",
     "Localization": "cliploc.schema",
     "Localizer": "cliploc.localizer",
+    "Memory": "cliploc.memory",
     "ModelError": "cliploc.errors",
     "UsageError": "cliploc.errors",
     "annotate": "cliploc.jobs.annotate",
