@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cliploc import __version__, cli
+from cliploc import __version__
 from cliploc._terminal import Terminal
 from cliploc.backbones import models
+from cliploc.cli import options
+from cliploc.cli.photos import LocalizeRun
 from cliploc.errors import ModelError, UsageError
 from cliploc.localizer import Localizer
 from cliploc.refine import refinements
@@ -267,7 +269,7 @@ def test_several_methods_are_one(tmp_path):
     ],
 )
 def test_method_options_get_their_types(text, wanted, value):
-    typed = cli._typed("option", text, wanted)
+    typed = options._typed("option", text, wanted)
     assert typed == value
     assert type(typed) is type(value)
 
@@ -277,7 +279,7 @@ def test_method_options_get_their_types(text, wanted, value):
 )
 def test_method_options_of_another_type_are_refused(text, wanted):
     with pytest.raises(UsageError, match=r"^expected option to be "):
-        cli._typed("option", text, wanted)
+        options._typed("option", text, wanted)
 
 
 @pytest.mark.parametrize(
@@ -410,7 +412,7 @@ def test_too_little_memory_says_what_to_do(monkeypatch):
 
 def test_a_run_keeps_no_picture_once_it_is_taken(tmp_path):
     localizer = Localizer(create_once("mini", None, "cpu"))
-    run = cli._Run(Terminal(), tmp_path, [str(CAT)], quiet=True)
+    run = LocalizeRun(Terminal(), tmp_path, [str(CAT)], quiet=True)
     result = localizer(CAT, ["cat"])
     image, maps = weakref.ref(result.image), weakref.ref(result.maps)
     run.take(result)

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from cliploc import Localizer
-from cliploc.cli import DEMO_BESIDE, DEMO_VIEWS
+from cliploc.cli.demo import DEMO_BESIDE, DEMO_VIEWS
 
 ROOT = Path(__file__).parents[1]
 ASKED = {"cat": ["cat"], "fig": ["fig", "bowl"], "bee": ["bee"], "bridge": ["bridge"]}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cliploc import prompts
+from cliploc._values import parse_share
 from cliploc.errors import UsageError
 from cliploc.jobs.pictures import NO_XML
 
@@ -72,7 +73,8 @@ def labels_of(lines: Sequence[str], where: str = "") -> Labels:
             continue
         match = THRESHOLD.fullmatch(line)
         entries.append(prompts.class_entry(match.group(1) if match else line, where))
-        thresholds.append(_threshold(match.group(2), f"{where}{line}") if match else None)
+        expected = f"{where}{line}: expected a threshold from 0 to 1 after @"
+        thresholds.append(parse_share(match.group(2), expected) if match else None)
     if not entries:
         raise UsageError(f"{where}expected names to box, found none: write them one a line")
     try:
@@ -82,13 +84,3 @@ def labels_of(lines: Sequence[str], where: str = "") -> Labels:
     except UsageError as error:
         raise UsageError(f"{where}{error}") from None
     return Labels(tuple(entries), tuple(thresholds), tuple(background))
-
-
-def _threshold(text: str, line: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise UsageError(f"{line}: expected a threshold from 0 to 1 after @, got {text}")
-    return value

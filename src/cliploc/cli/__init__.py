@@ -1,0 +1,131 @@
+"""The command line: a thin shell over `Localizer`, without mathematics. Nothing heavy is imported before it is used.
+
+Exit codes: 0 done; 1 finished, but some inputs failed; 2 nothing could be done; 130 interrupted; 141 the reader of our
+output went away.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from cliploc import __version__
+from cliploc._allocator import keep_freed_memory
+from cliploc.cli import (
+    annotate,
+    benchmark,
+    classify,
+    datasets,
+    demo,
+    doctor,
+    evaluate,
+    lists,
+    localize,
+    serve,
+    train,
+)
+from cliploc.cli.options import Debug
+from cliploc.cli.output import DONE, INTERRUPTED, NO_READER, NOTHING_DONE, complain
+from cliploc.errors import CliplocError, CliplocWarning
+
+app = typer.Typer(
+    name="cliploc",
+    help="Name anything, and see where it is in a picture.",
+    epilog="Exit code 0: done. 1: finished, but some inputs failed. 2: nothing could be done.",
+    add_completion=False,
+    rich_markup_mode=None,  # help texts hold square brackets, and rich takes time to import
+    pretty_exceptions_enable=False,
+)
+for command in (  # in the order of `cliploc --help`
+    localize.localize,
+    classify.classify,
+    demo.demo,
+    serve.serve,
+    evaluate.evaluate,
+    train.train,
+    benchmark.benchmark,
+    annotate.annotate,
+    benchmark.report,
+    lists.models,
+    lists.methods,
+    lists.refinements,
+    datasets.datasets,
+    doctor.doctor,
+):
+    app.command()(command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"cliploc {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _start(
+    ctx: typer.Context,
+    version: Annotated[  # noqa: ARG001 - its callback does the work
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    debug: Debug = False,  # noqa: ARG001 - read in `main`, where errors end up
+) -> None:
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code; every error becomes one line on stderr.
+
+    Args:
+        arguments: what follows the program's name; None for those of the process.
+    """
+    if arguments is None:
+        keep_freed_memory()
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    command = typer.main.get_command(app)
+    try:
+        with warnings.catch_warnings():
+            if not debug:
+                warnings.simplefilter("ignore")  # libraries' remarks to programmers
+                warnings.simplefilter("always", CliplocWarning)
+                warnings.showwarning = lambda message, *_, **__: complain(str(message))
+            with command.make_context("cliploc", words) as context:
+                code = command.invoke(context)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else DONE
+    except typer.Exit as stop:
+        return stop.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        complain("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # What is still buffered must go somewhere when Python flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NO_READER
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        complain(_in_one_line(error))
+        return NOTHING_DONE
+
+
+def _in_one_line(error: Exception) -> str:
+    if isinstance(error, CliplocError):
+        return str(error)
+    if hasattr(error, "format_message"):  # a usage error of the option parser
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context else "cliploc"
+        return f"{error.format_message().rstrip('.')}: see {path} --help"
+    if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
+        return "too little memory: use a smaller --batch-size, --image-size or fewer --scales"
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    first = (str(error).splitlines() or [""])[0]
+    return f"a mistake of cliploc's own ({type(error).__name__}: {first}): see --debug, and report it"

@@ -1,0 +1,282 @@
+"""`cliploc benchmark`, and `cliploc report`, which writes down again what that found."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from cliploc._terminal import Terminal, grid, printable
+from cliploc._values import parse_share
+from cliploc.cli.options import (
+    Address,
+    BatchSize,
+    Debug,
+    Device,
+    EngineName,
+    ImageSize,
+    Json,
+    Precision,
+    Refine,
+    Scales,
+    Threads,
+    class_names,
+    pair_weights,
+    parse_engine,
+    parse_image_size,
+    parse_list,
+    parse_method_options,
+    parse_numbers,
+)
+from cliploc.cli.output import (
+    DONE,
+    NOTHING_DONE,
+    SHOWN_PROBLEMS,
+    SOME_FAILED,
+    complain,
+    say_failures,
+    title_row,
+    writable,
+)
+from cliploc.errors import UsageError
+
+if TYPE_CHECKING:
+    from cliploc.jobs.plan import View
+
+LOST = ("missing picture", "broken picture", "missing mask")  # problems of a dataset that are failures of a run on it
+
+
+def benchmark(
+    dataset: Annotated[str, typer.Option(metavar="NAME", help="A name of `cliploc datasets`.")],
+    root: Annotated[Path, typer.Option(metavar="DIR", help="The dataset's folder.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where results go; a stopped run there is gone on with.")],
+    split: Annotated[str | None, typer.Option(help="Of the dataset. [default: its first]")] = None,
+    subset: Annotated[str | None, typer.Option(metavar="ten-classes", help="Only the classes of this subset.")] = None,
+    classes: Annotated[
+        str | None, typer.Option(metavar="NAME,NAME", help="Only these, by name, synonym or WordNet id.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many samples.")] = None,
+    sample: Annotated[int | None, typer.Option(help="Only so many samples, drawn at random.")] = None,
+    seed: Annotated[int, typer.Option(help="Of that draw.")] = 0,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", help="A name of `cliploc models`; repeatable. [default: mini]")
+    ] = None,
+    pretrained: Annotated[
+        list[str] | None, typer.Option(help="Which weights: once for all models, or once for each; own for its own.")
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option("--method", metavar="NAME,NAME", help="Names of `cliploc methods`. [default: the tower's own]"),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--option", "-o", metavar="KEY=VALUE", help="Of every method that has it, or METHOD.KEY=VALUE; repeatable."
+        ),
+    ] = None,
+    head: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Trained layers, made by `cliploc train`; repeatable.")
+    ] = None,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--template",
+            metavar="TEXT",
+            help="A prompt setting each: a sentence with {}, a FILE.txt of them, or default, openai-80, openai-7, "
+            "name-only.",
+        ),
+    ] = None,
+    threshold: Annotated[
+        list[str] | None,
+        typer.Option(metavar="0-1|own", help="A box setting each. [default: each method's own]"),
+    ] = None,
+    resize: Annotated[
+        str, typer.Option(metavar="squash|crop|pad", help="How a picture meets the model's input.")
+    ] = "squash",
+    image_size: ImageSize = None,
+    scales: Scales = "1",
+    flip: Annotated[bool, typer.Option("--flip", help="Average in the map of the mirrored picture.")] = False,
+    refine: Refine = "",
+    device: Device = None,
+    precision: Precision = "fp32",
+    batch_size: BatchSize = 16,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that compare maps with boxes. [default: cores - 1]")
+    ] = None,
+    engine: EngineName = "local",
+    address: Address = None,
+    threads: Threads = None,
+    save_maps: Annotated[bool, typer.Option("--save-maps", help="Keep score maps, as `evaluate` takes them.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,  # noqa: ARG001
+) -> int:
+    """Run the WSOL benchmark: models x methods x prompts x thresholds on a dataset.
+
+    Killed at any moment, the same command goes on where it was.
+
+    Example: cliploc benchmark --dataset wsol --root data --method cam,layer_cam --out results
+    """
+    from cliploc.datasets import open_dataset
+    from cliploc.jobs.benchmark import StoppedError, misfit, run_benchmark
+    from cliploc.jobs.plan import Grid
+    from cliploc.report.benchmark import write_report
+
+    names = class_names(classes) if classes else None
+    carry_out = parse_engine(engine, address, threads)
+    views = _views(model or ["mini"], pretrained, template, [None, *(head or [])])
+    common: dict[str, Any] = {
+        "resize": resize,
+        "image_size": parse_image_size(image_size),
+        "scales": tuple(parse_numbers("--scales", scales)),
+        "flip": flip,
+        "refine": tuple(parse_list(refine)) if refine else (),
+        "precision": precision,
+        "device": device,
+        "batch_size": batch_size,
+    }
+    if batch_size < 1 or (workers is not None and workers < 1):
+        raise UsageError("expected --batch-size and --workers of at least 1")
+    views = [replace(view, **common) for view in views]
+    methods = _methods_of(method, views)
+    options = _grid_options(methods, option or [])
+    thresholds = [
+        None if text == "own" else parse_share(text, "expected --threshold from 0 to 1, or own")
+        for text in threshold or ["own"]
+    ]
+    settings, left_out = Grid(views, methods, lambda name: options[name], thresholds).settings(misfit)
+    terminal = Terminal()
+    for line in left_out:
+        terminal.say(f"left out: {line.split(': use one of')[0]}", style="yellow")
+    folder = writable(out)
+    asked = {"subset": subset, "classes_asked": names, "limit": limit, "sample": sample, "seed": seed}
+    start_time = time.perf_counter()
+    with terminal.progress(f"reading {dataset}", rate="images/s") as bar:
+        found = open_dataset(dataset, root, split, subset=subset, classes=names, limit=limit, sample=sample, seed=seed)
+        for problem in found.problems[:SHOWN_PROBLEMS]:
+            terminal.say(f"{problem.kind}: {problem.source}: {problem.reason}", style="yellow")
+        if len(found.problems) > SHOWN_PROBLEMS:
+            more = f"cliploc datasets {dataset} --root {root}"
+            terminal.say(f"{len(found.problems)} problems in all: {more}", style="yellow")
+        bar.start(f"loading {', '.join(dict.fromkeys(view.model for view in views))}", None)
+        try:
+            result = run_benchmark(
+                found,
+                views,
+                settings,
+                folder,
+                engine=carry_out,
+                save_maps=save_maps,
+                judges=workers,
+                asked=asked,
+                on_start=lambda todo, of: bar.start("benchmark", of, of - todo),
+                on_images=bar.advance,
+                on_note=lambda line: terminal.say(line, style="yellow"),
+                on_end=lambda: bar.start("summary", None),
+            )
+        except StoppedError as stop:
+            complain(str(stop))
+            return SOME_FAILED if stop.kept else NOTHING_DONE
+        bar.start("report", None)
+        write_report(folder)
+    if as_json:
+        print(json.dumps(result.document(), ensure_ascii=False, indent=1, allow_nan=False))
+    else:
+        titles, *lines = result.table()
+        terminal.data(grid([title_row(*titles), *lines]))
+        for line in result.legend():
+            terminal.data(Text(printable(line)))
+    seconds = time.perf_counter() - start_time
+    say_failures(terminal, result.failed)
+    terminal.say(result.closing(seconds), style="dim")
+    lost = any(problem.kind in LOST for problem in found.problems)
+    return SOME_FAILED if result.failed or lost else DONE
+
+
+def _views(
+    models: Sequence[str],
+    pretrained: Sequence[str] | None,
+    templates: Sequence[str] | None,
+    heads: Sequence[Path | None],
+) -> list[View]:
+    """Models × prompts × trained heads of a benchmark."""
+    from cliploc import prompts
+    from cliploc.jobs.plan import View
+
+    return [
+        View(
+            model=model,
+            pretrained=weights,
+            prompts=words or "default",
+            templates=prompts.resolve_templates(words),
+            head=None if head is None else str(head),
+        )
+        for model, weights in pair_weights(models, pretrained)
+        for words in (*(templates or ()), *(() if templates else (None,)))
+        for head in heads
+    ]
+
+
+def _methods_of(method: str | None, views: Sequence[View]) -> list[str]:
+    """The methods of a benchmark: those asked for, else each tower's own and what the heads are trained for."""
+    from cliploc.localizer import default_method
+    from cliploc.saliency import find
+    from cliploc.training import read_config
+
+    if method:
+        names = parse_list(method)
+        for head in {one.head for one in views if one.head is not None}:
+            trained_for = read_config(head).method
+            if trained_for not in {find(name).name for name in names}:
+                raise UsageError(f"{head} is trained for {trained_for}, not for {method}: add it, or leave --head out")
+        return names
+    own = [default_method(one.model) if one.head is None else read_config(one.head).method for one in views]
+    return list(dict.fromkeys(own))
+
+
+def _grid_options(methods: Sequence[str], pairs: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """For each method those of the `[method.]key=value` texts that are meant for it."""
+    from cliploc.saliency import find
+
+    chosen: dict[str, list[str]] = {name: [] for name in methods}
+    for pair in pairs:
+        key = pair.partition("=")[0].strip().replace("-", "_")
+        takers = []
+        for name in methods:
+            found = find(name)
+            members = found.members or (found,)
+            if not found.members and key.startswith(f"{name}."):
+                takers.append((name, pair.partition(".")[2]))
+            elif any(key in (option, f"{one.name}.{option}") for one in members for option in one.options):
+                takers.append((name, pair))
+        if not takers:
+            raise UsageError(f"--option {pair}: none of {', '.join(methods)} has it; see cliploc methods")
+        for name, own in takers:
+            chosen[name].append(own)
+    return {name: parse_method_options(name, own) for name, own in chosen.items()}
+
+
+def report(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder of a benchmark.")],
+    no_pictures: Annotated[
+        bool, typer.Option("--no-pictures", help="Leave the photographs out: maps and boxes alone, to pass on.")
+    ] = False,
+    debug: Debug = False,  # noqa: ARG001
+) -> int:
+    """Write a benchmark's report.html and its tables again; no model is loaded.
+
+    Example: cliploc report results --no-pictures
+    """
+    from cliploc.report import write_report
+
+    terminal = Terminal()
+    with terminal.progress("writing the report"):
+        path = write_report(out, pictures=not no_pictures)
+    terminal.data(Text(printable(str(path))))
+    terminal.say(f"and tables.csv, tables.md, tables.tex in {path.parent}", style="dim")
+    return DONE

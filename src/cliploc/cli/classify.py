@@ -1,0 +1,84 @@
+"""`cliploc classify`: which names whole photos fit best."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Annotated, Any
+
+import typer
+
+from cliploc._terminal import Terminal
+from cliploc.cli.options import (
+    BatchSize,
+    Classes,
+    Debug,
+    Device,
+    Json,
+    Model,
+    Names,
+    NoTextCache,
+    Precision,
+    Pretrained,
+    Templates,
+    asked_names,
+    parse_templates,
+)
+from cliploc.cli.photos import ClassifyRun, model_settings
+from cliploc.errors import UsageError
+
+
+def classify(
+    photos: Annotated[list[str] | None, typer.Argument(metavar="PHOTO", help="Picture files, as for localize.")] = None,
+    prompt: Names = None,
+    classes: Classes = None,
+    top_k: Annotated[int, typer.Option(help="How many names a photo, best first.")] = 5,
+    template: Templates = None,
+    model: Model = "mini",
+    pretrained: Pretrained = None,
+    device: Device = None,
+    precision: Precision = "fp32",
+    batch_size: BatchSize = 16,
+    no_text_cache: NoTextCache = False,
+    as_json: Json = False,
+    debug: Debug = False,  # noqa: ARG001
+) -> int:
+    """Say which of the names each whole photo fits best; of ImageNet's 1,000 when none are given.
+
+    Example: cliploc classify street.jpg -p bicycle -p car --top-k 1
+    """
+    from cliploc import prompts
+
+    if not photos:
+        raise UsageError('expected at least one photo, got none: cliploc classify cat.jpg -p "cat" -p "dog"')
+    if top_k < 1:
+        raise UsageError(f"expected --top-k of at least 1, got {top_k}")
+    names = asked_names(prompt, classes) or asked_names(None, "imagenet")
+    labels = prompts.parse(names).names
+    arguments: dict[str, Any] = {
+        "model": model,
+        "pretrained": pretrained,
+        "templates": parse_templates(template),
+        "device": device,
+        "precision": precision,
+        "batch_size": batch_size,
+        "text_cache": not no_text_cache,
+    }
+    terminal = Terminal()
+    start = time.perf_counter()
+    with terminal.progress(f"loading {model}") as bar:
+        from cliploc.localizer import classifier
+
+        localizer = classifier(**arguments)
+        for reason in localizer.unknown_names(names).values():
+            terminal.say(f"left out: {reason}", style="yellow")
+        bar.start("classify", len(photos))
+        run = ClassifyRun(terminal, photos, labels, quiet=as_json)
+        for result in localizer.classify_stream(photos, names, top_k, on_error=run.fail):
+            run.take(result)
+            bar.advance()
+    if as_json:
+        settings = {"names": names, "top_k": top_k, **model_settings(localizer, arguments)}
+        print(json.dumps(run.document(settings), ensure_ascii=False, indent=1))
+    terminal.say(run.summary(time.perf_counter() - start), style="dim")
+    return run.exit_code

@@ -1,0 +1,136 @@
+"""`cliploc datasets`: the registry, listed; or a folder, checked."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from cliploc._terminal import Terminal, grid
+from cliploc.cli.options import Debug, Json, class_names
+from cliploc.cli.output import DONE, SHOWN_PROBLEMS, SOME_FAILED, title_row
+from cliploc.errors import UsageError
+
+if TYPE_CHECKING:
+    from cliploc.datasets import Reader
+    from cliploc.schema import Dataset
+
+SHOWN_CLASSES = 20  # one by one, before a number stands for them
+
+
+def datasets(
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="All about this one.")] = "",
+    root: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Check this folder: what is in it, and what is wrong with it.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(metavar="NAME", help="Which split. [default: its first]")] = None,
+    subset: Annotated[str | None, typer.Option(metavar="NAME", help="Only these classes, such as ten-classes.")] = None,
+    classes: Annotated[
+        str | None, typer.Option(metavar="NAME,NAME|FILE", help="Only these: names, synonyms or WordNet ids.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", help="Only the first N samples.")] = None,
+    sample: Annotated[int | None, typer.Option(metavar="N", help="Only N samples drawn at random.")] = None,
+    seed: Annotated[int, typer.Option(help="Of that draw.")] = 0,
+    as_json: Json = False,
+    debug: Debug = False,  # noqa: ARG001
+) -> int:
+    """List the datasets that can be read, say all about one, or check a folder. Nothing is downloaded.
+
+    Example: cliploc datasets wsol --root ilsvrc_val_dev --subset ten-classes
+    """
+    from cliploc.datasets import BY_DESIGN, open_dataset, readers, subsets
+
+    terminal = Terminal()
+    if root is None:
+        if as_json or any(option is not None for option in (split, subset, classes, limit, sample)):
+            raise UsageError(f"expected --root with the folder to check: cliploc datasets {name or 'NAME'} --root DIR")
+        _list_datasets(terminal, [readers.get(name)] if name else list(readers), bool(name))
+        return DONE
+    if not name:
+        raise UsageError(f"expected the dataset that {root} holds: cliploc datasets NAME --root {root}")
+    names = None if classes is None else class_names(classes)
+    with terminal.progress(f"reading {name}"):
+        dataset = open_dataset(name, root, split, subset=subset, classes=names, limit=limit, sample=sample, seed=seed)
+    if as_json:
+        print(json.dumps(_dataset_document(dataset), ensure_ascii=False, indent=1))
+    else:
+        terminal.data(grid(_about_dataset(dataset, subsets.get(subset).reasons if subset else {})))
+    for problem in dataset.problems:
+        if problem.kind not in BY_DESIGN:
+            return SOME_FAILED
+    return DONE
+
+
+def _list_datasets(terminal: Terminal, chosen: Sequence[Reader], whole: bool) -> None:
+    from cliploc.datasets import subsets
+
+    if whole:
+        (one,) = chosen
+        facts = [("name", one.name), ("what it is", f"{one.title}: {one.about}"), ("get it at", one.source)]
+        facts += [("" if i else "splits", f"{s.name}, to {s.role} on: {s.about}") for i, s in enumerate(one.splits)]
+        terminal.data(grid([(Text(key, style="bold"), value) for key, value in facts]))
+        terminal.data(Text("\nfiles below the root", style="bold"))
+        terminal.data(Text(one.layout))
+        terminal.data(Text(f"\nto check a folder: cliploc datasets {one.name} --root DIR", style="dim"))
+        return
+    rows: list[Sequence[str | Text]] = [title_row("name", "splits: what for", "what it is", "where to get it")]
+    narrow: list[Sequence[str | Text]] = [title_row("name", "splits: what for", "what it is; where to get it")]
+    for one in chosen:
+        splits = ", ".join(s.name if s.name == s.role else f"{s.name}: {s.role}" for s in one.splits)
+        rows.append((one.name, splits, f"{one.title}: {one.about}", one.source))
+        narrow.append((one.name, splits, f"{one.title}: {one.about}. Get it: {one.source}"))
+    terminal.listing(rows, narrow)
+    terminal.data(Text())
+    terminal.data(grid([(Text("subsets", style="bold"), f"{one.name}: {one.title}") for one in subsets]))
+    terminal.data(Text("\nthe files each expects: cliploc datasets NAME; with --root DIR it is checked", style="dim"))
+
+
+def _about_dataset(dataset: Dataset, reasons: Mapping[str, str]) -> list[Sequence[str | Text]]:
+    from cliploc.datasets import BY_DESIGN
+
+    facts = _dataset_document(dataset)
+    use = "a threshold may be chosen on it" if dataset.role == "tune" else "a threshold chosen on it makes an oracle"
+    truths = " and ".join(f"{facts[key]:,} {key}" for key in ("boxes", "masks") if facts[key])
+    rows = [
+        ("dataset", dataset.name),
+        ("folder", str(dataset.root)),
+        ("split", f"{dataset.split}: {use}"),
+        ("pictures", f"{facts['pictures']:,}"),
+        ("samples", f"{facts['samples']:,}: a class in a picture each, {truths} in all"),
+        ("classes", f"{facts['classes']:,} of {len(dataset.classes):,}"),
+    ]
+    counts = Counter(one.label for one in dataset.samples)
+    if len(counts) <= SHOWN_CLASSES:
+        places = {wnid: place for place, wnid in enumerate(reasons)}
+        for label in sorted(counts, key=lambda label: (places.get(dataset.classes[label].wnid, 0), label)):
+            one = dataset.classes[label]
+            rows.append(("", f"{one.name}: {counts[label]}{f' – {reasons[one.wnid]}' if one.wnid in reasons else ''}"))
+    rows.append(("problems", f"{len(dataset.problems):,}" if dataset.problems else "none"))
+    for kind, count in facts["problems"].items():
+        rows.append(("", f"{count:,} {kind}{', left out by design' if kind in BY_DESIGN else ''}"))
+        examples = [one for one in dataset.problems if one.kind == kind][:SHOWN_PROBLEMS]
+        rows += [("", f"· {one.source}: {one.reason}") for one in examples]
+        if count > len(examples):
+            rows.append(("", f"· … and {count - len(examples):,} more: --json names all"))
+    return [(Text(key, style="bold"), value) for key, value in rows]
+
+
+def _dataset_document(dataset: Dataset) -> dict[str, Any]:
+    return {
+        "dataset": dataset.name,
+        "root": str(dataset.root),
+        "split": dataset.split,
+        "role": dataset.role,
+        "pictures": len({one.path for one in dataset.samples}),
+        "samples": len(dataset),
+        "classes": len({one.label for one in dataset.samples}),
+        "boxes": sum(len(one.boxes_xyxy) for one in dataset.samples),
+        "masks": sum(len(one.masks) for one in dataset.samples),
+        "problems": dict(Counter(one.kind for one in dataset.problems).most_common()),
+        "named": [{"kind": one.kind, "source": one.source, "reason": one.reason} for one in dataset.problems],
+    }

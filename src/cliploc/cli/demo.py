@@ -1,0 +1,99 @@
+"""`cliploc demo`: the photos that come with cliploc, as a table and a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from cliploc import __version__
+from cliploc._terminal import Terminal, grid, printable
+from cliploc.cli.options import Debug, Device, MethodName, Model, Precision, Pretrained
+from cliploc.cli.output import DONE, box_text, title_row, writable
+
+if TYPE_CHECKING:
+    from cliploc.localizer import Localizer
+
+# Better on the tuning pictures: tools/choose_thresholds.py --scales.
+DEMO_VIEWS: dict[str, Any] = {"scales": (1, 1.43, 2), "flip": True}
+# What ViT methods make of the same photographs.
+DEMO_BESIDE: dict[str, Any] = {"model": "mini-vit", "method": None, "scales": (2,)}
+
+
+def demo(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where to write overlays and demo.html.")] = Path("demo-out"),
+    model: Model = "mini",
+    pretrained: Pretrained = None,
+    method: MethodName = None,
+    device: Device = None,
+    precision: Precision = "fp32",
+    debug: Debug = False,  # noqa: ARG001
+) -> int:
+    """Try it on photos that come with cliploc."""
+    from cliploc.demo import IOU_RULE, clip_hint, demo_photos, run_demo
+
+    folder = writable(out)
+    terminal = Terminal()
+    of_model: dict[str, Any] = {"model": model, "pretrained": pretrained, "device": device, "precision": precision}
+    with terminal.progress(f"loading {model}") as bar:
+        from cliploc.localizer import Localizer
+
+        localizer = Localizer(method=method, **of_model, **DEMO_VIEWS)
+        beside = None if model != "mini" or method else Localizer(**{**of_model, **DEMO_BESIDE})
+        bar.start(localizer.method.name, len(list(demo_photos())))
+        result = run_demo(localizer, folder, _page_settings(localizer), bar.advance, beside)
+    terminal.data(_demo_table(result.rows))
+    ious, absent = result.ious, result.absent
+    alarms = sum(row.found for row in absent)
+    lines = [
+        f"{_good(ious)}; absent names wrongly found: {alarms} of {len(absent)}",
+        *(
+            [f"beside it on the page: {beside.backbone.name}, {beside.method.title}: {_good(result.beside)}"]
+            if beside
+            else []
+        ),
+        IOU_RULE,
+        f"wrote {result.page} and {len(result.overlays)} overlays",
+        clip_hint(),
+    ]
+    for line in lines:
+        terminal.data(Text(printable(line)))
+    return DONE
+
+
+def _page_settings(localizer: Localizer) -> dict[str, Any]:
+    return {
+        "model": localizer.backbone.name,
+        "method": localizer.method.title,
+        "threshold": localizer.box_rule.threshold,
+        "input": f"{localizer.input_hw[0]}×{localizer.input_hw[1]}",
+        "scales": ", ".join(f"{scale:g}" for scale in localizer.scales) + (", flipped too" if localizer.flip else ""),
+        "cliploc": __version__,
+    }
+
+
+def _demo_table(rows: Sequence[Any]) -> Any:
+    lines: list[Sequence[str | Text]] = [title_row("photo", "name", "found", "score", "best box", "IoU")]
+    for row in rows:
+        right = row.found == row.there
+        found = Text(("yes" if row.found else "no") + ("" if right else " ✗"), style="green" if right else "red")
+        more = f" (+{len(row.boxes) - 1})" if len(row.boxes) > 1 else ""
+        lines.append(
+            (
+                row.photo,
+                row.name,
+                found,
+                "–" if row.score is None else f"{row.score:.2f}",
+                box_text(row.boxes[0]) + more if len(row.boxes) else "–",
+                "absent" if row.iou is None else f"{row.iou:.2f}",
+            )
+        )
+    return grid(lines)
+
+
+def _good(ious: Sequence[float]) -> str:
+    good = sum(iou >= 0.5 for iou in ious)
+    return f"mean IoU {sum(ious) / len(ious):.2f}, IoU ≥ 0.5: {good} of {len(ious)} ({good / len(ious):.0%})"

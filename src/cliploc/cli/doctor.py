@@ -1,0 +1,30 @@
+"""`cliploc doctor`: a line for each check of this installation."""
+
+from __future__ import annotations
+
+from rich.text import Text
+
+from cliploc._terminal import Terminal, printable
+from cliploc.cli.options import Debug, Device, Model, Precision, Pretrained
+from cliploc.cli.output import DONE, SOME_FAILED
+
+
+def doctor(
+    model: Model = "mini",
+    pretrained: Pretrained = None,
+    device: Device = None,
+    precision: Precision = "fp32",
+    debug: Debug = False,  # noqa: ARG001
+) -> int:
+    """Check this installation, and a model: whether its weights are there, and whether it knows what it sees."""
+    from cliploc.doctor import checks
+
+    terminal = Terminal()
+    failed = 0
+    for check in checks(model, pretrained, device, precision):
+        failed += not check.good
+        mark = Text("ok", style="green") if check.good else Text("FAILED", style="bold red")
+        terminal.data(Text.assemble(mark, " " * (8 - len(mark)), f"{check.name:24}{printable(check.detail)}"))
+    verdict = f"{failed} check{'s' if failed > 1 else ''} failed" if failed else "everything is as it should be"
+    terminal.data(Text(verdict))
+    return SOME_FAILED if failed else DONE

@@ -1,0 +1,121 @@
+"""`cliploc models`, `methods` and `refinements`: the registries, listed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from cliploc._terminal import Terminal, grid
+from cliploc.cli.output import DONE, title_row
+from cliploc.errors import ModelError
+
+if TYPE_CHECKING:
+    from cliploc.backbones import ModelEntry
+
+
+def models(
+    part: Annotated[
+        str, typer.Argument(metavar="[NAME]", help="All about this model; or a part: the models with it in their name.")
+    ] = "",
+) -> int:
+    """List the models, or say all about one."""
+    from cliploc.backbones import models as registry
+    from cliploc.saliency import methods as saliency
+
+    terminal = Terminal()
+    wanted = part.replace("/", "-")
+    chosen = [entry for entry in registry if wanted.lower() in entry.name.lower()]
+    if not chosen:
+        registry.get(part)  # says what there is
+
+    def runs(model: ModelEntry) -> list[str]:
+        return [m.name for m in saliency if model.usable and m.runs_on(model.kind, model.pooling)]
+
+    exact = [entry for entry in chosen if entry.name == wanted]
+    if exact or len(chosen) == 1:
+        (one,) = exact or chosen
+        terminal.data(grid(_about_model(one, runs(one))))
+        if others := [entry.name for entry in chosen if entry is not one]:
+            terminal.data(grid([("", ""), (Text("see also", style="bold"), " · ".join(others))]))
+        return DONE
+    titles = title_row("name", "tower", "input", "parameters", "licence", "methods", "about", "weights")
+    rows: list[Sequence[str | Text]] = [titles]
+    narrow: list[Sequence[str | Text]] = [titles]
+    for m in chosen:
+        size = "–" if m.parameters is None else f"{m.parameters:.1f} M"
+        number = f"{len(runs(m))} of {m.kind}" if m.usable else "none"
+        line = (m.name, m.kind, _by(m.input_hw), size, m.licence, number, m.about)
+        tags = f"{len(m.weights)} tags: cliploc models {m.name}" if len(m.weights) > 1 else "".join(m.weights)
+        rows.append((*line, " · ".join(m.weights) or "–"))
+        narrow.append((*line, tags or "–"))
+    terminal.listing(rows, narrow)
+    terminal.data(Text())
+    legend = {f"methods of {kind}": [m.name for m in saliency if kind in m.towers] for kind in ("cnn", "vit")}
+    legend["not where a vit averages"] = [m.name for m in saliency if "global average" not in m.poolings]
+    terminal.data(grid([(title, " · ".join(names)) for title, names in legend.items()]))
+    return DONE
+
+
+def _about_model(model: ModelEntry, methods: Sequence[str]) -> list[Sequence[str | Text]]:
+    if model.parameters is None and model.count is not None:
+        try:
+            size = f"{model.count():.1f} M"
+        except ModelError as error:
+            size = f"not known: {error}"
+    else:
+        size = f"{model.parameters:.1f} M"
+    weights = " · ".join(model.weights)
+    facts = {
+        "name": model.name,
+        "tower": f"{model.kind}: {model.about}",
+        "pooling": model.pooling,
+        "input": _by(model.input_hw),
+        "parameters": f"{size}, image and text tower" if size.endswith(" M") else size,
+        "weights": f"--pretrained {weights}" if weights else "its own" if model.count is None else "none published",
+        "licence": _licences(model),
+        "methods": " · ".join(methods) or "none",
+    }
+    return [(Text(key, style="bold"), value) for key, value in facts.items()]
+
+
+def _licences(model: ModelEntry) -> str:
+    """The most frequent one, and of which weights it is not."""
+    first, *others = model.licence.split(", ")
+    tags = {other: " · ".join(tag for tag, one in model.licences.items() if one == other) for other in others}
+    return "; ".join([first, *(f"{names}: {other}" for other, names in tags.items())])
+
+
+def _by(hw: tuple[int, int]) -> str:
+    return f"{hw[0]}×{hw[1]}"
+
+
+def methods(
+    markdown: Annotated[bool, typer.Option("--markdown", help="As the table of the README.")] = False,
+) -> int:
+    """List the saliency methods, with their options."""
+    from cliploc.saliency import methods as registry
+
+    if markdown:
+        typer.echo("| method | `--method` | family | towers | paper |\n|---|---|---|---|---|")
+        for m in registry:
+            typer.echo(f"| {m.title} | `{m.name}` | {m.family} | {', '.join(sorted(m.towers))} | {m.paper} |")
+        return DONE
+    rows: list[Sequence[str | Text]] = [title_row("name", "title", "family", "towers", "options", "paper")]
+    for m in registry:
+        options = ", ".join(f"{key}={value}" for key, value in m.options.items()) or "–"
+        rows.append((m.name, m.title, m.family, ", ".join(sorted(m.towers)), options, m.paper))
+    Terminal().listing(rows)
+    return DONE
+
+
+def refinements() -> int:
+    """List the steps that can follow any method."""
+    from cliploc.refine import refinements as registry
+
+    rows: list[Sequence[str | Text]] = [title_row("name", "title", "towers", "works on", "paper")]
+    rows += [(r.name, r.title, ", ".join(sorted(r.towers)), f"the {r.on}", r.paper) for r in registry]
+    Terminal().listing(rows)
+    return DONE

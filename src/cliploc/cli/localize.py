@@ -1,0 +1,161 @@
+"""`cliploc localize`: where named things are in photos."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cliploc._terminal import Terminal
+from cliploc.cli.options import (
+    BatchSize,
+    Classes,
+    Debug,
+    Device,
+    Flip,
+    ImageSize,
+    Json,
+    MethodName,
+    MethodOptions,
+    Model,
+    Names,
+    NoTextCache,
+    Precision,
+    Pretrained,
+    Refine,
+    Resize,
+    Scales,
+    Templates,
+    Threshold,
+    asked_names,
+    parse_image_size,
+    parse_list,
+    parse_method_options,
+    parse_numbers,
+    parse_templates,
+    parse_threshold,
+)
+from cliploc.cli.output import writable, write
+from cliploc.cli.photos import LocalizeRun, model_settings
+from cliploc.errors import UsageError
+
+if TYPE_CHECKING:
+    from cliploc.localizer import Localizer
+
+
+def localize(
+    photos: Annotated[
+        list[str] | None, typer.Argument(metavar="PHOTO", help="Picture files: JPEG, PNG, WebP, GIF, TIFF …")
+    ] = None,
+    prompt: Names = None,
+    classes: Classes = None,
+    model: Model = "mini",
+    pretrained: Pretrained = None,
+    method: MethodName = None,
+    option: MethodOptions = None,
+    head: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Trained layers for the method, made by `cliploc train`.")
+    ] = None,
+    ensemble: Annotated[
+        str, typer.Option(metavar="minmax|rank", help="How the maps of several methods are averaged.")
+    ] = "minmax",
+    threshold: Threshold = None,
+    components: Annotated[str, typer.Option(metavar="all|largest", help="Which hot regions get a box.")] = "all",
+    max_boxes: Annotated[int | None, typer.Option(help="At most so many boxes a name.")] = None,
+    min_presence: Annotated[
+        float, typer.Option(metavar="0-1", help="Names less probable than this are not found; 0 boxes every name.")
+    ] = 0.5,
+    resize: Resize = None,
+    image_size: ImageSize = None,
+    scales: Scales = "1",
+    flip: Flip = False,
+    refine: Refine = "",
+    template: Templates = None,
+    background: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="What is around, as a contrast; repeatable.")
+    ] = None,
+    device: Device = None,
+    precision: Precision = "fp32",
+    batch_size: BatchSize = 16,
+    no_text_cache: NoTextCache = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write an overlay for each photo and results.json here.")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,  # noqa: ARG001
+) -> int:
+    """Find named things in photos.
+
+    Example: cliploc localize street.jpg -p bicycle -p "traffic light" --out found
+    """
+    from cliploc import prompts
+
+    if not photos:
+        raise UsageError('expected at least one photo, got none: cliploc localize cat.jpg -p "cat"')
+    names = asked_names(prompt, classes)
+    if not names:
+        raise UsageError(f'expected at least one name to look for, got none: cliploc localize {photos[0]} -p "cat"')
+    prompts.parse(names)  # and whatever else can be refused is, before a model is loaded
+    arguments: dict[str, Any] = {
+        "model": model,
+        "pretrained": pretrained,
+        "method": method,
+        "head": None if head is None else str(head),
+        "ensemble": ensemble,
+        "templates": parse_templates(template),
+        "background": background or [],
+        "resize": resize,
+        "image_size": parse_image_size(image_size),
+        "scales": parse_numbers("--scales", scales),
+        "flip": flip,
+        "refine": parse_list(refine) if refine else [],
+        "threshold": parse_threshold(threshold),
+        "components": components,
+        "max_boxes": max_boxes,
+        "min_presence": min_presence,
+        "device": device,
+        "precision": precision,
+        "batch_size": batch_size,
+        "text_cache": not no_text_cache,
+    }
+    folder = None if out is None else writable(out)
+    terminal = Terminal()
+    start = time.perf_counter()
+    with terminal.progress(f"loading {model}") as bar:
+        from cliploc.localizer import Localizer, default_method
+        from cliploc.training import read_config
+
+        trained_for = None if head is None else read_config(head).method
+        arguments["method_options"] = parse_method_options(method or trained_for or default_method(model), option or [])
+        localizer = Localizer(**arguments)
+        bar.start(localizer.method.name, len(photos))
+        run = LocalizeRun(terminal, folder, photos, quiet=as_json)
+        try:
+            for result in localizer.stream(photos, names, on_error=run.fail, on_masked=bar.masked):
+                run.take(result)
+                bar.advance()
+        finally:  # also when interrupted: what is done is not lost
+            document = run.document({"names": names, **_settings(localizer, arguments)})
+            if folder is not None:
+                write(folder / "results.json", json.dumps(document, ensure_ascii=False, indent=1).encode())
+    if as_json:
+        print(json.dumps(document, ensure_ascii=False, indent=1))
+    terminal.say(run.summary(time.perf_counter() - start), style="dim")
+    return run.exit_code
+
+
+def _settings(localizer: Localizer, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What the run was asked for, with the defaults that it found filled in."""
+    return {
+        **model_settings(localizer, arguments),
+        "method": localizer.method.name,
+        "resize": localizer.resize,
+        "refine": localizer.refine,
+        "image_size": localizer.input_hw,
+        "threshold": localizer.box_rule.threshold,
+        "method_options": {**localizer.method.options, **localizer.method_options},
+    }

@@ -1,0 +1,67 @@
+"""What commands print and write alike, and the codes they end with."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from rich.text import Text
+
+from cliploc._terminal import Terminal, printable
+from cliploc.errors import UsageError
+
+DONE, SOME_FAILED, NOTHING_DONE, INTERRUPTED, NO_READER = 0, 1, 2, 130, 141
+SHOWN_FAILURES, SHOWN_PROBLEMS = 20, 3  # one by one, before a number stands for them
+
+
+# ------------------------------------------------------------------------------------------------------------ printed
+def complain(line: str) -> None:
+    """An error, in one line."""
+    print(f"cliploc: {printable(line)}", file=sys.stderr)
+
+
+def say_failures(terminal: Terminal, failed: Mapping[str, str]) -> None:
+    """The first of what failed, with the reason of each."""
+    for name, reason in list(failed.items())[:SHOWN_FAILURES]:
+        terminal.say(f"failed: {name}: {reason}", style="red")
+
+
+def title_row(*titles: str) -> list[Text]:
+    """The first row of a table."""
+    return [Text(title, style="bold") for title in titles]
+
+
+def box_text(xyxy: Iterable[float]) -> str:
+    """A box in whole pixels."""
+    return " ".join(f"{value:.0f}" for value in xyxy)
+
+
+# ------------------------------------------------------------------------------------------------------------ written
+def writable(folder: Path) -> Path:
+    """Makes the folder and tries it, before anything is computed for it.
+
+    Raises:
+        UsageError: it cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"cannot write to {folder}: {reason}: choose another folder with --out") from error
+    return folder
+
+
+def write(path: Path, content: bytes) -> None:
+    """A file of results.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}: make room or choose another --out") from error

@@ -1,0 +1,196 @@
+"""A run over photos: what is printed, drawn and written down of each, and how the run ends."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.cells import cell_len, set_cell_size
+from rich.text import Text
+
+from cliploc._terminal import Terminal, grid, printable
+from cliploc.cli.output import DONE, NOTHING_DONE, SOME_FAILED, box_text, write
+from cliploc.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from cliploc.localizer import Classification, Localizer
+    from cliploc.schema import Localization
+
+JPEG_MAX_SIDE = 65_500
+
+
+class _Photos:
+    """What every run over photos keeps: a light record of each, what failed, and the exit code."""
+
+    def __init__(self, terminal: Terminal, photos: Sequence[str], quiet: bool) -> None:
+        self._terminal, self._quiet, self._asked = terminal, quiet, len(photos)
+        self._records: list[dict[str, Any]] = []
+        self._failures: list[tuple[str, str]] = []
+
+    def fail(self, source: str, error: InputError) -> None:
+        """One picture cannot be used; the others go on."""
+        self._failures.append((source, str(error)))
+        self._terminal.say(f"failed: {error}", style="red")
+        if not self._quiet and not self._terminal.one_screen:
+            self._terminal.data(Text(printable(f"{source}  failed")))
+
+    def document(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The JSON document of the run so far."""
+        from cliploc.report import to_document
+
+        return {**to_document([], self._failures, settings), "pictures": self._records}
+
+    def summary(self, seconds: float) -> str:
+        """One line at the end."""
+        words = [f"{len(self._records)} of {self._asked} photos done{self._count()}, {seconds:.1f} s"]
+        if self._failures:
+            words.append(f"{len(self._failures)} failed")
+        if not self._records:
+            words.append("nothing could be done: check the photos named above")
+        elif written := self._written():
+            words.append(written)
+        return "; ".join(words)
+
+    def _count(self) -> str:
+        return ""
+
+    def _written(self) -> str:
+        return ""
+
+    @property
+    def exit_code(self) -> int:
+        if not self._records:
+            return NOTHING_DONE
+        return SOME_FAILED if self._failures else DONE
+
+
+class LocalizeRun(_Photos):
+    """Localizations as they come: each is printed and drawn."""
+
+    def __init__(self, terminal: Terminal, folder: Path | None, photos: Sequence[str], quiet: bool) -> None:
+        super().__init__(terminal, photos, quiet)
+        self._folder, self._names = folder, _FileNames(photos)
+
+    def take(self, result: Localization) -> None:
+        """One picture is done."""
+        from cliploc.report import to_document
+
+        record = to_document([result], [], {})["pictures"][0]
+        if self._folder is not None:
+            record["overlay"] = self._names.overlay(result.source, self._folder, max(result.image.size))
+            write(self._folder / record["overlay"], _encoded(_overlay(result), record["overlay"]))
+        self._records.append(record)
+        if not self._quiet:
+            notes = "".join(f"  ({note})" for note in result.notes)
+            size = f"  {result.image.width}×{result.image.height}{notes}"
+            self._terminal.data(Text.assemble((printable(result.source), "bold"), printable(size)))
+            self._terminal.data(grid(_lines(result), indent=2))
+
+    def _count(self) -> str:
+        found = sum(name["found"] for record in self._records for name in record["names"])
+        asked = sum(len(record["names"]) for record in self._records)
+        return f", {found} of {asked} names found"
+
+    def _written(self) -> str:
+        return "" if self._folder is None else f"overlays and results.json in {self._folder}"
+
+
+def _lines(result: Localization) -> list[Sequence[str | Text]]:
+    rows: list[Sequence[str | Text]] = []
+    for index, name in enumerate(result.names):
+        if not result.found[index]:
+            rows.append((name, Text("no", style="yellow"), result.reasons[index] or ""))
+            continue
+        of_name = result.boxes.label == index
+        boxes = [
+            f"score {score:.2f}  box {box_text(xyxy)}"
+            for xyxy, score in zip(result.boxes.xyxy[of_name], result.boxes.score[of_name], strict=True)
+        ]
+        rows.append((name, Text("found", style="green"), boxes[0]))
+        rows += [("", "", box) for box in boxes[1:]]
+    return rows
+
+
+class ClassifyRun(_Photos):
+    """Classifications as they come: a line for each photo and rank, in columns known beforehand."""
+
+    def __init__(self, terminal: Terminal, photos: Sequence[str], names: Sequence[str], quiet: bool) -> None:
+        super().__init__(terminal, photos, quiet)
+        self._widths = [
+            max(cell_len(printable(text)) for text in (title, *texts))
+            for title, texts in (("photo", photos), ("name", names))
+        ]
+        if not quiet:
+            self._line(("photo", "rank", "name", "probability", "cosine"), "bold")
+
+    def take(self, result: Classification) -> None:
+        """One picture is done."""
+        from cliploc.report import classified_record
+
+        picture = result.picture
+        self._records.append(classified_record(picture.source, picture.image.size, picture.notes, result.names))
+        if not self._quiet:
+            for rank, (name, probability, cosine) in enumerate(result.names, start=1):
+                self._line((picture.source, f"{rank}", name, f"{probability:.4f}", f"{cosine:.4f}"))
+
+    def _line(self, cells: tuple[str, str, str, str, str], style: str = "") -> None:
+        photo, rank, name, probability, cosine = map(printable, cells)
+        photo, name = (set_cell_size(text, width) for text, width in zip((photo, name), self._widths, strict=True))
+        self._terminal.data(Text(f"{photo}  {rank:>4}  {name}  {probability:>11}  {cosine:>7}", style=style))
+
+
+# ----------------------------------------------------------------------------------------------------------- overlays
+class _FileNames:
+    """A file name for each overlay: of the picture's stem, never twice, never that of a picture given."""
+
+    def __init__(self, photos: Sequence[str]) -> None:
+        self._given = {os.path.realpath(photo).casefold() for photo in photos}
+        self._taken: set[str] = set()
+
+    def overlay(self, source: str, folder: Path, longest_side: int) -> str:
+        """The name, such as `cat_overlay.jpg`; for a second picture of that stem `cat_overlay-2.jpg`."""
+        suffix = ".jpg" if longest_side <= JPEG_MAX_SIDE else ".png"
+        # Bytes of a name that are no UTF-8 could not be written down in results.json.
+        stem = "".join("_" if "\ud800" <= letter <= "\udfff" else letter for letter in Path(source).stem)
+        while len(os.fsencode(stem)) > 200:  # most file systems allow 255 bytes
+            stem = stem[:-1]
+        number = 1
+        while True:
+            name = f"{stem}_overlay{'' if number == 1 else f'-{number}'}{suffix}"
+            # Case does not tell files apart on macOS and Windows.
+            if name.casefold() not in self._taken and os.path.realpath(folder / name).casefold() not in self._given:
+                self._taken.add(name.casefold())
+                return name
+            number += 1
+
+
+def _overlay(result: Localization) -> Image.Image:
+    from cliploc.report import draw_overlay, panels
+
+    return panels(result) if len(result.names) > 1 else draw_overlay(result)
+
+
+def _encoded(image: Image.Image, name: str) -> bytes:
+    buffer = io.BytesIO()
+    if name.endswith(".jpg"):
+        image.save(buffer, "JPEG", quality=90, subsampling=0)  # thin coloured lines and letters must stay crisp
+    else:
+        image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+# ----------------------------------------------------------------------------------------------------------- document
+def model_settings(localizer: Localizer, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What the model was asked for, with the defaults that it found filled in."""
+    dtype = str(localizer.backbone.dtype).removeprefix("torch.")
+    return {
+        **arguments,
+        "templates": localizer.templates,
+        "device": str(localizer.backbone.device),
+        "precision": {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}.get(dtype, dtype),
+    }

@@ -1,0 +1,89 @@
+"""`cliploc serve`: the page where one types names."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from cliploc._terminal import Terminal
+from cliploc.cli.options import Debug, Device, Precision, pair_weights
+from cliploc.cli.output import DONE
+from cliploc.errors import UsageError
+
+
+def serve(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model", help="To choose on the page; repeatable, the first is shown. [default: mini, mini-vit]"
+        ),
+    ] = None,
+    pretrained: Annotated[
+        list[str] | None, typer.Option(metavar="TAG|FILE|own", help="Weights: once, or one for each --model.")
+    ] = None,
+    head: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="Layers that cliploc train made for one of the models; repeatable."),
+    ] = None,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen; 0.0.0.0: the whole network.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(metavar="N", help="0 takes any that is free.")] = 7860,
+    auth_env: Annotated[
+        str | None, typer.Option(metavar="VARIABLE", help="An environment variable that holds user:password.")
+    ] = None,
+    queue: Annotated[int, typer.Option(metavar="N", help="So many jobs wait; more are turned away.")] = 32,
+    max_megabytes: Annotated[float, typer.Option(metavar="N", help="The largest upload.")] = 20,
+    max_megapixels: Annotated[float, typer.Option(metavar="N", help="The largest photograph, decoded.")] = 25,
+    device: Device = None,
+    precision: Precision = "fp32",
+    debug: Debug = False,
+) -> int:
+    """Serve a page where one types names and sees where they are. Needs cliploc[web].
+
+    Example: cliploc serve --model mini --model ViT-B-16 --pretrained own --pretrained openai
+    """
+    if not 0 <= port <= 65535:
+        raise UsageError(f"expected --port from 0 to 65535, got {port}")
+    for option, value in (
+        ("--queue", queue),
+        ("--max-megabytes", max_megabytes),
+        ("--max-megapixels", max_megapixels),
+    ):
+        if not value > 0:
+            raise UsageError(f"expected {option} above 0, got {value:g}")
+    models = pair_weights(model or ["mini", "mini-vit"], pretrained)
+    auth = None if auth_env is None else _user(auth_env)
+    from cliploc.web.engine import Engine, Offer, with_heads
+    from cliploc.web.server import serve as serve_page
+
+    terminal = Terminal()
+    offers = [Offer(name, weights) for name, weights in models]
+    engine = Engine(with_heads(offers, head or []), device, precision, round(max_megapixels * 1e6))
+    if auth is None and host not in ("127.0.0.1", "localhost", "::1"):
+        terminal.say(f"anybody who reaches {host} can use this page: --auth-env asks for a password", style="yellow")
+    terminal.say(f"loading {offers[0].label}", style="dim")
+    with contextlib.suppress(KeyboardInterrupt):  # how a server is ended
+        serve_page(
+            engine,
+            host,
+            port,
+            auth=auth,
+            queue=queue,
+            max_bytes=round(max_megabytes * 1e6),
+            debug=debug,
+            on_ready=lambda address: terminal.data(Text(address)),
+        )
+    return DONE
+
+
+def _user(variable: str) -> tuple[str, str]:
+    """User and password out of the environment, where no list of processes shows them."""
+    user, colon, password = os.environ.get(variable, "").partition(":")
+    if not user or not colon or not password:
+        raise UsageError(f"expected {variable} to hold user:password, but it does not: export {variable}=me:secret")
+    return user, password
