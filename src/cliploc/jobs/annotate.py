@@ -25,6 +25,7 @@ from cliploc.jobs.annotator import AnnotatorSettings, BoxFilter, Groups, Row
 from cliploc.jobs.engine import Engine, Part, Ready, Shard
 from cliploc.jobs.folder import RunKind, part_path, parts_in, plain, room_for_parts, write_json
 from cliploc.jobs.labels import Labels, labels_of, read_labels
+from cliploc.jobs.notes import Notes
 from cliploc.jobs.pictures import RUN_KIND, Picture, find_pictures
 from cliploc.jobs.plan import SHARD, shard_size
 from cliploc.report.exports import FORMATS, AnnotatedPicture, ExportSettings
@@ -183,16 +184,8 @@ def annotate(
     target = Path(out).expanduser()
     settings = AnnotatorSettings(names, box_filter, model)
     worker = settings()  # refuses what cannot be used before anything is written
-    notes: list[str] = []
-
-    def note(line: str) -> None:
-        if line not in notes:
-            notes.append(line)
-            if on_note:
-                on_note(line)
-
-    for line in worker.notes:
-        note(line)
+    notes = Notes(on_note)
+    notes.add(worker.notes)
     described = worker.describe()
     manifest = plain(
         {
@@ -223,8 +216,7 @@ def annotate(
         nonlocal written
         write_whole(part_path(target, part.index, KIND.suffix), lambda path: path.write_bytes(part.table))
         written += 1
-        for line in part.notes:
-            note(line)
+        notes.add(part.notes)
 
     if on_start:
         on_start(len(todo), len(found))
@@ -243,7 +235,7 @@ def annotate(
         export = ExportSettings(worker.names, how, url)
         kept = [name for name in FORMATS if name in before.get("files", {})]
         wanted = list(dict.fromkeys([*kept, *chosen]))
-        return _conclude(of_run, before, wanted, export, review, run, len(todo), tuple(notes), on_write)
+        return _conclude(of_run, before, wanted, export, review, run, len(todo), notes.lines, on_write)
 
 
 def _formats(formats: Sequence[str]) -> list[str]:

@@ -20,6 +20,7 @@ from cliploc.jobs import folder, local
 from cliploc.jobs.engine import Engine, Part, Ready
 from cliploc.jobs.folder import RunKind, part_path, plain, room_for_parts, write_json
 from cliploc.jobs.folder import StoppedError as StoppedError
+from cliploc.jobs.notes import Notes
 from cliploc.jobs.plan import SHARD, Setting, View, WorkerSettings, shard_size, shards_of
 from cliploc.jobs.rows import arrow, rows_in, write_part
 from cliploc.jobs.summary import COLUMNS, Summary, summarize
@@ -164,14 +165,7 @@ def run_benchmark(
         max(1, (os.cpu_count() or 2) - 1) if judges is None else judges,
     )
     shards = list(shards_of(dataset, size))
-    notes: list[str] = []
-
-    def note(line: str) -> None:
-        if line not in notes:
-            notes.append(line)
-            if on_note:
-                on_note(line)
-
+    notes = Notes(on_note)
     worker = worker_settings()  # refuses what cannot be used before anything is written
     manifest = {
         "schema_version": SCHEMA_VERSION,
@@ -183,8 +177,7 @@ def run_benchmark(
         "shards": len(shards),
         "save_maps": save_maps,
     }
-    for line in worker.notes:
-        note(line)
+    notes.add(worker.notes)
     there = folder.begin(out, KIND, manifest, lambda path: _whole(path, manifest))
     folder.begin_session(out, KIND)
     todo = [shard for shard in shards if shard.index not in there]
@@ -197,15 +190,14 @@ def run_benchmark(
         nonlocal done
         write_part(part_path(out, part.index), part.table)
         done += 1
-        for line in part.notes:
-            note(line)
+        notes.add(part.notes)
 
     with room_for_parts(out, lambda: len(there) + done, len(shards)):
         engine(todo, Ready(worker_settings, worker), keep, on_images)
         if on_end:
             on_end()
         summary = conclude(out)
-    return BenchmarkResult(out, summary, tuple(notes), _failures(summary), len(dataset), done, bool(there))
+    return BenchmarkResult(out, summary, notes.lines, _failures(summary), len(dataset), done, bool(there))
 
 
 def misfit(view: View, method: str) -> str | None:

@@ -1,0 +1,30 @@
+"""What must be said of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+
+class Notes:
+    """The remarks of a run, each once: every part brings them anew.
+
+    Args:
+        say: called with each when it comes up for the first time.
+    """
+
+    def __init__(self, say: Callable[[str], None] | None = None) -> None:
+        self._say = say
+        self._lines: list[str] = []
+
+    def add(self, lines: Iterable[str]) -> None:
+        """Those that are new are kept and said."""
+        for line in lines:
+            if line not in self._lines:
+                self._lines.append(line)
+                if self._say:
+                    self._say(line)
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """All, in the order in which they came up."""
+        return tuple(self._lines)
