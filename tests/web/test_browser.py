@@ -1,11 +1,9 @@
-"""The page in a real browser: Debian's chromium, driven by playwright. `make test-web` runs these."""
+"""The page in a real browser. `make test-web` runs these."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import time
 import zipfile
 from collections.abc import Iterator
@@ -14,17 +12,13 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install 'cliploc[web]'")
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make test-web")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.skipif(not os.environ.get("CLIPLOC_TEST_WEB"), reason="slow: make test-web runs it"),
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: apt-get install chromium"),
-]
 
-from tests.web.serving import serving  # noqa: E402
+from tests.web.browsing import SHOTS, in_a_browser, playwright
+from tests.web.serving import serving
+
+pytestmark = in_a_browser
 
 DEMO = Path(__file__).parents[2] / "src/cliploc/demo_photos"
-SHOTS = os.environ.get("CLIPLOC_SCREENSHOTS")  # a folder; then the pictures of docs/ are taken
 WAIT = 60_000  # ms; the machine may be busy
 
 
@@ -32,14 +26,6 @@ WAIT = 60_000  # ms; the machine may be busy
 def address() -> Iterator[str]:
     with serving() as url:
         yield url
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture

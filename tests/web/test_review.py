@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -14,25 +13,12 @@ import pytest
 from cliploc import backbones
 from cliploc.jobs.annotate import annotate
 from tests.commands import PHOTOS, create_once
+from tests.web.browsing import SHOTS, in_a_browser
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make test-web")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.skipif(not os.environ.get("CLIPLOC_TEST_WEB"), reason="slow: make test-web runs it"),
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: apt-get install chromium"),
-]
+pytestmark = in_a_browser
 
 LABELS = ['Kätzchen, "mein" & <b>|cat', "dog", "rocket", "bridge"]
 WIDTHS = {"desk": (1440, 900), "phone": (390, 844)}
-SHOTS = os.environ.get("CLIPLOC_SCREENSHOTS")  # a folder; then pictures of the page are left there
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture
