@@ -45,7 +45,7 @@ def relational_attention(ctx: Context, blocks: Blocks = "all") -> Tensor:
     poolings=QUERIED,
     needs=semantic_attention_needs,
     relu=True,
-    threshold=0.55,
+    threshold=0.4,
 )
 def lctr(ctx: Context, blocks: Blocks = "all", head: TrainedHead | None = None) -> Tensor:
     """map_t = mean_l r^l ⊙ ReLU(S_t), r^l what the class token reaches through every other token; it reads no text.

@@ -25,7 +25,7 @@ KEPT = 4  # blocks whose graph a trace may hold: on ViT-L/14@336, 25 MB each for
     towers=("vit",),
     needs=lambda blocks=2: _needs(blocks),
     relu=False,
-    threshold=0.25,
+    threshold=0.3,
 )
 def legrad(ctx: Context, blocks: Blocks = 2) -> Tensor:
     """map_t = mean over blocks l of mean_{H, queries} ReLU(∂s_t^l/∂A^l)[→ patches].

@@ -17,7 +17,7 @@ from cliploc.schema import Context, Needs
     towers=("vit",),
     needs=Needs(dense=1),
     relu=False,
-    threshold=0.55,
+    threshold=0.45,
 )
 def maskclip(ctx: Context, residual: bool = False, mlp: bool = False) -> Tensor:
     """map_t = cos(r, g_t), r = W_proj · ln_post(out_proj(v)): the last block with every patch's attention on itself.

@@ -25,7 +25,7 @@ from cliploc.schema import Context, Needs
     towers=("vit",),
     needs=lambda blocks="all": Needs(attention=last_blocks(blocks)),
     relu=False,
-    threshold=0.05,
+    threshold=0.1,
     reads_text=False,
 )
 def rollout(ctx: Context, blocks: Blocks = "all") -> Tensor:

@@ -21,7 +21,7 @@ from cliploc.schema import Context, TrainedHead
     poolings=QUERIED,
     needs=semantic_attention_needs,
     relu=True,
-    threshold=0.4,
+    threshold=0.35,
 )
 def ts_cam(ctx: Context, blocks: Blocks = "all", head: TrainedHead | None = None) -> Tensor:
     """map_t = A* ⊙ S_t, A* = Σ_l mean_H A^l[class token → patches]; A* reads no text.
