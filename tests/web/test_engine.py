@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,6 +54,24 @@ def test_boxes_are_the_localizers_at_every_threshold(engine, look, monkeypatch):
         assert found.found.tolist() == wanted.found.tolist() == [True, False]
         assert found.reasons == wanted.reasons
         np.testing.assert_allclose(found.maps, wanted.maps, atol=1e-6)
+
+
+def test_models_run_in_one_thread_whoever_asks(engine):
+    # What is kept of looks lay in the heaps of many threads before, and memory grew to thrice of it.
+    names = set()
+    photos = [str(DEMO / name) for name in ("bee.jpg", "dogs.jpg", "bridge.jpg")]
+    settings = Settings(names="cat", method="score_cam")
+
+    def note(done: int, left: int) -> None:
+        names.add(threading.current_thread().name)
+        raise StoppedError("enough")
+
+    with ThreadPoolExecutor(3, thread_name_prefix="visitor") as visitors:
+        for asked in [visitors.submit(engine.look, photo, settings, None, note) for photo in photos]:
+            with pytest.raises(StoppedError):
+                asked.result()
+    assert len(names) == 1
+    assert not names.pop().startswith("visitor")
 
 
 def test_a_least_score_leaves_boxes_out_and_says_so(look):

@@ -165,7 +165,7 @@ def test_a_server_ends_at_once_and_silently_though_somebody_looks(engine, tmp_pa
         mine = client(address, tmp_path)  # its connection stays open
         photo = gradio_client.handle_file(str(DEMO / "cat.jpg"))
         long_one = mine.submit(photo, "cat", {"method": "score_cam", "scales": "1,1.43,2"}, api_name="/locate")
-        while not engine._working.locked():
+        while not any(done for run in list(engine.runs._runs) for done, _ in [run._steps]):
             time.sleep(0.01)
         began = time.monotonic()
     assert time.monotonic() - began < 15

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -159,7 +160,9 @@ class Engine:
         self.runs = Runs()
         self.memory = Memory(max_seconds=KEPT_SECONDS)
         self._lock = threading.Lock()
-        self._working = threading.Lock()
+        # One look at a time, as a model fills the machine, and all in one thread: else what is kept of them would hold
+        # open the heap of whichever thread came by, and memory would grow far beyond what is kept.
+        self._models = ThreadPoolExecutor(1, thread_name_prefix="cliploc-models")
 
     def offer(self, label: str) -> Offer:
         """The model of the menu.
@@ -247,8 +250,9 @@ class Engine:
         asked = {method: {"head": offer.heads[method]} if method in offer.heads else {} for method in settings.methods}
         # At τ = 0 no name is lost for having small regions only: a lower threshold may still find it.
         localizer = self.localizer(settings, settings.method, threshold=0.0)
-        with self._working:  # one at a time: a model fills the machine
-            (found,) = localizer.compare([picture.image], settings.asked, asked, on_masked=on_masked)
+        (found,) = self._models.submit(
+            lambda: list(localizer.compare([picture.image], settings.asked, asked, on_masked=on_masked))
+        ).result()
         results = {
             method: replace(one, source=picture.source, notes=picture.notes + one.notes)
             for method, one in found.items()
