@@ -8,7 +8,7 @@ PEERS := legrad_torch==1.1 gem_torch==1.0.1 captum==0.9.0
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo test test-web lint types imports bench bench-quick check mini-card mini-vit-card clean
+.PHONY: setup demo test test-ray test-web lint types imports bench bench-quick check mini-card mini-vit-card clean
 
 setup: $(READY)
 
@@ -23,7 +23,11 @@ demo: $(READY)
 	$(BIN)/cliploc demo --out demo-out
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not ray'
+
+# Alone, as a cluster's nodes take both processors.
+test-ray: $(READY)
+	$(BIN)/python -m pytest -n 0 -m ray tests/jobs/test_ray.py
 
 # In a real browser; where there is none, a line says so.
 test-web: $(READY)

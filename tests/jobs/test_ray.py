@@ -33,6 +33,8 @@ from cliploc.jobs.plan import Grid, View  # noqa: E402
 from cliploc.jobs.rows import parts_in  # noqa: E402
 from tests.jobs.samples import dataset, wsol_folder  # noqa: E402
 
+pytestmark = pytest.mark.ray
+
 
 def sample(index: int) -> Sample:
     return Sample(f"{index}", Path(f"{index}.jpg"), index, (10, 10), np.array([[0, 0, 1, index]], np.float32))
