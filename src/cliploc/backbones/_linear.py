@@ -19,8 +19,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x·Wᵀ + b, as `F.linear`; `[…, K]`, `[N, K]`, `[N]` → `[…, N]`.
 
     In float32 torch multiplies by MKL, which leaves half of an AMD processor's AVX-512 unused; oneDNN, through which
-    torch convolves, does not: twice as fast on ViT-B's layers. Where a graph is recorded, and everywhere else, it *is*
-    `F.linear`. Both sum in another order: results differ in the last bits.
+    torch convolves, does not: twice as fast on ViT-B's layers (with AVX2 only, MKL is the faster one). Where
+    a graph is recorded, and everywhere else, it *is* `F.linear`. Both sum in another order: results differ in the last
+    bits.
     """
     if (
         x.device.type == "cpu"
