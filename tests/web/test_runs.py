@@ -74,9 +74,21 @@ def test_a_visitor_stops_only_his_own_runs():
     assert third.result() == "maps"
     assert not other.ended.is_set()
     runs.stop("nobody")
-    runs.stop_all()
-    assert other.ended.wait(10)
+    assert not other.ended.wait(0.1)
     del of_another, of_first, mine  # whoever has a run keeps it
+
+
+def test_after_the_end_no_run_goes_on_and_none_begins():
+    runs, work = Runs(), Work()
+    going_on = runs.begin("a", work)
+    assert work.started.wait(10)
+    runs.end()
+    with pytest.raises(StoppedError):
+        going_on.result()
+    late = Work()
+    with pytest.raises(StoppedError, match="being shut down"):
+        runs.begin("b", late)
+    assert not late.started.is_set()
 
 
 def test_what_a_run_found_is_not_kept_when_nobody_has_it():

@@ -24,14 +24,14 @@ from tests.commands import cliploc_
 DEMO = Path(__file__).parents[2] / "src/cliploc/demo_photos"
 
 
-@pytest.fixture(scope="module")
 def engine() -> Engine:
+    """For one server: it ends with it."""
     return Engine([Offer("mini")], device="cpu", max_pixels=1_000_000)
 
 
 @pytest.fixture(scope="module")
-def address(engine, tmp_path_factory) -> Iterator[str]:
-    yield from started(engine, tmp_path_factory.mktemp("uploads"), max_bytes=1_000_000)
+def address(tmp_path_factory) -> Iterator[str]:
+    yield from started(engine(), tmp_path_factory.mktemp("uploads"), max_bytes=1_000_000)
 
 
 def started(engine: Engine, folder: Path, **options) -> Iterator[str]:
@@ -160,21 +160,30 @@ def test_an_upload_of_too_many_bytes_is_turned_away(address):
         assert code == wanted
 
 
-def test_a_server_ends_at_once_and_silently_though_somebody_looks(engine, tmp_path, capfd):
-    for address in started(engine, tmp_path):
-        mine = client(address, tmp_path)  # its connection stays open
-        photo = gradio_client.handle_file(str(DEMO / "cat.jpg"))
-        long_one = mine.submit(photo, "cat", {"method": "score_cam", "scales": "1,1.43,2"}, api_name="/locate")
-        while not any(done for run in list(engine.runs._runs) for done, _ in [run._steps]):
+def test_a_server_ends_at_once_and_silently_though_many_look(tmp_path, capfd):
+    looked_at = engine()
+    for address in started(looked_at, tmp_path):
+        # Their connections stay open; those who wait must not have their turn when the first is stopped.
+        mine = [client(address, tmp_path) for _ in range(3)]
+        photos = [gradio_client.handle_file(str(DEMO / name)) for name in ("cat.jpg", "bee.jpg", "dogs.jpg")]
+        slow = {"method": "score_cam", "scales": "1,1.43,2"}
+        long_ones = [
+            one.submit(photo, "cat", slow, api_name="/locate") for one, photo in zip(mine, photos, strict=True)
+        ]
+        while not any(done for run in list(looked_at.runs._runs) for done, _ in [run._steps]):
             time.sleep(0.01)
         began = time.monotonic()
     assert time.monotonic() - began < 15
-    assert long_one.exception(timeout=10) is not None
+    for one in long_ones:
+        assert one.exception(timeout=10) is not None
+    for run in list(looked_at.runs._runs):
+        run._thread.join(10)
+        assert not run._thread.is_alive()
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_a_stranger_is_turned_away_where_there_is_a_password(engine, tmp_path):
-    for address in started(engine, tmp_path, auth=("me", "secret")):
+def test_a_stranger_is_turned_away_where_there_is_a_password(tmp_path):
+    for address in started(engine(), tmp_path, auth=("me", "secret")):
         assert get(f"{address}/gradio_api/queue/status")[0] == 401
         assert get(f"{address}/gradio_api/upload", {})[0] == 401
         with pytest.raises(gradio_client.exceptions.AuthenticationError):

@@ -12,10 +12,11 @@ from cliploc.errors import UsageError
 T = TypeVar("T")
 Work = Callable[[Callable[[int, int], None]], T]
 STOPPED = "Stopped, as you asked."
+ENDING = "The page is being shut down: ask again when it is back."
 
 
 class StoppedError(UsageError):
-    """The visitor asked to stop, or left."""
+    """The visitor asked to stop, or left, or the server ends."""
 
 
 class Run(Generic[T]):
@@ -83,13 +84,20 @@ class Runs:
     def __init__(self) -> None:
         self._runs: WeakKeyDictionary[Run[Any], str] = WeakKeyDictionary()
         self._lock = threading.Lock()
+        self._ended = False
 
     def begin(self, visitor: str | None, work: Work[T], *, alone: bool = False) -> Run[T]:
-        """Starts a run of a visitor; `alone`: those that he has still are stopped."""
+        """Starts a run of a visitor; `alone`: those that he has still are stopped.
+
+        Raises:
+            StoppedError: all were ended.
+        """
         if alone:
             self.stop(visitor)
-        run = Run(work)
         with self._lock:
+            if self._ended:
+                raise StoppedError(ENDING)
+            run = Run(work)
             self._runs[run] = visitor or ""
         return run
 
@@ -100,9 +108,10 @@ class Runs:
         for run in mine:
             run.stop()
 
-    def stop_all(self) -> None:
-        """Stops every run: the server ends."""
+    def end(self) -> None:
+        """Stops every run and lets none begin, such as one whose turn comes when another was stopped."""
         with self._lock:
+            self._ended = True
             runs = list(self._runs)
         for run in runs:
             run.stop()

@@ -131,7 +131,7 @@ def application(
     inner: Any = next(route.app for route in app.routes if isinstance(route, Mount))
 
     def end() -> None:
-        engine.runs.stop_all()  # else the process would live on until the longest is done
+        engine.runs.end()  # else the process would live on until the longest is done
         inner.stop_event.set()  # else open pages are cut off by force, each with a traceback in the log
 
     return Guard(app, end)
