@@ -120,7 +120,8 @@ class Bar:
         self._masked += done
         beside = f", masked {self._masked:,} of {self._masked + left:,}" if left else ""
         self._progress.update(self._task, description=f"{self._label}{beside}")
-        self._masked *= left > 0
+        if not left:
+            self._masked = 0
 
 
 class _Rate(ProgressColumn):

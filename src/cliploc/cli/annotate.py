@@ -110,7 +110,7 @@ def annotate(
     from cliploc.jobs.labels import read_labels
     from cliploc.jobs.pictures import find_pictures
 
-    read_labels(labels)  # what can be refused is, before a model is loaded
+    names = read_labels(labels)  # what can be refused is, before a model is loaded
     find_pictures(pictures)
     arguments: dict[str, Any] = {
         "model": model,
@@ -141,7 +141,7 @@ def annotate(
         try:
             result = run(
                 pictures,
-                labels,
+                names,
                 folder,
                 formats=parse_list(formats),
                 min_presence=min_presence,
