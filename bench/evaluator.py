@@ -21,8 +21,7 @@ import numpy as np
 from tests.metrics import literal
 
 from cliploc import __version__
-from cliploc.boxes import contour_boxes, one_thread
-from cliploc.metrics import TAUS, box_curve
+from cliploc.metrics import TAUS, box_curve, contour_boxes, one_thread
 
 
 def noisy_map(seed: int) -> np.ndarray:

@@ -33,9 +33,9 @@ from cliploc.jobs import rows as rows_module
 from cliploc.jobs.benchmark import StoppedError, misfit, read_manifest, run_benchmark
 from cliploc.jobs.evaluate import evaluate_folder
 from cliploc.jobs.plan import Grid, View, shard_size
-from cliploc.jobs.rows import pack_counts, parts_in, rows_in, unpack_counts
+from cliploc.jobs.rows import parts_in, rows_in
 from cliploc.localizer import Localizer
-from cliploc.metrics import PxAP
+from cliploc.metrics import PxAP, pack_counts, unpack_counts
 from tests.commands import cliploc_, create_once
 from tests.jobs.samples import dataset, wsol_folder
 

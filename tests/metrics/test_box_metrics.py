@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cliploc.boxes import contour_boxes, contours
 from cliploc.errors import InputError, UsageError
 from cliploc.metrics import (
     TAUS,
@@ -21,7 +20,9 @@ from cliploc.metrics import (
     MeanBestIoU,
     box_curve,
     boxes_on_map,
+    contour_boxes,
 )
+from cliploc.metrics._infra import contours
 from tests.metrics import literal
 
 NONE = Bootstrap(replicates=0)

@@ -88,7 +88,7 @@ def test_hits_and_curves_are_those_of_the_metrics(made: tuple[Path, dict[str, An
         for part in sorted((out / "parts").iterdir()):
             for row in benchmark_data.bench_packages()[1].read_table(part).to_pylist():
                 if row["setting"] == one.id and row["status"] == "ok":
-                    metric.restore(row["sample"], row["highest"], row["hits_largest_50"], row["label"])
+                    metric.add(row["sample"], row, row["label"], None)
         result = metric.compute()
         assert one.curve is not None
         np.testing.assert_allclose(one.curve, 100 * result.curve)

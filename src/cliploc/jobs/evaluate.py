@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from cliploc.boxes import one_thread
 from cliploc.datasets.wsol import Truth, read_metadata, read_predictions
 from cliploc.errors import InputError, UsageError
 from cliploc.metrics import (
     Bootstrap,
     BoxCurve,
     Convention,
+    Interval,
     LocalizationAccuracy,
     LocalizationResult,
     MaxBoxAcc,
@@ -28,9 +28,9 @@ from cliploc.metrics import (
     MaxBoxAccV2Result,
     box_curve,
     boxes_on_map,
+    checked_map,
+    one_thread,
 )
-from cliploc.metrics.box_accuracy import Interval
-from cliploc.metrics.curve import checked_map
 from cliploc.schema import Problem
 
 DEFAULT = Bootstrap()

@@ -6,7 +6,6 @@ Imports no torch, so that the processes that judge maps are small.
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,22 +19,10 @@ from cliploc.errors import InputError, UsageError
 from cliploc.jobs.folder import part_path as part_path
 from cliploc.jobs.folder import parts_in as parts_in
 from cliploc.jobs.folder import plain as plain
-from cliploc.metrics import (
-    BoxCurve,
-    EnergyInBoxes,
-    MeanBestIoU,
-    PointingGame,
-    VLScoreRule,
-    box_curve,
-    boxes_on_map,
-    packed_hits,
-    pixel_counts,
-)
+from cliploc.metrics import SIDE, JudgedMap, all_metrics, judge_map
 from cliploc.schema import FloatArray, Sample
 
-SIDE = 224  # of the maps that are judged and saved, the WSOL evaluation's
 THUMB = 28  # side of the small maps kept in the rows
-IOUS = (0.3, 0.5, 0.7)
 Row = dict[str, Any]
 
 
@@ -56,7 +43,9 @@ def arrow() -> Any:
 def row_schema() -> Any:
     """The columns, as a `pyarrow.Schema`; docs/benchmark.md explains them."""
     pa = arrow()
-    f32, bits = pa.float32(), pa.binary(32)
+    f32 = pa.float32()
+    types = {"float": f32, "bool": pa.bool_(), "level": pa.uint8(), "hits": pa.binary(32), "bytes": pa.binary()}
+    judged = {name: types[kind] for one in all_metrics() for name, kind in one.columns.items()}
     return pa.schema(
         [
             pa.field("sample", pa.string(), nullable=False),
@@ -77,15 +66,7 @@ def row_schema() -> Any:
             pa.field("prediction_scores", pa.list_(f32)),
             pa.field("boxes", pa.list_(pa.list_(f32, 4))),
             pa.field("box_scores", pa.list_(f32)),
-            pa.field("highest", pa.uint8()),
-            pa.field("hits_largest_50", bits),
-            *(pa.field(f"hits_every_{iou * 100:.0f}", bits) for iou in IOUS),
-            pa.field("iou", f32),
-            pa.field("best_iou", f32),
-            pa.field("vl_hit", pa.bool_()),
-            pa.field("pointing_hit", pa.bool_()),
-            pa.field("energy", f32),
-            pa.field("pxap", pa.binary()),
+            *(pa.field(name, kind) for name, kind in judged.items()),
             pa.field("thumb", pa.binary(THUMB * THUMB)),
         ]
     )
@@ -129,33 +110,11 @@ def judge(sample: Sample, maps: FloatArray, thresholds: Sequence[Sequence[float]
     """
     if not len(sample.boxes_xyxy) and not sample.masks:
         raise InputError(f"{sample.id}: expected true boxes or masks, got none: leave the sample out")
-    truncated = boxes_on_map(sample.boxes_xyxy, sample.size_wh, (SIDE, SIDE), "wsoleval")
-    exact = boxes_on_map(sample.boxes_xyxy, sample.size_wh, (SIDE, SIDE), "exact")
-    true, ignore = read_masks(sample)
-    rows: list[list[Row]] = []
-    for heat, taus in zip(maps, thresholds, strict=True):
-        common: Row = {} if true is None else {"pxap": pack_counts(*pixel_counts(sample.id, heat, true, ignore))}
-        if not len(truncated):
-            rows.append([common for _ in taus])
-            continue
-        curve = box_curve(sample.id, heat, truncated)
-        common |= {
-            "highest": len(curve.best) - 1,
-            "hits_largest_50": packed_hits(curve, 0.5, "largest").tobytes(),
-            **{f"hits_every_{iou * 100:.0f}": packed_hits(curve, iou, "every").tobytes() for iou in IOUS},
-            "pointing_hit": bool(PointingGame().value(heat, exact)),
-            "energy": EnergyInBoxes().value(heat, exact),
-        }
-        rows.append([common | _at(tau, curve, heat, exact) for tau in taus])
-    return rows
-
-
-def _at(tau: float, curve: BoxCurve, heat: FloatArray, exact: npt.NDArray[np.float64]) -> Row:
-    return {
-        "iou": float(curve.largest[curve.index(tau)]),
-        "best_iou": MeanBestIoU(tau).value(curve),
-        "vl_hit": bool(VLScoreRule(tau).value(heat, exact)),
-    }
+    mask, ignore = read_masks(sample)
+    return [
+        list(judge_map(JudgedMap(sample.id, heat, sample.boxes_xyxy, sample.size_wh, mask, ignore), taus))
+        for heat, taus in zip(maps, thresholds, strict=True)
+    ]
 
 
 def read_masks(sample: Sample) -> tuple[npt.NDArray[np.bool_] | None, npt.NDArray[np.bool_] | None]:
@@ -178,24 +137,6 @@ def _mask(path: Path) -> npt.NDArray[np.bool_]:
         raise InputError(f"{path}: not a mask that can be read ({type(error).__name__}): fetch it again") from None
     y, x = ((np.arange(SIDE) * (size / SIDE)).astype(np.intp) for size in grey.shape)
     return grey[np.ix_(y, x)] > 0
-
-
-def pack_counts(true: npt.NDArray[np.int64], false: npt.NDArray[np.int64]) -> bytes:
-    """What `PxAP` needs of one image, compressed; `unpack_counts` reads it."""
-    return zlib.compress(np.concatenate([true, false]).astype("<u4").tobytes())
-
-
-def unpack_counts(packed: bytes) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """How many pixels inside and outside of the object have each score.
-
-    Example:
-        >>> true, false = unpack_counts(pack_counts(np.array([1, 2]), np.array([3, 4])))
-        >>> false.tolist()
-        [3, 4]
-    """
-    both = np.frombuffer(zlib.decompress(packed), "<u4").astype(np.int64)
-    true, false = np.split(both, 2)
-    return true, false
 
 
 # -------------------------------------------------------------------------------------------------------------- parts

@@ -22,12 +22,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc import prompts
-from cliploc.boxes import BoxRule, one_thread
+from cliploc.boxes import BoxRule
 from cliploc.errors import InputError, ModelError
 from cliploc.jobs import rows as row
 from cliploc.jobs.engine import Part, Shard
 from cliploc.jobs.plan import Setting, View, WorkerSettings
 from cliploc.localizer import DrawableLocalization, Localizer, out_of_memory
+from cliploc.metrics import SIDE, one_thread
 from cliploc.schema import Backbone, FloatArray, Sample
 
 TOP = 5  # predictions kept of each picture
@@ -479,7 +480,7 @@ def map_path(maps: Path, setting: str, sample: str) -> Path:
 # ------------------------------------------------------------------------------------------------------------- values
 def _whole_map(result: DrawableLocalization) -> FloatArray:
     """`[224, 224]` in 0–1 over the whole picture; zero where the model did not look."""
-    on_picture = result.frame.map_to_picture(torch.from_numpy(result.maps), (row.SIDE, row.SIDE))[0]
+    on_picture = result.frame.map_to_picture(torch.from_numpy(result.maps), (SIDE, SIDE))[0]
     whole: FloatArray = on_picture.clamp(0, 1).numpy()
     return whole
 

@@ -1,28 +1,54 @@
-"""Numbers for localisation: each metric has `update`, `merge` and `compute`, and a frozen result."""
+"""Numbers for localisation. Each metric is a file of its own and registers itself; see `Metric` for what one has."""
 
 from __future__ import annotations
 
-from cliploc.metrics._bootstrap import Bootstrap
-from cliploc.metrics.box_accuracy import (
-    LocalizationAccuracy,
-    LocalizationResult,
-    MaxBoxAcc,
-    MaxBoxAccResult,
-    MaxBoxAccV2,
-    MaxBoxAccV2Result,
-    packed_hits,
+from cliploc.metrics._infra.bootstrap import Bootstrap, Interval
+from cliploc.metrics._infra.contours import ContourBoxes, contour_boxes, one_thread
+from cliploc.metrics._infra.curve import (
+    CONVENTIONS,
+    SIDE,
+    TAUS,
+    BoxCurve,
+    Convention,
+    box_curve,
+    boxes_on_map,
+    checked_map,
 )
-from cliploc.metrics.curve import CONVENTIONS, TAUS, BoxCurve, Convention, box_curve, boxes_on_map
-from cliploc.metrics.means import EnergyInBoxes, MeanBestIoU, MeanResult, PointingGame, VLScoreRule
-from cliploc.metrics.pxap import PxAP, PxAPResult, pixel_counts
+from cliploc.metrics._infra.hits import Hits, packed_hits
+from cliploc.metrics._infra.mean import MeanMetric, MeanResult
+from cliploc.metrics._infra.metric import (
+    JudgedMap,
+    Metric,
+    MetricSummary,
+    Number,
+    Score,
+    all_metrics,
+    all_numbers,
+    judge_map,
+    metric,
+    metrics,
+)
+from cliploc.metrics.energy_in_boxes import EnergyInBoxes
+from cliploc.metrics.localization_accuracy import LocalizationAccuracy, LocalizationResult
+from cliploc.metrics.max_box_acc import MaxBoxAcc, MaxBoxAccResult
+from cliploc.metrics.max_box_acc_v2 import MaxBoxAccV2, MaxBoxAccV2Result
+from cliploc.metrics.mean_best_iou import MeanBestIoU
+from cliploc.metrics.pointing_game import PointingGame
+from cliploc.metrics.pxap import PxAP, PxAPResult, pack_counts, pixel_counts, unpack_counts
+from cliploc.metrics.vl_score_rule import VLScoreRule
 
 __all__ = [
     "CONVENTIONS",
+    "SIDE",
     "TAUS",
     "Bootstrap",
     "BoxCurve",
+    "ContourBoxes",
     "Convention",
     "EnergyInBoxes",
+    "Hits",
+    "Interval",
+    "JudgedMap",
     "LocalizationAccuracy",
     "LocalizationResult",
     "MaxBoxAcc",
@@ -30,13 +56,28 @@ __all__ = [
     "MaxBoxAccV2",
     "MaxBoxAccV2Result",
     "MeanBestIoU",
+    "MeanMetric",
     "MeanResult",
+    "Metric",
+    "MetricSummary",
+    "Number",
     "PointingGame",
     "PxAP",
     "PxAPResult",
+    "Score",
     "VLScoreRule",
+    "all_metrics",
+    "all_numbers",
     "box_curve",
     "boxes_on_map",
+    "checked_map",
+    "contour_boxes",
+    "judge_map",
+    "metric",
+    "metrics",
+    "one_thread",
+    "pack_counts",
     "packed_hits",
     "pixel_counts",
+    "unpack_counts",
 ]

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from cliploc.errors import InputError, UsageError
-from cliploc.metrics._bootstrap import DEFAULT, Bootstrap
-from cliploc.metrics.box_accuracy import Interval, some
-from cliploc.metrics.curve import TAUS, checked_map
+from cliploc.metrics._infra.bootstrap import DEFAULT, Bootstrap, Interval
+from cliploc.metrics._infra.curve import TAUS, checked_map
+from cliploc.metrics._infra.metric import (
+    ColumnType,
+    JudgedMap,
+    Metric,
+    MetricSummary,
+    Number,
+    Row,
+    Score,
+    metric,
+    refuse_empty,
+    refuse_twice,
+)
 
 EDGES = np.append(TAUS, [1.0, 2.0])  # the last bin holds scores of 1
 REPLICATES = 200
@@ -33,7 +46,8 @@ class PxAPResult:
     interval: Interval
 
 
-class PxAP:
+@metric
+class PxAP(Metric):
     """Pixel average precision over thresholds 0, 0.001 … 1, over the pixels of all images together.
 
     Choe et al. 2020. Pixels to be ignored (OpenImages30k's ignore regions, where they are no object) do not count.
@@ -47,10 +61,21 @@ class PxAP:
         1.0
     """
 
+    name: ClassVar[str] = "pxap"
+    position: ClassVar[int] = 80
+    truth: ClassVar[Literal["boxes", "masks"]] = "masks"
+    columns: ClassVar[Mapping[str, ColumnType]] = {"pxap": "bytes"}
+    numbers: ClassVar[Mapping[str, Number]] = {
+        "pxap": Number("PxAP", "area under the precision–recall curve of all pixels, against true masks", "PxAP")
+    }
+
     def __init__(self) -> None:
         self._ids: set[str] = set()
         self._true = np.zeros((1 + REPLICATES, len(EDGES) - 1), np.int64)  # row 0: every image once
         self._false = np.zeros_like(self._true)
+
+    def __len__(self) -> int:
+        return len(self._ids)
 
     def update(
         self,
@@ -74,8 +99,7 @@ class PxAP:
 
     def restore(self, image_id: str, true: Counts, false: Counts) -> None:
         """Counts one image out of its `pixel_counts`; a second time is a `UsageError`."""
-        if image_id in self._ids:
-            raise UsageError(f"{image_id} comes twice: evaluate each image once")
+        refuse_twice(image_id, self._ids)
         self._ids.add(image_id)
         draws = np.random.default_rng(zlib.crc32(image_id.encode())).poisson(1, REPLICATES)
         weights = np.append(1, draws)[:, None]
@@ -85,7 +109,7 @@ class PxAP:
     def merge(self, other: PxAP) -> PxAP:
         """A metric over the images of both, which must not share any."""
         if twice := self._ids & other._ids:
-            raise UsageError(f"{min(twice)} comes twice: evaluate each image once")
+            refuse_twice(min(twice), self._ids)
         both = PxAP()
         both._ids = self._ids | other._ids
         both._true, both._false = self._true + other._true, self._false + other._false
@@ -97,12 +121,26 @@ class PxAP:
         Raises:
             UsageError: no image was counted, or no pixel of any is of an object.
         """
-        n = some(len(self._ids))
+        n = refuse_empty(len(self._ids))
         if not self._true[0].any():
             raise UsageError("expected masks with an object, got none with a pixel of one")
         drawn = [_area(t, f) for t, f in zip(self._true, self._false, strict=True)]
         interval = bootstrap.quantiles(np.array(drawn[1:])) if bootstrap.replicates else None
         return PxAPResult(n, drawn[0], interval)
+
+    def judge(self, judged: JudgedMap) -> dict[str, Any]:
+        """The counts of one sample's pixels, compressed."""
+        assert judged.mask is not None
+        return {"pxap": pack_counts(*pixel_counts(judged.sample_id, judged.heat, judged.mask, judged.ignore))}
+
+    def add(self, sample_id: str, columns: Row, label: int | None, predictions: Sequence[int] | None) -> None:  # noqa: ARG002
+        """Counts one sample by its column."""
+        self.restore(sample_id, *unpack_counts(columns["pxap"]))
+
+    def summarise(self, may_tune: bool, bootstrap: Bootstrap = DEFAULT) -> MetricSummary:  # noqa: ARG002
+        """PxAP."""
+        result = self.compute(bootstrap)
+        return MetricSummary({"pxap": Score(result.pxap, result.interval)})
 
 
 def pixel_counts(
@@ -130,3 +168,21 @@ def _area(true: Counts, false: Counts) -> float:
     tp, fp = (np.append(0, one[::-1].cumsum()) for one in (true, false))
     precision = tp[1:] / np.maximum(tp[1:] + fp[1:], 1)
     return float((precision * np.diff(tp)).sum() / max(tp[-1], 1))
+
+
+def pack_counts(true: Counts, false: Counts) -> bytes:
+    """What `PxAP` needs of one image, compressed; `unpack_counts` reads it."""
+    return zlib.compress(np.concatenate([true, false]).astype("<u4").tobytes())
+
+
+def unpack_counts(packed: bytes) -> tuple[Counts, Counts]:
+    """How many pixels inside and outside of the object have each score.
+
+    Example:
+        >>> true, false = unpack_counts(pack_counts(np.array([1, 2]), np.array([3, 4])))
+        >>> false.tolist()
+        [3, 4]
+    """
+    both = np.frombuffer(zlib.decompress(packed), "<u4").astype(np.int64)
+    true, false = np.split(both, 2)
+    return true, false

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.boxes.basins import Regions, regions
+from cliploc.metrics._infra.basins import Regions, regions
 
 IntArray = npt.NDArray[np.int64]
 Levels = npt.NDArray[np.uint8]

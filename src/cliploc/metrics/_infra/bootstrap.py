@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 Numbers = npt.NDArray[np.floating]
 Counts = npt.NDArray[np.uint16]
+Interval = tuple[float, float] | None
 BLOCK = 100  # replicates and columns computed at once: bounds memory at 50,000 images
 KEPT = 10**8  # draws of so many counts serve all statistics of the same images; more are drawn anew for each
 

@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.boxes import contour_boxes
 from cliploc.errors import InputError, UsageError
+from cliploc.metrics._infra.contours import contour_boxes
 
 Floats = npt.NDArray[np.float64]
 Convention = Literal["wsoleval", "exact"]

@@ -1,0 +1,105 @@
+"""For each image, at which thresholds its box is right: what MaxBoxAcc and the localisation accuracies are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from cliploc.errors import UsageError
+from cliploc.metrics._infra.curve import BoxCurve, Floats, level
+from cliploc.metrics._infra.metric import refuse_twice
+
+Bools = npt.NDArray[np.bool_]
+LEVELS = 256
+
+
+class Hits:
+    """For each image, at which of its map's levels the box is right: 32 bytes an image, any τ afterwards."""
+
+    def __init__(self, iou: float, contours: Literal["largest", "every"]) -> None:
+        if not 0 < iou <= 1:
+            raise UsageError(f"expected an IoU above 0 and at most 1, got {iou}")
+        self.iou, self.contours = iou, contours
+        self._rows: dict[str, tuple[int, int | None, npt.NDArray[np.uint8]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, curve: BoxCurve, label: int | None) -> None:
+        """One image; a second time is an error."""
+        refuse_twice(curve.image_id, self._rows)
+        self._rows[curve.image_id] = (len(curve.best) - 1, label, packed_hits(curve, self.iou, self.contours))
+
+    def restore(self, image_id: str, highest: int, packed: bytes, label: int | None) -> None:
+        """One image out of what `packed_hits` gave for it, and its map's highest level; a second time is an error."""
+        refuse_twice(image_id, self._rows)
+        bits = np.frombuffer(packed, np.uint8)
+        if len(bits) != LEVELS // 8 or not 0 <= highest < LEVELS:
+            raise UsageError(
+                f"{image_id}: expected {LEVELS // 8} bytes and a level below {LEVELS}, got {len(bits)} bytes"
+            )
+        self._rows[image_id] = (highest, label, bits)
+
+    def merged(self, other: Hits) -> Hits:
+        """Both together."""
+        if (self.iou, self.contours) != (other.iou, other.contours):
+            raise UsageError("expected two of the same metric with the same settings")
+        if twice := self._rows.keys() & other._rows.keys():
+            raise UsageError(f"{min(twice)} comes twice: evaluate each image once")
+        both = Hits(self.iou, self.contours)
+        both._rows = {**self._rows, **other._rows}
+        return both
+
+    @property
+    def ids(self) -> list[str]:
+        """All images, sorted: no result depends on the order in which they came."""
+        return sorted(self._rows)
+
+    @property
+    def labels(self) -> list[int | None]:
+        """The class of each, as `ids`."""
+        return [self._rows[one][1] for one in self.ids]
+
+    def at(self, taus: Sequence[float] | Floats) -> Bools:
+        """Whether each image is right at each τ, `[n, T]`."""
+        found, column = self.distinct(taus)
+        return found[:, column]
+
+    def distinct(self, taus: Sequence[float] | Floats) -> tuple[Bools, npt.NDArray[np.intp]]:
+        """The same without columns that are equal because no map has a level between their τ: `[n, U]`, and each τ's
+        column, `[T]`.
+        """
+        highest = sorted({row[0] for row in self._rows.values()})
+        cuts = np.array([[level(tau, high) for tau in taus] for high in highest], np.intp).reshape(len(highest), -1)
+        levels, column = np.unique(cuts, axis=1, return_inverse=True)  # [H, U], [T]
+        at = dict(zip(highest, levels, strict=True))
+        found = np.zeros((len(self), levels.shape[1]), np.bool_)
+        for i, one in enumerate(self.ids):
+            high, _, bits = self._rows[one]
+            found[i] = np.unpackbits(bits)[at[high]]
+        return found, column.reshape(-1)
+
+
+def packed_hits(curve: BoxCurve, iou: float, contours: Literal["largest", "every"]) -> npt.NDArray[np.uint8]:
+    """At which of its map's levels the box is right, `[32]` bytes; level 0 is the highest bit of the first.
+
+    Example:
+        >>> packed_hits(BoxCurve("a", np.array([0.4, 0.6]), np.array([0.4, 0.6])), 0.5, "largest")[0]
+        np.uint8(64)
+    """
+    values = curve.largest if contours == "largest" else curve.best
+    right = np.zeros(LEVELS, np.bool_)
+    right[: len(values)] = values >= iou
+    return np.packbits(right)
+
+
+def by_class(labels: Sequence[int | None], right: npt.NDArray[np.generic]) -> dict[int, float]:
+    """The mean of each class that is known."""
+    rows: dict[int, list[int]] = {}
+    for i, label in enumerate(labels):
+        if label is not None:
+            rows.setdefault(label, []).append(i)
+    return {label: float(right[rows[label]].astype(np.float64).mean()) for label in sorted(rows)}

@@ -1,0 +1,235 @@
+"""The protocol of a metric and its registry: what it keeps of each sample, and the numbers it makes of them.
+
+The benchmark, `cliploc evaluate`, `summary.json`, the report and the tables read the registry, so that a new metric is
+one file here and its test.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar, Literal, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from cliploc.errors import UsageError
+from cliploc.metrics._infra.bootstrap import DEFAULT, Bootstrap, Interval
+from cliploc.metrics._infra.curve import BoxCurve, Convention, Floats, box_curve, boxes_on_map
+from cliploc.registry import Registry
+from cliploc.schema import FloatArray
+
+ColumnType = Literal["float", "bool", "level", "hits", "bytes"]  # "level": 0–255; "hits": 256 bits
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Number:
+    """One number that a metric reports.
+
+    Attributes:
+        title: as tables head its column.
+        about: what it is, in a line.
+        column: its heading in the benchmark's table on the terminal, which is narrow; "" leaves it out there.
+    """
+
+    title: str
+    about: str
+    column: str = ""
+
+
+@dataclass(frozen=True)
+class Score:
+    """The value of a number.
+
+    Attributes:
+        value: from 0 to 1; None where there is none.
+        interval: its confidence interval.
+        note: at which threshold, or of how many images.
+    """
+
+    value: float | None
+    interval: Interval = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class MetricSummary:
+    """What a metric says of all samples together.
+
+    Attributes:
+        scores: name of a number → its value.
+        facts: further entries of `summary.json`, such as the best threshold.
+        per_class: label → name of a number → its value from 0 to 1.
+    """
+
+    scores: Mapping[str, Score]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    per_class: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class JudgedMap:
+    """One sample's score map beside what is true.
+
+    Attributes:
+        sample_id: which sample.
+        heat: `[H, W]` floats in 0–1 over the whole picture.
+        true_xyxy: `[m, 4]` true boxes in original pixels; may be empty.
+        size_wh: width and height of the original.
+        mask: `[H, W]` bool, where the object is; None where masks are not known.
+        ignore: `[H, W]` bool, pixels that do not count; None for none.
+        convention: how `curve` compares boxes; see `box_curve`.
+    """
+
+    sample_id: str
+    heat: FloatArray
+    true_xyxy: npt.NDArray[np.floating[Any]]
+    size_wh: tuple[int, int]
+    mask: npt.NDArray[np.bool_] | None = None
+    ignore: npt.NDArray[np.bool_] | None = None
+    convention: Convention = "wsoleval"
+
+    @cached_property
+    def boxes(self) -> Floats:
+        """`[m, 4]` true boxes in map pixels, not rounded."""
+        return boxes_on_map(self.true_xyxy, self.size_wh, self._map_hw, "exact")
+
+    @cached_property
+    def curve(self) -> BoxCurve:
+        """How well the map's boxes fit at every threshold."""
+        boxes = boxes_on_map(self.true_xyxy, self.size_wh, self._map_hw, self.convention)
+        return box_curve(self.sample_id, self.heat, boxes, self.convention)
+
+    @property
+    def _map_hw(self) -> tuple[int, int]:
+        height, width = self.heat.shape
+        return height, width
+
+
+class Metric(ABC):
+    """A metric: judges one sample's map, keeps that as columns of a row, and makes numbers of many rows.
+
+    Attributes:
+        name: as the registry has it.
+        position: its place among the metrics wherever they are listed.
+        truth: what it compares with, true "boxes" or true "masks"; samples without are left out of it.
+        columns: what it keeps of a sample: name of the column → its type. Metrics may share columns.
+        numbers: what it reports: key in `summary.json` → what it is.
+        needs_threshold: whether what it keeps depends on the threshold τ.
+        chooses_threshold: whether it can choose τ itself, on the images.
+    """
+
+    name: ClassVar[str]
+    position: ClassVar[int] = 100
+    truth: ClassVar[Literal["boxes", "masks"]] = "boxes"
+    columns: ClassVar[Mapping[str, ColumnType]]
+    numbers: ClassVar[Mapping[str, Number]]
+    needs_threshold: ClassVar[bool] = False
+    chooses_threshold: ClassVar[bool] = False
+
+    @classmethod
+    def at(cls, threshold: float | None) -> Self:  # noqa: ARG003  # for those that need one
+        """The metric at a threshold τ; None: chosen on the images themselves, where the metric can do that."""
+        return cls()
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many samples were counted."""
+
+    @abstractmethod
+    def judge(self, judged: JudgedMap) -> dict[str, Any]:
+        """The columns of one sample.
+
+        Raises:
+            InputError: a map that cannot be used.
+        """
+
+    @abstractmethod
+    def add(self, sample_id: str, columns: Row, label: int | None, predictions: Sequence[int] | None) -> None:
+        """Counts one sample by its columns; a second time is a `UsageError`."""
+
+    @abstractmethod
+    def summarise(self, may_tune: bool, bootstrap: Bootstrap = DEFAULT) -> MetricSummary:
+        """The numbers so far; `may_tune` says whether these images may choose a threshold."""
+
+    def add_judged(self, judged: JudgedMap, label: int | None = None, predictions: Sequence[int] | None = None) -> None:
+        """Judges and counts one sample."""
+        self.add(judged.sample_id, self.judge(judged), label, predictions)
+
+
+metrics: Registry[type[Metric]] = Registry("metric", "cliploc.metrics")
+M = TypeVar("M", bound=type[Metric])
+
+
+def metric(cls: M) -> M:
+    """Registers a class as a metric."""
+    metrics.register(cls.name, cls)
+    return cls
+
+
+def all_metrics(truth: Literal["boxes", "masks"] | None = None) -> tuple[type[Metric], ...]:
+    """The registered metrics in the order of their positions; only those of one kind of truth where it is named."""
+    chosen = [one for one in metrics if truth is None or one.truth == truth]
+    return tuple(sorted(chosen, key=lambda one: (one.position, one.name)))
+
+
+def all_numbers() -> dict[str, Number]:
+    """Every number of every metric: key in `summary.json` → what it is."""
+    return {key: number for one in all_metrics() for key, number in one.numbers.items()}
+
+
+def judge_map(judged: JudgedMap, thresholds: Sequence[float]) -> Iterator[dict[str, Any]]:
+    """The columns of all metrics for one map, once for each threshold τ.
+
+    Example:
+        >>> heat = np.zeros((224, 224), np.float32)
+        >>> heat[50:100, 50:100] = 1
+        >>> judged = JudgedMap("a", heat, np.array([[50, 50, 100, 100]]), (224, 224))
+        >>> [row] = judge_map(judged, [0.5])
+        >>> row["iou"], row["pointing_hit"]
+        (1.0, True)
+    """
+    fitting = [
+        one for one in all_metrics() if (len(judged.true_xyxy) > 0 if one.truth == "boxes" else judged.mask is not None)
+    ]
+    common: dict[str, Any] = {}
+    for one in fitting:
+        if not one.needs_threshold:
+            common |= one.at(None).judge(judged)
+    for tau in thresholds:
+        columns = dict(common)
+        for one in fitting:
+            if one.needs_threshold:
+                columns |= one.at(tau).judge(judged)
+        yield columns
+
+
+def refuse_empty(count: int) -> int:
+    """The count of samples, if there are any.
+
+    Raises:
+        UsageError: nothing can be computed from nothing.
+    """
+    if not count:
+        raise UsageError("expected at least one image before the metric is computed, got none")
+    return count
+
+
+def refuse_twice(sample_id: str, known: Mapping[str, object] | set[str]) -> None:
+    """Raises a `UsageError` for a sample that was counted already."""
+    if sample_id in known:
+        raise UsageError(f"{sample_id} comes twice: evaluate each image once")
+
+
+def stated(threshold: float | None, name: str) -> float:
+    """The threshold of a metric that cannot choose one itself.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if threshold is None:
+        raise UsageError(f"{name} needs a threshold from 0 to 1, got none: state one")
+    return threshold

@@ -1,0 +1,222 @@
+"""GT-known, Top-1 and Top-5 localisation: MaxBoxAcc's box at one threshold, and the predictions of the class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from cliploc.errors import UsageError
+from cliploc.metrics._infra.bootstrap import DEFAULT, Bootstrap, Interval
+from cliploc.metrics._infra.curve import TAUS, BoxCurve, level
+from cliploc.metrics._infra.hits import Bools, Hits, by_class
+from cliploc.metrics._infra.metric import (
+    ColumnType,
+    JudgedMap,
+    Metric,
+    MetricSummary,
+    Number,
+    Row,
+    Score,
+    metric,
+    refuse_empty,
+)
+from cliploc.metrics.max_box_acc import LARGEST_HITS, largest_hits, threshold_note
+
+LOCATED = ("gt_known", "top1_loc", "top5_loc")  # these need a threshold
+CLASSIFIED = ("top1_cls", "top5_cls")
+
+
+@dataclass(frozen=True)
+class LocalizationResult:
+    """Shares from 0 to 1; the box is that of MaxBoxAcc at one τ.
+
+    Attributes:
+        n: how many images.
+        predicted: for how many of them there were predictions; the Top-k numbers are shares of these.
+        threshold: τ.
+        oracle: whether τ was chosen on these same images.
+        gt_known: the box on the true class's map is right.
+        top1_loc, top5_loc: … and the true class is the first, or among the first five, of the predictions; None without
+            (so many) predictions.
+        top1_cls, top5_cls: the true class is, wherever the box.
+        intervals: name of a number → its confidence interval at this τ.
+        per_class: label → GT-known.
+    """
+
+    n: int
+    predicted: int
+    threshold: float
+    oracle: bool
+    gt_known: float
+    top1_loc: float | None
+    top5_loc: float | None
+    top1_cls: float | None
+    top5_cls: float | None
+    intervals: Mapping[str, Interval]
+    per_class: Mapping[int, float]
+
+
+@metric
+class LocalizationAccuracy(Metric):
+    """GT-known, Top-1 and Top-5 localisation, and classification.
+
+    The map is the true class's. Where the class is predicted rightly, that is the predicted class's map as well, so
+    that Top-1 Loc needs no other map.
+
+    Args:
+        iou: how good a box must be.
+        threshold: τ of `summarise`; None: the best on these images, which makes the numbers an oracle's.
+
+    Raises:
+        UsageError: τ outside 0–1.
+
+    Example:
+        >>> metric = LocalizationAccuracy()
+        >>> metric.update(BoxCurve("a", np.array([0.4, 0.6]), np.array([0.4, 0.6])), label=3, predictions=[3, 1])
+        >>> metric.compute(threshold=1.0).top1_loc
+        1.0
+    """
+
+    name: ClassVar[str] = "localization"
+    position: ClassVar[int] = 30
+    columns: ClassVar[Mapping[str, ColumnType]] = {"highest": "level", LARGEST_HITS: "hits", "iou": "float"}
+    numbers: ClassVar[Mapping[str, Number]] = {
+        "gt_known": Number("GT-known Loc", "as MaxBoxAcc, at the τ given after the numbers", "GT-known"),
+        "top1_loc": Number("Top-1 Loc", "GT-known, and the true class is the first prediction", "Top-1"),
+        "top5_loc": Number("Top-5 Loc", "GT-known, and the true class is among the first five", "Top-5"),
+        "top1_cls": Number("Top-1 class", "the true class is the first prediction"),
+        "top5_cls": Number("Top-5 class", "the true class is among the first five"),
+    }
+    needs_threshold: ClassVar[bool] = True
+    chooses_threshold: ClassVar[bool] = True
+
+    def __init__(self, iou: float = 0.5, threshold: float | None = None) -> None:
+        if threshold is not None:
+            level(threshold, 0)
+        self.hits = Hits(iou, "largest")
+        self.threshold = threshold
+        self._rank: dict[str, int | None] = {}
+        self._depth: int | None = None
+
+    @classmethod
+    def at(cls, threshold: float | None) -> Self:
+        """The metric at a threshold τ; None: the best on the images."""
+        return cls(threshold=threshold)
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+    def update(self, curve: BoxCurve, label: int | None = None, predictions: Sequence[int] | None = None) -> None:
+        """Counts one image.
+
+        Args:
+            curve: of the true class's map.
+            label: the true class; needed with predictions.
+            predictions: classes, best first; None where there are none.
+
+        Raises:
+            UsageError: an image counted already, predictions without a label or of another number than before.
+        """
+        self._check(curve.image_id, label, predictions)
+        self.hits.add(curve, label)
+        self._keep(curve.image_id, label, predictions)
+
+    def _check(self, image_id: str, label: int | None, predictions: Sequence[int] | None) -> None:
+        if predictions is None:
+            return
+        if label is None:
+            raise UsageError(f"{image_id} has predictions but no true class: give its label")
+        if not len(predictions) or self._depth not in (None, len(predictions)):
+            wanted = self._depth or "at least 1"
+            raise UsageError(f"{image_id}: expected {wanted} predictions, got {len(predictions)}")
+
+    def _keep(self, image_id: str, label: int | None, predictions: Sequence[int] | None) -> None:
+        if predictions is not None:
+            self._depth = len(predictions)
+            order = list(predictions)
+            self._rank[image_id] = order.index(label) if label in order else None
+
+    def merge(self, other: LocalizationAccuracy) -> LocalizationAccuracy:
+        """A metric over the images of both, which must not share any."""
+        depths = {self._depth, other._depth} - {None}
+        if len(depths) > 1:
+            raise UsageError("expected two of the same metric with equally many predictions an image")
+        both = LocalizationAccuracy(self.hits.iou, self.threshold)
+        both.hits = self.hits.merged(other.hits)
+        both._rank = {**self._rank, **other._rank}
+        both._depth = next(iter(depths), None)
+        return both
+
+    def compute(self, threshold: float | None = None, bootstrap: Bootstrap = DEFAULT) -> LocalizationResult:
+        """The result so far.
+
+        Args:
+            threshold: τ; None for the best on these images, which makes the numbers an oracle's.
+            bootstrap: how intervals are made.
+
+        Raises:
+            UsageError: no image was counted, or τ is outside 0–1.
+        """
+        n = refuse_empty(len(self.hits))
+        oracle = threshold is None
+        tau = float(TAUS[self.hits.at(TAUS).sum(axis=0).argmax()]) if threshold is None else threshold
+        right = self.hits.at([tau])[:, 0]
+        columns: dict[str, Bools] = {"gt_known": right}
+        known = [i for i, one in enumerate(self.hits.ids) if one in self._rank]
+        ranks = [self._rank[one] for one in self.hits.ids if one in self._rank]
+        for k in (1, 5):
+            if known and (self._depth or 0) >= k:
+                inside = np.array([rank is not None and rank < k for rank in ranks])
+                columns[f"top{k}_loc"], columns[f"top{k}_cls"] = inside & right[known], inside
+        means = {name: float(column.mean()) for name, column in columns.items()}
+        intervals = {name: bootstrap.interval(column[:, None], lambda m: m[:, 0]) for name, column in columns.items()}
+        return LocalizationResult(
+            n,
+            len(known),
+            tau,
+            oracle,
+            means["gt_known"],
+            means.get("top1_loc"),
+            means.get("top5_loc"),
+            means.get("top1_cls"),
+            means.get("top5_cls"),
+            intervals,
+            by_class(self.hits.labels, right),
+        )
+
+    def judge(self, judged: JudgedMap) -> dict[str, Any]:
+        """At which of the map's levels the box is right, and its IoU at τ."""
+        curve = judged.curve
+        at_tau = {} if self.threshold is None else {"iou": float(curve.largest[curve.index(self.threshold)])}
+        return largest_hits(curve) | at_tau
+
+    def add(self, sample_id: str, columns: Row, label: int | None, predictions: Sequence[int] | None) -> None:
+        """Counts one sample by its columns and predictions; errors as in `update`."""
+        self._check(sample_id, label, predictions)
+        self.hits.restore(sample_id, columns["highest"], columns[LARGEST_HITS], label)
+        self._keep(sample_id, label, predictions)
+
+    def summarise(self, may_tune: bool, bootstrap: Bootstrap = DEFAULT) -> MetricSummary:  # noqa: ARG002
+        """All at the metric's τ, and localisation at the best τ of these images (an oracle) beside it."""
+        at_own, at_best = self.compute(self.threshold, bootstrap), self.compute(None, bootstrap)
+        where = threshold_note(at_own.threshold, at_own.oracle)
+        of = "" if at_own.predicted == at_own.n else f"of {at_own.predicted} images with predictions"
+        notes = {"gt_known": where, **{name: f"{where}, {of}".strip(", ") for name in LOCATED[1:]}}
+        scores = {
+            name: Score(getattr(at_own, name), at_own.intervals.get(name), notes.get(name, of))
+            for name in (*LOCATED, *CLASSIFIED)
+        }
+        for name in LOCATED:  # GT-known at the best τ is MaxBoxAcc
+            scores[f"{name}_oracle"] = Score(getattr(at_best, name), at_best.intervals.get(name))
+        return MetricSummary(
+            scores,
+            {
+                "threshold": at_own.threshold,
+                "threshold_chosen_on_these_images": at_own.oracle,
+                "with_predictions": at_own.predicted,
+            },
+            {label: {"gt_known": share} for label, share in at_own.per_class.items()},
+        )

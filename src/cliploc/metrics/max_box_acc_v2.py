@@ -1,0 +1,127 @@
+"""MaxBoxAccV2 (Choe 2020): the best of all contours' boxes, averaged over three IoU thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from cliploc.errors import UsageError
+from cliploc.metrics._infra.bootstrap import DEFAULT, Bootstrap, Interval
+from cliploc.metrics._infra.curve import BoxCurve
+from cliploc.metrics._infra.hits import packed_hits
+from cliploc.metrics._infra.metric import ColumnType, JudgedMap, Metric, MetricSummary, Number, Row, Score, metric
+from cliploc.metrics.max_box_acc import MaxBoxAcc, MaxBoxAccResult, threshold_note
+
+IOUS = (0.3, 0.5, 0.7)
+
+
+def _percent(iou: float) -> str:
+    return f"{iou * 100:.0f}"
+
+
+@dataclass(frozen=True)
+class MaxBoxAccV2Result:
+    """Shares from 0 to 1 of `n` images.
+
+    Attributes:
+        n: how many images.
+        accuracy: mean over the IoUs of the accuracy at each one's own best τ (an oracle, as in MaxBoxAcc).
+        interval: its confidence interval.
+        at_iou: IoU → the result for it alone.
+        per_class: label → mean over the IoUs, each at its best τ.
+    """
+
+    n: int
+    accuracy: float
+    interval: Interval
+    at_iou: Mapping[float, MaxBoxAccResult]
+    per_class: Mapping[int, float]
+
+
+@metric
+class MaxBoxAccV2(Metric):
+    """MaxBoxAccV2: the best pair of any contour's box and any true box; mean over IoU 0.3, 0.5 and 0.7.
+
+    Choe et al. 2020, "Evaluation for Weakly Supervised Object Localization: Protocol, Metrics, and Datasets".
+
+    Args:
+        ious: how good a box must be; the mean is over these.
+
+    Example:
+        >>> metric = MaxBoxAccV2()
+        >>> metric.update(BoxCurve("a", np.array([0.4, 0.6]), np.array([0.4, 0.6])))
+        >>> metric.compute().at_iou[0.3].accuracy
+        1.0
+    """
+
+    name: ClassVar[str] = "max_box_acc_v2"
+    position: ClassVar[int] = 20
+    columns: ClassVar[Mapping[str, ColumnType]] = {
+        "highest": "level",
+        **{f"hits_every_{_percent(iou)}": "hits" for iou in IOUS},
+    }
+    numbers: ClassVar[Mapping[str, Number]] = {
+        "max_box_acc_v2": Number("MaxBoxAccV2", "mean of the three to the right", "V2"),
+        **{
+            f"max_box_acc_iou{_percent(iou)}": Number(
+                f"IoU ≥ {iou:g}", "the best of all contours' boxes, at its own best τ: an oracle"
+            )
+            for iou in IOUS
+        },
+    }
+
+    def __init__(self, ious: Sequence[float] = IOUS) -> None:
+        self.parts = {iou: MaxBoxAcc(iou, "every") for iou in ious}
+
+    def __len__(self) -> int:
+        return len(next(iter(self.parts.values())))
+
+    def update(self, curve: BoxCurve, label: int | None = None) -> None:
+        """Counts one image; a second time is a `UsageError`."""
+        for part in self.parts.values():
+            part.update(curve, label)
+
+    def merge(self, other: MaxBoxAccV2) -> MaxBoxAccV2:
+        """A metric over the images of both, which must not share any."""
+        if self.parts.keys() != other.parts.keys():
+            raise UsageError("expected two of the same metric with the same settings")
+        both = MaxBoxAccV2(tuple(self.parts))
+        both.parts = {iou: part.merge(other.parts[iou]) for iou, part in self.parts.items()}
+        return both
+
+    def compute(self, bootstrap: Bootstrap = DEFAULT) -> MaxBoxAccV2Result:
+        """The result so far; a `UsageError` when no image was counted."""
+        both = {iou: part.replicated(bootstrap) for iou, part in self.parts.items()}
+        at_iou = {iou: result for iou, (result, _) in both.items()}
+        results = list(at_iou.values())
+        # The same images make up each replicate at every IoU, so that their mean is the replicate's own.
+        drawn = [replicates for _, replicates in both.values() if replicates is not None]
+        interval = bootstrap.quantiles(np.mean(drawn, axis=0)) if drawn else None
+        accuracy = float(np.mean([one.accuracy for one in results]))
+        per_class = {label: float(np.mean([one.per_class[label] for one in results])) for label in results[0].per_class}
+        return MaxBoxAccV2Result(results[0].n, accuracy, interval, at_iou, per_class)
+
+    def judge(self, judged: JudgedMap) -> dict[str, Any]:
+        """At which of the map's levels the best box is right, for each IoU."""
+        hits = {f"hits_every_{_percent(iou)}": packed_hits(judged.curve, iou, "every").tobytes() for iou in self.parts}
+        return {"highest": len(judged.curve.best) - 1, **hits}
+
+    def add(self, sample_id: str, columns: Row, label: int | None, predictions: Sequence[int] | None) -> None:  # noqa: ARG002
+        """Counts one sample by its columns."""
+        for iou, part in self.parts.items():
+            part.hits.restore(sample_id, columns["highest"], columns[f"hits_every_{_percent(iou)}"], label)
+
+    def summarise(self, may_tune: bool, bootstrap: Bootstrap = DEFAULT) -> MetricSummary:  # noqa: ARG002
+        """MaxBoxAccV2 and the accuracy at each IoU."""
+        result = self.compute(bootstrap)
+        scores = {
+            f"max_box_acc_iou{_percent(iou)}": Score(
+                part.accuracy, part.interval, threshold_note(part.threshold, chosen=True)
+            )
+            for iou, part in result.at_iou.items()
+        }
+        scores["max_box_acc_v2"] = Score(result.accuracy, result.interval, "their mean")
+        return MetricSummary(scores, {}, {label: {self.name: share} for label, share in result.per_class.items()})

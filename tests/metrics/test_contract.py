@@ -1,0 +1,122 @@
+"""What every registered metric must do; a new metric's file is tested here unedited."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cliploc.errors import UsageError
+from cliploc.jobs.rows import judge, row_schema, to_table
+from cliploc.jobs.summary import COLUMNS, summarize
+from cliploc.metrics import Bootstrap, JudgedMap, Metric, all_metrics, all_numbers, judge_map
+from cliploc.schema import Sample
+
+FEW = Bootstrap(replicates=20)
+TAU = 0.4
+TYPES = {"float": float, "bool": bool, "level": int, "hits": bytes, "bytes": bytes}
+metrics = pytest.mark.parametrize("cls", all_metrics(), ids=lambda cls: cls.name)
+
+
+def judged(number: int) -> JudgedMap:
+    """A blob near a true box, and the box's mask."""
+    random = np.random.default_rng(number)
+    x0, y0 = random.integers(10, 90, 2)
+    y, x = np.mgrid[:224, :224]
+    heat = np.exp(-((x - x0 - 40) ** 2 + (y - y0 - 50) ** 2) / 2000).astype(np.float32)
+    box = np.array([[x0, y0, x0 + 80, y0 + 90]], np.float32)
+    mask = (x >= x0) & (x < x0 + 80) & (y >= y0) & (y < y0 + 90)
+    return JudgedMap(f"sample {number}", heat, box, (224, 224), mask)
+
+
+def counted(cls: type[Metric], numbers: list[int]) -> Metric:
+    one = cls.at(TAU)
+    for number in numbers:
+        one.add_judged(judged(number), label=number % 3, predictions=[number % 3, 7, 8, 9, 10])
+    return one
+
+
+@metrics
+def test_what_it_says_of_itself(cls):
+    assert cls.numbers
+    assert all(number.title and number.about for number in cls.numbers.values())
+    assert set(cls.columns) <= set(COLUMNS)
+    assert set(cls.columns) <= set(row_schema().names)
+
+
+@metrics
+def test_its_columns_are_those_it_declares(cls):
+    columns = cls.at(TAU).judge(judged(0))
+    assert {name: type(value) for name, value in columns.items()} == {
+        name: TYPES[kind] for name, kind in cls.columns.items()
+    }
+
+
+@metrics
+def test_its_numbers_are_shares_within_their_intervals(cls):
+    summary = counted(cls, list(range(6))).summarise(may_tune=False, bootstrap=FEW)
+    assert set(cls.numbers) <= set(summary.scores)
+    for score in summary.scores.values():
+        assert score.value is not None
+        assert 0 <= score.value <= 1
+        assert score.interval is None or score.interval[0] <= score.value + 1e-6  # replicates are float32
+
+
+@metrics
+def test_the_order_of_samples_does_not_matter(cls):
+    forth, back = (counted(cls, order).summarise(False, FEW) for order in ([0, 1, 2, 3], [3, 2, 1, 0]))
+    assert forth == back
+
+
+@metrics
+def test_merged_parts_are_the_whole(cls):
+    whole = counted(cls, [0, 1, 2, 3]).summarise(False, FEW)
+    assert counted(cls, [0, 1]).merge(counted(cls, [2, 3])).summarise(False, FEW) == whole
+
+
+@metrics
+def test_a_sample_that_comes_twice_is_refused(cls):
+    one = counted(cls, [0])
+    with pytest.raises(UsageError, match="sample 0 comes twice"):
+        one.add_judged(judged(0))
+
+
+@metrics
+def test_nothing_counted_is_an_error(cls):
+    assert len(cls.at(TAU)) == 0
+    with pytest.raises(UsageError, match="expected at least one image"):
+        cls.at(TAU).summarise(False, FEW)
+
+
+@metrics
+def test_kept_as_a_row_and_read_again_gives_the_same(cls):
+    one = cls.at(TAU)
+    rows = [
+        {"sample": item.sample_id, "setting": "a", "label": 1, "status": "ok", **columns}
+        for item in map(judged, range(3))
+        for columns in judge_map(item, [TAU])
+    ]
+    direct = cls.at(TAU)
+    for row, item in zip(to_table(rows).to_pylist(), map(judged, range(3)), strict=True):
+        one.add(row["sample"], row, row["label"], None)
+        direct.add_judged(item, 1)
+    kept, at_once = one.summarise(False, FEW), direct.summarise(False, FEW)
+    for key, score in at_once.scores.items():
+        assert kept.scores[key].value == pytest.approx(score.value)  # rows keep float32
+
+
+def test_the_summary_has_every_number_of_every_metric():
+    rows = []
+    for number in range(4):
+        item = judged(number)
+        [columns] = judge_map(item, [TAU])
+        base = {"sample": item.sample_id, "setting": "a", "label": 1, "status": "ok", "predictions": [1, 2, 3, 4, 5]}
+        rows.append({**dict.fromkeys(COLUMNS), **base, **columns})
+    summary = summarize([{"id": "a", "threshold": TAU}], rows, bootstrap=FEW)["a"]
+    assert set(all_numbers()) <= set(summary)
+
+
+def test_metrics_of_masks_are_left_out_where_there_are_none():
+    sample = Sample("a", None, 0, (224, 224), judged(0).true_xyxy)  # type: ignore[arg-type]
+    [[row]] = judge(sample, judged(0).heat[None], [[TAU]])
+    assert "iou" in row
+    assert "pxap" not in row
