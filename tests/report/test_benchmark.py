@@ -16,12 +16,13 @@ from PIL import Image
 from cliploc.errors import UsageError
 from cliploc.metrics import TAUS, MaxBoxAcc
 from cliploc.report import benchmark_data, write_report
+from cliploc.report._html import DARK, LIGHT
 from cliploc.report.benchmark_data import Run, miss_kind, read_run, wilson
 from cliploc.report.benchmark_tables import METRICS, published
 
 from ..commands import cliploc_
 from .benchmark_folder import CLASSES, WNIDS, make_folder
-from .test_page import Reader
+from .test_page import CLOSING, IMAGE, Reader
 
 EVIL = '<script>alert("x")</script> & co | `_'
 FILES = ("report.html", "tables.csv", "tables.md", "tables.tex")
@@ -194,21 +195,21 @@ def test_the_page_is_self_contained_and_whole(page: str) -> None:
     assert not reader.open, "every tag is closed"
     ids = [attributes["id"] for _, attributes in reader.tags if "id" in attributes]
     assert len(ids) == len(set(ids)), "every id once"
-    links = [a[key] or "" for _, a in reader.tags for key in ("href", "src") if key in a]
+    links = [a[key] or "" for _, a in reader.tags for key in ("href", "src", "srcset") if key in a]
     assert {link[1:] for link in links if link.startswith("#")} <= set(ids)
     assert all(link.startswith(("#", "data:image/")) for link in links)
-    assert set(re.findall(r"url\(#([^)]+)\)", page)) <= set(ids)
     assert "@import" not in page
-    assert not re.search(r"url\((?!#)", page)
+    assert "url(" not in page
     tables = [attributes for tag, attributes in reader.tags if (attributes.get("class") or "").startswith("scroll")]
     assert all(one["tabindex"] == "0" and one["aria-label"] for one in tables), "a keyboard can scroll every table"
     assert all(a["aria-label"] for tag, a in reader.tags if a.get("role") == "img")
+    assert all(a["alt"] for tag, a in reader.tags if tag == "img" and "src" in a)
 
 
 def test_photographs_are_embedded_once_and_drawn_in_the_shape_of_the_original(page: str) -> None:
     photos = re.findall(r'<image id="(photo-\d+)"[^>]*href="data:image/jpeg;base64,([^"]+)"', page)
     assert len({name for name, _ in photos}) == len({data for _, data in photos}) == len(photos) > 10
-    shown = re.findall(r'<svg class=photo viewBox="0 0 (\d+) (\d+)"', page)
+    shown = re.findall(r'<svg class="photo" viewBox="0 0 (\d+) (\d+)"', page)
     assert set(shown) == {("160", "120")}
     assert len(shown) > 2 * len(photos)
 
@@ -223,7 +224,7 @@ def test_boxes_and_maps_lie_where_the_rows_say(made: tuple[Path, dict[str, Any]]
     assert f'<rect class="true" x="{x0:.1f}" y="{y0:.1f}" width="{x1 - x0:.1f}" height="{y1 - y0:.1f}"/>' in first
     x0, y0, x1, y1 = row["boxes"][0]
     assert f'<rect class="found" x="{x0:.1f}" y="{y0:.1f}" width="{x1 - x0:.1f}" height="{y1 - y0:.1f}"/>' in first
-    data = re.search(r'class=heat [^>]*base64,([^"]+)"', first)
+    data = re.search(r'class="heat" [^>]*base64,([^"]+)"', first)
     assert data
     heat = np.asarray(Image.open(io.BytesIO(base64.b64decode(data[1]))).convert("RGBA")).astype(int)
     thumb = np.frombuffer(row["thumb"], np.uint8).reshape(28, 28)
@@ -241,7 +242,7 @@ def test_cropped_pictures_keep_their_maps_in_place(tmp_path: Path) -> None:
     page = write_report(tmp_path / "out").read_text(encoding="utf-8")
     # The centre 120×120 of 160×120.
     x, y, width, height = map(
-        float, re.findall(r'class=heat x="(.*?)" y="(.*?)" width="(.*?)" height="(.*?)"', page)[0]
+        float, re.findall(r'class="heat" x="(.*?)" y="(.*?)" width="(.*?)" height="(.*?)"', page)[0]
     )
     assert (x, y, width, height) == pytest.approx((20, 0, 120, 120), abs=0.5)
 
@@ -260,11 +261,32 @@ def test_best_worst_and_borderline(made: tuple[Path, dict[str, Any]], page: str)
         assert abs(ious[1][0] - 0.5) == pytest.approx((all_ious - 0.5).abs().min(), abs=0.005)
 
 
+def test_figures_come_in_the_colours_of_light_and_dark_screens(page: str) -> None:
+    pairs = re.findall(r'srcset="data:image/svg\+xml;base64,(.+?)">\s*<img class="plot" src="(.+?)"', page)
+    assert len(pairs) == 1 + len(METHODS) + 2
+    for dark, light in pairs:
+        for data, palette in ((dark, DARK), (light.split(",")[1], LIGHT)):
+            svg = base64.b64decode(data).decode()
+            drawn = set(re.findall(r"#[0-9a-f]{6}", svg))
+            assert {palette["ink"], palette["soft"], palette["line"]} <= drawn
+            assert "#ffffff" not in drawn, "no background"
+            assert "<text" in svg, "letters stay letters"
+            assert "<dc:date>" not in svg
+
+
+def test_figures_do_not_follow_the_users_own_style(made: tuple[Path, dict[str, Any]], page: str) -> None:
+    matplotlib = pytest.importorskip("matplotlib")
+    with matplotlib.rc_context({"lines.linewidth": 9, "axes.facecolor": "red", "font.family": "monospace"}):
+        write_report(made[0])
+        assert matplotlib.rcParams["lines.linewidth"] == 9, "and leave it alone"
+    assert (made[0] / "report.html").read_text(encoding="utf-8") == page
+
+
 def test_the_ten_classes_with_reasons_numbers_and_confusion(made: tuple[Path, dict[str, Any]], page: str) -> None:
     html = section(page, "ten")
     run = read_run(made[0])
     for label, name in enumerate(CLASSES):
-        part = html.split(f"<article class=study><h3>{name} ")[1].split("</article>")[0]
+        part = html.split(f'<article class="study">\n<h3>{name} ')[1].split("</article>")[0]
         assert f"why {name}" in part
         assert part.count("<figure>") == 3
         for row in cells(part)[1:]:
@@ -273,7 +295,7 @@ def test_the_ten_classes_with_reasons_numbers_and_confusion(made: tuple[Path, di
             assert row[1] == f"{100 * mine['hit'].mean():.2f}"
             assert row[3] == f"{mine['iou'].mean():.2f}"
             assert row[4] == f"{100 * (mine['predicted'] == label).mean():.2f}"
-    matrix = cells(html.split("<table class=confusion>")[1])
+    matrix = cells(html.split('<table class="confusion">')[1])
     rows = run.of(run.settings[0])
     for label, row in enumerate(matrix[1:]):
         counts = [int((rows[rows["label"] == label]["predicted"] == other).sum()) for other in range(4)]
@@ -298,15 +320,36 @@ def test_failures_and_problems_are_said(page: str) -> None:
     assert html.count("val/003") == 3
 
 
-def test_everything_from_outside_stays_text(tmp_path: Path) -> None:
+@pytest.mark.parametrize("evil", [EVIL, IMAGE, CLOSING])
+def test_everything_from_outside_stays_text(tmp_path: Path, evil: str) -> None:
+    out = tmp_path / f"out{evil.replace('/', '')}"
+    make_folder(out, tmp_path / "root", samples=12, names=[evil, *CLASSES[1:]], methods=["cam", evil[:12]], failed=[3])
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["dataset"]["split"] = manifest["sessions"][0]["machine"]["processor"] = manifest[evil] = evil
+    manifest["dataset"]["reasons"] = dict.fromkeys(WNIDS, evil)
+    manifest["dataset"]["problems"] = [{"kind": evil, "source": evil, "reason": evil}]
+    manifest["sessions"][0]["command"] = ["cliploc", evil]
+    for place, setting in enumerate(manifest["settings"]):
+        setting["options"] = {evil: f"{evil} {place}"}
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "root" / "val" / "004.jpg").unlink()
+    page = write_report(out).read_text(encoding="utf-8")
+    reader = Reader(re.sub(r"<(image|use|rect|path|circle)([^>]*?)/?>", r"<img\2>", page))
+    assert not reader.open
+    assert [tag for tag, _ in reader.tags].count("script") == page.count("<script") == 1
+    assert not any(name.startswith("on") for _, attributes in reader.tags for name in attributes)
+    assert all(a["src"].startswith("data:image/") for a in reader.all("img") if a.get("src"))
+    # title, heading, class names, reasons, problems, command, options, folder, manifest
+    assert reader.text.count(evil) > 20
+    assert any(evil in (a.get("aria-label") or "") for _, a in reader.tags)
+
+
+def test_tables_for_other_programs_escape_too(tmp_path: Path) -> None:
     make_folder(tmp_path / "out", tmp_path / "root", samples=12, names=[EVIL, *CLASSES[1:]], methods=["cam", EVIL[:12]])
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    manifest["dataset"]["split"] = manifest["sessions"][0]["machine"]["processor"] = EVIL
-    manifest["dataset"]["reasons"] = dict.fromkeys(WNIDS, EVIL)
+    manifest["dataset"]["split"] = EVIL
     (tmp_path / "out" / "manifest.json").write_text(json.dumps(manifest))
-    page = write_report(tmp_path / "out").read_text(encoding="utf-8")
-    assert page.count("<script") == 1
-    assert "alert(&quot;x&quot;)" in page
+    write_report(tmp_path / "out")
     markdown = (tmp_path / "out" / "tables.md").read_text()
     assert "<script" not in markdown.replace(r"\<", "")
     latex = (tmp_path / "out" / "tables.tex").read_text()
@@ -337,7 +380,7 @@ def test_without_pictures(made: tuple[Path, dict[str, Any]], tmp_path: Path, pag
     assert "must not be passed on" in page
     assert "image/jpeg" not in alone
     assert "cannot be read" not in alone
-    assert alone.count("class=heat") == page.count("class=heat")
+    assert alone.count('class="heat"') == page.count('class="heat"')
 
 
 def test_rows_without_true_boxes_still_make_a_report(tmp_path: Path) -> None:

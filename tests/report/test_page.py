@@ -14,6 +14,8 @@ from cliploc.report import PageItem, _draw, write_page
 from .conftest import Build
 
 EVIL = '<script>alert("x")</script>'
+IMAGE = "<img src=x onerror=alert('x')>"
+CLOSING = "</script></style></title>\"'><svg onload=alert(1)>"
 
 
 class Reader(HTMLParser):
@@ -29,7 +31,7 @@ class Reader(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "img", "input"):
+        if tag not in ("meta", "img", "input", "source"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -42,28 +44,30 @@ class Reader(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-@pytest.fixture
-def item(build: Build) -> PageItem:
+def make_item(build: Build, evil: str = EVIL) -> PageItem:
     result = build(
         size_wh=(640, 400),
-        names=("cat", EVIL, "dog"),
+        names=("cat", evil, "dog"),
         hot=[(160, 100, 480, 300), (10, 10, 90, 90), None],
         boxes=[(0, (160, 100, 480, 300), 0.9), (1, (10, 10, 90, 90), 0.6)],
         found=[True, True, False],
         presence=[0.9, 0.6, 0.1],
-        source=f"photos/{EVIL.replace('/', '')}.jpg",
-        notes=("animated & more",),
+        source=f"photos/{evil.replace('/', '')}.jpg",
+        notes=("animated & more", evil),
         colour=(70, 80, 90),
     )
     truth = {"cat": np.array([[150, 90, 470, 320]], dtype=np.float32)}
-    return PageItem(result, f"By {EVIL}, CC0", truth, {"cat": 0.8123, EVIL: None, "dog": None})
+    return PageItem(result, f"By {evil}, CC0", truth, {"cat": 0.8123, evil: None, "dog": None})
+
+
+def make_page(build: Build, path: Path, evil: str = EVIL) -> str:
+    write_page(path, f"Demo {evil}", [make_item(build, evil)], {"model": "mini", evil: evil}, f"use {evil}")
+    return path.read_text(encoding="utf-8")
 
 
 @pytest.fixture
-def page(item: PageItem, tmp_path: Path) -> str:
-    path = tmp_path / "demo.html"
-    write_page(path, f"Demo {EVIL}", [item], {"model": "mini", EVIL: EVIL}, f"use {EVIL}")
-    return path.read_text(encoding="utf-8")
+def page(build: Build, tmp_path: Path) -> str:
+    return make_page(build, tmp_path / "demo.html")
 
 
 def test_it_is_self_contained(page: str) -> None:
@@ -78,13 +82,23 @@ def test_it_is_self_contained(page: str) -> None:
     assert "@import" not in page
 
 
-def test_everything_from_outside_stays_text(page: str) -> None:
+@pytest.mark.parametrize("evil", [EVIL, IMAGE, CLOSING])
+def test_everything_from_outside_stays_text(build: Build, tmp_path: Path, evil: str) -> None:
+    page = make_page(build, tmp_path / "demo.html", evil)
     assert "<script" not in page.lower()
     reader = Reader(page)
-    # title, heading, setting's key and value, hint, credit, chip, caption, table
-    assert reader.text.count(EVIL) >= 9
-    assert all(EVIL not in (value or "") for tag, a in reader.tags for k, value in a.items() if k != "alt")
-    assert any(EVIL in (image["alt"] or "") for image in reader.all("img"))
+    assert not reader.open
+    # title, heading, setting's key and value, hint, note, credit, chip, caption, table
+    assert reader.text.count(evil) >= 10
+    assert not any(name.startswith("on") for _, attributes in reader.tags for name in attributes)
+    assert len(reader.all("img")) == 4
+    assert not reader.all("svg")
+    assert all(evil not in (value or "") for tag, a in reader.tags for k, value in a.items() if k != "alt")
+    assert any(evil in (image["alt"] or "") for image in reader.all("img"))
+
+
+def test_the_same_photos_give_the_same_bytes(build: Build, tmp_path: Path, page: str) -> None:
+    assert make_page(build, tmp_path / "again.html") == page
 
 
 def test_every_picture_has_a_text_and_every_link_a_target(page: str) -> None:

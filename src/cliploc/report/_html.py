@@ -1,15 +1,79 @@
-"""What every page shares: text made safe, numbers, and a style for light and dark screens of any width."""
+"""HTML pages: the templates in `templates/`, filled by Jinja2. Every value is escaped; a missing one is an error."""
 
 from __future__ import annotations
 
 import html
-from typing import Any
+import io
+from base64 import b64encode
+from functools import cache
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+TEMPLATES = Path(__file__).with_name("templates")
+# The colours of every page and its figures: CSS variables in base.html, a matplotlib style in benchmark_figures.py.
+LIGHT = {
+    "paper": "#fff", "ink": "#16181d", "soft": "#555c68", "line": "#d9dde4", "card": "#f5f6f8", "link": "#0b57d0",
+    "right": "#0a6b3d", "wrong": "#a8320a",
+}  # fmt: skip
+DARK = {
+    "paper": "#14161a", "ink": "#eceef2", "soft": "#a9b1bd", "line": "#343a44", "card": "#1d2026", "link": "#8ab4f8",
+    "right": "#6fd19b", "wrong": "#ff9c73",
+}  # fmt: skip
+
+
+def render(template: str, **values: Any) -> str:
+    """A page as text, from a template and the values that it names."""
+    return _environment().get_template(template).render(values)
+
+
+def render_to(file: IO[str], template: str, **values: Any) -> None:
+    """Writes a page piece by piece, so that values given as iterators need not be in memory at once."""
+    file.writelines(_environment().get_template(template).generate(values))
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # here: only what writes a page needs it
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(count=count, decimal=decimal)
+    environment.globals.update(asset=_asset, light=LIGHT, dark=DARK)
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
+    return environment
+
+
+def _asset(name: str) -> str:
+    """A style sheet or script, as it is."""
+    return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def data_uri(data: bytes, kind: str) -> str:
+    """Bytes of a media type as an address that needs no network."""
+    return f"data:{kind};base64,{b64encode(data).decode('ascii')}"
+
+
+def jpeg_uri(image: Image.Image, **options: Any) -> str:
+    """A picture as an address that needs no network."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", **options)
+    return data_uri(buffer.getvalue(), "image/jpeg")
 
 
 def escape(value: object) -> str:
-    """Any value as text in HTML, also within quotes."""
+    """Any value as text in HTML, also within quotes; for HTML that no template writes."""
     return html.escape(str(value), quote=True)
 
 
@@ -21,45 +85,3 @@ def decimal(value: Any, decimals: int) -> str:
 def count(amount: int, noun: str) -> str:
     """1 photo, 2 photos."""
     return f"{amount:,} {noun}" if amount == 1 else f"{amount:,} {noun}s"
-
-
-STYLE = """
-:root { --paper: #fff; --ink: #16181d; --soft: #555c68; --line: #d9dde4; --card: #f5f6f8; --link: #0b57d0;
-  --right: #0a6b3d; --wrong: #a8320a; }
-@media (prefers-color-scheme: dark) {
-  :root { --paper: #14161a; --ink: #eceef2; --soft: #a9b1bd; --line: #343a44; --card: #1d2026; --link: #8ab4f8;
-    --right: #6fd19b; --wrong: #ff9c73; }
-}
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
-header, main { max-width: 1360px; margin: 0 auto; padding: 0 clamp(14px, 3vw, 40px); }
-h1 { font-size: clamp(1.5rem, 4vw, 2.1rem); line-height: 1.2; margin: 1.6rem 0 .8rem; }
-h2 { font-size: 1.2rem; margin: 0 0 .7rem; overflow-wrap: anywhere; }
-h2 small, .credit, figcaption { color: var(--soft); font-weight: 400; font-size: .88rem; }
-dl { display: flex; flex-wrap: wrap; gap: .4rem 1.6rem; margin: 0; }
-dl div { display: flex; gap: .45rem; }
-dt { color: var(--soft); }
-dd { margin: 0; font-weight: 600; overflow-wrap: anywhere; }
-.hint { background: var(--card); border-left: 4px solid var(--link); padding: .6rem .9rem; margin: 1rem 0;
-  overflow-wrap: anywhere; }
-section, article { border-top: 1px solid var(--line); padding: 1.4rem 0; margin-top: 1.2rem; }
-a { color: var(--link); }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: .93rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .32rem .9rem .32rem 0; border-bottom: 1px solid var(--line); white-space: nowrap;
-  font-weight: 400; max-width: 20rem; overflow: hidden; text-overflow: ellipsis; }
-thead th { color: var(--soft); }
-td.n { text-align: right; }
-.right { color: var(--right); }
-.wrong { color: var(--wrong); font-weight: 600; }
-.pictures { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(min(280px, 100%), 1fr));
-  align-items: start; }
-figure { margin: 0; min-width: 0; max-width: 520px; }
-img { display: block; width: 100%; height: auto; border-radius: 4px; }
-figcaption { padding-top: .45rem; overflow-wrap: anywhere; }
-figcaption b { color: var(--ink); }
-.chip { margin-right: .8rem; color: var(--ink); }
-.chip i { display: inline-block; width: .85em; height: .85em; margin-right: .4em; border: 1px solid var(--soft);
-  border-radius: 2px; vertical-align: -.05em; }
-.credit { margin: .7rem 0 0; }
-"""

@@ -3,44 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from cliploc.report._html import count, escape
 from cliploc.report.benchmark_data import Run, Setting, details, wilson
-from cliploc.report.benchmark_gallery import Photographs, caption, figures, picture
-from cliploc.report.benchmark_tables import Cell, Table, percent, to_html
+from cliploc.report.benchmark_gallery import Photographs, Picture, picture
+from cliploc.report.benchmark_tables import Cell, Table, percent
 
 SHOWN = 12  # best and worst classes
 
 
 # -------------------------------------------------------------------------------------------------------- all classes
-def class_bars(run: Run, setting: Setting) -> str:
-    """The best and the worst classes of a setting as bars, by the cautious end of each one's interval."""
+@dataclass(frozen=True)
+class Bar:
+    """How many of a class's pictures have a right box, with the 95 % interval in percent."""
+
+    name: str
+    hits: int
+    n: int
+    low: float
+    high: float
+
+
+def class_bars(run: Run, setting: Setting) -> dict[str, list[Bar]]:
+    """Heading → bars: the best and the worst classes of a setting, by the cautious end of each one's interval."""
     shares = run.of(setting).groupby("label")["hit"].agg(["sum", "count"])
-    found = [(int(label), int(row["sum"]), int(row["count"])) for label, row in shares.iterrows()]
-    best = sorted(found, key=lambda one: (-wilson(*one[1:])[0], one[0]))[:SHOWN]
-    worst = sorted(found, key=lambda one: (wilson(*one[1:])[1], one[0]))[:SHOWN]
-    lists = [("Best", best)] if len(found) <= SHOWN else [("Best", best), ("Worst", worst)]
-    return f"<div class=columns>{''.join(_bars(run, *one) for one in lists)}</div>"
+    found = [
+        (int(label), Bar(run.class_name(int(label)), int(row["sum"]), int(row["count"]), *wilson(*map(int, row))))
+        for label, row in shares.iterrows()
+    ]
+    best = [bar for _, bar in sorted(found, key=lambda one: (-one[1].low, one[0]))[:SHOWN]]
+    worst = [bar for _, bar in sorted(found, key=lambda one: (one[1].high, one[0]))[:SHOWN]]
+    return {"Best": best} if len(found) <= SHOWN else {"Best": best, "Worst": worst}
 
 
-def _bars(run: Run, title: str, found: Sequence[tuple[int, int, int]]) -> str:
-    items = []
-    for label, hits, n in found:
-        low, high = wilson(hits, n)
-        items.append(
-            f"<li><span class=name>{escape(run.class_name(label))}</span>"
-            f'<span class=bar style="--v:{100 * hits / n:.1f}%;--low:{low:.1f}%;--high:{high:.1f}%">'
-            f"<i></i><em></em></span>"
-            f"<span class=n>{hits} of {n}</span></li>"
-        )
-    return f"<div><h3>{title}</h3><ol class=bars>{''.join(items)}</ol></div>"
-
-
-def class_table(run: Run, settings: Sequence[Setting]) -> str:
-    """Every class × every setting: GT-known at the setting's τ; with a field to find a class."""
+def class_table(run: Run, settings: Sequence[Setting]) -> Table:
+    """Every class × every setting: GT-known at the setting's τ."""
     pictures = run.rows.drop_duplicates(["sample"]).groupby("label")["sample"].count()
     columns = {"class": "", "id": "", "pictures": "", **{one.label: "GT-known Loc, %" for one in settings}}
     rows = []
@@ -53,7 +53,7 @@ def class_table(run: Run, settings: Sequence[Setting]) -> str:
             cells.append(Cell("–") if share is None else Cell(f"{share:.1f}", share))
         rows.append(cells)
     numeric = frozenset(columns) - {"class", "id"}
-    return to_html(Table("", columns, {"": rows}, numeric), "Every class and every setting", search="Find a class")
+    return Table("Every class and every setting", columns, {"": rows}, numeric)
 
 
 # -------------------------------------------------------------------------------------------------------- ten classes
@@ -65,26 +65,35 @@ def studied(run: Run) -> Mapping[int, str]:
     return {labels[wnid]: reason for wnid, reason in reasons.items() if labels.get(wnid) in present}
 
 
-def class_page(run: Run, settings: Sequence[Setting], reasons: Mapping[int, str], photographs: Photographs) -> str:
-    """A part for each class: why, numbers per setting, three pictures."""
+@dataclass(frozen=True)
+class Study:
+    """A class looked at closely: why, numbers per setting, three pictures."""
+
+    name: str
+    wnid: str
+    pictures: int
+    reason: str
+    table: Table
+    shown: Sequence[Picture]
+
+
+def studies(run: Run, settings: Sequence[Setting], reasons: Mapping[int, str], photographs: Photographs) -> list[Study]:
+    """One for each class that there is a reason for."""
     leader = settings[0]
     rows = run.of(leader)
     keys = {label: _three(rows[rows["label"] == label]) for label in reasons}
     full = details(run, {(leader.id, sample) for samples in keys.values() for sample in samples})
-    parts = []
-    for label, reason in reasons.items():
-        pieces = []
-        for sample in keys[label]:
-            row = full[leader.id, sample]
-            words, says = caption(run, row, leader, "")
-            pieces.append((picture(row, leader, photographs, says), words))
-        amount = run.rows[run.rows["label"] == label]["sample"].nunique()
-        parts.append(
-            f"<article class=study><h3>{escape(run.class_name(label))} "
-            f"<small>{escape(run.wnid(label))} · {count(amount, 'picture')}</small></h3><p>{escape(reason)}</p>"
-            f"<div class=beside><div>{_numbers(run, settings, label)}</div>{figures(pieces)}</div></article>"
+    return [
+        Study(
+            run.class_name(label),
+            run.wnid(label),
+            run.rows[run.rows["label"] == label]["sample"].nunique(),
+            reason,
+            _numbers(run, settings, label),
+            [picture(run, full[leader.id, sample], leader, photographs) for sample in keys[label]],
         )
-    return "\n".join(parts)
+        for label, reason in reasons.items()
+    ]
 
 
 def _three(rows: Any) -> list[str]:
@@ -94,7 +103,7 @@ def _three(rows: Any) -> list[str]:
     return [ordered[place] for place in places]
 
 
-def _numbers(run: Run, settings: Sequence[Setting], label: int) -> str:
+def _numbers(run: Run, settings: Sequence[Setting], label: int) -> Table:
     columns = {
         "setting": "",
         "GT-known Loc": "at the setting's τ",
@@ -126,50 +135,57 @@ def _numbers(run: Run, settings: Sequence[Setting], label: int) -> str:
                 percent(100 * float(mine["pointing_hit"].mean()) if "pointing_hit" in mine else None),
             ]
         )
-    table = Table("", columns, {"": rows}, frozenset(columns) - {"setting"})
-    return to_html(table, f"Numbers for {run.class_name(label)}", best=True)
+    return Table(f"Numbers for {run.class_name(label)}", columns, {"": rows}, frozenset(columns) - {"setting"})
 
 
-def confusion(run: Run, settings: Sequence[Setting], labels: Sequence[int]) -> str:
+@dataclass(frozen=True)
+class Share:
+    """How many of a class's pictures were predicted so, and what part of them that is."""
+
+    amount: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """What classes are taken for.
+
+    Attributes:
+        title: of the settings that predict so.
+        names: of the classes.
+        rows: for each class what it is taken for: each of these, any other, and which others most often.
+    """
+
+    title: str
+    names: Sequence[str]
+    rows: Sequence[tuple[Sequence[Share], Share, str]]
+
+
+def confusion(run: Run, settings: Sequence[Setting], labels: Sequence[int]) -> list[Confusion]:
     """Which class is predicted instead, once for each of the run's classifiers (settings that predict the same)."""
     groups: dict[bytes, list[Setting]] = {}
     for one in settings:
         rows = run.of(one).sort_values("sample")
         if "predicted" in rows and len(rows) and (rows["predicted"] >= 0).any():
             groups.setdefault(rows["predicted"].to_numpy(dtype=np.int64).tobytes(), []).append(one)
-    parts = []
-    for same in groups.values():
-        title = ", ".join(one.label for one in same) if len(groups) > 1 else "All settings predict alike"
-        parts.append(f"<h4>{escape(title)}</h4>{_matrix(run, same[0], labels)}")
-    return "\n".join(parts)
-
-
-def _matrix(run: Run, setting: Setting, labels: Sequence[int]) -> str:
-    rows = run.of(setting)
     names = [run.class_name(label) for label in labels]
-    head = "".join(f"<th scope=col class=up><span>{escape(name)}</span></th>" for name in names)
-    body = []
-    for label, name in zip(labels, names, strict=True):
-        predicted = rows[rows["label"] == label]["predicted"]
-        total = max(len(predicted), 1)
-        cells = []
-        for other in labels:
-            amount = int((predicted == other).sum())
-            kind = " same" if other == label else ""
-            cells.append(f'<td class="n heat{kind}" style="--v:{amount / total:.2f}">{amount or "·"}</td>')
-        outside = (
-            predicted[~predicted.isin(list(labels))]
-            .value_counts()
-            .sort_index()
-            .sort_values(ascending=False, kind="stable")
+    return [
+        Confusion(
+            ", ".join(one.label for one in same) if len(groups) > 1 else "All settings predict alike",
+            names,
+            [_taken_for(run, same[0], label, labels) for label in labels],
         )
-        most = ", ".join(f"{run.class_name(int(one))} {n}" for one, n in outside.head(3).items())
-        cells.append(f'<td class="n heat" style="--v:{outside.sum() / total:.2f}">{int(outside.sum()) or "·"}</td>')
-        cells.append(f"<td class=wrap>{escape(most) or '–'}</td>")
-        body.append(f"<tr><th scope=row>{escape(name)}</th>{''.join(cells)}</tr>\n")
-    return (
-        '<div class=scroll role=region aria-label="True classes in rows, predicted classes in columns" tabindex=0>'
-        f"<table class=confusion><thead><tr><th scope=col>true ↓ predicted →</th>{head}"
-        "<th scope=col class=up><span>another class</span></th><th scope=col>of these, most often</th></tr></thead>"
-        f"<tbody>{''.join(body)}</tbody></table></div>"
-    )
+        for same in groups.values()
+    ]
+
+
+def _taken_for(run: Run, setting: Setting, label: int, labels: Sequence[int]) -> tuple[list[Share], Share, str]:
+    rows = run.of(setting)
+    predicted = rows[rows["label"] == label]["predicted"]
+    total = max(len(predicted), 1)
+    inside = [int((predicted == other).sum()) for other in labels]
+    others = predicted[~predicted.isin(list(labels))].value_counts()
+    others = others.sort_index().sort_values(ascending=False, kind="stable")
+    most = ", ".join(f"{run.class_name(int(one))} {n}" for one, n in others.head(3).items())
+    outside = int(others.sum())
+    return [Share(one, one / total) for one in inside], Share(outside, outside / total), most

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from PIL import Image
 from cliploc.errors import CliplocError
 from cliploc.images import load
 from cliploc.report import _draw
-from cliploc.report._html import escape
+from cliploc.report._html import data_uri, jpeg_uri
 from cliploc.report.benchmark_data import Floats, Run, Setting, as_boxes
 from cliploc.report.overlay import ONE_RAMP, OPACITY, covering
 from cliploc.schema import ResizePolicy
@@ -24,6 +23,7 @@ SIDE = 240  # longest side of a photograph in the page
 QUALITY = 80
 THUMB = 28  # side of the maps that a run keeps
 SHADES = 32  # of a map: its 784 pixels in about 700 bytes
+Place = tuple[float, float, float, float]  # x, y, width, height
 
 
 @dataclass
@@ -58,48 +58,82 @@ class Photographs:
             return None
         size = image.size
         image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-        buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=QUALITY, optimize=True, progressive=True)
         name = f"photo-{len(self._known)}"
-        self._data[name] = base64.b64encode(buffer.getvalue()).decode("ascii")
+        self._data[name] = jpeg_uri(image, quality=QUALITY, optimize=True, progressive=True)
         return name, size
 
-    def definitions(self) -> str:
-        """All of them, for the end of the page, to be used by name."""
-        images = "".join(
-            f'<image id="{name}" width=1 height=1 preserveAspectRatio=none href="data:image/jpeg;base64,{data}"/>\n'
-            for name, data in self._data.items()
-        )
-        return f"<svg class=store aria-hidden=true width=0 height=0><defs>\n{images}</defs></svg>" if images else ""
+    @property
+    def addresses(self) -> Mapping[str, str]:
+        """Id → address of all that are shown, for the end of the page."""
+        return self._data
 
 
-def picture(row: Mapping[str, Any], setting: Setting, photographs: Photographs, says: str, heat: bool = True) -> str:
+@dataclass(frozen=True)
+class Picture:
     """One photograph with a setting's map, its boxes (solid) and the true ones (dashed), in the original's shape.
 
+    Attributes:
+        width: of the original; the unit of all places is its pixel.
+        height: of the original.
+        photo: id of the photograph in the page; None where it has none.
+        heat: the map's address, and where it lies: x, y, width, height; None where the run kept no map.
+        boxes: kind ("found", "found other" or "true") and place of each.
+        title: stands first below it.
+        iou: of the largest box.
+        words: stand last below it.
+        says: what it shows, for who cannot see it.
+    """
+
+    width: int
+    height: int
+    photo: str | None
+    heat: tuple[str, Place] | None
+    boxes: Sequence[tuple[str, Place]]
+    title: str
+    iou: float
+    words: Sequence[str]
+    says: str
+
+
+def picture(run: Run, row: Mapping[str, Any], setting: Setting, photographs: Photographs, title: str = "") -> Picture:
+    """What the page shows of one row.
+
     Args:
+        run: the benchmark.
         row: of the run, with all columns.
         setting: whose row it is.
         photographs: where the page keeps them.
-        says: for who cannot see it.
-        heat: whether to show the map and what was found, or only what is true.
+        title: stands first below it.
     """
     known = photographs.find(row["path"])
     width, height = _size(row, known[1] if known else None)
-    layers = [f'<rect class=none width="{width}" height="{height}"/>']
-    if known:
-        layers.append(f'<use href="#{known[0]}" transform="scale({width} {height})"/>')
-    if heat and row.get("thumb") is not None:
+    heat = None
+    if row.get("thumb") is not None:
         x, y, w, h = _view(setting.about, known[1] if known else (width, height))
-        layers.append(
-            f'<image class=heat x="{x * width:.2f}" y="{y * height:.2f}" width="{w * width:.2f}" '
-            f'height="{h * height:.2f}" preserveAspectRatio=none href="data:image/png;base64,{_heat(row["thumb"])}"/>'
-        )
-    found = as_boxes(row.get("boxes")) if heat else np.zeros((0, 4))
+        heat = _heat(row["thumb"]), (x * width, y * height, w * width, h * height)
+    found = as_boxes(row.get("boxes"))
     largest = int((found[:, 2:] - found[:, :2]).prod(axis=1).argmax()) if len(found) else -1
-    layers += [_rectangle(box, "found" if i == largest else "found other") for i, box in enumerate(found)]
-    layers += [_rectangle(box, "true") for box in as_boxes(row.get("true_boxes"))]
-    inside = "".join(layers)
-    return f'<svg class=photo viewBox="0 0 {width} {height}" role=img aria-label="{escape(says)}">{inside}</svg>'
+    boxes = [("found" if i == largest else "found other", _place(box)) for i, box in enumerate(found)]
+    boxes += [("true", _place(box)) for box in as_boxes(row.get("true_boxes"))]
+    iou, words = float(row["iou"]), _prediction(run, row)
+    name, file = run.class_name(int(row["label"])), str(row["path"]).rsplit("/", 1)[-1]
+    says = f"{name} in {file}, {setting.label}: {', '.join([f'IoU {iou:.2f}', *words])}"
+    return Picture(width, height, known[0] if known else None, heat, boxes, title, iou, words, says)
+
+
+def _prediction(run: Run, row: Mapping[str, Any]) -> list[str]:
+    """What the picture was taken for; nothing where nothing was predicted."""
+    ranked, label = [int(one) for one in (row.get("predictions") or [])], int(row["label"])
+    if not ranked:
+        return []
+    if ranked[0] == label:
+        return ["class right"]
+    place = f", true class {_nth(ranked.index(label) + 1)}" if label in ranked else ""
+    return [f"taken for {run.class_name(ranked[0])}{place}"]
+
+
+def _nth(place: int) -> str:
+    return {2: "2nd", 3: "3rd"}.get(place, f"{place}th")
 
 
 def _size(row: Mapping[str, Any], file_wh: tuple[int, int] | None) -> tuple[int, int]:
@@ -112,7 +146,7 @@ def _size(row: Mapping[str, Any], file_wh: tuple[int, int] | None) -> tuple[int,
     return int(np.ceil(ends[0])), int(np.ceil(ends[1]))
 
 
-def _view(about: Mapping[str, Any], file_wh: tuple[int, int]) -> tuple[float, float, float, float]:
+def _view(about: Mapping[str, Any], file_wh: tuple[int, int]) -> Place:
     """Where the model's input lies over the photograph: x, y, width, height as shares of it."""
     policy: ResizePolicy = about.get("resize") or "squash"
     if policy == "squash":
@@ -127,7 +161,7 @@ def _view(about: Mapping[str, Any], file_wh: tuple[int, int]) -> tuple[float, fl
 
 
 def _heat(thumb: bytes) -> str:
-    """A map of 28×28 bytes → a PNG of the heat's colours, the more opaque the hotter, in base64."""
+    """A map of 28×28 bytes → the address of a PNG in the heat's colours, the more opaque the hotter."""
     heat = np.frombuffer(thumb, np.uint8).reshape(THUMB, THUMB)
     shades = (heat.astype(int) * (SHADES - 1) + 127) // 255
     image = Image.fromarray(shades.astype(np.uint8), "P")
@@ -136,40 +170,15 @@ def _heat(thumb: bytes) -> str:
     alpha = covering(levels.astype(np.uint8), OPACITY, ONE_RAMP)
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True, bits=8, transparency=alpha.tobytes())
-    return base64.b64encode(buffer.getvalue()).decode("ascii")
+    return data_uri(buffer.getvalue(), "image/png")
 
 
-def _rectangle(box: Floats, kind: str) -> str:
-    x0, y0, x1, y1 = box
-    shape = f'x="{x0:.1f}" y="{y0:.1f}" width="{max(x1 - x0, 0):.1f}" height="{max(y1 - y0, 0):.1f}"'
-    return f'<rect class="edge {kind}" {shape}/><rect class="{kind}" {shape}/>'
+def _place(box: Floats) -> Place:
+    x0, y0, x1, y1 = (float(end) for end in box)
+    return x0, y0, max(x1 - x0, 0), max(y1 - y0, 0)
 
 
-# ------------------------------------------------------------------------------------------------------------ captions
-def caption(run: Run, row: Mapping[str, Any], setting: Setting, title: str) -> tuple[str, str]:
-    """What stands below a picture (HTML, after a title), and what it says to who cannot see it (text)."""
-    name = run.class_name(int(row["label"]))
-    iou = float(row["iou"])
-    right = iou >= 0.5
-    ranked = [int(one) for one in (row.get("predictions") or [])]
-    words = [f"IoU {iou:.2f}"]
-    if ranked:
-        place = ranked.index(int(row["label"])) + 1 if int(row["label"]) in ranked else 0
-        if place == 1:
-            words.append("class right")
-        else:
-            words.append(f"taken for {run.class_name(ranked[0])}" + (f", true class {_nth(place)}" if place else ""))
-    sign = "✓" if right else "✗"
-    mark = f"<span class={'right' if right else 'wrong'}>{sign} {escape(words[0])}</span>"
-    text = (f"<b>{escape(title)}</b> " if title else "") + mark + "".join(f" · {escape(word)}" for word in words[1:])
-    file = str(row["path"]).rsplit("/", 1)[-1]
-    return text, f"{name} in {file}, {setting.label}: {', '.join(words)}"
-
-
-def _nth(place: int) -> str:
-    return {2: "2nd", 3: "3rd"}.get(place, f"{place}th")
-
-
+# ------------------------------------------------------------------------------------------------------------- choices
 def chosen(run: Run, setting: Setting, count: int) -> dict[str, list[tuple[str, str]]]:
     """The (setting, sample) keys of the best, borderline and worst pictures of a setting, each class at most once."""
     rows = run.of(setting)
@@ -196,9 +205,3 @@ def disputed(run: Run, settings: Sequence[Setting], count: int) -> list[str]:
     spread = rows.groupby("sample", sort=True)["iou"].agg(["std", "count"])
     spread = spread[spread["count"] == len(settings)].sort_values("std", ascending=False, kind="stable")
     return [str(one) for one in spread.index[:count]]
-
-
-def figures(pieces: Iterable[tuple[str, str]]) -> str:
-    """Pictures with captions in a grid."""
-    inside = "".join(f"<figure>{image}<figcaption>{text}</figcaption></figure>\n" for image, text in pieces)
-    return f"<div class=gallery>{inside}</div>"

@@ -1,4 +1,4 @@
-"""The benchmark's tables: beside what is published, and every setting × every metric; as HTML, Markdown, LaTeX, CSV."""
+"""The benchmark's tables: beside what is published, and every setting × every metric; as Markdown, LaTeX, CSV."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cliploc.report._html import escape
 from cliploc.report.benchmark_data import Run, Setting, is_imagenet, said
 
 # Key of summary.json → title, and what it is.
@@ -43,6 +42,16 @@ BEST_OF = frozenset(title for title, _ in METRICS.values())
 
 
 @dataclass(frozen=True)
+class Marks:
+    """Numbers on a line from 0 to 100 %, for those that there are."""
+
+    fixed: float | None = None
+    ends: tuple[float, float] | None = None
+    best: float | None = None
+    lenient: float | None = None
+
+
+@dataclass(frozen=True)
 class Cell:
     """What stands in a table.
 
@@ -51,7 +60,7 @@ class Cell:
         value: what it is sorted by; None for text.
         ends: a 95 % interval.
         wrap: whether long text may break into lines.
-        marks: HTML that stands instead of the text, on the page only.
+        marks: a drawing instead of the text, on the page only.
         note: small, after the text.
     """
 
@@ -59,7 +68,7 @@ class Cell:
     value: float | None = None
     ends: tuple[float, float] | None = None
     wrap: bool = False
-    marks: str = ""
+    marks: Marks | None = None
     note: str = ""
 
     def plain(self) -> str:
@@ -85,6 +94,14 @@ class Table:
     groups: Mapping[str, Sequence[Sequence[Cell]]]
     numeric: frozenset[str] = frozenset()
     notes: Sequence[str] = field(default_factory=tuple)
+
+    def highest(self, rows: Sequence[Sequence[Cell]]) -> Mapping[str, float]:
+        """The highest number of each column of a metric, among these rows if they are several."""
+        if len(rows) < 2:
+            return {}
+        columns = zip(self.columns, zip(*rows, strict=True), strict=True)
+        found = {title: [cell.value for cell in cells if cell.value is not None] for title, cells in columns}
+        return {title: max(values) for title, values in found.items() if values and title in BEST_OF}
 
 
 def percent(value: float | None, ends: tuple[float, float] | None = None) -> Cell:
@@ -147,7 +164,7 @@ def _ours(run: Run, one: Setting) -> list[Cell]:
     tau = one.numbers.get("best_threshold")
     return [
         Cell(f"{one.label}{_model(run, one)}"),
-        Cell("", fixed, marks=_marks(fixed, ends, best, one.number("vl_score_rule"))),
+        Cell("", fixed, marks=Marks(fixed, ends, best, one.number("vl_score_rule"))),
         percent(fixed, None if one.oracle else ends),
         Cell("–" if one.oracle else _tau(one)),
         percent(best, one.interval("max_box_acc")),
@@ -178,7 +195,7 @@ def _theirs(row: Mapping[str, Any]) -> list[Cell]:
     tau = "not given" if row["threshold"] is None else f"{row['threshold']:.2f}"
     how = {True: " (oracle)", False: " (fixed)", None: ""}[row["oracle"]]
     data = published()["data"] + (f", {row['note']}" if row.get("note") else "")
-    dots = _marks(None, None, None, known.value) if lenient else _marks(known.value, None, None, None)
+    dots = Marks(lenient=known.value) if lenient else Marks(fixed=known.value)
     return [
         Cell(f"{row['method']}, {row['model']}", note=row["cite"]),
         Cell("", known.value, marks=dots),
@@ -191,20 +208,6 @@ def _theirs(row: Mapping[str, Any]) -> list[Cell]:
         _marked(known, mark) if lenient else Cell("–"),
         Cell(data),
     ]
-
-
-def _marks(fixed: float | None, ends: tuple[float, float] | None, best: float | None, lenient: float | None) -> str:
-    """A line from 0 to 100 % with the numbers on it."""
-    marks = ['<path class=axis d="M0 7H100M0 4V10M50 4V10M100 4V10"/>']
-    if fixed is not None and ends is not None:
-        marks.append(f'<path class=ends d="M{ends[0]:.1f} 7H{ends[1]:.1f}"/>')
-    if lenient is not None:
-        marks.append(f'<path class=rule d="M{lenient:.1f} 3L{lenient + 3:.1f} 10H{lenient - 3:.1f}Z"/>')
-    if best is not None:
-        marks.append(f'<circle class=best cx="{best:.1f}" cy=7 r=3.2 />')
-    if fixed is not None:
-        marks.append(f'<circle class=fixed cx="{fixed:.1f}" cy=7 r=3.2 />')
-    return f'<svg class=marks viewBox="-4 0 108 14" aria-hidden=true>{"".join(marks)}</svg>'
 
 
 def _range(value: float | Sequence[float] | None) -> Cell:
@@ -267,66 +270,6 @@ def _counted(value: Any) -> Cell:
 
 
 # ----------------------------------------------------------------------------------------------------------- as files
-def to_html(table: Table, label: str, *, sort: bool = True, search: str = "", best: bool = False) -> str:
-    """A table in a box that scrolls by itself; columns can be sorted where scripts run.
-
-    Args:
-        table: what to show.
-        label: for who cannot see it.
-        sort: whether its columns can be sorted.
-        search: a field that narrows the rows, so named; "" for none.
-        best: whether the highest number of each column is bold.
-    """
-    titles = list(table.columns)
-    heads = "".join(
-        f"<th scope=col{' class=n' if title in table.numeric else ''}"
-        f"{f' title={chr(34)}{escape(hint)}{chr(34)}' if hint else ''}>{escape(title)}</th>"
-        for title, hint in table.columns.items()
-    )
-    body = []
-    for heading, rows in table.groups.items():
-        lines = [_html_row(titles, row, table, _highest(rows) if best else {}) for row in rows]
-        head = (
-            f"<tr class=group><th colspan={len(titles)} scope=rowgroup><span>{escape(heading)}</span></th></tr>\n"
-            if heading
-            else ""
-        )
-        body.append(f"<tbody>\n{head}{''.join(lines)}</tbody>")
-    kind = ("sort" if sort else "", "search" if search else "")
-    classes = f' class="{" ".join(filter(None, kind))}"' if any(kind) else ""
-    find = f' data-search="{escape(search)}"' if search else ""
-    notes = "".join(f"<p class=note>{escape(note)}</p>" for note in table.notes)
-    box = "scroll tall" if search else "scroll"
-    return (
-        f'<div class="{box}" role=region aria-label="{escape(label)}" tabindex=0><table{classes}{find}>'
-        f"<thead><tr>{heads}</tr></thead>{''.join(body)}</table></div>{notes}"
-    )
-
-
-def _highest(rows: Sequence[Sequence[Cell]]) -> dict[int, float]:
-    columns = range(len(rows[0])) if len(rows) > 1 else ()
-    found = {i: [value for row in rows if (value := row[i].value) is not None] for i in columns}
-    return {i: max(values) for i, values in found.items() if values}
-
-
-def _html_row(titles: Sequence[str], row: Sequence[Cell], table: Table, highest: Mapping[int, float]) -> str:
-    cells = []
-    for i, (title, cell) in enumerate(zip(titles, row, strict=True)):
-        if i == 0:
-            note = f" <small>{escape(cell.note)}</small>" if cell.note else ""
-            cells.append(f"<th scope=row>{escape(cell.text)}{note}</th>")
-            continue
-        kind = "n" if title in table.numeric else "wrap" if cell.wrap else ""
-        sort_by = "" if cell.value is None else f' data-v="{cell.value:.6g}"'
-        text = cell.marks or escape(cell.text)
-        if i in highest and cell.value == highest[i] and title in BEST_OF:
-            text = f"<b>{text}</b>"
-        if cell.ends is not None:
-            text += f" <small>{cell.ends[0]:.1f}–{cell.ends[1]:.1f}</small>"
-        cells.append(f"<td{f' class={kind}' if kind else ''}{sort_by}>{text}</td>")
-    return f"<tr>{''.join(cells)}</tr>\n"
-
-
 def to_markdown(title: str, tables: Sequence[Table]) -> str:
     """The tables as one Markdown document."""
     lines = [f"# {_md(title)}", ""]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,11 +12,10 @@ import numpy as np
 from PIL import Image
 
 from cliploc.report import _draw
-from cliploc.report._html import STYLE, count, decimal, escape
+from cliploc.report._html import count, jpeg_uri, render
 from cliploc.report.overlay import draw_names, fit_within, paint_boxes, scaled, verdict
 from cliploc.schema import FloatArray, Localization
 
-PAGE_STYLE = "thead th:nth-child(n+5) { text-align: right; }\n"
 PHOTO_SIDE, HEAT_SIDE = 640, 480  # longest sides of the pictures in the page; with them ten photos stay below 4 MB
 JPEG_QUALITY = 82
 
@@ -67,38 +64,9 @@ def write_page(
     Example:
         >>> write_page("demo.html", "cliploc demo", items, {"model": "mini", "method": "cam"})  # doctest: +SKIP
     """
-    Path(path).write_text(_page(title, items, settings, hint), encoding="utf-8", errors="backslashreplace")
-
-
-def _page(title: str, items: Sequence[PageItem], settings: Mapping[str, Any], hint: str) -> str:
-    chosen = "".join(f"<div><dt>{escape(key)}</dt><dd>{escape(value)}</dd></div>" for key, value in settings.items())
-    articles = "\n".join(_article(number, item) for number, item in enumerate(items))
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{escape(title)}</title>
-<style>{STYLE}{PAGE_STYLE}</style>
-</head>
-<body>
-<header>
-<h1>{escape(title)}</h1>
-<dl>{chosen}</dl>
-{f"<p class=hint>{escape(hint)}</p>" if hint else ""}
-</header>
-<main>
-<p>{escape(_summary(items))} <a href="#table">Table of all results</a></p>
-{articles}
-<section id="table" aria-labelledby="table-name">
-<h2 id="table-name">All results</h2>
-{_table(items)}
-</section>
-</main>
-</body>
-</html>
-"""
+    photos = [_photo(item) for item in items]
+    page = render("page.html", title=title, settings=settings, hint=hint, summary=_summary(items), photos=photos)
+    Path(path).write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def _summary(items: Sequence[PageItem]) -> str:
@@ -120,57 +88,53 @@ def _pairs(result: Localization) -> list[tuple[str, bool]]:
     return [(name, bool(found)) for name, found in zip(result.names, result.found, strict=True)]
 
 
-def _table(items: Sequence[PageItem]) -> str:
-    rows = []
-    for number, item in enumerate(items):
-        result = item.result
-        for index, name in enumerate(result.names):
-            best = result.boxes.xyxy[result.boxes.label == index][:1]
-            presence = None if result.presence is None else result.presence[index]
-            photo = f'<a href="#photo-{number}">{escape(_file(result))}</a>'
-            cells = [
-                f"<th scope=row>{photo}</th>",
-                f"<td>{escape(name)}</td>",
-                f"<td>{'yes' if name in item.truth else 'no'}</td>",
-                f"<td>{_mark(bool(result.found[index]), name in item.truth)}</td>",
-                f"<td class=n>{decimal(result.scores[index], 3)}</td>",
-                f"<td class=n>{decimal(presence, 2)}</td>",
-                f"<td class=n>{', '.join(f'{value:.0f}' for value in best[0]) if len(best) else '–'}</td>",
-                f"<td class=n>{decimal(item.ious.get(name), 2)}</td>",
-            ]
-            rows.append(f"<tr>{''.join(cells)}</tr>")
-    heads = ["photo", "name", "in the picture", "found", "cosine", "presence", "best box, xyxy px", "IoU"]
-    head = "".join(f"<th scope=col>{one}</th>" for one in heads)
-    return (
-        '<div class=scroll role=region aria-label="Results, a row for each photo and name" tabindex=0>'
-        f"<table><thead><tr>{head}</tr></thead><tbody>\n" + "\n".join(rows) + "\n</tbody></table></div>"
-    )
-
-
-def _mark(found: bool, there: bool) -> str:
-    """Yes or no, and whether that is right: by a sign and a word, not by colour alone."""
-    word = "yes" if found else "no"
-    right = found == there
-    return f"<span class={'right' if right else 'wrong'}>{word} {'✓' if right else '✗ wrong'}</span>"
-
-
-def _article(number: int, item: PageItem) -> str:
+def _photo(item: PageItem) -> dict[str, Any]:
+    """A photograph as page.html shows it: its boxes, a heatmap for every name, and a row of the table for each."""
     result = item.result
-    width, height = result.image.size
-    figures = [_figure(_truth_picture(item), _truth_alt(item), _legend(item))]
-    for title, one in {"": result, **item.beside}.items():
-        heat = scaled(one, fit_within(result.image.size, HEAT_SIDE))
-        for index, name in enumerate(one.names):
-            words = " ".join([verdict(one, index), *([f"· {title}"] if title else [])])
-            caption = f"<b>{escape(name)}</b> {escape(words)}{'' if title else _fit(item, name)}"
-            figures.append(_figure(draw_names(heat, [index]), _heat_alt(one, index), caption))
-    notes = "".join(f" · {escape(note)}" for note in result.notes)
-    return f"""<article id="photo-{number}" aria-labelledby="photo-{number}-name">
-<h2 id="photo-{number}-name">{escape(_file(result))} <small>{width}×{height}{notes}</small></h2>
-<div class=pictures>
-{"".join(figures)}</div>
-<p class=credit>{escape(item.credit)}</p>
-</article>"""
+    return {
+        "file": _file(result),
+        "size_wh": result.image.size,
+        "notes": result.notes,
+        "credit": item.credit,
+        "boxes": _picture(_truth_picture(item), _truth_alt(item)),
+        "colours": [(name, _draw.name_colour(index)) for index, name in enumerate(result.names)],
+        "has_truth": bool(item.truth),
+        "heats": [heat for title, one in {"": result, **item.beside}.items() for heat in _heats(one, title, item.ious)],
+        "rows": [_row(item, index, name) for index, name in enumerate(result.names)],
+    }
+
+
+def _heats(result: Localization, title: str, ious: Mapping[str, float | None]) -> list[dict[str, Any]]:
+    shown = scaled(result, fit_within(result.image.size, HEAT_SIDE))
+    return [
+        {
+            "picture": _picture(draw_names(shown, [index]), _heat_alt(result, index)),
+            "name": name,
+            "verdict": verdict(result, index),
+            "title": title,
+            "iou": None if title else ious.get(name),
+        }
+        for index, name in enumerate(result.names)
+    ]
+
+
+def _row(item: PageItem, index: int, name: str) -> dict[str, Any]:
+    result = item.result
+    best = result.boxes.xyxy[result.boxes.label == index][:1]
+    return {
+        "name": name,
+        "there": name in item.truth,
+        "found": bool(result.found[index]),
+        "score": result.scores[index],
+        "presence": None if result.presence is None else result.presence[index],
+        "box": [end for box in best for end in box],
+        "iou": item.ious.get(name),
+    }
+
+
+def _picture(image: Image.Image, says: str) -> dict[str, Any]:
+    address = jpeg_uri(image, quality=JPEG_QUALITY, optimize=True, progressive=True)
+    return {"address": address, "width": image.width, "height": image.height, "says": says}
 
 
 def _truth_picture(item: PageItem) -> Image.Image:
@@ -186,20 +150,6 @@ def _truth_picture(item: PageItem) -> Image.Image:
     return image
 
 
-def _legend(item: PageItem) -> str:
-    chips = []
-    for index, name in enumerate(item.result.names):
-        red, green, blue = _draw.name_colour(index)
-        chips.append(f'<span class=chip><i style="background:rgb({red},{green},{blue})"></i>{escape(name)}</span>')
-    lines = "solid: found · dashed: true" if item.truth else "solid: found"
-    return f"{' '.join(chips)} <span>{lines}</span>"
-
-
-def _fit(item: PageItem, name: str) -> str:
-    iou = item.ious.get(name)
-    return f" · <b>IoU {iou:.2f}</b>" if iou is not None else ""
-
-
 def _truth_alt(item: PageItem) -> str:
     found = [name for name, found in _pairs(item.result) if found]
     there = [name for name in item.result.names if name in item.truth]
@@ -211,17 +161,6 @@ def _heat_alt(result: Localization, index: int) -> str:
     boxes = result.boxes.xyxy[result.boxes.label == index]
     where = "; ".join("box from {:.0f}, {:.0f} to {:.0f}, {:.0f}".format(*box) for box in boxes) or "no box"
     return f"{_file(result)} with the heatmap for “{_draw.clean(result.names[index])}”: {where}"
-
-
-def _figure(image: Image.Image, alt: str, caption: str) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True, progressive=True)
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    size = f"width={image.width} height={image.height}"
-    return (
-        f'<figure><img src="data:image/jpeg;base64,{data}" {size} alt="{escape(alt)}">'
-        f"<figcaption>{caption}</figcaption></figure>\n"
-    )
 
 
 def _file(result: Localization) -> str:

@@ -1,0 +1,90 @@
+"""The page to review boxes with, as text; tests/web/test_review.py uses it in a browser."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cliploc.report.exports import AnnotatedPicture
+from cliploc.report.review import write_review
+
+from .test_page import CLOSING, EVIL, IMAGE, Reader
+
+COMMENT = "<!-- <script> ]]>"
+
+
+class Scripts(Reader):
+    """Also what stands within each script."""
+
+    def __init__(self, page: str) -> None:
+        self.scripts: list[str] = []
+        super().__init__(page)
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "script":
+            self.scripts.append(data)
+        super().handle_data(data)
+
+
+def make_page(folder: Path, evil: str, gone: int = 0) -> Scripts:
+    folder.mkdir(exist_ok=True)
+    pictures = []
+    for number in range(3):
+        path = folder / f"{number}.png"
+        if number >= gone:
+            Image.new("RGB", (40, 30), (90, 80, 70)).save(path)
+        else:
+            path.unlink(missing_ok=True)
+        pictures.append(
+            AnnotatedPicture(
+                number=number + 1,
+                name=f"{evil}{number}.png",
+                path=path,
+                size_wh=(40, 30),
+                xyxy=np.array([[1, 2, 30, 20.004]], dtype=np.float32),
+                score=np.array([0.5], dtype=np.float32),
+                label=np.array([0]),
+                box_ids=(7,),
+                groups=(True,),
+                margin=0.1,
+            )
+        )
+    write_review(folder / "review.html", pictures, [evil, "dog"], evil, {f"{evil}1.png": {"7": False}}, total=5000)
+    return Scripts((folder / "review.html").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("evil", [EVIL, IMAGE, CLOSING, COMMENT])
+def test_names_stay_text_and_come_back_as_they_were(tmp_path: Path, evil: str) -> None:
+    reader = make_page(tmp_path, evil)
+    assert not reader.open
+    tags = [tag for tag, _ in reader.tags]
+    assert tags.count("script") == 2
+    assert {"img", "svg"}.isdisjoint(tags), "pictures are made by the script"
+    assert not any(name.startswith("on") for _, attributes in reader.tags for name in attributes)
+    data: dict[str, Any] = json.loads(reader.scripts[0])
+    assert [data["run"], *data["names"]] == [evil, evil, "dog"]
+    assert [one["name"] for one in data["pictures"]] == [f"{evil}{number}.png" for number in range(3)]
+    assert data["pictures"][0]["boxes"] == [{"id": 7, "xyxy": [1, 2, 30, 20], "score": 0.5, "label": 0, "group": True}]
+    assert data["decided"] == {f"{evil}1.png": {"7": False}}
+    assert "<" not in reader.scripts[0]
+    assert "3 pictures of 5,000, the least certain first" in reader.text
+
+
+def test_pictures_that_have_gone_are_left_out(tmp_path: Path) -> None:
+    for gone in (1, 3):
+        data = json.loads(make_page(tmp_path, "a", gone).scripts[0])
+        assert len(data["pictures"]) == 3 - gone
+
+
+def test_it_is_self_contained_and_the_same_each_time(tmp_path: Path) -> None:
+    first = make_page(tmp_path, "a")
+    page = (tmp_path / "review.html").read_bytes()
+    make_page(tmp_path, "a")
+    assert (tmp_path / "review.html").read_bytes() == page
+    assert {tag for tag, _ in first.tags}.isdisjoint({"link", "iframe", "object"})
+    assert not any(name in ("src", "href") for _, attributes in first.tags for name in attributes)
