@@ -5,16 +5,21 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import tempfile
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
+from cliploc.errors import UsageError
 from cliploc.images import load
 from cliploc.report.exports import FORMATS, AnnotatedPicture, ExportSettings
+from cliploc.report.exports._values import FileNames
 
 NAMES = ("traffic light", 'a "large", red cat', "猫 & <кот>", "yes")
 PATHS = (
@@ -231,3 +236,84 @@ def test_an_export_is_the_same_every_time_and_leaves_nothing_behind(name, pictur
     export(name, pictures[:1], out)  # pictures that have gone are gone here too
     assert len(content(out)) <= len(first)
     assert not [path for path in content(out) if "/." in f"/{path}"]
+
+
+# --------------------------------------------------------------------------------------------------------- file names
+def named(name: str, path: Path, number: int = 1) -> AnnotatedPicture:
+    """A picture of that name without boxes."""
+    nothing = np.zeros(0)
+    return AnnotatedPicture(
+        number, name, path, (8, 8), nothing.reshape(-1, 4).astype(np.float32), nothing, nothing.astype(int), (), (), 0.5
+    )
+
+
+LEADING_OUT = (
+    "/data/a.jpg",
+    "//data/a.jpg",
+    "///data/a.jpg",
+    "../../data/a.jpg",
+    "x/../../data/a.jpg",
+    "..\\..\\data\\a.jpg",
+    "C:\\data\\a.jpg",
+    "C:/data/a.jpg",
+    "c:a.jpg",
+    "..jpg",
+    "...jpg",
+    "..",
+    "//",
+    ". ./a.jpg",
+    "a.xml/b.jpg",
+    "a.txt/b.jpg",
+    "a.jpg",
+    "a.jpg/b.jpg",
+    "A.JPG",
+    "x" * 250 + ".jpg",
+    "x" * 250 + ".png",
+    "cafe\u0301.jpg",
+    "caf\u00e9.jpg",
+)
+
+
+@pytest.mark.parametrize("export_format", ["voc", "yolo"])
+def test_no_name_leads_out_of_the_folder(export_format, tmp_path):
+    """`//data/a.jpg` is a path of its own: joined to a folder, it replaces it."""
+    photo = tmp_path / "photo.jpg"
+    Image.new("RGB", (8, 8)).save(photo)
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "a.xml").write_text("mine")
+    (data / "a.txt").write_text("mine")
+    names = (*LEADING_OUT, f"/{data}/a.jpg", f"//{data}/a.jpg")
+    export(export_format, [named(name, photo, number) for number, name in enumerate(names, start=1)], tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out", "photo.jpg"]
+    assert sorted(path.read_text() for path in data.iterdir()) == ["mine", "mine"]
+    suffix = {"voc": ".xml", "yolo": ".txt"}[export_format]
+    written = [path for path in (tmp_path / "out").rglob(f"*{suffix}") if path.is_file()]
+    assert len(written) == len(names)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.text(st.sampled_from("/\\.:aA\u00e9e\u0301-2_ \x01") | st.characters(), max_size=40), min_size=1))
+def test_any_picture_has_files_of_its_own_inside_the_folder(ids):
+    with tempfile.TemporaryDirectory() as folder:
+        names = FileNames(Path(folder), no_folder="images")
+        seen = set()
+        for name in dict.fromkeys(ids):
+            files = names.of(named(name, Path("a.jpg")), "images/*.jpg", "labels/*.txt")
+            for path, kind in zip(files, ("images", "labels"), strict=True):
+                assert Path(folder).resolve() / kind in path.resolve().parents
+                assert ".." not in path.parts
+                path.touch(exist_ok=False)  # a file of its own, in a folder that can be made
+                seen.add(path)
+        assert len(seen) == 2 * len(set(ids))
+
+
+def test_a_path_outside_of_the_folder_is_refused(tmp_path):
+    """The last guard, should a name get that far: here by a link in the folder."""
+    outside, folder = tmp_path / "outside", tmp_path / "out"
+    outside.mkdir()
+    folder.mkdir()
+    (folder / "data").symlink_to(outside)
+    with pytest.raises(UsageError, match="expected a file inside the export's folder"):
+        FileNames(folder).of(named("data/a.jpg", tmp_path / "a.jpg"), "*.xml")
+    assert list(outside.iterdir()) == []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -12,6 +14,7 @@ from xml.sax.saxutils import escape, quoteattr
 import numpy as np
 import numpy.typing as npt
 
+from cliploc.errors import UsageError
 from cliploc.schema import FloatArray
 
 if TYPE_CHECKING:
@@ -72,28 +75,83 @@ class ExportSettings:
     image_url: str
 
 
-class Stems:
-    """A file name without ending for each picture, of its own path, never twice: `a.jpg` and `a.png` differ in it.
+class FileNames:
+    """Names the files of an export after its pictures. Every name stays inside the export's folder; none comes twice.
 
     Args:
+        folder: where the export is written.
         no_folder: what no folder may be called, because the format's readers look for it; it gets a `_` behind it.
     """
 
-    def __init__(self, no_folder: str | None = None) -> None:
-        self._taken: set[str] = set()
-        self._no_folder = no_folder
+    def __init__(self, folder: Path, no_folder: str | None = None) -> None:
+        self._folder, self._no_folder = folder.resolve(), no_folder
+        self._files: set[str] = set()
+        self._folders: set[str] = set()
 
-    def of(self, picture: AnnotatedPicture) -> PurePosixPath:
-        """Such as `cats/a`; `cats/a-2` for a second one; nothing leads out of the export's folder."""
-        *folders, name = (part for part in PurePosixPath(picture.name).parts if part not in ("/", "..", "."))
-        path = PurePosixPath(*(f"{part}_" if part == self._no_folder else part for part in folders), name)
+    def of(self, picture: AnnotatedPicture, *endings: str) -> list[Path]:
+        """The picture's files, one for each ending, such as `cats/a.xml`; `cats/a-2.xml` for a second `cats/a`.
+
+        An ending may begin with a folder: `labels/*.txt` gives `labels/cats/a.txt`. The folders are made.
+
+        Raises:
+            UsageError: a file would lie outside of the export's folder.
+        """
+        *folders, name = _safe_parts(picture.name)
+        folders = [f"{one}_" if one == self._no_folder else one for one in folders]
+        stem = _shortened(PurePosixPath(name).stem)
         number = 1
         while True:
-            stem = path.with_name(f"{path.stem}{'' if number == 1 else f'-{number}'}")
-            if str(stem).casefold() not in self._taken:  # case does not tell files apart everywhere
-                self._taken.add(str(stem).casefold())
-                return stem
-            number += 1
+            path = PurePosixPath(*folders, f"{stem}{'' if number == 1 else f'-{number}'}")
+            files = [_placed(path, ending) for ending in endings]
+            above = {_folded(one) for file in files for one in file.parents}
+            if above & self._files:  # a file is called as a folder would be
+                stem, folders = _shortened("_".join([*folders, stem])), []
+            elif not {_folded(one) for one in files} & (self._files | self._folders):
+                break
+            else:
+                number += 1
+        self._files |= {_folded(one) for one in files}
+        self._folders |= above
+        return [self._inside(one) for one in files]
+
+    def _inside(self, file: PurePosixPath) -> Path:
+        """The last guard: whatever the name is made of, the file lies below the folder."""
+        path = self._folder / file
+        if self._folder not in path.resolve().parents:
+            raise UsageError(f"expected a file inside the export's folder, got {path}: rename its picture")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+def _safe_parts(name: str) -> list[str]:
+    """A picture's name, cut at its slashes → folders and a file name that mean nothing special on any system."""
+    parts = [_safe(part) for part in name.split("/") if part not in ("", ".", "..")]
+    return parts or ["_"]
+
+
+def _safe(part: str) -> str:
+    """Backslashes, control characters and halves of characters become `_`, as do a drive's colon, and dots alone."""
+    letters = "".join("_" if one == "\\" or unicodedata.category(one) in ("Cc", "Cs") else one for one in part)
+    letters = re.sub(r"^([A-Za-z]):", r"\1_", letters)
+    return letters if letters.strip(" .") else "_" * len(letters)
+
+
+def _shortened(stem: str) -> str:
+    """Most file systems allow 255 bytes, and an ending and a number are added."""
+    while len(stem.encode()) > 200:
+        stem = stem[:-1]
+    return stem if stem.strip(" .") else f"_{stem}"
+
+
+def _placed(stem: PurePosixPath, ending: str) -> PurePosixPath:
+    """`labels/*.txt` and `cats/a` → `labels/cats/a.txt`."""
+    folder, _, suffix = ending.partition("*")
+    return PurePosixPath(folder) / stem.with_name(_safe(f"{stem.name}{suffix}"))
+
+
+def _folded(path: PurePosixPath) -> str:
+    """Equal for names that some file system takes for one: of another case, or with composed letters."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", str(path)).casefold())
 
 
 def json_list(file: IO[str], items: Iterable[Any]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from cliploc._files import write_folder_whole
-from cliploc.report.exports._values import AnnotatedPicture, ExportSettings, Stems
+from cliploc.report.exports._values import AnnotatedPicture, ExportSettings, FileNames
 
 
 def write(pictures: Callable[[], Iterable[AnnotatedPicture]], settings: ExportSettings, out: Path) -> list[Path]:
@@ -14,10 +14,9 @@ def write(pictures: Callable[[], Iterable[AnnotatedPicture]], settings: ExportSe
     from supervision.dataset.formats.pascal_voc import detections_to_pascal_voc
 
     def fill(folder: Path) -> None:
-        stems = Stems()
+        names = FileNames(folder)
         for one in pictures():
-            path = folder / f"{stems.of(one)}.xml"
-            path.parent.mkdir(parents=True, exist_ok=True)
+            (path,) = names.of(one, "*.xml")
             shape = (one.size_wh[1], one.size_wh[0], 3)
             xml = detections_to_pascal_voc(one.detections(), list(settings.names), one.name, shape)
             path.write_text(xml.replace("<database>roboflow.ai<", "<database>cliploc<", 1), encoding="utf-8")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from cliploc._files import write_folder_whole
-from cliploc.report.exports._values import AnnotatedPicture, ExportSettings, Stems
+from cliploc.report.exports._values import AnnotatedPicture, ExportSettings, FileNames
 
 
 def write(pictures: Callable[[], Iterable[AnnotatedPicture]], settings: ExportSettings, out: Path) -> list[Path]:
@@ -20,15 +20,12 @@ def write(pictures: Callable[[], Iterable[AnnotatedPicture]], settings: ExportSe
     from supervision.dataset.formats.yolo import detections_to_yolo_annotations
 
     def fill(folder: Path) -> None:
-        stems = Stems(no_folder="images")  # Ultralytics finds a text by the last /images/ of the picture's path
+        # Ultralytics finds a text by the last /images/ of the picture's path.
+        files = FileNames(folder, no_folder="images")
         (folder / "images").mkdir()
         (folder / "labels").mkdir()
         for one in pictures():
-            stem = stems.of(one)
-            image = folder / "images" / f"{stem}{one.path.suffix}"
-            text = folder / "labels" / f"{stem}.txt"
-            image.parent.mkdir(parents=True, exist_ok=True)
-            text.parent.mkdir(parents=True, exist_ok=True)
+            image, text = files.of(one, f"images/*{one.path.suffix}", "labels/*.txt")
             try:
                 os.symlink(one.path.absolute(), image)
             except (OSError, NotImplementedError):
