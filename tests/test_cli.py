@@ -372,6 +372,39 @@ def test_a_reader_that_goes_away_is_no_error():
     assert running.wait(timeout=60) == 141
 
 
+LINES = ["methods"]
+DOCUMENT = ["localize", CAT, "-p", "cat", "--json"]
+MANY = ["classify", CAT, "--top-k", "1000", "--json"]  # more than a stream's buffer
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("command", [LINES, DOCUMENT, MANY, ["--help"]], ids=["lines", "document", "large", "help"])
+def test_a_full_disk_under_stdout_is_one_line(command):
+    with open("/dev/full", "w") as full:
+        running = [sys.executable, "-m", "cliploc", *map(str, command)]
+        result = subprocess.run(running, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].startswith("cliploc: cannot write to stdout: No space left on device")
+    assert "Traceback" not in result.stderr
+    assert "Exception ignored" not in result.stderr
+
+
+@pytest.mark.parametrize("command", [LINES, DOCUMENT], ids=["lines", "document"])
+def test_a_closed_stdout_is_one_line(command):
+    running = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "cliploc", *map(str, command)]
+    result = subprocess.run(running, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+    assert result.returncode == 2
+    assert result.stderr.startswith("cliploc: stdout is closed")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_closed_stderr_does_not_disturb_stdout():
+    running = ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-m", "cliploc", "methods"]
+    result = subprocess.run(running, stdout=subprocess.PIPE, text=True, timeout=120, check=False)
+    assert result.returncode == 0
+    assert result.stdout == cliploc_("methods").out
+
+
 def test_a_traceback_only_with_debug(monkeypatch):
     def broken(*arguments: object, **options: object) -> None:
         raise ZeroDivisionError("one\ntwo")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
@@ -25,7 +25,29 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from cliploc.errors import CliplocError
+
 WIDE = 10_000  # columns when nobody looks at them: lines stay whole for grep and cut
+
+
+class OutputError(CliplocError):
+    """What was found cannot be written to stdout, such as to a full disk."""
+
+
+def write_out(text: str = "") -> None:
+    """Writes to stdout, and whatever waits there, at once: who reads along sees each picture when it is done.
+
+    Raises:
+        OutputError: it cannot be written.
+        BrokenPipeError: the reader went away.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot write to stdout: {error.strerror}: make room, or redirect it elsewhere") from error
 
 
 class Terminal:
@@ -51,8 +73,7 @@ class Terminal:
             return
         with self.out.capture() as captured:  # tables are padded to their width: noise in a file
             self.out.print(what)
-        sys.stdout.write("\n".join(line.rstrip() for line in captured.get().split("\n")))
-        sys.stdout.flush()  # who reads along sees each picture when it is done
+        write_out("\n".join(line.rstrip() for line in captured.get().split("\n")))
 
     def listing(
         self, rows: Sequence[Sequence[str | Text]], narrow: Sequence[Sequence[str | Text]] | None = None
@@ -79,7 +100,8 @@ class Terminal:
 
     def say(self, line: str, style: str = "") -> None:
         """One line for the person who waits."""
-        self.err.print(Text(printable(line), style=style), soft_wrap=True)
+        with suppress(OSError):  # a full disk under stderr must not end the run
+            self.err.print(Text(printable(line), style=style), soft_wrap=True)
 
     @contextmanager
     def progress(self, label: str, total: int | None = None, rate: str = "") -> Iterator[Bar]:

@@ -1,7 +1,7 @@
 """The command line: a thin shell over `Localizer`, without mathematics. Nothing heavy is imported before it is used.
 
-Exit codes: 0 done; 1 finished, but some inputs failed; 2 nothing could be done; 130 interrupted; 141 the reader of our
-output went away.
+Exit codes: 0 done; 1 finished, but some inputs failed; 2 nothing could be done, or stdout could not be written; 130
+interrupted; 141 the reader of our output went away.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import typer
 
 from cliploc import __version__
 from cliploc._allocator import keep_freed_memory
+from cliploc._terminal import OutputError, write_out
 from cliploc.cli import (
     annotate,
     benchmark,
@@ -88,17 +89,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:
         keep_freed_memory()
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if sys.stderr is None:  # closed: the next file opened must not take its place
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - as long as the process
+    if sys.stdout is None:
+        complain("stdout is closed, and results go there: redirect it to a file, or to /dev/null")
+        return NOTHING_DONE
     debug = "--debug" in words
     command = typer.main.get_command(app)
     try:
-        with warnings.catch_warnings():
-            if not debug:
-                warnings.simplefilter("ignore")  # libraries' remarks to programmers
-                warnings.simplefilter("always", CliplocWarning)
-                warnings.showwarning = lambda message, *_, **__: complain(str(message))
-            with command.make_context("cliploc", words) as context:
-                code = command.invoke(context)
-        sys.stdout.flush()
+        try:
+            with warnings.catch_warnings():
+                if not debug:
+                    warnings.simplefilter("ignore")  # libraries' remarks to programmers
+                    warnings.simplefilter("always", CliplocWarning)
+                    warnings.showwarning = lambda message, *_, **__: complain(str(message))
+                with command.make_context("cliploc", words) as context:
+                    code = command.invoke(context)
+        finally:
+            write_out()  # here, where it can be said that it fails; also what the parser has printed
         return code if isinstance(code, int) else DONE
     except typer.Exit as stop:
         return stop.exit_code
@@ -106,14 +114,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complain("interrupted")
         return INTERRUPTED
     except BrokenPipeError:
-        # What is still buffered must go somewhere when Python flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return NO_READER
     except Exception as error:
         if debug:
             traceback.print_exc()
         complain(_in_one_line(error))
+        if isinstance(error, OutputError):
+            _drop_output()
         return NOTHING_DONE
+
+
+def _drop_output() -> None:
+    """What is still buffered must go somewhere when Python flushes at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _in_one_line(error: Exception) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,7 +37,16 @@ from cliploc.cli.options import (
     parse_templates,
     parse_threshold,
 )
-from cliploc.cli.output import DONE, NOTHING_DONE, SOME_FAILED, complain, say_failures, title_row, writable
+from cliploc.cli.output import (
+    DONE,
+    NOTHING_DONE,
+    SOME_FAILED,
+    complain,
+    print_document,
+    say_failures,
+    title_row,
+    writable,
+)
 
 
 def annotate(
@@ -166,7 +174,7 @@ def annotate(
             complain(str(stop))
             return SOME_FAILED if stop.kept else NOTHING_DONE
     if as_json:
-        print(json.dumps(result.document(), ensure_ascii=False, indent=1))
+        print_document(result.document())
     else:
         titles, *lines = result.table()
         terminal.data(grid([title_row(*titles), *lines]))

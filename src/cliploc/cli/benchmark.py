@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -40,6 +39,7 @@ from cliploc.cli.output import (
     SHOWN_PROBLEMS,
     SOME_FAILED,
     complain,
+    print_document,
     say_failures,
     title_row,
     writable,
@@ -185,7 +185,7 @@ def benchmark(
         bar.start("report", None)
         write_report(folder)
     if as_json:
-        print(json.dumps(result.document(), ensure_ascii=False, indent=1, allow_nan=False))
+        print_document(result.document())
     else:
         titles, *lines = result.table()
         terminal.data(grid([title_row(*titles), *lines]))

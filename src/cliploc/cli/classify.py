@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Annotated, Any
 
@@ -24,6 +23,7 @@ from cliploc.cli.options import (
     asked_names,
     parse_templates,
 )
+from cliploc.cli.output import print_document
 from cliploc.cli.photos import ClassifyRun, model_settings
 from cliploc.errors import UsageError
 
@@ -79,6 +79,6 @@ def classify(
             bar.advance()
     if as_json:
         settings = {"names": names, "top_k": top_k, **model_settings(localizer, arguments)}
-        print(json.dumps(run.document(settings), ensure_ascii=False, indent=1))
+        print_document(run.document(settings))
     terminal.say(run.summary(time.perf_counter() - start), style="dim")
     return run.exit_code

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.text import Text
 
 from cliploc._terminal import Terminal, grid
 from cliploc.cli.options import Debug, Json, class_names
-from cliploc.cli.output import DONE, SHOWN_PROBLEMS, SOME_FAILED, title_row
+from cliploc.cli.output import DONE, SHOWN_PROBLEMS, SOME_FAILED, print_document, title_row
 from cliploc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ def datasets(
     with terminal.progress(f"reading {name}"):
         dataset = open_dataset(name, root, split, subset=subset, classes=names, limit=limit, sample=sample, seed=seed)
     if as_json:
-        print(json.dumps(_dataset_document(dataset), ensure_ascii=False, indent=1))
+        print_document(_dataset_document(dataset))
     else:
         terminal.data(grid(_about_dataset(dataset, subsets.get(subset).reasons if subset else {})))
     for problem in dataset.problems:

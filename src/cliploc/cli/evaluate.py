@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +9,7 @@ import typer
 
 from cliploc._terminal import Terminal, grid
 from cliploc.cli.options import Debug, Json
-from cliploc.cli.output import DONE, SOME_FAILED
+from cliploc.cli.output import DONE, SOME_FAILED, print_document
 from cliploc.errors import UsageError
 
 
@@ -64,7 +63,7 @@ def evaluate(
             on_start=lambda count: bar.start("maps", count),
         )
     if as_json:
-        print(json.dumps(result.document(chosen), ensure_ascii=False, indent=1, allow_nan=False))
+        print_document(result.document(chosen))
     else:
         terminal.data(grid(result.lines()))
     counts = ", ".join(f"{count} {kind} problems" for kind, count in result.counts().items())

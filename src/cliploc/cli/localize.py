@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,7 +38,7 @@ from cliploc.cli.options import (
     parse_templates,
     parse_threshold,
 )
-from cliploc.cli.output import writable, write
+from cliploc.cli.output import json_text, print_document, writable, write
 from cliploc.cli.photos import LocalizeRun, model_settings
 from cliploc.errors import UsageError
 
@@ -141,9 +140,9 @@ def localize(
         finally:  # also when interrupted: what is done is not lost
             document = run.document({"names": names, **_settings(localizer, arguments)})
             if folder is not None:
-                write(folder / "results.json", json.dumps(document, ensure_ascii=False, indent=1).encode())
+                write(folder / "results.json", json_text(document).encode())
     if as_json:
-        print(json.dumps(document, ensure_ascii=False, indent=1))
+        print_document(document)
     terminal.say(run.summary(time.perf_counter() - start), style="dim")
     return run.exit_code
 

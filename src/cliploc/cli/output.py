@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from rich.text import Text
 
-from cliploc._terminal import Terminal, printable
+from cliploc._terminal import Terminal, printable, write_out
 from cliploc.errors import UsageError
 
 DONE, SOME_FAILED, NOTHING_DONE, INTERRUPTED, NO_READER = 0, 1, 2, 130, 141
@@ -19,7 +22,18 @@ SHOWN_FAILURES, SHOWN_PROBLEMS = 20, 3  # one by one, before a number stands for
 # ------------------------------------------------------------------------------------------------------------ printed
 def complain(line: str) -> None:
     """An error, in one line."""
-    print(f"cliploc: {printable(line)}", file=sys.stderr)
+    with suppress(OSError):  # nobody can be told
+        print(f"cliploc: {printable(line)}", file=sys.stderr)
+
+
+def print_document(document: Mapping[str, Any]) -> None:
+    """The one JSON document of `--json`."""
+    write_out(json_text(document) + "\n")
+
+
+def json_text(document: Mapping[str, Any]) -> str:
+    """Results as people and programs read them."""
+    return json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False)
 
 
 def say_failures(terminal: Terminal, failed: Mapping[str, str]) -> None:
