@@ -245,12 +245,19 @@ OPTIONS = {
     "image size": (["--image-size", "big"], "expected --image-size as one side or height x width"),
     "image size, stride": (["--image-size", "225"], "expected an image_size of multiples of 32"),
     "scales": (["--scales", "1,two"], "expected --scales as numbers with commas, such as 1,1.5,2, got '1,two'"),
+    "scales, number": (["--scales", ",".join(["1"] * 2000)], "expected at most 16 --scales, got 2000"),
     "scales, range": (["--scales", "100"], "expected a list of scales from 0.25 to 8, got [100.0]"),
     "template": (["--template", "a photo"], "expected a template with {} for the name, "),
     "background": (["--background", ""], "expected a name, got an empty one"),
     "device": (["--device", "toaster"], "expected a device of this machine (cpu"),
-    "batch size": (["--batch-size", "0"], "expected a batch_size, a whole number of at least 1, got 0"),
+    "batch size": (["--batch-size", "0"], "expected --batch-size from 1 to 4096, got 0"),
+    "batch size, huge": (["--batch-size", "1" + "0" * 20], "expected --batch-size from 1 to 4096, got 1" + "0" * 20),
+    "batch size, digits": (
+        ["--batch-size", "1" * 400],
+        "expected --batch-size from 1 to 4096, got a number of 4",
+    ),
     "batch size, word": (["--batch-size", "many"], "Invalid value for '--batch-size'"),
+    "batch size, 1e20": (["--batch-size", "1e20"], "Invalid value for '--batch-size'"),
     "method option": (["--option", "speed=2"], "cam has no option 'speed': it has none"),
     "method option, form": (["--option", "speed"], "expected --option as key=value, got 'speed'"),
     "method option, type": (
@@ -272,6 +279,25 @@ def test_a_bad_option_is_one_line_and_code_2(case):
     assert result.out == ""
     assert result.err.count("\n") == 1
     assert result.err.startswith(f"cliploc: {text}")
+
+
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        (["evaluate", "--maps", ".", "--metadata", ".", "--workers", 10**11], "--workers from 1 to 1024"),
+        (["evaluate", "--maps", ".", "--metadata", ".", "--workers", -1], "--workers from 1 to 1024"),
+        (["annotate", ".", "--labels", "a", "--out", "b", "--threads", 10**20], "--threads from 1 to 1024"),
+        (["benchmark", "--dataset", "wsol", "--root", ".", "--out", "b", "--threads", 0], "--threads from 1 to 1024"),
+        (["benchmark", "--dataset", "wsol", "--root", ".", "--out", "b", "--workers", 10**11], "--workers from 1 to"),
+        (["classify", CAT, "--top-k", 10**20], "--top-k from 1 to 1000000"),
+    ],
+)
+def test_numbers_have_a_stated_range(command, text):
+    result = cliploc_(*command)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith(f"cliploc: expected {text}")
+    assert result.err.count("\n") == 1
+    assert text.split()[0] + " " + text.split()[2] + "-" in " ".join(cliploc_(command[0], "--help").out.split())
 
 
 def test_no_photo():

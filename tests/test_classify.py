@@ -58,7 +58,7 @@ def test_exit_codes_and_failures():
     ("arguments", "said"),
     [
         ((), "expected at least one photo, got none"),
-        ((CAT, "--top-k", "0"), "expected --top-k of at least 1, got 0"),
+        ((CAT, "--top-k", "0"), "expected --top-k from 1 to 1000000, got 0"),
         ((CAT, "-p", "cat", "--classes", "imagenet"), "expected --prompt or --classes, got both"),
         ((CAT, "-p", "cat", "-p", "cat"), "expected each name once, got 'cat' 2 times"),
         ((CAT, "-p", "猫"), "expected a name that mini knows: mini reads English words, and finds none in '猫'"),

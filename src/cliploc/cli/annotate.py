@@ -33,7 +33,7 @@ from cliploc.cli.options import (
     parse_image_size,
     parse_list,
     parse_method_options,
-    parse_numbers,
+    parse_scales,
     parse_templates,
     parse_threshold,
 )
@@ -127,7 +127,7 @@ def annotate(
         "templates": parse_templates(template),
         "resize": resize,
         "image_size": parse_image_size(image_size),
-        "scales": parse_numbers("--scales", scales),
+        "scales": parse_scales(scales),
         "flip": flip,
         "refine": parse_list(refine) if refine else [],
         "threshold": parse_threshold(threshold),

@@ -31,7 +31,8 @@ from cliploc.cli.options import (
     parse_image_size,
     parse_list,
     parse_method_options,
-    parse_numbers,
+    parse_scales,
+    whole_number,
 )
 from cliploc.cli.output import (
     DONE,
@@ -107,7 +108,7 @@ def benchmark(
     precision: Precision = "fp32",
     batch_size: BatchSize = 16,
     workers: Annotated[
-        int | None, typer.Option(help="Processes that compare maps with boxes. [default: cores - 1]")
+        int | None, whole_number(1, 1024, "Processes that compare maps with boxes. [default: cores - 1]")
     ] = None,
     engine: EngineName = "local",
     address: Address = None,
@@ -133,15 +134,13 @@ def benchmark(
     common: dict[str, Any] = {
         "resize": resize,
         "image_size": parse_image_size(image_size),
-        "scales": tuple(parse_numbers("--scales", scales)),
+        "scales": tuple(parse_scales(scales)),
         "flip": flip,
         "refine": tuple(parse_list(refine)) if refine else (),
         "precision": precision,
         "device": device,
         "batch_size": batch_size,
     }
-    if batch_size < 1 or (workers is not None and workers < 1):
-        raise UsageError("expected --batch-size and --workers of at least 1")
     views = [replace(view, **common) for view in views]
     methods = _methods_of(method, views)
     options = _grid_options(methods, option or [])

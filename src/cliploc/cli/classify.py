@@ -22,6 +22,7 @@ from cliploc.cli.options import (
     Templates,
     asked_names,
     parse_templates,
+    whole_number,
 )
 from cliploc.cli.output import print_document
 from cliploc.cli.photos import ClassifyRun, model_settings
@@ -32,7 +33,7 @@ def classify(
     photos: Annotated[list[str] | None, typer.Argument(metavar="PHOTO", help="Picture files, as for localize.")] = None,
     prompt: Names = None,
     classes: Classes = None,
-    top_k: Annotated[int, typer.Option(help="How many names a photo, best first.")] = 5,
+    top_k: Annotated[int, whole_number(1, 1_000_000, "How many names a photo, best first.")] = 5,
     template: Templates = None,
     model: Model = "mini",
     pretrained: Pretrained = None,
@@ -51,8 +52,6 @@ def classify(
 
     if not photos:
         raise UsageError('expected at least one photo, got none: cliploc classify cat.jpg -p "cat" -p "dog"')
-    if top_k < 1:
-        raise UsageError(f"expected --top-k of at least 1, got {top_k}")
     names = asked_names(prompt, classes) or asked_names(None, "imagenet")
     labels = prompts.parse(names).names
     arguments: dict[str, Any] = {

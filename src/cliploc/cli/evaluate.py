@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cliploc._terminal import Terminal, grid
-from cliploc.cli.options import Debug, Json
+from cliploc.cli.options import Debug, Json, whole_number
 from cliploc.cli.output import DONE, SOME_FAILED, print_document
 from cliploc.errors import UsageError
 
@@ -28,7 +28,7 @@ def evaluate(
     predictions: Annotated[
         Path | None, typer.Option(metavar="CSV", help="image_id,class,class,... best first: for Top-1 and Top-5.")
     ] = None,
-    workers: Annotated[int, typer.Option(help="How many processes share the maps.")] = 1,
+    workers: Annotated[int, whole_number(1, 1024, "How many processes share the maps.")] = 1,
     as_json: Json = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:

@@ -34,7 +34,7 @@ from cliploc.cli.options import (
     parse_image_size,
     parse_list,
     parse_method_options,
-    parse_numbers,
+    parse_scales,
     parse_templates,
     parse_threshold,
 )
@@ -109,7 +109,7 @@ def localize(
         "background": background or [],
         "resize": resize,
         "image_size": parse_image_size(image_size),
-        "scales": parse_numbers("--scales", scales),
+        "scales": parse_scales(scales),
         "flip": flip,
         "refine": parse_list(refine) if refine else [],
         "threshold": parse_threshold(threshold),

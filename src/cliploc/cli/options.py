@@ -16,6 +16,21 @@ from cliploc.errors import UsageError
 if TYPE_CHECKING:
     from cliploc.jobs.engine import Engine
 
+MAX_SCALES = 16  # each is a forward pass, and a copy of the picture
+
+
+def whole_number(least: int, most: int, meaning: str) -> Any:
+    """An option that takes a whole number in a range: its help shows the range, and it is checked before any work."""
+
+    def check(parameter: typer.CallbackParam, value: int | None) -> int | None:
+        if value is not None and not least <= value <= most:
+            came = str(value) if len(str(value)) <= 24 else f"a number of {len(str(value))} digits"
+            raise UsageError(f"expected {parameter.opts[0]} from {least} to {most}, got {came}")
+        return value
+
+    return typer.Option(metavar=f"{least}-{most}", help=meaning, callback=check)
+
+
 Model = Annotated[str, typer.Option("--model", help="A name of `cliploc models`.")]
 Pretrained = Annotated[str | None, typer.Option(help="Which weights of the model; its own when left out.")]
 MethodName = Annotated[
@@ -66,14 +81,14 @@ Refine = Annotated[
 ]
 Precision = Annotated[str, typer.Option(metavar="fp32|bf16|fp16|auto", help="What the model's tower computes in.")]
 NoTextCache = Annotated[bool, typer.Option("--no-text-cache", help="Neither read nor keep names' embeddings on disk.")]
-BatchSize = Annotated[int, typer.Option(help="Photos sent through the model at once.")]
+BatchSize = Annotated[int, whole_number(1, 4096, "Photos sent through the model at once.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; the best there is when left out.")]
 EngineName = Annotated[str, typer.Option(metavar="local|ray", help="What carries the run out.")]
 Address = Annotated[
     str | None, typer.Option(metavar="HOST:PORT|auto", help="Of a running Ray cluster. [default: this machine]")
 ]
 Threads = Annotated[
-    int | None, typer.Option(help="Processors that a model computes with. [default: all; ray: as here]")
+    int | None, whole_number(1, 1024, "Processors that a model computes with. [default: all; ray: as here]")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of lines.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")]
@@ -127,12 +142,15 @@ def parse_threshold(text: str | None) -> float | str | None:
     return parse_share(text, "expected --threshold from 0 to 1, or auto")
 
 
-def parse_numbers(option: str, text: str) -> list[float]:
+def parse_scales(text: str) -> list[float]:
     """Numbers with commas between them."""
+    parts = text.split(",")
+    if len(parts) > MAX_SCALES:
+        raise UsageError(f"expected at most {MAX_SCALES} --scales, got {len(parts)}")
     try:
-        return [float(part) for part in text.split(",")]
+        return [float(part) for part in parts]
     except ValueError:
-        raise UsageError(f"expected {option} as numbers with commas, such as 1,1.5,2, got {text!r}") from None
+        raise UsageError(f"expected --scales as numbers with commas, such as 1,1.5,2, got {text!r}") from None
 
 
 def parse_image_size(text: str | None) -> int | tuple[int, int] | None:
@@ -192,8 +210,6 @@ def _typed(what: str, text: str, wanted: Any) -> Any:
 
 def parse_engine(name: str, address: str | None, threads: int | None) -> Engine:
     """What carries a run out."""
-    if threads is not None and threads < 1:
-        raise UsageError(f"expected --threads of at least 1, got {threads}")
     if name == "local":
         from cliploc.jobs import local
 
