@@ -39,6 +39,7 @@ from cliploc import backbones
 from cliploc._allocator import keep_freed_memory
 from cliploc.datasets import open_dataset
 from cliploc.geometry import iou_matrix
+from cliploc.images import SUFFIXES
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.engine import MakeWorker, Part, Shard
 from cliploc.jobs.folder import parts_in
@@ -136,7 +137,7 @@ def measure_memory(pictures: Path, images: int) -> None:
             peaks.append(peak_mib())
 
     with tempfile.TemporaryDirectory() as folder:
-        found = sorted(path for path in pictures.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))[:images]
+        found = sorted(path for path in pictures.iterdir() if path.suffix.lower() in SUFFIXES)[:images]
         for copy in range(3):
             (Path(folder) / f"in/{copy}").mkdir(parents=True)
             for path in found:

@@ -6,6 +6,7 @@ The tables name every case; docs/cli.md lists them for people.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
 import tempfile
@@ -45,6 +46,19 @@ def write_bomb(path: Path) -> None:
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
 
 
+def write_eps(path: Path) -> None:
+    """A program that never ends, for whoever runs it."""
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n{} loop\n%%EOF\n")
+
+
+def write_scans(path: Path) -> None:
+    """A JPEG of 90 kB whose last scan comes 9,000 times."""
+    cat((64, 64)).save(path, progressive=True)
+    data = path.read_bytes()
+    last = data.rfind(b"\xff\xda")
+    path.write_bytes(data[:last] + data[last:-2] * 9_000 + data[-2:])
+
+
 def write_16_bit(path: Path) -> None:
     grey = np.asarray(cat().convert("L"), dtype=np.uint16) * 257
     Image.fromarray(grey).save(path)
@@ -79,6 +93,11 @@ PICTURES = [
     PictureCase("decompression bomb", "bomb.png", write_bomb, "more than 178 million pixels, expected at most 120"),
     PictureCase("a folder", "folder", lambda path: path.mkdir(), "is a folder, expected a picture: name its files"),
     PictureCase("name too long", "a" * 300 + ".jpg", lambda path: None, "no such file: check the path"),
+    PictureCase("EPS renamed", "eps.jpg", write_eps, "not a picture that can be read: expected JPEG"),
+    PictureCase(
+        "9,000 scans", "scans.jpg", write_scans, "not decoded, for it holds more than 200 scans: save it again"
+    ),
+    PictureCase("a pipe", "pipe.jpg", os.mkfifo, "is a device or a pipe, expected a picture file: save the picture"),
     PictureCase("CMYK", "cmyk.jpg", lambda path: cat().convert("CMYK").save(path), None),
     PictureCase("16 bits", "deep.png", write_16_bit, None),
     PictureCase("palette, transparent", "palette.png", write_palette, None),

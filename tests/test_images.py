@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import io
+import os
+import struct
 import tempfile
+import threading
+import warnings
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from cliploc import images
 from cliploc.errors import InputError, UsageError
-from cliploc.images import MAX_PIXELS, load
+from cliploc.images import MAX_PIXELS, load, open_picture
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
@@ -159,7 +165,7 @@ def test_pages_of_a_tiff_are_not_called_an_animation(tmp_path):
     pages[0].save(tmp_path / "scan.tif", save_all=True, append_images=pages[1:])
     picture = load(tmp_path / "scan.tif")
     assert picture.image.getpixel((3, 3)) == RED
-    assert picture.notes == ("holds 2 pictures: the first is used",)
+    assert picture.notes == ("holds several pictures: the first is used",)
 
 
 @pytest.mark.parametrize(
@@ -211,11 +217,17 @@ def test_transparent_arrays_are_laid_on_white():
 @pytest.mark.parametrize(
     ("array", "text"),
     [
-        (np.zeros((9, 9), bool), "image: expected an array of uint8 or floats in 0–1, got bool"),
-        (np.zeros((9, 9, 3), np.int64), "image: expected an array of uint8 or floats in 0–1, got int64"),
-        (np.zeros((9, 9, 2), np.uint8), "image: expected an array [H, W], [H, W, 3] or [H, W, 4], got [9, 9, 2]"),
-        (np.zeros((3, 9, 9), np.uint8), "image: expected an array [H, W], [H, W, 3] or [H, W, 4], got [3, 9, 9]"),
-        (np.zeros(9, np.uint8), "image: expected an array [H, W], [H, W, 3] or [H, W, 4], got [9]"),
+        (np.zeros((9, 9), bool), "image: expected an array of uint8 or floats in 0–1, got bool: convert it"),
+        (np.zeros((9, 9, 3), np.int64), "image: expected an array of uint8 or floats in 0–1, got int64: convert it"),
+        (
+            np.zeros((9, 9, 2), np.uint8),
+            "image: expected an array [H, W], [H, W, 3] or [H, W, 4], got [9, 9, 2]: put channels last",
+        ),
+        (
+            np.zeros((3, 9, 9), np.uint8),
+            "image: expected an array [H, W], [H, W, 3] or [H, W, 4], got [3, 9, 9]: put channels last",
+        ),
+        (np.zeros(9, np.uint8), "image: expected an array [H, W], [H, W, 3] or [H, W, 4], got [9]: put channels last"),
         (np.full((9, 9), 1.5), "image: expected floats in 0–1, got values outside: divide 8-bit values by 255"),
         (np.full((9, 9), -0.1), "image: expected floats in 0–1, got values outside: divide 8-bit values by 255"),
         (np.full((9, 9), np.nan), "image: expected floats in 0–1, got values outside: divide 8-bit values by 255"),
@@ -280,17 +292,230 @@ def test_the_limit_is_at_the_number_of_pixels():
 
 
 def test_paths_that_are_no_files(tmp_path):
+    pipe = tmp_path / "pipe.jpg"
+    os.mkfifo(pipe)
     for path, text in [
         (tmp_path / "none.jpg", f"{tmp_path}/none.jpg: no such file: check the path"),
         (str(tmp_path), f"{tmp_path}: is a folder, expected a picture: name its files, such as {tmp_path}/*.jpg"),
         ("a\0b.jpg", "a\0b.jpg: no such file: check the path"),
         ("x" * 5000, "x" * 5000 + ": no such file: check the path"),
         ("", "expected a picture's path, got an empty one: check the path"),
+        (pipe, f"{pipe}: is a device or a pipe, expected a picture file: save the picture first"),
         ("/dev/zero", "/dev/zero: is a device or a pipe, expected a picture file: save the picture first"),
     ]:
         with pytest.raises(InputError) as error:
             load(path)
         assert str(error.value) == text
+
+
+# ------------------------------------------------------------------------------------------------------- hostile files
+EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
+%%BoundingBox: 0 0 64 64
+%%EndComments
+{} loop
+%%EOF
+"""
+
+
+def many_scans(scans, size_wh=(64, 64)):
+    """A progressive JPEG whose last scan comes again and again."""
+    buffer = io.BytesIO()
+    Image.new("RGB", size_wh, RED).save(buffer, "JPEG", progressive=True)
+    data = buffer.getvalue()
+    last = data.rfind(b"\xff\xda")
+    return data[:last] + data[last:-2] * scans + data[-2:]
+
+
+def directory(entries, behind=0):
+    """A TIFF directory of (tag, type, count, value)."""
+    return struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *one) for one in entries) + pack32(behind)
+
+
+def pack32(number):
+    return struct.pack("<I", number)
+
+
+def overlapping_exif(tags, size, pointer=False):
+    """EXIF data whose tags all claim the same bytes; if need be those of the directory that the first one points to."""
+    above = directory([(0x8769, 4, 1, 26)]) if pointer else b""
+    place = 8 + len(above) + 2 + 12 * tags + 4
+    below = directory([(0x9000 + tag, 7, size, place) for tag in range(tags)])
+    return b"II*\0" + pack32(8) + above + below + bytes(size)
+
+
+def with_exif(exif):
+    """A JPEG whose EXIF data go on through several segments."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64), RED).save(buffer, "JPEG")
+    segments = [
+        b"\xff\xe1" + struct.pack(">H", len(part) + 8) + b"Exif\0\0" + part
+        for part in (exif[i : i + 60_000] for i in range(0, len(exif), 60_000))
+    ]
+    return b"\xff\xd8" + b"".join(segments) + buffer.getvalue()[2:]
+
+
+def grey_tiff(strips, rows, exif=()):
+    """64×64; every strip lies at the same place."""
+    tags = 9 + len(exif)
+    pixels = 8 + 2 + 12 * tags + 4
+    offsets = pixels + 64 * 64
+    entries = [(256, 4, 1, 64), (257, 4, 1, 64), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1)]
+    entries += [(273, 4, strips, offsets), (277, 3, 1, 1), (278, 4, 1, rows), (279, 4, 1, 64 * rows), *exif]
+    return b"II*\0" + pack32(8) + directory(entries) + bytes(64 * 64) + pack32(pixels) * strips
+
+
+def gif_with_comments(blocks):
+    buffer = io.BytesIO()
+    Image.new("P", (16, 12)).save(buffer, "GIF")
+    data = buffer.getvalue()
+    start = 13 + (3 << (data[10] & 7) + 1 if data[10] & 128 else 0)
+    return data[:start] + b"!\xfe" + b"\xff".ljust(256, b"x") * blocks + b"\0" + data[start:]
+
+
+NOT_READ = "not a picture that can be read: expected JPEG, PNG, WebP or the like"
+HOSTILE = {
+    "EPS": (EPS, NOT_READ),
+    "binary EPS": (b"\xc5\xd0\xd3\xc6" + struct.pack("<II", 30, len(EPS)) + bytes(18) + EPS, NOT_READ),
+    "FITS": (b"SIMPLE  =                    T".ljust(2880), NOT_READ),
+    "PSD": (b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 64, 64, 8, 3) + bytes(14), NOT_READ),
+    "ICO": (b"\0\0\1\0\1\0" + struct.pack("<BBBBHHII", 64, 64, 0, 0, 1, 32, 9, 22) + b"\x89PNG\r\n\x1a\n\0", NOT_READ),
+    "GRIB": (b"GRIB\0\0\0\1".ljust(100, b"\0"), NOT_READ),
+    "scans": (many_scans(9_000), "not decoded, for it holds more than 200 scans: save it again as a plain picture"),
+    "large scans": (many_scans(150, (4_096, 4_096)), "not decoded, for it holds 159 scans of 17 million pixels"),
+    "segments": (
+        many_scans(0)[:2] + b"\xff\xfe\0\2" * 6_000 + many_scans(0)[2:],
+        "not decoded, for it holds more than 5,0",
+    ),
+    "junk": (
+        many_scans(0)[:2] + b"\xff\xfe\0\2" + b"x" * 100_000 + many_scans(0)[2:],
+        "not decoded, for it holds 64 kB of junk",
+    ),
+    "EXIF": (
+        with_exif(overlapping_exif(4_000, 200_000)),
+        "not decoded, for it holds tags that claim 762 MB of a file of",
+    ),
+    "EXIF below": (with_exif(overlapping_exif(4_000, 200_000, pointer=True)), "not decoded, for it holds tags that cl"),
+    "TIFF tags": (
+        overlapping_exif(4_000, 200_000),
+        "not decoded, for it holds tags that claim 762 MB of a file of 242 kB",
+    ),
+    "TIFF strips": (grey_tiff(2_000, rows=63), "not decoded, for it holds 2,000 strips that cover it 1000 times"),
+    "comments": (gif_with_comments(5_000), "not decoded, for it holds more than 4,000 blocks of comments"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_files_are_refused_before_they_are_decoded(case, tmp_path, monkeypatch):
+    data, text = HOSTILE[case]
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(data)
+    monkeypatch.setattr("subprocess.Popen.__init__", lambda *_, **__: pytest.fail("a program was started"))
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("decoded"))
+    with pytest.raises(InputError) as error:
+        load(path)
+    assert str(error.value).startswith(f"{path}: {text}"), error.value
+
+
+def test_what_only_looks_hostile_is_read(tmp_path):
+    """Bytes like those of a scan's marker, in metadata and behind the picture, are none."""
+    many = many_scans(100)
+    cases = {
+        "scans.jpg": many,
+        "comment.jpg": many[:2] + b"\xff\xfe" + struct.pack(">H", 4_002) + b"\xff\xda" * 2_000 + many[2:],
+        "video.jpg": many + b"\xff\xda" * 2_000,  # a phone's moving picture
+        "padded.jpg": many[:2] + b"\xff" * 2_000 + many[2:],
+        "strips.tif": grey_tiff(64, rows=1),
+        "comments.gif": gif_with_comments(1_000),
+        "exif.jpg": with_exif(overlapping_exif(1, 100_000)),
+    }
+    for name, data in cases.items():
+        (tmp_path / name).write_bytes(data)
+        assert load(tmp_path / name).image.mode == "RGB", name
+
+
+def test_exif_data_of_a_png_that_claim_too_much_turn_nothing(tmp_path, monkeypatch):
+    corners(64, 48).save(tmp_path / "a.png", exif=overlapping_exif(4_000, 200_000))
+    monkeypatch.setattr("PIL.ImageOps.exif_transpose", lambda _: pytest.fail("762 MB were read"))
+    np.testing.assert_array_equal(np.asarray(load(tmp_path / "a.png").image), np.asarray(corners(64, 48)))
+
+
+def test_frames_are_not_walked_through(tmp_path, monkeypatch):
+    """Pillow's count takes quadratic time for the pages of a TIFF, and minutes for a GIF of a million frames."""
+    frames = [Image.new("L", (16, 12), grey) for grey in range(3)]
+    for name in ("a.gif", "a.tif"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+    for reader in ("GifImagePlugin.GifImageFile", "TiffImagePlugin.TiffImageFile"):
+        monkeypatch.setattr(f"PIL.{reader}.n_frames", property(lambda _: pytest.fail("all were walked through")))
+    assert load(tmp_path / "a.gif").notes == ("animated, 3 frames: the first is used",)
+    assert load(tmp_path / "a.tif").notes == ("holds several pictures: the first is used",)
+
+
+def test_a_gif_of_very_many_frames(tmp_path):
+    buffer = io.BytesIO()
+    Image.new("P", (16, 12)).save(buffer, "GIF")
+    frame = b"," + struct.pack("<HHHHB", 0, 0, 16, 12, 0) + b"\x02\x01\0\0"
+    (tmp_path / "a.gif").write_bytes(buffer.getvalue()[:-1] + frame * 5_000 + b";")
+    assert load(tmp_path / "a.gif").notes == ("animated, over 1000 frames: the first is used",)
+
+
+def test_a_pil_image_is_taken_at_the_frame_it_shows_and_stays_there(tmp_path):
+    frames = [Image.new("RGB", (16, 12), colour) for colour in (RED, BLUE, WHITE)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    with Image.open(tmp_path / "a.gif") as mine:
+        mine.seek(1)
+        picture = load(mine)
+        assert mine.tell() == 1
+    assert picture.image.getpixel((3, 3)) == BLUE
+    assert picture.notes == ()
+
+
+@pytest.mark.parametrize("kind", ["array", "PIL"])
+def test_what_is_given_is_not_changed(kind):
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 4), dtype=np.uint8)
+    mine = pixels.copy() if kind == "array" else Image.fromarray(pixels)
+    found = load(mine)
+    found.image.paste(WHITE, (0, 0, 16, 12))
+    np.testing.assert_array_equal(np.asarray(mine), pixels)
+
+
+def test_a_tensor_is_refused_in_one_line():
+    with pytest.raises(InputError) as error:
+        load(torch.zeros(3, 9, 9))
+    assert str(error.value) == (
+        "image: expected a path, a PIL image or a numpy array, got Tensor: make it an array [H, W, 3] of uint8"
+    )
+
+
+def test_warnings_of_the_program_stay_as_they_were(tmp_path):
+    """`warnings.catch_warnings` in several threads leaves what one of them set."""
+    corners(64, 48).save(tmp_path / "a.png")
+    before = list(warnings.filters)
+    inside, first_is_out = threading.Barrier(2), threading.Event()
+
+    def read(first):
+        with open_picture(tmp_path / "a.png"):
+            inside.wait(10)
+            if not first:
+                first_is_out.wait(10)
+        if first:
+            first_is_out.set()
+
+    threads = [threading.Thread(target=read, args=(first,)) for first in (True, False)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert warnings.filters == before
+
+
+def test_nobody_else_opens_picture_files():
+    """`images.open_picture` holds the list of formats and the limits; a list of suffixes stands there alone, too."""
+    root = Path(images.__file__).parent
+    for path in root.rglob("*.py"):
+        text = path.read_text()
+        if path.name != "images.py":
+            assert "Image.open(" not in text, path
+            assert '".jpeg"' not in text, path
 
 
 def encoded(format_, **options):

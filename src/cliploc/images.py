@@ -1,18 +1,26 @@
-"""Pictures in: any file or array → an upright RGB picture of 8 bits, or one line that says why not."""
+"""Pictures in: any file or array → an upright RGB picture of 8 bits, or one line that says why not.
+
+`open_picture` is the only place that opens a picture file. It goes by the file's content, reads no format whose reader
+starts a program or opens other files, and refuses, before decoding, a file that would cost far more than its size.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+import threading
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Union
+from typing import Any, Union
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from cliploc import _headers
 from cliploc.errors import InputError, UsageError
 
 ImageLike = Union[str, "os.PathLike[str]", Image.Image, "npt.NDArray[np.generic]"]
@@ -20,7 +28,11 @@ ImageLike = Union[str, "os.PathLike[str]", Image.Image, "npt.NDArray[np.generic]
 MAX_PIXELS = 120_000_000  # 360 MB once decoded
 MIN_SIDE = 8  # below it there is no "where" in a picture
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"})
+# Pillow's names of the formats that are read; MPO comes with JPEG, HEIF is there once pillow-heif has registered it.
+# Of the others, EPS starts Ghostscript, and some read further files, or decode before their size is known.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF", "HEIF")
 ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
+MAX_SCANNED = 20 * MAX_PIXELS  # pixels of all scans of a progressive JPEG together; it mostly has about ten
 
 
 @dataclass(frozen=True)
@@ -38,16 +50,18 @@ class Picture:
     notes: tuple[str, ...] = ()
 
 
-def load(image: ImageLike, source: str = "image") -> Picture:
+def load(image: ImageLike, source: str = "image", max_pixels: int = MAX_PIXELS) -> Picture:
     """Reads a picture.
 
-    Files in any format that Pillow reads. EXIF orientation is applied, so "original pixels" are those of the picture as
-    it is shown. Transparency is laid on white; 16-bit greys are scaled to 8 bits, not clipped; of an animation the
-    first frame is used, and a note says so.
+    Files are JPEG, PNG, WebP, GIF, TIFF, BMP, PPM or AVIF, and HEIF where pillow-heif is registered; the content
+    counts, not the suffix. EXIF orientation is applied, so "original pixels" are those of the picture as it is shown.
+    Transparency is laid on white; 16-bit greys are scaled to 8 bits, not clipped; of an animated file the first frame
+    is used, and a note says so. A PIL image is taken at the frame that it shows. What is given is never changed.
 
     Args:
         image: a path, a PIL image, or an array `[H, W]`, `[H, W, 3]` or `[H, W, 4]` of uint8 (or floats in 0–1).
         source: what to call a picture that has no path.
+        max_pixels: larger pictures are refused before they are decoded.
 
     Raises:
         InputError: the picture cannot be used; the line names it and says what to do.
@@ -57,28 +71,94 @@ def load(image: ImageLike, source: str = "image") -> Picture:
         (30, 20)
     """
     if isinstance(image, Image.Image):
+        _check_size(image, source, max_pixels)
         return _upright_rgb(image, source)
     if isinstance(image, np.ndarray):
-        return _upright_rgb(_from_array(image, source), source)
+        return load(_from_array(image, source), source, max_pixels)
+    if hasattr(image, "__array__"):  # a tensor: in which order its channels are, and of which range, nobody knows
+        raise InputError(
+            f"{source}: expected a path, a PIL image or a numpy array, got {type(image).__name__}: make it an array "
+            "[H, W, 3] of uint8"
+        )
     if not isinstance(image, str | os.PathLike):
         raise UsageError(f"expected a path, a PIL image or a numpy array, got {type(image).__name__}")
-    name = str(image)
-    path = _checked_file(Path(image), name)
+    with open_picture(image, max_pixels) as opened:
+        return _upright_rgb(opened.image, opened.source, opened.notes)
+
+
+@contextlib.contextmanager
+def open_picture(
+    path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS, header_only: bool = False
+) -> Iterator[Picture]:
+    """A picture file, opened and found fit to be decoded, which is not done yet.
+
+    Args:
+        path: the file.
+        max_pixels: larger pictures are refused.
+        header_only: whether only size and metadata are wanted: then how much work its pixels are does not matter.
+
+    Yields:
+        Its image as Pillow opened it, neither decoded nor upright; it lives as long as the `with` block. Whatever is
+        raised in the block becomes an `InputError`.
+
+    Raises:
+        InputError: no file, no picture of `FORMATS`, damaged, too large, or far too much work.
+    """
+    name = os.fspath(path)
+    checked = _checked_file(Path(path), name)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a bomb is refused by MAX_PIXELS, and corrupt EXIF data harms nobody
-            with Image.open(path) as opened:
-                return _upright_rgb(opened, name)
+        # A bomb is refused by its size, and corrupt EXIF data harm nobody.
+        with _WITHOUT_WARNINGS, checked.open("rb") as file:
+            structure = _headers.examine(file, header_only)
+            file.seek(0)
+            Image.init()
+            with Image.open(file, formats=[one for one in FORMATS if one in Image.OPEN]) as image:
+                _check_size(image, name, max_pixels)
+                _check_work(image, structure.scans)
+                yield Picture(name, image, _frames_note(image, structure.frames))
     except InputError:
         raise
     except PermissionError:
         raise InputError(f"{name}: not readable by you: change its permissions") from None
+    except _headers.CostlyError as error:
+        raise InputError(f"{name}: not decoded, for it holds {error}: save it again as a plain picture") from None
     except Image.DecompressionBombError:
-        raise InputError(_too_large(name, "more than 178 million")) from None
+        raise InputError(_too_large(name, "more than 178 million", max_pixels)) from None
     except UnidentifiedImageError:
         raise InputError(f"{name}: not a picture that can be read: expected JPEG, PNG, WebP or the like") from None
+    except MemoryError:
+        raise InputError(f"{name}: too little memory to decode it: make it smaller") from None
     except Exception as error:  # damaged headers make Pillow's plugins raise whatever they trip over
         raise _damaged(name, error) from None
+
+
+class _WithoutWarnings:
+    """Silences warnings while any thread is inside: `catch_warnings` alone would leave them off for good.
+
+    Of two threads, the one that enters last restores last, and what it found was the silence of the other.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._silence: contextlib.ExitStack | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._silence = contextlib.ExitStack()
+                self._silence.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0 and self._silence is not None:
+                self._silence.close()
+
+
+_WITHOUT_WARNINGS = _WithoutWarnings()
 
 
 def _checked_file(path: Path, name: str) -> Path:
@@ -100,23 +180,51 @@ def _checked_file(path: Path, name: str) -> Path:
     return path
 
 
-def _upright_rgb(image: Image.Image, source: str) -> Picture:
+def _check_size(image: Image.Image, source: str, max_pixels: int) -> None:
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise InputError(_too_large(source, f"{width}×{height}"))
+    if width * height > max_pixels:
+        raise InputError(_too_large(source, f"{width}×{height}", max_pixels))
+
+
+def _check_work(image: Image.Image, scans: int) -> None:
+    """Refuses a picture whose pixels would be decoded again and again."""
+    pixels = image.width * image.height
+    if scans > 1 and scans * pixels > MAX_SCANNED:
+        raise _headers.CostlyError(f"{scans} scans of {pixels / 1e6:.0f} million pixels")
+    tiles: list[Any] = getattr(image, "tile", [])
+    covered = 0
+    for _, extents, *_ in tiles:  # of a TIFF, one for each strip and plane
+        x0, y0, x1, y1 = extents or (0, 0, *image.size)
+        covered += max(0, x1 - x0) * max(0, y1 - y0)
+    if covered > pixels * max(len(image.getbands()), 4):
+        raise _headers.CostlyError(f"{len(tiles):,} strips that cover it {covered // max(pixels, 1)} times")
+
+
+def _frames_note(image: Image.Image, frames_of_gif: int) -> tuple[str, ...]:
+    """Counted without walking through the file, which may name a million of frames."""
+    if image.format == "MPO":  # a camera's JPEG with its own preview: nobody wants to know
+        return ()
+    if image.format == "GIF":
+        frames = frames_of_gif
+    elif image.format == "TIFF":
+        return ("holds several pictures: the first is used",) if getattr(image, "is_animated", False) else ()
+    else:
+        frames = getattr(image, "n_frames", 1)  # stands in the header
+    if frames <= 1:
+        return ()
+    if image.format in ANIMATED:
+        number = f"over {frames - 1}" if image.format == "GIF" and frames > _headers.MAX_FRAMES else f"{frames}"
+        return (f"animated, {number} frames: the first is used",)
+    return (f"holds {frames} pictures: the first is used",)
+
+
+def _upright_rgb(image: Image.Image, source: str, notes: tuple[str, ...] = ()) -> Picture:
+    width, height = image.size
     if min(width, height) < MIN_SIDE:
         raise InputError(
             f"{source}: {width}×{height} pixels, expected at least {MIN_SIDE}×{MIN_SIDE}: use a larger picture"
         )
-    notes: tuple[str, ...] = ()
     try:
-        frames = getattr(image, "n_frames", 1)
-        if frames > 1:
-            image.seek(0)
-            if image.format in ANIMATED:
-                notes = (f"animated, {frames} frames: the first is used",)
-            elif image.format != "MPO":  # a camera's JPEG with its own preview: nobody wants to know
-                notes = (f"holds {frames} pictures: the first is used",)
         return Picture(source, _rgb(_upright(image)), notes)
     except MemoryError:
         raise InputError(f"{source}: too little memory to decode {width}×{height} pixels: make it smaller") from None
@@ -124,8 +232,18 @@ def _upright_rgb(image: Image.Image, source: str) -> Picture:
         raise _damaged(source, error) from None
 
 
+def orientation(image: Image.Image) -> int:
+    """How its EXIF data turn a picture, 1–8; 1 where they say nothing, or claim more than they hold."""
+    if _headers.has_costly_exif(image.info):
+        return 1
+    found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return found if found in range(1, 9) else 1
+
+
 def _upright(image: Image.Image) -> Image.Image:
     image.load()  # damaged pixels must be seen here, not be taken for damaged EXIF data below
+    if _headers.has_costly_exif(image.info):
+        return image
     try:
         return ImageOps.exif_transpose(image)
     except Exception:  # an unreadable orientation is none: the picture itself is fine
@@ -153,7 +271,9 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 def _from_array(array: npt.NDArray[np.generic], source: str) -> Image.Image:
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
-        raise InputError(f"{source}: expected an array [H, W], [H, W, 3] or [H, W, 4], got {list(array.shape)}")
+        raise InputError(
+            f"{source}: expected an array [H, W], [H, W, 3] or [H, W, 4], got {list(array.shape)}: put channels last"
+        )
     if array.dtype == np.uint8:
         return Image.fromarray(array)
     if np.issubdtype(array.dtype, np.floating):
@@ -161,8 +281,8 @@ def _from_array(array: npt.NDArray[np.generic], source: str) -> Image.Image:
         if not np.isfinite(values).all() or values.min(initial=0) < 0 or values.max(initial=0) > 1:
             raise InputError(f"{source}: expected floats in 0–1, got values outside: divide 8-bit values by 255")
         return Image.fromarray((values * 255).round().astype(np.uint8))
-    raise InputError(f"{source}: expected an array of uint8 or floats in 0–1, got {array.dtype}")
+    raise InputError(f"{source}: expected an array of uint8 or floats in 0–1, got {array.dtype}: convert it")
 
 
-def _too_large(source: str, size: str) -> str:
-    return f"{source}: {size} pixels, expected at most {MAX_PIXELS // 10**6} million: make it smaller first"
+def _too_large(source: str, size: str, max_pixels: int) -> str:
+    return f"{source}: {size} pixels, expected at most {max_pixels / 1e6:g} million: make it smaller first"

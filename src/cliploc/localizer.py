@@ -608,7 +608,7 @@ class Localizer:
             if isinstance(images, Sequence) and len(images) != len(names):
                 raise UsageError(f"expected a list of names for each of {len(images)} pictures, got {len(names)} lists")
         for number, image in enumerate(images):
-            source = f"image {number}" if isinstance(image, Image.Image | np.ndarray) else str(image)
+            source = str(image) if isinstance(image, str | os.PathLike) else f"image {number}"
             if shared is not None:
                 yield image, source, shared
                 continue

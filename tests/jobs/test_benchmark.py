@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import os
 import random
 import re
 import shutil
@@ -27,7 +28,7 @@ import pyarrow.parquet as pq
 
 from cliploc import backbones, localizer
 from cliploc.datasets import open_dataset
-from cliploc.errors import UsageError
+from cliploc.errors import InputError, UsageError
 from cliploc.geometry import iou_matrix
 from cliploc.jobs import rows as rows_module
 from cliploc.jobs.benchmark import StoppedError, misfit, read_manifest, run_benchmark
@@ -424,7 +425,10 @@ def test_masks_are_read_as_the_wsol_evaluation_reads_them_and_give_pxap(root, tm
     metric.update(sample.id, np.load(tmp_path / "out/maps/mini_cam" / f"{sample.id}.npy"), true, ignore)
     assert result.summary["mini_cam"]["pxap"] == 100 * metric.compute().pxap
     assert "gt_known" not in result.summary["mini_cam"]
-    assert "no.png: not a mask" in result.failed["other"]
+    assert "no.png: no such file: check the path" in result.failed["other"]
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(InputError, match=r"pipe\.png: is a device or a pipe"):
+        rows_module.read_masks(replace(sample, masks=(tmp_path / "pipe.png",)))
     assert result.table()[0] == ("setting", "PxAP")
 
 

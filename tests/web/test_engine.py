@@ -164,7 +164,7 @@ def test_a_photograph_of_too_many_pixels_is_not_decoded(tmp_path, monkeypatch):
     large = tmp_path / "large.png"
     Image.new("L", (2000, 1001)).save(large)
     small = Engine([Offer("mini")], max_pixels=2_000_000)
-    monkeypatch.setattr("cliploc.web.engine.load", lambda _: pytest.fail("decoded"))
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("decoded"))
     with pytest.raises(InputError, match=r"large\.png: 2000×1001 pixels, expected at most 2 million"):
         small.read(str(large))
 

@@ -12,10 +12,10 @@ from cliploc.datasets._infra.candidates import Box, Candidate, Problems
 from cliploc.datasets._infra.files import csv_rows
 from cliploc.datasets._infra.registration import Found, Split, reader
 from cliploc.errors import UsageError
+from cliploc.images import SUFFIXES
 from cliploc.schema import ClassName
 
 TABLE = "boxes.csv"
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 
 @reader(

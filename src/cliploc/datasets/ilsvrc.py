@@ -19,6 +19,7 @@ from cliploc.datasets._infra.registration import Found, Split, reader
 from cliploc.datasets._infra.voc_xml import read_annotation
 from cliploc.datasets.wsol import read_metadata
 from cliploc.errors import InputError
+from cliploc.images import SUFFIXES
 from cliploc.schema import ClassName
 
 PICTURES = ("val", "ILSVRC/val", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val", "ILSVRC2012_img_val")
@@ -65,7 +66,7 @@ def _places(pictures: Path) -> dict[str, str]:
     for entry in sorted(pictures.iterdir()):
         if re.fullmatch(r"n\d{8}", entry.name) and entry.is_dir():
             places.update({file.name: entry.name for file in entry.iterdir()})
-        elif entry.suffix.lower() in (".jpeg", ".jpg", ".png"):
+        elif entry.suffix.lower() in SUFFIXES:
             places[entry.name] = ""
     return places
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from cliploc._files import write_whole
 from cliploc.errors import InputError, UsageError
+from cliploc.images import open_picture
 from cliploc.jobs.folder import part_path as part_path
 from cliploc.jobs.folder import parts_in as parts_in
 from cliploc.jobs.folder import plain as plain
@@ -130,11 +130,8 @@ def read_masks(sample: Sample) -> tuple[npt.NDArray[np.bool_] | None, npt.NDArra
 
 
 def _mask(path: Path) -> npt.NDArray[np.bool_]:
-    try:
-        with Image.open(path) as opened:
-            grey = np.asarray(opened.convert("L"))
-    except Exception as error:  # Pillow raises whatever a damaged file makes it trip over
-        raise InputError(f"{path}: not a mask that can be read ({type(error).__name__}): fetch it again") from None
+    with open_picture(path) as opened:
+        grey = np.asarray(opened.image.convert("L"))
     y, x = ((np.arange(SIDE) * (size / SIDE)).astype(np.intp) for size in grey.shape)
     return grey[np.ix_(y, x)] > 0
 

@@ -269,16 +269,7 @@ class Engine:
         """
         name = Path(path).name
         try:
-            with Image.open(path) as opened:  # the header only
-                width, height = opened.size
-        except Exception:  # `load` says what is wrong with it
-            width = height = 0
-        if width * height > self.max_pixels:
-            raise InputError(
-                f"{name}: {width}×{height} pixels, expected at most {self.max_pixels / 1e6:g} million: make it smaller"
-            )
-        try:
-            return replace(load(path), source=name)
+            return replace(load(path, max_pixels=self.max_pixels), source=name)
         except InputError as error:
             raise InputError(str(error).replace(path, name)) from None
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
 
 from cliploc.errors import InputError
+from cliploc.images import open_picture, orientation
 from cliploc.schema import FloatArray, Problem, Sample
 
 Box = tuple[float, float, float, float]
-EXIF_ORIENTATION = 0x0112
 BY_DESIGN = frozenset({"crowd", "difficult"})  # kinds of problems that the dataset's makers meant to be left out
 
 
@@ -162,17 +160,12 @@ def picture_header(path: Path) -> tuple[tuple[int, int], int]:
         InputError: no such file, or no picture.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # corrupt EXIF data harm nobody; a bomb is refused when it is decoded
-            with Image.open(path) as picture:
-                orientation = picture.getexif().get(EXIF_ORIENTATION, 1)
-                return picture.size, orientation if orientation in range(1, 9) else 1
-    except FileNotFoundError:
-        raise InputError(f"expected a picture at {path}, found none: left out") from None
-    except UnidentifiedImageError:
-        raise InputError(f"{path} is not a picture that can be read: left out") from None
-    except Exception as error:  # damaged headers make Pillow's plugins raise whatever they trip over
-        raise InputError(f"{path} cannot be read ({error}): left out") from None
+        with open_picture(path, header_only=True) as opened:
+            return opened.image.size, orientation(opened.image)
+    except InputError as error:
+        if not path.exists():
+            raise InputError(f"expected a picture at {path}, found none: left out") from None
+        raise InputError(f"{error}; left out") from None
 
 
 def clipped(box: Box, size_wh: tuple[int, int]) -> tuple[Box | None, tuple[str, str] | None]:
