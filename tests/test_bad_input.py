@@ -216,6 +216,7 @@ NAMES = [
     NameCase("blank name", ("  \t ",), refused="expected a name, got an empty one"),
     NameCase("empty synonym", ("cat|",), refused="expected a name, got an empty one ('cat|')"),
     NameCase("10,000 characters", ("x" * 10_000,), refused="expected a name of at most 300 characters, got 10000"),
+    NameCase("101 synonyms", ("|".join(f"cat {i}" for i in range(101)),), refused="expected at most 100 synonyms of a"),
     NameCase("duplicate names", ("cat", "dog", "cat"), refused="expected each name once, got 'cat' 2 times"),
     NameCase("emoji", ("🐈",), reason="mini reads English words, and finds none in '🐈'"),
     NameCase("Chinese", ("猫",), reason="mini reads English words, and finds none in '猫'"),

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 MAX_NAME_LENGTH = 300  # characters; CLIP reads 77 tokens
+MAX_NAMES = 100_000  # WordNet has 82,000 nouns
+MAX_SYNONYMS = 100  # of a name; each costs the text tower as much as a name
+MAX_TEXT = 5_000_000  # characters of all names together
 
 # The 80 templates that OpenAI chose for ImageNet (Radford 2021; CLIP's repository, MIT licence, "Prompt Engineering").
 OPENAI_80_TEMPLATES = (
@@ -134,7 +137,8 @@ def parse(names: Sequence[str], templates: Sequence[str] | str | None = None) ->
         templates: sentences with one `{}`; or the name of a set: "default", "openai-80", "name-only".
 
     Raises:
-        UsageError: no name, an empty or over-long one, one asked for twice, or a template without its `{}`.
+        UsageError: no name, an empty or over-long one, one asked for twice, too many of them or of the synonyms of one,
+            or a template without its `{}`.
 
     Example:
         >>> parse(["cat|kitten"]).synonyms
@@ -142,13 +146,24 @@ def parse(names: Sequence[str], templates: Sequence[str] | str | None = None) ->
     """
     if isinstance(names, str):
         raise UsageError(f"expected a list of names, got the single text {names!r}: write [{names!r}]")
+    if len(names) > MAX_NAMES:
+        raise UsageError(f"expected at most {MAX_NAMES:,} names, got {len(names):,}: make several runs of them")
     synonyms = []
+    characters = 0
     for entry in names:
         if not isinstance(entry, str):
             raise UsageError(f"expected each name to be a text, got {entry!r}: write all names in one list of texts")
+        characters += len(entry)
+        if characters > MAX_TEXT:
+            raise UsageError(f"expected at most {MAX_TEXT:,} characters in all names, got more: make several runs")
+        if entry.count("|") >= MAX_SYNONYMS:
+            raise UsageError(
+                f"expected at most {MAX_SYNONYMS} synonyms of a name, got {entry.count('|') + 1:,} ({entry[:20]}…): "
+                "leave some out"
+            )
         words = tuple(" ".join(word.split()) for word in entry.split("|"))
         if not all(words):
-            raise UsageError(f"expected a name, got an empty one ({entry!r}): leave it out or fill it in")
+            raise UsageError(f"expected a name, got an empty one ({entry[:40]!r}): leave it out or fill it in")
         for word in words:
             if len(word) > MAX_NAME_LENGTH:
                 raise UsageError(
@@ -157,11 +172,9 @@ def parse(names: Sequence[str], templates: Sequence[str] | str | None = None) ->
                 )
         synonyms.append(words)
     labels = tuple(words[0] for words in synonyms)
-    for label in labels:
-        if labels.count(label) > 1:
-            raise UsageError(
-                f"expected each name once, got {label!r} {labels.count(label)} times: remove the repetition"
-            )
+    for label, times in Counter(labels).items():
+        if times > 1:
+            raise UsageError(f"expected each name once, got {label!r} {times} times: remove the repetition")
     return TextSet(labels, tuple(synonyms), resolve_templates(templates))
 
 
