@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pickle
+import random
 import shutil
 import warnings
 import zipfile
@@ -21,9 +22,10 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors.torch import save_file
 
+from cliploc import backbones
 from cliploc.backbones import _torchscript, _weights
 from cliploc.backbones._weights import load_into, looks_like, read_checkpoint
-from cliploc.errors import ModelError
+from cliploc.errors import CliplocError, ModelError
 from tests.backbones.small_clip import SIDE, small_clip
 
 
@@ -201,6 +203,11 @@ TENSOR = (
 )  # four floats, seen from offset, size and stride
 
 
+STORAGE = TENSOR[TENSOR.index(b"((") + 1 : TENSOR.index(b"Q") + 1]
+# A list of twice a list of twice a list …: a few hundred bytes whose text would have 2 ** 60 parts.
+DOUBLING = b"]K\x01a" + b"".join(b"q%c0](h%ch%ce" % (i, i, i) for i in range(1, 61))
+
+
 def attribute(value: bytes) -> bytes:
     return b"}X\x01\x00\x00\x00w" + value + b"s"
 
@@ -227,6 +234,23 @@ def attribute(value: bytes) -> bytes:
         (module_pickle(attribute(TENSOR % (b"\x00", b"\x04", b"\x01") + b"}b")), "an attempt to change a tensor"),
         (b"\x80\x02}.", "something other than a tree of modules"),
         (b"\x80\x02c__torch__\nM\n)\x81q\x00}X\x01\x00\x00\x00wh\x00sb.", "or modules that hold themselves"),
+        (
+            b"\x80\x02c__torch__\nM\n)\x81q\x00}("
+            + b"".join(b"X\x05\x00\x00\x00a%04dh\x00" % number for number in range(5_000))
+            + b"ub.",
+            "or modules that hold themselves",
+        ),  # five thousand times: they would be waited for faster than they are counted
+        (module_pickle(attribute(DOUBLING + b"Q")), "a storage described by list"),
+        (
+            module_pickle(attribute(b"ctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE + b"K\x00" + DOUBLING + b"]tR")),
+            "a tensor without a storage",
+        ),
+        (
+            module_pickle(
+                attribute(b"ctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE + b"K\x00" + DOUBLING + b"]K\x01aK\x01atR")
+            ),
+            "a tensor whose shape is none",
+        ),
         (b"", "cannot be read (Ran out of input)"),
         (b"\x80\x02\xff", "cannot be read (invalid load key"),
         (b"\x80\x02\x8a\xff", "cannot be read (pickle data was truncated)"),
@@ -262,6 +286,120 @@ def test_nothing_set_by_one_archive_outlives_it(archive, tmp_path):
         hostile.writestr("w/constants.pkl", b"\x80\x02).")
     fails(path, "is refused")
     assert len(read_checkpoint(archive).tensors) > 100
+
+
+def itself(state):
+    held = dict(state)
+    held["model"] = held
+    return held
+
+
+def wrapped(state, times):
+    for _ in range(times):
+        state = {"state_dict": state}
+    return state
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_a_state_dict_that_holds_itself_is_refused(tmp_path, state, old):
+    torch.save(itself(state), tmp_path / "w.pt", _use_new_zipfile_serialization=not old)
+    fails(tmp_path / "w.pt", "is refused, for its state dict is wrapped more than 8 times or holds itself")
+    torch.save(wrapped(state, 3), tmp_path / "w.pt")
+    assert read_checkpoint(tmp_path / "w.pt").tensors.keys() == state.keys()
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.eye(3).to_sparse(),
+        torch.eye(3).to_sparse_csr(),
+        torch.zeros(3, device="meta"),
+        torch.zeros(3, dtype=torch.complex64),
+        torch.quantize_per_tensor(torch.zeros(3), 0.1, 0, torch.qint8),
+        torch.zeros(1).expand(10**12),
+    ],
+    ids=["sparse", "csr", "meta", "complex", "quantised", "endless"],
+)
+def test_tensors_that_are_no_plain_numbers_are_refused(tmp_path, state, tensor):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, on quantisation and CSR
+        torch.save(state | {"logit_scale": tensor}, tmp_path / "w.pt")
+        fails(tmp_path / "w.pt", "holds logit_scale, which is sparse, quantised, complex or without data")
+
+
+def test_a_compressed_archive_is_refused(tmp_path):
+    """A megabyte of zeros in a kilobyte."""
+    torch.save({"w": torch.zeros(2**18)}, tmp_path / "plain.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as source,
+        zipfile.ZipFile(tmp_path / "w.pt", "w", zipfile.ZIP_DEFLATED) as copy,
+    ):
+        for entry in source.infolist():
+            copy.writestr(entry.filename, source.read(entry))
+    fails(tmp_path / "w.pt", "is refused, for it is compressed, as torch.save never does: save it anew")
+
+
+def safetensors_of(header: bytes, data=b"") -> bytes:
+    return len(header).to_bytes(8, "little") + header + data
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        safetensors_of(b"{"),
+        safetensors_of(b"{" * 100_000),
+        (2**60).to_bytes(8, "little") + b"{}",
+        safetensors_of(b'{"w":{"dtype":"F32","shape":[4000000000,4000000000],"data_offsets":[0,4]}}', bytes(4)),
+        safetensors_of(b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4000000000]}}', bytes(4)),
+        safetensors_of(b'{"w":{"dtype":"F99","shape":[1],"data_offsets":[0,4]}}', bytes(4)),
+        safetensors_of(b'{"w":7}'),
+        safetensors_of(b'{"__metadata__":{"a":"b"}}'),
+    ],
+    ids=["cut", "nested", "huge header", "huge shape", "huge offset", "unknown type", "no table", "no tensors"],
+)
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_hostile_safetensors(tmp_path, content, suffix):
+    (tmp_path / f"w{suffix}").write_bytes(content)
+    fails(tmp_path / f"w{suffix}")
+
+
+def test_safetensors_with_extra_tensors_are_named(tmp_path, state):
+    save_file(state | {"optimizer.step": torch.zeros(1)}, tmp_path / "w.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"1 unexpected \(optimizer\.step\)"):
+        load_into(small_clip(), read_checkpoint(tmp_path / "w.safetensors"), "small")
+
+
+@pytest.mark.parametrize("form", ["zip", "old", "safetensors", "torchscript"])
+def test_junk_anywhere_is_a_model_error_or_still_weights(tmp_path, archive, form):
+    """Bytes overwritten, mostly in the description, and the end cut off."""
+    path, small = tmp_path / "w.pt", {"a": torch.arange(6.0).reshape(2, 3), "b": torch.zeros(2, dtype=torch.int64)}
+    if form == "safetensors":
+        save_file(small, path)
+    elif form == "torchscript":
+        shutil.copy(archive, path)
+    else:
+        torch.save(small, path, _use_new_zipfile_serialization=form == "zip")
+    sound, draw = path.read_bytes(), random.Random(0)
+    description = sound.find(b"torch") if form != "safetensors" else 0
+    for _ in range(20 if form == "torchscript" else 150):
+        damaged = bytearray(sound)
+        for _ in range(draw.randint(1, 5)):
+            at = draw.choice([draw.randrange(len(sound)), min(len(sound) - 1, description + draw.randrange(400))])
+            damaged[at] = draw.randrange(256)
+        path.write_bytes(damaged[: draw.randint(1, len(sound))] if draw.random() < 0.3 else damaged)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                assert read_checkpoint(path).tensors
+            except ModelError as error:
+                assert "\n" not in str(error), str(error)  # noqa: PT017
+
+
+@pytest.mark.parametrize("name", ["..", "../", ".", "/", "~", "\0"])
+def test_a_place_that_is_no_file_of_weights(name):
+    with pytest.raises(CliplocError) as error:
+        backbones.create("RN50", name, "cpu")
+    assert "\n" not in str(error.value)
 
 
 # ------------------------------------------------------------------------------------------------------ damaged files

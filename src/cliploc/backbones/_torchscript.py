@@ -21,7 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-MAX_MODULES = 100_000
+MAX_ATTRIBUTES = 1_000_000  # of all modules; CLIP's largest has some ten thousand
+MAX_NAME = 1_000  # characters of a tensor's dotted name
+MAX_AXES = 8  # of a tensor
+MAX_LENGTH = 1 << 48  # of an axis
 MAX_DESCRIPTION = 64 << 20  # bytes of data.pkl; CLIP's largest has under one megabyte
 
 _DTYPES = {
@@ -112,7 +115,7 @@ class _Unpickler(pickle.Unpickler):
         match pid:
             case ("storage", kind, str(key), str(), int(count)) if id(kind) in self._dtypes:
                 return _Held(self._read_storage(key, self._dtypes[id(kind)], count))
-        raise RefusedError(f"a storage described as {str(pid)[:60]}")
+        raise RefusedError(f"a storage described by {type(pid).__name__}")  # its text could be endless
 
 
 def read_torchscript(path: Path) -> dict[str, Tensor]:
@@ -165,8 +168,9 @@ def _view(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> _Held:
     """`torch._utils._rebuild_tensor_v2`, with every number checked against the storage."""
     if not isinstance(storage, _Held) or len(size) != len(stride):
         raise RefusedError("a tensor without a storage")
-    if not all(type(number) is int and number >= 0 for number in (offset, *size, *stride)):
-        raise RefusedError(f"a tensor of shape {tuple(size)}")
+    numbers = (offset, *size, *stride)
+    if len(size) > MAX_AXES or not all(type(one) is int and 0 <= one < MAX_LENGTH for one in numbers):
+        raise RefusedError(f"a tensor whose shape is none, or of more than {MAX_AXES} axes")
     there = storage.tensor.numel()
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     count = math.prod(size)
@@ -179,15 +183,18 @@ def _tensors(root: Any) -> dict[str, Tensor]:
     """The tree of modules → its tensors by dotted name."""
     found: dict[str, Tensor] = {}
     waiting = [("", root)]
-    for _ in range(MAX_MODULES):
-        if not waiting:
-            return found
+    left = MAX_ATTRIBUTES
+    while waiting:
         prefix, node = waiting.pop()
         if not isinstance(node, _Module):
             raise RefusedError("something other than a tree of modules")
-        for name, value in getattr(node, "attributes", {}).items():
+        attributes = getattr(node, "attributes", {})
+        left -= 1 + len(attributes)
+        if left < 0 or len(prefix) > MAX_NAME:
+            raise RefusedError(f"more than {MAX_ATTRIBUTES:,} attributes, or modules that hold themselves")
+        for name, value in attributes.items():
             if isinstance(value, _Held):
                 found[f"{prefix}{name}"] = value.tensor
             elif isinstance(value, _Module):
                 waiting.append((f"{prefix}{name}.", value))
-    raise RefusedError(f"more than {MAX_MODULES:,} modules, or modules that hold themselves")
+    return found

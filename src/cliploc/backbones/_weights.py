@@ -32,7 +32,6 @@ from huggingface_hub.errors import (
 )
 from open_clip.convert import convert_state_dict
 from open_clip.model import convert_to_custom_text_state_dict
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -45,6 +44,7 @@ CHECKPOINTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetenso
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 ORIGINALS = Path("~/.cache/clip")  # where OpenAI's package and open_clip put what they download by URL
 FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # the disk, or the user's share of it
+MAX_WRAPPERS = 8  # "state_dict" in "model" in …
 OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 
 
@@ -118,7 +118,7 @@ def folder_checkpoint(folder: Path) -> Path:
         raise ModelError(f"expected {CONFIG} in {folder}, found none: give a folder saved by open_clip")
     try:
         whole = "model_cfg" in json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         whole = False
     if not whole:
         raise ModelError(f"{folder / CONFIG} is damaged, or not open_clip's: fetch it again")
@@ -262,7 +262,10 @@ def _read(path: Path) -> dict[str, Tensor]:
             return _state_dict(load_file(path), path)
         if _is_torchscript(path):
             return _state_dict(read_torchscript(path), path)
+        _refuse_compressed(path)
         return _state_dict(torch.load(path, map_location="cpu", weights_only=True), path)
+    except (ModelError, OSError, MemoryError):
+        raise
     except RefusedError as error:
         raise ModelError(
             f"{path} is refused, for it is damaged or no archive of CLIP weights: it holds {error}"
@@ -273,7 +276,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise ModelError(
             f"{path} is refused, for it is damaged or a pickle that could run code{held}: save it anew as safetensors"
         ) from None
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged pickle makes torch raise nearly anything
         size = path.stat().st_size
         raise ModelError(
             f"{path} ({size:,} bytes) is cut short or damaged, or no file of weights: fetch it again "
@@ -281,31 +284,64 @@ def _read(path: Path) -> dict[str, Tensor]:
         ) from None
 
 
-def _is_torchscript(path: Path) -> bool:
+def _entries(path: Path) -> list[zipfile.ZipInfo]:
+    """What a zip archive holds; nothing where the file is none, or a damaged one."""
     try:
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, OSError):
-        return False
-    return any(name.partition("/")[2] == "constants.pkl" for name in names)
+            return archive.infolist()
+    except Exception:  # damaged archives make zipfile raise whatever it trips over
+        return []
+
+
+def _is_torchscript(path: Path) -> bool:
+    return any(entry.filename.partition("/")[2] == "constants.pkl" for entry in _entries(path))
+
+
+def _refuse_compressed(path: Path) -> None:
+    """A small file must not become a huge one in memory; torch writes what it saves as it is."""
+    if sum(entry.file_size for entry in _entries(path)) > path.stat().st_size:
+        raise ModelError(f"{path} is refused, for it is compressed, as torch.save never does: save it anew")
 
 
 def _state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:
     """What was loaded, unwrapped, → tensors by name."""
-    while isinstance(loaded, dict):
-        inner = next((loaded[key] for key in ("state_dict", "model") if isinstance(loaded.get(key), dict)), None)
+    for _ in range(MAX_WRAPPERS):  # and not for ever, as a dict may hold itself
+        inner = None
+        if isinstance(loaded, dict):
+            inner = next((loaded[key] for key in ("state_dict", "model") if isinstance(loaded.get(key), dict)), None)
         if inner is None:
             break
         loaded = inner
+    else:
+        raise ModelError(
+            f"{path} is refused, for its state dict is wrapped more than {MAX_WRAPPERS} times or holds itself"
+        )
     if not isinstance(loaded, dict):
         raise ModelError(f"{path} holds {type(loaded).__name__}, not a state dict: save model.state_dict()")
     tensors = {name: value for name, value in loaded.items() if isinstance(name, str) and isinstance(value, Tensor)}
     if not tensors:
         raise ModelError(f"{path} holds no tensors: expected the state dict of a CLIP model")
+    for name, tensor in tensors.items():
+        if not _is_plain(tensor):
+            raise ModelError(
+                f"{path} holds {name[:60]}, which is sparse, quantised, complex or without data: expected plain "
+                "numbers, save model.state_dict()"
+            )
     for prefix in ("module.", "_orig_mod."):  # left behind by DistributedDataParallel and torch.compile
         if all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is numbers side by side in memory, and no more of them than are stored."""
+    try:
+        stored = tensor.untyped_storage().nbytes()
+    except (RuntimeError, NotImplementedError):  # sparse: it has no storage
+        return False
+    plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    plain = plain and not (tensor.is_quantized or tensor.is_complex() or tensor.is_nested)
+    return plain and tensor.numel() * tensor.element_size() <= stored
 
 
 def _blob_sha256(path: Path) -> str:
