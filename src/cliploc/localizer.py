@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-from functools import partial, reduce
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial, reduce
 from operator import or_
 from typing import Any, Literal, NamedTuple, TypeVar, overload
 
@@ -45,7 +45,7 @@ from cliploc.schema import (
     TrainedHead,
 )
 from cliploc.text_cache import TextCache, cache_folder
-from cliploc.training.heads import load_head, read_config
+from cliploc.training.heads import load_head, read_config, weights_hash
 
 T = TypeVar("T")
 Names = Sequence[str] | Sequence[Sequence[str]] | Iterator[Sequence[str]]
@@ -232,7 +232,11 @@ class Localizer:
             else model
         )
         self._encode_masked = _in_precision(self.backbone, masked_precision)
-        self._masked_precision = None if self._encode_masked is None else masked_precision
+        self.precision = backbones.precision_name(self.backbone.dtype)
+        self.masked_precision = self.precision
+        if masked_precision is not None:
+            masked_dtype = backbones.resolve_precision(masked_precision, str(self.backbone.device))
+            self.masked_precision = backbones.precision_name(masked_dtype)
         self._memory = memory
         self._text_cache = _text_cache_of(self.backbone) if text_cache else None
         self._head_file = head
@@ -255,6 +259,7 @@ class Localizer:
                     raise UsageError(f"background name {words[0]!r} cannot be used: {reason}")
         self._background = None if background_texts is None else self._embed(background_texts)  # [K, D]
         self._background_names = () if background_texts is None else background_texts.names
+        self.background = () if background_texts is None else tuple(map("|".join, background_texts.synonyms))
 
     # ------------------------------------------------------------------------------------------------------ use it
     @overload
@@ -483,9 +488,66 @@ class Localizer:
 
         A trained head is named by its file.
         """
-        task = self._task(method, options or {})
-        given = {**task.method.options, **task.options, **resolve_options(task.method, options or {})}
-        return {key: str(self._head_file) if isinstance(value, TrainedHead) else value for key, value in given.items()}
+        return self._options_of(self._task(method, options or {}), options or {})
+
+    def _options_of(self, task: _Task, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Of a task that was made of the options given."""
+        files = {key: value for key, value in resolve_options(task.method, given).items() if value is not None}
+        named = {**task.method.options, **task.options, **files}
+        return {
+            key: (str(self._head_file) if value is self._head else "a head in memory")
+            if isinstance(value, TrainedHead)
+            else value
+            for key, value in named.items()
+        }
+
+    def describe(self, method: str | None = None, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Everything that the results depend on, with the defaults filled in: the identity of a run.
+
+        This is the only list of it: runs, benchmarks and what else must tell results apart take it from here. Models
+        and trained heads are told apart by the checksum of their contents. Not in it: `device`, `memory` and
+        `text_cache`, which say where results are computed and kept; they change the last bit of a number at most.
+
+        Args:
+            method: as for `compare`; None for the localizer's own, with its options.
+            options: of that method.
+
+        Returns:
+            Option → value; plain values, except for objects that were given as options.
+
+        Raises:
+            UsageError: a method or option that does not work on this tower.
+
+        Example:
+            >>> Localizer(scales=(1, 1.5)).describe()["scales"]
+            (1.0, 1.5)
+        """
+        spec, given = (self.method.name, self.method_options) if method is None else (method, options or {})
+        task = self._task(spec, given)
+        return {
+            "model": self.backbone.name,
+            "weights": self._weights,
+            "method": task.method.name,
+            "options": self._options_of(task, given),
+            "heads": {key: head.digest() for key, head in task.options.items() if isinstance(head, TrainedHead)},
+            "ensemble": self.ensemble if task.method.members else None,  # of one method there is nothing to average
+            "templates": self.templates,
+            "background": self.background,
+            "resize": self.resize,
+            "image_size": self.input_hw,
+            "scales": self.scales,
+            "flip": self.flip,
+            "refine": self.refine,
+            **asdict(task.box_rule),
+            "min_presence": self.min_presence,
+            "precision": self.precision,
+            "masked_precision": self.masked_precision,
+            "batch_size": self.batch_size,  # numbers differ in their last bits beside other pictures
+        }
+
+    @cached_property
+    def _weights(self) -> str:
+        return weights_hash(self.backbone)
 
     def unknown_names(self, names: Sequence[str]) -> dict[str, str]:
         """Those of the names that the model cannot know, none of their synonyms, each with the reason."""
@@ -846,7 +908,7 @@ class Localizer:
         """What is remembered of a batch's pixels `[B, 3, H, W]`, with place for more."""
         if self._memory is None:
             return nullcontext(View())
-        return self._memory.view(self.backbone, pixels, flipped, self._masked_precision)
+        return self._memory.view(self.backbone, pixels, flipped, self.masked_precision)
 
     def _raw_maps(
         self,

@@ -504,6 +504,10 @@ class TrainedHead(Protocol):
     tower_kind: TowerKind
     closed: bool
 
+    def digest(self) -> str:
+        """A checksum of everything that its maps depend on; tells it from every other head."""
+        ...
+
     def needs(self) -> Needs:
         """What it reads from the trace."""
         ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cliploc.backbones._catalogue import ModelEntry, create, models
-from cliploc.backbones._precision import resolve_precision
+from cliploc.backbones._precision import precision_name, resolve_precision
 from cliploc.backbones._tower import DualEncoder
 
-__all__ = ["DualEncoder", "ModelEntry", "create", "models", "resolve_precision"]
+__all__ = ["DualEncoder", "ModelEntry", "create", "models", "precision_name", "resolve_precision"]

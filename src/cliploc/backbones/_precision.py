@@ -34,6 +34,16 @@ def resolve_precision(precision: str, device: str) -> torch.dtype:
     return _DTYPES[precision]
 
 
+def precision_name(dtype: torch.dtype) -> str:
+    """The name of a dtype, as `resolve_precision` takes it; torch's own for any other.
+
+    Example:
+        >>> precision_name(torch.bfloat16)
+        'bf16'
+    """
+    return {dtype: name for name, dtype in _DTYPES.items()}.get(dtype, str(dtype).removeprefix("torch."))
+
+
 def _native_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0) or torch.version.hip is not None

@@ -187,10 +187,9 @@ def _encoded(image: Image.Image, name: str) -> bytes:
 # ----------------------------------------------------------------------------------------------------------- document
 def model_settings(localizer: Localizer, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """What the model was asked for, with the defaults that it found filled in."""
-    dtype = str(localizer.backbone.dtype).removeprefix("torch.")
     return {
         **arguments,
         "templates": localizer.templates,
         "device": str(localizer.backbone.device),
-        "precision": {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}.get(dtype, dtype),
+        "precision": localizer.precision,
     }

@@ -197,7 +197,6 @@ def annotate(
                 words: {"threshold": threshold}
                 for words, threshold in zip(names.entries, names.thresholds, strict=True)
             },
-            "background": names.background,
             "settings": described,
         }
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -20,7 +20,6 @@ from cliploc.jobs.engine import Part, Shard
 from cliploc.jobs.labels import Labels
 from cliploc.jobs.pictures import bad_name
 from cliploc.jobs.worker import _reason as reason_of
-from cliploc.jobs.worker import _weights as weights_of
 from cliploc.localizer import DrawableLocalization, Localizer, out_of_memory
 from cliploc.schema import FloatArray
 
@@ -119,29 +118,7 @@ class AnnotateWorker:
 
     def describe(self) -> dict[str, Any]:
         """Everything that makes the boxes, the defaults filled in."""
-        localizer, chosen = self.localizer, self._settings.filter
-        dtype = str(localizer.backbone.dtype).removeprefix("torch.")
-        return {
-            "model": localizer.backbone.name,
-            "weights": weights_of(localizer.backbone),
-            "method": localizer.method.name,
-            "options": localizer.options_of(localizer.method.name, localizer.method_options),
-            "templates": localizer.templates,
-            "threshold": localizer.box_rule.threshold,
-            "refine": localizer.refine,
-            "scales": localizer.scales,
-            "flip": localizer.flip,
-            "resize": localizer.resize,
-            "image_size": localizer.input_hw,
-            "precision": {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}.get(dtype, dtype),
-            "batch_size": localizer.batch_size,
-            "min_presence": chosen.min_presence,
-            "min_score": chosen.min_score,
-            "max_boxes": chosen.max_boxes,
-            "min_area": chosen.min_area,
-            "nms_across": chosen.nms_across,
-            "groups": chosen.groups,
-        }
+        return {**self.localizer.describe(), **asdict(self._settings.filter)}
 
     def stream(
         self, shards: Iterable[Shard], on_images: Callable[[int], None] | None = None

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from cliploc.jobs.folder import RunKind, part_path, plain, room_for_parts, write
 from cliploc.jobs.folder import StoppedError as StoppedError
 from cliploc.jobs.notes import Notes
 from cliploc.jobs.plan import SHARD, Setting, View, WorkerSettings, shard_size, shards_of
-from cliploc.jobs.rows import arrow, rows_in, write_part
+from cliploc.jobs.rows import arrow, place_of, rows_in, write_part
 from cliploc.jobs.summary import COLUMNS, Summary, summarize
 from cliploc.schema import Dataset
 
@@ -236,10 +236,11 @@ def _failures(summary: Mapping[str, Summary]) -> dict[str, str]:
 
 # ----------------------------------------------------------------------------------------------------------- manifest
 def describe_dataset(dataset: Dataset, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """The dataset's entry in a manifest; `samples_sha256` covers ids, labels, sizes and boxes."""
+    """The dataset's entry in a manifest; `samples_sha256` covers ids, labels, sizes, boxes and the names of masks."""
     digest = hashlib.sha256()
     for one in dataset.samples:
-        facts = (one.id, one.label, one.size_wh, one.boxes_xyxy.tolist(), len(one.masks))
+        masks = [place_of(mask, dataset.root) for mask in (*one.masks, *([one.ignore] if one.ignore else []))]
+        facts = (one.id, one.label, one.size_wh, one.boxes_xyxy.tolist(), len(one.masks), masks)
         digest.update(json.dumps(facts).encode() + b"\n")
     return plain(
         {
@@ -250,7 +251,7 @@ def describe_dataset(dataset: Dataset, asked: Mapping[str, Any]) -> dict[str, An
             **asked,
             "samples": len(dataset),
             "samples_sha256": digest.hexdigest(),
-            "classes": [{"name": one.name, "wnid": one.wnid} for one in dataset.classes],
+            "classes": [asdict(one) for one in dataset.classes],
             "reasons": _reasons(dataset, asked.get("subset")),
             "problems": [{"kind": one.kind, "source": one.source, "reason": one.reason} for one in dataset.problems],
         }

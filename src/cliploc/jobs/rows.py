@@ -72,19 +72,20 @@ def row_schema() -> Any:
     )
 
 
+def place_of(path: Path, root: Path) -> str:
+    """A file's path below the dataset's folder; the whole path of a file outside of it."""
+    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
+
+
 # ------------------------------------------------------------------------------------------------------------ judging
 def sample_facts(sample: Sample, root: Path) -> Row:
     """The columns that are the same for every setting."""
     width, height = sample.size_wh
     sides = (sample.boxes_xyxy[:, 2:] - sample.boxes_xyxy[:, :2]).astype(np.float64)
     area = sides.prod(axis=1).max() / (width * height) if len(sides) else None
-    try:
-        path = sample.path.relative_to(root).as_posix()
-    except ValueError:  # a picture outside of the dataset's folder
-        path = sample.path.as_posix()
     return {
         "sample": sample.id,
-        "path": path,
+        "path": place_of(sample.path, root),
         "label": sample.label,
         "n_boxes": max(len(sides), len(sample.masks)),
         "area_share": area,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import os
 import signal
@@ -23,13 +22,13 @@ from torch.nn import functional as F
 
 from cliploc import prompts
 from cliploc.boxes import BoxRule
-from cliploc.errors import InputError, ModelError
+from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.jobs import rows as row
 from cliploc.jobs.engine import Part, Shard
 from cliploc.jobs.plan import Setting, View, WorkerSettings
 from cliploc.localizer import DrawableLocalization, Localizer, out_of_memory
 from cliploc.metrics import SIDE, one_thread
-from cliploc.schema import Backbone, FloatArray, Sample
+from cliploc.schema import FloatArray, Sample
 
 TOP = 5  # predictions kept of each picture
 BYTES = 2**21  # of maps that go to a judge at once
@@ -256,6 +255,11 @@ class _View:
 
     def _method(self, name: str, settings: Sequence[Setting]) -> _Method:
         options = settings[0].options
+        if other := next((one for one in settings if one.options != options), None):
+            raise UsageError(
+                f"expected the same options for each setting of {name} in a view, got others for {settings[0].id} and "
+                f"{other.id}: give each a view of its own"
+            )
         own = self.localizer.box_rule_of(name, options)
         rules = [own if one.threshold is None else replace(own, threshold=one.threshold) for one in settings]
         return _Method(name, options, tuple(settings), tuple(rules), own)
@@ -275,30 +279,18 @@ class _View:
                 known |= {"predictions": labels, "prediction_scores": values}
 
     def describe(self) -> list[dict[str, Any]]:
-        backbone, view = self.localizer.backbone, self.view
-        dtype = str(backbone.dtype).removeprefix("torch.")
+        view = self.view
         return [
             row.plain(
                 {
                     "id": setting.id,
-                    "model": view.model,
+                    **self.localizer.describe(method.name, method.options),
+                    "model": view.model,  # as it was asked for
                     "pretrained": view.pretrained,
-                    "weights": _weights(backbone),
-                    "method": setting.method,
-                    "options": self.localizer.options_of(method.name, method.options),
                     "head": view.head,
-                    "head_sha256": _digest_of(view.head),
                     "prompts": view.prompts,
-                    "templates": self.localizer.templates,
                     "threshold": _tau(rule),
                     "threshold_given": setting.threshold is not None,
-                    "refine": self.localizer.refine,
-                    "scales": self.localizer.scales,
-                    "flip": self.localizer.flip,
-                    "resize": self.localizer.resize,
-                    "image_size": self.localizer.input_hw,
-                    "precision": {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}.get(dtype, dtype),
-                    "batch_size": view.batch_size,
                 }
             )
             for method in self.methods
@@ -505,21 +497,6 @@ def _tau(rule: BoxRule) -> float:
 def _is_of(found: Found, sample: Sample, view: _View) -> bool:
     result = next(iter(found.values()))
     return result.source == str(sample.path) and result.names[0] == view.labels[sample.label]
-
-
-def _weights(backbone: Backbone) -> str:
-    """What tells these weights from all others."""
-    fingerprint: str | None = getattr(backbone, "fingerprint", None)
-    if fingerprint is not None:
-        return fingerprint
-    digest = hashlib.sha256()
-    for name, tensor in sorted(getattr(backbone, "state_dict", dict)().items()):
-        digest.update(name.encode() + tensor.detach().cpu().flatten().clone().view(torch.uint8).numpy().tobytes())
-    return f"parameters sha256 {digest.hexdigest()}"
-
-
-def _digest_of(file: str | None) -> str | None:
-    return None if file is None else hashlib.sha256(Path(file).expanduser().read_bytes()).hexdigest()
 
 
 def _reason(error: BaseException) -> str:

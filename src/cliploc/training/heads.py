@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -193,6 +193,12 @@ class SemanticHead(nn.Module, ABC):
         return pooled if text is None else pooled @ text.T
 
     # ------------------------------------------------------------------------------------------ for a saliency method
+    def digest(self) -> str:
+        """SHA-256 of its description and weights; how it was trained is no part of it."""
+        digest = hashlib.sha256(json.dumps({**asdict(self.config), "training": None}).encode())
+        digest.update(tensors_digest(self.state_dict()))
+        return digest.hexdigest()
+
     def needs(self) -> Needs:
         """What it reads from the trace."""
         return seen_needs(self.tower_kind, self.reads_attention, self.config.reads_dense)
@@ -347,18 +353,27 @@ HEADS: dict[str, type[SemanticHead]] = {head.method: head for head in (TsCamHead
 
 # ------------------------------------------------------------------------------------------------------ the tower's id
 def weights_hash(backbone: Backbone) -> str:
-    """SHA-256 of what a backbone computes with: its fingerprint where it has one, else its weights themselves."""
-    digest = hashlib.sha256()
+    """SHA-256 of what a backbone computes with: how it normalises pixels, and its fingerprint, else its weights."""
+    black_and_white = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 1, 1).to(backbone.device)
+    levels = [round(level, 3) for level in backbone.normalize(black_and_white).flatten().tolist()]
+    digest = hashlib.sha256(json.dumps(levels).encode())
     fingerprint = getattr(backbone, "fingerprint", None)
     if fingerprint:
         digest.update(str(fingerprint).encode())
     elif isinstance(backbone, nn.Module):
-        for name, tensor in sorted(backbone.state_dict().items()):
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(tensors_digest(backbone.state_dict()))
     else:
         digest.update(backbone.name.encode())
     return digest.hexdigest()
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> bytes:
+    """SHA-256 of named tensors: names, shapes, types and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.digest()
 
 
 @torch.no_grad()

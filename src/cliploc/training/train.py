@@ -270,7 +270,8 @@ def train(
         head = head_class(config)
     run = _Run(settings, cache, pictures.labels, parts, text, head, accelerator)
     folder = out.with_name(out.name + ".training")
-    asked = hashlib.sha256(f"{asdict(config)} {parts} {cache.folder.name}".encode("utf-8", "replace")).hexdigest()
+    says = f"{asdict(config)} {parts} {pictures.labels} {cache.folder.name}"
+    asked = hashlib.sha256(says.encode("utf-8", "replace")).hexdigest()
     if not restart:
         run.resume(folder / "checkpoint.safetensors", asked)
     board = _tensorboard(folder) if tensorboard and first else None

@@ -38,11 +38,13 @@ class Offer:
         model: as `Localizer` takes it.
         pretrained: which weights; None for its own.
         heads: method → the file of layers trained for it on this model.
+        precision: of its tower; None for the default.
     """
 
     model: str
     pretrained: str | None = None
     heads: Mapping[str, str] = field(default_factory=dict)
+    precision: str | None = None
 
     @property
     def label(self) -> str:
@@ -51,8 +53,9 @@ class Offer:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """`model` and `pretrained`, a file by its name only."""
-        return {"model": self.model, "pretrained": None if self.pretrained is None else _bare(self.pretrained)}
+        """`model`, `pretrained` (a file by its name only) and `precision`."""
+        weights = None if self.pretrained is None else _bare(self.pretrained)
+        return {"model": self.model, "pretrained": weights, "precision": self.precision}
 
     def arguments_of(self, method: str) -> dict[str, Any]:
         """`method`, and `head` where it has one, by its name only."""
@@ -153,7 +156,8 @@ class Engine:
     ) -> None:
         if not offers:
             raise UsageError("expected at least one model, got none: leave --model out for mini")
-        self.offers = {offer.label: offer for offer in offers}
+        chosen = None if precision == "fp32" else precision
+        self.offers = {offer.label: replace(offer, precision=chosen) for offer in offers}
         self.max_pixels = max_pixels
         self._how: dict[str, Any] = {"device": device, "precision": precision}
         self._loaded: OrderedDict[str, Backbone] = OrderedDict()

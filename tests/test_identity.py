@@ -1,0 +1,621 @@
+"""Two runs are the same only if everything that changes results is the same: every option is listed here once.
+
+Each table below names every parameter of one function or command. A parameter either has a second value, with which the
+run must count as another one, or stands among the harmless ones, with the reason. A parameter in neither fails.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cliploc import backbones
+from cliploc.boxes import BoxRule
+from cliploc.cli import main
+from cliploc.cli.annotate import annotate as annotate_command
+from cliploc.cli.benchmark import benchmark as benchmark_command
+from cliploc.datasets import subsets
+from cliploc.errors import UsageError
+from cliploc.jobs.annotate import annotate
+from cliploc.jobs.annotator import BoxFilter
+from cliploc.localizer import Localizer
+from cliploc.memory import Memory
+from cliploc.schema import Needs
+from cliploc.training import HeadConfig, TrainSettings, TsCamHead, read_csv, train
+from cliploc.training.features import FeatureCache, Wanted
+from cliploc.training.heads import answer, save_head, weights_hash
+from cliploc.web.engine import Engine, Offer
+from cliploc.web.settings import LIVE, Settings, command_lines, python_lines
+from tests.tiny import tower
+
+GRID = (8, 8)
+OTHER_RUN = "holds a run with other settings"
+
+
+def create(model: str = "mini", pretrained: str | None = None, device: str = "cpu", *, precision: str = "fp32") -> Any:
+    """Tiny towers under the names of models: their weights depend on `pretrained`."""
+    backbone = tower({"mini": "gap_cnn", "mini-vit": "vit"}[model], GRID, seed=0 if pretrained is None else 1)
+    for part in backbone.children():
+        part.to(backbones.resolve_precision(precision, device))
+    return backbone
+
+
+@pytest.fixture(autouse=True)
+def tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backbones, "create", create)
+
+
+def write_head(path: Path, seed: int) -> Path:
+    """A head of the tiny CNN."""
+    backbone = create()
+    features = backbone.trace(torch.zeros(1, 3, *backbone.input_hw), Needs(features=(-1,))).features[-1]
+    config = HeadConfig(
+        "ts_cam", "open", (("red",),), features.shape[1], backbone.embedding_size, backbone.logit_scale, backbone.name,
+        "cnn", weights_hash(backbone), start="random",
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        save_head(path, TsCamHead(config), answer(backbone))
+    return path
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_head(tmp_path_factory.mktemp("head") / "head.safetensors", 0)
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[object, Callable[[Path], Any]], Path]:
+    """The folder of a run that several tests compare with; one that is refused leaves it as it is."""
+    done: dict[str, Path] = {}
+
+    def folder(what: object, run: Callable[[Path], Any]) -> Path:
+        if str(what) not in done:
+            out = tmp_path_factory.mktemp("run")
+            run(out)
+            done[str(what)] = out
+        return done[str(what)]
+
+    return folder
+
+
+@dataclass(frozen=True)
+class Second:
+    """A second value of a parameter, and what else the two runs have in common."""
+
+    value: Any
+    base: Mapping[str, Any] = field(default_factory=dict)
+
+
+def parameters(function: Callable[..., Any]) -> set[str]:
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {one.name for one in inspect.signature(function).parameters.values() if one.kind in kinds} - {"self"}
+
+
+def assert_each_is_listed(names: set[str], seconds: Mapping[str, Any], harmless: Mapping[str, str]) -> None:
+    """The two tables hold each name once, and every harmless one has a reason."""
+    assert not names - seconds.keys() - harmless.keys(), "give a second value, or say why it cannot change results"
+    assert not (seconds.keys() | harmless.keys()) - names, "no longer an option"
+    assert not seconds.keys() & harmless.keys()
+    assert all(len(reason) > 10 for reason in harmless.values())
+
+
+# ---------------------------------------------------------------------------------------------------------- Localizer
+OF_LOCALIZER: dict[str, Second] = {
+    "model": Second("mini-vit", {"method": "grad_cam"}),
+    "pretrained": Second("other"),
+    "method": Second("layer_cam"),
+    "method_options": Second({"stages": (-1, -2)}, {"method": "layer_cam"}),
+    "head": Second("HEAD", {"method": "ts_cam+cam"}),
+    "ensemble": Second("rank", {"method": "cam+layer_cam"}),
+    "templates": Second("name-only"),
+    "background": Second(("grass",)),
+    "resize": Second("pad"),
+    "image_size": Second(40),
+    "scales": Second((1, 1.5)),
+    "flip": Second(True),
+    "refine": Second(("affinity",)),
+    "threshold": Second(0.77),
+    "components": Second("largest"),
+    "min_area": Second(0.01),
+    "max_boxes": Second(1),
+    "nms_iou": Second(0.25),
+    "min_presence": Second(0.25),
+    "precision": Second("bf16"),
+    "masked_precision": Second("bf16"),
+    "batch_size": Second(3),
+}
+HARMLESS_IN_LOCALIZER = {
+    "device": "where it is computed; only last bits differ, and the precision that auto chose there is described",
+    "text_cache": "keeps embeddings of names, under the model, words and templates; runs do without it",
+    "memory": "keeps what towers computed, under all that it depends on",
+}
+
+
+def test_every_parameter_of_localizer_is_listed() -> None:
+    assert_each_is_listed(parameters(Localizer.__init__), OF_LOCALIZER, HARMLESS_IN_LOCALIZER)
+
+
+def of_localizer(name: str, head: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Two sets of arguments that differ in one parameter alone."""
+    second = OF_LOCALIZER[name]
+    base = {"device": "cpu", **second.base}
+    if name == "head":  # TS-CAM runs on a CNN with a head only: the same name, another content
+        return base | {"head": head}, base | {"head": write_head(head.with_name("other.safetensors"), 1)}
+    return base, {**base, name: second.value}
+
+
+@pytest.mark.parametrize("name", OF_LOCALIZER)
+def test_each_option_of_localizer_changes_its_description(name: str, head: Path) -> None:
+    one, other = (Localizer(**arguments).describe() for arguments in of_localizer(name, head))
+    assert one.keys() == other.keys()
+    assert one != other
+    assert json.dumps(one) != json.dumps(other)  # as a manifest holds it
+
+
+def test_what_is_harmless_and_what_is_only_said_otherwise_changes_nothing() -> None:
+    plain = Localizer(device="cpu").describe()
+    for same in (
+        {"text_cache": False},
+        {"memory": Memory()},
+        {"device": None} if not torch.cuda.is_available() and not torch.backends.mps.is_available() else {},
+        {"method": "cam", "threshold": plain["threshold"]},
+        {"templates": "default", "scales": [1], "masked_precision": "fp32", "ensemble": "rank"},
+    ):
+        assert Localizer(**{"device": "cpu", **same}).describe() == plain
+
+
+def test_the_description_has_every_field_of_the_box_rule_and_is_of_the_method_asked_for(head: Path) -> None:
+    localizer = Localizer(method="cam", device="cpu")
+    assert {one.name for one in dataclasses.fields(BoxRule)} <= localizer.describe().keys()
+    other = localizer.describe("layer_cam", {"stages": (-1, -2)})
+    assert other == Localizer(method="layer_cam", method_options={"stages": (-1, -2)}, device="cpu").describe()
+    named, given = (
+        Localizer(method="ts_cam", device="cpu", **how).describe()
+        for how in ({"head": head}, {"method_options": {"head": str(head)}})
+    )
+    assert named == given
+
+
+@pytest.mark.parametrize("how", ["head", "option"])
+def test_a_head_replaced_under_the_same_name_is_another_run(how: str, tmp_path: Path) -> None:
+    path = tmp_path / "head.safetensors"
+    arguments: dict[str, Any] = {"head": path} if how == "head" else {"method_options": {"head": str(path)}}
+    described = []
+    for seed in (0, 0, 1):
+        write_head(path, seed)
+        described.append(Localizer(method="ts_cam", device="cpu", **arguments).describe())
+    assert described[0] == described[1] != described[2]
+
+
+def test_weights_are_told_apart_by_pixels_normalised_otherwise() -> None:
+    one, other = create(), create()
+    other.mean = other.mean + 0.1  # no part of the state that is saved
+    assert weights_hash(one) == weights_hash(create())
+    assert weights_hash(one) != weights_hash(other)
+
+
+# ----------------------------------------------------------------------------------------------------------- annotate
+OF_ANNOTATE: dict[str, Second] = {
+    "labels": Second(["red"]),
+    "min_presence": Second(0.1),
+    "min_score": Second(0.1),
+    "max_boxes": Second(1),
+    "min_area": Second(0.02),
+    "nms_across": Second(0.4),
+    "groups": Second("drop"),
+}
+ONLY_TOLD = "told of the progress"
+HARMLESS_IN_ANNOTATE = {
+    "pictures": "rows are kept under each picture's name: others are added",
+    "out": "the folder of the run itself",
+    "formats": "files made of the boxes that are there",
+    "review": "a page made of the boxes that are there",
+    "decisions": "kept beside the boxes, for the run that they were made of",
+    "limit": "which pictures, not what is found in them",
+    "retry": "which pictures, not what is found in them",
+    "image_url": "in an export only",
+    "engine": "what carries it out: parts do not depend on it",
+    "shard": "how many pictures lie in a file; batches stay whole",
+    **dict.fromkeys(("on_start", "on_images", "on_note", "on_write"), ONLY_TOLD),
+}
+RESERVED = {"background", "min_presence", "min_area", "max_boxes", "text_cache"}  # annotate has its own, or none
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("photos")
+    pixels = np.full((40, 48, 3), 128, np.uint8)
+    pixels[8:24, 8:28] = (255, 0, 0)
+    Image.fromarray(pixels).save(root / "one.png")
+    return root
+
+
+def annotated(photos: Path, out: Path, changed: Mapping[str, Any]) -> Any:
+    arguments = {
+        "pictures": photos, "labels": ["red", "blue"], "out": out, "formats": ["csv"], "review": 0, "device": "cpu",
+    }  # fmt: skip
+    return annotate(**{**arguments, **changed})
+
+
+def test_every_parameter_of_annotate_is_listed() -> None:
+    assert_each_is_listed(parameters(annotate), OF_ANNOTATE, HARMLESS_IN_ANNOTATE)
+    assert {one.name for one in dataclasses.fields(BoxFilter)} <= OF_ANNOTATE.keys()
+    assert parameters(Localizer.__init__) >= RESERVED
+
+
+@pytest.mark.parametrize("name", OF_ANNOTATE)
+def test_each_option_of_annotate_makes_another_run(name: str, photos: Path, once: Any) -> None:
+    out = once("annotate", lambda out: annotated(photos, out, {}))
+    with pytest.raises(UsageError, match=OTHER_RUN):
+        annotated(photos, out, {name: OF_ANNOTATE[name].value})
+    assert annotated(photos, out, {}).computed == 0
+
+
+@pytest.mark.parametrize("name", sorted(set(OF_LOCALIZER) - RESERVED))
+def test_each_option_of_the_model_makes_another_annotation(name: str, photos: Path, head: Path, once: Any) -> None:
+    one, other = of_localizer(name, head)
+    out = once(["annotate", one], lambda out: annotated(photos, out, one))
+    with pytest.raises(UsageError, match=OTHER_RUN):
+        annotated(photos, out, other)
+
+
+@pytest.mark.parametrize("name", sorted(RESERVED))
+def test_options_of_the_model_that_annotate_has_itself_are_refused_or_its_own(
+    name: str, photos: Path, tmp_path: Path
+) -> None:
+    if name in parameters(annotate):
+        assert name in OF_ANNOTATE
+    else:
+        with pytest.raises(UsageError, match="not an option of the model here"):
+            annotated(photos, tmp_path, {name: True})
+
+
+def test_a_background_makes_another_annotation(photos: Path, once: Any) -> None:
+    out = once("annotate", lambda out: annotated(photos, out, {}))
+    with pytest.raises(UsageError, match=rf"{OTHER_RUN}.*settings\.background"):
+        annotated(photos, out, {"labels": ["red", "blue", "background: lawn"]})
+
+
+def test_a_head_replaced_under_the_same_name_makes_another_annotation(photos: Path, tmp_path: Path) -> None:
+    head = write_head(tmp_path / "head.safetensors", 0)
+    annotated(photos, tmp_path / "out", {"head": head})
+    write_head(head, 1)
+    with pytest.raises(UsageError, match=rf"{OTHER_RUN}.*settings\.heads"):
+        annotated(photos, tmp_path / "out", {"head": head})
+
+
+# ---------------------------------------------------------------------------------------------------------- benchmark
+pytest.importorskip("pyarrow")
+
+from cliploc.jobs.benchmark import run_benchmark  # noqa: E402
+from cliploc.jobs.plan import Setting, View  # noqa: E402
+from tests.jobs.samples import dataset, wsol_folder  # noqa: E402
+
+VIEW = View(device="cpu", batch_size=2)
+SETTING = Setting("one", 0, "cam")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two pictures, the first of a class of the subset."""
+    root = wsol_folder(tmp_path_factory.mktemp("data") / "wsol", 2)
+    label = int((root / "metadata/class_labels.txt").read_text().splitlines()[0].split(",")[1])
+    lines = (root / "synsets.csv").read_text().splitlines()
+    first, *others = subsets.get("ten-classes").reasons
+    lines[label + 1] = f"{label},{first},x"
+    lines += [f"{len(lines) - 1 + number},{wnid},x" for number, wnid in enumerate(others)]
+    (root / "synsets.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def of_dataset(change: str) -> Callable[[Path], Any]:
+    def changed(root: Path) -> Any:
+        whole = dataset(root)
+        first = whole.samples[0]
+        return {
+            "samples": replace(whole, samples=whole.samples[:1]),
+            "boxes": replace(whole, samples=(replace(first, boxes_xyxy=first.boxes_xyxy + 1), *whole.samples[1:])),
+            "masks": replace(whole, samples=(replace(first, masks=(root / "a.png",)), *whole.samples[1:])),
+            "ignore": replace(whole, samples=(replace(first, ignore=root / "a.png"), *whole.samples[1:])),
+            "synonyms": replace(
+                whole, classes=tuple(replace(one, synonyms=(one.name, "thing")) for one in whole.classes)
+            ),
+            "name": replace(whole, name="another"),
+        }[change]
+
+    return changed
+
+
+OF_VIEW: dict[str, Second] = {
+    "model": Second("mini-vit", {"method": "grad_cam"}),
+    "pretrained": Second("other"),
+    "prompts": Second("mine"),
+    "templates": Second(("a {}.",)),
+    "head": Second("HEAD", {"method": "ts_cam"}),
+    "refine": Second(("affinity",)),
+    "scales": Second((1.0, 1.5)),
+    "flip": Second(True),
+    "resize": Second("pad"),
+    "image_size": Second(40),
+    "precision": Second("bf16"),
+    "batch_size": Second(3),
+}
+HARMLESS_IN_VIEW = {"device": HARMLESS_IN_LOCALIZER["device"]}
+OF_SETTING: dict[str, Second] = {
+    "id": Second("two"),
+    "method": Second("layer_cam"),
+    "options": Second({"stages": (-1, -2)}, {"method": "layer_cam"}),
+    "threshold": Second(0.5),
+}
+HARMLESS_IN_SETTING = {"view": "a number in a list; the view itself counts"}
+OF_BENCHMARK = {"dataset", "views", "settings", "save_maps", "shard", "asked"}
+HARMLESS_IN_BENCHMARK = {
+    "out": "the folder of the run itself",
+    "engine": "what carries it out: parts do not depend on it",
+    "judges": "how many processes compare maps with boxes",
+    **dict.fromkeys(("on_start", "on_images", "on_note", "on_end"), ONLY_TOLD),
+}
+
+
+def benchmarked(root: Path, out: Path, view: View = VIEW, setting: Setting = SETTING, **changed: Any) -> Any:
+    arguments: dict[str, Any] = {"dataset": dataset(root), "shard": 2, "judges": 0, **changed}
+    return run_benchmark(arguments.pop("dataset"), [view], [setting], out, **arguments)
+
+
+def test_every_parameter_of_the_benchmark_is_listed() -> None:
+    assert_each_is_listed(parameters(run_benchmark), dict.fromkeys(OF_BENCHMARK), HARMLESS_IN_BENCHMARK)
+    assert_each_is_listed({one.name for one in dataclasses.fields(View)}, OF_VIEW, HARMLESS_IN_VIEW)
+    assert_each_is_listed({one.name for one in dataclasses.fields(Setting)}, OF_SETTING, HARMLESS_IN_SETTING)
+
+
+@pytest.mark.parametrize("change", ["samples", "boxes", "masks", "ignore", "synonyms", "name"])
+def test_another_dataset_makes_another_benchmark(change: str, root: Path, once: Any) -> None:
+    out = once(SETTING, lambda out: benchmarked(root, out))
+    with pytest.raises(UsageError, match=OTHER_RUN):
+        benchmarked(root, out, dataset=of_dataset(change)(root))
+
+
+@pytest.mark.parametrize("changed", [{"save_maps": True}, {"shard": 4}, {"asked": {"limit": 2}}], ids=str)
+def test_each_option_of_the_benchmark_makes_another_run(changed: dict[str, Any], root: Path, once: Any) -> None:
+    out = once(SETTING, lambda out: benchmarked(root, out))
+    with pytest.raises(UsageError, match=OTHER_RUN):
+        benchmarked(root, out, **changed)
+
+
+@pytest.mark.parametrize("name", OF_VIEW)
+def test_each_option_of_a_view_makes_another_benchmark(name: str, root: Path, once: Any, tmp_path: Path) -> None:
+    setting = replace(SETTING, **OF_VIEW[name].base)
+    if name == "head":  # another content under the same name
+        view = other = replace(VIEW, head=str(write_head(tmp_path / "head.safetensors", 0)))
+    else:
+        view, other = VIEW, replace(VIEW, **{name: OF_VIEW[name].value})
+    out = once([view, setting] if view != VIEW else setting, lambda out: benchmarked(root, out, view, setting))
+    if name == "head":
+        write_head(tmp_path / "head.safetensors", 1)
+    with pytest.raises(UsageError, match=OTHER_RUN):
+        benchmarked(root, out, other, setting)
+
+
+@pytest.mark.parametrize("name", OF_SETTING)
+def test_each_option_of_a_setting_makes_another_benchmark(name: str, root: Path, once: Any) -> None:
+    setting = replace(SETTING, **OF_SETTING[name].base)
+    out = once(setting, lambda out: benchmarked(root, out, setting=setting))
+    with pytest.raises(UsageError, match=OTHER_RUN):
+        benchmarked(root, out, setting=replace(setting, **{name: OF_SETTING[name].value}))
+
+
+def test_settings_of_one_view_and_method_with_other_options_are_refused(root: Path, tmp_path: Path) -> None:
+    """The options of the first went for both."""
+    settings = [Setting("one", 0, "layer_cam"), Setting("two", 0, "layer_cam", {"stages": (-1, -2)})]
+    with pytest.raises(UsageError, match="expected the same options for each setting of layer_cam in a view"):
+        run_benchmark(dataset(root), [VIEW], settings, tmp_path, judges=0)
+    views = [VIEW, replace(VIEW, prompts="again")]
+    result = run_benchmark(dataset(root), views, [settings[0], replace(settings[1], view=1)], tmp_path, judges=0)
+    assert result.summary.keys() == {"one", "two"}
+
+
+# -------------------------------------------------------------------------------------------------------- command line
+ANNOTATE = ("annotate", "PHOTOS", "--labels", "LABELS", "--out", "OUT", "--format", "csv", "--device", "cpu")
+OF_ANNOTATE_COMMAND: dict[str, tuple[str, ...]] = {
+    "labels": ("--labels", "OTHER"),
+    "min_presence": ("--min-presence", "0.1"),
+    "min_score": ("--min-score", "0.1"),
+    "max_boxes": ("--max-boxes", "1"),
+    "min_area": ("--min-area", "0.02"),
+    "nms_across": ("--nms-across", "0.4"),
+    "groups": ("--groups", "drop"),
+    "model": ("--model", "mini-vit", "--method", "grad_cam"),
+    "pretrained": ("--pretrained", "other"),
+    "method": ("--method", "layer_cam"),
+    "option": ("--method", "layer_cam", "-o", "stages=-1,-2"),
+    "threshold": ("--threshold", "0.77"),
+    "resize": ("--resize", "pad"),
+    "image_size": ("--image-size", "40"),
+    "scales": ("--scales", "1,1.5"),
+    "flip": ("--flip",),
+    "refine": ("--refine", "affinity"),
+    "template": ("--template", "name-only"),
+    "precision": ("--precision", "bf16"),
+    "batch_size": ("--batch-size", "3"),
+}
+BASE_OF_COMMAND = {
+    "model": ("--method", "grad_cam"),
+    "option": ("--method", "layer_cam"),
+    "seed": ("--sample", "1"),
+}
+HARMLESS_IN_ANNOTATE_COMMAND: dict[str, tuple[tuple[str, ...], str]] = {
+    "pictures": ((), HARMLESS_IN_ANNOTATE["pictures"]),
+    "out": ((), HARMLESS_IN_ANNOTATE["out"]),
+    "formats": (("--format", "coco"), HARMLESS_IN_ANNOTATE["formats"]),
+    "review": (("--review", "0"), HARMLESS_IN_ANNOTATE["review"]),
+    "apply": ((), HARMLESS_IN_ANNOTATE["decisions"]),
+    "limit": (("--limit", "1"), HARMLESS_IN_ANNOTATE["limit"]),
+    "retry": (("--retry",), HARMLESS_IN_ANNOTATE["retry"]),
+    "image_url": (("--image-url", "x"), HARMLESS_IN_ANNOTATE["image_url"]),
+    "device": ((), HARMLESS_IN_LOCALIZER["device"]),
+    "engine": (("--engine", "local"), HARMLESS_IN_ANNOTATE["engine"]),
+    "address": ((), "of the cluster that carries it out"),
+    "threads": (("--threads", "1"), "how many processors: sums in another order may end in another last bit"),
+    "as_json": (("--json",), "how the outcome is printed"),
+    "debug": (("--debug",), "how an error is printed"),
+}
+BENCHMARK = (
+    *("benchmark", "--dataset", "wsol", "--root", "ROOT", "--out", "OUT", "--device", "cpu", "--workers", "1"),
+    *("--batch-size", "2"),
+)
+OF_BENCHMARK_COMMAND: dict[str, tuple[str, ...]] = {
+    "split": ("--split", "tune"),
+    "subset": ("--subset", "ten-classes"),
+    "classes": ("--classes", "CLASS"),
+    "limit": ("--limit", "1"),
+    "sample": ("--sample", "1"),
+    "seed": ("--sample", "1", "--seed", "1"),
+    "model": ("--model", "mini-vit", "--method", "grad_cam"),
+    "pretrained": ("--pretrained", "other"),
+    "method": ("--method", "layer_cam"),
+    "option": ("--method", "layer_cam", "-o", "stages=-1,-2"),
+    "head": ("--method", "cam,ts_cam", "--head", "HEAD"),
+    "template": ("--template", "name-only"),
+    "threshold": ("--threshold", "0.77"),
+    "resize": ("--resize", "pad"),
+    "image_size": ("--image-size", "40"),
+    "scales": ("--scales", "1,1.5"),
+    "flip": ("--flip",),
+    "refine": ("--refine", "affinity"),
+    "precision": ("--precision", "bf16"),
+    "batch_size": ("--batch-size", "1"),
+    "save_maps": ("--save-maps",),
+}
+HARMLESS_IN_BENCHMARK_COMMAND: dict[str, tuple[tuple[str, ...], str]] = {
+    "dataset": ((), "its name, classes and samples count, by `run_benchmark`'s own test"),
+    "root": ((), "a dataset may be moved; a checksum of its samples counts"),
+    "out": ((), HARMLESS_IN_BENCHMARK["out"]),
+    "workers": (("--workers", "2"), HARMLESS_IN_BENCHMARK["judges"]),
+    **{
+        name: HARMLESS_IN_ANNOTATE_COMMAND[name]
+        for name in ("device", "engine", "address", "threads", "as_json", "debug")
+    },
+}
+
+
+@pytest.fixture
+def command(
+    photos: Path, root: Path, head: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[[Path, Sequence[str]], tuple[int, str]]]:
+    (tmp_path / "labels.txt").write_text("red\nblue\n")
+    (tmp_path / "other.txt").write_text("red\n")
+    first = dataset(root)
+    places = {
+        "PHOTOS": photos, "LABELS": tmp_path / "labels.txt", "OTHER": tmp_path / "other.txt",
+        "ROOT": root, "HEAD": head, "CLASS": first.classes[first.samples[0].label].name,
+    }  # fmt: skip
+
+    def run(out: Path, words: Sequence[str]) -> tuple[int, str]:
+        code = main([str(out) if word == "OUT" else str(places.get(word, word)) for word in words])
+        return code, capsys.readouterr().err
+
+    threads = torch.get_num_threads()
+    yield run
+    torch.set_num_threads(threads)
+
+
+def test_every_option_of_the_commands_is_listed() -> None:
+    for function, seconds, harmless in (
+        (annotate_command, OF_ANNOTATE_COMMAND, HARMLESS_IN_ANNOTATE_COMMAND),
+        (benchmark_command, OF_BENCHMARK_COMMAND, HARMLESS_IN_BENCHMARK_COMMAND),
+    ):
+        assert_each_is_listed(parameters(function), seconds, {key: reason for key, (_, reason) in harmless.items()})
+
+
+COMMANDS = {"annotate": (ANNOTATE, OF_ANNOTATE_COMMAND), "benchmark": (BENCHMARK, OF_BENCHMARK_COMMAND)}
+
+
+@pytest.mark.parametrize(("which", "name"), [(which, name) for which, (_, names) in COMMANDS.items() for name in names])
+def test_each_option_of_the_commands_makes_another_run(which: str, name: str, command: Any, once: Any) -> None:
+    words, seconds = COMMANDS[which]
+    base = (*words, *BASE_OF_COMMAND.get(name, ()))
+    out = once(base, lambda out: command(out, base))
+    code, err = command(out, (*words, *seconds[name]))
+    assert code == 2, err
+    assert OTHER_RUN in err
+
+
+def test_harmless_options_of_the_commands_go_on_with_the_run(command: Any, once: Any) -> None:
+    for words, harmless, said in (
+        (ANNOTATE, HARMLESS_IN_ANNOTATE_COMMAND, "0 of them now"),
+        (BENCHMARK, HARMLESS_IN_BENCHMARK_COMMAND, "gone on with"),
+    ):
+        out = once(words, lambda out, words=words: command(out, words))
+        for more, _ in harmless.values():
+            if more:
+                code, err = command(out, (*words, *more))
+                assert code == 0, (more, err)
+                assert said in err
+
+
+# ---------------------------------------------------------------------------------------- what else tells results apart
+def test_every_setting_of_the_page_is_computed_anew_or_moves_boxes_and_colours_alone() -> None:
+    """And each of them stands in the lines that repeat what was seen."""
+    seconds: dict[str, Any] = {
+        "names": "dog", "model": "other", "method": "layer_cam", "compare": "cam", "resize": "pad", "scales": "1,1.5",
+        "flip": True, "templates": "name-only", "refine": ("guided",), "min_presence": 0.2, "threshold": 0.3,
+        "compare_threshold": 0.2, "max_boxes": 2, "min_score": 0.1, "opacity": 0.2,
+    }  # fmt: skip
+    from_look = {"model", "method", "compare", "threshold", "compare_threshold"}  # the lines are told by the look
+    assert seconds.keys() == {one.name for one in dataclasses.fields(Settings)}
+    plain = Settings(names="cat")
+    lines: list[Callable[[Settings], str]] = [
+        lambda s: python_lines(s, "a.jpg", {"model": "mini"}, [({"method": "cam"}, 0.4)])
+    ]
+    lines.append(lambda s: command_lines(s, "a.jpg", {"model": "mini"}, [({"method": "cam"}, 0.4)]))
+    for name, value in seconds.items():
+        other = replace(plain, **{name: value})
+        assert (other.computed == plain.computed) == (name in LIVE), name
+        if name not in from_look:
+            assert lines[0](other) != lines[0](plain), name
+        if name not in from_look | {"min_score", "opacity"}:  # no options of the command
+            assert lines[1](other) != lines[1](plain), name
+
+
+def test_the_lines_of_the_page_say_the_servers_precision() -> None:
+    for precision, said in (("fp32", None), ("bf16", "bf16")):
+        [offer] = Engine([Offer("mini")], "cpu", precision).offers.values()
+        assert offer.arguments["precision"] == said
+        lines = python_lines(Settings(names="cat"), "a.jpg", offer.arguments, [({"method": "cam"}, 0.4)])
+        assert ("precision='bf16'" in lines) == (said is not None)
+
+
+def test_features_of_pixels_normalised_otherwise_are_not_taken_for_the_same(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text(f"path,label\n{photos / 'one.png'},red\nno.png,blue\n")
+    pictures, wanted = read_csv(tmp_path / "list.csv"), Wanted(False, 0, (32, 32))
+    one, other = create(), create()
+    other.mean = other.mean + 0.1
+    folders = [FeatureCache(tmp_path, backbone, pictures, wanted).folder for backbone in (one, create(), other)]
+    assert folders[0] == folders[1] != folders[2]
+
+
+def test_a_training_with_other_labels_does_not_go_on_with_the_checkpoint(photos: Path, tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    for name in ("a", "b", "c", "d"):
+        (tmp_path / f"{name}.png").write_bytes((photos / "one.png").read_bytes())
+    settings = TrainSettings.published("ts_cam", "open", epochs=1, held_out=0.0)
+
+    def trained(labels: str) -> Any:
+        lines = [f"{name}.png,{label}" for name, label in zip("abcd", labels.split(), strict=True)]
+        (tmp_path / "list.csv").write_text("\n".join(["path,label", *lines]) + "\n")
+        return train(create(), read_csv(tmp_path / "list.csv"), tmp_path / "head.safetensors", settings)
+
+    trained("red red blue blue")
+    with pytest.raises(UsageError, match="--restart"):
+        trained("red blue blue red")
