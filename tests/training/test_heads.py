@@ -85,7 +85,7 @@ def semantic_maps(trained: Any, x: np.ndarray, attention: np.ndarray) -> np.ndar
     z = w["fc_mean.weight"] @ mean + w["fc_mean.bias"] + w["fc_max.weight"] @ largest + w["fc_max.bias"]
     mixture = [1 / (1 + math.exp(-value)) for value in z]
     kernel = sum(m * expert for m, expert in zip(mixture, w["experts"], strict=True))
-    return conv3x3(x, kernel, None)
+    return conv3x3(x, kernel, w["bias"])
 
 
 def smoothed(trained: Any, maps: np.ndarray) -> np.ndarray:
@@ -272,6 +272,18 @@ def test_a_saved_head_is_the_same_head(saved: Any) -> None:
     assert torch.equal(loaded.maps(features), trained.maps(features))
     with safe_open(path, framework="pt") as file:
         assert json.loads(file.metadata()["cliploc_head"])["classes"] == [list(words) for words in CLASSES]
+
+
+def test_an_lctr_head_of_format_1_is_read_with_biases_of_zero(saved: Any) -> None:
+    backbone, trained, path = saved
+    tensors = load_file(path)
+    del tensors["head.bias"]  # as `cliploc train lctr` wrote it before the head had one
+    description = {**json.loads(json.dumps(dataclasses.asdict(trained.config))), "format": 1}
+    save_file(tensors, path, {"cliploc_head": json.dumps(description)})
+    loaded = load_head(path, backbone)
+    assert (loaded.bias == 0).all()
+    features = look(ctx_for(backbone, "lctr", {"head": loaded}, [("red",)]), attention=True, dense=False)
+    torch.testing.assert_close(loaded.maps(features) + trained.bias[:, None, None], trained.maps(features))
 
 
 def test_a_head_of_another_tower_is_refused_by_name(saved: Any) -> None:

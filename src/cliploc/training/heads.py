@@ -27,7 +27,8 @@ from cliploc.saliency._infra.attention import mean_attention, patches_of
 from cliploc.schema import Backbone, Context, Needs, TowerKind
 from cliploc.training.files import write_whole
 
-FORMAT = 1  # of a saved head
+FORMAT = 2  # of a saved head
+READABLE = (1, FORMAT)  # 1: LCTR's heads had no bias
 SAME_ANSWER = 0.999  # cosine: rounding of a lower precision stays above it, other weights far below
 HeadKind = Literal["closed", "open"]
 Start = Literal["zero-shot", "random"]
@@ -281,9 +282,12 @@ class LctrHead(SemanticHead):
     """LCTR's cue-digging module (Chen 2022): erase what attention already sees, and let what is left choose the kernel.
 
     E = 1 − mean_{l,H} A^l[class token → patches]; u = conv3×3(x ⊙ E); m = σ(fc₁(avgpool u) + fc₂(maxpool u)) ∈ R^K;
-    S = conv(x; Σ_k m_k W_k) with K 3×3 kernels W_k without bias; logits = mean_hw(avgpool3×3 S). avgpool3×3 has stride
-    1 and padding 1, and counts the zeros around. u has as many channels as x. A CNN has no attention: nothing is
-    erased, E = 1.
+    S = conv(x; Σ_k m_k W_k) + b with K 3×3 kernels W_k and one bias b for each channel of S, which is not mixed;
+    logits = mean_hw(avgpool3×3 S). avgpool3×3 has stride 1 and padding 1, and counts the zeros around. u has as many
+    channels as x. A CNN has no attention: nothing is erased, E = 1.
+
+    In the authors' code W and b start smaller: there the initial range comes from a 5-dimensional tensor of kernels,
+    whose fan-in counts the classes too. Here each kernel starts as a convolution's does, and b at 0.
 
     Example:
         >>> config = HeadConfig("lctr", "closed", (("cat",), ("dog",)), 8, 16, 100.0, "tiny", "vit", "")
@@ -300,6 +304,7 @@ class LctrHead(SemanticHead):
         self.dig = nn.Conv2d(d, d, 3, padding=1)
         self.fc_mean, self.fc_max = nn.Linear(d, k), nn.Linear(d, k)
         self.experts = nn.Parameter(torch.zeros(k, config.outputs, d, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(config.outputs))
         if not config.reads_dense:
             for kernel in self.experts:
                 nn.init.kaiming_uniform_(kernel, a=math.sqrt(5))  # as Conv2d starts
@@ -314,13 +319,14 @@ class LctrHead(SemanticHead):
         k, out = self.experts.shape[:2]
         by_expert = F.conv2d(seen.tokens, self.experts.flatten(0, 1), padding=1)  # [B, K·C_out, h, w]
         by_expert = by_expert.view(len(by_expert), k, out, *by_expert.shape[-2:])
-        return torch.einsum("bk,bkchw->bchw", self.mixture(seen), by_expert)
+        return torch.einsum("bk,bkchw->bchw", self.mixture(seen), by_expert) + self.bias[:, None, None]
 
     def convolved_mean(self, seen: Seen) -> Tensor:
-        """`[B, C_out]`."""
-        means = neighbour_means(seen.tokens, self.place_weights(_grid(seen), seen.tokens))  # [B, 9d]
+        """`[B, C_out]`; the bias counts as much as the places together, which is less than 1 because of the zeros."""
+        weights = self.place_weights(_grid(seen), seen.tokens)  # [h, w]
+        means = neighbour_means(seen.tokens, weights)  # [B, 9d]
         by_expert = torch.einsum("bn,kcn->bkc", means, self.experts.flatten(2))
-        return torch.einsum("bk,bkc->bc", self.mixture(seen), by_expert)
+        return torch.einsum("bk,bkc->bc", self.mixture(seen), by_expert) + weights.sum() * self.bias
 
     def place_weights(self, grid: tuple[int, int], like: Tensor) -> Tensor:
         """What the mean of avgpool3×3 gives each place: as much as it has neighbours."""
@@ -421,6 +427,8 @@ def load_head(path: str | Path, backbone: Backbone | None = None) -> SemanticHea
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     head = HEADS[config.method](config)
     tower_answer = tensors.pop("tower.answer", None)
+    if config.method == LctrHead.method:
+        tensors.setdefault("head.bias", torch.zeros(config.outputs))  # files of format 1 have none
     try:
         head.load_state_dict({name.removeprefix("head."): tensor for name, tensor in tensors.items()})
     except RuntimeError:
@@ -449,7 +457,7 @@ def read_config(path: str | Path) -> HeadConfig:
         raise ModelError(f"expected a trained head, but {path} is another file: make one with cliploc train")
     try:
         raw = json.loads(metadata["cliploc_head"])
-        if raw.pop("format") != FORMAT:
+        if raw.pop("format") not in READABLE:
             raise ModelError(f"{path} is of another version of cliploc: train it again")
         raw["classes"] = tuple(tuple(words) for words in raw["classes"])
         raw["templates"] = tuple(raw["templates"])
