@@ -65,7 +65,7 @@ def test_a_depth_beyond_the_tower_means_all_of_it(kind: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"depth": 0}, "a depth of 1 block or more, got 0: the paper takes 7"),
+        ({"depth": 0}, "a depth of 1 block or more, got 0: the authors' code takes 6"),
         ({"iterations": -1}, "0 iterations or more, got -1: the paper takes 1"),
         ({"temperature": 0.0}, "a temperature above 0, got 0.0: leave it out for the adaptive one"),
     ],
@@ -75,7 +75,7 @@ def test_options_out_of_range_are_refused(options: dict[str, float], message: st
         plain_vit("tiny").ours("gem", **options)
 
 
-def gem_torch(model: Any, images: Tensor, text: Tensor, depth: int, **options: Any) -> Tensor:
+def gem_torch(model: Any, images: Tensor, text: Tensor, **options: Any) -> Tensor:
     """`[B, P, H, W]` in 0–1.
 
     Blocks that it leaves alone get tokens as `torch.nn.MultiheadAttention` took them in its time, [T, B, d]: left as
@@ -85,7 +85,7 @@ def gem_torch(model: Any, images: Tensor, text: Tensor, depth: int, **options: A
     theirs = copy.deepcopy(model)
     for block in theirs.visual.transformer.resblocks:
         block.attn.batch_first = False
-    wrapped = gem.GEMWrapper(theirs, tokenizer, depth, **options).eval()
+    wrapped = gem.GEMWrapper(theirs, tokenizer, **options).eval()
     wrapped.encode_text = lambda texts: text[None]  # the same embeddings, without its own template
     with torch.no_grad():
         return wrapped(images, ["a name"] * len(text))
@@ -95,11 +95,11 @@ def over_input(maps: Tensor, images: Tensor) -> Tensor:
     return min_max(F.interpolate(maps, size=images.shape[-2:], mode="bilinear", align_corners=False))
 
 
-def test_gem_torch_agrees() -> None:
-    """Its depth counts one block more than it edits."""
+def test_gem_torch_agrees_by_default() -> None:
+    """Neither side is told how many blocks: its depth of 7 edits 6."""
     model, backbone, images, text = base_16()
-    theirs = gem_torch(model, images, text, depth=7)
-    assert_same_maps(over_input(ours("gem", backbone, images, text, depth=6), images), theirs)
+    theirs = gem_torch(model, images, text)
+    assert_same_maps(over_input(ours("gem", backbone, images, text), images), theirs)
 
 
 def test_gem_torch_agrees_with_other_options_on_a_picture_that_is_not_square() -> None:

@@ -25,9 +25,12 @@ from cliploc.schema import Context, Needs
 def chefer(ctx: Context, blocks: Blocks = 1) -> Tensor:
     """R = I; for each block l, first to last: R ← R + Ā^l R; map_t = R[class token → patches].
 
-    Ā^l = mean_H ReLU(∂s_t/∂A^l ⊙ A^l), s_t the cosine of image and prompt; the image side of the paper's rules. With
-    several blocks the logit scale would weigh the number of blocks passed: s_t is without it, as the authors' CLIP
-    notebook takes the similarity of unit vectors times the scale, which for one block changes nothing.
+    Ā^l = mean_H ReLU(∂s_t/∂A^l ⊙ A^l), s_t the cosine of image and prompt; the image side of the paper's rules.
+
+    The authors' CLIP notebook differentiates the logit, which is the logit scale times s_t. With one block that
+    multiplies the whole map by the scale, so the normalised map is the same. With several blocks R holds products of n
+    matrices Ā, and the scale would multiply these by its n-th power: there our maps differ from theirs. We take the
+    bare cosine, so that the map does not depend on a number that the model learnt for another purpose.
 
     Only the row that is asked for is carried, from the last block back: R, T×T per prompt, never exists. Gradients go
     back block by block as well, so that one block's graph is alive at a time. An attention pool is one more attention,

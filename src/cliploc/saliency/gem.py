@@ -9,6 +9,8 @@ from cliploc.saliency._infra.registration import saliency
 from cliploc.saliency._infra.rules import dense_cosine, iterated_self_attention
 from cliploc.schema import Context, Needs
 
+DEPTH = 6  # blocks that gem_torch edits by default
+
 
 @saliency(
     "gem",
@@ -17,11 +19,11 @@ from cliploc.schema import Context, Needs
     "Transformers, CVPR",
     family="attention",
     towers=("vit",),
-    needs=lambda depth=7, **_: Needs(dense=depth),
+    needs=lambda depth=DEPTH, **_: Needs(dense=depth),
     relu=False,
     threshold=0.45,
 )
-def gem(ctx: Context, depth: int = 7, iterations: int = 1, temperature: float | None = None) -> Tensor:
+def gem(ctx: Context, depth: int = DEPTH, iterations: int = 1, temperature: float | None = None) -> Tensor:
     """map_t = cos(r, g_t), r the end of a path to which each of the last blocks adds its self-self attention.
 
     The path starts with the tokens entering the last `depth` blocks; each adds out_proj of the mean over x = v, k, q of
@@ -29,10 +31,10 @@ def gem(ctx: Context, depth: int = 7, iterations: int = 1, temperature: float | 
     towards its like `iterations` times: x̂ ← norm(softmax(x̂x̂ᵀ/τ)·x̂). The temperature is adaptive, block by block and
     image by image: 1/τ = mean‖y‖/√d_h over the tokens y that enter the projections, after their layer norm.
 
-    The definition is that of `gem_torch` 1.0.1, and tests hold the two together. Its options mean something else: its
-    `depth` of 7 edits 6 blocks, our 6, and its `ss_attn_temp` is our 1 / temperature. With today's open_clip it hands
-    the blocks that it does not edit tokens and batch swapped, so that every token attends to itself alone; the tests
-    set that right.
+    The definition and the defaults are those of `gem_torch` 1.0.1, and tests hold the two together. Two of its options
+    count otherwise: its `depth` is one more than the number of blocks that it edits, so its default of 7 is our 6, and
+    its `ss_attn_temp` is our 1 / temperature. With today's open_clip, `gem_torch` hands the blocks that it does not edit
+    tokens and batch swapped, so that every token attends to itself alone; the tests set that right.
 
     Args:
         ctx: what a dense reading of the last blocks takes.
@@ -53,7 +55,7 @@ def gem(ctx: Context, depth: int = 7, iterations: int = 1, temperature: float | 
         (1, 375, 500)
     """
     if depth < 1:
-        raise UsageError(f"expected a depth of 1 block or more, got {depth}: the paper takes 7")
+        raise UsageError(f"expected a depth of 1 block or more, got {depth}: the authors' code takes {DEPTH}")
     if iterations < 0:
         raise UsageError(f"expected 0 iterations or more, got {iterations}: the paper takes 1")
     if temperature is not None and not temperature > 0:
