@@ -18,9 +18,9 @@ import torch
 from torch.nn import functional as F
 
 from cliploc import backbones
+from cliploc.heads import HEADS, HeadConfig, Seen, look, seen_needs
 from cliploc.schema import Context
 from cliploc.training.features import _tensors
-from cliploc.training.heads import HEADS, HeadConfig, Seen, look, seen_needs
 
 
 def median_ms(call: Callable[[], Any], rounds: int, pictures: int) -> float:

@@ -26,14 +26,14 @@ from cliploc.cli.annotate import annotate as annotate_command
 from cliploc.cli.benchmark import benchmark as benchmark_command
 from cliploc.datasets import subsets
 from cliploc.errors import UsageError
+from cliploc.heads import HeadConfig, TsCamHead, answer, save_head, weights_hash
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotator import BoxFilter
 from cliploc.localizer import Localizer
 from cliploc.memory import Memory
 from cliploc.schema import Needs
-from cliploc.training import HeadConfig, TrainSettings, TsCamHead, read_csv, train
+from cliploc.training import TrainSettings, read_csv, train
 from cliploc.training.features import FeatureCache, Wanted
-from cliploc.training.heads import answer, save_head, weights_hash
 from cliploc.web.engine import Engine, Offer
 from cliploc.web.settings import LIVE, Settings, command_lines, python_lines
 from tests.tiny import tower

@@ -27,6 +27,7 @@ from cliploc import backbones, prompts
 from cliploc.boxes import BoxRule, boxes_from_maps
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.geometry import POLICIES, Frame
+from cliploc.heads import load_head, read_config, weights_hash
 from cliploc.images import ImageLike, Picture, load
 from cliploc.memory import Memory, View
 from cliploc.refine import LONGEST, chosen
@@ -45,7 +46,6 @@ from cliploc.schema import (
     TrainedHead,
 )
 from cliploc.text_cache import TextCache, cache_folder
-from cliploc.training.heads import load_head, read_config, weights_hash
 
 T = TypeVar("T")
 Names = Sequence[str] | Sequence[Sequence[str]] | Iterator[Sequence[str]]

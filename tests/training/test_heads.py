@@ -17,10 +17,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.errors import ModelError, UsageError
+from cliploc.heads import (
+    HEADS,
+    HeadConfig,
+    LctrHead,
+    Seen,
+    TsCamHead,
+    answer,
+    load_head,
+    look,
+    read_config,
+    save_head,
+    weights_hash,
+)
 from cliploc.saliency import methods
 from cliploc.schema import Context, TrainedHead
-from cliploc.training import HeadConfig, LctrHead, TsCamHead, load_head, read_config
-from cliploc.training.heads import HEADS, Seen, answer, look, save_head, weights_hash
 from tests.saliency.vits import QueryingVit, plain_forward, scenes, tiny
 from tests.tiny import TinyVit, tower
 

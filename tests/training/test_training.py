@@ -23,7 +23,8 @@ from safetensors.torch import load_file
 
 from cliploc import Localizer
 from cliploc.errors import ModelError, UsageError
-from cliploc.training import LabelledPictures, TrainSettings, features, load_head, read_csv, read_folder, train
+from cliploc.heads import load_head
+from cliploc.training import LabelledPictures, TrainSettings, features, read_csv, read_folder, train
 from cliploc.training.features import FeatureCache, Wanted
 from cliploc.training.pictures import CROP, hold_out, view
 from tests.commands import CAT, cliploc_

@@ -17,11 +17,10 @@ import torch
 from PIL import Image
 
 from cliploc.errors import InputError, UsageError
+from cliploc.heads import HeadConfig, TsCamHead, answer, save_head, weights_hash
 from cliploc.localizer import Localizer
 from cliploc.saliency import methods
 from cliploc.schema import Needs
-from cliploc.training import HeadConfig, TsCamHead
-from cliploc.training.heads import answer, save_head, weights_hash
 from cliploc.web import pictures
 from cliploc.web.engine import Engine, Offer, with_heads
 from cliploc.web.runs import StoppedError

@@ -223,9 +223,9 @@ def _views(
 
 def _methods_of(method: str | None, views: Sequence[View]) -> list[str]:
     """The methods of a benchmark: those asked for, else each tower's own and what the heads are trained for."""
+    from cliploc.heads import read_config
     from cliploc.localizer import default_method
     from cliploc.saliency import find
-    from cliploc.training import read_config
 
     if method:
         names = parse_list(method)

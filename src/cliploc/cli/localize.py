@@ -125,8 +125,8 @@ def localize(
     terminal = Terminal()
     start = time.perf_counter()
     with terminal.progress(f"loading {model}") as bar:
+        from cliploc.heads import read_config
         from cliploc.localizer import Localizer, default_method
-        from cliploc.training import read_config
 
         trained_for = None if head is None else read_config(head).method
         arguments["method_options"] = parse_method_options(method or trained_for or default_method(model), option or [])

@@ -203,8 +203,8 @@ def run_benchmark(
 def misfit(view: View, method: str) -> str | None:
     """Why a method does not run on a view, for `Grid.settings`; as far as that is known before a model is loaded."""
     from cliploc.backbones import models
+    from cliploc.heads import read_config
     from cliploc.saliency import find, methods
-    from cliploc.training import read_config
 
     found = find(method)
     if view.head is not None:

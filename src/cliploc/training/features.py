@@ -22,10 +22,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from cliploc._outputs import write_whole
 from cliploc.errors import InputError, UsageError
+from cliploc.heads import Seen, look, seen_needs, weights_hash
 from cliploc.schema import Backbone, Context
-from cliploc.training.files import write_whole
-from cliploc.training.heads import Seen, look, seen_needs, weights_hash
 from cliploc.training.pictures import LabelledPictures, view
 
 FORMAT = 1  # raise it when what is stored changes

@@ -26,11 +26,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc import prompts
+from cliploc._outputs import write_whole
 from cliploc.errors import ModelError, UsageError
+from cliploc.heads import HEADS, HeadConfig, HeadKind, SemanticHead, Start, answer, save_head, weights_hash
 from cliploc.schema import Backbone, TextSet
 from cliploc.training.features import FeatureCache, Progress, Wanted
-from cliploc.training.files import write_whole
-from cliploc.training.heads import HEADS, HeadConfig, HeadKind, SemanticHead, Start, answer, save_head, weights_hash
 from cliploc.training.pictures import LabelledPictures, Parts, hold_out
 
 REDRAW = 30.0  # seconds between two pictures of the curves

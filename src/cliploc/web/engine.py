@@ -15,6 +15,7 @@ from PIL import Image
 
 from cliploc.boxes import BoxRule
 from cliploc.errors import InputError, UsageError
+from cliploc.heads import read_config
 from cliploc.images import Picture, load
 from cliploc.localizer import DrawableLocalization, Localizer, absence, default_method
 from cliploc.memory import Memory
@@ -22,7 +23,6 @@ from cliploc.refine import chosen, refinements
 from cliploc.report.overlay import fit_within
 from cliploc.saliency import methods
 from cliploc.schema import Backbone, Boxes, Pooling
-from cliploc.training.heads import read_config
 from cliploc.web.runs import Runs
 from cliploc.web.settings import Settings
 

@@ -22,10 +22,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cliploc._outputs import write_whole
 from cliploc.errors import ModelError, UsageError
 from cliploc.saliency._infra.attention import mean_attention, patches_of
 from cliploc.schema import Backbone, Context, Needs, TowerKind
-from cliploc.training.files import write_whole
 
 FORMAT = 2  # of a saved head
 READABLE = (1, FORMAT)  # 1: LCTR's heads had no bias
