@@ -32,7 +32,7 @@ from cliploc.images import ImageLike, Picture, load
 from cliploc.memory import Memory, View
 from cliploc.refine import LONGEST, chosen
 from cliploc.report.overlay import draw_overlay
-from cliploc.saliency import EnsembleRule, find, methods, min_max, resolve_options
+from cliploc.saliency import EnsembleRule, find, fitting, min_max, resolve_options, unfit_reason
 from cliploc.schema import (
     Backbone,
     Boxes,
@@ -613,22 +613,14 @@ class Localizer:
         return loaded
 
     def _check_tower(self, method: Method, options: Mapping[str, Any]) -> None:
-        backbone = self.backbone
-        for member in members(method):
-            trained = options.get(f"{member.name}.head" if method.members else "head")
-            if backbone.kind not in member.towers and trained is None:  # a head is trained on this very tower
-                fitting = ", ".join(m.name for m in methods if backbone.kind in m.towers)
-                more = ", or give it a head trained on this tower" if "head" in member.options else ""
-                raise UsageError(
-                    f"{method.name} does not work on {backbone.name}, a {backbone.kind} tower: use one of "
-                    f"{fitting}{more}"
-                )
-        if method.needs(**options).only_vit and backbone.kind != "vit":
-            given = ", ".join(f"{key}={value}" for key, value in options.items())
-            raise UsageError(
-                f"{method.name} with {given} needs a vit tower, and {backbone.name} is a {backbone.kind} tower: "
-                "leave it out, or choose another model"
-            )
+        heads = {m.name for m in members(method) if options.get(f"{m.name}.head" if method.members else "head")}
+        reason = unfit_reason(method, self.backbone, options, heads)
+        if reason is None:
+            return
+        if unfit_reason(method, self.backbone, trained=heads) is None:
+            raise UsageError(f"{reason}: leave the option out, or choose another model")
+        more = ", or give it a head trained on this tower" if _a_head_would_do(method, self.backbone) else ""
+        raise UsageError(f"{reason}: use one of {', '.join(fitting(self.backbone))}{more}")
 
     def _prepared(
         self, images: Iterable[ImageLike], names: Names, on_error: Callable[[str, InputError], None] | None
@@ -1118,6 +1110,11 @@ def default_method(model: str | Backbone) -> str:
         return "grad_cam"
     kind = backbones.models.get(model.replace("/", "-")).kind if isinstance(model, str) else model.kind
     return {"cnn": "cam", "vit": "naclip"}[kind]
+
+
+def _a_head_would_do(method: Method, backbone: Backbone) -> bool:
+    with_head = {member.name for member in members(method) if "head" in member.options}
+    return unfit_reason(method, backbone, trained=with_head) is None
 
 
 def members(method: Method) -> tuple[Method, ...]:

@@ -557,10 +557,6 @@ class Method:
     members: tuple[Method, ...] = ()
     poolings: frozenset[Pooling] = frozenset(get_args(Pooling))
 
-    def runs_on(self, kind: TowerKind, pooling: Pooling) -> bool:
-        """Whether it is defined on such a tower, without a trained head."""
-        return kind in self.towers and (kind == "cnn" or pooling in self.poolings)
-
 
 # ----------------------------------------------------------------------------------------------------------- results
 @dataclass(frozen=True)

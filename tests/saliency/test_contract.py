@@ -7,21 +7,29 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import cliploc.saliency
+from cliploc.backbones import models
 from cliploc.errors import UsageError
-from cliploc.saliency import methods
+from cliploc.jobs.benchmark import misfit
+from cliploc.jobs.plan import View
+from cliploc.localizer import Localizer
+from cliploc.saliency import fitting, methods, unfit_reason
 from cliploc.saliency._infra.registration import check_options
 from cliploc.schema import Context
+from cliploc.web.engine import Engine, Offer
 from tests.saliency.peers import min_max
 from tests.saliency.towers import CLIP_RESNETS, RESNETS, TINY_GRIDS, build, cases, grids, own, pictures
-from tests.tiny import COLOURS, KINDS, context, planted_image
+from tests.saliency.vits import AveragingVit, QueryingVit, tiny
+from tests.tiny import COLOURS, KINDS, TinyVit, context, planted_image, tower
 
 TEXTS = ("red", "green", "a zebra", "blue")
 TOLERANCE = 1e-4
@@ -68,6 +76,34 @@ def test_every_public_file_is_a_registered_method() -> None:
 def test_an_option_that_a_method_lacks_is_refused_by_name() -> None:
     with pytest.raises(UsageError, match=r"score_cam has no option 'stages': it has temperature"):
         check_options(methods.get("score_cam"), {"stages": (-1,)})
+
+
+@pytest.mark.parametrize("kind", [TinyVit, AveragingVit, QueryingVit, "gap_cnn"])
+def test_what_does_not_run_on_a_tower_is_refused_before_a_picture_and_offered_nowhere(
+    kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`Localizer`, the page's menu, the benchmark's grid and the lists all say what running it says."""
+    backbone = tower(kind) if isinstance(kind, str) else tiny(kind)
+    picture = np.zeros((20, 24, 3), np.uint8)
+    runs, refused = [], {}
+    for method in methods:
+        try:
+            localizer = Localizer(backbone, method=method.name, text_cache=False)
+        except UsageError as error:
+            refused[method.name] = str(error)
+        else:
+            localizer(picture, ["red"])
+            runs.append(method.name)
+    for name, said in refused.items():
+        assert said.startswith(f"{unfit_reason(methods.get(name), backbone)}: use one of {', '.join(runs)}")
+    assert runs == list(fitting(backbone))
+    engine = Engine([Offer("tiny")])
+    monkeypatch.setattr(engine, "backbone", lambda _: backbone)
+    assert list(engine.menu("tiny").methods) == runs
+    pooling = backbone.pooling if backbone.kind == "vit" else "global average"
+    entry = replace(models.get("mini"), name="tiny", kind=backbone.kind, pooling=pooling)
+    monkeypatch.setattr(models, "get", lambda _: entry)
+    assert [name for name in methods.names() if misfit(View("tiny"), name) is None] == runs
 
 
 @every_case

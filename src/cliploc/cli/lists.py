@@ -23,6 +23,7 @@ def models(
 ) -> int:
     """List the models, or say all about one."""
     from cliploc.backbones import models as registry
+    from cliploc.saliency import fitting
     from cliploc.saliency import methods as saliency
 
     terminal = Terminal()
@@ -31,8 +32,8 @@ def models(
     if not chosen:
         registry.get(part)  # says what there is
 
-    def runs(model: ModelEntry) -> list[str]:
-        return [m.name for m in saliency if model.usable and m.runs_on(model.kind, model.pooling)]
+    def runs(model: ModelEntry) -> tuple[str, ...]:
+        return fitting(model) if model.usable else ()
 
     exact = [entry for entry in chosen if entry.name == wanted]
     if exact or len(chosen) == 1:

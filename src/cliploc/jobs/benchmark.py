@@ -204,18 +204,17 @@ def misfit(view: View, method: str) -> str | None:
     """Why a method does not run on a view, for `Grid.settings`; as far as that is known before a model is loaded."""
     from cliploc.backbones import models
     from cliploc.heads import read_config
-    from cliploc.saliency import find, methods
+    from cliploc.saliency import find, fitting, unfit_reason
 
     found = find(method)
-    if view.head is not None:
-        return None if read_config(view.head).method == found.name else ""
+    trained = set() if view.head is None else {read_config(view.head).method}
+    if trained and found.name not in trained:
+        return ""
     if ":" in view.model:  # a hub's or folder's: its tower shows only once it is loaded
         return None
     model = models.get(view.model.replace("/", "-"))
-    if found.runs_on(model.kind, model.pooling):
-        return None
-    fitting = ", ".join(one.name for one in methods if one.runs_on(model.kind, model.pooling))
-    return f"{found.name} does not work on {view.model}, a {model.kind} tower ({model.pooling}): use one of {fitting}"
+    reason = unfit_reason(found, model, trained=trained)
+    return None if reason is None else f"{reason}: use one of {', '.join(fitting(model, trained))}"
 
 
 def conclude(out: Path) -> dict[str, Summary]:

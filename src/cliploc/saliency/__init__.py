@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 from cliploc.saliency._infra.ensemble import EnsembleRule, find, min_max, resolve_options
+from cliploc.saliency._infra.fit import fitting, unfit_reason
 from cliploc.saliency._infra.registration import methods, saliency
 
-__all__ = ["EnsembleRule", "find", "methods", "min_max", "resolve_options", "saliency"]
+__all__ = [
+    "EnsembleRule",
+    "find",
+    "fitting",
+    "methods",
+    "min_max",
+    "resolve_options",
+    "saliency",
+    "unfit_reason",
+]

@@ -21,8 +21,8 @@ from cliploc.localizer import DrawableLocalization, Localizer, absence, default_
 from cliploc.memory import Memory
 from cliploc.refine import chosen, refinements
 from cliploc.report.overlay import fit_within
-from cliploc.saliency import methods
-from cliploc.schema import Backbone, Boxes, Pooling
+from cliploc.saliency import fitting
+from cliploc.schema import Backbone, Boxes
 from cliploc.web.runs import Runs
 from cliploc.web.settings import Settings
 
@@ -199,11 +199,9 @@ class Engine:
     def menu(self, label: str) -> Menu:
         """What runs on a model; errors as for `backbone`."""
         backbone = self.backbone(label)
-        pooling: Pooling = getattr(backbone, "pooling", "global average")  # of a CNN nobody asks
         heads = self.offer(label).heads
-        fitting = tuple(one.name for one in methods if one.name in heads or one.runs_on(backbone.kind, pooling))
         steps = tuple(one.name for one in refinements if _usable(one.name, backbone))
-        return Menu(fitting, steps, next(iter(heads), default_method(backbone)))
+        return Menu(fitting(backbone, heads), steps, next(iter(heads), default_method(backbone)))
 
     def localizer(self, settings: Settings, method: str, threshold: float | None = None) -> Localizer:
         """One for these settings; it costs next to nothing, as the model is there already."""

@@ -1,0 +1,57 @@
+"""Which method runs on which tower: the only place, for `Localizer`, lists, page and benchmarks alike."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, Protocol
+
+from cliploc.saliency._infra.registration import methods
+from cliploc.schema import Method, TowerKind
+
+
+class Tower(Protocol):
+    """What is asked of a model, be it loaded (a `Backbone`) or only listed; a ViT says its `pooling` too."""
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        ...
+
+    @property
+    def kind(self) -> TowerKind:
+        """Of its image tower."""
+        ...
+
+
+def unfit_reason(
+    method: Method, tower: Tower, options: Mapping[str, Any] | None = None, trained: Collection[str] = ()
+) -> str | None:
+    """Why a method does not run on a tower, in a line without the way out; None where it does.
+
+    Args:
+        method: a method or an ensemble, which runs where all its members do.
+        tower: the model.
+        options: of the method; some need more of a tower than the method itself.
+        trained: names of methods that have a head trained on this tower: it takes the place of what the tower lacks.
+
+    Example:
+        >>> from cliploc.backbones import models
+        >>> unfit_reason(methods.get("gem"), models.get("mini"))
+        'gem does not work on mini, a cnn tower'
+    """
+    # A CNN may call something else its pooling.
+    pooling = getattr(tower, "pooling", None) if tower.kind == "vit" else None
+    for member in method.members or (method,):
+        if tower.kind not in member.towers and member.name not in trained:
+            return f"{method.name} does not work on {tower.name}, a {tower.kind} tower"
+        if pooling is not None and pooling not in member.poolings:
+            return f"{method.name} does not work on {tower.name}, a {tower.kind} tower with {pooling} pooling"
+    if options and tower.kind != "vit" and method.needs(**options).only_vit:
+        given = ", ".join(f"{key}={value}" for key, value in options.items())
+        return f"{method.name} with {given} needs a vit tower, and {tower.name} is a {tower.kind} tower"
+    return None
+
+
+def fitting(tower: Tower, trained: Collection[str] = ()) -> tuple[str, ...]:
+    """The names of all methods that run on a tower; `trained` as for `unfit_reason`."""
+    return tuple(method.name for method in methods if unfit_reason(method, tower, trained=trained) is None)
