@@ -254,6 +254,33 @@ def test_several_methods_are_one(tmp_path):
     assert "did you mean layer_cam" in result.err
 
 
+@pytest.mark.parametrize("command", ["localize", "annotate", "demo"])
+def test_several_methods_for_a_command_that_runs_one_are_refused_with_what_to_do(command, tmp_path):
+    (tmp_path / "labels.txt").write_text("cat\n")
+    start = {
+        "localize": ("localize", CAT, "-p", "cat"),
+        "annotate": ("annotate", CAT, "--labels", tmp_path / "labels.txt", "--out", tmp_path / "out"),
+        "demo": ("demo", "--out", tmp_path / "out"),
+    }[command]
+    for words, said in (
+        (("--method", "cam", "--method", "layer_cam"), "expected --method once, got it 2 times: write --method "),
+        (("--method", "cam,layer_cam"), "expected one method, got several, 'cam,layer_cam': write "),
+    ):
+        result = cliploc_(*start, *words)
+        assert (result.code, result.err.count("\n")) == (2, 1)
+        assert result.err.startswith(f"cliploc: {said}cam+layer_cam for the mean of their maps")
+
+
+def test_classes_with_commas_are_one_name_and_it_is_said_once(tmp_path):
+    (tmp_path / "names.txt").write_text("cat\na dog, a wolf\na cup, a mug\nn02123045 tabby, tabby cat\n")
+    result = cliploc_("localize", CAT, "--classes", tmp_path / "names.txt")
+    assert result.code == 0, result.err
+    assert (
+        result.err.count("'a dog, a wolf' is taken as one name, as is 1 other line with commas: write one name a") == 1
+    )
+    assert "tabby" not in result.err
+
+
 @pytest.mark.parametrize(
     ("text", "wanted", "value"),
     [

@@ -15,6 +15,7 @@ from cliploc import localizer as module
 from cliploc.errors import InputError, ModelError, UnknownNameError, UsageError
 from cliploc.geometry import POLICIES, Frame, iou_matrix
 from cliploc.localizer import DECODERS, Localizer, default_method, min_max
+from cliploc.saliency import methods
 from cliploc.saliency.cam import cam
 from cliploc.schema import Needs
 from tests.tiny import KINDS, context, tower
@@ -509,6 +510,48 @@ def test_models_devices_and_methods_that_do_not_fit(backbones):
         Localizer("mini", device="tpu")
     with pytest.raises(UsageError, match=r"^cam does not work on vit, a vit tower: use one of .*grad_cam"):
         Localizer(backbones["vit"], method="cam")
+
+
+def test_one_picture_is_a_list_of_one_wherever_several_may_be_given(gap, tmp_path):
+    path = tmp_path / "one.png"
+    Image.fromarray(WIDE).save(path)
+    localizer = build(gap)
+    expected = localizer(WIDE, ["red"])
+    for one in (str(path), path, Image.fromarray(WIDE), WIDE):
+        [compared] = localizer.compare(one, ["red"], ["cam"])
+        [streamed] = localizer.stream(one, [["red"]])
+        [classified] = localizer.classify_stream(one, ["red", "blue"])
+        for found in (compared["cam"], streamed):
+            np.testing.assert_array_equal(found.maps, expected.maps)
+        assert classified.names[0].name == localizer.classify(WIDE, ["red", "blue"])[0].name
+    [found] = localizer.stream(WIDE.mean(axis=-1).astype(np.uint8), ["red"])  # grey
+    assert found.image.size == WIDE.shape[1::-1]
+    assert len(list(localizer.stream(np.stack([WIDE] * 3), ["red"]))) == 3
+
+
+@pytest.mark.parametrize(
+    ("returned", "got"),
+    [
+        (lambda ctx: ctx.features[:, 0], r"one of shape \[2, 8, 8\]"),
+        (lambda ctx: ctx.features[:, :2], r"one of shape \[2, 2, 8, 8\]"),
+        (lambda ctx: ctx.features[:1, :3], r"one of shape \[1, 3, 8, 8\]"),
+        (lambda ctx: None, "NoneType"),
+    ],
+)
+def test_a_method_that_returns_another_shape_is_named(gap, returned, got):
+    said = rf"^expected mine to return a tensor \[B, P, h, w\] with B = 2 pictures and P = 3 names, got {got}: correct"
+    localizer = build(gap)
+    localizer.method = replace(methods.get("cam"), name="mine", function=returned)
+    with pytest.raises(ModelError, match=said):
+        localizer([WIDE, WIDE], ["red", "green", "blue"])
+
+
+def test_a_member_of_an_ensemble_that_returns_another_shape_is_named(gap, monkeypatch):
+    broken = replace(methods.get("layer_cam"), function=lambda ctx, **_: ctx.features[:, 0])
+    find = methods.get
+    monkeypatch.setattr(methods, "get", lambda name: broken if name == "layer_cam" else find(name))
+    with pytest.raises(ModelError, match=r"^expected layer_cam to return a tensor \[B, P, h, w\]"):
+        build(gap, method="cam+layer_cam")(WIDE, ["red"])
 
 
 CALLS = [

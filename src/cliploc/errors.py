@@ -21,7 +21,7 @@ class UsageError(CliplocError):
 
 
 class ModelError(CliplocError):
-    """A model that cannot be built or loaded, or that produced something unusable (NaN)."""
+    """A model that cannot be built or loaded; a model or method that produced something unusable (NaN)."""
 
 
 class MissingWeightsError(ModelError):

@@ -11,7 +11,7 @@ import os
 import stat
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Union
@@ -48,6 +48,19 @@ class Picture:
     source: str
     image: Image.Image
     notes: tuple[str, ...] = ()
+
+
+def pictures_in(images: ImageLike | Iterable[ImageLike]) -> Iterable[ImageLike]:
+    """The pictures meant by one picture or several: a path is one, not so many letters; an array `[H, W, 3]` is one.
+
+    Example:
+        >>> pictures_in("cat.jpg")
+        ['cat.jpg']
+    """
+    if isinstance(images, np.ndarray):
+        one = images.ndim < 3 or (images.ndim == 3 and images.shape[-1] in (3, 4))
+        return [images] if one else images
+    return [images] if isinstance(images, str | os.PathLike | Image.Image) else images
 
 
 def load(image: ImageLike, source: str = "image", max_pixels: int = MAX_PIXELS) -> Picture:

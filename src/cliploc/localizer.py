@@ -28,11 +28,11 @@ from cliploc.boxes import BoxRule, boxes_from_maps
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.geometry import POLICIES, Frame
 from cliploc.heads import load_head, read_config, weights_hash
-from cliploc.images import ImageLike, Picture, load
+from cliploc.images import ImageLike, Picture, load, pictures_in
 from cliploc.memory import Memory, View
 from cliploc.refine import LONGEST, chosen
 from cliploc.report.overlay import draw_overlay
-from cliploc.saliency import EnsembleRule, find, fitting, min_max, resolve_options, unfit_reason
+from cliploc.saliency import EnsembleRule, find, fitting, min_max, raw_maps, resolve_options, unfit_reason
 from cliploc.schema import (
     Backbone,
     Boxes,
@@ -289,7 +289,7 @@ class Localizer:
 
     def stream(
         self,
-        images: Iterable[ImageLike],
+        images: ImageLike | Iterable[ImageLike],
         names: Names,
         on_error: Callable[[str, InputError], None] | None = None,
         on_masked: Callable[[int, int], None] | None = None,
@@ -297,7 +297,7 @@ class Localizer:
         """Locates names in any number of pictures, in order, holding only a few at a time.
 
         Args:
-            images: paths, PIL images or arrays; read ahead by a few.
+            images: paths, PIL images or arrays, or one of them; read ahead by a few.
             names: one list for all pictures, or one for each; an iterator of them is asked for a picture's names after
                 `images` for the picture.
             on_error: called with the picture's name and the error for each that cannot be read, which is then left
@@ -316,7 +316,7 @@ class Localizer:
 
     def compare(
         self,
-        images: Iterable[ImageLike],
+        images: ImageLike | Iterable[ImageLike],
         names: Names,
         methods: Sequence[str] | Mapping[str, Mapping[str, Any]],
         on_error: Callable[[str, InputError], None] | None = None,
@@ -423,7 +423,7 @@ class Localizer:
 
     def classify_stream(
         self,
-        images: Iterable[ImageLike],
+        images: ImageLike | Iterable[ImageLike],
         names: Sequence[str] | Literal["imagenet"] = "imagenet",
         top_k: int = 5,
         on_error: Callable[[str, InputError], None] | None = None,
@@ -431,7 +431,7 @@ class Localizer:
         """As `classify`, for any number of pictures, in order, holding only a few at a time.
 
         Args:
-            images: paths, PIL images or arrays; read ahead by a few.
+            images: paths, PIL images or arrays, or one of them; read ahead by a few.
             names: as for `classify`; those in `unknown_names` take no part.
             top_k: as for `classify`.
             on_error: called with the picture's name and the error for each that cannot be read, which is then left
@@ -623,7 +623,7 @@ class Localizer:
         raise UsageError(f"{reason}: use one of {', '.join(fitting(self.backbone))}{more}")
 
     def _prepared(
-        self, images: Iterable[ImageLike], names: Names, on_error: Callable[[str, InputError], None] | None
+        self, images: ImageLike | Iterable[ImageLike], names: Names, on_error: Callable[[str, InputError], None] | None
     ) -> Iterator[_Prepared | None]:
         """Decodes and resizes ahead of the tower, in order; None for a picture that cannot be read."""
         jobs = self._with_texts(images, names)
@@ -648,9 +648,12 @@ class Localizer:
         finally:
             pool.shutdown(cancel_futures=True)  # nobody will take what was read ahead
 
-    def _with_texts(self, images: Iterable[ImageLike], names: Names) -> Iterator[tuple[ImageLike, str, TextSet]]:
+    def _with_texts(
+        self, images: ImageLike | Iterable[ImageLike], names: Names
+    ) -> Iterator[tuple[ImageLike, str, TextSet]]:
         if isinstance(names, str):
             raise UsageError(f"expected a list of names, got the single text {names!r}: write [{names!r}]")
+        images = pictures_in(images)
         shared: TextSet | None = None
         per_image: Iterator[Sequence[str]] = iter(())
         if isinstance(names, Iterator):
@@ -931,7 +934,7 @@ class Localizer:
         maps = []
         for task, said in zip(tasks, notes, strict=True):
             noting = replace(ctx, note=partial(_note, said))
-            raw = task.method.function(noting, **task.options).float()  # [B, P, h, w]
+            raw = raw_maps(task.method, noting, task.options)  # [B, P, h, w]
             self._refuse_nan(raw.flatten(2), batch, "a map")
             raw = raw.relu() if task.method.relu else raw
             for step in self._on_grid:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import functools
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cliploc.errors import UsageError
+from cliploc.errors import CliplocWarning, UsageError
 from cliploc.schema import TextSet
 
 if TYPE_CHECKING:
@@ -256,7 +257,22 @@ def read_classes(path: str | Path) -> list[str]:
     Raises:
         UsageError: no such file, not a text, no names in it, or a WordNet id that is not among ImageNet's 1,000.
     """
-    return [class_entry(line, f"{path}, line {number}: ") for number, line in read_lines(path, "names")]
+    entries = [class_entry(line, f"{path}, line {number}: ") for number, line in read_lines(path, "names")]
+    warn_of_commas(entries, f"{path}: ")
+    return entries
+
+
+def warn_of_commas(entries: Sequence[str], where: str = "") -> None:
+    """Says once that a comma does not separate names, where some hold one."""
+    held = [entry for entry in entries if "," in entry]
+    if held:
+        others = len(held) - 1
+        more = f", as {'is 1 other line' if others == 1 else f'are {others} other lines'} with commas" if others else ""
+        warnings.warn(
+            f"{where}{held[0]!r} is taken as one name{more}: write one name a line, and synonyms as cat|kitten",
+            CliplocWarning,
+            stacklevel=3,
+        )
 
 
 def class_entry(line: str, where: str = "") -> str:

@@ -23,7 +23,7 @@ from PIL import Image
 import cliploc
 from cliploc import backbones
 from cliploc.boxes.groups import around_others, split_region
-from cliploc.errors import UsageError
+from cliploc.errors import CliplocWarning, UsageError
 from cliploc.geometry import iou_matrix
 from cliploc.jobs import annotate as module
 from cliploc.jobs import local
@@ -118,6 +118,16 @@ def test_labels_have_synonyms_thresholds_and_a_background(tmp_path):
 def test_labels_that_are_refused(lines, said):
     with pytest.raises(UsageError, match=re.escape(said)):
         labels_of(lines)
+
+
+def test_a_label_with_commas_is_one_name_and_it_is_said_once(folder, tmp_path):
+    (tmp_path / "labels.txt").write_text("cat\na dog, a wolf\n")
+    with pytest.warns(CliplocWarning, match=r"labels\.txt: 'a dog, a wolf' is taken as one name: write one name a"):
+        assert read_labels(tmp_path / "labels.txt").names == ("cat", "a dog, a wolf")
+    arguments = ("--labels", tmp_path / "labels.txt", "--out", tmp_path / "out", "--review", 0)
+    result = cliploc_("annotate", folder / "cat.png", *arguments)
+    assert result.code == 0, result.err
+    assert result.err.count("is taken as one name") == 1
 
 
 def test_pictures_of_a_folder_a_pattern_and_a_list(folder, tmp_path):

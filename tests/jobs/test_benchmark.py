@@ -497,6 +497,18 @@ def test_options_that_are_refused_in_one_line(root, tmp_path, options, said):
     assert not (tmp_path / "out/manifest.json").exists()
 
 
+def test_methods_with_commas_and_one_by_one_are_the_same(root, tmp_path):
+    start = ("benchmark", "--dataset", "wsol", "--root", root, "--limit", 2, "--workers", 1, "--json")
+    asked = {
+        "commas": ("--method", "cam,layer_cam"),
+        "repeated": ("--method", "cam", "--method", "layer_cam"),
+    }
+    found = {name: cliploc_(*start, "--out", tmp_path / name, *words) for name, words in asked.items()}
+    assert found["commas"].code == 0, found["commas"].err
+    assert json.loads(found["repeated"].out)["settings"].keys() == {"mini_cam", "mini_layer-cam"}
+    assert found["repeated"].out == found["commas"].out
+
+
 def test_the_documents_explain_every_option_and_column(plain):
     documents = Path(__file__).parents[2] / "docs"
     section = (documents / "cli.md").read_text().split("## `benchmark`")[1].split("\n## ")[0]

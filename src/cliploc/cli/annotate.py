@@ -29,6 +29,7 @@ from cliploc.cli.options import (
     Templates,
     Threads,
     Threshold,
+    one_method,
     parse_engine,
     parse_image_size,
     parse_list,
@@ -118,12 +119,13 @@ def annotate(
     from cliploc.jobs.labels import read_labels
     from cliploc.jobs.pictures import find_pictures
 
+    chosen = one_method(method)
     names = read_labels(labels)  # what can be refused is, before a model is loaded
     find_pictures(pictures)
     arguments: dict[str, Any] = {
         "model": model,
         "pretrained": pretrained,
-        "method": method,
+        "method": chosen,
         "templates": parse_templates(template),
         "resize": resize,
         "image_size": parse_image_size(image_size),
@@ -145,7 +147,7 @@ def annotate(
         from cliploc.localizer import default_method
 
         if option:
-            arguments["method_options"] = parse_method_options(method or default_method(model), option)
+            arguments["method_options"] = parse_method_options(chosen or default_method(model), option)
         try:
             result = run(
                 pictures,

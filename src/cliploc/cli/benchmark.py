@@ -72,8 +72,10 @@ def benchmark(
         list[str] | None, typer.Option(help="Which weights: once for all models, or once for each; own for its own.")
     ] = None,
     method: Annotated[
-        str | None,
-        typer.Option("--method", metavar="NAME,NAME", help="Names of `cliploc methods`. [default: the tower's own]"),
+        list[str] | None,
+        typer.Option(
+            "--method", metavar="NAME,NAME", help="Names of `cliploc methods`; repeatable. [default: the tower's own]"
+        ),
     ] = None,
     option: Annotated[
         list[str] | None,
@@ -221,18 +223,20 @@ def _views(
     ]
 
 
-def _methods_of(method: str | None, views: Sequence[View]) -> list[str]:
+def _methods_of(method: Sequence[str] | None, views: Sequence[View]) -> list[str]:
     """The methods of a benchmark: those asked for, else each tower's own and what the heads are trained for."""
     from cliploc.heads import read_config
     from cliploc.localizer import default_method
     from cliploc.saliency import find
 
     if method:
-        names = parse_list(method)
+        names = [name for text in method for name in parse_list(text)]
         for head in {one.head for one in views if one.head is not None}:
             trained_for = read_config(head).method
             if trained_for not in {find(name).name for name in names}:
-                raise UsageError(f"{head} is trained for {trained_for}, not for {method}: add it, or leave --head out")
+                raise UsageError(
+                    f"{head} is trained for {trained_for}, not for {', '.join(names)}: add it, or leave --head out"
+                )
         return names
     own = [default_method(one.model) if one.head is None else read_config(one.head).method for one in views]
     return list(dict.fromkeys(own))

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from cliploc import __version__
 from cliploc._terminal import Terminal, grid, printable
-from cliploc.cli.options import Debug, Device, MethodName, Model, Precision, Pretrained
+from cliploc.cli.options import Debug, Device, MethodName, Model, Precision, Pretrained, one_method
 from cliploc.cli.output import DONE, box_text, title_row, writable
 
 if TYPE_CHECKING:
@@ -35,14 +35,15 @@ def demo(
     """Try it on photos that come with cliploc."""
     from cliploc.demo import IOU_RULE, clip_hint, demo_photos, run_demo
 
+    chosen = one_method(method)
     folder = writable(out)
     terminal = Terminal()
     of_model: dict[str, Any] = {"model": model, "pretrained": pretrained, "device": device, "precision": precision}
     with terminal.progress(f"loading {model}") as bar:
         from cliploc.localizer import Localizer
 
-        localizer = Localizer(method=method, **of_model, **DEMO_VIEWS)
-        beside = None if model != "mini" or method else Localizer(**{**of_model, **DEMO_BESIDE})
+        localizer = Localizer(method=chosen, **of_model, **DEMO_VIEWS)
+        beside = None if model != "mini" or chosen else Localizer(**{**of_model, **DEMO_BESIDE})
         bar.start(localizer.method.name, len(list(demo_photos())))
         result = run_demo(localizer, folder, _page_settings(localizer), bar.advance, beside)
     terminal.data(_demo_table(result.rows))

@@ -31,6 +31,7 @@ from cliploc.cli.options import (
     Templates,
     Threshold,
     asked_names,
+    one_method,
     parse_image_size,
     parse_list,
     parse_method_options,
@@ -98,11 +99,12 @@ def localize(
     names = asked_names(prompt, classes)
     if not names:
         raise UsageError(f'expected at least one name to look for, got none: cliploc localize {photos[0]} -p "cat"')
+    chosen = one_method(method)
     prompts.parse(names)  # and whatever else can be refused is, before a model is loaded
     arguments: dict[str, Any] = {
         "model": model,
         "pretrained": pretrained,
-        "method": method,
+        "method": chosen,
         "head": None if head is None else str(head),
         "ensemble": ensemble,
         "templates": parse_templates(template),
@@ -129,7 +131,7 @@ def localize(
         from cliploc.localizer import Localizer, default_method
 
         trained_for = None if head is None else read_config(head).method
-        arguments["method_options"] = parse_method_options(method or trained_for or default_method(model), option or [])
+        arguments["method_options"] = parse_method_options(chosen or trained_for or default_method(model), option or [])
         localizer = Localizer(**arguments)
         bar.start(localizer.method.name, len(photos))
         run = LocalizeRun(terminal, folder, photos, quiet=as_json)

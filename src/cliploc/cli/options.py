@@ -34,9 +34,10 @@ def whole_number(least: int, most: int, meaning: str) -> Any:
 Model = Annotated[str, typer.Option("--model", help="A name of `cliploc models`.")]
 Pretrained = Annotated[str | None, typer.Option(help="Which weights of the model; its own when left out.")]
 MethodName = Annotated[
-    str | None,
+    list[str] | None,  # so that a second one is refused (`one_method`), not silently taken
     typer.Option(
         "--method",
+        metavar="NAME",
         help="A name of `cliploc methods`, or several: cam+layer_cam. [default: cam on CNN towers, naclip on ViTs]",
     ),
 ]
@@ -117,6 +118,20 @@ def class_names(text: str) -> list[str]:
         return parse_list(text)
     lines = [line.strip() for line in Path(text).read_text(encoding="utf-8-sig").splitlines()]
     return [line for line in lines if line and not line.startswith("#")]
+
+
+def one_method(given: Sequence[str] | None) -> str | None:
+    """What `--method` names, where a command runs one method or the mean of several.
+
+    Raises:
+        UsageError: it was given more than once.
+    """
+    if given and len(given) > 1:
+        raise UsageError(
+            f"expected --method once, got it {len(given)} times: write --method {'+'.join(dict.fromkeys(given))} for "
+            "the mean of their maps, or run the command once for each"
+        )
+    return given[0] if given else None
 
 
 def parse_templates(given: Sequence[str] | None) -> list[str] | None:

@@ -75,6 +75,7 @@ def labels_of(lines: Sequence[str], where: str = "") -> Labels:
         entries.append(prompts.class_entry(match.group(1) if match else line, where))
         expected = f"{where}{line}: expected a threshold from 0 to 1 after @"
         thresholds.append(parse_share(match.group(2), expected) if match else None)
+    prompts.warn_of_commas(entries, where)
     if not entries:
         raise UsageError(f"{where}expected names to box, found none: write them one a line")
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cliploc.saliency._infra.ensemble import EnsembleRule, find, min_max, resolve_options
+from cliploc.saliency._infra.ensemble import EnsembleRule, find, min_max, raw_maps, resolve_options
 from cliploc.saliency._infra.fit import fitting, unfit_reason
 from cliploc.saliency._infra.registration import methods, saliency
 
@@ -12,6 +12,7 @@ __all__ = [
     "fitting",
     "methods",
     "min_max",
+    "raw_maps",
     "resolve_options",
     "saliency",
     "unfit_reason",

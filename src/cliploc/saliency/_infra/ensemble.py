@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.errors import UsageError
+from cliploc.errors import ModelError, UsageError
 from cliploc.saliency._infra.registration import check_options, methods
 from cliploc.schema import Context, Method, Needs
 
@@ -32,7 +32,7 @@ def find(spec: str, rule: EnsembleRule = "minmax") -> Method:
 
     Raises:
         UnknownNameError: one of them is not known.
-        UsageError: one is named twice, or an unknown rule.
+        UsageError: one is named twice, names with a comma between them, or an unknown rule.
 
     Example:
         >>> find("cam+layer_cam").title
@@ -40,6 +40,12 @@ def find(spec: str, rule: EnsembleRule = "minmax") -> Method:
     """
     if rule not in get_args(EnsembleRule):
         raise UsageError(f"expected an ensemble by {' or '.join(get_args(EnsembleRule))}, got {rule!r}")
+    if "," in spec:
+        joined = "+".join(name.strip() for name in spec.split(","))
+        raise UsageError(
+            f"expected one method, got several, {spec!r}: write {joined} for the mean of their maps, or ask for one "
+            "after the other"
+        )
     names = [name.strip() for name in spec.split("+")]
     members = tuple(methods.get(name) for name in names)
     if len(members) == 1:
@@ -53,7 +59,7 @@ def find(spec: str, rule: EnsembleRule = "minmax") -> Method:
         return reduce(or_, (m.needs(**_own(m, options)) for m in members))
 
     def ensemble(ctx: Context, **options: Any) -> Tensor:
-        raw = [m.function(ctx, **_own(m, options)).float() for m in members]  # each [B, P, h, w] of its own grid
+        raw = [raw_maps(m, ctx, _own(m, options)) for m in members]  # each [B, P, h, w] of its own grid
         maps = [scaled(r.relu() if m.relu else r) for m, r in zip(members, raw, strict=True)]
         finest = max((m.shape[-2], m.shape[-1]) for m in maps)
         maps = [F.interpolate(m, size=finest, mode="bilinear", align_corners=False) for m in maps]
@@ -75,6 +81,23 @@ def find(spec: str, rule: EnsembleRule = "minmax") -> Method:
         members=members,
         poolings=frozenset.intersection(*(m.poolings for m in members)),
     )
+
+
+def raw_maps(method: Method, ctx: Context, options: Mapping[str, Any]) -> Tensor:
+    """What a method makes of a batch, `[B, P, h, w]` float32, as its function returns it.
+
+    Raises:
+        ModelError: it is no tensor of that shape.
+    """
+    maps = method.function(ctx, **options)
+    wanted = (len(ctx.images), ctx.text.shape[1])
+    if not isinstance(maps, Tensor) or maps.ndim != 4 or maps.shape[:2] != wanted:
+        got = f"one of shape {list(maps.shape)}" if isinstance(maps, Tensor) else type(maps).__name__
+        raise ModelError(
+            f"expected {method.name} to return a tensor [B, P, h, w] with B = {wanted[0]} pictures and P = {wanted[1]} "
+            f"names, got {got}: correct the method"
+        )
+    return maps.float()
 
 
 def resolve_options(method: Method, options: Mapping[str, Any]) -> dict[str, Any]:
