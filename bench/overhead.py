@@ -58,7 +58,7 @@ def overhead(localizer: Localizer, paths: list[Path], repeats: int) -> None:
     height, width = localizer.input_hw
     arrays = [np.asarray(load(path).image.resize((width, height))) for path in paths]
     pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255  # [n, 3, H, W]
-    batches = localizer.backbone.normalize(pixels).split(localizer.batch_size)
+    batches = localizer.backbone.normalize(pixels).split(localizer.options.batch_size)
 
     def bare() -> None:
         for batch in batches:
@@ -112,7 +112,7 @@ def main() -> int:
     localizer = Localizer("mini", method="cam", device="cpu")
     print(
         f"cliploc {__version__}, torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} CPUs, "
-        f"{settings.threads} threads, mini + cam at {localizer.input_hw}, batches of {localizer.batch_size}, "
+        f"{settings.threads} threads, mini + cam at {localizer.input_hw}, batches of {localizer.options.batch_size}, "
         f"{len(found)} pictures in {settings.folder}, median of {settings.repeats}"
     )
     overhead(localizer, list(itertools.islice(itertools.cycle(found), settings.photos)), settings.repeats)

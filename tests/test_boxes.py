@@ -12,6 +12,7 @@ from cliploc.boxes import BoxRule, boxes_from_maps
 from cliploc.errors import UsageError
 from cliploc.geometry import iou_matrix
 
+ALL_BOXES = "leave it out for all boxes"
 LEVELS = [0, 0, 0, 0.1, 0.25, 0.4, 0.5, 0.75, 0.9, 1]  # sums and shares of these are exact enough to compare
 heats = hnp.arrays(
     np.float32, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.sampled_from(LEVELS).map(np.float32)
@@ -224,13 +225,17 @@ def test_nothing_positive_has_no_box_and_nothing_is_above_the_maximum(tau):
         ("threshold", float("nan"), "expected a threshold from 0 to 1, or auto, got nan"),
         ("threshold", "otsu", "expected a threshold from 0 to 1, or auto, got 'otsu'"),
         ("threshold", True, "expected a threshold from 0 to 1, or auto, got True"),
-        ("components", "some", "expected components all or largest, got 'some'"),
-        ("min_area", 1, "expected min_area, a share of the picture, from 0 to below 1, got 1"),
-        ("min_area", -0.1, "expected min_area, a share of the picture, from 0 to below 1, got -0.1"),
-        ("max_boxes", 0, "expected max_boxes, a whole number of at least 1, got 0: leave it out for all boxes"),
-        ("max_boxes", 1.5, "expected max_boxes, a whole number of at least 1, got 1.5: leave it out for all boxes"),
-        ("nms_iou", 0, "expected nms_iou above 0 and at most 1, got 0"),
-        ("nms_iou", 1.1, "expected nms_iou above 0 and at most 1, got 1.1"),
+        ("components", "some", "expected components of all, largest, got 'some'"),
+        ("min_area", 1, "expected min_area, a share of the picture, from 0 to 0.999, got 1"),
+        ("min_area", -0.1, "expected min_area, a share of the picture, from 0 to 0.999, got -0.1"),
+        ("max_boxes", 0, "expected max_boxes, a whole number from 1 to 1,000,000, got 0: leave it out for all boxes"),
+        (
+            "max_boxes",
+            1.5,
+            "expected max_boxes, a whole number from 1 to 1,000,000, got 1.5: leave it out for all boxes",
+        ),
+        ("nms_iou", 0, "expected nms_iou above 0 and at most 1, got 0: leave it out for no suppression"),
+        ("nms_iou", 1.1, "expected nms_iou above 0 and at most 1, got 1.1: leave it out for no suppression"),
         ("connectivity", 6, "expected connectivity 4 or 8, got 6"),
     ],
 )

@@ -8,6 +8,7 @@ import pytest
 
 from cliploc import prompts
 from cliploc.localizer import Localizer, classifier
+from cliploc.pipeline.requests import Reporter
 from tests.commands import CAT, COFFEE, cliploc_, create_once
 from tests.tiny import tower
 
@@ -124,7 +125,11 @@ def test_a_stream_goes_on_after_a_bad_photo_and_raises_without_a_listener(tmp_pa
     failed: list[str] = []
     found = list(
         localizer.classify_stream(
-            [tmp_path / "no.jpg", COFFEE], ["cat", "cup"], 1, lambda source, _: failed.append(source)
+            [tmp_path / "no.jpg", COFFEE],
+            ["cat", "cup"],
+            1,
+            on_error="skip",
+            reporter=Reporter(failed=lambda source, _: failed.append(source)),
         )
     )
     assert failed == [str(tmp_path / "no.jpg")]

@@ -11,14 +11,17 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from cliploc import localizer as module
 from cliploc.errors import InputError, ModelError, UnknownNameError, UsageError
 from cliploc.geometry import POLICIES, Frame, iou_matrix
-from cliploc.localizer import DECODERS, Localizer, default_method, min_max
-from cliploc.saliency import methods
+from cliploc.localizer import Localizer, default_method
+from cliploc.pipeline import prepare as module
+from cliploc.pipeline.prepare import DECODERS
+from cliploc.pipeline.requests import Reporter
+from cliploc.pipeline.views import Views
+from cliploc.saliency import methods, min_max
 from cliploc.saliency.cam import cam
 from cliploc.schema import Needs
-from tests.tiny import KINDS, context, tower
+from tests.tiny import KINDS, context, give_function, tower
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 TEMPLATE = "a {} thing"
@@ -145,7 +148,7 @@ def test_heat_of_the_padding_counts_for_nothing(backbones):
         maps[..., 0, :], maps[..., 4, 4] = 50, 1
         return maps
 
-    localizer.method = replace(localizer.method, function=hot_padding)
+    give_function(localizer, hot_padding)
     found = localizer(photo((128, 64)), ["red"])
     assert found.maps[0, :8].max() == found.maps[0, 24:].max() == 0
     assert np.unravel_index(found.maps[0].argmax(), (32, 32))[1] in (17, 18)
@@ -202,7 +205,7 @@ def test_names_for_each_picture_are_separate_calls_and_no_method_sees_others(bac
         seen.append(tuple(ctx.text.shape[:2]))
         return cam(ctx)
 
-    localizer.method = replace(localizer.method, function=spied)
+    give_function(localizer, spied)
     results = localizer(pictures, names)
     assert seen == [(2, 1), (1, 2), (1, 3), (1, 1), (1, 2)]
     for result, picture, asked in zip(results, pictures, names, strict=True):
@@ -304,7 +307,7 @@ def test_inputs_are_whole_grid_cells_and_maps_of_another_shape_are_laid_right():
         x = (torch.arange(w) * 4.0 + 2 - second.offset_xy[0]) / second.scale_xy[0]
         return (x if len(inputs) == 2 else 0 * x).expand(1, 1, h, w)
 
-    localizer.method = replace(localizer.method, function=slope)
+    give_function(localizer, slope)
     found = localizer(photo((64, 40)), ["red"])
     assert inputs == [(20, 24), (24, 32)]
     assert found.reasons[0] is None  # one flat view among others does not matter
@@ -322,7 +325,7 @@ def test_one_flat_view_is_not_yet_not_found(backbones, flat):
         calls.append(1)
         return cam(ctx) * (len(calls) - 1 != flat)
 
-    localizer.method = replace(localizer.method, function=sometimes)
+    give_function(localizer, sometimes)
     assert localizer(WIDE, ["red"]).found[0]
 
 
@@ -338,7 +341,7 @@ def test_image_size_sets_the_input(backbones):
 def test_a_constant_map_is_zeros_and_not_found(backbones):
     localizer = build(backbones["gap_cnn"])
     for value in (0.0, 3.0, -2.0):
-        localizer.method = replace(localizer.method, function=lambda ctx, v=value: cam(ctx) * 0 + v)
+        give_function(localizer, lambda ctx, v=value: cam(ctx) * 0 + v)
         found = localizer(WIDE, ["red"])
         assert (found.maps == 0).all()
         assert not found.found[0]
@@ -368,7 +371,7 @@ def test_background_is_subtracted_and_may_win(backbones):
         seen.append(ctx.text)
         return cam(ctx)
 
-    localizer.method = replace(localizer.method, function=spied)
+    give_function(localizer, spied)
     mostly_blue = photo((64, 64), blue=(0, 0, 64, 40), red=(20, 44, 36, 60))
     found = localizer(mostly_blue, ["red"])
     red, blue, green = backbone.encode_text(["a red thing", "a blue thing", "a green thing"])
@@ -427,7 +430,7 @@ def test_a_map_that_is_no_number_is_named_with_its_prompt_and_picture(backbones,
         maps[1, 2, 0, 0] = bad
         return maps
 
-    localizer.method = replace(localizer.method, function=broken)
+    give_function(localizer, broken)
     with pytest.raises(ModelError, match=r"gap_cnn in float32 gave a map .* for image 1, prompt 'blue': use a higher"):
         localizer([TALL, WIDE], ["red", "green", "blue"])
 
@@ -444,8 +447,7 @@ def test_weights_that_require_gradients_change_nothing(method):
 def test_nor_does_a_method_that_does_not_guard_against_them():
     localizer = build(tower("attention_pool_cnn", (8, 8)).requires_grad_(True))
     expected = localizer(WIDE, ["red"])
-    unguarded = replace(localizer.method, function=lambda ctx: torch.einsum("bdhw,bpd->bphw", ctx.dense(), ctx.text))
-    localizer.method = unguarded
+    give_function(localizer, lambda ctx: torch.einsum("bdhw,bpd->bphw", ctx.dense(), ctx.text))
     same(localizer(WIDE, ["red"]), expected)
 
 
@@ -472,26 +474,26 @@ OPTIONS = [
     ({"method_options": {"size": 3}}, "cam has no option 'size': it has none"),
     ({"templates": "a photo"}, "expected a template with {} for the name, or one of default, openai-80"),
     ({"templates": []}, "expected at least one template, got none"),
-    ({"background": "sky"}, "expected a list of names, got the single text 'sky': write ['sky']"),
+    ({"background": "sky"}, "expected a list of background names, got the single text 'sky': write ['sky']"),
     ({"background": [""]}, "expected a name, got an empty one"),
     ({"resize": "stretch"}, "expected a resize policy of squash, crop, pad, got 'stretch'"),
-    ({"image_size": 33}, "expected an image_size of multiples of 4 from 4 to 4096 for gap_cnn, got 33×33"),
-    ({"image_size": (32, 0)}, "expected an image_size of multiples of 4 from 4 to 4096 for gap_cnn, got 32×0"),
-    ({"image_size": 8192}, "expected an image_size of multiples of 4 from 4 to 4096 for gap_cnn, got 8192×8192"),
-    ({"image_size": 32.0}, "expected an image_size of multiples of 4 from 4 to 4096 for gap_cnn, got 32.0×32.0"),
-    ({"image_size": (32,)}, "expected an image_size of multiples of 4 from 4 to 4096 for gap_cnn, got 32"),
-    ({"scales": ()}, "expected a list of scales from 0.25 to 8, got ()"),
-    ({"scales": (1, 0)}, "expected a list of scales from 0.25 to 8, got (1, 0)"),
-    ({"scales": (1, float("nan"))}, "expected a list of scales from 0.25 to 8, got (1, nan)"),
-    ({"scales": 2.0}, "expected a list of scales from 0.25 to 8, got 2.0"),
+    ({"image_size": 33}, "expected an image_size of multiples of 4 for gap_cnn, got 33"),
+    ({"image_size": (32, 0)}, "expected an image_size of 1 to 4096 pixels, one side or (height, width), got (32, 0)"),
+    ({"image_size": 8192}, "expected an image_size of 1 to 4096 pixels, one side or (height, width), got 8192"),
+    ({"image_size": 32.0}, "expected an image_size of 1 to 4096 pixels, one side or (height, width), got 32.0"),
+    ({"image_size": (32,)}, "expected an image_size of 1 to 4096 pixels, one side or (height, width), got (32,)"),
+    ({"scales": ()}, "expected a list of 1 to 16 scales, each from 0.25 to 8, got ()"),
+    ({"scales": (1, 0)}, "expected a list of 1 to 16 scales, each from 0.25 to 8, got (1, 0)"),
+    ({"scales": (1, float("nan"))}, "expected a list of 1 to 16 scales, each from 0.25 to 8, got (1, nan)"),
+    ({"scales": 2.0}, "expected a list of 1 to 16 scales, each from 0.25 to 8, got 2.0"),
     ({"threshold": 1.5}, "expected a threshold from 0 to 1, or auto, got 1.5"),
-    ({"components": "few"}, "expected components all or largest, got 'few'"),
-    ({"min_area": 2}, "expected min_area, a share of the picture, from 0 to below 1, got 2"),
-    ({"max_boxes": 0}, "expected max_boxes, a whole number of at least 1, got 0"),
+    ({"components": "few"}, "expected components of all, largest, got 'few'"),
+    ({"min_area": 2}, "expected min_area, a share of the picture, from 0 to 0.999, got 2"),
+    ({"max_boxes": 0}, "expected max_boxes, a whole number from 1 to 1,000,000, got 0"),
     ({"nms_iou": 0}, "expected nms_iou above 0 and at most 1, got 0"),
     ({"min_presence": 1.1}, "expected min_presence from 0 to 1, got 1.1"),
-    ({"batch_size": 0}, "expected a batch_size, a whole number of at least 1, got 0"),
-    ({"batch_size": 2.5}, "expected a batch_size, a whole number of at least 1, got 2.5"),
+    ({"batch_size": 0}, "expected batch_size, a whole number from 1 to 4,096, got 0"),
+    ({"batch_size": 2.5}, "expected batch_size, a whole number from 1 to 4,096, got 2.5"),
 ]
 
 
@@ -541,7 +543,7 @@ def test_one_picture_is_a_list_of_one_wherever_several_may_be_given(gap, tmp_pat
 def test_a_method_that_returns_another_shape_is_named(gap, returned, got):
     said = rf"^expected mine to return a tensor \[B, P, h, w\] with B = 2 pictures and P = 3 names, got {got}: correct"
     localizer = build(gap)
-    localizer.method = replace(methods.get("cam"), name="mine", function=returned)
+    give_function(localizer, returned, name="mine")
     with pytest.raises(ModelError, match=said):
         localizer([WIDE, WIDE], ["red", "green", "blue"])
 
@@ -577,7 +579,7 @@ def test_calls_that_are_refused(backbones, images, names, text):
 
 def test_an_iterator_of_pictures_with_too_few_lists_of_names(backbones):
     stream = build(backbones["gap_cnn"], batch_size=1).stream(iter([TALL, WIDE]), [["red"]])
-    with pytest.raises(UsageError, match="expected a list of names for each picture, got none for picture 1"):
+    with pytest.raises(UsageError, match="expected a list of names for each picture, got 1 lists and more pictures"):
         list(stream)
 
 
@@ -605,7 +607,14 @@ def test_broken_pictures_are_reported_and_the_good_ones_keep_their_order(backbon
     paths.insert(3, tmp_path / "missing.png")
     localizer = build(backbones["gap_cnn"], batch_size=2)
     errors = []
-    results = list(localizer.stream(paths, ["red"], on_error=lambda source, error: errors.append((source, str(error)))))
+    results = list(
+        localizer.stream(
+            paths,
+            ["red"],
+            on_error="skip",
+            reporter=Reporter(failed=lambda *error: errors.append(tuple(map(str, error)))),
+        )
+    )
     assert [result.source for result in results] == [str(tmp_path / f"{i}.png") for i in (0, 2, 3, 4, 6, 7, 8)]
     assert [source for source, _ in errors] == [str(tmp_path / f"{name}.png") for name in ("1", "missing", "5")]
     assert all(text.startswith(f"{source}: ") for source, text in errors)
@@ -618,9 +627,7 @@ def test_broken_pictures_are_reported_and_the_good_ones_keep_their_order(backbon
 
 def test_names_stay_with_their_pictures_when_one_is_broken(backbones, tmp_path):
     names = [["red"], ["blue"], ["green"]]
-    results = list(
-        build(backbones["gap_cnn"]).stream([TALL, tmp_path / "no.png", SQUARE], names, on_error=lambda *_: None)
-    )
+    results = list(build(backbones["gap_cnn"]).stream([TALL, tmp_path / "no.png", SQUARE], names, on_error="skip"))
     assert [result.names for result in results] == [("red",), ("green",)]
     assert results[1].found[0]
 
@@ -676,20 +683,20 @@ def test_what_was_read_ahead_is_dropped_when_a_picture_is_broken(backbones, monk
 def test_a_broken_picture_keeps_its_place_in_the_batch(backbones, tmp_path, monkeypatch):
     """So that the others meet the same neighbours as when it is whole, to the same last bit."""
     batches = []
-    plain = Localizer._compute
+    plain = Views.compute
     monkeypatch.setattr(
-        Localizer,
-        "_compute",
+        Views,
+        "compute",
         lambda self, batch, *rest: batches.append([one.picture.source for one in batch]) or plain(self, batch, *rest),
     )
     pictures = [TALL, tmp_path / "no.png", SQUARE, WIDE, tmp_path / "neither.png", tmp_path / "nor.png", TALL]
-    results = list(build(backbones["gap_cnn"], batch_size=2).stream(pictures, ["red"], on_error=lambda *_: None))
+    results = list(build(backbones["gap_cnn"], batch_size=2).stream(pictures, ["red"], on_error="skip"))
     assert batches == [["image 0"], ["image 2", "image 3"], ["image 6"]]
     assert len(results) == 4
 
 
 def test_a_batch_too_large_for_the_memory_is_done_in_halves(backbones, monkeypatch):
-    plain, sizes, told = Localizer._compute, [], []
+    plain, sizes, told = Views.compute, [], []
 
     def narrow(self, batch, *rest):
         sizes.append(len(batch))
@@ -701,18 +708,21 @@ def test_a_batch_too_large_for_the_memory_is_done_in_halves(backbones, monkeypat
 
     localizer = build(backbones["gap_cnn"], batch_size=5)
     whole = list(localizer.compare(PHOTOS, ["red", "blue"], ["cam", "grad_cam"]))
-    monkeypatch.setattr(Localizer, "_compute", narrow)
-    halved = list(localizer.compare(PHOTOS, ["red", "blue"], ["cam", "grad_cam"], on_memory=told.append))
+    monkeypatch.setattr(Views, "compute", narrow)
+    halved = list(
+        localizer.compare(PHOTOS, ["red", "blue"], ["cam", "grad_cam"], reporter=Reporter(halved=told.append))
+    )
     assert sizes == [5, 3, 2, 1, 2]
     assert told == [5, 3]
     for one, other in zip(whole, halved, strict=True):
         for method in ("cam", "grad_cam"):
             same(one[method], other[method])
-    with pytest.raises(RuntimeError, match="not enough memory"):
+    monkeypatch.setattr(Views, "compute", lambda *_: (_ for _ in ()).throw(RuntimeError("not enough memory")))
+    with pytest.raises(RuntimeError, match="not enough memory"):  # even for a single picture
         list(localizer.compare(PHOTOS, ["red"], ["cam"]))
-    monkeypatch.setattr(Localizer, "_compute", lambda *_: (_ for _ in ()).throw(RuntimeError("of another kind")))
+    monkeypatch.setattr(Views, "compute", lambda *_: (_ for _ in ()).throw(RuntimeError("of another kind")))
     with pytest.raises(RuntimeError, match="of another kind"):
-        list(localizer.compare(PHOTOS, ["red"], ["cam"], on_memory=told.append))
+        list(localizer.compare(PHOTOS, ["red"], ["cam"]))
 
 
 @pytest.mark.parametrize("options", [{}, {"resize": "pad", "scales": (1, 1.5), "flip": True}])

@@ -12,6 +12,7 @@ import torch
 
 from cliploc.localizer import Localizer
 from cliploc.memory import Memory
+from cliploc.pipeline.requests import Reporter
 from tests.saliency.test_ensemble import PHOTOS, WIDE, Counting, same
 from tests.tiny import tower
 
@@ -59,7 +60,7 @@ def test_a_method_that_was_stopped_goes_on_where_it_was() -> None:
 
     localizer = localizer_of(backbone, memory, "score_cam", batch_size=4)
     with pytest.raises(KeyboardInterrupt):
-        list(localizer.stream([WIDE], ["red"], on_masked=stop))
+        list(localizer.stream([WIDE], ["red"], reporter=Reporter(masked=stop)))
     assert 0 < backbone.images < whole.images
     localizer(WIDE, ["red"])
     assert backbone.images == whole.images

@@ -13,7 +13,8 @@ from PIL import Image
 
 from cliploc.errors import UsageError
 from cliploc.geometry import Frame
-from cliploc.schema import Boxes, Context, Localization, Needs, TextSet
+from cliploc.localization import Localization
+from cliploc.schema import Boxes, Context, Needs, TextSet
 from tests.tiny import KINDS, tower
 
 indices = st.one_of(st.just("all"), st.lists(st.integers(-9, -1), max_size=4, unique=True).map(tuple))

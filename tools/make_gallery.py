@@ -19,9 +19,11 @@ from cliploc import Localizer
 from cliploc._terminal import Terminal
 from cliploc.demo import DemoPhoto, demo_photos
 from cliploc.geometry import iou_matrix
+from cliploc.localization import Localization
+from cliploc.pipeline.requests import Reporter
 from cliploc.report.overlay import comparison
 from cliploc.saliency import methods
-from cliploc.schema import Localization, Method
+from cliploc.schema import Method
 
 ROOT = Path(__file__).parents[1]
 SHOWN = {"cat.jpg": "cat", "dogs.jpg": "dog", "bee.jpg": "bee"}
@@ -52,7 +54,7 @@ def draw(localizer: Localizer, remark: str, photos: Sequence[DemoPhoto], out: Pa
                 [photo.path],
                 [name],
                 [method.name for method in shown],
-                on_masked=bar.masked,
+                reporter=Reporter(masked=bar.masked),
             )
             (results,) = compared
         for method in shown:

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from cliploc.detector import Detector
     from cliploc.errors import CliplocError, InputError, ModelError, UsageError
     from cliploc.jobs.annotate import annotate
+    from cliploc.localization import Localization
     from cliploc.localizer import Localizer
     from cliploc.memory import Memory
-    from cliploc.schema import Boxes, Localization
+    from cliploc.schema import Boxes
 
 __all__ = [
     "Boxes",
@@ -40,7 +41,7 @@ _HOMES = {
     "CliplocError": "cliploc.errors",
     "Detector": "cliploc.detector",
     "InputError": "cliploc.errors",
-    "Localization": "cliploc.schema",
+    "Localization": "cliploc.localization",
     "Localizer": "cliploc.localizer",
     "Memory": "cliploc.memory",
     "ModelError": "cliploc.errors",

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cliploc.schema import FloatArray, Localization
+from cliploc.localization import Localization
+from cliploc.schema import FloatArray
 
 if TYPE_CHECKING:
     from cliploc.localizer import Localizer

@@ -24,7 +24,7 @@ from cliploc.schema import Backbone, Needs, Trace
 
 
 @dataclass
-class View:
+class Remembered:
     """A batch of pictures as one model saw it.
 
     Attributes:
@@ -84,7 +84,7 @@ class Memory:
             return sum(one.size for one in self._kept.values())
 
     @contextmanager
-    def view(self, backbone: Backbone, pixels: Tensor, *how: Hashable) -> Iterator[View]:
+    def of(self, backbone: Backbone, pixels: Tensor, *how: Hashable) -> Iterator[Remembered]:
         """What is kept of a batch of pictures, to be read and added to; it is weighed at the end.
 
         Args:
@@ -94,12 +94,12 @@ class Memory:
         """
         content = hashlib.blake2b(pixels.cpu().contiguous().numpy().data, digest_size=16).digest()
         key = (id(backbone), tuple(pixels.shape), content, torch.is_inference_mode_enabled(), *how)
-        found: View | None = self._get(key, backbone)
-        view = View() if found is None else found
+        found: Remembered | None = self._get(key, backbone)
+        remembered = Remembered() if found is None else found
         try:
-            yield view
+            yield remembered
         finally:  # what was done before a method was stopped is kept, too
-            self._put(key, backbone, view)
+            self._put(key, backbone, remembered)
 
     def text(self, backbone: Backbone, words: Sequence[str], templates: Sequence[str]) -> Tensor | None:
         """The embedding `[D]` of a name, or None."""

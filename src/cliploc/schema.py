@@ -21,10 +21,8 @@ from cliploc.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
-    from PIL import Image
     from torch import Tensor
 
-    from cliploc.geometry import Frame
 
 FloatArray = npt.NDArray[np.float32]
 TowerKind = Literal["cnn", "vit"]
@@ -596,56 +594,3 @@ class Boxes:
             raise UsageError(f"expected one of the names asked for ({', '.join(self.names)}), got {name!r}")
         boxes: FloatArray = self.xyxy[self.label == self.names.index(name)]
         return boxes
-
-
-@dataclass(frozen=True)
-class Localization:
-    """Where each name is in one picture.
-
-    Attributes:
-        source: the file, or "image 0" for a picture from memory.
-        image: the upright RGB picture.
-        names: what was asked for, in order.
-        scores: `[P]` float32, image–text cosine.
-        presence: `[P]` float32, calibrated probability that the thing is there; None where the model has none.
-        found: `[P]` bool.
-        reasons: for each name, why it was not found; None when it was.
-        maps: `[P, H, W]` float32 in 0–1 over the model's input; over the picture after a refinement such as `guided`.
-        frame: how the picture lies in what the maps are over.
-        boxes: the boxes of the names found, best first within each name.
-        notes: remarks on the picture ("animated: the first of 12 frames is used") and on how sure its maps are.
-        embedding: `[D]` float32, unit norm: the whole picture in the space it shares with the texts; None where nobody
-            computed it.
-    """
-
-    source: str
-    image: Image.Image
-    names: tuple[str, ...]
-    scores: FloatArray
-    presence: FloatArray | None
-    found: npt.NDArray[np.bool_]
-    reasons: tuple[str | None, ...]
-    maps: FloatArray
-    frame: Frame
-    boxes: Boxes
-    notes: tuple[str, ...] = ()
-    embedding: FloatArray | None = None
-
-    @property
-    def heatmaps(self) -> FloatArray:
-        """`[P, H, W]` float32 in 0–1, original size; resampled from `maps` at every call: results stay small."""
-        import torch
-
-        heatmaps: FloatArray = self.frame.map_to_original(torch.from_numpy(self.maps)).numpy()
-        return heatmaps
-
-    def to_supervision(self) -> Any:
-        """The boxes as `supervision.Detections`, names under `data["class_name"]`."""
-        import supervision
-
-        return supervision.Detections(
-            xyxy=self.boxes.xyxy.copy(),
-            confidence=self.boxes.score.copy(),
-            class_id=self.boxes.label.copy(),
-            data={"class_name": np.array([self.names[i] for i in self.boxes.label], dtype=object)},
-        )

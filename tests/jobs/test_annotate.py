@@ -34,6 +34,7 @@ from cliploc.jobs.folder import StoppedError
 from cliploc.jobs.labels import labels_of, read_labels
 from cliploc.jobs.pictures import find_pictures
 from cliploc.localizer import Localizer
+from cliploc.pipeline.views import Views
 from tests.commands import PHOTOS, cliploc_, create_once
 
 LABELS = ["cat|kitten", "dog", "bee @0.6", "teapot"]
@@ -284,7 +285,7 @@ def test_what_becomes_of_a_box_round_several_things(folder, tmp_path, monkeypatc
         small = Image.fromarray(three).resize(item.frames[0].input_hw[::-1], Image.Resampling.BILINEAR)
         return np.stack([np.asarray(small)] * len(maps)), item.frames[0]
 
-    monkeypatch.setattr(Localizer, "_finished", planted)
+    monkeypatch.setattr(Views, "finish", planted)
     result = annotate(folder / "cat.png", ["cat"], tmp_path, groups=mode, threshold=0.4, formats=["csv"], **OPTIONS)
     row = rows(tmp_path)["cat.png"]
     assert len(row["boxes"]) == {"keep": 1, "split": 3, "drop": 0}[mode]
@@ -296,7 +297,7 @@ def test_the_same_command_again_changes_no_file_and_other_settings_are_refused_b
     files = [path for path in sorted(plain.out.rglob("*")) if path.is_file()]
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
     computed = []
-    monkeypatch.setattr(Localizer, "_compute", lambda *_: computed.append(1))
+    monkeypatch.setattr(Views, "compute", lambda *_: computed.append(1))
     written = []
     again = annotate(folder, LABELS, plain.out, formats=["coco", "csv"], on_write=written.append, **OPTIONS)
     assert (again.computed, computed, written) == (0, [], [])

@@ -26,7 +26,7 @@ pytest.importorskip("pyarrow")
 
 import pyarrow.parquet as pq
 
-from cliploc import backbones, localizer
+from cliploc import backbones
 from cliploc.datasets import open_dataset
 from cliploc.errors import InputError, UsageError
 from cliploc.geometry import iou_matrix
@@ -37,6 +37,8 @@ from cliploc.jobs.plan import Grid, View, shard_size
 from cliploc.jobs.rows import parts_in, rows_in
 from cliploc.localizer import Localizer
 from cliploc.metrics import PxAP, pack_counts, unpack_counts
+from cliploc.pipeline import tasks
+from cliploc.pipeline.views import Views
 from tests.commands import cliploc_, create_once
 from tests.jobs.samples import dataset, wsol_folder
 
@@ -143,8 +145,8 @@ def test_maps_of_cropped_and_padded_views_lie_on_the_whole_picture(root, tmp_pat
 
 def test_thresholds_cost_no_forward_pass_and_prompts_do(root, tmp_path, monkeypatch):
     passes = []
-    plain = Localizer._compute
-    monkeypatch.setattr(Localizer, "_compute", lambda *a: passes.append(len(a[1])) or plain(*a))
+    plain = Views.compute
+    monkeypatch.setattr(Views, "compute", lambda *a: passes.append(len(a[1])) or plain(*a))
     views = (VIEW, replace(VIEW, prompts="name-only", templates=("{}",)))
     result = run(root, tmp_path, views=views, thresholds=(0.2, None, 0.6))
     assert sum(passes) == 2 * COUNT
@@ -330,14 +332,14 @@ def test_a_broken_picture_is_a_failed_row_and_changes_no_other(root, plain, tmp_
 
 
 def test_a_batch_that_does_not_fit_the_memory_is_halved_and_said(root, plain, tmp_path, monkeypatch):
-    compute = Localizer._compute
+    compute = Views.compute
 
     def narrow(self, batch, *rest):
         if len(batch) > 1:
             raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes")
         return compute(self, batch, *rest)
 
-    monkeypatch.setattr(Localizer, "_compute", narrow)
+    monkeypatch.setattr(Views, "compute", narrow)
     said = []
     result = run(root, tmp_path, on_note=said.append)
     assert said == ["mini: too little memory for a batch of 2 pictures, done in halves"]
@@ -349,14 +351,14 @@ def test_a_batch_that_does_not_fit_the_memory_is_halved_and_said(root, plain, tm
     def none(self, batch, *rest):
         raise MemoryError
 
-    monkeypatch.setattr(Localizer, "_compute", none)
+    monkeypatch.setattr(Views, "compute", none)
     result = run(root, tmp_path / "none")
     assert len(result.failed) == COUNT
     assert "too little memory for a single picture" in result.failed["val/000.jpg"]
 
 
 def test_a_method_that_gives_no_numbers_fails_alone_and_by_name(root, plain, tmp_path, monkeypatch):
-    find, batches = localizer.find, []
+    find, batches = tasks.find, []
 
     def spoilt(spec, rule="minmax"):
         method = find(spec, rule)
@@ -370,7 +372,7 @@ def test_a_method_that_gives_no_numbers_fails_alone_and_by_name(root, plain, tmp
 
         return replace(method, function=function)
 
-    monkeypatch.setattr(localizer, "find", spoilt)
+    monkeypatch.setattr(tasks, "find", spoilt)
     result = run(root, tmp_path)
     lost = {one["sample"] for one in result.summary["mini_layer-cam"]["failed"]}
     assert lost == {f"val/{number:03d}.jpg" for number in range(4)}  # of the first batch's part

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from cliploc.localizer import Localizer
 from cliploc.refine import refinements
 from tests.saliency.test_ensemble import Counting
 from tests.test_localizer import PHOTOS, TALL, WIDE, photo, same
-from tests.tiny import KINDS, tower
+from tests.tiny import KINDS, give_function, tower
 
 BACKBONES = {kind: tower(kind, (8, 8)) for kind in KINDS}
 BACKBONES["vit"].blocks[0].qkv.weight[:32, :14] *= 40  # else its patches attend to all others nearly alike
@@ -92,9 +91,7 @@ def test_padding_stays_cold_and_a_flat_map_stays_flat(name, kind):
     outside = np.concatenate([found.maps[0, :y0], found.maps[0, y1:]])
     assert (outside <= found.maps[0, y0:y1].min() + 1e-6).all()
     localizer = build(kind, [name])
-    localizer.method = replace(
-        localizer.method, function=lambda ctx: torch.zeros(len(ctx.text), ctx.text.shape[1], *ctx.trace.grid)
-    )
+    give_function(localizer, lambda ctx: torch.zeros(len(ctx.text), ctx.text.shape[1], *ctx.trace.grid))
     flat = localizer(WIDE, ["red"])
     assert (flat.maps == 0).all()
     assert "finds no evidence for it: its map is flat" in flat.reasons[0]

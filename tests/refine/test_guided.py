@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from importlib.resources import files
 
 import numpy as np
@@ -15,7 +14,7 @@ from cliploc.geometry import POLICIES, Frame
 from cliploc.localizer import Localizer
 from cliploc.refine import refinements
 from cliploc.refine.guided import EPS
-from tests.tiny import tower
+from tests.tiny import give_function, tower
 
 
 def guided(picture, maps, cell):
@@ -91,7 +90,7 @@ def test_heatmaps_follow_an_edge_of_the_photograph_to_the_pixel(policy, size_wh,
 
     def heatmaps(refine):
         localizer = Localizer(backbone, method="cam", resize=policy, refine=refine)
-        localizer.method = replace(localizer.method, function=method)
+        give_function(localizer, method)
         return localizer((pixels + noise).astype(np.uint8), ["red"])
 
     result, plain = heatmaps(["guided"]), heatmaps([])

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from cliploc.geometry import Frame
-from cliploc.schema import Boxes, Localization, ResizePolicy
+from cliploc.localization import Localization
+from cliploc.schema import Boxes, ResizePolicy
 
 Build = Callable[..., Localization]
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cliploc.errors import UnknownNameError, UsageError
 from cliploc.localizer import Localizer
+from cliploc.pipeline.requests import Reporter
 from cliploc.saliency import find, methods, resolve_options
 from cliploc.saliency._infra.ensemble import rank
 from cliploc.schema import Needs
@@ -108,7 +109,7 @@ def test_options_go_to_the_members_that_have_them() -> None:
         ({"method": "cam+cam"}, "expected each method of an ensemble once, got 'cam' 2 times"),
         ({"method": "cam+gradcam"}, "unknown method 'gradcam': did you mean grad_cam"),
         ({"method": "cam+"}, "unknown method ''"),
-        ({"method": "cam+grad_cam", "ensemble": "max"}, "expected an ensemble by minmax or rank, got 'max'"),
+        ({"method": "cam+grad_cam", "ensemble": "max"}, "expected ensemble of minmax, rank, got 'max'"),
     ],
 )
 def test_ensembles_that_are_refused(arguments: dict[str, Any], text: str) -> None:
@@ -146,7 +147,7 @@ def test_masked_pictures_are_shared() -> None:
             [WIDE],
             ["red"],
             ["score_cam", "vl_score", "score_cam+vl_score"],
-            on_masked=lambda done, _: told.append(done),
+            reporter=Reporter(masked=lambda done, _: told.append(done)),
         )
     )
     assert backbone.images == 2 * once

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from cliploc.config import OPTIONS
 from cliploc.errors import UsageError
 from cliploc.schema import FloatArray
 
@@ -42,20 +43,10 @@ class BoxRule:
     connectivity: Literal[4, 8] = 8
 
     def __post_init__(self) -> None:
-        if self.threshold != "auto" and not (_is_number(self.threshold) and 0 <= self.threshold <= 1):
-            raise UsageError(f"expected a threshold from 0 to 1, or auto, got {self.threshold!r}")
-        if self.components not in ("all", "largest"):
-            raise UsageError(f"expected components all or largest, got {self.components!r}")
-        if not (_is_number(self.min_area) and 0 <= self.min_area < 1):
-            raise UsageError(f"expected min_area, a share of the picture, from 0 to below 1, got {self.min_area}")
-        if self.max_boxes is not None and not (
-            isinstance(self.max_boxes, int) and not isinstance(self.max_boxes, bool) and self.max_boxes >= 1
-        ):
-            raise UsageError(
-                f"expected max_boxes, a whole number of at least 1, got {self.max_boxes}: leave it out for all boxes"
-            )
-        if self.nms_iou is not None and not (_is_number(self.nms_iou) and 0 < self.nms_iou <= 1):
-            raise UsageError(f"expected nms_iou above 0 and at most 1, got {self.nms_iou}")
+        if self.threshold is None:
+            raise UsageError("expected a threshold from 0 to 1, or auto, got None")
+        for name in ("threshold", "components", "min_area", "max_boxes", "nms_iou"):
+            OPTIONS[name].check(getattr(self, name))
         if self.connectivity not in (4, 8):
             raise UsageError(f"expected connectivity 4 or 8, got {self.connectivity}")
 

@@ -67,13 +67,16 @@ def classify(
     start = time.perf_counter()
     with terminal.progress(f"loading {model}") as bar:
         from cliploc.localizer import classifier
+        from cliploc.pipeline.requests import Reporter
 
         localizer = classifier(**arguments)
         for reason in localizer.unknown_names(names).values():
             terminal.say(f"left out: {reason}", style="yellow")
         bar.start("classify", len(photos))
         run = ClassifyRun(terminal, photos, labels, quiet=as_json)
-        for result in localizer.classify_stream(photos, names, top_k, on_error=run.fail):
+        for result in localizer.classify_stream(
+            photos, names, top_k, on_error="skip", reporter=Reporter(failed=run.fail)
+        ):
             run.take(result)
             bar.advance()
     if as_json:

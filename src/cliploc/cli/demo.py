@@ -66,12 +66,13 @@ def demo(
 
 
 def _page_settings(localizer: Localizer) -> dict[str, Any]:
+    options = localizer.options
     return {
         "model": localizer.backbone.name,
         "method": localizer.method.title,
         "threshold": localizer.box_rule.threshold,
         "input": f"{localizer.input_hw[0]}×{localizer.input_hw[1]}",
-        "scales": ", ".join(f"{scale:g}" for scale in localizer.scales) + (", flipped too" if localizer.flip else ""),
+        "scales": ", ".join(f"{scale:g}" for scale in options.scales) + (", flipped too" if options.flip else ""),
         "cliploc": __version__,
     }
 

@@ -129,14 +129,16 @@ def localize(
     with terminal.progress(f"loading {model}") as bar:
         from cliploc.heads import read_config
         from cliploc.localizer import Localizer, default_method
+        from cliploc.pipeline.requests import Reporter
 
         trained_for = None if head is None else read_config(head).method
         arguments["method_options"] = parse_method_options(chosen or trained_for or default_method(model), option or [])
         localizer = Localizer(**arguments)
         bar.start(localizer.method.name, len(photos))
         run = LocalizeRun(terminal, folder, photos, quiet=as_json)
+        reporter = Reporter(failed=run.fail, masked=bar.masked)
         try:
-            for result in localizer.stream(photos, names, on_error=run.fail, on_masked=bar.masked):
+            for result in localizer.stream(photos, names, on_error="skip", reporter=reporter):
                 run.take(result)
                 bar.advance()
         finally:  # also when interrupted: what is done is not lost
@@ -158,5 +160,5 @@ def _settings(localizer: Localizer, arguments: Mapping[str, Any]) -> dict[str, A
         "refine": localizer.refine,
         "image_size": localizer.input_hw,
         "threshold": localizer.box_rule.threshold,
-        "method_options": {**localizer.method.options, **localizer.method_options},
+        "method_options": localizer.options_of(localizer.method.name, localizer.options.method_options),
     }

@@ -18,8 +18,8 @@ from cliploc.errors import InputError
 if TYPE_CHECKING:
     from PIL import Image
 
+    from cliploc.localization import Localization
     from cliploc.localizer import Classification, Localizer
-    from cliploc.schema import Localization
 
 JPEG_MAX_SIDE = 65_500
 

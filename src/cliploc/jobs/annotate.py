@@ -207,7 +207,7 @@ def annotate(
     results = _Results(target)
     done = results.places if not retry else {name for name, place in results.places.items() if place.ok}
     todo = [one for one in found if one.id not in done]
-    size = shard_size(worker.localizer.batch_size, shard)
+    size = shard_size(worker.localizer.options.batch_size, shard)
     shards = list(_shards(todo, size, whole))
     written = 0
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -14,13 +13,15 @@ import numpy.typing as npt
 import torch
 
 from cliploc.boxes.groups import around_others, split_region
-from cliploc.errors import InputError, ModelError, UsageError
+from cliploc.errors import ModelError, UsageError
 from cliploc.geometry import iou_matrix
 from cliploc.jobs.engine import Part, Shard
 from cliploc.jobs.labels import Labels
 from cliploc.jobs.pictures import bad_name
 from cliploc.jobs.worker import _reason as reason_of
-from cliploc.localizer import DrawableLocalization, Localizer, out_of_memory
+from cliploc.localization import Localization
+from cliploc.localizer import Localizer, out_of_memory
+from cliploc.pipeline.requests import Reporter, Request, Result
 from cliploc.schema import FloatArray
 
 Groups = Literal["keep", "split", "drop"]
@@ -124,47 +125,49 @@ class AnnotateWorker:
         self, shards: Iterable[Shard], on_images: Callable[[int], None] | None = None
     ) -> Generator[Part, None, None]:
         """See `cliploc.jobs.engine.Worker.stream`."""
-        waiting: deque[Shard] = deque()
-        done: dict[str, Row] = {}
+        waiting: deque[Shard] = deque()  # whose pictures are not all done yet
+        done: dict[Hashable, Row] = {}  # by shard and place in it
         notes: list[str] = []
 
-        def paths() -> Iterator[Path]:
+        def requests() -> Iterator[Request]:
             for shard in shards:
                 waiting.append(shard)
-                for picture in shard.samples:
+                for place, picture in enumerate(shard.samples):
                     if reason := bad_name(picture.id):
-                        fail(str(picture.path), InputError(reason))
+                        keep((shard.index, place), {"status": "failed", "reason": reason})
                     else:
-                        yield picture.path
+                        yield Request((shard.index, place), picture.path, entries)
 
-        def fail(source: str, error: InputError) -> None:
-            done[source] = {"status": "failed", "reason": str(error).removeprefix(f"{source}: ")}
+        def keep(place: Hashable, row: Row) -> None:
+            done[place] = row
             if on_images:
                 on_images(1)
 
         def parts() -> Iterator[Part]:
-            while waiting and all(str(picture.path) in done for picture in waiting[0].samples):
-                shard = waiting.popleft()
-                rows = [{"picture": one.id, **done.pop(str(one.path))} for one in shard.samples]
+            while waiting:
+                shard = waiting[0]
+                places = [(shard.index, place) for place in range(len(shard.samples))]
+                if not all(place in done for place in places):
+                    return
+                waiting.popleft()
+                rows = [
+                    {"picture": one.id, **done.pop(place)} for one, place in zip(shard.samples, places, strict=True)
+                ]
                 text = "".join(f"{json.dumps(row, allow_nan=False)}\n" for row in rows)
                 yield Part(shard.index, text.encode("ascii"), tuple(notes))
                 notes.clear()
 
-        method = self.localizer.method
-        results = self.localizer.compare(
-            paths(),
-            list(self._settings.labels.entries),
-            {method.name: self.localizer.method_options},
-            on_error=fail,
-            on_memory=lambda n: notes.append(f"too little memory for a batch of {n} pictures, done in halves"),
+        entries = list(self._settings.labels.entries)
+        results = self.localizer.run(
+            requests(),
+            reporter=Reporter(
+                halved=lambda count: notes.append(f"too little memory for a batch of {count} pictures, done in halves")
+            ),
             absent_maps=False,
         )
         try:
-            for found in results:
-                (result,) = found.values()
-                done[result.source] = self._row(result)
-                if on_images:
-                    on_images(1)
+            for result in results:
+                keep(result.id, self._outcome(result))
                 yield from parts()
             yield from parts()
         except (RuntimeError, MemoryError) as error:
@@ -178,7 +181,14 @@ class AnnotateWorker:
         """Nothing to end."""
 
     # ------------------------------------------------------------------------------------------------- one picture
-    def _row(self, result: DrawableLocalization) -> Row:
+    def _outcome(self, result: Result) -> Row:
+        if result.error is not None:
+            reason = str(result.error)
+            return {"status": "failed", "reason": reason.partition(": ")[2] or reason}
+        (found,) = result.found.values()
+        return self._row(found)
+
+    def _row(self, result: Localization) -> Row:
         certain = self._certainty(result)  # [P]
         width, height = result.image.size
         boxes = self._boxes(result, certain)
@@ -195,7 +205,7 @@ class AnnotateWorker:
             "groups": [int(one.group) for one in boxes],
         }
 
-    def _certainty(self, result: DrawableLocalization) -> FloatArray:
+    def _certainty(self, result: Localization) -> FloatArray:
         """`[P]`: how certain it is that each name is in the picture.
 
         The calibrated probability where the model has one; else the share of it among all names and the background,
@@ -209,7 +219,7 @@ class AnnotateWorker:
         share: FloatArray = (float(self.localizer.backbone.logit_scale) * cosines).softmax(0)[: len(self.names)].numpy()
         return share
 
-    def _boxes(self, result: DrawableLocalization, certain: FloatArray) -> list[_Box]:
+    def _boxes(self, result: Localization, certain: FloatArray) -> list[_Box]:
         """Best first."""
         chosen, factor = self._settings.filter, 1.0 if result.presence is not None else certain
         scores = result.boxes.score * (factor if isinstance(factor, float) else factor[result.boxes.label])
@@ -225,7 +235,7 @@ class AnnotateWorker:
         return kept if chosen.nms_across is None else _apart(kept, chosen.nms_across)
 
     def _grouped(
-        self, result: DrawableLocalization, p: int, xyxy: FloatArray, scores: FloatArray, certain: float
+        self, result: Localization, p: int, xyxy: FloatArray, scores: FloatArray, certain: float
     ) -> list[_Box]:
         """One name's boxes, with those round several things marked, split or dropped."""
         mode = self._settings.filter.groups

@@ -26,14 +26,16 @@ from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.jobs import rows as row
 from cliploc.jobs.engine import Part, Shard
 from cliploc.jobs.plan import Setting, View, WorkerSettings
-from cliploc.localizer import DrawableLocalization, Localizer, out_of_memory
+from cliploc.localization import Localization
+from cliploc.localizer import Localizer, out_of_memory
 from cliploc.metrics import SIDE, one_thread
+from cliploc.pipeline.requests import Reporter, Request
 from cliploc.schema import FloatArray, Sample
 
 TOP = 5  # predictions kept of each picture
 BYTES = 2**21  # of maps that go to a judge at once
 AHEAD = 2  # shards whose maps are judged while the tower is at the next
-Found = Mapping[str, DrawableLocalization]
+Found = Mapping[str, Localization]
 
 
 @dataclass(frozen=True)
@@ -239,7 +241,7 @@ class _View:
         for one in chosen:
             methods.setdefault(one.method, []).append(one)
         self.methods = tuple(self._method(name, settings) for name, settings in methods.items())
-        self.classes = classes
+        self.names_of = [[one] for one in classes]  # of each label
         self._embeddings = self.localizer.embed_names(classes).float().cpu()  # [K, D]
         unknown = self.localizer.unknown_names(classes)
         self.labels = prompts.parse(classes).names
@@ -308,48 +310,33 @@ class _Feed:
 
     def _start(self) -> None:
         self._handed: deque[Shard] = deque()  # to the localizer, and not done yet
-        self._pending: deque[Sample] = deque()
-        self._broken: deque[tuple[str, InputError]] = deque()
-        self._names: deque[list[str]] = deque()
-        self._ready: deque[tuple[Sample, Found | InputError]] = deque()
         self._notes: list[str] = []
-        self._results = self._view.localizer.compare(
-            self._images(),
-            iter(self._names.popleft, None),
+        model = self._view.view.model
+        self._results = self._view.localizer.run(
+            self._requests(),
             {method.name: method.options for method in self._methods},
-            on_error=lambda source, error: self._broken.append((source, error)),
-            on_memory=lambda count: self._notes.append(
-                f"{self._view.view.model}: too little memory for a batch of {count} pictures, done in halves"
+            reporter=Reporter(
+                halved=lambda count: self._notes.append(
+                    f"{model}: too little memory for a batch of {count} pictures, done in halves"
+                )
             ),
         )
 
-    def _images(self) -> Iterator[Path]:
+    def _requests(self) -> Iterator[Request]:
         for shard in self._shards:
             self._handed.append(shard)
-            for sample in shard.samples:
-                self._pending.append(sample)
-                self._names.append([self._view.classes[sample.label]])
-                yield sample.path
+            for place, sample in enumerate(shard.samples):
+                yield Request((shard.index, place), sample.path, self._view.names_of[sample.label])
 
     def take(self, shard: Shard, notes: list[str]) -> Iterator[tuple[Sample, Found | InputError]]:
         """What became of each of a shard's samples, which must be the next in the stream."""
-        for _ in shard.samples:
-            yield self._next()
+        for place, sample in enumerate(shard.samples):
+            result = next(self._results)
+            assert result.id == (shard.index, place), f"expected {shard.index}, {place}, got {result.id}"
+            yield sample, result.found if result.error is None else result.error
         self._handed.popleft()
         notes += self._notes
         self._notes.clear()
-
-    def _next(self) -> tuple[Sample, Found | InputError]:
-        if not self._ready:
-            found = next(self._results, None)
-            # Results and broken pictures each come in the order of the samples; a broken one is told before its batch.
-            while self._broken and not (found and _is_of(found, self._pending[0], self._view)):
-                self._ready.append((self._pending.popleft(), self._broken.popleft()[1]))
-            if found is not None:
-                if not _is_of(found, self._pending[0], self._view):
-                    raise RuntimeError(f"{self._pending[0].path}: changed while it was read")
-                self._ready.append((self._pending.popleft(), found))
-        return self._ready.popleft()
 
     def restart(self, shard: Shard) -> None:
         """Goes on with what follows this shard, on which the stream broke off."""
@@ -470,14 +457,14 @@ def map_path(maps: Path, setting: str, sample: str) -> Path:
 
 
 # ------------------------------------------------------------------------------------------------------------- values
-def _whole_map(result: DrawableLocalization) -> FloatArray:
+def _whole_map(result: Localization) -> FloatArray:
     """`[224, 224]` in 0–1 over the whole picture; zero where the model did not look."""
     on_picture = result.frame.map_to_picture(torch.from_numpy(result.maps), (SIDE, SIDE))[0]
     whole: FloatArray = on_picture.clamp(0, 1).numpy()
     return whole
 
 
-def _thumb(result: DrawableLocalization) -> bytes:
+def _thumb(result: Localization) -> bytes:
     """The map over the model's input, averaged to 28×28 levels of 0–255."""
     small: Tensor = F.adaptive_avg_pool2d(torch.from_numpy(result.maps), row.THUMB)[0]  # [28, 28]
     return (small * 255).round().to(torch.uint8).numpy().tobytes()
@@ -492,11 +479,6 @@ def _in_original(xyxy: FloatArray, file_wh: tuple[int, int], original_wh: tuple[
 def _tau(rule: BoxRule) -> float:
     assert not isinstance(rule.threshold, str)
     return float(rule.threshold)
-
-
-def _is_of(found: Found, sample: Sample, view: _View) -> bool:
-    result = next(iter(found.values()))
-    return result.source == str(sample.path) and result.names[0] == view.labels[sample.label]
 
 
 def _reason(error: BaseException) -> str:

@@ -33,10 +33,10 @@ def caa(ctx: Context, maps: Tensor) -> Tensor:
     heat spreads from there, to wherever the attention leads, so that other objects do not join in. Sinkhorn takes three
     rounds. The matrix is made once for all prompts and methods.
 
-    The boxes differ from the authors' code in two ways. It turns the map into uint8 (× 255, truncated) and compares with
-    the truncated integer 0.4 · maximum; we compare the float map. And it limits right and bottom edges to width − 1 and
-    height − 1, which are exclusive there, so that the last column and row of patches are never inside a box; our boxes
-    reach the edge.
+    The boxes differ from the authors' code in two ways. It turns the map into uint8 (× 255, truncated) and compares
+    with the truncated integer 0.4 · maximum; we compare the float map. And it limits right and bottom edges to
+    width − 1 and height − 1, which are exclusive there, so that the last column and row of patches are never
+    inside a box; our boxes reach the edge.
 
     Args:
         ctx: attention of the last blocks.

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cliploc import __version__
-from cliploc.schema import Localization
+
+if TYPE_CHECKING:
+    from cliploc.localization import Localization
 
 SCHEMA_VERSION = 1  # raised when a key changes its meaning or goes away; new keys may come without
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,10 @@ from PIL import Image, ImageDraw
 from cliploc.errors import UsageError
 from cliploc.report import _draw
 from cliploc.report._draw import Colour
-from cliploc.schema import FloatArray, Localization
+from cliploc.schema import FloatArray
+
+if TYPE_CHECKING:
+    from cliploc.localization import Localization
 
 OPACITY = 0.55  # the photograph must be recognised beneath the hottest place
 MAX_SIDE = 1600  # of a sheet of panels

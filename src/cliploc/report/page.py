@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -14,7 +14,10 @@ from PIL import Image
 from cliploc.report import _draw
 from cliploc.report._html import count, jpeg_uri, render
 from cliploc.report.overlay import draw_names, fit_within, paint_boxes, scaled, verdict
-from cliploc.schema import FloatArray, Localization
+from cliploc.schema import FloatArray
+
+if TYPE_CHECKING:
+    from cliploc.localization import Localization
 
 PHOTO_SIDE, HEAT_SIDE = 640, 480  # longest sides of the pictures in the page; with them ten photos stay below 4 MB
 JPEG_QUALITY = 82

@@ -33,8 +33,8 @@ def gem(ctx: Context, depth: int = DEPTH, iterations: int = 1, temperature: floa
 
     The definition and the defaults are those of `gem_torch` 1.0.1, and tests hold the two together. Two of its options
     count otherwise: its `depth` is one more than the number of blocks that it edits, so its default of 7 is our 6, and
-    its `ss_attn_temp` is our 1 / temperature. With today's open_clip, `gem_torch` hands the blocks that it does not edit
-    tokens and batch swapped, so that every token attends to itself alone; the tests set that right.
+    its `ss_attn_temp` is our 1 / temperature. With today's open_clip, `gem_torch` hands the blocks that it does not
+    edit tokens and batch swapped, so that every token attends to itself alone; the tests set that right.
 
     Args:
         ctx: what a dense reading of the last blocks takes.

@@ -17,8 +17,11 @@ from cliploc.boxes import BoxRule
 from cliploc.errors import InputError, UsageError
 from cliploc.heads import read_config
 from cliploc.images import Picture, load
-from cliploc.localizer import DrawableLocalization, Localizer, absence, default_method
+from cliploc.localization import Localization
+from cliploc.localizer import Localizer, default_method
 from cliploc.memory import Memory
+from cliploc.pipeline.decide import absence
+from cliploc.pipeline.requests import Reporter
 from cliploc.refine import chosen, refinements
 from cliploc.report.overlay import fit_within
 from cliploc.saliency import fitting
@@ -115,7 +118,7 @@ class Look:
 
     path: str
     settings: Settings
-    results: dict[str, DrawableLocalization]
+    results: dict[str, Localization]
     own: dict[str, float]
     closed: frozenset[str]
     offer: Offer
@@ -128,7 +131,7 @@ class Look:
             for method, threshold in zip(self.results, wanted, strict=False)
         ]
 
-    def cut(self, settings: Settings) -> dict[str, DrawableLocalization]:
+    def cut(self, settings: Settings) -> dict[str, Localization]:
         """The results with boxes by the settings; no model runs."""
         every = replace(settings, min_presence=0.0)
         return {
@@ -252,8 +255,9 @@ class Engine:
         asked = {method: {"head": offer.heads[method]} if method in offer.heads else {} for method in settings.methods}
         # At τ = 0 no name is lost for having small regions only: a lower threshold may still find it.
         localizer = self.localizer(settings, settings.method, threshold=0.0)
+        reporter = Reporter() if on_masked is None else Reporter(masked=on_masked)
         (found,) = self._models.submit(
-            lambda: list(localizer.compare([picture.image], settings.asked, asked, on_masked=on_masked))
+            lambda: list(localizer.compare([picture.image], settings.asked, asked, reporter=reporter))
         ).result()
         results = {
             method: replace(one, source=picture.source, notes=picture.notes + one.notes)
@@ -284,7 +288,7 @@ def _usable(refinement: str, backbone: Backbone) -> bool:
     return True
 
 
-def slim(result: DrawableLocalization, side: int) -> DrawableLocalization:
+def slim(result: Localization, side: int) -> Localization:
     """The result with a copy of its picture of at most this side; its boxes and frame stay the original's."""
     size = fit_within(result.image.size, side)
     if size == result.image.size:
@@ -293,7 +297,7 @@ def slim(result: DrawableLocalization, side: int) -> DrawableLocalization:
     return replace(result, image=image)
 
 
-def recut(result: DrawableLocalization, threshold: float, settings: Settings) -> DrawableLocalization:
+def recut(result: Localization, threshold: float, settings: Settings) -> Localization:
     """The result with other boxes of the same maps, and `found` to suit them; no model runs."""
     rule = BoxRule(threshold=threshold, max_boxes=settings.max_boxes or None)
     reasons = list(result.reasons)

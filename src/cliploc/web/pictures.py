@@ -15,14 +15,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cliploc.localizer import DrawableLocalization
+from cliploc.localization import Localization
 from cliploc.report import _draw as drawing
 from cliploc.report import draw_overlay, to_document
 from cliploc.report._html import count, decimal, escape
 from cliploc.report.exports import FORMATS, AnnotatedPicture, ExportSettings
 from cliploc.report.overlay import draw_names, verdict
 from cliploc.saliency import find
-from cliploc.schema import Localization
 from cliploc.web.engine import slim
 from cliploc.web.settings import Settings, to_json
 
@@ -30,7 +29,7 @@ SHOWN_SIDE = 720  # of a picture on the page; downloads have the photograph's ow
 JPEG_QUALITY = 85
 
 
-def results_html(results: Mapping[str, DrawableLocalization], opacity: float) -> str:
+def results_html(results: Mapping[str, Localization], opacity: float) -> str:
     """A figure for every name and method, one of all names together, and a table of scores and boxes.
 
     Args:
@@ -61,7 +60,7 @@ def results_html(results: Mapping[str, DrawableLocalization], opacity: float) ->
     )
 
 
-def _shown(result: DrawableLocalization) -> Localization:
+def _shown(result: Localization) -> Localization:
     """The result for a picture of the size that the page shows; it may hold a smaller copy already."""
     height, width = result.frame.original_hw
     small = slim(result, SHOWN_SIDE)
@@ -70,7 +69,7 @@ def _shown(result: DrawableLocalization) -> Localization:
     return replace(small, frame=frame, boxes=replace(small.boxes, xyxy=small.boxes.xyxy * ratio))
 
 
-def _name_figure(whole: DrawableLocalization, shown: Localization, index: int, opacity: float, title: str) -> str:
+def _name_figure(whole: Localization, shown: Localization, index: int, opacity: float, title: str) -> str:
     boxes = whole.boxes.xyxy[whole.boxes.label == index]
     where = "; ".join("box from {:.0f}, {:.0f} to {:.0f}, {:.0f}".format(*box) for box in boxes) or "no box"
     name = drawing.clean(whole.names[index])
@@ -98,7 +97,7 @@ def _figure(image: Image.Image, alt: str, caption: str) -> str:
     )
 
 
-def _table(results: Mapping[str, DrawableLocalization]) -> str:
+def _table(results: Mapping[str, Localization]) -> str:
     rows = []
     several = len(results) > 1
     for method, one in results.items():
@@ -133,7 +132,7 @@ def _table(results: Mapping[str, DrawableLocalization]) -> str:
     )
 
 
-def summary(results: Mapping[str, DrawableLocalization]) -> str:
+def summary(results: Mapping[str, Localization]) -> str:
     """One line for the page: how many of the names were found."""
     parts = []
     for method, one in results.items():
@@ -146,7 +145,7 @@ def _boxes(number: int) -> str:
     return "1 box" if number == 1 else f"{number} boxes"
 
 
-def document(results: Mapping[str, DrawableLocalization], settings: Settings) -> dict[str, object]:
+def document(results: Mapping[str, Localization], settings: Settings) -> dict[str, object]:
     """The document of docs/json.md, a picture's entry for each method, which it names."""
     whole = to_document(list(results.values()), [], to_json(settings))
     for entry, method in zip(whole["pictures"], results, strict=True):
@@ -154,7 +153,7 @@ def document(results: Mapping[str, DrawableLocalization], settings: Settings) ->
     return whole
 
 
-def write_files(folder: Path, results: Mapping[str, DrawableLocalization], settings: Settings, model: str) -> list[str]:
+def write_files(folder: Path, results: Mapping[str, Localization], settings: Settings, model: str) -> list[str]:
     """Writes what can be downloaded.
 
     For every method an overlay of the photograph's size, its heatmaps as one array `[P, H, W]` float32 in 0–1 and as
@@ -200,7 +199,7 @@ def write_files(folder: Path, results: Mapping[str, DrawableLocalization], setti
     return [str(path) for path in (everything, *paths)]
 
 
-def _annotated(result: DrawableLocalization) -> list[AnnotatedPicture]:
+def _annotated(result: Localization) -> list[AnnotatedPicture]:
     """The boxes as the other tools' writers take them."""
     boxes = result.boxes
     number = len(boxes)

@@ -1,0 +1,136 @@
+"""`Localization`: where each name is in one picture; it draws itself, and shows itself in a notebook."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cliploc.boxes import BoxRule, boxes_from_maps
+from cliploc.geometry import Frame
+from cliploc.schema import Boxes, FloatArray
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+NOTEBOOK_SIDE = 640  # pixels of the longer side of a picture in a notebook
+
+
+@dataclass(frozen=True, repr=False)
+class Localization:
+    """Where each name is in one picture.
+
+    Attributes:
+        source: the file, or "image 0" for a picture from memory.
+        image: the upright RGB picture.
+        names: what was asked for, in order.
+        scores: `[P]` float32, image–text cosine.
+        presence: `[P]` float32, calibrated probability that the thing is there; None where the model has none.
+        found: `[P]` bool.
+        reasons: for each name, why it was not found; None when it was.
+        maps: `[P, H, W]` float32 in 0–1 over the model's input; over the picture after a refinement such as `guided`.
+        frame: how the picture lies in what the maps are over.
+        boxes: the boxes of the names found, best first within each name.
+        notes: remarks on the picture ("animated: the first of 12 frames is used") and on how sure its maps are.
+        embedding: `[D]` float32, unit norm: the whole picture in the space it shares with the texts; None where nobody
+            computed it.
+    """
+
+    source: str
+    image: Image.Image
+    names: tuple[str, ...]
+    scores: FloatArray
+    presence: FloatArray | None
+    found: npt.NDArray[np.bool_]
+    reasons: tuple[str | None, ...]
+    maps: FloatArray
+    frame: Frame
+    boxes: Boxes
+    notes: tuple[str, ...] = ()
+    embedding: FloatArray | None = None
+
+    @property
+    def heatmaps(self) -> FloatArray:
+        """`[P, H, W]` float32 in 0–1, original size; resampled from `maps` at every call: results stay small."""
+        import torch
+
+        heatmaps: FloatArray = self.frame.map_to_original(torch.from_numpy(self.maps)).numpy()
+        return heatmaps
+
+    def to_supervision(self) -> Any:
+        """The boxes as `supervision.Detections`, names under `data["class_name"]`."""
+        import supervision
+
+        return supervision.Detections(
+            xyxy=self.boxes.xyxy.copy(),
+            confidence=self.boxes.score.copy(),
+            class_id=self.boxes.label.copy(),
+            data={"class_name": np.array([self.names[i] for i in self.boxes.label], dtype=object)},
+        )
+
+    def overlay(self, names: Sequence[str] | None = None, **style: Any) -> Image.Image:
+        """The picture with heatmap and boxes.
+
+        Args:
+            names: of these names only; None for all that were found.
+            **style: as `cliploc.report.overlay.draw_overlay` takes it, such as `opacity=0.5`.
+
+        Raises:
+            UsageError: a name that was not asked for.
+        """
+        from cliploc.report.overlay import draw_overlay  # drawing is not loaded by those who never draw
+
+        return draw_overlay(self, names, **style)
+
+    def boxes_by(self, rule: BoxRule) -> Boxes:
+        """The boxes that another rule makes of the same maps; no model runs, and nothing here changes."""
+        return boxes_of(self.frame, self.maps, self.found, self.presence, self.names, rule)
+
+    def __repr__(self) -> str:
+        width, height = self.image.size
+        counts = [
+            f"{name} ({(self.boxes.label == p).sum()})" if self.found[p] else f"{name}: not found"
+            for p, name in enumerate(self.names)
+        ]
+        return f"<Localization of {self.source}, {width}×{height}: {', '.join(counts)}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the overlay, and a line for each name."""
+        drawn = self.overlay().convert("RGB")
+        drawn.thumbnail((NOTEBOOK_SIDE, NOTEBOOK_SIDE))
+        file = io.BytesIO()
+        drawn.save(file, "JPEG", quality=85)
+        lines = [
+            f"<li>{html.escape(name)}: {html.escape(reason or f'{(self.boxes.label == p).sum()} boxes')}</li>"
+            for p, (name, reason) in enumerate(zip(self.names, self.reasons, strict=True))
+        ]
+        picture = base64.b64encode(file.getvalue()).decode("ascii")
+        alt = html.escape(repr(self), quote=True)
+        return f'<img alt="{alt}" src="data:image/jpeg;base64,{picture}"><ul>{"".join(lines)}</ul>'
+
+
+def boxes_of(
+    frame: Frame,
+    maps: FloatArray,
+    found: npt.NDArray[np.bool_],
+    presence: FloatArray | None,
+    names: tuple[str, ...],
+    rule: BoxRule,
+) -> Boxes:
+    """Maps `[P, H, W]` over a frame's input → the boxes of the names found, in original pixels."""
+    asked = np.flatnonzero(found)
+    x0, y0, x1, y1 = frame.visible_xyxy  # min_area is a share of the picture, not of its padding
+    on_map = boxes_from_maps(maps[asked, y0:y1, x0:x1], rule)
+    label = asked[on_map.index]
+    return Boxes(
+        xyxy=frame.to_original(on_map.xyxy + np.array([x0, y0, x0, y0])).astype(np.float32),
+        score=on_map.peak if presence is None else (on_map.peak * presence[label]).astype(np.float32),
+        label=label.astype(np.int64),
+        names=names,
+    )

@@ -1,0 +1,80 @@
+"""Which names are found in a picture, why the others are not, and the boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cliploc.boxes import BoxRule
+from cliploc.pipeline.prepare import Prepared
+from cliploc.pipeline.tasks import Task
+from cliploc.pipeline.texts import Texts
+from cliploc.schema import Backbone, Boxes
+
+Reasons = tuple[str | None, ...]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What whole pictures say of the names asked for.
+
+    Attributes:
+        scores: `[B, P]` cosines.
+        presence: `[B, P]` presence scores; None where the model is not calibrated.
+        absences: for each picture and name, why it is not there; None where it is.
+    """
+
+    scores: Tensor
+    presence: Tensor | None
+    absences: list[Reasons]
+
+
+def weigh(
+    batch: Sequence[Prepared], embedding: Tensor, names: Tensor, texts: Texts, backbone: Backbone, min_presence: float
+) -> Evidence:
+    """Compares pictures `[B, D]` with their names `[B, P, D]`."""
+    scores = torch.einsum("bd,bpd->bp", embedding, names)  # [B, P]
+    presence = backbone.presence(scores)
+    if texts.background is not None:
+        rivals, rival = (embedding @ texts.background.T).max(dim=1)  # [B]
+    absences: list[Reasons] = []
+    for b, item in enumerate(batch):
+        absent: list[str | None] = []
+        for p, words in enumerate(item.texts.synonyms):
+            reason = texts.unknown_reason(words)
+            if reason is None and texts.background is not None and rivals[b] >= scores[b, p]:
+                reason = f"the background {texts.background_synonyms[int(rival[b])][0]!r} fits better"
+            if reason is None and presence is not None and presence[b, p] < min_presence:
+                reason = absence(float(presence[b, p]), min_presence)
+            absent.append(reason)
+        absences.append(tuple(absent))
+    return Evidence(scores, presence, absences)
+
+
+def absence(presence: float, least: float) -> str:
+    """Why a name whose presence score is below the least is not found."""
+    return f"not in the picture: presence {presence:.2f} is below {least:g}"
+
+
+def reasons_of(task: Task, item: Prepared, absent: Reasons, not_flat: Sequence[bool]) -> Reasons:
+    """Why each name of a picture is not found by a task's method; None where it is, unless no box comes of its map."""
+    reasons = []
+    for words, reason, some in zip(item.texts.synonyms, absent, not_flat, strict=True):
+        why = task.reason(words, reason)
+        if why is None and not some:
+            why = f"{task.method.name} finds no evidence for it: its map is flat"
+        reasons.append(why)
+    return tuple(reasons)
+
+
+def without_boxes(reasons: Reasons, boxes: Boxes, rule: BoxRule) -> Reasons:
+    """The reasons, and why a name that is there has no box."""
+    return tuple(
+        f"no region of its map reaches {rule.min_area:g} of the picture"
+        if reason is None and p not in boxes.label
+        else reason
+        for p, reason in enumerate(reasons)
+    )

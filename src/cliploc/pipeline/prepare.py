@@ -1,0 +1,184 @@
+"""Pictures are decoded and laid onto the model's input, ahead of the tower, and gathered into batches."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import deque
+from collections.abc import Generator, Hashable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cliploc import prompts
+from cliploc.errors import InputError, UsageError
+from cliploc.geometry import Frame
+from cliploc.images import Picture, load
+from cliploc.pipeline.requests import Request
+from cliploc.schema import Backbone, ResizePolicy, TextSet
+
+OnError = Literal["raise", "skip"]
+DECODERS = 2  # threads that read and resize pictures while the tower works on those before
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One picture, decoded and laid onto the model's input at every scale.
+
+    Attributes:
+        id: the request's.
+        picture: the upright picture.
+        texts: the names to look for.
+        frames: for each scale, how the picture lies in the input.
+        inputs: for each scale, uint8 `[3, H, W]`.
+    """
+
+    id: Hashable
+    picture: Picture
+    texts: TextSet
+    frames: tuple[Frame, ...]
+    inputs: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A request whose picture cannot be used."""
+
+    id: Hashable
+    source: str
+    error: InputError
+
+
+class Preparation:
+    """How a localizer reads pictures.
+
+    Args:
+        backbone: its model.
+        templates: sentences with one `{}`.
+        resize: how a picture meets the input; None for the model's own.
+        image_size: input side in pixels, or (height, width); None for the model's own.
+        scales: input sizes, as multiples.
+
+    Raises:
+        UsageError: a size that the model does not take.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        templates: tuple[str, ...],
+        resize: ResizePolicy | None,
+        image_size: int | tuple[int, int] | None,
+        scales: tuple[float, ...],
+    ) -> None:
+        self._stride, self._templates = backbone.stride, templates
+        self.resize: ResizePolicy = resize or backbone.resize_policy
+        self.input_hw = _input_hw(backbone, image_size)
+        self.inputs_hw = tuple(self._scaled_hw(scale) for scale in scales)
+
+    def _scaled_hw(self, scale: float) -> tuple[int, int]:
+        height, width = (max(self._stride, round(side * scale / self._stride) * self._stride) for side in self.input_hw)
+        return height, width
+
+    def prepare(self, request: Request, texts: TextSet, source: str) -> Prepared:
+        """Reads one picture.
+
+        Raises:
+            InputError: it cannot be used.
+        """
+        picture = load(request.image, source)
+        original_hw = (picture.image.height, picture.image.width)
+        try:
+            frames = tuple(Frame.fit(self.resize, original_hw, input_hw) for input_hw in self.inputs_hw)
+        except InputError as error:
+            raise InputError(f"{source}: {error}") from None
+        inputs = tuple(
+            torch.from_numpy(np.asarray(frame.apply(picture.image)).transpose(2, 0, 1).copy()) for frame in frames
+        )
+        return Prepared(request.id, picture, texts, frames, inputs)
+
+    def stream(
+        self, requests: Iterable[Request], batch_size: int, on_error: OnError
+    ) -> Generator[Prepared | Unreadable, None, None]:
+        """Reads pictures ahead of who takes them, in order.
+
+        Raises:
+            InputError: a picture cannot be used, and `on_error` is "raise".
+        """
+        jobs = self._jobs(requests)
+        pool = ThreadPoolExecutor(DECODERS, "cliploc-decode")
+        waiting: deque[tuple[Request, str, Future[Prepared]]] = deque()
+        try:
+            while True:
+                for request, texts, source in itertools.islice(jobs, batch_size + DECODERS - len(waiting)):
+                    waiting.append((request, source, pool.submit(self.prepare, request, texts, source)))
+                if not waiting:
+                    return
+                request, source, future = waiting.popleft()
+                try:
+                    yield future.result()
+                except InputError as error:
+                    if on_error == "raise":
+                        raise
+                    yield Unreadable(request.id, source, error)
+        finally:
+            pool.shutdown(cancel_futures=True)  # nobody will take what was read ahead
+
+    def _jobs(self, requests: Iterable[Request]) -> Iterator[tuple[Request, TextSet, str]]:
+        """Each request with its names as texts, which are parsed again only where they differ, and its source."""
+        names, texts = None, None
+        for request in requests:
+            if isinstance(request.names, str):
+                raise UsageError(
+                    f"expected a list of names, got the single text {request.names!r}: write [{request.names!r}]"
+                )
+            if texts is None or request.names is not names:
+                names, texts = request.names, prompts.parse(request.names, self._templates)
+            yield request, texts, _source(request)
+
+
+def _source(request: Request) -> str:
+    if request.source is not None:
+        return request.source
+    return str(request.image) if isinstance(request.image, str | os.PathLike) else f"image {request.id}"
+
+
+def _input_hw(backbone: Backbone, image_size: int | tuple[int, int] | None) -> tuple[int, int]:
+    if image_size is None:
+        return backbone.input_hw
+    height, width = image_size if isinstance(image_size, tuple) else (image_size, image_size)
+    stride = backbone.stride
+    if min(height, width) < stride or height % stride or width % stride:
+        sides = f"{image_size}" if isinstance(image_size, int) else f"{height}×{width}"
+        raise UsageError(f"expected an image_size of multiples of {stride} for {backbone.name}, got {sides}")
+    return height, width
+
+
+def batches(
+    items: Generator[Prepared | Unreadable, None, None], size: int
+) -> Generator[list[Prepared | Unreadable], None, None]:
+    """Consecutive pictures with equally many names, so that no method sees a name nobody asked for.
+
+    A picture that cannot be read keeps its place in a batch: the others are computed beside the same neighbours, to
+    the same last bit, as if it were whole.
+    """
+    batch: list[Prepared | Unreadable] = []
+    names: int | None = None  # of the pictures of the batch
+    with closing(items):
+        for item in items:
+            if isinstance(item, Prepared):
+                if names is not None and len(item.texts) != names:
+                    yield batch
+                    batch = []
+                names = len(item.texts)
+            batch.append(item)
+            if len(batch) == size:
+                yield batch
+                batch, names = [], None
+        if batch:
+            yield batch

@@ -1,0 +1,132 @@
+"""A method with its options, trained heads and box rule, checked against the tower it is to run on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cliploc.boxes import BoxRule
+from cliploc.errors import UsageError
+from cliploc.heads import load_head
+from cliploc.refine import Refinement
+from cliploc.saliency import EnsembleRule, find, fitting, resolve_options, unfit_reason
+from cliploc.schema import Backbone, Method, Needs, TrainedHead
+
+
+@dataclass(frozen=True)
+class Task:
+    """One method's part of the work on a batch.
+
+    Attributes:
+        method: the method, or an ensemble of several.
+        options: of its function, with trained heads in the place of their files.
+        box_rule: how its maps become boxes.
+    """
+
+    method: Method
+    options: Mapping[str, Any]
+    box_rule: BoxRule
+
+    @property
+    def needs(self) -> Needs:
+        """What it reads from the trace."""
+        return self.method.needs(**self.options)
+
+    @property
+    def heads(self) -> dict[str, TrainedHead]:
+        """The trained heads among its options."""
+        return {key: value for key, value in self.options.items() if isinstance(value, TrainedHead)}
+
+    def reason(self, words: tuple[str, ...], absent: str | None) -> str | None:
+        """Why a name is not found: `absent`, unless a closed head knows which names there are."""
+        closed = [head for head in self.heads.values() if head.closed]
+        return next((head.unknown_reason(words) for head in closed), None) if closed else absent
+
+
+def members(method: Method) -> tuple[Method, ...]:
+    """The methods that an ensemble joins; a method by itself."""
+    return method.members or (method,)
+
+
+class TaskMaker:
+    """Makes tasks for one tower.
+
+    Args:
+        backbone: the model.
+        ensemble: how the maps of several methods are made comparable.
+        head: the localizer's own trained head and its file, used by the method that it is trained for.
+        box_rule: of the boxes; its threshold is replaced by each method's own where none was given.
+        own_threshold: whether no threshold was given.
+        steps: the refinements that follow every method.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        ensemble: EnsembleRule,
+        head: tuple[str, TrainedHead] | None,
+        box_rule: BoxRule,
+        own_threshold: bool,
+        steps: tuple[Refinement, ...],
+    ) -> None:
+        self._backbone, self._ensemble, self._head = backbone, ensemble, head
+        self._box_rule, self._own_threshold, self._steps = box_rule, own_threshold, steps
+
+    def make(self, spec: str, given: Mapping[str, Any]) -> Task:
+        """The task of a method, or of several joined by "+", with these options.
+
+        Raises:
+            UsageError: a method or option that does not work on the tower.
+        """
+        method = find(spec, self._ensemble)
+        options = self._with_heads(method, resolve_options(method, given))
+        self._refuse_unfit(method, options)
+        return Task(method, options, self._rule_of(method))
+
+    def _refuse_unfit(self, method: Method, options: Mapping[str, Any]) -> None:
+        with_head = {m.name for m in members(method) if options.get(f"{m.name}.head" if method.members else "head")}
+        reason = unfit_reason(method, self._backbone, options, with_head)
+        if reason is None:
+            return
+        if unfit_reason(method, self._backbone, trained=with_head) is None:
+            raise UsageError(f"{reason}: leave the option out, or choose another model")
+        trainable = {member.name for member in members(method) if "head" in member.options}
+        would_do = unfit_reason(method, self._backbone, trained=trainable) is None
+        more = ", or give it a head trained on this tower" if would_do else ""
+        raise UsageError(f"{reason}: use one of {', '.join(fitting(self._backbone))}{more}")
+
+    def named_options(self, task: Task, given: Mapping[str, Any]) -> dict[str, Any]:
+        """All options of a task that was made of those given, with the defaults; a trained head by its file's name."""
+        files = {key: value for key, value in resolve_options(task.method, given).items() if value is not None}
+        named = {**task.method.options, **task.options, **files}
+        return {key: self._name_of(value) if isinstance(value, TrainedHead) else value for key, value in named.items()}
+
+    def _name_of(self, head: TrainedHead) -> str:
+        return self._head[0] if self._head is not None and head is self._head[1] else "a head in memory"
+
+    def _rule_of(self, method: Method) -> BoxRule:
+        """With the method's own threshold, as it is after the refinements, where none was given."""
+        if not self._own_threshold:
+            return self._box_rule
+        threshold = method.threshold
+        for step in self._steps:
+            threshold = step.threshold(threshold)
+        return replace(self._box_rule, threshold=threshold)
+
+    def _with_heads(self, method: Method, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options with trained heads in the place of their files, and the localizer's own where it fits."""
+        loaded = dict(options)
+        for member in members(method):
+            if "head" not in member.options:
+                continue
+            key = f"{member.name}.head" if method.members else "head"
+            if isinstance(loaded.get(key), str | os.PathLike):
+                loaded[key] = load_head(loaded[key], self._backbone)
+            elif loaded.get(key) is None and self._head is not None and self._head[1].method == member.name:
+                loaded[key] = self._head[1]
+            trained = loaded.get(key)
+            if trained is not None and trained.method != member.name:
+                raise UsageError(f"{member.name} takes a head trained for it, got one trained for {trained.method}")
+        return loaded

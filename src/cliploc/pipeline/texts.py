@@ -1,0 +1,101 @@
+"""Names become text embeddings, each once in a localizer's life; memory and disk may know them already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from cliploc import prompts
+from cliploc.errors import UsageError
+from cliploc.memory import Memory
+from cliploc.schema import Backbone, TextSet
+from cliploc.text_cache import TextCache
+
+NAMES_AT_ONCE = 64  # what is done is kept when a thousand names are interrupted
+SENTENCES_AT_ONCE = 256
+
+
+class Texts:
+    """Embeds names with one model and one set of templates.
+
+    Args:
+        backbone: the model.
+        templates: sentences with one `{}`.
+        background: names of what is around: `directions` are taken away from them.
+        cache: embeddings on disk; None for none.
+        memory: embeddings in memory; None for none.
+
+    Raises:
+        UsageError: a background name that the model cannot know.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        templates: tuple[str, ...],
+        background: Sequence[str] = (),
+        cache: TextCache | None = None,
+        memory: Memory | None = None,
+    ) -> None:
+        self._backbone, self._templates = backbone, templates
+        self._cache, self._memory = cache, memory
+        self._embeddings: dict[tuple[str, ...], Tensor] = {}
+        self._known: dict[tuple[str, ...], tuple[tuple[str, ...], str | None]] = {}
+        texts = prompts.parse(background, templates) if background else None
+        for words in () if texts is None else texts.synonyms:
+            if reason := self.unknown_reason(words):
+                raise UsageError(f"background name {words[0]!r} cannot be used: {reason}")
+        self.background_synonyms = () if texts is None else texts.synonyms
+        self.background = None if texts is None else self.embed(texts)  # [K, D]
+
+    @torch.no_grad()
+    def embed(self, texts: TextSet) -> Tensor:
+        """`[P, D]` unit norm."""
+        known = [self._known_words(words)[0] for words in texts.synonyms]
+        new = [words for words in dict.fromkeys(known) if words not in self._embeddings and not self._recall(words)]
+        for start in range(0, len(new), NAMES_AT_ONCE):
+            part = new[start : start + NAMES_AT_ONCE]
+            fresh = prompts.embed(TextSet(tuple(w[0] for w in part), tuple(part), self._templates), self._encode)
+            self._embeddings.update(zip(part, fresh, strict=True))
+            for words, embedding in zip(part, fresh, strict=True):
+                if self._cache is not None:
+                    self._cache.put(words, self._templates, embedding)
+                if self._memory is not None:
+                    self._memory.keep_text(self._backbone, words, self._templates, embedding)
+        return torch.stack([self._embeddings[words] for words in known])
+
+    def directions(self, embeddings: Tensor) -> Tensor:
+        """Embeddings `[..., P, D]` → what methods are asked for: the mean of the background is subtracted, if any."""
+        return embeddings if self.background is None else embeddings - self.background.mean(dim=0)
+
+    def empty_name(self) -> Tensor:
+        """`[D]` for `Context.redundant`: the empty name's embedding, or zero where a background is taken away."""
+        empty = self.embed(TextSet(("",), (("",),), self._templates))[0]
+        return empty if self.background is None else torch.zeros_like(empty)
+
+    def unknown_reason(self, words: tuple[str, ...]) -> str | None:
+        """Why the model cannot know a name by any of its synonyms; None when it can."""
+        return self._known_words(words)[1]
+
+    def _known_words(self, words: tuple[str, ...]) -> tuple[tuple[str, ...], str | None]:
+        """Of a name's synonyms those the model knows, or all when it knows none; and then why. Asked once a name."""
+        if words not in self._known:
+            reasons = [self._backbone.unknown_reason(word) for word in words]
+            known = tuple(word for word, reason in zip(words, reasons, strict=True) if reason is None)
+            self._known[words] = (known or words, None if known else reasons[0])
+        return self._known[words]
+
+    def _recall(self, words: tuple[str, ...]) -> bool:
+        """Whether memory or the disk knew a name's embedding."""
+        kept = None if self._memory is None else self._memory.text(self._backbone, words, self._templates)
+        if kept is None and self._cache is not None:
+            kept = self._cache.get(words, self._templates, self._backbone.embedding_size)
+        if kept is not None:
+            self._embeddings[words] = kept.to(self._backbone.device)
+        return kept is not None
+
+    def _encode(self, sentences: Sequence[str]) -> Tensor:
+        starts = range(0, len(sentences), SENTENCES_AT_ONCE)
+        return torch.cat([self._backbone.encode_text(sentences[i : i + SENTENCES_AT_ONCE]) for i in starts])
