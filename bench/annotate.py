@@ -37,12 +37,12 @@ from bench.keep import headed, keep
 from bench.vit_methods import machine
 from cliploc import backbones
 from cliploc._allocator import keep_freed_memory
+from cliploc._parts import parts_in
 from cliploc.datasets import open_dataset
 from cliploc.geometry import iou_matrix
 from cliploc.images import SUFFIXES
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.engine import MakeWorker, Part, Shard
-from cliploc.jobs.folder import parts_in
 
 NAMES = ("dog", "bird", "fish", "snake", "car", "boat", "monkey", "spider", "clock", "guitar")
 BATCH, TURN = 16, 128  # pictures

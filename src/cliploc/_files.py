@@ -1,48 +1,93 @@
-"""Files that are there as a whole or not at all, whenever the machine stops."""
+"""The one writer of files that last: each is there as a whole or not at all, whenever the machine stops.
+
+A file is written under a temporary name beside its place, flushed to the disk and then renamed. Temporary names begin
+with `.cliploc-` and the token of the run that writes (`temporaries_of`), so that what a killed run has left behind can
+be told from the user's own files.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
+from typing import TypeGuard
+
+from cliploc.errors import UsageError
+
+_TOKEN: ContextVar[str] = ContextVar("cliploc_token", default="no-run")
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` fill a temporary file beside `path`, which takes its place once it is safely on the disk.
+def new_token() -> str:
+    """A random word for the temporary files of a run."""
+    return secrets.token_hex(8)
+
+
+def is_token(value: object) -> TypeGuard[str]:
+    """Whether a value is a word that `new_token` can give."""
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{16}", value) is not None
+
+
+@contextmanager
+def temporaries_of(token: str) -> Iterator[None]:
+    """Within this, temporary files of this thread carry the token of a run."""
+    before = _TOKEN.set(token)
+    try:
+        yield
+    finally:
+        _TOKEN.reset(before)
+
+
+def write_whole(path: Path, write: Callable[[Path], object], *, durable: bool = True) -> None:
+    """Lets `write` fill a temporary file beside `path`, which then takes its place.
+
+    Args:
+        path: the file; what was there is replaced.
+        write: called with the path of the temporary file.
+        durable: whether to wait until the file is on the disk; not needed for a cache.
 
     Raises:
         OSError: no room, or a folder that cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "a.txt"
+        >>> write_whole(path, lambda temporary: temporary.write_text("all of it"))
+        >>> path.read_text()
+        'all of it'
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _beside(path)
     try:
         write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        if durable:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
+        if isinstance(error, OSError) and error.filename in (temporary, str(temporary)):
+            error.filename = str(path)  # the name that the user knows
         raise
-    with suppress(OSError):  # not every file system lets a folder be opened
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    if durable:
+        _flush_folder(path.parent)
 
 
 def write_folder_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` fill a new folder beside `path`, which takes its place, and that of what was there.
+    """Lets `write` fill a new folder beside `path`, which then takes its place, and that of what was there.
+
+    Args:
+        path: the folder; what was there is removed.
+        write: called with the path of the new, empty folder.
 
     Raises:
         OSError: no room, or a folder that cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    before = path.with_name(f".{path.name}.{os.getpid()}.old")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary, before = _beside(path), _beside(path)
     temporary.mkdir(parents=True)
     try:
         write(temporary)
@@ -50,17 +95,57 @@ def write_folder_whole(path: Path, write: Callable[[Path], object]) -> None:
             os.sync()
         if path.exists():
             path.rename(before)
-        temporary.rename(path)
+        try:
+            temporary.rename(path)
+        except BaseException:
+            if before.exists():  # the old folder is better than none
+                before.rename(path)
+            raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(before, ignore_errors=True)
+    _flush_folder(path.parent)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Removes what writers that were killed have left in a folder."""
+def write_output(path: Path, content: bytes, option: str) -> None:
+    """Writes a file so that a kill at any moment leaves the old one or the new one.
+
+    Args:
+        path: the file; its folder is made.
+        content: all of it.
+        option: which option chooses another place, for the error.
+
+    Raises:
+        UsageError: no room, or no permission.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, lambda temporary: temporary.write_bytes(content))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UsageError(f"cannot write {path}: {reason}: make room or choose another place with {option}") from error
+
+
+def remove_leftovers(folder: Path, token: str) -> None:
+    """Removes what writers of one run that were killed have left in a folder, and nothing else."""
     for left in folder.iterdir():
-        if re.fullmatch(r"\..+\.\d+\.(tmp|old)", left.name):
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
-            else:
-                left.unlink(missing_ok=True)
+        if not re.fullmatch(rf"\.cliploc-{re.escape(token)}-[0-9a-f]{{16}}\.tmp", left.name):
+            continue
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    """A new name; the file's own is not part of it, as names have a greatest length."""
+    return path.with_name(f".cliploc-{_TOKEN.get()}-{secrets.token_hex(8)}.tmp")
+
+
+def _flush_folder(folder: Path) -> None:
+    with suppress(OSError):  # not every file system lets a folder be opened
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)

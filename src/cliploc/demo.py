@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from itertools import repeat
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cliploc._files import write_whole
 from cliploc.localization import Localization
 from cliploc.schema import FloatArray
 
@@ -141,7 +143,8 @@ def run_demo(
             rows.append(DemoRow(photo.path.name, name, name in photo.truth, found, best, boxes, ious[name]))
         other_ious += [iou for iou in (_ious(photo, other) if other else {}).values() if iou is not None]
         overlays.append(out / f"{photo.path.stem}.jpg")
-        panels(result).save(overlays[-1], quality=90)
+        image = panels(result)
+        write_whole(overlays[-1], partial(image.save, format="JPEG", quality=90))
         items.append(PageItem(result, photo.credit, photo.truth, ious, {title: other} if other else {}))
         done()
     page = out / "demo.html"

@@ -22,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc._outputs import write_whole
+from cliploc._files import write_output
 from cliploc.errors import ModelError, UsageError
 from cliploc.saliency._infra.attention import mean_attention, patches_of
 from cliploc.schema import Backbone, Context, Needs, TowerKind
@@ -408,7 +408,7 @@ def save_head(path: Path, head: SemanticHead, tower_answer: Tensor) -> None:
     metadata = {
         "cliploc_head": json.dumps(says, ensure_ascii=False)
     }  # one entry: safetensors does not keep their order
-    write_whole(path, save({**tensors, "tower.answer": tower_answer.contiguous()}, metadata), "--out")
+    write_output(path, save({**tensors, "tower.answer": tower_answer.contiguous()}, metadata), "--out")
 
 
 def load_head(path: str | Path, backbone: Backbone | None = None) -> SemanticHead:

@@ -11,10 +11,11 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from cliploc._files import write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +43,7 @@ class TextCache:
         fingerprint: what tells this model's text tower from all others: weights, architecture, precision.
 
     Example:
-        >>> import torch
+        >>> import tempfile, torch
         >>> cache = TextCache(Path(tempfile.mkdtemp()), "a model's weights")
         >>> cache.put(("cat",), ("a photo of a {}.",), torch.tensor([0.6, 0.8]))
         >>> cache.get(("cat",), ("a photo of a {}.",), 2)
@@ -74,17 +75,9 @@ class TextCache:
 
         path = self._path(words, templates)
         content = save({"embedding": embedding.detach().float().cpu().contiguous().clone()})
-        temporary = None
-        try:
+        with contextlib.suppress(OSError):  # read-only or full: then it is computed again
             self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.folder, suffix=".part", delete=False) as file:
-                temporary = Path(file.name)
-                file.write(content)
-            temporary.replace(path)
-        except OSError:  # read-only or full: then it is computed again
-            if temporary is not None:
-                with contextlib.suppress(OSError):
-                    temporary.unlink()
+            write_whole(path, lambda temporary: temporary.write_bytes(content), durable=False)
 
 
 def _digest(value: object) -> str:

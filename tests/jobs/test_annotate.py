@@ -74,7 +74,7 @@ def plain(folder, tmp_path_factory):
 
 
 def parts(out: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted((out / "parts").iterdir())}
+    return {path.name: path.read_bytes() for path in sorted((out / "parts").glob("*.jsonl"))}
 
 
 def rows(out: Path) -> dict[str, dict]:
@@ -324,7 +324,8 @@ def test_a_stopped_run_goes_on_and_gives_the_same_bytes(folder, plain, tmp_path,
 
         def keep(part):
             if len(done) == stop_after:
-                (tmp_path / "parts/.00009.jsonl.1.tmp").write_bytes(b'{"picture": "half')
+                token = json.loads((tmp_path / "manifest.json").read_text())["token"]
+                (tmp_path / f"parts/.cliploc-{token}-{0:016x}.tmp").write_bytes(b'{"picture": "half')
                 raise KeyboardInterrupt
             on_part(part)
             done.append(part)
@@ -333,15 +334,16 @@ def test_a_stopped_run_goes_on_and_gives_the_same_bytes(folder, plain, tmp_path,
 
     with pytest.raises(KeyboardInterrupt):
         annotate(folder, LABELS, tmp_path, formats=["coco", "csv"], engine=stopping, **OPTIONS)
-    assert len(parts(tmp_path)) == stop_after + 1
+    assert len(parts(tmp_path)) == stop_after
     result = annotate(folder, LABELS, tmp_path, formats=["coco", "csv"], **OPTIONS)
     assert result.computed == 5 - 2 * stop_after
     assert parts(tmp_path) == parts(plain.out)
+    assert not list((tmp_path / "parts").glob(".*"))
     for name in ("coco.json", "boxes.csv", "review.html"):
         assert (tmp_path / name).read_bytes() == (plain.out / name).read_bytes(), name
 
 
-def test_a_damaged_part_is_done_anew_new_pictures_join_and_mended_ones_are_retried(folder, plain, tmp_path):
+def test_a_damaged_part_is_done_anew_new_pictures_and_mended_ones_join(folder, plain, tmp_path):
     root, out = tmp_path / "pictures", tmp_path / "out"
     shutil.copytree(folder, root)
     shutil.copytree(plain.out, out)
@@ -354,8 +356,7 @@ def test_a_damaged_part_is_done_anew_new_pictures_join_and_mended_ones_are_retri
     assert (result.computed, result.pictures) == (1, 6)
     assert coco_boxes(out)["a new one.png"] == coco_boxes(out)["cat.png"]
     shutil.copy(folder / "dogs.png", root / "broken.jpg")
-    assert "broken.jpg" in annotate(root, LABELS, out, **OPTIONS).failed
-    result = annotate(root, LABELS, out, retry=True, **OPTIONS)
+    result = annotate(root, LABELS, out, **OPTIONS)
     assert (result.computed, dict(result.failed)) == (1, {})
     assert coco_boxes(out)["broken.jpg"] == coco_boxes(out)["dogs.png"]
     (root / "dogs.png").unlink()
@@ -388,9 +389,9 @@ def test_a_process_killed_without_warning_is_gone_on_with_to_the_same_bytes(fold
         process.kill()
         assert process.wait() == -signal.SIGKILL
     assert len(parts(out)) < 3
-    (out / ".voc.17.tmp/sub").mkdir(parents=True)  # what a kill in the midst of writing leaves
-    (out / ".voc.17.old").mkdir()
-    for left in (out / ".coco.json.17.tmp", out / "parts/.00001.jsonl.17.tmp"):
+    ours = f".cliploc-{json.loads((out / 'manifest.json').read_text())['token']}-"
+    (out / f"{ours}{0:016x}.tmp/sub").mkdir(parents=True)  # what a kill in the midst of writing leaves
+    for left in (out / f"{ours}{1:016x}.tmp", out / f"parts/{ours}{2:016x}.tmp"):
         left.write_text("half of it")
     assert 0 < annotate(folder, LABELS, out, formats=["coco", "csv"], **OPTIONS).computed < 5
     assert parts(out) == parts(plain.out)
@@ -403,7 +404,7 @@ def test_a_full_disk_keeps_what_is_done_and_the_run_goes_on_from_there(folder, p
     write, full = Path.write_bytes, OSError(errno.ENOSPC, "No space left on device")
 
     def write_bytes(path, content):
-        if path.name.startswith(".00001.jsonl"):
+        if b"dogs.png" in content:
             write(path, content[: len(content) // 2])
             raise full
         return write(path, content)
@@ -418,7 +419,8 @@ def test_a_full_disk_keeps_what_is_done_and_the_run_goes_on_from_there(folder, p
             StoppedError, match=r"no room left on the disk: 1 of 3 parts are kept .* same command again"
         ):
             annotate(folder, LABELS, tmp_path, formats=formats, **OPTIONS)
-    assert [path.name for path in (tmp_path / "parts").iterdir()] == ["00000.jsonl"]
+    assert not list((tmp_path / "parts").glob(".*"))
+    assert list(parts(tmp_path)) == ["00000.jsonl"]
     with monkeypatch.context() as patch:
         patch.setitem(module.FORMATS, "csv", refuse)
         with pytest.raises(StoppedError, match="3 of 3 parts"):

@@ -27,6 +27,7 @@ pytest.importorskip("pyarrow")
 import pyarrow.parquet as pq
 
 from cliploc import backbones
+from cliploc._parts import read_part
 from cliploc.datasets import open_dataset
 from cliploc.errors import InputError, UsageError
 from cliploc.geometry import iou_matrix
@@ -231,12 +232,89 @@ def test_what_is_there_is_not_done_again_and_a_damaged_part_is(root, plain, tmp_
     assert again.summary == plain.summary
     whole = parts_in(out)[1].read_bytes()
     parts_in(out)[1].write_bytes(whole[: len(whole) // 2])
-    (out / "parts/.00002.parquet.17.tmp").write_bytes(b"left over")
+    (out / f"parts/.cliploc-{read_manifest(out)['token']}-{0:016x}.tmp").write_bytes(b"left over")
     again = run(root, out, save_maps=True)
     assert again.computed == 1
     assert [one.equals(other) for one, other in zip(tables(out), tables(plain.out), strict=True)] == [True] * 4
     assert again.summary == plain.summary
     assert not list((out / "parts").glob(".*"))
+
+
+def test_every_flipped_bit_of_a_part_is_noticed_and_the_part_computed_anew(root, plain, tmp_path):
+    out = tmp_path / "copy"
+    shutil.copytree(plain.out, out)
+    path = parts_in(out)[1]
+    whole, chance = path.read_bytes(), random.Random(2)
+    for bit in chance.sample(range(8 * len(whole)), 200):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        assert read_part(path) is None, bit
+        with pytest.raises(UsageError, match=r"00001\.parquet is damaged: run the same"):
+            list(rows_in(out))
+    for _ in range(3):
+        damaged = bytearray(whole)
+        damaged[chance.randrange(len(whole))] ^= 16
+        path.write_bytes(damaged)
+        said = []
+        again = run(root, out, save_maps=True, on_note=said.append)
+        assert said == ["part 00001 is damaged: it is computed anew"]
+        assert (again.computed, again.summary) == (1, plain.summary)
+        assert path.read_bytes() == whole
+
+
+def test_other_files_among_the_parts_are_named_and_ignored(root, plain, tmp_path):
+    out = tmp_path / "copy"
+    shutil.copytree(plain.out, out)
+    for name in ("00000 (conflicted copy).parquet", "00009.parquet"):
+        shutil.copy(out / "parts/00000.parquet", out / "parts" / name)
+    said = []
+    again = run(root, out, save_maps=True, on_note=said.append)
+    assert (again.computed, again.summary) == (0, plain.summary)
+    named = "00000 (conflicted copy).parquet, 00009.parquet"
+    assert said == [f"not of this run, and ignored: {named} in {out / 'parts'}"]
+
+
+@pytest.mark.parametrize("times_restored", [False, True])
+def test_a_picture_replaced_under_its_name_is_computed_anew_and_said(root, plain, tmp_path, times_restored):
+    data, out = tmp_path / "wsol", tmp_path / "out"
+    shutil.copytree(root, data)
+    shutil.copytree(plain.out, out)
+    for path in (data / "val").iterdir():
+        path.touch()
+    assert run(data, out, save_maps=True).computed == 0
+    old = (data / "val/005.jpg").stat()
+    (data / "val/005.jpg").write_bytes((data / "val/006.jpg").read_bytes())
+    if times_restored:
+        os.utime(data / "val/005.jpg", ns=(old.st_atime_ns, old.st_mtime_ns))
+    said = []
+    again = run(data, out, save_maps=True, on_note=said.append)
+    assert again.computed == 1
+    assert said == ["replaced since they were computed: 1 picture (val/005.jpg); 1 of 4 parts computed anew"]
+    fresh = run(data, tmp_path / "fresh", save_maps=True)
+    assert again.summary == fresh.summary
+    assert [one.equals(other) for one, other in zip(tables(out), tables(fresh.out), strict=True)] == [True] * 4
+    assert run(data, out, save_maps=True).computed == 0
+
+
+def test_masks_are_part_of_what_may_be_replaced(root, tmp_path):
+    mask = tmp_path / "mask.png"
+    Image.fromarray(np.eye(50, dtype=np.uint8) * 255).save(mask)
+    given = replace(dataset(root), samples=(replace(dataset(root).samples[0], masks=(mask,)),))
+    settings, _ = Grid([VIEW], ["cam"]).settings(misfit)
+    for computed in (1, 0):
+        assert run_benchmark(given, [VIEW], settings, tmp_path / "out", judges=0).computed == computed
+    Image.fromarray(np.full((50, 50), 255, np.uint8)).save(mask)
+    assert run_benchmark(given, [VIEW], settings, tmp_path / "out", judges=0).computed == 1
+
+
+def test_a_map_left_by_a_kill_is_removed(root, plain, tmp_path):
+    out = tmp_path / "copy"
+    shutil.copytree(plain.out, out)
+    left = out / f"maps/mini_cam/val/.cliploc-{read_manifest(out)['token']}-{0:016x}.tmp"
+    left.write_bytes(b"half of it")
+    run(root, out, save_maps=True)
+    assert not left.exists()
 
 
 @pytest.mark.parametrize(
@@ -277,29 +355,37 @@ def test_other_samples_and_other_folders_are_refused(root, plain, tmp_path):
 
 
 def test_a_full_disk_keeps_what_is_done_and_the_run_goes_on_from_there(root, plain, tmp_path, monkeypatch):
-    write = pq.write_table
+    write = Path.write_bytes
     written = []
 
-    def full(table, path, **options):
-        if len(written) == 2:
-            Path(path).write_bytes(b"half of ")
-            raise OSError(errno.ENOSPC, "No space left on device")
-        written.append(path)
-        write(table, path, **options)
+    def full(path, content):
+        if bytes(content[:4]) == b"PAR1":
+            if len(written) == 2:
+                write(path, b"half of ")
+                raise OSError(errno.ENOSPC, "No space left on device")
+            written.append(path)
+        return write(path, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pq, "write_table", full)
+        patch.setattr(Path, "write_bytes", full)
         with pytest.raises(StoppedError, match=r"no room left on the disk: 2 of 4 parts are kept"):
             run(root, tmp_path, save_maps=True)
-    assert [path.name for path in sorted((tmp_path / "parts").iterdir())] == ["00000.parquet", "00001.parquet"]
+    assert not list((tmp_path / "parts").glob(".*"))
+    assert [path.name for path in parts_in(tmp_path)] == ["00000.parquet", "00001.parquet"]
     result = run(root, tmp_path, save_maps=True)
     assert result.computed == 2
     assert result.summary == plain.summary
-    save = rows_module.save_map
-    monkeypatch.setattr(rows_module, "save_map", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space")))
-    with pytest.raises(StoppedError, match="0 of 4 parts"):
-        run(root, tmp_path / "maps", save_maps=True)
-    assert save is not rows_module.save_map
+    opened = Path.open
+
+    def device_full(path, mode="r", *rest, **options):
+        full = "maps" in path.parts and "w" in mode
+        return opened(Path("/dev/full") if full else path, mode, *rest, **options)
+
+    if Path("/dev/full").exists():
+        monkeypatch.setattr(Path, "open", device_full)
+        with pytest.raises(StoppedError, match="no room left on the disk: 0 of 4 parts"):
+            run(root, tmp_path / "other", save_maps=True)
+        assert not [one for one in (tmp_path / "other/maps").rglob("*") if one.is_file()]
 
 
 # -------------------------------------------------------------------------------------------------------------- faults

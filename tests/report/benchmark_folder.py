@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
+from cliploc.jobs.rows import part_path, write_part
 from cliploc.metrics import (
     EnergyInBoxes,
     LocalizationAccuracy,
@@ -88,7 +88,7 @@ def make_folder(
     drop = () if sizes else ("width", "height", "true_boxes")
     for part in range(0, len(rows), 2 * len(ids) * 5):
         table = pa.Table.from_pylist(rows[part : part + 2 * len(ids) * 5], schema=ROW).drop_columns(list(drop))
-        pq.write_table(table, out / "parts" / f"{part:05}.parquet")
+        write_part(part_path(out, part), table)
     summary = {
         one: _numbers(metrics[one], samples, failed, None if oracle else threshold)
         if samples > len(failed)
@@ -97,7 +97,7 @@ def make_folder(
     }
     classes = [{"name": name, "wnid": wnid} for name, wnid in zip(names, wnids, strict=True)]
     manifest = {
-        "schema_version": 1,
+        "schema_version": 2,
         "cliploc_version": "0.1",
         "kind": "benchmark",
         "sessions": [
@@ -124,7 +124,7 @@ def make_folder(
         ],
     }  # fmt: skip
     (out / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    (out / "summary.json").write_text(json.dumps({"schema_version": 1, "settings": summary}), encoding="utf-8")
+    (out / "summary.json").write_text(json.dumps({"schema_version": 2, "settings": summary}), encoding="utf-8")
     return summary
 
 

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cliploc._parts import parts_in
 from cliploc.errors import UsageError
+from cliploc.jobs.rows import write_part
 from cliploc.metrics import TAUS, MaxBoxAcc
 from cliploc.report import benchmark_data, write_report
 from cliploc.report._html import DARK, LIGHT
@@ -86,7 +88,7 @@ def test_hits_and_curves_are_those_of_the_metrics(made: tuple[Path, dict[str, An
     run = read_run(out)
     for one in run.settings:
         metric = MaxBoxAcc()
-        for part in sorted((out / "parts").iterdir()):
+        for part in parts_in(out):
             for row in benchmark_data.bench_packages()[1].read_table(part).to_pylist():
                 if row["setting"] == one.id and row["status"] == "ok":
                     metric.add(row["sample"], row, row["label"], None)
@@ -410,11 +412,11 @@ def test_what_is_no_benchmark_is_refused(tmp_path: Path) -> None:
     assert "manifest.json" in outcome.err
     make_folder(tmp_path / "out", tmp_path / "root", samples=4, methods=["cam"])
     (tmp_path / "out" / "parts" / "00000.parquet").write_bytes(b"PAR1 cut off")
-    with pytest.raises(UsageError, match=r"00000\.parquet cannot be read"):
+    with pytest.raises(UsageError, match=r"00000\.parquet is damaged: run the same"):
         write_report(tmp_path / "out")
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    (tmp_path / "out" / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 2}))
-    with pytest.raises(UsageError, match="expected a manifest of version 1, got 2"):
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 1}))
+    with pytest.raises(UsageError, match="expected a manifest of version 2, got 1"):
         write_report(tmp_path / "out")
 
 
@@ -440,13 +442,13 @@ def test_labels_say_what_differs(tmp_path: Path) -> None:
 def test_a_run_of_masks_alone(tmp_path: Path) -> None:
     summary = make_folder(tmp_path / "out", tmp_path / "root", samples=6, methods=["cam"])
     _, parquet = benchmark_data.bench_packages()
-    for part in (tmp_path / "out" / "parts").iterdir():
+    for part in parts_in(tmp_path / "out"):
         table = parquet.read_table(part)
         rows = [
             {**row, "true_boxes": [], "area_share": None, "iou": None, "highest": None, "hits_largest_50": None}
             for row in table.to_pylist()
         ]
-        parquet.write_table(table.from_pylist(rows, schema=table.schema), part)
+        write_part(part, table.from_pylist(rows, schema=table.schema))
     only = {"mini_cam": {"pxap": 61.25, "confidence_95": {"pxap": [50, 70]}, "images": 6, "evaluated": 6, "failed": []}}
     assert summary.keys() == only.keys()
     (tmp_path / "out" / "summary.json").write_text(json.dumps({"schema_version": 1, "settings": only}))

@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.text import Text
 
+from cliploc._files import write_whole
 from cliploc._terminal import Terminal, printable, write_out
 from cliploc.errors import UsageError
 
@@ -76,6 +77,6 @@ def write(path: Path, content: bytes) -> None:
         UsageError: it cannot be written.
     """
     try:
-        path.write_bytes(content)
+        write_whole(path, lambda temporary: temporary.write_bytes(content))
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}: make room or choose another --out") from error

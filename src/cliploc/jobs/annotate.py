@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,21 +19,24 @@ from typing import Any
 import numpy as np
 
 from cliploc import __version__
-from cliploc._files import write_whole
+from cliploc._files import temporaries_of
+from cliploc._parts import part_path, parts_in, read_part, read_stamps, remove_part, write_part
 from cliploc.errors import UsageError
 from cliploc.jobs import folder, local
 from cliploc.jobs.annotator import AnnotatorSettings, BoxFilter, Groups, Row
 from cliploc.jobs.engine import Engine, Part, Ready, Shard
-from cliploc.jobs.folder import RunKind, part_path, parts_in, plain, room_for_parts, write_json
+from cliploc.jobs.folder import RunKind, plain, room_for_parts, write_json
 from cliploc.jobs.labels import Labels, labels_of, read_labels
-from cliploc.jobs.notes import Notes
+from cliploc.jobs.notes import Notes, said_some
 from cliploc.jobs.pictures import RUN_KIND, Picture, find_pictures
 from cliploc.jobs.plan import SHARD, shard_size
-from cliploc.report.exports import FORMATS, AnnotatedPicture, ExportSettings
+from cliploc.jobs.sources import content_digest, stamp
+from cliploc.report.exports import FILES, FORMATS, AnnotatedPicture, ExportSettings
 from cliploc.report.review import REVIEW_KIND, write_review
 
-SCHEMA_VERSION = 1  # of manifest.json, summary.json, decisions.json and the parts
-KIND = RunKind(RUN_KIND, "an annotation", ".jsonl", frozenset({"root"}))
+SCHEMA_VERSION = 2  # of manifest.json, summary.json, decisions.json and the parts
+KIND = RunKind(RUN_KIND, "an annotation", SCHEMA_VERSION, ".jsonl", frozenset({"root", "image_url"}))
+OWN_FILES = ("summary.json", "decisions.json")  # that every run may write
 REVIEWED = 100  # pictures of a review page, when nothing else is said
 CACHED = 4  # parts whose rows are kept while exports are written
 IMAGE_URL = "/data/local-files/?d="
@@ -198,43 +202,62 @@ def annotate(
                 for words, threshold in zip(names.entries, names.thresholds, strict=True)
             },
             "settings": described,
+            "token": folder.token_for(target),
+            "image_url": IMAGE_URL if image_url is None else image_url,
         }
     )
-    whole = folder.begin(target, KIND, manifest, lambda path: _rows_of(path) is not None)
-    for path in parts_in(target, KIND.suffix):
-        if int(path.stem) not in whole:
-            path.unlink()  # a disk has spoilt it: its pictures are done anew
-    results = _Results(target)
-    done = results.places if not retry else {name for name, place in results.places.items() if place.ok}
-    todo = [one for one in found if one.id not in done]
-    size = shard_size(worker.localizer.options.batch_size, shard)
-    shards = list(_shards(todo, size, whole))
-    written = 0
-
-    def keep(part: Part) -> None:
-        nonlocal written
-        write_whole(part_path(target, part.index, KIND.suffix), lambda path: path.write_bytes(part.table))
-        written += 1
-        notes.add(part.notes)
-
-    if on_start:
-        on_start(len(todo), len(found))
+    files = [one for name in chosen for one in FILES[name]]
+    begun = folder.begin(target, KIND, manifest, [*OWN_FILES, *(["review.html"] if review else []), *files])
+    notes.add(begun.notes)
     run = hashlib.sha256(json.dumps([manifest["labels"], manifest["settings"]]).encode()).hexdigest()[:16]
-    with room_for_parts(target, lambda: len(whole) + written, len(whole) + len(shards)):
-        if decisions is not None:
-            _merge_decisions(target, Path(decisions).expanduser(), run, results)
-        if shards:
-            folder.begin_session(target, KIND)
-            engine(shards, Ready(settings, worker), keep, on_images)
-            results = _Results(target)
-        of_run = _Run(target, root, found, results, _decided(target, run), worker.names)
-        how = f"cliploc {__version__} {described['model']} {described['method']}"
-        before = _summary_of(target)
-        url = before.get("image_url", IMAGE_URL) if image_url is None else image_url
-        export = ExportSettings(worker.names, how, url)
-        kept = [name for name in FORMATS if name in before.get("files", {})]
-        wanted = list(dict.fromkeys([*kept, *chosen]))
-        return _conclude(of_run, before, wanted, export, review, run, len(todo), notes.lines, on_write)
+    with temporaries_of(begun.token):
+        with room_for_parts(target, lambda: len(begun.whole), len(begun.whole)):
+            if image_url is not None:
+                folder.update_manifest(target, KIND, image_url=image_url)
+            for index in begun.damaged:
+                remove_part(part_path(target, index, KIND.suffix))  # which pictures it held is not known
+            if replaced := _drop_replaced(target, found, run):
+                notes.add([f"replaced since they were annotated, and done anew: {said_some(replaced)}"])
+        whole = {int(path.stem) for path in parts_in(target, KIND.suffix)}
+        results = _Results(target)
+        done = results.places if not retry else {name for name, place in results.places.items() if place.ok}
+        todo = [one for one in found if one.id not in done]
+        size = shard_size(worker.localizer.options.batch_size, shard)
+        shards = {one.index: one for one in _shards(todo, size, whole)}
+        stamps = {one.id: stamp(one) for one in todo}  # before any of them is read
+        written = 0
+
+        def keep(part: Part) -> None:
+            nonlocal written
+            of_part = [stamps[one.id] for one in shards[part.index].samples]
+            write_part(part_path(target, part.index, KIND.suffix), part.table, of_part)
+            written += 1
+            notes.add(part.notes)
+
+        if on_start:
+            on_start(len(todo), len(found))
+        with room_for_parts(target, lambda: len(whole) + written, len(whole) + len(shards)):
+            if decisions is not None:
+                _merge_decisions(target, Path(decisions).expanduser(), run, results)
+            decided = _decided(target, run)
+            if shards:
+                folder.begin_session(target, KIND)
+                engine(list(shards.values()), Ready(settings, worker), keep, on_images)
+                results = _Results(target)
+            of_run = _Run(target, root, found, results, decided, worker.names)
+            how = f"cliploc {__version__} {described['model']} {described['method']}"
+            state, before = folder.read_manifest(target, KIND), _summary_of(target)
+            export = ExportSettings(worker.names, how, state.get("image_url", IMAGE_URL))
+            kept = [name for name in FORMATS if _is_there(target, name, state["files"], before)]
+            wanted = list(dict.fromkeys([*kept, *chosen]))
+            return _conclude(of_run, before, wanted, export, review, run, len(todo), notes.lines, on_write)
+
+
+def _is_there(out: Path, name: str, own: Sequence[str], before: Mapping[str, Any]) -> bool:
+    """Whether an export was written by an earlier call, even one that was killed right after."""
+    return all(one in own for one in FILES[name]) and (
+        name in before.get("files", {}) or any((out / one).exists() for one in FILES[name])
+    )
 
 
 def _formats(formats: Sequence[str]) -> list[str]:
@@ -278,7 +301,7 @@ class _Results:
         self._out = out
         self.places: dict[str, _Place] = {}
         for path in parts_in(out, KIND.suffix):
-            for line, row in enumerate(_rows_of(path) or []):
+            for line, row in enumerate(_rows_of(path)):
                 ok = row["status"] == "ok"
                 before = self.places.get(row["picture"])
                 if before is None or ok or not before.ok:  # done at last, after it had failed
@@ -288,7 +311,7 @@ class _Results:
         self._part = functools.lru_cache(CACHED)(self._read)
 
     def _read(self, part: int) -> list[Row]:
-        return _rows_of(part_path(self._out, part, KIND.suffix)) or []
+        return _rows_of(part_path(self._out, part, KIND.suffix))
 
     def row(self, picture: str) -> Row:
         """A picture's."""
@@ -296,14 +319,50 @@ class _Results:
         return self._part(place.part)[place.line]
 
 
-def _rows_of(path: Path) -> list[Row] | None:
-    """A part's rows; None for one that a disk has damaged."""
-    try:
-        text = path.read_bytes()
-        rows = [json.loads(line) for line in text.splitlines()]
-    except (OSError, ValueError):
-        return None
-    return rows if rows and text.endswith(b"\n") and all("picture" in row for row in rows) else None
+def _rows_of(path: Path) -> list[Row]:
+    """A part's rows.
+
+    Raises:
+        UsageError: it is damaged.
+    """
+    return [json.loads(line) for line in _lines_of(path)]
+
+
+def _lines_of(path: Path) -> list[bytes]:
+    content = read_part(path)
+    if content is None:
+        raise UsageError(f"{path} is damaged: run the same command again, which computes it anew")
+    return content.splitlines(keepends=True)
+
+
+def _drop_replaced(out: Path, found: Sequence[Picture], run: str) -> list[str]:
+    """Removes the rows of pictures that were replaced under their names since, and the decisions on their boxes.
+
+    Returns:
+        These pictures.
+    """
+    by_id = {one.id: one for one in found}
+    stale: dict[Path, dict[int, str]] = {}  # part → line → picture
+    for path in parts_in(out, KIND.suffix):
+        stamps = read_stamps(path)
+        for line, row in enumerate(_rows_of(path)):
+            picture = by_id.get(row["picture"])
+            if picture is None or stamps[line : line + 1] == [stamp(picture)]:
+                continue
+            if row["blake2b"] != content_digest(picture):
+                stale.setdefault(path, {})[line] = picture.id
+    replaced = list(dict.fromkeys(name for lines in stale.values() for name in lines.values()))
+    decided = _decided(out, run)
+    if decided.keys() & set(replaced):  # before the rows: after a kill in between they are still seen to be stale
+        _write_decisions(out, {name: boxes for name, boxes in decided.items() if name not in replaced}, run)
+    for path, lines in stale.items():
+        content, stamps = _lines_of(path), read_stamps(path)
+        fresh = [line for line in range(len(content)) if line not in lines]
+        if fresh:
+            write_part(path, b"".join(content[line] for line in fresh), [stamps[line] for line in fresh if stamps])
+        else:
+            remove_part(path)
+    return replaced
 
 
 def _margin(row: Row) -> float:
@@ -384,12 +443,17 @@ class _Run:
 
 
 def _summary_of(out: Path) -> dict[str, Any]:
-    """As the last call wrote it; nothing where it was stopped before."""
+    """As the last call wrote it; nothing where it was stopped before, or where the file is damaged."""
     try:
         read = json.loads((out / "summary.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        files, stamps = read["files"], read["stamps"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
         return {}
-    return read if isinstance(read, dict) else {}
+    right = isinstance(files, dict) and isinstance(stamps, dict)
+    right = right and all(
+        isinstance(some, list) and some and all(isinstance(one, str) for one in some) for some in files.values()
+    )
+    return read if right else {}
 
 
 def _conclude(
@@ -440,7 +504,7 @@ def _conclude(
         computed,
         notes,
     )
-    document = {**result.document(), "image_url": settings.image_url, "stamps": stamps}
+    document = {**result.document(), "stamps": stamps}
     if document != before:
         write_json(run.out / "summary.json", document)
     return result
@@ -458,20 +522,22 @@ def _read_decisions(path: Path, run: str) -> dict[str, dict[str, bool]]:
         read = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(f"expected decisions in {path}, found no such file: check the path") from None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"expected decisions as review.html gives them, {path} cannot be read: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(
+            f"expected decisions as review.html gives them, {path} cannot be read ({error}): move it away, or save it "
+            "again from the page"
+        ) from None
     if not isinstance(read, dict) or read.get("kind") != REVIEW_KIND:
         raise UsageError(f"expected decisions as review.html gives them, {path} holds something else: check the path")
     if read.get("run") != run:
         raise UsageError(f"{path} decides on boxes of another run: apply it to that run's --out")
-    decisions = read["decisions"]
-    right = isinstance(decisions, dict) and all(
+    decisions = read.get("decisions")
+    if not isinstance(decisions, dict) or not all(
         isinstance(boxes, dict) and all(isinstance(kept, bool) for kept in boxes.values())
         for boxes in decisions.values()
-    )
-    if not right:
+    ):
         raise UsageError(f"expected decisions as picture → box → true or false, {path} holds something else")
-    return decisions  # type: ignore[no-any-return]
+    return dict(decisions)
 
 
 def _merge_decisions(out: Path, path: Path, run: str, results: _Results) -> None:
@@ -481,8 +547,12 @@ def _merge_decisions(out: Path, path: Path, run: str, results: _Results) -> None
         place = results.places.get(picture)
         count = len(results.row(picture)["boxes"]) if place is not None and place.ok else -1
         for box in boxes:
-            if not box.isdigit() or int(box) >= count:
+            if not re.fullmatch(r"0|[1-9][0-9]{0,8}", box) or int(box) >= count:
                 raise UsageError(f"{path} decides on box {box} of {picture}, which is not there: check the file")
         old[picture] = {**old.get(picture, {}), **boxes}
-    merged = {"kind": REVIEW_KIND, "schema_version": SCHEMA_VERSION, "run": run, "decisions": old}
-    write_json(out / "decisions.json", merged)
+    _write_decisions(out, old, run)
+
+
+def _write_decisions(out: Path, decisions: Mapping[str, Mapping[str, bool]], run: str) -> None:
+    document = {"kind": REVIEW_KIND, "schema_version": SCHEMA_VERSION, "run": run, "decisions": decisions}
+    write_json(out / "decisions.json", document)

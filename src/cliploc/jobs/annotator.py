@@ -18,6 +18,7 @@ from cliploc.geometry import iou_matrix
 from cliploc.jobs.engine import Part, Shard
 from cliploc.jobs.labels import Labels
 from cliploc.jobs.pictures import bad_name
+from cliploc.jobs.sources import Digests
 from cliploc.jobs.worker import _reason as reason_of
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer, out_of_memory
@@ -128,9 +129,10 @@ class AnnotateWorker:
         waiting: deque[Shard] = deque()  # whose pictures are not all done yet
         done: dict[Hashable, Row] = {}  # by shard and place in it
         notes: list[str] = []
+        digests = Digests(shards)
 
         def requests() -> Iterator[Request]:
-            for shard in shards:
+            for shard in digests:
                 waiting.append(shard)
                 for place, picture in enumerate(shard.samples):
                     if reason := bad_name(picture.id):
@@ -151,7 +153,8 @@ class AnnotateWorker:
                     return
                 waiting.popleft()
                 rows = [
-                    {"picture": one.id, **done.pop(place)} for one, place in zip(shard.samples, places, strict=True)
+                    {"picture": one.id, "blake2b": digest, **done.pop(place)}
+                    for one, digest, place in zip(shard.samples, digests.pop(shard), places, strict=True)
                 ]
                 text = "".join(f"{json.dumps(row, allow_nan=False)}\n" for row in rows)
                 yield Part(shard.index, text.encode("ascii"), tuple(notes))

@@ -10,29 +10,36 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from cliploc import __version__
+from cliploc._files import temporaries_of
+from cliploc._parts import part_path, read_stamps
 from cliploc.datasets import subsets
 from cliploc.errors import UsageError
 from cliploc.jobs import folder, local
-from cliploc.jobs.engine import Engine, Part, Ready
-from cliploc.jobs.folder import RunKind, part_path, plain, room_for_parts, write_json
+from cliploc.jobs.engine import Engine, Part, Ready, Shard
+from cliploc.jobs.folder import RunKind, plain, room_for_parts, write_json
 from cliploc.jobs.folder import StoppedError as StoppedError
-from cliploc.jobs.notes import Notes
+from cliploc.jobs.notes import Notes, said_some
 from cliploc.jobs.plan import SHARD, Setting, View, WorkerSettings, shard_size, shards_of
-from cliploc.jobs.rows import arrow, place_of, rows_in, write_part
+from cliploc.jobs.rows import arrow, place_of, read_columns, rows_in, write_part
+from cliploc.jobs.sources import content_digest, stamp
 from cliploc.jobs.summary import COLUMNS, Summary, summarize
+from cliploc.report.benchmark import FILES as REPORT_FILES
 from cliploc.schema import Dataset
 
-SCHEMA_VERSION = 1  # of manifest.json, summary.json and the parts
+SCHEMA_VERSION = 2  # of manifest.json, summary.json and the parts
 KIND = RunKind(
     "benchmark",
     "a benchmark",
+    SCHEMA_VERSION,
     ".parquet",
     frozenset({"dataset.root", "dataset.problems", "dataset.reasons"}),
 )
+FILES = ("summary.json", *REPORT_FILES)  # that a run writes besides the manifest, the parts and the maps
 
 
 @dataclass(frozen=True)
@@ -156,6 +163,7 @@ def run_benchmark(
     if len(batch_sizes) != 1:
         raise UsageError(f"expected one batch size for all models, got {sorted(batch_sizes)}")
     size = shard_size(batch_sizes.pop(), shard)
+    token = folder.token_for(out)
     worker_settings = WorkerSettings(
         tuple(views),
         tuple(settings),
@@ -163,6 +171,7 @@ def run_benchmark(
         dataset.root,
         out / "maps" if save_maps else None,
         max(1, (os.cpu_count() or 2) - 1) if judges is None else judges,
+        token,
     )
     shards = list(shards_of(dataset, size))
     notes = Notes(on_note)
@@ -176,11 +185,19 @@ def run_benchmark(
         "shard_size": size,
         "shards": len(shards),
         "save_maps": save_maps,
+        "token": token,
     }
     notes.add(worker.notes)
-    there = folder.begin(out, KIND, manifest, lambda path: _whole(path, manifest))
-    folder.begin_session(out, KIND)
+    begun = folder.begin(out, KIND, manifest, [*FILES, *(["maps"] if save_maps else [])])
+    notes.add(begun.notes)
+    changed = {index: names for index in begun.whole if (names := _changed(out, shards[index]))}
+    if changed:
+        pictures = said_some([name for names in changed.values() for name in names])
+        anew = f"{len(changed)} of {len(shards)} parts computed anew"
+        notes.add([f"replaced since they were computed: {pictures}; {anew}"])
+    there = begun.whole - changed.keys()
     todo = [shard for shard in shards if shard.index not in there]
+    stamps = {shard.index: [stamp(one) for one in shard.samples] for shard in todo}  # before any of them is read
     passes = len({one.view for one in settings})
     if on_start:
         on_start(passes * sum(len(one.samples) for one in todo), passes * len(dataset))
@@ -188,11 +205,12 @@ def run_benchmark(
 
     def keep(part: Part) -> None:
         nonlocal done
-        write_part(part_path(out, part.index), part.table)
+        write_part(part_path(out, part.index), part.table, stamps[part.index])
         done += 1
         notes.add(part.notes)
 
-    with room_for_parts(out, lambda: len(there) + done, len(shards)):
+    with temporaries_of(begun.token), room_for_parts(out, lambda: len(there) + done, len(shards)):
+        folder.begin_session(out, KIND)
         engine(todo, Ready(worker_settings, worker), keep, on_images)
         if on_end:
             on_end()
@@ -220,7 +238,8 @@ def misfit(view: View, method: str) -> str | None:
 def conclude(out: Path) -> dict[str, Summary]:
     """Computes the numbers of all parts there are and writes them into summary.json."""
     manifest = read_manifest(out)
-    summary = summarize(manifest["settings"], rows_in(out, COLUMNS), manifest["dataset"]["role"] == "tune")
+    rows = rows_in(out, COLUMNS, manifest["shards"])
+    summary = summarize(manifest["settings"], rows, manifest["dataset"]["role"] == "tune")
     write_json(out / "summary.json", {"schema_version": SCHEMA_VERSION, "settings": summary})
     return summary
 
@@ -264,16 +283,16 @@ def _reasons(dataset: Dataset, subset: str | None) -> dict[str, str]:
     return dict(reasons) if subset == "ten-classes" or reasons.keys() <= present else {}
 
 
-def _whole(path: Path, manifest: Mapping[str, Any]) -> bool:
-    """Whether a part is there to the last row; one that a broken disk has spoilt is computed anew."""
-    pa = arrow()
-    size, samples = manifest["shard_size"], manifest["dataset"]["samples"]
-    expected = min(size, samples - int(path.stem) * size) * len(manifest["settings"])
-    try:
-        rows: int = pa.parquet.read_metadata(path).num_rows
-    except (pa.ArrowException, OSError):
-        return False
-    return bool(rows == expected)
+def _changed(out: Path, shard: Shard) -> list[str]:
+    """The samples of a part whose pictures were replaced since it was computed."""
+    path = part_path(out, shard.index)
+    stamps = read_stamps(path)
+    if stamps == (now := [stamp(one) for one in shard.samples]):
+        return []
+    rows = read_columns(path, ["sample", "blake2b"]).to_pylist()
+    digests = {row["sample"]: row["blake2b"] for row in rows}
+    suspects = [one for one, old, new in zip_longest(shard.samples, stamps, now) if one is not None and old != new]
+    return [one.id for one in suspects if digests.get(one.id) != content_digest(one)]
 
 
 def read_manifest(out: Path) -> dict[str, Any]:

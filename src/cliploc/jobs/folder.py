@@ -11,7 +11,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,10 +19,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from cliploc._files import remove_leftovers, write_whole
+from cliploc._files import is_token, new_token, remove_leftovers, temporaries_of, write_whole
+from cliploc._parts import foreign_in, parts_in, read_part
 from cliploc.errors import CliplocError, UsageError
 
 LIBRARIES = ("torch", "torchvision", "timm", "open_clip_torch", "numpy", "opencv-python-headless", "pillow", "pyarrow")
+FREE = frozenset({"token", "sessions", "files"})  # keys of every manifest that may differ when a run goes on
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -46,27 +48,19 @@ class RunKind:
     Attributes:
         name: in its manifest, "benchmark".
         article: "a benchmark", as errors say it.
+        version: of the format of its manifest and parts.
         suffix: of its parts' files.
         free: keys of the manifest that may differ when a run goes on: they say where and when, not what.
     """
 
     name: str
     article: str
+    version: int
     suffix: str
     free: frozenset[str]
 
 
-# -------------------------------------------------------------------------------------------------------------- parts
-def part_path(out: Path, index: int, suffix: str = ".parquet") -> Path:
-    """Where a part lies."""
-    return out / "parts" / f"{index:05d}{suffix}"
-
-
-def parts_in(out: Path, suffix: str = ".parquet") -> list[Path]:
-    """The finished parts, in order."""
-    return sorted((out / "parts").glob(f"[0-9]*{suffix}"))
-
-
+# -------------------------------------------------------------------------------------------------------------- files
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """All of it or nothing."""
     text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False)
@@ -136,39 +130,69 @@ def _commit() -> str | None:
     return described or None
 
 
-def begin(out: Path, kind: RunKind, manifest: Mapping[str, Any], whole: Callable[[Path], bool]) -> set[int]:
-    """Writes the manifest, or checks it against the one that is there.
+@dataclass(frozen=True)
+class Begun:
+    """A folder that a run may write to.
+
+    Attributes:
+        token: of the run's temporary files; see `cliploc._files.temporaries_of`.
+        whole: the indices of the parts that are there as they were written.
+        damaged: the indices of those that are not.
+        notes: what must be said of the folder.
+    """
+
+    token: str
+    whole: frozenset[int] = frozenset()
+    damaged: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def token_for(out: Path) -> str:
+    """The token of the run in a folder; a new one where there is none."""
+    try:
+        token = json.loads((out / "manifest.json").read_text(encoding="utf-8"))["token"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        token = None
+    return token if is_token(token) else new_token()
+
+
+def begin(out: Path, kind: RunKind, manifest: Mapping[str, Any], files: Sequence[str] = ()) -> Begun:
+    """Writes the manifest, or checks it against the one that is there. Nothing is changed in a folder that is refused.
 
     Args:
         out: the folder.
         kind: of the run.
-        manifest: of this run.
-        whole: whether a part is there to the last row; one that a broken disk has spoilt is computed anew.
-
-    Returns:
-        The indices of the parts that are there and whole.
+        manifest: of this run, with its `token_for`; `shards` tells how many parts there will be, where that is fixed.
+        files: names of files and folders in `out` that this run will write, besides the parts. They are written into
+            the manifest first, so that a later run knows which are its own.
 
     Raises:
         UsageError: a folder that cannot be written, holds something else, or a run with other settings.
         StoppedError: no room on the disk.
     """
     try:
-        (out / "parts").mkdir(parents=True, exist_ok=True)
-        for folder in (out, out / "parts"):
-            remove_leftovers(folder)
-        if not (out / "manifest.json").exists():
-            if parts_in(out, kind.suffix):
-                raise UsageError(f"{out} holds parts but no manifest.json to tell of what: choose another --out")
-            write_json(out / "manifest.json", {**manifest, "sessions": []})
-            return set()
-        old = read_manifest(out, kind)
-        if differences := _differences(old, plain(manifest), kind.free | {"sessions"}):
-            more = f", and {len(differences) - 3} more" if len(differences) > 3 else ""
+        old = read_manifest(out, kind) if (out / "manifest.json").exists() else None
+        if old is None and (out / "parts").is_dir() and parts_in(out, kind.suffix):
+            raise UsageError(f"{out} holds parts but no manifest.json to tell of what: choose another --out")
+        if old is not None:
+            _refuse_other_settings(out, old, plain(manifest), kind)
+        own = [] if old is None else old["files"]
+        taken = [name for name in files if name not in own and os.path.lexists(out / name)]
+        if taken:
             raise UsageError(
-                f"{out} holds a run with other settings ({'; '.join(differences[:3])}{more}): "
-                "repeat its command to go on with it, or choose another --out"
+                f"{out} holds {', '.join(taken)}, not written by this run, which would write over it: move it away, or "
+                "choose another --out"
             )
-        return {int(path.stem) for path in parts_in(out, kind.suffix) if whole(path)}
+        token = manifest["token"] if old is None else old["token"]
+        (out / "parts").mkdir(parents=True, exist_ok=True)
+        with temporaries_of(token):
+            for folder in (out, out / "parts", *_folders_below(out / "maps")):
+                remove_leftovers(folder, token)
+            of_run = {**manifest, "sessions": []} if old is None else old
+            named = {**of_run, "files": sorted({*own, *files})}
+            if named != old:
+                write_json(out / "manifest.json", named)
+        return _checked_parts(out, kind, token, manifest.get("shards"))
     except OSError as error:
         if error.errno in NO_ROOM:
             kept = len(parts_in(out, kind.suffix))
@@ -178,17 +202,50 @@ def begin(out: Path, kind: RunKind, manifest: Mapping[str, Any], whole: Callable
         raise UsageError(f"cannot write to {out}: {error.strerror}: choose another folder with --out") from error
 
 
+def _refuse_other_settings(out: Path, old: Mapping[str, Any], new: Mapping[str, Any], kind: RunKind) -> None:
+    try:
+        differences = _differences(old, new, kind.free | FREE)
+    except (KeyError, TypeError):
+        raise UsageError(f"{out / 'manifest.json'} is damaged: choose another --out") from None
+    if differences:
+        more = f", and {len(differences) - 3} more" if len(differences) > 3 else ""
+        raise UsageError(
+            f"{out} holds a run with other settings ({'; '.join(differences[:3])}{more}): "
+            "repeat its command to go on with it, or choose another --out"
+        )
+
+
+def _folders_below(folder: Path) -> list[Path]:
+    return [Path(one) for one, _, _ in os.walk(folder)]
+
+
+def _checked_parts(out: Path, kind: RunKind, token: str, count: int | None) -> Begun:
+    paths = parts_in(out, kind.suffix, count)
+    whole = frozenset(int(path.stem) for path in paths if read_part(path) is not None)
+    damaged = tuple(int(path.stem) for path in paths if int(path.stem) not in whole)
+    notes = [f"part {index:05d} is damaged: it is computed anew" for index in damaged]
+    if foreign := foreign_in(out, kind.suffix, count):
+        notes.append(f"not of this run, and ignored: {', '.join(foreign[:3])} in {out / 'parts'}")
+    return Begun(token, whole, damaged, tuple(notes))
+
+
+def update_manifest(out: Path, kind: RunKind, **changes: Any) -> None:
+    """Changes entries of the manifest; writes nothing where they are there already."""
+    old = read_manifest(out, kind)
+    if (new := {**old, **changes}) != old:
+        write_json(out / "manifest.json", new)
+
+
 def begin_session(out: Path, kind: RunKind) -> None:
     """Writes into the manifest when, where and with what the run goes on."""
-    manifest = read_manifest(out, kind)
-    write_json(out / "manifest.json", {**manifest, "sessions": [*manifest["sessions"], session()]})
+    update_manifest(out, kind, sessions=[*read_manifest(out, kind)["sessions"], session()])
 
 
 def read_manifest(out: Path, kind: RunKind) -> dict[str, Any]:
     """A run's manifest.
 
     Raises:
-        UsageError: none is there, or it is of something else.
+        UsageError: none is there, or it is damaged, or of something else or of another version.
     """
     path = out / "manifest.json"
     try:
@@ -197,10 +254,18 @@ def read_manifest(out: Path, kind: RunKind) -> dict[str, Any]:
         raise UsageError(
             f"expected the folder of {kind.article}, found no manifest.json in {out}: check the path"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path} cannot be read ({error}): choose another --out") from error
     if not isinstance(read, dict) or read.get("kind") != kind.name:
         raise UsageError(f"{out} holds the results of something else than {kind.article}: choose another --out")
+    if read.get("schema_version") != kind.version:
+        raise UsageError(
+            f"{out} holds {kind.article} in format {read.get('schema_version')}, expected {kind.version}: use the "
+            "cliploc that wrote it, or choose another --out"
+        )
+    lists = all(isinstance(read.get(key), list) for key in ("sessions", "files"))
+    if not lists or not is_token(read.get("token")):
+        raise UsageError(f"{path} is damaged: choose another --out")
     return read
 
 

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+
+NAMED = 3  # of many, before a number stands for the rest
+
+
+def said_some(names: Sequence[str]) -> str:
+    """The first of some names, and how many there are.
+
+    Example:
+        >>> said_some(["a.jpg", "b.jpg", "c.jpg", "d.jpg"])
+        '4 pictures (a.jpg, b.jpg, c.jpg and 1 more)'
+    """
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{len(names)} picture{'s' if len(names) != 1 else ''} ({', '.join(names[:NAMED])}{more})"
 
 
 class Notes:

@@ -153,6 +153,7 @@ class WorkerSettings:
         root: the dataset's folder.
         maps: where score maps are saved; None for nowhere.
         judges: processes that compare maps with boxes, beside the worker's own; 0 for none.
+        token: of the run's temporary files; see `cliploc._files.temporaries_of`.
     """
 
     views: tuple[View, ...]
@@ -161,6 +162,7 @@ class WorkerSettings:
     root: Path
     maps: Path | None = None
     judges: int = 1
+    token: str = "no-run"
 
     def __call__(self) -> Any:
         """The worker: a `cliploc.jobs.worker.BenchmarkWorker`."""

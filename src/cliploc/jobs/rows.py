@@ -5,7 +5,7 @@ Imports no torch, so that the processes that judge maps are small.
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cliploc import _parts
 from cliploc._files import write_whole
+from cliploc._parts import part_path as part_path
+from cliploc._parts import parts_in as parts_in
 from cliploc.errors import InputError, UsageError
 from cliploc.images import open_picture
-from cliploc.jobs.folder import part_path as part_path
-from cliploc.jobs.folder import parts_in as parts_in
 from cliploc.jobs.folder import plain as plain
 from cliploc.metrics import SIDE, JudgedMap, all_metrics, judge_map
 from cliploc.schema import FloatArray, Sample
@@ -51,6 +52,7 @@ def row_schema() -> Any:
             pa.field("sample", pa.string(), nullable=False),
             pa.field("setting", pa.string(), nullable=False),
             pa.field("path", pa.string(), nullable=False),
+            pa.field("blake2b", pa.string()),
             pa.field("label", pa.int32(), nullable=False),
             pa.field("n_boxes", pa.int16(), nullable=False),
             pa.field("area_share", f32),
@@ -78,14 +80,15 @@ def place_of(path: Path, root: Path) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------ judging
-def sample_facts(sample: Sample, root: Path) -> Row:
-    """The columns that are the same for every setting."""
+def sample_facts(sample: Sample, root: Path, digest: str) -> Row:
+    """The columns that are the same for every setting; `digest` is of the picture's content."""
     width, height = sample.size_wh
     sides = (sample.boxes_xyxy[:, 2:] - sample.boxes_xyxy[:, :2]).astype(np.float64)
     area = sides.prod(axis=1).max() / (width * height) if len(sides) else None
     return {
         "sample": sample.id,
         "path": place_of(sample.path, root),
+        "blake2b": digest,
         "label": sample.label,
         "n_boxes": max(len(sides), len(sample.masks)),
         "area_share": area,
@@ -146,33 +149,41 @@ def to_table(rows: Sequence[Row]) -> Any:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def write_part(path: Path, table: Any) -> None:
-    """All of a part or nothing of it, whenever the machine stops.
+def write_part(path: Path, table: Any, stamps: Sequence[str] = ()) -> None:
+    """Writes all of a part or nothing of it, whenever the machine stops; see `cliploc._parts.write_part`.
 
     Raises:
         OSError: no room, or a folder that cannot be written.
     """
-    pq = arrow().parquet
+    content = io.BytesIO()
+    arrow().parquet.write_table(table, content, compression="zstd")
+    _parts.write_part(path, content.getvalue(), stamps)
 
-    def write(temporary: Path) -> None:
-        pq.write_table(table, temporary, compression="zstd")
 
-    write_whole(path, write)
+def read_columns(path: Path, columns: Sequence[str] | None = None) -> Any:
+    """A part as a `pyarrow.Table`; only some columns where they are named, which spares memory.
+
+    Raises:
+        UsageError: it is damaged.
+    """
+    content = _parts.read_part(path)
+    if content is None:
+        raise UsageError(f"{path} is damaged: run the same command again, which computes it anew")
+    pa = arrow()
+    return pa.parquet.read_table(pa.BufferReader(content), columns=None if columns is None else list(columns))
 
 
 def save_map(path: Path, heat: FloatArray) -> None:
     """A map `[224, 224]` of 0–1 as `cliploc evaluate` reads it: float32, so that it gives the very same numbers."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        np.save(file, heat)
-    temporary.replace(path)
+    content = io.BytesIO()
+    np.save(content, heat)  # into a file it would say nothing of a full disk
+    write_whole(path, lambda temporary: temporary.write_bytes(content.getbuffer()))
 
 
-def rows_in(out: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
-    """The rows of all finished parts; only some columns where they are named, which spares memory."""
-    pq = arrow().parquet
-    for path in parts_in(out):
-        yield from pq.read_table(path, columns=None if columns is None else list(columns)).to_pylist()
+def rows_in(out: Path, columns: Sequence[str] | None = None, count: int | None = None) -> Iterator[Row]:
+    """The rows of all finished parts; see `parts_in` and `read_columns`."""
+    for path in parts_in(out, count=count):
+        yield from read_columns(path, columns).to_pylist()
 
 
 def failed_row(facts: Row, setting: str, reason: str) -> Row:

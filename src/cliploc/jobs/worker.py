@@ -21,11 +21,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc import prompts
+from cliploc._files import temporaries_of
 from cliploc.boxes import BoxRule
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.jobs import rows as row
 from cliploc.jobs.engine import Part, Shard
 from cliploc.jobs.plan import Setting, View, WorkerSettings
+from cliploc.jobs.sources import Digests
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer, out_of_memory
 from cliploc.metrics import SIDE, one_thread
@@ -86,12 +88,17 @@ class BenchmarkWorker:
         self, shards: Iterable[Shard], on_images: Callable[[int], None] | None = None
     ) -> Generator[Part, None, None]:
         """See `cliploc.jobs.engine.Worker.stream`."""
-        own, *copies = tee(shards, 1 + len(self.views))
+        digests = Digests(shards)
+        own, *copies = tee(digests, 1 + len(self.views))
         feeds = [_Feed(view, copy) for view, copy in zip(self.views, copies, strict=True)]
         waiting: deque[_Pending] = deque()
         try:
             for shard in own:
-                pending = _Pending(shard, [row.sample_facts(one, self._settings.root) for one in shard.samples])
+                facts = [
+                    row.sample_facts(one, self._settings.root, digest)
+                    for one, digest in zip(shard.samples, digests.pop(shard), strict=True)
+                ]
+                pending = _Pending(shard, facts)
                 for view, feed in zip(self.views, feeds, strict=True):
                     self._localize(view, feed, pending, on_images)
                 waiting.append(pending)
@@ -197,7 +204,7 @@ class BenchmarkWorker:
             for method in methods
         ]
         thresholds = [[_tau(rule) for rule in method.rules] for method in methods]
-        jobs.append(_Job(sample, np.stack(maps), thresholds, files))
+        jobs.append(_Job(sample, np.stack(maps), thresholds, files, self._settings.token))
         return judged
 
     def _part(self, pending: _Pending) -> Part:
@@ -434,16 +441,18 @@ class _Job:
     maps: FloatArray
     thresholds: list[list[float]]
     files: list[list[Path]]
+    token: str  # of the run, for temporary files
 
 
 def _judge(jobs: Sequence[_Job]) -> list[list[list[row.Row]] | str]:
     """For each job the rows of each map and threshold, or why there are none."""
     results: list[list[list[row.Row]] | str] = []
     for job in jobs:
-        for heat, paths in zip(job.maps, job.files, strict=True):
-            for path in paths:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                row.save_map(path, heat)
+        with temporaries_of(job.token):
+            for heat, paths in zip(job.maps, job.files, strict=True):
+                for path in paths:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    row.save_map(path, heat)
         try:
             results.append(row.judge(job.sample, job.maps, job.thresholds))
         except InputError as error:

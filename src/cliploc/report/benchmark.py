@@ -7,9 +7,11 @@ import os
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cliploc._files import write_whole
 from cliploc.errors import UsageError
 from cliploc.report import benchmark_tables as tables
 from cliploc.report._html import render
@@ -17,6 +19,7 @@ from cliploc.report.benchmark_data import Run, Setting, is_imagenet, read_run, s
 from cliploc.report.benchmark_gallery import Photographs
 from cliploc.report.benchmark_sections import Section, sections
 
+FILES = ("tables.csv", "tables.md", "tables.tex", "report.html")
 MOST_LISTED = 200  # problems; the rows hold all failures
 
 
@@ -43,16 +46,16 @@ def write_report(out_folder: str | os.PathLike[str], *, pictures: bool = True) -
     """
     run = read_run(Path(out_folder))
     both = [tables.comparison(run), tables.all_numbers(run)]
-    files = {
-        "tables.csv": tables.to_csv(run),
-        "tables.md": tables.to_markdown(f"cliploc benchmark: {tables.dataset_line(run)}", both),
-        "tables.tex": tables.to_latex(both),
-        "report.html": page(run, both, pictures),
-    }
-    for name, text in files.items():
+    texts = (
+        tables.to_csv(run),
+        tables.to_markdown(f"cliploc benchmark: {tables.dataset_line(run)}", both),
+        tables.to_latex(both),
+        page(run, both, pictures),
+    )
+    for name, text in zip(FILES, texts, strict=True):
         path = run.folder / name
         try:
-            path.write_text(text, encoding="utf-8", errors="backslashreplace")
+            write_whole(path, partial(Path.write_text, data=text, encoding="utf-8", errors="backslashreplace"))
         except OSError as error:
             raise UsageError(f"cannot write {path}: {error.strerror}: make room, or check its permissions") from error
     return run.folder / "report.html"

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,13 +16,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cliploc._parts import parts_in, read_part
 from cliploc.errors import UsageError
 
 Floats = npt.NDArray[np.float64]
 Box = tuple[float, float, float, float]
 TAUS: Floats = np.arange(0, 1, 0.001)
 LEVELS = 256
-SCHEMA = 1  # of manifests that this reads
+SCHEMA = 2  # of manifests that this reads
 LIGHT = (
     "sample", "setting", "path", "label", "n_boxes", "area_share", "status", "reason", "score", "predictions",
     "iou", "boxes", "true_boxes", "pointing_hit", "highest", "hits_largest_50",
@@ -148,13 +150,25 @@ def read_run(folder: str | Path) -> Run:
         )
     entries: Sequence[Mapping[str, Any]] = manifest.get("settings") or []
     numbers = summary.get("settings", summary)
+    _check_shape(folder, manifest, entries, numbers)
     labels = _labels(entries)
-    rows, curves = _rows(folder, {one["id"]: _threshold(one, numbers.get(one["id"]) or {}) for one in entries})
+    thresholds = {one["id"]: _threshold(one, numbers.get(one["id"]) or {}) for one in entries}
+    rows, curves = _rows(folder, manifest, thresholds)
     settings = [
         Setting(one["id"], label, one, numbers.get(one["id"]) or {}, curves.get(one["id"]), i)
         for i, (one, label) in enumerate(zip(entries, labels, strict=True))
     ]
     return Run(folder, manifest, tuple(settings), rows)
+
+
+def _check_shape(folder: Path, manifest: Mapping[str, Any], entries: Any, numbers: Any) -> None:
+    named = isinstance(entries, list) and all(
+        isinstance(one, dict) and isinstance(one.get("id"), str) for one in entries
+    )
+    if not named or not isinstance(manifest.get("dataset") or {}, dict):
+        raise UsageError(f"{folder / 'manifest.json'} is damaged: run cliploc benchmark with another --out")
+    if not isinstance(numbers, dict) or not all(isinstance(one, dict) for one in numbers.values()):
+        raise UsageError(f"{folder / 'summary.json'} is damaged: run the same cliploc benchmark again")
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -239,8 +253,8 @@ def bench_packages() -> tuple[ModuleType, ModuleType]:
     return pandas, parquet
 
 
-def _parts(folder: Path) -> list[Path]:
-    parts = sorted((folder / "parts").glob("*.parquet"))
+def _parts(folder: Path, manifest: Mapping[str, Any]) -> list[Path]:
+    parts = parts_in(folder, count=manifest.get("shards"))
     if not parts:
         raise UsageError(f"expected Parquet files in {folder / 'parts'}, found none: run cliploc benchmark first")
     return parts
@@ -249,20 +263,27 @@ def _parts(folder: Path) -> list[Path]:
 def _read(part: Path, columns: Iterable[str]) -> Any:
     """The columns of one part that it has, as a pandas frame."""
     _, parquet = bench_packages()
-    try:
-        there = parquet.read_schema(part).names
-        return parquet.read_table(part, columns=[name for name in columns if name in there]).to_pandas()
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{part} cannot be read ({error}): remove it and run cliploc benchmark again") from error
+    content = _content(part)
+    there = parquet.read_schema(BytesIO(content)).names
+    return parquet.read_table(BytesIO(content), columns=[name for name in columns if name in there]).to_pandas()
 
 
-def _rows(folder: Path, thresholds: Mapping[str, float | None]) -> tuple[Any, dict[str, Floats]]:
+def _content(part: Path) -> bytes:
+    content = read_part(part)
+    if content is None:
+        raise UsageError(f"{part} is damaged: run the same cliploc benchmark again, which computes it anew")
+    return content
+
+
+def _rows(
+    folder: Path, manifest: Mapping[str, Any], thresholds: Mapping[str, float | None]
+) -> tuple[Any, dict[str, Floats]]:
     """All rows without what is heavy, part by part; and for each setting its MaxBoxAcc at each τ, in percent."""
     pandas, _ = bench_packages()
     frames = []
     right: dict[str, Floats] = {}
     counted: Counter[str] = Counter()
-    for place, part in enumerate(_parts(folder)):
+    for place, part in enumerate(_parts(folder, manifest)):
         frame = _read(part, LIGHT)
         frame["part"], frame["hit"], frame["miss"] = place, False, ""
         done = np.flatnonzero(((frame["status"] == "ok") & frame["hits_largest_50"].notna()).to_numpy())
@@ -305,9 +326,9 @@ def details(run: Run, wanted: set[tuple[str, str]]) -> dict[tuple[str, str], dic
     found: dict[tuple[str, str], dict[str, Any]] = {}
     if not wanted:
         return found
-    parts = _parts(run.folder)
+    parts = _parts(run.folder, run.manifest)
     for place in run.rows.loc[run.rows["sample"].isin(samples), "part"].unique():
-        table = parquet.read_table(parts[place], filters=[("sample", "in", samples)])
+        table = parquet.read_table(BytesIO(_content(parts[place])), filters=[("sample", "in", samples)])
         for row in table.to_pylist():
             if (row["setting"], row["sample"]) in wanted:
                 found[row["setting"], row["sample"]] = row

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from cliploc._files import write_whole
 from cliploc.report import _draw
 from cliploc.report._html import count, jpeg_uri, render
 from cliploc.report.overlay import draw_names, fit_within, paint_boxes, scaled, verdict
@@ -69,7 +70,8 @@ def write_page(
     """
     photos = [_photo(item) for item in items]
     page = render("page.html", title=title, settings=settings, hint=hint, summary=_summary(items), photos=photos)
-    Path(path).write_text(page, encoding="utf-8", errors="backslashreplace")
+    content = page.encode("utf-8", "backslashreplace")
+    write_whole(Path(path), lambda temporary: temporary.write_bytes(content))
 
 
 def _summary(items: Sequence[PageItem]) -> str:

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from cliploc._outputs import write_whole
+from cliploc._files import write_output
 from cliploc.errors import InputError, UsageError
 from cliploc.heads import Seen, look, seen_needs, weights_hash
 from cliploc.schema import Backbone, Context
@@ -162,9 +162,9 @@ class FeatureCache:
             made.append(_tensors(self._look(np.stack(pixels))))
         tensors = {name: torch.cat([one[name] for one in made]) for name in made[0]}
         if self.wanted.dense:
-            write_whole(self._path(which, part, dense=True), save({"dense": tensors.pop("dense")}), "--features")
+            write_output(self._path(which, part, dense=True), save({"dense": tensors.pop("dense")}), "--features")
         tensors["readable"] = torch.tensor(readable, dtype=torch.uint8)
-        write_whole(self._path(which, part), save(tensors), "--features")
+        write_output(self._path(which, part), save(tensors), "--features")
 
     def _pixels(self, number: int, which: int) -> np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]:
         path, w = self.pictures.paths[number], self.wanted

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc import prompts
-from cliploc._outputs import write_whole
+from cliploc._files import write_output
 from cliploc.errors import ModelError, UsageError
 from cliploc.heads import HEADS, HeadConfig, HeadKind, SemanticHead, Start, answer, save_head, weights_hash
 from cliploc.schema import Backbone, TextSet
@@ -282,9 +282,9 @@ def train(
         epoch = run.epoch(progress)
         if first:
             run.save(folder / "checkpoint.safetensors", asked)
-            write_whole(folder / "history.csv", _table(run.history), "--out")
+            write_output(folder / "history.csv", _table(run.history), "--out")
             if time.monotonic() - drawn > REDRAW:  # an epoch of a small set takes less time than its drawing
-                write_whole(folder / "curves.png", curves(run.history, settings), "--out")
+                write_output(folder / "curves.png", curves(run.history, settings), "--out")
                 drawn = time.monotonic()
             if board is not None:
                 for name, value in asdict(epoch).items():
@@ -299,7 +299,7 @@ def train(
     trained.load_state_dict(run.best_weights)
     trained.eval().requires_grad_(False)
     if first:
-        write_whole(folder / "curves.png", curves(run.history, settings), "--out")
+        write_output(folder / "curves.png", curves(run.history, settings), "--out")
         save_head(out, trained, answer(backbone))
     accelerator.wait_for_everyone()
     accelerator.end_training()
@@ -477,7 +477,7 @@ class _Run:
             "scaler": json.dumps(self.scaler.state_dict()),
         }
         content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
-        write_whole(path, content, "--out")
+        write_output(path, content, "--out")
 
     def resume(self, path: Path, asked: str) -> None:
         """Takes up a checkpoint, where there is one.

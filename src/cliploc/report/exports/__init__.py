@@ -17,4 +17,14 @@ FORMATS: dict[str, Callable[[Callable[[], Iterable[AnnotatedPicture]], ExportSet
     "cvat": cvat.write,
 }
 
-__all__ = ["FORMATS", "AnnotatedPicture", "ExportSettings"]
+# What each writes into its folder.
+FILES: dict[str, tuple[str, ...]] = {
+    "coco": ("coco.json",),
+    "yolo": ("yolo",),
+    "voc": ("voc",),
+    "labelstudio": ("labelstudio.json", "labelstudio_config.xml"),
+    "csv": ("boxes.csv",),
+    "cvat": ("cvat.xml",),
+}
+
+__all__ = ["FILES", "FORMATS", "AnnotatedPicture", "ExportSettings"]

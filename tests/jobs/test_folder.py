@@ -1,0 +1,279 @@
+"""The folder of a run: nobody else's files are touched, and what is damaged or out of date is noticed and said."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from cliploc import backbones
+from cliploc._parts import parts_in, read_part
+from cliploc.errors import UsageError
+from cliploc.jobs import annotate as module
+from cliploc.jobs.annotate import annotate
+from cliploc.report.exports import FILES, FORMATS
+from tests.commands import PHOTOS, cliploc_, create_once
+
+LABELS = ["cat", "dog", "bee"]
+OPTIONS = {"batch_size": 1, "device": "cpu", "shard": 1, "review": 0}
+
+
+@pytest.fixture(autouse=True)
+def one_model(monkeypatch):
+    monkeypatch.setattr(backbones, "create", create_once)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Three small photographs."""
+    root = tmp_path_factory.mktemp("pictures")
+    for name in ("bee", "cat", "dogs"):
+        with Image.open(PHOTOS / f"{name}.jpg") as opened:
+            opened.resize((opened.width // 3, opened.height // 3)).save(root / f"{name}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def made(photos, tmp_path_factory):
+    """A run that nothing happened to."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backbones, "create", create_once)
+        return annotate(photos, LABELS, tmp_path_factory.mktemp("made"), formats=["coco", "csv"], **OPTIONS)
+
+
+@pytest.fixture
+def copy(photos, made, tmp_path):
+    """Its folder and pictures, to be changed."""
+    shutil.copytree(photos, tmp_path / "pictures")
+    shutil.copytree(made.out, tmp_path / "out")
+    return tmp_path / "pictures", tmp_path / "out"
+
+
+def content(folder: Path) -> dict[str, object]:
+    """What depends on neither the time nor the place of a run."""
+    found: dict[str, object] = {}
+    for path in sorted(one for one in folder.rglob("*") if one.is_file()):
+        if path.name == "summary.json" and path.read_bytes()[:1] == b"{":
+            found[path.name] = {k: v for k, v in json.loads(path.read_text()).items() if k != "stamps"}
+        elif path.name != "manifest.json" and path.suffix != ".check":
+            found[str(path.relative_to(folder))] = path.read_bytes()
+    return found
+
+
+def flipped(whole: bytes, bit: int) -> bytes:
+    damaged = bytearray(whole)
+    damaged[bit // 8] ^= 1 << bit % 8
+    return bytes(damaged)
+
+
+# ------------------------------------------------------------------------------------------------ the users own files
+def users_files(folder: Path) -> None:
+    (folder / ".mail.2019.old/inbox").mkdir(parents=True)
+    (folder / ".mail.2019.old/inbox/1").write_text("a letter")
+    (folder / "parts/.cache.12.old").mkdir(parents=True)
+    for name in (".bashrc.20240101.old", ".notes.1.tmp", "parts/.notes.1.tmp", "parts/.cache.12.old/a"):
+        (folder / name).write_text("mine")
+
+
+def test_the_users_hidden_files_survive_a_run(photos, made, tmp_path):
+    users_files(tmp_path)
+    before = content(tmp_path)
+    for _ in range(2):
+        annotate(photos, LABELS, tmp_path, formats=["coco", "csv"], **OPTIONS)
+        assert content(tmp_path) == {**before, **content(made.out)}
+
+
+@pytest.mark.parametrize("manifest", ["{}", '{"kind": "mine"}', "not JSON", b"\xff\xfe", "[" * 10**5, '"text"'])
+def test_a_refused_folder_is_left_as_it_is(photos, tmp_path, manifest):
+    users_files(tmp_path)
+    (tmp_path / "manifest.json").write_bytes(manifest if isinstance(manifest, bytes) else manifest.encode())
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UsageError, match=r"choose another --out"):
+        annotate(photos, LABELS, tmp_path, **OPTIONS)
+    labels = tmp_path.parent / f"{tmp_path.name}.txt"
+    labels.write_text("cat\n")
+    for command in (
+        ("annotate", photos, "--labels", labels),
+        ("benchmark", "--dataset", "folder", "--root", photos.parent),
+    ):
+        result = cliploc_(*command, "--out", tmp_path)
+        assert result.code == 2
+        assert result.err.count("\n") == 1
+        assert "mistake" not in result.err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["coco.json", "yolo/labels/mine.txt", "summary.json", "review.html"])
+def test_a_file_of_the_user_is_not_written_over(photos, copy, tmp_path, name):
+    said = f"holds {name.split('/')[0]}, not written by this run.*move it away"
+    (tmp_path / "new" / name).parent.mkdir(parents=True)
+    (tmp_path / "new" / name).write_text("mine")
+    options = {**OPTIONS, "formats": ["coco", "yolo"], "review": 1}
+    with pytest.raises(UsageError, match=said):
+        annotate(photos, LABELS, tmp_path / "new", **options)
+    assert content(tmp_path / "new") == {name: b"mine"}
+    if name.startswith(("yolo", "review")):  # nor is one that came into the folder of a run
+        (copy[1] / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy[1] / name).write_text("mine")
+        with pytest.raises(UsageError, match=said):
+            annotate(copy[0], LABELS, copy[1], **options)
+        assert (copy[1] / name).read_text() == "mine"
+
+
+def test_every_export_says_what_it_writes(photos, tmp_path):
+    assert FILES.keys() == FORMATS.keys()
+    result = annotate(photos, LABELS, tmp_path, formats=list(FORMATS), **OPTIONS)
+    assert {name: set(files) for name, files in result.files.items()} == {k: set(v) for k, v in FILES.items()}
+
+
+# -------------------------------------------------------------------------------------------------------- damaged files
+def test_every_flipped_bit_of_a_part_is_noticed(copy):
+    path = parts_in(copy[1], ".jsonl")[1]
+    whole = path.read_bytes()
+    for bit in random.Random(1).sample(range(8 * len(whole)), 300):
+        path.write_bytes(flipped(whole, bit))
+        assert read_part(path) is None, bit
+    path.write_bytes(whole)
+    assert read_part(path) == whole
+
+
+@pytest.mark.parametrize("damage", ["digit", "key", "cut", "empty", "no check", "check", "swapped"])
+def test_a_damaged_part_is_computed_anew_to_the_same_bytes(copy, made, damage):
+    pictures, out = copy
+    path, other = parts_in(out, ".jsonl")[1:]
+    check, whole = path.with_suffix(".check"), path.read_bytes()
+    assert path.stem == "00001"
+    if damage == "digit":
+        place = re.search(rb'"boxes": \[\[(\d)', whole).start(1)
+        path.write_bytes(flipped(whole, 8 * place))
+    elif damage == "key":
+        path.write_bytes(whole.replace(b'"scores"', b'"scorer"'))
+    elif damage in ("cut", "empty"):
+        path.write_bytes(whole[: len(whole) // 2] if damage == "cut" else b"")
+    elif damage == "no check":
+        check.unlink()
+    elif damage == "check":
+        check.write_bytes(b"[" * 10**5)
+    else:
+        path.write_bytes(other.read_bytes())
+    said = []
+    result = annotate(pictures, LABELS, out, on_note=said.append, **OPTIONS)
+    assert said == ["part 00001 is damaged: it is computed anew"]
+    assert result.computed == 1
+    assert content(out) == content(made.out)
+
+
+def test_other_files_among_the_parts_are_named_and_ignored(copy, made):
+    pictures, out = copy
+    names = ["00000 (conflicted copy).jsonl", "1e3.jsonl", "٣٣٣٣٣.jsonl"]
+    for name in names:
+        shutil.copy(out / "parts/00000.jsonl", out / "parts" / name)
+    said = []
+    result = annotate(pictures, LABELS, out, on_note=said.append, **OPTIONS)
+    assert (result.computed, result.document()) == (0, made.document())
+    assert said == [f"not of this run, and ignored: {', '.join(names)} in {out / 'parts'}"]
+    assert all((out / "parts" / name).exists() for name in names)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", '"a"', "{}", '{"files": [], "stamps": {}}', '{"files": {"coco": 3}, "stamps": {}}', "[" * 10**5]
+)
+def test_a_damaged_summary_is_written_anew(copy, made, text):
+    pictures, out = copy
+    (out / "summary.json").write_text(text)
+    (out / "coco.json").write_text("old")  # whether it is up to date is not known any more
+    result = annotate(pictures, LABELS, out, formats=["csv"], **OPTIONS)
+    assert result.computed == 0
+    assert content(out) == content(made.out)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"sessions": 3}, {"files": None}, {"token": ".*"}, {"settings": [3]}, {"labels": []}, {"schema_version": 1}],
+)
+def test_a_manifest_that_is_damaged_or_of_another_version_is_one_line(copy, change):
+    pictures, out = copy
+    manifest = json.loads((out / "manifest.json").read_text())
+    (out / "manifest.json").write_text(json.dumps({**manifest, **change}))
+    before = content(out)
+    with pytest.raises(UsageError, match="choose another --out"):
+        annotate(pictures, LABELS, out, **OPTIONS)
+    assert content(out) == before
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"kind": "cliploc review"}', "[" * 10**5])
+def test_damaged_decisions_are_one_line_before_anything_is_computed(copy, text):
+    pictures, out = copy
+    (out / "decisions.json").write_text(text)
+    shutil.copy(pictures / "cat.png", pictures / "new.png")
+    started = []
+    with pytest.raises(UsageError, match=r"decisions\.json"):
+        annotate(pictures, LABELS, out, on_images=started.append, **OPTIONS)
+    assert not started
+
+
+# ---------------------------------------------------------------------------------------------------- replaced pictures
+@pytest.mark.parametrize("times_restored", [False, True])
+def test_a_picture_replaced_under_its_name_is_done_anew_and_said(copy, made, times_restored):
+    pictures, out = copy
+    annotate(pictures, LABELS, out, **OPTIONS)
+    old = (pictures / "cat.png").stat()
+    run = json.loads((out / "summary.json").read_text())
+    decisions = {"cat.png": {"0": False}, "dogs.png": {"0": False}}
+    identity = module.hashlib.sha256(
+        json.dumps([(read := json.loads((out / "manifest.json").read_text()))["labels"], read["settings"]]).encode()
+    ).hexdigest()[:16]
+    (out / "decisions.json").write_text(json.dumps({"kind": "cliploc review", "run": identity, "decisions": decisions}))
+    shutil.copy(pictures / "bee.png", pictures / "cat.png")
+    if times_restored:
+        os.utime(pictures / "cat.png", ns=(old.st_atime_ns, old.st_mtime_ns))
+    said = []
+    result = annotate(pictures, LABELS, out, on_note=said.append, **OPTIONS)
+    assert said == ["replaced since they were annotated, and done anew: 1 picture (cat.png)"]
+    assert (result.computed, result.boxes["cat"], result.boxes["bee"]) == (1, 0, 2 * run["labels"]["bee"]["boxes"])
+    assert json.loads((out / "decisions.json").read_text())["decisions"] == {"dogs.png": {"0": False}}
+    assert sum(len(part.read_bytes().splitlines()) for part in parts_in(out, ".jsonl")) == 3
+    before = content(out)
+    assert annotate(pictures, LABELS, out, **OPTIONS).computed == 0
+    assert content(out) == before
+    assert "cat.png" in (out / "coco.json").read_text()
+
+
+def test_pictures_that_were_only_touched_are_not_done_anew(copy, made):
+    pictures, out = copy
+    for path in pictures.iterdir():
+        os.utime(path, ns=(1, 1))
+    assert annotate(pictures, LABELS, out, **OPTIONS).computed == 0
+    assert content(out) == content(made.out)
+
+
+# -------------------------------------------------------------------------------------------------------------- exports
+@pytest.mark.parametrize("killed_at", ["csv", "summary"])
+def test_an_export_of_a_killed_run_is_kept_up_to_date(copy, made, monkeypatch, killed_at):
+    pictures, out = copy
+    shutil.rmtree(out)
+
+    def kill(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if killed_at == "csv":
+            patch.setitem(module.FORMATS, "csv", kill)
+        else:
+            patch.setattr(module, "AnnotateResult", kill)
+        with pytest.raises(KeyboardInterrupt):
+            annotate(pictures, LABELS, out, formats=["yolo", "csv"], image_url="https://host/", **OPTIONS)
+    assert (out / "yolo/labels/cat.txt").exists()
+    assert not (out / "summary.json").exists()
+    shutil.copy(pictures / "bee.png", pictures / "new.png")
+    result = annotate(pictures, LABELS, out, formats=["labelstudio"], **OPTIONS)
+    expected = {"yolo", "labelstudio"} | ({"csv"} if killed_at == "summary" else set())
+    assert set(result.files) == expected
+    assert (out / "yolo/labels/new.txt").exists()
+    assert "https://host/new.png" in (out / "labelstudio.json").read_text()

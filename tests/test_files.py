@@ -1,0 +1,80 @@
+"""The one writer of files: whole or not at all, and no trace of a failure."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from cliploc import _files
+from cliploc._files import new_token, remove_leftovers, temporaries_of, write_folder_whole, write_whole
+
+
+def half(path: Path) -> None:
+    path.write_bytes(b"half")
+    raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+
+def test_a_file_is_there_as_a_whole_or_as_it_was(tmp_path):
+    path = tmp_path / ("long " * 50 + ".txt")  # 254 bytes
+    write_whole(path, lambda temporary: temporary.write_text("one"))
+    with pytest.raises(OSError, match="No space left") as failed:
+        write_whole(path, half)
+    assert failed.value.filename == str(path)
+    assert path.read_text() == "one"
+    write_whole(path, lambda temporary: temporary.write_text("two"), durable=False)
+    assert path.read_text() == "two"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_there_as_a_whole_or_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "yolo"
+    write_folder_whole(path, lambda folder: (folder / "a").write_text("one"))
+    with pytest.raises(OSError, match="No space left"):
+        write_folder_whole(path, lambda folder: half(folder / "a"))
+    assert (path / "a").read_text() == "one"
+    rename = Path.rename
+
+    def refuse(self, target):
+        if target == path and (self / "a").read_text() == "two":
+            raise PermissionError(errno.EACCES, "in use by another program")
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refuse)
+        with pytest.raises(PermissionError):
+            write_folder_whole(path, lambda folder: (folder / "a").write_text("two"))
+    assert (path / "a").read_text() == "one"
+    write_folder_whole(path, lambda folder: (folder / "b").write_text("two"))
+    assert [one.name for one in path.iterdir()] == ["b"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_only_what_the_run_left_is_removed(tmp_path):
+    token, other = new_token(), new_token()
+    with temporaries_of(token):
+        left = [_files._beside(tmp_path / "coco.json"), _files._beside(tmp_path / "yolo")]
+    left[0].write_text("half")
+    left[1].mkdir()
+    (left[1] / "a").write_text("half")
+    with temporaries_of(other):
+        kept = [_files._beside(tmp_path / "coco.json")]
+    kept[0].write_text("of another run")
+    for name in (".bashrc.20240101.old", ".notes.1.tmp", f".cliploc-{token}-mine.tmp", f"{left[0].name}.bak"):
+        kept.append(tmp_path / name)
+        kept[-1].write_text("mine")
+    (tmp_path / ".mail.2019.old").mkdir()
+    kept.append(tmp_path / ".mail.2019.old")
+    remove_leftovers(tmp_path, token)
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
+
+
+def test_the_link_of_a_leftover_is_not_followed(tmp_path):
+    token = new_token()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/a").write_text("mine")
+    (tmp_path / f".cliploc-{token}-{0:016x}.tmp").symlink_to(tmp_path / "mine")
+    remove_leftovers(tmp_path, token)
+    assert [one.name for one in tmp_path.iterdir()] == ["mine"]
+    assert (tmp_path / "mine/a").read_text() == "mine"
