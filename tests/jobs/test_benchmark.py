@@ -388,6 +388,20 @@ def test_a_full_disk_keeps_what_is_done_and_the_run_goes_on_from_there(root, pla
         assert not [one for one in (tmp_path / "other/maps").rglob("*") if one.is_file()]
 
 
+def test_a_map_that_does_not_fit_says_why_and_leaves_nothing(tmp_path):
+    """NumPy itself raises an error without a number when the disk is full after the first bytes."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError) as failed:
+            rows_module.save_map(tmp_path / "a.npy", np.zeros((224, 224), np.float32))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert failed.value.errno == errno.EFBIG
+    assert not list(tmp_path.iterdir())
+
+
 # -------------------------------------------------------------------------------------------------------------- faults
 def test_a_broken_picture_is_a_failed_row_and_changes_no_other(root, plain, tmp_path):
     broken = tmp_path / "data"
