@@ -20,6 +20,7 @@ from cliploc.schema import FloatArray
 if TYPE_CHECKING:
     from cliploc.localizer import Localizer
 
+PAGE = "demo.html"
 IOU_RULE = (
     "IoU: the name's best-scored box with the true box it overlaps most; 0 where the thing is there but not found."
 )
@@ -108,6 +109,11 @@ def demo_photos() -> Iterator[DemoPhoto]:
         )
 
 
+def overlay_of(photo: DemoPhoto, out: Path) -> Path:
+    """Where the demo writes a photograph's overlay."""
+    return out / f"{photo.path.stem}.jpg"
+
+
 def run_demo(
     localizer: Localizer,
     out: Path,
@@ -142,12 +148,11 @@ def run_demo(
             found, boxes = bool(result.found[index]), result.boxes.of(name)
             rows.append(DemoRow(photo.path.name, name, name in photo.truth, found, best, boxes, ious[name]))
         other_ious += [iou for iou in (_ious(photo, other) if other else {}).values() if iou is not None]
-        overlays.append(out / f"{photo.path.stem}.jpg")
-        image = panels(result)
-        write_whole(overlays[-1], partial(image.save, format="JPEG", quality=90))
+        overlays.append(overlay_of(photo, out))
+        write_whole(overlays[-1], partial(panels(result).save, format="JPEG", quality=90))
         items.append(PageItem(result, photo.credit, photo.truth, ious, {title: other} if other else {}))
         done()
-    page = out / "demo.html"
+    page = out / PAGE
     write_page(page, "cliploc demo", items, settings, hint=f"{IOU_RULE} {clip_hint()}")
     return DemoResult(tuple(rows), page, tuple(overlays), tuple(other_ious))
 

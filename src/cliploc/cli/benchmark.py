@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from cliploc._inputs import Inputs
 from cliploc._terminal import Terminal, grid, printable
 from cliploc._values import parse_share
 from cliploc.cli.options import (
@@ -128,7 +129,7 @@ def benchmark(
     from cliploc.datasets import open_dataset
     from cliploc.jobs.benchmark import StoppedError, misfit, run_benchmark
     from cliploc.jobs.plan import Grid
-    from cliploc.report.benchmark import write_report
+    from cliploc.report.benchmark import FILES, write_report
 
     names = class_names(classes) if classes else None
     carry_out = parse_engine(engine, address, threads)
@@ -164,6 +165,10 @@ def benchmark(
         if len(found.problems) > SHOWN_PROBLEMS:
             more = f"cliploc datasets {dataset} --root {root}"
             terminal.say(f"{len(found.problems)} problems in all: {more}", style="yellow")
+        pictures = [path for one in found.samples for path in (one.path, *one.masks)]
+        Inputs([*pictures, *(head or []), *([classes] if classes else [])]).refuse(
+            [folder / one for one in ("manifest.json", "summary.json", *FILES)], [folder / "parts", folder / "maps"]
+        )
         bar.start(f"loading {', '.join(dict.fromkeys(view.model for view in views))}", None)
         try:
             result = run_benchmark(

@@ -10,6 +10,7 @@ import typer
 from rich.text import Text
 
 from cliploc import __version__
+from cliploc._inputs import Inputs
 from cliploc._terminal import Terminal, grid, printable
 from cliploc.cli.options import Debug, Device, MethodName, Model, Precision, Pretrained, one_method
 from cliploc.cli.output import DONE, box_text, title_row, writable
@@ -33,10 +34,11 @@ def demo(
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
     """Try it on photos that come with cliploc."""
-    from cliploc.demo import IOU_RULE, clip_hint, demo_photos, run_demo
+    from cliploc.demo import IOU_RULE, PAGE, clip_hint, demo_photos, overlay_of, run_demo
 
     chosen = one_method(method)
-    folder = writable(out)
+    folder, photos = writable(out), list(demo_photos())
+    Inputs(one.path for one in photos).refuse([folder / PAGE, *(overlay_of(one, folder) for one in photos)])
     terminal = Terminal()
     of_model: dict[str, Any] = {"model": model, "pretrained": pretrained, "device": device, "precision": precision}
     with terminal.progress(f"loading {model}") as bar:
@@ -44,7 +46,7 @@ def demo(
 
         localizer = Localizer(method=chosen, **of_model, **DEMO_VIEWS)
         beside = None if model != "mini" or chosen else Localizer(**{**of_model, **DEMO_BESIDE})
-        bar.start(localizer.method.name, len(list(demo_photos())))
+        bar.start(localizer.method.name, len(photos))
         result = run_demo(localizer, folder, _page_settings(localizer), bar.advance, beside)
     terminal.data(_demo_table(result.rows))
     ious, absent = result.ious, result.absent

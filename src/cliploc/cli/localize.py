@@ -40,7 +40,7 @@ from cliploc.cli.options import (
     parse_threshold,
 )
 from cliploc.cli.output import json_text, print_document, writable, write
-from cliploc.cli.photos import LocalizeRun, model_settings
+from cliploc.cli.photos import RESULTS, LocalizeRun, model_settings
 from cliploc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -125,6 +125,8 @@ def localize(
     }
     folder = None if out is None else writable(out)
     terminal = Terminal()
+    others = [str(one) for one in (classes, pretrained, head) if one is not None]
+    run = LocalizeRun(terminal, folder, photos, as_json, others)
     start = time.perf_counter()
     with terminal.progress(f"loading {model}") as bar:
         from cliploc.heads import read_config
@@ -135,7 +137,6 @@ def localize(
         arguments["method_options"] = parse_method_options(chosen or trained_for or default_method(model), option or [])
         localizer = Localizer(**arguments)
         bar.start(localizer.method.name, len(photos))
-        run = LocalizeRun(terminal, folder, photos, quiet=as_json)
         reporter = Reporter(failed=run.fail, masked=bar.masked)
         try:
             for result in localizer.stream(photos, names, on_error="skip", reporter=reporter):
@@ -144,7 +145,7 @@ def localize(
         finally:  # also when interrupted: what is done is not lost
             document = run.document({"names": names, **_settings(localizer, arguments)})
             if folder is not None:
-                write(folder / "results.json", json_text(document).encode())
+                write(folder / RESULTS, json_text(document).encode())
     if as_json:
         print_document(document)
     terminal.say(run.summary(time.perf_counter() - start), style="dim")

@@ -71,7 +71,7 @@ def writable(folder: Path) -> Path:
 
 
 def write(path: Path, content: bytes) -> None:
-    """A file of results.
+    """A file of results; a link of its name is replaced, and what it leads to stays.
 
     Raises:
         UsageError: it cannot be written.

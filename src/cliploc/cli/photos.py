@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
+from cliploc._inputs import Inputs
 from cliploc._terminal import Terminal, grid, printable
 from cliploc.cli.output import DONE, NOTHING_DONE, SOME_FAILED, box_text, write
 from cliploc.errors import InputError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from cliploc.localizer import Classification, Localizer
 
 JPEG_MAX_SIDE = 65_500
+RESULTS = "results.json"
 
 
 class _Photos:
@@ -70,11 +72,27 @@ class _Photos:
 
 
 class LocalizeRun(_Photos):
-    """Localizations as they come: each is printed and drawn."""
+    """Localizations as they come: each is printed and drawn.
 
-    def __init__(self, terminal: Terminal, folder: Path | None, photos: Sequence[str], quiet: bool) -> None:
+    Args:
+        terminal: where it is printed.
+        folder: for overlays and results; None for none.
+        photos: asked for.
+        quiet: whether nothing is printed of a photo that is done.
+        others: what else the run reads.
+
+    Raises:
+        UsageError: the results would be written over what the run reads.
+    """
+
+    def __init__(
+        self, terminal: Terminal, folder: Path | None, photos: Sequence[str], quiet: bool, others: Sequence[str] = ()
+    ) -> None:
         super().__init__(terminal, photos, quiet)
-        self._folder, self._names = folder, _FileNames(photos)
+        inputs = Inputs([*photos, *others])
+        self._folder, self._names = folder, _FileNames(inputs)
+        if folder is not None:
+            inputs.refuse([folder / RESULTS])
 
     def take(self, result: Localization) -> None:
         """One picture is done."""
@@ -97,7 +115,7 @@ class LocalizeRun(_Photos):
         return f", {found} of {asked} names found"
 
     def _written(self) -> str:
-        return "" if self._folder is None else f"overlays and results.json in {self._folder}"
+        return "" if self._folder is None else f"overlays and {RESULTS} in {self._folder}"
 
 
 def _lines(result: Localization) -> list[Sequence[str | Text]]:
@@ -146,10 +164,10 @@ class ClassifyRun(_Photos):
 
 # ----------------------------------------------------------------------------------------------------------- overlays
 class _FileNames:
-    """A file name for each overlay: of the picture's stem, never twice, never that of a picture given."""
+    """A file name for each overlay: of the picture's stem, never twice, never that of an input."""
 
-    def __init__(self, photos: Sequence[str]) -> None:
-        self._given = {os.path.realpath(photo).casefold() for photo in photos}
+    def __init__(self, inputs: Inputs) -> None:
+        self._inputs = inputs
         self._taken: set[str] = set()
 
     def overlay(self, source: str, folder: Path, longest_side: int) -> str:
@@ -163,7 +181,7 @@ class _FileNames:
         while True:
             name = f"{stem}_overlay{'' if number == 1 else f'-{number}'}{suffix}"
             # Case does not tell files apart on macOS and Windows.
-            if name.casefold() not in self._taken and os.path.realpath(folder / name).casefold() not in self._given:
+            if name.casefold() not in self._taken and folder / name not in self._inputs:
                 self._taken.add(name.casefold())
                 return name
             number += 1

@@ -20,6 +20,7 @@ import numpy as np
 
 from cliploc import __version__
 from cliploc._files import temporaries_of
+from cliploc._inputs import Inputs
 from cliploc._parts import part_path, parts_in, read_part, read_stamps, remove_part, write_part
 from cliploc.errors import UsageError
 from cliploc.jobs import folder, local
@@ -186,6 +187,7 @@ def annotate(
     root, found = find_pictures(pictures)
     found = found[:limit]
     target = Path(out).expanduser()
+    _spare_inputs(target, [one.path for one in found], [pictures, labels])
     settings = AnnotatorSettings(names, box_filter, model)
     worker = settings()  # refuses what cannot be used before anything is written
     notes = Notes(on_note)
@@ -266,6 +268,14 @@ def _formats(formats: Sequence[str]) -> list[str]:
     if unknown or not asked:
         raise UsageError(f"expected a format of {', '.join(FORMATS)}, got {', '.join(unknown) or 'none'}")
     return asked
+
+
+def _spare_inputs(out: Path, pictures: Sequence[Path], others: Sequence[object]) -> None:
+    """Refuses a folder in which the run's files would be written over what it reads."""
+    named = [os.fspath(one) for one in others if isinstance(one, str | os.PathLike)]
+    written = ["manifest.json", "review.html", "parts", *OWN_FILES, *(one for some in FILES.values() for one in some)]
+    outputs = [out / one for one in written]
+    Inputs([*pictures, *named]).refuse(outputs, folders=outputs)
 
 
 def _labels(labels: str | os.PathLike[str] | Sequence[str]) -> Labels:
@@ -447,7 +457,7 @@ def _summary_of(out: Path) -> dict[str, Any]:
     try:
         read = json.loads((out / "summary.json").read_text(encoding="utf-8"))
         files, stamps = read["files"], read["stamps"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
     right = isinstance(files, dict) and isinstance(stamps, dict)
     right = right and all(

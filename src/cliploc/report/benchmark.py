@@ -55,10 +55,14 @@ def write_report(out_folder: str | os.PathLike[str], *, pictures: bool = True) -
     for name, text in zip(FILES, texts, strict=True):
         path = run.folder / name
         try:
-            write_whole(path, partial(Path.write_text, data=text, encoding="utf-8", errors="backslashreplace"))
+            write_whole(path, partial(_write, text))
         except OSError as error:
             raise UsageError(f"cannot write {path}: {error.strerror}: make room, or check its permissions") from error
     return run.folder / "report.html"
+
+
+def _write(text: str, path: Path) -> None:
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def page(run: Run, both: Sequence[tables.Table], pictures: bool) -> str:

@@ -17,14 +17,13 @@ FORMATS: dict[str, Callable[[Callable[[], Iterable[AnnotatedPicture]], ExportSet
     "cvat": cvat.write,
 }
 
-# What each writes into its folder.
-FILES: dict[str, tuple[str, ...]] = {
-    "coco": ("coco.json",),
-    "yolo": ("yolo",),
-    "voc": ("voc",),
-    "labelstudio": ("labelstudio.json", "labelstudio_config.xml"),
-    "csv": ("boxes.csv",),
-    "cvat": ("cvat.xml",),
+FILES: dict[str, tuple[str, ...]] = {  # files or folders that a format writes
+    "coco": (coco.FILE,),
+    "yolo": (yolo.FOLDER,),
+    "voc": (voc.FOLDER,),
+    "labelstudio": (labelstudio.TASKS, labelstudio.CONFIG),
+    "csv": (table.FILE,),
+    "cvat": (cvat.FILE,),
 }
 
 __all__ = ["FILES", "FORMATS", "AnnotatedPicture", "ExportSettings"]

@@ -10,6 +10,8 @@ from typing import Any
 from cliploc._files import write_whole
 from cliploc.report.exports._values import AnnotatedPicture, ExportSettings, json_list, number
 
+FILE = "coco.json"
+
 
 def write(pictures: Callable[[], Iterable[AnnotatedPicture]], settings: ExportSettings, out: Path) -> list[Path]:
     """Writes `coco.json`; ids count from 1."""
@@ -37,5 +39,5 @@ def write(pictures: Callable[[], Iterable[AnnotatedPicture]], settings: ExportSe
             json_list(file, annotations())
             file.write("}\n")
 
-    write_whole(out / "coco.json", fill)
-    return [out / "coco.json"]
+    write_whole(out / FILE, fill)
+    return [out / FILE]

@@ -8,6 +8,8 @@ from pathlib import Path
 from cliploc._files import write_whole
 from cliploc.report.exports._values import AnnotatedPicture, ExportSettings, attributes, element, rows
 
+FILE = "cvat.xml"
+
 
 def write(pictures: Callable[[], Iterable[AnnotatedPicture]], settings: ExportSettings, out: Path) -> list[Path]:
     """Writes `cvat.xml`; boxes are corners in pixels, with fractions."""
@@ -29,5 +31,5 @@ def write(pictures: Callable[[], Iterable[AnnotatedPicture]], settings: ExportSe
                 file.write("</image>\n")
             file.write("</annotations>\n")
 
-    write_whole(out / "cvat.xml", fill)
-    return [out / "cvat.xml"]
+    write_whole(out / FILE, fill)
+    return [out / FILE]

@@ -13,6 +13,8 @@ from cliploc.report.exports._values import AnnotatedPicture, ExportSettings, att
 
 FROM, TO = "label", "image"
 
+TASKS, CONFIG = "labelstudio.json", "labelstudio_config.xml"
+
 
 def write(pictures: Callable[[], Iterable[AnnotatedPicture]], settings: ExportSettings, out: Path) -> list[Path]:
     """Writes `labelstudio.json` and `labelstudio_config.xml`.
@@ -31,9 +33,9 @@ def write(pictures: Callable[[], Iterable[AnnotatedPicture]], settings: ExportSe
         view = f'  <Image name="{TO}" value="$image"/>\n  <RectangleLabels name="{FROM}" toName="{TO}">\n{labels}'
         path.write_text(f"<View>\n{view}  </RectangleLabels>\n</View>\n", encoding="utf-8")
 
-    write_whole(out / "labelstudio_config.xml", config)
-    write_whole(out / "labelstudio.json", fill)
-    return [out / "labelstudio.json", out / "labelstudio_config.xml"]
+    write_whole(out / CONFIG, config)
+    write_whole(out / TASKS, fill)
+    return [out / TASKS, out / CONFIG]
 
 
 def _task(picture: AnnotatedPicture, settings: ExportSettings) -> dict[str, Any]:

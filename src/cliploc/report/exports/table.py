@@ -11,6 +11,8 @@ from cliploc.report.exports._values import AnnotatedPicture, ExportSettings, num
 
 HEAD = ("path", "label", "score", "x0", "y0", "x1", "y1", "width", "height")
 
+FILE = "boxes.csv"
+
 
 def write(pictures: Callable[[], Iterable[AnnotatedPicture]], settings: ExportSettings, out: Path) -> list[Path]:
     """Writes `boxes.csv`; a picture without boxes has a line with its path and size only."""
@@ -26,5 +28,5 @@ def write(pictures: Callable[[], Iterable[AnnotatedPicture]], settings: ExportSe
                 if not len(one.xyxy):
                     writer.writerow([one.name, "", "", "", "", "", "", *one.size_wh])
 
-    write_whole(out / "boxes.csv", fill)
-    return [out / "boxes.csv"]
+    write_whole(out / FILE, fill)
+    return [out / FILE]

@@ -8,6 +8,8 @@ from pathlib import Path
 from cliploc._files import write_folder_whole
 from cliploc.report.exports._values import AnnotatedPicture, ExportSettings, FileNames
 
+FOLDER = "voc"
+
 
 def write(pictures: Callable[[], Iterable[AnnotatedPicture]], settings: ExportSettings, out: Path) -> list[Path]:
     """Writes `voc/`, with the pictures' sub-folders."""
@@ -21,5 +23,5 @@ def write(pictures: Callable[[], Iterable[AnnotatedPicture]], settings: ExportSe
             xml = detections_to_pascal_voc(one.detections(), list(settings.names), one.name, shape)
             path.write_text(xml.replace("<database>roboflow.ai<", "<database>cliploc<", 1), encoding="utf-8")
 
-    write_folder_whole(out / "voc", fill)
-    return [out / "voc"]
+    write_folder_whole(out / FOLDER, fill)
+    return [out / FOLDER]

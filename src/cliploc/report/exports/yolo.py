@@ -11,6 +11,8 @@ from pathlib import Path
 from cliploc._files import write_folder_whole
 from cliploc.report.exports._values import AnnotatedPicture, ExportSettings, FileNames
 
+FOLDER = "yolo"
+
 
 def write(pictures: Callable[[], Iterable[AnnotatedPicture]], settings: ExportSettings, out: Path) -> list[Path]:
     """Writes `yolo/`: a text file for each picture, empty where it has no box, and links to the pictures.
@@ -34,9 +36,9 @@ def write(pictures: Callable[[], Iterable[AnnotatedPicture]], settings: ExportSe
             text.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         # JSON is YAML too, and leaves no name to chance: yes, 1.0, "a: b".
         names = "".join(f"  {i}: {json.dumps(name, ensure_ascii=False)}\n" for i, name in enumerate(settings.names))
-        path = json.dumps(str((out / "yolo").absolute()), ensure_ascii=False)
+        path = json.dumps(str((out / FOLDER).absolute()), ensure_ascii=False)
         data = f"path: {path}\ntrain: images\nval: images\nnc: {len(settings.names)}\nnames:\n{names}"
         (folder / "data.yaml").write_text(data, encoding="utf-8")
 
-    write_folder_whole(out / "yolo", fill)
-    return [out / "yolo"]
+    write_folder_whole(out / FOLDER, fill)
+    return [out / FOLDER]

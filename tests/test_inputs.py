@@ -1,0 +1,172 @@
+"""What a run reads is never written over: not under its own name, nor through a link of an output's name."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import pytest
+
+from cliploc import backbones
+from cliploc._inputs import Inputs
+from cliploc.demo import demo_photos
+from cliploc.errors import UsageError
+from cliploc.jobs.annotate import annotate
+from tests.commands import CAT, COFFEE, cliploc_, create_once
+from tests.jobs.samples import wsol_folder
+
+LINKS = {"hard": os.link, "symbolic": os.symlink}
+
+
+@pytest.fixture(autouse=True)
+def one_model(monkeypatch):
+    monkeypatch.setattr(backbones, "create", create_once)
+
+
+# ------------------------------------------------------------------------------------------------------ what they are
+def test_an_input_is_known_under_whatever_path_leads_to_its_name(tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "linked").symlink_to(tmp_path / "photos")
+    photo = tmp_path / "photos/a.jpg"
+    photo.write_bytes(b"photo")
+    monkeypatch.chdir(tmp_path / "photos")
+    inputs = Inputs(["a.jpg"])
+    for path in (photo, "a.jpg", "./a.jpg", "../photos/a.jpg", "../linked/a.jpg", tmp_path / "linked/a.jpg"):
+        assert path in inputs
+    os.link(photo, "b.jpg")
+    for path in ("b.jpg", "c.jpg", tmp_path / "a.jpg", tmp_path / "no/a.jpg", "a.jpg/b", "a.jpg/", "", "a\x00b"):
+        assert path not in inputs
+
+
+def test_every_link_on_the_way_to_an_input_is_one(tmp_path):
+    target, middle, first = (tmp_path / name for name in ("target", "middle", "first"))
+    target.write_bytes(b"photo")
+    middle.symlink_to("target")
+    first.symlink_to(middle)
+    assert all(path in Inputs([first]) for path in (target, middle, first))
+    assert first not in Inputs([target])
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    assert loop in Inputs([loop])
+
+
+def test_a_folder_that_holds_an_input_is_refused(tmp_path):
+    (tmp_path / "out/yolo/images").mkdir(parents=True)
+    inputs = Inputs([tmp_path / "out/yolo/images/a.jpg"])
+    with pytest.raises(UsageError, match="yolo holds what this run reads, and would be written anew"):
+        inputs.refuse([], [tmp_path / "out/yolo"])
+    inputs.refuse([tmp_path / "out/coco.json"], [tmp_path / "out/voc", tmp_path / "out/yol"])
+
+
+# ----------------------------------------------------------------------------------------------------------- localize
+@pytest.mark.parametrize("kind", LINKS)
+def test_links_of_the_outputs_names_are_replaced_and_what_they_lead_to_stays(kind, tmp_path):
+    photo, other, out = tmp_path / "cat.jpg", tmp_path / "notes", tmp_path / "out"
+    shutil.copy(CAT, photo)
+    other.write_text("mine")
+    out.mkdir()
+    LINKS[kind](photo, out / "cat_overlay.jpg")
+    LINKS[kind](other, out / "results.json")
+    result = cliploc_("localize", photo, "-p", "cat", "--out", out)
+    assert result.code == 0, result.err
+    assert photo.read_bytes() == CAT.read_bytes()
+    assert other.read_text() == "mine"
+    (picture,) = json.loads((out / "results.json").read_text())["pictures"]
+    overlay = out / picture["overlay"]
+    assert overlay.read_bytes() != CAT.read_bytes()
+    assert not overlay.is_symlink()
+    assert not (out / "results.json").is_symlink()
+
+
+@pytest.mark.parametrize("what", ["photo", "link to it", "classes"])
+def test_results_are_not_written_over_an_input(what, tmp_path, monkeypatch):
+    def never(*arguments: object, **options: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("tests.commands.create_once", never)
+    given, link = tmp_path / "results.json", tmp_path / "photo.jpg"
+    if what == "classes":
+        given.write_text("cat\n")
+    else:
+        shutil.copy(CAT, given)
+    link.symlink_to(given)
+    arguments = {
+        "photo": [given, "-p", "cat"],
+        "link to it": [link, "-p", "cat"],
+        "classes": [CAT, "--classes", given],
+    }[what]
+    before = given.read_bytes()
+    result = cliploc_("localize", *arguments, "--out", tmp_path)
+    assert (result.code, result.out) == (2, "")
+    assert result.err == (f"cliploc: {given} is read by this run, and would be written over: choose another --out\n")
+    assert given.read_bytes() == before
+
+
+def test_an_overlay_takes_another_name_than_what_a_photo_links_to(tmp_path):
+    given = tmp_path / "cat_overlay.jpg"
+    shutil.copy(COFFEE, given)
+    (tmp_path / "cat.jpg").symlink_to(given)
+    assert cliploc_("localize", tmp_path / "cat.jpg", "-p", "cup", "--out", tmp_path).code == 0
+    assert given.read_bytes() == COFFEE.read_bytes()
+    assert (tmp_path / "cat_overlay-2.jpg").exists()
+
+
+# ---------------------------------------------------------------------------------------------------------- the others
+def test_the_demo_does_not_write_over_its_photos(tmp_path, monkeypatch):
+    photos = tmp_path / "cliploc/demo_photos"
+    shutil.copytree(CAT.parent, photos)
+    monkeypatch.setattr("cliploc.demo.resources.files", lambda package: tmp_path / package)
+    before = {one.path: one.path.read_bytes() for one in demo_photos()}
+    result = cliploc_("demo", "--out", photos)
+    assert (result.code, result.out) == (2, "")
+    assert "is read by this run, and would be written over" in result.err
+    assert {one.path: one.path.read_bytes() for one in demo_photos()} == before
+
+
+@pytest.mark.parametrize("kind", LINKS)
+def test_the_demo_replaces_links(kind, tmp_path):
+    other, out = tmp_path / "mine", tmp_path / "out"
+    other.write_text("mine")
+    out.mkdir()
+    for name in ("demo.html", "cat.jpg"):
+        LINKS[kind](other, out / name)
+    assert cliploc_("demo", "--out", out).code == 0
+    assert other.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["coco.json", "boxes.csv", "voc/a.jpg", "yolo/images/a.jpg", "review.html"])
+def test_an_annotation_is_not_written_over_its_pictures(name, tmp_path):
+    picture = tmp_path / "out" / name
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(CAT, picture)
+    options = {"formats": ["coco", "csv", "voc", "yolo"], "device": "cpu", "batch_size": 2}
+    with pytest.raises(UsageError, match="choose another --out"):
+        annotate([picture], ["cat"], tmp_path / "out", **options)
+    assert picture.read_bytes() == CAT.read_bytes()
+    assert {path for path in (tmp_path / "out").rglob("*") if path.is_file()} == {picture}
+
+
+@pytest.mark.parametrize("kind", LINKS)
+def test_an_annotation_replaces_links(kind, tmp_path):
+    other, out = tmp_path / "mine", tmp_path / "out"
+    other.write_text("mine")
+    out.mkdir()
+    names = ("coco.json", "boxes.csv", "cvat.xml", "labelstudio.json", "labelstudio_config.xml", "review.html")
+    for name in names:
+        LINKS[kind](other, out / name)
+    formats = ["coco", "csv", "cvat", "labelstudio"]
+    annotate([CAT], ["cat"], out, formats=formats, device="cpu", batch_size=2)
+    assert other.read_text() == "mine"
+    assert not any((out / name).is_symlink() for name in names)
+
+
+def test_a_benchmark_is_not_written_over_what_it_reads(tmp_path):
+    pytest.importorskip("pyarrow")
+    root = wsol_folder(tmp_path / "wsol", 3)
+    classes = root / "tables.csv"
+    classes.write_text("teapot\ncat\n")
+    result = cliploc_("benchmark", "--dataset", "wsol", "--root", root, "--out", root, "--classes", classes)
+    assert result.code == 2
+    assert f"{classes} is read by this run, and would be written over" in result.err
+    assert classes.read_text() == "teapot\ncat\n"
