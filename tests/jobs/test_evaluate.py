@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from cliploc.jobs.evaluate import evaluate_folder
-from cliploc.metrics import Bootstrap
+from cliploc.metrics import CONVENTIONS, Bootstrap, box_curve
 from tests.commands import cliploc_
 from tests.metrics import literal
 
@@ -107,6 +109,111 @@ def test_the_exact_convention_takes_maps_of_any_size(folders):
     assert evaluate(folders).code == 2  # the WSOL evaluation compares 224×224
 
 
+def header(path, text, version=b"\x01\x00", numbers=b""):
+    """A .npy file with any header; `numbers` of zeros behind it cost no disk."""
+    padded = text.encode() + b"\n"
+    length = len(padded).to_bytes(2 if version == b"\x01\x00" else 4, "little")
+    path.write_bytes(b"\x93NUMPY" + version + length + padded + numbers)
+
+
+def of_shape(shape, descr="'<f4'"):
+    return f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}"
+
+
+def pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def sparse(path):
+    """A header of 8 TB, and a file that is as long as it says."""
+    header(path, of_shape("(1414213, 1414213)"))
+    with contextlib.suppress(OSError):
+        os.truncate(path, path.stat().st_size + 4 * 1414213**2)
+
+
+DAMAGES = {
+    "pipe": pipe,
+    "folder": lambda path: (path.unlink(), path.mkdir()),
+    "huge shape": lambda path: header(path, of_shape("(1000000000000, 1000000000000)")),
+    "huge sparse": sparse,
+    "digits": lambda path: header(path, of_shape(f"({'9' * 4000},)")),
+    "negative": lambda path: header(path, of_shape("(-224, -224)")),
+    "cut": lambda path: header(path, of_shape("(224, 224)"), numbers=bytes(100)),
+    "nested": lambda path: header(path, "(" * 9000),
+    "no literal": lambda path: header(path, "{'descr': __import__('os'), 'shape': 1}"),
+    "no dtype": lambda path: header(path, of_shape("(224, 224)", "{'x': []}")),
+    "null": lambda path: header(path, "\x00"),
+    "version": lambda path: header(path, of_shape("(224, 224)"), version=b"\x09\x00"),
+    "archive": lambda path: np.savez(path.open("wb"), a=np.zeros((224, 224))),
+    "cut header": lambda path: path.write_bytes(path.read_bytes()[:20]),
+    "objects": lambda path: header(path, of_shape("(224, 224)", "'|O'"), numbers=bytes(4 * 224 * 224)),
+    "records": lambda path: header(path, of_shape("(224, 224)", "[('a', '<f4')]"), numbers=bytes(4 * 224 * 224)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_a_damaged_map_is_named_and_the_others_are_evaluated(folders, damage, convention):
+    change(folders, damage)
+    result = evaluate(folders, "--json", "--convention", convention)
+    assert result.code == 1
+    assert result.err.count("failed: ") == result.err.count("failed: val/a.JPEG: ") == 1
+    assert "2 of 3 images evaluated; 1 map problems" in result.err
+    assert result.err.count("\n") == 2
+    assert len(result.err) < 6000
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_map_with_any_byte_changed_is_a_map_or_named(folders, seed):
+    path = folders[0] / "val/a.JPEG.npy"
+    data, rng = bytearray(path.read_bytes()), np.random.default_rng(seed)
+    for place in rng.integers(0, 128, 3):  # of magic and header
+        data[place] = rng.integers(0, 256)
+    path.write_bytes(data)
+    result = evaluate(folders)
+    assert result.code in (0, 1)
+    assert result.err.count("failed: ") == result.code
+
+
+@pytest.mark.parametrize("size", ["1" + "0" * 400, "1" + "0" * 30, str(2**31), "0", "-5"])
+def test_a_size_that_no_picture_has_is_named(folders, size):
+    change(folders, ("image_sizes", "c.JPEG,500,375", f"c.JPEG,{size},375"))
+    result = evaluate(folders, "--json")
+    assert result.code == 1
+    assert "failed: c.JPEG: expected a size from 1×1 to 1000000×1000000, got " in result.err
+    assert "2 of 3 images evaluated; 1 metadata problems" in result.err
+    assert len(result.err) < 400
+
+
+def test_a_size_of_5000_digits_is_one_short_line(folders):
+    change(folders, ("image_sizes", "c.JPEG,500,375", f"c.JPEG,{'1' * 5000},375"))
+    result = evaluate(folders)
+    assert result.code == 2
+    assert "image_sizes.txt, row 3: expected whole numbers, got 111" in result.err
+    assert len(result.err) < 400
+
+
+def test_more_boxes_than_can_be_compared_are_named(folders):
+    text = "".join(f"c.JPEG,0,0,{1 + number % 400},{1 + number % 300}\n" for number in range(100_000))
+    with (folders[1] / "localization.txt").open("a") as file:
+        file.write(text)
+    result = evaluate(folders)
+    assert result.code == 1
+    assert "failed: c.JPEG: expected at most 1000 boxes, got 100001: mend localization.txt" in result.err
+    assert "2 of 3 images evaluated" in result.err
+
+
+def test_boxes_are_compared_in_parts_to_the_same_numbers():
+    rng = np.random.default_rng(0)
+    heat = rng.random((28, 28)).repeat(8, 0).repeat(8, 1)
+    truths = np.sort(rng.integers(0, 224, (900, 2, 2)), axis=1).reshape(-1, 4)
+    together = box_curve("a", heat, truths)
+    apart = [box_curve("a", heat, some) for some in np.array_split(truths, 90)]
+    assert (together.best == np.max([one.best for one in apart], axis=0)).all()
+    assert (together.largest == np.max([one.largest for one in apart], axis=0)).all()
+
+
 def change(folders, what):
     maps, metadata = folders
     a = maps / "val/a.JPEG.npy"
@@ -126,6 +233,8 @@ def change(folders, what):
         a.write_bytes(b"")
     elif what == "pickle":
         np.save(a, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    elif what in DAMAGES:
+        DAMAGES[what](a)
     elif what == "extra map":
         np.save(maps / "other.npy", np.zeros((224, 224)))
     else:

@@ -20,6 +20,8 @@ from cliploc.datasets._infra.registration import Found, Split, reader
 from cliploc.errors import UsageError
 from cliploc.schema import ClassName, Problem
 
+MAX_SIDE = 1_000_000  # pixels
+MAX_BOXES = 1_000  # of one image: all of them are compared with all boxes of its map
 Numbers = Mapping[str, tuple[float, ...]]
 
 
@@ -128,9 +130,12 @@ def read_metadata(folder: str | Path, leave_out: Callable[[Problem], None]) -> t
         elif not safe_id(one):
             reason = "expected an image id that stays inside the folder of maps: use a relative path"
             leave_out(Problem("metadata", one, reason))
-        elif min(sizes[one]) < 1:
-            width, height = sizes[one]
-            reason = f"expected a size of at least 1×1, got {width:g}×{height:g}: mend image_sizes.txt"
+        elif not all(1 <= side <= MAX_SIDE for side in sizes[one]):
+            came = "×".join(str(side) if abs(side) < 10**15 else "many digits" for side in sizes[one])
+            reason = f"expected a size from 1×1 to {MAX_SIDE}×{MAX_SIDE}, got {came}: mend image_sizes.txt"
+            leave_out(Problem("metadata", one, reason))
+        elif len(boxes[one]) > MAX_BOXES:
+            reason = f"expected at most {MAX_BOXES} boxes, got {len(boxes[one])}: mend localization.txt"
             leave_out(Problem("metadata", one, reason))
         else:
             width, height = map(int, sizes[one])

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
+import os
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 
 from cliploc.datasets.wsol import Truth, read_metadata, read_predictions
 from cliploc.errors import InputError, UsageError
 from cliploc.metrics import (
+    SIDE,
     Bootstrap,
     BoxCurve,
     Convention,
@@ -28,6 +33,7 @@ from cliploc.metrics import (
     MaxBoxAccV2Result,
     box_curve,
     boxes_on_map,
+    check_header,
     checked_map,
     one_thread,
 )
@@ -158,7 +164,8 @@ def evaluate_folder(
         raise UsageError(f"expected a threshold from 0 to 1, got {threshold}")
     if workers < 1:
         raise UsageError(f"expected at least 1 worker, got {workers}")
-    checked_map(np.zeros((224, 224)), convention)  # refuses an unknown convention before anything is read
+    # An unknown convention is refused before anything is read.
+    check_header((SIDE, SIDE), np.dtype(np.float32), convention)
     asked, listed = read_metadata(metadata, leave_out)
     truths = []
     for truth in listed:
@@ -208,30 +215,51 @@ def _curves(maps: Path, truths: Sequence[Truth], convention: Convention, workers
         yield from map(_curve, repeat(maps), truths, repeat(convention))
         return
     # Started afresh, not forked: a fork of a process with threads can hang.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), one_thread) as pool:
+    with ProcessPoolExecutor(min(workers, len(truths)), multiprocessing.get_context("spawn"), one_thread) as pool:
         yield from pool.map(_curve, repeat(maps), truths, repeat(convention), chunksize=8)
 
 
 def _curve(maps: Path, truth: Truth, convention: Convention) -> BoxCurve | Problem:
     path = maps / f"{truth.image_id}.npy"
     try:
-        heat = checked_map(_load(path), convention)
+        heat = checked_map(_load(path, convention), convention)
         height, width = heat.shape
         boxes = boxes_on_map(truth.xyxy, truth.size_wh, (height, width), convention)
         return box_curve(truth.image_id, heat, boxes, convention)
     except InputError as error:
         return Problem("map", truth.image_id, str(error))
+    except MemoryError:
+        return Problem("map", truth.image_id, f"too little memory for {path}: make the map smaller")
 
 
-def _load(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+def _load(path: Path, convention: Convention) -> npt.NDArray[np.generic]:
+    """The array of a file; its header is checked before there is memory for what it claims to hold."""
     try:
-        loaded = np.load(path, allow_pickle=False)
+        if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe is to wait for its writer
+            raise InputError(f"{path} is no regular file: write the map with numpy.save")
+        with path.open("rb") as file:
+            shape, dtype = _header(file, path)
+            check_header(shape, dtype, convention)
+            expected, there = math.prod(shape) * dtype.itemsize, os.fstat(file.fileno()).st_size - file.tell()
+            if there < expected:
+                raise InputError(f"{path} is cut off ({there} of {expected} bytes of numbers): write it again")
+            file.seek(0)
+            return np.lib.format.read_array(file, allow_pickle=False)
     except FileNotFoundError:
         raise InputError(f"expected a map at {path}, found none: make it, or leave the image out") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or error}): write it again") from error
-    except (ValueError, EOFError) as error:
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} cannot be read ({reason}): write it again") from error
+
+
+def _header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
+    try:
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, _, dtype = read[np.lib.format.read_magic(file)](file)
+        if dtype.hasobject or min(shape, default=0) < 0:
+            raise ValueError("no array of numbers")
+        return shape, dtype
+    except OSError:
+        raise
+    except Exception as error:  # numpy evaluates the header as a Python literal, which fails in many ways
         raise InputError(f"{path} is no .npy file of numbers: write it with numpy.save") from error
-    if not isinstance(loaded, np.ndarray):  # an .npz archive under another name
-        raise InputError(f"{path} holds several arrays: save one map a file")
-    return loaded

@@ -12,6 +12,7 @@ from cliploc.metrics._infra.curve import (
     Convention,
     box_curve,
     boxes_on_map,
+    check_header,
     checked_map,
 )
 from cliploc.metrics._infra.hits import Hits, packed_hits
@@ -70,6 +71,7 @@ __all__ = [
     "all_numbers",
     "box_curve",
     "boxes_on_map",
+    "check_header",
     "checked_map",
     "contour_boxes",
     "judge_map",

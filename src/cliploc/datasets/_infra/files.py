@@ -44,7 +44,7 @@ def csv_numbers(path: Path, count: int, whole: bool = True) -> list[tuple[str, t
             rows.append((one, tuple(int(cell) if whole else float(cell) for cell in cells)))
         except ValueError:
             wanted = "whole numbers" if whole else "numbers"
-            raise UsageError(f"{path}, row {i}: expected {wanted}, got {','.join(cells)}: mend the line") from None
+            raise UsageError(f"{path}, row {i}: expected {wanted}, got {','.join(cells)[:60]}: mend the line") from None
     return rows
 
 

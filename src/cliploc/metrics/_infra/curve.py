@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +16,8 @@ Floats = npt.NDArray[np.float64]
 Convention = Literal["wsoleval", "exact"]
 CONVENTIONS: tuple[Convention, ...] = ("wsoleval", "exact")
 SIDE = 224  # pixels of the maps that the WSOL evaluation compares
+MAX_PIXELS = 25_000_000  # of a map of any size
+PAIRS = 2**18  # of boxes that are compared at once: 2 MB for each of the arrays
 TAUS: Floats = np.arange(0, 1, 0.001)
 
 
@@ -89,27 +92,39 @@ def box_curve(
         largest, every = np.minimum(largest, edge), np.minimum(every, edge)
     extra: Literal[0, 1] = 1 if convention == "wsoleval" else 0
     starts = np.searchsorted(boxes.cut, np.arange(len(largest)))
-    best = np.maximum.reduceat(iou(every, truths, extra).max(axis=1), starts)
-    return BoxCurve(image_id, iou(largest, truths, extra).max(axis=1), best)
+    best = np.maximum.reduceat(_best_iou(every, truths, extra), starts)
+    return BoxCurve(image_id, _best_iou(largest, truths, extra), best)
+
+
+def check_header(shape: tuple[int, ...], dtype: np.dtype[np.generic], convention: Convention = "wsoleval") -> None:
+    """Whether an array may be a score map, by what is known of it before its numbers are read.
+
+    Raises:
+        InputError: it is not 2-D (224×224 for "wsoleval", at most `MAX_PIXELS` for "exact"), or not of floats.
+        UsageError: an unknown convention.
+    """
+    if convention not in CONVENTIONS:
+        raise UsageError(f"expected a convention of {', '.join(CONVENTIONS)}, got {convention!r}")
+    said = "×".join(map(str, shape)) or "a single number"
+    if convention == "wsoleval" and shape != (SIDE, SIDE):
+        raise InputError(f"expected a map of {SIDE}×{SIDE}, got {said}: resize it, or use the exact convention")
+    if len(shape) != 2 or not math.prod(shape):
+        raise InputError(f"expected a map of height × width, got {said}: save one map a file")
+    if math.prod(shape) > MAX_PIXELS:
+        raise InputError(f"expected a map of at most {MAX_PIXELS // 10**6} million pixels, got {said}: make it smaller")
+    if not np.issubdtype(dtype, np.floating):
+        raise InputError(f"expected floating-point scores in 0–1, got {dtype}: divide by the type's largest value")
 
 
 def checked_map(score_map: npt.ArrayLike, convention: Convention = "wsoleval") -> npt.NDArray[np.floating]:
     """A score map that can be evaluated.
 
     Raises:
-        InputError: it is not 2-D (224×224 for "wsoleval"), not of floats, not finite, or not within 0–1.
+        InputError: `check_header` refuses it, or it is not finite or not within 0–1.
         UsageError: an unknown convention.
     """
-    if convention not in CONVENTIONS:
-        raise UsageError(f"expected a convention of {', '.join(CONVENTIONS)}, got {convention!r}")
     heat = np.asarray(score_map)
-    shape = "×".join(map(str, heat.shape)) or "a single number"
-    if convention == "wsoleval" and heat.shape != (SIDE, SIDE):
-        raise InputError(f"expected a map of {SIDE}×{SIDE}, got {shape}: resize it, or use the exact convention")
-    if heat.ndim != 2 or not heat.size:
-        raise InputError(f"expected a map of height × width, got {shape}: save one map a file")
-    if not np.issubdtype(heat.dtype, np.floating):
-        raise InputError(f"expected floating-point scores in 0–1, got {heat.dtype}: divide by the type's largest value")
+    check_header(heat.shape, heat.dtype, convention)
     if not np.isfinite(heat).all():
         bad = int((~np.isfinite(heat)).sum())
         raise InputError(f"expected finite scores, got {bad} that are NaN or infinite: mend the method that made them")
@@ -127,6 +142,13 @@ def boxes_on_map(
     # Multiplied before divided, as the WSOL evaluation does: the other order can end a digit below a whole pixel.
     scaled: Floats = boxes * np.array(map_hw[::-1] * 2) / np.array(size_wh * 2)
     return np.asarray(np.trunc(scaled)) if convention == "wsoleval" else scaled
+
+
+def _best_iou(boxes: npt.NDArray[np.generic], truths: Floats, extra: Literal[0, 1]) -> Floats:
+    """The IoU of every box `[n, 4]` with that true box `[m, 4]` which it fits best → `[n]`, in bounded memory."""
+    rows = max(1, PAIRS // len(truths))
+    parts = [iou(boxes[at : at + rows], truths, extra).max(axis=1) for at in range(0, len(boxes), rows)]
+    return np.concatenate(parts)
 
 
 def iou(a_xyxy: npt.ArrayLike, b_xyxy: npt.ArrayLike, extra: Literal[0, 1]) -> Floats:
