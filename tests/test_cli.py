@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cliploc import __version__
+from cliploc import __version__, report
 from cliploc._terminal import Terminal
 from cliploc.backbones import models
 from cliploc.cli import options
@@ -458,6 +458,33 @@ def test_what_was_done_before_a_failure_of_the_model_is_written(tmp_path, monkey
     assert (result.code, result.err) == (2, "cliploc: the tower gave NaN: check the weights\n")
     assert len(json.loads((tmp_path / "results.json").read_text())["pictures"]) == 1
     assert (tmp_path / "cat_overlay.jpg").exists()
+
+
+def test_an_overlay_of_a_thousand_names_is_drawn(tmp_path):
+    result = cliploc_("localize", CAT, COFFEE, "--classes", "imagenet", "--out", tmp_path)
+    assert result.code == 0, result.err
+    pictures = json.loads((tmp_path / "results.json").read_text())["pictures"]
+    assert [len(picture["names"]) for picture in pictures] == [1000, 1000]
+    assert all(max(Image.open(tmp_path / picture["overlay"]).size) < 10_000 for picture in pictures)
+
+
+def test_a_photo_that_cannot_be_drawn_does_not_lose_the_others(tmp_path, monkeypatch):
+    draw = report.draw_overlay
+
+    def fails_on_the_first(result):
+        if result.source == str(CAT):
+            raise OSError("encoder error -2")
+        return draw(result)
+
+    monkeypatch.setattr(report, "draw_overlay", fails_on_the_first)
+    result = cliploc_("localize", CAT, COFFEE, "-p", "cat", "--min-presence", "0", "--out", tmp_path)
+    assert result.code == 1
+    line = f"{CAT}: its overlay could not be drawn (OSError: encoder error -2); its boxes are kept"
+    assert result.err.splitlines()[0] == f"failed: {line}"
+    document = json.loads((tmp_path / "results.json").read_text())
+    assert [picture.get("overlay") for picture in document["pictures"]] == [None, "coffee_overlay.jpg"]
+    assert document["pictures"][0]["names"][0]["boxes"]
+    assert document["failures"] == [{"file": str(CAT), "error": line}]
 
 
 def test_too_little_memory_says_what_to_do(monkeypatch):

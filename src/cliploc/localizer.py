@@ -190,6 +190,7 @@ class Localizer:
         *,
         on_error: OnError = "raise",
         reporter: Reporter = SILENT,
+        absent_maps: bool = True,
     ) -> Iterator[Localization]:
         """Locates names in any number of pictures, in order, holding only a few at a time.
 
@@ -198,12 +199,13 @@ class Localizer:
             names: one list for all pictures, or one for each.
             on_error: whether a picture that cannot be read raises its error, or is left out and told to the reporter.
             reporter: told of failed pictures, of masked pictures done and left, and of halved batches.
+            absent_maps: as for `compare`.
 
         Yields:
             One `Localization` a picture.
         """
         tasks = {self.method.name: self._task}
-        with closing(self._run(_requests(images, names), tasks, True, reporter, on_error)) as results:
+        with closing(self._run(_requests(images, names), tasks, absent_maps, reporter, on_error)) as results:
             for result in results:
                 if result.error is None:
                     yield result.found[self.method.name]

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from cliploc.errors import UsageError
-from cliploc.report import _draw, draw_overlay, panels
-from cliploc.report.overlay import scaled
+from cliploc.report import _draw, draw_overlay
+from cliploc.report.overlay import MAX_SIDE, MOST_PANELS, _paneled, panels, scaled
 
 from .conftest import Build
 
@@ -187,6 +187,20 @@ def test_panels_show_the_photograph_a_panel_for_each_name_and_all_boxes(build: B
     assert orange.sum() > 500, "boxes of all names in the names' colours"
     one = np.asarray(panels(replace(result, names=names[:1], boxes=replace(result.boxes, names=names[:1]))))
     assert one.size < sheet.size
+
+
+@pytest.mark.parametrize("found", [0, 1, 45, 1000])
+def test_of_a_thousand_names_the_best_found_have_a_panel(build: Build, found: int) -> None:
+    names = [f"name {i}" for i in range(1000)]
+    boxes = [(999 - i, (80, 50, 240, 150), 1 - i / 2000) for i in range(found)]  # the last name is the best
+    there = [i >= 1000 - found for i in range(1000)]
+    result = build(names=names, hot=[None] * 1000, boxes=boxes, found=there)
+    assert _paneled(result) == [999 - i for i in range(min(found, MOST_PANELS))]
+    sheet = panels(result)
+    assert max(sheet.size) < 65_500
+    assert sheet.width <= MAX_SIDE
+    few = build(names=names[:MOST_PANELS], hot=[None] * MOST_PANELS, boxes=[], found=[False] * MOST_PANELS)
+    assert _paneled(few) == list(range(MOST_PANELS))
 
 
 def test_scaled_keeps_boxes_and_heat_on_the_same_thing(build: Build) -> None:

@@ -47,6 +47,9 @@ if TYPE_CHECKING:
     from cliploc.localizer import Localizer
 
 
+MAPS_AT_ONCE = 4096  # photos × names; of 224×224 pixels they take 0.8 GB
+
+
 def localize(
     photos: Annotated[
         list[str] | None, typer.Argument(metavar="PHOTO", help="Picture files: JPEG, PNG, WebP, GIF, TIFF …")
@@ -120,7 +123,7 @@ def localize(
         "min_presence": min_presence,
         "device": device,
         "precision": precision,
-        "batch_size": batch_size,
+        "batch_size": min(batch_size, max(1, MAPS_AT_ONCE // len(names))),
         "text_cache": not no_text_cache,
     }
     folder = None if out is None else writable(out)
@@ -132,6 +135,7 @@ def localize(
         from cliploc.heads import read_config
         from cliploc.localizer import Localizer, default_method
         from cliploc.pipeline.requests import Reporter
+        from cliploc.report.overlay import MOST_PANELS
 
         trained_for = None if head is None else read_config(head).method
         arguments["method_options"] = parse_method_options(chosen or trained_for or default_method(model), option or [])
@@ -139,7 +143,8 @@ def localize(
         bar.start(localizer.method.name, len(photos))
         reporter = Reporter(failed=run.fail, masked=bar.masked)
         try:
-            for result in localizer.stream(photos, names, on_error="skip", reporter=reporter):
+            drawn = len(names) <= MOST_PANELS  # maps of names that are not found are on no larger sheet
+            for result in localizer.stream(photos, names, on_error="skip", reporter=reporter, absent_maps=drawn):
                 run.take(result)
                 bar.advance()
         finally:  # also when interrupted: what is done is not lost

@@ -100,14 +100,26 @@ class LocalizeRun(_Photos):
 
         record = to_document([result], [], {})["pictures"][0]
         if self._folder is not None:
-            record["overlay"] = self._names.overlay(result.source, self._folder, max(result.image.size))
-            write(self._folder / record["overlay"], _encoded(_overlay(result), record["overlay"]))
+            name = self._names.overlay(result.source, self._folder, max(result.image.size))
+            try:
+                drawn = _encoded(_overlay(result), name)
+            except Exception as error:  # whatever it is: the results of this and of the other photos stay
+                self._fail_overlay(result.source, error)
+            else:
+                write(self._folder / name, drawn)
+                record["overlay"] = name
         self._records.append(record)
         if not self._quiet:
             notes = "".join(f"  ({note})" for note in result.notes)
             size = f"  {result.image.width}×{result.image.height}{notes}"
             self._terminal.data(Text.assemble((printable(result.source), "bold"), printable(size)))
             self._terminal.data(grid(_lines(result), indent=2))
+
+    def _fail_overlay(self, source: str, error: Exception) -> None:
+        reason = (str(error).splitlines() or [""])[0]
+        line = f"{source}: its overlay could not be drawn ({type(error).__name__}: {reason}); its boxes are kept"
+        self._failures.append((source, line))
+        self._terminal.say(f"failed: {line}", style="red")
 
     def _count(self) -> str:
         found = sum(name["found"] for record in self._records for name in record["names"])

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 OPACITY = 0.55  # the photograph must be recognised beneath the hottest place
 MAX_SIDE = 1600  # of a sheet of panels
+MOST_PANELS = 40  # names on a sheet; of thousands it would be larger than a JPEG can be
 HEAT_SIDE = 1024  # a map is smooth: more pixels than these are interpolated just as well in 8 bits
 CELL_SIDES = (240, 640)  # shortest width and longest side of one panel's picture
 ONE_RAMP = (0.0, 0.6)  # heat at which the colour starts to cover the photograph, and from which it covers most
@@ -69,9 +70,10 @@ def draw_overlay(
 def panels(result: Localization, opacity: float = OPACITY) -> Image.Image:
     """One sheet for one picture: the photograph, and a panel with caption for every name.
 
-    With two names or more, the last panel holds the boxes of all together, a colour each. The sheet is at most about
-    1,600 pixels a side; large photographs are shown smaller and tiny ones larger, so that lines and letters stay
-    legible.
+    With two names or more, the last panel holds the boxes of all together, a colour each. Of more than `MOST_PANELS`
+    names only those found have a panel, at most so many, best first; the photograph's caption says so. The sheet is at
+    most about 1,600 pixels wide, and high where names are few; large photographs are shown smaller and tiny ones
+    larger, so that lines and letters stay legible.
 
     Args:
         result: what was found in one picture.
@@ -86,18 +88,31 @@ def panels(result: Localization, opacity: float = OPACITY) -> Image.Image:
     """
     _check_opacity(opacity)
     together = len(result.names) > 1 and bool(result.found.any())
-    columns, shown_wh = _grid(result.image.size, 1 + len(result.names) + together)
+    chosen = _paneled(result)
+    columns, shown_wh = _grid(result.image.size, 1 + len(chosen) + together)
     shown = scaled(result, shown_wh)
     width, height = result.image.size
     file = result.source.replace("\\", "/").rsplit("/", 1)[-1]
-    cells = [_Cell(shown.image, file, " · ".join([f"{width}×{height}", *result.notes]))]
-    for index, name in enumerate(result.names):
+    found, asked = int(result.found.sum()), len(result.names)
+    left_out = [] if len(chosen) == asked else [f"{len(chosen)} of {found} names found are shown, of {asked} asked for"]
+    cells = [_Cell(shown.image, file, " · ".join([f"{width}×{height}", *left_out, *result.notes]))]
+    for index in chosen:
         chip = _draw.name_colour(index) if together else None
-        cells.append(_Cell(draw_names(shown, [index], opacity), name, verdict(result, index), chip))
+        cells.append(_Cell(draw_names(shown, [index], opacity), result.names[index], verdict(result, index), chip))
     if together:
-        everything = draw_names(shown, list(range(len(result.names))), opacity, heatmap=False)
-        cells.append(_Cell(everything, "all names", f"{int(result.found.sum())} of {len(result.names)} found"))
+        everything = draw_names(shown, chosen, opacity, heatmap=False)
+        cells.append(_Cell(everything, "all names" if not left_out else "these names", f"{found} of {asked} found"))
     return _sheet(cells, columns)
+
+
+def _paneled(result: Localization) -> list[int]:
+    """Which names have a panel: all, in their order; of too many the best of those found."""
+    if len(result.names) <= MOST_PANELS:
+        return list(range(len(result.names)))
+    best = np.zeros(len(result.names))
+    np.maximum.at(best, result.boxes.label, result.boxes.score)
+    order = np.argsort(-best, kind="stable")
+    return [int(i) for i in order if result.found[i]][:MOST_PANELS]
 
 
 def comparison(results: Mapping[str, Localization], name: str, lines: Mapping[str, str] | None = None) -> Image.Image:
