@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import subprocess
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +20,7 @@ from torch.nn import functional as F
 from cliploc.errors import InputError, ModelError, UnknownNameError, UsageError
 from cliploc.geometry import POLICIES, Frame, iou_matrix
 from cliploc.localizer import Localizer, default_method
+from cliploc.memory import Memory
 from cliploc.pipeline import prepare as module
 from cliploc.pipeline.prepare import DECODERS
 from cliploc.pipeline.requests import Reporter
@@ -21,6 +28,7 @@ from cliploc.pipeline.views import Views
 from cliploc.saliency import methods, min_max
 from cliploc.saliency.cam import cam
 from cliploc.schema import Needs
+from tests.commands import CAT, create_once
 from tests.tiny import KINDS, context, give_function, tower
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
@@ -778,6 +786,149 @@ def test_notes_of_a_picture_are_passed_on(backbones, tmp_path):
     found = build(backbones["gap_cnn"])(tmp_path / "a.png", ["red"])
     assert found.notes == ("animated, 2 frames: the first is used",)
     assert found.found[0]
+
+
+# ----------------------------------------------------------------------------------------------------- odd conditions
+@contextlib.contextmanager
+def default_dtype(dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+MODES = {
+    "float64": lambda: default_dtype(torch.float64),
+    "float16": lambda: default_dtype(torch.float16),
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    "inference mode": torch.inference_mode,
+    "meta device": lambda: torch.device("meta"),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("model", ["mini", "mini-vit"])
+def test_modes_that_the_program_set_change_nothing(model, mode):
+    names, picture = ["cat", "remote control"], np.asarray(Image.open(CAT).resize((80, 60)))
+    fitting = ["cam", "grad_cam", "layer_cam"] if model == "mini" else ["naclip", "chefer", "legrad", "rollout"]
+    options = {"background": ["sofa"], "text_cache": False}
+    before = Localizer(create_once(model), **options)
+    (expected,) = before.compare([picture], names, fitting)
+    best = before.classify(picture, names)
+    with MODES[mode]():
+        for localizer in (before, Localizer(model, **options)):
+            (found,) = localizer.compare([picture], names, fitting)
+            for method in fitting:
+                same(found[method], expected[method], atol=1e-6)
+            for one, other in zip(localizer.classify(picture, names), best, strict=True):
+                assert one == pytest.approx(other, abs=1e-6) if not isinstance(one, str) else one == other
+
+
+FORK = """
+import os, sys
+import cliploc, torch
+torch.set_num_threads(4)
+localizer = cliploc.Localizer("mini", method="grad_cam", text_cache=False)
+before = localizer(sys.argv[1], ["cat"])
+child = os.fork()
+if child == 0:
+    after = localizer(sys.argv[1], ["cat"])
+    other = cliploc.Localizer("mini-vit", text_cache=False)(sys.argv[1], ["cat"])
+    os._exit(0 if abs(after.maps - before.maps).max() < 1e-4 and len(other.boxes) else 1)
+os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_forked_process_computes_too():
+    """The threads of its parent are not there; torch would wait for them for ever."""
+    child = subprocess.Popen([sys.executable, "-c", FORK, str(CAT)], start_new_session=True)
+    try:
+        assert child.wait(timeout=60) == 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+
+
+def test_a_forked_process_cannot_use_a_gpu(monkeypatch):
+    monkeypatch.setattr(module, "_process", -1)
+    with pytest.raises(
+        UsageError, match=r"expected a model on the CPU in a forked process, got one on cuda: start .*spawn"
+    ):
+        module._after_fork(torch.device("cuda"))
+
+
+def test_threads_that_share_a_localizer_see_what_one_sees():
+    localizer = Localizer(create_once("mini"), method="grad_cam", text_cache=False, memory=Memory())
+    pictures = [np.asarray(Image.open(CAT).resize((80 + i, 60))) for i in range(4)]
+    expected = [localizer(picture, ["cat", f"thing {i}"]) for i, picture in enumerate(pictures)]
+    shared = Localizer(create_once("mini"), method="grad_cam", text_cache=False, memory=Memory())
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(2):
+            found = pool.map(lambda i: shared(pictures[i], ["cat", f"thing {i}"]), range(4))
+            for one, other in zip(found, expected, strict=True):
+                same(one, other)
+
+
+NO_HOME = """
+import os, pwd, sys
+for variable in ("HOME", "XDG_CACHE_HOME", "CLIPLOC_CACHE"):
+    os.environ.pop(variable, None)
+def nobody(uid):
+    raise KeyError("getpwuid(): uid not found")
+pwd.getpwuid = nobody
+import cliploc
+from cliploc.cli import main
+from cliploc.text_cache import cache_folder
+assert cache_folder() is None
+assert cliploc.Localizer()(sys.argv[1], ["cat"]).found[0]
+assert main(["localize", sys.argv[1], "-p", "cat"]) == 0
+assert main(["localize", sys.argv[1], "-p", "cat", "--model", "RN50"]) == 2  # looks into ~/.cache/clip
+"""
+
+
+def test_a_user_without_a_home():
+    """As in a container started with a number for the user."""
+    result = subprocess.run([sys.executable, "-c", NO_HOME, str(CAT)], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr
+
+
+THINGS = {
+    "float": (WIDE / 255.0, None),
+    "float32": ((WIDE / 255.0).astype(np.float32), None),
+    "RGBA": (np.dstack([WIDE, np.full(WIDE.shape[:2], 255, np.uint8)]), None),
+    "read-only": (np.broadcast_to(WIDE, WIDE.shape), None),
+    "PIL": (Image.fromarray(WIDE), None),
+    "bool": (WIDE > 128, "image 0: expected an array of uint8 or floats in 0–1, got bool"),
+    "uint16": (WIDE.astype(np.uint16), "image 0: expected an array of uint8 or floats in 0–1, got uint16"),
+    "channels first": (WIDE.transpose(2, 0, 1), "image 0: expected an array"),
+    "batch": (np.stack([WIDE, WIDE]), "image 0: expected an array"),
+    "no pixels": (np.zeros((0, 0, 3), np.uint8), "image 0: 0×0 pixels"),
+    "NaN": (np.full((20, 20, 3), np.nan), "image 0: expected floats in 0–1"),
+    "0 to 255 as float": (WIDE.astype(np.float32), "image 0: expected floats in 0–1"),
+    "tensor": (torch.from_numpy(WIDE.copy()), "image 0: expected a path, a PIL image or a numpy array, got Tensor"),
+}
+
+
+@pytest.mark.parametrize("thing", THINGS)
+def test_things_given_as_a_picture(backbones, thing):
+    given, refused = THINGS[thing]
+    before = np.array(given, copy=True)
+    localizer = build(backbones["gap_cnn"])
+    if refused is None:
+        same(localizer(given, ["red"]), localizer(WIDE, ["red"]))
+    else:
+        with pytest.raises(InputError) as error:
+            localizer(given, ["red"])
+        assert str(error.value).startswith(refused)
+        assert "\n" not in str(error.value)
+        told = []
+        assert len(list(localizer.stream([given, WIDE], ["red"], on_error=lambda *one: told.append(one)))) == 1
+        assert told[0][0] == "image 0"
+    np.testing.assert_array_equal(np.array(given), before)
 
 
 # ----------------------------------------------------------------------------------------------------- default method

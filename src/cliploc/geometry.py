@@ -160,8 +160,8 @@ class Frame:
         if (x0, y0, x1, y1) == (0, 0, *self.original_hw[::-1]):
             return full
         x0, y0, x1, y1 = x0 / shrink_x, y0 / shrink_y, x1 / shrink_x, y1 / shrink_y
-        centres_x = torch.arange(width, device=full.device) + 0.5
-        centres_y = torch.arange(height, device=full.device) + 0.5
+        centres_x = torch.arange(width, dtype=torch.float32, device=full.device) + 0.5
+        centres_y = torch.arange(height, dtype=torch.float32, device=full.device) + 0.5
         inside = ((centres_y >= y0) & (centres_y <= y1))[:, None] & ((centres_x >= x0) & (centres_x <= x1))[None]
         kept: Tensor = full * inside  # [P, H, W]
         return kept

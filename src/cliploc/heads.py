@@ -217,7 +217,9 @@ class SemanticHead(nn.Module, ABC):
             return torch.einsum("bdhw,bpd->bphw", maps, ctx.text)
         if not ctx.words:
             raise UsageError("expected the prompts' words for a closed head, got embeddings alone: use an open head")
-        chosen = torch.zeros(*ctx.text.shape[:2], *maps.shape[-2:], device=maps.device)  # [B, P, h, w]
+        chosen = torch.zeros(
+            *ctx.text.shape[:2], *maps.shape[-2:], dtype=maps.dtype, device=maps.device
+        )  # [B, P, h, w]
         for b, prompts in enumerate(ctx.words):
             for p, words in enumerate(prompts):
                 index = self.class_of(words)
@@ -386,7 +388,7 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> bytes:
 def answer(backbone: Backbone) -> Tensor:
     """What a tower says to one fixed pattern, `[D]` float32: the same in any precision, on any device."""
     height, width = backbone.input_hw
-    y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
+    y, x = torch.meshgrid(*(torch.linspace(0, 1, n, dtype=torch.float32) for n in (height, width)), indexing="ij")
     pattern = torch.stack([x, y, 0.5 + 0.5 * torch.sin(20 * x) * torch.cos(13 * y)])  # [3, H, W]
     return backbone.encode_image(backbone.normalize(pattern[None].to(backbone.device)))[0].float().cpu()
 

@@ -21,11 +21,12 @@ from cliploc.heads import load_head, read_config, weights_hash
 from cliploc.images import ImageLike, Picture, pictures_in
 from cliploc.localization import Localization, boxes_of
 from cliploc.pipeline.decide import Evidence, reasons_of, weigh, without_boxes
+from cliploc.pipeline.modes import own_modes, undisturbed
 from cliploc.pipeline.prepare import OnError, Preparation, Prepared, Unreadable, batches
 from cliploc.pipeline.requests import SILENT, Reporter, Request, Result
 from cliploc.pipeline.tasks import Task, TaskMaker, members
 from cliploc.pipeline.texts import Texts
-from cliploc.pipeline.views import Computed, Views, Wanted, refuse_nan
+from cliploc.pipeline.views import Computed, Maps, Views, Wanted, refuse_nan
 from cliploc.refine import chosen
 from cliploc.saliency import find
 from cliploc.schema import Backbone, Method, ResizePolicy
@@ -101,11 +102,7 @@ class Localizer:
         self.templates = prompts.resolve_templates(given.templates)
         if given.background:
             prompts.parse(given.background)  # refused before a model is built
-        self.backbone = (
-            backbones.create(model, pretrained, _checked_device(given.device), precision=given.precision)
-            if isinstance(model, str)
-            else model
-        )
+        self.backbone = _created(model, pretrained, given.device, given.precision) if isinstance(model, str) else model
         steps = chosen(given.refine, self.backbone)
         self.refine = tuple(step.name for step in steps)
         self.precision = backbones.precision_name(self.backbone.dtype)
@@ -514,31 +511,39 @@ class Localizer:
         self, batch: Sequence[Prepared], tasks: Mapping[str, Task], computed: Computed
     ) -> Iterator[dict[str, Localization]]:
         evidence = self._weigh(batch, computed.embedding, computed.names)
-        for b, item in enumerate(batch):
-            presence = None if evidence.presence is None else evidence.presence[b].cpu().numpy()
-            results = {}
-            for (spec, task), made in zip(tasks.items(), computed.by_task, strict=True):
-                maps, frame = self._views.finish(item, made.maps[b])
-                reasons = reasons_of(task, item, evidence.absences[b], made.not_flat[b].tolist())
-                there = np.array([reason is None for reason in reasons])
-                boxes = boxes_of(frame, maps, there, presence, item.texts.names, task.box_rule)
-                reasons = without_boxes(reasons, boxes, task.box_rule)
-                results[spec] = Localization(
-                    source=item.picture.source,
-                    image=item.picture.image,
-                    names=item.texts.names,
-                    scores=evidence.scores[b].cpu().numpy(),
-                    presence=presence,
-                    found=np.array([reason is None for reason in reasons]),
-                    reasons=reasons,
-                    maps=maps,
-                    frame=frame,
-                    boxes=boxes,
-                    notes=item.picture.notes + tuple(dict.fromkeys(made.notes[b])),
-                    embedding=computed.embedding[b].clone().cpu().numpy(),
-                )
-            yield results
+        for b in range(len(batch)):
+            yield {
+                spec: self._result(batch[b], b, task, made, computed, evidence)
+                for (spec, task), made in zip(tasks.items(), computed.by_task, strict=True)
+            }
 
+    @undisturbed
+    def _result(
+        self, item: Prepared, b: int, task: Task, made: Maps, computed: Computed, evidence: Evidence
+    ) -> Localization:
+        """What a task says of the batch's picture number `b`."""
+        presence = None if evidence.presence is None else evidence.presence[b].cpu().numpy()
+        maps, frame = self._views.finish(item, made.maps[b])
+        reasons = reasons_of(task, item, evidence.absences[b], made.not_flat[b].tolist())
+        there = np.array([reason is None for reason in reasons])
+        boxes = boxes_of(frame, maps, there, presence, item.texts.names, task.box_rule)
+        reasons = without_boxes(reasons, boxes, task.box_rule)
+        return Localization(
+            source=item.picture.source,
+            image=item.picture.image,
+            names=item.texts.names,
+            scores=evidence.scores[b].cpu().numpy(),
+            presence=presence,
+            found=np.array([reason is None for reason in reasons]),
+            reasons=reasons,
+            maps=maps,
+            frame=frame,
+            boxes=boxes,
+            notes=item.picture.notes + tuple(dict.fromkeys(made.notes[b])),
+            embedding=computed.embedding[b].clone().cpu().numpy(),
+        )
+
+    @undisturbed
     def _weigh(self, batch: Sequence[Prepared], embedding: Tensor, names: Tensor) -> Evidence:
         return weigh(batch, embedding, names, self._texts, self.backbone, self.options.min_presence)
 
@@ -553,7 +558,7 @@ class Localizer:
             for item, absent in zip(batch, evidence.absences, strict=True)
         ]
 
-    @torch.no_grad()
+    @undisturbed
     def _classified(self, batch: Sequence[Prepared], top_k: int) -> list[list[Classified]]:
         pixels = torch.stack([item.inputs[0] for item in batch])  # [B, 3, H, W] uint8
         embedding = self.backbone.encode_image(self.backbone.normalize(pixels.to(self.backbone.device).float() / 255))
@@ -622,7 +627,7 @@ def classifier(
         >>> classifier("mini").classify(np.zeros((64, 48, 3), np.uint8), ["cat"])[0].probability
         1.0
     """
-    backbone = backbones.create(model, pretrained, _checked_device(device), precision=precision)
+    backbone = _created(model, pretrained, device, precision)
     return Localizer(
         backbone,
         templates=templates,
@@ -665,6 +670,13 @@ def _checked_device(device: str | None) -> str:
     if device not in there and not (device == "cuda" and torch.cuda.is_available()):
         raise UsageError(f"expected a device of this machine ({', '.join(there)}), got {device!r}: leave it out")
     return device
+
+
+def _created(model: str, pretrained: str | None, device: str | None, precision: str) -> Backbone:
+    """The model by its name, on the device asked for or the best."""
+    checked = _checked_device(device)
+    with own_modes(torch.device(checked)):
+        return backbones.create(model, pretrained, checked, precision=precision)
 
 
 def _text_cache_of(backbone: Backbone) -> TextCache | None:

@@ -24,12 +24,15 @@ FORMAT = 1  # part of every key: raise it when what is stored changes
 
 
 def cache_folder() -> Path | None:
-    """Where text embeddings are kept; None when the user turned that off."""
+    """Where text embeddings are kept; None when the user turned that off, or has no home."""
     chosen = os.environ.get("CLIPLOC_CACHE")
     if chosen is not None and chosen.strip().lower() in ("", "off", "0", "none"):
         return None
     base = Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "cliploc"
-    return base.expanduser() / "text"
+    try:
+        return base.expanduser() / "text"
+    except RuntimeError:  # this user has no home, as in many containers
+        return None
 
 
 class TextCache:

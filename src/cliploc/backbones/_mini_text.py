@@ -116,7 +116,7 @@ class MiniTextTower(nn.Module):
         classes = tensors["class_rows"].float()  # [1000, 1280]
         self.register_buffer("class_rows", classes)
         counts = tensors["node_sizes"].long()
-        members = torch.zeros(len(counts), len(classes))  # [N, 1000]
+        members = torch.zeros(len(counts), len(classes), dtype=torch.float32)  # [N, 1000]
         members[torch.arange(len(counts)).repeat_interleave(counts), tensors["node_classes"].long()] = 1
         self.register_buffer("members", members)
         vectors = F.pad(tensors["token_vectors"].float() * tensors["token_scale"].float()[:, None], (0, 0, 1, 0))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import pickle
 import re
 import ssl
@@ -42,7 +43,7 @@ CONFIG = "open_clip_config.json"
 # What open_clip calls a checkpoint in a repository or folder, the best first.
 CHECKPOINTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
-ORIGINALS = Path("~/.cache/clip")  # where OpenAI's package and open_clip put what they download by URL
+ORIGINALS = "~/.cache/clip"  # where OpenAI's package and open_clip put what they download by URL
 FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # the disk, or the user's share of it
 MAX_WRAPPERS = 8  # "state_dict" in "model" in …
 OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
@@ -78,7 +79,7 @@ def tag_file(model: str, tag: str) -> Path:
     repository, _, name = published.get("hf_hub", "").rpartition("/")
     names = (*_safe_alternative(name), name) if name else CHECKPOINTS
     url = published.get("url", "")
-    original = ORIGINALS.expanduser() / url.rpartition("/")[2] if url else None
+    original = Path(os.path.expanduser(ORIGINALS)) / url.rpartition("/")[2] if url else None
     if repository and (cached := _in_hub_cache(repository, names)):
         return cached
     if original and original.is_file():

@@ -10,6 +10,7 @@ from torch import Tensor
 from cliploc import prompts
 from cliploc.errors import UsageError
 from cliploc.memory import Memory
+from cliploc.pipeline.modes import undisturbed
 from cliploc.schema import Backbone, TextSet
 from cliploc.text_cache import TextCache
 
@@ -39,7 +40,7 @@ class Texts:
         cache: TextCache | None = None,
         memory: Memory | None = None,
     ) -> None:
-        self._backbone, self._templates = backbone, templates
+        self.backbone, self._templates = backbone, templates
         self._cache, self._memory = cache, memory
         self._embeddings: dict[tuple[str, ...], Tensor] = {}
         self._known: dict[tuple[str, ...], tuple[tuple[str, ...], str | None]] = {}
@@ -50,7 +51,7 @@ class Texts:
         self.background_synonyms = () if texts is None else texts.synonyms
         self.background = None if texts is None else self.embed(texts)  # [K, D]
 
-    @torch.no_grad()
+    @undisturbed
     def embed(self, texts: TextSet) -> Tensor:
         """`[P, D]` unit norm."""
         known = [self._known_words(words)[0] for words in texts.synonyms]
@@ -63,7 +64,7 @@ class Texts:
                 if self._cache is not None:
                     self._cache.put(words, self._templates, embedding)
                 if self._memory is not None:
-                    self._memory.keep_text(self._backbone, words, self._templates, embedding)
+                    self._memory.keep_text(self.backbone, words, self._templates, embedding)
         return torch.stack([self._embeddings[words] for words in known])
 
     def directions(self, embeddings: Tensor) -> Tensor:
@@ -82,20 +83,20 @@ class Texts:
     def _known_words(self, words: tuple[str, ...]) -> tuple[tuple[str, ...], str | None]:
         """Of a name's synonyms those the model knows, or all when it knows none; and then why. Asked once a name."""
         if words not in self._known:
-            reasons = [self._backbone.unknown_reason(word) for word in words]
+            reasons = [self.backbone.unknown_reason(word) for word in words]
             known = tuple(word for word, reason in zip(words, reasons, strict=True) if reason is None)
             self._known[words] = (known or words, None if known else reasons[0])
         return self._known[words]
 
     def _recall(self, words: tuple[str, ...]) -> bool:
         """Whether memory or the disk knew a name's embedding."""
-        kept = None if self._memory is None else self._memory.text(self._backbone, words, self._templates)
+        kept = None if self._memory is None else self._memory.text(self.backbone, words, self._templates)
         if kept is None and self._cache is not None:
-            kept = self._cache.get(words, self._templates, self._backbone.embedding_size)
+            kept = self._cache.get(words, self._templates, self.backbone.embedding_size)
         if kept is not None:
-            self._embeddings[words] = kept.to(self._backbone.device)
+            self._embeddings[words] = kept.to(self.backbone.device)
         return kept is not None
 
     def _encode(self, sentences: Sequence[str]) -> Tensor:
         starts = range(0, len(sentences), SENTENCES_AT_ONCE)
-        return torch.cat([self._backbone.encode_text(sentences[i : i + SENTENCES_AT_ONCE]) for i in starts])
+        return torch.cat([self.backbone.encode_text(sentences[i : i + SENTENCES_AT_ONCE]) for i in starts])

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from cliploc.errors import ModelError
 from cliploc.geometry import Frame
 from cliploc.memory import Memory, Remembered
+from cliploc.pipeline.modes import undisturbed
 from cliploc.pipeline.prepare import Prepared
 from cliploc.pipeline.tasks import Task
 from cliploc.pipeline.texts import Texts
@@ -82,7 +83,7 @@ class Views:
     masked_precision: str
     memory: Memory | None
 
-    @torch.no_grad()  # a method that needs gradients asks for them; the caller's weights may require some
+    @undisturbed  # a method that needs gradients asks for them; the caller's weights may require some
     def compute(
         self,
         batch: Sequence[Prepared],
@@ -140,6 +141,7 @@ class Views:
         by_task = [Maps(maps, some, said) for (maps, some), said in zip(totals, notes, strict=True)]
         return Computed(by_task, embedding, names)
 
+    @undisturbed
     def finish(self, item: Prepared, maps: Tensor) -> tuple[FloatArray, Frame]:
         """Maps `[P, H, W]` of one picture over its input → after the steps over the picture, and what they lie over."""
         frame = item.frames[0]

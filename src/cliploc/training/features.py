@@ -175,7 +175,7 @@ class FeatureCache:
         backbone, w = self.backbone, self.wanted
         images = backbone.normalize(torch.from_numpy(pixels).to(backbone.device).float() / 255)
         trace = backbone.trace(images, seen_needs(backbone.kind, attention=True, dense=w.dense))
-        text = torch.zeros(len(images), 1, backbone.embedding_size, device=backbone.device)
+        text = torch.zeros(len(images), 1, backbone.embedding_size, dtype=torch.float32, device=backbone.device)
         return look(Context(images, text, trace, backbone), attention=True, dense=w.dense)
 
     def _rows(self, part: int) -> range:

@@ -88,7 +88,7 @@ def each_prompt(scores: Tensor) -> Tensor:
 
     Image b's score depends on image b alone, so one vector of ones per prompt serves the whole batch.
     """
-    selectors = torch.eye(scores.shape[1], device=scores.device)
+    selectors = torch.eye(scores.shape[1], dtype=scores.dtype, device=scores.device)
     return selectors[:, None].expand(-1, len(scores), -1)
 
 

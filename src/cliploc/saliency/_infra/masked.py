@@ -175,7 +175,7 @@ def channel_scores(
                     plan = estimate(masks, first, budget, temperature, floor=floor)
                     plans[b, p] = plan, next(plan)
         tried = nothing.clone()
-        expected = torch.ones(scores.shape[:2])
+        expected = torch.ones(scores.shape[:2], dtype=torch.float32)
         while plans:
             wanted = nothing.clone()
             for (b, p), (_, asked) in plans.items():

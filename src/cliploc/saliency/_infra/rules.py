@@ -54,7 +54,8 @@ def _attend(x: Tensor, v: Tensor, scale: Tensor | float, prior: Tensor | None = 
 
 def neighbourhood(grid: tuple[int, int], prefix_tokens: int, sigma: float) -> Tensor:
     """`[T, T]` exp(−‖p_i − p_j‖² / 2σ²) of patches at p = (row, column); 0 from and to tokens that are no patch."""
-    rows, columns = (torch.exp(-((torch.arange(n)[:, None] - torch.arange(n)) ** 2) / (2 * sigma**2)) for n in grid)
+    places = (torch.arange(n, dtype=torch.float32) for n in grid)
+    rows, columns = (torch.exp(-((one[:, None] - one) ** 2) / (2 * sigma**2)) for one in places)
     return F.pad(torch.kron(rows, columns), (prefix_tokens, 0, prefix_tokens, 0))  # [T, T]
 
 
