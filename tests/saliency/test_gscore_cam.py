@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from cliploc.errors import UsageError
 from cliploc.saliency import methods
@@ -14,24 +16,50 @@ from tests.saliency.peers import CNNS, tiny_scene
 from tests.saliency.test_score_cam import counted, masked_scores, ours_mask
 
 
-@pytest.mark.parametrize("top_k", [1, 5, 300])
-@pytest.mark.parametrize("kind", CNNS)
-def test_the_equation(kind: str, top_k: int) -> None:
-    """The k largest mean gradients keep their score; the others' is 0 before a softmax over all channels."""
-    scene = tiny_scene(kind)
+def expected(scene: Any, top_k: int, logit_scale: float, discarded: float) -> Tensor:
+    """Σ_k softmax_k(z) A_k, z = logit scale · cosine of the k largest mean gradients, `discarded` of the others."""
     features, gradients = scene.features_and_gradients()
     raw = masked_scores(scene, ours_mask, baseline=False)
-    maps = scene.ours("gscore_cam", top_k=top_k)
+    maps = torch.zeros(len(features), len(scene.text), *features.shape[-2:])
     for b in range(len(features)):
         for p in range(len(scene.text)):
             alpha = gradients[p, b].mean(dim=(-2, -1)).tolist()
             best = sorted(range(len(alpha)), key=lambda k: -alpha[k])[:top_k]
-            logits = [scene.scale / 4 * float(raw[b, p, k]) if k in best else 0.0 for k in range(len(alpha))]
+            logits = [logit_scale * float(raw[b, p, k]) if k in best else discarded for k in range(len(alpha))]
             total = sum(math.exp(z) for z in logits)
-            expected = torch.zeros(features.shape[-2:])
             for k, logit in enumerate(logits):
-                expected += math.exp(logit) / total * features[b, k]
-            torch.testing.assert_close(maps[b, p], expected, rtol=1e-3, atol=1e-5)
+                maps[b, p] += math.exp(logit) / total * features[b, k]
+    return maps
+
+
+@pytest.mark.parametrize("top_k", [1, 5, 300])
+@pytest.mark.parametrize("kind", CNNS)
+def test_the_equation(kind: str, top_k: int) -> None:
+    """The k largest mean gradients share all the weight; four times the model's own temperature."""
+    scene = tiny_scene(kind)
+    maps = scene.ours("gscore_cam", top_k=top_k)
+    torch.testing.assert_close(maps, expected(scene, top_k, scene.scale / 4, -math.inf), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("top_k", [1, 5, 300])
+@pytest.mark.parametrize("kind", CNNS)
+def test_the_published_form(kind: str, top_k: int) -> None:
+    """The others' logit is 0 before a softmax over all channels, at the model's own temperature."""
+    scene = tiny_scene(kind)
+    maps = scene.ours("gscore_cam", top_k=top_k, published=True)
+    torch.testing.assert_close(maps, expected(scene, top_k, scene.scale, 0.0), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [None, 1.0, 100.0])
+def test_a_discarded_channel_does_not_move_the_map(temperature: float | None) -> None:
+    """At any temperature: one channel chosen, and the map is that channel's."""
+    scene = tiny_scene("gap_cnn")
+    features, gradients = scene.features_and_gradients()
+    maps = scene.ours("gscore_cam", top_k=1, temperature=temperature)
+    best = gradients.mean(dim=(-2, -1)).argmax(dim=-1)  # [P, B]
+    for b in range(len(features)):
+        for p in range(len(scene.text)):
+            torch.testing.assert_close(maps[b, p], features[b, best[p, b]].float())
 
 
 def test_the_gradient_is_signed() -> None:

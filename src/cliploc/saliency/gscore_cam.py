@@ -30,25 +30,31 @@ def gscore_cam(
     channels: Choice = "features",
     block: int = -1,
     components: int | None = None,
+    published: bool = False,
 ) -> Tensor:
-    """map_t = ReLU(Σ_k w_tk A_k), w_t = softmax over all channels of z, z_tk = cos(f(x ⊙ M_k), g_t) / temperature.
+    """map_t = ReLU(Σ_k w_tk A_k), w_t = softmax of cos(f(x ⊙ M_k), g_t) / temperature over the `top_k` best channels.
 
-    z_tk is kept for the `top_k` channels of largest mean gradient α_tk = mean_hw ∂s_t/∂A_k; the others' is 0 before the
-    softmax, as in the authors' code, and no baseline is subtracted. At the authors' temperature, 1 / logit scale, the
-    logits of CLIP are about 20 and the others vanish; at ours, or where cosines are negative, they are let through a
-    little.
-    M_k is A_k upsampled to the input and min–max normalised, with align_corners=False (the authors: aligned corners).
-    Only the channels chosen for some prompt cost a forward, those that Score-CAM did before none: `top_k` is this
-    method's budget. Chosen channels that are constant score as the empty picture does, at no cost. On a ViT, A are the
-    patch tokens entering the last block.
+    The best channels are those of largest mean gradient α_tk = mean_hw ∂s_t/∂A_k; the others have weight 0. No baseline
+    is subtracted. M_k is A_k upsampled to the input and min–max normalised, with align_corners=False (the authors:
+    aligned corners). Only the channels chosen for some prompt cost a forward pass: `top_k` is this method's budget.
+    Chosen channels that are constant score as the empty picture does, at no cost. On a ViT, A are the patch tokens
+    entering the last block.
+
+    The authors' code gives the discarded channels a logit of 0 and takes the softmax over all channels, at the model's
+    own temperature, 1 / logit scale. That is `published=True`. CLIP's own cosines are about 0.2 and its logits about
+    20, so there it is the same: the discarded channels get e⁻²⁰ of a chosen one's weight. A model whose masked pictures
+    have cosines near 0 (`mini`), or a higher temperature, gives them a real share: a quarter of all weight and more on
+    `mini` at this package's default temperature. So the default excludes them.
 
     Args:
         ctx: images, and what the maps are made of.
         top_k: channels per prompt; all when the tower has fewer.
-        temperature: cosines are divided by it; None for 4 / logit scale, four times the model's own.
+        temperature: cosines are divided by it; None for 4 / logit scale, four times the model's own, or the model's own
+            where `published` is set.
         channels: which maps A are: "features"; ViT only: "tokens", "heads", "keys", "queries", "values" of the block.
         block: the stage (CNN) or block (ViT), −1 for the last.
         components: take the first principal components of these maps instead of the maps; None for the maps.
+        published: take the softmax over all channels, with 0 for the discarded ones, as the authors' code does.
 
     Returns:
         `[B, P, h, w]` float32, raw: the ReLU follows in the `Localizer`.
@@ -64,11 +70,12 @@ def gscore_cam(
     """
     if top_k < 1:
         raise UsageError(f"expected top_k of 1 channel or more, got {top_k}: the paper takes 300")
-    temperature = resolve_temperature(ctx, temperature, MASKED_TIMES_OWN)
+    temperature = resolve_temperature(ctx, temperature, 1.0 if published else MASKED_TIMES_OWN)
     maps = channel_maps(ctx, channels, block, components)
     alpha = channel_gradients(ctx, channels, block, maps.axes)  # [B, P, C]
     best = alpha.topk(min(top_k, alpha.shape[-1]), dim=-1).indices  # [B, P, k]
     chosen = torch.zeros_like(alpha, dtype=torch.bool).scatter(-1, best, True)  # [B, P, C]
     scores, _ = masked_embeddings(ctx, maps, chosen.any(dim=1)).scores(ctx.text)  # [B, P, C]
-    weights = (scores / temperature).masked_fill(~chosen, 0).softmax(dim=-1)  # [B, P, C]
+    discarded = 0.0 if published else -torch.inf  # logit of the channels that are not chosen
+    weights = (scores / temperature).masked_fill(~chosen, discarded).softmax(dim=-1)  # [B, P, C]
     return torch.einsum("bpc,bchw->bphw", weights, maps.maps.float())
