@@ -366,7 +366,7 @@ class Options:
         metavar="0-1",
         check=number("min_presence", 0, 1),
         parse=parse_number("--min-presence", "a number from 0 to 1"),
-        help="Names whose presence is below are not found; 0 boxes every name.",
+        help="Names with a lower presence score are not found; 0 boxes every name. It is no probability.",
     )
     device: str | None = option(
         None,

@@ -31,7 +31,7 @@ class Localization:
         image: the upright RGB picture.
         names: what was asked for, in order.
         scores: `[P]` float32, image–text cosine.
-        presence: `[P]` float32, calibrated probability that the thing is there; None where the model has none.
+        presence: `[P]` float32, presence score of each name (`Backbone.presence`); None where the model has none.
         found: `[P]` bool.
         reasons: for each name, why it was not found; None when it was.
         maps: `[P, H, W]` float32 in 0–1 over the model's input; over the picture after a refinement such as `guided`.

@@ -348,7 +348,11 @@ class Backbone(Protocol):
         ...
 
     def presence(self, cosine: Tensor) -> Tensor | None:
-        """Calibrated probability that a thing with this image–text cosine is in the picture; None: uncalibrated."""
+        """Presence score, 0–1, of a name with this image–text cosine; None where the model is not calibrated.
+
+        0.5 stands for the cosine that 5 % of absent names exceed. It is a threshold for false positives, no
+        probability: how many of the names above it are in the picture depends on how many are asked for.
+        """
         ...
 
 

@@ -82,5 +82,5 @@ class DualEncoder(nn.Module, ABC):
         return None
 
     def presence(self, cosine: Tensor) -> Tensor | None:  # noqa: ARG002
-        """Probability that a thing is there; None as long as nobody calibrated the model."""
+        """Presence score of a name; None, as nobody calibrated this model."""
         return None

@@ -85,7 +85,7 @@ class Mini(ConvolutionalBackbone):
         return self.text.unknown_reason(word)
 
     def presence(self, cosine: Tensor) -> Tensor:
-        """Probability that a name with this image–text cosine is in the picture; calibrated by tools/build_mini.py."""
+        """Presence score of a name with this image–text cosine; tools/build_mini.py calibrated it."""
         return torch.sigmoid(self._presence["scale"] * cosine + self._presence["bias"])
 
 

@@ -153,7 +153,7 @@ class MiniVit(VisionTransformerBackbone):
         return self.text.unknown_reason(word)
 
     def presence(self, cosine: Tensor) -> Tensor:
-        """Probability that a name with this image–text cosine is in the picture; calibrated by its build tool."""
+        """Presence score of a name with this image–text cosine; tools/build_mini_vit.py calibrated it."""
         return torch.sigmoid(self._presence["scale"] * cosine + self._presence["bias"])
 
 

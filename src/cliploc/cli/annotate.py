@@ -63,7 +63,7 @@ def annotate(
         str, typer.Option("--format", metavar="NAME,NAME", help="Of coco, yolo, voc, labelstudio, csv, cvat.")
     ] = "coco",
     min_presence: Annotated[
-        float, typer.Option(metavar="0-1", help="How certain it must be that a name is there; @0.3 goes before it.")
+        float, typer.Option(metavar="0-1", help="Least presence score of a name; its own @0.3 goes before it.")
     ] = 0.5,
     min_score: Annotated[float, typer.Option(metavar="0-1", help="Of a box.")] = 0.0,
     max_boxes: Annotated[int | None, typer.Option(help="At most so many boxes a name in a picture.")] = None,

@@ -70,7 +70,7 @@ def localize(
     components: Annotated[str, typer.Option(metavar="all|largest", help="Which hot regions get a box.")] = "all",
     max_boxes: Annotated[int | None, typer.Option(help="At most so many boxes a name.")] = None,
     min_presence: Annotated[
-        float, typer.Option(metavar="0-1", help="Names less probable than this are not found; 0 boxes every name.")
+        float, typer.Option(metavar="0-1", help="Least presence score of a name that is found; 0 boxes every name.")
     ] = 0.5,
     resize: Resize = None,
     image_size: ImageSize = None,

@@ -144,7 +144,7 @@ def annotate(
         out: an empty folder, or that of a run with the same settings, which is gone on with; new pictures may have
             come.
         formats: of "coco", "yolo", "voc", "labelstudio", "csv", "cvat"; those written before are kept up to date too.
-        min_presence: how certain it must be that a name is in the picture; a label's own threshold goes before it.
+        min_presence: least presence score of a name; a label's own threshold goes before it.
         min_score: of a box: its peak in the map times that certainty.
         max_boxes: at most so many a name in a picture, best first; None for all.
         min_area: of a box's region, as a share of the picture.

@@ -34,7 +34,7 @@ class BoxFilter:
     """Which of the boxes found are drafts.
 
     Attributes:
-        min_presence: how certain it must be that a name is in the picture, 0–1, where the label says nothing else.
+        min_presence: least presence score of a name, 0–1, where its label says nothing else.
         min_score: of a box, 0–1: its peak in the map times that certainty.
         max_boxes: at most so many a name in a picture, best first; None for all.
         min_area: of a box's region, as a share of the picture.
@@ -211,7 +211,7 @@ class AnnotateWorker:
     def _certainty(self, result: Localization) -> FloatArray:
         """`[P]`: how certain it is that each name is in the picture.
 
-        The calibrated probability where the model has one; else the share of it among all names and the background,
+        The presence score where the model has one; else the share of it among all names and the background,
         softmax at the model's logit scale, in which some name always wins.
         """
         if result.presence is not None:

@@ -47,7 +47,7 @@ class Settings:
         flip: whether the mirrored photograph's map is averaged in.
         templates: the name of a set.
         refine: steps after the method.
-        min_presence: names less probable are not found.
+        min_presence: names with a lower presence score are not found.
         threshold: τ of the boxes; None for the method's own.
         compare_threshold: that of the second method.
         max_boxes: at most so many a name; 0 for all.
