@@ -40,8 +40,10 @@ from cliploc.localizer import Localizer
 from cliploc.metrics import PxAP, pack_counts, unpack_counts
 from cliploc.pipeline import tasks
 from cliploc.pipeline.views import Views
+from cliploc.report.benchmark_tables import METRICS
 from tests.commands import cliploc_, create_once
 from tests.jobs.samples import dataset, wsol_folder
+from tests.report.test_benchmark import cells, section
 
 VIEW = View(batch_size=2, device="cpu")
 COUNT = 14
@@ -551,7 +553,16 @@ def test_the_command_prints_a_narrow_table_writes_the_report_and_goes_on(root, t
     assert [line.split()[0] for line in lines[1:3]] == ["mini_cam", "mini_layer-cam"]
     assert all(len(line) <= 80 for line in lines)
     assert f"{COUNT} of {COUNT} samples × 2 settings done" in result.err
-    assert (tmp_path / "report.html").stat().st_size > 10_000
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    titles, *rows = cells(section(page, "numbers"))
+    summary = json.loads((tmp_path / "summary.json").read_text())["settings"]
+    assert sorted(row[0] for row in rows) == ["cam", "layer_cam"]
+    for row in rows:
+        numbers = summary[f"mini_{row[0].replace('_', '-')}"]
+        for key in ("gt_known", "top1_loc", "max_box_acc_v2"):
+            low, high = numbers["confidence_95"][key]
+            shown = row[titles.index(METRICS[key][0])]
+            assert shown == f"{numbers[key]:.2f} {low:.1f}–{high:.1f}", (row[0], key)
     again = cliploc_(*arguments, "--out", tmp_path, "--json")
     assert again.code == 0
     assert json.loads(again.out) == json.loads((tmp_path / "summary.json").read_text())
