@@ -37,7 +37,7 @@ class Frame:
 
     Example:
         >>> frame = Frame.fit("pad", original_hw=(100, 200), input_hw=(224, 224))
-        >>> frame.to_original(frame.to_input(np.array([[10.0, 20.0, 50.0, 60.0]]))).tolist()
+        >>> frame.to_original(frame.to_input(np.array([[10.0, 20.0, 50.0, 60.0]]))).round(3).tolist()
         [[10.0, 20.0, 50.0, 60.0]]
     """
 
