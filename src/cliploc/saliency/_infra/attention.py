@@ -29,7 +29,7 @@ def last_blocks(blocks: Blocks) -> tuple[int, ...] | Literal["all"]:
 
 
 def semantic_attention_needs(blocks: Blocks = "all", head: TrainedHead | None = None) -> Needs:
-    """Of TS-CAM and LCTR: attention of the last blocks, and what gives the semantics; a CNN has no attention."""
+    """What TS-CAM and LCTR read: attention of the last blocks, and what gives the semantics. A CNN has no attention."""
     attention = Needs(attention=last_blocks(blocks))
     if head is None:
         return attention | Needs(features=(-1,))

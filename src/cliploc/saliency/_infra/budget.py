@@ -49,7 +49,7 @@ class Masks:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What became of one prompt.
+    """The scores estimated for one prompt, and how good they are.
 
     Attributes:
         scores: `[u]` exact where a mask was tried.

@@ -19,7 +19,7 @@ EnsembleRule = Literal["minmax", "rank"]
 
 
 def find(spec: str, rule: EnsembleRule = "minmax") -> Method:
-    """The method of a name, or of several joined by "+".
+    """Finds the method of a name, or the ensemble of several names joined by "+".
 
     Args:
         spec: such as "gem" or "gem+legrad".

@@ -68,7 +68,7 @@ def batched_gradients(
 
 @contextmanager
 def differentiable() -> Iterator[None]:
-    """A caller may be in inference mode, whose tensors autograd refuses: leave it, and clone what it made (`leaf`)."""
+    """Enables gradients, also for a caller in inference mode; what it made there must be cloned (`leaf`)."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
 

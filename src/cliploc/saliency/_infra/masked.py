@@ -42,7 +42,7 @@ class MaskedEmbeddings:
     done: Tensor
 
     def scores(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Of `[B, P, D]`: each channel's score e_k·g_t, `[B, P, C]`, and the baseline's, `[B, P, 1]`."""
+        """Each channel's score e_k·g_t, `[B, P, C]`, and the baseline's, `[B, P, 1]`, for texts `[B, P, D]`."""
         scores = torch.einsum("bcd,bpd->bpc", self.embeddings, text)
         baseline = torch.einsum("d,bpd->bp", self.baseline, text)[..., None]
         # The two products may round differently: a dead channel's score is exactly the baseline's.
