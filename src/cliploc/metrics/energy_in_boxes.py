@@ -38,7 +38,7 @@ class EnergyInBoxes(MeanMetric):
         self.restore(image_id, self.value(score_map, true_xyxy), label)
 
     def value(self, score_map: npt.ArrayLike, true_xyxy: npt.ArrayLike) -> float:
-        """What one image counts, from 0 to 1."""
+        """The score of one image, from 0 to 1."""
         heat = checked_map(score_map, "exact").astype(np.float64)
         y, x = (np.arange(size) + 0.5 for size in heat.shape)
         inside = np.zeros(heat.shape, np.bool_)
@@ -48,5 +48,5 @@ class EnergyInBoxes(MeanMetric):
         return float(heat[inside].sum()) / total if total > 0 else 0.0
 
     def value_of(self, judged: JudgedMap) -> float:
-        """What one image counts, from 0 to 1."""
+        """The score of one image, from 0 to 1."""
         return self.value(judged.heat, judged.boxes)

@@ -31,7 +31,7 @@ CLASSIFIED = ("top1_cls", "top5_cls")
 
 @dataclass(frozen=True)
 class LocalizationResult:
-    """Shares from 0 to 1; the box is that of MaxBoxAcc at one τ.
+    """Localisation and classification accuracy, from 0 to 1; the box is that of MaxBoxAcc at one τ.
 
     Attributes:
         n: how many images.

@@ -30,7 +30,7 @@ LARGEST_HITS = "hits_largest_50"
 
 @dataclass(frozen=True)
 class MaxBoxAccResult:
-    """Shares from 0 to 1 of `n` images.
+    """The accuracy over `n` images, from 0 to 1.
 
     Attributes:
         n: how many images.

@@ -24,7 +24,7 @@ def _percent(iou: float) -> str:
 
 @dataclass(frozen=True)
 class MaxBoxAccV2Result:
-    """Shares from 0 to 1 of `n` images.
+    """The accuracy over `n` images, from 0 to 1.
 
     Attributes:
         n: how many images.

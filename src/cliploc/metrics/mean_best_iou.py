@@ -55,11 +55,11 @@ class MeanBestIoU(MeanMetric):
         self.restore(curve.image_id, self.value(curve), label)
 
     def value(self, curve: BoxCurve) -> float:
-        """What one image counts, from 0 to 1."""
+        """The score of one image, from 0 to 1."""
         return float(curve.best[curve.index(self.threshold)])
 
     def value_of(self, judged: JudgedMap) -> float:
-        """What one image counts, from 0 to 1."""
+        """The score of one image, from 0 to 1."""
         return self.value(judged.curve)
 
     @property

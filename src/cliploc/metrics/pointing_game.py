@@ -59,7 +59,7 @@ class PointingGame(MeanMetric):
         self.restore(image_id, self.value(score_map, true_xyxy), label)
 
     def value(self, score_map: npt.ArrayLike, true_xyxy: npt.ArrayLike) -> float:
-        """What one image counts: 1 or 0."""
+        """The score of one image: 1 or 0."""
         heat = checked_map(score_map, "exact")
         y, x = np.unravel_index(int(heat.argmax()), heat.shape)
         boxes = np.asarray(true_xyxy, dtype=np.float64).reshape(-1, 4)
@@ -69,5 +69,5 @@ class PointingGame(MeanMetric):
         return float(near and heat.min() < heat.max())
 
     def value_of(self, judged: JudgedMap) -> float:
-        """What one image counts: 1 or 0."""
+        """The score of one image: 1 or 0."""
         return self.value(judged.heat, judged.boxes)

@@ -74,13 +74,13 @@ class VLScoreRule(MeanMetric):
         self.restore(image_id, self.value(score_map, true_xyxy), label)
 
     def value(self, score_map: npt.ArrayLike, true_xyxy: npt.ArrayLike) -> float:
-        """What one image counts: 1 or 0."""
+        """The score of one image: 1 or 0."""
         heat = checked_map(score_map, "exact").astype(np.float32)
         found = boxes_from_maps(heat[None], self._rule).xyxy
         return float(iou(found, true_xyxy, 0).max(initial=0.0) >= 0.5)
 
     def value_of(self, judged: JudgedMap) -> float:
-        """What one image counts: 1 or 0."""
+        """The score of one image: 1 or 0."""
         return self.value(judged.heat, judged.boxes)
 
     @property

@@ -29,7 +29,7 @@ class Hits:
         return len(self._rows)
 
     def add(self, curve: BoxCurve, label: int | None) -> None:
-        """One image; a second time is an error."""
+        """Adds one image; adding it a second time is an error."""
         refuse_twice(curve.image_id, self._rows)
         self._rows[curve.image_id] = (len(curve.best) - 1, label, packed_hits(curve, self.iou, self.contours))
 
@@ -44,7 +44,7 @@ class Hits:
         self._rows[image_id] = (highest, label, bits)
 
     def merged(self, other: Hits) -> Hits:
-        """Both together."""
+        """The hits of both, which must not share an image."""
         if (self.iou, self.contours) != (other.iou, other.contours):
             raise UsageError("expected two of the same metric with the same settings")
         if twice := self._rows.keys() & other._rows.keys():

@@ -70,7 +70,7 @@ class MeanMetric(Metric):
 
     @abstractmethod
     def value_of(self, judged: JudgedMap) -> float:
-        """What one image counts, from 0 to 1."""
+        """The score of one image, from 0 to 1."""
 
     def restore(self, image_id: str, value: float, label: int | None = None) -> None:
         """Counts one image whose value is known; a second time is a `UsageError`."""
