@@ -8,18 +8,39 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 
 @contextlib.contextmanager
-def serving(*arguments: str, **environment: str) -> Iterator[str]:
-    """`cliploc serve --port 0` → its address; interrupted at the end."""
+def serving(
+    *arguments: str, log: Path | None = None, open_files: int | None = None, **environment: str
+) -> Iterator[str]:
+    """`cliploc serve --port 0` → its address; interrupted at the end.
+
+    Args:
+        arguments: further ones.
+        log: where its standard error goes.
+        open_files: how many the system lets it have.
+        environment: further variables.
+    """
     command = [sys.executable, "-m", "cliploc", "serve", "--port", "0", *arguments]
+    if open_files is not None:
+        command = ["sh", "-c", f'ulimit -n {open_files}; exec "$@"', "sh", *command]
     variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables) as process:
+    with (
+        contextlib.ExitStack() as stack,
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE if log is None else stack.enter_context(log.open("wb")),
+            text=True,
+            env=variables,
+        ) as process,
+    ):
         try:
             address = process.stdout.readline().strip()
             if not address:
-                raise AssertionError(process.stderr.read())
+                raise AssertionError(process.stderr.read() if log is None else log.read_text())
             yield address
         finally:
             process.send_signal(signal.SIGINT)

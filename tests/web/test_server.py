@@ -125,7 +125,7 @@ def test_no_file_is_read_but_uploads_and_examples(address, tmp_path, named):
         assert code in (403, 404)
         assert "root:" not in text
     mine = client(address, tmp_path)
-    with pytest.raises(gradio_client.exceptions.AppError):
+    with pytest.raises((gradio_client.exceptions.AppError, gradio_client.exceptions.ValidationError)):
         mine.predict({"path": named, "meta": {"_type": "gradio.FileData"}}, "cat", {}, api_name="/locate")
     code, text, _ = get(
         f"{address}/gradio_api/call/locate",

@@ -39,6 +39,16 @@ def serve(
     queue: Annotated[int, typer.Option(metavar="N", help="So many jobs wait; more are turned away.")] = 32,
     max_megabytes: Annotated[float, typer.Option(metavar="N", help="The largest upload.")] = 20,
     max_megapixels: Annotated[float, typer.Option(metavar="N", help="The largest photograph, decoded.")] = 25,
+    max_seconds: Annotated[
+        float, typer.Option(metavar="N", help="The longest that one request may take, its turn not counted.")
+    ] = 300,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A further name that the page is asked by, such as that of a proxy before it; repeatable.",
+        ),
+    ] = None,
     device: Device = None,
     precision: Precision = "fp32",
     debug: Debug = False,
@@ -53,6 +63,7 @@ def serve(
         ("--queue", queue),
         ("--max-megabytes", max_megabytes),
         ("--max-megapixels", max_megapixels),
+        ("--max-seconds", max_seconds),
     ):
         if not value > 0:
             raise UsageError(f"expected {option} above 0, got {value:g}")
@@ -63,9 +74,11 @@ def serve(
 
     terminal = Terminal()
     offers = [Offer(name, weights) for name, weights in models]
-    engine = Engine(with_heads(offers, head or []), device, precision, round(max_megapixels * 1e6))
+    engine = Engine(with_heads(offers, head or []), device, precision, round(max_megapixels * 1e6), max_seconds)
     if auth is None and host not in ("127.0.0.1", "localhost", "::1"):
-        terminal.say(f"anybody who reaches {host} can use this page: --auth-env asks for a password", style="yellow")
+        terminal.say(
+            f"warning: anybody who reaches {host} can use this page: --auth-env asks for a password", style="yellow"
+        )
     terminal.say(f"loading {offers[0].label}", style="dim")
     with contextlib.suppress(KeyboardInterrupt):  # how a server is ended
         serve_page(
@@ -75,6 +88,7 @@ def serve(
             auth=auth,
             queue=queue,
             max_bytes=round(max_megabytes * 1e6),
+            allow_hosts=allow_host or (),
             debug=debug,
             on_ready=lambda address: terminal.data(Text(address)),
         )

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch.overrides import TorchFunctionMode
 
 from cliploc.boxes import BoxRule
 from cliploc.errors import InputError, UsageError
@@ -26,7 +27,7 @@ from cliploc.refine import chosen, refinements
 from cliploc.report.overlay import fit_within
 from cliploc.saliency import fitting
 from cliploc.schema import Backbone, Boxes
-from cliploc.web.runs import Runs
+from cliploc.web.runs import MAX_SECONDS, Runs
 from cliploc.web.settings import Settings
 
 KEPT_SECONDS = 1800  # a visitor's last look and uploads, and what models saw, when nobody asks again
@@ -152,10 +153,16 @@ class Engine:
         device: a torch device; None for the best.
         precision: of the towers.
         max_pixels: the largest photograph.
+        max_seconds: that one request may take.
     """
 
     def __init__(
-        self, offers: Sequence[Offer], device: str | None = None, precision: str = "fp32", max_pixels: int = 25_000_000
+        self,
+        offers: Sequence[Offer],
+        device: str | None = None,
+        precision: str = "fp32",
+        max_pixels: int = 25_000_000,
+        max_seconds: float = MAX_SECONDS,
     ) -> None:
         if not offers:
             raise UsageError("expected at least one model, got none: leave --model out for mini")
@@ -164,7 +171,7 @@ class Engine:
         self.max_pixels = max_pixels
         self._how: dict[str, Any] = {"device": device, "precision": precision}
         self._loaded: OrderedDict[str, Backbone] = OrderedDict()
-        self.runs = Runs()
+        self.runs = Runs(max_seconds)
         self.memory = Memory(max_seconds=KEPT_SECONDS)
         self._lock = threading.Lock()
         # One look at a time, as a model fills the machine, and all in one thread: else what is kept of them would hold
@@ -231,7 +238,8 @@ class Engine:
             path: the uploaded file.
             settings: what to look for, and how.
             last: what this visitor saw last.
-            on_masked: called with the number of masked pictures just done and of those left; may raise to end it.
+            on_masked: called with the number of masked pictures just done and of those left, often with none done; may
+                raise to end it.
 
         Raises:
             InputError: the photograph cannot be used.
@@ -253,12 +261,17 @@ class Engine:
         picture = self.read(path)
         offer = self.offer(settings.model)
         asked = {method: {"head": offer.heads[method]} if method in offer.heads else {} for method in settings.methods}
+
+        def compute() -> list[dict[str, Localization]]:
+            names = settings.asked
+            if on_masked is None:
+                return list(localizer.compare([picture.image], names, asked))
+            with _Interruptible(on_masked) as counted:
+                return list(localizer.compare([picture.image], names, asked, reporter=Reporter(masked=counted.count)))
+
         # At τ = 0 no name is lost for having small regions only: a lower threshold may still find it.
         localizer = self.localizer(settings, settings.method, threshold=0.0)
-        reporter = Reporter() if on_masked is None else Reporter(masked=on_masked)
-        (found,) = self._models.submit(
-            lambda: list(localizer.compare([picture.image], settings.asked, asked, reporter=reporter))
-        ).result()
+        (found,) = self._models.submit(compute).result()
         results = {
             method: replace(one, source=picture.source, notes=picture.notes + one.notes)
             for method, one in found.items()
@@ -278,6 +291,29 @@ class Engine:
             return replace(load(path, max_pixels=self.max_pixels), source=name)
         except InputError as error:
             raise InputError(str(error).replace(path, name)) from None
+
+
+class _Interruptible(TorchFunctionMode):
+    """Asks before every step of torch whether to go on, so that any method can be ended, whatever it counts.
+
+    Args:
+        on_masked: as for `Engine.look`.
+    """
+
+    def __init__(self, on_masked: Callable[[int, int], None]) -> None:
+        super().__init__()
+        self._on_masked = on_masked
+        self._left = 0
+
+    def count(self, done: int, left: int) -> None:
+        self._left = left
+        self._on_masked(done, left)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        self._on_masked(0, self._left)
+        return func(*args, **(kwargs or {}))
 
 
 def _usable(refinement: str, backbone: Backbone) -> bool:

@@ -8,7 +8,7 @@ import tempfile
 import time
 import traceback
 from abc import ABCMeta
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,11 @@ from cliploc.report._html import escape
 from cliploc.saliency import find
 from cliploc.web import pictures
 from cliploc.web.engine import KEPT_SECONDS, Engine, Look
+from cliploc.web.requests import NOT_UPLOADED, Endpoint, Slot
 from cliploc.web.runs import STOPPED
 from cliploc.web.settings import (
     LIVE,
+    MOST_LETTERS,
     SCALES,
     Settings,
     command_lines,
@@ -87,22 +89,39 @@ class Photograph(gr.Image, metaclass=_WithoutStub):
 
     def move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
         """Refuses all other files; gradio would copy or fetch them."""
-        if url_or_file_path is not None:
-            _check_place(str(url_or_file_path))
+        _check_place(url_or_file_path)
         return super().move_resource_to_block_cache(url_or_file_path)
 
     async def async_move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
         """As the other."""
-        if url_or_file_path is not None:
-            _check_place(str(url_or_file_path))
+        _check_place(url_or_file_path)
         return await super().async_move_resource_to_block_cache(url_or_file_path)
 
     def preprocess(self, payload: Any) -> str | None:
         """The file's path."""
         path = None if payload is None else payload.path
-        if path is not None:
-            _check_place(str(path))
+        _check_place(path)
         return path
+
+
+class Text(gr.Textbox, metaclass=_WithoutStub):
+    """A text that is handed on as it came: gradio would make one of whatever a request holds."""
+
+    is_template = True
+
+    def preprocess(self, payload: Any) -> Any:
+        """What was sent."""
+        return payload
+
+
+class Knob(gr.Slider, metaclass=_WithoutStub):
+    """A number that is checked by cliploc, in a sentence."""
+
+    is_template = True
+
+    def preprocess(self, payload: Any) -> Any:
+        """What was sent."""
+        return payload
 
 
 class Choice(gr.Dropdown, metaclass=_WithoutStub):
@@ -134,12 +153,47 @@ def example_folder() -> Path:
     return next(iter(demo_photos())).path.parent.resolve()
 
 
-def _check_place(path: str) -> None:
-    place = Path(path).resolve()
-    for folder in (Path(get_upload_folder()).resolve(), example_folder()):
-        if place.is_relative_to(folder) and place.is_file():
-            return
-    raise gr.Error("This file was not uploaded here: upload the photograph.", print_exception=False)
+def upload_folder() -> Path:
+    """Where gradio keeps uploads and downloads."""
+    return Path(get_upload_folder()).resolve()
+
+
+def is_ours(path: str) -> bool:
+    """Whether it is a file that was uploaded here, or an example's."""
+    try:
+        place = Path(path).resolve()
+        return any(place.is_relative_to(folder) for folder in (upload_folder(), example_folder())) and place.is_file()
+    except (OSError, ValueError):  # a name too long for the system, or with a null character
+        return False
+
+
+def _check_place(path: str | Path | None) -> None:
+    if path is not None and not is_ours(str(path)):
+        raise gr.Error(NOT_UPLOADED, print_exception=False)
+
+
+def endpoints(blocks: gr.Blocks) -> dict[int, Endpoint]:
+    """What a request may call on a page."""
+    described: dict[str, Any] = blocks.get_api_info()["named_endpoints"]
+    found = {}
+    for number, function in blocks.fns.items():
+        if function.fn is not None:  # else it runs in the browser
+            name = str(function.api_name or "")
+            parameters = described[f"/{name}"]["parameters"] if f"/{name}" in described else ()
+            found[number] = Endpoint(
+                name,
+                tuple(_slot(one) for one in function.inputs),
+                tuple(parameter["parameter_name"] for parameter in parameters),
+            )
+    return found
+
+
+def _slot(component: Any) -> Slot:
+    if component.stateful:
+        return "state"
+    if isinstance(component, gr.Dataset):
+        return range(len(component.samples))
+    return "photograph" if isinstance(component, Photograph) else "value"
 
 
 def build(engine: Engine, *, debug: bool = False) -> gr.Blocks:
@@ -167,9 +221,9 @@ def build(engine: Engine, *, debug: bool = False) -> gr.Blocks:
                 photo = Photograph(
                     label="Photograph", type="filepath", sources=["upload", "clipboard"], height=260, buttons=[]
                 )
-                names = gr.Textbox(
+                names = Text(
                     label="Names", info="One a line, or with commas; cat|kitten: synonyms. Shift+Enter finds.", lines=2,
-                    max_lines=8, max_length=8000, placeholder="cat, remote control", elem_id="names",
+                    max_lines=8, max_length=MOST_LETTERS, placeholder="cat, remote control", elem_id="names",
                 )  # fmt: skip
                 with gr.Row(elem_id="buttons"):
                     find_it = gr.Button("Find", variant="primary", elem_id="find", min_width=100)
@@ -203,20 +257,20 @@ def build(engine: Engine, *, debug: bool = False) -> gr.Blocks:
                 status = gr.HTML("", elem_id="status")
                 with gr.Row(elem_classes="knobs"):
                     knob: dict[str, Any] = {"min_width": 150, "buttons": []}
-                    threshold = gr.Slider(
+                    threshold = Knob(
                         0, 1, own, step=0.01, label="Threshold", info="of the hottest", elem_id="threshold", **knob
                     )
-                    other = gr.Slider(
+                    other = Knob(
                         0, 1, 0.4, step=0.01, label="Second", info="its threshold", visible=False,
                         elem_id="other", **knob,
                     )  # fmt: skip
-                    most = gr.Slider(0, 20, 0, step=1, label="Boxes", info="a name; 0: all", **knob)
-                    least = gr.Slider(0, 1, 0, step=0.01, label="Score", info="at least", **knob)
-                    presence = gr.Slider(
+                    most = Knob(0, 20, 0, step=1, label="Boxes", info="a name; 0: all", **knob)
+                    least = Knob(0, 1, 0, step=0.01, label="Score", info="at least", **knob)
+                    presence = Knob(
                         0, 1, 0.5, step=0.01, label="Presence", info="at least", elem_id="presence",
                         **knob,
                     )  # fmt: skip
-                    opacity = gr.Slider(0, 1, 0.55, step=0.01, label="Opacity", info="of the heat", **knob)
+                    opacity = Knob(0, 1, 0.55, step=0.01, label="Opacity", info="of the heat", **knob)
                 shown = gr.HTML(NOTHING_YET, elem_id="results")
                 with gr.Accordion("Downloads", open=False):
                     make = gr.Button("Make the files", elem_id="make")
@@ -286,8 +340,9 @@ def build(engine: Engine, *, debug: bool = False) -> gr.Blocks:
 
         def on_model(label: str) -> list[Any]:
             try:
-                there = engine.menu(label)
-                own = engine.own_threshold(Settings(model=label))
+                asked = from_mapping({"model": label})
+                there = engine.menu(asked.model)
+                own = engine.own_threshold(asked)
             except Exception as error:
                 return [_problem(_sentence(error, debug)), *[gr.skip()] * 5]
             return [
@@ -301,7 +356,8 @@ def build(engine: Engine, *, debug: bool = False) -> gr.Blocks:
 
         def on_method(label: str, name: str, steps: list[str]) -> Any:
             try:
-                return engine.own_threshold(from_mapping({"model": label, "refine": steps}), name)
+                asked = from_mapping({"model": label, "refine": steps, "method": name})
+                return engine.own_threshold(asked, asked.method)
             except CliplocError:
                 return gr.skip()
 
@@ -318,11 +374,11 @@ def build(engine: Engine, *, debug: bool = False) -> gr.Blocks:
         def on_leave(request: gr.Request) -> None:
             engine.runs.stop(request.session_hash)
 
-        def on_make(last: Look | None, *values: Any) -> tuple[Any, ...]:
+        def on_make(request: gr.Request, last: Look | None, *values: Any) -> tuple[Any, ...]:
             if last is None:
                 return _problem("Nothing to download yet: find something first."), gr.skip()
             try:
-                return gr.skip(), _files(engine, last, last.settings.with_live(chosen(values)))
+                return gr.skip(), _files(engine, request.session_hash, last, last.settings.with_live(chosen(values)))
             except Exception as error:
                 return _problem(_sentence(error, debug)), gr.skip()
 
@@ -393,7 +449,7 @@ def _api(engine: Engine, photo: Photograph, names: gr.Textbox, debug: bool, one_
     def looked(
         visitor: str | None, path: str | None, asked: str, settings: dict[str, Any] | None
     ) -> tuple[Look, Settings]:
-        whole = from_mapping({**(settings or {}), "names": asked})
+        whole = replace(from_mapping({} if settings is None else settings), names=from_mapping({"names": asked}).names)
         return engine.runs.begin(visitor, lambda count: engine.look(path, whole, None, count)).result(), whole
 
     def locate(request: gr.Request, path: str | None, asked: str, settings: dict[str, Any] | None) -> dict[str, object]:
@@ -405,7 +461,8 @@ def _api(engine: Engine, photo: Photograph, names: gr.Textbox, debug: bool, one_
 
     def download(request: gr.Request, path: str | None, asked: str, settings: dict[str, Any] | None) -> list[str]:
         try:
-            return _files(engine, *looked(request.session_hash, path, asked, settings))
+            look, whole = looked(request.session_hash, path, asked, settings)
+            return _files(engine, request.session_hash, look, whole)
         except Exception as error:
             raise gr.Error(_sentence(error, debug), print_exception=False) from None
 
@@ -423,12 +480,16 @@ def _progress(done: int, left: int, seconds: float) -> str:
     return f"<p role=status class=busy>Looking: {counted} {bar}</p>"
 
 
-def _files(engine: Engine, look: Look, settings: Settings) -> list[str]:
+def _files(engine: Engine, visitor: str | None, look: Look, settings: Settings) -> list[str]:
     """Made in the upload folder, which is emptied when the server ends and whose old files go."""
-    folder = Path(tempfile.mkdtemp(dir=get_upload_folder()))
-    photograph = engine.read(look.path).image
-    results = {method: replace(one, image=photograph) for method, one in look.cut(settings).items()}
-    return pictures.write_files(folder, results, settings, look.offer.label)
+
+    def write(count: Callable[[int, int], None]) -> list[str]:
+        folder = Path(tempfile.mkdtemp(dir=upload_folder()))
+        photograph = engine.read(look.path).image
+        results = {method: replace(one, image=photograph) for method, one in look.cut(settings).items()}
+        return pictures.write_files(folder, results, settings, look.offer.label, lambda: count(0, 0))
+
+    return engine.runs.begin(visitor, write).result()
 
 
 def _other_maps(now: Settings, shown: Settings) -> bool:

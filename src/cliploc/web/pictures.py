@@ -7,7 +7,7 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from cliploc.errors import UsageError
 from cliploc.localization import Localization
 from cliploc.report import _draw as drawing
 from cliploc.report import draw_overlay, to_document
@@ -27,6 +28,8 @@ from cliploc.web.settings import Settings, to_json
 
 SHOWN_SIDE = 720  # of a picture on the page; downloads have the photograph's own size
 JPEG_QUALITY = 85
+MAX_NAME_BYTES = 90  # of a photograph's and of a name's part in a file's name
+MAX_VALUES = 250_000_000  # of the heatmaps that are written at once: 1 GB
 
 
 def results_html(results: Mapping[str, Localization], opacity: float) -> str:
@@ -153,7 +156,13 @@ def document(results: Mapping[str, Localization], settings: Settings) -> dict[st
     return whole
 
 
-def write_files(folder: Path, results: Mapping[str, Localization], settings: Settings, model: str) -> list[str]:
+def write_files(
+    folder: Path,
+    results: Mapping[str, Localization],
+    settings: Settings,
+    model: str,
+    on_file: Callable[[], None] = lambda: None,
+) -> list[str]:
     """Writes what can be downloaded.
 
     For every method an overlay of the photograph's size, its heatmaps as one array `[P, H, W]` float32 in 0–1 and as
@@ -165,12 +174,23 @@ def write_files(folder: Path, results: Mapping[str, Localization], settings: Set
         results: method → what it found, with the whole photograph.
         settings: what was asked.
         model: as the files name it.
+        on_file: called before each name's file; may raise to end it.
+
+    Raises:
+        UsageError: so many names of so large a photograph that their heatmaps would fill the memory.
 
     Returns:
         The files' paths.
     """
     paths = []
     for method, one in results.items():
+        width, height = one.image.size
+        most = MAX_VALUES // (width * height)
+        if len(one.names) > most:
+            raise UsageError(
+                f"expected at most {most} names for the files of a photograph of {width}×{height} pixels, got "
+                f"{len(one.names)}: leave some out, or make it smaller"
+            )
         behind = f"_{_plain(method)}" if len(results) > 1 else ""
         stem = _plain(Path(one.source).stem) + behind
         paths.append(folder / f"{stem}_overlay.png")
@@ -179,6 +199,7 @@ def write_files(folder: Path, results: Mapping[str, Localization], settings: Set
         paths.append(folder / f"{stem}_heatmaps.npy")
         np.save(paths[-1], heatmaps, allow_pickle=False)
         for index, name in enumerate(one.names):
+            on_file()
             paths.append(folder / f"{stem}_{index + 1}_{_plain(name)}.png")
             Image.fromarray((heatmaps[index].clip(0, 1) * 65535).round().astype(np.uint16)).save(paths[-1])
         export = ExportSettings(one.names, f"{model}, {method}", image_url="/data/local-files/?d=")
@@ -220,5 +241,6 @@ def _annotated(result: Localization) -> list[AnnotatedPicture]:
 
 
 def _plain(text: str) -> str:
-    """Letters and digits that every file system takes."""
-    return re.sub(r"[^\w-]+", "_", text)[:60] or "_"
+    """Letters and digits that every file system takes: of a file's name, which may have 255 bytes, a part."""
+    kept = re.sub(r"[^\w-]+", "_", text)[:60]
+    return kept.encode()[:MAX_NAME_BYTES].decode(errors="ignore") or "_"

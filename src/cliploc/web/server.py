@@ -2,75 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cliploc.errors import UsageError
-from cliploc.web.engine import Engine
+from cliploc.web.engine import KEPT_SECONDS, Engine
+from cliploc.web.guard import Guard
+from cliploc.web.hosts import Hosts
+from cliploc.web.requests import Requests
+from cliploc.web.uploads import Uploads
 
 if TYPE_CHECKING:
     import uvicorn
 
 KEPT_SESSIONS = 64  # visitors whose last look is kept
-# The browser itself refuses whatever is not ours, should a part of the page ask for it.
-POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; media-src 'self' data: blob:; "
-    "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
-)
-HEADERS = (
-    (b"content-security-policy", POLICY.encode()),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-)
-Scope = MutableMapping[str, Any]
-
-
-class Guard:
-    """Around the whole application: adds headers, and refuses to fetch addresses for a visitor.
-
-    Args:
-        app: what it stands around.
-        on_end: makes whatever still runs or waits in it end.
-    """
-
-    def __init__(self, app: Callable[..., Any], on_end: Callable[[], None]) -> None:
-        self._app = app
-        self._on_end = on_end
-        self._ended = False
-
-    def end(self) -> None:
-        """The server ends: nobody is answered any more."""
-        self._ended = True
-        self._on_end()
-
-    async def __call__(self, scope: Scope, receive: Callable[..., Any], send: Callable[..., Any]) -> None:
-        """One request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        path = scope["path"].lower()
-        if "/proxy=" in path or "/file=http" in path or "/file/http" in path:
-            await send({"type": "http.response.start", "status": 403, "headers": [*HEADERS]})
-            await send({"type": "http.response.body", "body": b"This server fetches no addresses."})
-            return
-
-        async def guarded(message: MutableMapping[str, Any]) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", []), *HEADERS]
-            await send(message)
-
-        try:
-            await self._app(scope, receive, guarded)
-        except asyncio.CancelledError:
-            if not self._ended:  # else a page that was open: no news, and no reason for a traceback
-                raise
+MAX_UPLOADS = 2_000_000_000  # bytes of all uploads and downloads together
 
 
 def application(
@@ -79,6 +31,7 @@ def application(
     auth: tuple[str, str] | None = None,
     queue: int = 32,
     max_bytes: int = 20_000_000,
+    hosts: Hosts | None = None,
     debug: bool = False,
 ) -> Guard:
     """Page and API as an ASGI application. `GRADIO_TEMP_DIR` must name the folder for uploads before.
@@ -88,6 +41,7 @@ def application(
         auth: user and password; None for anybody.
         queue: how many jobs wait; more are turned away.
         max_bytes: of an upload.
+        hosts: the names that it may be reached by; this machine's own when left out.
         debug: as for `page.build`.
 
     Raises:
@@ -134,19 +88,31 @@ def application(
         engine.runs.end()  # else the process would live on until the longest is done
         inner.stop_event.set()  # else open pages are cut off by force, each with a traceback in the log
 
-    return Guard(app, end)
+    requests = Requests(page.endpoints(blocks), page.is_ours)
+    uploads = Uploads(Path(page.upload_folder()), MAX_UPLOADS, KEPT_SECONDS)
+    return Guard(app, hosts or Hosts(), requests, uploads, max_bytes, end)
 
 
 def listener(app: Guard, **config: Any) -> uvicorn.Server:
     """A server of the application, which ends what runs in it before it waits for it."""
     import uvicorn
 
+    from cliploc.web.connections import BACKLOG, KEEP_ALIVE_SECONDS, limited, most_connections
+
     class Listener(uvicorn.Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             app.end()
             await super().shutdown(sockets)
 
-    return Listener(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, **config))
+    settings: dict[str, Any] = {
+        "http": limited(most_connections()),
+        "ws": "none",  # gradio uses none, and the guard knows none
+        "backlog": BACKLOG,
+        "timeout_keep_alive": KEEP_ALIVE_SECONDS,
+        "timeout_graceful_shutdown": 2,
+        "log_level": "error",  # a warning is written for every request that is none, and anybody can send those
+    }
+    return Listener(uvicorn.Config(app, **settings | config))
 
 
 def serve(
@@ -157,6 +123,7 @@ def serve(
     auth: tuple[str, str] | None = None,
     queue: int = 32,
     max_bytes: int = 20_000_000,
+    allow_hosts: Sequence[str] = (),
     debug: bool = False,
     on_ready: Callable[[str], None] = print,
 ) -> None:
@@ -169,6 +136,7 @@ def serve(
         auth: as for `application`.
         queue: as for `application`.
         max_bytes: as for `application`.
+        allow_hosts: names that it may be reached by, besides this machine's own and `host`.
         debug: as for `application`.
         on_ready: called with the page's address once connections are accepted.
 
@@ -182,7 +150,8 @@ def serve(
     with listening, tempfile.TemporaryDirectory(prefix="cliploc-serve-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         try:
-            app = application(engine, auth=auth, queue=queue, max_bytes=max_bytes, debug=debug)
+            hosts = Hosts(host, allow_hosts)
+            app = application(engine, auth=auth, queue=queue, max_bytes=max_bytes, hosts=hosts, debug=debug)
             if threading.current_thread() is threading.main_thread():
                 # Else a SIGTERM would end the process before the folder is gone.
                 signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -203,7 +172,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listening = socket.socket(family, kind, protocol)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
-        listening.listen(128)
+        listening.listen()
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(f"cannot listen on {host}, port {port}: {reason}: choose another --host or --port") from None

@@ -31,6 +31,8 @@ LIVE = (
     "opacity",
 )  # no model runs for these
 MOST_NAMES = 50  # a page that long is read by nobody, and each name costs memory
+MOST_WORDS = 200  # names and synonyms together: each is embedded in every template
+MOST_LETTERS = 8_000  # of all names as they were typed
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Settings:
         """The names, each once, in order.
 
         Raises:
-            UsageError: none, or too many.
+            UsageError: none, or too many, synonyms counted too.
         """
         parts = [" ".join(part.split()) for line in self.names.splitlines() for part in line.split(",")]
         found = list(dict.fromkeys(part for part in parts if part))
@@ -89,6 +91,9 @@ class Settings:
             raise UsageError("expected a name to look for, got none: type one, such as cat")
         if len(found) > MOST_NAMES:
             raise UsageError(f"expected at most {MOST_NAMES} names at once, got {len(found)}: leave some out")
+        words = sum(1 + name.count("|") for name in found)
+        if words > MOST_WORDS:
+            raise UsageError(f"expected at most {MOST_WORDS} names and synonyms, got {words}: leave some out")
         return found
 
     @property
@@ -129,6 +134,8 @@ def from_mapping(values: Mapping[str, Any], base: Settings | None = None) -> Set
         >>> from_mapping({"names": "cat, dog", "max_boxes": 3}).asked
         ['cat', 'dog']
     """
+    if not isinstance(values, Mapping):
+        raise UsageError(f'expected the settings as an object such as {{"threshold": 0.4}}, got {str(values)[:40]!r}')
     base = base or Settings()
     known = {one.name for one in fields(Settings)}
     for key in values:
@@ -144,7 +151,7 @@ def _typed(key: str, value: Any, default: Any) -> Any:
         low, high = RANGES[key]
         try:
             number = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = float("nan")
         if not low <= number <= high:
             raise UsageError(f"expected {key} from {low:g} to {high:g}, got {str(value)[:40]!r}")
@@ -163,6 +170,8 @@ def _typed(key: str, value: Any, default: Any) -> Any:
     text = default if value is None else value
     if not isinstance(text, str):
         raise UsageError(f"expected {key} as a text, got {str(value)[:40]!r}")
+    if len(text) > MOST_LETTERS:
+        raise UsageError(f"expected {key} of at most {MOST_LETTERS} characters, got {len(text)}: shorten it")
     choices = {"resize": ("", *POLICIES), "templates": tuple(TEMPLATE_SETS), "scales": SCALES}.get(key)
     if choices is not None and text not in choices:
         raise UsageError(f"expected {key} of {', '.join(filter(None, choices))}, got {text[:40]!r}")

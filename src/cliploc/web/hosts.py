@@ -1,0 +1,78 @@
+"""Which names a request may reach the server by, and from which pages.
+
+A foreign page may make a browser ask this server: by the page's own name, pointed at this address (DNS rebinding), or
+openly, with the page's own origin. Neither is answered.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from cliploc.web.requests import RefusedError
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+class Hosts:
+    """The names of the server.
+
+    Args:
+        host: what it listens on.
+        allowed: further names, such as that of a proxy before it.
+
+    Example:
+        >>> hosts = Hosts("127.0.0.1", ["page.example.org"])
+        >>> hosts.check("localhost:7860", "http://localhost:7860", "127.0.0.1")
+        >>> hosts.check("page.example.org", None, "127.0.0.1")
+        >>> hosts.check("evil.example.com", None, "127.0.0.1")
+        Traceback (most recent call last):
+        cliploc.web.requests.RefusedError: This server does not go by that name: start it with --allow-host NAME.
+    """
+
+    def __init__(self, host: str = "127.0.0.1", allowed: Iterable[str] = ()) -> None:
+        self._allowed = frozenset(_plain(name) for name in allowed)
+        self._names = self._allowed | {*LOOPBACK, _plain(host)}
+
+    def check(self, host: str, origin: str | None, address: str) -> None:
+        """Refuses a foreign request.
+
+        Args:
+            host: the header of that name.
+            origin: that header; None where there is none, as from a program.
+            address: that the connection came to, which is a name of the server as well: no other page has it.
+
+        Raises:
+            RefusedError: another host, or another page.
+        """
+        if _name(host) not in self._names | {_plain(address)}:
+            raise RefusedError(421, "This server does not go by that name: start it with --allow-host NAME.")
+        if origin is None:
+            return
+        scheme, _, place = origin.partition("://")
+        if scheme not in ("http", "https") or (place.lower() != host.lower() and _name(place) not in self._allowed):
+            raise RefusedError(403, "Another page may not ask this server: start it with --allow-host NAME.")
+
+
+def _name(place: str) -> str | None:
+    """The host of `host:port`; None of what is none."""
+    try:
+        parts = urlsplit(f"//{place}")
+        port_is_one = parts.port is None or parts.port > 0
+    except ValueError:
+        return None
+    if not port_is_one or parts.netloc != place or "@" in place or not parts.hostname:
+        return None
+    return _plain(parts.hostname)
+
+
+def _plain(name: str) -> str:
+    """An address in its shortest form, a name in small letters."""
+    name = name.strip("[]").partition("%")[0].rstrip(".").lower()
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return name
+    mapped = getattr(address, "ipv4_mapped", None)
+    return str(mapped or address)

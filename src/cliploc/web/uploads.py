@@ -1,0 +1,82 @@
+"""The folder of uploads and downloads: what is old goes, and it never grows beyond a limit."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+MAX_FILES = 10_000
+
+
+class Uploads:
+    """Keeps a folder small.
+
+    Args:
+        folder: everything in it may be removed.
+        max_bytes: of all files together; the oldest go first.
+        max_seconds: a file's age.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     for letter in "ab":
+        ...         _ = Path(name, letter).write_bytes(bytes(100))
+        ...     Uploads(Path(name), 150, 60).sweep()
+        ...     len(os.listdir(name))
+        1
+    """
+
+    def __init__(self, folder: Path, max_bytes: int, max_seconds: float) -> None:
+        self._folder = folder
+        self._max_bytes = max_bytes
+        self._max_seconds = max_seconds
+        self._lock = threading.Lock()
+        self._end = threading.Event()
+
+    def sweep(self, room: int = 0) -> None:
+        """Removes files that are too old, then the oldest until so many bytes more have room; empty folders go too."""
+        with self._lock:
+            oldest_first = sorted(self._files())
+            total, number = sum(size for _, size, _ in oldest_first), len(oldest_first)
+            now = time.time()
+            for changed, size, path in oldest_first:
+                if now - changed <= self._max_seconds and total + room <= self._max_bytes and number <= MAX_FILES:
+                    break
+                with suppress(OSError):  # somebody else has removed it
+                    path.unlink()
+                total, number = total - size, number - 1
+            self._remove_empty_folders(now)
+
+    def watch(self, every: float) -> None:
+        """Sweeps from time to time, until `end`."""
+
+        def carry_out() -> None:
+            while not self._end.wait(every):
+                self.sweep()
+
+        threading.Thread(target=carry_out, name="cliploc-uploads", daemon=True).start()
+
+    def end(self) -> None:
+        """Stops watching."""
+        self._end.set()
+
+    def _files(self) -> list[tuple[float, int, Path]]:
+        found = []
+        for place, _, names in os.walk(self._folder):
+            for name in names:
+                path = Path(place, name)
+                with suppress(OSError):
+                    status = path.lstat()
+                    found.append((status.st_ctime, status.st_size, path))
+        return found
+
+    def _remove_empty_folders(self, now: float) -> None:
+        for place, _, _ in os.walk(self._folder, topdown=False):
+            with suppress(OSError):  # a folder with something in it stays
+                if (
+                    Path(place) != self._folder and now - os.stat(place).st_mtime > 60
+                ):  # else a file may be about to come
+                    os.rmdir(place)

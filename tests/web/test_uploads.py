@@ -1,0 +1,69 @@
+"""The folder of uploads: old files go, and there is a limit for all together."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from cliploc.web import uploads
+from cliploc.web.uploads import Uploads
+
+
+def write(folder, name: str, size: int) -> None:
+    path = folder / name / "photo.jpg"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(bytes(size))
+    time.sleep(0.02)  # so that one is older than the other
+
+
+def left(folder) -> list[str]:
+    return sorted(path.parent.name for path in folder.rglob("photo.jpg"))
+
+
+def test_the_oldest_make_room(tmp_path):
+    for name in "abc":
+        write(tmp_path, name, 100)
+    Uploads(tmp_path, 300, 60).sweep()
+    assert left(tmp_path) == ["a", "b", "c"]
+    Uploads(tmp_path, 300, 60).sweep(room=150)
+    assert left(tmp_path) == ["c"]
+
+
+def test_what_is_old_goes_and_its_folder_too(tmp_path):
+    write(tmp_path, "a", 100)
+    time.sleep(0.2)
+    write(tmp_path, "b", 100)
+    Uploads(tmp_path, 10**9, 0.15).sweep()
+    assert left(tmp_path) == ["b"]
+    os.utime(tmp_path / "a", (0, 0))
+    Uploads(tmp_path, 10**9, 60).sweep()
+    assert os.listdir(tmp_path) == ["b"]
+
+
+def test_many_small_files_are_too_many(tmp_path, monkeypatch):
+    monkeypatch.setattr(uploads, "MAX_FILES", 2)
+    for name in "abc":
+        write(tmp_path, name, 1)
+    Uploads(tmp_path, 10**9, 60).sweep()
+    assert left(tmp_path) == ["b", "c"]
+
+
+def test_a_watched_folder_is_swept_though_nobody_asks(tmp_path):
+    watched = Uploads(tmp_path, 50, 60)
+    watched.watch(0.02)
+    try:
+        write(tmp_path, "a", 100)
+        for _ in range(500):
+            if not left(tmp_path):
+                break
+            time.sleep(0.02)
+        assert left(tmp_path) == []
+    finally:
+        watched.end()
+
+
+@pytest.mark.parametrize("room", [0, 10**12])
+def test_a_folder_that_is_not_there_is_no_mistake(tmp_path, room):
+    Uploads(tmp_path / "absent", 50, 60).sweep(room)
