@@ -19,6 +19,7 @@ from PIL import Image
 from cliploc.errors import InputError, UsageError
 from cliploc.heads import HeadConfig, TsCamHead, answer, save_head, weights_hash
 from cliploc.localizer import Localizer
+from cliploc.memory import Memory
 from cliploc.saliency import methods
 from cliploc.schema import Needs
 from cliploc.web import pictures
@@ -71,6 +72,45 @@ def test_models_run_in_one_thread_whoever_asks(engine):
                 asked.result()
     assert len(names) == 1
     assert not names.pop().startswith("visitor")
+
+
+@pytest.mark.parametrize(
+    ("model", "method"), [("mini", "cam"), ("mini", "layer_cam"), ("mini-vit", "naclip"), ("mini-vit", "legrad")]
+)
+def test_any_method_can_be_ended_at_any_layer(model, method):
+    engine = Engine([Offer(model)], device="cpu")
+    photo, settings = str(DEMO / "drum.jpg"), Settings(names="drum", method=method)
+    counts = []
+
+    def stop_at(number: int):
+        asked = 0
+
+        def count(done: int, left: int) -> None:
+            nonlocal asked
+            asked += 1
+            if asked == number:
+                raise StoppedError("enough")
+
+        counts.append(lambda: asked)
+        return count
+
+    for number in range(1, 20, 3):
+        engine.memory = Memory(max_seconds=60)
+        with pytest.raises(StoppedError, match="enough"):
+            engine.look(photo, settings, None, stop_at(number))
+        assert counts[-1]() == number
+    whole = engine.look(photo, settings, None, stop_at(0))  # what was ended has left nothing behind
+    wanted = Localizer(model, method=method)(photo, ["drum"])
+    np.testing.assert_allclose(whole.results[method].maps, wanted.maps, atol=1e-6)
+
+
+def test_heatmaps_that_would_fill_the_memory_are_not_written(look, tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "MAX_VALUES", 200_000)
+    with pytest.raises(
+        UsageError, match="expected at most 1 names for the files of a photograph of 451×300 pixels, got 2"
+    ):
+        pictures.write_files(tmp_path, look.cut(look.settings), look.settings, "mini")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_least_score_leaves_boxes_out_and_says_so(look):

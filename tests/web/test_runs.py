@@ -49,6 +49,23 @@ def test_a_stopped_run_ends_at_its_next_step():
         run.result()
 
 
+def test_a_run_ends_when_its_time_is_over():
+    work = Work()
+    with pytest.raises(StoppedError, match=r"It took longer than 0\.05 seconds"):
+        Run(work, 0.05).result()
+    assert work.ended.is_set()
+
+
+def test_work_that_cannot_be_cut_short_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr("cliploc.web.runs.GRACE_SECONDS", 0.05)
+    leave = threading.Event()
+    run = Run(lambda count: leave.wait(60), 0.05)
+    assert set(run.steps(0.01)) == {(0, 0)}
+    with pytest.raises(StoppedError, match="It took longer"):
+        run.result()
+    leave.set()
+
+
 def test_whoever_leaves_the_steps_stops_the_run():
     work = Work()
     steps = Run(work).steps(0.01)

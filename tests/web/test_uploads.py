@@ -23,30 +23,34 @@ def left(folder) -> list[str]:
 
 
 def test_the_oldest_make_room(tmp_path):
+    write(tmp_path, "example", 1000)  # what was there before stays
+    kept = Uploads(tmp_path, 300, 60)
     for name in "abc":
         write(tmp_path, name, 100)
-    Uploads(tmp_path, 300, 60).sweep()
-    assert left(tmp_path) == ["a", "b", "c"]
-    Uploads(tmp_path, 300, 60).sweep(room=150)
-    assert left(tmp_path) == ["c"]
+    kept.sweep()
+    assert left(tmp_path) == ["a", "b", "c", "example"]
+    kept.sweep(room=150)
+    assert left(tmp_path) == ["c", "example"]
 
 
 def test_what_is_old_goes_and_its_folder_too(tmp_path):
+    kept = Uploads(tmp_path, 10**9, 0.5)
     write(tmp_path, "a", 100)
-    time.sleep(0.2)
+    time.sleep(0.5)
     write(tmp_path, "b", 100)
-    Uploads(tmp_path, 10**9, 0.15).sweep()
+    kept.sweep()
     assert left(tmp_path) == ["b"]
     os.utime(tmp_path / "a", (0, 0))
-    Uploads(tmp_path, 10**9, 60).sweep()
+    kept.sweep()
     assert os.listdir(tmp_path) == ["b"]
 
 
 def test_many_small_files_are_too_many(tmp_path, monkeypatch):
     monkeypatch.setattr(uploads, "MAX_FILES", 2)
+    kept = Uploads(tmp_path, 10**9, 60)
     for name in "abc":
         write(tmp_path, name, 1)
-    Uploads(tmp_path, 10**9, 60).sweep()
+    kept.sweep()
     assert left(tmp_path) == ["b", "c"]
 
 

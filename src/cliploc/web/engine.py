@@ -31,6 +31,12 @@ from cliploc.web.runs import MAX_SECONDS, Runs
 from cliploc.web.settings import Settings
 
 KEPT_SECONDS = 1800  # a visitor's last look and uploads, and what models saw, when nobody asks again
+# Torch's names for what takes time. Only there a look may be ended: others put back what a layer has changed, such as
+# whether gradients are kept.
+LAYERS = {
+    "conv2d", "linear", "matmul", "__matmul__", "mm", "bmm", "addmm", "einsum", "layer_norm", "softmax", "interpolate",
+    "scaled_dot_product_attention", "multi_head_attention_forward", "grad",
+}  # fmt: skip
 KEPT_MODELS = 2  # in memory at once; the one that was not used for longest goes
 
 
@@ -294,7 +300,7 @@ class Engine:
 
 
 class _Interruptible(TorchFunctionMode):
-    """Asks before every step of torch whether to go on, so that any method can be ended, whatever it counts.
+    """Asks before every layer whether to go on, so that any method can be ended, whatever it counts.
 
     Args:
         on_masked: as for `Engine.look`.
@@ -312,7 +318,8 @@ class _Interruptible(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        self._on_masked(0, self._left)
+        if getattr(func, "__name__", "") in LAYERS:
+            self._on_masked(0, self._left)
         return func(*args, **(kwargs or {}))
 
 

@@ -57,7 +57,7 @@ def application(
     from cliploc.web import page
 
     blocks = page.build(engine, debug=debug)
-    blocks.queue(max_size=queue, default_concurrency_limit=4)
+    blocks.queue(max_size=queue, default_concurrency_limit=4, api_open=False)  # open, requests could pass by the queue
     blocks.state_session_capacity = KEPT_SESSIONS
     blocks.has_launched = True  # mounted, gradio does not say so itself, and then lets requests name any file
 

@@ -15,16 +15,17 @@ class Uploads:
     """Keeps a folder small.
 
     Args:
-        folder: everything in it may be removed.
+        folder: what comes into it from now on may be removed; what is there stays, such as the page's examples.
         max_bytes: of all files together; the oldest go first.
         max_seconds: a file's age.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as name:
+        ...     uploads = Uploads(Path(name), 150, 60)
         ...     for letter in "ab":
         ...         _ = Path(name, letter).write_bytes(bytes(100))
-        ...     Uploads(Path(name), 150, 60).sweep()
+        ...     uploads.sweep()
         ...     len(os.listdir(name))
         1
     """
@@ -35,6 +36,8 @@ class Uploads:
         self._max_seconds = max_seconds
         self._lock = threading.Lock()
         self._end = threading.Event()
+        self._kept: frozenset[Path] = frozenset()
+        self._kept = frozenset(path for _, _, path in self._files())
 
     def sweep(self, room: int = 0) -> None:
         """Removes files that are too old, then the oldest until so many bytes more have room; empty folders go too."""
@@ -68,6 +71,8 @@ class Uploads:
         for place, _, names in os.walk(self._folder):
             for name in names:
                 path = Path(place, name)
+                if path in self._kept:
+                    continue
                 with suppress(OSError):
                     status = path.lstat()
                     found.append((status.st_ctime, status.st_size, path))
