@@ -149,16 +149,21 @@ def test_an_annotation_is_not_written_over_its_pictures(name, tmp_path):
 
 @pytest.mark.parametrize("kind", LINKS)
 def test_an_annotation_replaces_links(kind, tmp_path):
+    """A link at the place of a file that the run wrote before; of any other file it is refused."""
     other, out = tmp_path / "mine", tmp_path / "out"
     other.write_text("mine")
-    out.mkdir()
     names = ("coco.json", "boxes.csv", "cvat.xml", "labelstudio.json", "labelstudio_config.xml", "review.html")
+    options = {"formats": ["coco", "csv", "cvat", "labelstudio"], "device": "cpu", "batch_size": 2}
+    annotate([CAT], ["cat"], out, **options)
     for name in names:
+        (out / name).unlink()
         LINKS[kind](other, out / name)
-    formats = ["coco", "csv", "cvat", "labelstudio"]
-    annotate([CAT], ["cat"], out, formats=formats, device="cpu", batch_size=2)
+    annotate([CAT, CAT.with_name("dogs.jpg")], ["cat"], out, **options)
     assert other.read_text() == "mine"
-    assert not any((out / name).is_symlink() for name in names)
+    assert not any((out / name).is_symlink() or (out / name).read_bytes() == b"mine" for name in names)
+    LINKS[kind](other, tmp_path / "coco.json")
+    with pytest.raises(UsageError, match=r"holds coco\.json, not written by this run"):
+        annotate([CAT], ["cat"], tmp_path, **options)
 
 
 def test_a_benchmark_is_not_written_over_what_it_reads(tmp_path):

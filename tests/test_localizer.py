@@ -21,6 +21,7 @@ from cliploc.errors import InputError, ModelError, UnknownNameError, UsageError
 from cliploc.geometry import POLICIES, Frame, iou_matrix
 from cliploc.localizer import Localizer, default_method
 from cliploc.memory import Memory
+from cliploc.pipeline import modes
 from cliploc.pipeline import prepare as module
 from cliploc.pipeline.prepare import DECODERS
 from cliploc.pipeline.requests import Reporter
@@ -853,11 +854,11 @@ def test_a_forked_process_computes_too():
 
 
 def test_a_forked_process_cannot_use_a_gpu(monkeypatch):
-    monkeypatch.setattr(module, "_process", -1)
+    monkeypatch.setattr(modes, "_process", -1)
     with pytest.raises(
         UsageError, match=r"expected a model on the CPU in a forked process, got one on cuda: start .*spawn"
     ):
-        module._after_fork(torch.device("cuda"))
+        modes._after_fork(torch.device("cuda"))
 
 
 def test_threads_that_share_a_localizer_see_what_one_sees():
@@ -926,7 +927,8 @@ def test_things_given_as_a_picture(backbones, thing):
         assert str(error.value).startswith(refused)
         assert "\n" not in str(error.value)
         told = []
-        assert len(list(localizer.stream([given, WIDE], ["red"], on_error=lambda *one: told.append(one)))) == 1
+        reporter = Reporter(failed=lambda *one: told.append(one))
+        assert len(list(localizer.stream([given, WIDE], ["red"], on_error="skip", reporter=reporter))) == 1
         assert told[0][0] == "image 0"
     np.testing.assert_array_equal(np.array(given), before)
 

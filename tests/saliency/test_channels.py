@@ -265,8 +265,8 @@ def test_a_cnn_refuses_what_only_a_vit_has(kind: str, channels: str) -> None:
     with pytest.raises(UsageError) as error:
         Localizer(tower(kind, GRID), method="vl_score", method_options={"channels": channels})
     assert str(error.value) == (
-        f"vl_score with channels={channels} needs a vit tower, and {kind} is a cnn tower: leave it out, or choose "
-        "another model"
+        f"vl_score with channels={channels} needs a vit tower, and {kind} is a cnn tower: leave the option "
+        "out, or choose another model"
     )
 
 

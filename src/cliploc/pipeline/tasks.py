@@ -83,7 +83,9 @@ class TaskMaker:
         method = find(spec, self._ensemble)
         options = self._with_heads(method, resolve_options(method, given))
         self._refuse_unfit(method, options)
-        return Task(method, options, self._rule_of(method))
+        task = Task(method, options, self._rule_of(method))
+        _ = task.needs  # refuses options outside their range before a picture is read
+        return task
 
     def _refuse_unfit(self, method: Method, options: Mapping[str, Any]) -> None:
         with_head = {m.name for m in members(method) if options.get(f"{m.name}.head" if method.members else "head")}
