@@ -23,7 +23,10 @@ def evaluate(
     ] = "wsoleval",
     threshold: Annotated[
         float | None,
-        typer.Option(metavar="0-1", help="The threshold of GT-known and Top-k. [default: the best on these images]"),
+        typer.Option(
+            metavar="0-1",
+            help="The threshold of the metrics that need one. [default: the best on these images]",
+        ),
     ] = None,
     predictions: Annotated[
         Path | None, typer.Option(metavar="CSV", help="image_id,class,class,... best first: for Top-1 and Top-5.")
@@ -67,7 +70,5 @@ def evaluate(
     else:
         terminal.data(grid(result.lines()))
     counts = ", ".join(f"{count} {kind} problems" for kind, count in result.counts().items())
-    terminal.say(
-        f"{result.max_box_acc.n} of {result.asked} images evaluated{f'; {counts}' if counts else ''}", style="dim"
-    )
+    terminal.say(f"{result.evaluated} of {result.asked} images evaluated{f'; {counts}' if counts else ''}", style="dim")
     return SOME_FAILED if result.problems else DONE

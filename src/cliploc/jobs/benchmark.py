@@ -28,6 +28,7 @@ from cliploc.jobs.plan import SHARD, Setting, View, WorkerSettings, shard_size, 
 from cliploc.jobs.rows import arrow, place_of, read_columns, rows_in, write_part
 from cliploc.jobs.sources import content_digest, stamp
 from cliploc.jobs.summary import COLUMNS, Summary, summarize
+from cliploc.metrics import all_numbers
 from cliploc.report.benchmark import FILES as REPORT_FILES
 from cliploc.schema import Dataset
 
@@ -70,23 +71,22 @@ class BenchmarkResult:
 
     def table(self) -> list[tuple[str, ...]]:
         """A line for each setting under a line of titles, at most 80 columns where ids are short."""
-        masks = any("pxap" in one for one in self.summary.values())
-        boxes = any("gt_known" in one for one in self.summary.values())
-        titles = ["setting", "τ", "GT-known", "Top-1", "Top-5", "MaxBoxAcc", "at τ", "V2"] if boxes else ["setting"]
-        rows = [(*titles, "PxAP") if masks else tuple(titles)]
+        shown = {
+            key: number
+            for key, number in all_numbers().items()
+            if number.column and any(key in one for one in self.summary.values())
+        }
+        titles = ["setting"]
+        for number in shown.values():
+            titles += [number.column, "at τ"] if number.threshold else [number.column]
+        rows = [tuple(titles)]
         for name, one in self.summary.items():
             cells = [name]
-            if boxes:
-                cells += [
-                    f"{one['threshold']:g}",
-                    *(_percent(one, key) for key in ("gt_known", "top1_loc", "top5_loc")),
-                ]
-                cells += [
-                    _percent(one, "max_box_acc"),
-                    f"{one['best_threshold']:g}" if "best_threshold" in one else "–",
-                ]
-                cells.append(_percent(one, "max_box_acc_v2"))
-            rows.append((*cells, _percent(one, "pxap")) if masks else tuple(cells))
+            for key, number in shown.items():
+                cells.append(_percent(one, key))
+                if number.threshold:
+                    cells.append(f"{one[number.threshold]:g}" if number.threshold in one else "–")
+            rows.append(tuple(cells))
         return rows
 
     def legend(self) -> list[str]:

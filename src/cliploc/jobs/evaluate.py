@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from itertools import repeat
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,20 +19,17 @@ import numpy.typing as npt
 
 from cliploc.datasets.wsol import Truth, read_metadata, read_predictions
 from cliploc.errors import InputError, UsageError
+from cliploc.jobs.summary import joined
 from cliploc.metrics import (
     SIDE,
     Bootstrap,
-    BoxCurve,
     Convention,
     Interval,
-    LocalizationAccuracy,
-    LocalizationResult,
-    MaxBoxAcc,
-    MaxBoxAccResult,
-    MaxBoxAccV2,
-    MaxBoxAccV2Result,
-    box_curve,
-    boxes_on_map,
+    JudgedMap,
+    Metric,
+    MetricSummary,
+    all_metrics,
+    all_numbers,
     check_header,
     checked_map,
     one_thread,
@@ -40,6 +37,7 @@ from cliploc.metrics import (
 from cliploc.schema import Problem
 
 DEFAULT = Bootstrap()
+Columns = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -48,14 +46,14 @@ class FolderResult:
 
     Attributes:
         asked: how many images the metadata list.
-        max_box_acc, max_box_acc_v2, localization: see these results; all of the images without a problem.
+        evaluated: how many of them are in the numbers: all without a problem.
+        summaries: what each metric says of them.
         problems: everything that was left out.
     """
 
     asked: int
-    max_box_acc: MaxBoxAccResult
-    max_box_acc_v2: MaxBoxAccV2Result
-    localization: LocalizationResult
+    evaluated: int
+    summaries: tuple[MetricSummary, ...]
     problems: tuple[Problem, ...]
 
     def counts(self) -> dict[str, int]:
@@ -64,56 +62,26 @@ class FolderResult:
 
     def document(self, convention: Convention) -> dict[str, Any]:
         """As `cliploc evaluate --json` prints it: shares in percent, None where there is no number."""
-        one, two, located = self.max_box_acc, self.max_box_acc_v2, self.localization
-        numbers: dict[str, tuple[float | None, Interval]] = {
-            "max_box_acc": (one.accuracy, one.interval),
-            **{f"max_box_acc_iou{iou * 100:.0f}": (part.accuracy, part.interval) for iou, part in two.at_iou.items()},
-            "max_box_acc_v2": (two.accuracy, two.interval),
-        }
-        for name in ("gt_known", "top1_loc", "top5_loc", "top1_cls", "top5_cls"):
-            numbers[name] = (getattr(located, name), located.intervals.get(name))
+        numbers, facts, per_class = joined(self.summaries)
         return {
-            **{name: None if share is None else 100 * share for name, (share, _) in numbers.items()},
-            "best_threshold": one.threshold,
-            "threshold": located.threshold,
-            "threshold_chosen_on_these_images": located.oracle,
+            **numbers,
+            **facts,
             "convention": convention,
             "images": self.asked,
-            "evaluated": one.n,
-            "with_predictions": located.predicted,
-            "confidence_95": {name: [100 * end for end in ends] for name, (_, ends) in numbers.items() if ends},
-            "per_class": {
-                str(label): {"max_box_acc": 100 * share, "gt_known": 100 * located.per_class[label]}
-                for label, share in one.per_class.items()
-            },
+            "evaluated": self.evaluated,
+            "per_class": per_class,
             "problems": self.counts(),
             "failed": [{"kind": p.kind, "source": p.source, "reason": p.reason} for p in self.problems],
         }
 
     def lines(self) -> list[tuple[str, str, str, str]]:
         """A line for each number: name, percent, 95 % interval, and the τ it is at."""
-        two, located = self.max_box_acc_v2, self.localization
-        rows = [("MaxBoxAcc", self.max_box_acc.accuracy, self.max_box_acc.interval, _tau(self.max_box_acc.threshold))]
-        for iou, part in two.at_iou.items():
-            rows.append((f"MaxBoxAccV2, IoU {iou:g}", part.accuracy, part.interval, _tau(part.threshold)))
-        rows.append(("MaxBoxAccV2", two.accuracy, two.interval, "their mean"))
-        of = "" if located.predicted == located.n else f", of {located.predicted} images with predictions"
-        titles = {
-            "gt_known": ("GT-known Loc", _tau(located.threshold, located.oracle)),
-            "top1_loc": ("Top-1 Loc", _tau(located.threshold, located.oracle) + of),
-            "top5_loc": ("Top-5 Loc", _tau(located.threshold, located.oracle) + of),
-            "top1_cls": ("Top-1 classification", of.removeprefix(", ")),
-            "top5_cls": ("Top-5 classification", of.removeprefix(", ")),
-        }
-        for key, (title, note) in titles.items():
-            share = getattr(located, key)
-            if share is not None:
-                rows.append((title, share, located.intervals[key], note))
-        return [(title, f"{100 * share:.2f} %", _ends(ends), note) for title, share, ends, note in rows]
-
-
-def _tau(threshold: float, oracle: bool = True) -> str:
-    return f"τ {threshold:g}, {'the best on these images (an oracle)' if oracle else 'as given'}"
+        scores = {key: score for one in self.summaries for key, score in one.scores.items()}
+        return [
+            (number.title, f"{100 * score.value:.2f} %", _ends(score.interval), score.note)
+            for key, number in all_numbers().items()
+            if (score := scores.get(key)) is not None and score.value is not None
+        ]
 
 
 def _ends(interval: Interval) -> str:
@@ -139,7 +107,8 @@ def evaluate_folder(
         maps: folder with `<image_id>.npy` for each image (ids may hold sub-folders): floats in 0–1, see `box_curve`.
         metadata: folder in the layout of the public WSOL evaluation (Choe et al. 2020): see `cliploc.datasets.wsol`.
         convention: "wsoleval" or "exact".
-        threshold: τ of GT-known and Top-k; None for the best on these images.
+        threshold: τ of GT-known, Top-k and the metrics that need one; None for the best on these images, and without
+            the metrics that cannot choose it themselves.
         predictions: CSV with `image_id,class,class,…` a line, best first.
         workers: how many processes.
         bootstrap: how intervals are made.
@@ -180,29 +149,35 @@ def evaluate_folder(
         leave_out(Problem("metadata", path, "a map whose image is not in image_ids.txt: add its metadata or remove it"))
     for image_id in sorted(ranked.keys() - set(asked)):
         leave_out(Problem("prediction", image_id, "predicted, but not in image_ids.txt: add its metadata or remove it"))
-    one, two, located = MaxBoxAcc(), MaxBoxAccV2(), LocalizationAccuracy()
+    metrics = _metrics(threshold)
+    evaluated = 0
     if on_start:
         on_start(len(truths))
-    for truth, curve in zip(truths, _curves(maps, truths, convention, workers), strict=True):
+    judge = partial(_judge, maps, convention, threshold)
+    for truth, columns in zip(truths, _judged(judge, truths, workers), strict=True):
         if on_image:
             on_image()
-        if isinstance(curve, Problem):
-            leave_out(curve)
+        if isinstance(columns, Problem):
+            leave_out(columns)
             continue
+        evaluated += 1
         if predictions is not None and truth.image_id not in ranked:
             leave_out(Problem("prediction", truth.image_id, "no line in the predictions: not in the Top-k numbers"))
-        one.update(curve, truth.label)
-        two.update(curve, truth.label)
-        located.update(curve, truth.label, ranked.get(truth.image_id))
-    if not len(one.hits):
+        for one in metrics:
+            one.add(truth.image_id, columns, truth.label, ranked.get(truth.image_id))
+    if not evaluated:
         raise UsageError(f"none of {len(asked)} images could be evaluated: check {maps} and {metadata}")
-    return FolderResult(
-        len(asked),
-        one.compute(bootstrap),
-        two.compute(bootstrap),
-        located.compute(threshold, bootstrap),
-        tuple(problems),
-    )
+    summaries = tuple(one.summarise(False, bootstrap) for one in metrics)
+    return FolderResult(len(asked), evaluated, summaries, tuple(problems))
+
+
+def _metrics(threshold: float | None) -> list[Metric]:
+    """The metrics that compare with boxes; without a threshold only those that need none, or choose it themselves."""
+    return [
+        one.at(threshold)
+        for one in all_metrics("boxes")
+        if threshold is not None or not one.needs_threshold or one.chooses_threshold
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------------- maps
@@ -210,22 +185,27 @@ def _maps_in(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*.npy")}
 
 
-def _curves(maps: Path, truths: Sequence[Truth], convention: Convention, workers: int) -> Iterator[BoxCurve | Problem]:
+def _judged(
+    judge: Callable[[Truth], Columns | Problem], truths: Sequence[Truth], workers: int
+) -> Iterator[Columns | Problem]:
     if workers == 1 or len(truths) < 2:
-        yield from map(_curve, repeat(maps), truths, repeat(convention))
+        yield from map(judge, truths)
         return
     # Started afresh, not forked: a fork of a process with threads can hang.
     with ProcessPoolExecutor(min(workers, len(truths)), multiprocessing.get_context("spawn"), one_thread) as pool:
-        yield from pool.map(_curve, repeat(maps), truths, repeat(convention), chunksize=8)
+        yield from pool.map(judge, truths, chunksize=8)
 
 
-def _curve(maps: Path, truth: Truth, convention: Convention) -> BoxCurve | Problem:
+def _judge(maps: Path, convention: Convention, threshold: float | None, truth: Truth) -> Columns | Problem:
+    """What the metrics keep of one map."""
     path = maps / f"{truth.image_id}.npy"
     try:
         heat = checked_map(_load(path, convention), convention)
-        height, width = heat.shape
-        boxes = boxes_on_map(truth.xyxy, truth.size_wh, (height, width), convention)
-        return box_curve(truth.image_id, heat, boxes, convention)
+        judged = JudgedMap(truth.image_id, heat, np.array(truth.xyxy), truth.size_wh, convention=convention)
+        columns: Columns = {}
+        for one in _metrics(threshold):
+            columns |= one.judge(judged)
+        return columns
     except InputError as error:
         return Problem("map", truth.image_id, str(error))
     except MemoryError:

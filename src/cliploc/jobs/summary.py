@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cliploc.jobs.rows import Row
-from cliploc.metrics import Bootstrap, Interval, Metric, all_metrics
+from cliploc.metrics import Bootstrap, Interval, Metric, MetricSummary, all_metrics
 
 # All that a summary reads of the rows: neither thumbnails nor boxes.
 COLUMNS = tuple(
@@ -43,7 +43,7 @@ class _Tally:
 
     def summary(self, may_tune: bool, bootstrap: Bootstrap) -> Summary:
         """The numbers, shares in percent."""
-        numbers, facts, per_class = summary_of(self.metrics, may_tune, bootstrap)
+        numbers, facts, per_class = joined(one.summarise(may_tune, bootstrap) for one in self.metrics if len(one))
         return {
             "threshold": self.threshold,
             "threshold_chosen_on_these_images": False,
@@ -56,10 +56,10 @@ class _Tally:
         }
 
 
-def summary_of(
-    metrics: Iterable[Metric], may_tune: bool, bootstrap: Bootstrap
+def joined(
+    summaries: Iterable[MetricSummary],
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, dict[str, float]]]:
-    """What metrics that counted something say, as JSON takes it: shares in percent.
+    """What several metrics say, as JSON takes it: shares in percent.
 
     Returns:
         The numbers with their intervals under `confidence_95`, further facts, and the numbers of each class.
@@ -68,10 +68,7 @@ def summary_of(
     intervals: dict[str, Interval] = {}
     facts: dict[str, Any] = {}
     per_class: dict[str, dict[str, float]] = {}
-    for one in metrics:
-        if not len(one):
-            continue
-        found = one.summarise(may_tune, bootstrap)
+    for found in summaries:
         numbers |= {key: None if score.value is None else 100 * score.value for key, score in found.scores.items()}
         intervals |= {key: score.interval for key, score in found.scores.items()}
         facts |= found.facts

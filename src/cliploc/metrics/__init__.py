@@ -15,7 +15,7 @@ from cliploc.metrics._infra.curve import (
     check_header,
     checked_map,
 )
-from cliploc.metrics._infra.hits import Hits, packed_hits
+from cliploc.metrics._infra.hits import Hits, hit_at, packed_hits
 from cliploc.metrics._infra.mean import MeanMetric, MeanResult
 from cliploc.metrics._infra.metric import (
     JudgedMap,
@@ -31,7 +31,7 @@ from cliploc.metrics._infra.metric import (
 )
 from cliploc.metrics.energy_in_boxes import EnergyInBoxes
 from cliploc.metrics.localization_accuracy import LocalizationAccuracy, LocalizationResult
-from cliploc.metrics.max_box_acc import MaxBoxAcc, MaxBoxAccResult
+from cliploc.metrics.max_box_acc import LARGEST_HITS, MaxBoxAcc, MaxBoxAccResult
 from cliploc.metrics.max_box_acc_v2 import MaxBoxAccV2, MaxBoxAccV2Result
 from cliploc.metrics.mean_best_iou import MeanBestIoU
 from cliploc.metrics.pointing_game import PointingGame
@@ -40,6 +40,7 @@ from cliploc.metrics.vl_score_rule import VLScoreRule
 
 __all__ = [
     "CONVENTIONS",
+    "LARGEST_HITS",
     "SIDE",
     "TAUS",
     "Bootstrap",
@@ -74,6 +75,7 @@ __all__ = [
     "check_header",
     "checked_map",
     "contour_boxes",
+    "hit_at",
     "judge_map",
     "metric",
     "metrics",

@@ -81,10 +81,10 @@ class LocalizationAccuracy(Metric):
     """
 
     name: ClassVar[str] = "localization"
-    position: ClassVar[int] = 30
+    position: ClassVar[int] = 5
     columns: ClassVar[Mapping[str, ColumnType]] = {"highest": "level", LARGEST_HITS: "hits", "iou": "float"}
     numbers: ClassVar[Mapping[str, Number]] = {
-        "gt_known": Number("GT-known Loc", "as MaxBoxAcc, at the τ given after the numbers", "GT-known"),
+        "gt_known": Number("GT-known Loc", "as MaxBoxAcc, at the τ given after the numbers", "GT-known", "threshold"),
         "top1_loc": Number("Top-1 Loc", "GT-known, and the true class is the first prediction", "Top-1"),
         "top5_loc": Number("Top-5 Loc", "GT-known, and the true class is among the first five", "Top-5"),
         "top1_cls": Number("Top-1 class", "the true class is the first prediction"),

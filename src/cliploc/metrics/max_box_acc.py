@@ -74,6 +74,7 @@ class MaxBoxAcc(Metric):
             "MaxBoxAcc",
             "the largest contour's box has IoU ≥ 0.5, at the τ best for all pictures: an oracle",
             "MaxBoxAcc",
+            "best_threshold",
         )
     }
 

@@ -64,10 +64,10 @@ class MaxBoxAccV2(Metric):
         **{f"hits_every_{_percent(iou)}": "hits" for iou in IOUS},
     }
     numbers: ClassVar[Mapping[str, Number]] = {
-        "max_box_acc_v2": Number("MaxBoxAccV2", "mean of the three to the right", "V2"),
+        "max_box_acc_v2": Number("MaxBoxAccV2", "mean of the accuracies at IoU 0.3, 0.5 and 0.7", "V2"),
         **{
             f"max_box_acc_iou{_percent(iou)}": Number(
-                f"IoU ≥ {iou:g}", "the best of all contours' boxes, at its own best τ: an oracle"
+                f"MaxBoxAccV2 IoU ≥ {iou:g}", "the best of all contours' boxes, at its own best τ: an oracle"
             )
             for iou in IOUS
         },

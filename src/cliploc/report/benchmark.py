@@ -45,7 +45,7 @@ def write_report(out_folder: str | os.PathLike[str], *, pictures: bool = True) -
         PosixPath('out/benchmark/report.html')
     """
     run = read_run(Path(out_folder))
-    both = [tables.comparison(run), tables.all_numbers(run)]
+    both = [tables.comparison(run), tables.every_number(run)]
     texts = (
         tables.to_csv(run),
         tables.to_markdown(f"cliploc benchmark: {tables.dataset_line(run)}", both),

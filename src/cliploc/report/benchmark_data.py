@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,15 +17,15 @@ import numpy.typing as npt
 
 from cliploc._parts import parts_in, read_part
 from cliploc.errors import UsageError
+from cliploc.metrics import LARGEST_HITS, Bootstrap, MaxBoxAcc, hit_at
 
 Floats = npt.NDArray[np.float64]
 Box = tuple[float, float, float, float]
-TAUS: Floats = np.arange(0, 1, 0.001)
-LEVELS = 256
+NO_INTERVALS = Bootstrap(replicates=0)
 SCHEMA = 2  # of manifests that this reads
 LIGHT = (
     "sample", "setting", "path", "label", "n_boxes", "area_share", "status", "reason", "score", "predictions",
-    "iou", "boxes", "true_boxes", "pointing_hit", "highest", "hits_largest_50",
+    "iou", "boxes", "true_boxes", "pointing_hit", "highest", LARGEST_HITS,
 )  # fmt: skip
 # What of a setting tells it from others, in the order in which a label says it.
 TELLING = (
@@ -281,25 +280,20 @@ def _rows(
     """All rows without what is heavy, part by part; and for each setting its MaxBoxAcc at each τ, in percent."""
     pandas, _ = bench_packages()
     frames = []
-    right: dict[str, Floats] = {}
-    counted: Counter[str] = Counter()
+    accuracy: dict[str, MaxBoxAcc] = {}
     for place, part in enumerate(_parts(folder, manifest)):
         frame = _read(part, LIGHT)
         frame["part"], frame["hit"], frame["miss"] = place, False, ""
-        done = np.flatnonzero(((frame["status"] == "ok") & frame["hits_largest_50"].notna()).to_numpy())
+        done = np.flatnonzero(((frame["status"] == "ok") & frame[LARGEST_HITS].notna()).to_numpy())
         if len(done):
-            packed = np.frombuffer(b"".join(frame["hits_largest_50"].iloc[done]), np.uint8).reshape(-1, LEVELS // 8)
-            levels = np.unpackbits(packed, axis=1)  # [n, 256]
-            highest, names = frame["highest"].to_numpy()[done].astype(int), frame["setting"].to_numpy()[done]
-            for name, high in sorted(set(zip(names, highest.tolist(), strict=True))):
-                chosen = levels[(names == name) & (highest == high)]
-                right[name] = right.get(name, np.zeros(len(TAUS))) + chosen[:, _levels(high)].sum(axis=0)
-                counted[name] += len(chosen)
-            # A setting whose maps have a τ each (Otsu's) is judged by the IoU that was kept.
-            taus = np.array([np.nan if (tau := thresholds.get(name)) is None else tau for name in names])
-            cut = np.floor(np.nan_to_num(taus) * highest).astype(int)
-            by_iou = frame["iou"].to_numpy()[done] >= 0.5
-            hit = np.where(np.isnan(taus), by_iou, levels[np.arange(len(done)), cut] == 1)
+            columns = ("setting", "sample", "highest", LARGEST_HITS, "iou")
+            hit = np.zeros(len(done), np.bool_)
+            for i, values in enumerate(zip(*(frame[name].iloc[done] for name in columns), strict=True)):
+                row = dict(zip(columns, values, strict=True))
+                accuracy.setdefault(row["setting"], MaxBoxAcc()).add(row["sample"], row, None, None)
+                tau = thresholds.get(row["setting"])
+                # A setting whose maps have a τ each (Otsu's) is judged by the IoU that was kept.
+                hit[i] = row["iou"] >= 0.5 if tau is None else hit_at(row[LARGEST_HITS], row["highest"], tau)
             frame.loc[done, "hit"] = hit
             if "true_boxes" in frame.columns:
                 missed = done[~hit]
@@ -307,16 +301,10 @@ def _rows(
                 frame.loc[missed, "miss"] = [miss_kind(*pair) for pair in pairs]
         if "predictions" in frame.columns:
             frame["predicted"] = [int(one[0]) if one is not None and len(one) else -1 for one in frame["predictions"]]
-        heavy = ("hits_largest_50", "boxes", "true_boxes", "predictions")
+        heavy = (LARGEST_HITS, "boxes", "true_boxes", "predictions")
         frames.append(frame.drop(columns=[name for name in heavy if name in frame.columns]))
-    curves = {one: 100 * total / counted[one] for one, total in right.items()}
+    curves = {setting: 100 * one.compute(NO_INTERVALS).curve for setting, one in accuracy.items()}
     return pandas.concat(frames, ignore_index=True), curves
-
-
-@cache
-def _levels(highest: int) -> npt.NDArray[np.int64]:
-    """The level of a map that each τ of `TAUS` means: ⌊τ · highest⌋, as the metrics have it."""
-    return np.array([int(tau * highest) for tau in TAUS])
 
 
 def details(run: Run, wanted: set[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from cliploc.metrics import TAUS
 from cliploc.report._html import count
 from cliploc.report.benchmark_classes import class_bars, class_table, confusion, studied, studies
-from cliploc.report.benchmark_data import MISSES, TAUS, Run, Setting, details
+from cliploc.report.benchmark_data import MISSES, Run, Setting, details
 from cliploc.report.benchmark_figures import (
     INSTANCES,
     QUARTILES,

@@ -11,26 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cliploc.metrics import all_numbers
 from cliploc.report.benchmark_data import Run, Setting, is_imagenet, said
 
-# Key of summary.json → title, and what it is.
-METRICS: Mapping[str, tuple[str, str]] = {
-    "max_box_acc": ("MaxBoxAcc", "the largest contour's box has IoU ≥ 0.5, at the τ best for all pictures: an oracle"),
-    "max_box_acc_v2": ("MaxBoxAccV2", "mean of the three to the right"),
-    "max_box_acc_iou30": ("IoU ≥ 0.3", "the best of all contours' boxes, at its own best τ: an oracle"),
-    "max_box_acc_iou50": ("IoU ≥ 0.5", "the best of all contours' boxes, at its own best τ: an oracle"),
-    "max_box_acc_iou70": ("IoU ≥ 0.7", "the best of all contours' boxes, at its own best τ: an oracle"),
-    "gt_known": ("GT-known Loc", "as MaxBoxAcc, at the τ given after the numbers"),
-    "top1_loc": ("Top-1 Loc", "GT-known, and the true class is the first prediction"),
-    "top5_loc": ("Top-5 Loc", "GT-known, and the true class is among the first five"),
-    "top1_cls": ("Top-1 class", "the true class is the first prediction"),
-    "top5_cls": ("Top-5 class", "the true class is among the first five"),
-    "vl_score_rule": ("VL-Score's rule", "any of the predicted boxes has IoU ≥ 0.5 with any true box: more lenient"),
-    "pointing_game": ("Pointing game", "the hottest pixel is on the object or at most 15 pixels beside it"),
-    "energy_in_boxes": ("Energy in boxes", "the share of the map's sum inside the true boxes"),
-    "mean_best_iou": ("Mean best IoU", "of the best of all contours' boxes at τ"),
-    "pxap": ("PxAP", "area under the precision–recall curve of all pixels, against true masks"),
-}  # fmt: skip
 NOT_COMPARABLE = (
     "Numbers of another model, another split or other pictures are not comparable with each other: the published rows "
     "stand here for orientation. † marks VL-Score's own rule, which counts a picture as right when any predicted box "
@@ -38,7 +21,6 @@ NOT_COMPARABLE = (
 )
 RULE_MARK = " †"
 CHART = "0 – 50 – 100 %"
-BEST_OF = frozenset(title for title, _ in METRICS.values())
 
 
 @dataclass(frozen=True)
@@ -99,9 +81,10 @@ class Table:
         """The highest number of each column of a metric, among these rows if they are several."""
         if len(rows) < 2:
             return {}
+        best_of = {number.title for number in all_numbers().values()}
         columns = zip(self.columns, zip(*rows, strict=True), strict=True)
         found = {title: [cell.value for cell in cells if cell.value is not None] for title, cells in columns}
-        return {title: max(values) for title, values in found.items() if values and title in BEST_OF}
+        return {title: max(values) for title, values in found.items() if values and title in best_of}
 
 
 def percent(value: float | None, ends: tuple[float, float] | None = None) -> Cell:
@@ -135,7 +118,7 @@ def comparison(run: Run, most: int = 12) -> Table:
         "best τ": "of the column before",
         "Top-1 Loc": "at the τ of GT-known Loc",
         "Top-5 Loc": "at the τ of GT-known Loc",
-        "VL-Score's rule": METRICS["vl_score_rule"][1],
+        "VL-Score's rule": all_numbers()["vl_score_rule"].about,
         "pictures": "",
     }
     chosen = run.ranked[:most]
@@ -230,12 +213,12 @@ def dataset_line(run: Run) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------- all numbers
-def all_numbers(run: Run) -> Table:
+def every_number(run: Run) -> Table:
     """Every setting × every metric that any of them has."""
-    keys = [key for key in METRICS if any(one.number(key) is not None for one in run.settings)]
+    keys = [key for key in all_numbers() if any(one.number(key) is not None for one in run.settings)]
     columns = {
         "setting": "",
-        **{METRICS[key][0]: METRICS[key][1] for key in keys},
+        **{all_numbers()[key].title: all_numbers()[key].about for key in keys},
         "best τ": "of MaxBoxAcc, chosen on these pictures",
         "τ": "of GT-known, Top-1 and Top-5 Loc, VL-Score's rule and mean best IoU",
         "evaluated": "",
@@ -337,7 +320,7 @@ def _tex_cell(cell: Cell) -> str:
 def to_csv(run: Run) -> str:
     """A line for each setting of this run and each published row, numbers in full."""
     kinds = ("kind", "setting", "model", "pretrained", "method", "trained_on_imagenet_labels", "dataset", "split")
-    numbers = [end for key in METRICS for end in (key, f"{key}_low", f"{key}_high")]
+    numbers = [end for key in all_numbers() for end in (key, f"{key}_low", f"{key}_high")]
     last = (
         "best_threshold",
         "threshold",
@@ -362,7 +345,7 @@ def to_csv(run: Run) -> str:
             "split": run.dataset.get("split"),
             "source": "this run",
         }
-        for key in METRICS:
+        for key in all_numbers():
             row[key], ends = one.number(key), one.interval(key)
             row[f"{key}_low"], row[f"{key}_high"] = ends or (None, None)
         row |= {key: one.numbers.get(key) for key in last if key not in ("source", "failed")}

@@ -96,6 +96,18 @@ def packed_hits(curve: BoxCurve, iou: float, contours: Literal["largest", "every
     return np.packbits(right)
 
 
+def hit_at(packed: bytes, highest: int, tau: float) -> bool:
+    """Whether the box at a threshold τ is right, from what `packed_hits` gave for a map of this highest level.
+
+    Example:
+        >>> curve = BoxCurve("a", np.array([0.4, 0.6]), np.array([0.4, 0.6]))
+        >>> hit_at(packed_hits(curve, 0.5, "largest").tobytes(), 1, 1.0)
+        True
+    """
+    place = level(tau, int(highest))
+    return bool(packed[place // 8] >> (7 - place % 8) & 1)
+
+
 def by_class(labels: Sequence[int | None], right: npt.NDArray[np.generic]) -> dict[int, float]:
     """The mean of each class that is known."""
     rows: dict[int, list[int]] = {}

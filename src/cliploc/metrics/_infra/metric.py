@@ -33,11 +33,13 @@ class Number:
         title: as tables head its column.
         about: what it is, in a line.
         column: its heading in the benchmark's table on the terminal, which is narrow; "" leaves it out there.
+        threshold: the fact that says at which threshold it is, shown beside it there; "" for none.
     """
 
     title: str
     about: str
     column: str = ""
+    threshold: str = ""
 
 
 @dataclass(frozen=True)
