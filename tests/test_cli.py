@@ -157,6 +157,12 @@ def test_all_about_one_model():
     assert about["parameters"] == "102.0 M, image and text tower"  # docs/model_profile.csv of open_clip: 102.01
     assert about["weights"] == "--pretrained openai · yfcc15m · cc12m"
     assert about["licence"] == "MIT"
+    assert about["pictures"] == "crop, bicubic, mean 0.481 0.458 0.408, std 0.269 0.261 0.276"
+    pictures = re.search(r"^pictures +(.*)", cliploc_("models", "ViT-L-14").out, re.MULTILINE)
+    assert pictures
+    assert pictures[1] == f"{about['pictures']}; laion2b_s32b_b82k: crop, bicubic, mean 0.5, std 0.5"
+    assert "squash, bilinear, mean 0.5, std 0.5" in cliploc_("models", "PE-Core-T-16-384").out
+    assert "squash, bicubic, mean 0.498, std 0.502" in cliploc_("models", "mini").out
     several = cliploc_("models", "ViT-B-32").out
     assert "MIT; metaclip_400m · metaclip_fullcc: CC-BY-NC-4.0; laion2b_e16: unknown" in several
     assert about["methods"].split(" · ") == [m.name for m in methods if "cnn" in m.towers]
@@ -193,6 +199,7 @@ def test_json_is_one_document_and_nothing_else(tmp_path):
     assert document["failures"] == [{"file": "no.jpg", "error": "no.jpg: no such file: check the path"}]
     settings = document["settings"]
     assert (settings["model"], settings["method"], settings["threshold"]) == ("mini", "cam", "auto")
+    assert settings["interpolation"] == "bicubic"
     assert (settings["image_size"], settings["templates"]) == ([224, 224], ["a photo of a {}."])
     assert document == json.loads((tmp_path / "results.json").read_text())
 

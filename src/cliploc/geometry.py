@@ -18,10 +18,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.errors import InputError, UsageError
-from cliploc.schema import FloatArray, ResizePolicy
+from cliploc.schema import FloatArray, Interpolation, ResizePolicy
 
 POLICIES: tuple[ResizePolicy, ...] = ("squash", "crop", "pad")
 MAX_ASPECT_RATIO = 50.0  # beyond it, `crop` would resize to an enormous picture and `pad` to a line
+RESAMPLING: dict[Interpolation, Image.Resampling] = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+}
 PAD_COLOUR = (124, 116, 104)  # ImageNet's mean: close to zero in any tower's normalised space
 
 
@@ -105,9 +109,16 @@ class Frame:
             boxes = boxes.clip(0, np.array([width, height, width, height]))
         return boxes
 
-    def apply(self, image: Image.Image) -> Image.Image:
-        """The model's input as a picture: resized (bicubic, antialiased), then cropped or padded."""
-        resized = image if image.size == self.resized_wh else image.resize(self.resized_wh, Image.Resampling.BICUBIC)
+    def apply(self, image: Image.Image, interpolation: Interpolation = "bicubic") -> Image.Image:
+        """The model's input as a picture: resized (antialiased), then cropped or padded.
+
+        Args:
+            image: the picture.
+            interpolation: as the model was trained, `Backbone.interpolation`.
+        """
+        resized = image
+        if image.size != self.resized_wh:
+            resized = image.resize(self.resized_wh, RESAMPLING[interpolation])
         (in_height, in_width), (x, y) = self.input_hw, self.offset_xy
         if (x, y) == (0, 0) and resized.size == (in_width, in_height):
             return resized

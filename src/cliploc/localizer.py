@@ -66,7 +66,8 @@ class Localizer:
 
     Args:
         model: a name of `cliploc models`, or a `Backbone`.
-        pretrained: which weights; None for the model's own.
+        pretrained: which weights: a tag, a file, or "FILE@TAG", a file whose GELU and preprocessing are those of the
+            tag's weights; None for the model's own.
         method: a name of `cliploc methods`, or several joined by "+", whose maps are averaged: "gem+legrad"; None for
             the tower's own, `default_method(model)`.
         **options: every other option of `cliploc.config.Options`: scales, flip, refine, threshold, templates,
@@ -438,6 +439,7 @@ class Localizer:
             "templates": self.templates,
             "background": tuple(map("|".join, self._texts.background_synonyms)),
             "resize": self.resize,
+            "interpolation": self.backbone.interpolation,
             "image_size": self.input_hw,
             "refine": self.refine,
             **asdict(task.box_rule),

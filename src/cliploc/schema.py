@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.float32]
 TowerKind = Literal["cnn", "vit"]
 ResizePolicy = Literal["squash", "crop", "pad"]
+Interpolation = Literal["bicubic", "bilinear"]
 Pooling = Literal["class token", "attention", "global average"]
 AttentionRule: TypeAlias = "Callable[[Tensor, Tensor, Tensor, Any], Tensor]"
 
@@ -270,6 +271,7 @@ class Backbone(Protocol):
     embedding_size: int
     logit_scale: float
     resize_policy: ResizePolicy
+    interpolation: Interpolation
 
     @property
     def device(self) -> torch.device:

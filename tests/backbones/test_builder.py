@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import warnings
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import open_clip
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
@@ -17,6 +20,7 @@ from cliploc.backbones import _precision, _weights, create, models
 from cliploc.backbones import open_clip as builder
 from cliploc.backbones.open_clip import Plan, build, plan_model
 from cliploc.errors import CliplocWarning, ModelError, UnknownNameError, UsageError
+from cliploc.localizer import Localizer
 from cliploc.schema import Backbone
 from tests.backbones.small_clip import SIDE, TEXTS, save_folder, small_clip, tokenizer
 from tests.backbones.test_weights import torchscript
@@ -39,6 +43,50 @@ def pictures(seed=0):
 def text_of(model):
     with torch.no_grad():
         return model.encode_text(tokenizer()(TEXTS), normalize=True)
+
+
+# -------------------------------------------------------------------------------------------------------- preprocessing
+def assert_sees_as_open_clip(backbone: Any, preprocess: Any) -> None:
+    """The pixels that reach the tower are, level by level, those of open_clip's own transform."""
+    seen = []
+    trace = backbone.trace
+
+    def noting(images: torch.Tensor, needs: Any) -> Any:
+        seen.append(images)
+        return trace(images, needs)
+
+    backbone.trace = noting
+    rng = np.random.default_rng(0)
+    photo = Image.fromarray(rng.integers(0, 256, (333, 517, 3), dtype=np.uint8))
+    Localizer(backbone, text_cache=False)(photo, ["cat"])
+    levels = [((one * backbone.std + backbone.mean) * 255).round() for one in (seen[0][0], preprocess(photo))]
+    assert torch.equal(*levels)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("mode", ["squash", "shortest"])
+def test_a_folder_is_shown_pictures_as_open_clip_shows_them(tmp_path, interpolation, mode):
+    folder = save_folder(tmp_path, interpolation=interpolation, resize_mode=mode, mean=[0.4, 0.5, 0.6])
+    save_file(small_clip(seed=5).state_dict(), folder / "open_clip_model.safetensors")
+    backbone = create(f"local-dir:{folder}")
+    assert backbone.interpolation == interpolation
+    assert_sees_as_open_clip(backbone, open_clip.create_model_and_transforms(f"local-dir:{folder}")[2])
+
+
+@pytest.mark.parametrize(("name", "interpolation"), [("PE-Core-T-16-384", "bilinear"), ("ViT-S-32-alt", "bicubic")])
+def test_a_published_model_is_shown_pictures_as_open_clip_shows_them(name, interpolation):
+    published = next((open_clip.get_pretrained_cfg(name, tag) for tag in models.get(name).weights), {})
+    _, _, preprocess = open_clip.create_model_and_transforms(
+        name,
+        load_weights=False,
+        image_mean=published.get("mean"),
+        image_std=published.get("std"),
+        image_interpolation=published.get("interpolation"),
+        image_resize_mode=published.get("resize_mode"),
+    )
+    backbone = create(name, "random")
+    assert backbone.interpolation == interpolation
+    assert_sees_as_open_clip(backbone, preprocess)
 
 
 # ------------------------------------------------------------------------------------------------------------ building
@@ -111,6 +159,51 @@ def test_a_file_that_does_not_tell_its_gelu_is_remarked_on(tmp_path):
     twins = {name: plan_model(name, file).quick_twin for name in ("ViT-B-16", "ViT-B-16-quickgelu", "ViT-B-16-SigLIP")}
     assert twins == {"ViT-B-16": "ViT-B-16-quickgelu", "ViT-B-16-quickgelu": None, "ViT-B-16-SigLIP": None}
     assert plan_model("ViT-B-16", "laion2b_s34b_b88k").quick_twin is plan_model("RN50", "random").quick_twin is None
+
+
+def test_a_file_that_does_not_tell_its_preprocessing_is_remarked_on_where_published_weights_differ(tmp_path):
+    plain = save_folder(tmp_path / "plain")
+    save_file(small_clip(seed=5).state_dict(), plain / "w.safetensors")
+    archive = torchscript(tmp_path / "RN.pt", small_clip(seed=5))
+    config = f"local-dir:{plain}"
+
+    def remarks(weights: Path, tags: tuple[str, ...]) -> list[str]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            build(Plan("RN", config, config, lambda: weights, may_be_like=tags), "cpu", "fp32")
+        return [str(one.message) for one in caught if one.category is CliplocWarning]
+
+    (line,) = remarks(plain / "w.safetensors", ("openai", "laion"))
+    assert line == (
+        f"{plain}/w.safetensors does not say how its pictures were prepared, and published weights of {config} differ "
+        "in that: they are prepared as for openai; to choose, write --pretrained FILE@TAG with the tag openai or laion "
+        f"(cliploc models {config} tells them apart)"
+    )
+    assert remarks(archive, ("openai", "laion")) == remarks(plain / "w.safetensors", ()) == []
+    names = ("ViT-L-14", "ViT-H-14", "ViT-H-14-quickgelu", "ViT-B-16")
+    assert [plan_model(name, "w.safetensors").may_be_like for name in names] == [
+        ("openai", "laion2b_s32b_b82k"),
+        ("laion2b_s32b_b79k", "dfn5b"),
+        ("metaclip_fullcc", "dfn5b"),
+        (),
+    ]
+
+
+def test_a_file_like_the_weights_of_a_tag_takes_their_preprocessing_and_gelu(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = plan_model("ViT-L-14", "mine.pt@laion2b_s32b_b82k")
+    assert (plan.label, plan.weights()) == ("ViT-L-14:mine.pt@laion2b_s32b_b82k", Path("mine.pt"))
+    assert (plan.preprocessing["mean"], plan.preprocessing["resize_mode"]) == ((0.5, 0.5, 0.5), "shortest")
+    assert (plan.quick_gelu, plan.quick_twin, plan.may_be_like) == (False, None, ())
+    assert plan_model("ViT-H-14", "folder/mine@dfn5b").preprocessing["resize_mode"] == "squash"
+    assert plan_model("ViT-L-14", "mine.pt@openai").quick_gelu
+    with pytest.raises(UnknownNameError, match="unknown weights of ViT-L-14 'dfn5b': did you mean dfn2b"):
+        plan_model("ViT-L-14", "mine.pt@dfn5b")
+    for name in ("a@b/w.pt", "w@openai.pt"):  # an @ of the path's own
+        assert plan_model("ViT-L-14", name).weights() == Path(name)
+    (tmp_path / "w.pt@openai").write_bytes(b"x")
+    assert plan_model("ViT-L-14", "w.pt@openai").weights() == Path("w.pt@openai")
+    assert plan_model("RN50", "openai").weights.func is _weights.tag_file
 
 
 def test_every_openai_model_is_planned_with_quick_gelu():

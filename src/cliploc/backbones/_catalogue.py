@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cliploc.registry import Registry
-from cliploc.schema import Backbone, Pooling, TowerKind
+from cliploc.schema import Backbone, Interpolation, Pooling, ResizePolicy, TowerKind
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class ModelEntry:
         usable: whether its image tower can be taken apart.
         count: the parameters in millions by building the model without memory for them; None where they are known.
         licences: of each of the weights.
+        preprocessing: what becomes of a picture, for each of the weights, or by "" for all; in words.
     """
 
     name: str
@@ -40,6 +41,24 @@ class ModelEntry:
     usable: bool = True
     count: Callable[[], float] | None = None
     licences: Mapping[str, str] = field(default_factory=dict)
+    preprocessing: Mapping[str, str] = field(default_factory=dict)
+
+
+def describe_preprocessing(
+    policy: ResizePolicy, interpolation: Interpolation, mean: Sequence[float], std: Sequence[float]
+) -> str:
+    """What becomes of a picture before the tower sees it, in words.
+
+    Example:
+        >>> describe_preprocessing("squash", "bilinear", (0.5, 0.5, 0.5), (0.25, 0.25, 0.5))
+        'squash, bilinear, mean 0.5, std 0.25 0.25 0.5'
+    """
+    return f"{policy}, {interpolation}, mean {_numbers(mean)}, std {_numbers(std)}"
+
+
+def _numbers(values: Sequence[float]) -> str:
+    texts = [f"{value:.3g}" for value in values]
+    return texts[0] if len(set(texts)) == 1 else " ".join(texts)
 
 
 models: Registry[ModelEntry] = Registry("model", "cliploc.backbones")
@@ -54,7 +73,8 @@ def create(
 
     Args:
         model: a name of `cliploc models`, `hf-hub:ORG/NAME` or `local-dir:PATH`.
-        pretrained: which weights: a tag, a file, "random" (for tests and benchmarks); None for the model's own.
+        pretrained: which weights: a tag, a file, "FILE@TAG" (a file whose GELU and preprocessing are those of the tag's
+            weights), "random" (for tests and benchmarks); None for the model's own.
         device: a torch device, such as "cpu", "cuda" or "mps".
         precision: "fp32", "bf16", "fp16" or "auto". Embeddings are float32 in any case.
 

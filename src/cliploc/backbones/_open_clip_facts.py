@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from open_clip.model import get_model_preprocess_cfg
 from open_clip.transform import PreprocessCfg
 
-from cliploc.schema import ResizePolicy
+from cliploc.backbones._catalogue import describe_preprocessing
+from cliploc.schema import Interpolation, ResizePolicy
 
 RESIZE_POLICIES: dict[str, ResizePolicy] = {"shortest": "crop", "longest": "pad", "squash": "squash"}
+
+
+def interpolation_of(name: str) -> Interpolation:
+    """open_clip's word for it; "random", of some trainings, means bicubic in use, as there."""
+    return "bilinear" if name == "bilinear" else "bicubic"
+
+
+def published_preprocessing(published: Mapping[str, Any]) -> str:
+    """How published weights want pictures, in words; as OpenAI's where open_clip's list says nothing."""
+    config = PreprocessCfg(**published)
+    policy, interpolation = RESIZE_POLICIES[config.resize_mode], interpolation_of(config.interpolation)
+    return describe_preprocessing(policy, interpolation, config.mean, config.std)
 
 
 @dataclass(frozen=True)
@@ -22,6 +36,7 @@ class OpenClipFacts:
         mean: per channel.
         std: per channel.
         resize_policy: OpenAI's models crop, SigLIP's squash.
+        interpolation: how pictures are resized; OpenAI's and SigLIP's are bicubic, CLIPA, MobileCLIP, PE-Core bilinear.
         logit_scale: what cosines are multiplied by.
     """
 
@@ -29,6 +44,7 @@ class OpenClipFacts:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     resize_policy: ResizePolicy
+    interpolation: Interpolation
     logit_scale: float
 
     @classmethod
@@ -41,5 +57,6 @@ class OpenClipFacts:
             mean=tuple(preprocess.mean),
             std=tuple(preprocess.std),
             resize_policy=RESIZE_POLICIES[preprocess.resize_mode],
+            interpolation=interpolation_of(preprocess.interpolation),
             logit_scale=float(model.logit_scale.detach().float().exp()),
         )

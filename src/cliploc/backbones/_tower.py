@@ -10,7 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from cliploc.schema import Needs, ResizePolicy, TowerKind, Trace
+from cliploc.schema import Interpolation, Needs, ResizePolicy, TowerKind, Trace
 
 
 class DualEncoder(nn.Module, ABC):
@@ -28,6 +28,7 @@ class DualEncoder(nn.Module, ABC):
     embedding_size: int
     logit_scale: float
     resize_policy: ResizePolicy = "squash"
+    interpolation: Interpolation = "bicubic"
     mean: Tensor
     std: Tensor
 

@@ -18,7 +18,7 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from cliploc.backbones._catalogue import ModelEntry, models
+from cliploc.backbones._catalogue import ModelEntry, describe_preprocessing, models
 from cliploc.backbones._cnn import ConvolutionalBackbone, GlobalAveragePool
 from cliploc.backbones._mini_text import MiniTextTower
 from cliploc.backbones._precision import resolve_precision
@@ -121,5 +121,6 @@ models.register(
         parameters=4.7,
         licence="Apache-2.0",
         about="bundled: EfficientNet-Lite0 and word vectors; runs offline, knows what resembles ImageNet's classes",
+        preprocessing={"": describe_preprocessing(Mini.resize_policy, Mini.interpolation, MEAN, STD)},
     ),
 )

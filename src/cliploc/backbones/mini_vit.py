@@ -19,7 +19,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from cliploc.backbones import mini
-from cliploc.backbones._catalogue import ModelEntry, models
+from cliploc.backbones._catalogue import ModelEntry, describe_preprocessing, models
 from cliploc.backbones._linear import with_fast_linears
 from cliploc.backbones._mini_text import MiniTextTower
 from cliploc.backbones._precision import resolve_precision
@@ -178,5 +178,6 @@ models.register(
         parameters=8.2,
         licence="Apache-2.0",
         about="bundled: a small vision transformer taught by mini; runs offline, every ViT method works on it",
+        preprocessing={"": describe_preprocessing(MiniVit.resize_policy, MiniVit.interpolation, mini.MEAN, mini.STD)},
     ),
 )

@@ -22,6 +22,7 @@ from huggingface_hub import constants as hub
 from cliploc.backbones import _weights
 from cliploc.backbones._catalogue import ModelEntry, model_sources, models
 from cliploc.backbones._licences import licence_of
+from cliploc.backbones._open_clip_facts import published_preprocessing
 from cliploc.backbones._precision import resolve_precision
 from cliploc.backbones.open_clip_resnet import OpenClipResNet
 from cliploc.backbones.open_clip_timm import TimmCnn, TimmVit
@@ -48,6 +49,8 @@ class Plan:
         quick_gelu: whether the weights were trained with quick-GELU though the architecture's name does not say so.
         preprocessing: of the weights, where it differs from OpenAI's.
         quick_twin: the architecture's name with quick-GELU, where the weights may need either.
+        may_be_like: tags of published weights, one for each way in which their pictures are prepared, where nothing
+            tells which of them applies; the first one's is taken.
     """
 
     label: str
@@ -57,6 +60,7 @@ class Plan:
     quick_gelu: bool = False
     preprocessing: dict[str, Any] = field(default_factory=dict)
     quick_twin: str | None = None
+    may_be_like: tuple[str, ...] = ()
 
 
 def build(plan: Plan, device: str, precision: str) -> Backbone:
@@ -73,6 +77,14 @@ def build(plan: Plan, device: str, precision: str) -> Backbone:
         warnings.warn(
             f"{checkpoint.path} does not say which GELU it was trained with, and {plan.config} means plain GELU: for "
             f"weights of OpenAI, MetaCLIP or DFN use --model {plan.quick_twin}",
+            CliplocWarning,
+            stacklevel=2,
+        )
+    if checkpoint and plan.may_be_like and not checkpoint.from_openai:
+        warnings.warn(
+            f"{checkpoint.path} does not say how its pictures were prepared, and published weights of {plan.config} "
+            f"differ in that: they are prepared as for {plan.may_be_like[0]}; to choose, write --pretrained FILE@TAG "
+            f"with the tag {' or '.join(plan.may_be_like)} (cliploc models {plan.config} tells them apart)",
             CliplocWarning,
             stacklevel=2,
         )
@@ -172,9 +184,10 @@ def _one_line(error: BaseException) -> str:
 
 # ------------------------------------------------------------------------------------------------------------ plans
 def plan_model(name: str, pretrained: str | None) -> Plan:
-    """What a name of open_clip and weights mean: a tag, a file, or "random".
+    """What a name of open_clip and weights mean: a tag, a file, a file like a tag's weights (FILE@TAG), or "random".
 
-    Without weights, OpenAI's are meant where the model has them, else the only ones it has.
+    Without weights, OpenAI's are meant where the model has them, else the only ones it has. FILE@TAG takes GELU and
+    preprocessing from the published weights of that tag.
 
     Raises:
         UsageError: no such tag, or none given where there are several.
@@ -188,28 +201,39 @@ def plan_model(name: str, pretrained: str | None) -> Plan:
             raise UsageError(f"expected weights for {name}, got none: add --pretrained with {choice}")
     if pretrained == RANDOM:
         return Plan(f"{name}:{RANDOM}", name, name, None, preprocessing=_common_preprocessing(name, tags))
-    if _is_path(pretrained):
-        path = Path(pretrained).expanduser()
+    file, tag = _file_and_tag(pretrained)
+    if file and not tag:
         twin = f"{name}-quickgelu"
         return Plan(
-            f"{name}:{path.name}",
+            f"{name}:{file.name}",
             name,
             name,
-            lambda: path,
+            lambda: file,
             preprocessing=_common_preprocessing(name, tags),
             quick_twin=twin if twin in open_clip.list_models() else None,
+            may_be_like=_differently_prepared(name, tags),
         )
-    published = open_clip.get_pretrained_cfg(name, pretrained)
+    published = open_clip.get_pretrained_cfg(name, tag)
     if not published:
-        raise UnknownNameError(f"weights of {name}", pretrained, [*tags, RANDOM])
+        raise UnknownNameError(f"weights of {name}", tag, [*tags, RANDOM])
     return Plan(
-        f"{name}:{pretrained}",
+        f"{name}:{file.name}@{tag}" if file else f"{name}:{tag}",
         name,
         name,
-        functools.partial(_weights.tag_file, name, pretrained),
+        (lambda: file) if file else functools.partial(_weights.tag_file, name, tag),
         quick_gelu=bool(published.get("quick_gelu")),
         preprocessing=_preprocessing(published),
     )
+
+
+def _file_and_tag(pretrained: str) -> tuple[Path | None, str]:
+    """`--pretrained` as a file, a tag, or both: FILE@TAG."""
+    if Path(pretrained).expanduser().exists():
+        return Path(pretrained).expanduser(), ""
+    file, _, tag = pretrained.rpartition("@")
+    if file and _is_path(file) and not _is_path(tag):
+        return Path(file).expanduser(), tag
+    return (Path(pretrained).expanduser(), "") if _is_path(pretrained) else (None, pretrained)
 
 
 def _is_path(pretrained: str) -> bool:
@@ -225,6 +249,15 @@ def _common_preprocessing(name: str, tags: list[str]) -> dict[str, Any]:
     """A file does not say how its pictures were prepared: what all published weights of the model agree on."""
     known = [_preprocessing(open_clip.get_pretrained_cfg(name, tag)) for tag in tags]
     return known[0] if known and all(one == known[0] for one in known) else {}
+
+
+def _differently_prepared(name: str, tags: list[str]) -> tuple[str, ...]:
+    """The first tag of each preprocessing, OpenAI's before the others; empty where all tags agree."""
+    first: dict[str, str] = {}
+    for tag in tags:
+        first.setdefault(published_preprocessing(_preprocessing(open_clip.get_pretrained_cfg(name, tag))), tag)
+    openai = published_preprocessing({})
+    return tuple(sorted(first.values(), key=lambda tag: tag != first.get(openai))) if len(first) > 1 else ()
 
 
 def _no_weights_beside(source: str, pretrained: str | None) -> None:
@@ -271,6 +304,10 @@ def _entry(name: str) -> ModelEntry:
         usable=usable,
         count=functools.partial(_count, name),
         licences=licences,
+        preprocessing={
+            tag: published_preprocessing(_preprocessing(open_clip.get_pretrained_cfg(name, tag))) for tag in tags
+        }
+        or {"": published_preprocessing({})},
     )
 
 

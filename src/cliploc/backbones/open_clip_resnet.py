@@ -69,6 +69,7 @@ class OpenClipResNet(ConvolutionalBackbone):
         self.text = OpenClipText(without_image_tower(model) if copy_text else model, tokenizer)
         self.name = name
         self.input_hw, self.resize_policy, self.logit_scale = facts.input_hw, facts.resize_policy, facts.logit_scale
+        self.interpolation = facts.interpolation
         self.embedding_size = visual.output_dim
         self.eval().requires_grad_(False)
 

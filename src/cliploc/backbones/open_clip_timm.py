@@ -129,6 +129,7 @@ class TimmVit(VisionTransformerBackbone):
         self.learnt_grid: tuple[int, int] = tuple(trunk.patch_embed.grid_size)
         self.name = name
         self.input_hw, self.resize_policy, self.logit_scale = facts.input_hw, facts.resize_policy, facts.logit_scale
+        self.interpolation = facts.interpolation
         self.stride = trunk.patch_embed.img_size[0] // self.learnt_grid[0]
         self.embedding_size = _embedding_size(visual)
         self.eval().requires_grad_(False)
@@ -275,6 +276,7 @@ class TimmCnn(ConvolutionalBackbone):
         self.text = OpenClipText(without_image_tower(model) if copy_text else model, tokenizer)
         self.name = name
         self.input_hw, self.resize_policy, self.logit_scale = facts.input_hw, facts.resize_policy, facts.logit_scale
+        self.interpolation = facts.interpolation
         self.stride = trunk.feature_info[-1]["reduction"]
         self.embedding_size = _embedding_size(visual)
         self.eval().requires_grad_(False)

@@ -153,6 +153,7 @@ class OpenClipVit(VisionTransformerBackbone):
             self.pooling = "global average"
         self.name = name
         self.input_hw, self.resize_policy, self.logit_scale = facts.input_hw, facts.resize_policy, facts.logit_scale
+        self.interpolation = facts.interpolation
         self.stride = visual.patch_size[0]
         self.embedding_size = visual.output_dim
         self.eval().requires_grad_(False)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -69,6 +70,7 @@ def _about_model(model: ModelEntry, methods: Sequence[str]) -> list[Sequence[str
     else:
         size = f"{model.parameters:.1f} M"
     weights = " · ".join(model.weights)
+    prepared = Counter(model.preprocessing.values())
     facts = {
         "name": model.name,
         "tower": f"{model.kind}: {model.about}",
@@ -76,16 +78,17 @@ def _about_model(model: ModelEntry, methods: Sequence[str]) -> list[Sequence[str
         "input": _by(model.input_hw),
         "parameters": f"{size}, image and text tower" if size.endswith(" M") else size,
         "weights": f"--pretrained {weights}" if weights else "its own" if model.count is None else "none published",
-        "licence": _licences(model),
+        "pictures": _differing([one for one, _ in prepared.most_common()], model.preprocessing),
+        "licence": _differing(model.licence.split(", "), model.licences),
         "methods": " · ".join(methods) or "none",
     }
     return [(Text(key, style="bold"), value) for key, value in facts.items()]
 
 
-def _licences(model: ModelEntry) -> str:
-    """The most frequent one, and of which weights it is not."""
-    first, *others = model.licence.split(", ")
-    tags = {other: " · ".join(tag for tag, one in model.licences.items() if one == other) for other in others}
+def _differing(found: Sequence[str], by_tag: Mapping[str, str]) -> str:
+    """The first of what was found, and of which weights it is not true."""
+    first, *others = found
+    tags = {other: " · ".join(tag for tag, one in by_tag.items() if one == other) for other in others}
     return "; ".join([first, *(f"{names}: {other}" for other, names in tags.items())])
 
 

@@ -32,7 +32,13 @@ def whole_number(least: int, most: int, meaning: str) -> Any:
 
 
 Model = Annotated[str, typer.Option("--model", help="A name of `cliploc models`.")]
-Pretrained = Annotated[str | None, typer.Option(help="Which weights of the model; its own when left out.")]
+Pretrained = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TAG|FILE|FILE@TAG",
+        help="Which weights: published ones, a file, or a file like a tag's weights. [default: the model's own]",
+    ),
+]
 MethodName = Annotated[
     list[str] | None,  # so that a second one is refused (`one_method`), not silently taken
     typer.Option(

@@ -77,6 +77,7 @@ class Preparation:
         scales: tuple[float, ...],
     ) -> None:
         self._stride, self._templates = backbone.stride, templates
+        self._interpolation = backbone.interpolation
         self.resize: ResizePolicy = resize or backbone.resize_policy
         self.input_hw = _input_hw(backbone, image_size)
         self.inputs_hw = tuple(self._scaled_hw(scale) for scale in scales)
@@ -98,7 +99,8 @@ class Preparation:
         except InputError as error:
             raise InputError(f"{source}: {error}") from None
         inputs = tuple(
-            torch.from_numpy(np.asarray(frame.apply(picture.image)).transpose(2, 0, 1).copy()) for frame in frames
+            torch.from_numpy(np.asarray(frame.apply(picture.image, self._interpolation)).transpose(2, 0, 1).copy())
+            for frame in frames
         )
         return Prepared(request.id, picture, texts, frames, inputs)
 

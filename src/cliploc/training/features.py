@@ -94,7 +94,7 @@ class FeatureCache:
             except OSError:
                 files.append((str(path), -1, -1))
         says = [FORMAT, weights_hash(self.backbone), str(self.backbone.dtype), self.backbone.resize_policy, files]
-        says += [self.wanted.input_hw, self.part_size]
+        says += [self.backbone.interpolation, self.wanted.input_hw, self.part_size]
         return hashlib.sha256(json.dumps(says).encode("utf-8", "surrogatepass")).hexdigest()
 
     # ----------------------------------------------------------------------------------------------------------- make
@@ -168,7 +168,7 @@ class FeatureCache:
 
     def _pixels(self, number: int, which: int) -> np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]:
         path, w = self.pictures.paths[number], self.wanted
-        return view(path, number, which, self.backbone.resize_policy, w.input_hw)
+        return view(path, number, which, self.backbone.resize_policy, w.input_hw, self.backbone.interpolation)
 
     @torch.no_grad()
     def _look(self, pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Seen:

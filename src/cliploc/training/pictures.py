@@ -15,7 +15,7 @@ from cliploc import prompts
 from cliploc.errors import UsageError
 from cliploc.geometry import Frame
 from cliploc.images import SUFFIXES, load
-from cliploc.schema import ResizePolicy
+from cliploc.schema import Interpolation, ResizePolicy
 
 CROP = 224 / 256  # of the resized picture's side: crops of 224 out of 256, as published
 
@@ -103,7 +103,12 @@ def _entry(label: str) -> str:
 
 
 def view(
-    path: Path, number: int, which: int, policy: ResizePolicy, input_hw: tuple[int, int]
+    path: Path,
+    number: int,
+    which: int,
+    policy: ResizePolicy,
+    input_hw: tuple[int, int],
+    interpolation: Interpolation = "bicubic",
 ) -> np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]:
     """One view of a picture, laid onto the model's input: `[3, H, W]` uint8.
 
@@ -117,10 +122,10 @@ def view(
     image = load(path).image
     height, width = input_hw
     if which == 0:
-        laid = Frame.fit(policy, (image.height, image.width), input_hw).apply(image)
+        laid = Frame.fit(policy, (image.height, image.width), input_hw).apply(image, interpolation)
     else:
         larger = (round(height / CROP), round(width / CROP))
-        laid = Frame.fit(policy, (image.height, image.width), larger).apply(image)
+        laid = Frame.fit(policy, (image.height, image.width), larger).apply(image, interpolation)
         random = np.random.default_rng([which, number])
         y, x = (int(random.integers(0, big - small + 1)) for big, small in zip(larger, input_hw, strict=True))
         laid = laid.crop((x, y, x + width, y + height))
