@@ -20,6 +20,7 @@ QUICK: dict[str, list[str]] = {
     "vit_methods": ["--quick"],
     "evaluator": ["--maps", "3", "--literal-maps", "2", "--taus", "20"],
     "benchmark": ["--images", "32", "--rounds", "1"],
+    "waiting": ["--quick"],
 }
 MINUTES: dict[str, list[str]] = {
     "cnn_methods": ["--channels", "8", "--rounds", "1"],
@@ -34,6 +35,7 @@ MINUTES: dict[str, list[str]] = {
     "benchmark": ["--images", "96", "--rounds", "2"],
     "annotate": ["--images", "160", "--limit", "60"],
     "web": ["--requests", "16", "--many", "0"],
+    "waiting": ["--rounds", "1"],
 }
 THOROUGH: dict[str, list[str]] = {
     "cnn_methods": ["--out", "bench/results"],
@@ -48,6 +50,7 @@ THOROUGH: dict[str, list[str]] = {
     "benchmark": ["--images", "256", "--memory", "3"],
     "annotate": ["--threads", "1", "--out", "bench/results"],
     "web": ["--out", "bench/results"],
+    "waiting": ["--out", "bench/results"],
 }
 
 

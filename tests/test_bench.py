@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 cnn_methods: Any = pytest.importorskip("bench.cnn_methods", reason="benches lie beside the package, in its repository")
+waiting: Any = pytest.importorskip("bench.waiting", reason="benches lie beside the package, in its repository")
 
 
 def test_score_cam_and_grad_cam_agree_with_torchcam_on_a_clip_resnet(tmp_path: Path) -> None:
@@ -19,6 +20,14 @@ def test_score_cam_and_grad_cam_agree_with_torchcam_on_a_clip_resnet(tmp_path: P
     assert agreed >= {("score_cam", "fp32"), ("score_cam", "bf16"), ("grad_cam", "fp32")}
     assert all(c["agreement"] >= cnn_methods.AGREE[c["precision"]] for c in result["cells"] if c["peer"] == "torchcam")
     assert (tmp_path / "cnn_methods.md").read_text().count("\n| score_cam") == 4
+
+
+def test_pictures_are_timed_with_both_ways_to_wait_alone_and_beside_busy_processes(tmp_path: Path) -> None:
+    assert waiting.main(quick=True, out=tmp_path, busy=1, threads=2) == 0
+    cells = json.loads((tmp_path / "waiting.json").read_text())["cells"]
+    assert [(cell["busy"], cell["passively"]) for cell in cells] == [(0, False), (0, True), (1, False), (1, True)]
+    assert all(len(cell["times"]) == 2 for cell in cells)
+    assert (tmp_path / "waiting.md").read_text().count("ly | ") == 4
 
 
 def test_maps_that_differ_are_not_timed() -> None:

@@ -41,7 +41,11 @@ class Check:
 
 
 def checks(
-    model: str = "mini", pretrained: str | None = None, device: str | None = None, precision: str = "fp32"
+    model: str = "mini",
+    pretrained: str | None = None,
+    device: str | None = None,
+    precision: str = "fp32",
+    threads: int | None = None,
 ) -> Iterator[Check]:
     """Looks at everything in turn, cheapest first; a failed check does not end it.
 
@@ -50,6 +54,7 @@ def checks(
         pretrained: as for `Localizer`.
         device: as for `Localizer`.
         precision: as for `Localizer`.
+        threads: that torch computes with from now on; None leaves the choice to torch.
 
     Raises:
         UsageError: a model, weights, device or precision that there is not.
@@ -67,7 +72,7 @@ def checks(
     for package in OPTIONAL:
         found = _package(package)
         yield found if found.good else Check(package, True, "not installed (optional)")
-    yield _devices()
+    yield _devices(threads)
     yield from _model(model, pretrained, device, precision)
 
 
@@ -78,13 +83,15 @@ def _package(package: str) -> Check:
         return Check(package, False, f"not installed: pip install {package}")
 
 
-def _devices() -> Check:
+def _devices(threads: int | None) -> Check:
     try:
         import torch
     except Exception as error:  # a broken build of torch raises whatever its loader does
         return Check("device", False, f"torch cannot be imported ({str(error).splitlines()[0]}): install it again")
     from cliploc.localizer import best_device
 
+    if threads is not None:
+        torch.set_num_threads(threads)
     device = best_device()
     name = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
     return Check("device", True, f"{device} ({name})")

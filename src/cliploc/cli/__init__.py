@@ -18,6 +18,7 @@ import typer
 from cliploc import __version__
 from cliploc._allocator import keep_freed_memory
 from cliploc._terminal import OutputError, write_out
+from cliploc._threads import wait_passively
 from cliploc.cli import (
     annotate,
     benchmark,
@@ -88,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if arguments is None:
         keep_freed_memory()
+        wait_passively()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if sys.stderr is None:  # closed: the next file opened must not take its place
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - as long as the process

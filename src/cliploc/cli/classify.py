@@ -20,8 +20,10 @@ from cliploc.cli.options import (
     Precision,
     Pretrained,
     Templates,
+    Threads,
     asked_names,
     parse_templates,
+    use_threads,
     whole_number,
 )
 from cliploc.cli.output import print_document
@@ -40,6 +42,7 @@ def classify(
     device: Device = None,
     precision: Precision = "fp32",
     batch_size: BatchSize = 16,
+    threads: Threads = None,
     no_text_cache: NoTextCache = False,
     as_json: Json = False,
     debug: Debug = False,  # noqa: ARG001
@@ -69,6 +72,7 @@ def classify(
         from cliploc.localizer import classifier
         from cliploc.pipeline.requests import Reporter
 
+        use_threads(threads)
         localizer = classifier(**arguments)
         for reason in localizer.unknown_names(names).values():
             terminal.say(f"left out: {reason}", style="yellow")

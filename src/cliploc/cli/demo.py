@@ -12,7 +12,17 @@ from rich.text import Text
 from cliploc import __version__
 from cliploc._inputs import Inputs
 from cliploc._terminal import Terminal, grid, printable
-from cliploc.cli.options import Debug, Device, MethodName, Model, Precision, Pretrained, one_method
+from cliploc.cli.options import (
+    Debug,
+    Device,
+    MethodName,
+    Model,
+    Precision,
+    Pretrained,
+    Threads,
+    one_method,
+    use_threads,
+)
 from cliploc.cli.output import DONE, box_text, title_row, writable
 
 if TYPE_CHECKING:
@@ -31,6 +41,7 @@ def demo(
     method: MethodName = None,
     device: Device = None,
     precision: Precision = "fp32",
+    threads: Threads = None,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
     """Try it on photos that come with cliploc."""
@@ -44,6 +55,7 @@ def demo(
     with terminal.progress(f"loading {model}") as bar:
         from cliploc.localizer import Localizer
 
+        use_threads(threads)
         localizer = Localizer(method=chosen, **of_model, **DEMO_VIEWS)
         beside = None if model != "mini" or chosen else Localizer(**{**of_model, **DEMO_BESIDE})
         bar.start(localizer.method.name, len(photos))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.text import Text
 
 from cliploc._terminal import Terminal, printable
-from cliploc.cli.options import Debug, Device, Model, Precision, Pretrained
+from cliploc.cli.options import Debug, Device, Model, Precision, Pretrained, Threads
 from cliploc.cli.output import DONE, SOME_FAILED
 
 
@@ -14,6 +14,7 @@ def doctor(
     pretrained: Pretrained = None,
     device: Device = None,
     precision: Precision = "fp32",
+    threads: Threads = None,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
     """Check this installation, and a model: whether its weights are there, and whether it knows what it sees."""
@@ -21,7 +22,7 @@ def doctor(
 
     terminal = Terminal()
     failed = 0
-    for check in checks(model, pretrained, device, precision):
+    for check in checks(model, pretrained, device, precision, threads):
         failed += not check.good
         mark = Text("ok", style="green") if check.good else Text("FAILED", style="bold red")
         terminal.data(Text.assemble(mark, " " * (8 - len(mark)), f"{check.name:24}{printable(check.detail)}"))

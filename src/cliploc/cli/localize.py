@@ -29,6 +29,7 @@ from cliploc.cli.options import (
     Resize,
     Scales,
     Templates,
+    Threads,
     Threshold,
     asked_names,
     one_method,
@@ -38,6 +39,7 @@ from cliploc.cli.options import (
     parse_scales,
     parse_templates,
     parse_threshold,
+    use_threads,
 )
 from cliploc.cli.output import json_text, print_document, writable, write
 from cliploc.cli.photos import RESULTS, LocalizeRun, model_settings
@@ -84,6 +86,7 @@ def localize(
     device: Device = None,
     precision: Precision = "fp32",
     batch_size: BatchSize = 16,
+    threads: Threads = None,
     no_text_cache: NoTextCache = False,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write an overlay for each photo and results.json here.")
@@ -137,6 +140,7 @@ def localize(
         from cliploc.pipeline.requests import Reporter
         from cliploc.report.overlay import MOST_PANELS
 
+        use_threads(threads)
         trained_for = None if head is None else read_config(head).method
         arguments["method_options"] = parse_method_options(chosen or trained_for or default_method(model), option or [])
         localizer = Localizer(**arguments)
@@ -163,6 +167,7 @@ def _settings(localizer: Localizer, arguments: Mapping[str, Any]) -> dict[str, A
         **model_settings(localizer, arguments),
         "method": localizer.method.name,
         "resize": localizer.resize,
+        "interpolation": localizer.backbone.interpolation,
         "refine": localizer.refine,
         "image_size": localizer.input_hw,
         "threshold": localizer.box_rule.threshold,

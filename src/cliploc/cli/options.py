@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, g
 
 import typer
 
+from cliploc._threads import MAX_THREADS
 from cliploc._values import parse_share
 from cliploc.errors import UsageError
 
@@ -94,8 +95,10 @@ EngineName = Annotated[str, typer.Option(metavar="local|ray", help="What carries
 Address = Annotated[
     str | None, typer.Option(metavar="HOST:PORT|auto", help="Of a running Ray cluster. [default: this machine]")
 ]
+
+
 Threads = Annotated[
-    int | None, whole_number(1, 1024, "Processors that a model computes with. [default: all; ray: as here]")
+    int | None, whole_number(1, MAX_THREADS, "Processors that a model computes with. [default: all; ray: as here]")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of lines.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")]
@@ -227,6 +230,14 @@ def _typed(what: str, text: str, wanted: Any) -> Any:
         return wanted(text) if wanted in (int, float) else text
     except (KeyError, ValueError):
         raise UsageError(f"expected {what} to be {words[wanted]}, got {text!r}") from None
+
+
+def use_threads(threads: int | None) -> None:
+    """Has torch compute with so many threads in this process; None leaves the choice to torch."""
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
 
 
 def parse_engine(name: str, address: str | None, threads: int | None) -> Engine:

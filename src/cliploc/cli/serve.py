@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from cliploc._terminal import Terminal
-from cliploc.cli.options import Debug, Device, Precision, pair_weights
+from cliploc.cli.options import Debug, Device, Precision, Threads, pair_weights, use_threads
 from cliploc.cli.output import DONE
 from cliploc.errors import UsageError
 
@@ -51,6 +51,7 @@ def serve(
     ] = None,
     device: Device = None,
     precision: Precision = "fp32",
+    threads: Threads = None,
     debug: Debug = False,
 ) -> int:
     """Serve a page where one types names and sees where they are. Needs cliploc[web].
@@ -72,6 +73,7 @@ def serve(
     from cliploc.web.engine import Engine, Offer, with_heads
     from cliploc.web.server import serve as serve_page
 
+    use_threads(threads)
     terminal = Terminal()
     offers = [Offer(name, weights) for name, weights in models]
     engine = Engine(with_heads(offers, head or []), device, precision, round(max_megapixels * 1e6), max_seconds)

@@ -20,8 +20,10 @@ from cliploc.cli.options import (
     Precision,
     Pretrained,
     Templates,
+    Threads,
     parse_image_size,
     parse_templates,
+    use_threads,
 )
 from cliploc.cli.output import DONE, SOME_FAILED, writable
 from cliploc.errors import UsageError
@@ -75,6 +77,7 @@ def train(
     template: Templates = None,
     device: Device = None,
     precision: Precision = "fp32",
+    threads: Threads = None,
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew though there is a checkpoint.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write curves for TensorBoard too.")] = False,
     debug: Debug = False,  # noqa: ARG001
@@ -98,6 +101,7 @@ def train(
         from cliploc import training
         from cliploc.backbones import create
 
+        use_threads(threads)
         settings = training.TrainSettings.published(
             name,
             head,  # type: ignore[arg-type]  # checked there

@@ -1,0 +1,29 @@
+"""How many threads a model computes with, and what they do while they wait."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+MAX_THREADS = 1024  # beyond what machines have; a hundred times more and the system refuses to start them
+# GNU's OpenMP (torch on Linux) reads the first, LLVM's and Intel's (macOS, MKL) the second.
+PASSIVE = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
+OTHER_WAIT_VARIABLES = ("GOMP_SPINCOUNT", "KMP_LIBRARY")
+
+
+def wait_passively() -> bool:
+    """Has threads sleep while they wait for each other, instead of spinning.
+
+    By default a thread that is done with its share of a layer spins until the others are. Beside another busy program,
+    whose turn keeps one of them from running, that burns whole time slices: see `bench/waiting.py`. Processes that this
+    one starts inherit it. For programs of our own only: a library has no say in its host's environment.
+
+    OpenMP reads its variables once, when torch loads it: call this before torch is imported.
+
+    Returns:
+        Whether it is so from now on; False where torch is loaded already, or the user chose how to wait.
+    """
+    if "torch" in sys.modules or any(name in os.environ for name in (*PASSIVE, *OTHER_WAIT_VARIABLES)):
+        return False
+    os.environ.update(PASSIVE)
+    return True
