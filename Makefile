@@ -8,7 +8,7 @@ PEERS := legrad_torch==1.1 gem_torch==1.0.1 captum==0.9.0
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo test test-ray test-web lint types imports bench bench-quick check mini-card mini-vit-card clean
+.PHONY: setup demo test test-lowest test-ray test-web lint types imports bench bench-quick check mini-card mini-vit-card clean
 
 setup: $(READY)
 
@@ -24,6 +24,22 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not ray'
+
+# The lowest versions that pyproject.toml allows, in a virtual environment of their own: models, pictures, boxes, the
+# command. Without gradio, kornia, Ray and transformers, whose own floors for torch and huggingface-hub are higher than ours.
+LOWEST := .venv-lowest
+LOWEST_TESTS := $(filter-out tests/test_bench.py tests/test_gallery.py,$(wildcard tests/test_*.py)) tests/backbones tests/report
+NEEDS_KORNIA := --deselect tests/test_cli.py::test_options_reach_the_localizer
+
+test-lowest: $(LOWEST)/.ready
+	$(LOWEST)/bin/python -m pytest -n 2 --dist loadfile -p no:cacheprovider $(LOWEST_TESTS) $(NEEDS_KORNIA)
+
+$(LOWEST)/.ready: pyproject.toml Makefile
+	@test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	@echo "installing the lowest versions into $(LOWEST) (some gigabytes: old releases of torch bring CUDA along)"
+	@$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	@$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[bench,test,train]'
+	@touch $@
 
 # Alone, as a cluster's nodes take both processors.
 test-ray: $(READY)
@@ -59,4 +75,4 @@ mini-vit-card: $(READY)
 check: lint types imports test
 
 clean:
-	rm -rf $(VENV) demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -70,10 +70,10 @@ def serve(
             raise UsageError(f"expected {option} above 0, got {value:g}")
     models = pair_weights(model or ["mini", "mini-vit"], pretrained)
     auth = None if auth_env is None else _user(auth_env)
+    use_threads(threads)
     from cliploc.web.engine import Engine, Offer, with_heads
     from cliploc.web.server import serve as serve_page
 
-    use_threads(threads)
     terminal = Terminal()
     offers = [Offer(name, weights) for name, weights in models]
     engine = Engine(with_heads(offers, head or []), device, precision, round(max_megapixels * 1e6), max_seconds)
