@@ -172,5 +172,4 @@ def _settings(localizer: Localizer, arguments: Mapping[str, Any]) -> dict[str, A
         "image_size": localizer.input_hw,
         "threshold": localizer.box_rule.threshold,
         "method_options": localizer.options_of(localizer.method.name, localizer.options.method_options),
-        "interpolation": localizer.backbone.interpolation,
     }
