@@ -494,9 +494,10 @@ def test_a_photo_that_cannot_be_drawn_does_not_lose_the_others(tmp_path, monkeyp
     assert document["failures"] == [{"file": str(CAT), "error": line}]
 
 
-def test_too_little_memory_says_what_to_do(monkeypatch):
+@pytest.mark.parametrize("said", ["can't allocate memory: you tried …", "not enough memory: you tried …"])
+def test_too_little_memory_says_what_to_do(monkeypatch, said):
     def greedy(*arguments: object, **options: object) -> None:
-        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried …")
+        raise RuntimeError(f"[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: {said}")
 
     monkeypatch.setattr(Localizer, "stream", greedy)
     result = cliploc_("localize", CAT, "-p", "cat")

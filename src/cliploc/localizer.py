@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cliploc import backbones, prompts
+from cliploc._memory_errors import out_of_memory
 from cliploc.boxes import BoxRule
 from cliploc.config import RESULT_OPTIONS, Options
 from cliploc.errors import UsageError
@@ -597,18 +598,6 @@ def _found_in(results: Generator[Result, None, None]) -> Generator[dict[str, Loc
         for result in results:
             if result.error is None:
                 yield dict(result.found)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there was too little memory, on whatever device.
-
-    Example:
-        >>> out_of_memory(RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes"))
-        True
-    """
-    said = str(error).lower()
-    words = ("out of memory", "not enough memory", "can't allocate memory")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in said for word in words)
 
 
 def classifier(

@@ -17,6 +17,7 @@ import typer
 
 from cliploc import __version__
 from cliploc._allocator import keep_freed_memory
+from cliploc._memory_errors import out_of_memory
 from cliploc._terminal import OutputError, write_out
 from cliploc._threads import wait_passively
 from cliploc.cli import (
@@ -139,7 +140,7 @@ def _in_one_line(error: Exception) -> str:
         context = getattr(error, "ctx", None)
         path = context.command_path if context else "cliploc"
         return f"{error.format_message().rstrip('.')}: see {path} --help"
-    if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
+    if out_of_memory(error):
         return "too little memory: use a smaller --batch-size, --image-size or fewer --scales"
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"

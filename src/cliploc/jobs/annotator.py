@@ -16,12 +16,12 @@ from cliploc.boxes.groups import around_others, split_region
 from cliploc.errors import ModelError, UsageError
 from cliploc.geometry import iou_matrix
 from cliploc.jobs.engine import Part, Shard
+from cliploc.jobs.failures import failure_reason
 from cliploc.jobs.labels import Labels
 from cliploc.jobs.pictures import bad_name
 from cliploc.jobs.sources import Digests
-from cliploc.jobs.worker import _reason as reason_of
 from cliploc.localization import Localization
-from cliploc.localizer import Localizer, out_of_memory
+from cliploc.localizer import Localizer
 from cliploc.pipeline.requests import Reporter, Request, Result
 from cliploc.schema import FloatArray
 
@@ -174,9 +174,7 @@ class AnnotateWorker:
                 yield from parts()
             yield from parts()
         except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-            raise ModelError(reason_of(error)) from error
+            raise ModelError(failure_reason(error)) from error
         finally:
             results.close()
 

@@ -26,10 +26,11 @@ from cliploc.boxes import BoxRule
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.jobs import rows as row
 from cliploc.jobs.engine import Part, Shard
+from cliploc.jobs.failures import failure_reason
 from cliploc.jobs.plan import Setting, View, WorkerSettings
 from cliploc.jobs.sources import Digests
 from cliploc.localization import Localization
-from cliploc.localizer import Localizer, out_of_memory
+from cliploc.localizer import Localizer
 from cliploc.metrics import SIDE, one_thread
 from cliploc.pipeline.requests import Reporter, Request
 from cliploc.schema import FloatArray, Sample
@@ -141,9 +142,7 @@ class BenchmarkWorker:
             pending.add(take(feed.take(pending.shard, pending.notes), view.methods))
             return
         except (ModelError, RuntimeError, MemoryError) as error:
-            if not isinstance(error, ModelError) and not out_of_memory(error):
-                raise
-            reason = _reason(error)
+            reason = failure_reason(error)
         # One method spoils the shard for all that share its forward pass: each by itself, and only it is lost.
         feed.restart(pending.shard)
         for method in view.methods:
@@ -153,9 +152,7 @@ class BenchmarkWorker:
                     pending.add(take(alone.take(pending.shard, pending.notes), (method,)))
                     continue
                 except (ModelError, RuntimeError, MemoryError) as error:
-                    if not isinstance(error, ModelError) and not out_of_memory(error):
-                        raise
-                    reason = _reason(error)
+                    reason = failure_reason(error)
                 finally:
                     alone.close()
             ids = ", ".join(one.id for one in method.settings)
@@ -488,9 +485,3 @@ def _in_original(xyxy: FloatArray, file_wh: tuple[int, int], original_wh: tuple[
 def _tau(rule: BoxRule) -> float:
     assert not isinstance(rule.threshold, str)
     return float(rule.threshold)
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, ModelError):
-        return str(error)
-    return "too little memory for a single picture: use a smaller --image-size or fewer --scales"

@@ -18,6 +18,7 @@ import gradio as gr
 from gradio.component_meta import ComponentMeta
 from gradio.utils import get_upload_folder
 
+from cliploc._memory_errors import out_of_memory
 from cliploc.demo import demo_photos
 from cliploc.errors import CliplocError
 from cliploc.geometry import POLICIES
@@ -541,6 +542,6 @@ def _sentence(error: Exception, debug: bool) -> str:
         return str(error)
     if debug:
         traceback.print_exception(error, file=sys.stderr)
-    if isinstance(error, MemoryError) or "out of memory" in str(error):
+    if out_of_memory(error):
         return "too little memory on the server: use a smaller photograph, fewer names or fewer scales"
     return f"a mistake of cliploc's own ({type(error).__name__}): start the server with --debug to see it there"
