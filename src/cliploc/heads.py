@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from cliploc._files import write_output
 from cliploc.errors import ModelError, UsageError
-from cliploc.saliency._infra.attention import mean_attention, patches_of
+from cliploc.saliency import mean_attention, patches_of
 from cliploc.schema import Backbone, Context, Needs, TowerKind
 
 FORMAT = 2  # of a saved head

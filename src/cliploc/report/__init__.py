@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from cliploc.report._draw import clean, name_colour
+from cliploc.report._html import count, decimal, escape
 from cliploc.report.benchmark import write_report
 from cliploc.report.document import classified_record, to_document
 from cliploc.report.overlay import draw_overlay, panels
 from cliploc.report.page import PageItem, write_page
 
-__all__ = ["PageItem", "classified_record", "draw_overlay", "panels", "to_document", "write_page", "write_report"]
+__all__ = [
+    "PageItem",
+    "classified_record",
+    "clean",
+    "count",
+    "decimal",
+    "draw_overlay",
+    "escape",
+    "name_colour",
+    "panels",
+    "to_document",
+    "write_page",
+    "write_report",
+]

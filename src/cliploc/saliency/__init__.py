@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cliploc.saliency._infra.attention import mean_attention, patches_of
 from cliploc.saliency._infra.ensemble import EnsembleRule, find, min_max, raw_maps, resolve_options
 from cliploc.saliency._infra.fit import fitting, unfit_reason
 from cliploc.saliency._infra.registration import methods, saliency
@@ -10,8 +11,10 @@ __all__ = [
     "EnsembleRule",
     "find",
     "fitting",
+    "mean_attention",
     "methods",
     "min_max",
+    "patches_of",
     "raw_maps",
     "resolve_options",
     "saliency",

@@ -17,9 +17,7 @@ from PIL import Image
 
 from cliploc.errors import UsageError
 from cliploc.localization import Localization
-from cliploc.report import _draw as drawing
-from cliploc.report import draw_overlay, to_document
-from cliploc.report._html import count, decimal, escape
+from cliploc.report import clean, count, decimal, draw_overlay, escape, name_colour, to_document
 from cliploc.report.exports import FORMATS, AnnotatedPicture, ExportSettings
 from cliploc.report.overlay import draw_names, verdict
 from cliploc.saliency import find
@@ -75,7 +73,7 @@ def _shown(result: Localization) -> Localization:
 def _name_figure(whole: Localization, shown: Localization, index: int, opacity: float, title: str) -> str:
     boxes = whole.boxes.xyxy[whole.boxes.label == index]
     where = "; ".join("box from {:.0f}, {:.0f} to {:.0f}, {:.0f}".format(*box) for box in boxes) or "no box"
-    name = drawing.clean(whole.names[index])
+    name = clean(whole.names[index])
     alt = f"{whole.source} with the heatmap for “{name}”{f' by {title}' if title else ''}: {where}"
     head = escape(name) + (f" · {escape(title)}" if title else "")
     return _figure(draw_names(shown, [index], opacity), alt, f"<b>{head}</b> {escape(verdict(whole, index))}")
@@ -84,7 +82,7 @@ def _name_figure(whole: Localization, shown: Localization, index: int, opacity: 
 def _chips(result: Localization) -> str:
     chips = []
     for index, name in enumerate(result.names):
-        red, green, blue = drawing.name_colour(index)
+        red, green, blue = name_colour(index)
         chips.append(f'<span class=chip><i style="background:rgb({red},{green},{blue})"></i>{escape(name)}</span>')
     return " ".join(chips)
 

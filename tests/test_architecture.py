@@ -1,0 +1,60 @@
+"""Rules that hold between packages: private means private, and a light import stays light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import cliploc
+
+PACKAGE = Path(cliploc.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Everything that a module imports from this package, names in full."""
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "a relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        yield from (name for name in names if name.startswith("cliploc."))
+
+
+def private_owner(name: str) -> str:
+    """The package or module whose own a name is: of `a.b._c.d`, `a.b`; "" of a public name."""
+    parts = name.split(".")
+    private = [index for index, part in enumerate(parts) if part.startswith("_") and not part.startswith("__")]
+    return ".".join(parts[: private[0]]) if private else ""
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_what_is_private_is_imported_by_its_own_package_only(path: Path) -> None:
+    own = module_name(path)
+    strangers = [
+        name
+        for name in imported(ast.parse(path.read_text(encoding="utf-8")))
+        if (owner := private_owner(name)) not in ("", "cliploc") and not f"{own}.".startswith(f"{owner}.")
+    ]
+    assert not strangers, f"{own} imports what is private elsewhere: make it public there, or move it"
+
+
+def test_the_localizer_loads_no_report_and_no_training() -> None:
+    code = "import sys, cliploc.localizer; print(*sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(ran.stdout.split())
+    assert "cliploc.localizer" in loaded
+    heavy = ("cliploc.report", "cliploc.training", "cliploc.web", "cliploc.jobs", "matplotlib", "jinja2", "open_clip")
+    assert not loaded.intersection(heavy)
