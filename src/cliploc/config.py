@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from cliploc.schema import Backbone, ResizePolicy
 
 POLICIES: tuple[ResizePolicy, ...] = ("squash", "crop", "pad")
-PRECISIONS = ("fp32", "bf16", "fp16", "auto")
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # by torch's names, as torch is not imported here
+PRECISIONS = (*DTYPES, "auto")
 MOST_SCALES = 16
 MOST_SIDE = 4096  # pixels of a model's input
 
@@ -377,14 +378,14 @@ class Options:
     precision: str = option(
         "fp32",
         group="model",
-        metavar="fp32|bf16|fp16|auto",
+        metavar="|".join(PRECISIONS),
         check=choice("precision", PRECISIONS),
         help="What the model's tower computes in.",
     )
     masked_precision: str | None = option(
         None,
         group="model",
-        metavar="fp32|bf16|fp16|auto",
+        metavar="|".join(PRECISIONS),
         check=choice("masked_precision", PRECISIONS, none=True),
         help="What it computes the Score-CAM family's masked pictures in. [default: as the tower]",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import open_clip
@@ -19,9 +19,11 @@ from torch.nn import functional as F
 from cliploc.backbones import _precision, _weights, create, models
 from cliploc.backbones import open_clip as builder
 from cliploc.backbones.open_clip import Plan, build, plan_model
+from cliploc.config import DTYPES
 from cliploc.errors import CliplocWarning, ModelError, UnknownNameError, UsageError
 from cliploc.localizer import Localizer
 from cliploc.schema import Backbone
+from cliploc.training.train import MixedPrecision
 from tests.backbones.small_clip import SIDE, TEXTS, save_folder, small_clip, tokenizer
 from tests.backbones.test_weights import torchscript
 
@@ -247,6 +249,13 @@ def test_precision(folder, precision, dtype):
     assert image.dtype == text.dtype == torch.float32
     assert (image * exact.encode_image(exact.normalize(pixels))).sum(dim=-1).min() > 0.999
     assert (text * exact.encode_text(TEXTS)).sum(dim=-1).min() > 0.999
+
+
+def test_every_precision_of_the_options_is_a_dtype_and_back() -> None:
+    assert get_args(MixedPrecision) == ("no", *(name for name in DTYPES if name != "fp32"))
+    for name in DTYPES:
+        assert _precision.precision_name(_precision.resolve_precision(name, "cpu")) == name
+    assert _precision.precision_name(torch.float64) == "float64"
 
 
 def test_auto_precision_asks_the_machine(monkeypatch):

@@ -6,10 +6,8 @@ from pathlib import Path
 
 import torch
 
+from cliploc.config import DTYPES, PRECISIONS
 from cliploc.errors import UsageError
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-PRECISIONS = (*_DTYPES, "auto")
 
 
 def resolve_precision(precision: str, device: str) -> torch.dtype:
@@ -29,9 +27,10 @@ def resolve_precision(precision: str, device: str) -> torch.dtype:
     """
     if precision == "auto":
         return torch.bfloat16 if _native_bf16(torch.device(device)) else torch.float32
-    if precision not in _DTYPES:
+    if precision not in DTYPES:
         raise UsageError(f"expected a precision of {', '.join(PRECISIONS)}, got {precision!r}")
-    return _DTYPES[precision]
+    dtype: torch.dtype = getattr(torch, DTYPES[precision])
+    return dtype
 
 
 def precision_name(dtype: torch.dtype) -> str:
@@ -41,7 +40,8 @@ def precision_name(dtype: torch.dtype) -> str:
         >>> precision_name(torch.bfloat16)
         'bf16'
     """
-    return {dtype: name for name, dtype in _DTYPES.items()}.get(dtype, str(dtype).removeprefix("torch."))
+    torchs_name = str(dtype).removeprefix("torch.")
+    return {theirs: ours for ours, theirs in DTYPES.items()}.get(torchs_name, torchs_name)
 
 
 def _native_bf16(device: torch.device) -> bool:

@@ -12,6 +12,7 @@ import typer
 
 from cliploc._threads import MAX_THREADS
 from cliploc._values import parse_share
+from cliploc.config import PRECISIONS
 from cliploc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ Flip = Annotated[bool, typer.Option("--flip", help="Average in the map of the mi
 Refine = Annotated[
     str, typer.Option(metavar="NAME,NAME", help="Steps that follow the method: names of `cliploc refinements`.")
 ]
-Precision = Annotated[str, typer.Option(metavar="fp32|bf16|fp16|auto", help="What the model's tower computes in.")]
+Precision = Annotated[str, typer.Option(metavar="|".join(PRECISIONS), help="What the model's tower computes in.")]
 NoTextCache = Annotated[bool, typer.Option("--no-text-cache", help="Neither read nor keep names' embeddings on disk.")]
 BatchSize = Annotated[int, whole_number(1, 4096, "Photos sent through the model at once.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; the best there is when left out.")]

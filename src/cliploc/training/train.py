@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from cliploc import prompts
 from cliploc._files import write_output
+from cliploc.backbones import resolve_precision
 from cliploc.errors import ModelError, UsageError
 from cliploc.heads import HEADS, HeadConfig, HeadKind, SemanticHead, Start, answer, save_head, weights_hash
 from cliploc.schema import Backbone, TextSet
@@ -93,7 +94,7 @@ class TrainSettings:
             "start": ("zero-shot", "random"),
             "schedule": ("cosine", "step"),
             "hold_out": ("pictures", "classes"),
-            "mixed_precision": ("no", "bf16", "fp16"),
+            "mixed_precision": get_args(MixedPrecision),
         }
         for name, there in choices.items():
             if getattr(self, name) not in there:
@@ -371,7 +372,8 @@ class _Run:
         else:
             self.optimizer = torch.optim.SGD(head.parameters(), s.lr, momentum=0.9, weight_decay=s.weight_decay)
         # Precision is kept apart from accelerate, whose own is one for all trainings of a process.
-        self.half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(s.mixed_precision)
+        full = s.mixed_precision == "no"
+        self.half = None if full else resolve_precision(s.mixed_precision, str(accelerator.device))
         self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=s.mixed_precision == "fp16")
         self.processes, self.rank = int(accelerator.num_processes), int(accelerator.process_index)
         # Small classes alone are chosen among: a row of `text`, a column of a closed head's logits.
