@@ -194,6 +194,36 @@ class Needs:
 
 
 @dataclass(frozen=True)
+class DenseReading:
+    """How `Backbone.dense` walks a ViT's last blocks to read every patch in the joint space.
+
+    A path of tokens starts with those entering the last `blocks` blocks. In every block the rule gathers something from
+    q, k and v, and the attention's output projection makes the block's branch of it. The default is MaskCLIP's.
+
+    Attributes:
+        rule: `(q, k, v, scale) → out`, each `[B, H, 1+N, d/H]`; None: every token keeps its own value v (MaskCLIP).
+        blocks: how many.
+        residual: whether a branch is added to the path (Surgery, GEM) or becomes the path (ClearCLIP).
+        mlp: whether the block's MLP follows on the path, on its own residual.
+        parallel: whether q, k and v come from the tower's own tokens, undisturbed (Surgery, GEM), while the path adds
+            up the branches; else they come from the path itself. Without `residual` it adds up from zero.
+        adaptive: whether the scale handed to the rule, a number, becomes a tensor `[B, 1, 1, 1]`: times the mean length
+            of the image's tokens as the block's attention takes them, after its norm (GEM).
+
+    Example:
+        >>> DenseReading(blocks=6, residual=True, parallel=True).rule is None
+        True
+    """
+
+    rule: AttentionRule | None = None
+    blocks: int = 1
+    residual: bool = False
+    mlp: bool = False
+    parallel: bool = False
+    adaptive: bool = False
+
+
+@dataclass(frozen=True)
 class BlockEnd:
     """A transformer block from what its attention gathered on, with a graph that begins there.
 
@@ -302,38 +332,19 @@ class Backbone(Protocol):
         """
         ...
 
-    def dense(
-        self,
-        trace: Trace,
-        rule: AttentionRule | None = None,
-        blocks: int = 1,
-        *,
-        residual: bool = False,
-        mlp: bool = False,
-        parallel: bool = False,
-        adaptive: bool = False,
-    ) -> Tensor:
+    def dense(self, trace: Trace, reading: DenseReading = DenseReading()) -> Tensor:
         """The joint-space reading of every location, `[B, D, h, w]` float32, not normalised.
 
         GAP tower: exact, its mean over h×w is the embedding before normalisation. Attention pool: the value path. A CNN
-        takes no rule and ignores the other options.
+        takes no rule and ignores the rest of the reading.
 
-        ViT: a path of tokens starts with those entering the last `blocks` blocks, which the trace must hold
-        (`Needs(dense=blocks)` keeps them all, and their q, k and v: then nothing is run twice). In every block the
-        rule gathers something from q, k and v, and the attention's output projection makes the block's branch of it.
-        The patches left at the end are read out: the head's normalisation and projection; with an attention pool, its
-        value path.
+        ViT: the path of tokens starts with those entering the last `reading.blocks` blocks, which the trace must hold
+        (`Needs(dense=blocks)` keeps them all, and their q, k and v: then nothing is run twice). The patches left at its
+        end are read out: the head's normalisation and projection; with an attention pool, its value path.
 
         Args:
             trace: a forward pass.
-            rule: `(q, k, v, scale) → out`, each `[B, H, 1+N, d/H]`; None: every token keeps its own value v (MaskCLIP).
-            blocks: how many.
-            residual: whether a branch is added to the path (Surgery, GEM) or becomes the path (ClearCLIP).
-            mlp: whether the block's MLP follows on the path, on its own residual.
-            parallel: whether q, k and v come from the tower's own tokens, undisturbed (Surgery, GEM), while the path
-                adds up the branches; else they come from the path itself. Without `residual` it adds up from zero.
-            adaptive: whether the scale handed to the rule, a number, becomes a tensor `[B, 1, 1, 1]`: times the mean
-                length of the image's tokens as the block's attention takes them, after its norm (GEM).
+            reading: which path.
         """
         ...
 
@@ -445,20 +456,9 @@ class Context:
         """Finishes the tower from a stage's features: `[B, D]` unit norm, differentiable."""
         return self.backbone.head(features, self.trace, stage)
 
-    def dense(
-        self,
-        rule: AttentionRule | None = None,
-        blocks: int = 1,
-        *,
-        residual: bool = False,
-        mlp: bool = False,
-        parallel: bool = False,
-        adaptive: bool = False,
-    ) -> Tensor:
+    def dense(self, reading: DenseReading = DenseReading()) -> Tensor:
         """The joint-space reading of every location, `[B, D, h, w]`; see `Backbone.dense`."""
-        return self.backbone.dense(
-            self.trace, rule, blocks, residual=residual, mlp=mlp, parallel=parallel, adaptive=adaptive
-        )
+        return self.backbone.dense(self.trace, reading)
 
     @property
     def redundant(self) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 
 from cliploc.backbones._transformer import own_attention
 from cliploc.errors import UsageError
-from cliploc.schema import Needs, TransformerBackbone
+from cliploc.schema import DenseReading, Needs, TransformerBackbone
 
 TEXT = {"width": 32, "heads": 2, "layers": 1, "context_length": 12, "vocab_size": 100}
 SENTENCES = ["a photo of a cat", "dogs"]
@@ -205,7 +206,7 @@ class TransformerContract:
         tokens = trace.tokens[-1][:, backbone.prefix_tokens :]
         expected = backbone.read_tokens(tokens).transpose(1, 2).reshape(2, -1, *trace.grid)
         for blocks in (1, 2):
-            dense = backbone.dense(trace, own_attention, blocks, residual=True, mlp=True)
+            dense = backbone.dense(trace, DenseReading(own_attention, blocks, residual=True, mlp=True))
             assert dense.dtype == torch.float32
             assert_same(dense, expected)
 
@@ -221,15 +222,17 @@ class TransformerContract:
         def assert_reads(ours: Tensor, path: Tensor) -> None:  # in units of what is read: it is not normalised
             torch.testing.assert_close(ours, read(path), rtol=1e-4, atol=1e-4)
 
-        assert_reads(backbone.dense(trace, own_attention), branches[-1])
-        assert_reads(backbone.dense(trace, own_attention, residual=True), trace.entering[-1] + branches[-1])
+        assert_reads(backbone.dense(trace, DenseReading(own_attention)), branches[-1])
+        added = backbone.dense(trace, DenseReading(own_attention, residual=True))
+        assert_reads(added, trace.entering[-1] + branches[-1])
         both = branches[-2] + branches[-1]
-        parallel = backbone.dense(trace, own_attention, 2, residual=True, parallel=True)
+        beside = DenseReading(own_attention, 2, residual=True, parallel=True)
+        parallel = backbone.dense(trace, beside)
         assert_reads(parallel, trace.entering[-2] + both)
-        assert_reads(backbone.dense(trace, own_attention, 2, parallel=True), both)
+        assert_reads(backbone.dense(trace, replace(beside, residual=False)), both)
         # The same from a trace that holds only where the path starts.
         barely = backbone.trace(images, Needs(features=(-2,)))
-        assert_same(backbone.dense(barely, own_attention, 2, residual=True, parallel=True), parallel)
+        assert_same(backbone.dense(barely, beside), parallel)
 
     def test_dense_without_a_rule_keeps_every_tokens_value(self, backbone: Any, images: Tensor) -> None:
         trace = backbone.trace(images, Needs(features=(-1,)))
@@ -239,23 +242,23 @@ class TransformerContract:
             seen.append((q, k, v, scale))
             return v
 
-        assert_same(backbone.dense(trace), backbone.dense(trace, value), 0)
+        assert_same(backbone.dense(trace), backbone.dense(trace, DenseReading(value)), 0)
         q, k, _, scale = seen[0]
         attention = backbone.trace(images, Needs(attention=(-1,))).attention[-1]
         assert_same((q @ k.transpose(-2, -1) * scale).softmax(dim=-1), attention)
 
     def test_dense_runs_no_projection_twice(self, backbone: Any, images: Tensor, monkeypatch: Any) -> None:
-        paths: list[dict[str, Any]] = [
-            {"parallel": True, "residual": True, "adaptive": True},
-            {"parallel": True},
-            {"residual": True, "mlp": True},
+        paths = [
+            DenseReading(own_attention, 2, residual=True, parallel=True, adaptive=True),
+            DenseReading(own_attention, 2, parallel=True),
+            DenseReading(own_attention, residual=True, mlp=True),
         ]
         trace = backbone.trace(images, Needs(tokens="all"))
-        twice = [backbone.dense(trace, own_attention, 2 if "parallel" in path else 1, **path) for path in paths]
+        twice = [backbone.dense(trace, path) for path in paths]
         trace = backbone.trace(images, Needs(dense=backbone.depth + 1))  # all there are
         for adapter in backbone.adapters:
             monkeypatch.setattr(adapter, "project", None)
-        once = [backbone.dense(trace, own_attention, 2 if "parallel" in path else 1, **path) for path in paths]
+        once = [backbone.dense(trace, path) for path in paths]
         for ours, expected in zip(once, twice, strict=True):
             assert_same(ours, expected, 1e-4)
 
@@ -290,7 +293,7 @@ class TransformerContract:
 
     def test_dense_says_what_the_trace_lacks(self, backbone: Any, images: Tensor) -> None:
         with pytest.raises(ValueError, match=r"needs the tokens entering -2: Needs\(tokens=\(-2,\)\)"):
-            backbone.dense(backbone.trace(images, Needs(features=(-1,))), blocks=2)
+            backbone.dense(backbone.trace(images, Needs(features=(-1,))), DenseReading(blocks=2))
 
     def test_two_pictures_are_two_times_one(self, backbone: Any, images: Tensor) -> None:
         needs = Needs(features=(-1,), attention=(-1,))
@@ -307,10 +310,10 @@ class TransformerContract:
         entering = trace.entering[-2].clone().requires_grad_()
         resumed = backbone.resume(entering, -2, Needs(attention=(-1,)), trace.grid)
         torch.autograd.grad(resumed.embedding.sum(), resumed.attention[-1])
-        backbone.dense(trace, own_attention, 2, parallel=True, residual=True, mlp=True)
+        backbone.dense(trace, DenseReading(own_attention, 2, parallel=True, residual=True, mlp=True))
         broken: Callable[..., Any] = lambda *_: 1 / 0  # noqa: E731
         with pytest.raises(ZeroDivisionError):
-            backbone.dense(trace, broken)
+            backbone.dense(trace, DenseReading(broken))
         backbone.encode_image(pictures(4 * backbone.stride, 2 * backbone.stride))
         for module, before in states.values():
             assert_state(module, before)

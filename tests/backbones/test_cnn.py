@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from cliploc.backbones._cnn import AttentionPool, GlobalAveragePool
 from cliploc.errors import UsageError
-from cliploc.schema import Backbone, Needs
+from cliploc.schema import Backbone, DenseReading, Needs
 from tests.tiny import seeded, tower
 
 CNN_KINDS = ("gap_cnn", "attention_pool_cnn")
@@ -208,4 +208,4 @@ def test_refusals():
     with pytest.raises(UsageError, match=r"expected a stage of gap_cnn from -3 to -1 \(the last\), got 0"):
         backbone.head(trace.features[-1], trace, 0)
     with pytest.raises(UsageError, match="gap_cnn is a CNN: an attention rule needs a ViT tower"):
-        backbone.dense(trace, rule=lambda q, k, v, scale: v)
+        backbone.dense(trace, DenseReading(lambda q, k, v, scale: v))

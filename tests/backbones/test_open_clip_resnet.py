@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from cliploc.backbones.open_clip_resnet import OpenClipResNet
 from cliploc.errors import UsageError
-from cliploc.schema import Backbone, Needs
+from cliploc.schema import Backbone, DenseReading, Needs
 from tests.backbones.small_clip import TEXTS, season, small_clip, tokenizer
 
 STAGES = (-5, -4, -3, -2, -1)
@@ -120,7 +120,7 @@ def test_dense_is_the_value_path_of_each_place(model, backbone):
             expected = value @ pool.c_proj.weight.T + pool.c_proj.bias
             torch.testing.assert_close(dense[:, :, y, x], expected.detach(), rtol=1e-4, atol=1e-5)
     with pytest.raises(UsageError, match="small is a CNN: an attention rule needs a ViT tower"):
-        backbone.dense(trace, rule=lambda q, k, v, scale: v)
+        backbone.dense(trace, DenseReading(lambda q, k, v, scale: v))
 
 
 def test_the_users_model_stays_as_it_was():

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from cliploc.backbones._tower import DualEncoder
 from cliploc.errors import UsageError
-from cliploc.schema import AttentionRule, Needs, TowerKind, Trace
+from cliploc.schema import DenseReading, Needs, TowerKind, Trace
 
 
 class ConvolutionalBackbone(DualEncoder):
@@ -71,19 +71,9 @@ class ConvolutionalBackbone(DualEncoder):
             x = module(x)
         return F.normalize(self.pool(x).float(), dim=-1)
 
-    def dense(
-        self,
-        trace: Trace,
-        rule: AttentionRule | None = None,
-        blocks: int = 1,  # noqa: ARG002
-        *,
-        residual: bool = False,  # noqa: ARG002
-        mlp: bool = False,  # noqa: ARG002
-        parallel: bool = False,  # noqa: ARG002
-        adaptive: bool = False,  # noqa: ARG002
-    ) -> Tensor:
+    def dense(self, trace: Trace, reading: DenseReading = DenseReading()) -> Tensor:
         """The joint-space reading of every location, `[B, D, h, w]` float32; a CNN has no attention rule to replace."""
-        if rule is not None:
+        if reading.rule is not None:
             raise UsageError(f"{self.name} is a CNN: an attention rule needs a ViT tower")
         return self.read_locations(trace.features[-1]).float()
 

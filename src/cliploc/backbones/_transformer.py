@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from cliploc.backbones._tower import DualEncoder
 from cliploc.errors import UsageError
-from cliploc.schema import AttentionRule, BlockEnd, Needs, Pooling, TowerKind, Trace
+from cliploc.schema import BlockEnd, DenseReading, Needs, Pooling, TowerKind, Trace
 
 
 def own_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -255,44 +255,35 @@ class VisionTransformerBackbone(DualEncoder):
         grid = (features.shape[-2], features.shape[-1])
         return self.resume(tokens, stage, Needs(), grid).embedding
 
-    def dense(
-        self,
-        trace: Trace,
-        rule: AttentionRule | None = None,
-        blocks: int = 1,
-        *,
-        residual: bool = False,
-        mlp: bool = False,
-        parallel: bool = False,
-        adaptive: bool = False,
-    ) -> Tensor:
+    def dense(self, trace: Trace, reading: DenseReading = DenseReading()) -> Tensor:
         """The joint-space reading of every patch, `[B, D, h, w]` float32; see `cliploc.schema.Backbone.dense`."""
-        start = -blocks
+        start = -reading.blocks
         self._block_index(start)
         if start not in trace.entering:
-            raise ValueError(f"dense over {blocks} blocks needs the tokens entering {start}: Needs(tokens=({start},))")
+            needed = f"Needs(tokens=({start},))"
+            raise ValueError(f"dense over {reading.blocks} blocks needs the tokens entering {start}: {needed}")
         original = trace.entering[start]  # [B, prefix+N, d] the tower's own tokens
-        path = torch.zeros_like(original) if parallel and not residual else original
+        path = torch.zeros_like(original) if reading.parallel and not reading.residual else original
         rotation = self.rotation(trace.grid)
         for back, block in zip(range(start, 0), self.adapters[start:], strict=True):
-            if parallel:
+            if reading.parallel:
                 original = trace.entering.get(back, original)
-            source = original if parallel else path
+            source = original if reading.parallel else path
             if source is trace.entering.get(back) and back in trace.projections:
                 normed, (q, k, v) = trace.normed[back], trace.projections[back]
             else:
                 normed = block.attention_input(source)  # [B, prefix+N, d]
                 q, k, v = block.project(normed, rotation)  # each [B, H, prefix+N, d/H]
             scale: Tensor | float = block.scale
-            if adaptive:
+            if reading.adaptive:
                 lengths = normed.float().norm(dim=-1)  # [B, prefix+N]
                 scale = block.scale * lengths.mean(dim=-1)[:, None, None, None]  # [B, 1, 1, 1]
-            gathered = v if rule is None else rule(q, k, v, scale).to(v.dtype)
+            gathered = v if reading.rule is None else reading.rule(q, k, v, scale).to(v.dtype)
             branch = block.attention_branch(source, gathered)  # [B, prefix+N, d]
-            path = path + branch if residual or parallel else branch
-            if mlp:
+            path = path + branch if reading.residual or reading.parallel else branch
+            if reading.mlp:
                 path = path + block.mlp_branch(path)
-            if parallel and back < -1 and back + 1 not in trace.entering:
+            if reading.parallel and back < -1 and back + 1 not in trace.entering:
                 original = block.finish(original, block.gather(q, k, v))
         read = self.read_tokens(path[:, self.prefix_tokens :])  # [B, N, D]
         return on_grid(read, trace.grid)

@@ -10,7 +10,7 @@ from torch import Tensor
 from cliploc.errors import UsageError
 from cliploc.saliency._infra.registration import saliency
 from cliploc.saliency._infra.rules import dense_cosine, self_attention
-from cliploc.schema import Context, Needs
+from cliploc.schema import Context, DenseReading, Needs
 
 SHARPNESS = 2.0  # the authors' factor on cosines before the softmax over prompts
 
@@ -60,7 +60,8 @@ def clip_surgery(ctx: Context, depth: int = 6) -> Tensor:
     blocks = min(depth, ctx.transformer.depth)
     if ctx.text.shape[1] == 1:
         ctx = replace(ctx, text=ctx.text - ctx.redundant)
-    cosine = dense_cosine(ctx, self_attention("v"), blocks, residual=True, parallel=True)  # [B, P, h, w]
+    reading = DenseReading(self_attention("v"), blocks, residual=True, parallel=True)
+    cosine = dense_cosine(ctx, reading)  # [B, P, h, w]
     if ctx.text.shape[1] == 1:
         return cosine
     scores = torch.einsum("bd,bpd->bp", ctx.trace.embedding, ctx.text)  # [B, P]

@@ -7,7 +7,7 @@ from torch import Tensor
 from cliploc.errors import UsageError
 from cliploc.saliency._infra.registration import saliency
 from cliploc.saliency._infra.rules import dense_cosine, iterated_self_attention
-from cliploc.schema import Context, Needs
+from cliploc.schema import Context, DenseReading, Needs
 
 DEPTH = 6  # blocks that gem_torch edits by default
 
@@ -62,4 +62,4 @@ def gem(ctx: Context, depth: int = DEPTH, iterations: int = 1, temperature: floa
         raise UsageError(f"expected a temperature above 0, got {temperature}: leave it out for the adaptive one")
     rule = iterated_self_attention(iterations, temperature)
     blocks = min(depth, ctx.transformer.depth)
-    return dense_cosine(ctx, rule, blocks, residual=True, parallel=True, adaptive=True)
+    return dense_cosine(ctx, DenseReading(rule, blocks, residual=True, parallel=True, adaptive=True))

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from cliploc.saliency._infra.registration import saliency
 from cliploc.saliency._infra.rules import dense_cosine
-from cliploc.schema import Context, Needs
+from cliploc.schema import Context, DenseReading, Needs
 
 
 @saliency(
@@ -41,4 +41,4 @@ def maskclip(ctx: Context, residual: bool = False, mlp: bool = False) -> Tensor:
         >>> localizer("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
         (1, 375, 500)
     """
-    return dense_cosine(ctx, residual=residual, mlp=mlp)
+    return dense_cosine(ctx, DenseReading(residual=residual, mlp=mlp))

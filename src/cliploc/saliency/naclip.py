@@ -7,7 +7,7 @@ from torch import Tensor
 from cliploc.errors import UsageError
 from cliploc.saliency._infra.registration import saliency
 from cliploc.saliency._infra.rules import dense_cosine, neighbourhood, self_attention
-from cliploc.schema import Context, Needs
+from cliploc.schema import Context, DenseReading, Needs
 
 
 @saliency(
@@ -46,4 +46,4 @@ def naclip(ctx: Context, sigma: float = 5.0) -> Tensor:
     if not sigma > 0:
         raise UsageError(f"expected a sigma above 0 patches, got {sigma}: the paper takes 5")
     prior = neighbourhood(ctx.trace.grid, ctx.transformer.prefix_tokens, sigma).to(ctx.backbone.device)  # [T, T]
-    return dense_cosine(ctx, self_attention("k", prior))
+    return dense_cosine(ctx, DenseReading(self_attention("k", prior)))

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from cliploc.saliency._infra.registration import saliency
 from cliploc.saliency._infra.rules import dense_cosine, self_attention
-from cliploc.schema import Context, Needs
+from cliploc.schema import Context, DenseReading, Needs
 
 
 @saliency(
@@ -38,4 +38,4 @@ def sclip(ctx: Context) -> Tensor:
         >>> localizer("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
         (1, 375, 500)
     """
-    return dense_cosine(ctx, self_attention("qk"), residual=True, mlp=True)
+    return dense_cosine(ctx, DenseReading(self_attention("qk"), residual=True, mlp=True))

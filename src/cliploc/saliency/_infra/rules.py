@@ -1,6 +1,7 @@
 """Attention rules: what the last blocks of a ViT gather when their patches are to be read one by one.
 
-Pure functions for `Context.dense`, each `(q, k, v, scale) → out`. Attention is fused: `[T, T]` weights are never kept.
+Pure functions, each a `DenseReading.rule`: `(q, k, v, scale) → out`. Attention is fused: `[T, T]` weights are never
+kept.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.schema import AttentionRule, Context
+from cliploc.schema import AttentionRule, Context, DenseReading
 
 
 def self_attention(parts: str, prior: Tensor | None = None) -> AttentionRule:
@@ -59,17 +60,7 @@ def neighbourhood(grid: tuple[int, int], prefix_tokens: int, sigma: float) -> Te
     return F.pad(torch.kron(rows, columns), (prefix_tokens, 0, prefix_tokens, 0))  # [T, T]
 
 
-def dense_cosine(
-    ctx: Context,
-    rule: AttentionRule | None = None,
-    blocks: int = 1,
-    *,
-    residual: bool = False,
-    mlp: bool = False,
-    parallel: bool = False,
-    adaptive: bool = False,
-) -> Tensor:
+def dense_cosine(ctx: Context, reading: DenseReading = DenseReading()) -> Tensor:
     """`[B, P, h, w]`: every patch's reading in the joint space, scaled to unit length, · g_t; see `Context.dense`."""
     with torch.no_grad():
-        readings = ctx.dense(rule, blocks, residual=residual, mlp=mlp, parallel=parallel, adaptive=adaptive)
-        return torch.einsum("bdhw,bpd->bphw", F.normalize(readings, dim=1), ctx.text)
+        return torch.einsum("bdhw,bpd->bphw", F.normalize(ctx.dense(reading), dim=1), ctx.text)
