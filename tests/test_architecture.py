@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -49,6 +50,15 @@ def test_what_is_private_is_imported_by_its_own_package_only(path: Path) -> None
         if (owner := private_owner(name)) not in ("", "cliploc") and not f"{own}.".startswith(f"{owner}.")
     ]
     assert not strangers, f"{own} imports what is private elsewhere: make it public there, or move it"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_nobody_asks_whether_a_backbone_has_something(path: Path) -> None:
+    """What is not in the protocol is not asked for."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    asked = [ast.unparse(one) for one in calls if one.func.id in ("getattr", "hasattr", "setattr")]  # type: ignore[attr-defined]
+    assert not [one for one in asked if re.search(r"\((\w+\.)*_?(backbone|tower)\b", one)]
 
 
 def test_the_localizer_loads_no_report_and_no_training() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -83,19 +85,19 @@ def test_where_it_lies(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path / "home" / ".cache" / "cliploc" / "text"
 
 
-def counting(fingerprint):
+def counting(source):
     """A tower that says what sentences it was asked for."""
     backbone = tower("attention_pool_cnn")
     asked = []
     encode = backbone.encode_text
     backbone.encode_text = lambda sentences: (asked.extend(sentences), encode(sentences))[1]
-    if fingerprint:
-        backbone.fingerprint = fingerprint
+    if source:
+        backbone.loaded_from(Path("weights.pt"), source)
     return backbone, asked
 
 
-def ask(fingerprint, photo, names, **options):
-    backbone, asked = counting(fingerprint)
+def ask(source, photo, names, **options):
+    backbone, asked = counting(source)
     found = Localizer(model=backbone, **options)(photo, names)
     return found.scores, asked
 
@@ -113,9 +115,9 @@ def test_a_second_localizer_asks_the_text_tower_for_what_is_new_only(folder, pho
 
 
 def test_who_does_not_want_it_does_without(folder, photo, monkeypatch):
-    for fingerprint, options in ((None, {}), ("weights", {"text_cache": False})):
+    for source, options in ((None, {}), ("weights", {"text_cache": False})):
         for _ in range(2):
-            _, asked = ask(fingerprint, photo, ["red"], **options)
+            _, asked = ask(source, photo, ["red"], **options)
             assert asked == ["a photo of a red."]
     monkeypatch.setenv("CLIPLOC_CACHE", "off")
     ask("weights", photo, ["red"])

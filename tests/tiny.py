@@ -104,14 +104,15 @@ class TinyCnn(ConvolutionalBackbone):
             pass_colours_through(stage[0])
         self.name, self.embedding_size = name, size
         self.input_hw = (grid[0] * SIDE, grid[1] * SIDE)
-        self.pooling = pool
+        self.pool_layer = pool
+        self.pooling = "attention" if isinstance(pool, AttentionPool) else "global average"
         self.texts = ColourText(size)
 
     def pool(self, features: Tensor) -> Tensor:
-        return self.pooling(features)
+        return self.pool_layer(features)
 
     def read_locations(self, features: Tensor) -> Tensor:
-        return self.pooling.read_locations(features)
+        return self.pool_layer.read_locations(features)
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         return self.texts(texts)

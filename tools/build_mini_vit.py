@@ -145,7 +145,7 @@ class Distillation:
     def __init__(self) -> None:
         teacher = Mini.bundled()
         self.fine_stage, self.coarse_stage, self.head = load_stem()[-1], teacher.stages[-2], teacher.stages[-1]
-        self.mean_feature = teacher.pooling.mean_feature  # [1280]
+        self.mean_feature = teacher.pool_layer.mean_feature  # [1280]
         self.rows = F.normalize(teacher.text.class_rows, dim=1) * teacher.logit_scale  # [1000, 1280]
 
     @torch.no_grad()

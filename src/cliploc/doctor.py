@@ -110,7 +110,7 @@ def _model(model: str, pretrained: str | None, device: str | None, precision: st
         yield Check("weights", False, f"{model} cannot be loaded ({error}){advice}")
         return
     seconds = time.perf_counter() - start
-    file = getattr(localizer.backbone, "weights_file", None)
+    file = localizer.backbone.weights_file
     where = "" if file is None else f"{file} ({file.stat().st_size / 1e6:,.1f} MB), "
     yield Check("weights", True, f"{localizer.backbone.name}: {where}loaded in {seconds:.1f} s")
     try:

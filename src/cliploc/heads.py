@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -22,6 +22,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cliploc._checksums import tensors_digest
 from cliploc._files import write_output
 from cliploc.errors import ModelError, UsageError
 from cliploc.saliency import mean_attention, patches_of
@@ -52,7 +53,7 @@ class HeadConfig:
         tower: its model's name.
         tower_kind: "cnn" or "vit".
         pretrained: the weights it was loaded with, as they were asked for.
-        weights: SHA-256 of what the tower computes with.
+        weights: the tower's `weights_id`.
         templates: of the sentences that an open head was trained with.
         training: settings and outcome of the training, for the record.
     """
@@ -359,31 +360,7 @@ def _grid(seen: Seen) -> tuple[int, int]:
 HEADS: dict[str, type[SemanticHead]] = {head.method: head for head in (TsCamHead, LctrHead)}
 
 
-# ------------------------------------------------------------------------------------------------------ the tower's id
-def weights_hash(backbone: Backbone) -> str:
-    """SHA-256 of what a backbone computes with: how it normalises pixels, and its fingerprint, else its weights."""
-    black_and_white = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 1, 1).to(backbone.device)
-    levels = [round(level, 3) for level in backbone.normalize(black_and_white).flatten().tolist()]
-    digest = hashlib.sha256(json.dumps(levels).encode())
-    fingerprint = getattr(backbone, "fingerprint", None)
-    if fingerprint:
-        digest.update(str(fingerprint).encode())
-    elif isinstance(backbone, nn.Module):
-        digest.update(tensors_digest(backbone.state_dict()))
-    else:
-        digest.update(backbone.name.encode())
-    return digest.hexdigest()
-
-
-def tensors_digest(tensors: Mapping[str, Tensor]) -> bytes:
-    """SHA-256 of named tensors: names, shapes, types and values."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.digest()
-
-
+# -------------------------------------------------------------------------------------------------- the tower's answer
 @torch.no_grad()
 def answer(backbone: Backbone) -> Tensor:
     """What a tower says to one fixed pattern, `[D]` float32: the same in any precision, on any device."""
@@ -477,7 +454,7 @@ def _refuse_another_tower(path: Path, config: HeadConfig, expected: Tensor | Non
         raise ModelError(f"{path} was trained on {config.tower}, got {backbone.name}: use {asked}")
     if expected is None:
         raise ModelError(f"{path} is damaged: it does not say which tower it was trained on: train it again")
-    if config.weights != weights_hash(backbone):
+    if config.weights != backbone.weights_id:
         # Other libraries, devices and precisions name the same weights otherwise: what do they answer?
         got = answer(backbone)
         if not float(F.cosine_similarity(got, expected, dim=0)) > SAME_ANSWER:

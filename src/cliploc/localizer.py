@@ -18,7 +18,7 @@ from cliploc._memory_errors import out_of_memory
 from cliploc.boxes import BoxRule
 from cliploc.config import RESULT_OPTIONS, Options
 from cliploc.errors import UsageError
-from cliploc.heads import load_head, read_config, weights_hash
+from cliploc.heads import load_head, read_config
 from cliploc.images import ImageLike, Picture, pictures_in
 from cliploc.localization import Localization, boxes_of
 from cliploc.pipeline.decide import Evidence, reasons_of, weigh, without_boxes
@@ -450,7 +450,7 @@ class Localizer:
 
     @cached_property
     def _weights(self) -> str:
-        return weights_hash(self.backbone)
+        return self.backbone.weights_id
 
     def unknown_names(self, names: Sequence[str]) -> dict[str, str]:
         """Those of the names that the model cannot know, none of their synonyms, each with the reason."""
@@ -671,9 +671,9 @@ def _created(model: str, pretrained: str | None, device: str | None, precision: 
 
 
 def _text_cache_of(backbone: Backbone) -> TextCache | None:
-    """Only a backbone that knows its weights by their checksum has a `fingerprint`, and embeddings worth keeping."""
-    fingerprint, folder = getattr(backbone, "fingerprint", None), cache_folder()
-    return TextCache(folder, fingerprint) if fingerprint and folder else None
+    """On disk are kept only the embeddings by weights of a file: others are made quickly, or of weights that change."""
+    folder = cache_folder()
+    return None if folder is None or backbone.weights_file is None else TextCache(folder, backbone.weights_id)
 
 
 def _masked_encoder(backbone: Backbone, precision: str | None) -> tuple[Callable[[Tensor], Tensor] | None, str]:
@@ -684,6 +684,4 @@ def _masked_encoder(backbone: Backbone, precision: str | None) -> tuple[Callable
     name = backbones.precision_name(dtype)
     if dtype == backbone.dtype:
         return None, name
-    if not isinstance(backbone, backbones.DualEncoder):
-        raise UsageError(f"{backbone.name} has one precision only: leave masked_precision out")
     return backbone.in_precision(dtype).encode_image, name

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, cast, get_args, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -292,16 +292,41 @@ class Backbone(Protocol):
 
     The seam: `trace` runs the tower once without gradients; `head` finishes it, differentiably, from a stage's
     features. Gradients therefore never run through the whole network.
+
+    Attributes:
+        name: how results, errors and lists call it.
+        kind: of its image tower.
+        pooling: what makes one embedding of the tower's last features. With `kind` and `name` it decides which methods
+            run on it (`cliploc.saliency.unfit_reason`).
+        input_hw: height and width of the input that it was made for, in pixels.
+        stride: pixels of the input along one cell of the feature grid.
+        embedding_size: D.
+        logit_scale: what cosines are multiplied by before a softmax.
+        resize_policy: how a picture meets its input, where the user does not say so.
+        interpolation: how the pictures that it was trained on were resized. Ours are resized bicubically for any model.
+        weights_file: the file its weights were read from; None for weights of the package, random ones, and those of a
+            module that the user built. Only names' embeddings by weights of a file are worth keeping on disk.
     """
 
     name: str
     kind: TowerKind
+    pooling: Pooling
     input_hw: tuple[int, int]
     stride: int
     embedding_size: int
     logit_scale: float
     resize_policy: ResizePolicy
     interpolation: Interpolation
+    weights_file: Path | None
+
+    @property
+    def weights_id(self) -> str:
+        """SHA-256 of all that its answers depend on: weights, their precision, how pixels become its input.
+
+        It tells models apart in the identity of runs, in trained heads and in caches on disk. It may take as long as
+        reading the weights: ask once.
+        """
+        ...
 
     @property
     def device(self) -> torch.device:
@@ -311,6 +336,14 @@ class Backbone(Protocol):
     @property
     def dtype(self) -> torch.dtype:
         """The weights' precision; images are cast to it."""
+        ...
+
+    def in_precision(self, dtype: torch.dtype) -> Backbone:
+        """A copy whose image tower computes in another precision; the text tower may be shared.
+
+        Raises:
+            UsageError: of a tower that has one precision only.
+        """
         ...
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
@@ -376,12 +409,10 @@ class TransformerBackbone(Backbone, Protocol):
     Attributes:
         depth: how many blocks.
         prefix_tokens: how many tokens come before the patches: class token, registers.
-        pooling: what makes one embedding of the tokens after the last block.
     """
 
     depth: int
     prefix_tokens: int
-    pooling: Pooling
 
     def resume(self, tokens: Tensor, block: int, needs: Needs, grid: tuple[int, int], last: int = -1) -> Trace:
         """Runs the tower from the tokens `[B, 1+N, d]` entering `block` (from the end) to the embedding.
@@ -413,6 +444,22 @@ class TransformerBackbone(Backbone, Protocol):
         The head's normalisation and projection, with an attention pool its value path; not normalised.
         """
         ...
+
+
+def as_transformer(backbone: Backbone) -> TransformerBackbone:
+    """The same backbone, known to be a ViT.
+
+    Raises:
+        UsageError: it is a CNN.
+
+    Example:
+        >>> from cliploc.backbones import create
+        >>> as_transformer(create("mini-vit")).depth
+        4
+    """
+    if backbone.kind != "vit":
+        raise UsageError(f"{backbone.name} is a CNN: this method needs a ViT tower")
+    return cast("TransformerBackbone", backbone)
 
 
 @dataclass(frozen=True)
@@ -471,9 +518,7 @@ class Context:
     @property
     def transformer(self) -> TransformerBackbone:
         """The backbone, known to be a ViT: for `resume`, `read_tokens`, `depth` and `prefix_tokens`."""
-        if not isinstance(self.backbone, TransformerBackbone):
-            raise UsageError(f"{self.backbone.name} is a CNN: this method needs a ViT tower")
-        return self.backbone
+        return as_transformer(self.backbone)
 
     def resume(self, tokens: Tensor, block: int, needs: Needs, last: int = -1) -> Trace:
         """Runs a ViT on from the tokens entering a block; see `TransformerBackbone.resume`."""

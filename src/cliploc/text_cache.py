@@ -43,7 +43,7 @@ class TextCache:
 
     Args:
         folder: of all models' embeddings; see `cache_folder`.
-        fingerprint: what tells this model's text tower from all others: weights, architecture, precision.
+        weights_id: of the model; see `cliploc.schema.Backbone.weights_id`.
 
     Example:
         >>> import tempfile, torch
@@ -53,8 +53,8 @@ class TextCache:
         tensor([0.6000, 0.8000])
     """
 
-    def __init__(self, folder: Path, fingerprint: str) -> None:
-        self.folder = folder / _digest([FORMAT, fingerprint])[:32]
+    def __init__(self, folder: Path, weights_id: str) -> None:
+        self.folder = folder / _digest([FORMAT, weights_id])[:32]
 
     def _path(self, words: Sequence[str], templates: Sequence[str]) -> Path:
         return self.folder / f"{_digest([list(words), list(templates)])}.safetensors"

@@ -1,4 +1,4 @@
-"""What every ViT backbone must hold, whatever host library its blocks come from.
+"""What every backbone must hold, and every ViT, whatever host library its blocks come from.
 
 The reference is always the host's own forward on the host's own model.
 """
@@ -9,7 +9,8 @@ import copy
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -18,7 +19,17 @@ from torch.nn import functional as F
 
 from cliploc.backbones._transformer import own_attention
 from cliploc.errors import UsageError
-from cliploc.schema import DenseReading, Needs, TransformerBackbone
+from cliploc.saliency import fitting
+from cliploc.schema import (
+    Backbone,
+    DenseReading,
+    Interpolation,
+    Needs,
+    Pooling,
+    ResizePolicy,
+    TowerKind,
+    TransformerBackbone,
+)
 
 TEXT = {"width": 32, "heads": 2, "layers": 1, "context_length": 12, "vocab_size": 100}
 SENTENCES = ["a photo of a cat", "dogs"]
@@ -75,7 +86,74 @@ def assert_state(module: nn.Module, before: Any) -> None:
     assert all(torch.equal(now, then) for now, then in zip(tensors, before[2], strict=True))
 
 
-class TransformerContract:
+class BackboneContract:
+    """What a backbone says of itself; a subclass gives the fixture `backbone`."""
+
+    def test_it_says_what_methods_and_caches_ask(self, backbone: Any) -> None:
+        assert isinstance(backbone, Backbone)
+        assert backbone.kind in get_args(TowerKind)
+        assert backbone.pooling in get_args(Pooling)
+        assert backbone.resize_policy in get_args(ResizePolicy)
+        assert backbone.interpolation in get_args(Interpolation)
+        assert backbone.weights_file is None, "nothing was read from a file"
+        assert backbone.name
+        assert backbone.logit_scale > 0
+        assert fitting(backbone), "no method runs on it"
+
+    def test_the_pooling_is_what_the_head_does(self, backbone: Any) -> None:
+        """Only a mean takes features in any order: a pool with positions or a class token does not, or reads none."""
+        trace = backbone.trace(pictures(*backbone.input_hw, n=1), Needs(features=(-1,)))
+        if backbone.kind == "vit":
+            tokens = trace.entering[-1]  # those that leave the last block will do as well
+            pooled, attention = backbone.pool(tokens)
+            last = tokens.clone()
+            last[:, -1] += torch.randn(last.shape[-1], generator=torch.Generator().manual_seed(3))
+            assert (attention is not None) == (backbone.pooling == "attention")
+            assert torch.equal(backbone.pool(last)[0], pooled) == (backbone.pooling == "class token")
+        else:
+            features = trace.features[-1] + torch.randn(
+                trace.features[-1].shape, generator=torch.Generator().manual_seed(3)
+            )
+            pooled, mirrored = (backbone.head(x, trace) for x in (features, features.flip(-1, -2)))
+            assert torch.allclose(pooled, mirrored, atol=1e-5) == (backbone.pooling == "global average")
+
+    def test_its_id_is_of_weights_precision_and_preprocessing(self, backbone: Any) -> None:
+        assert len(backbone.weights_id) == 64
+        assert copy.deepcopy(backbone).weights_id == backbone.weights_id
+        ids = [backbone.weights_id, backbone.in_precision(torch.bfloat16).weights_id]
+        for change in ("weight", "mean", "std", "interpolation", "logit_scale"):
+            other = copy.deepcopy(backbone)
+            if change == "weight":
+                next(reversed(list(other.parameters()))).view(-1)[0] += 1
+            elif change == "interpolation":
+                other.interpolation = {"bicubic": "bilinear", "bilinear": "bicubic"}[backbone.interpolation]
+            else:
+                setattr(other, change, getattr(other, change) * 1.5 + 0.1)
+            ids.append(other.weights_id)
+        assert len(set(ids)) == len(ids)
+
+    def test_weights_of_a_file_are_told_by_its_checksum(self, backbone: Any) -> None:
+        one, same, other = (copy.deepcopy(backbone) for _ in range(3))
+        for copied, checksum in ((one, "abc"), (same, "abc"), (other, "abd")):
+            copied.loaded_from(Path("weights.pt"), checksum)
+        assert one.weights_id == same.weights_id
+        assert len({one.weights_id, other.weights_id, backbone.weights_id}) == 3
+        assert one.in_precision(torch.bfloat16).weights_id != one.weights_id
+        assert one.weights_file == Path("weights.pt")
+
+    def test_a_copy_in_another_precision_leaves_the_original(self, backbone: Any) -> None:
+        images = pictures(*backbone.input_hw)
+        exact, half = backbone.encode_image(images), backbone.in_precision(torch.bfloat16)
+        assert (half.dtype, backbone.dtype) == (torch.bfloat16, torch.float32)
+        assert (half.kind, half.pooling) == (backbone.kind, backbone.pooling)
+        rounded = half.encode_image(images)
+        assert rounded.dtype == torch.float32
+        assert not torch.equal(rounded, exact)
+        assert F.cosine_similarity(rounded.flatten(), exact.flatten(), dim=0) > 0.99
+        assert torch.equal(backbone.encode_image(images), exact)
+
+
+class TransformerContract(BackboneContract):
     """A subclass gives the fixtures `model` (an open_clip model) and `backbone` (made of it), and two references."""
 
     def resized(self, model: Any, height: int, width: int) -> Any:

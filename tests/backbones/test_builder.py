@@ -223,7 +223,7 @@ def test_random_weights_say_so_and_are_the_same_every_time(folder):
     torch.rand(1)
     second = build(plan, "cpu", "fp32")
     assert first.name == "RN50:random"
-    assert not hasattr(first, "fingerprint")
+    assert first.weights_file is None, "nothing worth keeping"
     assert torch.equal(first.encode_text(TEXTS), second.encode_text(TEXTS))
     torch.set_rng_state(before)
     build(plan, "cpu", "fp32")
@@ -275,17 +275,18 @@ def test_mini_takes_precision_too():
     assert (found * exact.encode_image(exact.normalize(pixels))).sum() > 0.99
 
 
-def test_fingerprint_tells_weights_precision_and_activation_apart(folder, tmp_path):
+def test_the_id_tells_weights_precision_and_activation_apart(folder, tmp_path):
     other = tmp_path / "w.safetensors"
     save_file(small_clip(seed=6).state_dict(), other)
     config = f"local-dir:{folder}"
     weights = folder / "open_clip_model.safetensors"
 
-    def fingerprint(path: Path = weights, precision: str = "fp32", quick: bool = False) -> str:
-        return build(Plan("x", config, config, lambda: path, quick_gelu=quick), "cpu", precision).fingerprint
+    def weights_id(path: Path = weights, precision: str = "fp32", quick: bool = False) -> str:
+        return build(Plan("x", config, config, lambda: path, quick_gelu=quick), "cpu", precision).weights_id
 
-    assert fingerprint() == fingerprint() == create(config).fingerprint
-    assert len({fingerprint(), fingerprint(other), fingerprint(precision="bf16"), fingerprint(quick=True)}) == 4
+    assert weights_id() == weights_id() == create(config).weights_id
+    assert create(config).weights_file == weights
+    assert len({weights_id(), weights_id(other), weights_id(precision="bf16"), weights_id(quick=True)}) == 4
 
 
 # --------------------------------------------------------------------------------------------------------------- plans

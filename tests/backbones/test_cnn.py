@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +14,7 @@ from torch.nn import functional as F
 from cliploc.backbones._cnn import AttentionPool, GlobalAveragePool
 from cliploc.errors import UsageError
 from cliploc.schema import Backbone, DenseReading, Needs
+from tests.backbones.seam import BackboneContract
 from tests.tiny import seeded, tower
 
 CNN_KINDS = ("gap_cnn", "attention_pool_cnn")
@@ -139,6 +142,14 @@ def test_dense_of_a_gap_tower_averages_to_the_embeddings_direction():
 
 
 # --------------------------------------------------------------------------------------------------------------- tower
+@pytest.mark.parametrize("kind", CNN_KINDS, scope="class")
+class TestTinyTowers(BackboneContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def backbone(cls, kind: str) -> Any:
+        return tower(kind)
+
+
 @pytest.mark.parametrize("hw", [(20, 24), (28, 16)])
 @pytest.mark.parametrize("kind", CNN_KINDS)
 def test_the_head_finishes_the_tower_from_every_stage(kind, hw):

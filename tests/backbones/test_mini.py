@@ -17,6 +17,7 @@ from cliploc.backbones.mini import WEIGHTS, Mini
 from cliploc.errors import UnknownNameError, UsageError
 from cliploc.geometry import Frame
 from cliploc.schema import Backbone, Needs
+from tests.backbones.seam import BackboneContract
 
 PACKAGE = Path(__file__).parents[2] / "src" / "cliploc"
 
@@ -24,6 +25,13 @@ PACKAGE = Path(__file__).parents[2] / "src" / "cliploc"
 @pytest.fixture(scope="module")
 def mini():
     return Mini.bundled()
+
+
+class TestMini(BackboneContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def backbone(cls) -> Mini:
+        return Mini.bundled()
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from cliploc.schema import Backbone, Needs
 from tests.backbones.seam import (
     SENTENCES,
     TEXT,
+    BackboneContract,
     TransformerContract,
     assert_same,
     assert_state,
@@ -203,6 +204,14 @@ def small_cnn(variant: str) -> Any:
 def cnn(request: pytest.FixtureRequest) -> tuple[Any, TimmCnn]:
     model = small_cnn(request.param)
     return model, TimmCnn(model, tokenizer, request.param)
+
+
+@pytest.mark.parametrize("kind", CNNS, scope="class")
+class TestSmallCnns(BackboneContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def backbone(cls, kind: str) -> TimmCnn:
+        return TimmCnn(small_cnn(kind), tokenizer, kind)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (96, 160)], ids=str)

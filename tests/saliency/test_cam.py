@@ -30,9 +30,9 @@ class Linear(nn.Module):
 def test_the_mean_of_a_map_is_the_similarity_before_normalisation() -> None:
     """Zhou 2016: for a GAP tower the map is exact. A mean feature μ that is not zero takes part."""
     scene = tiny_scene("gap_cnn")
-    scene.backbone.pooling.mean_feature.uniform_(-0.2, 0.2, generator=torch.Generator().manual_seed(0))
+    scene.backbone.pool_layer.mean_feature.uniform_(-0.2, 0.2, generator=torch.Generator().manual_seed(0))
     features, _ = scene.features_and_gradients()
-    mu = scene.backbone.pooling.mean_feature
+    mu = scene.backbone.pool_layer.mean_feature
     maps = scene.ours("cam")
     for b, image in enumerate(features):
         embedding = image.mean(dim=(1, 2)) - mu
@@ -49,7 +49,7 @@ def test_attention_pool_reads_the_value_path() -> None:
     """Each location's position-encoded features through v_proj and c_proj, dotted with the text."""
     scene = tiny_scene("attention_pool_cnn")
     features, _ = scene.features_and_gradients()
-    pool = scene.backbone.pooling
+    pool = scene.backbone.pool_layer
     maps = scene.ours("cam")
     width = features.shape[-1]
     for b, image in enumerate(features):

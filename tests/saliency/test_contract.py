@@ -100,8 +100,7 @@ def test_what_does_not_run_on_a_tower_is_refused_before_a_picture_and_offered_no
     engine = Engine([Offer("tiny")])
     monkeypatch.setattr(engine, "backbone", lambda _: backbone)
     assert list(engine.menu("tiny").methods) == runs
-    pooling = backbone.pooling if backbone.kind == "vit" else "global average"
-    entry = replace(models.get("mini"), name="tiny", kind=backbone.kind, pooling=pooling)
+    entry = replace(models.get("mini"), name="tiny", kind=backbone.kind, pooling=backbone.pooling)
     monkeypatch.setattr(models, "get", lambda _: entry)
     assert [name for name in methods.names() if misfit(View("tiny"), name) is None] == runs
 

@@ -102,7 +102,7 @@ def test_many_prompts_go_in_chunks_and_give_the_same(monkeypatch: pytest.MonkeyP
 def test_one_forward_of_the_head_serves_all_prompts() -> None:
     scene = tiny_scene("attention_pool_cnn")
     ctx, calls = scene.context(), []
-    handle = scene.backbone.pooling.register_forward_hook(lambda *_: calls.append(1))
+    handle = scene.backbone.pool_layer.register_forward_hook(lambda *_: calls.append(1))
     methods.get("grad_cam").function(ctx)
     handle.remove()
     assert len(calls) == 1

@@ -28,7 +28,6 @@ from cliploc.heads import (
     look,
     read_config,
     save_head,
-    weights_hash,
 )
 from cliploc.saliency import methods
 from cliploc.schema import Context, TrainedHead
@@ -174,7 +173,7 @@ def trained_on(backbone: Any, method: str, kind: str, start: str = "random") -> 
     made = HEADS[method](
         HeadConfig(
             method, kind, CLASSES, channels, backbone.embedding_size, float(backbone.logit_scale), backbone.name,
-            backbone.kind, weights_hash(backbone), start,
+            backbone.kind, backbone.weights_id, start,
         )  # type: ignore[arg-type]
     )  # fmt: skip
     if start == "random":
@@ -313,7 +312,7 @@ def test_a_head_of_another_tower_is_refused_by_name(saved: Any) -> None:
 def test_the_same_tower_in_another_precision_is_the_same(saved: Any) -> None:
     backbone, _, path = saved
     half = tower("vit", (5, 6)).bfloat16()
-    assert weights_hash(half) != weights_hash(backbone)
+    assert half.weights_id != backbone.weights_id
     assert load_head(path, half).config.method == "lctr"
 
 

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from cliploc.errors import InputError, UsageError
-from cliploc.heads import HeadConfig, TsCamHead, answer, save_head, weights_hash
+from cliploc.heads import HeadConfig, TsCamHead, answer, save_head
 from cliploc.localizer import Localizer
 from cliploc.memory import Memory
 from cliploc.saliency import methods
@@ -216,7 +216,7 @@ def test_a_trained_head_is_its_models_method(engine, tmp_path, kind):
     )
     config = HeadConfig(
         "ts_cam", kind, (("cat",), ("moon",)), channels, mini.embedding_size, mini.logit_scale, "mini", "cnn",
-        weights_hash(mini),
+        mini.weights_id,
     )  # fmt: skip
     torch.manual_seed(0)
     file = tmp_path / "head.safetensors"

@@ -10,6 +10,7 @@ from open_clip.model import get_model_preprocess_cfg
 from open_clip.transform import PreprocessCfg
 
 from cliploc.backbones._catalogue import describe_preprocessing
+from cliploc.backbones._tower import DualEncoder
 from cliploc.schema import Interpolation, ResizePolicy
 
 RESIZE_POLICIES: dict[str, ResizePolicy] = {"shortest": "crop", "longest": "pad", "squash": "squash"}
@@ -60,3 +61,8 @@ class OpenClipFacts:
             interpolation=interpolation_of(preprocess.interpolation),
             logit_scale=float(model.logit_scale.detach().float().exp()),
         )
+
+    def set_on(self, backbone: DualEncoder) -> None:
+        """Hands them to the model's adapter, apart from mean and standard deviation, which it is made with."""
+        backbone.input_hw, backbone.logit_scale = self.input_hw, self.logit_scale
+        backbone.resize_policy, backbone.interpolation = self.resize_policy, self.interpolation

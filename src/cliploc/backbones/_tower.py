@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from cliploc.schema import Interpolation, Needs, ResizePolicy, TowerKind, Trace
+from cliploc._checksums import tensors_digest
+from cliploc.schema import Interpolation, Needs, Pooling, ResizePolicy, TowerKind, Trace
 
 
 class DualEncoder(nn.Module, ABC):
@@ -23,17 +27,20 @@ class DualEncoder(nn.Module, ABC):
 
     name: str
     kind: TowerKind
+    pooling: Pooling
     input_hw: tuple[int, int]
     stride: int
     embedding_size: int
     logit_scale: float
     resize_policy: ResizePolicy = "squash"
     interpolation: Interpolation = "bicubic"
+    weights_file: Path | None = None
     mean: Tensor
     std: Tensor
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
+        self._weights_source = ""
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(3, 1, 1), persistent=False)
 
@@ -54,6 +61,32 @@ class DualEncoder(nn.Module, ABC):
     def dtype(self) -> torch.dtype:
         """The weights' precision."""
         return next(self.parameters()).dtype
+
+    def loaded_from(self, file: Path, source: str) -> None:
+        """Tells that all weights were read from a file, and that they stay as they were read.
+
+        Args:
+            file: of the weights.
+            source: its checksum, and whatever else decides what was made of it, apart from the precision.
+        """
+        self.weights_file, self._weights_source = file, source
+
+    @property
+    def weights_id(self) -> str:
+        """SHA-256 of all that its answers depend on; see `cliploc.schema.Backbone.weights_id`.
+
+        Weights of a file are told by its checksum, others by all their values.
+        """
+        facts = {
+            "mean": self.mean.flatten().tolist(),
+            "std": self.std.flatten().tolist(),
+            "interpolation": self.interpolation,
+            "logit scale": self.logit_scale,
+            "precision": str(self.dtype),
+        }
+        digest = hashlib.sha256(json.dumps(facts).encode())
+        digest.update(self._weights_source.encode() or tensors_digest(self.state_dict()))
+        return digest.hexdigest()
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """`[B, 3, H, W]` RGB values in 0–1 → the tower's input, on its device, in its precision."""

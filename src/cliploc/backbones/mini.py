@@ -23,6 +23,7 @@ from cliploc.backbones._cnn import ConvolutionalBackbone, GlobalAveragePool
 from cliploc.backbones._mini_text import MiniTextTower
 from cliploc.backbones._precision import resolve_precision
 from cliploc.errors import UsageError
+from cliploc.schema import Pooling
 
 WEIGHTS = Path(__file__).parent / "mini_weights"
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3  # Google's (x·255 − 127)/128
@@ -39,6 +40,7 @@ class Mini(ConvolutionalBackbone):
 
     name = "mini"
     input_hw = (224, 224)
+    pooling: Pooling = "global average"
     stride = 32
     embedding_size = 1280
 
@@ -48,7 +50,7 @@ class Mini(ConvolutionalBackbone):
         last = nn.Sequential(parts["conv_head"], parts["bn2"])
         super().__init__([stem, *parts["blocks"].children(), last], MEAN, STD)
         self.stages.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.pooling = GlobalAveragePool(mean_feature)
+        self.pool_layer = GlobalAveragePool(mean_feature)
         self.text = text
         self.logit_scale = float(facts["logit_scale"])  # type: ignore[arg-type]
         self._presence: dict[str, float] = facts["presence"]  # type: ignore[assignment]
@@ -67,12 +69,12 @@ class Mini(ConvolutionalBackbone):
 
     def pool(self, features: Tensor) -> Tensor:
         """`[B, 1280, h, w]` → `[B, 1280]`."""
-        pooled: Tensor = self.pooling(features)
+        pooled: Tensor = self.pool_layer(features)
         return pooled
 
     def read_locations(self, features: Tensor) -> Tensor:
         """`[B, 1280, h, w]` → the same minus μ: exact."""
-        return self.pooling.read_locations(features)
+        return self.pool_layer.read_locations(features)
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:

@@ -102,16 +102,15 @@ def build(plan: Plan, device: str, precision: str) -> Backbone:
         except (OSError, RuntimeError, ImportError, ValueError, TypeError, KeyError) as error:
             raise ModelError(f"open_clip cannot build {plan.label}: {_one_line(error)}") from error
     _adapter(model, plan.label)  # before the weights: a tower nobody reads needs none
-    fingerprint, file = None, None
+    source: tuple[Path, str] | None = None
     if checkpoint:
-        file = checkpoint.path
         _weights.load_into(model, checkpoint, plan.config)
         gelu = "quick-gelu" if quick_gelu else "gelu"
-        fingerprint = f"{plan.config} {gelu} {checkpoint.sha256} {dtype} open_clip {open_clip.__version__}"
+        source = checkpoint.path, f"{plan.config} {gelu} {checkpoint.sha256} open_clip {open_clip.__version__}"
         del checkpoint  # the weights are in the model now: once in memory is enough
     backbone = wrap(model, tokenizer, plan.label, dtype)
-    if fingerprint:
-        backbone.fingerprint, backbone.weights_file = fingerprint, file
+    if source:
+        backbone.loaded_from(*source)
     built: Backbone = backbone.to(device)
     return built
 

@@ -15,6 +15,7 @@ from cliploc.backbones._cnn import AttentionPool, ConvolutionalBackbone
 from cliploc.backbones._folding import fold_batch_norms
 from cliploc.backbones._open_clip_facts import OpenClipFacts
 from cliploc.backbones._open_clip_text import OpenClipText, Tokenizer, without_image_tower
+from cliploc.schema import Pooling
 
 
 class Stem(nn.Module):
@@ -53,6 +54,7 @@ class OpenClipResNet(ConvolutionalBackbone):
         (7, 10)
     """
 
+    pooling: Pooling = "attention"
     stride = 32
 
     def __init__(
@@ -65,11 +67,10 @@ class OpenClipResNet(ConvolutionalBackbone):
         stages = [Stem(tower), tower.layer1, tower.layer2, tower.layer3, tower.layer4]
         super().__init__(stages, mean=facts.mean, std=facts.std)
         self.stages.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.pooling = _attention_pool(tower.attnpool)
+        self.pool_layer = _attention_pool(tower.attnpool)
         self.text = OpenClipText(without_image_tower(model) if copy_text else model, tokenizer)
         self.name = name
-        self.input_hw, self.resize_policy, self.logit_scale = facts.input_hw, facts.resize_policy, facts.logit_scale
-        self.interpolation = facts.interpolation
+        facts.set_on(self)
         self.embedding_size = visual.output_dim
         self.eval().requires_grad_(False)
 
@@ -80,12 +81,12 @@ class OpenClipResNet(ConvolutionalBackbone):
 
     def pool(self, features: Tensor) -> Tensor:
         """`[B, C, h, w]` → `[B, D]`, not normalised."""
-        pooled: Tensor = self.pooling(features)
+        pooled: Tensor = self.pool_layer(features)
         return pooled
 
     def read_locations(self, features: Tensor) -> Tensor:
         """`[B, C, h, w]` → `[B, D, h, w]`: the value path of the attention pool."""
-        return self.pooling.read_locations(features)
+        return self.pool_layer.read_locations(features)
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Sentences → `[n, D]` float32, unit norm."""

@@ -128,8 +128,7 @@ class TimmVit(VisionTransformerBackbone):
         self.pools_prefix = getattr(trunk, "pool_include_prefix", isinstance(trunk, Eva) and trunk.global_pool == "map")
         self.learnt_grid: tuple[int, int] = tuple(trunk.patch_embed.grid_size)
         self.name = name
-        self.input_hw, self.resize_policy, self.logit_scale = facts.input_hw, facts.resize_policy, facts.logit_scale
-        self.interpolation = facts.interpolation
+        facts.set_on(self)
         self.stride = trunk.patch_embed.img_size[0] // self.learnt_grid[0]
         self.embedding_size = _embedding_size(visual)
         self.eval().requires_grad_(False)
@@ -257,6 +256,8 @@ class TimmCnn(ConvolutionalBackbone):
         (8, 10)
     """
 
+    pooling: Pooling = "global average"
+
     def __init__(
         self, model: Any, tokenizer: Tokenizer, name: str, *, copy_text: bool = True, fold: bool = True
     ) -> None:
@@ -272,11 +273,10 @@ class TimmCnn(ConvolutionalBackbone):
             stages = [trunk.stem, *trunk.stages[:-1], nn.Sequential(trunk.stages[-1], trunk.norm_pre)]
         super().__init__(stages, facts.mean, facts.std)
         self.stages.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.pooling, self.projection = trunk.head, visual.head
+        self.pool_layer, self.projection = trunk.head, visual.head
         self.text = OpenClipText(without_image_tower(model) if copy_text else model, tokenizer)
         self.name = name
-        self.input_hw, self.resize_policy, self.logit_scale = facts.input_hw, facts.resize_policy, facts.logit_scale
-        self.interpolation = facts.interpolation
+        facts.set_on(self)
         self.stride = trunk.feature_info[-1]["reduction"]
         self.embedding_size = _embedding_size(visual)
         self.eval().requires_grad_(False)
@@ -292,7 +292,7 @@ class TimmCnn(ConvolutionalBackbone):
 
     def pool(self, features: Tensor) -> Tensor:
         """`[B, C, h, w]` → `[B, D]`, not normalised."""
-        pooled: Tensor = self.projection(self.pooling(features))
+        pooled: Tensor = self.projection(self.pool_layer(features))
         return pooled
 
     def read_locations(self, features: Tensor) -> Tensor:
@@ -303,7 +303,7 @@ class TimmCnn(ConvolutionalBackbone):
         the projection is an MLP (convnext_large_d) each location goes through it by itself, which is no longer exact.
         """
         x = features.flatten(2).transpose(1, 2)  # [B, N, C]
-        head = self.pooling
+        head = self.pool_layer
         if isinstance(head, NormMlpClassifierHead):
             x = x.float()
             variance = x.mean(dim=1, keepdim=True).var(dim=-1, keepdim=True, unbiased=False)  # [B, 1, 1]

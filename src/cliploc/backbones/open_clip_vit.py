@@ -152,8 +152,7 @@ class OpenClipVit(VisionTransformerBackbone):
         elif visual.pool_type == "avg":
             self.pooling = "global average"
         self.name = name
-        self.input_hw, self.resize_policy, self.logit_scale = facts.input_hw, facts.resize_policy, facts.logit_scale
-        self.interpolation = facts.interpolation
+        facts.set_on(self)
         self.stride = visual.patch_size[0]
         self.embedding_size = visual.output_dim
         self.eval().requires_grad_(False)

@@ -7,14 +7,13 @@ from torch import Tensor
 
 from cliploc.refine._registration import refinement
 from cliploc.refine._walk import transition, walk
-from cliploc.schema import Backbone, Context, Needs, TransformerBackbone
+from cliploc.schema import Backbone, Context, Needs, as_transformer
 
 BLOCKS = 8  # the paper's
 
 
 def _last_blocks(backbone: Backbone) -> tuple[int, ...]:
-    assert isinstance(backbone, TransformerBackbone)
-    return tuple(range(-min(BLOCKS, backbone.depth), 0))
+    return tuple(range(-min(BLOCKS, as_transformer(backbone).depth), 0))
 
 
 @refinement(

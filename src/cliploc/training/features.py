@@ -24,7 +24,7 @@ from torch import Tensor
 
 from cliploc._files import write_output
 from cliploc.errors import InputError, UsageError
-from cliploc.heads import Seen, look, seen_needs, weights_hash
+from cliploc.heads import Seen, look, seen_needs
 from cliploc.schema import Backbone, Context
 from cliploc.training.pictures import LabelledPictures, view
 
@@ -93,7 +93,7 @@ class FeatureCache:
                 files.append((str(path), status.st_size, status.st_mtime_ns))
             except OSError:
                 files.append((str(path), -1, -1))
-        says = [FORMAT, weights_hash(self.backbone), str(self.backbone.dtype), self.backbone.resize_policy, files]
+        says = [FORMAT, self.backbone.weights_id, self.backbone.resize_policy, files]
         says += [self.backbone.interpolation, self.wanted.input_hw, self.part_size]
         return hashlib.sha256(json.dumps(says).encode("utf-8", "surrogatepass")).hexdigest()
 

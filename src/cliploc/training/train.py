@@ -29,7 +29,7 @@ from cliploc import prompts
 from cliploc._files import write_output
 from cliploc.backbones import resolve_precision
 from cliploc.errors import ModelError, UsageError
-from cliploc.heads import HEADS, HeadConfig, HeadKind, SemanticHead, Start, answer, save_head, weights_hash
+from cliploc.heads import HEADS, HeadConfig, HeadKind, SemanticHead, Start, answer, save_head
 from cliploc.schema import Backbone, TextSet
 from cliploc.training.features import FeatureCache, Progress, Wanted
 from cliploc.training.pictures import LabelledPictures, Parts, hold_out
@@ -258,7 +258,7 @@ def train(
         logit_scale=float(backbone.logit_scale),
         tower=backbone.name,
         tower_kind=backbone.kind,
-        weights=weights_hash(backbone),
+        weights=backbone.weights_id,
         start=settings.start,
         unit_places=settings.unit_places,
         experts=settings.experts,

@@ -6,11 +6,11 @@ from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 from cliploc.saliency._infra.registration import methods
-from cliploc.schema import Method, TowerKind
+from cliploc.schema import Method, Pooling, TowerKind
 
 
 class Tower(Protocol):
-    """What is asked of a model, be it loaded (a `Backbone`) or only listed; a ViT says its `pooling` too."""
+    """What is asked of a model, be it loaded (a `Backbone`) or only listed."""
 
     @property
     def name(self) -> str:
@@ -20,6 +20,11 @@ class Tower(Protocol):
     @property
     def kind(self) -> TowerKind:
         """Of its image tower."""
+        ...
+
+    @property
+    def pooling(self) -> Pooling:
+        """What makes one embedding of the tower's last features."""
         ...
 
 
@@ -39,13 +44,11 @@ def unfit_reason(
         >>> unfit_reason(methods.get("gem"), models.get("mini"))
         'gem does not work on mini, a cnn tower'
     """
-    # A CNN may call something else its pooling.
-    pooling = getattr(tower, "pooling", None) if tower.kind == "vit" else None
     for member in method.members or (method,):
         if tower.kind not in member.towers and member.name not in trained:
             return f"{method.name} does not work on {tower.name}, a {tower.kind} tower"
-        if pooling is not None and pooling not in member.poolings:
-            return f"{method.name} does not work on {tower.name}, a {tower.kind} tower with {pooling} pooling"
+        if tower.kind == "vit" and tower.pooling not in member.poolings:
+            return f"{method.name} does not work on {tower.name}, a {tower.kind} tower with {tower.pooling} pooling"
     if options and tower.kind != "vit" and method.needs(**options).only_vit:
         given = ", ".join(f"{key}={value}" for key, value in options.items())
         return f"{method.name} with {given} needs a vit tower, and {tower.name} is a {tower.kind} tower"
