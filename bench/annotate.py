@@ -43,10 +43,11 @@ from cliploc.geometry import iou_matrix
 from cliploc.images import SUFFIXES
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.engine import MakeWorker, Part, Shard
+from cliploc.report.exports import exports
 
 NAMES = ("dog", "bird", "fish", "snake", "car", "boat", "monkey", "spider", "clock", "guitar")
 BATCH, TURN = 16, 128  # pictures
-FORMATS = ("coco", "yolo", "voc", "labelstudio", "csv", "cvat")
+FORMATS = tuple(exports.names())
 IOU = 0.5
 TEN = 10
 REPLICATES = 1000

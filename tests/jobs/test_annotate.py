@@ -25,7 +25,6 @@ from cliploc import backbones
 from cliploc.boxes.groups import around_others, split_region
 from cliploc.errors import CliplocWarning, UsageError
 from cliploc.geometry import iou_matrix
-from cliploc.jobs import annotate as module
 from cliploc.jobs import local
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotator import AnnotatorSettings, BoxFilter
@@ -35,6 +34,7 @@ from cliploc.jobs.labels import labels_of, read_labels
 from cliploc.jobs.pictures import find_pictures
 from cliploc.localizer import Localizer
 from cliploc.pipeline.views import Views
+from cliploc.report.exports import exports
 from tests.commands import PHOTOS, cliploc_, create_once
 
 LABELS = ["cat|kitten", "dog", "bee @0.6", "teapot"]
@@ -422,7 +422,7 @@ def test_a_full_disk_keeps_what_is_done_and_the_run_goes_on_from_there(folder, p
     assert not list((tmp_path / "parts").glob(".*"))
     assert list(parts(tmp_path)) == ["00000.jsonl"]
     with monkeypatch.context() as patch:
-        patch.setitem(module.FORMATS, "csv", refuse)
+        patch.setattr(type(exports.get("csv")), "write", refuse)
         with pytest.raises(StoppedError, match="3 of 3 parts"):
             annotate(folder, LABELS, tmp_path, formats=formats, **OPTIONS)
     with monkeypatch.context() as patch:
@@ -593,7 +593,7 @@ def test_the_command(folder, tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--format", "xml"), "expected a format of coco, yolo, voc, labelstudio, csv, cvat, got xml"),
+        (("--format", "xml"), "unknown export 'xml': there are coco, csv, cvat, labelstudio, voc, yolo"),
         (("--groups", "join"), "expected groups of keep, split, drop, got 'join'"),
         (("--min-score", "2"), "expected min_score from 0 to 1, got 2.0"),
         (("--nms-across", "0"), "expected nms_across above 0"),

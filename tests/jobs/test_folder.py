@@ -17,7 +17,7 @@ from cliploc._parts import parts_in, read_part
 from cliploc.errors import UsageError
 from cliploc.jobs import annotate as module
 from cliploc.jobs.annotate import annotate
-from cliploc.report.exports import FILES, FORMATS
+from cliploc.report.exports import exports
 from tests.commands import PHOTOS, cliploc_, create_once
 
 LABELS = ["cat", "dog", "bee"]
@@ -127,9 +127,8 @@ def test_a_file_of_the_user_is_not_written_over(photos, copy, tmp_path, name):
 
 
 def test_every_export_says_what_it_writes(photos, tmp_path):
-    assert FILES.keys() == FORMATS.keys()
-    result = annotate(photos, LABELS, tmp_path, formats=list(FORMATS), **OPTIONS)
-    assert {name: set(files) for name, files in result.files.items()} == {k: set(v) for k, v in FILES.items()}
+    result = annotate(photos, LABELS, tmp_path, formats=exports.names(), **OPTIONS)
+    assert {name: set(files) for name, files in result.files.items()} == {one.name: set(one.outputs) for one in exports}
 
 
 # -------------------------------------------------------------------------------------------------------- damaged files
@@ -264,7 +263,7 @@ def test_an_export_of_a_killed_run_is_kept_up_to_date(copy, made, monkeypatch, k
 
     with monkeypatch.context() as patch:
         if killed_at == "csv":
-            patch.setitem(module.FORMATS, "csv", kill)
+            patch.setattr(type(exports.get("csv")), "write", kill)
         else:
             patch.setattr(module, "AnnotateResult", kill)
         with pytest.raises(KeyboardInterrupt):

@@ -267,7 +267,7 @@ def test_files_hold_the_photographs_own_size(look, tmp_path):
     assert {str(path) for path in tmp_path.iterdir()} == set(written)
     assert list(paths) == [
         "cat.zip", "cat_overlay.png", "cat_heatmaps.npy", "cat_1_cat.png", "cat_2_dog.png", "coco.json",
-        "labelstudio.json", "labelstudio_config.xml", "results.json",
+        "boxes.csv", "cvat.xml", "labelstudio.json", "labelstudio_config.xml", "results.json",
     ]  # fmt: skip
     assert zipfile.ZipFile(paths["cat.zip"]).namelist() == list(paths)[1:]
     heatmaps = np.load(paths["cat_heatmaps.npy"], allow_pickle=False)

@@ -58,6 +58,7 @@ for command in (  # in the order of `cliploc --help`
     lists.models,
     lists.methods,
     lists.refinements,
+    lists.exports,
     datasets.datasets,
     doctor.doctor,
 ):

@@ -59,9 +59,7 @@ def annotate(
         Path, typer.Option(metavar="FILE", help="Names, one a line: cat|kitten @0.3; and background: lawn.")
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where results go; a stopped run there is gone on with.")],
-    formats: Annotated[
-        str, typer.Option("--format", metavar="NAME,NAME", help="Of coco, yolo, voc, labelstudio, csv, cvat.")
-    ] = "coco",
+    formats: Annotated[str, typer.Option("--format", metavar="NAME,NAME", help="Names of `cliploc exports`.")] = "coco",
     min_presence: Annotated[
         float, typer.Option(metavar="0-1", help="Least presence score of a name; its own @0.3 goes before it.")
     ] = 0.5,

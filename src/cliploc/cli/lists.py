@@ -1,4 +1,4 @@
-"""`cliploc models`, `methods` and `refinements`: the registries, listed."""
+"""`cliploc models`, `methods`, `refinements` and `exports`: the registries, listed."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from cliploc.errors import ModelError
 
 if TYPE_CHECKING:
     from cliploc.backbones import ModelEntry
+    from cliploc.report.exports import Export
 
 
 def models(
@@ -123,3 +124,24 @@ def refinements() -> int:
     rows += [(r.name, r.title, ", ".join(sorted(r.towers)), f"the {r.on}", r.paper) for r in registry]
     Terminal().listing(rows)
     return DONE
+
+
+def exports(
+    markdown: Annotated[bool, typer.Option("--markdown", help="As the table of docs/annotate.md.")] = False,
+) -> int:
+    """List the formats that `cliploc annotate` writes."""
+    from cliploc.report.exports import exports as registry
+
+    if markdown:
+        typer.echo("| `--format` | files | boxes |\n|---|---|---|")
+        for one in registry:
+            typer.echo(f"| `{one.name}` | {', '.join(f'`{name}`' for name in _outputs(one))} | {one.about} |")
+        return DONE
+    rows: list[Sequence[str | Text]] = [title_row("name", "files", "boxes")]
+    rows += [(one.name, ", ".join(_outputs(one)), one.about.replace("`", "")) for one in registry]
+    Terminal().listing(rows)
+    return DONE
+
+
+def _outputs(export: Export) -> list[str]:
+    return [*export.files, *(f"{name}/" for name in export.folders)]

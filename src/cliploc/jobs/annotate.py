@@ -12,7 +12,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from cliploc.jobs.notes import Notes, said_some
 from cliploc.jobs.pictures import RUN_KIND, Picture, find_pictures
 from cliploc.jobs.plan import SHARD, shard_size
 from cliploc.jobs.sources import content_digest, stamp
-from cliploc.report.exports import FILES, FORMATS, AnnotatedPicture, ExportSettings
+from cliploc.report.exports import AnnotatedPicture, Export, ExportSettings, chosen_exports, exports
 from cliploc.report.review import REVIEW_KIND, write_review
 
 SCHEMA_VERSION = 2  # of manifest.json, summary.json, decisions.json and the parts
@@ -143,7 +143,7 @@ def annotate(
         labels: a file of `cliploc.jobs.labels.read_labels`, its lines as a list, or `Labels`.
         out: an empty folder, or that of a run with the same settings, which is gone on with; new pictures may have
             come.
-        formats: of "coco", "yolo", "voc", "labelstudio", "csv", "cvat"; those written before are kept up to date too.
+        formats: names of `cliploc.list_exports()`; those written before are kept up to date too.
         min_presence: least presence score of a name; a label's own threshold goes before it.
         min_score: of a box: its peak in the map times that certainty.
         max_boxes: at most so many a name in a picture, best first; None for all.
@@ -176,7 +176,7 @@ def annotate(
         >>> cliploc.annotate("photos", ["cat|kitten", "dog @0.7"], "out", formats=["coco"]).boxes  # doctest: +SKIP
         {'cat': 12, 'dog': 3}
     """
-    chosen = _formats(formats)
+    chosen = chosen_exports(formats)
     names = labels if isinstance(labels, Labels) else _labels(labels)
     if review < 0 or (limit is not None and limit < 1):
         raise UsageError(f"expected review of at least 0 and limit of at least 1, got {review} and {limit}")
@@ -208,7 +208,7 @@ def annotate(
             "image_url": IMAGE_URL if image_url is None else image_url,
         }
     )
-    files = [one for name in chosen for one in FILES[name]]
+    files = [name for one in chosen for name in one.outputs]
     begun = folder.begin(target, KIND, manifest, [*OWN_FILES, *(["review.html"] if review else []), *files])
     notes.add(begun.notes)
     run = hashlib.sha256(json.dumps([manifest["labels"], manifest["settings"]]).encode()).hexdigest()[:16]
@@ -250,30 +250,22 @@ def annotate(
             how = f"cliploc {__version__} {described['model']} {described['method']}"
             state, before = folder.read_manifest(target, KIND), _summary_of(target)
             export = ExportSettings(worker.names, how, state.get("image_url", IMAGE_URL))
-            kept = [name for name in FORMATS if _is_there(target, name, state["files"], before)]
+            kept = [one for one in exports if _is_there(target, one, state["files"], before)]
             wanted = list(dict.fromkeys([*kept, *chosen]))
             return _conclude(of_run, before, wanted, export, review, run, len(todo), notes.lines, on_write)
 
 
-def _is_there(out: Path, name: str, own: Sequence[str], before: Mapping[str, Any]) -> bool:
+def _is_there(out: Path, export: Export, own: Sequence[str], before: Mapping[str, Any]) -> bool:
     """Whether an export was written by an earlier call, even one that was killed right after."""
-    return all(one in own for one in FILES[name]) and (
-        name in before.get("files", {}) or any((out / one).exists() for one in FILES[name])
+    return all(one in own for one in export.outputs) and (
+        export.name in before.get("files", {}) or any((out / one).exists() for one in export.outputs)
     )
-
-
-def _formats(formats: Sequence[str]) -> list[str]:
-    asked = list(dict.fromkeys([formats] if isinstance(formats, str) else formats))
-    unknown = [one for one in asked if one not in FORMATS]
-    if unknown or not asked:
-        raise UsageError(f"expected a format of {', '.join(FORMATS)}, got {', '.join(unknown) or 'none'}")
-    return asked
 
 
 def _spare_inputs(out: Path, pictures: Sequence[Path], others: Sequence[object]) -> None:
     """Refuses a folder in which the run's files would be written over what it reads."""
     named = [os.fspath(one) for one in others if isinstance(one, str | os.PathLike)]
-    written = ["manifest.json", "review.html", "parts", *OWN_FILES, *(one for some in FILES.values() for one in some)]
+    written = ["manifest.json", "review.html", "parts", *OWN_FILES, *(name for one in exports for name in one.outputs)]
     outputs = [out / one for one in written]
     Inputs([*pictures, *named]).refuse(outputs, folders=outputs)
 
@@ -469,7 +461,7 @@ def _summary_of(out: Path) -> dict[str, Any]:
 def _conclude(
     run: _Run,
     before: Mapping[str, Any],
-    formats: Sequence[str],
+    formats: Sequence[Export],
     settings: ExportSettings,
     review: int,
     run_id: str,
@@ -485,14 +477,15 @@ def _conclude(
     def up_to_date(name: str, stamp: str) -> bool:
         return stamps.get(name) == stamp and all((run.out / one).exists() for one in files.get(name, ["?"]))
 
-    for name in formats:
-        stamp = run.stamp(name, settings)
-        if up_to_date(name, stamp):
+    for one in formats:
+        needed = settings if "image_url" in one.needs else replace(settings, image_url="")
+        stamp = run.stamp(one.name, needed)
+        if up_to_date(one.name, stamp):
             continue
         if on_write:
-            on_write(name)
-        written = FORMATS[name](run.pictures, settings, run.out)
-        files[name], stamps[name] = [one.relative_to(run.out).as_posix() for one in written], stamp
+            on_write(one.name)
+        one.write(run.pictures, needed, run.out)
+        files[one.name], stamps[one.name] = list(one.outputs), stamp
     stamp = run.stamp("review", review, settings.names)
     if review and not up_to_date("review", stamp):
         if on_write:

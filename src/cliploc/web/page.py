@@ -276,7 +276,7 @@ def build(engine: Engine, *, debug: bool = False) -> gr.Blocks:
                 with gr.Accordion("Downloads", open=False):
                     make = gr.Button("Make the files", elem_id="make")
                     files = gr.Files(
-                        label="Overlay, heatmaps (npy, 16-bit PNG), COCO, Label Studio, results.json",
+                        label="Overlay, heatmaps (npy, 16-bit PNG), boxes for other tools, results.json",
                         interactive=False,
                         elem_id="files",
                     )

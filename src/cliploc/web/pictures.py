@@ -18,7 +18,7 @@ from PIL import Image
 from cliploc.errors import UsageError
 from cliploc.localization import Localization
 from cliploc.report import clean, count, decimal, draw_overlay, escape, name_colour, to_document
-from cliploc.report.exports import FORMATS, AnnotatedPicture, ExportSettings
+from cliploc.report.exports import AnnotatedPicture, Export, ExportSettings, exports
 from cliploc.report.overlay import draw_names, verdict
 from cliploc.saliency import find
 from cliploc.web.engine import slim
@@ -164,8 +164,8 @@ def write_files(
     """Writes what can be downloaded.
 
     For every method an overlay of the photograph's size, its heatmaps as one array `[P, H, W]` float32 in 0–1 and as
-    16-bit greys, a picture a name, 65535 for 1, and its boxes for COCO and Label Studio; one results.json; and all of
-    them as a zip, which comes first.
+    16-bit greys, a picture a name, 65535 for 1, and its boxes in every format of `downloads`; one results.json; and
+    all of them as a zip, which comes first.
 
     Args:
         folder: an empty one.
@@ -201,10 +201,11 @@ def write_files(
             paths.append(folder / f"{stem}_{index + 1}_{_plain(name)}.png")
             Image.fromarray((heatmaps[index].clip(0, 1) * 65535).round().astype(np.uint16)).save(paths[-1])
         export = ExportSettings(one.names, f"{model}, {method}", image_url="/data/local-files/?d=")
-        for name in ("coco", "labelstudio"):
-            part = folder / f"{name}{behind}"
+        for form in downloads():
+            part = folder / f"{form.name}{behind}.part"
             part.mkdir()
-            for written in FORMATS[name](partial(_annotated, one), export, part):
+            form.write(partial(_annotated, one), export, part)
+            for written in [part / name for name in form.files]:
                 paths.append(folder / f"{written.stem}{behind}{written.suffix}")
                 written.rename(paths[-1])
             part.rmdir()
@@ -216,6 +217,11 @@ def write_files(
         for path in paths:
             archive.write(path, path.name)
     return [str(path) for path in (everything, *paths)]
+
+
+def downloads() -> tuple[Export, ...]:
+    """The export formats that the page writes: those of single files, as it has no pictures to lie beside them."""
+    return tuple(one for one in exports if not one.folders and "picture_files" not in one.needs)
 
 
 def _annotated(result: Localization) -> list[AnnotatedPicture]:

@@ -1,29 +1,18 @@
-"""Boxes in the files that other tools read: COCO, YOLO, Pascal VOC, Label Studio, CVAT, a table."""
+"""Boxes in the files that other tools read. Each format is a file of its own and registers itself; see `Export`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from cliploc.report.exports._export import Export, Need, Pictures, chosen_exports, export, exports
+from cliploc.report.exports._values import AnnotatedPicture, ExportSettings, FileNames
 
-from cliploc.report.exports import coco, cvat, labelstudio, table, voc, yolo
-from cliploc.report.exports._values import AnnotatedPicture, ExportSettings
-
-FORMATS: dict[str, Callable[[Callable[[], Iterable[AnnotatedPicture]], ExportSettings, Path], list[Path]]] = {
-    "coco": coco.write,
-    "yolo": yolo.write,
-    "voc": voc.write,
-    "labelstudio": labelstudio.write,
-    "csv": table.write,
-    "cvat": cvat.write,
-}
-
-FILES: dict[str, tuple[str, ...]] = {  # files or folders that a format writes
-    "coco": (coco.FILE,),
-    "yolo": (yolo.FOLDER,),
-    "voc": (voc.FOLDER,),
-    "labelstudio": (labelstudio.TASKS, labelstudio.CONFIG),
-    "csv": (table.FILE,),
-    "cvat": (cvat.FILE,),
-}
-
-__all__ = ["FILES", "FORMATS", "AnnotatedPicture", "ExportSettings"]
+__all__ = [
+    "AnnotatedPicture",
+    "Export",
+    "ExportSettings",
+    "FileNames",
+    "Need",
+    "Pictures",
+    "chosen_exports",
+    "export",
+    "exports",
+]

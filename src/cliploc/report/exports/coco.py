@@ -3,41 +3,47 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from cliploc._files import write_whole
-from cliploc.report.exports._values import AnnotatedPicture, ExportSettings, json_list, number
+from cliploc.report.exports._export import Export, Pictures, export
+from cliploc.report.exports._values import ExportSettings, json_list, number
 
-FILE = "coco.json"
 
+@export
+class Coco(Export):
+    """COCO's JSON of boxes, one file."""
 
-def write(pictures: Callable[[], Iterable[AnnotatedPicture]], settings: ExportSettings, out: Path) -> list[Path]:
-    """Writes `coco.json`; ids count from 1."""
-    from supervision.dataset.formats.coco import classes_to_coco_categories, detections_to_coco_annotations
+    name = "coco"
+    about = "COCO's JSON: x, y, width, height in pixels with fractions; `score` on each; ids from 1"
+    files = ("coco.json",)
 
-    def images() -> Iterator[dict[str, Any]]:
-        for one in pictures():
-            width, height = one.size_wh
-            yield {"id": one.number, "file_name": one.name, "width": width, "height": height}
+    def write(self, pictures: Pictures, settings: ExportSettings, folder: Path) -> None:
+        """Writes `coco.json`; ids count from 1."""
+        from supervision.dataset.formats.coco import classes_to_coco_categories, detections_to_coco_annotations
 
-    def annotations() -> Iterator[dict[str, Any]]:
-        next_id = 1
-        for one in pictures():
-            written, next_id = detections_to_coco_annotations(one.detections(), one.number, next_id)
-            for box, score in zip(written, one.score, strict=True):
-                bbox = [number(value) for value in box["bbox"]]
-                yield {**box, "bbox": bbox, "area": number(bbox[2] * bbox[3]), "score": number(score)}
+        def images() -> Iterator[dict[str, Any]]:
+            for one in pictures():
+                width, height = one.size_wh
+                yield {"id": one.number, "file_name": one.name, "width": width, "height": height}
 
-    def fill(path: Path) -> None:
-        with path.open("w", encoding="utf-8") as file:
-            file.write(f'{{"info": {json.dumps({"description": f"draft boxes by cliploc, {settings.model}"})},\n')
-            file.write(f'"categories": {json.dumps(classes_to_coco_categories(list(settings.names)))},\n"images": ')
-            json_list(file, images())
-            file.write(',\n"annotations": ')
-            json_list(file, annotations())
-            file.write("}\n")
+        def annotations() -> Iterator[dict[str, Any]]:
+            next_id = 1
+            for one in pictures():
+                written, next_id = detections_to_coco_annotations(one.detections(), one.number, next_id)
+                for box, score in zip(written, one.score, strict=True):
+                    bbox = [number(value) for value in box["bbox"]]
+                    yield {**box, "bbox": bbox, "area": number(bbox[2] * bbox[3]), "score": number(score)}
 
-    write_whole(out / FILE, fill)
-    return [out / FILE]
+        def fill(path: Path) -> None:
+            with path.open("w", encoding="utf-8") as file:
+                file.write(f'{{"info": {json.dumps({"description": f"draft boxes by cliploc, {settings.model}"})},\n')
+                file.write(f'"categories": {json.dumps(classes_to_coco_categories(list(settings.names)))},\n"images": ')
+                json_list(file, images())
+                file.write(',\n"annotations": ')
+                json_list(file, annotations())
+                file.write("}\n")
+
+        write_whole(folder / self.files[0], fill)

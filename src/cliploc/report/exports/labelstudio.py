@@ -3,39 +3,51 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from cliploc._files import write_whole
+from cliploc.report.exports._export import Export, Pictures, export
 from cliploc.report.exports._values import AnnotatedPicture, ExportSettings, attributes, json_list, number, rows
 
 FROM, TO = "label", "image"
 
-TASKS, CONFIG = "labelstudio.json", "labelstudio_config.xml"
 
+@export
+class LabelStudio(Export):
+    """Label Studio's tasks and label config."""
 
-def write(pictures: Callable[[], Iterable[AnnotatedPicture]], settings: ExportSettings, out: Path) -> list[Path]:
-    """Writes `labelstudio.json` and `labelstudio_config.xml`.
+    name = "labelstudio"
+    about = (
+        "Label Studio's predictions: percent of the picture, score, model version. Paste the config into the project's "
+        "labelling interface, import the JSON"
+    )
+    files = ("labelstudio.json", "labelstudio_config.xml")
+    needs = frozenset({"image_url"})
 
-    Boxes are in percent of the upright picture; each has a score and an id of its own.
-    """
+    def write(self, pictures: Pictures, settings: ExportSettings, folder: Path) -> None:
+        """Writes `labelstudio.json` and `labelstudio_config.xml`.
 
-    def fill(path: Path) -> None:
-        with path.open("w", encoding="utf-8") as file:
-            json_list(file, (_task(one, settings) for one in pictures()))
+        Boxes are in percent of the upright picture; each has a score and an id of its own.
+        """
 
-    def config(path: Path) -> None:
-        labels = "".join(
-            f"    <Label {attributes(value=name, background=_colour(i))}/>\n" for i, name in enumerate(settings.names)
-        )
-        view = f'  <Image name="{TO}" value="$image"/>\n  <RectangleLabels name="{FROM}" toName="{TO}">\n{labels}'
-        path.write_text(f"<View>\n{view}  </RectangleLabels>\n</View>\n", encoding="utf-8")
+        def fill(path: Path) -> None:
+            with path.open("w", encoding="utf-8") as file:
+                json_list(file, (_task(one, settings) for one in pictures()))
 
-    write_whole(out / CONFIG, config)
-    write_whole(out / TASKS, fill)
-    return [out / TASKS, out / CONFIG]
+        def config(path: Path) -> None:
+            labels = "".join(
+                f"    <Label {attributes(value=name, background=_colour(i))}/>\n"
+                for i, name in enumerate(settings.names)
+            )
+            view = f'  <Image name="{TO}" value="$image"/>\n  <RectangleLabels name="{FROM}" toName="{TO}">\n{labels}'
+            path.write_text(f"<View>\n{view}  </RectangleLabels>\n</View>\n", encoding="utf-8")
+
+        tasks, labels_config = self.files
+        write_whole(folder / labels_config, config)
+        write_whole(folder / tasks, fill)
 
 
 def _task(picture: AnnotatedPicture, settings: ExportSettings) -> dict[str, Any]:

@@ -1,0 +1,81 @@
+"""The protocol of an export format and its registry: what it is called, what it writes, and how.
+
+`annotate`, the page's downloads, `cliploc exports` and the documents read the registry, so that a new format is one
+file here and its test.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import ClassVar, Literal, TypeAlias, TypeVar
+
+from cliploc.errors import UsageError
+from cliploc.registry import Registry
+from cliploc.report.exports._values import AnnotatedPicture, ExportSettings
+
+Need = Literal["image_url", "picture_files"]
+Pictures: TypeAlias = Callable[[], Iterable[AnnotatedPicture]]  # may be called several times; holds one at a time
+
+
+class Export(ABC):
+    """A format that other tools read: writes all pictures of a run with their boxes.
+
+    Attributes:
+        name: as typed after `--format`.
+        about: what it is and which tool reads it, in a line.
+        files: the files that it always writes, as names in the folder that it is given.
+        folders: the folders that it always writes there.
+        needs: what it uses beside the boxes: "image_url" of the settings, or "picture_files", the pictures themselves.
+    """
+
+    name: ClassVar[str]
+    about: ClassVar[str]
+    files: ClassVar[tuple[str, ...]] = ()
+    folders: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[frozenset[Need]] = frozenset()
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of everything that it writes."""
+        return (*self.files, *self.folders)
+
+    @abstractmethod
+    def write(self, pictures: Pictures, settings: ExportSettings, folder: Path) -> None:
+        """Writes `files` and `folders` into a folder, each whole or not at all; what was there is replaced.
+
+        The same pictures and settings give the same bytes.
+
+        Args:
+            pictures: gives the pictures in order, at each call from the start.
+            settings: what is written besides the boxes.
+            folder: an existing folder.
+        """
+
+
+exports: Registry[Export] = Registry("export", "cliploc.report.exports")
+E = TypeVar("E", bound=type[Export])
+
+
+def export(cls: E) -> E:
+    """Registers a class as an export format."""
+    exports.register(cls.name, cls())
+    return cls
+
+
+def chosen_exports(names: str | Sequence[str]) -> tuple[Export, ...]:
+    """The formats of these names, each once.
+
+    Raises:
+        UnknownNameError: a format that there is not.
+        UsageError: no name.
+
+    Example:
+        >>> [one.files for one in chosen_exports(["coco", "csv", "coco"])]
+        [('coco.json',), ('boxes.csv',)]
+    """
+    asked = list(dict.fromkeys([names] if isinstance(names, str) else names))
+    if not asked:
+        raise UsageError(f"expected a format of {', '.join(exports.names())}, got none")
+    return tuple(exports.get(name) for name in asked)
