@@ -129,7 +129,7 @@ def annotate(name, root, left, top, right, bottom):
 
 @pytest.mark.parametrize("name", ["voc", "coco", "cub", "folder", "ilsvrc", "imagenetv2", "wsol"])
 def test_a_box_holds_just_the_pixels_that_the_format_means(name, tmp_path):
-    root = folders.BUILDERS[name](tmp_path)
+    root = folders.make(name, tmp_path)
 
     @settings(max_examples=20, deadline=None)
     @given(st.data())
