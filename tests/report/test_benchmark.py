@@ -18,9 +18,9 @@ from cliploc.errors import UsageError
 from cliploc.jobs.rows import write_part
 from cliploc.metrics import TAUS, MaxBoxAcc, all_numbers
 from cliploc.report import benchmark_data, write_report
-from cliploc.report._html import DARK, LIGHT
 from cliploc.report.benchmark_data import Run, miss_kind, read_run, wilson
 from cliploc.report.benchmark_tables import published
+from cliploc.report.html import DARK, LIGHT
 
 from ..commands import cliploc_
 from .benchmark_folder import CLASSES, WNIDS, make_folder

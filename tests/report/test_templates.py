@@ -9,9 +9,10 @@ import pytest
 from jinja2 import TemplateNotFound, UndefinedError
 
 import cliploc.report
-from cliploc.report import _html
+from cliploc.report.html import REPORT_TEMPLATES
 
 REPORT = Path(cliploc.report.__file__).parent
+[TEMPLATES] = REPORT_TEMPLATES.folders
 PAGES = {"page.html", "review.html", "benchmark.html"}
 
 
@@ -22,30 +23,30 @@ def test_html_is_in_the_templates_only() -> None:
 
 
 def test_nothing_but_style_sheets_and_scripts_is_taken_as_it_is() -> None:
-    for path in _html.TEMPLATES.rglob("*.html"):
+    for path in TEMPLATES.rglob("*.html"):
         for use in re.findall(r"\{\{[^}]*\bsafe\b[^}]*\}\}", path.read_text(encoding="utf-8")):
             assert re.fullmatch(r'\{\{ asset\("[a-z]+\.(css|js)"\) \| safe \}\}', use), f"{path}: {use}"
 
 
 def test_every_attribute_that_holds_a_value_is_quoted() -> None:
-    for path in _html.TEMPLATES.rglob("*.html"):
+    for path in TEMPLATES.rglob("*.html"):
         assert not re.search(r"=\{\{", path.read_text(encoding="utf-8")), path
 
 
 def test_every_page_extends_the_one_skeleton() -> None:
-    assert {path.name for path in _html.TEMPLATES.glob("*.html")} == PAGES | {"base.html", "macros.html"}
+    assert {path.name for path in TEMPLATES.glob("*.html")} == PAGES | {"base.html", "macros.html"}
     for name in PAGES:
-        assert (_html.TEMPLATES / name).read_text(encoding="utf-8").startswith('{% extends "base.html" %}')
+        assert (TEMPLATES / name).read_text(encoding="utf-8").startswith('{% extends "base.html" %}')
 
 
 def test_a_value_that_is_not_given_is_an_error() -> None:
     with pytest.raises(UndefinedError, match="title"):
-        _html.render("base.html")
+        REPORT_TEMPLATES.render("base.html")
     with pytest.raises(TemplateNotFound):
-        _html.render("none.html")
+        REPORT_TEMPLATES.render("none.html")
 
 
 def test_the_skeleton_escapes() -> None:
-    page = _html.render("base.html", title="<b>&\"'")
+    page = REPORT_TEMPLATES.render("base.html", title="<b>&\"'")
     assert page.count("&lt;b&gt;&amp;&#34;&#39;") == 2
     assert "<b>" not in page

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from cliploc.report._draw import clean, name_colour
-from cliploc.report._html import count, decimal, escape
 from cliploc.report.benchmark import write_report
 from cliploc.report.document import classified_record, to_document
 from cliploc.report.overlay import draw_overlay, panels
@@ -13,10 +12,7 @@ __all__ = [
     "PageItem",
     "classified_record",
     "clean",
-    "count",
-    "decimal",
     "draw_overlay",
-    "escape",
     "name_colour",
     "panels",
     "to_document",

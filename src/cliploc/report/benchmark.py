@@ -14,10 +14,10 @@ from typing import Any
 from cliploc._files import write_whole
 from cliploc.errors import UsageError
 from cliploc.report import benchmark_tables as tables
-from cliploc.report._html import render
 from cliploc.report.benchmark_data import Run, Setting, is_imagenet, read_run, said
 from cliploc.report.benchmark_gallery import Photographs
 from cliploc.report.benchmark_sections import Section, sections
+from cliploc.report.html import REPORT_TEMPLATES
 
 FILES = ("tables.csv", "tables.md", "tables.tex", "report.html")
 MOST_LISTED = 200  # problems; the rows hold all failures
@@ -78,7 +78,7 @@ def page(run: Run, both: Sequence[tables.Table], pictures: bool) -> str:
         Section("problems", "Problems", "Problems and failures", _problems(run)),
         Section("manifest", "Manifest", "How it was made", _manifest(run)),
     ]
-    return render(
+    return REPORT_TEMPLATES.render(
         "benchmark.html",
         title=f"Benchmark: {tables.dataset_line(run)}",
         about=_facts(run),

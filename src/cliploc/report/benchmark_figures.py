@@ -12,8 +12,8 @@ import numpy as np
 from cliploc.errors import UsageError
 from cliploc.metrics import TAUS
 from cliploc.report._draw import NAME_COLOURS
-from cliploc.report._html import DARK, LIGHT, data_uri
 from cliploc.report.benchmark_data import Floats, Run, Setting, wilson
+from cliploc.report.html import DARK, LIGHT, data_uri
 
 Palette = Mapping[str, str]
 # After the page's ink, which stands for yellow: that cannot be read on white. Dashes tell lines of one colour apart.

@@ -14,8 +14,8 @@ from PIL import Image
 from cliploc.errors import CliplocError
 from cliploc.images import load
 from cliploc.report import _draw
-from cliploc.report._html import data_uri, jpeg_uri
 from cliploc.report.benchmark_data import Floats, Run, Setting, as_boxes
+from cliploc.report.html import data_uri, jpeg_uri
 from cliploc.report.overlay import ONE_RAMP, OPACITY, covering
 from cliploc.schema import ResizePolicy
 

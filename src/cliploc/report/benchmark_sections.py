@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from cliploc.metrics import TAUS
-from cliploc.report._html import count
 from cliploc.report.benchmark_classes import class_bars, class_table, confusion, studied, studies
 from cliploc.report.benchmark_data import MISSES, Run, Setting, details
 from cliploc.report.benchmark_figures import (
@@ -23,6 +22,7 @@ from cliploc.report.benchmark_figures import (
 )
 from cliploc.report.benchmark_gallery import Photographs, Picture, chosen, disputed, picture
 from cliploc.report.benchmark_tables import Cell, Table, percent
+from cliploc.report.html import count
 
 EACH = 10  # pictures of a kind
 MOST_DRAWN = 8  # settings in one figure, and histograms

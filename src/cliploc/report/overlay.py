@@ -92,7 +92,7 @@ def panels(result: Localization, opacity: float = OPACITY) -> Image.Image:
     columns, shown_wh = _grid(result.image.size, 1 + len(chosen) + together)
     shown = scaled(result, shown_wh)
     width, height = result.image.size
-    file = result.source.replace("\\", "/").rsplit("/", 1)[-1]
+    file = file_name(result)
     found, asked = int(result.found.sum()), len(result.names)
     left_out = [] if len(chosen) == asked else [f"{len(chosen)} of {found} names found are shown, of {asked} asked for"]
     cells = [_Cell(shown.image, file, " · ".join([f"{width}×{height}", *left_out, *result.notes]))]
@@ -139,7 +139,7 @@ def comparison(results: Mapping[str, Localization], name: str, lines: Mapping[st
     first = next(iter(results.values()))
     columns, shown_wh = _grid(first.image.size, 1 + len(results))
     width, height = first.image.size
-    file = first.source.replace("\\", "/").rsplit("/", 1)[-1]
+    file = file_name(first)
     cells = [_Cell(scaled(first, shown_wh).image, file, f"{name} · {width}×{height}")]
     for title, result in results.items():
         picture = draw_overlay(scaled(result, shown_wh), [name])
@@ -164,6 +164,24 @@ def verdict(result: Localization, index: int) -> str:
     if not found and result.reasons[index]:
         words.append(str(result.reasons[index]))
     return " · ".join(words)
+
+
+def file_name(result: Localization) -> str:
+    """The picture's file without its folder."""
+    return result.source.replace("\\", "/").rsplit("/", 1)[-1]
+
+
+def heatmap_alt(result: Localization, index: int, method: str = "") -> str:
+    """The alternative text of one name's heatmap: file, name and boxes, and the method where it is given."""
+    boxes = result.boxes.xyxy[result.boxes.label == index]
+    where = "; ".join("box from {:.0f}, {:.0f} to {:.0f}, {:.0f}".format(*box) for box in boxes) or "no box"
+    by = f" by {method}" if method else ""
+    return f"{file_name(result)} with the heatmap for “{_draw.clean(result.names[index])}”{by}: {where}"
+
+
+def legend(result: Localization) -> list[tuple[str, Colour]]:
+    """Each name with its colour in a picture of several names."""
+    return [(name, _draw.name_colour(index)) for index, name in enumerate(result.names)]
 
 
 def scaled(result: Localization, size_wh: tuple[int, int]) -> Localization:

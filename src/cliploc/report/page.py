@@ -13,8 +13,17 @@ from PIL import Image
 
 from cliploc._files import write_whole
 from cliploc.report import _draw
-from cliploc.report._html import count, jpeg_uri, render
-from cliploc.report.overlay import draw_names, fit_within, paint_boxes, scaled, verdict
+from cliploc.report.html import REPORT_TEMPLATES, count, embedded
+from cliploc.report.overlay import (
+    draw_names,
+    file_name,
+    fit_within,
+    heatmap_alt,
+    legend,
+    paint_boxes,
+    scaled,
+    verdict,
+)
 from cliploc.schema import FloatArray
 
 if TYPE_CHECKING:
@@ -69,7 +78,9 @@ def write_page(
         >>> write_page("demo.html", "cliploc demo", items, {"model": "mini", "method": "cam"})  # doctest: +SKIP
     """
     photos = [_photo(item) for item in items]
-    page = render("page.html", title=title, settings=settings, hint=hint, summary=_summary(items), photos=photos)
+    page = REPORT_TEMPLATES.render(
+        "page.html", title=title, settings=settings, hint=hint, summary=_summary(items), photos=photos
+    )
     content = page.encode("utf-8", "backslashreplace")
     write_whole(Path(path), lambda temporary: temporary.write_bytes(content))
 
@@ -97,12 +108,12 @@ def _photo(item: PageItem) -> dict[str, Any]:
     """A photograph as page.html shows it: its boxes, a heatmap for every name, and a row of the table for each."""
     result = item.result
     return {
-        "file": _file(result),
+        "file": file_name(result),
         "size_wh": result.image.size,
         "notes": result.notes,
         "credit": item.credit,
         "boxes": _picture(_truth_picture(item), _truth_alt(item)),
-        "colours": [(name, _draw.name_colour(index)) for index, name in enumerate(result.names)],
+        "legend": legend(result),
         "has_truth": bool(item.truth),
         "heats": [heat for title, one in {"": result, **item.beside}.items() for heat in _heats(one, title, item.ious)],
         "rows": [_row(item, index, name) for index, name in enumerate(result.names)],
@@ -113,7 +124,7 @@ def _heats(result: Localization, title: str, ious: Mapping[str, float | None]) -
     shown = scaled(result, fit_within(result.image.size, HEAT_SIDE))
     return [
         {
-            "picture": _picture(draw_names(shown, [index]), _heat_alt(result, index)),
+            "picture": _picture(draw_names(shown, [index]), heatmap_alt(result, index)),
             "name": name,
             "verdict": verdict(result, index),
             "title": title,
@@ -137,9 +148,8 @@ def _row(item: PageItem, index: int, name: str) -> dict[str, Any]:
     }
 
 
-def _picture(image: Image.Image, says: str) -> dict[str, Any]:
-    address = jpeg_uri(image, quality=JPEG_QUALITY, optimize=True, progressive=True)
-    return {"address": address, "width": image.width, "height": image.height, "says": says}
+def _picture(image: Image.Image, alt: str) -> dict[str, Any]:
+    return embedded(image, alt, quality=JPEG_QUALITY, optimize=True, progressive=True)
 
 
 def _truth_picture(item: PageItem) -> Image.Image:
@@ -159,14 +169,4 @@ def _truth_alt(item: PageItem) -> str:
     found = [name for name, found in _pairs(item.result) if found]
     there = [name for name in item.result.names if name in item.truth]
     drawn, true = ", ".join(found) or "none", ", ".join(there) or "none given"
-    return f"{_file(item.result)}; boxes found: {drawn}; true boxes: {true}"
-
-
-def _heat_alt(result: Localization, index: int) -> str:
-    boxes = result.boxes.xyxy[result.boxes.label == index]
-    where = "; ".join("box from {:.0f}, {:.0f} to {:.0f}, {:.0f}".format(*box) for box in boxes) or "no box"
-    return f"{_file(result)} with the heatmap for “{_draw.clean(result.names[index])}”: {where}"
-
-
-def _file(result: Localization) -> str:
-    return result.source.replace("\\", "/").rsplit("/", 1)[-1]
+    return f"{file_name(item.result)}; boxes found: {drawn}; true boxes: {true}"

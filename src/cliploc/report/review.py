@@ -12,8 +12,8 @@ from PIL import Image
 from cliploc._files import write_whole
 from cliploc.errors import InputError
 from cliploc.images import load
-from cliploc.report._html import jpeg_uri, render_to
 from cliploc.report.exports import AnnotatedPicture
+from cliploc.report.html import REPORT_TEMPLATES, jpeg_uri
 
 REVIEW_KIND = "cliploc review"
 SIDE = 480  # longest side of the pictures in the page
@@ -55,7 +55,7 @@ def write_review(
     def fill(temporary: Path) -> None:
         records = (record for one in pictures if (record := _record(one)) is not None)
         with temporary.open("w", encoding="utf-8") as file:
-            render_to(
+            REPORT_TEMPLATES.render_to(
                 file,
                 "review.html",
                 title="Review of draft boxes",

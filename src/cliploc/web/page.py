@@ -23,7 +23,7 @@ from cliploc.demo import demo_photos
 from cliploc.errors import CliplocError
 from cliploc.geometry import POLICIES
 from cliploc.prompts import TEMPLATE_SETS
-from cliploc.report import escape
+from cliploc.report.html import escape
 from cliploc.saliency import find
 from cliploc.web import pictures
 from cliploc.web.engine import KEPT_SECONDS, Engine, Look

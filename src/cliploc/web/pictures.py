@@ -17,8 +17,9 @@ from PIL import Image
 
 from cliploc.errors import UsageError
 from cliploc.localization import Localization
-from cliploc.report import clean, count, decimal, draw_overlay, escape, name_colour, to_document
+from cliploc.report import clean, draw_overlay, name_colour, to_document
 from cliploc.report.exports import AnnotatedPicture, Export, ExportSettings, exports
+from cliploc.report.html import count, decimal, escape
 from cliploc.report.overlay import draw_names, verdict
 from cliploc.saliency import find
 from cliploc.web.engine import slim
