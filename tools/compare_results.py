@@ -29,7 +29,7 @@ BENCHMARKS = {
     "mini-vit": ["--model", "mini-vit", "--method", "naclip,legrad,gem,rollout", "--refine", "caa,guided"],
 }
 # A path, a time and what describes the machine differ between any two runs.
-SKIPPED_KEYS = {"out", "seconds", "started", "stamps", "image_url", "cliploc_version", "path", "source", "date_created"}
+SKIPPED_KEYS = {"out", "seconds", "started", "stamps", "image_url", "cliploc_version", "path", "source", "file", "date_created", "schema_version"}
 TOLERANCE = 1e-6  # of numbers, relative: what a changed order of sums may do
 
 
@@ -51,7 +51,8 @@ def record(root: Path, limit: int) -> dict[str, Any]:
             dataset = ["--dataset", "wsol", "--root", str(root), "--limit", str(limit)]
             run("benchmark", *dataset, *options, "--out", str(out))
             results[f"benchmark {title}"] = json.loads((out / "summary.json").read_text(encoding="utf-8"))
-        results["demo"] = run("demo", "--out", str(folder / "demo")).splitlines()
+        printed = run("demo", "--out", str(folder / "demo")).splitlines()
+        results["demo"] = [line for line in printed if str(folder) not in line]
         names = [part for name in LABELS for part in ("-p", name)]
         photos = sorted(str(path) for path in PHOTOS.glob("*.jpg"))
         results["localize"] = json.loads(run("localize", *photos, *names, "--json"))
