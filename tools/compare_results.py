@@ -28,8 +28,10 @@ BENCHMARKS = {
     "mini": ["--model", "mini", "--method", "cam,grad_cam,layer_cam,cam+layer_cam", "--scales", "1,1.5", "--flip"],
     "mini-vit": ["--model", "mini-vit", "--method", "naclip,legrad,gem,rollout", "--refine", "caa,guided"],
 }
-# A path, a time and what describes the machine differ between any two runs.
-SKIPPED_KEYS = {"out", "seconds", "started", "stamps", "image_url", "cliploc_version", "path", "source", "file", "date_created", "schema_version"}
+# Paths, times, versions and what describes the machine differ between any two runs.
+SKIPPED_KEYS = frozenset(
+    "out seconds started stamps image_url cliploc_version schema_version path source file date_created".split()
+)
 TOLERANCE = 1e-6  # of numbers, relative: what a changed order of sums may do
 
 
