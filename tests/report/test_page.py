@@ -31,7 +31,7 @@ class Reader(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "img", "input", "source"):
+        if tag not in ("meta", "img", "input", "source", "br"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:

@@ -1,4 +1,4 @@
-"""The pages' templates as such: what they hold is escaped, complete, and the only HTML of the reports."""
+"""The templates as such: what they hold is escaped, complete, and the only HTML of the reports and of the web page."""
 
 from __future__ import annotations
 
@@ -9,27 +9,37 @@ import pytest
 from jinja2 import TemplateNotFound, UndefinedError
 
 import cliploc.report
+import cliploc.web
 from cliploc.report.html import REPORT_TEMPLATES
 
-REPORT = Path(cliploc.report.__file__).parent
 [TEMPLATES] = REPORT_TEMPLATES.folders
+PACKAGES = [Path(package.__file__).parent for package in (cliploc.report, cliploc.web)]
 PAGES = {"page.html", "review.html", "benchmark.html"}
 
 
-def test_html_is_in_the_templates_only() -> None:
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
+def test_html_is_in_the_templates_only(package: Path) -> None:
     tag = re.compile(r"</?(a|b|body|code|dd|div|dl|dt|figure|h\d|head|i|img|li|p|span|svg|t[dhr]|table|ul)[ >]")
-    for path in REPORT.rglob("*.py"):
+    for path in package.rglob("*.py"):
         assert not tag.search(path.read_text(encoding="utf-8")), path
 
 
-def test_nothing_but_style_sheets_and_scripts_is_taken_as_it_is() -> None:
-    for path in TEMPLATES.rglob("*.html"):
+def templates(package: Path) -> list[Path]:
+    found = list((package / "templates").rglob("*.html"))
+    assert found
+    return found
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
+def test_nothing_but_style_sheets_and_scripts_is_taken_as_it_is(package: Path) -> None:
+    for path in templates(package):
         for use in re.findall(r"\{\{[^}]*\bsafe\b[^}]*\}\}", path.read_text(encoding="utf-8")):
             assert re.fullmatch(r'\{\{ asset\("[a-z]+\.(css|js)"\) \| safe \}\}', use), f"{path}: {use}"
 
 
-def test_every_attribute_that_holds_a_value_is_quoted() -> None:
-    for path in TEMPLATES.rglob("*.html"):
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
+def test_every_attribute_that_holds_a_value_is_quoted(package: Path) -> None:
+    for path in templates(package):
         assert not re.search(r"=\{\{", path.read_text(encoding="utf-8")), path
 
 

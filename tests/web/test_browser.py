@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -123,7 +125,7 @@ def test_an_example_is_found_at_once(page, address):
 
 def test_another_model_brings_its_own_methods(page, address):
     open_page(page, address)
-    page.get_by_role("button", name="How to look").click()
+    page.get_by_role("button", name="Model, method and options").click()
     page.get_by_label("Model", exact=True).click()
     page.get_by_role("option", name="mini-vit").click()
     playwright.expect(page.get_by_label("Method", exact=True)).to_have_value("NACLIP", timeout=WAIT)
@@ -132,7 +134,7 @@ def test_another_model_brings_its_own_methods(page, address):
     page.wait_for_url(re.compile("model=mini-vit"))
     assert page.locator(".toast-body").count() == 0
     open_page(page, page.url)
-    page.get_by_role("button", name="How to look").click()
+    page.get_by_role("button", name="Model, method and options").click()
     playwright.expect(page.get_by_label("Method", exact=True)).to_have_value("NACLIP", timeout=WAIT)
 
 
@@ -152,6 +154,29 @@ def test_a_bad_file_gets_a_sentence(page, address, tmp_path):
     page.locator("#results figure").first.wait_for()
 
 
+def test_names_and_files_that_are_markup_stay_text(page, address, tmp_path):
+    names = ["<img src=x onerror=alert(1)>", "</figcaption><script>alert(2)</script>", "\"'><svg onload=alert(3)>"]
+    said = []
+    page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+    photo = tmp_path / "<img src=x onerror=alert(4)>.jpg"
+    shutil.copy(DEMO / "cat.jpg", photo)
+    open_page(page, f"{address}/?names={quote(names[0])}&min_presence=0")
+    look(page, photo, "\n".join(names))
+    page.locator("#results figure").nth(3).wait_for()
+    assert page.locator(".cliploc-table th[scope=row]").all_inner_texts() == names
+    assert page.locator("#results :is(script, svg, img:not([src^='data:']))").count() == 0
+    bad = tmp_path / "<svg onload=alert(5)>.jpg"
+    bad.write_text("no picture")
+    open_page(page, address)
+    page.locator("input[type=file]").first.set_input_files(str(bad))
+    page.locator(".image-frame").first.wait_for()
+    page.get_by_label("Names").fill("cat")
+    page.locator("#find").click()
+    page.locator("#status .problem").wait_for()
+    assert page.locator("#status .problem *").count() == 0
+    assert said == []
+
+
 def test_an_address_opens_its_settings_and_two_methods(page, address):
     open_page(page, address, "?names=dog&method=grad_cam&compare=layer_cam&min_score=0.1&min_presence=0")
     playwright.expect(page.get_by_label("Names")).to_have_value("dog", timeout=WAIT)
@@ -164,10 +189,10 @@ def test_an_address_opens_its_settings_and_two_methods(page, address):
     shoot(page, "compare-1440")
     choose(page, DEMO / "cat.jpg")  # the chosen method's own threshold belongs to what it will find
     before = boxes(page)
-    page.get_by_role("button", name="How to look").click()
+    page.get_by_role("button", name="Model, method and options").click()
     page.get_by_label("Method", exact=True).click()
     page.get_by_role("option", name="Score-CAM", exact=True).click()
-    page.get_by_text("Press Find to look with what is chosen now").wait_for()
+    page.get_by_text("Press Find to search with these settings").wait_for()
     assert boxes(page) == before
 
 
@@ -272,7 +297,7 @@ def test_text_is_legible_and_controls_have_names(browser, address, scheme):
     open_page(page, address)
     look(page, DEMO / "cat.jpg", "cat, dog")
     page.locator("#results figure").nth(2).wait_for()
-    for name in ("How to look", "Downloads", "The same from Python"):
+    for name in ("Model, method and options", "Downloads", "Python, command line and link"):
         page.get_by_role("button", name=name).click()
     page.locator("#make").wait_for()
     assert page.evaluate(FAINT) == []

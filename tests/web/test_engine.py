@@ -22,7 +22,7 @@ from cliploc.localizer import Localizer
 from cliploc.memory import Memory
 from cliploc.saliency import methods
 from cliploc.schema import Needs
-from cliploc.web import pictures
+from cliploc.web import pictures, view
 from cliploc.web.engine import Engine, Offer, with_heads
 from cliploc.web.runs import StoppedError
 from cliploc.web.settings import Settings, command_lines, python_lines
@@ -143,8 +143,8 @@ def test_what_is_kept_for_a_visitor_holds_a_small_photograph_and_the_same_boxes(
     whole, small = look.cut(settings)["cam"], kept.cut(settings)["cam"]
     np.testing.assert_array_equal(small.boxes.xyxy, whole.boxes.xyxy)
     assert small.boxes.xyxy.max() > 1000  # the photograph's own pixels
-    html = pictures.results_html({"cam": small}, 0.5)
-    assert "width=200 height=133" in html
+    html = view.results_html({"cam": small}, 0.5)
+    assert 'width="200" height="133"' in html
     assert "{:.0f} {:.0f}".format(*whole.boxes.xyxy[0]) in html
 
 
@@ -168,7 +168,7 @@ def test_two_methods_out_of_one_pass(engine):
     look = engine.look(CAT, Settings(names="cat", method="grad_cam", compare="layer_cam", compare_threshold=0.5))
     assert list(look.results) == ["grad_cam", "layer_cam"]
     assert [tau for _, tau in look.rules(Settings(compare_threshold=0.5))] == [look.own["grad_cam"], 0.5]
-    html = pictures.results_html(look.cut(Settings(names="cat")), 0.5)
+    html = view.results_html(look.cut(Settings(names="cat")), 0.5)
     assert html.count("<figure>") == 2
     assert "LayerCAM" in html
 
@@ -254,7 +254,7 @@ def test_a_long_method_counts_and_stops(engine):
 
 def test_nothing_typed_becomes_markup(engine):
     name = "<script>alert(1)</script>"
-    html = pictures.results_html(engine.look(CAT, Settings(names=name)).cut(Settings(names=name)), 0.5)
+    html = view.results_html(engine.look(CAT, Settings(names=name)).cut(Settings(names=name)), 0.5)
     assert "<script" not in html
     assert "&lt;script&gt;" in html
 

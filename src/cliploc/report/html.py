@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import io
 from base64 import b64encode
 from functools import cached_property
@@ -94,11 +93,6 @@ def jpeg_uri(image: Image.Image, **options: Any) -> str:
 def embedded(image: Image.Image, alt: str, **options: Any) -> dict[str, Any]:
     """A picture as the macro `picture` shows it: data URI, size and alternative text; the options are Pillow's."""
     return {"uri": jpeg_uri(image, **options), "width": image.width, "height": image.height, "alt": alt}
-
-
-def escape(value: object) -> str:
-    """Any value as text in HTML, also within quotes; for HTML that no template writes."""
-    return html.escape(str(value), quote=True)
 
 
 def decimal(value: Any, decimals: int) -> str:

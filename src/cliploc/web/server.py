@@ -54,7 +54,7 @@ def application(
         from starlette.routing import Mount
     except ImportError:
         raise UsageError("serve needs gradio, which is not installed: pip install 'cliploc[web]'") from None
-    from cliploc.web import page
+    from cliploc.web import components, page, view
 
     blocks = page.build(engine, debug=debug)
     blocks.queue(max_size=queue, default_concurrency_limit=4, api_open=False)  # open, requests could pass by the queue
@@ -67,7 +67,7 @@ def application(
         blocks,
         path="/",
         auth=auth,
-        allowed_paths=[str(page.example_folder())],
+        allowed_paths=[str(components.example_folder())],
         max_file_size=max_bytes,
         footer_links=["api"],
         run_history=False,
@@ -80,7 +80,7 @@ def application(
             button_primary_background_fill="*primary_600",  # white letters on it are legible
             button_primary_background_fill_hover="*primary_700",
         ),
-        css=page.CSS,
+        css=view.TEMPLATES.asset("page.css"),
     )
     inner: Any = next(route.app for route in app.routes if isinstance(route, Mount))
 
@@ -88,8 +88,8 @@ def application(
         engine.runs.end()  # else the process would live on until the longest is done
         inner.stop_event.set()  # else open pages are cut off by force, each with a traceback in the log
 
-    requests = Requests(page.endpoints(blocks), page.is_ours)
-    uploads = Uploads(Path(page.upload_folder()), MAX_UPLOADS, KEPT_SECONDS)
+    requests = Requests(components.endpoints(blocks), components.is_ours)
+    uploads = Uploads(Path(components.upload_folder()), MAX_UPLOADS, KEPT_SECONDS)
     return Guard(app, hosts or Hosts(), requests, uploads, max_bytes, end)
 
 

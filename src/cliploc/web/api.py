@@ -1,0 +1,61 @@
+"""The page's functions for programs, over HTTP: one request holds photograph, names and settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import gradio as gr
+
+from cliploc.web import pictures
+from cliploc.web.engine import Engine, Look
+from cliploc.web.events import explain, write_downloads
+from cliploc.web.layout import Inputs
+from cliploc.web.settings import Settings, from_mapping
+
+T = TypeVar("T")
+
+
+def add_api(inputs: Inputs, engine: Engine, debug: bool, **queue: Any) -> None:
+    """Adds `/locate` and `/files` to the page that is open.
+
+    Args:
+        inputs: the components for photograph and names.
+        engine: the models behind the page.
+        debug: as for `page.build`.
+        queue: how gradio queues requests that run a model.
+    """
+
+    def answer(
+        request: gr.Request,
+        path: str | None,
+        asked: str,
+        settings: dict[str, Any] | None,
+        finish: Callable[[Look, Settings], T],
+    ) -> T:
+        try:
+            names = from_mapping({"names": asked}).names
+            wanted = replace(from_mapping({} if settings is None else settings), names=names)
+            run = engine.runs.begin(request.session_hash, lambda count: engine.look(path, wanted, None, count))
+            return finish(run.result(), wanted)
+        except Exception as error:
+            raise gr.Error(explain(error, debug), print_exception=False) from None
+
+    def locate(request: gr.Request, path: str | None, asked: str, settings: dict[str, Any] | None) -> dict[str, object]:
+        return answer(request, path, asked, settings, lambda look, wanted: pictures.document(look.cut(wanted), wanted))
+
+    def files(request: gr.Request, path: str | None, asked: str, settings: dict[str, Any] | None) -> list[str]:
+        return answer(
+            request,
+            path,
+            asked,
+            settings,
+            lambda look, wanted: write_downloads(engine, request.session_hash, look, wanted),
+        )
+
+    given = gr.JSON(value={}, visible=False, label="settings")
+    document, written = gr.JSON(visible=False, label="document"), gr.Files(visible=False, label="files")
+    button = gr.Button(visible=False)
+    button.click(locate, [inputs.photo, inputs.names, given], [document], api_name="locate", **queue)
+    button.click(files, [inputs.photo, inputs.names, given], [written], api_name="files", **queue)

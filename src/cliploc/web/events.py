@@ -1,0 +1,232 @@
+"""What the page does when a visitor clicks, types or moves a slider.
+
+A handler returns the components that it changes, each with its new value; the others stay as they are.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import gradio as gr
+
+from cliploc._memory_errors import out_of_memory
+from cliploc.errors import CliplocError
+from cliploc.web import pictures, view
+from cliploc.web.components import Choice, Choices, upload_folder
+from cliploc.web.engine import Engine, Look
+from cliploc.web.layout import Layout, compare_choices, method_choices
+from cliploc.web.runs import STOPPED
+from cliploc.web.settings import Settings, command_lines, from_mapping, from_query, python_lines, to_query
+
+Updates = dict[Any, Any]  # component → its new value, or gr.skip()
+
+
+class Events:
+    """The handlers of one page, for all of its visitors.
+
+    Args:
+        layout: the page's components.
+        engine: the models behind them.
+        debug: whether an error of the program itself is printed with its traceback, on the server.
+    """
+
+    def __init__(self, layout: Layout, engine: Engine, debug: bool) -> None:
+        self._layout = layout
+        self._engine = engine
+        self._debug = debug
+
+    # ------------------------------------------------------------------------------------------------------- results
+    def search(self, request: gr.Request, last: Look | None, path: str | None, *values: Any) -> Iterator[Updates]:
+        """Find: looks at the photograph, and shows the progress meanwhile."""
+        results = self._layout.results
+        try:
+            settings = self._settings(values)
+            run = self._engine.runs.begin(
+                request.session_hash, lambda count: self._engine.look(path, settings, last, count), alone=True
+            )
+            began = time.monotonic()
+            for done, left in run.steps():
+                yield {results.status: view.searching(done, left, time.monotonic() - began)}
+            look = run.result().slim(view.SHOWN_SIDE)
+            yield {results.search: look} | self._shown(look, settings)
+        except Exception as error:
+            yield self._problem(error)
+
+    def adjust(self, last: Look | None, *values: Any) -> Updates:
+        """A slider: other boxes and colours out of the heatmaps that are there."""
+        if last is None:
+            return dict(gr.skip())
+        try:
+            settings = self._settings(values)
+            if _needs_search(settings, last.settings):  # the thresholds belong to methods that did not run yet
+                return {self._layout.results.status: view.status("Press Find to search with these settings.")}
+            return self._shown(last, last.settings.with_live(settings))
+        except Exception as error:
+            return self._problem(error)
+
+    def stop(self, request: gr.Request) -> str:
+        """Stop: ends the visitor's search at its next step."""
+        self._engine.runs.stop(request.session_hash)
+        return view.status(STOPPED)
+
+    def leave(self, request: gr.Request) -> None:
+        """The visitor closes the page: ends the search that nobody waits for any more."""
+        self._engine.runs.stop(request.session_hash)
+
+    def make_files(self, request: gr.Request, last: Look | None, *values: Any) -> Updates:
+        """Create the files: writes the downloads of the results that are shown."""
+        layout = self._layout
+        if last is None:
+            return {layout.results.status: view.problem("There are no results to download yet: press Find first.")}
+        try:
+            settings = last.settings.with_live(self._settings(values))
+            return {layout.downloads.files: write_downloads(self._engine, request.session_hash, last, settings)}
+        except Exception as error:
+            return self._problem(error)
+
+    # ------------------------------------------------------------------------------------------------------- options
+    def change_model(self, label: str) -> Updates:
+        """Another model: offers its methods and refinements, and sets its own threshold."""
+        options, sliders = self._layout.options, self._layout.sliders
+        try:
+            settings = from_mapping({"model": label})
+            menu = self._engine.menu(settings.model)
+            threshold = self._engine.own_threshold(settings)
+        except Exception as error:
+            return self._problem(error)
+        return {
+            self._layout.results.status: "",
+            options.method: Choice(choices=method_choices(menu), value=menu.own_method),
+            options.compare: Choice(choices=compare_choices(menu), value=""),
+            options.refine: Choices(choices=list(menu.refinements), value=[]),
+            sliders.threshold: threshold,
+            sliders.compare_threshold: gr.Slider(visible=False),
+        }
+
+    def change_method(self, model: str, method: str, refine: list[str]) -> Any:
+        """Another method or refinement: sets the method's own threshold."""
+        try:
+            settings = from_mapping({"model": model, "refine": refine, "method": method})
+            return self._engine.own_threshold(settings, settings.method)
+        except CliplocError:  # a request that is late, of the model before: Find says what is wrong with it
+            return gr.skip()
+
+    def change_second_method(self, model: str, method: str, refine: list[str]) -> Any:
+        """Another second method or refinement: shows its threshold, or hides the slider where there is none."""
+        if not method:
+            return gr.Slider(visible=False)
+        threshold = self.change_method(model, method, refine)
+        return gr.Slider(visible=True, value=threshold) if isinstance(threshold, float) else gr.Slider(visible=True)
+
+    def open_link(self, request: gr.Request) -> Updates:
+        """The page opens: takes the settings from its address."""
+        query = dict(request.query_params)
+        if not query:  # the page has its defaults already; what was typed meanwhile stays
+            return dict(gr.skip())
+        components = self._layout.settings
+        settings = from_query(urlencode(query))
+        updates: Updates = {}
+        try:
+            label, menu = self._engine.offer(settings.model).label, self._engine.menu(settings.model)
+        except CliplocError as error:
+            updates[self._layout.results.status] = view.problem(str(error))
+            label = next(iter(self._engine.offers))
+            menu = self._engine.menu(label)
+        method = settings.method if settings.method in menu.methods else menu.own_method
+        compare = settings.compare if settings.compare in menu.methods else ""
+        refine = tuple(one for one in settings.refine if one in menu.refinements)
+        usable = replace(settings, model=label, refine=refine)
+        threshold, second = settings.threshold, settings.compare_threshold
+        if threshold is None:
+            threshold = self._engine.own_threshold(usable, method)
+        if second is None:
+            second = self._engine.own_threshold(usable, compare)
+        values = {name: getattr(usable, name) for name in components} | {
+            "method": Choice(choices=method_choices(menu), value=method),
+            "compare": Choice(choices=compare_choices(menu), value=compare),
+            "refine": Choices(choices=list(menu.refinements), value=list(refine)),
+            "threshold": threshold,
+            "compare_threshold": gr.Slider(value=second, visible=bool(compare)),
+        }
+        return updates | {component: values[name] for name, component in components.items()}
+
+    # ------------------------------------------------------------------------------------------------------- helpers
+    def _settings(self, values: tuple[Any, ...]) -> Settings:
+        """The settings out of the components' values, in the order of `Layout.settings`."""
+        return from_mapping(dict(zip(self._layout.settings, values, strict=True)))
+
+    def _shown(self, look: Look, settings: Settings) -> Updates:
+        """A search's results with the boxes of these settings, and what gives the same elsewhere."""
+        results = self._layout.results
+        found = look.cut(settings)
+        file = next(iter(found.values())).source
+        rules = [(look.offer.arguments_of(method), round(tau, 4)) for method, tau in look.rules(settings)]
+        return {
+            results.status: view.status(view.summary(found)),
+            results.figures: view.results_html(found, settings.opacity),
+            results.python: python_lines(settings, file, look.offer.arguments, rules),
+            results.command: command_lines(settings, file, look.offer.arguments, rules),
+            results.address: f"?{to_query(_without_defaults(settings, look, self._engine))}",
+        }
+
+    def _problem(self, error: Exception) -> Updates:
+        return {self._layout.results.status: view.problem(explain(error, self._debug))}
+
+
+def write_downloads(engine: Engine, visitor: str | None, look: Look, settings: Settings) -> list[str]:
+    """Writes the downloads into the upload folder, which is emptied when the server ends and whose old files go."""
+
+    def write(count: Callable[[int, int], None]) -> list[str]:
+        folder = Path(tempfile.mkdtemp(dir=upload_folder()))
+        photograph = engine.read(look.path).image
+        results = {method: replace(one, image=photograph) for method, one in look.cut(settings).items()}
+        return pictures.write_files(folder, results, settings, look.offer.label, lambda: count(0, 0))
+
+    return engine.runs.begin(visitor, write).result()
+
+
+def explain(error: Exception, debug: bool) -> str:
+    """An error in one sentence for the visitor.
+
+    Args:
+        error: any that a handler met.
+        debug: whether one of the program itself is printed with its traceback.
+    """
+    if isinstance(error, CliplocError):
+        return str(error)
+    if debug:
+        traceback.print_exception(error, file=sys.stderr)
+    if out_of_memory(error):
+        return "too little memory on the server: use a smaller photograph, fewer names or fewer scales"
+    return f"a mistake of cliploc's own ({type(error).__name__}): start the server with --debug to see it there"
+
+
+def _needs_search(now: Settings, shown: Settings) -> bool:
+    """Whether another model, method or refinement is chosen than that of the heatmaps that are shown."""
+    return any(getattr(now, key) != getattr(shown, key) for key in ("model", "method", "compare", "refine"))
+
+
+def _without_defaults(settings: Settings, look: Look, engine: Engine) -> Settings:
+    """The settings for an address: those that the page would choose by itself are left out."""
+    own = look.own
+    return replace(
+        settings,
+        model="" if settings.model == next(iter(engine.offers)) else settings.model,
+        method="" if settings.method == engine.menu(settings.model).own_method else settings.method,
+        threshold=_unless(settings.threshold, own.get(settings.method)),
+        compare_threshold=_unless(settings.compare_threshold, own.get(settings.compare)) if settings.compare else None,
+    )
+
+
+def _unless(threshold: float | None, own: float | None) -> float | None:
+    """The threshold, or None where it is the method's own."""
+    same = threshold is not None and own is not None and abs(threshold - own) < 1e-3
+    return None if same else threshold

@@ -1,0 +1,237 @@
+"""What stands where on the page: gradio components only, no behaviour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import gradio as gr
+from gradio.helpers import Examples
+
+from cliploc.demo import demo_photos
+from cliploc.geometry import POLICIES
+from cliploc.prompts import TEMPLATE_SETS
+from cliploc.saliency import find
+from cliploc.web.components import Choice, Choices, Photograph, Slider, Text
+from cliploc.web.engine import KEPT_SECONDS, Engine, Menu
+from cliploc.web.settings import MOST_LETTERS, SCALES, Settings
+
+INTRO = "# cliploc\nType a name and see where it is: heatmaps and boxes, without training for that name."
+NO_RESULT_YET = "Choose a photograph, type names, and press Find."
+PER_ROW: dict[str, Any] = {"min_width": 150, "buttons": []}  # a slider's
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a visitor searches in and for."""
+
+    photo: Photograph
+    names: Text
+    find: gr.Button
+    stop: gr.Button
+    examples: Examples
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings that a new search needs; the fields have the names of `Settings`."""
+
+    model: Choice
+    method: Choice
+    compare: Choice
+    resize: Choice
+    scales: Choice
+    flip: gr.Checkbox
+    templates: Choice
+    refine: Choices
+
+
+@dataclass(frozen=True)
+class Sliders:
+    """Settings that change what is shown without a new search; the fields have the names of `Settings`."""
+
+    threshold: Slider
+    compare_threshold: Slider
+    max_boxes: Slider
+    min_score: Slider
+    min_presence: Slider
+    opacity: Slider
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a search shows.
+
+    Attributes:
+        search: the visitor's last `Look`, kept on the server; None before the first.
+        status: a line about the search or about a mistake.
+        figures: pictures and table.
+        python: a script that gives the same.
+        command: a command that gives the same.
+        address: the page's address with these settings.
+    """
+
+    search: gr.State
+    status: gr.HTML
+    figures: gr.HTML
+    python: gr.Textbox
+    command: gr.Textbox
+    address: gr.Textbox
+
+
+@dataclass(frozen=True)
+class Downloads:
+    """Files of the results, made when they are asked for."""
+
+    make: gr.Button
+    files: gr.Files
+
+
+@dataclass(frozen=True)
+class Layout:
+    """All parts of the page."""
+
+    inputs: Inputs
+    options: Options
+    sliders: Sliders
+    results: Results
+    downloads: Downloads
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Name in `Settings` → component."""
+        parts = (self.options, self.sliders)
+        return {"names": self.inputs.names} | {
+            one.name: getattr(part, one.name) for part in parts for one in fields(part)
+        }
+
+
+def build_layout(engine: Engine) -> Layout:
+    """Adds the components to the page that is open.
+
+    Args:
+        engine: its first model and that model's methods are chosen at first.
+
+    Raises:
+        ModelError: the first model cannot be loaded.
+    """
+    search = gr.State(None, time_to_live=KEPT_SECONDS)
+    gr.Markdown(INTRO, elem_id="intro")
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=300):
+            inputs = _inputs()
+            with gr.Accordion("Model, method and options", open=False):
+                options = _options(engine)
+        with gr.Column(scale=5, min_width=300):
+            status = gr.HTML("", elem_id="status")
+            with gr.Row(elem_id="sliders"):
+                sliders = _sliders(engine.own_threshold(Settings()))
+            figures = gr.HTML(NO_RESULT_YET, elem_id="results")
+            with gr.Accordion("Downloads", open=False):
+                downloads = _downloads()
+            with gr.Accordion("Python, command line and link", open=False):
+                python, command, address = _reproduction()
+    return Layout(inputs, options, sliders, Results(search, status, figures, python, command, address), downloads)
+
+
+def _inputs() -> Inputs:
+    photo = Photograph(label="Photograph", type="filepath", sources=["upload", "clipboard"], height=260, buttons=[])
+    names = Text(
+        label="Names", info="One per line or separated by commas. Synonyms: cat|kitten. Shift+Enter starts the search.",
+        lines=2, max_lines=8, max_length=MOST_LETTERS, placeholder="cat, remote control", elem_id="names",
+    )  # fmt: skip
+    with gr.Row(elem_id="buttons"):
+        find_button = gr.Button("Find", variant="primary", elem_id="find", min_width=100)
+        stop = gr.Button("Stop", elem_id="stop", min_width=100)
+    examples = gr.Examples(
+        [[str(one.path), ", ".join(one.ask)] for one in demo_photos()],
+        [photo, names],
+        label="Examples",
+        elem_id="examples",
+        examples_per_page=12,
+        visible_columns=[0],
+        cache_examples=False,
+        api_visibility="private",
+    )
+    return Inputs(photo, names, find_button, stop, examples)
+
+
+def _options(engine: Engine) -> Options:
+    first = next(iter(engine.offers))
+    menu = engine.menu(first)
+    return Options(
+        model=Choice(list(engine.offers), value=first, label="Model", elem_id="model"),
+        method=Choice(method_choices(menu), value=menu.own_method, label="Method", elem_id="method"),
+        compare=Choice(
+            compare_choices(menu), value="", label="Compare with", info="A second method, shown beside the first.",
+            elem_id="compare",
+        ),
+        resize=Choice(
+            [("as the model was trained", ""), *[(one, one) for one in POLICIES]], value="",
+            label="Resize to the model's input",
+        ),
+        scales=Choice(list(SCALES), value="1", label="Scales", info="The maps of all scales are averaged."),
+        flip=gr.Checkbox(False, label="Average with the mirrored photograph"),
+        templates=Choice(list(TEMPLATE_SETS), value="default", label="Prompt templates"),
+        refine=Choices(list(menu.refinements), value=[], label="Refinement"),
+    )  # fmt: skip
+
+
+def _sliders(threshold: float) -> Sliders:
+    return Sliders(
+        threshold=Slider(
+            0, 1, threshold, step=0.01, label="Threshold", info="share of peak", elem_id="threshold", **PER_ROW
+        ),
+        compare_threshold=Slider(
+            0, 1, 0.4, step=0.01, label="Second", info="threshold", visible=False,
+            elem_id="compare-threshold", **PER_ROW,
+        ),
+        max_boxes=Slider(0, 20, 0, step=1, label="Boxes", info="0: no limit", **PER_ROW),
+        min_score=Slider(0, 1, 0, step=0.01, label="Score", info="minimum", **PER_ROW),
+        min_presence=Slider(
+            0, 1, 0.5, step=0.01, label="Presence", info="minimum", elem_id="presence", **PER_ROW
+        ),
+        opacity=Slider(0, 1, 0.55, step=0.01, label="Opacity", info="of heatmap", **PER_ROW),
+    )  # fmt: skip
+
+
+def _downloads() -> Downloads:
+    return Downloads(
+        make=gr.Button("Create the files", elem_id="make"),
+        files=gr.Files(
+            label="Overlay, heatmaps (npy, 16-bit PNG), COCO, Label Studio, results.json",
+            interactive=False,
+            elem_id="files",
+        ),
+    )
+
+
+def _reproduction() -> tuple[gr.Textbox, gr.Textbox, gr.Textbox]:
+    """Fields with the Python lines, the command and the address that give the same results."""
+    shared: dict[str, Any] = {"buttons": ["copy"], "interactive": False}
+    python = gr.Textbox(label="Python", lines=6, max_lines=24, elem_id="python", **shared)
+    command = gr.Textbox(label="Command", lines=2, max_lines=12, elem_id="command", **shared)
+    address = gr.Textbox(
+        label="Link", info="It holds the names and settings, not the photograph.", elem_id="address", **shared
+    )
+    return python, command, address
+
+
+def method_choices(menu: Menu) -> list[tuple[str, str]]:
+    """Title and name of each method that runs on a model."""
+    return [(find(name).title, name) for name in menu.methods]
+
+
+def compare_choices(menu: Menu) -> list[tuple[str, str]]:
+    """The choices of a second method: none, and `method_choices`."""
+    return [("none", ""), *method_choices(menu)]
+
+
+def accessible_names() -> dict[str, list[str]]:
+    """CSS selector → the accessible name of each element in turn, for those that gradio leaves without one."""
+    return {
+        "#examples .gallery-item": [f"Example {one.path.stem}: {', '.join(one.ask)}" for one in demo_photos()],
+        "#python textarea": ["Python"],
+        "#command textarea": ["Command"],
+        "#address textarea": ["Link"],
+    }

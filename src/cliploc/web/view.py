@@ -1,0 +1,139 @@
+"""The HTML that the page shows: results and status lines. The templates are in `templates/`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cliploc.localization import Localization
+from cliploc.report.html import REPORT_TEMPLATES, Templates, count, embedded
+from cliploc.report.overlay import draw_names, heatmap_alt, legend, verdict
+from cliploc.saliency import find
+from cliploc.web.engine import slim
+
+SHOWN_SIDE = 720  # longest side in pixels of a picture on the page; downloads have the photograph's own size
+JPEG_QUALITY = 85
+TEMPLATES = Templates(Path(__file__).with_name("templates"), *REPORT_TEMPLATES.folders)
+
+
+def status(text: str) -> str:
+    """A status line.
+
+    Example:
+        >>> "1 &lt; 2" in status("1 < 2")
+        True
+    """
+    return TEMPLATES.render("status.html", kind="done", text=text, progress=None)
+
+
+def problem(text: str) -> str:
+    """A status line that says what went wrong; a screen reader reads it out at once."""
+    return TEMPLATES.render("status.html", kind="problem", text=text, progress=None)
+
+
+def waiting() -> str:
+    """The status line of a search that waits for its turn."""
+    return TEMPLATES.render("status.html", kind="busy", text="Waiting for the model …", progress=None)
+
+
+def searching(done: int, left: int, seconds: float) -> str:
+    """The status line of a search that runs.
+
+    Args:
+        done: the number of masked photographs tried so far; 0 for methods that use none.
+        left: the number still to try.
+        seconds: since the search began.
+    """
+    if not done:
+        return TEMPLATES.render("status.html", kind="busy", text="Searching …", progress=None)
+    text = f"Searching: {done:,} of about {done + left:,} masked photographs done, {seconds:.0f} s"
+    return TEMPLATES.render("status.html", kind="busy", text=text, progress=(done, left))
+
+
+def summary(results: Mapping[str, Localization]) -> str:
+    """One line for each method's result: how many of the names were found, in how many boxes."""
+    return " · ".join(
+        f"{find(method).title}: {int(one.found.sum())} of {count(len(one.names), 'name')} found, "
+        f"{count(len(one.boxes), 'box', 'boxes')}"
+        for method, one in results.items()
+    )
+
+
+def results_html(results: Mapping[str, Localization], opacity: float) -> str:
+    """A figure for every name and method, a figure of all names together, and a table of scores and boxes.
+
+    Args:
+        results: method → its result for the same photograph.
+        opacity: of the hottest places, 0–1.
+    """
+    several = len(results) > 1
+    names = next(iter(results.values())).names
+    shown = {method: _shown(one) for method, one in results.items()}
+    titles = {method: find(method).title if several else "" for method in results}
+    figures = [
+        _figure_of_name(results[method], shown[method], index, opacity, titles[method])
+        for index in range(len(names))
+        for method in results
+    ]
+    if len(names) > 1:
+        figures += [_figure_of_all(shown[method], opacity, titles[method]) for method in results]
+    return TEMPLATES.render(
+        "results.html",
+        several=several,
+        figures=figures,
+        notes=list(dict.fromkeys(note for one in results.values() for note in one.notes)),
+        rows=[
+            _row(one, index, find(method).title) for method, one in results.items() for index in range(len(one.names))
+        ],
+    )
+
+
+def _shown(result: Localization) -> Localization:
+    """The result scaled to the size that the page shows. Its picture may be a smaller copy already."""
+    height, width = result.frame.original_hw
+    small = slim(result, SHOWN_SIDE)
+    ratio = np.array([small.image.width / width, small.image.height / height] * 2, dtype=np.float32)
+    frame = replace(small.frame, original_hw=(small.image.height, small.image.width))
+    return replace(small, frame=frame, boxes=replace(small.boxes, xyxy=small.boxes.xyxy * ratio))
+
+
+def _figure_of_name(
+    whole: Localization, shown: Localization, index: int, opacity: float, method: str
+) -> dict[str, Any]:
+    image = draw_names(shown, [index], opacity)
+    return {
+        "picture": embedded(image, heatmap_alt(whole, index, method), quality=JPEG_QUALITY),
+        "title": " · ".join(filter(None, (whole.names[index], method))),
+        "verdict": verdict(whole, index),
+        "legend": [],
+    }
+
+
+def _figure_of_all(shown: Localization, opacity: float, method: str) -> dict[str, Any]:
+    image = draw_names(shown, list(range(len(shown.names))), opacity)
+    title = " · ".join(filter(None, ("All names", method)))
+    found = [name for name, there in zip(shown.names, shown.found, strict=True) if there]
+    alt = f"{title}; found: {', '.join(found) or 'none'}"
+    return {
+        "picture": embedded(image, alt, quality=JPEG_QUALITY),
+        "title": title,
+        "verdict": "",
+        "legend": legend(shown),
+    }
+
+
+def _row(result: Localization, index: int, method: str) -> dict[str, Any]:
+    mine = result.boxes.label == index
+    return {
+        "name": result.names[index],
+        "method": method,
+        "found": bool(result.found[index]),
+        "cosine": result.scores[index],
+        "presence": None if result.presence is None else result.presence[index],
+        "boxes": list(zip(result.boxes.xyxy[mine].tolist(), result.boxes.score[mine].tolist(), strict=True)),
+        "reason": result.reasons[index],
+    }

@@ -1,0 +1,97 @@
+"""The HTML of the page: complete, and inert whatever a visitor types."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cliploc.web import view
+from tests.report.conftest import build  # noqa: F401
+from tests.report.test_page import CLOSING, IMAGE, Reader
+
+TEMPLATE = "\" onload='alert(3)' {{ 7 * 7 }}{% raw %}"
+
+
+@pytest.fixture
+def hostile(build):  # noqa: F811
+    result = build(
+        names=(IMAGE, CLOSING, TEMPLATE),
+        hot=[(80, 50, 240, 150)] * 3,
+        boxes=[(0, (80, 50, 240, 150), 0.9), (0, (1, 2, 3, 4), 0.5), (1, (0, 0, 9, 9), 0.4)],
+        found=(True, True, False),
+        presence=(0.9, 0.8, 0.1),
+        source=f"{IMAGE}.jpg",
+        notes=(CLOSING,),
+    )
+    return replace(result, reasons=(None, None, IMAGE))
+
+
+@pytest.mark.parametrize("methods", [("cam",), ("cam", "layer_cam")])
+def test_nothing_that_is_typed_or_named_becomes_markup(hostile, methods):
+    page = Reader(view.results_html(dict.fromkeys(methods, hostile), 0.5))
+    assert page.open == []
+    assert {tag for tag, _ in page.tags} == {
+        "div", "figure", "img", "figcaption", "b", "span", "i", "ul", "li", "table", "thead", "tbody", "tr", "th", "td",
+        "br",
+    }  # fmt: skip
+    assert not [key for _, attributes in page.tags for key in attributes if key.startswith("on")]
+    for text in (IMAGE, CLOSING, TEMPLATE):
+        assert text in page.text
+    assert all(image["src"].startswith("data:image/jpeg;base64,") for image in page.all("img"))
+    assert sum(IMAGE in image["alt"] for image in page.all("img")) >= 1
+
+
+def test_the_table_says_what_was_found_and_where(hostile):
+    page = Reader(view.results_html({"cam": hostile}, 0.5))
+    words = re.sub(r"\s+", " ", page.text)
+    assert f"{IMAGE} ✓ found 0.250 0.90 80 50 240 150 (0.90)1 2 3 4 (0.50)" in words  # a line break between them
+    assert f"{TEMPLATE} ✗ not found 0.250 0.10 {IMAGE}" in words
+    assert len(page.all("img")) == 4  # each name, and all together
+    assert "method" not in words
+
+
+def test_two_methods_stand_beside_each_other(hostile):
+    page = Reader(view.results_html({"cam": hostile, "layer_cam": hostile}, 0.5))
+    assert len(page.all("img")) == 8
+    assert page.all("div")[0]["class"] == "cliploc-pictures paired"
+    assert [f"{IMAGE} · {title}" in page.text for title in ("CAM", "LayerCAM")] == [True, True]
+    assert "method" in page.text
+
+
+def test_boxes_are_those_of_the_photograph_and_pictures_those_of_the_page(build):  # noqa: F811
+    large = build(size_wh=(2000, 1000), boxes=[(0, (100, 200, 1900, 900), 0.9)])
+    page = Reader(view.results_html({"cam": large}, 0.5))
+    [image] = page.all("img")
+    assert (image["width"], image["height"]) == (str(view.SHOWN_SIDE), str(view.SHOWN_SIDE // 2))
+    assert image["alt"] == "photo.jpg with the heatmap for “cat”: box from 100, 200 to 1900, 900"
+    assert "100 200 1900 900" in re.sub(r"\s+", " ", page.text)
+
+
+def test_a_number_that_is_none_is_a_dash(build):  # noqa: F811
+    page = Reader(view.results_html({"cam": replace(build(), scores=np.array([np.nan], dtype=np.float32))}, 0.5))
+    assert "✓ found – – –" in re.sub(r"\s+", " ", page.text)
+
+
+@pytest.mark.parametrize(
+    ("line", "role"), [(view.status, "status"), (view.problem, "alert")], ids=["status", "problem"]
+)
+def test_status_lines_are_escaped_and_read_out(line, role):
+    page = Reader(line(IMAGE + CLOSING))
+    [(tag, attributes)] = page.tags
+    assert (tag, attributes["role"]) == ("p", role)
+    assert page.text.strip() == IMAGE + CLOSING
+
+
+def test_a_search_counts_what_it_can_count():
+    assert Reader(view.searching(0, 0, 3)).tags == [("p", {"role": "status", "class": "busy"})]
+    page = Reader(view.searching(1200, 300, 3.4))
+    assert "1,200 of about 1,500 masked photographs done, 3 s" in page.text
+    [progress] = page.all("progress")
+    assert (progress["max"], progress["value"]) == ("1500", "1200")
+
+
+def test_names_are_counted_for_each_method(hostile):
+    assert view.summary({"cam": hostile}) == "CAM: 2 of 3 names found, 3 boxes"
