@@ -90,6 +90,7 @@ class TinyCnn(ConvolutionalBackbone):
     """Two stages of stride 2 and one of stride 1, then the pool of one kind."""
 
     stride = SIDE
+    middle_stage = -3  # twice as fine as the last
     logit_scale = 20.0
 
     def __init__(self, name: str, grid: tuple[int, int], pool: nn.Module, channels: int, size: int) -> None:

@@ -300,10 +300,12 @@ class Backbone(Protocol):
             run on it (`cliploc.saliency.unfit_reason`).
         input_hw: height and width of the input that it was made for, in pixels.
         stride: pixels of the input along one cell of the feature grid.
+        middle_stage: of `Needs.features`, the stage where places of the same thing are most alike and edges are still
+            sharp; counted from the end.
         embedding_size: D.
         logit_scale: what cosines are multiplied by before a softmax.
         resize_policy: how a picture meets its input, where the user does not say so.
-        interpolation: how the pictures that it was trained on were resized. Ours are resized bicubically for any model.
+        interpolation: how pictures are resized: as those that it was trained on.
         weights_file: the file its weights were read from; None for weights of the package, random ones, and those of a
             module that the user built. Only names' embeddings by weights of a file are worth keeping on disk.
     """
@@ -313,6 +315,7 @@ class Backbone(Protocol):
     pooling: Pooling
     input_hw: tuple[int, int]
     stride: int
+    middle_stage: int
     embedding_size: int
     logit_scale: float
     resize_policy: ResizePolicy

@@ -86,6 +86,7 @@ def test_other_sizes(model, backbone, height, width):
     expected = at_other_size(model.visual, stages[-1])
     trace = backbone.trace(images, Needs(features=STAGES))
     assert trace.grid == (height // 32, width // 32) == backbone.grid(height, width)
+    assert trace.features[backbone.middle_stage].shape[-2:] == (height // 16, width // 16)
     assert (trace.embedding - expected).abs().max() < 1e-5
     for stage, theirs in zip(STAGES, stages, strict=True):
         torch.testing.assert_close(trace.features[stage], theirs, rtol=1e-4, atol=1e-5)

@@ -223,6 +223,7 @@ def test_a_cnn_tower_is_open_clips_at_any_size(cnn: tuple[Any, TimmCnn], size: t
     assert isinstance(backbone, Backbone)
     assert_same(trace.embedding, theirs)
     assert trace.grid == backbone.grid(*size) == (size[0] // 32, size[1] // 32)
+    assert trace.features[backbone.middle_stage].shape[-2:] == (size[0] // 16, size[1] // 16)
     for stage, features in trace.features.items():
         assert_same(backbone.head(features, trace, stage), theirs)
     with torch.no_grad():

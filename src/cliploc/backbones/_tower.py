@@ -30,6 +30,7 @@ class DualEncoder(nn.Module, ABC):
     pooling: Pooling
     input_hw: tuple[int, int]
     stride: int
+    middle_stage: int
     embedding_size: int
     logit_scale: float
     resize_policy: ResizePolicy = "squash"

@@ -128,6 +128,7 @@ class VisionTransformerBackbone(DualEncoder):
         super().__init__(mean, std)
         self.adapters = list(adapters)
         self.depth, self.prefix_tokens = len(self.adapters), prefix_tokens
+        self.middle_stage = -max(1, self.depth // 4)  # of 12 blocks, the tokens that leave the ninth
 
     # ------------------------------------------------------------------------------------------- what subclasses say
     @abstractmethod

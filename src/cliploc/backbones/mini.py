@@ -42,6 +42,7 @@ class Mini(ConvolutionalBackbone):
     input_hw = (224, 224)
     pooling: Pooling = "global average"
     stride = 32
+    middle_stage = -5  # 80 channels, stride 16; chosen in docs/refinement.md
     embedding_size = 1280
 
     def __init__(self, tower: nn.Module, mean_feature: Tensor, text: MiniTextTower, facts: dict[str, object]) -> None:

@@ -56,6 +56,7 @@ class OpenClipResNet(ConvolutionalBackbone):
 
     pooling: Pooling = "attention"
     stride = 32
+    middle_stage = -2  # layer3, stride 16
 
     def __init__(
         self, model: Any, tokenizer: Tokenizer, name: str, *, copy_text: bool = True, fold: bool = True

@@ -278,6 +278,8 @@ class TimmCnn(ConvolutionalBackbone):
         self.name = name
         facts.set_on(self)
         self.stride = trunk.feature_info[-1]["reduction"]
+        # The last stage of stride 16; the stem comes before the trunk's own stages.
+        self.middle_stage = sum(info["reduction"] <= 16 for info in trunk.feature_info) - len(stages)
         self.embedding_size = _embedding_size(visual)
         self.eval().requires_grad_(False)
 

@@ -199,7 +199,8 @@ class Views:
             refuse_nan(raw.flatten(2), batch, "a map", self.backbone)
             raw = raw.relu() if task.method.relu else raw
             for step in self.on_grid:
-                scaled = F.interpolate(min_max(raw), size=trace.grid, mode="bilinear", align_corners=False)
+                grid = step.grid(self.backbone, trace)
+                scaled = F.interpolate(min_max(raw), size=grid, mode="bilinear", align_corners=False)
                 raw = step.function(context, scaled)  # [B, P, h, w]
                 refuse_nan(raw.flatten(2), batch, "a map", self.backbone)
             maps.append(raw)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cliploc.errors import UsageError
 from cliploc.registry import Registry
-from cliploc.schema import Backbone, Needs, TowerKind
+from cliploc.schema import Backbone, Needs, TowerKind, Trace
 
 LONGEST = 1024  # pixels of a picture's longer side, for steps over it: a map of one name is then up to 4 MB
 
@@ -22,10 +22,10 @@ class Refinement:
 
     Attributes:
         name: as typed on the command line.
-        function: on the "grid": `Context`, maps `[B, P, h, w]` in 0–1 on the trace's grid → `[B, P, h, w]`, not below
-            0. Over the "picture", at its own resolution, or `LONGEST` pixels on its longer side where that is less:
-            `[B, 3, H, W]` in 0–1, maps `[B, P, H, W]` in 0–1 over it, and how many pixels a cell of the grid is high
-            and wide → `[B, P, H, W]` in 0–1. A flat map stays flat.
+        function: on the "grid": `Context`, maps `[B, P, h, w]` in 0–1 on the step's grid (see `grid`) → `[B, P, h, w]`,
+            not below 0. Over the "picture", at its own resolution, or `LONGEST` pixels on its longer side where that
+            is less: `[B, 3, H, W]` in 0–1, maps `[B, P, H, W]` in 0–1 over it, and how many pixels a cell of the grid
+            is high and wide → `[B, P, H, W]` in 0–1. A flat map stays flat.
         title: the name as papers write it.
         paper: authors, year, title, where.
         on: where it works; steps over the picture come after those on the grid.
@@ -44,6 +44,11 @@ class Refinement:
     needs: Callable[[Backbone], Needs]
     threshold: Callable[[float], float]
     package: str | None
+
+    def grid(self, backbone: Backbone, trace: Trace) -> tuple[int, int]:
+        """`(h, w)` of the maps that a step on the grid works on: the features' that it reads, else the trace's own."""
+        sizes = [trace.features[stage].shape[-2:] for stage in self.needs(backbone).features]
+        return max(((h, w) for h, w in sizes), default=trace.grid)
 
 
 refinements: Registry[Refinement] = Registry("refinement", "cliploc.refine")

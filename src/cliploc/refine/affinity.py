@@ -1,4 +1,4 @@
-"""What CAA does with attention, done with the likeness of features: for CNNs, which have no attention."""
+"""Spreads a map over places whose features in the middle of the tower are alike; works on every tower."""
 
 from __future__ import annotations
 
@@ -7,26 +7,54 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.refine._registration import refinement
-from cliploc.refine._walk import transition, walk
 from cliploc.schema import Context, Needs
+
+CUT = 0.1  # places whose cosine is lower exchange no heat; tools/refinement_study.py
+THRESHOLD = 0.5  # of the boxes: how far a mean over like places falls depends on the places, little on the method
+PAIRS = 2**24  # of places, whose likeness is held at once: 64 MB
+
+
+def directions(features: Tensor) -> Tensor:
+    """Features `[B, C, h, w]` → for each place its unit vector from the picture's mean feature, `[B, h·w, C]`."""
+    places = features.float().flatten(2).transpose(1, 2)  # [B, N, C]
+    return F.normalize(places - places.mean(dim=1, keepdim=True), dim=2)
+
+
+def spread(features: Tensor, maps: Tensor, cut: float) -> Tensor:
+    """A · map for maps `[B, P, h, w]` on the grid of the features `[B, C, h, w]`; see `affinity`."""
+    places, heat = directions(features), maps.flatten(2).transpose(1, 2)  # [B, N, C], [B, N, P]
+    rows = max(1, PAIRS // (places.shape[0] * places.shape[1]))
+    parts = []
+    for start in range(0, places.shape[1], rows):
+        alike = places[:, start : start + rows] @ places.transpose(1, 2)  # [B, rows, N]
+        # A place is like itself, also where it has no direction because the whole picture is alike.
+        alike.diagonal(offset=start, dim1=1, dim2=2).fill_(1)
+        alike = (alike - cut).relu()
+        parts.append(alike @ heat / alike.sum(dim=2, keepdim=True))  # [B, rows, P]
+    return torch.cat(parts, dim=1).transpose(1, 2).reshape(maps.shape)
 
 
 @refinement(
     "affinity",
     title="Feature affinity",
-    paper="after Lin et al. 2023, CLIP-ES, CVPR, with features in the place of attention",
+    paper="no paper's method; a random-walk step as in Ahn & Kwak 2018, AffinityNet, CVPR, over features nobody trained",
     on="grid",
-    needs=lambda _: Needs(features=(-1,)),
+    threshold=lambda _: THRESHOLD,
+    needs=lambda backbone: Needs(features=(backbone.middle_stage,)),
 )
 def affinity(ctx: Context, maps: Tensor) -> Tensor:
-    """As `caa`, with D the Sinkhorn-normalised max(0, cos(A_i − Ā, A_j − Ā)) of the last features A at two places.
+    """map′ = A · map, A the row-normalised max(0, S − 0.1), S_ij = cos(F_i − F̄, F_j − F̄) of mid-tower features F.
 
-    Ā is the mean over the picture: what all places have in common does not make them alike. On a ViT, A are the patch
-    tokens that enter the last block. No paper's method: the walk is CLIP-ES's.
+    F are the features of the tower's middle stage (`Backbone.middle_stage`): finer than the last, so that the map takes
+    over the object's edges, and late enough that parts of one object are alike. On a ViT they are the patch tokens
+    after about three quarters of the blocks. F̄ is the mean over the picture: what all places have in common does not
+    make them alike. The map is brought to the grid of F first, and stays on it. Every place becomes a weighted mean of
+    the places that it is like, itself included, so values stay in 0–1. Stage, cut and the threshold of the boxes were
+    chosen on the tuning pictures: docs/refinement.md.
 
     Args:
-        ctx: features of the last stage.
-        maps: `[B, P, h, w]` in 0–1.
+        ctx: features of the middle stage.
+        maps: `[B, P, h, w]` in 0–1 on the grid of these features.
 
     Returns:
         `[B, P, h, w]` float32.
@@ -35,11 +63,4 @@ def affinity(ctx: Context, maps: Tensor) -> Tensor:
         >>> from cliploc import Localizer
         >>> localizer = Localizer("mini", method="cam", refine=["affinity"])
     """
-    key = "affinity"
-    if key not in ctx.cache:
-        places = ctx.features.float().flatten(2).transpose(1, 2)  # [B, N, C]
-        places = F.normalize(places - places.mean(dim=1, keepdim=True), dim=2)
-        alike = (places @ places.transpose(1, 2)).relu()  # [B, N, N]
-        itself = torch.eye(alike.shape[-1], dtype=torch.bool, device=alike.device)
-        ctx.cache[key] = transition(alike.masked_fill(itself, 1))  # also where every place is the same
-    return walk(ctx.cache[key], maps)
+    return spread(ctx.trace.features[ctx.backbone.middle_stage], maps, CUT)

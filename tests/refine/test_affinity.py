@@ -1,0 +1,118 @@
+"""`affinity` against its equation in plain loops, and on features whose blocks are known."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from cliploc import backbones
+from cliploc.localizer import Localizer
+from cliploc.refine import affinity as module
+from cliploc.refine import refinements
+from cliploc.refine.affinity import CUT, spread
+from cliploc.schema import Context, Trace
+from tests.saliency.peers import tiny_scene
+from tests.test_localizer import WIDE
+from tests.tiny import KINDS, give_function, tower
+
+affinity = refinements.get("affinity")
+
+
+def some_maps(h: int, w: int) -> Tensor:
+    """`[2, 3, h, w]`, not below 0; the last map of each picture is flat."""
+    maps = torch.rand(2, 3, h, w, generator=torch.Generator().manual_seed(0)) ** 3
+    maps[:, 2] = 0
+    return maps
+
+
+def spread_by_loops(features: list[list[float]], heat: list[float]) -> list[float]:
+    """Σ_j max(0, S_ij − cut) m_j / Σ_j max(0, S_ij − cut), for places with features `[N][C]` and heat `[N]`."""
+    places, channels = range(len(features)), range(len(features[0]))
+    mean = [sum(features[i][c] for i in places) / len(features) for c in channels]
+    centred = [[features[i][c] - mean[c] for c in channels] for i in places]
+    lengths = [math.sqrt(sum(x * x for x in place)) for place in centred]
+    result = []
+    for i in places:
+        total = weights = 0.0
+        for j in places:
+            cosine = sum(centred[i][c] * centred[j][c] for c in channels) / (lengths[i] * lengths[j])
+            weight = max(0.0, cosine - CUT)
+            total, weights = total + weight * heat[j], weights + weight
+        result.append(total / weights)
+    return result
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_equation(kind: str) -> None:
+    scene = tiny_scene(kind)
+    ctx = scene.context(affinity.needs(scene.backbone))
+    features = ctx.trace.features[scene.backbone.middle_stage]  # [2, C, h, w]
+    h, w = affinity.grid(scene.backbone, ctx.trace)
+    assert features.shape[-2:] == (h, w)
+    maps = some_maps(h, w)
+    refined = affinity.function(ctx, maps)
+    for b in range(2):
+        places = features[b].flatten(1).T.tolist()
+        for p in range(3):
+            expected = torch.tensor(spread_by_loops(places, maps[b, p].flatten().tolist())).view(h, w)
+            torch.testing.assert_close(refined[b, p], expected, rtol=1e-4, atol=1e-6)
+    assert (refined[:, 2] == 0).all(), "a flat map stays flat"
+
+
+def test_heat_stays_in_its_block_of_like_places() -> None:
+    """Left and right halves look different; heat in one corner fills its own half, and only that."""
+    features = torch.zeros(1, 2, 4, 6)
+    features[:, 0, :, :3], features[:, 1, :, 3:] = 1, 1
+    maps = torch.zeros(1, 1, 4, 6)
+    maps[..., 0, 0] = 1
+    refined = spread(features, maps, CUT)[0, 0]
+    torch.testing.assert_close(refined[:, :3], torch.full((4, 3), 1 / 12))
+    assert (refined[:, 3:] == 0).all()
+
+
+def test_many_places_are_worked_on_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, maps = torch.randn(2, 5, 6, 7, generator=torch.Generator().manual_seed(1)), some_maps(6, 7)
+    whole = spread(features, maps, CUT)
+    monkeypatch.setattr(module, "PAIRS", 2 * 42 * 5)  # five rows at once, the last part is smaller
+    torch.testing.assert_close(spread(features, maps, CUT), whole)
+
+
+def test_a_picture_without_edges_keeps_its_map() -> None:
+    maps = some_maps(4, 6)
+    torch.testing.assert_close(spread(torch.full((2, 5, 4, 6), 0.5), maps, CUT), maps)
+
+
+def test_it_works_on_the_grid_of_the_middle_stage() -> None:
+    """A tower whose middle is twice as fine as its last stage: one hot cell becomes what the finer places say."""
+    backbone = tower("gap_cnn", (8, 8))
+    seen = []
+
+    def method(ctx: Context) -> Tensor:
+        seen.append(ctx.trace)
+        heat = torch.zeros(len(ctx.text), ctx.text.shape[1], *ctx.trace.grid)
+        heat[..., 3, 2] = 1
+        return heat
+
+    localizer = Localizer(backbone, method="cam", refine=["affinity"])
+    give_function(localizer, method)
+    localizer(WIDE, ["red"])
+    trace: Trace = seen[0]
+    assert trace.grid == (8, 8)
+    assert affinity.grid(backbone, trace) == (16, 16)
+    assert refinements.get("caa").grid(tower("vit"), trace) == (8, 8), "a step that reads no features"
+
+
+@pytest.mark.parametrize(("model", "grid"), [("mini", (14, 20)), ("mini-vit", (14, 20))])
+def test_the_middle_of_the_bundled_towers_has_stride_16(model: str, grid: tuple[int, int]) -> None:
+    backbone = backbones.create(model)
+    trace = backbone.trace(torch.zeros(1, 3, 224, 320), affinity.needs(backbone))
+    assert affinity.grid(backbone, trace) == grid
+
+
+def test_its_boxes_have_a_threshold_of_their_own() -> None:
+    localizer = Localizer("mini", method="cam", refine=["affinity"])
+    assert localizer.box_rule.threshold == 0.5
+    assert Localizer("mini", method="cam", refine=["affinity"], threshold=0.3).box_rule.threshold == 0.3
