@@ -37,7 +37,7 @@ def spread(features: Tensor, maps: Tensor, cut: float) -> Tensor:
 @refinement(
     "affinity",
     title="Feature affinity",
-    paper="no paper's method; a random-walk step as in Ahn & Kwak 2018, AffinityNet, CVPR, over features nobody trained",
+    paper="no paper of its own; a random-walk step as in Ahn & Kwak 2018, AffinityNet, CVPR",
     on="grid",
     threshold=lambda _: THRESHOLD,
     needs=lambda backbone: Needs(features=(backbone.middle_stage,)),
