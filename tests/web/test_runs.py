@@ -103,7 +103,7 @@ def test_after_the_end_no_run_goes_on_and_none_begins():
     with pytest.raises(StoppedError):
         going_on.result()
     late = Work()
-    with pytest.raises(StoppedError, match="being shut down"):
+    with pytest.raises(StoppedError, match="shutting down"):
         runs.begin("b", late)
     assert not late.started.is_set()
 

@@ -1,4 +1,4 @@
-"""Connections to the server: not more than it can hold, and none that only waits."""
+"""Limits for connections to the server: how many there are, and how long one may be idle."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-HEADER_SECONDS = 15.0  # in which a request's lines must have come
-KEEP_ALIVE_SECONDS = 5  # that a connection may wait for its next request
-BACKLOG = 128  # accepted at once; the system's limit of open files is that much above ours
-MOST = 1000
+HEADER_SECONDS = 15.0  # time for a request line and its headers to arrive
+KEEP_ALIVE_SECONDS = 5  # time that a connection may wait for its next request
+BACKLOG = 128  # connections that may be accepted at once; twice as many open files are kept in reserve
+MOST = 1000  # connections, where the system allows enough open files
 
 
 def most_connections() -> int:
-    """How many may be open: half as many as this process may open files, as a request may need one more."""
+    """The number of connections: half the open files that the system allows, as each request may need a file."""
     try:
         import resource
     except ImportError:  # not on Windows
@@ -24,12 +24,12 @@ def most_connections() -> int:
 
 
 class Connection(H11Protocol):
-    """One connection. A request must come soon; where there are too many, the one that has waited longest goes."""
+    """One connection. It is closed if no request arrives in time; of too many, the one idle longest is."""
 
     most = MOST
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Makes room first."""
+        """Registers the connection, and closes the one that has been idle longest where there are too many."""
         super().connection_made(transport)  # type: ignore[arg-type]
         self._waiting_since = self.loop.time()
         self._patience: asyncio.TimerHandle | None = self.loop.call_later(HEADER_SECONDS, self._give_up)
@@ -41,11 +41,11 @@ class Connection(H11Protocol):
 
     @property
     def waits(self) -> bool:
-        """Whether no request is being answered."""
+        """Whether the connection is idle: no request is being answered."""
         return self.cycle is None or self.cycle.response_complete
 
     def data_received(self, data: bytes) -> None:
-        """Gives the rest of a request's lines as long as its first."""
+        """Stops the timer when a request has arrived, and starts it for an incomplete one."""
         super().data_received(data)
         if not self.waits:
             self._stop_waiting()
@@ -53,12 +53,12 @@ class Connection(H11Protocol):
             self._patience = self.loop.call_later(HEADER_SECONDS, self._give_up)
 
     def on_response_complete(self) -> None:
-        """The wait for the next request begins."""
+        """Notes the time: the connection is idle from now on."""
         self._waiting_since = self.loop.time()
         super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """No timer is left behind."""
+        """Cancels the timer."""
         self._stop_waiting()
         super().connection_lost(exc)
 
@@ -74,5 +74,5 @@ class Connection(H11Protocol):
 
 
 def limited(most: int) -> type[Any]:
-    """The connections of a server that holds so many."""
+    """A connection class for a server that holds this number of connections."""
     return type("LimitedConnection", (Connection,), {"most": most})

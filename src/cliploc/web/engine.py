@@ -1,4 +1,4 @@
-"""The models behind the page, shared by all visitors, and one look at one photograph."""
+"""The models behind the page, shared by all visitors, and what they compute for one photograph."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ from cliploc.schema import Backbone, Boxes
 from cliploc.web.runs import MAX_SECONDS, Runs
 from cliploc.web.settings import Settings
 
-KEPT_SECONDS = 1800  # a visitor's last look and uploads, and what models saw, when nobody asks again
-# Torch's names for what takes time. Only there a look may be ended: others put back what a layer has changed, such as
-# whether gradients are kept.
+KEPT_SECONDS = 1800  # a visitor's last results, uploads and cached features are dropped when unused for so long
+# Torch's names of the functions that take time. A search can be ended before these only: other functions restore what a
+# layer has changed, such as whether gradients are recorded, and must not be interrupted.
 LAYERS = {
     "conv2d", "linear", "matmul", "__matmul__", "mm", "bmm", "addmm", "einsum", "layer_norm", "softmax", "interpolate",
     "scaled_dot_product_attention", "multi_head_attention_forward", "grad",
 }  # fmt: skip
-KEPT_MODELS = 2  # in memory at once; the one that was not used for longest goes
+KEPT_MODELS = 2  # in memory at once; the least recently used one is dropped
 
 
 @dataclass(frozen=True)
 class Offer:
-    """A model of the menu.
+    """A model that visitors can choose.
 
     Attributes:
-        model: as `Localizer` takes it.
-        pretrained: which weights; None for its own.
-        heads: method → the file of layers trained for it on this model.
-        precision: of its tower; None for the default.
+        model: the model's name, as `Localizer` takes it.
+        pretrained: its weights; None for the model's default.
+        heads: method → the file with the head trained for that method on this model.
+        precision: of its image tower; None for the default.
     """
 
     model: str
@@ -58,27 +58,27 @@ class Offer:
 
     @property
     def label(self) -> str:
-        """As the menu shows it; of a file only the name, as where it lies is nobody's business."""
+        """The text in the menu. Of a file it has the name only: visitors must not learn the server's folders."""
         return " · ".join(_bare(part) for part in (self.model, self.pretrained) if part is not None)
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """`model`, `pretrained` (a file by its name only) and `precision`."""
+        """`model`, `pretrained` and `precision` as `Localizer` takes them; of a file the name only."""
         weights = None if self.pretrained is None else _bare(self.pretrained)
         return {"model": self.model, "pretrained": weights, "precision": self.precision}
 
     def arguments_of(self, method: str) -> dict[str, Any]:
-        """`method`, and `head` where it has one, by its name only."""
+        """`method` and, where it has one, `head` as `Localizer` takes them; of a file the name only."""
         head = self.heads.get(method)
         return {"method": method} if head is None else {"method": method, "head": _bare(head)}
 
 
 def with_heads(offers: Sequence[Offer], heads: Iterable[str]) -> list[Offer]:
-    """The models with the files of `cliploc train`, each beside the model that it was trained on.
+    """Adds heads, the files of `cliploc train`, to the models that they were trained on.
 
     Raises:
-        UsageError: a head of a model that is not offered, or two for one method of a model.
-        ModelError: a file that is no head.
+        UsageError: a head's model is not offered, or two heads are for the same method of a model.
+        ModelError: a file is not a head.
     """
     found = list(offers)
     for head in heads:
@@ -103,7 +103,13 @@ def _bare(name: str) -> str:
 
 @dataclass(frozen=True)
 class Menu:
-    """What there is to choose on a model."""
+    """What can be chosen for a model.
+
+    Attributes:
+        methods: the methods that run on it.
+        refinements: the refinements that run on it.
+        own_method: the method that is used when none is named.
+    """
 
     methods: tuple[str, ...]
     refinements: tuple[str, ...]
@@ -112,15 +118,15 @@ class Menu:
 
 @dataclass(frozen=True)
 class Look:
-    """One photograph through one model: what stays while thresholds move.
+    """The outcome of a search: the maps of one photograph, from which boxes are cut at any threshold.
 
     Attributes:
         path: the photograph's file.
-        settings: that it was computed for, names and method filled in.
-        results: method → its result, asked with no threshold and of every name, so that any may still be found.
+        settings: the settings that the maps depend on, with names and method filled in.
+        results: method → its result at threshold 0 and with every name found, so that `cut` can decide again.
         own: method → its own threshold.
-        closed: methods whose trained head says by itself which names there are, whatever their presence.
-        offer: the model.
+        closed: methods whose trained head decides by itself which names are found; presence does not count for them.
+        offer: the model that was used.
     """
 
     path: str
@@ -131,7 +137,7 @@ class Look:
     offer: Offer
 
     def rules(self, settings: Settings) -> list[tuple[str, float]]:
-        """Each method with the threshold that is asked for, or its own."""
+        """Each method with its threshold: that of the settings, or else the method's own."""
         wanted = (settings.threshold, settings.compare_threshold)
         return [
             (method, self.own[method] if threshold is None else threshold)
@@ -139,7 +145,7 @@ class Look:
         ]
 
     def cut(self, settings: Settings) -> dict[str, Localization]:
-        """The results with boxes by the settings; no model runs."""
+        """The results with boxes for these settings; no model runs."""
         every = replace(settings, min_presence=0.0)
         return {
             method: recut(self.results[method], tau, every if method in self.closed else settings)
@@ -147,19 +153,19 @@ class Look:
         }
 
     def slim(self, side: int) -> Look:
-        """As it is kept for a visitor: with a copy of the photograph that is no larger than it is shown."""
+        """The same with a smaller copy of the photograph, which saves memory while a visitor's results are kept."""
         return replace(self, results={method: slim(one, side) for method, one in self.results.items()})
 
 
 class Engine:
-    """Loads models when they are asked for, one at a time, and looks at photographs.
+    """Loads models when they are first needed, and searches photographs, one at a time.
 
     Args:
-        offers: the models that visitors may choose, the first being the default.
-        device: a torch device; None for the best.
-        precision: of the towers.
+        offers: the models that visitors may choose; the first is the default.
+        device: a torch device; None for the best that there is.
+        precision: of the image towers.
         max_pixels: the largest photograph.
-        max_seconds: that one request may take.
+        max_seconds: the time limit of one request.
     """
 
     def __init__(
@@ -180,15 +186,15 @@ class Engine:
         self.runs = Runs(max_seconds)
         self.memory = Memory(max_seconds=KEPT_SECONDS)
         self._lock = threading.Lock()
-        # One look at a time, as a model fills the machine, and all in one thread: else what is kept of them would hold
-        # open the heap of whichever thread came by, and memory would grow far beyond what is kept.
+        # One search at a time, as a model uses the whole machine, and all searches in one thread: the allocator has a
+        # heap for each thread, and cached features would keep the heaps of many threads from shrinking.
         self._models = ThreadPoolExecutor(1, thread_name_prefix="cliploc-models")
 
     def offer(self, label: str) -> Offer:
-        """The model of the menu.
+        """The model with this text in the menu; "" for the first.
 
         Raises:
-            UsageError: one that the menu does not hold, whatever else the machine has.
+            UsageError: the menu does not have it; other models of the machine cannot be named.
         """
         label = label or next(iter(self.offers))
         if label not in self.offers:
@@ -199,7 +205,7 @@ class Engine:
         """The model, loaded once for all visitors.
 
         Raises:
-            UsageError: not in the menu.
+            UsageError: the menu does not have it.
             ModelError: its weights cannot be loaded.
         """
         offer = self.offer(label)
@@ -213,22 +219,22 @@ class Engine:
             return self._loaded[offer.label]
 
     def menu(self, label: str) -> Menu:
-        """What runs on a model; errors as for `backbone`."""
+        """What can be chosen for a model; raises what `backbone` raises."""
         backbone = self.backbone(label)
         heads = self.offer(label).heads
         steps = tuple(one.name for one in refinements if _usable(one.name, backbone))
         return Menu(fitting(backbone, heads), steps, next(iter(heads), default_method(backbone)))
 
     def localizer(self, settings: Settings, method: str, threshold: float | None = None) -> Localizer:
-        """One for these settings; it costs next to nothing, as the model is there already."""
+        """A localizer for these settings; cheap, as the model is loaded already."""
         backbone, head = self.backbone(settings.model), self.offer(settings.model).heads.get(method)
-        options = settings.arguments | {"min_presence": 0.0}  # `recut` asks for presence
+        options = settings.arguments | {"min_presence": 0.0}  # `recut` applies the minimum
         return Localizer(
             backbone, method=method, head=head, threshold=threshold, text_cache=False, memory=self.memory, **options
         )
 
     def own_threshold(self, settings: Settings, method: str = "") -> float:
-        """The method's own (of "", the model's own method's), as it is after the refinements."""
+        """The default threshold of a method after the refinements; "" for the model's default method."""
         return float(self.localizer(settings, method or self.menu(settings.model).own_method).box_rule.threshold)
 
     def look(
@@ -238,19 +244,19 @@ class Engine:
         last: Look | None = None,
         on_masked: Callable[[int, int], None] | None = None,
     ) -> Look:
-        """Computes the maps of a photograph, unless `last` holds them; for new names the tower does not run again.
+        """Computes the maps of a photograph, unless `last` has them; new names do not run the image tower again.
 
         Args:
             path: the uploaded file.
-            settings: what to look for, and how.
-            last: what this visitor saw last.
-            on_masked: called with the number of masked pictures just done and of those left, often with none done; may
-                raise to end it.
+            settings: names, model, method and options.
+            last: this visitor's previous outcome.
+            on_masked: called before each layer with the number of masked pictures done since the last call, and the
+                number left; it may raise an error to end the search.
 
         Raises:
             InputError: the photograph cannot be used.
-            UsageError: a setting that cannot be used.
-            ModelError: a model that cannot be loaded, or that gave what is no number.
+            UsageError: a setting cannot be used.
+            ModelError: the model cannot be loaded, or its output is not finite.
         """
         if not path:
             raise UsageError("expected a photograph, got none: drop one on the page or pick an example")
@@ -275,7 +281,7 @@ class Engine:
             with _Interruptible(on_masked) as counted:
                 return list(localizer.compare([picture.image], names, asked, reporter=Reporter(masked=counted.count)))
 
-        # At τ = 0 no name is lost for having small regions only: a lower threshold may still find it.
+        # At threshold 0 no name is rejected for small regions: another threshold may find it later.
         localizer = self.localizer(settings, settings.method, threshold=0.0)
         (found,) = self._models.submit(compute).result()
         results = {
@@ -287,10 +293,10 @@ class Engine:
         return Look(path, settings, results, own, closed, offer)
 
     def read(self, path: str) -> Picture:
-        """The photograph under its bare name: the folder is the server's business.
+        """Reads a photograph; its `source` is the file name only, as visitors must not learn the server's folders.
 
         Raises:
-            InputError: too large, damaged or no picture.
+            InputError: the file is too large, damaged or not a picture.
         """
         name = Path(path).name
         try:
@@ -300,7 +306,7 @@ class Engine:
 
 
 class _Interruptible(TorchFunctionMode):
-    """Asks before every layer whether to go on, so that any method can be ended, whatever it counts.
+    """Calls a function before every layer, so that any method can be ended, also one that counts nothing.
 
     Args:
         on_masked: as for `Engine.look`.
@@ -332,7 +338,7 @@ def _usable(refinement: str, backbone: Backbone) -> bool:
 
 
 def slim(result: Localization, side: int) -> Localization:
-    """The result with a copy of its picture of at most this side; its boxes and frame stay the original's."""
+    """The result with a copy of its picture of at most this side; boxes and frame stay in the original's pixels."""
     size = fit_within(result.image.size, side)
     if size == result.image.size:
         return result
@@ -341,7 +347,7 @@ def slim(result: Localization, side: int) -> Localization:
 
 
 def recut(result: Localization, threshold: float, settings: Settings) -> Localization:
-    """The result with other boxes of the same maps, and `found` to suit them; no model runs."""
+    """The result with boxes for these settings, and `found` and `reasons` to match; no model runs."""
     rule = BoxRule(threshold=threshold, max_boxes=settings.max_boxes or None)
     reasons = list(result.reasons)
     if result.presence is not None:

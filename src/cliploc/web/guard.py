@@ -1,4 +1,4 @@
-"""Around the whole application: what is refused before gradio sees it, and the headers of every answer."""
+"""A wrapper around the whole application: it refuses requests before gradio sees them, and adds security headers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cliploc.web.hosts import Hosts
 from cliploc.web.requests import MAX_BODY, RefusedError, Requests
 from cliploc.web.uploads import Uploads
 
-# The browser itself refuses whatever is not ours, should a part of the page ask for it.
+# Tells the browser to load nothing from other servers, should any part of the page ask for it.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; media-src 'self' data: blob:; "
@@ -25,20 +25,20 @@ HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 )
-# What gradio has and the page does not need: it fetches addresses, keeps names on the disk, or is for developers.
+# Routes of gradio that the page does not need: they fetch addresses, store names on disk, or are for developers.
 CLOSED = re.compile(
     r"(/gradio_api)?/(proxy=|file[=/]https?:|deep_link|dev/|monitoring|stream/|vibe-|run-history|profiling|custom_comp)"
 )
 UPLOAD = "/gradio_api/upload"
 LOGIN = re.compile(r"/login/?")
 MAX_LOGIN = 8_000  # bytes
-FORM_BYTES = 16_000  # around the file in an upload
-BODY_SECONDS = 30.0  # in which a request in JSON must have come
-UPLOAD_SECONDS = 300.0  # and an upload
+FORM_BYTES = 16_000  # of an upload besides the file itself
+BODY_SECONDS = 30.0  # time for the body of a JSON request to arrive
+UPLOAD_SECONDS = 300.0  # the same for an upload
 UPLOADS_AT_ONCE = 32
-SWEPT_SECONDS = 300.0  # how often old files are looked for
-NOT_IN_TIME = "The request did not come whole in time."
-DRAINED_SECONDS = 5.0  # that the rest of a refused body is read for, as many clients read no answer before
+SWEPT_SECONDS = 300.0  # time between two searches for old files
+NOT_IN_TIME = "The request did not arrive completely in time."
+DRAINED_SECONDS = 5.0  # time to read the rest of a refused body: many clients read no answer before they sent it all
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -47,15 +47,15 @@ Send = Callable[[Message], Awaitable[None]]
 
 
 class Guard:
-    """An ASGI application around another.
+    """An ASGI application that wraps another.
 
     Args:
-        app: what it stands around.
-        hosts: the server's names.
-        requests: checks what is sent to its functions.
-        uploads: where photographs lie.
-        max_bytes: of an upload.
-        on_end: makes whatever still runs or waits in it end.
+        app: the wrapped application.
+        hosts: the names by which the server may be reached.
+        requests: checks the bodies of requests.
+        uploads: the folder of photographs.
+        max_bytes: the largest upload.
+        on_end: called when the server shuts down; ends what still runs or waits in the application.
     """
 
     def __init__(
@@ -77,13 +77,13 @@ class Guard:
         self._ended = False
 
     def end(self) -> None:
-        """The server ends: nobody is answered any more."""
+        """Shuts down: stops watching the uploads, and ends what still runs."""
         self._ended = True
         self._uploads.end()
         self._on_end()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Answers one request."""
         if scope["type"] == "lifespan":
             self._uploads.watch(SWEPT_SECONDS)
             await self._app(scope, receive, send)
@@ -129,12 +129,12 @@ class Guard:
             self._uploading -= 1
 
     async def _hand_on(self, scope: Scope, incoming: Incoming, send: Send) -> None:
-        """Lets the application answer. That a visitor has left, or that the server ends, is no mistake of its own."""
+        """Lets the application answer. Errors because a visitor left or the server shuts down are not reported."""
         started = False
 
         async def noting_the_start(message: Message) -> None:
             nonlocal started
-            if incoming.left and not started:  # what the application makes of half a body is of no use
+            if incoming.left and not started:  # the application's answer to half a body is useless
                 return
             started = True
             await send(message)
@@ -142,7 +142,7 @@ class Guard:
         try:
             await self._app(scope, incoming, noting_the_start)
         except asyncio.CancelledError:
-            if not self._ended:  # else a page that was open: no news, and no reason for a traceback
+            if not self._ended:  # at shutdown open pages are cancelled: no reason for a traceback
                 raise
         except Exception:
             if not incoming.left:
@@ -152,11 +152,11 @@ class Guard:
 
 
 class Incoming:
-    """What a visitor sends.
+    """The body of a request, as the application receives it.
 
     Attributes:
-        whole: whether all of the body has come.
-        left: whether he has gone, or was too slow.
+        whole: whether the complete body has arrived.
+        left: whether the visitor has disconnected, or was too slow.
     """
 
     def __init__(self, receive: Receive) -> None:
@@ -167,15 +167,23 @@ class Incoming:
         self.left = False
 
     def limit(self, seconds: float) -> None:
-        """The rest of the body must come within so many seconds from now."""
+        """Sets the time within which the rest of the body must arrive."""
         self._until = asyncio.get_running_loop().time() + seconds
 
     def put_back(self, body: bytes) -> None:
-        """Makes this body the next that is given."""
+        """Makes this body the next message."""
         self._waiting.append({"type": "http.request", "body": body, "more_body": False})
 
     async def read(self, seconds: float, *, keep: bool = True) -> bytes:
-        """The whole body, or nothing of it."""
+        """Reads the complete body.
+
+        Args:
+            seconds: the time limit.
+            keep: whether the body is returned; b"" if not.
+
+        Raises:
+            RefusedError: it did not arrive in time.
+        """
         self.limit(seconds)
         parts = []
         while not self.whole:
@@ -187,7 +195,7 @@ class Incoming:
         return b"".join(parts)
 
     async def __call__(self) -> Message:
-        """The next message, as an application of ASGI asks for it."""
+        """Returns the next message, as ASGI defines it."""
         if self._waiting:
             return self._waiting.pop()
         if self.whole or self._until is None:
@@ -206,7 +214,7 @@ class Incoming:
 
 
 def _headers(scope: Scope) -> dict[str, str]:
-    """The headers, those that come twice joined, so that neither is taken for the only one."""
+    """The headers by name; values of a repeated header are joined, so that a check sees all of them."""
     found: dict[str, str] = {}
     for key, value in scope["headers"]:
         name, text = key.decode("latin-1").lower(), value.decode("latin-1")
@@ -215,7 +223,7 @@ def _headers(scope: Scope) -> dict[str, str]:
 
 
 def _length(headers: MutableMapping[str, str], most: int) -> int:
-    """How many bytes follow."""
+    """The length of the body, from its header."""
     text = headers.get("content-length", "")
     if not text.isascii() or not text.isdigit():
         raise RefusedError(411, "expected the header Content-Length")
@@ -234,8 +242,8 @@ def _with_headers(send: Send) -> Send:
 
 
 async def _refuse(refusal: RefusedError, scope: Scope, incoming: Incoming, send: Send) -> None:
-    """One line: in gradio's form where a program or the page's script reads it, else as plain text."""
-    if scope["method"] == "POST" and "expect" not in _headers(scope):  # else nothing comes before the client has leave
+    """Answers with one sentence: as JSON in gradio's form where gradio's clients read it, else as plain text."""
+    if scope["method"] == "POST" and "expect" not in _headers(scope):  # else the client waits before it sends
         with contextlib.suppress(RefusedError):
             await incoming.read(DRAINED_SECONDS, keep=False)
     in_json = scope["method"] == "POST" and scope["path"] != UPLOAD
@@ -247,7 +255,7 @@ async def _refuse(refusal: RefusedError, scope: Scope, incoming: Incoming, send:
 
 
 def _in_json(refusal: RefusedError) -> str:
-    """As gradio's clients read it: those show the sentence of a 422 in this form only."""
+    """The sentence in gradio's form: its clients show that of a status 422 in this form only."""
     sentence = str(refusal)
     problem = {"__type__": "validate", "is_valid": False, "parameter_name": "request", "message": sentence}
     return json.dumps({"error": sentence, "detail": [problem] if refusal.status == 422 else sentence})

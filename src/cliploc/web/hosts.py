@@ -1,7 +1,7 @@
-"""Which names a request may reach the server by, and from which pages.
+"""Checks by which host name, and from which page, a request reaches the server.
 
-A foreign page may make a browser ask this server: by the page's own name, pointed at this address (DNS rebinding), or
-openly, with the page's own origin. Neither is answered.
+Another website can make a browser send requests to this server: under the website's own name that resolves to this
+server's address (DNS rebinding), or directly, with the website's origin. Both are refused.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class Hosts:
-    """The names of the server.
+    """The host names of the server.
 
     Args:
-        host: what it listens on.
-        allowed: further names, such as that of a proxy before it.
+        host: the name or address that it listens on.
+        allowed: further names, such as that of a reverse proxy.
 
     Example:
         >>> hosts = Hosts("127.0.0.1", ["page.example.org"])
@@ -36,15 +36,15 @@ class Hosts:
         self._names = self._allowed | {*LOOPBACK, _plain(host)}
 
     def check(self, host: str, origin: str | None, address: str) -> None:
-        """Refuses a foreign request.
+        """Refuses a request for another host or from another website.
 
         Args:
-            host: the header of that name.
-            origin: that header; None where there is none, as from a program.
-            address: that the connection came to, which is a name of the server as well: no other page has it.
+            host: the header Host.
+            origin: the header Origin; None where there is none, as from a program.
+            address: the local address of the connection; it counts as a name of the server, as no website can have it.
 
         Raises:
-            RefusedError: another host, or another page.
+            RefusedError: the host or the origin is not one of the server's.
         """
         if _name(host) not in self._names | {_plain(address)}:
             raise RefusedError(421, "This server does not go by that name: start it with --allow-host NAME.")
@@ -56,7 +56,7 @@ class Hosts:
 
 
 def _name(place: str) -> str | None:
-    """The host of `host:port`; None of what is none."""
+    """The host of `host:port`; None if the text is something else."""
     try:
         parts = urlsplit(f"//{place}")
         port_is_one = parts.port is None or parts.port > 0
@@ -68,7 +68,7 @@ def _name(place: str) -> str | None:
 
 
 def _plain(name: str) -> str:
-    """An address in its shortest form, a name in small letters."""
+    """An address in its shortest form, or a name in lower case."""
     name = name.strip("[]").partition("%")[0].rstrip(".").lower()
     try:
         address = ipaddress.ip_address(name)

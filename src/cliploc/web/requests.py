@@ -1,7 +1,7 @@
-"""What the body of a request may hold, checked before gradio sees it.
+"""Checks the body of a request before gradio sees it.
 
-Gradio fetches every address, and copies every file, that stands anywhere in a body as `{"path": …, "meta": …}`, before
-it calls a function of the page. So a body is read here first, and goes on only in the form that the page itself sends.
+Before gradio calls a function of the page, it fetches every address and copies every file that is anywhere in a body as
+`{"path": …, "meta": …}`. So the body is parsed here first, and passed on only in the form that the page itself sends.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import unquote
 
-MAX_BODY = 256_000  # bytes of a request in JSON; photographs are uploaded by another route
-MAX_DEPTH = 8  # of objects and lists in each other
-MAX_ID = 128  # characters of a session or an event
-FILE_KEYS = frozenset({"path", "url", "meta"})  # gradio takes an object with these for a file
+MAX_BODY = 256_000  # bytes of a JSON request; photographs are uploaded by another route
+MAX_DEPTH = 8  # of nested objects and lists
+MAX_ID = 128  # characters of the id of a session or an event
+FILE_KEYS = frozenset({"path", "url", "meta"})  # gradio treats an object with these keys as a file
 NO_FUNCTION = "There is no such function here."
 NOT_UPLOADED = "This file was not uploaded here: upload the photograph."
 
@@ -27,11 +27,11 @@ Slot = Literal["photograph", "state", "value"] | range
 
 
 class RefusedError(Exception):
-    """A request that is not answered.
+    """A request is refused.
 
     Args:
-        status: of HTTP.
-        sentence: what was expected.
+        status: the HTTP status.
+        sentence: what was expected, for the client.
     """
 
     def __init__(self, status: int, sentence: str) -> None:
@@ -44,9 +44,9 @@ class Endpoint:
     """A function that a request may call.
 
     Attributes:
-        name: as an address has it.
-        slots: what each of its arguments is; a range: one of these numbers.
-        parameters: the arguments' names, without states; empty where it has none.
+        name: its name in an address.
+        slots: the kind of each argument; a range allows the numbers in it.
+        parameters: the arguments' names, without states; empty for a function without a name.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Requests:
 
     Args:
         endpoints: the functions by their number.
-        is_ours: whether a path is one of a file that was uploaded here, or of an example.
+        is_ours: whether a path is a file that was uploaded here, or an example's.
 
     Example:
         >>> requests = Requests({0: Endpoint("locate", ("photograph", "value"))}, lambda path: path == "/up/cat.jpg")
@@ -75,10 +75,10 @@ class Requests:
         self._is_ours = is_ours
 
     def checked(self, path: str, body: bytes) -> tuple[str, bytes]:
-        """Where a POST goes on to, and its body with nothing in it that the page does not use.
+        """Returns the path and body to pass on; the body holds only what the page uses.
 
         Raises:
-            RefusedError: a path that takes no JSON, or a body that cannot be used.
+            RefusedError: the path takes no JSON, or the body cannot be used.
         """
         route = ROUTE.fullmatch(path)
         if route is None:
@@ -86,7 +86,7 @@ class Requests:
         given = _parsed(body)
         if route["fixed"] in ("cancel", "reset"):
             return path, _written(_known(given, ("session_hash", "event_id"), ("fn_index",)))
-        if route["way"] == "call/v2":  # the arguments by their names: handed on as those of call
+        if route["way"] == "call/v2":  # arguments by name: passed on as a list
             endpoint = self._named(route["name"])
             arguments = self._arguments(endpoint, _in_order(endpoint, given))
             return f"/gradio_api/call/{endpoint.name}", _written({"data": arguments})
@@ -115,7 +115,7 @@ class Requests:
         return [self._argument(slot, value) for slot, value in zip(slots, data, strict=True)]
 
     def _argument(self, slot: Slot, value: Any) -> Any:
-        if slot == "state":  # gradio keeps it; what a request says of it does not count
+        if slot == "state":  # gradio keeps it on the server; the value in a request is ignored
             return None
         if slot == "photograph" and value is not None:
             return self._photograph(value)
@@ -128,14 +128,14 @@ class Requests:
         path = value.get("path") if isinstance(value, dict) else None
         if not isinstance(path, str) or not self._is_ours(path):
             raise RefusedError(422, NOT_UPLOADED)
-        url = value.get("url")  # a browser sends this server's own address of the file along
+        url = value.get("url")  # a browser also sends this server's own address of the file
         if url and not (isinstance(url, str) and unquote(url).endswith(f"/file={path}")):
             raise RefusedError(422, "expected an uploaded photograph, got an address: upload the photograph")
         return {"path": path, "meta": {"_type": "gradio.FileData"}}
 
 
 def _in_order(endpoint: Endpoint, given: Mapping[str, Any]) -> list[Any]:
-    """Arguments given by name, None for those that are not."""
+    """Arguments that are given by name as a list; None for those that are missing."""
     for key in given:
         if key not in endpoint.parameters:
             raise RefusedError(422, f"expected arguments of {', '.join(endpoint.parameters)}, got {key[:40]!r}")
@@ -145,17 +145,17 @@ def _in_order(endpoint: Endpoint, given: Mapping[str, Any]) -> list[Any]:
 def _parsed(body: bytes) -> dict[str, Any]:
     try:
         value = json.loads(body, parse_constant=_no_number)
-    except (ValueError, RecursionError):  # ValueError: also bytes that are no UTF-8, and numbers of thousands of digits
+    except (ValueError, RecursionError):  # ValueError also for invalid UTF-8 and for numbers of thousands of digits
         raise RefusedError(422, "expected a request in JSON") from None
     if _depth_exceeds(value, MAX_DEPTH):
-        raise RefusedError(422, f"expected objects and lists at most {MAX_DEPTH} deep in each other")
+        raise RefusedError(422, f"expected objects and lists nested at most {MAX_DEPTH} deep")
     if not isinstance(value, dict):
         raise RefusedError(422, "expected a JSON object")
     return value
 
 
 def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is no number of JSON")
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def _depth_exceeds(value: Any, most: int) -> bool:
@@ -174,7 +174,7 @@ def _refuse_files(value: Any) -> None:
 
 
 def _known(given: Mapping[str, Any], texts: Sequence[str], numbers: Sequence[str]) -> dict[str, Any]:
-    """The entries of these names, as long as they are short texts and whole numbers."""
+    """The entries with these names; texts must be short, numbers whole."""
     found = {key: given[key] for key in (*texts, *numbers) if given.get(key) is not None}
     for key, value in found.items():
         fits = isinstance(value, str) and len(value) <= MAX_ID if key in texts else type(value) is int
@@ -184,8 +184,8 @@ def _known(given: Mapping[str, Any], texts: Sequence[str], numbers: Sequence[str
 
 
 def _written(value: Mapping[str, Any]) -> bytes:
-    """Written anew, so that gradio reads what was checked, whatever its own reader makes of a doubtful text."""
+    """Serialises the checked value, so that gradio parses exactly what was checked."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-    except ValueError:  # infinite numbers, and halves of characters
+    except ValueError:  # infinite numbers and lone surrogates
         raise RefusedError(422, "expected finite numbers and whole characters") from None

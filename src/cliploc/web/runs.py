@@ -1,4 +1,4 @@
-"""Looks that take long: each in a thread of its own, so that the page can say how far it is and stop it."""
+"""Work that takes long: each piece runs in its own thread, so that the page can show its progress and stop it."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from cliploc.errors import UsageError
 T = TypeVar("T")
 Work = Callable[[Callable[[int, int], None]], T]
 STOPPED = "Stopped, as you asked."
-MAX_SECONDS = 300.0  # that a run may take
-GRACE_SECONDS = 5.0  # after that time, for a step that cannot be cut short
-ENDING = "The page is being shut down: ask again when it is back."
+MAX_SECONDS = 300.0  # time limit of a run
+GRACE_SECONDS = 5.0  # further time for a step that cannot be interrupted
+ENDING = "The server is shutting down: try again when it is back."
 
 
 class StoppedError(UsageError):
-    """The visitor asked to stop, or left, or the server ends."""
+    """The work was ended: by the visitor, by the time limit, or because the server shuts down."""
 
 
 class Run(Generic[T]):
-    """One piece of work that counts, and ends early when it is told to, or when its time is over.
+    """One piece of work in a thread, with a count of its steps; it can be stopped, and has a time limit.
 
     Args:
-        work: called with a function that it calls with the number of steps just done and of those left; that function
-            raises `StoppedError` once the run is stopped.
-        seconds: that it may take.
+        work: called with a function `count(done, left)`. The work calls it with the number of steps done since the last
+            call and the number left; it raises `StoppedError` once the run is to end.
+        seconds: the time limit.
 
     Example:
         >>> run = Run(lambda count: count(3, 0) or "done")
@@ -48,13 +48,13 @@ class Run(Generic[T]):
         self._thread.start()
 
     def stop(self) -> None:
-        """The work ends at its next step."""
+        """Ends the work at its next step."""
         self._stop.set()
 
     def steps(self, every: float = 0.5) -> Iterator[tuple[int, int]]:
-        """The number of steps done and of those left, whenever so many seconds have passed, and once at the end.
+        """Yields the number of steps done and left, at this interval in seconds and once at the end.
 
-        Whoever closes the iterator stops the run.
+        Closing the iterator stops the run.
         """
         try:
             while self._thread.is_alive() and not self._abandoned:
@@ -65,10 +65,10 @@ class Run(Generic[T]):
             self.stop()
 
     def result(self) -> T:
-        """What the work returned, or raises what it raised; waits for it.
+        """Waits for the work, and returns what it returned or raises what it raised.
 
         Raises:
-            StoppedError: it was stopped, or its time is over. Work that does not end then is not waited for.
+            StoppedError: the run was stopped, or its time is over; work that does not end then is abandoned.
         """
         self._thread.join(max(0.0, self._until + GRACE_SECONDS - time.monotonic()))
         if self._abandoned:
@@ -101,10 +101,10 @@ class Run(Generic[T]):
 
 
 class Runs:
-    """The runs of all visitors, each for as long as somebody has it.
+    """The runs of all visitors that are in use; a run that nobody refers to is forgotten.
 
     Args:
-        seconds: that each may take.
+        seconds: the time limit of each.
     """
 
     def __init__(self, seconds: float = MAX_SECONDS) -> None:
@@ -114,10 +114,15 @@ class Runs:
         self._ended = False
 
     def begin(self, visitor: str | None, work: Work[T], *, alone: bool = False) -> Run[T]:
-        """Starts a run of a visitor; `alone`: those that he has still are stopped.
+        """Starts a run for a visitor.
+
+        Args:
+            visitor: the id of the visitor's session.
+            work: as for `Run`.
+            alone: whether the visitor's other runs are stopped.
 
         Raises:
-            StoppedError: all were ended.
+            StoppedError: `end` was called.
         """
         if alone:
             self.stop(visitor)
@@ -136,7 +141,7 @@ class Runs:
             run.stop()
 
     def end(self) -> None:
-        """Stops every run and lets none begin, such as one whose turn comes when another was stopped."""
+        """Stops every run and refuses new ones, such as a queued one whose turn comes when another was stopped."""
         with self._lock:
             self._ended = True
             runs = list(self._runs)

@@ -1,4 +1,4 @@
-"""The page behind a web server: what it lets in and out, and where its files lie."""
+"""The web server of the page: its limits and its folder of files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cliploc.web.uploads import Uploads
 if TYPE_CHECKING:
     import uvicorn
 
-KEPT_SESSIONS = 64  # visitors whose last look is kept
+KEPT_SESSIONS = 64  # visitors whose last results are kept
 MAX_UPLOADS = 2_000_000_000  # bytes of all uploads and downloads together
 
 
@@ -34,14 +34,14 @@ def application(
     hosts: Hosts | None = None,
     debug: bool = False,
 ) -> Guard:
-    """Page and API as an ASGI application. `GRADIO_TEMP_DIR` must name the folder for uploads before.
+    """Page and API as an ASGI application. Set `GRADIO_TEMP_DIR` to the folder for uploads before the call.
 
     Args:
         engine: the models behind it.
-        auth: user and password; None for anybody.
-        queue: how many jobs wait; more are turned away.
-        max_bytes: of an upload.
-        hosts: the names that it may be reached by; this machine's own when left out.
+        auth: user and password; None to let everybody in.
+        queue: how many requests may wait; more are refused.
+        max_bytes: the largest upload.
+        hosts: the names by which the server may be reached; by default this machine's own.
         debug: as for `page.build`.
 
     Raises:
@@ -57,9 +57,9 @@ def application(
     from cliploc.web import components, page, view
 
     blocks = page.build(engine, debug=debug)
-    blocks.queue(max_size=queue, default_concurrency_limit=4, api_open=False)  # open, requests could pass by the queue
+    blocks.queue(max_size=queue, default_concurrency_limit=4, api_open=False)  # open, requests could skip the queue
     blocks.state_session_capacity = KEPT_SESSIONS
-    blocks.has_launched = True  # mounted, gradio does not say so itself, and then lets requests name any file
+    blocks.has_launched = True  # gradio does not set it when mounted; unset, requests may name any file
 
     app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     gr.mount_gradio_app(
@@ -77,7 +77,7 @@ def application(
         mcp_server=False,
         show_error=True,
         theme=gr.themes.Base(font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace")).set(
-            button_primary_background_fill="*primary_600",  # white letters on it are legible
+            button_primary_background_fill="*primary_600",  # dark enough for white text
             button_primary_background_fill_hover="*primary_700",
         ),
         css=view.TEMPLATES.asset("page.css"),
@@ -85,8 +85,8 @@ def application(
     inner: Any = next(route.app for route in app.routes if isinstance(route, Mount))
 
     def end() -> None:
-        engine.runs.end()  # else the process would live on until the longest is done
-        inner.stop_event.set()  # else open pages are cut off by force, each with a traceback in the log
+        engine.runs.end()  # else the process would wait for the longest run
+        inner.stop_event.set()  # else open pages are cut off, each with a traceback in the log
 
     requests = Requests(components.endpoints(blocks), components.is_ours)
     uploads = Uploads(Path(components.upload_folder()), MAX_UPLOADS, KEPT_SECONDS)
@@ -94,7 +94,12 @@ def application(
 
 
 def listener(app: Guard, **config: Any) -> uvicorn.Server:
-    """A server of the application, which ends what runs in it before it waits for it."""
+    """A uvicorn server that ends the application's runs first when it shuts down.
+
+    Args:
+        app: the application.
+        config: further settings of `uvicorn.Config`.
+    """
     import uvicorn
 
     from cliploc.web.connections import BACKLOG, KEEP_ALIVE_SECONDS, limited, most_connections
@@ -106,11 +111,11 @@ def listener(app: Guard, **config: Any) -> uvicorn.Server:
 
     settings: dict[str, Any] = {
         "http": limited(most_connections()),
-        "ws": "none",  # gradio uses none, and the guard knows none
+        "ws": "none",  # gradio needs no WebSockets, and the guard handles none
         "backlog": BACKLOG,
         "timeout_keep_alive": KEEP_ALIVE_SECONDS,
         "timeout_graceful_shutdown": 2,
-        "log_level": "error",  # a warning is written for every request that is none, and anybody can send those
+        "log_level": "error",  # uvicorn warns of every malformed request, and anybody can send those
     }
     return Listener(uvicorn.Config(app, **settings | config))
 
@@ -127,21 +132,21 @@ def serve(
     debug: bool = False,
     on_ready: Callable[[str], None] = print,
 ) -> None:
-    """Serves until it is interrupted. Uploads lie in a folder of its own, which goes with it.
+    """Serves until it is interrupted. Uploads are in a temporary folder, which is removed at the end.
 
     Args:
         engine: the models behind it.
         host: the address to listen on.
-        port: 0 for any that is free.
+        port: 0 for any free one.
         auth: as for `application`.
         queue: as for `application`.
         max_bytes: as for `application`.
-        allow_hosts: names that it may be reached by, besides this machine's own and `host`.
+        allow_hosts: names by which the server may be reached, besides this machine's own and `host`.
         debug: as for `application`.
-        on_ready: called with the page's address once connections are accepted.
+        on_ready: called with the page's address once the server accepts connections.
 
     Raises:
-        UsageError: gradio is not installed, or the address cannot be listened on.
+        UsageError: gradio is not installed, or the server cannot listen on the address.
         ModelError: the first model cannot be loaded.
     """
     listening = _listen(host, port)
@@ -153,7 +158,7 @@ def serve(
             hosts = Hosts(host, allow_hosts)
             app = application(engine, auth=auth, queue=queue, max_bytes=max_bytes, hosts=hosts, debug=debug)
             if threading.current_thread() is threading.main_thread():
-                # Else a SIGTERM would end the process before the folder is gone.
+                # Else a SIGTERM would end the process before the folder is removed.
                 signal.signal(signal.SIGTERM, signal.default_int_handler)
             server = listener(app)
             name = f"[{host}]" if ":" in host else host

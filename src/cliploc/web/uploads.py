@@ -1,4 +1,4 @@
-"""The folder of uploads and downloads: what is old goes, and it never grows beyond a limit."""
+"""The folder of uploads and downloads: old files are removed, and its size is limited."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ MAX_FILES = 10_000
 
 
 class Uploads:
-    """Keeps a folder small.
+    """Removes files from a folder when they are old or too many.
 
     Args:
-        folder: what comes into it from now on may be removed; what is there stays, such as the page's examples.
-        max_bytes: of all files together; the oldest go first.
-        max_seconds: a file's age.
+        folder: the folder. Files that are in it already are never removed, such as the page's examples.
+        max_bytes: the limit for all files together; the oldest are removed first.
+        max_seconds: the limit for a file's age.
 
     Example:
         >>> import tempfile
@@ -40,7 +40,7 @@ class Uploads:
         self._kept = frozenset(path for _, _, path in self._files())
 
     def sweep(self, room: int = 0) -> None:
-        """Removes files that are too old, then the oldest until so many bytes more have room; empty folders go too."""
+        """Removes files that are too old, then the oldest until `room` more bytes fit; also removes empty folders."""
         with self._lock:
             oldest_first = sorted(self._files())
             total, number = sum(size for _, size, _ in oldest_first), len(oldest_first)
@@ -48,13 +48,13 @@ class Uploads:
             for changed, size, path in oldest_first:
                 if now - changed <= self._max_seconds and total + room <= self._max_bytes and number <= MAX_FILES:
                     break
-                with suppress(OSError):  # somebody else has removed it
+                with suppress(OSError):  # removed by somebody else
                     path.unlink()
                 total, number = total - size, number - 1
             self._remove_empty_folders(now)
 
     def watch(self, every: float) -> None:
-        """Sweeps from time to time, until `end`."""
+        """Starts a thread that sweeps at this interval in seconds, until `end`."""
 
         def carry_out() -> None:
             while not self._end.wait(every):
@@ -80,8 +80,8 @@ class Uploads:
 
     def _remove_empty_folders(self, now: float) -> None:
         for place, _, _ in os.walk(self._folder, topdown=False):
-            with suppress(OSError):  # a folder with something in it stays
+            with suppress(OSError):  # a folder that is not empty stays
                 if (
                     Path(place) != self._folder and now - os.stat(place).st_mtime > 60
-                ):  # else a file may be about to come
+                ):  # a new folder may get its file soon
                     os.rmdir(place)
