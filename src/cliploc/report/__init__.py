@@ -1,4 +1,4 @@
-"""Results as pictures, as one JSON document and as a page; nothing here loads a model."""
+"""Writes results as pictures, JSON documents and HTML pages; it never loads a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Colours, fonts, boxes and label plates: what pictures are drawn with. Sizes in pixels of the picture drawn on."""
+"""Drawing on pictures: colours, fonts, boxes and labels. Sizes are in pixels of the picture."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 INK: Colour = (17, 17, 17)
 PAPER: Colour = (255, 255, 255)
 
-# Eleven colours of matplotlib's `inferno` (CC0) from 15 % to 97 %: lightness rises evenly, so that it reads the same to
-# colour-blind eyes and in grey print. Its black end is left out: heat must not look like shadow.
+# Eleven colours of matplotlib's `inferno` (CC0) from 15 % to 97 %: lightness rises evenly, so that it looks the same to
+# colour-blind people and in grey print. The black end is left out: heat must not look like shadow.
 HEAT_ANCHORS = (
     (43, 11, 87), (79, 13, 108), (113, 25, 110), (146, 37, 104), (179, 50, 90), (208, 69, 69),
     (232, 96, 45), (247, 130, 18), (252, 168, 13), (247, 209, 61), (243, 246, 138),
 )  # fmt: skip
 
-# Okabe & Ito (2008), "Color Universal Design", without black: told apart with any common colour vision.
+# Okabe & Ito (2008), "Color Universal Design", without black: distinct for all common kinds of colour vision.
 NAME_COLOURS: tuple[Colour, ...] = (
     (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167), (0, 114, 178),
 )  # fmt: skip
 
-# Fonts of the system with Chinese, Japanese and Korean letters, tried in this order; whichever the machine has.
+# Fonts of the system with Chinese, Japanese and Korean letters, tried in this order.
 EAST_ASIAN_FONTS = (
     "NotoSansCJK-Regular.ttc", "SourceHanSans-Regular.otf", "wqy-microhei.ttc", "wqy-zenhei.ttc",
     "DroidSansFallbackFull.ttf", "msyh.ttc", "PingFang.ttc", "Hiragino Sans GB.ttc", "Arial Unicode.ttf",
@@ -38,19 +38,19 @@ EAST_ASIAN_FONTS = (
 
 
 def name_colour(index: int) -> Colour:
-    """The colour of the name at this place in the list, the same in every picture."""
+    """The colour of the name with this index, the same in every picture."""
     return NAME_COLOURS[index % len(NAME_COLOURS)]
 
 
 def heat_table() -> npt.NDArray[np.uint8]:
-    """Heat 0–255 → colour, `[256, 3]`."""
+    """The colour of each level of heat, `[256, 3]`."""
     anchors = np.array(HEAT_ANCHORS, dtype=np.float64)
     at, places = np.linspace(0, 1, 256), np.linspace(0, 1, len(anchors))
     return np.stack([np.interp(at, places, channel) for channel in anchors.T], axis=1).round().astype(np.uint8)
 
 
 def clean(text: str) -> str:
-    """One printable line: line breaks and control characters become spaces, halves of characters a question mark."""
+    """The text as one printable line: line breaks and control characters become spaces, lone surrogates "?"."""
     text = text.encode("utf-8", "replace").decode("utf-8")
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
@@ -62,7 +62,7 @@ def _plain_font(size: int) -> Font:
 
 @lru_cache(maxsize=64)
 def _wide_font(size: int) -> Font:
-    """DejaVu Sans – accented Latin, Greek, Cyrillic, Arabic, Hebrew – out of matplotlib (supervision brings it)."""
+    """DejaVu Sans – accented Latin, Greek, Cyrillic, Arabic, Hebrew – from matplotlib (a dependency of supervision)."""
     matplotlib = importlib.util.find_spec("matplotlib")  # found, not imported
     homes = (matplotlib.submodule_search_locations if matplotlib else None) or []
     return _first_font([f"{home}/mpl-data/fonts/ttf/DejaVuSans.ttf" for home in homes] + ["DejaVuSans.ttf"], size)
@@ -83,16 +83,16 @@ def _first_font(names: Iterable[str], size: int) -> Font:
 
 
 def font_for(text: str, size: int) -> Font:
-    """A font that has these letters, as far as the machine has one; the others are drawn as empty squares."""
+    """A font of the machine that has these letters; letters that no font has are drawn as empty squares."""
     if all(letter.isascii() or letter in "·…" for letter in text):
-        return _plain_font(size)  # Pillow's own: the same everywhere
+        return _plain_font(size)  # Pillow's own font is the same on all machines
     if any("\u2e80" <= letter <= "\u9fff" or "\uac00" <= letter <= "\ud7a3" for letter in text):
         return _east_asian_font(size)
     return _wide_font(size)
 
 
 def shorten(text: str, font: Font, width: float, keep: str = "") -> str:
-    """`text + keep` if it fits the width, else as many first letters as fit, "…", and `keep`; "" if not even one."""
+    """`text + keep` if it fits the width, else its first letters, "…" and `keep`; "" if not one letter fits."""
     if font.getlength(text + keep) <= width:
         return text + keep
     low, high = 0, min(len(text), 1 + int(width))
@@ -106,7 +106,7 @@ def shorten(text: str, font: Font, width: float, keep: str = "") -> str:
 
 
 def wrap(text: str, font: Font, width: float, lines: int) -> list[str]:
-    """Breaks a line at spaces into at most so many; the last is shortened where the text is longer."""
+    """Breaks a text at spaces into at most this number of lines; a longer text is cut off in the last."""
     words = text.split()
     done: list[str] = []
     while words and len(done) < lines - 1:
@@ -119,17 +119,17 @@ def wrap(text: str, font: Font, width: float, lines: int) -> list[str]:
 
 
 def line_width(size_wh: tuple[int, int]) -> int:
-    """How thick the bright line of a box is on a picture of this size."""
+    """The width of a box's bright line on a picture of this size."""
     return max(1, round(0.008 * math.sqrt(size_wh[0] * size_wh[1])))
 
 
 def text_size(size_wh: tuple[int, int]) -> int:
-    """How tall the letters of a label are on a picture of this size."""
+    """The font size of labels on a picture of this size."""
     return max(11, round(0.043 * math.sqrt(size_wh[0] * size_wh[1])))
 
 
 def to_rectangle(xyxy: Iterable[float], size_wh: tuple[int, int]) -> Rectangle:
-    """A float box → the whole pixels that it covers, at least one, inside the picture."""
+    """A float box in whole pixels, inside the picture and at least one pixel large."""
     width, height = size_wh
     x0, y0, x1, y1 = (round(float(value)) for value in xyxy)
     x0, y0 = min(max(x0, 0), width - 1), min(max(y0, 0), height - 1)
@@ -137,14 +137,14 @@ def to_rectangle(xyxy: Iterable[float], size_wh: tuple[int, int]) -> Rectangle:
 
 
 def draw_box(image: Image.Image, rectangle: Rectangle, colour: Colour, width: int, dash: int = 0) -> None:
-    """Draws a bright frame along the inside of the box's edge, between two dark hairlines.
+    """Draws a box: a bright line inside its edge, between two dark hairlines.
 
     Args:
-        image: drawn on.
+        image: the picture to draw on.
         rectangle: the box.
         colour: of the bright line.
-        width: of the bright line; thinner in boxes that it would fill.
-        dash: length of the dashes; 0 for a line without gaps.
+        width: of the bright line; reduced in boxes that it would fill.
+        dash: length of the dashes; 0 for a solid line.
     """
     x0, y0, x1, y1 = rectangle
     width = max(1, min(width, min(x1 - x0, y1 - y0) // 4))
@@ -160,7 +160,7 @@ def draw_box(image: Image.Image, rectangle: Rectangle, colour: Colour, width: in
 
 
 def _pieces(start: int, stop: int, dash: int) -> list[tuple[int, int]]:
-    """The whole side, or dashes with gaps of about this length, stretched so that both corners are drawn."""
+    """Start and end of each dash of a side. Dashes and gaps are stretched so that both corners are drawn."""
     gaps = round((stop - start - dash) / (2 * dash)) if dash else 0
     if gaps < 1:
         return [(start, stop)]
@@ -169,7 +169,7 @@ def _pieces(start: int, stop: int, dash: int) -> list[tuple[int, int]]:
 
 
 class Plates:
-    """Labels on solid plates, placed so that they stay inside the picture and off each other where there is room."""
+    """Labels on solid plates, inside the picture and, where there is room, without overlap."""
 
     def __init__(self, image: Image.Image, size: int) -> None:
         self._image = image
@@ -177,12 +177,12 @@ class Plates:
         self.taken: list[Rectangle] = []
 
     def add(self, box: Rectangle, text: str, keep: str, colour: Colour, line: int) -> None:
-        """Writes `text + keep` at a box: above it, inside its top, below, inside its bottom – whichever is free.
+        """Writes `text + keep` at the first free place: above the box, inside its top, below it, or inside its bottom.
 
         Args:
-            box: what is labelled.
-            text: shortened where the picture is too narrow.
-            keep: its end, never shortened (the score).
+            box: the box.
+            text: the label; shortened where the picture is too narrow.
+            keep: the end of the label (the score), never shortened.
             colour: of the plate.
             line: width of the box's line.
         """
@@ -194,7 +194,7 @@ class Plates:
         plate_w = round(font.getlength(line_text)) + 2 * padding
         plate_h = round(self._size * 1.3) + padding // 2
         if not line_text or plate_h > height / 2 or plate_w > width:
-            return  # too small a picture for letters: the box alone says more
+            return  # the picture is too small for a label
         x0, y0, x1, y1 = box
         hairline = max(1, round(line / 3))
         left, right = x0 - hairline, x1 + hairline - plate_w
@@ -205,7 +205,7 @@ class Plates:
         ]  # fmt: skip
         inside = [(x, y) for x, y in spots if 0 <= y <= height - plate_h]
         placed = [self._at(x, y, plate_w, plate_h) for x, y in [*inside, (left, top)]]
-        # Rows further down, for boxes that share a corner and are full already.
+        # Further rows below, for boxes that share a corner.
         placed += [self._at(left, top + row * plate_h, plate_w, plate_h) for row in range(2, 6)]
         plate = next((one for one in placed if not any(_overlap(one, other) for other in self.taken)), placed[0])
         self.taken.append(plate)
@@ -225,7 +225,7 @@ def _overlap(a: Rectangle, b: Rectangle) -> bool:
 
 
 def text_colour(background: Sequence[int]) -> Colour:
-    """Black or white, whichever contrasts more with the background (WCAG's relative luminance)."""
+    """Black or white, whichever has more contrast with the background (by WCAG's relative luminance)."""
     srgb = np.array(background) / 255
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     luminance = float(linear @ (0.2126, 0.7152, 0.0722))

@@ -1,4 +1,4 @@
-"""A benchmark's folder → one self-contained page, and its tables as CSV, Markdown and LaTeX; no model is loaded."""
+"""Writes a benchmark's report as one HTML page, and its tables as CSV, Markdown and LaTeX; no model is loaded."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ MOST_LISTED = 200  # problems; the rows hold all failures
 def write_report(out_folder: str | os.PathLike[str], *, pictures: bool = True) -> Path:
     """Writes `report.html`, `tables.csv`, `tables.md` and `tables.tex` into a benchmark's folder.
 
-    All comes from its manifest.json, summary.json and parts/*.parquet, and from the dataset's pictures; one that cannot
-    be read is said on the page. Files of the same names are written over; the same folder gives the same bytes.
+    The input is manifest.json, summary.json and parts/*.parquet of the folder, and the dataset's pictures; the page
+    lists pictures that cannot be read. Existing files are overwritten; the same folder gives the same bytes.
 
     Args:
-        out_folder: what `cliploc benchmark --out` wrote.
-        pictures: whether to embed small copies of the photographs in the galleries; maps and boxes are there anyway.
+        out_folder: the folder that `cliploc benchmark --out` wrote.
+        pictures: whether to embed small copies of the photographs in the galleries; maps and boxes are always there.
 
     Returns:
-        Where the page is.
+        The path of the page.
 
     Raises:
-        UsageError: a file of the benchmark is absent or cannot be read, the report cannot be written, or a package of
-            the extra `[bench]` is absent.
+        UsageError: a file of the benchmark is missing or cannot be read, the report cannot be written, or a package of
+            the extra `[bench]` is missing.
 
     Example:
         >>> write_report("out/benchmark", pictures=False)  # doctest: +SKIP
@@ -107,7 +107,7 @@ def _facts(run: Run) -> dict[str, str]:
 
 
 def _headline(settings: Sequence[Setting]) -> dict[str, Any] | None:
-    """Which settings one would name first; None where nothing was evaluated.
+    """The best settings, for the head of the page; None where nothing was evaluated.
 
     `best` by MaxBoxAcc, `fixed` by GT-known Loc at a τ fixed beforehand (each None if there is no such setting), and
     `alike`, the number of other settings whose intervals overlap with the best one's.
@@ -127,7 +127,7 @@ def _headline(settings: Sequence[Setting]) -> dict[str, Any] | None:
 
 # -------------------------------------------------------------------------------------------------------------- notes
 def _problems(run: Run) -> dict[str, Any]:
-    """What was left out or mended, and what failed: each as a table of the first, and their number."""
+    """Problems of the dataset and failures: a table of the first ones and the number of each."""
     problems: Sequence[Mapping[str, Any]] = run.dataset.get("problems") or []
     kinds = Counter(str(one.get("kind")) for one in problems)
     failed = run.rows[run.rows["status"] != "ok"]
@@ -148,7 +148,7 @@ def _problems(run: Run) -> dict[str, Any]:
 
 
 def _list(titles: Sequence[str], rows: Sequence[Sequence[object]], total: int) -> tables.Table:
-    """A table whose last column may hold long text."""
+    """A table whose last column may have long text."""
     notes = [f"The first {len(rows)} of {total:,}."] if total > len(rows) else []
     cells = [[*map(tables.Cell, map(str, row[:-1])), tables.Cell(str(row[-1]), wrap=True)] for row in rows]
     return tables.Table("Problems", dict.fromkeys(titles, ""), {"": cells}, notes=notes)
@@ -175,7 +175,7 @@ def _short(value: Any) -> str:
 
 
 def _pairs(values: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
-    """Name, value in words, and whether that is a command."""
+    """Entries of the manifest: name, value in words, and whether the value is a command."""
     return [(key.replace("_", " "), *_value(value)) for key, value in values.items()]
 
 

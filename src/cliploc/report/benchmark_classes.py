@@ -1,4 +1,4 @@
-"""The benchmark class by class: all of them, and ten looked at closely."""
+"""The benchmark by class: a table of all classes, and details of ten."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHOWN = 12  # best and worst classes
 # -------------------------------------------------------------------------------------------------------- all classes
 @dataclass(frozen=True)
 class Bar:
-    """How many of a class's pictures have a right box, with the 95 % interval in percent."""
+    """The number of a class's pictures with a right box, and the 95 % interval of their share in percent."""
 
     name: str
     hits: int
@@ -28,7 +28,7 @@ class Bar:
 
 
 def class_bars(run: Run, setting: Setting) -> dict[str, list[Bar]]:
-    """Heading → bars: the best and the worst classes of a setting, by the cautious end of each one's interval."""
+    """Heading → bars: the best and worst classes of a setting, ranked by the cautious end of their intervals."""
     shares = run.of(setting).groupby("label")["hit"].agg(["sum", "count"])
     found = [
         (int(label), Bar(run.class_name(int(label)), int(row["sum"]), int(row["count"]), *wilson(*map(int, row))))
@@ -40,7 +40,7 @@ def class_bars(run: Run, setting: Setting) -> dict[str, list[Bar]]:
 
 
 def class_table(run: Run, settings: Sequence[Setting]) -> Table:
-    """Every class × every setting: GT-known at the setting's τ."""
+    """A table of GT-known Loc for every class and setting, at the setting's τ."""
     pictures = run.rows.drop_duplicates(["sample"]).groupby("label")["sample"].count()
     columns = {"class": "", "id": "", "pictures": "", **{one.label: "GT-known Loc, %" for one in settings}}
     rows = []
@@ -58,7 +58,7 @@ def class_table(run: Run, settings: Sequence[Setting]) -> Table:
 
 # -------------------------------------------------------------------------------------------------------- ten classes
 def studied(run: Run) -> Mapping[int, str]:
-    """Label → why it is looked at closely, of the classes for which the manifest says so and that have pictures."""
+    """Label → reason why its details are shown, for the classes with a reason in the manifest and with pictures."""
     reasons: Mapping[str, str] = run.dataset.get("reasons") or {}
     labels = {str(one.get("wnid")): i for i, one in enumerate(run.dataset.get("classes") or [])}
     present = set(run.rows["label"].unique().tolist())
@@ -67,7 +67,7 @@ def studied(run: Run) -> Mapping[int, str]:
 
 @dataclass(frozen=True)
 class Study:
-    """A class looked at closely: why, numbers per setting, three pictures."""
+    """The details of a class: the reason for showing them, numbers per setting, three pictures."""
 
     name: str
     wnid: str
@@ -78,7 +78,7 @@ class Study:
 
 
 def studies(run: Run, settings: Sequence[Setting], reasons: Mapping[int, str], photographs: Photographs) -> list[Study]:
-    """One for each class that there is a reason for."""
+    """The details of each class that has a reason."""
     leader = settings[0]
     rows = run.of(leader)
     keys = {label: _three(rows[rows["label"] == label]) for label in reasons}
@@ -140,7 +140,7 @@ def _numbers(run: Run, settings: Sequence[Setting], label: int) -> Table:
 
 @dataclass(frozen=True)
 class Share:
-    """How many of a class's pictures were predicted so, and what part of them that is."""
+    """The number and share of a class's pictures with some prediction."""
 
     amount: int
     share: float
@@ -148,12 +148,12 @@ class Share:
 
 @dataclass(frozen=True)
 class Confusion:
-    """What classes are taken for.
+    """A confusion matrix.
 
     Attributes:
-        title: of the settings that predict so.
-        names: of the classes.
-        rows: for each class what it is taken for: each of these, any other, and which others most often.
+        title: the settings with these predictions.
+        names: the names of the classes.
+        rows: for each class how often each of these classes or another one was predicted, and the most frequent others.
     """
 
     title: str
@@ -162,7 +162,7 @@ class Confusion:
 
 
 def confusion(run: Run, settings: Sequence[Setting], labels: Sequence[int]) -> list[Confusion]:
-    """Which class is predicted instead, once for each of the run's classifiers (settings that predict the same)."""
+    """The confusion matrix of each classifier of the run; settings with the same predictions share one."""
     groups: dict[bytes, list[Setting]] = {}
     for one in settings:
         rows = run.of(one).sort_values("sample")

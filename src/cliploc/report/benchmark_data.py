@@ -1,4 +1,4 @@
-"""What a benchmark left in its folder – manifest, numbers, rows – as the report's pages and tables take it."""
+"""Reads a benchmark's folder – manifest, numbers, rows – for the report."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from cliploc.metrics import LARGEST_HITS, Bootstrap, MaxBoxAcc, hit_at
 Floats = npt.NDArray[np.float64]
 Box = tuple[float, float, float, float]
 NO_INTERVALS = Bootstrap(replicates=0)
-SCHEMA = 2  # of manifests that this reads
+SCHEMA = 2  # version of the manifest that can be read
 LIGHT = (
     "sample", "setting", "path", "label", "n_boxes", "area_share", "status", "reason", "score", "predictions",
     "iou", "boxes", "true_boxes", "pointing_hit", "highest", LARGEST_HITS,
 )  # fmt: skip
-# What of a setting tells it from others, in the order in which a label says it.
+# Keys that distinguish settings, in their order in a label.
 TELLING = (
     "model", "pretrained", "method", "options", "head", "prompts", "templates", "refine", "scales", "flip",
     "image_size", "resize", "background", "precision", "threshold", "ensemble",
 )  # fmt: skip
-OF_METHOD = frozenset({"options", "head", "threshold"})  # differ between methods anyway
+OF_METHOD = frozenset({"options", "head", "threshold"})  # always differ between methods
 MISSES = {
     "none": ("no box", "the map gives no box at all"),
     "several": ("several instances", "the box holds more than 30 % of at least two true boxes"),
@@ -47,12 +47,12 @@ class Setting:
     """One model × method × prompt setting.
 
     Attributes:
-        id: as in the manifest and the rows.
-        label: what tells it from the run's other settings, short.
+        id: its id in the manifest and the rows.
+        label: a short text that distinguishes it from the other settings of the run.
         about: its entry in the manifest.
         numbers: its entry in summary.json; empty where none of its pictures could be evaluated.
         curve: `[1000]`, MaxBoxAcc in percent at each τ of `TAUS`; None where nothing was evaluated.
-        index: its place in the manifest: its colour everywhere.
+        index: its index in the manifest, which determines its colour.
     """
 
     id: str
@@ -74,13 +74,13 @@ class Setting:
 
     @property
     def threshold(self) -> float | None:
-        """τ at which its boxes, hits and IoUs are; None where each map has its own."""
+        """The τ of its boxes, hits and IoUs; None where each map has its own."""
         value = self.numbers.get("threshold", self.about.get("threshold"))
         return float(value) if isinstance(value, int | float) else None
 
     @property
     def oracle(self) -> bool:
-        """Whether that τ was chosen on these same pictures."""
+        """Whether this τ was chosen on the same pictures."""
         return bool(self.numbers.get("threshold_chosen_on_these_images"))
 
 
@@ -89,12 +89,12 @@ class Run:
     """A benchmark's folder.
 
     Attributes:
-        folder: where it is.
-        manifest: what was run, on what.
+        folder: its path.
+        manifest: the content of manifest.json.
         settings: in the order of the manifest.
-        rows: a pandas frame with a line for each sample × setting, without maps: see `LIGHT`; and `part`, the place
-            of its file among the parts, `hit`, whether the largest contour's box is right at the setting's τ, and
-            `miss`, how it is wrong (a key of `MISSES`).
+        rows: a pandas frame with a row for each sample and setting, with the columns of `LIGHT` (no maps), `part`
+            (the index of the row's file), `hit` (whether the largest contour's box is right at the setting's τ) and
+            `miss` (the kind of error, a key of `MISSES`).
     """
 
     folder: Path
@@ -110,7 +110,7 @@ class Run:
 
     @property
     def ranked(self) -> list[Setting]:
-        """The best first, by MaxBoxAcc (by PxAP where there are masks only)."""
+        """The settings, best first, by MaxBoxAcc (by PxAP where there are masks only)."""
 
         def worth(one: Setting) -> tuple[float, int]:
             value = one.number("max_box_acc")
@@ -119,17 +119,17 @@ class Run:
         return sorted(self.settings, key=worth)
 
     def class_name(self, label: int) -> str:
-        """What a label is called."""
+        """The name of a label's class."""
         classes = self.dataset.get("classes") or []
         return str(classes[label]["name"]) if 0 <= label < len(classes) else f"class {label}"
 
     def wnid(self, label: int) -> str:
-        """A label's WordNet id, or ""."""
+        """The WordNet id of a label's class, or ""."""
         classes = self.dataset.get("classes") or []
         return str(classes[label].get("wnid") or "") if 0 <= label < len(classes) else ""
 
     def of(self, setting: Setting, done: bool = True) -> Any:
-        """The rows of one setting; only those evaluated, or all."""
+        """The rows of one setting: only evaluated ones, or all."""
         rows = self.rows[self.rows["setting"] == setting.id]
         return rows[rows["status"] == "ok"] if done else rows
 
@@ -138,7 +138,7 @@ def read_run(folder: str | Path) -> Run:
     """Reads what `cliploc benchmark` wrote.
 
     Raises:
-        UsageError: no such folder, or files in it that are absent or cannot be read.
+        UsageError: the folder or a file in it is missing or cannot be read.
     """
     folder = Path(folder)
     manifest, summary = _json(folder / "manifest.json"), _json(folder / "summary.json")
@@ -191,7 +191,7 @@ def _threshold(about: Mapping[str, Any], numbers: Mapping[str, Any]) -> float | 
 
 # ------------------------------------------------------------------------------------------------------------- labels
 def _labels(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The method, and whatever else differs between settings; the id where even that does not tell them apart."""
+    """Labels with the method and what else differs between settings; the id where labels would be equal."""
     differing = {key for key in TELLING if key not in OF_METHOD and _differ(entries, key)}
     for method in {one.get("method") for one in entries}:
         differing |= {key for key in OF_METHOD if _differ([one for one in entries if one.get("method") == method], key)}
@@ -217,7 +217,7 @@ def _differ(entries: Sequence[Mapping[str, Any]], key: str) -> bool:
 
 
 def _said(key: str, value: Any) -> str:
-    """A setting's value in a label; "" for what goes without saying."""
+    """A setting's value in a label; "" for a value that needs no mention."""
     if value is None or value is False or value in ("", [], {}):
         return ""
     if value is True:
@@ -243,7 +243,11 @@ def said(value: Any) -> str:
 # --------------------------------------------------------------------------------------------------------------- rows
 @cache
 def bench_packages() -> tuple[ModuleType, ModuleType]:
-    """pandas and pyarrow.parquet; a `UsageError` where they are not installed."""
+    """Imports pandas and pyarrow.parquet.
+
+    Raises:
+        UsageError: they are not installed.
+    """
     try:
         import pandas
         from pyarrow import parquet
@@ -260,7 +264,7 @@ def _parts(folder: Path, manifest: Mapping[str, Any]) -> list[Path]:
 
 
 def _read(part: Path, columns: Iterable[str]) -> Any:
-    """The columns of one part that it has, as a pandas frame."""
+    """Reads a part as a pandas frame: those of the columns that it has."""
     _, parquet = bench_packages()
     content = _content(part)
     there = parquet.read_schema(BytesIO(content)).names
@@ -277,7 +281,7 @@ def _content(part: Path) -> bytes:
 def _rows(
     folder: Path, manifest: Mapping[str, Any], thresholds: Mapping[str, float | None]
 ) -> tuple[Any, dict[str, Floats]]:
-    """All rows without what is heavy, part by part; and for each setting its MaxBoxAcc at each τ, in percent."""
+    """Reads all rows without maps, part by part, and computes each setting's MaxBoxAcc at each τ in percent."""
     pandas, _ = bench_packages()
     frames = []
     accuracy: dict[str, MaxBoxAcc] = {}
@@ -308,7 +312,7 @@ def _rows(
 
 
 def details(run: Run, wanted: set[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:
-    """All columns of these (setting, sample) rows, keyed by them: maps and boxes for the galleries."""
+    """Reads all columns, also maps, of the rows with these (setting, sample) keys, for the galleries."""
     _, parquet = bench_packages()
     samples = {sample for _, sample in wanted}
     found: dict[tuple[str, str], dict[str, Any]] = {}
@@ -324,7 +328,7 @@ def details(run: Run, wanted: set[tuple[str, str]]) -> dict[tuple[str, str], dic
 
 
 def miss_kind(boxes: Any, truths: Any) -> str:
-    """How the largest box is wrong; after TS-CAM's kinds of errors (Gao et al. 2021), a key of `MISSES`."""
+    """The kind of error of the largest box, a key of `MISSES`; after TS-CAM's kinds (Gao et al. 2021)."""
     found, true = as_boxes(boxes), as_boxes(truths)
     if not len(found) or not len(true):
         return "none"
@@ -341,14 +345,14 @@ def miss_kind(boxes: Any, truths: Any) -> str:
 
 
 def as_boxes(boxes: Any) -> Floats:
-    """Nested lists out of Parquet → `[n, 4]`."""
+    """Converts nested lists from Parquet to an array `[n, 4]`."""
     if boxes is None or not len(boxes):
         return np.zeros((0, 4))
     return np.array([[float(value) for value in one] for one in boxes]).reshape(-1, 4)
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
-    """95 % interval of a share of n, in percent (Wilson 1927): sensible for few pictures and for 0 and 100 %.
+    """The 95 % interval of a proportion in percent (Wilson 1927); it also suits few pictures, 0 % and 100 %.
 
     Example:
         >>> [round(end) for end in wilson(1, 1)]
@@ -361,6 +365,6 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
 
 
 def is_imagenet(run: Run) -> bool:
-    """Whether its classes are ImageNet's: only then can published ILSVRC numbers stand beside it."""
+    """Whether the classes are ImageNet's: only then are published ILSVRC numbers comparable."""
     classes = run.dataset.get("classes") or []
     return bool(classes) and all(re.fullmatch(r"n\d{8}", str(one.get("wnid") or "")) for one in classes)

@@ -1,4 +1,4 @@
-"""The benchmark's figures: SVG pictures in the page's own colours, one for light screens and one for dark ones."""
+"""The benchmark's figures as SVG pictures in the page's colours, one for light mode and one for dark mode."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from cliploc.report.benchmark_data import Floats, Run, Setting, wilson
 from cliploc.report.html import DARK, LIGHT, data_uri
 
 Palette = Mapping[str, str]
-# After the page's ink, which stands for yellow: that cannot be read on white. Dashes tell lines of one colour apart.
+# Used after the page's ink colour, which replaces yellow: yellow is illegible on white. Dashes distinguish lines of
+# the same colour.
 LINE_COLOURS = tuple(f"#{r:02x}{g:02x}{b:02x}" for r, g, b in NAME_COLOURS if (r, g, b) != (240, 228, 66))
 DASHES = ((), (6, 2), (2, 2), (7, 2, 2, 2))
 MARKS = "osD^vPX"
@@ -26,14 +27,14 @@ INSTANCES = ("1", "2", "3", "4 and more")
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing as two SVG pictures, of which the page shows the one that fits the screen.
+    """A drawing as two SVG pictures; the page shows the one for the screen's mode.
 
     Attributes:
-        light: its address in light colours.
-        dark: its address in dark colours.
-        says: what it shows, for who cannot see it.
-        width: in pixels of the page, at most.
-        height: for that width.
+        light: the data URI in light colours.
+        dark: the data URI in dark colours.
+        says: the alternative text.
+        width: largest width in pixels of the page.
+        height: the height at that width.
     """
 
     light: str
@@ -44,19 +45,19 @@ class Figure:
 
 
 def look(index: int, palette: Palette) -> tuple[str, tuple[int, ...], str]:
-    """Colour, dashes and marker of the setting at this place in the manifest, the same in every figure."""
+    """Colour, dashes and marker of the setting with this index, the same in every figure."""
     turn, place = divmod(index, 1 + len(LINE_COLOURS))
     return (palette["ink"], *LINE_COLOURS)[place], DASHES[turn % len(DASHES)], MARKS[place]
 
 
 def legend(settings: Sequence[Setting]) -> list[tuple[str, str, str]]:
-    """Which line is which: colour and dashes as CSS has them, and the setting's label."""
+    """The legend: each setting's colour and dashes, as in CSS, and its label."""
     looks = [(look(one.index, {"ink": "var(--ink)"}), one.label) for one in settings]
     return [(colour, " ".join(map(str, dashes)), label) for (colour, dashes, _), label in looks]
 
 
 def tau_curves(settings: Sequence[Setting]) -> Figure:
-    """MaxBoxAcc at each τ; the best of each line marked by a dot, the setting's own τ by a ring."""
+    """Draws MaxBoxAcc over τ; a dot marks the best τ of each line, a ring the setting's own τ."""
 
     def draw(axes: Any, palette: Palette) -> None:
         for one in settings:
@@ -82,12 +83,12 @@ def tau_curves(settings: Sequence[Setting]) -> Figure:
 
 
 def iou_histogram(run: Run, setting: Setting, top: float) -> Figure:
-    """How IoUs of the largest contour's box at τ are spread; right ones filled, wrong ones hatched.
+    """Draws a histogram of the IoU of the largest contour's box at τ; right boxes filled, wrong ones hatched.
 
     Args:
         run: the benchmark.
-        setting: of which.
-        top: where the axis ends, in percent, so that all settings' figures compare.
+        setting: the setting.
+        top: the end of the axis in percent, so that the figures of all settings have the same scale.
     """
     shares = iou_shares(run, setting)
 
@@ -110,7 +111,7 @@ def iou_histogram(run: Run, setting: Setting, top: float) -> Figure:
 
 
 def iou_shares(run: Run, setting: Setting) -> Floats:
-    """The share of pictures in percent in each twentieth of IoU, `[20]`."""
+    """The percentage of pictures in each of 20 equal ranges of IoU, `[20]`."""
     ious = run.of(setting)["iou"].to_numpy(dtype=float)
     counts = np.histogram(ious[np.isfinite(ious)], bins=np.linspace(0, 1, 21))[0]
     shares: Floats = 100 * counts / max(counts.sum(), 1)
@@ -120,20 +121,20 @@ def iou_shares(run: Run, setting: Setting) -> Floats:
 def breakdown(
     settings: Sequence[Setting], found: Mapping[str, Sequence[tuple[int, int]]], names: Sequence[str], what: str
 ) -> Figure:
-    """Lines of hits over groups of pictures, each with its 95 % interval.
+    """Draws the share of hits in groups of pictures, with 95 % intervals.
 
     Args:
-        settings: drawn.
+        settings: the settings to draw.
         found: setting id → (hits, pictures) for each group.
-        names: of the groups.
-        what: the axis's title.
+        names: the names of the groups.
+        what: the title of the axis.
     """
 
     def draw(axes: Any, palette: Palette) -> None:
         for place, one in enumerate(settings):
             colour, dashes, marker = look(one.index, palette)
             points = [(i, h, n) for i, (h, n) in enumerate(found[one.id]) if n]
-            # Side by side, so that the intervals do not lie upon each other.
+            # Side by side, so that the intervals do not overlap.
             x = [i + 0.04 * (place - (len(settings) - 1) / 2) for i, _, _ in points]
             y = np.array([100 * h / n for _, h, n in points])
             ends = np.array([wilson(h, n) for _, h, n in points]).reshape(-1, 2)
@@ -153,11 +154,11 @@ def breakdown(
 
 
 # ------------------------------------------------------------------------------------------------------------ drawing
-PIXELS = 90  # of the page, for an inch
+PIXELS = 90  # of the page per inch of a figure
 
 
 def _style(palette: Palette) -> dict[Any, Any]:
-    """How all figures look, as matplotlib's settings. Letters stay letters; the same numbers give the same bytes."""
+    """The style of all figures as matplotlib settings. Text stays text; the same numbers give the same bytes."""
     ink, soft = palette["ink"], palette["soft"]
     return {
         "axes.axisbelow": True,
@@ -184,12 +185,12 @@ def _style(palette: Palette) -> dict[Any, Any]:
 
 
 def figure(draw: Callable[[Any, Palette], None], says: str, inches: tuple[float, float]) -> Figure:
-    """One pair of axes in light and in dark colours.
+    """Draws one figure in light and in dark colours.
 
     Args:
-        draw: puts the lines on the axes, in colours of the palette.
-        says: what it shows, for who cannot see it.
-        inches: its size.
+        draw: draws on the axes in colours of the palette.
+        says: the alternative text.
+        inches: the size of the figure.
     """
     light, dark = (data_uri(_svg(draw, palette, inches), "image/svg+xml") for palette in (LIGHT, DARK))
     return Figure(light, dark, says, *(round(PIXELS * side) for side in inches))
@@ -202,7 +203,7 @@ def _svg(draw: Callable[[Any, Palette], None], palette: Palette, inches: tuple[f
     except ImportError as error:
         raise UsageError(f"the report needs matplotlib ({error}): pip install 'cliploc[bench]'") from error
     with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # whatever the user's own matplotlibrc says
+        matplotlib.rcdefaults()  # ignore the user's own matplotlibrc
         matplotlib.rcParams.update(_style(palette))
         drawn = Canvas(figsize=inches)
         axes = drawn.add_subplot()

@@ -1,4 +1,4 @@
-"""Pictures of a benchmark: the photograph once, and over it maps and boxes of any number of settings."""
+"""The galleries of a benchmark: each photograph is embedded once; maps and boxes of each setting are drawn over it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from cliploc.schema import ResizePolicy
 
 SIDE = 240  # longest side of a photograph in the page
 QUALITY = 80
-THUMB = 28  # side of the maps that a run keeps
-SHADES = 32  # of a map: its 784 pixels in about 700 bytes
+THUMB = 28  # side of the maps in a run's rows
+SHADES = 32  # levels of a map, so that its 784 pixels take about 700 bytes
 Place = tuple[float, float, float, float]  # x, y, width, height
 
 
@@ -31,9 +31,9 @@ class Photographs:
     """The photographs that a page needs, each embedded once.
 
     Attributes:
-        root: of the dataset.
-        shown: False leaves all out, by choice.
-        missing: those that cannot be read, with the reason.
+        root: the dataset's folder.
+        shown: whether photographs are embedded at all.
+        missing: the photographs that cannot be read, with the reason.
     """
 
     root: Path
@@ -43,7 +43,7 @@ class Photographs:
     _data: dict[str, str] = field(default_factory=dict)
 
     def find(self, path: str) -> tuple[str, tuple[int, int]] | None:
-        """The id under which the page has it, and its size in pixels; None if it has not."""
+        """The photograph's id in the page and its size in pixels; None if it is not embedded."""
         if not self.shown:
             return None
         if path not in self._known:
@@ -64,24 +64,24 @@ class Photographs:
 
     @property
     def addresses(self) -> Mapping[str, str]:
-        """Id → address of all that are shown, for the end of the page."""
+        """Id → data URI of all embedded photographs, for the end of the page."""
         return self._data
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One photograph with a setting's map, its boxes (solid) and the true ones (dashed), in the original's shape.
+    """One photograph with a setting's map, its boxes (solid) and the true boxes (dashed).
 
     Attributes:
-        width: of the original; the unit of all places is its pixel.
-        height: of the original.
-        photo: id of the photograph in the page; None where it has none.
-        heat: the map's address, and where it lies: x, y, width, height; None where the run kept no map.
-        boxes: kind ("found", "found other" or "true") and place of each.
-        title: stands first below it.
-        iou: of the largest box.
-        words: stand last below it.
-        says: what it shows, for who cannot see it.
+        width: width of the original; places are in its pixels.
+        height: height of the original.
+        photo: the photograph's id in the page; None where it is not embedded.
+        heat: the data URI of the map, and its place: x, y, width, height; None where the run stored no map.
+        boxes: kind ("found", "found other" or "true") and place of each box.
+        title: the start of the caption.
+        iou: IoU of the largest box.
+        words: the end of the caption.
+        says: the alternative text.
     """
 
     width: int
@@ -96,14 +96,14 @@ class Picture:
 
 
 def picture(run: Run, row: Mapping[str, Any], setting: Setting, photographs: Photographs, title: str = "") -> Picture:
-    """What the page shows of one row.
+    """Prepares the picture of one row.
 
     Args:
         run: the benchmark.
-        row: of the run, with all columns.
-        setting: whose row it is.
-        photographs: where the page keeps them.
-        title: stands first below it.
+        row: a row of the run with all columns.
+        setting: the row's setting.
+        photographs: the photographs of the page.
+        title: the start of the caption.
     """
     known = photographs.find(row["path"])
     width, height = _size(row, known[1] if known else None)
@@ -122,7 +122,7 @@ def picture(run: Run, row: Mapping[str, Any], setting: Setting, photographs: Pho
 
 
 def _prediction(run: Run, row: Mapping[str, Any]) -> list[str]:
-    """What the picture was taken for; nothing where nothing was predicted."""
+    """Words about the predicted class; none where nothing was predicted."""
     ranked, label = [int(one) for one in (row.get("predictions") or [])], int(row["label"])
     if not ranked:
         return []
@@ -137,7 +137,7 @@ def _nth(place: int) -> str:
 
 
 def _size(row: Mapping[str, Any], file_wh: tuple[int, int] | None) -> tuple[int, int]:
-    """Width and height of the original, whose pixels boxes are in."""
+    """Width and height of the original; boxes are in its pixels."""
     if row.get("width") and row.get("height"):
         return int(row["width"]), int(row["height"])
     if file_wh:
@@ -147,11 +147,11 @@ def _size(row: Mapping[str, Any], file_wh: tuple[int, int] | None) -> tuple[int,
 
 
 def _view(about: Mapping[str, Any], file_wh: tuple[int, int]) -> Place:
-    """Where the model's input lies over the photograph: x, y, width, height as shares of it."""
+    """The place of the model's input on the photograph: x, y, width, height as fractions of its size."""
     policy: ResizePolicy = about.get("resize") or "squash"
     if policy == "squash":
         return 0, 0, 1, 1
-    from cliploc.geometry import Frame  # brings torch along
+    from cliploc.geometry import Frame  # imports torch
 
     size = about.get("image_size") or (224, 224)
     height, width = (int(one) for one in (size if isinstance(size, Sequence) else (size, size)))
@@ -161,7 +161,7 @@ def _view(about: Mapping[str, Any], file_wh: tuple[int, int]) -> Place:
 
 
 def _heat(thumb: bytes) -> str:
-    """A map of 28×28 bytes → the address of a PNG in the heat's colours, the more opaque the hotter."""
+    """Converts a map of 28×28 bytes to the data URI of a PNG in the heat's colours; opacity rises with the heat."""
     heat = np.frombuffer(thumb, np.uint8).reshape(THUMB, THUMB)
     shades = (heat.astype(int) * (SHADES - 1) + 127) // 255
     image = Image.fromarray(shades.astype(np.uint8), "P")
@@ -180,7 +180,7 @@ def _place(box: Floats) -> Place:
 
 # ------------------------------------------------------------------------------------------------------------- choices
 def chosen(run: Run, setting: Setting, count: int) -> dict[str, list[tuple[str, str]]]:
-    """The (setting, sample) keys of the best, borderline and worst pictures of a setting, each class at most once."""
+    """Keys (setting, sample) of a setting's best, borderline and worst pictures, if possible of different classes."""
     rows = run.of(setting)
     rows = rows[rows["iou"].notna()]
     border = rows.assign(far=(rows["iou"] - 0.5).abs())
@@ -193,14 +193,14 @@ def chosen(run: Run, setting: Setting, count: int) -> dict[str, list[tuple[str, 
 
 
 def _first(rows: Any, count: int) -> list[tuple[str, str]]:
-    """The first of each class, then, in a run over few classes, the others."""
+    """The keys of the first rows: one of each class at first, then the others."""
     order = rows.duplicated("label").to_numpy().argsort(kind="stable")
     taken = rows.iloc[order[:count]]
     return list(zip(taken["setting"], taken["sample"], strict=True))
 
 
 def disputed(run: Run, settings: Sequence[Setting], count: int) -> list[str]:
-    """The samples on which settings differ most: by the spread of their IoUs."""
+    """The samples with the largest standard deviation of IoU between settings."""
     rows = run.rows[(run.rows["status"] == "ok") & run.rows["setting"].isin([one.id for one in settings])]
     spread = rows.groupby("sample", sort=True)["iou"].agg(["std", "count"])
     spread = spread[spread["count"] == len(settings)].sort_values("std", ascending=False, kind="stable")

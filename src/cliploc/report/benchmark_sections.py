@@ -1,4 +1,4 @@
-"""What the rows of a benchmark tell, a part of the page each: thresholds, IoU, objects, classes, pictures."""
+"""The sections of the page that are computed from rows: thresholds, IoU, objects, classes, pictures."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from cliploc.report.benchmark_gallery import Photographs, Picture, chosen, dispu
 from cliploc.report.benchmark_tables import Cell, Table, percent
 from cliploc.report.html import count
 
-EACH = 10  # pictures of a kind
+EACH = 10  # pictures of each kind
 MOST_DRAWN = 8  # settings in one figure, and histograms
 MOST_GALLERIES = 4
-FORGIVING = 2.0  # points of MaxBoxAcc below the best within which a τ is about as good
+FORGIVING = 2.0  # percentage points of MaxBoxAcc; a τ this close to the best is about as good
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page, shown by the template `benchmark/ID.html`; `short` is its link at the top."""
+    """A section of the page, rendered by the template `benchmark/ID.html`; `short` is the text of the link to it."""
 
     id: str
     short: str
@@ -41,12 +41,12 @@ class Section:
 
 
 def sections(run: Run, settings: Sequence[Setting], photographs: Photographs) -> list[Section]:
-    """All parts that there is something to say in.
+    """The sections that have content.
 
     Args:
         run: the benchmark.
         settings: those with results, best first; at least one.
-        photographs: where the page keeps them.
+        photographs: the photographs of the page.
     """
     if not run.rows["iou"].notna().any():
         return [Section("iou", "IoU", "How well boxes fit", {"histograms": []})]
@@ -166,7 +166,7 @@ KINDS_OF_BOXES = {"hit": ("right", "IoU of at least 0.5"), **MISSES}
 
 
 def _misses(run: Run, settings: Sequence[Setting]) -> list[tuple[str, dict[str, float]]]:
-    """Label of each setting → percent of its pictures with right boxes, and with each kind of wrong ones."""
+    """For each setting its label and the percentages of pictures with right boxes and with each kind of error."""
     found = []
     for one in settings:
         rows = run.of(one)

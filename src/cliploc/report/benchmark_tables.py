@@ -1,4 +1,4 @@
-"""The benchmark's tables: beside what is published, and every setting × every metric; as Markdown, LaTeX, CSV."""
+"""The benchmark's tables: comparison with published numbers, and all metrics; as Markdown, LaTeX and CSV."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHART = "0 – 50 – 100 %"
 
 @dataclass(frozen=True)
 class Marks:
-    """Numbers on a line from 0 to 100 %, for those that there are."""
+    """Numbers drawn on a scale from 0 to 100 %; None for those that are missing."""
 
     fixed: float | None = None
     ends: tuple[float, float] | None = None
@@ -35,15 +35,15 @@ class Marks:
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in a table.
+    """One cell of a table.
 
     Attributes:
-        text: as it is read.
-        value: what it is sorted by; None for text.
-        ends: a 95 % interval.
+        text: the text that is shown.
+        value: the value to sort by; None for text.
+        ends: the 95 % interval.
         wrap: whether long text may break into lines.
         marks: a drawing instead of the text, on the page only.
-        note: small, after the text.
+        note: a small text after it.
     """
 
     text: str
@@ -54,7 +54,7 @@ class Cell:
     note: str = ""
 
     def plain(self) -> str:
-        """With its interval, in a line."""
+        """Text, interval and note in one line."""
         ends = "" if self.ends is None else f" ({self.ends[0]:.1f}–{self.ends[1]:.1f})"
         return f"{self.text}{ends}" + (f" ({self.note})" if self.note else "")
 
@@ -64,11 +64,11 @@ class Table:
     """A table of groups of rows.
 
     Attributes:
-        title: what it shows.
+        title: its heading.
         columns: title → explanation ("" for none).
         groups: heading ("" for none) → rows.
         numeric: the columns of numbers.
-        notes: below it.
+        notes: remarks below it.
     """
 
     title: str
@@ -78,7 +78,7 @@ class Table:
     notes: Sequence[str] = field(default_factory=tuple)
 
     def highest(self, rows: Sequence[Sequence[Cell]]) -> Mapping[str, float]:
-        """The highest number of each column of a metric, among these rows if they are several."""
+        """Column → its highest number in these rows; empty for a single row."""
         if len(rows) < 2:
             return {}
         best_of = {number.title for number in all_numbers().values()}
@@ -95,20 +95,20 @@ def percent(value: float | None, ends: tuple[float, float] | None = None) -> Cel
 # ------------------------------------------------------------------------------------------------------ the published
 @cache
 def published() -> Mapping[str, Any]:
-    """`published.json`: numbers of papers, with their sources."""
+    """The numbers of papers with their sources, from published.json."""
     found: Mapping[str, Any] = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
     return found
 
 
 def learnt_labels(setting: Setting) -> str:
-    """Why a setting is no zero-shot one on ImageNet; "" if it is."""
+    """The reason why a setting is not zero-shot on ImageNet; "" if it is."""
     if setting.about.get("head"):
         return "its head learnt labels of a training set"
     return str(published()["learnt_imagenet_labels"].get(setting.about.get("model"), ""))
 
 
 def comparison(run: Run, most: int = 12) -> Table:
-    """Ours beside what is published; zero-shot apart from what learnt ImageNet's labels."""
+    """The table of our numbers and published ones; zero-shot settings apart from those trained on ImageNet's labels."""
     columns = {
         "method": "",
         CHART: "a dot: GT-known Loc, with its interval; a ring: at the best τ, an oracle; a triangle: VL-Score's rule",
@@ -160,7 +160,7 @@ def _ours(run: Run, one: Setting) -> list[Cell]:
 
 
 def _model(run: Run, one: Setting) -> str:
-    """The model where all settings share it, so that a label does not say it."""
+    """The model as a suffix where all settings share it, as labels do not name it then."""
     models = {said(other.about.get("model")) for other in run.settings}
     return f", {said(one.about['model'])}" if len(models) == 1 and one.about.get("model") else ""
 
@@ -243,7 +243,7 @@ def every_number(run: Run) -> Table:
 
 
 def failures(one: Setting) -> int:
-    """How many pictures failed in a setting."""
+    """The number of pictures that failed in a setting."""
     failed = one.numbers.get("failed", 0)
     return int(failed) if isinstance(failed, int | float) else len(failed)
 
@@ -318,7 +318,7 @@ def _tex_cell(cell: Cell) -> str:
 
 
 def to_csv(run: Run) -> str:
-    """A line for each setting of this run and each published row, numbers in full."""
+    """The CSV: a row for each setting of this run and each published row, with unrounded numbers."""
     kinds = ("kind", "setting", "model", "pretrained", "method", "trained_on_imagenet_labels", "dataset", "split")
     numbers = [end for key in all_numbers() for end in (key, f"{key}_low", f"{key}_high")]
     last = (
@@ -374,7 +374,7 @@ def to_csv(run: Run) -> str:
 
 
 def _ends(key: str, value: float | Sequence[float] | None) -> dict[str, float | None]:
-    """A published number; a range as its middle and ends."""
+    """A published number as columns; a range becomes its middle and ends."""
     if value is None or isinstance(value, int | float):
         return {key: value}
     return {key: round(sum(value) / len(value), 2), f"{key}_low": min(value), f"{key}_high": max(value)}

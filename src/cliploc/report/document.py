@@ -1,4 +1,4 @@
-"""Results as one JSON document: what `--json` prints. Its keys are explained in docs/json.md."""
+"""The JSON document that `--json` prints. docs/json.md explains its keys."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from cliploc import __version__
 if TYPE_CHECKING:
     from cliploc.localization import Localization
 
-SCHEMA_VERSION = 1  # raised when a key changes its meaning or goes away; new keys may come without
+SCHEMA_VERSION = 1  # raised when a key changes its meaning or is removed; not for new keys
 
 
 def to_document(
     results: Sequence[Localization], failures: Sequence[tuple[str, str]], settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Everything that one run found, as plain values that `json.dumps(…, allow_nan=False)` takes.
+    """All results of one run, as plain values for `json.dumps(…, allow_nan=False)`.
 
-    Boxes are xyxy in pixels of the upright original, right and bottom edge exclusive, rounded to 2 decimals; scores to
-    4. What is not a number (an infinite score) becomes null.
+    Boxes are xyxy in pixels of the upright original with exclusive right and bottom edges, rounded to 2 decimals;
+    scores are rounded to 4. Infinity and NaN become null.
 
     Args:
-        results: one for each picture that could be read.
-        failures: file and message of those that could not.
-        settings: what was asked for (model, method, threshold …); paths and tuples are turned into plain JSON.
+        results: the result of each picture that could be read.
+        failures: file and message of each that could not.
+        settings: the settings of the run (model, method, threshold …); paths and tuples become plain JSON.
 
     Returns:
         The document described in docs/json.md.
@@ -47,13 +47,13 @@ def to_document(
 def classified_record(
     source: str, size_wh: tuple[int, int], notes: Sequence[str], names: Sequence[tuple[str, float, float]]
 ) -> dict[str, Any]:
-    """One entry of a classification's "pictures".
+    """One entry of "pictures" in the document of a classification.
 
     Args:
         source: the picture's file.
         size_wh: of the upright original in pixels.
-        notes: remarks on how it was read.
-        names: name, probability and cosine, best first.
+        notes: remarks on how the picture was read.
+        names: name, probability and cosine of each name, best first.
 
     Example:
         >>> classified_record("a.jpg", (40, 30), (), [("cat", 0.98765, 0.25)])["names"]
@@ -100,11 +100,11 @@ def _name(result: Localization, index: int) -> dict[str, Any]:
 
 def _number(value: Any, decimals: int) -> float | None:
     number = float(value)
-    return round(number, decimals) + 0.0 if math.isfinite(number) else None  # + 0.0: no −0
+    return round(number, decimals) + 0.0 if math.isfinite(number) else None  # + 0.0 turns −0 into 0
 
 
 def _text(value: Any) -> str:
-    """Text that strict readers take: a file name may hold bytes that are no UTF-8."""
+    """Valid UTF-8 text: a file name may hold other bytes."""
     return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
 
 

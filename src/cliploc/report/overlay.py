@@ -1,4 +1,4 @@
-"""A `Localization` as a picture: heat and boxes on the photograph, one name or several."""
+"""Draws a `Localization`: heat and boxes on the photograph, for one name or several."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from cliploc.schema import FloatArray
 if TYPE_CHECKING:
     from cliploc.localization import Localization
 
-OPACITY = 0.55  # the photograph must be recognised beneath the hottest place
+OPACITY = 0.55  # so that the photograph can be recognised under the hottest places
 MAX_SIDE = 1600  # of a sheet of panels
-MOST_PANELS = 40  # names on a sheet; of thousands it would be larger than a JPEG can be
-HEAT_SIDE = 1024  # a map is smooth: more pixels than these are interpolated just as well in 8 bits
+MOST_PANELS = 40  # names on a sheet; with thousands it would exceed the size limit of JPEG
+HEAT_SIDE = 1024  # a map is smooth: beyond this size it is interpolated in 8 bits without loss
 CELL_SIDES = (240, 640)  # shortest width and longest side of one panel's picture
 ONE_RAMP = (0.0, 0.6)  # heat at which the colour starts to cover the photograph, and from which it covers most
-MANY_RAMP = (0.25, 0.9)  # steeper: without a palette only the covering tells how hot
-BOX_COLOUR: Colour = (255, 255, 255)  # of a single name: the only colour that is not in the heat's palette
+MANY_RAMP = (0.25, 0.9)  # steeper: without a palette only the opacity shows the heat
+BOX_COLOUR: Colour = (255, 255, 255)  # of a single name: white is not in the palette of the heat
 
 
 def draw_overlay(
@@ -35,16 +35,16 @@ def draw_overlay(
     heatmap: bool = True,
     boxes: bool = True,
 ) -> Image.Image:
-    """Draws heat and boxes on the picture, in its own size.
+    """Draws heat and boxes on the picture, at the picture's size.
 
-    One name: its heat in a perceptually uniform palette (dark violet to yellow), its boxes in white. Several: each has
-    its own colour (Okabe & Ito), for its boxes and for the heat wherever it is the hottest of those found. The colour
-    is the more opaque the hotter it is, so that the cold part of the photograph stays as it was; heat of a name that
-    was not found is drawn at half strength.
+    One name: heat in a perceptually uniform palette (dark violet to yellow), boxes in white. Several names: each has
+    its own colour (Okabe & Ito) for its boxes, and for the heat wherever it is the hottest of the names found. Opacity
+    rises with the heat, so that cold parts of the photograph stay unchanged; the heat of a name that was not found is
+    drawn at half the opacity.
 
     Args:
-        result: what was found in one picture.
-        names: which of its names to draw; all of them by default.
+        result: the result for one picture.
+        names: the names to draw; by default all.
         opacity: of the hottest places, 0–1.
         heatmap: whether to draw heat.
         boxes: whether to draw boxes with their labels.
@@ -53,7 +53,7 @@ def draw_overlay(
         A new RGB picture of the original's size.
 
     Raises:
-        UsageError: a name that was not asked for in this result, or an opacity outside 0–1.
+        UsageError: the result does not have a name, or the opacity is outside 0–1.
 
     Example:
         >>> from cliploc.report import draw_overlay
@@ -68,15 +68,15 @@ def draw_overlay(
 
 
 def panels(result: Localization, opacity: float = OPACITY) -> Image.Image:
-    """One sheet for one picture: the photograph, and a panel with caption for every name.
+    """Draws one sheet for one picture: the photograph, and a panel with a caption for every name.
 
-    With two names or more, the last panel holds the boxes of all together, a colour each. Of more than `MOST_PANELS`
-    names only those found have a panel, at most so many, best first; the photograph's caption says so. The sheet is at
-    most about 1,600 pixels wide, and high where names are few; large photographs are shown smaller and tiny ones
-    larger, so that lines and letters stay legible.
+    With two names or more, the last panel has the boxes of all names, each in its colour. With more than `MOST_PANELS`
+    names only that number of the names found get a panel, best first, and the photograph's caption says so. The sheet
+    is at most about 1,600 pixels wide, and with few names no higher; large photographs are reduced and tiny ones
+    enlarged, so that lines and letters stay legible.
 
     Args:
-        result: what was found in one picture.
+        result: the result for one picture.
         opacity: of the hottest places, 0–1.
 
     Returns:
@@ -106,7 +106,7 @@ def panels(result: Localization, opacity: float = OPACITY) -> Image.Image:
 
 
 def _paneled(result: Localization) -> list[int]:
-    """Which names have a panel: all, in their order; of too many the best of those found."""
+    """The names that get a panel: all in their order, or if they are too many the best of those found."""
     if len(result.names) <= MOST_PANELS:
         return list(range(len(result.names)))
     best = np.zeros(len(result.names))
@@ -116,18 +116,18 @@ def _paneled(result: Localization) -> list[int]:
 
 
 def comparison(results: Mapping[str, Localization], name: str, lines: Mapping[str, str] | None = None) -> Image.Image:
-    """One sheet for one picture and one name: the photograph, and a panel for what every method says.
+    """Draws one sheet for one picture and one name: the photograph, and a panel for the result of every method.
 
     Args:
-        results: of the same picture, by title, as `Localizer.compare` yields them.
-        name: which of the names looked for.
-        lines: written below a title; by default, what came of the name.
+        results: title → result for the same picture, as `Localizer.compare` yields them.
+        name: the name to draw.
+        lines: title → text below it; by default the verdict.
 
     Returns:
         A new RGB picture, laid out as `panels` are.
 
     Raises:
-        UsageError: no result, or a name that was not looked for.
+        UsageError: there are no results, or they do not have the name.
 
     Example:
         >>> from cliploc.report.overlay import comparison
@@ -154,7 +154,7 @@ def _check_opacity(opacity: float) -> None:
 
 
 def verdict(result: Localization, index: int) -> str:
-    """What came of one name, in a line: "found · cosine 0.271 · presence 0.93", or "not found" and the reason."""
+    """The outcome for one name in a line: "found · cosine 0.271 · presence 0.93", or "not found" and the reason."""
     found = bool(result.found[index])
     words = ["found" if found else "not found"]
     if np.isfinite(result.scores[index]):
@@ -185,11 +185,11 @@ def legend(result: Localization) -> list[tuple[str, Colour]]:
 
 
 def scaled(result: Localization, size_wh: tuple[int, int]) -> Localization:
-    """The same result for a copy of its picture in another size: picture, frame and boxes; maps are shared."""
+    """The result scaled to another size: picture, frame and boxes; the maps are shared."""
     width, height = size_wh
     if (width, height) == result.image.size:
         return result
-    enlarged = min(width, height) >= 4 * min(result.image.size)  # show pixels as pixels, not as a blur
+    enlarged = min(width, height) >= 4 * min(result.image.size)  # keep pixels sharp when a tiny picture is enlarged
     resampling = Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS
     ratio = np.array([width / result.image.width, height / result.image.height] * 2, dtype=np.float32)
     return replace(
@@ -201,7 +201,7 @@ def scaled(result: Localization, size_wh: tuple[int, int]) -> Localization:
 
 
 def fit_within(size_wh: tuple[int, int], max_side: int) -> tuple[int, int]:
-    """The size of a picture made smaller, never larger, to this longest side; no side becomes nothing."""
+    """The size of a picture after reducing its longest side to at most this; no side becomes 0."""
     ratio = min(1.0, max_side / max(size_wh))
     return max(1, round(size_wh[0] * ratio)), max(1, round(size_wh[1] * ratio))
 
@@ -210,7 +210,7 @@ def fit_within(size_wh: tuple[int, int], max_side: int) -> tuple[int, int]:
 def draw_names(
     result: Localization, indices: Sequence[int], opacity: float = OPACITY, heatmap: bool = True, boxes: bool = True
 ) -> Image.Image:
-    """As `draw_overlay`, the names given by their places in the list."""
+    """Draws heat and boxes like `draw_overlay`, for the names with these indices."""
     image = result.image.convert("RGB")
     single = len(indices) == 1
     if heatmap and single:
@@ -225,7 +225,7 @@ def draw_names(
 
 
 def paint_boxes(image: Image.Image, result: Localization, colours: Mapping[int, Colour]) -> None:
-    """Draws the boxes of these names (index → colour) with their labels, the best on top."""
+    """Draws the boxes of these names (index → colour) with their labels; the best box is on top."""
     line = _draw.line_width(image.size)
     plates = _draw.Plates(image, _draw.text_size(image.size))
     order = [i for i in range(len(result.boxes)) if int(result.boxes.label[i]) in colours]
@@ -239,7 +239,7 @@ def paint_boxes(image: Image.Image, result: Localization, colours: Mapping[int, 
 
 
 def _heat(result: Localization, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
-    """The heat of these names over the picture, 0–255, `[n, H', W']`, at most `HEAT_SIDE` a side."""
+    """The heat of these names over the picture, 0–255, `[n, H', W']`, at most `HEAT_SIDE` pixels per side."""
     import torch
 
     width, height = fit_within(result.image.size, HEAT_SIDE)
@@ -250,7 +250,7 @@ def _heat(result: Localization, indices: Sequence[int]) -> npt.NDArray[np.uint8]
 
 
 def covering(heat: npt.NDArray[np.uint8], opacity: float, ramp: tuple[float, float]) -> npt.NDArray[np.uint8]:
-    """How much the colour covers: nothing up to the ramp's start, `opacity` from its end on, smooth between."""
+    """The opacity of each heat: 0 up to the ramp's start, `opacity` from its end on, smooth in between."""
     start, stop = ramp
     rise = ((np.arange(256) / 255 - start) / (stop - start)).clip(0, 1)
     table = (rise * rise * (3 - 2 * rise) * opacity * 255).round().astype(np.uint8)
@@ -271,7 +271,7 @@ def _paint_heats(image: Image.Image, result: Localization, indices: Sequence[int
         return image
     heats = _heat(result, indices)  # [n, H', W']
     colours = np.array([_draw.name_colour(i) for i in indices], dtype=np.float32)  # [n, 3]
-    # The hottest name colours a place; a high power leaves a seam only where two are equally hot.
+    # The hottest name sets the colour; a high power blends colours only where two names are about equally hot.
     share = (heats / np.float32(255)) ** 8 + np.float32(1e-12)
     share /= share.sum(0)
     mixed = np.einsum("nhw,nc->hwc", share, colours).round().astype(np.uint8)  # [H', W', 3]
@@ -283,7 +283,7 @@ def _paint_heats(image: Image.Image, result: Localization, indices: Sequence[int
 # ------------------------------------------------------------------------------------------------------- the sheet
 @dataclass(frozen=True)
 class _Cell:
-    """A picture with its caption: a title, with a chip of its colour before it, and up to two lines below."""
+    """A picture with its caption: a title, optionally after a square of its colour, and up to two lines below."""
 
     image: Image.Image
     title: str
@@ -297,7 +297,7 @@ CAPTION = 8 + TITLE_SIZE + 8 + 2 * LINE_HEIGHT
 
 
 def _grid(size_wh: tuple[int, int], count: int) -> tuple[int, tuple[int, int]]:
-    """How many columns, and the size of each picture, that show `count` panels largest on a sheet of `MAX_SIDE`."""
+    """The number of columns and the picture size that show `count` panels largest on a sheet of `MAX_SIDE`."""
     width, height = size_wh
     narrowest, longest = CELL_SIDES
     best = (0.0, 1)
@@ -306,10 +306,10 @@ def _grid(size_wh: tuple[int, int], count: int) -> tuple[int, tuple[int, int]]:
         room_w = min(longest, (MAX_SIDE - GAP) / columns - GAP)
         room_h = min(longest, (MAX_SIDE - GAP) / rows - GAP - CAPTION)
         if room_w >= narrowest or columns == 1:
-            # Of equal sizes the fewest rows, but a sheet without a half-empty last row first.
+            # Of equal sizes the one with fewer columns.
             best = max(best, (min(room_w / width, room_h / height), columns), key=lambda one: round(one[0], 4))
     scale, columns = best
-    scale = max(scale, 160 / max(size_wh))  # many names: the sheet grows longer rather than its panels illegible
+    scale = max(scale, 160 / max(size_wh))  # with many names the sheet becomes longer, so that panels stay legible
     return columns, (max(1, round(width * scale)), max(1, round(height * scale)))
 
 

@@ -1,4 +1,4 @@
-"""Results as one self-contained HTML page: pictures inside, no script, no outside font, light and dark."""
+"""Writes results as one HTML page in one file: pictures embedded, no script, no external font, light and dark."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from cliploc.schema import FloatArray
 if TYPE_CHECKING:
     from cliploc.localization import Localization
 
-PHOTO_SIDE, HEAT_SIDE = 640, 480  # longest sides of the pictures in the page; with them ten photos stay below 4 MB
+PHOTO_SIDE, HEAT_SIDE = 640, 480  # longest sides of embedded pictures; ten photos take less than 4 MB
 JPEG_QUALITY = 82
 
 
@@ -38,11 +38,11 @@ class PageItem:
     """One photograph on the page.
 
     Attributes:
-        result: what was found in it.
+        result: the result for it.
         credit: its author, source and licence, as plain text.
-        truth: name → its true boxes, `[k, 4]` xyxy in original pixels; a name left out is not in the picture.
-        ious: name → IoU of its best box with the true one; None where there is nothing to compare.
-        beside: title → what another model or method says of the same names; its heat is shown below.
+        truth: name → its true boxes, `[k, 4]` xyxy in original pixels; a name without an entry is not in the picture.
+        ious: name → IoU of its best box with the true box; None where one of them is missing.
+        beside: title → the result of another model or method for the same names; its heat is shown below.
     """
 
     result: Localization
@@ -59,13 +59,13 @@ def write_page(
     settings: Mapping[str, Any],
     hint: str = "",
 ) -> None:
-    """Writes a page that shows what was found where, beside what is there.
+    """Writes a page that shows the results beside the truth.
 
-    For each photograph: the original with true boxes (dashed) and found ones (solid), and a heat overlay for every name
-    with its score and IoU, also by what stands beside; at the end a table of all.
+    For each photograph: the original with true boxes (dashed) and found boxes (solid), a heat overlay for every name
+    with its score and IoU, and the overlays of `PageItem.beside`. At the end there is a table of all results.
 
     Args:
-        path: the file; written over if it exists.
+        path: the file; overwritten if it exists.
         title: the page's heading.
         items: the photographs.
         settings: shown in the header (model, method …).
@@ -86,7 +86,7 @@ def write_page(
 
 
 def _summary(items: Sequence[PageItem]) -> str:
-    """Counts in words: how many names of how many photos, how well the boxes fit, how often absence was seen."""
+    """The numbers of photos and names, the mean IoU, and how often an absent name was reported as not found."""
     asked = sum(len(item.result.names) for item in items)
     words = [f"{count(len(items), 'photo')}, {count(asked, 'name')} asked for."]
     ious = [iou for item in items for iou in item.ious.values() if iou is not None]

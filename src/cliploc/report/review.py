@@ -1,4 +1,4 @@
-"""A self-contained page to look boxes through: click to drop or keep, then save the decisions as JSON."""
+"""Writes a page in one file to review boxes: click to drop or keep them, then save the decisions as JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cliploc.report.html import REPORT_TEMPLATES, jpeg_uri
 REVIEW_KIND = "cliploc review"
 SIDE = 480  # longest side of the pictures in the page
 JPEG_QUALITY = 78
-HEIGHT = 330  # at most, of a picture on the screen
+HEIGHT = 330  # largest height of a picture on the screen
 
 
 def write_review(
@@ -29,15 +29,15 @@ def write_review(
     decided: Mapping[str, Mapping[str, bool]],
     total: int,
 ) -> None:
-    """Writes a page with these pictures, in this order, and all that is needed to decide on their boxes.
+    """Writes a page that shows these pictures with their boxes, in this order.
 
     Args:
         path: the file.
-        pictures: with all boxes, dropped ones too.
-        names: of the labels.
-        run: what the decisions will belong to.
-        decided: picture → box → whether it is kept, of reviews before.
-        total: how many pictures the run has.
+        pictures: the pictures with all boxes, also dropped ones.
+        names: the names of the labels.
+        run: the id of the run that the decisions belong to.
+        decided: picture → box → whether it is kept, from earlier reviews.
+        total: the number of pictures of the run.
 
     Raises:
         OSError: the file cannot be written.
@@ -69,7 +69,7 @@ def write_review(
 
 
 def _record(picture: AnnotatedPicture) -> dict[str, Any] | None:
-    """A picture that has gone since is left out."""
+    """The picture as review.js shows it; None if its file can no longer be read."""
     try:
         image = load(picture.path, str(picture.path)).image
     except InputError:
@@ -95,6 +95,6 @@ def _record(picture: AnnotatedPicture) -> dict[str, Any] | None:
 
 
 def _colour(index: int) -> str:
-    """Hues far from each other, however many; light enough to be seen on any photograph."""
+    """A colour for each label: distant hues for any number of labels, bright enough for any photograph."""
     red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.85, 1))
     return f"#{red:02x}{green:02x}{blue:02x}"

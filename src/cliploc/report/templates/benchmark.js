@@ -1,4 +1,4 @@
-// Without this the page is whole: it only lets tables be sorted and narrowed.
+// Sorts and filters tables. The page is complete without it.
 "use strict";
 const worth = (row, i) => {
   const cell = row.cells[i];

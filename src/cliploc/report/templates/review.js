@@ -13,7 +13,7 @@ function build(picture) {
   const figure = document.createElement("figure");
   const holder = document.createElement("div");
   holder.className = "picture";
-  // However high a picture is, its row is not much higher than the others.
+  // A high picture is reduced, so that its row is not much higher than the others.
   holder.style.maxWidth = `${Math.round(data.height * picture.image_wh[0] / picture.image_wh[1])}px`;
   const image = new Image();
   image.alt = picture.name;
@@ -48,7 +48,7 @@ function build(picture) {
     list.append(item);
     return {rect, button, item};
   });
-  // Large boxes first, so that a small one within is on top and can be clicked.
+  // Large boxes first, so that a small box inside a large one is on top and can be clicked.
   const area = (b) => (b.xyxy[2] - b.xyxy[0]) * (b.xyxy[3] - b.xyxy[1]);
   const order = picture.boxes.map((_, i) => i).sort((a, b) => area(picture.boxes[b]) - area(picture.boxes[a]));
   for (const i of order) svg.append(parts[i].rect);
