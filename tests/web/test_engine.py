@@ -22,7 +22,7 @@ from cliploc.localizer import Localizer
 from cliploc.memory import Memory
 from cliploc.saliency import methods
 from cliploc.schema import Needs
-from cliploc.web import pictures, view
+from cliploc.web import downloads, view
 from cliploc.web.engine import Engine, Offer, with_heads
 from cliploc.web.runs import StoppedError
 from cliploc.web.settings import Settings, command_lines, python_lines
@@ -105,11 +105,11 @@ def test_any_method_can_be_ended_at_any_layer(model, method):
 
 
 def test_heatmaps_that_would_fill_the_memory_are_not_written(look, tmp_path, monkeypatch):
-    monkeypatch.setattr(pictures, "MAX_VALUES", 200_000)
+    monkeypatch.setattr(downloads, "MAX_VALUES", 200_000)
     with pytest.raises(
         UsageError, match="expected at most 1 names for the files of a photograph of 451×300 pixels, got 2"
     ):
-        pictures.write_files(tmp_path, look.cut(look.settings), look.settings, "mini")
+        downloads.write_files(tmp_path, look.cut(look.settings), look.settings, "mini")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -262,7 +262,7 @@ def test_nothing_typed_becomes_markup(engine):
 def test_files_hold_the_photographs_own_size(look, tmp_path):
     settings = Settings(names="cat, dog")
     found = look.cut(settings)
-    written = pictures.write_files(tmp_path, found, settings, look.offer.label)
+    written = downloads.write_files(tmp_path, found, settings, look.offer.label)
     paths = {Path(path).name: Path(path) for path in written}
     assert {str(path) for path in tmp_path.iterdir()} == set(written)
     assert list(paths) == [
@@ -290,7 +290,7 @@ def test_files_hold_the_photographs_own_size(look, tmp_path):
 def test_files_of_two_methods_do_not_write_over_each_other(engine, tmp_path):
     settings = Settings(names="cat", compare="layer_cam")
     look = engine.look(CAT, settings)
-    names = [Path(path).name for path in pictures.write_files(tmp_path, look.cut(settings), settings, "mini")]
+    names = [Path(path).name for path in downloads.write_files(tmp_path, look.cut(settings), settings, "mini")]
     assert len(set(names)) == len(names)
     assert {"coco_cam.json", "coco_layer_cam.json", "cat_layer_cam_overlay.png"} <= set(names)
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import gradio as gr
 
-from cliploc.web import pictures
+from cliploc.web import downloads
 from cliploc.web.engine import Engine, Look
 from cliploc.web.events import explain, write_downloads
 from cliploc.web.layout import Inputs
@@ -43,7 +43,7 @@ def add_api(inputs: Inputs, engine: Engine, debug: bool, **queue: Any) -> None:
             raise gr.Error(explain(error, debug), print_exception=False) from None
 
     def locate(request: gr.Request, path: str | None, asked: str, settings: dict[str, Any] | None) -> dict[str, object]:
-        return answer(request, path, asked, settings, lambda look, wanted: pictures.document(look.cut(wanted), wanted))
+        return answer(request, path, asked, settings, lambda look, wanted: downloads.document(look.cut(wanted), wanted))
 
     def files(request: gr.Request, path: str | None, asked: str, settings: dict[str, Any] | None) -> list[str]:
         return answer(

@@ -19,7 +19,7 @@ import gradio as gr
 
 from cliploc._memory_errors import out_of_memory
 from cliploc.errors import CliplocError
-from cliploc.web import pictures, view
+from cliploc.web import downloads, view
 from cliploc.web.components import Choice, Choices, upload_folder
 from cliploc.web.engine import Engine, Look
 from cliploc.web.layout import Layout, compare_choices, method_choices
@@ -188,7 +188,7 @@ def write_downloads(engine: Engine, visitor: str | None, look: Look, settings: S
         folder = Path(tempfile.mkdtemp(dir=upload_folder()))
         photograph = engine.read(look.path).image
         results = {method: replace(one, image=photograph) for method, one in look.cut(settings).items()}
-        return pictures.write_files(folder, results, settings, look.offer.label, lambda: count(0, 0))
+        return downloads.write_files(folder, results, settings, look.offer.label, lambda: count(0, 0))
 
     return engine.runs.begin(visitor, write).result()
 
