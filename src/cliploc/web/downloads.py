@@ -18,12 +18,12 @@ from cliploc.report import draw_overlay, to_document
 from cliploc.report.exports import AnnotatedPicture, Export, ExportSettings, exports
 from cliploc.web.settings import Settings, to_json
 
-MAX_NAME_BYTES = 90  # of a photograph's and of a name's part in a file's name
-MAX_VALUES = 250_000_000  # of the heatmaps that are written at once: 1 GB
+MAX_NAME_BYTES = 90  # of the photograph's name, and of a typed name, in a file name
+MAX_VALUES = 250_000_000  # of heatmaps written at once: 1 GB
 
 
 def document(results: Mapping[str, Localization], settings: Settings) -> dict[str, object]:
-    """The document of docs/json.md, a picture's entry for each method, which it names."""
+    """The document of docs/json.md with an entry for each method, which has the key "method"."""
     whole = to_document(list(results.values()), [], to_json(settings))
     for entry, method in zip(whole["pictures"], results, strict=True):
         entry["method"] = method
@@ -37,21 +37,21 @@ def write_files(
     model: str,
     on_file: Callable[[], None] = lambda: None,
 ) -> list[str]:
-    """Writes what can be downloaded.
+    """Writes the files to download.
 
-    For every method an overlay of the photograph's size, its heatmaps as one array `[P, H, W]` float32 in 0–1 and as
-    16-bit greys, a picture a name, 65535 for 1, and its boxes in every format of `downloads`; one results.json; and
-    all of them as a zip, which comes first.
+    For every method: an overlay at the photograph's size; the heatmaps as one array `[P, H, W]`, float32 in 0–1, and as
+    one 16-bit grey picture per name, in which 65535 stands for 1; the boxes in every format of `downloads`. Also
+    results.json, and a zip of all files, which is the first in the list.
 
     Args:
-        folder: an empty one.
-        results: method → what it found, with the whole photograph.
-        settings: what was asked.
-        model: as the files name it.
-        on_file: called before each name's file; may raise to end it.
+        folder: an empty folder.
+        results: method → its result, with the photograph at its own size.
+        settings: the settings of the results.
+        model: the model's name for the files.
+        on_file: called before each name's file; it may raise an error to end the work.
 
     Raises:
-        UsageError: so many names of so large a photograph that their heatmaps would fill the memory.
+        UsageError: there are too many names for a photograph of this size: the heatmaps would need too much memory.
 
     Returns:
         The files' paths.
@@ -101,7 +101,7 @@ def downloads() -> tuple[Export, ...]:
 
 
 def _annotated(result: Localization) -> list[AnnotatedPicture]:
-    """The boxes as the other tools' writers take them."""
+    """The result as the export formats take it."""
     boxes = result.boxes
     number = len(boxes)
     return [
@@ -115,12 +115,12 @@ def _annotated(result: Localization) -> list[AnnotatedPicture]:
             label=boxes.label,
             box_ids=tuple(range(number)),
             groups=(False,) * number,
-            margin=0.0,  # only of use where pictures are put in order
+            margin=0.0,  # only used to sort pictures
         )
     ]
 
 
 def _plain(text: str) -> str:
-    """Letters and digits that every file system takes: of a file's name, which may have 255 bytes, a part."""
+    """A part of a file name: letters and digits that every file system accepts, short enough for its 255 bytes."""
     kept = re.sub(r"[^\w-]+", "_", text)[:60]
     return kept.encode()[:MAX_NAME_BYTES].decode(errors="ignore") or "_"
