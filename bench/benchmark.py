@@ -31,6 +31,7 @@ import torch
 
 from cliploc import __version__
 from cliploc._allocator import keep_freed_memory
+from cliploc.config import BENCHMARK
 from cliploc.datasets import open_dataset
 from cliploc.jobs.benchmark import misfit, run_benchmark
 from cliploc.jobs.engine import MakeWorker, Part, Shard
@@ -147,7 +148,9 @@ def main() -> int:
     torch.set_num_threads(given.threads or torch.get_num_threads())
     dataset = open_dataset("wsol", given.root, limit=given.images)
     bench = Bench(given.rounds, given.memory)
-    view = View(given.model, given.pretrained, precision=given.precision, batch_size=BATCH)
+    view = View(
+        BENCHMARK.but(model=given.model, pretrained=given.pretrained, precision=given.precision, batch_size=BATCH)
+    )
     methods = given.method.split(",")
     budget = {"budget": given.budget} if given.budget else {}
     settings, left_out = Grid(

@@ -220,11 +220,11 @@ def test_nothing_positive_has_no_box_and_nothing_is_above_the_maximum(tau):
 @pytest.mark.parametrize(
     ("option", "value", "text"),
     [
-        ("threshold", 1.5, "expected a threshold from 0 to 1, or auto, got 1.5"),
-        ("threshold", -0.1, "expected a threshold from 0 to 1, or auto, got -0.1"),
-        ("threshold", float("nan"), "expected a threshold from 0 to 1, or auto, got nan"),
-        ("threshold", "otsu", "expected a threshold from 0 to 1, or auto, got 'otsu'"),
-        ("threshold", True, "expected a threshold from 0 to 1, or auto, got True"),
+        ("threshold", 1.5, "expected threshold from 0 to 1, or auto, got 1.5"),
+        ("threshold", -0.1, "expected threshold from 0 to 1, or auto, got -0.1"),
+        ("threshold", float("nan"), "expected threshold from 0 to 1, or auto, got nan"),
+        ("threshold", "otsu", "expected threshold from 0 to 1, or auto, got 'otsu'"),
+        ("threshold", True, "expected threshold from 0 to 1, or auto, got True"),
         ("components", "some", "expected components of all, largest, got 'some'"),
         ("min_area", 1, "expected min_area, a share of the picture, from 0 to 0.999, got 1"),
         ("min_area", -0.1, "expected min_area, a share of the picture, from 0 to 0.999, got -0.1"),

@@ -65,7 +65,7 @@ def test_exit_codes_and_failures():
         ((CAT, "-p", "猫"), "expected a name that mini knows: mini reads English words, and finds none in '猫'"),
         ((CAT, "--classes", "no.txt"), "expected a file of names, one a line, but no.txt cannot be read"),
         ((CAT, "-p", "cat", "--template", "no.txt"), "expected a file of templates, one a line, but no.txt cannot be"),
-        ((CAT, "-p", "cat", "--precision", "int8"), "expected a precision of fp32, bf16, fp16, auto, got 'int8'"),
+        ((CAT, "-p", "cat", "--precision", "int8"), "expected --precision of fp32, bf16, fp16, auto, got 'int8'"),
         ((CAT, "-p", "cat", "--model", "no"), "unknown model 'no'"),
     ],
 )

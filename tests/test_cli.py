@@ -11,20 +11,21 @@ import subprocess
 import sys
 import weakref
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from cliploc import __version__, report
+from cliploc import __version__, config, report
 from cliploc._terminal import Terminal
 from cliploc.backbones import models
-from cliploc.cli import options
 from cliploc.cli.photos import LocalizeRun
 from cliploc.errors import ModelError, UsageError
 from cliploc.localizer import Localizer
 from cliploc.refine import refinements
 from cliploc.saliency import methods
+from cliploc.saliency._infra.typed import typed
 from tests.commands import CAT, COFFEE, cliploc_, create_once, process
 
 
@@ -62,9 +63,31 @@ def test_an_unknown_command_or_option_is_one_line_with_the_nearest():
 
 def test_the_document_explains_every_option():
     document = (Path(__file__).parents[1] / "docs/cli.md").read_text()
-    for command in ("localize", "classify", "demo", "models", "methods", "doctor", "train"):
+    for command in ("localize", "classify", "demo", "models", "methods", "doctor", "train", "annotate", "benchmark"):
         for option in re.findall(r"(--[a-z-]+)", cliploc_(command, "--help").out):
             assert f"{option}" in document, (command, option)
+    tables = {part.partition("`")[0]: part for part in document.split("\n## `")}
+    for name, one in config.OPTIONS.items():
+        if not one.python_only:
+            assert re.search(rf"^\| .*`{config.flags_of(name)[0].partition('/')[0]}\b", tables["localize"], re.M), name
+
+
+@pytest.mark.parametrize("command", ["localize", "benchmark", "annotate"])
+def test_help_has_every_option_of_the_localizer_by_groups_between_the_commands_own(command):
+    text = cliploc_(command, "--help").out.partition("Options:")[2]
+    flags = re.findall(r"^  (?:-\w, )?(--[a-z-]+)", text, re.MULTILINE)
+    wanted = [name for name, one in config.OPTIONS.items() if not one.python_only]
+    if command != "localize":
+        wanted.remove("text_cache")
+    if command == "annotate":
+        wanted.remove("background")  # a line of the labels
+    places = {name: flags.index(config.flags_of(name)[0].partition("/")[0]) for name in wanted}
+    if command != "benchmark":  # which has lists of its own for some
+        order = [config.OPTIONS[name].group for name in sorted(places, key=places.__getitem__)]
+        assert order == sorted(order, key=get_args(config.Group).index)
+    assert flags[-3:-1] == ["--json", "--debug"]
+    assert flags[-4] == "--out"
+    assert len(flags) == len(set(flags))
 
 
 # -------------------------------------------------------------------------------------------------------------- lists
@@ -303,9 +326,9 @@ def test_classes_with_commas_are_one_name_and_it_is_said_once(tmp_path):
     ],
 )
 def test_method_options_get_their_types(text, wanted, value):
-    typed = options._typed("option", text, wanted)
-    assert typed == value
-    assert type(typed) is type(value)
+    found = typed("option", text, wanted)
+    assert found == value
+    assert type(found) is type(value)
 
 
 @pytest.mark.parametrize(
@@ -313,7 +336,7 @@ def test_method_options_get_their_types(text, wanted, value):
 )
 def test_method_options_of_another_type_are_refused(text, wanted):
     with pytest.raises(UsageError, match=r"^expected option to be "):
-        options._typed("option", text, wanted)
+        typed("option", text, wanted)
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,12 @@ def test_what_templates_mean(templates, expected):
             "expected a template with {} for the name, or one of default, openai-80, openai-7, name-only, or a .txt "
             "file of templates; got 'openai-8'",
         ),
-        (["a photo"], "expected a template with one {} for the name, got 'a photo'"),
+        (
+            ["a {}", "a photo"],
+            "expected a template with {} for the name, or one of default, openai-80, openai-7, name-only, or a .txt "
+            "file of templates; got 'a photo'",
+        ),
+        (["a {}", 7], "expected templates as a list of texts, got ['a {}', 7]"),
         ("a {} and a {}", "expected a template with one {} for the name, got 'a {} and a {}'"),
     ],
 )

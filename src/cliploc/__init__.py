@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from cliploc.config import Options
     from cliploc.detector import Detector
     from cliploc.errors import CliplocError, InputError, ModelError, UsageError
     from cliploc.jobs.annotate import annotate
@@ -31,6 +32,7 @@ __all__ = [
     "Localizer",
     "Memory",
     "ModelError",
+    "Options",
     "UsageError",
     "__version__",
     "annotate",
@@ -45,6 +47,7 @@ _HOMES = {
     "Localizer": "cliploc.localizer",
     "Memory": "cliploc.memory",
     "ModelError": "cliploc.errors",
+    "Options": "cliploc.config",
     "UsageError": "cliploc.errors",
     "annotate": "cliploc.jobs.annotate",
 }

@@ -6,7 +6,6 @@ new option is one field here, and the code that uses it.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
@@ -41,7 +40,7 @@ def number(name: str, low: float, high: float, *, above: bool = False, none: str
         none: what None means, if it is allowed.
 
     Example:
-        >>> number("min_presence", 0, 1)(0.5)
+        >>> number("opacity", 0, 1)(0.5)
         0.5
     """
     words = f"above {low:g} and at most {high:g}" if above else f"from {low:g} to {high:g}"
@@ -50,9 +49,9 @@ def number(name: str, low: float, high: float, *, above: bool = False, none: str
     def check(value: Any) -> Any:
         if value is None and none:
             return None
-        right = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        right = isinstance(value, int | float) and not isinstance(value, bool)
         if not right or not (low < value if above else low <= value) or value > high:
-            raise UsageError(f"expected {name} {words}, got {value!r}{hint}")
+            raise UsageError(f"expected {name} {words}, got {short(value)}{hint}")
         return value
 
     return check
@@ -66,7 +65,7 @@ def whole(name: str, low: int, high: int, *, none: str = "") -> Callable[[Any], 
         if value is None and none:
             return None
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise UsageError(f"expected {name}, a whole number from {low} to {high:,}, got {value!r}{hint}")
+            raise UsageError(f"expected {name}, a whole number from {low} to {high:,}, got {short(value)}{hint}")
         return value
 
     return check
@@ -78,7 +77,7 @@ def choice(name: str, choices: Sequence[str], *, none: bool = False) -> Callable
     def check(value: Any) -> Any:
         if (value is None and none) or value in choices:
             return value
-        raise UsageError(f"expected {name} of {', '.join(choices)}, got {value!r}")
+        raise UsageError(f"expected {name} of {', '.join(choices)}, got {short(value)}")
 
     return check
 
@@ -86,7 +85,7 @@ def choice(name: str, choices: Sequence[str], *, none: bool = False) -> Callable
 def _flag(name: str) -> Callable[[Any], bool]:
     def check(value: Any) -> bool:
         if not isinstance(value, bool):
-            raise UsageError(f"expected {name} as True or False, got {value!r}")
+            raise UsageError(f"expected {name} as True or False, got {short(value)}")
         return value
 
     return check
@@ -96,13 +95,15 @@ def _checked_threshold(value: Any) -> Any:
     right = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
     if value is None or value == "auto" or right:
         return value
-    raise UsageError(f"expected a threshold from 0 to 1, or auto, got {value!r}")
+    raise UsageError(f"expected threshold from 0 to 1, or auto, got {short(value)}")
 
 
 def _checked_scales(value: Any) -> tuple[float, ...]:
     right = isinstance(value, list | tuple) and 0 < len(value) <= MOST_SCALES
     if not right or not all(isinstance(one, int | float) and 0.25 <= one <= 8 for one in value):
-        raise UsageError(f"expected a list of 1 to {MOST_SCALES} scales, each from 0.25 to 8, got {short(value)}")
+        raise UsageError(
+            f"expected scales, a list of 1 to {MOST_SCALES} numbers from 0.25 to 8 (1,1.5,2), got {short(value)}"
+        )
     return tuple(float(one) for one in value)
 
 
@@ -123,7 +124,7 @@ def _checked_size(value: Any) -> Any:
     whole_sides = all(isinstance(side, int) and 0 < side <= MOST_SIDE for side in sides)
     if value is not None and (len(sides) != 2 or not whole_sides):
         raise UsageError(
-            f"expected an image_size of 1 to {MOST_SIDE} pixels, one side or (height, width), got {short(value)}"
+            f"expected image_size of 1 to {MOST_SIDE} pixels, one side or height and width, got {short(value)}"
         )
     return sides if isinstance(value, list | tuple) else value
 
@@ -134,25 +135,36 @@ def _checked_method_options(value: Any) -> dict[str, Any]:
     return dict(value)
 
 
-# ----------------------------------------------------------------------------- texts of the command line → values
-def parse_number(option: str, words: str, kind: type[int] | type[float] = float) -> Callable[[str], Any]:
-    """A parser of one number."""
+# ----------------------------------------------------------------------------- texts of the command line ⇄ values
+# A text that is no such value is handed on as it is, for the check to refuse: its error states the range.
+def parse_float(text: str) -> float | str:
+    """A number.
 
-    def parse(text: str) -> Any:
-        try:
-            return kind(text)
-        except ValueError:
-            raise UsageError(f"expected {option} as {words}, got {short(text)}") from None
+    Example:
+        >>> parse_float("0.25"), parse_float("half")
+        (0.25, 'half')
+    """
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
-    return parse
 
+def parse_whole(text: str) -> int | str:
+    """A whole number.
 
-def _parse_threshold(text: str) -> float | str:
-    return text if text == "auto" else parse_number("--threshold", "a number from 0 to 1, or auto")(text)
+    Example:
+        >>> parse_whole("16"), parse_whole("1.5")
+        (16, '1.5')
+    """
+    try:
+        return int(text)
+    except ValueError:
+        return text
 
 
 def parse_list(text: str) -> tuple[str, ...]:
-    """What stands between commas; nothing for an empty text.
+    """The parts between commas; nothing for an empty text.
 
     Example:
         >>> parse_list("caa, guided")
@@ -161,28 +173,60 @@ def parse_list(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",")) if text.strip() else ()
 
 
-def parse_numbers(option: str) -> Callable[[str], tuple[float, ...]]:
-    """A parser of numbers with commas between them."""
-
-    def parse(text: str) -> tuple[float, ...]:
-        try:
-            return tuple(float(part) for part in text.split(","))
-        except ValueError:
-            raise UsageError(f"expected {option} as numbers with commas, such as 1,1.5,2, got {short(text)}") from None
-
-    return parse
-
-
-def _parse_size(text: str) -> int | tuple[int, int]:
+def _parse_numbers(text: str) -> tuple[float, ...] | str:
     try:
-        sides = [int(part) for part in text.lower().replace("×", "x").split("x")]
+        return tuple(float(part) for part in text.split(","))
     except ValueError:
-        sides = []
-    if len(sides) not in (1, 2):
+        return text
+
+
+def _parse_size(text: str) -> int | tuple[int, ...] | str:
+    try:
+        sides = tuple(int(part) for part in text.lower().replace("×", "x").split("x"))
+    except ValueError:
+        return text
+    return sides[0] if len(sides) == 1 else sides
+
+
+def parse_pair(text: str) -> tuple[str, str]:
+    """A method's option as the command line has it; the method gives the value its type.
+
+    Raises:
+        UsageError: it is not KEY=VALUE.
+
+    Example:
+        >>> parse_pair("top-k=300")
+        ('top_k', '300')
+    """
+    key, equals, value = (part.strip() for part in text.partition("="))
+    if not equals or not key:
+        raise UsageError(f"expected --option as key=value, got {short(text)}")
+    return key.replace("-", "_"), value
+
+
+def _one_method(given: Sequence[str]) -> str:
+    if len(given) > 1:
         raise UsageError(
-            f"expected --image-size as one side or height x width, such as 448 or 224x448, got {short(text)}"
+            f"expected --method once, got it {len(given)} times: write --method {'+'.join(dict.fromkeys(given))} for "
+            "the mean of their maps, or run the command once for each"
         )
-    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+    return given[0]
+
+
+def text_of(value: Any) -> str:
+    """A value as the command line takes it; the reverse of parsing.
+
+    Example:
+        >>> text_of(0.25), text_of((1.0, 1.5)), text_of("pad")
+        ('0.25', '1,1.5', 'pad')
+    """
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    return ",".join(map(text_of, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _size_text(value: Any) -> str:
+    return "x".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def short(value: Any) -> str:
@@ -197,27 +241,35 @@ Group = Literal["model", "method", "prompt", "view", "boxes", "run"]
 
 @dataclass(frozen=True)
 class Option:
-    """What is known of one option beside its type and default, which are the field's.
+    """The facts of one option beside its type and default, which are the field's.
 
     Attributes:
         help: one sentence for the command line.
         group: what it is about.
+        about: what Python users need to know beside `help`.
+        none: what None means, where it is the default.
         metavar: its value as help shows it.
-        check: value → the value as it is kept; raises a `UsageError`.
-        parse: one text of the command line → value.
+        check: value → the value as it is kept; raises a `UsageError` that begins "expected NAME" and states the range.
+        parse: one text of the command line → value; a text that is none is left for `check` to refuse.
+        text: value → one text of the command line, which `parse` reads.
         flags: its names on the command line, where they are not made of its own.
-        repeat: whether the command line takes it several times, for a list of values.
+        repeat: whether the command line takes it several times.
+        gather: what is made of the values of an option that repeats.
         harmless: why results do not depend on it; "" where they do, and it is part of a run's identity.
         python_only: whether it is an object that no command line can name.
     """
 
     help: str
     group: Group
+    about: str = ""
+    none: str = ""
     metavar: str = ""
     check: Callable[[Any], Any] = _unchanged
     parse: Callable[[str], Any] = _unchanged
+    text: Callable[[Any], str] = text_of
     flags: tuple[str, ...] = ()
     repeat: bool = False
+    gather: Callable[[Sequence[Any]], Any] = tuple
     harmless: str = ""
     python_only: bool = False
 
@@ -229,7 +281,7 @@ def option(default: Any, **facts: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options of a `Localizer`; what each one does stands in its `help`, and in the docstring of `Localizer`.
+    """The options of a `Localizer`; `Options.explain()` tells what each one does.
 
     Raises:
         UsageError: a value outside its range.
@@ -239,16 +291,29 @@ class Options:
         (1.0, 2.0)
     """
 
-    model: str | Backbone = option("mini", group="model", help="A name of `cliploc models`.")
+    model: str | Backbone = option(
+        "mini",
+        group="model",
+        metavar="NAME",
+        help="A name of `cliploc models`.",
+        about='Also "hf-hub:ORG/NAME", "local-dir:PATH", or, in Python, a `Backbone`.',
+    )
     pretrained: str | None = option(
         None,
         group="model",
-        help="Which weights of the model: a tag, a file, hf-hub:… or local-dir:…; its own when left out.",
+        metavar="TAG|FILE",
+        help="Which weights of the model: a tag of `cliploc models NAME`, or a file.",
+        none="the model's own",
     )
     method: str | None = option(
         None,
         group="method",
-        help="A name of `cliploc methods`, or several: cam+layer_cam. [default: cam on CNN towers, naclip on ViTs]",
+        metavar="NAME",
+        repeat=True,
+        gather=_one_method,  # so that a second one is refused, not silently taken
+        help="A name of `cliploc methods`, or several: cam+layer_cam.",
+        none="cam on CNN towers, naclip on ViTs",
+        about="The maps of several methods are averaged. A trained head names the method where none is named.",
     )
     method_options: Mapping[str, Any] = field(
         default_factory=dict,
@@ -256,15 +321,25 @@ class Options:
             "option": Option(
                 group="method",
                 help="An option of the method; repeatable.",
+                about='In Python a mapping, such as {"temperature": 0.01}. Of several methods, {"score_cam.block": -2} '
+                "is for one of them, and an option named alone is for all that have it. Texts are converted to the "
+                "type that the method declares.",
                 metavar="KEY=VALUE",
                 flags=("--option", "-o"),
                 repeat=True,
+                gather=dict,
+                parse=parse_pair,
+                text="=".join,
                 check=_checked_method_options,
             )
         },
     )
     head: str | os.PathLike[str] | None = option(
-        None, group="method", metavar="FILE", help="Trained layers for the method, made by `cliploc train`."
+        None,
+        group="method",
+        metavar="FILE",
+        help="Trained layers for the method, made by `cliploc train`.",
+        about="The file names the method where none is named.",
     )
     ensemble: Literal["minmax", "rank"] = option(
         "minmax",
@@ -272,6 +347,7 @@ class Options:
         metavar="minmax|rank",
         check=choice("ensemble", ("minmax", "rank")),
         help="How the maps of several methods are averaged.",
+        about='"minmax" scales each map to 0-1 first; "rank" takes the rank of each place in its map.',
     )
     templates: Sequence[str] | str | None = option(
         None,
@@ -281,6 +357,7 @@ class Options:
         repeat=True,
         help="A sentence with {} for the name (repeatable), a FILE.txt of them, or default, openai-80, openai-7, "
         "name-only.",
+        about="In Python one of these texts or a list of them. The embeddings of all sentences are averaged.",
     )
     background: Sequence[str] = option(
         (),
@@ -289,13 +366,17 @@ class Options:
         repeat=True,
         check=_checked_texts("background names"),
         help="What is around, as a contrast; repeatable.",
+        about="The map shows what speaks for a name more than for these, and a name that scores below one of them is "
+        "not found.",
     )
     resize: ResizePolicy | None = option(
         None,
         group="view",
         metavar="squash|crop|pad",
-        check=choice("a resize policy", POLICIES, none=True),
-        help="How a photo meets the model's input. [default: the model's own]",
+        check=choice("resize", POLICIES, none=True),
+        help="How a photo meets the model's input.",
+        none="the model's own",
+        about='"squash" stretches it to the input, "crop" takes the middle as CLIP does, "pad" adds a border.',
     )
     image_size: int | tuple[int, int] | None = option(
         None,
@@ -303,15 +384,19 @@ class Options:
         metavar="N|HxW",
         check=_checked_size,
         parse=_parse_size,
-        help="Input size in pixels. [default: the model's own]",
+        text=_size_text,
+        help="Input size in pixels.",
+        none="the model's own",
+        about="In Python one side, or (height, width).",
     )
     scales: Sequence[float] = option(
         (1.0,),
         group="view",
         metavar="1,1.5,2",
         check=_checked_scales,
-        parse=parse_numbers("--scales"),
-        help="Average the maps of these multiples of it.",
+        parse=_parse_numbers,
+        help="Average the maps of these multiples of the input size.",
+        about=f"At most {MOST_SCALES}, each from 0.25 to 8; each is a forward pass.",
     )
     flip: bool = option(False, group="view", check=_flag("flip"), help="Average in the map of the mirrored photo.")
     refine: Sequence[str] = option(
@@ -321,14 +406,17 @@ class Options:
         check=_checked_texts("refinements"),
         parse=parse_list,
         help="Steps that follow the method: names of `cliploc refinements`.",
+        about='In Python a list, such as ("caa", "guided").',
     )
     threshold: float | Literal["auto"] | None = option(
         None,
         group="boxes",
         metavar="0-1|auto",
         check=_checked_threshold,
-        parse=_parse_threshold,
-        help="Boxes hold what is hotter than this share of the hottest. [default: the method's own]",
+        parse=parse_float,
+        help="Boxes hold what is hotter than this share of the hottest.",
+        none="the method's own",
+        about="\"auto\" is Otsu's threshold of each map. The method's own is adapted to the refinements.",
     )
     components: Literal["all", "largest"] = option(
         "all",
@@ -342,37 +430,43 @@ class Options:
         group="boxes",
         metavar="0-1",
         check=number("min_area, a share of the picture,", 0, 0.999),
-        parse=parse_number("--min-area", "a share of the picture from 0 to 1"),
-        help="Of a box's region: a share of the picture.",
+        parse=parse_float,
+        help="Hot regions smaller than this share of the picture get no box.",
     )
     max_boxes: int | None = option(
         None,
         group="boxes",
         metavar="N",
         check=whole("max_boxes", 1, 1_000_000, none="all boxes"),
-        parse=parse_number("--max-boxes", "a whole number", int),
-        help="At most so many boxes a name in a picture.",
+        parse=parse_whole,
+        help="At most so many boxes a name in a picture, best first.",
+        none="all",
     )
     nms_iou: float | None = option(
         0.5,
         group="boxes",
         metavar="0-1",
         check=number("nms_iou", 0, 1, above=True, none="no suppression"),
-        parse=parse_number("--nms-iou", "a number above 0 and at most 1"),
-        help="Of boxes of one name that overlap more than this, the better stays.",
+        parse=parse_float,
+        help="Of boxes of one name with a higher IoU than this, the better one stays; 1 keeps all.",
+        about="None means no suppression.",
     )
     min_presence: float = option(
         0.5,
         group="boxes",
         metavar="0-1",
         check=number("min_presence", 0, 1),
-        parse=parse_number("--min-presence", "a number from 0 to 1"),
+        parse=parse_float,
         help="Names with a lower presence score are not found; 0 boxes every name. It is no probability.",
+        about="Only calibrated models have presence scores; others ignore it.",
     )
     device: str | None = option(
         None,
         group="model",
-        help="cpu, cuda or mps; the best there is when left out.",
+        metavar="cpu|cuda|mps",
+        help="Where it is computed.",
+        none="the best there is",
+        about="Only for a model given by its name; a `Backbone` stays where it is.",
         harmless="devices differ in the last bits only; the manifest's sessions name the machine",
     )
     precision: str = option(
@@ -380,35 +474,41 @@ class Options:
         group="model",
         metavar="|".join(PRECISIONS),
         check=choice("precision", PRECISIONS),
-        help="What the model's tower computes in.",
+        help="What the model's tower computes in; maps and scores are float32 in any case.",
+        about='"auto" is bf16 where the device has it, else fp32. Only for a model given by its name.',
     )
     masked_precision: str | None = option(
         None,
         group="model",
         metavar="|".join(PRECISIONS),
         check=choice("masked_precision", PRECISIONS, none=True),
-        help="What it computes the Score-CAM family's masked pictures in. [default: as the tower]",
+        help="What it computes the Score-CAM family's masked pictures in.",
+        none="as the tower",
+        about="Their hundreds of forward passes take all the time of these methods. bf16 halves it on processors that "
+        "have bfloat16, and the features that maps are made of keep the tower's precision.",
     )
     batch_size: int = option(
         16,
         group="run",
-        metavar="N",
+        metavar="1-4096",
         check=whole("batch_size", 1, 4096),
-        parse=parse_number("--batch-size", "a whole number", int),
-        help="Photos sent through the model at once.",
+        parse=parse_whole,
+        help="Photos, and masked photos, sent through the model at once.",
     )
     text_cache: bool = option(
         True,
         group="run",
         check=_flag("text_cache"),
-        flags=("--text-cache/--no-text-cache",),
-        help="Whether names' embeddings are read and kept on disk.",
+        help="Whether names' embeddings are read from disk and kept there.",
+        about="See `cliploc.text_cache`.",
         harmless="a kept embedding is the one that was computed",
     )
     memory: Memory | None = option(
         None,
         group="run",
-        help="Keeps what the towers compute; see `cliploc.Memory`.",
+        help="A `cliploc.Memory` that keeps what the towers compute.",
+        about="Other names, or methods that read the same, then cost no forward pass on pictures that were seen "
+        "before. One memory may serve several localizers, one after the other.",
         harmless="what is kept is what was computed",
         python_only=True,
     )
@@ -435,19 +535,24 @@ class Options:
 
     def given(self) -> dict[str, Any]:
         """Those that are not at their defaults."""
-        default = Options()
         values = {name: getattr(self, name) for name in OPTIONS}
-        return {name: value for name, value in values.items() if value != getattr(default, name)}
+        return {name: value for name, value in values.items() if value != getattr(DEFAULTS, name)}
 
     @classmethod
     def explain(cls) -> str:
         """A line for each option: its name, default and what it does.
 
         Example:
-            >>> print(Options.explain().splitlines()[0])
-            model='mini': A name of `cliploc models`.
+            >>> print(Options.explain().splitlines()[11])
+            flip=False: Average in the map of the mirrored photo.
+            >>> print(Options.explain().splitlines()[16])
+            max_boxes=None (all): At most so many boxes a name in a picture, best first.
         """
-        return "\n".join(f"{name}={getattr(cls(), name)!r}: {one.help}" for name, one in OPTIONS.items())
+        lines = []
+        for name, one in OPTIONS.items():
+            default = f"{getattr(DEFAULTS, name)!r}" + (f" ({one.none})" if one.none else "")
+            lines.append(f"{name}={default}: {' '.join(filter(None, (one.help, one.about)))}")
+        return "\n".join(lines)
 
 
 def _option_of(one: Field[Any]) -> Option:
@@ -457,3 +562,40 @@ def _option_of(one: Field[Any]) -> Option:
 
 OPTIONS: Mapping[str, Option] = {one.name: _option_of(one) for one in fields(Options)}
 RESULT_OPTIONS = tuple(name for name, one in OPTIONS.items() if not one.harmless)
+DEFAULTS = Options()
+BENCHMARK = Options(min_presence=0)  # a benchmark's defaults: every name is there, and is located
+
+
+# ---------------------------------------------------------------------------------------------------- the command line
+def flags_of(name: str) -> tuple[str, ...]:
+    """The names of an option on the command line, the longest first.
+
+    Example:
+        >>> flags_of("min_area"), flags_of("method_options"), flags_of("text_cache")
+        (('--min-area',), ('--option', '-o'), ('--text-cache/--no-text-cache',))
+    """
+    dashed = name.replace("_", "-")
+    both = f"--{dashed}/--no-{dashed}" if getattr(DEFAULTS, name) is True else f"--{dashed}"
+    return OPTIONS[name].flags or (both,)
+
+
+def words_of(values: Mapping[str, Any]) -> list[str]:
+    """Options as a command line has them; None is left out.
+
+    Example:
+        >>> words_of({"flip": True, "scales": (1.0, 1.5), "method": "cam", "method_options": {"block": -1}})
+        ['--flip', '--scales=1,1.5', '--method=cam', '--option=block=-1']
+    """
+    words = []
+    for name, value in values.items():
+        one, flag = OPTIONS[name], flags_of(name)[0]
+        if isinstance(value, bool):
+            on, _, off = flag.partition("/")
+            words += [on if value else off] if value or off else []
+        elif one.repeat and isinstance(value, Mapping):
+            words += [f"{flag}={one.text((key, text_of(of_key)))}" for key, of_key in value.items()]
+        elif one.repeat and not isinstance(value, str):
+            words += [f"{flag}={one.text(item)}" for item in value or ()]
+        elif value is not None:
+            words.append(f"{flag}={one.text(value)}")
+    return words

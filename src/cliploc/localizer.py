@@ -29,7 +29,7 @@ from cliploc.pipeline.tasks import Task, TaskMaker, members
 from cliploc.pipeline.texts import Texts
 from cliploc.pipeline.views import Computed, Maps, Views, Wanted, refuse_nan
 from cliploc.refine import chosen
-from cliploc.saliency import find
+from cliploc.saliency import find, resolve_options
 from cliploc.schema import Backbone, Method, ResizePolicy
 from cliploc.text_cache import TextCache, cache_folder
 
@@ -71,8 +71,8 @@ class Localizer:
             tag's weights; None for the model's own.
         method: a name of `cliploc methods`, or several joined by "+", whose maps are averaged: "gem+legrad"; None for
             the tower's own, `default_method(model)`.
-        **options: every other option of `cliploc.config.Options`: scales, flip, refine, threshold, templates,
-            background, precision, memory …; `cliploc.Options.explain()` tells what each one does.
+        **options: every other option of `cliploc.Options`: scales, flip, refine, threshold, templates, background,
+            precision, memory …; `print(cliploc.Options.explain())` tells what each one does.
 
     Raises:
         UsageError: an unknown name or a value outside its range.
@@ -101,9 +101,10 @@ class Localizer:
             raise UsageError(
                 f"{head_file} is trained for {trained_for}, got method {chosen_method.name}: use {trained_for}"
             )
+        resolve_options(chosen_method, given.method_options)  # refused before a model is built, as are these:
         self.templates = prompts.resolve_templates(given.templates)
         if given.background:
-            prompts.parse(given.background)  # refused before a model is built
+            prompts.parse(given.background)
         self.backbone = _created(model, pretrained, given.device, given.precision) if isinstance(model, str) else model
         steps = chosen(given.refine, self.backbone)
         self.refine = tuple(step.name for step in steps)

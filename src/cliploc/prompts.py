@@ -180,7 +180,7 @@ def parse(names: Sequence[str], templates: Sequence[str] | str | None = None) ->
 
 
 def resolve_templates(templates: Sequence[str] | str | None) -> tuple[str, ...]:
-    """The sentences meant by a set's name, a file's path, a single template, a list of them, or None (the default).
+    """The sentences meant by a set's name, a file's path, a single template, a list of these, or None (the default).
 
     Raises:
         UsageError: a text that is neither a set's name, nor a file, nor a template.
@@ -200,7 +200,9 @@ def resolve_templates(templates: Sequence[str] | str | None) -> tuple[str, ...]:
         return (templates,)
     if not templates:
         raise UsageError("expected at least one template, got none: leave the option out for the default")
-    return tuple(templates)
+    if not all(isinstance(one, str) for one in templates):
+        raise UsageError(f"expected templates as a list of texts, got {templates!r}")
+    return tuple(sentence for one in templates for sentence in resolve_templates(one))
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from PIL import Image
 import cliploc
 from cliploc import backbones
 from cliploc.boxes.groups import around_others, split_region
+from cliploc.config import Options
 from cliploc.errors import CliplocWarning, UsageError
 from cliploc.geometry import iou_matrix
 from cliploc.jobs import local
@@ -235,7 +236,7 @@ def test_filters_by_score_number_and_overlap_across_names(folder, plain, tmp_pat
 def test_a_model_without_calibration_shares_its_certainty_among_names_and_background(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(type(create_once()), "presence", lambda *_: None)
     settings = AnnotatorSettings(
-        labels_of(["cat", "dog", "background: teapot|kettle"]), BoxFilter(), {"batch_size": 2, "device": "cpu"}
+        labels_of(["cat", "dog", "background: teapot|kettle"]), BoxFilter(), Options(batch_size=2, device="cpu")
     )
     worker = settings()
     found = worker.localizer(folder / "cat.png", ["cat", "dog"])
@@ -438,7 +439,7 @@ def test_what_ray_sends_survives_being_sent(plain):
     ray = pytest.importorskip("cliploc.jobs.ray")
     content = parts(plain.out)["00000.jsonl"]
     assert ray._table(ray._bytes(content)) == content
-    settings = AnnotatorSettings(labels_of(LABELS), BoxFilter(), {"batch_size": 2})
+    settings = AnnotatorSettings(labels_of(LABELS), BoxFilter(), Options(batch_size=2))
     assert pickle.loads(pickle.dumps(Ready(settings, object())))()._settings == settings
 
 
@@ -597,7 +598,7 @@ def test_the_command(folder, tmp_path):
         (("--groups", "join"), "expected groups of keep, split, drop, got 'join'"),
         (("--min-score", "2"), "expected min_score from 0 to 1, got 2.0"),
         (("--nms-across", "0"), "expected nms_across above 0"),
-        (("--max-boxes", "0"), "expected max_boxes of at least 1"),
+        (("--max-boxes", "0"), "expected --max-boxes, a whole number from 1"),
         (("--method", "gem"), "gem does not work on mini"),
         (("--engine", "slurm"), "expected --engine of local, ray, got 'slurm'"),
         (("--review", "-1"), "expected review of at least 0"),

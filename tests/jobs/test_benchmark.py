@@ -15,6 +15,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,6 +29,7 @@ import pyarrow.parquet as pq
 
 from cliploc import backbones
 from cliploc._parts import read_part
+from cliploc.config import BENCHMARK
 from cliploc.datasets import open_dataset
 from cliploc.errors import InputError, UsageError
 from cliploc.geometry import iou_matrix
@@ -44,8 +46,13 @@ from tests.commands import cliploc_, create_once
 from tests.jobs.samples import dataset, wsol_folder
 from tests.report.test_benchmark import cells, section
 
-VIEW = View(batch_size=2, device="cpu")
+VIEW = View(BENCHMARK.but(batch_size=2, device="cpu"))
 COUNT = 14
+
+
+def changed(prompts: str = "default", **options: Any) -> View:
+    """The view with other options."""
+    return View(VIEW.options.but(**options), prompts)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +138,7 @@ def test_a_row_says_what_the_localizer_says_in_original_pixels(root, plain):
 def test_maps_of_cropped_and_padded_views_lie_on_the_whole_picture(root, tmp_path):
     whole = {}
     for policy in ("squash", "crop", "pad"):
-        run(root, tmp_path / policy, ("cam",), views=(replace(VIEW, resize=policy),), save_maps=True)
+        run(root, tmp_path / policy, ("cam",), views=(changed(resize=policy),), save_maps=True)
         whole[policy] = np.stack([np.load(path) for path in sorted((tmp_path / policy).rglob("*.npy"))])
     for maps in whole.values():
         assert maps.shape == (COUNT, 224, 224)
@@ -149,7 +156,7 @@ def test_thresholds_cost_no_forward_pass_and_prompts_do(root, tmp_path, monkeypa
     passes = []
     plain = Views.compute
     monkeypatch.setattr(Views, "compute", lambda *a: passes.append(len(a[1])) or plain(*a))
-    views = (VIEW, replace(VIEW, prompts="name-only", templates=("{}",)))
+    views = (VIEW, changed("name-only", templates=("{}",)))
     result = run(root, tmp_path, views=views, thresholds=(0.2, None, 0.6))
     assert sum(passes) == 2 * COUNT
     assert len(result.summary) == 12
@@ -324,8 +331,8 @@ def test_a_map_left_by_a_kill_is_removed(root, plain, tmp_path):
         ({"methods": ("cam",)}, r"settings\.mini_layer-cam: only there"),
         ({"methods": ("layer_cam", "cam")}, "settings: in another order"),
         ({"thresholds": (0.4,)}, r"settings\.mini_cam\.threshold: 0\.3 there, 0\.4 asked for"),
-        ({"views": (replace(VIEW, flip=True),)}, r"settings\.mini_cam\.flip: false there, true asked for"),
-        ({"views": (replace(VIEW, batch_size=4),)}, r"settings\.mini_cam\.batch_size: 2 there, 4 asked for"),
+        ({"views": (changed(flip=True),)}, r"settings\.mini_cam\.flip: false there, true asked for"),
+        ({"views": (changed(batch_size=4),)}, r"settings\.mini_cam\.batch_size: 2 there, 4 asked for"),
         ({"save_maps": False}, "save_maps: true there, false asked for"),
     ],
 )
@@ -486,10 +493,10 @@ def test_a_method_that_gives_no_numbers_fails_alone_and_by_name(root, plain, tmp
 # ---------------------------------------------------------------------------------------------------------------- grid
 def test_ids_say_what_tells_settings_apart_and_misfits_are_left_out():
     views = [
-        View("mini"),
-        View("RN50", "openai", prompts="a photo of a {}.", templates=("a photo of a {}.",)),
-        View("ViT-B-32", "openai"),
-        View("ViT-B-32", "laion2b_s34b_b79k"),
+        changed(model="mini"),
+        changed("a photo of a {}.", model="RN50", pretrained="openai", templates=("a photo of a {}.",)),
+        changed(model="ViT-B-32", pretrained="openai"),
+        changed(model="ViT-B-32", pretrained="laion2b_s34b_b79k"),
     ]
     settings, left_out = Grid(views, ["cam", "gem"], thresholds=[None, 0.5]).settings(misfit)
     ids = [one.id for one in settings]

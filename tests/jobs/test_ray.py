@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cliploc.config import BENCHMARK
 from cliploc.errors import ModelError, UsageError
 from cliploc.jobs import local
 from cliploc.jobs.engine import Part, Shard
@@ -183,7 +184,7 @@ def test_what_a_part_raises_ends_the_run_and_the_cluster_is_let_go(cluster):
 
 def test_a_benchmark_gives_the_rows_of_a_local_one(cluster, tmp_path):
     data = dataset(wsol_folder(tmp_path / "wsol", 10))
-    views = (View(batch_size=2, device="cpu"),)
+    views = (View(BENCHMARK.but(batch_size=2, device="cpu")),)
     settings, _ = Grid(views, ["cam", "grad_cam"]).settings(misfit)
     threads = torch.get_num_threads()
     try:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.config import OPTIONS
+from cliploc.config import DEFAULTS, OPTIONS
 from cliploc.errors import UsageError
 from cliploc.schema import FloatArray
 
@@ -36,15 +36,15 @@ class BoxRule:
     """
 
     threshold: float | Literal["auto"] = 0.4
-    components: Literal["all", "largest"] = "all"
-    min_area: float = 0.001
-    max_boxes: int | None = None
-    nms_iou: float | None = 0.5
+    components: Literal["all", "largest"] = DEFAULTS.components
+    min_area: float = DEFAULTS.min_area
+    max_boxes: int | None = DEFAULTS.max_boxes
+    nms_iou: float | None = DEFAULTS.nms_iou
     connectivity: Literal[4, 8] = 8
 
     def __post_init__(self) -> None:
         if self.threshold is None:
-            raise UsageError("expected a threshold from 0 to 1, or auto, got None")
+            raise UsageError("expected threshold from 0 to 1, or auto, got None")
         for name in ("threshold", "components", "min_area", "max_boxes", "nms_iou"):
             OPTIONS[name].check(getattr(self, name))
         if self.connectivity not in (4, 8):

@@ -4,40 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from cliploc._terminal import Terminal, grid
-from cliploc.cli.options import (
-    Address,
-    BatchSize,
-    Debug,
-    Device,
-    EngineName,
-    Flip,
-    ImageSize,
-    Json,
-    MethodName,
-    MethodOptions,
-    Model,
-    Precision,
-    Pretrained,
-    Refine,
-    Resize,
-    Scales,
-    Templates,
-    Threads,
-    Threshold,
-    one_method,
-    parse_engine,
-    parse_image_size,
-    parse_list,
-    parse_method_options,
-    parse_scales,
-    parse_templates,
-    parse_threshold,
-)
+from cliploc.cli.options import Address, Debug, EngineName, Json, Threads, localizer_options, parse_engine
 from cliploc.cli.output import (
     DONE,
     NOTHING_DONE,
@@ -48,8 +20,10 @@ from cliploc.cli.output import (
     title_row,
     writable,
 )
+from cliploc.config import Options, parse_list
 
 
+@localizer_options(leave_out=("background", "text_cache"))  # names, and what a run may not depend on
 def annotate(
     pictures: Annotated[
         str,
@@ -60,12 +34,7 @@ def annotate(
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where results go; a stopped run there is gone on with.")],
     formats: Annotated[str, typer.Option("--format", metavar="NAME,NAME", help="Names of `cliploc exports`.")] = "coco",
-    min_presence: Annotated[
-        float, typer.Option(metavar="0-1", help="Least presence score of a name; its own @0.3 goes before it.")
-    ] = 0.5,
     min_score: Annotated[float, typer.Option(metavar="0-1", help="Of a box.")] = 0.0,
-    max_boxes: Annotated[int | None, typer.Option(help="At most so many boxes a name in a picture.")] = None,
-    min_area: Annotated[float, typer.Option(metavar="0-1", help="Of a box's region: a share of the picture.")] = 0.001,
     nms_across: Annotated[
         float | None, typer.Option(metavar="0-1", help="Of boxes of different names with more IoU the better stays.")
     ] = None,
@@ -88,23 +57,11 @@ def annotate(
             "/data/local-files/?d=]",
         ),
     ] = None,
-    model: Model = "mini",
-    pretrained: Pretrained = None,
-    method: MethodName = None,
-    option: MethodOptions = None,
-    threshold: Threshold = None,
-    resize: Resize = None,
-    image_size: ImageSize = None,
-    scales: Scales = "1",
-    flip: Flip = False,
-    refine: Refine = "",
-    template: Templates = None,
-    device: Device = None,
-    precision: Precision = "fp32",
-    batch_size: BatchSize = 16,
     engine: EngineName = "local",
     address: Address = None,
     threads: Threads = None,
+    *,
+    options: Options,
     as_json: Json = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
@@ -114,48 +71,28 @@ def annotate(
 
     Example: cliploc annotate photos --labels labels.txt --format coco,labelstudio --out drafts
     """
+    from cliploc import prompts
     from cliploc.jobs.labels import read_labels
     from cliploc.jobs.pictures import find_pictures
 
-    chosen = one_method(method)
     names = read_labels(labels)  # what can be refused is, before a model is loaded
     find_pictures(pictures)
-    arguments: dict[str, Any] = {
-        "model": model,
-        "pretrained": pretrained,
-        "method": chosen,
-        "templates": parse_templates(template),
-        "resize": resize,
-        "image_size": parse_image_size(image_size),
-        "scales": parse_scales(scales),
-        "flip": flip,
-        "refine": parse_list(refine) if refine else [],
-        "threshold": parse_threshold(threshold),
-        "device": device,
-        "precision": precision,
-        "batch_size": batch_size,
-    }
+    prompts.resolve_templates(options.templates)
     carry_out = parse_engine(engine, address, threads)
     folder = writable(out)
     terminal = Terminal()
     start_time = time.perf_counter()
-    with terminal.progress(f"loading {model}", rate="images/s") as bar:
+    with terminal.progress(f"loading {options.model}", rate="images/s") as bar:
         from cliploc.jobs.annotate import annotate as run
         from cliploc.jobs.folder import StoppedError
-        from cliploc.localizer import default_method
 
-        if option:
-            arguments["method_options"] = parse_method_options(chosen or default_method(model), option)
         try:
             result = run(
                 pictures,
                 names,
                 folder,
                 formats=parse_list(formats),
-                min_presence=min_presence,
                 min_score=min_score,
-                max_boxes=max_boxes,
-                min_area=min_area,
                 nms_across=nms_across,
                 groups=groups,  # type: ignore[arg-type]  # checked there
                 review=review,
@@ -168,7 +105,7 @@ def annotate(
                 on_images=bar.advance,
                 on_note=lambda line: terminal.say(line, style="yellow"),
                 on_write=lambda name: bar.start(f"writing {name}", None),
-                **arguments,
+                **options.given(),
             )
         except StoppedError as stop:
             complain(str(stop))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,23 +15,14 @@ from cliploc._terminal import Terminal, grid, printable
 from cliploc._values import parse_share
 from cliploc.cli.options import (
     Address,
-    BatchSize,
     Debug,
-    Device,
     EngineName,
-    ImageSize,
     Json,
-    Precision,
-    Refine,
-    Scales,
     Threads,
     class_names,
+    localizer_options,
     pair_weights,
     parse_engine,
-    parse_image_size,
-    parse_list,
-    parse_method_options,
-    parse_scales,
     whole_number,
 )
 from cliploc.cli.output import (
@@ -46,6 +36,7 @@ from cliploc.cli.output import (
     title_row,
     writable,
 )
+from cliploc.config import BENCHMARK, Options, parse_list, parse_pair
 from cliploc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -54,6 +45,10 @@ if TYPE_CHECKING:
 LOST = ("missing picture", "broken picture", "missing mask")  # problems of a dataset that are failures of a run on it
 
 
+@localizer_options(
+    leave_out=("model", "pretrained", "method", "method_options", "head", "templates", "threshold", "text_cache"),
+    defaults={**BENCHMARK.given(), "resize": "squash"},
+)
 def benchmark(
     dataset: Annotated[str, typer.Option(metavar="NAME", help="A name of `cliploc datasets`.")],
     root: Annotated[Path, typer.Option(metavar="DIR", help="The dataset's folder.")],
@@ -100,16 +95,6 @@ def benchmark(
         list[str] | None,
         typer.Option(metavar="0-1|own", help="A box setting each. [default: each method's own]"),
     ] = None,
-    resize: Annotated[
-        str, typer.Option(metavar="squash|crop|pad", help="How a picture meets the model's input.")
-    ] = "squash",
-    image_size: ImageSize = None,
-    scales: Scales = "1",
-    flip: Annotated[bool, typer.Option("--flip", help="Average in the map of the mirrored picture.")] = False,
-    refine: Refine = "",
-    device: Device = None,
-    precision: Precision = "fp32",
-    batch_size: BatchSize = 16,
     workers: Annotated[
         int | None, whole_number(1, 1024, "Processes that compare maps with boxes. [default: cores - 1]")
     ] = None,
@@ -117,6 +102,8 @@ def benchmark(
     address: Address = None,
     threads: Threads = None,
     save_maps: Annotated[bool, typer.Option("--save-maps", help="Keep score maps, as `evaluate` takes them.")] = False,
+    *,
+    options: Options,
     as_json: Json = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
@@ -133,25 +120,14 @@ def benchmark(
 
     names = class_names(classes) if classes else None
     carry_out = parse_engine(engine, address, threads)
-    views = _views(model or ["mini"], pretrained, template, [None, *(head or [])])
-    common: dict[str, Any] = {
-        "resize": resize,
-        "image_size": parse_image_size(image_size),
-        "scales": tuple(parse_scales(scales)),
-        "flip": flip,
-        "refine": tuple(parse_list(refine)) if refine else (),
-        "precision": precision,
-        "device": device,
-        "batch_size": batch_size,
-    }
-    views = [replace(view, **common) for view in views]
+    views = _views(options, model or ["mini"], pretrained, template, [None, *(head or [])])
     methods = _methods_of(method, views)
-    options = _grid_options(methods, option or [])
+    of_methods = _grid_options(methods, option or [])
     thresholds = [
         None if text == "own" else parse_share(text, "expected --threshold from 0 to 1, or own")
         for text in threshold or ["own"]
     ]
-    settings, left_out = Grid(views, methods, lambda name: options[name], thresholds).settings(misfit)
+    settings, left_out = Grid(views, methods, lambda name: of_methods[name], thresholds).settings(misfit)
     terminal = Terminal()
     for line in left_out:
         terminal.say(f"left out: {line.split(': use one of')[0]}", style="yellow")
@@ -205,6 +181,7 @@ def benchmark(
 
 
 def _views(
+    options: Options,
     models: Sequence[str],
     pretrained: Sequence[str] | None,
     templates: Sequence[str] | None,
@@ -216,11 +193,13 @@ def _views(
 
     return [
         View(
-            model=model,
-            pretrained=weights,
+            options.but(
+                model=model,
+                pretrained=weights,
+                templates=prompts.resolve_templates(words),
+                head=None if head is None else str(head),
+            ),
             prompts=words or "default",
-            templates=prompts.resolve_templates(words),
-            head=None if head is None else str(head),
         )
         for model, weights in pair_weights(models, pretrained)
         for words in (*(templates or ()), *(() if templates else (None,)))
@@ -236,7 +215,9 @@ def _methods_of(method: Sequence[str] | None, views: Sequence[View]) -> list[str
 
     if method:
         names = [name for text in method for name in parse_list(text)]
-        for head in {one.head for one in views if one.head is not None}:
+        if not names:
+            raise UsageError("expected --method as names of `cliploc methods`, got none")
+        for head in dict.fromkeys(one.head for one in views if one.head is not None):
             trained_for = read_config(head).method
             if trained_for not in {find(name).name for name in names}:
                 raise UsageError(
@@ -249,24 +230,24 @@ def _methods_of(method: Sequence[str] | None, views: Sequence[View]) -> list[str
 
 def _grid_options(methods: Sequence[str], pairs: Sequence[str]) -> dict[str, dict[str, Any]]:
     """For each method those of the `[method.]key=value` texts that are meant for it."""
-    from cliploc.saliency import find
+    from cliploc.saliency import find, resolve_options
 
-    chosen: dict[str, list[str]] = {name: [] for name in methods}
+    found = {name: find(name) for name in methods}
+    chosen: dict[str, dict[str, str]] = {name: {} for name in methods}
     for pair in pairs:
-        key = pair.partition("=")[0].strip().replace("-", "_")
-        takers = []
-        for name in methods:
-            found = find(name)
-            members = found.members or (found,)
-            if not found.members and key.startswith(f"{name}."):
-                takers.append((name, pair.partition(".")[2]))
-            elif any(key in (option, f"{one.name}.{option}") for one in members for option in one.options):
-                takers.append((name, pair))
-        if not takers:
+        key, text = parse_pair(pair)
+        taken = False
+        for name, method in found.items():
+            if not method.members and key.startswith(f"{name}."):
+                chosen[name][key.partition(".")[2]] = text
+            elif any(key in (one, one.partition(".")[2]) for one in method.options):
+                chosen[name][key] = text
+            else:
+                continue
+            taken = True
+        if not taken:
             raise UsageError(f"--option {pair}: none of {', '.join(methods)} has it; see cliploc methods")
-        for name, own in takers:
-            chosen[name].append(own)
-    return {name: parse_method_options(name, own) for name, own in chosen.items()}
+    return {name: resolve_options(found[name], own) for name, own in chosen.items()}
 
 
 def report(

@@ -3,47 +3,39 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from cliploc._terminal import Terminal
 from cliploc.cli.options import (
-    BatchSize,
     Classes,
     Debug,
-    Device,
     Json,
-    Model,
     Names,
-    NoTextCache,
-    Precision,
-    Pretrained,
-    Templates,
     Threads,
     asked_names,
-    parse_templates,
+    localizer_options,
     use_threads,
     whole_number,
 )
 from cliploc.cli.output import print_document
 from cliploc.cli.photos import ClassifyRun, model_settings
+from cliploc.config import Options
 from cliploc.errors import UsageError
 
+OF_CLASSIFIER = ("model", "pretrained", "templates", "device", "precision", "batch_size", "text_cache")
 
+
+@localizer_options(only=OF_CLASSIFIER)
 def classify(
     photos: Annotated[list[str] | None, typer.Argument(metavar="PHOTO", help="Picture files, as for localize.")] = None,
     prompt: Names = None,
     classes: Classes = None,
     top_k: Annotated[int, whole_number(1, 1_000_000, "How many names a photo, best first.")] = 5,
-    template: Templates = None,
-    model: Model = "mini",
-    pretrained: Pretrained = None,
-    device: Device = None,
-    precision: Precision = "fp32",
-    batch_size: BatchSize = 16,
+    *,
     threads: Threads = None,
-    no_text_cache: NoTextCache = False,
+    options: Options,
     as_json: Json = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
@@ -56,24 +48,15 @@ def classify(
     if not photos:
         raise UsageError('expected at least one photo, got none: cliploc classify cat.jpg -p "cat" -p "dog"')
     names = asked_names(prompt, classes) or asked_names(None, "imagenet")
-    labels = prompts.parse(names).names
-    arguments: dict[str, Any] = {
-        "model": model,
-        "pretrained": pretrained,
-        "templates": parse_templates(template),
-        "device": device,
-        "precision": precision,
-        "batch_size": batch_size,
-        "text_cache": not no_text_cache,
-    }
+    labels = prompts.parse(names, prompts.resolve_templates(options.templates)).names
     terminal = Terminal()
     start = time.perf_counter()
-    with terminal.progress(f"loading {model}") as bar:
+    with terminal.progress(f"loading {options.model}") as bar:
         from cliploc.localizer import classifier
         from cliploc.pipeline.requests import Reporter
 
         use_threads(threads)
-        localizer = classifier(**arguments)
+        localizer = classifier(**options.given())
         for reason in localizer.unknown_names(names).values():
             terminal.say(f"left out: {reason}", style="yellow")
         bar.start("classify", len(photos))
@@ -84,7 +67,7 @@ def classify(
             run.take(result)
             bar.advance()
     if as_json:
-        settings = {"names": names, "top_k": top_k, **model_settings(localizer, arguments)}
+        settings = {"names": names, "top_k": top_k, **model_settings(localizer, options, OF_CLASSIFIER)}
         print_document(run.document(settings))
     terminal.say(run.summary(time.perf_counter() - start), style="dim")
     return run.exit_code

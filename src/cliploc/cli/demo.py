@@ -12,18 +12,9 @@ from rich.text import Text
 from cliploc import __version__
 from cliploc._inputs import Inputs
 from cliploc._terminal import Terminal, grid, printable
-from cliploc.cli.options import (
-    Debug,
-    Device,
-    MethodName,
-    Model,
-    Precision,
-    Pretrained,
-    Threads,
-    one_method,
-    use_threads,
-)
+from cliploc.cli.options import Debug, Threads, localizer_options, use_threads
 from cliploc.cli.output import DONE, box_text, title_row, writable
+from cliploc.config import DEFAULTS, Options
 
 if TYPE_CHECKING:
     from cliploc.localizer import Localizer
@@ -34,30 +25,27 @@ DEMO_VIEWS: dict[str, Any] = {"scales": (1, 1.43, 2), "flip": True}
 DEMO_BESIDE: dict[str, Any] = {"model": "mini-vit", "method": None, "scales": (2,)}
 
 
+@localizer_options(only=("model", "pretrained", "method", "device", "precision"))
 def demo(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where to write overlays and demo.html.")] = Path("demo-out"),
-    model: Model = "mini",
-    pretrained: Pretrained = None,
-    method: MethodName = None,
-    device: Device = None,
-    precision: Precision = "fp32",
+    *,
     threads: Threads = None,
+    options: Options,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
     """Try it on photos that come with cliploc."""
     from cliploc.demo import IOU_RULE, PAGE, clip_hint, demo_photos, overlay_of, run_demo
 
-    chosen = one_method(method)
     folder, photos = writable(out), list(demo_photos())
     Inputs(one.path for one in photos).refuse([folder / PAGE, *(overlay_of(one, folder) for one in photos)])
     terminal = Terminal()
-    of_model: dict[str, Any] = {"model": model, "pretrained": pretrained, "device": device, "precision": precision}
-    with terminal.progress(f"loading {model}") as bar:
+    with terminal.progress(f"loading {options.model}") as bar:
         from cliploc.localizer import Localizer
 
         use_threads(threads)
-        localizer = Localizer(method=chosen, **of_model, **DEMO_VIEWS)
-        beside = None if model != "mini" or chosen else Localizer(**{**of_model, **DEMO_BESIDE})
+        localizer = Localizer(**options.but(**DEMO_VIEWS).given())
+        alone = options.model != DEFAULTS.model or options.method is not None
+        beside = None if alone else Localizer(**options.but(**DEMO_BESIDE).given())
         bar.start(localizer.method.name, len(photos))
         result = run_demo(localizer, folder, _page_settings(localizer), bar.advance, beside)
     terminal.data(_demo_table(result.rows))

@@ -5,16 +5,16 @@ from __future__ import annotations
 from rich.text import Text
 
 from cliploc._terminal import Terminal, printable
-from cliploc.cli.options import Debug, Device, Model, Precision, Pretrained, Threads
+from cliploc.cli.options import Debug, Threads, localizer_options
 from cliploc.cli.output import DONE, SOME_FAILED
+from cliploc.config import Options
 
 
+@localizer_options(only=("model", "pretrained", "device", "precision"))
 def doctor(
-    model: Model = "mini",
-    pretrained: Pretrained = None,
-    device: Device = None,
-    precision: Precision = "fp32",
+    *,
     threads: Threads = None,
+    options: Options,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
     """Check this installation, and a model: whether its weights are there, and whether it knows what it sees."""
@@ -22,7 +22,7 @@ def doctor(
 
     terminal = Terminal()
     failed = 0
-    for check in checks(model, pretrained, device, precision, threads):
+    for check in checks(str(options.model), options.pretrained, options.device, options.precision, threads):
         failed += not check.good
         mark = Text("ok", style="green") if check.good else Text("FAILED", style="bold red")
         terminal.data(Text.assemble(mark, " " * (8 - len(mark)), f"{check.name:24}{printable(check.detail)}"))

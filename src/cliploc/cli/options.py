@@ -1,26 +1,105 @@
-"""Options that several commands have, and what their texts mean."""
+"""Options that several commands have: those of `Localizer`, made of `cliploc.config`, and others."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from cliploc._threads import MAX_THREADS
-from cliploc._values import parse_share
-from cliploc.config import PRECISIONS
+from cliploc.config import DEFAULTS, OPTIONS, Group, Options, flags_of, parse_list
 from cliploc.errors import UsageError
 
 if TYPE_CHECKING:
     from cliploc.jobs.engine import Engine
 
-MAX_SCALES = 16  # each is a forward pass, and a copy of the picture
+LAST = ("out", "as_json", "debug")  # in a command's help
+Command = Callable[..., int]
 
 
+# ------------------------------------------------------------------------------------------- the options of `Localizer`
+def localizer_options(
+    *, only: Collection[str] | None = None, leave_out: Collection[str] = (), defaults: Mapping[str, Any] | None = None
+) -> Callable[[Command], Command]:
+    """Adds the options of `Localizer` to a command, which takes all of them as one value, `options`.
+
+    In the command's help its own parameters come first, then these by their groups, then --out, --json and --debug.
+
+    Args:
+        only: which of the options; None for all that a command line can name.
+        leave_out: those that the command does not have, or has in a form of its own.
+        defaults: those that differ from a localizer's.
+    """
+    groups = get_args(Group)
+    names = [name for name, one in OPTIONS.items() if not one.python_only and name not in leave_out]
+    names = sorted(
+        [name for name in names if only is None or name in only], key=lambda n: groups.index(OPTIONS[n].group)
+    )
+    values = {name: getattr(DEFAULTS, name) for name in names} | {**(defaults or {})}
+
+    def decorate(command: Command) -> Command:
+        own = [one for one in inspect.signature(command, eval_str=True).parameters.values() if one.name != "options"]
+        parameters = [
+            *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own if one.name not in LAST),
+            *(_parameter(name, values[name]) for name in names),
+            *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own if one.name in LAST),
+        ]
+
+        @functools.wraps(command)
+        def run(**given: Any) -> int:
+            chosen = {name: given.pop(name, None) for name in names}
+            return command(**given, options=read_options(chosen))
+
+        # What typer reads: https://docs.python.org/3/library/inspect.html#inspect.signature
+        run.__signature__ = inspect.Signature(parameters, return_annotation=int)  # type: ignore[attr-defined]
+        run.__annotations__ = {one.name: one.annotation for one in parameters} | {"return": int}
+        return run
+
+    return decorate
+
+
+def _parameter(name: str, default: Any) -> inspect.Parameter:
+    """One option as typer takes it: a flag, a text, or a list of texts."""
+    one = OPTIONS[name]
+    kind: Any = bool if isinstance(default, bool) else list[str] | None if one.repeat else str | None
+    if not isinstance(default, bool):
+        default = None if one.repeat or default in (None, ()) else one.text(default)
+    words = f"{one.help} [default: {one.none}]" if one.none and default is None else one.help
+    info = typer.Option(*flags_of(name), metavar=one.metavar or None, help=words)
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
+
+
+def read_options(given: Mapping[str, Any]) -> Options:
+    """Options out of flags and texts; those that were not given stay at their defaults.
+
+    Raises:
+        UsageError: a value that an option cannot have, under the name that it has on the command line.
+    """
+    values: dict[str, Any] = {}
+    for name, texts in given.items():
+        if texts is None or texts == []:
+            continue
+        one = OPTIONS[name]
+        try:
+            value = texts if isinstance(texts, bool) else _parsed(name, texts)
+            values[name] = one.check(value)
+        except UsageError as error:
+            flag = flags_of(name)[0].partition("/")[0]
+            raise UsageError(str(error).replace(f"expected {name}", f"expected {flag}", 1)) from None
+    return Options(**values)
+
+
+def _parsed(name: str, texts: str | Sequence[str]) -> Any:
+    one = OPTIONS[name]
+    return one.parse(texts) if isinstance(texts, str) else one.gather([one.parse(text) for text in texts])
+
+
+# ----------------------------------------------------------------------------------- options that several commands have
 def whole_number(least: int, most: int, meaning: str) -> Any:
     """An option that takes a whole number in a range: its help shows the range, and it is checked before any work."""
 
@@ -33,26 +112,6 @@ def whole_number(least: int, most: int, meaning: str) -> Any:
     return typer.Option(metavar=f"{least}-{most}", help=meaning, callback=check)
 
 
-Model = Annotated[str, typer.Option("--model", help="A name of `cliploc models`.")]
-Pretrained = Annotated[
-    str | None,
-    typer.Option(
-        metavar="TAG|FILE|FILE@TAG",
-        help="Which weights: published ones, a file, or a file like a tag's weights. [default: the model's own]",
-    ),
-]
-MethodName = Annotated[
-    list[str] | None,  # so that a second one is refused (`one_method`), not silently taken
-    typer.Option(
-        "--method",
-        metavar="NAME",
-        help="A name of `cliploc methods`, or several: cam+layer_cam. [default: cam on CNN towers, naclip on ViTs]",
-    ),
-]
-MethodOptions = Annotated[
-    list[str] | None,
-    typer.Option("--option", "-o", metavar="KEY=VALUE", help="An option of the method; repeatable."),
-]
 Names = Annotated[
     list[str] | None,
     typer.Option("--prompt", "-p", metavar="NAME", help='What to look for; once for each. "cat|kitten": synonyms.'),
@@ -60,38 +119,6 @@ Names = Annotated[
 Classes = Annotated[
     str | None, typer.Option(metavar="FILE|imagenet", help="Instead of --prompt: names out of a file, one a line.")
 ]
-Templates = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--template",
-        metavar="TEXT",
-        help="A sentence with {} for the name (repeatable), a FILE.txt of them, or default, openai-80, openai-7, "
-        "name-only.",
-    ),
-]
-Threshold = Annotated[
-    str | None,
-    typer.Option(
-        metavar="0-1|auto",
-        help="Boxes hold what is hotter than this share of the hottest. [default: the method's own]",
-    ),
-]
-Resize = Annotated[
-    str | None,
-    typer.Option(metavar="squash|crop|pad", help="How a photo meets the model's input. [default: the model's own]"),
-]
-ImageSize = Annotated[
-    str | None, typer.Option(metavar="N|HxW", help="Input size in pixels. [default: the model's own]")
-]
-Scales = Annotated[str, typer.Option(metavar="1,1.5,2", help="Average the maps of these multiples of it.")]
-Flip = Annotated[bool, typer.Option("--flip", help="Average in the map of the mirrored photo.")]
-Refine = Annotated[
-    str, typer.Option(metavar="NAME,NAME", help="Steps that follow the method: names of `cliploc refinements`.")
-]
-Precision = Annotated[str, typer.Option(metavar="|".join(PRECISIONS), help="What the model's tower computes in.")]
-NoTextCache = Annotated[bool, typer.Option("--no-text-cache", help="Neither read nor keep names' embeddings on disk.")]
-BatchSize = Annotated[int, whole_number(1, 4096, "Photos sent through the model at once.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; the best there is when left out.")]
 EngineName = Annotated[str, typer.Option(metavar="local|ray", help="What carries the run out.")]
 Address = Annotated[
     str | None, typer.Option(metavar="HOST:PORT|auto", help="Of a running Ray cluster. [default: this machine]")
@@ -117,38 +144,12 @@ def asked_names(prompt: Sequence[str] | None, classes: str | None) -> list[str]:
     return prompts.read_classes(classes) if classes else list(prompt or [])
 
 
-def parse_list(text: str) -> list[str]:
-    """What stands between commas."""
-    return [part.strip() for part in text.split(",")]
-
-
 def class_names(text: str) -> list[str]:
     """Names separated by commas, or the lines of a file."""
     if not Path(text).is_file():
-        return parse_list(text)
+        return list(parse_list(text))
     lines = [line.strip() for line in Path(text).read_text(encoding="utf-8-sig").splitlines()]
     return [line for line in lines if line and not line.startswith("#")]
-
-
-def one_method(given: Sequence[str] | None) -> str | None:
-    """What `--method` names, where a command runs one method or the mean of several.
-
-    Raises:
-        UsageError: it was given more than once.
-    """
-    if given and len(given) > 1:
-        raise UsageError(
-            f"expected --method once, got it {len(given)} times: write --method {'+'.join(dict.fromkeys(given))} for "
-            "the mean of their maps, or run the command once for each"
-        )
-    return given[0] if given else None
-
-
-def parse_templates(given: Sequence[str] | None) -> list[str] | None:
-    """All sentences of what `--template` was given."""
-    from cliploc import prompts
-
-    return [one for text in given for one in prompts.resolve_templates(text)] if given else None
 
 
 def pair_weights(models: Sequence[str], pretrained: Sequence[str] | None) -> list[tuple[str, str | None]]:
@@ -158,79 +159,6 @@ def pair_weights(models: Sequence[str], pretrained: Sequence[str] | None) -> lis
         raise UsageError(f"expected --pretrained once, or for each of {len(models)} models, got {len(tags)}")
     tags = tags * len(models) if len(tags) == 1 else tags
     return [(model, None if tag == "own" else tag) for model, tag in zip(models, tags, strict=True)]
-
-
-def parse_threshold(text: str | None) -> float | str | None:
-    """A share of the hottest, or "auto"."""
-    if text is None or text == "auto":
-        return text
-    return parse_share(text, "expected --threshold from 0 to 1, or auto")
-
-
-def parse_scales(text: str) -> list[float]:
-    """Numbers with commas between them."""
-    parts = text.split(",")
-    if len(parts) > MAX_SCALES:
-        raise UsageError(f"expected at most {MAX_SCALES} --scales, got {len(parts)}")
-    try:
-        return [float(part) for part in parts]
-    except ValueError:
-        raise UsageError(f"expected --scales as numbers with commas, such as 1,1.5,2, got {text!r}") from None
-
-
-def parse_image_size(text: str | None) -> int | tuple[int, int] | None:
-    """One side, or height and width."""
-    if text is None:
-        return None
-    try:
-        sides = [int(part) for part in text.lower().replace("×", "x").split("x")]
-    except ValueError:
-        sides = []
-    if len(sides) not in (1, 2):
-        raise UsageError(f"expected --image-size as one side or height x width, such as 448 or 224x448, got {text!r}")
-    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
-
-
-def parse_method_options(method: str, pairs: Sequence[str]) -> dict[str, Any]:
-    """`key=value` texts → values of the types that the method's function declares; `name.key` for one of several."""
-    from cliploc.saliency import find
-
-    found = find(method)
-    types: dict[str, Any] = {}
-    for member in (found.members or (found,)) if pairs else ():
-        hints = get_type_hints(member.function)
-        types |= hints | {f"{member.name}.{key}": hint for key, hint in hints.items()}
-    options: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, text = (part.strip() for part in pair.partition("="))
-        if not equals or not key:
-            raise UsageError(f"expected --option as key=value, got {pair!r}")
-        key = key.replace("-", "_")
-        options[key] = _typed(f"{method}'s option {key}", text, types.get(key, str))
-    return options
-
-
-def _typed(what: str, text: str, wanted: Any) -> Any:
-    """A text as the type wanted: bool, int, float, str, several of one of them, or a union."""
-    if get_origin(wanted) in (tuple, list, Sequence):
-        return tuple(_typed(what, part.strip(), get_args(wanted)[0]) for part in text.strip("()[]").split(",") if part)
-    if get_origin(wanted) in (Union, UnionType):
-        kinds = [kind for kind in get_args(wanted) if kind is not NoneType]
-        if text.lower() == "none" and len(kinds) < len(get_args(wanted)):
-            return None
-        for kind in kinds[:-1]:
-            try:
-                return _typed(what, text, kind)
-            except UsageError:
-                continue
-        return _typed(what, text, kinds[-1])
-    words = {bool: "true or false", int: "a whole number", float: "a number"}
-    try:
-        if wanted is bool:
-            return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[text.lower()]
-        return wanted(text) if wanted in (int, float) else text
-    except (KeyError, ValueError):
-        raise UsageError(f"expected {what} to be {words[wanted]}, got {text!r}") from None
 
 
 def use_threads(threads: int | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from cliploc.errors import InputError
 if TYPE_CHECKING:
     from PIL import Image
 
+    from cliploc.config import Options
     from cliploc.localization import Localization
     from cliploc.localizer import Classification, Localizer
 
@@ -215,10 +216,10 @@ def _encoded(image: Image.Image, name: str) -> bytes:
 
 
 # ----------------------------------------------------------------------------------------------------------- document
-def model_settings(localizer: Localizer, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """What the model was asked for, with the defaults that it found filled in."""
+def model_settings(localizer: Localizer, options: Options, names: Iterable[str]) -> dict[str, Any]:
+    """What the model was asked for by these options, with the defaults that it found filled in."""
     return {
-        **arguments,
+        **{name: getattr(options, name) for name in names},
         "templates": localizer.templates,
         "device": str(localizer.backbone.device),
         "precision": localizer.precision,

@@ -10,11 +10,13 @@ import typer
 from rich.text import Text
 
 from cliploc._terminal import Terminal
-from cliploc.cli.options import Debug, Device, Precision, Threads, pair_weights, use_threads
+from cliploc.cli.options import Debug, Threads, localizer_options, pair_weights, use_threads
 from cliploc.cli.output import DONE
+from cliploc.config import Options
 from cliploc.errors import UsageError
 
 
+@localizer_options(only=("device", "precision"))
 def serve(
     model: Annotated[
         list[str] | None,
@@ -49,9 +51,9 @@ def serve(
             help="A further name that the page is asked by, such as that of a proxy before it; repeatable.",
         ),
     ] = None,
-    device: Device = None,
-    precision: Precision = "fp32",
+    *,
     threads: Threads = None,
+    options: Options,
     debug: Debug = False,
 ) -> int:
     """Serve a page where one types names and sees where they are. Needs cliploc[web].
@@ -76,7 +78,8 @@ def serve(
 
     terminal = Terminal()
     offers = [Offer(name, weights) for name, weights in models]
-    engine = Engine(with_heads(offers, head or []), device, precision, round(max_megapixels * 1e6), max_seconds)
+    most_pixels = round(max_megapixels * 1e6)
+    engine = Engine(with_heads(offers, head or []), options.device, options.precision, most_pixels, max_seconds)
     if auth is None and host not in ("127.0.0.1", "localhost", "::1"):
         terminal.say(
             f"warning: anybody who reaches {host} can use this page: --auth-env asks for a password", style="yellow"

@@ -12,23 +12,13 @@ import typer
 from rich.text import Text
 
 from cliploc._terminal import Terminal, printable
-from cliploc.cli.options import (
-    Debug,
-    Device,
-    ImageSize,
-    Model,
-    Precision,
-    Pretrained,
-    Templates,
-    Threads,
-    parse_image_size,
-    parse_templates,
-    use_threads,
-)
+from cliploc.cli.options import Debug, Threads, localizer_options, use_threads
 from cliploc.cli.output import DONE, SOME_FAILED, writable
+from cliploc.config import Options
 from cliploc.errors import UsageError
 
 
+@localizer_options(only=("model", "pretrained", "image_size", "templates", "device", "precision"))
 def train(
     method: Annotated[str, typer.Argument(metavar="tscam|lctr", help="Whose layers.")],
     root: Annotated[Path, typer.Option(metavar="DIR|FILE", help="The pictures, or a CSV file that lists them.")],
@@ -39,8 +29,6 @@ def train(
     head: Annotated[
         str, typer.Option(metavar="open|closed", help="For any name afterwards, or for these classes only.")
     ] = "open",
-    model: Model = "mini",
-    pretrained: Pretrained = None,
     features: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep the tower's features here. [default: beside --out]")
     ] = None,
@@ -73,13 +61,11 @@ def train(
     experts: Annotated[int, typer.Option(help="LCTR's kernels.")] = 4,
     mixed_precision: Annotated[str, typer.Option(metavar="no|bf16|fp16", help="Of the head's training.")] = "no",
     seed: Annotated[int, typer.Option(help="Of first weights, order and held-out part.")] = 0,
-    image_size: ImageSize = None,
-    template: Templates = None,
-    device: Device = None,
-    precision: Precision = "fp32",
     threads: Threads = None,
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew though there is a checkpoint.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write curves for TensorBoard too.")] = False,
+    *,
+    options: Options,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
     """Train TS-CAM's or LCTR's layers on a frozen model, from pictures' labels alone.
@@ -92,12 +78,12 @@ def train(
     readers = ("imagefolder", "csv")
     if dataset not in readers:
         raise UsageError(f"expected --dataset of {', '.join(readers)}, got {dataset!r}")
-    size = parse_image_size(image_size)
+    size = options.image_size
     writable(out.expanduser().resolve().parent)
     terminal = Terminal()
     first = os.environ.get("RANK", "0") == "0"  # one of several processes speaks
     start_time = time.perf_counter()
-    with terminal.progress(f"loading {model}") if first else contextlib.nullcontext() as bar:
+    with terminal.progress(f"loading {options.model}") if first else contextlib.nullcontext() as bar:
         from cliploc import training
         from cliploc.backbones import create
 
@@ -124,7 +110,8 @@ def train(
             seed=seed,
         )
         pictures = training.read_folder(root) if dataset == "imagefolder" else training.read_csv(root)
-        backbone = create(model, pretrained, training.process_device(device), precision=precision)
+        device = training.process_device(options.device)
+        backbone = create(str(options.model), options.pretrained, device, precision=options.precision)
 
         def say_epoch(done: training.Epoch) -> None:
             if first:
@@ -137,8 +124,8 @@ def train(
             settings,
             features=features,
             input_hw=(size, size) if isinstance(size, int) else size,
-            templates=parse_templates(template),
-            pretrained=pretrained,
+            templates=options.templates,
+            pretrained=options.pretrained,
             restart=restart,
             tensorboard=tensorboard,
             progress=bar,

@@ -18,13 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from cliploc import __version__
+from cliploc import __version__, prompts
 from cliploc._files import temporaries_of
 from cliploc._inputs import Inputs
 from cliploc._parts import part_path, parts_in, read_part, read_stamps, remove_part, write_part
+from cliploc.config import DEFAULTS, Options
 from cliploc.errors import UsageError
 from cliploc.jobs import folder, local
-from cliploc.jobs.annotator import AnnotatorSettings, BoxFilter, Groups, Row
+from cliploc.jobs.annotator import RESERVED, AnnotatorSettings, BoxFilter, Groups, Row
 from cliploc.jobs.engine import Engine, Part, Ready, Shard
 from cliploc.jobs.folder import RunKind, plain, room_for_parts, write_json
 from cliploc.jobs.labels import Labels, labels_of, read_labels
@@ -117,10 +118,10 @@ def annotate(
     out: str | os.PathLike[str],
     *,
     formats: Sequence[str] = ("coco",),
-    min_presence: float = 0.5,
+    min_presence: float = DEFAULTS.min_presence,
     min_score: float = 0.0,
-    max_boxes: int | None = None,
-    min_area: float = 0.001,
+    max_boxes: int | None = DEFAULTS.max_boxes,
+    min_area: float = DEFAULTS.min_area,
     nms_across: float | None = None,
     groups: Groups = "keep",
     review: int = REVIEWED,
@@ -162,7 +163,7 @@ def annotate(
         on_images: called with the number of those just done.
         on_note: called with each remark when it comes up.
         on_write: called with the name of each file that is being written.
-        **model: arguments of `cliploc.Localizer`: model, pretrained, method, scales, flip, batch_size …
+        **model: options of `cliploc.Localizer`: model, pretrained, method, scales, flip, batch_size …
 
     Returns:
         What was found and written.
@@ -180,15 +181,16 @@ def annotate(
     names = labels if isinstance(labels, Labels) else _labels(labels)
     if review < 0 or (limit is not None and limit < 1):
         raise UsageError(f"expected review of at least 0 and limit of at least 1, got {review} and {limit}")
-    reserved = {"background", "min_presence", "min_area", "max_boxes", "text_cache"} & model.keys()
-    if reserved:
+    if reserved := RESERVED & model.keys():
         raise UsageError(f"{', '.join(sorted(reserved))}: not an option of the model here; see cliploc.annotate")
+    options = Options.of(**model)
+    options = options.but(templates=prompts.resolve_templates(options.templates))  # files are read on this machine
     box_filter = BoxFilter(min_presence, min_score, max_boxes, min_area, nms_across, groups)
     root, found = find_pictures(pictures)
     found = found[:limit]
     target = Path(out).expanduser()
     _spare_inputs(target, [one.path for one in found], [pictures, labels])
-    settings = AnnotatorSettings(names, box_filter, model)
+    settings = AnnotatorSettings(names, box_filter, options)
     worker = settings()  # refuses what cannot be used before anything is written
     notes = Notes(on_note)
     notes.add(worker.notes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from cliploc.boxes.groups import around_others, split_region
+from cliploc.config import DEFAULTS, OPTIONS, Options, choice, number
 from cliploc.errors import ModelError, UsageError
 from cliploc.geometry import iou_matrix
 from cliploc.jobs.engine import Part, Shard
@@ -26,6 +27,7 @@ from cliploc.pipeline.requests import Reporter, Request, Result
 from cliploc.schema import FloatArray
 
 Groups = Literal["keep", "split", "drop"]
+RESERVED = {"background", "min_presence", "min_area", "max_boxes", "text_cache"}  # annotate has its own, or none
 Row: TypeAlias = dict[str, Any]
 
 
@@ -46,23 +48,19 @@ class BoxFilter:
         UsageError: a value outside its range.
     """
 
-    min_presence: float = 0.5
+    min_presence: float = DEFAULTS.min_presence
     min_score: float = 0.0
-    max_boxes: int | None = None
-    min_area: float = 0.001
+    max_boxes: int | None = DEFAULTS.max_boxes
+    min_area: float = DEFAULTS.min_area
     nms_across: float | None = None
     groups: Groups = "keep"
 
     def __post_init__(self) -> None:
-        for name in ("min_presence", "min_score", "min_area"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"expected {name} from 0 to 1, got {getattr(self, name)}")
-        if self.max_boxes is not None and self.max_boxes < 1:
-            raise UsageError(f"expected max_boxes of at least 1, got {self.max_boxes}: leave it out for all boxes")
-        if self.nms_across is not None and not 0 < self.nms_across <= 1:
-            raise UsageError(f"expected nms_across above 0 and at most 1, got {self.nms_across}")
-        if self.groups not in get_args(Groups):
-            raise UsageError(f"expected groups of {', '.join(get_args(Groups))}, got {self.groups!r}")
+        for name in ("min_presence", "max_boxes", "min_area"):
+            OPTIONS[name].check(getattr(self, name))
+        number("min_score", 0, 1)(self.min_score)
+        number("nms_across", 0, 1, above=True, none="boxes of all names")(self.nms_across)
+        choice("groups", get_args(Groups))(self.groups)
 
 
 @dataclass(frozen=True)
@@ -72,12 +70,12 @@ class AnnotatorSettings:
     Attributes:
         labels: names, thresholds and background.
         filter: which boxes are drafts.
-        model: arguments of `Localizer` by name.
+        options: of `Localizer`, but for those that labels and filter say (`RESERVED`).
     """
 
     labels: Labels
     filter: BoxFilter
-    model: Mapping[str, Any]
+    options: Options
 
     def __call__(self) -> AnnotateWorker:
         """The worker."""
@@ -99,13 +97,13 @@ class AnnotateWorker:
         self._settings, labels = settings, settings.labels
         own = settings.filter.min_presence
         self._thresholds = np.array([own if one is None else one for one in labels.thresholds])  # [P]
-        self.localizer = Localizer(
-            **settings.model,
+        options = settings.options.but(
             background=labels.background,
             min_area=settings.filter.min_area,
             min_presence=float(self._thresholds.min()),
             text_cache=False,  # names from the disk may have been embedded beside others, and differ in their last bit
         )
+        self.localizer = Localizer(**options.given())
         self.names = labels.names
         unknown = self.localizer.unknown_names(labels.entries)
         if len(unknown) == len(self.names):

@@ -159,7 +159,7 @@ def run_benchmark(
         StoppedError: no room on the disk.
     """
     arrow()
-    batch_sizes = {view.batch_size for view in views}
+    batch_sizes = {view.options.batch_size for view in views}
     if len(batch_sizes) != 1:
         raise UsageError(f"expected one batch size for all models, got {sorted(batch_sizes)}")
     size = shard_size(batch_sizes.pop(), shard)

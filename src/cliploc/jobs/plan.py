@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,10 +11,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from cliploc.config import BENCHMARK, Options
 from cliploc.errors import UsageError
 from cliploc.jobs.engine import Shard
-from cliploc.schema import Dataset, ResizePolicy
+from cliploc.schema import Dataset
 
+OF_SETTING = {"method", "method_options", "threshold"}
 SHARD = 32  # samples that are done and written together, or the next multiple of the batch size
 
 
@@ -21,23 +24,35 @@ SHARD = 32  # samples that are done and written together, or the next multiple o
 class View:
     """How a model sees pictures and names: everything but the method. One forward pass serves all methods of a view.
 
-    Attributes are those of `Localizer`; `templates` are sentences, `prompts` what they are called. A view with a head
-    is for the head's method alone.
+    Attributes:
+        options: of `Localizer`, which a `Setting` adds method, options and threshold to. A view with a head is for the
+            head's method alone. With `min_presence` above 0, names below it have no boxes of their own.
+        prompts: what the templates are called.
+
+    Raises:
+        UsageError: an option that a `Setting` has.
+
+    Example:
+        >>> View(BENCHMARK.but(scales=(1, 1.5))).options.scales
+        (1.0, 1.5)
     """
 
-    model: str = "mini"
-    pretrained: str | None = None
+    options: Options = BENCHMARK
     prompts: str = "default"
-    templates: tuple[str, ...] | None = None
-    head: str | None = None
-    refine: tuple[str, ...] = ()
-    scales: tuple[float, ...] = (1.0,)
-    flip: bool = False
-    resize: ResizePolicy | None = None
-    image_size: int | tuple[int, int] | None = None
-    precision: str = "fp32"
-    device: str | None = None
-    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        if of_setting := OF_SETTING & self.options.given().keys():
+            raise UsageError(f"expected {', '.join(sorted(of_setting))} in a Setting, got it in the options of a View")
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return self.options.model if isinstance(self.options.model, str) else self.options.model.name
+
+    @property
+    def head(self) -> str | None:
+        """The file of trained layers."""
+        return None if self.options.head is None else os.fspath(self.options.head)
 
 
 @dataclass(frozen=True)
@@ -85,7 +100,7 @@ class Grid:
             UsageError: a value twice, or nothing that fits.
         """
         for what, values in (("method", self.methods), ("threshold", self.thresholds), ("model", self.views)):
-            twice = [value for value, count in Counter(values).items() if count > 1]
+            twice = [value for place, value in enumerate(values) if value in values[:place]]
             if twice:
                 raise UsageError(f"expected each {what} once, got {_said(twice[0])} twice: remove the repetition")
         chosen: list[Setting] = []
@@ -110,8 +125,8 @@ class Grid:
     def _id(self, view: View, method: str, threshold: float | None) -> str:
         """Says what tells a setting from the others of this grid, and always model and method."""
         words = [view.model]
-        if len({one.pretrained for one in self.views if one.model == view.model}) > 1:
-            words.append(view.pretrained or "own")
+        if len({one.options.pretrained for one in self.views if one.model == view.model}) > 1:
+            words.append(view.options.pretrained or "own")
         words.append(method)
         if len({one.prompts for one in self.views}) > 1:
             words.append(view.prompts)

@@ -70,7 +70,8 @@ class BenchmarkWorker:
         for index, view in enumerate(settings.views):
             chosen = [one for one in settings.settings if one.view == index]
             if chosen:
-                key = (view.model, view.pretrained, view.device, view.precision)
+                of = view.options
+                key = (of.model, of.pretrained, of.device, of.precision)
                 self.views.append(_View(view, chosen, settings.classes, built.get(key)))
                 built.setdefault(key, self.views[-1].localizer)
         self._judges: Executor | None = None
@@ -222,25 +223,14 @@ class _View:
 
     def __init__(self, view: View, chosen: Sequence[Setting], classes: Sequence[str], built: Localizer | None) -> None:
         self.view = view
-        self.localizer = Localizer(
-            view.model if built is None else built.backbone,
-            view.pretrained,
-            chosen[0].method,
+        options = view.options.but(
+            model=view.options.model if built is None else built.backbone,
+            method=chosen[0].method,
             method_options=chosen[0].options,
-            head=view.head,
-            templates=view.templates,
-            resize=view.resize,
-            image_size=view.image_size,
-            scales=view.scales,
-            flip=view.flip,
-            refine=view.refine,
-            min_presence=0,  # every name is there and is located
-            device=view.device if built is None else None,
-            precision=view.precision,
-            batch_size=view.batch_size,
             # Names from the disk may have been embedded beside others, and differ in their last bit.
             text_cache=False,
         )
+        self.localizer = Localizer(**options.given())
         methods: dict[str, list[Setting]] = {}
         for one in chosen:
             methods.setdefault(one.method, []).append(one)
@@ -292,7 +282,7 @@ class _View:
                     "id": setting.id,
                     **self.localizer.describe(method.name, method.options),
                     "model": view.model,  # as it was asked for
-                    "pretrained": view.pretrained,
+                    "pretrained": view.options.pretrained,
                     "head": view.head,
                     "prompts": view.prompts,
                     "threshold": _tau(rule),

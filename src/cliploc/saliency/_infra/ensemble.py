@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from cliploc.errors import ModelError, UsageError
 from cliploc.saliency._infra.registration import check_options, methods
+from cliploc.saliency._infra.typed import as_declared
 from cliploc.schema import Context, Method, Needs
 
 EnsembleRule = Literal["minmax", "rank"]
@@ -103,15 +104,28 @@ def raw_maps(method: Method, ctx: Context, options: Mapping[str, Any]) -> Tensor
 def resolve_options(method: Method, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options as the method's function takes them: a bare name goes to every member that has such an option.
 
+    Texts get the types that the function declares, so that a command line needs to know no method.
+
     Raises:
-        UsageError: an option that there is not.
+        UsageError: an option that there is not, or a text that is no value of its type.
+
+    Example:
+        >>> resolve_options(find("cam+layer_cam"), {"stages": "-1,-2"})
+        {'layer_cam.stages': (-1, -2)}
     """
     resolved: dict[str, Any] = {}
     for option, value in options.items():
         keys = [f"{m.name}.{option}" for m in method.members if option in m.options] or [option]
         resolved |= {key: value for key in keys if key not in options or key == option}  # the longer name decides
     check_options(method, resolved)
-    return resolved
+    return {key: _typed(method, key, value) if isinstance(value, str) else value for key, value in resolved.items()}
+
+
+def _typed(method: Method, key: str, text: str) -> Any:
+    for member in method.members:
+        if key.startswith(f"{member.name}."):
+            return as_declared(member.function, member.name, key.removeprefix(f"{member.name}."), text)
+    return as_declared(method.function, method.name, key, text)
 
 
 def _own(member: Method, options: Mapping[str, Any]) -> dict[str, Any]:
