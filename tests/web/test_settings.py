@@ -36,7 +36,7 @@ def test_an_address_that_makes_no_sense_opens_the_page_with_the_rest():
     [
         ({"thresold": 0.3}, "expected one of the settings"),
         ({"threshold": "nan"}, "threshold from 0 to 1"),
-        ({"max_boxes": -1}, "max_boxes from 0 to 100"),
+        ({"max_boxes": -1}, "max_boxes, a whole number from 1 to 1,000,000, got -1"),
         ({"resize": "/etc"}, "resize of squash"),
         ({"templates": "secrets.txt"}, "templates of default"),  # a path is no name of a set
         ({"scales": "1,99"}, "scales of"),

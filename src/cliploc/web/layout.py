@@ -8,8 +8,8 @@ from typing import Any
 import gradio as gr
 from gradio.helpers import Examples
 
+from cliploc.config import POLICIES
 from cliploc.demo import demo_photos
-from cliploc.geometry import POLICIES
 from cliploc.prompts import TEMPLATE_SETS
 from cliploc.saliency import find
 from cliploc.web.components import Choice, Choices, Photograph, Slider, Text
@@ -170,9 +170,9 @@ def _options(engine: Engine) -> Options:
             [("as the model was trained", ""), *[(one, one) for one in POLICIES]], value="",
             label="Resize to the model's input",
         ),
-        scales=Choice(list(SCALES), value="1", label="Scales", info="The maps of all scales are averaged."),
+        scales=Choice(list(SCALES), value=Settings().scales, label="Scales", info="The maps of all scales are averaged."),
         flip=gr.Checkbox(False, label="Average with the mirrored photograph"),
-        templates=Choice(list(TEMPLATE_SETS), value="default", label="Prompt templates"),
+        templates=Choice(list(TEMPLATE_SETS), value=Settings().templates, label="Prompt templates"),
         refine=Choices(list(menu.refinements), value=[], label="Refinement"),
     )  # fmt: skip
 
@@ -189,9 +189,9 @@ def _sliders(threshold: float) -> Sliders:
         max_boxes=Slider(0, 20, 0, step=1, label="Boxes", info="0: no limit", **PER_ROW),
         min_score=Slider(0, 1, 0, step=0.01, label="Score", info="minimum", **PER_ROW),
         min_presence=Slider(
-            0, 1, 0.5, step=0.01, label="Presence", info="minimum", elem_id="presence", **PER_ROW
+            0, 1, Settings().min_presence, step=0.01, label="Presence", info="minimum", elem_id="presence", **PER_ROW
         ),
-        opacity=Slider(0, 1, 0.55, step=0.01, label="Opacity", info="of heatmap", **PER_ROW),
+        opacity=Slider(0, 1, Settings().opacity, step=0.01, label="Opacity", info="of heatmap", **PER_ROW),
     )  # fmt: skip
 
 

@@ -5,22 +5,23 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
+from cliploc.config import DEFAULTS, OPTIONS, Options, choice, number, short, words_of
 from cliploc.errors import UsageError
-from cliploc.geometry import POLICIES
 from cliploc.prompts import TEMPLATE_SETS
 
-SCALES = ("1", "1,1.5", "1,1.43,2")
-RANGES: dict[str, tuple[float, float]] = {
-    "threshold": (0, 1),
-    "compare_threshold": (0, 1),
-    "min_presence": (0, 1),
-    "min_score": (0, 1),
-    "opacity": (0, 1),
-    "max_boxes": (0, 100),
+SCALES = ("1", "1,1.5", "1,1.43,2")  # each is a forward pass, and the machine is shared
+OF_LOCALIZER = ("templates", "resize", "scales", "flip", "refine", "min_presence", "max_boxes")
+CHECKS = {
+    **{name: OPTIONS[name].check for name in ("resize", "min_presence", "max_boxes")},
+    "scales": choice("scales", SCALES),
+    "templates": choice("templates", tuple(TEMPLATE_SETS)),
+    # The page's thresholds are numbers, never "auto".
+    **{name: number(name, 0, 1) for name in ("threshold", "compare_threshold", "min_score", "opacity")},
 }
 LIVE = (
     "threshold",
@@ -39,20 +40,22 @@ MOST_LETTERS = 8_000  # of all names as they were typed
 class Settings:
     """Everything but the photograph.
 
+    Those that `cliploc.Options` has too mean the same there, and have its defaults.
+
     Attributes:
         names: as typed: one a line, or with commas.
         model: its place in the menu; "" for the first.
         method: "" for the tower's own.
         compare: a second method beside it; "" for none.
-        resize: "" for the model's own.
-        scales: numbers with commas.
-        flip: whether the mirrored photograph's map is averaged in.
-        templates: the name of a set.
-        refine: steps after the method.
-        min_presence: names with a lower presence score are not found.
-        threshold: τ of the boxes; None for the method's own.
+        resize: of `Options`; "" for the model's own.
+        scales: of `Options`: numbers with commas, one of `SCALES`.
+        flip: of `Options`.
+        templates: of `Options`: the name of a set.
+        refine: of `Options`.
+        min_presence: of `Options`.
+        threshold: of `Options`: a number; None for the method's own.
         compare_threshold: that of the second method.
-        max_boxes: at most so many a name; 0 for all.
+        max_boxes: of `Options`; 0 for all.
         min_score: boxes that score less are left out.
         opacity: of the hottest places.
     """
@@ -62,11 +65,11 @@ class Settings:
     method: str = ""
     compare: str = ""
     resize: str = ""
-    scales: str = "1"
-    flip: bool = False
+    scales: str = OPTIONS["scales"].text(DEFAULTS.scales)
+    flip: bool = DEFAULTS.flip
     templates: str = "default"
-    refine: tuple[str, ...] = ()
-    min_presence: float = 0.5
+    refine: tuple[str, ...] = tuple(DEFAULTS.refine)
+    min_presence: float = DEFAULTS.min_presence
     threshold: float | None = None
     compare_threshold: float | None = None
     max_boxes: int = 0
@@ -108,20 +111,9 @@ class Settings:
     @property
     def arguments(self) -> dict[str, Any]:
         """What `Localizer` takes, but for model, method and threshold; defaults left out."""
-        chosen: dict[str, Any] = {}
-        if self.templates != "default":
-            chosen["templates"] = self.templates
-        if self.resize:
-            chosen["resize"] = self.resize
-        if self.scales != "1":
-            chosen["scales"] = tuple(float(one) for one in self.scales.split(","))
-        if self.flip:
-            chosen["flip"] = True
-        if self.refine:
-            chosen["refine"] = self.refine
-        if self.min_presence != 0.5:
-            chosen["min_presence"] = self.min_presence
-        return chosen
+        changed = {key: getattr(self, key) for key in OF_LOCALIZER if getattr(self, key) != getattr(Settings, key)}
+        values = {key: OPTIONS[key].parse(one) if isinstance(one, str) else one for key, one in changed.items()}
+        return Options(**values).given()
 
 
 def from_mapping(values: Mapping[str, Any], base: Settings | None = None) -> Settings:
@@ -145,37 +137,31 @@ def from_mapping(values: Mapping[str, Any], base: Settings | None = None) -> Set
 
 
 def _typed(key: str, value: Any, default: Any) -> Any:
-    if key in ("threshold", "compare_threshold") and value in (None, ""):
-        return None
-    if key in RANGES:
-        low, high = RANGES[key]
-        try:
-            number = float(value)
-        except (TypeError, ValueError, OverflowError):
-            number = float("nan")
-        if not low <= number <= high:
-            raise UsageError(f"expected {key} from {low:g} to {high:g}, got {str(value)[:40]!r}")
-        return int(number) if key == "max_boxes" else number
-    if key == "refine":
-        parts = value.split(",") if isinstance(value, str) else value or ()
+    """A value of JSON or of an address as the setting holds it; null leaves it as it is, or has no threshold."""
+    own = getattr(Settings, key)
+    if value is None or (own is None and value == ""):
+        return None if own is None else default
+    if isinstance(own, bool):
+        switched = {"true": True, "1": True, "false": False, "0": False}.get(str(value).lower())
+        if switched is None:
+            raise UsageError(f"expected {key} as true or false, got {short(value)}")
+        return switched
+    if isinstance(own, tuple):
+        parts = value.split(",") if isinstance(value, str) else value
         if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
-            raise UsageError(f"expected refine as a list of names, got {str(value)[:40]!r}")
+            raise UsageError(f"expected {key} as a list of names, got {short(value)}")
         return tuple(part.strip() for part in parts if part.strip())
-    if key == "flip":
-        if value in (True, False):
-            return bool(value)
-        if str(value).lower() not in ("true", "false", "1", "0"):
-            raise UsageError(f"expected flip as true or false, got {str(value)[:40]!r}")
-        return str(value).lower() in ("true", "1")
-    text = default if value is None else value
-    if not isinstance(text, str):
-        raise UsageError(f"expected {key} as a text, got {str(value)[:40]!r}")
-    if len(text) > MOST_LETTERS:
-        raise UsageError(f"expected {key} of at most {MOST_LETTERS} characters, got {len(text)}: shorten it")
-    choices = {"resize": ("", *POLICIES), "templates": tuple(TEMPLATE_SETS), "scales": SCALES}.get(key)
-    if choices is not None and text not in choices:
-        raise UsageError(f"expected {key} of {', '.join(filter(None, choices))}, got {text[:40]!r}")
-    return text
+    if not isinstance(own, str):
+        with suppress(TypeError, ValueError, OverflowError):  # what is no number is left for the check
+            share = float(value)
+            value = int(share) if isinstance(own, int) and share.is_integer() else share
+    elif not isinstance(value, str):
+        raise UsageError(f"expected {key} as a text, got {short(value)}")
+    elif len(value) > MOST_LETTERS:
+        raise UsageError(f"expected {key} of at most {MOST_LETTERS} characters, got {len(value)}: shorten it")
+    if key in CHECKS and value != own:  # its own default may stand for an option's None
+        CHECKS[key](value)
+    return value
 
 
 def to_query(settings: Settings) -> str:
@@ -219,12 +205,12 @@ def python_lines(
         rules: for each method what `Localizer` takes for it (`method`, `head`), and its threshold.
     """
     lines = ["import cliploc", ""]
-    for number, (method, threshold) in enumerate(rules):
-        rest = {**method, "threshold": threshold, **({"max_boxes": settings.max_boxes} if settings.max_boxes else {})}
+    for place, (method, threshold) in enumerate(rules):
         of_model = ", ".join(f"{key}={value!r}" for key, value in model.items() if value is not None)
-        given = ", ".join(f"{key}={value!r}" for key, value in (rest | settings.arguments).items())
-        name, of_model = ("localizer", of_model) if number == 0 else ("other", "localizer.backbone")
-        found = "found" if number == 0 else "compared"
+        rest = {**method, "threshold": threshold, **settings.arguments}
+        given = ", ".join(f"{key}={value!r}" for key, value in rest.items())
+        name, of_model = ("localizer", of_model) if place == 0 else ("other", "localizer.backbone")
+        found = "found" if place == 0 else "compared"
         lines += [
             f"{name} = cliploc.Localizer({of_model}, {given})",
             f"{found} = {name}({file!r}, {settings.asked!r})",
@@ -250,15 +236,7 @@ def command_lines(
     commands = []
     for method, threshold in rules:
         options = [f"--prompt={name}" for name in settings.asked]
-        options += [f"--{key}={value}" for key, value in {**model, **method}.items() if value is not None]
-        options += [f"--threshold={threshold:g}"]
-        options += [f"--max-boxes={settings.max_boxes}"] if settings.max_boxes else []
-        options += [f"--template={settings.templates}"] if settings.templates != "default" else []
-        options += [f"--resize={settings.resize}"] if settings.resize else []
-        options += [f"--scales={settings.scales}"] if settings.scales != "1" else []
-        options += ["--flip"] if settings.flip else []
-        options += [f"--refine={','.join(settings.refine)}"] if settings.refine else []
-        options += [f"--min-presence={settings.min_presence:g}"] if settings.min_presence != 0.5 else []
+        options += words_of({**model, **method, "threshold": threshold, **settings.arguments})
         options += ["--out=found"]
         commands.append(shlex.join(["cliploc", "localize", *options, *(["--"] if file.startswith("-") else []), file]))
     return "\n".join(commands) + "\n"
