@@ -1,7 +1,7 @@
 """Two runs are the same only if everything that changes results is the same: every option is listed here once.
 
-Each table below names every parameter of one function or command. A parameter either has a second value, with which the
-run must count as another one, or stands among the harmless ones, with the reason. A parameter in neither fails.
+Each option of `cliploc.config.OPTIONS`, and each other parameter of a function or command, either has a second value,
+with which the run must count as another one, or is harmless, with the reason. A parameter that is neither fails.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,16 +22,18 @@ import pytest
 import torch
 from PIL import Image
 
-from cliploc import backbones
+import cliploc
+from cliploc import backbones, config
 from cliploc.boxes import BoxRule
 from cliploc.cli import main
 from cliploc.cli.annotate import annotate as annotate_command
 from cliploc.cli.benchmark import benchmark as benchmark_command
+from cliploc.config import DEFAULTS, OPTIONS, RESULT_OPTIONS, words_of
 from cliploc.datasets import subsets
 from cliploc.errors import UsageError
 from cliploc.heads import HeadConfig, TsCamHead, answer, save_head
 from cliploc.jobs.annotate import annotate
-from cliploc.jobs.annotator import BoxFilter
+from cliploc.jobs.annotator import RESERVED, BoxFilter
 from cliploc.localizer import Localizer
 from cliploc.memory import Memory
 from cliploc.schema import Needs
@@ -135,15 +140,62 @@ OF_LOCALIZER: dict[str, Second] = {
     "masked_precision": Second("bf16"),
     "batch_size": Second(3),
 }
-HARMLESS_IN_LOCALIZER = {
-    "device": "where it is computed; only last bits differ, and the precision that auto chose there is described",
-    "text_cache": "keeps embeddings of names, under the model, words and templates; runs do without it",
-    "memory": "keeps what towers computed, under all that it depends on",
-}
+HARMLESS_IN_LOCALIZER = {name: one.harmless for name, one in OPTIONS.items() if one.harmless}
 
 
-def test_every_parameter_of_localizer_is_listed() -> None:
-    assert_each_is_listed(parameters(Localizer.__init__), OF_LOCALIZER, HARMLESS_IN_LOCALIZER)
+def test_every_option_is_listed() -> None:
+    assert_each_is_listed(set(OPTIONS), OF_LOCALIZER, HARMLESS_IN_LOCALIZER)
+    assert set(RESULT_OPTIONS) == OF_LOCALIZER.keys()
+    assert parameters(Localizer.__init__) <= OPTIONS.keys()
+    for name, second in OF_LOCALIZER.items():
+        assert second.value != getattr(DEFAULTS, name), name
+
+
+def test_a_new_option_is_one_field_of_the_options(tmp_path: Path) -> None:
+    """With a field more in a copy of config.py, and no other file changed, it is everywhere."""
+    package = Path(cliploc.__file__).parent
+    (tmp_path / "cliploc").mkdir()
+    for one in package.iterdir():
+        if one.name not in ("config.py", "__pycache__"):
+            (tmp_path / "cliploc" / one.name).symlink_to(one)
+    field_ = (
+        "    softness: float = option(1.0, group='view', check=number('softness', 0, 9), parse=parse_float, help='!')"
+    )
+    text = (package / "config.py").read_text()
+    before, after = text.split("    def __post_init__(self)")
+    (tmp_path / "cliploc/config.py").write_text(f"{before}{field_}\n\n    def __post_init__(self){after}")
+    (tmp_path / "script.py").write_text(WITH_SOFTNESS)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, tmp_path / "script.py"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("--softness") == 3
+    assert done.stderr == "cliploc: expected --softness from 0 to 9, got 10.0\n" * 3
+    with pytest.raises(AssertionError, match="give a second value"):
+        assert_each_is_listed({*OPTIONS, "softness"}, OF_LOCALIZER, HARMLESS_IN_LOCALIZER)
+
+
+WITH_SOFTNESS = """
+from pathlib import Path
+from cliploc import Localizer, Options
+from cliploc.cli import main
+from cliploc.config import BENCHMARK
+from cliploc.jobs.annotator import AnnotatorSettings, BoxFilter
+from cliploc.jobs.labels import labels_of
+from cliploc.jobs.plan import Setting, View, WorkerSettings
+
+for command in ("localize", "annotate", "benchmark"):
+    main([command, "--help"])
+main(["localize", "cat.jpg", "-p", "cat", "--softness", "10"])
+main(["annotate", "photos", "--labels", "labels.txt", "--out", "out", "--softness", "10"])
+main(["benchmark", "--dataset", "wsol", "--root", "data", "--out", "out", "--softness", "10"])
+assert Localizer(softness=2).describe()["softness"] == 2
+view = View(BENCHMARK.but(softness=2))
+worker = WorkerSettings((view,), (Setting("one", 0, "cam"),), ("cat",), Path())()
+assert worker.describe()[0]["softness"] == 2
+assert AnnotatorSettings(labels_of(["cat"]), BoxFilter(), Options(softness=2))().describe()["softness"] == 2
+"""
 
 
 def of_localizer(name: str, head: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -229,7 +281,6 @@ HARMLESS_IN_ANNOTATE = {
     "shard": "how many pictures lie in a file; batches stay whole",
     **dict.fromkeys(("on_start", "on_images", "on_note", "on_write"), ONLY_TOLD),
 }
-RESERVED = {"background", "min_presence", "min_area", "max_boxes", "text_cache"}  # annotate has its own, or none
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +302,7 @@ def annotated(photos: Path, out: Path, changed: Mapping[str, Any]) -> Any:
 def test_every_parameter_of_annotate_is_listed() -> None:
     assert_each_is_listed(parameters(annotate), OF_ANNOTATE, HARMLESS_IN_ANNOTATE)
     assert {one.name for one in dataclasses.fields(BoxFilter)} <= OF_ANNOTATE.keys()
-    assert parameters(Localizer.__init__) >= RESERVED
+    assert OPTIONS.keys() >= RESERVED
 
 
 @pytest.mark.parametrize("name", OF_ANNOTATE)
@@ -302,7 +353,7 @@ from cliploc.jobs.benchmark import run_benchmark  # noqa: E402
 from cliploc.jobs.plan import Setting, View  # noqa: E402
 from tests.jobs.samples import dataset, wsol_folder  # noqa: E402
 
-VIEW = View(device="cpu", batch_size=2)
+VIEW = View(config.BENCHMARK.but(device="cpu", batch_size=2))
 SETTING = Setting("one", 0, "cam")
 
 
@@ -337,21 +388,7 @@ def of_dataset(change: str) -> Callable[[Path], Any]:
     return changed
 
 
-OF_VIEW: dict[str, Second] = {
-    "model": Second("mini-vit", {"method": "grad_cam"}),
-    "pretrained": Second("other"),
-    "prompts": Second("mine"),
-    "templates": Second(("a {}.",)),
-    "head": Second("HEAD", {"method": "ts_cam"}),
-    "refine": Second(("affinity",)),
-    "scales": Second((1.0, 1.5)),
-    "flip": Second(True),
-    "resize": Second("pad"),
-    "image_size": Second(40),
-    "precision": Second("bf16"),
-    "batch_size": Second(3),
-}
-HARMLESS_IN_VIEW = {"device": HARMLESS_IN_LOCALIZER["device"]}
+IN_SETTING = {"method", "method_options", "threshold"}  # of the options, that a `Setting` has instead of a `View`
 OF_SETTING: dict[str, Second] = {
     "id": Second("two"),
     "method": Second("layer_cam"),
@@ -375,7 +412,7 @@ def benchmarked(root: Path, out: Path, view: View = VIEW, setting: Setting = SET
 
 def test_every_parameter_of_the_benchmark_is_listed() -> None:
     assert_each_is_listed(parameters(run_benchmark), dict.fromkeys(OF_BENCHMARK), HARMLESS_IN_BENCHMARK)
-    assert_each_is_listed({one.name for one in dataclasses.fields(View)}, OF_VIEW, HARMLESS_IN_VIEW)
+    assert {one.name for one in dataclasses.fields(View)} == {"options", "prompts"}
     assert_each_is_listed({one.name for one in dataclasses.fields(Setting)}, OF_SETTING, HARMLESS_IN_SETTING)
 
 
@@ -393,18 +430,28 @@ def test_each_option_of_the_benchmark_makes_another_run(changed: dict[str, Any],
         benchmarked(root, out, **changed)
 
 
-@pytest.mark.parametrize("name", OF_VIEW)
-def test_each_option_of_a_view_makes_another_benchmark(name: str, root: Path, once: Any, tmp_path: Path) -> None:
-    setting = replace(SETTING, **OF_VIEW[name].base)
-    if name == "head":  # another content under the same name
-        view = other = replace(VIEW, head=str(write_head(tmp_path / "head.safetensors", 0)))
-    else:
-        view, other = VIEW, replace(VIEW, **{name: OF_VIEW[name].value})
-    out = once([view, setting] if view != VIEW else setting, lambda out: benchmarked(root, out, view, setting))
-    if name == "head":
-        write_head(tmp_path / "head.safetensors", 1)
+@pytest.mark.parametrize("name", sorted(set(OF_LOCALIZER) - IN_SETTING))
+def test_each_option_of_a_view_makes_another_benchmark(name: str, root: Path, head: Path, once: Any) -> None:
+    one, other = of_localizer(name, head)
+    setting = replace(SETTING, method=one.pop("method", SETTING.method))
+    other.pop("method", None)
+    view, another = (View(VIEW.options.but(**options)) for options in (one, other))
+    out = once([view, setting] if (view, setting) != (VIEW, SETTING) else SETTING,
+               lambda out: benchmarked(root, out, view, setting))  # fmt: skip
     with pytest.raises(UsageError, match=OTHER_RUN):
-        benchmarked(root, out, other, setting)
+        benchmarked(root, out, another, setting)
+
+
+def test_what_templates_are_called_makes_another_benchmark(root: Path, once: Any) -> None:
+    out = once(SETTING, lambda out: benchmarked(root, out))
+    with pytest.raises(UsageError, match=OTHER_RUN):
+        benchmarked(root, out, replace(VIEW, prompts="mine"))
+
+
+@pytest.mark.parametrize("name", sorted(IN_SETTING))
+def test_a_view_refuses_the_options_of_a_setting(name: str) -> None:
+    with pytest.raises(UsageError, match=f"expected {name} in a Setting"):
+        View(VIEW.options.but(**{name: OF_LOCALIZER[name].value}))
 
 
 @pytest.mark.parametrize("name", OF_SETTING)
@@ -427,31 +474,30 @@ def test_settings_of_one_view_and_method_with_other_options_are_refused(root: Pa
 
 # -------------------------------------------------------------------------------------------------------- command line
 ANNOTATE = ("annotate", "PHOTOS", "--labels", "LABELS", "--out", "OUT", "--format", "csv", "--device", "cpu")
+
+
+def second_words(function: Callable[..., Any]) -> dict[str, tuple[str, ...]]:
+    """A second value of each option that the command has of `Localizer`."""
+    there = parameters(function)
+    return {
+        name: tuple(words_of({**second.base, name: second.value}))
+        for name, second in OF_LOCALIZER.items()
+        if name in there
+    }
+
+
 OF_ANNOTATE_COMMAND: dict[str, tuple[str, ...]] = {
+    **second_words(annotate_command),
     "labels": ("--labels", "OTHER"),
-    "min_presence": ("--min-presence", "0.1"),
     "min_score": ("--min-score", "0.1"),
-    "max_boxes": ("--max-boxes", "1"),
-    "min_area": ("--min-area", "0.02"),
     "nms_across": ("--nms-across", "0.4"),
     "groups": ("--groups", "drop"),
-    "model": ("--model", "mini-vit", "--method", "grad_cam"),
-    "pretrained": ("--pretrained", "other"),
-    "method": ("--method", "layer_cam"),
-    "option": ("--method", "layer_cam", "-o", "stages=-1,-2"),
-    "threshold": ("--threshold", "0.77"),
-    "resize": ("--resize", "pad"),
-    "image_size": ("--image-size", "40"),
-    "scales": ("--scales", "1,1.5"),
-    "flip": ("--flip",),
-    "refine": ("--refine", "affinity"),
-    "template": ("--template", "name-only"),
-    "precision": ("--precision", "bf16"),
-    "batch_size": ("--batch-size", "3"),
 }
 BASE_OF_COMMAND = {
-    "model": ("--method", "grad_cam"),
-    "option": ("--method", "layer_cam"),
+    "model": ("--method=grad_cam",),
+    "method_options": ("--method=layer_cam",),
+    "option": ("--method=layer_cam",),
+    "ensemble": ("--method=cam+layer_cam",),
     "seed": ("--sample", "1"),
 }
 HARMLESS_IN_ANNOTATE_COMMAND: dict[str, tuple[tuple[str, ...], str]] = {
@@ -481,20 +527,14 @@ OF_BENCHMARK_COMMAND: dict[str, tuple[str, ...]] = {
     "limit": ("--limit", "1"),
     "sample": ("--sample", "1"),
     "seed": ("--sample", "1", "--seed", "1"),
-    "model": ("--model", "mini-vit", "--method", "grad_cam"),
+    **second_words(benchmark_command),
+    "model": ("--model", "mini-vit", "--method", "grad_cam"),  # this and what follows: lists of its own
     "pretrained": ("--pretrained", "other"),
     "method": ("--method", "layer_cam"),
     "option": ("--method", "layer_cam", "-o", "stages=-1,-2"),
-    "head": ("--method", "cam,ts_cam", "--head", "HEAD"),
+    "head": ("--method", "cam,ts_cam", "--head=HEAD"),
     "template": ("--template", "name-only"),
     "threshold": ("--threshold", "0.77"),
-    "resize": ("--resize", "pad"),
-    "image_size": ("--image-size", "40"),
-    "scales": ("--scales", "1,1.5"),
-    "flip": ("--flip",),
-    "refine": ("--refine", "affinity"),
-    "precision": ("--precision", "bf16"),
-    "batch_size": ("--batch-size", "1"),
     "save_maps": ("--save-maps",),
 }
 HARMLESS_IN_BENCHMARK_COMMAND: dict[str, tuple[tuple[str, ...], str]] = {
@@ -518,7 +558,7 @@ def command(
     first = dataset(root)
     places = {
         "PHOTOS": photos, "LABELS": tmp_path / "labels.txt", "OTHER": tmp_path / "other.txt",
-        "ROOT": root, "HEAD": head, "CLASS": first.classes[first.samples[0].label].name,
+        "ROOT": root, "--head=HEAD": f"--head={head}", "CLASS": first.classes[first.samples[0].label].name,
     }  # fmt: skip
 
     def run(out: Path, words: Sequence[str]) -> tuple[int, str]:
