@@ -11,8 +11,9 @@ from PIL import Image, ImageDraw
 from torch.nn import functional as F
 from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
+from cliploc.config import POLICIES
 from cliploc.errors import InputError, UsageError
-from cliploc.geometry import MAX_ASPECT_RATIO, PAD_COLOUR, POLICIES, Frame, iou_matrix
+from cliploc.geometry import MAX_ASPECT_RATIO, PAD_COLOUR, Frame, iou_matrix
 
 policies = st.sampled_from(POLICIES)
 sides = st.integers(8, 3000)

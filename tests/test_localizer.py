@@ -17,8 +17,9 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from cliploc.config import POLICIES
 from cliploc.errors import InputError, ModelError, UnknownNameError, UsageError
-from cliploc.geometry import POLICIES, Frame, iou_matrix
+from cliploc.geometry import Frame, iou_matrix
 from cliploc.localizer import Localizer, default_method
 from cliploc.memory import Memory
 from cliploc.pipeline import modes

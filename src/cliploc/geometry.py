@@ -17,10 +17,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from cliploc.config import POLICIES
 from cliploc.errors import InputError, UsageError
 from cliploc.schema import FloatArray, Interpolation, ResizePolicy
 
-POLICIES: tuple[ResizePolicy, ...] = ("squash", "crop", "pad")
 MAX_ASPECT_RATIO = 50.0  # beyond it, `crop` would resize to an enormous picture and `pad` to a line
 RESAMPLING: dict[Interpolation, Image.Resampling] = {
     "bicubic": Image.Resampling.BICUBIC,

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from cliploc.geometry import POLICIES, Frame
+from cliploc.config import POLICIES
+from cliploc.geometry import Frame
 from cliploc.localizer import Localizer
 from cliploc.refine import refinements
 from cliploc.refine.guided import EPS

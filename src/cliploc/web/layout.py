@@ -170,7 +170,9 @@ def _options(engine: Engine) -> Options:
             [("as the model was trained", ""), *[(one, one) for one in POLICIES]], value="",
             label="Resize to the model's input",
         ),
-        scales=Choice(list(SCALES), value=Settings().scales, label="Scales", info="The maps of all scales are averaged."),
+        scales=Choice(
+            list(SCALES), value=Settings().scales, label="Scales", info="The maps of all scales are averaged."
+        ),
         flip=gr.Checkbox(False, label="Average with the mirrored photograph"),
         templates=Choice(list(TEMPLATE_SETS), value=Settings().templates, label="Prompt templates"),
         refine=Choices(list(menu.refinements), value=[], label="Refinement"),
