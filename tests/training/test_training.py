@@ -62,7 +62,8 @@ def quick(method: str = "ts_cam", kind: str = "open", **changed: Any) -> TrainSe
 # --------------------------------------------------------------------------------------------- kills and more processes
 def run(*arguments: object, launcher: tuple[str, ...] = (sys.executable, "-m")) -> subprocess.CompletedProcess[str]:
     command = [*launcher, "tests.training.run", *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
 
 
