@@ -222,7 +222,7 @@ class Raising(nn.Module):
 
 
 def broken(backbone: Any) -> Any:
-    setattr(backbone, "ln_post" if backbone.kind == "vit" else "pooling", Raising())
+    setattr(backbone, "ln_post" if backbone.kind == "vit" else "pool_layer", Raising())
     return backbone
 
 
