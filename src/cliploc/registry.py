@@ -1,29 +1,38 @@
 """Names to things: `register`, `get`, `names`, `discover`.
 
 Whatever is listed anywhere (command line, docs, contract tests) is read from a registry, so that a new file is the only
-thing a new method needs.
+thing a new method needs. Other packages add things too: by entry points, which are read when they are needed, or by
+modules that a user names (`import_modules`). docs/plugins.md tells how.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import pkgutil
-from collections.abc import Iterator
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
-from cliploc.errors import UnknownNameError
+from cliploc.errors import CliplocWarning, UnknownNameError, UsageError
 
 T = TypeVar("T")
+OWN = __name__.partition(".")[0]
 
 
 class Registry(Generic[T]):
-    """A named collection that fills itself from the public modules of one package.
+    """A named collection that fills itself from the public modules of one package, and from other people's packages.
 
     Args:
         kind: what is kept, singular; used in error texts ("method").
         package: the package whose modules register their things when imported; modules whose name begins with an
             underscore are skipped. None: nothing to discover.
+        group: the group of entry points by which other packages add things; None for none.
+        home: item → the module that defines it. Needed with `group`: it tells the package's own things from others.
 
     Example:
         >>> colours = Registry[int]("colour")
@@ -33,11 +42,16 @@ class Registry(Generic[T]):
         1
     """
 
-    def __init__(self, kind: str, package: str | None = None) -> None:
+    def __init__(
+        self, kind: str, package: str | None = None, group: str | None = None, home: Callable[[T], str] | None = None
+    ) -> None:
         self.kind = kind
         self._package = package
+        self._group = group
+        self._home = home
         self._items: dict[str, T] = {}
-        self._discovered = package is None
+        self._imported = package is None
+        self._loaded: set[EntryPoint] = set()
 
     def register(self, name: str, item: T) -> T:
         """Adds `item` under `name`.
@@ -45,32 +59,57 @@ class Registry(Generic[T]):
         Raises:
             ValueError: when the name is taken by another item.
         """
+        if self._home is not None and (self._home(item) or "").partition(".")[0] != OWN:
+            self._import_own()  # so that a plugin meets every name that is taken, whichever is imported first
         if name in self._items and self._items[name] is not item:
             raise ValueError(f"{self.kind} {name!r} is registered twice: choose another name")
         self._items[name] = item
         return item
 
     def discover(self) -> None:
-        """Imports every public module of the package once, so that each registers its things."""
-        if self._discovered or self._package is None:
+        """Imports every public module of the package once, and every plugin, so that each registers its things.
+
+        A plugin that cannot be imported is named in a `CliplocWarning`; the others are there.
+        """
+        self._import_own()
+        for point in _plugins(self._group):
+            self._load(point)
+
+    def _import_own(self) -> None:
+        if self._imported or self._package is None:
             return
-        self._discovered = True  # first, so that a module that looks something up while it is imported does not loop
+        self._imported = True  # first, so that a module that looks something up while it is imported does not loop
         try:
             package = importlib.import_module(self._package)
             for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda found: found.name):
                 if not module.name.startswith("_"):
                     importlib.import_module(f"{self._package}.{module.name}")
         except BaseException:
-            self._discovered = False  # a second call shall say again what is broken, not that a name is unknown
+            self._imported = False  # a second call shall say again what is broken, not that a name is unknown
             raise
 
     def _import_namesake(self, name: str) -> None:
         """Imports the module called like the thing, where there is one: seconds faster than importing all of them."""
-        if self._package is None or self._discovered or not name.isidentifier() or name.startswith("_"):
+        if self._package is None or self._imported or not name.isidentifier() or name.startswith("_"):
             return
         module = f"{self._package}.{name}"
         if importlib.util.find_spec(module) is not None:
             importlib.import_module(module)
+
+    def _load(self, point: EntryPoint) -> None:
+        if point in self._loaded:
+            return
+        self._loaded.add(point)
+        try:
+            point.load()
+        except (Exception, SystemExit) as error:
+            package = "" if point.dist is None else f" of the package {point.dist.name} {point.dist.version}"
+            warnings.warn(
+                f"the {self.kind} {point.name!r}{package} is left out, as it cannot be imported ({_in_brief(error)}): "
+                "update or remove that package",
+                CliplocWarning,
+                stacklevel=2,
+            )
 
     def get(self, name: str) -> T:
         """The item called `name`.
@@ -93,3 +132,58 @@ class Registry(Generic[T]):
 
     def __iter__(self) -> Iterator[T]:
         return iter([self.get(name) for name in self.names()])
+
+
+# ------------------------------------------------------------------------------------------ things of other packages
+@cache
+def _plugins(group: str | None) -> tuple[EntryPoint, ...]:
+    """The entry points of a group, in a fixed order."""
+    found = () if group is None else entry_points(group=group)
+    return tuple(sorted(found, key=lambda one: (one.name, one.value)))
+
+
+_named: list[str] = []
+
+
+def import_modules(names: Sequence[str]) -> None:
+    """Imports modules whose methods, metrics … a user wants beside the others, from installed packages or from here.
+
+    Args:
+        names: of modules, as after `import`; those in the working directory are found too.
+
+    Raises:
+        UsageError: a module that is not there or cannot be imported.
+
+    Example:
+        >>> import_modules(["json"])
+        >>> "json" in named_modules()
+        True
+    """
+    if names and os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())  # last, so that no file there takes the place of a package
+    for name in names:
+        if not name or name.startswith("."):
+            raise UsageError(f"expected the name of a module to import, got {name!r}")
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise UsageError(f"the module {name} cannot be imported ({_in_brief(error)}): mend it") from error
+            raise UsageError(
+                f"expected a module to import, found none called {name!r}: install it, or run this in its folder"
+            ) from None
+        except (Exception, SystemExit) as error:
+            raise UsageError(f"the module {name} cannot be imported ({_in_brief(error)}): mend it") from error
+        if name not in _named:
+            _named.append(name)
+
+
+def named_modules() -> tuple[str, ...]:
+    """The modules that `import_modules` imported in this process, for the processes that it starts."""
+    return tuple(_named)
+
+
+def _in_brief(error: BaseException) -> str:
+    """An error in a few words, on one line."""
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first}"[:200] if first else type(error).__name__

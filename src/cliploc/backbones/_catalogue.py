@@ -61,7 +61,9 @@ def _numbers(values: Sequence[float]) -> str:
     return texts[0] if len(set(texts)) == 1 else " ".join(texts)
 
 
-models: Registry[ModelEntry] = Registry("model", "cliploc.backbones")
+models: Registry[ModelEntry] = Registry(
+    "model", "cliploc.backbones", "cliploc.models", home=lambda entry: entry.build.__module__
+)
 # What a model's name may begin with, before a colon → `(the rest, pretrained, device, precision)` → the model.
 model_sources: Registry[Callable[[str, str | None, str, str], Backbone]] = Registry("model source", "cliploc.backbones")
 

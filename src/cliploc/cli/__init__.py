@@ -11,6 +11,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from itertools import islice
 from typing import Annotated
 
 import typer
@@ -36,6 +37,7 @@ from cliploc.cli import (
 from cliploc.cli.options import Debug
 from cliploc.cli.output import DONE, INTERRUPTED, NO_READER, NOTHING_DONE, complain
 from cliploc.errors import CliplocError, CliplocWarning
+from cliploc.registry import import_modules
 
 app = typer.Typer(
     name="cliploc",
@@ -58,6 +60,7 @@ for command in (  # in the order of `cliploc --help`
     lists.models,
     lists.methods,
     lists.refinements,
+    lists.metrics,
     lists.exports,
     datasets.datasets,
     doctor.doctor,
@@ -77,8 +80,13 @@ def _start(
     version: Annotated[  # noqa: ARG001 - its callback does the work
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
+    modules: Annotated[
+        list[str] | None,
+        typer.Option("--import", metavar="MODULE", help="A module with your own methods, metrics …; repeatable."),
+    ] = None,
     debug: Debug = False,  # noqa: ARG001 - read in `main`, where errors end up
 ) -> None:
+    import_modules(modules or [])
     if ctx.invoked_subcommand is None:
         typer.echo(ctx.get_help())
 
@@ -92,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:
         keep_freed_memory()
         wait_passively()
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = _imports_first(sys.argv[1:] if arguments is None else arguments)
     if sys.stderr is None:  # closed: the next file opened must not take its place
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - as long as the process
     if sys.stdout is None:
@@ -127,6 +135,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, OutputError):
             _drop_output()
         return NOTHING_DONE
+
+
+def _imports_first(words: Sequence[str]) -> list[str]:
+    """The words with `--import MODULE` before the command, of which it is no option; people write it behind, too."""
+    imports: list[str] = []
+    others: list[str] = []
+    left = iter(words)
+    for word in left:
+        if word == "--":  # what follows is no option
+            others += [word, *left]
+        elif word == "--import":
+            imports += [word, *islice(left, 1)]
+        else:
+            (imports if word.startswith("--import=") else others).append(word)
+    return imports + others
 
 
 def _drop_output() -> None:

@@ -1,4 +1,4 @@
-"""`cliploc models`, `methods`, `refinements` and `exports`: the registries, listed."""
+"""`cliploc models`, `methods`, `refinements`, `metrics` and `exports`: the registries, listed."""
 
 from __future__ import annotations
 
@@ -122,6 +122,19 @@ def refinements() -> int:
 
     rows: list[Sequence[str | Text]] = [title_row("name", "title", "towers", "works on", "paper")]
     rows += [(r.name, r.title, ", ".join(sorted(r.towers)), f"the {r.on}", r.paper) for r in registry]
+    Terminal().listing(rows)
+    return DONE
+
+
+def metrics() -> int:
+    """List the metrics, with the numbers that each gives."""
+    from cliploc.metrics import all_metrics
+
+    rows: list[Sequence[str | Text]] = [title_row("name", "compares with true", "number", "what it is")]
+    for one in all_metrics():
+        for place, (key, number) in enumerate(one.numbers.items()):
+            first = ("", "") if place else (one.name, one.truth)
+            rows.append((*first, key, number.about))
     Terminal().listing(rows)
     return DONE
 

@@ -6,14 +6,27 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from cliploc.datasets._infra.candidates import BY_DESIGN, Checker, Problems
-from cliploc.datasets._infra.registration import Found, Reader, Split, readers
+from cliploc.datasets._infra.candidates import BY_DESIGN, Box, Candidate, Checker, Problems
+from cliploc.datasets._infra.registration import Found, Reader, Split, reader, readers
 from cliploc.datasets._infra.selection import checked, labels_of
 from cliploc.datasets.subsets import Subset, subsets
 from cliploc.errors import UsageError
 from cliploc.schema import Dataset
 
-__all__ = ["BY_DESIGN", "Reader", "Split", "Subset", "open_dataset", "readers", "subsets"]
+__all__ = [
+    "BY_DESIGN",
+    "Box",
+    "Candidate",
+    "Found",
+    "Problems",
+    "Reader",
+    "Split",
+    "Subset",
+    "open_dataset",
+    "reader",
+    "readers",
+    "subsets",
+]
 
 
 def open_dataset(

@@ -22,6 +22,7 @@ from cliploc._allocator import keep_freed_memory
 from cliploc.errors import CliplocError, InputError, ModelError, UsageError
 from cliploc.jobs.engine import MakeWorker, Part, Shard
 from cliploc.jobs.rows import arrow
+from cliploc.registry import import_modules, named_modules
 
 ERRORS: dict[str, type[CliplocError]] = {
     "usage": UsageError,
@@ -72,7 +73,7 @@ def run(
             [{"shard": pickle.dumps(shard)} for shard in shards], override_num_blocks=len(shards)
         ).map_batches(
             _ShardsDone,
-            fn_constructor_args=(make_worker, resources.cpus, attempts),
+            fn_constructor_args=(make_worker, resources.cpus, attempts, named_modules()),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=pool, initial_size=pool),
             num_cpus=resources.cpus,
@@ -102,10 +103,10 @@ def run(
 class _ShardsDone:
     """The actor: holds a worker, and with it the models, for as long as the run lasts."""
 
-    def __init__(self, make_worker: MakeWorker, threads: int, attempts: Any) -> None:
+    def __init__(self, make_worker: MakeWorker, threads: int, attempts: Any, modules: Sequence[str]) -> None:
         keep_freed_memory()
         torch.set_num_threads(threads)  # Ray sets 1 for all but the whole of a machine
-        self.make_worker, self.attempts = make_worker, attempts
+        self.make_worker, self.attempts, self.modules = make_worker, attempts, modules
         self.worker: Any = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
@@ -115,7 +116,9 @@ class _ShardsDone:
             try:
                 self._count_attempt(shard)
                 # Made here, as an error in a constructor would make Ray start the actor again and again.
-                self.worker = self.worker or self.make_worker()
+                if self.worker is None:
+                    import_modules(self.modules)
+                    self.worker = self.make_worker()
                 (part,) = self.worker.stream([shard])
                 table, notes, error = _bytes(part.table), list(part.notes), ""
             except CliplocError as raised:

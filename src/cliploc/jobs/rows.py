@@ -163,6 +163,8 @@ def write_part(path: Path, table: Any, stamps: Sequence[str] = ()) -> None:
 def read_columns(path: Path, columns: Sequence[str] | None = None) -> Any:
     """A part as a `pyarrow.Table`; only some columns where they are named, which spares memory.
 
+    A part that was written without a plugin's metric does not have that metric's columns.
+
     Raises:
         UsageError: it is damaged.
     """
@@ -170,7 +172,9 @@ def read_columns(path: Path, columns: Sequence[str] | None = None) -> Any:
     if content is None:
         raise UsageError(f"{path} is damaged: run the same command again, which computes it anew")
     pa = arrow()
-    return pa.parquet.read_table(pa.BufferReader(content), columns=None if columns is None else list(columns))
+    file = pa.parquet.ParquetFile(pa.BufferReader(content))
+    there = set(file.schema_arrow.names)
+    return file.read(columns=None if columns is None else [one for one in columns if one in there])
 
 
 def save_map(path: Path, heat: FloatArray) -> None:

@@ -37,6 +37,8 @@ class _Tally:
         if row["status"] != "ok":
             self.failed.append({"sample": row["sample"], "reason": row["reason"]})
             return
+        # A plugin's metric that came while the run was under way would be the number of some of its samples only.
+        self.metrics = [one for one in self.metrics if one.columns.keys() <= row.keys()]
         for one in self.metrics:
             if all(row[column] is not None for column in one.columns):
                 one.add(row["sample"], row, row["label"], row["predictions"])

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -23,7 +24,7 @@ from torch.nn import functional as F
 from cliploc import prompts
 from cliploc._files import temporaries_of
 from cliploc.boxes import BoxRule
-from cliploc.errors import InputError, ModelError, UsageError
+from cliploc.errors import CliplocWarning, InputError, ModelError, UsageError
 from cliploc.jobs import rows as row
 from cliploc.jobs.engine import Part, Shard
 from cliploc.jobs.failures import failure_reason
@@ -33,6 +34,7 @@ from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.metrics import SIDE, one_thread
 from cliploc.pipeline.requests import Reporter, Request
+from cliploc.registry import import_modules, named_modules
 from cliploc.schema import FloatArray, Sample
 
 TOP = 5  # predictions kept of each picture
@@ -214,7 +216,11 @@ class BenchmarkWorker:
             # Started afresh, not forked: a fork of a process with threads can hang.
             context = multiprocessing.get_context("spawn")
             count = self._settings.judges
-            self._judges = ProcessPoolExecutor(count, context, _start_judge) if count else ThreadPoolExecutor(1)
+            self._judges = (
+                ProcessPoolExecutor(count, context, _start_judge, (named_modules(),))
+                if count
+                else ThreadPoolExecutor(1)
+            )
         return self._judges
 
 
@@ -406,9 +412,15 @@ class _Pending:
 
 
 # ------------------------------------------------------------------------------------------------------------- judges
-def _start_judge() -> None:
-    """One thread, no terminal's Ctrl-C, and an end with the process that asked, should that one be killed."""
+def _start_judge(modules: Sequence[str]) -> None:
+    """One thread, no terminal's Ctrl-C, and an end with the process that asked, should that one be killed.
+
+    Args:
+        modules: that the process which asked imported for their metrics.
+    """
     one_thread()
+    warnings.simplefilter("ignore", CliplocWarning)  # the process that asked has shown it
+    import_modules(modules)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -75,7 +75,9 @@ class Reader:
         raise UsageError(f"{self.name} has no split {name!r}: expected one of {there}")
 
 
-readers: Registry[Reader] = Registry("dataset", "cliploc.datasets")
+readers: Registry[Reader] = Registry(
+    "dataset", "cliploc.datasets", "cliploc.datasets", home=lambda reader: reader.read.__module__
+)
 
 
 def reader(

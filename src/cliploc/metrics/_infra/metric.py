@@ -162,7 +162,9 @@ class Metric(ABC):
         self.add(judged.sample_id, self.judge(judged), label, predictions)
 
 
-metrics: Registry[type[Metric]] = Registry("metric", "cliploc.metrics")
+metrics: Registry[type[Metric]] = Registry(
+    "metric", "cliploc.metrics", "cliploc.metrics", home=lambda cls: cls.__module__
+)
 M = TypeVar("M", bound=type[Metric])
 
 

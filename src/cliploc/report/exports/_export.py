@@ -54,7 +54,9 @@ class Export(ABC):
         """
 
 
-exports: Registry[Export] = Registry("export", "cliploc.report.exports")
+exports: Registry[Export] = Registry(
+    "export", "cliploc.report.exports", "cliploc.exports", home=lambda export: type(export).__module__
+)
 E = TypeVar("E", bound=type[Export])
 
 

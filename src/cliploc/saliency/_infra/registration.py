@@ -10,7 +10,9 @@ from cliploc.errors import UsageError
 from cliploc.registry import Registry
 from cliploc.schema import Method, Needs, Pooling, TowerKind
 
-methods: Registry[Method] = Registry("method", "cliploc.saliency")
+methods: Registry[Method] = Registry(
+    "method", "cliploc.saliency", "cliploc.methods", home=lambda method: method.function.__module__
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -1,0 +1,255 @@
+"""Things of other packages: found by entry points or named by `--import`, listed and run like our own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from cliploc.registry import import_modules, named_modules
+from tests.commands import CAT, cliploc_
+from tests.jobs.samples import wsol_folder
+
+DOCUMENT = (Path(__file__).parents[1] / "docs" / "plugins.md").read_text(encoding="utf-8")
+OF_DOCUMENT = dict(re.findall(r"<!-- not run: [^\n]* (\w+\.py) -->\n```python\n(.*?)```", DOCUMENT, re.DOTALL))
+METHOD, METRIC, EXPORT = (OF_DOCUMENT[name] for name in ("method.py", "metric.py", "writer.py"))
+MODEL = """
+from dataclasses import replace
+
+from cliploc.backbones import create, models
+
+models.register(
+    "my-mini", replace(models.get("mini"), name="my-mini", build=lambda *_: create("mini"), about="mini once more")
+)
+"""
+DATASET = """
+from cliploc.datasets import Candidate, Found, Split, reader
+from cliploc.schema import ClassName
+
+
+@reader("ones", title="Ones", about="a box a picture", source="yours", splits=(Split("all", "report", "all"),),
+        layout="*.jpg   the pictures")
+def read(root, split, problems):
+    files = sorted(root.glob("*.jpg"))
+    return Found((ClassName("cat", ("cat",)),), [Candidate(one.name, one, 0, [(1, 1, 99, 99)]) for one in files])
+"""
+
+
+def install(site: Path, package: str, files: dict[str, str], points: dict[str, dict[str, str]]) -> Path:
+    """A package as pip installs it: its folder, and beside it the folder with its metadata."""
+    (site / package).mkdir(parents=True)
+    for name, text in {"__init__.py": "", **files}.items():
+        (site / package / name).write_text(text, encoding="utf-8")
+    info = site / f"{package}-1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package.replace('_', '-')}\nVersion: 1.2\n")
+    lines = [f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in some.items()) for group, some in points.items()]
+    (info / "entry_points.txt").write_text("\n".join(lines))
+    return site
+
+
+def run(site: Path, *words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """The command line there."""
+    return python(site, "-m", "cliploc", *words, cwd=cwd)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A folder for packages that holds one with a thing of each kind."""
+    files = {
+        "method.py": METHOD,
+        "metric.py": METRIC,
+        "writer.py": EXPORT,
+        "model.py": MODEL,
+        "data.py": DATASET,
+    }
+    project = tomllib.loads(re.findall(r"```toml\n(.*?)```", DOCUMENT, re.DOTALL)[0])["project"]
+    assert (project["name"], project["version"]) == ("nice-things", "1.2")
+    points = {
+        **project["entry-points"],
+        "cliploc.models": {"my-mini": "nice_things.model"},
+        "cliploc.datasets": {"ones": "nice_things.data:read"},
+    }
+    return install(tmp_path / "site", "nice_things", files, points)
+
+
+def python(site: Path, *words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Python in a process that finds the packages of `site`."""
+    path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return subprocess.run(
+        [sys.executable, *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+
+
+def test_installed_things_are_listed_and_on_the_page(site):
+    code = """
+from cliploc.cli import main
+from cliploc.web.engine import Engine, Offer
+
+codes = [main(words) for words in (["methods"], ["exports"], ["metrics"], ["datasets"], ["models", "my-mini"])]
+print(codes, Engine([Offer("mini")], device="cpu").menu("mini").methods)
+"""
+    done = python(site, "-c", code)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert {"plain_sum", "lines", "hot_share", "ones"} <= {line.split(" ")[0] for line in lines}
+    assert any(line.split() == ["name", "my-mini"] for line in lines)
+    assert lines[-1].startswith("[0, 0, 0, 0, 0]")
+    assert "'plain_sum'" in lines[-1]
+    assert "plain_sum" not in cliploc_("methods").out
+
+
+def test_an_installed_method_and_model_locate(site):
+    words = ("-p", "cat", "--model", "my-mini", "--method", "plain_sum+cam", "-o", "power=2", "--json")
+    done = run(site, "localize", CAT, *words)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["pictures"][0]["names"][0]["found"]
+
+
+def test_an_installed_export_is_written(site, tmp_path):
+    (tmp_path / "labels.txt").write_text("cat\n")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(CAT.read_bytes())
+    words = ("annotate", tmp_path / "photos", "--labels", tmp_path / "labels.txt", "--out", tmp_path / "out")
+    done = run(site, *words, "--format", "lines,coco", "--method", "plain_sum")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "lines.txt").read_text().startswith("cat.jpg\tcat\t")
+
+
+def test_an_installed_metric_is_in_a_benchmarks_results_by_judges_in_processes_of_their_own(site, tmp_path):
+    root = wsol_folder(tmp_path / "data", 2)
+    words = ("benchmark", "--dataset", "wsol", "--root", root, "--method", "plain_sum,cam", "--out", tmp_path / "out")
+    done = run(site, *words)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())["settings"]
+    assert set(summary) == {"mini_plain-sum", "mini_cam"}
+    assert all(0 < one["hot_share"] < 100 for one in summary.values())
+    # Gone on with where the package is not installed: the run's other numbers are still there.
+    assert cliploc_("report", tmp_path / "out").code == 0
+
+
+def test_a_metric_that_comes_later_is_left_out_of_a_run_that_began_without_it(site, tmp_path):
+    root = wsol_folder(tmp_path / "data", 2)
+    words = ("benchmark", "--dataset", "wsol", "--root", root, "--method", "cam", "--out", tmp_path / "out")
+    assert cliploc_(*words).code == 0
+    done = run(site, *words)
+    assert done.returncode == 0, done.stderr
+    (summary,) = json.loads((tmp_path / "out" / "summary.json").read_text())["settings"].values()
+    assert "hot_share" not in summary
+    assert "max_box_acc" in summary
+
+
+def test_an_installed_dataset_is_read(site, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "cat.jpg").write_bytes(CAT.read_bytes())
+    done = run(site, "datasets", "ones", "--root", tmp_path / "data", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["boxes"] == 1
+
+
+# ------------------------------------------------------------------------------------------------- what can be wrong
+def test_a_broken_plugin_is_one_line_and_the_rest_is_there(site):
+    broken = {"method.py": "import no_such_module_anywhere\n", "stops.py": "raise SystemExit(3)\n"}
+    points = {"cliploc.methods": {"broken": "bad_things.method", "stops": "bad_things.stops"}}
+    done = run(install(site, "bad_things", broken, points), "methods")
+    assert done.returncode == 0
+    assert "plain_sum" in done.stdout
+    assert "cam " in done.stdout
+    first, second = done.stderr.splitlines()
+    assert "'broken' of the package bad-things 1.2" in first
+    assert "No module named 'no_such_module_anywhere'" in first
+    assert "'stops' of the package bad-things 1.2" in second
+
+
+def test_a_plugin_cannot_take_the_place_of_our_own(site):
+    files = {"method.py": METHOD.replace('"plain_sum"', '"cam"')}
+    install(site, "sly_things", files, {"cliploc.methods": {"cam": "sly_things.method"}})
+    done = run(site, "methods")
+    (line,) = done.stderr.splitlines()
+    assert "sly-things 1.2" in line
+    assert "'cam' is registered twice" in line
+    assert "Zhou et al. 2016" in done.stdout
+    assert "Plain sum" in done.stdout  # the good one
+    done = run(site, "--import", "sly_things.method", "methods")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert (
+        "the module sly_things.method cannot be imported (ValueError: method 'cam' is registered twice" in done.stderr
+    )
+
+
+def test_a_plugin_is_not_imported_where_it_is_not_needed(site):
+    install(site, "slow_things", {"method.py": "raise ImportError\n"}, {"cliploc.methods": {"x": "slow_things.method"}})
+    done = run(site, "localize", CAT, "-p", "cat", "--method", "cam")
+    assert (done.returncode, done.stderr.count("slow")) == (0, 0), done.stderr
+
+
+# ---------------------------------------------------------------------------------------------------------- --import
+@pytest.mark.parametrize("words", [("--import", "mine", "localize"), ("localize", "--import=mine")])
+def test_import_takes_a_module_of_the_folder_one_is_in(tmp_path, words):
+    (tmp_path / "mine.py").write_text(METHOD.replace('"plain_sum"', '"mine_sum"'))
+    done = run(tmp_path / "nothing", *words, CAT, "-p", "cat", "--method", "mine_sum", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "cat" in done.stdout
+
+
+def test_import_reaches_the_processes_that_judge(tmp_path):
+    (tmp_path / "mine.py").write_text(METRIC)
+    root = wsol_folder(tmp_path / "data", 2)
+    words = ("benchmark", "--dataset", "wsol", "--root", root, "--method", "cam", "--out", tmp_path / "out")
+    done = run(tmp_path, "--import", "mine", *words)
+    assert done.returncode == 0, done.stderr
+    (summary,) = json.loads((tmp_path / "out" / "summary.json").read_text())["settings"].values()
+    assert 0 < summary["hot_share"] < 100
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("no_such_thing", "expected a module to import, found none called 'no_such_thing'"),
+        ("json.no_such_thing", "expected a module to import, found none called 'json.no_such_thing'"),
+        ("breaks", "the module breaks cannot be imported (ZeroDivisionError: division by zero)"),
+        ("ends", "the module ends cannot be imported (SystemExit: 3)"),
+        (
+            "lacks",
+            "the module lacks cannot be imported (ModuleNotFoundError: No module named 'no_such_module_anywhere'",
+        ),
+        ("a-b/c.py", "expected a module to import, found none called 'a-b/c.py'"),
+        (".x", "expected the name of a module to import, got '.x'"),
+        ("", "expected the name of a module to import, got ''"),
+    ],
+)
+def test_import_of_what_is_not_there_or_is_broken_is_one_line(tmp_path, monkeypatch, name, said):
+    (tmp_path / "breaks.py").write_text("1 / 0\n")
+    (tmp_path / "lacks.py").write_text("import no_such_module_anywhere\n")
+    (tmp_path / "ends.py").write_text("raise SystemExit(3)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for words in (("--import", name, "methods"), ("methods", "--import", name)):
+        result = cliploc_(*words)
+        assert (result.code, result.out) == (2, "")
+        (line,) = result.err.splitlines()
+        assert said in line
+    assert name not in named_modules()
+
+
+def test_import_modules_remembers_what_it_imported_once():
+    import_modules(["json", "csv", "json"])
+    assert {"json", "csv"} <= set(named_modules())
+    assert len(set(named_modules())) == len(named_modules())
+
+
+def test_what_follows_two_dashes_is_no_option():
+    result = cliploc_("localize", "-p", "cat", "--", "--import", "json")
+    assert result.code == 2
+    assert "--import" in result.err
