@@ -16,7 +16,7 @@ class CliplocError(Exception):
     """Base of all errors that are the input's fault, not the program's."""
 
 
-class UsageError(CliplocError):
+class UsageError(CliplocError, ValueError):
     """An option, prompt or name that cannot be used; nothing was computed."""
 
 

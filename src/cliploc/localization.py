@@ -74,19 +74,27 @@ class Localization:
             data={"class_name": np.array([self.names[i] for i in self.boxes.label], dtype=object)},
         )
 
-    def overlay(self, names: Sequence[str] | None = None, **style: Any) -> Image.Image:
+    def overlay(
+        self,
+        names: Sequence[str] | None = None,
+        opacity: float | None = None,
+        heatmap: bool = True,
+        boxes: bool = True,
+    ) -> Image.Image:
         """The picture with heatmap and boxes.
 
         Args:
-            names: of these names only; None for all that were found.
-            **style: as `cliploc.report.overlay.draw_overlay` takes it, such as `opacity=0.5`.
+            names: of these names only; None for all of them.
+            opacity: of the hottest places, 0–1; None for the usual one.
+            heatmap: whether heat is drawn.
+            boxes: whether boxes with their labels are drawn.
 
         Raises:
-            UsageError: a name that was not asked for.
+            UsageError: a name that was not asked for, or an opacity outside 0–1.
         """
-        from cliploc.report.overlay import draw_overlay  # drawing is not loaded by those who never draw
+        from cliploc.report.overlay import OPACITY, draw_overlay  # drawing is not loaded by those who never draw
 
-        return draw_overlay(self, names, **style)
+        return draw_overlay(self, names, OPACITY if opacity is None else opacity, heatmap, boxes)
 
     def boxes_by(self, rule: BoxRule) -> Boxes:
         """The boxes that another rule makes of the same maps; no model runs, and nothing here changes."""

@@ -135,7 +135,8 @@ def annotate(
     on_images: Callable[[int], None] | None = None,
     on_note: Callable[[str], None] | None = None,
     on_write: Callable[[str], None] | None = None,
-    **model: Any,
+    options: Options | None = None,
+    **more: Any,
 ) -> AnnotateResult:
     """Draws draft boxes of named things in pictures, and writes them for other tools.
 
@@ -163,7 +164,9 @@ def annotate(
         on_images: called with the number of those just done.
         on_note: called with each remark when it comes up.
         on_write: called with the name of each file that is being written.
-        **model: options of `cliploc.Localizer`: model, pretrained, method, scales, flip, batch_size …
+        options: of the `Localizer`: model, method, scales, flip, batch_size …; None for the defaults. Names, background
+            and filters are arguments here, and no options.
+        **more: single options, such as `flip=True`, which go before those of `options`.
 
     Returns:
         What was found and written.
@@ -181,6 +184,7 @@ def annotate(
     names = labels if isinstance(labels, Labels) else _labels(labels)
     if review < 0 or (limit is not None and limit < 1):
         raise UsageError(f"expected review of at least 0 and limit of at least 1, got {review} and {limit}")
+    model = {**({} if options is None else options.given()), **more}
     if reserved := RESERVED & model.keys():
         raise UsageError(f"{', '.join(sorted(reserved))}: not an option of the model here; see cliploc.annotate")
     options = Options.of(**model)

@@ -1,0 +1,96 @@
+"""What there is, by name: the lists of the command line for programs. Plugins are among them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from cliploc import backbones, datasets, metrics, saliency
+from cliploc.report import exports
+from cliploc.schema import Role, TowerKind
+
+
+def list_models(*, kind: TowerKind | None = None, method: str | None = None, usable: bool = True) -> list[str]:
+    """The names that `Localizer(model=…)` takes, besides `hf-hub:…` and `local-dir:…`.
+
+    Args:
+        kind: only those with this image tower, "cnn" or "vit".
+        method: only those that this method runs on.
+        usable: only those whose tower can be taken apart; False for all that are known.
+
+    Raises:
+        UnknownNameError: a method that there is not.
+
+    Example:
+        >>> "mini" in list_models(kind="cnn", method="cam")
+        True
+    """
+    found = None if method is None else saliency.find(method)
+    return [
+        one.name
+        for one in backbones.models
+        if kind in (None, one.kind)
+        and (one.usable or not usable)
+        and (found is None or saliency.unfit_reason(found, one) is None)
+    ]
+
+
+def list_methods(
+    *,
+    model: str | None = None,
+    family: Literal["activation", "gradient", "perturbation", "attention"] | None = None,
+) -> list[str]:
+    """The names that `Localizer(method=…)` takes.
+
+    Args:
+        model: only those that run on this model, a name of `list_models()`.
+        family: only those that work in this way.
+
+    Raises:
+        UnknownNameError: a model that there is not.
+
+    Example:
+        >>> list_methods(model="mini", family="activation")
+        ['cam']
+    """
+    entry = None if model is None else backbones.models.get(model.replace("/", "-"))
+    return [
+        one.name
+        for one in saliency.methods
+        if family in (None, one.family) and (entry is None or saliency.unfit_reason(one, entry) is None)
+    ]
+
+
+def list_datasets(*, role: Role | None = None) -> list[str]:
+    """The names that `cliploc.datasets.open_dataset` takes.
+
+    Args:
+        role: only those with a split that may "tune" a threshold, or that is there to "report" on.
+
+    Example:
+        >>> "voc" in list_datasets(role="report")
+        True
+    """
+    return [one.name for one in datasets.readers if role is None or role in {split.role for split in one.splits}]
+
+
+def list_metrics(*, truth: Literal["boxes", "masks"] | None = None) -> list[str]:
+    """The names of the metrics that a benchmark computes, in the order of its tables.
+
+    Args:
+        truth: only those that compare with true "boxes", or with true "masks".
+
+    Example:
+        >>> list_metrics(truth="masks")
+        ['pxap']
+    """
+    return [one.name for one in metrics.all_metrics(truth)]
+
+
+def list_exports() -> list[str]:
+    """The names of the formats that `annotate(formats=…)` writes.
+
+    Example:
+        >>> list_exports()
+        ['coco', 'csv', 'cvat', 'labelstudio', 'voc', 'yolo']
+    """
+    return exports.exports.names()

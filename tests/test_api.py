@@ -1,0 +1,137 @@
+"""The public names: lists, errors, and what a notebook shows."""
+
+from __future__ import annotations
+
+import html.parser
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import cliploc
+from cliploc.errors import CliplocError
+from cliploc.saliency import fitting
+
+DOCS = Path(__file__).parents[1] / "docs"
+HOSTILE = '<img src=x onerror="alert(1)">&</li><script>alert(2)</script>'
+
+
+def test_lists_hold_names_and_filter_them():
+    assert {"mini", "mini-vit", "ViT-B-16"} <= set(cliploc.list_models())
+    assert "mini-vit" in cliploc.list_models(kind="vit")
+    assert "mini" not in cliploc.list_models(kind="vit")
+    assert "mini" not in cliploc.list_models(method="gem")
+    assert set(cliploc.list_models()) < set(cliploc.list_models(usable=False))
+    assert {"cam", "gem"} <= set(cliploc.list_methods())
+    assert cliploc.list_methods(model="ViT-B/16") == cliploc.list_methods(model="ViT-B-16")
+    from cliploc.backbones import models
+
+    assert tuple(cliploc.list_methods(model="ViT-B-16")) == fitting(models.get("ViT-B-16"))
+    assert set(cliploc.list_methods(family="perturbation")) == {"score_cam", "gscore_cam", "vl_score"}
+    assert {"wsol", "coco"} <= set(cliploc.list_datasets(role="report"))
+    assert cliploc.list_metrics()[0] == "max_box_acc"
+    assert cliploc.list_metrics(truth="masks") == ["pxap"]
+    assert {"coco", "yolo"} <= set(cliploc.list_exports())
+
+
+def test_lists_refuse_unknown_names_with_the_nearest():
+    with pytest.raises(cliploc.UnknownNameError, match="did you mean ViT-B-16"):
+        cliploc.list_methods(model="ViT-B16")
+    with pytest.raises(cliploc.UnknownNameError, match="unknown method 'gemm'"):
+        cliploc.list_models(method="gemm")
+
+
+def test_errors_are_pythons_own_too():
+    for kind in (CliplocError, cliploc.UsageError, ValueError):
+        with pytest.raises(kind):
+            cliploc.Options(threshold=2)
+    for kind in (cliploc.UsageError, ValueError, KeyError):
+        with pytest.raises(kind):
+            cliploc.Localizer(method="no such method")
+    assert not issubclass(cliploc.InputError, ValueError)
+
+
+def test_every_public_name_is_there_and_completes_before_it_is_imported():
+    code = """
+import sys, cliploc
+print(sorted(set(cliploc.__all__) - set(dir(cliploc))), "torch" in sys.modules, "numpy" in sys.modules)
+print([name for name in cliploc.__all__ if getattr(cliploc, name) is None])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["[] False False", "[]"]
+    assert cliploc.__all__ == sorted(cliploc.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        cliploc.nothing  # noqa: B018
+
+
+def test_the_document_of_the_api_names_every_public_name():
+    said = set(re.findall(r"`(?:cliploc\.)?([A-Za-z_]+)", (DOCS / "api.md").read_text(encoding="utf-8")))
+    assert set(cliploc.__all__) <= said
+
+
+# ------------------------------------------------------------------------------------------------------- Localization
+@pytest.fixture(scope="module")
+def found() -> cliploc.Localization:
+    picture = Image.new("RGB", (64, 48), "red")
+    return cliploc.Localizer()(picture, ["cat", HOSTILE, "dog"])
+
+
+class Tags(html.parser.HTMLParser):
+    """Every element and attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def test_what_a_notebook_shows_has_a_picture_and_a_line_for_each_name_whatever_they_are(found):
+    tags = Tags()
+    tags.feed(found._repr_html_())
+    assert [tag for tag, _ in tags.seen] == ["img", "ul", "li", "li", "li"]
+    picture = tags.seen[0][1]
+    assert set(picture) == {"alt", "src"}
+    assert picture["src"].startswith("data:image/jpeg;base64,")
+    assert picture["alt"] == repr(found)
+    assert "".join(tags.texts).count(HOSTILE) >= 1
+
+
+def test_it_says_in_a_line_what_it_is(found):
+    text = repr(found)
+    assert re.fullmatch(r"<Localization of image 0, 64×48: cat.*dog.*>", text)
+    assert HOSTILE in text
+    assert "\n" not in text
+
+
+def test_an_overlay_takes_what_it_names(found):
+    assert found.overlay(["cat"], opacity=0.2, heatmap=False, boxes=False).getpixel((3, 3)) == (255, 0, 0)
+    assert np.array_equal(found.overlay(), found.overlay(None, None, True, True))
+    with pytest.raises(ValueError, match="an opacity from 0 to 1"):
+        found.overlay(opacity=2)
+    with pytest.raises(ValueError, match="'bird' was not looked for"):
+        found.overlay(["bird"])
+    with pytest.raises(TypeError):
+        found.overlay(colour="red")
+
+
+# ----------------------------------------------------------------------------------------------------------- annotate
+def test_annotate_takes_options_as_one_value_and_one_by_one(tmp_path):
+    Image.new("RGB", (64, 48), "red").save(tmp_path / "a.png")
+    options = cliploc.Options(method="layer_cam", batch_size=2, device="cpu")
+    for name, more in (("a", {"options": options}), ("b", {"options": options, "method": "cam"}), ("c", {})):
+        cliploc.annotate([tmp_path / "a.png"], ["cat"], tmp_path / name, formats=["csv"], **more)
+    manifests = [(tmp_path / name / "manifest.json").read_text() for name in "abc"]
+    assert [re.findall(r'"method": "(\w+)"', text)[0] for text in manifests] == ["layer_cam", "cam", "cam"]
+    for wrong in ({"colour": 3}, {"options": cliploc.Options(min_area=0.5)}, {"background": ["grass"]}):
+        with pytest.raises(cliploc.UsageError, match="option of"):
+            cliploc.annotate([tmp_path / "a.png"], ["cat"], tmp_path / "d", **wrong)
