@@ -40,7 +40,7 @@ def number(name: str, low: float, high: float, *, above: bool = False, none: str
         none: what None means, if it is allowed.
 
     Example:
-        >>> number("opacity", 0, 1)(0.5)
+        >>> number("min_presence", 0, 1)(0.5)
         0.5
     """
     words = f"above {low:g} and at most {high:g}" if above else f"from {low:g} to {high:g}"

@@ -34,6 +34,7 @@ from cliploc.metrics import (
     checked_map,
     one_thread,
 )
+from cliploc.registry import import_modules, named_modules
 from cliploc.schema import Problem
 
 DEFAULT = Bootstrap()
@@ -192,8 +193,16 @@ def _judged(
         yield from map(judge, truths)
         return
     # Started afresh, not forked: a fork of a process with threads can hang.
-    with ProcessPoolExecutor(min(workers, len(truths)), multiprocessing.get_context("spawn"), one_thread) as pool:
+    with ProcessPoolExecutor(
+        min(workers, len(truths)), multiprocessing.get_context("spawn"), _start, (named_modules(),)
+    ) as pool:
         yield from pool.map(judge, truths, chunksize=8)
+
+
+def _start(modules: tuple[str, ...]) -> None:
+    """A process that judges: one thread, and the modules that the command was told to import."""
+    one_thread()
+    import_modules(modules)
 
 
 def _judge(maps: Path, convention: Convention, threshold: float | None, truth: Truth) -> Columns | Problem:
