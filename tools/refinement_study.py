@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from cliploc import backbones
 from cliploc.boxes import BoxRule, boxes_from_maps
 from cliploc.geometry import Frame, iou_matrix
 from cliploc.localizer import Localizer
@@ -180,6 +181,13 @@ def table(by_size: dict[int, list[Photo]], methods: Sequence[str], rows: dict[st
         print(f"| {title} | " + " | ".join(best(one) for one in curves) + f" | {mean:.3f} |", flush=True)
 
 
+def threshold_table(rows: dict[str, tuple[list[Photo], str, Variant]]) -> None:
+    """Thresholds across."""
+    print("| | " + " | ".join(f"τ {tau:.2f}" for tau in TAUS) + " |\n" + "|---" * (1 + len(TAUS)) + "|")
+    for title, what in rows.items():
+        print(f"| {title} | " + " | ".join(f"{share:.3f}" for share in curve(*what)) + " |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="mini", choices=list(STAGES))
@@ -208,14 +216,21 @@ def main() -> None:
             "half of the map": replace(chosen, mix=0.5),
         }
         table(by_size, methods, plain | rows)
-    elif arguments.table == "guided":
-        rows = {
-            "guided": Variant(cell=32),
-            "A": chosen,
-            "A, then guided": replace(chosen, cell=16),
-            "A, then guided, windows as without": replace(chosen, cell=32),
-        }
-        table(by_size, methods[:1], plain | rows)
+    elif arguments.table == "threshold":
+        threshold_table({f"{method}, {size}": (by_size[size], method, chosen) for method in methods for size in SIZES})
+    else:
+        stride = backbones.create(arguments.model).stride
+        rows = {"guided": Variant(cell=stride), "A, then guided": replace(chosen, cell=stride)}
+        if stride > 16:
+            rows["A, then guided with the windows of a finer grid"] = replace(chosen, cell=16)
+        threshold_table(
+            {
+                f"{method}, {size}, {title}": (by_size[size], method, variant)
+                for method in methods
+                for size in SIZES[:2]
+                for title, variant in rows.items()
+            }
+        )
 
 
 if __name__ == "__main__":

@@ -6,10 +6,16 @@ import torch
 from torch import Tensor
 
 from cliploc.refine._registration import refinement
+from cliploc.schema import Backbone
 
 EPS = 1e-3  # colour variance (0–1 values) above which a step is an edge
 SAMPLES = 16  # to either side of a window's centre; more say little about its line
 AT_ONCE = 8  # prompts, whose four coefficients a pixel are held together
+
+
+def _threshold(backbone: Backbone, tau: float) -> float:
+    """The wide windows of a CNN's coarse cells warm a map; one with a high τ is warm already. docs/refinement.md."""
+    return max(tau, min(0.5, 1 - (1 - tau) ** 2)) if backbone.kind == "cnn" else tau
 
 
 @refinement(
@@ -17,7 +23,7 @@ AT_ONCE = 8  # prompts, whose four coefficients a pixel are held together
     title="Guided filter",
     paper="He et al. 2010, Guided Image Filtering, ECCV; He & Sun 2015, Fast Guided Filter",
     on="picture",
-    threshold=lambda tau: 1 - (1 - tau) ** 2,  # the means of windows are warmer; tools/choose_thresholds.py --refine
+    threshold=_threshold,
     package="kornia",
 )
 def guided(picture: Tensor, maps: Tensor, cell: tuple[int, int]) -> Tensor:
