@@ -112,7 +112,13 @@ def test_the_middle_of_the_bundled_towers_has_stride_16(model: str, grid: tuple[
     assert affinity.grid(backbone, trace) == grid
 
 
-def test_its_boxes_have_a_threshold_of_their_own() -> None:
-    localizer = Localizer("mini", method="cam", refine=["affinity"])
-    assert localizer.box_rule.threshold == 0.5
-    assert Localizer("mini", method="cam", refine=["affinity"], threshold=0.3).box_rule.threshold == 0.3
+@pytest.mark.parametrize(
+    ("kind", "method", "own", "after"),
+    [("gap_cnn", "cam", 0.3, 0.5), ("gap_cnn", "grad_cam", 0.1, 0.2), ("vit", "naclip", 0.6, 0.6)],
+)
+def test_boxes_have_the_threshold_that_was_chosen_for_the_tower(
+    kind: str, method: str, own: float, after: float
+) -> None:
+    assert Localizer(tower(kind), method=method).box_rule.threshold == own
+    assert Localizer(tower(kind), method=method, refine=["affinity"]).box_rule.threshold == after
+    assert Localizer(tower(kind), method=method, refine=["affinity"], threshold=0.4).box_rule.threshold == 0.4

@@ -7,10 +7,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.refine._registration import refinement
-from cliploc.schema import Context, Needs
+from cliploc.schema import Backbone, Context, Needs
 
 CUT = 0.1  # places whose cosine is lower exchange no heat; tools/refinement_study.py
-THRESHOLD = 0.5  # of the boxes: how far a mean over like places falls depends on the places, little on the method
 PAIRS = 2**24  # of places, whose likeness is held at once: 64 MB
 
 
@@ -34,12 +33,17 @@ def spread(features: Tensor, maps: Tensor, cut: float) -> Tensor:
     return torch.cat(parts, dim=1).transpose(1, 2).reshape(maps.shape)
 
 
+def _threshold(backbone: Backbone, tau: float) -> float:
+    """On a CNN heat spreads far beyond the peaks, so twice the threshold, at most 0.5; docs/refinement.md."""
+    return max(tau, min(0.5, 2 * tau)) if backbone.kind == "cnn" else tau
+
+
 @refinement(
     "affinity",
     title="Feature affinity",
-    paper="no paper of its own; a random-walk step as in Ahn & Kwak 2018, AffinityNet, CVPR",
+    paper="no paper's method; a random-walk step as in Ahn & Kwak 2018, AffinityNet, CVPR, on untrained likeness",
     on="grid",
-    threshold=lambda _: THRESHOLD,
+    threshold=_threshold,
     needs=lambda backbone: Needs(features=(backbone.middle_stage,)),
 )
 def affinity(ctx: Context, maps: Tensor) -> Tensor:
