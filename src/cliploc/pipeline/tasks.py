@@ -114,7 +114,7 @@ class TaskMaker:
             return self._box_rule
         threshold = method.threshold
         for step in self._steps:
-            threshold = step.threshold(threshold)
+            threshold = step.threshold(self._backbone, threshold)
         return replace(self._box_rule, threshold=threshold)
 
     def _with_heads(self, method: Method, options: Mapping[str, Any]) -> dict[str, Any]:

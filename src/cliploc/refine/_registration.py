@@ -31,7 +31,7 @@ class Refinement:
         on: where it works; steps over the picture come after those on the grid.
         towers: the tower kinds it is defined on.
         needs: what it reads from the trace of a model.
-        threshold: a method's own box threshold τ → the one that suits its maps after this step.
+        threshold: a model and a method's own box threshold τ → the τ that suits its maps after this step.
         package: what must be installed for it, besides cliploc's own dependencies.
     """
 
@@ -42,7 +42,7 @@ class Refinement:
     on: Literal["grid", "picture"]
     towers: frozenset[TowerKind]
     needs: Callable[[Backbone], Needs]
-    threshold: Callable[[float], float]
+    threshold: Callable[[Backbone, float], float]
     package: str | None
 
     def grid(self, backbone: Backbone, trace: Trace) -> tuple[int, int]:
@@ -64,7 +64,7 @@ def refinement(
     on: Literal["grid", "picture"],
     towers: Iterable[TowerKind] = ("cnn", "vit"),
     needs: Callable[[Backbone], Needs] = lambda _: Needs(),
-    threshold: Callable[[float], float] = lambda tau: tau,
+    threshold: Callable[[Backbone, float], float] = lambda _, tau: tau,
     package: str | None = None,
 ) -> Callable[[F], F]:
     """Registers a function as a refinement; see `Refinement` for what it takes and gives."""

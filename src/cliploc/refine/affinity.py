@@ -41,7 +41,7 @@ def _threshold(backbone: Backbone, tau: float) -> float:
 @refinement(
     "affinity",
     title="Feature affinity",
-    paper="no paper's method; a random-walk step as in Ahn & Kwak 2018, AffinityNet, CVPR, on untrained likeness",
+    paper="no paper of its own; a random-walk step as in Ahn & Kwak 2018, AffinityNet, CVPR, on untrained likeness",
     on="grid",
     threshold=_threshold,
     needs=lambda backbone: Needs(features=(backbone.middle_stage,)),
