@@ -33,7 +33,7 @@ def test_lists_hold_names_and_filter_them():
     assert tuple(cliploc.list_methods(model="ViT-B-16")) == fitting(models.get("ViT-B-16"))
     assert set(cliploc.list_methods(family="perturbation")) == {"score_cam", "gscore_cam", "vl_score"}
     assert {"wsol", "coco"} <= set(cliploc.list_datasets(role="report"))
-    assert cliploc.list_metrics()[0] == "max_box_acc"
+    assert cliploc.list_metrics()[0] == "localization"
     assert cliploc.list_metrics(truth="masks") == ["pxap"]
     assert {"coco", "yolo"} <= set(cliploc.list_exports())
 
