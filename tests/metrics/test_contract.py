@@ -7,7 +7,7 @@ import pytest
 
 from cliploc.errors import UsageError
 from cliploc.jobs.rows import judge, row_schema, to_table
-from cliploc.jobs.summary import COLUMNS, summarize
+from cliploc.jobs.summary import summarize, summary_columns
 from cliploc.metrics import Bootstrap, JudgedMap, Metric, all_metrics, all_numbers, judge_map
 from cliploc.schema import Sample
 
@@ -39,7 +39,7 @@ def counted(cls: type[Metric], numbers: list[int]) -> Metric:
 def test_what_it_says_of_itself(cls):
     assert cls.numbers
     assert all(number.title and number.about for number in cls.numbers.values())
-    assert set(cls.columns) <= set(COLUMNS)
+    assert set(cls.columns) <= set(summary_columns())
     assert set(cls.columns) <= set(row_schema().names)
 
 
@@ -110,7 +110,7 @@ def test_the_summary_has_every_number_of_every_metric():
         item = judged(number)
         [columns] = judge_map(item, [TAU])
         base = {"sample": item.sample_id, "setting": "a", "label": 1, "status": "ok", "predictions": [1, 2, 3, 4, 5]}
-        rows.append({**dict.fromkeys(COLUMNS), **base, **columns})
+        rows.append({**dict.fromkeys(summary_columns()), **base, **columns})
     summary = summarize([{"id": "a", "threshold": TAU}], rows, bootstrap=FEW)["a"]
     assert set(all_numbers()) <= set(summary)
 

@@ -27,7 +27,7 @@ from cliploc.jobs.notes import Notes, said_some
 from cliploc.jobs.plan import SHARD, Setting, View, WorkerSettings, shard_size, shards_of
 from cliploc.jobs.rows import arrow, place_of, read_columns, rows_in, write_part
 from cliploc.jobs.sources import content_digest, stamp
-from cliploc.jobs.summary import COLUMNS, Summary, summarize
+from cliploc.jobs.summary import Summary, summarize, summary_columns
 from cliploc.metrics import all_numbers
 from cliploc.report.benchmark import FILES as REPORT_FILES
 from cliploc.schema import Dataset
@@ -238,7 +238,7 @@ def misfit(view: View, method: str) -> str | None:
 def conclude(out: Path) -> dict[str, Summary]:
     """Computes the numbers of all parts there are and writes them into summary.json."""
     manifest = read_manifest(out)
-    rows = rows_in(out, COLUMNS, manifest["shards"])
+    rows = rows_in(out, summary_columns(), manifest["shards"])
     summary = summarize(manifest["settings"], rows, manifest["dataset"]["role"] == "tune")
     write_json(out / "summary.json", {"schema_version": SCHEMA_VERSION, "settings": summary})
     return summary

@@ -9,15 +9,14 @@ from typing import Any
 from cliploc.jobs.rows import Row
 from cliploc.metrics import Bootstrap, Interval, Metric, MetricSummary, all_metrics
 
-# All that a summary reads of the rows: neither thumbnails nor boxes.
-COLUMNS = tuple(
-    dict.fromkeys(
-        ["sample", "setting", "label", "status", "reason", "predictions"]
-        + [column for one in all_metrics() for column in one.columns]
-    )
-)
 DEFAULT = Bootstrap()
 Summary = dict[str, Any]
+
+
+def summary_columns() -> tuple[str, ...]:
+    """All columns that a summary reads of the rows: neither thumbnails nor boxes."""
+    own = ("sample", "setting", "label", "status", "reason", "predictions")
+    return tuple(dict.fromkeys([*own, *(column for one in all_metrics() for column in one.columns)]))
 
 
 @dataclass
@@ -88,7 +87,7 @@ def summarize(
 
     Args:
         settings: those of its manifest: `id` and `threshold`.
-        rows: those of its parts, in any order; the `COLUMNS` are enough.
+        rows: those of its parts, in any order; the `summary_columns` are enough.
         tune: whether these images may choose a threshold.
         bootstrap: how intervals are made.
 
