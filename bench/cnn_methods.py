@@ -47,8 +47,8 @@ from torch.nn import functional as F
 from bench.keep import headed, keep
 from bench.vit_methods import PHOTOS, THINGS, machine, seconds, shown
 from cliploc.backbones.open_clip_resnet import OpenClipResNet
+from cliploc.method import Context
 from cliploc.saliency import methods
-from cliploc.schema import Context
 
 INSTALL = "make setup, or: pip install torchcam grad-cam; pip install --no-deps captum"
 SMALL = {"layers": [1, 1, 1, 1], "width": 16, "image_size": 64, "patch_size": None}

@@ -30,8 +30,9 @@ from torch.nn import functional as F
 from bench.keep import headed, keep
 from bench.vit_methods import PHOTOS, machine, seconds
 from cliploc import backbones
+from cliploc.method import Context
 from cliploc.saliency import methods
-from cliploc.schema import Backbone, Context
+from cliploc.tower import Backbone
 
 SIDE, CHANNELS, BUDGET = 224, 16, 64
 GROWTH = {"prompts": (1, 10, 100), "images": (1, 8, 64), "input": (224, 336, 448), "channels": (16, 32, 64)}

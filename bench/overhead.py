@@ -28,7 +28,7 @@ import torch
 
 from cliploc import Localizer, __version__
 from cliploc.images import SUFFIXES, load
-from cliploc.schema import Needs
+from cliploc.tower import Needs
 
 NAME = "dog"
 

@@ -27,8 +27,9 @@ from bench.keep import headed, keep
 from bench.vit_methods import machine
 from cliploc import backbones
 from cliploc.backbones._linear import linear
+from cliploc.method import Context
 from cliploc.saliency._infra.masked import masked_embeddings
-from cliploc.schema import Context, Needs
+from cliploc.tower import Needs
 
 SIDE = 2048
 HEADER = (

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-    from cliploc.schema import Backbone
+    from cliploc.tower import Backbone
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 

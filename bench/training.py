@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from cliploc import backbones
 from cliploc.heads import HEADS, HeadConfig, Seen, look, seen_needs
-from cliploc.schema import Context
+from cliploc.method import Context
 from cliploc.training.features import _tensors
 
 

@@ -36,7 +36,7 @@ from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotator import RESERVED, BoxFilter
 from cliploc.localizer import Localizer
 from cliploc.memory import Memory
-from cliploc.schema import Needs
+from cliploc.tower import Needs
 from cliploc.training import TrainSettings, read_csv, train
 from cliploc.training.features import FeatureCache, Wanted
 from cliploc.web.engine import Engine, Offer

@@ -29,7 +29,7 @@ from cliploc.pipeline.requests import Reporter
 from cliploc.pipeline.views import Views
 from cliploc.saliency import methods, min_max
 from cliploc.saliency.cam import cam
-from cliploc.schema import Needs
+from cliploc.tower import Needs
 from tests.commands import CAT, create_once
 from tests.tiny import KINDS, context, give_function, tower
 

@@ -30,7 +30,7 @@ models.register(
 """
 DATASET = """
 from cliploc.datasets import Candidate, Found, Split, reader
-from cliploc.schema import ClassName
+from cliploc.values import ClassName
 
 
 @reader("ones", title="Ones", about="a box a picture", source="yours", splits=(Split("all", "report", "all"),),

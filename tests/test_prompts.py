@@ -9,7 +9,7 @@ import torch
 
 from cliploc import prompts
 from cliploc.errors import UsageError
-from cliploc.schema import TextSet
+from cliploc.values import TextSet
 
 
 def encode(sentences):

@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 from cliploc.backbones._cnn import AttentionPool, ConvolutionalBackbone, GlobalAveragePool
 from cliploc.backbones._transformer import BlockAdapter, VisionTransformerBackbone, resize_positions
-from cliploc.schema import Backbone, Context, Needs
+from cliploc.method import Context
+from cliploc.tower import Backbone, Needs
 
 COLOURS = {"red": (1.0, 0.0, 0.0), "green": (0.0, 1.0, 0.0), "blue": (0.0, 0.0, 1.0)}
 SIDE = 4  # pixels of one grid cell

@@ -20,10 +20,10 @@ from cliploc._terminal import Terminal
 from cliploc.demo import DemoPhoto, demo_photos
 from cliploc.geometry import iou_matrix
 from cliploc.localization import Localization
+from cliploc.method import Method
 from cliploc.pipeline.requests import Reporter
 from cliploc.report.overlay import comparison
 from cliploc.saliency import methods
-from cliploc.schema import Method
 
 ROOT = Path(__file__).parents[1]
 SHOWN = {"cat.jpg": "cat", "dogs.jpg": "dog", "bee.jpg": "bee"}

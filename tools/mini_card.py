@@ -24,9 +24,10 @@ from cliploc import backbones, prompts
 from cliploc.backbones._mini_text import MiniTextTower, Reading, normalise
 from cliploc.backbones._tower import DualEncoder
 from cliploc.backbones.mini import WEIGHTS, Mini
+from cliploc.method import Context
 from cliploc.metrics import Bootstrap, MaxBoxAcc, box_curve, boxes_on_map
 from cliploc.saliency import methods
-from cliploc.schema import Context, TextSet
+from cliploc.values import TextSet
 
 ROOT = Path(__file__).resolve().parent.parent
 WORDS = ROOT / "tests/backbones/everyday_words.csv"

@@ -31,11 +31,12 @@ from cliploc import backbones
 from cliploc.boxes import BoxRule, boxes_from_maps
 from cliploc.geometry import Frame, iou_matrix
 from cliploc.localizer import Localizer
+from cliploc.method import Context
 from cliploc.refine import LONGEST, refinements
 from cliploc.refine.affinity import directions
 from cliploc.saliency import methods as registered
 from cliploc.saliency import min_max
-from cliploc.schema import Context, Needs
+from cliploc.tower import Needs
 
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "../shared/data/imagenet_one_per_class"

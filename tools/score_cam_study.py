@@ -35,11 +35,13 @@ from cliploc.boxes import BoxRule, boxes_from_maps
 from cliploc.datasets import open_dataset
 from cliploc.geometry import Frame, iou_matrix
 from cliploc.localizer import Localizer
+from cliploc.method import Context
 from cliploc.metrics import SIDE, box_curve, boxes_on_map
 from cliploc.saliency import methods, min_max
 from cliploc.saliency._infra.channels import channel_maps
 from cliploc.saliency._infra.masked import BASELINE_KEY, MaskedEmbeddings, masked_embeddings
-from cliploc.schema import Context, Needs, ResizePolicy, Trace
+from cliploc.tower import Needs, Trace
+from cliploc.values import ResizePolicy
 
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "../shared/data/imagenet_one_per_class"

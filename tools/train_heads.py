@@ -24,11 +24,13 @@ from torch.nn import functional as F
 
 from cliploc import backbones, prompts
 from cliploc.heads import SemanticHead, load_head, look
+from cliploc.method import Context
 from cliploc.metrics import Bootstrap, LocalizationAccuracy, MaxBoxAcc, box_curve, boxes_on_map
 from cliploc.saliency import methods, min_max
 from cliploc.saliency._infra.attention import summed_attention
-from cliploc.schema import Backbone, Context, Needs, TextSet
+from cliploc.tower import Backbone, Needs
 from cliploc.training import TrainSettings, read_csv, train
+from cliploc.values import TextSet
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs/training.md"

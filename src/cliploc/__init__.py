@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cliploc.localization import Localization
     from cliploc.localizer import Localizer
     from cliploc.memory import Memory
-    from cliploc.schema import Boxes
+    from cliploc.values import Boxes
 
 __all__ = [
     "AnnotateResult",
@@ -56,7 +56,7 @@ _HOMES = {
     "cliploc.localization": ("Localization",),
     "cliploc.localizer": ("Localizer",),
     "cliploc.memory": ("Memory",),
-    "cliploc.schema": ("Boxes",),
+    "cliploc.values": ("Boxes",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import Field, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +16,8 @@ from cliploc.errors import UsageError
 
 if TYPE_CHECKING:
     from cliploc.memory import Memory
-    from cliploc.schema import Backbone, ResizePolicy
+    from cliploc.tower import Backbone
+    from cliploc.values import ResizePolicy
 
 POLICIES: tuple[ResizePolicy, ...] = ("squash", "crop", "pad")
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # by torch's names, as torch is not imported here
@@ -202,6 +204,22 @@ def parse_pair(text: str) -> tuple[str, str]:
     if not equals or not key:
         raise UsageError(f"expected --option as key=value, got {short(text)}")
     return key.replace("-", "_"), value
+
+
+def parse_share(text: str, expected: str) -> float:
+    """A number from 0 to 1.
+
+    Args:
+        text: as it was written.
+        expected: how the error begins: where, and what was expected there.
+
+    Raises:
+        UsageError: it is no such number.
+    """
+    with suppress(ValueError):
+        if 0 <= float(text) <= 1:
+            return float(text)
+    raise UsageError(f"{expected}, got {text}")
 
 
 def _one_method(given: Sequence[str]) -> str:

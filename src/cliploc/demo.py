@@ -15,7 +15,7 @@ import numpy as np
 
 from cliploc._files import write_whole
 from cliploc.localization import Localization
-from cliploc.schema import FloatArray
+from cliploc.values import FloatArray
 
 if TYPE_CHECKING:
     from cliploc.localizer import Localizer

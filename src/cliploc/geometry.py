@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from cliploc.config import POLICIES
 from cliploc.errors import InputError, UsageError
-from cliploc.schema import FloatArray, Interpolation, ResizePolicy
+from cliploc.values import FloatArray, Interpolation, ResizePolicy
 
 MAX_ASPECT_RATIO = 50.0  # beyond it, `crop` would resize to an enormous picture and `pad` to a line
 RESAMPLING: dict[Interpolation, Image.Resampling] = {

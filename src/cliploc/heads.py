@@ -25,8 +25,9 @@ from torch.nn import functional as F
 from cliploc._checksums import tensors_digest
 from cliploc._files import write_output
 from cliploc.errors import ModelError, UsageError
+from cliploc.method import Context
 from cliploc.saliency import mean_attention, patches_of
-from cliploc.schema import Backbone, Context, Needs, TowerKind
+from cliploc.tower import Backbone, Needs, TowerKind
 
 FORMAT = 2  # of a saved head
 READABLE = (1, FORMAT)  # 1: LCTR's heads had no bias
@@ -128,7 +129,7 @@ def look(ctx: Context, *, attention: bool, dense: bool) -> Seen:
 
 
 class SemanticHead(nn.Module, ABC):
-    """Semantic maps S by a 3×3 convolution, and logits as means of them; fulfils `cliploc.schema.TrainedHead`.
+    """Semantic maps S by a 3×3 convolution, and logits as means of them; fulfils `cliploc.method.TrainedHead`.
 
     A subclass says with which kernel each picture is convolved, and how places count in the mean.
 

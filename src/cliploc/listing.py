@@ -6,7 +6,8 @@ from typing import Literal
 
 from cliploc import backbones, datasets, metrics, saliency
 from cliploc.report import exports
-from cliploc.schema import Role, TowerKind
+from cliploc.tower import TowerKind
+from cliploc.values import Role
 
 
 def list_models(*, kind: TowerKind | None = None, method: str | None = None, usable: bool = True) -> list[str]:

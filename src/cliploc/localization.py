@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from cliploc.boxes import BoxRule, boxes_from_maps
 from cliploc.geometry import Frame
-from cliploc.schema import Boxes, FloatArray
+from cliploc.values import Boxes, FloatArray
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -21,6 +21,7 @@ from cliploc.errors import UsageError
 from cliploc.heads import load_head, read_config
 from cliploc.images import ImageLike, Picture, pictures_in
 from cliploc.localization import Localization, boxes_of
+from cliploc.method import Method
 from cliploc.pipeline.decide import Evidence, reasons_of, weigh, without_boxes
 from cliploc.pipeline.modes import own_modes, undisturbed
 from cliploc.pipeline.prepare import OnError, Preparation, Prepared, Unreadable, batches
@@ -30,8 +31,9 @@ from cliploc.pipeline.texts import Texts
 from cliploc.pipeline.views import Computed, Maps, Views, Wanted, refuse_nan
 from cliploc.refine import chosen
 from cliploc.saliency import find, resolve_options
-from cliploc.schema import Backbone, Method, ResizePolicy
 from cliploc.text_cache import TextCache, cache_folder
+from cliploc.tower import Backbone
+from cliploc.values import ResizePolicy
 
 Names = Sequence[str] | Sequence[Sequence[str]]
 

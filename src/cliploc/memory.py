@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cliploc.schema import Backbone, Needs, Trace
+from cliploc.tower import Backbone, Needs, Trace
 
 
 @dataclass

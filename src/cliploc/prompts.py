@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cliploc.errors import CliplocWarning, UsageError
-from cliploc.schema import TextSet
+from cliploc.values import TextSet
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -43,7 +43,7 @@ class TextCache:
 
     Args:
         folder: of all models' embeddings; see `cache_folder`.
-        weights_id: of the model; see `cliploc.schema.Backbone.weights_id`.
+        weights_id: of the model; see `cliploc.tower.Backbone.weights_id`.
 
     Example:
         >>> import tempfile, torch

@@ -20,16 +20,8 @@ from torch.nn import functional as F
 from cliploc.backbones._transformer import own_attention
 from cliploc.errors import UsageError
 from cliploc.saliency import fitting
-from cliploc.schema import (
-    Backbone,
-    DenseReading,
-    Interpolation,
-    Needs,
-    Pooling,
-    ResizePolicy,
-    TowerKind,
-    TransformerBackbone,
-)
+from cliploc.tower import Backbone, DenseReading, Needs, Pooling, TowerKind, TransformerBackbone
+from cliploc.values import Interpolation, ResizePolicy
 
 TEXT = {"width": 32, "heads": 2, "layers": 1, "context_length": 12, "vocab_size": 100}
 SENTENCES = ["a photo of a cat", "dogs"]

@@ -22,7 +22,7 @@ from cliploc.backbones.open_clip import Plan, build, plan_model
 from cliploc.config import DTYPES
 from cliploc.errors import CliplocWarning, ModelError, UnknownNameError, UsageError
 from cliploc.localizer import Localizer
-from cliploc.schema import Backbone
+from cliploc.tower import Backbone
 from cliploc.training.train import MixedPrecision
 from tests.backbones.small_clip import SIDE, TEXTS, save_folder, small_clip, tokenizer
 from tests.backbones.test_weights import torchscript

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from cliploc.backbones._cnn import AttentionPool, GlobalAveragePool
 from cliploc.errors import UsageError
-from cliploc.schema import Backbone, DenseReading, Needs
+from cliploc.tower import Backbone, DenseReading, Needs
 from tests.backbones.seam import BackboneContract
 from tests.tiny import seeded, tower
 

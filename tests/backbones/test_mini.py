@@ -16,7 +16,7 @@ from cliploc.backbones import create
 from cliploc.backbones.mini import WEIGHTS, Mini
 from cliploc.errors import UnknownNameError, UsageError
 from cliploc.geometry import Frame
-from cliploc.schema import Backbone, Needs
+from cliploc.tower import Backbone, Needs
 from tests.backbones.seam import BackboneContract
 
 PACKAGE = Path(__file__).parents[2] / "src" / "cliploc"

@@ -21,7 +21,7 @@ from cliploc.backbones.mini_vit import WEIGHTS, HybridBlocks, MiniVit, load_stem
 from cliploc.demo import demo_photos
 from cliploc.errors import UsageError
 from cliploc.geometry import Frame
-from cliploc.schema import Needs
+from cliploc.tower import Needs
 from tests.backbones.seam import TransformerContract, perturb
 from tests.tiny import seeded
 

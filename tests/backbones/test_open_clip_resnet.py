@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from cliploc.backbones.open_clip_resnet import OpenClipResNet
 from cliploc.errors import UsageError
-from cliploc.schema import Backbone, DenseReading, Needs
+from cliploc.tower import Backbone, DenseReading, Needs
 from tests.backbones.seam import BackboneContract
 from tests.backbones.small_clip import TEXTS, season, small_clip, tokenizer
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from cliploc.backbones.open_clip_timm import TimmCnn, TimmVit
 from cliploc.errors import UsageError
-from cliploc.schema import Backbone, Needs
+from cliploc.tower import Backbone, Needs
 from tests.backbones.seam import (
     SENTENCES,
     TEXT,

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from cliploc.backbones.open_clip_vit import OpenClipVit
 from cliploc.errors import UsageError
-from cliploc.schema import Needs
+from cliploc.tower import Needs
 from tests.backbones.seam import (
     SENTENCES,
     TEXT,

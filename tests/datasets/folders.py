@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from cliploc.datasets import open_dataset
-from cliploc.schema import Dataset
+from cliploc.values import Dataset
 
 
 def picture(path: Path, size_wh: tuple[int, int] = (50, 40), orientation: int = 1) -> Path:

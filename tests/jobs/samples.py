@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from cliploc.datasets import open_dataset
-from cliploc.schema import Dataset
+from cliploc.values import Dataset
 from tests.commands import PHOTOS
 
 SIDE = 112  # of the files; nothing depends on it

@@ -18,7 +18,7 @@ from cliploc.config import BENCHMARK
 from cliploc.errors import ModelError, UsageError
 from cliploc.jobs import local
 from cliploc.jobs.engine import Part, Shard
-from cliploc.schema import Sample
+from cliploc.values import Sample
 
 pa = pytest.importorskip("pyarrow")
 ray = pytest.importorskip("ray")

@@ -9,7 +9,7 @@ from cliploc.errors import UsageError
 from cliploc.jobs.rows import judge, row_schema, to_table
 from cliploc.jobs.summary import summarize, summary_columns
 from cliploc.metrics import Bootstrap, JudgedMap, Metric, all_metrics, all_numbers, judge_map
-from cliploc.schema import Sample
+from cliploc.values import Sample
 
 FEW = Bootstrap(replicates=20)
 TAU = 0.4

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from cliploc import backbones
 from cliploc.localizer import Localizer
+from cliploc.method import Context
 from cliploc.refine import affinity as module
 from cliploc.refine import refinements
 from cliploc.refine.affinity import CUT, spread
-from cliploc.schema import Context, Trace
+from cliploc.tower import Trace
 from tests.saliency.peers import tiny_scene
 from tests.test_localizer import WIDE
 from tests.tiny import KINDS, give_function, tower

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cliploc.method import Context
 from cliploc.refine import refinements
 from cliploc.refine._walk import box_mask, sinkhorn, transition
-from cliploc.schema import Context
 from tests.saliency.peers import GRID, Scene, tiny_scene
 
 H, W = GRID

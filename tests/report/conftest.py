@@ -8,7 +8,7 @@ from PIL import Image
 
 from cliploc.geometry import Frame
 from cliploc.localization import Localization
-from cliploc.schema import Boxes, ResizePolicy
+from cliploc.values import Boxes, ResizePolicy
 
 Build = Callable[..., Localization]
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliploc.backbones import create
+from cliploc.method import Context
 from cliploc.saliency import methods
-from cliploc.schema import Context, Needs
+from cliploc.tower import Needs
 from tests.tiny import planted_image, tower
 
 GRID = (5, 6)

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from cliploc.backbones.open_clip_timm import TimmVit
 from cliploc.backbones.open_clip_vit import OpenClipVit
+from cliploc.method import Context
 from cliploc.saliency import methods
-from cliploc.schema import Context
 from tests.backbones.seam import TEXT, perturb, pictures, tokenizer
 from tests.backbones.test_open_clip_timm import small_vit
 from tests.saliency.vits import scenes, tiny

@@ -16,7 +16,7 @@ from cliploc.errors import UsageError
 from cliploc.localizer import Localizer
 from cliploc.saliency import methods
 from cliploc.saliency._infra.channels import channel_gradients, channel_maps, channel_needs
-from cliploc.schema import Needs
+from cliploc.tower import Needs
 from tests.backbones.seam import tokenizer
 from tests.backbones.test_open_clip_timm import small_vit
 from tests.saliency.peers import GRID, Scene, tiny_scene

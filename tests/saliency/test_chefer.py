@@ -10,7 +10,7 @@ from torch import Tensor
 
 import cliploc.saliency._infra.gradients as gradients_module
 from cliploc.saliency import methods
-from cliploc.schema import Needs
+from cliploc.tower import Needs
 from tests.saliency.vits import AveragingVit, QueryingVit, block_calls, oracle, ours, plain_forward, scenes, tiny
 from tests.tiny import TinyVit
 

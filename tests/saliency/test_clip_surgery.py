@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from cliploc import Localizer
 from cliploc.errors import UsageError
+from cliploc.method import Context
 from cliploc.saliency import methods
-from cliploc.schema import Context
 from tests.saliency.peers import min_max
 from tests.saliency.plain_vit import TOWERS, PlainVit, assert_equal, attend, plain_vit
 from tests.tiny import tower

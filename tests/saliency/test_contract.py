@@ -23,9 +23,10 @@ from cliploc.errors import UsageError
 from cliploc.jobs.benchmark import misfit
 from cliploc.jobs.plan import View
 from cliploc.localizer import Localizer
+from cliploc.method import Context
 from cliploc.saliency import fitting, methods, unfit_reason
 from cliploc.saliency._infra.registration import check_options
-from cliploc.schema import Context, Needs
+from cliploc.tower import Needs
 from cliploc.web.engine import Engine, Offer
 from tests.saliency.peers import min_max
 from tests.saliency.towers import CLIP_RESNETS, RESNETS, TINY_GRIDS, build, cases, grids, own, pictures

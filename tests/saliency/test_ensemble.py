@@ -14,7 +14,7 @@ from cliploc.localizer import Localizer
 from cliploc.pipeline.requests import Reporter
 from cliploc.saliency import find, methods, resolve_options
 from cliploc.saliency._infra.ensemble import rank
-from cliploc.schema import Needs
+from cliploc.tower import Needs
 from tests.saliency.peers import min_max, tiny_scene
 from tests.test_localizer import PHOTOS, TALL, WIDE, same
 from tests.tiny import tower

@@ -14,7 +14,7 @@ from torchcam.methods import GradCAM as TorchcamGradCAM
 
 import cliploc.saliency._infra.gradients as gradients_module
 from cliploc.saliency import methods
-from cliploc.schema import Needs
+from cliploc.tower import Needs
 from tests.saliency.peers import CNNS, GRID, WrappedClip, assert_same_maps, min_max, mini_scene, over_input, tiny_scene
 from tests.saliency.vits import base_16, ours
 from tests.tiny import context, planted_image, tower

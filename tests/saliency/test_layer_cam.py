@@ -13,7 +13,7 @@ from torchcam.methods import LayerCAM as TorchcamLayerCAM
 
 from cliploc.errors import UsageError
 from cliploc.saliency import methods
-from cliploc.schema import Needs
+from cliploc.tower import Needs
 from tests.saliency.peers import CNNS, GRID, assert_same_maps, min_max, mini_scene, over_input, tiny_scene
 
 

@@ -13,7 +13,7 @@ from torchcam.methods import LeGrad
 
 from cliploc.backbones.open_clip_timm import TimmVit
 from cliploc.saliency import methods
-from cliploc.schema import Needs
+from cliploc.tower import Needs
 from tests.backbones.seam import pictures, tokenizer
 from tests.backbones.test_open_clip_timm import small_vit
 from tests.saliency.peers import assert_same_maps, min_max

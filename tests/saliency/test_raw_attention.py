@@ -7,7 +7,7 @@ import torch
 
 from cliploc.errors import UsageError
 from cliploc.saliency import methods, unfit_reason
-from cliploc.schema import Needs
+from cliploc.tower import Needs
 from tests.saliency.vits import GRID, AveragingVit, QueryingVit, ours, plain_forward, scenes, tiny
 from tests.tiny import TinyVit
 

@@ -16,9 +16,10 @@ from torchcam.methods import ScoreCAM as TorchcamScoreCAM
 
 from cliploc.errors import UsageError
 from cliploc.localizer import Localizer
+from cliploc.method import Context
 from cliploc.saliency import methods
 from cliploc.saliency._infra.masked import masked_embeddings
-from cliploc.schema import Context, Needs
+from cliploc.tower import Needs
 from tests.saliency.peers import CNNS, GRID, Scene, assert_same_maps, min_max, mini_scene, over_input, tiny_scene
 from tests.tiny import KINDS, planted_image, tower
 

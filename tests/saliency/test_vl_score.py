@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
+from cliploc.method import Context
 from cliploc.saliency import methods
-from cliploc.schema import Context, Needs
+from cliploc.tower import Needs
 from tests.saliency.peers import tiny_scene
 from tests.saliency.test_score_cam import masked_scores, ours_mask
 from tests.tiny import KINDS, planted_image, tower

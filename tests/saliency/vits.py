@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliploc.backbones.open_clip_vit import OpenClipVit
+from cliploc.method import Context
 from cliploc.saliency import methods
-from cliploc.schema import Context
 from tests.backbones.seam import SENTENCES, TEXT, perturb, tokenizer
 from tests.tiny import TinyVit, planted_image, seeded, tower
 

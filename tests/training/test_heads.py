@@ -29,8 +29,8 @@ from cliploc.heads import (
     read_config,
     save_head,
 )
+from cliploc.method import Context, TrainedHead
 from cliploc.saliency import methods
-from cliploc.schema import Context, TrainedHead
 from tests.saliency.vits import QueryingVit, plain_forward, scenes, tiny
 from tests.tiny import TinyVit, tower
 

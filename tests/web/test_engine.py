@@ -21,7 +21,7 @@ from cliploc.heads import HeadConfig, TsCamHead, answer, save_head
 from cliploc.localizer import Localizer
 from cliploc.memory import Memory
 from cliploc.saliency import methods
-from cliploc.schema import Needs
+from cliploc.tower import Needs
 from cliploc.web import downloads, view
 from cliploc.web.engine import Engine, Offer, with_heads
 from cliploc.web.runs import StoppedError

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cliploc.registry import Registry
-from cliploc.schema import Backbone, Interpolation, Pooling, ResizePolicy, TowerKind
+from cliploc.tower import Backbone, Pooling, TowerKind
+from cliploc.values import Interpolation, ResizePolicy
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from torch.nn import functional as F
 
 from cliploc.backbones._tower import DualEncoder
 from cliploc.errors import UsageError
-from cliploc.schema import DenseReading, Needs, TowerKind, Trace
+from cliploc.tower import DenseReading, Needs, TowerKind, Trace
 
 
 class ConvolutionalBackbone(DualEncoder):
-    """A CNN image tower, split into stages, beside a text tower; fulfils `cliploc.schema.Backbone`.
+    """A CNN image tower, split into stages, beside a text tower; fulfils `cliploc.tower.Backbone`.
 
     A subclass says how each stage runs, how the last features become an embedding (`pool`) and how every location reads
     in the joint space (`read_locations`).
@@ -51,7 +51,7 @@ class ConvolutionalBackbone(DualEncoder):
 
     @torch.no_grad()
     def trace(self, images: Tensor, needs: Needs) -> Trace:
-        """One forward pass of normalised images; see `cliploc.schema.Backbone.trace`."""
+        """One forward pass of normalised images; see `cliploc.tower.Backbone.trace`."""
         if needs.only_vit:
             raise UsageError(f"{self.name} is a CNN without tokens or attention: choose a method made for CNN towers")
         keep = {self._stage_index(stage): stage for stage in needs.features}

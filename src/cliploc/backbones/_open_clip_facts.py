@@ -11,7 +11,7 @@ from open_clip.transform import PreprocessCfg
 
 from cliploc.backbones._catalogue import describe_preprocessing
 from cliploc.backbones._tower import DualEncoder
-from cliploc.schema import Interpolation, ResizePolicy
+from cliploc.values import Interpolation, ResizePolicy
 
 RESIZE_POLICIES: dict[str, ResizePolicy] = {"shortest": "crop", "longest": "pad", "squash": "squash"}
 

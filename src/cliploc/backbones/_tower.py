@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from cliploc._checksums import tensors_digest
-from cliploc.schema import Interpolation, Needs, Pooling, ResizePolicy, TowerKind, Trace
+from cliploc.tower import Needs, Pooling, TowerKind, Trace
+from cliploc.values import Interpolation, ResizePolicy
 
 
 class DualEncoder(nn.Module, ABC):
@@ -47,7 +48,7 @@ class DualEncoder(nn.Module, ABC):
 
     @abstractmethod
     def trace(self, images: Tensor, needs: Needs) -> Trace:
-        """One forward pass of normalised images; see `cliploc.schema.Backbone.trace`."""
+        """One forward pass of normalised images; see `cliploc.tower.Backbone.trace`."""
 
     @abstractmethod
     def encode_text(self, texts: Sequence[str]) -> Tensor:
@@ -74,7 +75,7 @@ class DualEncoder(nn.Module, ABC):
 
     @property
     def weights_id(self) -> str:
-        """SHA-256 of all that its answers depend on; see `cliploc.schema.Backbone.weights_id`.
+        """SHA-256 of all that its answers depend on; see `cliploc.tower.Backbone.weights_id`.
 
         Weights of a file are told by its checksum, others by all their values.
         """

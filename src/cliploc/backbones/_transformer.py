@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from cliploc.backbones._tower import DualEncoder
 from cliploc.errors import UsageError
-from cliploc.schema import BlockEnd, DenseReading, Needs, Pooling, TowerKind, Trace
+from cliploc.tower import BlockEnd, DenseReading, Needs, Pooling, TowerKind, Trace
 
 
 def own_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -107,7 +107,7 @@ class BlockAdapter(ABC):
 
 
 class VisionTransformerBackbone(DualEncoder):
-    """A transformer image tower beside a text tower; fulfils `cliploc.schema.TransformerBackbone`.
+    """A transformer image tower beside a text tower; fulfils `cliploc.tower.TransformerBackbone`.
 
     A subclass says how pixels become tokens (`embed`), how tokens become one embedding (`pool`), how each token reads
     in the joint space by itself (`read_tokens`), and adapts its blocks.
@@ -226,20 +226,20 @@ class VisionTransformerBackbone(DualEncoder):
 
     @torch.no_grad()
     def trace(self, images: Tensor, needs: Needs) -> Trace:
-        """One forward pass of normalised images; see `cliploc.schema.Backbone.trace`."""
+        """One forward pass of normalised images; see `cliploc.tower.Backbone.trace`."""
         grid = self.grid(images.shape[-2], images.shape[-1])
         tokens = self.embed(images.to(self.device, self.dtype))
         return self._run(tokens, 0, self.depth - 1, needs, grid)
 
     def resume(self, tokens: Tensor, block: int, needs: Needs, grid: tuple[int, int], last: int = -1) -> Trace:
-        """Runs blocks `block` to `last` on the tokens entering `block`; see `cliploc.schema.TransformerBackbone`."""
+        """Runs blocks `block` to `last` on the tokens entering `block`; see `cliploc.tower.TransformerBackbone`."""
         first, end = self._block_index(block), self._block_index(last)
         if end < first:
             raise ValueError(f"expected last ≥ block, got {last} and {block}")
         return self._run(tokens.to(self.dtype), first, end, needs, grid)
 
     def end(self, tokens: Tensor, block: int, grid: tuple[int, int]) -> BlockEnd:
-        """One block on the tokens entering it; see `cliploc.schema.TransformerBackbone.end`."""
+        """One block on the tokens entering it; see `cliploc.tower.TransformerBackbone.end`."""
         adapter = self.adapters[self._block_index(block)]
         with torch.no_grad():
             q, k, v = adapter.project(adapter.attention_input(tokens), self.rotation(grid))
@@ -257,7 +257,7 @@ class VisionTransformerBackbone(DualEncoder):
         return self.resume(tokens, stage, Needs(), grid).embedding
 
     def dense(self, trace: Trace, reading: DenseReading = DenseReading()) -> Tensor:
-        """The joint-space reading of every patch, `[B, D, h, w]` float32; see `cliploc.schema.Backbone.dense`."""
+        """The joint-space reading of every patch, `[B, D, h, w]` float32; see `cliploc.tower.Backbone.dense`."""
         start = -reading.blocks
         self._block_index(start)
         if start not in trace.entering:

@@ -23,7 +23,7 @@ from cliploc.backbones._cnn import ConvolutionalBackbone, GlobalAveragePool
 from cliploc.backbones._mini_text import MiniTextTower
 from cliploc.backbones._precision import resolve_precision
 from cliploc.errors import UsageError
-from cliploc.schema import Pooling
+from cliploc.tower import Pooling
 
 WEIGHTS = Path(__file__).parent / "mini_weights"
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3  # Google's (x·255 − 127)/128

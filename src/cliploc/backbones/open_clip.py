@@ -28,7 +28,7 @@ from cliploc.backbones.open_clip_resnet import OpenClipResNet
 from cliploc.backbones.open_clip_timm import TimmCnn, TimmVit
 from cliploc.backbones.open_clip_vit import OpenClipVit
 from cliploc.errors import CliplocWarning, ModelError, UnknownNameError, UsageError
-from cliploc.schema import Backbone, Pooling, TowerKind
+from cliploc.tower import Backbone, Pooling, TowerKind
 
 RANDOM = "random"
 CONFIG_OF_TOKENIZER = "tokenizer_config.json"

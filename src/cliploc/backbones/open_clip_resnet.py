@@ -15,7 +15,7 @@ from cliploc.backbones._cnn import AttentionPool, ConvolutionalBackbone
 from cliploc.backbones._folding import fold_batch_norms
 from cliploc.backbones._open_clip_facts import OpenClipFacts
 from cliploc.backbones._open_clip_text import OpenClipText, Tokenizer, without_image_tower
-from cliploc.schema import Pooling
+from cliploc.tower import Pooling
 
 
 class Stem(nn.Module):

@@ -45,7 +45,7 @@ from cliploc.backbones._transformer import (
     split_heads,
 )
 from cliploc.errors import UsageError
-from cliploc.schema import Pooling
+from cliploc.tower import Pooling
 
 
 def _embedding_size(visual: Any) -> int:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from cliploc.config import DEFAULTS, OPTIONS
 from cliploc.errors import UsageError
-from cliploc.schema import FloatArray
+from cliploc.values import FloatArray
 
 FEW = 16  # regions; with more, one by one is slower than all pixels at once
 MAPS_AT_ONCE = 64  # tall stacks of maps are labelled in one call; this bounds their memory

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.schema import FloatArray
+from cliploc.values import FloatArray
 
 LEVELS = 12  # at which a region is looked at, between its threshold and its peak
 PEAK = 0.75  # a part's peak, as a share of the region's: less is a tail of the thing, not a second one

@@ -12,7 +12,6 @@ from rich.text import Text
 
 from cliploc._inputs import Inputs
 from cliploc._terminal import Terminal, grid, printable
-from cliploc._values import parse_share
 from cliploc.cli.options import (
     Address,
     Debug,
@@ -36,7 +35,7 @@ from cliploc.cli.output import (
     title_row,
     writable,
 )
-from cliploc.config import BENCHMARK, Options, parse_list, parse_pair
+from cliploc.config import BENCHMARK, Options, parse_list, parse_pair, parse_share
 from cliploc.errors import UsageError
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from cliploc.errors import UsageError
 
 if TYPE_CHECKING:
     from cliploc.datasets import Reader
-    from cliploc.schema import Dataset
+    from cliploc.values import Dataset
 
 SHOWN_CLASSES = 20  # one by one, before a number stands for them
 

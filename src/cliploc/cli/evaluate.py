@@ -41,7 +41,7 @@ def evaluate(
     """
     from cliploc.jobs.evaluate import evaluate_folder
     from cliploc.metrics import CONVENTIONS
-    from cliploc.schema import Problem
+    from cliploc.values import Problem
 
     chosen = next((one for one in CONVENTIONS if one == convention), None)
     if chosen is None:

@@ -11,7 +11,7 @@ from cliploc.datasets._infra.registration import Found, Reader, Split, reader, r
 from cliploc.datasets._infra.selection import checked, labels_of
 from cliploc.datasets.subsets import Subset, subsets
 from cliploc.errors import UsageError
-from cliploc.schema import Dataset
+from cliploc.values import Dataset
 
 __all__ = [
     "BY_DESIGN",

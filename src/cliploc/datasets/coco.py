@@ -16,7 +16,7 @@ from cliploc.datasets._infra.candidates import Box, Candidate, Problems
 from cliploc.datasets._infra.files import HELP, needed_folder
 from cliploc.datasets._infra.registration import Found, Split, reader
 from cliploc.errors import UsageError
-from cliploc.schema import ClassName
+from cliploc.values import ClassName
 
 
 @reader(

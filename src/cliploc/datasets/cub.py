@@ -14,7 +14,7 @@ from cliploc.datasets._infra.candidates import Box, Candidate, Problems
 from cliploc.datasets._infra.files import words
 from cliploc.datasets._infra.registration import Found, Split, reader
 from cliploc.errors import UsageError
-from cliploc.schema import ClassName
+from cliploc.values import ClassName
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ from cliploc.datasets._infra.files import csv_rows
 from cliploc.datasets._infra.registration import Found, Split, reader
 from cliploc.errors import UsageError
 from cliploc.images import SUFFIXES
-from cliploc.schema import ClassName
+from cliploc.values import ClassName
 
 TABLE = "boxes.csv"
 

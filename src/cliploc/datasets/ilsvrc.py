@@ -20,7 +20,7 @@ from cliploc.datasets._infra.voc_xml import read_annotation
 from cliploc.datasets.wsol import read_metadata
 from cliploc.errors import InputError
 from cliploc.images import SUFFIXES
-from cliploc.schema import ClassName
+from cliploc.values import ClassName
 
 PICTURES = ("val", "ILSVRC/val", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val", "ILSVRC2012_img_val")
 ANNOTATIONS = ("Annotations/CLS-LOC/val", "ILSVRC/Annotations/CLS-LOC/val", "ILSVRC2012_bbox_val_v3/val")

@@ -19,7 +19,7 @@ from cliploc.datasets._infra.imagenet import imagenet_class_names
 from cliploc.datasets._infra.registration import Found, Split, reader
 from cliploc.datasets.wsol import read_metadata
 from cliploc.errors import UsageError
-from cliploc.schema import ClassName
+from cliploc.values import ClassName
 
 PICTURES = ("val2", "ILSVRC/val2", "imagenetv2-threshold0.7", "imagenetv2-threshold0.7-format-val", ".")
 METADATA = ("metadata/ILSVRC/val", "metadata/val", "metadata")

@@ -12,7 +12,7 @@ from cliploc.datasets._infra.candidates import Candidate, Problems
 from cliploc.datasets._infra.files import csv_numbers, csv_rows, needed_folder
 from cliploc.datasets._infra.registration import Found, Split, reader
 from cliploc.errors import UsageError
-from cliploc.schema import ClassName
+from cliploc.values import ClassName
 
 METADATA = ("metadata/OpenImages/{split}", "metadata/{split}")
 NAMES = "class-descriptions-boxable.csv"

@@ -14,7 +14,7 @@ from cliploc.datasets._infra.files import first_folder, words
 from cliploc.datasets._infra.registration import Found, Split, reader
 from cliploc.datasets._infra.voc_xml import read_annotation
 from cliploc.errors import InputError, UsageError
-from cliploc.schema import ClassName
+from cliploc.values import ClassName
 
 PLACES = (".", "VOCdevkit/VOC2012", "VOCdevkit/VOC2007", "VOC2012", "VOC2007")
 # As they stand in the files → as people say; the order is the official one.

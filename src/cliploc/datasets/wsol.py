@@ -18,7 +18,7 @@ from cliploc.datasets._infra.files import csv_numbers, csv_rows
 from cliploc.datasets._infra.imagenet import imagenet_class_names
 from cliploc.datasets._infra.registration import Found, Split, reader
 from cliploc.errors import UsageError
-from cliploc.schema import ClassName, Problem
+from cliploc.values import ClassName, Problem
 
 MAX_SIDE = 1_000_000  # pixels
 MAX_BOXES = 1_000  # of one image: all of them are compared with all boxes of its map

@@ -24,7 +24,7 @@ from cliploc.jobs.sources import Digests
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.pipeline.requests import Reporter, Request, Result
-from cliploc.schema import FloatArray
+from cliploc.values import FloatArray
 
 Groups = Literal["keep", "split", "drop"]
 RESERVED = {"background", "min_presence", "min_area", "max_boxes", "text_cache"}  # annotate has its own, or none

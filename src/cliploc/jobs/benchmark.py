@@ -30,7 +30,7 @@ from cliploc.jobs.sources import content_digest, stamp
 from cliploc.jobs.summary import Summary, summarize, summary_columns
 from cliploc.metrics import all_numbers
 from cliploc.report.benchmark import FILES as REPORT_FILES
-from cliploc.schema import Dataset
+from cliploc.values import Dataset
 
 SCHEMA_VERSION = 2  # of manifest.json, summary.json and the parts
 KIND = RunKind(

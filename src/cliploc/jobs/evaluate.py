@@ -35,7 +35,7 @@ from cliploc.metrics import (
     one_thread,
 )
 from cliploc.registry import import_modules, named_modules
-from cliploc.schema import Problem
+from cliploc.values import Problem
 
 DEFAULT = Bootstrap()
 Columns = dict[str, Any]

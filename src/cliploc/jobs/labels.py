@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cliploc import prompts
-from cliploc._values import parse_share
+from cliploc.config import parse_share
 from cliploc.errors import UsageError
 from cliploc.jobs.pictures import NO_XML
 

@@ -14,7 +14,7 @@ from typing import Any
 from cliploc.config import BENCHMARK, Options
 from cliploc.errors import UsageError
 from cliploc.jobs.engine import Shard
-from cliploc.schema import Dataset
+from cliploc.values import Dataset
 
 OF_SETTING = {"method", "method_options", "threshold"}
 SHARD = 32  # samples that are done and written together, or the next multiple of the batch size

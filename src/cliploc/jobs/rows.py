@@ -21,7 +21,7 @@ from cliploc.errors import InputError, UsageError
 from cliploc.images import open_picture
 from cliploc.jobs.folder import plain as plain
 from cliploc.metrics import SIDE, JudgedMap, all_metrics, judge_map
-from cliploc.schema import FloatArray, Sample
+from cliploc.values import FloatArray, Sample
 
 THUMB = 28  # side of the small maps kept in the rows
 Row = dict[str, Any]

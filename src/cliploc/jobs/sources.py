@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cliploc.jobs.engine import Shard
 from cliploc.jobs.pictures import Picture
-from cliploc.schema import Sample
+from cliploc.values import Sample
 
 READERS = 4  # files read at the same time
 

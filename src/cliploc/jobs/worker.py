@@ -35,7 +35,7 @@ from cliploc.localizer import Localizer
 from cliploc.metrics import SIDE, one_thread
 from cliploc.pipeline.requests import Reporter, Request
 from cliploc.registry import import_modules, named_modules
-from cliploc.schema import FloatArray, Sample
+from cliploc.values import FloatArray, Sample
 
 TOP = 5  # predictions kept of each picture
 BYTES = 2**21  # of maps that go to a judge at once

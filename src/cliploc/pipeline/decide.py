@@ -12,7 +12,8 @@ from cliploc.boxes import BoxRule
 from cliploc.pipeline.prepare import Prepared
 from cliploc.pipeline.tasks import Task
 from cliploc.pipeline.texts import Texts
-from cliploc.schema import Backbone, Boxes
+from cliploc.tower import Backbone
+from cliploc.values import Boxes
 
 Reasons = tuple[str | None, ...]
 

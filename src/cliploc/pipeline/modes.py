@@ -11,7 +11,7 @@ from typing import Concatenate, ParamSpec, Protocol, TypeVar
 import torch
 
 from cliploc.errors import UsageError
-from cliploc.schema import Backbone
+from cliploc.tower import Backbone
 
 P = ParamSpec("P")
 T = TypeVar("T")

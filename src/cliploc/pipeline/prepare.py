@@ -20,7 +20,8 @@ from cliploc.errors import InputError, UsageError
 from cliploc.geometry import Frame
 from cliploc.images import Picture, load
 from cliploc.pipeline.requests import Request
-from cliploc.schema import Backbone, ResizePolicy, TextSet
+from cliploc.tower import Backbone
+from cliploc.values import ResizePolicy, TextSet
 
 OnError = Literal["raise", "skip"]
 DECODERS = 2  # threads that read and resize pictures while the tower works on those before

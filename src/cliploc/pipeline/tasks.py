@@ -10,9 +10,10 @@ from typing import Any
 from cliploc.boxes import BoxRule
 from cliploc.errors import UsageError
 from cliploc.heads import load_head
+from cliploc.method import Method, TrainedHead
 from cliploc.refine import Refinement
 from cliploc.saliency import EnsembleRule, find, fitting, resolve_options, unfit_reason
-from cliploc.schema import Backbone, Method, Needs, TrainedHead
+from cliploc.tower import Backbone, Needs
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from cliploc import prompts
 from cliploc.errors import UsageError
 from cliploc.memory import Memory
 from cliploc.pipeline.modes import undisturbed
-from cliploc.schema import Backbone, TextSet
 from cliploc.text_cache import TextCache
+from cliploc.tower import Backbone
+from cliploc.values import TextSet
 
 NAMES_AT_ONCE = 64  # what is done is kept when a thousand names are interrupted
 SENTENCES_AT_ONCE = 256

@@ -16,13 +16,15 @@ from torch.nn import functional as F
 from cliploc.errors import ModelError
 from cliploc.geometry import Frame
 from cliploc.memory import Memory, Remembered
+from cliploc.method import Context
 from cliploc.pipeline.modes import undisturbed
 from cliploc.pipeline.prepare import Prepared
 from cliploc.pipeline.tasks import Task
 from cliploc.pipeline.texts import Texts
 from cliploc.refine import LONGEST, Refinement
 from cliploc.saliency import min_max, raw_maps
-from cliploc.schema import Backbone, Context, FloatArray
+from cliploc.tower import Backbone
+from cliploc.values import FloatArray
 
 Wanted = list[list[bool]]  # for each picture and name, whether its map is to be made
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cliploc.errors import UsageError
 from cliploc.registry import Registry
-from cliploc.schema import Backbone, Needs, TowerKind, Trace
+from cliploc.tower import Backbone, Needs, TowerKind, Trace
 
 LONGEST = 1024  # pixels of a picture's longer side, for steps over it: a map of one name is then up to 4 MB
 

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cliploc.method import Context
 from cliploc.refine._registration import refinement
-from cliploc.schema import Backbone, Context, Needs
+from cliploc.tower import Backbone, Needs
 
 CUT = 0.1  # places whose cosine is lower exchange no heat; tools/refinement_study.py
 PAIRS = 2**24  # of places, whose likeness is held at once: 64 MB

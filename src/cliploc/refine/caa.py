@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cliploc.method import Context
 from cliploc.refine._registration import refinement
 from cliploc.refine._walk import transition, walk
-from cliploc.schema import Backbone, Context, Needs, as_transformer
+from cliploc.tower import Backbone, Needs, as_transformer
 
 BLOCKS = 8  # the paper's
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cliploc.refine._registration import refinement
-from cliploc.schema import Backbone
+from cliploc.tower import Backbone
 
 EPS = 1e-3  # colour variance (0–1 values) above which a step is an edge
 SAMPLES = 16  # to either side of a window's centre; more say little about its line

@@ -17,7 +17,7 @@ from cliploc.report import _draw
 from cliploc.report.benchmark_data import Floats, Run, Setting, as_boxes
 from cliploc.report.html import data_uri, jpeg_uri
 from cliploc.report.overlay import ONE_RAMP, OPACITY, covering
-from cliploc.schema import ResizePolicy
+from cliploc.values import ResizePolicy
 
 SIDE = 240  # longest side of a photograph in the page
 QUALITY = 80

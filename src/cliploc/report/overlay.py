@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from cliploc.errors import UsageError
 from cliploc.report import _draw
 from cliploc.report._draw import Colour
-from cliploc.schema import FloatArray
+from cliploc.values import FloatArray
 
 if TYPE_CHECKING:
     from cliploc.localization import Localization

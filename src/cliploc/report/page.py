@@ -24,7 +24,7 @@ from cliploc.report.overlay import (
     scaled,
     verdict,
 )
-from cliploc.schema import FloatArray
+from cliploc.values import FloatArray
 
 if TYPE_CHECKING:
     from cliploc.localization import Localization

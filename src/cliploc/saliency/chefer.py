@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cliploc.method import Context
 from cliploc.saliency._infra.attention import Blocks, blocks_of, last_blocks, over_tokens, patches_of, pooled_tokens
 from cliploc.saliency._infra.gradients import differentiable, each_prompt, jacobian_products, leaf, prompt_scores
 from cliploc.saliency._infra.registration import saliency
-from cliploc.schema import Context, Needs
+from cliploc.tower import Needs
 
 
 @saliency(

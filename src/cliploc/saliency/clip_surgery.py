@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from cliploc.errors import UsageError
+from cliploc.method import Context
 from cliploc.saliency._infra.registration import saliency
 from cliploc.saliency._infra.rules import dense_cosine, self_attention
-from cliploc.schema import Context, DenseReading, Needs
+from cliploc.tower import DenseReading, Needs
 
 SHARPNESS = 2.0  # the authors' factor on cosines before the softmax over prompts
 

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from cliploc.errors import UsageError
+from cliploc.method import Context
 from cliploc.saliency._infra.channels import Choice, channel_gradients, channel_maps, channel_needs
 from cliploc.saliency._infra.masked import masked_embeddings
 from cliploc.saliency._infra.registration import saliency
 from cliploc.saliency._infra.temperature import MASKED_TIMES_OWN, resolve_temperature
-from cliploc.schema import Context
 
 
 @saliency(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cliploc.method import Context, TrainedHead
 from cliploc.saliency._infra.attention import (
     QUERIED,
     Blocks,
@@ -15,7 +16,6 @@ from cliploc.saliency._infra.attention import (
 )
 from cliploc.saliency._infra.registration import saliency
 from cliploc.saliency._infra.rules import dense_cosine
-from cliploc.schema import Context, TrainedHead
 
 
 def relational_attention(ctx: Context, blocks: Blocks = "all") -> Tensor:

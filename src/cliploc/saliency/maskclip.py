@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from cliploc.method import Context
 from cliploc.saliency._infra.registration import saliency
 from cliploc.saliency._infra.rules import dense_cosine
-from cliploc.schema import Context, DenseReading, Needs
+from cliploc.tower import DenseReading, Needs
 
 
 @saliency(

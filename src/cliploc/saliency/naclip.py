@@ -5,9 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from cliploc.errors import UsageError
+from cliploc.method import Context
 from cliploc.saliency._infra.registration import saliency
 from cliploc.saliency._infra.rules import dense_cosine, neighbourhood, self_attention
-from cliploc.schema import Context, DenseReading, Needs
+from cliploc.tower import DenseReading, Needs
 
 
 @saliency(

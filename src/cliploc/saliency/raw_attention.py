@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cliploc.method import Context
 from cliploc.saliency._infra.attention import QUERIED, class_attention, for_every_prompt, patches_of
 from cliploc.saliency._infra.registration import saliency
-from cliploc.schema import Context, Needs
+from cliploc.tower import Needs
 
 
 @saliency(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cliploc.method import Context
 from cliploc.saliency._infra.attention import (
     Blocks,
     blocks_of,
@@ -14,7 +15,7 @@ from cliploc.saliency._infra.attention import (
     pooled_tokens,
 )
 from cliploc.saliency._infra.registration import saliency
-from cliploc.schema import Context, Needs
+from cliploc.tower import Needs
 
 
 @saliency(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cliploc.method import Context
 from cliploc.saliency._infra.channels import Choice, channel_maps, channel_needs
 from cliploc.saliency._infra.masked import channel_scores
 from cliploc.saliency._infra.registration import saliency
 from cliploc.saliency._infra.temperature import MASKED_TIMES_OWN, resolve_temperature
-from cliploc.schema import Context
 
 
 @saliency(

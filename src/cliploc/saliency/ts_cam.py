@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cliploc.method import Context, TrainedHead
 from cliploc.saliency._infra.attention import QUERIED, Blocks, semantic_attention_needs, summed_attention
 from cliploc.saliency._infra.registration import saliency
 from cliploc.saliency._infra.rules import dense_cosine
-from cliploc.schema import Context, TrainedHead
 
 
 @saliency(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cliploc.method import Context
 from cliploc.saliency._infra.gradients import map_gradients
 from cliploc.saliency._infra.registration import saliency
-from cliploc.schema import Context, Needs
+from cliploc.tower import Needs
 
 
 @saliency(

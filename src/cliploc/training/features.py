@@ -25,7 +25,8 @@ from torch import Tensor
 from cliploc._files import write_output
 from cliploc.errors import InputError, UsageError
 from cliploc.heads import Seen, look, seen_needs
-from cliploc.schema import Backbone, Context
+from cliploc.method import Context
+from cliploc.tower import Backbone
 from cliploc.training.pictures import LabelledPictures, view
 
 FORMAT = 1  # raise it when what is stored changes

@@ -15,7 +15,7 @@ from cliploc import prompts
 from cliploc.errors import UsageError
 from cliploc.geometry import Frame
 from cliploc.images import SUFFIXES, load
-from cliploc.schema import Interpolation, ResizePolicy
+from cliploc.values import Interpolation, ResizePolicy
 
 CROP = 224 / 256  # of the resized picture's side: crops of 224 out of 256, as published
 

@@ -30,9 +30,10 @@ from cliploc._files import write_output
 from cliploc.backbones import resolve_precision
 from cliploc.errors import ModelError, UsageError
 from cliploc.heads import HEADS, HeadConfig, HeadKind, SemanticHead, Start, answer, save_head
-from cliploc.schema import Backbone, TextSet
+from cliploc.tower import Backbone
 from cliploc.training.features import FeatureCache, Progress, Wanted
 from cliploc.training.pictures import LabelledPictures, Parts, hold_out
+from cliploc.values import TextSet
 
 REDRAW = 30.0  # seconds between two pictures of the curves
 Optimizer = Literal["adamw", "sgd"]

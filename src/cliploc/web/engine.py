@@ -26,7 +26,8 @@ from cliploc.pipeline.requests import Reporter
 from cliploc.refine import chosen, refinements
 from cliploc.report.overlay import fit_within
 from cliploc.saliency import fitting
-from cliploc.schema import Backbone, Boxes
+from cliploc.tower import Backbone
+from cliploc.values import Boxes
 from cliploc.web.runs import MAX_SECONDS, Runs
 from cliploc.web.settings import Settings
 

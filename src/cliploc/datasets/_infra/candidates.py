@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from cliploc.errors import InputError
 from cliploc.images import open_picture, orientation
-from cliploc.schema import FloatArray, Problem, Sample
+from cliploc.values import FloatArray, Problem, Sample
 
 Box = tuple[float, float, float, float]
 BY_DESIGN = frozenset({"crowd", "difficult"})  # kinds of problems that the dataset's makers meant to be left out

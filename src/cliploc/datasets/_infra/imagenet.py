@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cliploc.prompts import imagenet_classes
-from cliploc.schema import ClassName
+from cliploc.values import ClassName
 
 
 def imagenet_class_names() -> tuple[ClassName, ...]:

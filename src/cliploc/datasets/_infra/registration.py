@@ -9,7 +9,7 @@ from pathlib import Path
 from cliploc.datasets._infra.candidates import Candidate, Problems
 from cliploc.errors import UsageError
 from cliploc.registry import Registry
-from cliploc.schema import ClassName, Role
+from cliploc.values import ClassName, Role
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from cliploc.datasets._infra.candidates import Candidate, Checker
 from cliploc.errors import UsageError
-from cliploc.schema import ClassName, Sample
+from cliploc.values import ClassName, Sample
 
 
 def labels_of(asked: Iterable[str], classes: Sequence[ClassName]) -> set[int]:

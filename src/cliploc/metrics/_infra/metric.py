@@ -19,7 +19,7 @@ from cliploc.errors import UsageError
 from cliploc.metrics._infra.bootstrap import DEFAULT, Bootstrap, Interval
 from cliploc.metrics._infra.curve import BoxCurve, Convention, Floats, box_curve, boxes_on_map
 from cliploc.registry import Registry
-from cliploc.schema import FloatArray
+from cliploc.values import FloatArray
 
 ColumnType = Literal["float", "bool", "level", "hits", "bytes"]  # "level": 0–255; "hits": 256 bits
 Row = Mapping[str, Any]

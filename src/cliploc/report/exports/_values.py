@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.errors import UsageError
-from cliploc.schema import FloatArray
+from cliploc.values import FloatArray
 
 if TYPE_CHECKING:
     from supervision import Detections

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.errors import UsageError
-from cliploc.schema import Context, Needs, Pooling, TrainedHead
+from cliploc.method import Context, TrainedHead
+from cliploc.tower import Needs, Pooling
 
 Blocks: TypeAlias = int | Literal["all"]
 QUERIED: tuple[Pooling, ...] = ("class token", "attention")  # where one query makes the embedding: `class_attention`

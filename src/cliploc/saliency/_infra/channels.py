@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from cliploc.errors import UsageError
+from cliploc.method import Context
 from cliploc.saliency._infra.gradients import batched_gradients, map_gradients
-from cliploc.schema import Context, Needs
+from cliploc.tower import Needs
 
 Choice = Literal["features", "tokens", "heads", "keys", "queries", "values"]
 PROJECTIONS: tuple[Choice, ...] = ("queries", "keys", "values")  # in the order of `Trace.projections`

@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.errors import ModelError, UsageError
+from cliploc.method import Context, Method
 from cliploc.saliency._infra.registration import check_options, methods
 from cliploc.saliency._infra.typed import as_declared
-from cliploc.schema import Context, Method, Needs
+from cliploc.tower import Needs
 
 EnsembleRule = Literal["minmax", "rank"]
 

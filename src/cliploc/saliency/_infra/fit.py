@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
+from cliploc.method import Method
 from cliploc.saliency._infra.registration import methods
-from cliploc.schema import Method, Pooling, TowerKind
+from cliploc.tower import Pooling, TowerKind
 
 
 class Tower(Protocol):

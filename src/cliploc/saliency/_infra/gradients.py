@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from cliploc.schema import Context
+from cliploc.method import Context
 
 GRADIENT_ELEMENTS = 2**24  # of one batched vector–Jacobian product: 64 MB, however many prompts there are
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.errors import UsageError
+from cliploc.method import Context
 from cliploc.saliency._infra.budget import FIRST, Estimate, Masks, estimate, spread
 from cliploc.saliency._infra.channels import Channels, channel_maps
-from cliploc.schema import Context
 
 BASELINE_KEY = "embedding of the empty picture"
 SAME_MASK = 2.0**-20  # masks that differ by less are one

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypeVar, get_args
 
 from cliploc.errors import UsageError
+from cliploc.method import Method
 from cliploc.registry import Registry
-from cliploc.schema import Method, Needs, Pooling, TowerKind
+from cliploc.tower import Needs, Pooling, TowerKind
 
 methods: Registry[Method] = Registry(
     "method", "cliploc.saliency", "cliploc.methods", home=lambda method: method.function.__module__

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.schema import AttentionRule, Context, DenseReading
+from cliploc.method import Context
+from cliploc.tower import AttentionRule, DenseReading
 
 
 def self_attention(parts: str, prior: Tensor | None = None) -> AttentionRule:

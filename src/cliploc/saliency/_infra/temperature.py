@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cliploc.errors import UsageError
-from cliploc.schema import Context
+from cliploc.method import Context
 
 # Masked pictures' cosines differ less than those of pictures that a model was trained on, and a softmax at the model's
 # own temperature hangs on a handful of channels. The sharpest at which the tuning pictures lose no box: see

@@ -1,0 +1,162 @@
+"""What a saliency method is (`Method`), and all that it may look at (`Context`).
+
+The letters of the shapes are those of `cliploc.tower`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
+
+from cliploc.tower import BlockEnd, DenseReading, Needs, Pooling, TowerKind, Trace, as_transformer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cliploc.tower import Backbone, TransformerBackbone
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything a saliency method may look at, for one batch.
+
+    Attributes:
+        images: `[B, 3, H, W]` normalised.
+        text: `[B, P, D]` float32: the direction each prompt asks for (unit norm, unless background is subtracted).
+        trace: the forward pass with what the method's `needs` asked for.
+        backbone: the model.
+        batch_size: how many images a perturbation method sends through the tower at once.
+        progress: called with the number of masked images just done, and about how many are left, by methods that make
+            many.
+        encode_masked: what embeds masked images instead of `backbone.encode_image`, such as the tower in bfloat16.
+        note: called with an image's place in the batch and a remark on its maps, such as how sure they are.
+        cache: results that depend on the images alone (masked embeddings), shared by the methods that run on this same
+            batch, and by later ones that it is remembered for.
+        empty_name: gives `redundant` in the templates of the prompts; None: the bare empty string's embedding.
+        words: for each image, the synonyms of each prompt: what a closed head knows its classes by.
+    """
+
+    images: Tensor
+    text: Tensor
+    trace: Trace
+    backbone: Backbone
+    batch_size: int = 32
+    progress: Callable[[int, int], None] | None = None
+    encode_masked: Callable[[Tensor], Tensor] | None = None
+    note: Callable[[int, str], None] | None = None
+    cache: dict[Any, Any] = field(default_factory=dict)
+    empty_name: Callable[[], Tensor] | None = None
+    words: Sequence[Sequence[tuple[str, ...]]] = ()
+
+    @property
+    def features(self) -> Tensor:
+        """`[B, C, h, w]` of the last stage, in the tower's precision."""
+        return self.trace.features[-1]
+
+    def head(self, features: Tensor, stage: int = -1) -> Tensor:
+        """Finishes the tower from a stage's features: `[B, D]` unit norm, differentiable."""
+        return self.backbone.head(features, self.trace, stage)
+
+    def dense(self, reading: DenseReading = DenseReading()) -> Tensor:
+        """The joint-space reading of every location, `[B, D, h, w]`; see `Backbone.dense`."""
+        return self.backbone.dense(self.trace, reading)
+
+    @property
+    def redundant(self) -> Tensor:
+        """`[D]` what every text has in common, whatever it names: the empty name's embedding, computed when asked for.
+
+        Zero where a background was subtracted from the prompts, which has taken it away already.
+        """
+        return self.backbone.encode_text([""])[0] if self.empty_name is None else self.empty_name()
+
+    @property
+    def transformer(self) -> TransformerBackbone:
+        """The backbone, known to be a ViT: for `resume`, `read_tokens`, `depth` and `prefix_tokens`."""
+        return as_transformer(self.backbone)
+
+    def resume(self, tokens: Tensor, block: int, needs: Needs, last: int = -1) -> Trace:
+        """Runs a ViT on from the tokens entering a block; see `TransformerBackbone.resume`."""
+        return self.transformer.resume(tokens, block, needs, self.trace.grid, last)
+
+    def end(self, block: int) -> BlockEnd:
+        """The end of a ViT's block, differentiable: the trace's, or run again on the tokens entering the block."""
+        if block in self.trace.ends:
+            return self.trace.ends[block]
+        return self.transformer.end(self.trace.entering[block], block, self.trace.grid)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Masked images, `[n, 3, H, W]` normalised → `[n, D]` unit norm, in batches of `batch_size`."""
+        import torch
+
+        encode = self.encode_masked or self.backbone.encode_image
+        chunks = [encode(chunk) for chunk in torch.split(images, self.batch_size)]
+        return torch.cat(chunks)  # [n, D]
+
+
+@runtime_checkable
+class TrainedHead(Protocol):
+    """Layers trained on image labels that stand for a method's semantic maps; see `cliploc.training`.
+
+    Attributes:
+        method: the saliency method it is trained for.
+        tower_kind: of the tower it is trained on.
+        closed: whether it knows the classes of its training set only, but these better than the tower's texts.
+    """
+
+    method: str
+    tower_kind: TowerKind
+    closed: bool
+
+    def digest(self) -> str:
+        """A checksum of everything that its maps depend on; tells it from every other head."""
+        ...
+
+    def needs(self) -> Needs:
+        """What it reads from the trace."""
+        ...
+
+    def semantics(self, ctx: Context) -> Tensor:
+        """S, `[B, P, h, w]` float32: how much each place speaks for each prompt."""
+        ...
+
+    def unknown_reason(self, words: tuple[str, ...]) -> str | None:
+        """Why the head cannot know a name by any of its synonyms, in one line; None when it can."""
+        ...
+
+
+@dataclass(frozen=True)
+class Method:
+    """A saliency method and what is known of it; made by `cliploc.saliency.saliency`.
+
+    Attributes:
+        name: as typed on the command line.
+        function: `Context` and options → raw maps `[B, P, h, w]`.
+        title: the name as papers write it.
+        paper: authors, year, title or number.
+        family: "activation", "gradient", "perturbation" or "attention"; "ensemble" of several.
+        towers: the tower kinds it is defined on.
+        needs: what it reads from the trace, given its options.
+        relu: whether negative evidence is cut before the map is normalised.
+        threshold: the default τ of its boxes, a share of the map's maximum.
+        options: option name → default value.
+        prompts_interact: whether a prompt's map depends on the other prompts it is asked with.
+        reads_text: False for a map that is the same for every prompt (raw attention).
+        members: of an ensemble, the methods whose maps it averages.
+        poolings: the ways a ViT may make its embedding of its tokens.
+    """
+
+    name: str
+    function: Callable[..., Tensor]
+    title: str
+    paper: str
+    family: Literal["activation", "gradient", "perturbation", "attention", "ensemble"]
+    towers: frozenset[TowerKind]
+    needs: Callable[..., Needs]
+    relu: bool
+    threshold: float
+    options: Mapping[str, Any]
+    prompts_interact: bool = False
+    reads_text: bool = True
+    members: tuple[Method, ...] = ()
+    poolings: frozenset[Pooling] = frozenset(get_args(Pooling))

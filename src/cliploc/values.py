@@ -1,0 +1,172 @@
+"""The values handed from stage to stage: texts, datasets with their samples, and boxes.
+
+All are frozen; arrays inside them are not copied.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from cliploc.errors import UsageError
+
+FloatArray = npt.NDArray[np.float32]
+ResizePolicy = Literal["squash", "crop", "pad"]
+Interpolation = Literal["bicubic", "bilinear"]
+
+
+# ---------------------------------------------------------------------------------------------------------- prompts
+@dataclass(frozen=True)
+class TextSet:
+    """Names with their synonyms, and the templates that make sentences of them.
+
+    Attributes:
+        names: what the user called each thing; the label of its boxes.
+        synonyms: for each name, the words embedded and averaged for it (the name itself when it has no other).
+        templates: sentences with one `{}` where a word goes.
+    """
+
+    names: tuple[str, ...]
+    synonyms: tuple[tuple[str, ...], ...]
+    templates: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise UsageError("expected at least one name to look for, got none: add one, such as -p cat")
+        if len(self.names) != len(self.synonyms):
+            raise ValueError(f"{len(self.names)} names but {len(self.synonyms)} lists of synonyms")
+        for template in self.templates:
+            if template.count("{}") != 1:
+                raise UsageError(f"expected a template with one {{}} for the name, got {template!r}")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+# ---------------------------------------------------------------------------------------------------------- datasets
+Role = Literal["tune", "report"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One thing to be localised in one picture. A picture with three classes is three samples of the same file.
+
+    Attributes:
+        id: of this sample, unique in its dataset; the name of its score map, `<id>.npy`. May hold sub-folders.
+        path: the picture.
+        label: its class, an index into `Dataset.classes`.
+        size_wh: width and height, in pixels, of the ORIGINAL picture, to which the boxes belong; the file may be
+            stretched to another size (the WSOL protocol does that).
+        boxes_xyxy: `[m, 4]` float32, exclusive right and bottom edge, original pixels: every instance of the class.
+        masks: files of the instances' masks (OpenImages), instead of boxes or besides.
+        ignore: a mask of what counts for nothing; None where there is none.
+    """
+
+    id: str
+    path: Path
+    label: int
+    size_wh: tuple[int, int]
+    boxes_xyxy: FloatArray
+    masks: tuple[Path, ...] = ()
+    ignore: Path | None = None
+
+
+@dataclass(frozen=True)
+class ClassName:
+    """A class of a dataset: the name it is asked by, its synonyms (the name among them), its WordNet id if it has one.
+
+    Attributes:
+        name: the label of its boxes and of tables.
+        synonyms: what is embedded and averaged; the name itself comes first.
+        wnid: such as "n02123045", or the dataset's own id; "" for none.
+    """
+
+    name: str
+    synonyms: tuple[str, ...]
+    wnid: str = ""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that kept a sample, or a file, out of the numbers.
+
+    Attributes:
+        kind: what is wrong, in a word or two: "map", "metadata", "prediction", "missing picture", "empty annotation",
+            "box outside", "label mismatch" …
+        source: the sample, image id or file.
+        reason: what was expected, what came, what to do.
+    """
+
+    kind: str
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A split of a dataset as its reader found it.
+
+    Attributes:
+        name: of the reader, as in `cliploc datasets`.
+        root: the folder.
+        split: such as "val" or "trainval".
+        role: whether a threshold may be chosen on this split ("tune") or it may only be reported on ("report").
+        classes: label → names. All of the dataset's, also when a subset is taken: predictions choose among all.
+        samples: in a fixed order, samples of the same picture next to each other.
+        problems: what was left out or mended, each once; never silently skipped.
+    """
+
+    name: str
+    root: Path
+    split: str
+    role: Role
+    classes: tuple[ClassName, ...]
+    samples: tuple[Sample, ...]
+    problems: tuple[Problem, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+
+# ----------------------------------------------------------------------------------------------------------- results
+@dataclass(frozen=True)
+class Boxes:
+    """Boxes in ONE convention: float xyxy, exclusive right and bottom edge, original (EXIF-upright) pixels.
+
+    Attributes:
+        xyxy: `[n, 4]` float32.
+        score: `[n]` float32 in 0–1.
+        label: `[n]` integers into `names`.
+        names: what the labels mean.
+    """
+
+    xyxy: FloatArray
+    score: FloatArray
+    label: npt.NDArray[np.int64]
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        n = len(self.xyxy)
+        if self.xyxy.shape != (n, 4) or self.score.shape != (n,) or self.label.shape != (n,):
+            raise ValueError(
+                f"expected xyxy [n, 4], score [n] and label [n], got {self.xyxy.shape}, {self.score.shape}, "
+                f"{self.label.shape}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.xyxy)
+
+    def of(self, name: str) -> FloatArray:
+        """The boxes `[k, 4]` of one name, best first.
+
+        Raises:
+            UsageError: a name that was not asked for.
+        """
+        if name not in self.names:
+            raise UsageError(f"expected one of the names asked for ({', '.join(self.names)}), got {name!r}")
+        boxes: FloatArray = self.xyxy[self.label == self.names.index(name)]
+        return boxes
