@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
 from cliploc.config import POLICIES
 from cliploc.errors import InputError, UsageError
-from cliploc.geometry import MAX_ASPECT_RATIO, PAD_COLOUR, Frame, iou_matrix
+from cliploc.geometry import MAX_ASPECT_RATIO, PAD_COLOUR, Frame, iou_matrix, window_starts
 
 policies = st.sampled_from(POLICIES)
 sides = st.integers(8, 3000)
@@ -275,6 +277,65 @@ def test_the_same_slope_at_two_scales_meets_on_one_input(policy, height, width):
 whole_boxes = st.tuples(*[st.integers(0, 12)] * 4).map(
     lambda c: (min(c[0], c[2]), min(c[1], c[3]), max(c[0], c[2]), max(c[1], c[3]))
 )
+
+
+# ----------------------------------------------------------------------------------------------------------- windows
+@given(st.integers(1, 500), st.integers(1, 5000), st.integers(1, 500))
+def test_windows_cover_a_side_to_its_end_and_no_further(window, beyond, stride):
+    length, stride = window + beyond - 1, min(stride, window)
+    starts = window_starts(length, window, stride)
+    assert starts[0] == 0
+    assert starts[-1] + window == length
+    assert all(0 < after - before <= stride for before, after in itertools.pairwise(starts))
+    assert len(starts) == max(length - window + stride - 1, 0) // stride + 1  # the segmentation protocols' count
+
+
+@given(st.tuples(sides, sides), st.tuples(input_sides, input_sides), st.sampled_from([1, 1.5, 2]))
+def test_windows_show_every_part_of_a_picture_unstretched(original_hw, input_hw, multiple):
+    assume(max(original_hw) / min(original_hw) <= 8)  # else thousands of windows
+    windows = Frame.windows(original_hw, input_hw, multiple)
+    height, width = original_hw
+    for window in windows:
+        assert window.visible_xyxy == (0, 0, *input_hw[::-1])
+        assert abs(window.resized_wh[0] * height - window.resized_wh[1] * width) <= max(width, height)  # one pixel
+    corners = np.concatenate([w.to_original([0, 0, *input_hw[::-1]], clip=False) for w in windows])
+    assert (corners[:, :2].min(axis=0).round(6) == 0).all()
+    np.testing.assert_allclose(corners[:, 2:].max(axis=0), (width, height))
+    smallest = min(window.resized_wh[axis] / input_hw[::-1][axis] for window in windows for axis in (0, 1))
+    assert smallest == pytest.approx(multiple, abs=0.51 / min(input_hw))
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@given(st.integers(40, 200), st.integers(40, 200))
+def test_windows_of_a_slope_stitched_together_are_the_slope(policy, height, width):
+    """A map whose values are the original's coordinates, cut into windows and put together, is what it was."""
+    base = Frame.fit(policy, (height, width), (64, 64))
+    windows = Frame.windows((height, width), (64, 64), 2)
+    y, x = torch.meshgrid(torch.arange(64) + 0.5, torch.arange(64) + 0.5, indexing="ij")
+    slopes = []
+    for window in windows:
+        (sx, sy), (ox, oy) = window.scale_xy, window.offset_xy
+        slopes.append(torch.stack([(x - ox) / sx, (y - oy) / sy]))
+    stitched = base.stitch(windows, torch.stack(slopes))
+    (sx, sy), (ox, oy) = base.scale_xy, base.offset_xy
+    x0, y0, x1, y1 = base.visible_xyxy
+    expected = torch.stack([(x - ox) / sx, (y - oy) / sy])[:, y0:y1, x0:x1]
+    # A border pixel of a window is repeated outwards, which moves a value by less than a pixel of the window.
+    atol = 1.01 * max(1 / min(windows[0].scale_xy), 1 / min(base.scale_xy))
+    np.testing.assert_allclose(stitched[:, y0:y1, x0:x1], expected, atol=atol)
+
+
+def test_where_windows_overlap_the_map_is_their_mean():
+    windows = Frame.windows((8, 12), (8, 8), 1)  # the second begins at x = 4
+    stitched = Frame.fit("squash", (8, 12), (8, 12)).stitch(windows, torch.tensor([1.0, 3.0]).view(2, 1, 1, 1))
+    assert stitched[0, 0].tolist() == [1] * 4 + [2] * 4 + [3] * 4
+
+
+def test_a_narrow_picture_is_refused_with_the_way_out():
+    with pytest.raises(
+        InputError, match=r"1000×10 is too narrow for windows \(expected at most 50:1\).*leave --windows out"
+    ):
+        Frame.windows((10, 1000), (224, 224), 1)
 
 
 @given(st.lists(whole_boxes, max_size=5), st.lists(whole_boxes, max_size=5))

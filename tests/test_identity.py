@@ -128,6 +128,7 @@ OF_LOCALIZER: dict[str, Second] = {
     "resize": Second("pad"),
     "image_size": Second(40),
     "scales": Second((1, 1.5)),
+    "windows": Second((2.0,)),
     "flip": Second(True),
     "refine": Second(("affinity",)),
     "threshold": Second(0.77),

@@ -23,6 +23,7 @@ POLICIES: tuple[ResizePolicy, ...] = ("squash", "crop", "pad")
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # by torch's names, as torch is not imported here
 PRECISIONS = (*DTYPES, "auto")
 MOST_SCALES = 16
+MOST_WINDOW_SETS = 4
 MOST_SIDE = 4096  # pixels of a model's input
 
 
@@ -109,6 +110,15 @@ def _checked_scales(value: Any) -> tuple[float, ...]:
     return tuple(float(one) for one in value)
 
 
+def _checked_windows(value: Any) -> tuple[float, ...]:
+    right = isinstance(value, list | tuple) and len(value) <= MOST_WINDOW_SETS
+    if not right or not all(isinstance(one, int | float) and 1 <= one <= 8 for one in value):
+        raise UsageError(
+            f"expected windows, a list of at most {MOST_WINDOW_SETS} numbers from 1 to 8 (1,2), got {short(value)}"
+        )
+    return tuple(float(one) for one in value)
+
+
 def _checked_texts(name: str) -> Callable[[Any], tuple[str, ...]]:
     def check(value: Any) -> tuple[str, ...]:
         if isinstance(value, str):
@@ -177,7 +187,7 @@ def parse_list(text: str) -> tuple[str, ...]:
 
 def _parse_numbers(text: str) -> tuple[float, ...] | str:
     try:
-        return tuple(float(part) for part in text.split(","))
+        return tuple(float(part) for part in parse_list(text))
     except ValueError:
         return text
 
@@ -416,6 +426,17 @@ class Options:
         help="Average the maps of these multiples of the input size.",
         about=f"At most {MOST_SCALES}, each from 0.25 to 8; each is a forward pass.",
     )
+    windows: Sequence[float] = option(
+        (),
+        group="view",
+        metavar="1,2",
+        check=_checked_windows,
+        parse=_parse_numbers,
+        help="Average in the maps of overlapping windows of the photo; 2: of half its shorter side.",
+        about=f"Windows are as large as the input and are not stretched, so that small things are seen larger: for 2, "
+        "the photo is resized until its shorter side is two inputs long. Several numbers, several sets of windows; at "
+        f"most {MOST_WINDOW_SETS}, each from 1 to 8. A window is a forward pass.",
+    )
     flip: bool = option(False, group="view", check=_flag("flip"), help="Average in the map of the mirrored photo.")
     refine: Sequence[str] = option(
         (),
@@ -561,9 +582,9 @@ class Options:
         """A line for each option: its name, default and what it does.
 
         Example:
-            >>> print(Options.explain().splitlines()[11])
+            >>> print(Options.explain().splitlines()[12])
             flip=False: Average in the map of the mirrored photo.
-            >>> print(Options.explain().splitlines()[16])
+            >>> print(Options.explain().splitlines()[17])
             max_boxes=None (all): At most so many boxes a name in a picture, best first.
         """
         lines = []

@@ -8,7 +8,8 @@ resize policy, which is what makes the way back exact.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -69,11 +70,7 @@ class Frame:
             return cls(original_hw, input_hw, (in_width, in_height), (0, 0))
         if policy not in POLICIES:
             raise UsageError(f"expected a resize policy of {', '.join(POLICIES)}, got {policy!r}")
-        if max(height / width, width / height) > MAX_ASPECT_RATIO:
-            raise InputError(
-                f"a picture of {width}×{height} is too narrow for the {policy!r} policy (expected at most "
-                f"{MAX_ASPECT_RATIO:.0f}:1): cut it into pieces or use the squash policy"
-            )
+        _refuse_narrow(original_hw, f"the {policy!r} policy", "use the squash policy")
         ratios = (in_height / height, in_width / width)
         scale = max(ratios) if policy == "crop" else min(ratios)
         # As torchvision's Resize: the side that decides is exact, the other truncated. One division only, as there:
@@ -82,6 +79,35 @@ class Frame:
         resized_h = in_height if scale == ratios[0] else max(1, int(in_width * height / width))
         offset_x, offset_y = round((in_width - resized_w) / 2.0), round((in_height - resized_h) / 2.0)
         return cls(original_hw, input_hw, (resized_w, resized_h), (offset_x, offset_y))
+
+    @classmethod
+    def windows(cls, original_hw: tuple[int, int], input_hw: tuple[int, int], multiple: float) -> tuple[Frame, ...]:
+        """Lays overlapping parts of a picture onto inputs, unstretched; together they show all of it.
+
+        The picture is resized until the smaller of its sides is `multiple` inputs long, and cut into windows of the
+        input's size, each half an input from the next (see `window_starts`).
+
+        Args:
+            original_hw: height and width of the picture.
+            input_hw: height and width of the model's input.
+            multiple: at least 1.
+
+        Raises:
+            InputError: a picture too narrow: it would have hundreds of windows.
+
+        Example:
+            >>> [frame.offset_xy for frame in Frame.windows((300, 450), input_hw=(224, 224), multiple=1)]
+            [(0, 0), (-112, 0)]
+        """
+        (height, width), (in_height, in_width) = original_hw, input_hw
+        _refuse_narrow(original_hw, "windows", "leave --windows out")
+        scale = multiple * max(in_height / height, in_width / width)
+        resized_w, resized_h = max(in_width, round(width * scale)), max(in_height, round(height * scale))
+        lefts = window_starts(resized_w, in_width, -(-in_width // 2))
+        tops = window_starts(resized_h, in_height, -(-in_height // 2))
+        return tuple(
+            cls(original_hw, input_hw, (resized_w, resized_h), (-left, -top)) for top in tops for left in lefts
+        )
 
     @property
     def scale_xy(self) -> tuple[float, float]:
@@ -138,6 +164,40 @@ class Frame:
         oy = self.offset_xy[1] - target.offset_xy[1] * sy
         return _resample(maps, self.input_hw, target.input_hw, (sx, sy), (ox, oy))
 
+    def stitch(self, windows: Sequence[Frame], maps: Tensor) -> Tensor:
+        """Maps of windows → one map over this input: their mean where they overlap.
+
+        Args:
+            windows: of the same picture; see `windows`.
+            maps: `[W, P, h, w]`, over each window, any grid.
+
+        Returns:
+            `[P, H, W]` over this input; the smallest value where no window lies.
+        """
+        height, width = self.input_hw
+        total = maps.new_zeros(maps.shape[1], height, width)
+        covered = maps.new_zeros(height, width)
+        for window, values in zip(windows, maps, strict=True):
+            corners = [0, 0, window.input_hw[1], window.input_hw[0]]
+            low_x, low_y, high_x, high_y = self.to_input(window.to_original(corners, clip=False))[0].tolist()
+            # Those pixels whose centre lies in the window.
+            left, right = max(0, math.ceil(low_x - 0.5)), min(width, math.floor(high_x - 0.5) + 1)
+            top, bottom = max(0, math.ceil(low_y - 0.5)), min(height, math.floor(high_y - 0.5) + 1)
+            if left >= right or top >= bottom:
+                continue  # outside of what this input shows
+            part = replace(
+                self,
+                input_hw=(bottom - top, right - left),
+                offset_xy=(self.offset_xy[0] - left, self.offset_xy[1] - top),
+            )
+            total[:, top:bottom, left:right] += window.map_to_frame(values, part)
+            covered[top:bottom, left:right] += 1
+        stitched = total / covered.clamp(min=1)  # [P, H, W]
+        if not covered.all():
+            lowest = stitched[:, covered > 0].amin(dim=1)  # [P]
+            stitched = torch.where(covered > 0, stitched, lowest[:, None, None])
+        return stitched
+
     def over_picture(self, longest: int) -> Frame:
         """What this input shows of the picture, as an input of its own at the picture's resolution, without padding.
 
@@ -176,6 +236,31 @@ class Frame:
         inside = ((centres_y >= y0) & (centres_y <= y1))[:, None] & ((centres_x >= x0) & (centres_x <= x1))[None]
         kept: Tensor = full * inside  # [P, H, W]
         return kept
+
+
+def window_starts(length: int, window: int, stride: int) -> list[int]:
+    """Where windows begin along a side: every `stride` pixels, the last one pushed inwards, so that it ends there too.
+
+    Args:
+        length: of the side, at least `window`.
+        window: pixels of a window.
+        stride: pixels from one window to the next.
+
+    Example:
+        >>> window_starts(500, window=224, stride=112)
+        [0, 112, 224, 276]
+    """
+    count = max(length - window + stride - 1, 0) // stride + 1
+    return [min(number * stride, length - window) for number in range(count)]
+
+
+def _refuse_narrow(original_hw: tuple[int, int], what: str, way_out: str) -> None:
+    height, width = original_hw
+    if max(height / width, width / height) > MAX_ASPECT_RATIO:
+        raise InputError(
+            f"a picture of {width}×{height} is too narrow for {what} (expected at most {MAX_ASPECT_RATIO:.0f}:1): cut "
+            f"it into pieces or {way_out}"
+        )
 
 
 def _resample(

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
@@ -23,12 +23,13 @@ from cliploc.images import ImageLike, Picture, pictures_in
 from cliploc.localization import Localization, boxes_of
 from cliploc.method import Method
 from cliploc.pipeline.decide import Evidence, reasons_of, weigh, without_boxes
+from cliploc.pipeline.looks import Wanted
 from cliploc.pipeline.modes import own_modes, undisturbed
 from cliploc.pipeline.prepare import OnError, Preparation, Prepared, Unreadable, batches
 from cliploc.pipeline.requests import SILENT, Reporter, Request, Result
 from cliploc.pipeline.tasks import Task, TaskMaker, members
 from cliploc.pipeline.texts import Texts
-from cliploc.pipeline.views import Computed, Maps, Views, Wanted, refuse_nan
+from cliploc.pipeline.views import Computed, Maps, Views, refuse_nan
 from cliploc.refine import chosen
 from cliploc.saliency import find, resolve_options
 from cliploc.text_cache import TextCache, cache_folder
@@ -125,7 +126,7 @@ class Localizer:
         cache = _text_cache_of(self.backbone) if given.text_cache else None
         self._texts = Texts(self.backbone, self.templates, given.background, cache, given.memory)
         self._preparation = Preparation(
-            self.backbone, self.templates, given.resize, given.image_size, tuple(given.scales)
+            self.backbone, self.templates, given.resize, given.image_size, tuple(given.scales), tuple(given.windows)
         )
         self._views = Views(
             self.backbone,
@@ -497,7 +498,7 @@ class Localizer:
                 batch,
                 list(tasks.values()),
                 reporter.masked,
-                None if absent_maps else lambda embedding, names: self._wanted(batch, tasks, embedding, names),
+                None if absent_maps else partial(self._wanted, batch, tasks),
             )
         except (RuntimeError, MemoryError) as error:
             if len(batch) == 1 or not out_of_memory(error):
@@ -553,7 +554,13 @@ class Localizer:
     def _weigh(self, batch: Sequence[Prepared], embedding: Tensor, names: Tensor) -> Evidence:
         return weigh(batch, embedding, names, self._texts, self.backbone, self.options.min_presence)
 
-    def _wanted(self, batch: Sequence[Prepared], tasks: Mapping[str, Task], embedding: Tensor, names: Tensor) -> Wanted:
+    def _wanted(
+        self,
+        batch: Sequence[Prepared],
+        tasks: Mapping[str, Task],
+        embedding: Tensor,
+        names: Tensor,
+    ) -> Wanted:
         """For each picture and name, whether any task says that it is there."""
         evidence = self._weigh(batch, embedding, names)
         return [

@@ -34,7 +34,12 @@ class Evidence:
 
 
 def weigh(
-    batch: Sequence[Prepared], embedding: Tensor, names: Tensor, texts: Texts, backbone: Backbone, min_presence: float
+    batch: Sequence[Prepared],
+    embedding: Tensor,
+    names: Tensor,
+    texts: Texts,
+    backbone: Backbone,
+    min_presence: float,
 ) -> Evidence:
     """Compares pictures `[B, D]` with their names `[B, P, D]`."""
     scores = torch.einsum("bd,bpd->bp", embedding, names)  # [B, P]

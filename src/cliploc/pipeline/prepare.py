@@ -13,11 +13,12 @@ from typing import Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from cliploc import prompts
 from cliploc.errors import InputError, UsageError
-from cliploc.geometry import Frame
+from cliploc.geometry import RESAMPLING, Frame
 from cliploc.images import Picture, load
 from cliploc.pipeline.requests import Request
 from cliploc.tower import Backbone
@@ -37,6 +38,8 @@ class Prepared:
         texts: the names to look for.
         frames: for each scale, how the picture lies in the input.
         inputs: for each scale, uint8 `[3, H, W]`.
+        windows: for each set of windows, how each of them lies in an input; see `Frame.windows`.
+        windowed: for each set, the resized picture that its windows are cut from, uint8 `[3, H, W]`.
     """
 
     id: Hashable
@@ -44,6 +47,14 @@ class Prepared:
     texts: TextSet
     frames: tuple[Frame, ...]
     inputs: tuple[Tensor, ...]
+    windows: tuple[tuple[Frame, ...], ...]
+    windowed: tuple[Tensor, ...]
+
+    def window_inputs(self, number: int) -> Iterator[tuple[Frame, Tensor]]:
+        """The windows of a set with their pixels, uint8 `[3, H, W]`: parts of `windowed`, as they overlap."""
+        for frame in self.windows[number]:
+            (left, top), (height, width) = frame.offset_xy, frame.input_hw
+            yield frame, self.windowed[number][:, -top : -top + height, -left : -left + width]
 
 
 @dataclass(frozen=True)
@@ -64,6 +75,7 @@ class Preparation:
         resize: how a picture meets the input; None for the model's own.
         image_size: input side in pixels, or (height, width); None for the model's own.
         scales: input sizes, as multiples.
+        windows: for each set of windows, how many inputs the picture's shorter side is long; see `Frame.windows`.
 
     Raises:
         UsageError: a size that the model does not take.
@@ -76,9 +88,10 @@ class Preparation:
         resize: ResizePolicy | None,
         image_size: int | tuple[int, int] | None,
         scales: tuple[float, ...],
+        windows: tuple[float, ...] = (),
     ) -> None:
         self._stride, self._templates = backbone.stride, templates
-        self._interpolation = backbone.interpolation
+        self._interpolation, self._windows = backbone.interpolation, windows
         self.resize: ResizePolicy = resize or backbone.resize_policy
         self.input_hw = _input_hw(backbone, image_size)
         self.inputs_hw = tuple(self._scaled_hw(scale) for scale in scales)
@@ -97,13 +110,15 @@ class Preparation:
         original_hw = (picture.image.height, picture.image.width)
         try:
             frames = tuple(Frame.fit(self.resize, original_hw, input_hw) for input_hw in self.inputs_hw)
+            windows = tuple(Frame.windows(original_hw, self.input_hw, multiple) for multiple in self._windows)
         except InputError as error:
             raise InputError(f"{source}: {error}") from None
-        inputs = tuple(
-            torch.from_numpy(np.asarray(frame.apply(picture.image, self._interpolation)).transpose(2, 0, 1).copy())
-            for frame in frames
+        inputs = tuple(_pixels(frame.apply(picture.image, self._interpolation)) for frame in frames)
+        windowed = tuple(
+            _pixels(picture.image.resize(frames_of_one[0].resized_wh, RESAMPLING[self._interpolation]))
+            for frames_of_one in windows
         )
-        return Prepared(request.id, picture, texts, frames, inputs)
+        return Prepared(request.id, picture, texts, frames, inputs, windows, windowed)
 
     def stream(
         self, requests: Iterable[Request], batch_size: int, on_error: OnError
@@ -143,6 +158,11 @@ class Preparation:
             if texts is None or request.names is not names:
                 names, texts = request.names, prompts.parse(request.names, self._templates)
             yield request, texts, _source(request)
+
+
+def _pixels(image: Image.Image) -> Tensor:
+    """A picture as `[3, H, W]` uint8."""
+    return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
 
 
 def _source(request: Request) -> str:

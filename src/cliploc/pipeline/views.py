@@ -1,4 +1,4 @@
-"""One forward pass for each scale and mirror image of a batch, and the maps that all methods make of them."""
+"""Forward passes for each scale, mirror image and window of a batch, and the maps that all methods make of them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from cliploc.errors import ModelError
 from cliploc.geometry import Frame
 from cliploc.memory import Memory, Remembered
 from cliploc.method import Context
+from cliploc.pipeline.looks import Look, LookMaps, Wanted, by_view, not_flat, on_input, sum_of, window_embeddings
 from cliploc.pipeline.modes import undisturbed
 from cliploc.pipeline.prepare import Prepared
 from cliploc.pipeline.tasks import Task
@@ -25,8 +26,6 @@ from cliploc.refine import LONGEST, Refinement
 from cliploc.saliency import min_max, raw_maps
 from cliploc.tower import Backbone
 from cliploc.values import FloatArray
-
-Wanted = list[list[bool]]  # for each picture and name, whether its map is to be made
 
 
 @dataclass(frozen=True)
@@ -52,11 +51,13 @@ class Computed:
         by_task: the maps of each task, in their order.
         embedding: `[B, D]` of the first view: the whole pictures, unflipped, at the first scale.
         names: `[B, P, D]` the names' embeddings.
+        windows: for each picture, `[W, D]` of its windows, unflipped; W is 0 without windows.
     """
 
     by_task: list[Maps]
     embedding: Tensor
     names: Tensor
+    windows: list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -107,41 +108,110 @@ class Views:
         """
         names = torch.stack([self.texts.embed(item.texts) for item in batch])  # [B, P, D]
         directions = self.texts.directions(names)
-        scales = range(len(batch[0].inputs))
-        views = [(scale, flipped) for scale in scales for flipped in ((False, True)[: 1 + self.flip])]
         notes: list[list[list[str]]] = [[[] for _ in batch] for _ in tasks]
-        totals: list[tuple[Tensor, Tensor]] = []  # for each task, its maps so far and which said something
-        embedding: Tensor | None = None
-        chosen: Wanted | None = None
-        for number, (scale, flipped) in enumerate(views):
-            pixels = torch.stack([item.inputs[scale] for item in batch])  # [B, 3, H, W] uint8
-            images = self.backbone.normalize(pixels.to(self.backbone.device).float() / 255)
-            counting = None if masked is None else _MaskedCount(masked, further_views=len(views) - 1 - number)
-            with self._remembered(pixels, flipped) as remembered:
-                raw_maps, view_embedding = self._raw_maps(
-                    images.flip(-1) if flipped else images, directions, batch, tasks, remembered, counting, notes
-                )
-            if embedding is None:
-                embedding = view_embedding
-                chosen = None if wanted is None else wanted(embedding, names)
-            of_view = []
-            for raw in raw_maps:
-                raw = raw.flip(-1) if flipped else raw  # [B, P, h, w]
-                not_flat = raw.amax(dim=(-2, -1)) > raw.amin(dim=(-2, -1))  # [B, P]
-                of_view.append((_wanted_on_input(raw, batch, scale, chosen), not_flat))  # [B, P, H, W]
-            totals = (
-                [
-                    (total + maps, some | not_flat)
-                    for (total, some), (maps, not_flat) in zip(totals, of_view, strict=True)
-                ]
-                if totals
-                else of_view
+        looks = self._looks(batch)
+        maps: list[list[LookMaps]] = [[] for _ in tasks]
+        embeddings: list[LookMaps] = []
+        first: list[Context] = []  # of the first scale, not mirrored and mirrored
+        for number, look in enumerate(looks):
+            counting = None if masked is None else _MaskedCount(masked, further_views=len(looks) - 1 - number)
+            context, of_tasks = self._see(look, batch, directions, tasks, counting, notes)
+            first += [context] if look.scale == 0 else []  # the others are let go, as a trace is large
+            embeddings.append((look, context.trace.embedding))
+            for kept, raw in zip(maps, of_tasks, strict=True):
+                kept.append((look, raw))
+        embedding, windows = embeddings[0][1], window_embeddings(embeddings, len(batch))
+        chosen = None if wanted is None else wanted(embedding, names)
+        by_task = [
+            Maps(self._joined(kept, batch, chosen, first), not_flat(kept, len(batch)), said)
+            for kept, said in zip(maps, notes, strict=True)
+        ]
+        return Computed(by_task, embedding, names, windows)
+
+    def _looks(self, batch: Sequence[Prepared]) -> list[Look]:
+        """What the tower sees of a batch, one look after the other; the first is the whole pictures, not mirrored."""
+        flips = (False, True)[: 1 + self.flip]
+        everyone = tuple(range(len(batch)))
+        looks = []
+        for scale in range(len(batch[0].inputs)):
+            pixels = tuple(item.inputs[scale] for item in batch)
+            frames = tuple(item.frames[scale] for item in batch)
+            looks += [Look(pixels, frames, everyone, flipped, scale=scale) for flipped in flips]
+        for number in range(len(batch[0].windows)):
+            windows = [(b, *window) for b, item in enumerate(batch) for window in item.window_inputs(number)]
+            for start in range(0, len(windows), self.batch_size):
+                owners, frames, pixels = zip(*windows[start : start + self.batch_size], strict=True)
+                looks += [Look(pixels, frames, owners, flipped, windows=number) for flipped in flips]
+        return looks
+
+    def _see(
+        self,
+        look: Look,
+        batch: Sequence[Prepared],
+        directions: Tensor,
+        tasks: Sequence[Task],
+        masked: Callable[[int, int], None] | None,
+        notes: list[list[list[str]]],
+    ) -> tuple[Context, list[Tensor]]:
+        """One forward pass, and what every task makes of its trace: `[n, P, h, w]` after ReLU, not mirrored."""
+        pixels = torch.stack(look.pixels)  # [n, 3, H, W] uint8
+        images = self.backbone.normalize(pixels.to(self.backbone.device).float() / 255)
+        images = images.flip(-1) if look.flipped else images
+        owners = [batch[b] for b in look.owners]
+        needs = reduce(or_, [task.needs for task in tasks] + [step.needs(self.backbone) for step in self.on_grid])
+        with self._remembered(pixels, look.flipped) as remembered:
+            trace = remembered.trace(needs, lambda: self.backbone.trace(images, needs))
+            refuse_nan(trace.embedding[:, None], owners, "an embedding", self.backbone)
+            context = Context(
+                images,
+                directions[list(look.owners)],
+                trace,
+                self.backbone,
+                self.batch_size,
+                masked,
+                encode_masked=self.encode_masked,
+                cache=remembered.shared,
+                empty_name=self.texts.empty_name,
+                words=[item.texts.synonyms for item in owners],
             )
-        assert embedding is not None
-        if len(views) > 1:
-            totals = [(min_max(total), some) for total, some in totals]
-        by_task = [Maps(maps, some, said) for (maps, some), said in zip(totals, notes, strict=True)]
-        return Computed(by_task, embedding, names)
+            maps = []
+            for task, said in zip(tasks, notes, strict=True):
+                noting = replace(context, note=partial(_note, [said[b] for b in look.owners]))
+                raw = raw_maps(task.method, noting, task.options)  # [n, P, h, w]
+                refuse_nan(raw.flatten(2), owners, "a map", self.backbone)
+                raw = raw.relu() if task.method.relu else raw
+                maps.append(raw.flip(-1) if look.flipped else raw)
+        return context, maps
+
+    def _joined(
+        self, maps: Sequence[LookMaps], batch: Sequence[Prepared], wanted: Wanted | None, first: Sequence[Context]
+    ) -> Tensor:
+        """What one task's looks gave → `[B, P, H, W]` in 0–1 on the first scale's input; names not wanted are zero.
+
+        The steps on the grid follow the mean of all views, with the features of the whole pictures at the first scale.
+        With flips they do so twice, the second time mirrored, and the mean is taken: else a mirrored picture would not
+        have the mirrored map.
+        """
+        views = by_view(maps)
+        joined = on_input(views[0], batch, wanted) if len(views) == 1 else min_max(sum_of(views, batch, wanted))
+        if not self.on_grid:
+            return joined
+        # Of a single look the map is at hand on the grid itself, as the method made it.
+        whole, mode = (min_max(maps[0][1]), "bilinear") if len(views) == 1 else (joined, "area")
+        refined = []
+        for context, (look, _) in zip(first, maps, strict=False):
+            stepped = self._stepped(whole.flip(-1) if look.flipped else whole, mode, context, batch)
+            refined.append([(look, stepped.flip(-1) if look.flipped else stepped)])
+        return on_input(refined[0], batch, wanted) if len(refined) == 1 else min_max(sum_of(refined, batch, wanted))
+
+    def _stepped(self, maps: Tensor, mode: str, context: Context, batch: Sequence[Prepared]) -> Tensor:
+        """Maps in 0–1 over whole pictures as the tower saw them, any size → after the steps, on the last one's grid."""
+        for step in self.on_grid:
+            grid = step.grid(self.backbone, context.trace)
+            maps = step.function(context, F.interpolate(maps, size=grid, mode=mode))  # [B, P, h, w]
+            refuse_nan(maps.flatten(2), batch, "a map", self.backbone)
+            maps, mode = min_max(maps), "bilinear"
+        return maps
 
     @undisturbed
     def finish(self, item: Prepared, maps: Tensor) -> tuple[FloatArray, Frame]:
@@ -168,46 +238,6 @@ class Views:
             return nullcontext(Remembered())
         return self.memory.of(self.backbone, pixels, flipped, self.masked_precision)
 
-    def _raw_maps(
-        self,
-        images: Tensor,
-        directions: Tensor,
-        batch: Sequence[Prepared],
-        tasks: Sequence[Task],
-        remembered: Remembered,
-        masked: Callable[[int, int], None] | None,
-        notes: list[list[list[str]]],
-    ) -> tuple[list[Tensor], Tensor]:
-        """One view of a batch, traced once → for each task raw maps `[B, P, h, w]` after ReLU; embeddings `[B, D]`."""
-        needs = reduce(or_, [task.needs for task in tasks] + [step.needs(self.backbone) for step in self.on_grid])
-        trace = remembered.trace(needs, lambda: self.backbone.trace(images, needs))
-        refuse_nan(trace.embedding[:, None], batch, "an embedding", self.backbone)
-        context = Context(
-            images,
-            directions,
-            trace,
-            self.backbone,
-            self.batch_size,
-            masked,
-            encode_masked=self.encode_masked,
-            cache=remembered.shared,
-            empty_name=self.texts.empty_name,
-            words=[item.texts.synonyms for item in batch],
-        )
-        maps = []
-        for task, said in zip(tasks, notes, strict=True):
-            noting = replace(context, note=partial(_note, said))
-            raw = raw_maps(task.method, noting, task.options)  # [B, P, h, w]
-            refuse_nan(raw.flatten(2), batch, "a map", self.backbone)
-            raw = raw.relu() if task.method.relu else raw
-            for step in self.on_grid:
-                grid = step.grid(self.backbone, trace)
-                scaled = F.interpolate(min_max(raw), size=grid, mode="bilinear", align_corners=False)
-                raw = step.function(context, scaled)  # [B, P, h, w]
-                refuse_nan(raw.flatten(2), batch, "a map", self.backbone)
-            maps.append(raw)
-        return maps, trace.embedding
-
 
 def refuse_nan(values: Tensor, batch: Sequence[Prepared], what: str, backbone: Backbone) -> None:
     """Raises a `ModelError` for values `[B, P or 1, n]` that are no numbers: a NaN is never turned into a zero."""
@@ -219,38 +249,6 @@ def refuse_nan(values: Tensor, batch: Sequence[Prepared], what: str, backbone: B
             f"{backbone.name} in {str(backbone.dtype).removeprefix('torch.')} gave {what} that is not a number for "
             f"{batch[b].picture.source}{prompt}: use a higher precision or check the weights"
         )
-
-
-def _wanted_on_input(raw: Tensor, batch: Sequence[Prepared], scale: int, wanted: Wanted | None) -> Tensor:
-    """Maps on the grid of one scale → `[B, P, H, W]` in 0–1 on the first scale's input; those not wanted are zero.
-
-    A pixel's share of the work grows with the names, and most of them are in no picture.
-    """
-    if wanted is None:
-        return min_max(_on_input(raw, batch, scale))
-    maps = raw.new_zeros(*raw.shape[:2], *batch[0].frames[0].input_hw)
-    for b, (item, names) in enumerate(zip(batch, wanted, strict=True)):
-        chosen = [p for p, there in enumerate(names) if there]
-        if chosen:
-            maps[b, chosen] = min_max(_on_input(raw[b : b + 1, chosen], [item], scale))[0]
-    return maps
-
-
-def _on_input(raw: Tensor, batch: Sequence[Prepared], scale: int) -> Tensor:
-    """Maps on the grid of one scale → `[B, P, H, W]` on the first scale's input, the smallest value outside."""
-    frames = [frame for item in batch for frame in (item.frames[0], item.frames[scale])]
-    if all(frame.resized_wh == frame.input_hw[::-1] for frame in frames):
-        return F.interpolate(raw, size=batch[0].frames[0].input_hw, mode="bilinear", align_corners=False)
-    placed = []
-    for maps, item in zip(raw, batch, strict=True):
-        base = item.frames[0]
-        x0, y0, x1, y1 = base.visible_xyxy
-        on_input = item.frames[scale].map_to_frame(maps, base)  # [P, H, W]
-        visible = on_input[:, y0:y1, x0:x1]
-        padded = visible.amin(dim=(-2, -1), keepdim=True).expand_as(on_input).clone()
-        padded[:, y0:y1, x0:x1] = visible
-        placed.append(padded)
-    return torch.stack(placed)
 
 
 class _MaskedCount:

@@ -1,0 +1,115 @@
+"""Windows of a picture, seen one by one and put together: by hand, and what must not depend on them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from cliploc.config import POLICIES
+from cliploc.errors import UsageError
+from cliploc.geometry import Frame
+from cliploc.localizer import Localizer
+from cliploc.memory import Memory
+from cliploc.refine.affinity import spread
+from cliploc.saliency import min_max
+from cliploc.saliency.cam import cam
+from cliploc.tower import Needs
+from tests.test_localizer import PHOTOS, TALL, TEMPLATE, WIDE, build, photo, same
+from tests.tiny import KINDS, context, tower
+
+
+@pytest.fixture(scope="module")
+def backbones():
+    return {kind: tower(kind, (8, 8)) for kind in KINDS}
+
+
+def raw_cam(backbone, pixels):
+    """`[1, 2, h, w]` of red and blue, and the features that it came of."""
+    images = backbone.normalize(torch.tensor(np.asarray(pixels)).permute(2, 0, 1)[None] / 255)
+    ctx = context(backbone, images, ["a red thing", "a blue thing"], Needs(features=(-1, backbone.middle_stage)))
+    return cam(ctx).relu(), ctx.trace.features[backbone.middle_stage]
+
+
+def test_the_map_is_the_mean_of_the_whole_picture_and_its_stitched_windows(backbones):
+    backbone, image = backbones["gap_cnn"], Image.fromarray(WIDE)
+    base = Frame.fit("squash", (64, 96), (32, 32))
+    whole = F.interpolate(raw_cam(backbone, base.apply(image))[0], size=(32, 32), mode="bilinear")[0]
+    windows = Frame.windows((64, 96), (32, 32), 2)  # the picture at 96×64, windows of 32 half overlapping
+    assert len(windows) == 3 * 5
+    stitched = base.stitch(windows, torch.cat([raw_cam(backbone, window.apply(image))[0] for window in windows]))
+    expected = min_max(min_max(whole) + min_max(stitched))
+    found = build(backbone, windows=(2,))(WIDE, ["red", "blue"])
+    np.testing.assert_allclose(found.maps, expected, atol=1e-5)
+    assert np.abs(found.maps - build(backbone)(WIDE, ["red", "blue"]).maps).max() > 0.05
+
+
+def test_steps_on_the_grid_follow_the_mean_once_with_the_whole_pictures_features(backbones):
+    backbone, image = backbones["gap_cnn"], Image.fromarray(WIDE)
+    mean = torch.from_numpy(build(backbone, windows=(2,))(WIDE, ["red", "blue"]).maps)[None]
+    features = raw_cam(backbone, Frame.fit("squash", (64, 96), (32, 32)).apply(image))[1]
+    on_grid = F.interpolate(mean, size=features.shape[-2:], mode="area")
+    refined = F.interpolate(spread(features, on_grid, 0.1), size=(32, 32), mode="bilinear")
+    found = build(backbone, windows=(2,), refine=["affinity"])(WIDE, ["red", "blue"])
+    np.testing.assert_allclose(found.maps, min_max(refined)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_picture_has_the_same_map_alone_and_in_a_batch(backbones, kind, policy):
+    localizer = build(backbones[kind], windows=(1, 2), resize=policy, flip=True, batch_size=4)
+    together = localizer(PHOTOS, ["red", "blue"])
+    for one, picture in zip(together, PHOTOS, strict=True):
+        same(one, localizer(picture, ["red", "blue"]), atol=1e-4)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_with_flips_a_mirrored_picture_has_the_mirrored_map(backbones, policy):
+    localizer = build(backbones["attention_pool_cnn"], flip=True, resize=policy, windows=(1,))
+    picture = photo((96, 64), red=(20, 8, 40, 30), blue=(60, 40, 90, 60))
+    straight, mirrored = localizer([picture, picture[:, ::-1].copy()], ["red", "blue"])
+    np.testing.assert_allclose(straight.maps, mirrored.maps[:, :, ::-1], atol=1e-4)
+
+
+def test_a_panorama_is_seen_unstretched(backbones):
+    """8:1: stretched to the input, the square is a sliver; in windows it stays a square, and is found closely."""
+    panorama = photo((512, 64), red=(300, 16, 332, 48))
+    plain, windowed = (build(backbones["gap_cnn"], windows=w)(panorama, ["red"]) for w in ((), (1,)))
+    widths = [one.boxes.of("red")[0][2] - one.boxes.of("red")[0][0] for one in (plain, windowed)]
+    assert widths[1] < widths[0]
+
+
+def test_a_name_whose_every_window_is_flat_has_a_flat_map(backbones):
+    found = build(backbones["gap_cnn"], windows=(2,))(np.full((64, 96, 3), 128, np.uint8), ["red"])
+    assert found.reasons[0] is not None
+    assert "flat" in found.reasons[0]
+
+
+def test_windows_are_remembered(backbones):
+    backbone, calls = backbones["gap_cnn"], []
+    localizer = build(backbone, windows=(2,), memory=Memory())
+    first = localizer(TALL, ["red"])
+    trace = type(backbone).trace
+    try:
+        type(backbone).trace = lambda *a, **k: calls.append(1) or trace(*a, **k)
+        same(localizer(TALL, ["red"]), first)
+    finally:
+        type(backbone).trace = trace
+    assert not calls
+
+
+def test_names_that_are_not_wanted_cost_no_map(backbones):
+    localizer = Localizer(backbones["gap_cnn"], method="cam", templates=TEMPLATE, background=["blue"], windows=(1,))
+    [with_all] = localizer.stream([WIDE], ["red", "green"])
+    [without] = localizer.stream([WIDE], ["red", "green"], absent_maps=False)
+    np.testing.assert_array_equal(with_all.found, without.found)
+    for p, there in enumerate(with_all.found):
+        np.testing.assert_allclose(without.maps[p], with_all.maps[p] * there, atol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [(0.5,), (9,), (1, 1, 1, 1, 1), ("2",), 2, "2"])
+def test_refused_windows(wrong):
+    with pytest.raises(UsageError, match=r"^expected windows, a list of at most 4 numbers from 1 to 8"):
+        Localizer(windows=wrong)
