@@ -14,6 +14,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from cliploc.boxes.basins import climb, neighbours
+
 IntArray = npt.NDArray[np.int64]
 LEVELS = 256
 MOST = 250  # peaks; a noisy map has thousands, and labelling it at each threshold is faster
@@ -67,7 +69,7 @@ def regions(
         [(1, [1, 1, 5, 2]), (2, [1, 1, 2, 2]), (2, [4, 1, 5, 2]), (3, [4, 1, 5, 2])]
     """
     height, width = levels.shape
-    peak = _climb(heat, connectivity)  # [N] the pixel that each pixel's way up ends at
+    peak = climb(heat, connectivity)  # [N] the pixel that each pixel's way up ends at
     flat = levels.ravel()
     warm = np.flatnonzero(flat)
     tops = warm[peak[warm] == warm]
@@ -103,55 +105,12 @@ def regions(
     return merged.finish()
 
 
-def _climb(heat: npt.NDArray[np.floating], connectivity: Literal[4, 8]) -> npt.NDArray[np.intp]:
-    """Each pixel's peak: always to the highest neighbour, of equals to the last; ways of equal pixels thus end."""
-    height, width = heat.shape
-    padded = np.pad(heat, 1, constant_values=-np.inf)
-    kind = np.int16 if width < 2**14 else np.int32  # small numbers are compared and chosen faster
-    if connectivity == 8:  # the best of each row's three, then of the three rows' best
-        left, middle, right = padded[:, :-2], padded[:, 1:-1], padded[:, 2:]
-        best = np.maximum(np.maximum(left, middle), right)
-        is_right = right == best
-        step = is_right.astype(kind) + (is_right | (middle == best)) - kind(1)
-        above, here, below = (best[dy : dy + height] for dy in range(3))
-        best = np.maximum(np.maximum(above, here), below)
-        step = np.where(
-            below == best,
-            step[2:] + kind(width),
-            np.where(here == best, step[1:-1], step[:-2] - kind(width)),
-        )
-    else:
-        inner, row = padded[:, 1:-1], padded[1:-1]
-        above, left, right, below = inner[:-2], row[:, :-2], row[:, 2:], inner[2:]
-        best = np.maximum(np.maximum(np.maximum(above, left), np.maximum(right, below)), heat)
-        step = np.where(left == best, kind(-1), kind(-width))
-        for value, by in ((heat, 0), (right, 1), (below, width)):
-            step = np.where(value == best, kind(by), step)
-    target: npt.NDArray[np.intp] = np.arange(heat.size) + step.ravel()
-    for _ in range(4):
-        target = target[target]
-    while True:
-        further: npt.NDArray[np.intp] = target[target]
-        if np.array_equal(further, target):
-            return target
-        target = further
-
-
-def _neighbours(connectivity: Literal[4, 8]) -> list[tuple[tuple[slice, slice], tuple[slice, slice]]]:
-    """Views of a map in which each pair of neighbours lies one on the other, each pair once."""
-    whole, front, back = slice(None), slice(None, -1), slice(1, None)
-    pairs = [((whole, front), (whole, back)), ((front, whole), (back, whole))]
-    if connectivity == 8:
-        pairs += [((front, front), (back, back)), ((front, back), (back, front))]
-    return pairs
-
-
 def _saddles(
     levels: npt.NDArray[np.uint8], basin: npt.NDArray[np.int16], connectivity: Literal[4, 8], count: int
 ) -> list[tuple[int, int, int]]:
     """Level and the two basins of each saddle, from the highest down; none of level 0."""
     highest = np.zeros(count * count, np.uint8)
-    for one, other in _neighbours(connectivity):
+    for one, other in neighbours(connectivity):
         border = np.flatnonzero(basin[one] != basin[other])
         a, b = basin[one].ravel()[border].astype(np.int64), basin[other].ravel()[border].astype(np.int64)
         level = np.minimum(levels[one].ravel()[border], levels[other].ravel()[border])
