@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,8 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cliploc.boxes import BoxRule, boxes_from_maps
+from cliploc.boxes.parts import divide
 from cliploc.errors import UsageError
 from cliploc.geometry import iou_matrix
+from cliploc.metrics import VLScoreRule
 
 ALL_BOXES = "leave it out for all boxes"
 LEVELS = [0, 0, 0, 0.1, 0.25, 0.4, 0.5, 0.75, 0.9, 1]  # sums and shares of these are exact enough to compare
@@ -236,6 +239,8 @@ def test_nothing_positive_has_no_box_and_nothing_is_above_the_maximum(tau):
         ),
         ("nms_iou", 0, "expected nms_iou above 0 and at most 1, got 0: leave it out for no suppression"),
         ("nms_iou", 1.1, "expected nms_iou above 0 and at most 1, got 1.1: leave it out for no suppression"),
+        ("split_peaks", 1.1, "expected split_peaks from 0 to 1, got 1.1"),
+        ("split_peaks", None, "expected split_peaks from 0 to 1, got None"),
         ("connectivity", 6, "expected connectivity 4 or 8, got 6"),
     ],
 )
@@ -248,3 +253,176 @@ def test_refusals_name_the_range_and_the_value(option, value, text):
 def test_a_single_map_must_be_stacked():
     with pytest.raises(ValueError, match=r"expected maps \[P, H, W\], got \[4, 5\]"):
         boxes_from_maps(np.zeros((4, 5), np.float32), BoxRule())
+
+
+# ------------------------------------------------------------------------------------------------------ separate peaks
+distinct = st.tuples(st.integers(1, 9), st.integers(2, 9)).flatmap(
+    lambda s: st.permutations(range(1, s[0] * s[1] + 1)).map(
+        lambda order: (np.array(order, np.float32) / len(order)).reshape(s)
+    )
+)  # no two values alike: where they are, a border may lie on either side
+connected = st.sampled_from([4, 8])
+cutoffs = st.sampled_from([0.0, 0.05, 0.2, 0.35, 0.5, 0.8])
+
+
+def prominences(heat, low, connectivity):
+    """Each hot peak's height over the highest level at which it hangs together with a higher one, by the definition."""
+
+    def around(place, level):
+        pixels = (heat >= level).astype(np.uint8)
+        labels = cv2.connectedComponents(pixels, connectivity=connectivity)[1]
+        return heat[labels == labels[place]].max()
+
+    levels = sorted((value for value in heat.ravel() if value > low), reverse=True)
+    found = {}
+    for place in zip(*np.nonzero(heat > low), strict=True):
+        higher = [level for level in levels if level <= heat[place] and around(place, level) > heat[place]]
+        saddle = float(higher[0]) if higher else -np.inf  # -inf: it is the highest of its region
+        if saddle < heat[place]:  # else it is no peak
+            found[float(heat[place])] = float(heat[place]) - saddle
+    return found
+
+
+def as_parts(heat, tau, split, connectivity):
+    """The parts that `divide` makes of each region, as sets of pixels; a region that stays whole is one."""
+    n, labels = cv2.connectedComponents(
+        (heat > np.float32(tau) * heat.max()).astype(np.uint8), connectivity=connectivity
+    )
+    found = []
+    for region in range(1, n):
+        inside = labels == region
+        low, least = np.float32(tau) * heat.max(), np.float32(split * heat.max())
+        parts = divide(heat, inside, low, least, connectivity)
+        if parts is None:
+            found.append(inside)
+            continue
+        assert ((parts.labels > 0) == inside).all()  # they cover the region, and share no pixel
+        assert parts.area.sum() == inside.sum()
+        assert parts.labels.max() == len(parts.area) == len(parts.peak) >= 2
+        assert (np.diff(parts.peak) <= 0).all()
+        for number, (box, area, peak) in enumerate(zip(parts.xyxy, parts.area, parts.peak, strict=True), start=1):
+            part = parts.labels == number
+            ys, xs = np.nonzero(part)
+            assert box.tolist() == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+            assert (area, peak) == (part.sum(), heat[part].max())
+            assert cv2.connectedComponents(part.astype(np.uint8), connectivity=connectivity)[0] == 2  # one piece
+            found.append(part)
+    return found
+
+
+@given(distinct, st.sampled_from([0.0, 0.3, 0.6]), cutoffs, connected)
+def test_a_region_has_a_part_for_each_prominent_peak(heat, tau, split, connectivity):
+    parts = as_parts(heat, tau, split, connectivity)
+    hot = heat > np.float32(tau) * heat.max()
+    assert (np.sum(parts, axis=0) == hot).all()
+    wanted = prominences(heat, np.float32(tau) * heat.max(), connectivity)
+    least = float(np.float32(split * heat.max()))
+    assert {float(heat[part].max()) for part in parts} == {top for top, over in wanted.items() if over >= least}
+
+
+@given(distinct, st.sampled_from([0.0, 0.3]), cutoffs, connected, st.sampled_from(["mirrored", "flipped", "turned"]))
+def test_a_map_seen_otherwise_has_the_same_parts_seen_otherwise(heat, tau, split, connectivity, how):
+    see = {"mirrored": np.fliplr, "flipped": np.flipud, "turned": np.transpose}[how]
+    one = {tuple(np.flatnonzero(see(part))) for part in as_parts(heat, tau, split, connectivity)}
+    seen = np.ascontiguousarray(see(heat))
+    assert {tuple(np.flatnonzero(part)) for part in as_parts(seen, tau, split, connectivity)} == one
+
+
+@given(heats, st.sampled_from([0.0, 0.3]), cutoffs, cutoffs, connected)
+def test_with_a_greater_prominence_parts_only_join(heat, tau, a, b, connectivity):
+    low, high = sorted((a, b))
+    if heat.max() > 0:
+        fine, coarse = (as_parts(heat, tau, split, connectivity) for split in (low, high))
+        for part in fine:  # lies in one of the coarser ones
+            assert any((whole | ~part).all() for whole in coarse)
+
+
+@given(stacks, st.sampled_from([0.1, 0.3]), cutoffs, connected)
+def test_boxes_of_parts_hold_what_the_boxes_of_regions_do_and_peaks_are_their_own(maps, tau, split, connectivity):
+    for heat in maps:
+        boxes = boxes_from_maps(heat[None], BoxRule(tau, connectivity=connectivity, split_peaks=split, **plain))
+        parts = as_parts(heat, tau, split, connectivity) if heat.max() > 0 else []
+        assert as_set(boxes) == sorted(
+            (
+                tuple(map(float, (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1))),
+                round(float(heat[part].max() / heat.max()), 5),
+            )
+            for part in parts
+            for ys, xs in [np.nonzero(part)]
+        )
+
+
+@given(stacks, cutoffs, st.sampled_from([0, 0.05, 0.2]), st.sampled_from(["all", "largest"]), st.randoms())
+def test_the_order_of_maps_does_not_matter_to_their_parts(maps, split, min_area, components, random):
+    rule = BoxRule(0.1, components, min_area=min_area, split_peaks=split)
+    order = list(range(len(maps)))
+    random.shuffle(order)
+    together, shuffled = boxes_from_maps(maps, rule), boxes_from_maps(maps[order], rule)
+    for place, p in enumerate(order):
+        np.testing.assert_array_equal(shuffled.xyxy[shuffled.index == place], together.xyxy[together.index == p])
+        np.testing.assert_array_equal(shuffled.peak[shuffled.index == place], together.peak[together.index == p])
+
+
+@given(stacks, st.sampled_from([0.0, 0.3, "auto"]), st.sampled_from([0, 0.1, 0.3]), cutoffs)
+def test_a_map_that_has_a_box_has_one_when_it_is_split(maps, tau, min_area, split):
+    """Also where all parts would be too small."""
+    whole = boxes_from_maps(maps, BoxRule(tau, min_area=min_area))
+    parts = boxes_from_maps(maps, BoxRule(tau, min_area=min_area, split_peaks=split))
+    assert set(whole.index) == set(parts.index)
+
+
+def gaussians(*peaks, size=(60, 100), floor=0.0):
+    """The largest of (x, y, height, width) at each pixel."""
+    y, x = np.mgrid[: size[0], : size[1]]
+    bells = [h * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (2 * w**2)) for cx, cy, h, w in peaks]
+    return np.maximum(np.max(bells, axis=0), floor).astype(np.float32)
+
+
+@given(st.integers(5, 94), st.integers(5, 54), st.floats(3, 30), st.floats(0.05, 0.9), st.sampled_from([0.01, 0.2]))
+def test_a_map_of_one_peak_is_never_split(x, y, width, tau, split):
+    heat = gaussians((x, y, 1, width))[None]
+    one, other = boxes_from_maps(heat, BoxRule(tau)), boxes_from_maps(heat, BoxRule(tau, split_peaks=split))
+    np.testing.assert_array_equal(one.xyxy, other.xyxy)
+
+
+@given(st.integers(3, 8), st.booleans())
+def test_two_equal_peaks_far_enough_apart_are_two_boxes_that_touch(width, turned):
+    """3 widths apart: their saddle is near e^(-9/8) = 0.32, above τ 0.3; the prominence near 0.68."""
+    left, right = 50 - 3 * width // 2, 50 - 3 * width // 2 + 3 * width
+    heat = gaussians((left, 30, 1, width), (right, 30, 1, width))
+    radius = int(width * np.sqrt(-2 * np.log(0.3)))  # what is above τ
+    middle = (left + right) / 2
+    expected = [
+        [left - radius, 30 - radius, middle, 31 + radius],
+        [middle, 30 - radius, right + radius + 1, 31 + radius],
+    ]
+    heat, expected = (heat.T, [[b, a, d, c] for a, b, c, d in expected]) if turned else (heat, expected)
+    whole, parts = (boxes_from_maps(heat[None], BoxRule(0.3, split_peaks=split)) for split in (0.75, 0.5))
+    assert len(whole.xyxy) == 1
+    assert len(parts.xyxy) == 2
+    np.testing.assert_allclose(sorted(parts.xyxy.tolist()), sorted(expected), atol=1)  # the pixel between is of either
+    assert parts.peak.tolist() == [1, 1]
+
+
+def test_a_parts_score_is_its_own_peak_and_the_largest_part_is_the_largest():
+    heat = gaussians((30, 30, 1, 6), (62, 30, 0.8, 11), floor=0.1)[None]
+    parts = boxes_from_maps(heat, BoxRule(0.2, split_peaks=0.1))
+    np.testing.assert_allclose(parts.peak, [1, 0.8])
+    largest = boxes_from_maps(heat, BoxRule(0.2, "largest", split_peaks=0.1))
+    np.testing.assert_array_equal(largest.xyxy, parts.xyxy[1:])
+    assert len(boxes_from_maps(heat, BoxRule(0.2, "largest")).xyxy) == 1
+
+
+def test_a_rule_of_which_nothing_is_said_never_splits_nor_does_a_published_metric():
+    heat = gaussians((22, 30, 1, 8), (50, 30, 1, 8), (78, 30, 1, 8))
+    assert len(boxes_from_maps(heat[None], BoxRule(0.1)).xyxy) == 1
+    assert len(boxes_from_maps(heat[None], BoxRule(0.1, split_peaks=1)).xyxy) == 1
+    parts = boxes_from_maps(heat[None], BoxRule(0.1, split_peaks=0.2)).xyxy
+    assert len(parts) == 3
+    assert VLScoreRule(0.1).value(heat, parts[:1]) == 0  # the box round all three fits none
+
+
+def test_many_peaks_of_a_noisy_map_are_no_trouble():
+    noise = np.random.default_rng(0).random((2, 40, 50), dtype=np.float32)
+    boxes = boxes_from_maps(noise, BoxRule(0.2, split_peaks=0, min_area=0, nms_iou=None))
+    assert len(boxes.xyxy) > 200

@@ -136,6 +136,7 @@ OF_LOCALIZER: dict[str, Second] = {
     "min_area": Second(0.01),
     "max_boxes": Second(1),
     "nms_iou": Second(0.25),
+    "split_peaks": Second(0.2),
     "min_presence": Second(0.25),
     "precision": Second("bf16"),
     "masked_precision": Second("bf16"),
@@ -612,7 +613,8 @@ def test_every_setting_of_the_page_is_computed_anew_or_moves_boxes_and_colours_a
     seconds: dict[str, Any] = {
         "names": "dog", "model": "other", "method": "layer_cam", "compare": "cam", "resize": "pad", "scales": "1,1.5",
         "flip": True, "templates": "name-only", "refine": ("guided",), "min_presence": 0.2, "threshold": 0.3,
-        "compare_threshold": 0.2, "max_boxes": 2, "min_score": 0.1, "opacity": 0.2,
+        "compare_threshold": 0.2, "max_boxes": 2, "split_peaks": 0.3, "min_score": 0.1,
+        "opacity": 0.2,
     }  # fmt: skip
     from_look = {"model", "method", "compare", "threshold", "compare_threshold"}  # the lines are told by the look
     assert seconds.keys() == {one.name for one in dataclasses.fields(Settings)}

@@ -490,6 +490,16 @@ class Options:
         help="Of boxes of one name with a higher IoU than this, the better one stays; 1 keeps all.",
         about="None means no suppression.",
     )
+    split_peaks: float = option(
+        1.0,
+        group="boxes",
+        metavar="0-1",
+        check=number("split_peaks", 0, 1),
+        parse=parse_float,
+        help="A hot region becomes a box for each peak that stands out by this share of the hottest; 1: never.",
+        about="What stands out is the peak's height over the saddle to a higher peak (its prominence). For things of "
+        "one name that touch; see docs/boxes.md.",
+    )
     min_presence: float = option(
         0.5,
         group="boxes",

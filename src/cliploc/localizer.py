@@ -120,6 +120,7 @@ class Localizer:
             given.min_area,
             given.max_boxes,
             given.nms_iou,
+            split_peaks=given.split_peaks,
         )
         self._tasks = TaskMaker(self.backbone, given.ensemble, head, rule, given.threshold is None, steps)
         self._task = self._tasks.make(chosen_method.name, given.method_options)

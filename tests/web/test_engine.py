@@ -44,10 +44,12 @@ def look(engine):
 
 def test_boxes_are_the_localizers_at_every_threshold(engine, look, monkeypatch):
     monkeypatch.setattr(engine, "backbone", None)  # no model may run from here on
-    for threshold, most in ((None, 0), (0.1, 0), (0.6, 1), (0.9, 2)):
-        settings = Settings(names="cat, dog", threshold=threshold, max_boxes=most)
+    for threshold, most, split in ((None, 0, 1), (0.1, 0, 1), (0.1, 0, 0.02), (0.6, 1, 1), (0.9, 2, 1)):
+        settings = Settings(names="cat, dog", threshold=threshold, max_boxes=most, split_peaks=split)
         [(method, found)] = look.cut(settings).items()
-        wanted = Localizer("mini", method="cam", threshold=threshold, max_boxes=most or None)(CAT, ["cat", "dog"])
+        asked = {"threshold": threshold, "max_boxes": most or None, "split_peaks": split}
+        wanted = Localizer("mini", method="cam", **asked)(CAT, ["cat", "dog"])
+        assert split == 1 or len(wanted.boxes.xyxy) > len(look.cut(replace(settings, split_peaks=1))[method].boxes.xyxy)
         assert method == "cam"
         np.testing.assert_array_equal(found.boxes.xyxy, wanted.boxes.xyxy)
         np.testing.assert_array_equal(found.boxes.score, wanted.boxes.score)

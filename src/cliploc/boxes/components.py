@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from cliploc.boxes.parts import Parts, divide
 from cliploc.config import DEFAULTS, OPTIONS
 from cliploc.errors import UsageError
 from cliploc.values import FloatArray
@@ -30,6 +31,10 @@ class BoxRule:
         max_boxes: at most so many a map, best first; None for all.
         nms_iou: of boxes of one map that overlap more than this, the better stays; None for no suppression.
         connectivity: 8 (the WSOL evaluation's) or 4 neighbours (VL-Score's).
+        split_peaks: a region is divided into a part for each of its peaks whose prominence (height over the saddle to a
+            higher peak) is at least this share of the map's maximum; 1: never. Parts are then regions like others: each
+            has a peak of its own, and `components` and `min_area` apply to it. A region stays whole unless two of its
+            parts reach `min_area`.
 
     Raises:
         UsageError: a value outside its range.
@@ -41,11 +46,12 @@ class BoxRule:
     max_boxes: int | None = DEFAULTS.max_boxes
     nms_iou: float | None = DEFAULTS.nms_iou
     connectivity: Literal[4, 8] = 8
+    split_peaks: float = 1.0  # never, whatever a localizer's default is: published rules know no parts
 
     def __post_init__(self) -> None:
         if self.threshold is None:
             raise UsageError("expected threshold from 0 to 1, or auto, got None")
-        for name in ("threshold", "components", "min_area", "max_boxes", "nms_iou"):
+        for name in ("threshold", "components", "min_area", "max_boxes", "nms_iou", "split_peaks"):
             OPTIONS[name].check(getattr(self, name))
         if self.connectivity not in (4, 8):
             raise UsageError(f"expected connectivity 4 or 8, got {self.connectivity}")
@@ -99,17 +105,22 @@ def _boxes(maps: FloatArray, rule: BoxRule, first_index: int) -> MapBoxes:
     stack = np.zeros((count, height + 1, width), dtype=np.uint8)
     stack[:, :height] = maps > thresholds[:, None, None]
     hot = stack.reshape(-1, width)
-    n, labels, stats, _ = cv2.connectedComponentsWithStats(hot, connectivity=rule.connectivity)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(hot, connectivity=rule.connectivity)
     values = np.pad(maps, ((0, 0), (0, 1), (0, 0))).reshape(-1, width)
     peaks = _peaks(values, labels, stats)
 
     left, top, w, h, area = stats[1:].T.astype(np.int64)  # label 0 is the cold rest
-    index = top // (height + 1)
-    top = top - index * (height + 1)
-    xyxy = np.stack([left, top, left + w, top + h], axis=1).astype(np.float32)
-    peak = peaks[1:] / largest[index] if n > 1 else peaks[1:]
-    keep = area >= rule.min_area * height * width
-    xyxy, peak, index, area = xyxy[keep], peak[keep], index[keep], area[keep]
+    corners = np.stack([left, top, left + w, top + h], axis=1)
+    regions = _Regions(corners, area, peaks[1:], top // (height + 1))
+    fewest = rule.min_area * height * width
+    if rule.split_peaks < 1:
+        least = (rule.split_peaks * largest).astype(np.float32)
+        regions = _divided(regions, values, labels, thresholds, least, fewest, rule.connectivity)
+    index = regions.index
+    peak = regions.peak / largest[index] if len(index) else regions.peak
+    xyxy = (regions.corners - np.outer(index * (height + 1), [0, 1, 0, 1])).astype(np.float32)
+    keep = regions.area >= fewest
+    xyxy, peak, index, area = xyxy[keep], peak[keep], index[keep], regions.area[keep]
     order = np.lexsort((-area, index)) if rule.components == "largest" else np.lexsort((-area, -peak, index))
     if rule.nms_iou is not None and rule.components == "all" and len(order) > len(np.unique(index)):
         order = _suppress(xyxy, index, order, rule.nms_iou)
@@ -118,6 +129,50 @@ def _boxes(maps: FloatArray, rule: BoxRule, first_index: int) -> MapBoxes:
         starts = np.searchsorted(index[order], np.arange(count))
         order = order[np.arange(len(order)) - starts[index[order]] < limit]
     return MapBoxes(xyxy[order], peak[order].astype(np.float32), index[order] + first_index)
+
+
+@dataclass(frozen=True)
+class _Regions:
+    """n regions of a stack of maps: `[n, 4]` corners on the stack, area, peak, and which map it is."""
+
+    corners: npt.NDArray[np.int64]
+    area: npt.NDArray[np.int64]
+    peak: FloatArray
+    index: npt.NDArray[np.int64]
+
+
+def _divided(
+    regions: _Regions,
+    values: FloatArray,
+    labels: npt.NDArray[Any],
+    low: FloatArray,
+    least: FloatArray,
+    fewest: float,
+    connectivity: Literal[4, 8],
+) -> _Regions:
+    """Parts in the place of each region that has several of at least `fewest` pixels; `low` and `least` are by map."""
+    whole = np.ones(len(regions.area), bool)
+    found: list[Parts] = []
+    # Others cannot become two boxes: too small, or no peak is prominent even over the threshold.
+    large = regions.area >= max(3, 2 * fewest)
+    for region in np.flatnonzero(large & (regions.peak - low[regions.index] >= least[regions.index])):
+        left, top, right, bottom = regions.corners[region]
+        here = slice(top, bottom), slice(left, right)
+        of_map = regions.index[region]
+        parts = divide(values[here], labels[here] == region + 1, low[of_map], least[of_map], connectivity)
+        if parts is not None and (parts.area >= fewest).sum() > 1:
+            whole[region] = False
+            found.append(parts)
+    if not found:
+        return regions
+    divided, counts = np.flatnonzero(~whole), [len(parts.area) for parts in found]
+    corner = np.repeat(np.tile(regions.corners[divided, :2], 2), counts, axis=0)
+    return _Regions(
+        np.concatenate([regions.corners[whole], np.concatenate([parts.xyxy for parts in found]) + corner]),
+        np.concatenate([regions.area[whole], *(parts.area for parts in found)]),
+        np.concatenate([regions.peak[whole], *(parts.peak for parts in found)]),
+        np.concatenate([regions.index[whole], np.repeat(regions.index[divided], counts)]),
+    )
 
 
 def _peaks(values: FloatArray, labels: npt.NDArray[Any], stats: npt.NDArray[Any]) -> FloatArray:

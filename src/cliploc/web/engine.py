@@ -349,7 +349,7 @@ def slim(result: Localization, side: int) -> Localization:
 
 def recut(result: Localization, threshold: float, settings: Settings) -> Localization:
     """The result with boxes for these settings, and `found` and `reasons` to match; no model runs."""
-    rule = BoxRule(threshold=threshold, max_boxes=settings.max_boxes or None)
+    rule = BoxRule(threshold=threshold, max_boxes=settings.max_boxes or None, split_peaks=settings.split_peaks)
     reasons = list(result.reasons)
     if result.presence is not None:
         for index, presence in enumerate(result.presence):

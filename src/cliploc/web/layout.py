@@ -53,6 +53,7 @@ class Sliders:
     threshold: Slider
     compare_threshold: Slider
     max_boxes: Slider
+    split_peaks: Slider
     min_score: Slider
     min_presence: Slider
     opacity: Slider
@@ -189,6 +190,7 @@ def _sliders(threshold: float) -> Sliders:
             elem_id="compare-threshold", **PER_ROW,
         ),
         max_boxes=Slider(0, 20, 0, step=1, label="Boxes", info="0: no limit", **PER_ROW),
+        split_peaks=Slider(0, 1, Settings().split_peaks, step=0.01, label="Split peaks", info="1: never", **PER_ROW),
         min_score=Slider(0, 1, 0, step=0.01, label="Score", info="minimum", **PER_ROW),
         min_presence=Slider(
             0, 1, Settings().min_presence, step=0.01, label="Presence", info="minimum", elem_id="presence", **PER_ROW

@@ -15,9 +15,9 @@ from cliploc.errors import UsageError
 from cliploc.prompts import TEMPLATE_SETS
 
 SCALES = ("1", "1,1.5", "1,1.43,2")  # each is a forward pass, and the machine is shared
-OF_LOCALIZER = ("templates", "resize", "scales", "flip", "refine", "min_presence", "max_boxes")
+OF_LOCALIZER = ("templates", "resize", "scales", "flip", "refine", "min_presence", "max_boxes", "split_peaks")
 CHECKS = {
-    **{name: OPTIONS[name].check for name in ("resize", "min_presence", "max_boxes")},
+    **{name: OPTIONS[name].check for name in ("resize", "min_presence", "max_boxes", "split_peaks")},
     "scales": choice("scales", SCALES),
     "templates": choice("templates", tuple(TEMPLATE_SETS)),
     # The page's thresholds are numbers, never "auto".
@@ -28,6 +28,7 @@ LIVE = (
     "compare_threshold",
     "min_presence",
     "max_boxes",
+    "split_peaks",
     "min_score",
     "opacity",
 )  # no model runs for these
@@ -56,6 +57,7 @@ class Settings:
         threshold: of `Options`: a number; None for the method's own.
         compare_threshold: that of the second method.
         max_boxes: of `Options`; 0 for all.
+        split_peaks: of `Options`.
         min_score: boxes that score less are left out.
         opacity: of the hottest places.
     """
@@ -73,6 +75,7 @@ class Settings:
     threshold: float | None = None
     compare_threshold: float | None = None
     max_boxes: int = 0
+    split_peaks: float = DEFAULTS.split_peaks
     min_score: float = 0.0
     opacity: float = 0.55
 

@@ -1,0 +1,169 @@
+"""A hot region with several separate peaks, divided into a part for each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from cliploc.boxes.basins import climb, neighbours
+from cliploc.values import FloatArray
+
+MOST = 64  # summits; with more, their ways to each other cost more than the basins
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of one region, highest peak first.
+
+    Attributes:
+        xyxy: `[n, 4]`, exclusive right and bottom edge.
+        area: `[n]`, pixels.
+        peak: `[n]`, the largest value inside.
+        labels: `[h, w]`, 1 … n in the parts, 0 outside the region.
+    """
+
+    xyxy: npt.NDArray[np.int64]
+    area: npt.NDArray[np.int64]
+    peak: FloatArray
+    labels: npt.NDArray[np.int64]
+
+
+def divide(
+    heat: FloatArray, inside: npt.NDArray[np.bool_], low: float, least: float, connectivity: Literal[4, 8]
+) -> Parts | None:
+    """Divides a region where the map has separate peaks.
+
+    A peak's prominence is its height over its saddle: the highest level at which it hangs together with a higher peak.
+    A peak of at least `least` has a part of its own; the basin of any other joins what it hangs together with at the
+    highest level: a watershed from the prominent peaks, the rule of Chazal et al. 2013 (Persistence-based clustering).
+
+    Args:
+        heat: `[h, w]`, a map round the region.
+        inside: `[h, w]`, the region: one connected set of pixels above `low`, none of its neighbours above it.
+        low: the threshold, 0 or more.
+        least: prominence that a part's peak needs.
+        connectivity: 4 or 8 neighbours.
+
+    Returns:
+        At least two parts, or None where one peak alone is prominent.
+
+    Example:
+        >>> heat = np.array([[0.5, 1.0, 0.6, 0.9, 0.5]], np.float32)
+        >>> divide(heat, heat > 0.4, 0.4, 0.2, 8).xyxy.tolist()
+        [[0, 0, 3, 1], [3, 0, 5, 1]]
+    """
+    if not _may_divide(heat, inside, low, least, connectivity):
+        return None
+    heat = np.where(inside, heat, np.float32(0))
+    peak_of = climb(heat, connectivity)
+    on = np.flatnonzero(inside)
+    tops = on[peak_of[on] == on]
+    number = np.full(heat.size, -1, np.int32)
+    number[tops] = np.arange(len(tops))
+    basin = np.where(inside.ravel(), number[peak_of], np.int32(-1))
+    tallest = heat.ravel()[tops]
+    roots = _join(_saddles(heat, basin.reshape(heat.shape), connectivity, tallest), tallest, least)
+    kept = np.unique(roots)
+    if len(kept) < 2:
+        return None
+    kept = kept[np.argsort(-tallest[kept], kind="stable")]
+    part_of_root = np.zeros(len(tops) + 1, np.int64)  # the last is that of pixels outside, whose basin is -1
+    part_of_root[kept] = np.arange(1, len(kept) + 1)
+    part_of_basin = np.append(part_of_root[roots], 0)
+    labels = part_of_basin[basin].reshape(heat.shape)
+    xyxy, area = _extents(labels, on)
+    return Parts(xyxy, area, tallest[kept], labels)
+
+
+def _may_divide(
+    heat: FloatArray, inside: npt.NDArray[np.bool_], low: float, least: float, connectivity: Literal[4, 8]
+) -> bool:
+    """Whether a second peak may be prominent: mostly none is, and that is seen much faster than the basins."""
+    kernel = np.ones((3, 3), np.uint8) if connectivity == 8 else cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    summits = (heat >= cv2.dilate(heat, kernel)) & (heat - np.float32(low) >= np.float32(least)) & inside
+    y, x = np.nonzero(summits)
+    if len(y) < 2 or len(y) > MOST or connectivity == 4:
+        return len(y) > 1
+    height = heat[y, x].astype(np.float64)
+    order = np.argsort(-height, kind="stable")
+    y, x, height = y[order], x[order], height[order]
+    # A straight way to a higher summit that does not go down far enough shows that a summit is not prominent.
+    left = np.arange(1, len(y))
+    for to in range(len(y) - 1):
+        tested = left[left > to]
+        if not len(tested):
+            break
+        dy, dx = y[to] - y[tested], x[to] - x[tested]
+        share = np.linspace(0, 1, 1 + max(int(np.abs(dy).max()), int(np.abs(dx).max())))
+        way = np.rint(np.outer(dy, share)).astype(np.intp), np.rint(np.outer(dx, share)).astype(np.intp)
+        lowest = heat[way[0] + y[tested][:, None], way[1] + x[tested][:, None]].min(axis=1)  # [tested]
+        left = np.setdiff1d(left, tested[height[tested] - lowest < least])
+        if not len(left):
+            return False
+    return True
+
+
+def _saddles(
+    heat: FloatArray, basin: npt.NDArray[np.int32], connectivity: Literal[4, 8], tallest: FloatArray
+) -> list[tuple[float, int, int]]:
+    """Level and the two basins of each saddle, from the highest down; of equals, that of the highest peaks first."""
+    count, levels, pairs = len(tallest), [], []
+    for one, other in neighbours(connectivity):
+        differ = basin[one] != basin[other]
+        y, x = np.divmod(np.flatnonzero(differ), differ.shape[1])
+        a, b = basin[one][y, x], basin[other][y, x]
+        both = (a >= 0) & (b >= 0)
+        y, x, a, b = y[both], x[both], a[both].astype(np.int64), b[both].astype(np.int64)
+        levels.append(np.minimum(heat[one][y, x], heat[other][y, x]))
+        pairs.append(np.minimum(a, b) * count + np.maximum(a, b))
+    level, pair = np.concatenate(levels), np.concatenate(pairs)
+    order = np.argsort(-level, kind="stable")
+    _, first = np.unique(pair[order], return_index=True)  # of each pair of basins the highest
+    level, pair = level[order[first]], pair[order[first]]
+    a, b = np.divmod(pair, count)
+    heights = tallest[a], tallest[b]
+    order = np.lexsort((-np.minimum(*heights), -np.maximum(*heights), -level))
+    return list(zip(level[order].tolist(), a[order].tolist(), b[order].tolist(), strict=True))
+
+
+def _join(saddles: list[tuple[float, int, int]], tallest: FloatArray, least: float) -> npt.NDArray[np.int64]:
+    """For each basin the one whose peak its part has."""
+    roots = list(range(len(tallest)))
+
+    def root(one: int) -> int:
+        while roots[one] != one:
+            roots[one] = roots[roots[one]]
+            one = roots[one]
+        return one
+
+    heights, needed = tallest.tolist(), float(np.float32(least))
+    for level, one, other in saddles:
+        a, b = root(one), root(other)
+        higher, lower = (a, b) if heights[a] >= heights[b] else (b, a)
+        if a != b and (heights[lower] - level < needed or heights[lower] == level):  # a flat top is one peak
+            roots[lower] = higher
+    return np.array([root(one) for one in range(len(roots))])
+
+
+def _extents(
+    labels: npt.NDArray[np.int64], on: npt.NDArray[Any]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Bounding rectangle and pixels of each label but 0."""
+    of = labels.ravel()[on]
+    order = np.argsort(of, kind="stable")
+    starts = np.searchsorted(of[order], np.arange(1, of.max() + 1))
+    y, x = np.divmod(on[order], labels.shape[1])
+    xyxy = np.stack(
+        [
+            np.minimum.reduceat(x, starts),
+            np.minimum.reduceat(y, starts),
+            np.maximum.reduceat(x, starts) + 1,
+            np.maximum.reduceat(y, starts) + 1,
+        ],
+        axis=1,
+    )
+    return xyxy.astype(np.int64), np.bincount(of)[1:].astype(np.int64)
