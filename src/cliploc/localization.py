@@ -7,7 +7,7 @@ import html
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,9 @@ class Localization:
         notes: remarks on the picture ("animated: the first of 12 frames is used") and on how sure its maps are.
         embedding: `[D]` float32, unit norm: the whole picture in the space it shares with the texts; None where nobody
             computed it.
+        method: the title of the method that made the maps; "" where nobody says.
+        model: the model's name; "" where nobody says.
+        threshold: τ of the boxes, or "auto" (`BoxRule.threshold`); None where nobody says.
     """
 
     source: str
@@ -54,6 +57,9 @@ class Localization:
     boxes: Boxes
     notes: tuple[str, ...] = ()
     embedding: FloatArray | None = None
+    method: str = ""
+    model: str = ""
+    threshold: float | Literal["auto"] | None = None
 
     @property
     def heatmaps(self) -> FloatArray:
@@ -80,6 +86,7 @@ class Localization:
         opacity: float | None = None,
         heatmap: bool = True,
         boxes: bool = True,
+        caption: bool = True,
     ) -> Image.Image:
         """The picture with heatmap and boxes.
 
@@ -88,13 +95,14 @@ class Localization:
             opacity: of the hottest places, 0–1; None for the usual one.
             heatmap: whether heat is drawn.
             boxes: whether boxes with their labels are drawn.
+            caption: whether method, model and threshold are written in a corner.
 
         Raises:
             UsageError: a name that was not asked for, or an opacity outside 0–1.
         """
         from cliploc.report.overlay import OPACITY, draw_overlay  # drawing is not loaded by those who never draw
 
-        return draw_overlay(self, names, OPACITY if opacity is None else opacity, heatmap, boxes)
+        return draw_overlay(self, names, OPACITY if opacity is None else opacity, heatmap, boxes, caption)
 
     def boxes_by(self, rule: BoxRule) -> Boxes:
         """The boxes that another rule makes of the same maps; no model runs, and nothing here changes."""

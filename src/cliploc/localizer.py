@@ -549,6 +549,9 @@ class Localizer:
             boxes=boxes,
             notes=item.picture.notes + tuple(dict.fromkeys(made.notes[b])),
             embedding=computed.embedding[b].clone().cpu().numpy(),
+            method=task.method.title,
+            model=self.backbone.name,
+            threshold=task.box_rule.threshold,
         )
 
     @undisturbed

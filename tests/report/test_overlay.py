@@ -7,8 +7,10 @@ import pytest
 from PIL import Image
 
 from cliploc.errors import UsageError
+from cliploc.localization import Localization
 from cliploc.report import _draw, draw_overlay
-from cliploc.report.overlay import MAX_SIDE, MOST_PANELS, _paneled, panels, scaled
+from cliploc.report.colours import name_colour
+from cliploc.report.overlay import MAX_SIDE, MOST_PANELS, OPACITY, _paneled, comparison, panels, run_line, scaled
 
 from .conftest import Build
 
@@ -95,11 +97,74 @@ def test_several_names_have_their_own_colours_for_heat_and_boxes(build: Build) -
         colour=(80, 80, 80),
     )
     picture = np.asarray(draw_overlay(result, opacity=1.0))
-    assert tuple(picture[100, 10]) == _draw.name_colour(0)
-    assert tuple(picture[100, 220]) == _draw.name_colour(1)
-    assert np.abs(picture[100, 50].astype(int) - _draw.name_colour(0)).max() <= 1
-    assert np.abs(picture[100, 260].astype(int) - _draw.name_colour(1)).max() <= 1
+    assert tuple(picture[100, 10]) == name_colour(0)
+    assert tuple(picture[100, 220]) == name_colour(1)
+    assert np.abs(picture[100, 50].astype(int) - name_colour(0)).max() <= 1
+    assert np.abs(picture[100, 260].astype(int) - name_colour(1)).max() <= 1
     assert tuple(picture[100, 160]) == (80, 80, 80), "what was not found is not drawn among others"
+
+
+def slope(build: Build, **facts: object) -> Localization:
+    """Heat that rises evenly from left to right."""
+    result = build(size_wh=(320, 200), colour=(90, 90, 90))
+    maps = np.broadcast_to(np.linspace(0, 1, 64, dtype=np.float32), (1, 64, 64)).copy()
+    return replace(result, maps=maps, **facts)
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.6])
+def test_a_line_runs_where_the_heat_reaches_the_threshold(build: Build, threshold: float) -> None:
+    plain = np.asarray(draw_overlay(slope(build)), dtype=int)
+    lined = np.asarray(draw_overlay(slope(build, threshold=threshold), caption=False), dtype=int)
+    columns = np.flatnonzero((np.abs(lined - plain).max(-1) > 20).any(0))
+    assert columns.mean() == pytest.approx(320 * threshold, abs=6)
+    assert len(columns) < 12, "thin"
+
+
+def test_without_a_threshold_or_a_find_there_is_no_line(build: Build) -> None:
+    plain = np.asarray(draw_overlay(slope(build)))
+    lost = slope(build, found=np.array([False]))
+    lined = draw_overlay(replace(lost, threshold=0.5), caption=False)
+    assert not changed(lined, draw_overlay(lost)).any()
+    assert changed(draw_overlay(slope(build, threshold="auto"), caption=False), Image.fromarray(plain)).any()
+
+
+def test_the_thing_can_be_seen_under_the_hottest_heat_and_heat_sets_the_opacity(build: Build) -> None:
+    """A pattern of black and white keeps more than half of its contrast."""
+    stripes = np.zeros((200, 320, 3), dtype=np.uint8)
+    stripes[::2] = 255
+    drawn = np.asarray(draw_overlay(replace(slope(build), image=Image.fromarray(stripes))), dtype=int)
+    contrast = np.abs(drawn[1::2] - drawn[::2]).mean((0, 2)) / 255  # of each column
+    assert contrast.min() >= 1 - OPACITY - 0.01 > 0.5
+    assert contrast[0] == 1
+    assert (np.diff(contrast) <= 0.01).all()
+
+
+def test_method_model_and_threshold_are_written_on_the_picture(build: Build) -> None:
+    result = build(size_wh=(400, 300), hot=[None])
+    said = replace(result, method="CAM", model="mini", threshold=0.4)
+    assert run_line(said) == "CAM · mini · τ 0.40"
+    assert run_line(replace(said, threshold="auto")) == "CAM · mini · τ auto"
+    assert run_line(result) == ""
+    assert not changed(draw_overlay(said, caption=False), result.image).any()
+    ys = np.nonzero(changed(draw_overlay(said), result.image))[0]
+    assert len(ys) > 500
+    assert max(ys) - min(ys) < 40, "a small band"
+    assert min(ys) == 0 or max(ys) == 299
+    assert changed(draw_overlay(replace(said, model="other model")), draw_overlay(said)).any()
+
+
+def test_the_caption_is_where_the_heat_is_not(build: Build) -> None:
+    for corner in [(0, 0, 200, 150), (200, 150, 400, 300)]:
+        result = build(size_wh=(400, 300), hot=[corner], colour=(90, 90, 90))
+        ys, xs = np.nonzero(changed(draw_overlay(replace(result, method="CAM")), draw_overlay(result)))
+        assert not (corner[0] <= xs.mean() < corner[2] and corner[1] <= ys.mean() < corner[3])
+
+
+def test_sheets_say_what_ran(build: Build) -> None:
+    result = build(size_wh=(400, 300))
+    said = replace(result, method="CAM", model="mini")
+    assert panels(said).height > panels(result).height
+    assert comparison({"CAM": said}, "cat").height > comparison({"CAM": result}, "cat").height
 
 
 def test_a_choice_of_names_draws_only_them(build: Build) -> None:
@@ -131,6 +196,33 @@ def test_labels_stay_inside_and_off_each_other() -> None:
         assert 0 <= y0 < y1 <= 300
         for other in plates.taken[:index]:
             assert x1 <= other[0] or other[2] <= x0 or y1 <= other[1] or other[3] <= y0
+
+
+def test_a_label_does_not_hide_the_small_box_above_it() -> None:
+    canvas = Image.new("RGB", (400, 300))
+    large, small = (100, 120, 300, 280), (105, 95, 135, 118)  # the usual place of the large one's label
+    plates = _draw.Plates(canvas, 16, [large, small])
+    plates.add(large, "dog", " 0.90", (255, 255, 255), 2)
+    (x0, y0, x1, y1) = plates.taken[0]
+    assert x1 <= small[0] or small[2] <= x0 or y1 <= small[1] or small[3] <= y0
+
+
+def test_where_labels_have_no_room_the_score_remains() -> None:
+    canvas = Image.new("RGB", (120, 60))
+    plates = _draw.Plates(canvas, 16)
+    for _ in range(4):
+        plates.add((0, 0, 120, 60), "a long name", " 0.50", (255, 255, 255), 2)
+    widths = [x1 - x0 for x0, _, x1, _ in plates.taken]
+    assert widths[0] > 100
+    assert min(widths) < 60
+
+
+def test_a_label_has_an_edge_on_any_background() -> None:
+    for ground in [(255, 255, 255), (0, 0, 0), (255, 187, 0)]:
+        canvas = Image.new("RGB", (200, 100), ground)
+        _draw.Plates(canvas, 16).add((20, 40, 180, 90), "dog", " 0.90", (255, 255, 255), 2)
+        seen = {tuple(pixel) for pixel in np.asarray(canvas).reshape(-1, 3)}
+        assert {(255, 255, 255), (17, 17, 17)} <= seen
 
 
 def test_a_name_too_long_is_shortened_and_keeps_its_score() -> None:
@@ -183,7 +275,7 @@ def test_panels_show_the_photograph_a_panel_for_each_name_and_all_boxes(build: B
     bands = [np.split(lines, np.flatnonzero(np.diff(lines) > 1) + 1) for lines in (rows, columns)]
     filled = [is_blue[np.ix_(y, x)].mean() > 0.8 for y in bands[0] for x in bands[1]]
     assert sum(filled) == 5, "photograph, three names, all together"
-    orange = (sheet == _draw.name_colour(0)).all(-1)
+    orange = (sheet == name_colour(0)).all(-1)
     assert orange.sum() > 500, "boxes of all names in the names' colours"
     one = np.asarray(panels(replace(result, names=names[:1], boxes=replace(result.boxes, names=names[:1]))))
     assert one.size < sheet.size

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cliploc.report import PageItem, _draw, write_page
+from cliploc.report import PageItem, write_page
+from cliploc.report.colours import name_colour
 
 from .conftest import Build
 
@@ -128,7 +129,7 @@ def test_true_and_found_boxes_are_in_the_first_picture(page: str) -> None:
     source = Reader(page).all("img")[0]["src"] or ""
     picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))).convert("RGB")).astype(int)
     assert picture.shape == (400, 640, 3)
-    orange = np.abs(picture - _draw.name_colour(0)).max(-1) < 90
+    orange = np.abs(picture - name_colour(0)).max(-1) < 90
     found, true = orange[100:300, 161], orange[90:320, 151]
     assert found.mean() > 0.9, "solid"
     assert 0.3 < true.mean() < 0.8, "dashed"

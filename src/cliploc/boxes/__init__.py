@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from cliploc.boxes.components import BoxRule, MapBoxes, boxes_from_maps
+from cliploc.boxes.components import BoxRule, MapBoxes, boxes_from_maps, hot_levels
 
-__all__ = ["BoxRule", "MapBoxes", "boxes_from_maps"]
+__all__ = ["BoxRule", "MapBoxes", "boxes_from_maps", "hot_levels"]

@@ -97,6 +97,16 @@ def boxes_from_maps(maps: FloatArray, rule: BoxRule) -> MapBoxes:
     )
 
 
+def hot_levels(maps: FloatArray, threshold: float | Literal["auto"]) -> FloatArray:
+    """`[P]`: the value above which the pixels of each map `[P, H, W]` are hot, as `BoxRule.threshold` says.
+
+    Example:
+        >>> hot_levels(np.array([[[0, 0.5]]], np.float32), 0.4).tolist()
+        [0.20000000298023224]
+    """
+    return _thresholds(maps, maps.max(axis=(1, 2)), threshold)
+
+
 def _boxes(maps: FloatArray, rule: BoxRule, first_index: int) -> MapBoxes:
     count, height, width = maps.shape
     largest = maps.max(axis=(1, 2))  # [P]

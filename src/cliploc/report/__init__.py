@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from cliploc.report._draw import clean, name_colour
+from cliploc.report._draw import clean
 from cliploc.report.benchmark import write_report
+from cliploc.report.colours import name_colour
 from cliploc.report.document import classified_record, to_document
 from cliploc.report.overlay import draw_overlay, panels
 from cliploc.report.page import PageItem, write_page

@@ -1,22 +1,20 @@
-"""Drawing on pictures: colours, fonts, boxes and labels. Sizes are in pixels of the picture."""
+"""Drawing on pictures: heat, fonts, boxes and labels. Sizes are in pixels of the picture."""
 
 from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-Colour = tuple[int, int, int]
+from cliploc.report.colours import INK, Colour, text_colour
+
 Rectangle = tuple[int, int, int, int]  # x0, y0, x1, y1, exclusive right and bottom edge
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-
-INK: Colour = (17, 17, 17)
-PAPER: Colour = (255, 255, 255)
 
 # Eleven colours of matplotlib's `inferno` (CC0) from 15 % to 97 %: lightness rises evenly, so that it looks the same to
 # colour-blind people and in grey print. The black end is left out: heat must not look like shadow.
@@ -25,21 +23,13 @@ HEAT_ANCHORS = (
     (232, 96, 45), (247, 130, 18), (252, 168, 13), (247, 209, 61), (243, 246, 138),
 )  # fmt: skip
 
-# Okabe & Ito (2008), "Color Universal Design", without black: distinct for all common kinds of colour vision.
-NAME_COLOURS: tuple[Colour, ...] = (
-    (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167), (0, 114, 178),
-)  # fmt: skip
+NOTE_PLATE: Colour = (30, 30, 30)  # of a remark on the whole picture; boxes have none of this colour
 
 # Fonts of the system with Chinese, Japanese and Korean letters, tried in this order.
 EAST_ASIAN_FONTS = (
     "NotoSansCJK-Regular.ttc", "SourceHanSans-Regular.otf", "wqy-microhei.ttc", "wqy-zenhei.ttc",
     "DroidSansFallbackFull.ttf", "msyh.ttc", "PingFang.ttc", "Hiragino Sans GB.ttc", "Arial Unicode.ttf",
 )  # fmt: skip
-
-
-def name_colour(index: int) -> Colour:
-    """The colour of the name with this index, the same in every picture."""
-    return NAME_COLOURS[index % len(NAME_COLOURS)]
 
 
 def heat_table() -> npt.NDArray[np.uint8]:
@@ -120,12 +110,12 @@ def wrap(text: str, font: Font, width: float, lines: int) -> list[str]:
 
 def line_width(size_wh: tuple[int, int]) -> int:
     """The width of a box's bright line on a picture of this size."""
-    return max(1, round(0.008 * math.sqrt(size_wh[0] * size_wh[1])))
+    return max(1, round(0.006 * math.sqrt(size_wh[0] * size_wh[1])))
 
 
 def text_size(size_wh: tuple[int, int]) -> int:
     """The font size of labels on a picture of this size."""
-    return max(11, round(0.043 * math.sqrt(size_wh[0] * size_wh[1])))
+    return max(11, round(0.033 * math.sqrt(size_wh[0] * size_wh[1])))
 
 
 def to_rectangle(xyxy: Iterable[float], size_wh: tuple[int, int]) -> Rectangle:
@@ -169,15 +159,30 @@ def _pieces(start: int, stop: int, dash: int) -> list[tuple[int, int]]:
 
 
 class Plates:
-    """Labels on solid plates, inside the picture and, where there is room, without overlap."""
+    """Labels on solid plates, inside the picture, where they hide least of other labels and of what boxes show.
 
-    def __init__(self, image: Image.Image, size: int) -> None:
+    Args:
+        image: the picture to draw on.
+        size: of the letters.
+        boxes: all boxes of the picture.
+    """
+
+    def __init__(self, image: Image.Image, size: int, boxes: Sequence[Rectangle] = ()) -> None:
         self._image = image
         self._size = size
+        self._boxes = boxes
         self.taken: list[Rectangle] = []
 
+    def resized(self, factor: float) -> Plates:
+        """The same labels; what is written from now on is this much larger or smaller, yet legible."""
+        other = Plates(self._image, max(10, round(self._size * factor)), self._boxes)
+        other.taken = self.taken
+        return other
+
     def add(self, box: Rectangle, text: str, keep: str, colour: Colour, line: int) -> None:
-        """Writes `text + keep` at the first free place: above the box, inside its top, below it, or inside its bottom.
+        """Writes `text + keep` near the box: above or below it, beside it, or inside it.
+
+        Where every place would hide another label, only `keep` is written.
 
         Args:
             box: the box.
@@ -186,33 +191,82 @@ class Plates:
             colour: of the plate.
             line: width of the box's line.
         """
-        width, height = self._image.size
-        padding = max(2, round(self._size * 0.3))
         text = clean(text)
-        font = font_for(text + keep, self._size)
-        line_text = shorten(text, font, width - 2 * padding, keep)
-        plate_w = round(font.getlength(line_text)) + 2 * padding
-        plate_h = round(self._size * 1.3) + padding // 2
-        if not line_text or plate_h > height / 2 or plate_w > width:
+        best = self._place(box, text, keep, line)
+        if best is not None and self._hidden(best[1]) > 0:
+            best = self._place(box, "", keep.strip(), line) or best
+        if best is None:
             return  # the picture is too small for a label
+        words, plate = best
+        self.taken.append(plate)
+        self._write(plate, words, colour)
+
+    def note(self, text: str, hot: Callable[[Rectangle], float]) -> None:
+        """Writes a remark on the whole picture in the corner where it hides least.
+
+        Args:
+            text: the remark; shortened where the picture is too narrow.
+            hot: how much of what matters is in a place, from 0.
+        """
+        fitted = self._fitted(clean(text), "")
+        if fitted is None:
+            return
+        words, width, height = fitted
+        right, bottom = self._image.width - width, self._image.height - height
+        places = [self._at(x, y, width, height) for x, y in [(0, bottom), (right, bottom), (0, 0), (right, 0)]]
+        plate = min(places, key=lambda one: (self._hidden(one) > 0, round(hot(one), 1)))
+        if self._hidden(plate) == 0:
+            self.taken.append(plate)
+            self._write(plate, words, NOTE_PLATE)
+
+    def _place(self, box: Rectangle, text: str, keep: str, line: int) -> tuple[str, Rectangle] | None:
+        """The words that fit, and the place of their plate where it hides least; None where none fits."""
+        fitted = self._fitted(text, keep)
+        if fitted is None:
+            return None
+        words, width, height = fitted
         x0, y0, x1, y1 = box
         hairline = max(1, round(line / 3))
-        left, right = x0 - hairline, x1 + hairline - plate_w
+        left, right = x0 - hairline, x1 + hairline - width
         top, bottom = y0 - hairline, y1 + hairline
-        spots = [
-            (left, top - plate_h), (left, top), (left, bottom), (left, bottom - plate_h), (right, top - plate_h),
-            (right, top), (right, bottom), (right, bottom - plate_h),
-        ]  # fmt: skip
-        inside = [(x, y) for x, y in spots if 0 <= y <= height - plate_h]
-        placed = [self._at(x, y, plate_w, plate_h) for x, y in [*inside, (left, top)]]
-        # Further rows below, for boxes that share a corner.
-        placed += [self._at(left, top + row * plate_h, plate_w, plate_h) for row in range(2, 6)]
-        plate = next((one for one in placed if not any(_overlap(one, other) for other in self.taken)), placed[0])
-        self.taken.append(plate)
+        spots = [(left, top - height), (left, bottom), (right, top - height), (right, bottom)]
+        spots += [(left, top), (left, bottom - height), (right, top), (right, bottom - height)]
+        spots += [(x1 + hairline, top), (x0 - hairline - width, top)]
+        # Further rows, for boxes that share a corner.
+        spots += [(left, top + row * height) for row in (1, 2, 3, 4, 5, -2, -3)]
+        placed = [self._at(x, y, width, height) for x, y in spots]
+        # The first places are the usual ones: another must hide much less to be better.
+        costs = [self._cost(one, box) + 0.02 * order for order, one in enumerate(placed)]
+        return words, placed[int(np.argmin(costs))]
+
+    def _fitted(self, text: str, keep: str) -> tuple[str, int, int] | None:
+        """The words that fit the picture, and the width and height of their plate."""
+        width, height = self._image.size
+        padding = max(2, round(self._size * 0.3))
+        words = shorten(text, font_for(text + keep, self._size), width - 2 * padding, keep)
+        plate_w = round(font_for(text + keep, self._size).getlength(words)) + 2 * padding
+        plate_h = round(self._size * 1.25) + padding // 2
+        return None if not words or plate_h > height / 2 or plate_w > width else (words, plate_w, plate_h)
+
+    def _cost(self, plate: Rectangle, own: Rectangle) -> float:
+        """What a plate there would hide, in shares of its area: other labels above all, then other boxes' insides."""
+        others = max((_shared(plate, box) for box in self._boxes if box != own), default=0.0)
+        away = _gap(plate, own) / max(1, plate[3] - plate[1])
+        # Inside its own box a label hides the thing, the more so in a small box.
+        inside = _shared(plate, own) * min(1.0, 8 * _area(plate) / max(1, _area(own)))
+        return 100 * self._hidden(plate) + 0.6 * others + 0.5 * inside + away
+
+    def _hidden(self, plate: Rectangle) -> float:
+        """The share of the plate that lies on other labels."""
+        return sum(_shared(plate, other) for other in self.taken)
+
+    def _write(self, plate: Rectangle, words: str, colour: Colour) -> None:
+        padding = max(2, round(self._size * 0.3))
         draw = ImageDraw.Draw(self._image)
-        draw.rectangle((plate[0], plate[1], plate[2] - 1, plate[3] - 1), fill=colour)
+        ink = text_colour(colour)
+        draw.rectangle((plate[0], plate[1], plate[2] - 1, plate[3] - 1), fill=colour, outline=INK)
         middle = (plate[1] + plate[3]) / 2
-        draw.text((plate[0] + padding, middle), line_text, fill=text_colour(colour), font=font, anchor="lm")
+        draw.text((plate[0] + padding, middle), words, fill=ink, font=font_for(words, self._size), anchor="lm")
 
     def _at(self, x: int, y: int, width: int, height: int) -> Rectangle:
         x = min(max(x, 0), self._image.width - width)
@@ -220,13 +274,17 @@ class Plates:
         return x, y, x + width, y + height
 
 
-def _overlap(a: Rectangle, b: Rectangle) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+def _area(one: Rectangle) -> int:
+    return (one[2] - one[0]) * (one[3] - one[1])
 
 
-def text_colour(background: Sequence[int]) -> Colour:
-    """Black or white, whichever has more contrast with the background (by WCAG's relative luminance)."""
-    srgb = np.array(background) / 255
-    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-    luminance = float(linear @ (0.2126, 0.7152, 0.0722))
-    return INK if (luminance + 0.05) / 0.055 >= 1.05 / (luminance + 0.05) else PAPER
+def _shared(plate: Rectangle, other: Rectangle) -> float:
+    """The share of a plate's area that lies in another rectangle."""
+    width = min(plate[2], other[2]) - max(plate[0], other[0])
+    height = min(plate[3], other[3]) - max(plate[1], other[1])
+    return width * height / _area(plate) if width > 0 and height > 0 else 0.0
+
+
+def _gap(a: Rectangle, b: Rectangle) -> int:
+    """The pixels between two rectangles, 0 where they touch."""
+    return max(0, a[0] - b[2], b[0] - a[2]) + max(0, a[1] - b[3], b[1] - a[3])

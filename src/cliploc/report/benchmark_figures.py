@@ -11,14 +11,13 @@ import numpy as np
 
 from cliploc.errors import UsageError
 from cliploc.metrics import TAUS
-from cliploc.report._draw import NAME_COLOURS
+from cliploc.report import colours
 from cliploc.report.benchmark_data import Floats, Run, Setting, wilson
 from cliploc.report.html import DARK, LIGHT, data_uri
 
 Palette = Mapping[str, str]
-# Used after the page's ink colour, which replaces yellow: yellow is illegible on white. Dashes distinguish lines of
-# the same colour.
-LINE_COLOURS = tuple(f"#{r:02x}{g:02x}{b:02x}" for r, g, b in NAME_COLOURS if (r, g, b) != (240, 228, 66))
+# Used after the page's ink colour. Dashes distinguish lines of the same colour.
+LINE_COLOURS = tuple(map(colours.as_hex, colours.LINE_COLOURS))
 DASHES = ((), (6, 2), (2, 2), (7, 2, 2, 2))
 MARKS = "osD^vPX"
 QUARTILES = ("smallest quarter", "second", "third", "largest quarter")

@@ -16,7 +16,7 @@ from cliploc.images import load
 from cliploc.report import _draw
 from cliploc.report.benchmark_data import Floats, Run, Setting, as_boxes
 from cliploc.report.html import data_uri, jpeg_uri
-from cliploc.report.overlay import ONE_RAMP, OPACITY, covering
+from cliploc.report.overlay import OPACITY, covering
 from cliploc.values import ResizePolicy
 
 SIDE = 240  # longest side of a photograph in the page
@@ -167,7 +167,7 @@ def _heat(thumb: bytes) -> str:
     image = Image.fromarray(shades.astype(np.uint8), "P")
     levels = np.linspace(0, 255, SHADES).round().astype(int)
     image.putpalette(_draw.heat_table()[levels].tobytes())
-    alpha = covering(levels.astype(np.uint8), OPACITY, ONE_RAMP)
+    alpha = covering(levels.astype(np.uint8), OPACITY)
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True, bits=8, transparency=alpha.tobytes())
     return data_uri(buffer.getvalue(), "image/png")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -10,22 +10,23 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from cliploc.boxes import hot_levels
 from cliploc.errors import UsageError
 from cliploc.report import _draw
-from cliploc.report._draw import Colour
+from cliploc.report.colours import INK, PAPER, Colour, name_colour
 from cliploc.values import FloatArray
 
 if TYPE_CHECKING:
     from cliploc.localization import Localization
 
-OPACITY = 0.55  # so that the photograph can be recognised under the hottest places
+OPACITY = 0.45  # so that the thing can be seen under the hottest places
 MAX_SIDE = 1600  # of a sheet of panels
 MOST_PANELS = 40  # names on a sheet; with thousands it would exceed the size limit of JPEG
 HEAT_SIDE = 1024  # a map is smooth: beyond this size it is interpolated in 8 bits without loss
 CELL_SIDES = (240, 640)  # shortest width and longest side of one panel's picture
-ONE_RAMP = (0.0, 0.6)  # heat at which the colour starts to cover the photograph, and from which it covers most
-MANY_RAMP = (0.25, 0.9)  # steeper: without a palette only the opacity shows the heat
+RAMP = (0.15, 1.0)  # heat at which the colour starts to cover the photograph, and at which it covers most
 BOX_COLOUR: Colour = (255, 255, 255)  # of a single name: white is not in the palette of the heat
+LINE_COLOUR: Colour = (252, 168, 13)  # of a single name's line at the threshold: in the palette of the heat
 
 
 def draw_overlay(
@@ -34,13 +35,14 @@ def draw_overlay(
     opacity: float = OPACITY,
     heatmap: bool = True,
     boxes: bool = True,
+    caption: bool = True,
 ) -> Image.Image:
     """Draws heat and boxes on the picture, at the picture's size.
 
-    One name: heat in a perceptually uniform palette (dark violet to yellow), boxes in white. Several names: each has
-    its own colour (Okabe & Ito) for its boxes, and for the heat wherever it is the hottest of the names found. Opacity
-    rises with the heat, so that cold parts of the photograph stay unchanged; the heat of a name that was not found is
-    drawn at half the opacity.
+    Heat is a light shade whose opacity rises with it, so that the thing can be seen, and a thin line where it reaches
+    the threshold of the boxes. One name: the shade is of a perceptually uniform palette (dark violet to yellow), boxes
+    are white. Several names: each has its own colour for box, line and shade. A name that was not found has half the
+    shade and no line, and no shade among others.
 
     Args:
         result: the result for one picture.
@@ -48,6 +50,7 @@ def draw_overlay(
         opacity: of the hottest places, 0–1.
         heatmap: whether to draw heat.
         boxes: whether to draw boxes with their labels.
+        caption: whether to write method, model and threshold in a corner.
 
     Returns:
         A new RGB picture of the original's size.
@@ -64,7 +67,7 @@ def draw_overlay(
     if unknown:
         raise UsageError(f"{unknown[0]!r} was not looked for, only {', '.join(result.names)}: name one of these")
     indices = [i for i, name in enumerate(result.names) if names is None or name in names]
-    return draw_names(result, indices, opacity, heatmap, boxes)
+    return draw_names(result, indices, opacity, heatmap, boxes, caption)
 
 
 def panels(result: Localization, opacity: float = OPACITY) -> Image.Image:
@@ -97,12 +100,12 @@ def panels(result: Localization, opacity: float = OPACITY) -> Image.Image:
     left_out = [] if len(chosen) == asked else [f"{len(chosen)} of {found} names found are shown, of {asked} asked for"]
     cells = [_Cell(shown.image, file, " · ".join([f"{width}×{height}", *left_out, *result.notes]))]
     for index in chosen:
-        chip = _draw.name_colour(index) if together else None
+        chip = name_colour(index) if together else None
         cells.append(_Cell(draw_names(shown, [index], opacity), result.names[index], verdict(result, index), chip))
     if together:
         everything = draw_names(shown, chosen, opacity, heatmap=False)
         cells.append(_Cell(everything, "all names" if not left_out else "these names", f"{found} of {asked} found"))
-    return _sheet(cells, columns)
+    return _sheet(cells, columns, run_line(result))
 
 
 def _paneled(result: Localization) -> list[int]:
@@ -142,10 +145,11 @@ def comparison(results: Mapping[str, Localization], name: str, lines: Mapping[st
     file = file_name(first)
     cells = [_Cell(scaled(first, shown_wh).image, file, f"{name} · {width}×{height}")]
     for title, result in results.items():
-        picture = draw_overlay(scaled(result, shown_wh), [name])
+        picture = draw_overlay(scaled(result, shown_wh), [name], caption=False)
         line = verdict(result, result.names.index(name)) if lines is None else lines.get(title, "")
         cells.append(_Cell(picture, title, line))
-    return _sheet(cells, columns)
+    models = dict.fromkeys(result.model for result in results.values())
+    return _sheet(cells, columns, next(iter(models)) if len(models) == 1 else "")
 
 
 def _check_opacity(opacity: float) -> None:
@@ -171,6 +175,14 @@ def file_name(result: Localization) -> str:
     return result.source.replace("\\", "/").rsplit("/", 1)[-1]
 
 
+def run_line(result: Localization) -> str:
+    """What made the result: "CAM · mini · τ 0.40"; "" where nobody says."""
+    words = [result.method, result.model]
+    if result.threshold is not None:
+        words.append("τ auto" if result.threshold == "auto" else f"τ {result.threshold:.2f}")
+    return " · ".join(filter(None, words))
+
+
 def heatmap_alt(result: Localization, index: int, method: str = "") -> str:
     """The alternative text of one name's heatmap: file, name and boxes, and the method where it is given."""
     boxes = result.boxes.xyxy[result.boxes.label == index]
@@ -181,7 +193,7 @@ def heatmap_alt(result: Localization, index: int, method: str = "") -> str:
 
 def legend(result: Localization) -> list[tuple[str, Colour]]:
     """Each name with its colour in a picture of several names."""
-    return [(name, _draw.name_colour(index)) for index, name in enumerate(result.names)]
+    return [(name, name_colour(index)) for index, name in enumerate(result.names)]
 
 
 def scaled(result: Localization, size_wh: tuple[int, int]) -> Localization:
@@ -208,48 +220,79 @@ def fit_within(size_wh: tuple[int, int], max_side: int) -> tuple[int, int]:
 
 # -------------------------------------------------------------------------------------------------- on the picture
 def draw_names(
-    result: Localization, indices: Sequence[int], opacity: float = OPACITY, heatmap: bool = True, boxes: bool = True
+    result: Localization,
+    indices: Sequence[int],
+    opacity: float = OPACITY,
+    heatmap: bool = True,
+    boxes: bool = True,
+    caption: bool = False,
 ) -> Image.Image:
     """Draws heat and boxes like `draw_overlay`, for the names with these indices."""
     image = result.image.convert("RGB")
     single = len(indices) == 1
     if heatmap and single:
-        image = _paint_heat(image, result, indices[0], opacity if result.found[indices[0]] else opacity / 2)
+        image = _paint_heat(image, result, indices[0], opacity)
     elif heatmap:
         image = _paint_heats(image, result, [i for i in indices if result.found[i]], opacity)
     if image is result.image:
         image = image.copy()
-    if boxes:
-        paint_boxes(image, result, {i: BOX_COLOUR if single else _draw.name_colour(i) for i in indices})
+    colours = {i: BOX_COLOUR if single else name_colour(i) for i in indices}
+    plates = paint_boxes(image, result, colours) if boxes else _plates(image)
+    if caption and (run := run_line(result)):
+        name = [_name_line(result, indices[0])] if single else []
+        plates.resized(0.8).note(" · ".join([*name, run]), _heat_within(result, indices))
     return image
 
 
-def paint_boxes(image: Image.Image, result: Localization, colours: Mapping[int, Colour]) -> None:
+def _name_line(result: Localization, index: int) -> str:
+    return result.names[index] + ("" if result.found[index] else ": not found")
+
+
+def _plates(image: Image.Image, rectangles: Sequence[_draw.Rectangle] = ()) -> _draw.Plates:
+    return _draw.Plates(image, _draw.text_size(image.size), rectangles)
+
+
+def paint_boxes(image: Image.Image, result: Localization, colours: Mapping[int, Colour]) -> _draw.Plates:
     """Draws the boxes of these names (index → colour) with their labels; the best box is on top."""
     line = _draw.line_width(image.size)
-    plates = _draw.Plates(image, _draw.text_size(image.size))
     order = [i for i in range(len(result.boxes)) if int(result.boxes.label[i]) in colours]
     order.sort(key=lambda i: -float(result.boxes.score[i]))
     rectangles = {i: _draw.to_rectangle(result.boxes.xyxy[i], image.size) for i in order}
+    plates = _plates(image, list(rectangles.values()))
     for i in reversed(order):
         _draw.draw_box(image, rectangles[i], colours[int(result.boxes.label[i])], line)
     for i in order:
         label = int(result.boxes.label[i])
         plates.add(rectangles[i], result.names[label], f" {result.boxes.score[i]:.2f}", colours[label], line)
+    return plates
 
 
-def _heat(result: Localization, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
-    """The heat of these names over the picture, 0–255, `[n, H', W']`, at most `HEAT_SIDE` pixels per side."""
+def _heat(result: Localization, index: int) -> FloatArray:
+    """The heat of a name over the picture, 0–1, `[H', W']`, at most `HEAT_SIDE` pixels per side."""
     import torch
 
     width, height = fit_within(result.image.size, HEAT_SIDE)
     frame = replace(result.frame, original_hw=(height, width))
-    maps = torch.from_numpy(np.nan_to_num(result.maps[list(indices)]))  # [n, h, w]
-    heat: FloatArray = frame.map_to_original(maps).numpy()  # [n, H', W']
-    return (heat.clip(0, 1) * 255).round().astype(np.uint8)
+    maps = torch.from_numpy(np.nan_to_num(result.maps[[index]]))  # [1, h, w]
+    heat: FloatArray = frame.map_to_original(maps).numpy()[0]
+    return heat.clip(0, 1)
 
 
-def covering(heat: npt.NDArray[np.uint8], opacity: float, ramp: tuple[float, float]) -> npt.NDArray[np.uint8]:
+def _heat_within(result: Localization, indices: Sequence[int]) -> Callable[[_draw.Rectangle], float]:
+    """The mean heat in a rectangle of the picture, as a function."""
+    small = fit_within(result.image.size, 64)
+    few = replace(result, image=result.image.resize(small), frame=replace(result.frame, original_hw=small[::-1]))
+    heat = np.max([_heat(few, index) for index in indices[:MOST_PANELS]], axis=0, initial=0, keepdims=False)
+    ratio = np.array([small[0] / result.image.width, small[1] / result.image.height] * 2)
+
+    def mean(rectangle: _draw.Rectangle) -> float:
+        x0, y0, x1, y1 = (np.array(rectangle) * ratio).round().astype(int)
+        return float(heat[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)].mean())
+
+    return mean
+
+
+def covering(heat: npt.NDArray[np.uint8], opacity: float, ramp: tuple[float, float] = RAMP) -> npt.NDArray[np.uint8]:
     """The opacity of each heat: 0 up to the ramp's start, `opacity` from its end on, smooth in between."""
     start, stop = ramp
     rise = ((np.arange(256) / 255 - start) / (stop - start)).clip(0, 1)
@@ -258,26 +301,66 @@ def covering(heat: npt.NDArray[np.uint8], opacity: float, ramp: tuple[float, flo
     return covers
 
 
+def _level(result: Localization, index: int) -> float | None:
+    """The heat at which a name's boxes were cut; None where that is not known, or nothing is hot."""
+    x0, y0, x1, y1 = result.frame.visible_xyxy
+    maps = np.nan_to_num(result.maps[[index], y0:y1, x0:x1])
+    if result.threshold is None or not result.found[index] or not maps.any():
+        return None
+    return float(hot_levels(maps, result.threshold)[0])
+
+
+def _line(heat: FloatArray, level: float, width: float) -> FloatArray:
+    """The line where the heat is at this level, this many pixels wide: `[H, W]` opacity 0–1 with smooth edges."""
+    if min(heat.shape) < 2:
+        return np.zeros_like(heat)
+    slope = np.hypot(*np.gradient(heat))
+    away = np.abs(heat - level) / np.maximum(slope, 1e-4)  # pixels to the level, along the slope
+    line: FloatArray = (width / 2 + 0.5 - away).clip(0, 1).astype(np.float32)
+    return line
+
+
+def _line_on(image: Image.Image, heat: FloatArray, level: float | None, colour: Colour) -> Image.Image:
+    """Draws the line at a level: bright, between two dark ones, so that it can be seen on anything."""
+    if level is None:
+        return image
+    scale = max(heat.shape) / max(image.size)
+    width = max(1.0, 0.6 * _draw.line_width(image.size) * scale)
+    for ink, wide, strength in ((INK, 2 * width + 0.5, 0.55), (colour, width, 1.0)):
+        alpha = (_line(heat, level, wide) * strength * 255).round().astype(np.uint8)
+        mask = Image.fromarray(alpha).resize(image.size, Image.Resampling.BILINEAR)
+        image = Image.composite(Image.new("RGB", image.size, ink), image, mask)
+    return image
+
+
 def _paint_heat(image: Image.Image, result: Localization, index: int, opacity: float) -> Image.Image:
-    heat = np.asarray(
-        Image.fromarray(_heat(result, [index])[0]).resize(image.size, Image.Resampling.BILINEAR)
-    )  # [H, W]
-    colour, alpha = Image.fromarray(_draw.heat_table()[heat]), Image.fromarray(covering(heat, opacity, ONE_RAMP))
-    return Image.composite(colour, image, alpha)
+    heat = _heat(result, index)  # [H', W']
+    levels = Image.fromarray((heat * 255).round().astype(np.uint8)).resize(image.size, Image.Resampling.BILINEAR)
+    covers = covering(np.asarray(levels), opacity if result.found[index] else opacity / 2)
+    colour = Image.fromarray(_draw.heat_table()[np.asarray(levels)])
+    image = Image.composite(colour, image, Image.fromarray(covers))
+    return _line_on(image, heat, _level(result, index), LINE_COLOUR)
 
 
 def _paint_heats(image: Image.Image, result: Localization, indices: Sequence[int], opacity: float) -> Image.Image:
     if not indices:
         return image
-    heats = _heat(result, indices)  # [n, H', W']
-    colours = np.array([_draw.name_colour(i) for i in indices], dtype=np.float32)  # [n, 3]
     # The hottest name sets the colour; a high power blends colours only where two names are about equally hot.
-    share = (heats / np.float32(255)) ** 8 + np.float32(1e-12)
-    share /= share.sum(0)
-    mixed = np.einsum("nhw,nc->hwc", share, colours).round().astype(np.uint8)  # [H', W', 3]
-    colour = Image.fromarray(mixed).resize(image.size, Image.Resampling.BILINEAR)
-    alpha = Image.fromarray(covering(heats.max(0), opacity, MANY_RAMP)).resize(image.size, Image.Resampling.BILINEAR)
-    return Image.composite(colour, image, alpha)
+    total: FloatArray | float = 0.0
+    mixed: FloatArray | float = 0.0
+    hottest: FloatArray | float = 0.0
+    for index in indices:
+        heat = _heat(result, index)  # [H', W']
+        share = heat**8 + np.float32(1e-12)
+        total, hottest = total + share, np.maximum(hottest, heat)
+        mixed = mixed + share[..., None] * np.array(name_colour(index), dtype=np.float32)  # [H', W', 3]
+    mixed = np.asarray(mixed / np.asarray(total)[..., None]).round().astype(np.uint8)
+    covers = covering((np.asarray(hottest) * 255).round().astype(np.uint8), opacity)
+    colour, alpha = (Image.fromarray(one).resize(image.size, Image.Resampling.BILINEAR) for one in (mixed, covers))
+    image = Image.composite(colour, image, alpha)
+    for index in indices:
+        image = _line_on(image, _heat(result, index), _level(result, index), name_colour(index))
+    return image
 
 
 # ------------------------------------------------------------------------------------------------------- the sheet
@@ -313,23 +396,29 @@ def _grid(size_wh: tuple[int, int], count: int) -> tuple[int, tuple[int, int]]:
     return columns, (max(1, round(width * scale)), max(1, round(height * scale)))
 
 
-def _sheet(cells: Sequence[_Cell], columns: int) -> Image.Image:
+def _sheet(cells: Sequence[_Cell], columns: int, run: str) -> Image.Image:
+    """The cells in rows, and a line below them that says what ran."""
     cell_w = max(CELL_SIDES[0], cells[0].image.width)
     cell_h = cells[0].image.height + CAPTION
     rows = -(-len(cells) // columns)
-    sheet = Image.new("RGB", (GAP + columns * (cell_w + GAP), GAP + rows * (cell_h + GAP)), _draw.PAPER)
+    below = GAP + LINE_HEIGHT if run else 0
+    sheet = Image.new("RGB", (GAP + columns * (cell_w + GAP), GAP + rows * (cell_h + GAP) + below), PAPER)
     draw = ImageDraw.Draw(sheet)
+    if run:
+        font = _draw.font_for(_draw.clean(run), LINE_SIZE)
+        words = _draw.shorten(_draw.clean(run), font, sheet.width - 2 * GAP)
+        draw.text((GAP, sheet.height - GAP - LINE_HEIGHT), words, fill=INK, font=font)
     for number, cell in enumerate(cells):
         x, y = GAP + number % columns * (cell_w + GAP), GAP + number // columns * (cell_h + GAP)
         sheet.paste(cell.image, (x + (cell_w - cell.image.width) // 2, y))
         top = y + cell.image.height + 8
         left = x
         if cell.chip:
-            draw.rectangle((x, top + 2, x + TITLE_SIZE - 5, top + TITLE_SIZE - 3), fill=cell.chip, outline=_draw.INK)
+            draw.rectangle((x, top + 2, x + TITLE_SIZE - 5, top + TITLE_SIZE - 3), fill=cell.chip, outline=INK)
             left += TITLE_SIZE + 4
         title, line = _draw.clean(cell.title), _draw.clean(cell.line)
         title_font, line_font = _draw.font_for(title, TITLE_SIZE), _draw.font_for(line, LINE_SIZE)
-        draw.text((left, top), _draw.shorten(title, title_font, cell_w + x - left), fill=_draw.INK, font=title_font)
+        draw.text((left, top), _draw.shorten(title, title_font, cell_w + x - left), fill=INK, font=title_font)
         for row, words in enumerate(_draw.wrap(line, line_font, cell_w, 2)):
             draw.text((x, top + TITLE_SIZE + 8 + row * LINE_HEIGHT), words, fill=(80, 80, 80), font=line_font)
     return sheet

@@ -13,6 +13,7 @@ from PIL import Image
 
 from cliploc._files import write_whole
 from cliploc.report import _draw
+from cliploc.report.colours import name_colour
 from cliploc.report.html import REPORT_TEMPLATES, count, embedded
 from cliploc.report.overlay import (
     draw_names,
@@ -160,8 +161,8 @@ def _truth_picture(item: PageItem) -> Image.Image:
     for index, name in enumerate(shown.names):
         for xyxy in np.asarray(item.truth.get(name, np.zeros((0, 4)))).reshape(-1, 4) * ratio:
             rectangle = _draw.to_rectangle(xyxy, image.size)
-            _draw.draw_box(image, rectangle, _draw.name_colour(index), max(2, line // 2), dash=3 * line)
-    paint_boxes(image, shown, {i: _draw.name_colour(i) for i in range(len(shown.names))})
+            _draw.draw_box(image, rectangle, name_colour(index), max(2, line // 2), dash=3 * line)
+    paint_boxes(image, shown, {i: name_colour(i) for i in range(len(shown.names))})
     return image
 
 

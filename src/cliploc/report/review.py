@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from PIL import Image
 from cliploc._files import write_whole
 from cliploc.errors import InputError
 from cliploc.images import load
+from cliploc.report.colours import as_hex, told_apart
 from cliploc.report.exports import AnnotatedPicture
 from cliploc.report.html import REPORT_TEMPLATES, jpeg_uri
 
@@ -47,7 +47,7 @@ def write_review(
         "kind": REVIEW_KIND,
         "run": run,
         "names": list(names),
-        "colours": [_colour(i) for i in range(len(names))],
+        "colours": [as_hex(one) for one in told_apart(len(names), (one.label.tolist() for one in pictures))],
         "height": HEIGHT,
         "decided": {one.name: dict(decided[one.name]) for one in pictures if one.name in decided},
     }
@@ -92,9 +92,3 @@ def _record(picture: AnnotatedPicture) -> dict[str, Any] | None:
             for box_id, xyxy, score, label, group in boxes
         ],
     }
-
-
-def _colour(index: int) -> str:
-    """A colour for each label: distant hues for any number of labels, bright enough for any photograph."""
-    red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.85, 1))
-    return f"#{red:02x}{green:02x}{blue:02x}"

@@ -365,4 +365,4 @@ def recut(result: Localization, threshold: float, settings: Settings) -> Localiz
         elif index not in kept.label:
             reasons[index] = f"no box scores {settings.min_score:g} or more"
     found = np.array([reason is None for reason in reasons])
-    return replace(result, boxes=kept, found=found, reasons=tuple(reasons))
+    return replace(result, boxes=kept, found=found, reasons=tuple(reasons), threshold=threshold)

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, urlencode
 from cliploc.config import DEFAULTS, OPTIONS, Options, choice, number, short, words_of
 from cliploc.errors import UsageError
 from cliploc.prompts import TEMPLATE_SETS
+from cliploc.report.overlay import OPACITY
 
 SCALES = ("1", "1,1.5", "1,1.43,2")  # each is a forward pass, and the machine is shared
 OF_LOCALIZER = ("templates", "resize", "scales", "flip", "refine", "min_presence", "max_boxes", "split_peaks")
@@ -77,7 +78,7 @@ class Settings:
     max_boxes: int = 0
     split_peaks: float = DEFAULTS.split_peaks
     min_score: float = 0.0
-    opacity: float = 0.55
+    opacity: float = OPACITY
 
     @property
     def methods(self) -> tuple[str, ...]:

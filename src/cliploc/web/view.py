@@ -104,7 +104,7 @@ def _shown(result: Localization) -> Localization:
 def _figure_of_name(
     whole: Localization, shown: Localization, index: int, opacity: float, method: str
 ) -> dict[str, Any]:
-    image = draw_names(shown, [index], opacity)
+    image = draw_names(shown, [index], opacity, caption=True)
     return {
         "picture": embedded(image, heatmap_alt(whole, index, method), quality=JPEG_QUALITY),
         "title": " · ".join(filter(None, (whole.names[index], method))),
@@ -114,7 +114,7 @@ def _figure_of_name(
 
 
 def _figure_of_all(shown: Localization, opacity: float, method: str) -> dict[str, Any]:
-    image = draw_names(shown, list(range(len(shown.names))), opacity)
+    image = draw_names(shown, list(range(len(shown.names))), opacity, caption=True)
     title = " · ".join(filter(None, ("All names", method)))
     found = [name for name, there in zip(shown.names, shown.found, strict=True) if there]
     alt = f"{title}; found: {', '.join(found) or 'none'}"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from cliploc._files import write_whole
+from cliploc.report.colours import as_hex, name_colour
 from cliploc.report.exports._export import Export, Pictures, export
 from cliploc.report.exports._values import AnnotatedPicture, ExportSettings, attributes, json_list, number, rows
 
@@ -39,7 +39,7 @@ class LabelStudio(Export):
 
         def config(path: Path) -> None:
             labels = "".join(
-                f"    <Label {attributes(value=name, background=_colour(i))}/>\n"
+                f"    <Label {attributes(value=name, background=as_hex(name_colour(i)))}/>\n"
                 for i, name in enumerate(settings.names)
             )
             view = f'  <Image name="{TO}" value="$image"/>\n  <RectangleLabels name="{FROM}" toName="{TO}">\n{labels}'
@@ -80,9 +80,3 @@ def _results(picture: AnnotatedPicture, settings: ExportSettings) -> Iterator[di
                 "rectanglelabels": [settings.names[label]],
             },
         }
-
-
-def _colour(index: int) -> str:
-    """Hues far from each other, however many."""
-    rgb = colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.75, 0.85)
-    return "#" + "".join(f"{round(255 * part):02x}" for part in rgb)
