@@ -128,17 +128,17 @@ def run_demo(
         out: an existing folder.
         settings: shown in the page's header.
         done: called after every photo.
-        beside: another model or method, whose heat the page shows below.
+        beside: another model or method, whose results the page shows below.
 
     Raises:
         OSError: something cannot be written.
     """
     from cliploc.report import PageItem, panels, write_page
+    from cliploc.report.overlay import run_line
 
     photos = list(demo_photos())
     paths, asked = [photo.path for photo in photos], [photo.ask for photo in photos]
     others = beside.stream(paths, asked) if beside else repeat(None)
-    title = f"{beside.backbone.name}, {beside.method.title}" if beside else ""
     rows, items, overlays, other_ious = [], [], [], []
     for photo, result, other in zip(photos, localizer.stream(paths, asked), others, strict=False):
         ious = _ious(photo, result)
@@ -147,10 +147,13 @@ def run_demo(
             best = float(scores[0]) if len(scores) else None
             found, boxes = bool(result.found[index]), result.boxes.of(name)
             rows.append(DemoRow(photo.path.name, name, name in photo.truth, found, best, boxes, ious[name]))
-        other_ious += [iou for iou in (_ious(photo, other) if other else {}).values() if iou is not None]
+        theirs = _ious(photo, other) if other else {}
+        other_ious += [iou for iou in theirs.values() if iou is not None]
         overlays.append(overlay_of(photo, out))
         write_whole(overlays[-1], partial(panels(result).save, format="JPEG", quality=90))
-        items.append(PageItem(result, photo.credit, photo.truth, ious, {title: other} if other else {}))
+        title = run_line(other) if other else ""
+        beside_it = ({title: other}, {title: theirs}) if other else ({}, {})
+        items.append(PageItem(result, photo.credit, photo.truth, ious, *beside_it))
         done()
     page = out / PAGE
     write_page(page, "cliploc demo", items, settings, hint=f"{IOU_RULE} {clip_hint()}")

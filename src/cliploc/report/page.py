@@ -22,6 +22,7 @@ from cliploc.report.overlay import (
     heatmap_alt,
     legend,
     paint_boxes,
+    run_line,
     scaled,
     verdict,
 )
@@ -30,8 +31,12 @@ from cliploc.values import FloatArray
 if TYPE_CHECKING:
     from cliploc.localization import Localization
 
-PHOTO_SIDE, HEAT_SIDE = 640, 480  # longest sides of embedded pictures; ten photos take less than 4 MB
+PHOTO_SIDE = (
+    440  # longest side of embedded pictures: little more than they have on a screen, so that labels are legible
+)
 JPEG_QUALITY = 82
+GOOD_IOU = 0.5  # from which a box counts as right
+COLUMNS = (4, 6)  # of pictures beside each other on a wide screen: least, so that photographs look alike, and most
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,8 @@ class PageItem:
         credit: its author, source and licence, as plain text.
         truth: name → its true boxes, `[k, 4]` xyxy in original pixels; a name without an entry is not in the picture.
         ious: name → IoU of its best box with the true box; None where one of them is missing.
-        beside: title → the result of another model or method for the same names; its heat is shown below.
+        beside: title → the result of another model or method for the same names; shown in a row below.
+        beside_ious: title → as `ious`, of that result.
     """
 
     result: Localization
@@ -51,6 +57,7 @@ class PageItem:
     truth: Mapping[str, FloatArray]
     ious: Mapping[str, float | None]
     beside: Mapping[str, Localization] = field(default_factory=dict)
+    beside_ious: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
 
 
 def write_page(
@@ -62,8 +69,9 @@ def write_page(
 ) -> None:
     """Writes a page that shows the results beside the truth.
 
-    For each photograph: the original with true boxes (dashed) and found boxes (solid), a heat overlay for every name
-    with its score and IoU, and the overlays of `PageItem.beside`. At the end there is a table of all results.
+    For each photograph and each result a row: the original with true boxes (dashed) and found boxes (solid), and a heat
+    overlay for every name with its verdict. What is wrong (a thing missed, a box with a low IoU, an absent thing found)
+    is marked by a sign, words and a frame. At the end there is a table of all results.
 
     Args:
         path: the file; overwritten if it exists.
@@ -98,6 +106,9 @@ def _summary(items: Sequence[PageItem]) -> str:
     if absent and any(item.truth for item in items):
         words.append(f"Of {count(len(absent), 'name')} that {'is' if len(absent) == 1 else 'are'} not in the picture, ")
         words[-1] += f"{len(absent) - sum(absent)} rightly reported as not found."
+    judged = [one for item in items for n, f in _pairs(item.result) if (one := judgement(item, n, f, item.ious.get(n)))]
+    if judged:
+        words.append(f"Wrong in all: {sum(not right for right, _ in judged)} of {len(judged)}, marked ✗.")
     return " ".join(words)
 
 
@@ -106,33 +117,53 @@ def _pairs(result: Localization) -> list[tuple[str, bool]]:
 
 
 def _photo(item: PageItem) -> dict[str, Any]:
-    """A photograph as page.html shows it: its boxes, a heatmap for every name, and a row of the table for each."""
+    """A photograph as page.html shows it: a row of pictures for each result, and a row of the table for each name."""
     result = item.result
+    rows = [_pictures(item, result, run_line(result), item.ious)]
+    rows += [_pictures(item, one, title, item.beside_ious.get(title, {})) for title, one in item.beside.items()]
+    least, most = COLUMNS
     return {
         "file": file_name(result),
         "size_wh": result.image.size,
         "notes": result.notes,
         "credit": item.credit,
-        "boxes": _picture(_truth_picture(item), _truth_alt(item)),
         "legend": legend(result),
         "has_truth": bool(item.truth),
-        "heats": [heat for title, one in {"": result, **item.beside}.items() for heat in _heats(one, title, item.ious)],
+        "columns": min(max(1 + len(result.names), least), most),
+        "results": rows,
         "rows": [_row(item, index, name) for index, name in enumerate(result.names)],
     }
 
 
-def _heats(result: Localization, title: str, ious: Mapping[str, float | None]) -> list[dict[str, Any]]:
-    shown = scaled(result, fit_within(result.image.size, HEAT_SIDE))
-    return [
-        {
-            "picture": _picture(draw_names(shown, [index]), heatmap_alt(result, index)),
-            "name": name,
-            "verdict": verdict(result, index),
-            "title": title,
-            "iou": None if title else ious.get(name),
-        }
-        for index, name in enumerate(result.names)
-    ]
+def _pictures(item: PageItem, result: Localization, title: str, ious: Mapping[str, float | None]) -> dict[str, Any]:
+    """A row of pictures: all boxes, and the heat of every name with its judgement."""
+    shown = scaled(result, fit_within(result.image.size, PHOTO_SIDE))
+    return {
+        "title": title,
+        "boxes": _picture(_truth_picture(item, shown), _truth_alt(item, result)),
+        "heats": [
+            {
+                "picture": _picture(draw_names(shown, [index], caption=True), heatmap_alt(result, index)),
+                "name": name,
+                "verdict": verdict(result, index),
+                "judgement": judgement(item, name, bool(result.found[index]), ious.get(name)),
+            }
+            for index, name in enumerate(result.names)
+        ],
+    }
+
+
+def judgement(item: PageItem, name: str, found: bool, iou: float | None) -> tuple[bool, str] | None:
+    """Whether the result for a name is right, and why in a few words; None where the truth or the IoU is not known."""
+    if not item.truth:
+        return None
+    if name not in item.truth:
+        return (False, "found, but it is not there") if found else (True, "rightly not found")
+    if not found:
+        return False, "missed: it is there"
+    if iou is None:
+        return None
+    return (True, f"IoU {iou:.2f}") if iou >= GOOD_IOU else (False, f"wrong box: IoU {iou:.2f}")
 
 
 def _row(item: PageItem, index: int, name: str) -> dict[str, Any]:
@@ -146,6 +177,7 @@ def _row(item: PageItem, index: int, name: str) -> dict[str, Any]:
         "presence": None if result.presence is None else result.presence[index],
         "box": [end for box in best for end in box],
         "iou": item.ious.get(name),
+        "judgement": judgement(item, name, bool(result.found[index]), item.ious.get(name)),
     }
 
 
@@ -153,21 +185,20 @@ def _picture(image: Image.Image, alt: str) -> dict[str, Any]:
     return embedded(image, alt, quality=JPEG_QUALITY, optimize=True, progressive=True)
 
 
-def _truth_picture(item: PageItem) -> Image.Image:
-    shown = scaled(item.result, fit_within(item.result.image.size, PHOTO_SIDE))
+def _truth_picture(item: PageItem, shown: Localization) -> Image.Image:
     image = shown.image.convert("RGB").copy()
     ratio = np.array(shown.image.size * 2) / np.array(item.result.image.size * 2)
     line = _draw.line_width(image.size)
     for index, name in enumerate(shown.names):
         for xyxy in np.asarray(item.truth.get(name, np.zeros((0, 4)))).reshape(-1, 4) * ratio:
             rectangle = _draw.to_rectangle(xyxy, image.size)
-            _draw.draw_box(image, rectangle, name_colour(index), max(2, line // 2), dash=3 * line)
+            _draw.draw_box(image, rectangle, name_colour(index), max(2, line), dash=4 * line)
     paint_boxes(image, shown, {i: name_colour(i) for i in range(len(shown.names))})
     return image
 
 
-def _truth_alt(item: PageItem) -> str:
-    found = [name for name, found in _pairs(item.result) if found]
-    there = [name for name in item.result.names if name in item.truth]
+def _truth_alt(item: PageItem, result: Localization) -> str:
+    found = [name for name, found in _pairs(result) if found]
+    there = [name for name in result.names if name in item.truth]
     drawn, true = ", ".join(found) or "none", ", ".join(there) or "none given"
-    return f"{file_name(item.result)}; boxes found: {drawn}; true boxes: {true}"
+    return f"{file_name(result)}, {run_line(result) or 'all names'}; boxes found: {drawn}; true boxes: {true}"
