@@ -45,7 +45,7 @@ def test_version_and_help():
     for arguments in ([], ["--help"]):
         result = cliploc_(*arguments)
         assert result.code == 0
-        for command in ("localize", "classify", "demo", "models", "methods", "doctor"):
+        for command in ("localize", "compare", "classify", "demo", "models", "methods", "doctor"):
             assert re.search(rf"^  {command} ", result.out, re.MULTILINE)
     assert "--min-presence" in cliploc_("localize", "--help").out
 
@@ -63,7 +63,9 @@ def test_an_unknown_command_or_option_is_one_line_with_the_nearest():
 
 def test_the_document_explains_every_option():
     document = (Path(__file__).parents[1] / "docs/cli.md").read_text()
-    for command in ("localize", "classify", "demo", "models", "methods", "doctor", "train", "annotate", "benchmark"):
+    for command in (
+        *("localize", "compare", "classify", "demo", "models", "methods", "doctor", "train", "annotate", "benchmark"),
+    ):
         for option in re.findall(r"(--[a-z-]+)", cliploc_(command, "--help").out):
             assert f"{option}" in document, (command, option)
     tables = {part.partition("`")[0]: part for part in document.split("\n## `")}
@@ -72,17 +74,17 @@ def test_the_document_explains_every_option():
             assert re.search(rf"^\| .*`{config.flags_of(name)[0].partition('/')[0]}\b", tables["localize"], re.M), name
 
 
-@pytest.mark.parametrize("command", ["localize", "benchmark", "annotate"])
+@pytest.mark.parametrize("command", ["localize", "compare", "benchmark", "annotate"])
 def test_help_has_every_option_of_the_localizer_by_groups_between_the_commands_own(command):
     text = cliploc_(command, "--help").out.partition("Options:")[2]
     flags = re.findall(r"^  (?:-\w, )?(--[a-z-]+)", text, re.MULTILINE)
     wanted = [name for name, one in config.OPTIONS.items() if not one.python_only]
-    if command != "localize":
+    if command not in ("localize", "compare"):
         wanted.remove("text_cache")
     if command == "annotate":
         wanted.remove("background")  # a line of the labels
     places = {name: flags.index(config.flags_of(name)[0].partition("/")[0]) for name in wanted}
-    if command != "benchmark":  # which has lists of its own for some
+    if command not in ("benchmark", "compare"):  # which have lists of their own for some
         order = [config.OPTIONS[name].group for name in sorted(places, key=places.__getitem__)]
         assert order == sorted(order, key=get_args(config.Group).index)
     assert flags[-3:-1] == ["--json", "--debug"]

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from cliploc import backbones, prompts
@@ -252,6 +253,34 @@ class Localizer:
         """
         results = self._run(_requests(images, names), self._tasks_of(methods), absent_maps, reporter, on_error)
         return _found_in(results)
+
+    def compare_figure(
+        self, image: ImageLike, names: Sequence[str], methods: Sequence[str] | Mapping[str, Mapping[str, Any]]
+    ) -> Image.Image:
+        """One sheet of what several methods make of a picture: a row for each method, a column for each name.
+
+        Args:
+            image: a path, PIL image or array.
+            names: "cat|kitten": synonyms.
+            methods: as for `compare`.
+
+        Returns:
+            An RGB picture; of several models, `cliploc compare` draws one.
+
+        Raises:
+            InputError: the picture cannot be read.
+            UsageError: as in `compare`, or more than 400 cells.
+
+        Example:
+            >>> picture = np.zeros((64, 48, 3), np.uint8)
+            >>> Localizer().compare_figure(picture, ["cat", "dog"], ["cam", "layer_cam"]).save("compare.png")
+        """
+        from cliploc.report.compare import ModelResults, draw_comparison, refuse_too_many  # only for those who draw
+
+        titles = {spec: task.method.title for spec, task in self._tasks_of(methods).items()}
+        refuse_too_many(len(titles), len(names))
+        with closing(self.compare([image], names, methods)) as results:
+            return draw_comparison([ModelResults(self.backbone.name, next(results))], titles)
 
     def run(
         self,

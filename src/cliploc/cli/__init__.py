@@ -25,6 +25,7 @@ from cliploc.cli import (
     annotate,
     benchmark,
     classify,
+    compare,
     datasets,
     demo,
     doctor,
@@ -49,6 +50,7 @@ app = typer.Typer(
 )
 for command in (  # in the order of `cliploc --help`
     localize.localize,
+    compare.compare,
     classify.classify,
     demo.demo,
     serve.serve,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
@@ -20,6 +20,8 @@ from cliploc.cli.options import (
     Threads,
     class_names,
     localizer_options,
+    method_names,
+    options_of_methods,
     pair_weights,
     parse_engine,
     whole_number,
@@ -35,7 +37,7 @@ from cliploc.cli.output import (
     title_row,
     writable,
 )
-from cliploc.config import BENCHMARK, Options, parse_list, parse_pair, parse_share
+from cliploc.config import BENCHMARK, Options, parse_share
 from cliploc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -121,7 +123,7 @@ def benchmark(
     carry_out = parse_engine(engine, address, threads)
     views = _views(options, model or ["mini"], pretrained, template, [None, *(head or [])])
     methods = _methods_of(method, views)
-    of_methods = _grid_options(methods, option or [])
+    of_methods = options_of_methods(methods, option or [])
     thresholds = [
         None if text == "own" else parse_share(text, "expected --threshold from 0 to 1, or own")
         for text in threshold or ["own"]
@@ -213,9 +215,7 @@ def _methods_of(method: Sequence[str] | None, views: Sequence[View]) -> list[str
     from cliploc.saliency import find
 
     if method:
-        names = [name for text in method for name in parse_list(text)]
-        if not names:
-            raise UsageError("expected --method as names of `cliploc methods`, got none")
+        names = method_names(method)
         for head in dict.fromkeys(one.head for one in views if one.head is not None):
             trained_for = read_config(head).method
             if trained_for not in {find(name).name for name in names}:
@@ -225,28 +225,6 @@ def _methods_of(method: Sequence[str] | None, views: Sequence[View]) -> list[str
         return names
     own = [default_method(one.model) if one.head is None else read_config(one.head).method for one in views]
     return list(dict.fromkeys(own))
-
-
-def _grid_options(methods: Sequence[str], pairs: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """For each method those of the `[method.]key=value` texts that are meant for it."""
-    from cliploc.saliency import find, resolve_options
-
-    found = {name: find(name) for name in methods}
-    chosen: dict[str, dict[str, str]] = {name: {} for name in methods}
-    for pair in pairs:
-        key, text = parse_pair(pair)
-        taken = False
-        for name, method in found.items():
-            if not method.members and key.startswith(f"{name}."):
-                chosen[name][key.partition(".")[2]] = text
-            elif any(key in (one, one.partition(".")[2]) for one in method.options):
-                chosen[name][key] = text
-            else:
-                continue
-            taken = True
-        if not taken:
-            raise UsageError(f"--option {pair}: none of {', '.join(methods)} has it; see cliploc methods")
-    return {name: resolve_options(found[name], own) for name, own in chosen.items()}
 
 
 def report(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from cliploc._threads import MAX_THREADS
-from cliploc.config import DEFAULTS, OPTIONS, Group, Options, flags_of, parse_list
+from cliploc.config import DEFAULTS, OPTIONS, Group, Options, flags_of, parse_list, parse_pair
 from cliploc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -159,6 +159,36 @@ def pair_weights(models: Sequence[str], pretrained: Sequence[str] | None) -> lis
         raise UsageError(f"expected --pretrained once, or for each of {len(models)} models, got {len(tags)}")
     tags = tags * len(models) if len(tags) == 1 else tags
     return [(model, None if tag == "own" else tag) for model, tag in zip(models, tags, strict=True)]
+
+
+def method_names(texts: Sequence[str]) -> list[str]:
+    """Methods of one or several `--method NAME,NAME`."""
+    names = [name for text in texts for name in parse_list(text)]
+    if not names:
+        raise UsageError("expected --method as names of `cliploc methods`, got none")
+    return names
+
+
+def options_of_methods(methods: Sequence[str], pairs: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """For each method those of the `[method.]key=value` texts that are meant for it."""
+    from cliploc.saliency import find, resolve_options
+
+    found = {name: find(name) for name in methods}
+    chosen: dict[str, dict[str, str]] = {name: {} for name in methods}
+    for pair in pairs:
+        key, text = parse_pair(pair)
+        taken = False
+        for name, method in found.items():
+            if not method.members and key.startswith(f"{name}."):
+                chosen[name][key.partition(".")[2]] = text
+            elif any(key in (one, one.partition(".")[2]) for one in method.options):
+                chosen[name][key] = text
+            else:
+                continue
+            taken = True
+        if not taken:
+            raise UsageError(f"--option {pair}: none of {', '.join(methods)} has it; see cliploc methods")
+    return {name: resolve_options(found[name], own) for name, own in chosen.items()}
 
 
 def use_threads(threads: int | None) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cliploc.config import Options
     from cliploc.localization import Localization
     from cliploc.localizer import Classification, Localizer
+    from cliploc.report import ModelResults
 
 JPEG_MAX_SIDE = 65_500
 RESULTS = "results.json"
@@ -41,6 +42,17 @@ class _Photos:
         self._terminal.say(f"failed: {error}", style="red")
         if not self._quiet and not self._terminal.one_screen:
             self._terminal.data(Text(printable(f"{source}  failed")))
+
+    def _fail_drawing(self, source: str, what: str, error: Exception) -> None:
+        """A picture could not be drawn, whatever the error is: its results and the other photos stay."""
+        reason = (str(error).splitlines() or [""])[0]
+        self._fail_part(source, f"{what} could not be drawn ({type(error).__name__}: {reason}); its boxes are kept")
+
+    def _fail_part(self, source: str, reason: str) -> None:
+        """A part of what was asked of a picture cannot be done."""
+        line = f"{source}: {reason}"
+        self._failures.append((source, line))
+        self._terminal.say(f"failed: {line}", style="red")
 
     def document(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The JSON document of the run so far."""
@@ -105,7 +117,7 @@ class LocalizeRun(_Photos):
             try:
                 drawn = _encoded(_overlay(result), name)
             except Exception as error:  # whatever it is: the results of this and of the other photos stay
-                self._fail_overlay(result.source, error)
+                self._fail_drawing(result.source, "its overlay", error)
             else:
                 write(self._folder / name, drawn)
                 record["overlay"] = name
@@ -115,12 +127,6 @@ class LocalizeRun(_Photos):
             size = f"  {result.image.width}×{result.image.height}{notes}"
             self._terminal.data(Text.assemble((printable(result.source), "bold"), printable(size)))
             self._terminal.data(grid(_lines(result), indent=2))
-
-    def _fail_overlay(self, source: str, error: Exception) -> None:
-        reason = (str(error).splitlines() or [""])[0]
-        line = f"{source}: its overlay could not be drawn ({type(error).__name__}: {reason}); its boxes are kept"
-        self._failures.append((source, line))
-        self._terminal.say(f"failed: {line}", style="red")
 
     def _count(self) -> str:
         found = sum(name["found"] for record in self._records for name in record["names"])
@@ -144,6 +150,86 @@ def _lines(result: Localization) -> list[Sequence[str | Text]]:
         ]
         rows.append((name, Text("found", style="green"), boxes[0]))
         rows += [("", "", box) for box in boxes[1:]]
+    return rows
+
+
+class CompareRun(_Photos):
+    """Comparisons as they come: each is printed and drawn.
+
+    Args:
+        terminal: where it is printed.
+        folder: for pictures and results.
+        photos: asked for.
+        titles: method → its title, in the order of the rows.
+        quiet: whether nothing is printed of a photo that is done.
+        others: what else the run reads.
+
+    Raises:
+        UsageError: the results would be written over what the run reads.
+    """
+
+    def __init__(
+        self,
+        terminal: Terminal,
+        folder: Path,
+        photos: Sequence[str],
+        titles: Mapping[str, str],
+        quiet: bool,
+        others: Sequence[str] = (),
+    ) -> None:
+        super().__init__(terminal, photos, quiet)
+        inputs = Inputs([*photos, *others])
+        self._folder, self._titles, self._names = folder, titles, _FileNames(inputs)
+        inputs.refuse([folder / RESULTS])
+
+    def take(self, source: str, models: Sequence[ModelResults], errors: Mapping[str, InputError]) -> None:
+        """One picture is done, by all models.
+
+        Args:
+            source: the picture's file.
+            models: what the methods make of it on each model.
+            errors: model → why it cannot use the picture.
+        """
+        from cliploc.report import compared_record, draw_comparison
+
+        if len(errors) == len(models):
+            self.fail(source, next(iter(errors.values())))
+            return
+        for model, error in errors.items():
+            self._fail_part(source, f"not compared on {model}: {str(error).removeprefix(f'{source}: ')}")
+        record = compared_record(models, self._titles)
+        try:
+            drawn = _encoded(draw_comparison(models, self._titles), ".png")
+        except Exception as error:
+            self._fail_drawing(source, "its sheet", error)
+        else:
+            name = self._names.comparison(source, self._folder)
+            write(self._folder / name, drawn)
+            record["figure"] = name
+        self._records.append(record)
+        if not self._quiet:
+            size = f"  {record['width']}×{record['height']}" + "".join(f"  ({note})" for note in record["notes"])
+            self._terminal.data(Text.assemble((printable(source), "bold"), printable(size)))
+            self._terminal.data(grid(_compared_lines(models, list(self._titles)), indent=2))
+
+    def _count(self) -> str:
+        names = [name for record in self._records for one in record["results"] for name in one["names"]]
+        return f", {sum(name['found'] for name in names)} of {len(names)} names found by the methods together"
+
+    def _written(self) -> str:
+        return f"sheets and {RESULTS} in {self._folder}"
+
+
+def _compared_lines(models: Sequence[ModelResults], methods: Sequence[str]) -> list[Sequence[str | Text]]:
+    """The lines of `_lines` behind model and method; the model is left out where there is only one."""
+    rows: list[Sequence[str | Text]] = []
+    for one in models:
+        for method in methods:
+            result = one.results.get(method)
+            lines = [("", "–", one.missing[method])] if result is None else _lines(result)
+            for number, line in enumerate(lines):
+                start = ("", "") if number else (one.model, method)
+                rows.append([*(start if len(models) > 1 else start[1:]), *line])
     return rows
 
 
@@ -185,14 +271,20 @@ class _FileNames:
 
     def overlay(self, source: str, folder: Path, longest_side: int) -> str:
         """The name, such as `cat_overlay.jpg`; for a second picture of that stem `cat_overlay-2.jpg`."""
-        suffix = ".jpg" if longest_side <= JPEG_MAX_SIDE else ".png"
+        return self._free(source, folder, "_overlay", ".jpg" if longest_side <= JPEG_MAX_SIDE else ".png")
+
+    def comparison(self, source: str, folder: Path) -> str:
+        """The name, such as `cat-compare.png`; for a second picture of that stem `cat-compare-2.png`."""
+        return self._free(source, folder, "-compare", ".png")
+
+    def _free(self, source: str, folder: Path, tail: str, suffix: str) -> str:
         # Bytes of a name that are no UTF-8 could not be written down in results.json.
         stem = "".join("_" if "\ud800" <= letter <= "\udfff" else letter for letter in Path(source).stem)
         while len(os.fsencode(stem)) > 200:  # most file systems allow 255 bytes
             stem = stem[:-1]
         number = 1
         while True:
-            name = f"{stem}_overlay{'' if number == 1 else f'-{number}'}{suffix}"
+            name = f"{stem}{tail}{'' if number == 1 else f'-{number}'}{suffix}"
             # Case does not tell files apart on macOS and Windows.
             if name.casefold() not in self._taken and folder / name not in self._inputs:
                 self._taken.add(name.casefold())

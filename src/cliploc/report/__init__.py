@@ -5,14 +5,18 @@ from __future__ import annotations
 from cliploc.report._draw import clean
 from cliploc.report.benchmark import write_report
 from cliploc.report.colours import name_colour
-from cliploc.report.document import classified_record, to_document
+from cliploc.report.compare import ModelResults, draw_comparison
+from cliploc.report.document import classified_record, compared_record, to_document
 from cliploc.report.overlay import draw_overlay, panels
 from cliploc.report.page import PageItem, write_page
 
 __all__ = [
+    "ModelResults",
     "PageItem",
     "classified_record",
     "clean",
+    "compared_record",
+    "draw_comparison",
     "draw_overlay",
     "name_colour",
     "panels",

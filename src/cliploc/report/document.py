@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cliploc import __version__
+from cliploc.report.compare import ModelResults, peak_of
 
 if TYPE_CHECKING:
     from cliploc.localization import Localization
@@ -65,6 +66,44 @@ def classified_record(
             for rank, (name, probability, cosine) in enumerate(names, start=1)
         ]
     }
+
+
+def compared_record(models: Sequence[ModelResults], methods: Iterable[str]) -> dict[str, Any]:
+    """One entry of "pictures" in the document of a comparison.
+
+    Args:
+        models: what the methods make of the picture on each model; at least one has a result.
+        methods: in the order of the entries.
+
+    Returns:
+        The picture, and under "results" an entry for each method on each model.
+    """
+    order = tuple(methods)
+    results = [result for one in models for result in one.results.values()]
+    shared = [note for note in results[0].notes if all(note in result.notes for result in results)]
+    return _described(results[0].source, results[0].image.size, shared) | {
+        "results": [_compared(one, method, shared) for one in models for method in order],
+    }
+
+
+def _compared(one: ModelResults, method: str, shared: Sequence[str]) -> dict[str, Any]:
+    result = one.results.get(method)
+    entry = {"model": _text(one.model), "method": _text(method)}
+    if result is None:
+        return entry | {"missing": _text(one.missing[method]), "notes": [], "names": []}
+    return entry | {
+        "missing": None,
+        "notes": [_text(note) for note in result.notes if note not in shared],
+        "names": [_name(result, index) | {"peak": _peak(result, index)} for index in range(len(result.names))],
+    }
+
+
+def _peak(result: Localization, index: int) -> dict[str, Any] | None:
+    peak = peak_of(result, index)
+    if peak is None:
+        return None
+    heat, x, y = peak
+    return {"heat": _number(heat, 4), "xy": [_number(x, 2), _number(y, 2)]}
 
 
 def _described(source: str, size_wh: tuple[int, int], notes: Sequence[str]) -> dict[str, Any]:

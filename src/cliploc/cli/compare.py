@@ -1,0 +1,303 @@
+"""`cliploc compare`: what several methods, on one or several models, make of the same photos."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cliploc._terminal import Terminal
+from cliploc.cli.localize import MAPS_AT_ONCE
+from cliploc.cli.options import (
+    Classes,
+    Debug,
+    Json,
+    Names,
+    Threads,
+    asked_names,
+    localizer_options,
+    method_names,
+    options_of_methods,
+    pair_weights,
+    use_threads,
+)
+from cliploc.cli.output import json_text, print_document, writable, write
+from cliploc.cli.photos import RESULTS, CompareRun, model_settings
+from cliploc.config import OPTIONS, Options
+from cliploc.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from cliploc.localizer import Localizer
+    from cliploc.method import Method
+    from cliploc.pipeline.requests import Reporter, Request, Result
+    from cliploc.report import ModelResults
+
+OWN = ("model", "pretrained", "method", "method_options")  # lists here
+EXAMPLE = "cliploc compare cat.jpg -p cat --method cam,layer_cam"
+
+
+@localizer_options(leave_out=OWN)
+def compare(
+    photos: Annotated[list[str] | None, typer.Argument(metavar="PHOTO", help="Picture files, as for localize.")] = None,
+    prompt: Names = None,
+    classes: Classes = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option("--method", metavar="NAME,NAME", help="Names of `cliploc methods`; repeatable."),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--option", "-o", metavar="KEY=VALUE", help="Of every method that has it, or METHOD.KEY=VALUE; repeatable."
+        ),
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", help="A name of `cliploc models`; repeatable. [default: mini]")
+    ] = None,
+    pretrained: Annotated[
+        list[str] | None, typer.Option(help="Which weights: once for all models, or once for each; own for its own.")
+    ] = None,
+    *,
+    threads: Threads = None,
+    options: Options,
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where a sheet for each photo and results.json are written.")
+    ] = Path("compare-out"),
+    as_json: Json = False,
+    debug: Debug = False,  # noqa: ARG001
+) -> int:
+    """Compare methods on photos: one sheet for each, methods x names.
+
+    A method runs as its paper has it, without refinement unless --refine is given.
+
+    Example: cliploc compare street.jpg -p bicycle --method cam,grad_cam,layer_cam
+    """
+    from cliploc import prompts
+    from cliploc.report.compare import refuse_too_many
+    from cliploc.saliency import find
+
+    if not photos:
+        raise UsageError(f"expected at least one photo, got none: {EXAMPLE}")
+    names = asked_names(prompt, classes)
+    if not names:
+        raise UsageError(f"expected at least one name to look for, got none: {EXAMPLE}")
+    if not method:
+        raise UsageError(f"expected --method as names of `cliploc methods`, got none: {EXAMPLE}")
+    methods = {name: find(name, options.ensemble) for name in method_names(method)}
+    of_methods = options_of_methods(list(methods), option or [])
+    prompts.parse(names, prompts.resolve_templates(options.templates))  # refused before a model is loaded
+    weights = pair_weights(model or ["mini"], pretrained)
+    refuse_too_many(len(methods), len(names), len(weights))
+    maps = len(names) * len(methods)
+    options = options.but(batch_size=min(options.batch_size, max(1, MAPS_AT_ONCE // maps)))
+    asked = _asked_models(options, weights, methods, of_methods)
+    folder = writable(out)
+    terminal = Terminal()
+    others = [str(one) for one in (classes, options.head, *(pretrained or ())) if one is not None]
+    titles = {name: one.title for name, one in methods.items()}
+    run = CompareRun(terminal, folder, photos, titles, as_json, others)
+    start = time.perf_counter()
+    with terminal.progress(f"loading {', '.join(one.label for one in asked)}") as bar:
+        from cliploc.pipeline.requests import Reporter, Request
+
+        use_threads(threads)
+        for one in asked:
+            one.load()
+        _refuse_unfit(asked, methods)
+        bar.start("compare", len(photos))
+        try:
+            requests = [Request(number, photo, names) for number, photo in enumerate(photos)]
+            for photo, found, errors in _compared(asked, requests, Reporter(masked=bar.masked)):
+                run.take(photo, found, errors)
+                bar.advance()
+        finally:  # also when interrupted: what is done is not lost
+            document = run.document(_settings(names, methods, asked, options))
+            write(folder / RESULTS, json_text(document).encode())
+    if as_json:
+        print_document(document)
+    terminal.say(run.summary(time.perf_counter() - start), style="dim")
+    return run.exit_code
+
+
+# --------------------------------------------------------------------------------------------------------- the models
+@dataclass
+class _AskedModel:
+    """A model, and which of the methods run on it.
+
+    Attributes:
+        label: what the sheet calls it.
+        options: of its localizer.
+        methods: asked for.
+        of_methods: method → its options.
+        trained: the method that it has a trained head for.
+        missing: method → why it does not run here, as far as it is known: of some models only when they are loaded.
+    """
+
+    label: str
+    options: Options
+    methods: Mapping[str, Method]
+    of_methods: Mapping[str, Mapping[str, Any]]
+    trained: frozenset[str]
+    missing: dict[str, str] = field(default_factory=dict)
+    tower: Any = None  # what `unfit_reason` asks: the model's entry, later the model
+    _localizer: Localizer | None = None
+
+    def __post_init__(self) -> None:
+        from cliploc.backbones import models
+
+        name = str(self.options.model)
+        if ":" not in name:  # of a hub's or folder's the tower shows only once it is loaded
+            self._know(models.get(name.replace("/", "-")))
+
+    def _know(self, tower: Any) -> None:
+        from cliploc.saliency import unfit_reason
+
+        self.tower = tower
+        reasons = {
+            name: unfit_reason(method, tower, self.of_methods[name], self._heads_of(name))
+            for name, method in self.methods.items()
+        }
+        self.missing = {name: reason for name, reason in reasons.items() if reason is not None}
+
+    def _heads_of(self, name: str) -> set[str]:
+        """Members of the method that have a trained head: this model's, or one among the method's options."""
+        given = {key.rpartition(".")[0] or name for key in self.of_methods[name] if key.rpartition(".")[2] == "head"}
+        return given | self.trained
+
+    @property
+    def fitting(self) -> dict[str, Mapping[str, Any]]:
+        """The methods that run here, with their options."""
+        return {name: self.of_methods[name] for name in self.methods if name not in self.missing}
+
+    def load(self) -> None:
+        """Loads the model; raises what `Localizer` raises."""
+        from cliploc.localizer import Localizer, default_method
+
+        # A method is named, so that it is the published one that runs. A head names its own.
+        named = None if self.options.head is not None else default_method(self.options.model)
+        self._localizer = Localizer(**self.options.but(method=named).given())
+        self._know(self._localizer.backbone)
+
+    @property
+    def localizer(self) -> Localizer:
+        """Once it is loaded."""
+        assert self._localizer is not None
+        return self._localizer
+
+
+def _asked_models(
+    options: Options,
+    weights: Sequence[tuple[str, str | None]],
+    methods: Mapping[str, Method],
+    of_methods: Mapping[str, Mapping[str, Any]],
+) -> list[_AskedModel]:
+    """The models asked for; what is known to be unfit is refused before one is loaded.
+
+    Raises:
+        UsageError: a head of none of the models or methods, a method that fits no model, a model without a method.
+    """
+    from cliploc.heads import read_config
+
+    head = None if options.head is None else read_config(str(options.head))
+    if head is not None and head.method not in [one.name for method in methods.values() for one in _members(method)]:
+        raise UsageError(f"{options.head} is trained for {head.method}: add --method {head.method}, or leave it out")
+    if head is not None and head.tower not in [model for model, _ in weights]:
+        raise UsageError(
+            f"{options.head} was trained on {head.tower}, which is not asked for: add --model {head.tower}"
+        )
+    asked = []
+    for model, tag in weights:
+        own_head = head is not None and head.tower == model
+        of_model = options.but(model=model, pretrained=tag, head=options.head if own_head else None)
+        label = model if tag is None else f"{model} · {Path(tag).name}"
+        trained = frozenset([head.method] if head is not None and own_head else [])
+        asked.append(_AskedModel(label, of_model, methods, of_methods, trained))
+    labels = [one.label for one in asked]
+    if doubled := next((label for label in labels if labels.count(label) > 1), None):
+        raise UsageError(f"expected each --model once, got {doubled} {labels.count(doubled)} times: leave one out")
+    _refuse_unfit(asked, methods)
+    return asked
+
+
+def _members(method: Method) -> tuple[Method, ...]:
+    return method.members or (method,)
+
+
+def _refuse_unfit(asked: Sequence[_AskedModel], methods: Mapping[str, Method]) -> None:
+    """Refuses a method that fits none of the models, and a model that none of the methods fits."""
+    from cliploc.saliency import fitting, unfit_reason
+
+    if any(one.tower is None for one in asked):
+        return
+    fit = ", ".join(dict.fromkeys(name for one in asked for name in fitting(one.tower, one.trained)))
+    for name, method in methods.items():
+        reasons = [one.missing[name] for one in asked if name in one.missing]
+        if len(reasons) == len(asked):
+            by_option = any(unfit_reason(method, one.tower, trained=one.trained) is None for one in asked)
+            raise UsageError(f"{'; '.join(reasons)}: {'leave the option out' if by_option else f'use one of {fit}'}")
+    for one in asked:
+        if not one.fitting:
+            raise UsageError(
+                f"none of {', '.join(methods)} works on {one.label}: leave it out, or add one of "
+                f"{', '.join(fitting(one.tower, one.trained))}"
+            )
+
+
+def _compared(
+    asked: Sequence[_AskedModel], requests: Sequence[Request], reporter: Reporter
+) -> Iterator[tuple[str, list[ModelResults], dict[str, InputError]]]:
+    """For each photo what the methods make of it on each model, and the errors of models that cannot use it."""
+    from cliploc.report import ModelResults
+
+    with ExitStack() as stack:
+        streams: list[Iterator[Result]] = [
+            stack.enter_context(closing(one.localizer.run(requests, one.fitting, reporter=reporter))) for one in asked
+        ]
+        for request, *results in zip(requests, *streams, strict=True):
+            found, errors = [], {}
+            for one, result in zip(asked, results, strict=True):
+                missing = one.missing
+                if result.error is not None:
+                    errors[one.label] = result.error
+                    missing = missing | dict.fromkeys(one.fitting, str(result.error))
+                found.append(ModelResults(one.label, result.found, missing))
+            yield str(request.image), found, errors
+
+
+def _settings(
+    names: Sequence[str], methods: Mapping[str, Method], asked: Sequence[_AskedModel], options: Options
+) -> dict[str, Any]:
+    """What the run was asked for, with the defaults that each model and method has."""
+    shared = [name for name, one in OPTIONS.items() if not one.python_only and name not in OWN]
+    return {
+        "names": names,
+        "methods": {name: one.title for name, one in methods.items()},
+        **{name: getattr(options, name) for name in shared},
+        "templates": asked[0].localizer.templates,
+        "models": [_model_settings(one) for one in asked],
+    }
+
+
+def _model_settings(one: _AskedModel) -> dict[str, Any]:
+    localizer = one.localizer
+    return {
+        "label": one.label,
+        **model_settings(localizer, one.options, ("model", "pretrained", "head")),
+        "resize": localizer.resize,
+        "interpolation": localizer.backbone.interpolation,
+        "image_size": localizer.input_hw,
+        "refine": localizer.refine,
+        "masked_precision": localizer.masked_precision,
+        "methods": {
+            name: {
+                "threshold": localizer.box_rule_of(name, given).threshold,
+                "options": localizer.options_of(name, given),
+            }
+            for name, given in one.fitting.items()
+        },
+    }

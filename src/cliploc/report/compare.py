@@ -1,0 +1,349 @@
+"""Draws methods beside each other on one sheet: a row for each method, a column for each name and model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from cliploc.errors import UsageError
+from cliploc.report import _draw
+from cliploc.report._draw import Colour, Font
+from cliploc.report.html import count
+from cliploc.report.overlay import file_name, scaled
+
+if TYPE_CHECKING:
+    from cliploc.localization import Localization
+
+MOST_CELLS = 400  # of a sheet; a larger one is read by nobody
+LARGEST_SIDE = 8000  # pixels to which a sheet grows for the sake of its cells
+SHEET_SIDE = 1800  # pixels that a sheet is made to fit in, as long as its cells are not too small
+NARROWEST_COLUMN = 190  # so that a caption has two or three lines
+CELL_SIDES = (200, 560)  # least and greatest longer side of a cell's picture
+GAP, BLOCK_GAP, MARGIN = 14, 40, 20
+FILE_SIZE, HEADING_SIZE, TEXT_SIZE = 26, 18, 14
+MOST_LINES = 8  # of one text
+THUMBNAIL = (220, 150)
+GREY: Colour = (80, 80, 80)
+EMPTY: Colour = (238, 238, 238)
+RULE: Colour = (190, 190, 190)
+LEGEND = "Ring: the hottest place of the map. Boxes: by the threshold of each method."
+
+
+@dataclass(frozen=True)
+class ModelResults:
+    """What the methods make of one picture on one model.
+
+    Attributes:
+        model: the model's name.
+        results: method, under the text that it was asked for → its result.
+        missing: method → why it has no result on this model.
+    """
+
+    model: str
+    results: Mapping[str, Localization]
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+
+def draw_comparison(models: Sequence[ModelResults], titles: Mapping[str, str], legend: str = LEGEND) -> Image.Image:
+    """Draws one sheet for one picture: a row for each method, a column for each name, those of each model together.
+
+    Many rows are folded into blocks beside each other. A cell holds the picture with heat and boxes of its name, a ring
+    at the hottest place, and below it whether the name was found, its boxes, and the peak of the map. A method that has
+    no result on a model has an empty cell with the reason.
+
+    Args:
+        models: the results on each model, all of the same picture and names.
+        titles: method → its title, in the order of the rows.
+        legend: the last line of the sheet's head.
+
+    Returns:
+        A new RGB picture; with few cells at most 1,800 pixels wide and high.
+
+    Raises:
+        UsageError: there is no result, or there are more than 400 cells.
+
+    Example:
+        >>> from cliploc.report.compare import ModelResults, draw_comparison
+        >>> [found] = localizer.compare("cat.jpg", ["cat"], ["cam", "layer_cam"])  # doctest: +SKIP
+        >>> titles = {"cam": "CAM", "layer_cam": "LayerCAM"}
+        >>> draw_comparison([ModelResults("mini", found)], titles).save("cat.png")  # doctest: +SKIP
+    """
+    shown = [result for one in models for result in one.results.values()]
+    if not shown or not titles:
+        raise UsageError("expected the results of at least one method, got none")
+    refuse_too_many(len(titles), len(shown[0].names), len(models))
+    return _Sheet(models, titles, shown[0], legend).draw()
+
+
+def refuse_too_many(methods: int, names: int, models: int = 1) -> None:
+    """Refuses a sheet with too many cells, before anything is computed for it.
+
+    Raises:
+        UsageError: there are more than 400.
+    """
+    cells = methods * names * models
+    if cells > MOST_CELLS:
+        raise UsageError(
+            f"expected at most {MOST_CELLS} cells (methods × names × models), got {methods} × {names} × {models} = "
+            f"{cells}: ask for fewer names or methods at once"
+        )
+
+
+def peak_of(result: Localization, index: int) -> tuple[float, float, float] | None:
+    """The hottest place of a name's map: its heat (0–1), and x and y in pixels of the original.
+
+    Of equally hot places the first counts, as in the pointing game; None for a map that is the same everywhere.
+    """
+    x0, y0, x1, y1 = result.frame.visible_xyxy
+    heat = np.nan_to_num(result.maps[index, y0:y1, x0:x1])  # [h, w]
+    if not heat.size or heat.min() == heat.max():
+        return None
+    y, x = np.unravel_index(int(heat.argmax()), heat.shape)
+    centre = (x0 + x + 0.5, y0 + y + 0.5)
+    left, top, *_ = result.frame.to_original(np.array([[*centre, *centre]]))[0].tolist()
+    return float(heat[y, x]), left, top
+
+
+def cell_caption(result: Localization, index: int) -> str:
+    """What stands below a cell: "found · 2 boxes, best 0.93 · peak 1.00 at 210,130", or why a name was not found."""
+    scores = result.boxes.score[result.boxes.label == index]
+    if result.found[index]:
+        words = ["found", count(len(scores), "box", "boxes")]
+        if len(scores):
+            words[-1] += f", best {float(scores.max()):.2f}"
+    else:
+        words = ["not found", *filter(None, [result.reasons[index]])]
+    peak = peak_of(result, index)
+    if peak is not None:
+        words.append("peak {:.2f} at {:.0f},{:.0f}".format(*peak))
+    return " · ".join(words)
+
+
+# ------------------------------------------------------------------------------------------------------------ the sheet
+class _Sheet:
+    """The sheet of one picture; its parts are measured first, as texts need as many lines as they need."""
+
+    def __init__(
+        self, models: Sequence[ModelResults], titles: Mapping[str, str], first: Localization, legend: str
+    ) -> None:
+        self._models, self._titles, self._first, self._legend = models, titles, first, legend
+        self._names = first.names
+        columns = len(models) * len(self._names)
+        self._rows_of_block, self._picture_wh = _fitting(first.image.size, len(titles), columns)
+        self._column_w = max(NARROWEST_COLUMN, self._picture_wh[0])
+        self._block_w = columns * self._column_w + (columns - 1) * GAP
+        methods = list(titles)
+        blocks = math.ceil(len(methods) / self._rows_of_block)
+        self._blocks = [methods[number::blocks] for number in range(blocks)]  # read from left to right, line by line
+        blocks_w = len(self._blocks) * self._block_w + (len(self._blocks) - 1) * BLOCK_GAP
+        self._width = 2 * MARGIN + max(blocks_w, THUMBNAIL[0] + GAP + 300)
+
+    def draw(self) -> Image.Image:
+        """The whole sheet."""
+        head = self._head()
+        heads = self._column_heads()
+        # Rows of different blocks with the same number are equally high, so that they stand in line.
+        rows = [
+            [self._row(block[number]) if number < len(block) else None for block in self._blocks]
+            for number in range(len(self._blocks[0]))
+        ]
+        heights = [max(one.height for one in row if one is not None) for row in rows]
+        height = MARGIN + head.height + GAP + heads.height + sum(one + GAP for one in heights) + MARGIN
+        sheet = Image.new("RGB", (self._width, height), _draw.PAPER)
+        sheet.paste(head, (MARGIN, MARGIN))
+        for number in range(len(self._blocks)):
+            x, y = MARGIN + number * (self._block_w + BLOCK_GAP), MARGIN + head.height + GAP
+            sheet.paste(heads, (x, y))
+            y += heads.height
+            for row, row_height in zip(rows, heights, strict=True):
+                part = row[number]
+                if part is not None:
+                    sheet.paste(part, (x, y))
+                y += row_height + GAP
+        return sheet
+
+    def _head(self) -> Image.Image:
+        """The photograph small, and beside it file, size, names, models and remarks."""
+        first, width = self._first, self._width - 2 * MARGIN
+        ratio = min(THUMBNAIL[0] / first.image.width, THUMBNAIL[1] / first.image.height)
+        small_wh = (max(1, round(first.image.width * ratio)), max(1, round(first.image.height * ratio)))
+        small = scaled(first, small_wh).image
+        left = small.width + GAP
+        notes = dict.fromkeys(note for one in self._models for found in one.results.values() for note in found.notes)
+        texts = [
+            _Text(file_name(first), FILE_SIZE, width - left),
+            _Text(f"{_names('name', self._names)} · {_names('model', [one.model for one in self._models])}",
+                  HEADING_SIZE, width - left),
+            _Text(" · ".join([f"{first.image.width}×{first.image.height}", count(len(self._titles), "method"), *notes]),
+                  TEXT_SIZE, width - left, GREY),
+            _Text(self._legend, TEXT_SIZE, width - left, GREY),
+        ]  # fmt: skip
+        part = Image.new("RGB", (width, max(small.height, sum(text.height for text in texts))), _draw.PAPER)
+        part.paste(small, (0, 0))
+        y = 0
+        for text in texts:
+            y = text.draw(part, left, y)
+        return part
+
+    def _column_heads(self) -> Image.Image:
+        """The models and the names, where there are several; each model's stands over its names."""
+        texts: list[list[tuple[int, _Text]]] = []
+        if len(self._models) > 1:
+            texts.append([(x, _Text(one.model, HEADING_SIZE, self._group_w)) for x, one in self._groups()])
+        if len(self._names) > 1:
+            texts.append(
+                [
+                    (x + number * (self._column_w + GAP), _Text(name, HEADING_SIZE, self._column_w))
+                    for x, _ in self._groups()
+                    for number, name in enumerate(self._names)
+                ]
+            )
+        heights = [max(text.height for _, text in line) for line in texts]
+        part = Image.new("RGB", (self._block_w, sum(heights) or 1), _draw.PAPER)
+        y = 0
+        for line, height in zip(texts, heights, strict=True):
+            for x, text in line:
+                text.draw(part, x, y)
+            y += height
+        return part
+
+    def _row(self, method: str) -> Image.Image:
+        """A method's title, and its cells by all models."""
+        title = _Text(self._titles[method], HEADING_SIZE, self._block_w)
+        cells = list(self._cells(method))
+        height = self._picture_wh[1]
+        below = max((text.height for _, _, text in cells if text is not None), default=0)
+        part = Image.new("RGB", (self._block_w, 8 + title.height + height + 4 + below), _draw.PAPER)
+        ImageDraw.Draw(part).line((0, 0, self._block_w, 0), fill=RULE)
+        y = title.draw(part, 0, 8)
+        for x, picture, text in cells:
+            part.paste(picture, (x, y))
+            if text is not None:
+                text.draw(part, x, y + height + 4)
+        return part
+
+    def _cells(self, method: str) -> Iterator[tuple[int, Image.Image, _Text | None]]:
+        """Of each cell where it begins, its picture, and the text below it."""
+        width, height = self._picture_wh
+        for left, one in self._groups():
+            result = one.results.get(method)
+            if result is None:
+                wide = self._group_w if len(self._names) > 1 else max(width, NARROWEST_COLUMN)
+                yield left, _empty(one.missing.get(method, "no result"), (wide, height)), None
+                continue
+            small = scaled(result, self._picture_wh)
+            for index, name in enumerate(self._names):
+                picture = small.overlay([name])
+                _ring(picture, peak_of(small, index))
+                text = _Text(cell_caption(result, index), TEXT_SIZE, self._column_w, GREY)
+                yield left + index * (self._column_w + GAP), picture, text
+
+    def _groups(self) -> Iterator[tuple[int, ModelResults]]:
+        """Where the columns of each model begin in a block."""
+        for number, one in enumerate(self._models):
+            yield number * (self._group_w + GAP), one
+
+    @property
+    def _group_w(self) -> int:
+        return len(self._names) * (self._column_w + GAP) - GAP
+
+
+def _fitting(size_wh: tuple[int, int], rows: int, columns: int) -> tuple[int, tuple[int, int]]:
+    """How many rows a block has, and how large a cell's picture is, so that pictures on the sheet are largest.
+
+    The sheet is larger where cells would be too small to be legible.
+    """
+    longest, (least, most) = max(size_wh), CELL_SIDES
+    side = float(SHEET_SIDE)
+    scale, of_block = _largest(size_wh, rows, columns, side)
+    while scale * longest < least and side < LARGEST_SIDE:
+        side *= 1.1
+        scale, of_block = _largest(size_wh, rows, columns, side)
+    scale = min(max(scale, least / longest), most / longest)
+    return of_block, (max(1, round(size_wh[0] * scale)), max(1, round(size_wh[1] * scale)))
+
+
+def _largest(size_wh: tuple[int, int], rows: int, columns: int, side: float) -> tuple[float, int]:
+    """The scale of pictures on a sheet of this side, and the rows of a block at which it is largest."""
+    width, height = size_wh
+    words = HEADING_SIZE + 3 * TEXT_SIZE + 40 + GAP  # of a row, beside its pictures
+    best = (0.0, 0, rows)
+    for blocks in range(1, rows + 1):
+        of_block = math.ceil(rows / blocks)
+        room_w = (side - 2 * MARGIN - (blocks - 1) * BLOCK_GAP) / (columns * blocks) - GAP
+        room_h = (side - 2 * MARGIN - THUMBNAIL[1]) / of_block - words
+        if room_w >= NARROWEST_COLUMN or blocks == 1:
+            scale = min(room_w / width, room_h / height, CELL_SIDES[1] / max(size_wh))
+            best = max(best, (round(scale, 4), -blocks, of_block))  # of equal sizes the one with fewer blocks
+    return best[0], best[2]
+
+
+def _ring(picture: Image.Image, peak: tuple[float, float, float] | None) -> None:
+    """Marks the hottest place, where there is one."""
+    if peak is None:
+        return
+    _, x, y = peak
+    radius = max(3, min(picture.size) // 40)
+    draw = ImageDraw.Draw(picture)
+    for grow, colour, line in ((1, _draw.INK, 4), (0, _draw.PAPER, 2)):
+        around = radius + grow
+        draw.ellipse((x - around, y - around, x + around, y + around), outline=colour, width=line)
+
+
+def _empty(reason: str, size_wh: tuple[int, int]) -> Image.Image:
+    """A cell without a picture."""
+    cell = Image.new("RGB", size_wh, EMPTY)
+    text = _Text(reason, TEXT_SIZE, size_wh[0] - 2 * GAP, GREY)
+    text.draw(cell, GAP, max(0, (size_wh[1] - text.height) // 2))
+    return cell
+
+
+def _names(word: str, names: Sequence[str]) -> str:
+    return f"{word}{'' if len(names) == 1 else 's'}: {', '.join(names)}"
+
+
+class _Text:
+    """A text in as many lines as it needs; words that are wider than a line are broken."""
+
+    def __init__(self, text: str, size: int, width: int, colour: Colour = _draw.INK) -> None:
+        text = _draw.clean(text)
+        self._font, self._colour, self._line_height = _draw.font_for(text, size), colour, round(1.3 * size)
+        self._lines = _broken(text, self._font, width)
+        self.height = len(self._lines) * self._line_height + size // 3
+
+    def draw(self, picture: Image.Image, x: int, y: int) -> int:
+        """Draws it, and returns where the next thing may begin."""
+        draw = ImageDraw.Draw(picture)
+        for number, line in enumerate(self._lines):
+            draw.text((x, y + number * self._line_height), line, fill=self._colour, font=self._font)
+        return y + self.height
+
+
+def _broken(text: str, font: Font, width: int) -> list[str]:
+    """The text in lines of at most this width; what is left after `MOST_LINES` is cut off with "…"."""
+    lines: list[str] = []
+    rest = text
+    while rest and len(lines) < MOST_LINES - 1:
+        line = _line_of(rest, font, width)
+        lines.append(line.rstrip())
+        rest = rest[len(line) :].lstrip()
+    return [*lines, _draw.shorten(rest, font, width)] if rest else lines
+
+
+def _line_of(text: str, font: Font, width: int) -> str:
+    """What of a text goes on one line: whole words, else as many letters of the first as there is room for."""
+    if font.getlength(text) <= width:
+        return text
+    low, high = 1, min(len(text), 1 + width)
+    while low < high:  # the most letters that fit
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if font.getlength(text[:middle]) <= width else (low, middle - 1)
+    if text[low : low + 1] == " ":
+        return text[:low]
+    end = text.rfind(" ", 0, low)
+    return text[:end] if end > 0 else text[:low]

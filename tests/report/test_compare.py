@@ -1,0 +1,183 @@
+"""The sheet of several methods: all cells there, nothing cut off, whatever the number and shape."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cliploc.errors import UsageError
+from cliploc.report import _draw, compare
+from cliploc.report.compare import (
+    CELL_SIDES,
+    LARGEST_SIDE,
+    MOST_CELLS,
+    SHEET_SIDE,
+    ModelResults,
+    cell_caption,
+    draw_comparison,
+    peak_of,
+)
+from tests.report.conftest import Build
+
+RED = (200, 30, 40)
+
+
+def titles(number: int) -> dict[str, str]:
+    return {f"m{i}": f"Method {i}" for i in range(number)}
+
+
+def one_model(result, number: int, model: str = "mini", missing: tuple[str, ...] = ()) -> ModelResults:
+    results = {name: result for name in titles(number) if name not in missing}
+    return ModelResults(model, results, {name: f"{name} does not work on {model}" for name in missing})
+
+
+@pytest.fixture
+def pasted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """The sizes of the pictures that a sheet's cells show."""
+    sizes: list[tuple[int, int]] = []
+    ring = compare._ring
+
+    def note(picture: Image.Image, peak) -> None:
+        sizes.append(picture.size)
+        ring(picture, peak)
+
+    monkeypatch.setattr(compare, "_ring", note)
+    return sizes
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 7, 20])
+@pytest.mark.parametrize("size_wh", [(640, 400), (300, 900), (40, 30), (2000, 100)], ids=str)
+@pytest.mark.parametrize("names", [("cat",), ("cat", "dog", "bird")], ids=len)
+def test_each_method_and_name_has_a_cell_of_the_pictures_shape(
+    build: Build, pasted: list[tuple[int, int]], number: int, size_wh: tuple[int, int], names: tuple[str, ...]
+) -> None:
+    sheet = draw_comparison([one_model(build(size_wh, names), number)], titles(number))
+    assert sheet.mode == "RGB"
+    assert len(pasted) == number * len(names)
+    assert len(set(pasted)) == 1
+    width, height = pasted[0]
+    assert CELL_SIDES[0] <= max(width, height) + 1 <= CELL_SIDES[1] + 1
+    assert width / height == pytest.approx(size_wh[0] / size_wh[1], rel=0.2)
+    assert max(sheet.size) <= (SHEET_SIDE if number < 7 else 1.5 * SHEET_SIDE) < LARGEST_SIDE
+
+
+def test_a_sheet_of_the_most_cells_is_drawn_and_one_more_is_refused(build: Build) -> None:
+    names = tuple(f"name {i}" for i in range(MOST_CELLS // 20))
+    result = build((64, 48), names, colour=RED)
+    assert max(draw_comparison([one_model(result, 20)], titles(20)).size) < LARGEST_SIDE
+    with pytest.raises(UsageError, match=r"at most 400 cells .* got 21 × 20 × 1 = 420: ask for fewer"):
+        draw_comparison([one_model(result, 21)], titles(21))
+    with pytest.raises(UsageError, match="at least one method"):
+        draw_comparison([ModelResults("mini", {})], titles(1))
+
+
+def words_of(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Fills with every text that a sheet draws, one entry a line."""
+    drawn: list[str] = []
+    text = compare.ImageDraw.ImageDraw.text
+
+    def note(self, xy, line, *more, **options) -> None:
+        x, y = xy
+        right = x + options["font"].getlength(line)
+        assert right <= self.im.size[0] + 1, f"{line!r} runs over the edge"
+        assert y >= 0
+        drawn.append(line)
+        text(self, xy, line, *more, **options)
+
+    monkeypatch.setattr(compare.ImageDraw.ImageDraw, "text", note)
+    return drawn
+
+
+def test_titles_and_names_are_whole_however_long(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = words_of(monkeypatch)
+    long = "Donaudampfschifffahrtsgesellschaftskapitän of the old river fleet"
+    method = "Grad-CAM++ + LayerCAM + Score-CAM + XGrad-CAM + VL-Score + CAM"
+    model = "vit_base_patch16_clip_quickgelu_224 · some_very_long_file_of_weights.safetensors"
+    results = [
+        ModelResults(one, {"m0": build(names=(long, "cat"))}, {}) for one in (model, model.replace("base", "huge"))
+    ]
+    draw_comparison(results, {"m0": method})
+    whole = "".join("".join(drawn).split())
+    for text in (long, method, model):
+        assert whole.count("".join(text.split())) >= 2 - (text == method)
+    assert not any(line.endswith("…") for line in drawn)
+
+
+def test_a_text_without_end_is_cut_after_eight_lines(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = words_of(monkeypatch)
+    sheet = draw_comparison([one_model(build(names=("x" * 3000, "cat")), 1)], titles(1))
+    assert any(line.endswith("…") for line in drawn)
+    assert sheet.height < 2 * SHEET_SIDE
+
+
+def test_what_does_not_fit_leaves_an_empty_cell_with_the_reason(
+    build: Build, pasted: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = words_of(monkeypatch)
+    result = build(names=("cat", "dog"))
+    models = [one_model(result, 3), one_model(result, 3, "mini-vit", missing=("m1",))]
+    sheet = draw_comparison(models, titles(3))
+    assert len(pasted) == 2 * 3 + 2 * 2
+    assert "m1 does not work on mini-vit" in drawn
+    assert (np.asarray(sheet) == compare.EMPTY).all(-1).sum() > 0.9 * 2 * pasted[0][0] * pasted[0][1]
+    assert "names: cat, dog · models: mini, mini-vit" in drawn
+    assert {"mini", "mini-vit", "cat", "dog", "Method 0", "Method 1", "Method 2"} <= set(drawn)
+
+
+def test_one_name_and_one_model_stand_in_the_head_only(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = words_of(monkeypatch)
+    draw_comparison([one_model(build(source="a/b/cat.jpg", notes=("animated",)), 2)], titles(2))
+    assert drawn[:2] == ["cat.jpg", "name: cat · model: mini"]
+    assert "320×200 · 2 methods · animated" in drawn
+    assert "mini" not in drawn
+
+
+@pytest.mark.parametrize("policy", ["squash", "crop", "pad"])
+def test_the_peak_is_in_pixels_of_the_original(build: Build, policy: str) -> None:
+    result = build((400, 200), policy=policy)
+    result.maps[:] = 0
+    x0, y0, *_ = result.frame.to_input(np.array([[220.0, 90.0, 220.0, 90.0]]))[0]
+    result.maps[0, int(y0), int(x0)] = 0.75
+    peak = peak_of(result, 0)
+    assert peak is not None
+    heat, x, y = peak
+    assert heat == 0.75
+    scale_x, scale_y = result.frame.scale_xy
+    assert abs(x - 220) <= 1 / scale_x
+    assert abs(y - 90) <= 1 / scale_y
+    result.maps[:] = 0.3
+    assert peak_of(result, 0) is None
+
+
+def test_the_ring_is_at_the_peak_and_heat_in_the_padding_does_not_count(build: Build) -> None:
+    result = build((400, 200), policy="pad", colour=RED)
+    result.maps[:] = 0
+    result.maps[0, 0, 0] = 1  # the padding above
+    result.maps[0, 32, 32] = 0.5
+    peak = peak_of(result, 0)
+    assert peak is not None
+    assert peak[0] == 0.5
+    picture = Image.new("RGB", (400, 200), RED)
+    compare._ring(picture, peak)
+    changed = np.argwhere((np.asarray(picture) != RED).any(-1))
+    np.testing.assert_allclose(changed.mean(0), (peak[2], peak[1]), atol=1)
+
+
+def test_a_caption_says_what_was_found_or_why_not(build: Build) -> None:
+    boxes = [(0, (80, 50, 240, 150), 0.9), (0, (1, 2, 30, 40), 0.5)]
+    found = build(boxes=boxes)
+    _, x, y = peak_of(found, 0)
+    assert cell_caption(found, 0) == f"found · 2 boxes, best 0.90 · peak 1.00 at {x:.0f},{y:.0f}"
+    absent = replace(build(found=(False,)), maps=np.zeros((1, 64, 64), np.float32))
+    assert cell_caption(absent, 0) == "not found · not in the picture"
+
+
+def test_words_go_to_the_next_line_whole() -> None:
+    font = _draw.font_for("a", 14)
+    width = int(font.getlength("one two three")) + 1
+    assert compare._broken("one two three four", font, width) == ["one two three", "four"]
+    assert compare._broken("", font, width) == []
+    assert "".join(compare._broken("x" * 60, font, width)) == "x" * 60

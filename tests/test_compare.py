@@ -1,0 +1,284 @@
+"""`cliploc compare` and `Localizer.compare_figure`: the published methods beside each other, on one or more models."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cliploc.errors import InputError, UsageError
+from cliploc.heads import HeadConfig, TsCamHead, answer, save_head
+from cliploc.localizer import Localizer
+from cliploc.report import compare as drawing
+from cliploc.saliency import methods
+from cliploc.tower import Needs
+from tests.commands import CAT, COFFEE, cliploc_, create_once
+
+
+@pytest.fixture(scope="module")
+def mini():
+    return create_once("mini", None, "cpu", precision="fp32")
+
+
+def document_of(*arguments: object) -> dict:
+    result = cliploc_("compare", *arguments, "--json")
+    assert result.code == 0, result.err
+    return json.loads(result.out)
+
+
+def test_each_method_is_the_published_one_alone(tmp_path):
+    document = document_of(
+        CAT, "-p", "cat", "-p", "pizza", "--method", "cam,layer_cam", "--method", "grad_cam", "--out", tmp_path
+    )
+    assert (document["schema_version"], document["failures"]) == (1, [])
+    [picture] = document["pictures"]
+    assert [one["method"] for one in picture["results"]] == ["cam", "layer_cam", "grad_cam"]
+    for one in picture["results"]:
+        alone = json.loads(
+            cliploc_("localize", CAT, "-p", "cat", "-p", "pizza", "--method", one["method"], "--json").out
+        )
+        names = [{key: value for key, value in name.items() if key != "peak"} for name in one["names"]]
+        assert names == alone["pictures"][0]["names"]
+        settings = document["settings"]["models"][0]["methods"][one["method"]]
+        assert settings["threshold"] == alone["settings"]["threshold"] == methods.get(one["method"]).threshold
+        assert (one["model"], one["missing"], one["notes"]) == ("mini", None, [])
+    settings = document["settings"]
+    assert settings["refine"] == settings["models"][0]["refine"] == []
+    assert settings["methods"] == {"cam": "CAM", "layer_cam": "LayerCAM", "grad_cam": "Grad-CAM"}
+    assert json.loads((tmp_path / "results.json").read_text()) == document
+    assert picture["figure"] == "cat-compare.png"
+    with Image.open(tmp_path / "cat-compare.png") as sheet:
+        assert sheet.format == "PNG"
+        assert sheet.size == drawn_by(Localizer("mini"), ["cam", "layer_cam", "grad_cam"]).size
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cat-compare.png", "results.json"]
+
+
+def drawn_by(localizer: Localizer, asked: list[str]) -> Image.Image:
+    return localizer.compare_figure(CAT, ["cat", "pizza"], asked)
+
+
+def test_peaks_are_the_hottest_pixels_of_the_heatmaps(tmp_path):
+    document = document_of(CAT, "-p", "cat", "--method", "cam,layer_cam", "--out", tmp_path)
+    for one in document["pictures"][0]["results"]:
+        heat = Localizer("mini", method=one["method"])(CAT, ["cat"]).heatmaps[0]
+        y, x = np.unravel_index(int(heat.argmax()), heat.shape)
+        peak = one["names"][0]["peak"]
+        assert peak["heat"] == pytest.approx(heat.max(), abs=0.02)
+        np.testing.assert_allclose(peak["xy"], (x + 0.5, y + 0.5), atol=2.5)
+
+
+def test_lines_say_what_json_says(tmp_path):
+    arguments = (CAT, "-p", "cat", "-p", "pizza", "--method", "cam,grad_cam", "--out", tmp_path)
+    text = cliploc_("compare", *arguments)
+    first, *rest = text.out.splitlines()
+    assert first == f"{CAT}  451×300"
+    picture = document_of(*arguments)["pictures"][0]
+    boxes = [box for one in picture["results"] for name in one["names"] for box in name["boxes"]]
+    shown = [line for line in rest if "box" in line]
+    for line, box in zip(shown, boxes, strict=True):
+        assert line.endswith(f"score {box['score']:.2f}  box {' '.join(f'{edge:.0f}' for edge in box['xyxy'])}")
+    assert rest[0].split()[:3] == ["cam", "cat", "found"]
+    assert "2 of 4 names found" in text.err
+    assert f"sheets and results.json in {tmp_path}" in text.err
+
+
+def test_without_out_the_sheets_have_a_folder_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cliploc_("compare", CAT, "-p", "cat", "--method", "cam").code == 0
+    assert (tmp_path / "compare-out/cat-compare.png").exists()
+
+
+def test_a_photo_that_cannot_be_read_is_named_and_the_others_are_done(tmp_path):
+    again = tmp_path / "again/cat.jpg"
+    again.parent.mkdir()
+    shutil.copy(CAT, again)
+    out = tmp_path / "out"
+    result = cliploc_(
+        "compare", CAT, "no.jpg", again, COFFEE, "-p", "cat", "--method", "cam,layer_cam", "--out", out, "--json"
+    )
+    document = json.loads(result.out)
+    assert result.code == 1
+    assert document["failures"] == [{"file": "no.jpg", "error": "no.jpg: no such file: check the path"}]
+    assert [one["figure"] for one in document["pictures"]] == [
+        "cat-compare.png", "cat-compare-2.png", "coffee-compare.png",
+    ]  # fmt: skip
+    assert result.err.count("no.jpg: no such file") == 1
+    result = cliploc_("compare", "no.jpg", "-p", "cat", "--method", "cam", "--out", out)
+    assert result.code == 2
+
+
+def test_a_method_that_is_unfit_for_one_of_the_models_is_missing_there(tmp_path):
+    document = document_of(
+        *(CAT, "-p", "cat", "--method", "cam,grad_cam,gem", "--model", "mini", "--model", "mini-vit"),
+        *("--out", tmp_path),
+    )
+    [picture] = document["pictures"]
+    cells = {(one["model"], one["method"]): one for one in picture["results"]}
+    assert len(cells) == 6
+    missing = {where: one["missing"] for where, one in cells.items() if one["missing"]}
+    assert missing == {
+        ("mini", "gem"): "gem does not work on mini, a cnn tower",
+        ("mini-vit", "cam"): "cam does not work on mini-vit, a vit tower",
+    }
+    assert all(bool(one["names"]) == (one["missing"] is None) for one in cells.values())
+    alone = json.loads(cliploc_("localize", CAT, "-p", "cat", "--model", "mini-vit", "--method", "gem", "--json").out)
+    assert cells["mini-vit", "gem"]["names"][0]["boxes"] == alone["pictures"][0]["names"][0]["boxes"]
+    assert [list(one["methods"]) for one in document["settings"]["models"]] == [
+        ["cam", "grad_cam"],
+        ["grad_cam", "gem"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--method", "cam", "-p", "cat"], "expected at least one photo"),
+        ([CAT, "--method", "cam"], "expected at least one name"),
+        ([CAT, "-p", "cat"], "expected --method as names"),
+        ([CAT, "-p", "cat", "--method", ","], "unknown method ''"),
+        ([CAT, "-p", "cat", "--method", "cam,layercam"], "did you mean layer_cam"),
+        ([CAT, "-p", "cat", "--method", "cam", "--model", "minny"], "did you mean mini"),
+        ([CAT, "-p", "cat", "--method", "cam,gem"], "gem does not work on mini, a cnn tower: use one of cam, "),
+        (
+            [CAT, "-p", "cat", "--method", "gem,cam", "--model", "mini", "--model", "RN50"],
+            "gem does not work on mini, a cnn tower; gem does not work on RN50, a cnn tower: use one of cam, ",
+        ),
+        (
+            [CAT, "-p", "cat", "--method", "gem,legrad", "--model", "mini", "--model", "mini-vit"],
+            "none of gem, legrad works on mini: leave it out, or add one of cam, ",
+        ),
+        ([CAT, "-p", "cat", "--method", "cam", "--model", "mini", "--model", "mini"], "got mini 2 times"),
+        ([CAT, "-p", "cat", "--method", "cam", "-o", "no=1"], "--option no=1: none of cam has it"),
+        ([CAT, "-p", "cat", "--method", "cam", "--threshold", "2"], "expected --threshold from 0 to 1"),
+        ([CAT, "--classes", "imagenet", "--method", "cam"], "at most 400 cells"),
+        ([CAT, "-p", "cat", "--method", "cam", "--head", "no.safetensors"], "no.safetensors"),
+    ],
+)
+def test_what_cannot_be_is_one_line_before_a_model_is_loaded(arguments, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(Localizer, "__init__", lambda *_, **__: pytest.fail("a model was loaded"))
+    result = cliploc_("compare", *arguments, "--out", tmp_path)
+    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1), result.err
+    assert said in result.err
+
+
+def test_options_of_the_localizer_and_of_the_methods_reach_them(tmp_path):
+    document = document_of(
+        *(CAT, "-p", "cat", "--method", "cam,layer_cam", "-o", "layer_cam.stages=-1,-2", "--threshold", "0.6"),
+        *("--flip", "--scales", "1,1.5", "--refine", "guided", "--max-boxes", "1", "--out", tmp_path),
+    )
+    [model] = document["settings"]["models"]
+    assert model["methods"]["layer_cam"]["options"]["stages"] == [-1, -2]
+    assert model["methods"]["cam"]["threshold"] == 0.6
+    assert model["refine"] == ["guided"]
+    localizer = Localizer(
+        "mini", method="layer_cam", method_options={"stages": (-1, -2)}, threshold=0.6, flip=True, scales=(1, 1.5),
+        refine=["guided"], max_boxes=1,
+    )  # fmt: skip
+    wanted = localizer(CAT, ["cat"])
+    [box] = document["pictures"][0]["results"][1]["names"][0]["boxes"]
+    np.testing.assert_allclose(box["xyxy"], wanted.boxes.xyxy[0], atol=0.01)
+
+
+def test_a_head_is_for_the_model_that_it_was_trained_on(mini, tmp_path):
+    channels = (
+        mini.trace(mini.normalize(torch.zeros(1, 3, *mini.input_hw)), Needs(features=(-1,))).features[-1].shape[1]
+    )
+    config = HeadConfig(
+        "ts_cam", "open", (("cat",), ("moon",)), channels, mini.embedding_size, mini.logit_scale, "mini", "cnn",
+        mini.weights_id,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    head = tmp_path / "head.safetensors"
+    save_head(head, TsCamHead(config), answer(mini))
+    asked = (CAT, "-p", "cat", "--head", head, "--out", tmp_path / "out")
+    document = document_of(*asked, "--method", "ts_cam,cam", "--model", "mini", "--model", "mini-vit")
+    cells = {(one["model"], one["method"]): one for one in document["pictures"][0]["results"]}
+    assert cells["mini", "ts_cam"]["missing"] is None
+    assert cells["mini-vit", "ts_cam"]["missing"] is None  # the published one, without layers of its own
+    alone = json.loads(cliploc_("localize", CAT, "-p", "cat", "--head", head, "--json").out)
+    assert cells["mini", "ts_cam"]["names"][0]["boxes"] == alone["pictures"][0]["names"][0]["boxes"]
+    for words, said in (
+        (("--method", "cam"), "is trained for ts_cam: add --method ts_cam"),
+        (("--method", "ts_cam", "--model", "mini-vit"), "trained on mini, which is not asked for: add --model mini"),
+    ):
+        result = cliploc_("compare", *asked, *words)
+        assert (result.code, result.err.count("\n")) == (2, 1)
+        assert said in result.err
+
+
+def test_a_photo_that_one_model_cannot_take_is_compared_on_the_others(tmp_path, monkeypatch):
+    run = Localizer.run
+
+    def refuse(self, requests, *arguments, **options):
+        for result in run(self, requests, *arguments, **options):
+            if self.backbone.name == "mini-vit":
+                yield type(result)(result.id, error=InputError(f"{CAT}: too narrow"))
+            else:
+                yield result
+
+    monkeypatch.setattr(Localizer, "run", refuse)
+    result = cliploc_(
+        *("compare", CAT, "-p", "cat", "--method", "grad_cam", "--model", "mini", "--model", "mini-vit", "--json"),
+        *("--out", tmp_path),
+    )
+    document = json.loads(result.out)
+    assert result.code == 1
+    assert document["failures"] == [{"file": str(CAT), "error": f"{CAT}: not compared on mini-vit: too narrow"}]
+    assert [one["missing"] for one in document["pictures"][0]["results"]] == [None, f"{CAT}: too narrow"]
+    assert (tmp_path / "cat-compare.png").exists()
+
+
+def test_a_sheet_that_cannot_be_drawn_loses_no_result(tmp_path, monkeypatch):
+    monkeypatch.setattr(drawing._Sheet, "draw", lambda _: 1 / 0)
+    result = cliploc_("compare", CAT, "-p", "cat", "--method", "cam", "--json", "--out", tmp_path)
+    document = json.loads(result.out)
+    assert result.code == 1
+    assert "figure" not in document["pictures"][0]
+    assert document["pictures"][0]["results"][0]["names"][0]["found"]
+    assert "its sheet could not be drawn (ZeroDivisionError" in document["failures"][0]["error"]
+
+
+def test_an_input_is_never_written_over(tmp_path):
+    photo = tmp_path / "cat-compare.png"
+    with Image.open(CAT) as picture:
+        picture.save(photo)
+    before = photo.read_bytes()
+    shutil.copy(CAT, tmp_path / "cat.jpg")
+    document = document_of(tmp_path / "cat.jpg", photo, "-p", "cat", "--method", "cam", "--out", tmp_path)
+    assert [one["figure"] for one in document["pictures"]] == ["cat-compare-2.png", "cat-compare-compare.png"]
+    assert photo.read_bytes() == before
+
+
+# ------------------------------------------------------------------------------------------------------------- Python
+def test_a_figure_in_python_takes_pictures_from_anywhere(mini):
+    localizer = Localizer(mini)
+    with Image.open(CAT) as opened:
+        picture = opened.convert("RGB")
+    sheets = [
+        localizer.compare_figure(one, ["cat"], ["cam", "cam+layer_cam"])
+        for one in (str(CAT), Path(CAT), picture, np.asarray(picture))
+    ]
+    assert {sheet.size for sheet in sheets} == {sheets[0].size}
+    np.testing.assert_array_equal(np.asarray(sheets[0]), np.asarray(sheets[1]))
+    options = {"layer_cam": {"stages": (-1, -2)}}
+    other = localizer.compare_figure(CAT, ["cat"], options)
+    assert np.asarray(other).tobytes() != np.asarray(localizer.compare_figure(CAT, ["cat"], ["layer_cam"])).tobytes()
+
+
+def test_a_figure_in_python_refuses_as_compare_does(mini):
+    localizer = Localizer(mini)
+    for asked, said in (([], "expected a list of methods"), ("cam", "expected a list of methods"),
+                        (["gem"], "does not work on mini"), (["camm"], "unknown method")):  # fmt: skip
+        with pytest.raises(UsageError, match=said):
+            localizer.compare_figure(CAT, ["cat"], asked)
+    with pytest.raises(InputError, match="no such file"):
+        localizer.compare_figure("no.jpg", ["cat"], ["cam"])
+    with pytest.raises(UsageError, match="at most 400 cells"):
+        localizer.compare_figure(CAT, [f"n{i}" for i in range(401)], ["cam"])
+    with pytest.raises(UsageError, match="expected a list of names"):
+        localizer.compare_figure(CAT, "cat", ["cam"])
