@@ -196,6 +196,28 @@ def test_an_address_opens_its_settings_and_two_methods(page, address):
     assert boxes(page) == before
 
 
+def test_as_many_methods_as_one_likes_are_compared(page, address):
+    open_page(page, address, "?names=cat,dog")
+    playwright.expect(page.get_by_label("Names")).to_have_value("cat,dog", timeout=WAIT)
+    choose(page, DEMO / "cat.jpg")
+    page.get_by_role("button", name="Model, method and options").click()
+    page.get_by_label("LayerCAM", exact=True).check()
+    playwright.expect(page.locator("#compare-threshold")).to_be_visible(timeout=WAIT)
+    page.get_by_label("Grad-CAM", exact=True).check()
+    playwright.expect(page.locator("#compare-threshold")).to_be_hidden(timeout=WAIT)  # each has its own
+    page.get_by_label("XGrad-CAM", exact=True).check()
+    page.locator("#find").click()
+    page.locator("#results figure").nth(11).wait_for()
+    methods = ["CAM", "LayerCAM", "Grad-CAM", "XGrad-CAM"]
+    wanted = [f"{name} · {method}" for name in ("cat", "dog", "All names") for method in methods]
+    assert page.locator("#results figcaption b").all_inner_texts() == wanted
+    playwright.expect(page.locator("#status")).to_contain_text("XGrad-CAM: 1 of 2 names found")
+    playwright.expect(page).to_have_url(re.compile(r"compare=layer_cam%2Cgrad_cam%2Cxgrad_cam"))
+    assert "compare_threshold" not in page.url
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    shoot(page, "compare-many-1440")
+
+
 def test_a_long_method_stops_and_who_leaves_holds_nobody_up(page, browser, address):
     long_one = "?names=bird&method=score_cam&scales=1,1.43,2&flip=true"
     for leave in (False, True):

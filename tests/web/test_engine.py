@@ -25,7 +25,7 @@ from cliploc.tower import Needs
 from cliploc.web import downloads, view
 from cliploc.web.engine import Engine, Offer, with_heads
 from cliploc.web.runs import StoppedError
-from cliploc.web.settings import Settings, command_lines, python_lines
+from cliploc.web.settings import MOST_CELLS, Settings, command_lines, python_lines
 from tests.commands import cliploc_
 
 DEMO = Path(__file__).parents[2] / "src/cliploc/demo_photos"
@@ -167,12 +167,39 @@ def test_new_names_on_a_photograph_run_no_tower(engine, look, monkeypatch):
 
 
 def test_two_methods_out_of_one_pass(engine):
-    look = engine.look(CAT, Settings(names="cat", method="grad_cam", compare="layer_cam", compare_threshold=0.5))
+    look = engine.look(CAT, Settings(names="cat", method="grad_cam", compare=("layer_cam",), compare_threshold=0.5))
     assert list(look.results) == ["grad_cam", "layer_cam"]
     assert [tau for _, tau in look.rules(Settings(compare_threshold=0.5))] == [look.own["grad_cam"], 0.5]
     html = view.results_html(look.cut(Settings(names="cat")), 0.5)
     assert html.count("<figure>") == 2
     assert "LayerCAM" in html
+
+
+def test_any_number_of_methods_out_of_one_pass(engine):
+    asked = ("cam", "layer_cam", "xgrad_cam", "grad_cam_pp", "cam")
+    settings = Settings(names="cat, dog", method="grad_cam", compare=asked)
+    look = engine.look(CAT, settings)
+    assert list(look.results) == ["grad_cam", "cam", "layer_cam", "xgrad_cam", "grad_cam_pp"]
+    found = look.cut(settings)
+    for method, one in found.items():
+        wanted = Localizer("mini", method=method)(CAT, ["cat", "dog"])
+        np.testing.assert_array_equal(one.boxes.xyxy, wanted.boxes.xyxy)
+        np.testing.assert_allclose(one.maps, wanted.maps, atol=1e-6)
+    assert dict(look.rules(settings)) == look.own
+    taus = dict(look.rules(replace(settings, threshold=0.1, compare_threshold=0.9)))
+    assert taus == dict.fromkeys(look.results, 0.9) | {"grad_cam": 0.1}
+    lines = python_lines(settings, "cat.jpg", look.offer.arguments, [(look.offer.arguments_of(m), 0.3) for m in found])
+    assert lines.count("cliploc.Localizer(") == 5
+    again = engine.look(CAT, replace(settings, compare=asked[:2]), look)
+    assert list(again.results) == ["grad_cam", "cam", "layer_cam"]
+
+
+def test_more_heatmaps_than_a_page_holds_are_refused_before_the_model_runs(engine, monkeypatch):
+    methods = engine.menu("mini").methods
+    names = ", ".join(f"n{i}" for i in range(MOST_CELLS // len(methods) + 1))
+    monkeypatch.setattr(engine, "localizer", None)
+    with pytest.raises(UsageError, match=rf"at most {MOST_CELLS} heatmaps \(names × methods\), got"):
+        engine.look(CAT, Settings(names=names, compare=methods))
 
 
 def test_the_menu_holds_what_runs(engine):
@@ -181,6 +208,8 @@ def test_the_menu_holds_what_runs(engine):
     assert menu.own_method == "cam"
     with pytest.raises(UsageError, match="does not run on mini: use one of"):
         engine.look(CAT, Settings(names="cat", method="legrad"))
+    with pytest.raises(UsageError, match="'gem' does not run on mini: use one of"):
+        engine.look(CAT, Settings(names="cat", compare=("layer_cam", "gem")))
 
 
 @pytest.mark.parametrize("model", ["RN50", "local-dir:/etc", "hf-hub:some/thing", "/etc/passwd"])
@@ -226,7 +255,7 @@ def test_a_trained_head_is_its_models_method(engine, tmp_path, kind):
     [offer] = with_heads([Offer("mini")], [str(file)])
     trained = Engine([offer], device="cpu")
     assert trained.menu("mini").own_method == "ts_cam"
-    look = trained.look(CAT, Settings(names="cat, dog", compare="cam"))
+    look = trained.look(CAT, Settings(names="cat, dog", compare=("cam",)))
     found = look.cut(Settings(names="cat, dog", threshold=0.3))
     wanted = Localizer("mini", head=str(file), threshold=0.3)(CAT, ["cat", "dog"])
     np.testing.assert_allclose(found["ts_cam"].maps, wanted.maps, atol=1e-6)
@@ -290,11 +319,14 @@ def test_files_hold_the_photographs_own_size(look, tmp_path):
 
 
 def test_files_of_two_methods_do_not_write_over_each_other(engine, tmp_path):
-    settings = Settings(names="cat", compare="layer_cam")
+    settings = Settings(names="cat", compare=("layer_cam",))
     look = engine.look(CAT, settings)
     names = [Path(path).name for path in downloads.write_files(tmp_path, look.cut(settings), settings, "mini")]
     assert len(set(names)) == len(names)
     assert {"coco_cam.json", "coco_layer_cam.json", "cat_layer_cam_overlay.png"} <= set(names)
+    with Image.open(tmp_path / "cat_compare.png") as sheet:
+        assert sheet.size == Localizer("mini").compare_figure(CAT, ["cat"], ["cam", "layer_cam"]).size
+    assert "cat_compare.png" in zipfile.ZipFile(tmp_path / "cat.zip").namelist()
 
 
 def test_the_lines_reproduce_what_is_shown(look, tmp_path, monkeypatch):

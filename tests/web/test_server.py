@@ -78,11 +78,27 @@ def test_the_interface_gives_the_localizers_boxes(address, tmp_path):
     assert json.loads(Path(files[-1]).read_text())["pictures"][0]["names"][0]["found"]
 
 
+def test_the_interface_compares_any_number_of_methods(address, tmp_path):
+    mine = client(address, tmp_path)
+    photo = gradio_client.handle_file(str(DEMO / "cat.jpg"))
+    methods = ["cam", "grad_cam", "layer_cam", "xgrad_cam"]
+    for compare in (methods[1:], ",".join(methods[1:])):
+        document = mine.predict(photo, "cat", {"method": "cam", "compare": compare}, api_name="/locate")
+        assert [one["method"] for one in document["pictures"]] == methods
+        for one in document["pictures"]:
+            wanted = Localizer("mini", method=one["method"])(DEMO / "cat.jpg", ["cat"])
+            boxes = [box["xyxy"] for box in one["names"][0]["boxes"]]
+            assert boxes == [pytest.approx(box, abs=0.01) for box in wanted.boxes.xyxy.tolist()]
+    files = mine.predict(photo, "cat", {"method": "cam", "compare": methods[1:]}, api_name="/files")
+    assert "cat_compare.png" in [Path(file).name for file in files]
+
+
 @pytest.mark.parametrize(
     ("names", "settings", "said"),
     [
         ("", {}, "expected a name to look for"),
         ("cat", {"method": "legrad"}, "does not run on mini"),
+        ("cat", {"compare": ["layer_cam", "legrad"]}, "does not run on mini"),
         ("cat", {"model": "/etc/passwd"}, "expected a model of the menu"),
         ("cat", {"thresold": 1}, "expected one of the settings"),
     ],

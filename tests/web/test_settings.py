@@ -20,11 +20,20 @@ def test_names_are_one_a_line_or_with_commas():
 
 def test_an_address_gives_the_settings_back():
     settings = Settings(
-        names="cat\nbird & bee", method="layer_cam", compare="cam", refine=("guided", "affinity"), flip=True,
-        threshold=0.25, max_boxes=3, min_score=0.1, scales="1,1.5", resize="pad", templates="openai-7",
+        names="cat\nbird & bee", method="layer_cam", compare=("cam", "grad_cam"), flip=True,
+        refine=("guided", "affinity"), threshold=0.25, max_boxes=3, min_score=0.1, scales="1,1.5", resize="pad",
+        templates="openai-7",
     )  # fmt: skip
     assert from_query(to_query(settings)) == settings
     assert to_query(Settings()) == ""
+
+
+def test_methods_to_compare_are_a_list_or_names_with_commas():
+    for given in ("layer_cam, grad_cam", ["layer_cam", "grad_cam"], "layer_cam,cam,grad_cam,layer_cam"):
+        settings = from_mapping({"method": "cam", "compare": given})
+        assert settings.methods == ("cam", "layer_cam", "grad_cam")
+    assert from_mapping({"method": "cam", "compare": ""}).methods == ("cam",)
+    assert from_query("compare=layer_cam").compare == ("layer_cam",)  # as links had it when there was one
 
 
 def test_an_address_that_makes_no_sense_opens_the_page_with_the_rest():
@@ -42,6 +51,7 @@ def test_an_address_that_makes_no_sense_opens_the_page_with_the_rest():
         ({"scales": "1,99"}, "scales of"),
         ({"refine": [1]}, "refine as a list of names"),
         ({"method": ["cam"]}, "method as a text"),
+        ({"compare": {"cam": 1}}, "compare as a list of names"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_sentence(values, said):
@@ -68,7 +78,7 @@ def test_the_command_is_one_that_a_shell_takes_whole():
 
 
 def test_python_lines_compile_whatever_was_typed():
-    settings = Settings(names='a "cat"\nb\\', compare="layer_cam", method="cam", min_score=0.2)
+    settings = Settings(names='a "cat"\nb\\', compare=("layer_cam",), method="cam", min_score=0.2)
     rules = [({"method": "cam"}, 0.3), ({"method": "layer_cam"}, 0.2)]
     text = python_lines(settings, "o'k.jpg", {"model": "mini", "pretrained": None}, rules)
     compile(text, "lines", "exec")

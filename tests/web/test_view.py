@@ -61,6 +61,13 @@ def test_two_methods_stand_beside_each_other(hostile):
     assert "method" in page.text
 
 
+def test_many_methods_have_a_row_for_each_name(hostile):
+    page = Reader(view.results_html(dict.fromkeys(("cam", "layer_cam", "grad_cam"), hostile), 0.5))
+    rows = [one for one in page.all("div") if "cliploc-pictures" in one["class"]]
+    assert [one["class"] for one in rows] == ["cliploc-pictures many"] * 4  # three names, and all together
+    assert len(page.all("img")) == 12
+
+
 def test_boxes_are_those_of_the_photograph_and_pictures_those_of_the_page(build):  # noqa: F811
     large = build(size_wh=(2000, 1000), boxes=[(0, (100, 200, 1900, 900), 0.9)])
     page = Reader(view.results_html({"cam": large}, 0.5))

@@ -14,8 +14,9 @@ from PIL import Image
 
 from cliploc.errors import UsageError
 from cliploc.localization import Localization
-from cliploc.report import draw_overlay, to_document
+from cliploc.report import ModelResults, draw_comparison, draw_overlay, to_document
 from cliploc.report.exports import AnnotatedPicture, Export, ExportSettings, exports
+from cliploc.saliency import find
 from cliploc.web.settings import Settings, to_json
 
 MAX_NAME_BYTES = 90  # of the photograph's name, and of a typed name, in a file name
@@ -40,8 +41,8 @@ def write_files(
     """Writes the files to download.
 
     For every method: an overlay at the photograph's size; the heatmaps as one array `[P, H, W]`, float32 in 0–1, and as
-    one 16-bit grey picture per name, in which 65535 stands for 1; the boxes in every format of `downloads`. Also
-    results.json, and a zip of all files, which is the first in the list.
+    one 16-bit grey picture per name, in which 65535 stands for 1; the boxes in every format of `downloads`. Of several
+    methods also one sheet of all of them. Also results.json, and a zip of all files, which is the first in the list.
 
     Args:
         folder: an empty folder.
@@ -85,10 +86,16 @@ def write_files(
                 paths.append(folder / f"{written.stem}{behind}{written.suffix}")
                 written.rename(paths[-1])
             part.rmdir()
+    first = next(iter(results.values()))
+    if len(results) > 1:
+        on_file()
+        paths.append(folder / f"{_plain(Path(first.source).stem)}_compare.png")
+        titles = {method: find(method).title for method in results}
+        draw_comparison([ModelResults(model, results)], titles).save(paths[-1])
     paths.append(folder / "results.json")
     text = json.dumps(document(results, settings), ensure_ascii=False, indent=1, allow_nan=False)
     paths[-1].write_text(text, encoding="utf-8")
-    everything = folder / f"{_plain(Path(next(iter(results.values())).source).stem)}.zip"
+    everything = folder / f"{_plain(Path(first.source).stem)}.zip"
     with zipfile.ZipFile(everything, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in paths:
             archive.write(path, path.name)

@@ -29,7 +29,7 @@ from cliploc.saliency import fitting
 from cliploc.tower import Backbone
 from cliploc.values import Boxes
 from cliploc.web.runs import MAX_SECONDS, Runs
-from cliploc.web.settings import Settings
+from cliploc.web.settings import MOST_CELLS, Settings
 
 KEPT_SECONDS = 1800  # a visitor's last results, uploads and cached features are dropped when unused for so long
 # Torch's names of the functions that take time. A search can be ended before these only: other functions restore what a
@@ -139,11 +139,9 @@ class Look:
 
     def rules(self, settings: Settings) -> list[tuple[str, float]]:
         """Each method with its threshold: that of the settings, or else the method's own."""
-        wanted = (settings.threshold, settings.compare_threshold)
-        return [
-            (method, self.own[method] if threshold is None else threshold)
-            for method, threshold in zip(self.results, wanted, strict=False)
-        ]
+        first = next(iter(self.results))
+        wanted = dict.fromkeys(self.results, settings.compare_threshold) | {first: settings.threshold}
+        return [(method, self.own[method] if tau is None else tau) for method, tau in wanted.items()]
 
     def cut(self, settings: Settings) -> dict[str, Localization]:
         """The results with boxes for these settings; no model runs."""
@@ -271,6 +269,12 @@ class Engine:
                     f"{method[:60]!r} does not run on {self.offer(settings.model).label}: use one of "
                     f"{', '.join(menu.methods)}"
                 )
+        cells = len(settings.asked) * len(settings.methods)
+        if cells > MOST_CELLS:
+            raise UsageError(
+                f"expected at most {MOST_CELLS} heatmaps (names × methods), got {len(settings.asked)} × "
+                f"{len(settings.methods)} = {cells}: ask for fewer names or methods at once"
+            )
         picture = self.read(path)
         offer = self.offer(settings.model)
         asked = {method: {"head": offer.heads[method]} if method in offer.heads else {} for method in settings.methods}

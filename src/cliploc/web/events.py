@@ -22,7 +22,7 @@ from cliploc.errors import CliplocError
 from cliploc.web import downloads, view
 from cliploc.web.components import Choice, Choices, upload_folder
 from cliploc.web.engine import Engine, Look
-from cliploc.web.layout import Layout, compare_choices, method_choices
+from cliploc.web.layout import Layout, method_choices
 from cliploc.web.runs import STOPPED
 from cliploc.web.settings import Settings, command_lines, from_mapping, from_query, python_lines, to_query
 
@@ -105,7 +105,7 @@ class Events:
         return {
             self._layout.results.status: "",
             options.method: Choice(choices=method_choices(menu), value=menu.own_method),
-            options.compare: Choice(choices=compare_choices(menu), value=""),
+            options.compare: Choices(choices=method_choices(menu), value=[]),
             options.refine: Choices(choices=list(menu.refinements), value=[]),
             sliders.threshold: threshold,
             sliders.compare_threshold: gr.Slider(visible=False),
@@ -119,11 +119,14 @@ class Events:
         except CliplocError:  # a request that is late, of the model before: Find says what is wrong with it
             return gr.skip()
 
-    def change_second_method(self, model: str, method: str, refine: list[str]) -> Any:
-        """Another second method or refinement: shows its threshold, or hides the slider where there is none."""
-        if not method:
+    def change_compared(self, model: str, methods: list[str], refine: list[str]) -> Any:
+        """Other methods to compare with, or another refinement: shows the threshold of one, and none of several.
+
+        Each of several has its own.
+        """
+        if not isinstance(methods, list) or len(methods) != 1:
             return gr.Slider(visible=False)
-        threshold = self.change_method(model, method, refine)
+        threshold = self.change_method(model, methods[0], refine)
         return gr.Slider(visible=True, value=threshold) if isinstance(threshold, float) else gr.Slider(visible=True)
 
     def open_link(self, request: gr.Request) -> Updates:
@@ -141,27 +144,29 @@ class Events:
             label = next(iter(self._engine.offers))
             menu = self._engine.menu(label)
         method = settings.method if settings.method in menu.methods else menu.own_method
-        compare = settings.compare if settings.compare in menu.methods else ""
+        compare = [one for one in settings.compare if one in menu.methods]
         refine = tuple(one for one in settings.refine if one in menu.refinements)
         usable = replace(settings, model=label, refine=refine)
         threshold, second = settings.threshold, settings.compare_threshold
         if threshold is None:
             threshold = self._engine.own_threshold(usable, method)
         if second is None:
-            second = self._engine.own_threshold(usable, compare)
+            second = self._engine.own_threshold(usable, compare[0] if compare else "")
         values = {name: getattr(usable, name) for name in components} | {
             "method": Choice(choices=method_choices(menu), value=method),
-            "compare": Choice(choices=compare_choices(menu), value=compare),
+            "compare": Choices(choices=method_choices(menu), value=compare),
             "refine": Choices(choices=list(menu.refinements), value=list(refine)),
             "threshold": threshold,
-            "compare_threshold": gr.Slider(value=second, visible=bool(compare)),
+            "compare_threshold": gr.Slider(value=second, visible=len(compare) == 1),
         }
         return updates | {component: values[name] for name, component in components.items()}
 
     # ------------------------------------------------------------------------------------------------------- helpers
     def _settings(self, values: tuple[Any, ...]) -> Settings:
         """The settings out of the components' values, in the order of `Layout.settings`."""
-        return from_mapping(dict(zip(self._layout.settings, values, strict=True)))
+        settings = from_mapping(dict(zip(self._layout.settings, values, strict=True)))
+        # The slider of the second threshold is hidden then, and what it holds is nobody's wish.
+        return settings if len(settings.compare) == 1 else replace(settings, compare_threshold=None)
 
     def _shown(self, look: Look, settings: Settings) -> Updates:
         """A search's results with the boxes of these settings, and what gives the same elsewhere."""
@@ -222,7 +227,7 @@ def _without_defaults(settings: Settings, look: Look, engine: Engine) -> Setting
         model="" if settings.model == next(iter(engine.offers)) else settings.model,
         method="" if settings.method == engine.menu(settings.model).own_method else settings.method,
         threshold=_unless(settings.threshold, own.get(settings.method)),
-        compare_threshold=_unless(settings.compare_threshold, own.get(settings.compare)) if settings.compare else None,
+        compare_threshold=_unless(settings.compare_threshold, own.get(next(iter(settings.compare), ""))),
     )
 
 

@@ -38,7 +38,7 @@ class Options:
 
     model: Choice
     method: Choice
-    compare: Choice
+    compare: Choices
     resize: Choice
     scales: Choice
     flip: gr.Checkbox
@@ -163,8 +163,8 @@ def _options(engine: Engine) -> Options:
     return Options(
         model=Choice(list(engine.offers), value=first, label="Model", elem_id="model"),
         method=Choice(method_choices(menu), value=menu.own_method, label="Method", elem_id="method"),
-        compare=Choice(
-            compare_choices(menu), value="", label="Compare with", info="A second method, shown beside the first.",
+        compare=Choices(
+            method_choices(menu), value=[], label="Compare with", info="As many methods as you like, shown beside it.",
             elem_id="compare",
         ),
         resize=Choice(
@@ -224,11 +224,6 @@ def _reproduction() -> tuple[gr.Textbox, gr.Textbox, gr.Textbox]:
 def method_choices(menu: Menu) -> list[tuple[str, str]]:
     """Title and name of each method that runs on a model."""
     return [(find(name).title, name) for name in menu.methods]
-
-
-def compare_choices(menu: Menu) -> list[tuple[str, str]]:
-    """The choices of a second method: none, and `method_choices`."""
-    return [("none", ""), *method_choices(menu)]
 
 
 def accessible_names() -> dict[str, list[str]]:

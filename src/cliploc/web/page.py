@@ -107,7 +107,7 @@ def _connect_options(layout: Layout, events: Events) -> None:
     )
     gr.on(
         [options.compare.input, options.refine.input],
-        events.change_second_method,
+        events.change_compared,
         [options.model, options.compare, options.refine],
         [sliders.compare_threshold],
         **HIDDEN,

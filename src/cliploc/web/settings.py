@@ -35,6 +35,7 @@ LIVE = (
 )  # no model runs for these
 MOST_NAMES = 50  # a page that long is read by nobody, and each name costs memory
 MOST_WORDS = 200  # names and synonyms together: each is embedded in every template
+MOST_CELLS = 120  # names × methods: each is a map in memory and a picture on the page
 MOST_LETTERS = 8_000  # of all names as they were typed
 
 
@@ -48,7 +49,7 @@ class Settings:
         names: as typed: one a line, or with commas.
         model: its place in the menu; "" for the first.
         method: "" for the tower's own.
-        compare: a second method beside it; "" for none.
+        compare: further methods beside it, any number.
         resize: of `Options`; "" for the model's own.
         scales: of `Options`: numbers with commas, one of `SCALES`.
         flip: of `Options`.
@@ -56,7 +57,7 @@ class Settings:
         refine: of `Options`.
         min_presence: of `Options`.
         threshold: of `Options`: a number; None for the method's own.
-        compare_threshold: that of the second method.
+        compare_threshold: that of the further methods; None for the own one of each.
         max_boxes: of `Options`; 0 for all.
         split_peaks: of `Options`.
         min_score: boxes that score less are left out.
@@ -66,7 +67,7 @@ class Settings:
     names: str = ""
     model: str = ""
     method: str = ""
-    compare: str = ""
+    compare: tuple[str, ...] = ()
     resize: str = ""
     scales: str = OPTIONS["scales"].text(DEFAULTS.scales)
     flip: bool = DEFAULTS.flip
@@ -82,8 +83,8 @@ class Settings:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """The method, and the second one where it is another."""
-        return (self.method, self.compare) if self.compare not in ("", self.method) else (self.method,)
+        """The method and the further ones, each once."""
+        return tuple(dict.fromkeys((self.method, *self.compare)))
 
     @property
     def asked(self) -> list[str]:

@@ -74,17 +74,19 @@ def results_html(results: Mapping[str, Localization], opacity: float) -> str:
     names = next(iter(results.values())).names
     shown = {method: _shown(one) for method, one in results.items()}
     titles = {method: find(method).title if several else "" for method in results}
-    figures = [
-        _figure_of_name(results[method], shown[method], index, opacity, titles[method])
+    rows = [
+        [_figure_of_name(results[method], shown[method], index, opacity, titles[method]) for method in results]
         for index in range(len(names))
-        for method in results
     ]
     if len(names) > 1:
-        figures += [_figure_of_all(shown[method], opacity, titles[method]) for method in results]
+        rows.append([_figure_of_all(shown[method], opacity, titles[method]) for method in results])
+    if not several:
+        rows = [[figure for row in rows for figure in row]]
     return TEMPLATES.render(
         "results.html",
         several=several,
-        figures=figures,
+        layout={1: "", 2: "paired"}.get(len(results), "many"),
+        groups=rows,
         notes=list(dict.fromkeys(note for one in results.values() for note in one.notes)),
         rows=[
             _row(one, index, find(method).title) for method, one in results.items() for index in range(len(one.names))
