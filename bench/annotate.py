@@ -44,6 +44,7 @@ from cliploc.images import SUFFIXES
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.engine import MakeWorker, Part, Shard
 from cliploc.report.exports import exports
+from cliploc.reporter import SILENT, Reporter
 
 NAMES = ("dog", "bird", "fish", "snake", "car", "boat", "monkey", "spider", "clock", "guitar")
 BATCH, TURN = 16, 128  # pictures
@@ -67,7 +68,7 @@ class Turns:
         shards: Sequence[Shard],
         make_worker: MakeWorker,
         on_part: Callable[[Part], None],
-        on_images: Callable[[int], None] | None = None,
+        reporter: Reporter = SILENT,
     ) -> None:
         with closing(make_worker()) as worker, torch.no_grad():
             localizer = worker.localizer  # type: ignore[attr-defined]
@@ -82,7 +83,7 @@ class Turns:
                 for _ in range(-(-images // BATCH)):
                     localizer.backbone.encode_image(pixels)
                 between = time.perf_counter(), time.process_time()
-                for part in worker.stream(turn, on_images):
+                for part in worker.stream(turn, reporter):
                     on_part(part)
                 after = time.perf_counter(), time.process_time()
                 forwards = BATCH * -(-images // BATCH)
@@ -151,7 +152,7 @@ def measure_memory(pictures: Path, images: int) -> None:
             formats=FORMATS,
             batch_size=BATCH,
             device="cpu",
-            on_images=count,
+            reporter=Reporter(images=count),
         )
     print(json.dumps([*peaks, peak_mib()]))
 

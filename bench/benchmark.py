@@ -37,6 +37,7 @@ from cliploc.jobs.benchmark import misfit, run_benchmark
 from cliploc.jobs.engine import MakeWorker, Part, Shard
 from cliploc.jobs.plan import Grid, View
 from cliploc.jobs.rows import part_path, write_part
+from cliploc.reporter import SILENT, Reporter
 
 BATCH = 16
 
@@ -99,7 +100,7 @@ class Bench:
         shards: Sequence[Shard],
         make_worker: MakeWorker,
         on_part: Callable[[Part], None],
-        on_images: Callable[[int], None] | None = None,  # noqa: ARG002 - an engine's
+        reporter: Reporter = SILENT,  # noqa: ARG002 - an engine's
     ) -> None:
         images = sum(len(shard.samples) for shard in shards)
         with closing(make_worker()) as worker, tempfile.TemporaryDirectory() as folder:

@@ -8,7 +8,7 @@ import pytest
 
 from cliploc import prompts
 from cliploc.localizer import Localizer, classifier
-from cliploc.pipeline.requests import Reporter
+from cliploc.reporter import Reporter
 from tests.commands import CAT, COFFEE, cliploc_, create_once
 from tests.tiny import tower
 

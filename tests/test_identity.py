@@ -281,7 +281,7 @@ HARMLESS_IN_ANNOTATE = {
     "image_url": "in an export only",
     "engine": "what carries it out: parts do not depend on it",
     "shard": "how many pictures lie in a file; batches stay whole",
-    **dict.fromkeys(("on_start", "on_images", "on_note", "on_write"), ONLY_TOLD),
+    "reporter": ONLY_TOLD,
 }
 
 
@@ -404,7 +404,7 @@ HARMLESS_IN_BENCHMARK = {
     "out": "the folder of the run itself",
     "engine": "what carries it out: parts do not depend on it",
     "judges": "how many processes compare maps with boxes",
-    **dict.fromkeys(("on_start", "on_images", "on_note", "on_end"), ONLY_TOLD),
+    "reporter": ONLY_TOLD,
 }
 
 

@@ -25,8 +25,8 @@ from cliploc.memory import Memory
 from cliploc.pipeline import modes
 from cliploc.pipeline import prepare as module
 from cliploc.pipeline.prepare import DECODERS
-from cliploc.pipeline.requests import Reporter
 from cliploc.pipeline.views import Views
+from cliploc.reporter import Reporter
 from cliploc.saliency import methods, min_max
 from cliploc.saliency.cam import cam
 from cliploc.tower import Needs

@@ -12,7 +12,7 @@ import torch
 
 from cliploc.localizer import Localizer
 from cliploc.memory import Memory
-from cliploc.pipeline.requests import Reporter
+from cliploc.reporter import Reporter
 from tests.saliency.test_ensemble import PHOTOS, WIDE, Counting, same
 from tests.tiny import tower
 

@@ -21,7 +21,6 @@ from cliploc.demo import DemoPhoto, demo_photos
 from cliploc.geometry import iou_matrix
 from cliploc.localization import Localization
 from cliploc.method import Method
-from cliploc.pipeline.requests import Reporter
 from cliploc.report.overlay import comparison
 from cliploc.saliency import methods
 
@@ -48,13 +47,12 @@ def draw(localizer: Localizer, remark: str, photos: Sequence[DemoPhoto], out: Pa
     sheets, ious = [], {method.name: [] for method in shown}
     for photo in photos:
         name = SHOWN[photo.path.name]
-        with terminal.progress("") as bar:
-            bar.start(f"{photo.path.name} by {model}", 1)
+        with terminal.progress(f"{photo.path.name} by {model}") as reporter:
             compared = localizer.compare(
                 [photo.path],
                 [name],
                 [method.name for method in shown],
-                reporter=Reporter(masked=bar.masked),
+                reporter=reporter,
             )
             (results,) = compared
         for method in shown:

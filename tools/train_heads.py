@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -26,6 +27,7 @@ from cliploc import backbones, prompts
 from cliploc.heads import SemanticHead, load_head, look
 from cliploc.method import Context
 from cliploc.metrics import Bootstrap, LocalizationAccuracy, MaxBoxAcc, box_curve, boxes_on_map
+from cliploc.reporter import Reporter
 from cliploc.saliency import methods, min_max
 from cliploc.saliency._infra.attention import summed_attention
 from cliploc.tower import Backbone, Needs
@@ -209,7 +211,7 @@ def main() -> None:
             start = time.perf_counter()
             trained = train(
                 backbone, pictures, out, chosen, features=arguments.work / "features",
-                on_epoch=lambda epoch, of=chosen.epochs: print(epoch.line(of), flush=True),
+                reporter=Reporter(note=functools.partial(print, flush=True)),
             )  # fmt: skip
             title = f"{methods.get(method).title}, {kind} head"
             heads[title] = load_head(out, backbone)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cliploc.localization import Localization
     from cliploc.localizer import Localizer
     from cliploc.memory import Memory
+    from cliploc.reporter import Reporter
     from cliploc.values import Boxes
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "Memory",
     "ModelError",
     "Options",
+    "Reporter",
     "UnknownNameError",
     "UsageError",
     "__version__",
@@ -56,6 +58,7 @@ _HOMES = {
     "cliploc.localization": ("Localization",),
     "cliploc.localizer": ("Localizer",),
     "cliploc.memory": ("Memory",),
+    "cliploc.reporter": ("Reporter",),
     "cliploc.values": ("Boxes",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

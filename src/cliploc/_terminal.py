@@ -18,7 +18,6 @@ from rich.progress import (
     ProgressColumn,
     SpinnerColumn,
     Task,
-    TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -26,6 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cliploc.errors import CliplocError
+from cliploc.reporter import Reporter, halved_note
 
 WIDE = 10_000  # columns when nobody looks at them: lines stay whole for grep and cut
 
@@ -104,10 +104,15 @@ class Terminal:
             self.err.print(Text(printable(line), style=style), soft_wrap=True)
 
     @contextmanager
-    def progress(self, label: str, total: int | None = None, rate: str = "") -> Iterator[Bar]:
-        """A bar on stderr while something takes long; nothing where stderr is no terminal.
+    def progress(self, label: str, rate: str = "") -> Iterator[Reporter]:
+        """Shows on stderr what long work reports: lines for failures and remarks, and on a terminal a progress bar.
 
-        `rate`, such as "images/s", names what is counted, and shows how fast.
+        Args:
+            label: the first phase.
+            rate: names what is counted, such as "images/s", and shows how fast; "" for no such column.
+
+        Yields:
+            What the work reports to.
         """
         columns: list[ProgressColumn] = [
             SpinnerColumn(),
@@ -118,27 +123,42 @@ class Terminal:
             TimeRemainingColumn(compact=True),
         ]
         with Progress(*columns, console=self.err, transient=True, disable=not self.err.is_terminal) as progress:
-            yield Bar(progress, progress.add_task(label, total=total))
+            bar = _Bar(progress, label)
+            yield Reporter(
+                phase=bar.phase,
+                start=bar.start,
+                images=bar.images,
+                masked=bar.masked,
+                failed=lambda _, error: self.say(f"failed: {error}", style="red"),
+                halved=lambda count: self.say(halved_note(count), style="yellow"),
+                note=lambda line: self.say(line, style="yellow"),
+            )
 
 
-class Bar:
-    """The progress of one task."""
+class _Bar:
+    """A progress bar that shows the parts of a `Reporter` that count; see there.
 
-    def __init__(self, progress: Progress, task: TaskID) -> None:
-        self._progress, self._task = progress, task
-        self._label, self._masked = "", 0
+    Args:
+        progress: where it is shown.
+        label: the first phase.
+    """
 
-    def start(self, label: str, total: int | None, done: int = 0) -> None:
-        """What is done now, how much of it there is, and how much of that was done before."""
-        self._label = label
-        self._progress.reset(self._task, description=label, total=total, completed=done)
+    def __init__(self, progress: Progress, label: str) -> None:
+        self._progress, self._label, self._masked = progress, label, 0
+        self._task = progress.add_task(label, total=None)
 
-    def advance(self, count: int = 1) -> None:
-        """So much more is done."""
+    def phase(self, label: str) -> None:
+        self._progress.remove_task(self._task)  # rich cannot take a total away from a task that has one
+        self._label, self._masked = label, 0
+        self._task = self._progress.add_task(label, total=None)
+
+    def start(self, todo: int, total: int) -> None:
+        self._progress.reset(self._task, total=total, completed=total - todo)
+
+    def images(self, count: int) -> None:
         self._progress.advance(self._task, count)
 
     def masked(self, done: int, left: int) -> None:
-        """How far the masked pictures of the next ones are: so many more are done, about so many are left."""
         self._masked += done
         beside = f", masked {self._masked:,} of {self._masked + left:,}" if left else ""
         self._progress.update(self._task, description=f"{self._label}{beside}")

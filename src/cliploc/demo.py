@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib import resources
@@ -15,6 +15,7 @@ import numpy as np
 
 from cliploc._files import write_whole
 from cliploc.localization import Localization
+from cliploc.reporter import SILENT, Reporter
 from cliploc.values import FloatArray
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def run_demo(
     localizer: Localizer,
     out: Path,
     settings: dict[str, Any],
-    done: Callable[[], None] = lambda: None,
+    reporter: Reporter = SILENT,
     beside: Localizer | None = None,
 ) -> DemoResult:
     """Localizes the names asked for in every photograph; writes a sheet for each and one page of all.
@@ -127,7 +128,7 @@ def run_demo(
         localizer: model and method.
         out: an existing folder.
         settings: shown in the page's header.
-        done: called after every photo.
+        reporter: told of the phase, the method's name, and of the photographs that are to be done and that are done.
         beside: another model or method, whose results the page shows below.
 
     Raises:
@@ -140,6 +141,8 @@ def run_demo(
     paths, asked = [photo.path for photo in photos], [photo.ask for photo in photos]
     others = beside.stream(paths, asked) if beside else repeat(None)
     rows, items, overlays, other_ious = [], [], [], []
+    reporter.phase(localizer.method.name)
+    reporter.start(len(photos), len(photos))
     for photo, result, other in zip(photos, localizer.stream(paths, asked), others, strict=False):
         ious = _ious(photo, result)
         for index, name in enumerate(result.names):
@@ -154,7 +157,7 @@ def run_demo(
         title = run_line(other) if other else ""
         beside_it = ({title: other}, {title: theirs}) if other else ({}, {})
         items.append(PageItem(result, photo.credit, photo.truth, ious, *beside_it))
-        done()
+        reporter.images(1)
     page = out / PAGE
     write_page(page, "cliploc demo", items, settings, hint=f"{IOU_RULE} {clip_hint()}")
     return DemoResult(tuple(rows), page, tuple(overlays), tuple(other_ious))

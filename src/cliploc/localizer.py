@@ -27,11 +27,12 @@ from cliploc.pipeline.decide import Evidence, reasons_of, weigh, without_boxes
 from cliploc.pipeline.looks import Wanted
 from cliploc.pipeline.modes import own_modes, undisturbed
 from cliploc.pipeline.prepare import OnError, Preparation, Prepared, Unreadable, batches
-from cliploc.pipeline.requests import SILENT, Reporter, Request, Result
+from cliploc.pipeline.requests import Request, Result
 from cliploc.pipeline.tasks import Task, TaskMaker, members
 from cliploc.pipeline.texts import Texts
 from cliploc.pipeline.views import Computed, Maps, Views, refuse_nan
 from cliploc.refine import chosen
+from cliploc.reporter import SILENT, Reporter
 from cliploc.saliency import find, resolve_options
 from cliploc.text_cache import TextCache, cache_folder
 from cliploc.tower import Backbone

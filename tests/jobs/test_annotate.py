@@ -36,6 +36,7 @@ from cliploc.jobs.pictures import find_pictures
 from cliploc.localizer import Localizer
 from cliploc.pipeline.views import Views
 from cliploc.report.exports import exports
+from cliploc.reporter import SILENT, Reporter
 from tests.commands import PHOTOS, cliploc_, create_once
 
 LABELS = ["cat|kitten", "dog", "bee @0.6", "teapot"]
@@ -300,8 +301,9 @@ def test_the_same_command_again_changes_no_file_and_other_settings_are_refused_b
     computed = []
     monkeypatch.setattr(Views, "compute", lambda *_: computed.append(1))
     written = []
-    again = annotate(folder, LABELS, plain.out, formats=["coco", "csv"], on_write=written.append, **OPTIONS)
-    assert (again.computed, computed, written) == (0, [], [])
+    reporter = Reporter(phase=written.append)
+    again = annotate(folder, LABELS, plain.out, formats=["coco", "csv"], reporter=reporter, **OPTIONS)
+    assert (again.computed, computed, written) == (0, [], ["annotate"])
     assert again.document() == plain.document()
     assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(plain.out.rglob("*")) if p.is_file()} == before
     for changed, said in [
@@ -320,7 +322,7 @@ def test_the_same_command_again_changes_no_file_and_other_settings_are_refused_b
 
 @pytest.mark.parametrize("stop_after", [0, 1, 2])
 def test_a_stopped_run_goes_on_and_gives_the_same_bytes(folder, plain, tmp_path, stop_after):
-    def stopping(shards, make_worker, on_part, on_images=None):
+    def stopping(shards, make_worker, on_part, reporter=SILENT):
         done = []
 
         def keep(part):
@@ -331,7 +333,7 @@ def test_a_stopped_run_goes_on_and_gives_the_same_bytes(folder, plain, tmp_path,
             on_part(part)
             done.append(part)
 
-        local.run(shards, make_worker, keep, on_images)
+        local.run(shards, make_worker, keep, reporter)
 
     with pytest.raises(KeyboardInterrupt):
         annotate(folder, LABELS, tmp_path, formats=["coco", "csv"], engine=stopping, **OPTIONS)
@@ -369,11 +371,13 @@ SCRIPT = """
 import sys, time
 import torch
 from cliploc.jobs.annotate import annotate
+from cliploc.reporter import Reporter
 
 labels, options = ["cat|kitten", "dog", "bee @0.6", "teapot"], {"batch_size": 2, "device": "cpu", "shard": 2}
 if __name__ == "__main__":
     torch.set_num_threads(int(sys.argv[3]))
-    annotate(sys.argv[1], labels, sys.argv[2], formats=["coco", "csv"], on_images=lambda _: time.sleep(1), **options)
+    slowly = Reporter(images=lambda _: time.sleep(1))
+    annotate(sys.argv[1], labels, sys.argv[2], formats=["coco", "csv"], reporter=slowly, **options)
 """
 
 

@@ -42,6 +42,7 @@ from cliploc.localizer import Localizer
 from cliploc.metrics import PxAP, all_numbers, pack_counts, unpack_counts
 from cliploc.pipeline import tasks
 from cliploc.pipeline.views import Views
+from cliploc.reporter import Reporter
 from tests.commands import cliploc_, create_once
 from tests.jobs.samples import dataset, wsol_folder
 from tests.report.test_benchmark import cells, section
@@ -187,12 +188,12 @@ if __name__ == "__main__":  # not in the processes that judge maps
     sys.path.insert(0, sys.argv[3])
     import time
     import torch
-    from tests.jobs.test_benchmark import VIEW, dataset, Grid, misfit, run_benchmark
+    from tests.jobs.test_benchmark import VIEW, Reporter, dataset, Grid, misfit, run_benchmark
 
     torch.set_num_threads(int(sys.argv[4]))
     settings, _ = Grid([VIEW], ["cam", "layer_cam"]).settings(misfit)
     run_benchmark(dataset(Path(sys.argv[1])), [VIEW], settings, Path(sys.argv[2]), judges=1, shard=4, save_maps=True,
-        on_images=lambda _: time.sleep(0.3))  # so that a fast machine is not done before it is killed
+        reporter=Reporter(images=lambda _: time.sleep(0.3)))  # so that a fast machine is not done before it is killed
 """
 
 
@@ -265,7 +266,7 @@ def test_every_flipped_bit_of_a_part_is_noticed_and_the_part_computed_anew(root,
         damaged[chance.randrange(len(whole))] ^= 16
         path.write_bytes(damaged)
         said = []
-        again = run(root, out, save_maps=True, on_note=said.append)
+        again = run(root, out, save_maps=True, reporter=Reporter(note=said.append))
         assert said == ["part 00001 is damaged: it is computed anew"]
         assert (again.computed, again.summary) == (1, plain.summary)
         assert path.read_bytes() == whole
@@ -277,7 +278,7 @@ def test_other_files_among_the_parts_are_named_and_ignored(root, plain, tmp_path
     for name in ("00000 (conflicted copy).parquet", "00009.parquet"):
         shutil.copy(out / "parts/00000.parquet", out / "parts" / name)
     said = []
-    again = run(root, out, save_maps=True, on_note=said.append)
+    again = run(root, out, save_maps=True, reporter=Reporter(note=said.append))
     assert (again.computed, again.summary) == (0, plain.summary)
     named = "00000 (conflicted copy).parquet, 00009.parquet"
     assert said == [f"not of this run, and ignored: {named} in {out / 'parts'}"]
@@ -296,7 +297,7 @@ def test_a_picture_replaced_under_its_name_is_computed_anew_and_said(root, plain
     if times_restored:
         os.utime(data / "val/005.jpg", ns=(old.st_atime_ns, old.st_mtime_ns))
     said = []
-    again = run(data, out, save_maps=True, on_note=said.append)
+    again = run(data, out, save_maps=True, reporter=Reporter(note=said.append))
     assert again.computed == 1
     assert said == ["replaced since they were computed: 1 picture (val/005.jpg); 1 of 4 parts computed anew"]
     fresh = run(data, tmp_path / "fresh", save_maps=True)
@@ -449,7 +450,7 @@ def test_a_batch_that_does_not_fit_the_memory_is_halved_and_said(root, plain, tm
 
     monkeypatch.setattr(Views, "compute", narrow)
     said = []
-    result = run(root, tmp_path, on_note=said.append)
+    result = run(root, tmp_path, reporter=Reporter(note=said.append))
     assert said == ["mini: too little memory for a batch of 2 pictures, done in halves"]
     assert result.notes == tuple(said)
     assert not result.failed

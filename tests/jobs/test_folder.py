@@ -18,6 +18,7 @@ from cliploc.errors import UsageError
 from cliploc.jobs import annotate as module
 from cliploc.jobs.annotate import annotate
 from cliploc.report.exports import exports
+from cliploc.reporter import Reporter
 from tests.commands import PHOTOS, cliploc_, create_once
 
 LABELS = ["cat", "dog", "bee"]
@@ -162,7 +163,7 @@ def test_a_damaged_part_is_computed_anew_to_the_same_bytes(copy, made, damage):
     else:
         path.write_bytes(other.read_bytes())
     said = []
-    result = annotate(pictures, LABELS, out, on_note=said.append, **OPTIONS)
+    result = annotate(pictures, LABELS, out, reporter=Reporter(note=said.append), **OPTIONS)
     assert said == ["part 00001 is damaged: it is computed anew"]
     assert result.computed == 1
     assert content(out) == content(made.out)
@@ -174,7 +175,7 @@ def test_other_files_among_the_parts_are_named_and_ignored(copy, made):
     for name in names:
         shutil.copy(out / "parts/00000.jsonl", out / "parts" / name)
     said = []
-    result = annotate(pictures, LABELS, out, on_note=said.append, **OPTIONS)
+    result = annotate(pictures, LABELS, out, reporter=Reporter(note=said.append), **OPTIONS)
     assert (result.computed, result.document()) == (0, made.document())
     assert said == [f"not of this run, and ignored: {', '.join(names)} in {out / 'parts'}"]
     assert all((out / "parts" / name).exists() for name in names)
@@ -213,7 +214,7 @@ def test_damaged_decisions_are_one_line_before_anything_is_computed(copy, text):
     shutil.copy(pictures / "cat.png", pictures / "new.png")
     started = []
     with pytest.raises(UsageError, match=r"decisions\.json"):
-        annotate(pictures, LABELS, out, on_images=started.append, **OPTIONS)
+        annotate(pictures, LABELS, out, reporter=Reporter(images=started.append), **OPTIONS)
     assert not started
 
 
@@ -233,7 +234,7 @@ def test_a_picture_replaced_under_its_name_is_done_anew_and_said(copy, made, tim
     if times_restored:
         os.utime(pictures / "cat.png", ns=(old.st_atime_ns, old.st_mtime_ns))
     said = []
-    result = annotate(pictures, LABELS, out, on_note=said.append, **OPTIONS)
+    result = annotate(pictures, LABELS, out, reporter=Reporter(note=said.append), **OPTIONS)
     assert said == ["replaced since they were annotated, and done anew: 1 picture (cat.png)"]
     assert (result.computed, result.boxes["cat"], result.boxes["bee"]) == (1, 0, 2 * run["labels"]["bee"]["boxes"])
     assert json.loads((out / "decisions.json").read_text())["decisions"] == {"dogs.png": {"0": False}}

@@ -18,6 +18,7 @@ from cliploc.config import BENCHMARK
 from cliploc.errors import ModelError, UsageError
 from cliploc.jobs import local
 from cliploc.jobs.engine import Part, Shard
+from cliploc.reporter import SILENT, Reporter
 from cliploc.values import Sample
 
 pa = pytest.importorskip("pyarrow")
@@ -50,7 +51,7 @@ class Labels:
     def __init__(self, before: Callable[[Shard], None] | None = None) -> None:
         self.before = before
 
-    def stream(self, shards, on_images=None) -> Iterator[Part]:
+    def stream(self, shards, reporter=SILENT) -> Iterator[Part]:
         for shard in shards:
             if self.before:
                 self.before(shard)
@@ -111,7 +112,7 @@ def same(a: dict[int, Part], b: dict[int, Part]) -> bool:
 
 def test_two_nodes_share_the_work_and_a_killed_worker_is_replaced(cluster, tmp_path):
     pictures: list[int] = []
-    run = functools.partial(engine.run, address=cluster.address, threads=1, on_images=pictures.append)
+    run = functools.partial(engine.run, address=cluster.address, threads=1, reporter=Reporter(images=pictures.append))
     parts = parts_of(run, functools.partial(Labels, functools.partial(die_once, tmp_path)))
     assert (tmp_path / "died").exists()
     assert same(parts, parts_of(local.run, Labels))

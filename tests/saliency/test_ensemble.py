@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cliploc.errors import UnknownNameError, UsageError
 from cliploc.localizer import Localizer
-from cliploc.pipeline.requests import Reporter
+from cliploc.reporter import Reporter
 from cliploc.saliency import find, methods, resolve_options
 from cliploc.saliency._infra.ensemble import rank
 from cliploc.tower import Needs

@@ -9,20 +9,21 @@ from pathlib import Path
 
 import torch
 
+from cliploc.reporter import Reporter
 from cliploc.training import TrainSettings, read_folder, train
 from tests.tiny import tower
 
 
 class Fuse:
-    """Kills its process, as `kill -9` does, at the n-th advance of whatever is called so."""
+    """Kills its process, as `kill -9` does, when pictures of a phase are told of for the n-th time."""
 
     def __init__(self, label: str, at: int) -> None:
         self._label, self._left, self._now = label, at, ""
 
-    def start(self, label: str, total: int) -> None:
+    def phase(self, label: str) -> None:
         self._now = label
 
-    def advance(self) -> None:
+    def images(self, _: int) -> None:
         if self._label and self._now.startswith(self._label):
             self._left -= 1
             if self._left == 0:
@@ -37,7 +38,9 @@ def settings(method: str) -> TrainSettings:
 
 def main(root: str, out: str, method: str, label: str = "", at: str = "0") -> None:
     torch.set_num_threads(1)
-    train(tower("vit", (5, 6)), read_folder(root), Path(out), settings(method), progress=Fuse(label, int(at)))
+    fuse = Fuse(label, int(at))
+    reporter = Reporter(phase=fuse.phase, images=fuse.images)
+    train(tower("vit", (5, 6)), read_folder(root), Path(out), settings(method), reporter=reporter)
 
 
 if __name__ == "__main__":

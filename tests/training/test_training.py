@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from cliploc import Localizer
 from cliploc.errors import ModelError, UsageError
 from cliploc.heads import load_head
+from cliploc.reporter import Reporter
 from cliploc.training import LabelledPictures, TrainSettings, features, read_csv, read_folder, train
 from cliploc.training.features import FeatureCache, Wanted
 from cliploc.training.pictures import CROP, hold_out, view
@@ -199,13 +200,39 @@ def test_pictures_that_cannot_be_read_are_named_and_left_out(colours: Path, tmp_
     (tmp_path / "root" / "red" / "00.png").write_bytes(b"no picture")
     (tmp_path / "root" / "blue" / "07.png").write_bytes(b"")
     pictures, said = read_folder(tmp_path / "root"), []
-    trained = train(tower("vit", GRID), pictures, tmp_path / "head.safetensors", quick(), on_problem=said.append)
+    trained = train(
+        tower("vit", GRID),
+        pictures,
+        tmp_path / "head.safetensors",
+        quick(),
+        reporter=Reporter(failed=lambda _, error: said.append(str(error))),
+    )
     assert len(said) == 2
     assert trained.problems == tuple(said)
     assert "red/00.png" in " ".join(said)
     used = {pictures.paths[n].relative_to(tmp_path / "root") for n in trained.parts.train + trained.parts.held_out}
     assert len(used) == 22
     assert Path("red/00.png") not in used
+
+
+def test_a_reporter_is_told_of_features_and_of_every_epoch(colours: Path, tmp_path: Path) -> None:
+    told: list[tuple[object, ...]] = []
+    reporter = Reporter(
+        phase=lambda label: told.append((label,)),
+        start=lambda *counts: told.append(counts),
+        images=lambda count: told.append(("images", count)),
+        note=lambda line: told.append(("note", line)),
+    )
+    out, pictures = tmp_path / "head.safetensors", read_folder(colours)
+    trained = train(tower("vit", GRID), pictures, out, quick(held_out=0.25), reporter=reporter)
+    at = told.index(("training",))
+    features, training = told[:at], told[at:]
+    in_training = len(trained.parts.train)
+    assert features[:2] == [("features of the frozen tower",), (len(pictures), len(pictures))]
+    assert features[2:] == [("images", 1)] * len(pictures)
+    assert training[1] == (2 * in_training, 2 * in_training)
+    assert sum(int(str(one[1])) for one in training if one[0] == "images") == 2 * in_training
+    assert [one for one in training if one[0] == "note"] == [("note", one.line(2)) for one in trained.history]
 
 
 def test_a_full_disk_is_one_line(colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,9 +340,7 @@ def test_it_stops_when_patience_ends_and_keeps_the_best(colours: Path, tmp_path:
 def test_curves_and_history_are_written(colours: Path, tmp_path: Path) -> None:
     said: list[str] = []
     out = tmp_path / "head.safetensors"
-    trained = train(
-        tower("vit", GRID), read_folder(colours), out, quick(), on_epoch=lambda epoch: said.append(epoch.line(2))
-    )
+    trained = train(tower("vit", GRID), read_folder(colours), out, quick(), reporter=Reporter(note=said.append))
     folder = tmp_path / "head.safetensors.training"
     rows = list(csv.DictReader((folder / "history.csv").open()))
     assert [float(row["loss"]) for row in rows] == [epoch.loss for epoch in trained.history]

@@ -20,6 +20,7 @@ from cliploc.errors import InputError, UsageError
 from cliploc.heads import HeadConfig, TsCamHead, answer, save_head
 from cliploc.localizer import Localizer
 from cliploc.memory import Memory
+from cliploc.reporter import Reporter
 from cliploc.saliency import methods
 from cliploc.tower import Needs
 from cliploc.web import downloads, view
@@ -69,7 +70,7 @@ def test_models_run_in_one_thread_whoever_asks(engine):
         raise StoppedError("enough")
 
     with ThreadPoolExecutor(3, thread_name_prefix="visitor") as visitors:
-        for asked in [visitors.submit(engine.look, photo, settings, None, note) for photo in photos]:
+        for asked in [visitors.submit(engine.look, photo, settings, None, Reporter(masked=note)) for photo in photos]:
             with pytest.raises(StoppedError):
                 asked.result()
     assert len(names) == 1
@@ -94,7 +95,7 @@ def test_any_method_can_be_ended_at_any_layer(model, method):
                 raise StoppedError("enough")
 
         counts.append(lambda: asked)
-        return count
+        return Reporter(masked=count)
 
     for number in range(1, 20, 3):
         engine.memory = Memory(max_seconds=60)
@@ -278,7 +279,7 @@ def test_a_long_method_counts_and_stops(engine):
         raise StoppedError("stopped")
 
     with pytest.raises(StoppedError):
-        engine.look(CAT, Settings(names="cat", method="score_cam"), on_masked=count)
+        engine.look(CAT, Settings(names="cat", method="score_cam"), reporter=Reporter(masked=count))
     assert len(counted) == 1
     assert engine.look(CAT, Settings(names="cat")).results["cam"].found[0]  # the model is as before
 

@@ -17,23 +17,23 @@ class Work:
         self.started = threading.Event()
         self.ended = threading.Event()
 
-    def __call__(self, count):
+    def __call__(self, reporter):
         try:
             while True:
-                count(2, 5)
+                reporter.masked(2, 5)
                 self.started.set()
         finally:
             self.ended.set()
 
 
 def test_a_run_counts_and_gives_what_the_work_gave():
-    run = Run(lambda count: (count(16, 7), count(7, 0), "maps")[-1])
+    run = Run(lambda reporter: (reporter.masked(16, 7), reporter.masked(7, 0), "maps")[-1])
     assert list(run.steps(0.01))[-1] == (23, 0)
     assert run.result() == "maps"
 
 
 def test_an_error_of_the_work_is_the_runs():
-    def work(count):
+    def work(reporter):
         raise ValueError("broken")
 
     with pytest.raises(ValueError, match="broken"):
@@ -49,6 +49,21 @@ def test_a_stopped_run_ends_at_its_next_step():
         run.result()
 
 
+@pytest.mark.parametrize("part", ["phase", "images", "masked"])
+def test_a_stopped_run_ends_at_whatever_its_work_reports(part):
+    stopped, news = threading.Event(), {"phase": ("writing",), "images": (1,), "masked": (1, 0)}[part]
+
+    def work(reporter):
+        stopped.wait(10)
+        getattr(reporter, part)(*news)
+
+    run = Run(work)
+    run.stop()
+    stopped.set()
+    with pytest.raises(StoppedError, match="as you asked"):
+        run.result()
+
+
 def test_a_run_ends_when_its_time_is_over():
     work = Work()
     with pytest.raises(StoppedError, match=r"It took longer than 0\.05 seconds"):
@@ -59,7 +74,7 @@ def test_a_run_ends_when_its_time_is_over():
 def test_work_that_cannot_be_cut_short_is_not_waited_for(monkeypatch):
     monkeypatch.setattr("cliploc.web.runs.GRACE_SECONDS", 0.05)
     leave = threading.Event()
-    run = Run(lambda count: leave.wait(60), 0.05)
+    run = Run(lambda reporter: leave.wait(60), 0.05)
     assert set(run.steps(0.01)) == {(0, 0)}
     with pytest.raises(StoppedError, match="It took longer"):
         run.result()
@@ -81,7 +96,7 @@ def test_a_visitor_stops_only_his_own_runs():
     mine = runs.begin("a", second)
     assert second.started.wait(10)
     assert not first.ended.is_set()
-    third = runs.begin("a", lambda count: "maps", alone=True)
+    third = runs.begin("a", lambda reporter: "maps", alone=True)
     assert first.ended.wait(10)
     assert second.ended.wait(10)
     again = runs.begin("a", second)
@@ -110,6 +125,6 @@ def test_after_the_end_no_run_goes_on_and_none_begins():
 
 def test_what_a_run_found_is_not_kept_when_nobody_has_it():
     runs = Runs()
-    assert runs.begin("a", lambda count: "maps").result() == "maps"
+    assert runs.begin("a", lambda reporter: "maps").result() == "maps"
     gc.collect()
     assert not list(runs._runs)

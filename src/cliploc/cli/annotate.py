@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,7 @@ from cliploc.cli.output import (
     writable,
 )
 from cliploc.config import Options, parse_list
+from cliploc.reporter import SILENT
 
 
 @localizer_options(leave_out=("background", "text_cache"))  # names, and what a run may not depend on
@@ -82,7 +84,7 @@ def annotate(
     folder = writable(out)
     terminal = Terminal()
     start_time = time.perf_counter()
-    with terminal.progress(f"loading {options.model}", rate="images/s") as bar:
+    with terminal.progress(f"loading {options.model}", rate="images/s") as reporter:
         from cliploc.jobs.annotate import annotate as run
         from cliploc.jobs.folder import StoppedError
 
@@ -101,10 +103,7 @@ def annotate(
                 retry=retry,
                 image_url=image_url,
                 engine=carry_out,
-                on_start=lambda todo, of: bar.start("annotate", of, of - todo),
-                on_images=bar.advance,
-                on_note=lambda line: terminal.say(line, style="yellow"),
-                on_write=lambda name: bar.start(f"writing {name}", None),
+                reporter=replace(reporter, failed=SILENT.failed),  # those of earlier runs too are said at the end
                 **options.given(),
             )
         except StoppedError as stop:

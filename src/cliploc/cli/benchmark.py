@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,6 +40,7 @@ from cliploc.cli.output import (
 )
 from cliploc.config import BENCHMARK, Options, parse_share
 from cliploc.errors import UsageError
+from cliploc.reporter import SILENT
 
 if TYPE_CHECKING:
     from cliploc.jobs.plan import View
@@ -135,7 +137,7 @@ def benchmark(
     folder = writable(out)
     asked = {"subset": subset, "classes_asked": names, "limit": limit, "sample": sample, "seed": seed}
     start_time = time.perf_counter()
-    with terminal.progress(f"reading {dataset}", rate="images/s") as bar:
+    with terminal.progress(f"reading {dataset}", rate="images/s") as reporter:
         found = open_dataset(dataset, root, split, subset=subset, classes=names, limit=limit, sample=sample, seed=seed)
         for problem in found.problems[:SHOWN_PROBLEMS]:
             terminal.say(f"{problem.kind}: {problem.source}: {problem.reason}", style="yellow")
@@ -146,7 +148,7 @@ def benchmark(
         Inputs([*pictures, *(head or []), *([classes] if classes else [])]).refuse(
             [folder / one for one in ("manifest.json", "summary.json", *FILES)], [folder / "parts", folder / "maps"]
         )
-        bar.start(f"loading {', '.join(dict.fromkeys(view.model for view in views))}", None)
+        reporter.phase(f"loading {', '.join(dict.fromkeys(view.model for view in views))}")
         try:
             result = run_benchmark(
                 found,
@@ -157,15 +159,12 @@ def benchmark(
                 save_maps=save_maps,
                 judges=workers,
                 asked=asked,
-                on_start=lambda todo, of: bar.start("benchmark", of, of - todo),
-                on_images=bar.advance,
-                on_note=lambda line: terminal.say(line, style="yellow"),
-                on_end=lambda: bar.start("summary", None),
+                reporter=replace(reporter, failed=SILENT.failed),  # those of earlier runs too are said at the end
             )
         except StoppedError as stop:
             complain(str(stop))
             return SOME_FAILED if stop.kept else NOTHING_DONE
-        bar.start("report", None)
+        reporter.phase("report")
         write_report(folder)
     if as_json:
         print_document(result.document())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -51,21 +52,20 @@ def classify(
     labels = prompts.parse(names, prompts.resolve_templates(options.templates)).names
     terminal = Terminal()
     start = time.perf_counter()
-    with terminal.progress(f"loading {options.model}") as bar:
+    with terminal.progress(f"loading {options.model}") as reporter:
         from cliploc.localizer import classifier
-        from cliploc.pipeline.requests import Reporter
 
         use_threads(threads)
         localizer = classifier(**options.given())
         for reason in localizer.unknown_names(names).values():
             terminal.say(f"left out: {reason}", style="yellow")
-        bar.start("classify", len(photos))
+        reporter.phase("classify")
+        reporter.start(len(photos), len(photos))
         run = ClassifyRun(terminal, photos, labels, quiet=as_json)
-        for result in localizer.classify_stream(
-            photos, names, top_k, on_error="skip", reporter=Reporter(failed=run.fail)
-        ):
+        told = replace(reporter, failed=run.fail)
+        for result in localizer.classify_stream(photos, names, top_k, on_error="skip", reporter=told):
             run.take(result)
-            bar.advance()
+            reporter.images(1)
     if as_json:
         settings = {"names": names, "top_k": top_k, **model_settings(localizer, options, OF_CLASSIFIER)}
         print_document(run.document(settings))

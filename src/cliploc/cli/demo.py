@@ -39,15 +39,14 @@ def demo(
     folder, photos = writable(out), list(demo_photos())
     Inputs(one.path for one in photos).refuse([folder / PAGE, *(overlay_of(one, folder) for one in photos)])
     terminal = Terminal()
-    with terminal.progress(f"loading {options.model}") as bar:
+    with terminal.progress(f"loading {options.model}") as reporter:
         from cliploc.localizer import Localizer
 
         use_threads(threads)
         localizer = Localizer(**options.but(**DEMO_VIEWS).given())
         alone = options.model != DEFAULTS.model or options.method is not None
         beside = None if alone else Localizer(**options.but(**DEMO_BESIDE).given())
-        bar.start(localizer.method.name, len(photos))
-        result = run_demo(localizer, folder, _page_settings(localizer), bar.advance, beside)
+        result = run_demo(localizer, folder, _page_settings(localizer), reporter, beside)
     terminal.data(_demo_table(result.rows))
     ious, absent = result.ious, result.absent
     alarms = sum(row.found for row in absent)

@@ -41,7 +41,6 @@ def evaluate(
     """
     from cliploc.jobs.evaluate import evaluate_folder
     from cliploc.metrics import CONVENTIONS
-    from cliploc.values import Problem
 
     chosen = next((one for one in CONVENTIONS if one == convention), None)
     if chosen is None:
@@ -49,11 +48,7 @@ def evaluate(
     if threshold is not None and not 0 <= threshold <= 1:
         raise UsageError(f"expected --threshold from 0 to 1, got {threshold:g}")
     terminal = Terminal()
-
-    def name(problem: Problem) -> None:
-        terminal.say(f"failed: {problem.source}: {problem.reason}", style="red")
-
-    with terminal.progress("reading metadata") as bar:
+    with terminal.progress("reading metadata") as reporter:
         result = evaluate_folder(
             maps,
             metadata,
@@ -61,9 +56,7 @@ def evaluate(
             threshold=threshold,
             predictions=predictions,
             workers=workers,
-            on_problem=name,
-            on_image=bar.advance,
-            on_start=lambda count: bar.start("maps", count),
+            reporter=reporter,
         )
     if as_json:
         print_document(result.document(chosen))

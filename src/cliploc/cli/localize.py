@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,20 +57,20 @@ def localize(
     others = [str(one) for one in (classes, options.pretrained, options.head) if one is not None]
     run = LocalizeRun(terminal, folder, photos, as_json, others)
     start = time.perf_counter()
-    with terminal.progress(f"loading {options.model}") as bar:
+    with terminal.progress(f"loading {options.model}") as reporter:
         from cliploc.localizer import Localizer
-        from cliploc.pipeline.requests import Reporter
         from cliploc.report.overlay import MOST_PANELS
 
         use_threads(threads)
         localizer = Localizer(**options.given())
-        bar.start(localizer.method.name, len(photos))
-        reporter = Reporter(failed=run.fail, masked=bar.masked)
+        reporter.phase(localizer.method.name)
+        reporter.start(len(photos), len(photos))
+        told = replace(reporter, failed=run.fail)
         try:
             drawn = len(names) <= MOST_PANELS  # maps of names that are not found are on no larger sheet
-            for result in localizer.stream(photos, names, on_error="skip", reporter=reporter, absent_maps=drawn):
+            for result in localizer.stream(photos, names, on_error="skip", reporter=told, absent_maps=drawn):
                 run.take(result)
-                bar.advance()
+                reporter.images(1)
         finally:  # also when interrupted: what is done is not lost
             document = run.document({"names": names, **_settings(localizer, options)})
             if folder is not None:

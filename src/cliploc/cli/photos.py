@@ -14,7 +14,7 @@ from rich.text import Text
 from cliploc._inputs import Inputs
 from cliploc._terminal import Terminal, grid, printable
 from cliploc.cli.output import DONE, NOTHING_DONE, SOME_FAILED, box_text, write
-from cliploc.errors import InputError
+from cliploc.errors import CliplocError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -36,7 +36,7 @@ class _Photos:
         self._records: list[dict[str, Any]] = []
         self._failures: list[tuple[str, str]] = []
 
-    def fail(self, source: str, error: InputError) -> None:
+    def fail(self, source: str, error: CliplocError) -> None:
         """One picture cannot be used; the others go on."""
         self._failures.append((source, str(error)))
         self._terminal.say(f"failed: {error}", style="red")

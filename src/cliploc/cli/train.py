@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from cliploc.cli.options import Debug, Threads, localizer_options, use_threads
 from cliploc.cli.output import DONE, SOME_FAILED, writable
 from cliploc.config import Options
 from cliploc.errors import UsageError
+from cliploc.reporter import SILENT
 
 
 @localizer_options(only=("model", "pretrained", "image_size", "templates", "device", "precision"))
@@ -83,7 +85,7 @@ def train(
     terminal = Terminal()
     first = os.environ.get("RANK", "0") == "0"  # one of several processes speaks
     start_time = time.perf_counter()
-    with terminal.progress(f"loading {options.model}") if first else contextlib.nullcontext() as bar:
+    with terminal.progress(f"loading {options.model}") if first else contextlib.nullcontext(SILENT) as reporter:
         from cliploc import training
         from cliploc.backbones import create
 
@@ -113,10 +115,6 @@ def train(
         device = training.process_device(options.device)
         backbone = create(str(options.model), options.pretrained, device, precision=options.precision)
 
-        def say_epoch(done: training.Epoch) -> None:
-            if first:
-                terminal.say(done.line(settings.epochs))
-
         trained = training.train(
             backbone,
             pictures,
@@ -128,9 +126,11 @@ def train(
             pretrained=options.pretrained,
             restart=restart,
             tensorboard=tensorboard,
-            progress=bar,
-            on_epoch=say_epoch,
-            on_problem=lambda line: terminal.say(f"left out: {line}", style="red"),
+            reporter=replace(
+                reporter,
+                failed=lambda _, error: terminal.say(f"left out: {error}", style="red"),
+                note=terminal.say if first else SILENT.note,
+            ),
         )
     if first:
         best = trained.history[trained.best - 1]

@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from cliploc._files import temporaries_of
 from cliploc._inputs import Inputs
 from cliploc._parts import part_path, parts_in, read_part, read_stamps, remove_part, write_part
 from cliploc.config import DEFAULTS, Options
-from cliploc.errors import UsageError
+from cliploc.errors import CliplocError, UsageError
 from cliploc.jobs import folder, local
 from cliploc.jobs.annotator import RESERVED, AnnotatorSettings, BoxFilter, Groups, Row
 from cliploc.jobs.engine import Engine, Part, Ready, Shard
@@ -35,6 +35,7 @@ from cliploc.jobs.plan import SHARD, shard_size
 from cliploc.jobs.sources import content_digest, stamp
 from cliploc.report.exports import AnnotatedPicture, Export, ExportSettings, chosen_exports, exports
 from cliploc.report.review import REVIEW_KIND, write_review
+from cliploc.reporter import SILENT, Reporter
 
 SCHEMA_VERSION = 2  # of manifest.json, summary.json, decisions.json and the parts
 KIND = RunKind(RUN_KIND, "an annotation", SCHEMA_VERSION, ".jsonl", frozenset({"root", "image_url"}))
@@ -131,10 +132,7 @@ def annotate(
     image_url: str | None = None,
     engine: Engine = local.run,
     shard: int = SHARD,
-    on_start: Callable[[int, int], None] | None = None,
-    on_images: Callable[[int], None] | None = None,
-    on_note: Callable[[str], None] | None = None,
-    on_write: Callable[[str], None] | None = None,
+    reporter: Reporter = SILENT,
     options: Options | None = None,
     **more: Any,
 ) -> AnnotateResult:
@@ -160,10 +158,9 @@ def annotate(
             Label Studio's local files.
         engine: what carries it out.
         shard: pictures that are done and written together; made whole batches of.
-        on_start: called with the number of pictures still to be done, and of all.
-        on_images: called with the number of those just done.
-        on_note: called with each remark when it comes up.
-        on_write: called with the name of each file that is being written.
+        reporter: told of the phases ("annotate", then "writing NAME" for each format that is not up to date), of the
+            pictures that are to be done, that are done and that failed, and of each remark. What its parts raise ends
+            the run, which can be gone on with.
         options: of the `Localizer`: model, method, scales, flip, batch_size …; None for the defaults. Names, background
             and filters are arguments here, and no options.
         **more: single options, such as `flip=True`, which go before those of `options`.
@@ -196,7 +193,7 @@ def annotate(
     _spare_inputs(target, [one.path for one in found], [pictures, labels])
     settings = AnnotatorSettings(names, box_filter, options)
     worker = settings()  # refuses what cannot be used before anything is written
-    notes = Notes(on_note)
+    notes = Notes(reporter)
     notes.add(worker.notes)
     described = worker.describe()
     manifest = plain(
@@ -241,16 +238,19 @@ def annotate(
             write_part(part_path(target, part.index, KIND.suffix), part.table, of_part)
             written += 1
             notes.add(part.notes)
+            for row in map(json.loads, part.table.splitlines()):
+                if row["status"] != "ok":
+                    reporter.failed(row["picture"], CliplocError(f"{row['picture']}: {row['reason']}"))
 
-        if on_start:
-            on_start(len(todo), len(found))
+        reporter.phase("annotate")
+        reporter.start(len(todo), len(found))
         with room_for_parts(target, lambda: len(whole) + written, len(whole) + len(shards)):
             if decisions is not None:
                 _merge_decisions(target, Path(decisions).expanduser(), run, results)
             decided = _decided(target, run)
             if shards:
                 folder.begin_session(target, KIND)
-                engine(list(shards.values()), Ready(settings, worker), keep, on_images)
+                engine(list(shards.values()), Ready(settings, worker), keep, reporter)
                 results = _Results(target)
             of_run = _Run(target, root, found, results, decided, worker.names)
             how = f"cliploc {__version__} {described['model']} {described['method']}"
@@ -258,7 +258,7 @@ def annotate(
             export = ExportSettings(worker.names, how, state.get("image_url", IMAGE_URL))
             kept = [one for one in exports if _is_there(target, one, state["files"], before)]
             wanted = list(dict.fromkeys([*kept, *chosen]))
-            return _conclude(of_run, before, wanted, export, review, run, len(todo), notes.lines, on_write)
+            return _conclude(of_run, before, wanted, export, review, run, len(todo), notes.lines, reporter)
 
 
 def _is_there(out: Path, export: Export, own: Sequence[str], before: Mapping[str, Any]) -> bool:
@@ -473,7 +473,7 @@ def _conclude(
     run_id: str,
     computed: int,
     notes: tuple[str, ...],
-    on_write: Callable[[str], None] | None,
+    reporter: Reporter,
 ) -> AnnotateResult:
     """Writes what is not up to date."""
     run.count()
@@ -488,14 +488,12 @@ def _conclude(
         stamp = run.stamp(one.name, needed)
         if up_to_date(one.name, stamp):
             continue
-        if on_write:
-            on_write(one.name)
+        reporter.phase(f"writing {one.name}")
         one.write(run.pictures, needed, run.out)
         files[one.name], stamps[one.name] = list(one.outputs), stamp
     stamp = run.stamp("review", review, settings.names)
     if review and not up_to_date("review", stamp):
-        if on_write:
-            on_write("review.html")
+        reporter.phase("writing review.html")
         chosen = run.least_certain(review)
         write_review(run.out / "review.html", chosen, settings.names, run_id, run.decided, len(run.found))
         files["review"], stamps["review"] = ["review.html"], stamp

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
+from collections.abc import Generator, Hashable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -23,7 +23,8 @@ from cliploc.jobs.pictures import bad_name
 from cliploc.jobs.sources import Digests
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
-from cliploc.pipeline.requests import Reporter, Request, Result
+from cliploc.pipeline.requests import Request, Result
+from cliploc.reporter import SILENT, Reporter, halved_note
 from cliploc.values import FloatArray
 
 Groups = Literal["keep", "split", "drop"]
@@ -120,9 +121,7 @@ class AnnotateWorker:
         """Everything that makes the boxes, the defaults filled in."""
         return {**self.localizer.describe(), **asdict(self._settings.filter)}
 
-    def stream(
-        self, shards: Iterable[Shard], on_images: Callable[[int], None] | None = None
-    ) -> Generator[Part, None, None]:
+    def stream(self, shards: Iterable[Shard], reporter: Reporter = SILENT) -> Generator[Part, None, None]:
         """See `cliploc.jobs.engine.Worker.stream`."""
         waiting: deque[Shard] = deque()  # whose pictures are not all done yet
         done: dict[Hashable, Row] = {}  # by shard and place in it
@@ -140,8 +139,7 @@ class AnnotateWorker:
 
         def keep(place: Hashable, row: Row) -> None:
             done[place] = row
-            if on_images:
-                on_images(1)
+            reporter.images(1)
 
         def parts() -> Iterator[Part]:
             while waiting:
@@ -161,9 +159,7 @@ class AnnotateWorker:
         entries = list(self._settings.labels.entries)
         results = self.localizer.run(
             requests(),
-            reporter=Reporter(
-                halved=lambda count: notes.append(f"too little memory for a batch of {count} pictures, done in halves")
-            ),
+            reporter=Reporter(masked=reporter.masked, halved=lambda count: notes.append(halved_note(count))),
             absent_maps=False,
         )
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -18,7 +18,7 @@ from cliploc import __version__
 from cliploc._files import temporaries_of
 from cliploc._parts import part_path, read_stamps
 from cliploc.datasets import subsets
-from cliploc.errors import UsageError
+from cliploc.errors import CliplocError, UsageError
 from cliploc.jobs import folder, local
 from cliploc.jobs.engine import Engine, Part, Ready, Shard
 from cliploc.jobs.folder import RunKind, plain, room_for_parts, write_json
@@ -30,6 +30,7 @@ from cliploc.jobs.sources import content_digest, stamp
 from cliploc.jobs.summary import Summary, summarize, summary_columns
 from cliploc.metrics import all_numbers
 from cliploc.report.benchmark import FILES as REPORT_FILES
+from cliploc.reporter import SILENT, Reporter
 from cliploc.values import Dataset
 
 SCHEMA_VERSION = 2  # of manifest.json, summary.json and the parts
@@ -131,10 +132,7 @@ def run_benchmark(
     judges: int | None = None,
     shard: int = SHARD,
     asked: Mapping[str, Any] | None = None,
-    on_start: Callable[[int, int], None] | None = None,
-    on_images: Callable[[int], None] | None = None,
-    on_note: Callable[[str], None] | None = None,
-    on_end: Callable[[], None] | None = None,
+    reporter: Reporter = SILENT,
 ) -> BenchmarkResult:
     """Benchmarks every setting on a dataset.
 
@@ -149,10 +147,8 @@ def run_benchmark(
             thread of this process.
         shard: samples that are done and written together; made whole batches of.
         asked: how the dataset was chosen (subset, limit, seed …), for the manifest.
-        on_start: called with the number of pictures × views that are still to be done, and of all.
-        on_images: called with the number of those just done.
-        on_note: called with each remark when it comes up.
-        on_end: called when all parts are there and the numbers are computed.
+        reporter: told of the phases ("benchmark", then "summary"), of the pictures × views that are to be done and that
+            are done, of each sample that failed, and of each remark.
 
     Raises:
         UsageError: a model, method, option or folder that cannot be used, or a folder of other settings.
@@ -174,7 +170,7 @@ def run_benchmark(
         token,
     )
     shards = list(shards_of(dataset, size))
-    notes = Notes(on_note)
+    notes = Notes(reporter)
     worker = worker_settings()  # refuses what cannot be used before anything is written
     manifest = {
         "schema_version": SCHEMA_VERSION,
@@ -199,8 +195,8 @@ def run_benchmark(
     todo = [shard for shard in shards if shard.index not in there]
     stamps = {shard.index: [stamp(one) for one in shard.samples] for shard in todo}  # before any of them is read
     passes = len({one.view for one in settings})
-    if on_start:
-        on_start(passes * sum(len(one.samples) for one in todo), passes * len(dataset))
+    reporter.phase("benchmark")
+    reporter.start(passes * sum(len(one.samples) for one in todo), passes * len(dataset))
     done = 0
 
     def keep(part: Part) -> None:
@@ -208,12 +204,13 @@ def run_benchmark(
         write_part(part_path(out, part.index), part.table, stamps[part.index])
         done += 1
         notes.add(part.notes)
+        for sample, reason in _failed_in(part):
+            reporter.failed(sample, CliplocError(f"{sample}: {reason}"))
 
     with temporaries_of(begun.token), room_for_parts(out, lambda: len(there) + done, len(shards)):
         folder.begin_session(out, KIND)
-        engine(todo, Ready(worker_settings, worker), keep, on_images)
-        if on_end:
-            on_end()
+        engine(todo, Ready(worker_settings, worker), keep, reporter)
+        reporter.phase("summary")
         summary = conclude(out)
     return BenchmarkResult(out, summary, notes.lines, _failures(summary), len(dataset), done, bool(there))
 
@@ -242,6 +239,12 @@ def conclude(out: Path) -> dict[str, Summary]:
     summary = summarize(manifest["settings"], rows, manifest["dataset"]["role"] == "tune")
     write_json(out / "summary.json", {"schema_version": SCHEMA_VERSION, "settings": summary})
     return summary
+
+
+def _failed_in(part: Part) -> list[tuple[str, str]]:
+    """The samples of a part that failed, each reason once, though several settings have it."""
+    rows = part.table.select(["sample", "status", "reason"]).to_pylist()
+    return list(dict.fromkeys((row["sample"], row["reason"]) for row in rows if row["status"] != "ok"))
 
 
 def _failures(summary: Mapping[str, Summary]) -> dict[str, str]:

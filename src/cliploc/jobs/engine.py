@@ -10,6 +10,8 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
+from cliploc.reporter import SILENT, Reporter
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -44,14 +46,12 @@ class Part:
 class Worker(Protocol):
     """Holds the models and turns shards into parts."""
 
-    def stream(
-        self, shards: Iterable[Shard], on_images: Callable[[int], None] | None = None
-    ) -> Generator[Part, None, None]:
+    def stream(self, shards: Iterable[Shard], reporter: Reporter = SILENT) -> Generator[Part, None, None]:
         """The parts of any number of shards, in order; pictures of the next are read while one is computed.
 
         Args:
             shards: taken one by one, a few ahead of the parts.
-            on_images: called with the number of pictures just done, in this process.
+            reporter: told of pictures and masked pictures that are done, in this process.
         """
         ...
 
@@ -92,7 +92,7 @@ class Engine(Protocol):
         shards: Sequence[Shard],
         make_worker: MakeWorker,
         on_part: Callable[[Part], None],
-        on_images: Callable[[int], None] | None = None,
+        reporter: Reporter = SILENT,
     ) -> None:
         """Hands every shard's part to `on_part`, once, in this process, in any order.
 
@@ -100,6 +100,6 @@ class Engine(Protocol):
             shards: what is still to be done.
             make_worker: called once in every process that works.
             on_part: called with every part when it is there; what it raises ends the run.
-            on_images: called with the number of pictures just done, for a person who waits.
+            reporter: told of the pictures that are done.
         """
         ...

@@ -35,6 +35,7 @@ from cliploc.metrics import (
     one_thread,
 )
 from cliploc.registry import import_modules, named_modules
+from cliploc.reporter import SILENT, Reporter
 from cliploc.values import Problem
 
 DEFAULT = Bootstrap()
@@ -98,9 +99,7 @@ def evaluate_folder(
     predictions: str | Path | None = None,
     workers: int = 1,
     bootstrap: Bootstrap = DEFAULT,
-    on_problem: Callable[[Problem], None] | None = None,
-    on_image: Callable[[], None] | None = None,
-    on_start: Callable[[int], None] | None = None,
+    reporter: Reporter = SILENT,
 ) -> FolderResult:
     """Evaluates score maps made by any tool.
 
@@ -113,9 +112,8 @@ def evaluate_folder(
         predictions: CSV with `image_id,class,class,…` a line, best first.
         workers: how many processes.
         bootstrap: how intervals are made.
-        on_problem: called with each problem when it is found.
-        on_image: called after each image.
-        on_start: called with the number of images.
+        reporter: told of each image, map or line that is left out, of the phase "maps", and of the images that are to
+            be done and that are done.
 
     Raises:
         UsageError: a folder, file or option that cannot be used, or no image that can be evaluated.
@@ -124,8 +122,7 @@ def evaluate_folder(
 
     def leave_out(problem: Problem) -> None:
         problems.append(problem)
-        if on_problem:
-            on_problem(problem)
+        reporter.failed(problem.source, InputError(f"{problem.source}: {problem.reason}"))
 
     maps = Path(maps)
     if not maps.is_dir():
@@ -152,12 +149,11 @@ def evaluate_folder(
         leave_out(Problem("prediction", image_id, "predicted, but not in image_ids.txt: add its metadata or remove it"))
     metrics = _metrics(threshold)
     evaluated = 0
-    if on_start:
-        on_start(len(truths))
+    reporter.phase("maps")
+    reporter.start(len(truths), len(truths))
     judge = partial(_judge, maps, convention, threshold)
     for truth, columns in zip(truths, _judged(judge, truths, workers), strict=True):
-        if on_image:
-            on_image()
+        reporter.images(1)
         if isinstance(columns, Problem):
             leave_out(columns)
             continue

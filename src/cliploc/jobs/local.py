@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 
 from cliploc.jobs.engine import MakeWorker, Part, Shard
+from cliploc.reporter import SILENT, Reporter
 
 
 def run(
     shards: Sequence[Shard],
     make_worker: MakeWorker,
     on_part: Callable[[Part], None],
-    on_images: Callable[[int], None] | None = None,
+    reporter: Reporter = SILENT,
     *,
     threads: int | None = None,
 ) -> None:
@@ -22,7 +23,7 @@ def run(
         shards: as there.
         make_worker: as there.
         on_part: as there.
-        on_images: as there.
+        reporter: told of pictures and masked pictures that are done.
         threads: that the model computes with; None for what torch takes.
     """
     import torch
@@ -30,7 +31,7 @@ def run(
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
-        _run(shards, make_worker, on_part, on_images)
+        _run(shards, make_worker, on_part, reporter)
     finally:
         torch.set_num_threads(before)
 
@@ -39,8 +40,8 @@ def _run(
     shards: Sequence[Shard],
     make_worker: MakeWorker,
     on_part: Callable[[Part], None],
-    on_images: Callable[[int], None] | None,
+    reporter: Reporter,
 ) -> None:
-    with closing(make_worker()) as worker, closing(worker.stream(shards, on_images)) as parts:
+    with closing(make_worker()) as worker, closing(worker.stream(shards, reporter)) as parts:
         for part in parts:
             on_part(part)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+
+from cliploc.reporter import SILENT, Reporter
 
 NAMED = 3  # of many, before a number stands for the rest
 
@@ -22,20 +24,19 @@ class Notes:
     """The remarks of a run, each once: every part brings them anew.
 
     Args:
-        say: called with each when it comes up for the first time.
+        reporter: told of each when it comes up for the first time.
     """
 
-    def __init__(self, say: Callable[[str], None] | None = None) -> None:
-        self._say = say
+    def __init__(self, reporter: Reporter = SILENT) -> None:
+        self._reporter = reporter
         self._lines: list[str] = []
 
     def add(self, lines: Iterable[str]) -> None:
-        """Those that are new are kept and said."""
+        """Those that are new are kept and told."""
         for line in lines:
             if line not in self._lines:
                 self._lines.append(line)
-                if self._say:
-                    self._say(line)
+                self._reporter.note(line)
 
     @property
     def lines(self) -> tuple[str, ...]:

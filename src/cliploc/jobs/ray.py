@@ -23,6 +23,7 @@ from cliploc.errors import CliplocError, InputError, ModelError, UsageError
 from cliploc.jobs.engine import MakeWorker, Part, Shard
 from cliploc.jobs.rows import arrow
 from cliploc.registry import import_modules, named_modules
+from cliploc.reporter import SILENT, Reporter
 
 ERRORS: dict[str, type[CliplocError]] = {
     "usage": UsageError,
@@ -42,7 +43,7 @@ def run(
     shards: Sequence[Shard],
     make_worker: MakeWorker,
     on_part: Callable[[Part], None],
-    on_images: Callable[[int], None] | None = None,
+    reporter: Reporter = SILENT,
     *,
     address: str | None = None,
     threads: int | None = None,
@@ -53,7 +54,7 @@ def run(
         shards: as there.
         make_worker: as there.
         on_part: as there.
-        on_images: called with the size of every part that is there.
+        reporter: told of the pictures of every part that is there.
         address: of a running cluster, such as "auto" or "10.0.0.1:6379"; None for Ray as it is already in use in this
             process, else for a cluster of this machine alone, which ends with the run.
         threads: processors of each worker, of which a machine gets as many as fit; None for as many as this process
@@ -89,8 +90,7 @@ def run(
                         if waiting.pop(row["index"], None) is None:
                             continue  # a worker that died right after its part was sent did it a second time
                         on_part(Part(row["index"], _table(row["table"]), tuple(row["notes"])))
-                        if on_images:
-                            on_images(sizes[row["index"]])
+                        reporter.images(sizes[row["index"]])
         except ray.exceptions.RayError as error:
             lines = str(error).strip().splitlines()
             reason = next((line.strip() for line in reversed(lines) if "Error: " in line), lines[0])[:200]

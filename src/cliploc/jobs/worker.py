@@ -8,7 +8,7 @@ import signal
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import chain, tee
@@ -33,8 +33,9 @@ from cliploc.jobs.sources import Digests
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.metrics import SIDE, one_thread
-from cliploc.pipeline.requests import Reporter, Request
+from cliploc.pipeline.requests import Request
 from cliploc.registry import import_modules, named_modules
+from cliploc.reporter import SILENT, Reporter, halved_note
 from cliploc.values import FloatArray, Sample
 
 TOP = 5  # predictions kept of each picture
@@ -88,13 +89,11 @@ class BenchmarkWorker:
         """What is to be known of the models and this dataset's names."""
         return tuple(note for view in self.views for note in view.notes)
 
-    def stream(
-        self, shards: Iterable[Shard], on_images: Callable[[int], None] | None = None
-    ) -> Generator[Part, None, None]:
+    def stream(self, shards: Iterable[Shard], reporter: Reporter = SILENT) -> Generator[Part, None, None]:
         """See `cliploc.jobs.engine.Worker.stream`."""
         digests = Digests(shards)
         own, *copies = tee(digests, 1 + len(self.views))
-        feeds = [_Feed(view, copy) for view, copy in zip(self.views, copies, strict=True)]
+        feeds = [_Feed(view, copy, reporter) for view, copy in zip(self.views, copies, strict=True)]
         waiting: deque[_Pending] = deque()
         try:
             for shard in own:
@@ -104,7 +103,7 @@ class BenchmarkWorker:
                 ]
                 pending = _Pending(shard, facts)
                 for view, feed in zip(self.views, feeds, strict=True):
-                    self._localize(view, feed, pending, on_images)
+                    self._localize(view, feed, pending, reporter)
                 waiting.append(pending)
                 while len(waiting) > AHEAD or (waiting and waiting[0].done):
                     yield self._part(waiting.popleft())
@@ -123,7 +122,7 @@ class BenchmarkWorker:
             self._judges = None
 
     # --------------------------------------------------------------------------------------------------- one shard
-    def _localize(self, view: _View, feed: _Feed, pending: _Pending, on_images: Callable[[int], None] | None) -> None:
+    def _localize(self, view: _View, feed: _Feed, pending: _Pending, reporter: Reporter) -> None:
         """One view's results of a shard go to the judges."""
         told = 0
 
@@ -135,9 +134,9 @@ class BenchmarkWorker:
                 judged.append(self._judged(sample, found, methods, jobs))
                 if sum(job.maps.nbytes for job in jobs) >= BYTES or number == len(pending.shard.samples):
                     self._submit(judged, jobs)
-                if on_images and number > told:
+                if number > told:
                     told = number
-                    on_images(1)
+                    reporter.images(1)
             view.predict(judged)
             return judged
 
@@ -150,7 +149,7 @@ class BenchmarkWorker:
         feed.restart(pending.shard)
         for method in view.methods:
             if len(view.methods) > 1:
-                alone = _Feed(view, [pending.shard], (method,))
+                alone = _Feed(view, [pending.shard], reporter, (method,))
                 try:
                     pending.add(take(alone.take(pending.shard, pending.notes), (method,)))
                     continue
@@ -303,8 +302,10 @@ class _View:
 class _Feed:
     """The endless stream of one view's results, with the samples that they belong to."""
 
-    def __init__(self, view: _View, shards: Iterable[Shard], methods: Sequence[_Method] | None = None) -> None:
-        self._view, self._methods = view, methods or view.methods
+    def __init__(
+        self, view: _View, shards: Iterable[Shard], reporter: Reporter, methods: Sequence[_Method] | None = None
+    ) -> None:
+        self._view, self._reporter, self._methods = view, reporter, methods or view.methods
         self._shards = iter(shards)
         self._start()
 
@@ -316,9 +317,8 @@ class _Feed:
             self._requests(),
             {method.name: method.options for method in self._methods},
             reporter=Reporter(
-                halved=lambda count: self._notes.append(
-                    f"{model}: too little memory for a batch of {count} pictures, done in halves"
-                )
+                masked=self._reporter.masked,
+                halved=lambda count: self._notes.append(f"{model}: {halved_note(count)}"),
             ),
         )
 

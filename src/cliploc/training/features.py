@@ -10,11 +10,10 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -26,24 +25,13 @@ from cliploc._files import write_output
 from cliploc.errors import InputError, UsageError
 from cliploc.heads import Seen, look, seen_needs
 from cliploc.method import Context
+from cliploc.reporter import SILENT, Reporter
 from cliploc.tower import Backbone
 from cliploc.training.pictures import LabelledPictures, view
 
 FORMAT = 1  # raise it when what is stored changes
 PART_BYTES = 16 << 20
 DECODERS = 2  # threads that read pictures while the tower works on those before
-
-
-class Progress(Protocol):
-    """Who is told how far something is; `cliploc._terminal.Bar` is one."""
-
-    def start(self, label: str, total: int) -> None:
-        """What is done now, and how much of it there is."""
-        ...
-
-    def advance(self) -> None:
-        """One more is done."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -107,16 +95,15 @@ class FeatureCache:
 
     def fill(
         self,
-        progress: Progress | None = None,
-        on_problem: Callable[[str], None] | None = None,
+        reporter: Reporter = SILENT,
         rank: int = 0,
         processes: int = 1,
     ) -> None:
         """Computes what is not there yet; of several processes each its share.
 
         Args:
-            progress: told of each picture.
-            on_problem: told in one line of each picture that cannot be read; it takes no part in the training.
+            reporter: told of the phase "features of the frozen tower", of the pictures that are to be done and that are
+                done, and of each that cannot be read; it takes no part in the training.
             rank: this process's number.
             processes: how many there are.
 
@@ -125,20 +112,15 @@ class FeatureCache:
         """
         self._refuse_full_disk(sum(map(self._lacks, self.parts)))
         mine = [key for key in self.parts[rank::processes] if self._lacks(key)]
-        if progress is not None and mine:
-            progress.start("features of the frozen tower", sum(len(self._rows(part)) for _, part in mine))
+        if mine:
+            count = sum(len(self._rows(part)) for _, part in mine)
+            reporter.phase("features of the frozen tower")
+            reporter.start(count, count)
         with ThreadPoolExecutor(DECODERS, "cliploc-decode") as pool:
             for which, part in mine:
-                self._make(which, part, pool, progress, on_problem)
+                self._make(which, part, pool, reporter)
 
-    def _make(
-        self,
-        which: int,
-        part: int,
-        pool: ThreadPoolExecutor,
-        progress: Progress | None,
-        on_problem: Callable[[str], None] | None,
-    ) -> None:
+    def _make(self, which: int, part: int, pool: ThreadPoolExecutor, reporter: Reporter) -> None:
         rows, size = self._rows(part), self.wanted.batch_size
         chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
         futures = [[pool.submit(self._pixels, number, which) for number in chunk] for chunk in chunks[:1]]
@@ -148,17 +130,16 @@ class FeatureCache:
             if index + 1 < len(chunks):  # decoded while the tower works
                 futures.append([pool.submit(self._pixels, number, which) for number in chunks[index + 1]])
             pixels = []
-            for future in futures[index]:
+            for number, future in zip(chunks[index], futures[index], strict=True):
                 try:
                     pixels.append(future.result())
                     readable.append(True)
                 except InputError as error:
                     pixels.append(np.zeros((3, *self.wanted.input_hw), np.uint8))
                     readable.append(False)
-                    if which == 0 and on_problem is not None:
-                        on_problem(str(error))
-                if progress is not None:
-                    progress.advance()
+                    if which == 0:
+                        reporter.failed(str(self.pictures.paths[number]), error)
+                reporter.images(1)
             futures[index] = []
             made.append(_tensors(self._look(np.stack(pixels))))
         tensors = {name: torch.cat([one[name] for one in made]) for name in made[0]}

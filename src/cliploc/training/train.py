@@ -13,7 +13,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -28,10 +28,11 @@ from torch.nn import functional as F
 from cliploc import prompts
 from cliploc._files import write_output
 from cliploc.backbones import resolve_precision
-from cliploc.errors import ModelError, UsageError
+from cliploc.errors import CliplocError, ModelError, UsageError
 from cliploc.heads import HEADS, HeadConfig, HeadKind, SemanticHead, Start, answer, save_head
+from cliploc.reporter import SILENT, Reporter
 from cliploc.tower import Backbone
-from cliploc.training.features import FeatureCache, Progress, Wanted
+from cliploc.training.features import FeatureCache, Wanted
 from cliploc.training.pictures import LabelledPictures, Parts, hold_out
 from cliploc.values import TextSet
 
@@ -191,9 +192,7 @@ def train(
     feature_batch_size: int = 16,
     restart: bool = False,
     tensorboard: bool = False,
-    progress: Progress | None = None,
-    on_epoch: Callable[[Epoch], None] | None = None,
-    on_problem: Callable[[str], None] | None = None,
+    reporter: Reporter = SILENT,
 ) -> Trained:
     """Trains a head and saves it.
 
@@ -213,9 +212,9 @@ def train(
         feature_batch_size: pictures sent through the tower at once.
         restart: whether a checkpoint that is there is passed over.
         tensorboard: whether losses and accuracies are written for TensorBoard, which must be installed.
-        progress: told of pictures and steps.
-        on_epoch: told of each epoch.
-        on_problem: told in one line of each picture that cannot be read; it is left out.
+        reporter: told of the phases ("features of the frozen tower", "training"), of the pictures that are to be done
+            in each and that are done (in training a picture counts once an epoch), of each picture that cannot be read
+            and is left out, and of each epoch in a remark.
 
     Raises:
         UsageError: settings or pictures that do not fit, a full disk, or a checkpoint of other settings.
@@ -233,10 +232,9 @@ def train(
     first = bool(accelerator.is_main_process)
     problems: list[str] = []
 
-    def note(line: str) -> None:
-        problems.append(line)
-        if on_problem is not None:
-            on_problem(line)
+    def leave_out(picture: str, error: CliplocError) -> None:
+        problems.append(str(error))
+        reporter.failed(picture, error)
 
     head_class = HEADS[settings.method]
     wanted = Wanted(
@@ -246,7 +244,7 @@ def train(
         batch_size=feature_batch_size,
     )
     cache = FeatureCache(Path(features or out.parent / "features").expanduser(), backbone, pictures, wanted)
-    cache.fill(progress, note, int(accelerator.process_index), int(accelerator.num_processes))
+    cache.fill(replace(reporter, failed=leave_out), int(accelerator.process_index), int(accelerator.num_processes))
     accelerator.wait_for_everyone()
     parts = hold_out(pictures.labels, cache.usable(), settings.held_out, settings.hold_out, settings.seed)
     text = _text(backbone, pictures, sentences).to(accelerator.device) if settings.kind == "open" else None
@@ -277,11 +275,11 @@ def train(
     if not restart:
         run.resume(folder / "checkpoint.safetensors", asked)
     board = _tensorboard(folder) if tensorboard and first else None
-    if progress is not None:
-        progress.start("training", max(1, (settings.epochs - len(run.history)) * run.steps_an_epoch))
+    reporter.phase("training")
+    reporter.start((settings.epochs - len(run.history)) * len(parts.train), settings.epochs * len(parts.train))
     drawn = time.monotonic()
     while len(run.history) < settings.epochs and not run.out_of_patience:
-        epoch = run.epoch(progress)
+        epoch = run.epoch(reporter)
         if first:
             run.save(folder / "checkpoint.safetensors", asked)
             write_output(folder / "history.csv", _table(run.history), "--out")
@@ -293,8 +291,7 @@ def train(
                     if name != "epoch" and value is not None:
                         board.add_scalar(name, value, epoch.epoch)
                 board.flush()
-        if on_epoch is not None:
-            on_epoch(epoch)
+            reporter.note(epoch.line(settings.epochs))
     accelerator.wait_for_everyone()
     best = replace(config, training={**asdict(settings), "history": [asdict(one) for one in run.history]})
     trained = head_class(best)
@@ -392,7 +389,7 @@ class _Run:
         return bool(self.parts.held_out) and len(self.history) - self.best_epoch >= self.settings.patience
 
     # ------------------------------------------------------------------------------------------------------ one epoch
-    def epoch(self, progress: Progress | None) -> Epoch:
+    def epoch(self, reporter: Reporter) -> Epoch:
         """Moves the weights once through the training part, then looks at the held-out part."""
         number, s = len(self.history), self.settings
         which = number % (s.augmentations + 1)
@@ -414,8 +411,7 @@ class _Run:
                     sums += self._backward(batch, which, len(micro))
             self.scaler.step(self.optimizer)
             self.scaler.update()
-            if progress is not None:
-                progress.advance()
+            reporter.images(sum(map(len, micro)))
         loss, right, count = self.accelerator.reduce(sums, "sum").tolist()
         accuracy = self._accuracy() if self.parts.held_out else None
         if not math.isfinite(loss):

@@ -37,7 +37,7 @@ def add_api(inputs: Inputs, engine: Engine, debug: bool, **queue: Any) -> None:
         try:
             names = from_mapping({"names": asked}).names
             wanted = replace(from_mapping({} if settings is None else settings), names=names)
-            run = engine.runs.begin(request.session_hash, lambda count: engine.look(path, wanted, None, count))
+            run = engine.runs.begin(request.session_hash, lambda reporter: engine.look(path, wanted, None, reporter))
             return finish(run.result(), wanted)
         except Exception as error:
             raise gr.Error(explain(error, debug), print_exception=False) from None

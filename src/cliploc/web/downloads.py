@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from cliploc.errors import UsageError
 from cliploc.localization import Localization
 from cliploc.report import ModelResults, draw_comparison, draw_overlay, to_document
 from cliploc.report.exports import AnnotatedPicture, Export, ExportSettings, exports
+from cliploc.reporter import SILENT, Reporter
 from cliploc.saliency import find
 from cliploc.web.settings import Settings, to_json
 
@@ -36,7 +37,7 @@ def write_files(
     results: Mapping[str, Localization],
     settings: Settings,
     model: str,
-    on_file: Callable[[], None] = lambda: None,
+    reporter: Reporter = SILENT,
 ) -> list[str]:
     """Writes the files to download.
 
@@ -49,7 +50,7 @@ def write_files(
         results: method → its result, with the photograph at its own size.
         settings: the settings of the results.
         model: the model's name for the files.
-        on_file: called before each name's file; it may raise an error to end the work.
+        reporter: told of the phase before each name's file, "writing FILE"; it may raise an error to end the work.
 
     Raises:
         UsageError: there are too many names for a photograph of this size: the heatmaps would need too much memory.
@@ -74,8 +75,8 @@ def write_files(
         paths.append(folder / f"{stem}_heatmaps.npy")
         np.save(paths[-1], heatmaps, allow_pickle=False)
         for index, name in enumerate(one.names):
-            on_file()
             paths.append(folder / f"{stem}_{index + 1}_{_plain(name)}.png")
+            reporter.phase(f"writing {paths[-1].name}")
             Image.fromarray((heatmaps[index].clip(0, 1) * 65535).round().astype(np.uint16)).save(paths[-1])
         export = ExportSettings(one.names, f"{model}, {method}", image_url="/data/local-files/?d=")
         for form in downloads():

@@ -22,9 +22,9 @@ from cliploc.localization import Localization
 from cliploc.localizer import Localizer, default_method
 from cliploc.memory import Memory
 from cliploc.pipeline.decide import absence
-from cliploc.pipeline.requests import Reporter
 from cliploc.refine import chosen, refinements
 from cliploc.report.overlay import fit_within
+from cliploc.reporter import SILENT, Reporter
 from cliploc.saliency import fitting
 from cliploc.tower import Backbone
 from cliploc.values import Boxes
@@ -236,21 +236,15 @@ class Engine:
         """The default threshold of a method after the refinements; "" for the model's default method."""
         return float(self.localizer(settings, method or self.menu(settings.model).own_method).box_rule.threshold)
 
-    def look(
-        self,
-        path: str | None,
-        settings: Settings,
-        last: Look | None = None,
-        on_masked: Callable[[int, int], None] | None = None,
-    ) -> Look:
+    def look(self, path: str | None, settings: Settings, last: Look | None = None, reporter: Reporter = SILENT) -> Look:
         """Computes the maps of a photograph, unless `last` has them; new names do not run the image tower again.
 
         Args:
             path: the uploaded file.
             settings: names, model, method and options.
             last: this visitor's previous outcome.
-            on_masked: called before each layer with the number of masked pictures done since the last call, and the
-                number left; it may raise an error to end the search.
+            reporter: told before each layer of the masked pictures that are done since the last call and that are left;
+                it may raise an error to end the search.
 
         Raises:
             InputError: the photograph cannot be used.
@@ -280,11 +274,9 @@ class Engine:
         asked = {method: {"head": offer.heads[method]} if method in offer.heads else {} for method in settings.methods}
 
         def compute() -> list[dict[str, Localization]]:
-            names = settings.asked
-            if on_masked is None:
-                return list(localizer.compare([picture.image], names, asked))
-            with _Interruptible(on_masked) as counted:
-                return list(localizer.compare([picture.image], names, asked, reporter=Reporter(masked=counted.count)))
+            with _Interruptible(reporter) as told:
+                counted = replace(reporter, masked=told.masked)
+                return list(localizer.compare([picture.image], settings.asked, asked, reporter=counted))
 
         # At threshold 0 no name is rejected for small regions: another threshold may find it later.
         localizer = self.localizer(settings, settings.method, threshold=0.0)
@@ -311,26 +303,27 @@ class Engine:
 
 
 class _Interruptible(TorchFunctionMode):
-    """Calls a function before every layer, so that any method can be ended, also one that counts nothing.
+    """Tells a reporter before every layer, so that any method can be ended, also one that masks nothing.
 
     Args:
-        on_masked: as for `Engine.look`.
+        reporter: as for `Engine.look`.
     """
 
-    def __init__(self, on_masked: Callable[[int, int], None]) -> None:
+    def __init__(self, reporter: Reporter) -> None:
         super().__init__()
-        self._on_masked = on_masked
+        self._reporter = reporter
         self._left = 0
 
-    def count(self, done: int, left: int) -> None:
+    def masked(self, done: int, left: int) -> None:
+        """As `Reporter.masked`."""
         self._left = left
-        self._on_masked(done, left)
+        self._reporter.masked(done, left)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         if getattr(func, "__name__", "") in LAYERS:
-            self._on_masked(0, self._left)
+            self._reporter.masked(0, self._left)
         return func(*args, **(kwargs or {}))
 
 

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import gradio as gr
 
 from cliploc._memory_errors import out_of_memory
 from cliploc.errors import CliplocError
+from cliploc.reporter import Reporter
 from cliploc.web import downloads, view
 from cliploc.web.components import Choice, Choices, upload_folder
 from cliploc.web.engine import Engine, Look
@@ -50,7 +51,7 @@ class Events:
         try:
             settings = self._settings(values)
             run = self._engine.runs.begin(
-                request.session_hash, lambda count: self._engine.look(path, settings, last, count), alone=True
+                request.session_hash, lambda reporter: self._engine.look(path, settings, last, reporter), alone=True
             )
             began = time.monotonic()
             for done, left in run.steps():
@@ -189,11 +190,11 @@ class Events:
 def write_downloads(engine: Engine, visitor: str | None, look: Look, settings: Settings) -> list[str]:
     """Writes the downloads into the upload folder, which is emptied when the server ends and whose old files go."""
 
-    def write(count: Callable[[int, int], None]) -> list[str]:
+    def write(reporter: Reporter) -> list[str]:
         folder = Path(tempfile.mkdtemp(dir=upload_folder()))
         photograph = engine.read(look.path).image
         results = {method: replace(one, image=photograph) for method, one in look.cut(settings).items()}
-        return downloads.write_files(folder, results, settings, look.offer.label, lambda: count(0, 0))
+        return downloads.write_files(folder, results, settings, look.offer.label, reporter)
 
     return engine.runs.begin(visitor, write).result()
 

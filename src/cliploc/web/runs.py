@@ -9,9 +9,10 @@ from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 from cliploc.errors import UsageError
+from cliploc.reporter import Reporter
 
 T = TypeVar("T")
-Work = Callable[[Callable[[int, int], None]], T]
+Work = Callable[[Reporter], T]
 STOPPED = "Stopped, as you asked."
 MAX_SECONDS = 300.0  # time limit of a run
 GRACE_SECONDS = 5.0  # further time for a step that cannot be interrupted
@@ -26,12 +27,12 @@ class Run(Generic[T]):
     """One piece of work in a thread, with a count of its steps; it can be stopped, and has a time limit.
 
     Args:
-        work: called with a function `count(done, left)`. The work calls it with the number of steps done since the last
-            call and the number left; it raises `StoppedError` once the run is to end.
+        work: called with a `Reporter`, whose `masked` counts the steps. Its parts raise `StoppedError` once the run is
+            to end.
         seconds: the time limit.
 
     Example:
-        >>> run = Run(lambda count: count(3, 0) or "done")
+        >>> run = Run(lambda reporter: reporter.masked(3, 0) or "done")
         >>> list(run.steps(0.01))[-1:], run.result()
         ([(3, 0)], 'done')
     """
@@ -87,17 +88,21 @@ class Run(Generic[T]):
         return f"It took longer than {self._seconds:g} seconds: ask for fewer names, or use a faster method."
 
     def _carry_out(self) -> None:
+        reporter = Reporter(phase=self._go_on, images=self._go_on, masked=self._count)
         try:
-            self._outcome.append(self._work(self._count))
+            self._outcome.append(self._work(reporter))
         except BaseException as error:
             self._error = error
 
     def _count(self, done: int, left: int) -> None:
+        self._go_on()
+        self._steps = self._steps[0] + done, left
+
+    def _go_on(self, *_: object) -> None:
         if time.monotonic() > self._until:
             raise StoppedError(self._too_long)
         if self._stop.is_set():
             raise StoppedError(STOPPED)
-        self._steps = self._steps[0] + done, left
 
 
 class Runs:

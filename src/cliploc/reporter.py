@@ -1,0 +1,57 @@
+"""How long work tells its caller what it does: one object, `Reporter`, with a function for each kind of news."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from cliploc.errors import CliplocError
+
+
+def _nothing(*_: Any) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Reporter:
+    """What long work tells its caller while it goes on. Each part is a function; those left out are not called.
+
+    Work calls the parts that it has news for; its documentation says which. A part that raises an error ends the work.
+
+    Attributes:
+        phase: what the work does from now on, in a few words, such as "writing coco".
+        start: a count of pictures begins, or goes on: how many are to be done, and how many there are in all.
+        images: so many more pictures are done.
+        masked: so many more masked pictures are done, and about so many are left for this batch (the Score-CAM family).
+        failed: a picture, or another input, cannot be used: its name, and the error, whose text names it too.
+        halved: there was too little memory for a batch of so many pictures, which is done in two halves.
+        note: a remark on the run, in one line.
+
+    Example:
+        >>> import cliploc
+        >>> reporter = cliploc.Reporter(note=print, failed=lambda name, error: print(error))
+        >>> reporter.note("part 00003 is damaged: it is computed anew")
+        part 00003 is damaged: it is computed anew
+        >>> cliploc.annotate("photos", ["cat"], "out", reporter=reporter)  # doctest: +SKIP
+    """
+
+    phase: Callable[[str], None] = _nothing
+    start: Callable[[int, int], None] = _nothing
+    images: Callable[[int], None] = _nothing
+    masked: Callable[[int, int], None] = _nothing
+    failed: Callable[[str, CliplocError], None] = _nothing
+    halved: Callable[[int], None] = _nothing
+    note: Callable[[str], None] = _nothing
+
+
+SILENT = Reporter()  # tells nobody
+
+
+def halved_note(pictures: int) -> str:
+    """What `Reporter.halved` says, in words.
+
+    Args:
+        pictures: how many the batch had.
+    """
+    return f"too little memory for a batch of {pictures} pictures, done in halves"
