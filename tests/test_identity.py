@@ -39,7 +39,7 @@ from cliploc.memory import Memory
 from cliploc.tower import Needs
 from cliploc.training import TrainSettings, read_csv, train
 from cliploc.training.features import FeatureCache, Wanted
-from cliploc.web.engine import Engine, Offer
+from cliploc.web.service import Offer, Service
 from cliploc.web.settings import LIVE, Settings, command_lines, python_lines
 from tests.tiny import tower
 
@@ -634,7 +634,7 @@ def test_every_setting_of_the_page_is_computed_anew_or_moves_boxes_and_colours_a
 
 def test_the_lines_of_the_page_say_the_servers_precision() -> None:
     for precision, said in (("fp32", None), ("bf16", "bf16")):
-        [offer] = Engine([Offer("mini")], "cpu", precision).offers.values()
+        [offer] = Service([Offer("mini")], "cpu", precision).offers.values()
         assert offer.arguments["precision"] == said
         lines = python_lines(Settings(names="cat"), "a.jpg", offer.arguments, [({"method": "cam"}, 0.4)])
         assert ("precision='bf16'" in lines) == (said is not None)

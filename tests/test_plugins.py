@@ -96,10 +96,10 @@ def python(site: Path, *words: object, cwd: Path | None = None) -> subprocess.Co
 def test_installed_things_are_listed_and_on_the_page(site):
     code = """
 from cliploc.cli import main
-from cliploc.web.engine import Engine, Offer
+from cliploc.web.service import Service, Offer
 
 codes = [main(words) for words in (["methods"], ["exports"], ["metrics"], ["datasets"], ["models", "my-mini"])]
-print(codes, Engine([Offer("mini")], device="cpu").menu("mini").methods)
+print(codes, Service([Offer("mini")], device="cpu").menu("mini").methods)
 """
     done = python(site, "-c", code)
     assert (done.returncode, done.stderr) == (0, "")

@@ -27,7 +27,7 @@ from cliploc.method import Context
 from cliploc.saliency import fitting, methods, unfit_reason
 from cliploc.saliency._infra.registration import check_options
 from cliploc.tower import Needs
-from cliploc.web.engine import Engine, Offer
+from cliploc.web.service import Offer, Service
 from tests.saliency.peers import min_max
 from tests.saliency.towers import CLIP_RESNETS, RESNETS, TINY_GRIDS, build, cases, grids, own, pictures
 from tests.saliency.vits import AveragingVit, QueryingVit, tiny
@@ -99,9 +99,9 @@ def test_what_does_not_run_on_a_tower_is_refused_before_a_picture_and_offered_no
     for name, said in refused.items():
         assert said.startswith(f"{unfit_reason(methods.get(name), backbone)}: use one of {', '.join(runs)}")
     assert runs == list(fitting(backbone))
-    engine = Engine([Offer("tiny")])
-    monkeypatch.setattr(engine, "backbone", lambda _: backbone)
-    assert list(engine.menu("tiny").methods) == runs
+    service = Service([Offer("tiny")])
+    monkeypatch.setattr(service, "backbone", lambda _: backbone)
+    assert list(service.menu("tiny").methods) == runs
     entry = replace(models.get("mini"), name="tiny", kind=backbone.kind, pooling=backbone.pooling)
     monkeypatch.setattr(models, "get", lambda _: entry)
     assert [name for name in methods.names() if misfit(View(Options(model="tiny")), name) is None] == runs

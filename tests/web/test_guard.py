@@ -21,11 +21,11 @@ import pytest
 pytest.importorskip("gradio", reason="gradio is not installed: pip install 'cliploc[web]'")
 import gradio_client
 
-from cliploc.web.engine import Engine, Offer
 from cliploc.web.hosts import Hosts
+from cliploc.web.service import Offer, Service
 from cliploc.web.settings import MOST_LETTERS, MOST_WORDS
 from tests.web.serving import serving
-from tests.web.test_server import DEMO, client, engine, get, started
+from tests.web.test_server import DEMO, client, get, service, started
 
 FILE = {"_type": "gradio.FileData"}
 CAT = (DEMO / "cat.jpg").read_bytes()
@@ -38,7 +38,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(folder) -> Iterator[str]:
-    yield from started(engine(), folder, max_bytes=1_000_000)
+    yield from started(service(), folder, max_bytes=1_000_000)
 
 
 @pytest.fixture(scope="module")
@@ -280,7 +280,7 @@ def test_a_foreign_name_and_a_foreign_page_are_turned_away(address):
 
 
 def test_a_name_that_was_allowed_is_served(tmp_path):
-    for address in started(engine(), tmp_path, hosts=Hosts("0.0.0.0", ["page.example"])):
+    for address in started(service(), tmp_path, hosts=Hosts("0.0.0.0", ["page.example"])):
         assert status(address, Host="page.example") == 200
         assert status(address, Host="127.0.0.1", Origin="https://page.example") == 200
         assert status(address, Host="other.example") == 421
@@ -297,7 +297,7 @@ def test_who_serves_everybody_without_a_password_is_warned(tmp_path):
 
 # ----------------------------------------------------------------------------------------------------------- too much
 def test_a_request_that_takes_too_long_is_ended_and_the_next_is_served(tmp_path):
-    hasty = Engine([Offer("mini")], device="cpu", max_seconds=0.5)
+    hasty = Service([Offer("mini")], device="cpu", max_seconds=0.5)
     for address in started(hasty, tmp_path):
         mine = client(address, tmp_path)
         photo = gradio_client.handle_file(str(DEMO / "cat.jpg"))
@@ -310,7 +310,7 @@ def test_a_request_that_takes_too_long_is_ended_and_the_next_is_served(tmp_path)
 
 def test_old_uploads_and_downloads_go_and_examples_stay(tmp_path, monkeypatch):
     monkeypatch.setattr("cliploc.web.server.MAX_UPLOADS", 0)  # as if all of them were too old
-    for address in started(engine(), tmp_path):
+    for address in started(service(), tmp_path):
         examples = set(tmp_path.rglob("*.jpg"))
         assert len(examples) == len(list(DEMO.glob("*.jpg")))
         path = upload(address, (DEMO / "cat.jpg").read_bytes() + b"\0")
@@ -367,7 +367,7 @@ def test_a_request_must_come_soon(tmp_path, monkeypatch):
         post.format("call/locate", "application/json"): b"HTTP/1.1 408",
         post.format("upload", "multipart/form-data; boundary=x"): b"HTTP/1.1 408",
     }
-    for address in started(engine(), tmp_path):
+    for address in started(service(), tmp_path):
         for text, answer in sent.items():
             with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), timeout=20) as mine:
                 mine.sendall(text.encode())

@@ -17,28 +17,28 @@ pytest.importorskip("gradio", reason="gradio is not installed: pip install 'clip
 import gradio_client
 
 from cliploc.localizer import Localizer
-from cliploc.web.engine import Engine, Offer
 from cliploc.web.server import application, listener
+from cliploc.web.service import Offer, Service
 from tests.commands import cliploc_
 
 DEMO = Path(__file__).parents[2] / "src/cliploc/demo_photos"
 
 
-def engine() -> Engine:
+def service() -> Service:
     """For one server: it ends with it."""
-    return Engine([Offer("mini")], device="cpu", max_pixels=1_000_000)
+    return Service([Offer("mini")], device="cpu", max_pixels=1_000_000)
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory) -> Iterator[str]:
-    yield from started(engine(), tmp_path_factory.mktemp("uploads"), max_bytes=1_000_000)
+    yield from started(service(), tmp_path_factory.mktemp("uploads"), max_bytes=1_000_000)
 
 
-def started(engine: Engine, folder: Path, **options) -> Iterator[str]:
+def started(service: Service, folder: Path, **options) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(folder))
         patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
-        server = listener(application(engine, **options), port=0)
+        server = listener(application(service, **options), port=0)
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         while not server.started:
@@ -177,7 +177,7 @@ def test_an_upload_of_too_many_bytes_is_turned_away(address):
 
 
 def test_a_server_ends_at_once_and_silently_though_many_look(tmp_path, capfd):
-    looked_at = engine()
+    looked_at = service()
     for address in started(looked_at, tmp_path):
         # Their connections stay open; those who wait must not have their turn when the first is stopped.
         mine = [client(address, tmp_path) for _ in range(3)]
@@ -199,7 +199,7 @@ def test_a_server_ends_at_once_and_silently_though_many_look(tmp_path, capfd):
 
 
 def test_a_stranger_is_turned_away_where_there_is_a_password(tmp_path):
-    for address in started(engine(), tmp_path, auth=("me", "secret")):
+    for address in started(service(), tmp_path, auth=("me", "secret")):
         assert get(f"{address}/gradio_api/queue/status")[0] == 401
         assert get(f"{address}/gradio_api/upload", {})[0] == 401
         with pytest.raises(gradio_client.exceptions.AuthenticationError):

@@ -73,13 +73,13 @@ def serve(
     models = pair_weights(model or ["mini", "mini-vit"], pretrained)
     auth = None if auth_env is None else _user(auth_env)
     use_threads(threads)
-    from cliploc.web.engine import Engine, Offer, with_heads
     from cliploc.web.server import serve as serve_page
+    from cliploc.web.service import Offer, Service, with_heads
 
     terminal = Terminal()
     offers = [Offer(name, weights) for name, weights in models]
     most_pixels = round(max_megapixels * 1e6)
-    engine = Engine(with_heads(offers, head or []), options.device, options.precision, most_pixels, max_seconds)
+    service = Service(with_heads(offers, head or []), options.device, options.precision, most_pixels, max_seconds)
     if auth is None and host not in ("127.0.0.1", "localhost", "::1"):
         terminal.say(
             f"warning: anybody who reaches {host} can use this page: --auth-env asks for a password", style="yellow"
@@ -87,7 +87,7 @@ def serve(
     terminal.say(f"loading {offers[0].label}", style="dim")
     with contextlib.suppress(KeyboardInterrupt):  # how a server is ended
         serve_page(
-            engine,
+            service,
             host,
             port,
             auth=auth,

@@ -9,20 +9,20 @@ from typing import Any, TypeVar
 import gradio as gr
 
 from cliploc.web import downloads
-from cliploc.web.engine import Engine, Look
 from cliploc.web.events import explain, write_downloads
 from cliploc.web.layout import Inputs
+from cliploc.web.service import Look, Service
 from cliploc.web.settings import Settings, from_mapping
 
 T = TypeVar("T")
 
 
-def add_api(inputs: Inputs, engine: Engine, debug: bool, **queue: Any) -> None:
+def add_api(inputs: Inputs, service: Service, debug: bool, **queue: Any) -> None:
     """Adds `/locate` and `/files` to the page that is open.
 
     Args:
         inputs: the components for photograph and names.
-        engine: the models behind the page.
+        service: the models behind the page.
         debug: as for `page.build`.
         queue: how gradio queues requests that run a model.
     """
@@ -37,7 +37,7 @@ def add_api(inputs: Inputs, engine: Engine, debug: bool, **queue: Any) -> None:
         try:
             names = from_mapping({"names": asked}).names
             wanted = replace(from_mapping({} if settings is None else settings), names=names)
-            run = engine.runs.begin(request.session_hash, lambda reporter: engine.look(path, wanted, None, reporter))
+            run = service.runs.begin(request.session_hash, lambda reporter: service.look(path, wanted, None, reporter))
             return finish(run.result(), wanted)
         except Exception as error:
             raise gr.Error(explain(error, debug), print_exception=False) from None
@@ -51,7 +51,7 @@ def add_api(inputs: Inputs, engine: Engine, debug: bool, **queue: Any) -> None:
             path,
             asked,
             settings,
-            lambda look, wanted: write_downloads(engine, request.session_hash, look, wanted),
+            lambda look, wanted: write_downloads(service, request.session_hash, look, wanted),
         )
 
     given = gr.JSON(value={}, visible=False, label="settings")

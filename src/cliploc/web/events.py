@@ -22,9 +22,9 @@ from cliploc.errors import CliplocError
 from cliploc.reporter import Reporter
 from cliploc.web import downloads, view
 from cliploc.web.components import Choice, Choices, upload_folder
-from cliploc.web.engine import Engine, Look
 from cliploc.web.layout import Layout, method_choices
 from cliploc.web.runs import STOPPED
+from cliploc.web.service import Look, Service
 from cliploc.web.settings import Settings, command_lines, from_mapping, from_query, python_lines, to_query
 
 Updates = dict[Any, Any]  # component → its new value, or gr.skip()
@@ -35,13 +35,13 @@ class Events:
 
     Args:
         layout: the page's components.
-        engine: the models behind them.
+        service: the models behind them.
         debug: whether an error of the program itself is printed with its traceback, on the server.
     """
 
-    def __init__(self, layout: Layout, engine: Engine, debug: bool) -> None:
+    def __init__(self, layout: Layout, service: Service, debug: bool) -> None:
         self._layout = layout
-        self._engine = engine
+        self._service = service
         self._debug = debug
 
     # ------------------------------------------------------------------------------------------------------- results
@@ -50,8 +50,8 @@ class Events:
         results = self._layout.results
         try:
             settings = self._settings(values)
-            run = self._engine.runs.begin(
-                request.session_hash, lambda reporter: self._engine.look(path, settings, last, reporter), alone=True
+            run = self._service.runs.begin(
+                request.session_hash, lambda reporter: self._service.look(path, settings, last, reporter), alone=True
             )
             began = time.monotonic()
             for done, left in run.steps():
@@ -75,12 +75,12 @@ class Events:
 
     def stop(self, request: gr.Request) -> str:
         """Stop: ends the visitor's search at its next step."""
-        self._engine.runs.stop(request.session_hash)
+        self._service.runs.stop(request.session_hash)
         return view.status(STOPPED)
 
     def leave(self, request: gr.Request) -> None:
         """The visitor closes the page: ends the search that nobody waits for any more."""
-        self._engine.runs.stop(request.session_hash)
+        self._service.runs.stop(request.session_hash)
 
     def make_files(self, request: gr.Request, last: Look | None, *values: Any) -> Updates:
         """Create the files: writes the downloads of the results that are shown."""
@@ -89,7 +89,7 @@ class Events:
             return {layout.results.status: view.problem("There are no results to download yet: press Find first.")}
         try:
             settings = last.settings.with_live(self._settings(values))
-            return {layout.downloads.files: write_downloads(self._engine, request.session_hash, last, settings)}
+            return {layout.downloads.files: write_downloads(self._service, request.session_hash, last, settings)}
         except Exception as error:
             return self._problem(error)
 
@@ -99,8 +99,8 @@ class Events:
         options, sliders = self._layout.options, self._layout.sliders
         try:
             settings = from_mapping({"model": label})
-            menu = self._engine.menu(settings.model)
-            threshold = self._engine.own_threshold(settings)
+            menu = self._service.menu(settings.model)
+            threshold = self._service.own_threshold(settings)
         except Exception as error:
             return self._problem(error)
         return {
@@ -116,7 +116,7 @@ class Events:
         """Another method or refinement: sets the method's own threshold."""
         try:
             settings = from_mapping({"model": model, "refine": refine, "method": method})
-            return self._engine.own_threshold(settings, settings.method)
+            return self._service.own_threshold(settings, settings.method)
         except CliplocError:  # a request that is late, of the model before: Find says what is wrong with it
             return gr.skip()
 
@@ -139,20 +139,20 @@ class Events:
         settings = from_query(urlencode(query))
         updates: Updates = {}
         try:
-            label, menu = self._engine.offer(settings.model).label, self._engine.menu(settings.model)
+            label, menu = self._service.offer(settings.model).label, self._service.menu(settings.model)
         except CliplocError as error:
             updates[self._layout.results.status] = view.problem(str(error))
-            label = next(iter(self._engine.offers))
-            menu = self._engine.menu(label)
+            label = next(iter(self._service.offers))
+            menu = self._service.menu(label)
         method = settings.method if settings.method in menu.methods else menu.own_method
         compare = [one for one in settings.compare if one in menu.methods]
         refine = tuple(one for one in settings.refine if one in menu.refinements)
         usable = replace(settings, model=label, refine=refine)
         threshold, second = settings.threshold, settings.compare_threshold
         if threshold is None:
-            threshold = self._engine.own_threshold(usable, method)
+            threshold = self._service.own_threshold(usable, method)
         if second is None:
-            second = self._engine.own_threshold(usable, compare[0] if compare else "")
+            second = self._service.own_threshold(usable, compare[0] if compare else "")
         values = {name: getattr(usable, name) for name in components} | {
             "method": Choice(choices=method_choices(menu), value=method),
             "compare": Choices(choices=method_choices(menu), value=compare),
@@ -180,23 +180,23 @@ class Events:
             results.figures: view.results_html(found, settings.opacity),
             results.python: python_lines(settings, file, look.offer.arguments, rules),
             results.command: command_lines(settings, file, look.offer.arguments, rules),
-            results.address: f"?{to_query(_without_defaults(settings, look, self._engine))}",
+            results.address: f"?{to_query(_without_defaults(settings, look, self._service))}",
         }
 
     def _problem(self, error: Exception) -> Updates:
         return {self._layout.results.status: view.problem(explain(error, self._debug))}
 
 
-def write_downloads(engine: Engine, visitor: str | None, look: Look, settings: Settings) -> list[str]:
+def write_downloads(service: Service, visitor: str | None, look: Look, settings: Settings) -> list[str]:
     """Writes the downloads into the upload folder, which is emptied when the server ends and whose old files go."""
 
     def write(reporter: Reporter) -> list[str]:
         folder = Path(tempfile.mkdtemp(dir=upload_folder()))
-        photograph = engine.read(look.path).image
+        photograph = service.read(look.path).image
         results = {method: replace(one, image=photograph) for method, one in look.cut(settings).items()}
         return downloads.write_files(folder, results, settings, look.offer.label, reporter)
 
-    return engine.runs.begin(visitor, write).result()
+    return service.runs.begin(visitor, write).result()
 
 
 def explain(error: Exception, debug: bool) -> str:
@@ -220,13 +220,13 @@ def _needs_search(now: Settings, shown: Settings) -> bool:
     return any(getattr(now, key) != getattr(shown, key) for key in ("model", "method", "compare", "refine"))
 
 
-def _without_defaults(settings: Settings, look: Look, engine: Engine) -> Settings:
+def _without_defaults(settings: Settings, look: Look, service: Service) -> Settings:
     """The settings for an address: those that the page would choose by itself are left out."""
     own = look.own
     return replace(
         settings,
-        model="" if settings.model == next(iter(engine.offers)) else settings.model,
-        method="" if settings.method == engine.menu(settings.model).own_method else settings.method,
+        model="" if settings.model == next(iter(service.offers)) else settings.model,
+        method="" if settings.method == service.menu(settings.model).own_method else settings.method,
         threshold=_unless(settings.threshold, own.get(settings.method)),
         compare_threshold=_unless(settings.compare_threshold, own.get(next(iter(settings.compare), ""))),
     )

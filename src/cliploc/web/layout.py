@@ -13,7 +13,7 @@ from cliploc.demo import demo_photos
 from cliploc.prompts import TEMPLATE_SETS
 from cliploc.saliency import find
 from cliploc.web.components import Choice, Choices, Photograph, Slider, Text
-from cliploc.web.engine import KEPT_SECONDS, Engine, Menu
+from cliploc.web.service import KEPT_SECONDS, Menu, Service
 from cliploc.web.settings import MOST_LETTERS, SCALES, Settings
 
 INTRO = "# cliploc\nType a name and see where it is: heatmaps and boxes, without training for that name."
@@ -107,11 +107,11 @@ class Layout:
         }
 
 
-def build_layout(engine: Engine) -> Layout:
+def build_layout(service: Service) -> Layout:
     """Adds the components to the page that is open.
 
     Args:
-        engine: its first model and that model's methods are chosen at first.
+        service: its first model and that model's methods are chosen at first.
 
     Raises:
         ModelError: the first model cannot be loaded.
@@ -122,11 +122,11 @@ def build_layout(engine: Engine) -> Layout:
         with gr.Column(scale=2, min_width=300):
             inputs = _inputs()
             with gr.Accordion("Model, method and options", open=False):
-                options = _options(engine)
+                options = _options(service)
         with gr.Column(scale=5, min_width=300):
             status = gr.HTML("", elem_id="status")
             with gr.Row(elem_id="sliders"):
-                sliders = _sliders(engine.own_threshold(Settings()))
+                sliders = _sliders(service.own_threshold(Settings()))
             figures = gr.HTML(NO_RESULT_YET, elem_id="results")
             with gr.Accordion("Downloads", open=False):
                 downloads = _downloads()
@@ -157,11 +157,11 @@ def _inputs() -> Inputs:
     return Inputs(photo, names, find_button, stop, examples)
 
 
-def _options(engine: Engine) -> Options:
-    first = next(iter(engine.offers))
-    menu = engine.menu(first)
+def _options(service: Service) -> Options:
+    first = next(iter(service.offers))
+    menu = service.menu(first)
     return Options(
-        model=Choice(list(engine.offers), value=first, label="Model", elem_id="model"),
+        model=Choice(list(service.offers), value=first, label="Model", elem_id="model"),
         method=Choice(method_choices(menu), value=menu.own_method, label="Method", elem_id="method"),
         compare=Choices(
             method_choices(menu), value=[], label="Compare with", info="As many methods as you like, shown beside it.",

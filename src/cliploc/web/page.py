@@ -8,10 +8,10 @@ import gradio as gr
 
 from cliploc.web import view
 from cliploc.web.api import add_api
-from cliploc.web.engine import KEPT_SECONDS, Engine
 from cliploc.web.events import Events
 from cliploc.web.layout import Layout, accessible_names, build_layout
 from cliploc.web.runs import STOPPED
+from cliploc.web.service import KEPT_SECONDS, Service
 
 TITLE = "cliploc: type a name, see where it is"
 REFUSED = "The server did not take the request: too many are waiting, or it is shutting down. Try again in a minute."
@@ -20,11 +20,11 @@ HIDDEN: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"
 ONE_AT_A_TIME: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}  # a model fills the machine
 
 
-def build(engine: Engine, *, debug: bool = False) -> gr.Blocks:
+def build(service: Service, *, debug: bool = False) -> gr.Blocks:
     """Builds the page.
 
     Args:
-        engine: the models behind it.
+        service: the models behind it.
         debug: whether an error of the program itself is printed with its traceback, on the server.
 
     Raises:
@@ -34,15 +34,15 @@ def build(engine: Engine, *, debug: bool = False) -> gr.Blocks:
     with gr.Blocks(
         title=TITLE, analytics_enabled=False, delete_cache=(SWEPT_SECONDS, KEPT_SECONDS), fill_width=False
     ) as page:
-        layout = build_layout(engine)
-        events = Events(layout, engine, debug)
+        layout = build_layout(service)
+        events = Events(layout, service, debug)
         page.load(None, js=_page_script(), **HIDDEN)
         page.load(events.open_link, None, [layout.results.status, *layout.settings.values()], **HIDDEN, **ONE_AT_A_TIME)
         page.unload(events.leave)
         _connect_search(layout, events)
         _connect_options(layout, events)
         _connect_downloads(layout, events)
-        add_api(layout.inputs, engine, debug, **ONE_AT_A_TIME)
+        add_api(layout.inputs, service, debug, **ONE_AT_A_TIME)
     return page
 
 

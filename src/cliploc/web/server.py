@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cliploc.errors import UsageError
-from cliploc.web.engine import KEPT_SECONDS, Engine
 from cliploc.web.guard import Guard
 from cliploc.web.hosts import Hosts
 from cliploc.web.requests import Requests
+from cliploc.web.service import KEPT_SECONDS, Service
 from cliploc.web.uploads import Uploads
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ MAX_UPLOADS = 2_000_000_000  # bytes of all uploads and downloads together
 
 
 def application(
-    engine: Engine,
+    service: Service,
     *,
     auth: tuple[str, str] | None = None,
     queue: int = 32,
@@ -37,7 +37,7 @@ def application(
     """Page and API as an ASGI application. Set `GRADIO_TEMP_DIR` to the folder for uploads before the call.
 
     Args:
-        engine: the models behind it.
+        service: the models behind it.
         auth: user and password; None to let everybody in.
         queue: how many requests may wait; more are refused.
         max_bytes: the largest upload.
@@ -56,7 +56,7 @@ def application(
         raise UsageError("serve needs gradio, which is not installed: pip install 'cliploc[web]'") from None
     from cliploc.web import components, page, view
 
-    blocks = page.build(engine, debug=debug)
+    blocks = page.build(service, debug=debug)
     blocks.queue(max_size=queue, default_concurrency_limit=4, api_open=False)  # open, requests could skip the queue
     blocks.state_session_capacity = KEPT_SESSIONS
     blocks.has_launched = True  # gradio does not set it when mounted; unset, requests may name any file
@@ -85,7 +85,7 @@ def application(
     inner: Any = next(route.app for route in app.routes if isinstance(route, Mount))
 
     def end() -> None:
-        engine.runs.end()  # else the process would wait for the longest run
+        service.runs.end()  # else the process would wait for the longest run
         inner.stop_event.set()  # else open pages are cut off, each with a traceback in the log
 
     requests = Requests(components.endpoints(blocks), components.is_ours)
@@ -121,7 +121,7 @@ def listener(app: Guard, **config: Any) -> uvicorn.Server:
 
 
 def serve(
-    engine: Engine,
+    service: Service,
     host: str = "127.0.0.1",
     port: int = 7860,
     *,
@@ -135,7 +135,7 @@ def serve(
     """Serves until it is interrupted. Uploads are in a temporary folder, which is removed at the end.
 
     Args:
-        engine: the models behind it.
+        service: the models behind it.
         host: the address to listen on.
         port: 0 for any free one.
         auth: as for `application`.
@@ -156,7 +156,7 @@ def serve(
         os.environ["GRADIO_TEMP_DIR"] = folder
         try:
             hosts = Hosts(host, allow_hosts)
-            app = application(engine, auth=auth, queue=queue, max_bytes=max_bytes, hosts=hosts, debug=debug)
+            app = application(service, auth=auth, queue=queue, max_bytes=max_bytes, hosts=hosts, debug=debug)
             if threading.current_thread() is threading.main_thread():
                 # Else a SIGTERM would end the process before the folder is removed.
                 signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -13,7 +13,7 @@ from cliploc.localization import Localization
 from cliploc.report.html import REPORT_TEMPLATES, Templates, count, embedded
 from cliploc.report.overlay import draw_names, heatmap_alt, legend, verdict
 from cliploc.saliency import find
-from cliploc.web.engine import slim
+from cliploc.web.service import slim
 
 SHOWN_SIDE = 720  # longest side in pixels of a picture on the page; downloads have the photograph's own size
 JPEG_QUALITY = 85

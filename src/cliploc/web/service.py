@@ -1,4 +1,4 @@
-"""The models behind the page, shared by all visitors, and what they compute for one photograph."""
+"""What the page asks for: the models, shared by all visitors, and what they compute for one photograph."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class Look:
         return replace(self, results={method: slim(one, side) for method, one in self.results.items()})
 
 
-class Engine:
+class Service:
     """Loads models when they are first needed, and searches photographs, one at a time.
 
     Args:
@@ -306,7 +306,7 @@ class _Interruptible(TorchFunctionMode):
     """Tells a reporter before every layer, so that any method can be ended, also one that masks nothing.
 
     Args:
-        reporter: as for `Engine.look`.
+        reporter: as for `Service.look`.
     """
 
     def __init__(self, reporter: Reporter) -> None:

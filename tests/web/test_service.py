@@ -24,7 +24,6 @@ from cliploc.reporter import Reporter
 from cliploc.saliency import methods
 from cliploc.tower import Needs
 from cliploc.web import downloads, view
-from cliploc.web.engine import Engine, Offer, with_heads
 from cliploc.web.runs import StoppedError
 from cliploc.web.settings import MOST_CELLS, Settings, command_lines, python_lines
 from tests.commands import cliploc_
@@ -34,17 +33,17 @@ CAT = str(DEMO / "cat.jpg")
 
 
 @pytest.fixture(scope="module")
-def engine() -> Engine:
-    return Engine([Offer("mini")], device="cpu")
+def service() -> Service:
+    return Service([Offer("mini")], device="cpu")
 
 
 @pytest.fixture(scope="module")
-def look(engine):
-    return engine.look(CAT, Settings(names="cat, dog"))
+def look(service):
+    return service.look(CAT, Settings(names="cat, dog"))
 
 
-def test_boxes_are_the_localizers_at_every_threshold(engine, look, monkeypatch):
-    monkeypatch.setattr(engine, "backbone", None)  # no model may run from here on
+def test_boxes_are_the_localizers_at_every_threshold(service, look, monkeypatch):
+    monkeypatch.setattr(service, "backbone", None)  # no model may run from here on
     for threshold, most, split in ((None, 0, 1), (0.1, 0, 1), (0.1, 0, 0.02), (0.6, 1, 1), (0.9, 2, 1)):
         settings = Settings(names="cat, dog", threshold=threshold, max_boxes=most, split_peaks=split)
         [(method, found)] = look.cut(settings).items()
@@ -59,7 +58,7 @@ def test_boxes_are_the_localizers_at_every_threshold(engine, look, monkeypatch):
         np.testing.assert_allclose(found.maps, wanted.maps, atol=1e-6)
 
 
-def test_models_run_in_one_thread_whoever_asks(engine):
+def test_models_run_in_one_thread_whoever_asks(service):
     # What is kept of looks lay in the heaps of many threads before, and memory grew to thrice of it.
     names = set()
     photos = [str(DEMO / name) for name in ("bee.jpg", "dogs.jpg", "bridge.jpg")]
@@ -70,7 +69,7 @@ def test_models_run_in_one_thread_whoever_asks(engine):
         raise StoppedError("enough")
 
     with ThreadPoolExecutor(3, thread_name_prefix="visitor") as visitors:
-        for asked in [visitors.submit(engine.look, photo, settings, None, Reporter(masked=note)) for photo in photos]:
+        for asked in [visitors.submit(service.look, photo, settings, None, Reporter(masked=note)) for photo in photos]:
             with pytest.raises(StoppedError):
                 asked.result()
     assert len(names) == 1
@@ -81,7 +80,7 @@ def test_models_run_in_one_thread_whoever_asks(engine):
     ("model", "method"), [("mini", "cam"), ("mini", "layer_cam"), ("mini-vit", "naclip"), ("mini-vit", "legrad")]
 )
 def test_any_method_can_be_ended_at_any_layer(model, method):
-    engine = Engine([Offer(model)], device="cpu")
+    service = Service([Offer(model)], device="cpu")
     photo, settings = str(DEMO / "drum.jpg"), Settings(names="drum", method=method)
     counts = []
 
@@ -98,11 +97,11 @@ def test_any_method_can_be_ended_at_any_layer(model, method):
         return Reporter(masked=count)
 
     for number in range(1, 20, 3):
-        engine.memory = Memory(max_seconds=60)
+        service.memory = Memory(max_seconds=60)
         with pytest.raises(StoppedError, match="enough"):
-            engine.look(photo, settings, None, stop_at(number))
+            service.look(photo, settings, None, stop_at(number))
         assert counts[-1]() == number
-    whole = engine.look(photo, settings, None, stop_at(0))  # what was ended has left nothing behind
+    whole = service.look(photo, settings, None, stop_at(0))  # what was ended has left nothing behind
     wanted = Localizer(model, method=method)(photo, ["drum"])
     np.testing.assert_allclose(whole.results[method].maps, wanted.maps, atol=1e-6)
 
@@ -135,12 +134,12 @@ def test_the_least_presence_is_asked_for_without_another_run(look, least):
     np.testing.assert_array_equal(found.boxes.xyxy, wanted.boxes.xyxy)
 
 
-def test_what_is_kept_for_a_visitor_holds_a_small_photograph_and_the_same_boxes(engine, tmp_path):
+def test_what_is_kept_for_a_visitor_holds_a_small_photograph_and_the_same_boxes(service, tmp_path):
     large = tmp_path / "large.png"
     with Image.open(CAT) as photo:
         photo.resize((1804, 1200)).save(large)
     settings = Settings(names="cat, dog", min_presence=0.0)
-    look = engine.look(str(large), settings)
+    look = service.look(str(large), settings)
     kept = look.slim(200)
     assert kept.results["cam"].image.size == (200, 133)
     whole, small = look.cut(settings)["cam"], kept.cut(settings)["cam"]
@@ -151,24 +150,24 @@ def test_what_is_kept_for_a_visitor_holds_a_small_photograph_and_the_same_boxes(
     assert "{:.0f} {:.0f}".format(*whole.boxes.xyxy[0]) in html
 
 
-def test_the_same_again_is_not_computed_again(engine, look):
-    again = engine.look(CAT, Settings(names="cat,dog", threshold=0.7, opacity=0.2), look)
+def test_the_same_again_is_not_computed_again(service, look):
+    again = service.look(CAT, Settings(names="cat,dog", threshold=0.7, opacity=0.2), look)
     assert again is look
-    assert engine.look(CAT, Settings(names="cat"), look) is not look
+    assert service.look(CAT, Settings(names="cat"), look) is not look
 
 
-def test_new_names_on_a_photograph_run_no_tower(engine, look, monkeypatch):
-    mini = engine.backbone("mini")
+def test_new_names_on_a_photograph_run_no_tower(service, look, monkeypatch):
+    mini = service.backbone("mini")
     monkeypatch.setattr(mini, "trace", lambda *_: pytest.fail("the image tower ran"))
-    again = engine.look(CAT, Settings(names="remote control, cat"), look)
+    again = service.look(CAT, Settings(names="remote control, cat"), look)
     wanted = Localizer("mini", method="cam")(CAT, ["remote control", "cat"])
     np.testing.assert_array_equal(again.cut(Settings())["cam"].boxes.xyxy, wanted.boxes.xyxy)
     monkeypatch.setattr(mini, "encode_text", lambda _: pytest.fail("the text tower ran"))
-    engine.look(CAT, Settings(names="cat"))  # another visitor
+    service.look(CAT, Settings(names="cat"))  # another visitor
 
 
-def test_two_methods_out_of_one_pass(engine):
-    look = engine.look(CAT, Settings(names="cat", method="grad_cam", compare=("layer_cam",), compare_threshold=0.5))
+def test_two_methods_out_of_one_pass(service):
+    look = service.look(CAT, Settings(names="cat", method="grad_cam", compare=("layer_cam",), compare_threshold=0.5))
     assert list(look.results) == ["grad_cam", "layer_cam"]
     assert [tau for _, tau in look.rules(Settings(compare_threshold=0.5))] == [look.own["grad_cam"], 0.5]
     html = view.results_html(look.cut(Settings(names="cat")), 0.5)
@@ -176,10 +175,10 @@ def test_two_methods_out_of_one_pass(engine):
     assert "LayerCAM" in html
 
 
-def test_any_number_of_methods_out_of_one_pass(engine):
+def test_any_number_of_methods_out_of_one_pass(service):
     asked = ("cam", "layer_cam", "xgrad_cam", "grad_cam_pp", "cam")
     settings = Settings(names="cat, dog", method="grad_cam", compare=asked)
-    look = engine.look(CAT, settings)
+    look = service.look(CAT, settings)
     assert list(look.results) == ["grad_cam", "cam", "layer_cam", "xgrad_cam", "grad_cam_pp"]
     found = look.cut(settings)
     for method, one in found.items():
@@ -191,58 +190,58 @@ def test_any_number_of_methods_out_of_one_pass(engine):
     assert taus == dict.fromkeys(look.results, 0.9) | {"grad_cam": 0.1}
     lines = python_lines(settings, "cat.jpg", look.offer.arguments, [(look.offer.arguments_of(m), 0.3) for m in found])
     assert lines.count("cliploc.Localizer(") == 5
-    again = engine.look(CAT, replace(settings, compare=asked[:2]), look)
+    again = service.look(CAT, replace(settings, compare=asked[:2]), look)
     assert list(again.results) == ["grad_cam", "cam", "layer_cam"]
 
 
-def test_more_heatmaps_than_a_page_holds_are_refused_before_the_model_runs(engine, monkeypatch):
-    methods = engine.menu("mini").methods
+def test_more_heatmaps_than_a_page_holds_are_refused_before_the_model_runs(service, monkeypatch):
+    methods = service.menu("mini").methods
     names = ", ".join(f"n{i}" for i in range(MOST_CELLS // len(methods) + 1))
-    monkeypatch.setattr(engine, "localizer", None)
+    monkeypatch.setattr(service, "localizer", None)
     with pytest.raises(UsageError, match=rf"at most {MOST_CELLS} heatmaps \(names × methods\), got"):
-        engine.look(CAT, Settings(names=names, compare=methods))
+        service.look(CAT, Settings(names=names, compare=methods))
 
 
-def test_the_menu_holds_what_runs(engine):
-    menu = engine.menu("mini")
+def test_the_menu_holds_what_runs(service):
+    menu = service.menu("mini")
     assert set(menu.methods) == {one.name for one in methods if "cnn" in one.towers}
     assert menu.own_method == "cam"
     with pytest.raises(UsageError, match="does not run on mini: use one of"):
-        engine.look(CAT, Settings(names="cat", method="legrad"))
+        service.look(CAT, Settings(names="cat", method="legrad"))
     with pytest.raises(UsageError, match="'gem' does not run on mini: use one of"):
-        engine.look(CAT, Settings(names="cat", compare=("layer_cam", "gem")))
+        service.look(CAT, Settings(names="cat", compare=("layer_cam", "gem")))
 
 
 @pytest.mark.parametrize("model", ["RN50", "local-dir:/etc", "hf-hub:some/thing", "/etc/passwd"])
-def test_no_model_but_those_offered(engine, model):
+def test_no_model_but_those_offered(service, model):
     with pytest.raises(UsageError, match="expected a model of the menu"):
-        engine.look(CAT, Settings(names="cat", model=model))
+        service.look(CAT, Settings(names="cat", model=model))
 
 
-def test_refusals_name_the_photograph_and_no_folder(engine, tmp_path):
+def test_refusals_name_the_photograph_and_no_folder(service, tmp_path):
     bad = tmp_path / "notes.jpg"
     bad.write_text("no picture")
     with pytest.raises(InputError, match=r"^notes\.jpg: not a picture") as caught:
-        engine.look(str(bad), Settings(names="cat"))
+        service.look(str(bad), Settings(names="cat"))
     assert str(tmp_path) not in str(caught.value)
     with pytest.raises(UsageError, match="drop one on the page"):
-        engine.look(None, Settings(names="cat"))
+        service.look(None, Settings(names="cat"))
     with pytest.raises(UsageError, match="type one"):
-        engine.look(CAT, Settings(names=" "))
+        service.look(CAT, Settings(names=" "))
 
 
 def test_a_photograph_of_too_many_pixels_is_not_decoded(tmp_path, monkeypatch):
     large = tmp_path / "large.png"
     Image.new("L", (2000, 1001)).save(large)
-    small = Engine([Offer("mini")], max_pixels=2_000_000)
+    small = Service([Offer("mini")], max_pixels=2_000_000)
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("decoded"))
     with pytest.raises(InputError, match=r"large\.png: 2000×1001 pixels, expected at most 2 million"):
         small.read(str(large))
 
 
 @pytest.mark.parametrize("kind", ["open", "closed"])
-def test_a_trained_head_is_its_models_method(engine, tmp_path, kind):
-    mini = engine.backbone("mini")
+def test_a_trained_head_is_its_models_method(service, tmp_path, kind):
+    mini = service.backbone("mini")
     channels = (
         mini.trace(mini.normalize(torch.zeros(1, 3, *mini.input_hw)), Needs(features=(-1,))).features[-1].shape[1]
     )
@@ -254,7 +253,7 @@ def test_a_trained_head_is_its_models_method(engine, tmp_path, kind):
     file = tmp_path / "head.safetensors"
     save_head(file, TsCamHead(config), answer(mini))
     [offer] = with_heads([Offer("mini")], [str(file)])
-    trained = Engine([offer], device="cpu")
+    trained = Service([offer], device="cpu")
     assert trained.menu("mini").own_method == "ts_cam"
     look = trained.look(CAT, Settings(names="cat, dog", compare=("cam",)))
     found = look.cut(Settings(names="cat, dog", threshold=0.3))
@@ -271,7 +270,7 @@ def test_a_trained_head_is_its_models_method(engine, tmp_path, kind):
         with_heads([Offer("mini")], [str(file), str(file)])
 
 
-def test_a_long_method_counts_and_stops(engine):
+def test_a_long_method_counts_and_stops(service):
     counted = []
 
     def count(done, left):
@@ -279,14 +278,14 @@ def test_a_long_method_counts_and_stops(engine):
         raise StoppedError("stopped")
 
     with pytest.raises(StoppedError):
-        engine.look(CAT, Settings(names="cat", method="score_cam"), reporter=Reporter(masked=count))
+        service.look(CAT, Settings(names="cat", method="score_cam"), reporter=Reporter(masked=count))
     assert len(counted) == 1
-    assert engine.look(CAT, Settings(names="cat")).results["cam"].found[0]  # the model is as before
+    assert service.look(CAT, Settings(names="cat")).results["cam"].found[0]  # the model is as before
 
 
-def test_nothing_typed_becomes_markup(engine):
+def test_nothing_typed_becomes_markup(service):
     name = "<script>alert(1)</script>"
-    html = view.results_html(engine.look(CAT, Settings(names=name)).cut(Settings(names=name)), 0.5)
+    html = view.results_html(service.look(CAT, Settings(names=name)).cut(Settings(names=name)), 0.5)
     assert "<script" not in html
     assert "&lt;script&gt;" in html
 
@@ -319,9 +318,9 @@ def test_files_hold_the_photographs_own_size(look, tmp_path):
     assert drawn["value"]["x"] == pytest.approx(100 * box[0] / 451, abs=1e-3)
 
 
-def test_files_of_two_methods_do_not_write_over_each_other(engine, tmp_path):
+def test_files_of_two_methods_do_not_write_over_each_other(service, tmp_path):
     settings = Settings(names="cat", compare=("layer_cam",))
-    look = engine.look(CAT, settings)
+    look = service.look(CAT, settings)
     names = [Path(path).name for path in downloads.write_files(tmp_path, look.cut(settings), settings, "mini")]
     assert len(set(names)) == len(names)
     assert {"coco_cam.json", "coco_layer_cam.json", "cat_layer_cam_overlay.png"} <= set(names)
