@@ -33,7 +33,7 @@ from cliploc import __version__
 from cliploc._allocator import keep_freed_memory
 from cliploc.config import BENCHMARK
 from cliploc.datasets import open_dataset
-from cliploc.jobs.benchmark import misfit, run_benchmark
+from cliploc.jobs.benchmark import run_benchmark, unfit_on_view
 from cliploc.jobs.engine import MakeWorker, Part, Shard
 from cliploc.jobs.plan import Grid, View
 from cliploc.jobs.rows import part_path, write_part
@@ -156,7 +156,7 @@ def main() -> int:
     budget = {"budget": given.budget} if given.budget else {}
     settings, left_out = Grid(
         [view], methods, lambda name: budget if name in ("score_cam", "vl_score") else {}
-    ).settings(misfit)
+    ).settings(unfit_on_view)
     with tempfile.TemporaryDirectory() as out:
         run_benchmark(dataset, [view], settings, Path(out), engine=bench, judges=given.workers)
     print(

@@ -31,7 +31,7 @@ from cliploc.cli.benchmark import benchmark as benchmark_command
 from cliploc.config import DEFAULTS, OPTIONS, RESULT_OPTIONS, words_of
 from cliploc.datasets import subsets
 from cliploc.errors import UsageError
-from cliploc.heads import HeadConfig, TsCamHead, answer, save_head
+from cliploc.heads import HeadConfig, TsCamHead, save_head, tower_fingerprint
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotator import RESERVED, BoxFilter
 from cliploc.localizer import Localizer
@@ -70,7 +70,7 @@ def write_head(path: Path, seed: int) -> Path:
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        save_head(path, TsCamHead(config), answer(backbone))
+        save_head(path, TsCamHead(config), tower_fingerprint(backbone))
     return path
 
 

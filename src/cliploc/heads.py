@@ -31,7 +31,7 @@ from cliploc.tower import Backbone, Needs, TowerKind
 
 FORMAT = 2  # of a saved head
 READABLE = (1, FORMAT)  # 1: LCTR's heads had no bias
-SAME_ANSWER = 0.999  # cosine: rounding of a lower precision stays above it, other weights far below
+SAME_TOWER = 0.999  # cosine: rounding of a lower precision stays above it, other weights far below
 HeadKind = Literal["closed", "open"]
 Start = Literal["zero-shot", "random"]
 
@@ -361,10 +361,10 @@ def _grid(seen: Seen) -> tuple[int, int]:
 HEADS: dict[str, type[SemanticHead]] = {head.method: head for head in (TsCamHead, LctrHead)}
 
 
-# -------------------------------------------------------------------------------------------------- the tower's answer
+# ----------------------------------------------------------------------------------------------- fingerprint of a tower
 @torch.no_grad()
-def answer(backbone: Backbone) -> Tensor:
-    """What a tower says to one fixed pattern, `[D]` float32: the same in any precision, on any device."""
+def tower_fingerprint(backbone: Backbone) -> Tensor:
+    """A tower's embedding of one fixed pattern, `[D]` float32: the same in any precision, on any device."""
     height, width = backbone.input_hw
     y, x = torch.meshgrid(*(torch.linspace(0, 1, n, dtype=torch.float32) for n in (height, width)), indexing="ij")
     pattern = torch.stack([x, y, 0.5 + 0.5 * torch.sin(20 * x) * torch.cos(13 * y)])  # [3, H, W]
@@ -372,13 +372,13 @@ def answer(backbone: Backbone) -> Tensor:
 
 
 # ----------------------------------------------------------------------------------------------------- saved and loaded
-def save_head(path: Path, head: SemanticHead, tower_answer: Tensor) -> None:
+def save_head(path: Path, head: SemanticHead, fingerprint: Tensor) -> None:
     """Writes a head: safetensors, the config as JSON in its metadata. A reader never sees half of it.
 
     Args:
         path: the file.
         head: trained.
-        tower_answer: `answer` of its tower.
+        fingerprint: `tower_fingerprint` of its tower.
 
     Raises:
         UsageError: it cannot be written.
@@ -388,7 +388,7 @@ def save_head(path: Path, head: SemanticHead, tower_answer: Tensor) -> None:
     metadata = {
         "cliploc_head": json.dumps(says, ensure_ascii=False)
     }  # one entry: safetensors does not keep their order
-    write_output(path, save({**tensors, "tower.answer": tower_answer.contiguous()}, metadata), "--out")
+    write_output(path, save({**tensors, "tower.answer": fingerprint.contiguous()}, metadata), "--out")
 
 
 def load_head(path: str | Path, backbone: Backbone | None = None) -> SemanticHead:
@@ -406,7 +406,7 @@ def load_head(path: str | Path, backbone: Backbone | None = None) -> SemanticHea
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     head = HEADS[config.method](config)
-    tower_answer = tensors.pop("tower.answer", None)
+    fingerprint = tensors.pop("tower.answer", None)
     if config.method == LctrHead.method:
         tensors.setdefault("head.bias", torch.zeros(config.outputs))  # files of format 1 have none
     try:
@@ -414,7 +414,7 @@ def load_head(path: str | Path, backbone: Backbone | None = None) -> SemanticHea
     except RuntimeError:
         raise ModelError(f"{path} is damaged: its weights do not fit its own description: train it again") from None
     if backbone is not None:
-        _refuse_another_tower(path, config, tower_answer, backbone)
+        _refuse_another_tower(path, config, fingerprint, backbone)
         head.to(backbone.device)
     return head.eval().requires_grad_(False)
 
@@ -456,7 +456,7 @@ def _refuse_another_tower(path: Path, config: HeadConfig, expected: Tensor | Non
     if expected is None:
         raise ModelError(f"{path} is damaged: it does not say which tower it was trained on: train it again")
     if config.weights != backbone.weights_id:
-        # Other libraries, devices and precisions name the same weights otherwise: what do they answer?
-        got = answer(backbone)
-        if not float(F.cosine_similarity(got, expected, dim=0)) > SAME_ANSWER:
+        # Other libraries, devices and precisions name the same weights otherwise: what do they make of one pattern?
+        got = tower_fingerprint(backbone)
+        if not float(F.cosine_similarity(got, expected, dim=0)) > SAME_TOWER:
             raise ModelError(f"{path} was trained on other weights of {config.tower} than these: use {asked}")

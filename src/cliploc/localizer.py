@@ -31,7 +31,7 @@ from cliploc.pipeline.requests import Request, Result
 from cliploc.pipeline.tasks import Task, TaskMaker, members
 from cliploc.pipeline.texts import Texts
 from cliploc.pipeline.views import Computed, Maps, Views, refuse_nan
-from cliploc.refine import chosen
+from cliploc.refine import resolve_refinements
 from cliploc.reporter import SILENT, Reporter
 from cliploc.saliency import find, resolve_options
 from cliploc.text_cache import TextCache, cache_folder
@@ -111,7 +111,7 @@ class Localizer:
         if given.background:
             prompts.parse(given.background)
         self.backbone = _created(model, pretrained, given.device, given.precision) if isinstance(model, str) else model
-        steps = chosen(given.refine, self.backbone)
+        steps = resolve_refinements(given.refine, self.backbone)
         self.refine = tuple(step.name for step in steps)
         self.precision = backbones.precision_name(self.backbone.dtype)
         encode_masked, self.masked_precision = _masked_encoder(self.backbone, given.masked_precision)

@@ -30,7 +30,7 @@ from cliploc.jobs import local
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotator import AnnotatorSettings, BoxFilter
 from cliploc.jobs.engine import Ready
-from cliploc.jobs.folder import StoppedError
+from cliploc.jobs.folder import DiskFullError
 from cliploc.jobs.labels import labels_of, read_labels
 from cliploc.jobs.pictures import find_pictures
 from cliploc.localizer import Localizer
@@ -421,18 +421,18 @@ def test_a_full_disk_keeps_what_is_done_and_the_run_goes_on_from_there(folder, p
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", write_bytes)
         with pytest.raises(
-            StoppedError, match=r"no room left on the disk: 1 of 3 parts are kept .* same command again"
+            DiskFullError, match=r"no room left on the disk: 1 of 3 parts are kept .* same command again"
         ):
             annotate(folder, LABELS, tmp_path, formats=formats, **OPTIONS)
     assert not list((tmp_path / "parts").glob(".*"))
     assert list(parts(tmp_path)) == ["00000.jsonl"]
     with monkeypatch.context() as patch:
         patch.setattr(type(exports.get("csv")), "write", refuse)
-        with pytest.raises(StoppedError, match="3 of 3 parts"):
+        with pytest.raises(DiskFullError, match="3 of 3 parts"):
             annotate(folder, LABELS, tmp_path, formats=formats, **OPTIONS)
     with monkeypatch.context() as patch:
         patch.setattr("cliploc.jobs.folder.write_json", refuse)
-        with pytest.raises(StoppedError, match="no room left on the disk for "):
+        with pytest.raises(DiskFullError, match="no room left on the disk for "):
             annotate(folder, LABELS, tmp_path / "other", formats=formats, **OPTIONS)
     assert annotate(folder, LABELS, tmp_path, formats=formats, **OPTIONS).computed == 0
     for name in ("coco.json", "boxes.csv", "review.html"):

@@ -34,8 +34,9 @@ from cliploc.datasets import open_dataset
 from cliploc.errors import InputError, UsageError
 from cliploc.geometry import iou_matrix
 from cliploc.jobs import rows as rows_module
-from cliploc.jobs.benchmark import StoppedError, misfit, read_manifest, run_benchmark
+from cliploc.jobs.benchmark import read_manifest, run_benchmark, unfit_on_view
 from cliploc.jobs.evaluate import evaluate_folder
+from cliploc.jobs.folder import DiskFullError
 from cliploc.jobs.plan import Grid, View, shard_size
 from cliploc.jobs.rows import parts_in, rows_in
 from cliploc.localizer import Localizer
@@ -67,7 +68,7 @@ def one_model(monkeypatch):
 
 
 def run(root, out, methods=("cam", "layer_cam"), *, views=(VIEW,), thresholds=(None,), **options):
-    settings, _ = Grid(views, methods, thresholds=thresholds).settings(misfit)
+    settings, _ = Grid(views, methods, thresholds=thresholds).settings(unfit_on_view)
     return run_benchmark(dataset(root), views, settings, out, **{"judges": 0, "shard": 4, **options})
 
 
@@ -170,7 +171,7 @@ def test_thresholds_cost_no_forward_pass_and_prompts_do(root, tmp_path, monkeypa
 
 
 def test_only_a_split_that_may_tune_gives_a_threshold_that_is_no_oracle(root, tmp_path, plain):
-    settings, _ = Grid([VIEW], ["cam"]).settings(misfit)
+    settings, _ = Grid([VIEW], ["cam"]).settings(unfit_on_view)
     tuned = run_benchmark(dataset(root, "tune"), [VIEW], settings, tmp_path, judges=0)
     assert tuned.summary["mini_cam"]["best_threshold_is_an_oracle"] is False
     assert "may tune" in " ".join(tuned.legend())
@@ -188,10 +189,10 @@ if __name__ == "__main__":  # not in the processes that judge maps
     sys.path.insert(0, sys.argv[3])
     import time
     import torch
-    from tests.jobs.test_benchmark import VIEW, Reporter, dataset, Grid, misfit, run_benchmark
+    from tests.jobs.test_benchmark import VIEW, Reporter, dataset, Grid, unfit_on_view, run_benchmark
 
     torch.set_num_threads(int(sys.argv[4]))
-    settings, _ = Grid([VIEW], ["cam", "layer_cam"]).settings(misfit)
+    settings, _ = Grid([VIEW], ["cam", "layer_cam"]).settings(unfit_on_view)
     run_benchmark(dataset(Path(sys.argv[1])), [VIEW], settings, Path(sys.argv[2]), judges=1, shard=4, save_maps=True,
         reporter=Reporter(images=lambda _: time.sleep(0.3)))  # so that a fast machine is not done before it is killed
 """
@@ -310,7 +311,7 @@ def test_masks_are_part_of_what_may_be_replaced(root, tmp_path):
     mask = tmp_path / "mask.png"
     Image.fromarray(np.eye(50, dtype=np.uint8) * 255).save(mask)
     given = replace(dataset(root), samples=(replace(dataset(root).samples[0], masks=(mask,)),))
-    settings, _ = Grid([VIEW], ["cam"]).settings(misfit)
+    settings, _ = Grid([VIEW], ["cam"]).settings(unfit_on_view)
     for computed in (1, 0):
         assert run_benchmark(given, [VIEW], settings, tmp_path / "out", judges=0).computed == computed
     Image.fromarray(np.full((50, 50), 255, np.uint8)).save(mask)
@@ -345,7 +346,7 @@ def test_other_settings_in_an_old_folder_are_refused_by_name(root, plain, change
 
 
 def test_other_samples_and_other_folders_are_refused(root, plain, tmp_path):
-    settings, _ = Grid([VIEW], ["cam", "layer_cam"]).settings(misfit)
+    settings, _ = Grid([VIEW], ["cam", "layer_cam"]).settings(unfit_on_view)
     fewer = open_dataset("wsol", root, limit=COUNT - 1)
     with pytest.raises(UsageError, match=r"dataset\.samples: 14 there, 13 asked for"):
         run_benchmark(fewer, [VIEW], settings, plain.out, judges=0, shard=4, save_maps=True)
@@ -377,7 +378,7 @@ def test_a_full_disk_keeps_what_is_done_and_the_run_goes_on_from_there(root, pla
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", full)
-        with pytest.raises(StoppedError, match=r"no room left on the disk: 2 of 4 parts are kept"):
+        with pytest.raises(DiskFullError, match=r"no room left on the disk: 2 of 4 parts are kept"):
             run(root, tmp_path, save_maps=True)
     assert not list((tmp_path / "parts").glob(".*"))
     assert [path.name for path in parts_in(tmp_path)] == ["00000.parquet", "00001.parquet"]
@@ -392,7 +393,7 @@ def test_a_full_disk_keeps_what_is_done_and_the_run_goes_on_from_there(root, pla
 
     if Path("/dev/full").exists():
         monkeypatch.setattr(Path, "open", device_full)
-        with pytest.raises(StoppedError, match="no room left on the disk: 0 of 4 parts"):
+        with pytest.raises(DiskFullError, match="no room left on the disk: 0 of 4 parts"):
             run(root, tmp_path / "other", save_maps=True)
         assert not [one for one in (tmp_path / "other/maps").rglob("*") if one.is_file()]
 
@@ -417,7 +418,7 @@ def test_a_broken_picture_is_a_failed_row_and_changes_no_other(root, plain, tmp_
     shutil.copytree(root, broken)
     for name in ("val/003.jpg", "val/006.jpg", "val/007.jpg", "val/013.jpg"):
         (broken / name).write_bytes((broken / name).read_bytes()[:2000])
-    settings, _ = Grid([VIEW], ["cam", "layer_cam"]).settings(misfit)
+    settings, _ = Grid([VIEW], ["cam", "layer_cam"]).settings(unfit_on_view)
     given = replace(
         dataset(root),
         samples=tuple(replace(one, path=broken / one.path.relative_to(root)) for one in dataset(root).samples),
@@ -499,16 +500,16 @@ def test_ids_say_what_tells_settings_apart_and_misfits_are_left_out():
         changed(model="ViT-B-32", pretrained="openai"),
         changed(model="ViT-B-32", pretrained="laion2b_s34b_b79k"),
     ]
-    settings, left_out = Grid(views, ["cam", "gem"], thresholds=[None, 0.5]).settings(misfit)
+    settings, left_out = Grid(views, ["cam", "gem"], thresholds=[None, 0.5]).settings(unfit_on_view)
     ids = [one.id for one in settings]
     assert len(set(ids)) == len(ids) == 8
     assert "RN50_cam_a-photo-of-a_own" in ids
     assert "ViT-B-32_laion2b-s34b-b79k_gem_default_0.5" in ids
     assert left_out[0].startswith("gem does not work on mini, a cnn tower")
     with pytest.raises(UsageError, match="gem does not work on mini"):
-        Grid(views[:1], ["gem"]).settings(misfit)
+        Grid(views[:1], ["gem"]).settings(unfit_on_view)
     with pytest.raises(UsageError, match="expected each method once, got cam twice"):
-        Grid(views, ["cam", "cam"]).settings(misfit)
+        Grid(views, ["cam", "cam"]).settings(unfit_on_view)
     assert [shard_size(batch) for batch in (1, 16, 12, 64)] == [32, 32, 36, 64]
 
 
@@ -530,7 +531,7 @@ def test_masks_are_read_as_the_wsol_evaluation_reads_them_and_give_pxap(root, tm
     np.testing.assert_array_equal(true, small["one"] | small["two"])
     np.testing.assert_array_equal(ignore, small["ignore"])
     given = replace(dataset(root), samples=(sample, replace(sample, id="other", masks=(tmp_path / "no.png",))))
-    settings, _ = Grid([VIEW], ["cam"]).settings(misfit)
+    settings, _ = Grid([VIEW], ["cam"]).settings(unfit_on_view)
     result = run_benchmark(given, [VIEW], settings, tmp_path / "out", judges=0, save_maps=True)
     metric = PxAP()
     metric.update(sample.id, np.load(tmp_path / "out/maps/mini_cam" / f"{sample.id}.npy"), true, ignore)

@@ -30,7 +30,7 @@ import torch  # noqa: E402
 
 from cliploc.jobs import ray as engine  # noqa: E402
 from cliploc.jobs.annotate import annotate  # noqa: E402
-from cliploc.jobs.benchmark import misfit, run_benchmark  # noqa: E402
+from cliploc.jobs.benchmark import run_benchmark, unfit_on_view  # noqa: E402
 from cliploc.jobs.plan import Grid, View  # noqa: E402
 from cliploc.jobs.rows import parts_in  # noqa: E402
 from tests.jobs.samples import dataset, wsol_folder  # noqa: E402
@@ -186,7 +186,7 @@ def test_what_a_part_raises_ends_the_run_and_the_cluster_is_let_go(cluster):
 def test_a_benchmark_gives_the_rows_of_a_local_one(cluster, tmp_path):
     data = dataset(wsol_folder(tmp_path / "wsol", 10))
     views = (View(BENCHMARK.but(batch_size=2, device="cpu")),)
-    settings, _ = Grid(views, ["cam", "grad_cam"]).settings(misfit)
+    settings, _ = Grid(views, ["cam", "grad_cam"]).settings(unfit_on_view)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)  # as the cluster's workers

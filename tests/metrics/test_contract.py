@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cliploc.errors import UsageError
-from cliploc.jobs.rows import judge, row_schema, to_table
+from cliploc.jobs.rows import judge_sample, row_schema, to_table
 from cliploc.jobs.summary import summarize, summary_columns
 from cliploc.metrics import Bootstrap, JudgedMap, Metric, all_metrics, all_numbers, judge_map
 from cliploc.values import Sample
@@ -117,6 +117,6 @@ def test_the_summary_has_every_number_of_every_metric():
 
 def test_metrics_of_masks_are_left_out_where_there_are_none():
     sample = Sample("a", None, 0, (224, 224), judged(0).true_xyxy)  # type: ignore[arg-type]
-    [[row]] = judge(sample, judged(0).heat[None], [[TAU]])
+    [[row]] = judge_sample(sample, judged(0).heat[None], [[TAU]])
     assert "iou" in row
     assert "pxap" not in row

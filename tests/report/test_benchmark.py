@@ -18,7 +18,7 @@ from cliploc.errors import UsageError
 from cliploc.jobs.rows import write_part
 from cliploc.metrics import TAUS, MaxBoxAcc, all_numbers
 from cliploc.report import benchmark_data, write_report
-from cliploc.report.benchmark_data import Run, miss_kind, read_run, wilson
+from cliploc.report.benchmark_data import BenchmarkRun, miss_kind, read_run, wilson
 from cliploc.report.benchmark_tables import published
 from cliploc.report.html import DARK, LIGHT
 
@@ -458,6 +458,6 @@ def test_a_run_of_masks_alone(tmp_path: Path) -> None:
 
 
 def test_every_run_is_whole_in_memory_without_its_maps(made: tuple[Path, dict[str, Any]]) -> None:
-    run: Run = read_run(made[0])
+    run: BenchmarkRun = read_run(made[0])
     assert {"thumb", "boxes", "true_boxes", "hits_largest_50"}.isdisjoint(run.rows.columns)
     assert len(run.rows) == 120

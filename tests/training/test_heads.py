@@ -23,11 +23,11 @@ from cliploc.heads import (
     LctrHead,
     Seen,
     TsCamHead,
-    answer,
     load_head,
     look,
     read_config,
     save_head,
+    tower_fingerprint,
 )
 from cliploc.method import Context, TrainedHead
 from cliploc.saliency import methods
@@ -267,7 +267,7 @@ def test_a_closed_head_without_words_says_so() -> None:
 def saved(tmp_path: Path) -> tuple[Any, Any, Path]:
     backbone = tiny()
     trained = trained_on(backbone, "lctr", "open")
-    save_head(tmp_path / "head.safetensors", trained, answer(backbone))
+    save_head(tmp_path / "head.safetensors", trained, tower_fingerprint(backbone))
     return backbone, trained, tmp_path / "head.safetensors"
 
 

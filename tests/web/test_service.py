@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from cliploc.errors import InputError, UsageError
-from cliploc.heads import HeadConfig, TsCamHead, answer, save_head
+from cliploc.heads import HeadConfig, TsCamHead, save_head, tower_fingerprint
 from cliploc.localizer import Localizer
 from cliploc.memory import Memory
 from cliploc.reporter import Reporter
@@ -25,6 +25,7 @@ from cliploc.saliency import methods
 from cliploc.tower import Needs
 from cliploc.web import downloads, view
 from cliploc.web.runs import StoppedError
+from cliploc.web.service import Offer, Service, with_heads
 from cliploc.web.settings import MOST_CELLS, Settings, command_lines, python_lines
 from tests.commands import cliploc_
 
@@ -251,7 +252,7 @@ def test_a_trained_head_is_its_models_method(service, tmp_path, kind):
     )  # fmt: skip
     torch.manual_seed(0)
     file = tmp_path / "head.safetensors"
-    save_head(file, TsCamHead(config), answer(mini))
+    save_head(file, TsCamHead(config), tower_fingerprint(mini))
     [offer] = with_heads([Offer("mini")], [str(file)])
     trained = Service([offer], device="cpu")
     assert trained.menu("mini").own_method == "ts_cam"

@@ -86,7 +86,7 @@ def annotate(
     start_time = time.perf_counter()
     with terminal.progress(f"loading {options.model}", rate="images/s") as reporter:
         from cliploc.jobs.annotate import annotate as run
-        from cliploc.jobs.folder import StoppedError
+        from cliploc.jobs.folder import DiskFullError
 
         try:
             result = run(
@@ -106,9 +106,9 @@ def annotate(
                 reporter=replace(reporter, failed=SILENT.failed),  # those of earlier runs too are said at the end
                 **options.given(),
             )
-        except StoppedError as stop:
-            complain(str(stop))
-            return SOME_FAILED if stop.kept else NOTHING_DONE
+        except DiskFullError as full:
+            complain(str(full))
+            return SOME_FAILED if full.kept else NOTHING_DONE
     if as_json:
         print_document(result.document())
     else:

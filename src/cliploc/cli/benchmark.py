@@ -117,7 +117,8 @@ def benchmark(
     Example: cliploc benchmark --dataset wsol --root data --method cam,layer_cam --out results
     """
     from cliploc.datasets import open_dataset
-    from cliploc.jobs.benchmark import StoppedError, misfit, run_benchmark
+    from cliploc.jobs.benchmark import run_benchmark, unfit_on_view
+    from cliploc.jobs.folder import DiskFullError
     from cliploc.jobs.plan import Grid
     from cliploc.report.benchmark import FILES, write_report
 
@@ -130,7 +131,7 @@ def benchmark(
         None if text == "own" else parse_share(text, "expected --threshold from 0 to 1, or own")
         for text in threshold or ["own"]
     ]
-    settings, left_out = Grid(views, methods, lambda name: of_methods[name], thresholds).settings(misfit)
+    settings, left_out = Grid(views, methods, lambda name: of_methods[name], thresholds).settings(unfit_on_view)
     terminal = Terminal()
     for line in left_out:
         terminal.say(f"left out: {line.split(': use one of')[0]}", style="yellow")
@@ -161,9 +162,9 @@ def benchmark(
                 asked=asked,
                 reporter=replace(reporter, failed=SILENT.failed),  # those of earlier runs too are said at the end
             )
-        except StoppedError as stop:
-            complain(str(stop))
-            return SOME_FAILED if stop.kept else NOTHING_DONE
+        except DiskFullError as full:
+            complain(str(full))
+            return SOME_FAILED if full.kept else NOTHING_DONE
         reporter.phase("report")
         write_report(folder)
     if as_json:

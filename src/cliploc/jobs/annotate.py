@@ -29,8 +29,8 @@ from cliploc.jobs.annotator import RESERVED, AnnotatorSettings, BoxFilter, Group
 from cliploc.jobs.engine import Engine, Part, Ready, Shard
 from cliploc.jobs.folder import RunKind, plain, room_for_parts, write_json
 from cliploc.jobs.labels import Labels, labels_of, read_labels
-from cliploc.jobs.notes import Notes, said_some
-from cliploc.jobs.pictures import RUN_KIND, Picture, find_pictures
+from cliploc.jobs.notes import Notes, pictures_in_words
+from cliploc.jobs.pictures import RUN_KIND, PictureFile, find_pictures
 from cliploc.jobs.plan import SHARD, shard_size
 from cliploc.jobs.sources import content_digest, stamp
 from cliploc.report.exports import AnnotatedPicture, Export, ExportSettings, chosen_exports, exports
@@ -170,7 +170,7 @@ def annotate(
 
     Raises:
         UsageError: pictures, labels, a model or an option that cannot be used, or a folder of other settings.
-        StoppedError: no room on the disk.
+        DiskFullError: no room on the disk.
 
     Example:
         >>> import cliploc
@@ -222,7 +222,7 @@ def annotate(
             for index in begun.damaged:
                 remove_part(part_path(target, index, KIND.suffix))  # which pictures it held is not known
             if replaced := _drop_replaced(target, found, run):
-                notes.add([f"replaced since they were annotated, and done anew: {said_some(replaced)}"])
+                notes.add([f"replaced since they were annotated, and done anew: {pictures_in_words(replaced)}"])
         whole = {int(path.stem) for path in parts_in(target, KIND.suffix)}
         results = _Results(target)
         done = results.places if not retry else {name for name, place in results.places.items() if place.ok}
@@ -252,7 +252,7 @@ def annotate(
                 folder.begin_session(target, KIND)
                 engine(list(shards.values()), Ready(settings, worker), keep, reporter)
                 results = _Results(target)
-            of_run = _Run(target, root, found, results, decided, worker.names)
+            of_run = _AnnotatedFolder(target, root, found, results, decided, worker.names)
             how = f"cliploc {__version__} {described['model']} {described['method']}"
             state, before = folder.read_manifest(target, KIND), _summary_of(target)
             export = ExportSettings(worker.names, how, state.get("image_url", IMAGE_URL))
@@ -280,7 +280,7 @@ def _labels(labels: str | os.PathLike[str] | Sequence[str]) -> Labels:
     return read_labels(Path(labels)) if isinstance(labels, str | os.PathLike) else labels_of(labels)
 
 
-def _shards(todo: Sequence[Picture], size: int, taken: set[int]) -> Iterator[Shard]:
+def _shards(todo: Sequence[PictureFile], size: int, taken: set[int]) -> Iterator[Shard]:
     """Cut up in order, under numbers that no part has: what is missing after a kill falls into the same shards."""
     number = 0
     for start in range(0, len(todo), size):
@@ -343,7 +343,7 @@ def _lines_of(path: Path) -> list[bytes]:
     return content.splitlines(keepends=True)
 
 
-def _drop_replaced(out: Path, found: Sequence[Picture], run: str) -> list[str]:
+def _drop_replaced(out: Path, found: Sequence[PictureFile], run: str) -> list[str]:
     """Removes the rows of pictures that were replaced under their names since, and the decisions on their boxes.
 
     Returns:
@@ -380,12 +380,12 @@ def _margin(row: Row) -> float:
 
 # ------------------------------------------------------------------------------------------------------------ results
 @dataclass
-class _Run:
+class _AnnotatedFolder:
     """Everything that the files are made of."""
 
     out: Path
     root: Path
-    found: Sequence[Picture]
+    found: Sequence[PictureFile]
     results: _Results
     decided: Mapping[str, Mapping[str, bool]]
     names: tuple[str, ...]
@@ -404,7 +404,7 @@ class _Run:
                 number += 1
                 yield self.picture(one, number, all_boxes)
 
-    def picture(self, one: Picture, number: int, all_boxes: bool = False) -> AnnotatedPicture:
+    def picture(self, one: PictureFile, number: int, all_boxes: bool = False) -> AnnotatedPicture:
         """One of them."""
         row, decided = self.results.row(one.id), {} if all_boxes else self.decided.get(one.id, {})
         kept = [i for i in range(len(row["boxes"])) if decided.get(str(i), True)]
@@ -465,7 +465,7 @@ def _summary_of(out: Path) -> dict[str, Any]:
 
 
 def _conclude(
-    run: _Run,
+    run: _AnnotatedFolder,
     before: Mapping[str, Any],
     formats: Sequence[Export],
     settings: ExportSettings,

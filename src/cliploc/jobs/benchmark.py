@@ -22,8 +22,7 @@ from cliploc.errors import CliplocError, UsageError
 from cliploc.jobs import folder, local
 from cliploc.jobs.engine import Engine, Part, Ready, Shard
 from cliploc.jobs.folder import RunKind, plain, room_for_parts, write_json
-from cliploc.jobs.folder import StoppedError as StoppedError
-from cliploc.jobs.notes import Notes, said_some
+from cliploc.jobs.notes import Notes, pictures_in_words
 from cliploc.jobs.plan import SHARD, Setting, View, WorkerSettings, shard_size, shards_of
 from cliploc.jobs.rows import arrow, place_of, read_columns, rows_in, write_part
 from cliploc.jobs.sources import content_digest, stamp
@@ -152,7 +151,7 @@ def run_benchmark(
 
     Raises:
         UsageError: a model, method, option or folder that cannot be used, or a folder of other settings.
-        StoppedError: no room on the disk.
+        DiskFullError: no room on the disk.
     """
     arrow()
     batch_sizes = {view.options.batch_size for view in views}
@@ -188,7 +187,7 @@ def run_benchmark(
     notes.add(begun.notes)
     changed = {index: names for index in begun.whole if (names := _changed(out, shards[index]))}
     if changed:
-        pictures = said_some([name for names in changed.values() for name in names])
+        pictures = pictures_in_words([name for names in changed.values() for name in names])
         anew = f"{len(changed)} of {len(shards)} parts computed anew"
         notes.add([f"replaced since they were computed: {pictures}; {anew}"])
     there = begun.whole - changed.keys()
@@ -215,7 +214,7 @@ def run_benchmark(
     return BenchmarkResult(out, summary, notes.lines, _failures(summary), len(dataset), done, bool(there))
 
 
-def misfit(view: View, method: str) -> str | None:
+def unfit_on_view(view: View, method: str) -> str | None:
     """Why a method does not run on a view, for `Grid.settings`; as far as that is known before a model is loaded."""
     from cliploc.backbones import models
     from cliploc.heads import read_config

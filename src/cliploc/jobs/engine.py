@@ -20,7 +20,7 @@ class Shard:
     Attributes:
         index: its place in the run; the name of its part.
         samples: a whole number of batches, in the run's last shard perhaps fewer; what the run's worker works on, with
-            an `id`: a benchmark's `Sample`, a `Picture` to annotate.
+            an `id`: a benchmark's `Sample`, a `PictureFile` to annotate.
     """
 
     index: int

@@ -151,8 +151,8 @@ def evaluate_folder(
     evaluated = 0
     reporter.phase("maps")
     reporter.start(len(truths), len(truths))
-    judge = partial(_judge, maps, convention, threshold)
-    for truth, columns in zip(truths, _judged(judge, truths, workers), strict=True):
+    judge = partial(_judge_map, maps, convention, threshold)
+    for truth, columns in zip(truths, _judge_all(judge, truths, workers), strict=True):
         reporter.images(1)
         if isinstance(columns, Problem):
             leave_out(columns)
@@ -182,7 +182,7 @@ def _maps_in(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*.npy")}
 
 
-def _judged(
+def _judge_all(
     judge: Callable[[Truth], Columns | Problem], truths: Sequence[Truth], workers: int
 ) -> Iterator[Columns | Problem]:
     if workers == 1 or len(truths) < 2:
@@ -201,7 +201,7 @@ def _start(modules: tuple[str, ...]) -> None:
     import_modules(modules)
 
 
-def _judge(maps: Path, convention: Convention, threshold: float | None, truth: Truth) -> Columns | Problem:
+def _judge_map(maps: Path, convention: Convention, threshold: float | None, truth: Truth) -> Columns | Problem:
     """What the metrics keep of one map."""
     path = maps / f"{truth.image_id}.npy"
     try:

@@ -28,7 +28,7 @@ FREE = frozenset({"token", "sessions", "files"})  # keys of every manifest that 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
-class StoppedError(CliplocError):
+class DiskFullError(CliplocError):
     """A run that could not go on; what was done is kept, and the same command goes on.
 
     Args:
@@ -79,14 +79,14 @@ def room_for_parts(out: Path, kept: Callable[[], int], of: int) -> Iterator[None
     """Says how many parts are kept where the disk is full.
 
     Raises:
-        StoppedError: no room on the disk.
+        DiskFullError: no room on the disk.
     """
     try:
         yield
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
-        raise StoppedError(
+        raise DiskFullError(
             f"no room left on the disk: {kept()} of {of} parts are kept in {out}; make room and run the same command "
             "again",
             kept(),
@@ -168,7 +168,7 @@ def begin(out: Path, kind: RunKind, manifest: Mapping[str, Any], files: Sequence
 
     Raises:
         UsageError: a folder that cannot be written, holds something else, or a run with other settings.
-        StoppedError: no room on the disk.
+        DiskFullError: no room on the disk.
     """
     try:
         old = read_manifest(out, kind) if (out / "manifest.json").exists() else None
@@ -196,7 +196,7 @@ def begin(out: Path, kind: RunKind, manifest: Mapping[str, Any], files: Sequence
     except OSError as error:
         if error.errno in NO_ROOM:
             kept = len(parts_in(out, kind.suffix))
-            raise StoppedError(
+            raise DiskFullError(
                 f"no room left on the disk for {out}: make room and run the same command again", kept
             ) from error
         raise UsageError(f"cannot write to {out}: {error.strerror}: choose another folder with --out") from error

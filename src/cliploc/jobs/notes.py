@@ -9,11 +9,11 @@ from cliploc.reporter import SILENT, Reporter
 NAMED = 3  # of many, before a number stands for the rest
 
 
-def said_some(names: Sequence[str]) -> str:
+def pictures_in_words(names: Sequence[str]) -> str:
     """The first of some names, and how many there are.
 
     Example:
-        >>> said_some(["a.jpg", "b.jpg", "c.jpg", "d.jpg"])
+        >>> pictures_in_words(["a.jpg", "b.jpg", "c.jpg", "d.jpg"])
         '4 pictures (a.jpg, b.jpg, c.jpg and 1 more)'
     """
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""

@@ -20,7 +20,7 @@ NO_XML = frozenset("\ufffe\uffff")  # besides the control characters
 
 
 @dataclass(frozen=True)
-class Picture:
+class PictureFile:
     """A file to annotate.
 
     Attributes:
@@ -32,7 +32,7 @@ class Picture:
     path: Path
 
 
-def find_pictures(where: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> tuple[Path, list[Picture]]:
+def find_pictures(where: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> tuple[Path, list[PictureFile]]:
     """The pictures meant, and the folder that their ids are below.
 
     Args:
@@ -100,14 +100,14 @@ def _until_magic(path: Path) -> list[str]:
     return parts or ["."]
 
 
-def _below(root: Path, paths: Iterable[Path], said: str) -> tuple[Path, list[Picture]]:
-    pictures: dict[str, Picture] = {}
+def _below(root: Path, paths: Iterable[Path], said: str) -> tuple[Path, list[PictureFile]]:
+    pictures: dict[str, PictureFile] = {}
     for path in paths:
         try:
             name = path.absolute().relative_to(root.absolute()).as_posix()
         except ValueError:  # elsewhere
             name = path.absolute().as_posix()
-        pictures.setdefault(name, Picture(name, path))
+        pictures.setdefault(name, PictureFile(name, path))
     if not pictures:
         raise UsageError(f"expected pictures in {said}, found none: check the path ({', '.join(sorted(SUFFIXES))})")
     return root, list(pictures.values())

@@ -90,11 +90,12 @@ class Grid:
     options: Callable[[str], Mapping[str, Any]] = lambda _: {}
     thresholds: Sequence[float | None] = (None,)
 
-    def settings(self, misfit: Callable[[View, str], str | None]) -> tuple[tuple[Setting, ...], tuple[str, ...]]:
+    def settings(self, unfit_reason: Callable[[View, str], str | None]) -> tuple[tuple[Setting, ...], tuple[str, ...]]:
         """The grid written out, and what was left out of it, a line each.
 
         Args:
-            misfit: why a method does not run on a view, in a line; None when it does, "" when nobody wants to know.
+            unfit_reason: why a method does not run on a view, in a line; None when it does, "" when nobody wants to
+                know.
 
         Raises:
             UsageError: a value twice, or nothing that fits.
@@ -102,11 +103,11 @@ class Grid:
         for what, values in (("method", self.methods), ("threshold", self.thresholds), ("model", self.views)):
             twice = [value for place, value in enumerate(values) if value in values[:place]]
             if twice:
-                raise UsageError(f"expected each {what} once, got {_said(twice[0])} twice: remove the repetition")
+                raise UsageError(f"expected each {what} once, got {_in_words(twice[0])} twice: remove the repetition")
         chosen: list[Setting] = []
         left_out: list[str] = []
         for (index, view), method in product(enumerate(self.views), self.methods):
-            if (reason := misfit(view, method)) is not None:
+            if (reason := unfit_reason(view, method)) is not None:
                 left_out += [reason] if reason else []
                 continue
             for threshold in self.thresholds:
@@ -137,7 +138,7 @@ class Grid:
         return "_".join(re.sub(r"[^A-Za-z0-9.+-]+", "-", word).strip("-.")[:40] or "x" for word in words)
 
 
-def _said(value: object) -> str:
+def _in_words(value: object) -> str:
     return value.model if isinstance(value, View) else "the method's own" if value is None else f"{value}"
 
 

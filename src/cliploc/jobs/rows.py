@@ -98,7 +98,7 @@ def sample_facts(sample: Sample, root: Path, digest: str) -> Row:
     }
 
 
-def judge(sample: Sample, maps: FloatArray, thresholds: Sequence[Sequence[float]]) -> list[list[Row]]:
+def judge_sample(sample: Sample, maps: FloatArray, thresholds: Sequence[Sequence[float]]) -> list[list[Row]]:
     """Compares one sample's maps with what is true.
 
     Args:

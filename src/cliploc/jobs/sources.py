@@ -12,20 +12,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from cliploc.jobs.engine import Shard
-from cliploc.jobs.pictures import Picture
+from cliploc.jobs.pictures import PictureFile
 from cliploc.values import Sample
 
 READERS = 4  # files read at the same time
 
 
-def files_of(sample: Sample | Picture) -> list[Path]:
+def files_of(sample: Sample | PictureFile) -> list[Path]:
     """The files that a sample's row is made of: its picture and masks."""
-    if isinstance(sample, Picture):
+    if isinstance(sample, PictureFile):
         return [sample.path]
     return [sample.path, *sample.masks, *([] if sample.ignore is None else [sample.ignore])]
 
 
-def stamp(sample: Sample | Picture) -> str:
+def stamp(sample: Sample | PictureFile) -> str:
     """Changes whenever a file is written, replaced or touched; made without reading it.
 
     The time of the last change of the inode is part of it, as the time of modification can be set back.
@@ -40,7 +40,7 @@ def stamp(sample: Sample | Picture) -> str:
     return hashlib.blake2b(repr(facts).encode(), digest_size=8).hexdigest()
 
 
-def content_digest(sample: Sample | Picture) -> str:
+def content_digest(sample: Sample | PictureFile) -> str:
     """blake2b of the files' bytes; a file that cannot be read has one of its own."""
     digest = hashlib.blake2b(digest_size=16)
     for path in files_of(sample):

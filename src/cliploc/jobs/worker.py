@@ -77,7 +77,7 @@ class BenchmarkWorker:
                 key = (of.model, of.pretrained, of.device, of.precision)
                 self.views.append(_View(view, chosen, settings.classes, built.get(key)))
                 built.setdefault(key, self.views[-1].localizer)
-        self._judges: Executor | None = None
+        self._processes: Executor | None = None
 
     def describe(self) -> list[dict[str, Any]]:
         """For each setting everything that makes its numbers, the defaults filled in; as JSON."""
@@ -117,28 +117,30 @@ class BenchmarkWorker:
 
     def close(self) -> None:
         """Ends the processes that judge maps."""
-        if self._judges is not None:
-            self._judges.shutdown(cancel_futures=True)
-            self._judges = None
+        if self._processes is not None:
+            self._processes.shutdown(cancel_futures=True)
+            self._processes = None
 
     # --------------------------------------------------------------------------------------------------- one shard
     def _localize(self, view: _View, feed: _Feed, pending: _Pending, reporter: Reporter) -> None:
         """One view's results of a shard go to the judges."""
         told = 0
 
-        def take(outcomes: Iterator[tuple[Sample, Found | InputError]], methods: Sequence[_Method]) -> list[_Judged]:
+        def take(
+            localized: Iterator[tuple[Sample, Found | InputError]], methods: Sequence[_Method]
+        ) -> list[_SampleOutcome]:
             nonlocal told
-            judged: list[_Judged] = []
-            jobs: list[_Job] = []
-            for number, (sample, found) in enumerate(outcomes, start=1):
-                judged.append(self._judged(sample, found, methods, jobs))
+            outcomes: list[_SampleOutcome] = []
+            jobs: list[_MapsToJudge] = []
+            for number, (sample, found) in enumerate(localized, start=1):
+                outcomes.append(self._outcome(sample, found, methods, jobs))
                 if sum(job.maps.nbytes for job in jobs) >= BYTES or number == len(pending.shard.samples):
-                    self._submit(judged, jobs)
+                    self._submit(outcomes, jobs)
                 if number > told:
                     told = number
                     reporter.images(1)
-            view.predict(judged)
-            return judged
+            view.predict(outcomes)
+            return outcomes
 
         try:
             pending.add(take(feed.take(pending.shard, pending.notes), view.methods))
@@ -161,24 +163,24 @@ class BenchmarkWorker:
             pending.notes.append(
                 f"{ids} failed on the {len(pending.shard.samples)} samples of part {pending.shard.index:05d}: {reason}"
             )
-            pending.add([_Judged(one, (method,), failure=reason) for one in pending.shard.samples])
+            pending.add([_SampleOutcome(one, (method,), failure=reason) for one in pending.shard.samples])
 
-    def _submit(self, judged: list[_Judged], jobs: list[_Job]) -> None:
+    def _submit(self, outcomes: list[_SampleOutcome], jobs: list[_MapsToJudge]) -> None:
         """Hands jobs to a judge, several at once: each hand-over makes the tower's thread wait."""
         if jobs:
-            future = self._pool().submit(_judge, jobs.copy())
-            asked = [one for one in judged if one.failure is None][-len(jobs) :]
+            future = self._pool().submit(_judge_maps, jobs.copy())
+            asked = [one for one in outcomes if one.failure is None][-len(jobs) :]
             for place, one in enumerate(asked):
                 one.future, one.place = future, place
             jobs.clear()
 
-    def _judged(
-        self, sample: Sample, found: Found | InputError, methods: Sequence[_Method], jobs: list[_Job]
-    ) -> _Judged:
+    def _outcome(
+        self, sample: Sample, found: Found | InputError, methods: Sequence[_Method], jobs: list[_MapsToJudge]
+    ) -> _SampleOutcome:
         """All that is known of a sample without its maps being judged, which becomes one of the jobs."""
         if isinstance(found, InputError):
-            return _Judged(sample, tuple(methods), failure=str(found))
-        judged = _Judged(sample, tuple(methods))
+            return _SampleOutcome(sample, tuple(methods), failure=str(found))
+        outcome = _SampleOutcome(sample, tuple(methods))
         maps = []
         for method in methods:
             result = found[method.name]
@@ -186,7 +188,7 @@ class BenchmarkWorker:
             thumb = _thumb(result)
             for rule in method.rules:
                 boxes = result.boxes if rule == method.own else result.boxes_by(rule)
-                judged.known.append(
+                outcome.known.append(
                     {
                         "score": float(result.scores[0]),
                         "presence": None if result.presence is None else float(result.presence[0]),
@@ -196,31 +198,31 @@ class BenchmarkWorker:
                         "thumb": thumb,
                     }
                 )
-        judged.embedding = next(iter(found.values())).embedding
+        outcome.embedding = next(iter(found.values())).embedding
         saved = self._settings.maps
         files = [
             [] if saved is None else [map_path(saved, one.id, sample.id) for one in method.settings]
             for method in methods
         ]
         thresholds = [[_tau(rule) for rule in method.rules] for method in methods]
-        jobs.append(_Job(sample, np.stack(maps), thresholds, files, self._settings.token))
-        return judged
+        jobs.append(_MapsToJudge(sample, np.stack(maps), thresholds, files, self._settings.token))
+        return outcome
 
     def _part(self, pending: _Pending) -> Part:
         rows = pending.rows([one.id for one in self._settings.settings])
         return Part(pending.shard.index, row.to_table(rows), tuple(pending.notes))
 
     def _pool(self) -> Executor:
-        if self._judges is None:
+        if self._processes is None:
             # Started afresh, not forked: a fork of a process with threads can hang.
             context = multiprocessing.get_context("spawn")
             count = self._settings.judges
-            self._judges = (
-                ProcessPoolExecutor(count, context, _start_judge, (named_modules(),))
+            self._processes = (
+                ProcessPoolExecutor(count, context, _start_process, (named_modules(),))
                 if count
                 else ThreadPoolExecutor(1)
             )
-        return self._judges
+        return self._processes
 
 
 class _View:
@@ -265,9 +267,9 @@ class _View:
         rules = [own if one.threshold is None else replace(own, threshold=one.threshold) for one in settings]
         return _Method(name, options, tuple(settings), tuple(rules), own)
 
-    def predict(self, judged: Sequence[_Judged]) -> None:
+    def predict(self, outcomes: Sequence[_SampleOutcome]) -> None:
         """Adds the labels that fit each picture of a shard best, and their cosines; of equals the first."""
-        done = [one for one in judged if one.embedding is not None]
+        done = [one for one in outcomes if one.embedding is not None]
         if not done:
             return
         # A shard at once: whatever was done before, the product has the same rows, and so the same last bits.
@@ -350,7 +352,7 @@ class _Feed:
 
 
 @dataclass
-class _Judged:
+class _SampleOutcome:
     """One sample by some methods of a view: what is known, and what is being found out."""
 
     sample: Sample
@@ -385,17 +387,18 @@ class _Pending:
     shard: Shard
     facts: list[row.Row]
     notes: list[str] = field(default_factory=list)
-    judged: list[list[_Judged]] = field(default_factory=list)  # by view, or by method where one spoiled the others
+    # By view, or by method where one spoiled the others.
+    outcomes: list[list[_SampleOutcome]] = field(default_factory=list)
 
-    def add(self, judged: list[_Judged]) -> None:
-        self.judged.append(judged)
+    def add(self, outcomes: list[_SampleOutcome]) -> None:
+        self.outcomes.append(outcomes)
 
     @property
     def done(self) -> bool:
-        return all(one.future is None or one.future.done() for part in self.judged for one in part)
+        return all(one.future is None or one.future.done() for part in self.outcomes for one in part)
 
     def cancel(self) -> None:
-        for part in self.judged:
+        for part in self.outcomes:
             for one in part:
                 if one.future is not None:
                     one.future.cancel()
@@ -405,14 +408,14 @@ class _Pending:
         made: list[row.Row] = []
         for i, facts in enumerate(self.facts):
             of_sample: dict[str, row.Row] = {}
-            for part in self.judged:
+            for part in self.outcomes:
                 of_sample |= part[i].rows(facts)
             made += [of_sample[one] for one in settings]
         return made
 
 
 # ------------------------------------------------------------------------------------------------------------- judges
-def _start_judge(modules: Sequence[str]) -> None:
+def _start_process(modules: Sequence[str]) -> None:
     """One thread, no terminal's Ctrl-C, and an end with the process that asked, should that one be killed.
 
     Args:
@@ -433,7 +436,7 @@ def _start_judge(modules: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True)
-class _Job:
+class _MapsToJudge:
     """One sample's maps `[S, 224, 224]`, the thresholds of each, and the files that each is saved as."""
 
     sample: Sample
@@ -443,7 +446,7 @@ class _Job:
     token: str  # of the run, for temporary files
 
 
-def _judge(jobs: Sequence[_Job]) -> list[list[list[row.Row]] | str]:
+def _judge_maps(jobs: Sequence[_MapsToJudge]) -> list[list[list[row.Row]] | str]:
     """For each job the rows of each map and threshold, or why there are none."""
     results: list[list[list[row.Row]] | str] = []
     for job in jobs:
@@ -453,7 +456,7 @@ def _judge(jobs: Sequence[_Job]) -> list[list[list[row.Row]] | str]:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     row.save_map(path, heat)
         try:
-            results.append(row.judge(job.sample, job.maps, job.thresholds))
+            results.append(row.judge_sample(job.sample, job.maps, job.thresholds))
         except InputError as error:
             results.append(str(error))
     return results

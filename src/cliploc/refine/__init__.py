@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from cliploc.refine._registration import LONGEST, Refinement, chosen, refinements
+from cliploc.refine._registration import LONGEST, Refinement, refinements, resolve_refinements
 
-__all__ = ["LONGEST", "Refinement", "chosen", "refinements"]
+__all__ = ["LONGEST", "Refinement", "refinements", "resolve_refinements"]

@@ -77,7 +77,7 @@ def refinement(
     return register
 
 
-def chosen(names: Sequence[str], backbone: Backbone) -> tuple[Refinement, ...]:
+def resolve_refinements(names: Sequence[str], backbone: Backbone) -> tuple[Refinement, ...]:
     """The refinements asked for, in order, those on the grid first.
 
     Raises:

@@ -14,7 +14,7 @@ from typing import Any
 from cliploc._files import write_whole
 from cliploc.errors import UsageError
 from cliploc.report import benchmark_tables as tables
-from cliploc.report.benchmark_data import Run, Setting, is_imagenet, read_run, said
+from cliploc.report.benchmark_data import BenchmarkRun, SettingResult, in_words, is_imagenet, read_run
 from cliploc.report.benchmark_gallery import Photographs
 from cliploc.report.benchmark_sections import Section, sections
 from cliploc.report.html import REPORT_TEMPLATES
@@ -65,7 +65,7 @@ def _write(text: str, path: Path) -> None:
     path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def page(run: Run, both: Sequence[tables.Table], pictures: bool) -> str:
+def page(run: BenchmarkRun, both: Sequence[tables.Table], pictures: bool) -> str:
     """The whole page as HTML."""
     photographs = Photographs(Path(str(run.dataset.get("root", "."))), pictures)
     evaluated = [one for one in run.ranked if len(run.of(one))]
@@ -89,24 +89,24 @@ def page(run: Run, both: Sequence[tables.Table], pictures: bool) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------- the head
-def _facts(run: Run) -> dict[str, str]:
+def _facts(run: BenchmarkRun) -> dict[str, str]:
     data = run.dataset
     subset = data.get("subset")
     samples = run.rows["sample"].nunique()
     facts = {
         "dataset": " ".join(str(data[key]) for key in ("name", "split") if data.get(key)),
         "role": {"tune": "may choose τ", "report": "may only be reported on"}.get(str(data.get("role")), ""),
-        "subset": said(subset.get("name") if isinstance(subset, Mapping) else subset) if subset else "",
+        "subset": in_words(subset.get("name") if isinstance(subset, Mapping) else subset) if subset else "",
         "samples": f"{samples:,}",
         "settings": f"{len(run.settings):,}",
-        "models": said(sorted({str(one.about.get("model")) for one in run.settings})),
+        "models": in_words(sorted({str(one.about.get("model")) for one in run.settings})),
         "started": " ".join(str((run.manifest.get("sessions") or [{}])[0].get("started", ""))[:16].split("T")),
         "cliploc": str(run.manifest.get("cliploc_version") or ""),
     }
     return {key: value for key, value in facts.items() if value}
 
 
-def _headline(settings: Sequence[Setting]) -> dict[str, Any] | None:
+def _headline(settings: Sequence[SettingResult]) -> dict[str, Any] | None:
     """The best settings, for the head of the page; None where nothing was evaluated.
 
     `best` by MaxBoxAcc, `fixed` by GT-known Loc at a τ fixed beforehand (each None if there is no such setting), and
@@ -126,7 +126,7 @@ def _headline(settings: Sequence[Setting]) -> dict[str, Any] | None:
 
 
 # -------------------------------------------------------------------------------------------------------------- notes
-def _problems(run: Run) -> dict[str, Any]:
+def _problems(run: BenchmarkRun) -> dict[str, Any]:
     """Problems of the dataset and failures: a table of the first ones and the number of each."""
     problems: Sequence[Mapping[str, Any]] = run.dataset.get("problems") or []
     kinds = Counter(str(one.get("kind")) for one in problems)
@@ -154,7 +154,7 @@ def _list(titles: Sequence[str], rows: Sequence[Sequence[object]], total: int) -
     return tables.Table("Problems", dict.fromkeys(titles, ""), {"": cells}, notes=notes)
 
 
-def _manifest(run: Run) -> dict[str, Any]:
+def _manifest(run: BenchmarkRun) -> dict[str, Any]:
     shown = {key: value for key, value in run.manifest.items() if key not in ("settings", "dataset", "sessions")}
     data = {key: value for key, value in run.dataset.items() if key not in ("classes", "reasons", "problems")}
     data["classes"] = len(run.dataset.get("classes") or [])
@@ -170,7 +170,7 @@ def _manifest(run: Run) -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-    text = said(value)
+    text = in_words(value)
     return text if len(text) <= 60 else text[:59] + "…"
 
 
@@ -182,4 +182,4 @@ def _pairs(values: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
 def _value(value: Any) -> tuple[str, bool]:
     if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
         return shlex.join(value), True
-    return said(value), False
+    return in_words(value), False

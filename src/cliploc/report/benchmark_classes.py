@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from cliploc.report.benchmark_data import Run, Setting, details, wilson
-from cliploc.report.benchmark_gallery import Photographs, Picture, picture
+from cliploc.report.benchmark_data import BenchmarkRun, SettingResult, details, wilson
+from cliploc.report.benchmark_gallery import GalleryPicture, Photographs, gallery_picture
 from cliploc.report.benchmark_tables import Cell, Table, percent
 
 SHOWN = 12  # best and worst classes
@@ -27,7 +27,7 @@ class Bar:
     high: float
 
 
-def class_bars(run: Run, setting: Setting) -> dict[str, list[Bar]]:
+def class_bars(run: BenchmarkRun, setting: SettingResult) -> dict[str, list[Bar]]:
     """Heading → bars: the best and worst classes of a setting, ranked by the cautious end of their intervals."""
     shares = run.of(setting).groupby("label")["hit"].agg(["sum", "count"])
     found = [
@@ -39,7 +39,7 @@ def class_bars(run: Run, setting: Setting) -> dict[str, list[Bar]]:
     return {"Best": best} if len(found) <= SHOWN else {"Best": best, "Worst": worst}
 
 
-def class_table(run: Run, settings: Sequence[Setting]) -> Table:
+def class_table(run: BenchmarkRun, settings: Sequence[SettingResult]) -> Table:
     """A table of GT-known Loc for every class and setting, at the setting's τ."""
     pictures = run.rows.drop_duplicates(["sample"]).groupby("label")["sample"].count()
     columns = {"class": "", "id": "", "pictures": "", **{one.label: "GT-known Loc, %" for one in settings}}
@@ -57,7 +57,7 @@ def class_table(run: Run, settings: Sequence[Setting]) -> Table:
 
 
 # -------------------------------------------------------------------------------------------------------- ten classes
-def studied(run: Run) -> Mapping[int, str]:
+def studied(run: BenchmarkRun) -> Mapping[int, str]:
     """Label → reason why its details are shown, for the classes with a reason in the manifest and with pictures."""
     reasons: Mapping[str, str] = run.dataset.get("reasons") or {}
     labels = {str(one.get("wnid")): i for i, one in enumerate(run.dataset.get("classes") or [])}
@@ -74,10 +74,12 @@ class Study:
     pictures: int
     reason: str
     table: Table
-    shown: Sequence[Picture]
+    shown: Sequence[GalleryPicture]
 
 
-def studies(run: Run, settings: Sequence[Setting], reasons: Mapping[int, str], photographs: Photographs) -> list[Study]:
+def studies(
+    run: BenchmarkRun, settings: Sequence[SettingResult], reasons: Mapping[int, str], photographs: Photographs
+) -> list[Study]:
     """The details of each class that has a reason."""
     leader = settings[0]
     rows = run.of(leader)
@@ -90,7 +92,7 @@ def studies(run: Run, settings: Sequence[Setting], reasons: Mapping[int, str], p
             run.rows[run.rows["label"] == label]["sample"].nunique(),
             reason,
             _numbers(run, settings, label),
-            [picture(run, full[leader.id, sample], leader, photographs) for sample in keys[label]],
+            [gallery_picture(run, full[leader.id, sample], leader, photographs) for sample in keys[label]],
         )
         for label, reason in reasons.items()
     ]
@@ -103,7 +105,7 @@ def _three(rows: Any) -> list[str]:
     return [ordered[place] for place in places]
 
 
-def _numbers(run: Run, settings: Sequence[Setting], label: int) -> Table:
+def _numbers(run: BenchmarkRun, settings: Sequence[SettingResult], label: int) -> Table:
     columns = {
         "setting": "",
         "GT-known Loc": "at the setting's τ",
@@ -161,9 +163,9 @@ class Confusion:
     rows: Sequence[tuple[Sequence[Share], Share, str]]
 
 
-def confusion(run: Run, settings: Sequence[Setting], labels: Sequence[int]) -> list[Confusion]:
+def confusion(run: BenchmarkRun, settings: Sequence[SettingResult], labels: Sequence[int]) -> list[Confusion]:
     """The confusion matrix of each classifier of the run; settings with the same predictions share one."""
-    groups: dict[bytes, list[Setting]] = {}
+    groups: dict[bytes, list[SettingResult]] = {}
     for one in settings:
         rows = run.of(one).sort_values("sample")
         if "predicted" in rows and len(rows) and (rows["predicted"] >= 0).any():
@@ -179,7 +181,9 @@ def confusion(run: Run, settings: Sequence[Setting], labels: Sequence[int]) -> l
     ]
 
 
-def _taken_for(run: Run, setting: Setting, label: int, labels: Sequence[int]) -> tuple[list[Share], Share, str]:
+def _taken_for(
+    run: BenchmarkRun, setting: SettingResult, label: int, labels: Sequence[int]
+) -> tuple[list[Share], Share, str]:
     rows = run.of(setting)
     predicted = rows[rows["label"] == label]["predicted"]
     total = max(len(predicted), 1)

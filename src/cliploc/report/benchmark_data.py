@@ -43,7 +43,7 @@ MISSES = {
 
 
 @dataclass(frozen=True)
-class Setting:
+class SettingResult:
     """One model × method × prompt setting.
 
     Attributes:
@@ -85,7 +85,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Run:
+class BenchmarkRun:
     """A benchmark's folder.
 
     Attributes:
@@ -99,7 +99,7 @@ class Run:
 
     folder: Path
     manifest: Mapping[str, Any]
-    settings: tuple[Setting, ...]
+    settings: tuple[SettingResult, ...]
     rows: Any
 
     @property
@@ -109,10 +109,10 @@ class Run:
         return found
 
     @property
-    def ranked(self) -> list[Setting]:
+    def ranked(self) -> list[SettingResult]:
         """The settings, best first, by MaxBoxAcc (by PxAP where there are masks only)."""
 
-        def worth(one: Setting) -> tuple[float, int]:
+        def worth(one: SettingResult) -> tuple[float, int]:
             value = one.number("max_box_acc")
             return -(value if value is not None else one.number("pxap") or -1.0), one.index
 
@@ -128,13 +128,13 @@ class Run:
         classes = self.dataset.get("classes") or []
         return str(classes[label].get("wnid") or "") if 0 <= label < len(classes) else ""
 
-    def of(self, setting: Setting, done: bool = True) -> Any:
+    def of(self, setting: SettingResult, done: bool = True) -> Any:
         """The rows of one setting: only evaluated ones, or all."""
         rows = self.rows[self.rows["setting"] == setting.id]
         return rows[rows["status"] == "ok"] if done else rows
 
 
-def read_run(folder: str | Path) -> Run:
+def read_run(folder: str | Path) -> BenchmarkRun:
     """Reads what `cliploc benchmark` wrote.
 
     Raises:
@@ -154,10 +154,10 @@ def read_run(folder: str | Path) -> Run:
     thresholds = {one["id"]: _threshold(one, numbers.get(one["id"]) or {}) for one in entries}
     rows, curves = _rows(folder, manifest, thresholds)
     settings = [
-        Setting(one["id"], label, one, numbers.get(one["id"]) or {}, curves.get(one["id"]), i)
+        SettingResult(one["id"], label, one, numbers.get(one["id"]) or {}, curves.get(one["id"]), i)
         for i, (one, label) in enumerate(zip(entries, labels, strict=True))
     ]
-    return Run(folder, manifest, tuple(settings), rows)
+    return BenchmarkRun(folder, manifest, tuple(settings), rows)
 
 
 def _check_shape(folder: Path, manifest: Mapping[str, Any], entries: Any, numbers: Any) -> None:
@@ -200,10 +200,12 @@ def _labels(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     labels = []
     for one in entries:
         parts = [str(one.get("method", one["id"]))]
-        parts += [text for key in shown if (text := _said(key, one.get(key)))]
+        parts += [text for key in shown if (text := _label_part(key, one.get(key)))]
         labels.append(" · ".join(parts))
     with_tau = [
-        f"{label} · τ {said(one.get('threshold'))}" if labels.count(label) > 1 and "threshold" in differing else label
+        f"{label} · τ {in_words(one.get('threshold'))}"
+        if labels.count(label) > 1 and "threshold" in differing
+        else label
         for label, one in zip(labels, entries, strict=True)
     ]
     return [
@@ -216,7 +218,7 @@ def _differ(entries: Sequence[Mapping[str, Any]], key: str) -> bool:
     return len({json.dumps(one.get(key), sort_keys=True) for one in entries}) > 1
 
 
-def _said(key: str, value: Any) -> str:
+def _label_part(key: str, value: Any) -> str:
     """A setting's value in a label; "" for a value that needs no mention."""
     if value is None or value is False or value in ("", [], {}):
         return ""
@@ -224,15 +226,15 @@ def _said(key: str, value: Any) -> str:
         return key
     if key in ("templates", "background") and isinstance(value, list | tuple) and len(value) > 1:
         return f"{len(value)} {key}"
-    return said(value) if key not in ("scales", "image_size") else f"{key.replace('_', ' ')} {said(value)}"
+    return in_words(value) if key not in ("scales", "image_size") else f"{key.replace('_', ' ')} {in_words(value)}"
 
 
-def said(value: Any) -> str:
+def in_words(value: Any) -> str:
     """Any value of the manifest in words."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{key}={said(one)}" for key, one in value.items()) or "–"
+        return ", ".join(f"{key}={in_words(one)}" for key, one in value.items()) or "–"
     if isinstance(value, list | tuple):
-        return ", ".join(said(one) for one in value) or "–"
+        return ", ".join(in_words(one) for one in value) or "–"
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -311,7 +313,7 @@ def _rows(
     return pandas.concat(frames, ignore_index=True), curves
 
 
-def details(run: Run, wanted: set[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:
+def details(run: BenchmarkRun, wanted: set[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:
     """Reads all columns, also maps, of the rows with these (setting, sample) keys, for the galleries."""
     _, parquet = bench_packages()
     samples = {sample for _, sample in wanted}
@@ -364,7 +366,7 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
     return 100 * max(float(middle - half) / (1 + extra), 0.0), 100 * min(float(middle + half) / (1 + extra), 1.0)
 
 
-def is_imagenet(run: Run) -> bool:
+def is_imagenet(run: BenchmarkRun) -> bool:
     """Whether the classes are ImageNet's: only then are published ILSVRC numbers comparable."""
     classes = run.dataset.get("classes") or []
     return bool(classes) and all(re.fullmatch(r"n\d{8}", str(one.get("wnid") or "")) for one in classes)

@@ -12,7 +12,7 @@ import numpy as np
 from cliploc.errors import UsageError
 from cliploc.metrics import TAUS
 from cliploc.report import colours
-from cliploc.report.benchmark_data import Floats, Run, Setting, wilson
+from cliploc.report.benchmark_data import BenchmarkRun, Floats, SettingResult, wilson
 from cliploc.report.html import DARK, LIGHT, data_uri
 
 Palette = Mapping[str, str]
@@ -49,13 +49,13 @@ def look(index: int, palette: Palette) -> tuple[str, tuple[int, ...], str]:
     return (palette["ink"], *LINE_COLOURS)[place], DASHES[turn % len(DASHES)], MARKS[place]
 
 
-def legend(settings: Sequence[Setting]) -> list[tuple[str, str, str]]:
+def legend(settings: Sequence[SettingResult]) -> list[tuple[str, str, str]]:
     """The legend: each setting's colour and dashes, as in CSS, and its label."""
     looks = [(look(one.index, {"ink": "var(--ink)"}), one.label) for one in settings]
     return [(colour, " ".join(map(str, dashes)), label) for (colour, dashes, _), label in looks]
 
 
-def tau_curves(settings: Sequence[Setting]) -> Figure:
+def tau_curves(settings: Sequence[SettingResult]) -> Figure:
     """Draws MaxBoxAcc over τ; a dot marks the best τ of each line, a ring the setting's own τ."""
 
     def draw(axes: Any, palette: Palette) -> None:
@@ -81,7 +81,7 @@ def tau_curves(settings: Sequence[Setting]) -> Figure:
     return figure(draw, f"MaxBoxAcc at every threshold. Best: {best}", (5.8, 4.0))
 
 
-def iou_histogram(run: Run, setting: Setting, top: float) -> Figure:
+def iou_histogram(run: BenchmarkRun, setting: SettingResult, top: float) -> Figure:
     """Draws a histogram of the IoU of the largest contour's box at τ; right boxes filled, wrong ones hatched.
 
     Args:
@@ -109,7 +109,7 @@ def iou_histogram(run: Run, setting: Setting, top: float) -> Figure:
     return figure(draw, f"{setting.label}: {right:.1f} % of pictures have IoU ≥ 0.5", (4.4, 2.7))
 
 
-def iou_shares(run: Run, setting: Setting) -> Floats:
+def iou_shares(run: BenchmarkRun, setting: SettingResult) -> Floats:
     """The percentage of pictures in each of 20 equal ranges of IoU, `[20]`."""
     ious = run.of(setting)["iou"].to_numpy(dtype=float)
     counts = np.histogram(ious[np.isfinite(ious)], bins=np.linspace(0, 1, 21))[0]
@@ -118,7 +118,7 @@ def iou_shares(run: Run, setting: Setting) -> Floats:
 
 
 def breakdown(
-    settings: Sequence[Setting], found: Mapping[str, Sequence[tuple[int, int]]], names: Sequence[str], what: str
+    settings: Sequence[SettingResult], found: Mapping[str, Sequence[tuple[int, int]]], names: Sequence[str], what: str
 ) -> Figure:
     """Draws the share of hits in groups of pictures, with 95 % intervals.
 

@@ -14,7 +14,7 @@ from PIL import Image
 from cliploc.errors import CliplocError
 from cliploc.images import load
 from cliploc.report import _draw
-from cliploc.report.benchmark_data import Floats, Run, Setting, as_boxes
+from cliploc.report.benchmark_data import BenchmarkRun, Floats, SettingResult, as_boxes
 from cliploc.report.html import data_uri, jpeg_uri
 from cliploc.report.overlay import OPACITY, covering
 from cliploc.values import ResizePolicy
@@ -69,7 +69,7 @@ class Photographs:
 
 
 @dataclass(frozen=True)
-class Picture:
+class GalleryPicture:
     """One photograph with a setting's map, its boxes (solid) and the true boxes (dashed).
 
     Attributes:
@@ -95,7 +95,9 @@ class Picture:
     says: str
 
 
-def picture(run: Run, row: Mapping[str, Any], setting: Setting, photographs: Photographs, title: str = "") -> Picture:
+def gallery_picture(
+    run: BenchmarkRun, row: Mapping[str, Any], setting: SettingResult, photographs: Photographs, title: str = ""
+) -> GalleryPicture:
     """Prepares the picture of one row.
 
     Args:
@@ -118,10 +120,10 @@ def picture(run: Run, row: Mapping[str, Any], setting: Setting, photographs: Pho
     iou, words = float(row["iou"]), _prediction(run, row)
     name, file = run.class_name(int(row["label"])), str(row["path"]).rsplit("/", 1)[-1]
     says = f"{name} in {file}, {setting.label}: {', '.join([f'IoU {iou:.2f}', *words])}"
-    return Picture(width, height, known[0] if known else None, heat, boxes, title, iou, words, says)
+    return GalleryPicture(width, height, known[0] if known else None, heat, boxes, title, iou, words, says)
 
 
-def _prediction(run: Run, row: Mapping[str, Any]) -> list[str]:
+def _prediction(run: BenchmarkRun, row: Mapping[str, Any]) -> list[str]:
     """Words about the predicted class; none where nothing was predicted."""
     ranked, label = [int(one) for one in (row.get("predictions") or [])], int(row["label"])
     if not ranked:
@@ -179,7 +181,7 @@ def _place(box: Floats) -> Place:
 
 
 # ------------------------------------------------------------------------------------------------------------- choices
-def chosen(run: Run, setting: Setting, count: int) -> dict[str, list[tuple[str, str]]]:
+def examples(run: BenchmarkRun, setting: SettingResult, count: int) -> dict[str, list[tuple[str, str]]]:
     """Keys (setting, sample) of a setting's best, borderline and worst pictures, if possible of different classes."""
     rows = run.of(setting)
     rows = rows[rows["iou"].notna()]
@@ -199,7 +201,7 @@ def _first(rows: Any, count: int) -> list[tuple[str, str]]:
     return list(zip(taken["setting"], taken["sample"], strict=True))
 
 
-def disputed(run: Run, settings: Sequence[Setting], count: int) -> list[str]:
+def disputed(run: BenchmarkRun, settings: Sequence[SettingResult], count: int) -> list[str]:
     """The samples with the largest standard deviation of IoU between settings."""
     rows = run.rows[(run.rows["status"] == "ok") & run.rows["setting"].isin([one.id for one in settings])]
     spread = rows.groupby("sample", sort=True)["iou"].agg(["std", "count"])

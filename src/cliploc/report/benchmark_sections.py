@@ -10,7 +10,7 @@ import numpy as np
 
 from cliploc.metrics import TAUS
 from cliploc.report.benchmark_classes import class_bars, class_table, confusion, studied, studies
-from cliploc.report.benchmark_data import MISSES, Run, Setting, details
+from cliploc.report.benchmark_data import MISSES, BenchmarkRun, SettingResult, details
 from cliploc.report.benchmark_figures import (
     INSTANCES,
     QUARTILES,
@@ -20,7 +20,7 @@ from cliploc.report.benchmark_figures import (
     legend,
     tau_curves,
 )
-from cliploc.report.benchmark_gallery import Photographs, Picture, chosen, disputed, picture
+from cliploc.report.benchmark_gallery import GalleryPicture, Photographs, disputed, examples, gallery_picture
 from cliploc.report.benchmark_tables import Cell, Table, percent
 from cliploc.report.html import count
 
@@ -40,7 +40,7 @@ class Section:
     data: Mapping[str, Any]
 
 
-def sections(run: Run, settings: Sequence[Setting], photographs: Photographs) -> list[Section]:
+def sections(run: BenchmarkRun, settings: Sequence[SettingResult], photographs: Photographs) -> list[Section]:
     """The sections that have content.
 
     Args:
@@ -71,7 +71,7 @@ def sections(run: Run, settings: Sequence[Setting], photographs: Photographs) ->
 
 
 # --------------------------------------------------------------------------------------------------------- thresholds
-def _tau(settings: Sequence[Setting]) -> dict[str, Any]:
+def _tau(settings: Sequence[SettingResult]) -> dict[str, Any]:
     curves = [one for one in settings if one.curve is not None]
     columns = {
         "setting": "",
@@ -104,7 +104,7 @@ def _tau(settings: Sequence[Setting]) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------------------------------------------------------- IoU
-def _iou(run: Run, settings: Sequence[Setting]) -> dict[str, Any]:
+def _iou(run: BenchmarkRun, settings: Sequence[SettingResult]) -> dict[str, Any]:
     top = 5 * np.ceil(max(iou_shares(run, one).max() for one in settings) / 5 + 0.2)
     return {
         "histograms": [
@@ -123,7 +123,7 @@ def _iou(run: Run, settings: Sequence[Setting]) -> dict[str, Any]:
 Counts = Mapping[str, Sequence[tuple[int, int]]]  # setting → (hits, pictures) of each group
 
 
-def _objects(run: Run, settings: Sequence[Setting]) -> dict[str, Any]:
+def _objects(run: BenchmarkRun, settings: Sequence[SettingResult]) -> dict[str, Any]:
     shares = run.rows.drop_duplicates("sample")["area_share"].dropna().to_numpy(dtype=float)
     ends = np.quantile(shares, [0.25, 0.5, 0.75])
     size = _by(run, settings, lambda rows: np.searchsorted(ends, rows["area_share"].to_numpy(dtype=float)))
@@ -139,7 +139,7 @@ def _objects(run: Run, settings: Sequence[Setting]) -> dict[str, Any]:
     }
 
 
-def _by(run: Run, settings: Sequence[Setting], group: Callable[[Any], Any], groups: int = 4) -> Counts:
+def _by(run: BenchmarkRun, settings: Sequence[SettingResult], group: Callable[[Any], Any], groups: int = 4) -> Counts:
     found = {}
     for one in settings:
         rows = run.of(one)
@@ -148,7 +148,7 @@ def _by(run: Run, settings: Sequence[Setting], group: Callable[[Any], Any], grou
     return found
 
 
-def _count_table(settings: Sequence[Setting], size: Counts, number: Counts) -> Table:
+def _count_table(settings: Sequence[SettingResult], size: Counts, number: Counts) -> Table:
     groups = [(name, size, i) for i, name in enumerate(QUARTILES)]
     groups += [(f"{name} {'box' if name == '1' else 'boxes'}", number, i) for i, name in enumerate(INSTANCES)]
     columns = {"setting": "", "box": "", **dict.fromkeys((name for name, _, _ in groups), "pictures")}
@@ -165,7 +165,7 @@ def _count_table(settings: Sequence[Setting], size: Counts, number: Counts) -> T
 KINDS_OF_BOXES = {"hit": ("right", "IoU of at least 0.5"), **MISSES}
 
 
-def _misses(run: Run, settings: Sequence[Setting]) -> list[tuple[str, dict[str, float]]]:
+def _misses(run: BenchmarkRun, settings: Sequence[SettingResult]) -> list[tuple[str, dict[str, float]]]:
     """For each setting its label and the percentages of pictures with right boxes and with each kind of error."""
     found = []
     for one in settings:
@@ -177,7 +177,7 @@ def _misses(run: Run, settings: Sequence[Setting]) -> list[tuple[str, dict[str, 
 
 
 # ------------------------------------------------------------------------------------------------------------ classes
-def _classes(run: Run, settings: Sequence[Setting]) -> dict[str, Any]:
+def _classes(run: BenchmarkRun, settings: Sequence[SettingResult]) -> dict[str, Any]:
     present = run.rows.drop_duplicates("sample").groupby("label")["sample"].count()
     few = int((present <= 2).sum())
     words = [f"{len(present):,} classes, {count(int(present.sum()), 'sample')}."]
@@ -199,9 +199,9 @@ KINDS = {
 }
 
 
-def _pictures(run: Run, settings: Sequence[Setting], photographs: Photographs) -> dict[str, Any]:
+def _pictures(run: BenchmarkRun, settings: Sequence[SettingResult], photographs: Photographs) -> dict[str, Any]:
     shown, compared = settings[:MOST_GALLERIES], settings[:MOST_DRAWN]
-    picks = {one.id: chosen(run, one, EACH) for one in shown}
+    picks = {one.id: examples(run, one, EACH) for one in shown}
     argued = disputed(run, compared, EACH) if len(compared) > 1 else []
     wanted = {key for kinds in picks.values() for keys in kinds.values() for key in keys}
     full = details(run, wanted | {(one.id, sample) for one in compared for sample in argued})
@@ -209,8 +209,8 @@ def _pictures(run: Run, settings: Sequence[Setting], photographs: Photographs) -
     def name(key: tuple[str, str]) -> str:
         return run.class_name(int(full[key]["label"]))
 
-    def show(one: Setting, sample: str, title: str) -> Picture:
-        return picture(run, full[one.id, sample], one, photographs, title)
+    def show(one: SettingResult, sample: str, title: str) -> GalleryPicture:
+        return gallery_picture(run, full[one.id, sample], one, photographs, title)
 
     return {
         "folder": run.folder,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cliploc.metrics import all_numbers
-from cliploc.report.benchmark_data import Run, Setting, is_imagenet, said
+from cliploc.report.benchmark_data import BenchmarkRun, SettingResult, in_words, is_imagenet
 
 NOT_COMPARABLE = (
     "Numbers of another model, another split or other pictures are not comparable with each other: the published rows "
@@ -100,14 +100,14 @@ def published() -> Mapping[str, Any]:
     return found
 
 
-def learnt_labels(setting: Setting) -> str:
+def learnt_labels(setting: SettingResult) -> str:
     """The reason why a setting is not zero-shot on ImageNet; "" if it is."""
     if setting.about.get("head"):
         return "its head learnt labels of a training set"
     return str(published()["learnt_imagenet_labels"].get(setting.about.get("model"), ""))
 
 
-def comparison(run: Run, most: int = 12) -> Table:
+def comparison(run: BenchmarkRun, most: int = 12) -> Table:
     """The table of our numbers and published ones; zero-shot settings apart from those trained on ImageNet's labels."""
     columns = {
         "method": "",
@@ -140,7 +140,7 @@ def comparison(run: Run, most: int = 12) -> Table:
     return Table(title, columns, groups, numeric, notes)
 
 
-def _ours(run: Run, one: Setting) -> list[Cell]:
+def _ours(run: BenchmarkRun, one: SettingResult) -> list[Cell]:
     known, best = one.number("gt_known"), one.number("max_box_acc")
     ends, evaluated = one.interval("gt_known"), one.numbers.get("evaluated")
     fixed = None if one.oracle else known
@@ -159,13 +159,13 @@ def _ours(run: Run, one: Setting) -> list[Cell]:
     ]
 
 
-def _model(run: Run, one: Setting) -> str:
+def _model(run: BenchmarkRun, one: SettingResult) -> str:
     """The model as a suffix where all settings share it, as labels do not name it then."""
-    models = {said(other.about.get("model")) for other in run.settings}
-    return f", {said(one.about['model'])}" if len(models) == 1 and one.about.get("model") else ""
+    models = {in_words(other.about.get("model")) for other in run.settings}
+    return f", {in_words(one.about['model'])}" if len(models) == 1 and one.about.get("model") else ""
 
 
-def _tau(one: Setting) -> str:
+def _tau(one: SettingResult) -> str:
     if one.threshold is None:
         return "each map's own"
     return f"{one.threshold:.3g} ({'oracle' if one.oracle else 'fixed'})"
@@ -204,7 +204,7 @@ def _marked(cell: Cell, mark: str) -> Cell:
     return cell if cell.text == "–" else Cell(cell.text + mark, cell.value)
 
 
-def dataset_line(run: Run) -> str:
+def dataset_line(run: BenchmarkRun) -> str:
     """The dataset in a few words: "wsol val"."""
     data = run.dataset
     subset = data.get("subset")
@@ -213,7 +213,7 @@ def dataset_line(run: Run) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------- all numbers
-def every_number(run: Run) -> Table:
+def every_number(run: BenchmarkRun) -> Table:
     """Every setting × every metric that any of them has."""
     keys = [key for key in all_numbers() if any(one.number(key) is not None for one in run.settings)]
     columns = {
@@ -242,7 +242,7 @@ def every_number(run: Run) -> Table:
     return Table("All settings, all metrics", columns, {"": rows}, numeric, notes)
 
 
-def failures(one: Setting) -> int:
+def failures(one: SettingResult) -> int:
     """The number of pictures that failed in a setting."""
     failed = one.numbers.get("failed", 0)
     return int(failed) if isinstance(failed, int | float) else len(failed)
@@ -317,7 +317,7 @@ def _tex_cell(cell: Cell) -> str:
     return rf"{_tex(cell.text)} {{\scriptsize ({cell.ends[0]:.1f}--{cell.ends[1]:.1f})}}"
 
 
-def to_csv(run: Run) -> str:
+def to_csv(run: BenchmarkRun) -> str:
     """The CSV: a row for each setting of this run and each published row, with unrounded numbers."""
     kinds = ("kind", "setting", "model", "pretrained", "method", "trained_on_imagenet_labels", "dataset", "split")
     numbers = [end for key in all_numbers() for end in (key, f"{key}_low", f"{key}_high")]

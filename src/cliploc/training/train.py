@@ -29,7 +29,7 @@ from cliploc import prompts
 from cliploc._files import write_output
 from cliploc.backbones import resolve_precision
 from cliploc.errors import CliplocError, ModelError, UsageError
-from cliploc.heads import HEADS, HeadConfig, HeadKind, SemanticHead, Start, answer, save_head
+from cliploc.heads import HEADS, HeadConfig, HeadKind, SemanticHead, Start, save_head, tower_fingerprint
 from cliploc.reporter import SILENT, Reporter
 from cliploc.tower import Backbone
 from cliploc.training.features import FeatureCache, Wanted
@@ -268,7 +268,7 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         head = head_class(config)
-    run = _Run(settings, cache, pictures.labels, parts, text, head, accelerator)
+    run = _Training(settings, cache, pictures.labels, parts, text, head, accelerator)
     folder = out.with_name(out.name + ".training")
     says = f"{asdict(config)} {parts} {pictures.labels} {cache.folder.name}"
     asked = hashlib.sha256(says.encode("utf-8", "replace")).hexdigest()
@@ -299,7 +299,7 @@ def train(
     trained.eval().requires_grad_(False)
     if first:
         write_output(folder / "curves.png", curves(run.history, settings), "--out")
-        save_head(out, trained, answer(backbone))
+        save_head(out, trained, tower_fingerprint(backbone))
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return Trained(trained, tuple(run.history), run.best_epoch, parts, tuple(problems))
@@ -344,7 +344,7 @@ def _chunks(items: Sequence[str], size: int) -> list[Sequence[str]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-class _Run:
+class _Training:
     """The state of a training between two epochs, and how it moves on."""
 
     def __init__(

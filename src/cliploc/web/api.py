@@ -27,7 +27,7 @@ def add_api(inputs: Inputs, service: Service, debug: bool, **queue: Any) -> None
         queue: how gradio queues requests that run a model.
     """
 
-    def answer(
+    def searched(
         request: gr.Request,
         path: str | None,
         asked: str,
@@ -43,10 +43,12 @@ def add_api(inputs: Inputs, service: Service, debug: bool, **queue: Any) -> None
             raise gr.Error(explain(error, debug), print_exception=False) from None
 
     def locate(request: gr.Request, path: str | None, asked: str, settings: dict[str, Any] | None) -> dict[str, object]:
-        return answer(request, path, asked, settings, lambda look, wanted: downloads.document(look.cut(wanted), wanted))
+        return searched(
+            request, path, asked, settings, lambda look, wanted: downloads.document(look.cut(wanted), wanted)
+        )
 
     def files(request: gr.Request, path: str | None, asked: str, settings: dict[str, Any] | None) -> list[str]:
-        return answer(
+        return searched(
             request,
             path,
             asked,

@@ -22,7 +22,7 @@ from cliploc.localization import Localization
 from cliploc.localizer import Localizer, default_method
 from cliploc.memory import Memory
 from cliploc.pipeline.decide import absence
-from cliploc.refine import chosen, refinements
+from cliploc.refine import refinements, resolve_refinements
 from cliploc.report.overlay import fit_within
 from cliploc.reporter import SILENT, Reporter
 from cliploc.saliency import fitting
@@ -329,7 +329,7 @@ class _Interruptible(TorchFunctionMode):
 
 def _usable(refinement: str, backbone: Backbone) -> bool:
     try:
-        chosen([refinement], backbone)
+        resolve_refinements([refinement], backbone)
     except UsageError:
         return False
     return True
