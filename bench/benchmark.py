@@ -33,9 +33,9 @@ from cliploc import __version__
 from cliploc._allocator import keep_freed_memory
 from cliploc.config import BENCHMARK
 from cliploc.datasets import open_dataset
-from cliploc.jobs.benchmark import run_benchmark, unfit_on_view
+from cliploc.jobs.benchmark import run_benchmark, unfit_for_setup
 from cliploc.jobs.engine import MakeWorker, Part, Shard
-from cliploc.jobs.plan import Grid, View
+from cliploc.jobs.plan import Grid, ModelSetup
 from cliploc.jobs.rows import part_path, write_part
 from cliploc.reporter import SILENT, Reporter
 
@@ -105,8 +105,8 @@ class Bench:
         images = sum(len(shard.samples) for shard in shards)
         with closing(make_worker()) as worker, tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "parts").mkdir()
-            backbone = worker.views[0].localizer.backbone
-            pixels = torch.rand(BATCH, 3, *worker.views[0].localizer.input_hw)
+            backbone = worker.setups[0].localizer.backbone
+            pixels = torch.rand(BATCH, 3, *worker.setups[0].localizer.input_hw)
             for part in worker.stream(shards[:2]):  # starts the judges, warms everything
                 on_part(part)
 
@@ -149,16 +149,16 @@ def main() -> int:
     torch.set_num_threads(given.threads or torch.get_num_threads())
     dataset = open_dataset("wsol", given.root, limit=given.images)
     bench = Bench(given.rounds, given.memory)
-    view = View(
+    setup = ModelSetup(
         BENCHMARK.but(model=given.model, pretrained=given.pretrained, precision=given.precision, batch_size=BATCH)
     )
     methods = given.method.split(",")
     budget = {"budget": given.budget} if given.budget else {}
     settings, left_out = Grid(
-        [view], methods, lambda name: budget if name in ("score_cam", "vl_score") else {}
-    ).settings(unfit_on_view)
+        [setup], methods, lambda name: budget if name in ("score_cam", "vl_score") else {}
+    ).settings(unfit_for_setup)
     with tempfile.TemporaryDirectory() as out:
-        run_benchmark(dataset, [view], settings, Path(out), engine=bench, judges=given.workers)
+        run_benchmark(dataset, [setup], settings, Path(out), engine=bench, judges=given.workers)
     print(
         f"cliploc {__version__}, torch {torch.__version__}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
         f"{platform.platform()}\n{given.model} {given.precision}, {given.method}, {len(dataset)} pictures, "

@@ -185,7 +185,7 @@ from cliploc.cli import main
 from cliploc.config import BENCHMARK
 from cliploc.jobs.annotator import AnnotatorSettings, BoxFilter
 from cliploc.jobs.labels import labels_of
-from cliploc.jobs.plan import Setting, View, WorkerSettings
+from cliploc.jobs.plan import Setting, ModelSetup, WorkerSettings
 
 for command in ("localize", "annotate", "benchmark"):
     main([command, "--help"])
@@ -193,8 +193,8 @@ main(["localize", "cat.jpg", "-p", "cat", "--softness", "10"])
 main(["annotate", "photos", "--labels", "labels.txt", "--out", "out", "--softness", "10"])
 main(["benchmark", "--dataset", "wsol", "--root", "data", "--out", "out", "--softness", "10"])
 assert Localizer(softness=2).describe()["softness"] == 2
-view = View(BENCHMARK.but(softness=2))
-worker = WorkerSettings((view,), (Setting("one", 0, "cam"),), ("cat",), Path())()
+setup = ModelSetup(BENCHMARK.but(softness=2))
+worker = WorkerSettings((setup,), (Setting("one", 0, "cam"),), ("cat",), Path())()
 assert worker.describe()[0]["softness"] == 2
 assert AnnotatorSettings(labels_of(["cat"]), BoxFilter(), Options(softness=2))().describe()["softness"] == 2
 """
@@ -353,10 +353,10 @@ def test_a_head_replaced_under_the_same_name_makes_another_annotation(photos: Pa
 pytest.importorskip("pyarrow")
 
 from cliploc.jobs.benchmark import run_benchmark  # noqa: E402
-from cliploc.jobs.plan import Setting, View  # noqa: E402
+from cliploc.jobs.plan import ModelSetup, Setting  # noqa: E402
 from tests.jobs.samples import dataset, wsol_folder  # noqa: E402
 
-VIEW = View(config.BENCHMARK.but(device="cpu", batch_size=2))
+SETUP = ModelSetup(config.BENCHMARK.but(device="cpu", batch_size=2))
 SETTING = Setting("one", 0, "cam")
 
 
@@ -391,15 +391,15 @@ def of_dataset(change: str) -> Callable[[Path], Any]:
     return changed
 
 
-IN_SETTING = {"method", "method_options", "threshold"}  # of the options, that a `Setting` has instead of a `View`
+IN_SETTING = {"method", "method_options", "threshold"}  # of the options, that a `Setting` has instead of a `ModelSetup`
 OF_SETTING: dict[str, Second] = {
     "id": Second("two"),
     "method": Second("layer_cam"),
     "options": Second({"stages": (-1, -2)}, {"method": "layer_cam"}),
     "threshold": Second(0.5),
 }
-HARMLESS_IN_SETTING = {"view": "a number in a list; the view itself counts"}
-OF_BENCHMARK = {"dataset", "views", "settings", "save_maps", "shard", "asked"}
+HARMLESS_IN_SETTING = {"setup": "a number in a list; the setup itself counts"}
+OF_BENCHMARK = {"dataset", "setups", "settings", "save_maps", "shard", "asked"}
 HARMLESS_IN_BENCHMARK = {
     "out": "the folder of the run itself",
     "engine": "what carries it out: parts do not depend on it",
@@ -408,14 +408,14 @@ HARMLESS_IN_BENCHMARK = {
 }
 
 
-def benchmarked(root: Path, out: Path, view: View = VIEW, setting: Setting = SETTING, **changed: Any) -> Any:
+def benchmarked(root: Path, out: Path, setup: ModelSetup = SETUP, setting: Setting = SETTING, **changed: Any) -> Any:
     arguments: dict[str, Any] = {"dataset": dataset(root), "shard": 2, "judges": 0, **changed}
-    return run_benchmark(arguments.pop("dataset"), [view], [setting], out, **arguments)
+    return run_benchmark(arguments.pop("dataset"), [setup], [setting], out, **arguments)
 
 
 def test_every_parameter_of_the_benchmark_is_listed() -> None:
     assert_each_is_listed(parameters(run_benchmark), dict.fromkeys(OF_BENCHMARK), HARMLESS_IN_BENCHMARK)
-    assert {one.name for one in dataclasses.fields(View)} == {"options", "prompts"}
+    assert {one.name for one in dataclasses.fields(ModelSetup)} == {"options", "prompts"}
     assert_each_is_listed({one.name for one in dataclasses.fields(Setting)}, OF_SETTING, HARMLESS_IN_SETTING)
 
 
@@ -438,9 +438,9 @@ def test_each_option_of_a_view_makes_another_benchmark(name: str, root: Path, he
     one, other = of_localizer(name, head)
     setting = replace(SETTING, method=one.pop("method", SETTING.method))
     other.pop("method", None)
-    view, another = (View(VIEW.options.but(**options)) for options in (one, other))
-    out = once([view, setting] if (view, setting) != (VIEW, SETTING) else SETTING,
-               lambda out: benchmarked(root, out, view, setting))  # fmt: skip
+    setup, another = (ModelSetup(SETUP.options.but(**options)) for options in (one, other))
+    out = once([setup, setting] if (setup, setting) != (SETUP, SETTING) else SETTING,
+               lambda out: benchmarked(root, out, setup, setting))  # fmt: skip
     with pytest.raises(UsageError, match=OTHER_RUN):
         benchmarked(root, out, another, setting)
 
@@ -448,13 +448,13 @@ def test_each_option_of_a_view_makes_another_benchmark(name: str, root: Path, he
 def test_what_templates_are_called_makes_another_benchmark(root: Path, once: Any) -> None:
     out = once(SETTING, lambda out: benchmarked(root, out))
     with pytest.raises(UsageError, match=OTHER_RUN):
-        benchmarked(root, out, replace(VIEW, prompts="mine"))
+        benchmarked(root, out, replace(SETUP, prompts="mine"))
 
 
 @pytest.mark.parametrize("name", sorted(IN_SETTING))
 def test_a_view_refuses_the_options_of_a_setting(name: str) -> None:
     with pytest.raises(UsageError, match=f"expected {name} in a Setting"):
-        View(VIEW.options.but(**{name: OF_LOCALIZER[name].value}))
+        ModelSetup(SETUP.options.but(**{name: OF_LOCALIZER[name].value}))
 
 
 @pytest.mark.parametrize("name", OF_SETTING)
@@ -468,10 +468,10 @@ def test_each_option_of_a_setting_makes_another_benchmark(name: str, root: Path,
 def test_settings_of_one_view_and_method_with_other_options_are_refused(root: Path, tmp_path: Path) -> None:
     """The options of the first went for both."""
     settings = [Setting("one", 0, "layer_cam"), Setting("two", 0, "layer_cam", {"stages": (-1, -2)})]
-    with pytest.raises(UsageError, match="expected the same options for each setting of layer_cam in a view"):
-        run_benchmark(dataset(root), [VIEW], settings, tmp_path, judges=0)
-    views = [VIEW, replace(VIEW, prompts="again")]
-    result = run_benchmark(dataset(root), views, [settings[0], replace(settings[1], view=1)], tmp_path, judges=0)
+    with pytest.raises(UsageError, match="expected the same options for each setting of layer_cam in a setup"):
+        run_benchmark(dataset(root), [SETUP], settings, tmp_path, judges=0)
+    setups = [SETUP, replace(SETUP, prompts="again")]
+    result = run_benchmark(dataset(root), setups, [settings[0], replace(settings[1], setup=1)], tmp_path, judges=0)
     assert result.summary.keys() == {"one", "two"}
 
 

@@ -34,10 +34,10 @@ from cliploc.datasets import open_dataset
 from cliploc.errors import InputError, UsageError
 from cliploc.geometry import iou_matrix
 from cliploc.jobs import rows as rows_module
-from cliploc.jobs.benchmark import read_manifest, run_benchmark, unfit_on_view
+from cliploc.jobs.benchmark import read_manifest, run_benchmark, unfit_for_setup
 from cliploc.jobs.evaluate import evaluate_folder
 from cliploc.jobs.folder import DiskFullError
-from cliploc.jobs.plan import Grid, View, shard_size
+from cliploc.jobs.plan import Grid, ModelSetup, shard_size
 from cliploc.jobs.rows import parts_in, rows_in
 from cliploc.localizer import Localizer
 from cliploc.metrics import PxAP, all_numbers, pack_counts, unpack_counts
@@ -48,13 +48,13 @@ from tests.commands import cliploc_, create_once
 from tests.jobs.samples import dataset, wsol_folder
 from tests.report.test_benchmark import cells, section
 
-VIEW = View(BENCHMARK.but(batch_size=2, device="cpu"))
+SETUP = ModelSetup(BENCHMARK.but(batch_size=2, device="cpu"))
 COUNT = 14
 
 
-def changed(prompts: str = "default", **options: Any) -> View:
-    """The view with other options."""
-    return View(VIEW.options.but(**options), prompts)
+def changed(prompts: str = "default", **options: Any) -> ModelSetup:
+    """The setup with other options."""
+    return ModelSetup(SETUP.options.but(**options), prompts)
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +67,9 @@ def one_model(monkeypatch):
     monkeypatch.setattr(backbones, "create", create_once)
 
 
-def run(root, out, methods=("cam", "layer_cam"), *, views=(VIEW,), thresholds=(None,), **options):
-    settings, _ = Grid(views, methods, thresholds=thresholds).settings(unfit_on_view)
-    return run_benchmark(dataset(root), views, settings, out, **{"judges": 0, "shard": 4, **options})
+def run(root, out, methods=("cam", "layer_cam"), *, setups=(SETUP,), thresholds=(None,), **options):
+    settings, _ = Grid(setups, methods, thresholds=thresholds).settings(unfit_for_setup)
+    return run_benchmark(dataset(root), setups, settings, out, **{"judges": 0, "shard": 4, **options})
 
 
 def tables(out):
@@ -140,7 +140,7 @@ def test_a_row_says_what_the_localizer_says_in_original_pixels(root, plain):
 def test_maps_of_cropped_and_padded_views_lie_on_the_whole_picture(root, tmp_path):
     whole = {}
     for policy in ("squash", "crop", "pad"):
-        run(root, tmp_path / policy, ("cam",), views=(changed(resize=policy),), save_maps=True)
+        run(root, tmp_path / policy, ("cam",), setups=(changed(resize=policy),), save_maps=True)
         whole[policy] = np.stack([np.load(path) for path in sorted((tmp_path / policy).rglob("*.npy"))])
     for maps in whole.values():
         assert maps.shape == (COUNT, 224, 224)
@@ -158,8 +158,8 @@ def test_thresholds_cost_no_forward_pass_and_prompts_do(root, tmp_path, monkeypa
     passes = []
     plain = Views.compute
     monkeypatch.setattr(Views, "compute", lambda *a: passes.append(len(a[1])) or plain(*a))
-    views = (VIEW, changed("name-only", templates=("{}",)))
-    result = run(root, tmp_path, views=views, thresholds=(0.2, None, 0.6))
+    setups = (SETUP, changed("name-only", templates=("{}",)))
+    result = run(root, tmp_path, setups=setups, thresholds=(0.2, None, 0.6))
     assert sum(passes) == 2 * COUNT
     assert len(result.summary) == 12
     assert result.summary["mini_cam_default_0.2"]["threshold"] == 0.2
@@ -171,8 +171,8 @@ def test_thresholds_cost_no_forward_pass_and_prompts_do(root, tmp_path, monkeypa
 
 
 def test_only_a_split_that_may_tune_gives_a_threshold_that_is_no_oracle(root, tmp_path, plain):
-    settings, _ = Grid([VIEW], ["cam"]).settings(unfit_on_view)
-    tuned = run_benchmark(dataset(root, "tune"), [VIEW], settings, tmp_path, judges=0)
+    settings, _ = Grid([SETUP], ["cam"]).settings(unfit_for_setup)
+    tuned = run_benchmark(dataset(root, "tune"), [SETUP], settings, tmp_path, judges=0)
     assert tuned.summary["mini_cam"]["best_threshold_is_an_oracle"] is False
     assert "may tune" in " ".join(tuned.legend())
     assert plain.summary["mini_cam"]["best_threshold_is_an_oracle"] is True
@@ -189,11 +189,11 @@ if __name__ == "__main__":  # not in the processes that judge maps
     sys.path.insert(0, sys.argv[3])
     import time
     import torch
-    from tests.jobs.test_benchmark import VIEW, Reporter, dataset, Grid, unfit_on_view, run_benchmark
+    from tests.jobs.test_benchmark import SETUP, Reporter, dataset, Grid, unfit_for_setup, run_benchmark
 
     torch.set_num_threads(int(sys.argv[4]))
-    settings, _ = Grid([VIEW], ["cam", "layer_cam"]).settings(unfit_on_view)
-    run_benchmark(dataset(Path(sys.argv[1])), [VIEW], settings, Path(sys.argv[2]), judges=1, shard=4, save_maps=True,
+    settings, _ = Grid([SETUP], ["cam", "layer_cam"]).settings(unfit_for_setup)
+    run_benchmark(dataset(Path(sys.argv[1])), [SETUP], settings, Path(sys.argv[2]), judges=1, shard=4, save_maps=True,
         reporter=Reporter(images=lambda _: time.sleep(0.3)))  # so that a fast machine is not done before it is killed
 """
 
@@ -311,11 +311,11 @@ def test_masks_are_part_of_what_may_be_replaced(root, tmp_path):
     mask = tmp_path / "mask.png"
     Image.fromarray(np.eye(50, dtype=np.uint8) * 255).save(mask)
     given = replace(dataset(root), samples=(replace(dataset(root).samples[0], masks=(mask,)),))
-    settings, _ = Grid([VIEW], ["cam"]).settings(unfit_on_view)
+    settings, _ = Grid([SETUP], ["cam"]).settings(unfit_for_setup)
     for computed in (1, 0):
-        assert run_benchmark(given, [VIEW], settings, tmp_path / "out", judges=0).computed == computed
+        assert run_benchmark(given, [SETUP], settings, tmp_path / "out", judges=0).computed == computed
     Image.fromarray(np.full((50, 50), 255, np.uint8)).save(mask)
-    assert run_benchmark(given, [VIEW], settings, tmp_path / "out", judges=0).computed == 1
+    assert run_benchmark(given, [SETUP], settings, tmp_path / "out", judges=0).computed == 1
 
 
 def test_a_map_left_by_a_kill_is_removed(root, plain, tmp_path):
@@ -333,8 +333,8 @@ def test_a_map_left_by_a_kill_is_removed(root, plain, tmp_path):
         ({"methods": ("cam",)}, r"settings\.mini_layer-cam: only there"),
         ({"methods": ("layer_cam", "cam")}, "settings: in another order"),
         ({"thresholds": (0.4,)}, r"settings\.mini_cam\.threshold: 0\.3 there, 0\.4 asked for"),
-        ({"views": (changed(flip=True),)}, r"settings\.mini_cam\.flip: false there, true asked for"),
-        ({"views": (changed(batch_size=4),)}, r"settings\.mini_cam\.batch_size: 2 there, 4 asked for"),
+        ({"setups": (changed(flip=True),)}, r"settings\.mini_cam\.flip: false there, true asked for"),
+        ({"setups": (changed(batch_size=4),)}, r"settings\.mini_cam\.batch_size: 2 there, 4 asked for"),
         ({"save_maps": False}, "save_maps: true there, false asked for"),
     ],
 )
@@ -346,15 +346,15 @@ def test_other_settings_in_an_old_folder_are_refused_by_name(root, plain, change
 
 
 def test_other_samples_and_other_folders_are_refused(root, plain, tmp_path):
-    settings, _ = Grid([VIEW], ["cam", "layer_cam"]).settings(unfit_on_view)
+    settings, _ = Grid([SETUP], ["cam", "layer_cam"]).settings(unfit_for_setup)
     fewer = open_dataset("wsol", root, limit=COUNT - 1)
     with pytest.raises(UsageError, match=r"dataset\.samples: 14 there, 13 asked for"):
-        run_benchmark(fewer, [VIEW], settings, plain.out, judges=0, shard=4, save_maps=True)
+        run_benchmark(fewer, [SETUP], settings, plain.out, judges=0, shard=4, save_maps=True)
     moved = list(dataset(root).samples)
     moved[3] = replace(moved[3], boxes_xyxy=moved[3].boxes_xyxy + 1)
     other = replace(dataset(root), samples=tuple(moved))
     with pytest.raises(UsageError, match=r"dataset\.samples_sha256"):
-        run_benchmark(other, [VIEW], settings, plain.out, judges=0, shard=4, save_maps=True)
+        run_benchmark(other, [SETUP], settings, plain.out, judges=0, shard=4, save_maps=True)
     (tmp_path / "manifest.json").write_text('{"kind": "annotation"}')
     with pytest.raises(UsageError, match="something else than a benchmark"):
         run(root, tmp_path)
@@ -418,12 +418,12 @@ def test_a_broken_picture_is_a_failed_row_and_changes_no_other(root, plain, tmp_
     shutil.copytree(root, broken)
     for name in ("val/003.jpg", "val/006.jpg", "val/007.jpg", "val/013.jpg"):
         (broken / name).write_bytes((broken / name).read_bytes()[:2000])
-    settings, _ = Grid([VIEW], ["cam", "layer_cam"]).settings(unfit_on_view)
+    settings, _ = Grid([SETUP], ["cam", "layer_cam"]).settings(unfit_for_setup)
     given = replace(
         dataset(root),
         samples=tuple(replace(one, path=broken / one.path.relative_to(root)) for one in dataset(root).samples),
     )
-    result = run_benchmark(given, [VIEW], settings, tmp_path / "out", judges=0, shard=4)
+    result = run_benchmark(given, [SETUP], settings, tmp_path / "out", judges=0, shard=4)
     assert sorted(result.failed) == ["val/003.jpg", "val/006.jpg", "val/007.jpg", "val/013.jpg"]
     assert "003.jpg: damaged" in result.failed["val/003.jpg"]
     numbers = result.summary["mini_cam"]
@@ -494,22 +494,22 @@ def test_a_method_that_gives_no_numbers_fails_alone_and_by_name(root, plain, tmp
 
 # ---------------------------------------------------------------------------------------------------------------- grid
 def test_ids_say_what_tells_settings_apart_and_misfits_are_left_out():
-    views = [
+    setups = [
         changed(model="mini"),
         changed("a photo of a {}.", model="RN50", pretrained="openai", templates=("a photo of a {}.",)),
         changed(model="ViT-B-32", pretrained="openai"),
         changed(model="ViT-B-32", pretrained="laion2b_s34b_b79k"),
     ]
-    settings, left_out = Grid(views, ["cam", "gem"], thresholds=[None, 0.5]).settings(unfit_on_view)
+    settings, left_out = Grid(setups, ["cam", "gem"], thresholds=[None, 0.5]).settings(unfit_for_setup)
     ids = [one.id for one in settings]
     assert len(set(ids)) == len(ids) == 8
     assert "RN50_cam_a-photo-of-a_own" in ids
     assert "ViT-B-32_laion2b-s34b-b79k_gem_default_0.5" in ids
     assert left_out[0].startswith("gem does not work on mini, a cnn tower")
     with pytest.raises(UsageError, match="gem does not work on mini"):
-        Grid(views[:1], ["gem"]).settings(unfit_on_view)
+        Grid(setups[:1], ["gem"]).settings(unfit_for_setup)
     with pytest.raises(UsageError, match="expected each method once, got cam twice"):
-        Grid(views, ["cam", "cam"]).settings(unfit_on_view)
+        Grid(setups, ["cam", "cam"]).settings(unfit_for_setup)
     assert [shard_size(batch) for batch in (1, 16, 12, 64)] == [32, 32, 36, 64]
 
 
@@ -531,8 +531,8 @@ def test_masks_are_read_as_the_wsol_evaluation_reads_them_and_give_pxap(root, tm
     np.testing.assert_array_equal(true, small["one"] | small["two"])
     np.testing.assert_array_equal(ignore, small["ignore"])
     given = replace(dataset(root), samples=(sample, replace(sample, id="other", masks=(tmp_path / "no.png",))))
-    settings, _ = Grid([VIEW], ["cam"]).settings(unfit_on_view)
-    result = run_benchmark(given, [VIEW], settings, tmp_path / "out", judges=0, save_maps=True)
+    settings, _ = Grid([SETUP], ["cam"]).settings(unfit_for_setup)
+    result = run_benchmark(given, [SETUP], settings, tmp_path / "out", judges=0, save_maps=True)
     metric = PxAP()
     metric.update(sample.id, np.load(tmp_path / "out/maps/mini_cam" / f"{sample.id}.npy"), true, ignore)
     assert result.summary["mini_cam"]["pxap"] == 100 * metric.compute().pxap

@@ -30,8 +30,8 @@ import torch  # noqa: E402
 
 from cliploc.jobs import ray as engine  # noqa: E402
 from cliploc.jobs.annotate import annotate  # noqa: E402
-from cliploc.jobs.benchmark import run_benchmark, unfit_on_view  # noqa: E402
-from cliploc.jobs.plan import Grid, View  # noqa: E402
+from cliploc.jobs.benchmark import run_benchmark, unfit_for_setup  # noqa: E402
+from cliploc.jobs.plan import Grid, ModelSetup  # noqa: E402
 from cliploc.jobs.rows import parts_in  # noqa: E402
 from tests.jobs.samples import dataset, wsol_folder  # noqa: E402
 
@@ -185,16 +185,16 @@ def test_what_a_part_raises_ends_the_run_and_the_cluster_is_let_go(cluster):
 
 def test_a_benchmark_gives_the_rows_of_a_local_one(cluster, tmp_path):
     data = dataset(wsol_folder(tmp_path / "wsol", 10))
-    views = (View(BENCHMARK.but(batch_size=2, device="cpu")),)
-    settings, _ = Grid(views, ["cam", "grad_cam"]).settings(unfit_on_view)
+    setups = (ModelSetup(BENCHMARK.but(batch_size=2, device="cpu")),)
+    settings, _ = Grid(setups, ["cam", "grad_cam"]).settings(unfit_for_setup)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)  # as the cluster's workers
-        here = run_benchmark(data, views, settings, tmp_path / "local", judges=0, shard=4)
+        here = run_benchmark(data, setups, settings, tmp_path / "local", judges=0, shard=4)
     finally:
         torch.set_num_threads(threads)
     on_cluster = functools.partial(engine.run, address=cluster.address, threads=1)
-    there = run_benchmark(data, views, settings, tmp_path / "ray", engine=on_cluster, judges=0, shard=4)
+    there = run_benchmark(data, setups, settings, tmp_path / "ray", engine=on_cluster, judges=0, shard=4)
     assert here.summary == there.summary
     ours, theirs = parts_in(here.out), parts_in(there.out)
     assert [path.name for path in ours] == [path.name for path in theirs]

@@ -22,7 +22,7 @@ from cliploc.datasets import open_dataset
 from cliploc.errors import CliplocError
 from cliploc.jobs.benchmark import run_benchmark
 from cliploc.jobs.evaluate import evaluate_folder
-from cliploc.jobs.plan import Setting, View
+from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.metrics import Bootstrap
 from tests.commands import CAT, create_once
 from tests.jobs.samples import wsol_folder
@@ -92,10 +92,10 @@ def test_a_benchmark_tells_of_a_failed_sample_once(tmp_path: Path) -> None:
     broken = open_dataset("wsol", root).samples[1]
     broken.path.write_bytes(b"no picture")
     data = open_dataset("wsol", root)
-    views = [View(BENCHMARK.but(batch_size=2, device="cpu"))]
+    setups = [ModelSetup(BENCHMARK.but(batch_size=2, device="cpu"))]
     settings = [Setting("a", 0, "cam"), Setting("b", 0, "layer_cam")]
     told = Told()
-    result = run_benchmark(data, views, settings, tmp_path / "out", judges=0, shard=2, reporter=told.reporter)
+    result = run_benchmark(data, setups, settings, tmp_path / "out", judges=0, shard=2, reporter=told.reporter)
     assert told.of("phase") == [("phase", "benchmark"), ("phase", "summary")]
     assert told.of("start") == [("start", len(data), len(data))]
     assert told.count("images") == len(data)

@@ -20,8 +20,8 @@ import cliploc.saliency
 from cliploc.backbones import models
 from cliploc.config import Options
 from cliploc.errors import UsageError
-from cliploc.jobs.benchmark import unfit_on_view
-from cliploc.jobs.plan import View
+from cliploc.jobs.benchmark import unfit_for_setup
+from cliploc.jobs.plan import ModelSetup
 from cliploc.localizer import Localizer
 from cliploc.method import Context
 from cliploc.saliency import fitting, methods, unfit_reason
@@ -104,7 +104,9 @@ def test_what_does_not_run_on_a_tower_is_refused_before_a_picture_and_offered_no
     assert list(service.menu("tiny").methods) == runs
     entry = replace(models.get("mini"), name="tiny", kind=backbone.kind, pooling=backbone.pooling)
     monkeypatch.setattr(models, "get", lambda _: entry)
-    assert [name for name in methods.names() if unfit_on_view(View(Options(model="tiny")), name) is None] == runs
+    assert [
+        name for name in methods.names() if unfit_for_setup(ModelSetup(Options(model="tiny")), name) is None
+    ] == runs
 
 
 @every_case

@@ -43,7 +43,7 @@ from cliploc.errors import UsageError
 from cliploc.reporter import SILENT
 
 if TYPE_CHECKING:
-    from cliploc.jobs.plan import View
+    from cliploc.jobs.plan import ModelSetup
 
 LOST = ("missing picture", "broken picture", "missing mask")  # problems of a dataset that are failures of a run on it
 
@@ -117,21 +117,21 @@ def benchmark(
     Example: cliploc benchmark --dataset wsol --root data --method cam,layer_cam --out results
     """
     from cliploc.datasets import open_dataset
-    from cliploc.jobs.benchmark import run_benchmark, unfit_on_view
+    from cliploc.jobs.benchmark import run_benchmark, unfit_for_setup
     from cliploc.jobs.folder import DiskFullError
     from cliploc.jobs.plan import Grid
     from cliploc.report.benchmark import FILES, write_report
 
     names = class_names(classes) if classes else None
     carry_out = parse_engine(engine, address, threads)
-    views = _views(options, model or ["mini"], pretrained, template, [None, *(head or [])])
-    methods = _methods_of(method, views)
+    setups = _setups(options, model or ["mini"], pretrained, template, [None, *(head or [])])
+    methods = _methods_of(method, setups)
     of_methods = options_of_methods(methods, option or [])
     thresholds = [
         None if text == "own" else parse_share(text, "expected --threshold from 0 to 1, or own")
         for text in threshold or ["own"]
     ]
-    settings, left_out = Grid(views, methods, lambda name: of_methods[name], thresholds).settings(unfit_on_view)
+    settings, left_out = Grid(setups, methods, lambda name: of_methods[name], thresholds).settings(unfit_for_setup)
     terminal = Terminal()
     for line in left_out:
         terminal.say(f"left out: {line.split(': use one of')[0]}", style="yellow")
@@ -149,11 +149,11 @@ def benchmark(
         Inputs([*pictures, *(head or []), *([classes] if classes else [])]).refuse(
             [folder / one for one in ("manifest.json", "summary.json", *FILES)], [folder / "parts", folder / "maps"]
         )
-        reporter.phase(f"loading {', '.join(dict.fromkeys(view.model for view in views))}")
+        reporter.phase(f"loading {', '.join(dict.fromkeys(setup.model for setup in setups))}")
         try:
             result = run_benchmark(
                 found,
-                views,
+                setups,
                 settings,
                 folder,
                 engine=carry_out,
@@ -181,19 +181,19 @@ def benchmark(
     return SOME_FAILED if result.failed or lost else DONE
 
 
-def _views(
+def _setups(
     options: Options,
     models: Sequence[str],
     pretrained: Sequence[str] | None,
     templates: Sequence[str] | None,
     heads: Sequence[Path | None],
-) -> list[View]:
+) -> list[ModelSetup]:
     """Models × prompts × trained heads of a benchmark."""
     from cliploc import prompts
-    from cliploc.jobs.plan import View
+    from cliploc.jobs.plan import ModelSetup
 
     return [
-        View(
+        ModelSetup(
             options.but(
                 model=model,
                 pretrained=weights,
@@ -208,7 +208,7 @@ def _views(
     ]
 
 
-def _methods_of(method: Sequence[str] | None, views: Sequence[View]) -> list[str]:
+def _methods_of(method: Sequence[str] | None, setups: Sequence[ModelSetup]) -> list[str]:
     """The methods of a benchmark: those asked for, else each tower's own and what the heads are trained for."""
     from cliploc.heads import read_config
     from cliploc.localizer import default_method
@@ -216,14 +216,14 @@ def _methods_of(method: Sequence[str] | None, views: Sequence[View]) -> list[str
 
     if method:
         names = method_names(method)
-        for head in dict.fromkeys(one.head for one in views if one.head is not None):
+        for head in dict.fromkeys(one.head for one in setups if one.head is not None):
             trained_for = read_config(head).method
             if trained_for not in {find(name).name for name in names}:
                 raise UsageError(
                     f"{head} is trained for {trained_for}, not for {', '.join(names)}: add it, or leave --head out"
                 )
         return names
-    own = [default_method(one.model) if one.head is None else read_config(one.head).method for one in views]
+    own = [default_method(one.model) if one.head is None else read_config(one.head).method for one in setups]
     return list(dict.fromkeys(own))
 
 

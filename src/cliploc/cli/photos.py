@@ -14,7 +14,7 @@ from rich.text import Text
 from cliploc._inputs import Inputs
 from cliploc._terminal import Terminal, grid, printable
 from cliploc.cli.output import DONE, NOTHING_DONE, SOME_FAILED, box_text, write
-from cliploc.errors import CliplocError
+from cliploc.errors import CliplocError, InputError
 
 if TYPE_CHECKING:
     from PIL import Image

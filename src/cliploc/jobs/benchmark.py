@@ -23,7 +23,7 @@ from cliploc.jobs import folder, local
 from cliploc.jobs.engine import Engine, Part, Ready, Shard
 from cliploc.jobs.folder import RunKind, plain, room_for_parts, write_json
 from cliploc.jobs.notes import Notes, pictures_in_words
-from cliploc.jobs.plan import SHARD, Setting, View, WorkerSettings, shard_size, shards_of
+from cliploc.jobs.plan import SHARD, ModelSetup, Setting, WorkerSettings, shard_size, shards_of
 from cliploc.jobs.rows import arrow, place_of, read_columns, rows_in, write_part
 from cliploc.jobs.sources import content_digest, stamp
 from cliploc.jobs.summary import Summary, summarize, summary_columns
@@ -122,7 +122,7 @@ def _percent(numbers: Mapping[str, Any], key: str) -> str:
 
 def run_benchmark(
     dataset: Dataset,
-    views: Sequence[View],
+    setups: Sequence[ModelSetup],
     settings: Sequence[Setting],
     out: Path,
     *,
@@ -137,7 +137,7 @@ def run_benchmark(
 
     Args:
         dataset: what is to be localised; see `cliploc.datasets.open_dataset`.
-        views: models × prompts.
+        setups: models × prompts.
         settings: methods and boxes on those; see `Grid.settings`.
         out: an empty folder, or that of a run with the same settings, which is gone on with.
         engine: what carries it out.
@@ -146,21 +146,21 @@ def run_benchmark(
             thread of this process.
         shard: samples that are done and written together; made whole batches of.
         asked: how the dataset was chosen (subset, limit, seed …), for the manifest.
-        reporter: told of the phases ("benchmark", then "summary"), of the pictures × views that are to be done and that
-            are done, of each sample that failed, and of each remark.
+        reporter: told of the phases ("benchmark", then "summary"), of the pictures × setups that are to be done and
+            that are done, of each sample that failed, and of each remark.
 
     Raises:
         UsageError: a model, method, option or folder that cannot be used, or a folder of other settings.
         DiskFullError: no room on the disk.
     """
     arrow()
-    batch_sizes = {view.options.batch_size for view in views}
+    batch_sizes = {setup.options.batch_size for setup in setups}
     if len(batch_sizes) != 1:
         raise UsageError(f"expected one batch size for all models, got {sorted(batch_sizes)}")
     size = shard_size(batch_sizes.pop(), shard)
     token = folder.token_for(out)
     worker_settings = WorkerSettings(
-        tuple(views),
+        tuple(setups),
         tuple(settings),
         tuple("|".join(one.synonyms) for one in dataset.classes),
         dataset.root,
@@ -193,7 +193,7 @@ def run_benchmark(
     there = begun.whole - changed.keys()
     todo = [shard for shard in shards if shard.index not in there]
     stamps = {shard.index: [stamp(one) for one in shard.samples] for shard in todo}  # before any of them is read
-    passes = len({one.view for one in settings})
+    passes = len({one.setup for one in settings})
     reporter.phase("benchmark")
     reporter.start(passes * sum(len(one.samples) for one in todo), passes * len(dataset))
     done = 0
@@ -214,19 +214,19 @@ def run_benchmark(
     return BenchmarkResult(out, summary, notes.lines, _failures(summary), len(dataset), done, bool(there))
 
 
-def unfit_on_view(view: View, method: str) -> str | None:
-    """Why a method does not run on a view, for `Grid.settings`; as far as that is known before a model is loaded."""
+def unfit_for_setup(setup: ModelSetup, method: str) -> str | None:
+    """Why a method does not run on a setup, for `Grid.settings`; as far as that is known before a model is loaded."""
     from cliploc.backbones import models
     from cliploc.heads import read_config
     from cliploc.saliency import find, fitting, unfit_reason
 
     found = find(method)
-    trained = set() if view.head is None else {read_config(view.head).method}
+    trained = set() if setup.head is None else {read_config(setup.head).method}
     if trained and found.name not in trained:
         return ""
-    if ":" in view.model:  # a hub's or folder's: its tower shows only once it is loaded
+    if ":" in setup.model:  # a hub's or folder's: its tower shows only once it is loaded
         return None
-    model = models.get(view.model.replace("/", "-"))
+    model = models.get(setup.model.replace("/", "-"))
     reason = unfit_reason(found, model, trained=trained)
     return None if reason is None else f"{reason}: use one of {', '.join(fitting(model, trained))}"
 

@@ -21,11 +21,11 @@ SHARD = 32  # samples that are done and written together, or the next multiple o
 
 
 @dataclass(frozen=True)
-class View:
-    """How a model sees pictures and names: everything but the method. One forward pass serves all methods of a view.
+class ModelSetup:
+    """How a model sees pictures and names: everything but the method. One forward pass serves all methods of a setup.
 
     Attributes:
-        options: of `Localizer`, which a `Setting` adds method, options and threshold to. A view with a head is for the
+        options: of `Localizer`, which a `Setting` adds method, options and threshold to. A setup with a head is for the
             head's method alone. With `min_presence` above 0, names below it have no boxes of their own.
         prompts: what the templates are called.
 
@@ -33,7 +33,7 @@ class View:
         UsageError: an option that a `Setting` has.
 
     Example:
-        >>> View(BENCHMARK.but(scales=(1, 1.5))).options.scales
+        >>> ModelSetup(BENCHMARK.but(scales=(1, 1.5))).options.scales
         (1.0, 1.5)
     """
 
@@ -42,7 +42,9 @@ class View:
 
     def __post_init__(self) -> None:
         if of_setting := OF_SETTING & self.options.given().keys():
-            raise UsageError(f"expected {', '.join(sorted(of_setting))} in a Setting, got it in the options of a View")
+            raise UsageError(
+                f"expected {', '.join(sorted(of_setting))} in a Setting, got it in the options of a ModelSetup"
+            )
 
     @property
     def model(self) -> str:
@@ -57,18 +59,18 @@ class View:
 
 @dataclass(frozen=True)
 class Setting:
-    """One column of the results: a view, a method and a rule for boxes.
+    """One column of the results: a setup, a method and a rule for boxes.
 
     Attributes:
         id: short, unique in the run, usable as a file name.
-        view: which of the run's views.
+        setup: which of the run's setups.
         method: a name of `cliploc methods`, or several: "cam+layer_cam".
         options: of the method.
         threshold: τ; None for the method's own.
     """
 
     id: str
-    view: int
+    setup: int
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
     threshold: float | None = None
@@ -79,39 +81,41 @@ class Grid:
     """Everything that is combined with everything.
 
     Attributes:
-        views: models × prompts.
+        setups: models × prompts.
         methods: names, or several joined by "+".
         options: of a method: `(method) → options`; raises a `UsageError` for one it does not have.
         thresholds: τ of the boxes; None for each method's own.
     """
 
-    views: Sequence[View]
+    setups: Sequence[ModelSetup]
     methods: Sequence[str]
     options: Callable[[str], Mapping[str, Any]] = lambda _: {}
     thresholds: Sequence[float | None] = (None,)
 
-    def settings(self, unfit_reason: Callable[[View, str], str | None]) -> tuple[tuple[Setting, ...], tuple[str, ...]]:
+    def settings(
+        self, unfit_reason: Callable[[ModelSetup, str], str | None]
+    ) -> tuple[tuple[Setting, ...], tuple[str, ...]]:
         """The grid written out, and what was left out of it, a line each.
 
         Args:
-            unfit_reason: why a method does not run on a view, in a line; None when it does, "" when nobody wants to
+            unfit_reason: why a method does not run on a setup, in a line; None when it does, "" when nobody wants to
                 know.
 
         Raises:
             UsageError: a value twice, or nothing that fits.
         """
-        for what, values in (("method", self.methods), ("threshold", self.thresholds), ("model", self.views)):
+        for what, values in (("method", self.methods), ("threshold", self.thresholds), ("model", self.setups)):
             twice = [value for place, value in enumerate(values) if value in values[:place]]
             if twice:
                 raise UsageError(f"expected each {what} once, got {_in_words(twice[0])} twice: remove the repetition")
         chosen: list[Setting] = []
         left_out: list[str] = []
-        for (index, view), method in product(enumerate(self.views), self.methods):
-            if (reason := unfit_reason(view, method)) is not None:
+        for (index, setup), method in product(enumerate(self.setups), self.methods):
+            if (reason := unfit_reason(setup, method)) is not None:
                 left_out += [reason] if reason else []
                 continue
             for threshold in self.thresholds:
-                identity = self._id(view, method, threshold)
+                identity = self._id(setup, method, threshold)
                 chosen.append(Setting(identity, index, method, dict(self.options(method)), threshold))
         if not chosen:
             raise UsageError((left_out or ["expected the method that the head is trained for"])[0])
@@ -123,23 +127,23 @@ class Grid:
             unique.append(one if ids[one.id] == 1 else replace(one, id=f"{one.id}-{taken[one.id]}"))
         return tuple(unique), tuple(dict.fromkeys(left_out))
 
-    def _id(self, view: View, method: str, threshold: float | None) -> str:
+    def _id(self, setup: ModelSetup, method: str, threshold: float | None) -> str:
         """Says what tells a setting from the others of this grid, and always model and method."""
-        words = [view.model]
-        if len({one.options.pretrained for one in self.views if one.model == view.model}) > 1:
-            words.append(view.options.pretrained or "own")
+        words = [setup.model]
+        if len({one.options.pretrained for one in self.setups if one.model == setup.model}) > 1:
+            words.append(setup.options.pretrained or "own")
         words.append(method)
-        if len({one.prompts for one in self.views}) > 1:
-            words.append(view.prompts)
-        if view.head is not None:
-            words.append(Path(view.head).stem)
+        if len({one.prompts for one in self.setups}) > 1:
+            words.append(setup.prompts)
+        if setup.head is not None:
+            words.append(Path(setup.head).stem)
         if len(self.thresholds) > 1:
             words.append("own" if threshold is None else f"{threshold:g}")
         return "_".join(re.sub(r"[^A-Za-z0-9.+-]+", "-", word).strip("-.")[:40] or "x" for word in words)
 
 
 def _in_words(value: object) -> str:
-    return value.model if isinstance(value, View) else "the method's own" if value is None else f"{value}"
+    return value.model if isinstance(value, ModelSetup) else "the method's own" if value is None else f"{value}"
 
 
 def shard_size(batch_size: int, about: int = SHARD) -> int:
@@ -163,7 +167,7 @@ class WorkerSettings:
     """What a worker is made of; picklable, and itself what makes one.
 
     Attributes:
-        views: of the run.
+        setups: of the run.
         settings: of the run.
         classes: each class of the dataset as `cliploc.prompts.parse` takes it, "cat|kitten".
         root: the dataset's folder.
@@ -172,7 +176,7 @@ class WorkerSettings:
         token: of the run's temporary files; see `cliploc._files.temporaries_of`.
     """
 
-    views: tuple[View, ...]
+    setups: tuple[ModelSetup, ...]
     settings: tuple[Setting, ...]
     classes: tuple[str, ...]
     root: Path

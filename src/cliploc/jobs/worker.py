@@ -28,7 +28,7 @@ from cliploc.errors import CliplocWarning, InputError, ModelError, UsageError
 from cliploc.jobs import rows as row
 from cliploc.jobs.engine import Part, Shard
 from cliploc.jobs.failures import failure_reason
-from cliploc.jobs.plan import Setting, View, WorkerSettings
+from cliploc.jobs.plan import ModelSetup, Setting, WorkerSettings
 from cliploc.jobs.sources import Digests
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
@@ -46,7 +46,7 @@ Found = Mapping[str, Localization]
 
 @dataclass(frozen=True)
 class _Method:
-    """A method of a view, and the settings that make boxes of its maps."""
+    """A method of a setup, and the settings that make boxes of its maps."""
 
     name: str
     options: Mapping[str, Any]
@@ -56,7 +56,7 @@ class _Method:
 
 
 class BenchmarkWorker:
-    """Holds a `Localizer` for each view and turns shards into parts.
+    """Holds a `Localizer` for each setup and turns shards into parts.
 
     Args:
         settings: of the run.
@@ -68,32 +68,32 @@ class BenchmarkWorker:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
-        self.views: list[_View] = []
+        self.setups: list[_LoadedSetup] = []
         built: dict[tuple[object, ...], Localizer] = {}
-        for index, view in enumerate(settings.views):
-            chosen = [one for one in settings.settings if one.view == index]
+        for index, setup in enumerate(settings.setups):
+            chosen = [one for one in settings.settings if one.setup == index]
             if chosen:
-                of = view.options
+                of = setup.options
                 key = (of.model, of.pretrained, of.device, of.precision)
-                self.views.append(_View(view, chosen, settings.classes, built.get(key)))
-                built.setdefault(key, self.views[-1].localizer)
+                self.setups.append(_LoadedSetup(setup, chosen, settings.classes, built.get(key)))
+                built.setdefault(key, self.setups[-1].localizer)
         self._processes: Executor | None = None
 
     def describe(self) -> list[dict[str, Any]]:
         """For each setting everything that makes its numbers, the defaults filled in; as JSON."""
-        by_id = {one["id"]: one for view in self.views for one in view.describe()}
+        by_id = {one["id"]: one for setup in self.setups for one in setup.describe()}
         return [by_id[one.id] for one in self._settings.settings]
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What is to be known of the models and this dataset's names."""
-        return tuple(note for view in self.views for note in view.notes)
+        return tuple(note for setup in self.setups for note in setup.notes)
 
     def stream(self, shards: Iterable[Shard], reporter: Reporter = SILENT) -> Generator[Part, None, None]:
         """See `cliploc.jobs.engine.Worker.stream`."""
         digests = Digests(shards)
-        own, *copies = tee(digests, 1 + len(self.views))
-        feeds = [_Feed(view, copy, reporter) for view, copy in zip(self.views, copies, strict=True)]
+        own, *copies = tee(digests, 1 + len(self.setups))
+        feeds = [_Feed(setup, copy, reporter) for setup, copy in zip(self.setups, copies, strict=True)]
         waiting: deque[_Pending] = deque()
         try:
             for shard in own:
@@ -102,8 +102,8 @@ class BenchmarkWorker:
                     for one, digest in zip(shard.samples, digests.pop(shard), strict=True)
                 ]
                 pending = _Pending(shard, facts)
-                for view, feed in zip(self.views, feeds, strict=True):
-                    self._localize(view, feed, pending, reporter)
+                for setup, feed in zip(self.setups, feeds, strict=True):
+                    self._localize(setup, feed, pending, reporter)
                 waiting.append(pending)
                 while len(waiting) > AHEAD or (waiting and waiting[0].done):
                     yield self._part(waiting.popleft())
@@ -122,8 +122,8 @@ class BenchmarkWorker:
             self._processes = None
 
     # --------------------------------------------------------------------------------------------------- one shard
-    def _localize(self, view: _View, feed: _Feed, pending: _Pending, reporter: Reporter) -> None:
-        """One view's results of a shard go to the judges."""
+    def _localize(self, setup: _LoadedSetup, feed: _Feed, pending: _Pending, reporter: Reporter) -> None:
+        """One setup's results of a shard go to the judges."""
         told = 0
 
         def take(
@@ -139,19 +139,19 @@ class BenchmarkWorker:
                 if number > told:
                     told = number
                     reporter.images(1)
-            view.predict(outcomes)
+            setup.predict(outcomes)
             return outcomes
 
         try:
-            pending.add(take(feed.take(pending.shard, pending.notes), view.methods))
+            pending.add(take(feed.take(pending.shard, pending.notes), setup.methods))
             return
         except (ModelError, RuntimeError, MemoryError) as error:
             reason = failure_reason(error)
         # One method spoils the shard for all that share its forward pass: each by itself, and only it is lost.
         feed.restart(pending.shard)
-        for method in view.methods:
-            if len(view.methods) > 1:
-                alone = _Feed(view, [pending.shard], reporter, (method,))
+        for method in setup.methods:
+            if len(setup.methods) > 1:
+                alone = _Feed(setup, [pending.shard], reporter, (method,))
                 try:
                     pending.add(take(alone.take(pending.shard, pending.notes), (method,)))
                     continue
@@ -225,13 +225,15 @@ class BenchmarkWorker:
         return self._processes
 
 
-class _View:
+class _LoadedSetup:
     """One `Localizer` with its methods, and the names of all classes in its space."""
 
-    def __init__(self, view: View, chosen: Sequence[Setting], classes: Sequence[str], built: Localizer | None) -> None:
-        self.view = view
-        options = view.options.but(
-            model=view.options.model if built is None else built.backbone,
+    def __init__(
+        self, setup: ModelSetup, chosen: Sequence[Setting], classes: Sequence[str], built: Localizer | None
+    ) -> None:
+        self.setup = setup
+        options = setup.options.but(
+            model=setup.options.model if built is None else built.backbone,
             method=chosen[0].method,
             method_options=chosen[0].options,
             # Names from the disk may have been embedded beside others, and differ in their last bit.
@@ -260,8 +262,8 @@ class _View:
         options = settings[0].options
         if other := next((one for one in settings if one.options != options), None):
             raise UsageError(
-                f"expected the same options for each setting of {name} in a view, got others for {settings[0].id} and "
-                f"{other.id}: give each a view of its own"
+                f"expected the same options for each setting of {name} in a setup, got others for {settings[0].id} and "
+                f"{other.id}: give each a setup of its own"
             )
         own = self.localizer.box_rule_of(name, options)
         rules = [own if one.threshold is None else replace(own, threshold=one.threshold) for one in settings]
@@ -282,16 +284,16 @@ class _View:
                 known |= {"predictions": labels, "prediction_scores": values}
 
     def describe(self) -> list[dict[str, Any]]:
-        view = self.view
+        setup = self.setup
         return [
             row.plain(
                 {
                     "id": setting.id,
                     **self.localizer.describe(method.name, method.options),
-                    "model": view.model,  # as it was asked for
-                    "pretrained": view.options.pretrained,
-                    "head": view.head,
-                    "prompts": view.prompts,
+                    "model": setup.model,  # as it was asked for
+                    "pretrained": setup.options.pretrained,
+                    "head": setup.head,
+                    "prompts": setup.prompts,
                     "threshold": _tau(rule),
                     "threshold_given": setting.threshold is not None,
                 }
@@ -302,20 +304,20 @@ class _View:
 
 
 class _Feed:
-    """The endless stream of one view's results, with the samples that they belong to."""
+    """The endless stream of one setup's results, with the samples that they belong to."""
 
     def __init__(
-        self, view: _View, shards: Iterable[Shard], reporter: Reporter, methods: Sequence[_Method] | None = None
+        self, setup: _LoadedSetup, shards: Iterable[Shard], reporter: Reporter, methods: Sequence[_Method] | None = None
     ) -> None:
-        self._view, self._reporter, self._methods = view, reporter, methods or view.methods
+        self._setup, self._reporter, self._methods = setup, reporter, methods or setup.methods
         self._shards = iter(shards)
         self._start()
 
     def _start(self) -> None:
         self._handed: deque[Shard] = deque()  # to the localizer, and not done yet
         self._notes: list[str] = []
-        model = self._view.view.model
-        self._results = self._view.localizer.run(
+        model = self._setup.setup.model
+        self._results = self._setup.localizer.run(
             self._requests(),
             {method.name: method.options for method in self._methods},
             reporter=Reporter(
@@ -328,7 +330,7 @@ class _Feed:
         for shard in self._shards:
             self._handed.append(shard)
             for place, sample in enumerate(shard.samples):
-                yield Request((shard.index, place), sample.path, self._view.names_of[sample.label])
+                yield Request((shard.index, place), sample.path, self._setup.names_of[sample.label])
 
     def take(self, shard: Shard, notes: list[str]) -> Iterator[tuple[Sample, Found | InputError]]:
         """What became of each of a shard's samples, which must be the next in the stream."""
@@ -353,7 +355,7 @@ class _Feed:
 
 @dataclass
 class _SampleOutcome:
-    """One sample by some methods of a view: what is known, and what is being found out."""
+    """One sample by some methods of a setup: what is known, and what is being found out."""
 
     sample: Sample
     methods: tuple[_Method, ...]
@@ -387,7 +389,7 @@ class _Pending:
     shard: Shard
     facts: list[row.Row]
     notes: list[str] = field(default_factory=list)
-    # By view, or by method where one spoiled the others.
+    # By setup, or by method where one spoiled the others.
     outcomes: list[list[_SampleOutcome]] = field(default_factory=list)
 
     def add(self, outcomes: list[_SampleOutcome]) -> None:

@@ -89,7 +89,7 @@ def write_files(
             part.rmdir()
     first = next(iter(results.values()))
     if len(results) > 1:
-        reporter.images(1)
+        reporter.phase("writing the comparison")
         paths.append(folder / f"{_plain(Path(first.source).stem)}_compare.png")
         titles = {method: find(method).title for method in results}
         draw_comparison([ModelResults(model, results)], titles).save(paths[-1])
