@@ -5,9 +5,11 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from torchvision.ops import batched_nms
 
 from cliploc.boxes import BoxRule, boxes_from_maps
 from cliploc.boxes.parts import divide
@@ -106,6 +108,15 @@ def test_suppression_is_greedy_within_each_map(maps, iou):
             if not kept or iou_matrix([box], kept).max() <= iou:
                 kept.append(box)
         assert boxes.xyxy[boxes.index == p].tolist() == kept
+
+
+@given(stacks, st.sampled_from([0.125, 0.25, 0.5]))  # which float32, torchvision's, holds exactly
+def test_suppression_keeps_what_torchvisions_keeps(maps, iou):
+    without = boxes_from_maps(maps, BoxRule(0.2, connectivity=4, **plain))
+    order = torch.arange(len(without.index), 0, -1, dtype=torch.float32)
+    kept = batched_nms(torch.from_numpy(without.xyxy), order, torch.from_numpy(without.index), iou).sort().values
+    boxes = boxes_from_maps(maps, BoxRule(0.2, connectivity=4, min_area=0, nms_iou=iou))
+    np.testing.assert_array_equal(boxes.xyxy, without.xyxy[kept.numpy()])
 
 
 def test_suppression_drops_the_ring_round_a_spot():

@@ -90,9 +90,10 @@ class Registry(Generic[T]):
 
     def _import_namesake(self, name: str) -> None:
         """Imports the module called like the thing, where there is one: seconds faster than importing all of them."""
-        if self._package is None or self._imported or not name.isidentifier() or name.startswith("_"):
+        stem = name.replace("-", "_")
+        if self._package is None or self._imported or not stem.isidentifier() or stem.startswith("_"):
             return
-        module = f"{self._package}.{name}"
+        module = f"{self._package}.{stem}"
         if importlib.util.find_spec(module) is not None:
             importlib.import_module(module)
 

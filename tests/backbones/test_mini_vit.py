@@ -1,4 +1,4 @@
-"""`mini-vit`: its stem is `mini`'s, its blocks are timm's, its words are `mini`'s, and it knows real photographs."""
+"""`mini-vit`: its stem and words are `mini`'s, its blocks are those of timm, and it knows real photographs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from timm.models.vision_transformer import Block as TimmBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliploc import Localizer
 from cliploc.backbones import create, mini
+from cliploc.backbones._pre_norm_block import PreNormBlock
 from cliploc.backbones.mini_vit import WEIGHTS, HybridBlocks, MiniVit, load_stem
 from cliploc.demo import demo_photos
 from cliploc.errors import UsageError
@@ -37,6 +39,13 @@ def pixels(height: int = 224, width: int = 224, count: int = 1) -> Tensor:
     return F.interpolate(coarse, size=(height, width), mode="bilinear")
 
 
+def timms(block: PreNormBlock) -> TimmBlock:
+    """timm's block with the same tensors."""
+    theirs = TimmBlock(block.norm1.normalized_shape[0], block.heads, 2, qkv_bias=True)
+    theirs.load_state_dict(block.state_dict())
+    return theirs
+
+
 class Host(nn.Module):
     """The same tower out of timm's own parts: norms not folded, blocks run by themselves."""
 
@@ -46,7 +55,9 @@ class Host(nn.Module):
         del tensors["mean_feature"]
         convolutions = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0, output_stride=16)
         convolutions.load_state_dict(tensors)
-        self.visual = nn.ModuleDict({"convolutions": convolutions, "net": copy.deepcopy(net)}).requires_grad_(True)
+        net = copy.deepcopy(net)
+        net.blocks = nn.ModuleList(timms(block) for block in net.blocks)
+        self.visual = nn.ModuleDict({"convolutions": convolutions, "net": net}).requires_grad_(True)
 
     def encode_image(self, images: Tensor) -> Tensor:
         convolutions, net = self.visual["convolutions"], self.visual["net"]
@@ -114,6 +125,14 @@ class TestSmall(TransformerContract):
 
     def test_half_precision_gives_float32_close_to_full(self, backbone: Any, images: Tensor) -> None:
         """The text tower, which is shared, stays in float32; see `test_precision`."""
+
+
+def test_a_block_run_whole_is_timms() -> None:
+    """As in training; where it is run in steps, the contract compares it."""
+    block = perturb(seeded(lambda: PreNormBlock(32, 4, 2), 0))
+    x = torch.randn(2, 7, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(block(x), timms(block)(x), atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("hw", [(224, 224), (96, 160)])

@@ -12,18 +12,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from safetensors.torch import load_file
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from cliploc.backbones import mini
 from cliploc.backbones._catalogue import ModelEntry, describe_preprocessing, models
+from cliploc.backbones._efficientnet_lite import EfficientNetLite0
 from cliploc.backbones._linear import with_fast_linears
 from cliploc.backbones._mini_text import MiniTextTower
+from cliploc.backbones._pre_norm_block import PreNormBlock
 from cliploc.backbones._precision import resolve_precision
-from cliploc.backbones._timm_block import TimmBlock
 from cliploc.backbones._transformer import VisionTransformerBackbone, resize_positions
 from cliploc.errors import UsageError
 
@@ -38,13 +37,8 @@ def load_stem(folder: Path = mini.WEIGHTS) -> nn.Sequential:
     every second location, from the second on, holds exactly what `mini` has there.
     """
     tensors = {name: tensor.float() for name, tensor in load_file(folder / "image.safetensors").items()}
-    del tensors["mean_feature"]
-    with torch.device("meta"):  # no random initialisation that the weights would overwrite at once
-        tower = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0, output_stride=16)
-    tower.load_state_dict(tensors, assign=True)
-    mini.fold_norm_acts(tower.eval())
-    parts = dict(tower.named_children())
-    stem = nn.Sequential(parts["conv_stem"], parts["bn1"], *list(parts["blocks"].children())[:7])
+    first, *stages, _ = EfficientNetLite0.of(tensors, output_stride=16).stages()
+    stem = nn.Sequential(*first, *stages)
     return stem.to(memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload, no-any-return]
 
 
@@ -66,7 +60,8 @@ class HybridBlocks(nn.Module):
         self.patch_embed = nn.Linear(STEM_CHANNELS, width)
         self.class_token = nn.Parameter(torch.zeros(width))
         self.positions = nn.Parameter(torch.zeros(1 + grid[0] * grid[1], width))
-        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, qkv_bias=True) for _ in range(depth))
+        self.blocks: Sequence[PreNormBlock]
+        self.blocks = nn.ModuleList(PreNormBlock(width, heads, mlp_ratio) for _ in range(depth))  # type: ignore[assignment]
         self.ln_post = nn.LayerNorm(width)
         self.projection = nn.Linear(width, size, bias=False)
 
@@ -104,7 +99,7 @@ class MiniVit(VisionTransformerBackbone):
     stride = 16
 
     def __init__(self, stem: nn.Module, net: HybridBlocks, text: MiniTextTower, facts: dict[str, Any]) -> None:
-        super().__init__([TimmBlock(block) for block in net.blocks], 1, mini.MEAN, mini.STD)
+        super().__init__(net.blocks, 1, mini.MEAN, mini.STD)
         self.stem, self.net, self.ln_post, self.text = stem, net, net.ln_post, text
         self.embedding_size = net.projection.out_features
         self.logit_scale = float(facts["logit_scale"])

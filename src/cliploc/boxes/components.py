@@ -216,14 +216,20 @@ def _thresholds(maps: FloatArray, largest: FloatArray, threshold: float | str) -
 def _suppress(
     xyxy: FloatArray, index: npt.NDArray[np.int64], order: npt.NDArray[np.int64], iou: float
 ) -> npt.NDArray[np.int64]:
-    """Greedy non-maximum suppression within each map, keeping the order."""
-    import torch
-    from torchvision.ops import batched_nms
-
-    ranked = torch.arange(len(order), 0, -1, dtype=torch.float32)  # nms sorts by score: give it our order
-    kept = batched_nms(torch.from_numpy(xyxy[order]), ranked, torch.from_numpy(index[order]), iou)
-    suppressed: npt.NDArray[np.int64] = order[np.sort(kept.numpy())]
-    return suppressed
+    """Greedy non-maximum suppression within each map, keeping the order, in which each map's boxes are neighbours."""
+    boxes, map_of = xyxy[order].astype(np.float64), index[order]
+    left, top, right, bottom = boxes.T
+    area = (right - left) * (bottom - top)
+    ends = np.searchsorted(map_of, map_of, side="right")  # of the map that each box is of
+    kept = np.ones(len(order), dtype=bool)
+    for i, end in enumerate(ends.tolist()):
+        if kept[i] and i + 1 < end:
+            rest = slice(i + 1, end)
+            width = np.minimum(right[i], right[rest]) - np.maximum(left[i], left[rest])
+            height = np.minimum(bottom[i], bottom[rest]) - np.maximum(top[i], top[rest])
+            shared = width.clip(min=0) * height.clip(min=0)
+            kept[rest] &= shared / (area[i] + area[rest] - shared) <= iou
+    return order[kept]
 
 
 def _is_number(value: object) -> bool:

@@ -1,0 +1,143 @@
+"""EfficientNet-Lite0, the convolutions of `mini`, built with torch alone: importing timm takes longer than one picture.
+
+The stages are those of EfficientNet-B0 (Tan & Le 2019, table 1). The Lite towers leave out squeeze-and-excitation and
+take ReLU6 for swish. Tensors have the names under which timm keeps these weights.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+STEM, HEAD = 32, 1280  # channels
+EPSILON = 1e-3  # of the batch norms, as TensorFlow trained them
+
+
+class _Stage(NamedTuple):
+    """A row of the paper's table."""
+
+    repeats: int
+    kernel: int
+    stride: int
+    expansion: int
+    channels: int
+
+
+STAGES = (
+    _Stage(1, 3, 1, 1, 16),
+    _Stage(2, 3, 2, 6, 24),
+    _Stage(2, 5, 2, 6, 40),
+    _Stage(3, 3, 2, 6, 80),
+    _Stage(3, 5, 1, 6, 112),
+    _Stage(4, 5, 2, 6, 192),
+    _Stage(1, 3, 1, 6, 320),
+)
+
+
+class _StridedConv(nn.Conv2d):
+    """A convolution by strides with TensorFlow's padding: ⌈n/stride⌉ places, an odd row of zeros at the end."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        sides = zip(x.shape[-2:], self.kernel_size, self.stride, strict=True)
+        high, wide = (max((-(-n // step) - 1) * step + kernel - n, 0) for n, kernel, step in sides)
+        x = F.pad(x, (wide // 2, wide - wide // 2, high // 2, high - high // 2))
+        return F.conv2d(x, self.weight, self.bias, self.stride, groups=self.groups)
+
+
+def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int = 1, groups: int = 1) -> nn.Conv2d:
+    if stride > 1:
+        return _StridedConv(inputs, outputs, kernel, stride, groups=groups)
+    padding = dilation * (kernel - 1) // 2
+    return nn.Conv2d(inputs, outputs, kernel, padding=padding, dilation=dilation, groups=groups)
+
+
+class _Block(nn.Sequential):
+    """An inverted residual (Sandler 2018): wider, depthwise, narrower; added to its input where the shapes agree."""
+
+    def __init__(self, inputs: int, stage: _Stage, stride: int, dilation: int) -> None:
+        wide = inputs * stage.expansion
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        if stage.expansion > 1:
+            layers["conv_pw"], layers["act_pw"] = _conv(inputs, wide, 1), nn.ReLU6(inplace=True)
+        layers["conv_dw"] = _conv(wide, wide, stage.kernel, stride, dilation, groups=wide)
+        layers["act_dw"] = nn.ReLU6(inplace=True)
+        layers["conv_pwl" if stage.expansion > 1 else "conv_pw"] = _conv(wide, stage.channels, 1)
+        super().__init__(layers)
+        self.residual = stride == 1 and inputs == stage.channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        for layer in self:
+            y = layer(y)
+        return x + y if self.residual else y
+
+
+class EfficientNetLite0(nn.Module):
+    """The tower with its batch norms folded into the convolutions; it is run stage by stage, see `stages`.
+
+    Args:
+        output_stride: 32, or 16: then the last stride of two is left out, and the convolutions after it are dilated.
+    """
+
+    def __init__(self, output_stride: int = 32) -> None:
+        super().__init__()
+        self.conv_stem = _conv(3, STEM, 3, stride=2)
+        stages, inputs, reached, dilation = [], STEM, 2, 1
+        for row in STAGES:
+            blocks = []
+            for number in range(row.repeats):
+                stride = row.stride if number == 0 else 1
+                if reached * stride > output_stride:
+                    blocks.append(_Block(inputs, row, 1, dilation))
+                    dilation *= stride  # of what follows: this one's places still lie as close as those before it
+                else:
+                    blocks.append(_Block(inputs, row, stride, dilation))
+                    reached *= stride
+                inputs = row.channels
+            stages.append(nn.Sequential(*blocks))
+        self.blocks: Sequence[nn.Sequential] = nn.Sequential(*stages)  # type: ignore[assignment]
+        self.conv_head = _conv(inputs, HEAD, 1)
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], output_stride: int = 32) -> EfficientNetLite0:
+        """The tower in eval mode, with the tensors of convolutions and batch norms.
+
+        Args:
+            tensors: `conv_stem.weight`, `bn1.weight`, `bn1.running_mean`, `blocks.0.0.conv_dw.weight` …
+            output_stride: as for the class.
+        """
+        with torch.device("meta"):  # no random initialisation that the weights would overwrite at once
+            tower = cls(output_stride)
+        tower.load_state_dict(tower._folded(tensors), assign=True)
+        return tower.eval()
+
+    @torch.no_grad()
+    def _folded(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Each convolution with the batch norm after it: the first of a block has `bn1`, the second `bn2` …
+
+        One pass over memory less for each; embeddings differ by rounding (5e-7).
+        """
+        folded: dict[str, Tensor] = {}
+        for parent_name, parent in self.named_modules():
+            prefix = f"{parent_name}." if parent_name else ""
+            names = [name for name, child in parent.named_children() if isinstance(child, nn.Conv2d)]
+            for number, name in enumerate(names, start=1):
+                mean, variance, weight, bias = (
+                    tensors[f"{prefix}bn{number}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")
+                )
+                convolution = tensors[f"{prefix}{name}.weight"]
+                folded[f"{prefix}{name}.weight"], folded[f"{prefix}{name}.bias"] = fuse_conv_bn_weights(
+                    convolution, None, mean, variance, EPSILON, weight, bias
+                )
+        return folded
+
+    def stages(self) -> list[nn.Sequential]:
+        """What runs one after another: the stem, seven stages of blocks, and the last convolution."""
+        stem, last = (nn.Sequential(conv, nn.ReLU6(inplace=True)) for conv in (self.conv_stem, self.conv_head))
+        return [stem, *self.blocks, last]

@@ -1,0 +1,89 @@
+"""EfficientNet-Lite0 is timm's, tensor by tensor."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+from timm.layers import BatchNormAct2d
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from cliploc.backbones._efficientnet_lite import EfficientNetLite0
+from cliploc.backbones.mini import WEIGHTS
+from tests.commands import CAT
+
+
+def shipped() -> dict[str, Tensor]:
+    tensors = {name: tensor.float() for name, tensor in load_file(WEIGHTS / "image.safetensors").items()}
+    del tensors["mean_feature"]
+    return tensors
+
+
+def random_ones() -> dict[str, Tensor]:
+    """Tensors of which each matters: an affine step that does nothing, or a mean of 0, would hide a mistake."""
+    generator = torch.Generator().manual_seed(3)
+
+    def drawn(name: str, like: Tensor) -> Tensor:
+        if not like.is_floating_point():
+            return like
+        noise = torch.randn(like.shape, generator=generator)
+        return noise / like[0].numel() ** 0.5 if like.dim() == 4 else noise.abs() + 0.5 if "bias" not in name else noise
+
+    return {name: drawn(name, tensor) for name, tensor in shipped().items()}
+
+
+def timms(tensors: dict[str, Tensor], output_stride: int) -> nn.Module:
+    """timm's tower with each batch norm folded by torch, so that both round alike."""
+    model = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0, output_stride=output_stride)
+    model.load_state_dict(tensors)
+    model.eval()
+    for parent in list(model.modules()):
+        for (first, conv), (second, norm) in itertools.pairwise(list(parent.named_children())):
+            if isinstance(norm, BatchNormAct2d):
+                setattr(parent, first, fuse_conv_bn_eval(conv, norm))
+                setattr(parent, second, norm.act)
+    return model
+
+
+@pytest.mark.parametrize("output_stride", [32, 16])
+@pytest.mark.parametrize("tensors", [shipped(), random_ones()], ids=["shipped", "random"])
+@pytest.mark.parametrize("hw", [(224, 224), (75, 98)])
+def test_every_stage_is_timms(tensors: dict[str, Tensor], output_stride: int, hw: tuple[int, int]) -> None:
+    reference = timms(tensors, output_stride)
+    tower = EfficientNetLite0.of(tensors, output_stride)
+    stem = nn.Sequential(reference.conv_stem, reference.bn1)
+    theirs = [stem, *reference.blocks, nn.Sequential(reference.conv_head, reference.bn2)]
+    x = torch.rand(2, 3, *hw, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    y = x.clone()
+    with torch.no_grad():
+        for ours, host in zip(tower.stages(), theirs, strict=True):
+            x, y = ours(x), host(y)
+            assert x.shape == y.shape
+            assert (x - y).abs().max() <= 1e-6 * y.abs().max()
+
+
+def test_the_tensors_have_timms_names() -> None:
+    folded = EfficientNetLite0.of(shipped()).state_dict()
+    assert set(folded) == set(timms(shipped(), 32).state_dict())
+    assert not any(tensor.is_meta for tensor in folded.values())
+
+
+@pytest.mark.parametrize("model", ["mini", "mini-vit"])
+def test_a_photo_by_the_bundled_models_needs_neither_timm_nor_torchvision_nor_a_compiler(model: str) -> None:
+    """Each takes longer to import than the photo takes."""
+    code = f"""
+import sys
+from cliploc.cli import main
+
+code = main(["localize", {str(CAT)!r}, "-p", "cat", "--model", {model!r}, "--json"])
+heavy = ("timm", "torchvision", "torch._dynamo", "open_clip", "sympy", "matplotlib", "pandas", "jinja2")
+print(code, [name for name in heavy if name in sys.modules], file=sys.stderr)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert ran.stderr.splitlines()[-1] == "0 []"
