@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html.parser
+import importlib
 import re
 import subprocess
 import sys
@@ -135,3 +136,11 @@ def test_annotate_takes_options_as_one_value_and_one_by_one(tmp_path):
     for wrong in ({"colour": 3}, {"options": cliploc.Options(min_area=0.5)}, {"background": ["grass"]}):
         with pytest.raises(cliploc.UsageError, match="option of"):
             cliploc.annotate([tmp_path / "a.png"], ["cat"], tmp_path / "d", **wrong)
+
+
+@pytest.mark.parametrize("name", ["cliploc", "cliploc.backbones", "cliploc.report", "cliploc.saliency"])
+def test_what_is_imported_on_first_use_is_there(name):
+    package = importlib.import_module(name)
+    assert all(getattr(package, one) is not None for one in package.__all__)
+    with pytest.raises(AttributeError, match=f"module '{name}' has no attribute 'nothing_of_the_kind'"):
+        _ = package.nothing_of_the_kind

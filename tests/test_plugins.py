@@ -118,6 +118,17 @@ def test_an_installed_method_and_model_locate(site):
     assert json.loads(done.stdout)["pictures"][0]["names"][0]["found"]
 
 
+def test_an_installed_package_may_register_more_names_than_its_entry_point_has(tmp_path):
+    module = METHOD + METHOD[METHOD.index("@saliency") :].replace("plain_sum", "plainer_sum")
+    points = {"cliploc.methods": {"plain_sum": "two_sums.method"}}
+    site = install(tmp_path / "site", "two_sums", {"method.py": module}, points)
+    done = run(site, "localize", CAT, "-p", "cat", "--method", "plainer_sum", "--json")
+    assert done.returncode == 0, done.stderr
+    done = run(site, "localize", CAT, "-p", "cat", "--method", "plainest_sum")
+    assert done.returncode == 2
+    assert "did you mean plainer_sum or plain_sum" in done.stderr
+
+
 def test_an_installed_export_is_written(site, tmp_path):
     (tmp_path / "labels.txt").write_text("cat\n")
     (tmp_path / "photos").mkdir()
@@ -253,3 +264,17 @@ def test_what_follows_two_dashes_is_no_option():
     result = cliploc_("localize", "-p", "cat", "--", "--import", "json")
     assert result.code == 2
     assert "--import" in result.err
+
+
+def test_a_model_that_an_imported_module_adds_to_open_clip_is_known(tmp_path):
+    """The list of open_clip's files, by which others are refused, does not have it."""
+    (tmp_path / "added.py").write_text(
+        "import json, pathlib, open_clip\n"
+        "config = open_clip.get_model_config('RN50')\n"
+        "pathlib.Path('my-rn50.json').write_text(json.dumps(config))\n"
+        "open_clip.add_model_config('my-rn50.json')\n"
+    )
+    code = "from cliploc.registry import import_modules; import_modules(['added'])\n"
+    code += "from cliploc.backbones import models; models.refuse_unknown('my-rn50'); print(models.get('my-rn50').kind)"
+    done = python(tmp_path, "-c", code, cwd=tmp_path)
+    assert done.stdout == "cnn\n", done.stderr

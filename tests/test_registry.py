@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import pytest
 
 from cliploc.backbones import models
+from cliploc.backbones._catalogue import model_sources
 from cliploc.errors import CliplocError, UnknownNameError, UsageError
-from cliploc.registry import Registry
+from cliploc.registry import Registry, module_names
 from cliploc.saliency import methods
 
 
@@ -126,3 +128,49 @@ def test_the_packages_own_registries_fill_themselves():
     assert "mini" in models.names()
     assert [method.name for method in methods] == methods.names()
     assert [model.name for model in models] == models.names()
+
+
+# ------------------------------------------------------------------------------------------------ refused at a glance
+def test_a_name_is_refused_without_an_import_where_the_names_are_listed(package):
+    registry: Registry[int] = Registry("thing", "plugins_of_a_test", listed=lambda: module_names("plugins_of_a_test"))
+    registry.refuse_unknown("a")
+    with pytest.raises(UnknownNameError, match=r"^unknown thing 'c': there are a, b$"):
+        registry.refuse_unknown("c")
+    registry.register("c", 3)  # of a module that the user has imported
+    registry.refuse_unknown("c")
+    assert not [name for name in sys.modules if name.startswith("plugins_of_a_test.")]
+
+
+def test_without_a_list_a_name_is_looked_up(package):
+    registry = things()
+    registry.refuse_unknown("a")
+    with pytest.raises(UnknownNameError, match=r"^unknown thing 'c': there are a, b$"):
+        registry.refuse_unknown("c")
+
+
+@pytest.mark.parametrize("registry", [methods, models, model_sources], ids=lambda registry: registry.kind)
+def test_the_names_told_without_an_import_are_those_that_there_are(registry):
+    """In a process of its own, in which open_clip has not been imported: its files are read."""
+    module = {"method": "cliploc.saliency", "model": "cliploc.backbones"}.get(registry.kind)
+    where = (
+        f"from {module} import {registry.kind}s as registry"
+        if module
+        else ("from cliploc.backbones._catalogue import model_sources as registry")
+    )
+    code = f"""
+import sys
+{where}
+from cliploc.errors import UnknownNameError
+
+def known():
+    try:
+        registry.refuse_unknown("no such name")
+    except UnknownNameError as error:
+        return error.known
+
+before = known()
+assert not {{"torch", "open_clip"}} & set(sys.modules)
+print(before == registry.names() == known(), len(before))
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert ran.stdout.split() == ["True", str(len(registry.names()))], ran.stderr

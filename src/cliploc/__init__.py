@@ -9,7 +9,9 @@ Example:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from cliploc._lazy import on_first_use
 
 __version__ = "0.1.0"
 
@@ -49,28 +51,28 @@ __all__ = [
     "list_models",
 ]
 
-_HOMES = {
-    "cliploc.config": ("Options",),
-    "cliploc.detector": ("Detector",),
-    "cliploc.errors": ("CliplocError", "CliplocWarning", "InputError", "ModelError", "UnknownNameError", "UsageError"),
-    "cliploc.jobs.annotate": ("AnnotateResult", "annotate"),
-    "cliploc.listing": ("list_datasets", "list_exports", "list_methods", "list_metrics", "list_models"),
-    "cliploc.localization": ("Localization",),
-    "cliploc.localizer": ("Localizer",),
-    "cliploc.memory": ("Memory",),
-    "cliploc.reporter": ("Reporter",),
-    "cliploc.values": ("Boxes",),
-}
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    """Imports public names on first use, so that `import cliploc` stays light (no torch)."""
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'cliploc' has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(_HOME_OF[name]), name)
+__getattr__ = on_first_use(  # so that `import cliploc` stays light: no torch
+    __name__,
+    {
+        "cliploc.config": ("Options",),
+        "cliploc.detector": ("Detector",),
+        "cliploc.errors": (
+            "CliplocError",
+            "CliplocWarning",
+            "InputError",
+            "ModelError",
+            "UnknownNameError",
+            "UsageError",
+        ),
+        "cliploc.jobs.annotate": ("AnnotateResult", "annotate"),
+        "cliploc.listing": ("list_datasets", "list_exports", "list_methods", "list_metrics", "list_models"),
+        "cliploc.localization": ("Localization",),
+        "cliploc.localizer": ("Localizer",),
+        "cliploc.memory": ("Memory",),
+        "cliploc.reporter": ("Reporter",),
+        "cliploc.values": ("Boxes",),
+    },
+)
 
 
 def __dir__() -> list[str]:

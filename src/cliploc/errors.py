@@ -42,11 +42,11 @@ class UnknownNameError(UsageError, KeyError):
     Args:
         kind: what was looked up, singular ("method").
         name: the name asked for.
-        known: all names there are.
+        known: all names there are; as an attribute, sorted.
     """
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        known = sorted(known)
+        self.known = known = sorted(known)
         plain = {_plain(one): one for one in known}
         near = [plain[one] for one in difflib.get_close_matches(_plain(name), plain, n=3, cutoff=0.5)]
         hint = f"did you mean {' or '.join(near)}? " if near else ""

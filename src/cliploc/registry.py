@@ -13,7 +13,7 @@ import os
 import pkgutil
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
@@ -33,6 +33,8 @@ class Registry(Generic[T]):
             underscore are skipped. None: nothing to discover.
         group: the group of entry points by which other packages add things; None for none.
         home: item → the module that defines it. Needed with `group`: it tells the package's own things from others.
+        listed: gives the names of the package's own things without importing them, for `refuse_unknown`; None: they
+            must be imported to be known. Tests compare it with what is there.
 
     Example:
         >>> colours = Registry[int]("colour")
@@ -43,12 +45,17 @@ class Registry(Generic[T]):
     """
 
     def __init__(
-        self, kind: str, package: str | None = None, group: str | None = None, home: Callable[[T], str] | None = None
+        self,
+        kind: str,
+        package: str | None = None,
+        group: str | None = None,
+        home: Callable[[T], str] | None = None,
+        listed: Callable[[], Iterable[str]] | None = None,
     ) -> None:
         self.kind = kind
         self._package = package
         self._group = group
-        self._home = home
+        self._home, self._listed = home, listed
         self._items: dict[str, T] = {}
         self._imported = package is None
         self._loaded: set[EntryPoint] = set()
@@ -80,10 +87,8 @@ class Registry(Generic[T]):
             return
         self._imported = True  # first, so that a module that looks something up while it is imported does not loop
         try:
-            package = importlib.import_module(self._package)
-            for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda found: found.name):
-                if not module.name.startswith("_"):
-                    importlib.import_module(f"{self._package}.{module.name}")
+            for name in module_names(self._package):
+                importlib.import_module(f"{self._package}.{name}")
         except BaseException:
             self._imported = False  # a second call shall say again what is broken, not that a name is unknown
             raise
@@ -126,6 +131,23 @@ class Registry(Generic[T]):
             raise UnknownNameError(self.kind, name, self._items)
         return self._items[name]
 
+    def refuse_unknown(self, name: str) -> None:
+        """Refuses a name that nothing has, as `get` does, and mostly without importing anything: torch takes a second.
+
+        Where plugins are installed, whoever is not known without them is looked up among them: only a plugin itself
+        knows which names it registers.
+
+        Raises:
+            UnknownNameError: with the nearest names and the full list.
+        """
+        known = {*self._items, *(() if self._listed is None else self._listed())}
+        if name in known:
+            return
+        if self._listed is None or _plugins(self._group):
+            self.get(name)
+        else:
+            raise UnknownNameError(self.kind, name, known)
+
     def names(self) -> list[str]:
         """All names, sorted."""
         self.discover()
@@ -133,6 +155,18 @@ class Registry(Generic[T]):
 
     def __iter__(self) -> Iterator[T]:
         return iter([self.get(name) for name in self.names()])
+
+
+def module_names(package: str) -> list[str]:
+    """The public modules of a package, sorted; none of them is imported.
+
+    Example:
+        >>> "cam" in module_names("cliploc.saliency")
+        True
+    """
+    spec = importlib.util.find_spec(package)
+    folders = None if spec is None else spec.submodule_search_locations
+    return sorted(found.name for found in pkgutil.iter_modules(folders or ()) if not found.name.startswith("_"))
 
 
 # ------------------------------------------------------------------------------------------ things of other packages

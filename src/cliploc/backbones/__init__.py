@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
-from cliploc.backbones._catalogue import ModelEntry, create, models
-from cliploc.backbones._precision import precision_name, resolve_precision
-from cliploc.backbones._tower import DualEncoder
+from typing import TYPE_CHECKING
 
-__all__ = ["DualEncoder", "ModelEntry", "create", "models", "precision_name", "resolve_precision"]
+from cliploc._lazy import on_first_use
+
+if TYPE_CHECKING:
+    from cliploc.backbones._catalogue import ModelEntry, create, models, refuse_unknown
+    from cliploc.backbones._precision import precision_name, resolve_precision
+    from cliploc.backbones._tower import DualEncoder
+
+__all__ = ["DualEncoder", "ModelEntry", "create", "models", "precision_name", "refuse_unknown", "resolve_precision"]
+
+__getattr__ = on_first_use(
+    __name__,
+    {
+        "cliploc.backbones._catalogue": ["ModelEntry", "create", "models", "refuse_unknown"],
+        "cliploc.backbones._precision": ["precision_name", "resolve_precision"],
+        "cliploc.backbones._tower": ["DualEncoder"],
+    },
+)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from cliploc.registry import Registry
 from cliploc.tower import Backbone, Pooling, TowerKind
@@ -62,11 +65,27 @@ def _numbers(values: Sequence[float]) -> str:
     return texts[0] if len(set(texts)) == 1 else " ".join(texts)
 
 
+def _listed() -> list[str]:
+    """The names of our own models and of open_clip's, by the files of its configurations: importing it takes seconds.
+
+    Where it is imported already, it is asked itself: more may have been added to its list.
+    """
+    spec = importlib.util.find_spec("open_clip")
+    folder = Path("" if spec is None or spec.origin is None else spec.origin).parent / "model_configs"
+    if "open_clip" not in sys.modules and folder.is_dir():
+        return ["mini", "mini-vit", *(path.stem for path in folder.glob("*.json"))]
+    import open_clip
+
+    return ["mini", "mini-vit", *open_clip.list_models()]
+
+
 models: Registry[ModelEntry] = Registry(
-    "model", "cliploc.backbones", "cliploc.models", home=lambda entry: entry.build.__module__
+    "model", "cliploc.backbones", "cliploc.models", home=lambda entry: entry.build.__module__, listed=_listed
 )
 # What a model's name may begin with, before a colon → `(the rest, pretrained, device, precision)` → the model.
-model_sources: Registry[Callable[[str, str | None, str, str], Backbone]] = Registry("model source", "cliploc.backbones")
+model_sources: Registry[Callable[[str, str | None, str, str], Backbone]] = Registry(
+    "model source", "cliploc.backbones", listed=lambda: ("hf-hub", "local-dir")
+)
 
 
 def create(
@@ -93,4 +112,25 @@ def create(
     source, colon, rest = model.partition(":")
     if colon:
         return model_sources.get(source)(rest, pretrained, device, precision)
-    return models.get(model.replace("/", "-")).build(pretrained, device, precision)  # OpenAI writes ViT-B/32
+    return models.get(_plain(model)).build(pretrained, device, precision)
+
+
+def refuse_unknown(model: str) -> None:
+    """Refuses a model that there is not, as `create` does, before torch is imported.
+
+    Raises:
+        UnknownNameError: no such model; the line lists the nearest names.
+
+    Example:
+        >>> refuse_unknown("ViT-B/32")
+    """
+    source, colon, _ = model.partition(":")
+    if colon:
+        model_sources.refuse_unknown(source)
+    else:
+        models.refuse_unknown(_plain(model))
+
+
+def _plain(model: str) -> str:
+    """OpenAI writes ViT-B/32."""
+    return model.replace("/", "-")

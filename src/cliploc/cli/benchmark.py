@@ -25,6 +25,7 @@ from cliploc.cli.options import (
     options_of_methods,
     pair_weights,
     parse_engine,
+    refuse_unknown,
     whole_number,
 )
 from cliploc.cli.output import (
@@ -116,6 +117,7 @@ def benchmark(
 
     Example: cliploc benchmark --dataset wsol --root data --method cam,layer_cam --out results
     """
+    refuse_unknown(model or [], [name for text in method or [] for name in parse_list(text)])
     from cliploc.datasets import open_dataset
     from cliploc.jobs.benchmark import run_benchmark, unfit_for_setup
     from cliploc.jobs.folder import DiskFullError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,8 +34,9 @@ from cliploc.errors import InputError, UsageError
 if TYPE_CHECKING:
     from cliploc.localizer import Localizer
     from cliploc.method import Method
-    from cliploc.pipeline.requests import Reporter, Request, Result
+    from cliploc.pipeline.requests import Request, Result
     from cliploc.report import ModelResults
+    from cliploc.reporter import Reporter
 
 OWN = ("model", "pretrained", "method", "method_options")  # lists here
 EXAMPLE = "cliploc compare cat.jpg -p cat --method cam,layer_cam"
@@ -102,19 +103,21 @@ def compare(
     titles = {name: one.title for name, one in methods.items()}
     run = CompareRun(terminal, folder, photos, titles, as_json, others)
     start = time.perf_counter()
-    with terminal.progress(f"loading {', '.join(one.label for one in asked)}") as bar:
-        from cliploc.pipeline.requests import Reporter, Request
+    with terminal.progress(f"loading {', '.join(one.label for one in asked)}") as reporter:
+        from cliploc.pipeline.requests import Request
 
         use_threads(threads)
         for one in asked:
             one.load()
         _refuse_unfit(asked, methods)
-        bar.start("compare", len(photos))
+        reporter.phase("compare")
+        reporter.start(len(photos), len(photos))
         try:
             requests = [Request(number, photo, names) for number, photo in enumerate(photos)]
-            for photo, found, errors in _compared(asked, requests, Reporter(masked=bar.masked)):
+            told = replace(reporter, failed=lambda *_: None)  # `take` says it, once for all models
+            for photo, found, errors in _compared(asked, requests, told):
                 run.take(photo, found, errors)
-                bar.advance()
+                reporter.images(1)
         finally:  # also when interrupted: what is done is not lost
             document = run.document(_settings(names, methods, asked, options))
             write(folder / RESULTS, json_text(document).encode())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -52,8 +52,9 @@ def localizer_options(
 
         @functools.wraps(command)
         def run(**given: Any) -> int:
-            chosen = {name: given.pop(name, None) for name in names}
-            return command(**given, options=read_options(chosen))
+            options = read_options({name: given.pop(name, None) for name in names})
+            refuse_unknown([str(options.model)], [] if options.method is None else [options.method])
+            return command(**given, options=options)
 
         # What typer reads: https://docs.python.org/3/library/inspect.html#inspect.signature
         run.__signature__ = inspect.Signature(parameters, return_annotation=int)  # type: ignore[attr-defined]
@@ -150,6 +151,20 @@ def class_names(text: str) -> list[str]:
         return list(parse_list(text))
     lines = [line.strip() for line in Path(text).read_text(encoding="utf-8-sig").splitlines()]
     return [line for line in lines if line and not line.startswith("#")]
+
+
+def refuse_unknown(models: Iterable[str], methods: Iterable[str] = ()) -> None:
+    """Refuses models and methods that there are not, before torch is imported: that takes longer than all else here.
+
+    Raises:
+        UnknownNameError: with the nearest names.
+    """
+    from cliploc import backbones, saliency
+
+    for model in models:
+        backbones.refuse_unknown(model)
+    for method in methods:
+        saliency.refuse_unknown(method)
 
 
 def pair_weights(models: Sequence[str], pretrained: Sequence[str] | None) -> list[tuple[str, str | None]]:

@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from cliploc._terminal import Terminal
-from cliploc.cli.options import Debug, Threads, localizer_options, pair_weights, use_threads
+from cliploc.cli.options import Debug, Threads, localizer_options, pair_weights, refuse_unknown, use_threads
 from cliploc.cli.output import DONE
 from cliploc.config import Options
 from cliploc.errors import UsageError
@@ -71,6 +71,7 @@ def serve(
         if not value > 0:
             raise UsageError(f"expected {option} above 0, got {value:g}")
     models = pair_weights(model or ["mini", "mini-vit"], pretrained)
+    refuse_unknown(name for name, _ in models)
     auth = None if auth_env is None else _user(auth_env)
     use_threads(threads)
     from cliploc.web.server import serve as serve_page

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from cliploc.report._draw import clean
-from cliploc.report.benchmark import write_report
-from cliploc.report.colours import name_colour
-from cliploc.report.compare import ModelResults, draw_comparison
-from cliploc.report.document import classified_record, compared_record, to_document
-from cliploc.report.overlay import draw_overlay, panels
-from cliploc.report.page import PageItem, write_page
+from typing import TYPE_CHECKING
+
+from cliploc._lazy import on_first_use
+
+if TYPE_CHECKING:
+    from cliploc.report._draw import clean
+    from cliploc.report.benchmark import write_report
+    from cliploc.report.colours import name_colour
+    from cliploc.report.compare import ModelResults, draw_comparison
+    from cliploc.report.document import classified_record, compared_record, to_document
+    from cliploc.report.overlay import draw_overlay, panels
+    from cliploc.report.page import PageItem, write_page
 
 __all__ = [
     "ModelResults",
@@ -24,3 +29,16 @@ __all__ = [
     "write_page",
     "write_report",
 ]
+
+__getattr__ = on_first_use(
+    __name__,
+    {
+        "cliploc.report._draw": ["clean"],
+        "cliploc.report.benchmark": ["write_report"],
+        "cliploc.report.colours": ["name_colour"],
+        "cliploc.report.compare": ["ModelResults", "draw_comparison"],
+        "cliploc.report.document": ["classified_record", "compared_record", "to_document"],
+        "cliploc.report.overlay": ["draw_overlay", "panels"],
+        "cliploc.report.page": ["PageItem", "write_page"],
+    },
+)

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from cliploc.errors import UsageError
 from cliploc.report import _draw
 from cliploc.report._draw import Colour, Font
+from cliploc.report.colours import INK, PAPER
 from cliploc.report.html import count
 from cliploc.report.overlay import file_name, scaled
 
@@ -154,7 +155,7 @@ class _Sheet:
         ]
         heights = [max(one.height for one in row if one is not None) for row in rows]
         height = MARGIN + head.height + GAP + heads.height + sum(one + GAP for one in heights) + MARGIN
-        sheet = Image.new("RGB", (self._width, height), _draw.PAPER)
+        sheet = Image.new("RGB", (self._width, height), PAPER)
         sheet.paste(head, (MARGIN, MARGIN))
         for number in range(len(self._blocks)):
             x, y = MARGIN + number * (self._block_w + BLOCK_GAP), MARGIN + head.height + GAP
@@ -183,7 +184,7 @@ class _Sheet:
                   TEXT_SIZE, width - left, GREY),
             _Text(self._legend, TEXT_SIZE, width - left, GREY),
         ]  # fmt: skip
-        part = Image.new("RGB", (width, max(small.height, sum(text.height for text in texts))), _draw.PAPER)
+        part = Image.new("RGB", (width, max(small.height, sum(text.height for text in texts))), PAPER)
         part.paste(small, (0, 0))
         y = 0
         for text in texts:
@@ -204,7 +205,7 @@ class _Sheet:
                 ]
             )
         heights = [max(text.height for _, text in line) for line in texts]
-        part = Image.new("RGB", (self._block_w, sum(heights) or 1), _draw.PAPER)
+        part = Image.new("RGB", (self._block_w, sum(heights) or 1), PAPER)
         y = 0
         for line, height in zip(texts, heights, strict=True):
             for x, text in line:
@@ -218,7 +219,7 @@ class _Sheet:
         cells = list(self._cells(method))
         height = self._picture_wh[1]
         below = max((text.height for _, _, text in cells if text is not None), default=0)
-        part = Image.new("RGB", (self._block_w, 8 + title.height + height + 4 + below), _draw.PAPER)
+        part = Image.new("RGB", (self._block_w, 8 + title.height + height + 4 + below), PAPER)
         ImageDraw.Draw(part).line((0, 0, self._block_w, 0), fill=RULE)
         y = title.draw(part, 0, 8)
         for x, picture, text in cells:
@@ -290,7 +291,7 @@ def _ring(picture: Image.Image, peak: tuple[float, float, float] | None) -> None
     _, x, y = peak
     radius = max(3, min(picture.size) // 40)
     draw = ImageDraw.Draw(picture)
-    for grow, colour, line in ((1, _draw.INK, 4), (0, _draw.PAPER, 2)):
+    for grow, colour, line in ((1, INK, 4), (0, PAPER, 2)):
         around = radius + grow
         draw.ellipse((x - around, y - around, x + around, y + around), outline=colour, width=line)
 
@@ -310,7 +311,7 @@ def _names(word: str, names: Sequence[str]) -> str:
 class _Text:
     """A text in as many lines as it needs; words that are wider than a line are broken."""
 
-    def __init__(self, text: str, size: int, width: int, colour: Colour = _draw.INK) -> None:
+    def __init__(self, text: str, size: int, width: int, colour: Colour = INK) -> None:
         text = _draw.clean(text)
         self._font, self._colour, self._line_height = _draw.font_for(text, size), colour, round(1.3 * size)
         self._lines = _broken(text, self._font, width)

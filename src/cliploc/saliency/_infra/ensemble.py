@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from cliploc.errors import ModelError, UsageError
 from cliploc.method import Context, Method
+from cliploc.saliency._infra.names import names_in
 from cliploc.saliency._infra.registration import check_options, methods
 from cliploc.saliency._infra.typed import as_declared
 from cliploc.tower import Needs
@@ -42,13 +43,7 @@ def find(spec: str, rule: EnsembleRule = "minmax") -> Method:
     """
     if rule not in get_args(EnsembleRule):
         raise UsageError(f"expected an ensemble by {' or '.join(get_args(EnsembleRule))}, got {rule!r}")
-    if "," in spec:
-        joined = "+".join(name.strip() for name in spec.split(","))
-        raise UsageError(
-            f"expected one method, got several, {spec!r}: write {joined} for the mean of their maps, or ask for one "
-            "after the other"
-        )
-    names = [name.strip() for name in spec.split("+")]
+    names = names_in(spec)
     members = tuple(methods.get(name) for name in names)
     if len(members) == 1:
         return members[0]

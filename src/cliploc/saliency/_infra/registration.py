@@ -8,11 +8,15 @@ from typing import Any, Literal, TypeVar, get_args
 
 from cliploc.errors import UsageError
 from cliploc.method import Method
-from cliploc.registry import Registry
+from cliploc.registry import Registry, module_names
 from cliploc.tower import Needs, Pooling, TowerKind
 
 methods: Registry[Method] = Registry(
-    "method", "cliploc.saliency", "cliploc.methods", home=lambda method: method.function.__module__
+    "method",
+    "cliploc.saliency",
+    "cliploc.methods",
+    home=lambda method: method.function.__module__,
+    listed=lambda: module_names("cliploc.saliency"),  # each is called like its method
 )
 
 F = TypeVar("F", bound=Callable[..., Any])
