@@ -36,6 +36,7 @@ MINUTES: dict[str, list[str]] = {
     "annotate": ["--images", "160", "--limit", "60"],
     "web": ["--requests", "16", "--many", "0"],
     "waiting": ["--rounds", "1"],
+    "first_result": ["--rounds", "1"],
 }
 THOROUGH: dict[str, list[str]] = {
     "cnn_methods": ["--out", "bench/results"],
@@ -51,6 +52,7 @@ THOROUGH: dict[str, list[str]] = {
     "annotate": ["--threads", "1", "--out", "bench/results"],
     "web": ["--out", "bench/results"],
     "waiting": ["--out", "bench/results"],
+    "first_result": ["--out", "bench/results"],
 }
 
 

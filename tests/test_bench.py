@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 cnn_methods: Any = pytest.importorskip("bench.cnn_methods", reason="benches lie beside the package, in its repository")
+first_result: Any = pytest.importorskip(
+    "bench.first_result", reason="benches lie beside the package, in its repository"
+)
 waiting: Any = pytest.importorskip("bench.waiting", reason="benches lie beside the package, in its repository")
 
 
@@ -28,6 +31,21 @@ def test_pictures_are_timed_with_both_ways_to_wait_alone_and_beside_busy_process
     assert [(cell["busy"], cell["passively"]) for cell in cells] == [(0, False), (0, True), (1, False), (1, True)]
     assert all(len(cell["times"]) == 2 for cell in cells)
     assert (tmp_path / "waiting.md").read_text().count("ly | ") == 4
+
+
+def test_whole_commands_are_timed_beside_torchs_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = [first_result.TORCH, "cliploc --help", "… --model RN500 (there is none)"]
+    monkeypatch.setattr(first_result, "ROWS", {row: first_result.ROWS[row] for row in quick})
+    assert first_result.main(1, beside=first_result.ROOT / "src", out=tmp_path) == 0
+    cells = json.loads((tmp_path / "first_result.json").read_text())["cells"]
+    assert [cell["row"] for cell in cells] == [row for row in quick for _ in range(2)]
+    assert all(len(cell["seconds"]) == 1 and cell["seconds"][0] > 0 for cell in cells)
+    assert (tmp_path / "first_result.md").read_text().count("\n| `") == 3
+
+
+def test_a_command_that_ends_otherwise_is_not_timed() -> None:
+    with pytest.raises(RuntimeError, match="expected exit code 0, got 3"):
+        first_result.processor_seconds(["-c", "import sys; sys.exit(3)"], 0, first_result.ROOT / "src")
 
 
 def test_maps_that_differ_are_not_timed() -> None:
