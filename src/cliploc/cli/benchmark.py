@@ -117,7 +117,7 @@ def benchmark(
 
     Example: cliploc benchmark --dataset wsol --root data --method cam,layer_cam --out results
     """
-    refuse_unknown(model or [], [name for text in method or [] for name in parse_list(text)])
+    refuse_unknown(model or [], method_names(method) if method else [])
     from cliploc.datasets import open_dataset
     from cliploc.jobs.benchmark import run_benchmark, unfit_for_setup
     from cliploc.jobs.folder import DiskFullError

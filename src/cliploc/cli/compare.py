@@ -24,6 +24,7 @@ from cliploc.cli.options import (
     method_names,
     options_of_methods,
     pair_weights,
+    refuse_unknown,
     use_threads,
 )
 from cliploc.cli.output import json_text, print_document, writable, write
@@ -78,6 +79,7 @@ def compare(
 
     Example: cliploc compare street.jpg -p bicycle --method cam,grad_cam,layer_cam
     """
+    refuse_unknown(model or [], method_names(method) if method else [])
     from cliploc import prompts
     from cliploc.report.compare import refuse_too_many
     from cliploc.saliency import find

@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw
 
 from cliploc.errors import UsageError
 from cliploc.report import _draw
-from cliploc.report._draw import Colour, Font
-from cliploc.report.colours import INK, PAPER
+from cliploc.report._draw import Font
+from cliploc.report.colours import INK, PAPER, Colour
 from cliploc.report.html import count
 from cliploc.report.overlay import file_name, scaled
 
