@@ -539,6 +539,7 @@ OF_BENCHMARK_COMMAND: dict[str, tuple[str, ...]] = {
     "template": ("--template", "name-only"),
     "threshold": ("--threshold", "0.77"),
     "save_maps": ("--save-maps",),
+    "no_baselines": ("--no-baselines",),
 }
 HARMLESS_IN_BENCHMARK_COMMAND: dict[str, tuple[tuple[str, ...], str]] = {
     "dataset": ((), "its name, classes and samples count, by `run_benchmark`'s own test"),

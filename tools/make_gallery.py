@@ -30,8 +30,8 @@ QUALITY = 82
 
 
 def fitting(localizer: Localizer) -> list[Method]:
-    """Every registered method that works on the localizer's tower."""
-    return [method for method in methods if localizer.backbone.kind in method.towers]
+    """Every registered method that works on the localizer's tower and looks at the picture: baselines do not."""
+    return [method for method in methods if localizer.backbone.kind in method.towers and method.family != "baseline"]
 
 
 def iou(result: Localization, photo: DemoPhoto, name: str) -> float:
@@ -75,7 +75,7 @@ def draw(localizer: Localizer, remark: str, photos: Sequence[DemoPhoto], out: Pa
 def readme(localizers: Sequence[Localizer], sections: Sequence[str], command: str) -> str:
     """The page that lists the sheets, and the methods that are on none."""
     covered = {method.name for localizer in localizers for method in fitting(localizer)}
-    left_out = [method for method in methods if method.name not in covered]
+    left_out = [method for method in methods if method.name not in covered and method.family != "baseline"]
     lines = [
         "# Gallery",
         "",

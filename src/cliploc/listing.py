@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from cliploc import backbones, datasets, metrics, saliency
+from cliploc.method import Family
 from cliploc.report import exports
 from cliploc.tower import TowerKind
 from cliploc.values import Role
@@ -38,7 +39,7 @@ def list_models(*, kind: TowerKind | None = None, method: str | None = None, usa
 def list_methods(
     *,
     model: str | None = None,
-    family: Literal["activation", "gradient", "perturbation", "attention"] | None = None,
+    family: Family | None = None,
 ) -> list[str]:
     """The names that `Localizer(method=…)` takes.
 

@@ -69,6 +69,17 @@ class Localization:
         heatmaps: FloatArray = self.frame.map_to_original(torch.from_numpy(self.maps)).numpy()
         return heatmaps
 
+    def maps_over_picture(self, hw: tuple[int, int]) -> FloatArray:
+        """`[P, h, w]` float32 in 0–1 over the whole picture, at any height and width; zero where it was cropped.
+
+        At (224, 224) these are the score maps of the WSOL evaluation (`cliploc evaluate`).
+        """
+        import torch
+
+        over_picture = self.frame.map_to_picture(torch.from_numpy(self.maps), hw)
+        maps: FloatArray = over_picture.clamp(0, 1).numpy()
+        return maps
+
     def to_supervision(self) -> Any:
         """The boxes as `supervision.Detections`, names under `data["class_name"]`."""
         import supervision

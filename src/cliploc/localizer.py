@@ -477,7 +477,7 @@ class Localizer:
             "resize": self.resize,
             "interpolation": self.backbone.interpolation,
             "image_size": self.input_hw,
-            "refine": self.refine,
+            "refine": self.refine if task.refined else (),
             **asdict(task.box_rule),
             "precision": self.precision,
             "masked_precision": self.masked_precision,
@@ -561,7 +561,7 @@ class Localizer:
     ) -> Localization:
         """What a task says of the batch's picture number `b`."""
         presence = None if evidence.presence is None else evidence.presence[b].cpu().numpy()
-        maps, frame = self._views.finish(item, made.maps[b])
+        maps, frame = self._views.finish(item, made.maps[b], task)
         reasons = reasons_of(task, item, evidence.absences[b], made.not_flat[b].tolist())
         there = np.array([reason is None for reason in reasons])
         boxes = boxes_of(frame, maps, there, presence, item.texts.names, task.box_rule)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from cliploc.tower import Backbone, TransformerBackbone
 
+Family = Literal["activation", "gradient", "perturbation", "attention", "baseline", "ensemble"]
+
 
 @dataclass(frozen=True)
 class Context:
@@ -134,7 +136,8 @@ class Method:
         function: `Context` and options → raw maps `[B, P, h, w]`.
         title: the name as papers write it.
         paper: authors, year, title or number.
-        family: "activation", "gradient", "perturbation" or "attention"; "ensemble" of several.
+        family: "activation", "gradient", "perturbation" or "attention"; "baseline" for one without a model; "ensemble"
+            of several.
         towers: the tower kinds it is defined on.
         needs: what it reads from the trace, given its options.
         relu: whether negative evidence is cut before the map is normalised.
@@ -142,6 +145,8 @@ class Method:
         options: option name → default value.
         prompts_interact: whether a prompt's map depends on the other prompts it is asked with.
         reads_text: False for a map that is the same for every prompt (raw attention).
+        reads_picture: False for a map that is the same for every picture (a baseline). It may have another size than
+            the feature grid, and no refinement follows it.
         members: of an ensemble, the methods whose maps it averages.
         poolings: the ways a ViT may make its embedding of its tokens.
     """
@@ -150,7 +155,7 @@ class Method:
     function: Callable[..., Tensor]
     title: str
     paper: str
-    family: Literal["activation", "gradient", "perturbation", "attention", "ensemble"]
+    family: Family
     towers: frozenset[TowerKind]
     needs: Callable[..., Needs]
     relu: bool
@@ -158,5 +163,6 @@ class Method:
     options: Mapping[str, Any]
     prompts_interact: bool = False
     reads_text: bool = True
+    reads_picture: bool = True
     members: tuple[Method, ...] = ()
     poolings: frozenset[Pooling] = frozenset(get_args(Pooling))

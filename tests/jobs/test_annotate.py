@@ -283,7 +283,7 @@ def test_a_box_round_several_things_is_told_from_one_round_a_single_thing():
 def test_what_becomes_of_a_box_round_several_things(folder, tmp_path, monkeypatch, mode):
     three = blobs((15, 30, 1.0), (50, 30, 0.9), (85, 30, 0.95), floor=0.5)
 
-    def planted(self, item, maps):
+    def planted(self, item, maps, task):
         small = Image.fromarray(three).resize(item.frames[0].input_hw[::-1], Image.Resampling.BILINEAR)
         return np.stack([np.asarray(small)] * len(maps)), item.frames[0]
 

@@ -44,12 +44,14 @@ from cliploc.metrics import PxAP, all_numbers, pack_counts, unpack_counts
 from cliploc.pipeline import tasks
 from cliploc.pipeline.views import Views
 from cliploc.reporter import Reporter
+from cliploc.saliency import baselines
 from tests.commands import cliploc_, create_once
 from tests.jobs.samples import dataset, wsol_folder
 from tests.report.test_benchmark import cells, section
 
 SETUP = ModelSetup(BENCHMARK.but(batch_size=2, device="cpu"))
 COUNT = 14
+BASELINE_IDS = ("centre-box", "centre-gaussian")
 
 
 def changed(prompts: str = "default", **options: Any) -> ModelSetup:
@@ -559,13 +561,15 @@ def test_the_command_prints_a_narrow_table_writes_the_report_and_goes_on(root, t
     lines = result.out.splitlines()
     titles = ["setting", "GT-known", "at", "τ", "Top-1", "Top-5", "MaxBoxAcc", "at", "τ", "V2"]
     assert lines[0].split() == titles
-    assert [line.split()[0] for line in lines[1:3]] == ["mini_cam", "mini_layer-cam"]
+    ids = ["mini_cam", "mini_layer-cam", "mini_centre-box", "mini_centre-gaussian"]
+    assert [line.split()[0] for line in lines[1:5]] == ids
     assert all(len(line) <= 80 for line in lines)
-    assert f"{COUNT} of {COUNT} samples × 2 settings done" in result.err
+    assert f"{COUNT} of {COUNT} samples × 4 settings done" in result.err
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     titles, *rows = cells(section(page, "numbers"))
     summary = json.loads((tmp_path / "summary.json").read_text())["settings"]
-    assert sorted(row[0] for row in rows) == ["cam", "layer_cam"]
+    assert sorted(row[0] for row in rows) == ["cam", "centre_box", "centre_gaussian", "layer_cam"]
+    assert "This run, boxes without a model" in page
     for row in rows:
         numbers = summary[f"mini_{row[0].replace('_', '-')}"]
         for key in ("gt_known", "top1_loc", "max_box_acc_v2"):
@@ -580,6 +584,9 @@ def test_the_command_prints_a_narrow_table_writes_the_report_and_goes_on(root, t
     assert other.code == 2
     assert "flip: false there, true asked for" in other.err
     assert other.err.count("\n") == 1
+    fewer = cliploc_(*arguments, "--out", tmp_path, "--no-baselines")
+    assert fewer.code == 2
+    assert "settings.mini_centre-box: only there" in fewer.err
 
 
 def test_a_broken_picture_makes_the_exit_code_1(root, tmp_path):
@@ -627,8 +634,25 @@ def test_methods_with_commas_and_one_by_one_are_the_same(root, tmp_path):
     }
     found = {name: cliploc_(*start, "--out", tmp_path / name, *words) for name, words in asked.items()}
     assert found["commas"].code == 0, found["commas"].err
-    assert json.loads(found["repeated"].out)["settings"].keys() == {"mini_cam", "mini_layer-cam"}
+    asked_for = {"mini_cam", "mini_layer-cam"}
+    assert json.loads(found["repeated"].out)["settings"].keys() == asked_for | {f"mini_{one}" for one in BASELINE_IDS}
     assert found["repeated"].out == found["commas"].out
+    alone = cliploc_(*start, "--out", tmp_path / "alone", *asked["commas"], "--no-baselines")
+    assert json.loads(alone.out)["settings"].keys() == asked_for
+
+
+def test_baselines_stand_once_for_each_model_at_their_own_threshold_out_of_the_same_passes():
+    setups = [SETUP, replace(SETUP, prompts="other"), ModelSetup(SETUP.options.but(model="mini-vit"))]
+    given = Grid(setups, ["maskclip", "cam", "centre_box"], thresholds=[0.3, 0.6], baselines=baselines())
+    settings, _ = given.settings(unfit_for_setup)
+    plain, _ = replace(given, baselines=()).settings(unfit_for_setup)
+    added = [one for one in settings if one not in plain]
+    assert [(one.setup, one.method, one.threshold) for one in added] == [
+        (0, "centre_gaussian", None),
+        (2, "centre_gaussian", None),
+    ]
+    assert {one.setup for one in settings} == {one.setup for one in plain}, "a forward pass of their own"
+    assert [one.threshold for one in settings if one.method == "centre_box" and one.setup == 0] == [0.3, 0.6]
 
 
 def test_the_documents_explain_every_option_and_column(plain):

@@ -38,11 +38,19 @@ TOLERANCE = 1e-4
 CASES = cases()
 GRID = TINY_GRIDS[0]  # of the planted ones
 every_case = pytest.mark.parametrize(("name", "kind"), CASES)
-planted_case = pytest.mark.parametrize(("name", "kind"), [case for case in CASES if case[1] in KINDS])
+# What a baseline declares, that its map reads no picture, frees it from finding anything in one.
+planted_case = pytest.mark.parametrize(
+    ("name", "kind"), [case for case in CASES if case[1] in KINDS and methods.get(case[0]).reads_picture]
+)
+blind_case = pytest.mark.parametrize(
+    ("name", "kind"), [case for case in CASES if not methods.get(case[0]).reads_picture]
+)
 # CLIP's own RN50 and RN50x4 are slow: one of them, or none, where the other towers show the same.
 one_large_case = pytest.mark.parametrize(("name", "kind"), [case for case in CASES if case[1] != "RN50x4"])
 small_case = pytest.mark.parametrize(("name", "kind"), [case for case in CASES if case[1] not in RESNETS])
-clip_case = pytest.mark.parametrize(("name", "kind"), [case for case in CASES if case[1] in CLIP_RESNETS])
+clip_case = pytest.mark.parametrize(
+    ("name", "kind"), [case for case in CASES if case[1] in CLIP_RESNETS and methods.get(case[0]).reads_text]
+)
 
 
 def run(name: str, backbone: Any, images: Tensor, texts: Any = TEXTS, **kwargs: Any) -> Tensor:
@@ -114,12 +122,25 @@ def test_what_does_not_run_on_a_tower_is_refused_before_a_picture_and_offered_no
 def test_maps_are_finite_float32_on_the_grid(name: str, kind: str, size: int) -> None:
     """The second grid is another input size than the one that positions were learnt on."""
     grid = grids(kind)[size]
-    maps = run(name, build(kind), pictures(kind, grid))
+    images = pictures(kind, grid)
+    maps = run(name, build(kind), images)
+    if not methods.get(name).reads_picture:
+        grid = images.shape[-2:]  # such a map is not bound to the features
     assert maps.shape == (2, len(TEXTS), *grid)
     assert maps.dtype == torch.float32
     assert maps.isfinite().all()
     assert not maps.requires_grad
     assert (maps.amax((-2, -1)) > maps.amin((-2, -1))).any(1).all(), "flat maps everywhere"
+
+
+@blind_case
+def test_a_map_that_reads_no_picture_is_the_same_for_all_and_needs_no_tower(name: str, kind: str) -> None:
+    method, images = methods.get(name), pictures(kind)
+    maps = run(name, build(kind), images)
+    assert torch.equal(maps, run(name, build(kind), torch.zeros_like(images)))
+    assert (maps == maps[0, 0]).all()
+    assert method.needs() == Needs()
+    assert not method.reads_text
 
 
 @every_case
@@ -208,7 +229,8 @@ def test_the_same_seed_gives_the_same_map(name: str, kind: str) -> None:
     first = run(name, build(kind, seed=4), pictures(kind))
     torch.manual_seed(2)
     assert torch.equal(first, run(name, build(kind, seed=4), pictures(kind)))
-    assert not torch.equal(first, run(name, build(kind, seed=5), pictures(kind)))
+    other = run(name, build(kind, seed=5), pictures(kind))
+    assert torch.equal(first, other) != methods.get(name).reads_picture
 
 
 class TowerError(RuntimeError):
@@ -230,7 +252,7 @@ def broken(backbone: Any) -> Any:
 
 
 def stopped(name: str) -> contextlib.AbstractContextManager[Any]:
-    """A broken tower stops every method but those that read nothing but attention: they run none of it."""
+    """A broken tower stops every method but those that read attention at most: they run none of it."""
     needs = methods.get(name).needs()
     reads_attention_only = needs == Needs(attention=needs.attention)
     return contextlib.nullcontext() if reads_attention_only else pytest.raises(TowerError)

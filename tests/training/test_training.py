@@ -440,7 +440,8 @@ def test_a_benchmark_takes_a_head(mini_head: Path, tmp_path: Path) -> None:
     result = cliploc_("benchmark", *asked, "--save-maps")
     assert result.code == 0, result.err
     numbers = json.loads((out / "summary.json").read_text())["settings"]
-    assert set(numbers) == {"mini_cam", "mini_ts-cam_head"}
+    beside = {"mini_centre-box", "mini_centre-gaussian"}  # of the tower without the head
+    assert set(numbers) == {"mini_cam", "mini_ts-cam_head", *beside}
     assert numbers["mini_ts-cam_head"]["evaluated"] == 3
     localizer = Localizer("mini", head=mini_head, min_presence=0, text_cache=False)
     for number, name in enumerate(("red", "green", "blue")):

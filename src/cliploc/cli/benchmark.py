@@ -86,6 +86,9 @@ def benchmark(
     head: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="Trained layers, made by `cliploc train`; repeatable.")
     ] = None,
+    no_baselines: Annotated[
+        bool, typer.Option("--no-baselines", help="Leave out the two methods without a model: box and Gaussian.")
+    ] = False,
     template: Annotated[
         list[str] | None,
         typer.Option(
@@ -123,17 +126,21 @@ def benchmark(
     from cliploc.jobs.folder import DiskFullError
     from cliploc.jobs.plan import Grid
     from cliploc.report.benchmark import FILES, write_report
+    from cliploc.saliency import baselines
 
     names = class_names(classes) if classes else None
     carry_out = parse_engine(engine, address, threads)
     setups = _setups(options, model or ["mini"], pretrained, template, [None, *(head or [])])
     methods = _methods_of(method, setups)
     of_methods = options_of_methods(methods, option or [])
+    beside = () if no_baselines else baselines()
     thresholds = [
         None if text == "own" else parse_share(text, "expected --threshold from 0 to 1, or own")
         for text in threshold or ["own"]
     ]
-    settings, left_out = Grid(setups, methods, lambda name: of_methods[name], thresholds).settings(unfit_for_setup)
+    settings, left_out = Grid(setups, methods, lambda name: of_methods[name], thresholds, beside).settings(
+        unfit_for_setup
+    )
     terminal = Terminal()
     for line in left_out:
         terminal.say(f"left out: {line.split(': use one of')[0]}", style="yellow")

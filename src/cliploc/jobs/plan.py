@@ -85,12 +85,15 @@ class Grid:
         methods: names, or several joined by "+".
         options: of a method: `(method) → options`; raises a `UsageError` for one it does not have.
         thresholds: τ of the boxes; None for each method's own.
+        baselines: methods without a model, that stand beside the others: once for each model, at their own fixed τ. One
+            that is among `methods` is asked for there.
     """
 
     setups: Sequence[ModelSetup]
     methods: Sequence[str]
     options: Callable[[str], Mapping[str, Any]] = lambda _: {}
     thresholds: Sequence[float | None] = (None,)
+    baselines: Sequence[str] = ()
 
     def settings(
         self, unfit_reason: Callable[[ModelSetup, str], str | None]
@@ -119,6 +122,7 @@ class Grid:
                 chosen.append(Setting(identity, index, method, dict(self.options(method)), threshold))
         if not chosen:
             raise UsageError((left_out or ["expected the method that the head is trained for"])[0])
+        chosen += self._of_baselines({one.setup for one in chosen})
         ids = Counter(one.id for one in chosen)
         taken: Counter[str] = Counter()
         unique = []
@@ -126,6 +130,17 @@ class Grid:
             taken[one.id] += 1
             unique.append(one if ids[one.id] == 1 else replace(one, id=f"{one.id}-{taken[one.id]}"))
         return tuple(unique), tuple(dict.fromkeys(left_out))
+
+    def _of_baselines(self, used: set[int]) -> Iterator[Setting]:
+        """Their boxes know of no prompt and no head: the first setup of each model has them."""
+        seen: set[tuple[str, str | None]] = set()
+        for index, setup in enumerate(self.setups):
+            model = (setup.model, setup.options.pretrained)
+            if index in used and model not in seen and setup.head is None:
+                seen.add(model)
+                for method in self.baselines:
+                    if method not in self.methods:
+                        yield Setting(self._id(setup, method, None), index, method)
 
     def _id(self, setup: ModelSetup, method: str, threshold: float | None) -> str:
         """Says what tells a setting from the others of this grid, and always model and method."""

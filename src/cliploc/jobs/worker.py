@@ -36,6 +36,7 @@ from cliploc.metrics import SIDE, one_thread
 from cliploc.pipeline.requests import Request
 from cliploc.registry import import_modules, named_modules
 from cliploc.reporter import SILENT, Reporter, halved_note
+from cliploc.saliency import find
 from cliploc.values import FloatArray, Sample
 
 TOP = 5  # predictions kept of each picture
@@ -184,7 +185,7 @@ class BenchmarkWorker:
         maps = []
         for method in methods:
             result = found[method.name]
-            maps.append(_whole_map(result))
+            maps.append(result.maps_over_picture((SIDE, SIDE))[0])
             thumb = _thumb(result)
             for rule in method.rules:
                 boxes = result.boxes if rule == method.own else result.boxes_by(rule)
@@ -291,6 +292,7 @@ class _LoadedSetup:
                     "id": setting.id,
                     **self.localizer.describe(method.name, method.options),
                     "model": setup.model,  # as it was asked for
+                    "baseline": find(method.name).family == "baseline",
                     "pretrained": setup.options.pretrained,
                     "head": setup.head,
                     "prompts": setup.prompts,
@@ -470,13 +472,6 @@ def map_path(maps: Path, setting: str, sample: str) -> Path:
 
 
 # ------------------------------------------------------------------------------------------------------------- values
-def _whole_map(result: Localization) -> FloatArray:
-    """`[224, 224]` in 0–1 over the whole picture; zero where the model did not look."""
-    on_picture = result.frame.map_to_picture(torch.from_numpy(result.maps), (SIDE, SIDE))[0]
-    whole: FloatArray = on_picture.clamp(0, 1).numpy()
-    return whole
-
-
 def _thumb(result: Localization) -> bytes:
     """The map over the model's input, averaged to 28×28 levels of 0–255."""
     small: Tensor = F.adaptive_avg_pool2d(torch.from_numpy(result.maps), row.THUMB)[0]  # [28, 28]

@@ -36,6 +36,11 @@ class Task:
         return self.method.needs(**self.options)
 
     @property
+    def refined(self) -> bool:
+        """Whether refinements follow it; a map that is the same for every picture must stay so."""
+        return self.method.reads_picture
+
+    @property
     def heads(self) -> dict[str, TrainedHead]:
         """The trained heads among its options."""
         return {key: value for key, value in self.options.items() if isinstance(value, TrainedHead)}
@@ -114,7 +119,7 @@ class TaskMaker:
         if not self._own_threshold:
             return self._box_rule
         threshold = method.threshold
-        for step in self._steps:
+        for step in self._steps if method.reads_picture else ():
             threshold = step.threshold(self._backbone, threshold)
         return replace(self._box_rule, threshold=threshold)
 

@@ -123,8 +123,8 @@ class Views:
         embedding, windows = embeddings[0][1], window_embeddings(embeddings, len(batch))
         chosen = None if wanted is None else wanted(embedding, names)
         by_task = [
-            Maps(self._joined(kept, batch, chosen, first), not_flat(kept, len(batch)), said)
-            for kept, said in zip(maps, notes, strict=True)
+            Maps(self._joined(task, kept, batch, chosen, first), not_flat(kept, len(batch)), said)
+            for task, kept, said in zip(tasks, maps, notes, strict=True)
         ]
         return Computed(by_task, embedding, names, windows)
 
@@ -184,7 +184,12 @@ class Views:
         return context, maps
 
     def _joined(
-        self, maps: Sequence[LookMaps], batch: Sequence[Prepared], wanted: Wanted | None, first: Sequence[Context]
+        self,
+        task: Task,
+        maps: Sequence[LookMaps],
+        batch: Sequence[Prepared],
+        wanted: Wanted | None,
+        first: Sequence[Context],
     ) -> Tensor:
         """What one task's looks gave → `[B, P, H, W]` in 0–1 on the first scale's input; names not wanted are zero.
 
@@ -192,6 +197,8 @@ class Views:
         With flips they do so twice, the second time mirrored, and the mean is taken: else a mirrored picture would not
         have the mirrored map.
         """
+        if not task.refined:  # its map is that of every picture: no other view and no step changes it
+            return on_input([maps[0]], batch, wanted)
         views = by_view(maps)
         joined = on_input(views[0], batch, wanted) if len(views) == 1 else min_max(sum_of(views, batch, wanted))
         if not self.on_grid:
@@ -214,10 +221,10 @@ class Views:
         return maps
 
     @undisturbed
-    def finish(self, item: Prepared, maps: Tensor) -> tuple[FloatArray, Frame]:
+    def finish(self, item: Prepared, maps: Tensor, task: Task) -> tuple[FloatArray, Frame]:
         """Maps `[P, H, W]` of one picture over its input → after the steps over the picture, and what they lie over."""
         frame = item.frames[0]
-        if self.over_picture:
+        if self.over_picture and task.refined:
             x0, y0, x1, y1 = frame.visible_xyxy
             offset = (frame.offset_xy[0] - x0, frame.offset_xy[1] - y0)
             inputs = replace(frame, input_hw=(y1 - y0, x1 - x0), offset_xy=offset)  # without padding

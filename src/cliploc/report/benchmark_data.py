@@ -73,6 +73,11 @@ class SettingResult:
         return None if ends is None else (float(ends[0]), float(ends[1]))
 
     @property
+    def baseline(self) -> bool:
+        """Whether its boxes were made without a model."""
+        return bool(self.about.get("baseline"))
+
+    @property
     def threshold(self) -> float | None:
         """The τ of its boxes, hits and IoUs; None where each map has its own."""
         value = self.numbers.get("threshold", self.about.get("threshold"))

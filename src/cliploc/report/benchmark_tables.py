@@ -19,6 +19,10 @@ NOT_COMPARABLE = (
     "stand here for orientation. † marks VL-Score's own rule, which counts a picture as right when any predicted box "
     "fits any true box: never compare it with MaxBoxAcc, which takes one box."
 )
+WITHOUT_A_MODEL = (
+    "Boxes without a model are the same for every picture and name, fixed beforehand: a method whose boxes are no "
+    "better has found the middle of the picture. Their Top-1 and Top-5 Loc take the model's classification."
+)
 RULE_MARK = " †"
 CHART = "0 – 50 – 100 %"
 
@@ -121,9 +125,10 @@ def comparison(run: BenchmarkRun, most: int = 12) -> Table:
         "VL-Score's rule": all_numbers()["vl_score_rule"].about,
         "pictures": "",
     }
-    chosen = run.ranked[:most]
+    chosen = [one for one in run.ranked if not one.baseline][:most]
+    baselines = [one for one in run.ranked if one.baseline]
     if not is_imagenet(run):
-        groups: dict[str, Sequence[Sequence[Cell]]] = {"": [_ours(run, one) for one in chosen]}
+        groups: dict[str, Sequence[Sequence[Cell]]] = {"": [_ours(run, one) for one in chosen]} if chosen else {}
         notes = ["Published numbers are kept for ILSVRC only."]
     else:
         groups, notes = {}, [NOT_COMPARABLE]
@@ -133,7 +138,10 @@ def comparison(run: BenchmarkRun, most: int = 12) -> Table:
             groups[f"Published, {heading}"] = [_theirs(one) for one in published()["rows"] if one["trained"] == learnt]
         for reason in sorted({f"{one.about.get('model')}: {why}" for one in chosen if (why := learnt_labels(one))}):
             notes.append(f"{reason}: not zero-shot on ILSVRC.")
-    if len(run.settings) > most:
+    if baselines:
+        groups["This run, boxes without a model"] = [_ours(run, one) for one in baselines]
+        notes.append(WITHOUT_A_MODEL)
+    if len(run.settings) > len(chosen) + len(baselines):
         notes.append(f"The {most} best of this run's {len(run.settings)} settings; all are in the next table.")
     title = "Beside the published numbers" if is_imagenet(run) else "The settings side by side"
     numeric = frozenset(columns) - {"method", CHART, "τ", "pictures"}

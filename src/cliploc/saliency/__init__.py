@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     from cliploc.saliency._infra.ensemble import EnsembleRule, find, min_max, raw_maps, resolve_options
     from cliploc.saliency._infra.fit import fitting, unfit_reason
     from cliploc.saliency._infra.names import refuse_unknown
-    from cliploc.saliency._infra.registration import methods, saliency
+    from cliploc.saliency._infra.registration import baselines, methods, saliency
 
 __all__ = [
     "EnsembleRule",
+    "baselines",
     "find",
     "fitting",
     "mean_attention",
@@ -35,6 +36,6 @@ __getattr__ = on_first_use(
         "cliploc.saliency._infra.ensemble": ["EnsembleRule", "find", "min_max", "raw_maps", "resolve_options"],
         "cliploc.saliency._infra.fit": ["fitting", "unfit_reason"],
         "cliploc.saliency._infra.names": ["refuse_unknown"],
-        "cliploc.saliency._infra.registration": ["methods", "saliency"],
+        "cliploc.saliency._infra.registration": ["baselines", "methods", "saliency"],
     },
 )

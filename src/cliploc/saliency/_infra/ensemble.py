@@ -75,6 +75,7 @@ def find(spec: str, rule: EnsembleRule = "minmax") -> Method:
         options={f"{m.name}.{option}": default for m in members for option, default in m.options.items()},
         prompts_interact=any(m.prompts_interact for m in members),
         reads_text=any(m.reads_text for m in members),
+        reads_picture=any(m.reads_picture for m in members),
         members=members,
         poolings=frozenset.intersection(*(m.poolings for m in members)),
     )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 from cliploc.errors import UsageError
-from cliploc.method import Method
+from cliploc.method import Family, Method
 from cliploc.registry import Registry, module_names
 from cliploc.tower import Needs, Pooling, TowerKind
 
@@ -27,13 +27,14 @@ def saliency(
     *,
     title: str,
     paper: str,
-    family: Literal["activation", "gradient", "perturbation", "attention"],
+    family: Family,
     towers: Iterable[TowerKind],
     needs: Needs | Callable[..., Needs],
     relu: bool,
     threshold: float,
     prompts_interact: bool = False,
     reads_text: bool = True,
+    reads_picture: bool = True,
     poolings: Iterable[Pooling] = get_args(Pooling),
 ) -> Callable[[F], F]:
     """Registers a function `Context, **options → [B, P, h, w]` as a saliency method.
@@ -52,6 +53,7 @@ def saliency(
         threshold: default τ of its boxes, a share of the map's maximum.
         prompts_interact: whether a prompt's map depends on the other prompts it is asked with.
         reads_text: False for a map that is the same for every prompt.
+        reads_picture: False for a map that is the same for every picture.
         poolings: the ways a ViT may make its embedding of its tokens.
     """
 
@@ -75,12 +77,23 @@ def saliency(
                 options=options,
                 prompts_interact=prompts_interact,
                 reads_text=reads_text,
+                reads_picture=reads_picture,
                 poolings=frozenset(poolings),
             ),
         )
         return function
 
     return register
+
+
+def baselines() -> tuple[str, ...]:
+    """The names of the methods without a model, which every benchmark shows beside the others.
+
+    Example:
+        >>> baselines()
+        ('centre_box', 'centre_gaussian')
+    """
+    return tuple(method.name for method in methods if method.family == "baseline")
 
 
 def check_options(method: Method, options: dict[str, Any]) -> None:

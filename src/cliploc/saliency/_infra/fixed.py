@@ -1,0 +1,23 @@
+"""What the baselines share: a map that was fixed before any picture was seen, over the model's input."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cliploc.method import Context
+
+
+def centre_distances(ctx: Context) -> tuple[Tensor, Tensor]:
+    """How far each pixel's centre is from the input's centre, in shares of its height `[H, 1]` and width `[1, W]`."""
+    height, width = ctx.images.shape[-2:]
+    y, x = (
+        ((torch.arange(side, device=ctx.images.device, dtype=torch.float32) + 0.5) / side - 0.5).abs()
+        for side in (height, width)
+    )
+    return y[:, None], x[None]
+
+
+def for_every_name(ctx: Context, heat: Tensor) -> Tensor:
+    """A map `[H, W]` for every picture and name, `[B, P, H, W]`; a view, so that it costs no memory."""
+    return heat.expand(*ctx.text.shape[:2], *heat.shape)

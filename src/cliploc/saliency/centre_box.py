@@ -1,0 +1,48 @@
+"""A box in the middle of the picture, whatever the picture and the name: a baseline without a model."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from cliploc.method import Context
+from cliploc.saliency._infra.fixed import centre_distances, for_every_name
+from cliploc.saliency._infra.registration import saliency
+from cliploc.tower import Needs
+
+SIDE = 0.5**0.5  # of the box, as a share of the input's side: half of the area
+
+
+@saliency(
+    "centre_box",
+    title="Centre box",
+    paper="no paper: a baseline without a model",
+    family="baseline",
+    towers=("cnn", "vit"),
+    needs=Needs(),
+    relu=False,
+    threshold=0.5,
+    reads_text=False,
+    reads_picture=False,
+)
+def centre_box(ctx: Context) -> Tensor:
+    """map = 1 in the centred box whose sides are √½ = 0.707 of the input's sides, so half of its area; 0 around it.
+
+    The same for every picture and name: what a method has to beat before its maps say anything of the picture. The size
+    was set by reason (objects of interest fill about half of a photograph), not by any picture. Any τ below 1 gives the
+    same box. It lies over the model's input, which is the whole picture unless `resize` is "crop" or "pad".
+
+    Args:
+        ctx: nothing but sizes is read.
+
+    Returns:
+        `[B, P, H, W]` float32 over the input, not the feature grid.
+
+    Example:
+        >>> import numpy as np
+        >>> from cliploc import Localizer
+        >>> found = Localizer(method="centre_box", min_presence=0)(np.zeros((200, 400, 3), np.uint8), ["cat"])
+        >>> found.boxes.xyxy.round().tolist()
+        [[59.0, 29.0, 341.0, 171.0]]
+    """
+    y, x = centre_distances(ctx)
+    return for_every_name(ctx, ((y < SIDE / 2) & (x < SIDE / 2)).float())

@@ -1,0 +1,49 @@
+"""A Gaussian in the middle of the picture, whatever the picture and the name: a baseline without a model."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from cliploc.method import Context
+from cliploc.saliency._infra.fixed import centre_distances, for_every_name
+from cliploc.saliency._infra.registration import saliency
+from cliploc.tower import Needs
+
+SIGMA = 0.25  # of the input's sides
+
+
+@saliency(
+    "centre_gaussian",
+    title="Centred Gaussian",
+    paper="no paper: a baseline without a model",
+    family="baseline",
+    towers=("cnn", "vit"),
+    needs=Needs(),
+    relu=False,
+    threshold=0.35,
+    reads_text=False,
+    reads_picture=False,
+)
+def centre_gaussian(ctx: Context) -> Tensor:
+    """map = exp(−(x² + y²) / 2σ²), with x and y from the centre in shares of the input's width and height, σ = ¼.
+
+    The same for every picture and name: what a method has to beat before its maps say anything of the picture. σ was
+    set by reason (two of them reach from the centre to each edge), not by any picture; the threshold, as every
+    method's, on the 118 tuning pictures (`tools/choose_thresholds.py`). The map lies over the model's input, which is
+    the whole picture unless `resize` is "crop" or "pad".
+
+    Args:
+        ctx: nothing but sizes is read.
+
+    Returns:
+        `[B, P, H, W]` float32 over the input, not the feature grid.
+
+    Example:
+        >>> import numpy as np
+        >>> from cliploc import Localizer
+        >>> found = Localizer(method="centre_gaussian", min_presence=0)(np.zeros((200, 400, 3), np.uint8), ["cat"])
+        >>> bool(found.heatmaps[0, 100, 200] > 0.99)
+        True
+    """
+    y, x = centre_distances(ctx)
+    return for_every_name(ctx, (-(x**2 + y**2) / (2 * SIGMA**2)).exp())
