@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import sys
 import tempfile
 import threading
 import warnings
@@ -16,7 +17,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 
 from cliploc import images
 from cliploc.errors import InputError, UsageError
@@ -553,3 +554,51 @@ def test_damage_anywhere_is_an_input_error_or_still_a_picture(sound, data):
     else:
         assert picture.image.mode == "RGB"
         assert np.asarray(picture.image).shape[2] == 3
+
+
+# ---------------------------------------------------------------------------------------------------------------- HEIC
+def heic_start(brand: bytes, *others: bytes) -> bytes:
+    """The first box of a file in the HEIF container."""
+    brands = b"".join(others)
+    return (16 + len(brands)).to_bytes(4, "big") + b"ftyp" + brand + bytes(4) + brands + bytes(64)
+
+
+@pytest.mark.parametrize(
+    "start", [heic_start(b"heic", b"mif1"), heic_start(b"mif1", b"mif1", b"heic")], ids=["heic", "mif1"]
+)
+def test_without_pillow_heif_a_heic_file_names_what_to_install(
+    start: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.setattr(Image, "OPEN", {key: value for key, value in Image.OPEN.items() if key != "HEIF"})
+    for name in ("a.heic", "a.jpg"):  # the content counts
+        path = tmp_path / name
+        path.write_bytes(start)
+        with pytest.raises(InputError, match=r"a HEIC picture, which needs pillow-heif: pip install 'cliploc\[heic\]'"):
+            load(path)
+    avif = tmp_path / "a.avif"
+    avif.write_bytes(heic_start(b"mif1", b"avif"))
+    with pytest.raises(InputError, match=r"not a picture that can be read|damaged"):
+        load(avif)
+
+
+def test_a_heic_file_is_read_upright_and_nothing_is_registered_with_pillow(tmp_path: Path) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    there = dict(Image.OPEN)
+    path = tmp_path / "a.heic"
+    picture = Image.new("RGB", (64, 32), "blue")
+    picture.paste("red", (0, 0, 32, 32))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # the camera was turned: shown, it stands upright
+    pillow_heif.from_pillow(picture).save(path, quality=95, exif=exif.tobytes())
+    read = load(path)
+    assert read.image.size == (32, 64)
+    red, _, blue = read.image.getpixel((16, 8))
+    assert red > 200 > 50 > blue
+    assert there == Image.OPEN
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(InputError, match="damaged"):
+        load(path)
+    pillow_heif.from_pillow(picture).save(path)
+    with pytest.raises(InputError, match="expected at most"):
+        load(path, max_pixels=1000)

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, BinaryIO, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -27,10 +27,17 @@ ImageLike = Union[str, "os.PathLike[str]", Image.Image, "npt.NDArray[np.generic]
 
 MAX_PIXELS = 120_000_000  # 360 MB once decoded
 MIN_SIDE = 8  # below it there is no "where" in a picture
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"})
-# Pillow's names of the formats that are read; MPO comes with JPEG, HEIF is there once pillow-heif has registered it.
+SUFFIXES = frozenset(
+    {
+        *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"),
+        *(".heic", ".heif"),  # also where pillow-heif is not installed: that is said of each such file
+    }
+)
+# Pillow's names of the formats that are read; MPO comes with JPEG, HEIF is there where pillow-heif has registered it.
 # Of the others, EPS starts Ghostscript, and some read further files, or decode before their size is known.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF", "HEIF")
+HEVC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")  # at the start of a HEIC file
+GENERAL_BRANDS = (b"mif1", b"msf1")  # of HEIC or AVIF
 ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
 MAX_SCANNED = 20 * MAX_PIXELS  # pixels of all scans of a progressive JPEG together; it mostly has about ten
 
@@ -66,10 +73,11 @@ def pictures_in(images: ImageLike | Iterable[ImageLike]) -> Iterable[ImageLike]:
 def load(image: ImageLike, source: str = "image", max_pixels: int = MAX_PIXELS) -> Picture:
     """Reads a picture.
 
-    Files are JPEG, PNG, WebP, GIF, TIFF, BMP, PPM or AVIF, and HEIF where pillow-heif is registered; the content
-    counts, not the suffix. EXIF orientation is applied, so "original pixels" are those of the picture as it is shown.
-    Transparency is laid on white; 16-bit greys are scaled to 8 bits, not clipped; of an animated file the first frame
-    is used, and a note says so. A PIL image is taken at the frame that it shows. What is given is never changed.
+    Files are JPEG, PNG, WebP, GIF, TIFF, BMP, PPM or AVIF, and HEIC where pillow-heif is installed (`cliploc[heic]`);
+    the content counts, not the suffix. EXIF orientation is applied, so "original pixels" are those of the picture as it
+    is shown. Transparency is laid on white; 16-bit greys are scaled to 8 bits, not clipped; of an animated file the
+    first frame is used, and a note says so. A PIL image is taken at the frame that it shows. What is given is never
+    changed.
 
     Args:
         image: a path, a PIL image, or an array `[H, W]`, `[H, W, 3]` or `[H, W, 4]` of uint8 (or floats in 0–1).
@@ -125,7 +133,7 @@ def open_picture(
             structure = _headers.examine(file, header_only)
             file.seek(0)
             Image.init()
-            with Image.open(file, formats=[one for one in FORMATS if one in Image.OPEN]) as image:
+            with _opened(file, name) as image:
                 _check_size(image, name, max_pixels)
                 _check_work(image, structure.scans)
                 yield Picture(name, image, _frames_note(image, structure.frames))
@@ -143,6 +151,35 @@ def open_picture(
         raise InputError(f"{name}: too little memory to decode it: make it smaller") from None
     except Exception as error:  # damaged headers make Pillow's plugins raise whatever they trip over
         raise _damaged(name, error) from None
+
+
+def _opened(file: BinaryIO, name: str) -> Image.Image:
+    """The picture of a file, by the reader of its format; nothing is decoded.
+
+    Raises:
+        InputError: it is HEIC, and pillow-heif is not installed.
+    """
+    if "HEIF" in Image.OPEN or not _is_heic(file):
+        return Image.open(file, formats=[one for one in FORMATS if one in Image.OPEN])
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError:
+        raise InputError(f"{name}: a HEIC picture, which needs pillow-heif: pip install 'cliploc[heic]'") from None
+    # Not registered with Pillow, which would change what everybody else in this process can open.
+    image: Image.Image = HeifImageFile(file)
+    return image
+
+
+def _is_heic(file: BinaryIO) -> bool:
+    """Whether a file says at its start that it is HEIC; its position stays."""
+    place = file.tell()
+    start = file.read(12)
+    size, kind, brand = int.from_bytes(start[:4], "big"), start[4:8], start[8:]
+    others = file.read(min(max(size - 12, 0), 256))  # the version, and the brands it is compatible with
+    file.seek(place)
+    if kind != b"ftyp":
+        return False
+    return brand in HEVC_BRANDS or (brand in GENERAL_BRANDS and b"avif" not in others and b"avis" not in others)
 
 
 class _WithoutWarnings:
