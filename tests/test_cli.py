@@ -20,7 +20,7 @@ from PIL import Image
 from cliploc import __version__, config, report
 from cliploc._terminal import Terminal
 from cliploc.backbones import models
-from cliploc.cli.photos import LocalizeRun
+from cliploc.cli.photos import AskedPhotos, LocalizeRun
 from cliploc.errors import ModelError, UsageError
 from cliploc.localizer import Localizer
 from cliploc.refine import refinements
@@ -571,7 +571,7 @@ def test_too_little_memory_says_what_to_do(monkeypatch, said):
 
 def test_a_run_keeps_no_picture_once_it_is_taken(tmp_path):
     localizer = Localizer(create_once("mini", None, "cpu"))
-    run = LocalizeRun(Terminal(), tmp_path, [str(CAT)], quiet=True)
+    run = LocalizeRun(Terminal(), tmp_path, AskedPhotos([str(CAT)]), quiet=True)
     result = localizer(CAT, ["cat"])
     image, maps = weakref.ref(result.image), weakref.ref(result.maps)
     run.take(result)

@@ -135,15 +135,19 @@ def test_a_label_with_commas_is_one_name_and_it_is_said_once(folder, tmp_path):
 
 def test_pictures_of_a_folder_a_pattern_and_a_list(folder, tmp_path):
     everything = ["broken.jpg", "cat turned, 猫.png", "cat.png", "dogs.png", "sub/bee.jpg"]
-    root, found = find_pictures(folder)
-    assert (root, [one.id for one in found]) == (folder, everything)
-    assert [one.id for one in find_pictures(f"{folder}/**/*.jpg")[1]] == ["broken.jpg", "sub/bee.jpg"]
+    found = find_pictures(folder)
+    assert (found.root, [one.id for one in found.pictures]) == (folder, everything)
+    assert [one.id for one in find_pictures(f"{folder}/**/*.jpg").pictures] == ["broken.jpg", "sub/bee.jpg"]
     listing = folder.parent / f"{tmp_path.name}.txt"
     listing.write_text(
         f"# mine\n{folder.name}/cat.png\n\n{folder}/sub/bee.jpg\n{folder.name}/cat.png\n/elsewhere/a.jpg\n"
     )
-    root, found = find_pictures(listing)
-    assert [one.id for one in found] == [f"{folder.name}/cat.png", f"{folder.name}/sub/bee.jpg", "/elsewhere/a.jpg"]
+    found = find_pictures(listing)
+    assert [one.id for one in found.pictures] == [
+        f"{folder.name}/cat.png",
+        f"{folder.name}/sub/bee.jpg",
+        "/elsewhere/a.jpg",
+    ]
     for nothing in (tmp_path, f"{tmp_path}/*.jpg", tmp_path / "no"):
         with pytest.raises(UsageError, match="expected"):
             find_pictures(nothing)
@@ -151,9 +155,9 @@ def test_pictures_of_a_folder_a_pattern_and_a_list(folder, tmp_path):
 
 def test_pictures_named_one_by_one_are_known_by_their_place_here(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    root, found = find_pictures(["cat.png", folder / "sub/bee.jpg", "../elsewhere.png"])
-    assert [one.id for one in found] == ["cat.png", "sub/bee.jpg", "../elsewhere.png"]
-    assert root == folder
+    found = find_pictures(["cat.png", folder / "sub/bee.jpg", "../elsewhere.png"])
+    assert [one.id for one in found.pictures] == ["cat.png", "sub/bee.jpg", "../elsewhere.png"]
+    assert found.root == folder
 
 
 def test_results_within_the_folder_are_no_pictures_of_it(tmp_path):

@@ -32,7 +32,13 @@ def annotate(
         typer.Argument(metavar="FOLDER", help="With its sub-folders; or a pattern in quotes, or a .txt list."),
     ],
     labels: Annotated[
-        Path, typer.Option(metavar="FILE", help="Names, one a line: cat|kitten @0.3; and background: lawn.")
+        Path,
+        typer.Option(
+            "--labels",
+            "--prompts-file",
+            metavar="FILE",
+            help="Names, one a line: cat|kitten @0.3; and background: lawn.",
+        ),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where results go; a stopped run there is gone on with.")],
     formats: Annotated[str, typer.Option("--format", metavar="NAME,NAME", help="Names of `cliploc exports`.")] = "coco",

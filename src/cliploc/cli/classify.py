@@ -21,7 +21,7 @@ from cliploc.cli.options import (
     whole_number,
 )
 from cliploc.cli.output import print_document
-from cliploc.cli.photos import ClassifyRun, model_settings
+from cliploc.cli.photos import ClassifyRun, asked_photos, model_settings
 from cliploc.config import Options
 from cliploc.errors import UsageError
 
@@ -30,7 +30,9 @@ OF_CLASSIFIER = ("model", "pretrained", "templates", "device", "precision", "bat
 
 @localizer_options(only=OF_CLASSIFIER)
 def classify(
-    photos: Annotated[list[str] | None, typer.Argument(metavar="PHOTO", help="Picture files, as for localize.")] = None,
+    photos: Annotated[
+        list[str] | None, typer.Argument(metavar="PHOTO", help="Files and folders, as for localize.")
+    ] = None,
     prompt: Names = None,
     classes: Classes = None,
     top_k: Annotated[int, whole_number(1, 1_000_000, "How many names a photo, best first.")] = 5,
@@ -51,6 +53,7 @@ def classify(
     names = asked_names(prompt, classes) or asked_names(None, "imagenet")
     labels = prompts.parse(names, prompts.resolve_templates(options.templates)).names
     terminal = Terminal()
+    pictures = asked_photos(terminal, photos)
     start = time.perf_counter()
     with terminal.progress(f"loading {options.model}") as reporter:
         from cliploc.localizer import classifier
@@ -60,10 +63,10 @@ def classify(
         for reason in localizer.unknown_names(names).values():
             terminal.say(f"left out: {reason}", style="yellow")
         reporter.phase("classify")
-        reporter.start(len(photos), len(photos))
-        run = ClassifyRun(terminal, photos, labels, quiet=as_json)
+        reporter.start(len(pictures.paths), len(pictures.paths))
+        run = ClassifyRun(terminal, pictures, labels, quiet=as_json)
         told = replace(reporter, failed=run.fail)
-        for result in localizer.classify_stream(photos, names, top_k, on_error="skip", reporter=told):
+        for result in localizer.classify_stream(pictures.paths, names, top_k, on_error="skip", reporter=told):
             run.take(result)
             reporter.images(1)
     if as_json:

@@ -28,7 +28,7 @@ from cliploc.cli.options import (
     use_threads,
 )
 from cliploc.cli.output import json_text, print_document, writable, write
-from cliploc.cli.photos import RESULTS, CompareRun, model_settings
+from cliploc.cli.photos import RESULTS, CompareRun, asked_photos, model_settings
 from cliploc.config import OPTIONS, Options
 from cliploc.errors import InputError, UsageError
 
@@ -103,7 +103,8 @@ def compare(
     terminal = Terminal()
     others = [str(one) for one in (classes, options.head, *(pretrained or ())) if one is not None]
     titles = {name: one.title for name, one in methods.items()}
-    run = CompareRun(terminal, folder, photos, titles, as_json, others)
+    pictures = asked_photos(terminal, photos, folder)
+    run = CompareRun(terminal, folder, pictures, titles, as_json, others)
     start = time.perf_counter()
     with terminal.progress(f"loading {', '.join(one.label for one in asked)}") as reporter:
         from cliploc.pipeline.requests import Request
@@ -113,9 +114,9 @@ def compare(
             one.load()
         _refuse_unfit(asked, methods)
         reporter.phase("compare")
-        reporter.start(len(photos), len(photos))
+        reporter.start(len(pictures.paths), len(pictures.paths))
         try:
-            requests = [Request(number, photo, names) for number, photo in enumerate(photos)]
+            requests = [Request(number, photo, names) for number, photo in enumerate(pictures.paths)]
             told = replace(reporter, failed=lambda *_: None)  # `take` says it, once for all models
             for photo, found, errors in _compared(asked, requests, told):
                 run.take(photo, found, errors)

@@ -10,9 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cliploc._terminal import Terminal
-from cliploc.cli.options import Classes, Debug, Json, Names, Threads, asked_names, localizer_options, use_threads
+from cliploc.cli.options import (
+    Classes,
+    Debug,
+    Json,
+    Names,
+    PromptsFile,
+    Threads,
+    asked_names,
+    localizer_options,
+    names_in_file,
+    use_threads,
+)
 from cliploc.cli.output import json_text, print_document, writable, write
-from cliploc.cli.photos import RESULTS, LocalizeRun, model_settings
+from cliploc.cli.photos import RESULTS, LocalizeRun, asked_photos, model_settings
 from cliploc.config import OPTIONS, Options
 from cliploc.errors import UsageError
 
@@ -26,9 +37,10 @@ MAPS_AT_ONCE = 4096  # photos × names; of 224×224 pixels they take 0.8 GB
 @localizer_options()
 def localize(
     photos: Annotated[
-        list[str] | None, typer.Argument(metavar="PHOTO", help="Picture files: JPEG, PNG, WebP, GIF, TIFF …")
+        list[str] | None, typer.Argument(metavar="PHOTO", help="Files: JPEG, PNG, WebP, HEIC …; or folders of them.")
     ] = None,
     prompt: Names = None,
+    prompts_file: PromptsFile = None,
     classes: Classes = None,
     *,
     threads: Threads = None,
@@ -36,6 +48,9 @@ def localize(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write an overlay for each photo and results.json here.")
     ] = None,
+    save_maps: Annotated[
+        bool, typer.Option("--save-maps", help="Keep each name's heatmap in --out, as `evaluate` takes it.")
+    ] = False,
     as_json: Json = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
@@ -47,15 +62,24 @@ def localize(
 
     if not photos:
         raise UsageError('expected at least one photo, got none: cliploc localize cat.jpg -p "cat"')
+    if save_maps and out is None:
+        raise UsageError("expected --out with --save-maps, got none: name the folder that the maps go to")
+    if classes and prompts_file:
+        raise UsageError("expected --prompts-file or --classes, got both: write all names into one file")
     names = asked_names(prompt, classes)
+    if prompts_file is not None:
+        in_file = names_in_file(prompts_file)
+        names += in_file.entries
+        options = options.but(background=(*options.background, *in_file.background))
     if not names:
         raise UsageError(f'expected at least one name to look for, got none: cliploc localize {photos[0]} -p "cat"')
     prompts.parse(names, prompts.resolve_templates(options.templates))  # refused before a model is loaded
     options = options.but(batch_size=min(options.batch_size, max(1, MAPS_AT_ONCE // len(names))))
     folder = None if out is None else writable(out)
     terminal = Terminal()
-    others = [str(one) for one in (classes, options.pretrained, options.head) if one is not None]
-    run = LocalizeRun(terminal, folder, photos, as_json, others)
+    pictures = asked_photos(terminal, photos, folder)
+    others = [str(one) for one in (classes, prompts_file, options.pretrained, options.head) if one is not None]
+    run = LocalizeRun(terminal, folder, pictures, as_json, others, save_maps)
     start = time.perf_counter()
     with terminal.progress(f"loading {options.model}") as reporter:
         from cliploc.localizer import Localizer
@@ -64,11 +88,12 @@ def localize(
         use_threads(threads)
         localizer = Localizer(**options.given())
         reporter.phase(localizer.method.name)
-        reporter.start(len(photos), len(photos))
+        reporter.start(len(pictures.paths), len(pictures.paths))
         told = replace(reporter, failed=run.fail)
         try:
-            drawn = len(names) <= MOST_PANELS  # maps of names that are not found are on no larger sheet
-            for result in localizer.stream(photos, names, on_error="skip", reporter=told, absent_maps=drawn):
+            # Maps of names that are not found are on no larger sheet.
+            shown = save_maps or len(names) <= MOST_PANELS
+            for result in localizer.stream(pictures.paths, names, on_error="skip", reporter=told, absent_maps=shown):
                 run.take(result)
                 reporter.images(1)
         finally:  # also when interrupted: what is done is not lost

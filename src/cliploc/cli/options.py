@@ -17,6 +17,7 @@ from cliploc.errors import UsageError
 
 if TYPE_CHECKING:
     from cliploc.jobs.engine import Engine
+    from cliploc.jobs.labels import Labels
 
 LAST = ("out", "as_json", "debug")  # in a command's help
 Command = Callable[..., int]
@@ -120,6 +121,10 @@ Names = Annotated[
 Classes = Annotated[
     str | None, typer.Option(metavar="FILE|imagenet", help="Instead of --prompt: names out of a file, one a line.")
 ]
+PromptsFile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Beside --prompt: names, one a line: cat|kitten; and background: lawn."),
+]
 EngineName = Annotated[str, typer.Option(metavar="local|ray", help="What carries the run out.")]
 Address = Annotated[
     str | None, typer.Option(metavar="HOST:PORT|auto", help="Of a running Ray cluster. [default: this machine]")
@@ -143,6 +148,24 @@ def asked_names(prompt: Sequence[str] | None, classes: str | None) -> list[str]:
     if classes == "imagenet":
         return [one.name for one in prompts.imagenet_classes()]
     return prompts.read_classes(classes) if classes else list(prompt or [])
+
+
+def names_in_file(path: Path) -> Labels:
+    """The names of `--prompts-file`, a file as `annotate` takes it, but for thresholds of single names.
+
+    Raises:
+        UsageError: no such file, no names in it, or a line with a threshold.
+    """
+    from cliploc.jobs.labels import read_labels
+
+    labels = read_labels(path)
+    for entry, threshold in zip(labels.entries, labels.thresholds, strict=True):
+        if threshold is not None:
+            raise UsageError(
+                f"{path}: {entry} @{threshold:g}: only annotate takes a threshold for each name: leave it out, or use "
+                "--min-presence"
+            )
+    return labels
 
 
 def class_names(text: str) -> list[str]:

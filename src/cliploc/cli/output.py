@@ -70,6 +70,18 @@ def writable(folder: Path) -> Path:
     return folder
 
 
+def make_folder(folder: Path) -> None:
+    """Makes a folder of results, where it is not there.
+
+    Raises:
+        UsageError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder}: {error.strerror}: choose another --out") from error
+
+
 def write(path: Path, content: bytes) -> None:
     """A file of results; a link of its name is replaced, and what it leads to stays.
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,26 +15,73 @@ from rich.text import Text
 
 from cliploc._inputs import Inputs
 from cliploc._terminal import Terminal, grid, printable
-from cliploc.cli.output import DONE, NOTHING_DONE, SOME_FAILED, box_text, write
-from cliploc.errors import CliplocError, InputError
+from cliploc.cli.output import DONE, NOTHING_DONE, SOME_FAILED, box_text, make_folder, write
+from cliploc.errors import CliplocError, InputError, UsageError
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from cliploc.config import Options
+    from cliploc.jobs.pictures import Skipped
     from cliploc.localization import Localization
     from cliploc.localizer import Classification, Localizer
     from cliploc.report import ModelResults
 
 JPEG_MAX_SIDE = 65_500
-RESULTS = "results.json"
+RESULTS, MAPS = "results.json", "maps"
+
+
+@dataclass(frozen=True)
+class AskedPhotos:
+    """The photos of a run: files that were named, and those of folders that were named.
+
+    Attributes:
+        paths: each file.
+        ids: path → what it is called below its folder; the file's name where it was named itself.
+        skipped: files of the folders that were left out, and why.
+    """
+
+    paths: list[str]
+    ids: Mapping[str, str] = field(default_factory=dict)
+    skipped: Sequence[Skipped] = ()
+
+
+def asked_photos(terminal: Terminal, photos: Sequence[str], out: Path | None = None) -> AskedPhotos:
+    """The photos meant, with those of every folder and its sub-folders; what is skipped there is said.
+
+    Args:
+        terminal: where it is said.
+        photos: files and folders. A folder without a picture stays, and will fail as a picture.
+        out: the folder of results, whose pictures are none of the run's.
+    """
+    from cliploc.jobs.pictures import find_pictures
+
+    paths: list[str] = []
+    ids: dict[str, str] = {}
+    skipped: list[Skipped] = []
+    for photo in photos:
+        path = Path(photo)
+        try:
+            found = find_pictures(photo, out) if os.path.isdir(photo) else None
+        except (UsageError, ValueError):
+            found = None
+        if found is None:
+            paths.append(photo)
+            ids[photo] = path.name
+            continue
+        paths += [str(one.path) for one in found.pictures]
+        ids |= {str(one.path): one.id for one in found.pictures}
+        skipped += [replace(one, file=os.path.join(photo, one.file)) for one in found.skipped]
+        if note := found.skipped_note():
+            terminal.say(note, style="yellow")
+    return AskedPhotos(paths, ids, skipped)
 
 
 class _Photos:
     """What every run over photos keeps: a light record of each, what failed, and the exit code."""
 
-    def __init__(self, terminal: Terminal, photos: Sequence[str], quiet: bool) -> None:
-        self._terminal, self._quiet, self._asked = terminal, quiet, len(photos)
+    def __init__(self, terminal: Terminal, photos: AskedPhotos, quiet: bool) -> None:
+        self._terminal, self._quiet, self._photos = terminal, quiet, photos
         self._records: list[dict[str, Any]] = []
         self._failures: list[tuple[str, str]] = []
 
@@ -56,13 +105,15 @@ class _Photos:
 
     def document(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The JSON document of the run so far."""
+        from cliploc.jobs.pictures import skipped_document
         from cliploc.report import to_document
 
-        return {**to_document([], self._failures, settings), "pictures": self._records}
+        document = to_document([], self._failures, settings)
+        return {**document, "pictures": self._records, "skipped": skipped_document(self._photos.skipped)}
 
     def summary(self, seconds: float) -> str:
         """One line at the end."""
-        words = [f"{len(self._records)} of {self._asked} photos done{self._count()}, {seconds:.1f} s"]
+        words = [f"{len(self._records)} of {len(self._photos.paths)} photos done{self._count()}, {seconds:.1f} s"]
         if self._failures:
             words.append(f"{len(self._failures)} failed")
         if not self._records:
@@ -93,17 +144,24 @@ class LocalizeRun(_Photos):
         photos: asked for.
         quiet: whether nothing is printed of a photo that is done.
         others: what else the run reads.
+        save_maps: whether each name's heatmap is written into the folder.
 
     Raises:
         UsageError: the results would be written over what the run reads.
     """
 
     def __init__(
-        self, terminal: Terminal, folder: Path | None, photos: Sequence[str], quiet: bool, others: Sequence[str] = ()
+        self,
+        terminal: Terminal,
+        folder: Path | None,
+        photos: AskedPhotos,
+        quiet: bool,
+        others: Sequence[str] = (),
+        save_maps: bool = False,
     ) -> None:
         super().__init__(terminal, photos, quiet)
-        inputs = Inputs([*photos, *others])
-        self._folder, self._names = folder, _FileNames(inputs)
+        inputs = Inputs([*photos.paths, *others])
+        self._folder, self._names, self._save_maps = folder, _FileNames(inputs), save_maps
         if folder is not None:
             inputs.refuse([folder / RESULTS])
 
@@ -121,6 +179,8 @@ class LocalizeRun(_Photos):
             else:
                 write(self._folder / name, drawn)
                 record["overlay"] = name
+            if self._save_maps:
+                self._write_maps(result, self._folder, record)
         self._records.append(record)
         if not self._quiet:
             notes = "".join(f"  ({note})" for note in result.notes)
@@ -128,13 +188,29 @@ class LocalizeRun(_Photos):
             self._terminal.data(Text.assemble((printable(result.source), "bold"), printable(size)))
             self._terminal.data(grid(_lines(result), indent=2))
 
+    def _write_maps(self, result: Localization, folder: Path, record: dict[str, Any]) -> None:
+        """A file for each name, as `cliploc evaluate --maps FOLDER/maps/NAME` takes them; the record names it."""
+        import numpy as np
+
+        from cliploc.metrics import SIDE
+
+        maps = result.maps_over_picture((SIDE, SIDE))
+        for index, name in enumerate(result.names):
+            file = self._names.heatmap(name, self._photos.ids[result.source], folder)
+            content = io.BytesIO()
+            np.save(content, maps[index])
+            make_folder((folder / file).parent)
+            write(folder / file, content.getvalue())
+            record["names"][index]["map"] = file
+
     def _count(self) -> str:
         found = sum(name["found"] for record in self._records for name in record["names"])
         asked = sum(len(record["names"]) for record in self._records)
         return f", {found} of {asked} names found"
 
     def _written(self) -> str:
-        return "" if self._folder is None else f"overlays and {RESULTS} in {self._folder}"
+        maps = ", maps" if self._save_maps else ""
+        return "" if self._folder is None else f"overlays{maps} and {RESULTS} in {self._folder}"
 
 
 def _lines(result: Localization) -> list[Sequence[str | Text]]:
@@ -172,13 +248,13 @@ class CompareRun(_Photos):
         self,
         terminal: Terminal,
         folder: Path,
-        photos: Sequence[str],
+        photos: AskedPhotos,
         titles: Mapping[str, str],
         quiet: bool,
         others: Sequence[str] = (),
     ) -> None:
         super().__init__(terminal, photos, quiet)
-        inputs = Inputs([*photos, *others])
+        inputs = Inputs([*photos.paths, *others])
         self._folder, self._titles, self._names = folder, titles, _FileNames(inputs)
         inputs.refuse([folder / RESULTS])
 
@@ -236,11 +312,11 @@ def _compared_lines(models: Sequence[ModelResults], methods: Sequence[str]) -> l
 class ClassifyRun(_Photos):
     """Classifications as they come: a line for each photo and rank, in columns known beforehand."""
 
-    def __init__(self, terminal: Terminal, photos: Sequence[str], names: Sequence[str], quiet: bool) -> None:
+    def __init__(self, terminal: Terminal, photos: AskedPhotos, names: Sequence[str], quiet: bool) -> None:
         super().__init__(terminal, photos, quiet)
         self._widths = [
             max(cell_len(printable(text)) for text in (title, *texts))
-            for title, texts in (("photo", photos), ("name", names))
+            for title, texts in (("photo", photos.paths), ("name", names))
         ]
         if not quiet:
             self._line(("photo", "rank", "name", "probability", "cosine"), "bold")
@@ -263,33 +339,51 @@ class ClassifyRun(_Photos):
 
 # ----------------------------------------------------------------------------------------------------------- overlays
 class _FileNames:
-    """A file name for each overlay: of the picture's stem, never twice, never that of an input."""
+    """A file name for each overlay and map: never twice, never that of an input."""
 
     def __init__(self, inputs: Inputs) -> None:
         self._inputs = inputs
         self._taken: set[str] = set()
+        self._folders: dict[str, str] = {}  # of each name's maps
 
     def overlay(self, source: str, folder: Path, longest_side: int) -> str:
         """The name, such as `cat_overlay.jpg`; for a second picture of that stem `cat_overlay-2.jpg`."""
-        return self._free(source, folder, "_overlay", ".jpg" if longest_side <= JPEG_MAX_SIDE else ".png")
+        suffix = ".jpg" if longest_side <= JPEG_MAX_SIDE else ".png"
+        return self._free(f"{_short(_as_utf8(Path(source).stem))}_overlay", suffix, folder)
 
     def comparison(self, source: str, folder: Path) -> str:
         """The name, such as `cat-compare.png`; for a second picture of that stem `cat-compare-2.png`."""
-        return self._free(source, folder, "-compare", ".png")
+        return self._free(f"{_short(_as_utf8(Path(source).stem))}-compare", ".png", folder)
 
-    def _free(self, source: str, folder: Path, tail: str, suffix: str) -> str:
-        # Bytes of a name that are no UTF-8 could not be written down in results.json.
-        stem = "".join("_" if "\ud800" <= letter <= "\udfff" else letter for letter in Path(source).stem)
-        while len(os.fsencode(stem)) > 200:  # most file systems allow 255 bytes
-            stem = stem[:-1]
+    def heatmap(self, name: str, photo: str, folder: Path) -> str:
+        """The map of a name in a photo, such as `maps/cat/cat.jpg.npy`; the photo's folders are kept."""
+        if name not in self._folders:
+            plain = _short(re.sub(r'[\x00-\x1f\x7f<>:"/\\|?*]', "_", _as_utf8(name)).strip(" .")) or "_"
+            self._folders[name] = self._free(f"{MAPS}/{plain}", "", folder)
+        where, _, file = _as_utf8(photo).rpartition("/")
+        return self._free("/".join(filter(None, (self._folders[name], where, _short(file)))), ".npy", folder)
+
+    def _free(self, stem: str, suffix: str, folder: Path) -> str:
+        """This name, or with `-2`, `-3` … behind the stem."""
         number = 1
         while True:
-            name = f"{stem}{tail}{'' if number == 1 else f'-{number}'}{suffix}"
+            name = f"{stem}{'' if number == 1 else f'-{number}'}{suffix}"
             # Case does not tell files apart on macOS and Windows.
             if name.casefold() not in self._taken and folder / name not in self._inputs:
                 self._taken.add(name.casefold())
                 return name
             number += 1
+
+
+def _as_utf8(text: str) -> str:
+    """With a `_` for bytes of a file's name that are no UTF-8: they could not be written down in results.json."""
+    return "".join("_" if "\ud800" <= letter <= "\udfff" else letter for letter in text)
+
+
+def _short(stem: str) -> str:
+    while len(os.fsencode(stem)) > 200:  # most file systems allow 255 bytes
+        stem = stem[:-1]
+    return stem
 
 
 def _overlay(result: Localization) -> Image.Image:

@@ -30,7 +30,7 @@ from cliploc.jobs.engine import Engine, Part, Ready, Shard
 from cliploc.jobs.folder import RunKind, plain, room_for_parts, write_json
 from cliploc.jobs.labels import Labels, labels_of, read_labels
 from cliploc.jobs.notes import Notes, pictures_in_words
-from cliploc.jobs.pictures import RUN_KIND, PictureFile, find_pictures
+from cliploc.jobs.pictures import RUN_KIND, PictureFile, Skipped, find_pictures, skipped_document
 from cliploc.jobs.plan import SHARD, shard_size
 from cliploc.jobs.sources import content_digest, stamp
 from cliploc.report.exports import AnnotatedPicture, Export, ExportSettings, chosen_exports, exports
@@ -62,6 +62,7 @@ class AnnotateResult:
         files: format → what was written, or was there and up to date.
         computed: how many pictures this call computed; the others were there.
         notes: what must be said.
+        skipped: files among the pictures that were left out, and why.
     """
 
     out: Path
@@ -76,6 +77,7 @@ class AnnotateResult:
     files: Mapping[str, tuple[str, ...]]
     computed: int
     notes: tuple[str, ...]
+    skipped: Sequence[Skipped] = ()
 
     def document(self) -> dict[str, Any]:
         """As summary.json holds it."""
@@ -85,6 +87,7 @@ class AnnotateResult:
             "labels": {name: {"boxes": self.boxes[name], "pictures": self.with_label[name]} for name in self.boxes},
             "without_boxes": self.empty,
             "failed": [{"picture": name, "reason": reason} for name, reason in self.failed.items()],
+            "skipped": skipped_document(self.skipped),
             "boxes_round_several": self.groups,
             "boxes_dropped_in_review": self.dropped,
             "pictures_reviewed": self.reviewed,
@@ -187,14 +190,16 @@ def annotate(
     options = Options.of(**model)
     options = options.but(templates=prompts.resolve_templates(options.templates))  # files are read on this machine
     box_filter = BoxFilter(min_presence, min_score, max_boxes, min_area, nms_across, groups)
-    root, found = find_pictures(pictures)
-    found = found[:limit]
+    there = find_pictures(pictures)
+    root, found = there.root, there.pictures[:limit]
     target = Path(out).expanduser()
     _spare_inputs(target, [one.path for one in found], [pictures, labels])
     settings = AnnotatorSettings(names, box_filter, options)
     worker = settings()  # refuses what cannot be used before anything is written
     notes = Notes(reporter)
     notes.add(worker.notes)
+    if note := there.skipped_note():
+        notes.add([note])
     described = worker.describe()
     manifest = plain(
         {
@@ -252,7 +257,7 @@ def annotate(
                 folder.begin_session(target, KIND)
                 engine(list(shards.values()), Ready(settings, worker), keep, reporter)
                 results = _Results(target)
-            of_run = _AnnotatedFolder(target, root, found, results, decided, worker.names)
+            of_run = _AnnotatedFolder(target, root, found, results, decided, worker.names, there.skipped)
             how = f"cliploc {__version__} {described['model']} {described['method']}"
             state, before = folder.read_manifest(target, KIND), _summary_of(target)
             export = ExportSettings(worker.names, how, state.get("image_url", IMAGE_URL))
@@ -389,6 +394,7 @@ class _AnnotatedFolder:
     results: _Results
     decided: Mapping[str, Mapping[str, bool]]
     names: tuple[str, ...]
+    skipped: Sequence[Skipped] = ()
     boxes: Counter[str] = field(default_factory=Counter)
     with_label: Counter[str] = field(default_factory=Counter)
     empty: int = 0
@@ -510,6 +516,7 @@ def _conclude(
         {name: tuple(some) for name, some in files.items()},
         computed,
         notes,
+        run.skipped,
     )
     document = {**result.document(), "stamps": stamps}
     if document != before:

@@ -10,12 +10,20 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cliploc.errors import UsageError
 from cliploc.images import SUFFIXES
 
 RUN_KIND = "annotate"  # of the manifest in an annotation's folder
 LISTS = (".txt", ".lst", ".list")
+NO_PICTURE, RESULTS = "does not end as a picture does", "lies in a folder of results"
+# Reason → what one such file is, and what several are.
+REASONS = {
+    NO_PICTURE: ("file that does not end as a picture does", "files that do not end as pictures do"),
+    RESULTS: ("file or folder of results", "files or folders of results"),
+}
+SAID, LISTED = 5, 1_000  # names in a line; files in a document
 NO_XML = frozenset("\ufffe\uffff")  # besides the control characters
 
 
@@ -32,13 +40,71 @@ class PictureFile:
     path: Path
 
 
-def find_pictures(where: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> tuple[Path, list[PictureFile]]:
-    """The pictures meant, and the folder that their ids are below.
+@dataclass(frozen=True)
+class Skipped:
+    """A file, or a folder that ends with a slash, that was met and left out.
+
+    Attributes:
+        file: its path below the root, with slashes.
+        reason: why.
+    """
+
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """What lies where one looked.
+
+    Attributes:
+        root: the folder that the pictures' ids are below.
+        pictures: in order, each once.
+        skipped: what else lies there, but for what is hidden.
+    """
+
+    root: Path
+    pictures: list[PictureFile]
+    skipped: list[Skipped]
+
+    def skipped_note(self) -> str | None:
+        """One line on what was skipped; None where nothing was.
+
+        Example:
+            >>> Found(Path("a"), [], [Skipped("b.txt", NO_PICTURE)]).skipped_note()
+            'skipped in a: 1 file that does not end as a picture does: b.txt'
+        """
+        if not self.skipped:
+            return None
+        said = []
+        for reason, (one, several) in REASONS.items():
+            if names := [each.file for each in self.skipped if each.reason == reason]:
+                what = f"1 {one}" if len(names) == 1 else f"{len(names):,} {several}"
+                more = f" and {len(names) - SAID:,} more" if len(names) > SAID else ""
+                said.append(f"{what}: {', '.join(names[:SAID])}{more}")
+        return f"skipped in {self.root}: {'; '.join(said)}"
+
+
+def skipped_document(skipped: Sequence[Skipped]) -> dict[str, Any]:
+    """As results hold it: how many, and the first 1,000 by name.
+
+    Example:
+        >>> skipped_document([Skipped("b.txt", NO_PICTURE)])
+        {'count': 1, 'files': [{'file': 'b.txt', 'reason': 'does not end as a picture does'}]}
+    """
+    listed = [(one.file.encode("utf-8", "backslashreplace").decode(), one.reason) for one in skipped[:LISTED]]
+    return {"count": len(skipped), "files": [{"file": file, "reason": reason} for file, reason in listed]}
+
+
+def find_pictures(where: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], out: Path | None = None) -> Found:
+    """The pictures meant, and what was left out.
 
     Args:
         where: a folder, searched with its sub-folders (hidden ones left out) for files that end as pictures do; a
             pattern such as `photos/**/*.jpg`; one picture; a `.txt` file with a path a line, relative to the file; or
-            a list of paths. Folders and patterns leave out what lies in the folder of an annotation.
+            a list of paths. Folders and patterns leave out what lies in the folder of an annotation, and files that do
+            not end as pictures do.
+        out: a folder of results, which is left out where it lies in the folder that is searched.
 
     Raises:
         UsageError: nothing there.
@@ -48,7 +114,8 @@ def find_pictures(where: str | os.PathLike[str] | Sequence[str | os.PathLike[str
     text = os.fspath(where)
     path = Path(text).expanduser()
     if path.is_dir():
-        return _below(path, _walk(path), text)
+        skipped: list[Skipped] = []
+        return _below(path, _walk(path, out, skipped), text, skipped)
     if path.is_file() and path.suffix.lower() in LISTS:
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -60,21 +127,43 @@ def find_pictures(where: str | os.PathLike[str] | Sequence[str | os.PathLike[str
         return _below(path.parent, [path], text)
     if glob.has_magic(text):
         root = Path(*_until_magic(path))
-        inside = functools.cache(functools.partial(_in_results, root))
-        matches = (Path(one) for one in sorted(glob.glob(str(path), recursive=True)))
-        return _below(root, (one for one in matches if one.suffix.lower() in SUFFIXES and not inside(one.parent)), text)
+        skipped = []
+        return _below(root, _matches(root, path, skipped), text, skipped)
     raise UsageError(
         f"expected a folder of pictures, a pattern such as 'photos/**/*.jpg' or a .txt list of them, got {text}: check "
         "the path"
     )
 
 
-def _walk(root: Path) -> Iterator[Path]:
+def _walk(root: Path, out: Path | None, skipped: list[Skipped]) -> Iterator[Path]:
+    def of_results(path: Path) -> bool:
+        return _of_results(path) or (out is not None and os.path.realpath(path) == os.path.realpath(out))
+
     for folder, folders, names in os.walk(root):
-        folders[:] = sorted(one for one in folders if not one.startswith(".") and not _of_results(Path(folder, one)))
+        folders[:] = sorted(one for one in folders if not one.startswith("."))
+        results = [one for one in folders if of_results(Path(folder, one))]
+        skipped += [Skipped(f"{_id(root, Path(folder, one))}/", RESULTS) for one in results]
+        folders[:] = [one for one in folders if one not in results]
         for name in sorted(names):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
+            if name.startswith("."):
+                continue
+            if os.path.splitext(name)[1].lower() in SUFFIXES:
                 yield Path(folder) / name
+            else:
+                skipped.append(Skipped(_id(root, Path(folder, name)), NO_PICTURE))
+
+
+def _matches(root: Path, pattern: Path, skipped: list[Skipped]) -> Iterator[Path]:
+    """The pictures that a pattern fits."""
+    inside = functools.cache(functools.partial(_in_results, root))
+    for text in sorted(glob.glob(str(pattern), recursive=True)):
+        path = Path(text)
+        if inside(path.parent):
+            skipped.append(Skipped(_id(root, path), RESULTS))
+        elif path.suffix.lower() in SUFFIXES:
+            yield path
+        elif not path.is_dir():
+            skipped.append(Skipped(_id(root, path), NO_PICTURE))
 
 
 def _of_results(folder: Path) -> bool:
@@ -100,17 +189,23 @@ def _until_magic(path: Path) -> list[str]:
     return parts or ["."]
 
 
-def _below(root: Path, paths: Iterable[Path], said: str) -> tuple[Path, list[PictureFile]]:
+def _below(root: Path, paths: Iterable[Path], said: str, skipped: list[Skipped] | None = None) -> Found:
+    """Of these paths; `skipped` is filled while they are walked through."""
     pictures: dict[str, PictureFile] = {}
     for path in paths:
-        try:
-            name = path.absolute().relative_to(root.absolute()).as_posix()
-        except ValueError:  # elsewhere
-            name = path.absolute().as_posix()
+        name = _id(root, path)
         pictures.setdefault(name, PictureFile(name, path))
     if not pictures:
         raise UsageError(f"expected pictures in {said}, found none: check the path ({', '.join(sorted(SUFFIXES))})")
-    return root, list(pictures.values())
+    return Found(root, list(pictures.values()), skipped or [])
+
+
+def _id(root: Path, path: Path) -> str:
+    """A file's path below the root, with slashes; the whole path where it lies elsewhere."""
+    try:
+        return path.absolute().relative_to(root.absolute()).as_posix()
+    except ValueError:
+        return path.absolute().as_posix()
 
 
 def bad_name(name: str) -> str | None:

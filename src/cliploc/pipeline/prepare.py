@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Generator, Hashable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -25,6 +25,7 @@ from cliploc.tower import Backbone
 from cliploc.values import ResizePolicy, TextSet
 
 OnError = Literal["raise", "skip"]
+SEEN_LOSS = 0.005  # share of a picture's area that is said to be cropped away; below it is rounding
 DECODERS = 2  # threads that read and resize pictures while the tower works on those before
 
 
@@ -113,6 +114,8 @@ class Preparation:
             windows = tuple(Frame.windows(original_hw, self.input_hw, multiple) for multiple in self._windows)
         except InputError as error:
             raise InputError(f"{source}: {error}") from None
+        if not windows and (note := _cropped_note(frames[0])):
+            picture = replace(picture, notes=(*picture.notes, note))
         inputs = tuple(_pixels(frame.apply(picture.image, self._interpolation)) for frame in frames)
         windowed = tuple(
             _pixels(picture.image.resize(frames_of_one[0].resized_wh, RESAMPLING[self._interpolation]))
@@ -163,6 +166,18 @@ class Preparation:
 def _pixels(image: Image.Image) -> Tensor:
     """A picture as `[3, H, W]` uint8."""
     return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
+
+
+def _cropped_note(frame: Frame) -> str | None:
+    """What the input leaves out of the picture; None where it shows all of it."""
+    height, width = frame.original_hw
+    x0, y0, x1, y1 = frame.to_original([0, 0, frame.input_hw[1], frame.input_hw[0]])[0].tolist()
+    across, down = 1 - (x1 - x0) / width, 1 - (y1 - y0) / height
+    lost = 1 - (1 - across) * (1 - down)
+    if lost < SEEN_LOSS:
+        return None
+    sides = "left and right" if across > down else "top and bottom"
+    return f"cropped: the model does not see {lost:.0%} of it, {sides}; resize squash or pad shows it all"
 
 
 def _source(request: Request) -> str:

@@ -1,0 +1,222 @@
+"""Folders of photos, names out of a file, heatmaps that are kept, and what a run leaves out and says so."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cliploc import backbones
+from cliploc.geometry import Frame
+from cliploc.jobs.evaluate import evaluate_folder
+from cliploc.jobs.pictures import LISTED, SAID, find_pictures, skipped_document
+from cliploc.localizer import Localizer
+from cliploc.saliency import methods
+from tests.commands import CAT, COFFEE, cliploc_, create_once
+from tests.tiny import tower
+
+
+@pytest.fixture(autouse=True)
+def one_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backbones, "create", create_once)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two photographs and three files that are none."""
+    root = tmp_path / "photos"
+    (root / "sub").mkdir(parents=True)
+    shutil.copy(CAT, root / "cat.jpg")
+    shutil.copy(COFFEE, root / "sub/cup.JPG")
+    for name in ("notes.txt", "sub/clip.mov", ".hidden"):
+        (root / name).write_text("no picture")
+    return root
+
+
+# ------------------------------------------------------------------------------------------------------------- skipped
+def test_a_folder_is_localized_and_what_is_skipped_is_said_and_written_down(folder: Path, tmp_path: Path) -> None:
+    out = folder / "found"
+    asked = ("localize", folder, COFFEE, "-p", "cat", "--out", out, "--json")
+    for _ in range(2):  # the second time the overlays of the first lie in the folder
+        result = cliploc_(*asked)
+        assert result.code == 0, result.err
+        document = json.loads(result.out)
+        files = [picture["file"] for picture in document["pictures"]]
+        assert files == [str(folder / "cat.jpg"), str(folder / "sub/cup.JPG"), str(COFFEE)]
+        skipped = {one["file"]: one["reason"] for one in document["skipped"]["files"]}
+        said = f"skipped in {folder}: 2 files that do not end as pictures do: notes.txt, sub/clip.mov"
+        assert said in " ".join(result.err.split())
+    assert skipped == {
+        str(folder / "notes.txt"): "does not end as a picture does",
+        str(folder / "sub/clip.mov"): "does not end as a picture does",
+        f"{folder / 'found'}/": "lies in a folder of results",
+    }
+    assert document["skipped"]["count"] == 3
+    assert json.loads((out / "results.json").read_text()) == document
+
+
+def test_classify_takes_a_folder_too(folder: Path) -> None:
+    result = cliploc_("classify", folder, "-p", "cat", "-p", "coffee", "--top-k", 1)
+    assert result.code == 0, result.err
+    assert [line.split()[-3] for line in result.out.splitlines()[1:]] == ["cat", "coffee"]
+    assert "notes.txt" in result.err
+
+
+def test_a_folder_without_a_picture_fails_as_a_picture_among_the_others(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("no picture")
+    result = cliploc_("localize", tmp_path, CAT, "-p", "cat")
+    assert result.code == 1
+    assert f"failed: {tmp_path}: is a folder, expected a picture" in " ".join(result.err.split())
+
+
+def test_annotate_says_what_it_skips(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text("cat\n")
+    asked = ("annotate", folder, "--prompts-file", tmp_path / "labels.txt", "--out", folder / "drafts", "--review", 0)
+    for names in (["notes.txt", "sub/clip.mov"], ["drafts/", "notes.txt", "sub/clip.mov"]):
+        result = cliploc_(*asked)
+        assert result.code == 0, result.err
+        assert "notes.txt, sub/clip.mov" in " ".join(result.err.split())
+        skipped = json.loads((folder / "drafts/summary.json").read_text())["skipped"]
+        assert [one["file"] for one in skipped["files"]] == names
+        assert skipped["count"] == len(names)
+
+
+def test_a_pattern_says_what_it_meets_and_skips(folder: Path) -> None:
+    found = find_pictures(f"{folder}/**/*")
+    assert [one.id for one in found.pictures] == ["cat.jpg", "sub/cup.JPG"]
+    assert [one.file for one in found.skipped] == ["notes.txt", "sub/clip.mov"]
+
+
+def test_many_skipped_files_are_a_short_line_and_a_number(tmp_path: Path) -> None:
+    shutil.copy(CAT, tmp_path / "cat.jpg")
+    for number in range(LISTED + 2):
+        (tmp_path / f"{number:05d}.json").touch()
+    found = find_pictures(tmp_path)
+    note = found.skipped_note()
+    assert note is not None
+    assert note.count(".json") == SAID
+    assert note.endswith(f"and {LISTED + 2 - SAID:,} more")
+    written = skipped_document(found.skipped)
+    assert (written["count"], len(written["files"])) == (LISTED + 2, LISTED)
+
+
+# ------------------------------------------------------------------------------------------------------ names in a file
+def test_names_come_out_of_a_file_beside_those_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "names.txt"
+    path.write_text("# mine\n\ncat|kitten\nn07747607\nbackground: bicycle\n")
+    asked = ("localize", CAT, "--out", tmp_path / "out", "--json")
+    result = cliploc_(*asked, "-p", "sofa", "--prompts-file", path, "--background", "lamp")
+    assert result.code == 0, result.err
+    settings = json.loads(result.out)["settings"]
+    assert settings["names"] == ["sofa", "cat|kitten", "orange"]
+    assert settings["background"] == ["lamp", "bicycle"]
+    assert [one["name"] for one in json.loads(result.out)["pictures"][0]["names"]] == ["sofa", "cat", "orange"]
+
+
+@pytest.mark.parametrize(
+    ("text", "more", "said"),
+    [
+        (
+            "cat @0.3\n",
+            (),
+            "cat @0.3: only annotate takes a threshold for each name: leave it out, or use --min-presence",
+        ),
+        ("cat\n", ("-p", "cat"), "expected each name once"),
+        ("# none\n", (), "one a line, found none"),
+        ("cat\n", ("--classes", "imagenet"), "expected --prompts-file or --classes, got both"),
+    ],
+)
+def test_a_file_of_names_that_cannot_be_used_is_one_line(
+    text: str, more: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "names.txt"
+    path.write_text(text)
+    result = cliploc_("localize", CAT, "--prompts-file", path, *more)
+    assert result.code == 2
+    assert said in result.err
+    assert result.err.count("\n") == 1
+
+
+# ------------------------------------------------------------------------------------------------------------ heatmaps
+def test_maps_are_kept_for_each_name_as_evaluate_takes_them(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    asked = ("localize", folder, CAT, "-p", "cat|kitten", "-p", "a/b: pizza", "--out", out)
+    result = cliploc_(*asked, "--save-maps", "--json")
+    assert result.code == 0, result.err
+    pictures = json.loads(result.out)["pictures"]
+    assert [[name["map"] for name in picture["names"]] for picture in pictures] == [
+        ["maps/cat/cat.jpg.npy", "maps/a_b_ pizza/cat.jpg.npy"],
+        ["maps/cat/sub/cup.JPG.npy", "maps/a_b_ pizza/sub/cup.JPG.npy"],
+        ["maps/cat/cat.jpg-2.npy", "maps/a_b_ pizza/cat.jpg-2.npy"],
+    ]
+    kept = np.load(out / "maps/cat/cat.jpg.npy")
+    found = Localizer("mini", text_cache=False)(CAT, ["cat|kitten"])
+    assert (kept.dtype, kept.shape) == (np.float32, (224, 224))
+    np.testing.assert_allclose(kept, found.maps_over_picture((224, 224))[0], atol=1e-6)
+    assert np.load(out / "maps/a_b_ pizza/cat.jpg.npy").max() == pytest.approx(1, abs=0.01)  # though it is not found
+
+    metadata = tmp_path / "metadata"
+    metadata.mkdir()
+    box = ",".join(f"{value:.0f}" for value in found.boxes.xyxy[0])
+    for name, line in (
+        ("image_ids", "cat.jpg"),
+        ("class_labels", "cat.jpg,0"),
+        ("image_sizes", "cat.jpg,451,300"),
+        ("localization", f"cat.jpg,{box}"),
+    ):
+        (metadata / f"{name}.txt").write_text(f"{line}\n")
+    numbers = evaluate_folder(out / "maps/cat", metadata, threshold=methods.get("cam").threshold).document("wsoleval")
+    assert numbers["gt_known"] == 100
+    assert "map" not in json.loads(cliploc_(*asked, "--json").out)["pictures"][0]["names"][0]
+
+
+def test_maps_need_a_folder_to_go_to() -> None:
+    result = cliploc_("localize", CAT, "-p", "cat", "--save-maps")
+    assert result.code == 2
+    assert "expected --out with --save-maps" in result.err
+
+
+def test_maps_over_the_picture_lie_as_heatmaps_do() -> None:
+    localizer = Localizer(tower("gap_cnn", (5, 6)), method="cam", resize="crop", min_presence=0)
+    found = localizer(np.random.default_rng(0).integers(0, 255, (40, 90, 3), np.uint8), ["red"])
+    np.testing.assert_allclose(found.maps_over_picture((40, 90)), found.heatmaps, atol=1e-6)
+    assert (found.maps_over_picture((20, 20))[0, :, 0] == 0).all(), "cropped away"
+
+
+# ------------------------------------------------------------------------------------------------------------- cropped
+@pytest.mark.parametrize(
+    ("hw", "said"),
+    [
+        ((40, 96), "50% of it, left and right"),
+        ((120, 48), "67% of it, top and bottom"),
+        ((40, 48), None),
+        ((400, 481), None),  # a pixel of rounding
+    ],
+)
+def test_a_note_says_what_a_crop_discards(hw: tuple[int, int], said: str | None) -> None:
+    localizer = Localizer(tower("gap_cnn", (5, 6)), method="cam", resize="crop", min_presence=0)
+    picture = Image.new("RGB", hw[::-1], "grey")
+    notes = localizer(picture, ["red"]).notes
+    if said is None:
+        assert notes == ()
+    else:
+        [note] = notes
+        assert note == f"cropped: the model does not see {said}; resize squash or pad shows it all"
+        frame = Frame.fit("crop", hw, (20, 24))
+        x0, y0, x1, y1 = frame.to_original([0, 0, 24, 20])[0]
+        assert f"{1 - (x1 - x0) * (y1 - y0) / (hw[0] * hw[1]):.0%}" == said.split()[0]
+    for policy in ("squash", "pad"):
+        assert (
+            Localizer(tower("gap_cnn", (5, 6)), method="cam", resize=policy, min_presence=0)(picture, ["red"]).notes
+            == ()
+        )
+
+
+def test_the_command_prints_what_a_crop_discards() -> None:
+    result = cliploc_("localize", CAT, "-p", "cat", "--resize", "crop")
+    assert result.code == 0, result.err
+    assert "(cropped: the model does not see 33% of it, left and right" in " ".join(result.out.split())
