@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
 
@@ -13,6 +15,7 @@ from cliploc.errors import UsageError
 from cliploc.geometry import Frame
 from cliploc.localizer import Localizer
 from cliploc.memory import Memory
+from cliploc.pipeline.decide import with_windows
 from cliploc.refine.affinity import spread
 from cliploc.saliency import min_max
 from cliploc.saliency.cam import cam
@@ -113,3 +116,26 @@ def test_names_that_are_not_wanted_cost_no_map(backbones):
 def test_refused_windows(wrong):
     with pytest.raises(UsageError, match=r"^expected windows, a list of at most 4 numbers from 1 to 8"):
         Localizer(windows=wrong)
+
+
+# ------------------------------------------------------------------------------------------------- presence by windows
+@given(st.lists(st.floats(0.001, 0.999), min_size=1, max_size=6), st.floats(0.001, 0.999))
+def test_the_best_windows_odds_are_divided_by_the_number_of_windows(of_windows, of_whole):
+    best = max(of_windows)
+    odds = best / (1 - best) / len(of_windows)
+    found = with_windows(torch.tensor([of_whole]), torch.tensor(of_windows)[:, None])
+    assert found.item() == pytest.approx(max(of_whole, odds / (1 + odds)), rel=1e-3)
+
+
+def test_a_small_thing_is_there_because_a_window_shows_it(backbones, monkeypatch):
+    """A tower of colours: the share of red is small in the whole picture, and large in one of nine windows."""
+    backbone = backbones["gap_cnn"]
+    monkeypatch.setattr(type(backbone), "presence", lambda _, cosine: torch.sigmoid(20 * (cosine + 0.2)), raising=False)
+    picture = photo((96, 96), red=(70, 70, 92, 92))
+    plain, windowed = (build(backbone, windows=w, min_presence=0)(picture, ["red", "green"]) for w in ((), (2,)))
+    assert windowed.presence[0] > plain.presence[0] + 0.2
+    np.testing.assert_array_equal(windowed.scores, plain.scores)  # still of the whole picture
+    few = build(backbone, windows=(2,), min_presence=float(plain.presence[0]) + 0.1)
+    assert few(picture, ["red"]).found[0]
+    [unmapped] = few.stream([picture], ["red"], absent_maps=False)
+    assert unmapped.maps.max() == 1

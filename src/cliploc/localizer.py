@@ -548,7 +548,7 @@ class Localizer:
     def _results(
         self, batch: Sequence[Prepared], tasks: Mapping[str, Task], computed: Computed
     ) -> Iterator[dict[str, Localization]]:
-        evidence = self._weigh(batch, computed.embedding, computed.names)
+        evidence = self._weigh(batch, computed.embedding, computed.names, computed.windows)
         for b in range(len(batch)):
             yield {
                 spec: self._result(batch[b], b, task, made, computed, evidence)
@@ -585,8 +585,10 @@ class Localizer:
         )
 
     @undisturbed
-    def _weigh(self, batch: Sequence[Prepared], embedding: Tensor, names: Tensor) -> Evidence:
-        return weigh(batch, embedding, names, self._texts, self.backbone, self.options.min_presence)
+    def _weigh(
+        self, batch: Sequence[Prepared], embedding: Tensor, names: Tensor, windows: Sequence[Tensor]
+    ) -> Evidence:
+        return weigh(batch, embedding, names, windows, self._texts, self.backbone, self.options.min_presence)
 
     def _wanted(
         self,
@@ -594,9 +596,10 @@ class Localizer:
         tasks: Mapping[str, Task],
         embedding: Tensor,
         names: Tensor,
+        windows: Sequence[Tensor],
     ) -> Wanted:
         """For each picture and name, whether any task says that it is there."""
-        evidence = self._weigh(batch, embedding, names)
+        evidence = self._weigh(batch, embedding, names, windows)
         return [
             [
                 any(task.reason(words, reason) is None for task in tasks.values())

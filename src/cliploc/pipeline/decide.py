@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,13 +38,21 @@ def weigh(
     batch: Sequence[Prepared],
     embedding: Tensor,
     names: Tensor,
+    windows: Sequence[Tensor],
     texts: Texts,
     backbone: Backbone,
     min_presence: float,
 ) -> Evidence:
-    """Compares pictures `[B, D]` with their names `[B, P, D]`."""
+    """Compares pictures `[B, D]` and the windows `[W, D]` of each with their names `[B, P, D]`."""
     scores = torch.einsum("bd,bpd->bp", embedding, names)  # [B, P]
     presence = backbone.presence(scores)
+    if presence is not None:
+        presence = torch.stack(
+            [
+                with_windows(of_whole, backbone.presence(seen @ asked.T))
+                for of_whole, seen, asked in zip(presence, windows, names, strict=True)
+            ]
+        )
     if texts.background is not None:
         rivals, rival = (embedding @ texts.background.T).max(dim=1)  # [B]
     absences: list[Reasons] = []
@@ -58,6 +67,29 @@ def weigh(
             absent.append(reason)
         absences.append(tuple(absent))
     return Evidence(scores, presence, absences)
+
+
+def with_windows(whole: Tensor, windows: Tensor | None) -> Tensor:
+    """Presence scores of a picture's names, the best window counted in.
+
+    A small thing is seen in a window rather than in the whole picture. But among W windows there are W times as many
+    chances of a false match, so the odds of the best are divided by W.
+
+    Args:
+        whole: `[P]` of the whole picture.
+        windows: `[W, P]` of its windows; None or W = 0 where there are none.
+
+    Returns:
+        `[P]`, not below `whole`.
+
+    Example:
+        >>> with_windows(torch.tensor([0.2, 0.5]), torch.tensor([[0.9, 0.5], [0.1, 0.5]])).round(decimals=3)
+        tensor([0.8180, 0.5000])
+    """
+    if windows is None or not len(windows):
+        return whole
+    odds = windows.amax(dim=0).logit(eps=1e-6) - math.log(len(windows))  # [P]
+    return torch.maximum(whole, odds.sigmoid())
 
 
 def absence(presence: float, least: float) -> str:

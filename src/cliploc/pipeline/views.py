@@ -92,7 +92,7 @@ class Views:
         batch: Sequence[Prepared],
         tasks: Sequence[Task],
         masked: Callable[[int, int], None] | None,
-        wanted: Callable[[Tensor, Tensor], Wanted] | None = None,
+        wanted: Callable[[Tensor, Tensor, list[Tensor]], Wanted] | None = None,
     ) -> Computed:
         """The maps of every task.
 
@@ -100,8 +100,8 @@ class Views:
             batch: pictures with equally many names.
             tasks: what is made of each forward pass.
             masked: told of masked pictures; see `Reporter`.
-            wanted: of the pictures' embeddings `[B, D]` and the names' `[B, P, D]`, which maps are to be made; the
-                others are zero. None: all.
+            wanted: of the embeddings of the pictures `[B, D]`, of the names `[B, P, D]` and of each picture's windows
+                `[W, D]`, which maps are to be made; the others are zero. None: all.
 
         Raises:
             ModelError: the tower or a method gave what is no number.
@@ -121,7 +121,7 @@ class Views:
             for kept, raw in zip(maps, of_tasks, strict=True):
                 kept.append((look, raw))
         embedding, windows = embeddings[0][1], window_embeddings(embeddings, len(batch))
-        chosen = None if wanted is None else wanted(embedding, names)
+        chosen = None if wanted is None else wanted(embedding, names, windows)
         by_task = [
             Maps(self._joined(task, kept, batch, chosen, first), not_flat(kept, len(batch)), said)
             for task, kept, said in zip(tasks, maps, notes, strict=True)
