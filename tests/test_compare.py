@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from cliploc.errors import InputError, UsageError
-from cliploc.heads import HeadConfig, TsCamHead, answer, save_head
+from cliploc.heads import HeadConfig, TsCamHead, save_head, tower_fingerprint
 from cliploc.localizer import Localizer
 from cliploc.report import compare as drawing
 from cliploc.saliency import methods
@@ -194,7 +194,7 @@ def test_a_head_is_for_the_model_that_it_was_trained_on(mini, tmp_path):
     )  # fmt: skip
     torch.manual_seed(0)
     head = tmp_path / "head.safetensors"
-    save_head(head, TsCamHead(config), answer(mini))
+    save_head(head, TsCamHead(config), tower_fingerprint(mini))
     asked = (CAT, "-p", "cat", "--head", head, "--out", tmp_path / "out")
     document = document_of(*asked, "--method", "ts_cam,cam", "--model", "mini", "--model", "mini-vit")
     cells = {(one["model"], one["method"]): one for one in document["pictures"][0]["results"]}

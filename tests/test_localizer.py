@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from cliploc.config import POLICIES
 from cliploc.errors import InputError, ModelError, UnknownNameError, UsageError
 from cliploc.geometry import Frame, iou_matrix
-from cliploc.localizer import Localizer, default_method
+from cliploc.localizer import Localizer
 from cliploc.memory import Memory
 from cliploc.pipeline import modes
 from cliploc.pipeline import prepare as module
@@ -938,11 +938,3 @@ def test_things_given_as_a_picture(backbones, thing):
 
 
 # ----------------------------------------------------------------------------------------------------- default method
-def test_the_default_method_fits_the_tower() -> None:
-    assert Localizer(tower("gap_cnn")).method.name == "cam"
-    assert Localizer(tower("vit")).method.name == "naclip"
-    assert default_method("ViT-B/32") == "naclip"
-    assert default_method("RN50") == "cam"
-    assert default_method("hf-hub:some/model") == "grad_cam"
-    with pytest.raises(UnknownNameError, match="ViT-B-32"):
-        default_method("ViT-B-33")

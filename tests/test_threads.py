@@ -19,10 +19,10 @@ WAITING = (*PASSIVE, *OTHER_WAIT_VARIABLES)
 COMMANDS: dict[str, tuple[object, ...]] = {
     "localize": (CAT, "-p", "cat"),
     "classify": (CAT, "-p", "cat"),
-    "demo": ("--model", "nothing"),
-    "serve": ("--model", "nothing"),
+    "demo": ("--pretrained", "nothing"),
+    "serve": ("--pretrained", "nothing"),
     "train": ("tscam", "--root", "nowhere", "--out", "head.safetensors"),
-    "doctor": ("--model", "nothing"),
+    "doctor": ("--pretrained", "nothing"),
 }
 
 

@@ -22,9 +22,16 @@ if TYPE_CHECKING:
 POLICIES: tuple[ResizePolicy, ...] = ("squash", "crop", "pad")
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # by torch's names, as torch is not imported here
 PRECISIONS = (*DTYPES, "auto")
+RECIPES = ("default", "fast", "best")
+UNREFINED: Mapping[str, Any] = {"refine": (), "scales": (1.0,), "windows": (), "flip": False, "split_peaks": 1.0}
 MOST_SCALES = 16
 MOST_WINDOW_SETS = 4
 MOST_SIDE = 4096  # pixels of a model's input
+
+
+def _recipes(otherwise: str) -> str:
+    """What None means for an option that a recipe sets."""
+    return f"the recipe's; {otherwise} with --method"
 
 
 # ---------------------------------------------------------------------------------------------- checks: value → value
@@ -85,9 +92,9 @@ def choice(name: str, choices: Sequence[str], *, none: bool = False) -> Callable
     return check
 
 
-def _flag(name: str) -> Callable[[Any], bool]:
-    def check(value: Any) -> bool:
-        if not isinstance(value, bool):
+def _flag(name: str, *, none: bool = False) -> Callable[[Any], bool | None]:
+    def check(value: Any) -> bool | None:
+        if not isinstance(value, bool) and not (none and value is None):
             raise UsageError(f"expected {name} as True or False, got {short(value)}")
         return value
 
@@ -99,6 +106,11 @@ def _checked_threshold(value: Any) -> Any:
     if value is None or value == "auto" or right:
         return value
     raise UsageError(f"expected threshold from 0 to 1, or auto, got {short(value)}")
+
+
+def _or_none(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The same check, which lets None pass."""
+    return lambda value: None if value is None else check(value)
 
 
 def _checked_scales(value: Any) -> tuple[float, ...]:
@@ -340,8 +352,20 @@ class Options:
         repeat=True,
         gather=_one_method,  # so that a second one is refused, not silently taken
         help="A name of `cliploc methods`, or several: cam+layer_cam.",
-        none="cam on CNN towers, naclip on ViTs",
-        about="The maps of several methods are averaged. A trained head names the method where none is named.",
+        none="the model's recipe",
+        about="It runs as published. The maps of several methods are averaged. A trained head names the method where "
+        "none is named.",
+    )
+    recipe: Literal["default", "fast", "best"] | None = option(
+        None,
+        group="method",
+        metavar="default|fast|best",
+        check=choice("recipe", RECIPES, none=True),
+        help="What runs where no method is named: a method, and what makes its boxes better.",
+        none="default",
+        about='"default" weighs quality and time, "fast" costs one forward pass, "best" takes as many as help. '
+        "Options that are given go before the recipe's. See `cliploc models NAME` and docs/recipes.md.",
+        harmless="it stands for values of other options, which are part of the identity",
     )
     method_options: Mapping[str, Any] = field(
         default_factory=dict,
@@ -417,32 +441,42 @@ class Options:
         none="the model's own",
         about="In Python one side, or (height, width).",
     )
-    scales: Sequence[float] = option(
-        (1.0,),
+    scales: Sequence[float] | None = option(
+        None,
         group="view",
         metavar="1,1.5,2",
-        check=_checked_scales,
+        check=_or_none(_checked_scales),
+        none=_recipes("1"),
         parse=_parse_numbers,
         help="Average the maps of these multiples of the input size.",
         about=f"At most {MOST_SCALES}, each from 0.25 to 8; each is a forward pass.",
     )
-    windows: Sequence[float] = option(
-        (),
+    windows: Sequence[float] | None = option(
+        None,
         group="view",
         metavar="1,2",
-        check=_checked_windows,
+        check=_or_none(_checked_windows),
+        none=_recipes("none"),
         parse=_parse_numbers,
         help="Average in the maps of overlapping windows of the photo; 2: of half its shorter side.",
         about=f"Windows are as large as the input and are not stretched, so that small things are seen larger: for 2, "
         "the photo is resized until its shorter side is two inputs long. Several numbers, several sets of windows; at "
         f"most {MOST_WINDOW_SETS}, each from 1 to 8. A window is a forward pass.",
     )
-    flip: bool = option(False, group="view", check=_flag("flip"), help="Average in the map of the mirrored photo.")
-    refine: Sequence[str] = option(
-        (),
+    flip: bool | None = option(
+        None,
+        group="view",
+        check=_flag("flip", none=True),
+        help="Average in the map of the mirrored photo.",
+        none=_recipes("no"),
+        flags=("--flip/--no-flip",),
+    )
+    refine: Sequence[str] | None = option(
+        None,
         group="method",
         metavar="NAME,NAME",
-        check=_checked_texts("refinements"),
+        check=_or_none(_checked_texts("refinements")),
+        none=_recipes("none"),
         parse=parse_list,
         help="Steps that follow the method: names of `cliploc refinements`.",
         about='In Python a list, such as ("caa", "guided").',
@@ -454,7 +488,7 @@ class Options:
         check=_checked_threshold,
         parse=parse_float,
         help="Boxes hold what is hotter than this share of the hottest.",
-        none="the method's own",
+        none="the recipe's, or the method's own",
         about="\"auto\" is Otsu's threshold of each map. The method's own is adapted to the refinements.",
     )
     components: Literal["all", "largest"] = option(
@@ -490,11 +524,12 @@ class Options:
         help="Of boxes of one name with a higher IoU than this, the better one stays; 1 keeps all.",
         about="None means no suppression.",
     )
-    split_peaks: float = option(
-        1.0,
+    split_peaks: float | None = option(
+        None,
         group="boxes",
         metavar="0-1",
-        check=number("split_peaks", 0, 1),
+        check=number("split_peaks", 0, 1, none="the recipe's"),
+        none=_recipes("1"),
         parse=parse_float,
         help="A hot region becomes a box for each peak that stands out by this share of the hottest; 1: never.",
         about="What stands out is the peak's height over the saddle to a higher peak (its prominence). For things of "
@@ -582,6 +617,16 @@ class Options:
         """The same with other values."""
         return replace(self, **values)
 
+    def filled(self, recipe: Mapping[str, Any]) -> Options:
+        """The same with a recipe's values for options that were left out, and without refinement where it has none.
+
+        Example:
+            >>> Options(flip=True).filled({"scales": (1, 2)}).scales
+            (1.0, 2.0)
+        """
+        values = {**UNREFINED, **recipe}
+        return replace(self, **{name: value for name, value in values.items() if getattr(self, name) is None})
+
     def given(self) -> dict[str, Any]:
         """Those that are not at their defaults."""
         values = {name: getattr(self, name) for name in OPTIONS}
@@ -592,9 +637,9 @@ class Options:
         """A line for each option: its name, default and what it does.
 
         Example:
-            >>> print(Options.explain().splitlines()[12])
-            flip=False: Average in the map of the mirrored photo.
-            >>> print(Options.explain().splitlines()[17])
+            >>> print(Options.explain().splitlines()[13])
+            flip=None (the recipe's; no with --method): Average in the map of the mirrored photo.
+            >>> print(Options.explain().splitlines()[18])
             max_boxes=None (all): At most so many boxes a name in a picture, best first.
         """
         lines = []

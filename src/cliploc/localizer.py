@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, Literal, NamedTuple, overload
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from cliploc import backbones, prompts
-from cliploc._memory_errors import out_of_memory
 from cliploc.boxes import BoxRule
 from cliploc.config import RESULT_OPTIONS, Options
 from cliploc.errors import UsageError
 from cliploc.heads import load_head, read_config
 from cliploc.images import ImageLike, Picture, pictures_in
-from cliploc.localization import Localization, boxes_of
+from cliploc.localization import Localization
 from cliploc.method import Method
-from cliploc.pipeline.decide import Evidence, reasons_of, weigh, without_boxes
-from cliploc.pipeline.looks import Wanted
 from cliploc.pipeline.modes import own_modes, undisturbed
-from cliploc.pipeline.prepare import OnError, Preparation, Prepared, Unreadable, batches
+from cliploc.pipeline.pipeline import Pipeline
+from cliploc.pipeline.prepare import OnError, Prepared
 from cliploc.pipeline.requests import Request, Result
-from cliploc.pipeline.tasks import Task, TaskMaker, members
+from cliploc.pipeline.tasks import members
 from cliploc.pipeline.texts import Texts
-from cliploc.pipeline.views import Computed, Maps, Views, refuse_nan
-from cliploc.refine import resolve_refinements
+from cliploc.pipeline.views import MaskedEncoder, refuse_nan
+from cliploc.recipes import recipe_of
 from cliploc.reporter import SILENT, Reporter
 from cliploc.saliency import find, resolve_options
 from cliploc.text_cache import TextCache, cache_folder
@@ -74,16 +71,31 @@ class Localizer:
         model: a name of `cliploc models`, or a `Backbone`.
         pretrained: which weights: a tag, a file, or "FILE@TAG", a file whose GELU and preprocessing are those of the
             tag's weights; None for the model's own.
-        method: a name of `cliploc methods`, or several joined by "+", whose maps are averaged: "gem+legrad"; None for
-            the tower's own, `default_method(model)`.
+        method: a name of `cliploc methods`, or several joined by "+", whose maps are averaged: "gem+legrad"; it runs as
+            published. None for the model's recipe: a method with what makes its boxes better; see `cliploc.recipes`.
         **options: every other option of `cliploc.Options`: scales, flip, refine, threshold, templates, background,
             precision, memory …; `print(cliploc.Options.explain())` tells what each one does.
+
+    Attributes:
+        recipe: what runs where no method was named; None where one was.
+        templates: the sentences that names stand in.
+        backbone: the model.
+        precision: that its tower computes in.
+        masked_precision: that masked pictures are computed in.
+
+    Attributes:
+        recipe: what runs where no method was named; None where one was.
+        templates: the sentences that names stand in.
+        backbone: the model.
+        precision: that its tower computes in.
+        masked_precision: that masked pictures are computed in.
 
     Raises:
         UsageError: an unknown name or a value outside its range.
         ModelError: weights that cannot be loaded.
 
     Example:
+        >>> import numpy as np
         >>> localizer = Localizer(model="mini", method="cam", scales=(1, 1.5), flip=True)
         >>> found = localizer(np.zeros((64, 48, 3), np.uint8), ["cat", "remote control"])
         >>> found.heatmaps.shape
@@ -98,10 +110,15 @@ class Localizer:
         **options: Any,
     ) -> None:
         given = Options.of(model=model, pretrained=pretrained, method=method, **options)
-        self.options = given
         head_file = None if given.head is None else os.fspath(given.head)
         trained_for = None if head_file is None else read_config(head_file).method
-        chosen_method = find(method or trained_for or default_method(model), given.ensemble)
+        named = given.method or trained_for
+        if named is not None and given.recipe is not None:
+            raise UsageError(
+                f"expected a method or a recipe, got {named} and {given.recipe}: a named method runs as published"
+            )
+        self.recipe = None if named is not None else recipe_of(model, given.recipe or "default")
+        chosen_method = find(self.recipe.method if self.recipe else str(named), given.ensemble)
         if trained_for is not None and trained_for not in [one.name for one in members(chosen_method)]:
             raise UsageError(
                 f"{head_file} is trained for {trained_for}, got method {chosen_method.name}: use {trained_for}"
@@ -111,37 +128,29 @@ class Localizer:
         if given.background:
             prompts.parse(given.background)
         self.backbone = _created(model, pretrained, given.device, given.precision) if isinstance(model, str) else model
-        steps = resolve_refinements(given.refine, self.backbone)
-        self.refine = tuple(step.name for step in steps)
         self.precision = backbones.precision_name(self.backbone.dtype)
-        encode_masked, self.masked_precision = _masked_encoder(self.backbone, given.masked_precision)
+        encoder = _masked_encoder(self.backbone, given.masked_precision)
+        self.masked_precision = encoder.precision
         head = None if head_file is None else (head_file, load_head(head_file, self.backbone))
-        rule = BoxRule(
-            given.threshold if given.threshold is not None else chosen_method.threshold,
-            given.components,
-            given.min_area,
-            given.max_boxes,
-            given.nms_iou,
-            split_peaks=given.split_peaks,
-        )
-        self._tasks = TaskMaker(self.backbone, given.ensemble, head, rule, given.threshold is None, steps)
-        self._task = self._tasks.make(chosen_method.name, given.method_options)
         cache = _text_cache_of(self.backbone) if given.text_cache else None
         self._texts = Texts(self.backbone, self.templates, given.background, cache, given.memory)
-        self._preparation = Preparation(
-            self.backbone, self.templates, given.resize, given.image_size, tuple(given.scales), tuple(given.windows)
-        )
-        self._views = Views(
-            self.backbone,
-            self._texts,
-            given.flip,
-            tuple(step for step in steps if step.on == "grid"),
-            tuple(step for step in steps if step.on == "picture"),
-            given.batch_size,
-            encode_masked,
-            self.masked_precision,
-            given.memory,
-        )
+        own = given.filled({} if self.recipe is None else self.recipe.options)
+        self._own = Pipeline(self.backbone, self._texts, own, head, encoder)
+        # Methods that a caller names run as published, whatever the recipe has.
+        self._named = self._own
+        if self.recipe is not None:
+            self._named = Pipeline(self.backbone, self._texts, given.filled({}), head, encoder)
+        self._task = self._own.tasks.make(chosen_method.name, given.method_options)
+
+    @property
+    def options(self) -> Options:
+        """As they were given, with what the recipe has for those left out."""
+        return self._own.options
+
+    @property
+    def refine(self) -> tuple[str, ...]:
+        """The names of the steps that follow the method."""
+        return self._own.refine
 
     @property
     def method(self) -> Method:
@@ -156,12 +165,12 @@ class Localizer:
     @property
     def resize(self) -> ResizePolicy:
         """How a picture meets the input."""
-        return self._preparation.resize
+        return self._own.preparation.resize
 
     @property
     def input_hw(self) -> tuple[int, int]:
         """Height and width of the model's input at scale 1, in pixels."""
-        return self._preparation.input_hw
+        return self._own.preparation.input_hw
 
     # ------------------------------------------------------------------------------------------------------ use it
     @overload
@@ -211,7 +220,7 @@ class Localizer:
             One `Localization` a picture.
         """
         tasks = {self.method.name: self._task}
-        with closing(self._run(_requests(images, names), tasks, absent_maps, reporter, on_error)) as results:
+        with closing(self._own.run(_requests(images, names), tasks, absent_maps, reporter, on_error)) as results:
             for result in results:
                 if result.error is None:
                     yield result.found[self.method.name]
@@ -248,11 +257,14 @@ class Localizer:
             UsageError: a method that does not exist or does not work on this tower, or an option it does not have.
 
         Example:
+            >>> import numpy as np
             >>> both = next(Localizer().compare(np.zeros((64, 48, 3), np.uint8), ["cat"], ["cam", "layer_cam"]))
             >>> list(both)
             ['cam', 'layer_cam']
         """
-        results = self._run(_requests(images, names), self._tasks_of(methods), absent_maps, reporter, on_error)
+        results = self._named.run(
+            _requests(images, names), self._named.tasks_of(methods), absent_maps, reporter, on_error
+        )
         return _found_in(results)
 
     def compare_figure(
@@ -273,12 +285,13 @@ class Localizer:
             UsageError: as in `compare`, or more than 400 cells.
 
         Example:
+            >>> import numpy as np
             >>> picture = np.zeros((64, 48, 3), np.uint8)
             >>> Localizer().compare_figure(picture, ["cat", "dog"], ["cam", "layer_cam"]).save("compare.png")
         """
         from cliploc.report.compare import ModelResults, draw_comparison, refuse_too_many  # only for those who draw
 
-        titles = {spec: task.method.title for spec, task in self._tasks_of(methods).items()}
+        titles = {spec: task.method.title for spec, task in self._named.tasks_of(methods).items()}
         refuse_too_many(len(titles), len(names))
         with closing(self.compare([image], names, methods)) as results:
             return draw_comparison([ModelResults(self.backbone.name, next(results))], titles)
@@ -307,18 +320,14 @@ class Localizer:
             ModelError: the tower returned NaN.
 
         Example:
+            >>> import numpy as np
             >>> [result] = Localizer().run([Request("a", np.zeros((64, 48, 3), np.uint8), ["cat"])])
             >>> result.id, list(result.found)
             ('a', ['cam'])
         """
-        tasks = {self.method.name: self._task} if methods is None else self._tasks_of(methods)
-        return self._run(requests, tasks, absent_maps, reporter, "skip")
-
-    def _tasks_of(self, methods: Sequence[str] | Mapping[str, Mapping[str, Any]]) -> dict[str, Task]:
-        if isinstance(methods, str) or not methods:
-            raise UsageError(f"expected a list of methods, got {methods!r}: write ['cam']")
-        asked = methods if isinstance(methods, Mapping) else {spec: {} for spec in methods}
-        return {spec: self._tasks.make(spec, options) for spec, options in asked.items()}
+        if methods is None:
+            return self._own.run(requests, {self.method.name: self._task}, absent_maps, reporter, "skip")
+        return self._named.run(requests, self._named.tasks_of(methods), absent_maps, reporter, "skip")
 
     @overload
     def classify(
@@ -355,6 +364,7 @@ class Localizer:
             ModelError: the tower returned NaN.
 
         Example:
+            >>> import numpy as np
             >>> localizer = Localizer()
             >>> [best] = localizer.classify(np.zeros((64, 48, 3), np.uint8), ["cat", "dog"], top_k=1)
             >>> best.name in ("cat", "dog")
@@ -393,7 +403,7 @@ class Localizer:
         if len(unknown) == len(names):
             raise UsageError(f"expected a name that {self.backbone.name} knows: {next(iter(unknown.values()))}")
         known = [entry for entry in names if prompts.parse([entry]).names[0] not in unknown]
-        with self._batches(_requests(images, known), on_error) as gathered:
+        with self._named.batches(_requests(images, known), on_error) as gathered:
             for batch in gathered:
                 readable = [item for item in batch if isinstance(item, Prepared)]
                 ranked = iter(self._classified(readable, top_k) if readable else [])
@@ -432,14 +442,14 @@ class Localizer:
             >>> Localizer(threshold=0.25).box_rule_of("layer_cam").threshold
             0.25
         """
-        return self._tasks.make(method, options or {}).box_rule
+        return self._named.tasks.make(method, options or {}).box_rule
 
     def options_of(self, method: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """All options of a method, those that are not given at their defaults; errors as in `box_rule_of`.
 
         A trained head is named by its file.
         """
-        return self._tasks.named_options(self._tasks.make(method, options or {}), options or {})
+        return self._named.tasks.named_options(self._named.tasks.make(method, options or {}), options or {})
 
     def describe(self, method: str | None = None, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Everything that the results depend on, with the defaults filled in: the identity of a run.
@@ -461,23 +471,24 @@ class Localizer:
             >>> Localizer(scales=(1, 1.5)).describe()["scales"]
             (1.0, 1.5)
         """
+        pipeline = self._own if method is None else self._named
         spec, given = (self.method.name, self.options.method_options) if method is None else (method, options or {})
-        task = self._tasks.make(spec, given)
+        task = pipeline.tasks.make(spec, given)
         told_otherwise = {"pretrained", "method_options", "head"}  # by `weights`, `options` and `heads`
         return {
-            **{name: getattr(self.options, name) for name in RESULT_OPTIONS if name not in told_otherwise},
+            **{name: getattr(pipeline.options, name) for name in RESULT_OPTIONS if name not in told_otherwise},
             "model": self.backbone.name,
             "weights": self._weights,
             "method": task.method.name,
-            "options": self._tasks.named_options(task, given),
+            "options": pipeline.tasks.named_options(task, given),
             "heads": {key: head.digest() for key, head in task.heads.items()},
             "ensemble": self.options.ensemble if task.method.members else None,  # one method has nothing to average
             "templates": self.templates,
             "background": tuple(map("|".join, self._texts.background_synonyms)),
-            "resize": self.resize,
+            "resize": pipeline.preparation.resize,
             "interpolation": self.backbone.interpolation,
-            "image_size": self.input_hw,
-            "refine": self.refine if task.refined else (),
+            "image_size": pipeline.preparation.input_hw,
+            "refine": pipeline.refine if task.refined else (),
             **asdict(task.box_rule),
             "precision": self.precision,
             "masked_precision": self.masked_precision,
@@ -492,121 +503,6 @@ class Localizer:
         texts = prompts.parse(names)
         reasons = {words[0]: self._texts.unknown_reason(words) for words in texts.synonyms}
         return {name: reason for name, reason in reasons.items() if reason is not None}
-
-    # -------------------------------------------------------------------------------------------------------- the work
-    def _batches(
-        self, requests: Iterable[Request], on_error: OnError
-    ) -> closing[Generator[list[Prepared | Unreadable], None, None]]:
-        """Ends its threads when it is left, also by an error whose traceback lives on."""
-        size = self.options.batch_size
-        return closing(batches(self._preparation.stream(requests, size, on_error), size))
-
-    def _run(
-        self,
-        requests: Iterable[Request],
-        tasks: Mapping[str, Task],
-        absent_maps: bool,
-        reporter: Reporter,
-        on_error: OnError,
-    ) -> Generator[Result, None, None]:
-        with self._batches(requests, on_error) as gathered:
-            for batch in gathered:
-                readable = [item for item in batch if isinstance(item, Prepared)]
-                found = self._localize(readable, tasks, absent_maps, reporter) if readable else iter(())
-                for item in batch:
-                    if isinstance(item, Prepared):
-                        yield Result(item.id, next(found))
-                    else:
-                        reporter.failed(item.source, item.error)
-                        yield Result(item.id, error=item.error)
-
-    def _localize(
-        self, batch: Sequence[Prepared], tasks: Mapping[str, Task], absent_maps: bool, reporter: Reporter
-    ) -> Iterator[dict[str, Localization]]:
-        """For each picture, its results by every task; by halves of the batch where memory is short."""
-        try:
-            computed = self._views.compute(
-                batch,
-                list(tasks.values()),
-                reporter.masked,
-                None if absent_maps else partial(self._wanted, batch, tasks),
-            )
-        except (RuntimeError, MemoryError) as error:
-            if len(batch) == 1 or not out_of_memory(error):
-                raise
-        else:
-            yield from self._results(batch, tasks, computed)
-            return
-        # Only here is the error forgotten, and with it whatever its frames kept in memory.
-        reporter.halved(len(batch))
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        half = (len(batch) + 1) // 2
-        for part in (batch[:half], batch[half:]):
-            yield from self._localize(part, tasks, absent_maps, reporter)
-
-    def _results(
-        self, batch: Sequence[Prepared], tasks: Mapping[str, Task], computed: Computed
-    ) -> Iterator[dict[str, Localization]]:
-        evidence = self._weigh(batch, computed.embedding, computed.names, computed.windows)
-        for b in range(len(batch)):
-            yield {
-                spec: self._result(batch[b], b, task, made, computed, evidence)
-                for (spec, task), made in zip(tasks.items(), computed.by_task, strict=True)
-            }
-
-    @undisturbed
-    def _result(
-        self, item: Prepared, b: int, task: Task, made: Maps, computed: Computed, evidence: Evidence
-    ) -> Localization:
-        """What a task says of the batch's picture number `b`."""
-        presence = None if evidence.presence is None else evidence.presence[b].cpu().numpy()
-        maps, frame = self._views.finish(item, made.maps[b], task)
-        reasons = reasons_of(task, item, evidence.absences[b], made.not_flat[b].tolist())
-        there = np.array([reason is None for reason in reasons])
-        boxes = boxes_of(frame, maps, there, presence, item.texts.names, task.box_rule)
-        reasons = without_boxes(reasons, boxes, task.box_rule)
-        return Localization(
-            source=item.picture.source,
-            image=item.picture.image,
-            names=item.texts.names,
-            scores=evidence.scores[b].cpu().numpy(),
-            presence=presence,
-            found=np.array([reason is None for reason in reasons]),
-            reasons=reasons,
-            maps=maps,
-            frame=frame,
-            boxes=boxes,
-            notes=item.picture.notes + tuple(dict.fromkeys(made.notes[b])),
-            embedding=computed.embedding[b].clone().cpu().numpy(),
-            method=task.method.title,
-            model=self.backbone.name,
-            threshold=task.box_rule.threshold,
-        )
-
-    @undisturbed
-    def _weigh(
-        self, batch: Sequence[Prepared], embedding: Tensor, names: Tensor, windows: Sequence[Tensor]
-    ) -> Evidence:
-        return weigh(batch, embedding, names, windows, self._texts, self.backbone, self.options.min_presence)
-
-    def _wanted(
-        self,
-        batch: Sequence[Prepared],
-        tasks: Mapping[str, Task],
-        embedding: Tensor,
-        names: Tensor,
-        windows: Sequence[Tensor],
-    ) -> Wanted:
-        """For each picture and name, whether any task says that it is there."""
-        evidence = self._weigh(batch, embedding, names, windows)
-        return [
-            [
-                any(task.reason(words, reason) is None for task in tasks.values())
-                for words, reason in zip(item.texts.synonyms, absent, strict=True)
-            ]
-            for item, absent in zip(batch, evidence.absences, strict=True)
-        ]
 
     @undisturbed
     def _classified(self, batch: Sequence[Prepared], top_k: int) -> list[list[Classified]]:
@@ -662,6 +558,7 @@ def classifier(
     Args and errors are those of `Localizer`.
 
     Example:
+        >>> import numpy as np
         >>> classifier("mini").classify(np.zeros((64, 48, 3), np.uint8), ["cat"])[0].probability
         1.0
     """
@@ -672,20 +569,6 @@ def classifier(
         batch_size=batch_size,
         text_cache=text_cache,
     )
-
-
-def default_method(model: str | Backbone) -> str:
-    """The method used when none is named: CAM on a CNN, NACLIP on a ViT, and what suits both where that is not known.
-
-    Of the methods that read the text, NACLIP finds most on the tuning pictures (tools/choose_thresholds.py).
-
-    Raises:
-        UnknownNameError: no such model.
-    """
-    if isinstance(model, str) and ":" in model:  # a hub's or folder's: its tower shows only once it is loaded
-        return "grad_cam"
-    kind = backbones.models.get(model.replace("/", "-")).kind if isinstance(model, str) else model.kind
-    return {"cnn": "cam", "vit": "naclip"}[kind]
 
 
 def best_device() -> str:
@@ -723,12 +606,10 @@ def _text_cache_of(backbone: Backbone) -> TextCache | None:
     return None if folder is None or backbone.weights_file is None else TextCache(folder, backbone.weights_id)
 
 
-def _masked_encoder(backbone: Backbone, precision: str | None) -> tuple[Callable[[Tensor], Tensor] | None, str]:
-    """`encode_image` of the tower in another precision, None where that is its own; and the precision's name."""
+def _masked_encoder(backbone: Backbone, precision: str | None) -> MaskedEncoder:
+    """`encode_image` of the tower in another precision; the tower itself where that is its own."""
     if precision is None:
-        return None, backbones.precision_name(backbone.dtype)
+        return MaskedEncoder(None, backbones.precision_name(backbone.dtype))
     dtype = backbones.resolve_precision(precision, str(backbone.device))
     name = backbones.precision_name(dtype)
-    if dtype == backbone.dtype:
-        return None, name
-    return backbone.in_precision(dtype).encode_image, name
+    return MaskedEncoder(None if dtype == backbone.dtype else backbone.in_precision(dtype).encode_image, name)

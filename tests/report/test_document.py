@@ -79,6 +79,7 @@ def test_the_documented_example_has_these_keys(document: dict[str, Any]) -> None
     assert block
     example = json.loads(block[1])
     example.pop("settings")
+    assert list(example.pop("skipped")) == ["count", "files"]  # the command adds it
     shown = {key: value for key, value in document.items() if key != "settings"}
     assert keys(example) == keys(shown)
     assert list(example) == [key for key in document if key != "settings"], "in this order too"

@@ -45,6 +45,7 @@ from cliploc.reporter import SILENT
 
 if TYPE_CHECKING:
     from cliploc.jobs.plan import ModelSetup
+    from cliploc.recipes import Recipe
 
 LOST = ("missing picture", "broken picture", "missing mask")  # problems of a dataset that are failures of a run on it
 
@@ -131,14 +132,16 @@ def benchmark(
     names = class_names(classes) if classes else None
     carry_out = parse_engine(engine, address, threads)
     setups = _setups(options, model or ["mini"], pretrained, template, [None, *(head or [])])
-    methods = _methods_of(method, setups)
-    of_methods = options_of_methods(methods, option or [])
+    methods, recipes = _methods_of(method, setups, options.recipe)
+    setups = [_with_recipe(one, recipe) for one, recipe in zip(setups, recipes, strict=True)]
+    used = dict.fromkeys([*methods, *(one.method for one in recipes if one is not None)])
+    of_methods = options_of_methods(list(used), option or [])
     beside = () if no_baselines else baselines()
     thresholds = [
         None if text == "own" else parse_share(text, "expected --threshold from 0 to 1, or own")
         for text in threshold or ["own"]
     ]
-    settings, left_out = Grid(setups, methods, lambda name: of_methods[name], thresholds, beside).settings(
+    settings, left_out = Grid(setups, methods, lambda name: of_methods[name], thresholds, beside, recipes).settings(
         unfit_for_setup
     )
     terminal = Terminal()
@@ -217,23 +220,40 @@ def _setups(
     ]
 
 
-def _methods_of(method: Sequence[str] | None, setups: Sequence[ModelSetup]) -> list[str]:
-    """The methods of a benchmark: those asked for, else each tower's own and what the heads are trained for."""
+def _methods_of(
+    method: Sequence[str] | None, setups: Sequence[ModelSetup], recipe: str | None
+) -> tuple[list[str], list[Recipe | None]]:
+    """The methods asked for; where none are, each setup's recipe, unless its head says which method."""
     from cliploc.heads import read_config
-    from cliploc.localizer import default_method
+    from cliploc.recipes import recipe_of
     from cliploc.saliency import find
 
     if method:
         names = method_names(method)
+        if recipe is not None:
+            raise UsageError(f"expected --method or --recipe, got {', '.join(names)} and {recipe}: leave one out")
         for head in dict.fromkeys(one.head for one in setups if one.head is not None):
             trained_for = read_config(head).method
             if trained_for not in {find(name).name for name in names}:
                 raise UsageError(
                     f"{head} is trained for {trained_for}, not for {', '.join(names)}: add it, or leave --head out"
                 )
-        return names
-    own = [default_method(one.model) if one.head is None else read_config(one.head).method for one in setups]
-    return list(dict.fromkeys(own))
+        return names, [None] * len(setups)
+    of_heads = dict.fromkeys(read_config(one.head).method for one in setups if one.head is not None)
+    if of_heads and recipe is None:  # a trained head is compared with the same method without it
+        own = [recipe_of(one.model).method if one.head is None else read_config(one.head).method for one in setups]
+        return list(dict.fromkeys(own)), [None] * len(setups)
+    return [], [None if one.head is not None else recipe_of(one.model, recipe or "default") for one in setups]
+
+
+def _with_recipe(setup: ModelSetup, recipe: Recipe | None) -> ModelSetup:
+    """The setup with the recipe's options, but for the threshold, which is a setting's."""
+    if recipe is None:
+        return setup
+    from cliploc.jobs.plan import OF_SETTING
+
+    values = {name: value for name, value in recipe.options.items() if name not in OF_SETTING}
+    return replace(setup, options=setup.options.but(recipe=None).filled(values))
 
 
 def report(

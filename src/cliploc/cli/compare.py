@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from cliploc.report import ModelResults
     from cliploc.reporter import Reporter
 
-OWN = ("model", "pretrained", "method", "method_options")  # lists here
+OWN = ("model", "pretrained", "method", "method_options", "recipe")  # lists here
 EXAMPLE = "cliploc compare cat.jpg -p cat --method cam,layer_cam"
 
 
@@ -122,7 +122,7 @@ def compare(
                 run.take(photo, found, errors)
                 reporter.images(1)
         finally:  # also when interrupted: what is done is not lost
-            document = run.document(_settings(names, methods, asked, options))
+            document = run.document(_settings(names, methods, asked))
             write(folder / RESULTS, json_text(document).encode())
     if as_json:
         print_document(document)
@@ -182,10 +182,11 @@ class _AskedModel:
 
     def load(self) -> None:
         """Loads the model; raises what `Localizer` raises."""
-        from cliploc.localizer import Localizer, default_method
+        from cliploc.localizer import Localizer
+        from cliploc.recipes import recipe_of
 
         # A method is named, so that it is the published one that runs. A head names its own.
-        named = None if self.options.head is not None else default_method(self.options.model)
+        named = None if self.options.head is not None else recipe_of(self.options.model).method
         self._localizer = Localizer(**self.options.but(method=named).given())
         self._know(self._localizer.backbone)
 
@@ -275,15 +276,13 @@ def _compared(
             yield str(request.image), found, errors
 
 
-def _settings(
-    names: Sequence[str], methods: Mapping[str, Method], asked: Sequence[_AskedModel], options: Options
-) -> dict[str, Any]:
+def _settings(names: Sequence[str], methods: Mapping[str, Method], asked: Sequence[_AskedModel]) -> dict[str, Any]:
     """What the run was asked for, with the defaults that each model and method has."""
     shared = [name for name, one in OPTIONS.items() if not one.python_only and name not in OWN]
     return {
         "names": names,
         "methods": {name: one.title for name, one in methods.items()},
-        **{name: getattr(options, name) for name in shared},
+        **{name: getattr(asked[0].localizer.options, name) for name in shared},
         "templates": asked[0].localizer.templates,
         "models": [_model_settings(one) for one in asked],
     }

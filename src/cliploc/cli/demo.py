@@ -14,18 +14,15 @@ from cliploc._inputs import Inputs
 from cliploc._terminal import Terminal, grid, printable
 from cliploc.cli.options import Debug, Threads, localizer_options, use_threads
 from cliploc.cli.output import DONE, box_text, title_row, writable
-from cliploc.config import DEFAULTS, Options
+from cliploc.config import DEFAULTS, Options, text_of
 
 if TYPE_CHECKING:
     from cliploc.localizer import Localizer
 
-# Better on the tuning pictures: tools/choose_thresholds.py --scales.
-DEMO_VIEWS: dict[str, Any] = {"scales": (1, 1.43, 2), "flip": True}
-# What ViT methods make of the same photographs.
-DEMO_BESIDE: dict[str, Any] = {"model": "mini-vit", "method": None, "scales": (2,)}
+BESIDE = "mini-vit"  # what a ViT makes of the same photographs
 
 
-@localizer_options(only=("model", "pretrained", "method", "device", "precision"))
+@localizer_options(only=("model", "pretrained", "method", "recipe", "device", "precision"))
 def demo(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where to write overlays and demo.html.")] = Path("demo-out"),
     *,
@@ -43,9 +40,9 @@ def demo(
         from cliploc.localizer import Localizer
 
         use_threads(threads)
-        localizer = Localizer(**options.but(**DEMO_VIEWS).given())
+        localizer = Localizer(**options.given())
         alone = options.model != DEFAULTS.model or options.method is not None
-        beside = None if alone else Localizer(**options.but(**DEMO_BESIDE).given())
+        beside = None if alone else Localizer(**options.but(model=BESIDE).given())
         result = run_demo(localizer, folder, _page_settings(localizer), reporter, beside)
     terminal.data(_demo_table(result.rows))
     ious, absent = result.ious, result.absent
@@ -73,7 +70,11 @@ def _page_settings(localizer: Localizer) -> dict[str, Any]:
         "method": localizer.method.title,
         "threshold": localizer.box_rule.threshold,
         "input": f"{localizer.input_hw[0]}×{localizer.input_hw[1]}",
-        "scales": ", ".join(f"{scale:g}" for scale in options.scales) + (", flipped too" if options.flip else ""),
+        **({} if localizer.recipe is None else {"recipe": localizer.recipe.name}),
+        "scales": text_of(options.scales),
+        "windows": text_of(options.windows) or "none",
+        "flipped too": "yes" if options.flip else "no",
+        "refinement": ", ".join(localizer.refine) or "none",
         "cliploc": __version__,
     }
 

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from cliploc._terminal import Terminal, grid
 from cliploc.cli.output import DONE, title_row
+from cliploc.config import RECIPES
 from cliploc.errors import ModelError
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ def models(
 
 
 def _about_model(model: ModelEntry, methods: Sequence[str]) -> list[Sequence[str | Text]]:
+    from cliploc.recipes import recipe_of
+
     if model.parameters is None and model.count is not None:
         try:
             size = f"{model.count():.1f} M"
@@ -83,6 +86,9 @@ def _about_model(model: ModelEntry, methods: Sequence[str]) -> list[Sequence[str
         "licence": _differing(model.licence.split(", "), model.licences),
         "methods": " · ".join(methods) or "none",
     }
+    if methods:
+        recipes = [recipe_of(model.name, name) for name in RECIPES]
+        facts |= {f"--recipe {one.name}": str(one) for one in recipes} | {"recipes": recipes[0].basis}
     return [(Text(key, style="bold"), value) for key, value in facts.items()]
 
 

@@ -97,7 +97,7 @@ def localize(
                 run.take(result)
                 reporter.images(1)
         finally:  # also when interrupted: what is done is not lost
-            document = run.document({"names": names, **_settings(localizer, options)})
+            document = run.document({"names": names, **_settings(localizer)})
             if folder is not None:
                 write(folder / RESULTS, json_text(document).encode())
     if as_json:
@@ -106,10 +106,11 @@ def localize(
     return run.exit_code
 
 
-def _settings(localizer: Localizer, options: Options) -> dict[str, Any]:
+def _settings(localizer: Localizer) -> dict[str, Any]:
     """What the run was asked for, with the defaults that it found filled in."""
     return {
-        **model_settings(localizer, options, [name for name, one in OPTIONS.items() if not one.python_only]),
+        **model_settings(localizer, localizer.options, [name for name, one in OPTIONS.items() if not one.python_only]),
+        "recipe": None if localizer.recipe is None else localizer.recipe.name,
         "method": localizer.method.name,
         "resize": localizer.resize,
         "interpolation": localizer.backbone.interpolation,

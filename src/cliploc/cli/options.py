@@ -68,8 +68,9 @@ def localizer_options(
 def _parameter(name: str, default: Any) -> inspect.Parameter:
     """One option as typer takes it: a flag, a text, or a list of texts."""
     one = OPTIONS[name]
-    kind: Any = bool if isinstance(default, bool) else list[str] | None if one.repeat else str | None
-    if not isinstance(default, bool):
+    flag = "/" in flags_of(name)[0] or isinstance(default, bool)
+    kind: Any = bool | None if flag else list[str] | None if one.repeat else str | None
+    if not flag:
         default = None if one.repeat or default in (None, ()) else one.text(default)
     words = f"{one.help} [default: {one.none}]" if one.none and default is None else one.help
     info = typer.Option(*flags_of(name), metavar=one.metavar or None, help=words)

@@ -7,13 +7,13 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 from cliploc.config import BENCHMARK, Options
 from cliploc.errors import UsageError
 from cliploc.jobs.engine import Shard
+from cliploc.recipes import Recipe
 from cliploc.values import Dataset
 
 OF_SETTING = {"method", "method_options", "threshold"}
@@ -85,6 +85,8 @@ class Grid:
         methods: names, or several joined by "+".
         options: of a method: `(method) → options`; raises a `UsageError` for one it does not have.
         thresholds: τ of the boxes; None for each method's own.
+        recipes: for each setup, what runs there where no method is asked for: its method at its threshold, unless
+            `thresholds` has others. The setup has the recipe's other options already.
         baselines: methods without a model, that stand beside the others: once for each model, at their own fixed τ. One
             that is among `methods` is asked for there.
     """
@@ -94,6 +96,7 @@ class Grid:
     options: Callable[[str], Mapping[str, Any]] = lambda _: {}
     thresholds: Sequence[float | None] = (None,)
     baselines: Sequence[str] = ()
+    recipes: Sequence[Recipe | None] = ()
 
     def settings(
         self, unfit_reason: Callable[[ModelSetup, str], str | None]
@@ -113,12 +116,12 @@ class Grid:
                 raise UsageError(f"expected each {what} once, got {_in_words(twice[0])} twice: remove the repetition")
         chosen: list[Setting] = []
         left_out: list[str] = []
-        for (index, setup), method in product(enumerate(self.setups), self.methods):
+        for index, setup, method, thresholds in self._asked():
             if (reason := unfit_reason(setup, method)) is not None:
                 left_out += [reason] if reason else []
                 continue
-            for threshold in self.thresholds:
-                identity = self._id(setup, method, threshold)
+            for threshold in thresholds:
+                identity = self._id(setup, method, threshold, self._recipe(index))
                 chosen.append(Setting(identity, index, method, dict(self.options(method)), threshold))
         if not chosen:
             raise UsageError((left_out or ["expected the method that the head is trained for"])[0])
@@ -131,6 +134,19 @@ class Grid:
             unique.append(one if ids[one.id] == 1 else replace(one, id=f"{one.id}-{taken[one.id]}"))
         return tuple(unique), tuple(dict.fromkeys(left_out))
 
+    def _recipe(self, index: int) -> Recipe | None:
+        return self.recipes[index] if self.recipes and not self.methods else None
+
+    def _asked(self) -> Iterator[tuple[int, ModelSetup, str, Sequence[float | None]]]:
+        """Each setup with each method, or with its recipe's, and the thresholds."""
+        for index, setup in enumerate(self.setups):
+            recipe = self._recipe(index)
+            if recipe is None:
+                yield from ((index, setup, method, self.thresholds) for method in self.methods)
+            else:
+                own = recipe.options.get("threshold") if tuple(self.thresholds) == (None,) else None
+                yield index, setup, recipe.method, self.thresholds if own is None else (own,)
+
     def _of_baselines(self, used: set[int]) -> Iterator[Setting]:
         """Their boxes know of no prompt and no head: the first setup of each model has them."""
         seen: set[tuple[str, str | None]] = set()
@@ -142,12 +158,12 @@ class Grid:
                     if method not in self.methods:
                         yield Setting(self._id(setup, method, None), index, method)
 
-    def _id(self, setup: ModelSetup, method: str, threshold: float | None) -> str:
+    def _id(self, setup: ModelSetup, method: str, threshold: float | None, recipe: Recipe | None = None) -> str:
         """Says what tells a setting from the others of this grid, and always model and method."""
         words = [setup.model]
         if len({one.options.pretrained for one in self.setups if one.model == setup.model}) > 1:
             words.append(setup.options.pretrained or "own")
-        words.append(method)
+        words += [method] if recipe is None else [f"{recipe.name}-recipe"]
         if len({one.prompts for one in self.setups}) > 1:
             words.append(setup.prompts)
         if setup.head is not None:

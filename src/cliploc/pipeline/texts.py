@@ -41,7 +41,7 @@ class Texts:
         cache: TextCache | None = None,
         memory: Memory | None = None,
     ) -> None:
-        self.backbone, self._templates = backbone, templates
+        self.backbone, self.templates = backbone, templates
         self._cache, self._memory = cache, memory
         self._embeddings: dict[tuple[str, ...], Tensor] = {}
         self._known: dict[tuple[str, ...], tuple[tuple[str, ...], str | None]] = {}
@@ -59,13 +59,13 @@ class Texts:
         new = [words for words in dict.fromkeys(known) if words not in self._embeddings and not self._recall(words)]
         for start in range(0, len(new), NAMES_AT_ONCE):
             part = new[start : start + NAMES_AT_ONCE]
-            fresh = prompts.embed(TextSet(tuple(w[0] for w in part), tuple(part), self._templates), self._encode)
+            fresh = prompts.embed(TextSet(tuple(w[0] for w in part), tuple(part), self.templates), self._encode)
             self._embeddings.update(zip(part, fresh, strict=True))
             for words, embedding in zip(part, fresh, strict=True):
                 if self._cache is not None:
-                    self._cache.put(words, self._templates, embedding)
+                    self._cache.put(words, self.templates, embedding)
                 if self._memory is not None:
-                    self._memory.keep_text(self.backbone, words, self._templates, embedding)
+                    self._memory.keep_text(self.backbone, words, self.templates, embedding)
         return torch.stack([self._embeddings[words] for words in known])
 
     def directions(self, embeddings: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class Texts:
 
     def empty_name(self) -> Tensor:
         """`[D]` for `Context.redundant`: the empty name's embedding, or zero where a background is taken away."""
-        empty = self.embed(TextSet(("",), (("",),), self._templates))[0]
+        empty = self.embed(TextSet(("",), (("",),), self.templates))[0]
         return empty if self.background is None else torch.zeros_like(empty)
 
     def unknown_reason(self, words: tuple[str, ...]) -> str | None:
@@ -91,9 +91,9 @@ class Texts:
 
     def _recall(self, words: tuple[str, ...]) -> bool:
         """Whether memory or the disk knew a name's embedding."""
-        kept = None if self._memory is None else self._memory.text(self.backbone, words, self._templates)
+        kept = None if self._memory is None else self._memory.text(self.backbone, words, self.templates)
         if kept is None and self._cache is not None:
-            kept = self._cache.get(words, self._templates, self.backbone.embedding_size)
+            kept = self._cache.get(words, self.templates, self.backbone.embedding_size)
         if kept is not None:
             self._embeddings[words] = kept.to(self.backbone.device)
         return kept is not None

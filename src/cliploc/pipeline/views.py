@@ -61,6 +61,19 @@ class Computed:
 
 
 @dataclass(frozen=True)
+class MaskedEncoder:
+    """What embeds masked pictures.
+
+    Attributes:
+        encode: `[n, 3, H, W]` normalised → `[n, D]`; None: the tower itself.
+        precision: that it computes in; memory keeps what it says apart.
+    """
+
+    encode: Callable[[Tensor], Tensor] | None
+    precision: str
+
+
+@dataclass(frozen=True)
 class Views:
     """How a localizer looks at pictures.
 
@@ -71,8 +84,7 @@ class Views:
         on_grid: refinements on the feature grid.
         over_picture: refinements over the picture.
         batch_size: masked pictures sent through the tower at once.
-        encode_masked: what embeds masked pictures instead of the tower; None: the tower.
-        masked_precision: its precision, by which memory tells it apart.
+        masked: what embeds masked pictures.
         memory: keeps what the tower computes; None for nothing.
     """
 
@@ -82,8 +94,7 @@ class Views:
     on_grid: tuple[Refinement, ...]
     over_picture: tuple[Refinement, ...]
     batch_size: int
-    encode_masked: Callable[[Tensor], Tensor] | None
-    masked_precision: str
+    masked: MaskedEncoder
     memory: Memory | None
 
     @undisturbed  # a method that needs gradients asks for them; the caller's weights may require some
@@ -169,7 +180,7 @@ class Views:
                 self.backbone,
                 self.batch_size,
                 masked,
-                encode_masked=self.encode_masked,
+                encode_masked=self.masked.encode,
                 cache=remembered.shared,
                 empty_name=self.texts.empty_name,
                 words=[item.texts.synonyms for item in owners],
@@ -243,7 +254,7 @@ class Views:
         """What is remembered of a batch's pixels `[B, 3, H, W]`, with place for more."""
         if self.memory is None:
             return nullcontext(Remembered())
-        return self.memory.of(self.backbone, pixels, flipped, self.masked_precision)
+        return self.memory.of(self.backbone, pixels, flipped, self.masked.precision)
 
 
 def refuse_nan(values: Tensor, batch: Sequence[Prepared], what: str, backbone: Backbone) -> None:

@@ -19,9 +19,10 @@ from cliploc.errors import InputError, UsageError
 from cliploc.heads import read_config
 from cliploc.images import Picture, load
 from cliploc.localization import Localization
-from cliploc.localizer import Localizer, default_method
+from cliploc.localizer import Localizer
 from cliploc.memory import Memory
 from cliploc.pipeline.decide import absence
+from cliploc.recipes import recipe_of
 from cliploc.refine import refinements, resolve_refinements
 from cliploc.report.overlay import fit_within
 from cliploc.reporter import SILENT, Reporter
@@ -222,7 +223,7 @@ class Service:
         backbone = self.backbone(label)
         heads = self.offer(label).heads
         steps = tuple(one.name for one in refinements if _usable(one.name, backbone))
-        return Menu(fitting(backbone, heads), steps, next(iter(heads), default_method(backbone)))
+        return Menu(fitting(backbone, heads), steps, next(iter(heads), recipe_of(backbone).method))
 
     def localizer(self, settings: Settings, method: str, threshold: float | None = None) -> Localizer:
         """A localizer for these settings; cheap, as the model is loaded already."""

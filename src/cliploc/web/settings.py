@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from cliploc.config import DEFAULTS, OPTIONS, Options, choice, number, short, words_of
+from cliploc.config import DEFAULTS, OPTIONS, UNREFINED, Options, choice, number, short, words_of
 from cliploc.errors import UsageError
 from cliploc.prompts import TEMPLATE_SETS
 from cliploc.report.overlay import OPACITY
@@ -69,15 +69,15 @@ class Settings:
     method: str = ""
     compare: tuple[str, ...] = ()
     resize: str = ""
-    scales: str = OPTIONS["scales"].text(DEFAULTS.scales)
-    flip: bool = DEFAULTS.flip
+    scales: str = OPTIONS["scales"].text(UNREFINED["scales"])
+    flip: bool = UNREFINED["flip"]
     templates: str = "default"
-    refine: tuple[str, ...] = tuple(DEFAULTS.refine)
+    refine: tuple[str, ...] = UNREFINED["refine"]
     min_presence: float = DEFAULTS.min_presence
     threshold: float | None = None
     compare_threshold: float | None = None
     max_boxes: int = 0
-    split_peaks: float = DEFAULTS.split_peaks
+    split_peaks: float = UNREFINED["split_peaks"]
     min_score: float = 0.0
     opacity: float = OPACITY
 

@@ -1,0 +1,211 @@
+"""`Pipeline`: the stages put together for one set of options, from requests to results."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cliploc._memory_errors import out_of_memory
+from cliploc.boxes import BoxRule
+from cliploc.config import Options
+from cliploc.errors import UsageError
+from cliploc.localization import Localization, boxes_of
+from cliploc.method import TrainedHead
+from cliploc.pipeline.decide import Evidence, reasons_of, weigh, without_boxes
+from cliploc.pipeline.looks import Wanted
+from cliploc.pipeline.modes import undisturbed
+from cliploc.pipeline.prepare import OnError, Preparation, Prepared, Unreadable
+from cliploc.pipeline.prepare import batches as gather
+from cliploc.pipeline.requests import Request, Result
+from cliploc.pipeline.tasks import Task, TaskMaker
+from cliploc.pipeline.texts import Texts
+from cliploc.pipeline.views import Computed, Maps, MaskedEncoder, Views
+from cliploc.refine import resolve_refinements
+from cliploc.reporter import Reporter
+from cliploc.tower import Backbone
+
+
+class Pipeline:
+    """From requests to results, with one model and one set of options.
+
+    Args:
+        backbone: the model.
+        texts: what embeds names.
+        options: with every value that a recipe may set filled in; see `Options.filled`.
+        head: a trained head and its file.
+        masked_encoder: what embeds masked pictures.
+
+    Raises:
+        UsageError: a refinement or an input size that the model does not take.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        texts: Texts,
+        options: Options,
+        head: tuple[str, TrainedHead] | None,
+        masked_encoder: MaskedEncoder,
+    ) -> None:
+        self.backbone, self._texts, self.options = backbone, texts, options
+        steps = resolve_refinements(options.refine or (), backbone)
+        self.refine = tuple(step.name for step in steps)
+        rule = BoxRule(
+            0.5 if options.threshold is None else options.threshold,  # in its place each task puts its method's own
+            options.components,
+            options.min_area,
+            options.max_boxes,
+            options.nms_iou,
+            split_peaks=1.0 if options.split_peaks is None else options.split_peaks,
+        )
+        self.tasks = TaskMaker(backbone, options.ensemble, head, rule, options.threshold is None, steps)
+        self.preparation = Preparation(
+            backbone,
+            texts.templates,
+            options.resize,
+            options.image_size,
+            tuple(options.scales or ()),
+            tuple(options.windows or ()),
+        )
+        self.views = Views(
+            backbone,
+            texts,
+            bool(options.flip),
+            tuple(step for step in steps if step.on == "grid"),
+            tuple(step for step in steps if step.on == "picture"),
+            options.batch_size,
+            masked_encoder,
+            options.memory,
+        )
+
+    def tasks_of(self, methods: Sequence[str] | Mapping[str, Mapping[str, Any]]) -> dict[str, Task]:
+        """The task of each method, under the text it was asked for.
+
+        Raises:
+            UsageError: a method or option that does not work on the tower.
+        """
+        if isinstance(methods, str) or not methods:
+            raise UsageError(f"expected a list of methods, got {methods!r}: write ['cam']")
+        asked = methods if isinstance(methods, Mapping) else {spec: {} for spec in methods}
+        return {spec: self.tasks.make(spec, options) for spec, options in asked.items()}
+
+    def batches(
+        self, requests: Iterable[Request], on_error: OnError
+    ) -> closing[Generator[list[Prepared | Unreadable], None, None]]:
+        """Ends its threads when it is left, also by an error whose traceback lives on."""
+        size = self.options.batch_size
+        return closing(gather(self.preparation.stream(requests, size, on_error), size))
+
+    def run(
+        self,
+        requests: Iterable[Request],
+        tasks: Mapping[str, Task],
+        absent_maps: bool,
+        reporter: Reporter,
+        on_error: OnError,
+    ) -> Generator[Result, None, None]:
+        """Works through requests; see `Localizer.run`."""
+        with self.batches(requests, on_error) as gathered:
+            for batch in gathered:
+                readable = [item for item in batch if isinstance(item, Prepared)]
+                found = self._localize(readable, tasks, absent_maps, reporter) if readable else iter(())
+                for item in batch:
+                    if isinstance(item, Prepared):
+                        yield Result(item.id, next(found))
+                    else:
+                        reporter.failed(item.source, item.error)
+                        yield Result(item.id, error=item.error)
+
+    def _localize(
+        self, batch: Sequence[Prepared], tasks: Mapping[str, Task], absent_maps: bool, reporter: Reporter
+    ) -> Iterator[dict[str, Localization]]:
+        """For each picture, its results by every task; by halves of the batch where memory is short."""
+        try:
+            computed = self.views.compute(
+                batch,
+                list(tasks.values()),
+                reporter.masked,
+                None if absent_maps else partial(self._wanted, batch, tasks),
+            )
+        except (RuntimeError, MemoryError) as error:
+            if len(batch) == 1 or not out_of_memory(error):
+                raise
+        else:
+            yield from self._results(batch, tasks, computed)
+            return
+        # Only here is the error forgotten, and with it whatever its frames kept in memory.
+        reporter.halved(len(batch))
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        half = (len(batch) + 1) // 2
+        for part in (batch[:half], batch[half:]):
+            yield from self._localize(part, tasks, absent_maps, reporter)
+
+    def _results(
+        self, batch: Sequence[Prepared], tasks: Mapping[str, Task], computed: Computed
+    ) -> Iterator[dict[str, Localization]]:
+        evidence = self._weigh(batch, computed.embedding, computed.names, computed.windows)
+        for b in range(len(batch)):
+            yield {
+                spec: self._result(batch[b], b, task, made, computed, evidence)
+                for (spec, task), made in zip(tasks.items(), computed.by_task, strict=True)
+            }
+
+    @undisturbed
+    def _result(
+        self, item: Prepared, b: int, task: Task, made: Maps, computed: Computed, evidence: Evidence
+    ) -> Localization:
+        """What a task says of the batch's picture number `b`."""
+        presence = None if evidence.presence is None else evidence.presence[b].cpu().numpy()
+        maps, frame = self.views.finish(item, made.maps[b], task)
+        reasons = reasons_of(task, item, evidence.absences[b], made.not_flat[b].tolist())
+        there = np.array([reason is None for reason in reasons])
+        boxes = boxes_of(frame, maps, there, presence, item.texts.names, task.box_rule)
+        reasons = without_boxes(reasons, boxes, task.box_rule)
+        return Localization(
+            source=item.picture.source,
+            image=item.picture.image,
+            names=item.texts.names,
+            scores=evidence.scores[b].cpu().numpy(),
+            presence=presence,
+            found=np.array([reason is None for reason in reasons]),
+            reasons=reasons,
+            maps=maps,
+            frame=frame,
+            boxes=boxes,
+            notes=item.picture.notes + tuple(dict.fromkeys(made.notes[b])),
+            embedding=computed.embedding[b].clone().cpu().numpy(),
+            method=task.method.title,
+            model=self.backbone.name,
+            threshold=task.box_rule.threshold,
+        )
+
+    @undisturbed
+    def _weigh(
+        self, batch: Sequence[Prepared], embedding: Tensor, names: Tensor, windows: Sequence[Tensor]
+    ) -> Evidence:
+        return weigh(batch, embedding, names, windows, self._texts, self.backbone, self.options.min_presence)
+
+    def _wanted(
+        self,
+        batch: Sequence[Prepared],
+        tasks: Mapping[str, Task],
+        embedding: Tensor,
+        names: Tensor,
+        windows: Sequence[Tensor],
+    ) -> Wanted:
+        """For each picture and name, whether any task says that it is there."""
+        evidence = self._weigh(batch, embedding, names, windows)
+        return [
+            [
+                any(task.reason(words, reason) is None for task in tasks.values())
+                for words, reason in zip(item.texts.synonyms, absent, strict=True)
+            ]
+            for item, absent in zip(batch, evidence.absences, strict=True)
+        ]

@@ -1,0 +1,118 @@
+"""Recipes: what a model runs where no method is named. A method, and what makes its boxes better.
+
+A method that is named runs as published, so that papers can be compared. Where none is named, the model's recipe runs:
+method, refinement, scales, windows, flips and threshold together. The recipes of `mini` and `mini-vit` were chosen on
+the tuning pictures (tools/recipe_study.py, docs/recipes.md). Those of other towers follow them by analogy, unmeasured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from cliploc import backbones
+from cliploc.config import RECIPES, choice, flags_of, text_of
+
+if TYPE_CHECKING:
+    from cliploc.tower import Backbone
+
+MEASURED = "chosen on the tuning pictures: docs/recipes.md"
+BY_ANALOGY = "by analogy with mini and mini-vit; unmeasured"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A method, and what makes its boxes better.
+
+    Attributes:
+        name: "default", "fast" or "best".
+        method: a name of `cliploc methods`.
+        options: values of `cliploc.Options`, for those that were not given.
+        basis: what it was chosen by.
+    """
+
+    name: str
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    basis: str = BY_ANALOGY
+
+    def __str__(self) -> str:
+        """As the command line would have it.
+
+        Example:
+            >>> str(recipe_of("mini", "fast"))
+            '--method cam --refine affinity --threshold 0.55'
+        """
+        words = [f"{flags_of(name)[0].partition('/')[0]} {text_of(value)}" for name, value in self.options.items()]
+        return " ".join([f"--method {self.method}", *words]).replace("--flip True", "--flip")
+
+
+def _recipes(basis: str, **recipes: tuple[str, Mapping[str, Any]]) -> dict[str, Recipe]:
+    return {name: Recipe(name, method, options, basis) for name, (method, options) in recipes.items()}
+
+
+_OF: Mapping[str, Mapping[str, Recipe]] = {
+    "mini": _recipes(
+        MEASURED,
+        default=("cam", {"refine": ("affinity",), "scales": (1.43,), "windows": (2.0,), "threshold": 0.55}),
+        fast=("cam", {"refine": ("affinity",), "threshold": 0.55}),
+        best=(
+            "cam",
+            {
+                "refine": ("affinity",),
+                "scales": (1.43, 1.0),
+                "windows": (1.0, 1.5, 2.0),
+                "flip": True,
+                "threshold": 0.55,
+            },
+        ),
+    ),
+    "mini-vit": _recipes(
+        MEASURED,
+        default=("naclip", {"scales": (1.43,), "windows": (2.0,)}),
+        fast=("naclip", {}),
+        best=("naclip", {"scales": (1.43, 1.0), "windows": (1.0, 1.5, 2.0), "flip": True}),
+    ),
+    "cnn": _recipes(
+        BY_ANALOGY,
+        default=("cam", {"refine": ("affinity",), "windows": (2.0,)}),
+        fast=("cam", {"refine": ("affinity",)}),
+        best=("cam", {"refine": ("affinity",), "windows": (1.0, 1.5, 2.0), "flip": True}),
+    ),
+    "vit": _recipes(
+        BY_ANALOGY,
+        default=("naclip", {"windows": (2.0,)}),
+        fast=("naclip", {}),
+        best=("naclip", {"windows": (1.0, 1.5, 2.0), "flip": True}),
+    ),
+    # A hub's or folder's: its tower shows only once it is loaded, so a method that suits both.
+    "any": _recipes(
+        BY_ANALOGY,
+        default=("grad_cam", {"windows": (2.0,)}),
+        fast=("grad_cam", {}),
+        best=("grad_cam", {"windows": (1.0, 1.5, 2.0), "flip": True}),
+    ),
+}
+
+
+def recipe_of(model: str | Backbone, name: str = "default") -> Recipe:
+    """The recipe of a model: its own, else that of its kind of tower.
+
+    Args:
+        model: a name of `cliploc models`, or a `Backbone`.
+        name: "default" weighs quality and time, "fast" costs one forward pass, "best" takes as many as help.
+
+    Raises:
+        UnknownNameError: no such model.
+        UsageError: no such recipe.
+
+    Example:
+        >>> recipe_of("RN50").method, recipe_of("ViT-B-16").method
+        ('cam', 'naclip')
+    """
+    choice("recipe", RECIPES)(name)
+    if isinstance(model, str):
+        kind = "any" if ":" in model else backbones.models.get(model.replace("/", "-")).kind
+        return _OF.get(model, _OF[kind])[name]
+    return _OF.get(model.name, _OF[model.kind])[name]
