@@ -1,0 +1,143 @@
+"""What the recipes of `cliploc.recipes` give on pictures that nothing was chosen on. For docs/recipes.md.
+
+`best`: of each name that is in a picture, the best-scored box, whatever its presence: the share with IoU ≥ 0.5 with any
+true box. `drafts`: boxes as `cliploc annotate` draws them, with the presence test; a draft is right when it overlaps a
+true box of its name, that no better draft took. A COCO picture is asked for all names that the model knows, one of
+ILSVRC for its own and nine others of a seeded ten. Things that are in a picture but not annotated count as absent.
+
+    python tools/recipe_report.py best --dataset coco --root ../shared/data/coco_dev
+    python tools/recipe_report.py drafts --dataset coco --root ../shared/data/coco_dev
+    python tools/recipe_report.py drafts --dataset wsol --root ../shared/data/ilsvrc_val_dev
+
+GT-known localisation is the benchmark's: `cliploc benchmark --dataset wsol --root ../shared/data/ilsvrc_val_dev`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from cliploc.datasets import open_dataset
+from cliploc.geometry import iou_matrix
+from cliploc.images import load
+from cliploc.localizer import Localizer
+
+RUNS: dict[str, dict[str, Any]] = {
+    "CAM alone": {"method": "cam"},
+    "recipe fast": {"recipe": "fast"},
+    "recipe default": {"recipe": "default"},
+    "recipe best": {"recipe": "best"},
+}
+LEVELS = (0.5, 0.3)  # IoU
+SEED, TEN = 0, 10
+
+
+@dataclass
+class Pictured:
+    """One picture: the names to ask for, and the true boxes `[m, 4]` xyxy of those that are there, in its pixels."""
+
+    path: Path
+    asked: list[str] = field(default_factory=list)
+    truth: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def pictures_of(name: str, root: Path, localizer: Localizer, limit: int | None) -> list[Pictured]:
+    """The pictures of a dataset; names that the model does not know are left out."""
+    dataset = open_dataset(name, root)
+    words = ["|".join(one.synonyms) for one in dataset.classes]
+    unknown = localizer.unknown_names(words)
+    known = {label: word for label, word in enumerate(words) if dataset.classes[label].name not in unknown}
+    labels = sorted(known)
+    random.Random(SEED).shuffle(labels)
+    ten_of = {label: labels[place // TEN * TEN :][:TEN] for place, label in enumerate(labels)}
+    found: dict[Path, Pictured] = {}
+    for sample in dataset.samples:
+        if sample.label not in known:
+            continue
+        one = found.setdefault(sample.path, Pictured(sample.path))
+        one.asked = [known[label] for label in (sorted(known) if name == "coco" else ten_of[sample.label])]
+        with Image.open(sample.path) as file:  # only its header
+            scale = np.array(file.size) / sample.size_wh
+        one.truth[known[sample.label].partition("|")[0]] = sample.boxes_xyxy * np.tile(scale, 2)
+    return list(found.values())[:limit]
+
+
+def matched(boxes: np.ndarray, truth: np.ndarray, level: float) -> int:
+    """How many boxes, best first, overlap a true box that no better box took."""
+    free = set(range(len(truth)))
+    for box in boxes:
+        overlaps = iou_matrix(box[None], truth)[0]
+        taken = max(free, key=lambda place: overlaps[place], default=None)
+        if taken is not None and overlaps[taken] >= level:
+            free.remove(taken)
+    return len(truth) - len(free)
+
+
+def best_boxes(localizer: Localizer, pictures: Sequence[Pictured]) -> list[str]:
+    """The shares of names in a picture whose best-scored box is right."""
+    right, names, areas = 0, 0, []
+    for one in pictures:
+        asked = [word for word in one.asked if word.partition("|")[0] in one.truth]
+        found = localizer(load(one.path).image, asked)
+        for name, truth in one.truth.items():
+            boxes = found.boxes.of(name)[:1]
+            hit = len(boxes) > 0 and iou_matrix(boxes, truth).max() >= LEVELS[0]
+            right, names = right + int(hit), names + 1
+            sides = (truth[:, 2:] - truth[:, :2]).prod(1).max() / (found.image.width * found.image.height)
+            areas.append((sides, hit))
+    small = [hit for area, hit in areas if area < 0.1]
+    return [f"{right / names:.3f} of {names}", f"{np.mean(small):.3f} of {len(small)}" if small else "–"]
+
+
+def drafts(localizer: Localizer, pictures: Sequence[Pictured]) -> list[str]:
+    """Precision and recall of the drafts."""
+    truths, boxes, right = 0, 0, dict.fromkeys(LEVELS, 0)
+    for one in pictures:
+        found = localizer(load(one.path).image, one.asked)
+        boxes += len(found.boxes)
+        for name, truth in one.truth.items():
+            truths += len(truth)
+            for level in LEVELS:
+                right[level] += matched(found.boxes.of(name), truth, level)
+    cells = [f"{boxes / len(pictures):.1f}"]
+    for level in LEVELS:
+        cells += [f"{right[level] / max(1, boxes):.3f}", f"{right[level] / truths:.3f}"]
+    return cells
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["best", "drafts"])
+    parser.add_argument("--dataset", required=True, choices=["coco", "wsol"])
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--model", default="mini")
+    parser.add_argument("--runs", nargs="+", default=list(RUNS), choices=RUNS)
+    parser.add_argument("--limit", type=int, help="only the first N pictures")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    titles = {
+        "best": ["best box right", "of names whose things are below a tenth of the picture"],
+        "drafts": ["boxes a picture", *(f"{what} at {level}" for level in LEVELS for what in ("precision", "recall"))],
+    }[given.what]
+    print(f"| | {' | '.join(titles)} | ms a picture |\n{'|---' * (2 + len(titles))}|")
+    for title in given.runs:
+        shown = {"min_presence": 0} if given.what == "best" else {}
+        localizer = Localizer(given.model, **shown, **RUNS[title])
+        pictures = pictures_of(given.dataset, given.root, localizer, given.limit)
+        start = time.process_time()
+        cells = best_boxes(localizer, pictures) if given.what == "best" else drafts(localizer, pictures)
+        spent = 1000 * (time.process_time() - start) / len(pictures)
+        print(f"| {title} | {' | '.join(cells)} | {spent:.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
