@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,11 +27,32 @@ def test_score_cam_and_grad_cam_agree_with_torchcam_on_a_clip_resnet(tmp_path: P
     assert (tmp_path / "cnn_methods.md").read_text().count("\n| score_cam") == 4
 
 
-def test_pictures_are_timed_with_both_ways_to_wait_alone_and_beside_busy_processes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("passively", [False, True])
+def test_pictures_are_timed_with_both_ways_to_wait(passively: bool) -> None:
+    times = waiting.child(passively, pictures=1, threads=2)
+    assert len(times) == 1
+    assert all(seconds > 0 for both in times for seconds in both)
+
+
+def test_pictures_are_timed_alone_and_beside_busy_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That `child` measures is above: here only whether it has company."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(command: list[str]) -> subprocess.Popen[bytes]:
+        started.append(subprocess.Popen(command))
+        return started[-1]
+
+    def child(passively: bool, pictures: int, threads: int | None) -> list[tuple[float, float]]:
+        assert threads == 2
+        return [(float(len([one for one in started if one.poll() is None])), 1.0)] * pictures
+
+    monkeypatch.setattr(waiting, "subprocess", SimpleNamespace(Popen=start))
+    monkeypatch.setattr(waiting, "child", child)
     assert waiting.main(quick=True, out=tmp_path, busy=1, threads=2) == 0
+    assert [one.poll() is None for one in started] == [False, False], "a busy process outlives its cell"
     cells = json.loads((tmp_path / "waiting.json").read_text())["cells"]
     assert [(cell["busy"], cell["passively"]) for cell in cells] == [(0, False), (0, True), (1, False), (1, True)]
-    assert all(len(cell["times"]) == 2 for cell in cells)
+    assert all(cell["times"] == [[cell["busy"], 1.0]] * 2 for cell in cells)
     assert (tmp_path / "waiting.md").read_text().count("ly | ") == 4
 
 
