@@ -13,9 +13,10 @@ import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from unittest import mock
 
@@ -46,6 +47,15 @@ def cliploc_(*arguments: object) -> Outcome:
     return Outcome(code, out.getvalue(), err.getvalue())
 
 
+def begun(function: Callable[..., object], *arguments: object) -> BaseProcess:
+    """A new process that calls a function of a module, forked from one that has imported torch and our own modules."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.commands", "cliploc.jobs.worker"])  # read when the first process starts
+    child = context.Process(target=function, args=arguments)
+    child.start()
+    return child
+
+
 def forked(*arguments: object, path: Sequence[Path] = (), cwd: Path | None = None) -> Outcome:
     """The command line in a new process that has imported torch and our own modules, but looked up no plugin.
 
@@ -54,12 +64,9 @@ def forked(*arguments: object, path: Sequence[Path] = (), cwd: Path | None = Non
         path: folders where packages are looked for first.
         cwd: the working directory; None for this one.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.commands", "cliploc.jobs.worker"])  # read when the first process starts
-    answer, told = context.Pipe(duplex=False)
+    answer, told = multiprocessing.Pipe(duplex=False)
     words = [str(argument) for argument in arguments]
-    child = context.Process(target=_tell, args=(told, words, [str(one) for one in path], cwd or Path.cwd()))
-    child.start()
+    child = begun(_tell, told, words, [str(one) for one in path], cwd or Path.cwd())
     told.close()  # so that a child that dies ends the wait
     try:
         assert answer.poll(240), "the command has not ended"

@@ -555,8 +555,17 @@ HARMLESS_IN_BENCHMARK_COMMAND: dict[str, tuple[tuple[str, ...], str]] = {
 
 @pytest.fixture
 def command(
-    photos: Path, root: Path, head: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    photos: Path,
+    root: Path,
+    head: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Callable[[Path, Sequence[str]], tuple[int, str]]]:
+    # No process that judges: each takes seconds to import torch.
+    monkeypatch.setattr(
+        "cliploc.jobs.benchmark.run_benchmark", lambda *given, **more: run_benchmark(*given, **{**more, "judges": 0})
+    )
     (tmp_path / "labels.txt").write_text("red\nblue\n")
     (tmp_path / "other.txt").write_text("red\n")
     first = dataset(root)

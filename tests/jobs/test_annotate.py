@@ -11,7 +11,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -37,7 +36,7 @@ from cliploc.localizer import Localizer
 from cliploc.pipeline.views import Views
 from cliploc.report.exports import exports
 from cliploc.reporter import SILENT, Reporter
-from tests.commands import PHOTOS, cliploc_, create_once
+from tests.commands import PHOTOS, begun, cliploc_, create_once
 
 LABELS = ["cat|kitten", "dog", "bee @0.6", "teapot"]
 OPTIONS = {"batch_size": 2, "device": "cpu", "shard": 2}
@@ -371,32 +370,23 @@ def test_a_damaged_part_is_done_anew_new_pictures_and_mended_ones_join(folder, p
     assert "dogs.png" not in coco_boxes(out)
 
 
-SCRIPT = """
-import sys, time
-import torch
-from cliploc.jobs.annotate import annotate
-from cliploc.reporter import Reporter
-
-labels, options = ["cat|kitten", "dog", "bee @0.6", "teapot"], {"batch_size": 2, "device": "cpu", "shard": 2}
-if __name__ == "__main__":
-    torch.set_num_threads(int(sys.argv[3]))
+def annotate_slowly(folder: Path, out: Path, threads: int) -> None:
+    torch.set_num_threads(threads)
     slowly = Reporter(images=lambda _: time.sleep(1))
-    annotate(sys.argv[1], labels, sys.argv[2], formats=["coco", "csv"], reporter=slowly, **options)
-"""
+    annotate(folder, LABELS, out, formats=["coco", "csv"], reporter=slowly, **OPTIONS)
 
 
 def test_a_process_killed_without_warning_is_gone_on_with_to_the_same_bytes(folder, plain, tmp_path):
-    script, out = tmp_path / "run.py", tmp_path / "out"
-    script.write_text(SCRIPT)
-    process = subprocess.Popen([sys.executable, script, folder, out, str(torch.get_num_threads())])
+    out = tmp_path / "out"
+    process = begun(annotate_slowly, folder, out, torch.get_num_threads())
     try:
         deadline = time.monotonic() + 120
-        while process.poll() is None and not list(out.glob("parts/*.jsonl")) and time.monotonic() < deadline:
+        while process.is_alive() and not list(out.glob("parts/*.jsonl")) and time.monotonic() < deadline:
             time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
     finally:
         process.kill()
-        assert process.wait() == -signal.SIGKILL
+        process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert len(parts(out)) < 3
     ours = f".cliploc-{json.loads((out / 'manifest.json').read_text())['token']}-"
     (out / f"{ours}{0:016x}.tmp/sub").mkdir(parents=True)  # what a kill in the midst of writing leaves

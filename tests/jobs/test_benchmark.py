@@ -9,9 +9,6 @@ import os
 import random
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +30,7 @@ from cliploc.config import BENCHMARK
 from cliploc.datasets import open_dataset
 from cliploc.errors import InputError, UsageError
 from cliploc.geometry import iou_matrix
+from cliploc.jobs import benchmark
 from cliploc.jobs import rows as rows_module
 from cliploc.jobs.benchmark import read_manifest, run_benchmark, unfit_for_setup
 from cliploc.jobs.evaluate import evaluate_folder
@@ -45,7 +43,7 @@ from cliploc.pipeline import tasks
 from cliploc.pipeline.views import Views
 from cliploc.reporter import Reporter
 from cliploc.saliency import baselines
-from tests.commands import cliploc_, create_once
+from tests.commands import begun, cliploc_, create_once
 from tests.jobs.samples import dataset, wsol_folder
 from tests.report.test_benchmark import cells, section
 
@@ -67,6 +65,14 @@ def root(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def one_model(monkeypatch):
     monkeypatch.setattr(backbones, "create", create_once)
+
+
+@pytest.fixture
+def judged_here(monkeypatch):
+    """Commands start no process that judges: each takes seconds to import torch."""
+    monkeypatch.setattr(
+        benchmark, "run_benchmark", lambda *given, **more: run_benchmark(*given, **{**more, "judges": 0})
+    )
 
 
 def run(root, out, methods=("cam", "layer_cam"), *, setups=(SETUP,), thresholds=(None,), **options):
@@ -183,48 +189,35 @@ def test_only_a_split_that_may_tune_gives_a_threshold_that_is_no_oracle(root, tm
 
 
 # ------------------------------------------------------------------------------------------------- stopped and resumed
-SCRIPT = """
-import sys
-from pathlib import Path
-
-if __name__ == "__main__":  # not in the processes that judge maps
-    sys.path.insert(0, sys.argv[3])
-    import time
-    import torch
-    from tests.jobs.test_benchmark import SETUP, Reporter, dataset, Grid, unfit_for_setup, run_benchmark
-
-    torch.set_num_threads(int(sys.argv[4]))
-    settings, _ = Grid([SETUP], ["cam", "layer_cam"]).settings(unfit_for_setup)
-    run_benchmark(dataset(Path(sys.argv[1])), [SETUP], settings, Path(sys.argv[2]), judges=1, shard=4, save_maps=True,
-        reporter=Reporter(images=lambda _: time.sleep(0.3)))  # so that a fast machine is not done before it is killed
-"""
+def run_slowly(root: Path, out: Path, threads: int) -> None:
+    torch.set_num_threads(threads)
+    slowly = Reporter(images=lambda _: time.sleep(0.3))  # so that a fast machine is not done before it is killed
+    run(root, out, judges=1, save_maps=True, reporter=slowly)
 
 
 def test_killed_at_random_moments_it_goes_on_to_the_same_bits(root, plain, tmp_path):
     """A real process, killed without warning: soon after its start, after a part, in the middle of one."""
-    script, out = tmp_path / "run.py", tmp_path / "out"
-    script.write_text(SCRIPT)
+    out = tmp_path / "out"
     chance = random.Random(5)
     kills, counts = 0, []
-    threads = str(torch.get_num_threads())  # sums in another order may end in another bit
+    threads = torch.get_num_threads()  # sums in another order may end in another bit
     while True:
         there = len(parts_in(out))
-        process = subprocess.Popen([sys.executable, script, root, out, Path(__file__).parents[2], threads])
+        process = begun(run_slowly, root, out, threads)
         try:
             deadline = time.monotonic() + 300
             wait_for = there + 1 if kills < 3 else 10**6
-            while process.poll() is None and len(parts_in(out)) < wait_for and time.monotonic() < deadline:
+            while process.is_alive() and len(parts_in(out)) < wait_for and time.monotonic() < deadline:
                 time.sleep(0.002)
-            if process.poll() is not None:
+            if not process.is_alive():
                 break
             time.sleep(chance.random() * 0.4)
-            process.send_signal(signal.SIGKILL)
         finally:
-            process.kill()
-            process.wait()
+            process.kill()  # SIGKILL
+            process.join()
         kills += 1
         counts.append(len(parts_in(out)))
-    assert process.returncode == 0
+    assert process.exitcode == 0
     assert kills >= 2, counts
     assert [path.name for path in parts_in(out)] == [path.name for path in parts_in(plain.out)]
     for one, other in zip(tables(out), tables(plain.out), strict=True):
@@ -589,6 +582,7 @@ def test_the_command_prints_a_narrow_table_writes_the_report_and_goes_on(root, t
     assert "settings.mini_centre-box: only there" in fewer.err
 
 
+@pytest.mark.usefixtures("judged_here")
 def test_a_broken_picture_makes_the_exit_code_1(root, tmp_path):
     broken = tmp_path / "data"
     shutil.copytree(root, broken)
@@ -626,6 +620,7 @@ def test_options_that_are_refused_in_one_line(root, tmp_path, options, said):
     assert not (tmp_path / "out/manifest.json").exists()
 
 
+@pytest.mark.usefixtures("judged_here")
 def test_methods_with_commas_and_one_by_one_are_the_same(root, tmp_path):
     start = ("benchmark", "--dataset", "wsol", "--root", root, "--limit", 2, "--workers", 1, "--json")
     asked = {

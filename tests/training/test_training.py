@@ -28,9 +28,10 @@ from cliploc.reporter import Reporter
 from cliploc.training import LabelledPictures, TrainSettings, features, read_csv, read_folder, train
 from cliploc.training.features import FeatureCache, Wanted
 from cliploc.training.pictures import CROP, hold_out, view
-from tests.commands import CAT, cliploc_
+from tests.commands import CAT, begun, cliploc_
 from tests.jobs.samples import wsol_folder
 from tests.tiny import COLOURS, SIDE, tower
+from tests.training.run import main
 from tests.training.run import settings as run_settings
 
 GRID = (5, 6)
@@ -61,7 +62,13 @@ def quick(method: str = "ts_cam", kind: str = "open", **changed: Any) -> TrainSe
 
 
 # --------------------------------------------------------------------------------------------- kills and more processes
-def run(*arguments: object, launcher: tuple[str, ...] = (sys.executable, "-m")) -> subprocess.CompletedProcess[str]:
+def killed(*arguments: object) -> bool:
+    process = begun(main, *map(str, arguments))
+    process.join(300)
+    return process.exitcode == -signal.SIGKILL
+
+
+def run(*arguments: object, launcher: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
     command = [*launcher, "tests.training.run", *map(str, arguments)]
     path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
@@ -71,11 +78,9 @@ def run(*arguments: object, launcher: tuple[str, ...] = (sys.executable, "-m")) 
 def test_a_killed_training_goes_on_to_the_same_bits(colours: Path, tmp_path: Path) -> None:
     """kill -9 among the features, and again in the middle of the third epoch."""
     out = tmp_path / "killed" / "head.safetensors"
-    first = run(colours, out, "lctr", "features", 30)
-    assert first.returncode == -signal.SIGKILL
+    assert killed(colours, out, "lctr", "features", 30)
     assert not out.exists()
-    second = run(colours, out, "lctr", "training", 8)
-    assert second.returncode == -signal.SIGKILL
+    assert killed(colours, out, "lctr", "training", 8)
     assert not out.exists()
     folder = out.with_name("head.safetensors.training")
     assert len((folder / "history.csv").read_text().splitlines()) == 1 + 2
