@@ -29,7 +29,7 @@ from cliploc.saliency._infra.registration import check_options
 from cliploc.tower import Needs
 from cliploc.web.service import Offer, Service
 from tests.saliency.peers import min_max
-from tests.saliency.towers import CLIP_RESNETS, RESNETS, TINY_GRIDS, build, cases, grids, own, pictures
+from tests.saliency.towers import CLIP_RESNETS, MINI_VIT, RESNETS, TINY_GRIDS, build, cases, grids, own, pictures
 from tests.saliency.vits import AveragingVit, QueryingVit, tiny
 from tests.tiny import COLOURS, KINDS, TinyVit, context, planted_image, tower
 
@@ -45,9 +45,11 @@ planted_case = pytest.mark.parametrize(
 blind_case = pytest.mark.parametrize(
     ("name", "kind"), [case for case in CASES if not methods.get(case[0]).reads_picture]
 )
-# CLIP's own RN50 and RN50x4 are slow: one of them, or none, where the other towers show the same.
+# CLIP's own RN50 and RN50x4 are slow, and so is Score-CAM on mini-vit, a picture for each of its channels: one of them,
+# or none, where the other towers show the same.
+SLOW = {("score_cam", MINI_VIT), *(case for case in CASES if case[1] in RESNETS)}
 one_large_case = pytest.mark.parametrize(("name", "kind"), [case for case in CASES if case[1] != "RN50x4"])
-small_case = pytest.mark.parametrize(("name", "kind"), [case for case in CASES if case[1] not in RESNETS])
+small_case = pytest.mark.parametrize(("name", "kind"), [case for case in CASES if case not in SLOW])
 clip_case = pytest.mark.parametrize(
     ("name", "kind"), [case for case in CASES if case[1] in CLIP_RESNETS and methods.get(case[0]).reads_text]
 )
@@ -143,14 +145,14 @@ def test_a_map_that_reads_no_picture_is_the_same_for_all_and_needs_no_tower(name
     assert not method.reads_text
 
 
-@every_case
+@one_large_case
 def test_blank_pictures_give_finite_maps(name: str, kind: str) -> None:
     """Nothing to see: channels are dead or constant, sums are zero."""
     maps = run(name, build(kind), torch.zeros_like(pictures(kind)[:1]))
     assert maps.isfinite().all()
 
 
-@every_case
+@one_large_case
 def test_all_channels_off_give_finite_maps(name: str, kind: str) -> None:
     backbone = build(kind)
     ctx = context(backbone, pictures(kind), TEXTS, methods.get(name).needs())
@@ -205,13 +207,13 @@ def test_the_size_of_internal_batches_does_not_matter(name: str, kind: str) -> N
     assert_close(few, many)
 
 
-@every_case
+@small_case
 def test_prompts_permuted_are_maps_permuted(name: str, kind: str) -> None:
     maps_of, order = one_trace(name, kind), [2, 0, 3, 1]
     assert_close(maps_of(order), maps_of([0, 1, 2, 3])[:, order])
 
 
-@every_case
+@one_large_case
 def test_prompts_at_once_are_runs_of_one(name: str, kind: str) -> None:
     """Unless a method says that its prompts interact: then they must not be."""
     maps_of = one_trace(name, kind)
@@ -287,11 +289,11 @@ def assert_same_state(before: dict[str, Any], after: dict[str, Any]) -> None:
     assert before == after
 
 
-@one_large_case
+@small_case
 @pytest.mark.parametrize("trainable", [False, True], ids=["frozen", "trainable"])
 @pytest.mark.parametrize("raises", [False, True], ids=["success", "exception"])
 def test_nothing_is_left_behind(name: str, kind: str, raises: bool, trainable: bool) -> None:
-    """Trainable weights are where a `.backward()` would show."""
+    """Trainable weights are where a `.backward()` would show. What the tower raises reaches the caller."""
     backbone, method = own(kind).requires_grad_(trainable), methods.get(name)
     ctx = context(backbone, pictures(kind), TEXTS, method.needs())
     images, text = ctx.images.clone(), ctx.text.clone()
@@ -309,24 +311,14 @@ def test_nothing_is_left_behind(name: str, kind: str, raises: bool, trainable: b
     assert all(not tensor.requires_grad and tensor.grad is None for tensor in ctx.trace.features.values())
 
 
-@one_large_case
-def test_an_exception_of_the_tower_reaches_the_caller(name: str, kind: str) -> None:
-    """Methods that run the tower must not swallow what it says."""
-    backbone = own(kind)
-    ctx = context(backbone, pictures(kind), TEXTS, methods.get(name).needs())
-    broken(backbone)
-    with stopped(name):
-        methods.get(name).function(ctx)
-
-
-@one_large_case
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_callers_without_gradients_get_the_same_maps(name: str, kind: str, mode: Any) -> None:
+@small_case
+def test_callers_without_gradients_get_the_same_maps(name: str, kind: str) -> None:
     backbone = build(kind)
     expected = run(name, backbone, pictures(kind))
-    with mode():
-        maps = run(name, backbone, pictures(kind))
-    assert_close(maps.clone(), expected)
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            maps = run(name, backbone, pictures(kind))
+        assert_close(maps.clone(), expected)
 
 
 @planted_case

@@ -85,11 +85,17 @@ def mini_vit(seed: int = 0) -> MiniVit:
     return backbone
 
 
+@functools.cache
+def tiny_tower(name: str, seed: int = 0) -> Any:
+    """A tiny tower; built once, so not to be changed."""
+    return tower(name, TINY_GRIDS[0], seed)
+
+
 def build(name: str, seed: int = 0) -> Any:
-    """A tower to look at."""
+    """A tower to look at; `own` is one to change."""
     if name == MINI_VIT:
         return mini_vit(seed)
-    return clip_resnet(name, seed) if name in CLIP_RESNETS else tower(name, TINY_GRIDS[0], seed)
+    return clip_resnet(name, seed) if name in CLIP_RESNETS else tiny_tower(name, seed)
 
 
 def own(name: str, dtype: torch.dtype = torch.float32) -> Any:
