@@ -288,6 +288,9 @@ def main() -> None:
             sys.exit(f"expected {name} in {options.data}, found no such folder: give its parent with --data")
     torch.set_num_threads(2)
     text = card(options.data)
+    if options.out.exists():  # the last section is written by tools/score_study.py
+        _, heading, section = options.out.read_text(encoding="utf-8").partition("## Score of a box")
+        text += f"\n{heading}{section}" if heading else ""
     options.out.write_text(text)
     print(text)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.boxes import BoxRule, boxes_from_maps
+from cliploc.boxes import BoxRule, scored_boxes
 from cliploc.geometry import Frame
 from cliploc.values import Boxes, FloatArray
 
@@ -36,7 +36,8 @@ class Localization:
         reasons: for each name, why it was not found; None when it was.
         maps: `[P, H, W]` float32 in 0–1 over the model's input; over the picture after a refinement such as `guided`.
         frame: how the picture lies in what the maps are over.
-        boxes: the boxes of the names found, best first within each name.
+        boxes: the boxes of the names found, best first within each name. A score is the estimated chance that the box
+            has IoU ≥ 0.5 with a thing of that name, if the name is in the picture; `presence` is not part of it.
         notes: remarks on the picture ("animated: the first of 12 frames is used") and on how sure its maps are.
         embedding: `[D]` float32, unit norm: the whole picture in the space it shares with the texts; None where nobody
             computed it.
@@ -117,7 +118,7 @@ class Localization:
 
     def boxes_by(self, rule: BoxRule) -> Boxes:
         """The boxes that another rule makes of the same maps; no model runs, and nothing here changes."""
-        return boxes_of(self.frame, self.maps, self.found, self.presence, self.names, rule)
+        return boxes_of(self.frame, self.maps, self.found, self.names, rule)
 
     def __repr__(self) -> str:
         width, height = self.image.size
@@ -146,18 +147,17 @@ def boxes_of(
     frame: Frame,
     maps: FloatArray,
     found: npt.NDArray[np.bool_],
-    presence: FloatArray | None,
     names: tuple[str, ...],
     rule: BoxRule,
 ) -> Boxes:
     """Maps `[P, H, W]` over a frame's input → the boxes of the names found, in original pixels."""
     asked = np.flatnonzero(found)
     x0, y0, x1, y1 = frame.visible_xyxy  # min_area is a share of the picture, not of its padding
-    on_map = boxes_from_maps(maps[asked, y0:y1, x0:x1], rule)
+    on_map = scored_boxes(maps[asked, y0:y1, x0:x1], rule)
     label = asked[on_map.index]
     return Boxes(
         xyxy=frame.to_original(on_map.xyxy + np.array([x0, y0, x0, y0])).astype(np.float32),
-        score=on_map.peak if presence is None else (on_map.peak * presence[label]).astype(np.float32),
+        score=on_map.score,
         label=label.astype(np.int64),
         names=names,
     )

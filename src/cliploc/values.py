@@ -139,7 +139,8 @@ class Boxes:
 
     Attributes:
         xyxy: `[n, 4]` float32.
-        score: `[n]` float32 in 0–1.
+        score: `[n]` float32 in 0–1: the estimated chance that a box has IoU ≥ 0.5 with a thing of its name, if that is
+            in the picture.
         label: `[n]` integers into `names`.
         names: what the labels mean.
     """

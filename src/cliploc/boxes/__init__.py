@@ -3,5 +3,15 @@
 from __future__ import annotations
 
 from cliploc.boxes.components import BoxRule, MapBoxes, boxes_from_maps, hot_levels
+from cliploc.boxes.quality import ScoredBoxes, features_of, score_of, scored_boxes
 
-__all__ = ["BoxRule", "MapBoxes", "boxes_from_maps", "hot_levels"]
+__all__ = [
+    "BoxRule",
+    "MapBoxes",
+    "ScoredBoxes",
+    "boxes_from_maps",
+    "features_of",
+    "hot_levels",
+    "score_of",
+    "scored_boxes",
+]

@@ -133,7 +133,7 @@ def _boxes(maps: FloatArray, rule: BoxRule, first_index: int) -> MapBoxes:
     xyxy, peak, index, area = xyxy[keep], peak[keep], index[keep], regions.area[keep]
     order = np.lexsort((-area, index)) if rule.components == "largest" else np.lexsort((-area, -peak, index))
     if rule.nms_iou is not None and rule.components == "all" and len(order) > len(np.unique(index)):
-        order = _suppress(xyxy, index, order, rule.nms_iou)
+        order = suppress(xyxy, index, order, rule.nms_iou)
     limit = 1 if rule.components == "largest" else rule.max_boxes
     if limit is not None:
         starts = np.searchsorted(index[order], np.arange(count))
@@ -213,7 +213,7 @@ def _thresholds(maps: FloatArray, largest: FloatArray, threshold: float | str) -
     return chosen
 
 
-def _suppress(
+def suppress(
     xyxy: FloatArray, index: npt.NDArray[np.int64], order: npt.NDArray[np.int64], iou: float
 ) -> npt.NDArray[np.int64]:
     """Greedy non-maximum suppression within each map, keeping the order, in which each map's boxes are neighbours."""

@@ -42,7 +42,9 @@ def annotate(
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where results go; a stopped run there is gone on with.")],
     formats: Annotated[str, typer.Option("--format", metavar="NAME,NAME", help="Names of `cliploc exports`.")] = "coco",
-    min_score: Annotated[float, typer.Option(metavar="0-1", help="Of a box.")] = 0.0,
+    min_score: Annotated[
+        float, typer.Option(metavar="0-1", help="Of a box: the estimated chance that it fits, if its name is there.")
+    ] = 0.0,
     nms_across: Annotated[
         float | None, typer.Option(metavar="0-1", help="Of boxes of different names with more IoU the better stays.")
     ] = None,

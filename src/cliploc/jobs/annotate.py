@@ -37,7 +37,7 @@ from cliploc.report.exports import AnnotatedPicture, Export, ExportSettings, cho
 from cliploc.report.review import REVIEW_KIND, write_review
 from cliploc.reporter import SILENT, Reporter
 
-SCHEMA_VERSION = 2  # of manifest.json, summary.json, decisions.json and the parts
+SCHEMA_VERSION = 3  # of manifest.json, summary.json, decisions.json and the parts
 KIND = RunKind(RUN_KIND, "an annotation", SCHEMA_VERSION, ".jsonl", frozenset({"root", "image_url"}))
 OWN_FILES = ("summary.json", "decisions.json")  # that every run may write
 REVIEWED = 100  # pictures of a review page, when nothing else is said
@@ -148,10 +148,11 @@ def annotate(
             come.
         formats: names of `cliploc.list_exports()`; those written before are kept up to date too.
         min_presence: least presence score of a name; a label's own threshold goes before it.
-        min_score: of a box: its peak in the map times that certainty.
+        min_score: of a box: the estimated chance that it has IoU ≥ 0.5 with a thing of its name, if that is there.
         max_boxes: at most so many a name in a picture, best first; None for all.
         min_area: of a box's region, as a share of the picture.
-        nms_across: of boxes of different names that overlap more than this IoU the better stays; None for all.
+        nms_across: of boxes of different names that overlap more than this IoU the one with the greater score ×
+            certainty stays; None for all.
         groups: what becomes of one large box round several things: "keep", "split" or "drop".
         review: so many of the least certain pictures go into review.html, the least certain first; 0 for no page.
         decisions: the file that a review page gave: boxes to drop, from now on.
@@ -425,6 +426,7 @@ class _AnnotatedFolder:
             tuple(kept),
             tuple(bool(row["groups"][i]) for i in kept),
             _margin(row),
+            np.array([row["certainty"][i] for i in kept], np.float32),
         )
 
     def count(self) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from cliploc.boxes import features_of, score_of
 from cliploc.boxes.groups import around_others, split_region
 from cliploc.config import DEFAULTS, OPTIONS, Options, choice, number
 from cliploc.errors import ModelError, UsageError
@@ -38,10 +39,11 @@ class BoxFilter:
 
     Attributes:
         min_presence: least presence score of a name, 0–1, where its label says nothing else.
-        min_score: of a box, 0–1: its peak in the map times that certainty.
+        min_score: of a box, 0–1: the estimated chance that it fits, if its name is in the picture.
         max_boxes: at most so many a name in a picture, best first; None for all.
         min_area: of a box's region, as a share of the picture.
-        nms_across: of boxes of different names that overlap more than this IoU the better stays; None for all.
+        nms_across: of boxes of different names that overlap more than this IoU the one with the greater score ×
+            certainty stays; None for all.
         groups: what becomes of one large box round several things: "keep" (it is marked, and reviewed first), "split"
             or "drop".
 
@@ -196,6 +198,7 @@ class AnnotateWorker:
             "margin": round(float(np.abs(known).min()), 4),
             "boxes": [[round(value, 2) for value in one.xyxy.astype(float).tolist()] for one in boxes],
             "scores": [round(one.score, 4) for one in boxes],
+            "certainty": [round(one.certain, 4) for one in boxes],
             "labels": [one.label for one in boxes],
             "groups": [int(one.group) for one in boxes],
         }
@@ -216,35 +219,33 @@ class AnnotateWorker:
 
     def _boxes(self, result: Localization, certain: FloatArray) -> list[_Box]:
         """Best first."""
-        chosen, factor = self._settings.filter, 1.0 if result.presence is not None else certain
-        scores = result.boxes.score * (factor if isinstance(factor, float) else factor[result.boxes.label])
+        chosen = self._settings.filter
         kept: list[_Box] = []
         for p in np.unique(result.boxes.label).tolist():
             if certain[p] < self._thresholds[p]:
                 continue
-            of_name = result.boxes.label == p
-            boxes = self._grouped(result, p, result.boxes.xyxy[of_name], scores[of_name], float(certain[p]))
+            boxes = self._grouped(result, p, float(certain[p]))
             boxes = sorted((one for one in boxes if one.score >= chosen.min_score), key=lambda one: -one.score)
             kept += boxes[: chosen.max_boxes]
-        kept.sort(key=lambda one: -one.score)
+        kept.sort(key=lambda one: -one.score * one.certain)
         return kept if chosen.nms_across is None else _apart(kept, chosen.nms_across)
 
-    def _grouped(
-        self, result: Localization, p: int, xyxy: FloatArray, scores: FloatArray, certain: float
-    ) -> list[_Box]:
+    def _grouped(self, result: Localization, p: int, certain: float) -> list[_Box]:
         """One name's boxes, with those round several things marked, split or dropped."""
-        mode = self._settings.filter.groups
+        mode, of_name = self._settings.filter.groups, result.boxes.label == p
+        xyxy, scores = result.boxes.xyxy[of_name], result.boxes.score[of_name]
         boxes: list[_Box] = []
         for box, score, around in zip(xyxy, scores, around_others(xyxy), strict=True):
             on_map = result.frame.to_input(box[None])[0]
             parts = split_region(result.maps[p], on_map, self._tau)
             if mode == "keep" or not (around or parts):
-                boxes.append(_Box(box, float(score), p, bool(around or parts)))
+                boxes.append(_Box(box, float(score), certain, p, bool(around or parts)))
             elif mode == "split" and not around:  # what is in a box round others is there already
-                corners = result.frame.to_original(np.stack([part for part, _ in parts]))
+                parts_on_map = np.stack([part for part, _ in parts])
+                of_parts = score_of(features_of(result.maps[p], parts_on_map, self.localizer.box_rule))
                 boxes += [
-                    _Box(corner, peak * certain, p, False)
-                    for corner, (_, peak) in zip(corners, parts, strict=True)
+                    _Box(corner, float(part_score), certain, p, False)
+                    for corner, part_score in zip(result.frame.to_original(parts_on_map), of_parts, strict=True)
                     if (corner[2:] > corner[:2]).all()
                 ]
         return boxes
@@ -254,6 +255,7 @@ class AnnotateWorker:
 class _Box:
     xyxy: npt.NDArray[np.floating[Any]]
     score: float
+    certain: float
     label: int
     group: bool
 

@@ -166,7 +166,7 @@ class Pipeline:
         maps, frame = self.views.finish(item, made.maps[b], task)
         reasons = reasons_of(task, item, evidence.absences[b], made.not_flat[b].tolist())
         there = np.array([reason is None for reason in reasons])
-        boxes = boxes_of(frame, maps, there, presence, item.texts.names, task.box_rule)
+        boxes = boxes_of(frame, maps, there, item.texts.names, task.box_rule)
         reasons = without_boxes(reasons, boxes, task.box_rule)
         return Localization(
             source=item.picture.source,

@@ -124,6 +124,7 @@ def _annotated(result: Localization) -> list[AnnotatedPicture]:
             box_ids=tuple(range(number)),
             groups=(False,) * number,
             margin=0.0,  # only used to sort pictures
+            certainty=None if result.presence is None else result.presence[boxes.label],
         )
     ]
 

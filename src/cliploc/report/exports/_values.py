@@ -31,11 +31,12 @@ class AnnotatedPicture:
         path: the file.
         size_wh: of the upright picture.
         xyxy: `[n, 4]` float32, upright original pixels, exclusive right and bottom edge.
-        score: `[n]` in 0–1.
+        score: `[n]` in 0–1: the estimated chance that a box fits, if its name is in the picture.
         label: `[n]` indices into the names.
         box_ids: `[n]`, of each box among those found in the picture, whatever was dropped since.
         groups: `[n]`, whether a box seems to go round several things.
         margin: how far the nearest name is from its threshold: how certain the picture is.
+        certainty: `[n]` in 0–1, how certain it is that a box's name is in the picture; None where nobody says.
     """
 
     number: int
@@ -48,6 +49,7 @@ class AnnotatedPicture:
     box_ids: tuple[int, ...]
     groups: tuple[bool, ...]
     margin: float
+    certainty: FloatArray | None = None
 
     def detections(self) -> Detections:
         """As `supervision`'s writers take them."""

@@ -9,7 +9,7 @@ from cliploc._files import write_whole
 from cliploc.report.exports._export import Export, Pictures, export
 from cliploc.report.exports._values import ExportSettings, number, rows
 
-HEAD = ("path", "label", "score", "x0", "y0", "x1", "y1", "width", "height")
+HEAD = ("path", "label", "score", "x0", "y0", "x1", "y1", "width", "height", "certainty")
 
 
 @export
@@ -17,7 +17,7 @@ class Table(Export):
     """A table with commas."""
 
     name = "csv"
-    about = "`path,label,score,x0,y0,x1,y1,width,height`; edges in pixels, right and bottom exclusive"
+    about = "`path,label,score,x0,y0,x1,y1,width,height,certainty`; edges in pixels, right and bottom exclusive"
     files = ("boxes.csv",)
 
     def write(self, pictures: Pictures, settings: ExportSettings, folder: Path) -> None:
@@ -28,10 +28,12 @@ class Table(Export):
                 writer = csv.writer(file)
                 writer.writerow(HEAD)
                 for one in pictures():
-                    for box, score, label in rows(one):
+                    known = [""] * len(one.xyxy) if one.certainty is None else map(number, one.certainty)
+                    for (box, score, label), certain in zip(rows(one), known, strict=True):
                         edges = [f"{value:.2f}" for value in box]
-                        writer.writerow([one.name, settings.names[label], number(score), *edges, *one.size_wh])
+                        name = settings.names[label]
+                        writer.writerow([one.name, name, number(score), *edges, *one.size_wh, certain])
                     if not len(one.xyxy):
-                        writer.writerow([one.name, "", "", "", "", "", "", *one.size_wh])
+                        writer.writerow([one.name, "", "", "", "", "", "", *one.size_wh, ""])
 
         write_whole(folder / self.files[0], fill)

@@ -1,0 +1,169 @@
+"""The score of a box: the chance that it fits, told by its map and calibrated on pictures with true boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from cliploc.boxes.components import BoxRule, boxes_from_maps, hot_levels, suppress
+from cliploc.values import FloatArray
+
+Floats = npt.NDArray[np.float64]
+
+MOVED = 0.1  # how far τ is moved to see whether a box depends on it
+RING = 0.5  # how far the ring round a box goes, as a share of the box's side
+PAIRS = 2**20  # of boxes that are compared at once; bounds the memory
+# Fitted by tools/score_study.py on the 118 tuning pictures (tools/tuning_boxes.json), with `mini` and `mini-vit` only;
+# docs/mini.md shows how far they hold.
+BIAS = -5.58
+WEIGHTS: Mapping[str, float] = {"contrast": 1.66, "stability": 2.79, "share": 3.49}
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a map shows of n boxes of one name. Nothing here depends on the size of the map or of the box.
+
+    Attributes:
+        contrast: `[n]`, (inside − around) / (inside + around) of the map's mean in the box and in a ring round the box.
+            The ring is half a side of the box wide, as far as the map goes; 0 where there is no ring.
+        stability: `[n]`, how little the box changes when the threshold is moved: its IoU with the box that is most like
+            it at τ + 0.1, and the same at τ − 0.1, averaged.
+        share: `[n]`, the sum of the map in the box, as a share of that of the box with the greatest sum.
+    """
+
+    contrast: Floats
+    stability: Floats
+    share: Floats
+
+
+@dataclass(frozen=True)
+class ScoredBoxes:
+    """The boxes of P maps, best first within each.
+
+    Attributes:
+        xyxy: `[n, 4]` float32, map pixels, exclusive right and bottom edge.
+        score: `[n]` float32 in 0–1: the estimated chance that the box has IoU ≥ 0.5 with what the map is of.
+        index: `[n]` integers: which map.
+    """
+
+    xyxy: FloatArray
+    score: FloatArray
+    index: npt.NDArray[np.int64]
+
+
+def scored_boxes(maps: FloatArray, rule: BoxRule) -> ScoredBoxes:
+    """The boxes of every map with their scores; `nms_iou` and `max_boxes` keep those with the best scores.
+
+    Args:
+        maps: `[P, H, W]`, non-negative; a map without positive values has no box.
+        rule: threshold and the rest.
+
+    Example:
+        >>> maps = np.zeros((1, 8, 8), np.float32)
+        >>> maps[0, 2:4, 5:8] = 1
+        >>> scored_boxes(maps, BoxRule()).score.round(2).tolist()
+        [0.98]
+    """
+    found = boxes_from_maps(maps, replace(rule, nms_iou=None, max_boxes=None))
+    score, starts = np.zeros(len(found.index), np.float32), np.searchsorted(found.index, np.arange(len(maps) + 1))
+    for heat, start, end in zip(maps, starts[:-1], starts[1:], strict=True):
+        if end > start:
+            score[start:end] = score_of(features_of(heat, found.xyxy[start:end], rule))
+    order = np.lexsort((-score, found.index))  # of equal scores the higher peak first, as it was
+    if rule.nms_iou is not None:
+        order = suppress(found.xyxy, found.index, order, rule.nms_iou)
+    if rule.max_boxes is not None:
+        first = np.searchsorted(found.index[order], np.arange(len(maps)))
+        order = order[np.arange(len(order)) - first[found.index[order]] < rule.max_boxes]
+    return ScoredBoxes(found.xyxy[order], score[order], found.index[order])
+
+
+def score_of(features: Features) -> FloatArray:
+    """`[n]` in 0–1: a logistic model of the features.
+
+    Example:
+        >>> sure, doubtful = np.array([0.7]), np.array([0.1])
+        >>> bool(score_of(Features(sure, sure, sure)) > score_of(Features(doubtful, doubtful, doubtful)))
+        True
+    """
+    logit = BIAS + sum(weight * getattr(features, name) for name, weight in WEIGHTS.items())
+    score: FloatArray = (1 / (1 + np.exp(-logit))).astype(np.float32)
+    return score
+
+
+def features_of(heat: FloatArray, xyxy: npt.ArrayLike, rule: BoxRule) -> Features:
+    """Measures the boxes of one name.
+
+    Args:
+        heat: `[H, W]`, non-negative, not all zero.
+        xyxy: `[n, 4]`, all the name's boxes, map pixels; edges are taken at the nearest pixel. None is empty.
+        rule: by which they were made.
+
+    Example:
+        >>> heat = np.zeros((4, 8), np.float32)
+        >>> heat[:, 2:4] = 1
+        >>> features_of(heat, [[2, 0, 4, 4]], BoxRule())
+        Features(contrast=array([1.]), stability=array([1.]), share=array([1.]))
+    """
+    boxes = np.rint(np.asarray(xyxy, np.float64)).astype(np.int64).reshape(-1, 4)
+    sums: Floats = np.asarray(cv2.integral(np.ascontiguousarray(heat, np.float32), sdepth=cv2.CV_64F), np.float64)
+    height, width = heat.shape
+    reach = np.ceil(RING * (boxes[:, 2:] - boxes[:, :2])).astype(np.int64)
+    low, high = np.maximum(boxes[:, :2] - reach, 0), np.minimum(boxes[:, 2:] + reach, [width, height])
+    wide = np.concatenate([low, high], axis=1).astype(np.int64)
+    area, within = _areas(boxes), _sums(sums, boxes)
+    ring = _areas(wide) - area
+    inside = within / area
+    around = np.divide(_sums(sums, wide) - within, ring, out=inside.copy(), where=ring > 0).clip(min=0)
+    both = inside + around
+    contrast = np.divide(inside - around, both, out=np.zeros_like(both), where=both > 0)
+    level, top = float(hot_levels(heat[None], rule.threshold)[0]), float(heat.max())
+    like = [_likeness(boxes, _regions(heat, level + step * top, rule)) for step in (MOVED, -MOVED)]
+    return Features(contrast, (like[0] + like[1]) / 2, within / max(within.max(initial=0), np.finfo(float).tiny))
+
+
+def _areas(xyxy: npt.NDArray[np.int64]) -> Floats:
+    areas: Floats = (xyxy[:, 2:] - xyxy[:, :2]).prod(axis=1).astype(np.float64)
+    return areas
+
+
+def _sums(sums: Floats, xyxy: npt.NDArray[np.int64]) -> Floats:
+    """`[n]`, of the map's values in each box, by its summed-area table."""
+    left, top, right, bottom = xyxy.T
+    total: Floats = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
+    return total
+
+
+def _regions(heat: FloatArray, level: float, rule: BoxRule) -> npt.NDArray[np.int64]:
+    """`[m, 4]`, the boxes of all hot regions above a level, however small.
+
+    Outlines take a tenth of the time of `cv2.connectedComponentsWithStats`, which twice a map would be most of a
+    score's cost. They know 8 neighbours only, and no parts.
+    """
+    if rule.split_peaks < 1 or rule.connectivity == 4:
+        share = min(max(level / float(heat.max()), 0.0), 1.0)
+        every = replace(rule, threshold=share, components="all", min_area=0.0, nms_iou=None, max_boxes=None)
+        return boxes_from_maps(heat[None], every).xyxy.astype(np.int64)
+    hot = (heat > np.float32(max(level, 0.0))).astype(np.uint8)
+    outlines, nested = cv2.findContours(hot, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    outer = [one for one, (*_, parent) in zip(outlines, nested[0], strict=True) if parent < 0] if outlines else []
+    boxes = np.array([cv2.boundingRect(one) for one in outer], np.int64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    return boxes
+
+
+def _likeness(boxes: npt.NDArray[np.int64], others: npt.NDArray[np.int64]) -> Floats:
+    """`[n]`, the IoU of each box with the one of the others that is most like it; 0 where there is none."""
+    best, rows = np.zeros(len(boxes)), max(1, PAIRS // max(1, len(others)))
+    area, other_area = _areas(boxes), _areas(others)
+    for start in range(0, len(boxes), rows):
+        part = slice(start, start + rows)
+        low = np.maximum(boxes[part, None, :2], others[None, :, :2])
+        high = np.minimum(boxes[part, None, 2:], others[None, :, 2:])
+        shared = (high - low).clip(min=0).prod(axis=2)  # [rows, m]
+        best[part] = (shared / (area[part, None] + other_area - shared)).max(axis=1, initial=0)
+    return best
