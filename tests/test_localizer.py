@@ -52,7 +52,8 @@ def backbones():
 
 def build(backbone, **options):
     method = "cam" if backbone.kind == "cnn" else "grad_cam"
-    return Localizer(backbone, **{"method": method, "templates": TEMPLATE, "threshold": 0.5, **options})
+    given = {"method": method, "templates": TEMPLATE, "threshold": 0.5, "min_presence": 0, **options}
+    return Localizer(backbone, **given)
 
 
 @pytest.fixture
@@ -744,7 +745,7 @@ def test_a_batch_too_large_for_the_memory_is_done_in_halves(backbones, monkeypat
 @pytest.mark.parametrize("options", [{}, {"resize": "pad", "scales": (1, 1.5), "flip": True}])
 def test_maps_of_absent_names_can_be_left_out_and_the_others_are_the_same(gap, options):
     gap.presence = lambda cosine: torch.sigmoid(20 * cosine)
-    localizer = build(gap, **options)
+    localizer = build(gap, min_presence=0.5, **options)
     whole = list(localizer.compare(PHOTOS, ["red", "green", "blue"], ["cam", "grad_cam"]))
     some = list(localizer.compare(PHOTOS, ["red", "green", "blue"], ["cam", "grad_cam"], absent_maps=False))
     absent = 0

@@ -542,7 +542,7 @@ class Options:
         check=number("min_presence", 0, 1),
         parse=parse_float,
         help="Names with a lower presence score are not found; 0 boxes every name. It is no probability.",
-        about="Only calibrated models have presence scores; others ignore it.",
+        about="Models that are not calibrated compare a name with a bank of other names; see docs/presence.md.",
     )
     device: str | None = option(
         None,

@@ -19,6 +19,7 @@ from cliploc.values import Boxes, FloatArray
 if TYPE_CHECKING:
     from PIL import Image
 
+PresenceRule = Literal["calibrated", "bank"]
 NOTEBOOK_SIDE = 640  # pixels of the longer side of a picture in a notebook
 
 
@@ -31,7 +32,7 @@ class Localization:
         image: the upright RGB picture.
         names: what was asked for, in order.
         scores: `[P]` float32, image–text cosine.
-        presence: `[P]` float32, presence score of each name (`Backbone.presence`); None where the model has none.
+        presence: `[P]` float32, presence score of each name; None where there is none. See docs/presence.md.
         found: `[P]` bool.
         reasons: for each name, why it was not found; None when it was.
         maps: `[P, H, W]` float32 in 0–1 over the model's input; over the picture after a refinement such as `guided`.
@@ -44,6 +45,10 @@ class Localization:
         method: the title of the method that made the maps; "" where nobody says.
         model: the model's name; "" where nobody says.
         threshold: τ of the boxes, or "auto" (`BoxRule.threshold`); None where nobody says.
+        presence_rule: where presence comes from: "calibrated" on the model itself (`Backbone.presence`), or "bank",
+            uncalibrated, by competition with a bank of other names; None where there is none.
+        ranks: `[P]` int64, 1 where no name of the bank fits better than this; None unless the rule is "bank".
+        probabilities: `[P]` float32, softmax of each name among its rivals in the bank; None unless the rule is "bank".
     """
 
     source: str
@@ -61,6 +66,16 @@ class Localization:
     method: str = ""
     model: str = ""
     threshold: float | Literal["auto"] | None = None
+    presence_rule: PresenceRule | None = None
+    ranks: npt.NDArray[np.int64] | None = None
+    probabilities: FloatArray | None = None
+
+    def presence_text(self, index: int) -> str:
+        """A name's presence score in words: "0.93", or "0.93 uncalibrated, rank 4"; "–" where there is none."""
+        if self.presence is None or not np.isfinite(self.presence[index]):
+            return "–"
+        rank = "" if self.ranks is None else f", rank {self.ranks[index]}"
+        return f"{self.presence[index]:.2f}" + (f" uncalibrated{rank}" if self.presence_rule == "bank" else "")
 
     @property
     def heatmaps(self) -> FloatArray:

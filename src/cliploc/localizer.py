@@ -6,7 +6,7 @@ import os
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple, overload
 
 import torch
@@ -21,6 +21,8 @@ from cliploc.heads import load_head, read_config
 from cliploc.images import ImageLike, Picture, pictures_in
 from cliploc.localization import Localization
 from cliploc.method import Method
+from cliploc.pipeline.bank import VERSION as BANK_VERSION
+from cliploc.pipeline.bank import Bank
 from cliploc.pipeline.modes import own_modes, undisturbed
 from cliploc.pipeline.pipeline import Pipeline
 from cliploc.pipeline.prepare import OnError, Prepared
@@ -134,6 +136,7 @@ class Localizer:
         head = None if head_file is None else (head_file, load_head(head_file, self.backbone))
         cache = _text_cache_of(self.backbone) if given.text_cache else None
         self._texts = Texts(self.backbone, self.templates, given.background, cache, given.memory)
+        self._bank = Bank(self._texts, partial(_text_cache_of, self.backbone))
         own = given.filled({} if self.recipe is None else self.recipe.options)
         self._own = Pipeline(self.backbone, self._texts, own, head, encoder)
         # Methods that a caller names run as published, whatever the recipe has.
@@ -171,6 +174,11 @@ class Localizer:
     def input_hw(self) -> tuple[int, int]:
         """Height and width of the model's input at scale 1, in pixels."""
         return self._own.preparation.input_hw
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the model itself gives presence scores; else a bank of other names does."""
+        return self.backbone.presence(torch.zeros(1)) is not None
 
     # ------------------------------------------------------------------------------------------------------ use it
     @overload
@@ -220,7 +228,8 @@ class Localizer:
             One `Localization` a picture.
         """
         tasks = {self.method.name: self._task}
-        with closing(self._own.run(_requests(images, names), tasks, absent_maps, reporter, on_error)) as results:
+        requests, bank = _requests(images, names), self._bank_where(None)
+        with closing(self._own.run(requests, tasks, absent_maps, bank, reporter, on_error)) as results:
             for result in results:
                 if result.error is None:
                     yield result.found[self.method.name]
@@ -234,6 +243,7 @@ class Localizer:
         on_error: OnError = "raise",
         reporter: Reporter = SILENT,
         absent_maps: bool = True,
+        presence: bool | None = None,
     ) -> Generator[dict[str, Localization], None, None]:
         """As `stream`, with several methods beside each other out of one forward pass of the tower.
 
@@ -249,6 +259,8 @@ class Localizer:
             reporter: as for `stream`.
             absent_maps: whether names that are not in a picture have a map too; without, theirs is zero, and the time
                 that it takes is saved.
+            presence: whether a model that is not calibrated compares names with a bank of others (docs/presence.md);
+                None: where `min_presence` is above 0. Calibrated models have presence scores in any case.
 
         Yields:
             For each picture, the `Localization` by every method, under the text it was asked for.
@@ -262,9 +274,8 @@ class Localizer:
             >>> list(both)
             ['cam', 'layer_cam']
         """
-        results = self._named.run(
-            _requests(images, names), self._named.tasks_of(methods), absent_maps, reporter, on_error
-        )
+        tasks, bank = self._named.tasks_of(methods), self._bank_where(presence)
+        results = self._named.run(_requests(images, names), tasks, absent_maps, bank, reporter, on_error)
         return _found_in(results)
 
     def compare_figure(
@@ -303,6 +314,7 @@ class Localizer:
         *,
         reporter: Reporter = SILENT,
         absent_maps: bool = True,
+        presence: bool | None = None,
     ) -> Generator[Result, None, None]:
         """Works through requests, each with an id of its own; what `stream` and `compare` are made of.
 
@@ -311,6 +323,7 @@ class Localizer:
             methods: as for `compare`; None for the localizer's own.
             reporter: as for `stream`.
             absent_maps: as for `compare`.
+            presence: as for `compare`.
 
         Yields:
             For each request in order, its id with what was found, or with the error of a picture that cannot be read.
@@ -325,9 +338,14 @@ class Localizer:
             >>> result.id, list(result.found)
             ('a', ['cam'])
         """
+        bank = self._bank_where(presence)
         if methods is None:
-            return self._own.run(requests, {self.method.name: self._task}, absent_maps, reporter, "skip")
-        return self._named.run(requests, self._named.tasks_of(methods), absent_maps, reporter, "skip")
+            return self._own.run(requests, {self.method.name: self._task}, absent_maps, bank, reporter, "skip")
+        return self._named.run(requests, self._named.tasks_of(methods), absent_maps, bank, reporter, "skip")
+
+    def _bank_where(self, presence: bool | None) -> Bank | None:
+        """The bank where names are compared with it; None where they are not."""
+        return self._bank if (self.options.min_presence > 0 if presence is None else presence) else None
 
     @overload
     def classify(
@@ -475,6 +493,7 @@ class Localizer:
         spec, given = (self.method.name, self.options.method_options) if method is None else (method, options or {})
         task = pipeline.tasks.make(spec, given)
         told_otherwise = {"pretrained", "method_options", "head"}  # by `weights`, `options` and `heads`
+        by_bank = self.options.min_presence > 0 and not self.calibrated
         return {
             **{name: getattr(pipeline.options, name) for name in RESULT_OPTIONS if name not in told_otherwise},
             "model": self.backbone.name,
@@ -492,6 +511,7 @@ class Localizer:
             **asdict(task.box_rule),
             "precision": self.precision,
             "masked_precision": self.masked_precision,
+            **({"presence_bank": BANK_VERSION} if by_bank else {}),
         }
 
     @cached_property

@@ -250,6 +250,32 @@ def imagenet_classes() -> tuple[ImageNetClass, ...]:
     return tuple(classes)
 
 
+def coco_names() -> tuple[tuple[str, ...], ...]:
+    """COCO's 80 categories, each name with other words for the same thing.
+
+    Example:
+        >>> coco_names()[1]
+        ('bicycle', 'bike')
+    """
+    return _packaged_entries("coco.txt")
+
+
+def no_object_sentences() -> tuple[tuple[str, ...], ...]:
+    """Sentences for a picture that shows no thing, each with the words that it names nevertheless.
+
+    Example:
+        >>> no_object_sentences()[0], no_object_sentences()[21]
+        (('a photo.',), ('a photo of the sky.', 'sky'))
+    """
+    return _packaged_entries("no_object.txt")
+
+
+def _packaged_entries(file: str) -> tuple[tuple[str, ...], ...]:
+    """The lines of a file of the package, each split at its "|"; those that begin with # are left out."""
+    lines = (resources.files("cliploc") / "prompt_data" / file).read_text(encoding="utf-8").splitlines()
+    return tuple(tuple(line.split("|")) for line in lines if not line.startswith("#"))
+
+
 def read_classes(path: str | Path) -> list[str]:
     """Names out of a file, one a line, for `parse`: `name`, `name|synonym`, or a WordNet id of ImageNet.
 

@@ -237,10 +237,20 @@ def test_filters_by_score_number_and_overlap_across_names(folder, plain, tmp_pat
     assert dropped > 0
 
 
-def test_a_model_without_calibration_shares_its_certainty_among_names_and_background(folder, tmp_path, monkeypatch):
+def test_a_model_without_calibration_compares_names_with_a_bank(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(type(create_once()), "presence", lambda *_: None)
+    result = annotate(folder / "*.png", ["cat", "dog", "teapot"], tmp_path, formats=["csv"], review=0, **OPTIONS)
+    assert dict(result.with_label) == {"cat": 2, "dog": 1, "teapot": 0}
+
+
+def test_at_a_minimum_of_zero_such_a_model_shares_its_certainty_among_names_and_background(
+    folder, tmp_path, monkeypatch
+):
     monkeypatch.setattr(type(create_once()), "presence", lambda *_: None)
     settings = AnnotatorSettings(
-        labels_of(["cat", "dog", "background: teapot|kettle"]), BoxFilter(), Options(batch_size=2, device="cpu")
+        labels_of(["cat", "dog", "background: teapot|kettle"]),
+        BoxFilter(min_presence=0),
+        Options(batch_size=2, device="cpu"),
     )
     worker = settings()
     found = worker.localizer(folder / "cat.png", ["cat", "dog"])
@@ -248,8 +258,8 @@ def test_a_model_without_calibration_shares_its_certainty_among_names_and_backgr
     vectors = worker.localizer.embed_names(["cat", "dog", "teapot|kettle"]).numpy()
     expected = np.exp(float(worker.localizer.backbone.logit_scale) * vectors @ found.embedding)
     np.testing.assert_allclose(certain, (expected / expected.sum())[:2], rtol=1e-3)
-    result = annotate(folder / "*.png", ["cat", "dog", "teapot"], tmp_path, formats=["csv"], review=0, **OPTIONS)
-    assert dict(result.with_label) == {"cat": 2, "dog": 1, "teapot": 0}
+    options = {"formats": ["csv"], "review": 0, "min_presence": 0, **OPTIONS}
+    annotate(folder / "*.png", ["cat", "dog", "teapot"], tmp_path, **options)
     scores = [score for row in rows(tmp_path).values() for score in row["scores"]]
     assert max(scores) <= 1
 

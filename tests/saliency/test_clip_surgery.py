@@ -94,7 +94,8 @@ def test_the_localizer_puts_the_empty_name_in_the_prompts_templates(background: 
 def test_a_method_that_asks_nothing_redundant_costs_no_text() -> None:
     backbone = tower("vit")
     backbone.texts = Counting(backbone.texts)
-    Localizer(backbone, method="maskclip", templates=["{}"])(torch.zeros(20, 24, 3, dtype=torch.uint8).numpy(), ["cat"])
+    localizer = Localizer(backbone, method="maskclip", templates=["{}"], min_presence=0)
+    localizer(torch.zeros(20, 24, 3, dtype=torch.uint8).numpy(), ["cat"])
     assert backbone.texts.asked == ["cat"]
 
 

@@ -220,8 +220,9 @@ def _lines(result: Localization) -> list[Sequence[str | Text]]:
             rows.append((name, Text("no", style="yellow"), result.reasons[index] or ""))
             continue
         of_name = result.boxes.label == index
+        presence = "" if result.presence_rule == "calibrated" else f"  presence {result.presence_text(index)}"
         boxes = [
-            f"score {score:.2f}  box {box_text(xyxy)}"
+            f"score {score:.2f}  box {box_text(xyxy)}{presence}"
             for xyxy, score in zip(result.boxes.xyxy[of_name], result.boxes.score[of_name], strict=True)
         ]
         rows.append((name, Text("found", style="green"), boxes[0]))

@@ -24,6 +24,7 @@ from cliploc.jobs.pictures import bad_name
 from cliploc.jobs.sources import Digests
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
+from cliploc.pipeline.bank import VERSION as BANK_VERSION
 from cliploc.pipeline.requests import Request, Result
 from cliploc.reporter import SILENT, Reporter, halved_note
 from cliploc.values import FloatArray
@@ -116,12 +117,14 @@ class AnnotateWorker:
         self._rivals: torch.Tensor | None = None
         if labels.background:
             self._rivals = self.localizer.embed_names(labels.background).float().cpu()  # [K, D]
+        self._asks_presence = bool(self._thresholds.max() > 0)  # one rule for all names, also those with @0
         tau = self.localizer.box_rule.threshold
         self._tau = 0.4 if isinstance(tau, str) else float(tau)
 
     def describe(self) -> dict[str, Any]:
         """Everything that makes the boxes, the defaults filled in."""
-        return {**self.localizer.describe(), **asdict(self._settings.filter)}
+        by_bank = {"presence_bank": BANK_VERSION} if self._asks_presence and not self.localizer.calibrated else {}
+        return {**self.localizer.describe(), **asdict(self._settings.filter), **by_bank}
 
     def stream(self, shards: Iterable[Shard], reporter: Reporter = SILENT) -> Generator[Part, None, None]:
         """See `cliploc.jobs.engine.Worker.stream`."""
@@ -163,6 +166,7 @@ class AnnotateWorker:
             requests(),
             reporter=Reporter(masked=reporter.masked, halved=lambda count: notes.append(halved_note(count))),
             absent_maps=False,
+            presence=self._asks_presence,
         )
         try:
             for result in results:
@@ -206,8 +210,8 @@ class AnnotateWorker:
     def _certainty(self, result: Localization) -> FloatArray:
         """`[P]`: how certain it is that each name is in the picture.
 
-        The presence score where the model has one; else the share of it among all names and the background,
-        softmax at the model's logit scale, in which some name always wins.
+        The presence score; without one, as every name is boxed at a minimum of 0 and the model is not calibrated, the
+        name's share among all names and the background, softmax at the model's logit scale.
         """
         if result.presence is not None:
             return result.presence

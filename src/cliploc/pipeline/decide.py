@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from cliploc.boxes import BoxRule
+from cliploc.localization import PresenceRule
+from cliploc.pipeline.bank import Bank
 from cliploc.pipeline.prepare import Prepared
 from cliploc.pipeline.tasks import Task
 from cliploc.pipeline.texts import Texts
@@ -25,13 +27,19 @@ class Evidence:
 
     Attributes:
         scores: `[B, P]` cosines.
-        presence: `[B, P]` presence scores; None where the model is not calibrated.
+        presence: `[B, P]` presence scores; None where there are none.
         absences: for each picture and name, why it is not there; None where it is.
+        rule: where the presence scores come from; None where there are none.
+        ranks: `[B, P]` of the bank's rule, the best of whole picture and windows; None by another rule.
+        probabilities: `[B, P]` as `ranks`.
     """
 
     scores: Tensor
     presence: Tensor | None
     absences: list[Reasons]
+    rule: PresenceRule | None
+    ranks: Tensor | None
+    probabilities: Tensor | None
 
 
 def weigh(
@@ -42,17 +50,32 @@ def weigh(
     texts: Texts,
     backbone: Backbone,
     min_presence: float,
+    bank: Bank | None = None,
 ) -> Evidence:
-    """Compares pictures `[B, D]` and the windows `[W, D]` of each with their names `[B, P, D]`."""
+    """Compares pictures `[B, D]` and the windows `[W, D]` of each with their names `[B, P, D]`.
+
+    A bank gives presence scores where the model is not calibrated; None: then there are none.
+    """
     scores = torch.einsum("bd,bpd->bp", embedding, names)  # [B, P]
-    presence = backbone.presence(scores)
+    presence, ranks, probabilities = backbone.presence(scores), None, None
+    rule: PresenceRule | None = None
     if presence is not None:
+        rule = "calibrated"
         presence = torch.stack(
             [
                 with_windows(of_whole, backbone.presence(seen @ asked.T))
                 for of_whole, seen, asked in zip(presence, windows, names, strict=True)
             ]
         )
+    elif bank is not None:
+        views = [torch.cat([whole[None], seen]) for whole, seen in zip(embedding, windows, strict=True)]  # [1 + W, D]
+        standings = [bank.standing(seen, item.texts.synonyms) for seen, item in zip(views, batch, strict=True)]
+        of_bank = [one for one in standings if one is not None]  # all or none of them
+        if of_bank:
+            rule = "bank"
+            presence = torch.stack([with_windows(one.presence[0], one.presence[1:]) for one in of_bank])
+            ranks = torch.stack([one.rank.amin(dim=0) for one in of_bank])
+            probabilities = torch.stack([one.probability.amax(dim=0) for one in of_bank])
     if texts.background is not None:
         rivals, rival = (embedding @ texts.background.T).max(dim=1)  # [B]
     absences: list[Reasons] = []
@@ -63,10 +86,11 @@ def weigh(
             if reason is None and texts.background is not None and rivals[b] >= scores[b, p]:
                 reason = f"the background {texts.background_synonyms[int(rival[b])][0]!r} fits better"
             if reason is None and presence is not None and presence[b, p] < min_presence:
-                reason = absence(float(presence[b, p]), min_presence)
+                rank = None if ranks is None else int(ranks[b, p])
+                reason = absence(float(presence[b, p]), min_presence, rank)
             absent.append(reason)
         absences.append(tuple(absent))
-    return Evidence(scores, presence, absences)
+    return Evidence(scores, presence, absences, rule, ranks, probabilities)
 
 
 def with_windows(whole: Tensor, windows: Tensor | None) -> Tensor:
@@ -92,9 +116,15 @@ def with_windows(whole: Tensor, windows: Tensor | None) -> Tensor:
     return torch.maximum(whole, odds.sigmoid())
 
 
-def absence(presence: float, least: float) -> str:
-    """Why a name whose presence score is below the least is not found."""
-    return f"not in the picture: presence {presence:.2f} is below {least:g}"
+def absence(presence: float, least: float, rank: int | None = None) -> str:
+    """Why a name whose presence score is below the least is not found; with its rank in the bank where that decides.
+
+    Example:
+        >>> absence(0.2, 0.5, 312)
+        'not in the picture: presence 0.20 (uncalibrated, rank 312) is below 0.5'
+    """
+    of_bank = "" if rank is None else f" (uncalibrated, rank {rank})"
+    return f"not in the picture: presence {presence:.2f}{of_bank} is below {least:g}"
 
 
 def reasons_of(task: Task, item: Prepared, absent: Reasons, not_flat: Sequence[bool]) -> Reasons:

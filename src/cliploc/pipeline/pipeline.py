@@ -17,6 +17,7 @@ from cliploc.config import Options
 from cliploc.errors import UsageError
 from cliploc.localization import Localization, boxes_of
 from cliploc.method import TrainedHead
+from cliploc.pipeline.bank import Bank
 from cliploc.pipeline.decide import Evidence, reasons_of, weigh, without_boxes
 from cliploc.pipeline.looks import Wanted
 from cliploc.pipeline.modes import undisturbed
@@ -107,6 +108,7 @@ class Pipeline:
         requests: Iterable[Request],
         tasks: Mapping[str, Task],
         absent_maps: bool,
+        bank: Bank | None,
         reporter: Reporter,
         on_error: OnError,
     ) -> Generator[Result, None, None]:
@@ -114,7 +116,7 @@ class Pipeline:
         with self.batches(requests, on_error) as gathered:
             for batch in gathered:
                 readable = [item for item in batch if isinstance(item, Prepared)]
-                found = self._localize(readable, tasks, absent_maps, reporter) if readable else iter(())
+                found = self._localize(readable, tasks, absent_maps, bank, reporter) if readable else iter(())
                 for item in batch:
                     if isinstance(item, Prepared):
                         yield Result(item.id, next(found))
@@ -123,7 +125,12 @@ class Pipeline:
                         yield Result(item.id, error=item.error)
 
     def _localize(
-        self, batch: Sequence[Prepared], tasks: Mapping[str, Task], absent_maps: bool, reporter: Reporter
+        self,
+        batch: Sequence[Prepared],
+        tasks: Mapping[str, Task],
+        absent_maps: bool,
+        bank: Bank | None,
+        reporter: Reporter,
     ) -> Iterator[dict[str, Localization]]:
         """For each picture, its results by every task; by halves of the batch where memory is short."""
         try:
@@ -131,13 +138,13 @@ class Pipeline:
                 batch,
                 list(tasks.values()),
                 reporter.masked,
-                None if absent_maps else partial(self._wanted, batch, tasks),
+                None if absent_maps else partial(self._wanted, batch, tasks, bank),
             )
         except (RuntimeError, MemoryError) as error:
             if len(batch) == 1 or not out_of_memory(error):
                 raise
         else:
-            yield from self._results(batch, tasks, computed)
+            yield from self._results(batch, tasks, bank, computed)
             return
         # Only here is the error forgotten, and with it whatever its frames kept in memory.
         reporter.halved(len(batch))
@@ -145,12 +152,12 @@ class Pipeline:
             torch.cuda.empty_cache()
         half = (len(batch) + 1) // 2
         for part in (batch[:half], batch[half:]):
-            yield from self._localize(part, tasks, absent_maps, reporter)
+            yield from self._localize(part, tasks, absent_maps, bank, reporter)
 
     def _results(
-        self, batch: Sequence[Prepared], tasks: Mapping[str, Task], computed: Computed
+        self, batch: Sequence[Prepared], tasks: Mapping[str, Task], bank: Bank | None, computed: Computed
     ) -> Iterator[dict[str, Localization]]:
-        evidence = self._weigh(batch, computed.embedding, computed.names, computed.windows)
+        evidence = self._weigh(batch, bank, computed.embedding, computed.names, computed.windows)
         for b in range(len(batch)):
             yield {
                 spec: self._result(batch[b], b, task, made, computed, evidence)
@@ -184,24 +191,33 @@ class Pipeline:
             method=task.method.title,
             model=self.backbone.name,
             threshold=task.box_rule.threshold,
+            presence_rule=evidence.rule,
+            ranks=None if evidence.ranks is None else evidence.ranks[b].cpu().numpy(),
+            probabilities=None if evidence.probabilities is None else evidence.probabilities[b].cpu().numpy(),
         )
 
     @undisturbed
     def _weigh(
-        self, batch: Sequence[Prepared], embedding: Tensor, names: Tensor, windows: Sequence[Tensor]
+        self,
+        batch: Sequence[Prepared],
+        bank: Bank | None,
+        embedding: Tensor,
+        names: Tensor,
+        windows: Sequence[Tensor],
     ) -> Evidence:
-        return weigh(batch, embedding, names, windows, self._texts, self.backbone, self.options.min_presence)
+        return weigh(batch, embedding, names, windows, self._texts, self.backbone, self.options.min_presence, bank)
 
     def _wanted(
         self,
         batch: Sequence[Prepared],
         tasks: Mapping[str, Task],
+        bank: Bank | None,
         embedding: Tensor,
         names: Tensor,
         windows: Sequence[Tensor],
     ) -> Wanted:
         """For each picture and name, whether any task says that it is there."""
-        evidence = self._weigh(batch, embedding, names, windows)
+        evidence = self._weigh(batch, bank, embedding, names, windows)
         return [
             [
                 any(task.reason(words, reason) is None for task in tasks.values())

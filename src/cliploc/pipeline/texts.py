@@ -68,6 +68,38 @@ class Texts:
                     self._memory.keep_text(self.backbone, words, self.templates, embedding)
         return torch.stack([self._embeddings[words] for words in known])
 
+    @undisturbed
+    def embed_together(self, texts: TextSet, cache: TextCache | None) -> Tensor:
+        """`[P, D]` unit norm of names that belong together: kept as one, in memory and on disk, and always made as one.
+
+        So they are the same to the last bit whatever else was embedded before, and quickly read.
+
+        Args:
+            texts: the names; their templates play no part.
+            cache: where they are on disk, which may be another than that of single names; None: nowhere.
+        """
+        key = tuple("|".join(words) for words in texts.synonyms)
+        kept = None if self._memory is None else self._memory.text(self.backbone, key, self.templates)
+        size = self.backbone.embedding_size
+        if kept is None and cache is not None:
+            kept = cache.get(key, self.templates, len(key) * size)
+        if kept is None:
+            starts = range(0, len(key), NAMES_AT_ONCE)
+            parts = [texts.synonyms[start : start + NAMES_AT_ONCE] for start in starts]
+            made = [prompts.embed(TextSet(tuple(w[0] for w in p), p, self.templates), self._encode) for p in parts]
+            kept = torch.cat(made).flatten()
+            if cache is not None:
+                cache.put(key, self.templates, kept)
+        if self._memory is not None:
+            self._memory.keep_text(self.backbone, key, self.templates, kept)
+        return kept.to(self.backbone.device).view(len(key), size)
+
+    def beside(self, templates: tuple[str, ...]) -> Texts:
+        """What embeds names with other templates, without a background; the same cache and memory serve it."""
+        if templates == self.templates:
+            return self
+        return Texts(self.backbone, templates, (), self._cache, self._memory)
+
     def directions(self, embeddings: Tensor) -> Tensor:
         """Embeddings `[..., P, D]` → what methods are asked for: the mean of the background is subtracted, if any."""
         return embeddings if self.background is None else embeddings - self.background.mean(dim=0)

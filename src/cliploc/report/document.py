@@ -129,6 +129,9 @@ def _name(result: Localization, index: int) -> dict[str, Any]:
         "reason": None if reason is None else _text(reason),
         "score": _number(result.scores[index], 4),
         "presence": None if result.presence is None else _number(result.presence[index], 4),
+        "presence_rule": result.presence_rule,
+        "rank": None if result.ranks is None else int(result.ranks[index]),
+        "probability": None if result.probabilities is None else _number(result.probabilities[index], 4),
         "boxes": [
             {"xyxy": [_number(value, 2) for value in boxes.xyxy[i]], "score": _number(boxes.score[i], 4)}
             for i in range(len(boxes))

@@ -164,7 +164,7 @@ def verdict(result: Localization, index: int) -> str:
     if np.isfinite(result.scores[index]):
         words.append(f"cosine {result.scores[index]:.3f}")
     if found and result.presence is not None and np.isfinite(result.presence[index]):
-        words.append(f"presence {result.presence[index]:.2f}")
+        words.append(f"presence {result.presence_text(index)}")
     if not found and result.reasons[index]:
         words.append(str(result.reasons[index]))
     return " · ".join(words)
@@ -176,10 +176,12 @@ def file_name(result: Localization) -> str:
 
 
 def run_line(result: Localization) -> str:
-    """What made the result: "CAM · mini · τ 0.40"; "" where nobody says."""
+    """What made the result: "CAM · mini · τ 0.40", and whether presence is uncalibrated; "" where nobody says."""
     words = [result.method, result.model]
     if result.threshold is not None:
         words.append("τ auto" if result.threshold == "auto" else f"τ {result.threshold:.2f}")
+    if result.presence_rule == "bank":
+        words.append("presence uncalibrated")
     return " · ".join(filter(None, words))
 
 

@@ -174,7 +174,7 @@ def _row(item: PageItem, index: int, name: str) -> dict[str, Any]:
         "there": name in item.truth,
         "found": bool(result.found[index]),
         "score": result.scores[index],
-        "presence": None if result.presence is None else result.presence[index],
+        "presence": result.presence_text(index),
         "box": [end for box in best for end in box],
         "iou": item.ious.get(name),
         "judgement": judgement(item, name, bool(result.found[index]), item.ious.get(name)),

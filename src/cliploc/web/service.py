@@ -277,7 +277,7 @@ class Service:
         def compute() -> list[dict[str, Localization]]:
             with _Interruptible(reporter) as told:
                 counted = replace(reporter, masked=told.masked)
-                return list(localizer.compare([picture.image], settings.asked, asked, reporter=counted))
+                return list(localizer.compare([picture.image], settings.asked, asked, reporter=counted, presence=True))
 
         # At threshold 0 no name is rejected for small regions: another threshold may find it later.
         localizer = self.localizer(settings, settings.method, threshold=0.0)
@@ -352,7 +352,8 @@ def recut(result: Localization, threshold: float, settings: Settings) -> Localiz
     if result.presence is not None:
         for index, presence in enumerate(result.presence):
             if reasons[index] is None and presence < settings.min_presence:
-                reasons[index] = absence(float(presence), settings.min_presence)
+                rank = None if result.ranks is None else int(result.ranks[index])
+                reasons[index] = absence(float(presence), settings.min_presence, rank)
     located = np.array([reason is None for reason in reasons])
     boxes = replace(result, found=located).boxes_by(rule)
     keep = boxes.score >= settings.min_score

@@ -135,7 +135,7 @@ def _row(result: Localization, index: int, method: str) -> dict[str, Any]:
         "method": method,
         "found": bool(result.found[index]),
         "cosine": result.scores[index],
-        "presence": None if result.presence is None else result.presence[index],
+        "presence": result.presence_text(index),
         "boxes": list(zip(result.boxes.xyxy[mine].tolist(), result.boxes.score[mine].tolist(), strict=True)),
         "reason": result.reasons[index],
     }

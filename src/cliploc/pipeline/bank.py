@@ -1,0 +1,170 @@
+"""Presence scores for models that nobody calibrated: a name competes with a bank of other names.
+
+The bank is ImageNet's 1,000 names, COCO's 80 and sentences for what shows no thing ("a photo.", "a photo of the sky.").
+Names of the bank stand in one sentence each, "a photo of a {}.", and so does the name asked for, whatever templates a
+localizer has: all are compared alike, and the bank costs about 1,100 sentences for a model, once. It is kept on disk
+beside single names (`CLIPLOC_CACHE`); also with `text_cache=False`, as none of the user's names is in it.
+
+Rivals of a name are the bank without
+
+* names that share a word with it or its synonyms, and names that the model cannot know;
+* the tenth of the bank whose embeddings are nearest to the name's. They are mostly kinds of the thing and its kin:
+  "golden retriever" does not speak against "dog".
+
+    presence = σ(logit scale · (cosine of the name − cosine of the rival at rank 3 %))
+
+so that 0.5 says: 3 % of the rivals fit the picture as well or better. It is no probability. Several things in a picture
+do not suppress each other, as they would in a softmax. Both shares were chosen on the tuning pictures; see
+docs/presence.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from cliploc import prompts
+from cliploc.pipeline.modes import undisturbed
+from cliploc.pipeline.texts import Texts
+from cliploc.text_cache import TextCache
+from cliploc.values import TextSet
+
+VERSION = 1  # part of a run's identity: raise it when the bank or the rule changes
+PASS_SHARE = 0.03  # of the rivals; chosen on the tuning pictures, as is the next
+KIN_SHARE = 0.1  # of the bank
+NAMES_AT_ONCE = 128  # bounds memory: views × names × rivals
+
+
+class Standing(NamedTuple):
+    """How names stand among their rivals in each of V views of a picture.
+
+    Attributes:
+        presence: `[V, P]` in 0–1; at 0.5, 3 % of the rivals fit as well or better.
+        rank: `[V, P]` int64, 1 where no rival fits better.
+        probability: `[V, P]` softmax of the name among its rivals, at the model's logit scale.
+    """
+
+    presence: Tensor
+    rank: Tensor
+    probability: Tensor
+
+
+class Bank:
+    """The names that a localizer's names compete with; they are embedded when they are first needed.
+
+    Args:
+        texts: the localizer's.
+        cache: gives the place of the bank's embeddings on disk, when they are needed; it may give None.
+        pass_share: of the rivals may fit a picture better than a name with presence 0.5.
+        kin_share: of the bank is no rival, as it means nearly the same as the name.
+
+    Example:
+        >>> from cliploc.backbones import create
+        >>> bank = Bank(Texts(create("mini"), prompts.DEFAULT_TEMPLATES))
+        >>> cat = bank.standing(torch.eye(1280)[:1], [("cat", "kitten")])
+        >>> cat.presence.shape, bool(cat.rank >= 1)
+        (torch.Size([1, 1]), True)
+    """
+
+    def __init__(
+        self,
+        texts: Texts,
+        cache: Callable[[], TextCache | None] = lambda: None,
+        pass_share: float = PASS_SHARE,
+        kin_share: float = KIN_SHARE,
+    ) -> None:
+        self.backbone = texts.backbone
+        self._cache, self._pass_share, self._kin_share = cache, pass_share, kin_share
+        self._names = texts.beside(prompts.DEFAULT_TEMPLATES)
+        self._plain = texts.beside(("{}",))
+        self._words: list[frozenset[str]] = []  # of each entry of the bank
+        self._embeddings: Tensor | None = None  # [K, D]
+        self._no_rivals: dict[tuple[str, ...], Tensor] = {}  # name with its synonyms → entries of the bank
+
+    @undisturbed
+    def standing(self, views: Tensor, synonyms: Sequence[tuple[str, ...]]) -> Standing | None:
+        """How names stand in each view of a picture.
+
+        Args:
+            views: `[V, D]` unit-norm embeddings of a picture and its windows.
+            synonyms: P names, each with its synonyms.
+
+        Returns:
+            Of each view and name; None where the model knows no name of the bank.
+        """
+        bank = self._embedded()
+        if not len(bank):
+            return None
+        asked = self._names.embed(_text_set(synonyms))  # [P, D]
+        rivals = views @ bank.T  # [V, K]
+        parts = []
+        for start in range(0, len(synonyms), NAMES_AT_ONCE):
+            words, embeddings = synonyms[start : start + NAMES_AT_ONCE], asked[start : start + NAMES_AT_ONCE]
+            is_rival = torch.ones(len(words), len(bank), dtype=torch.bool, device=bank.device)  # [p, K]
+            for row, name, embedding in zip(is_rival, words, embeddings, strict=True):
+                row[self._no_rivals_of(name, embedding)] = False
+            passing = (self._pass_share * is_rival.sum(dim=1)).ceil().long().clamp(min=1)  # [p] the rank that counts
+            parts.append(_standing(views @ embeddings.T, rivals, is_rival, passing, self.backbone.logit_scale))
+        return Standing(*(torch.cat(of_parts, dim=1) for of_parts in zip(*parts, strict=True)))
+
+    def _embedded(self) -> Tensor:
+        """`[K, D]` of the names and sentences that the model can know."""
+        if self._embeddings is None:
+            named = [entry for entry in bank_names() if self._names.unknown_reason(entry[:1]) is None]
+            said = [entry for entry in prompts.no_object_sentences() if self._plain.unknown_reason(entry[:1]) is None]
+            self._words = [frozenset(map(str.casefold, entry)) for entry in (*named, *said)]
+            cache = self._cache()
+            parts = [
+                texts.embed_together(_text_set([entry[:1] for entry in entries]), cache)
+                for entries, texts in ((named, self._names), (said, self._plain))
+                if entries
+            ]
+            self._embeddings = torch.cat(parts) if parts else torch.zeros(0, self.backbone.embedding_size)
+        return self._embeddings
+
+    def _no_rivals_of(self, words: tuple[str, ...], embedding: Tensor) -> Tensor:
+        """The places in the bank of what is no rival of a name."""
+        if words not in self._no_rivals:
+            bank, own = self._embedded(), {word.casefold() for word in words}
+            same = torch.tensor([bool(own & entry) for entry in self._words], device=bank.device)  # [K]
+            nearness = (bank @ embedding).masked_fill(same, -math.inf)
+            kin = nearness.topk(int(self._kin_share * len(bank))).indices
+            self._no_rivals[words] = torch.cat([same.nonzero()[:, 0], kin])
+        return self._no_rivals[words]
+
+
+def bank_names() -> list[tuple[str, ...]]:
+    """The names of the bank, each with the words by which it is told to be the thing asked for."""
+    imagenet = [(one.name, *one.synonyms) for one in prompts.imagenet_classes()]
+    there = {entry[0] for entry in imagenet}
+    return imagenet + [entry for entry in prompts.coco_names() if entry[0] not in there]
+
+
+def _text_set(synonyms: Sequence[tuple[str, ...]]) -> TextSet:
+    """Names for `Texts`, which has the templates."""
+    return TextSet(tuple(words[0] for words in synonyms), tuple(synonyms), ())
+
+
+def _standing(own: Tensor, rivals: Tensor, is_rival: Tensor, passing: Tensor, logit_scale: float) -> Standing:
+    """How names with cosines `[V, P]` stand among those `[V, K]` of the bank.
+
+    Args:
+        own: cosines of the names.
+        rivals: cosines of the bank.
+        is_rival: `[P, K]` bool.
+        passing: `[P]` the rank of the rival that stands for presence 0.5.
+        logit_scale: what cosines are multiplied by.
+    """
+    cosines = rivals[:, None].masked_fill(~is_rival, -math.inf)  # [V, P, K]
+    best = cosines.topk(int(passing.max()), dim=2).values
+    bar = best.gather(2, (passing - 1)[None, :, None].expand(len(own), -1, 1))[..., 0]  # [V, P]
+    logits = logit_scale * torch.cat([own[..., None], cosines], dim=2)
+    return Standing(
+        presence=(logit_scale * (own - bar)).sigmoid(),
+        rank=1 + (cosines > own[..., None]).sum(dim=2),
+        probability=logits.softmax(dim=2)[..., 0],
+    )
