@@ -48,6 +48,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "affinity, 320 + 224 + windows 2": {**SPREAD, "scales": (1.43, 1), "windows": (2,)},
     "affinity, 320 + windows 1, 2": {**SPREAD, "scales": (1.43,), "windows": (1, 2)},
     "affinity, 320 + windows 2, pad": {**SPREAD, "scales": (1.43,), "windows": (2,), "resize": "pad"},
+    "affinity, 320 + windows 1.5, 2": {**SPREAD, "scales": (1.43,), "windows": (1.5, 2)},
+    "affinity, 448 + windows 1.5": {**SPREAD, "scales": (2,), "windows": (1.5,)},
+    "affinity, 448 + windows 2": {**SPREAD, "scales": (2,), "windows": (2,)},
+    "affinity, 448 + 320 + windows 2": {**SPREAD, "scales": (2, 1.43), "windows": (2,)},
     "affinity, 320 + windows 2, flipped": {**SPREAD, "scales": (1.43,), "windows": (2,), "flip": True},
     "affinity, 320 + 224 + windows 1, 1.5, 2, flipped": {
         **SPREAD,
