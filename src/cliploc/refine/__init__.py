@@ -1,4 +1,4 @@
-"""Steps that follow any saliency method: one file each. `refinements.get("caa")` finds one."""
+"""Refinements of the maps of any saliency method, one file each. `refinements.get("caa")` finds one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`@refinement(...)` stands beside a step's mathematics and makes it known everywhere."""
+"""The registry of refinements and its decorator `@refinement(...)`."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from cliploc.errors import UsageError
 from cliploc.registry import Registry
 from cliploc.tower import Backbone, Needs, TowerKind, Trace
 
-LONGEST = 1024  # pixels of a picture's longer side, for steps over it: a map of one name is then up to 4 MB
+LONGEST = 1024  # longer side in pixels of the picture that a step works on: a map of one name takes up to 4 MB
 
 
 @dataclass(frozen=True)
 class Refinement:
-    """A step after a saliency method, and what is known of it.
+    """A step after a saliency method: its function and the facts about it.
 
     Attributes:
         name: as typed on the command line.
-        function: on the "grid": `Context`, maps `[B, P, h, w]` in 0–1 on the step's grid (see `grid`) → `[B, P, h, w]`,
-            not below 0. Over the "picture", at its own resolution, or `LONGEST` pixels on its longer side where that
-            is less: `[B, 3, H, W]` in 0–1, maps `[B, P, H, W]` in 0–1 over it, and how many pixels a cell of the grid
-            is high and wide → `[B, P, H, W]` in 0–1. A flat map stays flat.
+        function: on the "grid": takes the `Context` and maps `[B, P, h, w]` in 0–1 on the step's grid (see `grid`);
+            returns `[B, P, h, w]`, not below 0. On the "picture": takes the picture `[B, 3, H, W]` in 0–1 (reduced to
+            `LONGEST` pixels on its longer side where that is more), maps `[B, P, H, W]` in 0–1 over it, and the height
+            and width of a grid cell in pixels; returns `[B, P, H, W]` in 0–1. A flat map stays flat.
         title: the name as papers write it.
         paper: authors, year, title, where.
-        on: where it works; steps over the picture come after those on the grid.
+        on: where it works; steps on the picture follow those on the grid.
         towers: the tower kinds it is defined on.
         needs: what it reads from the trace of a model.
-        threshold: a model and a method's own box threshold τ → the τ that suits its maps after this step.
-        package: what must be installed for it, besides cliploc's own dependencies.
+        threshold: from a model and a method's box threshold τ, the τ for its maps after this step.
+        package: a package that must be installed for it, besides cliploc's own dependencies.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Refinement:
     package: str | None
 
     def grid(self, backbone: Backbone, trace: Trace) -> tuple[int, int]:
-        """`(h, w)` of the maps that a step on the grid works on: the features' that it reads, else the trace's own."""
+        """Size `(h, w)` of the maps for a step on the grid: that of the features it reads, else the trace's grid."""
         sizes = [trace.features[stage].shape[-2:] for stage in self.needs(backbone).features]
         return max(((h, w) for h, w in sizes), default=trace.grid)
 
@@ -67,7 +67,7 @@ def refinement(
     threshold: Callable[[Backbone, float], float] = lambda _, tau: tau,
     package: str | None = None,
 ) -> Callable[[F], F]:
-    """Registers a function as a refinement; see `Refinement` for what it takes and gives."""
+    """Registers a function as a refinement; see `Refinement` for its arguments and result."""
 
     def register(function: F) -> F:
         item = Refinement(name, function, title, paper, on, frozenset(towers), needs, threshold, package)
@@ -78,11 +78,11 @@ def refinement(
 
 
 def resolve_refinements(names: Sequence[str], backbone: Backbone) -> tuple[Refinement, ...]:
-    """The refinements asked for, in order, those on the grid first.
+    """The refinements of these names, in order, those on the grid first.
 
     Raises:
-        UnknownNameError: one that there is not.
-        UsageError: one that this tower does not have what it takes for, or whose package is not installed.
+        UnknownNameError: an unknown name.
+        UsageError: a refinement that does not work on this tower, or whose package is not installed.
     """
     if isinstance(names, str):
         raise UsageError(f"expected a list of refinements, got the single text {names!r}: write [{names!r}]")
@@ -95,4 +95,4 @@ def resolve_refinements(names: Sequence[str], backbone: Backbone) -> tuple[Refin
             )
         if step.package is not None and importlib.util.find_spec(step.package) is None:
             raise UsageError(f"{step.name} needs {step.package}, which is not installed: pip install 'cliploc[refine]'")
-    return tuple(sorted(steps, key=lambda step: step.on))  # "grid" before "picture"; else the order stays
+    return tuple(sorted(steps, key=lambda step: step.on))  # "grid" before "picture"; the sort is stable

@@ -1,4 +1,4 @@
-"""Heat walks between places that are alike, from inside the boxes of the map itself (CLIP-ES)."""
+"""CLIP-ES's random walk: heat moves between similar places, starting inside the map's own boxes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ ROUNDS = 3  # the authors'
 
 
 def transition(affinity: Tensor) -> Tensor:
-    """Affinities `[B, N, N]` → their doubly stochastic, symmetrical, squared form."""
+    """Transition matrices of affinities `[B, N, N]`: made doubly stochastic, symmetric, then squared."""
     balanced = sinkhorn(affinity)
     symmetrical = (balanced + balanced.transpose(1, 2)) / 2
     return symmetrical @ symmetrical
 
 
 def sinkhorn(affinity: Tensor, rounds: int = ROUNDS) -> Tensor:
-    """Columns, then rows are brought to a sum of 1, `rounds` times (Sinkhorn & Knopp 1967); `[B, N, N]`, above 0."""
+    """Scales columns, then rows to a sum of 1, `rounds` times (Sinkhorn & Knopp 1967); `[B, N, N]`, above 0."""
     for _ in range(rounds):
         affinity = affinity / affinity.sum(dim=1, keepdim=True)
         affinity = affinity / affinity.sum(dim=2, keepdim=True)
@@ -27,13 +27,13 @@ def sinkhorn(affinity: Tensor, rounds: int = ROUNDS) -> Tensor:
 
 
 def walk(transitions: Tensor, maps: Tensor) -> Tensor:
-    """W · (box mask ⊙ map) for every map `[B, P, h, w]`; transitions W `[B, N, N]`."""
+    """One walk, W · (box mask ⊙ map), for every map `[B, P, h, w]`; transitions W `[B, N, N]`."""
     inside = (maps * box_mask(maps)).flatten(2)  # [B, P, N]
     return torch.einsum("bnm,bpm->bpn", transitions, inside).view_as(maps)
 
 
 def box_mask(maps: Tensor) -> Tensor:
-    """1 inside the boxes round each map's regions above 0.4 of its maximum, 0 outside; `[B, P, h, w]`."""
+    """Box masks `[B, P, h, w]`: 1 inside the boxes of each map's regions above 0.4 of its maximum, 0 outside."""
     flat = maps.flatten(0, 1)  # [B·P, h, w]
     boxes = boxes_from_maps(flat.cpu().numpy(), BOXES)
     mask = torch.zeros_like(flat)

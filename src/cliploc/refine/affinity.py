@@ -1,4 +1,4 @@
-"""Spreads a map over places whose features in the middle of the tower are alike; works on every tower."""
+"""Feature affinity: spreads a map over places with similar mid-tower features; works on every tower."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from cliploc.refine._registration import refinement
 from cliploc.tower import Backbone, Needs
 
 CUT = 0.1  # places whose cosine is lower exchange no heat; tools/refinement_study.py
-PAIRS = 2**24  # of places, whose likeness is held at once: 64 MB
+PAIRS = 2**24  # pairs of places whose cosines are in memory at once: 64 MB
 
 
 def directions(features: Tensor) -> Tensor:
-    """Features `[B, C, h, w]` → for each place its unit vector from the picture's mean feature, `[B, h·w, C]`."""
+    """For each place the unit vector from the picture's mean feature to its own: `[B, C, h, w]` → `[B, h·w, C]`."""
     places = features.float().flatten(2).transpose(1, 2)  # [B, N, C]
     return F.normalize(places - places.mean(dim=1, keepdim=True), dim=2)
 
 
 def spread(features: Tensor, maps: Tensor, cut: float) -> Tensor:
-    """A · map for maps `[B, P, h, w]` on the grid of the features `[B, C, h, w]`; see `affinity`."""
+    """Computes A · map for maps `[B, P, h, w]` on the grid of the features `[B, C, h, w]`; see `affinity`."""
     places, heat = directions(features), maps.flatten(2).transpose(1, 2)  # [B, N, C], [B, N, P]
     rows = max(1, PAIRS // (places.shape[0] * places.shape[1]))
     parts = []
     for start in range(0, places.shape[1], rows):
         alike = places[:, start : start + rows] @ places.transpose(1, 2)  # [B, rows, N]
-        # A place is like itself, also where it has no direction because the whole picture is alike.
+        # A place's cosine with itself is 1, also where all features are equal and directions are zero.
         alike.diagonal(offset=start, dim1=1, dim2=2).fill_(1)
         alike = (alike - cut).relu()
         parts.append(alike @ heat / alike.sum(dim=2, keepdim=True))  # [B, rows, P]
@@ -35,7 +35,7 @@ def spread(features: Tensor, maps: Tensor, cut: float) -> Tensor:
 
 
 def _threshold(backbone: Backbone, tau: float) -> float:
-    """On a CNN heat spreads far beyond the peaks, so twice the threshold, at most 0.5; docs/refinement.md."""
+    """Doubles the threshold on a CNN, at most to 0.5, as heat spreads far beyond the peaks; docs/refinement.md."""
     return max(tau, min(0.5, 2 * tau)) if backbone.kind == "cnn" else tau
 
 
@@ -50,12 +50,12 @@ def _threshold(backbone: Backbone, tau: float) -> float:
 def affinity(ctx: Context, maps: Tensor) -> Tensor:
     """map′ = A · map, A the row-normalised max(0, S − 0.1), S_ij = cos(F_i − F̄, F_j − F̄) of mid-tower features F.
 
-    F are the features of the tower's middle stage (`Backbone.middle_stage`): finer than the last, so that the map takes
-    over the object's edges, and late enough that parts of one object are alike. On a ViT they are the patch tokens
+    F are the features of the tower's middle stage (`Backbone.middle_stage`): finer than the last, so that the map
+    follows the object's edges, and late enough that parts of one object are similar. On a ViT they are the patch tokens
     after about three quarters of the blocks. F̄ is the mean over the picture: what all places have in common does not
-    make them alike. The map is brought to the grid of F first, and stays on it. Every place becomes a weighted mean of
-    the places that it is like, itself included, so values stay in 0–1. Stage, cut and the threshold of the boxes were
-    chosen on the tuning pictures: docs/refinement.md.
+    count. The map is resized to the grid of F first, and stays on it. Every place becomes a weighted mean of similar
+    places, itself included, so values stay in 0–1. Stage, cut and the threshold of the boxes were chosen on the tuning
+    pictures: docs/refinement.md.
 
     Args:
         ctx: features of the middle stage.

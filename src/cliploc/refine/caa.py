@@ -1,4 +1,4 @@
-"""Class-aware attention-based affinity: a ViT's own attention carries the heat to the rest of the object."""
+"""Class-aware attention-based affinity (CAA): a ViT's attention spreads the heat over the rest of the object."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def caa(ctx: Context, maps: Tensor) -> Tensor:
     """map′ = W · (B ⊙ map), W = S², S = (D + Dᵀ)/2, D the Sinkhorn-normalised patch–patch attention.
 
     The attention is the mean over the heads of the last 8 blocks (all, when there are fewer), without the rows and
-    columns of tokens that are no patch. B is 1 inside the boxes round the map's own regions above 0.4 of its maximum:
-    heat spreads from there, to wherever the attention leads, so that other objects do not join in. Sinkhorn takes three
-    rounds. The matrix is made once for all prompts and methods.
+    columns of tokens that are not patches. B is 1 inside the boxes of the map's regions above 0.4 of its maximum: heat
+    spreads from there only, so that heat on other objects does not spread. Sinkhorn takes three rounds. The matrix is
+    computed once for all prompts and methods.
 
-    The boxes differ from the authors' code in two ways. It turns the map into uint8 (× 255, truncated) and compares
-    with the truncated integer 0.4 · maximum; we compare the float map. And it limits right and bottom edges to
-    width − 1 and height − 1, which are exclusive there, so that the last column and row of patches are never
-    inside a box; our boxes reach the edge.
+    The boxes differ from the authors' code in two ways. The authors convert the map to uint8 (× 255, truncated) and
+    compare it with the truncated integer 0.4 · maximum; we compare the float map. They also limit right and bottom
+    edges, which are exclusive, to width − 1 and height − 1, so the last column and row of patches are never inside a
+    box; our boxes reach the edge.
 
     Args:
         ctx: attention of the last blocks.

@@ -1,4 +1,4 @@
-"""Edge-aware upsampling: the coarse heat takes over the edges of the photograph."""
+"""Guided filter: edge-aware upsampling, by which the coarse map follows the edges of the photograph."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from cliploc.refine._registration import refinement
 from cliploc.tower import Backbone
 
 EPS = 1e-3  # colour variance (0–1 values) above which a step is an edge
-SAMPLES = 16  # to either side of a window's centre; more say little about its line
-AT_ONCE = 8  # prompts, whose four coefficients a pixel are held together
+SAMPLES = 16  # pixels to either side of a window's centre; more hardly change the fitted line
+AT_ONCE = 8  # prompts computed together: four coefficients a pixel for each
 
 
 def _threshold(backbone: Backbone, tau: float) -> float:
-    """The wide windows of a CNN's coarse cells warm a map; one with a high τ is warm already. docs/refinement.md."""
+    """Raises τ on a CNN, at most to 0.5: wide windows raise a map's low values; docs/refinement.md."""
     return max(tau, min(0.5, 1 - (1 - tau) ** 2)) if backbone.kind == "cnn" else tau
 
 
@@ -29,19 +29,19 @@ def _threshold(backbone: Backbone, tau: float) -> float:
 def guided(picture: Tensor, maps: Tensor, cell: tuple[int, int]) -> Tensor:
     """In every window the map is a linear function of the picture's colours: map′_i = mean_k(a_k)ᵀ I_i + mean_k(b_k).
 
-    a_k = (Σ_k + ε U)⁻¹ cov_k(I, map), b_k = mean_k(map) − a_kᵀ mean_k(I), over windows k of 2·cell + 1 pixels round
-    pixel i: as wide as one cell of the grid was blurred when it was upsampled. ε is 0.001. Borders are mirrored (the
-    paper cuts windows off there); the map is cut to 0–1. kornia's `guided_blur`.
+    a_k = (Σ_k + ε U)⁻¹ cov_k(I, map), b_k = mean_k(map) − a_kᵀ mean_k(I), over windows k of 2·cell + 1 pixels around
+    pixel i: as wide as the upsampling blurred one cell of the grid. ε is 0.001. Borders are mirrored (the paper cuts
+    windows off there); the map is clamped to 0–1. Computed by kornia's `guided_blur`.
 
-    The picture is the photograph at its own resolution, up to 1,024 pixels on its longer side, whatever the model's
-    input: edges are followed to the pixel. Where a cell is 32 pixels or more, a and b are found on every second pixel,
-    from 48 on every third and so on, and brought to all of them bilinearly (the fast guided filter): smooth as they
-    are, the edges are the photograph's.
+    The picture is the photograph at its own resolution, up to 1,024 pixels on its longer side, for any size of the
+    model's input: edges are exact to the pixel. Where a cell is 32 pixels or more, a and b are computed on every second
+    pixel, from 48 on every third and so on, and upsampled bilinearly (the fast guided filter). a and b are smooth; the
+    edges come from the photograph itself.
 
     Args:
         picture: `[B, 3, H, W]` RGB in 0–1.
         maps: `[B, P, H, W]` in 0–1, upsampled.
-        cell: how many pixels one cell of the map's grid was high and wide.
+        cell: height and width in pixels of one cell of the map's grid.
 
     Returns:
         `[B, P, H, W]` float32 in 0–1.

@@ -23,10 +23,10 @@ from cliploc.tower import Needs
 def cam(ctx: Context) -> Tensor:
     """Class activation map: map_t = Σ_d g_td · r_d, with r the joint-space reading of every location.
 
-    On a GAP tower r = A − μ and the map is exact: its mean over h×w is the similarity before the embedding is
-    normalised. On CLIP's attention pool r is the value path (each location through v_proj and c_proj, no softmax), as
-    MaskCLIP (Zhou 2022) reads it. The paper has a trained classifier's weights where we have the text embedding, and no
-    ReLU: we cut negative evidence, so that a location that speaks against the prompt is not hot.
+    On a tower with average pooling r = A − μ and the map is exact: its mean over h×w is the similarity before the
+    embedding is normalised. On CLIP's attention pool r is the value path (each location through v_proj and c_proj, no
+    softmax), as MaskCLIP (Zhou 2022) reads it. The paper uses a trained classifier's weights where we use the text
+    embedding, and it has no ReLU. We set negative values to 0, so that evidence against the prompt is not hot.
 
     Args:
         ctx: features of the last stage.

@@ -9,7 +9,7 @@ from cliploc.saliency._infra.fixed import centre_distances, for_every_name
 from cliploc.saliency._infra.registration import saliency
 from cliploc.tower import Needs
 
-SIDE = 0.5**0.5  # of the box, as a share of the input's side: half of the area
+SIDE = 0.5**0.5  # side of the box as a share of the input's side; the box has half of the area
 
 
 @saliency(
@@ -27,12 +27,12 @@ SIDE = 0.5**0.5  # of the box, as a share of the input's side: half of the area
 def centre_box(ctx: Context) -> Tensor:
     """map = 1 in the centred box whose sides are √½ = 0.707 of the input's sides, so half of its area; 0 around it.
 
-    The same for every picture and name: what a method has to beat before its maps say anything of the picture. The size
-    was set by reason (objects of interest fill about half of a photograph), not by any picture. Any τ below 1 gives the
-    same box. It lies over the model's input, which is the whole picture unless `resize` is "crop" or "pad".
+    The map is the same for every picture and name. A method that does not beat it has not used the picture. The size is
+    an assumption (objects of interest fill about half of a photograph); it was not tuned on pictures. Any τ below 1
+    gives the same box. It lies over the model's input, which is the whole picture unless `resize` is "crop" or "pad".
 
     Args:
-        ctx: nothing but sizes is read.
+        ctx: only its sizes are read.
 
     Returns:
         `[B, P, H, W]` float32 over the input, not the feature grid.

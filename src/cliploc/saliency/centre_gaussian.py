@@ -9,7 +9,7 @@ from cliploc.saliency._infra.fixed import centre_distances, for_every_name
 from cliploc.saliency._infra.registration import saliency
 from cliploc.tower import Needs
 
-SIGMA = 0.25  # of the input's sides
+SIGMA = 0.25  # standard deviation as a share of the input's sides
 
 
 @saliency(
@@ -27,13 +27,13 @@ SIGMA = 0.25  # of the input's sides
 def centre_gaussian(ctx: Context) -> Tensor:
     """map = exp(−(x² + y²) / 2σ²), with x and y from the centre in shares of the input's width and height, σ = ¼.
 
-    The same for every picture and name: what a method has to beat before its maps say anything of the picture. σ was
-    set by reason (two of them reach from the centre to each edge), not by any picture; the threshold, as every
-    method's, on the 118 tuning pictures (`tools/choose_thresholds.py`). The map lies over the model's input, which is
-    the whole picture unless `resize` is "crop" or "pad".
+    The map is the same for every picture and name. A method that does not beat it has not used the picture. σ is an
+    assumption (2σ reach from the centre to each edge); it was not tuned on pictures. The threshold was chosen on the
+    118 tuning pictures, as for every method (`tools/choose_thresholds.py`). The map lies over the model's input, which
+    is the whole picture unless `resize` is "crop" or "pad".
 
     Args:
-        ctx: nothing but sizes is read.
+        ctx: only its sizes are read.
 
     Returns:
         `[B, P, H, W]` float32 over the input, not the feature grid.

@@ -24,28 +24,29 @@ from cliploc.tower import Needs
     threshold=0.25,
 )
 def chefer(ctx: Context, blocks: Blocks = 1) -> Tensor:
-    """R = I; for each block l, first to last: R ← R + Ā^l R; map_t = R[class token → patches].
+    """Chefer's relevance: R = I; for each block l, first to last: R ← R + Ā^l R; map_t = R[class token → patches].
 
-    Ā^l = mean_H ReLU(∂s_t/∂A^l ⊙ A^l), s_t the cosine of image and prompt; the image side of the paper's rules.
+    Ā^l = mean_H ReLU(∂s_t/∂A^l ⊙ A^l), s_t the cosine of image and prompt. These are the paper's rules for the image.
 
     The authors' CLIP notebook differentiates the logit, which is the logit scale times s_t. With one block that
     multiplies the whole map by the scale, so the normalised map is the same. With several blocks R holds products of n
     matrices Ā, and the scale would multiply these by its n-th power: there our maps differ from theirs. We take the
     bare cosine, so that the map does not depend on a number that the model learnt for another purpose.
 
-    Only the row that is asked for is carried, from the last block back: R, T×T per prompt, never exists. Gradients go
-    back block by block as well, so that one block's graph is alive at a time. An attention pool is one more attention,
-    always taken: its Ā is the row to begin with. Where a tower averages its patches, all of them are, alike.
+    The code computes one row of R, from the last block back to the first; the whole R, T×T per prompt, is never stored.
+    Gradients go back block by block as well, so only one block's graph is in memory at a time. An attention pool counts
+    as one more attention and is always included: the row starts as its Ā. On a tower with average pooling the row
+    starts with the same value for every patch.
 
     Args:
         ctx: tokens of the blocks.
-        blocks: how many of the last blocks, or "all". On ViT-B/16 the last alone is cleaner than all of them.
+        blocks: how many of the last blocks, or "all". On ViT-B/16 the last block alone gives cleaner maps than all.
 
     Returns:
         `[B, P, h, w]` float32, raw.
 
     Raises:
-        UsageError: a number of blocks below 1, or more than there are.
+        UsageError: `blocks` is below 1 or above the tower's number of blocks.
 
     Example:
         >>> from cliploc import Localizer
@@ -64,9 +65,10 @@ def chefer(ctx: Context, blocks: Blocks = 1) -> Tensor:
 def _back_through(
     ctx: Context, block: int, row: Tensor | None, upstream: Tensor | None, further: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """The class token's row `[B, P, T]` and the gradient `[P, B, T, d]` at the tokens, after a block → before it.
+    """Goes back through one block: the class token's row `[B, P, T]` and the tokens' gradient `[P, B, T, d]`.
 
-    Both are None after the last block, where they begin. The gradient is None unless another block comes `further`.
+    Takes both as they are after the block (None after the last block) and returns both as they are before it. The
+    returned gradient is None unless `further` says that another block follows.
     """
     entering = leaf(ctx.trace.entering[block])  # [B, T, d]
     run = ctx.resume(entering, block, Needs(tokens=(block,), attention=(block,)), last=block)

@@ -1,4 +1,4 @@
-"""ClearCLIP: in the last block, patches gather from patches with like queries; nothing else is kept."""
+"""ClearCLIP: in the last block, patches attend to patches with similar queries; no residual and no MLP."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from cliploc.tower import DenseReading, Needs
 def clearclip(ctx: Context) -> Tensor:
     """map_t = cos(r, g_t), r = W_proj · ln_post(out_proj(softmax(qqᵀ/√d_h)·v)): no residual, no MLP.
 
-    The residual carries what is alike in all patches and hides what differs between them: the paper's finding. Their
-    windows that slide over a larger picture are no part of this method: use a larger input, or `scales`.
+    The paper finds that the residual carries what all patches have in common and hides their differences. Its sliding
+    windows over a larger picture are not part of this method: use a larger input, or `scales`.
 
     Args:
-        ctx: what a dense reading of the last block takes.
+        ctx: with what a dense reading of the last block needs.
 
     Returns:
         `[B, P, h, w]` float32, raw: cosines.

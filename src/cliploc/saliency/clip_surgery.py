@@ -1,4 +1,4 @@
-"""CLIP Surgery: a second path of value–value attention through the last blocks, less what all prompts share."""
+"""CLIP Surgery: a second path of value–value attention through the last blocks, minus what all prompts share."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ SHARPNESS = 2.0  # the authors' factor on cosines before the softmax over prompt
     prompts_interact=True,
 )
 def clip_surgery(ctx: Context, depth: int = 6) -> Tensor:
-    """map_t = w_t·c_t − mean_u(w_u·c_u), c_t = cos(r, g_t): every patch's similarity less what the prompts share.
+    """map_t = w_t·c_t − mean_u(w_u·c_u), c_t = cos(r, g_t): every patch's similarity minus what the prompts share.
 
-    Architecture surgery: the path starts with the tokens entering the last `depth` blocks; each adds
-    out_proj(softmax(vvᵀ/√d_h)·v), with v of the tower's own, undisturbed tokens and no MLP; r is what is left, through
-    the head's normalisation and projection. The authors' code edits 6 blocks.
+    Architecture surgery: the path starts with the tokens entering the last `depth` blocks. Each block adds
+    out_proj(softmax(vvᵀ/√d_h)·v), with v from the tower's unchanged tokens, and no MLP. r is the path's end after the
+    head's normalisation and projection. The authors' code edits 6 blocks.
 
-    Feature surgery: w = softmax over prompts of 2·s_t, divided by its mean, s_t the image's own cosine. The authors
-    multiply patch, text and weight element by element, subtract the mean over prompts and sum; written out, these are
-    the same numbers, without a `[N, P, D]` tensor. A map therefore depends on the prompts asked for together. Asked for
-    one prompt, it would be zero: the redundant feature is then that of the empty name, map = c − r·g(""), in the
-    prompt's own templates. Prompts from which a background was subtracted have nothing redundant left.
+    Feature surgery: w = softmax over prompts of 2·s_t, divided by its mean, s_t the cosine of the whole image. The
+    authors multiply patch, text and weight element by element, subtract the mean over prompts and sum. The formula
+    above gives the same numbers without a `[N, P, D]` tensor. A map therefore depends on which prompts are asked for
+    together. For a single prompt it would be zero, so the redundant feature is then that of the empty name in the
+    prompt's templates: map = c − r·g(""). From prompts with a subtracted background nothing more is subtracted.
 
     Args:
-        ctx: what a dense reading of the last blocks takes.
+        ctx: with what a dense reading of the last blocks needs.
         depth: how many blocks; all when the tower has fewer.
 
     Returns:

@@ -1,4 +1,4 @@
-"""GEM: patches gather from their like by queries, keys and values, clustered first, along the last blocks."""
+"""GEM: in the last blocks, patches attend to patches with similar queries, keys and values, after clustering these."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ DEPTH = 6  # blocks that gem_torch edits by default
 def gem(ctx: Context, depth: int = DEPTH, iterations: int = 1, temperature: float | None = None) -> Tensor:
     """map_t = cos(r, g_t), r the end of a path to which each of the last blocks adds its self-self attention.
 
-    The path starts with the tokens entering the last `depth` blocks; each adds out_proj of the mean over x = v, k, q of
-    softmax(x̂x̂ᵀ/τ)·v, from the tower's own, undisturbed tokens, and no MLP. x̂ is x at unit length in every head, drawn
-    towards its like `iterations` times: x̂ ← norm(softmax(x̂x̂ᵀ/τ)·x̂). The temperature is adaptive, block by block and
-    image by image: 1/τ = mean‖y‖/√d_h over the tokens y that enter the projections, after their layer norm.
+    The path starts with the tokens entering the last `depth` blocks. Each block adds out_proj of the mean over
+    x = v, k, q of softmax(x̂x̂ᵀ/τ)·v, from the tower's unchanged tokens, and no MLP. x̂ is x at unit length in every head,
+    moved towards similar tokens `iterations` times: x̂ ← norm(softmax(x̂x̂ᵀ/τ)·x̂). The temperature adapts to each block
+    and image: 1/τ = mean‖y‖/√d_h over the tokens y that enter the projections, after their layer norm.
 
-    The definition and the defaults are those of `gem_torch` 1.0.1, and tests hold the two together. Two of its options
-    count otherwise: its `depth` is one more than the number of blocks that it edits, so its default of 7 is our 6, and
-    its `ss_attn_temp` is our 1 / temperature. With today's open_clip, `gem_torch` hands the blocks that it does not
-    edit tokens and batch swapped, so that every token attends to itself alone; the tests set that right.
+    The definition and the defaults are those of `gem_torch` 1.0.1; tests compare the two. Two of its options have
+    another scale: its `depth` is one more than the number of blocks that it edits, so its default of 7 is our 6, and
+    its `ss_attn_temp` is our 1 / temperature. With today's open_clip, `gem_torch` swaps tokens and batch for the blocks
+    that it does not edit, so that every token attends to itself alone; the tests correct that.
 
     Args:
-        ctx: what a dense reading of the last blocks takes.
+        ctx: with what a dense reading of the last blocks needs.
         depth: how many blocks; all when the tower has fewer.
-        iterations: how often queries, keys and values are clustered before they gather; 0 for never.
+        iterations: how often queries, keys and values are clustered before they attend; 0 for never.
         temperature: τ, the same in every block; None for the adaptive one.
 
     Returns:

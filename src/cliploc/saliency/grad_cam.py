@@ -25,13 +25,14 @@ def grad_cam(ctx: Context) -> Tensor:
     """Gradient-weighted class activation map: map_t = ReLU(Σ_c α_tc A_c), α_tc = mean_hw ∂s_t/∂A_c.
 
     s_t is the cosine of image and prompt; the logit scale would only multiply the map. Gradients run through the
-    tower's head alone: one forward for all prompts. On a ViT, A are the patch tokens as the last block's attention
-    takes them, after its first layer norm, without the class token. Not before that norm: a layer norm's gradient is
-    orthogonal to its input, so that a token which takes nearly all of the attention would vanish from its own map.
+    tower's head alone, with one forward pass for all prompts. On a ViT, A are the patch tokens that enter the last
+    block's attention, after its first layer norm, without the class token. Tokens before that norm would not do: a
+    layer norm's gradient is orthogonal to its input, so a token that takes nearly all of the attention would vanish
+    from its own map.
 
-    The definition is that of `pytorch_grad_cam.GradCAM` and `torchcam.methods.GradCAM`; tests hold the three together.
-    On a ViT it is `pytorch_grad_cam` with `target_layers=[visual.transformer.resblocks[-1].ln_1]`, whose output it
-    hooks, and a `reshape_transform` that drops the class token.
+    The definition is that of `pytorch_grad_cam.GradCAM` and `torchcam.methods.GradCAM`; tests compare the three. On a
+    ViT it is `pytorch_grad_cam` with `target_layers=[visual.transformer.resblocks[-1].ln_1]`, whose output it hooks,
+    and a `reshape_transform` that drops the class token.
 
     Args:
         ctx: features of the last stage (CNN) or tokens entering the last block (ViT).

@@ -1,4 +1,4 @@
-"""Grad-CAM++: locations of a channel count by how strongly they raise the score, so that several objects show."""
+"""Grad-CAM++: each location of a channel is weighted by how strongly it raises the score, so several objects show."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from cliploc.tower import Needs
 def grad_cam_pp(ctx: Context, temperature: float | None = None) -> Tensor:
     """map_t = Σ_c w_tc A_c, w_tc = Σ_hw α·ReLU(∂S_t/∂A_c), α = ∂S² / (2 ∂S² + Σ_hw A_c · ∂S³) (the paper's Eq. 19).
 
-    The paper differentiates exp(S) of a logit S; α is not indifferent to the logit's scale, so the temperature is part
-    of the method: S_t = cosine / temperature. α·ReLU(∂S) is written as ReLU(∂S) / (2 + Σ A · ReLU(∂S)), the same with
-    ∂S² cancelled, which has no division by zero. The paper assumes A ≥ 0, as after ReLU: where a channel's sum is
-    negative, that sum counts as 0. Not defined on a ViT, whose tokens are signed.
+    The paper differentiates exp(S) of a logit S. α depends on the logit's scale, so the temperature is part of the
+    method: S_t = cosine / temperature. α·ReLU(∂S) is computed as ReLU(∂S) / (2 + Σ A · ReLU(∂S)): the same with ∂S²
+    cancelled, and no division by zero. The paper assumes A ≥ 0, as after ReLU: where a channel's sum is negative, we
+    take 0 instead. Not defined on a ViT, whose tokens have both signs.
 
-    Peers: `pytorch_grad_cam.GradCAMPlusPlus` adds 1e-6 to the denominator, which shows when gradients are small.
-    `torchcam.methods.GradCAMpp` (0.5.0) means α = ∂S² / (2 ∂S² + Σ_hw (A · ∂S³)), but does not keep its division: its
-    weights are Σ_hw ∂S²·ReLU(∂S).
+    Peers: `pytorch_grad_cam.GradCAMPlusPlus` adds 1e-6 to the denominator, which matters when gradients are small.
+    `torchcam.methods.GradCAMpp` (0.5.0) intends α = ∂S² / (2 ∂S² + Σ_hw (A · ∂S³)), but drops the result of the
+    division: its weights are Σ_hw ∂S²·ReLU(∂S).
 
     Args:
         ctx: features of the last stage.

@@ -35,33 +35,33 @@ def gscore_cam(
     """map_t = ReLU(Σ_k w_tk A_k), w_t = softmax of cos(f(x ⊙ M_k), g_t) / temperature over the `top_k` best channels.
 
     The best channels are those of largest mean gradient α_tk = mean_hw ∂s_t/∂A_k; the others have weight 0. No baseline
-    is subtracted. M_k is A_k upsampled to the input and min–max normalised, with align_corners=False (the authors:
-    aligned corners). Only the channels chosen for some prompt cost a forward pass: `top_k` is this method's budget.
-    Chosen channels that are constant score as the empty picture does, at no cost. On a ViT, A are the patch tokens
-    entering the last block.
+    is subtracted. M_k is A_k upsampled to the input with align_corners=False (the authors: True) and min–max
+    normalised. Only channels that some prompt has chosen cost a forward pass, so `top_k` limits this method's cost.
+    A chosen channel that is constant gets the empty picture's score, without a forward pass. On a ViT, A are the patch
+    tokens entering the last block.
 
     The authors' code gives the discarded channels a logit of 0 and takes the softmax over all channels, at the model's
-    own temperature, 1 / logit scale. That is `published=True`. CLIP's own cosines are about 0.2 and its logits about
-    20, so there it is the same: the discarded channels get e⁻²⁰ of a chosen one's weight. A model whose masked pictures
-    have cosines near 0 (`mini`), or a higher temperature, gives them a real share: a quarter of all weight and more on
-    `mini` at this package's default temperature. So the default excludes them.
+    temperature, 1 / logit scale. That is `published=True`. CLIP's cosines are about 0.2 and its logits about 20, so for
+    CLIP it makes no difference: a discarded channel gets e⁻²⁰ of a chosen one's weight. With cosines near 0 for masked
+    pictures (`mini`), or with a higher temperature, the discarded channels get a real share: on `mini` at this
+    package's default temperature at least a quarter of all weight. So the default excludes them.
 
     Args:
-        ctx: images, and what the maps are made of.
+        ctx: images, and the features of the maps.
         top_k: channels per prompt; all when the tower has fewer.
-        temperature: cosines are divided by it; None for 4 / logit scale, four times the model's own, or the model's own
-            where `published` is set.
+        temperature: cosines are divided by it. None: 4 / logit scale, four times the model's own; with `published` the
+            model's own.
         channels: which maps A are: "features"; ViT only: "tokens", "heads", "keys", "queries", "values" of the block.
         block: the stage (CNN) or block (ViT), −1 for the last.
-        components: take the first principal components of these maps instead of the maps; None for the maps.
+        components: how many principal components of these maps to use instead of the maps; None for the maps.
         published: take the softmax over all channels, with 0 for the discarded ones, as the authors' code does.
 
     Returns:
         `[B, P, h, w]` float32, raw: the ReLU follows in the `Localizer`.
 
     Raises:
-        UsageError: `top_k` is below 1, the temperature is not above 0, or a choice of channels that the tower does not
-            have or that the score does not depend on.
+        UsageError: `top_k` is below 1, the temperature is not above 0, or the tower does not have these channels, or
+            the score does not depend on them.
 
     Example:
         >>> from cliploc import Localizer

@@ -39,11 +39,11 @@ def layer_cam(ctx: Context, stages: Sequence[int] = (-1,)) -> Tensor:
     Fusion: each stage's map M becomes tanh(γ M / max M) with γ = 2 (the paper's Eq. 9), is resized (bilinear) to the
     finest of the grids, and the maximum is taken at each location. The paper scales the maps of its shallow stages; we
     scale all of them, as otherwise no common range is defined. s_t is the cosine; the logit scale would only multiply
-    the map. Not defined on a ViT: ReLU(gradient) ⊙ A presumes A ≥ 0, and tokens are signed.
+    the map. Not defined on a ViT: ReLU(gradient) ⊙ A assumes A ≥ 0, and tokens have both signs.
 
-    Peers: one stage is that of `pytorch_grad_cam.LayerCAM` and `torchcam.methods.LayerCAM`. Fusion is that of
-    `torchcam`'s `fuse_cams` where a map's minimum is 0 (it subtracts the minimum before it scales);
-    `pytorch_grad_cam` takes the mean of the stages' min–max normalised maps, with no tanh.
+    Peers: for one stage, `pytorch_grad_cam.LayerCAM` and `torchcam.methods.LayerCAM` give the same map. For several,
+    `torchcam`'s `fuse_cams` gives the same map where each map's minimum is 0 (it subtracts the minimum before it
+    scales); `pytorch_grad_cam` takes the mean of the stages' min–max normalised maps, without tanh.
 
     Args:
         ctx: features of the stages.
@@ -53,7 +53,7 @@ def layer_cam(ctx: Context, stages: Sequence[int] = (-1,)) -> Tensor:
         `[B, P, h, w]` float32, raw; h×w is the finest grid of the stages.
 
     Raises:
-        UsageError: no stage is named, or one that is not counted from the end.
+        UsageError: no stage is given, or one that is not counted from the end.
 
     Example:
         >>> from cliploc import Localizer

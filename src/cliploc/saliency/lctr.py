@@ -1,4 +1,4 @@
-"""LCTR: what the class token reaches through every other token says where; semantic maps say what."""
+"""LCTR: the class token's attention, passed on by every other token, shows where; semantic maps show what."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from cliploc.saliency._infra.rules import dense_cosine
 
 
 def relational_attention(ctx: Context, blocks: Blocks = "all") -> Tensor:
-    """mean_l r^l, `[B, h, w]`: LCTR's relational patch attention (RPAM), whatever gives the semantics.
+    """LCTR's relational patch attention (RPAM): mean_l r^l, `[B, h, w]`, with or without a trained head.
 
     r^l = mean over tokens j of a_j · M[j → patches], a = mean_H A^l[class token → all], M = mean_H A^l[all → patches].
     On a tower with an attention pool, a is the pool's attention in every block.
 
     Raises:
-        UsageError: the tower averages its patches.
+        UsageError: the tower has average pooling.
     """
     reached = []
     for block in blocks_of(ctx, blocks):
@@ -48,22 +48,22 @@ def relational_attention(ctx: Context, blocks: Blocks = "all") -> Tensor:
     threshold=0.4,
 )
 def lctr(ctx: Context, blocks: Blocks = "all", head: TrainedHead | None = None) -> Tensor:
-    """map_t = mean_l r^l ⊙ ReLU(S_t), r^l what the class token reaches through every other token; it reads no text.
+    """map_t = mean_l r^l ⊙ ReLU(S_t), r^l the class token's attention passed on by every token; it reads no text.
 
-    S_t comes of the paper's cue-digging module, trained on image labels, where a head is given (`cliploc train lctr`).
-    Without, nothing is trained: S_t = cos(r, g_t), MaskCLIP's dense similarity, the last block's values alone in the
-    joint space. A CNN has no class token: with a head trained on its last features, r^l = 1.
+    With a trained head (`cliploc train lctr`), S_t is the output of the paper's cue-digging module, trained on image
+    labels. Without one, nothing is trained: S_t = cos(r, g_t) is MaskCLIP's dense similarity, from the last block's
+    values alone in the joint space. A CNN has no class token: with a head trained on its last features, r^l = 1.
 
     Args:
         ctx: attention of the blocks, and the tokens entering the last one, or what the head needs.
-        blocks: over how many of the last blocks r^l is averaged, "all" in the paper.
-        head: trained for this method on this tower; as an option of the `Localizer`, its file.
+        blocks: how many of the last blocks r^l is averaged over, "all" in the paper.
+        head: a head trained for this method on this tower. The `Localizer` takes the path of its file.
 
     Returns:
         `[B, P, h, w]` float32, raw: the ReLU follows in the `Localizer`, as r^l ≥ 0.
 
     Raises:
-        UsageError: the tower averages its patches; a number of blocks below 1, or more than there are.
+        UsageError: the tower has average pooling, or `blocks` is below 1 or above the tower's number of blocks.
 
     Example:
         >>> from cliploc import Localizer

@@ -1,4 +1,4 @@
-"""LeGrad: how strongly each patch, attended to, would raise the score that a block's own tokens give."""
+"""LeGrad: how strongly more attention to each patch would raise the score of each block's tokens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cliploc.saliency._infra.gradients import differentiable, each_prompt, jacob
 from cliploc.saliency._infra.registration import saliency
 from cliploc.tower import Needs
 
-KEPT = 4  # blocks whose graph a trace may hold: on ViT-L/14@336, 25 MB each for an image
+MAX_GRAPHS = 4  # blocks whose graph a trace may hold: on ViT-L/14@336, 25 MB each for an image
 
 
 @saliency(
@@ -32,28 +32,29 @@ def legrad(ctx: Context, blocks: Blocks = 2) -> Tensor:
     """map_t = mean over blocks l of mean_{H, queries} ReLU(∂s_t^l/∂A^l)[→ patches].
 
     s_t^l = cos(W_proj·ln_post(z̄^l), g_t), with z̄^l the mean of all tokens that leave block l, class token included, as
-    the authors pool them. A tower that averages its patches pools as it always does. Where it has an attention pool,
-    A^l is that pool's attention over the tokens that leave block l.
+    the authors pool them. A tower with average pooling pools as usual. On a tower with an attention pool, A^l is that
+    pool's attention over the tokens that leave block l.
 
-    Each block has a score of its own, so its gradients end in it, and A^l never exists beyond one image: what the heads
-    gathered is o = A^l·v, so ∂s_t^l/∂A^l = ∂s_t^l/∂o · vᵀ. The forward pass keeps the graph of the few blocks after o;
-    of more than KEPT, they are run again one at a time, and the memory is that of one block, whatever their number.
+    Each block has its own score, so its gradients stay within the block, and A^l is never stored for more than one
+    image: the heads' output is o = A^l·v, so ∂s_t^l/∂A^l = ∂s_t^l/∂o · vᵀ. For up to MAX_GRAPHS blocks the forward pass
+    keeps each block's graph after o. More blocks are run again one at a time, with the memory of one block.
 
-    Peers: `torchcam.methods.LeGrad` and `legrad_torch` give the same map for a class-token tower; the latter's
-    `layer_index=-2`, its default, is `blocks=2`, ours. `legrad_torch` 1.1 is written for open_clip up to 2.23: with
-    today's, it hands `[T, B, d]` to blocks that take `[B, T, d]`, so that before its first hooked block tokens attend
-    to no other token, and its map is another one; our test gives it blocks as they were. On SigLIP it pools the tokens
-    without the tower's last norm, and by default erases what the text "a photo of a" lights up; we do neither.
+    Peers: `torchcam.methods.LeGrad` and `legrad_torch` give the same map for a class-token tower. The default of
+    `legrad_torch`, `layer_index=-2`, is our default, `blocks=2`. `legrad_torch` 1.1 is written for open_clip up to
+    2.23: with today's, it passes `[T, B, d]` to blocks that take `[B, T, d]`. Before its first hooked block, tokens
+    then attend to no other token, and its map differs; our test gives it the older blocks. On SigLIP it pools the
+    tokens without the tower's last norm, and by default it erases what the text "a photo of a" highlights; we do
+    neither.
 
     Args:
-        ctx: the ends of the blocks, or the tokens entering them.
+        ctx: with the outputs of the blocks, or the tokens entering them.
         blocks: how many of the last blocks, or "all".
 
     Returns:
         `[B, P, h, w]` float32, raw.
 
     Raises:
-        UsageError: a number of blocks below 1, or more than there are.
+        UsageError: `blocks` is below 1 or above the tower's number of blocks.
 
     Example:
         >>> from cliploc import Localizer
@@ -66,7 +67,7 @@ def legrad(ctx: Context, blocks: Blocks = 2) -> Tensor:
 
 def _needs(blocks: Blocks) -> Needs:
     chosen = last_blocks(blocks)
-    return Needs(tokens=chosen) if chosen == "all" or len(chosen) > KEPT else Needs(ends=chosen)
+    return Needs(tokens=chosen) if chosen == "all" or len(chosen) > MAX_GRAPHS else Needs(ends=chosen)
 
 
 def _sensitivity(ctx: Context, block: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""MaskCLIP: each patch is read by its own value, without what attention would mix in."""
+"""MaskCLIP: each patch is read by its own value vector; attention mixes in no other patch."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def maskclip(ctx: Context, residual: bool = False, mlp: bool = False) -> Tensor:
     """map_t = cos(r, g_t), r = W_proj · ln_post(out_proj(v)): the last block with every patch's attention on itself.
 
     v are the last block's values. The paper's ViT keeps the block's residual and its MLP, which bring back what the
-    earlier blocks mixed in; we leave both out, as later work does, and they are options. The paper's refinements, key
-    smoothing and prompt denoising, are no part of this method. On a tower with an attention pool a patch is read
+    earlier blocks mixed in. We leave both out, as later work does; options add them. The paper's refinements, key
+    smoothing and prompt denoising, are not part of this method. On a tower with an attention pool a patch is read
     through the pool's value path. The same reading of a CNN is `cam`.
 
     Args:
-        ctx: what a dense reading of the last block takes.
-        residual: whether they are added, as in the paper.
+        ctx: with what a dense reading of the last block needs.
+        residual: whether the block's residual is added, as in the paper.
         mlp: whether the block's MLP follows, as in the paper.
 
     Returns:

@@ -1,4 +1,4 @@
-"""NACLIP: in the last block, patches gather from patches with like keys, and from those nearby."""
+"""NACLIP: in the last block, patches attend to patches with similar keys, and to their neighbours."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from cliploc.tower import DenseReading, Needs
 def naclip(ctx: Context, sigma: float = 5.0) -> Tensor:
     """map_t = cos(r, g_t), r = W_proj · ln_post(out_proj(softmax(kkᵀ/√d_h + ω)·v)): no residual, no MLP.
 
-    ω_ij = exp(−‖p_i − p_j‖² / 2σ²), p a patch's row and column on the grid, whatever its shape; 0 from and to the class
-    token. Their windows that slide over a larger picture and their refinement of the mask are no part of this method.
+    ω_ij = exp(−‖p_i − p_j‖² / 2σ²), p a patch's row and column on a grid of any shape; ω is 0 from and to the class
+    token. The paper's sliding windows over a larger picture and its mask refinement are not part of this method.
 
     Args:
-        ctx: what a dense reading of the last block takes.
-        sigma: σ in patches. The prior is at most 1, on logits whose size the model decides.
+        ctx: with what a dense reading of the last block needs.
+        sigma: σ in patches. ω is at most 1; how much that changes the attention depends on the model's logits.
 
     Returns:
         `[B, P, h, w]` float32, raw: cosines.

@@ -1,4 +1,4 @@
-"""Raw attention: where the class token of one block looks, whatever the prompt."""
+"""Raw attention: where the class token of one block looks; the same for every prompt."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def raw_attention(ctx: Context, block: int = -1) -> Tensor:
     """map = mean_H A^l[class token → patches] of one block, the same for every prompt: a baseline, not an explanation.
 
     A tower with an attention pool (SigLIP, CoCa, Perception Encoder) makes its embedding there: the map is then
-    mean_H of the pool's attention, whichever block is named.
+    mean_H of the pool's attention, for any `block`.
 
     Args:
         ctx: attention of the block.
@@ -37,7 +37,7 @@ def raw_attention(ctx: Context, block: int = -1) -> Tensor:
         `[B, P, h, w]` float32, raw.
 
     Raises:
-        UsageError: the tower averages its patches (no query of its own looks at them), or has no such block.
+        UsageError: the tower has average pooling (no single query attends to the patches), or has no such block.
 
     Example:
         >>> from cliploc import Localizer

@@ -1,4 +1,4 @@
-"""Attention rollout: attention followed through all blocks, whatever the prompt."""
+"""Attention rollout: attention followed through all blocks; the same for every prompt."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from cliploc.tower import Needs
 def rollout(ctx: Context, blocks: Blocks = "all") -> Tensor:
     """R = Â^L ⋯ Â^2 Â^1 with Â^l = 0.5·mean_H A^l + 0.5·I; map = R[class token → patches], the same for every prompt.
 
-    Rows of Â^l sum to 1 already, so that the paper's re-normalisation changes nothing. Only the row that is asked for
-    is carried, from the last block back to the first: R itself, T×T, never exists. Where the tower has an attention
-    pool, its mean over heads is the row to begin with; where it averages its patches, all of them are, alike.
+    Rows of Â^l sum to 1 already, so the paper's re-normalisation changes nothing. The code computes one row of R, from
+    the last block back to the first; the whole R, T×T, is never stored. On a tower with an attention pool the row
+    starts as the pool's attention, mean over heads; with average pooling it starts with the same value for every patch.
 
-    Public packages for plain ViTs fuse heads otherwise (maximum, minimum) and drop the weakest attention; the paper
-    does neither.
+    Public packages for plain ViTs also fuse heads by maximum or minimum and drop the weakest attention; the paper does
+    neither.
 
     Args:
         ctx: attention of the blocks.
@@ -47,7 +47,7 @@ def rollout(ctx: Context, blocks: Blocks = "all") -> Tensor:
         `[B, P, h, w]` float32, raw.
 
     Raises:
-        UsageError: a number of blocks below 1, or more than there are.
+        UsageError: `blocks` is below 1 or above the tower's number of blocks.
 
     Example:
         >>> from cliploc import Localizer

@@ -1,4 +1,4 @@
-"""SCLIP: in the last block, patches gather from patches with like queries and like keys."""
+"""SCLIP: in the last block, patches attend to patches with similar queries and to patches with similar keys."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from cliploc.tower import DenseReading, Needs
 def sclip(ctx: Context) -> Tensor:
     """map_t = cos(r, g_t), the last block's attention replaced by softmax(qqᵀ/√d_h) + softmax(kkᵀ/√d_h).
 
-    The two attentions are added, not averaged, and the block keeps its residual and its MLP, as in the authors' code;
-    r is each patch after it, through the head's normalisation and projection. Their windows that slide over a larger
-    picture and their background threshold are no part of this method: use a larger input, or `scales`.
+    The two attentions are added, not averaged, and the block keeps its residual and its MLP, as in the authors' code.
+    r is each patch after the block and the head's normalisation and projection. The paper's sliding windows over a
+    larger picture and its background threshold are not part of this method: use a larger input, or `scales`.
 
     Args:
-        ctx: what a dense reading of the last block takes.
+        ctx: with what a dense reading of the last block needs.
 
     Returns:
         `[B, P, h, w]` float32, raw: cosines.

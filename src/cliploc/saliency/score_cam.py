@@ -33,32 +33,31 @@ def score_cam(
     """map_t = ReLU(Σ_k w_tk A_k), w_t = softmax_k((cos(f(x ⊙ M_k), g_t) − cos(f(x_b), g_t)) / temperature).
 
     M_k is A_k upsampled to the input and min–max normalised; x_b is zeros in normalised space. Cosines of masked images
-    spread over about 0.1: their bare softmax is nearly uniform, and the map would hardly depend on the prompt. The
-    paper's logits have no such problem; here the temperature is part of the method. At the model's own few channels
-    hold all the weight and boxes are worse (docs/performance.md): ours is four times that. Channels that are constant
-    make no mask, cost no forward and weigh as the baseline does; channels with the same mask share one. At most C
-    masked images per picture, whatever the number of prompts. On a ViT, A are the patch tokens that enter the last
-    block, unless `channels` says otherwise.
+    differ by only about 0.1: their softmax without a temperature is nearly uniform, and the map would hardly depend on
+    the prompt. The paper's logits do not have this problem; here the temperature is part of the method. At the model's
+    own temperature a few channels hold all the weight and boxes are worse (docs/performance.md): our default is four
+    times that. A channel that is constant makes no mask, costs no forward pass and gets the baseline's score; channels
+    with the same mask share one forward pass. At most C masked images are run per picture, for any number of prompts.
+    On a ViT, A are the patch tokens that enter the last block, unless `channels` says otherwise.
 
-    Peers upsample otherwise: `pytorch_grad_cam.ScoreCAM` with corners aligned; `torchcam.methods.ScoreCAM` normalises
-    before it upsamples, and its baseline is the whole picture, which a softmax does not see.
+    Peers differ in the upsampling: `pytorch_grad_cam.ScoreCAM` aligns corners; `torchcam.methods.ScoreCAM` normalises
+    before it upsamples. The latter's baseline is the whole picture, which makes no difference to the softmax.
 
     Args:
-        ctx: images, and what the maps are made of.
-        temperature: cosines are divided by it; None for 4 / logit scale, four times the model's own.
+        ctx: images, and the features of the maps.
+        temperature: cosines are divided by it. None: 4 / logit scale, four times the model's own.
         channels: which maps A are: "features"; ViT only: "tokens", "heads", "keys", "queries", "values" of the block.
         block: the stage (CNN) or block (ViT), −1 for the last.
-        components: take the first principal components of these maps instead of the maps; None for the maps.
-        budget: how many masks are tried for each picture and prompt, at most; the scores of the others are predicted
-            from these, and `Localization.notes` says how near the map is expected to be to the exact one. With 64, on
-            `mini`, maps correlate 0.997 with the exact ones (docs/performance.md). None: all, as published.
+        components: how many principal components of these maps to use instead of the maps; None for the maps.
+        budget: how many masks are tried for each picture and prompt, at most. The scores of the others are predicted
+            from these, and `Localization.notes` gives the expected correlation with the exact map. With 64, on `mini`,
+            maps correlate 0.997 with the exact ones (docs/performance.md). None: all masks, as published.
 
     Returns:
         `[B, P, h, w]` float32, raw: the ReLU follows in the `Localizer`.
 
     Raises:
-        UsageError: the temperature is not above 0, a budget below 16, or a choice of channels that the tower does not
-            have.
+        UsageError: the temperature is not above 0, the budget is below 16, or the tower does not have these channels.
 
     Example:
         >>> from cliploc import Localizer

@@ -1,4 +1,4 @@
-"""TS-CAM: the class token's attention, summed over blocks, says where things are; semantic maps say what."""
+"""TS-CAM: the class token's attention, summed over blocks, shows where things are; semantic maps show what."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from cliploc.saliency._infra.rules import dense_cosine
 def ts_cam(ctx: Context, blocks: Blocks = "all", head: TrainedHead | None = None) -> Tensor:
     """map_t = A* ⊙ S_t, A* = Σ_l mean_H A^l[class token → patches]; A* reads no text.
 
-    S_t is the paper's trained convolution over the last tokens, where a head is given (`cliploc train tscam`). Without,
+    With a trained head (`cliploc train tscam`), S_t is the paper's convolution over the last tokens. Without one,
     nothing is trained: S_t = cos(r, g_t), r being MaskCLIP's reading of every patch, the last block's values alone in
-    the joint space. Where a patch speaks against the prompt the product is cut at 0, which the paper does not do: a
-    much-attended negative patch would fall below a patch that nothing attends to. A CNN has no class token: with a head
-    trained on its last features, A* = 1.
+    the joint space. Where S_t is negative we set the product to 0, which the paper does not do: otherwise a negative
+    patch with much attention would be below a patch without any. A CNN has no class token: with a head trained on its
+    last features, A* = 1.
 
     Args:
         ctx: attention of the blocks, and the tokens entering the last one, or what the head needs.
-        blocks: over how many of the last blocks the attention is summed, "all" in the paper.
-        head: trained for this method on this tower; as an option of the `Localizer`, its file.
+        blocks: how many of the last blocks the attention is summed over, "all" in the paper.
+        head: a head trained for this method on this tower. The `Localizer` takes the path of its file.
 
     Returns:
         `[B, P, h, w]` float32, raw: the ReLU follows in the `Localizer`.
 
     Raises:
-        UsageError: the tower averages its patches; a number of blocks below 1, or more than there are.
+        UsageError: the tower has average pooling, or `blocks` is below 1 or above the tower's number of blocks.
 
     Example:
         >>> from cliploc import Localizer

@@ -30,34 +30,33 @@ def vl_score(
     components: int | None = None,
     budget: int | None = None,
 ) -> Tensor:
-    """map_t = Σ_{k kept} w_tk A_k, kept where score_tk = cos(f(x ⊙ M_k), g_t) > cos(f(x_b), g_t).
+    """map_t = Σ_k w_tk A_k over the channels k with score_tk = cos(f(x ⊙ M_k), g_t) > cos(f(x_b), g_t).
 
-    w_t is the softmax of score_tk / temperature over the kept channels alone. M_k is A_k upsampled to the input and
-    min–max normalised; x_b is zeros in normalised space. When no channel is kept, the map is zero everywhere, which
-    means "not found" throughout this project. Channels that are constant make no mask and are never kept. The masked
+    w_t is the softmax of score_tk / temperature over these channels alone. M_k is A_k upsampled to the input and
+    min–max normalised; x_b is zeros in normalised space. If no channel qualifies, the map is zero everywhere, which
+    means "not found" throughout this project. A channel that is constant makes no mask and never qualifies. The masked
     images are those of Score-CAM and shared with it. On a ViT, A are the patch tokens that enter the last block; the
     published study found these weak.
 
-    The paper's setting (CLIP RN50) takes boxes at 0.60 of the maximum; its temperature is not stated in our notes.
-    Ours, four times the model's own, and the threshold that goes with it are chosen on the tuning pictures
-    (docs/performance.md). No public package has the method.
+    The paper's setting (CLIP RN50) takes boxes at 0.60 of the maximum; we do not know its temperature. Our temperature,
+    four times the model's own, and its threshold were chosen on the tuning pictures (docs/performance.md). No public
+    package has the method.
 
     Args:
-        ctx: images, and what the maps are made of.
-        temperature: cosines are divided by it; None for 4 / logit scale, four times the model's own.
+        ctx: images, and the features of the maps.
+        temperature: cosines are divided by it. None: 4 / logit scale, four times the model's own.
         channels: which maps A are: "features"; ViT only: "tokens", "heads", "keys", "queries", "values" of the block.
         block: the stage (CNN) or block (ViT), −1 for the last.
-        components: take the first principal components of these maps instead of the maps; None for the maps.
-        budget: how many masks are tried for each picture and prompt, at most; the scores of the others are predicted
-            from these, and `Localization.notes` says how near the map is expected to be to the exact one. With 64, on
-            `mini`, maps correlate 0.996 with the exact ones (docs/performance.md). None: all, as published.
+        components: how many principal components of these maps to use instead of the maps; None for the maps.
+        budget: how many masks are tried for each picture and prompt, at most. The scores of the others are predicted
+            from these, and `Localization.notes` gives the expected correlation with the exact map. With 64, on `mini`,
+            maps correlate 0.996 with the exact ones (docs/performance.md). None: all masks, as published.
 
     Returns:
         `[B, P, h, w]` float32, raw.
 
     Raises:
-        UsageError: the temperature is not above 0, a budget below 16, or a choice of channels that the tower does not
-            have.
+        UsageError: the temperature is not above 0, the budget is below 16, or the tower does not have these channels.
 
     Example:
         >>> from cliploc import Localizer

@@ -25,8 +25,8 @@ def xgrad_cam(ctx: Context) -> Tensor:
     """map_t = ReLU(Σ_c w_tc A_c), w_tc = Σ_hw (A_c / Σ_hw A_c) ∂s_t/∂A_c.
 
     s_t is the cosine; the logit scale would only multiply the map. A channel whose activations sum to zero, up to
-    rounding, has weight 0: after ReLU it is a channel that is off. Not defined on a ViT: the sum of signed tokens says
-    nothing. On a GAP tower the gradient is the same at every location, and XGrad-CAM is Grad-CAM.
+    rounding, has weight 0: after ReLU such a channel is off. Not defined on a ViT: tokens have both signs, and their
+    sum means nothing. With average pooling the gradient is the same at every location, and XGrad-CAM is Grad-CAM.
 
     Peers: `pytorch_grad_cam.XGradCAM` and `torchcam.methods.XGradCAM` add 1e-7 and 1e-8 to the sum instead; otherwise
     the same.

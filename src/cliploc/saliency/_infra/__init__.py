@@ -1,1 +1,1 @@
-"""What the methods share: registration, gradients for all prompts at once, masked forwards."""
+"""Code that several methods share: registration, gradients for all prompts at once, masked forward passes."""

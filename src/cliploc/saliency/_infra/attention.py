@@ -1,4 +1,4 @@
-"""What the attention methods share: which blocks, where the embedding itself looks, patches back on the grid."""
+"""Helpers of the attention methods: choice of blocks, attention of the embedding, patches back on the grid."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from cliploc.method import Context, TrainedHead
 from cliploc.tower import Needs, Pooling
 
 Blocks: TypeAlias = int | Literal["all"]
-QUERIED: tuple[Pooling, ...] = ("class token", "attention")  # where one query makes the embedding: `class_attention`
+QUERIED: tuple[Pooling, ...] = ("class token", "attention")  # poolings with one query, as `class_attention` needs
 
 
 def last_blocks(blocks: Blocks) -> tuple[int, ...] | Literal["all"]:
     """The last n blocks as `Needs` counts them, −1 first; "all" stays, as only the model knows how many there are.
 
     Raises:
-        UsageError: not a number of 1 or more, nor "all".
+        UsageError: `blocks` is neither a number of 1 or more nor "all".
     """
     if blocks == "all":
         return "all"
@@ -30,7 +30,7 @@ def last_blocks(blocks: Blocks) -> tuple[int, ...] | Literal["all"]:
 
 
 def semantic_attention_needs(blocks: Blocks = "all", head: TrainedHead | None = None) -> Needs:
-    """What TS-CAM and LCTR read: attention of the last blocks, and what gives the semantics. A CNN has no attention."""
+    """Trace entries that TS-CAM and LCTR read: attention of the last blocks (ViT), and the input of the semantics."""
     attention = Needs(attention=last_blocks(blocks))
     if head is None:
         return attention | Needs(features=(-1,))
@@ -44,9 +44,9 @@ def blocks_of(ctx: Context, blocks: Blocks) -> tuple[int, ...]:
 
 
 def pooled_tokens(ctx: Context) -> Tensor:
-    """Which tokens make the embedding, `[B, T]`, each row with sum 1: where rules that go backwards begin.
+    """Weights of the tokens in the embedding, `[B, T]`, each row with sum 1: the start of rules that go backwards.
 
-    The class token; the attention pool's mean over heads; all patches alike where the tower averages them.
+    The class token alone; the attention pool's mean over heads; or, with average pooling, all patches equally.
     """
     trace, tower = ctx.trace, ctx.transformer
     if trace.pool_attention is not None:
@@ -61,12 +61,12 @@ def pooled_tokens(ctx: Context) -> Tensor:
 
 
 def class_attention(ctx: Context, block: int) -> Tensor:
-    """What the embedding's own query attends to, mean over heads: `[B, T]`, each row with sum 1.
+    """Attention of the query that makes the embedding, mean over heads: `[B, T]`, each row with sum 1.
 
-    The class token's row of A^l. An attention pool's query stands outside the blocks: the same row for every l.
+    The class token's row of A^l. An attention pool's query is not part of the blocks: the row is the same for every l.
 
     Raises:
-        UsageError: the tower averages its patches, so that no single query makes the embedding.
+        UsageError: the tower has average pooling, so no single query makes the embedding.
     """
     trace, tower = ctx.trace, ctx.transformer
     if tower.pooling == "global average":
@@ -80,39 +80,39 @@ def class_attention(ctx: Context, block: int) -> Tensor:
 
 
 def summed_attention(ctx: Context, blocks: Blocks = "all") -> Tensor:
-    """A* = Σ_l mean_H A^l[class token → patches], `[B, h, w]`: TS-CAM's attention, whatever gives the semantics.
+    """TS-CAM's attention A* = Σ_l mean_H A^l[class token → patches], `[B, h, w]`, with or without a trained head.
 
-    On a tower with an attention pool, the pool's attention alone: its query looks once.
+    On a tower with an attention pool, the pool's attention alone: its query attends once.
 
     Raises:
-        UsageError: the tower averages its patches.
+        UsageError: the tower has average pooling.
     """
     chosen = looking_blocks(ctx, blocks)
     return patches_of(ctx, torch.stack([class_attention(ctx, block) for block in chosen]).sum(dim=0))
 
 
 def mean_attention(ctx: Context) -> Tensor:
-    """mean_{l,H} A^l[class token → patches], `[B, h, w]`; of an attention pool, the pool's."""
+    """Mean attention mean_{l,H} A^l[class token → patches], `[B, h, w]`, or the attention pool's where there is one."""
     return summed_attention(ctx) / len(looking_blocks(ctx, "all"))
 
 
 def looking_blocks(ctx: Context, blocks: Blocks) -> tuple[int, ...]:
-    """The blocks in which the embedding's own query looks at patches: an attention pool's looks once."""
+    """The blocks in which the embedding's query attends to patches; an attention pool counts as one block."""
     return (-1,) if ctx.trace.pool_attention is not None else blocks_of(ctx, blocks)
 
 
 def patches_of(ctx: Context, row: Tensor) -> Tensor:
-    """`[…, T]` over the tokens, of which the last N are the patches → `[…, h, w]`."""
+    """The patches of a row over tokens, on the grid: `[…, T]`, the last N being patches → `[…, h, w]`."""
     h, w = ctx.trace.grid
     return row[..., -h * w :].reshape(*row.shape[:-1], h, w)
 
 
 def for_every_prompt(ctx: Context, saliency: Tensor) -> Tensor:
-    """A map that reads no text, `[B, h, w]` → `[B, P, h, w]`."""
+    """Repeats a map that reads no text for every prompt: `[B, h, w]` → `[B, P, h, w]`."""
     return saliency[:, None].repeat(1, ctx.text.shape[1], 1, 1)
 
 
 def over_tokens(ctx: Context, pooled: Tensor) -> Tensor:
-    """A row over what the pool saw, `[…, N]` or `[…, T]` → `[…, T]`: the pool may leave out what is no patch."""
+    """Pads a row over the pool's inputs to all tokens, `[…, N]` or `[…, T]` → `[…, T]`; some pools see patches only."""
     tokens = ctx.transformer.prefix_tokens + ctx.trace.grid[0] * ctx.trace.grid[1]
     return F.pad(pooled, (tokens - pooled.shape[-1], 0))

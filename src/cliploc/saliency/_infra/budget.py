@@ -1,9 +1,9 @@
-"""Scores of all masked pictures out of a few: a Gaussian process over masks, asked where the map is least certain.
+"""Predicts the scores of all masked pictures from a few, by a Gaussian process over masks.
 
-The masks of one picture live in a space of only h·w dimensions, and alike masks have alike scores. So the first part of
-a budget goes to masks that are spread over all of them; a Gaussian process (Rasmussen & Williams 2006, chapter 2 and
-section 5.4) then predicts the other scores and how far they may be off; the rest goes, a few at a time, to masks whose
-error would move the map most, which are the heavy ones.
+The masks of one picture live in a space of only h·w dimensions, and similar masks have similar scores. The first part
+of a budget is spent on masks that are spread over all of them. A Gaussian process (Rasmussen & Williams 2006, chapter 2
+and section 5.4) then predicts the other scores and their errors. The rest is spent, a few masks at a time, where an
+error would change the map most: on masks with a large weight.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 FIRST = 0.4  # share of the budget that is spread over all masks
-ROUNDS = 5  # the rest is spent in so many
+ROUNDS = 5  # number of rounds in which the rest is spent
 LENGTHS = (0.35, 0.7, 1.4, 2.8)  # kernel lengths tried, times the typical distance of two masks
-NOISES = (1e-3, 1e-2, 1e-1)  # variances of what no smooth function explains, as shares of the scores' variance
+NOISES = (1e-3, 1e-2, 1e-1)  # noise variances tried, as shares of the scores' variance
 ENOUGH = 0.995  # expected correlation with the exact map at which the rest of the budget is saved
-CLUSTER_STEPS = 5
-SAMPLES = 32
-SAMPLED = 512  # the heaviest masks, whose scores are drawn; the others' hardly count
+CLUSTER_STEPS = 5  # steps of k-means
+SAMPLES = 32  # draws from the posterior
+SAMPLED = 512  # masks of largest weight whose scores are drawn; the others hardly matter
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Masks:
     """The different masks of one picture.
 
     Attributes:
-        unit: `[u, N]` min–max normalised.
-        sums: `[u, N]` the sum of the maps A_k that make this mask.
-        counts: `[u]` how many they are.
+        unit: `[u, N]` the masks, min–max normalised.
+        sums: `[u, N]` for each mask the sum of the maps A_k that make it.
+        counts: `[u]` for each mask the number of these maps.
     """
 
     unit: Tensor
@@ -40,7 +40,7 @@ class Masks:
     counts: Tensor
 
     def map_of(self, scores: Tensor, temperature: float, floor: float = -math.inf) -> Tensor:
-        """Scores `[…, u]` → Score-CAM's map `[…, N]`; with a floor VL-Score's: what is not above it has no weight."""
+        """Score-CAM's map `[…, N]` from scores `[…, u]`; with a floor VL-Score's: lower scores get no weight."""
         weights = _heaviness(scores, scores.amax(-1, keepdim=True), temperature, floor)  # […, u]
         total = (weights * self.counts).sum(-1, keepdim=True)
         maps: Tensor = (weights @ self.sums) / total.clamp(min=torch.finfo(total.dtype).tiny)
@@ -52,9 +52,9 @@ class Estimate:
     """The scores estimated for one prompt, and how good they are.
 
     Attributes:
-        scores: `[u]` exact where a mask was tried.
-        tried: how many were.
-        correlation: expected between the map of these scores and the exact map.
+        scores: `[u]` for each mask; exact where the mask was tried.
+        tried: number of masks that were tried.
+        correlation: expected correlation between the map of these scores and the exact map.
     """
 
     scores: Tensor
@@ -63,9 +63,9 @@ class Estimate:
 
 
 def spread(masks: Tensor, count: int) -> Tensor:
-    """Indices of about `count` masks out of `[u, N]` that stand for all of them: those next to the k-means centres.
+    """Indices of about `count` masks out of `[u, N]` that represent all of them: those next to the k-means centres.
 
-    The centres start as masks far from each other, so that nothing depends on chance.
+    The centres start as masks far from each other, so the result is deterministic.
     """
     if count >= len(masks):
         return torch.arange(len(masks), device=masks.device)
@@ -92,13 +92,13 @@ def estimate(
     enough: float = ENOUGH,
     floor: float = -math.inf,
 ) -> Generator[Tensor, Tensor, Estimate]:
-    """Yields indices of masks to try and takes their scores; returns the scores of all.
+    """Estimates all scores: yields indices of masks to try, is sent their scores, and returns the `Estimate`.
 
     Args:
         masks: of the picture.
         first: indices that every prompt tries, from `spread`.
-        budget: how many may be tried.
-        temperature: of the softmax over scores, which says how heavy a mask is.
+        budget: how many masks may be tried.
+        temperature: temperature of the softmax over scores that gives each mask its weight.
         enough: the expected correlation with the exact map at which it stops before the budget is spent.
         floor: scores that are not above it have no weight (VL-Score).
     """
@@ -113,7 +113,7 @@ def estimate(
         known = torch.zeros(len(mean), dtype=torch.bool, device=mean.device)
         known[tried] = True
         mean[tried], deviation[tried] = scores, 0
-        # How heavy each mask may be at either end of its score's error, as a share of the heaviest.
+        # The weight of each mask at both ends of its score's error, as a share of the largest weight.
         lower, middle, upper = (
             _heaviness(mean + side * deviation, mean.max(), temperature, floor) for side in (-1, 0, 1)
         )
@@ -121,7 +121,7 @@ def estimate(
         count = min(share, budget - len(tried), left_out)
         if count <= 0 or correlation >= enough:
             return Estimate(mean, len(tried), correlation)
-        # How much the map may move: that weight, beside the one predicted.
+        # How much an error would change the map: the distance of that weight from the predicted one.
         moved = torch.maximum(upper - middle, middle - lower) * (masks.sums - masks.sums.mean(dim=0)).norm(dim=1)
         chosen = moved.masked_fill(known, -1).topk(count).indices
         tried, scores = torch.cat([tried, chosen]), torch.cat([scores, (yield chosen)])
@@ -129,14 +129,14 @@ def estimate(
 
 
 def _heaviness(scores: Tensor, highest: Tensor, temperature: float, floor: float) -> Tensor:
-    """exp((score − highest) / temperature) of scores `[…, u]`; 0 where they are not above the floor."""
+    """Unnormalised weights exp((score − highest) / temperature), `[…, u]`; 0 for scores not above the floor."""
     return ((scores - highest) / temperature).exp().masked_fill(scores <= floor, 0)
 
 
 def _expected_correlation(
     masks: Masks, mean: Tensor, weight: Tensor, believed: _Posterior, temperature: float, floor: float
 ) -> float:
-    """Between the map of the mean scores and the maps of scores drawn for the heaviest masks that were not tried."""
+    """Mean correlation of the map of the mean scores with maps of scores drawn for the heaviest untried masks."""
     open_ = weight.topk(min(SAMPLED, int((weight >= 0).sum()))).indices
     if not len(open_):
         return 1.0
@@ -150,16 +150,16 @@ def _expected_correlation(
 
 @dataclass(frozen=True)
 class _Posterior:
-    """What is believed of the scores of all u masks after n were tried.
+    """The posterior of the scores of all u masks after n were tried.
 
     Attributes:
-        mean: `[u]`.
-        deviation: `[u]`.
+        mean: `[u]` posterior mean.
+        deviation: `[u]` posterior standard deviation.
         unit: `[u, N]` masks.
-        length: of the kernel.
-        explained: `[n, u]`, whose columns' products are what the tried masks tell of two others.
-        variance: of the process.
-        noise: share of the variance that belongs to each mask alone.
+        length: length scale of the kernel.
+        explained: `[n, u]`; the product of two columns is the covariance of two masks that the tried ones explain.
+        variance: variance of the process.
+        noise: noise variance of each mask, as a share of `variance`.
     """
 
     mean: Tensor
@@ -171,12 +171,12 @@ class _Posterior:
     noise: float
 
     def draw(self, which: Tensor, count: int) -> Tensor:
-        """Scores of m masks as they may be: `[count, m]`."""
+        """Draws scores of m masks from the posterior: `[count, m]`."""
         unit, explained = self.unit[which], self.explained[:, which]
         covariance = _kernel(torch.cdist(unit, unit).square(), self.length) - explained.T @ explained
         covariance.diagonal().add_(self.noise)
         root = torch.linalg.cholesky(self.variance * covariance)
-        generator = torch.Generator().manual_seed(0)  # its own: the caller's random numbers stay what they were
+        generator = torch.Generator().manual_seed(0)  # the global generator keeps its state
         normal = torch.randn(count, len(which), generator=generator, dtype=root.dtype).to(root.device)
         drawn: Tensor = self.mean[which] + normal @ root.T
         return drawn
@@ -188,7 +188,7 @@ def _kernel(squared: Tensor, length: float) -> Tensor:
 
 
 def _predict(unit: Tensor, tried: Tensor, scores: Tensor) -> _Posterior:
-    """Masks `[u, N]`, indices `[n]`, their scores `[n]`; kernel and noise are those that make the scores likeliest."""
+    """Fits the process to masks `[u, N]` by indices `[n]` with scores `[n]`; kernel and noise by maximum likelihood."""
     unit, scores = unit.double(), scores.double()
     squared = torch.cdist(unit, unit[tried]).square()  # [u, n]
     inner = squared[tried]  # [n, n]

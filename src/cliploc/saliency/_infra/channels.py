@@ -1,7 +1,7 @@
-"""The feature maps that the Score-CAM family masks the picture with: a CNN's channels, or a choice of a ViT's.
+"""The feature maps that the Score-CAM family masks the picture with: a CNN's channels, or several kinds of a ViT's.
 
 The 2022 study of Score-CAM on ViTs compared block tokens, the class token's attention, and a block's queries, keys and
-values, whole or by their first principal components.
+values, all of them or only their first principal components.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Channels:
     """Feature maps A_k of a picture.
 
     Attributes:
-        key: of everything that is cached for them.
+        key: cache key of these channels.
         maps: `[B, C, h, w]`.
         axes: `[B, C, F]` when the C maps are principal components of F feature maps; else None.
     """
@@ -43,10 +43,10 @@ def channel_needs(
     components: int | None = None,
     **_: Any,
 ) -> Needs:
-    """What the trace must hold for a choice; a method's other options make no difference.
+    """What the trace must hold for a choice of channels; a method's other options make no difference.
 
     Raises:
-        UsageError: no such choice, a block that is not counted from the end, or fewer than one component.
+        UsageError: an unknown choice, a block that is not counted from the end, or fewer than one component.
     """
     if channels not in get_args(Choice):
         raise UsageError(f"expected channels of {', '.join(get_args(Choice))}, got {channels!r}")
@@ -68,7 +68,7 @@ def channel_needs(
 def channel_maps(
     ctx: Context, channels: Choice = "features", block: int = -1, components: int | None = None
 ) -> Channels:
-    """The maps of a choice, made once per context.
+    """The maps of a choice of channels, computed once per context.
 
     Args:
         ctx: with what `channel_needs` says in its trace.
@@ -76,9 +76,9 @@ def channel_maps(
             that leave the block (d maps), the class token's attention per "heads" (that of the attention pool where the
             tower has one and no class token), or the patches' "keys", "queries", "values" (d maps).
         block: which stage or block, −1 for the last.
-        components: of these maps, take the first principal components, over the picture's places, instead. As a
-            component's sign means nothing, its largest absolute value is made positive: a mask must show something. All
-            when there are fewer; those that hold nothing are zero.
+        components: how many principal components (over the picture's places) to use instead of the maps. The sign of a
+            component is arbitrary, so its largest absolute value is made positive: a mask must show something. All
+            components when there are fewer; those above the rank are zero.
     """
     key = (channels, block, components)
     if key not in ctx.cache:
@@ -127,8 +127,8 @@ def channel_gradients(ctx: Context, channels: Choice, block: int, axes: Tensor |
     """α_tk, the mean over the places of ∂s_t/∂A_k: `[B, P, C]` float32.
 
     Raises:
-        UsageError: the score depends on none of these channels, as on the patches' queries in the last block of a tower
-            that reads its class token; or they are tokens that leave the last block.
+        UsageError: the score depends on none of these channels (such as the patches' queries in the last block of a
+            tower that reads its class token), or they are tokens that leave the last block.
     """
     n = ctx.trace.grid[0] * ctx.trace.grid[1]
 
@@ -154,7 +154,7 @@ def channel_gradients(ctx: Context, channels: Choice, block: int, axes: Tensor |
 
 
 def _resumed(ctx: Context, channels: Choice, block: int) -> tuple[Tensor, Tensor]:
-    """The tower run on from a block, with a graph: the whole tensor that the channels are part of, and embeddings."""
+    """Runs the tower on from a block, with a graph: the tensor that has the channels in it, and the embeddings."""
     tokens = ctx.trace.tokens[block] if channels == "tokens" else ctx.trace.entering[block]
     tokens = tokens.detach().clone().requires_grad_(True)
     if channels == "tokens":
@@ -162,6 +162,6 @@ def _resumed(ctx: Context, channels: Choice, block: int) -> tuple[Tensor, Tensor
     trace = ctx.resume(tokens, block, channel_needs(channels, block))
     if channels == "heads":
         attention = trace.attention[block] if ctx.transformer.prefix_tokens else trace.pool_attention
-        assert attention is not None  # `_maps` has looked
+        assert attention is not None  # `_maps` has checked that
         return attention, trace.embedding
     return trace.projections[block][PROJECTIONS.index(channels)], trace.embedding

@@ -1,4 +1,4 @@
-"""Several methods as one: "gem+legrad" is a `Method` whose map is the mean of theirs, out of one forward pass."""
+"""Ensembles of methods: "gem+legrad" is a `Method` whose map is the mean of both maps, from one forward pass."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ def find(spec: str, rule: EnsembleRule = "minmax") -> Method:
 
     Args:
         spec: such as "gem" or "gem+legrad".
-        rule: how the maps of several are made comparable before their mean is taken: "minmax" scales each to 0–1;
+        rule: how an ensemble makes maps comparable before it takes their mean: "minmax" scales each to 0–1;
             "rank" takes each place's rank among the map's places, 0–1, so that only the order counts.
 
     Returns:
-        Of several: needs are the union, towers those that all are defined on, the threshold is the mean. Negative
-        evidence is cut from the maps of those that ask for it before they are scaled. Options are `method.option`.
+        The method. An ensemble needs the union of what its members need, works on the towers that all of them work on,
+        and has the mean of their thresholds. Members with `relu` have negative values set to 0 before their maps are
+        scaled. Its options are named `method.option`.
 
     Raises:
-        UnknownNameError: one of them is not known.
-        UsageError: one is named twice, names with a comma between them, or an unknown rule.
+        UnknownNameError: a method is not known.
+        UsageError: a method is named twice, the names are joined by commas, or the rule is not known.
 
     Example:
         >>> find("cam+layer_cam").title
@@ -82,10 +83,10 @@ def find(spec: str, rule: EnsembleRule = "minmax") -> Method:
 
 
 def raw_maps(method: Method, ctx: Context, options: Mapping[str, Any]) -> Tensor:
-    """What a method makes of a batch, `[B, P, h, w]` float32, as its function returns it.
+    """The raw maps of a batch, `[B, P, h, w]` float32, as the method's function returns them.
 
     Raises:
-        ModelError: it is no tensor of that shape.
+        ModelError: the function does not return a tensor of that shape.
     """
     maps = method.function(ctx, **options)
     wanted = (len(ctx.images), ctx.text.shape[1])
@@ -101,10 +102,10 @@ def raw_maps(method: Method, ctx: Context, options: Mapping[str, Any]) -> Tensor
 def resolve_options(method: Method, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options as the method's function takes them: a bare name goes to every member that has such an option.
 
-    Texts get the types that the function declares, so that a command line needs to know no method.
+    Texts are converted to the types that the function declares, so that the command line needs to know no method.
 
     Raises:
-        UsageError: an option that there is not, or a text that is no value of its type.
+        UsageError: an unknown option, or a text that cannot be converted.
 
     Example:
         >>> resolve_options(find("cam+layer_cam"), {"stages": "-1,-2"})
@@ -113,7 +114,7 @@ def resolve_options(method: Method, options: Mapping[str, Any]) -> dict[str, Any
     resolved: dict[str, Any] = {}
     for option, value in options.items():
         keys = [f"{m.name}.{option}" for m in method.members if option in m.options] or [option]
-        resolved |= {key: value for key in keys if key not in options or key == option}  # the longer name decides
+        resolved |= {key: value for key in keys if key not in options or key == option}  # exact name wins
     check_options(method, resolved)
     return {key: _typed(method, key, value) if isinstance(value, str) else value for key, value in resolved.items()}
 
@@ -140,7 +141,7 @@ def min_max(maps: Tensor) -> Tensor:
 def rank(maps: Tensor) -> Tensor:
     """Each place's rank among its map's `[..., H, W]`, over 0–1; equal values share their mean rank.
 
-    A constant map becomes all zeros, as it says nothing; what is not a number stays so.
+    A constant map becomes all zeros, as it has no order. NaN stays NaN.
     """
     flat = maps.flatten(-2)
     order = flat.sort(dim=-1).values

@@ -1,4 +1,4 @@
-"""Which method runs on which tower: the only place, for `Localizer`, lists, page and benchmarks alike."""
+"""Which method runs on which tower: the one place that decides it, for `Localizer`, lists, page and benchmarks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cliploc.tower import Pooling, TowerKind
 
 
 class Tower(Protocol):
-    """What is asked of a model, be it loaded (a `Backbone`) or only listed."""
+    """The facts about a model that decide which methods run on it; it is loaded (a `Backbone`) or only listed."""
 
     @property
     def name(self) -> str:
@@ -20,25 +20,25 @@ class Tower(Protocol):
 
     @property
     def kind(self) -> TowerKind:
-        """Of its image tower."""
+        """The kind of its image tower."""
         ...
 
     @property
     def pooling(self) -> Pooling:
-        """What makes one embedding of the tower's last features."""
+        """How the tower makes one embedding of its last features."""
         ...
 
 
 def unfit_reason(
     method: Method, tower: Tower, options: Mapping[str, Any] | None = None, trained: Collection[str] = ()
 ) -> str | None:
-    """Why a method does not run on a tower, in a line without the way out; None where it does.
+    """Why a method does not run on a tower, in one line; None where it runs.
 
     Args:
-        method: a method or an ensemble, which runs where all its members do.
+        method: a method, or an ensemble, which runs where all its members do.
         tower: the model.
-        options: of the method; some need more of a tower than the method itself.
-        trained: names of methods that have a head trained on this tower: it takes the place of what the tower lacks.
+        options: of the method; some need more of a tower than the method alone.
+        trained: names of methods that have a head trained on this tower; the head replaces what the tower lacks.
 
     Example:
         >>> from cliploc.backbones import models

@@ -1,4 +1,4 @@
-"""What the baselines share: a map that was fixed before any picture was seen, over the model's input."""
+"""Helpers of the baselines: a map over the model's input that does not depend on the picture."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ def centre_distances(ctx: Context) -> tuple[Tensor, Tensor]:
 
 
 def for_every_name(ctx: Context, heat: Tensor) -> Tensor:
-    """A map `[H, W]` for every picture and name, `[B, P, H, W]`; a view, so that it costs no memory."""
+    """Repeats a map `[H, W]` for every picture and name, `[B, P, H, W]`; a view, which takes no memory."""
     return heat.expand(*ctx.text.shape[:2], *heat.shape)

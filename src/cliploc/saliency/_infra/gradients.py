@@ -19,8 +19,8 @@ def map_gradients(ctx: Context, reduce: Callable[[Tensor, Tensor], Tensor], stag
     """`reduce(A, ∂s_t/∂A)` for every prompt: one forward through the head, then its vector–Jacobian products.
 
     s_t is the cosine f·g_t, without the logit scale. Gradients of many prompts are large, so each method reduces them
-    to what it needs while they come. On a CPU one prompt follows the other: batched, an attention pool's weights are
-    copied for each, which takes up to eight times as long (docs/performance.md).
+    chunk by chunk. On a CPU prompts are not batched: a batch would copy an attention pool's weights for each prompt,
+    which takes up to eight times as long (docs/performance.md).
 
     Args:
         ctx: with the stage's features in its trace; text `[B, P, D]`.
@@ -49,8 +49,8 @@ def batched_gradients(
 
     Args:
         ctx: text `[B, P, D]`.
-        run: finishes the tower, with a graph: → X `[B, …]` and the embeddings `[B, D]` that came of it. It must clone
-            what the trace holds before it asks for its gradient.
+        run: finishes the tower, with a graph; returns X `[B, …]` and the embeddings `[B, D]` computed from it. It must
+            clone tensors of the trace before it requires their gradient.
         reduce: X `[B, …]` and gradients of p prompts `[B, p, …]`, both float32 → `[B, p, …]`.
         at_once: as for `jacobian_products`.
 
@@ -68,13 +68,13 @@ def batched_gradients(
 
 @contextmanager
 def differentiable() -> Iterator[None]:
-    """Enables gradients, also for a caller in inference mode; what it made there must be cloned (`leaf`)."""
+    """Enables gradients, also for a caller in inference mode; tensors made in that mode must be cloned (`leaf`)."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
 
 
 def leaf(tensor: Tensor) -> Tensor:
-    """A copy that gradients may be asked of."""
+    """A copy of a tensor that requires a gradient."""
     return tensor.detach().clone().requires_grad_(True)
 
 
@@ -101,8 +101,8 @@ def jacobian_products(
         outputs: `[B, …]` of a graph, which is freed by the last product.
         taps: tensors `[B, …]` that `outputs` were made from.
         cotangents: `[P, B, …]`, for each prompt the gradient at `outputs`.
-        keep: whether the graph is not freed after all, as a trace's is not.
-        at_once: whether prompts are batched; else one follows the other.
+        keep: whether the graph is kept, as a trace's graph must be.
+        at_once: whether prompts are batched; otherwise they are computed one by one.
 
     Yields:
         For p prompts: each tap's gradient, `[B, p, …]` float32.

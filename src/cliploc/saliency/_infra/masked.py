@@ -1,6 +1,6 @@
-"""Embeddings of the picture seen through each of its own channels: what the Score-CAM family weighs channels by.
+"""Embeddings of the picture masked by each of its channels, from which the Score-CAM family computes channel weights.
 
-They depend on no text, so they are made once per image, whatever the number of prompts and of methods.
+They do not depend on the text, so they are made once per image, for any number of prompts and methods.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cliploc.saliency._infra.budget import FIRST, Estimate, Masks, estimate, spr
 from cliploc.saliency._infra.channels import Channels, channel_maps
 
 BASELINE_KEY = "embedding of the empty picture"
-SAME_MASK = 2.0**-20  # masks that differ by less are one
+SAME_MASK = 2.0**-20  # masks that differ by less count as equal
 SMALLEST_BUDGET = 16
 
 
@@ -28,11 +28,11 @@ class MaskedEmbeddings:
     """Embeddings of x ⊙ M_k for the channels that some method has asked for.
 
     Attributes:
-        embeddings: `[B, C, D]` float32, unit norm; a dead channel has the baseline's.
+        embeddings: `[B, C, D]` float32, unit norm; a constant channel has the baseline's.
         baseline: `[D]` embedding of x_b, zeros in normalised space (the picture through an empty mask).
         alive: `[B, C]` whether the channel varies over h×w, so that it makes a mask.
-        twin: `[B, C]` the first channel with the same mask: itself, where no earlier one has it.
-        done: `[B, C]` whether the embedding is there.
+        twin: `[B, C]` index of the first channel with the same mask; its own where no earlier one has it.
+        done: `[B, C]` whether the embedding was computed.
     """
 
     embeddings: Tensor
@@ -45,7 +45,7 @@ class MaskedEmbeddings:
         """Each channel's score e_k·g_t, `[B, P, C]`, and the baseline's, `[B, P, 1]`, for texts `[B, P, D]`."""
         scores = torch.einsum("bcd,bpd->bpc", self.embeddings, text)
         baseline = torch.einsum("d,bpd->bp", self.baseline, text)[..., None]
-        # The two products may round differently: a dead channel's score is exactly the baseline's.
+        # The two products may round differently: make a constant channel's score exactly the baseline's.
         return torch.where(self.alive[:, None], scores, baseline), baseline
 
 
@@ -55,23 +55,23 @@ def masked_embeddings(
     """Runs the tower once for each different mask of a channel that is wanted, alive and not in `ctx.cache` yet.
 
     M_k = up(A_k), bilinear (align_corners=False) to the input's size, then min–max normalised to [0, 1]. A channel that
-    is constant, up to rounding, makes no mask: it costs no forward and has the baseline's embedding. Channels that are
-    hot at the same places in the same proportions (many are hot at one place only) make the same mask, which is tried
-    once. Masks are made a batch at a time, in buffers that are used again: [C, H, W] never exists.
+    is constant, up to rounding, makes no mask: it costs no forward pass and has the baseline's embedding. Channels that
+    are hot at the same places in the same proportions (many are hot at one place only) make the same mask, which is run
+    once. Masks are made in batches, in buffers that are reused: [C, H, W] is never stored.
 
     Args:
         ctx: images. `ctx.progress` is called with the number of masked images of each batch, and how many are left.
-        channels: whose maps A_k; None for the features of the last stage.
+        channels: the maps A_k; None for the features of the last stage.
         wanted: `[B, C]` bool; None for every channel.
-        more: how many others may be wanted later.
+        more: how many other masks may be wanted later.
 
     Returns:
-        The embeddings; of channels neither wanted nor done before, `done` is False and the embedding the baseline's.
+        The embeddings. A channel neither wanted nor done before has `done` False and the baseline's embedding.
     """
     channels = channel_maps(ctx) if channels is None else channels
     images, features = ctx.images, channels.maps  # [B, 3, H, W], [B, C, h, w]
     key = ("masked embeddings", channels.key)
-    # Normal tensors even where the caller is in inference mode: another mode's method may add to them later.
+    # No inference-mode tensors, even for a caller in inference mode: a caller in another mode may add to them later.
     with torch.inference_mode(False), torch.no_grad():
         if key not in ctx.cache:
             ctx.cache[key] = _empty(ctx, features)
@@ -107,7 +107,7 @@ def masked_embeddings(
 
 
 def _empty(ctx: Context, features: Tensor) -> MaskedEmbeddings:
-    """Every channel with the baseline's embedding, which is right for the dead ones and replaced for the others."""
+    """Every channel with the baseline's embedding: correct for constant channels, replaced later for the others."""
     if BASELINE_KEY not in ctx.cache:
         (ctx.cache[BASELINE_KEY],) = ctx.embed(torch.zeros_like(ctx.images[:1]))
     baseline: Tensor = ctx.cache[BASELINE_KEY]  # [D]
@@ -119,7 +119,7 @@ def _empty(ctx: Context, features: Tensor) -> MaskedEmbeddings:
 
 
 def _twins(flat: Tensor) -> Tensor:
-    """Of maps `[B, C, N]`: for each the first of its picture that makes the same mask, `[B, C]`."""
+    """For each map of `[B, C, N]`, the first map of its picture that makes the same mask: indices `[B, C]`."""
     rounded = (_unit(flat) / SAME_MASK).round()
     order = torch.arange(flat.shape[1], device=flat.device)  # [C]
     twins = []
@@ -142,16 +142,16 @@ def channel_scores(
     """Every channel's score cos(f(x ⊙ M_k), g_t), `[B, P, C]`, and the empty picture's, `[B, P, 1]`.
 
     Args:
-        ctx: images and text. With a budget, `ctx.note` is told how near the map is expected to be to the exact one.
-        channels: whose maps A_k.
-        temperature: of the softmax that will be taken of the scores.
+        ctx: images and text. With a budget, `ctx.note` gets the expected correlation with the exact map.
+        channels: the maps A_k.
+        temperature: temperature of the softmax that the caller takes of the scores.
         budget: how many masks are tried for each picture and prompt; the other scores are predicted, see
-            `cliploc.saliency._infra.budget`. A prompt's scores do not depend on the others'; masks that several want
-            are tried once. None: all masks.
+            `cliploc.saliency._infra.budget`. A prompt's scores do not depend on other prompts; masks that several
+            prompts want are run once. None: all masks.
         capped: whether scores that are not above the empty picture's will have no weight.
 
     Raises:
-        UsageError: a budget below 16.
+        UsageError: the budget is below 16.
     """
     if budget is None:
         return masked_embeddings(ctx, channels).scores(ctx.text)
@@ -204,7 +204,7 @@ def channel_scores(
 
 
 def _masks_of(maps: Tensor, twin: Tensor, which: Tensor) -> Masks:
-    """Of one picture's maps `[C, h, w]`: the different masks `which`, on the CPU, where the planning is done."""
+    """The different masks, indices `which`, of one picture's maps `[C, h, w]`, on the CPU, where they are planned."""
     flat, twin, which = maps.float().flatten(1).cpu(), twin.cpu(), which.cpu()  # [C, N], [C], [u]
     sums = torch.zeros_like(flat).index_add_(0, twin, flat)[which]  # [u, N]
     counts = torch.bincount(twin, minlength=len(flat))[which].to(flat)  # [u]

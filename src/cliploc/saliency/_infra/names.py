@@ -1,4 +1,4 @@
-"""What a text such as "gem+legrad" names, and whether there is such a method: known before torch is imported."""
+"""Parses method names such as "gem+legrad" and refuses unknown ones, without importing torch."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from cliploc.saliency._infra.registration import methods
 
 
 def names_in(spec: str) -> list[str]:
-    """The names that "+" joins.
+    """The method names that "+" joins.
 
     Raises:
-        UsageError: names with a comma between them.
+        UsageError: the names are joined by commas.
     """
     if "," in spec:
         joined = "+".join(name.strip() for name in spec.split(","))
@@ -22,11 +22,11 @@ def names_in(spec: str) -> list[str]:
 
 
 def refuse_unknown(spec: str) -> None:
-    """Refuses names of methods that there are not, as `find` does, without importing the methods.
+    """Refuses unknown method names, as `find` does, without importing the methods.
 
     Raises:
-        UnknownNameError: one of them is not known.
-        UsageError: names with a comma between them.
+        UnknownNameError: a method is not known.
+        UsageError: the names are joined by commas.
 
     Example:
         >>> refuse_unknown("cam+layer_cam")

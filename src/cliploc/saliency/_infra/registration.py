@@ -1,4 +1,4 @@
-"""`@saliency(...)` stands beside a method's mathematics and makes it known everywhere."""
+"""The registry of saliency methods and its decorator `@saliency(...)`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ methods: Registry[Method] = Registry(
     "cliploc.saliency",
     "cliploc.methods",
     home=lambda method: method.function.__module__,
-    listed=lambda: module_names("cliploc.saliency"),  # each is called like its method
+    listed=lambda: module_names("cliploc.saliency"),  # each file has its method's name
 )
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -39,8 +39,8 @@ def saliency(
 ) -> Callable[[F], F]:
     """Registers a function `Context, **options → [B, P, h, w]` as a saliency method.
 
-    The function returns raw saliency in float32. ReLU (when `relu`), min–max to 0–1, upsampling and the way back to the
-    original picture are done in one place, by the `Localizer`. A flat map means "not found".
+    The function returns raw saliency in float32. The `Localizer` does the rest: ReLU (when `relu`), min–max to 0–1,
+    upsampling, and mapping back to the original picture. A flat map means "not found".
 
     Args:
         name: as typed on the command line.
@@ -49,12 +49,12 @@ def saliency(
         family: how it works.
         towers: the tower kinds it is defined on.
         needs: what it reads from the trace; a function of its options where it depends on them.
-        relu: whether negative evidence is cut before the map is normalised.
+        relu: whether negative values are set to 0 before the map is normalised.
         threshold: default τ of its boxes, a share of the map's maximum.
         prompts_interact: whether a prompt's map depends on the other prompts it is asked with.
         reads_text: False for a map that is the same for every prompt.
         reads_picture: False for a map that is the same for every picture.
-        poolings: the ways a ViT may make its embedding of its tokens.
+        poolings: the kinds of pooling that a ViT may have.
     """
 
     def register(function: F) -> F:
@@ -87,7 +87,7 @@ def saliency(
 
 
 def baselines() -> tuple[str, ...]:
-    """The names of the methods without a model, which every benchmark shows beside the others.
+    """The names of the baselines without a model, which every benchmark shows beside the other methods.
 
     Example:
         >>> baselines()
@@ -100,7 +100,7 @@ def check_options(method: Method, options: dict[str, Any]) -> None:
     """Refuses options that a method does not have.
 
     Raises:
-        UsageError: naming the option and those there are.
+        UsageError: an unknown option; the message lists the method's options.
     """
     for option in options:
         if option not in method.options:

@@ -1,7 +1,7 @@
-"""Attention rules: what the last blocks of a ViT gather when their patches are to be read one by one.
+"""Attention rules that replace the attention of a ViT's last blocks for a dense reading of its patches.
 
 Pure functions, each a `DenseReading.rule`: `(q, k, v, scale) → out`. Attention is fused: `[T, T]` weights are never
-kept.
+stored.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from cliploc.tower import AttentionRule, DenseReading
 
 
 def self_attention(parts: str, prior: Tensor | None = None) -> AttentionRule:
-    """The rule Σ_x softmax(x xᵀ·scale + prior)·v: every token attends to those like itself.
+    """The rule Σ_x softmax(x xᵀ·scale + prior)·v: every token attends to similar tokens.
 
     Args:
-        parts: which of "q", "k" and "v" take the place of x: "qk" is the sum of two attentions, as in SCLIP.
-        prior: `[T, T]` added to the logits of each.
+        parts: which of "q", "k" and "v" x stands for: "qk" is the sum of two attentions, as in SCLIP.
+        prior: `[T, T]` added to the logits of each attention.
     """
 
     def rule(q: Tensor, k: Tensor, v: Tensor, scale: Tensor | float) -> Tensor:
@@ -31,9 +31,9 @@ def self_attention(parts: str, prior: Tensor | None = None) -> AttentionRule:
 
 
 def iterated_self_attention(iterations: int, temperature: float | None = None) -> AttentionRule:
-    """GEM's rule: v, k and q are each drawn towards their like, so often, then gather v; the mean of the three.
+    """GEM's rule: v, k and q are each clustered `iterations` times, then used to attend to v; the mean of the three.
 
-    Before each step they are scaled to unit length in every head. A temperature takes the place of the block's scale.
+    Before each step they are scaled to unit length in every head. A temperature replaces the block's scale.
     """
 
     def rule(q: Tensor, k: Tensor, v: Tensor, scale: Tensor | float) -> Tensor:
@@ -50,18 +50,18 @@ def iterated_self_attention(iterations: int, temperature: float | None = None) -
 
 
 def _attend(x: Tensor, v: Tensor, scale: Tensor | float, prior: Tensor | None = None) -> Tensor:
-    """softmax(x xᵀ·scale + prior)·v; the scale may differ between images, which fused attention does not take."""
+    """softmax(x xᵀ·scale + prior)·v; the scale may differ between images, which fused attention does not support."""
     return F.scaled_dot_product_attention(x * scale, x, v, attn_mask=prior, scale=1.0)
 
 
 def neighbourhood(grid: tuple[int, int], prefix_tokens: int, sigma: float) -> Tensor:
-    """`[T, T]` exp(−‖p_i − p_j‖² / 2σ²) of patches at p = (row, column); 0 from and to tokens that are no patch."""
+    """NACLIP's prior `[T, T]`: exp(−‖p_i − p_j‖² / 2σ²) for patches at p = (row, column), 0 for other tokens."""
     places = (torch.arange(n, dtype=torch.float32) for n in grid)
     rows, columns = (torch.exp(-((one[:, None] - one) ** 2) / (2 * sigma**2)) for one in places)
     return F.pad(torch.kron(rows, columns), (prefix_tokens, 0, prefix_tokens, 0))  # [T, T]
 
 
 def dense_cosine(ctx: Context, reading: DenseReading = DenseReading()) -> Tensor:
-    """`[B, P, h, w]`: every patch's reading in the joint space, scaled to unit length, · g_t; see `Context.dense`."""
+    """Cosine of every patch's reading in the joint space with g_t: `[B, P, h, w]`; see `Context.dense`."""
     with torch.no_grad():
         return torch.einsum("bdhw,bpd->bphw", F.normalize(ctx.dense(reading), dim=1), ctx.text)

@@ -5,17 +5,17 @@ from __future__ import annotations
 from cliploc.errors import UsageError
 from cliploc.method import Context
 
-# Masked pictures' cosines differ less than those of pictures that a model was trained on, and a softmax at the model's
-# own temperature hangs on a handful of channels. The sharpest at which the tuning pictures lose no box: see
-# docs/performance.md, tools/score_cam_study.py.
+# Multiple of the model's own temperature. At the model's own, a softmax over masked pictures depends on a few channels
+# only. 4 is the smallest multiple at which the tuning pictures lose no box: docs/performance.md,
+# tools/score_cam_study.py.
 MASKED_TIMES_OWN = 4.0
 
 
 def resolve_temperature(ctx: Context, temperature: float | None, times_own: float = 1.0) -> float:
-    """The temperature asked for, or so many times the one that the model was trained with, 1 / logit scale.
+    """The given temperature, or, for None, `times_own` times the one that the model was trained with, 1 / logit scale.
 
     Raises:
-        UsageError: when it is not a positive number.
+        UsageError: the temperature is not a positive number.
     """
     if temperature is None:
         return times_own / ctx.backbone.logit_scale

@@ -1,4 +1,4 @@
-"""Texts of a command line as the types that a method's function declares."""
+"""Converts texts of a command line to the types that a method's function declares."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from cliploc.errors import UsageError
 
 
 def as_declared(function: Callable[..., Any], name: str, option: str, text: str) -> Any:
-    """A text as the type that the function declares for one of its options.
+    """Converts a text to the type that the function declares for one of its options.
 
     Args:
-        function: the method's.
-        name: the method's, for the error.
-        option: which of its options.
-        text: as somebody typed it.
+        function: the method's function.
+        name: the method's name, for the error.
+        option: the name of the option.
+        text: the value as typed.
 
     Raises:
-        UsageError: it is no such value.
+        UsageError: the text cannot be converted.
     """
     return typed(f"{name}'s option {option}", text, get_type_hints(function).get(option, str))
 
 
 def typed(what: str, text: str, wanted: Any) -> Any:
-    """A text as the type wanted: bool, int, float, str, several of one of them, or a union.
+    """Converts a text to a type: bool, int, float, str, a sequence of one of them, or a union.
 
     Raises:
-        UsageError: it is no such value; `what` says in the error where it was expected.
+        UsageError: the text cannot be converted; the message names `what`.
 
     Example:
         >>> typed("stages", "-1,-2", tuple[int, ...])
