@@ -1,8 +1,8 @@
-"""TS-CAM's and LCTR's trained layers on a frozen tower: what makes semantic maps S of the tower's last features.
+"""Trained heads of TS-CAM and LCTR on a frozen tower: they compute semantic maps S from the tower's last features.
 
-Both are 3×3 convolutions over the final patch tokens, learnt from image-level labels: a class's logit is a mean of its
+Both are 3×3 convolutions over the final patch tokens, trained on image-level labels: a class's logit is a mean of its
 map. *Closed* heads have an output for each class of the training set, as published. *Open* heads map every place into
-the tower's joint space, so that the trained head answers any name afterwards.
+the tower's joint space, so that the trained head works with any name.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from cliploc.method import Context
 from cliploc.saliency import mean_attention, patches_of
 from cliploc.tower import Backbone, Needs, TowerKind
 
-FORMAT = 2  # of a saved head
+FORMAT = 2  # file format of a saved head
 READABLE = (1, FORMAT)  # 1: LCTR's heads had no bias
 SAME_TOWER = 0.999  # cosine: rounding of a lower precision stays above it, other weights far below
 HeadKind = Literal["closed", "open"]
@@ -38,24 +38,24 @@ Start = Literal["zero-shot", "random"]
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """What a head is, as saved beside its weights.
+    """The description of a head, saved beside its weights.
 
     Attributes:
         method: "ts_cam" or "lctr".
         kind: "closed" or "open".
-        classes: of the training set, each with its synonyms, the name first.
+        classes: the classes of the training set, each as its name followed by its synonyms.
         channels: d of the tower's last features.
         embedding_size: D of the tower's joint space.
-        logit_scale: the tower's, by which an open head's cosines are multiplied.
-        start: of an open head: "zero-shot", S = the tower's own dense reading + what the convolution adds, which is
-            nothing before training; "random", S = the convolution alone.
-        unit_places: of an open head: whether every place's vector is scaled to unit length, so that S_t are cosines.
+        logit_scale: the tower's logit scale, by which an open head's cosines are multiplied.
+        start: for open heads: "zero-shot", S = the tower's dense reading + the convolution, which adds nothing before
+            training; "random", S = the convolution alone.
+        unit_places: for open heads: whether every place's vector is scaled to unit length, so that S_t are cosines.
         experts: K of LCTR.
-        tower: its model's name.
+        tower: name of the tower's model.
         tower_kind: "cnn" or "vit".
-        pretrained: the weights it was loaded with, as they were asked for.
+        pretrained: the tower's weights, as given by `--pretrained`.
         weights: the tower's `weights_id`.
-        templates: of the sentences that an open head was trained with.
+        templates: prompt templates that an open head was trained with.
         training: settings and outcome of the training, for the record.
     """
 
@@ -88,13 +88,13 @@ class HeadConfig:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a frozen tower leaves of B pictures for a head; all that training needs of them.
+    """The features of B pictures that a head takes from a frozen tower; training needs nothing else of the pictures.
 
     Attributes:
         tokens: `[B, d, h, w]` the last features (a ViT's patch tokens after its last block), each place with mean 0 and
-            variance 1 over its channels: a tower's last norm without its weights, which the convolution learns.
-        attention: `[B, h, w]` mean_{l,H} A^l[class token → patches]; zeros of a CNN.
-        dense: `[B, D, h, w]` the tower's own reading of every place, unit length; None where no head needs it.
+            variance 1 over its channels: the tower's last norm without its weights, which the convolution learns.
+        attention: `[B, h, w]` mean_{l,H} A^l[class token → patches]; zeros for a CNN.
+        dense: `[B, D, h, w]` the tower's dense reading of every place, unit length; None if no head needs it.
     """
 
     tokens: Tensor
@@ -103,7 +103,7 @@ class Seen:
 
 
 def seen_needs(kind: TowerKind, attention: bool, dense: bool) -> Needs:
-    """What `look` reads from a trace."""
+    """The trace entries that `look` reads."""
     if kind == "cnn":
         return Needs(features=(-1,))
     return Needs(tokens=(-1,), features=(-1,) if dense else (), attention="all" if attention else ())
@@ -111,10 +111,10 @@ def seen_needs(kind: TowerKind, attention: bool, dense: bool) -> Needs:
 
 @torch.no_grad()
 def look(ctx: Context, *, attention: bool, dense: bool) -> Seen:
-    """Reads a trace made with `seen_needs`.
+    """Takes a head's features from a trace made with `seen_needs`.
 
     Raises:
-        UsageError: `attention` of a tower that averages its patches.
+        UsageError: `attention` is asked for and the tower has average pooling.
     """
     trace = ctx.trace
     vit = ctx.backbone.kind == "vit"
@@ -129,12 +129,12 @@ def look(ctx: Context, *, attention: bool, dense: bool) -> Seen:
 
 
 class SemanticHead(nn.Module, ABC):
-    """Semantic maps S by a 3×3 convolution, and logits as means of them; fulfils `cliploc.method.TrainedHead`.
+    """A head that makes semantic maps S by a 3×3 convolution, and logits as their means (a `method.TrainedHead`).
 
-    A subclass says with which kernel each picture is convolved, and how places count in the mean.
+    A subclass defines the kernel of each picture, and the weight of each place in the mean.
 
     Args:
-        config: what it is.
+        config: description of the head.
     """
 
     method: str
@@ -147,18 +147,18 @@ class SemanticHead(nn.Module, ABC):
 
     @abstractmethod
     def convolve(self, seen: Seen) -> Tensor:
-        """`[B, C_out, h, w]`."""
+        """The convolution's maps: `[B, C_out, h, w]`."""
 
     @abstractmethod
     def convolved_mean(self, seen: Seen) -> Tensor:
-        """`[B, C_out]`: `convolve`'s maps, averaged as `place_weights` says, without making them."""
+        """The mean of `convolve`'s maps, weighted by `place_weights`, without making the maps: `[B, C_out]`."""
 
     @abstractmethod
     def place_weights(self, grid: tuple[int, int], like: Tensor) -> Tensor:
-        """`[h, w]`, how much a place counts in a class's logit."""
+        """The weight of each place in a class's logit: `[h, w]`."""
 
     def maps(self, seen: Seen) -> Tensor:
-        """S, `[B, C_out, h, w]`: of a closed head a map for each class, of an open one a joint-space vector a place."""
+        """S, `[B, C_out, h, w]`: a closed head has a map for each class, an open one a joint-space vector a place."""
         maps = self.convolve(seen)
         if seen.dense is not None:
             maps = maps + self._dense_scale * seen.dense.to(maps.dtype)
@@ -166,23 +166,23 @@ class SemanticHead(nn.Module, ABC):
 
     @property
     def _dense_scale(self) -> float:
-        """Where places keep their length, the tower's reading must weigh in logits as much as the tower's own do."""
+        """Scale of the dense reading: without `unit_places`, its logits must have the size of the tower's own."""
         return 1.0 if self.config.unit_places else self.config.logit_scale
 
     def forward(self, tokens: Tensor, attention: Tensor, dense: Tensor | None, text: Tensor | None) -> Tensor:
-        """Logits `[B, classes]`; see `logits`. Plain tensors, as several processes train through a wrapper."""
+        """Logits `[B, classes]`; see `logits`. Takes plain tensors, which accelerate's wrapper for processes needs."""
         return self.logits(Seen(tokens, attention, dense), text)
 
     def logits(self, seen: Seen, text: Tensor | None = None) -> Tensor:
-        """The classification that it is trained by.
+        """Classification logits, on which the head is trained.
 
         Args:
-            seen: of the frozen tower.
-            text: `[classes, D]` unit norm, what an open head chooses among. A closed head takes none.
+            seen: features of the frozen tower.
+            text: `[classes, D]` unit norm, the classes of an open head; a closed head takes None.
 
         Returns:
-            `[B, classes]`: closed, the mean of each class's map; open, the mean of S · g_c, which is a closed head
-            whose last layer is the text. With `unit_places` that is the mean of cosines, times the tower's scale.
+            `[B, classes]`. Closed: the mean of each class's map. Open: the mean of S · g_c, as if the text were the
+            last layer of a closed head; with `unit_places` the mean of cosines, times the tower's logit scale.
         """
         if not self.closed and text is None:
             raise ValueError("an open head needs the classes' text embeddings")
@@ -197,21 +197,21 @@ class SemanticHead(nn.Module, ABC):
 
     # ------------------------------------------------------------------------------------------ for a saliency method
     def digest(self) -> str:
-        """SHA-256 of its description and weights; how it was trained is no part of it."""
+        """SHA-256 of the head's description and weights, without the record of its training."""
         digest = hashlib.sha256(json.dumps({**asdict(self.config), "training": None}).encode())
         digest.update(tensors_digest(self.state_dict()))
         return digest.hexdigest()
 
     def needs(self) -> Needs:
-        """What it reads from the trace."""
+        """What the head reads from the trace."""
         return seen_needs(self.tower_kind, self.reads_attention, self.config.reads_dense)
 
     @torch.no_grad()
     def semantics(self, ctx: Context) -> Tensor:
-        """S for each prompt, `[B, P, h, w]`: closed, its class's map, zeros for a name that is no class; open, S · g_t.
+        """S for each prompt, `[B, P, h, w]`: closed, its class's map, or zeros for an unknown name; open, S · g_t.
 
         Raises:
-            UsageError: of a closed head, where nobody says which words the prompts are.
+            UsageError: a closed head without the prompts' words.
         """
         seen = look(ctx, attention=self.reads_attention, dense=self.config.reads_dense)
         maps = self.maps(seen).float()
@@ -230,7 +230,7 @@ class SemanticHead(nn.Module, ABC):
         return chosen
 
     def class_of(self, words: Sequence[str]) -> int | None:
-        """The class meant by a name or, failing that, by one of its synonyms; None where there is none."""
+        """Index of the class with one of these words as its name or, failing that, as a synonym; None for no class."""
         names = {synonyms[0].casefold(): index for index, synonyms in enumerate(self.config.classes)}
         others = {word.casefold(): i for i, synonyms in enumerate(self.config.classes) for word in synonyms[1:]}
         for known in (names, others):
@@ -240,7 +240,7 @@ class SemanticHead(nn.Module, ABC):
         return None
 
     def unknown_reason(self, words: tuple[str, ...]) -> str | None:
-        """Why it cannot know a name: of a closed head, that it is none of its classes."""
+        """Why the head cannot know a name: a closed head knows its classes only; None where it knows the name."""
         if not self.closed or self.class_of(words) is not None:
             return None
         return f"the closed head knows its {len(self.config.classes)} classes only: train an open one for other names"
@@ -273,25 +273,25 @@ class TsCamHead(SemanticHead):
         return convolved
 
     def convolved_mean(self, seen: Seen) -> Tensor:
-        """`[B, C_out]`: the mean of a convolution is the convolution's kernel on nine shifted means."""
+        """The maps' mean, `[B, C_out]`: the mean of a convolution is its kernel applied to nine shifted means."""
         means = neighbour_means(seen.tokens, self.place_weights(_grid(seen), seen.tokens))  # [B, 9d]
         return F.linear(means, self.conv.weight.flatten(1), self.conv.bias)
 
     def place_weights(self, grid: tuple[int, int], like: Tensor) -> Tensor:
-        """All places alike."""
+        """Equal weights of all places."""
         return like.new_full(grid, 1 / math.prod(grid))
 
 
 class LctrHead(SemanticHead):
-    """LCTR's cue-digging module (Chen 2022): erase what attention already sees, and let what is left choose the kernel.
+    """LCTR's cue-digging module (Chen 2022): erases what attention already sees; the rest determines the kernel.
 
     E = 1 − mean_{l,H} A^l[class token → patches]; u = conv3×3(x ⊙ E); m = σ(fc₁(avgpool u) + fc₂(maxpool u)) ∈ R^K;
     S = conv(x; Σ_k m_k W_k) + b with K 3×3 kernels W_k and one bias b for each channel of S, which is not mixed;
-    logits = mean_hw(avgpool3×3 S). avgpool3×3 has stride 1 and padding 1, and counts the zeros around. u has as many
-    channels as x. A CNN has no attention: nothing is erased, E = 1.
+    logits = mean_hw(avgpool3×3 S). avgpool3×3 has stride 1 and padding 1, and includes the padding in its means. u has
+    as many channels as x. A CNN has no attention: nothing is erased, E = 1.
 
     In the authors' code W and b start smaller: there the initial range comes from a 5-dimensional tensor of kernels,
-    whose fan-in counts the classes too. Here each kernel starts as a convolution's does, and b at 0.
+    whose fan-in includes the classes. Here each kernel starts like a convolution's, and b at 0.
 
     Example:
         >>> config = HeadConfig("lctr", "closed", (("cat",), ("dog",)), 8, 16, 100.0, "tiny", "vit", "")
@@ -314,26 +314,26 @@ class LctrHead(SemanticHead):
                 nn.init.kaiming_uniform_(kernel, a=math.sqrt(5))  # as Conv2d starts
 
     def mixture(self, seen: Seen) -> Tensor:
-        """m, `[B, K]` in 0–1: how much of each expert a picture takes."""
+        """m, `[B, K]` in 0–1: the weight of each expert's kernel for each picture."""
         u = self.dig(seen.tokens * (1 - seen.attention.to(seen.tokens.dtype))[:, None])  # [B, d, h, w]
         return torch.sigmoid(self.fc_mean(u.mean(dim=(-2, -1))) + self.fc_max(u.amax(dim=(-2, -1))))
 
     def convolve(self, seen: Seen) -> Tensor:
-        """`[B, C_out, h, w]`: every picture with its own mixture of the kernels."""
+        """The convolution's maps `[B, C_out, h, w]`: every picture with its own mixture of the kernels."""
         k, out = self.experts.shape[:2]
         by_expert = F.conv2d(seen.tokens, self.experts.flatten(0, 1), padding=1)  # [B, K·C_out, h, w]
         by_expert = by_expert.view(len(by_expert), k, out, *by_expert.shape[-2:])
         return torch.einsum("bk,bkchw->bchw", self.mixture(seen), by_expert) + self.bias[:, None, None]
 
     def convolved_mean(self, seen: Seen) -> Tensor:
-        """`[B, C_out]`; the bias counts as much as the places together, which is less than 1 because of the zeros."""
+        """The maps' mean `[B, C_out]`. The bias has the weight of all places together, below 1 because of padding."""
         weights = self.place_weights(_grid(seen), seen.tokens)  # [h, w]
         means = neighbour_means(seen.tokens, weights)  # [B, 9d]
         by_expert = torch.einsum("bn,kcn->bkc", means, self.experts.flatten(2))
         return torch.einsum("bk,bkc->bc", self.mixture(seen), by_expert) + weights.sum() * self.bias
 
     def place_weights(self, grid: tuple[int, int], like: Tensor) -> Tensor:
-        """What the mean of avgpool3×3 gives each place: as much as it has neighbours."""
+        """The weight of each place in the mean of avgpool3×3: proportional to its number of neighbours."""
         ones = like.new_ones(1, 1, *grid)
         return F.avg_pool2d(ones, 3, stride=1, padding=1)[0, 0] / math.prod(grid)
 
@@ -341,7 +341,7 @@ class LctrHead(SemanticHead):
 def neighbour_means(tokens: Tensor, weights: Tensor) -> Tensor:
     """Weighted means of each of a 3×3 kernel's nine inputs, zeros outside: `[B, d, h, w]`, `[h, w]` → `[B, 9d]`.
 
-    A convolution's weighted mean is its kernel applied to these: a closed head is trained without making a map.
+    A convolution's weighted mean is its kernel applied to these means. So a closed head is trained without making maps.
     """
     padded = F.pad(weights, (2, 2, 2, 2))  # an input at (y, x) is used by the output at (y + 1 − i, x + 1 − j)
     h, w = weights.shape
@@ -350,7 +350,7 @@ def neighbour_means(tokens: Tensor, weights: Tensor) -> Tensor:
 
 
 def _wide(tensor: Tensor) -> Tensor:
-    """At least float32: sums and lengths of half precision are too coarse."""
+    """Converts half precision to float32, as sums and norms in half precision are too coarse."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
@@ -364,7 +364,7 @@ HEADS: dict[str, type[SemanticHead]] = {head.method: head for head in (TsCamHead
 # ----------------------------------------------------------------------------------------------- fingerprint of a tower
 @torch.no_grad()
 def tower_fingerprint(backbone: Backbone) -> Tensor:
-    """A tower's embedding of one fixed pattern, `[D]` float32: the same in any precision, on any device."""
+    """A tower's embedding of one fixed pattern, `[D]` float32: nearly the same in any precision, on any device."""
     height, width = backbone.input_hw
     y, x = torch.meshgrid(*(torch.linspace(0, 1, n, dtype=torch.float32) for n in (height, width)), indexing="ij")
     pattern = torch.stack([x, y, 0.5 + 0.5 * torch.sin(20 * x) * torch.cos(13 * y)])  # [3, H, W]
@@ -373,20 +373,20 @@ def tower_fingerprint(backbone: Backbone) -> Tensor:
 
 # ----------------------------------------------------------------------------------------------------- saved and loaded
 def save_head(path: Path, head: SemanticHead, fingerprint: Tensor) -> None:
-    """Writes a head: safetensors, the config as JSON in its metadata. A reader never sees half of it.
+    """Writes a head as safetensors, with its config as JSON in the metadata. The file is replaced atomically.
 
     Args:
         path: the file.
-        head: trained.
+        head: the trained head.
         fingerprint: `tower_fingerprint` of its tower.
 
     Raises:
-        UsageError: it cannot be written.
+        UsageError: the file cannot be written.
     """
     tensors = {f"head.{name}": t.detach().cpu().contiguous() for name, t in head.state_dict().items()}
-    says = {"format": FORMAT, **asdict(head.config)}
+    description = {"format": FORMAT, **asdict(head.config)}
     metadata = {
-        "cliploc_head": json.dumps(says, ensure_ascii=False)
+        "cliploc_head": json.dumps(description, ensure_ascii=False)
     }  # one entry: safetensors does not keep their order
     write_output(path, save({**tensors, "tower.answer": fingerprint.contiguous()}, metadata), "--out")
 
@@ -396,10 +396,10 @@ def load_head(path: str | Path, backbone: Backbone | None = None) -> SemanticHea
 
     Args:
         path: the file.
-        backbone: the tower it shall work on; None to look at the head alone.
+        backbone: the tower it will work on; None to load the head without a tower.
 
     Raises:
-        ModelError: no such file, no head, or one trained on another tower; the line names both.
+        ModelError: no such file, not a head, or a head trained on another tower; the message names both towers.
     """
     path = Path(path).expanduser()
     config = read_config(path)
@@ -420,10 +420,10 @@ def load_head(path: str | Path, backbone: Backbone | None = None) -> SemanticHea
 
 
 def read_config(path: str | Path) -> HeadConfig:
-    """What a saved head is, without its weights.
+    """Reads the description of a saved head, without its weights.
 
     Raises:
-        ModelError: no such file, or no head.
+        ModelError: no such file, or not a head.
     """
     path = Path(path).expanduser()
     try:
@@ -434,11 +434,11 @@ def read_config(path: str | Path) -> HeadConfig:
     except (OSError, SafetensorError) as error:
         raise ModelError(f"expected a trained head, but {path} cannot be read as one: {error}") from None
     if "cliploc_head" not in metadata:
-        raise ModelError(f"expected a trained head, but {path} is another file: make one with cliploc train")
+        raise ModelError(f"expected a trained head, but {path} is not one: make one with cliploc train")
     try:
         raw = json.loads(metadata["cliploc_head"])
         if raw.pop("format") not in READABLE:
-            raise ModelError(f"{path} is of another version of cliploc: train it again")
+            raise ModelError(f"{path} was saved by another version of cliploc: train it again")
         raw["classes"] = tuple(tuple(words) for words in raw["classes"])
         raw["templates"] = tuple(raw["templates"])
         config = HeadConfig(**raw)
@@ -456,7 +456,8 @@ def _refuse_another_tower(path: Path, config: HeadConfig, expected: Tensor | Non
     if expected is None:
         raise ModelError(f"{path} is damaged: it does not say which tower it was trained on: train it again")
     if config.weights != backbone.weights_id:
-        # Other libraries, devices and precisions name the same weights otherwise: what do they make of one pattern?
+        # The same weights can have another id in other libraries, on other devices and in other precisions: compare
+        # the embeddings of one pattern.
         got = tower_fingerprint(backbone)
         if not float(F.cosine_similarity(got, expected, dim=0)) > SAME_TOWER:
             raise ModelError(f"{path} was trained on other weights of {config.tower} than these: use {asked}")

@@ -329,7 +329,7 @@ def test_files_that_are_no_heads(saved: Any, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match="cannot be read as one"):
             load_head(file)
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(ModelError, match="is another file"):
+    with pytest.raises(ModelError, match="is not one: make one"):
         load_head(tmp_path / "other.safetensors")
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()

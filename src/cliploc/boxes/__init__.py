@@ -1,4 +1,4 @@
-"""Heatmap → boxes: a threshold, connected components, a score for each, suppression."""
+"""Boxes of heatmaps: threshold, connected components, a score for each box, non-maximum suppression."""
 
 from __future__ import annotations
 

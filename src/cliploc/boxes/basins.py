@@ -1,4 +1,4 @@
-"""The basins of a map: every pixel climbs to a peak, and the pixels of a peak are its basin."""
+"""The basins of a map: from every pixel a path climbs to a peak; the pixels that reach a peak are its basin."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy.typing as npt
 
 
 def climb(heat: npt.NDArray[np.floating], connectivity: Literal[4, 8]) -> npt.NDArray[np.intp]:
-    """Each pixel's peak: always to the highest neighbour, of equals to the last; ways of equal pixels thus end.
+    """Each pixel's peak, reached by steps to the highest neighbour; the last of equal neighbours, so paths end.
 
     Args:
         heat: `[H, W]`, finite.
         connectivity: 4 or 8 neighbours.
 
     Returns:
-        `[H * W]`, for each pixel the place of its peak, both counted along the rows.
+        `[H * W]`, for each pixel the index of its peak, both in row-major order.
 
     Example:
         >>> climb(np.array([[1.0, 3.0, 2.0, 5.0]]), 8).tolist()
@@ -55,7 +55,7 @@ def climb(heat: npt.NDArray[np.floating], connectivity: Literal[4, 8]) -> npt.ND
 
 
 def neighbours(connectivity: Literal[4, 8]) -> list[tuple[tuple[slice, slice], tuple[slice, slice]]]:
-    """Views of a map in which each pair of neighbours lies one on the other, each pair once.
+    """Pairs of views of a map: equal positions in the two views are neighbours, each pair of neighbours once.
 
     Example:
         >>> row = np.array([[1, 2, 3]])

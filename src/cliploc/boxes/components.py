@@ -1,4 +1,4 @@
-"""Boxes round the connected hot regions of heatmaps, for all prompts at once."""
+"""Boxes of the connected hot regions of heatmaps, for all prompts at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cliploc.config import DEFAULTS, OPTIONS
 from cliploc.errors import UsageError
 from cliploc.values import FloatArray
 
-FEW = 16  # regions; with more, one by one is slower than all pixels at once
+FEW = 16  # regions up to which peaks are found region by region; for more, all pixels at once is faster
 MAPS_AT_ONCE = 64  # tall stacks of maps are labelled in one call; this bounds their memory
 
 
@@ -28,13 +28,13 @@ class BoxRule:
             1979), for maps whose right τ is not known.
         components: "all" connected hot regions, or only the "largest" by area (MaxBoxAcc's rule).
         min_area: regions smaller than this share of the map are dropped (VL-Score's paper: 0.001).
-        max_boxes: at most so many a map, best first; None for all.
-        nms_iou: of boxes of one map that overlap more than this, the better stays; None for no suppression.
+        max_boxes: the maximum number of boxes of a map, best first; None for all.
+        nms_iou: of two boxes of one map whose IoU is above this, the better stays; None for no suppression.
         connectivity: 8 (the WSOL evaluation's) or 4 neighbours (VL-Score's).
-        split_peaks: a region is divided into a part for each of its peaks whose prominence (height over the saddle to a
-            higher peak) is at least this share of the map's maximum; 1: never. Parts are then regions like others: each
-            has a peak of its own, and `components` and `min_area` apply to it. A region stays whole unless two of its
-            parts reach `min_area`.
+        split_peaks: a region is divided into a part for each peak whose prominence (height over the saddle to a higher
+            peak) is at least this share of the map's maximum; 1: never. Parts are treated like regions: each has its
+            own peak, and `components` and `min_area` apply to it. A region stays whole unless at least two of its parts
+            reach `min_area`.
 
     Raises:
         UsageError: a value outside its range.
@@ -46,7 +46,7 @@ class BoxRule:
     max_boxes: int | None = DEFAULTS.max_boxes
     nms_iou: float | None = DEFAULTS.nms_iou
     connectivity: Literal[4, 8] = 8
-    split_peaks: float = 1.0  # never, whatever a localizer's default is: published rules know no parts
+    split_peaks: float = 1.0  # never, unlike a localizer's default: published rules do not divide regions
 
     def __post_init__(self) -> None:
         if self.threshold is None:
@@ -64,7 +64,7 @@ class MapBoxes:
     Attributes:
         xyxy: `[n, 4]` float32, map pixels, exclusive right and bottom edge.
         peak: `[n]` float32, the map's largest value inside the region, as a share of the map's maximum.
-        index: `[n]` integers: which map.
+        index: `[n]` integers: which map a box belongs to.
     """
 
     xyxy: FloatArray
@@ -98,7 +98,7 @@ def boxes_from_maps(maps: FloatArray, rule: BoxRule) -> MapBoxes:
 
 
 def hot_levels(maps: FloatArray, threshold: float | Literal["auto"]) -> FloatArray:
-    """`[P]`: the value above which the pixels of each map `[P, H, W]` are hot, as `BoxRule.threshold` says.
+    """For each map of `[P, H, W]` the value above which its pixels are hot, `[P]`; see `BoxRule.threshold`.
 
     Example:
         >>> hot_levels(np.array([[[0, 0.5]]], np.float32), 0.4).tolist()
@@ -143,7 +143,7 @@ def _boxes(maps: FloatArray, rule: BoxRule, first_index: int) -> MapBoxes:
 
 @dataclass(frozen=True)
 class _Regions:
-    """n regions of a stack of maps: `[n, 4]` corners on the stack, area, peak, and which map it is."""
+    """n regions of a stack of maps: `[n, 4]` corners on the stack, area, peak, and index of the map."""
 
     corners: npt.NDArray[np.int64]
     area: npt.NDArray[np.int64]
@@ -160,10 +160,10 @@ def _divided(
     fewest: float,
     connectivity: Literal[4, 8],
 ) -> _Regions:
-    """Parts in the place of each region that has several of at least `fewest` pixels; `low` and `least` are by map."""
+    """Replaces each region that has several parts of at least `fewest` pixels by them; `low` and `least` are by map."""
     whole = np.ones(len(regions.area), bool)
     found: list[Parts] = []
-    # Others cannot become two boxes: too small, or no peak is prominent even over the threshold.
+    # The others cannot become two boxes: they are too small, or no peak is prominent even over the threshold.
     large = regions.area >= max(3, 2 * fewest)
     for region in np.flatnonzero(large & (regions.peak - low[regions.index] >= least[regions.index])):
         left, top, right, bottom = regions.corners[region]
@@ -216,7 +216,7 @@ def _thresholds(maps: FloatArray, largest: FloatArray, threshold: float | str) -
 def suppress(
     xyxy: FloatArray, index: npt.NDArray[np.int64], order: npt.NDArray[np.int64], iou: float
 ) -> npt.NDArray[np.int64]:
-    """Greedy non-maximum suppression within each map, keeping the order, in which each map's boxes are neighbours."""
+    """Greedy non-maximum suppression within each map. In `order` each map's boxes are adjacent; the order is kept."""
     boxes, map_of = xyxy[order].astype(np.float64), index[order]
     left, top, right, bottom = boxes.T
     area = (right - left) * (bottom - top)

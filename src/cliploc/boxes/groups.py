@@ -1,4 +1,4 @@
-"""One box round several things: recognised by the map falling apart above the threshold, or by boxes inside a box."""
+"""Finds boxes that hold several things: the map splits above the threshold, or a box has other boxes inside."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ import numpy.typing as npt
 
 from cliploc.values import FloatArray
 
-LEVELS = 12  # at which a region is looked at, between its threshold and its peak
-PEAK = 0.75  # a part's peak, as a share of the region's: less is a tail of the thing, not a second one
-DEPTH = 0.15  # of the valley between parts, as a share of the region's peak
-LIKE = 0.25  # a part's area, as a share of the largest part's
-SHARE = 0.6  # of the box that its largest part may fill: one round a single thing is filled by it
-INSIDE = 0.9  # of a box's area that must lie in another for it to be inside
+LEVELS = 12  # number of levels tried between a region's threshold and its peak
+PEAK = 0.75  # lowest peak of a part, as a share of the region's; a lower one belongs to the same thing
+DEPTH = 0.15  # lowest depth of the valley between parts, as a share of the region's peak
+LIKE = 0.25  # smallest area of a part, as a share of the largest part's
+SHARE = 0.6  # largest share of the box that its largest part may fill; a single thing fills more
+INSIDE = 0.9  # share of a box's area that must lie in another box for it to be inside
 
 
 def split_region(heat: FloatArray, xyxy: npt.ArrayLike, threshold: float) -> list[tuple[FloatArray, float]]:
-    """The things that one region's box goes round, if they are several.
+    """Splits one region's box into boxes of single things, if it holds several.
 
-    The region falls apart at some level above its threshold into parts of about the same heat and size, with a valley
-    between them. Every hot pixel goes to the nearest part, so that the parts' boxes together hold what the one held.
+    At some level above the threshold the region splits into parts of similar heat and size, with a valley between them.
+    Every hot pixel is assigned to the nearest part, so the parts' boxes together cover what the region's box covered.
 
     Args:
         heat: `[H, W]`, one name's map.
         xyxy: the region's box, map pixels.
-        threshold: what is above this share of the map's maximum is hot.
+        threshold: pixels above this share of the map's maximum are hot.
 
     Returns:
-        For each part its box `[4]`, map pixels, and its peak as a share of the map's maximum, best first; nothing where
-        the box goes round one thing.
+        For each part its box `[4]`, map pixels, and its peak as a share of the map's maximum, best first; nothing if
+        the box holds one thing.
 
     Example:
         >>> heat = np.zeros((8, 16), np.float32)
@@ -67,7 +67,7 @@ def split_region(heat: FloatArray, xyxy: npt.ArrayLike, threshold: float) -> lis
 
 
 def _second_summit(crop: FloatArray, least: float) -> float | None:
-    """The second highest of the summits that reach `least`; None where there is one only, and so one part at most."""
+    """The second highest of the summits that reach `least`; None if there is only one, and so at most one part."""
     around = cv2.dilate(crop, np.ones((3, 3), np.uint8))
     n, labels = cv2.connectedComponents(((crop >= around) & (crop >= least)).astype(np.uint8))
     return sorted(float(crop[labels == summit].max()) for summit in range(1, n))[-2] if n > 2 else None
@@ -94,7 +94,7 @@ def _nearest(
 
 
 def around_others(xyxy: FloatArray) -> npt.NDArray[np.bool_]:
-    """Which of one name's boxes `[n, 4]` goes round at least two smaller ones.
+    """For each of one name's boxes `[n, 4]`, whether it holds at least two smaller ones.
 
     Example:
         >>> around_others(np.array([[0, 0, 9, 9], [0, 0, 3, 3], [5, 5, 8, 8]], np.float32)).tolist()

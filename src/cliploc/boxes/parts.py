@@ -1,4 +1,4 @@
-"""A hot region with several separate peaks, divided into a part for each."""
+"""Divides a hot region with several separate peaks into a part for each peak."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from cliploc.boxes.basins import climb, neighbours
 from cliploc.values import FloatArray
 
-MOST = 64  # summits; with more, their ways to each other cost more than the basins
+MAX_SUMMITS = 64  # for more, testing the paths between them costs more than finding the basins
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Parts:
         xyxy: `[n, 4]`, exclusive right and bottom edge.
         area: `[n]`, pixels.
         peak: `[n]`, the largest value inside.
-        labels: `[h, w]`, 1 … n in the parts, 0 outside the region.
+        labels: `[h, w]`, 1 … n inside the parts, 0 outside the region.
     """
 
     xyxy: npt.NDArray[np.int64]
@@ -37,19 +37,20 @@ def divide(
 ) -> Parts | None:
     """Divides a region where the map has separate peaks.
 
-    A peak's prominence is its height over its saddle: the highest level at which it hangs together with a higher peak.
-    A peak of at least `least` has a part of its own; the basin of any other joins what it hangs together with at the
-    highest level: a watershed from the prominent peaks, the rule of Chazal et al. 2013 (Persistence-based clustering).
+    A peak's prominence is its height over its saddle, the highest level at which it is connected to a higher peak. A
+    peak with a prominence of at least `least` gets its own part. The basin of any other peak joins the basin that it is
+    connected to at the highest level. This is a watershed from the prominent peaks, the rule of Chazal et al. 2013
+    (Persistence-based clustering).
 
     Args:
-        heat: `[h, w]`, a map round the region.
-        inside: `[h, w]`, the region: one connected set of pixels above `low`, none of its neighbours above it.
+        heat: `[h, w]`, a crop of the map that holds the region.
+        inside: `[h, w]`, the region: one connected set of pixels above `low`, none of whose neighbours is above it.
         low: the threshold, 0 or more.
-        least: prominence that a part's peak needs.
+        least: the prominence that a part's peak needs.
         connectivity: 4 or 8 neighbours.
 
     Returns:
-        At least two parts, or None where one peak alone is prominent.
+        At least two parts, or None if only one peak is prominent.
 
     Example:
         >>> heat = np.array([[0.5, 1.0, 0.6, 0.9, 0.5]], np.float32)
@@ -82,16 +83,16 @@ def divide(
 def _may_divide(
     heat: FloatArray, inside: npt.NDArray[np.bool_], low: float, least: float, connectivity: Literal[4, 8]
 ) -> bool:
-    """Whether a second peak may be prominent: mostly none is, and that is seen much faster than the basins."""
+    """Whether a second peak may be prominent. Mostly none is, and this test is much faster than finding the basins."""
     kernel = np.ones((3, 3), np.uint8) if connectivity == 8 else cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
     summits = (heat >= cv2.dilate(heat, kernel)) & (heat - np.float32(low) >= np.float32(least)) & inside
     y, x = np.nonzero(summits)
-    if len(y) < 2 or len(y) > MOST or connectivity == 4:
+    if len(y) < 2 or len(y) > MAX_SUMMITS or connectivity == 4:
         return len(y) > 1
     height = heat[y, x].astype(np.float64)
     order = np.argsort(-height, kind="stable")
     y, x, height = y[order], x[order], height[order]
-    # A straight way to a higher summit that does not go down far enough shows that a summit is not prominent.
+    # If a straight line to a higher summit does not go down far enough, the summit is not prominent.
     left = np.arange(1, len(y))
     for to in range(len(y) - 1):
         tested = left[left > to]
@@ -110,7 +111,7 @@ def _may_divide(
 def _saddles(
     heat: FloatArray, basin: npt.NDArray[np.int32], connectivity: Literal[4, 8], tallest: FloatArray
 ) -> list[tuple[float, int, int]]:
-    """Level and the two basins of each saddle, from the highest down; of equals, that of the highest peaks first."""
+    """The saddles, each with its level and two basins, from the highest down; of equals, the highest peaks' first."""
     count, levels, pairs = len(tallest), [], []
     for one, other in neighbours(connectivity):
         differ = basin[one] != basin[other]
@@ -131,7 +132,7 @@ def _saddles(
 
 
 def _join(saddles: list[tuple[float, int, int]], tallest: FloatArray, least: float) -> npt.NDArray[np.int64]:
-    """For each basin the one whose peak its part has."""
+    """For each basin the basin of the peak that its part belongs to."""
     roots = list(range(len(tallest)))
 
     def root(one: int) -> int:
@@ -152,7 +153,7 @@ def _join(saddles: list[tuple[float, int, int]], tallest: FloatArray, least: flo
 def _extents(
     labels: npt.NDArray[np.int64], on: npt.NDArray[Any]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Bounding rectangle and pixels of each label but 0."""
+    """Bounding rectangle and number of pixels of each label except 0."""
     of = labels.ravel()[on]
     order = np.argsort(of, kind="stable")
     starts = np.searchsorted(of[order], np.arange(1, of.max() + 1))

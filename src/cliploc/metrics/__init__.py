@@ -1,4 +1,4 @@
-"""Numbers for localisation. Each metric is a file of its own and registers itself; see `Metric` for what one has."""
+"""Localisation metrics. Each metric is one file that registers itself; see `Metric` for the protocol."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from cliploc.metrics._infra.metric import JudgedMap, Number, metric
 class EnergyInBoxes(MeanMetric):
     """The share of a map's sum that lies inside the true boxes (Wang et al. 2020, Score-CAM).
 
-    A pixel is inside when its centre is. A map without energy has none inside: 0.
+    A pixel is inside when its centre is. The score of an all-zero map is 0.
 
     Example:
         >>> EnergyInBoxes().value(np.ones((8, 8)), [[0, 0, 4, 8]])

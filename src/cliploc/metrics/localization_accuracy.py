@@ -1,4 +1,4 @@
-"""GT-known, Top-1 and Top-5 localisation: MaxBoxAcc's box at one threshold, and the predictions of the class."""
+"""GT-known, Top-1 and Top-5 localisation: MaxBoxAcc's box at one threshold, combined with class predictions."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class LocalizationResult:
     """Localisation and classification accuracy, from 0 to 1; the box is that of MaxBoxAcc at one τ.
 
     Attributes:
-        n: how many images.
-        predicted: for how many of them there were predictions; the Top-k numbers are shares of these.
+        n: number of images.
+        predicted: number of images with predictions; the Top-k numbers are shares of these.
         threshold: τ.
         oracle: whether τ was chosen on these same images.
-        gt_known: the box on the true class's map is right.
-        top1_loc, top5_loc: … and the true class is the first, or among the first five, of the predictions; None without
-            (so many) predictions.
-        top1_cls, top5_cls: the true class is, wherever the box.
+        gt_known: share of images whose box on the true class's map is right.
+        top1_loc, top5_loc: share of images whose box is right and whose true class is the first prediction, or among
+            the first five; None without (so many) predictions.
+        top1_cls, top5_cls: share of images whose true class is the first prediction, or among the first five.
         intervals: name of a number → its confidence interval at this τ.
         per_class: label → GT-known.
     """
@@ -63,11 +63,11 @@ class LocalizationResult:
 class LocalizationAccuracy(Metric):
     """GT-known, Top-1 and Top-5 localisation, and classification.
 
-    The map is the true class's. Where the class is predicted rightly, that is the predicted class's map as well, so
-    that Top-1 Loc needs no other map.
+    The map is the true class's. If the predicted class is right, that is the predicted class's map as well, so Top-1
+    Loc needs no other map.
 
     Args:
-        iou: how good a box must be.
+        iou: the IoU from which a box is right.
         threshold: τ of `summarise`; None: the best on these images, which makes the numbers an oracle's.
 
     Raises:
@@ -118,7 +118,8 @@ class LocalizationAccuracy(Metric):
             predictions: classes, best first; None where there are none.
 
         Raises:
-            UsageError: an image counted already, predictions without a label or of another number than before.
+            UsageError: an image that was counted already, predictions without a label, or more or fewer predictions
+                than for the images before.
         """
         self._check(curve.image_id, label, predictions)
         self.hits.add(curve, label)
@@ -188,7 +189,7 @@ class LocalizationAccuracy(Metric):
         )
 
     def judge(self, judged: JudgedMap) -> dict[str, Any]:
-        """At which of the map's levels the box is right, and its IoU at τ."""
+        """The columns of one map: at which of its levels the box is right, and its IoU at τ."""
         curve = judged.curve
         at_tau = {} if self.threshold is None else {"iou": float(curve.largest[curve.index(self.threshold)])}
         return largest_hits(curve) | at_tau
@@ -200,7 +201,7 @@ class LocalizationAccuracy(Metric):
         self._keep(sample_id, label, predictions)
 
     def summarise(self, may_tune: bool, bootstrap: Bootstrap = DEFAULT) -> MetricSummary:  # noqa: ARG002
-        """All at the metric's τ, and localisation at the best τ of these images (an oracle) beside it."""
+        """All numbers at the metric's τ, and localisation also at the best τ of these images (an oracle)."""
         at_own, at_best = self.compute(self.threshold, bootstrap), self.compute(None, bootstrap)
         where = threshold_note(at_own.threshold, at_own.oracle)
         of = "" if at_own.predicted == at_own.n else f"of {at_own.predicted} images with predictions"

@@ -33,9 +33,9 @@ class MaxBoxAccResult:
     """The accuracy over `n` images, from 0 to 1.
 
     Attributes:
-        n: how many images.
+        n: number of images.
         accuracy: at the τ that is best for all of them together – an oracle, chosen on the images it is reported on.
-        threshold: that τ; the smallest of equals.
+        threshold: that τ; the smallest where several are best.
         interval: confidence interval of `accuracy`, τ chosen anew in each bootstrap replicate.
         curve: `[1000]`, the accuracy at each τ of `TAUS`.
         per_class: label → accuracy at `threshold`.
@@ -56,7 +56,7 @@ class MaxBoxAcc(Metric):
     Choe et al. 2020, "Evaluating Weakly Supervised Object Localization Methods Right", CVPR.
 
     Args:
-        iou: how good a box must be.
+        iou: the IoU from which a box is right.
         contours: "largest", or "every" for the best of all contours' boxes.
 
     Example:
@@ -118,7 +118,7 @@ class MaxBoxAcc(Metric):
         return MaxBoxAccResult(n, float(curve[best]), float(TAUS[best]), interval, curve, per_class), replicates
 
     def judge(self, judged: JudgedMap) -> dict[str, Any]:
-        """At which of the map's levels the largest contour's box is right."""
+        """The columns of one map: at which of its levels the largest contour's box is right."""
         return largest_hits(judged.curve)
 
     def add(self, sample_id: str, columns: Row, label: int | None, predictions: Sequence[int] | None) -> None:  # noqa: ARG002
@@ -126,7 +126,7 @@ class MaxBoxAcc(Metric):
         self.hits.restore(sample_id, columns["highest"], columns[LARGEST_HITS], label)
 
     def summarise(self, may_tune: bool, bootstrap: Bootstrap = DEFAULT) -> MetricSummary:
-        """MaxBoxAcc, its threshold, and the images of each class."""
+        """MaxBoxAcc, its threshold, and the accuracy of each class."""
         result = self.compute(bootstrap)
         images = Counter(self.hits.labels)
         return MetricSummary(
@@ -142,5 +142,5 @@ def largest_hits(curve: BoxCurve) -> dict[str, Any]:
 
 
 def threshold_note(threshold: float, chosen: bool) -> str:
-    """Which threshold a number is at, and where that comes from."""
+    """A note that names a number's threshold and who chose it."""
     return f"τ {threshold:g}, {'the best on these images (an oracle)' if chosen else 'as given'}"

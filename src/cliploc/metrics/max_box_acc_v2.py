@@ -27,7 +27,7 @@ class MaxBoxAccV2Result:
     """The accuracy over `n` images, from 0 to 1.
 
     Attributes:
-        n: how many images.
+        n: number of images.
         accuracy: mean over the IoUs of the accuracy at each one's own best τ (an oracle, as in MaxBoxAcc).
         interval: its confidence interval.
         at_iou: IoU → the result for it alone.
@@ -48,7 +48,7 @@ class MaxBoxAccV2(Metric):
     Choe et al. 2020, "Evaluation for Weakly Supervised Object Localization: Protocol, Metrics, and Datasets".
 
     Args:
-        ious: how good a box must be; the mean is over these.
+        ious: the IoUs from which a box is right; the mean is over these.
 
     Example:
         >>> metric = MaxBoxAccV2()
@@ -97,7 +97,7 @@ class MaxBoxAccV2(Metric):
         both = {iou: part.replicated(bootstrap) for iou, part in self.parts.items()}
         at_iou = {iou: result for iou, (result, _) in both.items()}
         results = list(at_iou.values())
-        # The same images make up each replicate at every IoU, so that their mean is the replicate's own.
+        # Each replicate draws the same images at every IoU, so the mean over IoUs is a mean within the replicate.
         drawn = [replicates for _, replicates in both.values() if replicates is not None]
         interval = bootstrap.quantiles(np.mean(drawn, axis=0)) if drawn else None
         accuracy = float(np.mean([one.accuracy for one in results]))
@@ -105,7 +105,7 @@ class MaxBoxAccV2(Metric):
         return MaxBoxAccV2Result(results[0].n, accuracy, interval, at_iou, per_class)
 
     def judge(self, judged: JudgedMap) -> dict[str, Any]:
-        """At which of the map's levels the best box is right, for each IoU."""
+        """The columns of one map: at which of its levels the best box is right, for each IoU."""
         hits = {f"hits_every_{_percent(iou)}": packed_hits(judged.curve, iou, "every").tobytes() for iou in self.parts}
         return {"highest": len(judged.curve.best) - 1, **hits}
 

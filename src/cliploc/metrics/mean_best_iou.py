@@ -1,4 +1,4 @@
-"""Mean best IoU: how well the best of a map's boxes fits at a stated threshold."""
+"""Mean best IoU: the IoU of the best of a map's boxes at a given threshold, averaged over images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cliploc.metrics.max_box_acc import threshold_note
 
 @metric
 class MeanBestIoU(MeanMetric):
-    """How well the best of all contours' boxes fits at a stated τ, IoU averaged over images.
+    """The IoU of the best of all contours' boxes at a given τ, averaged over images.
 
     Args:
         threshold: τ.
@@ -64,5 +64,5 @@ class MeanBestIoU(MeanMetric):
 
     @property
     def note(self) -> str:
-        """At which threshold the number is."""
+        """A note that names the threshold."""
         return threshold_note(self.threshold, chosen=False)

@@ -18,8 +18,8 @@ from cliploc.metrics._infra.metric import ColumnType, JudgedMap, Number, metric
 class PointingGame(MeanMetric):
     """The hottest pixel is on a true box, or at most 15 pixels beside it.
 
-    Zhang et al. 2018, "Top-Down Neural Attention by Excitation Backprop". Of equally hot pixels the first counts; a map
-    that is the same everywhere points nowhere: a miss.
+    Zhang et al. 2018, "Top-Down Neural Attention by Excitation Backprop". Of equally hot pixels the first counts. A
+    constant map is a miss.
 
     Args:
         tolerance_px: in map pixels.

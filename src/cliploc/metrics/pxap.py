@@ -1,4 +1,4 @@
-"""PxAP: pixel average precision, where true masks are known."""
+"""PxAP: pixel average precision against true masks."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from cliploc.metrics._infra.metric import (
     refuse_twice,
 )
 
-EDGES = np.append(TAUS, [1.0, 2.0])  # the last bin holds scores of 1
-REPLICATES = 200
+EDGES = np.append(TAUS, [1.0, 2.0])  # of the score bins; the last bin holds scores of 1
+REPLICATES = 200  # of the bootstrap
 Counts = npt.NDArray[np.int64]
 
 
@@ -36,7 +36,7 @@ class PxAPResult:
     """The area under the precision–recall curve of all pixels.
 
     Attributes:
-        n: how many images.
+        n: number of images.
         pxap: from 0 to 1.
         interval: its confidence interval (Poisson bootstrap over images).
     """
@@ -50,9 +50,9 @@ class PxAPResult:
 class PxAP(Metric):
     """Pixel average precision over thresholds 0, 0.001 … 1, over the pixels of all images together.
 
-    Choe et al. 2020. Pixels to be ignored (OpenImages30k's ignore regions, where they are no object) do not count.
-    Only sums are kept: each image's weights in the bootstrap replicates are Poisson(1) draws seeded by its name, so
-    that parts merge to the same result whatever their order.
+    Choe et al. 2020. Ignored pixels (in OpenImages30k's ignore regions, outside the object) do not count. Only sums are
+    stored: each image's weights in the bootstrap replicates are Poisson(1) draws seeded by its name, so merged parts
+    give the same result in any order.
 
     Example:
         >>> metric = PxAP()
@@ -116,10 +116,10 @@ class PxAP(Metric):
         return both
 
     def compute(self, bootstrap: Bootstrap = DEFAULT) -> PxAPResult:
-        """The result so far; 200 replicates, whatever `bootstrap` says, unless it says none.
+        """The result so far. The interval has 200 replicates for any `bootstrap` that has replicates.
 
         Raises:
-            UsageError: no image was counted, or no pixel of any is of an object.
+            UsageError: no image was counted, or no image has a pixel of an object.
         """
         n = refuse_empty(len(self._ids))
         if not self._true[0].any():
@@ -149,7 +149,7 @@ def pixel_counts(
     mask: npt.NDArray[np.bool_],
     ignore: npt.NDArray[np.bool_] | None = None,
 ) -> tuple[Counts, Counts]:
-    """How many pixels of one image have which score: those of the object, and those outside, each `[1001]`.
+    """Histograms of one image's scores: pixels of the object, and pixels outside it, each `[1001]`.
 
     Arguments and errors are those of `PxAP.update`.
     """
@@ -164,19 +164,19 @@ def pixel_counts(
 
 
 def _area(true: Counts, false: Counts) -> float:
-    """Σ precision · Δrecall from the highest threshold down."""
+    """Area under the precision–recall curve: Σ precision · Δrecall from the highest threshold down."""
     tp, fp = (np.append(0, one[::-1].cumsum()) for one in (true, false))
     precision = tp[1:] / np.maximum(tp[1:] + fp[1:], 1)
     return float((precision * np.diff(tp)).sum() / max(tp[-1], 1))
 
 
 def pack_counts(true: Counts, false: Counts) -> bytes:
-    """What `PxAP` needs of one image, compressed; `unpack_counts` reads it."""
+    """One image's counts for `PxAP`, compressed; `unpack_counts` reads them."""
     return zlib.compress(np.concatenate([true, false]).astype("<u4").tobytes())
 
 
 def unpack_counts(packed: bytes) -> tuple[Counts, Counts]:
-    """How many pixels inside and outside of the object have each score.
+    """Reads what `pack_counts` made: the counts of pixels inside and outside the object, for each score.
 
     Example:
         >>> true, false = unpack_counts(pack_counts(np.array([1, 2]), np.array([3, 4])))

@@ -19,11 +19,11 @@ from cliploc.metrics.max_box_acc import threshold_note
 class VLScoreRule(MeanMetric):
     """VL-Score's own rule: right if any predicted box has an IoU of at least 0.5 with any true box.
 
-    Gao & Wang 2022. Boxes are those of 4-connected regions above τ·max that cover at least 0.1 % of the map. More
-    lenient than MaxBoxAcc, which takes one box: report both.
+    Gao & Wang 2022. Boxes are those of 4-connected regions above τ·max that cover at least 0.1 % of the map. The rule
+    is more lenient than MaxBoxAcc, which takes one box: report both.
 
     Args:
-        threshold: τ; 0.6 is what the paper reports.
+        threshold: τ; 0.6 is the paper's.
 
     Raises:
         UsageError: τ outside 0–1.
@@ -85,5 +85,5 @@ class VLScoreRule(MeanMetric):
 
     @property
     def note(self) -> str:
-        """At which threshold the number is."""
+        """A note that names the threshold."""
         return threshold_note(self.threshold, chosen=False)

@@ -1,1 +1,1 @@
-"""What several metrics share: the protocol and registry, curves over all thresholds, the bootstrap."""
+"""Code that several metrics share: the protocol and registry, curves over all thresholds, the bootstrap."""

@@ -1,9 +1,10 @@
-"""The regions of a smooth map at all of its thresholds at once, out of its few peaks.
+"""Finds the regions of a smooth map at all of its thresholds at once, from its few peaks.
 
-Every pixel climbs to a peak; the pixels of a peak are its basin. What is above a threshold of a basin hangs together,
-as each of its pixels can climb to the peak without going below; two basins hang together where a pair of neighbours,
-one in each, is above: at the highest such pair, their saddle. So the regions at all thresholds follow from the basins'
-sides at each level and from their saddles, as in a merge tree, without labelling the map at any threshold.
+From every pixel a path climbs to a peak; the pixels that reach a peak are its basin. A basin's pixels above a threshold
+are connected, as each of them climbs to the peak without going below the threshold. Two basins are connected above a
+threshold if a pair of neighbours, one in each basin, is above it; the highest such pair is their saddle. So the regions
+at all thresholds follow from the basins' sides at each level and from the saddles, as in a merge tree. The map need not
+be labelled at any threshold.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ from cliploc.boxes.basins import climb, neighbours
 
 IntArray = npt.NDArray[np.int64]
 LEVELS = 256
-MOST = 250  # peaks; a noisy map has thousands, and labelling it at each threshold is faster
+MAX_PEAKS = 250  # a noisy map has thousands, and labelling it at each threshold is faster
 NOTHING = -(2**31)
 
 
 @dataclass(frozen=True)
 class Regions:
-    """The regions of {pixels of at least t} for all t ≥ 1.
+    """The connected regions of the pixels of at least level t, for all t ≥ 1.
 
     Attributes:
         level: `[n]`, t of each region.
         sides: `[n, 4]`, −x0, −y0, x1, y1 of its bounding rectangle, right and bottom edge exclusive.
-        corners: `[n]`, what its 2×2 squares of pixels enclose if it has no holes: twice the area of the polygon through
-            its outermost pixels' centres, which is the area that OpenCV gives a contour.
+        corners: `[n]`, twice the area of the polygon through the centres of its outermost pixels, without holes: the
+            area that OpenCV gives a contour. Counted from 2×2 squares of pixels.
     """
 
     level: IntArray
@@ -53,10 +54,10 @@ def regions(
 
     Args:
         levels: `[H, W]`.
-        heat: `[H, W]`, what the levels were rounded from: no pixel of a higher level has less.
+        heat: `[H, W]`, the values that the levels were rounded from; a higher level never has a lower value.
         connectivity: 4 or 8 neighbours.
         corners: whether to fill in `corners`; only for 8.
-        without_first: whether to leave out whatever region the first pixel is in.
+        without_first: whether to leave out the region that the first pixel is in.
 
     Returns:
         The regions in no particular order, or None for a map of too many peaks.
@@ -73,7 +74,7 @@ def regions(
     flat = levels.ravel()
     warm = np.flatnonzero(flat)
     tops = warm[peak[warm] == warm]
-    if len(tops) > MOST:
+    if len(tops) > MAX_PEAKS:
         return None
     left_out = peak[0] if without_first else -1
     if without_first:
@@ -84,7 +85,7 @@ def regions(
     number[tops] = np.arange(len(tops), dtype=np.int16)
     basin = number[peak]  # [N]
 
-    # Each basin's sides at each level, and what it encloses: [basins, 256, 4 or 5].
+    # Each basin's sides at each level, and the area it encloses: [basins, 256, 4 or 5].
     keys = basin[warm].astype(np.uint16) * np.uint16(LEVELS) + flat[warm]
     order = np.argsort(keys, kind="stable")
     sorted_keys = keys[order]
@@ -108,7 +109,7 @@ def regions(
 def _saddles(
     levels: npt.NDArray[np.uint8], basin: npt.NDArray[np.int16], connectivity: Literal[4, 8], count: int
 ) -> list[tuple[int, int, int]]:
-    """Level and the two basins of each saddle, from the highest down; none of level 0."""
+    """The saddles, each with its level and two basins, from the highest down; none of level 0."""
     highest = np.zeros(count * count, np.uint8)
     for one, other in neighbours(connectivity):
         border = np.flatnonzero(basin[one] != basin[other])
@@ -121,16 +122,16 @@ def _saddles(
 
 
 def _squares(levels: npt.NDArray[np.uint8], basin: npt.NDArray[np.int16], count: int) -> IntArray:
-    """For each basin and level, what its 2×2 squares enclose, doubled, `[basins, 256]`.
+    """Twice the area that each basin's 2×2 squares enclose at each level, `[basins, 256]`.
 
-    A square of which 3 pixels belong to a region encloses 1/2, one of 4 encloses 1. They come with its third-highest
-    and its lowest pixel.
+    A square with 3 pixels in a region adds 1/2, a square with 4 adds 1. So a square adds 1/2 at the level of its
+    third-highest pixel and 1/2 at the level of its lowest.
     """
     a, b, c, d = levels[:-1, :-1], levels[:-1, 1:], levels[1:, :-1], levels[1:, 1:]
     low_of_ab, low_of_cd = np.minimum(a, b), np.minimum(c, d)
     lowest = np.minimum(low_of_ab, low_of_cd)
     third = np.minimum(np.maximum(low_of_ab, low_of_cd), np.minimum(np.maximum(a, b), np.maximum(c, d)))
-    # The basin of a pixel that is at least as high as the third is that of the region: take the highest pixel's.
+    # All pixels at least as high as the third are in the same region: take the basin of the highest.
     highest = np.maximum(np.maximum(a, b), np.maximum(c, d))
     corner = [basin[:-1, :-1], basin[:-1, 1:], basin[1:, :-1], basin[1:, 1:]]
     owner = np.where(a == highest, corner[0], np.where(b == highest, corner[1], corner[2]))

@@ -13,17 +13,17 @@ Numbers = npt.NDArray[np.floating]
 Counts = npt.NDArray[np.uint16]
 Interval = tuple[float, float] | None
 BLOCK = 100  # replicates and columns computed at once: bounds memory at 50,000 images
-KEPT = 10**8  # draws of so many counts serve all statistics of the same images; more are drawn anew for each
+MAX_CACHED_COUNTS = 10**8  # draws of up to so many counts are cached for all statistics of the same images
 
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How confidence intervals are made.
+    """Settings of the confidence intervals.
 
     Attributes:
         confidence: the share of replicates between an interval's ends.
-        replicates: how many times the images are drawn anew, with replacement; 0 for no intervals.
-        seed: of the draws.
+        replicates: how many times the images are drawn, with replacement; 0 for no intervals.
+        seed: seed of the draws.
     """
 
     confidence: float = 0.95
@@ -41,7 +41,7 @@ class Bootstrap:
 
         Args:
             values: `[n, T]`, a row for each image.
-            statistic: column means `[r, T]` of r replicates → `[r]`. A best τ is thus chosen anew in each replicate.
+            statistic: column means `[r, T]` of r replicates → `[r]`. So a best τ is chosen again in each replicate.
         """
         replicates = self.replicated(values, statistic)
         return None if replicates is None else self.quantiles(replicates)
@@ -59,8 +59,8 @@ class Bootstrap:
         return np.concatenate(drawn)
 
     def _draws(self, n: int) -> Iterator[Counts]:
-        if n * self.replicates <= KEPT:
-            yield from _kept(n, self.replicates, self.seed)
+        if n * self.replicates <= MAX_CACHED_COUNTS:
+            yield from _cached_draws(n, self.replicates, self.seed)
         else:
             yield from _drawn(n, self.replicates, self.seed)
 
@@ -72,7 +72,7 @@ class Bootstrap:
 
 
 def _drawn(n: int, replicates: int, seed: int) -> Iterator[Counts]:
-    """How often each of n images comes in each replicate, `[r, n]` for some replicates at a time."""
+    """Yields how often each of n images is drawn in each replicate, `[r, n]` for r replicates at a time."""
     random = np.random.default_rng(seed)
     for start in range(0, replicates, BLOCK):
         size = min(BLOCK, replicates - start)
@@ -80,7 +80,7 @@ def _drawn(n: int, replicates: int, seed: int) -> Iterator[Counts]:
 
 
 @functools.lru_cache(maxsize=2)  # all images of a run, and those with predictions
-def _kept(n: int, replicates: int, seed: int) -> tuple[Counts, ...]:
+def _cached_draws(n: int, replicates: int, seed: int) -> tuple[Counts, ...]:
     return tuple(_drawn(n, replicates, seed))
 
 

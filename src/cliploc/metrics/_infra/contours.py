@@ -1,4 +1,4 @@
-"""Boxes round contours at every threshold of a map of 256 levels, as WSOL metrics want them."""
+"""Boxes of contours at every threshold of a map of 256 levels, as WSOL metrics need them."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from cliploc.metrics._infra.basins import Regions, regions
 
 IntArray = npt.NDArray[np.int64]
 Levels = npt.NDArray[np.uint8]
-OUTWARD: IntArray = np.array([-1, -1, 1, 1])  # sides −x0, −y0, x1, y1 ↔ corners
+OUTWARD: IntArray = np.array([-1, -1, 1, 1])  # converts sides −x0, −y0, x1, y1 to corners and back
 
 
 @dataclass(frozen=True)
 class ContourBoxes:
-    """The boxes of one map at every cut c = 0 … its maximum; what is above c is hot.
+    """The boxes of one map at every cut c = 0 … its maximum; pixels above c are hot.
 
     Boxes are bounding rectangles x, y, x + w, y + h in map pixels; 0, 0, 0, 0 where a cut leaves nothing hot.
 
     Attributes:
-        largest: `[k, 4]`, for each cut the box of the contour that encloses most.
+        largest: `[k, 4]`, for each cut the box of the contour that encloses the largest area.
         every: `[n, 4]`, the boxes of all contours, outer and inner, cut by cut.
-        cut: `[n]`, the cut of each of those, ascending; every cut has at least one.
+        cut: `[n]`, the cut of each of these boxes, ascending; every cut has at least one.
     """
 
     largest: IntArray
@@ -41,16 +41,16 @@ def contour_boxes(
     largest: bool = True,
     every: bool = True,
 ) -> ContourBoxes:
-    """Finds the boxes of a map's contours at all of its thresholds, each threshold once.
+    """Finds the boxes of a map's contours at all of its thresholds.
 
-    The same boxes as `cv2.findContours(mask, RETR_TREE, CHAIN_APPROX_SIMPLE)` gives, without making all the contours:
+    The boxes are those of `cv2.findContours(mask, RETR_TREE, CHAIN_APPROX_SIMPLE)`, found without making all contours:
     an outer contour's rectangle is that of an 8-connected hot region, an inner contour's is that of a 4-connected hole
-    and the pixels round it; and no inner contour encloses more than the outer one it lies in.
+    and the pixels around it; and no inner contour encloses more than the outer one that it lies in.
 
     Args:
         levels: `[H, W]` uint8.
-        heat: `[H, W]` finite, what the levels were rounded from, if it is at hand: on smooth maps it saves most of the
-            time, and changes nothing.
+        heat: `[H, W]` finite, the values that the levels were rounded from, or None. On smooth maps it saves most of
+            the time; the result is the same.
         largest: whether to find the largest contours; else `largest` is `[0, 4]`.
         every: whether to find all contours; else `every` and `cut` are empty.
 
@@ -64,7 +64,7 @@ def contour_boxes(
         raise ValueError(f"expected a uint8 map [H, W], got {levels.dtype} {list(levels.shape)}")
     highest = int(levels.max())
     cuts = np.arange(highest + 1)
-    # A frame of zeros joins all that is cold at the edge into one region, which is then no hole.
+    # A frame of zeros joins the cold regions at the edge into one, which is then not a hole.
     framed = np.pad(levels, 1)
     outside = None if heat is None else regions(framed, np.pad(heat, 1, constant_values=-np.inf), 8, corners=largest)
     big = _largest_boxes(framed, highest, outside) if largest else np.zeros((0, 4), np.int64)
@@ -84,8 +84,8 @@ def contour_boxes(
 
 
 def _ordered(largest: IntArray, outside: Regions, holes: Regions, highest: int) -> ContourBoxes:
-    """The boxes cut by cut; a cut's hot pixels are of at least the level after it, its cold ones of at most its own."""
-    inner = holes.sides + 1  # and the pixels round the hole
+    """The boxes, cut by cut. Pixels above a cut's level are hot, the others cold."""
+    inner = holes.sides + 1  # with the pixels around the hole
     cut = np.concatenate([outside.level - 1, 255 - holes.level, [highest]])
     sides = np.concatenate([outside.sides, inner, [[-1, -1, 1, 1]]])  # the last cut leaves nothing
     kept = cut <= highest
@@ -117,9 +117,9 @@ def _largest_boxes(framed: Levels, highest: int, outside: Regions | None = None)
 
 
 def _clearly_largest(outside: Regions, boxes: IntArray) -> npt.NDArray[np.bool_]:
-    """Fills in the box of every cut at which one region encloses more than any other could; says which cuts those are.
+    """Fills in the boxes of cuts at which one region surely encloses the largest area; returns which cuts those are.
 
-    A region encloses at least what it does without its holes, and at most what its box does.
+    The area that a region encloses is at least its area without holes, and at most its box's area.
     """
     order = np.lexsort((outside.corners, outside.level))
     level, sides, corners = outside.level[order], outside.sides[order], outside.corners[order]
@@ -137,17 +137,17 @@ def _clearly_largest(outside: Regions, boxes: IntArray) -> npt.NDArray[np.bool_]
 
 
 def _largest(contours: Sequence[Any]) -> Any:
-    """As `max(contours, key=cv2.contourArea)`: of equals, the first."""
+    """The same as `max(contours, key=cv2.contourArea)`, faster; the first where several are largest."""
     wide = [contour for contour in contours if len(contour) > 2]  # one or two points enclose nothing; in noise, most do
     largest = max(wide, key=cv2.contourArea, default=contours[0])
     return largest if cv2.contourArea(largest) > 0 else contours[0]
 
 
 def _regions(levels: Levels, connectivity: int) -> list[IntArray]:
-    """For t = 0 … 256, the bounding rectangles `[n, 4]` of the regions of what is at least t; none for 0 and 256.
+    """The bounding rectangles `[n, 4]` of the regions of at least level t, for t = 0 … 256; none for 0 and 256.
 
-    From the top down: a region is the regions above that it joins and its pixels of level t, so that a few extremes
-    are all there is to compare. OpenCV could measure every region of every mask, at three times the cost.
+    Computed from the top down: a region consists of regions of the level above and of pixels of level t, so only a few
+    extremes are compared. Measuring every region of every mask by OpenCV would cost three times as much.
     """
     kind = cv2.CV_16U if levels.size < 2**16 else cv2.CV_32S  # the smaller is faster
     order = np.argsort(levels, axis=None, kind="stable")  # pixels, level by level

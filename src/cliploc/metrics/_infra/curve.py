@@ -1,4 +1,4 @@
-"""What MaxBoxAcc and its relatives need of one map: how well its boxes fit at every threshold."""
+"""Box curves: how well one map's boxes fit at every threshold, for MaxBoxAcc and related metrics."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ Floats = npt.NDArray[np.float64]
 Convention = Literal["wsoleval", "exact"]
 CONVENTIONS: tuple[Convention, ...] = ("wsoleval", "exact")
 SIDE = 224  # pixels of the maps that the WSOL evaluation compares
-MAX_PIXELS = 25_000_000  # of a map of any size
-PAIRS = 2**18  # of boxes that are compared at once: 2 MB for each of the arrays
-TAUS: Floats = np.arange(0, 1, 0.001)
+MAX_PIXELS = 25_000_000  # of a map
+PAIRS = 2**18  # pairs of boxes that are compared at once: 2 MB for each of the arrays
+TAUS: Floats = np.arange(0, 1, 0.001)  # the thresholds τ that are tried
 
 
 @dataclass(frozen=True)
 class BoxCurve:
     """The best IoU of one map's boxes with its image's true boxes, at each of the map's levels.
 
-    A map of 256 levels has at most 256 thresholds, so that τ is looked up, not computed: see `index`.
+    A map of 256 levels has at most 256 different thresholds, so the IoU at any τ is looked up: see `index`.
 
     Attributes:
         image_id: which image.
-        largest: `[k]`, of the box of the largest contour; k − 1 is the map's highest level.
-        best: `[k]`, of the best of all contours' boxes.
+        largest: `[k]`, the IoU of the largest contour's box; k − 1 is the map's highest level.
+        best: `[k]`, the IoU of the best of all contours' boxes.
     """
 
     image_id: str
@@ -42,12 +42,12 @@ class BoxCurve:
             raise ValueError(f"expected two curves of 1 to 256 levels, got {self.largest.shape} and {self.best.shape}")
 
     def index(self, tau: float) -> int:
-        """The level that τ means for this map, ⌊τ · highest⌋: hot is what is strictly above."""
+        """The level of a threshold τ on this map, ⌊τ · highest⌋: pixels strictly above it are hot."""
         return level(tau, len(self.best) - 1)
 
 
 def level(tau: float, highest: int) -> int:
-    """The level that τ means for a map of this highest level.
+    """The level of a threshold τ on a map with this highest level: ⌊τ · highest⌋.
 
     Raises:
         UsageError: τ outside 0–1.
@@ -66,10 +66,10 @@ def box_curve(
         image_id: which image, for metrics that must not count one twice.
         score_map: `[H, W]` of floats in 0–1; see `checked_map`.
         true_xyxy: `[m, 4]` in map pixels: see `boxes_on_map`.
-        convention: "wsoleval" is Choe et al. 2020, "Evaluating Weakly Supervised Object Localization Methods Right", to
-            the digit: maps of 224×224, right and bottom edges at most 223, corners counted as pixels (+1) in the IoU.
-            "exact" takes edges as they are, exclusive, and maps of any size. Both take maps as 256 levels (⌊255 · s⌋)
-            and hot as strictly above ⌊τ · highest level⌋.
+        convention: "wsoleval" gives exactly the numbers of Choe et al. 2020, "Evaluating Weakly Supervised Object
+            Localization Methods Right": maps of 224×224, right and bottom edges at most 223, corners counted as pixels
+            (+1) in the IoU. "exact" takes maps of any size and exclusive edges. Both round maps to 256 levels
+            (⌊255 · s⌋), and pixels strictly above ⌊τ · highest level⌋ are hot.
 
     Raises:
         InputError: a map or boxes that cannot be used.
@@ -97,7 +97,7 @@ def box_curve(
 
 
 def check_header(shape: tuple[int, ...], dtype: np.dtype[np.generic], convention: Convention = "wsoleval") -> None:
-    """Whether an array may be a score map, by what is known of it before its numbers are read.
+    """Refuses an array that cannot be a score map, by its shape and type, before its numbers are read.
 
     Raises:
         InputError: it is not 2-D (224×224 for "wsoleval", at most `MAX_PIXELS` for "exact"), or not of floats.
@@ -105,19 +105,19 @@ def check_header(shape: tuple[int, ...], dtype: np.dtype[np.generic], convention
     """
     if convention not in CONVENTIONS:
         raise UsageError(f"expected a convention of {', '.join(CONVENTIONS)}, got {convention!r}")
-    said = "×".join(map(str, shape)) or "a single number"
+    size = "×".join(map(str, shape)) or "a single number"
     if convention == "wsoleval" and shape != (SIDE, SIDE):
-        raise InputError(f"expected a map of {SIDE}×{SIDE}, got {said}: resize it, or use the exact convention")
+        raise InputError(f"expected a map of {SIDE}×{SIDE}, got {size}: resize it, or use the exact convention")
     if len(shape) != 2 or not math.prod(shape):
-        raise InputError(f"expected a map of height × width, got {said}: save one map a file")
+        raise InputError(f"expected a map of height × width, got {size}: save one map a file")
     if math.prod(shape) > MAX_PIXELS:
-        raise InputError(f"expected a map of at most {MAX_PIXELS // 10**6} million pixels, got {said}: make it smaller")
+        raise InputError(f"expected a map of at most {MAX_PIXELS // 10**6} million pixels, got {size}: make it smaller")
     if not np.issubdtype(dtype, np.floating):
         raise InputError(f"expected floating-point scores in 0–1, got {dtype}: divide by the type's largest value")
 
 
 def checked_map(score_map: npt.ArrayLike, convention: Convention = "wsoleval") -> npt.NDArray[np.floating]:
-    """A score map that can be evaluated.
+    """The score map as an array, checked so that it can be evaluated.
 
     Raises:
         InputError: `check_header` refuses it, or it is not finite or not within 0–1.
@@ -137,15 +137,15 @@ def checked_map(score_map: npt.ArrayLike, convention: Convention = "wsoleval") -
 def boxes_on_map(
     xyxy: npt.ArrayLike, size_wh: tuple[int, int], map_hw: tuple[int, int], convention: Convention = "wsoleval"
 ) -> Floats:
-    """True boxes in original pixels → map pixels `[m, 4]`; "wsoleval" truncates them to whole pixels."""
+    """Converts true boxes from original pixels to map pixels `[m, 4]`; "wsoleval" truncates them to whole pixels."""
     boxes = np.asarray(xyxy, dtype=np.float64).reshape(-1, 4)
-    # Multiplied before divided, as the WSOL evaluation does: the other order can end a digit below a whole pixel.
+    # Multiply before dividing, as the WSOL evaluation does: the other order can round to just below a whole pixel.
     scaled: Floats = boxes * np.array(map_hw[::-1] * 2) / np.array(size_wh * 2)
     return np.asarray(np.trunc(scaled)) if convention == "wsoleval" else scaled
 
 
 def _best_iou(boxes: npt.NDArray[np.generic], truths: Floats, extra: Literal[0, 1]) -> Floats:
-    """The IoU of every box `[n, 4]` with that true box `[m, 4]` which it fits best → `[n]`, in bounded memory."""
+    """The best IoU of every box `[n, 4]` with any true box `[m, 4]` → `[n]`, in bounded memory."""
     rows = max(1, PAIRS // len(truths))
     parts = [iou(boxes[at : at + rows], truths, extra).max(axis=1) for at in range(0, len(boxes), rows)]
     return np.concatenate(parts)
@@ -154,7 +154,7 @@ def _best_iou(boxes: npt.NDArray[np.generic], truths: Floats, extra: Literal[0, 
 def iou(a_xyxy: npt.ArrayLike, b_xyxy: npt.ArrayLike, extra: Literal[0, 1]) -> Floats:
     """IoU of every box of `a [n, 4]` with every one of `b [m, 4]` → `[n, m]` in float64.
 
-    Apart from `geometry.iou_matrix`, as the WSOL evaluation counts corners as pixels (extra = 1) and compares a ratio
+    Not `geometry.iou_matrix`, because the WSOL evaluation counts corners as pixels (extra = 1) and compares ratios
     such as 7/10 with 0.7 in double precision.
     """
     # Column by column: much faster than reductions over an axis of two.

@@ -1,4 +1,4 @@
-"""For each image, at which thresholds its box is right: what MaxBoxAcc and the localisation accuracies are made of."""
+"""Hits: for each image, at which thresholds its box is right. MaxBoxAcc and localisation accuracies count them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LEVELS = 256
 
 
 class Hits:
-    """For each image, at which of its map's levels the box is right: 32 bytes an image, any τ afterwards."""
+    """For each image, at which of its map's levels the box is right: 32 bytes an image, enough for any τ."""
 
     def __init__(self, iou: float, contours: Literal["largest", "every"]) -> None:
         if not 0 < iou <= 1:
@@ -34,7 +34,7 @@ class Hits:
         self._rows[curve.image_id] = (len(curve.best) - 1, label, packed_hits(curve, self.iou, self.contours))
 
     def restore(self, image_id: str, highest: int, packed: bytes, label: int | None) -> None:
-        """One image out of what `packed_hits` gave for it, and its map's highest level; a second time is an error."""
+        """Adds one image from its `packed_hits` and its map's highest level; a second time is an error."""
         refuse_twice(image_id, self._rows)
         bits = np.frombuffer(packed, np.uint8)
         if len(bits) != LEVELS // 8 or not 0 <= highest < LEVELS:
@@ -55,12 +55,12 @@ class Hits:
 
     @property
     def ids(self) -> list[str]:
-        """All images, sorted: no result depends on the order in which they came."""
+        """All image ids, sorted, so that no result depends on the order of adding."""
         return sorted(self._rows)
 
     @property
     def labels(self) -> list[int | None]:
-        """The class of each, as `ids`."""
+        """The class of each image, in the order of `ids`."""
         return [self._rows[one][1] for one in self.ids]
 
     def at(self, taus: Sequence[float] | Floats) -> Bools:
@@ -69,8 +69,9 @@ class Hits:
         return found[:, column]
 
     def distinct(self, taus: Sequence[float] | Floats) -> tuple[Bools, npt.NDArray[np.intp]]:
-        """The same without columns that are equal because no map has a level between their τ: `[n, U]`, and each τ's
-        column, `[T]`.
+        """As `at`, but with equal columns merged: `[n, U]`, and for each τ its column, `[T]`.
+
+        Two τ have equal columns if no map has a level between them.
         """
         highest = sorted({row[0] for row in self._rows.values()})
         cuts = np.array([[level(tau, high) for tau in taus] for high in highest], np.intp).reshape(len(highest), -1)
@@ -84,7 +85,7 @@ class Hits:
 
 
 def packed_hits(curve: BoxCurve, iou: float, contours: Literal["largest", "every"]) -> npt.NDArray[np.uint8]:
-    """At which of its map's levels the box is right, `[32]` bytes; level 0 is the highest bit of the first.
+    """At which of its map's levels the box is right, as bits in `[32]` bytes; level 0 is the first byte's highest bit.
 
     Example:
         >>> packed_hits(BoxCurve("a", np.array([0.4, 0.6]), np.array([0.4, 0.6])), 0.5, "largest")[0]
@@ -109,7 +110,7 @@ def hit_at(packed: bytes, highest: int, tau: float) -> bool:
 
 
 def by_class(labels: Sequence[int | None], right: npt.NDArray[np.generic]) -> dict[int, float]:
-    """The mean of each class that is known."""
+    """The mean of each class; images without a label are left out."""
     rows: dict[int, list[int]] = {}
     for i, label in enumerate(labels):
         if label is not None:

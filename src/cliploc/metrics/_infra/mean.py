@@ -30,7 +30,7 @@ class MeanResult:
     """The mean over images.
 
     Attributes:
-        n: how many images.
+        n: number of images.
         mean: from 0 to 1.
         interval: its confidence interval.
         per_class: label → mean.
@@ -43,11 +43,11 @@ class MeanResult:
 
 
 class MeanMetric(Metric):
-    """One number for each image and their mean; a subclass says what an image's number is.
+    """A metric that is the mean of one number for each image; a subclass computes the number.
 
     Attributes:
-        column: the row's column that keeps an image's number; the type is "bool" for a share of right images.
-        column_type: its type.
+        column: the row's column for an image's number.
+        column_type: its type; "bool" if the mean is a share of images.
     """
 
     column: ClassVar[str]
@@ -65,7 +65,7 @@ class MeanMetric(Metric):
 
     @property
     def _settings(self) -> tuple[object, ...]:
-        """The arguments that make another metric of the same settings."""
+        """The constructor's arguments, from which `merge` makes another metric with the same settings."""
         return ()
 
     @abstractmethod
@@ -93,7 +93,7 @@ class MeanMetric(Metric):
         rows = [self._values[one] for one in sorted(self._values)]
         values = np.array([value for value, _ in rows])
         interval = bootstrap.interval(values[:, None], lambda means: means[:, 0])
-        # fsum: the same to the last bit in whatever parts the images came.
+        # fsum: exactly the same sum for any order and any merged parts.
         return MeanResult(n, math.fsum(values) / n, interval, by_class([label for _, label in rows], values))
 
     def judge(self, judged: JudgedMap) -> dict[str, Any]:
@@ -113,5 +113,5 @@ class MeanMetric(Metric):
 
     @property
     def note(self) -> str:
-        """At which threshold the number is; "" where it needs none."""
+        """A note that names the threshold; "" for a metric without one."""
         return ""

@@ -1,7 +1,7 @@
-"""The protocol of a metric and its registry: what it keeps of each sample, and the numbers it makes of them.
+"""The protocol of a metric and the registry: the columns it stores for each sample, and the numbers it reports.
 
-The benchmark, `cliploc evaluate`, `summary.json`, the report and the tables read the registry, so that a new metric is
-one file here and its test.
+The benchmark, `cliploc evaluate`, `summary.json`, the report and the tables read the registry. So a new metric is one
+file here and its test.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class Number:
     """One number that a metric reports.
 
     Attributes:
-        title: as tables head its column.
-        about: what it is, in a line.
-        column: its heading in the benchmark's table on the terminal, which is narrow; "" leaves it out there.
-        threshold: the fact that says at which threshold it is, shown beside it there; "" for none.
+        title: heading of its column in tables.
+        about: one line that explains it.
+        column: heading in the benchmark's table on the terminal, which is narrow; "" leaves it out there.
+        threshold: name of the fact with its threshold, shown beside it on the terminal; "" for none.
     """
 
     title: str
@@ -44,12 +44,12 @@ class Number:
 
 @dataclass(frozen=True)
 class Score:
-    """The value of a number.
+    """The value of a `Number`.
 
     Attributes:
-        value: from 0 to 1; None where there is none.
+        value: from 0 to 1; None if it cannot be computed.
         interval: its confidence interval.
-        note: at which threshold, or of how many images.
+        note: the threshold, or the number of images it is a share of.
     """
 
     value: float | None
@@ -59,7 +59,7 @@ class Score:
 
 @dataclass(frozen=True)
 class MetricSummary:
-    """What a metric says of all samples together.
+    """What a metric reports for all samples together.
 
     Attributes:
         scores: name of a number → its value.
@@ -74,7 +74,7 @@ class MetricSummary:
 
 @dataclass(frozen=True)
 class JudgedMap:
-    """One sample's score map beside what is true.
+    """One sample's score map and its ground truth.
 
     Attributes:
         sample_id: which sample.
@@ -112,15 +112,15 @@ class JudgedMap:
 
 
 class Metric(ABC):
-    """A metric: judges one sample's map, keeps that as columns of a row, and makes numbers of many rows.
+    """A metric: judges one sample's map, stores the result as columns of a row, and computes numbers from many rows.
 
     Attributes:
         name: as the registry has it.
         position: its place among the metrics wherever they are listed.
-        truth: what it compares with, true "boxes" or true "masks"; samples without are left out of it.
-        columns: what it keeps of a sample: name of the column → its type. Metrics may share columns.
-        numbers: what it reports: key in `summary.json` → what it is.
-        needs_threshold: whether what it keeps depends on the threshold τ.
+        truth: what it compares with, true "boxes" or true "masks"; samples without them are left out.
+        columns: what it stores for a sample: name of the column → its type. Metrics may share columns.
+        numbers: what it reports: key in `summary.json` → its description.
+        needs_threshold: whether its columns depend on the threshold τ.
         chooses_threshold: whether it can choose τ itself, on the images.
     """
 
@@ -139,7 +139,7 @@ class Metric(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """How many samples were counted."""
+        """The number of samples counted."""
 
     @abstractmethod
     def judge(self, judged: JudgedMap) -> dict[str, Any]:
@@ -175,13 +175,13 @@ def metric(cls: M) -> M:
 
 
 def all_metrics(truth: Literal["boxes", "masks"] | None = None) -> tuple[type[Metric], ...]:
-    """The registered metrics in the order of their positions; only those of one kind of truth where it is named."""
+    """The registered metrics in the order of their positions; with `truth`, only those of that kind."""
     chosen = [one for one in metrics if truth is None or one.truth == truth]
     return tuple(sorted(chosen, key=lambda one: (one.position, one.name)))
 
 
 def all_numbers() -> dict[str, Number]:
-    """Every number of every metric: key in `summary.json` → what it is."""
+    """Every number of every metric: key in `summary.json` → its description."""
     return {key: number for one in all_metrics() for key, number in one.numbers.items()}
 
 
@@ -212,10 +212,10 @@ def judge_map(judged: JudgedMap, thresholds: Sequence[float]) -> Iterator[dict[s
 
 
 def refuse_empty(count: int) -> int:
-    """The count of samples, if there are any.
+    """Returns the count of samples, unless it is 0.
 
     Raises:
-        UsageError: nothing can be computed from nothing.
+        UsageError: there are no samples.
     """
     if not count:
         raise UsageError("expected at least one image before the metric is computed, got none")
@@ -229,10 +229,10 @@ def refuse_twice(sample_id: str, known: Mapping[str, object] | set[str]) -> None
 
 
 def stated(threshold: float | None, name: str) -> float:
-    """The threshold of a metric that cannot choose one itself.
+    """Returns the threshold of a metric that cannot choose one itself.
 
     Raises:
-        UsageError: there is none.
+        UsageError: it is None.
     """
     if threshold is None:
         raise UsageError(f"{name} needs a threshold from 0 to 1, got none: state one")
