@@ -303,7 +303,7 @@ def wrapped(state, times):
 @pytest.mark.parametrize("old", [True, False])
 def test_a_state_dict_that_holds_itself_is_refused(tmp_path, state, old):
     torch.save(itself(state), tmp_path / "w.pt", _use_new_zipfile_serialization=not old)
-    fails(tmp_path / "w.pt", "is refused, for its state dict is wrapped more than 8 times or holds itself")
+    fails(tmp_path / "w.pt", "is refused: its state dict is wrapped more than 8 times or holds itself")
     torch.save(wrapped(state, 3), tmp_path / "w.pt")
     assert read_checkpoint(tmp_path / "w.pt").tensors.keys() == state.keys()
 
@@ -336,7 +336,7 @@ def test_a_compressed_archive_is_refused(tmp_path):
     ):
         for entry in source.infolist():
             copy.writestr(entry.filename, source.read(entry))
-    fails(tmp_path / "w.pt", "is refused, for it is compressed, as torch.save never does: save it anew")
+    fails(tmp_path / "w.pt", "is refused: it is compressed, and torch.save never compresses: save it again")
 
 
 def safetensors_of(header: bytes, data=b"") -> bytes:

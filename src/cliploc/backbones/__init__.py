@@ -1,4 +1,4 @@
-"""Dual encoders: the only code that knows a model's insides. `create("mini")` makes one."""
+"""Models with an image and a text tower: the only code that knows their internals. `create("mini")` builds one."""
 
 from __future__ import annotations
 

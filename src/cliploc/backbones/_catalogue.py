@@ -1,4 +1,4 @@
-"""Which models there are; each module of this package registers its own."""
+"""The catalogue of models; each module of this package registers its models here."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from cliploc.values import Interpolation, ResizePolicy
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """One line of `cliploc models`.
+    """A model of the catalogue: one line of `cliploc models`.
 
     Attributes:
         name: as typed after `--model`.
         build: `(pretrained, device, precision)` → the model in eval mode.
         kind: its image tower, "cnn" or "vit".
         pooling: how the tower makes one embedding of its features.
-        input_hw: the input it was made for.
-        parameters: of image and text tower, in millions; None where only building the model would tell.
-        licence: of its weights, where it is known; of several, the most frequent first.
+        input_hw: the input size it was trained with.
+        parameters: number of parameters of image and text tower, in millions; None if not known without building it.
+        licence: licence of its weights, where it is known; of several, the most frequent first.
         about: one line.
-        weights: what `--pretrained` takes, besides a file; empty where the model has only its own.
-        usable: whether its image tower can be taken apart.
-        count: the parameters in millions by building the model without memory for them; None where they are known.
-        licences: of each of the weights.
-        preprocessing: what becomes of a picture, for each of the weights, or by "" for all; in words.
+        weights: tags that `--pretrained` takes, besides a file; empty where the model has only its own weights.
+        usable: whether an adapter supports its image tower.
+        count: counts the parameters in millions, by building the model without memory for them; None if
+            `parameters` is known.
+        licences: tag of weights → licence.
+        preprocessing: tag of weights → how pictures are preprocessed, in words; the key "" stands for all.
     """
 
     name: str
@@ -51,7 +52,7 @@ class ModelEntry:
 def describe_preprocessing(
     policy: ResizePolicy, interpolation: Interpolation, mean: Sequence[float], std: Sequence[float]
 ) -> str:
-    """What becomes of a picture before the tower sees it, in words.
+    """Describes in words how pictures are preprocessed.
 
     Example:
         >>> describe_preprocessing("squash", "bilinear", (0.5, 0.5, 0.5), (0.25, 0.25, 0.5))
@@ -66,9 +67,9 @@ def _numbers(values: Sequence[float]) -> str:
 
 
 def _listed() -> list[str]:
-    """The names of our own models and of open_clip's, by the files of its configurations: importing it takes seconds.
+    """The names of our own models and of open_clip's, from its configuration files, as importing it takes seconds.
 
-    Where it is imported already, it is asked itself: more may have been added to its list.
+    If open_clip is imported already, its own list is used, as models may have been added to it.
     """
     spec = importlib.util.find_spec("open_clip")
     folder = Path("" if spec is None or spec.origin is None else spec.origin).parent / "model_configs"
@@ -82,7 +83,7 @@ def _listed() -> list[str]:
 models: Registry[ModelEntry] = Registry(
     "model", "cliploc.backbones", "cliploc.models", home=lambda entry: entry.build.__module__, listed=_listed
 )
-# What a model's name may begin with, before a colon → `(the rest, pretrained, device, precision)` → the model.
+# Prefix of a model's name, before a colon → function `(the rest, pretrained, device, precision)` → the model.
 model_sources: Registry[Callable[[str, str | None, str, str], Backbone]] = Registry(
     "model source", "cliploc.backbones", listed=lambda: ("hf-hub", "local-dir")
 )
@@ -95,14 +96,14 @@ def create(
 
     Args:
         model: a name of `cliploc models`, `hf-hub:ORG/NAME` or `local-dir:PATH`.
-        pretrained: which weights: a tag, a file, "FILE@TAG" (a file whose GELU and preprocessing are those of the tag's
+        pretrained: which weights: a tag, a file, "FILE@TAG" (a file with the GELU and preprocessing of the tag's
             weights), "random" (for tests and benchmarks); None for the model's own.
         device: a torch device, such as "cpu", "cuda" or "mps".
         precision: "fp32", "bf16", "fp16" or "auto". Embeddings are float32 in any case.
 
     Raises:
-        UnknownNameError: no such model; the line lists the nearest names.
-        UsageError: weights or a precision that do not exist.
+        UnknownNameError: no such model; the message lists the nearest names.
+        UsageError: unknown weights or an unknown precision.
         ModelError: its weights cannot be loaded.
 
     Example:
@@ -116,10 +117,10 @@ def create(
 
 
 def refuse_unknown(model: str) -> None:
-    """Refuses a model that there is not, as `create` does, before torch is imported.
+    """Refuses an unknown model, as `create` does, without importing torch.
 
     Raises:
-        UnknownNameError: no such model; the line lists the nearest names.
+        UnknownNameError: no such model; the message lists the nearest names.
 
     Example:
         >>> refuse_unknown("ViT-B/32")
@@ -132,5 +133,5 @@ def refuse_unknown(model: str) -> None:
 
 
 def _plain(model: str) -> str:
-    """OpenAI writes ViT-B/32."""
+    """The name with hyphens for slashes, as OpenAI writes ViT-B/32 and open_clip ViT-B-32."""
     return model.replace("/", "-")

@@ -1,4 +1,4 @@
-"""What every convolutional tower shares: stages one after another, then a head that makes one embedding."""
+"""Base class of convolutional towers: stages run one after another, then a head that makes one embedding."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from cliploc.tower import DenseReading, Needs, TowerKind, Trace
 class ConvolutionalBackbone(DualEncoder):
     """A CNN image tower, split into stages, beside a text tower; fulfils `cliploc.tower.Backbone`.
 
-    A subclass says how each stage runs, how the last features become an embedding (`pool`) and how every location reads
-    in the joint space (`read_locations`).
+    A subclass defines how the last features become an embedding (`pool`) and how each location is read in the joint
+    space (`read_locations`).
 
     Args:
-        stages: modules run one after another; features are kept after any of them.
+        stages: modules run one after another; features can be traced after each of them.
         mean: per channel, subtracted from RGB values in 0–1.
         std: per channel, divided by.
     """
@@ -79,7 +79,7 @@ class ConvolutionalBackbone(DualEncoder):
 
 
 class GlobalAveragePool(nn.Module):
-    """f = mean over h×w of A, minus a fixed mean feature μ; so every location reads A − μ, exactly (CAM)."""
+    """Average pooling, minus a fixed mean feature μ: f = mean_hw A − μ. Each location reads exactly A − μ (CAM)."""
 
     mean_feature: Tensor
 
@@ -88,22 +88,22 @@ class GlobalAveragePool(nn.Module):
         self.register_buffer("mean_feature", mean_feature)
 
     def forward(self, features: Tensor) -> Tensor:
-        """`[B, C, h, w]` → `[B, C]`."""
+        """The pooled features: `[B, C, h, w]` → `[B, C]`."""
         return features.mean(dim=(-2, -1)) - self.mean_feature
 
     def read_locations(self, features: Tensor) -> Tensor:
-        """`[B, C, h, w]` → `[B, C, h, w]`."""
+        """The reading of each location: `[B, C, h, w]` → `[B, C, h, w]`."""
         return features - self.mean_feature[:, None, None]
 
 
 class AttentionPool(nn.Module):
     """CLIP's attention pool (Radford 2021): the mean token attends to all locations.
 
-    Weights carry the names of OpenAI's checkpoints, so that they load as they are. Written with plain matrix products:
-    these have batched vector–Jacobian products, and fused attention hides its weights.
+    Weights have the names of OpenAI's checkpoints, so that these load unchanged. The code uses plain matrix products,
+    which have batched vector–Jacobian products; fused attention has none and hides its weights.
 
     Args:
-        grid: `(h, w)` the positions were learnt on.
+        grid: `(h, w)` that the position embeddings were trained on.
         channels: C of the features.
         heads: number of attention heads.
         size: D of the embedding.
@@ -127,10 +127,11 @@ class AttentionPool(nn.Module):
         return torch.cat([mean, patches[0].flatten(1).T.to(mean.dtype)])  # [1+N, C]
 
     def forward(self, features: Tensor) -> Tensor:
-        """`[B, C, h, w]` → `[B, D]`.
+        """The embedding: `[B, C, h, w]` → `[B, D]`.
 
-        Only one token asks, so keys and values are never made: q·(W_k x) = (W_kᵀ q)·x, whose bias the softmax does not
-        see, and Σ_n a_n W_v x_n = W_v Σ_n a_n x_n. Two products of `[C, C]` an image instead of two for each token.
+        There is only one query, so keys and values need not be computed: q·(W_k x) = (W_kᵀ q)·x (the softmax cancels
+        the bias), and Σ_n a_n W_v x_n = W_v Σ_n a_n x_n. That takes two products of `[C, C]` for each image instead of
+        two for each token.
         """
         x = features.flatten(2).transpose(1, 2)  # [B, N, C]
         x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1)  # [B, 1+N, C]
@@ -146,10 +147,10 @@ class AttentionPool(nn.Module):
         return pooled
 
     def read_locations(self, features: Tensor) -> Tensor:
-        """The value path, `[B, C, h, w]` → `[B, D, h, w]`: each location's value as if it alone were attended to.
+        """The value path, `[B, C, h, w]` → `[B, D, h, w]`: the embedding as if all attention were on one location.
 
         The attention pool is an average of these readings, weighted by the attention of each head. Positions are added
-        as in the pool; MaskCLIP (Zhou 2022), who first read CLIP's ResNets so, leaves them out.
+        as in the pool; MaskCLIP (Zhou 2022), which introduced this reading of CLIP's ResNets, leaves them out.
         """
         h, w = features.shape[-2:]
         x = features.flatten(2).transpose(1, 2) + self._positions((h, w))[1:]  # [B, N, C]

@@ -1,7 +1,7 @@
-"""EfficientNet-Lite0, the convolutions of `mini`, built with torch alone: importing timm takes longer than one picture.
+"""EfficientNet-Lite0, the convolutions of `mini`, without timm, whose import takes longer than one picture.
 
 The stages are those of EfficientNet-B0 (Tan & Le 2019, table 1). The Lite towers leave out squeeze-and-excitation and
-take ReLU6 for swish. Tensors have the names under which timm keeps these weights.
+use ReLU6 instead of swish. Tensors have the names that timm gives these weights.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ EPSILON = 1e-3  # of the batch norms, as TensorFlow trained them
 
 
 class _Stage(NamedTuple):
-    """A row of the paper's table."""
+    """One stage: a row of the paper's table."""
 
     repeats: int
     kernel: int
@@ -41,7 +41,7 @@ STAGES = (
 
 
 class _StridedConv(nn.Conv2d):
-    """A convolution by strides with TensorFlow's padding: ⌈n/stride⌉ places, an odd row of zeros at the end."""
+    """A strided convolution with TensorFlow's padding: ⌈n/stride⌉ outputs, an odd row of zeros goes to the end."""
 
     def forward(self, x: Tensor) -> Tensor:
         sides = zip(x.shape[-2:], self.kernel_size, self.stride, strict=True)
@@ -58,7 +58,7 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int
 
 
 class _Block(nn.Sequential):
-    """An inverted residual (Sandler 2018): wider, depthwise, narrower; added to its input where the shapes agree."""
+    """An inverted residual block (Sandler 2018): expand, depthwise, project; with a skip if the shapes agree."""
 
     def __init__(self, inputs: int, stage: _Stage, stride: int, dilation: int) -> None:
         wide = inputs * stage.expansion
@@ -79,10 +79,10 @@ class _Block(nn.Sequential):
 
 
 class EfficientNetLite0(nn.Module):
-    """The tower with its batch norms folded into the convolutions; it is run stage by stage, see `stages`.
+    """The tower, with batch norms folded into the convolutions; it is run stage by stage, see `stages`.
 
     Args:
-        output_stride: 32, or 16: then the last stride of two is left out, and the convolutions after it are dilated.
+        output_stride: 32; or 16, without the last stride of two and with dilated convolutions after it.
     """
 
     def __init__(self, output_stride: int = 32) -> None:
@@ -95,7 +95,7 @@ class EfficientNetLite0(nn.Module):
                 stride = row.stride if number == 0 else 1
                 if reached * stride > output_stride:
                     blocks.append(_Block(inputs, row, 1, dilation))
-                    dilation *= stride  # of what follows: this one's places still lie as close as those before it
+                    dilation *= stride  # for the convolutions after this one, whose inputs keep their spacing
                 else:
                     blocks.append(_Block(inputs, row, stride, dilation))
                     reached *= stride
@@ -106,22 +106,22 @@ class EfficientNetLite0(nn.Module):
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], output_stride: int = 32) -> EfficientNetLite0:
-        """The tower in eval mode, with the tensors of convolutions and batch norms.
+        """Builds the tower in eval mode from tensors of convolutions and batch norms.
 
         Args:
             tensors: `conv_stem.weight`, `bn1.weight`, `bn1.running_mean`, `blocks.0.0.conv_dw.weight` …
             output_stride: as for the class.
         """
-        with torch.device("meta"):  # no random initialisation that the weights would overwrite at once
+        with torch.device("meta"):  # skips the random initialisation, as weights are loaded next
             tower = cls(output_stride)
         tower.load_state_dict(tower._folded(tensors), assign=True)
         return tower.eval()
 
     @torch.no_grad()
     def _folded(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Each convolution with the batch norm after it: the first of a block has `bn1`, the second `bn2` …
+        """Folds the batch norm after each convolution into it: `bn1` into a block's first, `bn2` into its second …
 
-        One pass over memory less for each; embeddings differ by rounding (5e-7).
+        This saves one pass over memory each; embeddings differ by rounding (5e-7).
         """
         folded: dict[str, Tensor] = {}
         for parent_name, parent in self.named_modules():
@@ -138,6 +138,6 @@ class EfficientNetLite0(nn.Module):
         return folded
 
     def stages(self) -> list[nn.Sequential]:
-        """What runs one after another: the stem, seven stages of blocks, and the last convolution."""
+        """The modules to run one after another: the stem, seven stages of blocks, and the last convolution."""
         stem, last = (nn.Sequential(conv, nn.ReLU6(inplace=True)) for conv in (self.conv_stem, self.conv_head))
         return [stem, *self.blocks, last]

@@ -1,4 +1,4 @@
-"""Batch norms folded into the convolutions before them: the same function, one pass over memory less each."""
+"""Folds batch norms into the convolutions before them: the same function with one pass over memory less each."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _CONVOLUTION = re.compile(r"(.*)conv(.*)")
 def fold_batch_norms(module: Module, *, in_place: bool = False) -> Module:
     """A copy in eval mode whose batch norms are part of their convolutions.
 
-    Two patterns are folded, those of ResNets: neighbours in an `nn.Sequential`, and siblings called `conv…` and `bn…`
-    with the same rest of the name, which by that convention run one after the other. Others stay as they are.
+    Two patterns of ResNets are folded: neighbours in an `nn.Sequential`, and siblings named `conv…` and `bn…` with the
+    same rest of the name, which by convention run one after the other. All other batch norms stay as they are.
 
     Args:
         module: any module; it is not changed, unless `in_place`.
-        in_place: whether the module itself is folded, by whoever owns it, instead of a copy.
+        in_place: whether the module itself is folded instead of a copy.
 
     Returns:
         A module that gives the same outputs as `module.eval()` up to rounding.
@@ -43,7 +43,7 @@ def fold_batch_norms(module: Module, *, in_place: bool = False) -> Module:
             pairs = [(name, _CONVOLUTION.sub(r"\1bn\2", name)) for name in names if _CONVOLUTION.fullmatch(name)]
         for convolution_name, norm_name in pairs:
             convolution, norm = getattr(parent, convolution_name), getattr(parent, norm_name, None)
-            # Exactly these classes: timm's batch norms, for one, carry their activation with them.
+            # Exactly these classes: a subclass can do more, as timm's batch norms with an activation.
             if type(convolution) is nn.Conv2d and type(norm) is nn.BatchNorm2d and norm.track_running_stats:
                 setattr(parent, convolution_name, fuse_conv_bn_eval(convolution, norm))
                 setattr(parent, norm_name, nn.Identity())

@@ -1,8 +1,8 @@
 """Licences of the weights that open_clip publishes, by the repository it fetches them from.
 
-As their model cards on Hugging Face, or timm's configurations of the same weights, state them. Two differ: for OpenAI's
-weights, OpenAI's own repository counts (timm's copies of the ViTs say Apache-2.0); for Apple's DFN weights, their cards
-of today (timm still names the licence they had before). What neither states is left out.
+Sources are the model cards on Hugging Face, or timm's configurations of the same weights. There are two exceptions: for
+OpenAI's weights, OpenAI's repository counts (timm's copies of the ViTs say Apache-2.0); for Apple's DFN weights, their
+current model cards count (timm still names the former licence). Licences that neither source states are left out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LICENCES = (
 
 
 def licence_of(repository: str) -> str:
-    """The licence of the weights in a repository, "unknown" where nobody states it.
+    """The licence of the weights in a repository, or "unknown".
 
     Example:
         >>> licence_of("timm/ViT-B-16-SigLIP")

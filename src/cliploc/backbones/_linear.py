@@ -1,4 +1,4 @@
-"""Linear layers of a frozen tower, by the faster of the two libraries that torch brings for them."""
+"""Linear layers of a frozen tower, computed by the faster of torch's two libraries, MKL and oneDNN."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch.nn import functional as F
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 Module = TypeVar("Module", bound=nn.Module)
-FEWEST_ROWS = 32  # for less, handing over costs more than it brings
+FEWEST_ROWS = 32  # below, the call of oneDNN costs more time than it saves
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x·Wᵀ + b, as `F.linear`; `[…, K]`, `[N, K]`, `[N]` → `[…, N]`.
 
-    In float32 torch multiplies by MKL, which leaves half of an AMD processor's AVX-512 unused; oneDNN, through which
-    torch convolves, does not: twice as fast on ViT-B's layers (with AVX2 only, MKL is the faster one). Where
-    a graph is recorded, and everywhere else, it *is* `F.linear`. Both sum in another order: results differ in the last
-    bits.
+    In float32 torch multiplies matrices with MKL, which leaves half of an AMD processor's AVX-512 unused. oneDNN, which
+    torch uses for convolutions, does not: it is twice as fast on ViT-B's layers (with AVX2 only, MKL is faster). In all
+    other cases, and while a graph is recorded, this is `F.linear`. The libraries sum in different orders, so results
+    differ in the last bits.
     """
     if (
         x.device.type == "cpu"
@@ -37,7 +37,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 class _Linear(nn.Linear):
-    """Shares another layer's parameters."""
+    """A linear layer that shares another layer's parameters and computes with `linear`."""
 
     def __init__(self, of: nn.Linear) -> None:
         nn.Module.__init__(self)
@@ -50,7 +50,7 @@ class _Linear(nn.Linear):
 
 
 def with_fast_linears(module: Module) -> Module:
-    """The module itself, its plain linear layers replaced by ones that compute with `linear`; names and weights stay.
+    """Replaces the plain linear layers in a module by layers that compute with `linear`; names and weights stay.
 
     Example:
         >>> tower = with_fast_linears(nn.Sequential(nn.Linear(3, 4), nn.GELU()))
@@ -59,7 +59,7 @@ def with_fast_linears(module: Module) -> Module:
     """
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
-            # Exactly these: a class of its own may compute something else.
+            # Exactly this class: a subclass may compute something else.
             if isinstance(child, nn.Linear) and type(child) in (nn.Linear, NonDynamicallyQuantizableLinear):
                 setattr(parent, name, _Linear(child))
     return module

@@ -1,15 +1,16 @@
-"""The text tower of `mini`: what a name means, as a mixture of ImageNet's classes and of WordNet's nodes above them.
+"""The text tower of `mini`: it embeds a name as a mixture of ImageNet's classes and of WordNet's nodes above them.
 
 An embedding is unit(Σ_n p_n(text) · row_n): row_n is the classifier's centred weight row of a class, or the mean of
 such rows below an inner node ("bird"). The mixture p comes from
 
-* the lexicon, for the words it knows: softmax(β · score) over the few nodes nearest to a word's sense, both found by
-  tools/build_mini.py from WordNet and a sentence encoder;
-* else static word vectors: softmax(β · cosine) of the mean of the text's WordPiece vectors to all nodes' names.
+* the lexicon, for words in it: softmax(β · score) over the few nodes nearest to a word's sense; nodes and scores were
+  computed by tools/build_mini.py from WordNet and a sentence encoder;
+* static word vectors, for other words: softmax(β · cosine) of the mean of the text's WordPiece vectors to all nodes'
+  names.
 
-A name's head decides ("yellow *bird* on a branch"), what stands before it counts a little. Words around a name
-("a photo of", "origami", "in a video game") do not count. A text in which nothing resembles any node is *unknown*: it
-still gets a unit vector, and `unknown_reason` says why it means nothing.
+The head noun of a name has most weight ("yellow *bird* on a branch"), the words before it have a little. Words around a
+name ("a photo of", "origami", "in a video game") have none. A text in which nothing resembles any node is *unknown*: it
+still gets a unit vector, and `unknown_reason` gives the reason.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-MAX_WORDS = 64  # of a text; what follows is not read
-MIN_PIECE = 2.2  # letters a piece: "xqzvkw" falls into single letters, whose vectors mean nothing
+MAX_WORDS = 64  # words of a text that are read
+MIN_PIECE = 2.2  # least mean letters of a piece: "xqzvkw" is split into single letters, whose vectors mean nothing
 MAX_PHRASE = 5  # words of one entry of the lexicon
 
 
@@ -45,7 +46,7 @@ PICTURE_WORDS = _set(
     "photo photos photograph picture pictures image images snapshot drawing painting sketch rendering rendition "
     "sculpture doodle tattoo graffiti art itap illustration depiction shot view"
 )
-# The other words of OpenAI's 80 templates and their like: they say how a thing is shown, not what it is.
+# Other words of OpenAI's 80 templates, and similar ones: they describe how a thing is shown, not what it is.
 MODIFIERS = PICTURE_WORDS | _set(
     "bad good hard to see low resolution cropped embroidered bright clean dirty dark cool plastic close up closeup "
     "black white and pixelated jpeg corrupted blurry origami toy large big small little nice weird old new cartoon "
@@ -66,16 +67,16 @@ def normalise(text: str) -> str:
 
 
 class Reading(NamedTuple):
-    """What was found in a text."""
+    """The words found in a text."""
 
     known: tuple[tuple[int, float], ...]  # (row in the lexicon, weight)
-    others: tuple[str, ...]  # words to look up as vectors, where nothing is known
-    outside: bool  # WordNet has the words, and they resemble no class
+    others: tuple[str, ...]  # words to look up as vectors, if no word is in the lexicon
+    outside: bool  # whether WordNet has the words but they resemble no class
     letters: bool
 
 
 class MiniTextTower(nn.Module):
-    """Class-anchor text encoder. Text → float32 `[n, 1280]`, unit norm; deterministic, each text by itself.
+    """Class-anchor text encoder: texts → float32 `[n, 1280]`, unit norm. Deterministic; each text is independent.
 
     Example:
         >>> tower = MiniTextTower.load(Path("src/cliploc/backbones/mini_weights"))  # doctest: +SKIP
@@ -129,7 +130,7 @@ class MiniTextTower(nn.Module):
 
     @classmethod
     def load(cls, folder: Path) -> MiniTextTower:
-        """The tower that tools/build_mini.py wrote to a folder."""
+        """Loads the tower that tools/build_mini.py wrote to a folder."""
         known, outside = (folder / "lexicon.txt").read_text().split("\n\n")
         return cls(
             load_file(folder / "text.safetensors"),
@@ -140,9 +141,9 @@ class MiniTextTower(nn.Module):
         )
 
     def without(self, classes: Sequence[int]) -> MiniTextTower:
-        """The same words with some of the 1,000 classes taken away: how the tower does on classes it never had."""
+        """A copy without some of the 1,000 classes, to test the tower on classes that it does not have."""
         other = copy.copy(self)
-        other._buffers = dict(self._buffers)  # its own table of the same tensors
+        other._buffers = dict(self._buffers)  # a table of its own, with the same tensors
         members = self.members.clone()
         members[:, list(classes)] = 0
         other._set_rows(members)
@@ -154,7 +155,7 @@ class MiniTextTower(nn.Module):
 
     @torch.no_grad()
     def forward(self, texts: Sequence[str]) -> Tensor:
-        """`n` texts → `[n, 1280]` float32, unit norm. Templates of one name mostly read alike and cost one."""
+        """Embeds `n` texts: `[n, 1280]` float32, unit norm. Texts with the same `Reading` are computed once."""
         done: dict[Reading, Tensor] = {}
         for reading in (readings := [self._read(text) for text in texts]):
             if reading not in done:
@@ -165,7 +166,7 @@ class MiniTextTower(nn.Module):
 
     @torch.no_grad()
     def unknown_reason(self, text: str) -> str | None:
-        """Why the text means nothing to `mini`, in one line; None where it means something."""
+        """Why `mini` cannot read the text, in one line; None where it can."""
         reading = self._read(text)
         shown = repr(text if len(text) <= 40 else f"{text[:39]}…")
         if reading.known:
@@ -177,7 +178,7 @@ class MiniTextTower(nn.Module):
         return f"mini's 1,000 classes hold nothing like {shown}"
 
     def embed_reading(self, reading: Reading) -> Tensor:
-        """What was found in one text → `[1280]`, unit norm."""
+        """The embedding of one text's reading: `[1280]`, unit norm."""
         mixture = self.rows.new_zeros(len(self.rows))  # [N]
         if reading.known:
             for word, weight in reading.known:
@@ -188,7 +189,7 @@ class MiniTextTower(nn.Module):
         return F.normalize((mixture @ self.rows).float(), dim=0)  # [1280]
 
     def _mixture_of(self, word: int) -> Tensor:
-        """A known word's mixture of nodes `[N]`: over its senses, and over the nodes near each."""
+        """A known word's mixture of nodes `[N]`, over its senses and the nodes near each sense."""
         mixture = self.rows.new_zeros(len(self.rows))
         for sense, weight in zip(self.word_senses[word].tolist(), self.word_weights[word].tolist(), strict=True):
             if sense >= 0:
@@ -199,7 +200,7 @@ class MiniTextTower(nn.Module):
         return mixture
 
     def _likeness(self, words: tuple[str, ...]) -> Tensor:
-        """Cosine of the words' mean vector to each node's nearest name `[N]`; zeros where no word can be read."""
+        """Cosine of the words' mean vector with each node's nearest name, `[N]`; zeros if no word has a vector."""
         pieces = [self._tokenizer.encode(word).ids for word in words]
         readable = [ids for word, ids in zip(words, pieces, strict=True) if len(word) >= MIN_PIECE * len(ids)]
         ids = torch.tensor([i for ids in readable for i in ids], dtype=torch.long, device=self.rows.device)
@@ -230,7 +231,7 @@ class MiniTextTower(nn.Module):
         )
 
     def _segments(self, words: list[str]) -> list[tuple[str, int | None, bool]]:
-        """Cuts words into the longest phrases that the lexicon has: (phrase, its row or None, outside)."""
+        """Splits words into the longest phrases of the lexicon: (phrase, its row or None, outside)."""
         segments = []
         start = 0
         while start < len(words):
@@ -255,6 +256,6 @@ class MiniTextTower(nn.Module):
 
 
 def _singulars(phrase: str) -> list[str]:
-    """The phrase, and what it may be the plural of (WordNet's rules of detachment, morphy(7WN))."""
+    """The phrase and its possible singulars, by WordNet's rules of detachment (morphy(7WN))."""
     fits = [(end, new) for end, new in PLURALS.items() if phrase.endswith(end) and len(phrase) > len(end) + 1]
     return [phrase, *(phrase.removesuffix(end) + new for end, new in fits)]

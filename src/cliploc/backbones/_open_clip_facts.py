@@ -1,4 +1,4 @@
-"""What an open_clip model says about itself, apart from its weights."""
+"""Preprocessing and logit scale of open_clip's models and published weights."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ RESIZE_POLICIES: dict[str, ResizePolicy] = {"shortest": "crop", "longest": "pad"
 
 
 def interpolation_of(name: str) -> Interpolation:
-    """open_clip's word for it; "random", of some trainings, means bicubic in use, as there."""
+    """The interpolation that open_clip names; "random", used in some trainings, is bicubic at inference, as there."""
     return "bilinear" if name == "bilinear" else "bicubic"
 
 
 def published_preprocessing(published: Mapping[str, Any]) -> str:
-    """How published weights want pictures, in words; as OpenAI's where open_clip's list says nothing."""
+    """The preprocessing of published weights, in words; OpenAI's where open_clip's list does not state it."""
     config = PreprocessCfg(**published)
     policy, interpolation = RESIZE_POLICIES[config.resize_mode], interpolation_of(config.interpolation)
     return describe_preprocessing(policy, interpolation, config.mean, config.std)
@@ -36,9 +36,9 @@ class OpenClipFacts:
         input_hw: the input the tower was built for.
         mean: per channel.
         std: per channel.
-        resize_policy: OpenAI's models crop, SigLIP's squash.
-        interpolation: how pictures are resized; OpenAI's and SigLIP's are bicubic, CLIPA, MobileCLIP, PE-Core bilinear.
-        logit_scale: what cosines are multiplied by.
+        resize_policy: how pictures are fitted to the input; "crop" for OpenAI's models, "squash" for SigLIP's.
+        interpolation: of the resizing; "bicubic" for OpenAI's and SigLIP's, "bilinear" for CLIPA, MobileCLIP, PE-Core.
+        logit_scale: factor of the cosines.
     """
 
     input_hw: tuple[int, int]
@@ -50,7 +50,7 @@ class OpenClipFacts:
 
     @classmethod
     def of(cls, model: Any) -> OpenClipFacts:
-        """Of a built open_clip model; one that no factory made has OpenAI's preprocessing."""
+        """The facts of a built open_clip model; OpenAI's preprocessing if open_clip's factory did not build it."""
         preprocess = PreprocessCfg(**get_model_preprocess_cfg(model))
         side = model.visual.image_size
         return cls(
@@ -63,6 +63,6 @@ class OpenClipFacts:
         )
 
     def set_on(self, backbone: DualEncoder) -> None:
-        """Hands them to the model's adapter, apart from mean and standard deviation, which it is made with."""
+        """Sets them on the model's adapter, except mean and standard deviation, which its constructor takes."""
         backbone.input_hw, backbone.logit_scale = self.input_hw, self.logit_scale
         backbone.resize_policy, backbone.interpolation = self.resize_policy, self.interpolation

@@ -14,11 +14,11 @@ Tokenizer = Callable[[list[str]], Tensor]
 
 
 class OpenClipText(nn.Module):
-    """Sentences → unit-norm embeddings, by open_clip's own `encode_text`.
+    """The text tower: sentences → unit-norm embeddings, by open_clip's `encode_text`.
 
     Args:
-        model: an open_clip model. It becomes part of this module and its image tower is taken out: hand a copy.
-        tokenizer: open_clip's tokenizer of that model; what is beyond its context length is cut off.
+        model: an open_clip model. It becomes part of this module and loses its image tower: pass a copy.
+        tokenizer: open_clip's tokenizer of that model; it truncates texts at its context length.
     """
 
     def __init__(self, model: Any, tokenizer: Tokenizer) -> None:
@@ -36,5 +36,5 @@ class OpenClipText(nn.Module):
 
 
 def without_image_tower(model: Any) -> Any:
-    """A copy of an open_clip model that leaves its image tower out."""
+    """A copy of an open_clip model without its image tower."""
     return copy.deepcopy(model, {id(model.visual): nn.Identity()})

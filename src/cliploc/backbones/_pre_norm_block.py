@@ -1,4 +1,4 @@
-"""A transformer block of our own, with torch alone: importing timm for it takes longer than one picture."""
+"""The transformer block of `mini-vit`, without timm, whose import takes longer than one picture."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from cliploc.backbones._transformer import BlockAdapter, join_heads, split_heads
 
 
 class PreNormBlock(nn.Module, BlockAdapter):
-    """A pre-norm transformer block, which is its own adapter: tokens `[B, T, d]` → `[B, T, d]`.
+    """A pre-norm transformer block that is its own adapter: tokens `[B, T, d]` → `[B, T, d]`.
 
-    Dosovitskiy 2021; its tensors have timm's names.
+    Dosovitskiy 2021. Its tensors have timm's names.
 
     Args:
         width: d of the tokens.
-        heads: of the attention.
-        mlp_ratio: of the width inside the MLP to d.
+        heads: number of attention heads.
+        mlp_ratio: width inside the MLP, as a multiple of d.
     """
 
     def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:

@@ -1,4 +1,4 @@
-"""fp32, bf16, fp16 or what this device does best: the precision a tower runs in."""
+"""The precision that a tower runs in: fp32, bf16, fp16, or automatic by device."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from cliploc.errors import UsageError
 
 
 def resolve_precision(precision: str, device: str) -> torch.dtype:
-    """The dtype meant by a name.
+    """The dtype of a precision's name.
 
     Args:
-        precision: "fp32", "bf16", "fp16" or "auto": bf16 where the device computes in it natively, else fp32. Never
-            fp16 by itself: its range is too small for some CLIP towers.
+        precision: "fp32", "bf16", "fp16" or "auto": bf16 where the device computes in it natively, else fp32. "auto" is
+            never fp16, whose range is too small for some CLIP towers.
         device: a torch device.
 
     Raises:
-        UsageError: another name.
+        UsageError: an unknown name.
 
     Example:
         >>> resolve_precision("bf16", "cpu")
@@ -49,7 +49,7 @@ def _native_bf16(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0) or torch.version.hip is not None
     if device.type != "cpu":
         return False
-    try:  # torch emulates bf16 on any processor, slowly, and has no public question for the real thing
+    try:  # torch emulates bf16 slowly on any processor, and has no public function that tells native support
         flags = Path("/proc/cpuinfo").read_text().split()
     except OSError:
         return False

@@ -1,4 +1,4 @@
-"""timm's transformer blocks, taken apart."""
+"""The adapter of timm's transformer blocks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cliploc.backbones._transformer import BlockAdapter, join_heads, split_heads
 
 
 class TimmBlock(BlockAdapter):
-    """A block of timm's ViTs or EVAs, normed before or after its branches."""
+    """Adapter of a block of timm's ViTs or EVAs, with norms before or after its branches."""
 
     def __init__(self, block: Any) -> None:
         self.block, self.attn = block, block.attn
@@ -41,7 +41,7 @@ class TimmBlock(BlockAdapter):
         return self._rotated(q, rotation), self._rotated(k, rotation), v
 
     def _rotated(self, x: Tensor, rotation: Tensor | None) -> Tensor:
-        """Patches turned by their place; class tokens have none."""
+        """Applies the rotary position embedding to the patches; class tokens have none."""
         if rotation is None:
             return x
         first, patches = x[:, :, : self.attn.num_prefix_tokens], x[:, :, self.attn.num_prefix_tokens :]

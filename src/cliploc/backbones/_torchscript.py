@@ -1,10 +1,10 @@
-"""Tensors out of a TorchScript archive, such as OpenAI published CLIP in, without running anything in it.
+"""Reads the tensors of a TorchScript archive, the format of OpenAI's CLIP files, without running any code in it.
 
 The archive is a zip: `data.pkl` describes a tree of modules, `data/0`, `data/1`, … hold the bytes of the tensors, and
-`code/` holds programs that are never looked at here. `torch.load(weights_only=True)` refuses such files and
-`torch.jit.load` compiles the programs. This reader takes the description through an unpickler that knows five things:
-a module (an inert holder of attributes), a storage, a view of a storage, a list and an ordered dict. Anything else, and
-any number that points outside the bytes there are, is refused.
+`code/` holds programs that are never read here. `torch.load(weights_only=True)` refuses such files and `torch.jit.load`
+compiles the programs. This reader unpickles the description with an unpickler that allows five things: a module (which
+only holds attributes), a storage, a view of a storage, a list and an ordered dict. Anything else, and any number that
+points outside the stored bytes, is refused.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class RefusedError(Exception):
 
 
 class _Module:
-    """Stands in for every `__torch__.…` class: keeps the attributes, can do nothing."""
+    """Replaces every `__torch__.…` class: holds its attributes and has no methods."""
 
     __slots__ = ("attributes",)
 
@@ -59,7 +59,7 @@ class _Module:
 
 
 class _Held:
-    """A tensor inside the description. Bare, its own `__setstate__` could be called there."""
+    """Wraps a tensor inside the description, where a bare tensor's `__setstate__` could be called."""
 
     __slots__ = ("tensor",)
 
@@ -71,7 +71,7 @@ class _Held:
 
 
 class _Known:
-    """A function the description may call. Its state cannot be set, unlike a plain function's."""
+    """Wraps a function that the description may call. Unlike a plain function's, its state cannot be set."""
 
     __slots__ = ("_function",)
 
@@ -86,12 +86,12 @@ class _Known:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Builds the tree; `find_class` is the only door to code, and opens for the five things alone."""
+    """Builds the tree. Only `find_class` gives access to code, and only for the five allowed things."""
 
     def __init__(self, description: bytes, read_storage: Callable[[str, torch.dtype, int], Tensor]) -> None:
         super().__init__(io.BytesIO(description))
         self._read_storage = read_storage
-        # A class of its own for every archive, so that nothing set on it outlives the reading.
+        # A new class for each archive, so that nothing set on it remains after reading.
         self._module = type("Module", (_Module,), {"__slots__": ()})
         self._known: dict[tuple[str, str], Any] = {
             ("collections", "OrderedDict"): _Known(OrderedDict),
@@ -119,7 +119,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_torchscript(path: Path) -> dict[str, Tensor]:
-    """The tensors of a TorchScript archive by dotted name, in the precision they are stored in, on the CPU.
+    """Reads the tensors of a TorchScript archive by dotted name, in their stored precision, on the CPU.
 
     Args:
         path: a zip archive as written by `torch.jit.save`.
@@ -180,7 +180,7 @@ def _view(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> _Held:
 
 
 def _tensors(root: Any) -> dict[str, Tensor]:
-    """The tree of modules → its tensors by dotted name."""
+    """The tensors in a tree of modules, by dotted name."""
     found: dict[str, Tensor] = {}
     waiting = [("", root)]
     left = MAX_ATTRIBUTES

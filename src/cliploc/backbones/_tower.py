@@ -1,4 +1,4 @@
-"""What every dual encoder of ours shares, whatever its image tower is."""
+"""Base class of the models: an image tower of any kind beside a text tower."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cliploc.values import Interpolation, ResizePolicy
 
 
 class DualEncoder(nn.Module, ABC):
-    """An image tower beside a text tower: where it is, in what precision, and how pixels become its input.
+    """An image tower beside a text tower: holds device, precision and the normalisation of pixels.
 
     Args:
         mean: per channel, subtracted from RGB values in 0–1.
@@ -56,7 +56,7 @@ class DualEncoder(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device that the weights are on."""
         return next(self.parameters()).device
 
     @property
@@ -65,19 +65,19 @@ class DualEncoder(nn.Module, ABC):
         return next(self.parameters()).dtype
 
     def loaded_from(self, file: Path, source: str) -> None:
-        """Tells that all weights were read from a file, and that they stay as they were read.
+        """Records that all weights were read from a file and are unchanged.
 
         Args:
-            file: of the weights.
-            source: its checksum, and whatever else decides what was made of it, apart from the precision.
+            file: the file of the weights.
+            source: the file's checksum and everything else that determines the model, except the precision.
         """
         self.weights_file, self._weights_source = file, source
 
     @property
     def weights_id(self) -> str:
-        """SHA-256 of all that its answers depend on; see `cliploc.tower.Backbone.weights_id`.
+        """SHA-256 of everything that the outputs depend on; see `cliploc.tower.Backbone.weights_id`.
 
-        Weights of a file are told by its checksum, others by all their values.
+        Weights of a file are identified by its checksum, others by their values.
         """
         facts = {
             "mean": self.mean.flatten().tolist(),
@@ -91,7 +91,7 @@ class DualEncoder(nn.Module, ABC):
         return digest.hexdigest()
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """`[B, 3, H, W]` RGB values in 0–1 → the tower's input, on its device, in its precision."""
+        """The tower's input, on its device and in its precision, from RGB values `[B, 3, H, W]` in 0–1."""
         return ((pixels.to(self.device) - self.mean) / self.std).to(self.dtype)
 
     def in_precision(self, dtype: torch.dtype) -> Self:
@@ -110,13 +110,13 @@ class DualEncoder(nn.Module, ABC):
         return copied
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """Normalised `[B, 3, H, W]` → `[B, D]` float32, unit norm."""
+        """Embeds normalised images `[B, 3, H, W]`: `[B, D]` float32, unit norm."""
         return self.trace(images, Needs()).embedding
 
     def unknown_reason(self, word: str) -> str | None:  # noqa: ARG002
-        """Why this model cannot know a name; CLIP reads any text, a model with a closed vocabulary says so."""
+        """Why this model cannot know a name; None here, as CLIP reads any text."""
         return None
 
     def presence(self, cosine: Tensor) -> Tensor | None:  # noqa: ARG002
-        """Presence score of a name; None, as nobody calibrated this model."""
+        """Presence score of a name; None here, as this model is not calibrated."""
         return None

@@ -1,7 +1,7 @@
-"""What every vision transformer shares: tokens through blocks, any block taken apart, then a head.
+"""Base classes of vision transformers: the tower, and adapters that give access to the inside of its blocks.
 
 A `BlockAdapter` splits one block of a host library (open_clip, timm) into queries, keys and values, the attention
-branch and the MLP branch. It holds the host's module and changes nothing in it: no hook, no replaced forward.
+branch and the MLP branch. It holds the host's module and does not change it: no hook, no replaced forward.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ from cliploc.tower import BlockEnd, DenseReading, Needs, Pooling, TowerKind, Tra
 
 
 def own_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """The rule that towers are trained with, softmax(qkᵀ·scale)·v; each `[B, H, T, d/H]`."""
+    """The attention that towers are trained with, softmax(qkᵀ·scale)·v; each `[B, H, T, d/H]`."""
     return attention_weights(q, k, scale).to(v.dtype) @ v
 
 
 def attention_weights(q: Tensor, k: Tensor, scale: float) -> Tensor:
-    """`[B, H, T, T]` float32. Plain products: fused attention hides its weights and is slow at batched gradients."""
+    """Attention weights `[B, H, T, T]` float32, by plain products, which also have fast batched gradients."""
     return (q.float() @ k.float().transpose(-2, -1) * scale).softmax(dim=-1)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
-    """`[B, T, d]` → `[B, H, T, d/H]`."""
+    """Splits tokens into heads: `[B, T, d]` → `[B, H, T, d/H]`."""
     return x.view(*x.shape[:-1], heads, -1).transpose(1, 2)
 
 
 def join_heads(x: Tensor) -> Tensor:
-    """`[B, H, T, d/H]` → `[B, T, d]`."""
+    """Joins heads: `[B, H, T, d/H]` → `[B, T, d]`."""
     return x.transpose(1, 2).flatten(2)
 
 
 def on_grid(patches: Tensor, grid: tuple[int, int]) -> Tensor:
-    """`[B, N, C]` → `[B, C, h, w]`."""
+    """Arranges patches on the grid: `[B, N, C]` → `[B, C, h, w]`."""
     return patches.transpose(1, 2).reshape(len(patches), -1, *grid)
 
 
 def resize_positions(positions: Tensor, prefix: int, learnt: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Positions learnt on one grid, for another: `[prefix+N, d]` → `[prefix+h·w, d]`.
+    """Resizes position embeddings from the grid they were trained on: `[prefix+N, d]` → `[prefix+h·w, d]`.
 
     Bicubic with antialias, as open_clip and timm resize them when a checkpoint meets another input size.
     """
@@ -58,21 +58,21 @@ def resize_positions(positions: Tensor, prefix: int, learnt: tuple[int, int], gr
 
 
 class BlockAdapter(ABC):
-    """One block of a host's tower, x + attention branch, then + MLP branch; T tokens, of which some may be no patch."""
+    """Adapter of one block of a host's tower: x + attention branch, then + MLP branch. T counts prefix tokens too."""
 
     scale: float
 
     @abstractmethod
     def attention_input(self, x: Tensor) -> Tensor:
-        """Tokens entering the block → as its projections to q, k and v take them, normed: `[B, T, d]`."""
+        """The normed input of the projections to q, k and v, from the tokens entering the block: `[B, T, d]`."""
 
     @abstractmethod
     def project(self, normed: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Of `attention_input`, what the attention compares and gathers: q, k, v, each `[B, H, T, d/H]`."""
+        """Queries, keys and values of the result of `attention_input`, each `[B, H, T, d/H]`."""
 
     @abstractmethod
     def attention_branch(self, x: Tensor, gathered: Tensor) -> Tensor:
-        """What the block adds to its tokens `x` once attention gathered `[B, H, T, d/H]`: `[B, T, d]`."""
+        """What the block adds to its tokens `x`, from the heads' outputs `gathered` `[B, H, T, d/H]`: `[B, T, d]`."""
 
     @abstractmethod
     def mlp_branch(self, x: Tensor) -> Tensor:
@@ -87,13 +87,13 @@ class BlockAdapter(ABC):
         return hidden
 
     def gather(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """softmax(qkᵀ·scale)·v, fused: `[B, H, t, d/H]` for t queries. Many prompts' gradients through it are slow."""
-        dtype = torch.float32 if v.device.type == "cpu" else v.dtype  # there, half precision would be no faster
+        """Fused attention softmax(qkᵀ·scale)·v: `[B, H, t, d/H]` for t queries. Its batched gradients are slow."""
+        dtype = torch.float32 if v.device.type == "cpu" else v.dtype  # on a CPU half precision is no faster
         q, k, values = (x.to(dtype) for x in (q, k, v))
         return F.scaled_dot_product_attention(q, k, values, scale=self.scale).to(v.dtype)
 
     def finish(self, x: Tensor, gathered: Tensor) -> Tensor:
-        """The block's rest for the tokens `x` that asked: `[B, t, d]` → `[B, t, d]`."""
+        """Runs the rest of the block after attention, for the t tokens `x` with queries: `[B, t, d]` → `[B, t, d]`."""
         x = x + self.attention_branch(x, gathered)
         return x + self.mlp_branch(x)
 
@@ -109,8 +109,8 @@ class BlockAdapter(ABC):
 class VisionTransformerBackbone(DualEncoder):
     """A transformer image tower beside a text tower; fulfils `cliploc.tower.TransformerBackbone`.
 
-    A subclass says how pixels become tokens (`embed`), how tokens become one embedding (`pool`), how each token reads
-    in the joint space by itself (`read_tokens`), and adapts its blocks.
+    A subclass defines how pixels become tokens (`embed`), how tokens become one embedding (`pool`) and how each token
+    is read in the joint space by itself (`read_tokens`). It also adapts the blocks.
 
     Args:
         adapters: the tower's blocks, first to last.
@@ -130,32 +130,32 @@ class VisionTransformerBackbone(DualEncoder):
         self.depth, self.prefix_tokens = len(self.adapters), prefix_tokens
         self.middle_stage = -max(1, self.depth // 4)  # of 12 blocks, the tokens that leave the ninth
 
-    # ------------------------------------------------------------------------------------------- what subclasses say
+    # ---------------------------------------------------------------------------------------- implemented by subclasses
     @abstractmethod
     def embed(self, images: Tensor) -> Tensor:
-        """Normalised `[B, 3, H, W]` → the tokens `[B, prefix+N, d]` that enter the first block."""
+        """The tokens `[B, prefix+N, d]` that enter the first block, from normalised images `[B, 3, H, W]`."""
 
     @abstractmethod
     def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Tokens after a block `[B, prefix+N, d]` → `[B, D]`, not normalised, and an attention pool's `[B, H, 1, T]`.
+        """The embedding of the tokens after a block, `[B, prefix+N, d]` → `[B, D]`, not normalised.
 
-        The attention is None where the head has no attention pool.
+        Also returns the attention of an attention pool, `[B, H, 1, T]`; None where the head has no attention pool.
         """
 
     @abstractmethod
     def read_tokens(self, tokens: Tensor) -> Tensor:
-        """Tokens `[B, n, d]` → the joint-space reading of each by itself, `[B, n, D]` float32, not normalised."""
+        """The joint-space reading of each token by itself: `[B, n, d]` → `[B, n, D]` float32, not normalised."""
 
     def rotation(self, grid: tuple[int, int]) -> Tensor | None:  # noqa: ARG002
-        """Rotary position embedding of a grid, for towers that have one."""
+        """Rotary position embedding of a grid; None for towers without one."""
         return None
 
     # --------------------------------------------------------------------------------------------------- the protocol
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """`(h, w)` of the patches for an input of height × width pixels, which must be multiples of the patch.
+        """`(h, w)` of the patches for an input of height × width pixels.
 
         Raises:
-            UsageError: they are not.
+            UsageError: height or width is not a multiple of the patch size.
         """
         if height % self.stride or width % self.stride or not height or not width:
             raise UsageError(
@@ -192,7 +192,7 @@ class VisionTransformerBackbone(DualEncoder):
             q, k, v = block.project(y, rotation)  # each [B, H, prefix+N, d/H]
             if index in asked["projections"]:
                 projections[back], normed[back] = (q, k, v), y
-            # Where the head reads the class token alone, nothing else need leave the last block.
+            # If the head reads the class token alone, the last block need compute no other token.
             whole = index != last or self.pooling != "class token" or index in asked["tokens"] | asked["attention"]
             leaving = slice(None) if whole else slice(1)
             asking = slice(None) if index in asked["ends"] else leaving
@@ -249,7 +249,7 @@ class VisionTransformerBackbone(DualEncoder):
     def head(self, features: Tensor, trace: Trace, stage: int = -1) -> Tensor:
         """Finishes the tower from the patches entering a block: `[B, D]` float32, unit norm; differentiable.
 
-        The tokens that are no patches are those of `trace`.
+        The prefix tokens are those of `trace`.
         """
         patches = features.to(self.dtype).flatten(2).transpose(1, 2)  # [B, N, d]
         tokens = torch.cat([trace.entering[stage][:, : self.prefix_tokens], patches], dim=1)  # [B, prefix+N, d]

@@ -1,7 +1,7 @@
-"""Where weights come from, and what is refused: tags, Hugging Face repositories, folders and files.
+"""Finds, downloads, checks and reads weights: tags, Hugging Face repositories, folders and files.
 
-Nothing here runs code out of a file: safetensors, `torch.load(weights_only=True)`, and our own reader for OpenAI's
-TorchScript archives. Whatever goes wrong is one line that says what to fetch and where to put it.
+No code in a file is run: files are read by safetensors, `torch.load(weights_only=True)`, or our own reader for OpenAI's
+TorchScript archives. An error is one line that says what to download and where to put it.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from cliploc.backbones._torchscript import RefusedError, read_torchscript
 from cliploc.errors import MissingWeightsError, ModelError
 
 CONFIG = "open_clip_config.json"
-# What open_clip calls a checkpoint in a repository or folder, the best first.
+# Names of open_clip's checkpoint in a repository or folder, the preferred one first.
 CHECKPOINTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
-ORIGINALS = "~/.cache/clip"  # where OpenAI's package and open_clip put what they download by URL
+ORIGINALS = "~/.cache/clip"  # folder of what OpenAI's package and open_clip download by URL
 FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # the disk, or the user's share of it
 MAX_WRAPPERS = 8  # "state_dict" in "model" in …
 OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
@@ -55,9 +55,9 @@ class Checkpoint:
 
     Attributes:
         path: the file.
-        sha256: of its bytes, checked against the published one where there is one.
-        tensors: by open_clip's names, in the precision they are stored in.
-        from_openai: whether OpenAI wrote it, so that it needs quick-GELU.
+        sha256: checksum of the file, compared with the published one if there is one.
+        tensors: by open_clip's names, in their stored precision.
+        from_openai: whether it is OpenAI's file, which needs quick-GELU.
     """
 
     path: Path
@@ -68,12 +68,12 @@ class Checkpoint:
 
 # ------------------------------------------------------------------------------------------------------ find or fetch
 def tag_file(model: str, tag: str) -> Path:
-    """The weights that open_clip knows by a tag: from a cache, or downloaded into the Hugging Face cache.
+    """The file of the weights with a tag of open_clip: from a cache, or downloaded into the Hugging Face cache.
 
-    OpenAI's own file under `~/.cache/clip`, where its package puts it, serves as well.
+    OpenAI's file in `~/.cache/clip`, the folder of OpenAI's package, is used too.
 
     Raises:
-        ModelError: neither there nor to be had.
+        ModelError: the weights are not on this machine and cannot be downloaded.
     """
     published: dict[str, str] = open_clip.get_pretrained_cfg(model, tag)
     repository, _, name = published.get("hf_hub", "").rpartition("/")
@@ -95,10 +95,10 @@ def tag_file(model: str, tag: str) -> Path:
 
 
 def hub_folder(repository: str) -> Path:
-    """Configuration and weights of an open_clip repository on Hugging Face, in its cache → their folder.
+    """The cache folder with configuration and weights of an open_clip repository on Hugging Face.
 
     Raises:
-        ModelError: no such repository, not one of open_clip, or no network.
+        ModelError: no such repository, not a repository of open_clip, or no network.
     """
     wanted, advice = f"the files of hf-hub:{repository}", f"fetch it from https://huggingface.co/{repository}"
     config = _in_hub_cache(repository, (CONFIG,)) or _from_hub(repository, (CONFIG,), wanted, advice)
@@ -147,7 +147,7 @@ def _in_hub_cache(repository: str, names: tuple[str, ...]) -> Path | None:
 
 
 def _from_hub(repository: str, names: tuple[str, ...], wanted: str, advice: str) -> Path:
-    """Downloads the first of the names that the repository has; the hub's cache shows a file only when it is whole."""
+    """Downloads the first of these files that the repository has; the hub's cache never shows incomplete files."""
     advice = f"{advice}, or give a file of weights with --pretrained FILE"
     if hub.HF_HUB_OFFLINE:
         raise MissingWeightsError(f"{wanted} are not on this machine and HF_HUB_OFFLINE forbids the network: {advice}")
@@ -177,25 +177,25 @@ def _from_hub(repository: str, names: tuple[str, ...], wanted: str, advice: str)
 
 
 def hub_reachable() -> bool:
-    """Whether the hub answers; asked first, for its own library tries for half a minute before it gives up."""
+    """Whether the hub answers. Checked first, because its own library tries for half a minute before it gives up."""
     try:
         urllib.request.urlopen(urllib.request.Request(hub.ENDPOINT, method="HEAD"), timeout=5).close()
     except HTTPError:
-        return True  # an answer, whatever it says
+        return True  # an answer, though an error
     except URLError as error:
-        return isinstance(error.reason, ssl.SSLError)  # the library may know certificates that we do not
+        return isinstance(error.reason, ssl.SSLError)  # the library may have certificates that we do not have
     except OSError:
         return False
     return True
 
 
 def unreachable(repository: str, name: str) -> bool:
-    """Whether a file is neither in the hub's cache nor to be had."""
+    """Whether a file is not in the hub's cache and cannot be downloaded either."""
     return _in_hub_cache(repository, (name,)) is None and (hub.HF_HUB_OFFLINE or not hub_reachable())
 
 
 def _download_url(url: str, target: Path, wanted: str) -> Path:
-    """A file by URL, checked against its published sum before it gets its name."""
+    """Downloads a file by URL; it gets its name only after its checksum is found correct."""
     advice = f"fetch {url} and save it as {target}"
     if hub.HF_HUB_OFFLINE:
         raise MissingWeightsError(f"{wanted} are not on this machine and HF_HUB_OFFLINE forbids the network: {advice}")
@@ -217,7 +217,7 @@ def _raise_if_full(error: BaseException, folder: Path, wanted: str, variable: st
 
 
 def published_sha256(url: str) -> str:
-    """The checksum, or its beginning, that a URL carries; empty when it carries none."""
+    """The checksum, or its beginning, in a URL; empty if there is none."""
     if "openaipublic" in url:
         return url.split("/")[-2]
     match = re.search(r"-([0-9a-f]{8,64})\.\w+$", url)
@@ -228,10 +228,10 @@ def published_sha256(url: str) -> str:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Reads a file of weights: `.safetensors`, a state dict saved by torch, or OpenAI's TorchScript archive.
 
-    A state dict may lie under "state_dict" or "model", and its names may begin with "module.".
+    A state dict may be under "state_dict" or "model", and its names may begin with "module.".
 
     Raises:
-        ModelError: not a file, empty, damaged, no weights, or a pickle that could run code.
+        ModelError: not a file, empty, damaged, without weights, or a pickle that could run code.
     """
     if path.is_dir():
         raise ModelError(f"expected a file of weights, got the folder {path}: give the file in it, or local-dir:{path}")
@@ -269,28 +269,28 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise
     except RefusedError as error:
         raise ModelError(
-            f"{path} is refused, for it is damaged or no archive of CLIP weights: it holds {error}"
+            f"{path} is refused: it is damaged or not an archive of CLIP weights: it holds {error}"
         ) from None
     except pickle.UnpicklingError as error:
         what = re.search(r"GLOBAL (\S+)|Unsupported (?:global|operand|class) (\S+)", str(error))
         held = f" ({what.group(1) or what.group(2)})" if what else ""
         raise ModelError(
-            f"{path} is refused, for it is damaged or a pickle that could run code{held}: save it anew as safetensors"
+            f"{path} is refused: it is damaged or a pickle that could run code{held}: save it again as safetensors"
         ) from None
     except Exception as error:  # a damaged pickle makes torch raise nearly anything
         size = path.stat().st_size
         raise ModelError(
-            f"{path} ({size:,} bytes) is cut short or damaged, or no file of weights: fetch it again "
+            f"{path} ({size:,} bytes) is cut short or damaged, or not a file of weights: fetch it again "
             f"({_first_line(error)})"
         ) from None
 
 
 def _entries(path: Path) -> list[zipfile.ZipInfo]:
-    """What a zip archive holds; nothing where the file is none, or a damaged one."""
+    """The entries of a zip archive; none if the file is damaged or not a zip archive."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.infolist()
-    except Exception:  # damaged archives make zipfile raise whatever it trips over
+    except Exception:  # damaged archives make zipfile raise many kinds of errors
         return []
 
 
@@ -299,14 +299,14 @@ def _is_torchscript(path: Path) -> bool:
 
 
 def _refuse_compressed(path: Path) -> None:
-    """A small file must not become a huge one in memory; torch writes what it saves as it is."""
+    """Refuses a compressed archive, which could be huge in memory; torch never compresses what it saves."""
     if sum(entry.file_size for entry in _entries(path)) > path.stat().st_size:
-        raise ModelError(f"{path} is refused, for it is compressed, as torch.save never does: save it anew")
+        raise ModelError(f"{path} is refused: it is compressed, and torch.save never compresses: save it again")
 
 
 def _state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:
-    """What was loaded, unwrapped, → tensors by name."""
-    for _ in range(MAX_WRAPPERS):  # and not for ever, as a dict may hold itself
+    """The tensors by name in what was loaded, without the dicts around them."""
+    for _ in range(MAX_WRAPPERS):  # not without a limit, as a dict may hold itself
         inner = None
         if isinstance(loaded, dict):
             inner = next((loaded[key] for key in ("state_dict", "model") if isinstance(loaded.get(key), dict)), None)
@@ -314,9 +314,7 @@ def _state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:
             break
         loaded = inner
     else:
-        raise ModelError(
-            f"{path} is refused, for its state dict is wrapped more than {MAX_WRAPPERS} times or holds itself"
-        )
+        raise ModelError(f"{path} is refused: its state dict is wrapped more than {MAX_WRAPPERS} times or holds itself")
     if not isinstance(loaded, dict):
         raise ModelError(f"{path} holds {type(loaded).__name__}, not a state dict: save model.state_dict()")
     tensors = {name: value for name, value in loaded.items() if isinstance(name, str) and isinstance(value, Tensor)}
@@ -328,14 +326,14 @@ def _state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:
                 f"{path} holds {name[:60]}, which is sparse, quantised, complex or without data: expected plain "
                 "numbers, save model.state_dict()"
             )
-    for prefix in ("module.", "_orig_mod."):  # left behind by DistributedDataParallel and torch.compile
+    for prefix in ("module.", "_orig_mod."):  # added by DistributedDataParallel and torch.compile
         if all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor is numbers side by side in memory, and no more of them than are stored."""
+    """Whether a tensor is dense, holds real numbers and has no more elements than its storage."""
     try:
         stored = tensor.untyped_storage().nbytes()
     except (RuntimeError, NotImplementedError):  # sparse: it has no storage
@@ -346,16 +344,16 @@ def _is_plain(tensor: Tensor) -> bool:
 
 
 def _blob_sha256(path: Path) -> str:
-    """Hugging Face names the files of its cache by their checksum."""
+    """The checksum of a file in Hugging Face's cache, which names files by it."""
     name = path.resolve().name
     return name if re.fullmatch(r"[0-9a-f]{64}", name) else ""
 
 
 def _verify(path: Path, published: str) -> str:
-    """The file's SHA-256.
+    """Returns the file's SHA-256, compared with the published one.
 
     Raises:
-        ModelError: it is not the published one.
+        ModelError: the checksums differ.
     """
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -376,7 +374,7 @@ def load_into(model: nn.Module, checkpoint: Checkpoint, name: str) -> None:
     """Puts a checkpoint's tensors into an open_clip model, cast to its precision.
 
     Raises:
-        ModelError: they are another architecture's; the line says which, where it can be told.
+        ModelError: they are weights of another architecture; the message names it if it is recognised.
     """
     tensors = convert_state_dict(model, dict(checkpoint.tensors))
     if "positional_embedding" in tensors and not hasattr(model, "positional_embedding"):
@@ -387,7 +385,7 @@ def load_into(model: nn.Module, checkpoint: Checkpoint, name: str) -> None:
             tensors[scalar] = tensors[scalar].reshape(expected[scalar].shape)
     if "logit_bias" in expected:
         tensors.setdefault("logit_bias", torch.zeros_like(expected["logit_bias"]))
-    # Derived, unused in eval mode, or dropped by newer versions of the libraries.
+    # Tensors that are derived, not used in eval mode, or dropped by newer versions of the libraries.
     ignored = re.compile(r"(.*\.)?(num_batches_tracked|position_ids|attn_mask)$")
     missing = [key for key in expected if key not in tensors and not ignored.match(key)]
     unexpected = [key for key in tensors if key not in expected and not ignored.match(key)]
@@ -412,7 +410,7 @@ def load_into(model: nn.Module, checkpoint: Checkpoint, name: str) -> None:
 
 
 def looks_like(tensors: dict[str, Tensor]) -> list[str]:
-    """open_clip's names of the towers of OpenAI's kind that have tensors of these shapes, plain names first."""
+    """open_clip's names of OpenAI-style models with tensors of these shapes, plain names first."""
     found = _shape_of_tensors(tensors)
     same = [name for name in open_clip.list_models() if found and _shape_of_config(name) == found]
     return sorted(same, key=len)

@@ -1,7 +1,7 @@
-"""`mini`: the dual encoder that ships inside the package, so that everything runs offline on real photographs.
+"""`mini`: the small CNN model in the package, so that everything runs offline on real photographs.
 
-Image tower: EfficientNet-Lite0 with a global average pool, so CAM is exact. Text tower: class anchors over static word
-vectors (`_mini_text.py`). Built by `tools/build_mini.py`; what it is and is not: `docs/mini.md`.
+Image tower: EfficientNet-Lite0 with global average pooling, so CAM is exact. Text tower: class anchors over static word
+vectors (`_mini_text.py`). Built by `tools/build_mini.py`; `docs/mini.md` describes it and its limits.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Mini(ConvolutionalBackbone):
         self, tower: EfficientNetLite0, mean_feature: Tensor, text: MiniTextTower, facts: dict[str, object]
     ) -> None:
         super().__init__(tower.stages(), MEAN, STD)
-        # Half the time of a forward pass on a CPU.
+        # Halves the time of a forward pass on a CPU.
         self.stages.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.pool_layer = GlobalAveragePool(mean_feature)
         self.text = text
@@ -55,19 +55,19 @@ class Mini(ConvolutionalBackbone):
 
     @classmethod
     def bundled(cls, folder: Path = WEIGHTS) -> Mini:
-        """The model of the package, frozen, in eval mode, on the CPU."""
+        """Loads the model in the package, frozen, in eval mode, on the CPU."""
         tensors = {name: tensor.float() for name, tensor in load_file(folder / "image.safetensors").items()}
         facts = json.loads((folder / "mini.json").read_text())
         tower, text = EfficientNetLite0.of(tensors), MiniTextTower.load(folder)
         return cls(tower, tensors["mean_feature"], text, facts).eval().requires_grad_(False)
 
     def pool(self, features: Tensor) -> Tensor:
-        """`[B, 1280, h, w]` → `[B, 1280]`."""
+        """The embedding, not normalised: `[B, 1280, h, w]` → `[B, 1280]`."""
         pooled: Tensor = self.pool_layer(features)
         return pooled
 
     def read_locations(self, features: Tensor) -> Tensor:
-        """`[B, 1280, h, w]` → the same minus μ: exact."""
+        """The reading of each location: the features `[B, 1280, h, w]` minus μ, which is exact."""
         return self.pool_layer.read_locations(features)
 
     @torch.no_grad()
@@ -77,7 +77,7 @@ class Mini(ConvolutionalBackbone):
         return embeddings
 
     def unknown_reason(self, word: str) -> str | None:
-        """Why `mini` cannot know a name: nothing in its 1,000 classes resembles it."""
+        """Why `mini` cannot know a name (nothing in its 1,000 classes resembles it); None where it knows it."""
         return self.text.unknown_reason(word)
 
     def presence(self, cosine: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
-"""`mini-vit`: the small vision transformer that ships inside the package, so that ViT methods run offline.
+"""`mini-vit`: the small vision transformer in the package, so that ViT methods run offline.
 
 A hybrid ViT (Dosovitskiy 2021): the frozen convolutions of `mini`, up to its 320 channels, are the patch embedding;
-blocks with a class token follow. Its class token was taught to say what `mini` says of the same picture, so both live
-in one joint space and share one text tower. Built by `tools/build_mini_vit.py`; what it is: `docs/mini-vit.md`.
+blocks with a class token follow. It was distilled from `mini`: its class token learnt to give `mini`'s embedding of the
+same picture. So both have the same joint space and text tower. Built by `tools/build_mini_vit.py`; `docs/mini-vit.md`
+describes it.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ STEM_CHANNELS = 320
 
 
 def load_stem(folder: Path = mini.WEIGHTS) -> nn.Sequential:
-    """`mini`'s convolutions up to its 320 channels, at stride 16 instead of 32: `[B, 3, H, W]` → `[B, 320, h, w]`.
+    """Loads `mini`'s convolutions up to its 320 channels, at stride 16: `[B, 3, H, W]` → `[B, 320, h, w]`.
 
-    The last stride of two is left out and the convolutions after it are dilated by two (Yu & Koltun 2016), so that
-    every second location, from the second on, holds exactly what `mini` has there.
+    The last stride of two is left out and the convolutions after it are dilated by two (Yu & Koltun 2016). So every
+    second location, from the second on, has exactly the features of `mini` there.
     """
     tensors = {name: tensor.float() for name, tensor in load_file(folder / "image.safetensors").items()}
     first, *stages, _ = EfficientNetLite0.of(tensors, output_stride=16).stages()
@@ -43,14 +44,14 @@ def load_stem(folder: Path = mini.WEIGHTS) -> nn.Sequential:
 
 
 class HybridBlocks(nn.Module):
-    """What is trained: the stem's features as tokens, a class token, positions, blocks, and the way to the joint space.
+    """The trained part: patch projection, class token, position embeddings, blocks, projection to the joint space.
 
     Args:
-        grid: `(h, w)` that the positions are learnt on.
+        grid: `(h, w)` that the position embeddings are trained on.
         width: d of the tokens.
         depth: number of blocks.
-        heads: of each block's attention.
-        mlp_ratio: of the width inside each block's MLP to d.
+        heads: number of attention heads in each block.
+        mlp_ratio: width inside each block's MLP, as a multiple of d.
         size: D of the joint space.
     """
 
@@ -66,13 +67,13 @@ class HybridBlocks(nn.Module):
         self.projection = nn.Linear(width, size, bias=False)
 
     def embed(self, features: Tensor, positions: Tensor) -> Tensor:
-        """The stem's `[B, N, 320]` with the class token's and their positions `[1+N, d]` → tokens `[B, 1+N, d]`."""
+        """The first block's tokens `[B, 1+N, d]`, from the stem's features `[B, N, 320]` and positions `[1+N, d]`."""
         patches = self.patch_embed(features)  # [B, N, d]
         first = self.class_token.to(patches.dtype).expand(len(patches), 1, -1)
         return torch.cat([first, patches], dim=1) + positions.to(patches.dtype)
 
     def gathered(self, features: Tensor, positions: Tensor) -> Tensor:
-        """The stem's `[B, N, 320]` with positions `[1+N, d]` → the class token at the end, normed: `[B, d]`."""
+        """The normed class token after the last block, `[B, d]`; arguments as for `embed`."""
         tokens = self.embed(features, positions)
         for block in self.blocks:
             tokens = block(tokens)
@@ -80,7 +81,7 @@ class HybridBlocks(nn.Module):
         return last
 
     def forward(self, features: Tensor, positions: Tensor) -> Tensor:
-        """The stem's `[B, N, 320]` with positions `[1+N, d]` → the class token's embedding `[B, D]`, not normalised."""
+        """The class token's embedding `[B, D]`, not normalised; arguments as for `embed`."""
         embedding: Tensor = self.projection(self.gathered(features, positions))
         return embedding
 
@@ -107,11 +108,11 @@ class MiniVit(VisionTransformerBackbone):
 
     @classmethod
     def bundled(cls, folder: Path = WEIGHTS, shared: Path = mini.WEIGHTS) -> MiniVit:
-        """The model of the package, frozen, in eval mode, on the CPU.
+        """Loads the model in the package, frozen, in eval mode, on the CPU.
 
         Args:
-            folder: the blocks.
-            shared: the stem and the text tower, which are `mini`'s.
+            folder: folder of the blocks' weights.
+            shared: folder of `mini`'s weights, for the stem and the text tower.
         """
         facts = json.loads((folder / "mini_vit.json").read_text())
         tensors = {name: tensor.float() for name, tensor in load_file(folder / "image.safetensors").items()}
@@ -122,29 +123,29 @@ class MiniVit(VisionTransformerBackbone):
         return model.eval().requires_grad_(False)
 
     def embed(self, images: Tensor) -> Tensor:
-        """Normalised `[B, 3, H, W]` → tokens `[B, 1+N, d]`."""
+        """The first block's tokens `[B, 1+N, d]`, from normalised images `[B, 3, H, W]`."""
         features = self.stem(images)  # [B, 320, h, w]
         grid = (features.shape[-2], features.shape[-1])
         positions = resize_positions(self.net.positions, 1, self.net.grid, grid)  # [1+N, d]
         return self.net.embed(features.flatten(2).transpose(1, 2), positions)
 
     def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
-        """`[B, 1+N, d]` → the class token's `[B, 1280]`."""
+        """The class token's embedding, not normalised: `[B, 1+N, d]` → `[B, 1280]`."""
         return self.net.projection(self.ln_post(tokens[:, 0])), None
 
     def read_tokens(self, tokens: Tensor) -> Tensor:
-        """`[B, n, d]` → `[B, n, 1280]` float32."""
+        """The joint-space reading of each token: `[B, n, d]` → `[B, n, 1280]` float32."""
         read: Tensor = self.net.projection(self.ln_post(tokens))
         return read.float()
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Sentences → `[n, 1280]` float32, unit norm: `mini`'s."""
+        """Sentences → `[n, 1280]` float32, unit norm, by `mini`'s text tower."""
         embeddings: Tensor = self.text(texts)
         return embeddings
 
     def unknown_reason(self, word: str) -> str | None:
-        """Why it cannot know a name: nothing in `mini`'s 1,000 classes resembles it."""
+        """Why it cannot know a name (nothing in `mini`'s 1,000 classes resembles it); None where it knows it."""
         return self.text.unknown_reason(word)
 
     def presence(self, cosine: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""Every model of open_clip: OpenAI's CLIP and its successors, by open_clip's own names and tags.
+"""Lists and builds the models of open_clip: OpenAI's CLIP and its successors, by open_clip's names and tags.
 
-This module lists and builds them; which adapter reads a tower is decided by the tower itself.
+The type of a model's image tower decides which adapter reads it.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be built.
+    """A model to build: architecture, tokenizer, weights and preprocessing.
 
     Attributes:
-        label: how results and errors call it.
-        config: what open_clip calls the architecture.
-        tokenizer: the same, for the tokenizer.
-        weights: finds or fetches the file; None for random weights.
-        quick_gelu: whether the weights were trained with quick-GELU though the architecture's name does not say so.
-        preprocessing: of the weights, where it differs from OpenAI's.
-        quick_twin: the architecture's name with quick-GELU, where the weights may need either.
-        may_be_like: tags of published weights, one for each way in which their pictures are prepared, where nothing
-            tells which of them applies; the first one's is taken.
+        label: its name in results and errors.
+        config: open_clip's name of the architecture.
+        tokenizer: open_clip's name of the tokenizer.
+        weights: finds or downloads the file; None for random weights.
+        quick_gelu: whether the weights need quick-GELU although the architecture's name does not say so.
+        preprocessing: preprocessing of the weights, where it differs from OpenAI's.
+        quick_twin: name of the same architecture with quick-GELU, if the weights may need either.
+        may_be_like: tags of published weights with different preprocessing, if it is not known which applies; the
+            first tag's is used.
     """
 
     label: str
@@ -67,10 +67,10 @@ def build(plan: Plan, device: str, precision: str) -> Backbone:
     """Builds the model, loads its weights, and wraps it in the adapter made for its image tower.
 
     Raises:
-        ModelError: weights that are not there or do not fit, a tokenizer that is not there, a tower nobody reads.
+        ModelError: weights that are missing or do not fit, a missing tokenizer, or a tower without an adapter.
     """
     dtype = resolve_precision(precision, device)
-    # Before the model, so that what is missing is said at once.
+    # Before the model, so that missing files are reported at once.
     checkpoint = _weights.read_checkpoint(plan.weights()) if plan.weights else None
     quick_gelu = plan.quick_gelu or (checkpoint is not None and checkpoint.from_openai)
     if checkpoint and plan.quick_twin and not quick_gelu:
@@ -101,7 +101,7 @@ def build(plan: Plan, device: str, precision: str) -> Backbone:
             )
         except (OSError, RuntimeError, ImportError, ValueError, TypeError, KeyError) as error:
             raise ModelError(f"open_clip cannot build {plan.label}: {_one_line(error)}") from error
-    _adapter(model, plan.label)  # before the weights: a tower nobody reads needs none
+    _adapter(model, plan.label)  # before the weights: a tower without an adapter needs none
     source: tuple[Path, str] | None = None
     if checkpoint:
         _weights.load_into(model, checkpoint, plan.config)
@@ -116,13 +116,13 @@ def build(plan: Plan, device: str, precision: str) -> Backbone:
 
 
 def wrap(model: Any, tokenizer: Any, label: str, dtype: torch.dtype) -> Any:
-    """An open_clip model, which is taken over, in the adapter made for its image tower.
+    """Wraps an open_clip model in the adapter for its image tower; the model must not be used afterwards.
 
     Raises:
-        ModelError: a tower nobody reads.
+        ModelError: a tower without an adapter.
     """
     backbone = _adapter(model, label)(model, tokenizer, label, copy_text=False)
-    for part in backbone.children():  # not the buffers on top: pixels are normalised in float32
+    for part in backbone.children():  # not the backbone's own buffers: pixels are normalised in float32
         part.to(dtype)
     return backbone
 
@@ -138,7 +138,7 @@ def _adapter(model: Any, label: str) -> Any:
 
 
 def _tokenizer(plan: Plan) -> Any:
-    """open_clip's tokenizer; CLIP's own comes with open_clip, others are files on Hugging Face."""
+    """The tokenizer of open_clip; CLIP's is part of open_clip, others are files on Hugging Face."""
     config = open_clip.get_model_config(plan.config) or {}
     files = config.get("text_cfg", {}).get("hf_tokenizer_name")
     try:
@@ -148,7 +148,7 @@ def _tokenizer(plan: Plan) -> Any:
             return open_clip.get_tokenizer(plan.tokenizer)
     except ImportError as error:
         raise ModelError(f"the tokenizer of {plan.label} needs another package: pip install transformers") from error
-    except Exception as error:  # transformers and the hub raise whatever they like when a file is missing
+    except Exception as error:  # transformers and the hub raise many kinds of errors when a file is missing
         raise ModelError(
             f"the tokenizer of {plan.label} is not on this machine and cannot be fetched from https://huggingface.co/"
             f"{files or ''} ({_one_line(error)}): run once with a network, or choose a model with CLIP's own tokenizer"
@@ -157,7 +157,7 @@ def _tokenizer(plan: Plan) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """open_clip warns on the root logger that weights are random, before they are loaded."""
+    """Silences open_clip's warning on the root logger that weights are random, given before they are loaded."""
     root, handler = logging.getLogger(), logging.NullHandler()
 
     def about_weights(record: logging.LogRecord) -> bool:
@@ -183,13 +183,13 @@ def _one_line(error: BaseException) -> str:
 
 # ------------------------------------------------------------------------------------------------------------ plans
 def plan_model(name: str, pretrained: str | None) -> Plan:
-    """What a name of open_clip and weights mean: a tag, a file, a file like a tag's weights (FILE@TAG), or "random".
+    """Plans a model from open_clip's name and `--pretrained`: a tag, a file, FILE@TAG or "random".
 
-    Without weights, OpenAI's are meant where the model has them, else the only ones it has. FILE@TAG takes GELU and
-    preprocessing from the published weights of that tag.
+    Without `--pretrained`, OpenAI's weights are used if the model has them, else the only ones it has. FILE@TAG takes
+    GELU and preprocessing from the published weights of that tag.
 
     Raises:
-        UsageError: no such tag, or none given where there are several.
+        UsageError: no such tag, or no tag given for a model with several.
     """
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained is None:
@@ -245,7 +245,7 @@ def _preprocessing(published: dict[str, Any]) -> dict[str, Any]:
 
 
 def _common_preprocessing(name: str, tags: list[str]) -> dict[str, Any]:
-    """A file does not say how its pictures were prepared: what all published weights of the model agree on."""
+    """The preprocessing that all published weights of a model agree on, for a file, which does not state its own."""
     known = [_preprocessing(open_clip.get_pretrained_cfg(name, tag)) for tag in tags]
     return known[0] if known and all(one == known[0] for one in known) else {}
 
@@ -311,7 +311,7 @@ def _entry(name: str) -> ModelEntry:
 
 
 def _count(name: str) -> float:
-    """Parameters in millions of both towers, built on torch's meta device: shapes without memory."""
+    """Counts the parameters of both towers in millions, by building them on torch's meta device, without memory."""
     try:
         with _quiet(), torch.device("meta"):
             model = open_clip.create_model(name, load_weights=False, pretrained_text=False, device="meta")

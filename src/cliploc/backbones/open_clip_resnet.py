@@ -1,4 +1,4 @@
-"""CLIP's ResNets (RN50, RN101, RN50x4, RN50x16, RN50x64 and their quick-GELU variants), built by open_clip."""
+"""Adapter of CLIP's ResNets in open_clip: RN50, RN101, RN50x4, RN50x16, RN50x64 and their quick-GELU variants."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cliploc.tower import Pooling
 
 
 class Stem(nn.Module):
-    """CLIP's three convolutions and average pool, stride 4; they lie loose in open_clip's tower."""
+    """CLIP's three first convolutions and average pool, stride 4; in open_clip's tower they are not one module."""
 
     def __init__(self, visual: ModifiedResNet) -> None:
         super().__init__()
@@ -38,13 +38,13 @@ class OpenClipResNet(ConvolutionalBackbone):
     """CLIP's ModifiedResNet (Radford 2021): stem, four stages of residual blocks, attention pool.
 
     Stages, counted from the end: −1 layer4, −2 layer3, −3 layer2, −4 layer1, −5 the stem. The attention pool's
-    positions are interpolated for inputs of another size than the model's, so that any height × width goes in.
+    positions are interpolated for inputs of another size than the model's, so any height × width is possible.
 
     Args:
         model: an open_clip model whose `visual` is a `ModifiedResNet`; it is not changed.
         tokenizer: its tokenizer, of `open_clip.get_tokenizer`.
-        name: how results and errors call it.
-        copy_text: False hands the model over instead of copying it; `model` is of no use afterwards.
+        name: its name in results and errors.
+        copy_text: False uses the model itself instead of a copy; `model` must not be used afterwards.
         fold: whether batch norms become part of their convolutions (see `fold_batch_norms`).
 
     Example:
@@ -77,16 +77,16 @@ class OpenClipResNet(ConvolutionalBackbone):
 
     @staticmethod
     def supports(visual: nn.Module) -> bool:
-        """Whether an open_clip image tower is one of these."""
+        """Whether this class supports an open_clip image tower."""
         return isinstance(visual, ModifiedResNet)
 
     def pool(self, features: Tensor) -> Tensor:
-        """`[B, C, h, w]` → `[B, D]`, not normalised."""
+        """The embedding, not normalised: `[B, C, h, w]` → `[B, D]`."""
         pooled: Tensor = self.pool_layer(features)
         return pooled
 
     def read_locations(self, features: Tensor) -> Tensor:
-        """`[B, C, h, w]` → `[B, D, h, w]`: the value path of the attention pool."""
+        """The value path of the attention pool: `[B, C, h, w]` → `[B, D, h, w]`."""
         return self.pool_layer.read_locations(features)
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
@@ -96,11 +96,10 @@ class OpenClipResNet(ConvolutionalBackbone):
 
 
 def _attention_pool(theirs: Any) -> AttentionPool:
-    """Our pool, whose attention is differentiable in batches and whose positions fit any grid, with open_clip's
-    parameters."""
+    """Our attention pool with open_clip's parameters; it has batched gradients and fits any grid."""
     places, channels = theirs.positional_embedding.shape
     side = math.isqrt(places - 1)
-    with torch.device("meta"):  # no random initialisation that the weights would overwrite at once
+    with torch.device("meta"):  # skips the random initialisation, as weights are loaded next
         pool = AttentionPool((side, side), channels, theirs.num_heads, theirs.c_proj.out_features)
     pool.load_state_dict(theirs.state_dict(), assign=True)
     return pool

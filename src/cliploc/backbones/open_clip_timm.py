@@ -1,7 +1,7 @@
-"""The image towers that open_clip takes from timm.
+"""Adapters of the image towers that open_clip takes from timm.
 
 `TimmVit`: SigLIP, SigLIP 2, EVA-CLIP, Perception Encoder, ViTamin, MobileCLIP-B and -L. `TimmCnn`: ConvNeXt-CLIP and
-the FastViTs of MobileCLIP. What neither supports: Swin (windows, no global tokens) and relative-position ViTs.
+the FastViTs of MobileCLIP. Not supported: Swin (windows, no global tokens) and ViTs with relative positions.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from cliploc.tower import Pooling
 
 
 def _embedding_size(visual: Any) -> int:
-    """D: of open_clip's projection, else of timm's classifier, else the trunk's width."""
+    """D of a tower: the size of open_clip's projection, else of timm's classifier, else the trunk's width."""
     if hasattr(visual.head, "proj"):
         return int(visual.head.proj.out_features)
     if hasattr(visual.head, "mlp"):
@@ -73,7 +73,7 @@ class _AttentionPool:
         return x
 
     def attend(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """`[B, T, d]` → `[B, d]` and the attention `[B, H, 1, T]`."""
+        """Pools tokens: `[B, T, d]` → `[B, d]` and the attention `[B, H, 1, T]`."""
         pool = self.pool
         key, value = pool.kv(tokens).chunk(2, dim=-1)  # each [B, T, d]
         q = pool.q_norm(split_heads(pool.q(pool.latent), pool.num_heads))  # [1, H, 1, d/H]
@@ -82,7 +82,7 @@ class _AttentionPool:
         return self._after(join_heads(attention.to(v.dtype) @ v))[:, 0], attention
 
     def read(self, tokens: Tensor) -> Tensor:
-        """`[B, n, d]` → `[B, n, d]`: each token as if it alone were attended to."""
+        """The reading of each token, as if all attention were on it: `[B, n, d]` → `[B, n, d]`."""
         value: Tensor = self.pool.kv(tokens).chunk(2, dim=-1)[1]
         return self._after(value)
 
@@ -91,17 +91,17 @@ POOLING: dict[str, Pooling] = {"token": "class token", "map": "attention", "avg"
 
 
 class TimmVit(VisionTransformerBackbone):
-    """A vision transformer that open_clip takes from timm, with every block open to view.
+    """A vision transformer that open_clip takes from timm, with access to the inside of every block.
 
     Heads: a class token (EVA-CLIP, MobileCLIP), the mean of the patches (ViTamin), or an attention pool (SigLIP,
-    Perception Encoder), for which `Trace.pool_attention` says where it looks. SigLIP has no class token:
-    `prefix_tokens` is 0. Learnt positions are interpolated, rotary ones computed, for inputs of another size.
+    Perception Encoder), whose attention is `Trace.pool_attention`. SigLIP has no class token: `prefix_tokens` is 0. For
+    inputs of another size, learnt positions are interpolated and rotary ones computed.
 
     Args:
         model: an open_clip model whose `visual` this class supports; it is not changed.
         tokenizer: its tokenizer, of `open_clip.get_tokenizer`.
-        name: how results and errors call it.
-        copy_text: False hands the model over instead of copying it; `model` is of no use afterwards.
+        name: its name in results and errors.
+        copy_text: False uses the model itself instead of a copy; `model` must not be used afterwards.
 
     Raises:
         UsageError: a tower that this class does not support.
@@ -135,11 +135,11 @@ class TimmVit(VisionTransformerBackbone):
 
     @staticmethod
     def supports(visual: nn.Module) -> bool:
-        """Whether an open_clip image tower is one of these."""
+        """Whether this class supports an open_clip image tower."""
         if not isinstance(visual, TimmModel) or not isinstance(trunk := visual.trunk, VisionTransformer | Eva):
             return False
         (height, width), (h, w) = trunk.patch_embed.img_size, trunk.patch_embed.grid_size
-        # What follows exists in timm, but in none of open_clip's models.
+        # These variants exist in timm, but in none of open_clip's models.
         return (
             height // h == width // w
             and trunk.global_pool in ("token", "avg", "map")
@@ -162,12 +162,12 @@ class TimmVit(VisionTransformerBackbone):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The projections'; in open_clip's mixed precision, norms stay in float32."""
+        """The precision of the projections; in open_clip's mixed precision, norms stay in float32."""
         dtype: torch.dtype = self.trunk.blocks[0].attn.proj.weight.dtype
         return dtype
 
     def embed(self, images: Tensor) -> Tensor:
-        """Normalised `[B, 3, H, W]` → tokens `[B, prefix+N, d]`."""
+        """The first block's tokens `[B, prefix+N, d]`, from normalised images `[B, 3, H, W]`."""
         trunk, patch_embed = self.trunk, self.trunk.patch_embed
         x = images
         if isinstance(patch_embed, HybridEmbed):
@@ -197,13 +197,13 @@ class TimmVit(VisionTransformerBackbone):
         if rope is None:
             return None
         if grid != self.learnt_grid:
-            rope = copy.deepcopy(rope)  # timm's keeps the table of one grid; the tower's own stays as it is
+            rope = copy.deepcopy(rope)  # timm's module holds the table of one grid: leave the tower's as it is
             rope.update_feat_shape(grid)
         rotation: Tensor = rope.get_embed(shape=grid)
         return rotation
 
     def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
-        """`[B, prefix+N, d]` → `[B, D]`, and an attention pool's `[B, H, 1, T]`."""
+        """The embedding, `[B, prefix+N, d]` → `[B, D]`, and an attention pool's attention `[B, H, 1, T]`."""
         trunk, attention = self.trunk, None
         x = trunk.norm(tokens)
         if trunk.global_pool == "token":
@@ -217,7 +217,7 @@ class TimmVit(VisionTransformerBackbone):
         return self.visual.head(trunk.head(trunk.fc_norm(pooled))), attention
 
     def read_tokens(self, tokens: Tensor) -> Tensor:
-        """`[B, n, d]` → `[B, n, D]` float32."""
+        """The joint-space reading of each token: `[B, n, d]` → `[B, n, D]` float32."""
         trunk = self.trunk
         x = trunk.norm(tokens)
         if self.attention_pool is not None:
@@ -233,17 +233,17 @@ class TimmVit(VisionTransformerBackbone):
 
 # --------------------------------------------------------------------------------------------------------------- CNNs
 class TimmCnn(ConvolutionalBackbone):
-    """A convolutional tower that open_clip takes from timm, ended by a global average pool.
+    """A convolutional tower that open_clip takes from timm, with global average pooling.
 
     ConvNeXt-CLIP: mean over h×w, layer norm, projection. FastViT (MobileCLIP-S): mean, projection; the attention inside
-    its last stage is not open to view, so methods see a CNN. Stages, counted from the end: −1 is the last before the
-    mean (FastViT: after its final convolution), the first is the stem.
+    its last stage is not accessible, so methods treat it as a CNN. Stages, counted from the end: −1 is the last before
+    the mean (FastViT: after its final convolution), the first is the stem.
 
     Args:
         model: an open_clip model whose `visual` this class supports; it is not changed.
         tokenizer: its tokenizer, of `open_clip.get_tokenizer`.
-        name: how results and errors call it.
-        copy_text: False hands the model over instead of copying it; `model` is of no use afterwards.
+        name: its name in results and errors.
+        copy_text: False uses the model itself instead of a copy; `model` must not be used afterwards.
         fold: whether FastViT's training branches and batch norms become one convolution each.
 
     Raises:
@@ -285,7 +285,7 @@ class TimmCnn(ConvolutionalBackbone):
 
     @staticmethod
     def supports(visual: nn.Module) -> bool:
-        """Whether an open_clip image tower is one of these."""
+        """Whether this class supports an open_clip image tower."""
         if not isinstance(visual, TimmModel) or not isinstance(trunk := visual.trunk, ConvNeXt | FastVit):
             return False
         head = trunk.head
@@ -293,16 +293,16 @@ class TimmCnn(ConvolutionalBackbone):
         return head.global_pool.pool_type == "avg" and (normed or isinstance(head, ClassifierHead))
 
     def pool(self, features: Tensor) -> Tensor:
-        """`[B, C, h, w]` → `[B, D]`, not normalised."""
+        """The embedding, not normalised: `[B, C, h, w]` → `[B, D]`."""
         pooled: Tensor = self.projection(self.pool_layer(features))
         return pooled
 
     def read_locations(self, features: Tensor) -> Tensor:
-        """`[B, C, h, w]` → `[B, D, h, w]`.
+        """The reading of each location: `[B, C, h, w]` → `[B, D, h, w]`.
 
-        A layer norm between mean and projection divides by the deviation of the image's mean; every location is divided
-        by that same number. With a linear projection the mean of the readings is then exactly the embedding. Where
-        the projection is an MLP (convnext_large_d) each location goes through it by itself, which is no longer exact.
+        A layer norm between mean and projection divides by the standard deviation of the image's mean feature; every
+        location is divided by the same number. With a linear projection the mean of the readings is then exactly the
+        embedding. If the projection is an MLP (convnext_large_d), it is applied to each location, which is not exact.
         """
         x = features.flatten(2).transpose(1, 2)  # [B, N, C]
         head = self.pool_layer

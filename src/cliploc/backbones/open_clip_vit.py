@@ -1,4 +1,4 @@
-"""CLIP's vision transformers as OpenAI and open_clip build them: B/32 to bigG, class-token, mean-pooled and CoCa."""
+"""Adapter of open_clip's own vision transformers: B/32 to bigG, with class token, average pooling, or CoCa's pool."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from cliploc.errors import UsageError
 
 
 class _Block(BlockAdapter):
-    """open_clip's default block, around torch's multi-head attention."""
+    """Adapter of open_clip's default block, which uses torch's multi-head attention."""
 
     def __init__(self, block: ResidualAttentionBlock) -> None:
         self.block, self.attn = block, block.attn
@@ -63,7 +63,7 @@ class _Block(BlockAdapter):
 
 
 class _CustomBlock(_Block):
-    """open_clip's custom block: norms on queries and keys, on heads, after the attention."""
+    """Adapter of open_clip's custom block, with norms on queries and keys, on heads, and after the attention."""
 
     def __init__(self, block: CustomResidualAttentionBlock) -> None:
         self.block, self.attn = block, block.attn
@@ -82,7 +82,7 @@ class _CustomBlock(_Block):
 
 
 class _AttentionPool:
-    """CoCa's pool: learnt queries attend to all tokens; the first one's answer is the image's embedding."""
+    """CoCa's pool: learnt queries attend to all tokens; the first query's output is the image's embedding."""
 
     def __init__(self, pool: AttentionalPooler) -> None:
         self.pool, attn = pool, pool.attn
@@ -90,7 +90,7 @@ class _AttentionPool:
         self.out_proj = attn.out_proj
 
     def _parameters(self) -> list[tuple[Tensor, Tensor]]:
-        """Weight and bias of q, k and v, which torch keeps together or apart depending on their widths."""
+        """Weight and bias of q, k and v, which torch stores together or separately, depending on their widths."""
         attn = self.pool.attn
         weights = (attn.q_proj_weight, attn.k_proj_weight, attn.v_proj_weight)
         if attn.in_proj_weight is not None:
@@ -98,7 +98,7 @@ class _AttentionPool:
         return list(zip(weights, attn.in_proj_bias.chunk(3), strict=True))
 
     def attend(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """`[B, T, d]` → `[B, D]` and the attention `[B, H, 1, T]`."""
+        """Pools tokens: `[B, T, d]` → `[B, D]` and the attention `[B, H, 1, T]`."""
         to_q, to_k, to_v = self._parameters()
         x = self.pool.ln_k(tokens)
         q = split_heads(F.linear(self.pool.ln_q(self.pool.query[:1])[None], *to_q), self.heads)  # [1, H, 1, D/H]
@@ -108,21 +108,21 @@ class _AttentionPool:
         return self.out_proj(join_heads(attention.to(v.dtype) @ v))[:, 0], attention
 
     def read(self, tokens: Tensor) -> Tensor:
-        """`[B, n, d]` → `[B, n, D]`: each token as if it alone were attended to."""
+        """The reading of each token, as if all attention were on it: `[B, n, d]` → `[B, n, D]`."""
         value: Tensor = self.out_proj(linear(self.pool.ln_k(tokens), *self._parameters()[2]))
         return value
 
 
 class OpenClipVit(VisionTransformerBackbone):
-    """A vision transformer of open_clip (Radford 2021; Dosovitskiy 2020), with every block open to view.
+    """A vision transformer of open_clip (Radford 2021; Dosovitskiy 2020), with access to the inside of every block.
 
-    Positions are interpolated for inputs of another size than the model's, as open_clip does it for checkpoints.
+    Positions are interpolated for inputs of another size than the model's, as open_clip does for checkpoints.
 
     Args:
         model: an open_clip model whose `visual` this class supports; it is not changed.
         tokenizer: its tokenizer, of `open_clip.get_tokenizer`.
-        name: how results and errors call it.
-        copy_text: False hands the model over instead of copying it; `model` is of no use afterwards.
+        name: its name in results and errors.
+        copy_text: False uses the model itself instead of a copy; `model` must not be used afterwards.
 
     Raises:
         UsageError: a tower that this class does not support.
@@ -159,7 +159,7 @@ class OpenClipVit(VisionTransformerBackbone):
 
     @staticmethod
     def supports(visual: nn.Module) -> bool:
-        """Whether an open_clip image tower is one of these."""
+        """Whether this class supports an open_clip image tower."""
         if not isinstance(visual, VisionTransformer) or visual.patch_size[0] != visual.patch_size[1]:
             return False
         # Scaled cosine attention and CoCa's two-pool variants exist in open_clip's code, but in none of its models.
@@ -173,12 +173,12 @@ class OpenClipVit(VisionTransformerBackbone):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The convolution's: in open_clip's mixed precision, norms and positions stay in float32."""
+        """The precision of the convolution; in open_clip's mixed precision, norms and positions stay in float32."""
         dtype: torch.dtype = self.visual.conv1.weight.dtype
         return dtype
 
     def embed(self, images: Tensor) -> Tensor:
-        """Normalised `[B, 3, H, W]` → tokens `[B, 1+N, d]`."""
+        """The first block's tokens `[B, 1+N, d]`, from normalised images `[B, 3, H, W]`."""
         visual = self.visual
         patches = visual.conv1(images)  # [B, d, h, w]
         positions = resize_positions(visual.positional_embedding, 1, visual.grid_size, patches.shape[-2:])
@@ -188,7 +188,7 @@ class OpenClipVit(VisionTransformerBackbone):
         return entering
 
     def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
-        """`[B, 1+N, d]` → `[B, D]`, and CoCa's pool attention `[B, H, 1, 1+N]`."""
+        """The embedding, `[B, 1+N, d]` → `[B, D]`, and the attention of CoCa's pool `[B, H, 1, 1+N]`."""
         visual, attention = self.visual, None
         if self.attention_pool is not None:
             pooled, attention = self.attention_pool.attend(tokens)  # [B, D]
@@ -202,7 +202,7 @@ class OpenClipVit(VisionTransformerBackbone):
         return pooled @ visual.proj, attention
 
     def read_tokens(self, tokens: Tensor) -> Tensor:
-        """`[B, n, d]` → `[B, n, D]` float32."""
+        """The joint-space reading of each token: `[B, n, d]` → `[B, n, D]` float32."""
         if self.attention_pool is not None:
             tokens = self.attention_pool.read(tokens)  # [B, n, D]
         read: Tensor = self.visual.ln_post(tokens) @ self.visual.proj
