@@ -203,12 +203,12 @@ def import_modules(names: Sequence[str]) -> None:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-                raise UsageError(f"the module {name} cannot be imported ({_in_brief(error)}): mend it") from error
+                raise UsageError(f"the module {name} cannot be imported ({_in_brief(error)}): correct it") from error
             raise UsageError(
                 f"expected a module to import, found none called {name!r}: install it, or run this in its folder"
             ) from None
         except (Exception, SystemExit) as error:
-            raise UsageError(f"the module {name} cannot be imported ({_in_brief(error)}): mend it") from error
+            raise UsageError(f"the module {name} cannot be imported ({_in_brief(error)}): correct it") from error
         if name not in _named:
             _named.append(name)
 

@@ -200,7 +200,7 @@ def test_more_boxes_than_can_be_compared_are_named(folders):
         file.write(text)
     result = evaluate(folders)
     assert result.code == 1
-    assert "failed: c.JPEG: expected at most 1000 boxes, got 100001: mend localization.txt" in result.err
+    assert "failed: c.JPEG: expected at most 1000 boxes, got 100001: correct localization.txt" in result.err
     assert "2 of 3 images evaluated" in result.err
 
 
@@ -259,7 +259,7 @@ def change(folders, what):
         (("image_sizes", "c.JPEG,500,375\n", ""), "c.JPEG", "not in image_sizes.txt", 2),
         (("class_labels", "c.JPEG,7", "d.JPEG,7"), "d.JPEG", "in class_labels.txt, but not in image_ids.txt", 2),
         (("localization", "c.JPEG,0,0,499,374", "c.JPEG,0,0,501,374"), "c.JPEG", "outside the picture of 500×375", 2),
-        (("localization", "c.JPEG,0,0,499,374", "c.JPEG,9,0,5,374"), "c.JPEG", "no box of x0 ≤ x1", 2),
+        (("localization", "c.JPEG,0,0,499,374", "c.JPEG,9,0,5,374"), "c.JPEG", "not a box with x0 ≤ x1", 2),
         (("image_ids", "c.JPEG\n", "c.JPEG\nc.JPEG\n"), "c.JPEG", "2 times in image_ids.txt", 3),
         (("image_sizes", "c.JPEG,500,375\n", "c.JPEG,500,375\nc.JPEG,5,5\n"), "c.JPEG", "two different lines", 3),
     ],

@@ -271,7 +271,7 @@ def test_a_folder_for_each_class(tmp_path: Path) -> None:
     assert pictures.labels == (0, 0, 1, 1, 2, 2)
     with pytest.raises(UsageError, match=r"two classes, a folder for each class in .*, found 0"):
         read_folder(tmp_path / "cat,kitten" / "more")
-    with pytest.raises(UsageError, match=r"got .*none, which is none"):
+    with pytest.raises(UsageError, match=r"got .*none, which is not a folder"):
         read_folder(tmp_path / "none")
 
 

@@ -1,4 +1,4 @@
-"""Datasets of pictures with boxes: a reader each, none of which downloads. `open_dataset` reads any of them."""
+"""Datasets of pictures with boxes, with a reader for each; nothing is downloaded. `open_dataset` reads any of them."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ def open_dataset(
     """Reads a dataset's annotations and checks that its pictures are there.
 
     Args:
-        name: of a reader, as in `cliploc datasets`.
-        root: the folder in that reader's layout.
-        split: one of the reader's; its first when None.
-        subset: only the classes of a named subset.
-        classes: only these, by name, synonym or WordNet id.
-        limit: only the first so many samples.
-        sample: so many samples drawn at random, in their usual order.
-        seed: of that draw; the same seed draws the same from the same folder.
+        name: a name of `cliploc datasets`.
+        root: the dataset's folder, in the reader's layout.
+        split: the name of a split; None for the reader's first.
+        subset: name of a subset, to read only its classes.
+        classes: classes to read, by name, synonym or WordNet id; None for all.
+        limit: read only this number of samples, from the first on.
+        sample: read only this number of samples, drawn at random, in their usual order.
+        seed: seed of that draw; the same seed draws the same samples from the same folder.
 
     Returns:
-        The samples that can be used, and a problem for everything left out or mended. Pictures that were not asked for
-        are not looked at.
+        The samples that can be used, and a problem for everything that was left out or corrected. Pictures that were
+        not asked for are not opened.
 
     Raises:
         UsageError: an unknown name or class, options that exclude each other, files that cannot be read, or no sample.

@@ -1,8 +1,8 @@
-"""COCO (Lin et al. 2014) and whatever is in its JSON: a sample for each category in each picture.
+"""COCO (Lin et al. 2014) and other datasets in its JSON format: a sample for each category in each picture.
 
-A bbox is x, y, width, height: edges x, y, x + width, y + height, counted from 0. Crowds (iscrowd 1: many things under
-one box) are no boxes here, and no category is asked for where it is a crowd only; COCO's own evaluation ignores them
-too. They are named as problems of the kind "crowd", which are by design.
+A bbox is x, y, width, height: edges x, y, x + width, y + height, counted from 0. Boxes of crowds (iscrowd 1: one box
+for many things) are left out, and so is a category that is only a crowd in a picture; COCO's evaluation ignores them
+too. They are listed as problems of the kind "crowd", which is by design.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ val2017/000000000139.jpg             the pictures (also: images/val2017/)
 """,
 )
 def read(root: Path, split: str, problems: Problems) -> Found:
-    """Ids are picture and category id: 000000000139/62."""
+    """Reads a split. Sample ids are picture and category id: 000000000139/62."""
     path = root / "annotations" / f"instances_{split}.json"
     document = _document(path)
     pictures = needed_folder(root, (split, f"images/{split}"), "pictures")
@@ -46,7 +46,7 @@ def read(root: Path, split: str, problems: Problems) -> Found:
         for one in document["images"]:
             if int(one["id"]) in images:
                 problems.add(
-                    "duplicate id", str(one["file_name"]), f"image {one['id']} is there twice: the first counts"
+                    "duplicate id", str(one["file_name"]), f"image {one['id']} is there twice: the first is used"
                 )
             images.setdefault(int(one["id"]), one)
         boxes = _boxes(document["annotations"], images, labels, problems)
@@ -71,7 +71,7 @@ def _document(path: Path) -> Mapping[str, Any]:
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise UsageError(f"{path} is no JSON ({error}): fetch it again") from None
+        raise UsageError(f"{path} is not JSON ({error}): fetch it again") from None
     if not isinstance(document, dict):
         raise UsageError(f"expected an object with images, annotations and categories in {path}: export it again")
     return document
@@ -83,7 +83,7 @@ def _boxes(
     labels: Mapping[int, int],
     problems: Problems,
 ) -> dict[tuple[int, int], list[Box]]:
-    """(Image, category) → boxes; without the crowds, which are named."""
+    """The boxes of each (image, category); crowds are left out and added to the problems."""
     boxes: dict[tuple[int, int], list[Box]] = {}
     seen = set()
     for one in annotations:

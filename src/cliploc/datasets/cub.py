@@ -1,7 +1,7 @@
 """CUB-200-2011 (Wah et al. 2011): birds, one a picture, in the official text files.
 
-A box is x, y, width, height with x and y from 0: edges x, y, x + width, y + height, which is also what the WSOL
-evaluation's metadata hold (cut to width − 1 and height − 1 of the picture).
+A box is x, y, width, height with x and y from 0: edges x, y, x + width, y + height. The WSOL evaluation's metadata have
+the same edges (limited to width − 1 and height − 1 of the picture).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ CUB_200_2011/images/PATH              the pictures
 """,
 )
 def read(root: Path, split: str, problems: Problems) -> Found:
-    """Ids are paths below images/, as in the WSOL metadata."""
+    """Reads a split. Sample ids are paths below images/, as in the WSOL metadata."""
     base = root / "CUB_200_2011" if (root / "CUB_200_2011").is_dir() else root
     classes, labels = _classes(base / "classes.txt")
     paths = _table(base / "images.txt", 2, lambda cells: cells[0], problems)
@@ -66,7 +66,7 @@ def read(root: Path, split: str, problems: Problems) -> Found:
 
 
 def _classes(path: Path) -> tuple[tuple[ClassName, ...], dict[str, int]]:
-    """The classes, each with its folder as its id, and class id → label."""
+    """The classes, with their folders as ids, and the label of each class id."""
     rows = words(path, 2)
     classes = []
     for _, folder in rows:
@@ -76,7 +76,7 @@ def _classes(path: Path) -> tuple[tuple[ClassName, ...], dict[str, int]]:
 
 
 def _table(path: Path, count: int, parse: Callable[[Sequence[str]], T], problems: Problems) -> dict[str, T]:
-    """Image id → what the rest of its line says; the first where there are several."""
+    """Image id → the parsed rest of its line; the first line of an id counts."""
     table: dict[str, T] = {}
     for one, *cells in words(path, count):
         if one in table:
@@ -85,7 +85,7 @@ def _table(path: Path, count: int, parse: Callable[[Sequence[str]], T], problems
         try:
             table[one] = parse(cells)
         except ValueError:
-            raise UsageError(f"{path}: expected numbers for image {one}, got {' '.join(cells)}: mend it") from None
+            raise UsageError(f"{path}: expected numbers for image {one}, got {' '.join(cells)}: correct it") from None
     return table
 
 

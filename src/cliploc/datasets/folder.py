@@ -1,6 +1,6 @@
-"""A folder of pictures and a table of boxes: the simplest way to bring one's own.
+"""A folder of pictures and a table of boxes: the simplest layout for your own dataset.
 
-Boxes are edges – exclusive right and bottom edge – in pixels of the picture as it is shown, after its EXIF orientation.
+Boxes are edges, right and bottom exclusive, in pixels of the picture as it is shown, after its EXIF orientation.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PATH        the pictures, below the root
 """,
 )
 def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 - both splits are the whole folder
-    """Ids are paths; path/label where a picture has several labels."""
+    """Reads the folder. Sample ids are paths, or path/label for a picture with several labels."""
     path = root / TABLE
     rows = csv_rows(path, 6)
     if not rows or rows[0] != ["path", "label", "x0", "y0", "x1", "y1"]:
@@ -46,11 +46,13 @@ def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 -
             raise UsageError(f"{path}, row {i}: expected a path and a label, got {picture!r} and {label!r}: fill it in")
         of_both = boxes.setdefault((picture, label), [])
         if not any(cells):
-            continue  # a picture said to hold nothing: named as an empty annotation unless another row has a box
+            continue  # a picture without boxes: an empty annotation, unless another row has a box
         try:
             x0, y0, x1, y1 = map(float, cells)
         except ValueError:
-            raise UsageError(f"{path}, row {i}: expected four numbers, got {','.join(cells)}: mend the line") from None
+            raise UsageError(
+                f"{path}, row {i}: expected four numbers, got {','.join(cells)}: correct the line"
+            ) from None
         of_both.append((x0, y0, x1, y1))
     names = sorted({label for _, label in boxes})
     labels = {name: i for i, name in enumerate(names)}
@@ -64,4 +66,4 @@ def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 -
         if file.suffix.lower() in SUFFIXES and name not in known:
             problems.add("unannotated picture", name, f"not in {TABLE}: left out")
     classes = [tuple(word.strip() for word in name.split("|")) for name in names]
-    return Found(tuple(ClassName(said[0], said) for said in classes), candidates)
+    return Found(tuple(ClassName(synonyms[0], synonyms) for synonyms in classes), candidates)

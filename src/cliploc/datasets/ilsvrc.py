@@ -1,9 +1,9 @@
 """ILSVRC2012's validation set (Russakovsky et al. 2015), the test set of weakly supervised localisation.
 
-xmin, ymin, xmax and ymax of the official XML are taken as edges, as they stand, and nothing is added or subtracted: so
-does the WSOL evaluation, whose metadata hold the same numbers (none of them beyond width − 1 and height − 1). Read as
-first and last pixel instead, a box would be one pixel wider and higher. Where both are found the metadata are used, so
-that numbers agree with the WSOL evaluation's to the digit.
+xmin, ymin, xmax and ymax of the official XML are taken as edges, unchanged. The WSOL evaluation does the same: its
+metadata have the same numbers (none beyond width − 1 and height − 1). Read as first and last pixel instead, a box would
+be one pixel wider and higher. If XML and metadata are both found, the metadata are used, so that results agree exactly
+with the WSOL evaluation's.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ Annotations/CLS-LOC/val/*.xml               the official boxes
                                             (or ILSVRC2012_bbox_val_v3/val)
 or
 metadata/ILSVRC/test/*.txt                  the WSOL evaluation's metadata,
-                                            which win where both are there
+                                            which are used if both are there
 """,
 )
 def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 - there is but one
-    """Ids are those of the WSOL metadata, val/ILSVRC2012_val_00000001.JPEG, whatever the folders."""
+    """Reads the set. Sample ids are the WSOL metadata's, val/ILSVRC2012_val_00000001.JPEG, for any folders."""
     pictures = needed_folder(root, PICTURES, "pictures")
     classes = imagenet_class_names()
     places = _places(pictures)
@@ -61,7 +61,7 @@ def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 -
 
 
 def _places(pictures: Path) -> dict[str, str]:
-    """File name → the class folder it is in; "" for none."""
+    """File name → the class folder that it is in; "" for none."""
     places = {}
     for entry in sorted(pictures.iterdir()):
         if re.fullmatch(r"n\d{8}", entry.name) and entry.is_dir():

@@ -1,9 +1,9 @@
 """ImageNetV2's threshold-0.7 pictures (Recht et al. 2019) with the boxes of the WSOL evaluation (Choe et al. 2020).
 
-The pictures were released under two names: 0/0.jpeg … 0/9.jpeg at first, 0/a31041fd….jpeg later. The WSOL metadata
-exist for both; its mapping.txt says which is which, and makes either metadata fit either pictures. Boxes are edges in
-original pixels, as they stand: up to 500, 375 on a 500×375 picture in the released ImageNetV2_boxes.txt, and cut to
-width − 1 and height − 1, 499 and 374, in the metadata.
+The pictures were released under two sets of names: first 0/0.jpeg … 0/9.jpeg, later 0/a31041fd….jpeg. WSOL metadata
+exist for both. Their mapping.txt relates the names, so that either metadata can be used with either pictures. Boxes are
+edges in original pixels, unchanged: in the released ImageNetV2_boxes.txt they reach 500, 375 on a 500×375 picture, in
+the metadata width − 1 and height − 1, so 499 and 374.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ ImageNetV2_boxes.txt                     the released boxes; beside them
 """,
 )
 def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 - there is but one
-    """Ids are those of the annotations, val2/0/….jpeg."""
+    """Reads the set. Sample ids are the annotations', val2/0/….jpeg."""
     classes = imagenet_class_names()
     pictures = _pictures(root, classes)
     metadata = first_folder(root, [place for place in METADATA if (root / place / "image_ids.txt").is_file()])
@@ -70,7 +70,7 @@ def _pictures(root: Path, classes: tuple[ClassName, ...]) -> Path:
     for place in PICTURES:
         if any((root / place / name).is_dir() for one in (0, 1, 999) for name in (str(one), classes[one].wnid)):
             return root / place
-    # A part of the pictures may lack those classes.
+    # A part of the dataset may not have those classes.
     for place in PICTURES:
         if (root / place).is_dir() and any(re.fullmatch(r"\d{1,3}|n\d{8}", p.name) for p in (root / place).iterdir()):
             return root / place
@@ -90,7 +90,7 @@ def _of_release(path: Path, problems: Problems) -> Iterator[Claim]:
         try:
             boxes.setdefault(name, []).append(cast(Box, tuple(float(cell) for cell in cells)))
         except ValueError:
-            raise UsageError(f"{path}, row {i}: expected numbers, got {','.join(cells)}: mend the line") from None
+            raise UsageError(f"{path}, row {i}: expected numbers, got {','.join(cells)}: correct the line") from None
     for name, of_name in boxes.items():
         label = name.split("/")[0]
         if label.isdecimal():
@@ -100,7 +100,7 @@ def _of_release(path: Path, problems: Problems) -> Iterator[Claim]:
 
 
 def _mapping(path: Path | None) -> dict[str, str]:
-    """Each name → its other one, both ways."""
+    """Each picture's name → its name in the other release, in both directions."""
     rows = [] if path is None else csv_rows(path, 2)
     return {a: b for row in rows for a, b in (row, reversed(row))}
 
@@ -123,5 +123,5 @@ def _placed(
         names = [one.split("/")[-1] for one in (name, other.get(f"{label}/{name.split('/')[-1]}")) if one]
         places = [pictures / f / one for one in names for f in (str(label), wnid) if f]
         path = next((place for place in places if place.is_file()), places[0])
-        hint = "" if other else f"it may be there by its other name: put {MAPPING} beside the boxes"
+        hint = "" if other else f"it may be there under its other name: put {MAPPING} beside the boxes"
         yield Candidate(f"val2/{name}", path, label, boxes, size_wh, hint=hint)

@@ -1,7 +1,7 @@
 """OpenImages30k (Choe et al. 2020): pictures of one class each with instance masks and regions to ignore, for PxAP.
 
-Masks and the ignore region are files of their own; a sample has no boxes. What is both mask and ignore region counts as
-mask, as in the WSOL evaluation.
+Masks and the ignore region are separate files; a sample has no boxes. Pixels in both a mask and the ignore region count
+as mask, as in the WSOL evaluation.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ OpenImages/test/0bt_c3/…                   pictures and masks (or test/…)
 """,
 )
 def read(root: Path, split: str, problems: Problems) -> Found:
-    """Ids are those of the metadata, test/0bt_c3/….jpg."""
+    """Reads a split. Sample ids are the metadata's, test/0bt_c3/….jpg."""
     metadata = needed_folder(root, [place.format(split=split) for place in METADATA], "metadata")
     base = root / "OpenImages" if (root / "OpenImages").is_dir() else root
     listed = list(dict.fromkeys(row[0] for row in csv_rows(metadata / "image_ids.txt", 1)))

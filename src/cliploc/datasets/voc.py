@@ -1,8 +1,8 @@
 """Pascal VOC (Everingham et al. 2010): a sample for each class in each picture.
 
 VOC counts pixels from 1 and includes the last: xmin … xmax are the edges xmin − 1 … xmax. Objects marked difficult are
-no boxes here, and no class is asked for where all its objects are difficult; VOC's own evaluation ignores them too.
-They are named as problems of the kind "difficult", which are by design.
+left out, and so is a class whose objects in a picture are all difficult; VOC's evaluation ignores them too. They are
+listed as problems of the kind "difficult", which is by design.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cliploc.errors import InputError, UsageError
 from cliploc.values import ClassName
 
 PLACES = (".", "VOCdevkit/VOC2012", "VOCdevkit/VOC2007", "VOC2012", "VOC2007")
-# As they stand in the files → as people say; the order is the official one.
+# Name in the files → usual names; the order is the official one.
 CLASSES = {
     "aeroplane": ("aeroplane", "airplane"),
     "bicycle": ("bicycle",),
@@ -62,7 +62,7 @@ classes.txt                   only for classes other than VOC's: a name a line
 """,
 )
 def read(root: Path, split: str, problems: Problems) -> Found:
-    """Ids are picture and class: 2008_000002/tvmonitor."""
+    """Reads a split. Sample ids are picture and class: 2008_000002/tvmonitor."""
     base = first_folder(root, [p for p in PLACES if (root / p / "Annotations").is_dir()])
     if base is None:
         raise UsageError(f"expected a folder Annotations below {root}, found none: see docs/datasets.md for the layout")
@@ -82,7 +82,7 @@ def read(root: Path, split: str, problems: Problems) -> Found:
         boxes: dict[str, list[Box]] = {}
         for thing in found.things:
             if thing.name not in labels:
-                reason = f"an object is {thing.name!r}, none of the {len(labels)} classes: left out; see classes.txt"
+                reason = f"an object is {thing.name!r}, not one of the {len(labels)} classes: left out; see classes.txt"
                 problems.add("label mismatch", stem, reason)
             elif thing.difficult:
                 problems.add("difficult", f"{stem}/{thing.name}", "an object marked difficult: its box is left out")
@@ -92,4 +92,4 @@ def read(root: Path, split: str, problems: Problems) -> Found:
         for name in sorted(boxes, key=labels.__getitem__):
             path = base / "JPEGImages" / f"{stem}.jpg"
             candidates.append(Candidate(f"{stem}/{name}", path, labels[name], boxes[name], found.size_wh))
-    return Found(tuple(ClassName(said[0], said, name) for name, said in names.items()), candidates)
+    return Found(tuple(ClassName(synonyms[0], synonyms, name) for name, synonyms in names.items()), candidates)

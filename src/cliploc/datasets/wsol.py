@@ -1,7 +1,7 @@
-"""Any folder in the layout of the public WSOL evaluation (Choe et al. 2020), and that layout's metadata files.
+"""A folder in the layout of the public WSOL evaluation (Choe et al. 2020), and the reader of its metadata files.
 
-Boxes are the metadata's numbers as they stand: edges in original pixels. The public files are cut to width − 1 and
-height − 1, so that a box over the whole of a 500×375 picture is 0, 0, 499, 374 there.
+Boxes are the metadata's numbers, unchanged: edges in original pixels. The public files limit them to width − 1 and
+height − 1, so a box over the whole of a 500×375 picture is 0, 0, 499, 374 there.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from cliploc.errors import UsageError
 from cliploc.values import ClassName, Problem
 
 MAX_SIDE = 1_000_000  # pixels
-MAX_BOXES = 1_000  # of one image: all of them are compared with all boxes of its map
+MAX_BOXES = 1_000  # of one image; each is compared with all boxes of the image's map
 Numbers = Mapping[str, tuple[float, ...]]
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What metadata say of one image: boxes in original pixels, as they stand there."""
+    """The metadata of one image: label, size, and boxes in original pixels, unchanged."""
 
     image_id: str
     label: int
@@ -35,21 +35,21 @@ class Truth:
     xyxy: tuple[Box, ...]
 
     def flaw(self) -> str | None:
-        """What is wrong with its boxes, in one line; None for nothing."""
+        """What is wrong with its boxes, in one line; None if they are correct."""
         width, height = self.size_wh
         for x0, y0, x1, y1 in self.xyxy:
             text = f"box {x0:g} {y0:g} {x1:g} {y1:g}"
             if not all(map(math.isfinite, (x0, y0, x1, y1))) or x1 < x0 or y1 < y0:
-                return f"{text} is no box of x0 ≤ x1, y0 ≤ y1: mend localization.txt"
+                return f"{text} is not a box with x0 ≤ x1, y0 ≤ y1: correct localization.txt"
             if x0 < 0 or y0 < 0 or x1 > width or y1 > height:
-                return f"{text} is outside the picture of {width}×{height}: mend localization.txt or image_sizes.txt"
+                return f"{text} is outside the picture of {width}×{height}: correct localization.txt or image_sizes.txt"
         return None
 
 
 @reader(
     "wsol",
     title="a folder in the WSOL layout",
-    about="pictures, perhaps stretched already, with boxes in original pixels",
+    about="pictures, original or already resized, with boxes in original pixels",
     source="yours; the metadata files are those of the public WSOL evaluation: github.com/clovaai/wsolevaluation",
     splits=(
         Split("report", "report", "all of the folder, to report numbers on"),
@@ -65,7 +65,7 @@ IMAGE                      the pictures, of any size
 """,
 )
 def read(root: Path, split: str, problems: Problems) -> Found:  # noqa: ARG001 - both splits are the whole folder
-    """Pictures below the root, named by their ids."""
+    """Reads the folder. Sample ids are the pictures' paths below the root."""
     _, truths = read_metadata(root / "metadata", problems.met.append)
     candidates = [Candidate(t.image_id, root / t.image_id, t.label, t.xyxy, t.size_wh, resized=True) for t in truths]
     return Found(_classes(root / "synsets.csv"), candidates)
@@ -90,13 +90,13 @@ def read_metadata(folder: str | Path, leave_out: Callable[[Problem], None]) -> t
 
     Args:
         folder: holds the four files; sizes and boxes (x0, y0, x1, y1; a line a box) in original pixels.
-        leave_out: called for every image that is not in all four files, and for every line that does not fit.
+        leave_out: called for every image that is not in all four files, and for every line that cannot be used.
 
     Returns:
-        All image ids, and what is known of those that are in all four files. The boxes are not checked.
+        All image ids, and the metadata of the images in all four files. The boxes are not checked.
 
     Raises:
-        UsageError: a file that is absent or holds a line that cannot be read.
+        UsageError: a file that is missing or has a line that cannot be read.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -132,10 +132,10 @@ def read_metadata(folder: str | Path, leave_out: Callable[[Problem], None]) -> t
             leave_out(Problem("metadata", one, reason))
         elif not all(1 <= side <= MAX_SIDE for side in sizes[one]):
             came = "×".join(str(side) if abs(side) < 10**15 else "many digits" for side in sizes[one])
-            reason = f"expected a size from 1×1 to {MAX_SIDE}×{MAX_SIDE}, got {came}: mend image_sizes.txt"
+            reason = f"expected a size from 1×1 to {MAX_SIDE}×{MAX_SIDE}, got {came}: correct image_sizes.txt"
             leave_out(Problem("metadata", one, reason))
         elif len(boxes[one]) > MAX_BOXES:
-            reason = f"expected at most {MAX_BOXES} boxes, got {len(boxes[one])}: mend localization.txt"
+            reason = f"expected at most {MAX_BOXES} boxes, got {len(boxes[one])}: correct localization.txt"
             leave_out(Problem("metadata", one, reason))
         else:
             width, height = map(int, sizes[one])
@@ -146,16 +146,18 @@ def read_metadata(folder: str | Path, leave_out: Callable[[Problem], None]) -> t
 def _one_each(
     path: Path, rows: Sequence[tuple[str, tuple[float, ...]]], leave_out: Callable[[Problem], None]
 ) -> dict[str, tuple[float, ...]]:
-    """Image id → its line; the first where there are several that differ, which is a problem."""
+    """Image id → its line. The first of different lines counts; the others are reported as problems."""
     found: dict[str, tuple[float, ...]] = {}
     for one, values in rows:
         if found.setdefault(one, values) != values:
-            leave_out(Problem("metadata", one, f"two different lines in {path.name}, the first is used: mend the file"))
+            leave_out(
+                Problem("metadata", one, f"two different lines in {path.name}, the first is used: correct the file")
+            )
     return found
 
 
 def read_predictions(path: str | Path, leave_out: Callable[[Problem], None]) -> dict[str, list[int]]:
-    """Reads `image_id,class,class,…`, best first; a first line that begins with image_id is a title.
+    """Reads predictions, lines `image_id,class,class,…`, best first; a first line that begins with image_id is skipped.
 
     Raises:
         UsageError: a file that cannot be read, or lines of different lengths.
@@ -174,7 +176,7 @@ def read_predictions(path: str | Path, leave_out: Callable[[Problem], None]) -> 
             raise UsageError(f"{path}, row {i}: expected classes as whole numbers, got {','.join(cells)}") from None
         if not classes or len(cells) != len(rows[0]) - 1:
             wanted = f"{len(rows[0]) - 1} classes as in the first row" if len(rows[0]) > 1 else "at least one class"
-            raise UsageError(f"{path}, row {i}: expected {wanted}, got {len(classes)}: mend the line")
+            raise UsageError(f"{path}, row {i}: expected {wanted}, got {len(classes)}: correct the line")
         if ranked.setdefault(one, classes) != classes:
-            leave_out(Problem("prediction", one, "two different lines, the first is used: mend the file"))
+            leave_out(Problem("prediction", one, "two different lines, the first is used: correct the file"))
     return ranked

@@ -1,7 +1,8 @@
-"""What a frozen tower says of the training pictures, on disk: computed once, so that an epoch costs only the head.
+"""Caches a frozen tower's features of the training pictures on disk, so that an epoch computes only the head.
 
-Safetensors files for a part of the pictures and a view, written whole, memory-mapped when read. What is there after a
-kill is not computed again. The folder's name is a digest of all that the values depend on: all heads share one.
+Each safetensors file holds a part of the pictures in one view. It is written atomically and memory-mapped when read.
+After an interruption existing files are not computed again. The folder's name is a digest of everything that the values
+depend on, so all heads share the features.
 """
 
 from __future__ import annotations
@@ -29,20 +30,20 @@ from cliploc.reporter import SILENT, Reporter
 from cliploc.tower import Backbone
 from cliploc.training.pictures import LabelledPictures, view
 
-FORMAT = 1  # raise it when what is stored changes
-PART_BYTES = 16 << 20
-DECODERS = 2  # threads that read pictures while the tower works on those before
+FORMAT = 1  # raise it when the stored values change
+PART_BYTES = 16 << 20  # size of a file
+DECODERS = 2  # threads that read the next pictures while the tower computes
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is kept of each picture.
+    """What the cache stores for each picture.
 
     Attributes:
-        dense: whether the tower's dense reading is (open heads that start from it), in files of its own.
-        augmentations: how many views besides the plain one.
-        input_hw: the tower's input.
-        batch_size: pictures sent through the tower at once; no part of the digest.
+        dense: whether to store the tower's dense reading too, in separate files (for open heads that start from it).
+        augmentations: number of views besides the plain one.
+        input_hw: height and width of the tower's input.
+        batch_size: pictures sent through the tower at once; not part of the digest.
     """
 
     dense: bool
@@ -55,13 +56,13 @@ class FeatureCache:
     """The features of a training set in a folder.
 
     Args:
-        folder: of any number of training sets' features.
+        folder: folder for the features of any number of training sets.
         backbone: the frozen tower.
         pictures: the training set.
-        wanted: what is kept.
+        wanted: what to store.
 
     Raises:
-        UsageError: a tower that has no attention where it is wanted, or pictures of which none can be read.
+        UsageError: the tower does not have the attention that is needed, or no picture can be read.
     """
 
     def __init__(self, folder: Path, backbone: Backbone, pictures: LabelledPictures, wanted: Wanted) -> None:
@@ -99,11 +100,11 @@ class FeatureCache:
         rank: int = 0,
         processes: int = 1,
     ) -> None:
-        """Computes what is not there yet; of several processes each its share.
+        """Computes missing features; each of several processes does its share.
 
         Args:
-            reporter: told of the phase "features of the frozen tower", of the pictures that are to be done and that are
-                done, and of each that cannot be read; it takes no part in the training.
+            reporter: gets the phase "features of the frozen tower", the numbers of pictures to do and done, and each
+                picture that cannot be read and is left out of the training.
             rank: this process's number.
             processes: how many there are.
 
@@ -167,7 +168,7 @@ class FeatureCache:
         return self.folder / f"view-{which:02d}" / f"{'dense' if dense else 'part'}-{part:05d}.safetensors"
 
     def _lacks(self, key: tuple[int, int]) -> bool:
-        """Whether something of a part is still to be computed."""
+        """Whether a file of a part is missing."""
         dense = self.wanted.dense and not self._path(*key, dense=True).exists()
         return dense or not self._path(*key).exists()
 
@@ -188,7 +189,7 @@ class FeatureCache:
         """The pictures that could be read.
 
         Raises:
-            UsageError: there is none.
+            UsageError: no picture can be read.
         """
         found = []
         for part in range(math.ceil(len(self.pictures) / self.part_size)):
@@ -223,7 +224,7 @@ class FeatureCache:
 
 
 def _tensors(seen: Seen) -> dict[str, Tensor]:
-    """As kept: half precision is enough for values scaled to variance or length 1, and halves the disk's share."""
+    """The tensors to store. Half precision is enough for values of variance or length 1, and takes half the space."""
     kept = {"tokens": seen.tokens.half(), "attention": seen.attention.float()}
     if seen.dense is not None:
         kept["dense"] = seen.dense.half()

@@ -1,4 +1,4 @@
-"""Pictures with image-level labels: a folder for each class, or a CSV file. Nothing here knows a box."""
+"""Training pictures with image-level labels, from a folder for each class or a CSV file; boxes are never read."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from cliploc.geometry import Frame
 from cliploc.images import SUFFIXES, load
 from cliploc.values import Interpolation, ResizePolicy
 
-CROP = 224 / 256  # of the resized picture's side: crops of 224 out of 256, as published
+CROP = 224 / 256  # side of a random crop, as a share of the resized picture's: 224 of 256, as published
 
 
 @dataclass(frozen=True)
 class LabelledPictures:
-    """A training set.
+    """A training set of pictures with one label each.
 
     Attributes:
-        paths: of the pictures, in a fixed order.
-        labels: for each, an index into `classes`.
-        classes: each class's synonyms, its name first.
+        paths: paths of the pictures, in a fixed order.
+        labels: for each picture an index into `classes`.
+        classes: each class as its name followed by its synonyms.
     """
 
     paths: tuple[Path, ...]
@@ -39,16 +39,19 @@ class LabelledPictures:
 
 
 def read_folder(root: str | Path) -> LabelledPictures:
-    """`ROOT/CLASS/…/picture`: a folder's name is the name of its class, or a WordNet id of ImageNet.
+    """Reads a training set in folders, `ROOT/CLASS/…/picture`.
 
-    "cat,kitten" is a class with a synonym; underscores are read as spaces where the name has no space of its own.
+    A folder's name is the name of its class, or a WordNet id of ImageNet. "cat,kitten" is a class with a synonym.
+    Underscores are read as spaces if the name contains no space.
 
     Raises:
-        UsageError: no such folder, or not two classes with pictures in it.
+        UsageError: no such folder, or fewer than two classes with pictures in it.
     """
     root = Path(root).expanduser()
     if not root.is_dir():
-        raise UsageError(f"expected --root to be a folder with a folder for each class, got {root}, which is none")
+        raise UsageError(
+            f"expected --root to be a folder with a folder for each class, got {root}, which is not a folder"
+        )
     rows = []
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
         found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
@@ -57,13 +60,13 @@ def read_folder(root: str | Path) -> LabelledPictures:
 
 
 def read_csv(file: str | Path) -> LabelledPictures:
-    """A line `path,label` for each picture; paths are relative to the file's folder.
+    """Reads a training set from a CSV file with a line `path,label` for each picture.
 
-    A label is a name, a name and its synonyms ("cat|kitten"), or a WordNet id of ImageNet. A first line `path,label` is
-    a title.
+    Paths are relative to the file's folder. A label is a name, a name and its synonyms ("cat|kitten"), or a WordNet id
+    of ImageNet. A first line `path,label` is a header.
 
     Raises:
-        UsageError: no such file, a line that is not two columns, or not two classes.
+        UsageError: no such file, a line without exactly two columns, or fewer than two classes.
     """
     file = Path(file).expanduser()
     try:
@@ -110,11 +113,11 @@ def view(
     input_hw: tuple[int, int],
     interpolation: Interpolation = "bicubic",
 ) -> np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]:
-    """One view of a picture, laid onto the model's input: `[3, H, W]` uint8.
+    """One view of a picture, fitted to the model's input: `[3, H, W]` uint8.
 
-    View 0 is the picture as it will be localised in. The others, as published, are a random crop of 7/8 of the sides
-    (224 of 256) and a mirror by chance, drawn from the picture's number and the view's, so that
-    trainings of any seed share them.
+    View 0 is the picture as in localisation. The others, as published, are random crops of 7/8 of the sides (224 of
+    256) with a random flip. The numbers of the picture and the view determine them, so trainings with different seeds
+    share them.
 
     Raises:
         InputError: the picture cannot be read.
@@ -136,13 +139,13 @@ def view(
 
 @dataclass(frozen=True)
 class Parts:
-    """Which pictures train and which are held out; indices into `LabelledPictures.paths`.
+    """The split into training and held-out pictures; indices into `LabelledPictures.paths`.
 
     Attributes:
-        train: what the head learns from.
-        held_out: what its classification is checked on; empty where there is none.
-        train_classes: the classes chosen among in training.
-        held_out_classes: the classes chosen among in the check.
+        train: pictures to train on.
+        held_out: pictures to validate on; may be empty.
+        train_classes: the classes to choose from in training.
+        held_out_classes: the classes to choose from in validation.
     """
 
     train: tuple[int, ...]
@@ -152,15 +155,16 @@ class Parts:
 
 
 def hold_out(labels: tuple[int, ...], usable: tuple[int, ...], share: float, by: str, seed: int) -> Parts:
-    """Splits pictures into those that train and those that early stopping looks at.
+    """Splits pictures into a training part and a held-out part for early stopping.
 
     Args:
-        labels: of all pictures.
+        labels: labels of all pictures.
         usable: the pictures that could be read.
-        share: 0–1, of what is held out.
-        by: "pictures": that share of every class, one picture at least staying; "classes": that share of the classes
-            with all their pictures, which an open head must name without having seen them.
-        seed: of the choice.
+        share: share to hold out, 0–1.
+        by: "pictures": hold out this share of every class, but keep at least one picture of it for training; "classes":
+            hold out this share of the classes with all their pictures, to test an open head on classes that it was not
+            trained on.
+        seed: seed of the choice.
 
     Raises:
         UsageError: nothing can be held out.

@@ -1,7 +1,7 @@
 """Trains a head on the cached features of a frozen tower, from image-level labels only.
 
-Everything that follows from chance is a function of the seed and the epoch, and a checkpoint is written after every
-epoch: a training that was killed goes on to the same bits as one that was not.
+All random choices depend on the seed and the epoch only, and a checkpoint is written after every epoch. So a training
+that was interrupted and resumed gives exactly the same head as one that was not.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from cliploc.training.features import FeatureCache, Wanted
 from cliploc.training.pictures import LabelledPictures, Parts, hold_out
 from cliploc.values import TextSet
 
-REDRAW = 30.0  # seconds between two pictures of the curves
+REDRAW = 30.0  # seconds between two drawings of the curves
 Optimizer = Literal["adamw", "sgd"]
 Schedule = Literal["cosine", "step"]
 MixedPrecision = Literal["no", "bf16", "fp16"]
@@ -44,28 +44,28 @@ MixedPrecision = Literal["no", "bf16", "fp16"]
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How a head is trained. `TrainSettings.published(method, kind)` has the defaults.
+    """The settings of a training. `TrainSettings.published(method, kind)` has the defaults.
 
     Attributes:
         method: "ts_cam" or "lctr".
         kind: "closed" or "open".
-        start: of an open head, see `HeadConfig`.
-        unit_places: of an open head, see `HeadConfig`.
+        start: for open heads, see `HeadConfig`.
+        unit_places: for open heads, see `HeadConfig`.
         experts: K of LCTR.
-        epochs: at most.
+        epochs: maximum number of epochs.
         batch_size: pictures of one step on all processes together, before accumulation.
-        accumulate: steps whose gradients are summed before the weights move.
+        accumulate: number of steps whose gradients are summed before the weights are updated.
         optimizer: "adamw" or "sgd" (momentum 0.9).
-        lr: learning rate at the beginning.
+        lr: initial learning rate.
         weight_decay: decoupled in AdamW.
         schedule: "cosine" to zero, or "step": × 0.1 after every `step_epochs`.
-        step_epochs: of the step schedule.
-        held_out: share that early stopping looks at; 0 for none.
+        step_epochs: epochs between two steps of the step schedule.
+        held_out: share of the pictures or classes held out for early stopping; 0 for none.
         hold_out: "pictures" or "classes", see `hold_out`.
-        patience: epochs without a better accuracy on the held-out part before it ends.
+        patience: number of epochs without a better held-out accuracy after which training stops.
         mixed_precision: "no", "bf16" or "fp16" (GPU only).
-        augmentations: views of each picture besides the plain one; epoch n sees view n modulo their number.
-        seed: of first weights, order and held-out part.
+        augmentations: views of each picture besides the plain one; epoch n uses view n modulo their number.
+        seed: seed of initial weights, order and held-out part.
     """
 
     method: str
@@ -112,15 +112,15 @@ class TrainSettings:
             )
         if self.hold_out == "classes" and self.kind == "closed":
             raise UsageError(
-                "expected --hold-out pictures for a closed head, got classes: it only knows those it trains"
+                "expected --hold-out pictures for a closed head, got classes: it only knows its training classes"
             )
 
     @classmethod
     def published(cls, method: str, kind: HeadKind, **changed: Any) -> TrainSettings:
-        """The method's own settings (TS-CAM: SGD, weight decay 5e-4; LCTR: AdamW, 5e-4, 14 epochs), with changes.
+        """The method's published settings (TS-CAM: SGD, weight decay 5e-4; LCTR: AdamW, 5e-4, 14 epochs), with changes.
 
         TS-CAM's learning rate is ours, as the paper's is for a whole transformer. An open head that starts from the
-        tower's reading takes smaller steps.
+        tower's dense reading has a smaller one.
         """
         if method not in HEADS:
             raise UsageError(f"expected a method of {', '.join(HEADS)}, got {method!r}")
@@ -138,14 +138,14 @@ OWN_SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Epoch:
-    """One line of the history.
+    """The numbers of one epoch.
 
     Attributes:
-        epoch: from 1.
-        lr: at its end.
-        loss: mean cross-entropy while training.
-        train_accuracy: share of right first guesses while training.
-        accuracy: the same on the held-out part; None where there is none.
+        epoch: its number, from 1.
+        lr: learning rate at its end.
+        loss: mean cross-entropy in training.
+        train_accuracy: top-1 accuracy in training.
+        accuracy: top-1 accuracy on the held-out part; None without one.
     """
 
     epoch: int
@@ -155,21 +155,21 @@ class Epoch:
     accuracy: float | None
 
     def line(self, of: int) -> str:
-        """For the person who waits."""
+        """The epoch as a line for the terminal."""
         held = "" if self.accuracy is None else f", held out {self.accuracy:.3f}"
         return f"epoch {self.epoch} of {of}  loss {self.loss:.4f}  accuracy {self.train_accuracy:.3f}{held}"
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The outcome of a training.
+    """The result of a training.
 
     Attributes:
-        head: of the best epoch, on the CPU.
-        history: of all epochs.
-        best: the epoch of the head: best on the held-out part, or the last.
-        parts: which pictures trained.
-        problems: pictures left out, a line each, of this process.
+        head: the head of the best epoch, on the CPU.
+        history: the numbers of all epochs.
+        best: the epoch of the head: the best on the held-out part, or the last.
+        parts: the split of the pictures.
+        problems: a line for each picture that this process left out.
     """
 
     head: SemanticHead
@@ -197,8 +197,8 @@ def train(
     """Trains a head and saves it.
 
     Beside `out`, in the folder `<out>.training`, are the checkpoint of the last epoch, `history.csv` and `curves.png`.
-    Started again with the same settings, it goes on from the checkpoint. Under `accelerate launch` every process runs
-    this function; the first of them writes.
+    Started again with the same settings, training resumes from the checkpoint. Under `accelerate launch` every process
+    runs this function; only the main process writes.
 
     Args:
         backbone: the frozen tower.
@@ -206,19 +206,19 @@ def train(
         out: the head's file.
         settings: see `TrainSettings`.
         features: folder of the cached features; None for `features` beside `out`.
-        input_hw: the tower's input; None for its own.
-        templates: of the sentences that an open head is trained with; as for `Localizer`.
-        pretrained: which weights the tower was asked for with, for the record.
+        input_hw: height and width of the tower's input; None for the tower's own.
+        templates: prompt templates that an open head is trained with; as for `Localizer`.
+        pretrained: `--pretrained` of the tower, for the record.
         feature_batch_size: pictures sent through the tower at once.
-        restart: whether a checkpoint that is there is passed over.
-        tensorboard: whether losses and accuracies are written for TensorBoard, which must be installed.
-        reporter: told of the phases ("features of the frozen tower", "training"), of the pictures that are to be done
-            in each and that are done (in training a picture counts once an epoch), of each picture that cannot be read
-            and is left out, and of each epoch in a remark.
+        restart: whether to ignore an existing checkpoint.
+        tensorboard: whether to write losses and accuracies for TensorBoard, which must be installed.
+        reporter: gets the phases ("features of the frozen tower", "training"), the numbers of pictures to do and done
+            in each (in training a picture counts once per epoch), each picture that cannot be read and is left out, and
+            a note for each epoch.
 
     Raises:
-        UsageError: settings or pictures that do not fit, a full disk, or a checkpoint of other settings.
-        ModelError: the loss is not a number.
+        UsageError: settings or pictures that do not fit, a full disk, or a checkpoint with other settings.
+        ModelError: the loss is NaN.
 
     Example:
         >>> from cliploc.training import TrainSettings, read_folder, train
@@ -227,7 +227,7 @@ def train(
     """
     out, sentences = Path(out).expanduser(), prompts.resolve_templates(templates)
     if input_hw is not None:
-        backbone.grid(*input_hw)  # refuses what its patches do not fit
+        backbone.grid(*input_hw)  # refuses a size that is not a multiple of the patch
     accelerator = _accelerator(backbone, settings)
     first = bool(accelerator.is_main_process)
     problems: list[str] = []
@@ -306,7 +306,7 @@ def train(
 
 
 def process_device(device: str | None) -> str:
-    """The device asked for, or the best; of several processes with a GPU each, this one's."""
+    """The given device, or the best one; with a GPU for each process, the GPU of this process."""
     if device not in (None, "cuda"):
         return str(device)
     if torch.cuda.is_available():
@@ -329,7 +329,7 @@ def _accelerator(backbone: Backbone, settings: TrainSettings) -> Any:
 
 @torch.no_grad()
 def _text(backbone: Backbone, pictures: LabelledPictures, templates: Sequence[str]) -> Tensor:
-    """The classes' text embeddings, `[classes, D]`; of the synonyms, those that the model knows."""
+    """The classes' text embeddings, `[classes, D]`, from the synonyms that the model knows."""
     synonyms = []
     for words in pictures.classes:
         reasons = [backbone.unknown_reason(word) for word in words]
@@ -345,7 +345,7 @@ def _chunks(items: Sequence[str], size: int) -> list[Sequence[str]]:
 
 
 class _Training:
-    """The state of a training between two epochs, and how it moves on."""
+    """The state of a training between two epochs, with the step to the next."""
 
     def __init__(
         self,
@@ -369,12 +369,12 @@ class _Training:
             self.optimizer: torch.optim.Optimizer = adamw
         else:
             self.optimizer = torch.optim.SGD(head.parameters(), s.lr, momentum=0.9, weight_decay=s.weight_decay)
-        # Precision is kept apart from accelerate, whose own is one for all trainings of a process.
+        # Mixed precision is not left to accelerate, which has one setting for all trainings in a process.
         full = s.mixed_precision == "no"
         self.half = None if full else resolve_precision(s.mixed_precision, str(accelerator.device))
         self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=s.mixed_precision == "fp16")
         self.processes, self.rank = int(accelerator.num_processes), int(accelerator.process_index)
-        # Small classes alone are chosen among: a row of `text`, a column of a closed head's logits.
+        # The classes to choose from: rows of `text`, columns of a closed head's logits.
         self.train_columns = torch.tensor(parts.train_classes, device=accelerator.device)
         self.held_columns = torch.tensor(parts.held_out_classes, device=accelerator.device)
         self.steps_an_epoch = math.ceil(len(parts.train) / (s.batch_size * s.accumulate))
@@ -390,7 +390,7 @@ class _Training:
 
     # ------------------------------------------------------------------------------------------------------ one epoch
     def epoch(self, reporter: Reporter) -> Epoch:
-        """Moves the weights once through the training part, then looks at the held-out part."""
+        """Trains on the training part once, then computes the accuracy on the held-out part."""
         number, s = len(self.history), self.settings
         which = number % (s.augmentations + 1)
         order = np.random.default_rng([s.seed, 1, number]).permutation(self.parts.train)
@@ -431,7 +431,7 @@ class _Training:
         return s.lr * 0.1 ** (step // (s.step_epochs * self.steps_an_epoch))
 
     def _backward(self, batch: np.ndarray[Any, Any], which: int, micro: int) -> Tensor:
-        """Adds this process's share of a batch to the gradients; summed loss, right guesses and pictures, float64."""
+        """Adds the gradients of this process's share of a batch; returns summed loss, hits and pictures, float64."""
         share = np.resize(batch, math.ceil(len(batch) / self.processes) * self.processes)[self.rank :: self.processes]
         logits, target = self._logits(share.tolist(), which, self.train_columns)
         loss = F.cross_entropy(logits, target)
@@ -452,7 +452,7 @@ class _Training:
 
     @torch.no_grad()
     def _accuracy(self) -> float:
-        """Share of right first guesses on the held-out part, in the plain view."""
+        """Top-1 accuracy on the held-out part, in the plain view."""
         self.model.eval()
         mine = self.parts.held_out[self.rank :: self.processes]
         right = torch.zeros((), device=self.accelerator.device)
@@ -462,9 +462,9 @@ class _Training:
             right += (logits.argmax(dim=1) == target).sum()
         return float(self.accelerator.reduce(right, "sum")) / len(self.parts.held_out)
 
-    # ------------------------------------------------------------------------------------------------- kill and resume
+    # ------------------------------------------------------------------------------------------------ save and resume
     def save(self, path: Path, asked: str) -> None:
-        """Writes all that the next epoch depends on."""
+        """Writes a checkpoint: everything that the next epoch depends on."""
         tensors = {f"head.{name}": tensor for name, tensor in self.head.state_dict().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best_weights.items()}
         for index, state in self.optimizer.state_dict()["state"].items():
@@ -479,10 +479,10 @@ class _Training:
         write_output(path, content, "--out")
 
     def resume(self, path: Path, asked: str) -> None:
-        """Takes up a checkpoint, where there is one.
+        """Loads the checkpoint, if there is one.
 
         Raises:
-            UsageError: it is of another training.
+            UsageError: it belongs to another training.
         """
         if not path.exists():
             return
@@ -495,7 +495,7 @@ class _Training:
         if metadata.get("asked") != asked:
             raise UsageError(
                 f"{path.parent} holds a training with other settings, pictures or weights: "
-                f"use --restart to begin anew, or another --out"
+                f"use --restart to start again, or another --out"
             )
         self.history = [Epoch(**one) for one in json.loads(metadata["history"])]
         self.best_epoch = int(metadata["best_epoch"])
@@ -525,7 +525,7 @@ def _table(history: Sequence[Epoch]) -> bytes:
 
 
 def curves(history: Sequence[Epoch], settings: TrainSettings) -> bytes:
-    """Loss and accuracy over epochs, a PNG."""
+    """Draws loss and accuracy over epochs, as a PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.4), layout="constrained")

@@ -1,1 +1,1 @@
-"""What every reader stands on; no reader is known here."""
+"""Code that all readers share; it knows no particular reader."""

@@ -1,4 +1,4 @@
-"""What an annotation claims → a sample that can be relied on, or the reason why not."""
+"""Checks candidates from annotations: each becomes a valid sample or a problem with a reason."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from cliploc.images import open_picture, orientation
 from cliploc.values import FloatArray, Problem, Sample
 
 Box = tuple[float, float, float, float]
-BY_DESIGN = frozenset({"crowd", "difficult"})  # kinds of problems that the dataset's makers meant to be left out
+BY_DESIGN = frozenset({"crowd", "difficult"})  # kinds of problems that the dataset's authors intended to be left out
 
 
 @dataclass
 class Problems:
-    """Everything that was left out or mended, in the order it was met."""
+    """A list of everything that was left out or corrected, in the order of reading."""
 
     met: list[Problem] = field(default_factory=list)
 
@@ -31,15 +31,15 @@ class Problems:
 
 @dataclass(frozen=True)
 class Candidate:
-    """What the annotations say of one class in one picture; nothing of it is checked.
+    """The annotation of one class in one picture, not checked yet.
 
     Attributes:
         id, path, label, masks, ignore: as in `Sample`.
         boxes: x0, y0, x1, y1 with exclusive right and bottom edges, in pixels of the picture as it was annotated.
-        size_wh: the size annotated; None where the annotations hold none and the file's own counts.
-        resized: whether a file of another size than the one annotated is as it should be.
-        upright: whether the annotations are of the picture as it is shown, and not as it is stored (EXIF).
-        hint: what to do where the picture is missing.
+        size_wh: the annotated size; None if the annotations have none, so that the file's size counts.
+        resized: whether the file may have another size than the annotated one.
+        upright: whether the annotations are for the picture as it is shown, not as it is stored (EXIF).
+        hint: what to do if the picture is missing.
     """
 
     id: str
@@ -55,11 +55,11 @@ class Candidate:
 
 
 class Checker:
-    """Turns candidates into samples, naming what is left out or mended.
+    """Turns candidates into samples and records what is left out or corrected.
 
     Args:
-        classes: how many there are.
-        problems: where to name things.
+        classes: the number of classes.
+        problems: the list of problems to add to.
     """
 
     def __init__(self, classes: int, problems: Problems) -> None:
@@ -68,7 +68,7 @@ class Checker:
         self._last: tuple[Path, tuple[tuple[int, int], int] | InputError] | None = None
 
     def sample(self, one: Candidate) -> Sample | None:
-        """The sample, or None when it is left out."""
+        """The sample of a candidate, or None if it is left out."""
         add = self._problems.add
         if one.id in self._ids:
             add("duplicate id", one.id, "more than once in the annotations: counted once")
@@ -92,7 +92,7 @@ class Checker:
         stored_wh, orientation = header
         size_wh = stored_wh if one.size_wh is None else one.size_wh
         if size_wh[0] < 1 or size_wh[1] < 1:
-            add("size mismatch", one.id, f"expected a size of at least 1×1, got {_by(size_wh)}: mend the annotation")
+            add("size mismatch", one.id, f"expected a size of at least 1×1, got {_by(size_wh)}: correct the annotation")
             return None
         boxes = one.boxes
         if one.upright:
@@ -137,9 +137,9 @@ class Checker:
     def _turn(
         self, one: Candidate, size_wh: tuple[int, int], stored_wh: tuple[int, int], orientation: int
     ) -> tuple[tuple[int, int], Sequence[Box]] | None:
-        """Boxes of the stored picture → of the picture as it is shown; None where masks would have to be turned."""
+        """Converts boxes of the stored picture to the picture as shown; None if masks would have to be rotated."""
         if orientation >= 5 and size_wh != stored_wh and size_wh == turned_wh(stored_wh, orientation):
-            return size_wh, one.boxes  # annotated as it is shown
+            return size_wh, one.boxes  # annotated as shown
         if one.masks:
             self._problems.add("turned picture", one.id, "its EXIF data turn it and not its masks: left out")
             return None
@@ -157,7 +157,7 @@ def picture_header(path: Path) -> tuple[tuple[int, int], int]:
     """Width and height as stored, and the EXIF orientation (1–8, 1 for none), without decoding the picture.
 
     Raises:
-        InputError: no such file, or no picture.
+        InputError: no such file, or not a picture.
     """
     try:
         with open_picture(path, header_only=True) as opened:
@@ -169,12 +169,12 @@ def picture_header(path: Path) -> tuple[tuple[int, int], int]:
 
 
 def clipped(box: Box, size_wh: tuple[int, int]) -> tuple[Box | None, tuple[str, str] | None]:
-    """A box → what of it lies in the picture, or None; and the kind and reason of what is wrong with it, or None."""
+    """Clips a box to the picture: the part inside or None, and the kind and reason of its problem or None."""
     width, height = size_wh
     x0, y0, x1, y1 = box
     text = f"box {x0:g} {y0:g} {x1:g} {y1:g}"
     if not all(map(math.isfinite, box)) or x1 < x0 or y1 < y0:
-        return None, ("broken box", f"{text} is no box of x0 < x1, y0 < y1: left out")
+        return None, ("broken box", f"{text} is not a box with x0 < x1, y0 < y1: left out")
     inside: FloatArray = np.array(box, np.float32).clip(0, np.array([width, height] * 2, np.float32))
     a, b, c, d = inside.tolist()
     if a >= c or b >= d:
@@ -187,12 +187,12 @@ def clipped(box: Box, size_wh: tuple[int, int]) -> tuple[Box | None, tuple[str, 
 
 
 def turned_wh(size_wh: tuple[int, int], orientation: int) -> tuple[int, int]:
-    """The size of a picture once its EXIF orientation is applied."""
+    """The size of a picture after its EXIF orientation is applied."""
     return (size_wh[1], size_wh[0]) if orientation >= 5 else size_wh
 
 
 def turned(box: Box, size_wh: tuple[int, int], orientation: int) -> Box:
-    """A box of the stored picture of that size → the same box once the EXIF orientation is applied."""
+    """Applies the EXIF orientation to a box of the stored picture of this size."""
     corners: npt.NDArray[np.float64] = np.array([box[:2], box[2:]], np.float64)  # [2, (x, y)]
     size = np.array(size_wh, np.float64)
     if orientation in (2, 3, 7, 8):

@@ -1,4 +1,4 @@
-"""Text files with one thing a line → rows, or one line that says which file and row cannot be read."""
+"""Reads text files with one entry per line; an error names the file and the row."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ HELP = "see docs/datasets.md for the layout"
 
 
 def csv_rows(path: Path, cells: int | None = None) -> list[list[str]]:
-    """The lines of a comma-separated file that are not empty; `cells` a line unless None.
+    """The rows of a comma-separated file without empty lines; each must have `cells` cells, unless None.
 
     Raises:
-        UsageError: a file that is absent, is no such text, or has another number of cells in a line.
+        UsageError: a file that is missing, is not comma-separated text, or has another number of cells in a line.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -25,18 +25,18 @@ def csv_rows(path: Path, cells: int | None = None) -> list[list[str]]:
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{path} is no comma-separated text in UTF-8: write it again") from error
+        raise UsageError(f"{path} is not comma-separated text in UTF-8: write it again") from error
     for i, row in rows:
         if cells is not None and len(row) != cells:
-            raise UsageError(f"{path}, line {i}: expected {cells} values with commas, got {len(row)}: mend the line")
+            raise UsageError(f"{path}, line {i}: expected {cells} values with commas, got {len(row)}: correct the line")
     return [row for _, row in rows]
 
 
 def csv_numbers(path: Path, count: int, whole: bool = True) -> list[tuple[str, tuple[float, ...]]]:
-    """Lines of an id and `count` numbers.
+    """The rows of a comma-separated file of an id and `count` numbers each.
 
     Raises:
-        UsageError: as `csv_rows`, or a cell that is no number.
+        UsageError: as `csv_rows`, or a cell that is not a number.
     """
     rows = []
     for i, (one, *cells) in enumerate(csv_rows(path, 1 + count), start=1):
@@ -44,15 +44,17 @@ def csv_numbers(path: Path, count: int, whole: bool = True) -> list[tuple[str, t
             rows.append((one, tuple(int(cell) if whole else float(cell) for cell in cells)))
         except ValueError:
             wanted = "whole numbers" if whole else "numbers"
-            raise UsageError(f"{path}, row {i}: expected {wanted}, got {','.join(cells)[:60]}: mend the line") from None
+            raise UsageError(
+                f"{path}, row {i}: expected {wanted}, got {','.join(cells)[:60]}: correct the line"
+            ) from None
     return rows
 
 
 def words(path: Path, count: int) -> list[tuple[str, ...]]:
-    """The lines of a text whose cells are separated by spaces, `count` of them; the last may hold spaces.
+    """The rows of a text file with `count` cells separated by spaces; the last cell may contain spaces.
 
     Raises:
-        UsageError: a file that is absent, is no text, or has fewer cells in a line.
+        UsageError: a file that is missing, is not text, or has fewer cells in a line.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -61,28 +63,28 @@ def words(path: Path, count: int) -> list[tuple[str, ...]]:
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is no text in UTF-8: write it again") from error
+        raise UsageError(f"{path} is not text in UTF-8: write it again") from error
     rows = []
     for i, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         cells = tuple(line.strip().split(maxsplit=count - 1))
         if len(cells) != count:
-            raise UsageError(f"{path}, line {i}: expected {count} values, got {len(cells)}: mend the line")
+            raise UsageError(f"{path}, line {i}: expected {count} values, got {len(cells)}: correct the line")
         rows.append(cells)
     return rows
 
 
 def first_folder(root: Path, places: Iterable[str]) -> Path | None:
-    """The first of these places below the root that is a folder."""
+    """The first of these paths below the root that is a folder, or None."""
     return next((root / place for place in places if (root / place).is_dir()), None)
 
 
 def needed_folder(root: Path, places: Sequence[str], what: str) -> Path:
-    """The first of these places below the root that is a folder.
+    """The first of these paths below the root that is a folder.
 
     Raises:
-        UsageError: none is there.
+        UsageError: none of them is.
     """
     found = first_folder(root, places)
     if found is None:

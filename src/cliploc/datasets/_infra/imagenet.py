@@ -1,4 +1,4 @@
-"""ILSVRC's 1,000 classes as classes of a dataset."""
+"""ILSVRC's 1,000 classes as a dataset's classes."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from cliploc.values import ClassName
 
 
 def imagenet_class_names() -> tuple[ClassName, ...]:
-    """In the order of their labels; names and synonyms are those that prompts are made of."""
+    """ILSVRC's classes in the order of their labels, with the names and synonyms that prompts use."""
     return tuple(ClassName(one.name, (one.name, *one.synonyms), one.wnid) for one in imagenet_classes())

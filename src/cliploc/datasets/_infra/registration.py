@@ -1,4 +1,4 @@
-"""`@reader(...)` stands beside the code that knows a dataset's files, and makes it known everywhere."""
+"""The registry of dataset readers and its decorator `@reader(...)`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Split:
 
     Attributes:
         name: such as "val".
-        role: "tune" – a threshold may be chosen on it – or "report".
-        about: what it is, in a few words.
+        role: "tune" if thresholds may be chosen on it, else "report".
+        about: a short description.
     """
 
     name: str
@@ -29,11 +29,11 @@ class Split:
 
 @dataclass(frozen=True)
 class Found:
-    """What a reader found in the annotations, before any picture is looked at.
+    """What a reader found in the annotations, before any picture is opened.
 
     Attributes:
-        classes: label → names.
-        candidates: in a fixed order, those of the same picture next to each other.
+        classes: the names of the class of each label.
+        candidates: candidates for samples in a fixed order, those of the same picture next to each other.
     """
 
     classes: tuple[ClassName, ...]
@@ -42,16 +42,16 @@ class Found:
 
 @dataclass(frozen=True)
 class Reader:
-    """A dataset that can be read.
+    """The reader of a dataset.
 
     Attributes:
         name: as typed on the command line.
-        title: as papers write it.
-        about: what it holds.
+        title: the dataset's name as papers write it.
+        about: what the dataset contains.
         source: where to get it; nothing is downloaded.
-        splits: the first is the one read when none is named.
+        splits: its splits; the first is the default.
         layout: the files expected below the root, a line each.
-        read: root, split, where to name problems → what is there.
+        read: function of root, split and the list of problems, which returns what it found.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Reader:
         """The split of that name; the first for None.
 
         Raises:
-            UsageError: naming those there are.
+            UsageError: an unknown name; the message lists the splits.
         """
         for split in self.splits:
             if name in (None, split.name):

@@ -1,4 +1,4 @@
-"""All candidates → those asked for."""
+"""Selects classes and samples."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from cliploc.values import ClassName, Sample
 
 
 def labels_of(asked: Iterable[str], classes: Sequence[ClassName]) -> set[int]:
-    """Labels of the classes meant by names, synonyms or WordNet ids; case does not matter.
+    """Labels of the classes with these names, synonyms or WordNet ids; case does not matter.
 
     Raises:
-        UsageError: a text that means no class, or several.
+        UsageError: a text that fits no class, or several.
     """
     found = set()
     for text in asked:
@@ -38,7 +38,7 @@ def checked(
 ) -> list[Sample]:
     """Samples of the candidates, in their order; the first `limit`, or `sample` drawn at random.
 
-    Candidates that turn out to be unusable do not count, and no more are looked at than needed.
+    Candidates that cannot be used do not count, and no more are checked than needed.
     """
     order = list(range(len(candidates)))
     if sample is not None:

@@ -1,4 +1,4 @@
-"""One picture's annotation in Pascal VOC's XML, which ILSVRC's is too."""
+"""Reads one picture's annotation in Pascal VOC's XML format, which ILSVRC uses too."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cliploc.errors import InputError
 
 @dataclass(frozen=True)
 class Thing:
-    """An `<object>`: its box is xmin, ymin, xmax, ymax as they stand in the file."""
+    """An `<object>` of the file: its box is xmin, ymin, xmax, ymax, unchanged."""
 
     name: str
     box: Box
@@ -21,17 +21,17 @@ class Thing:
 
 @dataclass(frozen=True)
 class Annotation:
-    """Width and height, None where the file has none, and the objects."""
+    """The annotation of a picture: its size (None if the file has none) and its objects."""
 
     size_wh: tuple[int, int] | None
     things: tuple[Thing, ...]
 
 
 def read_annotation(path: Path) -> Annotation:
-    """Reads one file.
+    """Reads one annotation file.
 
     Raises:
-        InputError: no such file, or no such XML.
+        InputError: no such file, or not XML of this format.
     """
     try:
         root = ElementTree.parse(path).getroot()
@@ -48,7 +48,7 @@ def read_annotation(path: Path) -> Annotation:
     except FileNotFoundError:
         raise InputError(f"expected an annotation at {path}, found none: left out") from None
     except (ElementTree.ParseError, ValueError, OSError) as error:
-        raise InputError(f"{path} is no annotation that can be read ({error}): left out") from None
+        raise InputError(f"{path} is not an annotation that can be read ({error}): left out") from None
     return Annotation(None if wh is not None and min(wh) < 1 else wh, tuple(things))
 
 

@@ -127,7 +127,9 @@ def checked_map(score_map: npt.ArrayLike, convention: Convention = "wsoleval") -
     check_header(heat.shape, heat.dtype, convention)
     if not np.isfinite(heat).all():
         bad = int((~np.isfinite(heat)).sum())
-        raise InputError(f"expected finite scores, got {bad} that are NaN or infinite: mend the method that made them")
+        raise InputError(
+            f"expected finite scores, got {bad} that are NaN or infinite: correct the method that made them"
+        )
     low, high = float(heat.min()), float(heat.max())
     if low < 0 or high > 1:
         raise InputError(f"expected scores in 0–1, got {low:g} to {high:g}: normalise each map")
