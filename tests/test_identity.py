@@ -607,7 +607,7 @@ def test_each_option_of_the_commands_makes_another_run(which: str, name: str, co
 def test_harmless_options_of_the_commands_go_on_with_the_run(command: Any, once: Any) -> None:
     for words, harmless, said in (
         (ANNOTATE, HARMLESS_IN_ANNOTATE_COMMAND, "0 of them now"),
-        (BENCHMARK, HARMLESS_IN_BENCHMARK_COMMAND, "gone on with"),
+        (BENCHMARK, HARMLESS_IN_BENCHMARK_COMMAND, "resumed"),
     ):
         out = once(words, lambda out, words=words: command(out, words))
         for more, _ in harmless.values():

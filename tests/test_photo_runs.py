@@ -13,7 +13,7 @@ from PIL import Image
 from cliploc import backbones
 from cliploc.geometry import Frame
 from cliploc.jobs.evaluate import evaluate_folder
-from cliploc.jobs.pictures import LISTED, SAID, find_pictures, skipped_document
+from cliploc.jobs.pictures import IN_DOCUMENT, IN_NOTE, find_pictures, skipped_document
 from cliploc.localizer import Localizer
 from cliploc.saliency import methods
 from tests.commands import CAT, COFFEE, cliploc_, create_once
@@ -48,11 +48,11 @@ def test_a_folder_is_localized_and_what_is_skipped_is_said_and_written_down(fold
         files = [picture["file"] for picture in document["pictures"]]
         assert files == [str(folder / "cat.jpg"), str(folder / "sub/cup.JPG"), str(COFFEE)]
         skipped = {one["file"]: one["reason"] for one in document["skipped"]["files"]}
-        said = f"skipped in {folder}: 2 files that do not end as pictures do: notes.txt, sub/clip.mov"
+        said = f"skipped in {folder}: 2 files without a picture's extension: notes.txt, sub/clip.mov"
         assert said in " ".join(result.err.split())
     assert skipped == {
-        str(folder / "notes.txt"): "does not end as a picture does",
-        str(folder / "sub/clip.mov"): "does not end as a picture does",
+        str(folder / "notes.txt"): "does not have a picture's extension",
+        str(folder / "sub/clip.mov"): "does not have a picture's extension",
         f"{folder / 'found'}/": "lies in a folder of results",
     }
     assert document["skipped"]["count"] == 3
@@ -93,15 +93,15 @@ def test_a_pattern_says_what_it_meets_and_skips(folder: Path) -> None:
 
 def test_many_skipped_files_are_a_short_line_and_a_number(tmp_path: Path) -> None:
     shutil.copy(CAT, tmp_path / "cat.jpg")
-    for number in range(LISTED + 2):
+    for number in range(IN_DOCUMENT + 2):
         (tmp_path / f"{number:05d}.json").touch()
     found = find_pictures(tmp_path)
     note = found.skipped_note()
     assert note is not None
-    assert note.count(".json") == SAID
-    assert note.endswith(f"and {LISTED + 2 - SAID:,} more")
+    assert note.count(".json") == IN_NOTE
+    assert note.endswith(f"and {IN_DOCUMENT + 2 - IN_NOTE:,} more")
     written = skipped_document(found.skipped)
-    assert (written["count"], len(written["files"])) == (LISTED + 2, LISTED)
+    assert (written["count"], len(written["files"])) == (IN_DOCUMENT + 2, IN_DOCUMENT)
 
 
 # ------------------------------------------------------------------------------------------------------ names in a file

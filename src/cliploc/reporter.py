@@ -31,8 +31,8 @@ class Reporter:
     Example:
         >>> import cliploc
         >>> reporter = cliploc.Reporter(note=print, failed=lambda name, error: print(error))
-        >>> reporter.note("part 00003 is damaged: it is computed anew")
-        part 00003 is damaged: it is computed anew
+        >>> reporter.note("part 00003 is damaged: it is computed again")
+        part 00003 is damaged: it is computed again
         >>> cliploc.annotate("photos", ["cat"], "out", reporter=reporter)  # doctest: +SKIP
     """
 

@@ -263,7 +263,7 @@ def test_every_flipped_bit_of_a_part_is_noticed_and_the_part_computed_anew(root,
         path.write_bytes(damaged)
         said = []
         again = run(root, out, save_maps=True, reporter=Reporter(note=said.append))
-        assert said == ["part 00001 is damaged: it is computed anew"]
+        assert said == ["part 00001 is damaged: it is computed again"]
         assert (again.computed, again.summary) == (1, plain.summary)
         assert path.read_bytes() == whole
 
@@ -295,7 +295,7 @@ def test_a_picture_replaced_under_its_name_is_computed_anew_and_said(root, plain
     said = []
     again = run(data, out, save_maps=True, reporter=Reporter(note=said.append))
     assert again.computed == 1
-    assert said == ["replaced since they were computed: 1 picture (val/005.jpg); 1 of 4 parts computed anew"]
+    assert said == ["replaced since they were computed: 1 picture (val/005.jpg); 1 of 4 parts computed again"]
     fresh = run(data, tmp_path / "fresh", save_maps=True)
     assert again.summary == fresh.summary
     assert [one.equals(other) for one, other in zip(tables(out), tables(fresh.out), strict=True)] == [True] * 4
@@ -351,7 +351,7 @@ def test_other_samples_and_other_folders_are_refused(root, plain, tmp_path):
     with pytest.raises(UsageError, match=r"dataset\.samples_sha256"):
         run_benchmark(other, [SETUP], settings, plain.out, judges=0, shard=4, save_maps=True)
     (tmp_path / "manifest.json").write_text('{"kind": "annotation"}')
-    with pytest.raises(UsageError, match="something else than a benchmark"):
+    with pytest.raises(UsageError, match="another kind of run than a benchmark"):
         run(root, tmp_path)
     (tmp_path / "manifest.json").unlink()
     shutil.copytree(plain.out / "parts", tmp_path / "parts", dirs_exist_ok=True)
@@ -572,7 +572,7 @@ def test_the_command_prints_a_narrow_table_writes_the_report_and_goes_on(root, t
     again = cliploc_(*arguments, "--out", tmp_path, "--json")
     assert again.code == 0
     assert json.loads(again.out) == json.loads((tmp_path / "summary.json").read_text())
-    assert "gone on with" in again.err
+    assert "resumed" in again.err
     other = cliploc_(*arguments, "--out", tmp_path, "--flip")
     assert other.code == 2
     assert "flip: false there, true asked for" in other.err

@@ -164,7 +164,7 @@ def test_a_damaged_part_is_computed_anew_to_the_same_bytes(copy, made, damage):
         path.write_bytes(other.read_bytes())
     said = []
     result = annotate(pictures, LABELS, out, reporter=Reporter(note=said.append), **OPTIONS)
-    assert said == ["part 00001 is damaged: it is computed anew"]
+    assert said == ["part 00001 is damaged: it is computed again"]
     assert result.computed == 1
     assert content(out) == content(made.out)
 
@@ -235,7 +235,7 @@ def test_a_picture_replaced_under_its_name_is_done_anew_and_said(copy, made, tim
         os.utime(pictures / "cat.png", ns=(old.st_atime_ns, old.st_mtime_ns))
     said = []
     result = annotate(pictures, LABELS, out, reporter=Reporter(note=said.append), **OPTIONS)
-    assert said == ["replaced since they were annotated, and done anew: 1 picture (cat.png)"]
+    assert said == ["replaced since they were annotated, and done again: 1 picture (cat.png)"]
     assert (result.computed, result.boxes["cat"], result.boxes["bee"]) == (1, 0, 2 * run["labels"]["bee"]["boxes"])
     assert json.loads((out / "decisions.json").read_text())["decisions"] == {"dogs.png": {"0": False}}
     assert sum(len(part.read_bytes().splitlines()) for part in parts_in(out, ".jsonl")) == 3

@@ -8,7 +8,7 @@ import itertools
 import numpy as np
 import pytest
 
-from cliploc.report.colours import INK, NAME_COLOURS, PAPER, as_hex, name_colour, text_colour, told_apart
+from cliploc.report.colours import INK, NAME_COLOURS, PAPER, as_hex, distinct_colours, name_colour, text_colour
 
 # Oklab (Ottosson 2020), and full protanopia and deuteranopia in linear RGB (Machado, Oliveira & Fernandes 2009).
 TO_CONES = [[0.4122, 0.5363, 0.0514], [0.2119, 0.6807, 0.1074], [0.0883, 0.2817, 0.6300]]
@@ -48,7 +48,7 @@ def test_names_seen_together_differ_however_many_there_are() -> None:
     rng = np.random.default_rng(0)
     pictures = [rng.choice(80, 4, replace=False).tolist() for _ in range(40)]
     pictures += [[3, 13, 23], [3, 13, 23]]  # the same index modulo ten
-    colours = told_apart(80, pictures)
+    colours = distinct_colours(80, pictures)
     assert len(colours) == 80
     assert set(colours) == set(NAME_COLOURS)
     shared = sum(len({colours[one] for one in names}) < len(names) for names in pictures)
@@ -57,8 +57,8 @@ def test_names_seen_together_differ_however_many_there_are() -> None:
 
 
 def test_few_names_have_the_colours_of_overlays() -> None:
-    assert told_apart(4, [[3]]) == [name_colour(index) for index in range(4)]
-    assert told_apart(0, []) == []
+    assert distinct_colours(4, [[3]]) == [name_colour(index) for index in range(4)]
+    assert distinct_colours(0, []) == []
     assert as_hex((255, 187, 0)) == "#ffbb00"
 
 

@@ -1,1 +1,1 @@
-"""Long work over many images: evaluating a folder of maps, benchmarks. Everything here can be stopped and resumed."""
+"""Long work over many images: annotation, benchmarks, evaluation of a folder of maps. Runs can be resumed."""

@@ -1,6 +1,6 @@
-"""`annotate`: a folder of pictures and a list of names → draft boxes in the files that other tools read.
+"""`annotate`: makes draft boxes for a folder of pictures and a list of names, in files for other tools.
 
-It may be stopped at any moment and gone on with; what a folder of results holds is explained in docs/annotate.md.
+A run can be stopped at any moment and resumed. docs/annotate.md explains the folder of results.
 """
 
 from __future__ import annotations
@@ -39,30 +39,30 @@ from cliploc.reporter import SILENT, Reporter
 
 SCHEMA_VERSION = 3  # of manifest.json, summary.json, decisions.json and the parts
 KIND = RunKind(RUN_KIND, "an annotation", SCHEMA_VERSION, ".jsonl", frozenset({"root", "image_url"}))
-OWN_FILES = ("summary.json", "decisions.json")  # that every run may write
-REVIEWED = 100  # pictures of a review page, when nothing else is said
-CACHED = 4  # parts whose rows are kept while exports are written
+OWN_FILES = ("summary.json", "decisions.json")  # files that every run may write
+REVIEWED = 100  # default number of pictures of a review page
+CACHED = 4  # number of parts whose rows are in memory while exports are written
 IMAGE_URL = "/data/local-files/?d="
 
 
 @dataclass(frozen=True)
 class AnnotateResult:
-    """What a run gave.
+    """The result of an annotation run.
 
     Attributes:
-        out: its folder.
-        pictures: how many there are.
-        boxes: label → how many boxes.
-        with_label: label → in how many pictures.
-        empty: how many pictures have no box.
-        failed: picture → why it could not be done.
-        groups: boxes that seem to go round several things.
-        dropped: boxes that a review dropped.
-        reviewed: pictures that a review looked at.
-        files: format → what was written, or was there and up to date.
-        computed: how many pictures this call computed; the others were there.
-        notes: what must be said.
-        skipped: files among the pictures that were left out, and why.
+        out: the run's folder.
+        pictures: number of pictures.
+        boxes: label → number of its boxes.
+        with_label: label → number of pictures with it.
+        empty: number of pictures without boxes.
+        failed: picture → why it failed.
+        groups: number of boxes that seem to contain several things.
+        dropped: number of boxes that a review dropped.
+        reviewed: number of pictures that were reviewed.
+        files: format → its files, written by this call or up to date before it.
+        computed: number of pictures that this call computed; the others were done before.
+        notes: remarks on the run.
+        skipped: files that were left out, and why.
     """
 
     out: Path
@@ -80,7 +80,7 @@ class AnnotateResult:
     skipped: Sequence[Skipped] = ()
 
     def document(self) -> dict[str, Any]:
-        """As summary.json holds it."""
+        """The result as in summary.json."""
         return {
             "schema_version": SCHEMA_VERSION,
             "pictures": self.pictures,
@@ -95,7 +95,7 @@ class AnnotateResult:
         }
 
     def closing(self, seconds: float) -> list[str]:
-        """Lines at the end."""
+        """The lines printed at the end of a run."""
         done, boxes = self.pictures - len(self.failed), sum(self.boxes.values())
         words = [f"{done:,} of {self.pictures:,} pictures done, {self.computed:,} of them now, {seconds:.1f} s"]
         words.append(f"{boxes:,} boxes; {self.empty:,} pictures without any")
@@ -103,15 +103,15 @@ class AnnotateResult:
             words.append(f"{len(self.failed):,} failed: see summary.json")
         lines = ["; ".join(words)]
         if self.groups:
-            lines.append(f"{self.groups:,} boxes seem to go round several things: see --groups, or review them")
+            lines.append(f"{self.groups:,} boxes seem to contain several things: see --groups, or review them")
         if self.dropped or self.reviewed:
             lines.append(f"{self.reviewed:,} pictures reviewed, {self.dropped:,} boxes dropped")
         if not boxes:
-            lines.append("nothing was boxed: check the names, or try --min-presence 0")
-        return [*lines, f"written to {self.out}: {', '.join(one for some in self.files.values() for one in some)}"]
+            lines.append("no boxes were found: check the names, or try --min-presence 0")
+        return [*lines, f"written to {self.out}: {', '.join(one for names in self.files.values() for one in names)}"]
 
     def table(self) -> list[tuple[str, str, str]]:
-        """A line for each label under a line of titles."""
+        """The table of labels: a header, then a row for each label."""
         lines = [(name, f"{self.boxes[name]:,}", f"{self.with_label[name]:,}") for name in self.boxes]
         return [("label", "boxes", "pictures"), *lines]
 
@@ -139,41 +139,41 @@ def annotate(
     options: Options | None = None,
     **more: Any,
 ) -> AnnotateResult:
-    """Draws draft boxes of named things in pictures, and writes them for other tools.
+    """Makes draft boxes of named things in pictures, and writes them for other tools.
 
     Args:
         pictures: a folder with its sub-folders, a pattern such as "photos/**/*.jpg", a .txt list, or paths.
         labels: a file of `cliploc.jobs.labels.read_labels`, its lines as a list, or `Labels`.
-        out: an empty folder, or that of a run with the same settings, which is gone on with; new pictures may have
-            come.
-        formats: names of `cliploc.list_exports()`; those written before are kept up to date too.
-        min_presence: least presence score of a name; a label's own threshold goes before it.
-        min_score: of a box: the estimated chance that it has IoU ≥ 0.5 with a thing of its name, if that is there.
-        max_boxes: at most so many a name in a picture, best first; None for all.
-        min_area: of a box's region, as a share of the picture.
-        nms_across: of boxes of different names that overlap more than this IoU the one with the greater score ×
-            certainty stays; None for all.
-        groups: what becomes of one large box round several things: "keep", "split" or "drop".
-        review: so many of the least certain pictures go into review.html, the least certain first; 0 for no page.
-        decisions: the file that a review page gave: boxes to drop, from now on.
-        limit: only the first so many pictures.
-        retry: whether pictures that failed before are tried again.
-        image_url: stands before a picture's path in Label Studio's file; None for the one of before, at first that of
+        out: an empty folder, or the folder of a run with the same settings, which is resumed, also with additional
+            pictures.
+        formats: names of `cliploc.list_exports()`; formats written before are updated too.
+        min_presence: minimum presence score of a name; a label's own threshold overrides it.
+        min_score: minimum score of a box: the estimated chance that it has IoU ≥ 0.5 with a thing of its name, if that is there.
+        max_boxes: maximum number of boxes of a name in a picture, best first; None for all.
+        min_area: minimum area of a box's region, as a share of the picture.
+        nms_across: of two boxes of different names whose IoU is above this, the one with the
+            greater score × certainty stays; None to keep all.
+        groups: what to do with a large box that contains several things: "keep", "split" or "drop".
+        review: number of pictures in review.html, the least certain first; 0 for no page.
+        decisions: the file saved from a review page: boxes to drop, also in later calls.
+        limit: only this number of pictures, from the first on.
+        retry: whether to try pictures again that failed before.
+        image_url: prefix of a picture's path in Label Studio's file; None for the prefix used before, at first that of
             Label Studio's local files.
-        engine: what carries it out.
-        shard: pictures that are done and written together; made whole batches of.
-        reporter: told of the phases ("annotate", then "writing NAME" for each format that is not up to date), of the
-            pictures that are to be done, that are done and that failed, and of each remark. What its parts raise ends
-            the run, which can be gone on with.
-        options: of the `Localizer`: model, method, scales, flip, batch_size …; None for the defaults. Names, background
-            and filters are arguments here, and no options.
-        **more: single options, such as `flip=True`, which go before those of `options`.
+        engine: the engine that runs it.
+        shard: number of pictures that are computed and written together; rounded to whole batches.
+        reporter: gets the phases ("annotate", then "writing NAME" for each format that is not up to date), the numbers
+            of pictures to do and done, each failed picture, and each note. An exception raised by the reporter ends the
+            run, which can be resumed.
+        options: options of the `Localizer`: model, method, scales, flip, batch_size …; None for the defaults. Names,
+            background and filters are not among them, but arguments of this function.
+        **more: single options, such as `flip=True`, which override those of `options`.
 
     Returns:
         What was found and written.
 
     Raises:
-        UsageError: pictures, labels, a model or an option that cannot be used, or a folder of other settings.
+        UsageError: pictures, labels, a model or an option that cannot be used, or a folder with other settings.
         DiskFullError: no room on the disk.
 
     Example:
@@ -226,16 +226,16 @@ def annotate(
             if image_url is not None:
                 folder.update_manifest(target, KIND, image_url=image_url)
             for index in begun.damaged:
-                remove_part(part_path(target, index, KIND.suffix))  # which pictures it held is not known
+                remove_part(part_path(target, index, KIND.suffix))  # it is not known which pictures it contained
             if replaced := _drop_replaced(target, found, run):
-                notes.add([f"replaced since they were annotated, and done anew: {pictures_in_words(replaced)}"])
+                notes.add([f"replaced since they were annotated, and done again: {pictures_in_words(replaced)}"])
         whole = {int(path.stem) for path in parts_in(target, KIND.suffix)}
         results = _Results(target)
         done = results.places if not retry else {name for name, place in results.places.items() if place.ok}
         todo = [one for one in found if one.id not in done]
         size = shard_size(worker.localizer.options.batch_size, shard)
         shards = {one.index: one for one in _shards(todo, size, whole)}
-        stamps = {one.id: stamp(one) for one in todo}  # before any of them is read
+        stamps = {one.id: stamp(one) for one in todo}  # taken before any picture is read
         written = 0
 
         def keep(part: Part) -> None:
@@ -268,14 +268,14 @@ def annotate(
 
 
 def _is_there(out: Path, export: Export, own: Sequence[str], before: Mapping[str, Any]) -> bool:
-    """Whether an export was written by an earlier call, even one that was killed right after."""
+    """Whether an earlier call wrote an export, even if it was killed right afterwards."""
     return all(one in own for one in export.outputs) and (
         export.name in before.get("files", {}) or any((out / one).exists() for one in export.outputs)
     )
 
 
 def _spare_inputs(out: Path, pictures: Sequence[Path], others: Sequence[object]) -> None:
-    """Refuses a folder in which the run's files would be written over what it reads."""
+    """Refuses a folder in which the run's files would overwrite its inputs."""
     named = [os.fspath(one) for one in others if isinstance(one, str | os.PathLike)]
     written = ["manifest.json", "review.html", "parts", *OWN_FILES, *(name for one in exports for name in one.outputs)]
     outputs = [out / one for one in written]
@@ -287,7 +287,7 @@ def _labels(labels: str | os.PathLike[str] | Sequence[str]) -> Labels:
 
 
 def _shards(todo: Sequence[PictureFile], size: int, taken: set[int]) -> Iterator[Shard]:
-    """Cut up in order, under numbers that no part has: what is missing after a kill falls into the same shards."""
+    """Splits pictures into shards, in order, numbered like no existing part; a resumed run gets the same shards."""
     number = 0
     for start in range(0, len(todo), size):
         while number in taken:
@@ -299,7 +299,7 @@ def _shards(todo: Sequence[PictureFile], size: int, taken: set[int]) -> Iterator
 # -------------------------------------------------------------------------------------------------------------- parts
 @dataclass(frozen=True)
 class _Place:
-    """Where a picture's row lies, and what it is."""
+    """Where a picture's row is, and the row's outcome."""
 
     part: int
     line: int
@@ -309,7 +309,7 @@ class _Place:
 
 
 class _Results:
-    """The rows of all parts, read a part at a time; only where each lies is kept."""
+    """The rows of all parts. Rows are read part by part; only their places are in memory."""
 
     def __init__(self, out: Path) -> None:
         self._out = out
@@ -318,7 +318,7 @@ class _Results:
             for line, row in enumerate(_rows_of(path)):
                 ok = row["status"] == "ok"
                 before = self.places.get(row["picture"])
-                if before is None or ok or not before.ok:  # done at last, after it had failed
+                if before is None or ok or not before.ok:  # a success replaces an earlier failure
                     digest = hashlib.sha256(json.dumps(row).encode()).digest()[:8]
                     margin = _margin(row) if ok else 0.0
                     self.places[row["picture"]] = _Place(int(path.stem), line, ok, digest, margin)
@@ -334,10 +334,10 @@ class _Results:
 
 
 def _rows_of(path: Path) -> list[Row]:
-    """A part's rows.
+    """Reads a part's rows.
 
     Raises:
-        UsageError: it is damaged.
+        UsageError: the part is damaged.
     """
     return [json.loads(line) for line in _lines_of(path)]
 
@@ -345,15 +345,15 @@ def _rows_of(path: Path) -> list[Row]:
 def _lines_of(path: Path) -> list[bytes]:
     content = read_part(path)
     if content is None:
-        raise UsageError(f"{path} is damaged: run the same command again, which computes it anew")
+        raise UsageError(f"{path} is damaged: run the same command again, which computes it again")
     return content.splitlines(keepends=True)
 
 
 def _drop_replaced(out: Path, found: Sequence[PictureFile], run: str) -> list[str]:
-    """Removes the rows of pictures that were replaced under their names since, and the decisions on their boxes.
+    """Removes the rows of pictures whose files were replaced since, and the decisions on their boxes.
 
     Returns:
-        These pictures.
+        The ids of these pictures.
     """
     by_id = {one.id: one for one in found}
     stale: dict[Path, dict[int, str]] = {}  # part → line → picture
@@ -367,7 +367,7 @@ def _drop_replaced(out: Path, found: Sequence[PictureFile], run: str) -> list[st
                 stale.setdefault(path, {})[line] = picture.id
     replaced = list(dict.fromkeys(name for lines in stale.values() for name in lines.values()))
     decided = _decided(out, run)
-    if decided.keys() & set(replaced):  # before the rows: after a kill in between they are still seen to be stale
+    if decided.keys() & set(replaced):  # before the rows, so that an interrupted run can repeat both
         _write_decisions(out, {name: boxes for name, boxes in decided.items() if name not in replaced}, run)
     for path, lines in stale.items():
         content, stamps = _lines_of(path), read_stamps(path)
@@ -380,14 +380,14 @@ def _drop_replaced(out: Path, found: Sequence[PictureFile], run: str) -> list[st
 
 
 def _margin(row: Row) -> float:
-    """How certain a picture is: a box that seems to go round several things is not."""
+    """How certain a picture is; a picture with a box that seems to contain several things is not."""
     return 0.0 if any(row["groups"]) else float(row["margin"])
 
 
 # ------------------------------------------------------------------------------------------------------------ results
 @dataclass
 class _AnnotatedFolder:
-    """Everything that the files are made of."""
+    """An annotated folder: everything that the exports, the summary and the review page show."""
 
     out: Path
     root: Path
@@ -404,7 +404,7 @@ class _AnnotatedFolder:
     failed: dict[str, str] = field(default_factory=dict)
 
     def pictures(self, all_boxes: bool = False) -> Iterator[AnnotatedPicture]:
-        """Those that could be done, in order, without the boxes that a review dropped unless all are asked for."""
+        """Yields the pictures that did not fail, in order; without boxes that a review dropped, unless `all_boxes`."""
         number = 0
         for one in self.found:
             if self.results.places[one.id].ok:
@@ -430,7 +430,7 @@ class _AnnotatedFolder:
         )
 
     def count(self) -> None:
-        """Fills in the numbers."""
+        """Computes the counts."""
         for one in self.pictures():
             labels = Counter(self.names[label] for label in one.label.tolist())
             self.boxes.update(labels)
@@ -443,7 +443,7 @@ class _AnnotatedFolder:
                 self.failed[picture.id] = self.results.row(picture.id)["reason"]
 
     def stamp(self, *more: object) -> str:
-        """Changes when anything does that is written."""
+        """A digest that changes when anything changes that is written."""
         digest = hashlib.sha256(json.dumps([str(self.root.resolve()), *map(str, more)]).encode())
         digest.update(json.dumps(self.decided, sort_keys=True).encode())
         for one in self.found:
@@ -451,7 +451,7 @@ class _AnnotatedFolder:
         return digest.hexdigest()
 
     def least_certain(self, count: int) -> list[AnnotatedPicture]:
-        """With all boxes, for a review; those that a review has seen come last."""
+        """The least certain pictures, with all boxes, for a review; pictures reviewed before come last."""
         places = self.results.places
         good = [(one, number) for number, one in enumerate((one for one in self.found if places[one.id].ok), start=1)]
         good.sort(key=lambda pair: (pair[0].id in self.decided, places[pair[0].id].margin))
@@ -459,17 +459,17 @@ class _AnnotatedFolder:
 
 
 def _summary_of(out: Path) -> dict[str, Any]:
-    """As the last call wrote it; nothing where it was stopped before, or where the file is damaged."""
+    """The summary that the last call wrote; empty if there is none or the file is damaged."""
     try:
         read = json.loads((out / "summary.json").read_text(encoding="utf-8"))
         files, stamps = read["files"], read["stamps"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
-    right = isinstance(files, dict) and isinstance(stamps, dict)
-    right = right and all(
-        isinstance(some, list) and some and all(isinstance(one, str) for one in some) for some in files.values()
+    valid = isinstance(files, dict) and isinstance(stamps, dict)
+    valid = valid and all(
+        isinstance(names, list) and names and all(isinstance(one, str) for one in names) for names in files.values()
     )
-    return read if right else {}
+    return read if valid else {}
 
 
 def _conclude(
@@ -483,7 +483,7 @@ def _conclude(
     notes: tuple[str, ...],
     reporter: Reporter,
 ) -> AnnotateResult:
-    """Writes what is not up to date."""
+    """Writes the exports, the review page and the summary where they are not up to date."""
     run.count()
     files: dict[str, list[str]] = dict(before.get("files", {}))
     stamps: dict[str, str] = dict(before.get("stamps", {}))
@@ -515,7 +515,7 @@ def _conclude(
         run.groups,
         run.dropped,
         sum(one.id in run.decided for one in run.found),
-        {name: tuple(some) for name, some in files.items()},
+        {name: tuple(names) for name, names in files.items()},
         computed,
         notes,
         run.skipped,
@@ -528,7 +528,7 @@ def _conclude(
 
 # ---------------------------------------------------------------------------------------------------------- decisions
 def _decided(out: Path, run: str) -> dict[str, dict[str, bool]]:
-    """What reviews have decided so far: picture → box → whether it is kept."""
+    """The decisions of all reviews so far: picture → box → whether it is kept."""
     path = out / "decisions.json"
     return _read_decisions(path, run) if path.exists() else {}
 
@@ -540,11 +540,11 @@ def _read_decisions(path: Path, run: str) -> dict[str, dict[str, bool]]:
         raise UsageError(f"expected decisions in {path}, found no such file: check the path") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(
-            f"expected decisions as review.html gives them, {path} cannot be read ({error}): move it away, or save it "
+            f"expected decisions as review.html saves them, {path} cannot be read ({error}): move it away, or save it "
             "again from the page"
         ) from None
     if not isinstance(read, dict) or read.get("kind") != REVIEW_KIND:
-        raise UsageError(f"expected decisions as review.html gives them, {path} holds something else: check the path")
+        raise UsageError(f"expected decisions as review.html saves them, {path} has other content: check the path")
     if read.get("run") != run:
         raise UsageError(f"{path} decides on boxes of another run: apply it to that run's --out")
     decisions = read.get("decisions")
@@ -552,12 +552,12 @@ def _read_decisions(path: Path, run: str) -> dict[str, dict[str, bool]]:
         isinstance(boxes, dict) and all(isinstance(kept, bool) for kept in boxes.values())
         for boxes in decisions.values()
     ):
-        raise UsageError(f"expected decisions as picture → box → true or false, {path} holds something else")
+        raise UsageError(f"expected decisions as picture → box → true or false, {path} has other content")
     return dict(decisions)
 
 
 def _merge_decisions(out: Path, path: Path, run: str, results: _Results) -> None:
-    """Adds a review's decisions to those of before; of a box decided twice the later counts."""
+    """Adds a review's decisions to the earlier ones; for a box decided twice the later decision counts."""
     new, old = _read_decisions(path, run), _decided(out, run)
     for picture, boxes in new.items():
         place = results.places.get(picture)

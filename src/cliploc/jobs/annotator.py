@@ -1,4 +1,4 @@
-"""The worker of an annotation: pictures → a JSON line each, of the boxes that survive the run's filters."""
+"""The worker of an annotation: it computes for each picture a JSON line with the boxes that pass the run's filters."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ from cliploc.reporter import SILENT, Reporter, halved_note
 from cliploc.values import FloatArray
 
 Groups = Literal["keep", "split", "drop"]
-RESERVED = {"background", "min_presence", "min_area", "max_boxes", "text_cache"}  # annotate has its own, or none
+RESERVED = {"background", "min_presence", "min_area", "max_boxes", "text_cache"}  # options that `annotate` sets itself
 Row: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class BoxFilter:
-    """Which of the boxes found are drafts.
+    """The filter that decides which of the boxes found become drafts.
 
     Attributes:
-        min_presence: least presence score of a name, 0–1, where its label says nothing else.
-        min_score: of a box, 0–1: the estimated chance that it fits, if its name is in the picture.
-        max_boxes: at most so many a name in a picture, best first; None for all.
-        min_area: of a box's region, as a share of the picture.
-        nms_across: of boxes of different names that overlap more than this IoU the one with the greater score ×
-            certainty stays; None for all.
-        groups: what becomes of one large box round several things: "keep" (it is marked, and reviewed first), "split"
-            or "drop".
+        min_presence: minimum presence score of a name, 0–1, unless its label has its own threshold.
+        min_score: minimum score of a box, 0–1: the estimated chance that it fits, if its name is in the picture.
+        max_boxes: maximum number of boxes of a name in a picture, best first; None for all.
+        min_area: minimum area of a box's region, as a share of the picture.
+        nms_across: of two boxes of different names whose IoU is above this, the one with the
+            greater score × certainty stays; None to keep all.
+        groups: what to do with a large box that contains several things: "keep" (it is marked, and reviewed first),
+            "split" or "drop".
 
     Raises:
         UsageError: a value outside its range.
@@ -69,12 +69,12 @@ class BoxFilter:
 
 @dataclass(frozen=True)
 class AnnotatorSettings:
-    """What a worker is made of; picklable, and itself what makes one.
+    """The settings of an annotation's worker; picklable. Calling them makes the worker.
 
     Attributes:
         labels: names, thresholds and background.
-        filter: which boxes are drafts.
-        options: of `Localizer`, but for those that labels and filter say (`RESERVED`).
+        filter: which boxes become drafts.
+        options: options of `Localizer`, except `RESERVED`, which labels and filter set.
     """
 
     labels: Labels
@@ -90,7 +90,7 @@ class AnnotateWorker:
     """Holds a `Localizer` and turns shards of pictures into parts.
 
     Args:
-        settings: of the run.
+        settings: settings of the run.
 
     Raises:
         UsageError: a model, method, option or name that cannot be used.
@@ -105,7 +105,7 @@ class AnnotateWorker:
             background=labels.background,
             min_area=settings.filter.min_area,
             min_presence=float(self._thresholds.min()),
-            text_cache=False,  # names from the disk may have been embedded beside others, and differ in their last bit
+            text_cache=False,  # cached embeddings were computed in other batches, and can differ in the last bit
         )
         self.localizer = Localizer(**options.given())
         self.names = labels.names
@@ -122,14 +122,14 @@ class AnnotateWorker:
         self._tau = 0.4 if isinstance(tau, str) else float(tau)
 
     def describe(self) -> dict[str, Any]:
-        """Everything that makes the boxes, the defaults filled in."""
+        """All settings that the boxes depend on, including defaults."""
         by_bank = {"presence_bank": BANK_VERSION} if self._asks_presence and not self.localizer.calibrated else {}
         return {**self.localizer.describe(), **asdict(self._settings.filter), **by_bank}
 
     def stream(self, shards: Iterable[Shard], reporter: Reporter = SILENT) -> Generator[Part, None, None]:
         """See `cliploc.jobs.engine.Worker.stream`."""
-        waiting: deque[Shard] = deque()  # whose pictures are not all done yet
-        done: dict[Hashable, Row] = {}  # by shard and place in it
+        waiting: deque[Shard] = deque()  # shards that are not complete yet
+        done: dict[Hashable, Row] = {}  # (shard, place in it) → row
         notes: list[str] = []
         digests = Digests(shards)
 
@@ -208,7 +208,7 @@ class AnnotateWorker:
         }
 
     def _certainty(self, result: Localization) -> FloatArray:
-        """`[P]`: how certain it is that each name is in the picture.
+        """For each name how certain it is that it is in the picture, `[P]`.
 
         The presence score; without one, as every name is boxed at a minimum of 0 and the model is not calibrated, the
         name's share among all names and the background, softmax at the model's logit scale.
@@ -235,7 +235,7 @@ class AnnotateWorker:
         return kept if chosen.nms_across is None else _apart(kept, chosen.nms_across)
 
     def _grouped(self, result: Localization, p: int, certain: float) -> list[_Box]:
-        """One name's boxes, with those round several things marked, split or dropped."""
+        """One name's boxes; boxes that contain several things are marked, split or dropped."""
         mode, of_name = self._settings.filter.groups, result.boxes.label == p
         xyxy, scores = result.boxes.xyxy[of_name], result.boxes.score[of_name]
         boxes: list[_Box] = []
@@ -244,7 +244,7 @@ class AnnotateWorker:
             parts = split_region(result.maps[p], on_map, self._tau)
             if mode == "keep" or not (around or parts):
                 boxes.append(_Box(box, float(score), certain, p, bool(around or parts)))
-            elif mode == "split" and not around:  # what is in a box round others is there already
+            elif mode == "split" and not around:  # the things in a box around others have their own boxes already
                 parts_on_map = np.stack([part for part, _ in parts])
                 of_parts = score_of(features_of(result.maps[p], parts_on_map, self.localizer.box_rule))
                 boxes += [
@@ -265,7 +265,7 @@ class _Box:
 
 
 def _apart(boxes: list[_Box], iou: float) -> list[_Box]:
-    """Without those that overlap a better one of another name; best first in, best first out."""
+    """Non-maximum suppression across names; boxes are given and returned best first."""
     kept: list[_Box] = []
     for one in boxes:
         rivals = [other.xyxy for other in kept if other.label != one.label]

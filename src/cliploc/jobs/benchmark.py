@@ -1,6 +1,6 @@
-"""`run_benchmark`: a dataset by a grid of settings into a folder, which may be stopped at any moment and gone on with.
+"""`run_benchmark`: evaluates a grid of settings on a dataset, into a folder.
 
-What a folder holds is explained in docs/benchmark.md.
+A run can be stopped at any moment and resumed. docs/benchmark.md explains the folder.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ KIND = RunKind(
     ".parquet",
     frozenset({"dataset.root", "dataset.problems", "dataset.reasons"}),
 )
-FILES = ("summary.json", *REPORT_FILES)  # that a run writes besides the manifest, the parts and the maps
+FILES = ("summary.json", *REPORT_FILES)  # files that a run writes besides the manifest, the parts and the maps
 
 
 @dataclass(frozen=True)
 class BenchmarkResult:
-    """What a run gave.
+    """The result of a benchmark run.
 
     Attributes:
-        out: its folder.
+        out: the run's folder.
         summary: setting → numbers in percent.
-        notes: what must be said: batches halved, names not known, settings that failed.
+        notes: remarks on the run: halved batches, unknown names, settings that failed.
         failed: sample → why it is not in the numbers, and for how many settings.
-        samples: how many were asked for.
-        computed: how many parts this call computed; the others were there.
-        resumed: whether some were there.
+        samples: number of samples that were asked for.
+        computed: number of parts that this call computed; the others were done before.
+        resumed: whether parts were done before.
     """
 
     out: Path
@@ -66,11 +66,11 @@ class BenchmarkResult:
     resumed: bool
 
     def document(self) -> dict[str, Any]:
-        """As summary.json holds it."""
+        """The result as in summary.json."""
         return {"schema_version": SCHEMA_VERSION, "settings": self.summary}
 
     def table(self) -> list[tuple[str, ...]]:
-        """A line for each setting under a line of titles, at most 80 columns where ids are short."""
+        """The table of settings: a header, then a row for each; at most 80 columns wide if ids are short."""
         shown = {
             key: number
             for key, number in all_numbers().items()
@@ -90,7 +90,7 @@ class BenchmarkResult:
         return rows
 
     def legend(self) -> list[str]:
-        """What must be known of the table's numbers."""
+        """The lines below the table that explain its numbers."""
         lines = []
         if any("gt_known" in one for one in self.summary.values()):
             tune = not any(one.get("best_threshold_is_an_oracle") for one in self.summary.values())
@@ -106,9 +106,9 @@ class BenchmarkResult:
         return lines
 
     def closing(self, seconds: float) -> str:
-        """One line at the end."""
+        """The line printed at the end of a run."""
         done = min((one["evaluated"] for one in self.summary.values()), default=0)
-        again = ", gone on with" if self.resumed else ""
+        again = ", resumed" if self.resumed else ""
         failed = f"; {len(self.failed)} failed: see summary.json" if self.failed else ""
         return (
             f"{done} of {self.samples} samples × {len(self.summary)} settings done{again}, {seconds:.1f} s{failed}; "
@@ -136,21 +136,21 @@ def run_benchmark(
     """Benchmarks every setting on a dataset.
 
     Args:
-        dataset: what is to be localised; see `cliploc.datasets.open_dataset`.
+        dataset: the dataset; see `cliploc.datasets.open_dataset`.
         setups: models × prompts.
-        settings: methods and boxes on those; see `Grid.settings`.
-        out: an empty folder, or that of a run with the same settings, which is gone on with.
-        engine: what carries it out.
-        save_maps: whether score maps are kept, 200 kB for each sample and setting.
-        judges: processes that compare maps with boxes; None for one fewer than there are cores, at least one; 0 for a
-            thread of this process.
-        shard: samples that are done and written together; made whole batches of.
+        settings: methods and box rules on the setups; see `Grid.settings`.
+        out: an empty folder, or the folder of a run with the same settings, which is resumed.
+        engine: the engine that runs it.
+        save_maps: whether to save score maps, 200 kB for each sample and setting.
+        judges: number of processes that compare maps with boxes; None for one fewer than there are cores, at least one;
+            0 for a thread of this process.
+        shard: number of samples that are computed and written together; rounded to whole batches.
         asked: how the dataset was chosen (subset, limit, seed …), for the manifest.
-        reporter: told of the phases ("benchmark", then "summary"), of the pictures × setups that are to be done and
-            that are done, of each sample that failed, and of each remark.
+        reporter: gets the phases ("benchmark", then "summary"), the numbers of pictures × setups to do and done, each
+            failed sample, and each note.
 
     Raises:
-        UsageError: a model, method, option or folder that cannot be used, or a folder of other settings.
+        UsageError: a model, method, option or folder that cannot be used, or a folder with other settings.
         DiskFullError: no room on the disk.
     """
     arrow()
@@ -188,11 +188,11 @@ def run_benchmark(
     changed = {index: names for index in begun.whole if (names := _changed(out, shards[index]))}
     if changed:
         pictures = pictures_in_words([name for names in changed.values() for name in names])
-        anew = f"{len(changed)} of {len(shards)} parts computed anew"
-        notes.add([f"replaced since they were computed: {pictures}; {anew}"])
+        again = f"{len(changed)} of {len(shards)} parts computed again"
+        notes.add([f"replaced since they were computed: {pictures}; {again}"])
     there = begun.whole - changed.keys()
     todo = [shard for shard in shards if shard.index not in there]
-    stamps = {shard.index: [stamp(one) for one in shard.samples] for shard in todo}  # before any of them is read
+    stamps = {shard.index: [stamp(one) for one in shard.samples] for shard in todo}  # taken before any picture is read
     passes = len({one.setup for one in settings})
     reporter.phase("benchmark")
     reporter.start(passes * sum(len(one.samples) for one in todo), passes * len(dataset))
@@ -215,7 +215,7 @@ def run_benchmark(
 
 
 def unfit_for_setup(setup: ModelSetup, method: str) -> str | None:
-    """Why a method does not run on a setup, for `Grid.settings`; as far as that is known before a model is loaded."""
+    """Why a method does not run on a setup, as far as that is known without loading the model; for `Grid.settings`."""
     from cliploc.backbones import models
     from cliploc.heads import read_config
     from cliploc.saliency import find, fitting, unfit_reason
@@ -224,7 +224,7 @@ def unfit_for_setup(setup: ModelSetup, method: str) -> str | None:
     trained = set() if setup.head is None else {read_config(setup.head).method}
     if trained and found.name not in trained:
         return ""
-    if ":" in setup.model:  # a hub's or folder's: its tower shows only once it is loaded
+    if ":" in setup.model:  # from a hub or folder: its tower is known only when it is loaded
         return None
     model = models.get(setup.model.replace("/", "-"))
     reason = unfit_reason(found, model, trained=trained)
@@ -232,7 +232,7 @@ def unfit_for_setup(setup: ModelSetup, method: str) -> str | None:
 
 
 def conclude(out: Path) -> dict[str, Summary]:
-    """Computes the numbers of all parts there are and writes them into summary.json."""
+    """Computes the numbers of all existing parts and writes them into summary.json."""
     manifest = read_manifest(out)
     rows = rows_in(out, summary_columns(), manifest["shards"])
     summary = summarize(manifest["settings"], rows, manifest["dataset"]["role"] == "tune")
@@ -241,7 +241,7 @@ def conclude(out: Path) -> dict[str, Summary]:
 
 
 def _failed_in(part: Part) -> list[tuple[str, str]]:
-    """The samples of a part that failed, each reason once, though several settings have it."""
+    """The failed samples of a part, each with its different reasons, for any number of settings."""
     rows = part.table.select(["sample", "status", "reason"]).to_pylist()
     return list(dict.fromkeys((row["sample"], row["reason"]) for row in rows if row["status"] != "ok"))
 
@@ -279,14 +279,14 @@ def describe_dataset(dataset: Dataset, asked: Mapping[str, Any]) -> dict[str, An
 
 
 def _reasons(dataset: Dataset, subset: str | None) -> dict[str, str]:
-    """WordNet id → why the class is looked at closely, if the ten classes were asked for or all are in the run."""
+    """WordNet id → why the class was chosen for details, if the ten classes were asked for or are all in the run."""
     reasons = subsets.get("ten-classes").reasons
     present = {dataset.classes[label].wnid for label in {one.label for one in dataset.samples}}
     return dict(reasons) if subset == "ten-classes" or reasons.keys() <= present else {}
 
 
 def _changed(out: Path, shard: Shard) -> list[str]:
-    """The samples of a part whose pictures were replaced since it was computed."""
+    """The samples of a part whose files were replaced since it was computed."""
     path = part_path(out, shard.index)
     stamps = read_stamps(path)
     if stamps == (now := [stamp(one) for one in shard.samples]):

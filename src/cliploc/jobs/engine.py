@@ -1,7 +1,7 @@
-"""The seam between a run and what carries it out: shards in, parts out, in whatever order and on whatever machine.
+"""The interface between a run and its engine: shards in, parts out, in any order and on any machine.
 
-A run is cut into shards, a fixed list of samples each. A worker turns a shard into a part, which depends on nothing but
-the shard and the worker's settings; so neither the engine nor an interruption can change a number.
+A run is split into shards, each a fixed list of samples. A worker turns a shard into a part, which depends only on the
+shard and the worker's settings. So neither the engine nor an interruption can change a result.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from cliploc.reporter import SILENT, Reporter
 
 @dataclass(frozen=True)
 class Shard:
-    """Some samples that are done together.
+    """A group of samples that are computed together.
 
     Attributes:
-        index: its place in the run; the name of its part.
-        samples: a whole number of batches, in the run's last shard perhaps fewer; what the run's worker works on, with
-            an `id`: a benchmark's `Sample`, a `PictureFile` to annotate.
+        index: its place in the run, and the name of its part.
+        samples: a whole number of batches, except in the last shard. Objects with an `id` that the run's worker takes:
+            `Sample` in a benchmark, `PictureFile` in an annotation.
     """
 
     index: int
@@ -29,13 +29,13 @@ class Shard:
 
 @dataclass(frozen=True)
 class Part:
-    """What became of a shard.
+    """The results of a shard.
 
     Attributes:
-        index: the shard's.
-        table: what is written as the part: a `pyarrow.Table` of a benchmark (see `cliploc.jobs.rows`), the bytes of an
-            annotation's file.
-        notes: what must be said at the end of the run, such as a batch that was halved.
+        index: index of the shard.
+        table: the content of the part's file: a `pyarrow.Table` in a benchmark (see `cliploc.jobs.rows`), bytes in an
+            annotation.
+        notes: remarks for the end of the run, such as a halved batch.
     """
 
     index: int
@@ -47,11 +47,11 @@ class Worker(Protocol):
     """Holds the models and turns shards into parts."""
 
     def stream(self, shards: Iterable[Shard], reporter: Reporter = SILENT) -> Generator[Part, None, None]:
-        """The parts of any number of shards, in order; pictures of the next are read while one is computed.
+        """Yields the parts of any number of shards, in order; reads pictures of the next shard while one is computed.
 
         Args:
             shards: taken one by one, a few ahead of the parts.
-            reporter: told of pictures and masked pictures that are done, in this process.
+            reporter: gets the numbers of pictures and masked pictures done, in this process.
         """
         ...
 
@@ -60,16 +60,16 @@ class Worker(Protocol):
         ...
 
 
-# Picklable: a worker is made where it works, out of its settings.
+# A picklable function that makes a worker, in the process in which it works.
 MakeWorker: TypeAlias = Callable[[], Worker]
 
 
 class Ready:
-    """Hands out the worker that this process has made already; in another process it is made anew.
+    """Returns the worker that this process has made already; in another process a new one is made.
 
     Args:
         make: makes a worker; picklable.
-        worker: that is there.
+        worker: the existing worker.
     """
 
     def __init__(self, make: MakeWorker, worker: Worker | None = None) -> None:
@@ -85,7 +85,7 @@ class Ready:
 
 
 class Engine(Protocol):
-    """Carries a run out."""
+    """Runs the shards of a run."""
 
     def __call__(
         self,
@@ -94,12 +94,12 @@ class Engine(Protocol):
         on_part: Callable[[Part], None],
         reporter: Reporter = SILENT,
     ) -> None:
-        """Hands every shard's part to `on_part`, once, in this process, in any order.
+        """Calls `on_part` with every shard's part, once, in this process, in any order.
 
         Args:
-            shards: what is still to be done.
+            shards: the shards still to do.
             make_worker: called once in every process that works.
-            on_part: called with every part when it is there; what it raises ends the run.
-            reporter: told of the pictures that are done.
+            on_part: called with every finished part; an exception from it ends the run.
+            reporter: gets the number of pictures done.
         """
         ...

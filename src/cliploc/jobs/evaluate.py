@@ -1,4 +1,4 @@
-"""Score maps in a folder and metadata in another → the WSOL numbers."""
+"""Evaluates score maps in a folder against WSOL metadata."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ Columns = dict[str, Any]
 
 @dataclass(frozen=True)
 class FolderResult:
-    """The numbers of a folder of maps.
+    """The result for a folder of maps.
 
     Attributes:
-        asked: how many images the metadata list.
-        evaluated: how many of them are in the numbers: all without a problem.
-        summaries: what each metric says of them.
+        asked: number of images in the metadata.
+        evaluated: number of images without a problem, which the numbers are of.
+        summaries: the summary of each metric.
         problems: everything that was left out.
     """
 
@@ -59,11 +59,11 @@ class FolderResult:
     problems: tuple[Problem, ...]
 
     def counts(self) -> dict[str, int]:
-        """How many problems of each kind."""
+        """The number of problems of each kind."""
         return dict(sorted(Counter(one.kind for one in self.problems).items()))
 
     def document(self, convention: Convention) -> dict[str, Any]:
-        """As `cliploc evaluate --json` prints it: shares in percent, None where there is no number."""
+        """The result as `cliploc evaluate --json` prints it: shares in percent, None if there is no number."""
         numbers, facts, per_class = joined(self.summaries)
         return {
             **numbers,
@@ -77,7 +77,7 @@ class FolderResult:
         }
 
     def lines(self) -> list[tuple[str, str, str, str]]:
-        """A line for each number: name, percent, 95 % interval, and the τ it is at."""
+        """A row for each number: name, percent, 95 % interval, and a note on its τ."""
         scores = {key: score for one in self.summaries for key, score in one.scores.items()}
         return [
             (number.title, f"{100 * score.value:.2f} %", _ends(score.interval), score.note)
@@ -107,13 +107,13 @@ def evaluate_folder(
         maps: folder with `<image_id>.npy` for each image (ids may hold sub-folders): floats in 0–1, see `box_curve`.
         metadata: folder in the layout of the public WSOL evaluation (Choe et al. 2020): see `cliploc.datasets.wsol`.
         convention: "wsoleval" or "exact".
-        threshold: τ of GT-known, Top-k and the metrics that need one; None for the best on these images, and without
-            the metrics that cannot choose it themselves.
-        predictions: CSV with `image_id,class,class,…` a line, best first.
-        workers: how many processes.
-        bootstrap: how intervals are made.
-        reporter: told of each image, map or line that is left out, of the phase "maps", and of the images that are to
-            be done and that are done.
+        threshold: τ of GT-known, Top-k and the metrics that need one. None: the best on these images; metrics that
+            cannot choose τ themselves are left out.
+        predictions: CSV file with lines `image_id,class,class,…`, best first.
+        workers: number of processes.
+        bootstrap: settings of the confidence intervals.
+        reporter: gets each image, map or line that is left out, the phase "maps", and the numbers of images to do and
+            done.
 
     Raises:
         UsageError: a folder, file or option that cannot be used, or no image that can be evaluated.
@@ -169,7 +169,7 @@ def evaluate_folder(
 
 
 def _metrics(threshold: float | None) -> list[Metric]:
-    """The metrics that compare with boxes; without a threshold only those that need none, or choose it themselves."""
+    """The metrics that compare with boxes; without a threshold only those that need none or choose it themselves."""
     return [
         one.at(threshold)
         for one in all_metrics("boxes")
@@ -188,7 +188,7 @@ def _judge_all(
     if workers == 1 or len(truths) < 2:
         yield from map(judge, truths)
         return
-    # Started afresh, not forked: a fork of a process with threads can hang.
+    # Spawned, not forked: a fork of a process with threads can hang.
     with ProcessPoolExecutor(
         min(workers, len(truths)), multiprocessing.get_context("spawn"), _start, (named_modules(),)
     ) as pool:
@@ -196,13 +196,13 @@ def _judge_all(
 
 
 def _start(modules: tuple[str, ...]) -> None:
-    """A process that judges: one thread, and the modules that the command was told to import."""
+    """Starts a judging process: one thread, and the modules that the command was told to import."""
     one_thread()
     import_modules(modules)
 
 
 def _judge_map(maps: Path, convention: Convention, threshold: float | None, truth: Truth) -> Columns | Problem:
-    """What the metrics keep of one map."""
+    """The metrics' columns of one map, or its problem."""
     path = maps / f"{truth.image_id}.npy"
     try:
         heat = checked_map(_load(path, convention), convention)
@@ -218,10 +218,10 @@ def _judge_map(maps: Path, convention: Convention, threshold: float | None, trut
 
 
 def _load(path: Path, convention: Convention) -> npt.NDArray[np.generic]:
-    """The array of a file; its header is checked before there is memory for what it claims to hold."""
+    """Reads the array of a file; the header is checked before memory is allocated for the array."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe is to wait for its writer
-            raise InputError(f"{path} is no regular file: write the map with numpy.save")
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its writer
+            raise InputError(f"{path} is not a regular file: write the map with numpy.save")
         with path.open("rb") as file:
             shape, dtype = _header(file, path)
             check_header(shape, dtype, convention)
@@ -247,4 +247,4 @@ def _header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], np.dtype[np.ge
     except OSError:
         raise
     except Exception as error:  # numpy evaluates the header as a Python literal, which fails in many ways
-        raise InputError(f"{path} is no .npy file of numbers: write it with numpy.save") from error
+        raise InputError(f"{path} is not a .npy file of numbers: write it with numpy.save") from error

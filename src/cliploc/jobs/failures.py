@@ -1,4 +1,4 @@
-"""Why a model failed on pictures of a long run: the sentence for its notes, rows and errors."""
+"""Reasons why a model failed on pictures of a long run, as a sentence for notes, rows and errors."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from cliploc.errors import ModelError
 
 
 def failure_reason(error: ModelError | RuntimeError | MemoryError) -> str:
-    """The reason in one line.
+    """The reason of a failure, in one line.
 
     Args:
         error: raised by a `Localizer`.
 
     Raises:
-        RuntimeError: the error itself, where it is neither the model's nor about memory: a mistake in the program.
+        RuntimeError: the error itself, if it is neither a `ModelError` nor about memory: then it is a bug.
 
     Example:
         >>> failure_reason(MemoryError())

@@ -1,6 +1,6 @@
-"""The folder of a run that may be stopped at any moment: a manifest that says of what it is, and whole parts.
+"""The folder of a run that can be stopped at any moment and resumed: a manifest with the settings, and parts.
 
-Every file is written beside its place and moved there when it is safely on the disk.
+Every file is written atomically: under a temporary name, then renamed when it is safely on the disk.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from cliploc._parts import foreign_in, parts_in, read_part
 from cliploc.errors import CliplocError, UsageError
 
 LIBRARIES = ("torch", "torchvision", "timm", "open_clip_torch", "numpy", "opencv-python-headless", "pillow", "pyarrow")
-FREE = frozenset({"token", "sessions", "files"})  # keys of every manifest that may differ when a run goes on
+FREE = frozenset({"token", "sessions", "files"})  # keys of every manifest that may differ when a run is resumed
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class DiskFullError(CliplocError):
-    """A run that could not go on; what was done is kept, and the same command goes on.
+    """A run stopped because the disk is full; finished parts are kept, and the same command resumes the run.
 
     Args:
         message: why, and what to do.
-        kept: how many parts are there.
+        kept: the number of finished parts.
     """
 
     def __init__(self, message: str, kept: int) -> None:
@@ -43,14 +43,14 @@ class DiskFullError(CliplocError):
 
 @dataclass(frozen=True)
 class RunKind:
-    """What a folder holds the results of.
+    """A kind of run, whose results a folder contains.
 
     Attributes:
-        name: in its manifest, "benchmark".
-        article: "a benchmark", as errors say it.
-        version: of the format of its manifest and parts.
-        suffix: of its parts' files.
-        free: keys of the manifest that may differ when a run goes on: they say where and when, not what.
+        name: its name in the manifest, such as "benchmark".
+        article: its name with an article, for errors, such as "a benchmark".
+        version: version of the format of its manifest and parts.
+        suffix: file extension of its parts.
+        free: keys of the manifest that may differ when a run is resumed: they state where and when, not what.
     """
 
     name: str
@@ -62,21 +62,21 @@ class RunKind:
 
 # -------------------------------------------------------------------------------------------------------------- files
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """All of it or nothing."""
+    """Writes a JSON file atomically."""
     text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False)
-    # A file name's byte that is no UTF-8 becomes a \udcff, which JSON reads back.
+    # A byte of a file name that is not UTF-8 becomes a \udcff, which JSON reads back.
     write_whole(path, lambda temporary: temporary.write_bytes(text.encode("utf-8", "backslashreplace")))
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON gives it back: tuples are lists, paths are texts."""
+    """The values as they are read back from JSON: tuples become lists, paths become texts."""
     read: dict[str, Any] = json.loads(json.dumps(values, default=str, allow_nan=False))
     return read
 
 
 @contextmanager
 def room_for_parts(out: Path, kept: Callable[[], int], of: int) -> Iterator[None]:
-    """Says how many parts are kept where the disk is full.
+    """Turns the error of a full disk into one that names the number of finished parts.
 
     Raises:
         DiskFullError: no room on the disk.
@@ -95,7 +95,7 @@ def room_for_parts(out: Path, kept: Callable[[], int], of: int) -> Iterator[None
 
 # ----------------------------------------------------------------------------------------------------------- manifest
 def session() -> dict[str, Any]:
-    """When, where and with what a run was started or gone on with."""
+    """An entry of the manifest's sessions: when, where and with which versions a run was started or resumed."""
     versions = {}
     for name in LIBRARIES:
         try:
@@ -117,12 +117,12 @@ def session() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout this package lies in; None where it lies in none."""
+    """The commit of the git checkout that this package is in; None if it is not in one."""
     folder = Path(__file__).resolve().parent
     try:
         asked = ["git", "-C", str(folder), "ls-files", "--error-unmatch", Path(__file__).name]
         if subprocess.run(asked, capture_output=True, timeout=10, check=False).returncode:
-            return None  # installed, in a folder that happens to lie in somebody's checkout
+            return None  # installed in a folder that is inside another project's checkout
         asked = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
         described = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
@@ -135,10 +135,10 @@ class Begun:
     """A folder that a run may write to.
 
     Attributes:
-        token: of the run's temporary files; see `cliploc._files.temporaries_of`.
-        whole: the indices of the parts that are there as they were written.
-        damaged: the indices of those that are not.
-        notes: what must be said of the folder.
+        token: token in the names of the run's temporary files; see `cliploc._files.temporaries_of`.
+        whole: indices of the existing undamaged parts.
+        damaged: indices of the damaged parts.
+        notes: remarks on the folder.
     """
 
     token: str
@@ -148,7 +148,7 @@ class Begun:
 
 
 def token_for(out: Path) -> str:
-    """The token of the run in a folder; a new one where there is none."""
+    """The token of the run in a folder; a new one for an empty folder."""
     try:
         token = json.loads((out / "manifest.json").read_text(encoding="utf-8"))["token"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -157,23 +157,23 @@ def token_for(out: Path) -> str:
 
 
 def begin(out: Path, kind: RunKind, manifest: Mapping[str, Any], files: Sequence[str] = ()) -> Begun:
-    """Writes the manifest, or checks it against the one that is there. Nothing is changed in a folder that is refused.
+    """Writes the manifest, or compares it with the existing one. A folder that is refused is not changed.
 
     Args:
         out: the folder.
-        kind: of the run.
-        manifest: of this run, with its `token_for`; `shards` tells how many parts there will be, where that is fixed.
+        kind: kind of the run.
+        manifest: manifest of this run, with its `token_for`; `shards` is the number of parts, if it is fixed.
         files: names of files and folders in `out` that this run will write, besides the parts. They are written into
             the manifest first, so that a later run knows which are its own.
 
     Raises:
-        UsageError: a folder that cannot be written, holds something else, or a run with other settings.
+        UsageError: a folder that cannot be written, has other content, or has a run with other settings.
         DiskFullError: no room on the disk.
     """
     try:
         old = read_manifest(out, kind) if (out / "manifest.json").exists() else None
         if old is None and (out / "parts").is_dir() and parts_in(out, kind.suffix):
-            raise UsageError(f"{out} holds parts but no manifest.json to tell of what: choose another --out")
+            raise UsageError(f"{out} holds parts but no manifest.json that describes them: choose another --out")
         if old is not None:
             _refuse_other_settings(out, old, plain(manifest), kind)
         own = [] if old is None else old["files"]
@@ -211,7 +211,7 @@ def _refuse_other_settings(out: Path, old: Mapping[str, Any], new: Mapping[str, 
         more = f", and {len(differences) - 3} more" if len(differences) > 3 else ""
         raise UsageError(
             f"{out} holds a run with other settings ({'; '.join(differences[:3])}{more}): "
-            "repeat its command to go on with it, or choose another --out"
+            "repeat its command to resume it, or choose another --out"
         )
 
 
@@ -223,29 +223,29 @@ def _checked_parts(out: Path, kind: RunKind, token: str, count: int | None) -> B
     paths = parts_in(out, kind.suffix, count)
     whole = frozenset(int(path.stem) for path in paths if read_part(path) is not None)
     damaged = tuple(int(path.stem) for path in paths if int(path.stem) not in whole)
-    notes = [f"part {index:05d} is damaged: it is computed anew" for index in damaged]
+    notes = [f"part {index:05d} is damaged: it is computed again" for index in damaged]
     if foreign := foreign_in(out, kind.suffix, count):
         notes.append(f"not of this run, and ignored: {', '.join(foreign[:3])} in {out / 'parts'}")
     return Begun(token, whole, damaged, tuple(notes))
 
 
 def update_manifest(out: Path, kind: RunKind, **changes: Any) -> None:
-    """Changes entries of the manifest; writes nothing where they are there already."""
+    """Changes entries of the manifest; writes nothing if they have these values already."""
     old = read_manifest(out, kind)
     if (new := {**old, **changes}) != old:
         write_json(out / "manifest.json", new)
 
 
 def begin_session(out: Path, kind: RunKind) -> None:
-    """Writes into the manifest when, where and with what the run goes on."""
+    """Adds this session to the manifest."""
     update_manifest(out, kind, sessions=[*read_manifest(out, kind)["sessions"], session()])
 
 
 def read_manifest(out: Path, kind: RunKind) -> dict[str, Any]:
-    """A run's manifest.
+    """Reads a run's manifest.
 
     Raises:
-        UsageError: none is there, or it is damaged, or of something else or of another version.
+        UsageError: it is missing, damaged, of another kind of run or of another version.
     """
     path = out / "manifest.json"
     try:
@@ -257,7 +257,7 @@ def read_manifest(out: Path, kind: RunKind) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path} cannot be read ({error}): choose another --out") from error
     if not isinstance(read, dict) or read.get("kind") != kind.name:
-        raise UsageError(f"{out} holds the results of something else than {kind.article}: choose another --out")
+        raise UsageError(f"{out} holds the results of another kind of run than {kind.article}: choose another --out")
     if read.get("schema_version") != kind.version:
         raise UsageError(
             f"{out} holds {kind.article} in format {read.get('schema_version')}, expected {kind.version}: use the "
@@ -270,7 +270,7 @@ def read_manifest(out: Path, kind: RunKind) -> dict[str, Any]:
 
 
 def _differences(old: Any, new: Any, free: frozenset[str], where: str = "") -> list[str]:
-    """Where two manifests differ, each as "key: there … , asked for …"."""
+    """The differences between two manifests, each as "key: … there, … asked for"."""
     if where in free:
         return []
     if isinstance(old, dict) and isinstance(new, dict):
@@ -281,7 +281,7 @@ def _differences(old: Any, new: Any, free: frozenset[str], where: str = "") -> l
                 found += [] if inner in free else [f"{inner}: only {'there' if key in old else 'asked for'}"]
             else:
                 found += _differences(old[key], new[key], free, inner)
-        if where == "labels" and not found and list(old) != list(new):  # boxes name them by their place
+        if where == "labels" and not found and list(old) != list(new):  # boxes refer to labels by index
             found.append("labels: in another order")
         return found
     if isinstance(old, list) and isinstance(new, list) and where == "settings":

@@ -1,4 +1,4 @@
-"""What a folder is annotated with: names with synonyms and thresholds, and names of what is around."""
+"""The labels of an annotation: names with synonyms and thresholds, and names of the background."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ THRESHOLD = re.compile(r"(.*\S)\s+@\s*(\S+)")
 
 @dataclass(frozen=True)
 class Labels:
-    """Names to box.
+    """The names to find and the names of the background.
 
     Attributes:
-        entries: as `cliploc.prompts.parse` takes them, "cat|kitten".
-        thresholds: for each, how certain it must be that the thing is there, 0–1; None for the run's own.
-        background: names of what is around.
+        entries: names to find, as `cliploc.prompts.parse` takes them, such as "cat|kitten".
+        thresholds: for each entry the minimum certainty that the thing is there, 0–1; None for the run's threshold.
+        background: names of the background.
     """
 
     entries: tuple[str, ...]
@@ -33,28 +33,28 @@ class Labels:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The label of each."""
+        """The label of each entry."""
         return prompts.parse(self.entries).names
 
 
 def read_labels(path: str | Path) -> Labels:
-    """Labels out of a file, one a line.
+    """Reads labels from a file, one per line.
 
-    `name`, `name|synonym|synonym`, each with ` @0.3` behind it for a threshold of its own, `background: name|synonym`,
-    or a WordNet id of ImageNet. Empty lines and lines that begin with # are left out.
+    A line is `name` or `name|synonym|synonym`, with ` @0.3` at the end for its own threshold, or
+    `background: name|synonym`, or a WordNet id of ImageNet. Empty lines and lines that begin with # are skipped.
 
     Raises:
-        UsageError: no such file, no names in it, a name twice, or a threshold that is none; the line is named.
+        UsageError: no such file, no names in it, a name twice, or an invalid threshold; the message names the line.
     """
     lines = prompts.read_lines(path, "names")
     return labels_of([line for _, line in lines], f"{path}: ")
 
 
 def labels_of(lines: Sequence[str], where: str = "") -> Labels:
-    """Labels out of lines as `read_labels` takes them.
+    """Parses labels from lines, as in a file of `read_labels`.
 
     Raises:
-        UsageError: as there.
+        UsageError: as in `read_labels`.
 
     Example:
         >>> labels_of(["cat|kitten @0.3", "dog", "background: lawn"])
@@ -77,7 +77,7 @@ def labels_of(lines: Sequence[str], where: str = "") -> Labels:
         thresholds.append(parse_share(match.group(2), expected) if match else None)
     prompts.warn_of_commas(entries, where)
     if not entries:
-        raise UsageError(f"{where}expected names to box, found none: write them one a line")
+        raise UsageError(f"{where}expected names to find, got none: write them one a line")
     try:
         prompts.parse(entries)
         if background:

@@ -1,4 +1,4 @@
-"""Engine `local`: this process, and a few beside it that compare maps with boxes."""
+"""Engine `local`: runs in this process, with a few more processes that compare maps with boxes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def run(
     *,
     threads: int | None = None,
 ) -> None:
-    """Carries a run out in this process; see `cliploc.jobs.engine.Engine`.
+    """Runs a run's shards in this process; see `cliploc.jobs.engine.Engine`.
 
     Args:
-        shards: as there.
-        make_worker: as there.
-        on_part: as there.
-        reporter: told of pictures and masked pictures that are done.
-        threads: that the model computes with; None for what torch takes.
+        shards: as in `Engine`.
+        make_worker: as in `Engine`.
+        on_part: as in `Engine`.
+        reporter: gets the numbers of pictures and masked pictures done.
+        threads: number of threads of the model; None for torch's default.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""What must be said of a run."""
+"""The notes of a run: remarks for its end."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 
 from cliploc.reporter import SILENT, Reporter
 
-NAMED = 3  # of many, before a number stands for the rest
+NAMED = 3  # pictures named in a note; the rest are only counted
 
 
 def pictures_in_words(names: Sequence[str]) -> str:
-    """The first of some names, and how many there are.
+    """The number of pictures and the names of the first ones.
 
     Example:
         >>> pictures_in_words(["a.jpg", "b.jpg", "c.jpg", "d.jpg"])
@@ -21,10 +21,10 @@ def pictures_in_words(names: Sequence[str]) -> str:
 
 
 class Notes:
-    """The remarks of a run, each once: every part brings them anew.
+    """The notes of a run, without repetitions, though every part brings the same ones.
 
     Args:
-        reporter: told of each when it comes up for the first time.
+        reporter: gets each note the first time.
     """
 
     def __init__(self, reporter: Reporter = SILENT) -> None:
@@ -32,7 +32,7 @@ class Notes:
         self._lines: list[str] = []
 
     def add(self, lines: Iterable[str]) -> None:
-        """Those that are new are kept and told."""
+        """Adds and reports the notes that are new."""
         for line in lines:
             if line not in self._lines:
                 self._lines.append(line)
@@ -40,5 +40,5 @@ class Notes:
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """All, in the order in which they came up."""
+        """All notes, in the order in which they were added."""
         return tuple(self._lines)

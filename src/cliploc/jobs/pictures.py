@@ -1,4 +1,4 @@
-"""Which pictures are meant: those of a folder with its sub-folders, of a pattern, of a list file, or named."""
+"""Finds the pictures of a run: in a folder and its sub-folders, by a pattern, from a list file, or by path."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from cliploc.images import SUFFIXES
 
 RUN_KIND = "annotate"  # of the manifest in an annotation's folder
 LISTS = (".txt", ".lst", ".list")
-NO_PICTURE, RESULTS = "does not end as a picture does", "lies in a folder of results"
-# Reason → what one such file is, and what several are.
+NO_PICTURE, RESULTS = "does not have a picture's extension", "lies in a folder of results"
+# Reason → its text for one file, and for several.
 REASONS = {
-    NO_PICTURE: ("file that does not end as a picture does", "files that do not end as pictures do"),
+    NO_PICTURE: ("file without a picture's extension", "files without a picture's extension"),
     RESULTS: ("file or folder of results", "files or folders of results"),
 }
-SAID, LISTED = 5, 1_000  # names in a line; files in a document
-NO_XML = frozenset("\ufffe\uffff")  # besides the control characters
+IN_NOTE, IN_DOCUMENT = 5, 1_000  # skipped files that a note names, and that a document lists
+NO_XML = frozenset("\ufffe\uffff")  # characters that XML cannot contain, besides control characters
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class PictureFile:
     """A file to annotate.
 
     Attributes:
-        id: its path below the root, with slashes; the whole path where it lies elsewhere.
+        id: its path below the root, with slashes; the whole path if it is elsewhere.
         path: the file.
     """
 
@@ -42,11 +42,11 @@ class PictureFile:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file, or a folder that ends with a slash, that was met and left out.
+    """A file that was found and left out, or a folder, whose path ends with a slash.
 
     Attributes:
         file: its path below the root, with slashes.
-        reason: why.
+        reason: why it was left out.
     """
 
     file: str
@@ -55,12 +55,12 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Found:
-    """What lies where one looked.
+    """The pictures that were found, and what was left out.
 
     Attributes:
-        root: the folder that the pictures' ids are below.
-        pictures: in order, each once.
-        skipped: what else lies there, but for what is hidden.
+        root: the folder that the pictures' ids are relative to.
+        pictures: the pictures in order, each once.
+        skipped: other files and folders there, except hidden ones.
     """
 
     root: Path
@@ -68,46 +68,45 @@ class Found:
     skipped: list[Skipped]
 
     def skipped_note(self) -> str | None:
-        """One line on what was skipped; None where nothing was.
+        """One line on what was skipped; None if nothing was.
 
         Example:
             >>> Found(Path("a"), [], [Skipped("b.txt", NO_PICTURE)]).skipped_note()
-            'skipped in a: 1 file that does not end as a picture does: b.txt'
+            "skipped in a: 1 file without a picture's extension: b.txt"
         """
         if not self.skipped:
             return None
-        said = []
+        parts = []
         for reason, (one, several) in REASONS.items():
             if names := [each.file for each in self.skipped if each.reason == reason]:
                 what = f"1 {one}" if len(names) == 1 else f"{len(names):,} {several}"
-                more = f" and {len(names) - SAID:,} more" if len(names) > SAID else ""
-                said.append(f"{what}: {', '.join(names[:SAID])}{more}")
-        return f"skipped in {self.root}: {'; '.join(said)}"
+                more = f" and {len(names) - IN_NOTE:,} more" if len(names) > IN_NOTE else ""
+                parts.append(f"{what}: {', '.join(names[:IN_NOTE])}{more}")
+        return f"skipped in {self.root}: {'; '.join(parts)}"
 
 
 def skipped_document(skipped: Sequence[Skipped]) -> dict[str, Any]:
-    """As results hold it: how many, and the first 1,000 by name.
+    """Skipped files as in JSON results: their number, and the first 1,000 by name.
 
     Example:
         >>> skipped_document([Skipped("b.txt", NO_PICTURE)])
-        {'count': 1, 'files': [{'file': 'b.txt', 'reason': 'does not end as a picture does'}]}
+        {'count': 1, 'files': [{'file': 'b.txt', 'reason': "does not have a picture's extension"}]}
     """
-    listed = [(one.file.encode("utf-8", "backslashreplace").decode(), one.reason) for one in skipped[:LISTED]]
+    listed = [(one.file.encode("utf-8", "backslashreplace").decode(), one.reason) for one in skipped[:IN_DOCUMENT]]
     return {"count": len(skipped), "files": [{"file": file, "reason": reason} for file, reason in listed]}
 
 
 def find_pictures(where: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], out: Path | None = None) -> Found:
-    """The pictures meant, and what was left out.
+    """Finds pictures.
 
     Args:
-        where: a folder, searched with its sub-folders (hidden ones left out) for files that end as pictures do; a
-            pattern such as `photos/**/*.jpg`; one picture; a `.txt` file with a path a line, relative to the file; or
-            a list of paths. Folders and patterns leave out what lies in the folder of an annotation, and files that do
-            not end as pictures do.
-        out: a folder of results, which is left out where it lies in the folder that is searched.
+        where: a folder, searched with its sub-folders except hidden ones; a pattern such as `photos/**/*.jpg`; one
+            picture; a `.txt` file with one path per line, relative to the file; or a list of paths. In folders and
+            patterns, files in the folder of an annotation and files without a picture's extension are left out.
+        out: a folder of results, left out if it is in the folder that is searched.
 
     Raises:
-        UsageError: nothing there.
+        UsageError: no pictures were found.
     """
     if not isinstance(where, str | os.PathLike):
         return _below(Path.cwd(), (Path(one) for one in where), "the list")
@@ -121,8 +120,8 @@ def find_pictures(where: str | os.PathLike[str] | Sequence[str | os.PathLike[str
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError:
             raise UsageError(f"expected {path} to list pictures, one a line, in UTF-8: save it as UTF-8") from None
-        said = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-        return _below(path.parent, (path.parent / Path(line).expanduser() for line in said), text)
+        listed = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+        return _below(path.parent, (path.parent / Path(line).expanduser() for line in listed), text)
     if path.is_file() and path.suffix.lower() in SUFFIXES:
         return _below(path.parent, [path], text)
     if glob.has_magic(text):
@@ -154,7 +153,7 @@ def _walk(root: Path, out: Path | None, skipped: list[Skipped]) -> Iterator[Path
 
 
 def _matches(root: Path, pattern: Path, skipped: list[Skipped]) -> Iterator[Path]:
-    """The pictures that a pattern fits."""
+    """The pictures that match a pattern."""
     inside = functools.cache(functools.partial(_in_results, root))
     for text in sorted(glob.glob(str(pattern), recursive=True)):
         path = Path(text)
@@ -167,7 +166,7 @@ def _matches(root: Path, pattern: Path, skipped: list[Skipped]) -> Iterator[Path
 
 
 def _of_results(folder: Path) -> bool:
-    """Whether it is an annotation's: YOLO's export in it links to pictures that are annotated already."""
+    """Whether a folder is an annotation's, in which the YOLO export links to pictures that are annotated already."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -176,7 +175,7 @@ def _of_results(folder: Path) -> bool:
 
 
 def _in_results(root: Path, folder: Path) -> bool:
-    """Whether a folder is an annotation's or lies in one, below the root."""
+    """Whether a folder below the root is an annotation's or is in one."""
     return folder not in (root, folder.parent) and (_of_results(folder) or _in_results(root, folder.parent))
 
 
@@ -189,19 +188,19 @@ def _until_magic(path: Path) -> list[str]:
     return parts or ["."]
 
 
-def _below(root: Path, paths: Iterable[Path], said: str, skipped: list[Skipped] | None = None) -> Found:
-    """Of these paths; `skipped` is filled while they are walked through."""
+def _below(root: Path, paths: Iterable[Path], where: str, skipped: list[Skipped] | None = None) -> Found:
+    """The result for these paths; iterating over them fills `skipped`."""
     pictures: dict[str, PictureFile] = {}
     for path in paths:
         name = _id(root, path)
         pictures.setdefault(name, PictureFile(name, path))
     if not pictures:
-        raise UsageError(f"expected pictures in {said}, found none: check the path ({', '.join(sorted(SUFFIXES))})")
+        raise UsageError(f"expected pictures in {where}, found none: check the path ({', '.join(sorted(SUFFIXES))})")
     return Found(root, list(pictures.values()), skipped or [])
 
 
 def _id(root: Path, path: Path) -> str:
-    """A file's path below the root, with slashes; the whole path where it lies elsewhere."""
+    """A file's path below the root, with slashes; the whole path if it is elsewhere."""
     try:
         return path.absolute().relative_to(root.absolute()).as_posix()
     except ValueError:
@@ -209,7 +208,7 @@ def _id(root: Path, path: Path) -> str:
 
 
 def bad_name(name: str) -> str | None:
-    """Why a file's name could not be written down in an export; None when it can."""
+    """Why an export cannot contain a file's name; None if it can."""
     kinds = {unicodedata.category(letter) for letter in name}
     if "Cs" in kinds:
         return "its name is not UTF-8: rename it"

@@ -1,4 +1,4 @@
-"""What a benchmark computes: a grid of models, prompts, methods and boxes, written out as a list of settings."""
+"""The plan of a benchmark: a grid of models, prompts, methods and box rules, expanded to a list of settings."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from cliploc.recipes import Recipe
 from cliploc.values import Dataset
 
 OF_SETTING = {"method", "method_options", "threshold"}
-SHARD = 32  # samples that are done and written together, or the next multiple of the batch size
+SHARD = 32  # samples that are computed and written together; rounded up to whole batches
 
 
 @dataclass(frozen=True)
 class ModelSetup:
-    """How a model sees pictures and names: everything but the method. One forward pass serves all methods of a setup.
+    """A model with its options, everything except the method. One forward pass serves all methods of a setup.
 
     Attributes:
-        options: of `Localizer`, which a `Setting` adds method, options and threshold to. A setup with a head is for the
-            head's method alone. With `min_presence` above 0, names below it have no boxes of their own.
-        prompts: what the templates are called.
+        options: options of `Localizer`; a `Setting` adds method, method options and threshold. A setup with a head is
+            only for the head's method. With `min_presence` above 0, names below it have no boxes.
+        prompts: name of the templates.
 
     Raises:
-        UsageError: an option that a `Setting` has.
+        UsageError: an option that belongs to a `Setting`.
 
     Example:
         >>> ModelSetup(BENCHMARK.but(scales=(1, 1.5))).options.scales
@@ -53,19 +53,19 @@ class ModelSetup:
 
     @property
     def head(self) -> str | None:
-        """The file of trained layers."""
+        """The file of a trained head."""
         return None if self.options.head is None else os.fspath(self.options.head)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One column of the results: a setup, a method and a rule for boxes.
+    """One setting of a benchmark: a setup, a method and a threshold for boxes.
 
     Attributes:
         id: short, unique in the run, usable as a file name.
-        setup: which of the run's setups.
+        setup: index of the setup in the run.
         method: a name of `cliploc methods`, or several: "cam+layer_cam".
-        options: of the method.
+        options: options of the method.
         threshold: τ; None for the method's own.
     """
 
@@ -78,17 +78,17 @@ class Setting:
 
 @dataclass(frozen=True)
 class Grid:
-    """Everything that is combined with everything.
+    """A grid of setups, methods and thresholds, all of which are combined.
 
     Attributes:
         setups: models × prompts.
         methods: names, or several joined by "+".
-        options: of a method: `(method) → options`; raises a `UsageError` for one it does not have.
+        options: function method → its options; raises a `UsageError` for an option that the method does not have.
         thresholds: τ of the boxes; None for each method's own.
         recipes: for each setup, what runs there where no method is asked for: its method at its threshold, unless
             `thresholds` has others. The setup has the recipe's other options already.
-        baselines: methods without a model, that stand beside the others: once for each model, at their own fixed τ. One
-            that is among `methods` is asked for there.
+        baselines: methods without a model, evaluated once for each model at their own fixed τ. Baselines in `methods`
+            are not added again.
     """
 
     setups: Sequence[ModelSetup]
@@ -101,14 +101,14 @@ class Grid:
     def settings(
         self, unfit_reason: Callable[[ModelSetup, str], str | None]
     ) -> tuple[tuple[Setting, ...], tuple[str, ...]]:
-        """The grid written out, and what was left out of it, a line each.
+        """The settings of the grid, and a line for each combination that was left out.
 
         Args:
-            unfit_reason: why a method does not run on a setup, in a line; None when it does, "" when nobody wants to
-                know.
+            unfit_reason: function that returns why a method does not run on a setup, in one line; None if it runs, ""
+                to leave it out without a line.
 
         Raises:
-            UsageError: a value twice, or nothing that fits.
+            UsageError: a value twice, or no combination that runs.
         """
         for what, values in (("method", self.methods), ("threshold", self.thresholds), ("model", self.setups)):
             twice = [value for place, value in enumerate(values) if value in values[:place]]
@@ -148,7 +148,7 @@ class Grid:
                 yield index, setup, recipe.method, self.thresholds if own is None else (own,)
 
     def _of_baselines(self, used: set[int]) -> Iterator[Setting]:
-        """Their boxes know of no prompt and no head: the first setup of each model has them."""
+        """The settings of baselines, for the first setup of each model, as prompts and heads do not change them."""
         seen: set[tuple[str, str | None]] = set()
         for index, setup in enumerate(self.setups):
             model = (setup.model, setup.options.pretrained)
@@ -159,7 +159,7 @@ class Grid:
                         yield Setting(self._id(setup, method, None), index, method)
 
     def _id(self, setup: ModelSetup, method: str, threshold: float | None, recipe: Recipe | None = None) -> str:
-        """Says what tells a setting from the others of this grid, and always model and method."""
+        """A setting's id: model, method, and everything else that differs between settings of this grid."""
         words = [setup.model]
         if len({one.options.pretrained for one in self.setups if one.model == setup.model}) > 1:
             words.append(setup.options.pretrained or "own")
@@ -178,7 +178,7 @@ def _in_words(value: object) -> str:
 
 
 def shard_size(batch_size: int, about: int = SHARD) -> int:
-    """How many samples a shard holds: `about` so many, but whole batches, so that none straddles two shards.
+    """The number of samples in a shard: about `about`, but whole batches, so that no batch is in two shards.
 
     Example:
         >>> shard_size(12)
@@ -188,23 +188,23 @@ def shard_size(batch_size: int, about: int = SHARD) -> int:
 
 
 def shards_of(dataset: Dataset, size: int) -> Iterator[Shard]:
-    """The dataset cut up, in its order."""
+    """Splits a dataset into shards, in its order."""
     for index, start in enumerate(range(0, len(dataset.samples), size)):
         yield Shard(index, dataset.samples[start : start + size])
 
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """What a worker is made of; picklable, and itself what makes one.
+    """The settings of a benchmark's worker; picklable. Calling them makes the worker.
 
     Attributes:
-        setups: of the run.
-        settings: of the run.
-        classes: each class of the dataset as `cliploc.prompts.parse` takes it, "cat|kitten".
+        setups: the run's setups.
+        settings: the run's settings.
+        classes: each class of the dataset as `cliploc.prompts.parse` takes it, such as "cat|kitten".
         root: the dataset's folder.
-        maps: where score maps are saved; None for nowhere.
-        judges: processes that compare maps with boxes, beside the worker's own; 0 for none.
-        token: of the run's temporary files; see `cliploc._files.temporaries_of`.
+        maps: folder to save score maps in; None to save none.
+        judges: number of additional processes that compare maps with boxes; 0 for none.
+        token: token in the names of the run's temporary files; see `cliploc._files.temporaries_of`.
     """
 
     setups: tuple[ModelSetup, ...]
@@ -216,7 +216,7 @@ class WorkerSettings:
     token: str = "no-run"
 
     def __call__(self) -> Any:
-        """The worker: a `cliploc.jobs.worker.BenchmarkWorker`."""
-        from cliploc.jobs.worker import BenchmarkWorker  # brings torch along
+        """Makes the worker: a `cliploc.jobs.worker.BenchmarkWorker`."""
+        from cliploc.jobs.worker import BenchmarkWorker  # imports torch
 
         return BenchmarkWorker(self)

@@ -1,7 +1,7 @@
 """Engine `ray`: Ray Data with a pool of actors that hold the models, on this machine or on a cluster.
 
-Every machine must see the pictures under the same path and have cliploc installed. Parts come back to this process,
-which alone writes them; a worker that dies is replaced and its shard done again.
+Every machine must have cliploc installed and the pictures under the same path. Only this process writes parts. A worker
+that dies is replaced, and its shard is computed again.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ NO_CLUSTER = (
     "expected a Ray cluster at {}, could not use it ({}): start one with `ray start --head` and give its address, or "
     "leave --address out"
 )
-RAW = b"cliploc bytes\n"  # before a part that is no table; Arrow's streams begin with ff ff ff ff
-ATTEMPTS = 4  # at one shard; what kills every worker, such as too little memory, must end the run
+RAW = b"cliploc bytes\n"  # prefix of a part that is not a table; Arrow's streams begin with ff ff ff ff
+ATTEMPTS = 4  # at one shard; if a shard kills every worker, for example by lack of memory, the run must end
 
 
 def run(
@@ -48,21 +48,21 @@ def run(
     address: str | None = None,
     threads: int | None = None,
 ) -> None:
-    """Carries a run out on a Ray cluster; see `cliploc.jobs.engine.Engine`.
+    """Runs a run's shards on a Ray cluster; see `cliploc.jobs.engine.Engine`.
 
     Args:
-        shards: as there.
-        make_worker: as there.
-        on_part: as there.
-        reporter: told of the pictures of every part that is there.
-        address: of a running cluster, such as "auto" or "10.0.0.1:6379"; None for Ray as it is already in use in this
-            process, else for a cluster of this machine alone, which ends with the run.
-        threads: processors of each worker, of which a machine gets as many as fit; None for as many as this process
-            computes with. The same number everywhere, as local runs have, keeps sums in the same order.
+        shards: as in `Engine`.
+        make_worker: as in `Engine`.
+        on_part: as in `Engine`.
+        reporter: gets the number of pictures of every finished part.
+        address: address of a running cluster, such as "auto" or "10.0.0.1:6379". None: the Ray already in use in this
+            process, else a cluster of this machine alone, which ends with the run.
+        threads: number of processors of each worker; a machine gets as many workers as fit. None: as many as this
+            process uses. The same number everywhere, also in local runs, keeps sums in the same order.
 
     Raises:
-        UsageError: Ray is not installed, no cluster is at the address, or no machine of it has so many processors.
-        ModelError: a shard killed its worker again and again.
+        UsageError: Ray is not installed, no cluster is at the address, or none of its machines has enough processors.
+        ModelError: a shard killed its worker repeatedly.
     """
     ray = _ray()
     sizes = {shard.index: len(shard.samples) for shard in shards}
@@ -88,7 +88,7 @@ def run(
                         if row["error"]:
                             raise ERRORS[row["error"]](row["table"].decode())
                         if waiting.pop(row["index"], None) is None:
-                            continue  # a worker that died right after its part was sent did it a second time
+                            continue  # sent twice, as its worker died right after sending it
                         on_part(Part(row["index"], _table(row["table"]), tuple(row["notes"])))
                         reporter.images(sizes[row["index"]])
         except ray.exceptions.RayError as error:
@@ -101,11 +101,11 @@ def run(
 
 
 class _ShardsDone:
-    """The actor: holds a worker, and with it the models, for as long as the run lasts."""
+    """The actor: holds a worker, and so the models, for the whole run."""
 
     def __init__(self, make_worker: MakeWorker, threads: int, attempts: Any, modules: Sequence[str]) -> None:
         keep_freed_memory()
-        torch.set_num_threads(threads)  # Ray sets 1 for all but the whole of a machine
+        torch.set_num_threads(threads)  # Ray sets 1 unless a worker has the whole machine
         self.make_worker, self.attempts, self.modules = make_worker, attempts, modules
         self.worker: Any = None
 
@@ -115,14 +115,14 @@ class _ShardsDone:
             shard: Shard = pickle.loads(packed)
             try:
                 self._count_attempt(shard)
-                # Made here, as an error in a constructor would make Ray start the actor again and again.
+                # Not in the constructor: after an error there Ray would start the actor again and again.
                 if self.worker is None:
                     import_modules(self.modules)
                     self.worker = self.make_worker()
                 (part,) = self.worker.stream([shard])
                 table, notes, error = _bytes(part.table), list(part.notes), ""
             except CliplocError as raised:
-                # As text: an exception with arguments of its own does not survive being sent.
+                # As text: an exception with a constructor of its own cannot be sent.
                 error = next(name for name, kind in ERRORS.items() if isinstance(raised, kind))
                 table, notes = str(raised).encode(), []
             for name, value in (("index", shard.index), ("table", table), ("notes", notes), ("error", error)):
@@ -140,7 +140,7 @@ class _ShardsDone:
 
 
 class _Attempts:
-    """How often each shard was begun, known to all workers: Ray itself begins one again for ever."""
+    """Counts how often each shard was started, for all workers, as Ray itself would restart one without a limit."""
 
     def __init__(self) -> None:
         self.begun: Counter[int] = Counter()
@@ -162,10 +162,10 @@ def _ray() -> Any:
 
 @contextlib.contextmanager
 def _cluster(ray: Any, address: str | None) -> Iterator[None]:
-    """Ray in use, quietly; what was there before is there afterwards."""
+    """Connects to Ray, without its output; restores its former state afterwards."""
     ours = not ray.is_initialized()
     if ours:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing leaves the machine unasked
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage statistics without the user's consent
         options = {"include_dashboard": False} if address is None else {}
         _reachable(address)
         try:
@@ -188,7 +188,7 @@ def _cluster(ray: Any, address: str | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _ended(make_batches: Callable[[], Any]) -> Iterator[Iterator[Any]]:
-    """Batches, whose threads have ended after this: one that meets Ray shut down makes Ray end the whole process."""
+    """Yields batches and waits for their threads: a thread that runs after Ray's end would end the whole process."""
     before = set(threading.enumerate())
     batches = iter(make_batches())
     try:
@@ -201,13 +201,13 @@ def _ended(make_batches: Callable[[], Any]) -> Iterator[Iterator[Any]]:
 
 
 def _here(ray: Any) -> Any:
-    """This machine, whose loss ends the run in any case."""
+    """A scheduling rule for this machine, whose loss ends the run in any case."""
     node = ray.get_runtime_context().get_node_id()
     return ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
 
 
 def _reachable(address: str | None) -> None:
-    """Ray itself tries for minutes."""
+    """Refuses an address that does not answer, as Ray itself would try for minutes."""
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
         try:
@@ -217,14 +217,14 @@ def _reachable(address: str | None) -> None:
 
 
 class _Resources(NamedTuple):
-    """What a worker takes of its machine."""
+    """The resources of a machine that a worker uses."""
 
     cpus: int
     gpus: int
 
 
 def _pool(ray: Any, threads: int) -> tuple[int, _Resources]:
-    """How many workers fit, and what each takes."""
+    """The number of workers that fit, and the resources of each."""
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = sum(int(one.get("GPU", 0)) for one in machines)
     if gpus:
@@ -239,7 +239,7 @@ def _pool(ray: Any, threads: int) -> tuple[int, _Resources]:
 
 
 def _bytes(table: Any) -> bytes:
-    """A part as bytes that `_table` makes it of again."""
+    """Converts a part to bytes, which `_table` converts back."""
     if isinstance(table, bytes):
         return RAW + table
     pa = arrow()

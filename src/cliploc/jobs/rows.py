@@ -1,4 +1,4 @@
-"""One Parquet row for each sample and setting: how a map is judged, what a row holds, how parts come to and from disk.
+"""The rows of a benchmark, one for each sample and setting: computes them from maps, writes and reads them as Parquet.
 
 Imports no torch, so that the processes that judge maps are small.
 """
@@ -23,12 +23,12 @@ from cliploc.jobs.folder import plain as plain
 from cliploc.metrics import SIDE, JudgedMap, all_metrics, judge_map
 from cliploc.values import FloatArray, Sample
 
-THUMB = 28  # side of the small maps kept in the rows
+THUMB = 28  # side of the small maps stored in the rows
 Row = dict[str, Any]
 
 
 def arrow() -> Any:
-    """`pyarrow`, with `pyarrow.parquet`.
+    """Imports `pyarrow` with `pyarrow.parquet`.
 
     Raises:
         UsageError: it is not installed.
@@ -42,7 +42,7 @@ def arrow() -> Any:
 
 
 def row_schema() -> Any:
-    """The columns, as a `pyarrow.Schema`; docs/benchmark.md explains them."""
+    """The columns of a row, as a `pyarrow.Schema`; docs/benchmark.md explains them."""
     pa = arrow()
     f32 = pa.float32()
     types = {"float": f32, "bool": pa.bool_(), "level": pa.uint8(), "hits": pa.binary(32), "bytes": pa.binary()}
@@ -75,13 +75,13 @@ def row_schema() -> Any:
 
 
 def place_of(path: Path, root: Path) -> str:
-    """A file's path below the dataset's folder; the whole path of a file outside of it."""
+    """A file's path below the dataset's folder; the whole path of a file outside it."""
     return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
 # ------------------------------------------------------------------------------------------------------------ judging
 def sample_facts(sample: Sample, root: Path, digest: str) -> Row:
-    """The columns that are the same for every setting; `digest` is of the picture's content."""
+    """The columns that are the same for every setting; `digest` is the digest of the picture's content."""
     width, height = sample.size_wh
     sides = (sample.boxes_xyxy[:, 2:] - sample.boxes_xyxy[:, :2]).astype(np.float64)
     area = sides.prod(axis=1).max() / (width * height) if len(sides) else None
@@ -99,10 +99,10 @@ def sample_facts(sample: Sample, root: Path, digest: str) -> Row:
 
 
 def judge_sample(sample: Sample, maps: FloatArray, thresholds: Sequence[Sequence[float]]) -> list[list[Row]]:
-    """Compares one sample's maps with what is true.
+    """Compares one sample's maps with its ground truth.
 
     Args:
-        sample: its boxes, or masks.
+        sample: the sample, with boxes or masks.
         maps: `[S, 224, 224]` in 0–1 over the whole picture.
         thresholds: for each map, the τ of every setting that uses it.
 
@@ -122,10 +122,10 @@ def judge_sample(sample: Sample, maps: FloatArray, thresholds: Sequence[Sequence
 
 
 def read_masks(sample: Sample) -> tuple[npt.NDArray[np.bool_] | None, npt.NDArray[np.bool_] | None]:
-    """The pixels `[224, 224]` of the sample's instances together, and those to be ignored; None where it has none.
+    """The mask `[224, 224]` of all the sample's instances, and the mask of ignored pixels; None if it has none.
 
-    As Choe et al. 2020 have it: every pixel that is not black, nearest neighbour as OpenCV rounds it; a pixel to be
-    ignored that is of an instance counts.
+    As in Choe et al. 2020: every pixel that is not black, resized by nearest neighbour with OpenCV's rounding. Ignored
+    pixels that belong to an instance count.
     """
     if not sample.masks:
         return None, None
@@ -142,7 +142,7 @@ def _mask(path: Path) -> npt.NDArray[np.bool_]:
 
 # -------------------------------------------------------------------------------------------------------------- parts
 def to_table(rows: Sequence[Row]) -> Any:
-    """Rows as a `pyarrow.Table` of `row_schema`; what a row does not say is null."""
+    """Rows as a `pyarrow.Table` of `row_schema`; columns that a row does not have are null."""
     pa = arrow()
     schema = row_schema()
     columns = [pa.array([row.get(field.name) for row in rows], field.type) for field in schema]
@@ -150,7 +150,7 @@ def to_table(rows: Sequence[Row]) -> Any:
 
 
 def write_part(path: Path, table: Any, stamps: Sequence[str] = ()) -> None:
-    """Writes all of a part or nothing of it, whenever the machine stops; see `cliploc._parts.write_part`.
+    """Writes a part atomically; see `cliploc._parts.write_part`.
 
     Raises:
         OSError: no room, or a folder that cannot be written.
@@ -161,16 +161,16 @@ def write_part(path: Path, table: Any, stamps: Sequence[str] = ()) -> None:
 
 
 def read_columns(path: Path, columns: Sequence[str] | None = None) -> Any:
-    """A part as a `pyarrow.Table`; only some columns where they are named, which spares memory.
+    """Reads a part as a `pyarrow.Table`, all columns or only the given ones, which saves memory.
 
     A part that was written without a plugin's metric does not have that metric's columns.
 
     Raises:
-        UsageError: it is damaged.
+        UsageError: the part is damaged.
     """
     content = _parts.read_part(path)
     if content is None:
-        raise UsageError(f"{path} is damaged: run the same command again, which computes it anew")
+        raise UsageError(f"{path} is damaged: run the same command again, which computes it again")
     pa = arrow()
     file = pa.parquet.ParquetFile(pa.BufferReader(content))
     there = set(file.schema_arrow.names)
@@ -178,9 +178,9 @@ def read_columns(path: Path, columns: Sequence[str] | None = None) -> Any:
 
 
 def save_map(path: Path, heat: FloatArray) -> None:
-    """A map `[224, 224]` of 0–1 as `cliploc evaluate` reads it: float32, so that it gives the very same numbers."""
+    """Saves a map `[224, 224]` in 0–1 for `cliploc evaluate`, as float32, so that it gives exactly the same numbers."""
     content = io.BytesIO()
-    np.save(content, heat)  # into a file it would say nothing of a full disk
+    np.save(content, heat)  # not into the file: numpy would not report a full disk
     write_whole(path, lambda temporary: temporary.write_bytes(content.getbuffer()))
 
 
@@ -191,5 +191,5 @@ def rows_in(out: Path, columns: Sequence[str] | None = None, count: int | None =
 
 
 def failed_row(facts: Row, setting: str, reason: str) -> Row:
-    """The row of a sample that could not be done."""
+    """The row of a sample that failed."""
     return {**facts, "setting": setting, "status": "failed", "reason": reason}

@@ -1,7 +1,7 @@
-"""The picture files behind rows: whether one was replaced under its name since its row was computed.
+"""Detects picture files that were replaced since their rows were computed.
 
-A row keeps a digest of its files' bytes. A part's check file keeps a stamp of each (size and times), so that going on
-with a run reads only the files whose stamp has changed.
+A row has a digest of its files' content. A part's check file has a stamp of each file (size and times), so that a
+resumed run reads only files whose stamp has changed.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ READERS = 4  # files read at the same time
 
 
 def files_of(sample: Sample | PictureFile) -> list[Path]:
-    """The files that a sample's row is made of: its picture and masks."""
+    """The files that a sample's row depends on: its picture and masks."""
     if isinstance(sample, PictureFile):
         return [sample.path]
     return [sample.path, *sample.masks, *([] if sample.ignore is None else [sample.ignore])]
 
 
 def stamp(sample: Sample | PictureFile) -> str:
-    """Changes whenever a file is written, replaced or touched; made without reading it.
+    """A stamp of a sample's files that changes when one is written, replaced or touched; made without reading them.
 
-    The time of the last change of the inode is part of it, as the time of modification can be set back.
+    It includes the time of the inode's last change, as the modification time can be set back.
     """
     facts: list[tuple[int, int, int] | None] = []
     for path in files_of(sample):
@@ -41,11 +41,11 @@ def stamp(sample: Sample | PictureFile) -> str:
 
 
 def content_digest(sample: Sample | PictureFile) -> str:
-    """blake2b of the files' bytes; a file that cannot be read has one of its own."""
+    """blake2b digest of the files' content; a file that cannot be read gives a fixed value."""
     digest = hashlib.blake2b(digest_size=16)
     for path in files_of(sample):
         try:
-            if not path.is_file():  # a pipe could keep us waiting for ever
+            if not path.is_file():  # reading a pipe could wait forever
                 raise FileNotFoundError(path)
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest())
@@ -55,10 +55,10 @@ def content_digest(sample: Sample | PictureFile) -> str:
 
 
 class Digests:
-    """The digests of the samples of shards on their way to a worker, taken before any of them is decoded.
+    """Passes shards on to a worker, and computes the digests of their samples before these are decoded.
 
     Args:
-        shards: what is to be done.
+        shards: the shards to do.
     """
 
     def __init__(self, shards: Iterable[Shard]) -> None:
@@ -73,5 +73,5 @@ class Digests:
                 yield shard
 
     def pop(self, shard: Shard) -> list[str]:
-        """Of a shard's samples, in order."""
+        """Returns the digests of a shard's samples, in order, and forgets them."""
         return self._of.pop(shard.index)

@@ -1,4 +1,4 @@
-"""Parts → the numbers of each setting, by the metrics that `cliploc evaluate` uses."""
+"""Computes the numbers of each setting from the parts, with the metrics that `cliploc evaluate` uses."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Summary = dict[str, Any]
 
 
 def summary_columns() -> tuple[str, ...]:
-    """All columns that a summary reads of the rows: neither thumbnails nor boxes."""
+    """All columns of the rows that a summary needs; neither thumbnails nor boxes."""
     own = ("sample", "setting", "label", "status", "reason", "predictions")
     return tuple(dict.fromkeys([*own, *(column for one in all_metrics() for column in one.columns)]))
 
 
 @dataclass
 class _Tally:
-    """The metrics of one setting, row by row."""
+    """Counts the rows of one setting with all metrics."""
 
     threshold: float
     images: int = 0
@@ -36,7 +36,7 @@ class _Tally:
         if row["status"] != "ok":
             self.failed.append({"sample": row["sample"], "reason": row["reason"]})
             return
-        # A plugin's metric that came while the run was under way would be the number of some of its samples only.
+        # A plugin's metric that was added during the run would have counted only a part of the samples.
         self.metrics = [one for one in self.metrics if one.columns.keys() <= row.keys()]
         for one in self.metrics:
             if all(row[column] is not None for column in one.columns):
@@ -60,7 +60,7 @@ class _Tally:
 def joined(
     summaries: Iterable[MetricSummary],
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, dict[str, float]]]:
-    """What several metrics say, as JSON takes it: shares in percent.
+    """Joins the summaries of several metrics, with plain values for JSON; shares in percent.
 
     Returns:
         The numbers with their intervals under `confidence_95`, further facts, and the numbers of each class.
@@ -83,16 +83,16 @@ def joined(
 def summarize(
     settings: Sequence[Mapping[str, Any]], rows: Iterable[Row], tune: bool = False, bootstrap: Bootstrap = DEFAULT
 ) -> dict[str, Summary]:
-    """The numbers of a run.
+    """Computes the numbers of a run.
 
     Args:
-        settings: those of its manifest: `id` and `threshold`.
-        rows: those of its parts, in any order; the `summary_columns` are enough.
+        settings: the settings in its manifest, with `id` and `threshold`.
+        rows: the rows of its parts, in any order; the `summary_columns` are enough.
         tune: whether these images may choose a threshold.
-        bootstrap: how intervals are made.
+        bootstrap: settings of the confidence intervals.
 
     Returns:
-        Setting → the keys that docs/benchmark.md explains.
+        For each setting the keys that docs/benchmark.md explains.
 
     Raises:
         UsageError: a sample that comes twice.

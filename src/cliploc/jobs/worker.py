@@ -1,4 +1,4 @@
-"""The worker of a benchmark: shards of samples → rows. Decoding, tower and judging of maps overlap, across shards."""
+"""The worker of a benchmark: it turns shards into rows. Decoding, model and judging overlap, also across shards."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ from cliploc.reporter import SILENT, Reporter, halved_note
 from cliploc.saliency import find
 from cliploc.values import FloatArray, Sample
 
-TOP = 5  # predictions kept of each picture
-BYTES = 2**21  # of maps that go to a judge at once
-AHEAD = 2  # shards whose maps are judged while the tower is at the next
+TOP = 5  # predictions stored for each picture
+BYTES = 2**21  # of maps that are sent to a judge at once
+AHEAD = 2  # shards whose maps are judged while the tower computes the next
 Found = Mapping[str, Localization]
 
 
 @dataclass(frozen=True)
 class _Method:
-    """A method of a setup, and the settings that make boxes of its maps."""
+    """A method of a setup, and the settings that make boxes from its maps."""
 
     name: str
     options: Mapping[str, Any]
@@ -60,7 +60,7 @@ class BenchmarkWorker:
     """Holds a `Localizer` for each setup and turns shards into parts.
 
     Args:
-        settings: of the run.
+        settings: settings of the run.
 
     Raises:
         UsageError: a model, method or option that cannot be used.
@@ -81,13 +81,13 @@ class BenchmarkWorker:
         self._processes: Executor | None = None
 
     def describe(self) -> list[dict[str, Any]]:
-        """For each setting everything that makes its numbers, the defaults filled in; as JSON."""
+        """For each setting everything that its numbers depend on, including defaults, as plain values for JSON."""
         by_id = {one["id"]: one for setup in self.setups for one in setup.describe()}
         return [by_id[one.id] for one in self._settings.settings]
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is to be known of the models and this dataset's names."""
+        """Remarks on the models and this dataset's names."""
         return tuple(note for setup in self.setups for note in setup.notes)
 
     def stream(self, shards: Iterable[Shard], reporter: Reporter = SILENT) -> Generator[Part, None, None]:
@@ -124,7 +124,7 @@ class BenchmarkWorker:
 
     # --------------------------------------------------------------------------------------------------- one shard
     def _localize(self, setup: _LoadedSetup, feed: _Feed, pending: _Pending, reporter: Reporter) -> None:
-        """One setup's results of a shard go to the judges."""
+        """Computes one setup's results of a shard and sends them to the judges."""
         told = 0
 
         def take(
@@ -148,7 +148,7 @@ class BenchmarkWorker:
             return
         except (ModelError, RuntimeError, MemoryError) as error:
             reason = failure_reason(error)
-        # One method spoils the shard for all that share its forward pass: each by itself, and only it is lost.
+        # A method failed, and so did all others in its forward pass: run each alone, so that only one is lost.
         feed.restart(pending.shard)
         for method in setup.methods:
             if len(setup.methods) > 1:
@@ -167,7 +167,7 @@ class BenchmarkWorker:
             pending.add([_SampleOutcome(one, (method,), failure=reason) for one in pending.shard.samples])
 
     def _submit(self, outcomes: list[_SampleOutcome], jobs: list[_MapsToJudge]) -> None:
-        """Hands jobs to a judge, several at once: each hand-over makes the tower's thread wait."""
+        """Sends jobs to a judge, several at once, as each sending makes the tower's thread wait."""
         if jobs:
             future = self._pool().submit(_judge_maps, jobs.copy())
             asked = [one for one in outcomes if one.failure is None][-len(jobs) :]
@@ -178,7 +178,7 @@ class BenchmarkWorker:
     def _outcome(
         self, sample: Sample, found: Found | InputError, methods: Sequence[_Method], jobs: list[_MapsToJudge]
     ) -> _SampleOutcome:
-        """All that is known of a sample without its maps being judged, which becomes one of the jobs."""
+        """The outcome of a sample except the judging of its maps, which is added to the jobs."""
         if isinstance(found, InputError):
             return _SampleOutcome(sample, tuple(methods), failure=str(found))
         outcome = _SampleOutcome(sample, tuple(methods))
@@ -215,7 +215,7 @@ class BenchmarkWorker:
 
     def _pool(self) -> Executor:
         if self._processes is None:
-            # Started afresh, not forked: a fork of a process with threads can hang.
+            # Spawned, not forked: a fork of a process with threads can hang.
             context = multiprocessing.get_context("spawn")
             count = self._settings.judges
             self._processes = (
@@ -227,7 +227,7 @@ class BenchmarkWorker:
 
 
 class _LoadedSetup:
-    """One `Localizer` with its methods, and the names of all classes in its space."""
+    """One `Localizer` with its methods, and the embedded names of all classes."""
 
     def __init__(
         self, setup: ModelSetup, chosen: Sequence[Setting], classes: Sequence[str], built: Localizer | None
@@ -237,7 +237,7 @@ class _LoadedSetup:
             model=setup.options.model if built is None else built.backbone,
             method=chosen[0].method,
             method_options=chosen[0].options,
-            # Names from the disk may have been embedded beside others, and differ in their last bit.
+            # Cached embeddings were computed in other batches, and can differ in the last bit.
             text_cache=False,
         )
         self.localizer = Localizer(**options.given())
@@ -271,11 +271,11 @@ class _LoadedSetup:
         return _Method(name, options, tuple(settings), tuple(rules), own)
 
     def predict(self, outcomes: Sequence[_SampleOutcome]) -> None:
-        """Adds the labels that fit each picture of a shard best, and their cosines; of equals the first."""
+        """Adds each picture's best labels and their cosines; the first of equal ones."""
         done = [one for one in outcomes if one.embedding is not None]
         if not done:
             return
-        # A shard at once: whatever was done before, the product has the same rows, and so the same last bits.
+        # The whole shard at once: the matrix product has the same shape also in a resumed run, so the same last bits.
         embeddings = torch.from_numpy(np.stack([one.embedding for one in done if one.embedding is not None]))  # [n, D]
         cosines = (embeddings @ self._embeddings.T).masked_fill(self._unknown, -2.0)  # [n, K]
         best = cosines.argsort(descending=True, stable=True)[:, :TOP]
@@ -291,7 +291,7 @@ class _LoadedSetup:
                 {
                     "id": setting.id,
                     **self.localizer.describe(method.name, method.options),
-                    "model": setup.model,  # as it was asked for
+                    "model": setup.model,  # as typed
                     "baseline": find(method.name).family == "baseline",
                     "pretrained": setup.options.pretrained,
                     "head": setup.head,
@@ -306,7 +306,7 @@ class _LoadedSetup:
 
 
 class _Feed:
-    """The endless stream of one setup's results, with the samples that they belong to."""
+    """The stream of one setup's results over all shards, with the samples that they belong to."""
 
     def __init__(
         self, setup: _LoadedSetup, shards: Iterable[Shard], reporter: Reporter, methods: Sequence[_Method] | None = None
@@ -316,7 +316,7 @@ class _Feed:
         self._start()
 
     def _start(self) -> None:
-        self._handed: deque[Shard] = deque()  # to the localizer, and not done yet
+        self._handed: deque[Shard] = deque()  # shards given to the localizer and not done yet
         self._notes: list[str] = []
         model = self._setup.setup.model
         self._results = self._setup.localizer.run(
@@ -335,7 +335,7 @@ class _Feed:
                 yield Request((shard.index, place), sample.path, self._setup.names_of[sample.label])
 
     def take(self, shard: Shard, notes: list[str]) -> Iterator[tuple[Sample, Found | InputError]]:
-        """What became of each of a shard's samples, which must be the next in the stream."""
+        """Yields the results of a shard's samples, which must be the next in the stream."""
         for place, sample in enumerate(shard.samples):
             result = next(self._results)
             assert result.id == (shard.index, place), f"expected {shard.index}, {place}, got {result.id}"
@@ -345,7 +345,7 @@ class _Feed:
         self._notes.clear()
 
     def restart(self, shard: Shard) -> None:
-        """Goes on with what follows this shard, on which the stream broke off."""
+        """Restarts the stream after this shard, on which it failed."""
         self.close()
         self._shards = chain([one for one in self._handed if one.index != shard.index], self._shards)
         self._start()
@@ -357,18 +357,18 @@ class _Feed:
 
 @dataclass
 class _SampleOutcome:
-    """One sample by some methods of a setup: what is known, and what is being found out."""
+    """The results of one sample by some methods of a setup; the judging of its maps may be unfinished."""
 
     sample: Sample
     methods: tuple[_Method, ...]
-    known: list[row.Row] = field(default_factory=list)  # for each setting of each method
-    embedding: FloatArray | None = None  # until predictions are made of it
+    known: list[row.Row] = field(default_factory=list)  # for each setting of each method, the columns known so far
+    embedding: FloatArray | None = None  # None once predictions were computed from it
     future: Future[list[list[list[row.Row]] | str]] | None = None
-    place: int = 0  # among the future's results
+    place: int = 0  # index in the future's results
     failure: str | None = None
 
     def rows(self, facts: row.Row) -> dict[str, row.Row]:
-        """Setting → row, waiting for the judges."""
+        """Setting → row; waits for the judges."""
         ids = [one.id for method in self.methods for one in method.settings]
         if self.future is not None:
             result = self.future.result()[self.place]
@@ -391,7 +391,7 @@ class _Pending:
     shard: Shard
     facts: list[row.Row]
     notes: list[str] = field(default_factory=list)
-    # By setup, or by method where one spoiled the others.
+    # By setup, or by method where one failed.
     outcomes: list[list[_SampleOutcome]] = field(default_factory=list)
 
     def add(self, outcomes: list[_SampleOutcome]) -> None:
@@ -408,7 +408,7 @@ class _Pending:
                     one.future.cancel()
 
     def rows(self, settings: Sequence[str]) -> list[row.Row]:
-        """Sample by sample, the settings in their order."""
+        """The rows, sample by sample, with the settings in their order."""
         made: list[row.Row] = []
         for i, facts in enumerate(self.facts):
             of_sample: dict[str, row.Row] = {}
@@ -420,13 +420,13 @@ class _Pending:
 
 # ------------------------------------------------------------------------------------------------------------- judges
 def _start_process(modules: Sequence[str]) -> None:
-    """One thread, no terminal's Ctrl-C, and an end with the process that asked, should that one be killed.
+    """Starts a judging process: with one thread, it ignores Ctrl-C and ends when its parent process does.
 
     Args:
-        modules: that the process which asked imported for their metrics.
+        modules: modules that the parent process imported for their metrics.
     """
     one_thread()
-    warnings.simplefilter("ignore", CliplocWarning)  # the process that asked has shown it
+    warnings.simplefilter("ignore", CliplocWarning)  # the parent process has shown it
     import_modules(modules)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
@@ -441,17 +441,17 @@ def _start_process(modules: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class _MapsToJudge:
-    """One sample's maps `[S, 224, 224]`, the thresholds of each, and the files that each is saved as."""
+    """A job for a judge: one sample's maps `[S, 224, 224]`, with the thresholds and files of each map."""
 
     sample: Sample
     maps: FloatArray
     thresholds: list[list[float]]
     files: list[list[Path]]
-    token: str  # of the run, for temporary files
+    token: str  # the run's token for names of temporary files
 
 
 def _judge_maps(jobs: Sequence[_MapsToJudge]) -> list[list[list[row.Row]] | str]:
-    """For each job the rows of each map and threshold, or why there are none."""
+    """Judges jobs: for each the rows of each map and threshold, or why it failed."""
     results: list[list[list[row.Row]] | str] = []
     for job in jobs:
         with temporaries_of(job.token):
@@ -467,19 +467,19 @@ def _judge_maps(jobs: Sequence[_MapsToJudge]) -> list[list[list[row.Row]] | str]
 
 
 def map_path(maps: Path, setting: str, sample: str) -> Path:
-    """Where `--save-maps` puts a map, as `cliploc evaluate --maps MAPS/SETTING` takes it."""
+    """The path where `--save-maps` saves a map; `cliploc evaluate --maps MAPS/SETTING` reads it."""
     return maps / setting / f"{sample}.npy"
 
 
 # ------------------------------------------------------------------------------------------------------------- values
 def _thumb(result: Localization) -> bytes:
-    """The map over the model's input, averaged to 28×28 levels of 0–255."""
+    """A thumbnail of the map over the model's input: the mean in 28×28 cells, as levels 0–255."""
     small: Tensor = F.adaptive_avg_pool2d(torch.from_numpy(result.maps), row.THUMB)[0]  # [28, 28]
     return (small * 255).round().to(torch.uint8).numpy().tobytes()
 
 
 def _in_original(xyxy: FloatArray, file_wh: tuple[int, int], original_wh: tuple[int, int]) -> FloatArray:
-    """Boxes of a file that may be stretched, in pixels of the original."""
+    """Scales boxes from a file, which may be resized, to pixels of the original."""
     scaled: FloatArray = (xyxy * np.array([*original_wh] * 2) / np.array([*file_wh] * 2)).astype(np.float32)
     return scaled
 

@@ -33,7 +33,7 @@ EAST_ASIAN_FONTS = (
 
 
 def heat_table() -> npt.NDArray[np.uint8]:
-    """The colour of each level of heat, `[256, 3]`."""
+    """The colours of the levels of heat, `[256, 3]`."""
     anchors = np.array(HEAT_ANCHORS, dtype=np.float64)
     at, places = np.linspace(0, 1, 256), np.linspace(0, 1, len(anchors))
     return np.stack([np.interp(at, places, channel) for channel in anchors.T], axis=1).round().astype(np.uint8)
@@ -174,7 +174,7 @@ class Plates:
         self.taken: list[Rectangle] = []
 
     def resized(self, factor: float) -> Plates:
-        """The same labels; what is written from now on is this much larger or smaller, yet legible."""
+        """Plates that share these labels; later text is larger or smaller by this factor, but still legible."""
         other = Plates(self._image, max(10, round(self._size * factor)), self._boxes)
         other.taken = self.taken
         return other
@@ -206,7 +206,7 @@ class Plates:
 
         Args:
             text: the remark; shortened where the picture is too narrow.
-            hot: how much of what matters is in a place, from 0.
+            hot: the heat that a plate there would hide, from 0.
         """
         fitted = self._fitted(clean(text), "")
         if fitted is None:
@@ -220,7 +220,7 @@ class Plates:
             self._write(plate, words, NOTE_PLATE)
 
     def _place(self, box: Rectangle, text: str, keep: str, line: int) -> tuple[str, Rectangle] | None:
-        """The words that fit, and the place of their plate where it hides least; None where none fits."""
+        """The words that fit, and the place where their plate hides least; None if no place fits."""
         fitted = self._fitted(text, keep)
         if fitted is None:
             return None
@@ -235,7 +235,7 @@ class Plates:
         # Further rows, for boxes that share a corner.
         spots += [(left, top + row * height) for row in (1, 2, 3, 4, 5, -2, -3)]
         placed = [self._at(x, y, width, height) for x, y in spots]
-        # The first places are the usual ones: another must hide much less to be better.
+        # The first places are the usual ones: another place is taken only if it hides much less.
         costs = [self._cost(one, box) + 0.02 * order for order, one in enumerate(placed)]
         return words, placed[int(np.argmin(costs))]
 
@@ -249,10 +249,10 @@ class Plates:
         return None if not words or plate_h > height / 2 or plate_w > width else (words, plate_w, plate_h)
 
     def _cost(self, plate: Rectangle, own: Rectangle) -> float:
-        """What a plate there would hide, in shares of its area: other labels above all, then other boxes' insides."""
+        """The cost of a plate's place: its shares that hide other labels (most costly) and other boxes' insides."""
         others = max((_shared(plate, box) for box in self._boxes if box != own), default=0.0)
         away = _gap(plate, own) / max(1, plate[3] - plate[1])
-        # Inside its own box a label hides the thing, the more so in a small box.
+        # Inside its own box a label hides the thing; in a small box it hides more of it.
         inside = _shared(plate, own) * min(1.0, 8 * _area(plate) / max(1, _area(own)))
         return 100 * self._hidden(plate) + 0.6 * others + 0.5 * inside + away
 

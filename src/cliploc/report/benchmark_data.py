@@ -281,7 +281,7 @@ def _read(part: Path, columns: Iterable[str]) -> Any:
 def _content(part: Path) -> bytes:
     content = read_part(part)
     if content is None:
-        raise UsageError(f"{part} is damaged: run the same cliploc benchmark again, which computes it anew")
+        raise UsageError(f"{part} is damaged: run the same cliploc benchmark again, which computes it again")
     return content
 
 
@@ -303,7 +303,7 @@ def _rows(
                 row = dict(zip(columns, values, strict=True))
                 accuracy.setdefault(row["setting"], MaxBoxAcc()).add(row["sample"], row, None, None)
                 tau = thresholds.get(row["setting"])
-                # A setting whose maps have a τ each (Otsu's) is judged by the IoU that was kept.
+                # A setting with a τ for each map (Otsu's) is judged by the stored IoU.
                 hit[i] = row["iou"] >= 0.5 if tau is None else hit_at(row[LARGEST_HITS], row["highest"], tau)
             frame.loc[done, "hit"] = hit
             if "true_boxes" in frame.columns:

@@ -145,11 +145,11 @@ def breakdown(
         axes.set_xlabel(what)
         axes.set_ylabel("right boxes, %")
 
-    said = "; ".join(
+    shares = "; ".join(
         f"{one.label}: " + ", ".join(f"{name} {h} of {n}" for name, (h, n) in zip(names, found[one.id], strict=True))
         for one in settings
     )
-    return figure(draw, f"Right boxes by {what}. {said}", (5.2, 3.7))
+    return figure(draw, f"Right boxes by {what}. {shares}", (5.2, 3.7))
 
 
 # ------------------------------------------------------------------------------------------------------------ drawing

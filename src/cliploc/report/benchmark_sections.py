@@ -64,7 +64,7 @@ def sections(run: BenchmarkRun, settings: Sequence[SettingResult], photographs: 
             "studies": studies(run, shown, reasons, photographs),
             "confusions": confusion(run, settings, list(reasons)),
         }
-        found.append(Section("ten", "Ten classes", "Ten classes, looked at closely", ten))
+        found.append(Section("ten", "Ten classes", "Ten classes in detail", ten))
     found.append(Section("classes", "Classes", "Class by class", left | _classes(run, shown)))
     found.append(Section("pictures", "Pictures", "Pictures", _pictures(run, settings, photographs)))
     return found
@@ -79,7 +79,7 @@ def _tau(settings: Sequence[SettingResult]) -> dict[str, Any]:
         "MaxBoxAcc": "there, %",
         "own τ": "",
         "at own τ": "%",
-        f"within {FORGIVING:g} points": "the range of τ around the best in which MaxBoxAcc is so near to it",
+        f"within {FORGIVING:g} points": "the range of τ around the best in which MaxBoxAcc is this close to the best",
     }
     rows = []
     for one in curves:
@@ -182,7 +182,7 @@ def _classes(run: BenchmarkRun, settings: Sequence[SettingResult]) -> dict[str, 
     few = int((present <= 2).sum())
     words = [f"{len(present):,} classes, {count(int(present.sum()), 'sample')}."]
     if few > len(present) / 2:
-        words.append(f"{few:,} of them have one or two: their own numbers say little.")
+        words.append(f"{few:,} of them have one or two: too few for reliable numbers.")
     return {
         "words": " ".join(words),
         "leader": settings[0].label,

@@ -15,13 +15,13 @@ from cliploc.metrics import all_numbers
 from cliploc.report.benchmark_data import BenchmarkRun, SettingResult, in_words, is_imagenet
 
 NOT_COMPARABLE = (
-    "Numbers of another model, another split or other pictures are not comparable with each other: the published rows "
-    "stand here for orientation. † marks VL-Score's own rule, which counts a picture as right when any predicted box "
+    "Numbers of different models, splits or pictures are not comparable with each other: the published rows are only "
+    "for orientation. † marks VL-Score's own rule, which counts a picture as right when any predicted box "
     "fits any true box: never compare it with MaxBoxAcc, which takes one box."
 )
 WITHOUT_A_MODEL = (
-    "Boxes without a model are the same for every picture and name, fixed beforehand: a method whose boxes are no "
-    "better has found the middle of the picture. Their Top-1 and Top-5 Loc take the model's classification."
+    "Boxes without a model are fixed beforehand and the same for every picture and name: a method whose boxes are not "
+    "better has only found the middle of the picture. Their Top-1 and Top-5 Loc use the model's classification."
 )
 RULE_MARK = " †"
 CHART = "0 – 50 – 100 %"
@@ -129,7 +129,7 @@ def comparison(run: BenchmarkRun, most: int = 12) -> Table:
     baselines = [one for one in run.ranked if one.baseline]
     if not is_imagenet(run):
         groups: dict[str, Sequence[Sequence[Cell]]] = {"": [_ours(run, one) for one in chosen]} if chosen else {}
-        notes = ["Published numbers are kept for ILSVRC only."]
+        notes = ["Published numbers are available for ILSVRC only."]
     else:
         groups, notes = {}, [NOT_COMPARABLE]
         for heading, learnt in (("zero-shot", False), ("trained on ImageNet's image labels", True)):

@@ -46,11 +46,10 @@ def as_hex(colour: Colour) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
-def told_apart(count: int, together: Iterable[Iterable[int]]) -> list[Colour]:
-    """Colours for many names, of which only a few are seen together.
+def distinct_colours(count: int, together: Iterable[Iterable[int]]) -> list[Colour]:
+    """Colours for many names, different for names that are often in the same picture.
 
-    With more names than colours some share one. Names that are often together get different ones, the most frequent
-    names first.
+    With more names than colours, some names share one. The most frequent names choose first.
 
     Args:
         count: the number of names.
@@ -60,7 +59,7 @@ def told_apart(count: int, together: Iterable[Iterable[int]]) -> list[Colour]:
         A colour for each name.
 
     Example:
-        >>> colours = told_apart(40, [[0, 30], [0, 10], [10, 30]])
+        >>> colours = distinct_colours(40, [[0, 30], [0, 10], [10, 30]])
         >>> len({colours[0], colours[10], colours[30]})
         3
     """

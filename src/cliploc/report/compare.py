@@ -20,14 +20,14 @@ from cliploc.report.overlay import file_name, scaled
 if TYPE_CHECKING:
     from cliploc.localization import Localization
 
-MOST_CELLS = 400  # of a sheet; a larger one is read by nobody
-LARGEST_SIDE = 8000  # pixels to which a sheet grows for the sake of its cells
-SHEET_SIDE = 1800  # pixels that a sheet is made to fit in, as long as its cells are not too small
-NARROWEST_COLUMN = 190  # so that a caption has two or three lines
-CELL_SIDES = (200, 560)  # least and greatest longer side of a cell's picture
+MOST_CELLS = 400  # of a sheet; nobody reads a larger one
+LARGEST_SIDE = 8000  # maximum side in pixels of a sheet that is enlarged to keep its cells legible
+SHEET_SIDE = 1800  # usual maximum side in pixels of a sheet; larger only if its cells would be too small
+NARROWEST_COLUMN = 190  # pixels; a caption then takes two or three lines
+CELL_SIDES = (200, 560)  # minimum and maximum of the longer side of a cell's picture
 GAP, BLOCK_GAP, MARGIN = 14, 40, 20
 FILE_SIZE, HEADING_SIZE, TEXT_SIZE = 26, 18, 14
-MOST_LINES = 8  # of one text
+MOST_LINES = 8  # of a text
 THUMBNAIL = (220, 150)
 GREY: Colour = (80, 80, 80)
 EMPTY: Colour = (238, 238, 238)
@@ -37,11 +37,11 @@ LEGEND = "Ring: the hottest place of the map. Boxes: by the threshold of each me
 
 @dataclass(frozen=True)
 class ModelResults:
-    """What the methods make of one picture on one model.
+    """The results of all methods for one picture on one model.
 
     Attributes:
         model: the model's name.
-        results: method, under the text that it was asked for → its result.
+        results: method, as it was typed → its result.
         missing: method → why it has no result on this model.
     """
 
@@ -111,7 +111,7 @@ def peak_of(result: Localization, index: int) -> tuple[float, float, float] | No
 
 
 def cell_caption(result: Localization, index: int) -> str:
-    """What stands below a cell: "found · 2 boxes, best 0.93 · peak 1.00 at 210,130", or why a name was not found."""
+    """The text below a cell: "found · 2 boxes, best 0.93 · peak 1.00 at 210,130", or why a name was not found."""
     scores = result.boxes.score[result.boxes.label == index]
     if result.found[index]:
         words = ["found", count(len(scores), "box", "boxes")]
@@ -127,7 +127,7 @@ def cell_caption(result: Localization, index: int) -> str:
 
 # ------------------------------------------------------------------------------------------------------------ the sheet
 class _Sheet:
-    """The sheet of one picture; its parts are measured first, as texts need as many lines as they need."""
+    """The sheet of one picture. Its parts are measured before drawing, as texts take different numbers of lines."""
 
     def __init__(
         self, models: Sequence[ModelResults], titles: Mapping[str, str], first: Localization, legend: str
@@ -140,7 +140,7 @@ class _Sheet:
         self._block_w = columns * self._column_w + (columns - 1) * GAP
         methods = list(titles)
         blocks = math.ceil(len(methods) / self._rows_of_block)
-        self._blocks = [methods[number::blocks] for number in range(blocks)]  # read from left to right, line by line
+        self._blocks = [methods[number::blocks] for number in range(blocks)]  # in reading order, line by line
         blocks_w = len(self._blocks) * self._block_w + (len(self._blocks) - 1) * BLOCK_GAP
         self._width = 2 * MARGIN + max(blocks_w, THUMBNAIL[0] + GAP + 300)
 
@@ -148,7 +148,7 @@ class _Sheet:
         """The whole sheet."""
         head = self._head()
         heads = self._column_heads()
-        # Rows of different blocks with the same number are equally high, so that they stand in line.
+        # Rows with the same number in different blocks have the same height, so that they are aligned.
         rows = [
             [self._row(block[number]) if number < len(block) else None for block in self._blocks]
             for number in range(len(self._blocks[0]))
@@ -169,7 +169,7 @@ class _Sheet:
         return sheet
 
     def _head(self) -> Image.Image:
-        """The photograph small, and beside it file, size, names, models and remarks."""
+        """The head: a small photograph, and beside it file, size, names, models and remarks."""
         first, width = self._first, self._width - 2 * MARGIN
         ratio = min(THUMBNAIL[0] / first.image.width, THUMBNAIL[1] / first.image.height)
         small_wh = (max(1, round(first.image.width * ratio)), max(1, round(first.image.height * ratio)))
@@ -192,7 +192,7 @@ class _Sheet:
         return part
 
     def _column_heads(self) -> Image.Image:
-        """The models and the names, where there are several; each model's stands over its names."""
+        """The column heads: models and names, where there are several; each model is above its names."""
         texts: list[list[tuple[int, _Text]]] = []
         if len(self._models) > 1:
             texts.append([(x, _Text(one.model, HEADING_SIZE, self._group_w)) for x, one in self._groups()])
@@ -214,7 +214,7 @@ class _Sheet:
         return part
 
     def _row(self, method: str) -> Image.Image:
-        """A method's title, and its cells by all models."""
+        """A row: a method's title and its cells for all models."""
         title = _Text(self._titles[method], HEADING_SIZE, self._block_w)
         cells = list(self._cells(method))
         height = self._picture_wh[1]
@@ -229,7 +229,7 @@ class _Sheet:
         return part
 
     def _cells(self, method: str) -> Iterator[tuple[int, Image.Image, _Text | None]]:
-        """Of each cell where it begins, its picture, and the text below it."""
+        """The cells of a row: for each its left edge, its picture, and the text below it."""
         width, height = self._picture_wh
         for left, one in self._groups():
             result = one.results.get(method)
@@ -245,7 +245,7 @@ class _Sheet:
                 yield left + index * (self._column_w + GAP), picture, text
 
     def _groups(self) -> Iterator[tuple[int, ModelResults]]:
-        """Where the columns of each model begin in a block."""
+        """The left edge of each model's columns in a block."""
         for number, one in enumerate(self._models):
             yield number * (self._group_w + GAP), one
 
@@ -255,9 +255,9 @@ class _Sheet:
 
 
 def _fitting(size_wh: tuple[int, int], rows: int, columns: int) -> tuple[int, tuple[int, int]]:
-    """How many rows a block has, and how large a cell's picture is, so that pictures on the sheet are largest.
+    """The number of rows of a block and the size of a cell's picture that make pictures on the sheet largest.
 
-    The sheet is larger where cells would be too small to be legible.
+    The sheet is enlarged if cells would be too small to be legible.
     """
     longest, (least, most) = max(size_wh), CELL_SIDES
     side = float(SHEET_SIDE)
@@ -270,7 +270,7 @@ def _fitting(size_wh: tuple[int, int], rows: int, columns: int) -> tuple[int, tu
 
 
 def _largest(size_wh: tuple[int, int], rows: int, columns: int, side: float) -> tuple[float, int]:
-    """The scale of pictures on a sheet of this side, and the rows of a block at which it is largest."""
+    """The largest scale of pictures on a sheet of this side, and the number of rows of a block that gives it."""
     width, height = size_wh
     words = HEADING_SIZE + 3 * TEXT_SIZE + 40 + GAP  # of a row, beside its pictures
     best = (0.0, 0, rows)
@@ -285,7 +285,7 @@ def _largest(size_wh: tuple[int, int], rows: int, columns: int, side: float) -> 
 
 
 def _ring(picture: Image.Image, peak: tuple[float, float, float] | None) -> None:
-    """Marks the hottest place, where there is one."""
+    """Marks the hottest place, if there is one."""
     if peak is None:
         return
     _, x, y = peak
@@ -318,7 +318,7 @@ class _Text:
         self.height = len(self._lines) * self._line_height + size // 3
 
     def draw(self, picture: Image.Image, x: int, y: int) -> int:
-        """Draws it, and returns where the next thing may begin."""
+        """Draws the text and returns the y at which the next thing may begin."""
         draw = ImageDraw.Draw(picture)
         for number, line in enumerate(self._lines):
             draw.text((x, y + number * self._line_height), line, fill=self._colour, font=self._font)
@@ -326,7 +326,7 @@ class _Text:
 
 
 def _broken(text: str, font: Font, width: int) -> list[str]:
-    """The text in lines of at most this width; what is left after `MOST_LINES` is cut off with "…"."""
+    """The text in lines of at most this width; after `MOST_LINES` it is cut off with "…"."""
     lines: list[str] = []
     rest = text
     while rest and len(lines) < MOST_LINES - 1:
@@ -337,7 +337,7 @@ def _broken(text: str, font: Font, width: int) -> list[str]:
 
 
 def _line_of(text: str, font: Font, width: int) -> str:
-    """What of a text goes on one line: whole words, else as many letters of the first as there is room for."""
+    """The start of a text that fits on one line: whole words, else as many letters of the first as fit."""
     if font.getlength(text) <= width:
         return text
     low, high = 1, min(len(text), 1 + width)

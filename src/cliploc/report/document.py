@@ -72,7 +72,7 @@ def compared_record(models: Sequence[ModelResults], methods: Iterable[str]) -> d
     """One entry of "pictures" in the document of a comparison.
 
     Args:
-        models: what the methods make of the picture on each model; at least one has a result.
+        models: the methods' results for the picture on each model; at least one has a result.
         methods: in the order of the entries.
 
     Returns:
@@ -146,7 +146,7 @@ def _number(value: Any, decimals: int) -> float | None:
 
 
 def _text(value: Any) -> str:
-    """Valid UTF-8 text: a file name may hold other bytes."""
+    """A value as valid UTF-8 text, as file names may contain other bytes."""
     return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
 
 

@@ -176,7 +176,7 @@ def file_name(result: Localization) -> str:
 
 
 def run_line(result: Localization) -> str:
-    """What made the result: "CAM · mini · τ 0.40", and whether presence is uncalibrated; "" where nobody says."""
+    """Method, model, threshold, and whether presence is uncalibrated: "CAM · mini · τ 0.40"; "" if not known."""
     words = [result.method, result.model]
     if result.threshold is not None:
         words.append("τ auto" if result.threshold == "auto" else f"τ {result.threshold:.2f}")
@@ -304,7 +304,7 @@ def covering(heat: npt.NDArray[np.uint8], opacity: float, ramp: tuple[float, flo
 
 
 def _level(result: Localization, index: int) -> float | None:
-    """The heat at which a name's boxes were cut; None where that is not known, or nothing is hot."""
+    """The heat at the threshold of a name's boxes; None if the threshold is not known or nothing is hot."""
     x0, y0, x1, y1 = result.frame.visible_xyxy
     maps = np.nan_to_num(result.maps[[index], y0:y1, x0:x1])
     if result.threshold is None or not result.found[index] or not maps.any():
@@ -399,7 +399,7 @@ def _grid(size_wh: tuple[int, int], count: int) -> tuple[int, tuple[int, int]]:
 
 
 def _sheet(cells: Sequence[_Cell], columns: int, run: str) -> Image.Image:
-    """The cells in rows, and a line below them that says what ran."""
+    """The sheet: the cells in rows, and the line `run` below them."""
     cell_w = max(CELL_SIDES[0], cells[0].image.width)
     cell_h = cells[0].image.height + CAPTION
     rows = -(-len(cells) // columns)

@@ -11,7 +11,7 @@ from PIL import Image
 from cliploc._files import write_whole
 from cliploc.errors import InputError
 from cliploc.images import load
-from cliploc.report.colours import as_hex, told_apart
+from cliploc.report.colours import as_hex, distinct_colours
 from cliploc.report.exports import AnnotatedPicture
 from cliploc.report.html import REPORT_TEMPLATES, jpeg_uri
 
@@ -47,7 +47,7 @@ def write_review(
         "kind": REVIEW_KIND,
         "run": run,
         "names": list(names),
-        "colours": [as_hex(one) for one in told_apart(len(names), (one.label.tolist() for one in pictures))],
+        "colours": [as_hex(one) for one in distinct_colours(len(names), (one.label.tolist() for one in pictures))],
         "height": HEIGHT,
         "decided": {one.name: dict(decided[one.name]) for one in pictures if one.name in decided},
     }

@@ -1,4 +1,4 @@
-"""What a visitor chose, as one value: out of the page or an address, into an address, Python lines and a command."""
+"""The settings of the page as one value: read from the page or a URL, written as a URL, Python lines and a command."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from cliploc.errors import UsageError
 from cliploc.prompts import TEMPLATE_SETS
 from cliploc.report.overlay import OPACITY
 
-SCALES = ("1", "1,1.5", "1,1.43,2")  # each is a forward pass, and the machine is shared
+SCALES = ("1", "1,1.5", "1,1.43,2")  # few choices, as each scale is a forward pass on a shared machine
 OF_LOCALIZER = ("templates", "resize", "scales", "flip", "refine", "min_presence", "max_boxes", "split_peaks")
 CHECKS = {
     **{name: OPTIONS[name].check for name in ("resize", "min_presence", "max_boxes", "split_peaks")},
     "scales": choice("scales", SCALES),
     "templates": choice("templates", tuple(TEMPLATE_SETS)),
-    # The page's thresholds are numbers, never "auto".
+    # Thresholds of the page are numbers, never "auto".
     **{name: number(name, 0, 1) for name in ("threshold", "compare_threshold", "min_score", "opacity")},
 }
 LIVE = (
@@ -33,35 +33,35 @@ LIVE = (
     "min_score",
     "opacity",
 )  # no model runs for these
-MOST_NAMES = 50  # a page that long is read by nobody, and each name costs memory
+MOST_NAMES = 50  # nobody reads a longer page, and each name costs memory
 MOST_WORDS = 200  # names and synonyms together: each is embedded in every template
 MOST_CELLS = 120  # names × methods: each is a map in memory and a picture on the page
-MOST_LETTERS = 8_000  # of all names as they were typed
+MOST_LETTERS = 8_000  # of the text with all names
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything but the photograph.
+    """All inputs of the page except the photograph.
 
-    Those that `cliploc.Options` has too mean the same there, and have its defaults.
+    Fields that `cliploc.Options` has too mean the same and have its defaults.
 
     Attributes:
-        names: as typed: one a line, or with commas.
-        model: its place in the menu; "" for the first.
-        method: "" for the tower's own.
+        names: as typed: one a line, or separated by commas.
+        model: the model's key in the menu; "" for the first.
+        method: the method; "" for the tower's default.
         compare: further methods beside it, any number.
-        resize: of `Options`; "" for the model's own.
-        scales: of `Options`: numbers with commas, one of `SCALES`.
-        flip: of `Options`.
-        templates: of `Options`: the name of a set.
-        refine: of `Options`.
-        min_presence: of `Options`.
-        threshold: of `Options`: a number; None for the method's own.
-        compare_threshold: that of the further methods; None for the own one of each.
-        max_boxes: of `Options`; 0 for all.
-        split_peaks: of `Options`.
-        min_score: boxes that score less are left out.
-        opacity: of the hottest places.
+        resize: as in `Options`; "" for the model's own.
+        scales: as in `Options`, as numbers separated by commas, one of `SCALES`.
+        flip: as in `Options`.
+        templates: as in `Options`, but only the name of a set.
+        refine: as in `Options`.
+        min_presence: as in `Options`.
+        threshold: as in `Options`, but a number; None for the method's own.
+        compare_threshold: threshold of the further methods; None for each method's own.
+        max_boxes: as in `Options`; 0 for all.
+        split_peaks: as in `Options`.
+        min_score: boxes with a lower score are left out.
+        opacity: opacity of the hottest places.
     """
 
     names: str = ""
@@ -91,7 +91,7 @@ class Settings:
         """The names, each once, in order.
 
         Raises:
-            UsageError: none, or too many, synonyms counted too.
+            UsageError: no name, or too many, counting synonyms too.
         """
         parts = [" ".join(part.split()) for line in self.names.splitlines() for part in line.split(",")]
         found = list(dict.fromkeys(part for part in parts if part))
@@ -106,26 +106,26 @@ class Settings:
 
     @property
     def computed(self) -> Settings:
-        """Without what only moves boxes and colours: equal where one run of the model serves both."""
+        """The settings with defaults for those that change only boxes and colours: equal if one model run is enough."""
         return replace(self, names="\n".join(self.asked), **{key: getattr(Settings(), key) for key in LIVE})
 
     def with_live(self, other: Settings) -> Settings:
-        """These, but for what only moves boxes and colours, which is the other's."""
+        """These settings, with the other's values for those that change only boxes and colours."""
         return replace(self, **{key: getattr(other, key) for key in LIVE})
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What `Localizer` takes, but for model, method and threshold; defaults left out."""
+        """Arguments of `Localizer`, without model, method, threshold and defaults."""
         changed = {key: getattr(self, key) for key in OF_LOCALIZER if getattr(self, key) != getattr(Settings, key)}
         values = {key: OPTIONS[key].parse(one) if isinstance(one, str) else one for key, one in changed.items()}
         return Options(**values).given()
 
 
 def from_mapping(values: Mapping[str, Any], base: Settings | None = None) -> Settings:
-    """Settings out of plain values, such as the JSON of a request.
+    """Makes settings from plain values, such as the JSON of a request.
 
     Raises:
-        UsageError: a key that there is not, or a value that it cannot have.
+        UsageError: an unknown key, or a value that it cannot have.
 
     Example:
         >>> from_mapping({"names": "cat, dog", "max_boxes": 3}).asked
@@ -142,7 +142,7 @@ def from_mapping(values: Mapping[str, Any], base: Settings | None = None) -> Set
 
 
 def _typed(key: str, value: Any, default: Any) -> Any:
-    """A value of JSON or of an address as the setting holds it; null leaves it as it is, or has no threshold."""
+    """Converts a value from JSON or a URL to the setting's type; null means `default`, or no threshold."""
     own = getattr(Settings, key)
     if value is None or (own is None and value == ""):
         return None if own is None else default
@@ -157,7 +157,7 @@ def _typed(key: str, value: Any, default: Any) -> Any:
             raise UsageError(f"expected {key} as a list of names, got {short(value)}")
         return tuple(part.strip() for part in parts if part.strip())
     if not isinstance(own, str):
-        with suppress(TypeError, ValueError, OverflowError):  # what is no number is left for the check
+        with suppress(TypeError, ValueError, OverflowError):  # the check below refuses what is not a number
             share = float(value)
             value = int(share) if isinstance(own, int) and share.is_integer() else share
     elif not isinstance(value, str):
@@ -170,7 +170,7 @@ def _typed(key: str, value: Any, default: Any) -> Any:
 
 
 def to_query(settings: Settings) -> str:
-    """The part of an address behind the question mark; what stands at its default is left out.
+    """The query string of a URL with these settings, without defaults.
 
     Example:
         >>> to_query(Settings(names="cat", flip=True))
@@ -182,13 +182,13 @@ def to_query(settings: Settings) -> str:
 
 
 def from_query(query: str) -> Settings:
-    """Settings out of an address; what cannot be used there is left at its default."""
+    """Makes settings from a URL's query string; values that cannot be used keep their defaults."""
     settings = Settings()
     for key, value in parse_qsl(query, max_num_fields=64):
         try:
             settings = from_mapping({key: value}, settings)
         except UsageError:
-            continue  # somebody's old or mistyped link still opens the page
+            continue  # an old or mistyped link must still open the page
     return settings
 
 
@@ -201,13 +201,13 @@ def _text(value: Any) -> str:
 def python_lines(
     settings: Settings, file: str, model: Mapping[str, Any], rules: Sequence[tuple[Mapping[str, Any], float]]
 ) -> str:
-    """A script that gives the same heatmaps and boxes.
+    """The lines of a Python script that gives the same heatmaps and boxes.
 
     Args:
-        settings: what was asked.
+        settings: the settings of the page.
         file: the photograph's name.
-        model: `model` and `pretrained` as `Localizer` takes them.
-        rules: for each method what `Localizer` takes for it (`method`, `head`), and its threshold.
+        model: `model` and `pretrained`, as arguments of `Localizer`.
+        rules: for each method its arguments of `Localizer` (`method`, `head`), and its threshold.
     """
     lines = ["import cliploc", ""]
     for place, (method, threshold) in enumerate(rules):
@@ -237,7 +237,7 @@ def python_lines(
 def command_lines(
     settings: Settings, file: str, model: Mapping[str, Any], rules: Sequence[tuple[Mapping[str, Any], float]]
 ) -> str:
-    """One `cliploc localize` for each method, with the arguments of `python_lines`."""
+    """One `cliploc localize` command for each method; arguments as for `python_lines`."""
     commands = []
     for method, threshold in rules:
         options = [f"--prompt={name}" for name in settings.asked]
@@ -248,6 +248,6 @@ def command_lines(
 
 
 def to_json(settings: Settings) -> dict[str, Any]:
-    """Plain values, as a document holds them."""
+    """The settings as plain values for JSON."""
     plain: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
     return plain

@@ -1,4 +1,4 @@
-"""Boxes in the files that other tools read. Each format is a file of its own and registers itself; see `Export`."""
+"""Export formats: boxes in files for other tools. Each format is one file that registers itself; see `Export`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The protocol of an export format and its registry: what it is called, what it writes, and how.
+"""The protocol of an export format and the registry of formats.
 
-`annotate`, the page's downloads, `cliploc exports` and the documents read the registry, so that a new format is one
-file here and its test.
+`annotate`, the page's downloads, `cliploc exports` and the documents read the registry. So a new format is one file
+here and its test.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class Export(ABC):
 
     Attributes:
         name: as typed after `--format`.
-        about: what it is and which tool reads it, in a line.
-        files: the files that it always writes, as names in the folder that it is given.
-        folders: the folders that it always writes there.
-        needs: what it uses beside the boxes: "image_url" of the settings, or "picture_files", the pictures themselves.
+        about: one line that describes it and names the tool that reads it.
+        files: names of the files that it always writes in the given folder.
+        folders: names of the folders that it always writes there.
+        needs: what it needs besides the boxes: "image_url" of the settings, or "picture_files", the pictures.
     """
 
     name: ClassVar[str]
@@ -43,13 +43,13 @@ class Export(ABC):
 
     @abstractmethod
     def write(self, pictures: Pictures, settings: ExportSettings, folder: Path) -> None:
-        """Writes `files` and `folders` into a folder, each whole or not at all; what was there is replaced.
+        """Writes `files` and `folders` into a folder, each atomically; existing ones are replaced.
 
         The same pictures and settings give the same bytes.
 
         Args:
-            pictures: gives the pictures in order, at each call from the start.
-            settings: what is written besides the boxes.
+            pictures: returns the pictures in order; each call starts from the first.
+            settings: names, model and address prefix.
             folder: an existing folder.
         """
 
@@ -70,8 +70,8 @@ def chosen_exports(names: str | Sequence[str]) -> tuple[Export, ...]:
     """The formats of these names, each once.
 
     Raises:
-        UnknownNameError: a format that there is not.
-        UsageError: no name.
+        UnknownNameError: an unknown format.
+        UsageError: no name is given.
 
     Example:
         >>> [one.files for one in chosen_exports(["coco", "csv", "coco"])]

@@ -1,4 +1,4 @@
-"""What every format writes, and what all of them must get right: file names, XML, streams of JSON."""
+"""Values that every format writes, and helpers for file names, XML and streams of JSON."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ class AnnotatedPicture:
     """One picture with its boxes.
 
     Attributes:
-        number: from 1, unique in the export.
+        number: its number in the export, from 1.
         name: its path below the annotated folder, with slashes.
         path: the file.
-        size_wh: of the upright picture.
+        size_wh: width and height of the upright picture.
         xyxy: `[n, 4]` float32, upright original pixels, exclusive right and bottom edge.
         score: `[n]` in 0–1: the estimated chance that a box fits, if its name is in the picture.
         label: `[n]` indices into the names.
-        box_ids: `[n]`, of each box among those found in the picture, whatever was dropped since.
-        groups: `[n]`, whether a box seems to go round several things.
-        margin: how far the nearest name is from its threshold: how certain the picture is.
-        certainty: `[n]` in 0–1, how certain it is that a box's name is in the picture; None where nobody says.
+        box_ids: `[n]` the number of each box among all boxes found in the picture; dropping boxes does not change it.
+        groups: `[n]` whether a box seems to contain several things.
+        margin: distance of the nearest name's certainty from its threshold: how certain the picture is.
+        certainty: `[n]` in 0–1, how certain it is that a box's name is in the picture; None if that is not known.
     """
 
     number: int
@@ -52,7 +52,7 @@ class AnnotatedPicture:
     certainty: FloatArray | None = None
 
     def detections(self) -> Detections:
-        """As `supervision`'s writers take them."""
+        """The boxes as `supervision`'s `Detections`, for its writers."""
         import supervision
 
         if not len(self.xyxy):
@@ -64,12 +64,12 @@ class AnnotatedPicture:
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """What is written besides the boxes.
+    """What an export writes besides the boxes.
 
     Attributes:
-        names: of the labels.
-        model: which model and method drew the boxes.
-        image_url: what stands before a picture's path where a tool fetches pictures by address (Label Studio).
+        names: names of the labels.
+        model: the model and method that made the boxes.
+        image_url: prefix of a picture's path, for a tool that loads pictures by address (Label Studio).
     """
 
     names: tuple[str, ...]
@@ -78,11 +78,11 @@ class ExportSettings:
 
 
 class FileNames:
-    """Names the files of an export after its pictures. Every name stays inside the export's folder; none comes twice.
+    """Names the files of an export after its pictures. All names are inside the export's folder and unique.
 
     Args:
         folder: where the export is written.
-        no_folder: what no folder may be called, because the format's readers look for it; it gets a `_` behind it.
+        no_folder: a name that no folder may have, because readers of the format look for it; a `_` is appended to it.
     """
 
     def __init__(self, folder: Path, no_folder: str | None = None) -> None:
@@ -106,7 +106,7 @@ class FileNames:
             path = PurePosixPath(*folders, f"{stem}{'' if number == 1 else f'-{number}'}")
             files = [_placed(path, ending) for ending in endings]
             above = {_folded(one) for file in files for one in file.parents}
-            if above & self._files:  # a file is called as a folder would be
+            if above & self._files:  # a file already has the name of one of the folders
                 stem, folders = _shortened("_".join([*folders, stem])), []
             elif not {_folded(one) for one in files} & (self._files | self._folders):
                 break
@@ -117,7 +117,7 @@ class FileNames:
         return [self._inside(one) for one in files]
 
     def _inside(self, file: PurePosixPath) -> Path:
-        """The last guard: whatever the name is made of, the file lies below the folder."""
+        """The file's path, refused if it is not below the folder for any reason."""
         path = self._folder / file
         if self._folder not in path.resolve().parents:
             raise UsageError(f"expected a file inside the export's folder, got {path}: rename its picture")
@@ -126,38 +126,38 @@ class FileNames:
 
 
 def _safe_parts(name: str) -> list[str]:
-    """A picture's name, cut at its slashes → folders and a file name that mean nothing special on any system."""
+    """Splits a picture's name at its slashes into folders and a file name that are safe on every system."""
     parts = [_safe(part) for part in name.split("/") if part not in ("", ".", "..")]
     return parts or ["_"]
 
 
 def _safe(part: str) -> str:
-    """Backslashes, control characters and halves of characters become `_`, as do a drive's colon, and dots alone."""
+    """Replaces backslashes, control characters, lone surrogates, a drive's colon and a name of dots only by `_`."""
     letters = "".join("_" if one == "\\" or unicodedata.category(one) in ("Cc", "Cs") else one for one in part)
     letters = re.sub(r"^([A-Za-z]):", r"\1_", letters)
     return letters if letters.strip(" .") else "_" * len(letters)
 
 
 def _shortened(stem: str) -> str:
-    """Most file systems allow 255 bytes, and an ending and a number are added."""
+    """Shortens a name, as most file systems allow 255 bytes, and an ending and a number are added."""
     while len(stem.encode()) > 200:
         stem = stem[:-1]
     return stem if stem.strip(" .") else f"_{stem}"
 
 
 def _placed(stem: PurePosixPath, ending: str) -> PurePosixPath:
-    """`labels/*.txt` and `cats/a` → `labels/cats/a.txt`."""
+    """The path of a picture's file: `labels/*.txt` and `cats/a` give `labels/cats/a.txt`."""
     folder, _, suffix = ending.partition("*")
     return PurePosixPath(folder) / stem.with_name(_safe(f"{stem.name}{suffix}"))
 
 
 def _folded(path: PurePosixPath) -> str:
-    """Equal for names that some file system takes for one: of another case, or with composed letters."""
+    """A key that is equal for names that some file systems treat as equal (case, composed letters)."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", str(path)).casefold())
 
 
 def json_list(file: IO[str], items: Iterable[Any]) -> None:
-    """A JSON array, an item a line, without holding more than one; plain ASCII, which every reader takes."""
+    """Writes a JSON array with one item per line, from an iterator; plain ASCII, which every reader accepts."""
     file.write("[")
     for number, item in enumerate(items):
         file.write(f"{',' if number else ''}\n{json.dumps(item, allow_nan=False)}")
@@ -170,16 +170,16 @@ def element(tag: str, text: object, indent: str = "") -> str:
 
 
 def attributes(**values: object) -> str:
-    """Of an XML element, quoted."""
+    """The attributes of an XML element, quoted."""
     return " ".join(f"{key}={quoteattr(str(value))}" for key, value in values.items())
 
 
 def number(value: float) -> float:
-    """A coordinate or score as it is written: hundredths of a pixel, thousandths of a percent."""
+    """Rounds a coordinate or score for writing: to hundredths of a pixel or thousandths of a percent."""
     return round(float(value), 4)
 
 
 def rows(picture: AnnotatedPicture) -> Iterator[tuple[list[float], float, int]]:
-    """Box, score and label of each."""
+    """Yields the box, score and label of each box of a picture."""
     for box, score, label in zip(picture.xyxy.astype(float).tolist(), picture.score, picture.label, strict=True):
         yield box, float(score), int(label)

@@ -1,4 +1,4 @@
-"""COCO's JSON of boxes (Lin et al. 2014), each with the score that it was drawn with."""
+"""COCO's JSON format of boxes (Lin et al. 2014), with a score for each box."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cliploc.report.exports._values import ExportSettings, json_list, number
 
 @export
 class Coco(Export):
-    """COCO's JSON of boxes, one file."""
+    """COCO's JSON format of boxes, one file."""
 
     name = "coco"
     about = "COCO's JSON: x, y, width, height in pixels with fractions; `score` on each; ids from 1"

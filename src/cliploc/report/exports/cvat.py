@@ -1,4 +1,4 @@
-"""CVAT's XML for images, version 1.1: one file."""
+"""CVAT's XML format for images, version 1.1: one file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cliploc.report.exports._values import ExportSettings, attributes, element, 
 
 @export
 class Cvat(Export):
-    """CVAT's XML for images."""
+    """CVAT's XML format for images."""
 
     name = "cvat"
     about = "CVAT for images 1.1, one XML file; corners in pixels with fractions"
@@ -34,8 +34,8 @@ class Cvat(Export):
                     for (x0, y0, x1, y1), _, label in rows(one):
                         edges = {"xtl": x0, "ytl": y0, "xbr": x1, "ybr": y1}
                         corners = attributes(**{key: f"{value:.2f}" for key, value in edges.items()})
-                        said = attributes(label=settings.names[label], source="auto", occluded=0)
-                        file.write(f'<box {said} {corners} z_order="0"></box>\n')
+                        label_and_source = attributes(label=settings.names[label], source="auto", occluded=0)
+                        file.write(f'<box {label_and_source} {corners} z_order="0"></box>\n')
                     file.write("</image>\n")
                 file.write("</annotations>\n")
 

@@ -1,4 +1,4 @@
-"""Label Studio's tasks with predictions, to be corrected there, and the label config that they fit."""
+"""Label Studio's tasks with predictions, for correction there, and the matching label config."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class LabelStudio(Export):
     def write(self, pictures: Pictures, settings: ExportSettings, folder: Path) -> None:
         """Writes `labelstudio.json` and `labelstudio_config.xml`.
 
-        Boxes are in percent of the upright picture; each has a score and an id of its own.
+        Boxes are in percent of the upright picture; each has a score and a unique id.
         """
 
         def fill(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A table with commas, a line for each box."""
+"""A CSV table with a line for each box."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HEAD = ("path", "label", "score", "x0", "y0", "x1", "y1", "width", "height", "ce
 
 @export
 class Table(Export):
-    """A table with commas."""
+    """A CSV table of boxes."""
 
     name = "csv"
     about = "`path,label,score,x0,y0,x1,y1,width,height,certainty`; edges in pixels, right and bottom exclusive"

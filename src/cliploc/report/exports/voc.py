@@ -1,4 +1,4 @@
-"""Pascal VOC's XML, a file for each picture; corners are whole pixels counted from 1, both within the box."""
+"""Pascal VOC's XML format, a file for each picture; corners are whole pixels counted from 1, both inside the box."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from cliploc.report.exports._values import ExportSettings, FileNames
 
 @export
 class Voc(Export):
-    """Pascal VOC's XML, a file for each picture."""
+    """Pascal VOC's XML format, a file for each picture."""
 
     name = "voc"
-    about = "Pascal VOC's XML for each picture: whole pixels counted from 1, the last one within the box; no scores"
+    about = "Pascal VOC's XML for each picture: whole pixels counted from 1, the last one inside the box; no scores"
     folders = ("voc",)
 
     def write(self, pictures: Pictures, settings: ExportSettings, folder: Path) -> None:

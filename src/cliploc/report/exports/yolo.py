@@ -1,4 +1,4 @@
-"""Ultralytics' layout: `images/` and `labels/` beside each other, and `data.yaml`."""
+"""Ultralytics' YOLO layout: the folders `images/` and `labels/`, and `data.yaml`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from cliploc.report.exports._values import ExportSettings, FileNames
 
 @export
 class Yolo(Export):
-    """Ultralytics' layout: a text for each picture, and links to the pictures."""
+    """Ultralytics' YOLO layout: a text file for each picture, and links to the pictures."""
 
     name = "yolo"
     about = (
-        "Ultralytics' `data.yaml`, `labels/` with a text for each picture, empty where there is no box, and `images/` "
+        "Ultralytics' `data.yaml`, `labels/` with a text file for each picture, empty if it has no box, and `images/` "
         "with links to your pictures, or copies where links are not possible"
     )
     folders = ("yolo",)
@@ -27,12 +27,12 @@ class Yolo(Export):
     def write(self, pictures: Pictures, settings: ExportSettings, folder: Path) -> None:
         """Writes `yolo/`: a text file for each picture, empty where it has no box, and links to the pictures.
 
-        A picture whose file system knows no links is copied.
+        A picture is copied if the file system does not support links.
         """
         from supervision.dataset.formats.yolo import detections_to_yolo_annotations
 
         def fill(target: Path) -> None:
-            # Ultralytics finds a text by the last /images/ of the picture's path.
+            # Ultralytics finds a text file by the last /images/ in the picture's path.
             files = FileNames(target, no_folder="images")
             (target / "images").mkdir()
             (target / "labels").mkdir()
@@ -44,7 +44,7 @@ class Yolo(Export):
                     shutil.copyfile(one.path, image)
                 lines = detections_to_yolo_annotations(one.detections(), (one.size_wh[1], one.size_wh[0], 3))
                 text.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-            # JSON is YAML too, and leaves no name to chance: yes, 1.0, "a: b".
+            # JSON strings are valid YAML, and YAML does not misread them: yes, 1.0, "a: b".
             names = "".join(f"  {i}: {json.dumps(name, ensure_ascii=False)}\n" for i, name in enumerate(settings.names))
             path = json.dumps(str((folder / self.folders[0]).absolute()), ensure_ascii=False)
             data = f"path: {path}\ntrain: images\nval: images\nnc: {len(settings.names)}\nnames:\n{names}"

@@ -40,7 +40,7 @@ function build(picture) {
     button.type = "button";
     button.style.borderLeftColor = data.colours[box.label];
     button.textContent = `${data.names[box.label]} ${box.score.toFixed(2)}${box.group ? " · several?" : ""}`;
-    if (box.group) button.title = "This box seems to go round several things.";
+    if (box.group) button.title = "This box seems to contain several things.";
     for (const one of [rect, button]) one.addEventListener("click", () => toggle(picture.name, index));
     for (const [event, on] of [["pointerenter", true], ["focus", true], ["pointerleave", false], ["blur", false]])
       button.addEventListener(event, () => rect.classList.toggle("pointed", on));
