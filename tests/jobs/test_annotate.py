@@ -111,7 +111,7 @@ def test_labels_have_synonyms_thresholds_and_a_background(tmp_path):
         (["cat @1.5"], "cat @1.5: expected a threshold from 0 to 1 after @, got 1.5"),
         (["cat @high"], "got high"),
         (["cat", "cat @0.2"], "expected each name once, got 'cat' 2 times"),
-        (["background: lawn"], "expected names to box, found none"),
+        (["background: lawn"], "expected names to find, got none"),
         (["a\x00b"], "control character"),
         (["a\uffffb"], "control character"),
         ("cat", "expected a list of names"),
