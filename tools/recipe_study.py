@@ -41,6 +41,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "plain, 224": {},
     "affinity, 224": SPREAD,
     "affinity, 320": {**SPREAD, "scales": (1.43,)},
+    "320 + windows 1.5": {"scales": (1.43,), "windows": (1.5,)},
     "320 + windows 2": {"scales": (1.43,), "windows": (2,)},
     "affinity, 320 + windows 1": {**SPREAD, "scales": (1.43,), "windows": (1,)},
     "affinity, 320 + windows 1.5": {**SPREAD, "scales": (1.43,), "windows": (1.5,)},

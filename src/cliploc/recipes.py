@@ -52,46 +52,38 @@ def _recipes(basis: str, **recipes: tuple[str, Mapping[str, Any]]) -> dict[str, 
     return {name: Recipe(name, method, options, basis) for name, (method, options) in recipes.items()}
 
 
+_BEST: Mapping[str, Any] = {"windows": (1.5, 2.0), "flip": True}
 _OF: Mapping[str, Mapping[str, Recipe]] = {
     "mini": _recipes(
         MEASURED,
-        default=("cam", {"refine": ("affinity",), "scales": (1.43,), "windows": (2.0,), "threshold": 0.55}),
+        default=("cam", {"refine": ("affinity",), "scales": (1.43,), "windows": (1.5,), "threshold": 0.55}),
         fast=("cam", {"refine": ("affinity",), "threshold": 0.55}),
-        best=(
-            "cam",
-            {
-                "refine": ("affinity",),
-                "scales": (1.43, 1.0),
-                "windows": (1.0, 1.5, 2.0),
-                "flip": True,
-                "threshold": 0.55,
-            },
-        ),
+        best=("cam", {**_BEST, "refine": ("affinity",), "scales": (1.43,), "threshold": 0.55}),
     ),
     "mini-vit": _recipes(
         MEASURED,
-        default=("naclip", {"scales": (1.43,), "windows": (2.0,)}),
+        default=("naclip", {"scales": (1.43,), "windows": (1.5,), "threshold": 0.55}),
         fast=("naclip", {}),
-        best=("naclip", {"scales": (1.43, 1.0), "windows": (1.0, 1.5, 2.0), "flip": True}),
+        best=("naclip", {**_BEST, "scales": (1.43,), "threshold": 0.55}),
     ),
     "cnn": _recipes(
         BY_ANALOGY,
-        default=("cam", {"refine": ("affinity",), "windows": (2.0,)}),
+        default=("cam", {"refine": ("affinity",), "windows": (1.5,)}),
         fast=("cam", {"refine": ("affinity",)}),
-        best=("cam", {"refine": ("affinity",), "windows": (1.0, 1.5, 2.0), "flip": True}),
+        best=("cam", {**_BEST, "refine": ("affinity",)}),
     ),
     "vit": _recipes(
         BY_ANALOGY,
-        default=("naclip", {"windows": (2.0,)}),
+        default=("naclip", {"windows": (1.5,)}),
         fast=("naclip", {}),
-        best=("naclip", {"windows": (1.0, 1.5, 2.0), "flip": True}),
+        best=("naclip", _BEST),
     ),
     # A hub's or folder's: its tower shows only once it is loaded, so a method that suits both.
     "any": _recipes(
         BY_ANALOGY,
-        default=("grad_cam", {"windows": (2.0,)}),
+        default=("grad_cam", {"windows": (1.5,)}),
         fast=("grad_cam", {}),
-        best=("grad_cam", {"windows": (1.0, 1.5, 2.0), "flip": True}),
+        best=("grad_cam", _BEST),
     ),
 }
 
