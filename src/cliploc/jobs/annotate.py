@@ -148,8 +148,8 @@ def annotate(
             pictures.
         formats: names of `cliploc.list_exports()`; formats written before are updated too.
         min_presence: minimum presence score of a name; a label's own threshold overrides it.
-        min_score: minimum score of a box: the estimated chance that it has IoU ≥ 0.5 with a thing of its name, if one is
-            there.
+        min_score: minimum score of a box: the estimated chance that it has IoU ≥ 0.5 with a thing of its name, if
+            there is one.
         max_boxes: maximum number of boxes of a name in a picture, best first; None for all.
         min_area: minimum area of a box's region, as a share of the picture.
         nms_across: of two boxes of different names whose IoU is above this, the one with the
