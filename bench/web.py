@@ -88,7 +88,7 @@ def asked(client: gradio_client.Client, photo: Path, name: str) -> float | None:
     """Seconds of one request; None when it is lost."""
     start = time.perf_counter()
     try:
-        document = client.predict(gradio_client.handle_file(str(photo)), name, {}, api_name="/locate")
+        document = client.predict(gradio_client.handle_file(str(photo)), name, {"method": "cam"}, api_name="/locate")
     except Exception as error:
         print(f"lost: {type(error).__name__}: {error}", file=sys.stderr)
         return None

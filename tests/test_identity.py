@@ -128,9 +128,9 @@ OF_LOCALIZER: dict[str, Second] = {
     "resize": Second("pad"),
     "image_size": Second(40),
     "scales": Second((1, 1.5)),
-    "windows": Second((2.0,)),
+    "windows": Second((3.0,)),
     "flip": Second(True),
-    "refine": Second(("affinity",)),
+    "refine": Second(("affinity", "guided")),
     "threshold": Second(0.77),
     "components": Second("largest"),
     "min_area": Second(0.01),
@@ -622,8 +622,8 @@ def test_every_setting_of_the_page_is_computed_anew_or_moves_boxes_and_colours_a
     """And each of them stands in the lines that repeat what was seen."""
     seconds: dict[str, Any] = {
         "names": "dog", "model": "other", "method": "layer_cam", "compare": "cam", "resize": "pad", "scales": "1,1.5",
-        "flip": True, "templates": "name-only", "refine": ("guided",), "min_presence": 0.2, "threshold": 0.3,
-        "compare_threshold": 0.2, "max_boxes": 2, "split_peaks": 0.3, "min_score": 0.1,
+        "windows": "2", "flip": True, "templates": "name-only", "refine": ("guided",), "min_presence": 0.2,
+        "threshold": 0.3, "compare_threshold": 0.2, "max_boxes": 2, "split_peaks": 0.3, "min_score": 0.1,
         "opacity": 0.2,
     }  # fmt: skip
     from_look = {"model", "method", "compare", "threshold", "compare_threshold"}  # the lines are told by the look

@@ -214,6 +214,7 @@ class Localizer:
         on_error: OnError = "raise",
         reporter: Reporter = SILENT,
         absent_maps: bool = True,
+        presence: bool | None = None,
     ) -> Iterator[Localization]:
         """Locates names in any number of pictures, in order, holding only a few at a time.
 
@@ -223,12 +224,13 @@ class Localizer:
             on_error: whether a picture that cannot be read raises its error, or is left out and told to the reporter.
             reporter: told of failed pictures, of masked pictures done and left, and of halved batches.
             absent_maps: as for `compare`.
+            presence: as for `compare`.
 
         Yields:
             One `Localization` a picture.
         """
         tasks = {self.method.name: self._task}
-        requests, bank = _requests(images, names), self._bank_where(None)
+        requests, bank = _requests(images, names), self._bank_where(presence)
         with closing(self._own.run(requests, tasks, absent_maps, bank, reporter, on_error)) as results:
             for result in results:
                 if result.error is None:

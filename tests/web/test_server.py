@@ -67,12 +67,17 @@ def client(address: str, folder: Path) -> gradio_client.Client:
 def test_the_interface_gives_the_localizers_boxes(address, tmp_path):
     mine = client(address, tmp_path)
     photo = gradio_client.handle_file(str(DEMO / "cat.jpg"))
-    document = mine.predict(photo, "cat, dog", {"threshold": 0.4}, api_name="/locate")
-    wanted = Localizer("mini", method="cam", threshold=0.4)(DEMO / "cat.jpg", ["cat", "dog"])
-    cat, dog = document["pictures"][0]["names"]
-    assert document["pictures"][0]["file"] == "cat.jpg"
-    assert [box["xyxy"] for box in cat["boxes"]] == [pytest.approx(box, abs=0.01) for box in wanted.boxes.xyxy.tolist()]
-    assert (cat["found"], dog["found"]) == (True, False)
+    for given in ({}, {"recipe": "fast"}, {"method": "cam"}, {"method": "cam", "threshold": 0.4}):
+        document = mine.predict(photo, "cat, dog", given, api_name="/locate")
+        localizer = Localizer("mini", **given)
+        wanted = localizer(DEMO / "cat.jpg", ["cat", "dog"])
+        [picture] = document["pictures"]
+        cat, dog = picture["names"]
+        assert (picture["file"], picture["method"]) == ("cat.jpg", "cam")
+        assert (picture["recipe"] or {}).get("options") == (localizer.recipe and str(localizer.recipe))
+        boxes = [box["xyxy"] for box in cat["boxes"]]
+        assert boxes == [pytest.approx(box, abs=0.01) for box in wanted.boxes.xyxy.tolist()]
+        assert (cat["found"], dog["found"]) == (True, False)
     files = mine.predict(photo, "cat", {}, api_name="/files")
     assert "coco.json" in [Path(file).name for file in files]
     assert json.loads(Path(files[-1]).read_text())["pictures"][0]["names"][0]["found"]
@@ -101,6 +106,8 @@ def test_the_interface_compares_any_number_of_methods(address, tmp_path):
         ("cat", {"compare": ["layer_cam", "legrad"]}, "does not run on mini"),
         ("cat", {"model": "/etc/passwd"}, "expected a model of the menu"),
         ("cat", {"thresold": 1}, "expected one of the settings"),
+        ("cat", {"recipe": "quick"}, "expected recipe of default, fast, best"),
+        ("cat", {"recipe": "fast", "method": "cam"}, "expected a method or a recipe"),
     ],
 )
 def test_what_cannot_be_done_is_a_sentence(address, tmp_path, names, settings, said):
@@ -218,6 +225,7 @@ def test_a_stranger_is_turned_away_where_there_is_a_password(tmp_path):
         (("--model", "mini", "--pretrained", "a", "--pretrained", "b"), "expected --pretrained once"),
         (("--host", "no.such.host.invalid"), "choose another --host or --port"),
         (("--head", "absent.safetensors"), "absent.safetensors"),
+        (("--recipe", "quick"), "expected --recipe of default, fast, best"),
     ],
 )
 def test_a_server_that_cannot_be_says_why(arguments, said):

@@ -20,13 +20,14 @@ from cliploc.errors import InputError, UsageError
 from cliploc.heads import HeadConfig, TsCamHead, save_head, tower_fingerprint
 from cliploc.localizer import Localizer
 from cliploc.memory import Memory
+from cliploc.recipes import recipe_of
 from cliploc.reporter import Reporter
 from cliploc.saliency import methods
 from cliploc.tower import Needs
 from cliploc.web import downloads, view
 from cliploc.web.runs import StoppedError
 from cliploc.web.service import Offer, Service, with_heads
-from cliploc.web.settings import MOST_CELLS, Settings, command_lines, python_lines
+from cliploc.web.settings import MOST_CELLS, Settings, command_lines, from_mapping, from_query, python_lines
 from tests.commands import cliploc_
 
 DEMO = Path(__file__).parents[2] / "src/cliploc/demo_photos"
@@ -40,23 +41,98 @@ def service() -> Service:
 
 @pytest.fixture(scope="module")
 def look(service):
+    """By a method, as published."""
+    return service.look(CAT, Settings(names="cat, dog", method="cam"))
+
+
+@pytest.fixture(scope="module")
+def by_recipe(service):
     return service.look(CAT, Settings(names="cat, dog"))
 
 
-def test_boxes_are_the_localizers_at_every_threshold(service, look, monkeypatch):
+@pytest.mark.parametrize(("fixture", "by"), [("look", {"method": "cam"}), ("by_recipe", {})])
+def test_boxes_are_the_localizers_at_every_threshold(service, request, fixture, by, monkeypatch):
+    look = request.getfixturevalue(fixture)
     monkeypatch.setattr(service, "backbone", None)  # no model may run from here on
-    for threshold, most, split in ((None, 0, 1), (0.1, 0, 1), (0.1, 0, 0.02), (0.6, 1, 1), (0.9, 2, 1)):
+    for threshold, most, split in ((None, 0, None), (0.1, 0, 1), (0.1, 0, 0.02), (0.6, 1, 1), (0.9, 2, 1)):
         settings = Settings(names="cat, dog", threshold=threshold, max_boxes=most, split_peaks=split)
         [(method, found)] = look.cut(settings).items()
         asked = {"threshold": threshold, "max_boxes": most or None, "split_peaks": split}
-        wanted = Localizer("mini", method="cam", **asked)(CAT, ["cat", "dog"])
-        assert split == 1 or len(wanted.boxes.xyxy) > len(look.cut(replace(settings, split_peaks=1))[method].boxes.xyxy)
-        assert method == "cam"
+        wanted = Localizer("mini", **by, **asked)(CAT, ["cat", "dog"])
+        if split == 0.02 and by:
+            assert len(wanted.boxes.xyxy) > len(look.cut(replace(settings, split_peaks=1))[method].boxes.xyxy)
+        assert method == by.get("method", "recipe:default")
         np.testing.assert_array_equal(found.boxes.xyxy, wanted.boxes.xyxy)
         np.testing.assert_array_equal(found.boxes.score, wanted.boxes.score)
         assert found.found.tolist() == wanted.found.tolist() == [True, False]
         assert found.reasons == wanted.reasons
         np.testing.assert_allclose(found.maps, wanted.maps, atol=1e-6)
+
+
+@pytest.mark.parametrize(("model", "recipe"), [("mini", "fast"), ("mini", "best"), ("mini-vit", "default")])
+def test_a_recipe_is_the_localizers(model, recipe):
+    look = Service([Offer(model)], device="cpu").look(CAT, from_mapping({"names": "cat, dog", "recipe": recipe}))
+    [(method, found)] = look.cut(look.settings).items()
+    wanted = Localizer(model, recipe=recipe)(CAT, ["cat", "dog"])
+    assert method == f"recipe:{recipe}"
+    np.testing.assert_array_equal(found.boxes.xyxy, wanted.boxes.xyxy)
+    assert (found.reasons, found.threshold) == (wanted.reasons, wanted.threshold)
+    assert look.recipe == look.ran(look.settings) == recipe_of(model, recipe)
+
+
+def test_what_a_visitor_sets_goes_before_the_recipe(service):
+    given = {"scales": (1, 1.5), "windows": (), "flip": True, "refine": (), "threshold": 0.3}
+    query = "names=cat&scales=1,1.5&windows=none&flip=true&refine=none&threshold=0.3"
+    settings = from_query(query)
+    assert {key: one for key, one in settings.arguments.items() if key in given} == {
+        key: one for key, one in given.items() if key != "threshold"
+    }
+    look = service.look(CAT, settings)
+    wanted = Localizer("mini", **given)(CAT, ["cat"])
+    np.testing.assert_array_equal(look.cut(settings)["recipe:default"].boxes.xyxy, wanted.boxes.xyxy)
+    assert str(look.ran(settings)) == "--method cam --scales 1,1.5 --threshold 0.3 --flip"
+    named = Localizer("mini", method="cam", scales=(1, 1.5), threshold=0.3, flip=True)(CAT, ["cat"])
+    np.testing.assert_array_equal(named.boxes.xyxy, wanted.boxes.xyxy)
+    published = service.look(CAT, Settings(names="cat", method="cam", flip=True)).cut(Settings())["cam"]
+    np.testing.assert_array_equal(
+        published.boxes.xyxy, Localizer("mini", method="cam", flip=True)(CAT, ["cat"]).boxes.xyxy
+    )
+
+
+def test_beside_a_recipe_methods_run_as_published(service):
+    settings = Settings(names="cat, dog", compare=("cam", "layer_cam"))
+    look = service.look(CAT, settings)
+    found = look.cut(settings)
+    wanted = {"recipe:default": Localizer("mini")} | {
+        method: Localizer("mini", method=method) for method in settings.compare
+    }
+    assert list(found) == list(wanted)
+    for method, localizer in wanted.items():
+        alone = localizer(CAT, ["cat", "dog"])
+        np.testing.assert_array_equal(found[method].boxes.xyxy, alone.boxes.xyxy)
+        assert found[method].threshold == alone.threshold
+    assert view.summary(found).startswith("CAM, recipe default: 1 of 2 names found, 1 box · CAM: 1 of 2")
+    [of_recipe, of_cam, _] = downloads.document(found, settings, look.ran(settings))["pictures"]
+    assert (of_recipe["method"], of_cam["method"]) == ("cam", "cam")
+    assert of_recipe["recipe"] == {"name": "default", "options": str(recipe_of("mini"))}
+    assert of_cam["recipe"] is None
+    with pytest.raises(UsageError, match="'recipe:fast' does not run on mini"):
+        service.look(CAT, replace(settings, compare=("recipe:fast",)))
+
+
+def test_a_hubs_model_has_the_recipe_that_its_name_has(service, monkeypatch):
+    mini = service.backbone("mini")
+    hub = Service([Offer("hf-hub:some/thing")], device="cpu")
+    monkeypatch.setattr(hub, "backbone", lambda _: mini)
+    assert hub.menu("").recipes["recipe:default"] == recipe_of("hf-hub:some/thing")
+    found = hub.look(CAT, Settings(names="cat")).results["recipe:default"]
+    assert found.method == Localizer(mini, method=recipe_of("hf-hub:some/thing").method).method.title
+
+
+def test_a_server_may_begin_with_another_recipe():
+    fast = Service([Offer("mini")], device="cpu", recipe="fast")
+    assert fast.menu("").own == "recipe:fast"
+    assert list(fast.look(CAT, Settings(names="cat")).results) == ["recipe:fast"]
 
 
 def test_models_run_in_one_thread_whoever_asks(service):
@@ -139,7 +215,7 @@ def test_what_is_kept_for_a_visitor_holds_a_small_photograph_and_the_same_boxes(
     large = tmp_path / "large.png"
     with Image.open(CAT) as photo:
         photo.resize((1804, 1200)).save(large)
-    settings = Settings(names="cat, dog", min_presence=0.0)
+    settings = Settings(names="cat, dog", method="cam", min_presence=0.0)
     look = service.look(str(large), settings)
     kept = look.slim(200)
     assert kept.results["cam"].image.size == (200, 133)
@@ -152,17 +228,17 @@ def test_what_is_kept_for_a_visitor_holds_a_small_photograph_and_the_same_boxes(
 
 
 def test_the_same_again_is_not_computed_again(service, look):
-    again = service.look(CAT, Settings(names="cat,dog", threshold=0.7, opacity=0.2), look)
+    again = service.look(CAT, Settings(names="cat,dog", method="cam", threshold=0.7, opacity=0.2), look)
     assert again is look
     assert service.look(CAT, Settings(names="cat"), look) is not look
 
 
-def test_new_names_on_a_photograph_run_no_tower(service, look, monkeypatch):
+def test_new_names_on_a_photograph_run_no_tower(service, by_recipe, monkeypatch):
     mini = service.backbone("mini")
     monkeypatch.setattr(mini, "trace", lambda *_: pytest.fail("the image tower ran"))
-    again = service.look(CAT, Settings(names="remote control, cat"), look)
-    wanted = Localizer("mini", method="cam")(CAT, ["remote control", "cat"])
-    np.testing.assert_array_equal(again.cut(Settings())["cam"].boxes.xyxy, wanted.boxes.xyxy)
+    again = service.look(CAT, Settings(names="remote control, cat"), by_recipe)
+    wanted = Localizer("mini")(CAT, ["remote control", "cat"])
+    np.testing.assert_array_equal(again.cut(Settings())["recipe:default"].boxes.xyxy, wanted.boxes.xyxy)
     monkeypatch.setattr(mini, "encode_text", lambda _: pytest.fail("the text tower ran"))
     service.look(CAT, Settings(names="cat"))  # another visitor
 
@@ -170,7 +246,7 @@ def test_new_names_on_a_photograph_run_no_tower(service, look, monkeypatch):
 def test_two_methods_out_of_one_pass(service):
     look = service.look(CAT, Settings(names="cat", method="grad_cam", compare=("layer_cam",), compare_threshold=0.5))
     assert list(look.results) == ["grad_cam", "layer_cam"]
-    assert [tau for _, tau in look.rules(Settings(compare_threshold=0.5))] == [look.own["grad_cam"], 0.5]
+    assert [tau for _, tau in look.rules(Settings(compare_threshold=0.5))] == [look.own["grad_cam"].threshold, 0.5]
     html = view.results_html(look.cut(Settings(names="cat")), 0.5)
     assert html.count("<figure>") == 2
     assert "LayerCAM" in html
@@ -186,7 +262,7 @@ def test_any_number_of_methods_out_of_one_pass(service):
         wanted = Localizer("mini", method=method)(CAT, ["cat", "dog"])
         np.testing.assert_array_equal(one.boxes.xyxy, wanted.boxes.xyxy)
         np.testing.assert_allclose(one.maps, wanted.maps, atol=1e-6)
-    assert dict(look.rules(settings)) == look.own
+    assert dict(look.rules(settings)) == {method: own.threshold for method, own in look.own.items()}
     taus = dict(look.rules(replace(settings, threshold=0.1, compare_threshold=0.9)))
     assert taus == dict.fromkeys(look.results, 0.9) | {"grad_cam": 0.1}
     lines = python_lines(settings, "cat.jpg", look.offer.arguments, [(look.offer.arguments_of(m), 0.3) for m in found])
@@ -206,7 +282,8 @@ def test_more_heatmaps_than_a_page_holds_are_refused_before_the_model_runs(servi
 def test_the_menu_holds_what_runs(service):
     menu = service.menu("mini")
     assert set(menu.methods) == {one.name for one in methods if "cnn" in one.towers}
-    assert menu.own_method == "cam"
+    assert menu.own == "recipe:default"
+    assert list(menu.recipes) == ["recipe:default", "recipe:fast", "recipe:best"]
     with pytest.raises(UsageError, match="does not run on mini: use one of"):
         service.look(CAT, Settings(names="cat", method="legrad"))
     with pytest.raises(UsageError, match="'gem' does not run on mini: use one of"):
@@ -255,7 +332,7 @@ def test_a_trained_head_is_its_models_method(service, tmp_path, kind):
     save_head(file, TsCamHead(config), tower_fingerprint(mini))
     [offer] = with_heads([Offer("mini")], [str(file)])
     trained = Service([offer], device="cpu")
-    assert trained.menu("mini").own_method == "ts_cam"
+    assert trained.menu("mini").own == "ts_cam"
     look = trained.look(CAT, Settings(names="cat, dog", compare=("cam",)))
     found = look.cut(Settings(names="cat, dog", threshold=0.3))
     wanted = Localizer("mini", head=str(file), threshold=0.3)(CAT, ["cat", "dog"])
@@ -265,6 +342,7 @@ def test_a_trained_head_is_its_models_method(service, tmp_path, kind):
     assert found["cam"].reasons[1].startswith("not in the picture: presence")
     lines = python_lines(Settings(names="cat"), "cat.jpg", offer.arguments, [(offer.arguments_of("ts_cam"), 0.3)])
     assert "method='ts_cam', head='head.safetensors'" in lines
+    assert list(trained.look(CAT, from_mapping({"names": "cat", "recipe": "default"})).results) == ["recipe:default"]
     with pytest.raises(UsageError, match="was trained on mini, which is not offered: add --model mini"):
         with_heads([Offer("RN50")], [str(file)])
     with pytest.raises(UsageError, match="are both for ts_cam"):
@@ -281,7 +359,7 @@ def test_a_long_method_counts_and_stops(service):
     with pytest.raises(StoppedError):
         service.look(CAT, Settings(names="cat", method="score_cam"), reporter=Reporter(masked=count))
     assert len(counted) == 1
-    assert service.look(CAT, Settings(names="cat")).results["cam"].found[0]  # the model is as before
+    assert service.look(CAT, Settings(names="cat")).results["recipe:default"].found[0]  # the model is as before
 
 
 def test_nothing_typed_becomes_markup(service):
@@ -320,7 +398,7 @@ def test_files_hold_the_photographs_own_size(look, tmp_path):
 
 
 def test_files_of_two_methods_do_not_write_over_each_other(service, tmp_path):
-    settings = Settings(names="cat", compare=("layer_cam",))
+    settings = Settings(names="cat", method="cam", compare=("layer_cam",))
     look = service.look(CAT, settings)
     names = [Path(path).name for path in downloads.write_files(tmp_path, look.cut(settings), settings, "mini")]
     assert len(set(names)) == len(names)
@@ -330,9 +408,19 @@ def test_files_of_two_methods_do_not_write_over_each_other(service, tmp_path):
     assert "cat_compare.png" in zipfile.ZipFile(tmp_path / "cat.zip").namelist()
 
 
-def test_the_lines_reproduce_what_is_shown(look, tmp_path, monkeypatch):
-    settings = Settings(names="cat, dog", threshold=0.45, max_boxes=1)
-    found = look.cut(settings)["cam"]
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (Settings(method="cam"), "--method=cam"),
+        (Settings(), None),
+        (Settings(method="recipe:fast", windows="2"), "--recipe=fast"),
+        (Settings(refine=(), flip=False, scales="1", windows="none"), "--windows="),
+    ],
+)
+def test_the_lines_reproduce_what_is_shown(service, asked, said, tmp_path, monkeypatch):
+    settings = replace(asked, names="cat, dog", threshold=0.45, max_boxes=1)
+    look = service.look(CAT, settings)
+    [found] = look.cut(settings).values()
     rules = [(look.offer.arguments_of(method), tau) for method, tau in look.rules(settings)]
     lines = (settings, "cat.jpg", look.offer.arguments, rules)
     shutil.copy(CAT, tmp_path / "cat.jpg")
@@ -340,8 +428,9 @@ def test_the_lines_reproduce_what_is_shown(look, tmp_path, monkeypatch):
     scope: dict = {}
     exec(python_lines(*lines), scope)
     np.testing.assert_array_equal(scope["found"].boxes.xyxy, found.boxes.xyxy)
-    assert (tmp_path / "cam.png").exists()
+    assert (tmp_path / f"{asked.method if said == '--method=cam' else 'recipe'}.png").exists()
     words = command_lines(*lines).split()
+    assert said in words or not any(word.startswith(("--method", "--recipe")) for word in words)
     printed = cliploc_(*words[1:], "--json").out
     box = re.search(r'"xyxy": \[([^\]]+)\]', printed).group(1)
     np.testing.assert_allclose([float(part) for part in box.split(",")], found.boxes.xyxy[0], atol=0.01)

@@ -7,7 +7,16 @@ import shlex
 import pytest
 
 from cliploc.errors import UsageError
-from cliploc.web.settings import MOST_NAMES, Settings, command_lines, from_mapping, from_query, python_lines, to_query
+from cliploc.web.settings import (
+    MOST_NAMES,
+    Settings,
+    command_lines,
+    from_mapping,
+    from_query,
+    python_lines,
+    recipe_in,
+    to_query,
+)
 
 
 def test_names_are_one_a_line_or_with_commas():
@@ -21,11 +30,29 @@ def test_names_are_one_a_line_or_with_commas():
 def test_an_address_gives_the_settings_back():
     settings = Settings(
         names="cat\nbird & bee", method="layer_cam", compare=("cam", "grad_cam"), flip=True,
-        refine=("guided", "affinity"), threshold=0.25, max_boxes=3, min_score=0.1, scales="1,1.5", resize="pad",
-        templates="openai-7",
+        refine=("guided", "affinity"), threshold=0.25, max_boxes=3, min_score=0.1, scales="1,1.5", windows="2",
+        resize="pad", templates="openai-7",
     )  # fmt: skip
     assert from_query(to_query(settings)) == settings
+    none = Settings(method="recipe:fast", refine=(), flip=False, windows="none", scales="1", split_peaks=1.0)
+    assert from_query(to_query(none)) == none
     assert to_query(Settings()) == ""
+
+
+def test_a_recipe_stands_in_the_place_of_a_method():
+    assert from_mapping({"recipe": "fast"}) == from_query("recipe=fast") == from_query("method=recipe:fast")
+    assert [recipe_in(method) for method in ("recipe:fast", "cam", "")] == ["fast", None, None]
+    for given in ({}, {"recipe": None}, {"flip": None, "refine": None, "split_peaks": None, "scales": ""}):
+        assert from_mapping(given) == Settings()
+        assert from_mapping(given).arguments == {}
+    for none in ("none", ["none"], []):
+        assert from_mapping({"refine": none}).arguments == {"refine": ()}
+
+
+def test_an_old_link_means_what_it_meant():
+    settings = from_query("method=grad_cam&flip=true&scales=1,1.5&refine=guided&split_peaks=0.3")
+    assert settings.method == "grad_cam"
+    assert settings.arguments == {"scales": (1.0, 1.5), "flip": True, "refine": ("guided",), "split_peaks": 0.3}
 
 
 def test_methods_to_compare_are_a_list_or_names_with_commas():
@@ -49,7 +76,10 @@ def test_an_address_that_makes_no_sense_opens_the_page_with_the_rest():
         ({"resize": "/etc"}, "resize of squash"),
         ({"templates": "secrets.txt"}, "templates of default"),  # a path is no name of a set
         ({"scales": "1,99"}, "scales of"),
+        ({"windows": "64"}, "windows of none, 2, 1,2"),
         ({"refine": [1]}, "refine as a list of names"),
+        ({"recipe": ["fast"]}, "recipe of default, fast, best"),
+        ({"recipe": "fast", "method": "cam"}, "expected a method or a recipe, got 'cam' and fast"),
         ({"method": ["cam"]}, "method as a text"),
         ({"compare": {"cam": 1}}, "compare as a list of names"),
     ],

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cliploc.recipes import recipe_of
 from cliploc.web import view
 from tests.report.conftest import build  # noqa: F401
 from tests.report.test_page import CLOSING, IMAGE, Reader
@@ -102,3 +103,11 @@ def test_a_search_counts_what_it_can_count():
 
 def test_names_are_counted_for_each_method(hostile):
     assert view.summary({"cam": hostile}) == "CAM: 2 of 3 names found, 3 boxes"
+
+
+def test_the_recipe_that_ran_states_its_parts(hostile):
+    recipe = recipe_of("mini")
+    page = Reader(view.results_html({"recipe:default": hostile}, 0.5, recipe))
+    assert f"Recipe default: {recipe}" in page.text
+    assert "Recipe" not in Reader(view.results_html({"cam": hostile}, 0.5)).text
+    assert view.summary({"recipe:default": hostile}).startswith(f"{hostile.method}, recipe default: 2 of 3")

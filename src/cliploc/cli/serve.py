@@ -16,7 +16,7 @@ from cliploc.config import Options
 from cliploc.errors import UsageError
 
 
-@localizer_options(only=("device", "precision"))
+@localizer_options(only=("device", "precision", "recipe"))
 def serve(
     model: Annotated[
         list[str] | None,
@@ -80,7 +80,10 @@ def serve(
     terminal = Terminal()
     offers = [Offer(name, weights) for name, weights in models]
     most_pixels = round(max_megapixels * 1e6)
-    service = Service(with_heads(offers, head or []), options.device, options.precision, most_pixels, max_seconds)
+    recipe = options.recipe or "default"
+    service = Service(
+        with_heads(offers, head or []), options.device, options.precision, most_pixels, max_seconds, recipe
+    )
     if auth is None and host not in ("127.0.0.1", "localhost", "::1"):
         terminal.say(
             f"warning: anybody who reaches {host} can use this page: --auth-env asks for a password", style="yellow"

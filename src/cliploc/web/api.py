@@ -44,7 +44,11 @@ def add_api(inputs: Inputs, service: Service, debug: bool, **queue: Any) -> None
 
     def locate(request: gr.Request, path: str | None, asked: str, settings: dict[str, Any] | None) -> dict[str, object]:
         return searched(
-            request, path, asked, settings, lambda look, wanted: downloads.document(look.cut(wanted), wanted)
+            request,
+            path,
+            asked,
+            settings,
+            lambda look, wanted: downloads.document(look.cut(wanted), wanted, look.ran(wanted)),
         )
 
     def files(request: gr.Request, path: str | None, asked: str, settings: dict[str, Any] | None) -> list[str]:

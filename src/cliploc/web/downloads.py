@@ -14,21 +14,32 @@ from PIL import Image
 
 from cliploc.errors import UsageError
 from cliploc.localization import Localization
+from cliploc.recipes import Recipe
 from cliploc.report import ModelResults, draw_comparison, draw_overlay, to_document
 from cliploc.report.exports import AnnotatedPicture, Export, ExportSettings, exports
 from cliploc.reporter import SILENT, Reporter
-from cliploc.saliency import find
-from cliploc.web.settings import Settings, to_json
+from cliploc.web.service import title_of
+from cliploc.web.settings import Settings, recipe_in, to_json
 
 MAX_NAME_BYTES = 90  # of the photograph's name, and of a typed name, in a file name
 MAX_VALUES = 250_000_000  # of heatmaps written at once: 1 GB
 
 
-def document(results: Mapping[str, Localization], settings: Settings) -> dict[str, object]:
-    """The document of docs/json.md with an entry for each method, which has the key "method"."""
+def document(
+    results: Mapping[str, Localization], settings: Settings, recipe: Recipe | None = None
+) -> dict[str, object]:
+    """The document of docs/json.md with an entry for each method, which has the keys "method" and "recipe".
+
+    Args:
+        results: method → its result.
+        settings: what was asked for.
+        recipe: the recipe that ran; "recipe" holds its name, and its parts as the command line has them.
+    """
     whole = to_document(list(results.values()), [], to_json(settings))
     for entry, method in zip(whole["pictures"], results, strict=True):
-        entry["method"] = method
+        ran = None if recipe_in(method) is None else recipe
+        entry["method"] = method if ran is None else ran.method
+        entry["recipe"] = None if ran is None else {"name": ran.name, "options": str(ran)}
     return whole
 
 
@@ -38,6 +49,7 @@ def write_files(
     settings: Settings,
     model: str,
     reporter: Reporter = SILENT,
+    recipe: Recipe | None = None,
 ) -> list[str]:
     """Writes the files to download.
 
@@ -51,6 +63,7 @@ def write_files(
         settings: the settings of the results.
         model: the model's name for the files.
         reporter: told of the phase before each name's file, "writing FILE"; it may raise an error to end the work.
+        recipe: as for `document`.
 
     Raises:
         UsageError: there are too many names for a photograph of this size: the heatmaps would need too much memory.
@@ -78,7 +91,7 @@ def write_files(
             paths.append(folder / f"{stem}_{index + 1}_{_plain(name)}.png")
             reporter.phase(f"writing {paths[-1].name}")
             Image.fromarray((heatmaps[index].clip(0, 1) * 65535).round().astype(np.uint16)).save(paths[-1])
-        export = ExportSettings(one.names, f"{model}, {method}", image_url="/data/local-files/?d=")
+        export = ExportSettings(one.names, f"{model}, {title_of(method, one)}", image_url="/data/local-files/?d=")
         for form in downloads():
             part = folder / f"{form.name}{behind}.part"
             part.mkdir()
@@ -91,10 +104,10 @@ def write_files(
     if len(results) > 1:
         reporter.phase("writing the comparison")
         paths.append(folder / f"{_plain(Path(first.source).stem)}_compare.png")
-        titles = {method: find(method).title for method in results}
+        titles = {method: title_of(method, one) for method, one in results.items()}
         draw_comparison([ModelResults(model, results)], titles).save(paths[-1])
     paths.append(folder / "results.json")
-    text = json.dumps(document(results, settings), ensure_ascii=False, indent=1, allow_nan=False)
+    text = json.dumps(document(results, settings, recipe), ensure_ascii=False, indent=1, allow_nan=False)
     paths[-1].write_text(text, encoding="utf-8")
     everything = folder / f"{_plain(Path(first.source).stem)}.zip"
     with zipfile.ZipFile(everything, "w", zipfile.ZIP_DEFLATED) as archive:

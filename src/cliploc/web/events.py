@@ -22,10 +22,18 @@ from cliploc.errors import CliplocError
 from cliploc.reporter import Reporter
 from cliploc.web import downloads, view
 from cliploc.web.components import Choice, Choices, upload_folder
-from cliploc.web.layout import Layout, method_choices
+from cliploc.web.layout import Layout, compare_choices, method_choices, refine_choices
 from cliploc.web.runs import STOPPED
 from cliploc.web.service import Look, Service
-from cliploc.web.settings import Settings, command_lines, from_mapping, from_query, python_lines, to_query
+from cliploc.web.settings import (
+    NONE,
+    Settings,
+    command_lines,
+    from_mapping,
+    from_query,
+    python_lines,
+    to_query,
+)
 
 Updates = dict[Any, Any]  # component → its new value, or gr.skip()
 
@@ -88,37 +96,39 @@ class Events:
         if last is None:
             return {layout.results.status: view.problem("There are no results to download yet: press Find first.")}
         try:
-            settings = last.settings.with_live(self._settings(values))
+            settings = last.unset(last.settings.with_live(self._settings(values)))
             return {layout.downloads.files: write_downloads(self._service, request.session_hash, last, settings)}
         except Exception as error:
             return self._problem(error)
 
     # ------------------------------------------------------------------------------------------------------- options
     def change_model(self, label: str) -> Updates:
-        """Another model: offers its methods and refinements, and sets its own threshold."""
+        """Another model: offers its recipes, methods and refinements, and sets its own threshold."""
         options, sliders = self._layout.options, self._layout.sliders
         try:
             settings = from_mapping({"model": label})
             menu = self._service.menu(settings.model)
-            threshold = self._service.own_threshold(settings)
+            own = self._service.own(settings)
         except Exception as error:
             return self._problem(error)
         return {
             self._layout.results.status: "",
-            options.method: Choice(choices=method_choices(menu), value=menu.own_method),
-            options.compare: Choices(choices=method_choices(menu), value=[]),
-            options.refine: Choices(choices=list(menu.refinements), value=[]),
-            sliders.threshold: threshold,
+            options.method: Choice(choices=method_choices(menu), value=menu.own),
+            options.compare: Choices(choices=compare_choices(menu), value=[]),
+            options.refine: Choices(choices=refine_choices(menu), value=[]),
+            sliders.threshold: own.threshold,
+            sliders.split_peaks: own.split_peaks,
             sliders.compare_threshold: gr.Slider(visible=False),
         }
 
-    def change_method(self, model: str, method: str, refine: list[str]) -> Any:
-        """Another method or refinement: sets the method's own threshold."""
+    def change_method(self, model: str, method: str, refine: list[str]) -> tuple[Any, Any]:
+        """Another method, recipe or refinement: sets its own threshold, and how it splits regions."""
         try:
-            settings = from_mapping({"model": model, "refine": refine, "method": method})
-            return self._service.own_threshold(settings, settings.method)
+            settings = from_mapping({"model": model, "refine": refine or None, "method": method})
+            own = self._service.own(settings, settings.method)
         except CliplocError:  # a request that is late, of the model before: Find says what is wrong with it
-            return gr.skip()
+            return gr.skip(), gr.skip()
+        return own.threshold, own.split_peaks
 
     def change_compared(self, model: str, methods: list[str], refine: list[str]) -> Any:
         """Other methods to compare with, or another refinement: shows the threshold of one, and none of several.
@@ -127,7 +137,7 @@ class Events:
         """
         if not isinstance(methods, list) or len(methods) != 1:
             return gr.Slider(visible=False)
-        threshold = self.change_method(model, methods[0], refine)
+        threshold, _ = self.change_method(model, methods[0], refine)
         return gr.Slider(visible=True, value=threshold) if isinstance(threshold, float) else gr.Slider(visible=True)
 
     def open_link(self, request: gr.Request) -> Updates:
@@ -144,20 +154,22 @@ class Events:
             updates[self._layout.results.status] = view.problem(str(error))
             label = next(iter(self._service.offers))
             menu = self._service.menu(label)
-        method = settings.method if settings.method in menu.methods else menu.own_method
+        method = settings.method if settings.method in (*menu.recipes, *menu.methods) else menu.own
         compare = [one for one in settings.compare if one in menu.methods]
-        refine = tuple(one for one in settings.refine if one in menu.refinements)
+        refine = None if settings.refine is None else tuple(one for one in settings.refine if one in menu.refinements)
+        if settings.refine and not refine:
+            refine = None  # what was asked for does not run on this model
         usable = replace(settings, model=label, refine=refine)
-        threshold, second = settings.threshold, settings.compare_threshold
-        if threshold is None:
-            threshold = self._service.own_threshold(usable, method)
+        own, second = self._service.own(usable, method), settings.compare_threshold
         if second is None:
-            second = self._service.own_threshold(usable, compare[0] if compare else "")
+            second = self._service.own(usable, compare[0] if compare else "").threshold
         values = {name: getattr(usable, name) for name in components} | {
             "method": Choice(choices=method_choices(menu), value=method),
-            "compare": Choices(choices=method_choices(menu), value=compare),
-            "refine": Choices(choices=list(menu.refinements), value=list(refine)),
-            "threshold": threshold,
+            "compare": Choices(choices=compare_choices(menu), value=compare),
+            "refine": Choices(choices=refine_choices(menu), value=[NONE] if refine == () else list(refine or ())),
+            "flip": "" if usable.flip is None else str(usable.flip).lower(),
+            "threshold": own.threshold if settings.threshold is None else settings.threshold,
+            "split_peaks": own.split_peaks if settings.split_peaks is None else settings.split_peaks,
             "compare_threshold": gr.Slider(value=second, visible=len(compare) == 1),
         }
         return updates | {component: values[name] for name, component in components.items()}
@@ -165,22 +177,26 @@ class Events:
     # ------------------------------------------------------------------------------------------------------- helpers
     def _settings(self, values: tuple[Any, ...]) -> Settings:
         """The settings out of the components' values, in the order of `Layout.settings`."""
-        settings = from_mapping(dict(zip(self._layout.settings, values, strict=True)))
+        given = dict(zip(self._layout.settings, values, strict=True))
+        if given["refine"] == []:  # nothing is chosen: the recipe's
+            given["refine"] = None
+        settings = from_mapping(given)
         # The slider of the second threshold is hidden then, and what it holds is nobody's wish.
         return settings if len(settings.compare) == 1 else replace(settings, compare_threshold=None)
 
     def _shown(self, look: Look, settings: Settings) -> Updates:
         """A search's results with the boxes of these settings, and what gives the same elsewhere."""
         results = self._layout.results
+        settings = look.unset(settings)
         found = look.cut(settings)
         file = next(iter(found.values())).source
         rules = [(look.offer.arguments_of(method), round(tau, 4)) for method, tau in look.rules(settings)]
         return {
             results.status: view.status(view.summary(found)),
-            results.figures: view.results_html(found, settings.opacity),
+            results.figures: view.results_html(found, settings.opacity, look.ran(settings)),
             results.python: python_lines(settings, file, look.offer.arguments, rules),
             results.command: command_lines(settings, file, look.offer.arguments, rules),
-            results.address: f"?{to_query(_without_defaults(settings, look, self._service))}",
+            results.address: f"?{to_query(_without_defaults(settings, self._service))}",
         }
 
     def _problem(self, error: Exception) -> Updates:
@@ -194,7 +210,7 @@ def write_downloads(service: Service, visitor: str | None, look: Look, settings:
         folder = Path(tempfile.mkdtemp(dir=upload_folder()))
         photograph = service.read(look.path).image
         results = {method: replace(one, image=photograph) for method, one in look.cut(settings).items()}
-        return downloads.write_files(folder, results, settings, look.offer.label, reporter)
+        return downloads.write_files(folder, results, settings, look.offer.label, reporter, look.ran(settings))
 
     return service.runs.begin(visitor, write).result()
 
@@ -216,23 +232,14 @@ def explain(error: Exception, debug: bool) -> str:
 
 
 def _needs_search(now: Settings, shown: Settings) -> bool:
-    """Whether another model, method or refinement is chosen than that of the heatmaps that are shown."""
+    """Whether another model, method, recipe or refinement is chosen than that of the heatmaps that are shown."""
     return any(getattr(now, key) != getattr(shown, key) for key in ("model", "method", "compare", "refine"))
 
 
-def _without_defaults(settings: Settings, look: Look, service: Service) -> Settings:
+def _without_defaults(settings: Settings, service: Service) -> Settings:
     """The settings for an address: those that the page would choose by itself are left out."""
-    own = look.own
     return replace(
         settings,
         model="" if settings.model == next(iter(service.offers)) else settings.model,
-        method="" if settings.method == service.menu(settings.model).own_method else settings.method,
-        threshold=_unless(settings.threshold, own.get(settings.method)),
-        compare_threshold=_unless(settings.compare_threshold, own.get(next(iter(settings.compare), ""))),
+        method="" if settings.method == service.menu(settings.model).own else settings.method,
     )
-
-
-def _unless(threshold: float | None, own: float | None) -> float | None:
-    """The threshold, or None where it is the method's own."""
-    same = threshold is not None and own is not None and abs(threshold - own) < 1e-3
-    return None if same else threshold

@@ -11,12 +11,14 @@ from gradio.helpers import Examples
 from cliploc.config import POLICIES
 from cliploc.demo import demo_photos
 from cliploc.prompts import TEMPLATE_SETS
+from cliploc.recipes import Recipe
 from cliploc.saliency import find
 from cliploc.web.components import Choice, Choices, Photograph, Slider, Text
-from cliploc.web.service import KEPT_SECONDS, Menu, Service
-from cliploc.web.settings import MOST_LETTERS, SCALES, Settings
+from cliploc.web.service import KEPT_SECONDS, Menu, Own, Service
+from cliploc.web.settings import MOST_LETTERS, NONE, SCALES, WINDOWS, Settings
 
 INTRO = "# cliploc\nType a name and see where it is: heatmaps and boxes, without training for that name."
+AS_RECIPE = "as the recipe; with a method: {}"  # a setting that the visitor leaves alone
 NO_RESULT_YET = "Choose a photograph, type names, and press Find."
 PER_ROW: dict[str, Any] = {"min_width": 150, "buttons": []}  # a slider's
 
@@ -41,7 +43,8 @@ class Options:
     compare: Choices
     resize: Choice
     scales: Choice
-    flip: gr.Checkbox
+    windows: Choice
+    flip: Choice
     templates: Choice
     refine: Choices
 
@@ -126,7 +129,7 @@ def build_layout(service: Service) -> Layout:
         with gr.Column(scale=5, min_width=300):
             status = gr.HTML("", elem_id="status")
             with gr.Row(elem_id="sliders"):
-                sliders = _sliders(service.own_threshold(Settings()))
+                sliders = _sliders(service.own(Settings()))
             figures = gr.HTML(NO_RESULT_YET, elem_id="results")
             with gr.Accordion("Downloads", open=False):
                 downloads = _downloads()
@@ -162,9 +165,12 @@ def _options(service: Service) -> Options:
     menu = service.menu(first)
     return Options(
         model=Choice(list(service.offers), value=first, label="Model", elem_id="model"),
-        method=Choice(method_choices(menu), value=menu.own_method, label="Method", elem_id="method"),
+        method=Choice(
+            method_choices(menu), value=menu.own, label="Method", info="A method that is chosen runs as published.",
+            elem_id="method",
+        ),
         compare=Choices(
-            method_choices(menu), value=[], label="Compare with", info="As many methods as you like, shown beside it.",
+            compare_choices(menu), value=[], label="Compare with", info="As many methods as you like, shown beside it.",
             elem_id="compare",
         ),
         resize=Choice(
@@ -172,25 +178,36 @@ def _options(service: Service) -> Options:
             label="Resize to the model's input",
         ),
         scales=Choice(
-            list(SCALES), value=Settings().scales, label="Scales", info="The maps of all scales are averaged."
+            [(AS_RECIPE.format("1"), ""), *[(one, one) for one in SCALES]], value="", label="Scales",
+            info="The maps of all scales are averaged.",
         ),
-        flip=gr.Checkbox(False, label="Average with the mirrored photograph"),
+        windows=Choice(
+            [(AS_RECIPE.format("none"), ""), *[(one, one) for one in WINDOWS]], value="", label="Windows",
+            info="Parts of the photograph, seen larger, for small things. 2: of half its shorter side.",
+        ),
+        flip=Choice(
+            [(AS_RECIPE.format("no"), ""), ("yes", "true"), ("no", "false")], value="",
+            label="Average with the mirrored photograph",
+        ),
         templates=Choice(list(TEMPLATE_SETS), value=Settings().templates, label="Prompt templates"),
-        refine=Choices(list(menu.refinements), value=[], label="Refinement"),
+        refine=Choices(
+            refine_choices(menu), value=[], label="Refinement",
+            info="Nothing chosen: as the recipe; with a method: none.",
+        ),
     )  # fmt: skip
 
 
-def _sliders(threshold: float) -> Sliders:
+def _sliders(own: Own) -> Sliders:
     return Sliders(
         threshold=Slider(
-            0, 1, threshold, step=0.01, label="Threshold", info="share of peak", elem_id="threshold", **PER_ROW
+            0, 1, own.threshold, step=0.01, label="Threshold", info="share of peak", elem_id="threshold", **PER_ROW
         ),
         compare_threshold=Slider(
             0, 1, 0.4, step=0.01, label="Second", info="threshold", visible=False,
             elem_id="compare-threshold", **PER_ROW,
         ),
         max_boxes=Slider(0, 20, 0, step=1, label="Boxes", info="0: no limit", **PER_ROW),
-        split_peaks=Slider(0, 1, Settings().split_peaks, step=0.01, label="Split peaks", info="1: never", **PER_ROW),
+        split_peaks=Slider(0, 1, own.split_peaks, step=0.01, label="Split peaks", info="1: never", **PER_ROW),
         min_score=Slider(0, 1, 0, step=0.01, label="Score", info="minimum", **PER_ROW),
         min_presence=Slider(
             0, 1, Settings().min_presence, step=0.01, label="Presence", info="minimum", elem_id="presence", **PER_ROW
@@ -222,8 +239,36 @@ def _reproduction() -> tuple[gr.Textbox, gr.Textbox, gr.Textbox]:
 
 
 def method_choices(menu: Menu) -> list[tuple[str, str]]:
+    """Text and value of each recipe and method that runs on a model; what runs when nothing is chosen is the first."""
+    recipes = [(f"{name.replace(':', ': ')} – {_parts(one)}", name) for name, one in menu.recipes.items()]
+    choices = [*recipes, *compare_choices(menu)]
+    return sorted(choices, key=lambda choice: choice[1] != menu.own)
+
+
+def compare_choices(menu: Menu) -> list[tuple[str, str]]:
     """Title and name of each method that runs on a model."""
     return [(find(name).title, name) for name in menu.methods]
+
+
+def refine_choices(menu: Menu) -> list[str]:
+    """The refinements that run on a model, and that there be none, whatever the recipe has."""
+    return [NONE, *menu.refinements]
+
+
+def _parts(recipe: Recipe) -> str:
+    """The parts of a recipe in a few words.
+
+    Example:
+        >>> from cliploc.recipes import recipe_of
+        >>> _parts(recipe_of("mini"))
+        'CAM, affinity, scale 1.43, windows'
+    """
+    options = recipe.options
+    scales = options.get("scales", ())
+    words = [find(recipe.method).title, *options.get("refine", ())]
+    words += [f"scale{'s' if len(scales) > 1 else ''} {' and '.join(f'{one:g}' for one in scales)}"] if scales else []
+    words += [word for name, word in (("windows", "windows"), ("flip", "mirrored")) if options.get(name)]
+    return ", ".join(words)
 
 
 def accessible_names() -> dict[str, list[str]]:

@@ -93,6 +93,7 @@ def _connect_options(layout: Layout, events: Events) -> None:
             options.compare,
             options.refine,
             sliders.threshold,
+            sliders.split_peaks,
             sliders.compare_threshold,
         ],
         **HIDDEN,
@@ -102,7 +103,7 @@ def _connect_options(layout: Layout, events: Events) -> None:
         [options.method.input, options.refine.input],
         events.change_method,
         [options.model, options.method, options.refine],
-        [sliders.threshold],
+        [sliders.threshold, sliders.split_peaks],
         **HIDDEN,
     )
     gr.on(

@@ -15,6 +15,7 @@ from PIL import Image
 from torch.overrides import TorchFunctionMode
 
 from cliploc.boxes import BoxRule
+from cliploc.config import RECIPES, UNREFINED
 from cliploc.errors import InputError, UsageError
 from cliploc.heads import read_config
 from cliploc.images import Picture, load
@@ -22,15 +23,15 @@ from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.memory import Memory
 from cliploc.pipeline.decide import absence
-from cliploc.recipes import recipe_of
+from cliploc.recipes import Recipe, recipe_of
 from cliploc.refine import refinements, resolve_refinements
 from cliploc.report.overlay import fit_within
 from cliploc.reporter import SILENT, Reporter
-from cliploc.saliency import fitting
+from cliploc.saliency import find, fitting
 from cliploc.tower import Backbone
 from cliploc.values import Boxes
 from cliploc.web.runs import MAX_SECONDS, Runs
-from cliploc.web.settings import MOST_CELLS, Settings
+from cliploc.web.settings import MOST_CELLS, RECIPE, Settings, recipe_in
 
 KEPT_SECONDS = 1800  # a visitor's last results, uploads and cached features are dropped when unused for so long
 # Torch's names of the functions that take time. A search can be ended before these only: other functions restore what a
@@ -70,7 +71,13 @@ class Offer:
         return {"model": self.model, "pretrained": weights, "precision": self.precision}
 
     def arguments_of(self, method: str) -> dict[str, Any]:
-        """`method` and, where it has one, `head` as `Localizer` takes them; of a file the name only."""
+        """`method` and, where it has one, `head` as `Localizer` takes them; of a file the name only.
+
+        For a recipe: `recipe`, or nothing where it is the default one.
+        """
+        recipe = recipe_in(method)
+        if recipe is not None:
+            return {} if recipe == "default" else {"recipe": recipe}
         head = self.heads.get(method)
         return {"method": method} if head is None else {"method": method, "head": _bare(head)}
 
@@ -108,14 +115,24 @@ class Menu:
     """What can be chosen for a model.
 
     Attributes:
+        recipes: what can run in the place of a method: "recipe:fast" → the recipe.
         methods: the methods that run on it.
         refinements: the refinements that run on it.
-        own_method: the method that is used when none is named.
+        own: what runs when nothing is named: a recipe, or the method of a trained head.
     """
 
+    recipes: Mapping[str, Recipe]
     methods: tuple[str, ...]
     refinements: tuple[str, ...]
-    own_method: str
+    own: str
+
+
+@dataclass(frozen=True)
+class Own:
+    """How the boxes of a method or recipe are made where the visitor does not say; as in `cliploc.Options`."""
+
+    threshold: float
+    split_peaks: float
 
 
 @dataclass(frozen=True)
@@ -125,32 +142,57 @@ class Look:
     Attributes:
         path: the photograph's file.
         settings: the settings that the maps depend on, with names and method filled in.
-        results: method → its result at threshold 0 and with every name found, so that `cut` can decide again.
-        own: method → its own threshold.
+        results: method → its result at threshold 0 and with every name found, so that `cut` can decide again. A recipe
+            has its own name there, such as "recipe:default".
+        own: method → how its boxes are made where the visitor does not say.
         closed: methods whose trained head decides by itself which names are found; presence does not count for them.
         offer: the model that was used.
+        recipe: the recipe that ran; None where a method was chosen.
     """
 
     path: str
     settings: Settings
     results: dict[str, Localization]
-    own: dict[str, float]
+    own: dict[str, Own]
     closed: frozenset[str]
     offer: Offer
+    recipe: Recipe | None = None
 
     def rules(self, settings: Settings) -> list[tuple[str, float]]:
         """Each method with its threshold: that of the settings, or else the method's own."""
         first = next(iter(self.results))
         wanted = dict.fromkeys(self.results, settings.compare_threshold) | {first: settings.threshold}
-        return [(method, self.own[method] if tau is None else tau) for method, tau in wanted.items()]
+        return [(method, self.own[method].threshold if tau is None else tau) for method, tau in wanted.items()]
 
     def cut(self, settings: Settings) -> dict[str, Localization]:
         """The results with boxes for these settings; no model runs."""
-        every = replace(settings, min_presence=0.0)
-        return {
-            method: recut(self.results[method], tau, every if method in self.closed else settings)
-            for method, tau in self.rules(settings)
-        }
+        found = {}
+        for method, tau in self.rules(settings):
+            split = self.own[method].split_peaks if settings.split_peaks is None else settings.split_peaks
+            presence = 0.0 if method in self.closed else settings.min_presence
+            found[method] = recut(
+                self.results[method], tau, replace(settings, split_peaks=split, min_presence=presence)
+            )
+        return found
+
+    def unset(self, settings: Settings) -> Settings:
+        """The settings without what is the methods' own: a slider always holds a number."""
+        first, second = self.own[next(iter(self.results))], self.own.get(next(iter(settings.compare), ""))
+        return replace(
+            settings,
+            threshold=_unless(settings.threshold, first.threshold),
+            compare_threshold=_unless(settings.compare_threshold, None if second is None else second.threshold),
+            split_peaks=_unless(settings.split_peaks, first.split_peaks),
+        )
+
+    def ran(self, settings: Settings) -> Recipe | None:
+        """The recipe with what was set in its place, as a method with its options; None where a method was chosen."""
+        if self.recipe is None:
+            return None
+        threshold = {} if settings.threshold is None else {"threshold": round(settings.threshold, 4)}
+        options = {**self.recipe.options, **settings.arguments, **threshold}
+        kept = {name: one for name, one in options.items() if name not in UNREFINED or one != UNREFINED[name]}
+        return replace(self.recipe, options=kept)
 
     def slim(self, side: int) -> Look:
         """The same with a smaller copy of the photograph, which saves memory while a visitor's results are kept."""
@@ -166,6 +208,7 @@ class Service:
         precision: of the image towers.
         max_pixels: the largest photograph.
         max_seconds: the time limit of one request.
+        recipe: the recipe that runs where a visitor chooses nothing.
     """
 
     def __init__(
@@ -175,12 +218,14 @@ class Service:
         precision: str = "fp32",
         max_pixels: int = 25_000_000,
         max_seconds: float = MAX_SECONDS,
+        recipe: str = "default",
     ) -> None:
         if not offers:
             raise UsageError("expected at least one model, got none: leave --model out for mini")
         chosen = None if precision == "fp32" else precision
         self.offers = {offer.label: replace(offer, precision=chosen) for offer in offers}
         self.max_pixels = max_pixels
+        self._recipe = RECIPE + recipe
         self._how: dict[str, Any] = {"device": device, "precision": precision}
         self._loaded: OrderedDict[str, Backbone] = OrderedDict()
         self.runs = Runs(max_seconds)
@@ -220,22 +265,47 @@ class Service:
 
     def menu(self, label: str) -> Menu:
         """What can be chosen for a model; raises what `backbone` raises."""
-        backbone = self.backbone(label)
-        heads = self.offer(label).heads
+        backbone, offer = self.backbone(label), self.offer(label)
+        # A hub's model has the recipe of its name, as in the lines that the page shows; its tower says more.
+        recipes = {RECIPE + name: recipe_of(offer.model if ":" in offer.model else backbone, name) for name in RECIPES}
         steps = tuple(one.name for one in refinements if _usable(one.name, backbone))
-        return Menu(fitting(backbone, heads), steps, next(iter(heads), recipe_of(backbone).method))
+        return Menu(recipes, fitting(backbone, offer.heads), steps, next(iter(offer.heads), self._recipe))
 
     def localizer(self, settings: Settings, method: str, threshold: float | None = None) -> Localizer:
-        """A localizer for these settings; cheap, as the model is loaded already."""
-        backbone, head = self.backbone(settings.model), self.offer(settings.model).heads.get(method)
-        options = settings.arguments | {"min_presence": 0.0}  # `recut` applies the minimum
-        return Localizer(
-            backbone, method=method, head=head, threshold=threshold, text_cache=False, memory=self.memory, **options
-        )
+        """A localizer for these settings; cheap, as the model is loaded already.
 
-    def own_threshold(self, settings: Settings, method: str = "") -> float:
-        """The default threshold of a method after the refinements; "" for the model's default method."""
-        return float(self.localizer(settings, method or self.menu(settings.model).own_method).box_rule.threshold)
+        Args:
+            settings: options, and the model.
+            method: a method or a recipe of the menu.
+            threshold: None for the method's or recipe's own.
+
+        Raises:
+            UsageError: a method or recipe that does not run on the model.
+        """
+        menu, heads = self.menu(settings.model), self.offer(settings.model).heads
+        options: dict[str, Any] = settings.arguments | {"min_presence": 0.0}  # `recut` applies the minimum
+        if threshold is not None:
+            options["threshold"] = threshold
+        recipe = menu.recipes.get(method)
+        if recipe is not None:
+            # The same as naming the recipe, but for a hub's model: see `menu`.
+            method, options = recipe.method, {**recipe.options, **options}
+        else:
+            options["head"] = heads.get(method)
+        return Localizer(self.backbone(settings.model), method=method, text_cache=False, memory=self.memory, **options)
+
+    def own(self, settings: Settings, method: str = "") -> Own:
+        """How boxes are made where the visitor does not say.
+
+        Args:
+            settings: the model, and the refinements.
+            method: a method or a recipe; "" for what runs on the model when nothing is named.
+
+        Raises:
+            UsageError: a method or recipe that does not run on the model.
+        """
+        rule = self.localizer(settings, method or self.menu(settings.model).own).box_rule
+        return Own(float(rule.threshold), rule.split_peaks)
 
     def look(self, path: str | None, settings: Settings, last: Look | None = None, reporter: Reporter = SILENT) -> Look:
         """Computes the maps of a photograph, unless `last` has them; new names do not run the image tower again.
@@ -255,10 +325,11 @@ class Service:
         if not path:
             raise UsageError("expected a photograph, got none: drop one on the page or pick an example")
         menu = self.menu(settings.model)
-        settings = replace(settings, method=settings.method or menu.own_method).computed
+        settings = replace(settings, method=settings.method or menu.own).computed
         if last is not None and (last.path, last.settings) == (path, settings):
             return last
-        for method in settings.methods:
+        recipe = menu.recipes.get(settings.method)
+        for method in settings.compare if recipe else settings.methods:
             if method not in menu.methods:
                 raise UsageError(
                     f"{method[:60]!r} does not run on {self.offer(settings.model).label}: use one of "
@@ -272,23 +343,33 @@ class Service:
             )
         picture = self.read(path)
         offer = self.offer(settings.model)
-        asked = {method: {"head": offer.heads[method]} if method in offer.heads else {} for method in settings.methods}
+        named = [method for method in settings.methods if method not in menu.recipes]
+        asked = {method: {"head": offer.heads[method]} if method in offer.heads else {} for method in named}
+        # At threshold 0 no name is rejected for small regions: another threshold may find it later.
+        by_recipe = None if recipe is None else self.localizer(settings, settings.method, threshold=0.0)
+        by_name = self.localizer(settings, named[0], threshold=0.0) if named else None
 
-        def compute() -> list[dict[str, Localization]]:
+        def compute() -> dict[str, Localization]:
+            found: dict[str, Localization] = {}
             with _Interruptible(reporter) as told:
                 counted = replace(reporter, masked=told.masked)
-                return list(localizer.compare([picture.image], settings.asked, asked, reporter=counted, presence=True))
+                if by_recipe is not None:
+                    told_of = {"reporter": counted, "presence": True}
+                    found[settings.method] = next(by_recipe.stream([picture.image], settings.asked, **told_of))
+                if by_name is not None:
+                    found |= next(
+                        by_name.compare([picture.image], settings.asked, asked, reporter=counted, presence=True)
+                    )
+            return found
 
-        # At threshold 0 no name is rejected for small regions: another threshold may find it later.
-        localizer = self.localizer(settings, settings.method, threshold=0.0)
-        (found,) = self._models.submit(compute).result()
+        found = self._models.submit(compute).result()
         results = {
             method: replace(one, source=picture.source, notes=picture.notes + one.notes)
             for method, one in found.items()
         }
-        own = {method: self.own_threshold(settings, method) for method in results}
+        own = {method: self.own(settings, method) for method in results}
         closed = frozenset(method for method, head in offer.heads.items() if read_config(head).kind == "closed")
-        return Look(path, settings, results, own, closed, offer)
+        return Look(path, settings, results, own, closed, offer, recipe)
 
     def read(self, path: str) -> Picture:
         """Reads a photograph; its `source` is the file name only, as visitors must not learn the server's folders.
@@ -336,6 +417,17 @@ def _usable(refinement: str, backbone: Backbone) -> bool:
     return True
 
 
+def title_of(method: str, result: Localization) -> str:
+    """What the page calls a method, or the recipe in its place."""
+    recipe = recipe_in(method)
+    return find(method).title if recipe is None else f"{result.method}, recipe {recipe}"
+
+
+def _unless(value: float | None, own: float | None) -> float | None:
+    """The value, or None where it is the method's own."""
+    return None if value is not None and own is not None and abs(value - own) < 1e-3 else value
+
+
 def slim(result: Localization, side: int) -> Localization:
     """The result with a copy of its picture of at most this side; boxes and frame stay in the original's pixels."""
     size = fit_within(result.image.size, side)
@@ -347,7 +439,8 @@ def slim(result: Localization, side: int) -> Localization:
 
 def recut(result: Localization, threshold: float, settings: Settings) -> Localization:
     """The result with boxes for these settings, and `found` and `reasons` to match; no model runs."""
-    rule = BoxRule(threshold=threshold, max_boxes=settings.max_boxes or None, split_peaks=settings.split_peaks)
+    split = 1.0 if settings.split_peaks is None else settings.split_peaks
+    rule = BoxRule(threshold=threshold, max_boxes=settings.max_boxes or None, split_peaks=split)
     reasons = list(result.reasons)
     if result.presence is not None:
         for index, presence in enumerate(result.presence):

@@ -10,16 +10,30 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from cliploc.config import DEFAULTS, OPTIONS, UNREFINED, Options, choice, number, short, words_of
+from cliploc.config import DEFAULTS, OPTIONS, RECIPES, Options, choice, number, short, words_of
 from cliploc.errors import UsageError
 from cliploc.prompts import TEMPLATE_SETS
 from cliploc.report.overlay import OPACITY
 
 SCALES = ("1", "1,1.5", "1,1.43,2")  # few choices, as each scale is a forward pass on a shared machine
-OF_LOCALIZER = ("templates", "resize", "scales", "flip", "refine", "min_presence", "max_boxes", "split_peaks")
+WINDOWS = ("none", "2", "1,2")  # so is each window
+NONE = "none"  # no windows, or no refinement, whatever the recipe has
+RECIPE = "recipe:"  # in the place of a method: "recipe:fast"
+OF_LOCALIZER = (
+    "templates",
+    "resize",
+    "scales",
+    "windows",
+    "flip",
+    "refine",
+    "min_presence",
+    "max_boxes",
+    "split_peaks",
+)
 CHECKS = {
     **{name: OPTIONS[name].check for name in ("resize", "min_presence", "max_boxes", "split_peaks")},
     "scales": choice("scales", SCALES),
+    "windows": choice("windows", WINDOWS),
     "templates": choice("templates", tuple(TEMPLATE_SETS)),
     # Thresholds of the page are numbers, never "auto".
     **{name: number(name, 0, 1) for name in ("threshold", "compare_threshold", "min_score", "opacity")},
@@ -33,6 +47,8 @@ LIVE = (
     "min_score",
     "opacity",
 )  # no model runs for these
+SWITCHES, LISTS = ("flip",), ("compare", "refine")
+NUMBERS = LIVE
 MOST_NAMES = 50  # nobody reads a longer page, and each name costs memory
 MOST_WORDS = 200  # names and synonyms together: each is embedded in every template
 MOST_CELLS = 120  # names × methods: each is a map in memory and a picture on the page
@@ -43,23 +59,24 @@ MOST_LETTERS = 8_000  # of the text with all names
 class Settings:
     """All inputs of the page except the photograph.
 
-    Fields that `cliploc.Options` has too mean the same and have its defaults.
+    Fields that `cliploc.Options` has too mean the same there. At their defaults the recipe decides.
 
     Attributes:
         names: as typed: one a line, or separated by commas.
         model: the model's key in the menu; "" for the first.
-        method: the method; "" for the tower's default.
-        compare: further methods beside it, any number.
+        method: a method, which runs as published, or a recipe: "recipe:fast"; "" for the model's own.
+        compare: further methods beside it, any number; they run as published.
         resize: as in `Options`; "" for the model's own.
-        scales: as in `Options`, as numbers separated by commas, one of `SCALES`.
-        flip: as in `Options`.
+        scales: as in `Options`, as numbers separated by commas, one of `SCALES`; "" for the recipe's.
+        windows: as in `Options`, one of `WINDOWS`; "" for the recipe's.
+        flip: as in `Options`; None for the recipe's.
         templates: as in `Options`, but only the name of a set.
-        refine: as in `Options`.
+        refine: as in `Options`; None for the recipe's, () for none.
         min_presence: as in `Options`.
-        threshold: as in `Options`, but a number; None for the method's own.
+        threshold: as in `Options`, but a number; None for the recipe's, or the method's own.
         compare_threshold: threshold of the further methods; None for each method's own.
         max_boxes: as in `Options`; 0 for all.
-        split_peaks: as in `Options`.
+        split_peaks: as in `Options`; None for the recipe's.
         min_score: boxes with a lower score are left out.
         opacity: opacity of the hottest places.
     """
@@ -69,15 +86,16 @@ class Settings:
     method: str = ""
     compare: tuple[str, ...] = ()
     resize: str = ""
-    scales: str = OPTIONS["scales"].text(UNREFINED["scales"])
-    flip: bool = UNREFINED["flip"]
+    scales: str = ""
+    windows: str = ""
+    flip: bool | None = None
     templates: str = "default"
-    refine: tuple[str, ...] = UNREFINED["refine"]
+    refine: tuple[str, ...] | None = None
     min_presence: float = DEFAULTS.min_presence
     threshold: float | None = None
     compare_threshold: float | None = None
     max_boxes: int = 0
-    split_peaks: float = UNREFINED["split_peaks"]
+    split_peaks: float | None = None
     min_score: float = 0.0
     opacity: float = OPACITY
 
@@ -117,12 +135,19 @@ class Settings:
     def arguments(self) -> dict[str, Any]:
         """Arguments of `Localizer`, without model, method, threshold and defaults."""
         changed = {key: getattr(self, key) for key in OF_LOCALIZER if getattr(self, key) != getattr(Settings, key)}
-        values = {key: OPTIONS[key].parse(one) if isinstance(one, str) else one for key, one in changed.items()}
+        values: dict[str, Any] = {
+            key: () if one == NONE else OPTIONS[key].parse(one) if isinstance(one, str) else one
+            for key, one in changed.items()
+        }
         return Options(**values).given()
 
 
 def from_mapping(values: Mapping[str, Any], base: Settings | None = None) -> Settings:
     """Makes settings from plain values, such as the JSON of a request.
+
+    Args:
+        values: by the names of `Settings`; "recipe" stands for a method: {"recipe": "fast"}.
+        base: what the others are.
 
     Raises:
         UsageError: an unknown key, or a value that it cannot have.
@@ -134,11 +159,36 @@ def from_mapping(values: Mapping[str, Any], base: Settings | None = None) -> Set
     if not isinstance(values, Mapping):
         raise UsageError(f'expected the settings as an object such as {{"threshold": 0.4}}, got {str(values)[:40]!r}')
     base = base or Settings()
-    known = {one.name for one in fields(Settings)}
+    known = {"recipe", *(one.name for one in fields(Settings))}
     for key in values:
         if key not in known:
             raise UsageError(f"expected one of the settings {', '.join(sorted(known))}, got {str(key)[:40]!r}")
-    return replace(base, **{key: _typed(key, value, getattr(base, key)) for key, value in values.items()})
+    if values.get("recipe") is not None:
+        values = _with_recipe(values)
+    return replace(
+        base, **{key: _typed(key, value, getattr(base, key)) for key, value in values.items() if key != "recipe"}
+    )
+
+
+def recipe_in(method: str) -> str | None:
+    """The recipe that stands in the place of a method; None for a method.
+
+    Example:
+        >>> recipe_in("recipe:fast"), recipe_in("cam")
+        ('fast', None)
+    """
+    return method.removeprefix(RECIPE) if method.startswith(RECIPE) else None
+
+
+def _with_recipe(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with their recipe in the place of a method."""
+    recipe, method = values["recipe"], values.get("method")
+    choice("recipe", RECIPES)(recipe)
+    if method not in (None, "", RECIPE + recipe):
+        raise UsageError(
+            f"expected a method or a recipe, got {short(method)} and {recipe}: a named method runs as published"
+        )
+    return {**values, "method": RECIPE + recipe}
 
 
 def _typed(key: str, value: Any, default: Any) -> Any:
@@ -146,20 +196,20 @@ def _typed(key: str, value: Any, default: Any) -> Any:
     own = getattr(Settings, key)
     if value is None or (own is None and value == ""):
         return None if own is None else default
-    if isinstance(own, bool):
+    if key in SWITCHES:
         switched = {"true": True, "1": True, "false": False, "0": False}.get(str(value).lower())
         if switched is None:
             raise UsageError(f"expected {key} as true or false, got {short(value)}")
         return switched
-    if isinstance(own, tuple):
+    if key in LISTS:
         parts = value.split(",") if isinstance(value, str) else value
         if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
             raise UsageError(f"expected {key} as a list of names, got {short(value)}")
-        return tuple(part.strip() for part in parts if part.strip())
-    if not isinstance(own, str):
+        return tuple(part.strip() for part in parts if part.strip() not in ("", NONE))
+    if key in NUMBERS:
         with suppress(TypeError, ValueError, OverflowError):  # the check below refuses what is not a number
             share = float(value)
-            value = int(share) if isinstance(own, int) and share.is_integer() else share
+            value = int(share) if key == "max_boxes" and share.is_integer() else share
     elif not isinstance(value, str):
         raise UsageError(f"expected {key} as a text, got {short(value)}")
     elif len(value) > MOST_LETTERS:
@@ -195,7 +245,7 @@ def from_query(query: str) -> Settings:
 def _text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return ",".join(value) if isinstance(value, tuple) else str(value)
+    return (",".join(value) or NONE) if isinstance(value, tuple) else str(value)
 
 
 def python_lines(
@@ -207,7 +257,7 @@ def python_lines(
         settings: the settings of the page.
         file: the photograph's name.
         model: `model` and `pretrained`, as arguments of `Localizer`.
-        rules: for each method its arguments of `Localizer` (`method`, `head`), and its threshold.
+        rules: for each method its arguments of `Localizer` (`method`, `head`, `recipe`), and its threshold.
     """
     lines = ["import cliploc", ""]
     for place, (method, threshold) in enumerate(rules):
@@ -228,7 +278,7 @@ def python_lines(
             boxes = f"{boxes}.xyxy"
         lines += [
             f"print({boxes}, {found}.heatmaps.shape)",
-            f"{found}.overlay(opacity={settings.opacity:g}).save({method['method'] + '.png'!r})",
+            f"{found}.overlay(opacity={settings.opacity:g}).save({method.get('method', 'recipe') + '.png'!r})",
             "",
         ]
     return "\n".join(lines).rstrip() + "\n"

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from cliploc.localization import Localization
+from cliploc.recipes import Recipe
 from cliploc.report.html import REPORT_TEMPLATES, Templates, count, embedded
 from cliploc.report.overlay import draw_names, heatmap_alt, legend, verdict
-from cliploc.saliency import find
-from cliploc.web.service import slim
+from cliploc.web.service import slim, title_of
 
 SHOWN_SIDE = 720  # longest side in pixels of a picture on the page; downloads have the photograph's own size
 JPEG_QUALITY = 85
@@ -57,23 +57,24 @@ def searching(done: int, left: int, seconds: float) -> str:
 def summary(results: Mapping[str, Localization]) -> str:
     """One line for each method's result: how many of the names were found, in how many boxes."""
     return " · ".join(
-        f"{find(method).title}: {int(one.found.sum())} of {count(len(one.names), 'name')} found, "
+        f"{title_of(method, one)}: {int(one.found.sum())} of {count(len(one.names), 'name')} found, "
         f"{count(len(one.boxes), 'box', 'boxes')}"
         for method, one in results.items()
     )
 
 
-def results_html(results: Mapping[str, Localization], opacity: float) -> str:
+def results_html(results: Mapping[str, Localization], opacity: float, recipe: Recipe | None = None) -> str:
     """A figure for every name and method, a figure of all names together, and a table of scores and boxes.
 
     Args:
         results: method → its result for the same photograph.
         opacity: of the hottest places, 0–1.
+        recipe: the recipe that ran, whose parts are stated; None where a method was chosen.
     """
     several = len(results) > 1
     names = next(iter(results.values())).names
     shown = {method: _shown(one) for method, one in results.items()}
-    titles = {method: find(method).title if several else "" for method in results}
+    titles = {method: title_of(method, one) if several else "" for method, one in results.items()}
     rows = [
         [_figure_of_name(results[method], shown[method], index, opacity, titles[method]) for method in results]
         for index in range(len(names))
@@ -87,9 +88,12 @@ def results_html(results: Mapping[str, Localization], opacity: float) -> str:
         several=several,
         layout={1: "", 2: "paired"}.get(len(results), "many"),
         groups=rows,
+        recipe=recipe,
         notes=list(dict.fromkeys(note for one in results.values() for note in one.notes)),
         rows=[
-            _row(one, index, find(method).title) for method, one in results.items() for index in range(len(one.names))
+            _row(one, index, title_of(method, one))
+            for method, one in results.items()
+            for index in range(len(one.names))
         ],
     )
 
