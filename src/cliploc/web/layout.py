@@ -18,7 +18,7 @@ from cliploc.web.service import KEPT_SECONDS, Menu, Own, Service
 from cliploc.web.settings import MOST_LETTERS, NONE, SCALES, WINDOWS, Settings
 
 INTRO = "# cliploc\nType a name and see where it is: heatmaps and boxes, without training for that name."
-AS_RECIPE = "as the recipe; with a method: {}"  # a setting that the visitor leaves alone
+AS_RECIPE = "the recipe's, or {}"  # a setting that the visitor leaves alone; a method has none of a recipe's
 NO_RESULT_YET = "Choose a photograph, type names, and press Find."
 PER_ROW: dict[str, Any] = {"min_width": 150, "buttons": []}  # a slider's
 
@@ -166,7 +166,7 @@ def _options(service: Service) -> Options:
     return Options(
         model=Choice(list(service.offers), value=first, label="Model", elem_id="model"),
         method=Choice(
-            method_choices(menu), value=menu.own, label="Method", info="A method that is chosen runs as published.",
+            method_choices(menu), value=menu.own, label="Method", info="A method runs as published.",
             elem_id="method",
         ),
         compare=Choices(
@@ -192,7 +192,7 @@ def _options(service: Service) -> Options:
         templates=Choice(list(TEMPLATE_SETS), value=Settings().templates, label="Prompt templates"),
         refine=Choices(
             refine_choices(menu), value=[], label="Refinement",
-            info="Nothing chosen: as the recipe; with a method: none.",
+            info="Nothing chosen: the recipe's, or none.",
         ),
     )  # fmt: skip
 
