@@ -354,8 +354,8 @@ class Service:
             with _Interruptible(reporter) as told:
                 counted = replace(reporter, masked=told.masked)
                 if by_recipe is not None:
-                    told_of = {"reporter": counted, "presence": True}
-                    found[settings.method] = next(by_recipe.stream([picture.image], settings.asked, **told_of))
+                    results = by_recipe.stream([picture.image], settings.asked, reporter=counted, presence=True)
+                    found[settings.method] = next(results)
                 if by_name is not None:
                     found |= next(
                         by_name.compare([picture.image], settings.asked, asked, reporter=counted, presence=True)
