@@ -52,36 +52,40 @@ def _recipes(basis: str, **recipes: tuple[str, Mapping[str, Any]]) -> dict[str, 
     return {name: Recipe(name, method, options, basis) for name, (method, options) in recipes.items()}
 
 
-_BEST: Mapping[str, Any] = {"windows": (1.5, 2.0), "flip": True}
+_WINDOWS: Mapping[str, Any] = {"windows": (1.5, 2.0)}
+_BEST: Mapping[str, Any] = {**_WINDOWS, "flip": True}
+_SPREAD: Mapping[str, Any] = {"refine": ("affinity",), "split_peaks": 0.4}
+_MINI: Mapping[str, Any] = {**_SPREAD, "scales": (1.43,), "threshold": 0.55}
+_MINI_VIT: Mapping[str, Any] = {"scales": (1.43,), "threshold": 0.55}
 _OF: Mapping[str, Mapping[str, Recipe]] = {
     "mini": _recipes(
         MEASURED,
-        default=("cam", {"refine": ("affinity",), "scales": (1.43,), "windows": (1.5,), "threshold": 0.55}),
+        default=("cam", {**_MINI, **_WINDOWS}),
         fast=("cam", {"refine": ("affinity",), "threshold": 0.55}),
-        best=("cam", {**_BEST, "refine": ("affinity",), "scales": (1.43,), "threshold": 0.55}),
+        best=("cam", {**_MINI, **_BEST}),
     ),
     "mini-vit": _recipes(
         MEASURED,
-        default=("naclip", {"scales": (1.43,), "windows": (1.5,), "threshold": 0.55}),
+        default=("naclip", {**_MINI_VIT, "windows": (2.0,)}),
         fast=("naclip", {}),
-        best=("naclip", {**_BEST, "scales": (1.43,), "threshold": 0.55}),
+        best=("naclip", {**_MINI_VIT, **_BEST}),
     ),
     "cnn": _recipes(
         BY_ANALOGY,
-        default=("cam", {"refine": ("affinity",), "windows": (1.5,)}),
+        default=("cam", {**_SPREAD, **_WINDOWS}),
         fast=("cam", {"refine": ("affinity",)}),
-        best=("cam", {**_BEST, "refine": ("affinity",)}),
+        best=("cam", {**_SPREAD, **_BEST}),
     ),
     "vit": _recipes(
         BY_ANALOGY,
-        default=("naclip", {"windows": (1.5,)}),
+        default=("naclip", {"windows": (2.0,)}),
         fast=("naclip", {}),
         best=("naclip", _BEST),
     ),
     # A hub's or folder's: its tower shows only once it is loaded, so a method that suits both.
     "any": _recipes(
         BY_ANALOGY,
-        default=("grad_cam", {"windows": (1.5,)}),
+        default=("grad_cam", {"windows": (2.0,)}),
         fast=("grad_cam", {}),
         best=("grad_cam", _BEST),
     ),
