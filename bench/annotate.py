@@ -2,7 +2,7 @@
 
     python -m bench.annotate [--pictures DIR] [--truth DIR] [--images 1000] [--threads 1] [--only speed] [--out DIR]
 
-Three parts, `--only` one of them, all with the defaults of `cliploc annotate`:
+Three parts, `--only` one of them, all by CAM alone: recipes make better boxes and take longer (docs/recipes.md).
 * `speed`: pictures of a folder by ten names. By turns, 128 pictures at a time, so that a busy machine slows both: the
   tower's forward pass over as many pictures, already decoded and normalised; and the run, from the files to the parts
   on the disk. Then what is written at the end.
@@ -95,7 +95,7 @@ class Turns:
 def speed(pictures: Path, images: int) -> tuple[list[str], dict[str, Any]]:
     turns = Turns()
     with tempfile.TemporaryDirectory() as out:
-        result = annotate(pictures, NAMES, out, formats=FORMATS, limit=images, engine=turns, device="cpu")
+        result = annotate(pictures, NAMES, out, formats=FORMATS, limit=images, engine=turns, device="cpu", method="cam")
         wrote = time.perf_counter() - turns.ended
     clock = [bare[0] / run[0] for bare, run in zip(turns.bare, turns.run, strict=True)]
     processor = [bare[1] / run[1] for bare, run in zip(turns.bare, turns.run, strict=True)]
@@ -152,6 +152,7 @@ def measure_memory(pictures: Path, images: int) -> None:
             formats=FORMATS,
             batch_size=BATCH,
             device="cpu",
+            method="cam",
             reporter=Reporter(images=count),
         )
     print(json.dumps([*peaks, peak_mib()]))
@@ -185,7 +186,9 @@ def boxes(root: Path, seed: int, limit: int | None) -> tuple[list[str], dict[str
             continue
         wnids = [dataset.classes[label].wnid for label in ten]
         with tempfile.TemporaryDirectory() as out:
-            annotate(list(samples), wnids, out, formats=["csv"], review=0, model=backbone, batch_size=BATCH)
+            annotate(
+                list(samples), wnids, out, formats=["csv"], review=0, model=backbone, batch_size=BATCH, method="cam"
+            )
             rows = [json.loads(line) for path in parts_in(Path(out), ".jsonl") for line in path.open()]
         by_name = {Path(path).name: sample for path, sample in samples.items()}
         for row in rows:
@@ -274,7 +277,8 @@ def main() -> int:
         print("\n".join([*table, ""]), flush=True)
         lines += [*table, ""]
     if lines:
-        about = f"`python -m bench.annotate {' '.join(sys.argv[1:])}`: `mini`, CAM, the defaults of `cliploc annotate`."
+        command = f"`python -m bench.annotate {' '.join(sys.argv[1:])}`"
+        about = f"{command}: `mini`, CAM alone, else the defaults of `cliploc annotate`."
         keep(given.out, "annotate", {"machine": on, **document}, headed("Annotating", about, on, lines[:-1]))
     return 0
 

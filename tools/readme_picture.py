@@ -1,6 +1,6 @@
 """Writes docs/demo.jpg, the README's picture: four demo photographs as `cliploc demo` shows them.
 
-Overlays by CAM on `mini`, and below the same by the ViT method that stands beside it.
+Overlays by the recipe of `mini`, and below by that of the model that stands beside it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from cliploc import Localizer
-from cliploc.cli.demo import DEMO_BESIDE, DEMO_VIEWS
+from cliploc.cli.demo import BESIDE
 
 ROOT = Path(__file__).parents[1]
 ASKED = {"cat": ["cat"], "fig": ["fig", "bowl"], "bee": ["bee"], "bridge": ["bridge"]}
@@ -34,7 +34,7 @@ def row(localizer: Localizer) -> Image.Image:
     return sheet
 
 
-rows = [row(Localizer(**DEMO_VIEWS)), row(Localizer(**DEMO_BESIDE))]
+rows = [row(Localizer()), row(Localizer(BESIDE))]
 both = Image.new("RGB", (rows[0].width, 2 * HEIGHT + GAP), "white")
 for number, one in enumerate(rows):
     both.paste(one, (0, number * (HEIGHT + GAP)))

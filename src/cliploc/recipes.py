@@ -42,7 +42,7 @@ class Recipe:
 
         Example:
             >>> str(recipe_of("mini", "fast"))
-            '--method cam --refine affinity --threshold 0.55'
+            '--method cam --refine affinity'
         """
         words = [f"{flags_of(name)[0].partition('/')[0]} {text_of(value)}" for name, value in self.options.items()]
         return " ".join([f"--method {self.method}", *words]).replace("--flip True", "--flip")
@@ -55,13 +55,13 @@ def _recipes(basis: str, **recipes: tuple[str, Mapping[str, Any]]) -> dict[str, 
 _WINDOWS: Mapping[str, Any] = {"windows": (1.5, 2.0)}
 _BEST: Mapping[str, Any] = {**_WINDOWS, "flip": True}
 _SPREAD: Mapping[str, Any] = {"refine": ("affinity",), "split_peaks": 0.4}
-_MINI: Mapping[str, Any] = {**_SPREAD, "scales": (1.43,), "threshold": 0.55}
-_MINI_VIT: Mapping[str, Any] = {"scales": (1.43,), "threshold": 0.55}
+_MINI: Mapping[str, Any] = {**_SPREAD, "scales": (1.43,)}
+_MINI_VIT: Mapping[str, Any] = {"scales": (1.43,)}
 _OF: Mapping[str, Mapping[str, Recipe]] = {
     "mini": _recipes(
         MEASURED,
         default=("cam", {**_MINI, **_WINDOWS}),
-        fast=("cam", {"refine": ("affinity",), "threshold": 0.55}),
+        fast=("cam", {"refine": ("affinity",)}),
         best=("cam", {**_MINI, **_BEST}),
     ),
     "mini-vit": _recipes(
