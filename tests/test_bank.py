@@ -123,8 +123,8 @@ def test_uncalibrated_models_say_absent_and_that_they_are_uncalibrated(gap):
 
 def test_windows_count_as_they_do_for_calibrated_models(gap):
     localizer = build(gap, min_presence=0.5, windows=(2,))
-    computed = localizer._views.compute(
-        [localizer._preparation.prepare(*next(localizer._preparation._jobs(requests_of(WIDE))))],
+    computed = localizer._own.views.compute(
+        [localizer._own.preparation.prepare(*next(localizer._own.preparation._jobs(requests_of(WIDE))))],
         [localizer._task],
         None,
     )

@@ -36,6 +36,7 @@ from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotator import RESERVED, BoxFilter
 from cliploc.localizer import Localizer
 from cliploc.memory import Memory
+from cliploc.recipes import recipe_of
 from cliploc.tower import Needs
 from cliploc.training import TrainSettings, read_csv, train
 from cliploc.training.features import FeatureCache, Wanted
@@ -218,13 +219,14 @@ def test_each_option_of_localizer_changes_its_description(name: str, head: Path)
 
 
 def test_what_is_harmless_and_what_is_only_said_otherwise_changes_nothing() -> None:
-    plain = Localizer(device="cpu").describe()
+    plain, recipe = Localizer(device="cpu").describe(), recipe_of("mini")
     for same in (
         {"text_cache": False},
         {"memory": Memory()},
         {"device": None} if not torch.cuda.is_available() and not torch.backends.mps.is_available() else {},
-        {"method": "cam", "threshold": plain["threshold"]},
-        {"templates": "default", "scales": [1], "masked_precision": "fp32", "ensemble": "rank"},
+        {"method": recipe.method, **recipe.options, "threshold": plain["threshold"]},
+        {"recipe": "default", "scales": list(recipe.options["scales"])},
+        {"templates": "default", "masked_precision": "fp32", "ensemble": "rank"},
     ):
         assert Localizer(**{"device": "cpu", **same}).describe() == plain
 
@@ -513,6 +515,7 @@ HARMLESS_IN_ANNOTATE_COMMAND: dict[str, tuple[tuple[str, ...], str]] = {
     "retry": (("--retry",), HARMLESS_IN_ANNOTATE["retry"]),
     "image_url": (("--image-url", "x"), HARMLESS_IN_ANNOTATE["image_url"]),
     "device": ((), HARMLESS_IN_LOCALIZER["device"]),
+    "recipe": (("--recipe", "default"), HARMLESS_IN_LOCALIZER["recipe"]),
     "engine": (("--engine", "local"), HARMLESS_IN_ANNOTATE["engine"]),
     "address": ((), "of the cluster that carries it out"),
     "threads": (("--threads", "1"), "how many processors: sums in another order may end in another last bit"),
@@ -548,7 +551,7 @@ HARMLESS_IN_BENCHMARK_COMMAND: dict[str, tuple[tuple[str, ...], str]] = {
     "workers": (("--workers", "2"), HARMLESS_IN_BENCHMARK["judges"]),
     **{
         name: HARMLESS_IN_ANNOTATE_COMMAND[name]
-        for name in ("device", "engine", "address", "threads", "as_json", "debug")
+        for name in ("device", "recipe", "engine", "address", "threads", "as_json", "debug")
     },
 }
 

@@ -98,7 +98,8 @@ def counting(source):
 
 def ask(source, photo, names, **options):
     backbone, asked = counting(source)
-    found = Localizer(model=backbone, **options)(photo, names)
+    localizer = Localizer(model=backbone, min_presence=0, **options)  # above 0 a bank of names is embedded too
+    found = localizer(photo, names)
     return found.scores, asked
 
 

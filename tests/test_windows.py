@@ -139,3 +139,13 @@ def test_a_small_thing_is_there_because_a_window_shows_it(backbones, monkeypatch
     assert few(picture, ["red"]).found[0]
     [unmapped] = few.stream([picture], ["red"], absent_maps=False)
     assert unmapped.maps.max() == 1
+
+
+def test_a_picture_too_narrow_for_windows_is_seen_as_a_whole_beside_others(backbones):
+    narrow = photo((512, 8), red=(100, 0, 300, 8))
+    localizer = build(backbones["gap_cnn"], windows=(2,))
+    alone, [beside, other] = localizer(narrow, ["red"]), localizer([narrow, WIDE], ["red"])
+    same(beside, alone)
+    assert alone.notes == ("too narrow for windows: it is seen as a whole only",)
+    np.testing.assert_allclose(alone.maps, build(backbones["gap_cnn"])(narrow, ["red"]).maps, atol=1e-6)
+    same(other, localizer(WIDE, ["red"]))

@@ -8,7 +8,7 @@ box, at the best τ of 0.15, 0.2 … 0.75: the box of the largest region for one
 
     python tools/recipe_study.py --cache /tmp/recipes                      # mini
     python tools/recipe_study.py --cache /tmp/recipes --model mini-vit --method naclip
-    python tools/recipe_study.py --cache /tmp/recipes --sets one --variant chosen --thresholds
+    python tools/recipe_study.py --cache /tmp/recipes --sets one --variant "affinity, 320" --thresholds
 """
 
 from __future__ import annotations
@@ -43,23 +43,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "affinity, 320": {**SPREAD, "scales": (1.43,)},
     "320 + windows 1.5": {"scales": (1.43,), "windows": (1.5,)},
     "320 + windows 2": {"scales": (1.43,), "windows": (2,)},
-    "affinity, 320 + windows 1": {**SPREAD, "scales": (1.43,), "windows": (1,)},
     "affinity, 320 + windows 1.5": {**SPREAD, "scales": (1.43,), "windows": (1.5,)},
     "affinity, 320 + windows 2": {**SPREAD, "scales": (1.43,), "windows": (2,)},
-    "affinity, 320 + 224 + windows 2": {**SPREAD, "scales": (1.43, 1), "windows": (2,)},
-    "affinity, 320 + windows 1, 2": {**SPREAD, "scales": (1.43,), "windows": (1, 2)},
     "affinity, 320 + windows 2, pad": {**SPREAD, "scales": (1.43,), "windows": (2,), "resize": "pad"},
     "affinity, 320 + windows 1.5, 2": {**SPREAD, "scales": (1.43,), "windows": (1.5, 2)},
     "affinity, 448 + windows 1.5": {**SPREAD, "scales": (2,), "windows": (1.5,)},
     "affinity, 448 + windows 2": {**SPREAD, "scales": (2,), "windows": (2,)},
     "affinity, 448 + 320 + windows 2": {**SPREAD, "scales": (2, 1.43), "windows": (2,)},
     "affinity, 320 + windows 2, flipped": {**SPREAD, "scales": (1.43,), "windows": (2,), "flip": True},
-    "affinity, 320 + 224 + windows 1, 1.5, 2, flipped": {
-        **SPREAD,
-        "scales": (1.43, 1),
-        "windows": (1, 1.5, 2),
-        "flip": True,
-    },
 }
 
 

@@ -31,7 +31,7 @@ MOST_SIDE = 4096  # pixels of a model's input
 
 def _recipes(otherwise: str) -> str:
     """What None means for an option that a recipe sets."""
-    return f"the recipe's; {otherwise} with --method"
+    return f"the recipe's; {otherwise} with a named method"
 
 
 # ---------------------------------------------------------------------------------------------- checks: value → value
@@ -638,7 +638,7 @@ class Options:
 
         Example:
             >>> print(Options.explain().splitlines()[13])
-            flip=None (the recipe's; no with --method): Average in the map of the mirrored photo.
+            flip=None (the recipe's; no with a named method): Average in the map of the mirrored photo.
             >>> print(Options.explain().splitlines()[18])
             max_boxes=None (all): At most so many boxes a name in a picture, best first.
         """

@@ -589,6 +589,7 @@ def test_a_broken_picture_makes_the_exit_code_1(root, tmp_path):
     whole = (broken / "val/005.jpg").read_bytes()
     (broken / "val/005.jpg").write_bytes(whole[: len(whole) // 2])
     arguments = ("benchmark", "--dataset", "wsol", "--root", broken, "--batch-size", 4, "--limit", 8)
+    arguments = (*arguments, "--method", "cam")
     result = cliploc_(*arguments, "--out", tmp_path / "out", "--json")
     assert result.code == 1, result.err
     assert "failed: val/005.jpg: " in result.err

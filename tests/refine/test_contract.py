@@ -90,7 +90,7 @@ def test_padding_stays_cold_and_a_flat_map_stays_flat(name, kind):
         return
     outside = np.concatenate([found.maps[0, :y0], found.maps[0, y1:]])
     assert (outside <= found.maps[0, y0:y1].min() + 1e-6).all()
-    localizer = build(kind, [name])
+    localizer = build(kind, [name], min_presence=0)
     give_function(localizer, lambda ctx: torch.zeros(len(ctx.text), ctx.text.shape[1], *ctx.trace.grid))
     flat = localizer(WIDE, ["red"])
     assert (flat.maps == 0).all()

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.boxes.parts import Parts, divide
-from cliploc.config import DEFAULTS, OPTIONS
+from cliploc.config import DEFAULTS, OPTIONS, number
 from cliploc.errors import UsageError
 from cliploc.values import FloatArray
 
@@ -51,8 +51,9 @@ class BoxRule:
     def __post_init__(self) -> None:
         if self.threshold is None:
             raise UsageError("expected threshold from 0 to 1, or auto, got None")
-        for name in ("threshold", "components", "min_area", "max_boxes", "nms_iou", "split_peaks"):
+        for name in ("threshold", "components", "min_area", "max_boxes", "nms_iou"):
             OPTIONS[name].check(getattr(self, name))
+        number("split_peaks", 0, 1)(self.split_peaks)  # no recipe stands behind a rule
         if self.connectivity not in (4, 8):
             raise UsageError(f"expected connectivity 4 or 8, got {self.connectivity}")
 

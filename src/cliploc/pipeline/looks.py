@@ -67,6 +67,8 @@ def on_input(view: View, batch: Sequence[Prepared], wanted: Wanted | None) -> Te
         if not names:
             continue
         own = [(look, values, n) for look, values in view for n, owner in enumerate(look.owners) if owner == b]
+        if not own:  # a picture too narrow for windows
+            continue
         chosen = torch.stack([values[n, list(names)] for _, values, n in own])  # [windows or 1, names, h, w]
         frames = [look.frames[n] for look, _, n in own]
         if first.windows is None:

@@ -111,17 +111,25 @@ class Preparation:
         original_hw = (picture.image.height, picture.image.width)
         try:
             frames = tuple(Frame.fit(self.resize, original_hw, input_hw) for input_hw in self.inputs_hw)
-            windows = tuple(Frame.windows(original_hw, self.input_hw, multiple) for multiple in self._windows)
         except InputError as error:
             raise InputError(f"{source}: {error}") from None
-        if not windows and (note := _cropped_note(frames[0])):
-            picture = replace(picture, notes=(*picture.notes, note))
+        windows, narrow = self._windows_of(original_hw)
+        if notes := [note for note in (_cropped_note(frames[0]), narrow) if note]:
+            picture = replace(picture, notes=(*picture.notes, *notes))
         inputs = tuple(_pixels(frame.apply(picture.image, self._interpolation)) for frame in frames)
         windowed = tuple(
-            _pixels(picture.image.resize(frames_of_one[0].resized_wh, RESAMPLING[self._interpolation]))
-            for frames_of_one in windows
+            _pixels(picture.image.resize(of_set[0].resized_wh, RESAMPLING[self._interpolation]))
+            for of_set in windows
+            if of_set
         )
         return Prepared(request.id, picture, texts, frames, inputs, windows, windowed)
+
+    def _windows_of(self, original_hw: tuple[int, int]) -> tuple[tuple[tuple[Frame, ...], ...], str | None]:
+        """The windows of each set; none for a picture too narrow for them, and a note that says so."""
+        try:
+            return tuple(Frame.windows(original_hw, self.input_hw, multiple) for multiple in self._windows), None
+        except InputError:
+            return ((),) * len(self._windows), "too narrow for windows: it is seen as a whole only"
 
     def stream(
         self, requests: Iterable[Request], batch_size: int, on_error: OnError

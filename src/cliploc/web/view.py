@@ -104,7 +104,7 @@ def _words(recipe: Recipe) -> list[str]:
     Example:
         >>> from cliploc.recipes import recipe_of
         >>> _words(recipe_of("mini", "fast"))
-        ['--method cam', '--refine affinity', '--threshold 0.55']
+        ['--method cam', '--refine affinity']
     """
     return [f"--{word}" for word in str(recipe).removeprefix("--").split(" --")]
 
