@@ -11,7 +11,7 @@ import os
 import stat
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Union
@@ -166,8 +166,8 @@ def _opened(file: BinaryIO, name: str) -> Image.Image:
     except ImportError:
         raise InputError(f"{name}: a HEIC picture, which needs pillow-heif: pip install 'cliploc[heic]'") from None
     # Not registered with Pillow, which would change what everybody else in this process can open.
-    image: Image.Image = HeifImageFile(file)
-    return image
+    reader: Callable[[BinaryIO], Image.Image] = HeifImageFile  # its own signature has no types
+    return reader(file)
 
 
 def _is_heic(file: BinaryIO) -> bool:

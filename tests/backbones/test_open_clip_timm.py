@@ -11,6 +11,7 @@ from open_clip.timm_model import TimmModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cliploc.backbones._adapters import adapters
 from cliploc.backbones.open_clip_timm import TimmCnn, TimmVit
 from cliploc.errors import UsageError
 from cliploc.tower import Backbone, Needs
@@ -291,3 +292,9 @@ def test_each_tower_has_one_adapter() -> None:
     vit, cnn = small_vit("EVA-02").visual, small_cnn("FastViT").visual
     assert (TimmVit.supports(vit), TimmCnn.supports(vit)) == (True, False)
     assert (TimmVit.supports(cnn), TimmCnn.supports(cnn)) == (False, True)
+
+
+def test_every_adapter_registers_itself() -> None:
+    assert adapters.names() == ["OpenClipResNet", "OpenClipVit", "TimmCnn", "TimmVit"]
+    visual = small_vit("EVA-02").visual
+    assert [one for one in adapters if one.supports(visual)] == [TimmVit]

@@ -20,19 +20,16 @@ import torch
 from huggingface_hub import constants as hub
 
 from cliploc.backbones import _weights
+from cliploc.backbones._adapters import adapters
 from cliploc.backbones._catalogue import ModelEntry, model_sources, models
 from cliploc.backbones._licences import licence_of
 from cliploc.backbones._open_clip_facts import published_preprocessing
 from cliploc.backbones._precision import resolve_precision
-from cliploc.backbones.open_clip_resnet import OpenClipResNet
-from cliploc.backbones.open_clip_timm import TimmCnn, TimmVit
-from cliploc.backbones.open_clip_vit import OpenClipVit
 from cliploc.errors import CliplocWarning, ModelError, UnknownNameError, UsageError
 from cliploc.tower import Backbone, Pooling, TowerKind
 
 RANDOM = "random"
 CONFIG_OF_TOKENIZER = "tokenizer_config.json"
-ADAPTERS: tuple[Any, ...] = (OpenClipResNet, OpenClipVit, TimmVit, TimmCnn)
 UNREADABLE = ("swin", "vit_relpos")  # families of timm that no adapter reads: windows, relative positions
 PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 
@@ -128,7 +125,7 @@ def wrap(model: Any, tokenizer: Any, label: str, dtype: torch.dtype) -> Any:
 
 
 def _adapter(model: Any, label: str) -> Any:
-    for adapter in ADAPTERS:
+    for adapter in adapters:
         if adapter.supports(model.visual):
             return adapter
     raise ModelError(

@@ -11,6 +11,7 @@ import torch
 from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 
+from cliploc.backbones._adapters import adapter
 from cliploc.backbones._cnn import AttentionPool, ConvolutionalBackbone
 from cliploc.backbones._folding import fold_batch_norms
 from cliploc.backbones._open_clip_facts import OpenClipFacts
@@ -34,6 +35,7 @@ class Stem(nn.Module):
         return x
 
 
+@adapter
 class OpenClipResNet(ConvolutionalBackbone):
     """CLIP's ModifiedResNet (Radford 2021): stem, four stages of residual blocks, attention pool.
 

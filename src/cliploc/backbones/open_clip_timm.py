@@ -31,6 +31,7 @@ from timm.models.vision_transformer import (  # type: ignore[attr-defined]
 from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 
+from cliploc.backbones._adapters import adapter
 from cliploc.backbones._cnn import ConvolutionalBackbone
 from cliploc.backbones._linear import with_fast_linears
 from cliploc.backbones._open_clip_facts import OpenClipFacts
@@ -90,6 +91,7 @@ class _AttentionPool:
 POOLING: dict[str, Pooling] = {"token": "class token", "map": "attention", "avg": "global average"}
 
 
+@adapter
 class TimmVit(VisionTransformerBackbone):
     """A vision transformer that open_clip takes from timm, with access to the inside of every block.
 
@@ -232,6 +234,7 @@ class TimmVit(VisionTransformerBackbone):
 
 
 # --------------------------------------------------------------------------------------------------------------- CNNs
+@adapter
 class TimmCnn(ConvolutionalBackbone):
     """A convolutional tower that open_clip takes from timm, with global average pooling.
 

@@ -16,6 +16,7 @@ from open_clip.transformer import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cliploc.backbones._adapters import adapter
 from cliploc.backbones._linear import linear, with_fast_linears
 from cliploc.backbones._open_clip_facts import OpenClipFacts
 from cliploc.backbones._open_clip_text import OpenClipText, Tokenizer, without_image_tower
@@ -113,6 +114,7 @@ class _AttentionPool:
         return value
 
 
+@adapter
 class OpenClipVit(VisionTransformerBackbone):
     """A vision transformer of open_clip (Radford 2021; Dosovitskiy 2020), with access to the inside of every block.
 
