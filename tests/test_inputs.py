@@ -54,7 +54,7 @@ def test_every_link_on_the_way_to_an_input_is_one(tmp_path):
 def test_a_folder_that_holds_an_input_is_refused(tmp_path):
     (tmp_path / "out/yolo/images").mkdir(parents=True)
     inputs = Inputs([tmp_path / "out/yolo/images/a.jpg"])
-    with pytest.raises(UsageError, match="yolo holds what this run reads, and would be written anew"):
+    with pytest.raises(UsageError, match="yolo holds what this run reads, and its content would be replaced"):
         inputs.refuse([], [tmp_path / "out/yolo"])
     inputs.refuse([tmp_path / "out/coco.json"], [tmp_path / "out/voc", tmp_path / "out/yol"])
 

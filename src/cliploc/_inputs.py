@@ -53,7 +53,7 @@ class Inputs:
 
         Args:
             files: that will be written.
-            folders: that will be written anew as a whole.
+            folders: whose whole content will be replaced.
 
         Raises:
             UsageError: one of them is an input, or a folder that holds one.
@@ -64,7 +64,9 @@ class Inputs:
         for folder in folders:
             whole = Path(os.path.realpath(folder))
             if any(whole in (Path(one), *Path(one).parents) for one in self._folders):
-                raise UsageError(f"{folder} holds what this run reads, and would be written anew: choose another --out")
+                raise UsageError(
+                    f"{folder} holds what this run reads, and its content would be replaced: choose another --out"
+                )
 
 
 def _place(folder: str, name: str) -> Place | None:

@@ -2,7 +2,7 @@
 
 `parts/00003.check` holds the checksum of `parts/00003.jsonl` or `parts/00003.parquet`, and for each picture of the part
 a stamp of its file (see `cliploc.jobs.sources`). It is written before its part: a kill between the two leaves a part
-that does not fit its check file, and which is computed anew.
+that does not fit its check file, and is computed again.
 """
 
 from __future__ import annotations

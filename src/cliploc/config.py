@@ -292,7 +292,7 @@ class Option:
         check: value → the value as it is kept; raises a `UsageError` that begins "expected NAME" and states the range.
         parse: one text of the command line → value; a text that is none is left for `check` to refuse.
         text: value → one text of the command line, which `parse` reads.
-        flags: its names on the command line, where they are not made of its own.
+        flags: its names on the command line, unless they are made of its name.
         repeat: whether the command line takes it several times.
         gather: what is made of the values of an option that repeats.
         harmless: why results do not depend on it; "" where they do, and it is part of a run's identity.

@@ -117,7 +117,7 @@ class Dataset:
         role: whether a threshold may be chosen on this split ("tune") or it may only be reported on ("report").
         classes: label → names. All of the dataset's, also when a subset is taken: predictions choose among all.
         samples: in a fixed order, samples of the same picture next to each other.
-        problems: what was left out or mended, each once; never silently skipped.
+        problems: what was left out or corrected, each once; never silently skipped.
     """
 
     name: str

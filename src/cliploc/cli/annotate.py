@@ -40,7 +40,7 @@ def annotate(
             help="Names, one a line: cat|kitten @0.3; and background: lawn.",
         ),
     ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where results go; a stopped run there is gone on with.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where results go; a stopped run there is resumed.")],
     formats: Annotated[str, typer.Option("--format", metavar="NAME,NAME", help="Names of `cliploc exports`.")] = "coco",
     min_score: Annotated[
         float, typer.Option(metavar="0-1", help="Of a box: the estimated chance that it fits, if its name is there.")
@@ -77,7 +77,7 @@ def annotate(
 ) -> int:
     """Draw draft boxes of named things in a folder of pictures, for other tools to read and people to correct.
 
-    Killed at any moment, the same command goes on where it was.
+    Killed at any moment, it is resumed by the same command.
 
     Example: cliploc annotate photos --labels labels.txt --format coco,labelstudio --out drafts
     """

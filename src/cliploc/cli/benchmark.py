@@ -57,7 +57,7 @@ LOST = ("missing picture", "broken picture", "missing mask")  # problems of a da
 def benchmark(
     dataset: Annotated[str, typer.Option(metavar="NAME", help="A name of `cliploc datasets`.")],
     root: Annotated[Path, typer.Option(metavar="DIR", help="The dataset's folder.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where results go; a stopped run there is gone on with.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where results go; a stopped run there is resumed.")],
     split: Annotated[str | None, typer.Option(help="Of the dataset. [default: its first]")] = None,
     subset: Annotated[str | None, typer.Option(metavar="ten-classes", help="Only the classes of this subset.")] = None,
     classes: Annotated[
@@ -117,7 +117,7 @@ def benchmark(
 ) -> int:
     """Run the WSOL benchmark: models x methods x prompts x thresholds on a dataset.
 
-    Killed at any moment, the same command goes on where it was.
+    Killed at any moment, it is resumed by the same command.
 
     Example: cliploc benchmark --dataset wsol --root data --method cam,layer_cam --out results
     """

@@ -64,7 +64,9 @@ def train(
     mixed_precision: Annotated[str, typer.Option(metavar="no|bf16|fp16", help="Of the head's training.")] = "no",
     seed: Annotated[int, typer.Option(help="Of first weights, order and held-out part.")] = 0,
     threads: Threads = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Begin anew though there is a checkpoint.")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Begin from the start, although there is a checkpoint.")
+    ] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write curves for TensorBoard too.")] = False,
     *,
     options: Options,
@@ -72,7 +74,7 @@ def train(
 ) -> int:
     """Train TS-CAM's or LCTR's layers on a frozen model, from pictures' labels alone.
 
-    Killed, the same command goes on where it was. With several GPUs: accelerate launch -m cliploc train ...
+    Killed, it is resumed by the same command. With several GPUs: accelerate launch -m cliploc train ...
 
     Example: cliploc train tscam --root photos --model ViT-B-16 --pretrained openai --out head.safetensors
     """

@@ -115,7 +115,7 @@ class Views:
                 `[W, D]`, which maps are to be made; the others are zero. None: all.
 
         Raises:
-            ModelError: the tower or a method gave what is no number.
+            ModelError: the tower or a method gave a value that is not a number.
         """
         names = torch.stack([self.texts.embed(item.texts) for item in batch])  # [B, P, D]
         directions = self.texts.directions(names)
