@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from cliploc.config import DRAFT_SCORE
 from cliploc.datasets import open_dataset
 from cliploc.geometry import iou_matrix
 from cliploc.images import load
@@ -103,11 +104,13 @@ def drafts(localizer: Localizer, pictures: Sequence[Pictured]) -> list[str]:
     truths, boxes, right = 0, 0, dict.fromkeys(LEVELS, 0)
     for one in pictures:
         found = localizer(load(one.path).image, one.asked)
-        boxes += len(found.boxes)
+        kept = found.boxes.score >= DRAFT_SCORE
+        boxes += int(kept.sum())
         for name, truth in one.truth.items():
             truths += len(truth)
+            of_name = found.boxes.xyxy[kept & (found.boxes.label == found.names.index(name))]
             for level in LEVELS:
-                right[level] += matched(found.boxes.of(name), truth, level)
+                right[level] += matched(of_name, truth, level)
     cells = [f"{boxes / len(pictures):.1f}"]
     for level in LEVELS:
         cells += [f"{right[level] / max(1, boxes):.3f}", f"{right[level] / truths:.3f}"]

@@ -22,7 +22,7 @@ from PIL import Image
 import cliploc
 from cliploc import backbones
 from cliploc.boxes.groups import around_others, split_region
-from cliploc.config import Options
+from cliploc.config import DRAFT_SCORE, Options
 from cliploc.errors import CliplocWarning, UsageError
 from cliploc.geometry import iou_matrix
 from cliploc.jobs import local
@@ -204,7 +204,7 @@ def test_a_name_that_is_there_is_boxed_as_the_localizer_does_and_no_other(folder
         there = found.presence >= [0.5, 0.5, 0.6, 0.5]
         assert set(row["labels"]) == set(np.flatnonzero(there).tolist())
         order = np.lexsort((-found.boxes.score * found.presence[found.boxes.label],))
-        order = [i for i in order if there[found.boxes.label[i]]]
+        order = [i for i in order if there[found.boxes.label[i]] and found.boxes.score[i] >= DRAFT_SCORE]
         np.testing.assert_allclose(row["boxes"], found.boxes.xyxy[order], atol=0.02)
         np.testing.assert_allclose(row["scores"], found.boxes.score[order], atol=1e-3)
         np.testing.assert_allclose(row["certainty"], found.presence[found.boxes.label[order]], atol=1e-3)
@@ -224,7 +224,7 @@ def test_a_photograph_stored_sideways_has_its_boxes_where_it_is_shown(plain):
 def test_filters_by_score_number_and_overlap_across_names(folder, plain, tmp_path):
     labels = ["cat @0", "dog @0", "bee @0"]
     options = {**OPTIONS, "formats": ["csv"], "review": 0}
-    everything = rows(annotate(folder / "*.png", labels, tmp_path / "all", **options).out)
+    everything = rows(annotate(folder / "*.png", labels, tmp_path / "all", min_score=0, **options).out)
     few = annotate(folder / "*.png", labels, tmp_path / "few", max_boxes=1, min_score=0.02, nms_across=0.3, **options)
     dropped = 0
     for name, row in rows(few.out).items():
@@ -321,7 +321,7 @@ def test_the_same_command_again_changes_no_file_and_other_settings_are_refused_b
     assert again.document() == plain.document()
     assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(plain.out.rglob("*")) if p.is_file()} == before
     for changed, said in [
-        ({"min_score": 0.3}, "settings.min_score: 0.0 there, 0.3 asked for"),
+        ({"min_score": 0.3}, "settings.min_score: 0.2 there, 0.3 asked for"),
         ({"flip": True}, "settings.flip: false there, true asked for"),
     ]:
         with pytest.raises(UsageError, match=said):

@@ -21,7 +21,7 @@ from cliploc.cli.output import (
     title_row,
     writable,
 )
-from cliploc.config import Options, parse_list
+from cliploc.config import DRAFT_SCORE, Options, parse_list
 from cliploc.reporter import SILENT
 
 
@@ -44,7 +44,7 @@ def annotate(
     formats: Annotated[str, typer.Option("--format", metavar="NAME,NAME", help="Names of `cliploc exports`.")] = "coco",
     min_score: Annotated[
         float, typer.Option(metavar="0-1", help="Of a box: the estimated chance that it fits, if its name is there.")
-    ] = 0.0,
+    ] = DRAFT_SCORE,
     nms_across: Annotated[
         float | None, typer.Option(metavar="0-1", help="Of boxes of different names with more IoU the better stays.")
     ] = None,

@@ -22,7 +22,7 @@ from cliploc import __version__, prompts
 from cliploc._files import temporaries_of
 from cliploc._inputs import Inputs
 from cliploc._parts import part_path, parts_in, read_part, read_stamps, remove_part, write_part
-from cliploc.config import DEFAULTS, Options
+from cliploc.config import DEFAULTS, DRAFT_SCORE, Options
 from cliploc.errors import CliplocError, UsageError
 from cliploc.jobs import folder, local
 from cliploc.jobs.annotator import RESERVED, AnnotatorSettings, BoxFilter, Groups, Row
@@ -123,7 +123,7 @@ def annotate(
     *,
     formats: Sequence[str] = ("coco",),
     min_presence: float = DEFAULTS.min_presence,
-    min_score: float = 0.0,
+    min_score: float = DRAFT_SCORE,
     max_boxes: int | None = DEFAULTS.max_boxes,
     min_area: float = DEFAULTS.min_area,
     nms_across: float | None = None,

@@ -14,7 +14,7 @@ import torch
 
 from cliploc.boxes import features_of, score_of
 from cliploc.boxes.groups import around_others, split_region
-from cliploc.config import DEFAULTS, OPTIONS, Options, choice, number
+from cliploc.config import DEFAULTS, DRAFT_SCORE, OPTIONS, Options, choice, number
 from cliploc.errors import ModelError, UsageError
 from cliploc.geometry import iou_matrix
 from cliploc.jobs.engine import Part, Shard
@@ -53,7 +53,7 @@ class BoxFilter:
     """
 
     min_presence: float = DEFAULTS.min_presence
-    min_score: float = 0.0
+    min_score: float = DRAFT_SCORE
     max_boxes: int | None = DEFAULTS.max_boxes
     min_area: float = DEFAULTS.min_area
     nms_across: float | None = None
