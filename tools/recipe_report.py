@@ -99,12 +99,12 @@ def best_boxes(localizer: Localizer, pictures: Sequence[Pictured]) -> list[str]:
     return [f"{right / names:.3f} of {names}", f"{np.mean(small):.3f} of {len(small)}" if small else "–"]
 
 
-def drafts(localizer: Localizer, pictures: Sequence[Pictured]) -> list[str]:
+def drafts(localizer: Localizer, pictures: Sequence[Pictured], min_score: float) -> list[str]:
     """Precision and recall of the drafts."""
     truths, boxes, right = 0, 0, dict.fromkeys(LEVELS, 0)
     for one in pictures:
         found = localizer(load(one.path).image, one.asked)
-        kept = found.boxes.score >= DRAFT_SCORE
+        kept = found.boxes.score >= min_score
         boxes += int(kept.sum())
         for name, truth in one.truth.items():
             truths += len(truth)
@@ -124,6 +124,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--model", default="mini")
     parser.add_argument("--runs", nargs="+", default=list(RUNS), choices=RUNS)
+    parser.add_argument("--min-score", type=float, default=DRAFT_SCORE, help="of drafts")
     parser.add_argument("--limit", type=int, help="only the first N pictures")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -137,7 +138,10 @@ def main() -> None:
         localizer = Localizer(given.model, **shown, **RUNS[title])
         pictures = pictures_of(given.dataset, given.root, localizer, given.limit)
         start = time.process_time()
-        cells = best_boxes(localizer, pictures) if given.what == "best" else drafts(localizer, pictures)
+        if given.what == "best":
+            cells = best_boxes(localizer, pictures)
+        else:
+            cells = drafts(localizer, pictures, given.min_score)
         spent = 1000 * (time.process_time() - start) / len(pictures)
         print(f"| {title} | {' | '.join(cells)} | {spent:.0f} |", flush=True)
 

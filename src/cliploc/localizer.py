@@ -85,13 +85,6 @@ class Localizer:
         precision: that its tower computes in.
         masked_precision: that masked pictures are computed in.
 
-    Attributes:
-        recipe: what runs where no method was named; None where one was.
-        templates: the sentences that names stand in.
-        backbone: the model.
-        precision: that its tower computes in.
-        masked_precision: that masked pictures are computed in.
-
     Raises:
         UsageError: an unknown name or a value outside its range.
         ModelError: weights that cannot be loaded.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cliploc import backbones
-from cliploc.config import RECIPES, choice, flags_of, text_of
+from cliploc.config import RECIPES, choice, words_of
 
 if TYPE_CHECKING:
     from cliploc.tower import Backbone
@@ -37,15 +37,18 @@ class Recipe:
     options: Mapping[str, Any] = field(default_factory=dict)
     basis: str = BY_ANALOGY
 
-    def __str__(self) -> str:
-        """As the command line would have it.
+    @property
+    def flags(self) -> list[str]:
+        """The options of the command line that do the same.
 
         Example:
-            >>> str(recipe_of("mini", "fast"))
-            '--method cam --refine affinity'
+            >>> recipe_of("mini", "fast").flags
+            ['--method cam', '--refine affinity']
         """
-        words = [f"{flags_of(name)[0].partition('/')[0]} {text_of(value)}" for name, value in self.options.items()]
-        return " ".join([f"--method {self.method}", *words]).replace("--flip True", "--flip")
+        return [word.replace("=", " ", 1) for word in words_of({"method": self.method, **self.options})]
+
+    def __str__(self) -> str:
+        return " ".join(self.flags)
 
 
 def _recipes(basis: str, **recipes: tuple[str, Mapping[str, Any]]) -> dict[str, Recipe]:

@@ -18,7 +18,10 @@ from cliploc.cli.options import (
     Debug,
     EngineName,
     Json,
+    MethodOptions,
+    ModelNames,
     Threads,
+    Weights,
     class_names,
     localizer_options,
     method_names,
@@ -66,24 +69,17 @@ def benchmark(
     limit: Annotated[int | None, typer.Option(help="Only the first so many samples.")] = None,
     sample: Annotated[int | None, typer.Option(help="Only so many samples, drawn at random.")] = None,
     seed: Annotated[int, typer.Option(help="Of that draw.")] = 0,
-    model: Annotated[
-        list[str] | None, typer.Option("--model", help="A name of `cliploc models`; repeatable. [default: mini]")
-    ] = None,
-    pretrained: Annotated[
-        list[str] | None, typer.Option(help="Which weights: once for all models, or once for each; own for its own.")
-    ] = None,
+    model: ModelNames = None,
+    pretrained: Weights = None,
     method: Annotated[
         list[str] | None,
         typer.Option(
-            "--method", metavar="NAME,NAME", help="Names of `cliploc methods`; repeatable. [default: the tower's own]"
+            "--method",
+            metavar="NAME,NAME",
+            help="Names of `cliploc methods`; repeatable. [default: each model's recipe]",
         ),
     ] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--option", "-o", metavar="KEY=VALUE", help="Of every method that has it, or METHOD.KEY=VALUE; repeatable."
-        ),
-    ] = None,
+    option: MethodOptions = None,
     head: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="Trained layers, made by `cliploc train`; repeatable.")
     ] = None,

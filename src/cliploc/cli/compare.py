@@ -17,8 +17,11 @@ from cliploc.cli.options import (
     Classes,
     Debug,
     Json,
+    MethodOptions,
+    ModelNames,
     Names,
     Threads,
+    Weights,
     asked_names,
     localizer_options,
     method_names,
@@ -52,18 +55,9 @@ def compare(
         list[str] | None,
         typer.Option("--method", metavar="NAME,NAME", help="Names of `cliploc methods`; repeatable."),
     ] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--option", "-o", metavar="KEY=VALUE", help="Of every method that has it, or METHOD.KEY=VALUE; repeatable."
-        ),
-    ] = None,
-    model: Annotated[
-        list[str] | None, typer.Option("--model", help="A name of `cliploc models`; repeatable. [default: mini]")
-    ] = None,
-    pretrained: Annotated[
-        list[str] | None, typer.Option(help="Which weights: once for all models, or once for each; own for its own.")
-    ] = None,
+    option: MethodOptions = None,
+    model: ModelNames = None,
+    pretrained: Weights = None,
     *,
     threads: Threads = None,
     options: Options,

@@ -126,6 +126,18 @@ PromptsFile = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Beside --prompt: names, one a line: cat|kitten; and background: lawn."),
 ]
+ModelNames = Annotated[
+    list[str] | None, typer.Option("--model", help="A name of `cliploc models`; repeatable. [default: mini]")
+]
+Weights = Annotated[
+    list[str] | None, typer.Option(help="Which weights: once for all models, or once for each; own for its own.")
+]
+MethodOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option", "-o", metavar="KEY=VALUE", help="Of every method that has it, or METHOD.KEY=VALUE; repeatable."
+    ),
+]
 EngineName = Annotated[str, typer.Option(metavar="local|ray", help="What carries the run out.")]
 Address = Annotated[
     str | None, typer.Option(metavar="HOST:PORT|auto", help="Of a running Ray cluster. [default: this machine]")

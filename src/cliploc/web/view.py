@@ -88,7 +88,7 @@ def results_html(results: Mapping[str, Localization], opacity: float, recipe: Re
         several=several,
         layout={1: "", 2: "paired"}.get(len(results), "many"),
         groups=rows,
-        recipe=None if recipe is None else (recipe.name, _words(recipe)),
+        recipe=None if recipe is None else (recipe.name, recipe.flags),
         notes=list(dict.fromkeys(note for one in results.values() for note in one.notes)),
         rows=[
             _row(one, index, title_of(method, one))
@@ -96,17 +96,6 @@ def results_html(results: Mapping[str, Localization], opacity: float, recipe: Re
             for index in range(len(one.names))
         ],
     )
-
-
-def _words(recipe: Recipe) -> list[str]:
-    """The options of a recipe, each with its value, as a line may break between them only.
-
-    Example:
-        >>> from cliploc.recipes import recipe_of
-        >>> _words(recipe_of("mini", "fast"))
-        ['--method cam', '--refine affinity']
-    """
-    return [f"--{word}" for word in str(recipe).removeprefix("--").split(" --")]
 
 
 def _shown(result: Localization) -> Localization:
