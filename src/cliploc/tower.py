@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
@@ -23,9 +24,21 @@ Pooling = Literal["class token", "attention", "global average"]
 AttentionRule: TypeAlias = "Callable[[Tensor, Tensor, Tensor, Any], Tensor]"
 
 
+def block_at(share: Fraction, depth: int) -> int:
+    """The block at a share of a ViT's depth, counted from the end; between two blocks the earlier one.
+
+    Example:
+        >>> block_at(Fraction(3, 4), 12), block_at(Fraction(3, 4), 24)  # the ninth, the eighteenth
+        (-4, -7)
+    """
+    return max(1, int(share * depth)) - depth - 1
+
+
 @dataclass(frozen=True)
 class Needs:
     """What a method wants one forward pass to leave behind. Indices count from the end: −1 is the last.
+
+    Where a method names a ViT's block by its place in the tower, a `Fraction` stands for it: see `block_at`.
 
     Attributes:
         features: feature maps. CNN: the output of that stage. ViT: the patch tokens that enter that block.
@@ -37,8 +50,8 @@ class Needs:
     """
 
     features: tuple[int, ...] = ()
-    tokens: tuple[int, ...] | Literal["all"] = ()
-    attention: tuple[int, ...] | Literal["all"] = ()
+    tokens: tuple[int | Fraction, ...] | Literal["all"] = ()
+    attention: tuple[int | Fraction, ...] | Literal["all"] = ()
     projections: tuple[int, ...] | Literal["all"] = ()
     ends: tuple[int, ...] = ()
     dense: int = 0
@@ -46,7 +59,7 @@ class Needs:
     def __post_init__(self) -> None:
         for name in ("features", "tokens", "attention", "projections", "ends"):
             value = getattr(self, name)
-            if value != "all" and any(index >= 0 for index in value):
+            if value != "all" and any(index >= 0 and not isinstance(index, Fraction) for index in value):
                 raise ValueError(f"Needs.{name} counts from the end (−1 is the last), got {value}")
 
     def __or__(self, other: Needs) -> Needs:
@@ -310,8 +323,18 @@ class TransformerBackbone(Backbone, Protocol):
         """
         ...
 
-    def end(self, tokens: Tensor, block: int, grid: tuple[int, int]) -> BlockEnd:
-        """Runs one block on the tokens `[B, 1+N, d]` entering it; as `Needs.ends` keeps it of a trace."""
+    def end(self, tokens: Tensor, block: int, grid: tuple[int, int], rule: AttentionRule | None = None) -> BlockEnd:
+        """Runs one block on the tokens `[B, 1+N, d]` entering it; as `Needs.ends` keeps it of a trace.
+
+        A rule replaces the block's own attention, as in a `DenseReading`.
+        """
+        ...
+
+    def path(self, trace: Trace, reading: DenseReading = DenseReading()) -> Tensor:
+        """`dense` before its last step: the path's tokens `[B, 1+N, d]` at its end, which `read_tokens` reads.
+
+        A method may change what the path starts with: `dataclasses.replace(trace, entering=…, projections={})`.
+        """
         ...
 
     def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -9,6 +9,7 @@ import copy
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,7 +21,7 @@ from torch.nn import functional as F
 from cliploc.backbones._transformer import own_attention
 from cliploc.errors import UsageError
 from cliploc.saliency import fitting
-from cliploc.tower import Backbone, DenseReading, Needs, Pooling, TowerKind, TransformerBackbone
+from cliploc.tower import Backbone, DenseReading, Needs, Pooling, TowerKind, TransformerBackbone, block_at
 from cliploc.values import Interpolation, ResizePolicy
 
 TEXT = {"width": 32, "heads": 2, "layers": 1, "context_length": 12, "vocab_size": 100}
@@ -349,6 +350,35 @@ class TransformerContract(BackboneContract):
                 score = (same.mean_token() @ direction).tanh().sum()
                 (gradient,) = torch.autograd.grad(score, same.gathered, retain_graph=True)  # [B, H, T, d/H]
                 assert_same(gradient @ same.values.transpose(-2, -1), expected)
+
+    def test_a_blocks_end_may_gather_by_another_rule(self, backbone: Any, images: Tensor) -> None:
+        trace = backbone.trace(images, Needs(tokens=(-1,)))
+        own = backbone.end(trace.entering[-1], -1, trace.grid, own_attention)
+        assert_same(own.tokens(), trace.tokens[-1])
+        valued = backbone.end(trace.entering[-1], -1, trace.grid, lambda q, k, v, scale: v)
+        assert torch.equal(valued.gathered, valued.values)
+        path = backbone.path(trace, DenseReading(residual=True, mlp=True))
+        assert_same(valued.tokens(), path)
+
+    def test_a_path_ends_in_the_tokens_that_dense_reads(self, backbone: Any, images: Tensor) -> None:
+        """Also from tokens that a method puts in the place of the tower's own."""
+        trace = backbone.trace(images, Needs(dense=1))
+        path = backbone.path(trace)
+        assert path.shape == trace.entering[-1].shape
+        read = backbone.read_tokens(path[:, backbone.prefix_tokens :])
+        assert_same(read.transpose(1, 2).reshape(2, -1, *trace.grid), backbone.dense(trace))
+        swapped = replace(trace, entering={-1: trace.entering[-1].flip(0)}, projections={}, normed={})
+        assert_same(backbone.path(swapped), path.flip(0))
+
+    def test_a_share_of_the_depth_stands_for_a_block(self, backbone: Any, images: Tensor) -> None:
+        half = block_at(Fraction(1, 2), backbone.depth)
+        assert half == backbone.depth // 2 - backbone.depth - 1
+        asked, named = (
+            backbone.trace(images, Needs(tokens=(one,), attention=(one,))) for one in (Fraction(1, 2), half)
+        )
+        assert set(asked.tokens) == set(asked.attention) == {half}
+        assert torch.equal(asked.tokens[half], named.tokens[half])
+        assert torch.equal(asked.attention[half], named.attention[half])
 
     def test_a_traces_graph_goes_with_it(self, backbone: Any, images: Tensor) -> None:
         with torch.inference_mode():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Literal
 
 import torch
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 
 from cliploc.backbones._tower import DualEncoder
 from cliploc.errors import UsageError
-from cliploc.tower import BlockEnd, DenseReading, Needs, Pooling, TowerKind, Trace
+from cliploc.tower import AttentionRule, BlockEnd, DenseReading, Needs, Pooling, TowerKind, Trace, block_at
 
 
 def own_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -164,7 +165,9 @@ class VisionTransformerBackbone(DualEncoder):
             )
         return height // self.stride, width // self.stride
 
-    def _block_index(self, block: int) -> int:
+    def _block_index(self, block: int | Fraction) -> int:
+        if isinstance(block, Fraction):
+            block = block_at(block, self.depth)
         if not -self.depth <= block < 0:
             raise UsageError(f"expected a block of {self.name} from {-self.depth} to -1 (the last), got {block}")
         return self.depth + block
@@ -238,12 +241,12 @@ class VisionTransformerBackbone(DualEncoder):
             raise ValueError(f"expected last ≥ block, got {last} and {block}")
         return self._run(tokens.to(self.dtype), first, end, needs, grid)
 
-    def end(self, tokens: Tensor, block: int, grid: tuple[int, int]) -> BlockEnd:
+    def end(self, tokens: Tensor, block: int, grid: tuple[int, int], rule: AttentionRule | None = None) -> BlockEnd:
         """One block on the tokens entering it; see `cliploc.tower.TransformerBackbone.end`."""
         adapter = self.adapters[self._block_index(block)]
         with torch.no_grad():
             q, k, v = adapter.project(adapter.attention_input(tokens), self.rotation(grid))
-            gathered = adapter.gather(q, k, v)  # [B, H, prefix+N, d/H]
+            gathered = adapter.gather(q, k, v) if rule is None else rule(q, k, v, adapter.scale).to(v.dtype)
         return adapter.finish_from_gathered(tokens, gathered, v)
 
     def head(self, features: Tensor, trace: Trace, stage: int = -1) -> Tensor:
@@ -258,6 +261,11 @@ class VisionTransformerBackbone(DualEncoder):
 
     def dense(self, trace: Trace, reading: DenseReading = DenseReading()) -> Tensor:
         """The joint-space reading of every patch, `[B, D, h, w]` float32; see `cliploc.tower.Backbone.dense`."""
+        read = self.read_tokens(self.path(trace, reading)[:, self.prefix_tokens :])  # [B, N, D]
+        return on_grid(read, trace.grid)
+
+    def path(self, trace: Trace, reading: DenseReading = DenseReading()) -> Tensor:
+        """The tokens `[B, prefix+N, d]` at the end of the path; see `cliploc.tower.TransformerBackbone.path`."""
         start = -reading.blocks
         self._block_index(start)
         if start not in trace.entering:
@@ -286,5 +294,4 @@ class VisionTransformerBackbone(DualEncoder):
                 path = path + block.mlp_branch(path)
             if reading.parallel and back < -1 and back + 1 not in trace.entering:
                 original = block.finish(original, block.gather(q, k, v))
-        read = self.read_tokens(path[:, self.prefix_tokens :])  # [B, N, D]
-        return on_grid(read, trace.grid)
+        return path
