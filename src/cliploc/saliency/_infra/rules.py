@@ -24,7 +24,7 @@ def self_attention(parts: str, prior: Tensor | None = None) -> AttentionRule:
 
     def rule(q: Tensor, k: Tensor, v: Tensor, scale: Tensor | float) -> Tensor:
         sources = {"q": q.float(), "k": k.float(), "v": v.float()}  # each [B, H, T, d/H]
-        gathered = [_attend(sources[part], sources["v"], scale, prior) for part in parts]
+        gathered = [attend(sources[part], sources[part], sources["v"], scale, prior) for part in parts]
         return torch.stack(gathered).sum(dim=0)  # [B, H, T, d/H]
 
     return rule
@@ -42,16 +42,16 @@ def iterated_self_attention(iterations: int, temperature: float | None = None) -
         for x in (v.float(), k.float(), q.float()):  # each [B, H, T, d/H]
             clustered = F.normalize(x, dim=-1)
             for _ in range(iterations):
-                clustered = F.normalize(_attend(clustered, clustered, scale), dim=-1)
-            gathered.append(_attend(clustered, v.float(), scale))
+                clustered = F.normalize(attend(clustered, clustered, clustered, scale), dim=-1)
+            gathered.append(attend(clustered, clustered, v.float(), scale))
         return torch.stack(gathered).mean(dim=0)  # [B, H, T, d/H]
 
     return rule
 
 
-def _attend(x: Tensor, v: Tensor, scale: Tensor | float, prior: Tensor | None = None) -> Tensor:
-    """softmax(x xᵀ·scale + prior)·v; the scale may differ between images, which fused attention does not support."""
-    return F.scaled_dot_product_attention(x * scale, x, v, attn_mask=prior, scale=1.0)
+def attend(a: Tensor, b: Tensor, v: Tensor, scale: Tensor | float, prior: Tensor | None = None) -> Tensor:
+    """softmax(a bᵀ·scale + prior)·v; the scale may differ between images, which fused attention does not support."""
+    return F.scaled_dot_product_attention(a * scale, b, v, attn_mask=prior, scale=1.0)
 
 
 def neighbourhood(grid: tuple[int, int], prefix_tokens: int, sigma: float) -> Tensor:
