@@ -1,0 +1,67 @@
+"""ResCLIP: NACLIP's attention in the last block, mixed with the attention that earlier blocks learnt."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from cliploc.errors import UsageError
+from cliploc.method import Context
+from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.rules import dense_cosine, neighbourhood, self_attention
+from cliploc.tower import DenseReading, Needs, block_at
+
+BLOCKS = tuple(Fraction(twelfth, 12) for twelfth in (6, 7, 8, 9))  # blocks 6–9 of 12
+
+
+@saliency(
+    "resclip",
+    title="ResCLIP",
+    paper="Yang et al. 2025, ResCLIP: Residual Attention for Training-free Dense Vision-language Inference, CVPR",
+    family="attention",
+    towers=("vit",),
+    needs=Needs(attention=BLOCKS, dense=1),
+    relu=False,
+    threshold=0.55,
+)
+def resclip(ctx: Context, residual: float = 0.5, gain: float = 1.0, sigma: float = 5.0) -> Tensor:
+    """map_t = cos(r, g_t), the last block's attention replaced by gain · [(1 − λ)·A₀ + λ·a]; no residual, no MLP.
+
+    A₀ is NACLIP's attention, softmax(kkᵀ/√d_h + ω); a is the mean of the attention of blocks 6–9 of 12, head by head.
+    On a tower of another depth they are the blocks at the same shares of it. The authors choose λ and the gain for each
+    data set. Ours were chosen once, on the tuning pictures; the gain hardly matters, as ln_post follows. The paper's
+    second part, which spreads a first segmentation over the attention, is not part of this method.
+
+    Args:
+        ctx: attention of the middle blocks, and what a dense reading of the last block needs.
+        residual: λ, the share of the middle blocks' attention.
+        gain: the factor before both; above 1 it outweighs the output projection's bias.
+        sigma: of A₀'s neighbourhood ω, in patches; see `naclip`.
+
+    Returns:
+        `[B, P, h, w]` float32, raw: cosines.
+
+    Raises:
+        UsageError: residual is not from 0 to 1, or gain or sigma not above 0.
+
+    Example:
+        >>> from cliploc import Localizer
+        >>> localizer = Localizer("ViT-B-16", "openai", method="resclip")  # doctest: +SKIP
+        >>> localizer("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
+        (1, 375, 500)
+    """
+    if not 0 <= residual <= 1:
+        raise UsageError(f"expected a residual from 0 to 1, got {residual}: 0 is NACLIP")
+    if not (gain > 0 and sigma > 0):
+        raise UsageError(f"expected a gain and a sigma above 0, got {gain} and {sigma}: leave them out for 1 and 5")
+    tower = ctx.transformer
+    prior = neighbourhood(ctx.trace.grid, tower.prefix_tokens, sigma).to(ctx.backbone.device)  # [T, T]
+    own = self_attention("k", prior)
+    earlier = torch.stack([ctx.trace.attention[block_at(share, tower.depth)] for share in BLOCKS]).mean(dim=0)
+
+    def rule(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        return gain * ((1 - residual) * own(q, k, v, scale) + residual * earlier @ v.float())  # [B, H, T, d/H]
+
+    return dense_cosine(ctx, DenseReading(rule))

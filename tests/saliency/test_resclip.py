@@ -1,0 +1,54 @@
+"""ResCLIP against its equation on three towers, and against NACLIP, which it is without its residual."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from cliploc.errors import UsageError
+from tests.saliency.plain_vit import TOWERS, assert_equal, plain_vit
+from tests.saliency.test_naclip import prior
+
+
+@pytest.mark.parametrize("kind", TOWERS)
+@pytest.mark.parametrize(("residual", "gain"), [(0.3, 1.0), (0.8, 2.5)])
+def test_the_equation(kind: str, residual: float, gain: float) -> None:
+    vit = plain_vit(kind)
+    bias, depth = prior(vit.grid, vit.prefix, 5.0), len(vit.blocks)
+    middle = [max(1, twelfth * depth // 12) for twelfth in (6, 7, 8, 9)]  # from 1
+
+    def one(image: Tensor) -> Tensor:
+        entering, last = vit.entering(image), vit.blocks[-1]
+        heads = []
+        for head, (_, k, v) in enumerate(last.project(entering[-2])):
+            own = torch.softmax(k @ k.T / k.shape[1] ** 0.5 + bias, dim=1)
+            earlier = torch.zeros_like(own)
+            for number in middle:
+                q_l, k_l, _ = vit.blocks[number - 1].project(entering[number - 1])[head]
+                earlier += torch.softmax(q_l @ k_l.T / q_l.shape[1] ** 0.5, dim=1) / len(middle)
+            heads.append(gain * ((1 - residual) * own + residual * earlier) @ v)
+        return vit.cosines(last.out(torch.cat(heads, dim=1)))
+
+    assert_equal(vit.ours("resclip", residual=residual, gain=gain), vit.maps(one))
+
+
+def test_without_a_residual_it_is_naclip() -> None:
+    vit = plain_vit("tiny")
+    torch.testing.assert_close(vit.ours("resclip", residual=0.0, sigma=2.0, gain=1.0), vit.ours("naclip", sigma=2.0))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"residual": 1.1}, r"expected a residual from 0 to 1, got 1.1: 0 is NACLIP"),
+        ({"gain": 0.0}, r"expected a gain and a sigma above 0, got 0.0 and 5.0"),
+        ({"sigma": 0.0}, r"expected a gain and a sigma above 0, got .* and 0.0"),
+    ],
+    ids=str,
+)
+def test_options_that_are_none_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        plain_vit("tiny").ours("resclip", **options)
