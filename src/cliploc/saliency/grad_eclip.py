@@ -1,0 +1,90 @@
+"""Grad-ECLIP: values of the last block, weighted by the gradient of its output and by their keys' likeness."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cliploc.method import Context
+from cliploc.saliency._infra.attention import patches_of
+from cliploc.saliency._infra.gradients import differentiable, each_prompt, jacobian_products, prompt_scores
+from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.rules import attend
+from cliploc.tower import DenseReading, Needs
+
+
+@saliency(
+    "grad_eclip",
+    title="Grad-ECLIP",
+    paper="Zhao et al. 2024, Gradient-based Visual Explanation for Transformer-based CLIP, ICML",
+    family="gradient",
+    towers=("vit",),
+    needs=lambda published=False: Needs(dense=1) if published else Needs(ends=(-1,), dense=1),
+    relu=True,
+    threshold=0.05,
+    poolings=("class token",),
+)
+def grad_eclip(ctx: Context, published: bool = False) -> Tensor:
+    """map_t = ReLU(Σ_d g_td · v_id · n_i): which values the class token should take more of, and looks for.
+
+    o is what the last block's heads gather for the class token, before the output projection; g_t = ∂s_t/∂o, s_t the
+    cosine of image and prompt; n_i = cos(q_cls, k_i), min–max normalised over the patches. q, k and v are those of all
+    heads, one after the other.
+
+    The authors' code differs in two ways, which `published` repeats: it runs the last block again with one head over
+    all d channels, a block that the tower was not trained as, so that s_t is not the tower's own; and it sends q and k
+    through the output projection before their cosine. The paper says neither. Not defined without a class token.
+
+    Args:
+        ctx: the end of the last block, and what a dense reading of it needs.
+        published: the authors' one-head form.
+
+    Returns:
+        `[B, P, h, w]` float32, raw: the ReLU follows in the `Localizer`.
+
+    Example:
+        >>> from cliploc import Localizer
+        >>> Localizer("ViT-B-16", method="grad_eclip")("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
+        (1, 375, 500)
+    """
+    tower, trace = ctx.transformer, ctx.trace
+    patches = slice(tower.prefix_tokens, None)
+    with torch.no_grad():
+        if published:
+            q, k = (tower.path(trace, DenseReading(rule)) for rule in (_queries, _keys))  # each [B, T, d]
+        else:
+            q, k = (_joined(part) for part in trace.projections[-1][:2])
+        alike = F.cosine_similarity(q[:, :1].float(), k[:, patches].float(), dim=-1)  # [B, N]
+        low, high = torch.aminmax(alike, dim=1, keepdim=True)
+        alike = (alike - low) / (high - low).clamp(min=torch.finfo(alike.dtype).tiny)
+        values = _joined(trace.projections[-1][2][:, :, patches]).float()  # [B, N, d]
+    with differentiable():
+        end = tower.end(trace.entering[-1], -1, trace.grid, _one_head) if published else ctx.end(-1)
+        pooled, _ = tower.pool(end.tokens())  # [B, D]
+        scores = prompt_scores(ctx, F.normalize(pooled.float(), dim=-1))  # [B, P]
+        maps = []
+        for (gradient,) in jacobian_products(scores, (end.gathered,), each_prompt(scores), keep=True):
+            wanted = gradient[:, :, :, 0].flatten(2)  # [B, p, d]: the class token's
+            maps.append(torch.einsum("bpd,bnd->bpn", wanted, values) * alike[:, None])
+    return patches_of(ctx, torch.cat(maps, dim=1))
+
+
+def _joined(heads: Tensor) -> Tensor:
+    """`[B, H, T, d/H]` → `[B, T, d]`."""
+    return heads.transpose(1, 2).flatten(2)
+
+
+def _queries(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:  # noqa: ARG001
+    return q
+
+
+def _keys(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:  # noqa: ARG001
+    return k
+
+
+def _one_head(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:  # noqa: ARG001
+    """softmax(qkᵀ/√d)·v over all channels at once, given back in heads: `[B, H, T, d/H]`."""
+    ours, theirs, values = (_joined(x).float() for x in (q, k, v))  # each [B, T, d]
+    gathered = attend(ours, theirs, values, ours.shape[-1] ** -0.5)
+    return gathered.view(*gathered.shape[:2], v.shape[1], -1).transpose(1, 2)
