@@ -1,0 +1,102 @@
+"""Decomposition: what each patch adds to the embedding directly, through the attention of the late blocks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cliploc.errors import UsageError
+from cliploc.method import Context
+from cliploc.saliency._infra.attention import patches_of
+from cliploc.saliency._infra.gradients import differentiable, each_prompt, jacobian_products, leaf
+from cliploc.saliency._infra.registration import saliency
+from cliploc.tower import Needs
+
+BLOCKS = 4  # the authors' late blocks, whose direct effects matter
+
+
+@saliency(
+    "decomposition",
+    title="CLIP decomposition",
+    paper="Gandelsman, Efros & Steinhardt 2024, Interpreting CLIP's Image Representation via Text-Based Decomposition, "
+    "ICLR",
+    family="attention",
+    towers=("vit",),
+    needs=lambda blocks=BLOCKS: Needs(tokens=(-1,), dense=blocks),
+    relu=False,
+    threshold=0.3,
+    poolings=("class token",),
+)
+def decomposition(ctx: Context, blocks: int = BLOCKS) -> Tensor:
+    """map_t(i) = Σ_l Σ_h g_t · W_proj · ln(A^l_h[cls, i] · v^l_ih · W_O,h): the cosine's terms that come from patch i.
+
+    The class token is a sum: its own start, what each block's MLP adds, and what each head of each block brings from
+    each token. ln is ln_post without its bias, with mean and standard deviation as they are for the whole sum, so that
+    the cosine is the sum of all terms, exactly. The map has those of the patches in the last blocks. What is left out
+    is the direct terms (start, MLPs, biases), earlier blocks, and what the class token brings itself.
+
+    Where a tower's head or a block's output projection is more than a layer norm and a linear step, its linearisation
+    at this picture stands for it. Not defined without a class token.
+
+    Args:
+        ctx: tokens that leave the last block, and those that enter the late ones.
+        blocks: how many of the last blocks; all when the tower has fewer.
+
+    Returns:
+        `[B, P, h, w]` float32, raw: shares of the cosine, of both signs.
+
+    Raises:
+        UsageError: `blocks` is below 1.
+
+    Example:
+        >>> from cliploc import Localizer
+        >>> Localizer("ViT-B-16", method="decomposition")("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
+        (1, 375, 500)
+    """
+    if blocks < 1:
+        raise UsageError(f"expected 1 block or more, got {blocks}: the authors take {BLOCKS}")
+    with differentiable():
+        towards = _directions(ctx).transpose(0, 1)  # [P, B, d]
+        chosen = range(-min(blocks, ctx.transformer.depth), 0)
+        return torch.stack([_brought(ctx, block, towards) for block in chosen]).sum(dim=0)
+
+
+def _directions(ctx: Context) -> Tensor:
+    """u `[B, P, d]` with u_t · x = what a term x of the class token adds to its cosine with prompt t.
+
+    The gradient of the head alone would not do: a layer norm's takes away the part along its input x, as a longer input
+    has a larger standard deviation. That part, which the fixed standard deviation keeps, is added again:
+    x − mean x over σ², times the mean of what the head's linear step reads of the normed token.
+    """
+    tower, token = ctx.transformer, leaf(ctx.trace.tokens[-1][:, :1])  # [B, 1, d]
+    text = ctx.text.detach().clone()
+    read = tower.read_tokens(token)  # [B, 1, D]
+    scores = torch.einsum("bnd,bpd->bp", read, text)  # not divided by the embedding's length yet
+    products = jacobian_products(scores, (token,), each_prompt(scores))
+    gradients = torch.cat([gradient[:, :, 0] for (gradient,) in products], dim=1)  # [B, P, d]
+    with torch.no_grad():
+        bias = torch.einsum("bnd,bpd->bp", tower.read_tokens(torch.zeros_like(token)), text)  # ln_post's
+        values = token[:, 0].float()  # [B, d]
+        centred = values - values.mean(dim=-1, keepdim=True)
+        along = centred / centred.square().sum(dim=-1, keepdim=True).clamp(min=torch.finfo(values.dtype).tiny)
+        whole: Tensor = gradients + (scores - bias)[..., None] * along[:, None]
+        return whole / read.norm(dim=-1, keepdim=True)
+
+
+def _brought(ctx: Context, block: int, towards: Tensor) -> Tensor:
+    """What a block's heads bring from each patch to the class token, along `[P, B, d]`: `[B, P, h, w]`."""
+    looked: list[Tensor] = []
+
+    def class_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        row = (q[:, :, :1].float() @ k.float().transpose(-2, -1) * scale).softmax(dim=-1)  # [B, H, 1, T]
+        looked.append(row)
+        return torch.cat([row @ v.float(), v[:, :, 1:].float()], dim=2)  # of the others nothing is read
+
+    end = ctx.transformer.end(ctx.trace.entering[block], block, ctx.trace.grid, class_attention)
+    weighted = looked[0][:, :, 0, :, None] * end.values.float()  # [B, H, T, d/H]
+    token = end.middle[:, 0]  # [B, d]
+    rows = [
+        torch.einsum("bphd,bhtd->bpt", gradient[:, :, :, 0], weighted)
+        for (gradient,) in jacobian_products(token, (end.gathered,), towards)
+    ]
+    return patches_of(ctx, torch.cat(rows, dim=1))
