@@ -34,12 +34,13 @@ def test_the_equation(kind: str) -> None:
             torch.testing.assert_close(maps[b, p], expected, rtol=1e-4, atol=1e-7)
 
 
-def test_the_equation_on_the_tokens_of_a_vit_by_finite_differences() -> None:
-    """No autograd at all: each patch token is nudged after the last block's first norm, and the tower finished."""
+@pytest.mark.parametrize("at", [-1, -2])
+def test_the_equation_on_the_tokens_of_a_vit_by_finite_differences(at: int) -> None:
+    """No autograd at all: each patch token is nudged after the block's first norm, and the tower finished."""
     backbone = tower("vit", GRID).double()
     image = planted_image("red", GRID, (2, 3)).double()
-    ctx = context(backbone, image, ["red"], Needs(features=(-1,)))
-    block, entering = backbone.blocks[-1], ctx.trace.entering[-1]  # [1, 1+N, d]
+    ctx = context(backbone, image, ["red"], Needs(features=(at,)))
+    block, entering = backbone.blocks[at], ctx.trace.entering[at]  # [1, 1+N, d]
     tokens = block.ln_1(entering)
     direction = ctx.text[0, 0].double()
 
@@ -48,6 +49,8 @@ def test_the_equation_on_the_tokens_of_a_vit_by_finite_differences() -> None:
         gathered = (q @ k.transpose(-2, -1) / 8**0.5).softmax(dim=-1) @ v
         x = entering + block.out(gathered.transpose(0, 1).flatten(1))[None]
         x = x + block.mlp(block.ln_2(x))
+        for later in backbone.blocks[len(backbone.blocks) + at + 1 :]:
+            x, _ = later(x)
         embedding = (backbone.ln_post(x[:, 0]) @ backbone.projection)[0]
         return float(embedding @ direction / embedding.norm())
 
@@ -60,7 +63,7 @@ def test_the_equation_on_the_tokens_of_a_vit_by_finite_differences() -> None:
             nudge[0, 1 + patch, channel] = step
             alpha += (score(tokens + nudge) - score(tokens - nudge)) / (2 * step) / patches
         expected += alpha * tokens[0, 1:, channel].view(GRID)
-    ours = methods.get("grad_cam").function(ctx)[0, 0].double()
+    ours = methods.get("grad_cam").function(ctx, block=at)[0, 0].double()
     torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cliploc.method import Context
-from cliploc.saliency._infra.gradients import batched_gradients, leaf, map_gradients
+from cliploc.saliency._infra.gradients import batched_gradients, block_needs, leaf, map_gradients
 from cliploc.saliency._infra.registration import saliency
 from cliploc.tower import Needs
 
@@ -17,15 +17,15 @@ from cliploc.tower import Needs
     paper="Selvaraju et al. 2017, Grad-CAM: Visual Explanations from Deep Networks via Gradient-Based Localization",
     family="gradient",
     towers=("cnn", "vit"),
-    needs=Needs(features=(-1,)),
+    needs=block_needs,
     relu=True,
     threshold=0.1,
 )
-def grad_cam(ctx: Context) -> Tensor:
+def grad_cam(ctx: Context, block: int = -1) -> Tensor:
     """Gradient-weighted class activation map: map_t = ReLU(Σ_c α_tc A_c), α_tc = mean_hw ∂s_t/∂A_c.
 
     s_t is the cosine of image and prompt; the logit scale would only multiply the map. Gradients run through the
-    tower's head alone, with one forward pass for all prompts. On a ViT, A are the patch tokens that enter the last
+    tower's head alone, with one forward pass for all prompts. On a ViT, A are the patch tokens that enter the
     block's attention, after its first layer norm, without the class token. Tokens before that norm would not do: a
     layer norm's gradient is orthogonal to its input, so a token that takes nearly all of the attention would vanish
     from its own map.
@@ -35,10 +35,14 @@ def grad_cam(ctx: Context) -> Tensor:
     and a `reshape_transform` that drops the class token.
 
     Args:
-        ctx: features of the last stage (CNN) or tokens entering the last block (ViT).
+        ctx: features of the stage (CNN) or tokens entering the block (ViT).
+        block: the stage (CNN) or block (ViT), −1 for the last. Gradients run back to it from the tower's end.
 
     Returns:
         `[B, P, h, w]` float32, raw: the ReLU follows in the `Localizer`.
+
+    Raises:
+        UsageError: the block is not counted from the end, or not there.
 
     Example:
         >>> from cliploc import Localizer
@@ -47,21 +51,21 @@ def grad_cam(ctx: Context) -> Tensor:
     """
 
     if ctx.backbone.kind == "vit":
-        return _on_tokens(ctx)
+        return _on_tokens(ctx, block)
 
     def weigh(features: Tensor, gradients: Tensor) -> Tensor:
         alpha = gradients.mean(dim=(-2, -1))  # [B, p, C]
         return torch.einsum("bpc,bchw->bphw", alpha, features)
 
-    return map_gradients(ctx, weigh)
+    return map_gradients(ctx, weigh, block)
 
 
-def _on_tokens(ctx: Context) -> Tensor:
+def _on_tokens(ctx: Context, block: int) -> Tensor:
     h, w = ctx.trace.grid
 
     def run() -> tuple[Tensor, Tensor]:
-        last = ctx.resume(leaf(ctx.trace.entering[-1]), -1, Needs(projections=(-1,)))
-        return last.normed[-1], last.embedding  # [B, T, d], [B, D]
+        end = ctx.resume(leaf(ctx.trace.entering[block]), block, Needs(projections=(block,)))
+        return end.normed[block], end.embedding  # [B, T, d], [B, D]
 
     def weigh(tokens: Tensor, gradients: Tensor) -> Tensor:
         alpha = gradients[:, :, -h * w :].mean(dim=2)  # [B, p, d]

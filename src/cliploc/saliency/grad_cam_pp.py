@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from cliploc.method import Context
-from cliploc.saliency._infra.gradients import map_gradients
+from cliploc.saliency._infra.gradients import block_needs, map_gradients
 from cliploc.saliency._infra.registration import saliency
 from cliploc.saliency._infra.temperature import resolve_temperature
-from cliploc.tower import Needs
 
 
 @saliency(
@@ -18,11 +17,11 @@ from cliploc.tower import Needs
     paper="Chattopadhay et al. 2018, Grad-CAM++: Improved Visual Explanations for Deep Convolutional Networks, WACV",
     family="gradient",
     towers=("cnn",),
-    needs=Needs(features=(-1,)),
+    needs=block_needs,
     relu=True,
     threshold=0.25,
 )
-def grad_cam_pp(ctx: Context, temperature: float | None = None) -> Tensor:
+def grad_cam_pp(ctx: Context, temperature: float | None = None, block: int = -1) -> Tensor:
     """map_t = Σ_c w_tc A_c, w_tc = Σ_hw α·ReLU(∂S_t/∂A_c), α = ∂S² / (2 ∂S² + Σ_hw A_c · ∂S³) (the paper's Eq. 19).
 
     The paper differentiates exp(S) of a logit S. α depends on the logit's scale, so the temperature is part of the
@@ -35,14 +34,15 @@ def grad_cam_pp(ctx: Context, temperature: float | None = None) -> Tensor:
     division: its weights are Σ_hw ∂S²·ReLU(∂S).
 
     Args:
-        ctx: features of the last stage.
+        ctx: features of the stage.
         temperature: cosines are divided by it; None for the model's own, 1 / logit scale.
+        block: the stage, −1 for the last.
 
     Returns:
         `[B, P, h, w]` float32, raw: the ReLU follows in the `Localizer`.
 
     Raises:
-        UsageError: the temperature is not above 0.
+        UsageError: the temperature is not above 0, or the block is not counted from the end, or not there.
 
     Example:
         >>> from cliploc import Localizer
@@ -57,4 +57,4 @@ def grad_cam_pp(ctx: Context, temperature: float | None = None) -> Tensor:
         weights = (rising / (2 + total * rising)).sum(dim=(-2, -1))  # [B, p, C]
         return torch.einsum("bpc,bchw->bphw", weights, features)
 
-    return map_gradients(ctx, weigh)
+    return map_gradients(ctx, weigh, block)

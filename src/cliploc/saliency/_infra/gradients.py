@@ -4,15 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from cliploc.errors import UsageError
 from cliploc.method import Context
+from cliploc.tower import Needs
 
 GRADIENT_ELEMENTS = 2**24  # of one batched vector–Jacobian product: 64 MB, however many prompts there are
 
 HALF_PRECISION_SCALE = 2.0**10  # lifts gradients of half-precision towers above float16's underflow; exact, as 2ⁿ
+
+
+def block_needs(block: int = -1, **_: Any) -> Needs:
+    """What the trace must hold for gradients at one stage (CNN) or block (ViT); other options make no difference.
+
+    Raises:
+        UsageError: the block is not counted from the end.
+    """
+    if block >= 0:
+        raise UsageError(f"expected a block counted from the end, got {block}: -1 is the last")
+    return Needs(features=(block,))
 
 
 def map_gradients(ctx: Context, reduce: Callable[[Tensor, Tensor], Tensor], stage: int = -1) -> Tensor:
