@@ -1,0 +1,70 @@
+"""Finer-CAM: Grad-CAM of what tells a name from the names that are most like it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from cliploc.errors import UsageError
+from cliploc.method import Context
+from cliploc.saliency._infra.gradients import block_needs
+from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency.grad_cam import grad_cam
+
+
+@saliency(
+    "finer_cam",
+    title="Finer-CAM",
+    paper="Zhang et al. 2025, Finer-CAM: Spotting the Difference Reveals Finer Details for Visual Explanation, CVPR",
+    family="gradient",
+    towers=("cnn", "vit"),
+    needs=block_needs,
+    relu=True,
+    threshold=0.1,
+    prompts_interact=True,
+)
+def finer_cam(ctx: Context, gamma: float = 0.6, references: int = 3, block: int = -1) -> Tensor:
+    """map_t = Grad-CAM of s_t − γ · mean_r s_r, over the prompts r whose scores are nearest to that of prompt t.
+
+    s are cosines of image and prompt. References are other prompts of the same call: ask for names that are easily
+    confused. One prompt alone has none; its reference is what every text has in common, the empty name's embedding.
+    The paper picks them among a classifier's classes and has no such case.
+
+    The peer is `torchcam.methods.FinerCAM` with `base_method=GradCAM`, whose defaults are ours; tests compare the two.
+    `pytorch_grad_cam.FinerCAM` weights each reference by its probability.
+
+    Args:
+        ctx: features of the stage (CNN) or tokens entering the block (ViT).
+        gamma: γ, how much of the references is taken away; 0 is Grad-CAM.
+        references: how many of the other prompts, at most.
+        block: as for `grad_cam`.
+
+    Returns:
+        `[B, P, h, w]` float32, raw: the ReLU follows in the `Localizer`.
+
+    Raises:
+        UsageError: gamma is below 0, references below 1, the block is not counted from the end, or not there.
+
+    Example:
+        >>> from cliploc import Localizer
+        >>> Localizer(method="finer_cam")("dogs.jpg", ["collie", "beagle"]).heatmaps.shape  # doctest: +SKIP
+        (2, 375, 500)
+    """
+    if not gamma >= 0:
+        raise UsageError(f"expected a gamma of 0 or more, got {gamma}: the paper takes 0.6")
+    if references < 1:
+        raise UsageError(f"expected 1 of the references or more, got {references}: the paper takes 3")
+    asked = ctx.text.shape[1]
+    if asked == 1:
+        empty = ctx.redundant.to(ctx.text).expand(len(ctx.text), 1, -1)
+        ctx = replace(ctx, text=torch.cat([ctx.text, empty], dim=1))  # [B, 2, D]
+    maps = grad_cam(ctx, block)  # [B, P, h, w], linear in the score
+    with torch.no_grad():
+        scores = torch.einsum("bd,bpd->bp", ctx.trace.embedding, ctx.text)
+        apart = (scores[:, :, None] - scores[:, None]).abs()  # [B, P, P]
+        apart.diagonal(dim1=1, dim2=2).fill_(torch.inf)
+        nearest = apart.topk(min(references, apart.shape[-1] - 1), largest=False).indices  # [B, P, r]
+        shares = torch.zeros_like(apart).scatter(2, nearest, 1 / nearest.shape[-1])
+        return (maps - gamma * torch.einsum("bpr,brhw->bphw", shares, maps))[:, :asked]

@@ -1,0 +1,78 @@
+"""Finer-CAM against its equation on all tower kinds, and against torchcam."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torchcam.methods import FinerCAM, GradCAM
+
+from cliploc.errors import UsageError
+from tests.saliency.peers import CNNS, Scene, assert_same_maps, min_max, mini_scene, tiny_scene
+from tests.saliency.vits import ours, scenes, tiny
+
+TEXTS = ("red", "green", "a zebra", "blue")
+
+
+@pytest.mark.parametrize("kind", CNNS)
+@pytest.mark.parametrize(("gamma", "references"), [(0.6, 3), (0.6, 1), (1.5, 2), (0.0, 2)])
+def test_the_equation(kind: str, gamma: float, references: int) -> None:
+    """The gradient of the difference, one prompt at a time, with references picked by hand."""
+    scene = tiny_scene(kind)
+    scene = Scene(scene.backbone, scene.images, scene.backbone.encode_text(TEXTS))
+    features, gradients = scene.features_and_gradients()  # [B, C, h, w], [P, B, C, h, w]
+    scores = scene.backbone.encode_image(scene.images) @ scene.text.T
+    maps = scene.ours("finer_cam", gamma=gamma, references=references)
+    for b in range(len(features)):
+        for p in range(len(TEXTS)):
+            others = sorted((q for q in range(len(TEXTS)) if q != p), key=lambda q: abs(scores[b, q] - scores[b, p]))
+            gradient = gradients[p, b]
+            for q in others[:references]:
+                gradient = gradient - gamma / references * gradients[q, b]
+            expected = sum(gradient[c].mean() * features[b, c] for c in range(len(gradient)))
+            torch.testing.assert_close(maps[b, p], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [*(lambda kind=kind: tiny_scene(kind) for kind in CNNS), mini_scene])
+def test_torchcam_agrees(make: Any) -> None:
+    scene = make()
+    with FinerCAM(scene.model, scene.layers((-1,)), base_method=GradCAM) as extractor:
+        theirs = []
+        for prompt in range(len(scene.text)):
+            scores = scene.model(scene.images.clone().requires_grad_(True))
+            theirs.append(extractor(prompt, scores)[0].detach())
+    assert_same_maps(min_max(scene.ours("finer_cam").relu()), torch.stack(theirs, dim=1), tolerance=1e-4)
+
+
+def test_on_a_vit_it_is_the_difference_of_grad_cams_maps() -> None:
+    backbone = tiny()
+    text = backbone.encode_text(["red", "green"])
+    for block in (-1, -2):
+        red, green = ours("grad_cam", backbone, scenes(), text, block=block).unbind(1)
+        expected = torch.stack([red - 0.6 * green, green - 0.6 * red], dim=1)
+        torch.testing.assert_close(ours("finer_cam", backbone, scenes(), text, block=block), expected)
+
+
+def test_a_name_alone_is_told_from_the_empty_name() -> None:
+    scene = tiny_scene("gap_cnn")
+    pair = Scene(scene.backbone, scene.images, scene.backbone.encode_text(["red", ""]))
+    alone = Scene(scene.backbone, scene.images, pair.text[:1])
+    torch.testing.assert_close(alone.ours("finer_cam")[:, 0], pair.ours("finer_cam")[:, 0])
+    difference: Tensor = alone.ours("finer_cam") - alone.ours("grad_cam")
+    assert difference.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"gamma": -1.0}, r"expected a gamma of 0 or more, got -1.0: the paper takes 0.6"),
+        ({"references": 0}, r"expected 1 of the references or more, got 0: the paper takes 3"),
+        ({"block": 0}, r"expected a block counted from the end, got 0: -1 is the last"),
+    ],
+    ids=str,
+)
+def test_options_that_are_none_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        tiny_scene("gap_cnn").ours("finer_cam", **options)
