@@ -1,0 +1,76 @@
+"""RefineCAM: the product of a method's maps at several stages, so that each must agree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cliploc.errors import UsageError
+from cliploc.method import Context
+from cliploc.saliency._infra.ensemble import min_max
+from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency.grad_cam import grad_cam
+from cliploc.saliency.grad_cam_pp import grad_cam_pp
+from cliploc.saliency.layer_cam import layer_cam
+from cliploc.tower import Needs
+
+Base: TypeAlias = Literal["grad_cam", "grad_cam_pp", "layer_cam"]
+
+
+def _needs(stages: Sequence[int] = (-1, -2), base: Base = "grad_cam_pp") -> Needs:
+    if len(stages) < 2 or any(stage >= 0 for stage in stages):
+        raise UsageError(f"expected two stages or more, counted from the end, got {tuple(stages)}: -1 is the last")
+    if base not in get_args(Base):
+        raise UsageError(f"expected a base of {', '.join(get_args(Base))}, got {base!r}")
+    return Needs(features=tuple(stages))
+
+
+@saliency(
+    "refine_cam",
+    title="RefineCAM",
+    paper="How to Evaluate and Refine your CAM, 2026, arXiv 2605.14641",
+    family="gradient",
+    towers=("cnn",),
+    needs=_needs,
+    relu=False,
+    threshold=0.1,
+)
+def refine_cam(ctx: Context, stages: Sequence[int] = (-1, -2), base: Base = "grad_cam_pp") -> Tensor:
+    """map_t = Π_l up(M_tl), M_tl the base method's map at stage l, after ReLU and min–max.
+
+    Maps are resized (bilinear) to the finest of the grids. Earlier stages have the edges and much noise; the product
+    keeps what every stage shows. Not defined on a ViT, as its base is not.
+
+    Peers: `torchcam.methods.RefineCAM` with `base_method=GradCAM` or `LayerCAM` gives the same map, scaled to 0–1; its
+    Grad-CAM++ is another one (see `grad_cam_pp`). `pytorch_grad_cam.RefineCAM` resizes to the input before the product.
+
+    Args:
+        ctx: features of the stages.
+        stages: which ones, counted from the end.
+        base: the method whose maps are multiplied: "grad_cam", "grad_cam_pp" or "layer_cam".
+
+    Returns:
+        `[B, P, h, w]` float32, from 0 to 1; h×w is the finest grid of the stages.
+
+    Raises:
+        UsageError: fewer than two stages, one that is not counted from the end or not there, or an unknown base.
+
+    Example:
+        >>> from cliploc import Localizer
+        >>> Localizer(method="refine_cam")("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
+        (1, 375, 500)
+    """
+    maps = [_map_at(ctx, stage, base) for stage in _needs(stages, base).features]  # each [B, P, h, w] of its own grid
+    finest = max((one.shape[-2], one.shape[-1]) for one in maps)
+    scaled = [F.interpolate(min_max(one.relu()), size=finest, mode="bilinear", align_corners=False) for one in maps]
+    return torch.stack(scaled).prod(dim=0)
+
+
+def _map_at(ctx: Context, stage: int, base: Base) -> Tensor:
+    if base == "layer_cam":
+        return layer_cam(ctx, (stage,))
+    return grad_cam(ctx, stage) if base == "grad_cam" else grad_cam_pp(ctx, block=stage)
