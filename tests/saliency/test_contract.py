@@ -29,7 +29,7 @@ from cliploc.saliency._infra.registration import check_options
 from cliploc.tower import Needs
 from cliploc.web.service import Offer, Service
 from tests.saliency.peers import min_max
-from tests.saliency.towers import CLIP_RESNETS, MINI_VIT, RESNETS, TINY_GRIDS, build, cases, grids, own, pictures
+from tests.saliency.towers import CLIP_RESNETS, MINI_VIT, QUICK, RESNETS, TINY_GRIDS, build, cases, grids, own, pictures
 from tests.saliency.vits import AveragingVit, QueryingVit, tiny
 from tests.tiny import COLOURS, KINDS, TinyVit, context, planted_image, tower
 
@@ -55,23 +55,35 @@ clip_case = pytest.mark.parametrize(
 )
 
 
-def run(name: str, backbone: Any, images: Tensor, texts: Any = TEXTS, **kwargs: Any) -> Tensor:
+def maps_of(name: str, ctx: Context, **options: Any) -> Tensor:
+    return methods.get(name).function(ctx, **{**QUICK.get(name, {}), **options})
+
+
+def needs_of(name: str, **options: Any) -> Needs:
+    return methods.get(name).needs(**{**QUICK.get(name, {}), **options})
+
+
+def sharpened(name: str, temperature: float) -> dict[str, Any]:
+    """The temperature of a method that masks by channels: others have none, or need none here."""
     method = methods.get(name)
-    return method.function(context(backbone, images, texts, method.needs(), **kwargs))
+    return {"temperature": temperature} if method.family == "perturbation" and "temperature" in method.options else {}
+
+
+def run(name: str, backbone: Any, images: Tensor, texts: Any = TEXTS, **kwargs: Any) -> Tensor:
+    return maps_of(name, context(backbone, images, texts, needs_of(name), **kwargs))
 
 
 def find_planted(name: str, backbone: Any, images: Tensor, texts: Any) -> Tensor:
     """Maps at the tower's own temperature: one channel holds the object, and must outweigh all others together."""
-    method = methods.get(name)
-    options = {"temperature": 1 / backbone.logit_scale} if method.family == "perturbation" else {}
-    return method.function(context(backbone, images, texts, method.needs(**options)), **options)
+    options = sharpened(name, 1 / backbone.logit_scale)
+    return maps_of(name, context(backbone, images, texts, needs_of(name, **options)), **options)
 
 
 def one_trace(name: str, kind: str) -> Callable[[list[int]], Tensor]:
     """Maps of a choice of TEXTS, all from the same forward pass."""
-    backbone, images, method = build(kind), pictures(kind), methods.get(name)
-    trace, text = backbone.trace(images, method.needs()), backbone.encode_text(TEXTS).expand(2, -1, -1)  # [B, P, D]
-    return lambda chosen: method.function(Context(images, text[:, chosen], trace, backbone))
+    backbone, images = build(kind), pictures(kind)
+    trace, text = backbone.trace(images, needs_of(name)), backbone.encode_text(TEXTS).expand(2, -1, -1)  # [B, P, D]
+    return lambda chosen: maps_of(name, Context(images, text[:, chosen], trace, backbone))
 
 
 def assert_close(ours: Tensor, expected: Tensor) -> None:
@@ -123,11 +135,13 @@ def test_what_does_not_run_on_a_tower_is_refused_before_a_picture_and_offered_no
 @pytest.mark.parametrize("size", [0, 1])
 def test_maps_are_finite_float32_on_the_grid(name: str, kind: str, size: int) -> None:
     """The second grid is another input size than the one that positions were learnt on."""
-    grid = grids(kind)[size]
-    images = pictures(kind, grid)
-    maps = run(name, build(kind), images)
+    images, backbone = pictures(kind, grids(kind)[size]), build(kind)
+    ctx = context(backbone, images, TEXTS, needs_of(name))
+    maps = maps_of(name, ctx)
+    # The finest of the features that it reads; a map that reads no picture is not bound to them.
+    grid = max([tuple(read.shape[-2:]) for read in ctx.trace.features.values()], default=grids(kind)[size])
     if not methods.get(name).reads_picture:
-        grid = images.shape[-2:]  # such a map is not bound to the features
+        grid = tuple(images.shape[-2:])
     assert maps.shape == (2, len(TEXTS), *grid)
     assert maps.dtype == torch.float32
     assert maps.isfinite().all()
@@ -155,19 +169,18 @@ def test_blank_pictures_give_finite_maps(name: str, kind: str) -> None:
 @one_large_case
 def test_all_channels_off_give_finite_maps(name: str, kind: str) -> None:
     backbone = build(kind)
-    ctx = context(backbone, pictures(kind), TEXTS, methods.get(name).needs())
+    ctx = context(backbone, pictures(kind), TEXTS, needs_of(name))
     for features in ctx.trace.features.values():
         features.zero_()
-    assert methods.get(name).function(ctx).isfinite().all()
+    assert maps_of(name, ctx).isfinite().all()
 
 
 @clip_case
 def test_another_prompt_gives_another_map(name: str, kind: str) -> None:
     """Nothing is planted in random weights; but the text is heard, by weights that are sharp enough to tell."""
-    method, backbone = methods.get(name), build(kind)
-    options = {"temperature": 1e-3} if method.family == "perturbation" else {}
-    ctx = context(backbone, pictures(kind), ["red", "a zebra"], method.needs(**options))
-    red, zebra = min_max(method.function(ctx, **options)).unbind(1)
+    backbone, options = build(kind), sharpened(name, 1e-3)
+    ctx = context(backbone, pictures(kind), ["red", "a zebra"], needs_of(name, **options))
+    red, zebra = min_max(maps_of(name, ctx, **options)).unbind(1)
     assert (red - zebra).abs().max() > 0.02
 
 
@@ -187,15 +200,15 @@ def test_two_prompts_give_two_maps(name: str, kind: str) -> None:
 @every_case
 def test_a_batch_of_two_is_two_batches_of_one(name: str, kind: str) -> None:
     """Also with other prompts for each image."""
-    backbone, images, method = build(kind), pictures(kind), methods.get(name)
+    backbone, images = build(kind), pictures(kind)
     text = torch.stack([backbone.encode_text(["red", "a zebra"]), backbone.encode_text(["blue", "red"])])  # [2, 2, D]
 
-    def maps_of(rows: slice) -> Tensor:
-        trace = backbone.trace(images[rows], method.needs())
-        return method.function(Context(images[rows], text[rows], trace, backbone))
+    def of(rows: slice) -> Tensor:
+        trace = backbone.trace(images[rows], needs_of(name))
+        return maps_of(name, Context(images[rows], text[rows], trace, backbone))
 
-    both = maps_of(slice(0, 2))
-    apart = torch.cat([maps_of(slice(0, 1)), maps_of(slice(1, 2))])
+    both = of(slice(0, 2))
+    apart = torch.cat([of(slice(0, 1)), of(slice(1, 2))])
     assert_close(both, apart)
 
 
@@ -209,16 +222,16 @@ def test_the_size_of_internal_batches_does_not_matter(name: str, kind: str) -> N
 
 @small_case
 def test_prompts_permuted_are_maps_permuted(name: str, kind: str) -> None:
-    maps_of, order = one_trace(name, kind), [2, 0, 3, 1]
-    assert_close(maps_of(order), maps_of([0, 1, 2, 3])[:, order])
+    of, order = one_trace(name, kind), [2, 0, 3, 1]
+    assert_close(of(order), of([0, 1, 2, 3])[:, order])
 
 
 @one_large_case
 def test_prompts_at_once_are_runs_of_one(name: str, kind: str) -> None:
     """Unless a method says that its prompts interact: then they must not be."""
-    maps_of = one_trace(name, kind)
-    maps = maps_of([0, 1, 2, 3])
-    apart = torch.cat([maps_of([prompt]) for prompt in range(4)], dim=1)
+    of = one_trace(name, kind)
+    maps = of([0, 1, 2, 3])
+    apart = torch.cat([of([prompt]) for prompt in range(4)], dim=1)
     if methods.get(name).prompts_interact:
         assert (maps - apart).abs().amax((-2, -1)).min() > 1e-3
     else:
@@ -256,7 +269,8 @@ def broken(backbone: Any) -> Any:
 def stopped(name: str) -> contextlib.AbstractContextManager[Any]:
     """A broken tower stops every method but those that read attention at most: they run none of it."""
     needs = methods.get(name).needs()
-    reads_attention_only = needs == Needs(attention=needs.attention)
+    perturbs = methods.get(name).family == "perturbation"
+    reads_attention_only = needs == Needs(attention=needs.attention) and not perturbs
     return contextlib.nullcontext() if reads_attention_only else pytest.raises(TowerError)
 
 
@@ -294,15 +308,15 @@ def assert_same_state(before: dict[str, Any], after: dict[str, Any]) -> None:
 @pytest.mark.parametrize("raises", [False, True], ids=["success", "exception"])
 def test_nothing_is_left_behind(name: str, kind: str, raises: bool, trainable: bool) -> None:
     """Trainable weights are where a `.backward()` would show. What the tower raises reaches the caller."""
-    backbone, method = own(kind).requires_grad_(trainable), methods.get(name)
-    ctx = context(backbone, pictures(kind), TEXTS, method.needs())
+    backbone = own(kind).requires_grad_(trainable)
+    ctx = context(backbone, pictures(kind), TEXTS, needs_of(name))
     images, text = ctx.images.clone(), ctx.text.clone()
     features = {stage: tensor.clone() for stage, tensor in ctx.trace.features.items()}
     if raises:
         broken(backbone)
     before = state(backbone)
     with stopped(name) if raises else contextlib.nullcontext():
-        maps = method.function(ctx)
+        maps = maps_of(name, ctx)
         assert not maps.requires_grad
     assert_same_state(before, state(backbone))
     assert torch.equal(ctx.images, images)

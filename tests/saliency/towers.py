@@ -85,6 +85,10 @@ def mini_vit(seed: int = 0) -> MiniVit:
     return backbone
 
 
+# What keeps the tests of slow methods short, on any tower.
+QUICK: dict[str, dict[str, Any]] = {"rise": {"budget": 250}}
+
+
 @functools.cache
 def tiny_tower(name: str, seed: int = 0) -> Any:
     """A tiny tower; built once, so not to be changed."""

@@ -6,7 +6,7 @@ They do not depend on the text, so they are made once per image, for any number 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Hashable
 from dataclasses import dataclass
 
 import torch
@@ -209,3 +209,37 @@ def _masks_of(maps: Tensor, twin: Tensor, which: Tensor) -> Masks:
     sums = torch.zeros_like(flat).index_add_(0, twin, flat)[which]  # [u, N]
     counts = torch.bincount(twin, minlength=len(flat))[which].to(flat)  # [u]
     return Masks(_unit(flat[which]), sums, counts)
+
+
+def perturbed_embeddings(
+    ctx: Context, key: Hashable, count: int, perturb: Callable[[Tensor, int, int], Tensor]
+) -> Tensor:
+    """Embeddings of `count` altered versions of each picture, `[B, count, D]` float32, unit norm.
+
+    They are made once per image for any number of prompts; of those in `ctx.cache`, only what is missing.
+
+    Args:
+        ctx: images. `ctx.progress` is called after each batch.
+        key: the cache key of this series of versions. Version n must not depend on `count`.
+        count: how many versions.
+        perturb: a picture `[3, H, W]`, first and last + 1 of the versions → these versions `[n, 3, H, W]`.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        made: Tensor | None = ctx.cache.get(key)
+        start = 0 if made is None else made.shape[1]
+        left = len(ctx.images) * (count - start)
+        rows = []
+        for picture in ctx.images if left > 0 else ():
+            parts = []
+            for first in range(start, count, ctx.batch_size):
+                last = min(first + ctx.batch_size, count)
+                parts.append(ctx.embed(perturb(picture, first, last)))
+                left -= last - first
+                if ctx.progress is not None:
+                    ctx.progress(last - first, left)
+            rows.append(torch.cat(parts))
+        if rows:
+            new = torch.stack(rows)  # [B, n, D]
+            made = ctx.cache[key] = new if made is None else torch.cat([made, new], dim=1)
+        assert made is not None
+        return made[:, :count]

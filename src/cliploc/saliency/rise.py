@@ -1,0 +1,103 @@
+"""RISE: the picture seen through random masks; a place is hot where masks that show it score higher."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cliploc.errors import UsageError
+from cliploc.method import Context
+from cliploc.saliency._infra.masked import SMALLEST_BUDGET, perturbed_embeddings
+from cliploc.saliency._infra.registration import saliency
+from cliploc.tower import Needs
+
+CELLS = 8  # cells of a mask, along each side
+SHOWN = 0.5  # probability that a cell shows the picture
+SEED = 0
+
+
+@saliency(
+    "rise",
+    title="RISE",
+    paper="Petsiuk et al. 2018, RISE: Randomized Input Sampling for Explanation of Black-box Models, BMVC",
+    family="perturbation",
+    towers=("cnn", "vit"),
+    needs=Needs(),
+    relu=False,
+    threshold=0.5,
+)
+def rise(ctx: Context, budget: int = 2000, published: bool = False) -> Tensor:
+    """map_t = 1/(N·0.5) · Σ_n (s_tn − s̄_t) M_n, s_tn = cos(f(x ⊙ M_n), g_t), s̄_t their mean; M_n random masks.
+
+    A mask is a grid of 8×8 cells, each 1 with probability 0.5, enlarged (bilinear) to 9×9 cells of a ninth more than
+    the picture and cut at a random place. The N masks are the same for all pictures of a size and all prompts, and so
+    are the embeddings of the masked pictures: one series serves every prompt. They come from a generator of their own.
+
+    The paper takes s_tn alone. Cosines have much in common (0.2 where they differ by 0.02), and some places are shown
+    by more masks than others: that chance alone then outweighs the picture. Taking the mean away leaves the same map
+    for many masks, up to a constant, and less noise for few. `published` keeps it. The map is the mean over each place
+    of the feature grid. It is an estimate: `Localization.notes` gives its standard error as a share of its range.
+
+    Args:
+        ctx: images.
+        budget: N, how many masks.
+        published: do not take the mean score away.
+
+    Returns:
+        `[B, P, h, w]` float32, raw: of both signs, or with `published` about the mean score.
+
+    Raises:
+        UsageError: the budget is below 16.
+
+    Example:
+        >>> from cliploc import Localizer
+        >>> Localizer(method="rise")("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
+        (1, 375, 500)
+    """
+    if budget < SMALLEST_BUDGET:
+        raise UsageError(f"expected a budget of {SMALLEST_BUDGET} masks or more, got {budget}: the paper takes 2000")
+    height, width = ctx.images.shape[-2:]
+    draws = torch.rand(budget, CELLS**2 + 2, generator=torch.Generator().manual_seed(SEED)).to(ctx.images.device)
+
+    def through(picture: Tensor, first: int, last: int) -> Tensor:
+        return picture * _masks(draws[first:last], height, width).to(picture.dtype)
+
+    embeddings = perturbed_embeddings(ctx, ("rise", height, width), budget, through)  # [B, N, D]
+    with torch.no_grad():
+        chunks = torch.split(draws, ctx.batch_size)
+        pooled = [F.adaptive_avg_pool2d(_masks(chunk, height, width), ctx.trace.grid) for chunk in chunks]
+        seen = torch.cat(pooled).flatten(1)  # [N, h·w]
+        scores = torch.einsum("bnd,bpd->bpn", embeddings, ctx.text)
+        if not published:
+            scores = scores - scores.mean(dim=-1, keepdim=True)
+        maps = scores @ seen / (budget * SHOWN)  # [B, P, h·w]
+        _note_error(ctx, scores, seen, maps, published)
+    return maps.reshape(*maps.shape[:2], *ctx.trace.grid)
+
+
+def _masks(draws: Tensor, height: int, width: int) -> Tensor:
+    """Masks `[n, 1, H, W]` in 0–1 from uniform numbers `[n, 66]`: the cells, then where to cut."""
+    cell_height, cell_width = math.ceil(height / CELLS), math.ceil(width / CELLS)
+    cells = (draws[:, : CELLS**2] < SHOWN).float().view(-1, 1, CELLS, CELLS)
+    size = ((CELLS + 1) * cell_height, (CELLS + 1) * cell_width)
+    large = F.interpolate(cells, size=size, mode="bilinear", align_corners=False)
+    top, left = ((draws[:, CELLS**2 + i] * side).long().tolist() for i, side in enumerate((cell_height, cell_width)))
+    cut = [one[:, y : y + height, x : x + width] for one, y, x in zip(large, top, left, strict=True)]
+    return torch.stack(cut)
+
+
+def _note_error(ctx: Context, scores: Tensor, seen: Tensor, maps: Tensor, published: bool) -> None:
+    """Notes the standard error of each picture's maps `[B, P, h·w]`, of the prompt that has the largest."""
+    if ctx.note is None:
+        return
+    shown = seen if published else seen - seen.mean(dim=0)
+    each = maps if published else scores @ shown / (len(seen) * SHOWN)  # the mean over masks of score · mask / 0.5
+    squared = scores.square() @ shown.square() / (len(seen) * SHOWN**2)
+    error = ((squared - each.square()).clamp(min=0) / len(seen)).sqrt().mean(dim=-1)  # [B, P]
+    span = maps.amax(dim=-1) - maps.amin(dim=-1)
+    shares = error / span.clamp(min=torch.finfo(span.dtype).tiny)
+    for b, share in enumerate(shares.amax(dim=1).tolist()):
+        ctx.note(b, f"{len(seen)} random masks: standard error of the map {min(share, 1.0):.2f} of its range")

@@ -1,0 +1,129 @@
+"""RISE against its equation in plain loops; its masks, budget and error."""
+
+from __future__ import annotations
+
+import math
+from importlib.resources import files
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cliploc.errors import UsageError
+from cliploc.localizer import Localizer
+from cliploc.method import Context
+from cliploc.saliency import methods
+from cliploc.tower import Needs
+from tests.saliency.peers import GRID, Scene, tiny_scene
+from tests.saliency.vits import scenes, tiny
+
+BUDGET = 40
+
+
+def plain_mask(numbers: Tensor, height: int, width: int) -> Tensor:
+    """`[H, W]` from the mask's own 66 uniform numbers, one pixel at a time."""
+    cell_height, cell_width = math.ceil(height / 8), math.ceil(width / 8)
+    cells = [[float(numbers[8 * row + column] < 0.5) for column in range(8)] for row in range(8)]
+    top, left = int(numbers[64] * cell_height), int(numbers[65] * cell_width)
+
+    def place(pixel: int, large: int) -> tuple[int, int, float]:
+        at = min(max((pixel + 0.5) * 8 / large - 0.5, 0), 7)
+        return int(at), min(int(at) + 1, 7), at - int(at)
+
+    mask = torch.empty(height, width)
+    for y in range(height):
+        above, below, down = place(y + top, 9 * cell_height)
+        for x in range(width):
+            before, after, across = place(x + left, 9 * cell_width)
+            upper = cells[above][before] * (1 - across) + cells[above][after] * across
+            lower = cells[below][before] * (1 - across) + cells[below][after] * across
+            mask[y, x] = upper * (1 - down) + lower * down
+    return mask
+
+
+def oracle(backbone: Any, images: Tensor, text: Tensor, published: bool) -> tuple[Tensor, Tensor]:
+    """Maps `[B, P, h, w]`, and the mean over places of each one's standard error, `[B, P]`."""
+    height, width = images.shape[-2:]
+    numbers = torch.rand(BUDGET, 66, generator=torch.Generator().manual_seed(0))
+    masks = [plain_mask(row, height, width) for row in numbers]
+    small = torch.stack([F.avg_pool2d(mask[None, None], height // GRID[0])[0, 0] for mask in masks])  # [N, h, w]
+    maps, errors = [], []
+    for image in images:
+        scores = torch.stack([backbone.encode_image((image * mask)[None])[0] @ text.T for mask in masks])  # [N, P]
+        for column in scores.T:
+            used = column if published else column - column.mean()
+            maps.append(sum(score * mask for score, mask in zip(used, small, strict=True)) / (BUDGET * 0.5))
+            shown = small if published else small - small.mean(dim=0)
+            each = torch.stack([score * mask / 0.5 for score, mask in zip(used, shown, strict=True)])
+            errors.append((each.var(dim=0, unbiased=False) / BUDGET).sqrt().mean())
+    shape = (len(images), len(text))
+    return torch.stack(maps).view(*shape, *GRID), torch.stack(errors).view(shape)
+
+
+@pytest.mark.parametrize("kind", ["gap_cnn", "vit"])
+@pytest.mark.parametrize("published", [False, True])
+def test_the_equation_and_its_error(kind: str, published: bool) -> None:
+    scene = tiny_scene(kind) if kind != "vit" else None
+    backbone, images = (tiny(), scenes()) if scene is None else (scene.backbone, scene.images)
+    text = backbone.encode_text(["red", "green", "a zebra"])
+    notes: list[tuple[int, str]] = []
+    ctx = Context(
+        images,
+        text.expand(2, -1, -1),
+        backbone.trace(images, Needs()),
+        backbone,
+        note=lambda *said: notes.append(said),
+    )
+    maps = methods.get("rise").function(ctx, budget=BUDGET, published=published)
+    expected, errors = oracle(backbone, images, text, published)
+    torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-6)
+    shares = errors / (expected.amax((-2, -1)) - expected.amin((-2, -1)))
+    assert notes == [
+        (b, f"40 random masks: standard error of the map {min(float(share), 1.0):.2f} of its range")
+        for b, share in enumerate(shares.amax(dim=1))
+    ]
+
+
+def test_the_published_form_is_the_same_map_and_more_noise() -> None:
+    """For many masks the mean score only adds how often each place is shown."""
+    scene = tiny_scene("gap_cnn")
+    scene = Scene(scene.backbone, scene.images[:1], scene.text[:1])
+    plain, published = (scene.ours("rise", budget=600, published=how).flatten() for how in (False, True))
+    more = scene.ours("rise", budget=6000).flatten()
+    near, far = (torch.corrcoef(torch.stack([one, more]))[0, 1] for one in (plain, published))
+    assert near > 0.95
+    assert far < near
+
+
+def test_masked_embeddings_serve_every_prompt_and_a_larger_budget_adds_to_them() -> None:
+    scene = tiny_scene("gap_cnn")
+    done: list[tuple[int, int]] = []
+    seen: list[int] = []
+
+    def encode(images: Tensor) -> Tensor:
+        seen.append(len(images))
+        return scene.backbone.encode_image(images)
+
+    ctx = scene.context(Needs(), encode_masked=encode, progress=lambda *said: done.append(said), batch_size=16)
+    first = methods.get("rise").function(ctx, budget=32)
+    assert sum(seen) == 2 * 32
+    assert max(seen) == 16
+    assert done == [(16, 48), (16, 32), (16, 16), (16, 0)]
+    more = methods.get("rise").function(ctx, budget=40)
+    assert sum(seen) == 2 * 40
+    torch.testing.assert_close(more, scene.ours("rise", budget=40))
+    torch.testing.assert_close(methods.get("rise").function(ctx, budget=32), first)
+    assert sum(seen) == 2 * 40
+
+
+def test_the_error_reaches_the_user() -> None:
+    localizer = Localizer(tiny(), method="rise", method_options={"budget": 16}, text_cache=False)
+    (note,) = localizer(str(files("cliploc") / "demo_photos" / "cat.jpg"), ["red"]).notes
+    assert note.startswith("16 random masks: standard error of the map 0.")
+
+
+def test_a_small_budget_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"expected a budget of 16 masks or more, got 15: the paper takes 2000"):
+        tiny_scene("gap_cnn").ours("rise", budget=15)
