@@ -1,0 +1,96 @@
+"""Occlusion: a window is hot where it alone scores higher than the picture without it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cliploc.errors import UsageError
+from cliploc.method import Context
+from cliploc.saliency._infra.masked import perturbed_embeddings
+from cliploc.saliency._infra.registration import saliency
+from cliploc.tower import Needs
+
+SMALLEST_SIDE = 0.05  # 39×39 windows
+
+
+@saliency(
+    "occlusion",
+    title="Occlusion",
+    paper="Zeiler & Fergus 2014, Visualizing and Understanding Convolutional Networks, ECCV",
+    family="perturbation",
+    towers=("cnn", "vit"),
+    needs=Needs(),
+    relu=False,
+    threshold=0.5,
+)
+def occlusion(ctx: Context, side: float = 0.25) -> Tensor:
+    """map_t = mean over the windows at a place of cos(f(window), g_t) − cos(f(picture without it), g_t).
+
+    Windows have a share of the input's height and width, and each overlaps the next by half. The window is enlarged to
+    the input's size (bilinear); without it, the picture is 0 there in normalised space. A place of the feature grid
+    takes the mean of the windows over it, weighted by how much of it they cover. The paper has the second half only,
+    on class probabilities. It looks at nothing inside the tower: a baseline for methods that do.
+
+    Args:
+        ctx: images.
+        side: of a window, as a share of the input's. A quarter makes 49 windows and 98 forward passes.
+
+    Returns:
+        `[B, P, h, w]` float32, raw: differences of cosines.
+
+    Raises:
+        UsageError: side is not from 0.05 to 1.
+
+    Example:
+        >>> from cliploc import Localizer
+        >>> Localizer(method="occlusion")("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
+        (1, 375, 500)
+    """
+    if not SMALLEST_SIDE <= side <= 1:
+        raise UsageError(f"expected a side from {SMALLEST_SIDE} to 1 of the input's, got {side}")
+    height, width = ctx.images.shape[-2:]
+    rows, columns = _spans(height, side), _spans(width, side)
+    windows = [(row, column) for row in rows for column in columns]
+
+    def perturb(picture: Tensor, first: int, last: int) -> Tensor:
+        """Version 2n is window n alone, version 2n + 1 the picture without it."""
+        made = []
+        for number in range(first, last):
+            (top, bottom), (left, right) = windows[number // 2]
+            if number % 2:
+                without = picture.clone()
+                without[:, top:bottom, left:right] = 0
+                made.append(without)
+            else:
+                window = picture[None, :, top:bottom, left:right]
+                made.append(F.interpolate(window, size=(height, width), mode="bilinear", align_corners=False)[0])
+        return torch.stack(made)
+
+    embeddings = perturbed_embeddings(ctx, ("occlusion", side, height, width), 2 * len(windows), perturb)
+    with torch.no_grad():
+        scores = torch.einsum("bnd,bpd->bpn", embeddings, ctx.text)  # [B, P, 2W]
+        gained = scores[..., 0::2] - scores[..., 1::2]  # [B, P, W]
+        h, w = ctx.trace.grid
+        down, across = (_covered(*one).to(gained) for one in ((rows, height, h), (columns, width, w)))
+        covered = torch.einsum("ah,bw->abhw", down, across).flatten(2).flatten(0, 1)  # [W, h·w]
+        maps = gained @ covered / covered.sum(dim=0)
+    return maps.reshape(*maps.shape[:2], h, w)
+
+
+def _spans(length: int, side: float) -> list[tuple[int, int]]:
+    """Starts and ends of windows along one side of the input, in pixels, half overlapping."""
+    size = max(1, round(side * length))
+    count = 1 + math.ceil((length - size) / (size / 2))
+    starts = [round(step * (length - size) / max(1, count - 1)) for step in range(count)]
+    return [(start, start + size) for start in starts]
+
+
+def _covered(spans: list[tuple[int, int]], length: int, cells: int) -> Tensor:
+    """How much of each cell of the grid each window covers, along one side: `[windows, cells]`."""
+    pixels = torch.arange(length)
+    inside = torch.stack([(pixels >= start) & (pixels < end) for start, end in spans]).float()  # [windows, length]
+    return F.adaptive_avg_pool1d(inside[None], cells)[0]
