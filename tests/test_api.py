@@ -32,7 +32,14 @@ def test_lists_hold_names_and_filter_them():
     from cliploc.backbones import models
 
     assert tuple(cliploc.list_methods(model="ViT-B-16")) == fitting(models.get("ViT-B-16"))
-    assert set(cliploc.list_methods(family="perturbation")) == {"score_cam", "gscore_cam", "vl_score"}
+    assert set(cliploc.list_methods(family="perturbation")) == {
+        "score_cam",
+        "gscore_cam",
+        "vl_score",
+        "rise",
+        "occlusion",
+        "m2ib",
+    }
     assert {"wsol", "coco"} <= set(cliploc.list_datasets(role="report"))
     assert cliploc.list_metrics()[0] == "localization"
     assert cliploc.list_metrics(truth="masks") == ["pxap"]

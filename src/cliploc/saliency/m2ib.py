@@ -1,0 +1,89 @@
+"""M2IB: the least that must pass a noisy bottleneck between two blocks for the picture to stay what the prompt says."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from cliploc.errors import UsageError
+from cliploc.method import Context
+from cliploc.saliency._infra.attention import patches_of
+from cliploc.saliency._infra.gradients import HALF_PRECISION_SCALE, differentiable
+from cliploc.saliency._infra.registration import saliency
+from cliploc.tower import Needs, block_at
+
+MIDDLE = Fraction(3, 4)  # block 9 of 12
+START = 5.0  # of α: at first almost everything passes
+SAMPLES = 10  # noisy versions in each step
+RATE = 1.0  # Adam's
+SEED = 0
+
+
+@saliency(
+    "m2ib",
+    title="M2IB",
+    paper="Wang, Rudner & Wilson 2023, Visual Explanations of Image-Text Representations via Multi-Modal Information "
+    "Bottleneck Attribution, NeurIPS",
+    family="perturbation",
+    towers=("vit",),
+    needs=Needs(tokens=(MIDDLE,)),
+    relu=False,
+    threshold=0.3,
+)
+def m2ib(ctx: Context, beta: float = 0.1, steps: int = 10) -> Tensor:
+    """map_t(i) = Σ_d KL(N(λ z, (1 − λ)²) ‖ N(0, 1)): how many nats of patch i's token z pass the bottleneck.
+
+    z are the tokens that leave block 9 of 12, or that share of another depth. Every channel of every token is replaced
+    by λ z + (1 − λ) ε, ε normal noise, and the tower finishes from there. λ = sigmoid(α), α from 5, is optimised for
+    each picture and prompt: Adam at rate 1 on β · mean KL − mean cosine with the prompt, over ten samples of ε a step.
+    The KL is that of the last step. The noise comes from a generator of its own and is the same for all pictures and
+    prompts. As in the authors' code, z is compared with noise of mean 0 and variance 1, whatever its own.
+
+    Args:
+        ctx: tokens that leave the block.
+        beta: β, the price of what passes.
+        steps: of the optimisation.
+
+    Returns:
+        `[B, P, h, w]` float32, raw: nats.
+
+    Raises:
+        UsageError: beta is not above 0, or steps below 1.
+
+    Example:
+        >>> from cliploc import Localizer
+        >>> Localizer("ViT-B-16", method="m2ib")("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
+        (1, 375, 500)
+    """
+    if not beta > 0:
+        raise UsageError(f"expected a beta above 0, got {beta}: the authors take 0.1")
+    if steps < 1:
+        raise UsageError(f"expected 1 step or more, got {steps}: the authors take 10")
+    with differentiable():
+        passed = [_information(ctx, text, beta, steps) for text in ctx.text.detach().clone().unbind(dim=1)]
+    return patches_of(ctx, torch.stack(passed, dim=1))
+
+
+def _information(ctx: Context, text: Tensor, beta: float, steps: int) -> Tensor:
+    """Nats that pass of each token when one prompt `[B, D]` is to stay: `[B, T]`."""
+    block = block_at(MIDDLE, ctx.transformer.depth)
+    tokens = ctx.trace.tokens[block].detach().clone().float()  # [B, T, d]
+    alpha = torch.full_like(tokens, START).requires_grad_(True)
+    optimiser = torch.optim.Adam([alpha], lr=RATE)
+    generator = torch.Generator().manual_seed(SEED)
+    passed = torch.zeros_like(tokens)
+    for _ in range(steps):
+        share = alpha.sigmoid()
+        mean, deviation = share * tokens, (1 - share).clamp(min=torch.finfo(share.dtype).tiny)
+        passed = 0.5 * (mean.square() + deviation.square() - 1) - deviation.log()  # [B, T, d]
+        noise = torch.randn(SAMPLES, *tokens.shape[1:], generator=generator).to(tokens.device)
+        noisy = mean[:, None] + deviation[:, None] * noise  # [B, S, T, d]
+        run = ctx.resume(noisy.flatten(0, 1), block + 1, Needs())
+        cosines = torch.einsum("bsd,bd->bs", run.embedding.view(len(tokens), SAMPLES, -1), text)
+        loss = (beta * passed.mean(dim=(1, 2)) - cosines.mean(dim=1)).sum()  # each picture has its own α
+        (gradient,) = torch.autograd.grad(HALF_PRECISION_SCALE * loss, alpha)
+        alpha.grad = gradient / HALF_PRECISION_SCALE
+        optimiser.step()
+    return passed.detach().sum(dim=-1)
