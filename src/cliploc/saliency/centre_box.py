@@ -5,25 +5,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from cliploc.method import Context
-from cliploc.saliency._infra.fixed import centre_distances, for_every_name
-from cliploc.saliency._infra.registration import saliency
-from cliploc.tower import Needs
+from cliploc.saliency._infra.fixed import baseline, centre_distances, for_every_name
 
 SIDE = 0.5**0.5  # side of the box as a share of the input's side; the box has half of the area
 
 
-@saliency(
-    "centre_box",
-    title="Centre box",
-    paper="no paper: a baseline without a model",
-    family="baseline",
-    towers=("cnn", "vit"),
-    needs=Needs(),
-    relu=False,
-    threshold=0.5,
-    reads_text=False,
-    reads_picture=False,
-)
+@baseline("centre_box", title="Centre box", threshold=0.5)
 def centre_box(ctx: Context) -> Tensor:
     """map = 1 in the centred box whose sides are √½ = 0.707 of the input's sides, so half of its area; 0 around it.
 

@@ -5,25 +5,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from cliploc.method import Context
-from cliploc.saliency._infra.fixed import centre_distances, for_every_name
-from cliploc.saliency._infra.registration import saliency
-from cliploc.tower import Needs
+from cliploc.saliency._infra.fixed import baseline, centre_distances, for_every_name
 
 SIGMA = 0.25  # standard deviation as a share of the input's sides
 
 
-@saliency(
-    "centre_gaussian",
-    title="Centred Gaussian",
-    paper="no paper: a baseline without a model",
-    family="baseline",
-    towers=("cnn", "vit"),
-    needs=Needs(),
-    relu=False,
-    threshold=0.35,
-    reads_text=False,
-    reads_picture=False,
-)
+@baseline("centre_gaussian", title="Centred Gaussian", threshold=0.35)
 def centre_gaussian(ctx: Context) -> Tensor:
     """map = exp(−(x² + y²) / 2σ²), with x and y from the centre in shares of the input's width and height, σ = ¼.
 

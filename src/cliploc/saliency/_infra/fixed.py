@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from cliploc.method import Context
+from cliploc.saliency._infra.registration import saliency
+from cliploc.tower import Needs
+
+
+def baseline(name: str, *, title: str, threshold: float) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Registers a method without a model; arguments as for `saliency`."""
+    return saliency(
+        name,
+        title=title,
+        paper="no paper: a baseline without a model",
+        family="baseline",
+        towers=("cnn", "vit"),
+        needs=Needs(),
+        relu=False,
+        threshold=threshold,
+        reads_text=False,
+        reads_picture=False,
+    )
 
 
 def centre_distances(ctx: Context) -> tuple[Tensor, Tensor]:
