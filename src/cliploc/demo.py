@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cliploc._files import write_whole
+from cliploc.geometry import iou_matrix
 from cliploc.localization import Localization
 from cliploc.reporter import SILENT, Reporter
-from cliploc.values import FloatArray
+from cliploc.values import GOOD_IOU, FloatArray
 
 if TYPE_CHECKING:
     from cliploc.localizer import Localizer
@@ -65,6 +66,11 @@ class DemoRow:
     score: float | None
     boxes: FloatArray
     iou: float | None
+
+    @property
+    def misplaced(self) -> bool:
+        """Whether the best box misses all true boxes (IoU < `GOOD_IOU`); False for a name that is not there."""
+        return self.iou is not None and self.iou < GOOD_IOU
 
 
 @dataclass(frozen=True)
@@ -165,7 +171,6 @@ def run_demo(
 
 def _ious(photo: DemoPhoto, result: Localization) -> dict[str, float | None]:
     """By `IOU_RULE`, of each name; None for one that is not there."""
-    from cliploc.geometry import iou_matrix
 
     def of(name: str) -> float | None:
         boxes = result.boxes.of(name)

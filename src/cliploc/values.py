@@ -17,6 +17,7 @@ from cliploc.errors import UsageError
 FloatArray = npt.NDArray[np.float32]
 ResizePolicy = Literal["squash", "crop", "pad"]
 Interpolation = Literal["bicubic", "bilinear"]
+GOOD_IOU = 0.5  # from which a box counts as right
 
 
 # ---------------------------------------------------------------------------------------------------------- prompts

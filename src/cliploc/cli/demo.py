@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 BESIDE = "mini-vit"  # what a ViT makes of the same photographs
 
 
-@localizer_options(only=("model", "pretrained", "method", "recipe", "device", "precision"))
+@localizer_options(only=("model", "pretrained", "method", "recipe", "min_score", "device", "precision"))
 def demo(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where to write overlays and demo.html.")] = Path("demo-out"),
     *,
@@ -82,8 +82,7 @@ def _page_settings(localizer: Localizer) -> dict[str, Any]:
 def _demo_table(rows: Sequence[Any]) -> Any:
     lines: list[Sequence[str | Text]] = [title_row("photo", "name", "found", "score", "best box", "IoU")]
     for row in rows:
-        right = row.found == row.there
-        found = Text(("yes" if row.found else "no") + ("" if right else " ✗"), style="green" if right else "red")
+        found = _marked("yes" if row.found else "no", row.found == row.there)
         more = f" (+{len(row.boxes) - 1})" if len(row.boxes) > 1 else ""
         lines.append(
             (
@@ -92,12 +91,19 @@ def _demo_table(rows: Sequence[Any]) -> Any:
                 found,
                 "–" if row.score is None else f"{row.score:.2f}",
                 box_text(row.boxes[0]) + more if len(row.boxes) else "–",
-                "absent" if row.iou is None else f"{row.iou:.2f}",
+                "absent" if row.iou is None else _marked(f"{row.iou:.2f}", not row.misplaced),
             )
         )
     return grid(lines)
 
 
+def _marked(text: str, right: bool) -> Text:
+    """What is wrong has a mark too, as not everybody sees colours."""
+    return Text(text, style="green") if right else Text(f"{text} ✗", style="red")
+
+
 def _good(ious: Sequence[float]) -> str:
-    good = sum(iou >= 0.5 for iou in ious)
-    return f"mean IoU {sum(ious) / len(ious):.2f}, IoU ≥ 0.5: {good} of {len(ious)} ({good / len(ious):.0%})"
+    from cliploc.values import GOOD_IOU
+
+    good = sum(iou >= GOOD_IOU for iou in ious)
+    return f"mean IoU {sum(ious) / len(ious):.2f}, IoU ≥ {GOOD_IOU:g}: {good} of {len(ious)} ({good / len(ious):.0%})"

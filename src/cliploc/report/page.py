@@ -26,7 +26,7 @@ from cliploc.report.overlay import (
     scaled,
     verdict,
 )
-from cliploc.values import FloatArray
+from cliploc.values import GOOD_IOU, FloatArray
 
 if TYPE_CHECKING:
     from cliploc.localization import Localization
@@ -35,7 +35,6 @@ PHOTO_SIDE = (
     440  # longest side of embedded pictures: little more than they have on a screen, so that labels are legible
 )
 JPEG_QUALITY = 82
-GOOD_IOU = 0.5  # from which a box counts as right
 COLUMNS = (4, 6)  # of pictures beside each other on a wide screen: least, so that photographs look alike, and most
 
 
@@ -100,8 +99,8 @@ def _summary(items: Sequence[PageItem]) -> str:
     words = [f"{count(len(items), 'photo')}, {count(asked, 'name')} asked for."]
     ious = [iou for item in items for iou in item.ious.values() if iou is not None]
     if ious:
-        good = sum(iou >= 0.5 for iou in ious)
-        words.append(f"Mean IoU with the true boxes {np.mean(ious):.2f}; {good} of {len(ious)} at least 0.5.")
+        good = sum(iou >= GOOD_IOU for iou in ious)
+        words.append(f"Mean IoU with the true boxes {np.mean(ious):.2f}; {good} of {len(ious)} at least {GOOD_IOU:g}.")
     absent = [bool(f) for item in items for n, f in _pairs(item.result) if n not in item.truth]
     if absent and any(item.truth for item in items):
         words.append(f"Of {count(len(absent), 'name')} that {'is' if len(absent) == 1 else 'are'} not in the picture, ")
