@@ -15,11 +15,13 @@ from cliploc.jobs.annotator import AnnotatorSettings, BoxFilter
 from cliploc.jobs.labels import labels_of
 from cliploc.memory import Memory
 from cliploc.pipeline import bank as module
+from cliploc.pipeline import texts
 from cliploc.pipeline.bank import Bank, bank_names
 from cliploc.pipeline.decide import with_windows
 from cliploc.pipeline.texts import Texts
 from cliploc.report import to_document
 from cliploc.report.overlay import run_line, verdict
+from cliploc.reporter import Reporter
 from tests.test_localizer import TALL, WIDE, build
 from tests.tiny import tower
 
@@ -173,6 +175,38 @@ def test_the_bank_is_embedded_once(gap):
     localizer(WIDE, ["a dog"])
     build(gap, min_presence=0.2, memory=memory)(WIDE, ["a dog"])
     assert len(asked) == first
+
+
+def test_it_is_told_while_the_bank_is_embedded_and_never_again(gap, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIPLOC_CACHE", str(tmp_path / "cache"))
+    gap.weights_file = tmp_path / "weights.pt"
+    told = []
+
+    def localize(**options):
+        told.clear()
+        reporter = Reporter(bank=lambda done, left: told.append((done, left)))
+        return list(build(gap, text_cache=False, **options).stream([TALL, WIDE], ["a dog"], reporter=reporter))
+
+    monkeypatch.setattr(texts, "NAMES_AT_ONCE", 16)
+    localize(min_presence=0)
+    assert not told
+    localize(min_presence=0.5)
+    assert told == [(0, 42), (16, 26), (16, 10), (8, 2), (0, 2), (2, 0)]
+    localize(min_presence=0.5)
+    assert not told  # from the disk
+    for half, left in ((SENTENCES, [(0, 42), (16, 26), (16, 10), (8, 2), (2, 0)]), (NAMES, [(0, 2), (2, 0)])):
+        for file in (tmp_path / "cache").rglob("*.safetensors"):
+            if (file.stat().st_size > 2000) == (half is SENTENCES):
+                file.unlink()
+        localize(min_presence=0.5)
+        assert told == left
+
+
+def test_a_calibrated_model_embeds_no_bank(gap):
+    gap.presence = lambda cosine: torch.sigmoid(20 * cosine)
+    told = []
+    list(build(gap, min_presence=0.5).stream([TALL], ["red"], reporter=Reporter(bank=lambda *one: told.append(one))))
+    assert not told
 
 
 @pytest.mark.parametrize("text_cache", [True, False])

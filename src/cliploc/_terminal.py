@@ -18,6 +18,7 @@ from rich.progress import (
     ProgressColumn,
     SpinnerColumn,
     Task,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -25,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cliploc.errors import CliplocError
-from cliploc.reporter import Reporter, halved_note
+from cliploc.reporter import BANK, Reporter, halved_note
 
 WIDE = 10_000  # columns when nobody looks at them: lines stay whole for grep and cut
 
@@ -129,6 +130,7 @@ class Terminal:
                 start=bar.start,
                 images=bar.images,
                 masked=bar.masked,
+                bank=bar.bank,
                 failed=lambda _, error: self.say(f"failed: {error}", style="red"),
                 halved=lambda count: self.say(halved_note(count), style="yellow"),
                 note=lambda line: self.say(line, style="yellow"),
@@ -146,6 +148,7 @@ class _Bar:
     def __init__(self, progress: Progress, label: str) -> None:
         self._progress, self._label, self._masked = progress, label, 0
         self._task = progress.add_task(label, total=None)
+        self._bank: TaskID | None = None
 
     def phase(self, label: str) -> None:
         self._progress.remove_task(self._task)  # rich cannot take a total away from a task that has one
@@ -164,6 +167,15 @@ class _Bar:
         self._progress.update(self._task, description=f"{self._label}{beside}")
         if not left:
             self._masked = 0
+
+    def bank(self, done: int, left: int) -> None:
+        """A bar of its own, below the other, for as long as it goes on."""
+        if self._bank is None:
+            self._bank = self._progress.add_task(BANK, total=done + left)
+        self._progress.advance(self._bank, done)
+        if not left:
+            self._progress.remove_task(self._bank)
+            self._bank = None
 
 
 class _Rate(ProgressColumn):

@@ -215,7 +215,8 @@ class Localizer:
             images: paths, PIL images or arrays, or one of them; read ahead by a few.
             names: one list for all pictures, or one for each.
             on_error: whether a picture that cannot be read raises its error, or is left out and told to the reporter.
-            reporter: told of failed pictures, of masked pictures done and left, and of halved batches.
+            reporter: told of failed pictures, of masked pictures and names of the bank done and left, and of halved
+                batches.
             absent_maps: as for `compare`.
             presence: as for `compare`.
 
@@ -340,7 +341,8 @@ class Localizer:
 
     def _bank_where(self, presence: bool | None) -> Bank | None:
         """The bank where names are compared with it; None where they are not."""
-        return self._bank if (self.options.min_presence > 0 if presence is None else presence) else None
+        wanted = self.options.min_presence > 0 if presence is None else presence
+        return self._bank if wanted and not self.calibrated else None
 
     @overload
     def classify(

@@ -24,6 +24,8 @@ class Reporter:
         start: a count of pictures begins, or goes on: how many are to be done, and how many there are in all.
         images: so many more pictures are done.
         masked: so many more masked pictures are done, and about so many are left for this batch (the Score-CAM family).
+        bank: so many more names of the bank are embedded, and so many are left: once for a model that is not
+            calibrated, in the middle of whatever else goes on. Nothing is told where they are known from before.
         failed: a picture, or another input, cannot be used: its name, and the error, whose text names it too.
         halved: there was too little memory for a batch of so many pictures, which is done in two halves.
         note: a remark on the run, in one line.
@@ -40,12 +42,14 @@ class Reporter:
     start: Callable[[int, int], None] = _nothing
     images: Callable[[int], None] = _nothing
     masked: Callable[[int, int], None] = _nothing
+    bank: Callable[[int, int], None] = _nothing
     failed: Callable[[str, CliplocError], None] = _nothing
     halved: Callable[[int], None] = _nothing
     note: Callable[[str], None] = _nothing
 
 
 SILENT = Reporter()  # tells nobody
+BANK = "names of the bank"  # what `Reporter.bank` counts, in words
 
 
 def halved_note(pictures: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,25 @@ def test_the_terminal_says_failures_halves_and_remarks(capsys: pytest.CaptureFix
         "a remark",
     ]
     assert not out
+
+
+def test_the_names_of_the_bank_have_a_bar_of_their_own_while_they_are_embedded() -> None:
+    screen = io.StringIO()
+    terminal = Terminal()
+    terminal.err = Console(file=screen, force_terminal=True, width=120)
+    with terminal.progress("cam") as reporter:
+        reporter.start(3, 3)
+        reporter.bank(0, 128)
+        reporter.bank(64, 64)
+        time.sleep(0.3)  # until it is drawn
+        shown = screen.getvalue()
+        reporter.bank(64, 0)
+        reporter.images(1)
+    after = screen.getvalue()[len(shown) :]
+    assert "names of the bank" in shown
+    assert "64/128" in shown
+    assert "1/3" in after
+    assert "names of the bank" not in after.rpartition("0/3")[2]
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,12 @@ def test_a_run_counts_and_gives_what_the_work_gave():
     assert run.result() == "maps"
 
 
+def test_a_run_counts_the_names_of_the_bank():
+    run = Run(lambda reporter: (reporter.bank(0, 128), reporter.bank(64, 64), "maps")[-1])
+    assert list(run.steps(0.01))[-1] == (0, 0)
+    assert run.bank == (64, 64)
+
+
 def test_an_error_of_the_work_is_the_runs():
     def work(reporter):
         raise ValueError("broken")
@@ -49,9 +55,9 @@ def test_a_stopped_run_ends_at_its_next_step():
         run.result()
 
 
-@pytest.mark.parametrize("part", ["phase", "images", "masked"])
+@pytest.mark.parametrize("part", ["phase", "images", "masked", "bank"])
 def test_a_stopped_run_ends_at_whatever_its_work_reports(part):
-    stopped, news = threading.Event(), {"phase": ("writing",), "images": (1,), "masked": (1, 0)}[part]
+    stopped, news = threading.Event(), {"phase": ("writing",), "images": (1,), "masked": (1, 0), "bank": (1, 0)}[part]
 
     def work(reporter):
         stopped.wait(10)

@@ -101,6 +101,14 @@ def test_a_search_counts_what_it_can_count():
     assert (progress["max"], progress["value"]) == ("1500", "1200")
 
 
+def test_a_search_says_that_it_embeds_the_bank():
+    page = Reader(view.searching(0, 0, 12.2, (128, 972)))
+    assert "Once for this model: 128 of 1,100 names of the bank done, 12 s" in page.text
+    [progress] = page.all("progress")
+    assert (progress["max"], progress["value"], progress["aria-label"]) == ("1100", "128", "names of the bank")
+    assert "Searching" in Reader(view.searching(0, 0, 12.2, (1100, 0))).text
+
+
 def test_names_are_counted_for_each_method(hostile):
     assert view.summary({"cam": hostile}) == "CAM: 2 of 3 names found, 3 boxes"
 

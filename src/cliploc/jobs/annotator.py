@@ -164,7 +164,9 @@ class AnnotateWorker:
         entries = list(self._settings.labels.entries)
         results = self.localizer.run(
             requests(),
-            reporter=Reporter(masked=reporter.masked, halved=lambda count: notes.append(halved_note(count))),
+            reporter=Reporter(
+                masked=reporter.masked, bank=reporter.bank, halved=lambda count: notes.append(halved_note(count))
+            ),
             absent_maps=False,
             presence=self._asks_presence,
         )

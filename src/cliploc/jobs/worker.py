@@ -324,6 +324,7 @@ class _Feed:
             {method.name: method.options for method in self._methods},
             reporter=Reporter(
                 masked=self._reporter.masked,
+                bank=self._reporter.bank,
                 halved=lambda count: self._notes.append(f"{model}: {halved_note(count)}"),
             ),
         )

@@ -86,6 +86,15 @@ class Bank:
         self._no_rivals: dict[tuple[str, ...], Tensor] = {}  # name with its synonyms → entries of the bank
 
     @undisturbed
+    def embed(self, told: Callable[[int, int], None] = lambda *_: None) -> None:
+        """Embeds the bank, unless that is done; with a large text tower it takes a minute on a processor.
+
+        Args:
+            told: as `Reporter.bank`.
+        """
+        self._embedded(told)
+
+    @undisturbed
     def standing(self, views: Tensor, synonyms: Sequence[tuple[str, ...]]) -> Standing | None:
         """How names stand in each view of a picture.
 
@@ -111,18 +120,27 @@ class Bank:
             parts.append(_standing(views @ embeddings.T, rivals, is_rival, passing, self.backbone.logit_scale))
         return Standing(*(torch.cat(of_parts, dim=1) for of_parts in zip(*parts, strict=True)))
 
-    def _embedded(self) -> Tensor:
+    def _embedded(self, told: Callable[[int, int], None] = lambda *_: None) -> Tensor:
         """`[K, D]` of the names and sentences that the model can know."""
         if self._embeddings is None:
             named = [entry for entry in bank_names() if self._names.unknown_reason(entry[:1]) is None]
             said = [entry for entry in prompts.no_object_sentences() if self._plain.unknown_reason(entry[:1]) is None]
             self._words = [frozenset(map(str.casefold, entry)) for entry in (*named, *said)]
-            cache = self._cache()
-            parts = [
-                texts.embed_together(_text_set([entry[:1] for entry in entries]), cache)
-                for entries, texts in ((named, self._names), (said, self._plain))
-                if entries
-            ]
+            cache, parts, making = self._cache(), [], False
+            left = len(named) + len(said)
+
+            def count(more: int) -> None:
+                nonlocal left, making
+                left, making = left - more, True
+                told(more, left)
+
+            for entries, texts in ((named, self._names), (said, self._plain)):
+                after = left - len(entries)
+                if entries:
+                    parts.append(texts.embed_together(_text_set([entry[:1] for entry in entries]), cache, count))
+                if making and left > after == 0:  # these were known, the others were not
+                    told(left, 0)
+                left = after
             self._embeddings = torch.cat(parts) if parts else torch.zeros(0, self.backbone.embedding_size)
         return self._embeddings
 

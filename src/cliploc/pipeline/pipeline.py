@@ -133,6 +133,8 @@ class Pipeline:
         reporter: Reporter,
     ) -> Iterator[dict[str, Localization]]:
         """For each picture, its results by every task; by halves of the batch where memory is short."""
+        if bank is not None:
+            bank.embed(reporter.bank)
         try:
             computed = self.views.compute(
                 batch,

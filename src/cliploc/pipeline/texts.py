@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -69,7 +69,9 @@ class Texts:
         return torch.stack([self._embeddings[words] for words in known])
 
     @undisturbed
-    def embed_together(self, texts: TextSet, cache: TextCache | None) -> Tensor:
+    def embed_together(
+        self, texts: TextSet, cache: TextCache | None, told: Callable[[int], None] = lambda _: None
+    ) -> Tensor:
         """`[P, D]` unit norm of names that belong together: kept as one, in memory and on disk, and always made as one.
 
         So they are the same to the last bit whatever else was embedded before, and quickly read.
@@ -77,6 +79,7 @@ class Texts:
         Args:
             texts: the names; their templates play no part.
             cache: where they are on disk, which may be another than that of single names; None: nowhere.
+            told: called with 0 before they are made, and then with how many more are made; not where they are known.
         """
         key = tuple("|".join(words) for words in texts.synonyms)
         kept = None if self._memory is None else self._memory.text(self.backbone, key, self.templates)
@@ -84,9 +87,12 @@ class Texts:
         if kept is None and cache is not None:
             kept = cache.get(key, self.templates, len(key) * size)
         if kept is None:
-            starts = range(0, len(key), NAMES_AT_ONCE)
-            parts = [texts.synonyms[start : start + NAMES_AT_ONCE] for start in starts]
-            made = [prompts.embed(TextSet(tuple(w[0] for w in p), p, self.templates), self._encode) for p in parts]
+            told(0)
+            made = []
+            for start in range(0, len(key), NAMES_AT_ONCE):
+                part = texts.synonyms[start : start + NAMES_AT_ONCE]
+                made.append(prompts.embed(TextSet(tuple(w[0] for w in part), part, self.templates), self._encode))
+                told(len(part))
             kept = torch.cat(made).flatten()
             if cache is not None:
                 cache.put(key, self.templates, kept)

@@ -63,7 +63,7 @@ class Events:
             )
             began = time.monotonic()
             for done, left in run.steps():
-                yield {results.status: view.searching(done, left, time.monotonic() - began)}
+                yield {results.status: view.searching(done, left, time.monotonic() - began, run.bank)}
             look = run.result().slim(view.SHOWN_SIDE)
             yield {results.search: look} | self._shown(look, settings)
         except Exception as error:

@@ -39,6 +39,7 @@ class Run(Generic[T]):
 
     def __init__(self, work: Work[T], seconds: float = MAX_SECONDS) -> None:
         self._steps = 0, 0  # done, left
+        self.bank = 0, 0  # names of the bank that are embedded, and that are left
         self._seconds = seconds
         self._until = time.monotonic() + seconds
         self._work = work
@@ -88,7 +89,7 @@ class Run(Generic[T]):
         return f"It took longer than {self._seconds:g} seconds: ask for fewer names, or use a faster method."
 
     def _carry_out(self) -> None:
-        reporter = Reporter(phase=self._go_on, images=self._go_on, masked=self._count)
+        reporter = Reporter(phase=self._go_on, images=self._go_on, masked=self._count, bank=self._count_bank)
         try:
             self._outcome.append(self._work(reporter))
         except BaseException as error:
@@ -97,6 +98,10 @@ class Run(Generic[T]):
     def _count(self, done: int, left: int) -> None:
         self._go_on()
         self._steps = self._steps[0] + done, left
+
+    def _count_bank(self, done: int, left: int) -> None:
+        self._go_on()
+        self.bank = self.bank[0] + done, left
 
     def _go_on(self, *_: object) -> None:
         if time.monotonic() > self._until:

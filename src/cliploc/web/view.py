@@ -13,6 +13,7 @@ from cliploc.localization import Localization
 from cliploc.recipes import Recipe
 from cliploc.report.html import REPORT_TEMPLATES, Templates, count, embedded
 from cliploc.report.overlay import draw_names, heatmap_alt, legend, verdict
+from cliploc.reporter import BANK
 from cliploc.web.service import slim, title_of
 
 SHOWN_SIDE = 720  # longest side in pixels of a picture on the page; downloads have the photograph's own size
@@ -40,18 +41,22 @@ def waiting() -> str:
     return TEMPLATES.render("status.html", kind="busy", text="Waiting for the model …", progress=None)
 
 
-def searching(done: int, left: int, seconds: float) -> str:
+def searching(done: int, left: int, seconds: float, bank: tuple[int, int] = (0, 0)) -> str:
     """The status line of a search that runs.
 
     Args:
         done: the number of masked photographs tried so far; 0 for methods that use none.
         left: the number still to try.
         seconds: since the search began.
+        bank: names of the bank that were embedded in this search, and that are left, once for a model.
     """
+    if bank[1]:
+        text = f"Once for this model: {bank[0]:,} of {sum(bank):,} {BANK} done, {seconds:.0f} s"
+        return TEMPLATES.render("status.html", kind="busy", text=text, progress=bank, counted=BANK)
     if not done:
         return TEMPLATES.render("status.html", kind="busy", text="Searching …", progress=None)
     text = f"Searching: {done:,} of about {done + left:,} masked photographs done, {seconds:.0f} s"
-    return TEMPLATES.render("status.html", kind="busy", text=text, progress=(done, left))
+    return TEMPLATES.render("status.html", kind="busy", text=text, progress=(done, left), counted="masked photographs")
 
 
 def summary(results: Mapping[str, Localization]) -> str:
