@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from cliploc.boxes import BoxRule, boxes_from_maps, features_of, score_of, scored_boxes
 from cliploc.boxes.quality import BIAS, MOVED, WEIGHTS, Features
+from cliploc.config import MIN_SCORE
 from cliploc.geometry import iou_matrix
 
 LEVELS = [0, 0, 0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1]
@@ -73,6 +74,29 @@ def test_scores_are_shares_and_the_best_come_first_and_none_is_lost(heat, rule, 
     assert (np.diff(found.score) <= 0).all()
     assert sorted(found.xyxy.tolist()) == sorted(regions.xyxy.tolist())
     assert found.score.dtype == found.xyxy.dtype == np.float32
+
+
+stacks = hnp.arrays(
+    np.float32,
+    st.tuples(st.integers(0, 4), st.integers(1, 12), st.integers(1, 12)),
+    elements=st.sampled_from(LEVELS).map(np.float32),
+)
+
+
+@given(stacks, rules, st.sampled_from([0.0, MIN_SCORE, 0.5, 1.0, "auto"]), st.sampled_from([None, 1, 2]))
+def test_a_minimum_score_leaves_out_what_is_below_and_auto_keeps_the_best_of_each_map(maps, rule, least, most):
+    rule = replace(rule, max_boxes=most)
+    whole, found = scored_boxes(maps, rule), scored_boxes(maps, replace(rule, min_score=least))
+    kept, seen = [], set()
+    for xyxy, score, index in zip(whole.xyxy.tolist(), whole.score.tolist(), whole.index.tolist(), strict=True):
+        high = np.float32(score) >= np.float32(MIN_SCORE if least == "auto" else least)
+        if high or (least == "auto" and index not in seen):
+            kept.append((xyxy, score, index))
+        seen.add(index)
+    assert list(zip(found.xyxy.tolist(), found.score.tolist(), found.index.tolist(), strict=True)) == kept
+    assert least != "auto" or set(found.index) == set(whole.index)
+    unscored = [boxes_from_maps(maps, replace(rule, min_score=one)).xyxy.tolist() for one in (0.0, 1.0)]
+    assert unscored[0] == unscored[1]
 
 
 @given(heats, rules, st.data())

@@ -49,7 +49,7 @@ def regions(heat, threshold, connectivity):
 
 
 def as_set(boxes):
-    pairs = zip(boxes.xyxy.tolist(), boxes.peak.tolist(), strict=True)
+    pairs = zip(boxes.xyxy.tolist(), boxes.score.tolist(), strict=True)
     return sorted((tuple(box), round(peak, 5)) for box, peak in pairs)
 
 
@@ -61,7 +61,7 @@ def test_all_regions_are_those_of_a_flood_fill(heat, tau, connectivity):
     boxes = boxes_from_maps(heat[None], BoxRule(tau, connectivity=connectivity, **plain))
     expected = regions(heat, np.float32(tau) * heat.max(), connectivity)
     assert as_set(boxes) == sorted((tuple(map(float, box)), round(float(peak), 5)) for box, peak, _ in expected)
-    assert (np.diff(boxes.peak) <= 0).all()  # best first
+    assert (np.diff(boxes.score) <= 0).all()  # best first
 
 
 @given(heats, st.sampled_from([0, 0.2, 0.6]))
@@ -95,7 +95,7 @@ def test_max_boxes_keeps_the_best_of_every_map(maps, limit, nms_iou):
     some = boxes_from_maps(maps, BoxRule(0.2, min_area=0, nms_iou=nms_iou, max_boxes=limit))
     for p in range(len(maps)):
         np.testing.assert_array_equal(some.xyxy[some.index == p], everything.xyxy[everything.index == p][:limit])
-        np.testing.assert_array_equal(some.peak[some.index == p], everything.peak[everything.index == p][:limit])
+        np.testing.assert_array_equal(some.score[some.index == p], everything.score[everything.index == p][:limit])
 
 
 @given(stacks, st.sampled_from([0.1, 0.3, 0.6]))
@@ -136,7 +136,7 @@ def test_many_maps_at_once_are_one_by_one(maps, tau, components, nms_iou):
     for p in range(len(maps)):
         alone = boxes_from_maps(maps[p : p + 1], rule)
         np.testing.assert_array_equal(together.xyxy[together.index == p], alone.xyxy)
-        np.testing.assert_array_equal(together.peak[together.index == p], alone.peak)
+        np.testing.assert_array_equal(together.score[together.index == p], alone.score)
 
 
 def test_hot_edges_do_not_leak_into_the_map_below_nor_across_the_chunks():
@@ -152,7 +152,7 @@ def test_the_maps_scale_does_not_matter(maps, tau, factor):
     """No level lies at τ·max, where rounding would decide."""
     one, other = (boxes_from_maps(m, BoxRule(tau, min_area=0)) for m in (maps, maps * np.float32(factor)))
     np.testing.assert_array_equal(one.xyxy, other.xyxy)
-    np.testing.assert_allclose(one.peak, other.peak, rtol=1e-6)
+    np.testing.assert_allclose(one.score, other.score, rtol=1e-6)
 
 
 @given(stacks, st.sampled_from([2.0**-100, 0.5, 2.0**60]))
@@ -160,7 +160,7 @@ def test_nor_does_it_for_the_automatic_threshold(maps, factor):
     """Exact multiples only: the 256 levels of others are cut elsewhere by rounding."""
     one, other = (boxes_from_maps(m, BoxRule("auto", min_area=0)) for m in (maps, maps * np.float32(factor)))
     np.testing.assert_array_equal(one.xyxy, other.xyxy)
-    np.testing.assert_array_equal(one.peak, other.peak)
+    np.testing.assert_array_equal(one.score, other.score)
 
 
 @given(heats, st.floats(0, 1), st.floats(0, 1))
@@ -179,11 +179,11 @@ def test_what_is_hot_shrinks_as_the_threshold_grows(heat, a, b):
 def test_the_region_with_the_maximum_scores_1_and_comes_first(heat, tau):
     boxes = boxes_from_maps(heat[None], BoxRule(tau))
     if heat.max() == 0:
-        assert len(boxes.peak) == 0
+        assert len(boxes.score) == 0
         return
-    assert boxes.peak[0] == 1
+    assert boxes.score[0] == 1
     y, x = np.unravel_index(heat.argmax(), heat.shape)
-    tops = boxes.xyxy[boxes.peak == 1]
+    tops = boxes.xyxy[boxes.score == 1]
     assert ((tops[:, 0] <= x) & (x < tops[:, 2]) & (tops[:, 1] <= y) & (y < tops[:, 3])).any()
 
 
@@ -252,6 +252,8 @@ def test_nothing_positive_has_no_box_and_nothing_is_above_the_maximum(tau):
         ("nms_iou", 1.1, "expected nms_iou above 0 and at most 1, got 1.1: leave it out for no suppression"),
         ("split_peaks", 1.1, "expected split_peaks from 0 to 1, got 1.1"),
         ("split_peaks", None, "expected split_peaks from 0 to 1, got None"),
+        ("min_score", 1.1, "expected min_score from 0 to 1, or auto, got 1.1"),
+        ("min_score", None, "expected min_score from 0 to 1, or auto, got None"),
         ("connectivity", 6, "expected connectivity 4 or 8, got 6"),
     ],
 )
@@ -371,7 +373,7 @@ def test_the_order_of_maps_does_not_matter_to_their_parts(maps, split, min_area,
     together, shuffled = boxes_from_maps(maps, rule), boxes_from_maps(maps[order], rule)
     for place, p in enumerate(order):
         np.testing.assert_array_equal(shuffled.xyxy[shuffled.index == place], together.xyxy[together.index == p])
-        np.testing.assert_array_equal(shuffled.peak[shuffled.index == place], together.peak[together.index == p])
+        np.testing.assert_array_equal(shuffled.score[shuffled.index == place], together.score[together.index == p])
 
 
 @given(stacks, st.sampled_from([0.0, 0.3, "auto"]), st.sampled_from([0, 0.1, 0.3]), cutoffs)
@@ -412,13 +414,13 @@ def test_two_equal_peaks_far_enough_apart_are_two_boxes_that_touch(width, turned
     assert len(whole.xyxy) == 1
     assert len(parts.xyxy) == 2
     np.testing.assert_allclose(sorted(parts.xyxy.tolist()), sorted(expected), atol=1)  # the pixel between is of either
-    assert parts.peak.tolist() == [1, 1]
+    assert parts.score.tolist() == [1, 1]
 
 
 def test_a_parts_score_is_its_own_peak_and_the_largest_part_is_the_largest():
     heat = gaussians((30, 30, 1, 6), (62, 30, 0.8, 11), floor=0.1)[None]
     parts = boxes_from_maps(heat, BoxRule(0.2, split_peaks=0.1))
-    np.testing.assert_allclose(parts.peak, [1, 0.8])
+    np.testing.assert_allclose(parts.score, [1, 0.8])
     largest = boxes_from_maps(heat, BoxRule(0.2, "largest", split_peaks=0.1))
     np.testing.assert_array_equal(largest.xyxy, parts.xyxy[1:])
     assert len(boxes_from_maps(heat, BoxRule(0.2, "largest")).xyxy) == 1

@@ -138,6 +138,7 @@ OF_LOCALIZER: dict[str, Second] = {
     "max_boxes": Second(1),
     "nms_iou": Second(0.25),
     "split_peaks": Second(0.2),
+    "min_score": Second(0.25),
     "min_presence": Second(0.25),
     "precision": Second("bf16"),
     "masked_precision": Second("bf16"),
@@ -494,7 +495,6 @@ def second_words(function: Callable[..., Any]) -> dict[str, tuple[str, ...]]:
 OF_ANNOTATE_COMMAND: dict[str, tuple[str, ...]] = {
     **second_words(annotate_command),
     "labels": ("--labels", "OTHER"),
-    "min_score": ("--min-score", "0.1"),
     "nms_across": ("--nms-across", "0.4"),
     "groups": ("--groups", "drop"),
 }
@@ -641,7 +641,7 @@ def test_every_setting_of_the_page_is_computed_anew_or_moves_boxes_and_colours_a
         assert (other.computed == plain.computed) == (name in LIVE), name
         if name not in from_look:
             assert lines[0](other) != lines[0](plain), name
-        if name not in from_look | {"min_score", "opacity"}:  # no options of the command
+        if name not in from_look | {"opacity"}:  # no option of the command
             assert lines[1](other) != lines[1](plain), name
 
 

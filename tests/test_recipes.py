@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cliploc.backbones import models
-from cliploc.config import OPTIONS, RECIPES, UNREFINED, Options
+from cliploc.config import BENCHMARK, MIN_SCORE, OPTIONS, RECIPES, UNREFINED, Options
 from cliploc.errors import UnknownNameError, UsageError
 from cliploc.localizer import Localizer
 from cliploc.recipes import recipe_of
@@ -59,6 +59,69 @@ def test_what_is_given_goes_before_the_recipe(mini):
     assert localizer.recipe == recipe_of("mini")
     assert {name: getattr(localizer.options, name) for name in given} == {**given, "scales": (1.0,)}
     same(localizer(CAT, NAMES), Localizer(mini, method="cam", threshold=0.4, flip=True)(CAT, NAMES))
+
+
+ASKED = ["cat", "dog", "sofa"]
+
+
+@pytest.mark.parametrize("tau", [{}, {"threshold": 0.95}])  # at 0.95 no box scores 0.2
+def test_a_recipe_leaves_out_low_boxes_but_the_best_of_each_name(mini, tau):
+    every = Localizer(mini, min_presence=0, min_score=0, **tau)(CAT, ASKED)
+    found = Localizer(mini, min_presence=0, **tau)(CAT, ASKED)
+    best = [np.flatnonzero(every.boxes.label == p)[0] for p in range(len(ASKED))]
+    kept = [i for i in range(len(every.boxes)) if i in best or every.boxes.score[i] >= MIN_SCORE]
+    assert len(kept) < len(every.boxes)
+    assert not tau or every.boxes.score.max() < MIN_SCORE
+    np.testing.assert_array_equal(found.boxes.xyxy, every.boxes.xyxy[kept])
+    np.testing.assert_array_equal(found.boxes.label, every.boxes.label[kept])
+    assert found.found.all()
+    assert found.reasons == every.reasons == (None,) * len(ASKED)
+    same(found, Localizer(mini, min_presence=0, min_score="auto", **tau)(CAT, ASKED))
+    np.testing.assert_array_equal(every.boxes.xyxy, found.boxes_by(Localizer(mini, min_score=0, **tau).box_rule).xyxy)
+
+
+def test_a_minimum_score_that_is_stated_holds_for_the_best_box_too(mini):
+    every = Localizer(mini, min_presence=0, min_score=0)(CAT, ASKED)
+    best = [float(every.boxes.score[every.boxes.label == p].max()) for p in range(len(ASKED))]
+    least = max(best)
+    found = Localizer(mini, min_presence=0, min_score=least)(CAT, ASKED)
+    assert found.found.tolist() == [one >= least for one in best]
+    assert [reason for reason in found.reasons if reason] == [f"no box scores {least:g} or more"] * 2
+    np.testing.assert_array_equal(found.boxes.xyxy, every.boxes.xyxy[every.boxes.score >= np.float32(least)])
+    huge = Localizer(mini, min_presence=0, min_score=1.0, min_area=0.999)(CAT, ASKED)
+    assert huge.reasons == ("no region of its map reaches 0.999 of the picture",) * len(ASKED)
+
+
+def test_a_named_method_keeps_all_its_boxes(mini):
+    for options in ({"method": "cam"}, {"method": "cam+layer_cam"}):
+        one, other = (Localizer(mini, **options, **least, min_presence=0) for least in ({}, {"min_score": 0}))
+        assert one.box_rule.min_score == 0
+        same(one(CAT, ASKED), other(CAT, ASKED))
+        assert one.describe() == other.describe()
+    assert Localizer(mini).box_rule_of("cam").min_score == 0
+    assert BENCHMARK.filled(recipe_of("mini").options).min_score == 0  # nor do a benchmark's boxes depend on it
+    assert Localizer(mini, min_score=0.3).box_rule_of("cam").min_score == 0.3
+
+
+def test_the_command_line_states_a_minimum_score(tmp_path):
+    everything, stated = (
+        cliploc_("localize", CAT, "-p", "cat", "-p", "dog", "--min-presence", "0", "--json", *more)
+        for more in ((), ("--min-score", "1"))
+    )
+    found = json.loads(everything.out)
+    assert found["settings"]["min_score"] == "auto"
+    assert all(name["found"] for name in found["pictures"][0]["names"])
+    none = json.loads(stated.out)
+    assert none["settings"]["min_score"] == 1
+    assert {name["reason"] for name in none["pictures"][0]["names"]} == {"no box scores 1 or more"}
+    for command in ("localize", "compare", "annotate", "benchmark", "demo"):
+        assert "--min-score" in cliploc_(command, "--help").out
+    refused = cliploc_("localize", CAT, "-p", "cat", "--min-score", "high")
+    assert (refused.code, refused.err) == (2, "cliploc: expected --min-score from 0 to 1, or auto, got 'high'\n")
+    compared = cliploc_(
+        "compare", CAT, "-p", "dog", "--method", "cam", "--min-presence", "0", "--json", "--out", tmp_path
+    )
+    assert json.loads(compared.out)["settings"]["min_score"] == 0
 
 
 def test_a_method_and_a_recipe_are_refused(mini):

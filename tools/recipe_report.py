@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cliploc.config import DRAFT_SCORE
+from cliploc.config import MIN_SCORE
 from cliploc.datasets import open_dataset
 from cliploc.geometry import iou_matrix
 from cliploc.images import load
@@ -99,18 +99,16 @@ def best_boxes(localizer: Localizer, pictures: Sequence[Pictured]) -> list[str]:
     return [f"{right / names:.3f} of {names}", f"{np.mean(small):.3f} of {len(small)}" if small else "–"]
 
 
-def drafts(localizer: Localizer, pictures: Sequence[Pictured], min_score: float) -> list[str]:
+def drafts(localizer: Localizer, pictures: Sequence[Pictured]) -> list[str]:
     """Precision and recall of the drafts."""
     truths, boxes, right = 0, 0, dict.fromkeys(LEVELS, 0)
     for one in pictures:
         found = localizer(load(one.path).image, one.asked)
-        kept = found.boxes.score >= min_score
-        boxes += int(kept.sum())
+        boxes += len(found.boxes)
         for name, truth in one.truth.items():
             truths += len(truth)
-            of_name = found.boxes.xyxy[kept & (found.boxes.label == found.names.index(name))]
             for level in LEVELS:
-                right[level] += matched(of_name, truth, level)
+                right[level] += matched(found.boxes.of(name), truth, level)
     cells = [f"{boxes / len(pictures):.1f}"]
     for level in LEVELS:
         cells += [f"{right[level] / max(1, boxes):.3f}", f"{right[level] / truths:.3f}"]
@@ -124,7 +122,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--model", default="mini")
     parser.add_argument("--runs", nargs="+", default=list(RUNS), choices=RUNS)
-    parser.add_argument("--min-score", type=float, default=DRAFT_SCORE, help="of drafts")
+    parser.add_argument("--min-score", type=float, default=MIN_SCORE, help="of drafts")
     parser.add_argument("--limit", type=int, help="only the first N pictures")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -134,14 +132,11 @@ def main() -> None:
     }[given.what]
     print(f"| | {' | '.join(titles)} | ms a picture |\n{'|---' * (2 + len(titles))}|")
     for title in given.runs:
-        shown = {"min_presence": 0} if given.what == "best" else {}
+        shown = {"min_presence": 0} if given.what == "best" else {"min_score": given.min_score}
         localizer = Localizer(given.model, **shown, **RUNS[title])
         pictures = pictures_of(given.dataset, given.root, localizer, given.limit)
         start = time.process_time()
-        if given.what == "best":
-            cells = best_boxes(localizer, pictures)
-        else:
-            cells = drafts(localizer, pictures, given.min_score)
+        cells = best_boxes(localizer, pictures) if given.what == "best" else drafts(localizer, pictures)
         spent = 1000 * (time.process_time() - start) / len(pictures)
         print(f"| {title} | {' | '.join(cells)} | {spent:.0f} |", flush=True)
 

@@ -129,14 +129,14 @@ def measure(maps: Mapping[str, Sequence[tuple[np.ndarray, float]]], drawn: Mappi
             certain = np.clip(presence, 1e-6, 1 - 1e-6)
             values = {
                 **vars(found),
-                "peak": boxes.peak,
+                "peak": boxes.score,
                 "area": np.sqrt((boxes.xyxy[:, 2:] - boxes.xyxy[:, :2]).prod(axis=1) / heat.size),
-                "presence": np.full(len(boxes.peak), np.log(certain / (1 - certain))),
-                "today": boxes.peak * presence,
-                "certain": np.full(len(boxes.peak), presence),
+                "presence": np.full(len(boxes.score), np.log(certain / (1 - certain))),
+                "today": boxes.score * presence,
+                "certain": np.full(len(boxes.score), presence),
                 "right": iou_matrix(boxes.xyxy * to_picture, drawn[wnid]["xyxy"]).max(axis=1) >= 0.5,
-                "picture": np.full(len(boxes.peak), number),
-                "setting": np.full(len(boxes.peak), place),
+                "picture": np.full(len(boxes.score), number),
+                "setting": np.full(len(boxes.score), place),
             }
             for name, value in values.items():
                 columns.setdefault(name, []).append(value)
@@ -233,7 +233,8 @@ def section(boxes: Measured, milliseconds: float, pictures: int, figure: Path | 
         "",
         f"score = sigmoid({formula} − {-BIAS:g})",
         "(`cliploc.boxes.quality`): the estimated chance that a box has IoU ≥ 0.5 with a thing of that name, if the name is",
-        "in the picture. Presence is not part of it and stands beside it. The features, from the name's map alone:",
+        "in the picture. Presence is not part of it and stands beside it. Recipes leave out boxes below 0.2, but the best of a",
+        "name that is found ([`--min-score auto`](cli.md)). The features, from the name's map alone:",
         "",
         "* **contrast**: (inside − around) / (inside + around) of the mean heat in the box and in a ring round it;",
         "* **stability**: how little the box changes (IoU) when τ is moved by 0.1, up and down;",

@@ -23,9 +23,15 @@ POLICIES: tuple[ResizePolicy, ...] = ("squash", "crop", "pad")
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # by torch's names, as torch is not imported here
 PRECISIONS = (*DTYPES, "auto")
 RECIPES = ("default", "fast", "best")
-UNREFINED: Mapping[str, Any] = {"refine": (), "scales": (1.0,), "windows": (), "flip": False, "split_peaks": 1.0}
-# Of boxes that score less, one in a hundred is right on the tuning pictures (docs/mini.md): they are no drafts.
-DRAFT_SCORE = 0.2
+UNREFINED: Mapping[str, Any] = {
+    "refine": (),
+    "scales": (1.0,),
+    "windows": (),
+    "flip": False,
+    "split_peaks": 1.0,
+    "min_score": 0.0,
+}
+MIN_SCORE = 0.2  # of boxes that score less, one in a hundred is right on the tuning pictures (docs/mini.md)
 MOST_SCALES = 16
 MOST_WINDOW_SETS = 4
 MOST_SIDE = 4096  # pixels of a model's input
@@ -103,11 +109,25 @@ def _flag(name: str, *, none: bool = False) -> Callable[[Any], bool | None]:
     return check
 
 
-def _checked_threshold(value: Any) -> Any:
-    right = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
-    if value is None or value == "auto" or right:
-        return value
-    raise UsageError(f"expected threshold from 0 to 1, or auto, got {short(value)}")
+def share_or_auto(name: str, *, none: bool = False) -> Callable[[Any], Any]:
+    """A check for a number from 0 to 1 or the text "auto".
+
+    Args:
+        name: of the option, as the error says it.
+        none: whether None is allowed too.
+
+    Example:
+        >>> share_or_auto("threshold")("auto")
+        'auto'
+    """
+
+    def check(value: Any) -> Any:
+        right = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+        if right or value == "auto" or (none and value is None):
+            return value
+        raise UsageError(f"expected {name} from 0 to 1, or auto, got {short(value)}")
+
+    return check
 
 
 def _or_none(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -487,7 +507,7 @@ class Options:
         None,
         group="boxes",
         metavar="0-1|auto",
-        check=_checked_threshold,
+        check=share_or_auto("threshold", none=True),
         parse=parse_float,
         help="Boxes hold what is hotter than this share of the hottest.",
         none="the recipe's, or the method's own",
@@ -536,6 +556,17 @@ class Options:
         help="A hot region becomes a box for each peak that stands out by this share of the hottest; 1: never.",
         about="What stands out is the peak's height over the saddle to a higher peak (its prominence). For things of "
         "one name that touch; see docs/boxes.md.",
+    )
+    min_score: float | Literal["auto"] | None = option(
+        None,
+        group="boxes",
+        metavar="0-1|auto",
+        check=share_or_auto("min_score", none=True),
+        none=_recipes("0"),
+        parse=parse_float,
+        help=f"Boxes that score less are left out; auto: {MIN_SCORE:g}, but a name that is found keeps its best box.",
+        about="Recipes have auto. A score is the estimated chance that the box fits, if its name is in the picture; "
+        "see docs/mini.md. With a number, a name none of whose boxes scores as much is not found.",
     )
     min_presence: float = option(
         0.5,
@@ -659,7 +690,7 @@ def _option_of(one: Field[Any]) -> Option:
 OPTIONS: Mapping[str, Option] = {one.name: _option_of(one) for one in fields(Options)}
 RESULT_OPTIONS = tuple(name for name, one in OPTIONS.items() if not one.harmless)
 DEFAULTS = Options()
-BENCHMARK = Options(min_presence=0)  # a benchmark's defaults: every name is there, and is located
+BENCHMARK = Options(min_presence=0, min_score=0)  # a benchmark's defaults: every name is there, and has all its boxes
 
 
 # ---------------------------------------------------------------------------------------------------- the command line

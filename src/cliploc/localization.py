@@ -6,7 +6,7 @@ import base64
 import html
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -176,3 +176,36 @@ def boxes_of(
         label=label.astype(np.int64),
         names=names,
     )
+
+
+def boxes_and_reasons(
+    frame: Frame,
+    maps: FloatArray,
+    reasons: Sequence[str | None],
+    names: tuple[str, ...],
+    rule: BoxRule,
+) -> tuple[Boxes, tuple[str | None, ...]]:
+    """The boxes of names that are there, and the reasons of those that are not, now also for having no box.
+
+    Args:
+        frame: how the picture lies in what the maps are over.
+        maps: `[P, H, W]`.
+        reasons: for each name, why it is not there; None where it is.
+        names: P names.
+        rule: how maps become boxes.
+    """
+    there = np.array([reason is None for reason in reasons], bool)
+    boxes = boxes_of(frame, maps, there, names, rule)
+    boxless = there.copy()
+    boxless[boxes.label] = False
+    if not boxless.any():
+        return boxes, tuple(reasons)
+    low = boxes_of(frame, maps, boxless, names, replace(rule, min_score=0.0)).label
+    said = list(reasons)
+    for p in np.flatnonzero(boxless).tolist():
+        said[p] = (
+            f"no box scores {rule.min_score:g} or more"
+            if p in low
+            else f"no region of its map reaches {rule.min_area:g} of the picture"
+        )
+    return boxes, tuple(said)

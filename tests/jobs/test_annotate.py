@@ -22,7 +22,7 @@ from PIL import Image
 import cliploc
 from cliploc import backbones
 from cliploc.boxes.groups import around_others, split_region
-from cliploc.config import DRAFT_SCORE, Options
+from cliploc.config import MIN_SCORE, Options
 from cliploc.errors import CliplocWarning, UsageError
 from cliploc.geometry import iou_matrix
 from cliploc.jobs import local
@@ -204,7 +204,7 @@ def test_a_name_that_is_there_is_boxed_as_the_localizer_does_and_no_other(folder
         there = found.presence >= [0.5, 0.5, 0.6, 0.5]
         assert set(row["labels"]) == set(np.flatnonzero(there).tolist())
         order = np.lexsort((-found.boxes.score * found.presence[found.boxes.label],))
-        order = [i for i in order if there[found.boxes.label[i]] and found.boxes.score[i] >= DRAFT_SCORE]
+        order = [i for i in order if there[found.boxes.label[i]] and found.boxes.score[i] >= MIN_SCORE]
         np.testing.assert_allclose(row["boxes"], found.boxes.xyxy[order], atol=0.02)
         np.testing.assert_allclose(row["scores"], found.boxes.score[order], atol=1e-3)
         np.testing.assert_allclose(row["certainty"], found.presence[found.boxes.label[order]], atol=1e-3)
@@ -235,6 +235,25 @@ def test_filters_by_score_number_and_overlap_across_names(folder, plain, tmp_pat
         assert row["scores"][0] == everything[name]["scores"][0]  # the best always stays
         dropped += len(everything[name]["boxes"]) - len(row["boxes"])
     assert dropped > 0
+
+
+def test_a_name_that_is_there_keeps_its_best_draft_only_where_asked(folder, tmp_path):
+    labels = ["cat @0", "dog @0", "bee @0"]
+    options = {**OPTIONS, "formats": ["csv"], "review": 0, "threshold": 0.9}  # most boxes fit badly
+    found = {
+        least: rows(annotate(folder / "*.png", labels, tmp_path / str(least), min_score=least, **options).out)
+        for least in (0, MIN_SCORE, "auto")
+    }
+    more = 0
+    for name, row in found["auto"].items():
+        every, plain = found[0][name], found[MIN_SCORE][name]
+        assert set(row["labels"]) == set(every["labels"])
+        pairs = sorted(zip(every["scores"], every["labels"], strict=True))
+        best = {label: score for score, label in pairs}  # the last is the highest
+        low = [best[label] for label in best if best[label] < MIN_SCORE]
+        assert sorted(row["scores"]) == sorted([*plain["scores"], *low])
+        more += len(low)
+    assert more > 0
 
 
 def test_a_model_without_calibration_compares_names_with_a_bank(folder, tmp_path, monkeypatch):
@@ -605,7 +624,7 @@ def test_the_command(folder, tmp_path):
     [
         (("--format", "xml"), "unknown export 'xml': there are coco, csv, cvat, labelstudio, voc, yolo"),
         (("--groups", "join"), "expected groups of keep, split, drop, got 'join'"),
-        (("--min-score", "2"), "expected min_score from 0 to 1, got 2.0"),
+        (("--min-score", "2"), "expected --min-score from 0 to 1, or auto, got 2.0"),
         (("--nms-across", "0"), "expected nms_across above 0"),
         (("--max-boxes", "0"), "expected --max-boxes, a whole number from 1"),
         (("--method", "gem"), "gem does not work on mini"),

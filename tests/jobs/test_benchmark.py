@@ -145,6 +145,15 @@ def test_a_row_says_what_the_localizer_says_in_original_pixels(root, plain):
         assert np.frombuffer(row["thumb"], np.uint8).reshape(28, 28).max() > 200
 
 
+@pytest.mark.parametrize("least", [1.0, "auto"])
+def test_no_number_depends_on_the_minimum_score(root, plain, tmp_path, least):
+    """The metrics make boxes of their own; only the boxes of the rows are left out."""
+    other = run(root, tmp_path, setups=[changed(min_score=least)])
+    assert other.summary == plain.summary
+    count, before = (sum(len(row["boxes"]) for row in rows_in(out)) for out in (tmp_path, plain.out))
+    assert (count == 0) if least == 1 else (0 < count <= before)
+
+
 def test_maps_of_cropped_and_padded_views_lie_on_the_whole_picture(root, tmp_path):
     whole = {}
     for policy in ("squash", "crop", "pad"):

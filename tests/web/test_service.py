@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cliploc.config import MIN_SCORE
 from cliploc.errors import InputError, UsageError
 from cliploc.heads import HeadConfig, TsCamHead, save_head, tower_fingerprint
 from cliploc.localizer import Localizer
@@ -202,6 +203,20 @@ def test_a_least_score_leaves_boxes_out_and_says_so(look):
     assert 0 < len(found.boxes) == int((whole.boxes.score >= best).sum()) < len(whole.boxes)
     assert found.found.tolist() == [True, False]
     assert found.reasons[1] == f"no box scores {best:g} or more"
+
+
+def test_a_recipes_least_score_keeps_each_names_best_box_until_another_is_set(by_recipe):
+    every = Settings(names="cat, dog", threshold=0.1, min_presence=0.0)
+    for given, options in ((None, {}), (0.0, {"min_score": 0}), (0.5, {"min_score": 0.5}), (1.0, {"min_score": 1})):
+        found = by_recipe.cut(replace(every, min_score=given))["recipe:default"]
+        wanted = Localizer("mini", threshold=0.1, min_presence=0, **options)(CAT, ["cat", "dog"])
+        np.testing.assert_array_equal(found.boxes.xyxy, wanted.boxes.xyxy)
+        assert (found.found.tolist(), found.reasons) == (wanted.found.tolist(), wanted.reasons)
+        assert given is not None or found.found.all()
+    slid = by_recipe.unset(replace(every, min_score=MIN_SCORE))
+    assert slid.min_score is None  # the slider stands where the recipe has put it
+    assert "--min-score auto" in str(by_recipe.ran(slid))
+    assert "--min-score 0.5" in str(by_recipe.ran(replace(every, min_score=0.5)))
 
 
 @pytest.mark.parametrize("least", [0.0, 0.01, 0.5, 1.0])

@@ -113,4 +113,12 @@ def test_python_lines_compile_whatever_was_typed():
     text = python_lines(settings, "o'k.jpg", {"model": "mini", "pretrained": None}, rules)
     compile(text, "lines", "exec")
     assert repr(['a "cat"', "b\\"]) in text
-    assert "other = cliploc.Localizer(localizer.backbone, method='layer_cam', threshold=0.2)" in text
+    assert "other = cliploc.Localizer(localizer.backbone, method='layer_cam', threshold=0.2, min_score=0.2)" in text
+
+
+def test_each_command_has_a_folder_of_its_own():
+    rules = [({"recipe": "fast"}, 0.3), ({"method": "cam"}, 0.2), ({"method": "layer_cam"}, 0.2)]
+    lines = command_lines(Settings(names="cat", min_score=0.3), "a.jpg", {"model": "mini"}, rules).splitlines()
+    folders = [word for line in lines for word in shlex.split(line) if word.startswith("--out")]
+    assert folders == ["--out=found", "--out=found-cam", "--out=found-layer_cam"]
+    assert all("--min-score=0.3" in shlex.split(line) for line in lines)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.boxes.parts import Parts, divide
-from cliploc.config import DEFAULTS, OPTIONS, number
+from cliploc.config import DEFAULTS, OPTIONS, number, share_or_auto
 from cliploc.errors import UsageError
 from cliploc.values import FloatArray
 
@@ -35,6 +34,8 @@ class BoxRule:
             peak) is at least this share of the map's maximum; 1: never. Parts are treated like regions: each has its
             own peak, and `components` and `min_area` apply to it. A region stays whole unless at least two of its parts
             reach `min_area`.
+        min_score: scored boxes with a lower score are left out; "auto": those below `MIN_SCORE`, but the best box of a
+            map stays. Boxes that nobody scored (`boxes_from_maps`) all stay.
 
     Raises:
         UsageError: a value outside its range.
@@ -46,14 +47,16 @@ class BoxRule:
     max_boxes: int | None = DEFAULTS.max_boxes
     nms_iou: float | None = DEFAULTS.nms_iou
     connectivity: Literal[4, 8] = 8
-    split_peaks: float = 1.0  # never, unlike a localizer's default: published rules do not divide regions
+    # Unlike a localizer's defaults: published rules do not divide regions, and leave out no box for its score.
+    split_peaks: float = 1.0
+    min_score: float | Literal["auto"] = 0.0
 
     def __post_init__(self) -> None:
-        if self.threshold is None:
-            raise UsageError("expected threshold from 0 to 1, or auto, got None")
-        for name in ("threshold", "components", "min_area", "max_boxes", "nms_iou"):
+        for name in ("components", "min_area", "max_boxes", "nms_iou"):
             OPTIONS[name].check(getattr(self, name))
-        number("split_peaks", 0, 1)(self.split_peaks)  # no recipe stands behind a rule
+        for name in ("threshold", "min_score"):  # never None: no recipe stands behind a rule
+            share_or_auto(name)(getattr(self, name))
+        number("split_peaks", 0, 1)(self.split_peaks)
         if self.connectivity not in (4, 8):
             raise UsageError(f"expected connectivity 4 or 8, got {self.connectivity}")
 
@@ -64,12 +67,14 @@ class MapBoxes:
 
     Attributes:
         xyxy: `[n, 4]` float32, map pixels, exclusive right and bottom edge.
-        peak: `[n]` float32, the map's largest value inside the region, as a share of the map's maximum.
+        score: `[n]` float32 in 0–1, by which they are ranked. Of `boxes_from_maps` the peak: the map's largest value
+            inside the region, as a share of the map's maximum. Of `scored_boxes` the estimated chance that the box has
+            IoU ≥ 0.5 with what the map is of.
         index: `[n]` integers: which map a box belongs to.
     """
 
     xyxy: FloatArray
-    peak: FloatArray
+    score: FloatArray
     index: npt.NDArray[np.int64]
 
 
@@ -93,7 +98,7 @@ def boxes_from_maps(maps: FloatArray, rule: BoxRule) -> MapBoxes:
         return MapBoxes(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
     return MapBoxes(
         np.concatenate([part.xyxy for part in parts]),
-        np.concatenate([part.peak for part in parts]),
+        np.concatenate([part.score for part in parts]),
         np.concatenate([part.index for part in parts]),
     )
 
@@ -231,7 +236,3 @@ def suppress(
             shared = width.clip(min=0) * height.clip(min=0)
             kept[rest] &= shared / (area[i] + area[rest] - shared) <= iou
     return order[kept]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

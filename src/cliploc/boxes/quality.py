@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.boxes.components import BoxRule, boxes_from_maps, hot_levels, suppress
+from cliploc.boxes.components import BoxRule, MapBoxes, boxes_from_maps, hot_levels, suppress
+from cliploc.config import MIN_SCORE
 from cliploc.values import FloatArray
 
 Floats = npt.NDArray[np.float64]
@@ -40,23 +42,8 @@ class Features:
     share: Floats
 
 
-@dataclass(frozen=True)
-class ScoredBoxes:
-    """The boxes of P maps, best first within each.
-
-    Attributes:
-        xyxy: `[n, 4]` float32, map pixels, exclusive right and bottom edge.
-        score: `[n]` float32 in 0–1: the estimated chance that the box has IoU ≥ 0.5 with what the map is of.
-        index: `[n]` integers: which map.
-    """
-
-    xyxy: FloatArray
-    score: FloatArray
-    index: npt.NDArray[np.int64]
-
-
-def scored_boxes(maps: FloatArray, rule: BoxRule) -> ScoredBoxes:
-    """The boxes of every map with their scores; `nms_iou` and `max_boxes` keep those with the best scores.
+def scored_boxes(maps: FloatArray, rule: BoxRule) -> MapBoxes:
+    """The boxes of every map with their scores; `nms_iou`, `max_boxes` and `min_score` keep those with the best scores.
 
     Args:
         maps: `[P, H, W]`, non-negative; a map without positive values has no box.
@@ -79,7 +66,30 @@ def scored_boxes(maps: FloatArray, rule: BoxRule) -> ScoredBoxes:
     if rule.max_boxes is not None:
         first = np.searchsorted(found.index[order], np.arange(len(maps)))
         order = order[np.arange(len(order)) - first[found.index[order]] < rule.max_boxes]
-    return ScoredBoxes(found.xyxy[order], score[order], found.index[order])
+    order = order[high_enough(score[order], found.index[order], rule.min_score)]
+    return MapBoxes(found.xyxy[order], score[order], found.index[order])
+
+
+def high_enough(
+    score: FloatArray, index: npt.NDArray[np.int64], min_score: float | Literal["auto"]
+) -> npt.NDArray[np.bool_]:
+    """Which boxes stay under a minimum score.
+
+    Args:
+        score: `[n]`, best first within each map.
+        index: `[n]`, which map; the boxes of one are adjacent.
+        min_score: the minimum; "auto": `MIN_SCORE`, but the first box of each map stays.
+
+    Example:
+        >>> score, index = np.array([0.9, 0.1, 0.1], np.float32), np.array([0, 0, 1])
+        >>> high_enough(score, index, 0.2).tolist(), high_enough(score, index, "auto").tolist()
+        ([True, False, False], [True, False, True])
+    """
+    if min_score == "auto":
+        best = np.ones(len(index), bool)
+        best[1:] = index[1:] != index[:-1]
+        return best | (score >= MIN_SCORE)
+    return score >= min_score
 
 
 def score_of(features: Features) -> FloatArray:

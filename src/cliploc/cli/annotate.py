@@ -21,11 +21,14 @@ from cliploc.cli.output import (
     title_row,
     writable,
 )
-from cliploc.config import DRAFT_SCORE, Options, parse_list
+from cliploc.config import MIN_SCORE, Options, parse_list
 from cliploc.reporter import SILENT
 
 
-@localizer_options(leave_out=("background", "text_cache"))  # names, and what a run may not depend on
+@localizer_options(
+    leave_out=("background", "text_cache"),  # names, and what a run may not depend on
+    defaults={"min_score": MIN_SCORE},  # a draft is a box that somebody has to look at
+)
 def annotate(
     pictures: Annotated[
         str,
@@ -42,9 +45,6 @@ def annotate(
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where results go; a stopped run there is resumed.")],
     formats: Annotated[str, typer.Option("--format", metavar="NAME,NAME", help="Names of `cliploc exports`.")] = "coco",
-    min_score: Annotated[
-        float, typer.Option(metavar="0-1", help="Of a box: the estimated chance that it fits, if its name is there.")
-    ] = DRAFT_SCORE,
     nms_across: Annotated[
         float | None, typer.Option(metavar="0-1", help="Of boxes of different names with more IoU the better stays.")
     ] = None,
@@ -102,7 +102,6 @@ def annotate(
                 names,
                 folder,
                 formats=parse_list(formats),
-                min_score=min_score,
                 nms_across=nms_across,
                 groups=groups,  # type: ignore[arg-type]  # checked there
                 review=review,

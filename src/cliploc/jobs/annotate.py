@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from cliploc import __version__, prompts
 from cliploc._files import temporaries_of
 from cliploc._inputs import Inputs
 from cliploc._parts import part_path, parts_in, read_part, read_stamps, remove_part, write_part
-from cliploc.config import DEFAULTS, DRAFT_SCORE, Options
+from cliploc.config import DEFAULTS, MIN_SCORE, Options
 from cliploc.errors import CliplocError, UsageError
 from cliploc.jobs import folder, local
 from cliploc.jobs.annotator import RESERVED, AnnotatorSettings, BoxFilter, Groups, Row
@@ -107,7 +107,7 @@ class AnnotateResult:
         if self.dropped or self.reviewed:
             lines.append(f"{self.reviewed:,} pictures reviewed, {self.dropped:,} boxes dropped")
         if not boxes:
-            lines.append("no boxes were found: check the names, or try --min-presence 0")
+            lines.append("no boxes were found: check the names, or try --min-presence 0 and --min-score 0")
         return [*lines, f"written to {self.out}: {', '.join(one for names in self.files.values() for one in names)}"]
 
     def table(self) -> list[tuple[str, str, str]]:
@@ -123,7 +123,7 @@ def annotate(
     *,
     formats: Sequence[str] = ("coco",),
     min_presence: float = DEFAULTS.min_presence,
-    min_score: float = DRAFT_SCORE,
+    min_score: float | Literal["auto"] = MIN_SCORE,
     max_boxes: int | None = DEFAULTS.max_boxes,
     min_area: float = DEFAULTS.min_area,
     nms_across: float | None = None,
@@ -149,7 +149,7 @@ def annotate(
         formats: names of `cliploc.list_exports()`; formats written before are updated too.
         min_presence: minimum presence score of a name; a label's own threshold overrides it.
         min_score: minimum score of a box: the estimated chance that it has IoU ≥ 0.5 with a thing of its name, if
-            there is one.
+            there is one. "auto": the default, but a name that is in the picture keeps its best box.
         max_boxes: maximum number of boxes of a name in a picture, best first; None for all.
         min_area: minimum area of a box's region, as a share of the picture.
         nms_across: of two boxes of different names whose IoU is above this, the one with the

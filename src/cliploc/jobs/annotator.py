@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cliploc.boxes import features_of, score_of
+from cliploc.boxes import features_of, high_enough, score_of
 from cliploc.boxes.groups import around_others, split_region
-from cliploc.config import DEFAULTS, DRAFT_SCORE, OPTIONS, Options, choice, number
+from cliploc.config import DEFAULTS, MIN_SCORE, OPTIONS, Options, choice, number, share_or_auto
 from cliploc.errors import ModelError, UsageError
 from cliploc.geometry import iou_matrix
 from cliploc.jobs.engine import Part, Shard
@@ -30,7 +30,8 @@ from cliploc.reporter import SILENT, Reporter, halved_note
 from cliploc.values import FloatArray
 
 Groups = Literal["keep", "split", "drop"]
-RESERVED = {"background", "min_presence", "min_area", "max_boxes", "text_cache"}  # options that `annotate` sets itself
+# Options that `annotate` sets itself.
+RESERVED = {"background", "min_presence", "min_score", "min_area", "max_boxes", "text_cache"}
 Row: TypeAlias = dict[str, Any]
 
 
@@ -40,7 +41,7 @@ class BoxFilter:
 
     Attributes:
         min_presence: minimum presence score of a name, 0–1, unless its label has its own threshold.
-        min_score: minimum score of a box, 0–1: the estimated chance that it fits, if its name is in the picture.
+        min_score: minimum score of a box, as in `cliploc.Options`.
         max_boxes: maximum number of boxes of a name in a picture, best first; None for all.
         min_area: minimum area of a box's region, as a share of the picture.
         nms_across: of two boxes of different names whose IoU is above this, the one with the
@@ -53,7 +54,7 @@ class BoxFilter:
     """
 
     min_presence: float = DEFAULTS.min_presence
-    min_score: float = DRAFT_SCORE
+    min_score: float | Literal["auto"] = MIN_SCORE
     max_boxes: int | None = DEFAULTS.max_boxes
     min_area: float = DEFAULTS.min_area
     nms_across: float | None = None
@@ -62,7 +63,7 @@ class BoxFilter:
     def __post_init__(self) -> None:
         for name in ("min_presence", "max_boxes", "min_area"):
             OPTIONS[name].check(getattr(self, name))
-        number("min_score", 0, 1)(self.min_score)
+        share_or_auto("min_score")(self.min_score)
         number("nms_across", 0, 1, above=True, none="boxes of all names")(self.nms_across)
         choice("groups", get_args(Groups))(self.groups)
 
@@ -105,6 +106,7 @@ class AnnotateWorker:
             background=labels.background,
             min_area=settings.filter.min_area,
             min_presence=float(self._thresholds.min()),
+            min_score=0.0,  # a box round several things may be split into others with a higher score
             text_cache=False,  # cached embeddings were computed in other batches, and can differ in the last bit
         )
         self.localizer = Localizer(**options.given())
@@ -231,8 +233,10 @@ class AnnotateWorker:
             if certain[p] < self._thresholds[p]:
                 continue
             boxes = self._grouped(result, p, float(certain[p]))
-            boxes = sorted((one for one in boxes if one.score >= chosen.min_score), key=lambda one: -one.score)
-            kept += boxes[: chosen.max_boxes]
+            boxes = sorted(boxes, key=lambda one: -one.score)[: chosen.max_boxes]
+            scores = np.array([one.score for one in boxes], np.float32)
+            high = high_enough(scores, np.zeros(len(boxes), np.int64), chosen.min_score)
+            kept += [one for one, stays in zip(boxes, high.tolist(), strict=True) if stays]
         kept.sort(key=lambda one: -one.score * one.certain)
         return kept if chosen.nms_across is None else _apart(kept, chosen.nms_across)
 

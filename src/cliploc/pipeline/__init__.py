@@ -5,5 +5,5 @@
 - `texts`: names become text embeddings, each once.
 - `tasks`: a method with its options, trained heads and box rule, checked against the tower.
 - `views`: one forward pass for each scale and mirror image of a batch; the maps of all methods; the NaN policy.
-- `decide`: which names are found, why others are not, and the boxes.
+- `decide`: which names are found, and why others are not.
 """

@@ -1,4 +1,4 @@
-"""Which names are found in a picture, why the others are not, and the boxes."""
+"""Which names are found in a picture, and why the others are not."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cliploc.boxes import BoxRule
 from cliploc.localization import PresenceRule
 from cliploc.pipeline.bank import Bank
 from cliploc.pipeline.prepare import Prepared
 from cliploc.pipeline.tasks import Task
 from cliploc.pipeline.texts import Texts
 from cliploc.tower import Backbone
-from cliploc.values import Boxes
 
 Reasons = tuple[str | None, ...]
 
@@ -136,13 +134,3 @@ def reasons_of(task: Task, item: Prepared, absent: Reasons, not_flat: Sequence[b
             why = f"{task.method.name} finds no evidence for it: its map is flat"
         reasons.append(why)
     return tuple(reasons)
-
-
-def without_boxes(reasons: Reasons, boxes: Boxes, rule: BoxRule) -> Reasons:
-    """The reasons, and why a name that is there has no box."""
-    return tuple(
-        f"no region of its map reaches {rule.min_area:g} of the picture"
-        if reason is None and p not in boxes.label
-        else reason
-        for p, reason in enumerate(reasons)
-    )

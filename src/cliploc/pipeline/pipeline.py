@@ -15,10 +15,10 @@ from cliploc._memory_errors import out_of_memory
 from cliploc.boxes import BoxRule
 from cliploc.config import Options
 from cliploc.errors import UsageError
-from cliploc.localization import Localization, boxes_of
+from cliploc.localization import Localization, boxes_and_reasons
 from cliploc.method import TrainedHead
 from cliploc.pipeline.bank import Bank
-from cliploc.pipeline.decide import Evidence, reasons_of, weigh, without_boxes
+from cliploc.pipeline.decide import Evidence, reasons_of, weigh
 from cliploc.pipeline.looks import Wanted
 from cliploc.pipeline.modes import undisturbed
 from cliploc.pipeline.prepare import OnError, Preparation, Prepared, Unreadable
@@ -64,6 +64,7 @@ class Pipeline:
             options.max_boxes,
             options.nms_iou,
             split_peaks=1.0 if options.split_peaks is None else options.split_peaks,
+            min_score=0.0 if options.min_score is None else options.min_score,
         )
         self.tasks = TaskMaker(backbone, options.ensemble, head, rule, options.threshold is None, steps)
         self.preparation = Preparation(
@@ -174,9 +175,7 @@ class Pipeline:
         presence = None if evidence.presence is None else evidence.presence[b].cpu().numpy()
         maps, frame = self.views.finish(item, made.maps[b], task)
         reasons = reasons_of(task, item, evidence.absences[b], made.not_flat[b].tolist())
-        there = np.array([reason is None for reason in reasons])
-        boxes = boxes_of(frame, maps, there, item.texts.names, task.box_rule)
-        reasons = without_boxes(reasons, boxes, task.box_rule)
+        boxes, reasons = boxes_and_reasons(frame, maps, reasons, item.texts.names, task.box_rule)
         return Localization(
             source=item.picture.source,
             image=item.picture.image,

@@ -118,17 +118,18 @@ class Events:
             options.refine: Choices(choices=refine_choices(menu), value=[]),
             sliders.threshold: own.threshold,
             sliders.split_peaks: own.split_peaks,
+            sliders.min_score: own.slid_min_score,
             sliders.compare_threshold: gr.Slider(visible=False),
         }
 
-    def change_method(self, model: str, method: str, refine: list[str]) -> tuple[Any, Any]:
-        """Another method, recipe or refinement: sets its own threshold, and how it splits regions."""
+    def change_method(self, model: str, method: str, refine: list[str]) -> tuple[Any, Any, Any]:
+        """Another method, recipe or refinement: sets its own threshold, how it splits regions, and its least score."""
         try:
             settings = from_mapping({"model": model, "refine": refine or None, "method": method})
             own = self._service.own(settings, settings.method)
         except CliplocError:  # a request that is late, of the model before: Find says what is wrong with it
-            return gr.skip(), gr.skip()
-        return own.threshold, own.split_peaks
+            return gr.skip(), gr.skip(), gr.skip()
+        return own.threshold, own.split_peaks, own.slid_min_score
 
     def change_compared(self, model: str, methods: list[str], refine: list[str]) -> Any:
         """Other methods to compare with, or another refinement: shows the threshold of one, and none of several.
@@ -137,7 +138,7 @@ class Events:
         """
         if not isinstance(methods, list) or len(methods) != 1:
             return gr.Slider(visible=False)
-        threshold, _ = self.change_method(model, methods[0], refine)
+        threshold, *_ = self.change_method(model, methods[0], refine)
         return gr.Slider(visible=True, value=threshold) if isinstance(threshold, float) else gr.Slider(visible=True)
 
     def open_link(self, request: gr.Request) -> Updates:
@@ -170,6 +171,7 @@ class Events:
             "flip": "" if usable.flip is None else str(usable.flip).lower(),
             "threshold": own.threshold if settings.threshold is None else settings.threshold,
             "split_peaks": own.split_peaks if settings.split_peaks is None else settings.split_peaks,
+            "min_score": own.slid_min_score if settings.min_score is None else settings.min_score,
             "compare_threshold": gr.Slider(value=second, visible=len(compare) == 1),
         }
         return updates | {component: values[name] for name, component in components.items()}

@@ -208,7 +208,7 @@ def _sliders(own: Own) -> Sliders:
         ),
         max_boxes=Slider(0, 20, 0, step=1, label="Boxes", info="0: no limit", **PER_ROW),
         split_peaks=Slider(0, 1, own.split_peaks, step=0.01, label="Split peaks", info="1: never", **PER_ROW),
-        min_score=Slider(0, 1, 0, step=0.01, label="Score", info="minimum", **PER_ROW),
+        min_score=Slider(0, 1, own.slid_min_score, step=0.01, label="Score", info="minimum", **PER_ROW),
         min_presence=Slider(
             0, 1, Settings().min_presence, step=0.01, label="Presence", info="minimum", elem_id="presence", **PER_ROW
         ),

@@ -94,6 +94,7 @@ def _connect_options(layout: Layout, events: Events) -> None:
             options.refine,
             sliders.threshold,
             sliders.split_peaks,
+            sliders.min_score,
             sliders.compare_threshold,
         ],
         **HIDDEN,
@@ -103,7 +104,7 @@ def _connect_options(layout: Layout, events: Events) -> None:
         [options.method.input, options.refine.input],
         events.change_method,
         [options.model, options.method, options.refine],
-        [sliders.threshold, sliders.split_peaks],
+        [sliders.threshold, sliders.split_peaks, sliders.min_score],
         **HIDDEN,
     )
     gr.on(

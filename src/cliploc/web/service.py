@@ -8,18 +8,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 from torch.overrides import TorchFunctionMode
 
 from cliploc.boxes import BoxRule
-from cliploc.config import RECIPES, UNREFINED
+from cliploc.config import MIN_SCORE, RECIPES, UNREFINED
 from cliploc.errors import InputError, UsageError
 from cliploc.heads import read_config
 from cliploc.images import Picture, load
-from cliploc.localization import Localization
+from cliploc.localization import Localization, boxes_and_reasons
 from cliploc.localizer import Localizer
 from cliploc.memory import Memory
 from cliploc.pipeline.decide import absence
@@ -29,7 +29,6 @@ from cliploc.report.overlay import fit_within
 from cliploc.reporter import SILENT, Reporter
 from cliploc.saliency import find, fitting
 from cliploc.tower import Backbone
-from cliploc.values import Boxes
 from cliploc.web.runs import MAX_SECONDS, Runs
 from cliploc.web.settings import MOST_CELLS, RECIPE, Settings, recipe_in
 
@@ -133,6 +132,12 @@ class Own:
 
     threshold: float
     split_peaks: float
+    min_score: float | Literal["auto"]
+
+    @property
+    def slid_min_score(self) -> float:
+        """`min_score` as its slider holds it. Where it stands there, it is "auto": each name keeps its best box."""
+        return MIN_SCORE if self.min_score == "auto" else self.min_score
 
 
 @dataclass(frozen=True)
@@ -168,11 +173,14 @@ class Look:
         """The results with boxes for these settings; no model runs."""
         found = {}
         for method, tau in self.rules(settings):
-            split = self.own[method].split_peaks if settings.split_peaks is None else settings.split_peaks
-            presence = 0.0 if method in self.closed else settings.min_presence
-            found[method] = recut(
-                self.results[method], tau, replace(settings, split_peaks=split, min_presence=presence)
+            own = self.own[method]
+            rule = BoxRule(
+                threshold=tau,
+                max_boxes=settings.max_boxes or None,
+                split_peaks=own.split_peaks if settings.split_peaks is None else settings.split_peaks,
+                min_score=own.min_score if settings.min_score is None else settings.min_score,
             )
+            found[method] = recut(self.results[method], rule, 0.0 if method in self.closed else settings.min_presence)
         return found
 
     def unset(self, settings: Settings) -> Settings:
@@ -183,6 +191,7 @@ class Look:
             threshold=_unless(settings.threshold, first.threshold),
             compare_threshold=_unless(settings.compare_threshold, None if second is None else second.threshold),
             split_peaks=_unless(settings.split_peaks, first.split_peaks),
+            min_score=_unless(settings.min_score, first.slid_min_score),
         )
 
     def ran(self, settings: Settings) -> Recipe | None:
@@ -305,7 +314,7 @@ class Service:
             UsageError: a method or recipe that does not run on the model.
         """
         rule = self.localizer(settings, method or self.menu(settings.model).own).box_rule
-        return Own(float(rule.threshold), rule.split_peaks)
+        return Own(float(rule.threshold), rule.split_peaks, rule.min_score)
 
     def look(self, path: str | None, settings: Settings, last: Look | None = None, reporter: Reporter = SILENT) -> Look:
         """Computes the maps of a photograph, unless `last` has them; new names do not run the image tower again.
@@ -437,24 +446,14 @@ def slim(result: Localization, side: int) -> Localization:
     return replace(result, image=image)
 
 
-def recut(result: Localization, threshold: float, settings: Settings) -> Localization:
-    """The result with boxes for these settings, and `found` and `reasons` to match; no model runs."""
-    split = 1.0 if settings.split_peaks is None else settings.split_peaks
-    rule = BoxRule(threshold=threshold, max_boxes=settings.max_boxes or None, split_peaks=split)
+def recut(result: Localization, rule: BoxRule, min_presence: float) -> Localization:
+    """The result with boxes by another rule, and `found` and `reasons` to match; no model runs."""
     reasons = list(result.reasons)
     if result.presence is not None:
         for index, presence in enumerate(result.presence):
-            if reasons[index] is None and presence < settings.min_presence:
+            if reasons[index] is None and presence < min_presence:
                 rank = None if result.ranks is None else int(result.ranks[index])
-                reasons[index] = absence(float(presence), settings.min_presence, rank)
-    located = np.array([reason is None for reason in reasons])
-    boxes = replace(result, found=located).boxes_by(rule)
-    keep = boxes.score >= settings.min_score
-    kept = Boxes(boxes.xyxy[keep], boxes.score[keep], boxes.label[keep], boxes.names)
-    for index in np.flatnonzero(located).tolist():
-        if index not in boxes.label:
-            reasons[index] = f"no region of its map reaches {rule.min_area:g} of the picture"
-        elif index not in kept.label:
-            reasons[index] = f"no box scores {settings.min_score:g} or more"
-    found = np.array([reason is None for reason in reasons])
-    return replace(result, boxes=kept, found=found, reasons=tuple(reasons), threshold=threshold)
+                reasons[index] = absence(float(presence), min_presence, rank)
+    boxes, said = boxes_and_reasons(result.frame, result.maps, reasons, result.names, rule)
+    found = np.array([reason is None for reason in said])
+    return replace(result, boxes=boxes, found=found, reasons=said, threshold=rule.threshold)

@@ -29,6 +29,7 @@ OF_LOCALIZER = (
     "min_presence",
     "max_boxes",
     "split_peaks",
+    "min_score",
 )
 CHECKS = {
     **{name: OPTIONS[name].check for name in ("resize", "min_presence", "max_boxes", "split_peaks")},
@@ -77,7 +78,7 @@ class Settings:
         compare_threshold: threshold of the further methods; None for each method's own.
         max_boxes: as in `Options`; 0 for all.
         split_peaks: as in `Options`; None for the recipe's.
-        min_score: boxes with a lower score are left out.
+        min_score: as in `Options`, but a number; None for the recipe's, or 0 of a method.
         opacity: opacity of the hottest places.
     """
 
@@ -96,7 +97,7 @@ class Settings:
     compare_threshold: float | None = None
     max_boxes: int = 0
     split_peaks: float | None = None
-    min_score: float = 0.0
+    min_score: float | None = None
     opacity: float = OPACITY
 
     @property
@@ -270,14 +271,8 @@ def python_lines(
             f"{name} = cliploc.Localizer({of_model}, {given})",
             f"{found} = {name}({file!r}, {settings.asked!r})",
         ]
-        boxes = f"{found}.boxes"
-        if settings.min_score:
-            lines.append(f"keep = {boxes}.score >= {settings.min_score:g}")
-            boxes = f"{boxes}.xyxy[keep]"
-        else:
-            boxes = f"{boxes}.xyxy"
         lines += [
-            f"print({boxes}, {found}.heatmaps.shape)",
+            f"print({found}.boxes.xyxy, {found}.heatmaps.shape)",
             f"{found}.overlay(opacity={settings.opacity:g}).save({method.get('method', 'recipe') + '.png'!r})",
             "",
         ]
@@ -287,12 +282,12 @@ def python_lines(
 def command_lines(
     settings: Settings, file: str, model: Mapping[str, Any], rules: Sequence[tuple[Mapping[str, Any], float]]
 ) -> str:
-    """One `cliploc localize` command for each method; arguments as for `python_lines`."""
+    """One `cliploc localize` command for each method, with a folder of its own; arguments as for `python_lines`."""
     commands = []
-    for method, threshold in rules:
+    for place, (method, threshold) in enumerate(rules):
         options = [f"--prompt={name}" for name in settings.asked]
         options += words_of({**model, **method, "threshold": threshold, **settings.arguments})
-        options += ["--out=found"]
+        options += ["--out=found" if place == 0 else f"--out=found-{method['method']}"]
         commands.append(shlex.join(["cliploc", "localize", *options, *(["--"] if file.startswith("-") else []), file]))
     return "\n".join(commands) + "\n"
 
