@@ -1,4 +1,4 @@
-"""Localisation metrics. Each metric is one file that registers itself; see `Metric` for the protocol."""
+"""Metrics. Each localisation metric is one file that registers itself (see `Metric`); `MeanIoU` is of label maps."""
 
 from __future__ import annotations
 
@@ -34,12 +34,14 @@ from cliploc.metrics.localization_accuracy import LocalizationAccuracy, Localiza
 from cliploc.metrics.max_box_acc import LARGEST_HITS, MaxBoxAcc, MaxBoxAccResult
 from cliploc.metrics.max_box_acc_v2 import MaxBoxAccV2, MaxBoxAccV2Result
 from cliploc.metrics.mean_best_iou import MeanBestIoU
+from cliploc.metrics.miou import IGNORE, MeanIoU, MeanIoUResult, PixelPairs, average_precision, pixel_pairs
 from cliploc.metrics.pointing_game import PointingGame
 from cliploc.metrics.pxap import PxAP, PxAPResult, pack_counts, pixel_counts, unpack_counts
 from cliploc.metrics.vl_score_rule import VLScoreRule
 
 __all__ = [
     "CONVENTIONS",
+    "IGNORE",
     "LARGEST_HITS",
     "SIDE",
     "TAUS",
@@ -58,11 +60,14 @@ __all__ = [
     "MaxBoxAccV2",
     "MaxBoxAccV2Result",
     "MeanBestIoU",
+    "MeanIoU",
+    "MeanIoUResult",
     "MeanMetric",
     "MeanResult",
     "Metric",
     "MetricSummary",
     "Number",
+    "PixelPairs",
     "PointingGame",
     "PxAP",
     "PxAPResult",
@@ -70,6 +75,7 @@ __all__ = [
     "VLScoreRule",
     "all_metrics",
     "all_numbers",
+    "average_precision",
     "box_curve",
     "boxes_on_map",
     "check_header",
@@ -83,5 +89,6 @@ __all__ = [
     "pack_counts",
     "packed_hits",
     "pixel_counts",
+    "pixel_pairs",
     "unpack_counts",
 ]

@@ -1,0 +1,220 @@
+"""Segmentation metrics: IoU of every class over the pixels of a set, as mmsegmentation counts; average precision."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cliploc.errors import InputError
+from cliploc.metrics._infra.bootstrap import DEFAULT, Bootstrap, Interval
+from cliploc.metrics._infra.metric import refuse_empty, refuse_twice
+
+IGNORE = 255  # the label of pixels that do not count
+REPLICATES = 200  # of the bootstrap
+Labels = npt.NDArray[np.integer[Any]]
+Shares = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PixelPairs:
+    """How often each pair of a true and a predicted class occurs in one picture; pairs that do not occur are left out.
+
+    Attributes:
+        true: `[n]` int16; −1 stands for labels that are no class, which count as false positives, as in mmsegmentation.
+        predicted: `[n]` int16.
+        pixels: `[n]` int64.
+    """
+
+    true: npt.NDArray[np.int16]
+    predicted: npt.NDArray[np.int16]
+    pixels: npt.NDArray[np.int64]
+
+
+def pixel_pairs(image_id: str, predicted: Labels, truth: Labels, classes: int, ignore: int = IGNORE) -> PixelPairs:
+    """Counts the pairs of one picture.
+
+    Args:
+        image_id: its name, for errors.
+        predicted: `[H, W]` labels from 0 to `classes` − 1.
+        truth: `[H, W]` labels.
+        classes: the number of classes.
+        ignore: the true label of pixels that do not count.
+
+    Raises:
+        InputError: label maps of different shapes, or a predicted label that is no class.
+
+    Example:
+        >>> pairs = pixel_pairs("a", np.array([[0, 1, 1]]), np.array([[0, 0, 255]]), classes=2)
+        >>> pairs.true.tolist(), pairs.predicted.tolist(), pairs.pixels.tolist()
+        ([0, 0], [0, 1], [1, 1])
+    """
+    if predicted.shape != truth.shape:
+        raise InputError(
+            f"{image_id}: expected a label map of {_by(truth)} pixels, as the true one has, got {_by(predicted)}: "
+            "write it at the picture's size"
+        )
+    counted = truth != ignore
+    said = predicted[counted].astype(np.int64)  # [N]
+    meant = truth[counted].astype(np.int64)  # [N]
+    if len(said) and not 0 <= said.min() <= said.max() < classes:
+        wrong = int(said.min() if said.min() < 0 else said.max())
+        raise InputError(f"{image_id}: expected labels from 0 to {classes - 1}, got {wrong}: compare with the classes")
+    row = np.where((meant >= 0) & (meant < classes), meant, classes)  # the last row: no class
+    counts = np.bincount(row * classes + said, minlength=(classes + 1) * classes)
+    (there,) = counts.nonzero()
+    true = there // classes
+    return PixelPairs(
+        np.where(true == classes, -1, true).astype(np.int16), (there % classes).astype(np.int16), counts[there]
+    )
+
+
+def _by(labels: Labels) -> str:
+    return "×".join(map(str, reversed(labels.shape)))
+
+
+@dataclass(frozen=True)
+class MeanIoUResult:
+    """The numbers of a set of label maps, as shares; NaN for a class that is in no true and no predicted map.
+
+    Attributes:
+        n: number of images.
+        miou: mean of `iou` over the classes that have one.
+        interval: its confidence interval (Poisson bootstrap over images).
+        mean_accuracy: mean of `accuracy` over the classes that have one.
+        pixel_accuracy: share of the pixels of all classes with the right label.
+        iou: `[K]` Σ intersection / Σ union of each class.
+        accuracy: `[K]` Σ intersection / Σ true pixels of each class.
+        confusion: `[K + 1, K]` pixels of each true and predicted class; the last row is of labels that are no class.
+    """
+
+    n: int
+    miou: float
+    interval: Interval
+    mean_accuracy: float
+    pixel_accuracy: float
+    iou: Shares
+    accuracy: Shares
+    confusion: npt.NDArray[np.int64]
+
+
+class MeanIoU:
+    """mIoU: the mean over classes of Σ intersection / Σ union, the sums over all pixels of all images.
+
+    The definition is mmsegmentation's (`intersect_and_union`, `mIoU`): ignored pixels are taken out of both maps first;
+    a class without a pixel in either has no IoU and is left out of the mean. Only sums are stored, so memory does not
+    grow with the number of images, and merged parts give the same numbers in any order.
+
+    Args:
+        classes: the number of classes K.
+        ignore: the true label of pixels that do not count.
+
+    Example:
+        >>> metric = MeanIoU(2)
+        >>> metric.update("a", np.array([[0, 1, 1, 1]]), np.array([[0, 0, 1, 255]]))
+        >>> metric.compute().iou.tolist()
+        [0.5, 0.5]
+    """
+
+    def __init__(self, classes: int, ignore: int = IGNORE) -> None:
+        self.classes, self.ignore = classes, ignore
+        self._ids: set[str] = set()
+        self._confusion = np.zeros((classes + 1, classes), np.int64)
+        # Of each replicate: intersection, predicted and true pixels of each class.
+        self._drawn = np.zeros((3, classes, REPLICATES), np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def update(self, image_id: str, predicted: Labels, truth: Labels) -> None:
+        """Counts one image; arguments and errors are those of `pixel_pairs`, and a second time is a `UsageError`."""
+        self.restore(image_id, pixel_pairs(image_id, predicted, truth, self.classes, self.ignore))
+
+    def restore(self, image_id: str, pairs: PixelPairs) -> None:
+        """Counts one image out of its pairs; a second time is a `UsageError`."""
+        refuse_twice(image_id, self._ids)
+        self._ids.add(image_id)
+        np.add.at(self._confusion, (pairs.true, pairs.predicted), pairs.pixels)  # row −1 is the last
+        draws = np.random.default_rng(zlib.crc32(image_id.encode())).poisson(1, REPLICATES)
+        right, real = pairs.true == pairs.predicted, pairs.true >= 0
+        for sums, chosen, labels in (
+            (self._drawn[0], right, pairs.true),
+            (self._drawn[1], np.ones_like(real), pairs.predicted),
+            (self._drawn[2], real, pairs.true),
+        ):
+            np.add.at(sums, labels[chosen], pairs.pixels[chosen, None] * draws)
+
+    def merge(self, other: MeanIoU) -> MeanIoU:
+        """A metric over the images of both, which must not share any."""
+        if twice := self._ids & other._ids:
+            refuse_twice(min(twice), self._ids)
+        both = MeanIoU(self.classes, self.ignore)
+        both._ids = self._ids | other._ids
+        both._confusion = self._confusion + other._confusion
+        both._drawn = self._drawn + other._drawn
+        return both
+
+    def compute(self, bootstrap: Bootstrap = DEFAULT) -> MeanIoUResult:
+        """The result so far. The interval has 200 replicates for any `bootstrap` that has replicates.
+
+        Raises:
+            UsageError: no image was counted.
+        """
+        n = refuse_empty(len(self._ids))
+        intersection = self._confusion[:-1].diagonal()  # [K]
+        predicted, true = self._confusion.sum(axis=0), self._confusion[:-1].sum(axis=1)  # [K]
+        iou = _share(intersection, predicted + true - intersection)
+        accuracy = _share(intersection, true)
+        interval = None
+        if bootstrap.replicates:
+            drawn, of_predicted, of_true = self._drawn  # each [K, R]
+            means = _mean(_share(drawn, of_predicted + of_true - drawn))  # [R]
+            means = means[np.isfinite(means)]  # a few images may all be left out of a replicate
+            interval = bootstrap.quantiles(means) if len(means) else None
+        return MeanIoUResult(
+            n,
+            float(_mean(iou)),
+            interval,
+            float(_mean(accuracy)),
+            float(_share(intersection.sum(), true.sum())),
+            iou,
+            accuracy,
+            self._confusion.copy(),
+        )
+
+
+def _share(part: Any, whole: Any) -> Shares:
+    """part / whole; NaN where the whole is 0."""
+    shares: Shares = np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=np.asarray(whole) > 0)
+    return shares
+
+
+def _mean(shares: Shares) -> Shares:
+    """The mean over classes, `[K, …]` → `[…]`, of those that are numbers; NaN where none is."""
+    return _share(np.nansum(shares, axis=0), np.isfinite(shares).sum(axis=0))
+
+
+def average_precision(scores: npt.ArrayLike, right: npt.ArrayLike) -> float:
+    """Average precision of scores against what is right: Σ (R_i − R_{i−1}) · P_i over the different scores.
+
+    The definition of scikit-learn's `average_precision_score`; 0 where nothing is right.
+
+    Args:
+        scores: `[n]` floats, higher for what is more likely right.
+        right: `[n]` booleans.
+
+    Example:
+        >>> round(average_precision([0.9, 0.8, 0.7, 0.6], [True, False, True, False]), 4)
+        0.8333
+    """
+    values, hits = np.asarray(scores, np.float64).ravel(), np.asarray(right, np.bool_).ravel()
+    if not hits.any():
+        return 0.0
+    order = np.argsort(-values, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(values[order])), len(values) - 1)  # the last of equal scores
+    found = hits[order].cumsum()[ends]
+    precision, recall = found / (ends + 1), found / found[-1]
+    return float((np.diff(recall, prepend=0) * precision).sum())
