@@ -7,6 +7,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cliploc.datasets._infra.candidates import BY_DESIGN, Box, Candidate, Checker, Problems
+from cliploc.datasets._infra.labelled import (
+    IGNORE,
+    LabelFile,
+    LabelledDataset,
+    LabelledPicture,
+    LabelledReader,
+    LabelMap,
+    Truth,
+    class_list,
+    classes_of,
+    labelled_reader,
+    labelled_readers,
+    open_labelled,
+    read_labels,
+)
 from cliploc.datasets._infra.registration import Found, Reader, Split, reader, readers
 from cliploc.datasets._infra.selection import checked, labels_of
 from cliploc.datasets.subsets import Subset, subsets
@@ -15,14 +30,27 @@ from cliploc.values import Dataset
 
 __all__ = [
     "BY_DESIGN",
+    "IGNORE",
     "Box",
     "Candidate",
     "Found",
+    "LabelFile",
+    "LabelMap",
+    "LabelledDataset",
+    "LabelledPicture",
+    "LabelledReader",
     "Problems",
     "Reader",
     "Split",
     "Subset",
+    "Truth",
+    "class_list",
+    "classes_of",
+    "labelled_reader",
+    "labelled_readers",
     "open_dataset",
+    "open_labelled",
+    "read_labels",
     "reader",
     "readers",
     "subsets",

@@ -1,0 +1,94 @@
+"""COCO-Object: COCO's 80 classes of things, and everything else as the background.
+
+The label maps are those that SCLIP's cvt_coco_object.py makes of COCO-Stuff's, or they are drawn here from COCO's own
+annotations: every pixel inside a thing's polygons or a crowd's run lengths has its class. Where things overlap, the
+smaller one is on top, of equal ones the later; COCO-Stuff's maps may differ there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cliploc.datasets._infra.candidates import Problems
+from cliploc.datasets._infra.files import HELP, first_folder, needed_folder
+from cliploc.datasets._infra.labelled import (
+    Labelled,
+    LabelledPicture,
+    Outlines,
+    class_list,
+    labelled_reader,
+    pictures_with_maps,
+)
+from cliploc.datasets._infra.polygons import Outline, outlines_of
+from cliploc.datasets._infra.registration import Split
+from cliploc.errors import UsageError
+
+SUFFIX = "_instanceTrainIds.png"
+
+
+@labelled_reader(
+    "coco_object",
+    title="COCO-Object",
+    about="80 classes of things and the background",
+    source="cocodataset.org (2017 val images, 2017 train/val annotations)",
+    splits=(Split("val2017", "report", "5,000 pictures"), Split("train2017", "tune", "118,287 pictures")),
+    layout="""
+annotations/instances_val2017.json                     polygons, from which label maps are drawn
+val2017/000000000139.jpg                               the pictures (also: images/val2017/)
+annotations/val2017/000000000139_instanceTrainIds.png  or, instead of the JSON: label maps, 0 for the background
+""",
+)
+def read(root: Path, split: str, problems: Problems) -> Labelled:
+    """Reads a split: label maps where there are any, else polygons."""
+    classes = class_list("coco_object")
+    images = needed_folder(root, [split, f"images/{split}"], "pictures")
+    maps = first_folder(root, [f"annotations/{split}"])
+    if maps is not None and (ids := {path.name.removesuffix(SUFFIX) for path in maps.glob(f"*{SUFFIX}")}):
+        ids |= {path.stem for path in images.glob("*.jpg")}
+        pairs = ((one, images / f"{one}.jpg", maps / f"{one}{SUFFIX}") for one in sorted(ids))
+        return classes, pictures_with_maps(pairs)
+    path = root / "annotations" / f"instances_{split}.json"
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        return classes, _of_polygons(document, images, len(classes) - 1, problems)
+    except FileNotFoundError:
+        raise UsageError(f"expected {path}, or label maps in annotations/{split}; found neither: {HELP}") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise UsageError(f"{path} is not in COCO's format ({type(error).__name__}: {error}): fetch it again") from None
+
+
+def _of_polygons(document: Mapping[str, Any], images: Path, things: int, problems: Problems) -> list[LabelledPicture]:
+    """The pictures of a file of instances, each with its outlines; pictures without a thing are background only."""
+    categories = sorted(int(one["id"]) for one in document["categories"])
+    if len(categories) != things:
+        raise ValueError(f"{len(categories)} categories, expected COCO's {things}")
+    label_of = {category: label for label, category in enumerate(categories, start=1)}
+    of_picture: dict[int, list[tuple[float, int, int, tuple[Outline, ...]]]] = {
+        int(one["id"]): [] for one in document["images"]
+    }
+    for place, one in enumerate(document["annotations"]):
+        image, category = int(one["image_id"]), int(one["category_id"])
+        source = f"annotation {one.get('id', '')} of image {image}"
+        if image not in of_picture:
+            problems.add("metadata", source, "no such image in the file: left out")
+        elif category not in label_of:
+            problems.add("label mismatch", source, f"no category {category} in the file: left out")
+        else:
+            try:
+                outlines = outlines_of(one["segmentation"])
+            except ValueError as error:
+                problems.add("broken mask", source, f"{error}: left out")
+                continue
+            of_picture[image].append((-float(one.get("area", 0)), place, label_of[category], outlines))
+    made = []
+    for one in sorted(document["images"], key=lambda one: int(one["id"])):
+        size = (int(one["width"]), int(one["height"]))
+        drawn = tuple((label, outlines) for _, _, label, outlines in sorted(of_picture[int(one["id"])]))
+        name = str(one["file_name"])
+        made.append(LabelledPicture(Path(name).with_suffix("").as_posix(), images / name, size, Outlines(size, drawn)))
+    return made

@@ -1,0 +1,151 @@
+"""Tiny folders in the layouts of the segmentation sets, with pictures of noise and label maps of blocks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tests.datasets.folders import lines, picture
+
+SIZE = (60, 44)  # width and height
+
+
+def labels(path: Path, values: Sequence[int], size_wh: tuple[int, int] = SIZE, palette: bool = False) -> np.ndarray:
+    """A label map of vertical stripes of these labels."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    width, height = size_wh
+    row = np.array(values, np.uint8)[np.arange(width) * len(values) // width]
+    made = np.repeat(row[None], height, axis=0)
+    image = Image.fromarray(made)
+    if palette:
+        image = image.convert("P")
+        image.putpalette([7 * one % 256 for one in range(768)])
+        image.putdata(made.ravel().tolist())
+    image.save(path)
+    return made
+
+
+def voc(root: Path) -> Path:
+    base = root / "VOCdevkit" / "VOC2012"
+    for number, values in enumerate(([0, 1, 255], [0, 20, 3])):
+        picture(base / "JPEGImages" / f"2007_{number}.jpg", SIZE)
+        labels(base / "SegmentationClass" / f"2007_{number}.png", values, palette=True)
+    lines(base / "ImageSets" / "Segmentation" / "val.txt", ["2007_0", "2007_1"])
+    return root
+
+
+def context(root: Path) -> Path:
+    base = root / "VOC2010"
+    for number, values in enumerate(([0, 1], [59, 3])):
+        picture(base / "JPEGImages" / f"2008_{number}.jpg", SIZE)
+        labels(base / "SegmentationClassContext" / f"2008_{number}.png", values)
+    lines(base / "ImageSets" / "SegmentationContext" / "val.txt", ["2008_0", "2008_1"])
+    return root
+
+
+def coco_stuff(root: Path) -> Path:
+    for number, values in enumerate(([0, 170], [255, 3])):
+        picture(root / "images" / "val2017" / f"00{number}.jpg", SIZE)
+        labels(root / "annotations" / "val2017" / f"00{number}_labelTrainIds.png", values)
+    return root
+
+
+def coco_object_maps(root: Path) -> Path:
+    for number, values in enumerate(([0, 80], [1, 3])):
+        picture(root / "images" / "val2017" / f"00{number}.jpg", SIZE)
+        labels(root / "annotations" / "val2017" / f"00{number}_instanceTrainIds.png", values)
+    return root
+
+
+CATEGORIES = [one for one in range(1, 91) if one not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]  # COCO's 80 ids
+
+
+def coco_object(root: Path) -> Path:
+    """Two pictures: a large and a small square that overlap, and a crowd."""
+    width, height = SIZE
+    square = [10.0, 5.0, 40.0, 5.0, 40.0, 35.0, 10.0, 35.0]
+    small = [20.0, 10.0, 30.0, 10.0, 30.0, 20.0, 20.0, 20.0]
+    runs = [height * 10, height * 5, height * (width - 15)]  # columns 10 to 14
+    document = {
+        "images": [
+            {"id": number, "file_name": f"00{number}.jpg", "width": width, "height": height} for number in (0, 1)
+        ],
+        "categories": [{"id": one, "name": f"category {one}"} for one in CATEGORIES],
+        "annotations": [
+            {"id": 1, "image_id": 0, "category_id": 17, "segmentation": [small], "area": 100, "iscrowd": 0},
+            {"id": 2, "image_id": 0, "category_id": 1, "segmentation": [square], "area": 900, "iscrowd": 0},
+            {
+                "id": 3,
+                "image_id": 1,
+                "category_id": 90,
+                "segmentation": {"counts": runs, "size": [height, width]},
+                "area": 220,
+                "iscrowd": 1,
+            },
+        ],
+    }
+    for number in (0, 1):
+        picture(root / "val2017" / f"00{number}.jpg", SIZE)
+    path = root / "annotations" / "instances_val2017.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document))
+    return root
+
+
+def cityscapes(root: Path) -> Path:
+    for number, values in enumerate(([0, 18], [255, 3])):
+        picture(root / "leftImg8bit" / "val" / "ulm" / f"ulm_{number}_leftImg8bit.png", SIZE)
+        labels(root / "gtFine" / "val" / "ulm" / f"ulm_{number}_gtFine_labelTrainIds.png", values)
+    return root
+
+
+def ade20k(root: Path) -> Path:
+    base = root / "ADEChallengeData2016"
+    for number, values in enumerate(([0, 150], [1, 3])):
+        picture(base / "images" / "validation" / f"ADE_val_{number}.jpg", SIZE)
+        labels(base / "annotations" / "validation" / f"ADE_val_{number}.png", values)
+    return root
+
+
+def imagenet_seg(root: Path, wnids: Sequence[str] = ("n02123045", "n99999999", "n02084071")) -> Path:
+    """Pictures in MATLAB's HDF5: cells are references, and arrays are stored transposed."""
+    import h5py
+
+    root.mkdir(parents=True, exist_ok=True)
+    width, height = SIZE
+    random = np.random.default_rng(0)
+    mask = np.zeros((height, width), np.uint8)
+    mask[10:30, 20:50] = 1
+    with h5py.File(root / "gtsegs_ijcv.mat", "w") as mat:
+        cells: dict[str, list[object]] = {"img": [], "gt": [], "target": []}
+        for number, wnid in enumerate(wnids):
+            pixels = random.integers(0, 255, (height, width, 3), np.uint8)
+            cells["img"].append(mat.create_dataset(f"data/img{number}", data=pixels.transpose(2, 1, 0)).ref)
+            inner = mat.create_dataset(f"data/mask{number}", data=mask.T)
+            cell = mat.create_dataset(f"data/gt{number}", (1, 1), h5py.ref_dtype)
+            cell[0, 0] = inner.ref
+            cells["gt"].append(cell.ref)
+            codes = np.array([[ord(letter)] for letter in wnid], np.uint16)
+            cells["target"].append(mat.create_dataset(f"data/target{number}", data=codes).ref)
+        for name, references in cells.items():
+            column = mat.create_dataset(f"value/{name}", (len(references), 1), h5py.ref_dtype)
+            for number, reference in enumerate(references):
+                column[number, 0] = reference
+    return root
+
+
+BUILD = {
+    "voc21": voc,
+    "voc20": voc,
+    "context60": context,
+    "context59": context,
+    "coco_stuff": coco_stuff,
+    "coco_object": coco_object,
+    "cityscapes": cityscapes,
+    "ade20k": ade20k,
+    "imagenet_seg": imagenet_seg,
+}

@@ -1,0 +1,155 @@
+"""The readers of segmentation sets: published layouts, labels as mmsegmentation takes them, every kind of problem."""
+
+from __future__ import annotations
+
+import builtins
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from cliploc.datasets import class_list, labelled_readers, open_labelled
+from cliploc.datasets._infra.polygons import draw
+from cliploc.errors import UsageError
+from tests.datasets import labelled
+from tests.datasets.folders import picture
+
+pycoco = pytest.importorskip("pycocotools.mask")
+COUNTS = {
+    "voc21": 21, "voc20": 20, "context60": 60, "context59": 59, "coco_object": 81, "coco_stuff": 171,
+    "cityscapes": 19, "ade20k": 150,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", labelled_readers.names())
+def test_every_reader_gives_pictures_with_label_maps_of_their_size(name, tmp_path):
+    if name == "imagenet_seg":
+        pytest.importorskip("h5py")
+    dataset = open_labelled(name, labelled.BUILD[name](tmp_path))
+    assert len(dataset.classes) == COUNTS.get(name, 2)
+    assert len(dataset) >= 1
+    for one in dataset.samples:
+        assert one.size_wh == labelled.SIZE == one.picture().size
+        truth = one.truth.read()
+        assert truth.shape == one.size_wh[::-1]
+        assert all(0 <= label < len(dataset.classes) or label == 255 for label in np.unique(truth))
+        json.dumps(one.truth.facts)
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "there"),
+    [
+        ("voc21", 0, {0, 1, 255}),
+        ("voc20", 0, {0, 255}),  # the background and the edges do not count
+        ("voc20", 1, {19, 2, 255}),
+        ("context59", 1, {58, 2}),
+        ("ade20k", 0, {149, 255}),
+        ("coco_stuff", 0, {0, 170}),
+        ("cityscapes", 1, {3, 255}),
+    ],
+)
+def test_labels_are_those_that_mmsegmentation_takes(name, number, there, tmp_path):
+    dataset = open_labelled(name, labelled.BUILD[name](tmp_path))
+    assert set(np.unique(dataset.samples[number].truth.read()).tolist()) == there
+
+
+def test_coco_object_out_of_polygons_smaller_things_on_top(tmp_path):
+    first, second = open_labelled("coco_object", labelled.coco_object(tmp_path)).samples
+    truth = first.truth.read()
+    assert truth[15, 25] == 16  # category 17 is the sixteenth
+    assert truth[30, 15] == 1
+    assert truth[2, 2] == 0
+    crowd = second.truth.read()
+    assert set(np.unique(crowd[:, 10:15]).tolist()) == {80}
+    assert set(np.unique(np.delete(crowd, np.s_[10:15], axis=1)).tolist()) == {0}
+
+
+def test_coco_object_takes_label_maps_where_there_are_any(tmp_path):
+    dataset = open_labelled("coco_object", labelled.coco_object_maps(tmp_path))
+    assert set(np.unique(dataset.samples[0].truth.read()).tolist()) == {0, 80}
+
+
+points = st.lists(st.floats(-3, 30, allow_nan=False).map(lambda x: round(x, 2)), min_size=6, max_size=16)
+
+
+@given(points.filter(lambda one: len(one) % 2 == 0))
+@settings(max_examples=60, deadline=None)
+def test_polygons_are_drawn_as_pycocotools_draws_them(corners):
+    height, width = 23, 27
+    theirs = pycoco.decode(pycoco.frPyObjects([corners], height, width))[..., 0].astype(bool)
+    assert (draw(tuple(corners), (height, width)) == theirs).all()
+
+
+def test_problems_are_named_and_the_other_pictures_stay(tmp_path):
+    base = labelled.ade20k(tmp_path) / "ADEChallengeData2016"
+    for number in range(2, 7):
+        picture(base / "images" / "validation" / f"ADE_val_{number}.jpg", labelled.SIZE, 6 if number == 5 else 1)
+        labelled.labels(base / "annotations" / "validation" / f"ADE_val_{number}.png", [1, 2])
+    maps = base / "annotations" / "validation"
+    (maps / "ADE_val_2.png").unlink()
+    (maps / "ADE_val_3.png").write_bytes(b"no picture")
+    labelled.labels(maps / "ADE_val_4.png", [1, 2], (30, 20))
+    (base / "images" / "validation" / "ADE_val_6.jpg").write_bytes(b"no picture")
+    dataset = open_labelled("ade20k", tmp_path)
+    assert [one.id for one in dataset.samples] == ["ADE_val_0", "ADE_val_1"]
+    assert {(one.source, one.kind) for one in dataset.problems} == {
+        ("ADE_val_2", "missing mask"),
+        ("ADE_val_3", "broken mask"),
+        ("ADE_val_4", "size mismatch"),
+        ("ADE_val_5", "turned picture"),
+        ("ADE_val_6", "broken picture"),
+    }
+    (mismatch,) = [one.reason for one in dataset.problems if one.kind == "size mismatch"]
+    assert mismatch == "the picture has 60×44, its label map ADE_val_4.png has 30×20: left out"
+
+
+def test_a_colour_picture_is_no_label_map(tmp_path):
+    dataset = open_labelled("ade20k", labelled.ade20k(tmp_path))
+    path = dataset.samples[0].truth.files[0]
+    Image.new("RGB", labelled.SIZE).save(path)
+    with pytest.raises(Exception, match="expected a label map, one number a pixel, got a picture of mode RGB"):
+        dataset.samples[0].truth.read()
+
+
+def test_a_picture_without_a_name_is_left_out_of_imagenet_segmentation(tmp_path):
+    pytest.importorskip("h5py")
+    dataset = open_labelled("imagenet_seg", labelled.imagenet_seg(tmp_path))
+    assert dataset.samples[0].name == "tabby cat|tabby"
+    assert [one.kind for one in dataset.problems] == ["label mismatch"] * 2
+
+
+def test_without_h5py_one_line_says_so(tmp_path, monkeypatch):
+    pytest.importorskip("h5py")
+    labelled.imagenet_seg(tmp_path)
+    there = builtins.__import__
+
+    def without(name, *args):
+        if name == "h5py":
+            raise ImportError(name)
+        return there(name, *args)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(UsageError, match=r"needs h5py: pip install 'cliploc\[segmentation\]'"):
+        open_labelled("imagenet_seg", tmp_path)
+
+
+def test_limits_draws_and_errors(tmp_path):
+    root = labelled.voc(tmp_path)
+    assert [one.id for one in open_labelled("voc21", root, limit=1).samples] == ["2007_0"]
+    drawn = open_labelled("voc21", root, sample=1, seed=3).samples
+    assert drawn == open_labelled("voc21", root, sample=1, seed=3).samples
+    with pytest.raises(UsageError, match="voc21 has no split 'test': expected one of val, train"):
+        open_labelled("voc21", root, "test")
+    with pytest.raises(UsageError, match="expected a limit or a sample, got both"):
+        open_labelled("voc21", root, limit=1, sample=1)
+    with pytest.raises(UsageError, match="found none"):
+        open_labelled("cityscapes", root)
+
+
+def test_the_class_lists_have_their_synonyms():
+    assert class_list("voc21")[0].synonyms[:2] == ("sky", "wall")
+    assert class_list("coco_object")[1].synonyms[-1] == "body"
+    assert [len(class_list(name)) for name in COUNTS] == list(COUNTS.values())
