@@ -298,7 +298,7 @@ def short(value: Any) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------- the options
-Group = Literal["model", "method", "prompt", "view", "boxes", "run"]
+Group = Literal["model", "method", "prompt", "view", "boxes", "run", "segmentation"]
 
 
 @dataclass(frozen=True)
@@ -682,12 +682,98 @@ class Options:
         return "\n".join(lines)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SegmentationOptions:
+    """What may be changed of a segmentation protocol; None: as the set's protocol has it (docs/segmentation.md).
+
+    Raises:
+        UsageError: a value outside its range.
+
+    Example:
+        >>> SegmentationOptions(logit_scale=65).logit_scale
+        65
+    """
+
+    short_side: int | None = option(
+        None,
+        group="segmentation",
+        metavar="N",
+        check=whole("short_side", 32, MOST_SIDE, none="the set's"),
+        parse=parse_whole,
+        help="Pixels of the photo's shorter side, before it is cut into windows.",
+        none="the set's",
+    )
+    window: int | None = option(
+        None,
+        group="segmentation",
+        metavar="N",
+        check=whole("window", 0, MOST_SIDE, none="the set's"),
+        parse=parse_whole,
+        help="Pixels of a window's side; 0: the whole photo at once.",
+        none="the set's",
+    )
+    stride: int | None = option(
+        None,
+        group="segmentation",
+        metavar="N",
+        check=whole("stride", 1, MOST_SIDE, none="the set's"),
+        parse=parse_whole,
+        help="Pixels from one window to the next.",
+        none="the set's",
+    )
+    logit_scale: float | None = option(
+        None,
+        group="segmentation",
+        metavar="N",
+        check=number("logit_scale", 0, 1000, above=True, none="the set's"),
+        parse=parse_float,
+        help="What cosines are multiplied by before the softmax over names.",
+        none="the set's",
+    )
+    background_threshold: float | None = option(
+        None,
+        group="segmentation",
+        metavar="0-1",
+        check=number("background_threshold", 0, 1, none="the set's"),
+        parse=parse_float,
+        help="Pixels whose best class has a lower probability are background.",
+        none="the set's",
+    )
+    area_threshold: float | None = option(
+        None,
+        group="segmentation",
+        metavar="0-1",
+        check=number("area_threshold", 0, 1, none="the set's"),
+        parse=parse_float,
+        help="Classes with a smaller share of what is not background in a photo are left out.",
+        none="the set's",
+    )
+    position_rule: Literal["antialiased", "dino"] | None = option(
+        None,
+        group="segmentation",
+        metavar="antialiased|dino",
+        check=choice("position_rule", ("antialiased", "dino"), none=True),
+        help="How a ViT's position embeddings are resized for windows of another size than its own.",
+        none="the set's",
+    )
+
+    def __post_init__(self) -> None:
+        for name, one in SEGMENTATION_OPTIONS.items():
+            object.__setattr__(self, name, one.check(getattr(self, name)))
+
+    def given(self) -> dict[str, Any]:
+        """Those that are not None."""
+        values = {name: getattr(self, name) for name in SEGMENTATION_OPTIONS}
+        return {name: value for name, value in values.items() if value is not None}
+
+
 def _option_of(one: Field[Any]) -> Option:
     found: Option = one.metadata["option"]
     return found
 
 
 OPTIONS: Mapping[str, Option] = {one.name: _option_of(one) for one in fields(Options)}
+SEGMENTATION_OPTIONS: Mapping[str, Option] = {one.name: _option_of(one) for one in fields(SegmentationOptions)}
 RESULT_OPTIONS = tuple(name for name, one in OPTIONS.items() if not one.harmless)
 DEFAULTS = Options()
 BENCHMARK = Options(min_presence=0, min_score=0)  # a benchmark's defaults: every name is there, and has all its boxes

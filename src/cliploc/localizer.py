@@ -149,6 +149,11 @@ class Localizer:
         return self._own.refine
 
     @property
+    def stages(self) -> Pipeline:
+        """The stages that named methods pass, for code that puts them together in another way, as segmentation does."""
+        return self._named
+
+    @property
     def method(self) -> Method:
         """The method, or the ensemble of several."""
         return self._task.method

@@ -147,6 +147,7 @@ class Method:
         reads_text: False for a map that is the same for every prompt (raw attention).
         reads_picture: False for a map that is the same for every picture (a baseline). It may have another size than
             the feature grid, and no refinement follows it.
+        cosines: whether its raw map holds the cosine of each place with each prompt: one scale for all of them.
         members: of an ensemble, the methods whose maps it averages.
         poolings: the ways a ViT may make its embedding of its tokens.
     """
@@ -164,5 +165,6 @@ class Method:
     prompts_interact: bool = False
     reads_text: bool = True
     reads_picture: bool = True
+    cosines: bool = False
     members: tuple[Method, ...] = ()
     poolings: frozenset[Pooling] = frozenset(get_args(Pooling))

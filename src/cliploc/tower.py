@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 TowerKind = Literal["cnn", "vit"]
 Pooling = Literal["class token", "attention", "global average"]
+PositionRule = Literal["antialiased", "dino"]
 AttentionRule: TypeAlias = "Callable[[Tensor, Tensor, Tensor, Any], Tensor]"
 
 
@@ -302,10 +303,17 @@ class TransformerBackbone(Backbone, Protocol):
     Attributes:
         depth: how many blocks.
         prefix_tokens: how many tokens come before the patches: class token, registers.
+        position_rule: how position embeddings are resized for an input of another size than the tower's own:
+            "antialiased" as open_clip and timm do, or "dino", without antialias.
     """
 
     depth: int
     prefix_tokens: int
+    position_rule: PositionRule
+
+    def with_positions(self, rule: PositionRule) -> TransformerBackbone:
+        """The same tower, its weights shared, which resizes position embeddings by another rule."""
+        ...
 
     def resume(self, tokens: Tensor, block: int, needs: Needs, grid: tuple[int, int], last: int = -1) -> Trace:
         """Runs the tower from the tokens `[B, 1+N, d]` entering `block` (from the end) to the embedding.

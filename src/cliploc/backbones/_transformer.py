@@ -6,10 +6,12 @@ branch and the MLP branch. It holds the host's module and does not change it: no
 
 from __future__ import annotations
 
+import copy
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -17,7 +19,17 @@ from torch.nn import functional as F
 
 from cliploc.backbones._tower import DualEncoder
 from cliploc.errors import UsageError
-from cliploc.tower import AttentionRule, BlockEnd, DenseReading, Needs, Pooling, TowerKind, Trace, block_at
+from cliploc.tower import (
+    AttentionRule,
+    BlockEnd,
+    DenseReading,
+    Needs,
+    Pooling,
+    PositionRule,
+    TowerKind,
+    Trace,
+    block_at,
+)
 
 
 def own_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -45,16 +57,27 @@ def on_grid(patches: Tensor, grid: tuple[int, int]) -> Tensor:
     return patches.transpose(1, 2).reshape(len(patches), -1, *grid)
 
 
-def resize_positions(positions: Tensor, prefix: int, learnt: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+def resize_positions(
+    positions: Tensor,
+    prefix: int,
+    learnt: tuple[int, int],
+    grid: tuple[int, int],
+    rule: PositionRule = "antialiased",
+) -> Tensor:
     """Resizes position embeddings from the grid they were trained on: `[prefix+N, d]` → `[prefix+h·w, d]`.
 
-    Bicubic with antialias, as open_clip and timm resize them when a checkpoint meets another input size.
+    Bicubic. "antialiased": as open_clip and timm resize them when a checkpoint meets another input size. "dino":
+    without antialias and by the scale (h + 0.1) / h₀, as the code of DINO (Caron 2021) and of its users does.
     """
     if grid == learnt:
         return positions
     first, patches = positions[:prefix], positions[prefix:]
     patches = patches.T.reshape(1, -1, *learnt)  # [1, d, h, w]
-    patches = F.interpolate(patches.float(), size=grid, mode="bicubic", antialias=True, align_corners=False)
+    if rule == "dino":
+        scale = [(new + 0.1) / old for new, old in zip(grid, learnt, strict=True)]
+        patches = F.interpolate(patches.float(), scale_factor=scale, mode="bicubic", align_corners=False)
+    else:
+        patches = F.interpolate(patches.float(), size=grid, mode="bicubic", antialias=True, align_corners=False)
     return torch.cat([first, patches[0].flatten(1).T.to(first.dtype)])
 
 
@@ -122,6 +145,7 @@ class VisionTransformerBackbone(DualEncoder):
 
     kind: TowerKind = "vit"
     pooling: Pooling = "class token"
+    position_rule: PositionRule = "antialiased"
 
     def __init__(
         self, adapters: Sequence[BlockAdapter], prefix_tokens: int, mean: Sequence[float], std: Sequence[float]
@@ -152,6 +176,20 @@ class VisionTransformerBackbone(DualEncoder):
         return None
 
     # --------------------------------------------------------------------------------------------------- the protocol
+    @property
+    def weights_id(self) -> str:
+        """As of every tower; another rule for position embeddings is another tower."""
+        own = super().weights_id
+        if self.position_rule == "antialiased":
+            return own
+        return hashlib.sha256(f"{own} positions {self.position_rule}".encode()).hexdigest()
+
+    def with_positions(self, rule: PositionRule) -> Self:
+        """The same tower with another rule; see `cliploc.tower.TransformerBackbone.with_positions`."""
+        copied = copy.copy(self)  # the weights are shared
+        copied.position_rule = rule
+        return copied
+
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """`(h, w)` of the patches for an input of height × width pixels.
 

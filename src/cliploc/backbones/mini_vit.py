@@ -126,7 +126,7 @@ class MiniVit(VisionTransformerBackbone):
         """The first block's tokens `[B, 1+N, d]`, from normalised images `[B, 3, H, W]`."""
         features = self.stem(images)  # [B, 320, h, w]
         grid = (features.shape[-2], features.shape[-1])
-        positions = resize_positions(self.net.positions, 1, self.net.grid, grid)  # [1+N, d]
+        positions = resize_positions(self.net.positions, 1, self.net.grid, grid, self.position_rule)  # [1+N, d]
         return self.net.embed(features.flatten(2).transpose(1, 2), positions)
 
     def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:

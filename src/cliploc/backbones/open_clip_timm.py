@@ -184,7 +184,7 @@ class TimmVit(VisionTransformerBackbone):
         if trunk.pos_embed is None:
             return self._prepared(torch.cat([*first, x], dim=1))
         placed = 0 if trunk.no_embed_class else self.prefix_tokens
-        positions = resize_positions(trunk.pos_embed[0], placed, self.learnt_grid, grid).to(x.dtype)
+        positions = resize_positions(trunk.pos_embed[0], placed, self.learnt_grid, grid, self.position_rule).to(x.dtype)
         if trunk.no_embed_class:
             return self._prepared(torch.cat([*first, x + positions], dim=1))
         return self._prepared(torch.cat([*first, x], dim=1) + positions)

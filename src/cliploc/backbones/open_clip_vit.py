@@ -183,7 +183,8 @@ class OpenClipVit(VisionTransformerBackbone):
         """The first block's tokens `[B, 1+N, d]`, from normalised images `[B, 3, H, W]`."""
         visual = self.visual
         patches = visual.conv1(images)  # [B, d, h, w]
-        positions = resize_positions(visual.positional_embedding, 1, visual.grid_size, patches.shape[-2:])
+        learnt, grid = visual.grid_size, patches.shape[-2:]
+        positions = resize_positions(visual.positional_embedding, 1, learnt, grid, self.position_rule)
         first = visual.class_embedding.to(patches.dtype).expand(len(images), 1, -1)  # [B, 1, d]
         tokens = torch.cat([first, patches.flatten(2).transpose(1, 2)], dim=1)  # [B, 1+N, d]
         entering: Tensor = visual.ln_pre(tokens + positions.to(tokens.dtype))

@@ -19,6 +19,7 @@ from cliploc.tower import DenseReading, Needs
     needs=Needs(dense=1),
     relu=False,
     threshold=0.45,
+    cosines=True,
 )
 def clearclip(ctx: Context) -> Tensor:
     """map_t = cos(r, g_t), r = W_proj · ln_post(out_proj(softmax(qqᵀ/√d_h)·v)): no residual, no MLP.

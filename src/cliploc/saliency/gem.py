@@ -23,6 +23,7 @@ DEPTH = 6  # blocks that gem_torch edits by default
     needs=lambda depth=DEPTH, **_: Needs(dense=depth),
     relu=False,
     threshold=0.45,
+    cosines=True,
 )
 def gem(ctx: Context, depth: int = DEPTH, iterations: int = 1, temperature: float | None = None) -> Tensor:
     """map_t = cos(r, g_t), r the end of a path to which each of the last blocks adds its self-self attention.

@@ -21,6 +21,7 @@ from cliploc.tower import DenseReading, Needs
     needs=Needs(dense=1),
     relu=False,
     threshold=0.6,
+    cosines=True,
 )
 def naclip(ctx: Context, sigma: float = 5.0) -> Tensor:
     """map_t = cos(r, g_t), r = W_proj · ln_post(out_proj(softmax(kkᵀ/√d_h + ω)·v)): no residual, no MLP.

@@ -19,6 +19,7 @@ from cliploc.tower import DenseReading, Needs
     needs=Needs(dense=1),
     relu=False,
     threshold=0.45,
+    cosines=True,
 )
 def sclip(ctx: Context) -> Tensor:
     """map_t = cos(r, g_t), the last block's attention replaced by softmax(qqᵀ/√d_h) + softmax(kkᵀ/√d_h).

@@ -35,6 +35,7 @@ def saliency(
     prompts_interact: bool = False,
     reads_text: bool = True,
     reads_picture: bool = True,
+    cosines: bool = False,
     poolings: Iterable[Pooling] = get_args(Pooling),
 ) -> Callable[[F], F]:
     """Registers a function `Context, **options → [B, P, h, w]` as a saliency method.
@@ -54,6 +55,7 @@ def saliency(
         prompts_interact: whether a prompt's map depends on the other prompts it is asked with.
         reads_text: False for a map that is the same for every prompt.
         reads_picture: False for a map that is the same for every picture.
+        cosines: whether raw maps are cosines of places with prompts, so that maps of different prompts compare.
         poolings: the kinds of pooling that a ViT may have.
     """
 
@@ -78,6 +80,7 @@ def saliency(
                 prompts_interact=prompts_interact,
                 reads_text=reads_text,
                 reads_picture=reads_picture,
+                cosines=cosines,
                 poolings=frozenset(poolings),
             ),
         )

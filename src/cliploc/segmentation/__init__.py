@@ -1,0 +1,8 @@
+"""Open-vocabulary segmentation: a class for every pixel, by the protocol that papers on CLIP report mIoU with."""
+
+from __future__ import annotations
+
+from cliploc.segmentation.protocol import Protocol, protocol_names, protocol_of
+from cliploc.segmentation.segmenter import Segmenter, label_map
+
+__all__ = ["Protocol", "Segmenter", "label_map", "protocol_names", "protocol_of"]

@@ -1,0 +1,121 @@
+"""The protocol of each segmentation set as data: what SCLIP, NACLIP and ProxyCLIP evaluate by.
+
+docs/segmentation.md explains each value and gives the sources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from cliploc.config import SegmentationOptions
+from cliploc.datasets import class_list
+from cliploc.errors import UsageError
+from cliploc.tower import PositionRule
+from cliploc.values import ClassName
+
+TEMPLATES = "openai-80"  # the sentences of every set
+# Of 0–255 RGB, as mmsegmentation's configurations of CLIP round them.
+CLIP_MEAN = (122.771, 116.746, 104.094)
+CLIP_STD = (68.501, 66.632, 70.323)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How label maps are made of a set's pictures.
+
+    Attributes:
+        name: of the set.
+        classes: label → names; each synonym is a query of its own.
+        background: whether label 0 is the background.
+        reduce_zero_label: whether label 0 of the set's files does not count and the others are one less. The reader
+            does it.
+        short_side: pixels of the picture's shorter side.
+        long_side: the most pixels of its longer side.
+        window: pixels of a window's side; 0: the whole picture at once.
+        stride: pixels from one window to the next.
+        logit_scale: what cosines are multiplied by before the softmax over queries.
+        background_threshold: a pixel whose best class has a lower probability is label 0; 0 for no such rule.
+        area_threshold: classes with no more than this share of the pixels that are not label 0 are left out; 0: none.
+        position_rule: how a ViT's position embeddings are resized for windows of another size than its own.
+        mean: subtracted from RGB in 0–255, for towers with CLIP's values; other towers have their own.
+        std: divided by.
+        one_thing: the protocol of ImageNet-Segmentation: the picture squashed to a square of `short_side`, one name,
+            and everything above the map's mean is the thing.
+    """
+
+    name: str
+    classes: tuple[ClassName, ...]
+    background: bool = False
+    reduce_zero_label: bool = False
+    short_side: int = 336
+    long_side: int = 2048
+    window: int = 224
+    stride: int = 112
+    logit_scale: float = 40.0
+    background_threshold: float = 0.0
+    area_threshold: float = 0.0
+    position_rule: PositionRule = "antialiased"
+    mean: tuple[float, float, float] = CLIP_MEAN
+    std: tuple[float, float, float] = CLIP_STD
+    one_thing: bool = False
+
+    def but(self, options: SegmentationOptions) -> Protocol:
+        """The same with other values.
+
+        Raises:
+            UsageError: a rule for the background of a set that has none, or an option without a meaning for the set.
+        """
+        given = options.given()
+        rules = [name for name in ("background_threshold", "area_threshold") if given.get(name)]
+        if rules and not self.background:
+            flag = rules[0].replace("_", "-")
+            raise UsageError(f"{self.name} has no background, which --{flag} is for: leave it out")
+        if self.one_thing and (left := [name for name in given if name != "position_rule"]):
+            raise UsageError(f"{self.name} has one window and one name: leave --{left[0].replace('_', '-')} out")
+        return replace(self, **given)
+
+    def describe(self) -> dict[str, Any]:
+        """Its values without the classes, which are the dataset's, for a run's identity."""
+        return {name: value for name, value in asdict(self).items() if name != "classes"}
+
+
+_OWN: Mapping[str, Mapping[str, Any]] = {
+    "voc21": {"background": True, "background_threshold": 0.1},
+    "voc20": {"reduce_zero_label": True},
+    "context60": {"background": True, "background_threshold": 0.1},
+    "context59": {"reduce_zero_label": True},
+    "coco_object": {"background": True, "background_threshold": 0.1},
+    "coco_stuff": {},
+    "cityscapes": {"short_side": 560},
+    "ade20k": {"reduce_zero_label": True},
+    "imagenet_seg": {"one_thing": True, "short_side": 224, "long_side": 224, "window": 0},
+}
+
+
+def protocol_names() -> list[str]:
+    """The sets that have a protocol.
+
+    Example:
+        >>> protocol_names()[0]
+        'ade20k'
+    """
+    return sorted(_OWN)
+
+
+def protocol_of(name: str, options: SegmentationOptions | None = None) -> Protocol:
+    """The protocol of a set, with what is asked for otherwise.
+
+    Raises:
+        UsageError: no such set, or an option that does not fit it.
+
+    Example:
+        >>> protocol_of("cityscapes").short_side, len(protocol_of("voc21").classes)
+        (560, 21)
+    """
+    if name not in _OWN:
+        raise UsageError(f"expected a segmentation set of {', '.join(protocol_names())}, got {name!r}")
+    things = (ClassName("background", ("background",)), ClassName("thing", ("thing",)))
+    classes = things if name == "imagenet_seg" else class_list(name)
+    return Protocol(name, classes, **_OWN[name]).but(options or SegmentationOptions())

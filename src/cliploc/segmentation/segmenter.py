@@ -1,0 +1,385 @@
+"""`Segmenter`: label maps of whole pictures by several methods out of the same forward passes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import or_
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from cliploc import prompts
+from cliploc._memory_errors import out_of_memory
+from cliploc.errors import ModelError, UsageError
+from cliploc.geometry import window_starts
+from cliploc.localizer import Localizer
+from cliploc.method import Context
+from cliploc.pipeline.modes import undisturbed
+from cliploc.pipeline.tasks import Task
+from cliploc.refine import LONGEST, Refinement
+from cliploc.reporter import SILENT, Reporter
+from cliploc.saliency import min_max, raw_maps
+from cliploc.segmentation.protocol import Protocol
+from cliploc.tower import Backbone, as_transformer
+from cliploc.values import FloatArray
+
+VALUES = 2**23  # of maps over pixels that are in memory at once in one buffer: 32 MB
+Labels = npt.NDArray[np.int16]
+PixelMaps = Callable[[int, int], Tensor]  # queries from, to → their maps `[q, H, W]` over the picture's pixels
+
+
+class Segmenter:
+    """Gives every pixel of a picture one of a protocol's classes, by one or more methods.
+
+    A window's maps of all queries come from one forward pass for all methods; texts are embedded once. Raw maps stay on
+    the windows' grids, and are laid over the picture a few queries at a time: memory does not grow with their number.
+
+    Args:
+        localizer: model, refinements, templates and batch size; its views (scales, flips, windows) play no part.
+        protocol: how it is done.
+        methods: name → options.
+
+    Attributes:
+        unknown: query → why the model cannot know it. Such queries are left out, and a class without another query is
+            never predicted.
+        classes: the labels that can be predicted.
+
+    Raises:
+        UsageError: a method that reads no text, or no class that the model knows.
+
+    Example:
+        >>> from cliploc.segmentation import Segmenter, protocol_of
+        >>> segmenter = Segmenter(Localizer("mini"), protocol_of("voc21"), {"cam": {}})
+        >>> segmenter.label_maps(Image.new("RGB", (300, 240)))["cam"].shape
+        (240, 300)
+    """
+
+    def __init__(self, localizer: Localizer, protocol: Protocol, methods: Mapping[str, Mapping[str, Any]]) -> None:
+        stages = localizer.stages
+        self.protocol, self.localizer = protocol, localizer
+        self.backbone: Backbone = localizer.backbone
+        if protocol.position_rule != "antialiased":
+            self.backbone = as_transformer(self.backbone).with_positions(protocol.position_rule)
+        self.tasks: dict[str, Task] = stages.tasks_of(methods)
+        for name, task in self.tasks.items():
+            if not task.method.reads_text or not task.method.reads_picture:
+                raise UsageError(f"{name} has the same map for every name: expected a method that reads the text")
+        self._on_grid, self._over_picture = stages.views.on_grid, stages.views.over_picture
+        self._empty_name, self._encode_masked = stages.views.texts.empty_name, stages.views.masked.encode
+        self._batch_size = stages.options.batch_size
+        self.unknown: dict[str, str] = {}
+        if not protocol.one_thing:
+            self._ask(protocol.classes)
+        self._mean, self._std = self._normalisation()
+
+    def _ask(self, classes: Sequence[Any]) -> None:
+        """Embeds the queries that the model can know: `[Q, D]`, in the order of their classes."""
+        queries = [(label, word) for label, one in enumerate(classes) for word in one.synonyms]
+        words = list(dict.fromkeys(word for _, word in queries))
+        self.unknown = self.localizer.unknown_names(words)
+        known = [word for word in words if word not in self.unknown]
+        if not known:
+            raise UsageError(f"expected a class that {self.backbone.name} knows: {next(iter(self.unknown.values()))}")
+        place = {word: index for index, word in enumerate(known)}
+        asked = [(label, word) for label, word in queries if word in place]
+        self._words = [(word,) for _, word in asked]
+        self.class_of = torch.tensor([label for label, _ in asked])  # [Q]
+        self._queries = self.localizer.embed_names(known)[[place[word] for _, word in asked]]  # [Q, D]
+
+    @property
+    def classes(self) -> set[int]:
+        """The labels that can be predicted."""
+        return set(self.class_of.tolist())
+
+    def _normalisation(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of 0–255: the protocol's rounded ones where the tower has CLIP's."""
+        black, white = (self.backbone.normalize(torch.full((1, 3, 1, 1), one)).float().cpu() for one in (0.0, 1.0))
+        std = 255 / (white - black)  # [1, 3, 1, 1]
+        mean = -black * std
+        theirs = [torch.tensor(one).view(1, 3, 1, 1) for one in (self.protocol.mean, self.protocol.std)]
+        rounding = 0.05 if self.backbone.dtype != torch.float32 else 0.002
+        if all((a - b).abs().max() < rounding for a, b in zip((mean, std), theirs, strict=True)):
+            mean, std = theirs
+        return mean, std
+
+    # ------------------------------------------------------------------------------------------------------ label maps
+    @undisturbed
+    def label_maps(self, picture: Image.Image, reporter: Reporter = SILENT) -> dict[str, Labels]:
+        """The label map `[H, W]` of each method.
+
+        Args:
+            picture: RGB, of any size.
+            reporter: told of halved batches and masked pictures.
+
+        Raises:
+            ModelError: the tower or a method gave a value that is not a number.
+        """
+        resized, images = self._input(picture)  # [h, w, 3] uint8, [1, 3, h, w]
+        seen = self._windows(images, self._queries, self._words, reporter)
+        hw = (picture.height, picture.width)
+        made = {}
+        for name, task in self.tasks.items():
+            over = self._over_pixels(seen.of[name], task.method.cosines, seen, picture, resized.shape[:2])
+            made[name] = label_map(over, len(self.class_of), self.class_of, hw, self.protocol)
+        return made
+
+    @undisturbed
+    def heat_maps(self, picture: Image.Image, name: str, reporter: Reporter = SILENT) -> dict[str, FloatArray]:
+        """ImageNet-Segmentation: the map `[S, S]` in 0–1 of one name, over the picture squashed to S pixels a side.
+
+        Args:
+            picture: RGB, of any size.
+            name: "cat|kitten": synonyms, averaged.
+            reporter: as for `label_maps`.
+        """
+        side = self.protocol.short_side
+        squashed = np.asarray(picture.resize((side, side), Image.Resampling.BILINEAR))
+        images = self._normalised(squashed)
+        words = prompts.parse([name]).synonyms
+        seen = self._windows(images, self.localizer.embed_names([name]), list(words), reporter)
+        heats = {}
+        for method, task in self.tasks.items():
+            raw = seen.of[method].relu() if task.method.relu else seen.of[method]  # [1, 1, h, w]
+            heat = min_max(F.interpolate(raw, size=(side, side), mode="bilinear", align_corners=False))
+            for step in self._over_picture:
+                cell = (self.backbone.stride, self.backbone.stride)
+                heat = min_max(
+                    step.function(torch.from_numpy(squashed.copy()).to(heat).permute(2, 0, 1)[None] / 255, heat, cell)
+                )
+            heats[method] = heat[0, 0].cpu().numpy()
+        return heats
+
+    # ----------------------------------------------------------------------------------------------------------- stages
+    def _input(self, picture: Image.Image) -> tuple[npt.NDArray[np.uint8], Tensor]:
+        """The picture resized with its ratio kept, and what the tower takes of it."""
+        height, width = resized_hw((picture.height, picture.width), self.protocol)
+        resized = cv2.resize(np.asarray(picture), (width, height), interpolation=cv2.INTER_LINEAR)
+        return np.asarray(resized, np.uint8), self._normalised(np.asarray(resized, np.uint8))
+
+    def _normalised(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
+        images = torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None].float()  # [1, 3, h, w]
+        return ((images - self._mean) / self._std).to(self.backbone.device, self.backbone.dtype)
+
+    def _windows(self, images: Tensor, queries: Tensor, words: list[tuple[str, ...]], reporter: Reporter) -> _Seen:
+        """The raw maps of every window of one picture `[1, 3, h, w]`, by every method."""
+        height, width = images.shape[-2:]
+        side = self.protocol.window
+        window = (min(side, height), min(side, width)) if side else (height, width)
+        tops, lefts = (
+            window_starts(length, one, self.protocol.stride) if side else [0]
+            for length, one in zip((height, width), window, strict=True)
+        )
+        corners = [(top, left) for top in tops for left in lefts]
+        crops = torch.cat([images[..., y : y + window[0], x : x + window[1]] for y, x in corners])  # [W, 3, …]
+        # The remainder of the patch grid is lost, as in a convolution over patches.
+        stride = self.backbone.stride
+        taken = [one // stride * stride for one in window]
+        if not all(taken):
+            raise UsageError(
+                f"expected windows of at least {stride} pixels for {self.backbone.name}, got {window[1]}×{window[0]}: "
+                "choose a larger --window"
+            )
+        crops = crops[..., : taken[0], : taken[1]]
+        parts: dict[str, list[Tensor]] = {name: [] for name in self.tasks}
+        for batch in torch.split(crops, self._batch_size):
+            for name, maps in self._seen(batch, queries, words, reporter):
+                parts[name].append(maps)
+        return _Seen({name: torch.cat(maps) for name, maps in parts.items()}, corners, window, (height, width))
+
+    def _seen(
+        self, batch: Tensor, queries: Tensor, words: list[tuple[str, ...]], reporter: Reporter
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Each method's maps `[n, Q, h, w]` of a batch of windows; by halves where memory is short."""
+        try:
+            made = list(self._forward(batch, queries, words, reporter))
+        except (RuntimeError, MemoryError) as error:
+            if len(batch) == 1 or not out_of_memory(error):
+                raise
+        else:
+            yield from made
+            return
+        reporter.halved(len(batch))
+        for half in torch.split(batch, (len(batch) + 1) // 2):
+            yield from self._seen(half, queries, words, reporter)
+
+    def _forward(
+        self, batch: Tensor, queries: Tensor, words: list[tuple[str, ...]], reporter: Reporter
+    ) -> Iterator[tuple[str, Tensor]]:
+        steps = [step.needs(self.backbone) for step in self._on_grid]
+        needs = reduce(or_, [task.needs for task in self.tasks.values()] + steps)
+        trace = self.backbone.trace(batch, needs)
+        context = Context(
+            batch,
+            queries.to(batch.device, torch.float32)[None].expand(len(batch), -1, -1),  # [n, Q, D]
+            trace,
+            self.backbone,
+            self._batch_size,
+            reporter.masked,
+            encode_masked=self._encode_masked,
+            empty_name=self._empty_name,
+            words=[words] * len(batch),
+        )
+        for name, task in self.tasks.items():
+            maps = raw_maps(task.method, context, task.options).float()  # [n, Q, h, w]
+            for step in self._on_grid:
+                maps = stepped(step, context, maps)
+            if not maps.isfinite().all():
+                raise ModelError(
+                    f"{self.backbone.name} gave a map that is not a number with {name}: use a higher precision or "
+                    "check the weights"
+                )
+            yield name, maps
+
+    def _over_pixels(
+        self, maps: Tensor, cosines: bool, seen: _Seen, picture: Image.Image, resized_hw: tuple[int, int]
+    ) -> PixelMaps:
+        """How maps `[W, Q, h, w]` of windows become maps over the picture's pixels, a few queries at a time."""
+        low, high = maps.min(), maps.max()
+        spread = (high - low).clamp(min=torch.finfo(maps.dtype).tiny)
+        if not cosines:  # on one scale for all names, whatever the method's own is
+            maps, low, spread = (maps - low) / spread, torch.zeros_like(low), torch.ones_like(spread)
+        hw = (picture.height, picture.width)
+        if not self._over_picture:
+            return lambda start, end: _resized(seen.stitched(maps[:, start:end]), hw)
+        shrink = min(1.0, LONGEST / max(hw))
+        work_hw = hw if shrink == 1 else (max(1, round(hw[0] * shrink)), max(1, round(hw[1] * shrink)))
+        small = picture if shrink == 1 else picture.resize(work_hw[::-1], Image.Resampling.BICUBIC)
+        pixels = torch.from_numpy(np.array(small)).permute(2, 0, 1)[None].to(maps.device).float() / 255  # [1, 3, H, W]
+        cell_h, cell_w = (
+            max(1, round(self.backbone.stride * work / own)) for work, own in zip(work_hw, resized_hw, strict=True)
+        )
+
+        def over(start: int, end: int) -> Tensor:
+            values = (_resized(seen.stitched(maps[:, start:end]), work_hw) - low) / spread  # [q, H, W] in 0–1
+            for step in self._over_picture:
+                values = step.function(pixels, values[None], (cell_h, cell_w))[0]
+            return _resized(values * spread + low, hw)
+
+        return over
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the windows of one picture gave.
+
+    Attributes:
+        of: method → raw maps `[W, Q, h, w]` on the windows' grids.
+        corners: top and left of each window.
+        window: height and width of each.
+        hw: of the resized picture.
+    """
+
+    of: Mapping[str, Tensor]
+    corners: Sequence[tuple[int, int]]
+    window: tuple[int, int]
+    hw: tuple[int, int]
+
+    def stitched(self, maps: Tensor) -> Tensor:
+        """Maps `[W, q, h, w]` of the windows → `[q, H, W]` over the resized picture, their mean where they overlap."""
+        total = maps.new_zeros(maps.shape[1], *self.hw)
+        times = maps.new_zeros(self.hw)
+        for (top, left), values in zip(self.corners, maps, strict=True):
+            part = (slice(top, top + self.window[0]), slice(left, left + self.window[1]))
+            total[(slice(None), *part)] += _resized(values, self.window)
+            times[part] += 1
+        return total / times
+
+
+def stepped(step: Refinement, context: Context, maps: Tensor) -> Tensor:
+    """A refinement on the grid after raw maps `[n, Q, h, w]`, whose scale it does not know.
+
+    All maps of a window are brought to 0–1 together, which keeps their differences, and back afterwards.
+    """
+    maps = F.interpolate(maps, size=step.grid(context.backbone, context.trace), mode="bilinear", align_corners=False)
+    low, high = maps.amin((1, 2, 3), keepdim=True), maps.amax((1, 2, 3), keepdim=True)  # [n, 1, 1, 1]
+    spread = (high - low).clamp(min=torch.finfo(maps.dtype).tiny)
+    return step.function(context, (maps - low) / spread) * spread + low
+
+
+def _resized(maps: Tensor, hw: tuple[int, int]) -> Tensor:
+    """`[q, h, w]` → `[q, H, W]`, bilinear."""
+    if maps.shape[-2:] == hw:
+        return maps
+    return F.interpolate(maps[None], size=hw, mode="bilinear", align_corners=False)[0]
+
+
+def resized_hw(hw: tuple[int, int], protocol: Protocol) -> tuple[int, int]:
+    """Height and width of a picture that is resized as mmcv does it: the ratio kept, sides rounded.
+
+    Example:
+        >>> from cliploc.segmentation import protocol_of
+        >>> resized_hw((375, 500), protocol_of("voc21"))
+        (336, 448)
+    """
+    factor = min(protocol.long_side / max(hw), protocol.short_side / min(hw))
+    return int(hw[0] * factor + 0.5), int(hw[1] * factor + 0.5)
+
+
+def label_map(over_pixels: PixelMaps, count: int, class_of: Tensor, hw: tuple[int, int], protocol: Protocol) -> Labels:
+    """The label of every pixel: the class of the most probable query, and the background's rules.
+
+    The probability p is the softmax over queries of logit scale · cosine, and a class's is the greatest of its
+    queries'. The greatest p is the greatest cosine's; only the background's rule needs p itself, whose sum is gathered
+    a few queries at a time.
+
+    Args:
+        over_pixels: gives the maps of some queries.
+        count: the number of queries Q.
+        class_of: `[Q]` the label of each query, not falling.
+        hw: height and width.
+        protocol: logit scale, thresholds.
+
+    Returns:
+        `[H, W]`; the first of equally probable classes.
+    """
+    labels, probability = _best(over_pixels, count, class_of, hw, protocol)
+    if protocol.area_threshold > 0:
+        counts = torch.bincount(labels.flatten(), minlength=int(class_of.max()) + 1)
+        counts[0] = 0
+        kept = counts > protocol.area_threshold * counts.sum()
+        kept[0] = True
+        labels, probability = _best(over_pixels, count, class_of, hw, protocol, kept)
+    if protocol.background_threshold > 0:
+        labels = torch.where(probability < protocol.background_threshold, 0, labels)
+    return labels.cpu().numpy().astype(np.int16)
+
+
+def _best(
+    over_pixels: PixelMaps,
+    count: int,
+    class_of: Tensor,
+    hw: tuple[int, int],
+    protocol: Protocol,
+    kept: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The best label `[H, W]` of those kept, and its probability among all queries."""
+    at_once = max(1, VALUES // (hw[0] * hw[1]))
+    best: Tensor | None = None
+    for start in range(0, count, at_once):
+        end = min(start + at_once, count)
+        logits = protocol.logit_scale * over_pixels(start, end)  # [q, H, W]
+        asked = class_of[start:end].to(logits.device)
+        if best is None:
+            best = logits.new_full(hw, -math.inf)
+            highest, total = best.clone(), torch.zeros_like(best)
+            labels = torch.zeros(hw, dtype=torch.int64, device=logits.device)
+        top = torch.maximum(highest, logits.amax(dim=0))
+        total = total * (highest - top).exp() + (logits - top).exp().sum(dim=0)
+        highest = top
+        if kept is not None:
+            logits = logits.masked_fill(~kept.to(logits.device)[asked][:, None, None], -math.inf)
+        value, place = logits.max(dim=0)  # the first of equal ones
+        better = value > best
+        labels = torch.where(better, asked[place], labels)
+        best = torch.where(better, value, best)
+    assert best is not None
+    return labels, (best - highest).exp() / total

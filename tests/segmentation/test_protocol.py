@@ -1,0 +1,198 @@
+"""The protocol to the digit: label maps equal those of plain loops pixel by pixel, and so does mIoU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cliploc.config import SEGMENTATION_OPTIONS, SegmentationOptions
+from cliploc.datasets import classes_of
+from cliploc.errors import UsageError
+from cliploc.localizer import Localizer
+from cliploc.method import Context
+from cliploc.metrics import MeanIoU
+from cliploc.refine import Refinement
+from cliploc.saliency import methods
+from cliploc.segmentation import Protocol, Segmenter, label_map, protocol_names, protocol_of
+from cliploc.tower import Needs
+from tests.segmentation import plain
+
+SIZES = [(181, 147), (131, 160)]  # odd, one upright
+METHODS = ("maskclip", "clearclip", "sclip")
+BASE = Protocol("test", classes_of(plain.CLASSES), background=True, short_side=240)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return plain.clip_b16()
+
+
+@pytest.fixture(scope="module")
+def localizer(model):
+    return Localizer(plain.adapted(model), method="maskclip", templates="openai-80", batch_size=3)
+
+
+# logit scale, probability threshold, area threshold, window
+RULES = {
+    "threshold": (400.0, 0.4, None, 224),
+    "area": (400.0, 0.25, 0.2, 224),
+    "whole": (40.0, 0.0, None, 0),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_label_maps_and_miou_are_those_of_plain_loops(rule, model, localizer):
+    scale, probability, area, window = RULES[rule]
+    protocol = replace(
+        BASE,
+        logit_scale=scale,
+        background_threshold=probability,
+        area_threshold=area or 0,
+        window=window,
+        position_rule="antialiased" if window else "dino",
+    )
+    segmenter = Segmenter(localizer, protocol, {name: {} for name in METHODS})
+    pictures = plain.pictures(SIZES)
+    random = np.random.default_rng(0)
+    truths = [random.choice([0, 1, 2, 3, 255], size=(height, width)) for width, height in SIZES]
+    found = [segmenter.label_maps(one) for one in pictures]
+    for name in METHODS:
+        expected = [
+            plain.label_map(
+                model, one, name, short_side=240, logit_scale=scale, prob_thd=probability, area_thd=area, window=window
+            )
+            for one in pictures
+        ]
+        metric = MeanIoU(4)
+        for number, (theirs, truth) in enumerate(zip(expected, truths, strict=True)):
+            np.testing.assert_array_equal(found[number][name], theirs)
+            metric.update(str(number), found[number][name], truth)
+        assert metric.compute().miou == pytest.approx(plain.mean_iou(expected, truths, 4), abs=1e-9)
+        assert len({label for one in expected for label in np.unique(one)}) > 1  # the maps say something
+
+
+def test_label_maps_do_not_depend_on_how_many_queries_are_in_memory(localizer, monkeypatch):
+    (picture,) = plain.pictures(SIZES[:1])
+    protocol = replace(BASE, logit_scale=400.0, background_threshold=0.4, area_threshold=0.1)
+    segmenter = Segmenter(localizer, protocol, {"maskclip": {}})
+    whole = segmenter.label_maps(picture)["maskclip"]
+    monkeypatch.setattr("cliploc.segmentation.segmenter.VALUES", 1)
+    np.testing.assert_array_equal(segmenter.label_maps(picture)["maskclip"], whole)
+
+
+def test_a_picture_narrower_than_a_window(model, localizer):
+    (picture,) = plain.pictures([(700, 60)])
+    protocol = replace(BASE, long_side=500)  # 500×43
+    found = Segmenter(localizer, protocol, {"maskclip": {}}).label_maps(picture)["maskclip"]
+    assert found.shape == (60, 700)
+
+
+@given(st.integers(1, 6), st.integers(1, 4), st.floats(1, 60), st.floats(0, 0.9), st.floats(0, 0.5), st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_the_running_maximum_is_the_softmax_over_all_queries(queries, classes, scale, threshold, area, seed):
+    generator = torch.Generator().manual_seed(seed)
+    maps = torch.rand(queries + classes, 5, 7, generator=generator)
+    extra = torch.randint(0, classes, (queries,), generator=generator)
+    class_of = torch.cat([torch.arange(classes), extra]).sort().values
+    protocol = replace(BASE, logit_scale=scale, background_threshold=threshold, area_threshold=area)
+    found = label_map(lambda start, end: maps[start:end], len(class_of), class_of, (5, 7), protocol)
+    p = (scale * maps).softmax(dim=0)
+    of_class = torch.stack([p[class_of == label].amax(dim=0) for label in range(classes)])
+    if area > 0:
+        counts = torch.bincount(of_class.argmax(dim=0).flatten(), minlength=classes)[1:]
+        of_class[1:] *= (counts > area * counts.sum())[:, None, None]
+    expected = torch.where(of_class.amax(dim=0) < threshold, 0, of_class.argmax(dim=0))
+    assert (found == expected.numpy()).mean() > 0.97  # a rounding at the threshold
+
+
+def test_refinements_keep_the_scale_of_the_maps(model):
+    """A step that changes nothing changes no label, on the grid and over the picture."""
+    (picture,) = plain.pictures(SIZES[:1])
+    backbone = plain.adapted(model)
+    protocol = replace(BASE, logit_scale=400.0, background_threshold=0.4)
+    bare = Localizer(backbone, method="maskclip", templates="openai-80")
+    whole = Segmenter(bare, protocol, {"maskclip": {}}).label_maps(picture)["maskclip"]
+    facts = {"title": "", "paper": "", "towers": frozenset(("vit",)), "threshold": lambda _, tau: tau, "package": None}
+    grid = Refinement("same", lambda _, maps: maps, on="grid", needs=lambda _: Needs(features=(-1,)), **facts)
+    over = Refinement("same", lambda _, maps, cell: maps, on="picture", needs=lambda _: None, **facts)
+    segmenter = Segmenter(bare, protocol, {"maskclip": {}})
+    segmenter._on_grid, segmenter._over_picture = (grid,), (over,)
+    assert (segmenter.label_maps(picture)["maskclip"] == whole).mean() > 0.999
+
+
+def test_methods_whose_maps_are_cosines_say_so(localizer):
+    """Bounded by 1 and linear in the text; whoever reads by `dense_cosine` alone declares it."""
+    assert {one.name for one in methods if one.cosines} >= {"maskclip", "sclip", "clearclip", "naclip", "gem"}
+    backbone = localizer.backbone
+    images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    for method in (one for one in methods if one.cosines):
+        task = localizer.stages.tasks_of([method.name])[method.name]
+        trace = backbone.trace(images, task.needs)
+        text = torch.nn.functional.normalize(torch.randn(1, 2, 32, generator=torch.Generator().manual_seed(1)), dim=-1)
+        both = method.function(Context(images, text.expand(2, -1, -1), trace, backbone))
+        assert both.abs().max() <= 1 + 1e-5
+        mixed = (0.6 * text[:, :1] - 0.3 * text[:, 1:]).expand(2, -1, -1)
+        one = method.function(Context(images, mixed, trace, backbone))
+        torch.testing.assert_close(one, 0.6 * both[:, :1] - 0.3 * both[:, 1:], atol=1e-5, rtol=1e-4)
+
+
+def test_position_embeddings_as_dino_resizes_them(model):
+    backbone = plain.adapted(model)
+    dino = backbone.with_positions("dino")
+    assert dino.weights_id != backbone.weights_id
+    image = torch.randn(1, 3, 160, 256, generator=torch.Generator().manual_seed(0))
+    assert not torch.allclose(dino.embed(image), backbone.embed(image))
+    square = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(dino.embed(square), backbone.embed(square))
+    assert backbone.position_rule == "antialiased"
+
+
+def test_options_replace_what_the_set_has_and_nothing_else():
+    second = {
+        "short_side": 448, "window": 0, "stride": 56, "logit_scale": 65.0, "background_threshold": 0.2,
+        "area_threshold": 0.1, "position_rule": "dino",
+    }  # fmt: skip
+    assert second.keys() == SEGMENTATION_OPTIONS.keys()
+    own = protocol_of("voc21")
+    for name, value in second.items():
+        changed = protocol_of("voc21", SegmentationOptions(**{name: value}))
+        assert {key for key in own.describe() if own.describe()[key] != changed.describe()[key]} == {name}
+    for name in protocol_names():
+        assert protocol_of(name).describe().keys() == own.describe().keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error"),
+    [
+        ("voc20", {"background_threshold": 0.1}, "voc20 has no background, which --background-threshold is for"),
+        ("imagenet_seg", {"stride": 56}, "imagenet_seg has one window and one name: leave --stride out"),
+        ("voc", {}, "expected a segmentation set of ade20k, cityscapes"),
+    ],
+)
+def test_errors_of_options(name, options, error):
+    with pytest.raises(UsageError, match=error):
+        protocol_of(name, SegmentationOptions(**options))
+    with pytest.raises(UsageError, match="expected stride, a whole number from 1"):
+        SegmentationOptions(stride=0)
+
+
+def test_a_method_that_reads_no_text_is_refused(localizer):
+    with pytest.raises(UsageError, match="raw_attention has the same map for every name"):
+        Segmenter(localizer, BASE, {"raw_attention": {}})
+
+
+def test_names_that_the_model_cannot_know_are_never_predicted():
+    localizer = Localizer("mini", method="cam")
+    protocol = replace(BASE, classes=classes_of(["cat", "qqqq", "dog, zzzz"]), short_side=64, window=64, stride=32)
+    segmenter = Segmenter(localizer, protocol, {"cam": {}})
+    assert segmenter.classes == {0, 2}
+    assert set(segmenter.unknown) == {"qqqq", "zzzz"}
+    (picture,) = plain.pictures([(90, 70)])
+    assert 1 not in segmenter.label_maps(picture)["cam"]
+    with pytest.raises(UsageError, match="expected a class that mini knows"):
+        Segmenter(localizer, replace(protocol, classes=classes_of(["qqqq"])), {"cam": {}})
