@@ -10,23 +10,18 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from cliploc import __version__
-from cliploc._files import temporaries_of
-from cliploc._parts import part_path, read_stamps
 from cliploc.datasets import subsets
-from cliploc.errors import CliplocError, UsageError
+from cliploc.errors import UsageError
 from cliploc.jobs import folder, local
-from cliploc.jobs.engine import Engine, Part, Ready, Shard
-from cliploc.jobs.folder import RunKind, plain, room_for_parts, write_json
-from cliploc.jobs.notes import Notes, pictures_in_words
+from cliploc.jobs.engine import Engine
+from cliploc.jobs.folder import RunKind, plain, write_json
 from cliploc.jobs.plan import SHARD, ModelSetup, Setting, WorkerSettings, shard_size, shards_of
-from cliploc.jobs.rows import arrow, place_of, read_columns, rows_in, write_part
-from cliploc.jobs.sources import content_digest, stamp
+from cliploc.jobs.rows import arrow, place_of, rows_in
 from cliploc.jobs.summary import Summary, summarize, summary_columns
+from cliploc.jobs.task import BenchmarkTask, TaskResult, percent_text, run_task
 from cliploc.metrics import all_numbers
 from cliploc.report.benchmark import FILES as REPORT_FILES
 from cliploc.reporter import SILENT, Reporter
@@ -44,26 +39,8 @@ FILES = ("summary.json", *REPORT_FILES)  # files that a run writes besides the m
 
 
 @dataclass(frozen=True)
-class BenchmarkResult:
-    """The result of a benchmark run.
-
-    Attributes:
-        out: the run's folder.
-        summary: setting → numbers in percent.
-        notes: remarks on the run: halved batches, unknown names, settings that failed.
-        failed: sample → why it is not in the numbers, and for how many settings.
-        samples: number of samples that were asked for.
-        computed: number of parts that this call computed; the others were done before.
-        resumed: whether parts were done before.
-    """
-
-    out: Path
-    summary: dict[str, Summary]
-    notes: tuple[str, ...]
-    failed: Mapping[str, str]
-    samples: int
-    computed: int
-    resumed: bool
+class BenchmarkResult(TaskResult):
+    """The result of a benchmark run."""
 
     def document(self) -> dict[str, Any]:
         """The result as in summary.json."""
@@ -83,7 +60,7 @@ class BenchmarkResult:
         for name, one in self.summary.items():
             cells = [name]
             for key, number in shown.items():
-                cells.append(_percent(one, key))
+                cells.append(percent_text(one, key))
                 if number.threshold:
                     cells.append(f"{one[number.threshold]:g}" if number.threshold in one else "–")
             rows.append(tuple(cells))
@@ -101,23 +78,9 @@ class BenchmarkResult:
             ]
         classified: dict[tuple[str, str], str] = {}
         for name, one in self.summary.items():
-            classified.setdefault((_percent(one, "top1_cls"), _percent(one, "top5_cls")), name)
+            classified.setdefault((percent_text(one, "top1_cls"), percent_text(one, "top5_cls")), name)
         lines += [f"{name}: classification Top-1 {a} Top-5 {b}" for (a, b), name in classified.items() if a != "–"]
         return lines
-
-    def closing(self, seconds: float) -> str:
-        """The line printed at the end of a run."""
-        done = min((one["evaluated"] for one in self.summary.values()), default=0)
-        again = ", resumed" if self.resumed else ""
-        failed = f"; {len(self.failed)} failed: see summary.json" if self.failed else ""
-        return (
-            f"{done} of {self.samples} samples × {len(self.summary)} settings done{again}, {seconds:.1f} s{failed}; "
-            f"results in {self.out}"
-        )
-
-
-def _percent(numbers: Mapping[str, Any], key: str) -> str:
-    return "–" if numbers.get(key) is None else f"{numbers[key]:.2f}"
 
 
 def run_benchmark(
@@ -168,50 +131,18 @@ def run_benchmark(
         max(1, (os.cpu_count() or 2) - 1) if judges is None else judges,
         token,
     )
-    shards = list(shards_of(dataset, size))
-    notes = Notes(reporter)
-    worker = worker_settings()  # refuses what cannot be used before anything is written
-    manifest = {
-        "schema_version": SCHEMA_VERSION,
-        "kind": KIND.name,
-        "cliploc_version": __version__,
-        "dataset": describe_dataset(dataset, asked or {}),
-        "settings": worker.describe(),
-        "shard_size": size,
-        "shards": len(shards),
-        "save_maps": save_maps,
-        "token": token,
-    }
-    notes.add(worker.notes)
-    begun = folder.begin(out, KIND, manifest, [*FILES, *(["maps"] if save_maps else [])])
-    notes.add(begun.notes)
-    changed = {index: names for index in begun.whole if (names := _changed(out, shards[index]))}
-    if changed:
-        pictures = pictures_in_words([name for names in changed.values() for name in names])
-        again = f"{len(changed)} of {len(shards)} parts computed again"
-        notes.add([f"replaced since they were computed: {pictures}; {again}"])
-    there = begun.whole - changed.keys()
-    todo = [shard for shard in shards if shard.index not in there]
-    stamps = {shard.index: [stamp(one) for one in shard.samples] for shard in todo}  # taken before any picture is read
-    passes = len({one.setup for one in settings})
-    reporter.phase("benchmark")
-    reporter.start(passes * sum(len(one.samples) for one in todo), passes * len(dataset))
-    done = 0
-
-    def keep(part: Part) -> None:
-        nonlocal done
-        write_part(part_path(out, part.index), part.table, stamps[part.index])
-        done += 1
-        notes.add(part.notes)
-        for sample, reason in _failed_in(part):
-            reporter.failed(sample, CliplocError(f"{sample}: {reason}"))
-
-    with temporaries_of(begun.token), room_for_parts(out, lambda: len(there) + done, len(shards)):
-        folder.begin_session(out, KIND)
-        engine(todo, Ready(worker_settings, worker), keep, reporter)
-        reporter.phase("summary")
-        summary = conclude(out)
-    return BenchmarkResult(out, summary, notes.lines, _failures(summary), len(dataset), done, bool(there))
+    task = BenchmarkTask(
+        kind=KIND,
+        make_worker=worker_settings,
+        shards=tuple(shards_of(dataset.samples, size)),
+        passes=len({one.setup for one in settings}),
+        dataset=describe_dataset(dataset, asked or {}),
+        shard_size=size,
+        facts={"save_maps": save_maps},
+        files=(*FILES, *(["maps"] if save_maps else [])),
+        conclude=conclude,
+    )
+    return BenchmarkResult(**vars(run_task(task, out, token, engine, reporter)))
 
 
 def unfit_for_setup(setup: ModelSetup, method: str) -> str | None:
@@ -238,20 +169,6 @@ def conclude(out: Path) -> dict[str, Summary]:
     summary = summarize(manifest["settings"], rows, manifest["dataset"]["role"] == "tune")
     write_json(out / "summary.json", {"schema_version": SCHEMA_VERSION, "settings": summary})
     return summary
-
-
-def _failed_in(part: Part) -> list[tuple[str, str]]:
-    """The failed samples of a part, each with its different reasons, for any number of settings."""
-    rows = part.table.select(["sample", "status", "reason"]).to_pylist()
-    return list(dict.fromkeys((row["sample"], row["reason"]) for row in rows if row["status"] != "ok"))
-
-
-def _failures(summary: Mapping[str, Summary]) -> dict[str, str]:
-    failed: dict[str, str] = {}
-    for numbers in summary.values():
-        for one in numbers["failed"]:
-            failed.setdefault(one["sample"], one["reason"])
-    return failed
 
 
 # ----------------------------------------------------------------------------------------------------------- manifest
@@ -283,18 +200,6 @@ def _reasons(dataset: Dataset, subset: str | None) -> dict[str, str]:
     reasons = subsets.get("ten-classes").reasons
     present = {dataset.classes[label].wnid for label in {one.label for one in dataset.samples}}
     return dict(reasons) if subset == "ten-classes" or reasons.keys() <= present else {}
-
-
-def _changed(out: Path, shard: Shard) -> list[str]:
-    """The samples of a part whose files were replaced since it was computed."""
-    path = part_path(out, shard.index)
-    stamps = read_stamps(path)
-    if stamps == (now := [stamp(one) for one in shard.samples]):
-        return []
-    rows = read_columns(path, ["sample", "blake2b"]).to_pylist()
-    digests = {row["sample"]: row["blake2b"] for row in rows}
-    suspects = [one for one, old, new in zip_longest(shard.samples, stamps, now) if one is not None and old != new]
-    return [one.id for one in suspects if digests.get(one.id) != content_digest(one)]
 
 
 def read_manifest(out: Path) -> dict[str, Any]:

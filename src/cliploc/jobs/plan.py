@@ -14,7 +14,6 @@ from cliploc.config import BENCHMARK, Options
 from cliploc.errors import UsageError
 from cliploc.jobs.engine import Shard
 from cliploc.recipes import Recipe
-from cliploc.values import Dataset
 
 OF_SETTING = {"method", "method_options", "threshold"}
 SHARD = 32  # samples that are computed and written together; rounded up to whole batches
@@ -187,10 +186,10 @@ def shard_size(batch_size: int, about: int = SHARD) -> int:
     return -(-about // batch_size) * batch_size
 
 
-def shards_of(dataset: Dataset, size: int) -> Iterator[Shard]:
-    """Splits a dataset into shards, in its order."""
-    for index, start in enumerate(range(0, len(dataset.samples), size)):
-        yield Shard(index, dataset.samples[start : start + size])
+def shards_of(samples: Sequence[Any], size: int) -> Iterator[Shard]:
+    """Splits a dataset's samples into shards, in their order."""
+    for index, start in enumerate(range(0, len(samples), size)):
+        yield Shard(index, tuple(samples[start : start + size]))
 
 
 @dataclass(frozen=True)

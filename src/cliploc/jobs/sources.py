@@ -10,7 +10,9 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeAlias
 
+from cliploc.datasets import LabelledPicture
 from cliploc.jobs.engine import Shard
 from cliploc.jobs.pictures import PictureFile
 from cliploc.values import Sample
@@ -18,14 +20,19 @@ from cliploc.values import Sample
 READERS = 4  # files read at the same time
 
 
-def files_of(sample: Sample | PictureFile) -> list[Path]:
+SampleLike: TypeAlias = Sample | LabelledPicture | PictureFile
+
+
+def files_of(sample: SampleLike) -> list[Path]:
     """The files that a sample's row depends on: its picture and masks."""
+    if isinstance(sample, LabelledPicture):
+        return list(sample.files)
     if isinstance(sample, PictureFile):
         return [sample.path]
     return [sample.path, *sample.masks, *([] if sample.ignore is None else [sample.ignore])]
 
 
-def stamp(sample: Sample | PictureFile) -> str:
+def stamp(sample: SampleLike) -> str:
     """A stamp of a sample's files that changes when one is written, replaced or touched; made without reading them.
 
     It includes the time of the inode's last change, as the modification time can be set back.
@@ -40,7 +47,7 @@ def stamp(sample: Sample | PictureFile) -> str:
     return hashlib.blake2b(repr(facts).encode(), digest_size=8).hexdigest()
 
 
-def content_digest(sample: Sample | PictureFile) -> str:
+def content_digest(sample: SampleLike) -> str:
     """blake2b digest of the files' content; a file that cannot be read gives a fixed value."""
     digest = hashlib.blake2b(digest_size=16)
     for path in files_of(sample):

@@ -1,0 +1,195 @@
+"""What all benchmarks share, whatever they measure: a folder, parts, resuming, replaced pictures, and an engine.
+
+A benchmark is a `BenchmarkTask`: its kind, its worker, its shards, and how numbers come of its rows. `run_task` does
+the rest. Its parts are tables with a row for each sample and setting, of at least the columns sample, setting, blake2b,
+status and reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, Protocol
+
+from cliploc import __version__
+from cliploc._files import temporaries_of
+from cliploc._parts import part_path, read_stamps
+from cliploc.errors import CliplocError
+from cliploc.jobs import folder
+from cliploc.jobs.engine import Engine, Part, Ready, Shard, Worker
+from cliploc.jobs.folder import RunKind, room_for_parts
+from cliploc.jobs.notes import Notes, pictures_in_words
+from cliploc.jobs.rows import arrow, read_columns, write_part
+from cliploc.jobs.sources import content_digest, stamp
+from cliploc.jobs.summary import Summary
+from cliploc.reporter import Reporter
+
+
+class BenchmarkWorkerLike(Worker, Protocol):
+    """A worker that can say what its numbers depend on."""
+
+    def describe(self) -> list[dict[str, Any]]:
+        """For each setting everything that its numbers depend on, with its `id`, as plain values for JSON."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks on the models and the dataset's names."""
+        ...
+
+
+@dataclass(frozen=True)
+class BenchmarkTask:
+    """A benchmark, whatever it measures.
+
+    Attributes:
+        kind: kind of run, as its manifest has it.
+        make_worker: makes the worker; picklable.
+        shards: all shards of the run.
+        passes: how often each sample is looked at, for progress: the number of setups.
+        dataset: the dataset's entry in the manifest.
+        shard_size: number of samples in a shard.
+        facts: further entries of the manifest.
+        files: names of files and folders that the run writes besides the manifest and the parts.
+        conclude: computes the numbers of all parts in a folder and writes summary.json.
+    """
+
+    kind: RunKind
+    make_worker: Callable[[], BenchmarkWorkerLike]
+    shards: tuple[Shard, ...]
+    passes: int
+    dataset: Mapping[str, Any]
+    shard_size: int
+    facts: Mapping[str, Any]
+    files: Sequence[str]
+    conclude: Callable[[Path], dict[str, Summary]]
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """The result of a run.
+
+    Attributes:
+        out: the run's folder.
+        summary: setting → numbers in percent.
+        notes: remarks on the run: halved batches, unknown names, settings that failed.
+        failed: sample → why it is not in the numbers, and for how many settings.
+        samples: number of samples that were asked for.
+        computed: number of parts that this call computed; the others were done before.
+        resumed: whether parts were done before.
+    """
+
+    out: Path
+    summary: dict[str, Summary]
+    notes: tuple[str, ...]
+    failed: Mapping[str, str]
+    samples: int
+    computed: int
+    resumed: bool
+
+    def closing(self, seconds: float) -> str:
+        """The line printed at the end of a run."""
+        done = min((one["evaluated"] for one in self.summary.values()), default=0)
+        again = ", resumed" if self.resumed else ""
+        failed = f"; {len(self.failed)} failed: see summary.json" if self.failed else ""
+        return (
+            f"{done} of {self.samples} samples × {len(self.summary)} settings done{again}, {seconds:.1f} s{failed}; "
+            f"results in {self.out}"
+        )
+
+
+def percent_text(numbers: Mapping[str, Any], key: str) -> str:
+    """A number of a summary in a table."""
+    return "–" if numbers.get(key) is None else f"{numbers[key]:.2f}"
+
+
+def run_task(task: BenchmarkTask, out: Path, token: str, engine: Engine, reporter: Reporter) -> TaskResult:
+    """Runs a task into a folder, or resumes it there.
+
+    Args:
+        task: the task.
+        out: an empty folder, or the folder of a run with the same settings.
+        token: of the run; see `cliploc.jobs.folder.token_for`.
+        engine: the engine that runs it.
+        reporter: gets the phases ("benchmark", then "summary"), the numbers of pictures × setups to do and done, each
+            failed sample, and each note.
+
+    Raises:
+        UsageError: a model, method, option or folder that cannot be used, or a folder with other settings.
+        DiskFullError: no room on the disk.
+    """
+    arrow()
+    notes, shards = Notes(reporter), task.shards
+    worker = task.make_worker()  # refuses what cannot be used before anything is written
+    manifest = {
+        "schema_version": task.kind.version,
+        "kind": task.kind.name,
+        "cliploc_version": __version__,
+        "dataset": task.dataset,
+        "settings": worker.describe(),
+        "shard_size": task.shard_size,
+        "shards": len(shards),
+        **task.facts,
+        "token": token,
+    }
+    notes.add(worker.notes)
+    begun = folder.begin(out, task.kind, manifest, task.files)
+    notes.add(begun.notes)
+    changed = {index: names for index in begun.whole if (names := _changed(out, shards[index]))}
+    if changed:
+        pictures = pictures_in_words([name for names in changed.values() for name in names])
+        again = f"{len(changed)} of {len(shards)} parts computed again"
+        notes.add([f"replaced since they were computed: {pictures}; {again}"])
+    there = begun.whole - changed.keys()
+    todo = [shard for shard in shards if shard.index not in there]
+    stamps = {shard.index: [stamp(one) for one in shard.samples] for shard in todo}  # taken before any picture is read
+    reporter.phase("benchmark")
+    reporter.start(
+        task.passes * sum(len(one.samples) for one in todo), task.passes * sum(len(one.samples) for one in shards)
+    )
+    done = 0
+
+    def keep(part: Part) -> None:
+        nonlocal done
+        write_part(part_path(out, part.index), part.table, stamps[part.index])
+        done += 1
+        notes.add(part.notes)
+        for sample, reason in _failed_in(part):
+            reporter.failed(sample, CliplocError(f"{sample}: {reason}"))
+
+    with temporaries_of(begun.token), room_for_parts(out, lambda: len(there) + done, len(shards)):
+        folder.begin_session(out, task.kind)
+        engine(todo, Ready(task.make_worker, worker), keep, reporter)
+        reporter.phase("summary")
+        summary = task.conclude(out)
+    samples = sum(len(one.samples) for one in shards)
+    return TaskResult(out, summary, notes.lines, _failures(summary), samples, done, bool(there))
+
+
+def _failures(summary: Mapping[str, Summary]) -> dict[str, str]:
+    """Sample → why it is not in the numbers, of all settings."""
+    failed: dict[str, str] = {}
+    for numbers in summary.values():
+        for one in numbers["failed"]:
+            failed.setdefault(one["sample"], one["reason"])
+    return failed
+
+
+def _failed_in(part: Part) -> list[tuple[str, str]]:
+    """The failed samples of a part, each with its different reasons, for any number of settings."""
+    rows = part.table.select(["sample", "status", "reason"]).to_pylist()
+    return list(dict.fromkeys((row["sample"], row["reason"]) for row in rows if row["status"] != "ok"))
+
+
+def _changed(out: Path, shard: Shard) -> list[str]:
+    """The samples of a part whose files were replaced since it was computed."""
+    path = part_path(out, shard.index)
+    stamps = read_stamps(path)
+    if stamps == (now := [stamp(one) for one in shard.samples]):
+        return []
+    rows = read_columns(path, ["sample", "blake2b"]).to_pylist()
+    digests = {row["sample"]: row["blake2b"] for row in rows}
+    suspects = [one for one, old, new in zip_longest(shard.samples, stamps, now) if one is not None and old != new]
+    return [one.id for one in suspects if digests.get(one.id) != content_digest(one)]
