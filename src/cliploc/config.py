@@ -788,6 +788,8 @@ def flags_of(name: str) -> tuple[str, ...]:
         (('--min-area',), ('--option', '-o'), ('--text-cache/--no-text-cache',))
     """
     dashed = name.replace("_", "-")
+    if name in SEGMENTATION_OPTIONS:
+        return (f"--{dashed}",)
     both = f"--{dashed}/--no-{dashed}" if getattr(DEFAULTS, name) is True else f"--{dashed}"
     return OPTIONS[name].flags or (both,)
 

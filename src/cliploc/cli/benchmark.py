@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -42,25 +42,44 @@ from cliploc.cli.output import (
     title_row,
     writable,
 )
-from cliploc.config import BENCHMARK, Options, parse_share
+from cliploc.config import BENCHMARK, DEFAULTS, Options, SegmentationOptions, flags_of, parse_share
 from cliploc.errors import UsageError
 from cliploc.reporter import SILENT
 
 if TYPE_CHECKING:
+    from cliploc.jobs.engine import Engine
     from cliploc.jobs.plan import ModelSetup
     from cliploc.recipes import Recipe
 
-LOST = ("missing picture", "broken picture", "missing mask")  # problems of a dataset that are failures of a run on it
+TASKS = ("localization", "segmentation")
+SEGMENTATION_TEMPLATES = "openai-80"  # the field's
+# Options of views and boxes, which a segmentation protocol has its own rules for.
+NOT_OF_SEGMENTATION = (
+    "recipe", "background", "resize", "image_size", "scales", "windows", "flip", "components", "min_area", "max_boxes",
+    "nms_iou", "split_peaks", "min_presence",
+)  # fmt: skip
+OF_LOCALIZATION = {**BENCHMARK.given(), "resize": "squash"}  # what differs from a localizer's defaults
+LOST = (
+    "missing picture",
+    "broken picture",
+    "missing mask",
+    "broken mask",
+)  # problems of a dataset that are failures of a run on it
 
 
 @localizer_options(
     leave_out=("model", "pretrained", "method", "method_options", "head", "templates", "threshold", "text_cache"),
-    defaults={**BENCHMARK.given(), "resize": "squash"},
+    defaults=OF_LOCALIZATION,
+    segmentation=True,
 )
 def benchmark(
     dataset: Annotated[str, typer.Option(metavar="NAME", help="A name of `cliploc datasets`.")],
     root: Annotated[Path, typer.Option(metavar="DIR", help="The dataset's folder.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where results go; a stopped run there is resumed.")],
+    task: Annotated[
+        str,
+        typer.Option(metavar="|".join(TASKS), help="Boxes of named things, or a class for every pixel (mIoU)."),
+    ] = "localization",
     split: Annotated[str | None, typer.Option(help="Of the dataset. [default: its first]")] = None,
     subset: Annotated[str | None, typer.Option(metavar="ten-classes", help="Only the classes of this subset.")] = None,
     classes: Annotated[
@@ -108,16 +127,40 @@ def benchmark(
     save_maps: Annotated[bool, typer.Option("--save-maps", help="Keep score maps, as `evaluate` takes them.")] = False,
     *,
     options: Options,
+    segmentation: SegmentationOptions,
     as_json: Json = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
-    """Run the WSOL benchmark: models x methods x prompts x thresholds on a dataset.
+    """Run the WSOL benchmark: models x methods x prompts x thresholds on a dataset. Or open-vocabulary segmentation.
 
     Killed at any moment, it is resumed by the same command.
 
     Example: cliploc benchmark --dataset wsol --root data --method cam,layer_cam --out results
+    Example: cliploc benchmark --task segmentation --dataset voc21 --root data --method sclip --out results
     """
     refuse_unknown(model or [], method_names(method) if method else [])
+    if task not in TASKS:
+        raise UsageError(f"expected --task of {', '.join(TASKS)}, got {task!r}")
+    if task == "segmentation":
+        given = {"--subset": subset, "--classes": classes, "--threshold": threshold, "--save-maps": save_maps or None}
+        _refuse_options("segmentation", [flag for flag, value in given.items() if value is not None], options)
+        return _segmentation(
+            dataset,
+            root,
+            out,
+            split=split,
+            chosen={"limit": limit, "sample": sample, "seed": seed},
+            setups=_setups(
+                options, model or ["mini"], pretrained, template or [SEGMENTATION_TEMPLATES], [None, *(head or [])]
+            ),
+            method=method,
+            option=option,
+            engine=parse_engine(engine, address, threads),
+            segmentation=segmentation,
+            as_json=as_json,
+        )
+    if left := segmentation.given():
+        raise UsageError(f"expected --task segmentation with {flags_of(next(iter(left)))[0]}: add it")
     from cliploc.datasets import open_dataset
     from cliploc.jobs.benchmark import run_benchmark, unfit_for_setup
     from cliploc.jobs.folder import DiskFullError
@@ -185,6 +228,91 @@ def benchmark(
     seconds = time.perf_counter() - start_time
     say_failures(terminal, result.failed)
     terminal.say(result.closing(seconds), style="dim")
+    lost = any(problem.kind in LOST for problem in found.problems)
+    return SOME_FAILED if result.failed or lost else DONE
+
+
+def _refuse_options(task: str, flags: Sequence[str], options: Options) -> None:
+    """Refuses options that play no part in a task, so that nobody takes a number for what it is not."""
+    there = [*flags, *(flags_of(name)[0] for name in NOT_OF_SEGMENTATION if _given(options, name))]
+    if there:
+        raise UsageError(f"expected options of --task {task}, got {there[0].partition('/')[0]}: leave it out")
+
+
+def _given(options: Options, name: str) -> bool:
+    return bool(getattr(options, name) != OF_LOCALIZATION.get(name, getattr(DEFAULTS, name)))
+
+
+def _segmentation(
+    dataset: str,
+    root: Path,
+    out: Path,
+    *,
+    split: str | None,
+    chosen: dict[str, Any],
+    setups: Sequence[ModelSetup],
+    method: Sequence[str] | None,
+    option: list[str] | None,
+    engine: Engine,
+    segmentation: SegmentationOptions,
+    as_json: bool,
+) -> int:
+    """`benchmark --task segmentation`."""
+    from cliploc.datasets import open_labelled
+    from cliploc.jobs.benchmark import unfit_for_setup
+    from cliploc.jobs.folder import DiskFullError
+    from cliploc.jobs.plan import Grid
+    from cliploc.jobs.segmentation import FILES, run_segmentation
+    from cliploc.recipes import recipe_of
+    from cliploc.report.segmentation import write_segmentation_report
+    from cliploc.segmentation import protocol_of
+
+    protocol = protocol_of(dataset, segmentation)
+    # The method of each model's recipe, alone: what else a recipe has is about boxes.
+    names = method_names(method) if method else list(dict.fromkeys(recipe_of(one.model).method for one in setups))
+    of_methods = options_of_methods(names, option or [])
+    unfit = unfit_for_setup if method else lambda setup, name: "" if unfit_for_setup(setup, name) else None
+    settings, left_out = Grid(setups, names, lambda name: of_methods[name]).settings(unfit)
+    terminal = Terminal()
+    for line in left_out:
+        terminal.say(f"left out: {line.split(': use one of')[0]}", style="yellow")
+    folder = writable(out)
+    start_time = time.perf_counter()
+    with terminal.progress(f"reading {dataset}", rate="images/s") as reporter:
+        found = open_labelled(dataset, root, split, **chosen)
+        for problem in found.problems[:SHOWN_PROBLEMS]:
+            terminal.say(f"{problem.kind}: {problem.source}: {problem.reason}", style="yellow")
+        if len(found.problems) > SHOWN_PROBLEMS:
+            terminal.say(f"{len(found.problems)} problems in all: report.html names them", style="yellow")
+        Inputs([path for one in found.samples for path in (one.path, *one.truth.files)]).refuse(
+            [folder / one for one in ("manifest.json", *FILES)], [folder / "parts"]
+        )
+        reporter.phase(f"loading {', '.join(dict.fromkeys(setup.model for setup in setups))}")
+        try:
+            result = run_segmentation(
+                found,
+                setups,
+                settings,
+                protocol,
+                folder,
+                engine=engine,
+                asked=chosen,
+                reporter=replace(reporter, failed=SILENT.failed),
+            )
+        except DiskFullError as full:
+            complain(str(full))
+            return SOME_FAILED if full.kept else NOTHING_DONE
+        reporter.phase("report")
+        write_segmentation_report(folder)
+    if as_json:
+        print_document(result.document())
+    else:
+        titles, *lines = result.table()
+        terminal.data(grid([title_row(*titles), *lines]))
+        for line in result.legend():
+            terminal.data(Text(printable(line)))
+    say_failures(terminal, result.failed)
+    terminal.say(result.closing(time.perf_counter() - start_time), style="dim")
     lost = any(problem.kind in LOST for problem in found.problems)
     return SOME_FAILED if result.failed or lost else DONE
 
@@ -264,10 +392,13 @@ def report(
     Example: cliploc report results --no-pictures
     """
     from cliploc.report import write_report
+    from cliploc.report.segmentation import is_segmentation, write_segmentation_report
 
     terminal = Terminal()
+    labelled = is_segmentation(out)
     with terminal.progress("writing the report"):
-        path = write_report(out, pictures=not no_pictures)
+        write = write_segmentation_report if labelled else write_report
+        path = write(out, pictures=not no_pictures)
     terminal.data(Text(printable(str(path))))
-    terminal.say(f"and tables.csv, tables.md, tables.tex in {path.parent}", style="dim")
+    terminal.say(f"and tables.csv, tables.md{'' if labelled else ', tables.tex'} in {path.parent}", style="dim")
     return DONE

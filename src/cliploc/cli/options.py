@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from cliploc._threads import MAX_THREADS
-from cliploc.config import DEFAULTS, OPTIONS, Group, Options, flags_of, parse_list, parse_pair
+from cliploc.config import (
+    DEFAULTS,
+    OPTIONS,
+    SEGMENTATION_OPTIONS,
+    Group,
+    Option,
+    Options,
+    SegmentationOptions,
+    flags_of,
+    parse_list,
+    parse_pair,
+)
 from cliploc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,7 +36,11 @@ Command = Callable[..., int]
 
 # ------------------------------------------------------------------------------------------- the options of `Localizer`
 def localizer_options(
-    *, only: Collection[str] | None = None, leave_out: Collection[str] = (), defaults: Mapping[str, Any] | None = None
+    *,
+    only: Collection[str] | None = None,
+    leave_out: Collection[str] = (),
+    defaults: Mapping[str, Any] | None = None,
+    segmentation: bool = False,
 ) -> Callable[[Command], Command]:
     """Adds the options of `Localizer` to a command, which takes all of them as one value, `options`.
 
@@ -35,6 +50,8 @@ def localizer_options(
         only: which of the options; None for all that a command line can name.
         leave_out: those that the command does not have, or has in a form of its own.
         defaults: those that differ from a localizer's.
+        segmentation: whether the command also has the options of segmentation protocols, and takes them as one value,
+            `segmentation`.
     """
     groups = get_args(Group)
     names = [name for name, one in OPTIONS.items() if not one.python_only and name not in leave_out]
@@ -42,12 +59,15 @@ def localizer_options(
         [name for name in names if only is None or name in only], key=lambda n: groups.index(OPTIONS[n].group)
     )
     values = {name: getattr(DEFAULTS, name) for name in names} | {**(defaults or {})}
+    more = tuple(SEGMENTATION_OPTIONS) if segmentation else ()
 
     def decorate(command: Command) -> Command:
-        own = [one for one in inspect.signature(command, eval_str=True).parameters.values() if one.name != "options"]
+        signature = inspect.signature(command, eval_str=True)
+        own = [one for one in signature.parameters.values() if one.name not in ("options", "segmentation")]
         parameters = [
             *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own if one.name not in LAST),
             *(_parameter(name, values[name]) for name in names),
+            *(_parameter(name, None) for name in more),
             *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own if one.name in LAST),
         ]
 
@@ -55,6 +75,9 @@ def localizer_options(
         def run(**given: Any) -> int:
             options = read_options({name: given.pop(name, None) for name in names})
             refuse_unknown([str(options.model)], [] if options.method is None else [options.method])
+            if segmentation:
+                texts = {name: given.pop(name, None) for name in more}
+                given["segmentation"] = SegmentationOptions(**_values_of(texts, SEGMENTATION_OPTIONS))
             return command(**given, options=options)
 
         # What typer reads: https://docs.python.org/3/library/inspect.html#inspect.signature
@@ -67,7 +90,7 @@ def localizer_options(
 
 def _parameter(name: str, default: Any) -> inspect.Parameter:
     """One option as typer takes it: a flag, a text, or a list of texts."""
-    one = OPTIONS[name]
+    one = OPTIONS[name] if name in OPTIONS else SEGMENTATION_OPTIONS[name]
     flag = "/" in flags_of(name)[0] or isinstance(default, bool)
     kind: Any = bool | None if flag else list[str] | None if one.repeat else str | None
     if not flag:
@@ -83,22 +106,24 @@ def read_options(given: Mapping[str, Any]) -> Options:
     Raises:
         UsageError: a value that an option cannot have, under the name that it has on the command line.
     """
+    return Options(**_values_of(given, OPTIONS))
+
+
+def _values_of(given: Mapping[str, Any], options: Mapping[str, Option]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, texts in given.items():
         if texts is None or texts == []:
             continue
-        one = OPTIONS[name]
+        one = options[name]
         try:
-            value = texts if isinstance(texts, bool) else _parsed(name, texts)
-            values[name] = one.check(value)
+            values[name] = one.check(texts if isinstance(texts, bool) else _parsed(one, texts))
         except UsageError as error:
             flag = flags_of(name)[0].partition("/")[0]
             raise UsageError(str(error).replace(f"expected {name}", f"expected {flag}", 1)) from None
-    return Options(**values)
+    return values
 
 
-def _parsed(name: str, texts: str | Sequence[str]) -> Any:
-    one = OPTIONS[name]
+def _parsed(one: Option, texts: str | Sequence[str]) -> Any:
     return one.parse(texts) if isinstance(texts, str) else one.gather([one.parse(text) for text in texts])
 
 

@@ -113,41 +113,49 @@ class Segmenter:
 
     # ------------------------------------------------------------------------------------------------------ label maps
     @undisturbed
-    def label_maps(self, picture: Image.Image, reporter: Reporter = SILENT) -> dict[str, Labels]:
+    def label_maps(
+        self, picture: Image.Image, methods: Sequence[str] | None = None, reporter: Reporter = SILENT
+    ) -> dict[str, Labels]:
         """The label map `[H, W]` of each method.
 
         Args:
             picture: RGB, of any size.
+            methods: some of the methods; None: all.
             reporter: told of halved batches and masked pictures.
 
         Raises:
             ModelError: the tower or a method gave a value that is not a number.
         """
         resized, images = self._input(picture)  # [h, w, 3] uint8, [1, 3, h, w]
-        seen = self._windows(images, self._queries, self._words, reporter)
+        tasks = self._chosen(methods)
+        seen = self._windows(images, self._queries, self._words, tasks, reporter)
         hw = (picture.height, picture.width)
         made = {}
-        for name, task in self.tasks.items():
+        for name, task in tasks.items():
             over = self._over_pixels(seen.of[name], task.method.cosines, seen, picture, resized.shape[:2])
             made[name] = label_map(over, len(self.class_of), self.class_of, hw, self.protocol)
         return made
 
     @undisturbed
-    def heat_maps(self, picture: Image.Image, name: str, reporter: Reporter = SILENT) -> dict[str, FloatArray]:
+    def heat_maps(
+        self, picture: Image.Image, name: str, methods: Sequence[str] | None = None, reporter: Reporter = SILENT
+    ) -> dict[str, FloatArray]:
         """ImageNet-Segmentation: the map `[S, S]` in 0–1 of one name, over the picture squashed to S pixels a side.
 
         Args:
             picture: RGB, of any size.
             name: "cat|kitten": synonyms, averaged.
+            methods: as for `label_maps`.
             reporter: as for `label_maps`.
         """
         side = self.protocol.short_side
         squashed = np.asarray(picture.resize((side, side), Image.Resampling.BILINEAR))
         images = self._normalised(squashed)
         words = prompts.parse([name]).synonyms
-        seen = self._windows(images, self.localizer.embed_names([name]), list(words), reporter)
+        tasks = self._chosen(methods)
+        seen = self._windows(images, self.localizer.embed_names([name]), words, tasks, reporter)
         heats = {}
-        for method, task in self.tasks.items():
+        for method, task in tasks.items():
             raw = seen.of[method].relu() if task.method.relu else seen.of[method]  # [1, 1, h, w]
             heat = min_max(F.interpolate(raw, size=(side, side), mode="bilinear", align_corners=False))
             for step in self._over_picture:
@@ -159,6 +167,9 @@ class Segmenter:
         return heats
 
     # ----------------------------------------------------------------------------------------------------------- stages
+    def _chosen(self, methods: Sequence[str] | None) -> dict[str, Task]:
+        return {name: task for name, task in self.tasks.items() if methods is None or name in methods}
+
     def _input(self, picture: Image.Image) -> tuple[npt.NDArray[np.uint8], Tensor]:
         """The picture resized with its ratio kept, and what the tower takes of it."""
         height, width = resized_hw((picture.height, picture.width), self.protocol)
@@ -169,7 +180,14 @@ class Segmenter:
         images = torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None].float()  # [1, 3, h, w]
         return ((images - self._mean) / self._std).to(self.backbone.device, self.backbone.dtype)
 
-    def _windows(self, images: Tensor, queries: Tensor, words: list[tuple[str, ...]], reporter: Reporter) -> _Seen:
+    def _windows(
+        self,
+        images: Tensor,
+        queries: Tensor,
+        words: Sequence[tuple[str, ...]],
+        tasks: Mapping[str, Task],
+        reporter: Reporter,
+    ) -> _Seen:
         """The raw maps of every window of one picture `[1, 3, h, w]`, by every method."""
         height, width = images.shape[-2:]
         side = self.protocol.window
@@ -189,18 +207,23 @@ class Segmenter:
                 "choose a larger --window"
             )
         crops = crops[..., : taken[0], : taken[1]]
-        parts: dict[str, list[Tensor]] = {name: [] for name in self.tasks}
+        parts: dict[str, list[Tensor]] = {name: [] for name in tasks}
         for batch in torch.split(crops, self._batch_size):
-            for name, maps in self._seen(batch, queries, words, reporter):
+            for name, maps in self._seen(batch, queries, words, tasks, reporter):
                 parts[name].append(maps)
         return _Seen({name: torch.cat(maps) for name, maps in parts.items()}, corners, window, (height, width))
 
     def _seen(
-        self, batch: Tensor, queries: Tensor, words: list[tuple[str, ...]], reporter: Reporter
+        self,
+        batch: Tensor,
+        queries: Tensor,
+        words: Sequence[tuple[str, ...]],
+        tasks: Mapping[str, Task],
+        reporter: Reporter,
     ) -> Iterator[tuple[str, Tensor]]:
         """Each method's maps `[n, Q, h, w]` of a batch of windows; by halves where memory is short."""
         try:
-            made = list(self._forward(batch, queries, words, reporter))
+            made = list(self._forward(batch, queries, words, tasks, reporter))
         except (RuntimeError, MemoryError) as error:
             if len(batch) == 1 or not out_of_memory(error):
                 raise
@@ -209,13 +232,18 @@ class Segmenter:
             return
         reporter.halved(len(batch))
         for half in torch.split(batch, (len(batch) + 1) // 2):
-            yield from self._seen(half, queries, words, reporter)
+            yield from self._seen(half, queries, words, tasks, reporter)
 
     def _forward(
-        self, batch: Tensor, queries: Tensor, words: list[tuple[str, ...]], reporter: Reporter
+        self,
+        batch: Tensor,
+        queries: Tensor,
+        words: Sequence[tuple[str, ...]],
+        tasks: Mapping[str, Task],
+        reporter: Reporter,
     ) -> Iterator[tuple[str, Tensor]]:
         steps = [step.needs(self.backbone) for step in self._on_grid]
-        needs = reduce(or_, [task.needs for task in self.tasks.values()] + steps)
+        needs = reduce(or_, [task.needs for task in tasks.values()] + steps)
         trace = self.backbone.trace(batch, needs)
         context = Context(
             batch,
@@ -228,7 +256,7 @@ class Segmenter:
             empty_name=self._empty_name,
             words=[words] * len(batch),
         )
-        for name, task in self.tasks.items():
+        for name, task in tasks.items():
             maps = raw_maps(task.method, context, task.options).float()  # [n, Q, h, w]
             for step in self._on_grid:
                 maps = stepped(step, context, maps)

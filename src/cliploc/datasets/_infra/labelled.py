@@ -25,6 +25,7 @@ from cliploc.values import ClassName, Problem, Role
 
 IGNORE = 255  # the label of pixels that do not count
 GREY = ("L", "P", "1", "I", "I;16", "I;16B")  # of Pillow: one number a pixel
+BACKGROUND_WORDS = ("voc21", "coco_object")  # whose first line is words for what is around things
 LabelMap = npt.NDArray[np.int32]
 
 
@@ -200,7 +201,10 @@ def class_list(name: str) -> tuple[ClassName, ...]:
         ('aeroplane', 150)
     """
     text = (resources.files("cliploc.datasets") / "class_lists" / f"{name}.txt").read_text(encoding="utf-8")
-    return classes_of(text.splitlines())
+    first, *others = classes_of(text.splitlines())
+    if name in BACKGROUND_WORDS:
+        first = ClassName("background", first.synonyms)
+    return (first, *others)
 
 
 def classes_of(lines: Iterable[str]) -> tuple[ClassName, ...]:
