@@ -400,12 +400,13 @@ def _best(
             best = logits.new_full(hw, -math.inf)
             highest, total = best.clone(), torch.zeros_like(best)
             labels = torch.zeros(hw, dtype=torch.int64, device=logits.device)
-        top = torch.maximum(highest, logits.amax(dim=0))
-        total = total * (highest - top).exp() + (logits - top).exp().sum(dim=0)
-        highest = top
-        if kept is not None:
-            logits = logits.masked_fill(~kept.to(logits.device)[asked][:, None, None], -math.inf)
         value, place = logits.max(dim=0)  # the first of equal ones
+        top = torch.maximum(highest, value)
+        if kept is not None:
+            left = ~kept.to(logits.device)[asked]  # [q]
+            value, place = logits.masked_fill(left[:, None, None], -math.inf).max(dim=0)
+        total = total * (highest - top).exp() + logits.sub_(top).exp_().sum(dim=0)
+        highest = top
         better = value > best
         labels = torch.where(better, asked[place], labels)
         best = torch.where(better, value, best)
