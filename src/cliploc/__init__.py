@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cliploc.localizer import Localizer
     from cliploc.memory import Memory
     from cliploc.reporter import Reporter
-    from cliploc.values import Boxes
+    from cliploc.values import Boxes, Masks
 
 __all__ = [
     "AnnotateResult",
@@ -36,6 +36,7 @@ __all__ = [
     "InputError",
     "Localization",
     "Localizer",
+    "Masks",
     "Memory",
     "ModelError",
     "Options",
@@ -70,7 +71,7 @@ __getattr__ = on_first_use(  # so that `import cliploc` stays light: no torch
         "cliploc.localizer": ("Localizer",),
         "cliploc.memory": ("Memory",),
         "cliploc.reporter": ("Reporter",),
-        "cliploc.values": ("Boxes",),
+        "cliploc.values": ("Boxes", "Masks"),
     },
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from cliploc.boxes import BoxRule, scored_boxes
 from cliploc.geometry import Frame
-from cliploc.values import Boxes, FloatArray
+from cliploc.masks import box_masks, label_map, name_mask
+from cliploc.values import Boxes, FloatArray, Masks
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -45,6 +46,7 @@ class Localization:
         method: the title of the method that made the maps; "" where nobody says.
         model: the model's name; "" where nobody says.
         threshold: τ of the boxes, or "auto" (`BoxRule.threshold`); None where nobody says.
+        rule: how else the boxes were made, which masks need; None where nobody says: by the defaults of `BoxRule`.
         presence_rule: where presence comes from: "calibrated" on the model itself (`Backbone.presence`), or "bank",
             uncalibrated, by competition with a bank of other names; None where there is none.
         ranks: `[P]` int64, 1 where no name of the bank fits better than this; None unless the rule is "bank".
@@ -66,6 +68,7 @@ class Localization:
     method: str = ""
     model: str = ""
     threshold: float | Literal["auto"] | None = None
+    rule: BoxRule | None = None
     presence_rule: PresenceRule | None = None
     ranks: npt.NDArray[np.int64] | None = None
     probabilities: FloatArray | None = None
@@ -96,12 +99,53 @@ class Localization:
         maps: FloatArray = over_picture.clamp(0, 1).numpy()
         return maps
 
+    @property
+    def masks(self) -> Masks:
+        """Masks of boxes and names, original size; made of `maps` at every call, as `heatmaps` are. See docs/masks.md.
+
+        Example:
+            >>> from cliploc import Localizer
+            >>> found = Localizer()("cat.jpg", ["cat"])  # doctest: +SKIP
+            >>> found.masks.of_boxes.shape, found.masks.label_map().shape  # doctest: +SKIP
+            ((1, 480, 640), (480, 640))
+        """
+        of_names = np.zeros((len(self.names), *self.frame.original_hw), bool)
+        for p in np.flatnonzero(self.found).tolist():
+            of_names[p] = self.name_mask(p)
+        return Masks(self._of_boxes(), of_names, self.names, self.label_map())
+
+    def box_masks(self) -> Iterator[tuple[int, npt.NDArray[np.bool_]]]:
+        """The number of each box and its mask `[H, W]`, one at a time, as all may need much memory."""
+        return box_masks(self.frame, self.maps, self.boxes, self._rule)
+
+    def name_mask(self, index: int) -> npt.NDArray[np.bool_]:
+        """Where a name's heat exceeds the threshold, `[H, W]`; nowhere for a name that was not found."""
+        if not self.found[index]:
+            return np.zeros(self.frame.original_hw, bool)
+        return name_mask(self.frame, self.maps[index], self._rule)
+
+    def label_map(self) -> npt.NDArray[np.uint16]:
+        """`[H, W]`: 0 for the background, 1 for the first name and so on: the hottest name above its threshold."""
+        return label_map(self.frame, self.maps, self.found, self._rule)
+
+    def _of_boxes(self) -> npt.NDArray[np.bool_]:
+        of_boxes = np.zeros((len(self.boxes), *self.frame.original_hw), bool)  # [n, H, W]
+        for index, mask in self.box_masks():
+            of_boxes[index] = mask
+        return of_boxes
+
+    @property
+    def _rule(self) -> BoxRule:
+        rule = BoxRule() if self.rule is None else self.rule
+        return rule if self.threshold is None else replace(rule, threshold=self.threshold)
+
     def to_supervision(self) -> Any:
-        """The boxes as `supervision.Detections`, names under `data["class_name"]`."""
+        """Boxes and masks as `supervision.Detections`, names under `data["class_name"]`."""
         import supervision
 
         return supervision.Detections(
             xyxy=self.boxes.xyxy.copy(),
+            mask=self._of_boxes(),
             confidence=self.boxes.score.copy(),
             class_id=self.boxes.label.copy(),
             data={"class_name": np.array([self.names[i] for i in self.boxes.label], dtype=object)},
@@ -111,25 +155,27 @@ class Localization:
         self,
         names: Sequence[str] | None = None,
         opacity: float | None = None,
-        heatmap: bool = True,
+        heatmap: bool | None = None,
         boxes: bool = True,
         caption: bool = True,
+        masks: bool = False,
     ) -> Image.Image:
-        """The picture with heatmap and boxes.
+        """The picture with heatmap, masks and boxes.
 
         Args:
             names: of these names only; None for all of them.
-            opacity: of the hottest places, 0–1; None for the usual one.
-            heatmap: whether heat is drawn.
+            opacity: of the hottest places and of masks, 0–1; None for the usual one.
+            heatmap: whether heat is drawn; None: unless masks are.
             boxes: whether boxes with their labels are drawn.
             caption: whether method, model and threshold are written in a corner.
+            masks: whether the mask of each box is drawn, with its outline, in the colour of its name.
 
         Raises:
             UsageError: a name that was not asked for, or an opacity outside 0–1.
         """
         from cliploc.report.overlay import OPACITY, draw_overlay  # drawing is not loaded by those who never draw
 
-        return draw_overlay(self, names, OPACITY if opacity is None else opacity, heatmap, boxes, caption)
+        return draw_overlay(self, names, OPACITY if opacity is None else opacity, heatmap, boxes, caption, masks)
 
     def boxes_by(self, rule: BoxRule) -> Boxes:
         """The boxes that another rule makes of the same maps; no model runs, and nothing here changes."""

@@ -172,3 +172,46 @@ class Boxes:
             raise UsageError(f"expected one of the names asked for ({', '.join(self.names)}), got {name!r}")
         boxes: FloatArray = self.xyxy[self.label == self.names.index(name)]
         return boxes
+
+    def where(self, chosen: npt.ArrayLike) -> Boxes:
+        """Those of the boxes that are chosen, by `[n]` booleans or by their numbers."""
+        kept = np.asarray(chosen)
+        kept = kept if kept.size else kept.astype(np.int64)
+        return Boxes(self.xyxy[kept], self.score[kept], self.label[kept], self.names)
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Which pixels of one picture belong to each box and to each name.
+
+    Attributes:
+        of_boxes: `[n, H, W]` bool, in the order of the boxes, original (EXIF-upright) pixels: the region that each box
+            bounds.
+        of_names: `[P, H, W]` bool: where a name's heat exceeds the threshold of its boxes, also where no box is; none
+            for a name that was not found.
+        names: what was asked for.
+        labels: `[H, W]`, see `label_map`.
+    """
+
+    of_boxes: npt.NDArray[np.bool_]
+    of_names: npt.NDArray[np.bool_]
+    names: tuple[str, ...]
+    labels: npt.NDArray[np.uint16]
+
+    def __len__(self) -> int:
+        return len(self.of_boxes)
+
+    def of(self, name: str) -> npt.NDArray[np.bool_]:
+        """The mask `[H, W]` of one name.
+
+        Raises:
+            UsageError: a name that was not asked for.
+        """
+        if name not in self.names:
+            raise UsageError(f"expected one of the names asked for ({', '.join(self.names)}), got {name!r}")
+        mask: npt.NDArray[np.bool_] = self.of_names[self.names.index(name)]
+        return mask
+
+    def label_map(self) -> npt.NDArray[np.uint16]:
+        """`[H, W]`: 0 for the background, 1 for the first name and so on: the hottest name above its threshold."""
+        return self.labels

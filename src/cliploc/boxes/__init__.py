@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from cliploc.boxes.components import BoxRule, MapBoxes, boxes_from_maps, hot_levels
-from cliploc.boxes.quality import features_of, high_enough, score_of, scored_boxes
+from cliploc.boxes.components import BoxRule, MapBoxes, boxes_from_maps, hot_levels, labelled_boxes
+from cliploc.boxes.outlines import Ring, joined, outlines
+from cliploc.boxes.quality import features_of, high_enough, score_of, scored_boxes, scored_regions
 
 __all__ = [
     "BoxRule",
     "MapBoxes",
+    "Ring",
     "boxes_from_maps",
     "features_of",
     "high_enough",
     "hot_levels",
+    "joined",
+    "labelled_boxes",
+    "outlines",
     "score_of",
     "scored_boxes",
+    "scored_regions",
 ]

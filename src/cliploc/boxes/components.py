@@ -71,11 +71,13 @@ class MapBoxes:
             inside the region, as a share of the map's maximum. Of `scored_boxes` the estimated chance that the box has
             IoU ≥ 0.5 with what the map is of.
         index: `[n]` integers: which map a box belongs to.
+        region: `[n]` integers: the number of a box's region in the labels of `labelled_boxes`.
     """
 
     xyxy: FloatArray
     score: FloatArray
     index: npt.NDArray[np.int64]
+    region: npt.NDArray[np.int64]
 
 
 def boxes_from_maps(maps: FloatArray, rule: BoxRule) -> MapBoxes:
@@ -93,14 +95,39 @@ def boxes_from_maps(maps: FloatArray, rule: BoxRule) -> MapBoxes:
     """
     if maps.ndim != 3:
         raise ValueError(f"expected maps [P, H, W], got {list(maps.shape)}")
-    parts = [_boxes(maps[start : start + MAPS_AT_ONCE], rule, start) for start in range(0, len(maps), MAPS_AT_ONCE)]
+    starts = range(0, len(maps), MAPS_AT_ONCE)
+    parts = [_boxes(maps[start : start + MAPS_AT_ONCE], rule, start)[0] for start in starts]
     if not parts:
-        return MapBoxes(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+        none = np.zeros(0, np.int64)
+        return MapBoxes(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), none, none)
     return MapBoxes(
         np.concatenate([part.xyxy for part in parts]),
         np.concatenate([part.score for part in parts]),
         np.concatenate([part.index for part in parts]),
+        np.concatenate([part.region for part in parts]),
     )
+
+
+def labelled_boxes(heat: FloatArray, rule: BoxRule) -> tuple[MapBoxes, npt.NDArray[np.int32]]:
+    """The boxes of one map, and the regions that they bound.
+
+    Args:
+        heat: `[H, W]`, non-negative.
+        rule: threshold and the rest.
+
+    Returns:
+        The boxes, and labels `[H, W]`: 0 where it is not hot; else the number of the region, or of the part of a
+        divided region. Regions without a box have numbers too.
+
+    Example:
+        >>> boxes, labels = labelled_boxes(np.array([[0, 1, 0, 0.5]], np.float32), BoxRule())
+        >>> (labels == boxes.region[1]).tolist()
+        [[False, False, False, True]]
+    """
+    if heat.ndim != 2:
+        raise ValueError(f"expected a map [H, W], got {list(heat.shape)}")
+    boxes, labels = _boxes(heat[None], rule, 0)
+    return boxes, labels[:-1]
 
 
 def hot_levels(maps: FloatArray, threshold: float | Literal["auto"]) -> FloatArray:
@@ -113,7 +140,8 @@ def hot_levels(maps: FloatArray, threshold: float | Literal["auto"]) -> FloatArr
     return _thresholds(maps, maps.max(axis=(1, 2)), threshold)
 
 
-def _boxes(maps: FloatArray, rule: BoxRule, first_index: int) -> MapBoxes:
+def _boxes(maps: FloatArray, rule: BoxRule, first_index: int) -> tuple[MapBoxes, npt.NDArray[np.int32]]:
+    """The boxes of maps `[P, H, W]`, and the labels `[P · (H + 1), W]` of their regions."""
     count, height, width = maps.shape
     largest = maps.max(axis=(1, 2))  # [P]
     thresholds = _thresholds(maps, largest, rule.threshold)  # [P]
@@ -127,7 +155,7 @@ def _boxes(maps: FloatArray, rule: BoxRule, first_index: int) -> MapBoxes:
 
     left, top, w, h, area = stats[1:].T.astype(np.int64)  # label 0 is the cold rest
     corners = np.stack([left, top, left + w, top + h], axis=1)
-    regions = _Regions(corners, area, peaks[1:], top // (height + 1))
+    regions = _Regions(corners, area, peaks[1:], top // (height + 1), np.arange(1, len(area) + 1))
     fewest = rule.min_area * height * width
     if rule.split_peaks < 1:
         least = (rule.split_peaks * largest).astype(np.float32)
@@ -136,7 +164,7 @@ def _boxes(maps: FloatArray, rule: BoxRule, first_index: int) -> MapBoxes:
     peak = regions.peak / largest[index] if len(index) else regions.peak
     xyxy = (regions.corners - np.outer(index * (height + 1), [0, 1, 0, 1])).astype(np.float32)
     keep = regions.area >= fewest
-    xyxy, peak, index, area = xyxy[keep], peak[keep], index[keep], regions.area[keep]
+    xyxy, peak, index, area, region = xyxy[keep], peak[keep], index[keep], regions.area[keep], regions.region[keep]
     order = np.lexsort((-area, index)) if rule.components == "largest" else np.lexsort((-area, -peak, index))
     if rule.nms_iou is not None and rule.components == "all" and len(order) > len(np.unique(index)):
         order = suppress(xyxy, index, order, rule.nms_iou)
@@ -144,17 +172,19 @@ def _boxes(maps: FloatArray, rule: BoxRule, first_index: int) -> MapBoxes:
     if limit is not None:
         starts = np.searchsorted(index[order], np.arange(count))
         order = order[np.arange(len(order)) - starts[index[order]] < limit]
-    return MapBoxes(xyxy[order], peak[order].astype(np.float32), index[order] + first_index)
+    peak = peak[order].astype(np.float32)
+    return MapBoxes(xyxy[order], peak, index[order] + first_index, region[order]), labels.astype(np.int32, copy=False)
 
 
 @dataclass(frozen=True)
 class _Regions:
-    """n regions of a stack of maps: `[n, 4]` corners on the stack, area, peak, and index of the map."""
+    """n regions of a stack of maps: corners `[n, 4]` on the stack, area, peak, index of the map, number in labels."""
 
     corners: npt.NDArray[np.int64]
     area: npt.NDArray[np.int64]
     peak: FloatArray
     index: npt.NDArray[np.int64]
+    region: npt.NDArray[np.int64]
 
 
 def _divided(
@@ -166,9 +196,13 @@ def _divided(
     fewest: float,
     connectivity: Literal[4, 8],
 ) -> _Regions:
-    """Replaces each region that has several parts of at least `fewest` pixels by them; `low` and `least` are by map."""
+    """Replaces each region that has several parts of at least `fewest` pixels by them, also in the labels.
+
+    `low` and `least` are by map.
+    """
     whole = np.ones(len(regions.area), bool)
     found: list[Parts] = []
+    count = len(regions.area)  # the parts' numbers follow the regions'
     # The others cannot become two boxes: they are too small, or no peak is prominent even over the threshold.
     large = regions.area >= max(3, 2 * fewest)
     for region in np.flatnonzero(large & (regions.peak - low[regions.index] >= least[regions.index])):
@@ -179,6 +213,8 @@ def _divided(
         if parts is not None and (parts.area >= fewest).sum() > 1:
             whole[region] = False
             found.append(parts)
+            np.copyto(labels[here], parts.labels + count, where=parts.labels > 0, casting="same_kind")
+            count += len(parts.area)
     if not found:
         return regions
     divided, counts = np.flatnonzero(~whole), [len(parts.area) for parts in found]
@@ -188,6 +224,7 @@ def _divided(
         np.concatenate([regions.area[whole], *(parts.area for parts in found)]),
         np.concatenate([regions.peak[whole], *(parts.peak for parts in found)]),
         np.concatenate([regions.index[whole], np.repeat(regions.index[divided], counts)]),
+        np.concatenate([regions.region[whole], np.arange(len(regions.area) + 1, count + 1)]),
     )
 
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.boxes.components import BoxRule, MapBoxes, boxes_from_maps, hot_levels, suppress
+from cliploc.boxes.components import BoxRule, MapBoxes, boxes_from_maps, hot_levels, labelled_boxes, suppress
 from cliploc.config import MIN_SCORE
 from cliploc.values import FloatArray
 
@@ -55,7 +55,21 @@ def scored_boxes(maps: FloatArray, rule: BoxRule) -> MapBoxes:
         >>> print(f"{scored_boxes(maps, BoxRule()).score[0]:.2f}")
         0.91
     """
-    found = boxes_from_maps(maps, replace(rule, nms_iou=None, max_boxes=None))
+    return _scored(maps, boxes_from_maps(maps, _all_of(rule)), rule)
+
+
+def scored_regions(heat: FloatArray, rule: BoxRule) -> tuple[MapBoxes, npt.NDArray[np.int32]]:
+    """As `scored_boxes`, of one map `[H, W]`, with the labels `[H, W]` of the regions; see `labelled_boxes`."""
+    found, labels = labelled_boxes(heat, _all_of(rule))
+    return _scored(heat[None], found, rule), labels
+
+
+def _all_of(rule: BoxRule) -> BoxRule:
+    """The rule without the steps that choose by score."""
+    return replace(rule, nms_iou=None, max_boxes=None)
+
+
+def _scored(maps: FloatArray, found: MapBoxes, rule: BoxRule) -> MapBoxes:
     score, starts = np.zeros(len(found.index), np.float32), np.searchsorted(found.index, np.arange(len(maps) + 1))
     for heat, start, end in zip(maps, starts[:-1], starts[1:], strict=True):
         if end > start:
@@ -67,7 +81,7 @@ def scored_boxes(maps: FloatArray, rule: BoxRule) -> MapBoxes:
         first = np.searchsorted(found.index[order], np.arange(len(maps)))
         order = order[np.arange(len(order)) - first[found.index[order]] < rule.max_boxes]
     order = order[high_enough(score[order], found.index[order], rule.min_score)]
-    return MapBoxes(found.xyxy[order], score[order], found.index[order])
+    return MapBoxes(found.xyxy[order], score[order], found.index[order], found.region[order])
 
 
 def high_enough(

@@ -51,6 +51,12 @@ def localize(
     save_maps: Annotated[
         bool, typer.Option("--save-maps", help="Keep each name's heatmap in --out, as `evaluate` takes it.")
     ] = False,
+    masks: Annotated[
+        bool,
+        typer.Option(
+            "--masks", help="The pixels of each box and name: in --json, and with --out as overlays and label maps."
+        ),
+    ] = False,
     as_json: Json = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
@@ -79,7 +85,7 @@ def localize(
     terminal = Terminal()
     pictures = asked_photos(terminal, photos, folder)
     others = [str(one) for one in (classes, prompts_file, options.pretrained, options.head) if one is not None]
-    run = LocalizeRun(terminal, folder, pictures, as_json, others, save_maps)
+    run = LocalizeRun(terminal, folder, pictures, as_json, others, save_maps, masks)
     start = time.perf_counter()
     with terminal.progress(f"loading {options.model}") as reporter:
         from cliploc.localizer import Localizer
@@ -99,6 +105,7 @@ def localize(
         finally:  # also when interrupted: what is done is not lost
             document = run.document({"names": names, **_settings(localizer)})
             if folder is not None:
+                run.finish(names)
                 write(folder / RESULTS, json_text(document).encode())
     if as_json:
         print_document(document)

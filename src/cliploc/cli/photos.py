@@ -15,7 +15,7 @@ from rich.text import Text
 
 from cliploc._inputs import Inputs
 from cliploc._terminal import Terminal, grid, printable
-from cliploc.cli.output import DONE, NOTHING_DONE, SOME_FAILED, box_text, make_folder, write
+from cliploc.cli.output import DONE, NOTHING_DONE, SOME_FAILED, box_text, json_text, make_folder, write
 from cliploc.errors import CliplocError, InputError, UsageError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cliploc.report import ModelResults
 
 JPEG_MAX_SIDE = 65_500
-RESULTS, MAPS = "results.json", "maps"
+RESULTS, MAPS, LEGEND = "results.json", "maps", "labels.json"
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,7 @@ class LocalizeRun(_Photos):
         quiet: whether nothing is printed of a photo that is done.
         others: what else the run reads.
         save_maps: whether each name's heatmap is written into the folder.
+        masks: whether masks are in the records, and drawn into the folder.
 
     Raises:
         UsageError: the results would be written over what the run reads.
@@ -158,27 +159,28 @@ class LocalizeRun(_Photos):
         quiet: bool,
         others: Sequence[str] = (),
         save_maps: bool = False,
+        masks: bool = False,
     ) -> None:
         super().__init__(terminal, photos, quiet)
         inputs = Inputs([*photos.paths, *others])
-        self._folder, self._names, self._save_maps = folder, _FileNames(inputs), save_maps
+        self._folder, self._names, self._save_maps, self._masks = folder, _FileNames(inputs), save_maps, masks
         if folder is not None:
-            inputs.refuse([folder / RESULTS])
+            inputs.refuse([folder / RESULTS, *([folder / LEGEND] if masks else [])])
 
     def take(self, result: Localization) -> None:
         """One picture is done."""
         from cliploc.report import to_document
+        from cliploc.report.labels import label_picture
 
-        record = to_document([result], [], {})["pictures"][0]
+        record = to_document([result], [], {}, self._masks)["pictures"][0]
         if self._folder is not None:
-            name = self._names.overlay(result.source, self._folder, max(result.image.size))
-            try:
-                drawn = _encoded(_overlay(result), name)
-            except Exception as error:  # whatever it is: the results of this and of the other photos stay
-                self._fail_drawing(result.source, "its overlay", error)
-            else:
-                write(self._folder / name, drawn)
-                record["overlay"] = name
+            self._draw(result, self._folder, record, "overlay", "its overlay")
+            if self._masks:
+                self._draw(result, self._folder, record, "masks", "its masks")
+                name = self._names.label_map(result.source, self._folder)
+                labels = label_picture(result.label_map(), len(result.names))
+                write(self._folder / name, _encoded(labels, name))
+                record["label_map"] = name
             if self._save_maps:
                 self._write_maps(result, self._folder, record)
         self._records.append(record)
@@ -187,6 +189,25 @@ class LocalizeRun(_Photos):
             size = f"  {result.image.width}×{result.image.height}{notes}"
             self._terminal.data(Text.assemble((printable(result.source), "bold"), printable(size)))
             self._terminal.data(grid(_lines(result), indent=2))
+
+    def _draw(self, result: Localization, folder: Path, record: dict[str, Any], kind: str, what: str) -> None:
+        """Draws a picture's "overlay" or "masks"; the record names the file."""
+        name = self._names.overlay(result.source, folder, max(result.image.size), kind)
+        try:
+            drawn = _encoded(_overlay(result, kind == "masks"), name)
+        except Exception as error:  # whatever it is: the results of this and of the other photos stay
+            self._fail_drawing(result.source, what, error)
+        else:
+            write(folder / name, drawn)
+            record[kind] = name
+
+    def finish(self, names: Sequence[str]) -> None:
+        """Writes what is for all photos: the legend of the label maps."""
+        from cliploc import prompts
+        from cliploc.report.labels import label_legend
+
+        if self._folder is not None and self._masks:
+            write(self._folder / LEGEND, json_text(label_legend(prompts.parse(names).names)).encode())
 
     def _write_maps(self, result: Localization, folder: Path, record: dict[str, Any]) -> None:
         """A file for each name, as `cliploc evaluate --maps FOLDER/maps/NAME` takes them; the record names it."""
@@ -209,8 +230,8 @@ class LocalizeRun(_Photos):
         return f", {found} of {asked} names found"
 
     def _written(self) -> str:
-        maps = ", maps" if self._save_maps else ""
-        return "" if self._folder is None else f"overlays{maps} and {RESULTS} in {self._folder}"
+        kinds = ["overlays", *(["masks"] if self._masks else []), *(["maps"] if self._save_maps else [])]
+        return "" if self._folder is None else f"{', '.join(kinds)} and {RESULTS} in {self._folder}"
 
 
 def _lines(result: Localization) -> list[Sequence[str | Text]]:
@@ -347,10 +368,14 @@ class _FileNames:
         self._taken: set[str] = set()
         self._folders: dict[str, str] = {}  # of each name's maps
 
-    def overlay(self, source: str, folder: Path, longest_side: int) -> str:
+    def overlay(self, source: str, folder: Path, longest_side: int, kind: str = "overlay") -> str:
         """The name, such as `cat_overlay.jpg`; for a second picture of that stem `cat_overlay-2.jpg`."""
         suffix = ".jpg" if longest_side <= JPEG_MAX_SIDE else ".png"
-        return self._free(f"{_short(_as_utf8(Path(source).stem))}_overlay", suffix, folder)
+        return self._free(f"{_short(_as_utf8(Path(source).stem))}_{kind}", suffix, folder)
+
+    def label_map(self, source: str, folder: Path) -> str:
+        """The name, such as `cat_labels.png`; for a second picture of that stem `cat_labels-2.png`."""
+        return self._free(f"{_short(_as_utf8(Path(source).stem))}_labels", ".png", folder)
 
     def comparison(self, source: str, folder: Path) -> str:
         """The name, such as `cat-compare.png`; for a second picture of that stem `cat-compare-2.png`."""
@@ -387,10 +412,10 @@ def _short(stem: str) -> str:
     return stem
 
 
-def _overlay(result: Localization) -> Image.Image:
+def _overlay(result: Localization, masks: bool) -> Image.Image:
     from cliploc.report import draw_overlay, panels
 
-    return panels(result) if len(result.names) > 1 else draw_overlay(result)
+    return panels(result, masks=masks) if len(result.names) > 1 else draw_overlay(result, masks=masks)
 
 
 def _encoded(image: Image.Image, name: str) -> bytes:

@@ -192,6 +192,7 @@ class Pipeline:
             method=task.method.title,
             model=self.backbone.name,
             threshold=task.box_rule.threshold,
+            rule=task.box_rule,
             presence_rule=evidence.rule,
             ranks=None if evidence.ranks is None else evidence.ranks[b].cpu().numpy(),
             probabilities=None if evidence.probabilities is None else evidence.probabilities[b].cpu().numpy(),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cliploc import __version__
 from cliploc.report.compare import ModelResults, peak_of
+from cliploc.rle import encode
 
 if TYPE_CHECKING:
     from cliploc.localization import Localization
@@ -16,7 +17,10 @@ SCHEMA_VERSION = 1  # raised when a key changes its meaning or is removed; not f
 
 
 def to_document(
-    results: Sequence[Localization], failures: Sequence[tuple[str, str]], settings: Mapping[str, Any]
+    results: Sequence[Localization],
+    failures: Sequence[tuple[str, str]],
+    settings: Mapping[str, Any],
+    masks: bool = False,
 ) -> dict[str, Any]:
     """All results of one run, as plain values for `json.dumps(…, allow_nan=False)`.
 
@@ -27,6 +31,7 @@ def to_document(
         results: the result of each picture that could be read.
         failures: file and message of each that could not.
         settings: the settings of the run (model, method, threshold …); paths and tuples become plain JSON.
+        masks: whether names and boxes have their masks, as COCO's compressed run lengths.
 
     Returns:
         The document described in docs/json.md.
@@ -40,7 +45,7 @@ def to_document(
         "schema_version": SCHEMA_VERSION,
         "cliploc_version": __version__,
         "settings": _plain(settings),
-        "pictures": [_picture(result) for result in results],
+        "pictures": [_picture(result, masks) for result in results],
         "failures": [{"file": _text(file), "error": _text(error)} for file, error in failures],
     }
 
@@ -115,10 +120,16 @@ def _described(source: str, size_wh: tuple[int, int], notes: Sequence[str]) -> d
     }
 
 
-def _picture(result: Localization) -> dict[str, Any]:
-    return _described(result.source, result.image.size, result.notes) | {
-        "names": [_name(result, index) for index in range(len(result.names))],
-    }
+def _picture(result: Localization, masks: bool) -> dict[str, Any]:
+    names = [_name(result, index) for index in range(len(result.names))]
+    if masks:
+        of_boxes = {index: encode(mask) for index, mask in result.box_masks()}
+        for index, name in enumerate(names):
+            name["mask"] = encode(result.name_mask(index)) if result.found[index] else None
+            mine = (i for i in range(len(result.boxes)) if result.boxes.label[i] == index)
+            for i, box in zip(mine, name["boxes"], strict=True):
+                box["mask"] = of_boxes[i]
+    return _described(result.source, result.image.size, result.notes) | {"names": names}
 
 
 def _name(result: Localization, index: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from cliploc.boxes import hot_levels
+from cliploc.boxes import hot_levels, outlines
 from cliploc.errors import UsageError
 from cliploc.report import _draw
 from cliploc.report.colours import INK, PAPER, Colour, name_colour
@@ -33,24 +33,28 @@ def draw_overlay(
     result: Localization,
     names: Sequence[str] | None = None,
     opacity: float = OPACITY,
-    heatmap: bool = True,
+    heatmap: bool | None = None,
     boxes: bool = True,
     caption: bool = True,
+    masks: bool = False,
 ) -> Image.Image:
-    """Draws heat and boxes on the picture, at the picture's size.
+    """Draws heat, masks and boxes on the picture, at the picture's size.
 
     Heat is a light shade whose opacity rises with it, so that the thing can be seen, and a thin line where it reaches
     the threshold of the boxes. One name: the shade is of a perceptually uniform palette (dark violet to yellow), boxes
     are white. Several names: each has its own colour for box, line and shade. A name that was not found has half the
     shade and no line, and no shade among others.
 
+    A mask is a light shade with an outline in the colour of its name, which its box has too.
+
     Args:
         result: the result for one picture.
         names: the names to draw; by default all.
-        opacity: of the hottest places, 0–1.
-        heatmap: whether to draw heat.
+        opacity: of the hottest places and of masks, 0–1.
+        heatmap: whether to draw heat; None: unless masks are drawn.
         boxes: whether to draw boxes with their labels.
         caption: whether to write method, model and threshold in a corner.
+        masks: whether to draw the mask of each box.
 
     Returns:
         A new RGB picture of the original's size.
@@ -67,10 +71,10 @@ def draw_overlay(
     if unknown:
         raise UsageError(f"{unknown[0]!r} was not looked for, only {', '.join(result.names)}: name one of these")
     indices = [i for i, name in enumerate(result.names) if names is None or name in names]
-    return draw_names(result, indices, opacity, heatmap, boxes, caption)
+    return draw_names(result, indices, opacity, heatmap, boxes, caption, masks)
 
 
-def panels(result: Localization, opacity: float = OPACITY) -> Image.Image:
+def panels(result: Localization, opacity: float = OPACITY, masks: bool = False) -> Image.Image:
     """Draws one sheet for one picture: the photograph, and a panel with a caption for every name.
 
     With two names or more, the last panel has the boxes of all names, each in its colour. With more than `MOST_PANELS`
@@ -80,7 +84,8 @@ def panels(result: Localization, opacity: float = OPACITY) -> Image.Image:
 
     Args:
         result: the result for one picture.
-        opacity: of the hottest places, 0–1.
+        opacity: of the hottest places and of masks, 0–1.
+        masks: whether to draw masks in the place of heat.
 
     Returns:
         A new RGB picture.
@@ -101,9 +106,10 @@ def panels(result: Localization, opacity: float = OPACITY) -> Image.Image:
     cells = [_Cell(shown.image, file, " · ".join([f"{width}×{height}", *left_out, *result.notes]))]
     for index in chosen:
         chip = name_colour(index) if together else None
-        cells.append(_Cell(draw_names(shown, [index], opacity), result.names[index], verdict(result, index), chip))
+        drawn = draw_names(shown, [index], opacity, masks=masks)
+        cells.append(_Cell(drawn, result.names[index], verdict(result, index), chip))
     if together:
-        everything = draw_names(shown, chosen, opacity, heatmap=False)
+        everything = draw_names(shown, chosen, opacity, heatmap=False, masks=masks)
         cells.append(_Cell(everything, "all names" if not left_out else "these names", f"{found} of {asked} found"))
     return _sheet(cells, columns, run_line(result))
 
@@ -225,20 +231,24 @@ def draw_names(
     result: Localization,
     indices: Sequence[int],
     opacity: float = OPACITY,
-    heatmap: bool = True,
+    heatmap: bool | None = None,
     boxes: bool = True,
     caption: bool = False,
+    masks: bool = False,
 ) -> Image.Image:
-    """Draws heat and boxes like `draw_overlay`, for the names with these indices."""
+    """Draws heat, masks and boxes like `draw_overlay`, for the names with these indices."""
     image = result.image.convert("RGB")
     single = len(indices) == 1
+    heatmap = not masks if heatmap is None else heatmap
     if heatmap and single:
         image = _paint_heat(image, result, indices[0], opacity)
     elif heatmap:
         image = _paint_heats(image, result, [i for i in indices if result.found[i]], opacity)
     if image is result.image:
         image = image.copy()
-    colours = {i: BOX_COLOUR if single else name_colour(i) for i in indices}
+    colours = {i: BOX_COLOUR if single and not masks else name_colour(i) for i in indices}
+    if masks:
+        _paint_masks(image, result, colours, opacity)
     plates = paint_boxes(image, result, colours) if boxes else _plates(image)
     if caption and (run := run_line(result)):
         name = [_name_line(result, indices[0])] if single else []
@@ -363,6 +373,27 @@ def _paint_heats(image: Image.Image, result: Localization, indices: Sequence[int
     for index in indices:
         image = _line_on(image, _heat(result, index), _level(result, index), name_colour(index))
     return image
+
+
+def _paint_masks(image: Image.Image, result: Localization, colours: Mapping[int, Colour], opacity: float) -> None:
+    """Draws the masks of these names' boxes (index → colour): all shades first, so that outlines stay visible."""
+    height, width = result.frame.original_hw
+    scale = np.array([image.width / width, image.height / height])  # the picture may be a smaller copy
+    chosen = replace(result, boxes=result.boxes.where([int(label) in colours for label in result.boxes.label]))
+    shapes: list[tuple[Colour, list[npt.NDArray[np.float64]]]] = []
+    for index, mask in chosen.box_masks():
+        colour = colours[int(chosen.boxes.label[index])]
+        shade = Image.fromarray(mask.astype(np.uint8) * round(opacity * 255)).resize(image.size)
+        if (extent := shade.getbbox()) is not None:
+            image.paste(colour, extent, shade.crop(extent))
+        shapes.append((colour, [ring.points * scale for ring in outlines(mask)]))
+    draw = ImageDraw.Draw(image)
+    line = max(1, round(0.6 * _draw.line_width(image.size)))
+    for wide, inked in ((line + 2, True), (line, False)):
+        for colour, rings in shapes:
+            for points in rings:
+                corners = [tuple(one) for one in np.concatenate([points, points[:2]]).tolist()]
+                draw.line(corners, INK if inked else colour, wide, joint="curve")
 
 
 # ------------------------------------------------------------------------------------------------------- the sheet

@@ -456,4 +456,4 @@ def recut(result: Localization, rule: BoxRule, min_presence: float) -> Localizat
                 reasons[index] = absence(float(presence), min_presence, rank)
     boxes, said = boxes_and_reasons(result.frame, result.maps, reasons, result.names, rule)
     found = np.array([reason is None for reason in said])
-    return replace(result, boxes=boxes, found=found, reasons=said, threshold=rule.threshold)
+    return replace(result, boxes=boxes, found=found, reasons=said, threshold=rule.threshold, rule=rule)

@@ -1,0 +1,206 @@
+"""Masks of maps, at the picture's own resolution: one for each box, one for each name, and a map of labels.
+
+A pixel is hot where the map, resampled to the picture as `Localization.heatmaps` is, exceeds the threshold τ of the
+boxes. Resampling can lose what is one pixel of the map thin; there the map's own pixels count. A box's mask holds the
+hot pixels of the region that the box bounds, or of its part where peaks were split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cliploc.boxes import BoxRule, hot_levels, scored_regions
+from cliploc.geometry import Frame
+from cliploc.rle import BoolArray
+from cliploc.values import Boxes, FloatArray
+
+SAME = 0.05  # pixels by which a box may differ from the region's and still be its box
+
+
+def box_masks(frame: Frame, maps: FloatArray, boxes: Boxes, rule: BoxRule) -> Iterator[tuple[int, BoolArray]]:
+    """The mask of each box, name by name.
+
+    Args:
+        frame: how the picture lies in what the maps are over.
+        maps: `[P, h, w]`.
+        boxes: in original pixels, by this rule; some may be missing. Of a box that the rule does not make, the mask
+            holds the hot pixels inside.
+        rule: by which they were made; only its threshold, connectivity, split_peaks and min_area matter.
+
+    Yields:
+        The number of the box, and its mask `[H, W]`, which lies inside the box.
+
+    Example:
+        >>> frame = Frame.fit("squash", (8, 8), (4, 4))
+        >>> maps = np.zeros((1, 4, 4), np.float32)
+        >>> maps[0, 1, 2] = 1
+        >>> boxes = Boxes(np.array([[4, 2, 6, 4]], np.float32), np.ones(1, np.float32), np.zeros(1, np.int64), ("cat",))
+        >>> [int(mask.sum()) for _, mask in box_masks(frame, maps, boxes, BoxRule())]
+        [4]
+    """
+    for p in np.unique(boxes.label).tolist():
+        mine = np.flatnonzero(boxes.label == p)
+        name = _NameMap(frame, maps[p], rule)
+        yield from zip(mine.tolist(), name.masks(boxes.xyxy[mine]), strict=True)
+
+
+def name_mask(frame: Frame, heat: FloatArray, rule: BoxRule) -> BoolArray:
+    """The hot pixels `[H, W]` of the picture, of one name's map `[h, w]`, also those that no box bounds."""
+    return _NameMap(frame, heat, rule).hot
+
+
+def label_map(frame: Frame, maps: FloatArray, found: npt.NDArray[np.bool_], rule: BoxRule) -> npt.NDArray[np.uint16]:
+    """Which name each pixel belongs to: the hottest of those whose map exceeds its threshold there.
+
+    Args:
+        frame: how the picture lies in what the maps are over.
+        maps: `[P, h, w]`.
+        found: `[P]`; the other names have no pixel.
+        rule: by which boxes are made; only its threshold matters.
+
+    Returns:
+        `[H, W]`: 0 for the background, 1 for the first name and so on. Of equally hot names it is the first.
+
+    Example:
+        >>> maps = np.array([[[1, 0.6, 0]], [[0, 0.8, 1]]], np.float32)
+        >>> label_map(Frame.fit("squash", (1, 3), (1, 3)), maps, np.array([True, True]), BoxRule(0.5)).tolist()
+        [[1, 2, 2]]
+    """
+    labels = np.zeros(frame.original_hw, np.uint16)
+    hottest = np.zeros(frame.original_hw, np.float32)
+    for p in np.flatnonzero(found).tolist():
+        name = _NameMap(frame, maps[p], rule)
+        more = name.hot & ((name.heat > hottest) | (labels == 0))
+        labels[more] = p + 1
+        np.copyto(hottest, name.heat, where=more)
+    return labels
+
+
+class _NameMap:
+    """One name's map over its input and over the picture.
+
+    Attributes:
+        heat: `[H, W]` over the picture.
+        hot: `[H, W]` where it exceeds the threshold.
+    """
+
+    def __init__(self, frame: Frame, heat: FloatArray, rule: BoxRule) -> None:
+        self._frame = frame
+        # Every region that there is: boxes may have been chosen by anything.
+        self._rule = replace(rule, components="all", nms_iou=None, max_boxes=None, min_score=0.0)
+        x0, y0, x1, y1 = frame.visible_xyxy
+        self._corner, self._shown = (x0, y0), heat[y0:y1, x0:x1]  # as boxes are made of it
+        self.heat: FloatArray = frame.map_to_original(torch.from_numpy(heat[None]))[0].numpy()
+        level = hot_levels(self._shown[None], rule.threshold)[0] if self._shown.size else np.float32(np.inf)
+        level = max(level, np.float32(0))
+        self.hot: BoolArray = self.heat > level
+        self._keep_thin(self._shown > level)
+
+    def _keep_thin(self, hot: BoolArray) -> None:
+        """Adds what resampling lost: the places of hot map pixels `[h, w]` whose centres are not hot in the picture."""
+        y, x = np.nonzero(hot)
+        rows, columns = self._pixels_of(y, x)
+        lost = ~self.hot[rows, columns]
+        if not lost.any():
+            return
+        missing = np.zeros_like(hot)
+        missing[y[lost], x[lost]] = True
+        height, width = self._frame.original_hw
+        near_y, near_x = (
+            self._neighbours(np.arange(length), axis, hot.shape[1 - axis])[0]
+            for axis, length in ((1, height), (0, width))
+        )
+        self.hot |= missing[near_y[:, None], near_x] & self._in_frame()
+        self.hot[rows, columns] = True
+
+    def _in_frame(self) -> BoolArray:
+        """`[H, W]`, the pixels of the picture that the model saw: not those that were cropped."""
+        height, width = self._frame.original_hw
+        x0, y0, x1, y1 = self._frame.visible_xyxy
+        left, top, right, bottom = self._frame.to_original([x0, y0, x1, y1])[0]
+        rows, columns = np.arange(height) + 0.5, np.arange(width) + 0.5
+        seen: BoolArray = ((rows >= top) & (rows <= bottom))[:, None] & ((columns >= left) & (columns <= right))
+        return seen
+
+    def _pixels_of(
+        self, y: npt.NDArray[np.intp], x: npt.NDArray[np.intp]
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """Rows and columns of the picture's pixels that the centres of these map pixels lie in."""
+        points = np.stack([x, y], axis=1) + 0.5 + np.array(self._corner) - np.array(self._frame.offset_xy)
+        at = np.floor(points / np.array(self._frame.scale_xy)).astype(np.intp)
+        height, width = self._frame.original_hw
+        return at[:, 1].clip(0, height - 1), at[:, 0].clip(0, width - 1)
+
+    def masks(self, xyxy: FloatArray) -> Iterator[BoolArray]:
+        """The mask of each of the name's boxes `[n, 4]`."""
+        regions, labels = scored_regions(self._shown, self._rule)
+        where = self._frame.to_original(regions.xyxy + np.array(self._corner * 2))  # [m, 4]
+        free = np.ones(len(where), bool)  # of regions with equal boxes each has its own
+        for box in xyxy.astype(np.float64):
+            away = np.abs(where - box).max(axis=1, initial=0)
+            like = np.flatnonzero(free & (away <= SAME))
+            region = None
+            if len(like):
+                free[like[0]] = False
+                region = int(regions.region[like[0]])
+            yield self._mask(box, labels, region)
+
+    def _mask(self, box: npt.NDArray[Any], labels: npt.NDArray[np.int32], region: int | None) -> BoolArray:
+        """The hot pixels of a region, or all, whose centres lie in the box."""
+        height, width = self._frame.original_hw
+        mask = np.zeros((height, width), bool)
+        left, top = np.floor(box[:2]).astype(int).clip(0, [width, height])
+        right, bottom = np.ceil(box[2:]).astype(int).clip(0, [width, height])
+        rows, columns = np.arange(top, bottom), np.arange(left, right)
+        inside = ((rows + 0.5 >= box[1]) & (rows + 0.5 <= box[3]))[:, None]
+        inside = inside & (columns + 0.5 >= box[0]) & (columns + 0.5 <= box[2])
+        here = slice(top, bottom), slice(left, right)
+        mask[here] = self.hot[here] & inside
+        if region is None:
+            return mask
+        mask[here] &= self._labels_at(rows, columns, labels) == region
+        # Where the picture is smaller than the map, four pixels of the map do not speak for all that lie in its pixel.
+        y, x = self._pixels_of(*np.nonzero(labels == region))
+        if max(self._frame.scale_xy) > 1:
+            alone = self._labels_at(np.arange(height), np.arange(width), labels)[y, x] == 0
+            mask[y[alone], x[alone]] = True
+        if not mask.any():
+            mask[y, x] = True
+        return mask
+
+    def _labels_at(
+        self, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64], labels: npt.NDArray[np.int32]
+    ) -> npt.NDArray[np.int32]:
+        """The region `[h, w]` that each of these pixels of the picture belongs to, as far as it is hot.
+
+        Its heat is a mean of up to four pixels of the map. The nearest of them that is in a region decides.
+        """
+        (near_y, far_y, share_y), (near_x, far_x, share_x) = (
+            self._neighbours(rows, axis=1, length=labels.shape[0]),
+            self._neighbours(columns, axis=0, length=labels.shape[1]),
+        )
+        at = labels[near_y[:, None], near_x]
+        y, x = np.nonzero(at == 0)
+        beside, below = labels[near_y[y], far_x[x]], labels[far_y[y], near_x[x]]
+        first = share_x[x] >= share_y[y]  # of the two further ones the nearer
+        one, other = np.where(first, beside, below), np.where(first, below, beside)
+        at[y, x] = np.where(one > 0, one, np.where(other > 0, other, labels[far_y[y], far_x[x]]))
+        return at
+
+    def _neighbours(
+        self, pixels: npt.NDArray[np.int64], axis: int, length: int
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.float64]]:
+        """The nearest map pixel along x (axis 0) or y, the next one, and the share of the next one."""
+        frame = self._frame
+        place = (pixels + 0.5) * frame.scale_xy[axis] + frame.offset_xy[axis] - self._corner[axis] - 0.5
+        low = np.floor(place)
+        over = place - low
+        near = np.where(over < 0.5, low, low + 1).astype(np.intp).clip(0, length - 1)
+        far = np.where(over < 0.5, low + 1, low).astype(np.intp).clip(0, length - 1)
+        return near, far, np.minimum(over, 1 - over)

@@ -1,0 +1,139 @@
+"""Masks as COCO's run-length codes, written and read without pycocotools.
+
+A code is `{"size": [height, width], "counts": text}`. The mask is read column by column; `counts` holds the lengths of
+its runs, of 0 and 1 in turn, beginning with 0. In the compressed text each count from the fourth on is the difference
+from the one two before it, in groups of 5 bits, the lowest first, each a letter from "0" to "o": what
+`pycocotools.mask` reads and writes (github.com/cocodataset/cocoapi, common/maskApi.c, `rleToString`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+from cliploc.errors import InputError
+
+BoolArray = npt.NDArray[np.bool_]
+Counts = npt.NDArray[np.int64]
+
+
+class Rle(TypedDict):
+    """A mask as COCO's JSON has it.
+
+    Attributes:
+        size: height and width.
+        counts: compressed.
+    """
+
+    size: list[int]
+    counts: str
+
+
+def encode(mask: npt.ArrayLike) -> Rle:
+    """A mask `[H, W]` as COCO's compressed code.
+
+    Example:
+        >>> encode([[0, 1], [0, 1]])
+        {'size': [2, 2], 'counts': '22'}
+    """
+    inside = np.asarray(mask, bool)
+    if inside.ndim != 2:
+        raise ValueError(f"expected a mask [H, W], got {list(inside.shape)}")
+    height, width = inside.shape
+    return {"size": [height, width], "counts": compressed(runs(inside.ravel(order="F")))}
+
+
+def decode(rle: Any) -> BoolArray:
+    """The mask `[H, W]` of a code, compressed or as a list of counts.
+
+    Raises:
+        InputError: it is no such code.
+
+    Example:
+        >>> decode({"size": [2, 2], "counts": "22"}).tolist()
+        [[False, True], [False, True]]
+    """
+    try:
+        height, width = (int(side) for side in rle["size"])
+        text = rle["counts"]
+        counts = np.array(text, np.int64).reshape(-1) if isinstance(text, list | tuple) else uncompressed(text)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"expected a mask as COCO's run lengths, size and counts, got {str(rle)[:60]}") from error
+    if min(height, width) < 0 or (counts < 0).any() or counts.sum() != height * width:
+        raise InputError(
+            f"expected a mask's counts to add up to its {height} × {width} pixels, got {counts.sum()}: the code is "
+            "damaged"
+        )
+    return of_runs(counts).reshape(width, height).T
+
+
+def runs(flat: BoolArray) -> Counts:
+    """The lengths of the runs of a row of pixels, beginning with those outside; the first may be 0.
+
+    Example:
+        >>> runs(np.array([True, True, False])).tolist()
+        [0, 2, 1]
+    """
+    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    lengths = np.diff(np.concatenate([[0], changes, [flat.size]]))
+    return np.concatenate([[0], lengths]) if flat.size and flat[0] else lengths
+
+
+def of_runs(counts: Counts) -> BoolArray:
+    """The row of pixels of these runs; the reverse of `runs`."""
+    return np.repeat(np.arange(len(counts)) % 2 == 1, counts)
+
+
+def compressed(counts: Counts) -> str:
+    """Counts as COCO's text.
+
+    Example:
+        >>> compressed(np.array([6, 1, 40, 4, 5]))
+        '61X13mN'
+    """
+    left = np.array(counts, np.int64)
+    left[3:] -= counts[1:-2]
+    letters: list[npt.NDArray[np.uint8]] = []  # of each place, for all counts at once
+    there: list[BoolArray] = []
+    more = np.ones(len(left), bool)
+    while more.any():
+        group = left & 31
+        left = left >> 5
+        there.append(more)
+        more = more & np.where(group & 16, left != -1, left != 0)
+        letters.append((group | (more * 32)).astype(np.uint8) + np.uint8(48))
+    if not letters:
+        return ""
+    places = np.stack(letters, axis=1)  # [n, places]
+    return places[np.stack(there, axis=1)].tobytes().decode("ascii")
+
+
+def uncompressed(text: str | bytes) -> Counts:
+    """The counts of COCO's text.
+
+    Raises:
+        ValueError: it is no such text.
+
+    Example:
+        >>> uncompressed("61X13mN").tolist()
+        [6, 1, 40, 4, 5]
+    """
+    letters = np.frombuffer(text.encode("ascii") if isinstance(text, str) else text, np.uint8).astype(np.int64) - 48
+    if not len(letters):
+        return np.zeros(0, np.int64)
+    if letters.min() < 0 or letters.max() > 63 or letters[-1] & 32:
+        raise ValueError("not a text of run lengths")
+    last = np.flatnonzero((letters & 32) == 0)
+    start = np.concatenate([[0], last[:-1] + 1])
+    place = np.arange(len(letters)) - np.repeat(start, last - start + 1)
+    if place.max() > 11:
+        raise ValueError("a run length of more than 60 bits")
+    differences = np.add.reduceat((letters & 31) << (5 * place), start)
+    negative = (letters[last] & 16) != 0
+    differences[negative] -= np.int64(1) << (5 * (place[last][negative] + 1))
+    counts = differences.copy()
+    for first in (1, 2):  # from the fourth on each is the difference from the one two before it
+        counts[first::2] = np.cumsum(differences[first::2])
+    return counts

@@ -1,0 +1,300 @@
+"""Masks against plain loops, on every kind of frame."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image
+from pycocotools import mask as coco
+
+from cliploc.boxes import BoxRule, joined, labelled_boxes, outlines
+from cliploc.errors import UsageError
+from cliploc.geometry import Frame
+from cliploc.localization import Localization, boxes_of
+from cliploc.localizer import Localizer
+from cliploc.values import Masks
+from tests.commands import CAT, PHOTOS, cliploc_
+
+
+def result_of(maps, frame, rule, found=None, threshold=None):
+    names = tuple(f"name {p}" for p in range(len(maps)))
+    there = np.ones(len(maps), bool) if found is None else np.array(found)
+    boxes = boxes_of(frame, maps, there, names, rule)
+    there = there & np.isin(np.arange(len(maps)), boxes.label)
+    return Localization(
+        "a.png", Image.new("RGB", frame.original_hw[::-1]), names, np.zeros(len(maps), np.float32), None, there,
+        tuple(None if one else "no" for one in there), maps, frame, boxes, threshold=threshold, rule=rule,
+    )  # fmt: skip
+
+
+@st.composite
+def results(draw):
+    policy = draw(st.sampled_from(["squash", "crop", "pad"]))
+    side = draw(st.integers(6, 14))
+    original_hw = draw(st.tuples(st.integers(4, 40), st.integers(4, 40)))
+    frame = Frame.fit(policy, original_hw, (side, side))
+    x0, y0, x1, y1 = frame.visible_xyxy
+    assume(x1 > x0 and y1 > y0)
+    rng = np.random.default_rng(draw(st.integers(0, 2**31)))
+    maps = rng.random((draw(st.integers(1, 3)), side, side), dtype=np.float32)
+    if draw(st.booleans()):
+        maps = np.stack([cv2.GaussianBlur(one, (3, 3), 0) for one in maps])
+    maps = (maps - maps.min()) / (maps.max() - maps.min())
+    rule = BoxRule(
+        draw(st.sampled_from([0.3, 0.5, 0.8, "auto"])),
+        min_area=draw(st.sampled_from([0.0, 0.02])),
+        nms_iou=draw(st.sampled_from([None, 0.5])),
+        max_boxes=draw(st.sampled_from([None, 2])),
+        split_peaks=draw(st.sampled_from([1.0, 0.1])),
+    )
+    return result_of(maps, frame, rule)
+
+
+def around(frame, shape, x, y):
+    """The four map pixels whose mean a pixel of the picture is: (weight, row, column), by the rule of bilinear maps."""
+    left, top = frame.visible_xyxy[:2]
+    at_x = (x + 0.5) * frame.scale_xy[0] + frame.offset_xy[0] - left - 0.5
+    at_y = (y + 0.5) * frame.scale_xy[1] + frame.offset_xy[1] - top - 0.5
+    low_x, low_y = int(np.floor(at_x)), int(np.floor(at_y))
+    pairs = itertools.product((low_y, low_y + 1), (low_x, low_x + 1))
+    return [
+        (
+            (1 - abs(at_y - row)) * (1 - abs(at_x - column)),
+            min(max(row, 0), shape[0] - 1),
+            min(max(column, 0), shape[1] - 1),
+        )
+        for row, column in pairs
+    ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(results())
+def test_a_mask_holds_the_hot_pixels_of_the_region_that_its_box_bounds(result):
+    frame, rule = result.frame, result.rule
+    masks, heat = result.masks, result.heatmaps
+    x0, y0, x1, y1 = frame.visible_xyxy
+    every = replace(rule, nms_iou=None, max_boxes=None)
+    for p in range(len(result.names)):
+        shown = result.maps[p, y0:y1, x0:x1]
+        boxes, labels = labelled_boxes(shown, every)
+        level = shown[labels == 0].max(initial=0)  # nothing at or below the threshold is in a region
+        hot = masks.of_names[p]
+        certain = heat[p] > (level if rule.threshold == "auto" else np.float32(rule.threshold * shown.max()))
+        assert hot[certain].all()
+        corners = frame.to_original(boxes.xyxy + np.array([x0, y0, x0, y0]))
+        for i in np.flatnonzero(result.boxes.label == p):
+            same = [k for k in range(len(corners)) if np.abs(corners[k] - result.boxes.xyxy[i]).max() < 1e-3]
+            if len(same) != 1:
+                continue  # equal boxes of several regions are tested below
+            region = boxes.region[same[0]]
+            expected = np.zeros(frame.original_hw, bool)
+            tied = np.zeros(frame.original_hw, bool)
+            left, top, right, bottom = corners[same[0]]
+            for y, x in itertools.product(range(frame.original_hw[0]), range(frame.original_hw[1])):
+                inside = left <= x + 0.5 <= right and top <= y + 0.5 <= bottom
+                in_regions = [(w, labels[r, c]) for w, r, c in around(frame, shown.shape, x, y) if labels[r, c]]
+                tied[y, x] = not in_regions and max(frame.scale_xy) > 1  # it stands for map pixels further away
+                if not hot[y, x] or not inside or not in_regions:
+                    continue
+                most = max(w for w, _ in in_regions)
+                nearest = {label for w, label in in_regions if w > most - 1e-6}
+                expected[y, x] = nearest == {region}
+                tied[y, x] = len(nearest) > 1
+            if expected.any():
+                edge = edge_of(heat[p], level, rule, shown)
+                assert (masks.of_boxes[i] == expected)[~tied & ~edge].all()
+
+
+def edge_of(heat, level, rule, shown):
+    """Pixels so near the threshold that rounding decides."""
+    tau = level if rule.threshold == "auto" else rule.threshold * shown.max()
+    return np.abs(heat - tau) < 1e-5
+
+
+@settings(max_examples=60, deadline=None)
+@given(results())
+def test_masks_and_boxes_agree(result):
+    masks = result.masks
+    height, width = result.frame.original_hw
+    assert masks.of_boxes.shape == (len(result.boxes), height, width)
+    assert masks.of_names.shape == (len(result.names), height, width)
+    for box, mask in zip(result.boxes.xyxy, masks.of_boxes, strict=True):
+        assert mask.any()
+        y, x = np.nonzero(mask)
+        around_mask = np.array([x.min(), y.min(), x.max() + 1, y.max() + 1])
+        assert (np.array([box[0] - x.min(), box[1] - y.min(), x.max() + 1 - box[2], y.max() + 1 - box[3]]) < 1.01).all()
+        half = np.array([0.5 / result.frame.scale_xy[0], 0.5 / result.frame.scale_xy[1]] * 2)
+        assert (np.abs(box - around_mask) <= half + 1).all()  # half a pixel of the map, and rounding
+    for p in range(len(result.names)):
+        mine = masks.of_boxes[result.boxes.label == p]
+        if max(result.frame.scale_xy) <= 1:
+            assert mine.sum(axis=0).max(initial=0) <= 1  # a pixel belongs to one box of a name
+            assert not (mine.any(axis=0) & ~masks.of_names[p]).any()
+
+
+@settings(max_examples=40, deadline=None)
+@given(results())
+def test_each_pixel_of_a_label_map_has_the_hottest_name_above_its_threshold(result):
+    labels, heat = result.masks.label_map(), result.heatmaps
+    of_names = result.masks.of_names
+    for y, x in itertools.product(range(labels.shape[0]), range(labels.shape[1])):
+        above = [p for p in range(len(heat)) if of_names[p, y, x]]
+        assert labels[y, x] == (1 + max(above, key=lambda p: heat[p, y, x]) if above else 0)
+
+
+def test_names_that_are_not_found_have_no_mask():
+    maps = np.ones((2, 4, 4), np.float32)
+    masks = result_of(maps, Frame.fit("squash", (8, 8), (4, 4)), BoxRule(), found=[True, False]).masks
+    assert masks.of("name 0").all()
+    assert not masks.of("name 1").any()
+    assert (masks.label_map() == 1).all()
+    assert len(masks) == 1
+    with pytest.raises(UsageError, match="expected one of the names asked for"):
+        masks.of("name 2")
+
+
+def test_regions_with_equal_boxes_keep_their_own_masks():
+    heat = np.zeros((1, 6, 6), np.float32)
+    heat[0, 0, :] = heat[0, :, 0] = 1  # an L whose box is the whole map
+    heat[0, 5, 2:] = heat[0, 2:, 5] = 0.9  # and the other one
+    heat[0, 0, 5] = heat[0, 5, 0] = 0
+    result = result_of(heat, Frame.fit("squash", (6, 6), (6, 6)), BoxRule(0.5, nms_iou=None))
+    first, second = result.masks.of_boxes
+    assert not (first & second).any()
+    assert ((first | second) == (heat[0] > 0.5)).all()
+
+
+def test_parts_of_a_divided_region_divide_its_mask():
+    heat = np.array([[[0.5, 1.0, 0.6, 0.9, 0.5]]], np.float32)
+    result = result_of(heat, Frame.fit("squash", (1, 5), (1, 5)), BoxRule(0.4, split_peaks=0.2))
+    assert result.masks.of_boxes[:, 0].tolist() == [[True, True, True, False, False], [False, False, False, True, True]]
+
+
+def test_a_box_that_the_rule_does_not_make_holds_the_hot_pixels_inside():
+    result = result_of(np.ones((1, 4, 4), np.float32), Frame.fit("squash", (4, 4), (4, 4)), BoxRule())
+    moved = replace(result.boxes, xyxy=np.array([[1, 1, 3, 4]], np.float32))
+    assert replace(result, boxes=moved).masks.of_boxes[0].sum() == 6
+
+
+def test_a_region_thinner_than_a_pixel_of_the_picture_has_a_mask():
+    heat = np.zeros((1, 64, 64), np.float32)
+    heat[0, :, 32] = 1
+    result = result_of(heat, Frame.fit("squash", (4, 4), (64, 64)), BoxRule(0.9))
+    assert result.masks.of_boxes.sum() == 4
+
+
+def test_masks_need_no_rule_where_nobody_says():
+    result = result_of(np.eye(4, dtype=np.float32)[None], Frame.fit("squash", (4, 4), (4, 4)), BoxRule())
+    assert (replace(result, rule=None).masks.of_boxes == result.masks.of_boxes).all()
+    assert (replace(result, threshold=0.2).masks.of_names == result.masks.of_names).all()
+
+
+def test_supervision_gets_masks():
+    result = result_of(np.ones((1, 4, 4), np.float32), Frame.fit("squash", (4, 5), (4, 4)), BoxRule())
+    assert result.to_supervision().mask.shape == (1, 4, 5)
+    none = replace(result, boxes=result.boxes.where([]))
+    assert none.to_supervision().mask.shape == (0, 4, 5)
+    assert len(none.masks) == 0
+
+
+@pytest.mark.parametrize("options", [{}, {"flip": True, "windows": (1.5,), "resize": "crop"}, {"refine": ("guided",)}])
+def test_masks_of_a_localizer_fit_its_boxes(options):
+    found = Localizer("mini", **options)(CAT, ["cat", "dog"])
+    masks = found.masks
+    assert isinstance(masks, Masks)
+    assert masks.of_boxes.shape == (len(found.boxes), *found.image.size[::-1])
+    for box, mask in zip(found.boxes.xyxy, masks.of_boxes, strict=True):
+        y, x = np.nonzero(mask)
+        margin = 1 + 0.5 / min(found.frame.scale_xy)
+        assert np.abs(box - [x.min(), y.min(), x.max() + 1, y.max() + 1]).max() <= margin
+
+
+# ----------------------------------------------------------------------------------------------------------- outlines
+MASKS = hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=16))
+
+
+@given(MASKS)
+def test_outlines_along_centres_give_the_mask_again(mask):
+    canvas = np.zeros(mask.shape, np.uint8)
+    rings = outlines(mask, along="centres")
+    cv2.fillPoly(canvas, [np.floor(ring.points).astype(np.int32) for ring in rings], 1)
+    assert (canvas.astype(bool) == mask).all()
+    assert sum(not ring.hole for ring in rings) == cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)[0] - 1
+
+
+@given(MASKS)
+def test_outlines_along_edges_have_the_area_of_the_mask(mask):
+    rings = outlines(mask)
+    area = 0.0
+    for ring in rings:
+        x, y = ring.points.T.astype(float)
+        one = abs((x * np.roll(y, 1) - y * np.roll(x, 1)).sum()) / 2
+        area += -one if ring.hole else one
+    corners = 4 * mask.sum()
+    assert abs(area - mask.sum()) <= corners / 8
+
+
+def test_a_disc_is_the_same_for_pycocotools():
+    y, x = np.mgrid[:60, :80]
+    disc = (x - 41) ** 2 + (y - 30) ** 2 < 400
+    polygons = [ring.points.ravel().tolist() for ring in outlines(disc)]
+    read = coco.decode(coco.merge(coco.frPyObjects(polygons, 60, 80))).astype(bool)
+    assert (read & disc).sum() / (read | disc).sum() > 0.995
+
+
+def test_joined_outlines_keep_holes_and_pieces():
+    mask = np.zeros((40, 60), bool)
+    mask[5:30, 5:30] = True
+    mask[12:20, 12:20] = False
+    mask[33:38, 40:55] = True
+    canvas = np.zeros(mask.shape, np.uint8)
+    cv2.fillPoly(canvas, [np.floor(joined(outlines(mask, along="centres"))).astype(np.int32)], 1)
+    wrong = canvas.astype(bool) != mask
+    assert wrong.sum() <= 20  # the line between the pieces
+    assert not wrong[:30, :30].any()
+    assert joined([]).shape == (0, 2)
+
+
+# ------------------------------------------------------------------------------------------------------- command line
+def test_masks_are_in_the_json_and_drawn(tmp_path):
+    ran = cliploc_("localize", CAT, PHOTOS / "dogs.jpg", "-p", "cat|kitten", "-p", "dog", "--masks", "--json",
+                   "--out", tmp_path)  # fmt: skip
+    assert ran.code == 0, ran.err
+    legend = json.loads((tmp_path / "labels.json").read_text())["labels"]
+    assert [one["name"] for one in legend] == [None, "cat", "dog"]
+    pictures = json.loads(ran.out)["pictures"]
+    boxes = 0
+    for picture in pictures:
+        labels = Image.open(tmp_path / picture["label_map"])
+        assert (labels.mode, labels.size) == ("P", (picture["width"], picture["height"]))
+        assert Image.open(tmp_path / picture["masks"]).size == Image.open(tmp_path / picture["overlay"]).size
+        for value, name in enumerate(picture["names"], start=1):
+            if not name["found"]:
+                assert name["mask"] is None
+                continue
+            whole = coco.decode(name["mask"]).astype(bool)
+            assert not ((np.asarray(labels) == value) & ~whole).any()
+            colour = labels.convert("RGB").getpixel(tuple(np.argwhere(np.asarray(labels) == value)[0][::-1].tolist()))
+            assert "#{:02x}{:02x}{:02x}".format(*colour) == legend[value]["colour"]
+            for box in name["boxes"]:
+                boxes += 1
+                x, y, width, height = coco.toBbox(box["mask"])
+                assert box["mask"]["size"] == [picture["height"], picture["width"]]
+                assert (
+                    np.abs(np.array(box["xyxy"]) - [x, y, x + width, y + height]).max() < 2
+                )  # at 224 pixels or more of the map
+    assert boxes > 1
+
+
+def test_without_the_flag_there_are_no_masks(tmp_path):
+    ran = cliploc_("localize", CAT, "-p", "cat", "--json", "--out", tmp_path)
+    assert '"mask":' not in ran.out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cat_overlay.jpg", "results.json"]
