@@ -271,6 +271,7 @@ OF_ANNOTATE: dict[str, Second] = {
     "min_area": Second(0.02),
     "nms_across": Second(0.4),
     "groups": Second("drop"),
+    "masks": Second(True),
 }
 ONLY_TOLD = "told of the progress"
 HARMLESS_IN_ANNOTATE = {
@@ -282,6 +283,7 @@ HARMLESS_IN_ANNOTATE = {
     "limit": "which pictures, not what is found in them",
     "retry": "which pictures, not what is found in them",
     "image_url": "in an export only",
+    "polygons": "how masks are written in an export",
     "engine": "what carries it out: parts do not depend on it",
     "shard": "how many pictures lie in a file; batches stay whole",
     "reporter": ONLY_TOLD,
@@ -497,6 +499,7 @@ OF_ANNOTATE_COMMAND: dict[str, tuple[str, ...]] = {
     "labels": ("--labels", "OTHER"),
     "nms_across": ("--nms-across", "0.4"),
     "groups": ("--groups", "drop"),
+    "masks": ("--masks",),
 }
 BASE_OF_COMMAND = {
     "model": ("--method=grad_cam",),
@@ -514,6 +517,7 @@ HARMLESS_IN_ANNOTATE_COMMAND: dict[str, tuple[tuple[str, ...], str]] = {
     "limit": (("--limit", "1"), HARMLESS_IN_ANNOTATE["limit"]),
     "retry": (("--retry",), HARMLESS_IN_ANNOTATE["retry"]),
     "image_url": (("--image-url", "x"), HARMLESS_IN_ANNOTATE["image_url"]),
+    "polygons": ((), HARMLESS_IN_ANNOTATE["polygons"]),
     "device": ((), HARMLESS_IN_LOCALIZER["device"]),
     "recipe": (("--recipe", "default"), HARMLESS_IN_LOCALIZER["recipe"]),
     "engine": (("--engine", "local"), HARMLESS_IN_ANNOTATE["engine"]),

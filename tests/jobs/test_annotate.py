@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 import cliploc
-from cliploc import backbones
+from cliploc import backbones, rle
 from cliploc.boxes.groups import around_others, split_region
 from cliploc.config import MIN_SCORE, Options
 from cliploc.errors import CliplocWarning, UsageError
@@ -661,3 +661,68 @@ def test_a_localizer_where_supervision_expects_a_model():
     assert (slicer(rgb[..., ::-1]).class_id == 0).all()
     with pytest.raises(UsageError, match="expected channels bgr or rgb"):
         cliploc.Detector(localizer, ["cat"], channels="grb")
+
+
+# -------------------------------------------------------------------------------------------------------------- masks
+@pytest.fixture(scope="module")
+def masked(folder, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backbones, "create", create_once)
+        out = tmp_path_factory.mktemp("masked")
+        return annotate(folder, LABELS, out, formats=["coco", "csv"], masks=True, **OPTIONS)
+
+
+def test_drafts_have_the_masks_of_their_boxes(folder, plain, masked):
+    """The boxes are those of a run without masks; the masks are the localizer's."""
+    localizer = Localizer(batch_size=2, device="cpu")
+    with_masks, without = rows(masked.out), rows(plain.out)
+    seen = 0
+    for name, row in without.items():
+        assert {key: value for key, value in with_masks[name].items() if key != "masks"} == row
+        if row["status"] != "ok" or not row["boxes"]:
+            continue
+        found = localizer(folder / name, [*LABELS[:2], "bee", "teapot"])
+        masks = found.masks
+        for box, label, counts in zip(row["boxes"], row["labels"], with_masks[name]["masks"], strict=True):
+            same = np.abs(found.boxes.xyxy - box).max(axis=1) + 1e9 * (found.boxes.label != label)
+            mask = rle.decode({"size": [row["height"], row["width"]], "counts": counts})
+            assert (mask == masks.of_boxes[same.argmin()]).mean() > 0.999
+            seen += 1
+    assert seen > 2
+
+
+def test_coco_has_the_masks_and_a_second_call_touches_nothing(folder, masked):
+    read = json.loads((masked.out / "coco.json").read_text())["annotations"]
+    assert read
+    assert all(isinstance(one["segmentation"], dict) for one in read)
+    assert all(one["area"] == rle.decode(one["segmentation"]).sum() for one in read)
+    before = parts(masked.out)
+    again = annotate(folder, LABELS, masked.out, formats=["coco"], masks=True, polygons=True, **OPTIONS)
+    assert (again.computed, parts(masked.out)) == (0, before)
+    polygons = json.loads((masked.out / "coco.json").read_text())["annotations"]
+    assert any(isinstance(one["segmentation"], list) for one in polygons)
+    page = (masked.out / "review.html").read_text(encoding="utf-8")
+    assert '"mask"' in page
+
+
+def test_masks_that_were_not_computed_are_another_run(folder, plain, tmp_path):
+    with pytest.raises(UsageError, match=r"settings\.masks: only asked for"):
+        annotate(folder, LABELS, plain.out, masks=True, **OPTIONS)
+    with pytest.raises(UsageError, match="expected masks with polygons, got polygons alone"):
+        annotate(folder, LABELS, tmp_path, polygons=True, **OPTIONS)
+    many = [f"cat {number}" for number in range(255)]
+    with pytest.raises(UsageError, match="expected at most 254 names for masks"):
+        annotate(folder, many, tmp_path, formats=["voc"], masks=True, **OPTIONS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_stopped_run_with_masks_goes_on_to_the_same_bytes(folder, masked, tmp_path):
+    def stopping(shards, settings, keep, reporter):
+        local.run(shards[:1], settings, keep, reporter)
+        raise KeyboardInterrupt
+
+    arguments = {"formats": ["coco"], "masks": True, "polygons": True, **OPTIONS}
+    with pytest.raises(KeyboardInterrupt):
+        annotate(folder, LABELS, tmp_path, engine=stopping, **arguments)
+    annotate(folder, LABELS, tmp_path, **arguments)
+    assert parts(tmp_path) == parts(masked.out)

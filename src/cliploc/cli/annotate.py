@@ -51,6 +51,12 @@ def annotate(
     groups: Annotated[
         str, typer.Option(metavar="keep|split|drop", help="What becomes of one large box round several things.")
     ] = "keep",
+    masks: Annotated[
+        bool, typer.Option("--masks", help="The pixels of each box too, in every format that holds them.")
+    ] = False,
+    polygons: Annotated[
+        bool, typer.Option("--polygons", help="With --masks: polygons in coco.json, but for masks with holes.")
+    ] = False,
     review: Annotated[
         int, typer.Option(metavar="N", help="So many pictures, the least certain first, on review.html; 0: no page.")
     ] = 100,
@@ -104,6 +110,8 @@ def annotate(
                 formats=parse_list(formats),
                 nms_across=nms_across,
                 groups=groups,  # type: ignore[arg-type]  # checked there
+                masks=masks,
+                polygons=polygons,
                 review=review,
                 decisions=apply,
                 limit=limit,

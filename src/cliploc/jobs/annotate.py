@@ -128,6 +128,8 @@ def annotate(
     min_area: float = DEFAULTS.min_area,
     nms_across: float | None = None,
     groups: Groups = "keep",
+    masks: bool = False,
+    polygons: bool = False,
     review: int = REVIEWED,
     decisions: str | os.PathLike[str] | None = None,
     limit: int | None = None,
@@ -155,6 +157,8 @@ def annotate(
         nms_across: of two boxes of different names whose IoU is above this, the one with the
             greater score × certainty stays; None to keep all.
         groups: what to do with a large box that contains several things: "keep", "split" or "drop".
+        masks: whether each box has its mask, in all formats that hold masks; see docs/masks.md.
+        polygons: whether coco.json has polygons where a mask has no hole, instead of run lengths.
         review: number of pictures in review.html, the least certain first; 0 for no page.
         decisions: the file saved from a review page: boxes to drop, also in later calls.
         limit: only this number of pictures, from the first on.
@@ -186,17 +190,21 @@ def annotate(
     names = labels if isinstance(labels, Labels) else _labels(labels)
     if review < 0 or (limit is not None and limit < 1):
         raise UsageError(f"expected review of at least 0 and limit of at least 1, got {review} and {limit}")
+    if polygons and not masks:
+        raise UsageError("expected masks with polygons, got polygons alone: add --masks, or leave --polygons out")
     model = {**({} if options is None else options.given()), **more}
     if reserved := RESERVED & model.keys():
         raise UsageError(f"{', '.join(sorted(reserved))}: not an option of the model here; see cliploc.annotate")
     options = Options.of(**model)
     options = options.but(templates=prompts.resolve_templates(options.templates))  # files are read on this machine
     box_filter = BoxFilter(min_presence, min_score, max_boxes, min_area, nms_across, groups)
+    for one in chosen:
+        one.check(ExportSettings(names.names, "", "", masks, polygons))
     there = find_pictures(pictures)
     root, found = there.root, there.pictures[:limit]
     target = Path(out).expanduser()
     _spare_inputs(target, [one.path for one in found], [pictures, labels])
-    settings = AnnotatorSettings(names, box_filter, options)
+    settings = AnnotatorSettings(names, box_filter, options, masks)
     worker = settings()  # refuses what cannot be used before anything is written
     notes = Notes(reporter)
     notes.add(worker.notes)
@@ -262,7 +270,7 @@ def annotate(
             of_run = _AnnotatedFolder(target, root, found, results, decided, worker.names, there.skipped)
             how = f"cliploc {__version__} {described['model']} {described['method']}"
             state, before = folder.read_manifest(target, KIND), _summary_of(target)
-            export = ExportSettings(worker.names, how, state.get("image_url", IMAGE_URL))
+            export = ExportSettings(worker.names, how, state.get("image_url", IMAGE_URL), masks, polygons)
             kept = [one for one in exports if _is_there(target, one, state["files"], before)]
             wanted = list(dict.fromkeys([*kept, *chosen]))
             return _conclude(of_run, before, wanted, export, review, run, len(todo), notes.lines, reporter)
@@ -416,6 +424,7 @@ class _AnnotatedFolder:
         """One of them."""
         row, decided = self.results.row(one.id), {} if all_boxes else self.decided.get(one.id, {})
         kept = [i for i in range(len(row["boxes"])) if decided.get(str(i), True)]
+        masks = row.get("masks")
         return AnnotatedPicture(
             number,
             one.id,
@@ -428,6 +437,7 @@ class _AnnotatedFolder:
             tuple(bool(row["groups"][i]) for i in kept),
             _margin(row),
             np.array([row["certainty"][i] for i in kept], np.float32),
+            tuple({"size": [row["height"], row["width"]], "counts": masks[i]} for i in kept) if masks else (),
         )
 
     def count(self) -> None:
@@ -494,6 +504,7 @@ def _conclude(
 
     for one in formats:
         needed = settings if "image_url" in one.needs else replace(settings, image_url="")
+        needed = needed if "polygons" in one.needs else replace(needed, polygons=False)
         stamp = run.stamp(one.name, needed)
         if up_to_date(one.name, stamp):
             continue

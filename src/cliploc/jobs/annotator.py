@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Generator, Hashable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -27,7 +27,8 @@ from cliploc.localizer import Localizer
 from cliploc.pipeline.bank import VERSION as BANK_VERSION
 from cliploc.pipeline.requests import Request, Result
 from cliploc.reporter import SILENT, Reporter, halved_note
-from cliploc.values import FloatArray
+from cliploc.rle import encode
+from cliploc.values import Boxes, FloatArray
 
 Groups = Literal["keep", "split", "drop"]
 # Options that `annotate` sets itself.
@@ -76,11 +77,13 @@ class AnnotatorSettings:
         labels: names, thresholds and background.
         filter: which boxes become drafts.
         options: options of `Localizer`, except `RESERVED`, which labels and filter set.
+        masks: whether each box has its mask.
     """
 
     labels: Labels
     filter: BoxFilter
     options: Options
+    masks: bool = False
 
     def __call__(self) -> AnnotateWorker:
         """The worker."""
@@ -126,7 +129,8 @@ class AnnotateWorker:
     def describe(self) -> dict[str, Any]:
         """All settings that the boxes depend on, including defaults."""
         by_bank = {"presence_bank": BANK_VERSION} if self._asks_presence and not self.localizer.calibrated else {}
-        return {**self.localizer.describe(), **asdict(self._settings.filter), **by_bank}
+        with_masks = {"masks": True} if self._settings.masks else {}
+        return {**self.localizer.describe(), **asdict(self._settings.filter), **by_bank, **with_masks}
 
     def stream(self, shards: Iterable[Shard], reporter: Reporter = SILENT) -> Generator[Part, None, None]:
         """See `cliploc.jobs.engine.Worker.stream`."""
@@ -198,7 +202,7 @@ class AnnotateWorker:
         width, height = result.image.size
         boxes = self._boxes(result, certain)
         known = certain[self._known] - self._thresholds[self._known]
-        return {
+        row = {
             "status": "ok",
             "width": width,
             "height": height,
@@ -210,6 +214,18 @@ class AnnotateWorker:
             "labels": [one.label for one in boxes],
             "groups": [int(one.group) for one in boxes],
         }
+        return {**row, "masks": self._masks(result, boxes)} if self._settings.masks else row
+
+    def _masks(self, result: Localization, boxes: list[_Box]) -> list[str]:
+        """The mask of each box, as COCO's compressed counts."""
+        drafts = Boxes(
+            np.array([one.xyxy for one in boxes], np.float32).reshape(-1, 4),
+            np.array([one.score for one in boxes], np.float32),
+            np.array([one.label for one in boxes], np.int64),
+            result.names,
+        )
+        counts = {index: encode(mask)["counts"] for index, mask in replace(result, boxes=drafts).box_masks()}
+        return [counts[index] for index in range(len(boxes))]
 
     def _certainty(self, result: Localization) -> FloatArray:
         """For each name how certain it is that it is in the picture, `[P]`.

@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
+from cliploc import rle
 from cliploc._files import write_whole
+from cliploc.boxes import outlines
 from cliploc.errors import InputError
 from cliploc.images import load
 from cliploc.report.colours import as_hex, distinct_colours
@@ -76,6 +79,7 @@ def _record(picture: AnnotatedPicture) -> dict[str, Any] | None:
         return None
     image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     boxes = zip(picture.box_ids, picture.xyxy, picture.score, picture.label, picture.groups, strict=True)
+    masks = [_outline(one, image.size) for one in picture.masks] or [[]] * len(picture.box_ids)
     return {
         "name": picture.name,
         "size_wh": picture.size_wh,
@@ -88,7 +92,16 @@ def _record(picture: AnnotatedPicture) -> dict[str, Any] | None:
                 "score": round(float(score), 4),
                 "label": int(label),
                 "group": group,
+                **({"mask": mask} if mask else {}),
             }
-            for box_id, xyxy, score, label, group in boxes
+            for (box_id, xyxy, score, label, group), mask in zip(boxes, masks, strict=True)
         ],
     }
+
+
+def _outline(code: rle.Rle, size_wh: tuple[int, int]) -> list[list[float]]:
+    """The outlines of a mask, each as x, y, x, y … in pixels of the picture, no finer than the page shows it."""
+    height, width = code["size"]
+    small = Image.fromarray(rle.decode(code).astype(np.uint8)).resize(size_wh)  # nearest neighbour
+    scale = np.array([width / size_wh[0], height / size_wh[1]])
+    return [(ring.points * scale).round(1).ravel().tolist() for ring in outlines(np.asarray(small))]

@@ -15,7 +15,7 @@ from cliploc.errors import UsageError
 from cliploc.registry import Registry
 from cliploc.report.exports._values import AnnotatedPicture, ExportSettings
 
-Need = Literal["image_url", "picture_files"]
+Need = Literal["image_url", "picture_files", "polygons"]
 Pictures: TypeAlias = Callable[[], Iterable[AnnotatedPicture]]  # may be called several times; holds one at a time
 
 
@@ -27,7 +27,8 @@ class Export(ABC):
         about: one line that describes it and names the tool that reads it.
         files: names of the files that it always writes in the given folder.
         folders: names of the folders that it always writes there.
-        needs: what it needs besides the boxes: "image_url" of the settings, or "picture_files", the pictures.
+        needs: what it needs besides the boxes: "image_url" or "polygons" of the settings, or "picture_files", the
+            pictures.
     """
 
     name: ClassVar[str]
@@ -40,6 +41,13 @@ class Export(ABC):
     def outputs(self) -> tuple[str, ...]:
         """The names of everything that it writes."""
         return (*self.files, *self.folders)
+
+    def check(self, settings: ExportSettings) -> None:  # noqa: B027 - most formats can write anything
+        """Refuses what the format cannot hold, before anything is computed.
+
+        Raises:
+            UsageError: it cannot be written.
+        """
 
     @abstractmethod
     def write(self, pictures: Pictures, settings: ExportSettings, folder: Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc.errors import UsageError
+from cliploc.rle import Rle
 from cliploc.values import FloatArray
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class AnnotatedPicture:
         groups: `[n]` whether a box seems to contain several things.
         margin: distance of the nearest name's certainty from its threshold: how certain the picture is.
         certainty: `[n]` in 0–1, how certain it is that a box's name is in the picture; None if that is not known.
+        masks: the mask of each box, as COCO's compressed run lengths; empty where the run has none.
     """
 
     number: int
@@ -50,6 +52,7 @@ class AnnotatedPicture:
     groups: tuple[bool, ...]
     margin: float
     certainty: FloatArray | None = None
+    masks: tuple[Rle, ...] = ()
 
     def detections(self) -> Detections:
         """The boxes as `supervision`'s `Detections`, for its writers."""
@@ -70,11 +73,15 @@ class ExportSettings:
         names: names of the labels.
         model: the model and method that made the boxes.
         image_url: prefix of a picture's path, for a tool that loads pictures by address (Label Studio).
+        masks: whether masks are written; then every box of the pictures has one.
+        polygons: whether masks are polygons where the format has run lengths too.
     """
 
     names: tuple[str, ...]
     model: str
     image_url: str
+    masks: bool = False
+    polygons: bool = False
 
 
 class FileNames:

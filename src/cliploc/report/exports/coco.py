@@ -1,4 +1,4 @@
-"""COCO's JSON format of boxes (Lin et al. 2014), with a score for each box."""
+"""COCO's JSON format of boxes and masks (Lin et al. 2014), with a score for each box."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cliploc import rle
 from cliploc._files import write_whole
+from cliploc.boxes import outlines
 from cliploc.report.exports._export import Export, Pictures, export
 from cliploc.report.exports._values import ExportSettings, json_list, number
 
 
 @export
 class Coco(Export):
-    """COCO's JSON format of boxes, one file."""
+    """COCO's JSON format, one file."""
 
     name = "coco"
     about = "COCO's JSON: x, y, width, height in pixels with fractions; `score` on each; ids from 1"
     files = ("coco.json",)
+    needs = frozenset({"polygons"})
 
     def write(self, pictures: Pictures, settings: ExportSettings, folder: Path) -> None:
         """Writes `coco.json`; ids count from 1."""
@@ -33,9 +36,12 @@ class Coco(Export):
             next_id = 1
             for one in pictures():
                 written, next_id = detections_to_coco_annotations(one.detections(), one.number, next_id)
-                for box, score in zip(written, one.score, strict=True):
+                for i, (box, score) in enumerate(zip(written, one.score, strict=True)):
                     bbox = [number(value) for value in box["bbox"]]
-                    yield {**box, "bbox": bbox, "area": number(bbox[2] * bbox[3]), "score": number(score)}
+                    shape = {"area": number(bbox[2] * bbox[3])}
+                    if settings.masks:
+                        shape = _segmentation(one.masks[i], settings.polygons)
+                    yield {**box, "bbox": bbox, **shape, "score": number(score)}
 
         def fill(path: Path) -> None:
             with path.open("w", encoding="utf-8") as file:
@@ -47,3 +53,12 @@ class Coco(Export):
                 file.write("}\n")
 
         write_whole(folder / self.files[0], fill)
+
+
+def _segmentation(code: rle.Rle, polygons: bool) -> dict[str, Any]:
+    """A mask and its area; COCO's polygons know no holes, so that a mask with holes is run lengths in any case."""
+    mask = rle.decode(code)
+    rings = outlines(mask) if polygons else []
+    if not rings or any(ring.hole for ring in rings):
+        return {"segmentation": dict(code), "area": int(mask.sum())}
+    return {"segmentation": [ring.points.ravel().tolist() for ring in rings], "area": int(mask.sum())}

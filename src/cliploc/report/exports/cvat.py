@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
+from cliploc import rle
 from cliploc._files import write_whole
 from cliploc.report.exports._export import Export, Pictures, export
 from cliploc.report.exports._values import ExportSettings, attributes, element, rows
@@ -18,7 +21,7 @@ class Cvat(Export):
     files = ("cvat.xml",)
 
     def write(self, pictures: Pictures, settings: ExportSettings, folder: Path) -> None:
-        """Writes `cvat.xml`; boxes are corners in pixels, with fractions."""
+        """Writes `cvat.xml`; boxes are corners in pixels, with fractions. A mask stands in the place of its box."""
 
         def fill(path: Path) -> None:
             with path.open("w", encoding="utf-8") as file:
@@ -31,12 +34,25 @@ class Cvat(Export):
                     width, height = one.size_wh
                     head = attributes(id=one.number - 1, name=one.name, width=width, height=height)
                     file.write(f"<image {head}>\n")
-                    for (x0, y0, x1, y1), _, label in rows(one):
+                    for i, ((x0, y0, x1, y1), _, label) in enumerate(rows(one)):
                         edges = {"xtl": x0, "ytl": y0, "xbr": x1, "ybr": y1}
                         corners = attributes(**{key: f"{value:.2f}" for key, value in edges.items()})
                         label_and_source = attributes(label=settings.names[label], source="auto", occluded=0)
-                        file.write(f'<box {label_and_source} {corners} z_order="0"></box>\n')
+                        shape = _mask(one.masks[i]) if settings.masks else ""
+                        tag = f"mask {label_and_source} {shape}" if shape else f"box {label_and_source} {corners}"
+                        file.write(f'<{tag} z_order="0"></{tag.partition(" ")[0]}>\n')
                     file.write("</image>\n")
                 file.write("</annotations>\n")
 
         write_whole(folder / self.files[0], fill)
+
+
+def _mask(code: rle.Rle) -> str:
+    """A mask's rectangle and, row by row inside, its run lengths, beginning with those of 0; "" of an empty mask."""
+    mask = rle.decode(code)
+    rows_on, columns_on = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows_on):
+        return ""
+    top, bottom, left, right = rows_on[0], rows_on[-1] + 1, columns_on[0], columns_on[-1] + 1
+    counts = ", ".join(map(str, rle.runs(mask[top:bottom, left:right].ravel()).tolist()))
+    return attributes(rle=counts, left=left, top=top, width=right - left, height=bottom - top)

@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
+
+from cliploc import rle
 from cliploc._files import write_whole
 from cliploc.report.colours import as_hex, name_colour
 from cliploc.report.exports._export import Export, Pictures, export
 from cliploc.report.exports._values import AnnotatedPicture, ExportSettings, attributes, json_list, number, rows
 
 FROM, TO = "label", "image"
+RUN_BITS = (3, 4, 8, 16)  # for the length of a run of a brush
 
 
 @export
@@ -30,7 +34,8 @@ class LabelStudio(Export):
     def write(self, pictures: Pictures, settings: ExportSettings, folder: Path) -> None:
         """Writes `labelstudio.json` and `labelstudio_config.xml`.
 
-        Boxes are in percent of the upright picture; each has a score and a unique id.
+        Boxes are in percent of the upright picture; each has a score and a unique id. A mask, as a brush, stands in
+        the place of its box.
         """
 
         def fill(path: Path) -> None:
@@ -42,8 +47,9 @@ class LabelStudio(Export):
                 f"    <Label {attributes(value=name, background=as_hex(name_colour(i)))}/>\n"
                 for i, name in enumerate(settings.names)
             )
-            view = f'  <Image name="{TO}" value="$image"/>\n  <RectangleLabels name="{FROM}" toName="{TO}">\n{labels}'
-            path.write_text(f"<View>\n{view}  </RectangleLabels>\n</View>\n", encoding="utf-8")
+            tag = "BrushLabels" if settings.masks else "RectangleLabels"
+            view = f'  <Image name="{TO}" value="$image"/>\n  <{tag} name="{FROM}" toName="{TO}">\n{labels}'
+            path.write_text(f"<View>\n{view}  </{tag}>\n</View>\n", encoding="utf-8")
 
         tasks, labels_config = self.files
         write_whole(folder / labels_config, config)
@@ -61,22 +67,43 @@ def _task(picture: AnnotatedPicture, settings: ExportSettings) -> dict[str, Any]
 
 def _results(picture: AnnotatedPicture, settings: ExportSettings) -> Iterator[dict[str, Any]]:
     width, height = picture.size_wh
-    for box_id, ((x0, y0, x1, y1), score, label) in zip(picture.box_ids, rows(picture), strict=True):
+    for i, ((x0, y0, x1, y1), score, label) in enumerate(rows(picture)):
+        kind, shape = "rectanglelabels", {
+            "x": number(100 * x0 / width),
+            "y": number(100 * y0 / height),
+            "width": number(100 * (x1 - x0) / width),
+            "height": number(100 * (y1 - y0) / height),
+            "rotation": 0,
+        }  # fmt: skip
+        if settings.masks:
+            kind, shape = "brushlabels", {"format": "rle", "rle": brush(rle.decode(picture.masks[i]))}
         yield {
-            "id": f"p{picture.number}b{box_id}",
-            "type": "rectanglelabels",
+            "id": f"p{picture.number}b{picture.box_ids[i]}",
+            "type": kind,
             "from_name": FROM,
             "to_name": TO,
             "original_width": width,
             "original_height": height,
             "image_rotation": 0,
             "score": number(score),
-            "value": {
-                "x": number(100 * x0 / width),
-                "y": number(100 * y0 / height),
-                "width": number(100 * (x1 - x0) / width),
-                "height": number(100 * (y1 - y0) / height),
-                "rotation": 0,
-                "rectanglelabels": [settings.names[label]],
-            },
+            "value": {**shape, kind: [settings.names[label]]},
         }
+
+
+def brush(mask: rle.BoolArray) -> list[int]:
+    """A mask `[H, W]` as the bytes of Label Studio's brush: run lengths in bits, as `@thi.ng/rle-pack` packs them.
+
+    The picture is RGBA, row by row, 0 or 255 in all four channels. First the number of values (32 bits), the bits of a
+    value less 1 (5), and those of the four kinds of run lengths, each less 1 (4 each). Then for each run a 1, the kind
+    of its length (2 bits), its length less 1, and its value (8 bits).
+    """
+    bits = [f"{4 * mask.size:032b}{7:05b}", *(f"{size - 1:04b}" for size in RUN_BITS)]
+    for number_of_run, length in enumerate(rle.runs(mask.ravel()).tolist()):
+        left = 4 * length
+        while left:
+            run = min(left, 2 ** RUN_BITS[-1])
+            kind = next(i for i, size in enumerate(RUN_BITS) if run <= 2**size)
+            bits.append(f"1{kind:02b}{run - 1:0{RUN_BITS[kind]}b}{255 * (number_of_run % 2):08b}")
+            left -= run
+    packed: list[int] = np.packbits(np.frombuffer("".join(bits).encode(), np.uint8) - 48).tolist()
+    return packed

@@ -1,12 +1,25 @@
-"""Pascal VOC's XML format, a file for each picture; corners are whole pixels counted from 1, both inside the box."""
+"""Pascal VOC's XML format, a file for each picture, and its masks as PNGs.
+
+Corners are whole pixels counted from 1, both inside the box.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from cliploc import rle
 from cliploc._files import write_folder_whole
+from cliploc.errors import UsageError
 from cliploc.report.exports._export import Export, Pictures, export
-from cliploc.report.exports._values import ExportSettings, FileNames
+from cliploc.report.exports._values import AnnotatedPicture, ExportSettings, FileNames
+
+MOST = 254  # values of a PNG between the background, 0, and what VOC leaves undecided, 255
+CLASSES, OBJECTS, LEGEND = "SegmentationClass", "SegmentationObject", "labelmap.txt"
 
 
 @export
@@ -17,16 +30,71 @@ class Voc(Export):
     about = "Pascal VOC's XML for each picture: whole pixels counted from 1, the last one inside the box; no scores"
     folders = ("voc",)
 
+    def check(self, settings: ExportSettings) -> None:
+        """At most 254 labels with masks."""
+        if settings.masks and len(settings.names) > MOST:
+            raise UsageError(
+                f"expected at most {MOST} names for masks in Pascal VOC's format, whose pixels are bytes, got "
+                f"{len(settings.names)}: choose another format, or make several runs"
+            )
+
     def write(self, pictures: Pictures, settings: ExportSettings, folder: Path) -> None:
-        """Writes `voc/`, with the pictures' sub-folders."""
+        """Writes `voc/`, with the pictures' sub-folders.
+
+        With masks also `SegmentationClass/` and `SegmentationObject/`, PNGs in VOC's palette, whose values are the
+        label and the number of the object in the XML, from 1; the better box covers the others. `labelmap.txt` has the
+        colour of each label.
+        """
         from supervision.dataset.formats.pascal_voc import detections_to_pascal_voc
 
         def fill(target: Path) -> None:
-            names = FileNames(target)
+            names = FileNames(target, no_folder=CLASSES if settings.masks else None)
+            endings = ("*.xml", f"{CLASSES}/*.png", f"{OBJECTS}/*.png")
             for one in pictures():
-                (path,) = names.of(one, "*.xml")
+                path, *pngs = names.of(one, *(endings if settings.masks else endings[:1]))
                 shape = (one.size_wh[1], one.size_wh[0], 3)
                 xml = detections_to_pascal_voc(one.detections(), list(settings.names), one.name, shape)
-                path.write_text(xml.replace("<database>roboflow.ai<", "<database>cliploc<", 1), encoding="utf-8")
+                xml = xml.replace("<database>roboflow.ai<", "<database>cliploc<", 1)
+                if settings.masks:
+                    xml = xml.replace("<segmented>0<", "<segmented>1<", 1)
+                    _write_masks(one, *pngs)
+                path.write_text(xml, encoding="utf-8")
+            if settings.masks:
+                lines = [f"{name}:{','.join(map(str, colour))}::" for name, colour in _legend(settings.names)]
+                text = "\n".join(["# label:color_rgb:parts:actions", *lines, ""])
+                (target / LEGEND).write_text(text, encoding="utf-8")
 
         write_folder_whole(folder / self.folders[0], fill)
+
+
+def _write_masks(picture: AnnotatedPicture, classes: Path, objects: Path) -> None:
+    width, height = picture.size_wh
+    of_class, of_object = (np.zeros((height, width), np.uint8) for _ in range(2))
+    for i in reversed(range(min(len(picture.label), MOST))):  # the best comes first, and is painted last
+        mask = rle.decode(picture.masks[i])
+        of_class[mask], of_object[mask] = picture.label[i] + 1, i + 1
+    for path, values in ((classes, of_class), (objects, of_object)):
+        image = Image.fromarray(values, "L")
+        image.putpalette(palette().ravel().tolist())
+        image.save(path)
+
+
+def palette() -> npt.NDArray[np.uint8]:
+    """The colours `[256, 3]` of VOC's development kit (`VOClabelcolormap`): the bits of a value, dealt to R, G and B.
+
+    Example:
+        >>> palette()[[1, 255]].tolist()
+        [[128, 0, 0], [224, 224, 192]]
+    """
+    values = np.arange(256)
+    colours = np.zeros((256, 3), np.uint8)
+    for level in range(8):
+        for channel in range(3):
+            colours[:, channel] |= (((values >> (3 * level + channel)) & 1) << (7 - level)).astype(np.uint8)
+    return colours
+
+
+def _legend(names: Sequence[str]) -> list[tuple[str, list[int]]]:
+    """Each label with its colour; a colon parts the fields of a line, so that names have none."""
+    labels = ["background", *(name.replace(":", "_") for name in names)]
+    return list(zip(labels, palette()[: len(labels)].tolist(), strict=True))

@@ -7,7 +7,11 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
+
+from cliploc import rle
 from cliploc._files import write_folder_whole
+from cliploc.boxes import joined, outlines
 from cliploc.report.exports._export import Export, Pictures, export
 from cliploc.report.exports._values import ExportSettings, FileNames
 
@@ -27,7 +31,7 @@ class Yolo(Export):
     def write(self, pictures: Pictures, settings: ExportSettings, folder: Path) -> None:
         """Writes `yolo/`: a text file for each picture, empty where it has no box, and links to the pictures.
 
-        A picture is copied if the file system does not support links.
+        A picture is copied if the file system does not support links. With masks, a line is a polygon.
         """
         from supervision.dataset.formats.yolo import detections_to_yolo_annotations
 
@@ -42,7 +46,10 @@ class Yolo(Export):
                     os.symlink(one.path.absolute(), image)
                 except (OSError, NotImplementedError):
                     shutil.copyfile(one.path, image)
-                lines = detections_to_yolo_annotations(one.detections(), (one.size_wh[1], one.size_wh[0], 3))
+                if settings.masks:
+                    lines = [_outline(label, mask) for label, mask in zip(one.label, one.masks, strict=True)]
+                else:
+                    lines = detections_to_yolo_annotations(one.detections(), (one.size_wh[1], one.size_wh[0], 3))
                 text.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
             # JSON strings are valid YAML, and YAML does not misread them: yes, 1.0, "a: b".
             names = "".join(f"  {i}: {json.dumps(name, ensure_ascii=False)}\n" for i, name in enumerate(settings.names))
@@ -51,3 +58,16 @@ class Yolo(Export):
             (target / "data.yaml").write_text(data, encoding="utf-8")
 
         write_folder_whole(folder / self.folders[0], fill)
+
+
+def _outline(label: int, code: rle.Rle) -> str:
+    """A mask as a line of YOLO's segmentation: the label, and the corners of one polygon as shares of the picture.
+
+    Readers take corners for pixels and fill the polygon with its border. A quarter of a pixel inside them, a corner is
+    the same pixel for those that round down (Ultralytics) and those that round (supervision). Pieces and holes hang
+    together by lines that go there and back.
+    """
+    height, width = code["size"]
+    points = joined(outlines(rle.decode(code), along="centres")) - 0.25
+    points = np.concatenate([points, np.repeat(points[-1:], max(0, 3 - len(points)), axis=0)])  # else it reads as a box
+    return " ".join([str(label), *(f"{value:.6f}" for value in (points / [width, height]).ravel())])

@@ -35,6 +35,10 @@ function build(picture) {
     const title = document.createElementNS(SVG, "title");
     title.textContent = `${data.names[box.label]} ${box.score.toFixed(2)}: click to drop or keep`;
     rect.append(title);
+    const outline = document.createElementNS(SVG, "path");
+    outline.setAttribute("d", (box.mask || []).map((ring) => `M${ring.join(" ")}Z`).join(""));
+    outline.setAttribute("stroke", data.colours[box.label]);
+    outline.setAttribute("fill", data.colours[box.label]);
     const item = document.createElement("li");
     const button = document.createElement("button");
     button.type = "button";
@@ -46,11 +50,12 @@ function build(picture) {
       button.addEventListener(event, () => rect.classList.toggle("pointed", on));
     item.append(button);
     list.append(item);
-    return {rect, button, item};
+    return {rect, outline, button, item};
   });
   // Large boxes first, so that a small box inside a large one is on top and can be clicked.
   const area = (b) => (b.xyxy[2] - b.xyxy[0]) * (b.xyxy[3] - b.xyxy[1]);
   const order = picture.boxes.map((_, i) => i).sort((a, b) => area(picture.boxes[b]) - area(picture.boxes[a]));
+  for (const i of order) svg.append(parts[i].outline);
   for (const i of order) svg.append(parts[i].rect);
   holder.append(image, svg);
   const caption = document.createElement("figcaption");
@@ -74,6 +79,7 @@ function draw() {
       for (const one of [parts[index].rect, parts[index].item]) one.toggleAttribute("hidden", !visible);
       parts[index].rect.style.display = visible ? "" : "none";
       parts[index].rect.classList.toggle("dropped", !keep);
+      parts[index].outline.style.display = visible && keep ? "" : "none";
       parts[index].button.setAttribute("aria-pressed", keep);
       any = any || visible;
       boxes += visible;
