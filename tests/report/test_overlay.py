@@ -10,6 +10,7 @@ from cliploc.errors import UsageError
 from cliploc.localization import Localization
 from cliploc.report import _draw, draw_overlay
 from cliploc.report.colours import name_colour
+from cliploc.report.labels import label_picture
 from cliploc.report.overlay import MAX_SIDE, MOST_PANELS, OPACITY, _paneled, comparison, panels, run_line, scaled
 
 from .conftest import Build
@@ -318,3 +319,50 @@ def test_the_palette_grows_lighter_all_the_way() -> None:
     assert (np.diff(table) > -0.3).all()
     assert (np.diff(table[::8]) > 0).all()
     assert table[-1] - table[0] > 150
+
+
+# -------------------------------------------------------------------------------------------------------------- masks
+def masked(build, hot=((10, 10, 50, 40), None), names=("cat", "dog")):
+    found = [box is not None for box in hot]
+    boxes = [(i, box, 0.9) for i, box in enumerate(hot) if box is not None]
+    result = build(names=names, size_wh=(64, 64), hot=hot, found=found, colour=(128, 128, 128), boxes=boxes)
+    return replace(result, threshold=0.5)
+
+
+@pytest.mark.parametrize("names", [["cat"], None])
+def test_masks_are_shades_in_their_names_colour(build, names):
+    result = masked(build)
+    drawn = np.asarray(draw_overlay(result, names, opacity=0.5, boxes=False, caption=False, masks=True), int)
+    plain = draw_overlay(result, names, boxes=False, caption=False, heatmap=False)
+    mask = result.masks.of_boxes[0]
+    expected = (np.array([128, 128, 128]) + np.array(name_colour(0))) / 2
+    inner = np.zeros_like(mask)
+    inner[15:35, 15:45] = True
+    assert np.abs(drawn[inner] - expected).max() <= 1
+    outer = np.ones_like(mask)
+    outer[5:46, 5:56] = False
+    assert (drawn[outer] == np.asarray(plain, int)[outer]).all()
+    edge = mask & ~inner
+    assert (np.abs(drawn[edge] - name_colour(0)).max(axis=-1) == 0).any()  # the outline
+
+
+def test_masks_stand_in_the_place_of_heat_unless_both_are_asked_for(build):
+    result = masked(build)
+    alone = draw_overlay(result, masks=True)
+    assert alone == draw_overlay(result, masks=True, heatmap=False)
+    assert alone != draw_overlay(result, masks=True, heatmap=True)
+    assert draw_overlay(result) == draw_overlay(result, heatmap=True)
+    assert panels(result, masks=True) != panels(result)
+
+
+def test_a_result_without_boxes_is_drawn_without_masks(build):
+    result = masked(build, hot=(None, None))
+    assert draw_overlay(result, masks=True) == draw_overlay(result, heatmap=False)
+
+
+def test_label_pictures_of_many_names_have_16_bits():
+    labels = np.array([[0, 300]], np.uint16)
+    picture = label_picture(labels, names=300)
+    assert (np.asarray(picture) == labels).all()
+    palette = label_picture(np.array([[0, 255]], np.uint16), names=255).convert("RGB")
+    assert palette.getpixel((1, 0)) == name_colour(254)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from cliploc.report.exports import AnnotatedPicture
 from cliploc.report.review import write_review
+from cliploc.rle import encode
 
 from .test_page import CLOSING, EVIL, IMAGE, Reader
 
@@ -88,3 +89,17 @@ def test_it_is_self_contained_and_the_same_each_time(tmp_path: Path) -> None:
     assert (tmp_path / "review.html").read_bytes() == page
     assert {tag for tag, _ in first.tags}.isdisjoint({"link", "iframe", "object"})
     assert not any(name in ("src", "href") for _, attributes in first.tags for name in attributes)
+
+
+def test_outlines_of_masks_are_in_the_pictures_pixels(tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (960, 600)).save(path)  # twice what the page shows
+    mask = np.zeros((600, 960), bool)
+    mask[100:300, 200:600] = True
+    picture = AnnotatedPicture(
+        1, "a.png", path, (960, 600), np.array([[200, 100, 600, 300]], np.float32), np.array([0.5], np.float32),
+        np.array([0]), (0,), (False,), 0.1, masks=(encode(mask),),
+    )  # fmt: skip
+    write_review(tmp_path / "review.html", [picture], ["cat"], "run", {}, total=1)
+    data = json.loads(Scripts((tmp_path / "review.html").read_text(encoding="utf-8")).scripts[0])
+    assert data["pictures"][0]["boxes"][0]["mask"] == [[200, 100, 200, 300, 600, 300, 600, 100]]

@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cliploc import rle
 from cliploc.config import MIN_SCORE
 from cliploc.errors import InputError, UsageError
 from cliploc.heads import HeadConfig, TsCamHead, save_head, tower_fingerprint
@@ -412,6 +413,33 @@ def test_files_hold_the_photographs_own_size(look, tmp_path):
     [drawn] = task["predictions"][0]["result"]
     assert drawn["value"]["rectanglelabels"] == ["cat"]
     assert drawn["value"]["x"] == pytest.approx(100 * box[0] / 451, abs=1e-3)
+
+
+def test_files_with_masks(look, tmp_path):
+    settings = Settings(names="cat, dog", masks=True)
+    found = look.cut(settings)
+    written = downloads.write_files(tmp_path, found, settings, look.offer.label)
+    paths = {Path(path).name: Path(path) for path in written}
+    assert {str(path) for path in tmp_path.iterdir()} == set(written)
+    assert {"cat_labels.png", "labels.json"} < set(paths)
+    [mask] = found["cam"].masks.of_boxes
+    labels = Image.open(paths["cat_labels.png"])
+    assert labels.mode == "P"
+    assert (np.asarray(labels) == found["cam"].label_map()).all()
+    assert [one["name"] for one in json.loads(paths["labels.json"].read_text())["labels"]] == [None, "cat", "dog"]
+    [box] = json.loads(paths["results.json"].read_text())["pictures"][0]["names"][0]["boxes"]
+    assert (rle.decode(box["mask"]) == mask).all()
+    [annotation] = json.loads(paths["coco.json"].read_text())["annotations"]
+    assert annotation["segmentation"] == box["mask"]
+    assert b"<mask " in paths["cvat.xml"].read_bytes()
+
+
+def test_masks_are_drawn_in_the_place_of_heat(look):
+    found = look.cut(look.settings)
+    heat, masks = (view.results_html(found, 0.5, masks=chosen) for chosen in (False, True))
+    assert heat != masks
+    assert "with the masks for" in masks
+    assert "with the masks for" not in heat
 
 
 def test_files_of_two_methods_do_not_write_over_each_other(service, tmp_path):

@@ -191,12 +191,13 @@ def run_line(result: Localization) -> str:
     return " · ".join(filter(None, words))
 
 
-def heatmap_alt(result: Localization, index: int, method: str = "") -> str:
-    """The alternative text of one name's heatmap: file, name and boxes, and the method where it is given."""
+def heatmap_alt(result: Localization, index: int, method: str = "", masks: bool = False) -> str:
+    """The alternative text of one name's heatmap or masks: file, name and boxes, and the method where it is given."""
     boxes = result.boxes.xyxy[result.boxes.label == index]
     where = "; ".join("box from {:.0f}, {:.0f} to {:.0f}, {:.0f}".format(*box) for box in boxes) or "no box"
     by = f" by {method}" if method else ""
-    return f"{file_name(result)} with the heatmap for “{_draw.clean(result.names[index])}”{by}: {where}"
+    what = "masks" if masks else "heatmap"
+    return f"{file_name(result)} with the {what} for “{_draw.clean(result.names[index])}”{by}: {where}"
 
 
 def legend(result: Localization) -> list[tuple[str, Colour]]:

@@ -17,7 +17,9 @@ from cliploc.localization import Localization
 from cliploc.recipes import Recipe
 from cliploc.report import ModelResults, draw_comparison, draw_overlay, to_document
 from cliploc.report.exports import AnnotatedPicture, Export, ExportSettings, exports
+from cliploc.report.labels import label_legend, label_picture
 from cliploc.reporter import SILENT, Reporter
+from cliploc.rle import Rle, encode
 from cliploc.web.service import title_of
 from cliploc.web.settings import Settings, recipe_in, to_json
 
@@ -35,7 +37,7 @@ def document(
         settings: what was asked for.
         recipe: the recipe that ran; "recipe" holds its name, and its parts as the command line has them.
     """
-    whole = to_document(list(results.values()), [], to_json(settings))
+    whole = to_document(list(results.values()), [], to_json(settings), settings.masks)
     for entry, method in zip(whole["pictures"], results, strict=True):
         ran = None if recipe_in(method) is None else recipe
         entry["method"] = method if ran is None else ran.method
@@ -56,6 +58,8 @@ def write_files(
     For every method: an overlay at the photograph's size; the heatmaps as one array `[P, H, W]`, float32 in 0–1, and as
     one 16-bit grey picture per name, in which 65535 stands for 1; the boxes in every format of `downloads`. Of several
     methods also one sheet of all of them. Also results.json, and a zip of all files, which is the first in the list.
+    With masks: the overlay shows them, boxes have theirs in results.json and in the formats, and there is a label map
+    with its legend, labels.json.
 
     Args:
         folder: an empty folder.
@@ -83,7 +87,10 @@ def write_files(
         behind = f"_{_plain(method)}" if len(results) > 1 else ""
         stem = _plain(Path(one.source).stem) + behind
         paths.append(folder / f"{stem}_overlay.png")
-        draw_overlay(one, opacity=settings.opacity).save(paths[-1])
+        draw_overlay(one, opacity=settings.opacity, masks=settings.masks).save(paths[-1])
+        if settings.masks:
+            paths.append(folder / f"{stem}_labels.png")
+            label_picture(one.label_map(), len(one.names)).save(paths[-1])
         heatmaps = one.heatmaps  # [P, H, W]
         paths.append(folder / f"{stem}_heatmaps.npy")
         np.save(paths[-1], heatmaps, allow_pickle=False)
@@ -91,11 +98,15 @@ def write_files(
             paths.append(folder / f"{stem}_{index + 1}_{_plain(name)}.png")
             reporter.phase(f"writing {paths[-1].name}")
             Image.fromarray((heatmaps[index].clip(0, 1) * 65535).round().astype(np.uint16)).save(paths[-1])
-        export = ExportSettings(one.names, f"{model}, {title_of(method, one)}", image_url="/data/local-files/?d=")
+        export = ExportSettings(
+            one.names, f"{model}, {title_of(method, one)}", image_url="/data/local-files/?d=", masks=settings.masks
+        )
+        codes = {index: encode(mask) for index, mask in one.box_masks()} if settings.masks else {}
+        masks = tuple(codes[index] for index in range(len(codes)))
         for form in downloads():
             part = folder / f"{form.name}{behind}.part"
             part.mkdir()
-            form.write(partial(_annotated, one), export, part)
+            form.write(partial(_annotated, one, masks), export, part)
             for written in [part / name for name in form.files]:
                 paths.append(folder / f"{written.stem}{behind}{written.suffix}")
                 written.rename(paths[-1])
@@ -106,6 +117,10 @@ def write_files(
         paths.append(folder / f"{_plain(Path(first.source).stem)}_compare.png")
         titles = {method: title_of(method, one) for method, one in results.items()}
         draw_comparison([ModelResults(model, results)], titles).save(paths[-1])
+    if settings.masks:
+        paths.append(folder / "labels.json")
+        legend = json.dumps(label_legend(first.names), ensure_ascii=False, indent=1)
+        paths[-1].write_text(legend, encoding="utf-8")
     paths.append(folder / "results.json")
     text = json.dumps(document(results, settings, recipe), ensure_ascii=False, indent=1, allow_nan=False)
     paths[-1].write_text(text, encoding="utf-8")
@@ -121,7 +136,7 @@ def downloads() -> tuple[Export, ...]:
     return tuple(one for one in exports if not one.folders and "picture_files" not in one.needs)
 
 
-def _annotated(result: Localization) -> list[AnnotatedPicture]:
+def _annotated(result: Localization, masks: tuple[Rle, ...]) -> list[AnnotatedPicture]:
     """The result as the export formats take it."""
     boxes = result.boxes
     number = len(boxes)
@@ -138,6 +153,7 @@ def _annotated(result: Localization) -> list[AnnotatedPicture]:
             groups=(False,) * number,
             margin=0.0,  # only used to sort pictures
             certainty=None if result.presence is None else result.presence[boxes.label],
+            masks=masks,
         )
     ]
 

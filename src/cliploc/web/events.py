@@ -169,6 +169,7 @@ class Events:
             "compare": Choices(choices=compare_choices(menu), value=compare),
             "refine": Choices(choices=refine_choices(menu), value=[NONE] if refine == () else list(refine or ())),
             "flip": "" if usable.flip is None else str(usable.flip).lower(),
+            "masks": str(usable.masks).lower(),
             "threshold": own.threshold if settings.threshold is None else settings.threshold,
             "split_peaks": own.split_peaks if settings.split_peaks is None else settings.split_peaks,
             "min_score": own.slid_min_score if settings.min_score is None else settings.min_score,
@@ -195,7 +196,7 @@ class Events:
         rules = [(look.offer.arguments_of(method), round(tau, 4)) for method, tau in look.rules(settings)]
         return {
             results.status: view.status(view.summary(found)),
-            results.figures: view.results_html(found, settings.opacity, look.ran(settings)),
+            results.figures: view.results_html(found, settings.opacity, look.ran(settings), settings.masks),
             results.python: python_lines(settings, file, look.offer.arguments, rules),
             results.command: command_lines(settings, file, look.offer.arguments, rules),
             results.address: f"?{to_query(_without_defaults(settings, self._service))}",

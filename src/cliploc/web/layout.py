@@ -60,6 +60,7 @@ class Sliders:
     min_score: Slider
     min_presence: Slider
     opacity: Slider
+    masks: Choice
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,11 @@ def _sliders(own: Own) -> Sliders:
         min_presence=Slider(
             0, 1, Settings().min_presence, step=0.01, label="Presence", info="minimum", elem_id="presence", **PER_ROW
         ),
-        opacity=Slider(0, 1, Settings().opacity, step=0.01, label="Opacity", info="of heatmap", **PER_ROW),
+        opacity=Slider(0, 1, Settings().opacity, step=0.01, label="Opacity", info="of heat, masks", **PER_ROW),
+        masks=Choice(
+            [("heat and boxes", "false"), ("masks and boxes", "true")], value="false", label="Show",
+            info="and download", elem_id="masks", min_width=PER_ROW["min_width"],
+        ),
     )  # fmt: skip
 
 
@@ -220,7 +225,7 @@ def _downloads() -> Downloads:
     return Downloads(
         make=gr.Button("Create the files", elem_id="make"),
         files=gr.Files(
-            label="Overlay, heatmaps (npy, 16-bit PNG), COCO, Label Studio, results.json",
+            label="Overlay, heatmaps (npy, 16-bit PNG), masks if shown, COCO, Label Studio, results.json",
             interactive=False,
             elem_id="files",
         ),

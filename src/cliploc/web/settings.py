@@ -47,9 +47,10 @@ LIVE = (
     "split_peaks",
     "min_score",
     "opacity",
+    "masks",
 )  # no model runs for these
-SWITCHES, LISTS = ("flip",), ("compare", "refine")
-NUMBERS = LIVE
+SWITCHES, LISTS = ("flip", "masks"), ("compare", "refine")
+NUMBERS = tuple(name for name in LIVE if name not in SWITCHES)
 MOST_NAMES = 50  # nobody reads a longer page, and each name costs memory
 MOST_WORDS = 200  # names and synonyms together: each is embedded in every template
 MOST_CELLS = 120  # names × methods: each is a map in memory and a picture on the page
@@ -79,7 +80,8 @@ class Settings:
         max_boxes: as in `Options`; 0 for all.
         split_peaks: as in `Options`; None for the recipe's.
         min_score: as in `Options`, but a number; None for the recipe's, or 0 of a method.
-        opacity: opacity of the hottest places.
+        opacity: opacity of the hottest places, and of masks.
+        masks: whether masks are shown in the place of heat, and are among the downloads.
     """
 
     names: str = ""
@@ -99,6 +101,7 @@ class Settings:
     split_peaks: float | None = None
     min_score: float | None = None
     opacity: float = OPACITY
+    masks: bool = False
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -273,7 +276,8 @@ def python_lines(
         ]
         lines += [
             f"print({found}.boxes.xyxy, {found}.heatmaps.shape)",
-            f"{found}.overlay(opacity={settings.opacity:g}).save({method.get('method', 'recipe') + '.png'!r})",
+            f"{found}.overlay(opacity={settings.opacity:g}{', masks=True' * settings.masks})"
+            f".save({method.get('method', 'recipe') + '.png'!r})",
             "",
         ]
     return "\n".join(lines).rstrip() + "\n"
@@ -287,6 +291,7 @@ def command_lines(
     for place, (method, threshold) in enumerate(rules):
         options = [f"--prompt={name}" for name in settings.asked]
         options += words_of({**model, **method, "threshold": threshold, **settings.arguments})
+        options += ["--masks"] if settings.masks else []
         options += ["--out=found" if place == 0 else f"--out=found-{method['method']}"]
         commands.append(shlex.join(["cliploc", "localize", *options, *(["--"] if file.startswith("-") else []), file]))
     return "\n".join(commands) + "\n"

@@ -68,24 +68,27 @@ def summary(results: Mapping[str, Localization]) -> str:
     )
 
 
-def results_html(results: Mapping[str, Localization], opacity: float, recipe: Recipe | None = None) -> str:
+def results_html(
+    results: Mapping[str, Localization], opacity: float, recipe: Recipe | None = None, masks: bool = False
+) -> str:
     """A figure for every name and method, a figure of all names together, and a table of scores and boxes.
 
     Args:
         results: method → its result for the same photograph.
-        opacity: of the hottest places, 0–1.
+        opacity: of the hottest places and of masks, 0–1.
         recipe: the recipe that ran, whose parts are stated; None where a method was chosen.
+        masks: whether masks are drawn in the place of heat.
     """
     several = len(results) > 1
     names = next(iter(results.values())).names
     shown = {method: _shown(one) for method, one in results.items()}
     titles = {method: title_of(method, one) if several else "" for method, one in results.items()}
     rows = [
-        [_figure_of_name(results[method], shown[method], index, opacity, titles[method]) for method in results]
+        [_figure_of_name(results[method], shown[method], index, opacity, titles[method], masks) for method in results]
         for index in range(len(names))
     ]
     if len(names) > 1:
-        rows.append([_figure_of_all(shown[method], opacity, titles[method]) for method in results])
+        rows.append([_figure_of_all(shown[method], opacity, titles[method], masks) for method in results])
     if not several:
         rows = [[figure for row in rows for figure in row]]
     return TEMPLATES.render(
@@ -113,19 +116,19 @@ def _shown(result: Localization) -> Localization:
 
 
 def _figure_of_name(
-    whole: Localization, shown: Localization, index: int, opacity: float, method: str
+    whole: Localization, shown: Localization, index: int, opacity: float, method: str, masks: bool
 ) -> dict[str, Any]:
-    image = draw_names(shown, [index], opacity, caption=True)
+    image = draw_names(shown, [index], opacity, caption=True, masks=masks)
     return {
-        "picture": embedded(image, heatmap_alt(whole, index, method), quality=JPEG_QUALITY),
+        "picture": embedded(image, heatmap_alt(whole, index, method, masks), quality=JPEG_QUALITY),
         "title": " · ".join(filter(None, (whole.names[index], method))),
         "verdict": verdict(whole, index),
         "legend": [],
     }
 
 
-def _figure_of_all(shown: Localization, opacity: float, method: str) -> dict[str, Any]:
-    image = draw_names(shown, list(range(len(shown.names))), opacity, caption=True)
+def _figure_of_all(shown: Localization, opacity: float, method: str, masks: bool) -> dict[str, Any]:
+    image = draw_names(shown, list(range(len(shown.names))), opacity, caption=True, masks=masks)
     title = " · ".join(filter(None, ("All names", method)))
     found = [name for name, there in zip(shown.names, shown.found, strict=True) if there]
     alt = f"{title}; found: {', '.join(found) or 'none'}"

@@ -68,13 +68,14 @@ def _task(picture: AnnotatedPicture, settings: ExportSettings) -> dict[str, Any]
 def _results(picture: AnnotatedPicture, settings: ExportSettings) -> Iterator[dict[str, Any]]:
     width, height = picture.size_wh
     for i, ((x0, y0, x1, y1), score, label) in enumerate(rows(picture)):
-        kind, shape = "rectanglelabels", {
+        kind = "rectanglelabels"
+        shape: dict[str, Any] = {
             "x": number(100 * x0 / width),
             "y": number(100 * y0 / height),
             "width": number(100 * (x1 - x0) / width),
             "height": number(100 * (y1 - y0) / height),
             "rotation": 0,
-        }  # fmt: skip
+        }
         if settings.masks:
             kind, shape = "brushlabels", {"format": "rle", "rle": brush(rle.decode(picture.masks[i]))}
         yield {
