@@ -80,7 +80,8 @@ def _directions(ctx: Context) -> Tensor:
         centred = values - values.mean(dim=-1, keepdim=True)
         along = centred / centred.square().sum(dim=-1, keepdim=True).clamp(min=torch.finfo(values.dtype).tiny)
         whole: Tensor = gradients + (scores - bias)[..., None] * along[:, None]
-        return whole / read.norm(dim=-1, keepdim=True)
+        direction: Tensor = whole / read.norm(dim=-1, keepdim=True)
+        return direction
 
 
 def _brought(ctx: Context, block: int, towards: Tensor) -> Tensor:

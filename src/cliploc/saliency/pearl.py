@@ -79,4 +79,5 @@ def _polar_factor(matrix: Tensor) -> Tensor:
     for _ in range(STEPS):
         step = 1.5 * eye - 0.5 * inverse @ root
         root, inverse = root @ step, step @ inverse
-    return matrix @ inverse / size.sqrt()
+    factor: Tensor = matrix @ inverse / size.sqrt()
+    return factor
