@@ -16,6 +16,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from cliploc.boxes import BoxRule, joined, labelled_boxes, outlines
+from cliploc.detector import Detector
 from cliploc.errors import UsageError
 from cliploc.geometry import Frame
 from cliploc.localization import Localization, boxes_of
@@ -203,6 +204,14 @@ def test_supervision_gets_masks():
     none = replace(result, boxes=result.boxes.where([]))
     assert none.to_supervision().mask.shape == (0, 4, 5)
     assert len(none.masks) == 0
+    assert result.to_supervision(masks=False).mask is None
+
+
+def test_a_detector_has_masks_where_they_are_asked_for():
+    detector = Detector(Localizer("mini", recipe="fast"), ["cat"])
+    assert detector(str(CAT)).mask is None
+    with_masks = Detector(Localizer("mini", recipe="fast"), ["cat"], masks=True)(str(CAT))
+    assert with_masks.mask.shape == (len(with_masks), 300, 451)
 
 
 @pytest.mark.parametrize("options", [{}, {"flip": True, "windows": (1.5,), "resize": "crop"}, {"refine": ("guided",)}])
@@ -292,6 +301,19 @@ def test_masks_are_in_the_json_and_drawn(tmp_path):
                     np.abs(np.array(box["xyxy"]) - [x, y, x + width, y + height]).max() < 2
                 )  # at 224 pixels or more of the map
     assert boxes > 1
+
+
+def test_masks_need_a_place_and_spare_what_is_read(tmp_path):
+    ran = cliploc_("localize", CAT, "-p", "cat", "--masks")
+    assert (ran.code, ran.err) == (
+        2,
+        "cliploc: expected --json or --out with --masks, got neither: say where the masks go\n",
+    )
+    names = tmp_path / "labels.json"
+    names.write_text("cat\n")
+    ran = cliploc_("localize", CAT, "--prompts-file", names, "--masks", "--out", tmp_path)
+    assert ran.code == 2
+    assert names.read_text() == "cat\n"
 
 
 def test_without_the_flag_there_are_no_masks(tmp_path):

@@ -26,6 +26,7 @@ class Detector:
         names: what to look for; `class_id` counts them, `data["class_name"]` names them.
         channels: of arrays: "bgr", as OpenCV and supervision have them, or "rgb". PIL images and files are never
             taken for BGR.
+        masks: whether boxes have their masks. supervision then compares masks, not boxes, which takes its time.
 
     Raises:
         UsageError: a name or an order of channels that cannot be used.
@@ -37,11 +38,17 @@ class Detector:
         4
     """
 
-    def __init__(self, localizer: Localizer, names: Sequence[str], channels: Literal["bgr", "rgb"] = "bgr") -> None:
+    def __init__(
+        self,
+        localizer: Localizer,
+        names: Sequence[str],
+        channels: Literal["bgr", "rgb"] = "bgr",
+        masks: bool = False,
+    ) -> None:
         if channels not in ("bgr", "rgb"):
             raise UsageError(f"expected channels bgr or rgb, got {channels!r}")
         self.classes = list(prompts.parse(names).names)
-        self._localizer, self._names, self._channels = localizer, list(names), channels
+        self._localizer, self._names, self._channels, self._masks = localizer, list(names), channels, masks
 
     def __call__(self, image: npt.NDArray[np.uint8] | Image.Image | str) -> Detections:
         """The boxes found in one picture; thread-safe as far as the model is.
@@ -53,4 +60,4 @@ class Detector:
         if isinstance(image, np.ndarray) and image.ndim == 3 and self._channels == "bgr":
             seen = np.ascontiguousarray(image[..., [2, 1, 0, *range(3, image.shape[2])]])
         found = self._localizer(seen, self._names)
-        return found.to_supervision()  # type: ignore[no-any-return]
+        return found.to_supervision(masks=self._masks)  # type: ignore[no-any-return]

@@ -139,13 +139,13 @@ class Localization:
         rule = BoxRule() if self.rule is None else self.rule
         return rule if self.threshold is None else replace(rule, threshold=self.threshold)
 
-    def to_supervision(self) -> Any:
-        """Boxes and masks as `supervision.Detections`, names under `data["class_name"]`."""
+    def to_supervision(self, masks: bool = True) -> Any:
+        """Boxes as `supervision.Detections`, with their masks unless told not to; names in `data["class_name"]`."""
         import supervision
 
         return supervision.Detections(
             xyxy=self.boxes.xyxy.copy(),
-            mask=self._of_boxes(),
+            mask=self._of_boxes() if masks else None,
             confidence=self.boxes.score.copy(),
             class_id=self.boxes.label.copy(),
             data={"class_name": np.array([self.names[i] for i in self.boxes.label], dtype=object)},

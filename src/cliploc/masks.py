@@ -116,7 +116,7 @@ class _NameMap:
             self._neighbours(np.arange(length), axis, hot.shape[1 - axis])[0]
             for axis, length in ((1, height), (0, width))
         )
-        self.hot |= missing[near_y[:, None], near_x] & self._in_frame()
+        self.hot |= missing[near_y][:, near_x] & self._in_frame()
         self.hot[rows, columns] = True
 
     def _in_frame(self) -> BoolArray:
@@ -141,18 +141,21 @@ class _NameMap:
         """The mask of each of the name's boxes `[n, 4]`."""
         regions, labels = scored_regions(self._shown, self._rule)
         where = self._frame.to_original(regions.xyxy + np.array(self._corner * 2))  # [m, 4]
+        at = self._labels_at(labels) if len(where) else labels
         free = np.ones(len(where), bool)  # of regions with equal boxes each has its own
         for box in xyxy.astype(np.float64):
             away = np.abs(where - box).max(axis=1, initial=0)
             like = np.flatnonzero(free & (away <= SAME))
-            region = None
+            mask = self._within(box)
             if len(like):
                 free[like[0]] = False
                 region = int(regions.region[like[0]])
-            yield self._mask(box, labels, region)
+                mask &= at == region
+                self._add_small(mask, at, np.nonzero(labels == region))
+            yield mask
 
-    def _mask(self, box: npt.NDArray[Any], labels: npt.NDArray[np.int32], region: int | None) -> BoolArray:
-        """The hot pixels of a region, or all, whose centres lie in the box."""
+    def _within(self, box: npt.NDArray[Any]) -> BoolArray:
+        """The hot pixels `[H, W]` whose centres lie in the box."""
         height, width = self._frame.original_hw
         mask = np.zeros((height, width), bool)
         left, top = np.floor(box[:2]).astype(int).clip(0, [width, height])
@@ -162,31 +165,27 @@ class _NameMap:
         inside = inside & (columns + 0.5 >= box[0]) & (columns + 0.5 <= box[2])
         here = slice(top, bottom), slice(left, right)
         mask[here] = self.hot[here] & inside
-        if region is None:
-            return mask
-        mask[here] &= self._labels_at(rows, columns, labels) == region
-        # Where the picture is smaller than the map, four pixels of the map do not speak for all that lie in its pixel.
-        y, x = self._pixels_of(*np.nonzero(labels == region))
+        return mask
+
+    def _add_small(self, mask: BoolArray, at: npt.NDArray[np.int32], region: tuple[npt.NDArray[np.intp], ...]) -> None:
+        """Adds what a picture smaller than the map loses of a region's map pixels: a pixel stands for many of them."""
+        y, x = self._pixels_of(*region)
         if max(self._frame.scale_xy) > 1:
-            alone = self._labels_at(np.arange(height), np.arange(width), labels)[y, x] == 0
+            alone = at[y, x] == 0
             mask[y[alone], x[alone]] = True
         if not mask.any():
             mask[y, x] = True
-        return mask
 
-    def _labels_at(
-        self, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64], labels: npt.NDArray[np.int32]
-    ) -> npt.NDArray[np.int32]:
-        """The region `[h, w]` that each of these pixels of the picture belongs to, as far as it is hot.
+    def _labels_at(self, labels: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """The region `[H, W]` that each hot pixel of the picture belongs to.
 
         Its heat is a mean of up to four pixels of the map. The nearest of them that is in a region decides.
         """
-        (near_y, far_y, share_y), (near_x, far_x, share_x) = (
-            self._neighbours(rows, axis=1, length=labels.shape[0]),
-            self._neighbours(columns, axis=0, length=labels.shape[1]),
-        )
-        at = labels[near_y[:, None], near_x]
-        y, x = np.nonzero(at == 0)
+        height, width = self._frame.original_hw
+        near_y, far_y, share_y = self._neighbours(np.arange(height), axis=1, length=labels.shape[0])
+        near_x, far_x, share_x = self._neighbours(np.arange(width), axis=0, length=labels.shape[1])
+        at = labels[near_y][:, near_x]
+        y, x = np.nonzero(self.hot & (at == 0))
         beside, below = labels[near_y[y], far_x[x]], labels[far_y[y], near_x[x]]
         first = share_x[x] >= share_y[y]  # of the two further ones the nearer
         one, other = np.where(first, beside, below), np.where(first, below, beside)

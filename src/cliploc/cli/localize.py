@@ -70,6 +70,8 @@ def localize(
         raise UsageError('expected at least one photo, got none: cliploc localize cat.jpg -p "cat"')
     if save_maps and out is None:
         raise UsageError("expected --out with --save-maps, got none: name the folder that the maps go to")
+    if masks and out is None and not as_json:
+        raise UsageError("expected --json or --out with --masks, got neither: say where the masks go")
     if classes and prompts_file:
         raise UsageError("expected --prompts-file or --classes, got both: write all names into one file")
     names = asked_names(prompt, classes)

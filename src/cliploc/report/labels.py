@@ -32,7 +32,7 @@ def label_picture(labels: npt.NDArray[np.uint16], names: int) -> Image.Image:
     """
     if names > MOST:
         return Image.fromarray(labels.astype(np.uint16))
-    picture = Image.fromarray(labels.astype(np.uint8), "L")
+    picture = Image.fromarray(labels.astype(np.uint8))
     picture.putpalette([0, 0, 0, *(channel for index in range(names) for channel in name_colour(index))])
     return picture
 

@@ -74,7 +74,7 @@ def _write_masks(picture: AnnotatedPicture, classes: Path, objects: Path) -> Non
         mask = rle.decode(picture.masks[i])
         of_class[mask], of_object[mask] = picture.label[i] + 1, i + 1
     for path, values in ((classes, of_class), (objects, of_object)):
-        image = Image.fromarray(values, "L")
+        image = Image.fromarray(values)
         image.putpalette(palette().ravel().tolist())
         image.save(path)
 
