@@ -25,7 +25,7 @@ class Refinement:
         function: on the "grid": takes the `Context` and maps `[B, P, h, w]` in 0–1 on the step's grid (see `grid`);
             returns `[B, P, h, w]`, not below 0. On the "picture": takes the picture `[B, 3, H, W]` in 0–1 (reduced to
             `LONGEST` pixels on its longer side where that is more), maps `[B, P, H, W]` in 0–1 over it, and the height
-            and width of a grid cell in pixels; returns `[B, P, H, W]` in 0–1. A flat map stays flat.
+            and width of a grid cell in pixels; returns `[B, P, H, W]`, not below 0. A flat map stays flat.
         title: the name as papers write it.
         paper: authors, year, title, where.
         on: where it works; steps on the picture follow those on the grid.

@@ -1,0 +1,79 @@
+"""LPOSS: label propagation over the patches, by alike features and nearness."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cliploc.method import Context
+from cliploc.refine._propagation import normalized, propagate
+from cliploc.refine._registration import refinement
+from cliploc.tower import Needs
+
+POWER = 3  # γ of the paper
+SIGMA = 0.01  # a pixel
+NEAREST = 400
+TOLERANCE = 1e-6
+
+
+@refinement(
+    "lposs",
+    title="LPOSS",
+    paper="Stojnić et al. 2025, LPOSS: Label Propagation Over Patches and Pixels, CVPR",
+    on="grid",
+    needs=lambda backbone: Needs(features=(backbone.middle_stage,)),
+)
+def lposs(ctx: Context, maps: Tensor) -> Tensor:
+    """map′ = (1 − α) (I − α Ŵ)⁻¹ map, α 0.95, Ŵ = D^-½ (V + Vᵀ) D^-½ with a zero diagonal.
+
+    V_ij = max(0, cos(F_i, F_j))³ · exp(−0.01 · distance of the places i and j in pixels of the input), for the 400
+    places j whose features are most like those of i, else 0. D has the row sums. Solved by conjugate gradients to a
+    residual of 1e-6, in at most 50 steps, for all names at once. The factor 1 − α keeps the size of the values.
+
+    Where we differ: F are the features of the tower's middle stage, as in `affinity`; the authors take the values of
+    the last block of a DINO tower. The distance is not squared, as in the authors' configuration. Their labels are
+    cosines between patches and names, ours the method's maps in 0–1.
+
+    Args:
+        ctx: features of the middle stage.
+        maps: `[B, P, h, w]` in 0–1 on the grid of these features.
+
+    Returns:
+        `[B, P, h, w]` float32.
+
+    Example:
+        >>> from cliploc import Localizer
+        >>> localizer = Localizer("mini", method="cam", refine=["lposs"])
+    """
+    key = "lposs"
+    if key not in ctx.cache:
+        features = ctx.trace.features[ctx.backbone.middle_stage]
+        height, width = ctx.images.shape[-2:]
+        h, w = features.shape[-2:]
+        ctx.cache[key] = normalized(graph(features, (height / h, width / w)))  # [B, N, N]
+    solved = [
+        propagate(lambda x, matrix=matrix: x @ matrix, heat, TOLERANCE)  # type: ignore[misc]  # symmetric
+        for matrix, heat in zip(ctx.cache[key], maps.float().flatten(2), strict=True)
+    ]
+    return torch.stack(solved).view(maps.shape)
+
+
+def graph(features: Tensor, cell: tuple[float, float]) -> Tensor:
+    """W = V + Vᵀ without its diagonal: `[B, C, h, w]`, cells of so many pixels → `[B, N, N]`."""
+    h, w = features.shape[-2:]
+    places = F.normalize(features.float().flatten(2).transpose(1, 2), dim=2)  # [B, N, C]
+    alike = places @ places.transpose(1, 2)  # [B, N, N]
+    if h * w > NEAREST:
+        values, nearest = alike.topk(NEAREST, dim=2)
+        alike = torch.zeros_like(alike).scatter_(2, nearest, values)
+    y, x = torch.meshgrid(
+        cell[0] * torch.arange(h, device=features.device),
+        cell[1] * torch.arange(w, device=features.device),
+        indexing="ij",
+    )
+    centres = torch.stack([y, x], dim=-1).view(h * w, 2).float()
+    weights = alike.clamp(min=0) ** POWER * (-SIGMA * torch.cdist(centres, centres)).exp()
+    weights = weights + weights.transpose(1, 2)
+    weights.diagonal(dim1=1, dim2=2).zero_()
+    return weights

@@ -1,0 +1,105 @@
+"""PAMR against its equation in plain loops, and on a picture with an edge."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+import pytest
+import torch
+from torch import Tensor
+
+from cliploc.refine import _neighbours, refinements
+from cliploc.refine.pamr import DILATIONS, STEPS, affinity
+
+
+def pamr(picture: Tensor, maps: Tensor) -> Tensor:
+    refined: Tensor = refinements.get("pamr").function(picture, maps, (16, 16))
+    return refined
+
+
+def by_loops(picture: list[list[list[float]]], heat: list[list[float]]) -> list[list[float]]:
+    """One picture `[3][H][W]`, one map `[H][W]`."""
+    height, width = len(heat), len(heat[0])
+
+    def near(y: int, x: int) -> list[tuple[int, int]]:
+        """The sixteen neighbours of a pixel; outside the picture its nearest pixel."""
+        around = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
+        return [
+            (min(max(y + d * dy, 0), height - 1), min(max(x + d * dx, 0), width - 1))
+            for d in DILATIONS
+            for dy, dx in around
+        ]
+
+    weights = {}
+    for y in range(height):
+        for x in range(width):
+            k = []
+            for v, u in near(y, x):
+                total = 0.0
+                for channel in picture:
+                    values = [channel[b][a] for b, a in near(y, x)] + [channel[y][x]] * len(DILATIONS)
+                    total += abs(channel[y][x] - channel[v][u]) / (0.1 * statistics.stdev(values) + 1e-8)
+                k.append(-total / len(picture))
+            powers = [math.exp(one - max(k)) for one in k]
+            weights[y, x] = [one / sum(powers) for one in powers]
+    for _ in range(STEPS):
+        heat = [
+            [sum(a * heat[v][u] for a, (v, u) in zip(weights[y, x], near(y, x), strict=True)) for x in range(width)]
+            for y in range(height)
+        ]
+    return heat
+
+
+def test_the_equation() -> None:
+    generator = torch.Generator().manual_seed(0)
+    picture = torch.rand(2, 3, 7, 12, generator=generator)
+    maps = torch.rand(2, 2, 7, 12, generator=generator)
+    refined = pamr(picture, maps)
+    for b in range(2):
+        for p in range(2):
+            expected = torch.tensor(by_loops(picture[b].tolist(), maps[b, p].tolist()))
+            torch.testing.assert_close(refined[b, p], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_strips_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(1)
+    picture, maps = torch.rand(1, 3, 40, 21, generator=generator), torch.rand(1, 3, 40, 21, generator=generator)
+    whole = pamr(picture, maps)
+    monkeypatch.setattr(_neighbours, "VALUES", 3 * 21 * 7)
+    torch.testing.assert_close(pamr(picture, maps), whole, rtol=1e-5, atol=1e-6)
+
+
+def test_heat_takes_the_edge_of_the_picture() -> None:
+    """The object is the left half; its heat is blurred far across the edge."""
+    generator = torch.Generator().manual_seed(2)
+    picture = torch.full((1, 3, 48, 64), 0.2)
+    picture[..., 29:] = 0.8
+    picture += 0.01 * torch.randn(picture.shape, generator=generator)
+    blurred = torch.linspace(1, 0, 64).expand(1, 1, 48, 64)
+    refined = pamr(picture, blurred)
+    assert (refined[..., 28] - refined[..., 29]).min() > 0.3, "before, the step was one in 63"
+    assert (refined[..., :29] > 0.5).all()
+    assert (refined[..., 29:] < 0.5).all()
+
+
+@pytest.mark.parametrize("scale", [1.0, 1 / 0.2])
+def test_normalised_pictures_give_the_same(scale: float) -> None:
+    picture = torch.rand(3, 20, 20, generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(affinity(scale * (picture - 0.5)), affinity(picture), rtol=1e-3, atol=1e-6)
+
+
+def test_flat_maps_and_flat_pictures() -> None:
+    picture = torch.rand(1, 3, 20, 30, generator=torch.Generator().manual_seed(4))
+    assert (pamr(picture, torch.zeros(1, 1, 20, 30)) == 0).all()
+    torch.testing.assert_close(pamr(picture, torch.full((1, 1, 20, 30), 0.7)), torch.full((1, 1, 20, 30), 0.7))
+    torch.testing.assert_close(affinity(torch.full((3, 9, 9), 0.3)), torch.full((16, 9, 9), 1 / 16))
+
+
+def test_sizes_of_segmentation() -> None:
+    """From a picture smaller than the distances to the longer side of 2,048 pixels that segmentation allows."""
+    for height, width in ((1, 1), (3, 5), (4, 2048)):
+        maps = torch.rand(1, 2, height, width)
+        refined = pamr(torch.rand(1, 3, height, width), maps)
+        assert refined.shape == maps.shape
+        assert maps.min() - 1e-6 <= refined.min() <= refined.max() <= maps.max() + 1e-6
