@@ -21,6 +21,7 @@ QUICK: dict[str, list[str]] = {
     "evaluator": ["--maps", "3", "--literal-maps", "2", "--taus", "20"],
     "benchmark": ["--images", "32", "--rounds", "1"],
     "waiting": ["--quick"],
+    "refinements": ["--quick"],
 }
 MINUTES: dict[str, list[str]] = {
     "cnn_methods": ["--channels", "8", "--rounds", "1"],
@@ -37,6 +38,7 @@ MINUTES: dict[str, list[str]] = {
     "web": ["--requests", "16", "--many", "0"],
     "waiting": ["--rounds", "1"],
     "first_result": ["--rounds", "1"],
+    "refinements": ["--rounds", "1"],
 }
 THOROUGH: dict[str, list[str]] = {
     "cnn_methods": ["--out", "bench/results"],
@@ -53,6 +55,7 @@ THOROUGH: dict[str, list[str]] = {
     "web": ["--out", "bench/results"],
     "waiting": ["--out", "bench/results"],
     "first_result": ["--out", "bench/results"],
+    "refinements": ["--out", "bench/results"],
 }
 
 
