@@ -60,11 +60,11 @@ class Scene:
         generator = torch.Generator().manual_seed(0)
         tower = self.towers["cnn" if "cnn" in step.towers else "vit"]
         trace = tower.trace(tower.normalize(self.images), step.needs(tower))
-        h, w = step.grid(tower, trace)
+        text = torch.zeros(1, names, tower.embedding_size)
+        ctx = Context(tower.normalize(self.images), text, trace, tower)
+        h, w = step.grid(ctx)
         maps = torch.rand(1, names, h, w, generator=generator)
         if step.on == "grid":
-            text = torch.zeros(1, names, tower.embedding_size)
-            ctx = Context(tower.normalize(self.images), text, trace, tower)
             return seconds(lambda: step.function(ctx, maps))
         over = F.interpolate(maps, self.picture.shape[-2:], mode="bilinear")
         return seconds(lambda: step.function(self.picture, over, self.cell))

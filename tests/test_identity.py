@@ -142,6 +142,7 @@ OF_LOCALIZER: dict[str, Second] = {
     "min_presence": Second(0.25),
     "precision": Second("bf16"),
     "masked_precision": Second("bf16"),
+    "guide": Second("mini"),
     "batch_size": Second(3),
 }
 HARMLESS_IN_LOCALIZER = {name: one.harmless for name, one in OPTIONS.items() if one.harmless}

@@ -9,6 +9,9 @@ share of pictures where the box of the largest region has IoU ≥ 0.5 with a tru
     python tools/refinement_study.py --cache /tmp/study threshold
     python tools/refinement_study.py --cache /tmp/study guided
     python tools/refinement_study.py --cache /tmp/study --model mini-vit stage
+    python tools/refinement_study.py --model mini --steps "" lposs affinity,pamr --guide "" mini-vit steps
+
+The last one's rows are runs of the product at one size: steps of `cliploc refinements`, each with each guide.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +33,7 @@ from torch.nn import functional as F
 
 from cliploc import backbones
 from cliploc.boxes import BoxRule, boxes_from_maps
+from cliploc.config import parse_list
 from cliploc.geometry import Frame, iou_matrix
 from cliploc.localizer import Localizer
 from cliploc.method import Context
@@ -166,6 +171,26 @@ def curve(photos: Sequence[Photo], method: str, variant: Variant) -> np.ndarray:
     return shares / len(photos)
 
 
+def product_curve(model: str, method: str, steps: str, guide: str, size: int, limit: int | None) -> np.ndarray:
+    """As `curve`, of what the product makes with these steps, named as on the command line, and this guide."""
+    drawn = json.loads((ROOT / "tools/tuning_boxes.json").read_text())["boxes"]
+    names = {row["wnid"]: row["synset_words"].split(", ")[0] for row in csv.DictReader(SYNSETS.open())}
+    wnids = list(drawn)[:limit]
+    localizer = Localizer(
+        model, method=method, refine=parse_list(steps), guide=guide or None, image_size=size, min_presence=0
+    )
+    found = localizer.stream([PICTURES / f"{wnid}.jpg" for wnid in wnids], [[names[wnid]] for wnid in wnids])
+    shares = np.zeros(len(TAUS))
+    for wnid, result in zip(wnids, found, strict=True):
+        sides = np.array([drawn[wnid]["width"], drawn[wnid]["height"]] * 2)
+        truths = np.array(drawn[wnid]["xyxy"]) * SIDE / sides
+        heat = result.maps_over_picture((SIDE, SIDE))  # [1, SIDE, SIDE]
+        for place, tau in enumerate(TAUS):
+            box = boxes_from_maps(heat, BoxRule(tau, "largest")).xyxy
+            shares[place] += len(box) > 0 and iou_matrix(box, truths).max() >= 0.5
+    return shares / len(wnids)
+
+
 def best(shares: np.ndarray) -> str:
     """The best share and its τ."""
     return f"{shares.max():.3f} at {TAUS[int(shares.argmax())]:.2f}"
@@ -192,13 +217,25 @@ def threshold_table(rows: dict[str, tuple[list[Photo], str, Variant]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="mini", choices=list(STAGES))
-    parser.add_argument("--cache", type=Path, required=True, help="a folder for what the tower says")
+    parser.add_argument("--cache", type=Path, default=Path("/tmp/study"), help="a folder for what the tower says")
     parser.add_argument("--stage", type=int, help="of the tables that compare no stages")
     parser.add_argument("--limit", type=int, help="only the first N pictures")
-    parser.add_argument("table", choices=["stage", "variant", "threshold", "guided"])
+    parser.add_argument("table", choices=["stage", "variant", "threshold", "guided", "steps"])
+    parser.add_argument("--steps", nargs="+", default=[""], help='of `steps`: refinements, with commas; "": none')
+    parser.add_argument("--guide", nargs="+", default=[""], help='of `steps`: as in `cliploc localize`; "": none')
+    parser.add_argument("--method", nargs="+", help="of `steps`; its own two methods unless given")
+    parser.add_argument("--size", type=int, default=320, help="of `steps`: of the input, in pixels")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     methods = METHODS[arguments.model]
+    if arguments.table == "steps":
+        print("| method | steps | guide | best | " + " | ".join(f"τ {tau:.2f}" for tau in TAUS) + " |")
+        print("|---" * (4 + len(TAUS)) + "|")
+        for method, steps, guide in product(arguments.method or methods, arguments.steps, arguments.guide):
+            shares = product_curve(arguments.model, method, steps, guide, arguments.size, arguments.limit)
+            cells = " | ".join(f"{share:.3f}" for share in shares)
+            print(f"| {method} | {steps or '–'} | {guide or '–'} | {best(shares)} | {cells} |", flush=True)
+        return
     by_size = {size: read(arguments.model, size, arguments.cache, arguments.limit) for size in SIZES}
     plain, rows = {"unrefined": Variant()}, {}
     if arguments.table == "stage":

@@ -16,7 +16,7 @@ from cliploc.errors import UsageError
 
 if TYPE_CHECKING:
     from cliploc.memory import Memory
-    from cliploc.tower import Backbone
+    from cliploc.tower import Backbone, Guide
     from cliploc.values import ResizePolicy
 
 POLICIES: tuple[ResizePolicy, ...] = ("squash", "crop", "pad")
@@ -173,6 +173,12 @@ def _checked_size(value: Any) -> Any:
             f"expected image_size of 1 to {MOST_SIDE} pixels, one side or height and width, got {short(value)}"
         )
     return sides if isinstance(value, list | tuple) else value
+
+
+def _checked_guide(value: Any) -> Any:
+    if isinstance(value, str) and not value.partition("@")[0].strip():
+        raise UsageError(f"expected guide, the name of a second image tower such as dinov2-s, got {short(value)}")
+    return value
 
 
 def _checked_method_options(value: Any) -> dict[str, Any]:
@@ -603,6 +609,16 @@ class Options:
         none="as the tower",
         about="Their hundreds of forward passes take all the time of these methods. bf16 halves it on processors that "
         "have bfloat16, and the features that maps are made of keep the tower's precision.",
+    )
+    guide: str | Guide | None = option(
+        None,
+        group="model",
+        metavar="NAME[@FILE]",
+        check=_checked_guide,
+        none="the model itself",
+        help="A second image tower whose features say which places are alike, for `proxyclip`, `affinity`, `lposs`.",
+        about='A name below `cliploc models`, such as "dinov2-s", another model, such as "mini", or a tower of timm; '
+        '"dinov2-s@FILE": its weights from a file. In Python also a `Guide`.',
     )
     batch_size: int = option(
         16,

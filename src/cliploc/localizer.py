@@ -34,7 +34,7 @@ from cliploc.recipes import recipe_of
 from cliploc.reporter import SILENT, Reporter
 from cliploc.saliency import find, resolve_options
 from cliploc.text_cache import TextCache, cache_folder
-from cliploc.tower import Backbone
+from cliploc.tower import Backbone, Guide
 from cliploc.values import ResizePolicy
 
 Names = Sequence[str] | Sequence[Sequence[str]]
@@ -84,6 +84,7 @@ class Localizer:
         backbone: the model.
         precision: that its tower computes in.
         masked_precision: that masked pictures are computed in.
+        guide: the second tower; None where there is none.
 
     Raises:
         UsageError: an unknown name or a value outside its range.
@@ -124,6 +125,7 @@ class Localizer:
             prompts.parse(given.background)
         self.backbone = _created(model, pretrained, given.device, given.precision) if isinstance(model, str) else model
         self.precision = backbones.precision_name(self.backbone.dtype)
+        self.guide = _created_guide(given.guide, given.device) if isinstance(given.guide, str) else given.guide
         encoder = _masked_encoder(self.backbone, given.masked_precision)
         self.masked_precision = encoder.precision
         head = None if head_file is None else (head_file, load_head(head_file, self.backbone))
@@ -131,11 +133,11 @@ class Localizer:
         self._texts = Texts(self.backbone, self.templates, given.background, cache, given.memory)
         self._bank = Bank(self._texts, partial(_text_cache_of, self.backbone))
         own = given.filled({} if self.recipe is None else self.recipe.options)
-        self._own = Pipeline(self.backbone, self._texts, own, head, encoder)
+        self._own = Pipeline(self.backbone, self._texts, own, head, encoder, self.guide)
         # Methods that a caller names run as published, whatever the recipe has.
         self._named = self._own
         if self.recipe is not None:
-            self._named = Pipeline(self.backbone, self._texts, given.filled({}), head, encoder)
+            self._named = Pipeline(self.backbone, self._texts, given.filled({}), head, encoder, self.guide)
         self._task = self._own.tasks.make(chosen_method.name, given.method_options)
 
     @property
@@ -513,6 +515,7 @@ class Localizer:
             **asdict(task.box_rule),
             "precision": self.precision,
             "masked_precision": self.masked_precision,
+            "guide": None if self.guide is None else {"name": self.guide.name, "weights": self.guide.weights_id},
             **({"presence_bank": BANK_VERSION} if by_bank else {}),
         }
 
@@ -626,6 +629,11 @@ def _text_cache_of(backbone: Backbone) -> TextCache | None:
     """On disk are kept only the embeddings by weights of a file: others are made quickly, or of weights that change."""
     folder = cache_folder()
     return None if folder is None or backbone.weights_file is None else TextCache(folder, backbone.weights_id)
+
+
+def _created_guide(spec: str, device: str | None) -> Guide:
+    """The guide by its name, where the model is."""
+    return backbones.create_guide(spec, _checked_device(device))
 
 
 def _masked_encoder(backbone: Backbone, precision: str | None) -> MaskedEncoder:

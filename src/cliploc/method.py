@@ -37,6 +37,7 @@ class Context:
             batch, and by later ones that it is remembered for.
         empty_name: gives `redundant` in the templates of the prompts; None: the bare empty string's embedding.
         words: for each image, the synonyms of each prompt: what a closed head knows its classes by.
+        guide: gives the guide's features `[B, C, h, w]` float32, computed once; None: there is no guide.
     """
 
     images: Tensor
@@ -50,11 +51,17 @@ class Context:
     cache: dict[Any, Any] = field(default_factory=dict)
     empty_name: Callable[[], Tensor] | None = None
     words: Sequence[Sequence[tuple[str, ...]]] = ()
+    guide: Callable[[], Tensor] | None = None
 
     @property
     def features(self) -> Tensor:
         """`[B, C, h, w]` of the last stage, in the tower's precision."""
         return self.trace.features[-1]
+
+    @property
+    def places(self) -> Tensor:
+        """`[B, C, h, w]` by which places are compared: the guide's features, else those of the tower's middle stage."""
+        return self.trace.features[self.backbone.middle_stage] if self.guide is None else self.guide()
 
     def head(self, features: Tensor, stage: int = -1) -> Tensor:
         """Finishes the tower from a stage's features: `[B, D]` unit norm, differentiable."""

@@ -48,6 +48,7 @@ class Needs:
         projections: ViT only: queries, keys and values of these blocks; "all" for every block.
         ends: ViT only: the end of these blocks, with a graph.
         dense: ViT only: how many of the last blocks `Backbone.dense` is to walk; all, where there are fewer.
+        guide: whether the features of a `Guide` are read, which no trace holds.
     """
 
     features: tuple[int, ...] = ()
@@ -56,6 +57,7 @@ class Needs:
     projections: tuple[int, ...] | Literal["all"] = ()
     ends: tuple[int, ...] = ()
     dense: int = 0
+    guide: bool = False
 
     def __post_init__(self) -> None:
         for name in ("features", "tokens", "attention", "projections", "ends"):
@@ -76,6 +78,7 @@ class Needs:
             union(self.projections, other.projections),
             union(self.ends, other.ends),
             max(self.dense, other.dense),
+            self.guide or other.guide,
         )
 
     @property
@@ -100,6 +103,8 @@ class DenseReading:
             up the branches; else they come from the path itself. Without `residual` it adds up from zero.
         adaptive: whether the scale handed to the rule, a number, becomes a tensor `[B, 1, 1, 1]`: times the mean length
             of the image's tokens as the block's attention takes them, after its norm (GEM).
+        grid: that of the patches which the rule returns, where it is another than the tower's (ProxyCLIP); one block
+            without residual.
 
     Example:
         >>> DenseReading(blocks=6, residual=True, parallel=True).rule is None
@@ -112,6 +117,7 @@ class DenseReading:
     mlp: bool = False
     parallel: bool = False
     adaptive: bool = False
+    grid: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -353,6 +359,29 @@ class TransformerBackbone(Backbone, Protocol):
         """Tokens `[B, n, d]` after a block → the joint-space reading of each by itself, `[B, n, D]` float32.
 
         The head's normalisation and projection, with an attention pool its value path; not normalised.
+        """
+        ...
+
+
+@runtime_checkable
+class Guide(Protocol):
+    """A second, frozen image tower whose features say which places are alike; it knows no text.
+
+    Attributes:
+        name: how results and lists call it.
+    """
+
+    name: str
+
+    @property
+    def weights_id(self) -> str:
+        """SHA-256 of all that its answers depend on; tells guides apart in the identity of runs."""
+        ...
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """RGB `[B, 3, H, W]` in 0–1, the model's input before it is normalised → `[B, C, h, w]` float32.
+
+        The grid is the guide's own for a picture of this size; the picture is resized to whole cells of it.
         """
         ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,6 @@ from cliploc.method import Context
 from cliploc.refine import affinity as module
 from cliploc.refine import refinements
 from cliploc.refine.affinity import CUT, spread
-from cliploc.tower import Trace
 from tests.saliency.peers import tiny_scene
 from tests.test_localizer import WIDE
 from tests.tiny import KINDS, give_function, tower
@@ -51,7 +51,7 @@ def test_the_equation(kind: str) -> None:
     scene = tiny_scene(kind)
     ctx = scene.context(affinity.needs(scene.backbone))
     features = ctx.trace.features[scene.backbone.middle_stage]  # [2, C, h, w]
-    h, w = affinity.grid(scene.backbone, ctx.trace)
+    h, w = affinity.grid(ctx)
     assert features.shape[-2:] == (h, w)
     maps = some_maps(h, w)
     refined = affinity.function(ctx, maps)
@@ -89,10 +89,10 @@ def test_a_picture_without_edges_keeps_its_map() -> None:
 def test_it_works_on_the_grid_of_the_middle_stage() -> None:
     """A tower whose middle is twice as fine as its last stage: one hot cell becomes what the finer places say."""
     backbone = tower("gap_cnn", (8, 8))
-    seen = []
+    seen: list[Context] = []
 
     def method(ctx: Context) -> Tensor:
-        seen.append(ctx.trace)
+        seen.append(ctx)
         heat = torch.zeros(len(ctx.text), ctx.text.shape[1], *ctx.trace.grid)
         heat[..., 3, 2] = 1
         return heat
@@ -100,17 +100,19 @@ def test_it_works_on_the_grid_of_the_middle_stage() -> None:
     localizer = Localizer(backbone, method="cam", refine=["affinity"])
     give_function(localizer, method)
     localizer(WIDE, ["red"])
-    trace: Trace = seen[0]
-    assert trace.grid == (8, 8)
-    assert affinity.grid(backbone, trace) == (16, 16)
-    assert refinements.get("caa").grid(tower("vit"), trace) == (8, 8), "a step that reads no features"
+    ctx = seen[0]
+    assert ctx.trace.grid == (8, 8)
+    assert affinity.grid(ctx) == (16, 16)
+    assert refinements.get("caa").grid(replace(ctx, backbone=tower("vit"))) == (8, 8), "a step that reads no features"
+    assert affinity.grid(replace(ctx, guide=lambda: torch.zeros(1, 2, 3, 5))) == (3, 5)
 
 
 @pytest.mark.parametrize(("model", "grid"), [("mini", (14, 20)), ("mini-vit", (14, 20))])
 def test_the_middle_of_the_bundled_towers_has_stride_16(model: str, grid: tuple[int, int]) -> None:
     backbone = backbones.create(model)
-    trace = backbone.trace(torch.zeros(1, 3, 224, 320), affinity.needs(backbone))
-    assert affinity.grid(backbone, trace) == grid
+    images = torch.zeros(1, 3, 224, 320)
+    trace = backbone.trace(images, affinity.needs(backbone))
+    assert affinity.grid(Context(images, torch.zeros(1, 1, 1), trace, backbone)) == grid
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_the_equation_on_patches(kind: str, nearest: int, monkeypatch: pytest.Mo
     scene = tiny_scene(kind)
     ctx = scene.context(METHOD.needs(scene.backbone))
     features = ctx.trace.features[scene.backbone.middle_stage]
-    h, w = METHOD.grid(scene.backbone, ctx.trace)
+    h, w = METHOD.grid(ctx)
     maps = torch.rand(2, 3, h, w, generator=torch.Generator().manual_seed(0)) ** 3
     maps[:, 2] = 0
     refined = METHOD.function(ctx, maps)

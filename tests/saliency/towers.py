@@ -118,6 +118,7 @@ def cases() -> list[tuple[str, str]]:
         for method in methods
         for name in TOWERS
         if kind_of[name] in method.towers
+        and not method.needs().guide  # tests/saliency/test_proxyclip.py
         and not (name in RESNETS and method.family == "perturbation")
         and not (name == MINI_VIT and method.family == "perturbation" and method.name != "score_cam")
     ]

@@ -8,15 +8,28 @@ from cliploc._lazy import on_first_use
 
 if TYPE_CHECKING:
     from cliploc.backbones._catalogue import ModelEntry, create, models, refuse_unknown
+    from cliploc.backbones._guides import GuideEntry, create_guide, guides
     from cliploc.backbones._precision import precision_name, resolve_precision
     from cliploc.backbones._tower import DualEncoder
 
-__all__ = ["DualEncoder", "ModelEntry", "create", "models", "precision_name", "refuse_unknown", "resolve_precision"]
+__all__ = [
+    "DualEncoder",
+    "GuideEntry",
+    "ModelEntry",
+    "create",
+    "create_guide",
+    "guides",
+    "models",
+    "precision_name",
+    "refuse_unknown",
+    "resolve_precision",
+]
 
 __getattr__ = on_first_use(
     __name__,
     {
         "cliploc.backbones._catalogue": ["ModelEntry", "create", "models", "refuse_unknown"],
+        "cliploc.backbones._guides": ["GuideEntry", "create_guide", "guides"],
         "cliploc.backbones._precision": ["precision_name", "resolve_precision"],
         "cliploc.backbones._tower": ["DualEncoder"],
     },

@@ -300,7 +300,7 @@ class VisionTransformerBackbone(DualEncoder):
     def dense(self, trace: Trace, reading: DenseReading = DenseReading()) -> Tensor:
         """The joint-space reading of every patch, `[B, D, h, w]` float32; see `cliploc.tower.Backbone.dense`."""
         read = self.read_tokens(self.path(trace, reading)[:, self.prefix_tokens :])  # [B, N, D]
-        return on_grid(read, trace.grid)
+        return on_grid(read, reading.grid or trace.grid)
 
     def path(self, trace: Trace, reading: DenseReading = DenseReading()) -> Tensor:
         """The tokens `[B, prefix+N, d]` at the end of the path; see `cliploc.tower.TransformerBackbone.path`."""

@@ -107,6 +107,20 @@ def hub_folder(repository: str) -> Path:
     return config.parent
 
 
+def timm_file(guide: str, repository: str) -> Path:
+    """The file of a timm tower's weights: from the Hugging Face cache, or downloaded into it.
+
+    Raises:
+        ModelError: no published weights, or they are not on this machine and cannot be downloaded.
+    """
+    if not repository:
+        raise MissingWeightsError(f"the guide {guide} has no published weights: give a file of them as {guide}@FILE")
+    wanted, advice = f"the weights of the guide {guide}", f"fetch them from https://huggingface.co/{repository}"
+    names = ("model.safetensors", "pytorch_model.bin")
+    by_hand = f"--guide {guide}@FILE"
+    return _in_hub_cache(repository, names) or _from_hub(repository, names, wanted, advice, by_hand)
+
+
 def folder_checkpoint(folder: Path) -> Path:
     """The checkpoint in a folder that also holds open_clip's configuration.
 
@@ -146,9 +160,11 @@ def _in_hub_cache(repository: str, names: tuple[str, ...]) -> Path | None:
     return None
 
 
-def _from_hub(repository: str, names: tuple[str, ...], wanted: str, advice: str) -> Path:
+def _from_hub(
+    repository: str, names: tuple[str, ...], wanted: str, advice: str, by_hand: str = "--pretrained FILE"
+) -> Path:
     """Downloads the first of these files that the repository has; the hub's cache never shows incomplete files."""
-    advice = f"{advice}, or give a file of weights with --pretrained FILE"
+    advice = f"{advice}, or give a file of weights with {by_hand}"
     if hub.HF_HUB_OFFLINE:
         raise MissingWeightsError(f"{wanted} are not on this machine and HF_HUB_OFFLINE forbids the network: {advice}")
     no_network = f"{wanted} are not on this machine and huggingface.co cannot be reached: {advice}"

@@ -159,10 +159,15 @@ class _AskedModel:
 
         self.tower = tower
         reasons = {
-            name: unfit_reason(method, tower, self.of_methods[name], self._heads_of(name))
+            name: unfit_reason(method, tower, self.of_methods[name], self._heads_of(name), self.guided)
             for name, method in self.methods.items()
         }
         self.missing = {name: reason for name, reason in reasons.items() if reason is not None}
+
+    @property
+    def guided(self) -> bool:
+        """Whether there is a guide."""
+        return self.options.guide is not None
 
     def _heads_of(self, name: str) -> set[str]:
         """Members of the method that have a trained head: this model's, or one among the method's options."""
@@ -235,17 +240,19 @@ def _refuse_unfit(asked: Sequence[_AskedModel], methods: Mapping[str, Method]) -
 
     if any(one.tower is None for one in asked):
         return
-    fit = ", ".join(dict.fromkeys(name for one in asked for name in fitting(one.tower, one.trained)))
+    fit = ", ".join(dict.fromkeys(name for one in asked for name in fitting(one.tower, one.trained, one.guided)))
     for name, method in methods.items():
         reasons = [one.missing[name] for one in asked if name in one.missing]
         if len(reasons) == len(asked):
-            by_option = any(unfit_reason(method, one.tower, trained=one.trained) is None for one in asked)
+            by_option = any(
+                unfit_reason(method, one.tower, trained=one.trained, guided=one.guided) is None for one in asked
+            )
             raise UsageError(f"{'; '.join(reasons)}: {'leave the option out' if by_option else f'use one of {fit}'}")
     for one in asked:
         if not one.fitting:
             raise UsageError(
                 f"none of {', '.join(methods)} works on {one.label}: leave it out, or add one of "
-                f"{', '.join(fitting(one.tower, one.trained))}"
+                f"{', '.join(fitting(one.tower, one.trained, one.guided))}"
             )
 
 

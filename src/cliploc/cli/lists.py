@@ -25,6 +25,7 @@ def models(
     ] = "",
 ) -> int:
     """List the models, or say all about one."""
+    from cliploc.backbones import guides
     from cliploc.backbones import models as registry
     from cliploc.saliency import fitting
     from cliploc.saliency import methods as saliency
@@ -59,7 +60,12 @@ def models(
     terminal.data(Text())
     legend = {f"methods of {kind}": [m.name for m in saliency if kind in m.towers] for kind in ("cnn", "vit")}
     legend["not where a vit averages"] = [m.name for m in saliency if "global average" not in m.poolings]
+    legend["only with --guide"] = [m.name for m in saliency if m.needs().guide]
     terminal.data(grid([(title, " · ".join(names)) for title, names in legend.items()]))
+    terminal.data(Text())
+    rows = [title_row("--guide", "stride", "parameters", "licence", "tower of timm")]
+    rows += [(one.name, str(one.stride), f"{one.parameters:.1f} M", one.licence, one.timm) for one in guides]
+    terminal.listing(rows)
     return DONE
 
 

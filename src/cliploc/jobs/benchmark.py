@@ -158,8 +158,9 @@ def unfit_for_setup(setup: ModelSetup, method: str) -> str | None:
     if ":" in setup.model:  # from a hub or folder: its tower is known only when it is loaded
         return None
     model = models.get(setup.model.replace("/", "-"))
-    reason = unfit_reason(found, model, trained=trained)
-    return None if reason is None else f"{reason}: use one of {', '.join(fitting(model, trained))}"
+    guided = setup.options.guide is not None
+    reason = unfit_reason(found, model, trained=trained, guided=guided)
+    return None if reason is None else f"{reason}: use one of {', '.join(fitting(model, trained, guided))}"
 
 
 def conclude(out: Path) -> dict[str, Summary]:

@@ -29,7 +29,7 @@ from cliploc.pipeline.texts import Texts
 from cliploc.pipeline.views import Computed, Maps, MaskedEncoder, Views
 from cliploc.refine import resolve_refinements
 from cliploc.reporter import Reporter
-from cliploc.tower import Backbone
+from cliploc.tower import Backbone, Guide
 
 
 class Pipeline:
@@ -41,6 +41,7 @@ class Pipeline:
         options: with every value that a recipe may set filled in; see `Options.filled`.
         head: a trained head and its file.
         masked_encoder: what embeds masked pictures.
+        guide: a second tower; None for none.
 
     Raises:
         UsageError: a refinement or an input size that the model does not take.
@@ -53,6 +54,7 @@ class Pipeline:
         options: Options,
         head: tuple[str, TrainedHead] | None,
         masked_encoder: MaskedEncoder,
+        guide: Guide | None = None,
     ) -> None:
         self.backbone, self._texts, self.options = backbone, texts, options
         steps = resolve_refinements(options.refine or (), backbone)
@@ -66,7 +68,7 @@ class Pipeline:
             split_peaks=1.0 if options.split_peaks is None else options.split_peaks,
             min_score=0.0 if options.min_score is None else options.min_score,
         )
-        self.tasks = TaskMaker(backbone, options.ensemble, head, rule, options.threshold is None, steps)
+        self.tasks = TaskMaker(backbone, options.ensemble, head, rule, options.threshold is None, steps, guide)
         self.preparation = Preparation(
             backbone,
             texts.templates,
@@ -84,6 +86,7 @@ class Pipeline:
             options.batch_size,
             masked_encoder,
             options.memory,
+            guide,
         )
 
     def tasks_of(self, methods: Sequence[str] | Mapping[str, Mapping[str, Any]]) -> dict[str, Task]:

@@ -13,7 +13,7 @@ from cliploc.heads import load_head
 from cliploc.method import Method, TrainedHead
 from cliploc.refine import Refinement
 from cliploc.saliency import EnsembleRule, find, fitting, resolve_options, unfit_reason
-from cliploc.tower import Backbone, Needs
+from cliploc.tower import Backbone, Guide, Needs
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ class TaskMaker:
         box_rule: of the boxes; its threshold is replaced by each method's own where none was given.
         own_threshold: whether no threshold was given.
         steps: the refinements that follow every method.
+        guide: a second tower; None for none.
     """
 
     def __init__(
@@ -76,9 +77,11 @@ class TaskMaker:
         box_rule: BoxRule,
         own_threshold: bool,
         steps: tuple[Refinement, ...],
+        guide: Guide | None = None,
     ) -> None:
         self._backbone, self._ensemble, self._head = backbone, ensemble, head
         self._box_rule, self._own_threshold, self._steps = box_rule, own_threshold, steps
+        self._guided = guide is not None
 
     def make(self, spec: str, given: Mapping[str, Any]) -> Task:
         """The task of a method, or of several joined by "+", with these options.
@@ -95,15 +98,15 @@ class TaskMaker:
 
     def _refuse_unfit(self, method: Method, options: Mapping[str, Any]) -> None:
         with_head = {m.name for m in members(method) if options.get(f"{m.name}.head" if method.members else "head")}
-        reason = unfit_reason(method, self._backbone, options, with_head)
+        reason = unfit_reason(method, self._backbone, options, with_head, self._guided)
         if reason is None:
             return
-        if unfit_reason(method, self._backbone, trained=with_head) is None:
+        if unfit_reason(method, self._backbone, trained=with_head, guided=self._guided) is None:
             raise UsageError(f"{reason}: leave the option out, or choose another model")
         trainable = {member.name for member in members(method) if "head" in member.options}
-        would_do = unfit_reason(method, self._backbone, trained=trainable) is None
+        would_do = unfit_reason(method, self._backbone, trained=trainable, guided=self._guided) is None
         more = ", or give it a head trained on this tower" if would_do else ""
-        raise UsageError(f"{reason}: use one of {', '.join(fitting(self._backbone))}{more}")
+        raise UsageError(f"{reason}: use one of {', '.join(fitting(self._backbone, guided=self._guided))}{more}")
 
     def named_options(self, task: Task, given: Mapping[str, Any]) -> dict[str, Any]:
         """All options of a task that was made of those given, with the defaults; a trained head by its file's name."""

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from operator import or_
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from cliploc.pipeline.tasks import Task
 from cliploc.pipeline.texts import Texts
 from cliploc.refine import LONGEST, Refinement
 from cliploc.saliency import min_max, raw_maps
-from cliploc.tower import Backbone
+from cliploc.tower import Backbone, Guide
 from cliploc.values import FloatArray
 
 
@@ -86,6 +87,7 @@ class Views:
         batch_size: masked pictures sent through the tower at once.
         masked: what embeds masked pictures.
         memory: keeps what the tower computes; None for nothing.
+        guide: a second tower; None for none.
     """
 
     backbone: Backbone
@@ -96,6 +98,7 @@ class Views:
     batch_size: int
     masked: MaskedEncoder
     memory: Memory | None
+    guide: Guide | None = None
 
     @undisturbed  # a method that needs gradients asks for them; the caller's weights may require some
     def compute(
@@ -166,8 +169,9 @@ class Views:
     ) -> tuple[Context, list[Tensor]]:
         """One forward pass, and what every task makes of its trace: `[n, P, h, w]` after ReLU, not mirrored."""
         pixels = torch.stack(look.pixels)  # [n, 3, H, W] uint8
-        images = self.backbone.normalize(pixels.to(self.backbone.device).float() / 255)
-        images = images.flip(-1) if look.flipped else images
+        seen = pixels.to(self.backbone.device).float() / 255
+        seen = seen.flip(-1) if look.flipped else seen
+        images = self.backbone.normalize(seen)
         owners = [batch[b] for b in look.owners]
         needs = reduce(or_, [task.needs for task in tasks] + [step.needs(self.backbone) for step in self.on_grid])
         with self._remembered(pixels, look.flipped) as remembered:
@@ -184,6 +188,7 @@ class Views:
                 cache=remembered.shared,
                 empty_name=self.texts.empty_name,
                 words=[item.texts.synonyms for item in owners],
+                guide=None if self.guide is None else partial(_guided, self.guide, seen, remembered.shared),
             )
             maps = []
             for task, said in zip(tasks, notes, strict=True):
@@ -225,7 +230,7 @@ class Views:
     def _stepped(self, maps: Tensor, mode: str, context: Context, batch: Sequence[Prepared]) -> Tensor:
         """Maps in 0–1 over whole pictures as the tower saw them, any size → after the steps, on the last one's grid."""
         for step in self.on_grid:
-            grid = step.grid(self.backbone, context.trace)
+            grid = step.grid(context)
             maps = step.function(context, F.interpolate(maps, size=grid, mode=mode))  # [B, P, h, w]
             refuse_nan(maps.flatten(2), batch, "a map", self.backbone)
             maps, mode = min_max(maps), "bilinear"
@@ -254,7 +259,16 @@ class Views:
         """What is remembered of a batch's pixels `[B, 3, H, W]`, with place for more."""
         if self.memory is None:
             return nullcontext(Remembered())
-        return self.memory.of(self.backbone, pixels, flipped, self.masked.precision)
+        guide = None if self.guide is None else self.guide.weights_id
+        return self.memory.of(self.backbone, pixels, flipped, self.masked.precision, guide)
+
+
+def _guided(guide: Guide, pixels: Tensor, shared: dict[Any, Any]) -> Tensor:
+    """The guide's features `[B, C, h, w]` of a batch, computed once for all methods and steps."""
+    if "guide" not in shared:
+        shared["guide"] = guide.features(pixels).to(pixels.device)
+    found: Tensor = shared["guide"]
+    return found
 
 
 def refuse_nan(values: Tensor, batch: Sequence[Prepared], what: str, backbone: Backbone) -> None:

@@ -10,8 +10,9 @@ from typing import Literal, TypeVar
 from torch import Tensor
 
 from cliploc.errors import UsageError
+from cliploc.method import Context
 from cliploc.registry import Registry
-from cliploc.tower import Backbone, Needs, TowerKind, Trace
+from cliploc.tower import Backbone, Needs, TowerKind
 
 LONGEST = 1024  # longer side in pixels of the picture that a step works on: a map of one name takes up to 4 MB
 
@@ -30,7 +31,8 @@ class Refinement:
         paper: authors, year, title, where.
         on: where it works; steps on the picture follow those on the grid.
         towers: the tower kinds it is defined on.
-        needs: what it reads from the trace of a model.
+        needs: what it reads from the trace of a model; a step that asks for features compares `Context.places`, and
+            works on their grid.
         threshold: from a model and a method's box threshold τ, the τ for its maps after this step.
         package: a package that must be installed for it, besides cliploc's own dependencies.
     """
@@ -45,10 +47,12 @@ class Refinement:
     threshold: Callable[[Backbone, float], float]
     package: str | None
 
-    def grid(self, backbone: Backbone, trace: Trace) -> tuple[int, int]:
-        """Size `(h, w)` of the maps for a step on the grid: that of the features it reads, else the trace's grid."""
-        sizes = [trace.features[stage].shape[-2:] for stage in self.needs(backbone).features]
-        return max(((h, w) for h, w in sizes), default=trace.grid)
+    def grid(self, ctx: Context) -> tuple[int, int]:
+        """Size `(h, w)` of the maps for a step on the grid: that of the places it compares, else the trace's grid."""
+        if not self.needs(ctx.backbone).features:
+            return ctx.trace.grid
+        h, w = ctx.places.shape[-2:]
+        return h, w
 
 
 refinements: Registry[Refinement] = Registry("refinement", "cliploc.refine")

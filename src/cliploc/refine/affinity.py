@@ -50,15 +50,15 @@ def _threshold(backbone: Backbone, tau: float) -> float:
 def affinity(ctx: Context, maps: Tensor) -> Tensor:
     """map′ = A · map, A the row-normalised max(0, S − 0.1), S_ij = cos(F_i − F̄, F_j − F̄) of mid-tower features F.
 
-    F are the features of the tower's middle stage (`Backbone.middle_stage`): finer than the last, so that the map
-    follows the object's edges, and late enough that parts of one object are similar. On a ViT they are the patch tokens
-    after about three quarters of the blocks. F̄ is the mean over the picture: what all places have in common does not
-    count. The map is resized to the grid of F first, and stays on it. Every place becomes a weighted mean of similar
-    places, itself included, so values stay in 0–1. Stage, cut and the threshold of the boxes were chosen on the tuning
-    pictures: docs/refinement.md.
+    F are the guide's features, or, without a guide, those of the tower's middle stage (`Backbone.middle_stage`): finer
+    than the last, so that the map follows the object's edges, and late enough that parts of one object are similar. On
+    a ViT they are the patch tokens after about three quarters of the blocks. F̄ is the mean over the picture: what all
+    places have in common does not count. The map is resized to the grid of F first, and stays on it. Every place
+    becomes a weighted mean of similar places, itself included, so values stay in 0–1. Stage, cut and the threshold of
+    the boxes were chosen on the tuning pictures: docs/refinement.md.
 
     Args:
-        ctx: features of the middle stage.
+        ctx: a guide, or features of the middle stage.
         maps: `[B, P, h, w]` in 0–1 on the grid of these features.
 
     Returns:
@@ -68,4 +68,4 @@ def affinity(ctx: Context, maps: Tensor) -> Tensor:
         >>> from cliploc import Localizer
         >>> localizer = Localizer("mini", method="cam", refine=["affinity"])
     """
-    return spread(ctx.trace.features[ctx.backbone.middle_stage], maps, CUT)
+    return spread(ctx.places, maps, CUT)

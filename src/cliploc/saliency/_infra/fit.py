@@ -30,7 +30,11 @@ class Tower(Protocol):
 
 
 def unfit_reason(
-    method: Method, tower: Tower, options: Mapping[str, Any] | None = None, trained: Collection[str] = ()
+    method: Method,
+    tower: Tower,
+    options: Mapping[str, Any] | None = None,
+    trained: Collection[str] = (),
+    guided: bool = False,
 ) -> str | None:
     """Why a method does not run on a tower, in one line; None where it runs.
 
@@ -39,6 +43,7 @@ def unfit_reason(
         tower: the model.
         options: of the method; some need more of a tower than the method alone.
         trained: names of methods that have a head trained on this tower; the head replaces what the tower lacks.
+        guided: whether there is a guide.
 
     Example:
         >>> from cliploc.backbones import models
@@ -50,12 +55,15 @@ def unfit_reason(
             return f"{method.name} does not work on {tower.name}, a {tower.kind} tower"
         if tower.kind == "vit" and tower.pooling not in member.poolings:
             return f"{method.name} does not work on {tower.name}, a {tower.kind} tower with {tower.pooling} pooling"
+        if member.needs().guide and not guided:
+            return f"{method.name} needs a guide, a second image tower, such as --guide dinov2-s or --guide mini"
     if options and tower.kind != "vit" and method.needs(**options).only_vit:
         given = ", ".join(f"{key}={value}" for key, value in options.items())
         return f"{method.name} with {given} needs a vit tower, and {tower.name} is a {tower.kind} tower"
     return None
 
 
-def fitting(tower: Tower, trained: Collection[str] = ()) -> tuple[str, ...]:
-    """The names of all methods that run on a tower; `trained` as for `unfit_reason`."""
-    return tuple(method.name for method in methods if unfit_reason(method, tower, trained=trained) is None)
+def fitting(tower: Tower, trained: Collection[str] = (), guided: bool = False) -> tuple[str, ...]:
+    """The names of all methods that run on a tower; `trained` and `guided` as for `unfit_reason`."""
+    reasons = {method.name: unfit_reason(method, tower, trained=trained, guided=guided) for method in methods}
+    return tuple(name for name, reason in reasons.items() if reason is None)

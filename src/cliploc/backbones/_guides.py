@@ -1,0 +1,191 @@
+"""Guides: second, frozen image towers whose patch features say which places of a picture are alike."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cliploc._checksums import tensors_digest
+from cliploc.backbones._catalogue import create, models
+from cliploc.errors import ModelError, UnknownNameError, UsageError
+from cliploc.registry import Registry
+from cliploc.tower import Backbone, Guide, Needs
+
+
+@dataclass(frozen=True)
+class GuideEntry:
+    """A guide with a short name: a line below `cliploc models`.
+
+    Attributes:
+        name: as typed after `--guide`.
+        timm: timm's name of the tower and its weights.
+        stride: pixels along a cell of its grid.
+        parameters: in millions.
+        licence: of the weights.
+    """
+
+    name: str
+    timm: str
+    stride: int
+    parameters: float
+    licence: str
+
+
+guides: Registry[GuideEntry] = Registry("guide")
+for _entry in (
+    GuideEntry("dino-s16", "vit_small_patch16_224.dino", 16, 21.7, "Apache-2.0"),
+    GuideEntry("dino-s8", "vit_small_patch8_224.dino", 8, 21.7, "Apache-2.0"),
+    GuideEntry("dino-b16", "vit_base_patch16_224.dino", 16, 85.8, "Apache-2.0"),
+    GuideEntry("dino-b8", "vit_base_patch8_224.dino", 8, 85.8, "Apache-2.0"),
+    GuideEntry("dinov2-s", "vit_small_patch14_dinov2.lvd142m", 14, 22.1, "Apache-2.0"),
+    GuideEntry("dinov2-b", "vit_base_patch14_dinov2.lvd142m", 14, 86.6, "Apache-2.0"),
+    GuideEntry("dinov2-l", "vit_large_patch14_dinov2.lvd142m", 14, 304.4, "Apache-2.0"),
+    GuideEntry("dinov3-s", "vit_small_patch16_dinov3.lvd1689m", 16, 21.6, "DINOv3 License"),
+    GuideEntry("dinov3-b", "vit_base_patch16_dinov3.lvd1689m", 16, 85.6, "DINOv3 License"),
+    GuideEntry("dinov3-l", "vit_large_patch16_dinov3.lvd1689m", 16, 303.1, "DINOv3 License"),
+):
+    guides.register(_entry.name, _entry)
+
+
+class BackboneGuide:
+    """The middle stage of one of our models as a guide.
+
+    Example:
+        >>> tuple(BackboneGuide(create("mini")).features(torch.zeros(1, 3, 64, 96)).shape)
+        (1, 80, 4, 6)
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.name, self._backbone = backbone.name, backbone
+
+    @property
+    def weights_id(self) -> str:
+        """The model's."""
+        return self._backbone.weights_id
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Of `Backbone.middle_stage`; see `cliploc.tower.Guide.features`."""
+        stage = self._backbone.middle_stage
+        images = self._backbone.normalize(_sized(pixels, self._backbone.stride))
+        return self._backbone.trace(images, Needs(features=(stage,))).features[stage].float()
+
+
+class TimmGuide:
+    """The last feature map of a tower of timm: a ViT's patch tokens after its last norm.
+
+    Args:
+        name: as users know it.
+        module: the tower, without a classifier.
+        weights_id: see `cliploc.tower.Guide`.
+        device: a torch device.
+    """
+
+    def __init__(self, name: str, module: Any, weights_id: str, device: str = "cpu") -> None:
+        self.name, self.weights_id, self._device = name, weights_id, torch.device(device)
+        self._module: Any = module.eval().requires_grad_(False).to(self._device)
+        how: dict[str, Any] = self._module.pretrained_cfg
+        self._mean, self._std = (
+            torch.tensor(how[key], device=self._device).view(1, 3, 1, 1) for key in ("mean", "std")
+        )
+        self._stride = int(self._module.feature_info[-1]["reduction"])
+
+    @torch.no_grad()
+    def features(self, pixels: Tensor) -> Tensor:
+        """See `cliploc.tower.Guide.features`."""
+        images = (_sized(pixels.to(self._device), self._stride) - self._mean) / self._std
+        try:
+            maps = self._module.forward_intermediates(
+                images, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True
+            )
+        except AssertionError as error:  # towers that are made for one size
+            height, width = images.shape[-2:]
+            raise UsageError(
+                f"the guide {self.name} takes pictures of its own size only, got {height}×{width}: choose another guide"
+            ) from error
+        features: Tensor = maps[-1].float()
+        return features
+
+
+def _sized(pixels: Tensor, stride: int) -> Tensor:
+    """Pixels `[B, 3, H, W]` with the nearest multiples of the stride as sides."""
+    height, width = (max(1, round(side / stride)) * stride for side in pixels.shape[-2:])
+    if (height, width) == tuple(pixels.shape[-2:]):
+        return pixels
+    return F.interpolate(pixels, (height, width), mode="bilinear", antialias=True)
+
+
+def create_guide(spec: str, device: str = "cpu") -> Guide:
+    """Builds a guide, frozen, in float32.
+
+    Args:
+        spec: a name of `guides`, a model of the catalogue, whose middle stage is read, or a tower of timm; after "@"
+            its weights: a file, or "random", or a tag of a model of the catalogue. Without, the published ones.
+        device: a torch device.
+
+    Raises:
+        UnknownNameError: no such guide.
+        UsageError: a tower of timm without feature maps.
+        ModelError: its weights cannot be loaded.
+
+    Example:
+        >>> create_guide("mini").name
+        'mini'
+    """
+    name, _, weights = spec.partition("@")
+    if name in guides.names():
+        return _timm_guide(name, guides.get(name).timm, weights, device)
+    try:
+        models.refuse_unknown(name.replace("/", "-"))
+    except UnknownNameError:
+        import timm
+
+        if timm.is_model(name):
+            return _timm_guide(name, name, weights, device)
+        raise UnknownNameError("guide", name, [*guides.names(), "mini", "mini-vit"]) from None
+    return BackboneGuide(create(name, weights or None, device))
+
+
+def _timm_guide(name: str, timm_name: str, weights: str, device: str) -> TimmGuide:
+    import timm
+
+    from cliploc.backbones._weights import read_checkpoint, timm_file
+
+    module = _built(timm_name)
+    try:
+        _ = module.feature_info[-1]["reduction"], module.forward_intermediates
+    except (AttributeError, KeyError, IndexError):
+        raise UsageError(f"{name} of timm shows no feature maps: choose another guide, such as dinov2-s") from None
+    if weights == "random":
+        digest = hashlib.sha256(timm_name.encode() + tensors_digest(module.state_dict()))
+        return TimmGuide(name, module, digest.hexdigest(), device)
+    published = timm.get_pretrained_cfg(timm_name)
+    repository = "" if published is None else published.hf_hub_id or ""
+    checkpoint = read_checkpoint(Path(weights) if weights else timm_file(name, repository))
+    try:
+        missing = module.load_state_dict(checkpoint.tensors, strict=False).missing_keys
+    except RuntimeError:  # other shapes
+        missing = ["tensors of these shapes"]
+    if missing:
+        raise ModelError(
+            f"{checkpoint.path} does not hold the weights of the guide {name}: it lacks {missing[0]}: give the file "
+            f"of https://huggingface.co/{repository or 'timm'} after {name}@"
+        )
+    return TimmGuide(name, module, hashlib.sha256(f"{timm_name} {checkpoint.sha256}".encode()).hexdigest(), device)
+
+
+def _built(timm_name: str) -> Any:
+    """A tower of timm with random weights, for any input size where it can be."""
+    import timm
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            return timm.create_model(timm_name, pretrained=False, num_classes=0, dynamic_img_size=True)
+        except TypeError:  # a tower that has no positions to resize
+            return timm.create_model(timm_name, pretrained=False, num_classes=0)

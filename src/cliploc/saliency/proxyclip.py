@@ -1,0 +1,75 @@
+"""ProxyCLIP: in the last block, places attend to places that a second tower, the guide, finds alike."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cliploc.errors import UsageError
+from cliploc.method import Context
+from cliploc.saliency._infra.registration import saliency
+from cliploc.saliency._infra.rules import dense_cosine
+from cliploc.tower import DenseReading, Needs
+
+
+@saliency(
+    "proxyclip",
+    title="ProxyCLIP",
+    paper="Lan et al. 2024, ProxyCLIP: Proxy Attention Improves CLIP for Open-Vocabulary Segmentation, ECCV",
+    family="attention",
+    towers=("vit",),
+    needs=Needs(dense=1, guide=True),
+    relu=False,
+    threshold=0.5,
+)
+def proxyclip(ctx: Context, beta: float = 1.2, gamma: float = 3.0) -> Tensor:
+    """map_t = cos(r, g_t), r = W_proj · ln_post(out_proj(A·v)): no residual, no MLP.
+
+    A = softmax(γ (S − β mean S)), S the cosines of the guide's features; negative entries before the softmax take no
+    part, and mean S is over all pairs of places of the picture. A is the same for all heads. The patches' values v are
+    brought to the guide's grid bilinearly, and so the map is on that grid. A place always takes part in its own sum,
+    where all its other entries are negative. The paper's sliding windows are not part of this method.
+
+    Args:
+        ctx: a guide, and what a dense reading of the last block needs.
+        beta: share of the mean that is subtracted.
+        gamma: how sharp the softmax is.
+
+    Returns:
+        `[B, P, h, w]` float32 on the guide's grid, raw: cosines.
+
+    Raises:
+        UsageError: there is no guide.
+
+    Example:
+        >>> from cliploc import Localizer
+        >>> localizer = Localizer("ViT-B-16", "openai", "proxyclip", guide="dino-b8")  # doctest: +SKIP
+        >>> localizer("cat.jpg", ["cat"]).heatmaps.shape  # doctest: +SKIP
+        (1, 375, 500)
+    """
+    if ctx.guide is None:
+        raise UsageError("expected a guide for proxyclip, got none: give one, such as dinov2-s")
+    features = ctx.guide()  # [B, C, h', w']
+    grid = (features.shape[-2], features.shape[-1])
+    attention = proxy_attention(features, beta, gamma)[:, None]  # [B, 1, N', N']
+    patches, prefix = ctx.trace.grid, ctx.transformer.prefix_tokens
+
+    def rule(q: Tensor, k: Tensor, v: Tensor, scale: Tensor | float) -> Tensor:  # noqa: ARG001
+        b, heads, _, width = v.shape
+        values = v[:, :, prefix:].float().transpose(2, 3).reshape(b, heads * width, *patches)  # [B, H·d/H, h, w]
+        values = F.interpolate(values, grid, mode="bilinear", align_corners=False)
+        values = values.view(b, heads, width, -1).transpose(2, 3)  # [B, H, N', d/H]
+        return torch.cat([v[:, :, :prefix].float(), attention.to(values) @ values], dim=2)
+
+    return dense_cosine(ctx, DenseReading(rule, grid=grid))
+
+
+def proxy_attention(features: Tensor, beta: float, gamma: float) -> Tensor:
+    """A `[B, N, N]` of features `[B, C, h, w]`; rows sum to 1."""
+    places = F.normalize(features.float().flatten(2).transpose(1, 2), dim=2)  # [B, N, C]
+    alike = places @ places.transpose(1, 2)
+    logits = gamma * (alike - beta * alike.mean(dim=(1, 2), keepdim=True))
+    away = logits < 0
+    away.diagonal(dim1=1, dim2=2).fill_(False)
+    return logits.masked_fill(away, -torch.inf).softmax(dim=2)

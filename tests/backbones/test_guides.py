@@ -1,0 +1,101 @@
+"""Guides by name: towers of timm with random weights against timm's own answers, and where weights come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+from cliploc.backbones import create, create_guide, guides
+from cliploc.cli import main
+from cliploc.errors import MissingWeightsError, ModelError, UnknownNameError, UsageError
+from cliploc.tower import Guide, Needs
+
+TINY = "test_vit3"  # timm's own, for tests: 64 pixels a side, patches of 16
+
+
+def pixels(height: int, width: int) -> torch.Tensor:
+    return torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("entry", list(guides), ids=[one.name for one in guides])
+def test_the_table_says_what_timm_has(entry: Any) -> None:
+    published = timm.get_pretrained_cfg(entry.timm)
+    assert published.hf_hub_id == f"timm/{entry.timm}"
+    assert published.license.split("-")[0].lower() == entry.licence.split("-")[0].split(" ")[0].lower()
+    with torch.device("meta"):
+        module = timm.create_model(entry.timm, pretrained=False, num_classes=0)
+    assert module.feature_info[-1]["reduction"] == entry.stride
+    assert sum(one.numel() for one in module.parameters()) / 1e6 == pytest.approx(entry.parameters, abs=0.06)
+
+
+@pytest.mark.parametrize("name", [TINY, "dinov3-s", "resnet10t.c3_in1k"])
+def test_features_are_those_of_timm(name: str) -> None:
+    guide = create_guide(f"{name}@random")
+    assert isinstance(guide, Guide)
+    stride = 32 if name.startswith("resnet") else 16
+    seen = pixels(4 * stride, 5 * stride)
+    found = guide.features(seen)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        sized = {} if name.startswith("resnet") else {"dynamic_img_size": True}
+        timm_name = guides.get(name).timm if name in guides.names() else name
+        module = timm.create_model(timm_name, pretrained=False, num_classes=0, **sized).eval()
+    how = module.pretrained_cfg
+    images = (seen - torch.tensor(how["mean"]).view(1, 3, 1, 1)) / torch.tensor(how["std"]).view(1, 3, 1, 1)
+    with torch.no_grad():
+        tokens = module.forward_features(images)
+    if tokens.dim() == 3:
+        tokens = tokens[:, module.num_prefix_tokens :].transpose(1, 2).unflatten(2, (4, 5))
+    assert found.shape[-2:] == (4, 5)
+    torch.testing.assert_close(found, tokens, rtol=1e-4, atol=1e-5)
+
+
+def test_pictures_of_any_size_are_brought_to_whole_cells() -> None:
+    guide, seen = create_guide(f"{TINY}@random"), pixels(70, 41)
+    whole = F.interpolate(seen, (64, 48), mode="bilinear", antialias=True)
+    torch.testing.assert_close(guide.features(seen), guide.features(whole))
+    assert create_guide("mini-vit").features(pixels(70, 41)).shape[-2:] == (4, 3)
+
+
+def test_one_of_our_models_gives_its_middle_stage() -> None:
+    seen, mini = pixels(64, 96), create("mini")
+    expected = mini.trace(mini.normalize(seen), Needs(features=(mini.middle_stage,))).features[mini.middle_stage]
+    torch.testing.assert_close(create_guide("mini").features(seen), expected)
+
+
+def test_weights_of_a_file_tell_guides_apart(tmp_path: Path) -> None:
+    module = timm.create_model(TINY, pretrained=False)
+    file = tmp_path / "tiny.safetensors"
+    save_file({name: tensor + 0.01 for name, tensor in module.state_dict().items()}, file)  # its classifier with it
+    random, loaded = create_guide(f"{TINY}@random"), create_guide(f"{TINY}@{file}")
+    assert random.weights_id == create_guide(f"{TINY}@random").weights_id != loaded.weights_id
+    assert (random.features(pixels(64, 64)) - loaded.features(pixels(64, 64))).abs().max() > 1e-3
+    save_file({"cls_token": torch.zeros(1, 1, 96)}, file)
+    with pytest.raises(ModelError, match=rf"does not hold the weights of the guide {TINY}: it lacks "):
+        create_guide(f"{TINY}@{file}")
+
+
+def test_what_cannot_be_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UnknownNameError, match=r"^unknown guide 'dinov2-z': did you mean dinov2-"):
+        create_guide("dinov2-z")
+    with pytest.raises(MissingWeightsError) as error:
+        create_guide("dino-b8")
+    assert "https://huggingface.co/timm/vit_base_patch8_224.dino" in str(error.value)
+    assert str(error.value).endswith("or give a file of weights with --guide dino-b8@FILE")
+    with pytest.raises(MissingWeightsError, match="expected a file of weights, found none at /nowhere"):
+        create_guide("dino-s16@/nowhere/dino.safetensors")
+    with pytest.raises(UsageError, match=r"^the guide mixer_s32_224 takes pictures of its own size only"):
+        create_guide("mixer_s32_224@random").features(pixels(96, 64))
+
+
+def test_models_lists_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"{one.name} " in shown and one.timm in shown for one in guides)
