@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cache, reduce
 from operator import or_
 from typing import Any
 
@@ -255,6 +255,7 @@ class Segmenter:
             encode_masked=self._encode_masked,
             empty_name=self._empty_name,
             words=[words] * len(batch),
+            guide=self._guide_of(batch),
         )
         for name, task in tasks.items():
             maps = raw_maps(task.method, context, task.options).float()  # [n, Q, h, w]
@@ -266,6 +267,14 @@ class Segmenter:
                     "check the weights"
                 )
             yield name, maps
+
+    def _guide_of(self, batch: Tensor) -> Callable[[], Tensor] | None:
+        """The guide's features of windows `[n, 3, h, w]`, computed once and only when asked for; None without guide."""
+        guide = self.localizer.guide
+        if guide is None:
+            return None
+        pixels = ((batch.float().cpu() * self._std + self._mean) / 255).clamp(0, 1)
+        return cache(lambda: guide.features(pixels.to(batch.device)).to(batch.device))
 
     def _over_pixels(
         self, maps: Tensor, cosines: bool, seen: _Seen, picture: Image.Image, resized_hw: tuple[int, int]
@@ -327,7 +336,7 @@ def stepped(step: Refinement, context: Context, maps: Tensor) -> Tensor:
 
     All maps of a window are brought to 0–1 together, which keeps their differences, and back afterwards.
     """
-    maps = F.interpolate(maps, size=step.grid(context.backbone, context.trace), mode="bilinear", align_corners=False)
+    maps = F.interpolate(maps, size=step.grid(context), mode="bilinear", align_corners=False)
     low, high = maps.amin((1, 2, 3), keepdim=True), maps.amax((1, 2, 3), keepdim=True)  # [n, 1, 1, 1]
     spread = (high - low).clamp(min=torch.finfo(maps.dtype).tiny)
     return step.function(context, (maps - low) / spread) * spread + low
