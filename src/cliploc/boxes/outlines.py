@@ -58,7 +58,7 @@ def outlines(mask: npt.ArrayLike, along: str = "edges") -> list[Ring]:
     corner = np.array([left, top], np.float32) + np.float32(shift)
     rings = [one[:, 0].astype(np.float32) * np.float32(scale) + corner for one in found]
     pieces = [i for i in range(len(rings)) if nested[0][i][3] < 0]
-    pieces.sort(key=lambda i: -float(cv2.contourArea(found[i])))
+    pieces.sort(key=lambda i: (-cv2.contourArea(found[i]), -len(found[i]), *found[i][0, 0].tolist()))
     ordered: list[Ring] = []
     for piece in pieces:
         ordered.append(Ring(rings[piece], hole=False))

@@ -415,7 +415,8 @@ def _short(stem: str) -> str:
 def _overlay(result: Localization, masks: bool) -> Image.Image:
     from cliploc.report import draw_overlay, panels
 
-    return panels(result, masks=masks) if len(result.names) > 1 else draw_overlay(result, masks=masks)
+    draw = panels if len(result.names) > 1 else draw_overlay
+    return draw(result, masks=True) if masks else draw(result)
 
 
 def _encoded(image: Image.Image, name: str) -> bytes:
