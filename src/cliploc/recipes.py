@@ -43,7 +43,7 @@ class Recipe:
 
         Example:
             >>> recipe_of("mini", "fast").flags
-            ['--method cam', '--refine affinity']
+            ['--method cam', '--refine affinity', '--min-score auto']
         """
         return [word.replace("=", " ", 1) for word in words_of({"method": self.method, **self.options})]
 
