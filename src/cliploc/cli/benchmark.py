@@ -14,6 +14,7 @@ from rich.text import Text
 from cliploc._inputs import Inputs
 from cliploc._terminal import Terminal, grid, printable
 from cliploc.cli.options import (
+    TASKS,
     Address,
     Debug,
     EngineName,
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
     from cliploc.jobs.plan import ModelSetup
     from cliploc.recipes import Recipe
 
-TASKS = ("localization", "segmentation")
 SEGMENTATION_TEMPLATES = "openai-80"  # the field's
 # Options of views and boxes, which a segmentation protocol has its own rules for.
 NOT_OF_SEGMENTATION = (

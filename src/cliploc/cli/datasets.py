@@ -16,7 +16,7 @@ from cliploc.cli.output import DONE, SHOWN_PROBLEMS, SOME_FAILED, print_document
 from cliploc.errors import UsageError
 
 if TYPE_CHECKING:
-    from cliploc.datasets import Reader
+    from cliploc.datasets import LabelledDataset, LabelledReader, Reader
     from cliploc.values import Dataset
 
 SHOWN_CLASSES = 20  # one by one, before a number stands for them
@@ -42,16 +42,30 @@ def datasets(
 
     Example: cliploc datasets wsol --root ilsvrc_val_dev --subset ten-classes
     """
-    from cliploc.datasets import BY_DESIGN, open_dataset, readers, subsets
+    from cliploc.datasets import BY_DESIGN, labelled_readers, open_dataset, open_labelled, readers, subsets
 
     terminal = Terminal()
+    of_labels = name in labelled_readers.names()
     if root is None:
         if as_json or any(option is not None for option in (split, subset, classes, limit, sample)):
             raise UsageError(f"expected --root with the folder to check: cliploc datasets {name or 'NAME'} --root DIR")
-        _list_datasets(terminal, [readers.get(name)] if name else list(readers), bool(name))
+        if name:
+            _about_reader(terminal, labelled_readers.get(name) if of_labels else readers.get(name))
+        else:
+            _list_datasets(terminal, list(readers), list(labelled_readers))
         return DONE
     if not name:
         raise UsageError(f"expected the dataset that {root} holds: cliploc datasets NAME --root {root}")
+    if of_labels:
+        if subset is not None or classes is not None:
+            raise UsageError(f"{name} has a label map of all classes a picture: leave --subset and --classes out")
+        with terminal.progress(f"reading {name}"):
+            pictures = open_labelled(name, root, split, limit=limit, sample=sample, seed=seed)
+        if as_json:
+            print_document(_labelled_document(pictures))
+        else:
+            terminal.data(grid(_about_labelled(pictures)))
+        return SOME_FAILED if pictures.problems else DONE
     names = None if classes is None else class_names(classes)
     with terminal.progress(f"reading {name}"):
         dataset = open_dataset(name, root, split, subset=subset, classes=names, limit=limit, sample=sample, seed=seed)
@@ -65,18 +79,27 @@ def datasets(
     return DONE
 
 
-def _list_datasets(terminal: Terminal, chosen: Sequence[Reader], whole: bool) -> None:
+def _about_reader(terminal: Terminal, one: Reader | LabelledReader) -> None:
+    facts = [("name", one.name), ("what it is", f"{one.title}: {one.about}"), ("get it at", one.source)]
+    facts += [("" if i else "splits", f"{s.name}, to {s.role} on: {s.about}") for i, s in enumerate(one.splits)]
+    terminal.data(grid([(Text(key, style="bold"), value) for key, value in facts]))
+    terminal.data(Text("\nfiles below the root", style="bold"))
+    terminal.data(Text(one.layout))
+    terminal.data(Text(f"\nto check a folder: cliploc datasets {one.name} --root DIR", style="dim"))
+
+
+def _list_datasets(terminal: Terminal, boxes: Sequence[Reader], labelled: Sequence[LabelledReader]) -> None:
     from cliploc.datasets import subsets
 
-    if whole:
-        (one,) = chosen
-        facts = [("name", one.name), ("what it is", f"{one.title}: {one.about}"), ("get it at", one.source)]
-        facts += [("" if i else "splits", f"{s.name}, to {s.role} on: {s.about}") for i, s in enumerate(one.splits)]
-        terminal.data(grid([(Text(key, style="bold"), value) for key, value in facts]))
-        terminal.data(Text("\nfiles below the root", style="bold"))
-        terminal.data(Text(one.layout))
-        terminal.data(Text(f"\nto check a folder: cliploc datasets {one.name} --root DIR", style="dim"))
-        return
+    _listing(terminal, boxes)
+    terminal.data(Text())
+    terminal.data(grid([(Text("subsets", style="bold"), f"{one.name}: {one.title}") for one in subsets]))
+    terminal.data(Text("\nwith a class for every pixel, for --task segmentation", style="bold"))
+    _listing(terminal, labelled)
+    terminal.data(Text("\nthe files each expects: cliploc datasets NAME; with --root DIR it is checked", style="dim"))
+
+
+def _listing(terminal: Terminal, chosen: Sequence[Reader | LabelledReader]) -> None:
     rows: list[Sequence[str | Text]] = [title_row("name", "splits: what for", "what it is", "where to get it")]
     narrow: list[Sequence[str | Text]] = [title_row("name", "splits: what for", "what it is; where to get it")]
     for one in chosen:
@@ -84,9 +107,32 @@ def _list_datasets(terminal: Terminal, chosen: Sequence[Reader], whole: bool) ->
         rows.append((one.name, splits, f"{one.title}: {one.about}", one.source))
         narrow.append((one.name, splits, f"{one.title}: {one.about}. Get it: {one.source}"))
     terminal.listing(rows, narrow)
-    terminal.data(Text())
-    terminal.data(grid([(Text("subsets", style="bold"), f"{one.name}: {one.title}") for one in subsets]))
-    terminal.data(Text("\nthe files each expects: cliploc datasets NAME; with --root DIR it is checked", style="dim"))
+
+
+def _labelled_document(dataset: LabelledDataset) -> dict[str, Any]:
+    return {
+        "dataset": dataset.name,
+        "root": str(dataset.root),
+        "split": dataset.split,
+        "role": dataset.role,
+        "pictures": len(dataset),
+        "classes": len(dataset.classes),
+        "problems": dict(Counter(one.kind for one in dataset.problems).most_common()),
+        "named": [{"kind": one.kind, "source": one.source, "reason": one.reason} for one in dataset.problems],
+    }
+
+
+def _about_labelled(dataset: LabelledDataset) -> list[Sequence[str | Text]]:
+    rows = [
+        ("dataset", f"{dataset.name}, with a class for every pixel"),
+        ("folder", str(dataset.root)),
+        ("split", dataset.split),
+        ("pictures", f"{len(dataset):,}"),
+        ("classes", f"{len(dataset.classes):,}"),
+        ("problems", f"{len(dataset.problems):,}" if dataset.problems else "none"),
+    ]
+    rows += [("", f"· {one.kind}: {one.source}: {one.reason}") for one in dataset.problems[:SHOWN_PROBLEMS]]
+    return [(Text(key, style="bold"), value) for key, value in rows]
 
 
 def _about_dataset(dataset: Dataset, reasons: Mapping[str, str]) -> list[Sequence[str | Text]]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from cliploc.jobs.engine import Engine
     from cliploc.jobs.labels import Labels
 
+TASKS = ("localization", "segmentation")  # that are benchmarked and evaluated
 LAST = ("out", "as_json", "debug")  # in a command's help
 Command = Callable[..., int]
 

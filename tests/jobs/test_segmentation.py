@@ -1,0 +1,265 @@
+"""`cliploc benchmark --task segmentation` and `evaluate --task segmentation`, as a user runs them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("pyarrow")
+
+from cliploc.config import Options
+from cliploc.datasets import open_labelled
+from cliploc.errors import UsageError
+from cliploc.jobs.evaluate_labels import evaluate_labels
+from cliploc.jobs.plan import Grid, ModelSetup
+from cliploc.jobs.segmentation import read_manifest, row_schema, rows_of, run_segmentation
+from cliploc.localizer import Localizer
+from cliploc.metrics import MeanIoU, average_precision
+from cliploc.segmentation import Segmenter, protocol_of
+from tests.commands import cliploc_
+from tests.datasets import labelled
+
+FAST = ("--template", "name-only", "--short-side", "64", "--window", "64", "--stride", "32")
+
+
+def benchmark(root, out, *more, dataset="coco_object"):
+    asked = ("--task", "segmentation", "--dataset", dataset, "--root", root, "--out", out)
+    return cliploc_("benchmark", *asked, *(() if dataset == "imagenet_seg" else FAST), *more)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return labelled.coco_object(tmp_path_factory.mktemp("coco"))
+
+
+@pytest.fixture(scope="module")
+def done(root, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "out"
+    ran = benchmark(root, out, "--model", "mini-vit", "--method", "maskclip,clearclip")
+    assert ran.code == 0, ran.err
+    return out, ran
+
+
+def test_the_numbers_are_those_of_the_label_maps(root, done):
+    out, ran = done
+    assert "mIoU" in ran.out
+    assert "2 of 2 samples × 2 settings done" in ran.err
+    settings = json.loads((out / "summary.json").read_text())["settings"]
+    assert list(settings) == ["mini-vit_maskclip", "mini-vit_clearclip"]
+    dataset, protocol = open_labelled("coco_object", root), read_manifest(out)["protocol"]
+    assert (protocol["short_side"], protocol["window"], protocol["logit_scale"]) == (64, 64, 40)
+    asked = replace(protocol_of("coco_object"), short_side=64, window=64, stride=32)
+    localizer = Localizer("mini-vit", method="maskclip", templates="name-only")
+    segmenter = Segmenter(localizer, asked, {"maskclip": {}, "clearclip": {}})
+    for method in ("maskclip", "clearclip"):
+        metric = MeanIoU(81)
+        for one in dataset.samples:
+            metric.update(one.id, segmenter.label_maps(one.picture())[method], one.truth.read())
+        found, expected = settings[f"mini-vit_{method}"], metric.compute()
+        assert found["miou"] == pytest.approx(100 * expected.miou, abs=1e-9)
+        assert found["mean_accuracy"] == pytest.approx(100 * expected.mean_accuracy, abs=1e-9)
+        assert found["pixel_accuracy"] == pytest.approx(100 * expected.pixel_accuracy, abs=1e-9)
+        assert found["per_class"]["16"]["name"] == "cat"
+        assert found["known_classes"] == len(segmenter.classes) < 81
+        assert found["images"] == found["evaluated"] == 2
+        assert found["failed"] == []
+
+
+def test_rows_hold_what_the_schema_says_and_little_else(done):
+    rows = list(rows_of(done[0]))
+    assert len(rows) == 4
+    for row in rows:
+        assert list(row) == row_schema().names
+        assert sum(row["pixels"]) == row["width"] * row["height"]
+        assert len(row["true"]) == len(row["predicted"]) == len(row["pixels"]) <= 81
+        assert len(row["preview"]) < 3000
+
+
+def test_the_report_has_numbers_classes_examples_and_published_numbers(done):
+    out = done[0]
+    page = (out / "report.html").read_text()
+    for said in ("All numbers, in percent", "SCLIP", "30.5", "Wang et al.", "IoU of each class", "spread over the set"):
+        assert said in page
+    assert page.count("<img") == 2 * (2 + 2)  # photograph, truth and two settings of each picture
+    rows = list(csv.DictReader((out / "tables.csv").open()))
+    assert {row["kind"] for row in rows} == {"this run", "published"}
+    assert "mini-vit_maskclip" in (out / "tables.md").read_text()
+    before = page
+    assert cliploc_("report", out).code == 0
+    assert (out / "report.html").read_text() == before
+    assert cliploc_("report", out, "--no-pictures").code == 0
+    assert (out / "report.html").read_text().count("<img") == 2 * (1 + 2)
+
+
+def test_a_run_is_resumed_and_a_replaced_picture_is_computed_again(root, tmp_path):
+    folder = tmp_path / "data"
+    shutil.copytree(root, folder)
+    dataset = open_labelled("coco_object", folder)
+    setups = [ModelSetup(Options(model="mini", templates="name-only", min_presence=0), "name-only")]
+    settings, _ = Grid(setups, ["cam"]).settings(lambda *_: None)
+    protocol = replace(protocol_of("coco_object"), short_side=64, window=64, stride=32)
+    out = tmp_path / "out"
+
+    def run():
+        return run_segmentation(dataset, setups, settings, protocol, out, shard=1)
+
+    first = run()
+    assert (first.computed, first.resumed) == (2, False)
+    parts = sorted((out / "parts").glob("*.parquet"))
+    whole = [path.read_bytes() for path in parts]
+    parts[1].unlink()
+    again = run()
+    assert (again.computed, again.resumed) == (1, True)
+    assert [path.read_bytes() for path in parts] == whole
+    assert again.summary == first.summary
+    path = dataset.samples[0].path
+    Image.new("RGB", labelled.SIZE, "red").save(path)
+    changed = run()
+    assert changed.computed == 1
+    assert any("replaced since they were computed" in note for note in changed.notes)
+    with pytest.raises(UsageError, match="holds a run with other settings"):
+        run_segmentation(dataset, setups, settings, replace(protocol, logit_scale=41.0), out, shard=1)
+
+
+def test_a_picture_that_cannot_be_read_fails_alone(root, tmp_path):
+    folder = tmp_path / "data"
+    shutil.copytree(root, folder)
+    path = folder / "val2017" / "000.jpg"
+    path.write_bytes(path.read_bytes()[:700])  # its header is whole
+    ran = benchmark(folder, tmp_path / "out", "--method", "cam")
+    assert ran.code == 1
+    found = json.loads((tmp_path / "out" / "summary.json").read_text())["settings"]["mini_cam"]
+    assert [one["sample"] for one in found["failed"]] == ["000"]
+    assert found["evaluated"] == 1
+
+
+@pytest.mark.parametrize("refine", ["affinity", "affinity,guided"])
+def test_refinements_change_label_maps_and_are_part_of_the_identity(refine, root, done, tmp_path):
+    if "guided" in refine:
+        pytest.importorskip("kornia")
+    ran = benchmark(root, tmp_path / "out", "--model", "mini-vit", "--method", "maskclip", "--refine", refine)
+    assert ran.code == 0, ran.err
+    assert read_manifest(tmp_path / "out")["settings"][0]["refine"] == refine.split(",")
+    refined, bare = list(rows_of(tmp_path / "out")), [one for one in rows_of(done[0]) if "maskclip" in one["setting"]]
+    assert [row["pixels"] for row in refined] != [row["pixels"] for row in bare]
+
+
+def test_imagenet_segmentation_takes_the_mean_as_its_threshold(tmp_path):
+    pytest.importorskip("h5py")
+    wnids = ("n02123045", "n02099601")
+    root = labelled.imagenet_seg(tmp_path / "data", wnids)
+    ran = benchmark(root, tmp_path / "out", "--method", "cam", dataset="imagenet_seg")
+    assert ran.code == 0, ran.err
+    found = json.loads((tmp_path / "out" / "summary.json").read_text())["settings"]["mini_cam"]
+    localizer = Localizer("mini", method="cam", templates="openai-80")
+    segmenter = Segmenter(localizer, protocol_of("imagenet_seg"), {"cam": {}})
+    totals, right, precisions = np.zeros((2, 2)), 0, []
+    for one in open_labelled("imagenet_seg", root).samples:
+        heat = segmenter.heat_maps(one.picture(), one.name)["cam"]
+        assert heat.shape == (224, 224)
+        assert (heat.min(), heat.max()) == (0, 1)
+        truth = np.asarray(Image.fromarray(one.truth.read().astype(np.uint8)).resize((224, 224), 0))
+        said = heat > heat.mean()
+        right += (said == truth).sum()
+        for label in (0, 1):
+            totals[label] += ((said == label) & (truth == label)).sum(), ((said == label) | (truth == label)).sum()
+        precisions.append(average_precision(np.stack([1 - heat, heat]), np.stack([truth == 0, truth == 1])))
+    assert found["pixel_accuracy"] == pytest.approx(100 * right / (2 * 224 * 224), abs=1e-9)
+    assert found["miou"] == pytest.approx(100 * (totals[:, 0] / totals[:, 1]).mean(), abs=1e-9)
+    assert found["mean_average_precision"] == pytest.approx(100 * np.mean(precisions), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("--flip",), "expected options of --task segmentation, got --flip: leave it out"),
+        (("--threshold", "0.5"), "got --threshold: leave it out"),
+        (("--scales", "1,2"), "got --scales: leave it out"),
+        (("--logit-scale", "0"), "expected --logit-scale above 0"),
+        (("--method", "centre_box"), "centre_box has the same map for every name"),
+        (("--task", "boxes"), "expected --task of localization, segmentation, got 'boxes'"),
+    ],
+)
+def test_errors_in_one_line(arguments, error, root, tmp_path):
+    ran = benchmark(root, tmp_path / "out", "--model", "mini", *arguments)
+    assert ran.code == 2
+    assert error in ran.err.replace("\n", " ")
+    assert not (tmp_path / "out" / "summary.json").exists()
+
+
+def test_options_of_segmentation_need_the_task(root, tmp_path):
+    ran = cliploc_("benchmark", "--dataset", "coco", "--root", root, "--out", tmp_path / "out", "--window", "64")
+    assert ran.code == 2
+    assert "expected --task segmentation with --window: add it" in ran.err
+
+
+# ------------------------------------------------------------------------------------------------------------- evaluate
+def predicted(root, folder, dataset="coco_object"):
+    """Label maps that are half right."""
+    folder.mkdir(parents=True)
+    metric = MeanIoU(81)
+    for one in open_labelled(dataset, root).samples:
+        truth = one.truth.read()
+        labels = np.where(np.arange(truth.shape[1]) < truth.shape[1] // 2, truth, 5).astype(np.uint8)
+        Image.fromarray(labels).save(folder / f"{one.id}.png")
+        metric.update(one.id, labels, truth)
+    return metric.compute()
+
+
+def test_label_maps_of_any_tool_have_the_same_numbers(root, tmp_path):
+    expected = predicted(root, tmp_path / "labels")
+    ran = cliploc_(
+        "evaluate", "--task", "segmentation", "--predictions", tmp_path / "labels", "--dataset", "coco_object",
+        "--root", root, "--json",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    found = json.loads(ran.out)
+    assert found["miou"] == pytest.approx(100 * expected.miou, abs=1e-9)
+    assert (found["images"], found["evaluated"]) == (2, 2)
+
+
+def test_a_folder_of_true_label_maps_and_a_class_list(root, tmp_path):
+    expected = predicted(root, tmp_path / "labels")
+    (tmp_path / "truth").mkdir()
+    for one in open_labelled("coco_object", root).samples:
+        Image.fromarray(one.truth.read().astype(np.uint8)).save(tmp_path / "truth" / f"{one.id}.png")
+    (tmp_path / "classes.txt").write_text("".join(f"class {number}\n" for number in range(81)))
+    ran = cliploc_(
+        "evaluate", "--task", "segmentation", "--predictions", tmp_path / "labels", "--truth", tmp_path / "truth",
+        "--class-list", tmp_path / "classes.txt",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert f"{100 * expected.miou:.2f} %" in ran.out
+
+
+def test_missing_and_wrong_label_maps_are_named(root, tmp_path):
+    predicted(root, tmp_path / "labels")
+    (tmp_path / "labels" / "000.png").unlink()
+    Image.new("L", (3, 3)).save(tmp_path / "labels" / "other.png")
+    result = evaluate_labels(tmp_path / "labels", dataset="coco_object", root=root)
+    assert [(one.kind, one.source) for one in result.problems] == [("prediction", "other.png"), ("prediction", "000")]
+    Image.new("L", (3, 3)).save(tmp_path / "labels" / "001.png")
+    with pytest.raises(UsageError, match="none of 2 pictures could be evaluated"):
+        evaluate_labels(tmp_path / "labels", dataset="coco_object", root=root)
+    with pytest.raises(UsageError, match="expected --dataset with --root, or --truth with --class-list"):
+        evaluate_labels(tmp_path / "labels", dataset="coco_object")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ((), "expected --maps DIR: add it, or --task segmentation"),
+        (("--task", "segmentation"), "expected --predictions with the folder of label maps"),
+        (("--truth", "x"), "expected --task segmentation with --truth: add it"),
+    ],
+)
+def test_errors_of_evaluate(arguments, error):
+    ran = cliploc_("evaluate", *arguments)
+    assert ran.code == 2
+    assert error in ran.err.replace("\n", " ")
