@@ -19,7 +19,7 @@ from PIL import Image
 
 from cliploc import __version__, config, report
 from cliploc._terminal import Terminal
-from cliploc.backbones import models
+from cliploc.backbones import guides, models
 from cliploc.cli.photos import AskedPhotos, LocalizeRun
 from cliploc.errors import ModelError, UsageError
 from cliploc.localizer import Localizer
@@ -188,7 +188,7 @@ def test_a_refinement_that_does_not_fit_is_one_line():
 
 
 def test_every_model_is_listed_with_what_is_known_of_it():
-    table, legend = cliploc_("models").out.split("\n\n")
+    table, legend, of_guides = cliploc_("models").out.split("\n\n")
     lines = table.splitlines()
     titles = ["name", "tower", "input", "parameters", "licence", "methods", "about", "weights"]
     assert lines[0].split() == titles
@@ -209,7 +209,9 @@ def test_every_model_is_listed_with_what_is_known_of_it():
     assert cells["RN50"]["weights"].split(" · ") == list(models.get("RN50").weights)
     assert cells["ViT-L-14-336"]["input"] == "336×336"
     assert cells["swin_base_patch4_window7_224"]["methods"] == "none"
-    *of_kinds, but = legend.splitlines()
+    *of_kinds, but, guided = legend.splitlines()
+    assert re.split(r" {2,}", guided) == ["only with --guide", "proxyclip"]
+    assert [line.split()[0] for line in of_guides.splitlines()[1:]] == [one.name for one in guides]
     assert re.split(r" {2,}", but) == ["not where a vit averages", "lctr · raw_attention · ts_cam"]
     for kind, line in zip(("cnn", "vit"), of_kinds, strict=True):
         assert line.split("  ", 1)[0] == f"methods of {kind}"

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cliploc import backbones
+from cliploc import backbones, saliency
 from cliploc.boxes import BoxRule, boxes_from_maps
 from cliploc.geometry import iou_matrix
 from cliploc.localizer import Localizer
@@ -62,7 +62,8 @@ def main() -> None:
     print(f"{'method':<14}" + "".join(f"{tau:>6}" for tau in TAUS) + "   best τ   default   MaxBoxAcc")
     backbone = backbones.create(arguments.model, arguments.pretrained)
     left_out = ("perturbation", "baseline")  # slow; nothing to choose
-    fast = [one.name for one in registered if backbone.kind in one.towers and one.family not in left_out]
+    fitting = saliency.fitting(backbone)  # not those that need a guide
+    fast = [one.name for one in registered if one.name in fitting and one.family not in left_out]
     methods = arguments.method.split(",") if arguments.method else fast
     localizer = Localizer(
         backbone,

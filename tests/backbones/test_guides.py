@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from cliploc.backbones import create, create_guide, guides
-from cliploc.cli import main
 from cliploc.errors import MissingWeightsError, ModelError, UnknownNameError, UsageError
 from cliploc.tower import Guide, Needs
 
@@ -93,9 +92,3 @@ def test_what_cannot_be_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.
         create_guide("dino-s16@/nowhere/dino.safetensors")
     with pytest.raises(UsageError, match=r"^the guide mixer_s32_224 takes pictures of its own size only"):
         create_guide("mixer_s32_224@random").features(pixels(96, 64))
-
-
-def test_models_lists_them(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["models"]) == 0
-    shown = capsys.readouterr().out
-    assert all(f"{one.name} " in shown and one.timm in shown for one in guides)

@@ -37,7 +37,7 @@ def models(
         registry.get(part)  # says what there is
 
     def runs(model: ModelEntry) -> tuple[str, ...]:
-        return fitting(model) if model.usable else ()
+        return fitting(model, guided=True) if model.usable else ()
 
     exact = [entry for entry in chosen if entry.name == wanted]
     if exact or len(chosen) == 1:
@@ -62,6 +62,8 @@ def models(
     legend["not where a vit averages"] = [m.name for m in saliency if "global average" not in m.poolings]
     legend["only with --guide"] = [m.name for m in saliency if m.needs().guide]
     terminal.data(grid([(title, " · ".join(names)) for title, names in legend.items()]))
+    if part:
+        return DONE
     terminal.data(Text())
     rows = [title_row("--guide", "stride", "parameters", "licence", "tower of timm")]
     rows += [(one.name, str(one.stride), f"{one.parameters:.1f} M", one.licence, one.timm) for one in guides]
