@@ -10,7 +10,7 @@ from PIL import Image
 from tools.make_gallery import SHOWN, make_gallery
 
 from cliploc import Localizer
-from cliploc.saliency import methods
+from cliploc.saliency import fitting, methods
 from tests.tiny import tower
 
 
@@ -23,7 +23,7 @@ def test_every_method_of_the_registry_is_in_it(tmp_path: Path, kinds: tuple[str,
     sections, _, left_out = page.partition("## Not shown")
     shown = re.findall(r"^\| .*? \| `(\w+)` \|", sections, re.MULTILINE)
     looking = [m for m in methods if m.family != "baseline"]
-    expected = [m.name for localizer in localizers for m in looking if localizer.backbone.kind in m.towers]
+    expected = [m.name for localizer in localizers for m in looking if m.name in fitting(localizer.backbone)]
     assert shown == expected
     assert set(re.findall(r"\(`(\w+)`\)", left_out)) == {m.name for m in looking} - set(expected)
     sheets = re.findall(r"!\[[^]]*\]\((.*?)\)", page)

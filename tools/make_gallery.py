@@ -22,7 +22,7 @@ from cliploc.geometry import iou_matrix
 from cliploc.localization import Localization
 from cliploc.method import Method
 from cliploc.report.overlay import comparison
-from cliploc.saliency import methods
+from cliploc.saliency import methods, unfit_reason
 
 ROOT = Path(__file__).parents[1]
 SHOWN = {"cat.jpg": "cat", "dogs.jpg": "dog", "bee.jpg": "bee"}
@@ -31,7 +31,9 @@ QUALITY = 82
 
 def fitting(localizer: Localizer) -> list[Method]:
     """Every registered method that works on the localizer's tower and looks at the picture: baselines do not."""
-    return [method for method in methods if localizer.backbone.kind in method.towers and method.family != "baseline"]
+    guided = localizer.guide is not None
+    fit = [one for one in methods if unfit_reason(one, localizer.backbone, guided=guided) is None]
+    return [method for method in fit if method.family != "baseline"]
 
 
 def iou(result: Localization, photo: DemoPhoto, name: str) -> float:
@@ -89,7 +91,7 @@ def readme(localizers: Sequence[Localizer], sections: Sequence[str], command: st
     if left_out:
         lines += [
             "## Not shown",
-            "These methods need another kind of tower than the models above:",
+            "These methods need another kind of tower than the models above, or a second one:",
             "",
             ", ".join(f"{method.title} (`{method.name}`)" for method in left_out) + ".",
             "",

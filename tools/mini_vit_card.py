@@ -83,7 +83,11 @@ SLOW = [
 def fast_rows() -> list[Row]:
     """Every method that masks nothing, as it is by default, and those of `TUNED`."""
     left_out = ("perturbation", "baseline")
-    own = [Row(one.name, {}, one.threshold) for one in methods if "vit" in one.towers and one.family not in left_out]
+    own = [
+        Row(one.name, {}, one.threshold)
+        for one in methods
+        if "vit" in one.towers and not one.needs().guide and one.family not in left_out
+    ]
     return [*own, *TUNED]
 
 
