@@ -79,9 +79,8 @@ def _directions(ctx: Context) -> Tensor:
         values = token[:, 0].float()  # [B, d]
         centred = values - values.mean(dim=-1, keepdim=True)
         along = centred / centred.square().sum(dim=-1, keepdim=True).clamp(min=torch.finfo(values.dtype).tiny)
-        whole: Tensor = gradients + (scores - bias)[..., None] * along[:, None]
-        direction: Tensor = whole / read.norm(dim=-1, keepdim=True)
-        return direction
+        directions: Tensor = (gradients + (scores - bias)[..., None] * along[:, None]) / read.norm(dim=-1, keepdim=True)
+        return directions
 
 
 def _brought(ctx: Context, block: int, towards: Tensor) -> Tensor:

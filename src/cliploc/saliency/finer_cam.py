@@ -22,7 +22,7 @@ from cliploc.saliency.grad_cam import grad_cam
     towers=("cnn", "vit"),
     needs=block_needs,
     relu=True,
-    threshold=0.1,
+    threshold=0.05,
     prompts_interact=True,
 )
 def finer_cam(ctx: Context, gamma: float = 0.6, references: int = 3, block: int = -1) -> Tensor:

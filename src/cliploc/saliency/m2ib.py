@@ -30,7 +30,7 @@ SEED = 0
     towers=("vit",),
     needs=Needs(tokens=(MIDDLE,)),
     relu=False,
-    threshold=0.3,
+    threshold=0.45,
 )
 def m2ib(ctx: Context, beta: float = 0.1, steps: int = 10) -> Tensor:
     """map_t(i) = Σ_d KL(N(λ z, (1 − λ)²) ‖ N(0, 1)): how many nats of patch i's token z pass the bottleneck.

@@ -21,7 +21,7 @@ from cliploc.tower import Needs
 Base: TypeAlias = Literal["grad_cam", "grad_cam_pp", "layer_cam"]
 
 
-def _needs(stages: Sequence[int] = (-1, -2), base: Base = "grad_cam_pp") -> Needs:
+def _needs(stages: Sequence[int] = (-1, -2), base: Base = "layer_cam") -> Needs:
     if len(stages) < 2 or any(stage >= 0 for stage in stages):
         raise UsageError(f"expected two stages or more, counted from the end, got {tuple(stages)}: -1 is the last")
     if base not in get_args(Base):
@@ -37,13 +37,15 @@ def _needs(stages: Sequence[int] = (-1, -2), base: Base = "grad_cam_pp") -> Need
     towers=("cnn",),
     needs=_needs,
     relu=False,
-    threshold=0.1,
+    threshold=0.05,
 )
-def refine_cam(ctx: Context, stages: Sequence[int] = (-1, -2), base: Base = "grad_cam_pp") -> Tensor:
+def refine_cam(ctx: Context, stages: Sequence[int] = (-1, -2), base: Base = "layer_cam") -> Tensor:
     """map_t = Π_l up(M_tl), M_tl the base method's map at stage l, after ReLU and min–max.
 
     Maps are resized (bilinear) to the finest of the grids. Earlier stages have the edges and much noise; the product
-    keeps what every stage shows. Not defined on a ViT, as its base is not.
+    keeps what every stage shows. Not defined on a ViT, as LayerCAM is not. The paper's base is Grad-CAM++; ours is the
+    best of the three on the tuning pictures, by `mini` (MaxBoxAcc 0.542; "grad_cam" 0.466, "grad_cam_pp" 0.449). There
+    each base finds more by itself, and stages before the last two find less.
 
     Peers: `torchcam.methods.RefineCAM` with `base_method=GradCAM` or `LayerCAM` gives the same map, scaled to 0–1; its
     Grad-CAM++ is another one (see `grad_cam_pp`). `pytorch_grad_cam.RefineCAM` resizes to the input before the product.
