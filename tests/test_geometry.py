@@ -15,7 +15,7 @@ from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
 from cliploc.config import POLICIES
 from cliploc.errors import InputError, UsageError
-from cliploc.geometry import MAX_ASPECT_RATIO, PAD_COLOUR, Frame, iou_matrix, window_starts
+from cliploc.geometry import MAX_ASPECT_RATIO, PAD_COLOUR, Frame, Mosaic, iou_matrix, window_starts
 
 policies = st.sampled_from(POLICIES)
 sides = st.integers(8, 3000)
@@ -306,8 +306,8 @@ def test_windows_show_every_part_of_a_picture_unstretched(original_hw, input_hw,
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@given(st.integers(40, 200), st.integers(40, 200))
-def test_windows_of_a_slope_stitched_together_are_the_slope(policy, height, width):
+@given(st.integers(40, 200), st.integers(40, 200), st.integers(8, 90), st.integers(8, 90))
+def test_windows_of_a_slope_stitched_together_are_the_slope(policy, height, width, rows, columns):
     """A map whose values are the original's coordinates, cut into windows and put together, is what it was."""
     base = Frame.fit(policy, (height, width), (64, 64))
     windows = Frame.windows((height, width), (64, 64), 2)
@@ -323,6 +323,16 @@ def test_windows_of_a_slope_stitched_together_are_the_slope(policy, height, widt
     # A border pixel of a window is repeated outwards, which moves a value by less than a pixel of the window.
     atol = 1.01 * max(1 / min(windows[0].scale_xy), 1 / min(base.scale_xy))
     np.testing.assert_allclose(stitched[:, y0:y1, x0:x1], expected, atol=atol)
+
+    mosaic = Mosaic(base, (rows, columns))  # any grid over the same input
+    for window, values in zip(windows, slopes, strict=True):
+        mosaic.add(window, values)
+    y, x = torch.meshgrid(
+        (torch.arange(rows) + 0.5) * 64 / rows, (torch.arange(columns) + 0.5) * 64 / columns, indexing="ij"
+    )
+    shown = (x > x0) & (x < x1) & (y > y0) & (y < y1)
+    np.testing.assert_allclose(mosaic.mean()[0][shown], ((x - ox) / sx)[shown], atol=atol)
+    np.testing.assert_allclose(mosaic.mean()[1][shown], ((y - oy) / sy)[shown], atol=atol)
 
 
 def test_where_windows_overlap_the_map_is_their_mean():

@@ -49,28 +49,48 @@ def test_the_map_is_the_mean_of_the_whole_picture_and_its_stitched_windows(backb
     assert np.abs(found.maps - build(backbone)(WIDE, ["red", "blue"]).maps).max() > 0.05
 
 
-def test_steps_on_the_grid_follow_the_mean_once_with_the_whole_pictures_features(backbones):
+SQUARE = photo((64, 64), red=(6, 8, 30, 28), blue=(40, 36, 60, 62))
+
+
+def test_steps_on_the_grid_follow_the_mean_once_with_the_stitched_features_of_the_smallest_windows(backbones):
+    backbone, image = backbones["gap_cnn"], Image.fromarray(SQUARE)
+    windows = Frame.windows((64, 64), (32, 32), 2)  # 3×3 of a picture that keeps its size
+    total, covered = torch.zeros(12, 32, 32), torch.zeros(32, 32)
+    for window in windows:
+        left, top = (-offset // 2 for offset in window.offset_xy)  # the middle stage has cells of 2 pixels
+        total[:, top : top + 16, left : left + 16] += raw_cam(backbone, window.apply(image))[1][0]
+        covered[top : top + 16, left : left + 16] += 1
+    stitched = (total / covered)[None]
+    mean = torch.from_numpy(build(backbone, windows=(2, 1.5))(SQUARE, ["red", "blue"]).maps)[None]
+    on_grid = F.interpolate(mean, size=(32, 32), mode="area")
+    expected = min_max(0.8 * min_max(spread(stitched, on_grid, 0.2)) + 0.2 * on_grid)
+    found = build(backbone, windows=(2, 1.5), refine=["affinity"])(SQUARE, ["red", "blue"])
+    np.testing.assert_allclose(found.maps, expected[0], atol=1e-5)
+
+
+def test_steps_on_the_grid_read_the_whole_picture_where_windows_are_no_finer(backbones):
     backbone, image = backbones["gap_cnn"], Image.fromarray(WIDE)
-    mean = torch.from_numpy(build(backbone, windows=(2,))(WIDE, ["red", "blue"]).maps)[None]
+    mean = torch.from_numpy(build(backbone, windows=(1,))(WIDE, ["red", "blue"]).maps)[None]
     features = raw_cam(backbone, Frame.fit("squash", (64, 96), (32, 32)).apply(image))[1]
     on_grid = F.interpolate(mean, size=features.shape[-2:], mode="area")
     refined = F.interpolate(spread(features, on_grid, 0.1), size=(32, 32), mode="bilinear")
-    found = build(backbone, windows=(2,), refine=["affinity"])(WIDE, ["red", "blue"])
+    found = build(backbone, windows=(1,), refine=["affinity"])(WIDE, ["red", "blue"])
     np.testing.assert_allclose(found.maps, min_max(refined)[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_picture_has_the_same_map_alone_and_in_a_batch(backbones, kind, policy):
-    localizer = build(backbones[kind], windows=(1, 2), resize=policy, flip=True, batch_size=4)
+    localizer = build(backbones[kind], windows=(1, 2), refine=["affinity"], resize=policy, flip=True, batch_size=4)
     together = localizer(PHOTOS, ["red", "blue"])
     for one, picture in zip(together, PHOTOS, strict=True):
         same(one, localizer(picture, ["red", "blue"]), atol=1e-4)
 
 
+@pytest.mark.parametrize(("windows", "refine"), [((1,), []), ((2,), ["affinity"])])
 @pytest.mark.parametrize("policy", POLICIES)
-def test_with_flips_a_mirrored_picture_has_the_mirrored_map(backbones, policy):
-    localizer = build(backbones["attention_pool_cnn"], flip=True, resize=policy, windows=(1,))
+def test_with_flips_a_mirrored_picture_has_the_mirrored_map(backbones, policy, windows, refine):
+    localizer = build(backbones["attention_pool_cnn"], flip=True, resize=policy, windows=windows, refine=refine)
     picture = photo((96, 64), red=(20, 8, 40, 30), blue=(60, 40, 90, 60))
     straight, mirrored = localizer([picture, picture[:, ::-1].copy()], ["red", "blue"])
     np.testing.assert_allclose(straight.maps, mirrored.maps[:, :, ::-1], atol=1e-4)
@@ -141,11 +161,13 @@ def test_a_small_thing_is_there_because_a_window_shows_it(backbones, monkeypatch
     assert unmapped.maps.max() == 1
 
 
-def test_a_picture_too_narrow_for_windows_is_seen_as_a_whole_beside_others(backbones):
+@pytest.mark.parametrize("refine", [[], ["affinity"]])
+def test_a_picture_too_narrow_for_windows_is_seen_as_a_whole_beside_others(backbones, refine):
     narrow = photo((512, 8), red=(100, 0, 300, 8))
-    localizer = build(backbones["gap_cnn"], windows=(2,))
+    localizer = build(backbones["gap_cnn"], windows=(2,), refine=refine)
     alone, [beside, other] = localizer(narrow, ["red"]), localizer([narrow, WIDE], ["red"])
     same(beside, alone)
     assert alone.notes == ("too narrow for windows: it is seen as a whole only",)
-    np.testing.assert_allclose(alone.maps, build(backbones["gap_cnn"])(narrow, ["red"]).maps, atol=1e-6)
+    if not refine:
+        np.testing.assert_allclose(alone.maps, build(backbones["gap_cnn"])(narrow, ["red"]).maps, atol=1e-6)
     same(other, localizer(WIDE, ["red"]))

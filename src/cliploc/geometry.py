@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -174,29 +174,10 @@ class Frame:
         Returns:
             `[P, H, W]` over this input; the smallest value where no window lies.
         """
-        height, width = self.input_hw
-        total = maps.new_zeros(maps.shape[1], height, width)
-        covered = maps.new_zeros(height, width)
+        mosaic = Mosaic(self, self.input_hw)
         for window, values in zip(windows, maps, strict=True):
-            corners = [0, 0, window.input_hw[1], window.input_hw[0]]
-            low_x, low_y, high_x, high_y = self.to_input(window.to_original(corners, clip=False))[0].tolist()
-            # Those pixels whose centre lies in the window.
-            left, right = max(0, math.ceil(low_x - 0.5)), min(width, math.floor(high_x - 0.5) + 1)
-            top, bottom = max(0, math.ceil(low_y - 0.5)), min(height, math.floor(high_y - 0.5) + 1)
-            if left >= right or top >= bottom:
-                continue  # outside of what this input shows
-            part = replace(
-                self,
-                input_hw=(bottom - top, right - left),
-                offset_xy=(self.offset_xy[0] - left, self.offset_xy[1] - top),
-            )
-            total[:, top:bottom, left:right] += window.map_to_frame(values, part)
-            covered[top:bottom, left:right] += 1
-        stitched = total / covered.clamp(min=1)  # [P, H, W]
-        if not covered.all():
-            lowest = stitched[:, covered > 0].amin(dim=1)  # [P]
-            stitched = torch.where(covered > 0, stitched, lowest[:, None, None])
-        return stitched
+            mosaic.add(window, values)
+        return mosaic.mean()
 
     def over_picture(self, longest: int) -> Frame:
         """What this input shows of the picture, as an input of its own at the picture's resolution, without padding.
@@ -236,6 +217,61 @@ class Frame:
         inside = ((centres_y >= y0) & (centres_y <= y1))[:, None] & ((centres_x >= x0) & (centres_x <= x1))[None]
         kept: Tensor = full * inside  # [P, H, W]
         return kept
+
+
+class Mosaic:
+    """Maps of windows of one picture, added one by one, and their mean where they overlap: one map over an input.
+
+    Only the sum is held, so that windows can be let go as soon as they were added.
+
+    Args:
+        frame: how the picture lies in that input.
+        hw: the grid over the input, height and width.
+
+    Example:
+        >>> windows = Frame.windows((2, 3), input_hw=(2, 2), multiple=1)
+        >>> mosaic = Mosaic(Frame.fit("squash", (2, 3), (2, 3)), (2, 3))
+        >>> for window, value in zip(windows, (1.0, 3.0)):
+        ...     mosaic.add(window, torch.full((1, 2, 2), value))
+        >>> mosaic.mean()[0, 0].tolist()
+        [1.0, 2.0, 3.0]
+    """
+
+    def __init__(self, frame: Frame, hw: tuple[int, int]) -> None:
+        self._frame, self._hw = frame, hw
+        self._total: Tensor | None = None  # [P, h, w]
+        self._covered: Tensor | None = None  # [h, w], by how many windows
+
+    def add(self, window: Frame, maps: Tensor) -> None:
+        """Adds the maps `[P, h, w]` over a window of the same picture, any grid."""
+        (height, width), frame = self._hw, self._frame
+        if self._total is None or self._covered is None:
+            self._total, self._covered = maps.new_zeros(len(maps), height, width), maps.new_zeros(height, width)
+        cell_y, cell_x = frame.input_hw[0] / height, frame.input_hw[1] / width  # pixels of the input
+        corners = [0, 0, window.input_hw[1], window.input_hw[0]]
+        low_x, low_y, high_x, high_y = frame.to_input(window.to_original(corners, clip=False))[0].tolist()
+        # Those cells whose centre lies in the window.
+        left, right = max(0, math.ceil(low_x / cell_x - 0.5)), min(width, math.floor(high_x / cell_x - 0.5) + 1)
+        top, bottom = max(0, math.ceil(low_y / cell_y - 0.5)), min(height, math.floor(high_y / cell_y - 0.5) + 1)
+        if left >= right or top >= bottom:
+            return  # outside of what this input shows
+        ratio_x, ratio_y = (a / b for a, b in zip(window.scale_xy, frame.scale_xy, strict=True))
+        x = window.offset_xy[0] + (left * cell_x - frame.offset_xy[0]) * ratio_x
+        y = window.offset_xy[1] + (top * cell_y - frame.offset_xy[1]) * ratio_y
+        scale_xy = (ratio_x * cell_x, ratio_y * cell_y)
+        part = _resample(maps, window.input_hw, (bottom - top, right - left), scale_xy, (x, y))
+        self._total[:, top:bottom, left:right] += part
+        self._covered[top:bottom, left:right] += 1
+
+    def mean(self) -> Tensor:
+        """`[P, h, w]`; the smallest value where no window lies. At least one window was added."""
+        if self._total is None or self._covered is None:
+            raise ValueError("expected at least one window to be added")
+        mean = self._total / self._covered.clamp(min=1)
+        if not self._covered.all():
+            lowest = mean[:, self._covered > 0].amin(dim=1)  # [P]
+            mean = torch.where(self._covered > 0, mean, lowest[:, None, None])
+        return mean
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:

@@ -38,6 +38,8 @@ class Context:
         empty_name: gives `redundant` in the templates of the prompts; None: the bare empty string's embedding.
         words: for each image, the synonyms of each prompt: what a closed head knows its classes by.
         guide: gives the guide's features `[B, C, h, w]` float32, computed once; None: there is no guide.
+        from_windows: for refinements on the grid: whether the features that they read are those of a picture's windows,
+            stitched, and so finer than the tower's own of the whole picture.
     """
 
     images: Tensor
@@ -52,6 +54,7 @@ class Context:
     empty_name: Callable[[], Tensor] | None = None
     words: Sequence[Sequence[tuple[str, ...]]] = ()
     guide: Callable[[], Tensor] | None = None
+    from_windows: bool = False
 
     @property
     def features(self) -> Tensor:

@@ -6,16 +6,17 @@ whole picture. The picture's map is the mean of its views.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.geometry import Frame
+from cliploc.geometry import Frame, Mosaic
 from cliploc.pipeline.prepare import Prepared
 from cliploc.saliency import min_max
+from cliploc.tower import Trace
 
 Wanted = list[list[bool]]  # for each picture and name, whether its map is to be made
 
@@ -106,6 +107,46 @@ def window_embeddings(embeddings: Sequence[LookMaps], pictures: int) -> list[Ten
                 own[owner].append(values[n])
     empty = embeddings[0][1][:0]  # [0, D]
     return [torch.stack(one) if one else empty for one in own]
+
+
+class StitchedFeatures:
+    """The features of a batch's windows, stitched over the whole pictures as the tower sees them, or mirrored ones.
+
+    Of each picture one sum is held, whatever the number of its windows.
+
+    Args:
+        windows: which set of windows.
+        frames: how each picture lies in the input.
+        grids: stage → height and width of its stitched features; stages that are not named are not stitched.
+    """
+
+    def __init__(self, windows: int, frames: Sequence[Frame], grids: Mapping[int, tuple[int, int]]) -> None:
+        self._windows, self._grids = windows, grids
+        self._mosaics = {stage: [Mosaic(frame, hw) for frame in frames] for stage, hw in grids.items()}
+        self._seen: set[int] = set()  # pictures with windows
+        self._flipped = False
+
+    def add(self, look: Look, trace: Trace) -> None:
+        """Adds what the tower made of windows; those of another set are left out."""
+        if look.windows != self._windows:
+            return
+        self._flipped = look.flipped
+        for stage, mosaics in self._mosaics.items():
+            features = trace.features[stage].float()  # [n, C, h, w]
+            features = features.flip(-1) if look.flipped else features
+            for owner, frame, values in zip(look.owners, look.frames, features, strict=True):
+                mosaics[owner].add(frame, values)
+                self._seen.add(owner)
+
+    def over(self, whole: Trace) -> dict[int, Tensor]:
+        """Stage → `[B, C, h, w]`; of pictures without windows what the whole picture's trace has, resized."""
+        found = {}
+        for stage, mosaics in self._mosaics.items():
+            features = F.interpolate(whole.features[stage].float(), self._grids[stage], mode="bilinear")
+            for b in self._seen:
+                features[b] = mosaics[b].mean().flip(-1) if self._flipped else mosaics[b].mean()
+            found[stage] = features
+        return found
 
 
 def _whole_on_input(raw: Tensor, batch: Sequence[Prepared], frames: Sequence[Frame]) -> Tensor:

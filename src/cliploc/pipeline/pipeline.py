@@ -81,6 +81,8 @@ class Pipeline:
             backbone,
             texts,
             bool(options.flip),
+            tuple(options.windows or ()),
+            self.preparation.input_hw,
             tuple(step for step in steps if step.on == "grid"),
             tuple(step for step in steps if step.on == "picture"),
             options.batch_size,

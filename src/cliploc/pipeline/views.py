@@ -18,7 +18,17 @@ from cliploc.errors import ModelError
 from cliploc.geometry import Frame
 from cliploc.memory import Memory, Remembered
 from cliploc.method import Context
-from cliploc.pipeline.looks import Look, LookMaps, Wanted, by_view, not_flat, on_input, sum_of, window_embeddings
+from cliploc.pipeline.looks import (
+    Look,
+    LookMaps,
+    StitchedFeatures,
+    Wanted,
+    by_view,
+    not_flat,
+    on_input,
+    sum_of,
+    window_embeddings,
+)
 from cliploc.pipeline.modes import undisturbed
 from cliploc.pipeline.prepare import Prepared
 from cliploc.pipeline.tasks import Task
@@ -82,6 +92,8 @@ class Views:
         backbone: the model.
         texts: what embeds names.
         flip: whether the mirrored picture's map is averaged in.
+        windows: for each set of windows, how many inputs of theirs the picture's shorter side is long.
+        window_hw: height and width of the input that a window fills.
         on_grid: refinements on the feature grid.
         over_picture: refinements over the picture.
         batch_size: masked pictures sent through the tower at once.
@@ -93,6 +105,8 @@ class Views:
     backbone: Backbone
     texts: Texts
     flip: bool
+    windows: tuple[float, ...]
+    window_hw: tuple[int, int]
     on_grid: tuple[Refinement, ...]
     over_picture: tuple[Refinement, ...]
     batch_size: int
@@ -127,15 +141,21 @@ class Views:
         maps: list[list[LookMaps]] = [[] for _ in tasks]
         embeddings: list[LookMaps] = []
         first: list[Context] = []  # of the first scale, not mirrored and mirrored
+        stitched: list[StitchedFeatures] = []  # for each of these
         for number, look in enumerate(looks):
             counting = None if masked is None else _MaskedCount(masked, further_views=len(looks) - 1 - number)
             context, of_tasks = self._see(look, batch, directions, tasks, counting, notes)
-            first += [context] if look.scale == 0 else []  # the others are let go, as a trace is large
+            if look.scale == 0:  # the other traces are let go, as they are large
+                first.append(context)
+                stitched.append(self._stitched(context, batch))
+            elif look.windows is not None:
+                stitched[int(look.flipped)].add(look, context.trace)
             embeddings.append((look, context.trace.embedding))
             for kept, raw in zip(maps, of_tasks, strict=True):
                 kept.append((look, raw))
         embedding, windows = embeddings[0][1], window_embeddings(embeddings, len(batch))
         chosen = None if wanted is None else wanted(embedding, names, windows)
+        first = [self._with_windows(context, features) for context, features in zip(first, stitched, strict=True)]
         by_task = [
             Maps(self._joined(task, kept, batch, chosen, first), not_flat(kept, len(batch)), said)
             for task, kept, said in zip(tasks, maps, notes, strict=True)
@@ -199,6 +219,31 @@ class Views:
                 maps.append(raw.flip(-1) if look.flipped else raw)
         return context, maps
 
+    def _stitched(self, whole: Context, batch: Sequence[Prepared]) -> StitchedFeatures:
+        """For the features that steps on the grid read: nothing yet, on the grid of the smallest windows.
+
+        Nothing at all where the grid of the whole pictures is finer, or a guide says which places are alike.
+        """
+        stages = {stage for step in self.on_grid for stage in step.needs(self.backbone).features}
+        number = max(range(len(self.windows)), key=lambda number: self.windows[number], default=0)
+        grids = {}
+        for stage in stages if self.windows and self.guide is None else ():
+            seen, window = batch[0].frames[0].input_hw, self.window_hw
+            own = whole.trace.features[stage].shape[-2:]  # (h, w)
+            grid = [round(n * self.windows[number] * b / a) for n, a, b in zip(own, seen, window, strict=True)]
+            if min(grid[0] / own[0], grid[1] / own[1]) > 1:
+                grids[stage] = (grid[0], grid[1])
+        return StitchedFeatures(number, [item.frames[0] for item in batch], grids)
+
+    @staticmethod
+    def _with_windows(context: Context, stitched: StitchedFeatures) -> Context:
+        """A context of whole pictures with the features of their windows in the place of their own."""
+        features = stitched.over(context.trace)
+        if not features:
+            return context
+        trace = replace(context.trace, features={**context.trace.features, **features})
+        return replace(context, trace=trace, from_windows=True)
+
     def _joined(
         self,
         task: Task,
@@ -209,9 +254,9 @@ class Views:
     ) -> Tensor:
         """What one task's looks gave → `[B, P, H, W]` in 0–1 on the first scale's input; names not wanted are zero.
 
-        The steps on the grid follow the mean of all views, with the features of the whole pictures at the first scale.
-        With flips they do so twice, the second time mirrored, and the mean is taken: else a mirrored picture would not
-        have the mirrored map.
+        The steps on the grid follow the mean of all views, with the features of the smallest windows, stitched, where
+        these are finer than those of the whole pictures at the first scale. With flips they do so twice, the second
+        time mirrored, and the mean is taken: else a mirrored picture would not have the mirrored map.
         """
         if not task.refined:  # its map is that of every picture: no other view and no step changes it
             return on_input([maps[0]], batch, wanted)
@@ -220,7 +265,9 @@ class Views:
         if not self.on_grid:
             return joined
         # Of a single look the map is at hand on the grid itself, as the method made it.
-        whole, mode = (min_max(maps[0][1]), "bilinear") if len(views) == 1 else (joined, "area")
+        # Not so where a picture is only too narrow for windows: beside others it has several views.
+        alone = len(views) == 1 and not self.windows
+        whole, mode = (min_max(maps[0][1]), "bilinear") if alone else (joined, "area")
         refined = []
         for context, (look, _) in zip(first, maps, strict=False):
             stepped = self._stepped(whole.flip(-1) if look.flipped else whole, mode, context, batch)

@@ -8,9 +8,13 @@ from torch.nn import functional as F
 
 from cliploc.method import Context
 from cliploc.refine._registration import refinement
+from cliploc.saliency import min_max
 from cliploc.tower import Backbone, Needs
 
 CUT = 0.1  # places whose cosine is lower exchange no heat; tools/refinement_study.py
+# With the features of windows, which tell more places apart; tools/recipe_study.py.
+WINDOWS_CUT = 0.2
+KEPT = 0.2  # share of the map that it was before: the map that windows give has details that spreading blurs
 PAIRS = 2**24  # pairs of places whose cosines are in memory at once: 64 MB
 
 
@@ -54,8 +58,11 @@ def affinity(ctx: Context, maps: Tensor) -> Tensor:
     than the last, so that the map follows the object's edges, and late enough that parts of one object are similar. On
     a ViT they are the patch tokens after about three quarters of the blocks. F̄ is the mean over the picture: what all
     places have in common does not count. The map is resized to the grid of F first, and stays on it. Every place
-    becomes a weighted mean of similar places, itself included, so values stay in 0–1. Stage, cut and the threshold of
-    the boxes were chosen on the tuning pictures: docs/refinement.md.
+    becomes a weighted mean of similar places, itself included, so values stay in 0–1.
+
+    Where a picture is seen in windows too and there is no guide, F are the features of the smallest windows, stitched:
+    finer, and not stretched. Then S is cut at 0.2 instead of 0.1, and map′ = 0.8 · min_max(A · map) + 0.2 · map. Stage,
+    cuts and the threshold of the boxes were chosen on the tuning pictures: docs/refinement.md, docs/recipes.md.
 
     Args:
         ctx: a guide, or features of the middle stage.
@@ -68,4 +75,6 @@ def affinity(ctx: Context, maps: Tensor) -> Tensor:
         >>> from cliploc import Localizer
         >>> localizer = Localizer("mini", method="cam", refine=["affinity"])
     """
-    return spread(ctx.places, maps, CUT)
+    if not ctx.from_windows:
+        return spread(ctx.places, maps, CUT)
+    return (1 - KEPT) * min_max(spread(ctx.places, maps, WINDOWS_CUT)) + KEPT * maps
