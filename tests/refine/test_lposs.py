@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -50,6 +51,16 @@ def test_the_equation_on_patches(kind: str, nearest: int, monkeypatch: pytest.Mo
     scene = tiny_scene(kind)
     ctx = scene.context(METHOD.needs(scene.backbone))
     features = ctx.trace.features[scene.backbone.middle_stage]
+    guided = METHOD.function(replace(ctx, guide=lambda: features, cache={}), torch.ones(2, 1, *features.shape[-2:]))
+    weights = patches_by_loops(
+        features[0].flatten(1).T.double().numpy(),
+        features.shape[-2],
+        features.shape[-1],
+        (ctx.images.shape[-2] / features.shape[-2], ctx.images.shape[-1] / features.shape[-1]),
+        nearest,
+    )
+    np.testing.assert_allclose(guided[0, 0].flatten(), solved(weights, np.ones(len(weights))), rtol=1e-3, atol=1e-5)
+    features = features - features.mean(dim=(2, 3), keepdim=True)  # of the tower's own
     h, w = METHOD.grid(ctx)
     maps = torch.rand(2, 3, h, w, generator=torch.Generator().manual_seed(0)) ** 3
     maps[:, 2] = 0

@@ -31,9 +31,10 @@ def lposs(ctx: Context, maps: Tensor) -> Tensor:
     places j whose features are most like those of i, else 0. D has the row sums. Solved by conjugate gradients to a
     residual of 1e-6, in at most 50 steps, for all names at once. The factor 1 − α keeps the size of the values.
 
-    Where we differ: F are the features of the guide, without one those of the tower's middle stage, as in `affinity`;
-    the authors take the values of the last block of a DINO tower. The distance is not squared, as in the authors'
-    configuration. Their labels are cosines between patches and names, ours the method's maps in 0–1.
+    Where we differ: F are the features of the guide, without one those of the tower's middle stage minus their mean
+    over the picture, as in `affinity`; the authors take the values of the last block of a DINO tower. The distance is
+    not squared, as in the authors' configuration. Their labels are cosines between patches and names, ours the method's
+    maps in 0–1.
 
     Args:
         ctx: a guide, or features of the middle stage.
@@ -48,7 +49,9 @@ def lposs(ctx: Context, maps: Tensor) -> Tensor:
     """
     key = "lposs"
     if key not in ctx.cache:
-        features = ctx.places
+        features = ctx.places.float()
+        if ctx.guide is None:  # else all places are alike: docs/refinement.md
+            features = features - features.mean(dim=(2, 3), keepdim=True)
         height, width = ctx.images.shape[-2:]
         h, w = features.shape[-2:]
         ctx.cache[key] = normalized(graph(features, (height / h, width / w)))  # [B, N, N]
