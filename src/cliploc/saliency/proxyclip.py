@@ -21,7 +21,7 @@ from cliploc.tower import DenseReading, Needs
     towers=("vit",),
     needs=Needs(dense=1, guide=True),
     relu=False,
-    threshold=0.5,
+    threshold=0.7,  # docs/refinement.md
 )
 def proxyclip(ctx: Context, beta: float = 1.2, gamma: float = 3.0) -> Tensor:
     """map_t = cos(r, g_t), r = W_proj · ln_post(out_proj(A·v)): no residual, no MLP.
