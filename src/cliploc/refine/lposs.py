@@ -47,9 +47,9 @@ def lposs(ctx: Context, maps: Tensor) -> Tensor:
         >>> from cliploc import Localizer
         >>> localizer = Localizer("mini", method="cam", refine=["lposs"])
     """
-    key = "lposs"
+    features = ctx.places.float()
+    key = ("lposs", ctx.from_windows, features.shape[-2:])  # windows have other features of the same pixels
     if key not in ctx.cache:
-        features = ctx.places.float()
         if ctx.guide is None:  # else all places are alike: docs/refinement.md
             features = features - features.mean(dim=(2, 3), keepdim=True)
         height, width = ctx.images.shape[-2:]
