@@ -27,7 +27,7 @@ SEED = 0
     towers=("cnn", "vit"),
     needs=Needs(),
     relu=False,
-    threshold=0.5,
+    threshold=0.35,
 )
 def rise(ctx: Context, budget: int = 2000, published: bool = False) -> Tensor:
     """map_t = 1/(N·0.5) · Σ_n (s_tn − s̄_t) M_n, s_tn = cos(f(x ⊙ M_n), g_t), s̄_t their mean; M_n random masks.
