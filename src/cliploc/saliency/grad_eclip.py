@@ -34,7 +34,7 @@ def grad_eclip(ctx: Context, published: bool = False) -> Tensor:
 
     The authors' code differs in two ways, which `published` repeats: it runs the last block again with one head over
     all d channels, a block that the tower was not trained as, so that s_t is not the tower's own; and it sends q and k
-    through the output projection before their cosine. The paper says neither. Not defined without a class token.
+    through the output projection before their cosine. Not defined without a class token.
 
     Args:
         ctx: the end of the last block, and what a dense reading of it needs.

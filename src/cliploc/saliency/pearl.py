@@ -18,7 +18,7 @@ EPSILON = 1e-6  # added to the diagonal before them
 @saliency(
     "pearl",
     title="PEARL",
-    paper="PEARL: Procrustes Alignment with Text-Aware Laplacian Propagation, 2026, CVPR",
+    paper="PEARL 2026, CVPR",
     family="attention",
     towers=("vit",),
     needs=Needs(dense=1),
