@@ -24,6 +24,7 @@ EPSILON = 1e-6  # added to the diagonal before them
     needs=Needs(dense=1),
     relu=False,
     threshold=0.65,
+    cosines=True,
 )
 def pearl(ctx: Context, key_weight: float = 0.08) -> Tensor:
     """map_t = cos(r, g_t), r = W_proj · ln_post(out_proj(softmax(s·q(kR)ᵀ + 0.08·s·k_c k_cᵀ)·v)), s = 1/√d_h.

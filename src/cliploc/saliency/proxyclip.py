@@ -22,6 +22,7 @@ from cliploc.tower import DenseReading, Needs
     needs=Needs(dense=1, guide=True),
     relu=False,
     threshold=0.7,  # docs/refinement.md
+    cosines=True,
 )
 def proxyclip(ctx: Context, beta: float = 1.2, gamma: float = 3.0) -> Tensor:
     """map_t = cos(r, g_t), r = W_proj · ln_post(out_proj(A·v)): no residual, no MLP.

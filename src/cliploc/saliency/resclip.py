@@ -25,6 +25,7 @@ BLOCKS = tuple(Fraction(twelfth, 12) for twelfth in (6, 7, 8, 9))  # blocks 6–
     needs=Needs(attention=BLOCKS, dense=1),
     relu=False,
     threshold=0.55,
+    cosines=True,
 )
 def resclip(ctx: Context, residual: float = 0.5, gain: float = 1.0, sigma: float = 5.0) -> Tensor:
     """map_t = cos(r, g_t), the last block's attention replaced by gain · [(1 − λ)·A₀ + λ·a]; no residual, no MLP.

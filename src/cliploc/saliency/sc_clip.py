@@ -33,6 +33,7 @@ CLASS_SHARE = 0.3
     needs=Needs(tokens=LEVELS, features=(-1,)),
     relu=False,
     threshold=0.65,
+    cosines=True,
 )
 def sc_clip(ctx: Context, outliers: float = 0.05) -> Tensor:
     """map_t = cos(r, g_t), r = W_proj · ln_post(Ŝ₄ (y(x) + y(Σ_l z^l))): two passes through the last block's attention.
