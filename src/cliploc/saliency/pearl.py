@@ -18,7 +18,7 @@ EPSILON = 1e-6  # added to the diagonal before them
 @saliency(
     "pearl",
     title="PEARL",
-    paper="PEARL 2026, CVPR",
+    paper="Pei et al. 2026, Geometry Aligns Semantics for Training-Free Open-Vocabulary Semantic Segmentation, CVPR",
     family="attention",
     towers=("vit",),
     needs=Needs(dense=1),

@@ -32,7 +32,7 @@ def _needs(stages: Sequence[int] = (-1, -2), base: Base = "layer_cam") -> Needs:
 @saliency(
     "refine_cam",
     title="RefineCAM",
-    paper="How to Evaluate and Refine your CAM, 2026, arXiv 2605.14641",
+    paper="Domeniconi et al. 2026, How to Evaluate and Refine your CAM, arXiv 2605.14641",
     family="gradient",
     towers=("cnn",),
     needs=_needs,
