@@ -34,6 +34,7 @@ UNREFINED: Mapping[str, Any] = {
 MIN_SCORE = 0.2  # of boxes that score less, one in a hundred is right on the tuning pictures (docs/mini.md)
 MOST_SCALES = 16
 MOST_WINDOW_SETS = 4
+BASELINES = ("zero", "black", "blur", "mean", "noise", "inpaint")  # what stands in the place of removed pixels
 MOST_SIDE = 4096  # pixels of a model's input
 
 
@@ -304,7 +305,7 @@ def short(value: Any) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------- the options
-Group = Literal["model", "method", "prompt", "view", "boxes", "run", "segmentation"]
+Group = Literal["model", "method", "prompt", "view", "boxes", "run", "segmentation", "faithfulness"]
 
 
 @dataclass(frozen=True)
@@ -783,6 +784,54 @@ class SegmentationOptions:
         return {name: value for name, value in values.items() if value is not None}
 
 
+@dataclass(frozen=True, kw_only=True)
+class FaithfulnessOptions:
+    """What may be changed of the protocols of faithfulness (docs/faithfulness.md); None: as they were published.
+
+    Raises:
+        UsageError: a value outside its range.
+
+    Example:
+        >>> FaithfulnessOptions(steps=28).steps
+        28
+    """
+
+    steps: int | None = option(
+        None,
+        group="faithfulness",
+        metavar="N",
+        check=whole("steps", 2, 50176, none="224"),
+        parse=parse_whole,
+        help="Steps of deletion and insertion: fewer cost less.",
+        none="224",
+    )
+    baseline: Literal["zero", "black", "blur", "mean", "noise", "inpaint"] | None = option(
+        None,
+        group="faithfulness",
+        metavar="zero|black|blur|mean|noise|inpaint",
+        check=choice("baseline", BASELINES, none=True),
+        help="What stands in the place of removed pixels.",
+        none="each metric's: zero for deletion, blur for insertion",
+    )
+    target: Literal["prediction", "label"] | None = option(
+        None,
+        group="faithfulness",
+        metavar="prediction|label",
+        check=choice("target", ("prediction", "label"), none=True),
+        help="Which name is mapped and scored: the model's first among all names, or the true one.",
+        none="prediction",
+    )
+
+    def __post_init__(self) -> None:
+        for name, one in FAITHFULNESS_OPTIONS.items():
+            object.__setattr__(self, name, one.check(getattr(self, name)))
+
+    def given(self) -> dict[str, Any]:
+        """Those that are not None."""
+        values = {name: getattr(self, name) for name in FAITHFULNESS_OPTIONS}
+        return {name: value for name, value in values.items() if value is not None}
+
+
 def _option_of(one: Field[Any]) -> Option:
     found: Option = one.metadata["option"]
     return found
@@ -790,6 +839,7 @@ def _option_of(one: Field[Any]) -> Option:
 
 OPTIONS: Mapping[str, Option] = {one.name: _option_of(one) for one in fields(Options)}
 SEGMENTATION_OPTIONS: Mapping[str, Option] = {one.name: _option_of(one) for one in fields(SegmentationOptions)}
+FAITHFULNESS_OPTIONS: Mapping[str, Option] = {one.name: _option_of(one) for one in fields(FaithfulnessOptions)}
 RESULT_OPTIONS = tuple(name for name, one in OPTIONS.items() if not one.harmless)
 DEFAULTS = Options()
 BENCHMARK = Options(min_presence=0, min_score=0)  # a benchmark's defaults: every name is there, and has all its boxes
@@ -804,7 +854,7 @@ def flags_of(name: str) -> tuple[str, ...]:
         (('--min-area',), ('--option', '-o'), ('--text-cache/--no-text-cache',))
     """
     dashed = name.replace("_", "-")
-    if name in SEGMENTATION_OPTIONS:
+    if name in SEGMENTATION_OPTIONS or name in FAITHFULNESS_OPTIONS:
         return (f"--{dashed}",)
     both = f"--{dashed}/--no-{dashed}" if getattr(DEFAULTS, name) is True else f"--{dashed}"
     return OPTIONS[name].flags or (both,)

@@ -90,13 +90,15 @@ def saliency(
 
 
 def baselines() -> tuple[str, ...]:
-    """The names of the baselines without a model, which every benchmark shows beside the other methods.
+    """The names of the baselines without a model whose boxes every benchmark shows beside the other methods.
+
+    They are fixed: one that is drawn at random (its option is `seed`) is no baseline of boxes.
 
     Example:
         >>> baselines()
         ('centre_box', 'centre_gaussian')
     """
-    return tuple(method.name for method in methods if method.family == "baseline")
+    return tuple(method.name for method in methods if method.family == "baseline" and "seed" not in method.options)
 
 
 def check_options(method: Method, options: dict[str, Any]) -> None:

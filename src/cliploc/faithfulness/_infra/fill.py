@@ -1,0 +1,152 @@
+"""What takes the place of removed pixels: zero, black, blur, mean, noise, or an inpainting; noisy linear imputation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cliploc.errors import UsageError
+
+BLUR_SIDE, BLUR_SIGMA = 11, 5.0  # RISE's
+ROAD_NOISE = 0.01  # standard deviation, in normalised values; Rong 2022
+DIRECT, DIAGONAL = 1 / 6, 1 / 12  # weights of a pixel's neighbours; Rong 2022
+INPAINT_RADIUS = 3  # pixels
+Normalize = Callable[[Tensor], Tensor]
+Fill = Callable[[Tensor], Tensor]  # removed `[n, 1, H, W]` bool → what stands there, `[1 or n, 3, H, W]`
+
+
+def blur_kernel(side: int = BLUR_SIDE, sigma: float = BLUR_SIGMA) -> Tensor:
+    """RISE's kernel `[side, side]`: a point blurred by a Gaussian that is reflected at the kernel's edges.
+
+    So it is flatter than a Gaussian that is cut off: what falls outside comes back in.
+    """
+    reach = round(4 * sigma)
+    offsets = torch.arange(-reach, reach + 1, dtype=torch.float64)
+    weights = (-(offsets**2) / (2 * sigma**2)).exp()
+    weights /= weights.sum()
+    places = (offsets.long() + side // 2) % (2 * side)  # the period of a row that is reflected at both ends
+    places = torch.where(places < side, places, 2 * side - 1 - places)
+    row = torch.zeros(side, dtype=torch.float64).index_add_(0, places, weights)
+    return torch.outer(row, row).float()
+
+
+def blurred(images: Tensor) -> Tensor:
+    """Pictures `[n, 3, H, W]` blurred as RISE does it: normalised values, zero beyond the edges."""
+    kernel = blur_kernel().to(images)
+    return F.conv2d(images, kernel.expand(3, 1, -1, -1), padding=BLUR_SIDE // 2, groups=3)
+
+
+def fill_of(kind: str, images: Tensor, normalize: Normalize, seed: int = 0) -> Fill:
+    """What stands in the place of removed pixels of one picture.
+
+    Args:
+        kind: "zero" (of normalised values, as RISE), "black" (of unnormalised ones, as Chefer), "blur", "mean" (the
+            picture's mean colour), "noise" (uniform, in each channel of each pixel), or "inpaint" (Telea 2004).
+        images: `[1, 3, H, W]` normalised.
+        normalize: RGB in 0–1 → normalised.
+        seed: of the noise.
+
+    Raises:
+        UsageError: there is no such kind.
+    """
+    if kind == "inpaint":
+        return lambda removed: _inpainted(images, removed, normalize)
+    shape = (1, 3, *images.shape[-2:])
+    if kind == "zero":
+        made = torch.zeros_like(images)
+    elif kind == "black":
+        made = normalize(images.new_zeros(shape, dtype=torch.float32)).to(images)
+    elif kind == "blur":
+        made = blurred(images)
+    elif kind == "mean":
+        made = images.mean(dim=(-2, -1), keepdim=True).expand_as(images)
+    elif kind == "noise":
+        drawn = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+        made = normalize(drawn.to(images.device)).to(images)
+    else:
+        raise UsageError(f"expected a baseline of zero, black, blur, mean, noise, inpaint, got {kind!r}")
+    return lambda _: made
+
+
+def _inpainted(images: Tensor, removed: Tensor, normalize: Normalize) -> Tensor:
+    """The picture with its removed pixels inpainted; grey where nothing is left to go by."""
+    black, white = (
+        normalize(torch.full((1, 3, 1, 1), one, device=images.device)).float().to(images.device) for one in (0.0, 1.0)
+    )
+    pixels = ((images[0].float() - black[0]) / (white - black)[0]).clamp(0, 1).mul(255).round()
+    picture = np.ascontiguousarray(pixels.byte().cpu().permute(1, 2, 0).numpy())  # [H, W, 3]
+    made = []
+    for mask in removed[:, 0].cpu().numpy():
+        if mask.all():
+            filled = np.full_like(picture, 128)
+        else:
+            filled = cv2.inpaint(picture, mask.astype(np.uint8), INPAINT_RADIUS, cv2.INPAINT_TELEA)
+        made.append(torch.from_numpy(filled).permute(2, 0, 1))
+    return normalize(torch.stack(made).to(images.device).float() / 255).to(images)
+
+
+def imputed(images: Tensor, removed: Tensor, seed: int = 0, noise: float = ROAD_NOISE) -> Tensor:
+    """ROAD's noisy linear imputation: each removed pixel is the weighted mean of its neighbours, plus noise.
+
+    The neighbours' means are one sparse linear system for all removed pixels, solved for the three channels at once.
+
+    Args:
+        images: `[1, 3, H, W]` normalised.
+        removed: `[H, W]` bool.
+        seed: of the noise.
+        noise: its standard deviation.
+
+    Returns:
+        `[1, 3, H, W]`.
+
+    Raises:
+        UsageError: scipy is not installed.
+    """
+    try:
+        from scipy.sparse import csc_matrix
+        from scipy.sparse.linalg import splu
+    except ImportError:
+        raise UsageError("road needs scipy: pip install scipy") from None
+    mask = removed.cpu().numpy()
+    count = int(mask.sum())
+    if not count:
+        return images
+    if mask.all():
+        return torch.zeros_like(images)
+    height, width = mask.shape
+    values = images[0].float().cpu().double().numpy()  # [3, H, W]
+    number = np.full(mask.shape, -1)
+    number[mask] = np.arange(count)
+    y, x = mask.nonzero()  # [m]
+    total = np.zeros(count)  # of the weights of neighbours inside the picture
+    known = np.zeros((count, 3))
+    rows, columns, weights = [], [], []
+    for dy in (-1, 0, 1):
+        for dx in (-1, 0, 1):
+            if dy == dx == 0:
+                continue
+            weight = DIAGONAL if dy and dx else DIRECT
+            inside = (y + dy >= 0) & (y + dy < height) & (x + dx >= 0) & (x + dx < width)
+            own = inside.nonzero()[0]
+            of_y, of_x = y[own] + dy, x[own] + dx
+            total[own] += weight
+            gone = mask[of_y, of_x]
+            known[own[~gone]] += weight * values[:, of_y[~gone], of_x[~gone]].T
+            rows.append(own[gone])
+            columns.append(number[of_y[gone], of_x[gone]])
+            weights.append(np.full(int(gone.sum()), -weight))
+    own = np.arange(count)
+    entries = np.concatenate([*weights, total])
+    system = csc_matrix((entries, (np.concatenate([*rows, own]), np.concatenate([*columns, own]))), (count, count))
+    solved = torch.from_numpy(splu(system).solve(known)).float()  # [m, 3]
+    if noise and not math.isclose(noise, 0):
+        solved += noise * torch.randn(solved.shape, generator=torch.Generator().manual_seed(seed))
+    made = images.clone()
+    made[0, :, removed.to(images.device)] = solved.T.to(images)
+    return made

@@ -1,0 +1,305 @@
+"""`Faithfulness`: the numbers of several methods' maps of a picture, by one model among many names."""
+
+from __future__ import annotations
+
+import copy
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cliploc import prompts
+from cliploc.config import FaithfulnessOptions
+from cliploc.errors import InputError, UsageError
+from cliploc.faithfulness._infra.metric import PUBLISHED, FaithfulnessMetric, Judged, Measured, OtherMaps
+from cliploc.faithfulness._infra.scores import Scorer
+from cliploc.images import ImageLike
+from cliploc.localizer import Localizer
+from cliploc.pipeline.modes import undisturbed
+from cliploc.pipeline.requests import Request
+from cliploc.reporter import SILENT, Reporter
+from cliploc.tower import Backbone
+from cliploc.values import FloatArray
+
+SEED = 0  # of the random tower
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A picture as the tower sees it, and the name that is asked about.
+
+    Attributes:
+        id: which picture; what is drawn for it depends on it.
+        picture: the whole picture.
+        images: `[1, 3, H, W]` normalised.
+        target: index of the name among the known names.
+        second: index of the other name that fits best; the same where there is only one.
+        label: index of the true name; −1 where the model does not know it, None where nobody does.
+        probability: of the name, among all.
+        cosine: with the name.
+        shared: what does not depend on the map.
+    """
+
+    id: str
+    picture: Image.Image
+    images: Tensor
+    target: int
+    second: int
+    label: int | None
+    probability: float
+    cosine: float
+    shared: dict[Any, Any] = field(default_factory=dict)
+
+
+class Faithfulness:
+    """Measures maps of pictures with one model.
+
+    Args:
+        localizer: model, views and refinements of the maps. Pictures are squashed onto the input, so that maps and
+            removed pixels are of the whole picture.
+        names: the names that the softmax is over; those that the model does not know are left out.
+        metrics: what is measured; see `chosen_metrics`.
+        methods: name → options; none where only maps of other tools are measured.
+        options: of the protocols.
+
+    Attributes:
+        known: the names that the model knows.
+
+    Raises:
+        UsageError: no name that the model knows, or a localizer that does not squash pictures.
+
+    Example:
+        >>> from cliploc.faithfulness import Faithfulness, chosen_metrics
+        >>> localizer = Localizer("mini", method="cam", resize="squash", min_presence=0)
+        >>> metrics = chosen_metrics(["deletion"])
+        >>> options = FaithfulnessOptions(steps=2)
+        >>> measurer = Faithfulness(localizer, ["cat", "dog", "tree"], metrics, {"cam": {}}, options)
+        >>> seen = measurer.see("a", np.full((64, 64, 3), 99, np.uint8))
+        >>> 0 <= measurer.measure(seen)["cam"].values["deletion"] <= 1
+        True
+    """
+
+    def __init__(
+        self,
+        localizer: Localizer,
+        names: Sequence[str],
+        metrics: Sequence[FaithfulnessMetric],
+        methods: Mapping[str, Mapping[str, Any]],
+        options: FaithfulnessOptions = PUBLISHED,
+    ) -> None:
+        self.localizer, self.metrics, self.methods, self.options = localizer, tuple(metrics), dict(methods), options
+        self.backbone: Backbone = localizer.backbone
+        stages = localizer.stages
+        if stages.preparation.resize != "squash":
+            raise UsageError(
+                f"faithfulness is measured on whole pictures: expected resize squash, got {stages.preparation.resize}"
+            )
+        if methods:
+            stages.tasks_of(methods)  # refuses what does not run on the tower
+        heads = prompts.parse(names).names
+        self.unknown = localizer.unknown_names(names)
+        self.known = [entry for entry, head in zip(names, heads, strict=True) if head not in self.unknown]
+        if not self.known:
+            reason = next(iter(self.unknown.values()), "none was given")
+            raise UsageError(f"expected a name that {self.backbone.name} knows: {reason}")
+        self._place = {entry: index for index, entry in enumerate(self.known)}
+        self._embeddings = localizer.embed_names(self.known)  # [K, D]
+        self._random: dict[float, Localizer] = {}
+
+    def _scorer(self, reporter: Reporter) -> Scorer:
+        encode = self.localizer.stages.views.masked.encode or self.backbone.encode_image
+        batch_size = self.localizer.stages.options.batch_size
+        scale = self.backbone.logit_scale
+        return Scorer(encode, self._embeddings, scale, batch_size, reporter.masked, reporter.halved)
+
+    # -------------------------------------------------------------------------------------------------------- a picture
+    @undisturbed
+    def see(self, sample: str, picture: ImageLike, name: str | None = None, asked: str | None = None) -> Seen:
+        """Reads a picture and chooses the name that is asked about.
+
+        Args:
+            sample: its id.
+            picture: a path, PIL image or array.
+            name: the true one, as in `names`; None where it is not known.
+            asked: the name that is asked about; None: as the options say.
+
+        Raises:
+            InputError: it cannot be read, or the model does not know the name that is asked about.
+        """
+        preparation = self.localizer.stages.preparation
+        prepared = preparation.prepare(
+            Request(sample, picture, [self.known[0]]), prompts.parse([self.known[0]]), sample
+        )
+        images = self._normalised(prepared.inputs[0][None])  # [1, 3, H, W]
+        cosines = self._cosines(images)  # [K]
+        label = None if name is None else self._place.get(name, -1)
+        target = int(cosines.argmax()) if asked is None else self._place.get(asked, -1)
+        if asked is None and self.options.target == "label":
+            target = -1 if label is None else label
+        if target < 0:
+            wanted = asked or name
+            raise InputError(
+                f"{sample}: {self.backbone.name} does not know the name asked about ({wanted}): leave it out"
+            )
+        others = cosines.clone()
+        others[target] = -torch.inf
+        second = int(others.argmax()) if len(others) > 1 else target
+        probability = float((self.backbone.logit_scale * cosines).softmax(dim=0)[target])
+        return Seen(sample, prepared.picture.image, images, target, second, label, probability, float(cosines[target]))
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        return self.backbone.normalize(pixels.to(self.backbone.device).float() / 255)
+
+    def _cosines(self, images: Tensor) -> Tensor:
+        return (self.backbone.encode_image(images).float() @ self._embeddings.T)[0]  # [K]
+
+    def maps(
+        self, seen: Seen, methods: Sequence[str] | None = None, name: int | None = None, reporter: Reporter = SILENT
+    ) -> dict[str, FloatArray]:
+        """The map `[H, W]` of each method over the tower's input, of the name that is asked about.
+
+        Args:
+            seen: the picture.
+            methods: some of the methods; None: all.
+            name: index of another name.
+            reporter: told of masked pictures and halved batches.
+        """
+        entry = self.known[seen.target if name is None else name]
+        return self._maps(self.localizer, seen.picture, entry, seen.images, methods, reporter)
+
+    def _maps(
+        self,
+        localizer: Localizer,
+        picture: Image.Image,
+        entry: str,
+        images: Tensor,
+        methods: Sequence[str] | None,
+        reporter: Reporter,
+    ) -> dict[str, FloatArray]:
+        asked = {one: given for one, given in self.methods.items() if methods is None or one in methods}
+        found = next(localizer.compare([picture], [entry], asked, reporter=reporter))
+        hw = (images.shape[-2], images.shape[-1])
+        return {one: result.maps_over_picture(hw)[0] for one, result in found.items()}
+
+    # ---------------------------------------------------------------------------------------------------------- numbers
+    def measure(
+        self, seen: Seen, methods: Sequence[str] | None = None, reporter: Reporter = SILENT
+    ) -> dict[str, Measured]:
+        """The numbers and curves of each method's map.
+
+        Args:
+            seen: the picture; what all maps share is kept in it.
+            methods: some of the methods; None: all.
+            reporter: told of masked and perturbed pictures, and of halved batches.
+
+        Raises:
+            ModelError: the tower or a method gave a value that is not a number.
+        """
+        maps = self.maps(seen, methods, reporter=reporter)
+        return {
+            name: self.measure_map(seen, heat, partial(self._others, seen, name, reporter), reporter)
+            for name, heat in maps.items()
+        }
+
+    @undisturbed
+    def measure_map(
+        self,
+        seen: Seen,
+        heat: FloatArray,
+        others: Callable[[], OtherMaps] | None = None,
+        reporter: Reporter = SILENT,
+    ) -> Measured:
+        """The numbers and curves of one map, whoever made it.
+
+        Args:
+            seen: the picture.
+            heat: `[h, w]` floats over the whole picture, resized to the tower's input where it has another size.
+            others: further maps by the same method; None where there is no method.
+            reporter: as for `measure`.
+        """
+        size = (seen.images.shape[-2], seen.images.shape[-1])
+        warmth = torch.from_numpy(np.ascontiguousarray(heat, dtype=np.float32)).to(seen.images.device)
+        if warmth.shape != size:
+            warmth = F.interpolate(warmth[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
+        judged = Judged(
+            seen.images,
+            warmth,
+            seen.target,
+            seen.label,
+            self._scorer(reporter),
+            self.backbone.normalize,
+            self.options,
+            seen.shared,
+            None if others is None else others(),
+            zlib.crc32(seen.id.encode()),
+        )
+        values: dict[str, float | None] = {}
+        curves: dict[str, Sequence[float | None]] = {}
+        for metric in self.metrics:
+            measured = metric.measure(judged)
+            values |= measured.values
+            curves |= measured.curves
+        return Measured(values, curves)
+
+    # ------------------------------------------------------------------------------------------------------- other maps
+    def _others(self, seen: Seen, method: str, reporter: Reporter) -> OtherMaps:
+        entry = self.known[seen.target]
+
+        def of_picture(images: Tensor) -> Tensor:
+            made = self._maps(self.localizer, self._picture(images), entry, images, [method], reporter)
+            return torch.from_numpy(made[method]).to(images.device)
+
+        def of_random_tower(share: float) -> Tensor:
+            if share not in self._random:
+                options = self.localizer.options.but(
+                    model=with_random_weights(self.backbone, share, SEED), pretrained=None, recipe=None,
+                    method=next(iter(self.methods)), method_options=next(iter(self.methods.values())),
+                    text_cache=False, memory=None,
+                )  # fmt: skip
+                self._random[share] = Localizer(**options.given())
+            made = self._maps(self._random[share], seen.picture, entry, seen.images, [method], reporter)
+            return torch.from_numpy(made[method]).to(seen.images.device)
+
+        def of_other_name() -> Tensor:
+            return torch.from_numpy(self.maps(seen, [method], seen.second, reporter)[method]).to(seen.images.device)
+
+        return OtherMaps(of_picture, of_other_name, of_random_tower)
+
+    def _picture(self, images: Tensor) -> Image.Image:
+        """A normalised picture `[1, 3, H, W]` as a photograph."""
+        black, white = (
+            self.backbone.normalize(torch.full((1, 3, 1, 1), one, device=images.device)).float() for one in (0.0, 1.0)
+        )
+        pixels = ((images.float() - black) / (white - black)).clamp(0, 1).mul(255).round().byte()[0]
+        return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
+
+
+def with_random_weights(backbone: Backbone, share: float, seed: int) -> Any:
+    """A copy of a model with the values of its last weight tensors shuffled, each among themselves.
+
+    Args:
+        backbone: the model; it is not changed.
+        share: of the image tower's weight tensors with more than one value, from the top.
+        seed: of the shuffling.
+
+    Raises:
+        UsageError: the model is no torch module.
+    """
+    if not isinstance(backbone, nn.Module):
+        raise UsageError(f"expected a model that is a torch module, got {backbone.name}: leave randomisation out")
+    copied = copy.deepcopy(backbone)
+    named = copied.named_parameters()
+    tensors = [one for name, one in named if not name.startswith("text.") and one.numel() > 1]
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for one in tensors[len(tensors) - round(share * len(tensors)) :]:
+            flat = one.detach().flatten().cpu()
+            one.copy_(flat[torch.randperm(len(flat), generator=generator)].view_as(one))
+    return copied

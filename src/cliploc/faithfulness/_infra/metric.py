@@ -1,0 +1,234 @@
+"""The protocol of a faithfulness metric, its registry, and the map that it judges."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from cliploc.config import FaithfulnessOptions
+from cliploc.errors import UsageError
+from cliploc.faithfulness._infra.fill import Fill, fill_of
+from cliploc.faithfulness._infra.order import counts, removal_order
+from cliploc.faithfulness._infra.scores import Make, Scorer, Scores
+from cliploc.registry import Registry
+
+STEPS = 224  # RISE's: 224 pixels a step at 224×224
+PUBLISHED = FaithfulnessOptions()  # the protocols as they were published
+Best = Literal["low", "high", ""]
+
+
+@dataclass(frozen=True)
+class FaithfulNumber:
+    """One number that a metric reports: the mean over pictures.
+
+    Attributes:
+        title: heading of its column.
+        about: one line that explains it.
+        best: whether a low or a high number is better; "" where neither is.
+        shown: whether tables on the terminal show it.
+    """
+
+    title: str
+    about: str
+    best: Best = ""
+    shown: bool = True
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a metric says of one map.
+
+    Attributes:
+        values: key of a number → its value; None where it cannot be computed.
+        curves: name → scores, as many for every picture of a run; None where one cannot be computed.
+    """
+
+    values: Mapping[str, float | None]
+    curves: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OtherMaps:
+    """Other maps by the same method, for metrics that compare maps.
+
+    Attributes:
+        of_picture: a changed picture `[1, 3, H, W]` normalised → the map `[H, W]` of the same name.
+        of_other_name: the map of the name that fits the picture best after the one in question.
+        of_random_tower: a share of the tower's layers, counted from the top → the map when their weights are random.
+    """
+
+    of_picture: Callable[[Tensor], Tensor]
+    of_other_name: Callable[[], Tensor]
+    of_random_tower: Callable[[float], Tensor]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One picture with a name and a method's map.
+
+    Attributes:
+        images: `[1, 3, H, W]` normalised: the picture as the tower sees it.
+        heat: `[H, W]` float32 in 0–1 over the same pixels.
+        target: index of the name among all names.
+        label: index of the true name; None where it is not known.
+        scorer: what scores changed pictures.
+        normalize: RGB in 0–1 → normalised.
+        options: of the protocol.
+        shared: what does not depend on the map, for all maps of the picture.
+        others: None for maps that another tool made.
+        seed: of what is drawn for this picture.
+    """
+
+    images: Tensor
+    heat: Tensor
+    target: int
+    label: int | None
+    scorer: Scorer
+    normalize: Callable[[Tensor], Tensor]
+    options: FaithfulnessOptions = PUBLISHED
+    shared: dict[Any, Any] = field(default_factory=dict)
+    others: OtherMaps | None = None
+    seed: int = 0
+
+    @property
+    def pixels(self) -> int:
+        """How many pixels the input has."""
+        return self.images.shape[-2] * self.images.shape[-1]
+
+    @property
+    def steps(self) -> list[int]:
+        """How many pixels are gone after each step of deletion and insertion."""
+        return counts(self.pixels, self.options.steps or STEPS)
+
+    @cached_property
+    def order(self) -> Tensor:
+        """`[H, W]` how many pixels go before each; the same for all metrics."""
+        return removal_order(self.heat)
+
+    def scores(self, count: int, make: Make) -> Scores:
+        """Scores pictures by the name; see `Scorer`."""
+        return self.scorer(count, make, self.target)
+
+    def once(self, key: object, make: Callable[[], Any]) -> Any:
+        """What does not depend on the map, computed once for all maps of the picture."""
+        if key not in self.shared:
+            self.shared[key] = make()
+        return self.shared[key]
+
+    @property
+    def whole(self) -> Scores:
+        """The scores of the whole picture, `[1]`."""
+        found: Scores = self.once(("whole", self.target), lambda: self.scores(1, lambda *_: self.images))
+        return found
+
+    @cached_property
+    def masked(self) -> Scores:
+        """The scores of the picture times its map, `[1]`; for all metrics that need it."""
+        return self.scores(1, lambda *_: self.images * self.heat.to(self.images))
+
+    @property
+    def meant(self) -> int:
+        """The index of the true name, or, where that is not known, of what the model says of the whole picture."""
+        return int(self.whole.first) if self.label is None else self.label
+
+    def fill(self, kind: str) -> Fill:
+        """What stands in the place of removed pixels; see `fill_of`."""
+        found: Fill = self.once(("fill", kind), lambda: fill_of(kind, self.images, self.normalize, self.seed))
+        return found
+
+    def removing(self, gone: Sequence[int], kind: str) -> Make:
+        """Makes pictures without their hottest pixels.
+
+        Args:
+            gone: how many pixels of each picture are gone.
+            kind: of what stands in their place.
+        """
+        return self._without(gone, kind, lambda limit: self.order < limit)
+
+    def keeping(self, kept: Sequence[int], kind: str) -> Make:
+        """Makes pictures that show their hottest pixels only.
+
+        Args:
+            kept: how many pixels of each picture are shown.
+            kind: of what stands in the place of the others.
+        """
+        return self._without(kept, kind, lambda limit: self.order >= limit)
+
+    def _without(self, numbers: Sequence[int], kind: str, removed_at: Callable[[Tensor], Tensor]) -> Make:
+        limits = torch.tensor(numbers, device=self.order.device)
+
+        def make(first: int, last: int) -> Tensor:
+            removed = removed_at(limits[first:last, None, None, None])  # [n, 1, H, W]
+            return torch.where(removed, self.fill(kind)(removed), self.images)
+
+        return make
+
+    def empty(self, kind: str) -> Scores:
+        """The scores of the picture that is all gone, `[1]`."""
+        make = self.removing([self.pixels], kind)
+        found: Scores = self.once(("empty", kind, self.target), lambda: self.scores(1, make))
+        return found
+
+
+class FaithfulnessMetric(ABC):
+    """A faithfulness metric: judges one map by numbers, and by the curves that they are made of.
+
+    Attributes:
+        name: as the registry has it.
+        position: its place wherever metrics are listed.
+        paper: authors and year.
+        numbers: key → what it is.
+        curves: name → what its horizontal axis is, from 0 to 1 unless `places` says otherwise.
+        needs_method: whether it needs other maps by the same method, which maps of other tools do not have.
+    """
+
+    name: ClassVar[str]
+    position: ClassVar[int] = 100
+    paper: ClassVar[str]
+    numbers: ClassVar[Mapping[str, FaithfulNumber]]
+    curves: ClassVar[Mapping[str, str]] = {}
+    needs_method: ClassVar[bool] = False
+
+    @abstractmethod
+    def measure(self, judged: Judged) -> Measured:
+        """The numbers and curves of one map.
+
+        Raises:
+            ModelError: the tower gave a value that is not a number.
+        """
+
+
+faithfulness_metrics: Registry[type[FaithfulnessMetric]] = Registry(
+    "faithfulness metric",
+    "cliploc.faithfulness",
+    "cliploc.faithfulness",
+    home=lambda cls: cls.__module__,
+)
+M = TypeVar("M", bound=type[FaithfulnessMetric])
+
+
+def faithfulness_metric(cls: M) -> M:
+    """Registers a class as a faithfulness metric."""
+    faithfulness_metrics.register(cls.name, cls)
+    return cls
+
+
+def chosen_metrics(names: Sequence[str], with_method: bool = True) -> tuple[FaithfulnessMetric, ...]:
+    """The metrics of these names, in the order of their positions.
+
+    Raises:
+        UsageError: an unknown name, or a metric that needs the method where there are only maps.
+    """
+    found = [faithfulness_metrics.get(name) for name in dict.fromkeys(names)]
+    if not found:
+        raise UsageError(f"expected --metric of {', '.join(faithfulness_metrics.names())}, got none")
+    for one in found:
+        if one.needs_method and not with_method:
+            raise UsageError(f"{one.name} needs the method that made the maps: leave it out for maps of other tools")
+    return tuple(one() for one in sorted(found, key=lambda one: (one.position, one.name)))

@@ -1,0 +1,70 @@
+"""The order in which a map's pixels go, and what curves and maps are compared by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def removal_order(heat: Tensor) -> Tensor:
+    """For each pixel of a map `[H, W]`, how many go before it, hottest first: `[H, W]` int64.
+
+    Of equally hot pixels the upper left goes first. Only the order of the map's values counts.
+
+    Example:
+        >>> removal_order(torch.tensor([[0.1, 0.9], [0.5, 0.9]])).tolist()
+        [[3, 0], [2, 1]]
+    """
+    order = heat.flatten().argsort(descending=True, stable=True)
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order), device=order.device)
+    return place.view(heat.shape)
+
+
+def counts(pixels: int, steps: int) -> list[int]:
+    """How many pixels are gone after each step, from 0 to all; the last step may be shorter, as in RISE.
+
+    Example:
+        >>> counts(10, 4)
+        [0, 3, 6, 9, 10]
+    """
+    step = -(-pixels // min(steps, pixels))
+    return [*range(0, pixels, step), pixels]
+
+
+def area(curve: Sequence[float]) -> float:
+    """The area under a curve of n scores at equal distances: (Σ − first/2 − last/2)/(n − 1); RISE's.
+
+    Example:
+        >>> area([1.0, 0.5, 0.0])
+        0.5
+    """
+    return float((sum(curve) - curve[0] / 2 - curve[-1] / 2) / (len(curve) - 1))
+
+
+def pearson(a: Tensor, b: Tensor) -> float | None:
+    """The correlation of two series of numbers; None where one of them is constant."""
+    a, b = a.flatten().double(), b.flatten().double()
+    a, b = a - a.mean(), b - b.mean()
+    spread = float(a.norm() * b.norm())
+    return None if spread <= 1e-12 * len(a) else float((a @ b) / spread)
+
+
+def spearman(a: Tensor, b: Tensor) -> float | None:
+    """The correlation of the ranks of two maps, equal values with their mean rank; None where a map is flat.
+
+    Example:
+        >>> round(spearman(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([3.0, 4.0, 5.0])), 6)
+        1.0
+    """
+    return pearson(mean_ranks(a), mean_ranks(b))
+
+
+def mean_ranks(values: Tensor) -> Tensor:
+    """The rank of each value from 0, equal values with their mean: `[n]` float64."""
+    _, inverse, times = np.unique(values.flatten().cpu().numpy(), return_inverse=True, return_counts=True)
+    last = np.cumsum(times)
+    return torch.from_numpy((last - (times + 1) / 2)[inverse.reshape(-1)])

@@ -1,0 +1,104 @@
+"""Scores of perturbed pictures: they go through the tower in batches, and only a few numbers of each are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cliploc._memory_errors import out_of_memory
+from cliploc.errors import ModelError
+
+Make = Callable[[int, int], Tensor]  # first and last + 1 of some pictures → these pictures `[n, 3, H, W]` normalised
+
+
+def _silent(*_: int) -> None:
+    """Tells nobody."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the model says of n pictures.
+
+    Attributes:
+        probability: `[n]` softmax over all names, of the name in question.
+        cosine: `[n]` with the name in question.
+        first: `[n]` the name that fits best.
+    """
+
+    probability: Tensor
+    cosine: Tensor
+    first: Tensor
+
+
+def joined(parts: Sequence[Scores]) -> Scores:
+    """The scores of several series, one after the other."""
+    return Scores(
+        torch.cat([one.probability for one in parts]),
+        torch.cat([one.cosine for one in parts]),
+        torch.cat([one.first for one in parts]),
+    )
+
+
+class Scorer:
+    """Scores pictures by one name among several.
+
+    Args:
+        encode: pictures `[n, 3, H, W]` normalised → `[n, D]` unit norm: the tower, in the precision of masked pictures.
+        names: `[K, D]` unit norm.
+        logit_scale: what cosines are multiplied by before the softmax.
+        batch_size: pictures that go through the tower at once.
+        told: called with the number of pictures just done, and of those left of the same series.
+        halved: called with the size of a batch that was too large for the memory.
+    """
+
+    def __init__(
+        self,
+        encode: Callable[[Tensor], Tensor],
+        names: Tensor,
+        logit_scale: float,
+        batch_size: int = 32,
+        told: Callable[[int, int], None] = _silent,
+        halved: Callable[[int], None] = _silent,
+    ) -> None:
+        self._encode, self._names, self._logit_scale = encode, names.float(), logit_scale
+        self._batch_size, self._told, self._halved = batch_size, told, halved
+
+    def __call__(self, count: int, make: Make, target: int) -> Scores:
+        """Scores `count` pictures, made a batch at a time.
+
+        Args:
+            count: how many.
+            make: makes them.
+            target: index of the name.
+
+        Raises:
+            ModelError: the tower gave a value that is not a number.
+        """
+        parts: list[Scores] = []
+        with torch.no_grad():
+            for start in range(0, count, self._batch_size):
+                end = min(start + self._batch_size, count)
+                parts.append(self._scores(self._embedded(make(start, end)), target))
+                self._told(end - start, count - end)
+        return joined(parts)
+
+    def _scores(self, embeddings: Tensor, target: int) -> Scores:
+        cosines = embeddings.float() @ self._names.T.to(embeddings.device)  # [n, K]
+        if not cosines.isfinite().all():
+            raise ModelError("the tower gave a perturbed picture an embedding that is not a number: use fp32")
+        probabilities = (self._logit_scale * cosines).softmax(dim=-1)
+        found = Scores(probabilities[:, target], cosines[:, target], cosines.argmax(dim=-1))
+        return Scores(found.probability.cpu(), found.cosine.cpu(), found.first.cpu())
+
+    def _embedded(self, pictures: Tensor) -> Tensor:
+        """Pictures `[n, 3, H, W]` → `[n, D]`; by halves where memory is short."""
+        try:
+            return self._encode(pictures)
+        except (RuntimeError, MemoryError) as error:
+            if len(pictures) == 1 or not out_of_memory(error):
+                raise
+        self._halved(len(pictures))
+        return torch.cat([self._embedded(half) for half in torch.split(pictures, (len(pictures) + 1) // 2)])

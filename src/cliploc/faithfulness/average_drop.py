@@ -1,0 +1,34 @@
+"""Average drop: how much of the score is lost when only what the map marks is seen."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from cliploc.faithfulness._infra.metric import (
+    FaithfulnessMetric,
+    FaithfulNumber,
+    Judged,
+    Measured,
+    faithfulness_metric,
+)
+
+
+@faithfulness_metric
+class AverageDrop(FaithfulnessMetric):
+    """max(0, Y − O) / Y, with Y the probability of the picture and O that of the picture times its map.
+
+    Picture and map are multiplied as the tower takes them: normalised values times heat in 0–1. It is a share here, a
+    percentage in the paper.
+    """
+
+    name = "average_drop"
+    position = 5
+    paper = "Chattopadhay et al. 2018, Grad-CAM++: Improved Visual Explanations, WACV"
+    numbers: ClassVar = {
+        "average_drop": FaithfulNumber("average drop ↓", "probability lost when the map masks the picture", "low")
+    }
+
+    def measure(self, judged: Judged) -> Measured:
+        """See the class."""
+        before, after = float(judged.whole.probability), float(judged.masked.probability)
+        return Measured({"average_drop": max(0.0, before - after) / before})

@@ -1,0 +1,43 @@
+"""Deletion: how fast the score falls when the hottest pixels go."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from cliploc.faithfulness._infra.metric import (
+    FaithfulnessMetric,
+    FaithfulNumber,
+    Judged,
+    Measured,
+    faithfulness_metric,
+)
+from cliploc.faithfulness._infra.order import area
+from cliploc.faithfulness._infra.scores import joined
+
+
+@faithfulness_metric
+class Deletion(FaithfulnessMetric):
+    """The area under the score of the picture whose hottest pixels go, a step at a time; RISE's protocol.
+
+    At 224×224 a step is 224 pixels, so there are 225 scores. Removed pixels are 0 of the normalised picture. The score
+    is the softmax probability of the name in question among all names; the area is (Σ − first/2 − last/2)/(n − 1). The
+    same pictures also give the area of the bare cosine, which needs no other names. RISE leaves the order of equally
+    hot pixels to chance; here the upper left goes first.
+    """
+
+    name = "deletion"
+    position = 1
+    paper = "Petsiuk et al. 2018, RISE: Randomized Input Sampling for Explanation of Black-box Models, BMVC"
+    numbers: ClassVar = {
+        "deletion": FaithfulNumber("deletion ↓", "area under the probability as the hottest pixels go", "low"),
+        "deletion_cosine": FaithfulNumber("deletion, cosine ↓", "the same of the bare cosine", "low", shown=False),
+    }
+    curves: ClassVar = {"deletion": "share of pixels gone", "deletion_cosine": "share of pixels gone"}
+
+    def measure(self, judged: Judged) -> Measured:
+        """See the class."""
+        kind = judged.options.baseline or "zero"
+        inner = judged.steps[1:-1]
+        scores = joined([judged.whole, judged.scores(len(inner), judged.removing(inner, kind)), judged.empty(kind)])
+        curves = {"deletion": scores.probability.tolist(), "deletion_cosine": scores.cosine.tolist()}
+        return Measured({name: area(curve) for name, curve in curves.items()}, curves)

@@ -1,0 +1,29 @@
+"""Increase in confidence: how often the score grows when only what the map marks is seen."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from cliploc.faithfulness._infra.metric import (
+    FaithfulnessMetric,
+    FaithfulNumber,
+    Judged,
+    Measured,
+    faithfulness_metric,
+)
+
+
+@faithfulness_metric
+class Increase(FaithfulnessMetric):
+    """1 where Y < O, else 0, with Y and O of `average_drop`; a share here, a percentage in the paper."""
+
+    name = "increase"
+    position = 6
+    paper = "Chattopadhay et al. 2018, Grad-CAM++: Improved Visual Explanations, WACV"
+    numbers: ClassVar = {
+        "increase": FaithfulNumber("increase ↑", "pictures that score higher when the map masks them", "high")
+    }
+
+    def measure(self, judged: Judged) -> Measured:
+        """See the class."""
+        return Measured({"increase": float(judged.masked.probability > judged.whole.probability)})

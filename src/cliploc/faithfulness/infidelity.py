@@ -1,0 +1,69 @@
+"""Infidelity: whether the heat that a square hides says how much the score changes without it."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from cliploc.faithfulness._infra.metric import (
+    FaithfulnessMetric,
+    FaithfulNumber,
+    Judged,
+    Measured,
+    faithfulness_metric,
+)
+
+SQUARES = 48
+SIDES = (0.15, 0.5)  # shares of the input's shorter side
+
+
+@faithfulness_metric
+class Infidelity(FaithfulnessMetric):
+    """E[(β IᵀΦ − (f(x) − f(x − I)))²], with I a random square of the picture and Φ its map.
+
+    I is taken to 0 of the normalised picture, so IᵀΦ is the heat in the square: a map has one value for three channels,
+    and its unit is free, so β is the best for the picture: E[IᵀΦ Δ] / E[(IᵀΦ)²] (captum's `normalize`). f is the
+    probability. The squares are the same for all maps of a picture; they are scored once.
+    """
+
+    name = "infidelity"
+    position = 9
+    paper = "Yeh et al. 2019, On the (In)fidelity and Sensitivity of Explanations, NeurIPS"
+    numbers: ClassVar = {
+        "infidelity": FaithfulNumber("infidelity ↓", "squared error of the score's change by hidden heat", "low")
+    }
+
+    def measure(self, judged: Judged) -> Measured:
+        """See the class."""
+        hidden: Tensor = judged.once("squares", lambda: squares(judged.seed, *judged.heat.shape))  # [n, H, W]
+
+        def score() -> Tensor:
+            def make(first: int, last: int) -> Tensor:
+                return judged.images * ~hidden[first:last, None].to(judged.images.device)
+
+            return judged.whole.probability - judged.scores(len(hidden), make).probability
+
+        change: Tensor = judged.once(("squares", judged.target), score).double()
+        heat = (hidden * judged.heat.cpu()).flatten(1).sum(dim=1).double()
+        return Measured({"infidelity": infidelity(heat, change)})
+
+
+def infidelity(heat: Tensor, change: Tensor) -> float:
+    """The mean squared error of `[n]` changes by `[n]` sums of heat, scaled as fits best."""
+    power = float((heat**2).mean())
+    scale = float((heat * change).mean()) / power if power else 0.0
+    return float(((scale * heat - change) ** 2).mean())
+
+
+def squares(seed: int, height: int, width: int) -> Tensor:
+    """Random squares that lie in the picture, `[n, H, W]` bool."""
+    draws = torch.rand(SQUARES, 3, generator=torch.Generator().manual_seed(seed)).tolist()
+    low, high = SIDES
+    hidden = torch.zeros(SQUARES, height, width, dtype=torch.bool)
+    for one, (of_side, down, across) in zip(hidden, draws, strict=True):
+        side = max(1, round((low + (high - low) * of_side) * min(height, width)))
+        top, left = round(down * (height - side)), round(across * (width - side))
+        one[top : top + side, left : left + side] = True
+    return hidden

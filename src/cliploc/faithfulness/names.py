@@ -1,0 +1,34 @@
+"""Correlation with another name's map: a map that hears the name is another one for another name."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from cliploc.faithfulness._infra.metric import (
+    FaithfulnessMetric,
+    FaithfulNumber,
+    Judged,
+    Measured,
+    faithfulness_metric,
+)
+from cliploc.faithfulness._infra.order import spearman
+
+
+@faithfulness_metric
+class Names(FaithfulnessMetric):
+    """The rank correlation of the map with the map of the name that fits the picture second best.
+
+    It is a sanity check, no score: names that are alike may well have like maps. But a map that is the same for all
+    names (1) is no explanation of one.
+    """
+
+    name = "names"
+    position = 11
+    paper = "Adebayo et al. 2018, Sanity Checks for Saliency Maps, NeurIPS"
+    numbers: ClassVar = {"names": FaithfulNumber("other name", "rank correlation with the map of the second-best name")}
+    needs_method = True
+
+    def measure(self, judged: Judged) -> Measured:
+        """See the class."""
+        assert judged.others is not None
+        return Measured({"names": spearman(judged.heat, judged.others.of_other_name())})

@@ -1,0 +1,41 @@
+"""Randomisation: a map of what the model has learnt is another one when the weights are random."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from cliploc.faithfulness._infra.metric import (
+    FaithfulnessMetric,
+    FaithfulNumber,
+    Judged,
+    Measured,
+    faithfulness_metric,
+)
+from cliploc.faithfulness._infra.order import spearman
+
+SHARES = (0.25, 0.5, 1.0)  # of the tower's weights, from the top
+
+
+@faithfulness_metric
+class Randomisation(FaithfulnessMetric):
+    """The rank correlation of the map with the same method's map when weights are random, from the top down.
+
+    The paper's cascading randomisation: the last quarter of the image tower's weight tensors, the last half, all. Each
+    tensor's own values are shuffled, which keeps their distribution (the paper draws new ones); the text tower stays.
+    The number is the last correlation: with all weights random, only the picture itself is left to draw.
+    """
+
+    name = "randomisation"
+    position = 12
+    paper = "Adebayo et al. 2018, Sanity Checks for Saliency Maps, NeurIPS"
+    numbers: ClassVar = {
+        "randomisation": FaithfulNumber("random tower", "rank correlation with the map of a random tower")
+    }
+    curves: ClassVar = {"randomisation": "share of the weights that are random: 25, 50, 100 %"}
+    needs_method = True
+
+    def measure(self, judged: Judged) -> Measured:
+        """See the class."""
+        assert judged.others is not None
+        found = [spearman(judged.heat, judged.others.of_random_tower(share)) for share in SHARES]
+        return Measured({"randomisation": found[-1]}, {"randomisation": found})

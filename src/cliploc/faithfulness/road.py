@@ -1,0 +1,55 @@
+"""ROAD: remove and debias, with removed pixels imputed from their neighbours so that no edge tells where they were."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from cliploc.faithfulness._infra.fill import imputed
+from cliploc.faithfulness._infra.metric import (
+    FaithfulnessMetric,
+    FaithfulNumber,
+    Judged,
+    Measured,
+    faithfulness_metric,
+)
+
+SHARES = (0.2, 0.4, 0.6, 0.8)
+
+
+@faithfulness_metric
+class Road(FaithfulnessMetric):
+    """(least − most)/2: the mean probability when the coldest 20, 40, 60, 80 % go, less that when the hottest go.
+
+    Removed pixels are noisy linear imputations (`imputed`). The paper takes the accuracy over a set; the probability of
+    each picture and the combination of both ends are pytorch-grad-cam's `ROADCombined`. It is between −0.5 and 0.5.
+    """
+
+    name = "road"
+    position = 8
+    paper = "Rong et al. 2022, A Consistent and Efficient Evaluation Strategy for Attribution Methods, ICML"
+    numbers: ClassVar = {
+        "road": FaithfulNumber("ROAD ↑", "probability without the coldest less without the hottest, halved", "high")
+    }
+    curves: ClassVar = {
+        "road_most": "share of the hottest pixels gone, 0.2 to 0.8",
+        "road_least": "share of the coldest pixels gone, 0.2 to 0.8",
+    }
+
+    def measure(self, judged: Judged) -> Measured:
+        """See the class."""
+        hottest = [judged.order < int(judged.pixels * share) for share in SHARES]
+        coldest = [judged.order >= judged.pixels - int(judged.pixels * share) for share in SHARES]
+        removed = [*hottest, *coldest]
+
+        def make(first: int, last: int) -> Tensor:
+            return torch.cat([imputed(judged.images, one, judged.seed) for one in removed[first:last]])
+
+        scores = judged.scores(len(removed), make).probability
+        most, least = scores[: len(SHARES)], scores[len(SHARES) :]
+        return Measured(
+            {"road": float(least.mean() - most.mean()) / 2},
+            {"road_most": most.tolist(), "road_least": least.tolist()},
+        )

@@ -1,0 +1,48 @@
+"""Small models whose numbers are known: what the metrics' oracles and extremes stand on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cliploc.config import FaithfulnessOptions
+from cliploc.faithfulness import Judged, Scorer
+
+HW = (6, 8)
+
+
+def weights(names: int = 3, hw: tuple[int, int] = HW, seed: int = 0) -> Tensor:
+    """`[K, 3, H, W]` of a linear model: the logit of a name is Σ w x."""
+    return torch.randn(names, 3, *hw, generator=torch.Generator().manual_seed(seed))
+
+
+def picture(hw: tuple[int, int] = HW, seed: int = 1) -> Tensor:
+    return torch.randn(1, 3, *hw, generator=torch.Generator().manual_seed(seed))
+
+
+def scorer(of: Tensor, batch_size: int = 7, scale: float = 0.5) -> Scorer:
+    """The names are unit vectors, so that cosines are the logits themselves."""
+    return Scorer(lambda images: images.flatten(1) @ of.flatten(1).T, torch.eye(len(of)), scale, batch_size)
+
+
+def judged(heat: Tensor, images: Tensor, of: Tensor, target: int = 0, label: int | None = None, **more: Any) -> Judged:
+    options = FaithfulnessOptions(**{key: more.pop(key) for key in ("steps", "baseline") if key in more})
+    return Judged(images, heat, target, label, scorer(of), lambda x: (x - 0.5) / 0.25, options, **more)
+
+
+def probability(images: Tensor, of: Tensor, target: int = 0, scale: float = 0.5) -> float:
+    """Of one picture `[3, H, W]`, by plain sums."""
+    logits = [scale * sum(float(a * b) for a, b in zip(one.flatten(), images.flatten(), strict=True)) for one in of]
+    powers = [2.718281828459045 ** (one - max(logits)) for one in logits]
+    return powers[target] / sum(powers)
+
+
+def hottest_first(heat: Tensor) -> list[tuple[int, int]]:
+    places = [(y, x) for y in range(heat.shape[0]) for x in range(heat.shape[1])]
+    return sorted(places, key=lambda place: -float(heat[place]))  # stable: of equal ones the upper left
+
+
+def random_heat(hw: tuple[int, int] = HW, seed: int = 2) -> Tensor:
+    return torch.rand(hw, generator=torch.Generator().manual_seed(seed))

@@ -1,0 +1,155 @@
+"""RISE's deletion and insertion: plain loops, RISE's blur, torch-cam's numbers, known extremes, monotone maps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cliploc.config import FaithfulnessOptions
+from cliploc.faithfulness import Judged, Scorer, area, blur_kernel, blurred, chosen_metrics, counts, fill_of
+from tests.faithfulness.models import HW, hottest_first, judged, picture, probability, random_heat, weights
+
+DELETION, INSERTION = chosen_metrics(["deletion", "insertion"])
+
+
+@pytest.mark.parametrize("steps", [4, 5, 48])
+@pytest.mark.parametrize("name", ["deletion", "insertion"])
+def test_they_are_rises_loops(name: str, steps: int) -> None:
+    """RISE's code: from a start to an end, the next step of hottest pixels, a score each, their area."""
+    images, of, heat = picture(), weights(), random_heat()
+    heat[2, 3] = heat[4, 4]  # one tie
+    start, end = (images[0], torch.zeros(3, *HW)) if name == "deletion" else (blurred(images)[0], images[0])
+    pixels = HW[0] * HW[1]
+    step = -(-pixels // steps)
+    n = -(-pixels // step)
+    order, current, scores = hottest_first(heat), start.clone(), []
+    for i in range(n + 1):
+        scores.append(probability(current, of))
+        for y, x in order[i * step : (i + 1) * step]:
+            current[:, y, x] = end[:, y, x]
+    measured = chosen_metrics([name])[0].measure(judged(heat, images, of, steps=steps))
+    assert measured.curves[name] == pytest.approx(scores, abs=1e-5)
+    expected = (sum(scores) - scores[0] / 2 - scores[-1] / 2) / n
+    assert measured.values[name] == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_published_protocol_has_225_scores() -> None:
+    of = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0)) / 1000
+    heat = random_heat((224, 224))
+    logits = Scorer(lambda x: x.flatten(1) @ of.flatten(1).T, torch.eye(2), 1.0)
+    one = Judged(picture((224, 224)), heat, 0, None, logits, lambda x: x)
+    assert counts(224 * 224, 224)[:3] == [0, 224, 448]
+    assert len(DELETION.measure(one).curves["deletion"]) == 225
+
+
+def test_the_kernel_is_rises() -> None:
+    """RISE blurs a point on 11×11 by scipy's filter, which reflects at the edges."""
+    point = np.zeros((11, 11))
+    point[5, 5] = 1
+    np.testing.assert_allclose(blur_kernel().numpy(), gaussian_filter(point, 5), atol=1e-7)
+
+
+def test_a_linear_models_own_map_is_the_best_and_its_inverse_the_worst() -> None:
+    """Two names, the second always 0: the first's cosine falls by each pixel's share, so the order can be perfect."""
+    images, of = picture(), weights(1)
+    of = torch.cat([of, torch.zeros_like(of)])
+    share = (images[0] * of[0]).sum(dim=0)  # of each pixel in the logit
+    maps = [share, -share, *(random_heat(seed=seed) for seed in range(30))]
+    for metric, sign in ((DELETION, 1), (INSERTION, -1)):
+        found = [metric.measure(judged(one, images, of, steps=48, baseline="zero")) for one in maps]
+        for key in (metric.name, f"{metric.name}_cosine"):
+            areas = [sign * float(one.values[key] or 0) for one in found]
+            assert areas[0] == min(areas), key
+            assert areas[1] == max(areas), key
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(-50, 50), min_size=48, max_size=48), st.sampled_from(["cube", "affine", "exp"]))
+def test_only_the_order_of_the_map_counts(values: list[int], how: str) -> None:
+    heat = torch.tensor(values, dtype=torch.float64).view(HW)
+    other = {"cube": heat**3, "affine": 3 * heat - 7, "exp": (heat / 10).exp()}[how]
+    images, of = picture(), weights()
+    for metric in (DELETION, INSERTION):
+        assert metric.measure(judged(heat, images, of, steps=6)) == metric.measure(judged(other, images, of, steps=6))
+
+
+class SmallClassifier(nn.Module):
+    """One convolution, average pooling, one linear layer: CAM is defined on it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.features, self.fc = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.ReLU()), nn.Linear(8, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.features(images).mean(dim=(2, 3)))
+
+
+def test_it_is_torch_cams_number_on_a_classifier() -> None:
+    methods = pytest.importorskip("torchcam.methods", reason="needs torchcam")
+    metrics = pytest.importorskip("torchcam.metrics", reason="needs torchcam")
+    if not hasattr(metrics, "DeletionInsertionMetric"):
+        pytest.skip("this torchcam has no deletion and insertion")
+    model = SmallClassifier().eval()
+    images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    with methods.CAM(model, target_layer=model.features, fc_layer="fc", input_shape=(3, 32, 32)) as extractor:
+        theirs = metrics.DeletionInsertionMetric(extractor, lambda logits: logits.softmax(dim=-1), steps=16)
+        theirs.update(images)
+        summary = theirs.summary()
+        logits = model(images)
+        target = int(logits.argmax())
+        [cam] = extractor(target, logits)
+    heat = F.interpolate(cam[:, None], (32, 32), mode="bilinear", align_corners=False)[0, 0]
+    options = FaithfulnessOptions(steps=16, baseline="zero")
+    ours = Judged(images, heat.detach(), target, None, Scorer(model, torch.eye(5), 1.0), lambda x: x, options)
+    assert DELETION.measure(ours).values["deletion"] == pytest.approx(summary["deletion_auc"], abs=1e-6)
+    assert INSERTION.measure(ours).values["insertion"] == pytest.approx(summary["insertion_auc"], abs=1e-6)
+
+
+def test_an_area_is_the_trapezoids() -> None:
+    curve = [0.9, 0.4, 0.7, 0.1]
+    assert area(curve) == pytest.approx(np.trapezoid(curve, dx=1 / 3))
+
+
+def test_batches_and_shared_scores_change_nothing() -> None:
+    images, of, heat = picture(), weights(), random_heat()
+    shared: dict[object, object] = {}
+    first = DELETION.measure(judged(heat, images, of, steps=6, shared=shared))
+    DELETION.measure(judged(-heat, images, of, steps=6, shared=shared))
+    assert DELETION.measure(judged(heat, images, of, steps=6, shared=shared)) == first
+
+
+@pytest.mark.parametrize("kind", ["zero", "black", "blur", "mean", "noise", "inpaint"])
+def test_what_stands_in_the_place_of_removed_pixels(kind: str) -> None:
+    """Every baseline changes removed pixels only, in the way its name says."""
+
+    def normalize(pixels: Tensor) -> Tensor:
+        return (pixels - 0.5) / 0.25
+
+    images = normalize(torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
+    removed = torch.zeros(2, 1, 16, 16, dtype=torch.bool)
+    removed[0, 0, 4:9, 5:9] = removed[1] = True
+    made = fill_of(kind, images, normalize)(removed).expand(2, -1, -1, -1)
+    expected = {"zero": 0.0, "black": -2.0, "mean": images.mean(dim=(-2, -1), keepdim=True).expand_as(images)[0]}
+    if kind in expected:
+        assert torch.allclose(made[0], torch.as_tensor(expected[kind]).float().expand_as(made[0]))
+    if kind == "noise":
+        assert made.min() >= -2
+        assert made.max() <= 2
+        assert made.std() > 0.9
+        assert torch.equal(made, fill_of(kind, images, normalize)(removed).expand(2, -1, -1, -1))
+    if kind == "inpaint":
+        kept = ~removed[0].expand(3, -1, -1)
+        assert torch.allclose(made[0][kept], images[0][kept], atol=1 / 255 / 0.25)
+        assert not torch.equal(made[0], made[1])  # nothing is left of the second
+    if kind == "blur":
+        # Far from the edges it is the mean of the neighbourhood, nearly.
+        flat = torch.ones(1, 3, 32, 32)
+        assert torch.allclose(fill_of(kind, flat, normalize)(removed)[0, :, 16, 16], torch.ones(3), atol=1e-5)

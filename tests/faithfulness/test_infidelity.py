@@ -1,0 +1,79 @@
+"""Infidelity and sensitivity-n: plain loops, captum's infidelity, and the map of a linear model as the extreme."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from cliploc.faithfulness import chosen_metrics
+from cliploc.faithfulness.infidelity import squares
+from cliploc.faithfulness.sensitivity_n import SHARES, SUBSETS, subsets
+from tests.faithfulness.models import judged, picture, probability, random_heat, scorer, weights
+
+SIDE = (28, 28)
+
+
+def test_infidelity_is_the_formula() -> None:
+    images, of, heat = picture(SIDE), weights(hw=SIDE) / 8, random_heat(SIDE)
+    whole = probability(images[0], of)
+    heats, changes = [], []
+    for hidden in squares(0, *SIDE):
+        heats.append(sum(float(heat[y, x]) for y, x in hidden.nonzero().tolist()))
+        changes.append(whole - probability(torch.where(hidden, 0.0, images[0]), of))
+    scale = sum(h * c for h, c in zip(heats, changes, strict=True)) / sum(h * h for h in heats)
+    expected = sum((scale * h - c) ** 2 for h, c in zip(heats, changes, strict=True)) / len(heats)
+    measured = chosen_metrics(["infidelity"])[0].measure(judged(heat, images, of))
+    assert measured.values["infidelity"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_infidelity_is_captums() -> None:
+    metrics = pytest.importorskip("captum.metrics", reason="needs captum")
+    images, of, heat = picture(SIDE), weights(hw=SIDE) / 8, random_heat(SIDE)
+    hidden, logits = squares(0, *SIDE), scorer(of)
+    drawn = iter(hidden)
+
+    def perturb(inputs: Tensor) -> Any:
+        """captum asks for one after the other; a map of one channel for three: a third of it for each."""
+        mask = torch.stack([next(drawn) for _ in inputs])[:, None].expand_as(inputs)
+        return mask.float(), inputs * ~mask
+
+    theirs = metrics.infidelity(
+        lambda x: logits(len(x), lambda first, last: x[first:last], 0).probability,
+        perturb, images, heat.expand(1, 3, -1, -1) / 3, n_perturb_samples=len(hidden), normalize=True,
+    )  # fmt: skip
+    ours = chosen_metrics(["infidelity"])[0].measure(judged(heat, images, of)).values["infidelity"]
+    assert ours == pytest.approx(float(theirs), rel=1e-3)
+
+
+def test_sensitivity_n_is_the_correlation_over_draws() -> None:
+    images, of, heat = picture(SIDE), weights(hw=SIDE) / 8, random_heat(SIDE)
+    whole = probability(images[0], of)
+    found = []
+    cells = subsets(0)
+    for n in range(len(SHARES)):
+        heats, changes = [], []
+        for drawn in cells[n * SUBSETS : (n + 1) * SUBSETS]:
+            gone = drawn.repeat_interleave(2, 0).repeat_interleave(2, 1)  # cells of 2×2 pixels
+            assert int(drawn.sum()) == round(SHARES[n] * 196)
+            heats.append(float(heat[gone].sum()))
+            changes.append(whole - probability(torch.where(gone, 0.0, images[0]), of))
+        found.append(np.corrcoef(heats, changes)[0, 1])
+    measured = chosen_metrics(["sensitivity_n"])[0].measure(judged(heat, images, of))
+    assert measured.curves["sensitivity_n"] == pytest.approx(found, abs=1e-3)
+    assert measured.values["sensitivity_n"] == pytest.approx(np.mean(found), abs=1e-3)
+
+
+def test_a_linear_models_own_map_is_the_best() -> None:
+    """With weights so small that the probability is linear, the map of shares predicts every change."""
+    images, of = picture(SIDE), weights(2, SIDE) / 300
+    share = (images[0] * (of[0] - of[1])).sum(dim=0)
+    infidelity, sensitivity = chosen_metrics(["infidelity", "sensitivity_n"])
+    maps = [share, *(random_heat(SIDE, seed) for seed in range(5))]
+    errors = [float(infidelity.measure(judged(one, images, of)).values["infidelity"] or 0) for one in maps]
+    correlations = [float(sensitivity.measure(judged(one, images, of)).values["sensitivity_n"] or 0) for one in maps]
+    assert errors[0] < 0.05 * min(errors[1:])
+    assert correlations[0] > 0.99 > max(correlations[1:])
