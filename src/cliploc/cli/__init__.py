@@ -30,6 +30,7 @@ from cliploc.cli import (
     demo,
     doctor,
     evaluate,
+    explain,
     lists,
     localize,
     serve,
@@ -51,6 +52,7 @@ app = typer.Typer(
 for command in (  # in the order of `cliploc --help`
     localize.localize,
     compare.compare,
+    explain.explain,
     classify.classify,
     demo.demo,
     serve.serve,

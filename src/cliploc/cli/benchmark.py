@@ -43,7 +43,16 @@ from cliploc.cli.output import (
     title_row,
     writable,
 )
-from cliploc.config import BENCHMARK, DEFAULTS, Options, SegmentationOptions, flags_of, parse_share
+from cliploc.config import (
+    BENCHMARK,
+    DEFAULTS,
+    FaithfulnessOptions,
+    Options,
+    SegmentationOptions,
+    flags_of,
+    parse_list,
+    parse_share,
+)
 from cliploc.errors import UsageError
 from cliploc.reporter import SILENT
 
@@ -58,6 +67,10 @@ NOT_OF_SEGMENTATION = (
     "recipe", "background", "resize", "image_size", "scales", "windows", "flip", "components", "min_area", "max_boxes",
     "nms_iou", "split_peaks", "min_presence",
 )  # fmt: skip
+# Options of boxes, which faithfulness has none of; its pictures are squashed, so that maps are of the whole of them.
+NOT_OF_FAITHFULNESS = (
+    "recipe", "resize", "components", "min_area", "max_boxes", "nms_iou", "split_peaks", "min_presence", "min_score",
+)  # fmt: skip
 OF_LOCALIZATION = {**BENCHMARK.given(), "resize": "squash"}  # what differs from a localizer's defaults
 LOST = (
     "missing picture",
@@ -71,6 +84,7 @@ LOST = (
     leave_out=("model", "pretrained", "method", "method_options", "head", "templates", "threshold", "text_cache"),
     defaults=OF_LOCALIZATION,
     segmentation=True,
+    faithfulness=True,
 )
 def benchmark(
     dataset: Annotated[str, typer.Option(metavar="NAME", help="A name of `cliploc datasets`.")],
@@ -78,7 +92,10 @@ def benchmark(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where results go; a stopped run there is resumed.")],
     task: Annotated[
         str,
-        typer.Option(metavar="|".join(TASKS), help="Boxes of named things, or a class for every pixel (mIoU)."),
+        typer.Option(
+            metavar="|".join(TASKS),
+            help="Boxes of named things, a class for every pixel (mIoU), or whether maps show what the model uses.",
+        ),
     ] = "localization",
     split: Annotated[str | None, typer.Option(help="Of the dataset. [default: its first]")] = None,
     subset: Annotated[str | None, typer.Option(metavar="ten-classes", help="Only the classes of this subset.")] = None,
@@ -118,6 +135,14 @@ def benchmark(
         list[str] | None,
         typer.Option(metavar="0-1|own", help="A box setting each. [default: each method's own]"),
     ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric",
+            metavar="NAME,NAME",
+            help="Of --task faithfulness: names of docs/faithfulness.md; repeatable. [default: deletion,insertion]",
+        ),
+    ] = None,
     workers: Annotated[
         int | None, whole_number(1, 1024, "Processes that compare maps with boxes. [default: cores - 1]")
     ] = None,
@@ -128,22 +153,31 @@ def benchmark(
     *,
     options: Options,
     segmentation: SegmentationOptions,
+    faithfulness: FaithfulnessOptions,
     as_json: Json = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
-    """Run the WSOL benchmark: models x methods x prompts x thresholds on a dataset. Or open-vocabulary segmentation.
+    """Run the WSOL benchmark: models x methods x prompts x thresholds on a dataset. Or segmentation, or faithfulness.
 
     Killed at any moment, it is resumed by the same command.
 
     Example: cliploc benchmark --dataset wsol --root data --method cam,layer_cam --out results
     Example: cliploc benchmark --task segmentation --dataset voc21 --root data --method sclip --out results
+    Example: cliploc benchmark --task faithfulness --dataset wsol --root data --method cam --steps 28 --out results
     """
     refuse_unknown(model or [], method_names(method) if method else [])
     if task not in TASKS:
         raise UsageError(f"expected --task of {', '.join(TASKS)}, got {task!r}")
+    given_of = {"segmentation": segmentation.given(), "faithfulness": faithfulness.given()}
+    for other, left in given_of.items():
+        if task != other and left:
+            raise UsageError(f"expected --task {other} with {flags_of(next(iter(left)))[0]}: add it")
+    if task != "faithfulness" and metric:
+        raise UsageError("expected --task faithfulness with --metric: add it")
     if task == "segmentation":
         given = {"--subset": subset, "--classes": classes, "--threshold": threshold, "--save-maps": save_maps or None}
-        _refuse_options("segmentation", [flag for flag, value in given.items() if value is not None], options)
+        flags = [flag for flag, value in given.items() if value is not None]
+        _refuse_options("segmentation", flags, options, NOT_OF_SEGMENTATION)
         return _segmentation(
             dataset,
             root,
@@ -159,8 +193,26 @@ def benchmark(
             segmentation=segmentation,
             as_json=as_json,
         )
-    if left := segmentation.given():
-        raise UsageError(f"expected --task segmentation with {flags_of(next(iter(left)))[0]}: add it")
+    if task == "faithfulness":
+        of_boxes = {"--threshold": threshold, "--save-maps": save_maps or None, "--workers": workers}
+        flags = [flag for flag, value in of_boxes.items() if value is not None]
+        _refuse_options("faithfulness", flags, options, NOT_OF_FAITHFULNESS)
+        return _faithfulness(
+            dataset,
+            root,
+            out,
+            chosen={"subset": subset, "classes": class_names(classes) if classes else None, "limit": limit,
+                    "sample": sample, "seed": seed},
+            split=split,
+            setups=_setups(options, model or ["mini"], pretrained, template, [None, *(head or [])]),
+            method=method,
+            option=option,
+            baselines=not no_baselines,
+            metrics=metric_names(metric),
+            engine=parse_engine(engine, address, threads),
+            faithfulness=faithfulness,
+            as_json=as_json,
+        )  # fmt: skip
     from cliploc.datasets import open_dataset
     from cliploc.jobs.benchmark import run_benchmark, unfit_for_setup
     from cliploc.jobs.folder import DiskFullError
@@ -232,9 +284,18 @@ def benchmark(
     return SOME_FAILED if result.failed or lost else DONE
 
 
-def _refuse_options(task: str, flags: Sequence[str], options: Options) -> None:
+def metric_names(texts: Sequence[str] | None) -> list[str]:
+    """Metrics of one or several `--metric NAME,NAME`, refused before a model is loaded."""
+    from cliploc.faithfulness import chosen_metrics
+    from cliploc.jobs.faithfulness import METRICS
+
+    names = [name for text in texts or () for name in parse_list(text)] or list(METRICS)
+    return [one.name for one in chosen_metrics(names)]
+
+
+def _refuse_options(task: str, flags: Sequence[str], options: Options, not_of: Sequence[str]) -> None:
     """Refuses options that play no part in a task, so that nobody takes a number for what it is not."""
-    there = [*flags, *(flags_of(name)[0] for name in NOT_OF_SEGMENTATION if _given(options, name))]
+    there = [*flags, *(flags_of(name)[0] for name in not_of if _given(options, name))]
     if there:
         raise UsageError(f"expected options of --task {task}, got {there[0].partition('/')[0]}: leave it out")
 
@@ -304,6 +365,82 @@ def _segmentation(
             return SOME_FAILED if full.kept else NOTHING_DONE
         reporter.phase("report")
         write_segmentation_report(folder)
+    if as_json:
+        print_document(result.document())
+    else:
+        titles, *lines = result.table()
+        terminal.data(grid([title_row(*titles), *lines]))
+        for line in result.legend():
+            terminal.data(Text(printable(line)))
+    say_failures(terminal, result.failed)
+    terminal.say(result.closing(time.perf_counter() - start_time), style="dim")
+    lost = any(problem.kind in LOST for problem in found.problems)
+    return SOME_FAILED if result.failed or lost else DONE
+
+
+def _faithfulness(
+    dataset: str,
+    root: Path,
+    out: Path,
+    *,
+    split: str | None,
+    chosen: dict[str, Any],
+    setups: Sequence[ModelSetup],
+    method: Sequence[str] | None,
+    option: list[str] | None,
+    baselines: bool,
+    metrics: Sequence[str],
+    engine: Engine,
+    faithfulness: FaithfulnessOptions,
+    as_json: bool,
+) -> int:
+    """`benchmark --task faithfulness`."""
+    from cliploc.datasets import open_dataset
+    from cliploc.jobs.benchmark import unfit_for_setup
+    from cliploc.jobs.faithfulness import BASELINES, FILES, run_faithfulness
+    from cliploc.jobs.folder import DiskFullError
+    from cliploc.jobs.plan import Grid
+    from cliploc.recipes import recipe_of
+    from cliploc.report.faithfulness import write_faithfulness_report
+
+    # The method of each model's recipe, alone: what else a recipe has is about boxes.
+    names = method_names(method) if method else list(dict.fromkeys(recipe_of(one.model).method for one in setups))
+    of_methods = options_of_methods(names, option or [])
+    unfit = unfit_for_setup if method else lambda setup, name: "" if unfit_for_setup(setup, name) else None
+    beside = BASELINES if baselines else ()
+    settings, left_out = Grid(setups, names, lambda name: of_methods[name], baselines=beside).settings(unfit)
+    terminal = Terminal()
+    for line in left_out:
+        terminal.say(f"left out: {line.split(': use one of')[0]}", style="yellow")
+    folder = writable(out)
+    start_time = time.perf_counter()
+    with terminal.progress(f"reading {dataset}", rate="images/s") as reporter:
+        found = open_dataset(dataset, root, split, **chosen)
+        for problem in found.problems[:SHOWN_PROBLEMS]:
+            terminal.say(f"{problem.kind}: {problem.source}: {problem.reason}", style="yellow")
+        if len(found.problems) > SHOWN_PROBLEMS:
+            terminal.say(f"{len(found.problems)} problems in all: report.html names them", style="yellow")
+        Inputs([one.path for one in found.samples]).refuse(
+            [folder / one for one in ("manifest.json", *FILES)], [folder / "parts"]
+        )
+        reporter.phase(f"loading {', '.join(dict.fromkeys(setup.model for setup in setups))}")
+        try:
+            result = run_faithfulness(
+                found,
+                setups,
+                settings,
+                folder,
+                metrics=metrics,
+                options=faithfulness,
+                engine=engine,
+                asked=chosen,
+                reporter=replace(reporter, failed=SILENT.failed),
+            )
+        except DiskFullError as full:
+            complain(str(full))
+            return SOME_FAILED if full.kept else NOTHING_DONE
+        reporter.phase("report")
+        write_faithfulness_report(folder)
     if as_json:
         print_document(result.document())
     else:
@@ -392,13 +529,14 @@ def report(
     Example: cliploc report results --no-pictures
     """
     from cliploc.report import write_report
+    from cliploc.report.faithfulness import is_faithfulness, write_faithfulness_report
     from cliploc.report.segmentation import is_segmentation, write_segmentation_report
 
     terminal = Terminal()
-    labelled = is_segmentation(out)
+    other = write_segmentation_report if is_segmentation(out) else None
+    other = write_faithfulness_report if is_faithfulness(out) else other
     with terminal.progress("writing the report"):
-        write = write_segmentation_report if labelled else write_report
-        path = write(out, pictures=not no_pictures)
+        path = (other or write_report)(out, pictures=not no_pictures)
     terminal.data(Text(printable(str(path))))
-    terminal.say(f"and tables.csv, tables.md{'' if labelled else ', tables.tex'} in {path.parent}", style="dim")
+    terminal.say(f"and tables.csv, tables.md{', tables.tex' if other is None else ''} in {path.parent}", style="dim")
     return DONE

@@ -1,26 +1,49 @@
-"""`cliploc evaluate`: the WSOL numbers of score maps, or mIoU of label maps, made by any tool."""
+"""`cliploc evaluate`: the WSOL numbers or the faithfulness of score maps, or mIoU of label maps, made by any tool."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cliploc._terminal import Terminal, grid
-from cliploc.cli.options import TASKS, Debug, Json, whole_number
+from cliploc.cli.options import TASKS, Debug, Json, localizer_options, whole_number
 from cliploc.cli.output import DONE, SOME_FAILED, print_document
+from cliploc.config import FaithfulnessOptions, Options, flags_of, parse_list
 from cliploc.errors import UsageError
 
+# The options that not all tasks take, by task; those of models and protocols are of faithfulness.
+OF_TASK = {
+    "localization": ("--maps", "--metadata", "--threshold", "--predictions"),
+    "segmentation": ("--predictions", "--dataset", "--root", "--split", "--truth", "--class-list"),
+    "faithfulness": ("--maps", "--dataset", "--root", "--split", "--metric"),
+}
+OF_MODEL = ("model", "pretrained", "device", "precision", "masked_precision", "templates", "batch_size")
 
+
+@localizer_options(only=OF_MODEL, faithfulness=True)
 def evaluate(
     maps: Annotated[Path | None, typer.Option(metavar="DIR", help="Score maps, <image_id>.npy: floats in 0-1.")] = None,
     metadata: Annotated[
         Path | None, typer.Option(metavar="DIR", help="image_ids, class_labels, image_sizes and localization.txt.")
     ] = None,
     task: Annotated[
-        str, typer.Option(metavar="|".join(TASKS), help="Score maps against boxes, or label maps (mIoU).")
+        str,
+        typer.Option(
+            metavar="|".join(TASKS),
+            help="Score maps against boxes, label maps (mIoU), or score maps against what a model uses.",
+        ),
     ] = "localization",
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric",
+            metavar="NAME,NAME",
+            help="Of faithfulness: names of docs/faithfulness.md. [default: deletion,insertion]",
+        ),
+    ] = None,
     convention: Annotated[
         str, typer.Option(metavar="wsoleval|exact", help="How boxes are drawn and compared.")
     ] = "wsoleval",
@@ -38,8 +61,12 @@ def evaluate(
             help="image_id,class,class,... best first: for Top-1 and Top-5. Of segmentation: label maps, <id>.png.",
         ),
     ] = None,
-    dataset: Annotated[str | None, typer.Option(metavar="NAME", help="Of segmentation: the set.")] = None,
-    root: Annotated[Path | None, typer.Option(metavar="DIR", help="Of segmentation: the set's folder.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of segmentation and faithfulness: the set. [default: wsol]")
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Of segmentation and faithfulness: the set's folder.")
+    ] = None,
     split: Annotated[str | None, typer.Option(metavar="NAME", help="Of that set. [default: its first]")] = None,
     truth: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Instead of a set: true label maps, <id>.png, 255 for none.")
@@ -48,27 +75,47 @@ def evaluate(
         Path | None, typer.Option(metavar="FILE", help="With --truth: the classes, one a line, from label 0 on.")
     ] = None,
     workers: Annotated[int, whole_number(1, 1024, "How many processes share the maps.")] = 1,
+    *,
+    options: Options,
+    faithfulness: FaithfulnessOptions,
     as_json: Json = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
-    """Give the WSOL numbers of score maps made by any tool, or mIoU of label maps.
+    """Give the WSOL numbers or the faithfulness of score maps made by any tool, or mIoU of label maps.
 
     Example: cliploc evaluate --maps maps --metadata metadata --threshold 0.4
     Example: cliploc evaluate --task segmentation --predictions labels --dataset voc21 --root data
+    Example: cliploc evaluate --task faithfulness --maps maps --dataset wsol --root data --steps 28
     """
     if task not in TASKS:
         raise UsageError(f"expected --task of {', '.join(TASKS)}, got {task!r}")
-    of_labels = {"--dataset": dataset, "--root": root, "--split": split, "--truth": truth, "--class-list": class_list}
+    own = [*options.given(), *faithfulness.given()]
+    given = {
+        "--maps": maps,
+        "--metadata": metadata,
+        "--threshold": threshold,
+        "--predictions": predictions,
+        "--dataset": dataset,
+        "--root": root,
+        "--split": split,
+        "--truth": truth,
+        "--class-list": class_list,
+        "--metric": metric,
+        **({flags_of(own[0])[0].partition("/")[0]: own[0]} if own else {}),
+    }
+    _refuse_others(task, [flag for flag, value in given.items() if value not in (None, [])])
     if task == "segmentation":
-        if left := [flag for flag, value in (("--maps", maps), ("--metadata", metadata)) if value is not None]:
-            raise UsageError(f"expected label maps in --predictions, got {left[0]}: leave it out")
         if predictions is None:
             raise UsageError("expected --predictions with the folder of label maps: add it")
         return _labels(predictions, dataset, root, split, truth, class_list, as_json)
-    if left := [flag for flag, value in of_labels.items() if value is not None]:
-        raise UsageError(f"expected --task segmentation with {left[0]}: add it")
-    if maps is None or metadata is None:
-        raise UsageError(f"expected --{'maps' if maps is None else 'metadata'} DIR: add it, or --task segmentation")
+    if maps is None:
+        raise UsageError("expected --maps, a folder of score maps, got none: add it, or --task segmentation")
+    if task == "faithfulness":
+        if root is None:
+            raise UsageError("expected --root, the dataset's folder, got none: the pictures are looked at again")
+        return _faithfulness(maps, dataset or "wsol", root, split, metric or [], options, faithfulness, as_json)
+    if metadata is None:
+        raise UsageError("expected --metadata, a folder of image_ids.txt and others, got none: add it, or another --task")
     from cliploc.jobs.evaluate import evaluate_folder
     from cliploc.metrics import CONVENTIONS
 
@@ -95,6 +142,16 @@ def evaluate(
     counts = ", ".join(f"{count} {kind} problems" for kind, count in result.counts().items())
     terminal.say(f"{result.evaluated} of {result.asked} images evaluated{f'; {counts}' if counts else ''}", style="dim")
     return SOME_FAILED if result.problems else DONE
+
+
+def _refuse_others(task: str, flags: Sequence[str]) -> None:
+    """Refuses an option that plays no part in a task."""
+    for flag in flags:
+        tasks = [name for name, own in OF_TASK.items() if flag in own] or ["faithfulness"]
+        if task not in tasks and task == "localization":  # the default: perhaps another one was meant
+            raise UsageError(f"expected --task {' or '.join(tasks)} with {flag}: add it")
+        if task not in tasks:
+            raise UsageError(f"expected options of --task {task}, got {flag}: leave it out")
 
 
 def _labels(
@@ -127,3 +184,36 @@ def _labels(
     counts = ", ".join(f"{count} {kind} problems" for kind, count in result.counts().items())
     terminal.say(f"{result.evaluated} of {result.asked} images evaluated{f'; {counts}' if counts else ''}", style="dim")
     return SOME_FAILED if result.problems else DONE
+
+
+def _faithfulness(
+    maps: Path,
+    dataset: str,
+    root: Path,
+    split: str | None,
+    metric: list[str],
+    options: Options,
+    protocol: FaithfulnessOptions,
+    as_json: bool,
+) -> int:
+    """`evaluate --task faithfulness`."""
+    from cliploc import prompts
+    from cliploc.datasets import open_dataset
+    from cliploc.faithfulness import chosen_metrics
+    from cliploc.jobs.faithfulness import METRICS
+    from cliploc.jobs.faithfulness_maps import evaluate_maps
+
+    names = [name for text in metric for name in parse_list(text)] or list(METRICS)
+    chosen_metrics(names, with_method=False)  # refused before a model is loaded
+    prompts.resolve_templates(options.templates)
+    terminal = Terminal()
+    with terminal.progress(f"reading {dataset}", rate="images/s") as reporter:
+        found = open_dataset(dataset, root, split)
+        result = evaluate_maps(maps, found, options, metrics=names, protocol=protocol, reporter=reporter)
+    if as_json:
+        print_document(result.document())
+    else:
+        terminal.data(grid(result.lines()))
+    summary = result.summary
+    terminal.say(f"{summary['evaluated']} of {summary['images']} pictures measured by {result.model}", style="dim")
+    return SOME_FAILED if summary["failed"] else DONE

@@ -14,8 +14,10 @@ import typer
 from cliploc._threads import MAX_THREADS
 from cliploc.config import (
     DEFAULTS,
+    FAITHFULNESS_OPTIONS,
     OPTIONS,
     SEGMENTATION_OPTIONS,
+    FaithfulnessOptions,
     Group,
     Option,
     Options,
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from cliploc.jobs.engine import Engine
     from cliploc.jobs.labels import Labels
 
-TASKS = ("localization", "segmentation")  # that are benchmarked and evaluated
+TASKS = ("localization", "segmentation", "faithfulness")  # that are benchmarked and evaluated
 LAST = ("out", "as_json", "debug")  # in a command's help
 Command = Callable[..., int]
 
@@ -42,6 +44,7 @@ def localizer_options(
     leave_out: Collection[str] = (),
     defaults: Mapping[str, Any] | None = None,
     segmentation: bool = False,
+    faithfulness: bool = False,
 ) -> Callable[[Command], Command]:
     """Adds the options of `Localizer` to a command, which takes all of them as one value, `options`.
 
@@ -53,6 +56,7 @@ def localizer_options(
         defaults: those that differ from a localizer's.
         segmentation: whether the command also has the options of segmentation protocols, and takes them as one value,
             `segmentation`.
+        faithfulness: the same of the protocols of faithfulness.
     """
     groups = get_args(Group)
     names = [name for name, one in OPTIONS.items() if not one.python_only and name not in leave_out]
@@ -60,15 +64,19 @@ def localizer_options(
         [name for name in names if only is None or name in only], key=lambda n: groups.index(OPTIONS[n].group)
     )
     values = {name: getattr(DEFAULTS, name) for name in names} | {**(defaults or {})}
-    more = tuple(SEGMENTATION_OPTIONS) if segmentation else ()
+    of_tasks = {
+        "segmentation": (SEGMENTATION_OPTIONS, SegmentationOptions) if segmentation else None,
+        "faithfulness": (FAITHFULNESS_OPTIONS, FaithfulnessOptions) if faithfulness else None,
+    }
+    more = {task: one for task, one in of_tasks.items() if one is not None}
 
     def decorate(command: Command) -> Command:
         signature = inspect.signature(command, eval_str=True)
-        own = [one for one in signature.parameters.values() if one.name not in ("options", "segmentation")]
+        own = [one for one in signature.parameters.values() if one.name not in ("options", *more)]
         parameters = [
             *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own if one.name not in LAST),
             *(_parameter(name, values[name]) for name in names),
-            *(_parameter(name, None) for name in more),
+            *(_parameter(name, None) for asked, _ in more.values() for name in asked),
             *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own if one.name in LAST),
         ]
 
@@ -76,9 +84,9 @@ def localizer_options(
         def run(**given: Any) -> int:
             options = read_options({name: given.pop(name, None) for name in names})
             refuse_unknown([str(options.model)], [] if options.method is None else [options.method])
-            if segmentation:
-                texts = {name: given.pop(name, None) for name in more}
-                given["segmentation"] = SegmentationOptions(**_values_of(texts, SEGMENTATION_OPTIONS))
+            for task, (asked, kind) in more.items():
+                texts = {name: given.pop(name, None) for name in asked}
+                given[task] = kind(**_values_of(texts, asked))
             return command(**given, options=options)
 
         # What typer reads: https://docs.python.org/3/library/inspect.html#inspect.signature
@@ -91,7 +99,7 @@ def localizer_options(
 
 def _parameter(name: str, default: Any) -> inspect.Parameter:
     """One option as typer takes it: a flag, a text, or a list of texts."""
-    one = OPTIONS[name] if name in OPTIONS else SEGMENTATION_OPTIONS[name]
+    one = {**SEGMENTATION_OPTIONS, **FAITHFULNESS_OPTIONS, **OPTIONS}[name]
     flag = "/" in flags_of(name)[0] or isinstance(default, bool)
     kind: Any = bool | None if flag else list[str] | None if one.repeat else str | None
     if not flag:

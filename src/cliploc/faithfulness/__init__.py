@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from cliploc.faithfulness._infra.fill import blur_kernel, blurred, fill_of, imputed
-from cliploc.faithfulness._infra.measure import Faithfulness, Seen, with_random_weights
+from cliploc.faithfulness._infra.measure import Faithfulness, Region, Seen, with_random_weights
 from cliploc.faithfulness._infra.metric import (
+    Axis,
     FaithfulnessMetric,
     FaithfulNumber,
     Judged,
@@ -18,12 +19,14 @@ from cliploc.faithfulness._infra.order import area, counts, pearson, removal_ord
 from cliploc.faithfulness._infra.scores import Scorer, Scores
 
 __all__ = [
+    "Axis",
     "FaithfulNumber",
     "Faithfulness",
     "FaithfulnessMetric",
     "Judged",
     "Measured",
     "OtherMaps",
+    "Region",
     "Scorer",
     "Scores",
     "Seen",

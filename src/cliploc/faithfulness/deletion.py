@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from cliploc.faithfulness._infra.metric import (
+    Axis,
     FaithfulnessMetric,
     FaithfulNumber,
     Judged,
@@ -32,7 +33,7 @@ class Deletion(FaithfulnessMetric):
         "deletion": FaithfulNumber("deletion ↓", "area under the probability as the hottest pixels go", "low"),
         "deletion_cosine": FaithfulNumber("deletion, cosine ↓", "the same of the bare cosine", "low", shown=False),
     }
-    curves: ClassVar = {"deletion": "share of pixels gone", "deletion_cosine": "share of pixels gone"}
+    curves: ClassVar = {"deletion": Axis("share of pixels gone"), "deletion_cosine": Axis("share of pixels gone")}
 
     def measure(self, judged: Judged) -> Measured:
         """See the class."""

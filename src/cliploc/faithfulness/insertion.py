@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from cliploc.faithfulness._infra.metric import (
+    Axis,
     FaithfulnessMetric,
     FaithfulNumber,
     Judged,
@@ -30,7 +31,7 @@ class Insertion(FaithfulnessMetric):
         "insertion": FaithfulNumber("insertion ↑", "area under the probability as the hottest pixels come", "high"),
         "insertion_cosine": FaithfulNumber("insertion, cosine ↑", "the same of the bare cosine", "high", shown=False),
     }
-    curves: ClassVar = {"insertion": "share of pixels shown", "insertion_cosine": "share of pixels shown"}
+    curves: ClassVar = {"insertion": Axis("share of pixels shown"), "insertion_cosine": Axis("share of pixels shown")}
 
     def measure(self, judged: Judged) -> Measured:
         """See the class."""

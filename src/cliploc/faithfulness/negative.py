@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from cliploc.faithfulness._infra.metric import (
+    Axis,
     FaithfulnessMetric,
     FaithfulNumber,
     Judged,
@@ -29,7 +30,7 @@ class Negative(FaithfulnessMetric):
     numbers: ClassVar = {
         "negative": FaithfulNumber("negative ↑", "top-1 accuracy as the coldest pixels go, its area", "high")
     }
-    curves: ClassVar = {"negative": "share of pixels gone, 0.1 to 0.9"}
+    curves: ClassVar = {"negative": Axis("share of pixels gone", SHARES)}
 
     def measure(self, judged: Judged) -> Measured:
         """See the class."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from cliploc.faithfulness._infra.metric import (
+    Axis,
     FaithfulnessMetric,
     FaithfulNumber,
     Judged,
@@ -31,7 +32,7 @@ class Positive(FaithfulnessMetric):
     numbers: ClassVar = {
         "positive": FaithfulNumber("positive ↓", "top-1 accuracy as the hottest pixels go, its area", "low")
     }
-    curves: ClassVar = {"positive": "share of pixels gone, 0.1 to 0.9"}
+    curves: ClassVar = {"positive": Axis("share of pixels gone", SHARES)}
 
     def measure(self, judged: Judged) -> Measured:
         """See the class."""

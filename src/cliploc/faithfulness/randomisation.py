@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from cliploc.faithfulness._infra.metric import (
+    Axis,
     FaithfulnessMetric,
     FaithfulNumber,
     Judged,
@@ -31,7 +32,7 @@ class Randomisation(FaithfulnessMetric):
     numbers: ClassVar = {
         "randomisation": FaithfulNumber("random tower", "rank correlation with the map of a random tower")
     }
-    curves: ClassVar = {"randomisation": "share of the weights that are random: 25, 50, 100 %"}
+    curves: ClassVar = {"randomisation": Axis("share of the weights that are random", SHARES)}
     needs_method = True
 
     def measure(self, judged: Judged) -> Measured:

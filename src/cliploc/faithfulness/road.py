@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cliploc.faithfulness._infra.fill import imputed
 from cliploc.faithfulness._infra.metric import (
+    Axis,
     FaithfulnessMetric,
     FaithfulNumber,
     Judged,
@@ -34,8 +35,8 @@ class Road(FaithfulnessMetric):
         "road": FaithfulNumber("ROAD ↑", "probability without the coldest less without the hottest, halved", "high")
     }
     curves: ClassVar = {
-        "road_most": "share of the hottest pixels gone, 0.2 to 0.8",
-        "road_least": "share of the coldest pixels gone, 0.2 to 0.8",
+        "road_most": Axis("share of the hottest pixels gone", SHARES),
+        "road_least": Axis("share of the coldest pixels gone", SHARES),
     }
 
     def measure(self, judged: Judged) -> Measured:

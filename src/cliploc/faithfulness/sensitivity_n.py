@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.faithfulness._infra.metric import (
+    Axis,
     FaithfulnessMetric,
     FaithfulNumber,
     Judged,
@@ -37,7 +38,7 @@ class SensitivityN(FaithfulnessMetric):
     numbers: ClassVar = {
         "sensitivity_n": FaithfulNumber("sensitivity-n ↑", "correlation of removed heat with the score's fall", "high")
     }
-    curves: ClassVar = {"sensitivity_n": "n: 5, 10, 20, 40, 80 % of the cells"}
+    curves: ClassVar = {"sensitivity_n": Axis("share of the cells gone", SHARES)}
 
     def measure(self, judged: Judged) -> Measured:
         """See the class."""

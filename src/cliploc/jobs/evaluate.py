@@ -205,7 +205,7 @@ def _judge_map(maps: Path, convention: Convention, threshold: float | None, trut
     """The metrics' columns of one map, or its problem."""
     path = maps / f"{truth.image_id}.npy"
     try:
-        heat = checked_map(_load(path, convention), convention)
+        heat = checked_map(read_map(path, convention), convention)
         judged = JudgedMap(truth.image_id, heat, np.array(truth.xyxy), truth.size_wh, convention=convention)
         columns: Columns = {}
         for one in _metrics(threshold):
@@ -217,7 +217,7 @@ def _judge_map(maps: Path, convention: Convention, threshold: float | None, trut
         return Problem("map", truth.image_id, f"too little memory for {path}: make the map smaller")
 
 
-def _load(path: Path, convention: Convention) -> npt.NDArray[np.generic]:
+def read_map(path: Path, convention: Convention) -> npt.NDArray[np.generic]:
     """Reads the array of a file; the header is checked before memory is allocated for the array."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its writer

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliploc import prompts
+from cliploc.boxes import hot_levels
 from cliploc.config import FaithfulnessOptions
 from cliploc.errors import InputError, UsageError
+from cliploc.faithfulness._infra.fill import fill_of
 from cliploc.faithfulness._infra.metric import PUBLISHED, FaithfulnessMetric, Judged, Measured, OtherMaps
 from cliploc.faithfulness._infra.scores import Scorer
 from cliploc.images import ImageLike
@@ -56,6 +58,21 @@ class Seen:
     probability: float
     cosine: float
     shared: dict[Any, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Region:
+    """What the model says of the region that a map marks.
+
+    Attributes:
+        share: of the picture that is marked.
+        only: probability and cosine of the name with the rest of the picture removed.
+        without: the same with the region removed.
+    """
+
+    share: float
+    only: tuple[float, float]
+    without: tuple[float, float]
 
 
 class Faithfulness:
@@ -204,7 +221,7 @@ class Faithfulness:
         """
         maps = self.maps(seen, methods, reporter=reporter)
         return {
-            name: self.measure_map(seen, heat, partial(self._others, seen, name, reporter), reporter)
+            name: self.measure_map(seen, heat, partial(self.others, seen, name, reporter), reporter)
             for name, heat in maps.items()
         }
 
@@ -248,8 +265,29 @@ class Faithfulness:
             curves |= measured.curves
         return Measured(values, curves)
 
+    @undisturbed
+    def region(self, seen: Seen, heat: FloatArray, threshold: float | Literal["auto"]) -> Region:
+        """The scores with only the region that a map marks, and without it.
+
+        What is removed is 0 of the normalised picture, or what `options.baseline` says.
+
+        Args:
+            seen: the picture.
+            heat: `[H, W]` over the tower's input, as of `maps`.
+            threshold: as for boxes: places hotter than this share of the map's maximum are marked; or "auto".
+        """
+        marked = torch.from_numpy(heat > hot_levels(heat[None], threshold)[0]).to(seen.images.device)  # [H, W]
+        removed = torch.stack([~marked, marked])[:, None]  # [2, 1, H, W]
+        kind = self.options.baseline or "zero"
+        filled = fill_of(kind, seen.images, self.backbone.normalize, zlib.crc32(seen.id.encode()))(removed)
+        pictures = torch.where(removed, filled, seen.images)
+        scores = self._scorer(SILENT)(2, lambda first, last: pictures[first:last], seen.target)
+        only, without = zip(scores.probability.tolist(), scores.cosine.tolist(), strict=True)
+        return Region(float(marked.float().mean()), only, without)
+
     # ------------------------------------------------------------------------------------------------------- other maps
-    def _others(self, seen: Seen, method: str, reporter: Reporter) -> OtherMaps:
+    def others(self, seen: Seen, method: str, reporter: Reporter = SILENT) -> OtherMaps:
+        """Further maps of a picture by one method."""
         entry = self.known[seen.target]
 
         def of_picture(images: Tensor) -> Tensor:

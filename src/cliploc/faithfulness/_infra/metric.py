@@ -41,6 +41,19 @@ class FaithfulNumber:
 
 
 @dataclass(frozen=True)
+class Axis:
+    """The horizontal axis of a curve.
+
+    Attributes:
+        label: what it is.
+        places: of the scores; none: at equal distances from 0 to 1.
+    """
+
+    label: str
+    places: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class Measured:
     """What a metric says of one map.
 
@@ -184,7 +197,7 @@ class FaithfulnessMetric(ABC):
         position: its place wherever metrics are listed.
         paper: authors and year.
         numbers: key → what it is.
-        curves: name → what its horizontal axis is, from 0 to 1 unless `places` says otherwise.
+        curves: name → its horizontal axis; the report draws them.
         needs_method: whether it needs other maps by the same method, which maps of other tools do not have.
     """
 
@@ -192,7 +205,7 @@ class FaithfulnessMetric(ABC):
     position: ClassVar[int] = 100
     paper: ClassVar[str]
     numbers: ClassVar[Mapping[str, FaithfulNumber]]
-    curves: ClassVar[Mapping[str, str]] = {}
+    curves: ClassVar[Mapping[str, Axis]] = {}
     needs_method: ClassVar[bool] = False
 
     @abstractmethod

@@ -1,0 +1,195 @@
+"""`cliploc explain`: whether the maps of one photo show what the model uses."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from cliploc._inputs import Inputs
+from cliploc._terminal import Terminal, grid, printable
+from cliploc.cli.options import (
+    Debug,
+    Json,
+    MethodOptions,
+    Threads,
+    asked_names,
+    localizer_options,
+    method_names,
+    options_of_methods,
+    refuse_unknown,
+    use_threads,
+)
+from cliploc.cli.output import DONE, json_text, print_document, title_row, writable, write
+from cliploc.config import FaithfulnessOptions, Options
+from cliploc.errors import UsageError
+
+if TYPE_CHECKING:
+    from cliploc.faithfulness import Faithfulness, Measured, Region
+
+PAGE, RESULTS = "explain.html", "explain.json"
+SCHEMA_VERSION = 1  # of explain.json
+EXAMPLE = "cliploc explain cat.jpg -p cat --method cam,layer_cam"
+OWN = ("method", "method_options", "recipe", "head", "min_presence", "resize")  # in a form of its own, or of no use
+OF_BOXES = ("components", "min_area", "max_boxes", "nms_iou", "split_peaks", "min_score", "text_cache")
+
+
+@localizer_options(leave_out=(*OWN, *OF_BOXES), faithfulness=True)
+def explain(
+    photo: Annotated[str | None, typer.Argument(metavar="PHOTO", help="One picture file.")] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option("--prompt", "-p", metavar="NAME", help='What to explain; once for each. "cat|kitten": synonyms.'),
+    ] = None,
+    among: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|imagenet", help="Other names, one a line, among which a name's probability is."),
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option("--method", metavar="NAME,NAME", help="Names of `cliploc methods`; repeatable."),
+    ] = None,
+    option: MethodOptions = None,
+    *,
+    threads: Threads = None,
+    options: Options,
+    faithfulness: FaithfulnessOptions,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where explain.html and explain.json go.")] = Path(
+        "explain-out"
+    ),
+    as_json: Json = False,
+    debug: Debug = False,  # noqa: ARG001
+) -> int:
+    """Explain one photo: maps beside each other, deletion and insertion, and the score of the marked region alone.
+
+    Scores are probabilities among all names asked for and --among; of a single name, its cosine.
+
+    Example: cliploc explain street.jpg -p bicycle -p car --method cam,layer_cam --steps 28
+    """
+    refuse_unknown([], method_names(method) if method else [])
+    from cliploc import prompts
+    from cliploc.images import load
+    from cliploc.report.explain import ExplainedMap, ExplainedName, explanation_page
+    from cliploc.saliency import find
+
+    if not photo:
+        raise UsageError(f"expected a photo, got none: {EXAMPLE}")
+    if not prompt:
+        raise UsageError(f"expected at least one name to explain, got none: {EXAMPLE}")
+    if not method:
+        raise UsageError(f"expected --method as names of `cliploc methods`, got none: {EXAMPLE}")
+    if faithfulness.target is not None:
+        raise UsageError("expected options of explain, got --target: name what is explained with --prompt")
+    titles = {name: find(name, options.ensemble).title for name in method_names(method)}
+    of_methods = options_of_methods(list(titles), option or [])
+    names = list(dict.fromkeys([*prompt, *(asked_names(None, among) if among else [])]))
+    prompts.parse(names, prompts.resolve_templates(options.templates))  # refused before a model is loaded
+    folder = writable(out)
+    Inputs([photo, *([among] if among else [])]).refuse([folder / PAGE, folder / RESULTS], [])
+    picture = load(photo).image
+    terminal = Terminal()
+    start = time.perf_counter()
+    with terminal.progress(f"loading {options.model}") as reporter:
+        use_threads(threads)
+        measurer = _measurer(options, names, of_methods, faithfulness)
+        score = "probability" if len(measurer.known) > 1 else "cosine"
+        reporter.phase("explain")
+        reporter.start(len(prompt), len(prompt))
+        explained, documents, rows = [], [], []
+        for name in prompt:
+            seen = measurer.see(photo, picture, asked=name)
+            maps = measurer.maps(seen, reporter=reporter)
+            shown: list[ExplainedMap] = []
+            found: dict[str, Any] = {}
+            for spec, heat in maps.items():
+                measured = measurer.measure_map(seen, heat, reporter=reporter)
+                threshold = measurer.localizer.box_rule_of(spec, of_methods[spec]).threshold
+                region = measurer.region(seen, heat, threshold)
+                numbers = _numbers(measured, region, score)
+                found[spec] = {**numbers, "threshold": threshold, "curves": _curves(measured, score)}
+                curves = found[spec]["curves"]
+                facts = _facts(numbers)
+                shown.append(ExplainedMap(titles[spec], heat, curves["deletion"], curves["insertion"], facts))
+                rows.append((name, spec, *(f"{numbers[key]:.3f}" for key in SHOWN)))
+            whole = {"probability": seen.probability if score == "probability" else None, "cosine": seen.cosine}
+            said = f"{score} of the whole picture: {whole[score]:.3f}"
+            explained.append(ExplainedName(name, said, shown))
+            documents.append({"name": name, **whole, "methods": found})
+            reporter.images(1)
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "photo": photo,
+        "model": measurer.backbone.name,
+        "score": score,
+        "among": len(measurer.known),
+        "protocol": asdict(faithfulness),
+        "methods": {spec: measurer.localizer.options_of(spec, of_methods[spec]) for spec in titles},
+        "names": documents,
+    }
+    about = {
+        "model": measurer.backbone.name,
+        "names": f"{len(measurer.known):,}",
+        "score": score,
+        "steps": f"{faithfulness.steps or 224}",
+        "baseline": faithfulness.baseline or "zero; blur for insertion",
+    }
+    title = f"What the model uses: {Path(photo).name}"
+    write(folder / PAGE, explanation_page(title, picture, explained, about, score, document).encode())
+    write(folder / RESULTS, json_text(document).encode())
+    if as_json:
+        print_document(document)
+    else:
+        terminal.data(grid([title_row("name", "method", *SHOWN.values()), *rows]))
+        terminal.data(Text(printable(str(folder / PAGE))))
+    terminal.say(f"{len(prompt)} × {len(titles)} maps explained, {time.perf_counter() - start:.1f} s", style="dim")
+    return DONE
+
+
+SHOWN = {
+    "deletion": "deletion ↓",
+    "insertion": "insertion ↑",
+    "share": "marked",
+    "only_region": "only that",
+    "without_region": "without it",
+}  # of an explanation's numbers: key → heading
+
+
+def _measurer(
+    options: Options, names: list[str], methods: dict[str, dict[str, Any]], protocol: FaithfulnessOptions
+) -> Faithfulness:
+    from cliploc.faithfulness import Faithfulness, chosen_metrics
+    from cliploc.localizer import Localizer
+
+    first, given = next(iter(methods.items()))
+    chosen = options.but(method=first, method_options=given, resize="squash", min_presence=0)
+    metrics = chosen_metrics(["deletion", "insertion"])
+    return Faithfulness(Localizer(**chosen.given()), names, metrics, methods, protocol)
+
+
+def _numbers(measured: Measured, region: Region, score: str) -> dict[str, Any]:
+    end = "" if score == "probability" else "_cosine"
+    place = 0 if score == "probability" else 1
+    return {
+        "deletion": measured.values[f"deletion{end}"],
+        "insertion": measured.values[f"insertion{end}"],
+        "share": region.share,
+        "only_region": region.only[place],
+        "without_region": region.without[place],
+    }
+
+
+def _curves(measured: Measured, score: str) -> dict[str, Any]:
+    end = "" if score == "probability" else "_cosine"
+    return {key: list(measured.curves[f"{key}{end}"]) for key in ("deletion", "insertion")}
+
+
+def _facts(numbers: dict[str, Any]) -> list[str]:
+    return [
+        f"deletion {numbers['deletion']:.3f}, insertion {numbers['insertion']:.3f}",
+        f"{numbers['share']:.0%} marked: {numbers['only_region']:.3f} with only that, "
+        f"{numbers['without_region']:.3f} without it",
+    ]

@@ -1,0 +1,209 @@
+"""The worker of a faithfulness benchmark: it turns shards into rows, a picture at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from cliploc.errors import InputError, ModelError, UsageError
+from cliploc.faithfulness import Faithfulness, Measured, Seen, chosen_metrics
+from cliploc.jobs.engine import Part, Shard
+from cliploc.jobs.failures import failure_reason
+from cliploc.jobs.faithfulness import FaithfulnessSettings, row_schema
+from cliploc.jobs.plan import ModelSetup, Setting
+from cliploc.jobs.rows import THUMB, Row, arrow, failed_row, place_of, plain
+from cliploc.jobs.sources import Digests
+from cliploc.localizer import Localizer
+from cliploc.reporter import SILENT, Reporter, halved_note
+from cliploc.values import FloatArray, Sample
+
+# What the numbers depend on, of what a localizer says of itself; its boxes play no part.
+IDENTITY = (
+    "weights", "method", "options", "heads", "ensemble", "templates", "background", "refine", "scales", "windows",
+    "flip", "resize", "interpolation", "image_size", "precision", "masked_precision", "guide", "batch_size",
+)  # fmt: skip
+
+
+class FaithfulnessWorker:
+    """Holds a `Faithfulness` for each setup and turns shards into parts.
+
+    Args:
+        settings: settings of the run.
+
+    Raises:
+        UsageError: a model, method, metric or option that cannot be used.
+        ModelError: weights that cannot be loaded.
+    """
+
+    def __init__(self, settings: FaithfulnessSettings) -> None:
+        self._settings = settings
+        self._setups: list[_LoadedSetup] = []
+        built: dict[tuple[object, ...], Localizer] = {}
+        for index, setup in enumerate(settings.setups):
+            chosen = [one for one in settings.settings if one.setup == index]
+            if chosen:
+                of = setup.options
+                key = (of.model, of.pretrained, of.device, of.precision)
+                self._setups.append(_LoadedSetup(setup, chosen, settings, built.get(key)))
+                built.setdefault(key, self._setups[-1].measurer.localizer)
+
+    def describe(self) -> list[dict[str, Any]]:
+        """For each setting everything that its numbers depend on, besides the protocol, as plain values for JSON."""
+        by_id = {one["id"]: one for setup in self._setups for one in setup.describe()}
+        return [by_id[one.id] for one in self._settings.settings]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks on the names that models do not know."""
+        return tuple(dict.fromkeys(setup.note for setup in self._setups if setup.note))
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+    def stream(self, shards: Iterable[Shard], reporter: Reporter = SILENT) -> Generator[Part, None, None]:
+        """See `cliploc.jobs.engine.Worker.stream`."""
+        digests = Digests(shards)
+        for shard in digests:
+            notes: list[str] = []
+            rows: list[Row] = []
+            told = Reporter(masked=reporter.masked, halved=partial(_note_halved, notes))
+            for sample, digest in zip(shard.samples, digests.pop(shard), strict=True):
+                facts = {
+                    "sample": sample.id,
+                    "path": place_of(sample.path, self._settings.root),
+                    "blake2b": digest,
+                    "label": sample.label,
+                    "width": sample.size_wh[0],
+                    "height": sample.size_wh[1],
+                }
+                found: dict[str, Row] = {}
+                for setup in self._setups:
+                    found |= self._rows(setup, sample, facts, notes, told)
+                    reporter.images(1)
+                rows += [found[setting.id] for setting in self._settings.settings]
+            yield Part(shard.index, to_table(rows), tuple(dict.fromkeys(notes)))
+
+    def _rows(
+        self, setup: _LoadedSetup, sample: Sample, facts: Row, notes: list[str], reporter: Reporter
+    ) -> dict[str, Row]:
+        """Setting → row of one picture."""
+        of = setup.measurer
+        try:
+            seen = of.see(sample.id, sample.path, self._settings.classes[sample.label])
+            maps = self._maps(setup, seen, reporter)
+        except InputError as error:
+            return {one.id: failed_row(facts, one.id, str(error)) for one in setup.settings}
+        except (ModelError, RuntimeError, MemoryError) as error:
+            reason = failure_reason(error)
+            notes.append(f"{setup.setup.model} failed on {sample.id}: {reason}")
+            return {one.id: failed_row(facts, one.id, reason) for one in setup.settings}
+        asked = {"name": of.known[seen.target], "probability": seen.probability, "cosine": seen.cosine}
+        rows: dict[str, Row] = {}
+        for one in setup.settings:
+            heat = maps[one.method]
+            try:
+                if isinstance(heat, str):
+                    raise ModelError(heat)
+                measured = of.measure_map(seen, heat, partial(of.others, seen, one.method, reporter), reporter)
+            except (ModelError, RuntimeError, MemoryError) as error:
+                reason = failure_reason(error)
+                notes.append(f"{one.id} failed on {sample.id}: {reason}")
+                rows[one.id] = failed_row(facts, one.id, reason)
+            else:
+                rows[one.id] = {**facts, **asked, **columns(one.id, measured, heat)}
+        return rows
+
+    def _maps(self, setup: _LoadedSetup, seen: Seen, reporter: Reporter) -> dict[str, FloatArray | str]:
+        """Method → its map, or why there is none."""
+        of = setup.measurer
+        try:
+            return dict(of.maps(seen, reporter=reporter))
+        except (ModelError, RuntimeError, MemoryError) as error:
+            failure_reason(error)  # raises what is a bug
+        # One failed, and so did all others in its forward pass: each alone, then.
+        found: dict[str, FloatArray | str] = {}
+        for method in of.methods:
+            try:
+                found |= of.maps(seen, [method], reporter=reporter)
+            except (ModelError, RuntimeError, MemoryError) as error:
+                found[method] = failure_reason(error)
+        return found
+
+
+def _note_halved(notes: list[str], count: int) -> None:
+    notes.append(halved_note(count))
+
+
+def columns(setting: str, measured: Measured, heat: FloatArray) -> Row:
+    """The columns of one map."""
+    return {
+        "setting": setting,
+        "status": "ok",
+        "reason": None,
+        "values": list(measured.values.items()),
+        "curves": list(measured.curves.items()),
+        "thumb": thumb(heat),
+    }
+
+
+def thumb(heat: FloatArray) -> bytes:
+    """A small copy of a map for the report, 28×28 bytes."""
+    small = F.adaptive_avg_pool2d(torch.from_numpy(np.ascontiguousarray(heat, np.float32))[None], THUMB)[0]
+    return bytes((small.clamp(0, 1) * 255).round().to(torch.uint8).numpy().tobytes())
+
+
+class _LoadedSetup:
+    """A `Faithfulness` with the settings that it serves."""
+
+    def __init__(
+        self, setup: ModelSetup, chosen: Sequence[Setting], settings: FaithfulnessSettings, built: Localizer | None
+    ) -> None:
+        self.setup, self.settings = setup, tuple(chosen)
+        methods = {one.method: one.options for one in chosen}
+        if len(methods) < len(chosen):
+            raise UsageError("expected each method once in a setup: thresholds of boxes play no part in faithfulness")
+        options = setup.options.but(
+            model=setup.options.model if built is None else built.backbone,
+            method=chosen[0].method,
+            method_options=chosen[0].options,
+            text_cache=False,  # cached embeddings were computed in other batches, and can differ in the last bit
+        )
+        metrics = chosen_metrics(settings.metrics)
+        self.measurer = Faithfulness(Localizer(**options.given()), settings.classes, metrics, methods, settings.options)
+        unknown = self.measurer.unknown
+        self.note = (
+            ""
+            if not unknown
+            else f"{self.measurer.backbone.name} does not know {len(unknown)} of {len(settings.classes)} classes, such "
+            f"as {next(iter(unknown))!r}: the softmax is over the other {len(self.measurer.known)}"
+        )
+
+    def describe(self) -> Iterator[dict[str, Any]]:
+        localizer = self.measurer.localizer
+        for one in self.settings:
+            said = localizer.describe(one.method, one.options)
+            yield plain(
+                {
+                    "id": one.id,
+                    "model": self.setup.model,  # as typed
+                    **{key: said[key] for key in IDENTITY},
+                    "pretrained": self.setup.options.pretrained,
+                    "head": self.setup.head,
+                    "prompts": self.setup.prompts,
+                    "names": len(self.measurer.known),
+                    "logit_scale": localizer.backbone.logit_scale,
+                }
+            )
+
+
+def to_table(rows: Sequence[Row]) -> Any:
+    """Rows as a `pyarrow.Table`; columns that a row does not have are null."""
+    pa, schema = arrow(), row_schema()
+    return pa.Table.from_arrays(
+        [pa.array([row.get(one.name) for row in rows], one.type) for one in schema], schema=schema
+    )

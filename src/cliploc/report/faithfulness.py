@@ -1,0 +1,315 @@
+"""Writes a faithfulness benchmark's report as one HTML page, and its tables as CSV and Markdown; no model is loaded."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from cliploc._files import write_whole
+from cliploc._parts import parts_in, read_part
+from cliploc.errors import InputError, UsageError
+from cliploc.images import load
+from cliploc.report import _draw
+from cliploc.report.benchmark_figures import Figure, Palette, figure, look
+from cliploc.report.benchmark_tables import Cell, Table, to_markdown
+from cliploc.report.html import REPORT_TEMPLATES, embedded
+from cliploc.report.overlay import OPACITY, covering, fit_within
+
+FILES = ("tables.csv", "tables.md", "report.html")
+KIND = "faithfulness"  # of the manifest
+DISPUTED = 6  # pictures on which the settings differ most
+SHOWN_SETTINGS = 8  # beside each of them
+SIDE = 200  # longer side in pixels of these
+THUMB = 28  # side of the small maps in the rows
+NOTE = (
+    "An area means something only beside those of Random and Centred Gaussian, which know nothing of picture and name. "
+    "Removed pixels make pictures that no model was trained on: a low deletion area may show that too."
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve of a figure: the mean at each place, and the ends of its interval."""
+
+    label: str
+    mean: Sequence[float | None]
+    low: Sequence[float | None] = ()
+    high: Sequence[float | None] = ()
+
+
+@dataclass(frozen=True)
+class FaithfulnessRun:
+    """What a folder holds.
+
+    Attributes:
+        folder: the folder.
+        manifest: of the run.
+        settings: setting → numbers and curves.
+    """
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    settings: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def numbers(self) -> Mapping[str, Mapping[str, Any]]:
+        """Key → title, about, best."""
+        found: Mapping[str, Mapping[str, Any]] = self.manifest["numbers"]
+        return found
+
+
+def is_faithfulness(folder: Path) -> bool:
+    """Whether a folder holds a faithfulness benchmark."""
+    try:
+        found = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.get("kind") == KIND
+
+
+def write_faithfulness_report(folder: Path, *, pictures: bool = True) -> Path:
+    """Writes report.html, tables.csv and tables.md into a faithfulness benchmark's folder.
+
+    Args:
+        folder: the folder that `cliploc benchmark --task faithfulness --out` wrote.
+        pictures: whether to embed small copies of photographs; maps are always there.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        UsageError: a file of the benchmark is missing or cannot be read, or the report cannot be written.
+    """
+    run = _read_run(folder)
+    dataset = run.manifest["dataset"]
+    title = f"Faithfulness: {dataset['name']} {dataset['split']}, {dataset['samples']:,} pictures"
+    table = _numbers(run)
+    looks = [(look(index, {"ink": "var(--ink)"}), name) for index, name in enumerate(run.settings)]
+    page = REPORT_TEMPLATES.render(
+        "faithfulness.html",
+        title=title,
+        about=_facts(run),
+        table=table,
+        numbers=[(one["title"], one["about"]) for one in run.numbers.values()],
+        curves=[(name, drawn) for name, drawn in _curves(run)],
+        legend=[(colour, " ".join(map(str, dashes)), name) for (colour, dashes, _), name in looks],
+        disputed=_disputed(run, pictures),
+        problems=[[one["kind"], one["source"], one["reason"]] for one in dataset.get("problems") or []],
+        failures=[
+            [name, one["sample"], one["reason"]]
+            for name, found in run.settings.items()
+            for one in found["failed"][:200]
+        ],
+        manifest=json.dumps(run.manifest, ensure_ascii=False, indent=1),
+    )
+    for name, text in zip(FILES, (_csv(run), to_markdown(title, [table]), page), strict=True):
+        path = folder / name
+        try:
+            write_whole(path, partial(_write, text))
+        except OSError as error:
+            raise UsageError(f"cannot write {path}: {error.strerror}: make room, or check its permissions") from error
+    return folder / "report.html"
+
+
+def _write(text: str, path: Path) -> None:
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def _read_run(folder: Path) -> FaithfulnessRun:
+    read = []
+    for name in ("manifest.json", "summary.json"):
+        try:
+            read.append(json.loads((folder / name).read_text(encoding="utf-8")))
+        except (OSError, ValueError, RecursionError) as error:
+            raise UsageError(f"{folder / name} cannot be read ({error}): run the benchmark again") from error
+    manifest, summary = read
+    try:
+        settings = {one["id"]: summary["settings"][one["id"]] for one in manifest["settings"]}
+        first, of_first = next(iter(manifest["numbers"].items()))
+        _ = manifest["dataset"]["samples"], manifest["shards"]
+    except (KeyError, TypeError, StopIteration) as error:
+        raise UsageError(f"{folder} is damaged ({error}): run the benchmark again") from error
+    sign = 1 if of_first["best"] == "low" else -1
+    worst = float("inf")
+    ranked = sorted(
+        settings, key=lambda one: worst if settings[one].get(first) is None else sign * settings[one][first]
+    )
+    return FaithfulnessRun(folder, manifest, {name: settings[name] for name in ranked})
+
+
+# --------------------------------------------------------------------------------------------------------------- tables
+def _facts(run: FaithfulnessRun) -> dict[str, str]:
+    protocol = run.manifest["protocol"]
+    return {
+        "dataset": f"{run.manifest['dataset']['name']} {run.manifest['dataset']['split']}",
+        "pictures": f"{run.manifest['dataset']['samples']:,}",
+        "settings": f"{len(run.settings):,}",
+        "steps": f"{protocol.get('steps') or 224}",
+        "baseline": protocol.get("baseline") or "as published",
+        "name": "true" if protocol.get("target") == "label" else "the model's first",
+        "cliploc": str(run.manifest.get("cliploc_version") or ""),
+    }
+
+
+def number_cell(value: float | None, ends: Sequence[float] | None = None) -> Cell:
+    """A number with its interval, three decimals; tiny ones in powers of ten."""
+    if value is None:
+        return Cell("–")
+    small = 0 < abs(value) < 0.0005
+    text = f"{value:.1e}" if small else f"{value:.3f}"
+    if ends is not None:
+        text += f" ({ends[0]:.1e}–{ends[1]:.1e})" if small else f" ({ends[0]:.3f}–{ends[1]:.3f})"
+    return Cell(text, value)
+
+
+def _numbers(run: FaithfulnessRun) -> Table:
+    columns = {"setting": "", **{one["title"]: one["about"] for one in run.numbers.values()}, "pictures": ""}
+    rows = [
+        [
+            Cell(name),
+            *(number_cell(found.get(key), (found.get("confidence_95") or {}).get(key)) for key in run.numbers),
+            Cell(f"{found['evaluated']:,}", found["evaluated"]),
+        ]
+        for name, found in run.settings.items()
+    ]
+    numeric = frozenset(columns) - {"setting"}
+    return Table("All numbers, with 95 % intervals", columns, {"": rows}, numeric, [NOTE])
+
+
+def _csv(run: FaithfulnessRun) -> str:
+    """A row for each setting, with unrounded numbers and the ends of their intervals."""
+    file = io.StringIO()
+    keys = [key for one in run.numbers for key in (one, f"{one}_low", f"{one}_high")]
+    writer = csv.DictWriter(file, ["setting", "model", "method", *keys, "evaluated"], lineterminator="\n", restval="")
+    writer.writeheader()
+    about = {one["id"]: one for one in run.manifest["settings"]}
+    for name, found in run.settings.items():
+        row = {"setting": name, **{key: about[name].get(key) for key in ("model", "method")}}
+        for key in run.numbers:
+            row[key] = "" if found.get(key) is None else found[key]
+            if ends := (found.get("confidence_95") or {}).get(key):
+                row |= {f"{key}_low": ends[0], f"{key}_high": ends[1]}
+        writer.writerow({**row, "evaluated": found["evaluated"]})
+    return file.getvalue()
+
+
+# -------------------------------------------------------------------------------------------------------------- figures
+def _curves(run: FaithfulnessRun) -> Iterator[tuple[str, Figure]]:
+    for name, axis in run.manifest["curves"].items():
+        lines = [
+            Line(setting, one["mean"], one.get("low", ()), one.get("high", ()))
+            for setting, found in run.settings.items()
+            if (one := (found.get("curves") or {}).get(name)) is not None
+        ]
+        if lines:
+            yield name.replace("_", " "), draw_curves(lines, name.replace("_", " "), axis["label"], axis["places"])
+
+
+def draw_curves(
+    lines: Sequence[Line], title: str, axis: str, places: Sequence[float] = (), score: str = "mean score"
+) -> Figure:
+    """Draws curves, each with its interval as a band.
+
+    Args:
+        lines: the curves.
+        title: of the figure.
+        axis: what the horizontal axis is.
+        places: of the scores on it; none: at equal distances from 0 to 1.
+        score: what the vertical axis is.
+    """
+
+    def draw(axes: Any, palette: Palette) -> None:
+        for index, line in enumerate(lines):
+            colour, dashes, _ = look(index, palette)
+            y = np.array(line.mean, np.float64)
+            x = np.array(places) if len(places) else np.linspace(0, 1, len(y))
+            axes.plot(x, y, color=colour, linewidth=1.8, dashes=dashes or (None, None))
+            if len(line.low):
+                low, high = np.array(line.low, np.float64), np.array(line.high, np.float64)
+                axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
+        axes.set_xlim(0, 1)
+        axes.set_xlabel(axis)
+        axes.set_ylabel(score)
+
+    ends = "; ".join(
+        f"{one.label}: {one.mean[0]:.2f} to {one.mean[-1]:.2f}"
+        for one in lines
+        if one.mean[0] is not None and one.mean[-1] is not None
+    )
+    return figure(draw, f"{title}. {ends}", (5.8, 4.0))
+
+
+# ------------------------------------------------------------------------------------------------------------- examples
+def _disputed(run: FaithfulnessRun, pictures: bool) -> list[dict[str, Any]]:
+    """The pictures on which the settings of one model differ most by the first number, with their maps."""
+    key = next(iter(run.numbers))
+    values: dict[str, dict[str, float]] = {}
+    for row in _rows(run, ["sample", "setting", "status", "values"]):
+        value = dict(row["values"] or ()).get(key) if row["status"] == "ok" else None
+        if value is not None:
+            values.setdefault(row["sample"], {})[row["setting"]] = value
+    spread = {sample: max(one.values()) - min(one.values()) for sample, one in values.items() if len(one) > 1}
+    chosen = sorted(spread, key=lambda sample: (-spread[sample], sample))[:DISPUTED]
+    columns = ["sample", "setting", "status", "path", "name", "probability", "thumb", "width", "height"]
+    rows = {
+        (row["sample"], row["setting"]): row
+        for row in _rows(run, columns)
+        if row["sample"] in chosen and row["status"] == "ok"
+    }
+    made = []
+    for sample in chosen:
+        ranked = sorted(values[sample], key=lambda one: (values[sample][one], one))
+        half = SHOWN_SETTINGS // 2
+        shown = ranked if len(ranked) <= SHOWN_SETTINGS else [*ranked[:half], *ranked[-half:]]
+        first = rows[sample, shown[0]]
+        size = fit_within((first["width"], first["height"]), SIDE)
+        photograph = _photograph(Path(str(run.manifest["dataset"]["root"])) / first["path"], size) if pictures else None
+        figures = (
+            [] if photograph is None else [("photograph", embedded(photograph, f"photograph {sample}", quality=80))]
+        )
+        for setting in shown:
+            heat = np.frombuffer(rows[sample, setting]["thumb"], np.uint8).reshape(THUMB, THUMB)
+            drawn = painted(photograph or Image.new("RGB", size, (90, 90, 90)), heat)
+            said = f"{setting} {values[sample][setting]:.3f}"
+            figures.append((said, embedded(drawn, f"{sample}: {said}", quality=80)))
+        name, probability = str(first["name"]).partition("|")[0], first["probability"]
+        made.append({"sample": sample, "about": f"{name}, probability {probability:.2f}", "figures": figures})
+    return made
+
+
+def painted(picture: Image.Image, heat: np.ndarray[Any, Any]) -> Image.Image:
+    """A picture with a map `[h, w]` (uint8) over it, in the colours of all heatmaps."""
+    large = np.asarray(Image.fromarray(heat).resize(picture.size, Image.Resampling.BILINEAR))
+    colours = Image.fromarray(_draw.heat_table()[large])
+    mask = Image.fromarray(covering(large, OPACITY))
+    return Image.composite(colours, picture.convert("RGB"), mask)
+
+
+def _rows(run: FaithfulnessRun, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """These columns of all parts, a part at a time."""
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise UsageError("a report needs pandas and pyarrow: pip install 'cliploc[bench]'") from None
+    for path in parts_in(run.folder, count=run.manifest["shards"]):
+        content = read_part(path)
+        if content is None:
+            raise UsageError(f"{path} is damaged: run the benchmark again, which computes it again")
+        yield from parquet.read_table(pa.BufferReader(content), columns=list(columns)).to_pylist()
+
+
+def _photograph(path: Path, size_wh: tuple[int, int]) -> Image.Image | None:
+    try:
+        return load(path).image.resize(size_wh)
+    except InputError:
+        return None  # the page shows the maps alone

@@ -1,0 +1,174 @@
+"""`benchmark` and `evaluate` with `--task faithfulness`: folder, resuming, failures, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from cliploc.faithfulness import area
+from cliploc.jobs.faithfulness import mean_curves, rows_in, summarize
+from cliploc.metrics import Bootstrap
+from tests.commands import cliploc_
+from tests.jobs.samples import wsol_folder
+
+RUN = ("benchmark", "--task", "faithfulness", "--dataset", "wsol", "--steps", "3", "--method", "cam,layer_cam")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return wsol_folder(tmp_path_factory.mktemp("wsol"), 4)
+
+
+@pytest.fixture(scope="module")
+def done(root, tmp_path_factory):
+    out = tmp_path_factory.mktemp("faithfulness") / "out"
+    outcome = cliploc_(*RUN, "--root", root, "--out", out, "--metric", "deletion,insertion,positive,names")
+    assert outcome.code == 0, outcome.err
+    return out, outcome
+
+
+def test_the_folder_and_the_contract(done):
+    """summary.json → settings → setting → deletion, insertion, in 0–1; a random map and a Gaussian beside."""
+    out, outcome = done
+    summary = json.loads((out / "summary.json").read_text())
+    assert list(summary["settings"]) == ["mini_cam", "mini_layer-cam", "mini_centre-gaussian", "mini_random"]
+    for one in summary["settings"].values():
+        assert 0 <= one["deletion"] <= 1
+        assert 0 <= one["insertion"] <= 1
+        low, high = one["confidence_95"]["deletion"]
+        assert low <= one["deletion"] <= high
+        assert len(one["curves"]["deletion"]["mean"]) == 4
+        assert one["curves"]["deletion"]["mean"][0] == pytest.approx(one["curves"]["insertion"]["mean"][-1])
+        assert one["deletion"] == pytest.approx(area(one["curves"]["deletion"]["mean"]), abs=1e-5)
+        assert one["evaluated"] == one["images"] == 4
+    assert summary["settings"]["mini_random"]["names"] == pytest.approx(1)
+    assert "deletion ↓" in outcome.out
+    assert "4 of 4 samples × 4 settings done" in outcome.err
+    rows = list(rows_in(out))
+    assert len(rows) == 16
+    assert dict(rows[0]["curves"]).keys() >= {"deletion", "insertion", "positive"}
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["protocol"] == {"steps": 3, "baseline": None, "target": None}
+    assert manifest["metrics"] == ["deletion", "insertion", "positive", "names"]
+    assert manifest["numbers"]["deletion"]["best"] == "low"
+
+
+def test_the_report_has_tables_curves_and_disputed_pictures(done):
+    out, _ = done
+    page = (out / "report.html").read_text()
+    for words in ("deletion ↓", "Mean curves", "disagree most", "mini_random", "share of pixels gone"):
+        assert words in page
+    assert (out / "tables.csv").read_text().splitlines()[0].startswith("setting,model,method,deletion,deletion_low")
+    assert "| mini\\_cam |" in (out / "tables.md").read_text()
+    again = cliploc_("report", out, "--no-pictures")
+    assert again.code == 0
+    assert "photograph " not in (out / "report.html").read_text()
+
+
+def test_a_replaced_picture_and_a_lost_part_are_computed_again(root, tmp_path):
+    """The rest is kept, and the numbers are those of a run from the start."""
+    out, words = tmp_path / "out", (*RUN, "--no-baselines", "--root")
+    assert cliploc_(*words, root, "--out", out).code == 0
+    before = (out / "summary.json").read_bytes()
+    for path in (out / "parts").iterdir():
+        if path.name.startswith("00000.parquet"):
+            path.unlink()
+    outcome = cliploc_(*words, root, "--out", out)
+    assert outcome.code == 0
+    assert (out / "summary.json").read_bytes() == before
+    refused = cliploc_(*words, root, "--out", out, "--baseline", "mean")
+    assert refused.code == 2
+    assert "baseline" in refused.err
+
+
+def test_a_broken_picture_is_in_no_number(tmp_path):
+    root = wsol_folder(tmp_path / "wsol", 3)
+    (root / "val/001.jpg").write_bytes(b"no picture")
+    outcome = cliploc_(*RUN, "--root", root, "--out", tmp_path / "out", "--no-baselines")
+    assert outcome.code == 1
+    assert "val/001.jpg" in outcome.err
+    one = json.loads((tmp_path / "out/summary.json").read_text())["settings"]["mini_cam"]
+    assert (one["images"], one["evaluated"], len(one["failed"])) in [(3, 2, 1), (2, 2, 0)]
+
+
+def test_maps_of_other_tools_have_the_benchmarks_numbers(root, tmp_path):
+    """The same maps, saved and read again."""
+    localized = cliploc_(
+        "benchmark", "--dataset", "wsol", "--root", root, "--method", "centre_gaussian", "--no-baselines",
+        "--save-maps", "--out", tmp_path / "maps", "--workers", "1",
+    )  # fmt: skip
+    assert localized.code == 0, localized.err
+    [folder] = (tmp_path / "maps/maps").iterdir()
+    measured = cliploc_(
+        "evaluate", "--task", "faithfulness", "--maps", folder, "--root", root, "--steps", "3", "--json"
+    )
+    assert measured.code == 0, measured.err
+    ours = json.loads(measured.out)["settings"]["maps"]
+    out = tmp_path / "out"
+    assert cliploc_(*RUN[:-1], "centre_gaussian", "--root", root, "--out", out, "--no-baselines").code == 0
+    theirs = json.loads((out / "summary.json").read_text())["settings"]["mini_centre-gaussian"]
+    for key in ("deletion", "insertion", "deletion_cosine"):
+        assert ours[key] == pytest.approx(theirs[key], abs=1e-4)
+    (folder / "val/000.jpg.npy").unlink()
+    lost = cliploc_("evaluate", "--task", "faithfulness", "--maps", folder, "--root", root, "--steps", "3")
+    assert lost.code == 1
+    assert "3 of 4 pictures measured by mini" in lost.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--metric", "deletoin"), "deletion"),
+        (("--threshold", "0.5"), "expected options of --task faithfulness, got --threshold: leave it out"),
+        (("--resize", "crop"), "expected options of --task faithfulness, got --resize: leave it out"),
+        (("--steps", "1"), "expected --steps, a whole number from 2 to 50,176, got 1"),
+        (("--window", "224"), "expected --task segmentation with --window: add it"),
+    ],
+)
+def test_what_is_refused(root, tmp_path, words, said):
+    outcome = cliploc_(*RUN, "--root", root, "--out", tmp_path / "out", *words)
+    assert outcome.code == 2
+    assert said in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--metadata", "x", "--steps", "3"), "expected --task faithfulness with --steps: add it"),
+        (("--metadata", "x", "--metric", "deletion"), "expected --task faithfulness with --metric: add it"),
+        ((), "expected --metadata, a folder"),
+        (("--task", "faithfulness"), "expected --root, the dataset's folder"),
+        (("--task", "faithfulness", "--root", "x", "--metric", "adcc"), "adcc needs the method that made the maps"),
+        (("--task", "faithfulness", "--root", "x", "--threshold", "1"), "got --threshold: leave it out"),
+    ],
+)
+def test_what_evaluate_refuses(tmp_path, words, said):
+    outcome = cliploc_("evaluate", "--maps", tmp_path, *words)
+    assert outcome.code == 2
+    assert said in outcome.err
+
+
+def test_options_of_faithfulness_are_of_no_other_task(root, tmp_path):
+    outcome = cliploc_("benchmark", "--dataset", "wsol", "--root", root, "--out", tmp_path / "o", "--steps", "3")
+    assert "expected --task faithfulness with --steps: add it" in outcome.err
+
+
+def test_means_leave_out_what_cannot_be_computed():
+    rows = [
+        {"sample": "a", "setting": "s", "status": "ok", "values": [("v", 0.2)], "curves": [("c", [0.0, None])]},
+        {"sample": "b", "setting": "s", "status": "ok", "values": [("v", None)], "curves": [("c", [1.0, None])]},
+        {"sample": "c", "setting": "s", "status": "failed", "reason": "no"},
+    ]
+    found = summarize(["s"], rows, ["v"], Bootstrap(replicates=0))["s"]
+    assert (found["v"], found["measured"]) == (pytest.approx(0.2), {"v": 1})
+    assert found["curves"] == {"c": {"mean": [0.5, None]}}
+    assert found["failed"] == [{"sample": "c", "reason": "no"}]
+
+
+def test_the_band_of_a_curve_holds_its_mean():
+    curves = [{"c": row} for row in np.random.default_rng(0).random((40, 5)).tolist()]
+    band = mean_curves(curves)["c"]
+    for low, mean, high in zip(band["low"], band["mean"], band["high"], strict=True):
+        assert low < mean < high

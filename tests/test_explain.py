@@ -1,0 +1,88 @@
+"""`cliploc explain`: one photo, its page and its document, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from cliploc.faithfulness import area
+from tests.commands import CAT, cliploc_
+
+
+@pytest.fixture(scope="module")
+def explained(tmp_path_factory):
+    out = tmp_path_factory.mktemp("explain")
+    words = ("-p", "cat", "-p", "pizza", "--method", "cam,centre_gaussian", "--steps", "4", "--out", out)
+    outcome = cliploc_("explain", CAT, *words, "--json")
+    assert outcome.code == 0, outcome.err
+    return out, json.loads(outcome.out)
+
+
+def test_the_document_has_the_numbers_of_its_curves(explained):
+    out, document = explained
+    assert json.loads((out / "explain.json").read_text()) == document
+    assert (document["score"], document["among"], document["protocol"]["steps"]) == ("probability", 2, 4)
+    cat, pizza = document["names"]
+    assert cat["name"] == "cat"
+    assert cat["probability"] + pizza["probability"] == pytest.approx(1)
+    for name in (cat, pizza):
+        assert list(name["methods"]) == ["cam", "centre_gaussian"]
+        for one in name["methods"].values():
+            assert 0 < one["share"] < 1
+            for which in ("deletion", "insertion"):
+                assert len(one["curves"][which]) == 5
+                assert one[which] == pytest.approx(area(one["curves"][which]), abs=1e-6)
+            assert one["curves"]["deletion"][0] == pytest.approx(name["probability"], abs=1e-4)
+
+
+def test_the_marked_region_is_that_of_the_threshold(explained):
+    """The Gaussian's region is known: where it exceeds τ of its largest value."""
+    _, document = explained
+    one = document["names"][0]["methods"]["centre_gaussian"]
+    y, x = np.mgrid[0:224, 0:224] / 224 + 0.5 / 224 - 0.5
+    heat = np.exp(-(x**2 + y**2) / (2 * 0.25**2))
+    heat = (heat - heat.min()) / (heat.max() - heat.min())
+    assert one["share"] == pytest.approx((heat > one["threshold"]).mean(), abs=0.005)
+
+
+def test_the_page_shows_maps_curves_and_regions(explained):
+    out, _ = explained
+    page = (out / "explain.html").read_text()
+    for words in ("What the model uses: cat.jpg", "CAM", "Centred Gaussian", "with only that", "deletion"):
+        assert words in page
+    assert page.count("data:image/svg+xml") == 8  # two curves of two names, light and dark
+
+
+def test_of_a_single_name_the_score_is_its_cosine(tmp_path):
+    words = ("-p", "cat", "--method", "cam", "--steps", "2", "--out", tmp_path)
+    document = json.loads(cliploc_("explain", CAT, *words, "--json").out)
+    [name] = document["names"]
+    assert (document["score"], name["probability"]) == ("cosine", None)
+    assert name["methods"]["cam"]["curves"]["deletion"][0] == pytest.approx(name["cosine"], abs=1e-4)
+
+
+def test_other_names_take_part_in_the_softmax(tmp_path):
+    (tmp_path / "names.txt").write_text("dog\nbus\n")
+    words = ("-p", "cat", "--among", tmp_path / "names.txt", "--method", "cam", "--steps", "2", "--out", tmp_path)
+    document = json.loads(cliploc_("explain", CAT, *words, "--json").out)
+    assert (document["score"], document["among"]) == ("probability", 3)
+    assert len(document["names"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "expected a photo, got none"),
+        ((CAT,), "expected at least one name to explain, got none"),
+        ((CAT, "-p", "cat"), "expected --method as names of `cliploc methods`, got none"),
+        ((CAT, "-p", "cat", "--method", "camm"), "camm"),
+        ((CAT, "-p", "cat", "--method", "cam", "--target", "label"), "got --target: name what is explained"),
+        (("no.jpg", "-p", "cat", "--method", "cam"), "no.jpg"),
+    ],
+)
+def test_what_is_refused(words, said, tmp_path):
+    outcome = cliploc_("explain", *words, *(("--out", tmp_path) if len(words) > 1 else ()))
+    assert outcome.code == 2
+    assert said in outcome.err
