@@ -22,6 +22,7 @@ QUICK: dict[str, list[str]] = {
     "benchmark": ["--images", "32", "--rounds", "1"],
     "waiting": ["--quick"],
     "refinements": ["--quick"],
+    "faithfulness": ["--quick"],
 }
 MINUTES: dict[str, list[str]] = {
     "cnn_methods": ["--channels", "8", "--rounds", "1"],
@@ -39,6 +40,7 @@ MINUTES: dict[str, list[str]] = {
     "waiting": ["--rounds", "1"],
     "first_result": ["--rounds", "1"],
     "refinements": ["--rounds", "1"],
+    "faithfulness": ["--rounds", "1", "--steps", "8"],
 }
 THOROUGH: dict[str, list[str]] = {
     "cnn_methods": ["--out", "bench/results"],
@@ -56,6 +58,7 @@ THOROUGH: dict[str, list[str]] = {
     "waiting": ["--out", "bench/results"],
     "first_result": ["--out", "bench/results"],
     "refinements": ["--out", "bench/results"],
+    "faithfulness": ["--out", "bench/results"],
 }
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from cliploc.config import FaithfulnessOptions
 from cliploc.faithfulness import area
-from cliploc.jobs.faithfulness import mean_curves, rows_in, summarize
+from cliploc.jobs.faithfulness import FaithfulnessSettings, mean_curves, rows_in, summarize
+from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.metrics import Bootstrap
 from tests.commands import cliploc_
 from tests.jobs.samples import wsol_folder
@@ -153,6 +157,19 @@ def test_what_evaluate_refuses(tmp_path, words, said):
 def test_options_of_faithfulness_are_of_no_other_task(root, tmp_path):
     outcome = cliploc_("benchmark", "--dataset", "wsol", "--root", root, "--out", tmp_path / "o", "--steps", "3")
     assert "expected --task faithfulness with --steps: add it" in outcome.err
+
+
+def test_the_workers_settings_travel_to_other_machines():
+    """A Ray worker is made of them."""
+    settings = FaithfulnessSettings(
+        (ModelSetup(),),
+        (Setting("a", 0, "cam"),),
+        ("cat|kitten",),
+        Path("x"),
+        ("deletion",),
+        FaithfulnessOptions(steps=3),
+    )
+    assert pickle.loads(pickle.dumps(settings)) == settings
 
 
 def test_means_leave_out_what_cannot_be_computed():
