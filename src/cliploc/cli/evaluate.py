@@ -115,7 +115,9 @@ def evaluate(
             raise UsageError("expected --root, the dataset's folder, got none: the pictures are looked at again")
         return _faithfulness(maps, dataset or "wsol", root, split, metric or [], options, faithfulness, as_json)
     if metadata is None:
-        raise UsageError("expected --metadata, a folder of image_ids.txt and others, got none: add it, or another --task")
+        raise UsageError(
+            "expected --metadata, a folder of image_ids.txt and others, got none: add it, or another --task"
+        )
     from cliploc.jobs.evaluate import evaluate_folder
     from cliploc.metrics import CONVENTIONS
 
