@@ -325,6 +325,14 @@ def test_a_bad_option_is_one_line_and_code_2(case):
         (["benchmark", "--dataset", "wsol", "--root", ".", "--out", "b", "--threads", 0], "--threads from 1 to 1024"),
         (["benchmark", "--dataset", "wsol", "--root", ".", "--out", "b", "--workers", 10**11], "--workers from 1 to"),
         (["classify", CAT, "--top-k", 10**20], "--top-k from 1 to 1000000"),
+        (["annotate", ".", "--labels", "a", "--out", "b", "--review", 10**20], "--review from 0 to 100000"),
+        (["annotate", ".", "--labels", "a", "--out", "b", "--limit", 0], "--limit from 1 to 10000000"),
+        (["benchmark", "--dataset", "wsol", "--root", ".", "--out", "b", "--seed", -1], "--seed from 0 to 4294967295"),
+        (["datasets", "wsol", "--root", ".", "--sample", 10**400], "--sample from 1 to 10000000"),
+        (["train", "tscam", "--root", ".", "--out", "b", "--augmentations", 10**20], "--augmentations from 0 to 1000"),
+        (["serve", "--max-megabytes", "inf"], "--max-megabytes from 0.01 to 2000"),
+        (["serve", "--max-seconds", "nan"], "--max-seconds from 0.1 to 86400"),
+        (["serve", "--queue", 2**31], "--queue from 1 to 10000"),
     ],
 )
 def test_numbers_have_a_stated_range(command, text):

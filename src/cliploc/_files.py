@@ -7,15 +7,16 @@ be told from the user's own files.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TypeGuard
 
 from cliploc.errors import UsageError
 
@@ -25,11 +26,6 @@ _TOKEN: ContextVar[str] = ContextVar("cliploc_token", default="no-run")
 def new_token() -> str:
     """A random word for the temporary files of a run."""
     return secrets.token_hex(8)
-
-
-def is_token(value: object) -> TypeGuard[str]:
-    """Whether a value is a word that `new_token` can give."""
-    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{16}", value) is not None
 
 
 @contextmanager
@@ -70,8 +66,9 @@ def write_whole(path: Path, write: Callable[[Path], object], *, durable: bool = 
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
-        if isinstance(error, OSError) and error.filename in (temporary, str(temporary)):
-            error.filename = str(path)  # the name that the user knows
+        # The name that the user knows; an error of fsync has none.
+        if isinstance(error, OSError) and error.filename in (temporary, str(temporary), None):
+            error.filename, error.filename2 = str(path), None
         raise
     if durable:
         _flush_folder(path.parent)
@@ -124,6 +121,71 @@ def write_output(path: Path, content: bytes, option: str) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         raise UsageError(f"cannot write {path}: {reason}: make room or choose another place with {option}") from error
+
+
+def remove(path: Path) -> None:
+    """Removes a file, a link, or a folder with what is in it; nothing that is not there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Within this, no other process and no other thread has this lock on a folder.
+
+    It is the system's lock on the folder itself, which ends with the process, however that ends, and leaves no file.
+    On Windows, which has none for folders, it is a file in the folder that nobody else can open. Where a file system
+    has no locks, there is none.
+
+    Args:
+        folder: the folder, which is there.
+
+    Raises:
+        BlockingIOError: somebody else has it.
+        OSError: a folder that cannot be opened.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as name, locked(Path(name)):
+        ...     with locked(Path(name)):
+        ...         pass
+        Traceback (most recent call last):
+        BlockingIOError: [Errno 11] Resource temporarily unavailable
+    """
+    if sys.platform == "win32":
+        with _locked_file(folder / ".cliploc.lock"):
+            yield
+        return
+    import fcntl
+
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(opened)
+
+
+@contextmanager
+def _locked_file(path: Path) -> Iterator[None]:
+    """A file that is there while somebody has it; one that a killed process left can be removed, an open one not."""
+    try:
+        path.unlink(missing_ok=True)
+        opened = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR)
+    except (PermissionError, FileExistsError):
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
+    try:
+        yield
+    finally:
+        os.close(opened)
+        path.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: Path, token: str) -> None:

@@ -12,8 +12,11 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from cliploc._files import write_whole
+from cliploc._documents import read_bytes, read_json
+from cliploc._files import remove, write_whole
+from cliploc._schemas import PartCheck
 
 
 def part_path(out: Path, index: int, suffix: str = ".parquet") -> Path:
@@ -74,27 +77,28 @@ def write_part(path: Path, content: bytes, stamps: Sequence[str] = ()) -> None:
 def read_part(path: Path) -> bytes | None:
     """A part's content; None where it is not there or not as it was written."""
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
     except OSError:
         return None
-    return content if _check(path).get("sha256") == hashlib.sha256(content).hexdigest() else None
+    check = _check(path)
+    return content if check is not None and check["sha256"] == hashlib.sha256(content).hexdigest() else None
 
 
 def read_stamps(path: Path) -> list[str]:
     """The stamps of the picture files that a part was made of; none where they cannot be read."""
-    stamps = _check(path).get("stamps")
-    return [str(one) for one in stamps] if isinstance(stamps, list) else []
+    check = _check(path)
+    return [] if check is None else check["stamps"]
 
 
 def remove_part(path: Path) -> None:
     """Removes a part and its check file."""
-    path.unlink(missing_ok=True)
-    check_path(path).unlink(missing_ok=True)
+    remove(path)
+    remove(check_path(path))
 
 
-def _check(path: Path) -> dict[str, object]:
+def _check(path: Path) -> dict[str, Any] | None:
     try:
-        read = json.loads(check_path(path).read_text(encoding="ascii"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return read if isinstance(read, dict) else {}
+        found: dict[str, Any] = read_json(check_path(path), PartCheck)
+    except (OSError, ValueError):
+        return None
+    return found

@@ -23,7 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliploc._checksums import tensors_digest
+from cliploc._documents import parse_json, refuse_other
 from cliploc._files import write_output
+from cliploc._schemas import SavedHead
 from cliploc.errors import ModelError, UsageError
 from cliploc.method import Context
 from cliploc.saliency import mean_attention, patches_of
@@ -427,22 +429,23 @@ def read_config(path: str | Path) -> HeadConfig:
     """
     path = Path(path).expanduser()
     try:
+        refuse_other(path)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except FileNotFoundError:
         raise ModelError(f"expected a trained head, but {path} does not exist: make one with cliploc train") from None
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"expected a trained head, but {path} cannot be read as one: {error}") from None
     if "cliploc_head" not in metadata:
         raise ModelError(f"expected a trained head, but {path} is not one: make one with cliploc train")
     try:
-        raw = json.loads(metadata["cliploc_head"])
+        raw = parse_json(metadata["cliploc_head"], SavedHead)
         if raw.pop("format") not in READABLE:
             raise ModelError(f"{path} was saved by another version of cliploc: train it again")
         raw["classes"] = tuple(tuple(words) for words in raw["classes"])
         raw["templates"] = tuple(raw["templates"])
         config = HeadConfig(**raw)
-        if config.method not in HEADS or config.kind not in ("closed", "open"):
+        if config.method not in HEADS:
             raise ValueError
     except (KeyError, TypeError, ValueError):
         raise ModelError(f"{path} is damaged: its description cannot be read: train it again") from None

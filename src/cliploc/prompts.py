@@ -17,6 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cliploc._documents import read_text
 from cliploc.errors import CliplocWarning, UsageError
 from cliploc.values import TextSet
 
@@ -347,7 +348,7 @@ def read_templates(path: str | Path) -> tuple[str, ...]:
 def read_lines(path: str | Path, what: str) -> list[tuple[int, str]]:
     """The lines of a UTF-8 text that say something, with their numbers."""
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8-sig")
+        text = read_text(Path(path).expanduser())
     except UnicodeDecodeError:
         raise UsageError(f"expected a text file of {what}, got {path}, which is not UTF-8: save it as UTF-8") from None
     except (OSError, ValueError) as error:  # ValueError: a path with a null character

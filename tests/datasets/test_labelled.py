@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import os
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cliploc.datasets import class_list, labelled_readers, open_labelled
-from cliploc.datasets._infra.polygons import draw
-from cliploc.errors import UsageError
+from cliploc.datasets._infra.polygons import draw, outlines_of
+from cliploc.errors import InputError, UsageError
 from tests.datasets import labelled
 from tests.datasets.folders import picture
 
@@ -153,3 +154,74 @@ def test_the_class_lists_have_their_synonyms():
     assert class_list("voc21")[0].synonyms[:2] == ("sky", "wall")
     assert class_list("coco_object")[1].synonyms[-1] == "body"
     assert [len(class_list(name)) for name in COUNTS] == list(COUNTS.values())
+
+
+# ------------------------------------------------------------------------------------------------------- damaged files
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        None, 5, "text", {}, {"counts": "abc"}, {"counts": [-5, 1205]}, {"counts": [10**30]}, {"counts": [5, "x"]},
+        {"counts": []}, {"counts": [1e300]}, {"counts": [True] * 1200}, {"counts": [2**62, 2**62]},
+        {"counts": [1199.5, 0.5]},
+        [[]], [[1, 2]], [[1, 2, 3, 4, 5]], [["a"] * 6], [[1e300] * 6], [[float("nan")] * 6], [[True] * 6], [None],
+        [[0, 0, 1e9, 0, 1e9, 1e9]], [[0, 0, 1e7, 0, 1e7, 1e7]], [[0, 0, -1e5, 0, 5, 5]], [[10**400] * 6], [[[1] * 6]],
+        [[1, 2, 3, 4, 5, 6]] * 20_000,
+    ],
+    ids=lambda one: str(one)[:30],
+)  # fmt: skip
+def test_outlines_that_are_none_are_refused_before_they_are_drawn(segmentation):
+    with pytest.raises(ValueError):
+        outlines_of(segmentation, (40, 30))
+
+
+@given(st.lists(st.lists(st.floats() | st.integers() | st.text(max_size=2), max_size=8), max_size=3))
+def test_outlines_of_any_numbers_are_refused_or_drawn(segmentation):
+    try:
+        outlines = outlines_of(segmentation, (40, 30))
+    except ValueError:
+        return
+    for outline in outlines:
+        assert draw(outline, (30, 40)).shape == (30, 40)
+
+
+@pytest.mark.parametrize(
+    "damage", ["pipe", "text", "cut", "no masks", "null", "scalar", "huge", "huge id", "elsewhere", "floats", "flat"]
+)
+def test_a_damaged_file_of_matlab_is_one_line(damage, tmp_path):
+    h5py = pytest.importorskip("h5py")
+    root = labelled.BUILD["imagenet_seg"](tmp_path)
+    path = root / "gtsegs_ijcv.mat"
+    if damage in ("pipe", "text", "cut"):
+        whole = path.read_bytes()
+        path.unlink()
+        os.mkfifo(path) if damage == "pipe" else path.write_bytes(b"text" if damage == "text" else whole[:3000])
+    else:
+        with h5py.File(path, "r+") as mat:
+            if damage == "no masks":
+                del mat["value/gt"]
+            elif damage == "null":
+                mat["value/img"][0, 0] = h5py.Reference()
+            elif damage == "scalar":
+                del mat["value/img"]
+                mat["value/img"] = 5
+            else:
+                made = {
+                    "huge": lambda: mat.create_dataset("new", (3, 200_000, 200_000), np.uint8, chunks=True),
+                    "huge id": lambda: mat.create_dataset("new", (4 * 10**9, 1), np.uint8, chunks=True),
+                    "elsewhere": lambda: mat.create_dataset(
+                        "new", (3, *labelled.SIZE), np.uint8, external=[("/etc/hostname", 0, h5py.h5f.UNLIMITED)]
+                    ),
+                    "floats": lambda: mat.create_dataset("new", data=np.full((3, *labelled.SIZE), np.nan)),
+                    "flat": lambda: mat.create_dataset("new", data=np.zeros(7, np.uint8)),
+                }[damage]()
+                mat[f"value/{'target' if damage == 'huge id' else 'img'}"][0, 0] = made.ref
+
+    def read() -> None:
+        for one in open_labelled("imagenet_seg", root).samples:
+            one.picture()
+            one.truth.read()
+
+    with pytest.raises((UsageError, InputError)) as caught:
+        read()
+    assert "gtsegs_ijcv.mat" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1

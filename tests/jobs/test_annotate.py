@@ -629,7 +629,7 @@ def test_the_command(folder, tmp_path):
         (("--max-boxes", "0"), "expected --max-boxes, a whole number from 1"),
         (("--method", "gem"), "gem does not work on mini"),
         (("--engine", "slurm"), "expected --engine of local, ray, got 'slurm'"),
-        (("--review", "-1"), "expected review of at least 0"),
+        (("--review", "-1"), "expected --review from 0 to 100000"),
     ],
 )
 def test_options_that_are_refused_in_one_line(folder, tmp_path, options, said):

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from cliploc import backbones
-from cliploc._parts import parts_in, read_part
-from cliploc.errors import UsageError
+from cliploc._files import locked
+from cliploc._parts import parts_in, read_part, read_stamps, write_part
+from cliploc.errors import CliplocError, UsageError
 from cliploc.jobs import annotate as module
 from cliploc.jobs.annotate import annotate
 from cliploc.report.exports import exports
@@ -169,6 +172,21 @@ def test_a_damaged_part_is_computed_anew_to_the_same_bytes(copy, made, damage):
     assert content(out) == content(made.out)
 
 
+@pytest.mark.parametrize("row", ["true", '{"picture": "cat.png"}', "[" * 10**5, "1" * 5000, "label"])
+def test_a_part_that_only_looks_undamaged_is_computed_anew(copy, made, row):
+    """Its checksum is right, and its rows are none of this run's."""
+    pictures, out = copy
+    path = parts_in(out, ".jsonl")[1]
+    whole = json.loads(path.read_bytes())
+    text = json.dumps({**whole, "labels": [len(LABELS)] * len(whole["labels"])}) if row == "label" else row
+    write_part(path, f"{text}\n".encode(), read_stamps(path))
+    said = []
+    result = annotate(pictures, LABELS, out, reporter=Reporter(note=said.append), **OPTIONS)
+    assert said == ["part 00001 is damaged: it is computed again"]
+    assert result.computed == 1
+    assert content(out) == content(made.out)
+
+
 def test_other_files_among_the_parts_are_named_and_ignored(copy, made):
     pictures, out = copy
     names = ["00000 (conflicted copy).jsonl", "1e3.jsonl", "٣٣٣٣٣.jsonl"]
@@ -218,6 +236,51 @@ def test_damaged_decisions_are_one_line_before_anything_is_computed(copy, text):
     assert not started
 
 
+# -------------------------------------------------------------------------------------------------------- several runs
+def test_two_runs_at_once_do_not_share_a_folder(copy, made):
+    pictures, out = copy
+    before = content(out)
+    shutil.copy(pictures / "cat.png", pictures / "new.png")
+    with locked(out), pytest.raises(UsageError, match=r"another run is writing into .*wait until it ends, or choose"):
+        annotate(pictures, LABELS, out, **OPTIONS)
+    assert content(out) == before
+    assert annotate(pictures, LABELS, out, **OPTIONS).computed == 1
+
+
+def test_a_lock_ends_with_its_process(tmp_path):
+    child = os.fork()
+    if child == 0:
+        locked(tmp_path).__enter__()
+        os._exit(0)
+    os.waitpid(child, 0)
+    with locked(tmp_path):
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_decisions_applied_by_several_threads_are_all_there(copy):
+    """Whoever meets another run is told so, and repeats it."""
+    pictures, out = copy
+    run = json.loads((out / "summary.json").read_text())["run"]
+    names = [one["picture"] for one in map(json.loads, b"".join(map(read_part, parts_in(out, ".jsonl"))).splitlines())]
+
+    def apply(name: str) -> None:
+        path = out.parent / f"{name}.json"
+        decisions = {name: {"0": False}}
+        path.write_text(json.dumps({"kind": "cliploc review", "run": run, "decisions": decisions}))
+        while True:
+            try:
+                annotate(pictures, LABELS, out, decisions=path, **OPTIONS)
+                return
+            except UsageError as error:
+                if "another run is writing" not in str(error):
+                    raise
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(apply, names[:2]))
+    assert set(json.loads((out / "decisions.json").read_text())["decisions"]) == set(names[:2])
+    assert json.loads((out / "summary.json").read_text())["boxes_dropped_in_review"] == 2
+
+
 # ---------------------------------------------------------------------------------------------------- replaced pictures
 @pytest.mark.parametrize("times_restored", [False, True])
 def test_a_picture_replaced_under_its_name_is_done_anew_and_said(copy, made, times_restored):
@@ -253,7 +316,53 @@ def test_pictures_that_were_only_touched_are_not_done_anew(copy, made):
     assert content(out) == content(made.out)
 
 
+# ------------------------------------------------------------------------------------------------------ injected faults
+@pytest.mark.parametrize(
+    ("call", "nth", "error"),
+    [
+        ("fsync", 1, errno.EIO),  # of the manifest
+        ("fsync", 9, errno.ENOSPC),  # of a part; each second one is of a folder, and may fail
+        ("replace", 4, errno.ENOSPC),  # of a part
+        ("replace", 8, errno.EROFS),
+        ("replace", 11, errno.EIO),  # of the summary
+    ],
+)
+def test_a_failing_system_call_leaves_nothing_half_written(photos, made, tmp_path, monkeypatch, call, error, nth):
+    count = 0
+    true = {"fsync": os.fsync, "replace": Path.replace}[call]
+
+    def fail(*arguments):
+        nonlocal count
+        count += 1
+        if count == nth:
+            raise OSError(error, os.strerror(error))
+        return true(*arguments)
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(os if call == "fsync" else Path, call, fail)
+        with pytest.raises((CliplocError, OSError)) as caught:
+            annotate(photos, LABELS, out, formats=["coco", "csv"], **OPTIONS)
+    if isinstance(caught.value, OSError):
+        assert caught.value.filename is not None  # so that the command line names it
+    assert not list(out.rglob(".cliploc-*"))
+    assert content(annotate(photos, LABELS, out, formats=["coco", "csv"], **OPTIONS).out) == content(made.out)
+
+
 # -------------------------------------------------------------------------------------------------------------- exports
+def test_a_folder_says_which_run_and_decisions_its_files_belong_to(copy):
+    pictures, out = copy
+    first = json.loads((out / "summary.json").read_text())
+    assert re.fullmatch("[0-9a-f]{16}", first["run"])
+    assert first["decisions"] is None
+    path = out.parent / "decisions.json"
+    path.write_text(json.dumps({"kind": "cliploc review", "run": first["run"], "decisions": {"cat.png": {"0": False}}}))
+    annotate(pictures, LABELS, out, decisions=path, **OPTIONS)
+    second = json.loads((out / "summary.json").read_text())
+    assert second["run"] == first["run"] == json.loads((out / "decisions.json").read_text())["run"]
+    assert re.fullmatch("[0-9a-f]{16}", second["decisions"])
+
+
 @pytest.mark.parametrize("killed_at", ["csv", "summary"])
 def test_an_export_of_a_killed_run_is_kept_up_to_date(copy, made, monkeypatch, killed_at):
     pictures, out = copy

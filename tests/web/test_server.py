@@ -220,7 +220,7 @@ def test_a_stranger_is_turned_away_where_there_is_a_password(tmp_path):
     ("arguments", "said"),
     [
         (("--port", "70000"), "expected --port from 0 to 65535"),
-        (("--queue", "0"), "expected --queue above 0"),
+        (("--queue", "0"), "expected --queue from 1 to 10000"),
         (("--auth-env", "NOT_SET"), "expected NOT_SET to hold user:password"),
         (("--model", "mini", "--pretrained", "a", "--pretrained", "b"), "expected --pretrained once"),
         (("--host", "no.such.host.invalid"), "choose another --host or --port"),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import pickle
 import re
@@ -36,6 +35,7 @@ from open_clip.model import convert_to_custom_text_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from cliploc._documents import read_json
 from cliploc.backbones._torchscript import RefusedError, read_torchscript
 from cliploc.errors import MissingWeightsError, ModelError
 
@@ -132,8 +132,8 @@ def folder_checkpoint(folder: Path) -> Path:
     if not (folder / CONFIG).is_file():
         raise ModelError(f"expected {CONFIG} in {folder}, found none: give a folder saved by open_clip")
     try:
-        whole = "model_cfg" in json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError, RecursionError):
+        whole = "model_cfg" in read_json(folder / CONFIG, dict[str, Any])
+    except (OSError, ValueError):
         whole = False
     if not whole:
         raise ModelError(f"{folder / CONFIG} is damaged, or not open_clip's: fetch it again")

@@ -10,7 +10,17 @@ from typing import Annotated
 import typer
 
 from cliploc._terminal import Terminal, grid
-from cliploc.cli.options import Address, Debug, EngineName, Json, Threads, localizer_options, parse_engine
+from cliploc.cli.options import (
+    MOST_COUNTED,
+    Address,
+    Debug,
+    EngineName,
+    Json,
+    Threads,
+    localizer_options,
+    number_in,
+    parse_engine,
+)
 from cliploc.cli.output import (
     DONE,
     NOTHING_DONE,
@@ -58,12 +68,12 @@ def annotate(
         bool, typer.Option("--polygons", help="With --masks: polygons in coco.json, but for masks with holes.")
     ] = False,
     review: Annotated[
-        int, typer.Option(metavar="N", help="So many pictures, the least certain first, on review.html; 0: no page.")
+        int, number_in(0, 100_000, "So many pictures, the least certain first, on review.html; 0: no page.")
     ] = 100,
     apply: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The decisions that review.html saved: drop those boxes.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many pictures.")] = None,
+    limit: Annotated[int | None, number_in(1, MOST_COUNTED, "Only the first so many pictures.")] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Try pictures again that failed before.")] = False,
     image_url: Annotated[
         str | None,

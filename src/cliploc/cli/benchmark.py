@@ -14,6 +14,8 @@ from rich.text import Text
 from cliploc._inputs import Inputs
 from cliploc._terminal import Terminal, grid, printable
 from cliploc.cli.options import (
+    MOST_COUNTED,
+    MOST_SEED,
     TASKS,
     Address,
     Debug,
@@ -26,11 +28,11 @@ from cliploc.cli.options import (
     class_names,
     localizer_options,
     method_names,
+    number_in,
     options_of_methods,
     pair_weights,
     parse_engine,
     refuse_unknown,
-    whole_number,
 )
 from cliploc.cli.output import (
     DONE,
@@ -102,9 +104,9 @@ def benchmark(
     classes: Annotated[
         str | None, typer.Option(metavar="NAME,NAME", help="Only these, by name, synonym or WordNet id.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many samples.")] = None,
-    sample: Annotated[int | None, typer.Option(help="Only so many samples, drawn at random.")] = None,
-    seed: Annotated[int, typer.Option(help="Of that draw.")] = 0,
+    limit: Annotated[int | None, number_in(1, MOST_COUNTED, "Only the first so many samples.")] = None,
+    sample: Annotated[int | None, number_in(1, MOST_COUNTED, "Only so many samples, drawn at random.")] = None,
+    seed: Annotated[int, number_in(0, MOST_SEED, "Of that draw.")] = 0,
     model: ModelNames = None,
     pretrained: Weights = None,
     method: Annotated[
@@ -144,7 +146,7 @@ def benchmark(
         ),
     ] = None,
     workers: Annotated[
-        int | None, whole_number(1, 1024, "Processes that compare maps with boxes. [default: cores - 1]")
+        int | None, number_in(1, 1024, "Processes that compare maps with boxes. [default: cores - 1]")
     ] = None,
     engine: EngineName = "local",
     address: Address = None,

@@ -17,8 +17,8 @@ from cliploc.cli.options import (
     Threads,
     asked_names,
     localizer_options,
+    number_in,
     use_threads,
-    whole_number,
 )
 from cliploc.cli.output import print_document
 from cliploc.cli.photos import ClassifyRun, asked_photos, model_settings
@@ -35,7 +35,7 @@ def classify(
     ] = None,
     prompt: Names = None,
     classes: Classes = None,
-    top_k: Annotated[int, whole_number(1, 1_000_000, "How many names a photo, best first.")] = 5,
+    top_k: Annotated[int, number_in(1, 1_000_000, "How many names a photo, best first.")] = 5,
     *,
     threads: Threads = None,
     options: Options,

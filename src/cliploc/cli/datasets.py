@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from cliploc._terminal import Terminal, grid
-from cliploc.cli.options import Debug, Json, class_names
+from cliploc.cli.options import MOST_COUNTED, MOST_SEED, Debug, Json, class_names, number_in
 from cliploc.cli.output import DONE, SHOWN_PROBLEMS, SOME_FAILED, print_document, title_row
 from cliploc.errors import UsageError
 
@@ -32,9 +32,9 @@ def datasets(
     classes: Annotated[
         str | None, typer.Option(metavar="NAME,NAME|FILE", help="Only these: names, synonyms or WordNet ids.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(metavar="N", help="Only the first N samples.")] = None,
-    sample: Annotated[int | None, typer.Option(metavar="N", help="Only N samples drawn at random.")] = None,
-    seed: Annotated[int, typer.Option(help="Of that draw.")] = 0,
+    limit: Annotated[int | None, number_in(1, MOST_COUNTED, "Only so many samples, from the first on.")] = None,
+    sample: Annotated[int | None, number_in(1, MOST_COUNTED, "Only so many samples, drawn at random.")] = None,
+    seed: Annotated[int, number_in(0, MOST_SEED, "Of that draw.")] = 0,
     as_json: Json = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cliploc._terminal import Terminal, grid
-from cliploc.cli.options import TASKS, Debug, Json, localizer_options, whole_number
+from cliploc.cli.options import TASKS, Debug, Json, localizer_options, number_in
 from cliploc.cli.output import DONE, SOME_FAILED, print_document
 from cliploc.config import FaithfulnessOptions, Options, flags_of, parse_list
 from cliploc.errors import UsageError
@@ -74,7 +74,7 @@ def evaluate(
     class_list: Annotated[
         Path | None, typer.Option(metavar="FILE", help="With --truth: the classes, one a line, from label 0 on.")
     ] = None,
-    workers: Annotated[int, whole_number(1, 1024, "How many processes share the maps.")] = 1,
+    workers: Annotated[int, number_in(1, 1024, "How many processes share the maps.")] = 1,
     *,
     options: Options,
     faithfulness: FaithfulnessOptions,

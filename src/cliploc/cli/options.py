@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from cliploc._documents import lines_of
 from cliploc._threads import MAX_THREADS
 from cliploc.config import (
     DEFAULTS,
@@ -137,10 +138,14 @@ def _parsed(one: Option, texts: str | Sequence[str]) -> Any:
 
 
 # ----------------------------------------------------------------------------------- options that several commands have
-def whole_number(least: int, most: int, meaning: str) -> Any:
-    """An option that takes a whole number in a range: its help shows the range, and it is checked before any work."""
+MOST_COUNTED = 10_000_000  # pictures, epochs …: whatever a person counts
+MOST_SEED = 2**32 - 1  # as numpy takes it
 
-    def check(parameter: typer.CallbackParam, value: int | None) -> int | None:
+
+def number_in(least: float, most: float, meaning: str) -> Any:
+    """An option that takes a number in a range: its help shows the range, and it is checked before any work."""
+
+    def check(parameter: typer.CallbackParam, value: float | None) -> float | None:
         if value is not None and not least <= value <= most:
             came = str(value) if len(str(value)) <= 24 else f"a number of {len(str(value))} digits"
             raise UsageError(f"expected {parameter.opts[0]} from {least} to {most}, got {came}")
@@ -179,7 +184,7 @@ Address = Annotated[
 
 
 Threads = Annotated[
-    int | None, whole_number(1, MAX_THREADS, "Processors that a model computes with. [default: all; ray: as here]")
+    int | None, number_in(1, MAX_THREADS, "Processors that a model computes with. [default: all; ray: as here]")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of lines.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")]
@@ -219,7 +224,7 @@ def class_names(text: str) -> list[str]:
     """Names separated by commas, or the lines of a file."""
     if not Path(text).is_file():
         return list(parse_list(text))
-    lines = [line.strip() for line in Path(text).read_text(encoding="utf-8-sig").splitlines()]
+    lines = [line.strip() for line in lines_of(text)]
     return [line for line in lines if line and not line.startswith("#")]
 
 

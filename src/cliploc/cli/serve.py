@@ -10,7 +10,15 @@ import typer
 from rich.text import Text
 
 from cliploc._terminal import Terminal
-from cliploc.cli.options import Debug, Threads, localizer_options, pair_weights, refuse_unknown, use_threads
+from cliploc.cli.options import (
+    Debug,
+    Threads,
+    localizer_options,
+    number_in,
+    pair_weights,
+    refuse_unknown,
+    use_threads,
+)
 from cliploc.cli.output import DONE
 from cliploc.config import Options
 from cliploc.errors import UsageError
@@ -34,15 +42,15 @@ def serve(
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen; 0.0.0.0: the whole network.")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int, typer.Option(metavar="N", help="0 takes any that is free.")] = 7860,
+    port: Annotated[int, number_in(0, 65_535, "0 takes any that is free.")] = 7860,
     auth_env: Annotated[
         str | None, typer.Option(metavar="VARIABLE", help="An environment variable that holds user:password.")
     ] = None,
-    queue: Annotated[int, typer.Option(metavar="N", help="So many jobs wait; more are turned away.")] = 32,
-    max_megabytes: Annotated[float, typer.Option(metavar="N", help="The largest upload.")] = 20,
-    max_megapixels: Annotated[float, typer.Option(metavar="N", help="The largest photograph, decoded.")] = 25,
+    queue: Annotated[int, number_in(1, 10_000, "So many jobs wait; more are turned away.")] = 32,
+    max_megabytes: Annotated[float, number_in(0.01, 2000, "The largest upload.")] = 20,
+    max_megapixels: Annotated[float, number_in(0.01, 120, "The largest photograph, decoded.")] = 25,
     max_seconds: Annotated[
-        float, typer.Option(metavar="N", help="The longest that one request may take, its turn not counted.")
+        float, number_in(0.1, 86_400, "The longest that one request may take, its turn not counted.")
     ] = 300,
     allow_host: Annotated[
         list[str] | None,
@@ -60,16 +68,6 @@ def serve(
 
     Example: cliploc serve --model mini --model ViT-B-16 --pretrained own --pretrained openai
     """
-    if not 0 <= port <= 65535:
-        raise UsageError(f"expected --port from 0 to 65535, got {port}")
-    for option, value in (
-        ("--queue", queue),
-        ("--max-megabytes", max_megabytes),
-        ("--max-megapixels", max_megapixels),
-        ("--max-seconds", max_seconds),
-    ):
-        if not value > 0:
-            raise UsageError(f"expected {option} above 0, got {value:g}")
     models = pair_weights(model or ["mini", "mini-vit"], pretrained)
     refuse_unknown(name for name, _ in models)
     auth = None if auth_env is None else _user(auth_env)

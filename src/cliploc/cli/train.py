@@ -13,7 +13,7 @@ import typer
 from rich.text import Text
 
 from cliploc._terminal import Terminal, printable
-from cliploc.cli.options import Debug, Threads, localizer_options, use_threads
+from cliploc.cli.options import MOST_SEED, Debug, Threads, localizer_options, number_in, use_threads
 from cliploc.cli.output import DONE, SOME_FAILED, writable
 from cliploc.config import Options
 from cliploc.errors import UsageError
@@ -35,34 +35,34 @@ def train(
         Path | None, typer.Option(metavar="DIR", help="Keep the tower's features here. [default: beside --out]")
     ] = None,
     augmentations: Annotated[
-        int, typer.Option(help="Views of each picture, cropped and mirrored, besides the plain one.")
+        int, number_in(0, 1000, "Views of each picture, cropped and mirrored, besides the plain one.")
     ] = 0,
-    epochs: Annotated[int | None, typer.Option(help="At most. [default: the method's own]")] = None,
+    epochs: Annotated[int | None, number_in(1, 100_000, "At most. [default: the method's own]")] = None,
     optimizer: Annotated[str | None, typer.Option(metavar="adamw|sgd", help="[default: the method's own]")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate. [default: the method's own]")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="[default: the method's own]")] = None,
     schedule: Annotated[
         str, typer.Option(metavar="cosine|step", help="Of the learning rate: to zero, or a tenth every --step-epochs.")
     ] = "cosine",
-    step_epochs: Annotated[int, typer.Option(help="Of the step schedule.")] = 5,
-    batch_size: Annotated[int, typer.Option(help="Pictures of one step, on all processes together.")] = 64,
-    accumulate: Annotated[int, typer.Option(help="Steps whose gradients are summed before weights move.")] = 1,
+    step_epochs: Annotated[int, number_in(1, 100_000, "Of the step schedule.")] = 5,
+    batch_size: Annotated[int, number_in(1, 65_536, "Pictures of one step, on all processes together.")] = 64,
+    accumulate: Annotated[int, number_in(1, 65_536, "Steps whose gradients are summed before weights move.")] = 1,
     held_out: Annotated[
         float, typer.Option(metavar="0-1", help="Share that early stopping is decided on; 0 for none.")
     ] = 0.1,
     hold_out: Annotated[
         str, typer.Option(metavar="pictures|classes", help="Hold out pictures of every class, or whole classes.")
     ] = "pictures",
-    patience: Annotated[int, typer.Option(help="Epochs without better accuracy on them before it stops.")] = 5,
+    patience: Annotated[int, number_in(1, 100_000, "Epochs without better accuracy on them before it stops.")] = 5,
     start: Annotated[
         str, typer.Option(metavar="zero-shot|random", help="Of an open head: the tower's own reading, or nothing.")
     ] = "zero-shot",
     unit_places: Annotated[
         bool, typer.Option("--unit-places", help="Of an open head: each place a unit vector, so that maps are cosines.")
     ] = False,
-    experts: Annotated[int, typer.Option(help="LCTR's kernels.")] = 4,
+    experts: Annotated[int, number_in(1, 1024, "LCTR's kernels.")] = 4,
     mixed_precision: Annotated[str, typer.Option(metavar="no|bf16|fp16", help="Of the head's training.")] = "no",
-    seed: Annotated[int, typer.Option(help="Of first weights, order and held-out part.")] = 0,
+    seed: Annotated[int, number_in(0, MOST_SEED, "Of first weights, order and held-out part.")] = 0,
     threads: Threads = None,
     restart: Annotated[
         bool, typer.Option("--restart", help="Begin from the start, although there is a checkpoint.")

@@ -7,11 +7,11 @@ too. They are listed as problems of the kind "crowd", which is by design.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cliploc._documents import read_json
 from cliploc.datasets._infra.candidates import Box, Candidate, Problems
 from cliploc.datasets._infra.files import HELP, needed_folder
 from cliploc.datasets._infra.registration import Found, Split, reader
@@ -57,15 +57,14 @@ def read(root: Path, split: str, problems: Problems) -> Found:
             size = (int(entry["width"]), int(entry["height"]))
             stem = str(Path(name).with_suffix("").as_posix())
             candidates.append(Candidate(f"{stem}/{category}", pictures / name, labels[category], of_both, size))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UsageError(f"{path} is not in COCO's format ({type(error).__name__}: {error}): export it again") from None
     return Found(classes, candidates)
 
 
 def _document(path: Path) -> Mapping[str, Any]:
     try:
-        with path.open(encoding="utf-8") as file:
-            document = json.load(file)
+        document = read_json(path)
     except FileNotFoundError:
         raise UsageError(f"expected {path}, found no such file: {HELP}") from None
     except OSError as error:

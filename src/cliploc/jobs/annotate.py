@@ -9,7 +9,6 @@ import functools
 import hashlib
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,9 +18,11 @@ from typing import Any, Literal
 import numpy as np
 
 from cliploc import __version__, prompts
+from cliploc._documents import DocumentError, checked, parse_json, read_json
 from cliploc._files import temporaries_of
 from cliploc._inputs import Inputs
 from cliploc._parts import part_path, parts_in, read_part, read_stamps, remove_part, write_part
+from cliploc._schemas import AnnotatedRow, AnnotationManifest, AnnotationSummary, Decisions
 from cliploc.config import DEFAULTS, MIN_SCORE, Options
 from cliploc.errors import CliplocError, UsageError
 from cliploc.jobs import folder, local
@@ -36,9 +37,12 @@ from cliploc.jobs.sources import content_digest, stamp
 from cliploc.report.exports import AnnotatedPicture, Export, ExportSettings, chosen_exports, exports
 from cliploc.report.review import REVIEW_KIND, write_review
 from cliploc.reporter import SILENT, Reporter
+from cliploc.rle import uncompressed
 
 SCHEMA_VERSION = 3  # of manifest.json, summary.json, decisions.json and the parts
-KIND = RunKind(RUN_KIND, "an annotation", SCHEMA_VERSION, ".jsonl", frozenset({"root", "image_url"}))
+KIND = RunKind(
+    RUN_KIND, "an annotation", SCHEMA_VERSION, ".jsonl", frozenset({"root", "image_url"}), AnnotationManifest
+)
 OWN_FILES = ("summary.json", "decisions.json")  # files that every run may write
 REVIEWED = 100  # default number of pictures of a review page
 CACHED = 4  # number of parts whose rows are in memory while exports are written
@@ -63,6 +67,8 @@ class AnnotateResult:
         computed: number of pictures that this call computed; the others were done before.
         notes: remarks on the run.
         skipped: files that were left out, and why.
+        run: id of the names and settings that the boxes come of, as in review.html and decisions.json.
+        decided: digest of the decisions that the files were written with; None without any.
     """
 
     out: Path
@@ -78,11 +84,15 @@ class AnnotateResult:
     computed: int
     notes: tuple[str, ...]
     skipped: Sequence[Skipped] = ()
+    run: str = ""
+    decided: str | None = None
 
     def document(self) -> dict[str, Any]:
         """The result as in summary.json."""
         return {
             "schema_version": SCHEMA_VERSION,
+            "run": self.run,
+            "decisions": self.decided,
             "pictures": self.pictures,
             "labels": {name: {"boxes": self.boxes[name], "pictures": self.with_label[name]} for name in self.boxes},
             "without_boxes": self.empty,
@@ -227,53 +237,55 @@ def annotate(
         }
     )
     files = [name for one in chosen for name in one.outputs]
-    begun = folder.begin(target, KIND, manifest, [*OWN_FILES, *(["review.html"] if review else []), *files])
-    notes.add(begun.notes)
-    run = hashlib.sha256(json.dumps([manifest["labels"], manifest["settings"]]).encode()).hexdigest()[:16]
-    with temporaries_of(begun.token):
-        with room_for_parts(target, lambda: len(begun.whole), len(begun.whole)):
-            if image_url is not None:
-                folder.update_manifest(target, KIND, image_url=image_url)
-            for index in begun.damaged:
-                remove_part(part_path(target, index, KIND.suffix))  # it is not known which pictures it contained
-            if replaced := _drop_replaced(target, found, run):
-                notes.add([f"replaced since they were annotated, and done again: {pictures_in_words(replaced)}"])
-        whole = {int(path.stem) for path in parts_in(target, KIND.suffix)}
-        results = _Results(target)
-        done = results.places if not retry else {name for name, place in results.places.items() if place.ok}
-        todo = [one for one in found if one.id not in done]
-        size = shard_size(worker.localizer.options.batch_size, shard)
-        shards = {one.index: one for one in _shards(todo, size, whole)}
-        stamps = {one.id: stamp(one) for one in todo}  # taken before any picture is read
-        written = 0
+    mine = [*OWN_FILES, *(["review.html"] if review else []), *files]
+    with folder.alone_in(target):
+        begun = folder.begin(target, KIND, manifest, mine, lambda _, part: _rows_in(part, len(names.names)))
+        notes.add(begun.notes)
+        run = hashlib.sha256(json.dumps([manifest["labels"], manifest["settings"]]).encode()).hexdigest()[:16]
+        with temporaries_of(begun.token):
+            with room_for_parts(target, lambda: len(begun.whole), len(begun.whole)):
+                if image_url is not None:
+                    folder.update_manifest(target, KIND, image_url=image_url)
+                for index in begun.damaged:
+                    remove_part(part_path(target, index, KIND.suffix))  # it is not known which pictures it contained
+                if replaced := _drop_replaced(target, found, run):
+                    notes.add([f"replaced since they were annotated, and done again: {pictures_in_words(replaced)}"])
+            whole = {int(path.stem) for path in parts_in(target, KIND.suffix)}
+            results = _Results(target)
+            done = results.places if not retry else {name for name, place in results.places.items() if place.ok}
+            todo = [one for one in found if one.id not in done]
+            size = shard_size(worker.localizer.options.batch_size, shard)
+            shards = {one.index: one for one in _shards(todo, size, whole)}
+            stamps = {one.id: stamp(one) for one in todo}  # taken before any picture is read
+            written = 0
 
-        def keep(part: Part) -> None:
-            nonlocal written
-            of_part = [stamps[one.id] for one in shards[part.index].samples]
-            write_part(part_path(target, part.index, KIND.suffix), part.table, of_part)
-            written += 1
-            notes.add(part.notes)
-            for row in map(json.loads, part.table.splitlines()):
-                if row["status"] != "ok":
-                    reporter.failed(row["picture"], CliplocError(f"{row['picture']}: {row['reason']}"))
+            def keep(part: Part) -> None:
+                nonlocal written
+                of_part = [stamps[one.id] for one in shards[part.index].samples]
+                write_part(part_path(target, part.index, KIND.suffix), part.table, of_part)
+                written += 1
+                notes.add(part.notes)
+                for row in map(json.loads, part.table.splitlines()):
+                    if row["status"] != "ok":
+                        reporter.failed(row["picture"], CliplocError(f"{row['picture']}: {row['reason']}"))
 
-        reporter.phase("annotate")
-        reporter.start(len(todo), len(found))
-        with room_for_parts(target, lambda: len(whole) + written, len(whole) + len(shards)):
-            if decisions is not None:
-                _merge_decisions(target, Path(decisions).expanduser(), run, results)
-            decided = _decided(target, run)
-            if shards:
-                folder.begin_session(target, KIND)
-                engine(list(shards.values()), Ready(settings, worker), keep, reporter)
-                results = _Results(target)
-            of_run = _AnnotatedFolder(target, root, found, results, decided, worker.names, there.skipped)
-            how = f"cliploc {__version__} {described['model']} {described['method']}"
-            state, before = folder.read_manifest(target, KIND), _summary_of(target)
-            export = ExportSettings(worker.names, how, state.get("image_url", IMAGE_URL), masks, polygons)
-            kept = [one for one in exports if _is_there(target, one, state["files"], before)]
-            wanted = list(dict.fromkeys([*kept, *chosen]))
-            return _conclude(of_run, before, wanted, export, review, run, len(todo), notes.lines, reporter)
+            reporter.phase("annotate")
+            reporter.start(len(todo), len(found))
+            with room_for_parts(target, lambda: len(whole) + written, len(whole) + len(shards)):
+                if decisions is not None:
+                    _merge_decisions(target, Path(decisions).expanduser(), run, results)
+                decided = _decided(target, run)
+                if shards:
+                    folder.begin_session(target, KIND)
+                    engine(list(shards.values()), Ready(settings, worker), keep, reporter)
+                    results = _Results(target)
+                of_run = _AnnotatedFolder(target, root, found, results, decided, worker.names, there.skipped)
+                how = f"cliploc {__version__} {described['model']} {described['method']}"
+                state, before = folder.read_manifest(target, KIND), _summary_of(target)
+                export = ExportSettings(worker.names, how, state.get("image_url", IMAGE_URL), masks, polygons)
+                kept = [one for one in exports if _is_there(target, one, state["files"], before)]
+                wanted = list(dict.fromkeys([*kept, *chosen]))
+                return _conclude(of_run, before, wanted, export, review, run, len(todo), notes.lines, reporter)
 
 
 def _is_there(out: Path, export: Export, own: Sequence[str], before: Mapping[str, Any]) -> bool:
@@ -343,12 +355,29 @@ class _Results:
 
 
 def _rows_of(path: Path) -> list[Row]:
-    """Reads a part's rows.
+    """Reads the rows of a part that was found to be undamaged.
 
     Raises:
         UsageError: the part is damaged.
     """
     return [json.loads(line) for line in _lines_of(path)]
+
+
+def _rows_in(part: bytes, labels: int) -> list[Row]:
+    """The rows of a part.
+
+    Raises:
+        ValueError: they are not what a run with so many labels writes.
+    """
+    rows: list[Row] = [parse_json(line, AnnotatedRow) for line in part.splitlines()]
+    for row in rows:
+        if row["status"] == "ok":
+            if any(label >= labels for label in row["labels"]):
+                raise ValueError(f"expected labels below {labels}")
+            area = row["width"] * row["height"]
+            if any(uncompressed(mask).sum() != area for mask in row.get("masks") or []):
+                raise ValueError("expected masks of the picture's size")
+    return rows
 
 
 def _lines_of(path: Path) -> list[bytes]:
@@ -472,15 +501,10 @@ class _AnnotatedFolder:
 def _summary_of(out: Path) -> dict[str, Any]:
     """The summary that the last call wrote; empty if there is none or the file is damaged."""
     try:
-        read = json.loads((out / "summary.json").read_text(encoding="utf-8"))
-        files, stamps = read["files"], read["stamps"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        found: dict[str, Any] = read_json(out / "summary.json", AnnotationSummary)
+    except (OSError, ValueError):
         return {}
-    valid = isinstance(files, dict) and isinstance(stamps, dict)
-    valid = valid and all(
-        isinstance(names, list) and names and all(isinstance(one, str) for one in names) for names in files.values()
-    )
-    return read if valid else {}
+    return found
 
 
 def _conclude(
@@ -531,6 +555,8 @@ def _conclude(
         computed,
         notes,
         run.skipped,
+        run_id,
+        hashlib.sha256(json.dumps(run.decided, sort_keys=True).encode()).hexdigest()[:16] if run.decided else None,
     )
     document = {**result.document(), "stamps": stamps}
     if document != before:
@@ -547,10 +573,10 @@ def _decided(out: Path, run: str) -> dict[str, dict[str, bool]]:
 
 def _read_decisions(path: Path, run: str) -> dict[str, dict[str, bool]]:
     try:
-        read = json.loads(path.read_text(encoding="utf-8"))
+        read = read_json(path)
     except FileNotFoundError:
         raise UsageError(f"expected decisions in {path}, found no such file: check the path") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise UsageError(
             f"expected decisions as review.html saves them, {path} cannot be read ({error}): move it away, or save it "
             "again from the page"
@@ -559,13 +585,13 @@ def _read_decisions(path: Path, run: str) -> dict[str, dict[str, bool]]:
         raise UsageError(f"expected decisions as review.html saves them, {path} has other content: check the path")
     if read.get("run") != run:
         raise UsageError(f"{path} decides on boxes of another run: apply it to that run's --out")
-    decisions = read.get("decisions")
-    if not isinstance(decisions, dict) or not all(
-        isinstance(boxes, dict) and all(isinstance(kept, bool) for kept in boxes.values())
-        for boxes in decisions.values()
-    ):
-        raise UsageError(f"expected decisions as picture → box → true or false, {path} has other content")
-    return dict(decisions)
+    try:
+        return dict(checked(read, Decisions)["decisions"])
+    except DocumentError as error:
+        raise UsageError(
+            f"expected decisions as picture → box → true or false, {path} has other content ({error}): save it again "
+            "from the page"
+        ) from None
 
 
 def _merge_decisions(out: Path, path: Path, run: str, results: _Results) -> None:
@@ -575,7 +601,7 @@ def _merge_decisions(out: Path, path: Path, run: str, results: _Results) -> None
         place = results.places.get(picture)
         count = len(results.row(picture)["boxes"]) if place is not None and place.ok else -1
         for box in boxes:
-            if not re.fullmatch(r"0|[1-9][0-9]{0,8}", box) or int(box) >= count:
+            if int(box) >= count:
                 raise UsageError(f"{path} decides on box {box} of {picture}, which is not there: check the file")
         old[picture] = {**old.get(picture, {}), **boxes}
     _write_decisions(out, old, run)

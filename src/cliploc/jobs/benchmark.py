@@ -19,7 +19,7 @@ from cliploc.jobs import folder, local
 from cliploc.jobs.engine import Engine
 from cliploc.jobs.folder import RunKind, plain, write_json
 from cliploc.jobs.plan import SHARD, ModelSetup, Setting, WorkerSettings, shard_size, shards_of
-from cliploc.jobs.rows import arrow, place_of, rows_in
+from cliploc.jobs.rows import arrow, place_of, row_schema, rows_in
 from cliploc.jobs.summary import Summary, summarize, summary_columns
 from cliploc.jobs.task import BenchmarkTask, TaskResult, percent_text, run_task
 from cliploc.metrics import all_numbers
@@ -141,6 +141,7 @@ def run_benchmark(
         facts={"save_maps": save_maps},
         files=(*FILES, *(["maps"] if save_maps else [])),
         conclude=conclude,
+        schema=row_schema,
     )
     return BenchmarkResult(**vars(run_task(task, out, token, engine, reporter)))
 

@@ -12,15 +12,17 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from cliploc._files import is_token, new_token, remove_leftovers, temporaries_of, write_whole
+from cliploc._documents import DocumentError, checked, read_json
+from cliploc._files import locked, new_token, remove_leftovers, temporaries_of, write_whole
 from cliploc._parts import foreign_in, parts_in, read_part
+from cliploc._schemas import Manifest
 from cliploc.errors import CliplocError, UsageError
 
 LIBRARIES = ("torch", "torchvision", "timm", "open_clip_torch", "numpy", "opencv-python-headless", "pillow", "pyarrow")
@@ -51,6 +53,7 @@ class RunKind:
         version: version of the format of its manifest and parts.
         suffix: file extension of its parts.
         free: keys of the manifest that may differ when a run is resumed: they state where and when, not what.
+        manifest: the schema of its manifest.
     """
 
     name: str
@@ -58,6 +61,7 @@ class RunKind:
     version: int
     suffix: str
     free: frozenset[str]
+    manifest: type[Manifest] = Manifest
 
 
 # -------------------------------------------------------------------------------------------------------------- files
@@ -150,13 +154,39 @@ class Begun:
 def token_for(out: Path) -> str:
     """The token of the run in a folder; a new one for an empty folder."""
     try:
-        token = json.loads((out / "manifest.json").read_text(encoding="utf-8"))["token"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        token = None
-    return token if is_token(token) else new_token()
+        token: str = read_json(out / "manifest.json", Manifest)["token"]
+    except (OSError, ValueError):
+        return new_token()
+    return token
 
 
-def begin(out: Path, kind: RunKind, manifest: Mapping[str, Any], files: Sequence[str] = ()) -> Begun:
+@contextmanager
+def alone_in(out: Path) -> Iterator[None]:
+    """Within this, no other run writes into the folder, which is made.
+
+    Raises:
+        UsageError: another run does, or the folder cannot be written.
+    """
+    with ExitStack() as held:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(out))
+        except BlockingIOError:
+            raise UsageError(
+                f"another run is writing into {out}: wait until it ends, or choose another --out"
+            ) from None
+        except OSError as error:
+            raise UsageError(f"cannot write to {out}: {error.strerror}: choose another folder with --out") from error
+        yield
+
+
+def begin(
+    out: Path,
+    kind: RunKind,
+    manifest: Mapping[str, Any],
+    files: Sequence[str] = (),
+    check_part: Callable[[int, bytes], object] = lambda index, content: None,  # noqa: ARG005
+) -> Begun:
     """Writes the manifest, or compares it with the existing one. A folder that is refused is not changed.
 
     Args:
@@ -165,6 +195,7 @@ def begin(out: Path, kind: RunKind, manifest: Mapping[str, Any], files: Sequence
         manifest: manifest of this run, with its `token_for`; `shards` is the number of parts, if it is fixed.
         files: names of files and folders in `out` that this run will write, besides the parts. They are written into
             the manifest first, so that a later run knows which are its own.
+        check_part: raises `ValueError` for the index and content of a part that this run cannot have written.
 
     Raises:
         UsageError: a folder that cannot be written, has other content, or has a run with other settings.
@@ -192,7 +223,7 @@ def begin(out: Path, kind: RunKind, manifest: Mapping[str, Any], files: Sequence
             named = {**of_run, "files": sorted({*own, *files})}
             if named != old:
                 write_json(out / "manifest.json", named)
-        return _checked_parts(out, kind, token, manifest.get("shards"))
+        return _checked_parts(out, kind, token, manifest.get("shards"), check_part)
     except OSError as error:
         if error.errno in NO_ROOM:
             kept = len(parts_in(out, kind.suffix))
@@ -219,9 +250,21 @@ def _folders_below(folder: Path) -> list[Path]:
     return [Path(one) for one, _, _ in os.walk(folder)]
 
 
-def _checked_parts(out: Path, kind: RunKind, token: str, count: int | None) -> Begun:
+def _checked_parts(
+    out: Path, kind: RunKind, token: str, count: int | None, check_part: Callable[[int, bytes], object]
+) -> Begun:
+    def fits(path: Path) -> bool:
+        content = read_part(path)
+        if content is None:
+            return False
+        try:
+            check_part(int(path.stem), content)
+        except ValueError:
+            return False
+        return True
+
     paths = parts_in(out, kind.suffix, count)
-    whole = frozenset(int(path.stem) for path in paths if read_part(path) is not None)
+    whole = frozenset(int(path.stem) for path in paths if fits(path))
     damaged = tuple(int(path.stem) for path in paths if int(path.stem) not in whole)
     notes = [f"part {index:05d} is damaged: it is computed again" for index in damaged]
     if foreign := foreign_in(out, kind.suffix, count):
@@ -249,12 +292,12 @@ def read_manifest(out: Path, kind: RunKind) -> dict[str, Any]:
     """
     path = out / "manifest.json"
     try:
-        read: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        read = read_json(path)
     except FileNotFoundError:
         raise UsageError(
             f"expected the folder of {kind.article}, found no manifest.json in {out}: check the path"
         ) from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read ({error}): choose another --out") from error
     if not isinstance(read, dict) or read.get("kind") != kind.name:
         raise UsageError(f"{out} holds the results of another kind of run than {kind.article}: choose another --out")
@@ -263,10 +306,11 @@ def read_manifest(out: Path, kind: RunKind) -> dict[str, Any]:
             f"{out} holds {kind.article} in format {read.get('schema_version')}, expected {kind.version}: use the "
             "cliploc that wrote it, or choose another --out"
         )
-    lists = all(isinstance(read.get(key), list) for key in ("sessions", "files"))
-    if not lists or not is_token(read.get("token")):
-        raise UsageError(f"{path} is damaged: choose another --out")
-    return read
+    try:
+        found: dict[str, Any] = checked(read, kind.manifest)
+    except DocumentError as error:
+        raise UsageError(f"{path} is damaged ({error}): choose another --out") from None
+    return found
 
 
 def _differences(old: Any, new: Any, free: frozenset[str], where: str = "") -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import glob
-import json
 import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cliploc._documents import lines_of, read_json
 from cliploc.errors import UsageError
 from cliploc.images import SUFFIXES
 
@@ -117,7 +117,7 @@ def find_pictures(where: str | os.PathLike[str] | Sequence[str | os.PathLike[str
         return _below(path, _walk(path, out, skipped), text, skipped)
     if path.is_file() and path.suffix.lower() in LISTS:
         try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            lines = lines_of(path)
         except UnicodeDecodeError:
             raise UsageError(f"expected {path} to list pictures, one a line, in UTF-8: save it as UTF-8") from None
         listed = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
@@ -168,10 +168,10 @@ def _matches(root: Path, pattern: Path, skipped: list[Skipped]) -> Iterator[Path
 def _of_results(folder: Path) -> bool:
     """Whether a folder is an annotation's, in which the YOLO export links to pictures that are annotated already."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = read_json(folder / "manifest.json", dict[str, Any])
     except (OSError, ValueError):
         return False
-    return isinstance(manifest, dict) and manifest.get("kind") == RUN_KIND
+    return bool(manifest.get("kind") == RUN_KIND)
 
 
 def _in_results(root: Path, folder: Path) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,39 @@ def write_part(path: Path, table: Any, stamps: Sequence[str] = ()) -> None:
     content = io.BytesIO()
     arrow().parquet.write_table(table, content, compression="zstd")
     _parts.write_part(path, content.getvalue(), stamps)
+
+
+def check_part(content: bytes, schema: Any, samples: Sequence[str], settings: Sequence[str]) -> None:
+    """Compares a part with what it was written with.
+
+    Args:
+        content: of the part.
+        schema: its columns; a metric's may be missing, as a plugin may have come since.
+        samples: its samples.
+        settings: ids of the settings; there is a row for each sample and setting.
+
+    Raises:
+        ValueError: it is no such table.
+    """
+    pa = arrow()
+    try:
+        file = pa.parquet.ParquetFile(pa.BufferReader(content))
+        found = file.schema_arrow
+        if not {"sample", "setting"} <= set(found.names):
+            raise ValueError("expected columns sample and setting")
+        rows = file.read(columns=["sample", "setting"])
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"no table: {error}") from None
+    pairs = zip(rows["sample"].to_pylist(), rows["setting"].to_pylist(), strict=True)
+    if sorted(pairs, key=repr) != sorted(product(samples, settings), key=repr):
+        raise ValueError("expected a row for each sample and setting")
+    of_plugins = {name for one in all_metrics() for name in one.columns}
+    for field in schema:
+        if field.name not in found.names:
+            if field.name not in of_plugins:
+                raise ValueError(f"expected a column {field.name}")
+        elif not found.field(field.name).type.equals(field.type):
+            raise ValueError(f"expected {field.name} as {field.type}, got {found.field(field.name).type}")
 
 
 def read_columns(path: Path, columns: Sequence[str] | None = None) -> Any:

@@ -273,6 +273,7 @@ def run_segmentation(
         facts={"protocol": plain(protocol.describe())},
         files=FILES,
         conclude=conclude,
+        schema=row_schema,
     )
     return SegmentationResult(**vars(run_task(task, out, folder.token_for(out), engine, reporter)))
 

@@ -21,7 +21,7 @@ from cliploc.jobs import folder
 from cliploc.jobs.engine import Engine, Part, Ready, Shard, Worker
 from cliploc.jobs.folder import RunKind, room_for_parts
 from cliploc.jobs.notes import Notes, pictures_in_words
-from cliploc.jobs.rows import arrow, read_columns, write_part
+from cliploc.jobs.rows import arrow, check_part, read_columns, write_part
 from cliploc.jobs.sources import content_digest, stamp
 from cliploc.jobs.summary import Summary
 from cliploc.reporter import Reporter
@@ -54,6 +54,7 @@ class BenchmarkTask:
         facts: further entries of the manifest.
         files: names of files and folders that the run writes besides the manifest and the parts.
         conclude: computes the numbers of all parts in a folder and writes summary.json.
+        schema: makes the `pyarrow.Schema` of its parts.
     """
 
     kind: RunKind
@@ -65,6 +66,7 @@ class BenchmarkTask:
     facts: Mapping[str, Any]
     files: Sequence[str]
     conclude: Callable[[Path], dict[str, Summary]]
+    schema: Callable[[], Any]
 
 
 @dataclass(frozen=True)
@@ -123,49 +125,57 @@ def run_task(task: BenchmarkTask, out: Path, token: str, engine: Engine, reporte
     arrow()
     notes, shards = Notes(reporter), task.shards
     worker = task.make_worker()  # refuses what cannot be used before anything is written
+    settings = worker.describe()
     manifest = {
         "schema_version": task.kind.version,
         "kind": task.kind.name,
         "cliploc_version": __version__,
         "dataset": task.dataset,
-        "settings": worker.describe(),
+        "settings": settings,
         "shard_size": task.shard_size,
         "shards": len(shards),
         **task.facts,
         "token": token,
     }
     notes.add(worker.notes)
-    begun = folder.begin(out, task.kind, manifest, task.files)
-    notes.add(begun.notes)
-    changed = {index: names for index in begun.whole if (names := _changed(out, shards[index]))}
-    if changed:
-        pictures = pictures_in_words([name for names in changed.values() for name in names])
-        again = f"{len(changed)} of {len(shards)} parts computed again"
-        notes.add([f"replaced since they were computed: {pictures}; {again}"])
-    there = begun.whole - changed.keys()
-    todo = [shard for shard in shards if shard.index not in there]
-    stamps = {shard.index: [stamp(one) for one in shard.samples] for shard in todo}  # taken before any picture is read
-    reporter.phase("benchmark")
-    reporter.start(
-        task.passes * sum(len(one.samples) for one in todo), task.passes * sum(len(one.samples) for one in shards)
-    )
-    done = 0
+    ids = [one["id"] for one in settings]
 
-    def keep(part: Part) -> None:
-        nonlocal done
-        write_part(part_path(out, part.index), part.table, stamps[part.index])
-        done += 1
-        notes.add(part.notes)
-        for sample, reason in _failed_in(part):
-            reporter.failed(sample, CliplocError(f"{sample}: {reason}"))
+    def check(index: int, part: bytes) -> None:
+        check_part(part, task.schema(), [one.id for one in shards[index].samples], ids)
 
-    with temporaries_of(begun.token), room_for_parts(out, lambda: len(there) + done, len(shards)):
-        folder.begin_session(out, task.kind)
-        engine(todo, Ready(task.make_worker, worker), keep, reporter)
-        reporter.phase("summary")
-        summary = task.conclude(out)
-    samples = sum(len(one.samples) for one in shards)
-    return TaskResult(out, summary, notes.lines, _failures(summary), samples, done, bool(there))
+    with folder.alone_in(out):
+        begun = folder.begin(out, task.kind, manifest, task.files, check)
+        notes.add(begun.notes)
+        changed = {index: names for index in begun.whole if (names := _changed(out, shards[index]))}
+        if changed:
+            pictures = pictures_in_words([name for names in changed.values() for name in names])
+            again = f"{len(changed)} of {len(shards)} parts computed again"
+            notes.add([f"replaced since they were computed: {pictures}; {again}"])
+        there = begun.whole - changed.keys()
+        todo = [shard for shard in shards if shard.index not in there]
+        # Taken before any picture is read.
+        stamps = {shard.index: [stamp(one) for one in shard.samples] for shard in todo}
+        reporter.phase("benchmark")
+        reporter.start(
+            task.passes * sum(len(one.samples) for one in todo), task.passes * sum(len(one.samples) for one in shards)
+        )
+        done = 0
+
+        def keep(part: Part) -> None:
+            nonlocal done
+            write_part(part_path(out, part.index), part.table, stamps[part.index])
+            done += 1
+            notes.add(part.notes)
+            for sample, reason in _failed_in(part):
+                reporter.failed(sample, CliplocError(f"{sample}: {reason}"))
+
+        with temporaries_of(begun.token), room_for_parts(out, lambda: len(there) + done, len(shards)):
+            folder.begin_session(out, task.kind)
+            engine(todo, Ready(task.make_worker, worker), keep, reporter)
+            reporter.phase("summary")
+            summary = task.conclude(out)
+        samples = sum(len(one.samples) for one in shards)
+        return TaskResult(out, summary, notes.lines, _failures(summary), samples, done, bool(there))
 
 
 def _failures(summary: Mapping[str, Summary]) -> dict[str, str]:

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cliploc._documents import DocumentError, checked, read_json
 from cliploc._parts import parts_in, read_part
+from cliploc._schemas import BenchmarkManifest, BenchmarkSummary
 from cliploc.errors import UsageError
 from cliploc.metrics import LARGEST_HITS, Bootstrap, MaxBoxAcc, hit_at
 
@@ -27,6 +29,7 @@ LIGHT = (
     "sample", "setting", "path", "label", "n_boxes", "area_share", "status", "reason", "score", "predictions",
     "iou", "boxes", "true_boxes", "pointing_hit", "highest", LARGEST_HITS,
 )  # fmt: skip
+NEEDED = ("sample", "setting", "path", "label", "status", LARGEST_HITS)  # of these, what every part has
 # Keys that distinguish settings, in their order in a label.
 TELLING = (
     "model", "pretrained", "method", "options", "head", "prompts", "templates", "refine", "scales", "flip",
@@ -65,7 +68,7 @@ class SettingResult:
     def number(self, key: str) -> float | None:
         """A number of summary.json in percent, or None."""
         value = self.numbers.get(key)
-        return None if value is None else float(value)
+        return float(value) if isinstance(value, int | float) else None  # metrics have their own keys
 
     def interval(self, key: str) -> tuple[float, float] | None:
         """Its 95 % interval, or None."""
@@ -147,6 +150,7 @@ def read_run(folder: str | Path) -> BenchmarkRun:
     """
     folder = Path(folder)
     manifest, summary = _json(folder / "manifest.json"), _json(folder / "summary.json")
+    _check_shape(folder, manifest, summary)
     if manifest.get("schema_version", SCHEMA) != SCHEMA:
         raise UsageError(
             f"{folder}: expected a manifest of version {SCHEMA}, got {manifest['schema_version']}: "
@@ -154,7 +158,6 @@ def read_run(folder: str | Path) -> BenchmarkRun:
         )
     entries: Sequence[Mapping[str, Any]] = manifest.get("settings") or []
     numbers = summary.get("settings", summary)
-    _check_shape(folder, manifest, entries, numbers)
     labels = _labels(entries)
     thresholds = {one["id"]: _threshold(one, numbers.get(one["id"]) or {}) for one in entries}
     rows, curves = _rows(folder, manifest, thresholds)
@@ -165,19 +168,24 @@ def read_run(folder: str | Path) -> BenchmarkRun:
     return BenchmarkRun(folder, manifest, tuple(settings), rows)
 
 
-def _check_shape(folder: Path, manifest: Mapping[str, Any], entries: Any, numbers: Any) -> None:
-    named = isinstance(entries, list) and all(
-        isinstance(one, dict) and isinstance(one.get("id"), str) for one in entries
-    )
-    if not named or not isinstance(manifest.get("dataset") or {}, dict):
-        raise UsageError(f"{folder / 'manifest.json'} is damaged: run cliploc benchmark with another --out")
-    if not isinstance(numbers, dict) or not all(isinstance(one, dict) for one in numbers.values()):
-        raise UsageError(f"{folder / 'summary.json'} is damaged: run the same cliploc benchmark again")
+def _check_shape(folder: Path, manifest: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
+    try:
+        checked(manifest, BenchmarkManifest)
+    except DocumentError as error:
+        raise UsageError(
+            f"{folder / 'manifest.json'} is damaged ({error}): run cliploc benchmark with another --out"
+        ) from None
+    try:
+        checked({"settings": summary.get("settings", summary)}, BenchmarkSummary)
+    except DocumentError as error:
+        raise UsageError(
+            f"{folder / 'summary.json'} is damaged ({error}): run the same cliploc benchmark again"
+        ) from None
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
     except FileNotFoundError:
         raise UsageError(
             f"expected {path}, found no such file: give the --out folder of a finished cliploc benchmark"
@@ -294,6 +302,8 @@ def _rows(
     accuracy: dict[str, MaxBoxAcc] = {}
     for place, part in enumerate(_parts(folder, manifest)):
         frame = _read(part, LIGHT)
+        if lacking := [one for one in NEEDED if one not in frame.columns]:
+            raise UsageError(f"{part} has no column {lacking[0]}: run cliploc benchmark again with another --out")
         frame["part"], frame["hit"], frame["miss"] = place, False, ""
         done = np.flatnonzero(((frame["status"] == "ok") & frame[LARGEST_HITS].notna()).to_numpy())
         if len(done):

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from cliploc._documents import read_json
 from cliploc._files import write_whole
 from cliploc._parts import parts_in, read_part
+from cliploc._schemas import BenchmarkSummary, SegmentationManifest
 from cliploc.errors import InputError, UsageError
 from cliploc.images import load
 from cliploc.report.benchmark_tables import Cell, Table, percent, to_markdown
@@ -63,10 +65,10 @@ class SegmentationRun:
 def is_segmentation(folder: Path) -> bool:
     """Whether a folder holds a segmentation benchmark."""
     try:
-        found = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        found = read_json(folder / "manifest.json", dict[str, Any])
+    except (OSError, ValueError):
         return False
-    return isinstance(found, dict) and found.get("kind") == KIND
+    return bool(found.get("kind") == KIND)
 
 
 def write_segmentation_report(folder: Path, *, pictures: bool = True) -> Path:
@@ -115,16 +117,15 @@ def _write(text: str, path: Path) -> None:
 
 def _read_run(folder: Path) -> SegmentationRun:
     read = []
-    for name in ("manifest.json", "summary.json"):
+    for name, kind in (("manifest.json", SegmentationManifest), ("summary.json", BenchmarkSummary)):
         try:
-            read.append(json.loads((folder / name).read_text(encoding="utf-8")))
-        except (OSError, ValueError, RecursionError) as error:
+            read.append(read_json(folder / name, kind))
+        except (OSError, ValueError) as error:
             raise UsageError(f"{folder / name} cannot be read ({error}): run the benchmark again") from error
     manifest, summary = read
     try:
         numbers = {one["id"]: summary["settings"][one["id"]] for one in manifest["settings"]}
-        _ = manifest["dataset"]["classes"], manifest["shards"]
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
         raise UsageError(f"{folder} is damaged ({error}): run the benchmark again") from error
     ranked = sorted(numbers, key=lambda name: -(numbers[name].get("miou") or -1))
     return SegmentationRun(folder, manifest, {name: numbers[name] for name in ranked})
@@ -320,11 +321,14 @@ def _rows(run: SegmentationRun, columns: Sequence[str]) -> Iterator[dict[str, An
         content = read_part(path)
         if content is None:
             raise UsageError(f"{path} is damaged: run the benchmark again, which computes it again")
-        yield from parquet.read_table(pa.BufferReader(content), columns=list(columns)).to_pylist()
+        try:
+            yield from parquet.read_table(pa.BufferReader(content), columns=list(columns)).to_pylist()
+        except (pa.ArrowException, OSError) as error:
+            raise UsageError(f"{path} is damaged ({error}): run the benchmark again") from None
 
 
 def _labels(png: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    with Image.open(io.BytesIO(png)) as image:
+    with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
         return np.asarray(image)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from cliploc import prompts
+from cliploc._documents import lines_of
 from cliploc.errors import UsageError
 from cliploc.geometry import Frame
 from cliploc.images import SUFFIXES, load
@@ -70,7 +71,7 @@ def read_csv(file: str | Path) -> LabelledPictures:
     """
     file = Path(file).expanduser()
     try:
-        lines = list(csv.reader(file.read_text(encoding="utf-8-sig").splitlines()))
+        lines = list(csv.reader(lines_of(file)))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(

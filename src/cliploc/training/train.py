@@ -26,8 +26,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc import prompts
+from cliploc._documents import DocumentError, parse_json, refuse_other
 from cliploc._files import write_output
 from cliploc.backbones import resolve_precision
+from cliploc.config import short
 from cliploc.errors import CliplocError, ModelError, UsageError
 from cliploc.heads import HEADS, HeadConfig, HeadKind, SemanticHead, Start, save_head, tower_fingerprint
 from cliploc.reporter import SILENT, Reporter
@@ -36,6 +38,7 @@ from cliploc.training.features import FeatureCache, Wanted
 from cliploc.training.pictures import LabelledPictures, Parts, hold_out
 from cliploc.values import TextSet
 
+MOST = 100_000  # of whatever is counted in a training: epochs, pictures of a step, views …
 REDRAW = 30.0  # seconds between two drawings of the curves
 Optimizer = Literal["adamw", "sgd"]
 Schedule = Literal["cosine", "step"]
@@ -104,7 +107,9 @@ class TrainSettings:
         least = {"epochs": 1, "batch_size": 1, "accumulate": 1, "experts": 1, "step_epochs": 1, "patience": 1}
         for name, low in (least | {"augmentations": 0}).items():
             if getattr(self, name) < low:
-                raise UsageError(f"expected {name} of at least {low}, got {getattr(self, name)}")
+                raise UsageError(f"expected {name} of at least {low}, got {short(getattr(self, name))}")
+            if getattr(self, name) > MOST:
+                raise UsageError(f"expected {name} of at most {MOST:,}, got {short(getattr(self, name))}")
         if not (self.lr > 0 and math.isfinite(self.lr)) or self.weight_decay < 0 or not 0 <= self.held_out < 1:
             raise UsageError(
                 f"expected lr above 0, weight_decay from 0 and held_out from 0 to below 1, got {self.lr:g}, "
@@ -487,28 +492,34 @@ class _Training:
         if not path.exists():
             return
         try:
+            refuse_other(path)
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        except (OSError, SafetensorError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise UsageError(f"cannot read the checkpoint {path}: {error}: use --restart") from None
         if metadata.get("asked") != asked:
             raise UsageError(
                 f"{path.parent} holds a training with other settings, pictures or weights: "
                 f"use --restart to start again, or another --out"
             )
-        self.history = [Epoch(**one) for one in json.loads(metadata["history"])]
-        self.best_epoch = int(metadata["best_epoch"])
-        self.head.load_state_dict(_under("head.", tensors))
+        try:
+            history = parse_json(metadata["history"], list[Epoch])
+            best, kept = int(metadata["best_epoch"]), parse_json(metadata["scaler"], dict[str, Any] | None)
+            state: dict[int, dict[str, Tensor]] = {}
+            for name, tensor in _under("optimizer.", tensors).items():
+                index, key = name.split(".", 1)
+                state.setdefault(int(index), {})[key] = tensor
+            groups = self.optimizer.state_dict()["param_groups"]
+            self.head.load_state_dict(_under("head.", tensors))
+            self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+            if kept:
+                self.scaler.load_state_dict(kept)
+        except (DocumentError, KeyError, ValueError, RuntimeError) as error:
+            reason = (str(error).splitlines() or [""])[0]
+            raise UsageError(f"the checkpoint {path} is damaged ({reason}): use --restart") from None
+        self.history, self.best_epoch = [Epoch(**one) for one in history], best
         self.best_weights = _under("best.", tensors)
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _under("optimizer.", tensors).items():
-            index, key = name.split(".", 1)
-            state.setdefault(int(index), {})[key] = tensor
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        if kept := json.loads(metadata["scaler"]):
-            self.scaler.load_state_dict(kept)
 
 
 def _under(start: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

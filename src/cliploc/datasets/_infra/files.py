@@ -6,6 +6,7 @@ import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from cliploc._documents import lines_of, read_text
 from cliploc.errors import UsageError
 
 HELP = "see docs/datasets.md for the layout"
@@ -18,8 +19,8 @@ def csv_rows(path: Path, cells: int | None = None) -> list[list[str]]:
         UsageError: a file that is missing, is not comma-separated text, or has another number of cells in a line.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [(i, [cell.strip() for cell in row]) for i, row in enumerate(csv.reader(file), start=1) if row]
+        lines = read_text(path).splitlines(keepends=True)
+        rows = [(i, [cell.strip() for cell in row]) for i, row in enumerate(csv.reader(lines), start=1) if row]
     except FileNotFoundError:
         raise UsageError(f"expected {path}, found no such file: {HELP}") from None
     except OSError as error:
@@ -57,7 +58,7 @@ def words(path: Path, count: int) -> list[tuple[str, ...]]:
         UsageError: a file that is missing, is not text, or has fewer cells in a line.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = lines_of(path)
     except FileNotFoundError:
         raise UsageError(f"expected {path}, found no such file: {HELP}") from None
     except OSError as error:

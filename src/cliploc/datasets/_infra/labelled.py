@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from cliploc._documents import lines_of
 from cliploc.datasets._infra.candidates import Problems, picture_header, safe_id
 from cliploc.datasets._infra.files import HELP
 from cliploc.datasets._infra.polygons import Outline, draw
@@ -378,7 +379,7 @@ def listed(path: Path) -> list[str]:
         UsageError: a file that is missing or is not text.
     """
     try:
-        return [line.split()[0] for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        return [line.split()[0] for line in lines_of(path) if line.strip()]
     except FileNotFoundError:
         raise UsageError(f"expected {path}, found no such file: {HELP}") from None
     except (OSError, UnicodeDecodeError) as error:

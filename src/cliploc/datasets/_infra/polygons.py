@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 STEPS = 5  # along a pixel's side
+MOST_POLYGONS = 1_000  # of one thing; each is drawn on a whole picture
 Mask = npt.NDArray[np.bool_]
 # x0, y0, x1, y1 … of a polygon; or ("runs", counts) of a crowd, column by column, first of pixels outside.
 Outline = tuple[float, ...] | tuple[str, tuple[int, ...]]
@@ -64,20 +65,46 @@ def _walk(corners: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.ND
     return np.concatenate(xs), np.concatenate(ys)
 
 
-def outlines_of(segmentation: object) -> tuple[Outline, ...]:
-    """The outlines of a COCO annotation's `segmentation`.
+def outlines_of(segmentation: object, size_wh: tuple[int, int]) -> tuple[Outline, ...]:
+    """The outlines of a COCO annotation's `segmentation` in a picture of this size.
 
     Raises:
-        ValueError: run lengths that are compressed, or something else.
+        ValueError: run lengths that are compressed or do not fill the picture, corners far outside it, or something
+            else.
     """
+    width, height = size_wh
     if isinstance(segmentation, dict):
         counts = segmentation.get("counts")
         if not isinstance(counts, list):
             raise ValueError("run lengths as a compressed text: expected a list of counts, as COCO publishes them")
-        return (("runs", tuple(int(count) for count in counts)),)
+        runs = tuple(_whole(count) for count in counts)
+        if sum(runs) != width * height:
+            raise ValueError(f"run lengths of {sum(runs):.6g} pixels, expected {width}×{height}")
+        return (("runs", runs),)
     if not isinstance(segmentation, Sequence) or isinstance(segmentation, str):
         raise ValueError("no list of polygons")
-    polygons = [tuple(float(value) for value in polygon) for polygon in segmentation]
+    polygons = [_corners(polygon) for polygon in segmentation]
     if any(len(polygon) < 6 or len(polygon) % 2 for polygon in polygons):
         raise ValueError("a polygon of fewer than three corners")
+    if len(polygons) > MOST_POLYGONS:
+        raise ValueError(f"{len(polygons):,} polygons of one thing, expected at most {MOST_POLYGONS:,}")
+    # Half a picture outside is more than any annotator's slip; every step of an edge is walked, and takes memory.
+    for polygon in polygons:
+        x, y = polygon[::2], polygon[1::2]
+        if min(*x, *y) < -max(size_wh) / 2 or max(x) > 1.5 * width or max(y) > 1.5 * height:
+            raise ValueError("a polygon with a corner far outside the picture")
     return tuple(polygons)
+
+
+def _whole(count: object) -> int:
+    if isinstance(count, bool) or not isinstance(count, int | float) or not (0 <= count <= 2**53) or count % 1:
+        raise ValueError(f"a run length of {str(count)[:20]}")
+    return int(count)
+
+
+def _corners(polygon: object) -> tuple[float, ...]:
+    if not isinstance(polygon, Sequence) or isinstance(polygon, str):
+        raise ValueError("no list of numbers as a polygon")
+    if not all(isinstance(one, int | float) and not isinstance(one, bool) and abs(one) < 1e9 for one in polygon):
+        raise ValueError("a polygon with a corner that is no number, or a huge one")
+    return tuple(map(float, polygon))

@@ -7,11 +7,11 @@ smaller one is on top, of equal ones the later; COCO-Stuff's maps may differ the
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cliploc._documents import read_json
 from cliploc.datasets._infra.candidates import Problems
 from cliploc.datasets._infra.files import HELP, first_folder, needed_folder
 from cliploc.datasets._infra.labelled import (
@@ -52,13 +52,13 @@ def read(root: Path, split: str, problems: Problems) -> Labelled:
         return classes, pictures_with_maps(pairs)
     path = root / "annotations" / f"instances_{split}.json"
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_json(path)
         return classes, _of_polygons(document, images, len(classes) - 1, problems)
     except FileNotFoundError:
         raise UsageError(f"expected {path}, or label maps in annotations/{split}; found neither: {HELP}") from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UsageError(f"{path} is not in COCO's format ({type(error).__name__}: {error}): fetch it again") from None
 
 
@@ -71,6 +71,7 @@ def _of_polygons(document: Mapping[str, Any], images: Path, things: int, problem
     of_picture: dict[int, list[tuple[float, int, int, tuple[Outline, ...]]]] = {
         int(one["id"]): [] for one in document["images"]
     }
+    sizes = {int(one["id"]): (int(one["width"]), int(one["height"])) for one in document["images"]}
     for place, one in enumerate(document["annotations"]):
         image, category = int(one["image_id"]), int(one["category_id"])
         source = f"annotation {one.get('id', '')} of image {image}"
@@ -80,14 +81,14 @@ def _of_polygons(document: Mapping[str, Any], images: Path, things: int, problem
             problems.add("label mismatch", source, f"no category {category} in the file: left out")
         else:
             try:
-                outlines = outlines_of(one["segmentation"])
+                outlines = outlines_of(one["segmentation"], sizes[image])
             except ValueError as error:
                 problems.add("broken mask", source, f"{error}: left out")
                 continue
             of_picture[image].append((-float(one.get("area", 0)), place, label_of[category], outlines))
     made = []
     for one in sorted(document["images"], key=lambda one: int(one["id"])):
-        size = (int(one["width"]), int(one["height"]))
+        size = sizes[int(one["id"])]
         drawn = tuple((label, outlines) for _, _, label, outlines in sorted(of_picture[int(one["id"])]))
         name = str(one["file_name"])
         made.append(LabelledPicture(Path(name).with_suffix("").as_posix(), images / name, size, Outlines(size, drawn)))

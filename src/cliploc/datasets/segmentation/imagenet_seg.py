@@ -9,16 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
+from cliploc._documents import refuse_other
 from cliploc.datasets._infra.candidates import Problems
 from cliploc.datasets._infra.labelled import Labelled, LabelledPicture, LabelMap, labelled_reader
 from cliploc.datasets._infra.registration import Split
 from cliploc.errors import InputError, UsageError
+from cliploc.images import MAX_PIXELS
 from cliploc.prompts import imagenet_classes
 from cliploc.values import ClassName
 
 FILE = "gtsegs_ijcv.mat"
+MOST_PICTURES = 1_000_000
+MOST_LETTERS = 100  # of a WordNet id
 
 
 @dataclass(frozen=True)
@@ -40,8 +45,8 @@ class MatPicture:
             InputError: it cannot be read.
         """
         with _opened(self.file) as mat:
-            pixels = np.array(mat[mat["value/img"][self.index, 0]]).transpose(2, 1, 0)  # MATLAB stores [3, W, H]
-            return Image.fromarray(pixels.astype(np.uint8))
+            pixels = _array(mat, mat["value/img"][self.index, 0], 3, 3 * MAX_PIXELS)
+            return Image.fromarray(pixels.transpose(2, 1, 0).astype(np.uint8))  # MATLAB stores [3, W, H]
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,9 @@ class MatMask:
     def read(self) -> LabelMap:
         """`[H, W]` labels."""
         with _opened(self.file) as mat:
-            return np.array(mat[mat[mat["value/gt"][self.index, 0]][0, 0]]).T.astype(np.int32)
+            cell = mat[mat["value/gt"][self.index, 0]]
+            labels: LabelMap = _array(mat, cell[0, 0], 2, MAX_PIXELS).T.astype(np.int32)
+            return labels
 
 
 @contextmanager
@@ -75,10 +82,26 @@ def _opened(file: Path) -> Iterator[Any]:
     except ImportError:
         raise UsageError("ImageNet-Segmentation needs h5py: pip install 'cliploc[segmentation]'") from None
     try:
+        refuse_other(file)
         with h5py.File(file, "r") as mat:
             yield mat
-    except (OSError, KeyError, ValueError, IndexError, TypeError) as error:
+    except InputError:
+        raise
+    except (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, ArithmeticError) as error:
         raise InputError(f"{file} cannot be read as {FILE} ({error}): fetch it again") from error
+
+
+def _array(mat: Any, reference: Any, dimensions: int, most: int) -> npt.NDArray[np.integer[Any]]:
+    """The whole numbers of an array in the file; its shape is looked at before they are read."""
+    found = mat[reference]
+    if found.external or found.is_virtual:  # else a file could show what is in another one
+        raise ValueError("its numbers lie in another file")
+    if found.dtype.kind not in "uib" or len(found.shape) != dimensions:
+        raise ValueError(f"expected whole numbers in {dimensions} dimensions, got {found.dtype} {list(found.shape)}")
+    if found.size > most:
+        raise ValueError(f"{found.size:.3g} numbers, expected at most {most:.3g}")
+    numbers: npt.NDArray[np.integer[Any]] = np.array(found)
+    return numbers
 
 
 @labelled_reader(
@@ -101,13 +124,17 @@ def read(root: Path, split: str, problems: Problems) -> Labelled:  # noqa: ARG00
     try:
         with _opened(file) as mat:
             pictures, targets = mat["value/img"], mat["value/target"]
+            if len(pictures.shape) != 2 or pictures.shape[0] > MOST_PICTURES:
+                raise ValueError(f"value/img of shape {list(pictures.shape)}")
             for index in range(pictures.shape[0]):
-                wnid = "".join(map(chr, np.array(mat[targets[index, 0]]).ravel().tolist()))
+                wnid = "".join(map(chr, _array(mat, targets[index, 0], 2, MOST_LETTERS).ravel().tolist()))
                 one = f"{index:05d}_{wnid}"
                 if wnid not in names:
                     problems.add("label mismatch", one, "its WordNet id is none of ImageNet's 1,000: left out")
                     continue
-                _, width, height = mat[pictures[index, 0]].shape
+                colours, width, height = mat[pictures[index, 0]].shape
+                if colours != 3 or not 0 < width * height <= MAX_PIXELS:
+                    raise ValueError(f"a picture of {colours} colours and {width}×{height} pixels")
                 decode, mask = MatPicture(file, index), MatMask(file, index)
                 made.append(LabelledPicture(one, file, (width, height), mask, names[wnid], decode))
     except InputError as error:

@@ -1,0 +1,143 @@
+"""The one reader of files that are small enough for the memory: regular files only, of a limited size.
+
+A JSON document passes the schema of its kind, a `msgspec.Struct`, before anything else looks at it. Keys that a schema
+does not name are free.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+MOST_TEXT = 64 * 2**20  # bytes of a list of names, files or rows
+MOST_DOCUMENT = 2**30  # bytes of a JSON document; that of all instances of COCO's training pictures has 450 million
+NO_FILE = "a device or a pipe, expected a file"
+
+
+class DocumentError(ValueError):
+    """A document that is not as its kind of file is written; the text says where."""
+
+
+def read_bytes(path: str | os.PathLike[str], most: int = MOST_DOCUMENT) -> bytes:
+    """All of a regular file.
+
+    Args:
+        path: the file.
+        most: larger files are refused before they are read.
+
+    Raises:
+        OSError: no such file, one that cannot be read, a pipe or a device, which might never end, or a file too large.
+        ValueError: a path with a null character.
+
+    Example:
+        >>> read_bytes("/dev/null")
+        Traceback (most recent call last):
+        OSError: [Errno 22] a device or a pipe, expected a file: '/dev/null'
+    """
+    name = os.fspath(path)
+    refuse_other(name)
+    # Opened without waiting for somebody who writes; what was opened is asked, as the name may have a new file by now.
+    with open(name, "rb", opener=_without_waiting) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, NO_FILE, name)
+        if status.st_size > most:
+            raise OSError(errno.EFBIG, f"{status.st_size / 1e6:,.0f} MB, expected at most {most / 1e6:,.0f}", name)
+        content = file.read(most + 1)  # files of /proc say that they are empty
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"more than {most / 1e6:,.0f} MB", name)
+    return content
+
+
+def refuse_other(path: str | os.PathLike[str]) -> None:
+    """Refuses what is no regular file, before a library opens it that would wait for a pipe's writer.
+
+    Raises:
+        OSError: no such file, or another thing than a file.
+        ValueError: a path with a null character.
+    """
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, NO_FILE, os.fspath(path))
+
+
+def read_text(path: str | os.PathLike[str], most: int = MOST_TEXT, encoding: str = "utf-8-sig") -> str:
+    """All of a text file, with `\\n` at the end of each line.
+
+    Raises:
+        OSError: as in `read_bytes`.
+        UnicodeDecodeError: it is no such text.
+    """
+    return read_bytes(path, most).decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_json(path: str | os.PathLike[str], kind: Any = Any, most: int = MOST_DOCUMENT) -> Any:
+    """A JSON document in a file; see `parse_json`.
+
+    Raises:
+        OSError: as in `read_bytes`.
+        DocumentError: as in `parse_json`.
+    """
+    return parse_json(read_bytes(path, most), kind)
+
+
+def parse_json(content: bytes | str, kind: Any = Any) -> Any:
+    """A JSON document, as plain values.
+
+    Args:
+        content: of the file.
+        kind: the schema that it must pass: a type as `msgspec` knows them.
+
+    Raises:
+        DocumentError: no JSON, too deep, with numbers that are none, or not as the schema has it.
+
+    Example:
+        >>> parse_json('{"a": [1, 2]}', dict[str, list[int]])
+        {'a': [1, 2]}
+        >>> parse_json('{"a": [1, true]}', dict[str, list[int]])
+        Traceback (most recent call last):
+        cliploc._documents.DocumentError: Expected `int`, got `bool` - at `$[...][1]`
+    """
+    try:
+        read = json.loads(content, parse_constant=_no_number)
+    except RecursionError:
+        raise DocumentError("nested too deeply") from None
+    except ValueError as error:
+        raise DocumentError(str(error).partition(";")[0]) from None
+    return checked(read, kind)
+
+
+def checked(value: Any, kind: Any) -> Any:
+    """Plain values that pass a schema; they are returned as they are.
+
+    Raises:
+        DocumentError: they do not.
+    """
+    try:
+        msgspec.convert(value, kind)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise DocumentError(str(error)) from None
+    except RecursionError:
+        raise DocumentError("nested too deeply") from None
+    return value
+
+
+def _without_waiting(name: str, flags: int) -> int:
+    return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def lines_of(path: str | Path, most: int = MOST_TEXT) -> list[str]:
+    """The lines of a text file; errors as in `read_text`."""
+    return read_text(path, most).splitlines()

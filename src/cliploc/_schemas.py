@@ -1,0 +1,221 @@
+"""What each kind of JSON file that cliploc writes, and reads back, must be like; `cliploc._documents` applies them.
+
+A schema names what is used. Where numbers belong together, such as a score for each box, `__post_init__` compares them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+Side = Annotated[int, Meta(ge=1, le=2**31 - 1)]  # of a picture
+Width = Annotated[int, Meta(ge=1, le=2**20)]  # of a layer
+Share = Annotated[float, Meta(ge=0, le=1)]
+Digest = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
+Token = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
+
+
+# ---------------------------------------------------------------------------------------------------------- every run
+class PartCheck(Struct):
+    """The check file beside a part; see `cliploc._parts`."""
+
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    stamps: list[str]
+
+
+class Manifest(Struct):
+    """What every run has in its manifest.json; the rest of it is compared with what is asked for."""
+
+    kind: str
+    schema_version: int
+    token: Token
+    sessions: list[dict[str, Any]]
+    files: list[str]
+
+
+class SavedHead(Struct):
+    """The description in a trained head; see `cliploc.heads.HeadConfig`."""
+
+    format: int
+    method: str
+    kind: Literal["closed", "open"]
+    classes: list[list[str]]
+    channels: Width
+    embedding_size: Width
+    logit_scale: float
+    tower: str
+    tower_kind: Literal["cnn", "vit"]
+    weights: str
+    start: Literal["zero-shot", "random"] = "zero-shot"
+    unit_places: bool = False
+    experts: Annotated[int, Meta(ge=1, le=1024)] = 4
+    pretrained: str | None = None
+    templates: list[str] = []
+    training: dict[str, Any] | None = None
+
+
+# ---------------------------------------------------------------------------------------------------------- annotation
+class AnnotationManifest(Manifest):
+    """manifest.json of an annotation."""
+
+    root: str
+    image_url: str
+    labels: dict[str, dict[str, Any]]
+    settings: dict[str, Any]
+
+
+class FailedPicture(Struct, tag_field="status", tag="failed"):
+    """The row of a picture that failed."""
+
+    picture: str
+    blake2b: Digest
+    reason: str
+
+
+class DonePicture(Struct, tag_field="status", tag="ok"):
+    """The row of a picture with its boxes."""
+
+    picture: str
+    blake2b: Digest
+    width: Side
+    height: Side
+    notes: list[str]
+    margin: Share
+    boxes: list[tuple[float, float, float, float]]
+    scores: list[float]
+    certainty: list[Share]
+    labels: list[Count]
+    groups: list[Literal[0, 1]]
+    masks: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        lists = (self.scores, self.certainty, self.labels, self.groups, self.masks)
+        if any(one is not None and len(one) != len(self.boxes) for one in lists):
+            raise ValueError(f"expected as many of everything as boxes, {len(self.boxes)}")
+        if not all(map(math.isfinite, self.scores)):
+            raise ValueError("expected finite scores")
+        for x0, y0, x1, y1 in self.boxes:
+            if not (0 <= x0 <= x1 <= self.width and 0 <= y0 <= y1 <= self.height):
+                raise ValueError("expected boxes inside the picture")
+
+
+AnnotatedRow = FailedPicture | DonePicture
+Names = Annotated[list[str], Meta(min_length=1)]
+
+
+class AnnotationSummary(Struct):
+    """What a later call reads of summary.json: the files of each export, and the stamp of what they were made of."""
+
+    files: dict[str, Names]
+    stamps: dict[str, str]
+
+
+BoxNumber = Annotated[str, Meta(pattern=r"^(0|[1-9][0-9]{0,8})\Z")]
+
+
+class Decisions(Struct):
+    """What review.html saves, and decisions.json."""
+
+    kind: Literal["cliploc review"]
+    run: str
+    decisions: dict[str, dict[BoxNumber, bool]]
+
+
+# ----------------------------------------------------------------------------------------------------------- benchmark
+class Problem(Struct):
+    """What was left out of a dataset."""
+
+    kind: str
+    source: str
+    reason: str
+
+
+class Class(Struct):
+    """A class of a dataset."""
+
+    name: str
+    synonyms: list[str] = []
+    wnid: str | None = None
+
+
+class Dataset(Struct):
+    """What a report reads of a dataset's entry in a manifest."""
+
+    name: str | None = None
+    split: str | None = None
+    samples: Count | None = None
+    classes: list[Class] | None = None
+    problems: list[Problem] | None = None
+    reasons: dict[str, str] | None = None
+
+
+class BenchmarkSetting(Struct):
+    """What a report reads of a setting."""
+
+    id: str
+
+
+class BenchmarkManifest(Struct):
+    """What a report reads of manifest.json; most may be missing, as reports are written of older folders, too."""
+
+    schema_version: int | None = None
+    settings: list[BenchmarkSetting] | None = None
+    dataset: Dataset | None = None
+    shards: Count | None = None
+    protocol: dict[str, Any] | None = None
+    sessions: list[dict[str, Any]] | None = None
+
+
+class FailedSample(Struct):
+    """A sample that is not in the numbers."""
+
+    sample: str
+    reason: str
+
+
+class Confused(Struct):
+    """A pair of classes that are taken for each other."""
+
+    true: Count
+    predicted: Count
+    pixels: Count
+    share: float | None
+
+
+class SettingNumbers(Struct):
+    """What a report reads of a setting's numbers besides the metrics' own."""
+
+    threshold: float | None = None
+    best_threshold: float | None = None
+    miou: float | None = None
+    evaluated: Count | None = None
+    per_class: dict[str, dict[str, float | str | None]] | None = None
+    confused: list[Confused] | None = None
+    confidence_95: dict[str, tuple[float, float] | None] | None = None
+    failed: list[FailedSample] | Count | None = None
+
+
+class BenchmarkSummary(Struct):
+    """summary.json of a benchmark."""
+
+    settings: dict[str, SettingNumbers]
+
+
+class SegmentationDataset(Dataset, kw_only=True):
+    """As a report of segmentation needs it."""
+
+    name: str
+    split: str
+    samples: Count
+    classes: list[Class]
+
+
+class SegmentationManifest(BenchmarkManifest, kw_only=True):
+    """As a report of segmentation needs it."""
+
+    settings: list[BenchmarkSetting]
+    dataset: SegmentationDataset
+    shards: Count

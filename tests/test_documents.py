@@ -1,0 +1,193 @@
+"""What is read from disk: regular files of a limited size, and JSON that passes the schema of its kind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cliploc import _documents, prompts
+from cliploc._documents import DocumentError, checked, parse_json, read_bytes, read_json, read_text, refuse_other
+from cliploc._parts import read_part, read_stamps
+from cliploc._schemas import AnnotatedRow, Decisions, PartCheck, SavedHead
+from cliploc.datasets._infra.files import csv_rows, words
+from cliploc.datasets._infra.labelled import listed
+from cliploc.errors import ModelError, UsageError
+from cliploc.heads import read_config
+from cliploc.jobs.pictures import find_pictures
+from cliploc.training.pictures import read_csv
+
+ROW = {
+    "picture": "a.jpg", "blake2b": "0" * 32, "status": "ok", "width": 40, "height": 30, "notes": [], "margin": 0.5,
+    "boxes": [[0, 0, 10, 10.5]], "scores": [0.5], "certainty": [1], "labels": [0], "groups": [1],
+}  # fmt: skip
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+    max_leaves=6,
+)
+
+
+def test_a_file_is_read_and_lines_end_alike(tmp_path):
+    (tmp_path / "a").write_bytes(b"\xef\xbb\xbfone\r\ntwo\rthree\n")
+    assert read_text(tmp_path / "a") == "one\ntwo\nthree\n"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "missing"])
+def test_what_is_no_file_is_refused_at_once(kind, tmp_path):
+    path = tmp_path / "a"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path = "/dev/zero"
+    elif kind == "folder":
+        path.mkdir()
+    for read in (read_bytes, refuse_other):
+        with pytest.raises(OSError) as caught:
+            read(path)
+        assert caught.value.filename == str(path)
+        if kind in ("pipe", "device"):
+            assert caught.value.strerror == "a device or a pipe, expected a file"
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path):
+    (tmp_path / "a").write_bytes(bytes(11))
+    assert len(read_bytes(tmp_path / "a", 11)) == 11
+    with pytest.raises(OSError, match="expected at most"):
+        read_bytes(tmp_path / "a", 10)
+
+
+def test_a_file_that_says_it_is_empty_is_not_read_for_ever(monkeypatch):
+    with pytest.raises(OSError, match="more than"):
+        read_bytes("/proc/cpuinfo", 10)
+
+
+READERS = {
+    "names": lambda path: prompts.read_lines(path, "names"),
+    "templates": lambda path: prompts.resolve_templates(str(path)),
+    "list of pictures": lambda path: find_pictures(path),
+    "training pictures": read_csv,
+    "metadata": lambda path: csv_rows(path),
+    "words": lambda path: words(path, 1),
+    "list of ids": listed,
+    "head": read_config,
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_no_reader_waits_for_a_pipe(reader, tmp_path):
+    path = tmp_path / "a.txt"
+    os.mkfifo(path)
+    with pytest.raises((UsageError, ModelError)) as caught:
+        READERS[reader](path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_part_or_a_manifest_that_is_a_pipe_is_none(tmp_path):
+    (tmp_path / "photos/results").mkdir(parents=True)
+    os.mkfifo(tmp_path / "photos/results/manifest.json")
+    (tmp_path / "photos/results/a.jpg").touch()
+    assert len(find_pictures(tmp_path / "photos").pictures) == 1
+    os.mkfifo(tmp_path / "00000.jsonl")
+    os.mkfifo(tmp_path / "00000.check")
+    assert read_part(tmp_path / "00000.jsonl") is None
+    assert read_stamps(tmp_path / "00000.jsonl") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "Expecting value"),
+        ("[" * 10**5, "nested too deeply"),
+        ('{"a":' * 10**5, "nested too deeply"),
+        ("1" * 5000, "Exceeds the limit"),
+        ("[NaN]", "NaN is no number"),
+        ("-Infinity", "-Infinity is no number"),
+        (b"\xff", "codec can't decode"),
+    ],
+)
+def test_what_is_no_json_is_one_line(text, said):
+    with pytest.raises(DocumentError, match=said) as caught:
+        parse_json(text)
+    assert len(str(caught.value)) < 200
+
+
+def test_bytes_of_names_that_are_not_utf_8_are_kept():
+    assert checked({**ROW, "picture": "\udcff.jpg"}, AnnotatedRow)["picture"] == "\udcff.jpg"
+
+
+def test_a_row_passes_its_schema():
+    assert checked(ROW, AnnotatedRow) is ROW
+    failed = {"picture": "a", "blake2b": "f" * 32, "status": "failed", "reason": "damaged"}
+    assert checked(failed, AnnotatedRow) is failed
+
+
+ROWS = {
+    "no object": [ROW],
+    "no status": {key: value for key, value in ROW.items() if key != "status"},
+    "another status": {**ROW, "status": "fine"},
+    "failed without a reason": {**ROW, "status": "failed"},
+    "a digest of another length": {**ROW, "blake2b": "0"},
+    "a side as text": {**ROW, "width": "40"},
+    "a side of true": {**ROW, "width": True},
+    "a side of 0": {**ROW, "height": 0},
+    "a side of 10^400": {**ROW, "height": 10**400},
+    "more scores than boxes": {**ROW, "scores": [0.5, 0.5]},
+    "fewer labels": {**ROW, "labels": []},
+    "a label below 0": {**ROW, "labels": [-1]},
+    "a label with a fraction": {**ROW, "labels": [0.5]},
+    "a certainty above 1": {**ROW, "certainty": [1.5]},
+    "an infinite score": {**ROW, "scores": [float("inf")]},
+    "a score that is no number": {**ROW, "scores": [float("nan")]},
+    "a box of three numbers": {**ROW, "boxes": [[0, 0, 1]]},
+    "a box outside": {**ROW, "boxes": [[0, 0, 41, 1]]},
+    "a box of no number": {**ROW, "boxes": [[0, 0, float("nan"), 1]]},
+    "a box inside out": {**ROW, "boxes": [[5, 0, 1, 1]]},
+    "a group of 2": {**ROW, "groups": [2]},
+    "too few masks": {**ROW, "masks": []},
+    "notes as text": {**ROW, "notes": "none"},
+}
+
+
+@pytest.mark.parametrize("case", ROWS)
+def test_a_damaged_row_does_not_pass(case):
+    with pytest.raises(DocumentError) as caught:
+        checked(ROWS[case], AnnotatedRow)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("number", ["²", "٣", "-1", "01", "", "1" * 5000, "1\n"])
+def test_a_box_is_decided_on_by_a_plain_number(number):
+    document: dict[str, Any] = {"kind": "cliploc review", "run": "a", "decisions": {"a.jpg": {"0": True}}}
+    assert checked(document, Decisions) is document
+    with pytest.raises(DocumentError):
+        checked({**document, "decisions": {"a.jpg": {number: True}}}, Decisions)
+
+
+@given(JSON, st.sampled_from([AnnotatedRow, Decisions, PartCheck, SavedHead]))
+def test_any_values_pass_or_do_not(value, kind):
+    with contextlib.suppress(DocumentError):
+        checked(value, kind)
+
+
+@given(st.sampled_from(sorted(ROW)), JSON)
+def test_any_value_of_a_row_passes_or_does_not(key, value):
+    row = {**ROW, key: value}
+    try:
+        checked(row, AnnotatedRow)
+    except DocumentError:
+        return
+    json.dumps(row, allow_nan=False)  # so that exports can be written
+
+
+def test_a_document_is_read_in_one_place(tmp_path):
+    (tmp_path / "a.json").write_text('{"sha256": 3, "stamps": []}')
+    assert read_json(tmp_path / "a.json")["sha256"] == 3
+    with pytest.raises(DocumentError, match=r"Expected `str`, got `int` - at `\$\.sha256`"):
+        read_json(tmp_path / "a.json", PartCheck)
+    assert _documents.MOST_TEXT < _documents.MOST_DOCUMENT
