@@ -52,6 +52,9 @@ def serve(
     max_seconds: Annotated[
         float, number_in(0.1, 86_400, "The longest that one request may take, its turn not counted.")
     ] = 300,
+    rate: Annotated[
+        int, number_in(0, 1_000_000, "Requests a minute of one client on another machine; 0: no limit.")
+    ] = 600,
     allow_host: Annotated[
         list[str] | None,
         typer.Option(
@@ -96,6 +99,7 @@ def serve(
             queue=queue,
             max_bytes=round(max_megabytes * 1e6),
             allow_hosts=allow_host or (),
+            rate=rate,
             debug=debug,
             on_ready=lambda address: terminal.data(Text(address)),
         )

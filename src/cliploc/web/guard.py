@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import parse_qs
 
 from cliploc.web.hosts import Hosts
+from cliploc.web.rates import Rate, is_loopback
 from cliploc.web.requests import MAX_BODY, RefusedError, Requests
 from cliploc.web.uploads import Uploads
 
@@ -32,6 +34,7 @@ CLOSED = re.compile(
 UPLOAD = "/gradio_api/upload"
 LOGIN = re.compile(r"/login/?")
 MAX_LOGIN = 8_000  # bytes
+GUESSES = (6, 10)  # wrong passwords of one client: a minute, and at once
 FORM_BYTES = 16_000  # of an upload besides the file itself
 BODY_SECONDS = 30.0  # time for the body of a JSON request to arrive
 UPLOAD_SECONDS = 300.0  # the same for an upload
@@ -56,6 +59,7 @@ class Guard:
         uploads: the folder of photographs.
         max_bytes: the largest upload.
         on_end: called when the server shuts down; ends what still runs or waits in the application.
+        rate: requests a minute of one client, and as many at once; 0 for no limit.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class Guard:
         uploads: Uploads,
         max_bytes: int,
         on_end: Callable[[], None],
+        rate: float = 0,
     ) -> None:
         self._app = app
         self._hosts = hosts
@@ -73,6 +78,8 @@ class Guard:
         self._uploads = uploads
         self._max_bytes = max_bytes
         self._on_end = on_end
+        self._rate = Rate(rate, rate) if rate else None
+        self._guesses = Rate(*GUESSES)
         self._uploading = 0
         self._ended = False
 
@@ -103,19 +110,39 @@ class Guard:
             if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
                 raise RefusedError(405, "expected GET or POST")
             await self._hand_on(scope, incoming, send)
+        elif LOGIN.fullmatch(scope["path"]):
+            await self._login(scope, incoming, send, headers)
         elif scope["path"] == UPLOAD:
+            self._refuse_haste(_client(scope))
             await self._upload(scope, incoming, send, _length(headers, self._max_bytes + FORM_BYTES))
         else:
-            login = LOGIN.fullmatch(scope["path"])
-            _length(headers, MAX_LOGIN if login else MAX_BODY)
-            body = await incoming.read(BODY_SECONDS)
-            if not login:
-                path, body = self._requests.checked(scope["path"], body)
-                others = [(key, value) for key, value in scope["headers"] if key.lower() != b"content-length"]
-                given = [*others, (b"content-length", str(len(body)).encode())]
-                scope = {**scope, "path": path, "raw_path": path.encode(), "headers": given}
+            self._refuse_haste(_client(scope))
+            _length(headers, MAX_BODY)
+            path, body = self._requests.checked(scope["path"], await incoming.read(BODY_SECONDS))
+            others = [(key, value) for key, value in scope["headers"] if key.lower() != b"content-length"]
+            given = [*others, (b"content-length", str(len(body)).encode())]
             incoming.put_back(body)
-            await self._hand_on(scope, incoming, send)
+            await self._hand_on({**scope, "path": path, "raw_path": path.encode(), "headers": given}, incoming, send)
+
+    async def _login(self, scope: Scope, incoming: Incoming, send: Send, headers: MutableMapping[str, str]) -> None:
+        """Hands a password on; only wrong ones count."""
+        client = _client(scope)
+        if seconds := self._guesses.take(client):
+            raise RefusedError(429, f"Too many wrong passwords from this address: {_again(seconds)}.")
+
+        async def noticing(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] < 400:
+                self._guesses.give_back(client)
+            await send(message)
+
+        _length(headers, MAX_LOGIN)
+        incoming.put_back(await incoming.read(BODY_SECONDS))
+        await self._hand_on(scope, incoming, noticing)
+
+    def _refuse_haste(self, client: str) -> None:
+        """Refuses who asks too often. Who is on this machine may, as a proxy's visitors all seem to be."""
+        if self._rate is not None and not is_loopback(client) and (seconds := self._rate.take(client)):
+            raise RefusedError(429, f"Too many requests from this address: {_again(seconds)}.")
 
     async def _upload(self, scope: Scope, incoming: Incoming, send: Send, length: int) -> None:
         if self._uploading >= UPLOADS_AT_ONCE:
@@ -211,6 +238,14 @@ class Incoming:
         else:
             self.whole = not message.get("more_body")
         return message
+
+
+def _client(scope: Scope) -> str:
+    return str((scope.get("client") or ("",))[0])
+
+
+def _again(seconds: float) -> str:
+    return f"try again in {math.ceil(seconds)} second{'s' if seconds > 1 else ''}"
 
 
 def _headers(scope: Scope) -> dict[str, str]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import uvicorn
 
 KEPT_SESSIONS = 64  # visitors whose last results are kept
+RATE = 600  # requests a minute of one client
 MAX_UPLOADS = 2_000_000_000  # bytes of all uploads and downloads together
 
 
@@ -32,6 +33,7 @@ def application(
     queue: int = 32,
     max_bytes: int = 20_000_000,
     hosts: Hosts | None = None,
+    rate: float = RATE,
     debug: bool = False,
 ) -> Guard:
     """Page and API as an ASGI application. Set `GRADIO_TEMP_DIR` to the folder for uploads before the call.
@@ -42,6 +44,7 @@ def application(
         queue: how many requests may wait; more are refused.
         max_bytes: the largest upload.
         hosts: the names by which the server may be reached; by default this machine's own.
+        rate: requests a minute of one client on another machine; 0 for no limit.
         debug: as for `page.build`.
 
     Raises:
@@ -90,7 +93,7 @@ def application(
 
     requests = Requests(components.endpoints(blocks), components.is_ours)
     uploads = Uploads(Path(components.upload_folder()), MAX_UPLOADS, KEPT_SECONDS)
-    return Guard(app, hosts or Hosts(), requests, uploads, max_bytes, end)
+    return Guard(app, hosts or Hosts(), requests, uploads, max_bytes, end, rate)
 
 
 def listener(app: Guard, **config: Any) -> uvicorn.Server:
@@ -129,6 +132,7 @@ def serve(
     queue: int = 32,
     max_bytes: int = 20_000_000,
     allow_hosts: Sequence[str] = (),
+    rate: float = RATE,
     debug: bool = False,
     on_ready: Callable[[str], None] = print,
 ) -> None:
@@ -142,6 +146,7 @@ def serve(
         queue: as for `application`.
         max_bytes: as for `application`.
         allow_hosts: names by which the server may be reached, besides this machine's own and `host`.
+        rate: as for `application`.
         debug: as for `application`.
         on_ready: called with the page's address once the server accepts connections.
 
@@ -156,7 +161,7 @@ def serve(
         os.environ["GRADIO_TEMP_DIR"] = folder
         try:
             hosts = Hosts(host, allow_hosts)
-            app = application(service, auth=auth, queue=queue, max_bytes=max_bytes, hosts=hosts, debug=debug)
+            app = application(service, auth=auth, queue=queue, max_bytes=max_bytes, hosts=hosts, rate=rate, debug=debug)
             if threading.current_thread() is threading.main_thread():
                 # Else a SIGTERM would end the process before the folder is removed.
                 signal.signal(signal.SIGTERM, signal.default_int_handler)

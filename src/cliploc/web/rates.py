@@ -1,0 +1,87 @@
+"""How often one client may ask: a bucket of tokens for each address, as routers have it."""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+KNOWN = 10_000  # addresses that are remembered; of more, the one that asked longest ago is forgotten
+
+
+class Rate:
+    """A limit for each client: so many requests at once, and then so many a minute.
+
+    Args:
+        a_minute: requests that come back each minute.
+        at_once: requests that somebody who has been silent may make at once.
+        clock: the time in seconds.
+
+    Example:
+        >>> now = 0.0
+        >>> rate = Rate(60, 2, clock=lambda: now)
+        >>> [rate.take("10.0.0.1") for _ in range(3)]
+        [0.0, 0.0, 1.0]
+        >>> now = 1.0
+        >>> rate.take("10.0.0.1")
+        0.0
+    """
+
+    def __init__(self, a_minute: float, at_once: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._a_second, self._at_once, self._clock = a_minute / 60, at_once, clock
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()  # client → tokens left, and when
+
+    def take(self, address: str) -> float:
+        """Counts a request.
+
+        Returns:
+            0 if it may be answered; else the seconds until the next may, and it is not counted.
+        """
+        client, left = self._now(address)
+        if left < 1:
+            return (1 - left) / self._a_second
+        self._keep(client, left - 1)
+        return 0.0
+
+    def give_back(self, address: str) -> None:
+        """Counts one request less."""
+        client, left = self._now(address)
+        self._keep(client, min(self._at_once, left + 1))
+
+    def _now(self, address: str) -> tuple[str, float]:
+        client, now = client_of(address), self._clock()
+        left, since = self._left.get(client, (self._at_once, now))
+        return client, min(self._at_once, left + (now - since) * self._a_second)
+
+    def _keep(self, client: str, left: float) -> None:
+        self._left[client] = (left, self._clock())
+        self._left.move_to_end(client)
+        while len(self._left) > KNOWN:
+            self._left.popitem(last=False)
+
+
+def client_of(address: str) -> str:
+    """What counts as one client: an address, or of IPv6 the network of 64 bits, of which one household has all.
+
+    Example:
+        >>> client_of("2001:db8::1") == client_of("2001:db8::ffff")
+        True
+    """
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if found.version == 4:
+        return str(found)
+    return str(found.ipv4_mapped or ipaddress.ip_network((int(found) >> 64 << 64, 64)))
+
+
+def is_loopback(address: str) -> bool:
+    """Whether a client is on this machine: the user, or a proxy that all visitors come by."""
+    try:
+        found: Any = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return bool((getattr(found, "ipv4_mapped", None) or found).is_loopback)
