@@ -365,7 +365,7 @@ class Options:
         group="model",
         metavar="NAME",
         help="A name of `cliploc models`.",
-        about='Also "hf-hub:ORG/NAME", "local-dir:PATH", or, in Python, a `Backbone`.',
+        about='Also "hf-hub:ORG/NAME", "local-dir:PATH" (of open_clip or transformers), or, in Python, a `Backbone`.',
     )
     pretrained: str | None = option(
         None,

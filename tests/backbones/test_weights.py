@@ -450,7 +450,7 @@ def test_other_things_than_state_dicts(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "none.pt")
     fails(tmp_path / "none.pt", "holds no tensors")
     fails(tmp_path / "there-is-none.pt", "found none at", "check the path")
-    fails(tmp_path, "got the folder", "local-dir:")
+    fails(tmp_path, "got the folder", "give the file in it")
 
 
 # --------------------------------------------------------------------------------------------------- another's weights
@@ -626,7 +626,7 @@ def test_hub_folder(home, state):
 def test_folder_checkpoint(tmp_path):
     with pytest.raises(ModelError, match="which is not a folder"):
         _weights.folder_checkpoint(tmp_path / "none")
-    with pytest.raises(ModelError, match=r"expected open_clip_config\.json in"):
+    with pytest.raises(ModelError, match=r"expected open_clip_config\.json or transformers\' config\.json in"):
         _weights.folder_checkpoint(tmp_path)
     (tmp_path / "open_clip_config.json").write_text('{"model_cfg": {}}')
     with pytest.raises(ModelError, match=r"expected weights in .* put open_clip_model\.safetensors there"):

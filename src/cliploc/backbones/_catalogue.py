@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cliploc.errors import UsageError
 from cliploc.registry import Registry
 from cliploc.tower import Backbone, Pooling, TowerKind
 from cliploc.values import Interpolation, ResizePolicy
@@ -114,6 +115,25 @@ def create(
     if colon:
         return model_sources.get(source)(rest, pretrained, device, precision)
     return models.get(_plain(model)).build(pretrained, device, precision)
+
+
+def refuse_other_weights(model: str, pretrained: str | None) -> None:
+    """Refuses `--pretrained` for a model that comes with its weights.
+
+    Raises:
+        UsageError: other weights are asked for.
+
+    Example:
+        >>> refuse_other_weights("mini", None)
+    """
+    if pretrained in (None, "bundled"):
+        return
+    source, colon, _ = str(pretrained).partition(":")
+    if not colon and Path(str(pretrained)).expanduser().is_dir():
+        pretrained, source, colon = f"local-dir:{pretrained}", "local-dir", ":"
+    known = colon and source in ("hf-hub", "local-dir")
+    advice = f"use --model {pretrained} without --pretrained" if known else "leave the option out, or name its --model"
+    raise UsageError(f"{model} has only its bundled weights, got --pretrained {pretrained}: {advice}")
 
 
 def refuse_unknown(model: str) -> None:

@@ -36,6 +36,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cliploc._documents import read_json
+from cliploc.backbones import _transformers_folder as transformers_folder
 from cliploc.backbones._torchscript import RefusedError, read_torchscript
 from cliploc.errors import MissingWeightsError, ModelError
 
@@ -95,16 +96,46 @@ def tag_file(model: str, tag: str) -> Path:
 
 
 def hub_folder(repository: str) -> Path:
-    """The cache folder with configuration and weights of an open_clip repository on Hugging Face.
+    """The cache folder with configuration and weights of a repository of open_clip or transformers on Hugging Face.
 
     Raises:
-        ModelError: no such repository, not a repository of open_clip, or no network.
+        ModelError: no such repository, neither open_clip's nor transformers', or no network.
     """
     wanted, advice = f"the files of hf-hub:{repository}", f"fetch it from https://huggingface.co/{repository}"
-    config = _in_hub_cache(repository, (CONFIG,)) or _from_hub(repository, (CONFIG,), wanted, advice)
-    if not any((config.parent / name).is_file() for name in CHECKPOINTS):
+    config = _in_hub_cache(repository, (CONFIG,))
+    if config is None and (folder := _cached_transformers_folder(repository)):
+        return folder
+    config = config or _from_hub(repository, (CONFIG, transformers_folder.CONFIG), wanted, advice)
+    if config.name != CONFIG:
+        _fetch_transformers_folder(repository, config.parent, wanted, advice)
+    elif not any((config.parent / name).is_file() for name in CHECKPOINTS):
         _from_hub(repository, CHECKPOINTS, wanted, advice)
     return config.parent
+
+
+def _cached_transformers_folder(repository: str) -> Path | None:
+    """The cache folder of a repository in transformers' layout, if all its files are in the cache."""
+    config = _in_hub_cache(repository, (transformers_folder.CONFIG,))
+    if config is None or not transformers_folder.has_tokenizer(config.parent):
+        return None
+    try:
+        complete = all(path.is_file() for path in transformers_folder.weights_in(config.parent))
+    except ModelError:
+        return None
+    return config.parent if complete else None
+
+
+def _fetch_transformers_folder(repository: str, folder: Path, wanted: str, advice: str) -> None:
+    """Downloads what a repository in transformers' layout has of configuration, tokenizer and weights."""
+    transformers_folder.read_layout(folder)  # refuses a model without a tower before gigabytes are fetched
+    weights = _from_hub(repository, transformers_folder.WEIGHTS, wanted, advice)
+    for shard in transformers_folder.shards(weights) if weights.suffix == ".json" else ():
+        _from_hub(repository, (shard,), wanted, advice)
+    for names in (*((name,) for name in transformers_folder.EXTRAS), *transformers_folder.TOKENIZERS):
+        if names in transformers_folder.TOKENIZERS and transformers_folder.has_tokenizer(folder):
+            break
+        for name in names:
+            _fetch(repository, name, wanted, advice)
 
 
 def timm_file(guide: str, repository: str) -> Path:
@@ -130,7 +161,10 @@ def folder_checkpoint(folder: Path) -> Path:
     if not folder.is_dir():
         raise ModelError(f"expected a folder with {CONFIG} and weights, got {folder}, which is not a folder")
     if not (folder / CONFIG).is_file():
-        raise ModelError(f"expected {CONFIG} in {folder}, found none: give a folder saved by open_clip")
+        raise ModelError(
+            f"expected {CONFIG} or transformers' config.json in {folder}, found none: give a folder saved by open_clip "
+            "or transformers, or a file of weights as --model NAME --pretrained FILE"
+        )
     try:
         whole = "model_cfg" in read_json(folder / CONFIG, dict[str, Any])
     except (OSError, ValueError):
@@ -165,31 +199,37 @@ def _from_hub(
 ) -> Path:
     """Downloads the first of these files that the repository has; the hub's cache never shows incomplete files."""
     advice = f"{advice}, or give a file of weights with {by_hand}"
+    for name in names:
+        if path := _fetch(repository, name, wanted, advice):
+            return path
+    raise MissingWeightsError(f"{wanted}: the repository {repository} has none of {', '.join(names)}: {advice}")
+
+
+def _fetch(repository: str, name: str, wanted: str, advice: str) -> Path | None:
+    """Downloads a file of a repository; None if the repository does not have it."""
     if hub.HF_HUB_OFFLINE:
         raise MissingWeightsError(f"{wanted} are not on this machine and HF_HUB_OFFLINE forbids the network: {advice}")
     no_network = f"{wanted} are not on this machine and huggingface.co cannot be reached: {advice}"
     if not hub_reachable():
         raise MissingWeightsError(no_network)
-    for name in names:
-        try:
-            return Path(huggingface_hub.hf_hub_download(repository, name))
-        except LocalEntryNotFoundError:
-            raise MissingWeightsError(no_network) from None
-        except EntryNotFoundError:
-            continue
-        except GatedRepoError:
-            raise MissingWeightsError(
-                f"{wanted}: the repository {repository} asks for consent: accept its terms on huggingface.co, then run "
-                "`hf auth login`"
-            ) from None
-        except RepositoryNotFoundError:
-            raise MissingWeightsError(
-                f"{wanted}: huggingface.co has no public repository {repository}: check its name"
-            ) from None
-        except Exception as error:
-            _raise_if_full(error, Path(hub.HF_HUB_CACHE), wanted, "HF_HOME")
-            raise MissingWeightsError(f"{wanted} could not be downloaded ({_first_line(error)}): {advice}") from error
-    raise MissingWeightsError(f"{wanted}: the repository {repository} has none of {', '.join(names)}: {advice}")
+    try:
+        return Path(huggingface_hub.hf_hub_download(repository, name))
+    except LocalEntryNotFoundError:
+        raise MissingWeightsError(no_network) from None
+    except EntryNotFoundError:
+        return None
+    except GatedRepoError:
+        raise MissingWeightsError(
+            f"{wanted}: the repository {repository} asks for consent: accept its terms on huggingface.co, then run "
+            "`hf auth login`"
+        ) from None
+    except RepositoryNotFoundError:
+        raise MissingWeightsError(
+            f"{wanted}: huggingface.co has no public repository {repository}: check its name"
+        ) from None
+    except Exception as error:
+        _raise_if_full(error, Path(hub.HF_HUB_CACHE), wanted, "HF_HOME")
+        raise MissingWeightsError(f"{wanted} could not be downloaded ({_first_line(error)}): {advice}") from error
 
 
 def hub_reachable() -> bool:
@@ -250,7 +290,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         ModelError: not a file, empty, damaged, without weights, or a pickle that could run code.
     """
     if path.is_dir():
-        raise ModelError(f"expected a file of weights, got the folder {path}: give the file in it, or local-dir:{path}")
+        raise ModelError(f"expected a file of weights, got the folder {path}: give the file in it")
     if not path.is_file():
         raise MissingWeightsError(f"expected a file of weights, found none at {path}: check the path")
     try:
@@ -265,6 +305,20 @@ def read_checkpoint(path: Path) -> Checkpoint:
     from_openai = any(tensors.pop(name, None) is not None for name in OPENAI_EXTRAS) | _is_torchscript(path)
     tensors = {name: tensor for name, tensor in tensors.items() if name not in OPENAI_EXTRAS}
     return Checkpoint(path, sha256, tensors, from_openai)
+
+
+def read_shards(paths: list[Path]) -> Checkpoint:
+    """Reads weights that lie in one file or several, as one checkpoint with the first file's path.
+
+    Raises:
+        ModelError: as `read_checkpoint`, of any of them.
+    """
+    parts = [read_checkpoint(path) for path in paths]
+    if len(parts) == 1:
+        return parts[0]
+    tensors = {name: tensor for part in parts for name, tensor in part.tensors.items()}
+    sha256 = hashlib.sha256(" ".join(part.sha256 for part in parts).encode()).hexdigest()
+    return Checkpoint(paths[0], sha256, tensors, any(part.from_openai for part in parts))
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -401,6 +455,23 @@ def load_into(model: nn.Module, checkpoint: Checkpoint, name: str) -> None:
             tensors[scalar] = tensors[scalar].reshape(expected[scalar].shape)
     if "logit_bias" in expected:
         tensors.setdefault("logit_bias", torch.zeros_like(expected["logit_bias"]))
+    load_exactly(model, tensors, checkpoint.path, f"weights of {name}", name)
+
+
+def load_exactly(model: nn.Module, tensors: dict[str, Tensor], path: Path, what: str, name: str = "") -> None:
+    """Puts tensors into a model that must have them all, in these shapes.
+
+    Args:
+        model: by open_clip's names.
+        tensors: its weights.
+        path: where they come from.
+        what: what the file should hold.
+        name: open_clip's name of the model, for advice; empty where advice would not help.
+
+    Raises:
+        ModelError: some are missing, unexpected or of another shape.
+    """
+    expected = model.state_dict()
     # Tensors that are derived, not used in eval mode, or dropped by newer versions of the libraries.
     ignored = re.compile(r"(.*\.)?(num_batches_tracked|position_ids|attn_mask)$")
     missing = [key for key in expected if key not in tensors and not ignored.match(key)]
@@ -408,21 +479,27 @@ def load_into(model: nn.Module, checkpoint: Checkpoint, name: str) -> None:
     other_shape = [key for key in tensors if key in expected and tensors[key].shape != expected[key].shape]
     if missing or unexpected or other_shape:
         problems = []
-        for what, keys in (("tensors missing", missing), ("unexpected", unexpected)):
+        for how, keys in (("tensors missing", missing), ("unexpected", unexpected)):
             if keys:
-                problems.append(f"{len(keys)} {what} ({keys[0]}{', …' if len(keys) > 1 else ''})")
+                problems.append(f"{len(keys)} {how} ({keys[0]}{', …' if len(keys) > 1 else ''})")
         if other_shape:
             key = other_shape[0]
             problems.append(
                 f"{len(other_shape)} of another shape ({key}: {list(tensors[key].shape)}, expected "
                 f"{list(expected[key].shape)})"
             )
-        near = looks_like(tensors)
-        hint = "check model and file"
-        if near and name not in near:
-            hint = f"they look like {' or '.join(near[:2])}: use --model {near[0]}"
-        raise ModelError(f"{checkpoint.path} does not hold weights of {name}: {', '.join(problems)}; {hint}")
+        raise ModelError(f"{path} does not hold {what}: {', '.join(problems)}; {_advice(tensors, path, name)}")
     model.load_state_dict(tensors, strict=False)
+
+
+def _advice(tensors: dict[str, Tensor], path: Path, name: str) -> str:
+    """What to do about weights that do not fit the model of this name."""
+    if any(key.startswith(("vision_model.", "text_model.")) for key in tensors):
+        return f"they are named as transformers names them: use --model local-dir:{path.parent} without --pretrained"
+    near = looks_like(tensors) if name else []
+    if near and name not in near:
+        return f"they look like {' or '.join(near[:2])}: use --model {near[0]}"
+    return "check model and file"
 
 
 def looks_like(tensors: dict[str, Tensor]) -> list[str]:

@@ -14,12 +14,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cliploc.backbones._catalogue import ModelEntry, describe_preprocessing, models
+from cliploc.backbones._catalogue import ModelEntry, describe_preprocessing, models, refuse_other_weights
 from cliploc.backbones._cnn import ConvolutionalBackbone, GlobalAveragePool
 from cliploc.backbones._efficientnet_lite import EfficientNetLite0
 from cliploc.backbones._mini_text import MiniTextTower
 from cliploc.backbones._precision import resolve_precision
-from cliploc.errors import UsageError
 from cliploc.tower import Pooling
 
 WEIGHTS = Path(__file__).parent / "mini_weights"
@@ -86,8 +85,7 @@ class Mini(ConvolutionalBackbone):
 
 
 def _build(pretrained: str | None, device: str, precision: str) -> Mini:
-    if pretrained not in (None, "bundled"):
-        raise UsageError(f"mini has only its bundled weights, got --pretrained {pretrained}: leave the option out")
+    refuse_other_weights("mini", pretrained)
     mini = Mini.bundled()
     mini.stages.to(resolve_precision(precision, device))  # pooling and text stay in float32
     return mini.to(device)

@@ -18,14 +18,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cliploc.backbones import mini
-from cliploc.backbones._catalogue import ModelEntry, describe_preprocessing, models
+from cliploc.backbones._catalogue import ModelEntry, describe_preprocessing, models, refuse_other_weights
 from cliploc.backbones._efficientnet_lite import EfficientNetLite0
 from cliploc.backbones._linear import with_fast_linears
 from cliploc.backbones._mini_text import MiniTextTower
 from cliploc.backbones._pre_norm_block import PreNormBlock
 from cliploc.backbones._precision import resolve_precision
 from cliploc.backbones._transformer import VisionTransformerBackbone, resize_positions
-from cliploc.errors import UsageError
 
 WEIGHTS = Path(__file__).parent / "mini_vit_weights"
 STEM_CHANNELS = 320
@@ -154,8 +153,7 @@ class MiniVit(VisionTransformerBackbone):
 
 
 def _build(pretrained: str | None, device: str, precision: str) -> MiniVit:
-    if pretrained not in (None, "bundled"):
-        raise UsageError(f"mini-vit has only its bundled weights, got --pretrained {pretrained}: leave the option out")
+    refuse_other_weights("mini-vit", pretrained)
     model = MiniVit.bundled()
     dtype = resolve_precision(precision, device)  # the text tower stays in float32
     model.stem.to(dtype)

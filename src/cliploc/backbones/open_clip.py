@@ -25,6 +25,14 @@ from cliploc.backbones._catalogue import ModelEntry, model_sources, models
 from cliploc.backbones._licences import licence_of
 from cliploc.backbones._open_clip_facts import published_preprocessing
 from cliploc.backbones._precision import resolve_precision
+from cliploc.backbones._transformers_folder import (
+    build_model,
+    folder_tokenizer,
+    is_transformers_folder,
+    read_layout,
+    rename,
+    weights_in,
+)
 from cliploc.errors import CliplocWarning, ModelError, UnknownNameError, UsageError
 from cliploc.tower import Backbone, Pooling, TowerKind
 
@@ -261,10 +269,32 @@ def _no_weights_beside(source: str, pretrained: str | None) -> None:
         raise UsageError(f"{source} brings its own weights, got --pretrained {pretrained}: leave the option out")
 
 
+def _build_named(name: str, pretrained: str | None, device: str, precision: str) -> Backbone:
+    """A model by open_clip's name; `--pretrained` may be a folder or repository that holds the same architecture."""
+    source, colon, rest = (pretrained or "").partition(":")
+    if pretrained and Path(pretrained).expanduser().is_dir():
+        source, colon, rest = "local-dir", ":", pretrained
+    if not colon or source not in model_sources.names():
+        return build(plan_model(name, pretrained), device, precision)
+    backbone = model_sources.get(source)(rest, None, device, precision)
+    entry = models.get(name)
+    own, named = sum(parameter.numel() for parameter in backbone.parameters()) / 1e6, _count(name)  # type: ignore[attr-defined]
+    folded = entry.kind == "cnn"  # training branches and batch norms are gone
+    if backbone.input_hw != entry.input_hw or (abs(own - named) > 0.001 and not folded):
+        raise UsageError(
+            f"expected weights of {name} ({named:.1f} M parameters, input {entry.input_hw[0]}), but {source}:{rest} "
+            f"holds another architecture ({own:.1f} M, {backbone.input_hw[0]}): use --model {source}:{rest} without "
+            "--pretrained"
+        )
+    return backbone
+
+
 def _build_hub(repository: str, pretrained: str | None, device: str, precision: str) -> Backbone:
     source = f"hf-hub:{repository}"
     _no_weights_beside(source, pretrained)
     folder = _weights.hub_folder(repository)
+    if not (folder / _weights.CONFIG).is_file():
+        return _build_transformers(source, folder, device, precision)
     plan = Plan(source, f"local-dir:{folder}", source, lambda: _weights.folder_checkpoint(folder))
     return build(plan, device, precision)
 
@@ -273,9 +303,27 @@ def _build_folder(path: str, pretrained: str | None, device: str, precision: str
     source = f"local-dir:{path}"
     _no_weights_beside(source, pretrained)
     folder = Path(path).expanduser()
+    if not (folder / _weights.CONFIG).is_file() and is_transformers_folder(folder):
+        return _build_transformers(source, folder, device, precision)
     checkpoint = _weights.folder_checkpoint(folder)
     config = f"local-dir:{folder}"
     return build(Plan(source, config, config, lambda: checkpoint), device, precision)
+
+
+def _build_transformers(source: str, folder: Path, device: str, precision: str) -> Backbone:
+    """Builds the model in a folder of transformers, whose towers are open_clip's and timm's under other names."""
+    dtype = resolve_precision(precision, device)
+    layout = read_layout(folder)
+    checkpoint = _weights.read_shards(weights_in(folder))
+    tokenizer = folder_tokenizer(layout)
+    tensors = rename(layout, checkpoint.tensors, checkpoint.path)
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(layout)
+    _weights.load_exactly(model, tensors, checkpoint.path, f"the model of {folder / 'config.json'}")
+    backbone = wrap(model, tokenizer, source, dtype)
+    backbone.loaded_from(checkpoint.path, f"transformers {layout.identity()} {checkpoint.sha256}")
+    built: Backbone = backbone.to(device)
+    return built
 
 
 # -------------------------------------------------------------------------------------------------------- catalogue
@@ -289,7 +337,7 @@ def _entry(name: str) -> ModelEntry:
     licences = {tag: licence_of(open_clip.get_pretrained_cfg(name, tag).get("hf_hub", "").rstrip("/")) for tag in tags}
     return ModelEntry(
         name=name,
-        build=lambda pretrained, device, precision: build(plan_model(name, pretrained), device, precision),
+        build=functools.partial(_build_named, name),
         kind=kind,
         pooling=pooling,
         input_hw=(size, size) if isinstance(size, int) else (size[0], size[1]),

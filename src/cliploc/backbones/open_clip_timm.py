@@ -138,7 +138,7 @@ class TimmVit(VisionTransformerBackbone):
     @staticmethod
     def supports(visual: nn.Module) -> bool:
         """Whether this class supports an open_clip image tower."""
-        if not isinstance(visual, TimmModel) or not isinstance(trunk := visual.trunk, VisionTransformer | Eva):
+        if not isinstance(trunk := getattr(visual, "trunk", None), VisionTransformer | Eva):
             return False
         (height, width), (h, w) = trunk.patch_embed.img_size, trunk.patch_embed.grid_size
         # These variants exist in timm, but in none of open_clip's models.

@@ -1,0 +1,566 @@
+"""Folders that transformers' `save_pretrained` writes, read without transformers.
+
+CLIPModel, SiglipModel (SigLIP 2 of a fixed resolution is one too), Siglip2Model at its square grid, and
+ChineseCLIPModel are the same networks as open_clip's and timm's under other names: `config.json` says of which size,
+and a table says which tensor goes where. Chinese-CLIP's text tower is a BERT, made here of torch's encoder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.model import set_model_preprocess_cfg
+from open_clip.transform import PreprocessCfg
+from open_clip.transformer import QuickGELU, TextTransformer
+from open_clip.transformer import VisionTransformer as OpenClipVisionTransformer
+from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
+from tokenizers import BertWordPieceTokenizer, Tokenizer
+from torch import Tensor, nn
+
+from cliploc.errors import MissingWeightsError, ModelError
+
+CONFIG = "config.json"
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")  # the preferred one first
+# What the tokenizer may be stored as, the preferred one first; all files of a line belong together.
+TOKENIZERS = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))
+EXTRAS = ("tokenizer_config.json", "preprocessor_config.json", "processor_config.json")  # not in every folder
+RESAMPLING = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "quick_gelu": QuickGELU,
+    "gelu": nn.GELU,
+    "gelu_new": partial(nn.GELU, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(nn.GELU, approximate="tanh"),
+}
+# What a configuration leaves out has transformers' default; configurations on the hub leave out much.
+CLIP_VISION = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "image_size": 224,
+    "patch_size": 32,
+    "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-5,
+}
+SIGLIP_VISION = {**CLIP_VISION, "patch_size": 16, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
+CLIP_TEXT = {
+    "hidden_size": 512,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 8,
+    "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-5,
+    "vocab_size": 49408,
+    "max_position_embeddings": 77,
+    "eos_token_id": 49407,
+    "pad_token_id": 1,
+}
+SIGLIP_TEXT = {
+    **CLIP_TEXT,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_attention_heads": 12,
+    "hidden_act": "gelu_pytorch_tanh",
+    "layer_norm_eps": 1e-6,
+    "vocab_size": 32000,
+    "max_position_embeddings": 64,
+}
+BERT_TEXT = {
+    **SIGLIP_TEXT,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+    "vocab_size": 30522,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "pad_token_id": 0,
+}
+DEFAULTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "clip": (CLIP_VISION, CLIP_TEXT),
+    "siglip": (SIGLIP_VISION, SIGLIP_TEXT),
+    "siglip2": ({**SIGLIP_VISION, "num_patches": 256}, SIGLIP_TEXT),
+    "chinese_clip": (CLIP_VISION, BERT_TEXT),
+}
+CLASSES = "CLIPModel, SiglipModel, Siglip2Model or ChineseCLIPModel"
+
+# One tensor of ours: its name, those that it is made of, and what is done to them.
+Source = tuple[str, tuple[str, ...], Callable[..., Tensor]]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a folder's configuration says.
+
+    Attributes:
+        folder: the folder.
+        kind: transformers' name of the model's type.
+        vision: configuration of the image tower, with defaults filled in.
+        text: of the text tower.
+        projection: size of the joint space, where the model has projections.
+        preprocessing: as open_clip describes it.
+    """
+
+    folder: Path
+    kind: str
+    vision: Mapping[str, Any]
+    text: Mapping[str, Any]
+    projection: int
+    preprocessing: Mapping[str, Any]
+
+    @property
+    def side(self) -> int:
+        """Pixels of the square input."""
+        if self.kind == "siglip2":  # NaFlex: any grid of at most so many patches; its square one is as learnt
+            return int(round(self.vision["num_patches"] ** 0.5) * self.vision["patch_size"])
+        return int(self.vision["image_size"])
+
+    def identity(self) -> str:
+        """SHA-256 of what, beside the weights, the outputs depend on: configuration and tokenizer."""
+        digest = hashlib.sha256(json.dumps([self.kind, self.vision, self.text, self.projection]).encode())
+        for name in (*(name for names in TOKENIZERS for name in names), EXTRAS[0]):
+            if (self.folder / name).is_file():
+                digest.update((self.folder / name).read_bytes())
+        return digest.hexdigest()
+
+
+# --------------------------------------------------------------------------------------------------------------- read
+def is_transformers_folder(folder: Path) -> bool:
+    """Whether a folder has a configuration of transformers."""
+    return isinstance(_json(folder / CONFIG).get("model_type"), str)
+
+
+def weights_in(folder: Path) -> list[Path]:
+    """The files of weights in a folder: one, or several shards.
+
+    Raises:
+        ModelError: none, or a shard is missing.
+    """
+    for name in WEIGHTS:
+        path = folder / name
+        if path.is_file() and name.endswith(".index.json"):
+            return [folder / shard for shard in shards(path)]
+        if path.is_file():
+            return [path]
+    raise MissingWeightsError(f"expected weights in {folder}, found none: put {WEIGHTS[0]} there")
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether all files of a tokenizer are in a folder."""
+    return any(all((folder / name).is_file() for name in names) for names in TOKENIZERS)
+
+
+def shards(index: Path) -> list[str]:
+    """The names of the files that an index of weights lists; they lie beside it."""
+    listed = _json(index).get("weight_map")
+    names = sorted({str(name) for name in listed.values()}) if isinstance(listed, dict) else []
+    if not names or any(Path(name).name != name for name in names):
+        raise ModelError(f"{index} is damaged: expected the names of files of weights beside it: fetch it again")
+    return names
+
+
+def read_layout(folder: Path) -> Layout:
+    """What the configuration in a folder describes.
+
+    Raises:
+        ModelError: a model that none of our towers is equal to.
+    """
+    config = _json(folder / CONFIG)
+    kind = str(config.get("model_type"))
+    if kind not in DEFAULTS:
+        raise ModelError(
+            f"{folder} holds a model of the type {kind!r} of transformers, for which there is no tower: expected "
+            f"{CLASSES}"
+        )
+    vision, text = (
+        {**default, **_dict(config.get(f"{part}_config")), **_dict(config.get(f"{part}_config_dict"))}
+        for part, default in zip(("vision", "text"), DEFAULTS[kind], strict=True)
+    )
+    layout = Layout(folder, kind, vision, text, config.get("projection_dim", 512), {})
+    for part, settings in (("image", vision), ("text", text)):
+        _check(layout, part, settings)
+    return Layout(folder, kind, vision, text, layout.projection, _preprocessing(layout))
+
+
+def _check(layout: Layout, part: str, settings: Mapping[str, Any]) -> None:
+    where = f"{layout.folder / CONFIG}: the {part} tower"
+    act = settings["hidden_act"]
+    if act not in ACTIVATIONS or (layout.kind == "chinese_clip" and part == "text" and act != "gelu"):
+        raise ModelError(f"{where} has the activation {act!r}: expected {', '.join(ACTIVATIONS)}")
+    sizes = [name for name in DEFAULTS[layout.kind][part == "text"] if name.endswith(("size", "layers", "heads"))]
+    for name in sizes:
+        if not isinstance(settings[name], int) or not 0 < settings[name] < 1_000_000:
+            raise ModelError(f"{where} has the {name} {settings[name]!r}: expected a whole number")
+    if settings["hidden_size"] % settings["num_attention_heads"]:
+        raise ModelError(f"{where} has heads that do not share its width evenly: the configuration is damaged")
+    if part == "image" and layout.kind == "siglip" and not settings.get("vision_use_head", True):
+        raise ModelError(f"{where} has no attention pool, so no embedding: expected a model trained with text")
+    own = settings.get("projection_size", settings["hidden_size"])
+    if part == "text" and layout.kind.startswith("siglip") and own != layout.vision["hidden_size"]:
+        raise ModelError(f"{where} ends with {own} numbers, the image tower with {layout.vision['hidden_size']}")
+
+
+def _preprocessing(layout: Layout) -> dict[str, Any]:
+    """open_clip's description of what `preprocessor_config.json` says; OpenAI's or SigLIP's where there is none."""
+    said = _json(layout.folder / "preprocessor_config.json")
+    said = said or _dict(_json(layout.folder / "processor_config.json").get("image_processor"))
+    siglip = layout.kind.startswith("siglip")
+    standard = PreprocessCfg()
+    mean, std = ((0.5,) * 3, (0.5,) * 3) if siglip else (standard.mean, standard.std)
+    squash = siglip if "size" not in said else not _is_shortest(said["size"])
+    number = said.get("resample", 2 if layout.kind == "siglip2" else 3)
+    if number not in RESAMPLING:
+        raise ModelError(f"{layout.folder} resizes with PIL's filter {number!r}: expected 2 (bilinear) or 3 (bicubic)")
+    return {
+        "size": (layout.side, layout.side),
+        "mean": tuple(said.get("image_mean") or mean),
+        "std": tuple(said.get("image_std") or std),
+        "interpolation": RESAMPLING[number],
+        "resize_mode": "squash" if squash else "shortest",
+    }
+
+
+def _is_shortest(size: Any) -> bool:
+    """Whether the shorter side is resized and the longer one cropped, of transformers' "size"; a bare number is so."""
+    return isinstance(size, int) or (isinstance(size, dict) and "shortest_edge" in size)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return _dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError):
+        return {}
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+# -------------------------------------------------------------------------------------------------------------- build
+class TransformersModel(nn.Module):
+    """An image and a text tower as `OpenClipText` and the adapters expect them of open_clip."""
+
+    def __init__(self, visual: nn.Module, text: nn.Module, preprocessing: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.visual, self.text = visual, text
+        self.logit_scale = nn.Parameter(torch.zeros(()))
+        set_model_preprocess_cfg(self, dict(preprocessing))
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """Token ids `[n, T]` → `[n, D]`, not normalised."""
+        embeddings: Tensor = self.text(tokens)
+        return embeddings
+
+
+class _TimmTower(nn.Module):
+    """A ViT of timm whose pool gives the embedding, in the form that open_clip gives it."""
+
+    def __init__(self, trunk: TimmVisionTransformer, side: int) -> None:
+        super().__init__()
+        self.trunk, self.head, self.image_size = trunk, nn.Identity(), (side, side)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """`[B, 3, H, W]` → `[B, D]`."""
+        embeddings: Tensor = self.trunk(images)
+        return embeddings
+
+
+class BertText(nn.Module):
+    """BERT (Devlin 2018) as Chinese-CLIP's text tower (Yang 2022): its first token, projected."""
+
+    def __init__(self, text: Mapping[str, Any], projection: int) -> None:
+        super().__init__()
+        width, eps = text["hidden_size"], text["layer_norm_eps"]
+        self.pad = text["pad_token_id"]
+        self.words = nn.Embedding(text["vocab_size"], width)
+        self.positions = nn.Embedding(text["max_position_embeddings"], width)
+        self.types = nn.Embedding(text["type_vocab_size"], width)
+        self.norm = nn.LayerNorm(width, eps=eps)
+        layer = nn.TransformerEncoderLayer(
+            width, text["num_attention_heads"], text["intermediate_size"], 0.0, "gelu", eps, batch_first=True
+        )
+        self.encoder = nn.TransformerEncoder(layer, text["num_hidden_layers"], enable_nested_tensor=False)
+        self.projection = nn.Linear(width, projection, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Token ids `[n, T]` → `[n, D]`."""
+        x = self.words(tokens) + self.positions.weight[: tokens.shape[1]] + self.types.weight[0]  # [n, T, d]
+        x = self.encoder(self.norm(x), src_key_padding_mask=tokens == self.pad)
+        projected: Tensor = self.projection(x[:, 0])
+        return projected
+
+
+def build_model(layout: Layout) -> TransformersModel:
+    """The model that a configuration describes, its weights random."""
+    return TransformersModel(_image_tower(layout), _text_tower(layout), layout.preprocessing)
+
+
+def _image_tower(layout: Layout) -> nn.Module:
+    vision = layout.vision
+    norm = partial(nn.LayerNorm, eps=vision["layer_norm_eps"])
+    ratio = (vision["intermediate_size"] + 0.5) / vision["hidden_size"]  # both libraries round the product down
+    act: Any = ACTIVATIONS[vision["hidden_act"]]
+    if layout.kind.startswith("siglip"):
+        trunk = TimmVisionTransformer(
+            layout.side,
+            vision["patch_size"],
+            num_classes=0,
+            global_pool="map",
+            embed_dim=vision["hidden_size"],
+            depth=vision["num_hidden_layers"],
+            num_heads=vision["num_attention_heads"],
+            mlp_ratio=ratio,
+            class_token=False,
+            norm_layer=norm,
+            act_layer=act,
+        )
+        return _TimmTower(trunk, layout.side)
+    tower: nn.Module = OpenClipVisionTransformer(
+        image_size=layout.side,
+        patch_size=vision["patch_size"],
+        width=vision["hidden_size"],
+        layers=vision["num_hidden_layers"],
+        heads=vision["num_attention_heads"],
+        mlp_ratio=ratio,
+        output_dim=layout.projection,
+        act_layer=act,
+        norm_layer=norm,
+    )
+    return tower
+
+
+def _text_tower(layout: Layout) -> nn.Module:
+    text, siglip = layout.text, layout.kind.startswith("siglip")
+    if layout.kind == "chinese_clip":
+        return BertText(text, layout.projection)
+    # Before 2023 configurations said 2 for the end of a text, and transformers then takes the highest id, as OpenAI.
+    highest = layout.kind == "clip" and text["eos_token_id"] == 2
+    tower: nn.Module = TextTransformer(
+        context_length=text["max_position_embeddings"],
+        vocab_size=text["vocab_size"],
+        width=text["hidden_size"],
+        heads=text["num_attention_heads"],
+        layers=text["num_hidden_layers"],
+        mlp_ratio=(text["intermediate_size"] + 0.5) / text["hidden_size"],
+        output_dim=text.get("projection_size", text["hidden_size"]) if siglip else layout.projection,
+        no_causal_mask=siglip,
+        eos_id=text["eos_token_id"],
+        pool_type="last" if siglip else "argmax" if highest else "eos",
+        proj_bias=siglip,
+        act_layer=ACTIVATIONS[text["hidden_act"]],
+        norm_layer=partial(nn.LayerNorm, eps=text["layer_norm_eps"]),
+    )
+    return tower
+
+
+# ------------------------------------------------------------------------------------------------------------- rename
+CLIP_BLOCK = {
+    "layer_norm1": "ln_1",
+    "self_attn.q_proj self_attn.k_proj self_attn.v_proj": "attn.in_proj",
+    "self_attn.out_proj": "attn.out_proj",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+}
+TIMM_BLOCK = {
+    "layer_norm1": "norm1",
+    "self_attn.q_proj self_attn.k_proj self_attn.v_proj": "attn.qkv",
+    "self_attn.out_proj": "attn.proj",
+    "layer_norm2": "norm2",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+}
+BERT_BLOCK = {
+    "attention.self.query attention.self.key attention.self.value": "self_attn.in_proj",
+    "attention.output.dense": "self_attn.out_proj",
+    "attention.output.LayerNorm": "norm1",
+    "intermediate.dense": "linear1",
+    "output.dense": "linear2",
+    "output.LayerNorm": "norm2",
+}
+JOINED_BY_UNDERSCORE = ("attn.in_proj", "self_attn.in_proj")  # torch's attention: in_proj_weight, not in_proj.weight
+UNUSED = ("position_ids", "text_model.pooler.dense.weight", "text_model.pooler.dense.bias", "logit_bias")
+
+
+def rename(layout: Layout, tensors: Mapping[str, Tensor], where: Path) -> dict[str, Tensor]:
+    """The tensors under the names of `build_model`.
+
+    Raises:
+        ModelError: tensors that the configuration does not describe, or that are missing.
+    """
+    renamed: dict[str, Tensor] = {}
+    missing: list[str] = []
+    used: set[str] = set()
+    for ours, theirs, change in _sources(layout):
+        missing += [name for name in theirs if name not in tensors]
+        used.update(theirs)
+        if not missing:
+            renamed[ours] = change(*(tensors[name] for name in theirs))
+    extra = [name for name in tensors if name not in used and not name.endswith(UNUSED)]
+    if missing or extra:
+        lists = (("missing", missing), ("that it does not name", extra))
+        what = ", ".join(f"{len(names)} tensors {how} ({names[0]}, …)" for how, names in lists if names)
+        raise ModelError(f"{where} does not hold the weights that {layout.folder / CONFIG} describes: {what}")
+    return renamed
+
+
+def _sources(layout: Layout) -> Iterator[Source]:
+    siglip, bert = layout.kind.startswith("siglip"), layout.kind == "chinese_clip"
+    yield "logit_scale", ("logit_scale",), lambda scale: scale.reshape(())
+    blocks = range(layout.vision["num_hidden_layers"])
+    if siglip:
+        yield from _siglip_image(layout)
+        for i in blocks:
+            yield from _block(TIMM_BLOCK, f"vision_model.encoder.layers.{i}.", f"visual.trunk.blocks.{i}.")
+    else:
+        yield from _clip_image()
+        for i in blocks:
+            yield from _block(CLIP_BLOCK, f"vision_model.encoder.layers.{i}.", f"visual.transformer.resblocks.{i}.")
+    blocks = range(layout.text["num_hidden_layers"])
+    if bert:
+        yield from _bert_ends()
+        for i in blocks:
+            yield from _block(BERT_BLOCK, f"text_model.encoder.layer.{i}.", f"text.encoder.layers.{i}.")
+        return
+    yield from _renamed("text_model.embeddings.token_embedding.weight", "text.token_embedding.weight")
+    yield from _renamed("text_model.embeddings.position_embedding.weight", "text.positional_embedding")
+    yield from _layer("text_model.final_layer_norm", "text.ln_final")
+    if siglip:
+        yield from _layer("text_model.head", "text.text_projection")
+    else:
+        yield "text.text_projection", ("text_projection.weight",), _transposed
+    for i in blocks:
+        yield from _block(CLIP_BLOCK, f"text_model.encoder.layers.{i}.", f"text.transformer.resblocks.{i}.")
+
+
+def _clip_image() -> Iterator[Source]:
+    embeddings = "vision_model.embeddings"
+    yield from _renamed(f"{embeddings}.class_embedding", "visual.class_embedding")
+    yield from _renamed(f"{embeddings}.patch_embedding.weight", "visual.conv1.weight")
+    yield from _renamed(f"{embeddings}.position_embedding.weight", "visual.positional_embedding")
+    yield from _layer("vision_model.pre_layrnorm", "visual.ln_pre")  # so spelt
+    yield from _layer("vision_model.post_layernorm", "visual.ln_post")
+    yield "visual.proj", ("visual_projection.weight",), _transposed
+
+
+def _siglip_image(layout: Layout) -> Iterator[Source]:
+    patch, trunk, head = layout.vision["patch_size"], "visual.trunk", "vision_model.head"
+
+    def as_convolution(weight: Tensor) -> Tensor:
+        """NaFlex's linear layer over a patch's p×p×3 numbers, as a convolution `[d, 3, p, p]`."""
+        flat = weight.ndim == 2 and weight.shape[1] == 3 * patch * patch
+        return weight.reshape(-1, patch, patch, 3).permute(0, 3, 1, 2) if flat else weight
+
+    embeddings = "vision_model.embeddings"
+    yield f"{trunk}.patch_embed.proj.weight", (f"{embeddings}.patch_embedding.weight",), as_convolution
+    yield from _renamed(f"{embeddings}.patch_embedding.bias", f"{trunk}.patch_embed.proj.bias")
+    yield f"{trunk}.pos_embed", (f"{embeddings}.position_embedding.weight",), lambda positions: positions[None]
+    yield from _layer("vision_model.post_layernorm", f"{trunk}.norm")
+    yield from _renamed(f"{head}.probe", f"{trunk}.attn_pool.latent")
+    for end in ("weight", "bias"):
+        both = (f"{head}.attention.in_proj_{end}",)
+        yield f"{trunk}.attn_pool.q.{end}", both, lambda qkv: qkv[: len(qkv) // 3]
+        yield f"{trunk}.attn_pool.kv.{end}", both, lambda qkv: qkv[len(qkv) // 3 :]
+    yield from _layer(f"{head}.attention.out_proj", f"{trunk}.attn_pool.proj")
+    yield from _layer(f"{head}.layernorm", f"{trunk}.attn_pool.norm")
+    for name in ("fc1", "fc2"):
+        yield from _layer(f"{head}.mlp.{name}", f"{trunk}.attn_pool.mlp.{name}")
+
+
+def _bert_ends() -> Iterator[Source]:
+    for theirs, ours in (("word", "words"), ("position", "positions"), ("token_type", "types")):
+        yield from _renamed(f"text_model.embeddings.{theirs}_embeddings.weight", f"text.{ours}.weight")
+    yield from _layer("text_model.embeddings.LayerNorm", "text.norm")
+    yield from _renamed("text_projection.weight", "text.projection.weight")
+
+
+def _block(table: Mapping[str, str], theirs: str, ours: str) -> Iterator[Source]:
+    for sources, name in table.items():
+        for end in ("weight", "bias"):
+            joint = "_" if name in JOINED_BY_UNDERSCORE else "."
+            yield f"{ours}{name}{joint}{end}", tuple(f"{theirs}{one}.{end}" for one in sources.split()), _joined
+
+
+def _layer(theirs: str, ours: str) -> Iterator[Source]:
+    for end in ("weight", "bias"):
+        yield from _renamed(f"{theirs}.{end}", f"{ours}.{end}")
+
+
+def _renamed(theirs: str, ours: str) -> Iterator[Source]:
+    yield ours, (theirs,), _joined
+
+
+def _joined(*parts: Tensor) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _transposed(weight: Tensor) -> Tensor:
+    return weight.T
+
+
+# ----------------------------------------------------------------------------------------------------------- tokenize
+class FolderTokenizer:
+    """The tokenizer of a folder, by the library tokenizers: sentences → token ids `[n, T]`.
+
+    Chinese-CLIP's texts are padded to the longest, the others to the context length: SigLIP reads the last token.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, length: int, pad: int, *, to_length: bool) -> None:
+        self.tokenizer = tokenizer
+        tokenizer.enable_truncation(length)
+        tokenizer.enable_padding(pad_id=pad, length=length if to_length else None)
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        """Sentences → token ids `[n, T]`."""
+        return torch.tensor([one.ids for one in self.tokenizer.encode_batch(texts)])
+
+
+def folder_tokenizer(layout: Layout) -> Callable[[list[str]], Tensor]:
+    """The tokenizer in a folder.
+
+    Raises:
+        ModelError: none, or one that tokenizers cannot read.
+    """
+    folder, text = layout.folder, layout.text
+    settings = _json(folder / EXTRAS[0])
+    length = min(text["max_position_embeddings"], _number(settings.get("model_max_length")) or 10**9)
+    try:
+        if (folder / "tokenizer.json").is_file():
+            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        elif (folder / "vocab.txt").is_file() and layout.kind == "chinese_clip":
+            lower = bool(settings.get("do_lower_case", True))
+            tokenizer = BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=lower)
+        elif layout.kind == "clip" and _json(folder / "vocab.json") == open_clip.SimpleTokenizer().encoder:
+            own: Callable[[list[str]], Tensor] = open_clip.SimpleTokenizer(context_length=length)
+            return own
+        else:
+            raise ModelError(
+                f"expected tokenizer.json in {folder}, found none: save the model's tokenizer there (transformers: "
+                "AutoTokenizer.from_pretrained(…).save_pretrained(FOLDER))"
+            )
+    except ModelError:
+        raise
+    except Exception as error:  # tokenizers raises bare exceptions
+        raise ModelError(f"the tokenizer in {folder} cannot be read ({str(error)[:100]}): fetch it again") from None
+    if tokenizer.get_vocab_size() > text["vocab_size"]:
+        raise ModelError(
+            f"the tokenizer in {folder} has {tokenizer.get_vocab_size()} tokens, the model {text['vocab_size']}: it is "
+            "another model's"
+        )
+    named = settings.get("pad_token")
+    pad = tokenizer.token_to_id(str(_dict(named).get("content", named))) if named else None
+    if pad is None and tokenizer.padding:
+        pad = tokenizer.padding["pad_id"]
+    to_length = layout.kind != "chinese_clip"
+    return FolderTokenizer(tokenizer, length, text["pad_token_id"] if pad is None else pad, to_length=to_length)
+
+
+def _number(value: Any) -> int:
+    """A length, 0 where it is none; transformers writes 10³⁰ for "no limit"."""
+    return int(value) if isinstance(value, int | float) and 0 < value < 10**9 else 0
