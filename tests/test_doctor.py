@@ -146,7 +146,7 @@ def test_no_network_is_one_line_too(home, monkeypatch):  # noqa: F811
     monkeypatch.setattr("cliploc.backbones._weights.hub.ENDPOINT", "http://127.0.0.1:9")
     result = cliploc_("doctor", "--model", "RN50", "--pretrained", "openai")
     assert result.code == 2
-    assert "huggingface.co cannot be reached: fetch them from" in result.err
+    assert "127.0.0.1:9 cannot be reached: fetch them from" in result.err
     assert result.err.count("\n") == 1
 
 

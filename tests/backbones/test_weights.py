@@ -575,7 +575,7 @@ def test_no_network(home, monkeypatch):
     monkeypatch.setattr(_weights.hub, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(_weights.hub, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *a: pytest.fail("it would try for half a minute"))
-    tag_fails("are not on this machine and huggingface.co cannot be reached", "--pretrained FILE")
+    tag_fails("are not on this machine and 127.0.0.1:9 cannot be reached", "--pretrained FILE")
 
 
 def raising(error):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import http.client
 import os
 import pickle
 import re
@@ -26,6 +27,7 @@ from huggingface_hub import constants as hub
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
+    HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
@@ -87,7 +89,7 @@ def tag_file(model: str, tag: str) -> Path:
         _verify(original, published_sha256(url))
         return original
     wanted = f"the weights {tag!r} of {model}"
-    where = f"https://huggingface.co/{repository}" if repository else url
+    where = f"{hub.ENDPOINT}/{repository}" if repository else url
     if original and "openaipublic" in url:
         where += f", or save {url} as {original}"
     if not repository:
@@ -101,7 +103,7 @@ def hub_folder(repository: str) -> Path:
     Raises:
         ModelError: no such repository, neither open_clip's nor transformers', or no network.
     """
-    wanted, advice = f"the files of hf-hub:{repository}", f"fetch it from https://huggingface.co/{repository}"
+    wanted, advice = f"the files of hf-hub:{repository}", f"fetch it from {hub.ENDPOINT}/{repository}"
     config = _in_hub_cache(repository, (CONFIG,))
     if config is None and (folder := _cached_transformers_folder(repository)):
         return folder
@@ -146,7 +148,7 @@ def timm_file(guide: str, repository: str) -> Path:
     """
     if not repository:
         raise MissingWeightsError(f"the guide {guide} has no published weights: give a file of them as {guide}@FILE")
-    wanted, advice = f"the weights of the guide {guide}", f"fetch them from https://huggingface.co/{repository}"
+    wanted, advice = f"the weights of the guide {guide}", f"fetch them from {hub.ENDPOINT}/{repository}"
     names = ("model.safetensors", "pytorch_model.bin")
     by_hand = f"--guide {guide}@FILE"
     return _in_hub_cache(repository, names) or _from_hub(repository, names, wanted, advice, by_hand)
@@ -209,27 +211,64 @@ def _fetch(repository: str, name: str, wanted: str, advice: str) -> Path | None:
     """Downloads a file of a repository; None if the repository does not have it."""
     if hub.HF_HUB_OFFLINE:
         raise MissingWeightsError(f"{wanted} are not on this machine and HF_HUB_OFFLINE forbids the network: {advice}")
-    no_network = f"{wanted} are not on this machine and huggingface.co cannot be reached: {advice}"
+    host = hub.ENDPOINT.partition("://")[2]
+    no_network = f"{wanted} are not on this machine and {host} cannot be reached: {advice}"
     if not hub_reachable():
         raise MissingWeightsError(no_network)
     try:
-        return Path(huggingface_hub.hf_hub_download(repository, name))
-    except LocalEntryNotFoundError:
-        raise MissingWeightsError(no_network) from None
-    except EntryNotFoundError:
-        return None
+        path = Path(huggingface_hub.hf_hub_download(repository, name))
+    except EntryNotFoundError as error:
+        if not isinstance(error, LocalEntryNotFoundError):
+            return None
+        raise MissingWeightsError(_answer(error, host, wanted, advice) or no_network) from None
     except GatedRepoError:
         raise MissingWeightsError(
-            f"{wanted}: the repository {repository} asks for consent: accept its terms on huggingface.co, then run "
-            "`hf auth login`"
+            f"{wanted}: the repository {repository} asks for consent: accept its terms on {host}, then run `hf auth "
+            "login`"
         ) from None
     except RepositoryNotFoundError:
         raise MissingWeightsError(
-            f"{wanted}: huggingface.co has no public repository {repository}: check its name"
+            f"{wanted}: {host} has no public repository {repository}: check its name, or run `hf auth login` if it is "
+            "private"
         ) from None
     except Exception as error:
         _raise_if_full(error, Path(hub.HF_HUB_CACHE), wanted, "HF_HOME")
-        raise MissingWeightsError(f"{wanted} could not be downloaded ({_first_line(error)}): {advice}") from error
+        answer = _answer(error, host, wanted, advice)
+        reason = _first_line(error).rstrip(".")
+        raise MissingWeightsError(answer or f"{wanted} could not be downloaded ({reason}): {advice}") from error
+    _refuse_damaged(path, wanted)
+    return path
+
+
+def _answer(error: BaseException | None, host: str, wanted: str, advice: str) -> str:
+    """What the hub's status code means, where it gave one; else nothing."""
+    while error is not None and not isinstance(error, HfHubHTTPError):
+        error = error.__cause__
+    code = 0 if error is None else error.response.status_code
+    if code < 400:
+        return ""
+    name = http.client.responses.get(code, "an error")
+    what = {
+        401: "run `hf auth login` with a valid token",
+        403: "ask its owner for access, then run `hf auth login`",
+        429: "wait some minutes, or run `hf auth login`, which allows more requests",
+    }.get(code, f"try again later; or {advice}" if code >= 500 else advice)
+    return f"{wanted} could not be downloaded: {host} answers {code} ({name}): {what}"
+
+
+def _refuse_damaged(path: Path, wanted: str) -> None:
+    """Takes a file out of the hub's cache again whose content is not what its name there, a checksum, says."""
+    if not (published := _blob_sha256(path)):
+        return
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 != published:
+        path.resolve().unlink()
+        path.unlink(missing_ok=True)
+        raise MissingWeightsError(
+            f"{wanted} came damaged: the SHA-256 of {path.name} is {sha256[:12]}… instead of the published "
+            f"{published[:12]}…: run again, or ask who runs the network or {hub.ENDPOINT}"
+        )
 
 
 def hub_reachable() -> bool:
@@ -429,8 +468,8 @@ def _verify(path: Path, published: str) -> str:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if not sha256.startswith(published):
         raise ModelError(
-            f"{path} is damaged: its SHA-256 is {sha256[:12]}… instead of the published {published[:12]}…: delete it "
-            "and run again"
+            f"{path} is damaged: its SHA-256 is {sha256[:12]}… instead of the published {published[:12]}…: delete "
+            f"{'it' if path.resolve() == path.absolute() else path.resolve()} and run again"
         )
     return sha256
 

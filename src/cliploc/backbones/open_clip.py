@@ -155,7 +155,7 @@ def _tokenizer(plan: Plan) -> Any:
         raise ModelError(f"the tokenizer of {plan.label} needs another package: pip install transformers") from error
     except Exception as error:  # transformers and the hub raise many kinds of errors when a file is missing
         raise ModelError(
-            f"the tokenizer of {plan.label} is not on this machine and cannot be fetched from https://huggingface.co/"
+            f"the tokenizer of {plan.label} is not on this machine and cannot be fetched from {hub.ENDPOINT}/"
             f"{files or ''} ({_one_line(error)}): run once with a network, or choose a model with CLIP's own tokenizer"
         ) from error
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from cliploc._terminal import Terminal, grid
 from cliploc.cli.output import DONE, title_row
 from cliploc.config import RECIPES
-from cliploc.errors import ModelError
+from cliploc.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from cliploc.backbones import ModelEntry
@@ -23,8 +23,18 @@ def models(
     part: Annotated[
         str, typer.Argument(metavar="[NAME]", help="All about this model; or a part: the models with it in their name.")
     ] = "",
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch NAME's weights and tokenizer now, and see that they load.")
+    ] = False,
+    pretrained: Annotated[
+        str | None, typer.Option("--pretrained", metavar="TAG", help="Which weights to fetch, where there are several.")
+    ] = None,
 ) -> int:
-    """List the models, or say all about one."""
+    """List the models, say all about one, or fetch its weights ahead of time."""
+    if download:
+        return _download(part, pretrained)
+    if pretrained is not None:
+        raise UsageError(f"expected --download beside --pretrained {pretrained}: --pretrained says what to fetch")
     from cliploc.backbones import guides
     from cliploc.backbones import models as registry
     from cliploc.saliency import fitting
@@ -68,6 +78,19 @@ def models(
     rows = [title_row("--guide", "stride", "parameters", "licence", "tower of timm")]
     rows += [(one.name, str(one.stride), f"{one.parameters:.1f} M", one.licence, one.timm) for one in guides]
     terminal.listing(rows)
+    return DONE
+
+
+def _download(name: str, pretrained: str | None) -> int:
+    """Fetches a model's files into the caches by building it, which also shows that they fit together."""
+    from cliploc.backbones import create
+
+    if not name:
+        raise UsageError("expected the name of a model after --download, got none: cliploc models lists them")
+    backbone = create(name, pretrained)
+    file = backbone.weights_file
+    where = "comes with its weights: nothing to fetch" if file is None else f"is there: {file}"
+    Terminal().data(Text(f"{backbone.name} {where}"))
     return DONE
 
 

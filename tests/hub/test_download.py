@@ -1,0 +1,180 @@
+"""Downloads, rehearsed against a hub on this machine: what arrives, and what a user reads when it does not.
+
+Each of the few processes below imports the package once and runs several commands.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save
+
+from tests.backbones.small_clip import save_folder, small_clip
+from tests.backbones.test_transformers_folder import byte_pairs, model_of
+from tests.hub.server import STATUS, Hub
+
+FAULTS = (*STATUS, "cut", "short", "damaged", "slow")
+RUNNER = """
+import contextlib, errno, io, json, os, sys
+from unittest import mock
+from cliploc.cli import main
+def full(*arguments, **settings):
+    raise OSError(errno.ENOSPC, "No space left on device")
+told = []
+mock.patch("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 2**20).start()  # as if the file had many pieces of 10 MB
+for words in json.loads(sys.argv[1]):
+    out, err = io.StringIO(), io.StringIO()
+    no_space = mock.patch("huggingface_hub.file_download.http_get", full)
+    disk = no_space if words[0] == "FULL" else contextlib.nullcontext()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), disk:
+        code = main([word for word in words if word != "FULL"])
+    told.append((code, out.getvalue(), err.getvalue()))
+print(json.dumps(told))
+"""
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    folder = save_folder(tmp_path_factory.mktemp("open_clip"))
+    files = {
+        "open_clip_config.json": (folder / "open_clip_config.json").read_bytes(),
+        "open_clip_model.safetensors": save(small_clip(seed=5).state_dict()),
+    }
+    saved = tmp_path_factory.mktemp("transformers")
+    model_of("clip").save_pretrained(saved)
+    byte_pairs().save_pretrained(saved)
+    theirs = {path.name: path.read_bytes() for path in saved.iterdir()}
+    repositories = {"org/good": files, "org/clip": theirs, "org/full": files} | {
+        f"org/{name}": files for name in FAULTS
+    }
+    repositories["org/blip"] = {"config.json": b'{"model_type": "blip"}'}
+    repositories["org/empty"] = {"README.md": b"soon"}
+    with Hub(repositories, {f"org/{name}": name for name in FAULTS}) as served:
+        yield served
+
+
+def started(home, commands, **environment):
+    held = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    held.pop("HF_HUB_OFFLINE", None)
+    held |= {"HF_HOME": str(home), "HOME": str(home), "HF_HUB_DISABLE_XET": "1", "COLUMNS": "1000"}
+    held |= {"TQDM_POSITION": "-1", **environment}  # bars as on a terminal
+    command = [sys.executable, "-c", RUNNER, json.dumps(commands)]
+    return subprocess.Popen(command, env=held, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def ended(process):
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    return [tuple(one) for one in json.loads(out.splitlines()[-1])]
+
+
+def download(repository):
+    return ["models", "--download", f"hf-hub:{repository}"]
+
+
+NAMES = ["org/good", "org/clip", "org/cut", "org/damaged", "org/short", "org/blip", "org/empty", "org/none", *(
+    f"org/{name}" for name in STATUS
+)]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def told(hub, home):
+    """Repository → code, what was printed, and what was said, of a first download."""
+    commands = [*map(download, NAMES), ["FULL", *download("org/full")]]
+    results = ended(started(home, commands, HF_ENDPOINT=hub.url))
+    return dict(zip([*NAMES, "org/full"], results, strict=True))
+
+
+def snapshot(home, repository, name):
+    (path,) = (home / "hub" / f"models--{repository.replace('/', '--')}" / "snapshots").glob(f"*/{name}")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("repository", "weights"), [("org/good", "open_clip_model.safetensors"), ("org/clip", "model.safetensors")]
+)
+def test_a_first_download_shows_its_progress(told, hub, home, repository, weights):
+    code, out, err = told[repository]
+    assert code == 0, err
+    path = snapshot(home, repository, weights)
+    assert out.strip() == f"hf-hub:{repository} is there: {path}"
+    assert path.read_bytes() == hub.repositories[repository][weights]
+    assert f"{weights}: 100%" in err
+    assert hub.downloads(repository) == [""]
+
+
+def test_a_download_that_is_cut_goes_on_where_it_ended(told, hub, home):
+    code, _, err = told["org/cut"]
+    assert code == 0, err
+    name = "open_clip_model.safetensors"
+    content = hub.repositories["org/cut"][name]
+    assert snapshot(home, "org/cut", name).read_bytes() == content
+    assert hub.downloads("org/cut") == ["", f"bytes={len(content) // 2 // 2**20 * 2**20}-"]
+
+
+@pytest.mark.parametrize(
+    ("repository", "line"),
+    [
+        ("org/unauthorised", "HOST has no public repository org/unauthorised: check its name, or run `hf auth login`"),
+        ("org/none", "HOST has no public repository org/none: check its name"),
+        ("org/token", "HOST answers 401 (Unauthorized): run `hf auth login` with a valid token"),
+        ("org/gone", "HOST has no public repository org/gone"),
+        ("org/gated", "the repository org/gated asks for consent: accept its terms on HOST, then run `hf auth login`"),
+        ("org/forbidden", "HOST answers 403 (Forbidden): ask its owner for access, then run `hf auth login`"),
+        ("org/busy", "HOST answers 429 (Too Many Requests): wait some minutes"),
+        ("org/down", "HOST answers 503 (Service Unavailable): try again later"),
+        ("org/empty", "the repository org/empty has none of open_clip_config.json, config.json"),
+        ("org/blip", "holds a model of the type 'blip' of transformers, for which there is no tower"),
+        ("org/short", "could not be downloaded (Consistency check failed: file should be of size"),
+        ("org/damaged", "came damaged: the SHA-256 of open_clip_model.safetensors is"),
+        ("org/full", "do not fit on the disk of HOUSE/hub: free space there, or set HF_HOME to a folder with more"),
+    ],
+)
+def test_what_fails_is_one_line(told, hub, home, repository, line):
+    code, out, err = told[repository]
+    assert (code, out) == (2, "")
+    said = [one for one in err.splitlines() if one.startswith("cliploc: ")]
+    assert len(said) == 1, err
+    assert "Traceback" not in err
+    assert line.replace("HOST", hub.url.removeprefix("http://")).replace("HOUSE", str(home)) in said[0]
+
+
+def test_a_damaged_file_does_not_stay_in_the_cache(told, home):
+    folder = home / "hub" / "models--org--damaged"
+    assert not [path for path in folder.rglob("*safetensors*") if path.exists()]
+    assert all(path.stat().st_size < 10_000 for path in (folder / "blobs").iterdir())
+
+
+def test_offline_afterwards_and_through_a_proxy_and_two_at_once(told, hub, home, tmp_path):
+    again = ["classify", str(Path(__file__).parents[2] / "src/cliploc/demo_photos/cat.jpg"), "-p", "cat"]
+    words = [[*again, "--model", f"hf-hub:{name}"] for name in ("org/good", "org/clip")]
+    offline = started(home, [*words, download("org/none")], HF_HUB_OFFLINE="1", HF_ENDPOINT=hub.url)
+    proxied = {"HF_ENDPOINT": "http://hub.invalid", "http_proxy": hub.url, "HTTP_PROXY": hub.url}
+    proxy = started(tmp_path / "proxied", [download("org/clip")], **proxied)
+    both = [started(tmp_path / "shared", [download("org/slow")], HF_ENDPOINT=hub.url) for _ in range(2)]
+
+    *used, none = ended(offline)
+    assert [code for code, *_ in used] == [0, 0], used
+    assert none[0] == 2
+    assert "hf-hub:org/none are not on this machine and HF_HUB_OFFLINE forbids the network" in none[2]
+
+    ((code, _, err),) = ended(proxy)
+    assert code == 0, err
+    assert snapshot(tmp_path / "proxied", "org/clip", "tokenizer.json").is_file()
+
+    results = [one for process in both for one in ended(process)]
+    assert [code for code, *_ in results] == [0, 0], results
+    name = "open_clip_model.safetensors"
+    assert snapshot(tmp_path / "shared", "org/slow", name).read_bytes() == hub.repositories["org/slow"][name]
+    assert not list((tmp_path / "shared").rglob("*.incomplete"))
+    assert hub.downloads("org/slow") == [""], "the second waits for the first"
