@@ -42,8 +42,9 @@ from torch.nn import functional as F
 
 from cliploc.backbones._precision import resolve_precision
 from cliploc.backbones.open_clip_vit import OpenClipVit
+from cliploc.maps import min_max
 from cliploc.method import Context
-from cliploc.saliency import methods, min_max
+from cliploc.saliency import methods
 
 THINGS = ("cat", "dog", "bird", "cup", "car", "tree", "boat", "horse", "chair", "house")
 PHOTOS = ("cat", "dogs", "osprey", "bee", "coffee", "otters", "drum", "fig")

@@ -21,13 +21,14 @@ from cliploc.config import POLICIES
 from cliploc.errors import InputError, ModelError, UnknownNameError, UsageError
 from cliploc.geometry import Frame, iou_matrix
 from cliploc.localizer import Localizer
+from cliploc.maps import min_max
 from cliploc.memory import Memory
 from cliploc.pipeline import modes
 from cliploc.pipeline import prepare as module
 from cliploc.pipeline.prepare import DECODERS
 from cliploc.pipeline.views import Views
 from cliploc.reporter import Reporter
-from cliploc.saliency import methods, min_max
+from cliploc.saliency import methods
 from cliploc.saliency.cam import cam
 from cliploc.tower import Needs
 from tests.commands import CAT, create_once

@@ -14,10 +14,10 @@ from cliploc.config import POLICIES
 from cliploc.errors import UsageError
 from cliploc.geometry import Frame
 from cliploc.localizer import Localizer
+from cliploc.maps import min_max
 from cliploc.memory import Memory
 from cliploc.pipeline.decide import with_windows
 from cliploc.refine.affinity import spread
-from cliploc.saliency import min_max
 from cliploc.saliency.cam import cam
 from cliploc.tower import Needs
 from tests.test_localizer import PHOTOS, TALL, TEMPLATE, WIDE, build, photo, same

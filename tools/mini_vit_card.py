@@ -29,9 +29,10 @@ from torch.nn import functional as F
 from cliploc import backbones
 from cliploc.backbones._tower import DualEncoder
 from cliploc.backbones.mini_vit import WEIGHTS, MiniVit
+from cliploc.maps import min_max
 from cliploc.method import Context
 from cliploc.metrics import TAUS, Bootstrap, MaxBoxAcc, box_curve
-from cliploc.saliency import methods, min_max
+from cliploc.saliency import methods
 
 ROOT = Path(__file__).resolve().parent.parent
 SLOW_PICTURES = 60

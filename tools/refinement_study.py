@@ -36,11 +36,11 @@ from cliploc.boxes import BoxRule, boxes_from_maps
 from cliploc.config import parse_list
 from cliploc.geometry import Frame, iou_matrix
 from cliploc.localizer import Localizer
+from cliploc.maps import min_max
 from cliploc.method import Context
 from cliploc.refine import LONGEST, refinements
 from cliploc.refine.affinity import directions
 from cliploc.saliency import methods as registered
-from cliploc.saliency import min_max
 from cliploc.tower import Needs
 
 ROOT = Path(__file__).parents[1]

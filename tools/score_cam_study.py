@@ -35,9 +35,10 @@ from cliploc.boxes import BoxRule, boxes_from_maps
 from cliploc.datasets import open_dataset
 from cliploc.geometry import Frame, iou_matrix
 from cliploc.localizer import Localizer
+from cliploc.maps import min_max
 from cliploc.method import Context
 from cliploc.metrics import SIDE, box_curve, boxes_on_map
-from cliploc.saliency import methods, min_max
+from cliploc.saliency import methods
 from cliploc.saliency._infra.channels import channel_maps
 from cliploc.saliency._infra.masked import BASELINE_KEY, MaskedEmbeddings, masked_embeddings
 from cliploc.tower import Needs, Trace

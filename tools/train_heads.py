@@ -25,10 +25,11 @@ from torch.nn import functional as F
 
 from cliploc import backbones, prompts
 from cliploc.heads import SemanticHead, load_head, look
+from cliploc.maps import min_max
 from cliploc.method import Context
 from cliploc.metrics import Bootstrap, LocalizationAccuracy, MaxBoxAcc, box_curve, boxes_on_map
 from cliploc.reporter import Reporter
-from cliploc.saliency import methods, min_max
+from cliploc.saliency import methods
 from cliploc.saliency._infra.attention import summed_attention
 from cliploc.tower import Backbone, Needs
 from cliploc.training import TrainSettings, read_csv, train

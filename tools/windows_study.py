@@ -21,8 +21,8 @@ from torch.nn import functional as F
 
 from cliploc.geometry import Frame, Mosaic
 from cliploc.localizer import Localizer
+from cliploc.maps import min_max
 from cliploc.refine.affinity import spread
-from cliploc.saliency import min_max
 from cliploc.tower import Needs
 
 SCALES, WINDOWS = (1.43,), (1.5, 2.0)

@@ -19,7 +19,11 @@ from tests.saliency.peers import min_max, tiny_scene
 from tests.test_localizer import PHOTOS, TALL, WIDE, same
 from tests.tiny import tower
 
-ON_VIT = [method.name for method in methods if "vit" in method.towers and method.family != "perturbation"]
+ON_VIT = [
+    method.name
+    for method in methods
+    if "vit" in method.towers and method.family != "perturbation" and not method.needs().guide
+]
 
 
 class Counting:

@@ -282,6 +282,7 @@ def run_faithfulness(
         passes=len({one.setup for one in settings}),
         dataset=describe_dataset(dataset, asked or {}),
         shard_size=size,
+        schema=row_schema,
         facts={
             "metrics": list(metrics),
             "protocol": plain(asdict(options)),

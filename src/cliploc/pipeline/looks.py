@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.geometry import Frame, Mosaic
+from cliploc.maps import min_max
 from cliploc.pipeline.prepare import Prepared
-from cliploc.saliency import min_max
 from cliploc.tower import Trace
 
 Wanted = list[list[bool]]  # for each picture and name, whether its map is to be made

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from cliploc.errors import ModelError
 from cliploc.geometry import Frame
+from cliploc.maps import min_max
 from cliploc.memory import Memory, Remembered
 from cliploc.method import Context
 from cliploc.pipeline.looks import (
@@ -34,7 +35,7 @@ from cliploc.pipeline.prepare import Prepared
 from cliploc.pipeline.tasks import Task
 from cliploc.pipeline.texts import Texts
 from cliploc.refine import LONGEST, Refinement
-from cliploc.saliency import min_max, raw_maps
+from cliploc.saliency import raw_maps
 from cliploc.tower import Backbone, Guide
 from cliploc.values import FloatArray
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cliploc.maps import min_max
 from cliploc.method import Context
 from cliploc.refine._registration import refinement
-from cliploc.saliency import min_max
 from cliploc.tower import Backbone, Needs
 
 CUT = 0.1  # places whose cosine is lower exchange no heat; tools/refinement_study.py

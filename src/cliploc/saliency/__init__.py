@@ -8,7 +8,7 @@ from cliploc._lazy import on_first_use
 
 if TYPE_CHECKING:
     from cliploc.saliency._infra.attention import mean_attention, patches_of
-    from cliploc.saliency._infra.ensemble import EnsembleRule, find, min_max, raw_maps, resolve_options
+    from cliploc.saliency._infra.ensemble import EnsembleRule, find, raw_maps, resolve_options
     from cliploc.saliency._infra.fit import fitting, unfit_reason
     from cliploc.saliency._infra.names import refuse_unknown
     from cliploc.saliency._infra.registration import baselines, methods, saliency
@@ -20,7 +20,6 @@ __all__ = [
     "fitting",
     "mean_attention",
     "methods",
-    "min_max",
     "patches_of",
     "raw_maps",
     "refuse_unknown",
@@ -33,7 +32,7 @@ __getattr__ = on_first_use(
     __name__,
     {
         "cliploc.saliency._infra.attention": ["mean_attention", "patches_of"],
-        "cliploc.saliency._infra.ensemble": ["EnsembleRule", "find", "min_max", "raw_maps", "resolve_options"],
+        "cliploc.saliency._infra.ensemble": ["EnsembleRule", "find", "raw_maps", "resolve_options"],
         "cliploc.saliency._infra.fit": ["fitting", "unfit_reason"],
         "cliploc.saliency._infra.names": ["refuse_unknown"],
         "cliploc.saliency._infra.registration": ["baselines", "methods", "saliency"],

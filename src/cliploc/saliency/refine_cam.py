@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.errors import UsageError
+from cliploc.maps import min_max
 from cliploc.method import Context
-from cliploc.saliency._infra.ensemble import min_max
 from cliploc.saliency._infra.registration import saliency
 from cliploc.saliency.grad_cam import grad_cam
 from cliploc.saliency.grad_cam_pp import grad_cam_pp

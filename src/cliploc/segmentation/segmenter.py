@@ -22,12 +22,13 @@ from cliploc._memory_errors import out_of_memory
 from cliploc.errors import ModelError, UsageError
 from cliploc.geometry import window_starts
 from cliploc.localizer import Localizer
+from cliploc.maps import min_max
 from cliploc.method import Context
 from cliploc.pipeline.modes import undisturbed
 from cliploc.pipeline.tasks import Task
 from cliploc.refine import LONGEST, Refinement
 from cliploc.reporter import SILENT, Reporter
-from cliploc.saliency import min_max, raw_maps
+from cliploc.saliency import raw_maps
 from cliploc.segmentation.protocol import Protocol
 from cliploc.tower import Backbone, as_transformer
 from cliploc.values import FloatArray

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.errors import ModelError, UsageError
+from cliploc.maps import min_max
 from cliploc.method import Context, Method
 from cliploc.saliency._infra.names import names_in
 from cliploc.saliency._infra.registration import check_options, methods
@@ -129,13 +130,6 @@ def _typed(method: Method, key: str, text: str) -> Any:
 def _own(member: Method, options: Mapping[str, Any]) -> dict[str, Any]:
     start = f"{member.name}."
     return {key.removeprefix(start): value for key, value in options.items() if key.startswith(start)}
-
-
-def min_max(maps: Tensor) -> Tensor:
-    """Scales each map `[..., H, W]` to 0–1; a constant map becomes all zeros."""
-    low, high = maps.amin(dim=(-2, -1), keepdim=True), maps.amax(dim=(-2, -1), keepdim=True)
-    spread = high - low
-    return (maps - low) / torch.where(spread > 0, spread, torch.ones_like(spread)) * (spread > 0)
 
 
 def rank(maps: Tensor) -> Tensor:

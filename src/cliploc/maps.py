@@ -1,0 +1,13 @@
+"""Mathematics of maps that methods, refinements and the pipeline share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def min_max(maps: Tensor) -> Tensor:
+    """Scales each map `[..., H, W]` to 0–1; a constant map becomes all zeros."""
+    low, high = maps.amin(dim=(-2, -1), keepdim=True), maps.amax(dim=(-2, -1), keepdim=True)
+    spread = high - low
+    return (maps - low) / torch.where(spread > 0, spread, torch.ones_like(spread)) * (spread > 0)
