@@ -2,9 +2,9 @@
 
     python -m bench.faithfulness [--quick] [--model mini mini-vit] [--steps 28] [--rounds 5] [--out bench/results]
 
-A round is one picture's map measured, then as many pictures through `encode_image` in the same batches. Rounds
-alternate in one process. The ratio is of processor seconds, which depend less on what else the machine does; that of the
-clock is beside it. Memory is the growth of the process's largest size from after the first round to the end.
+A round is one picture's map measured, then as many pictures through `encode_image` in the same batches; they take turns
+in one process. The ratio is of processor seconds, which depend less on what else the machine does; that of the clock is
+beside it. Memory is the growth of the process's largest size from after the first round to the end.
 """
 
 from __future__ import annotations

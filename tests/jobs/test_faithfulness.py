@@ -161,14 +161,9 @@ def test_options_of_faithfulness_are_of_no_other_task(root, tmp_path):
 
 def test_the_workers_settings_travel_to_other_machines():
     """A Ray worker is made of them."""
-    settings = FaithfulnessSettings(
-        (ModelSetup(),),
-        (Setting("a", 0, "cam"),),
-        ("cat|kitten",),
-        Path("x"),
-        ("deletion",),
-        FaithfulnessOptions(steps=3),
-    )
+    setups, of = (ModelSetup(),), (Setting("a", 0, "cam"),)
+    options = FaithfulnessOptions(steps=3)
+    settings = FaithfulnessSettings(setups, of, ("cat|kitten",), Path("x"), ("deletion",), options)
     assert pickle.loads(pickle.dumps(settings)) == settings
 
 
