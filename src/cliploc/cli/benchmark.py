@@ -196,7 +196,7 @@ def benchmark(
             as_json=as_json,
         )
     if task == "faithfulness":
-        of_boxes = {"--threshold": threshold, "--save-maps": save_maps or None, "--workers": workers}
+        of_boxes = {"--threshold": threshold, "--save-maps": save_maps or None}
         flags = [flag for flag, value in of_boxes.items() if value is not None]
         _refuse_options("faithfulness", flags, options, NOT_OF_FAITHFULNESS)
         return _faithfulness(
