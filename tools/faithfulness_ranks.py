@@ -1,10 +1,10 @@
-"""Compares two yardsticks of methods: faithfulness, of a benchmark's folder, and GT-known, as the documents have it.
+"""Compares two yardsticks of methods: faithfulness, of benchmarks' folders, and GT-known, as the documents have it.
 
-    python tools/faithfulness_ranks.py OUT cam=68.1 layer_cam=68.1 …
+    python tools/faithfulness_ranks.py OUT … --known cam=68.1 layer_cam=68.1 …
 
 Prints the table of docs/faithfulness.md and the rank correlation (Spearman, equal values with their mean rank) of each
 number with GT-known, signed so that 1 means: what localises better is more faithful. The interval is of 2,000 draws of
-pictures (the methods stay): GT-known figures are not drawn again.
+pictures; the methods stay, and GT-known figures are not drawn again. Several folders must be of the same pictures.
 """
 
 from __future__ import annotations
@@ -23,36 +23,42 @@ DRAWS = 2000
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("known", nargs="+", help="METHOD=GT-known")
+    parser.add_argument("out", type=Path, nargs="+")
+    parser.add_argument("--known", nargs="*", default=[], help="METHOD=GT-known")
     given = parser.parse_args()
     known = {one.partition("=")[0]: float(one.partition("=")[2]) for one in given.known}
-    manifest = json.loads((given.out / "manifest.json").read_text())
-    settings = json.loads((given.out / "summary.json").read_text())["settings"]
-    method_of = {one["id"]: one["method"] for one in manifest["settings"]}
-    shown = [key for key, number in manifest["numbers"].items() if number["best"]]
-    print(f"| method | {' | '.join(manifest['numbers'][key]['title'] for key in shown)} | GT-known |")
-    print("|---" * (len(shown) + 2) + "|")
-    first = shown[0]
-    sign = 1 if manifest["numbers"][first]["best"] == "low" else -1
+    manifests = [json.loads((out / "manifest.json").read_text()) for out in given.out]
+    if len({(one["dataset"]["samples_sha256"], json.dumps(one["protocol"])) for one in manifests}) != 1:
+        raise SystemExit("expected folders of the same pictures and protocol")
+    numbers, settings, values = manifests[0]["numbers"], {}, {}
+    for out, manifest in zip(given.out, manifests, strict=True):
+        found = json.loads((out / "summary.json").read_text())["settings"]
+        method_of = {one["id"]: one["method"] for one in manifest["settings"]}
+        settings |= {method_of[name]: one for name, one in found.items()}
+        for row in rows_in(out, ["sample", "setting", "status", "values"]):
+            if row["status"] == "ok":
+                values.setdefault(method_of[row["setting"]], {})[row["sample"]] = dict(row["values"])
+    shown = [key for key in numbers if not key.endswith("_cosine")]
+    print(f"| method | {' | '.join(numbers[key]['title'] for key in shown)} |{' GT-known |' if known else ''}")
+    print("|---" * (len(shown) + 1 + bool(known)) + "|")
+    first, sign = shown[0], 1 if numbers[shown[0]]["best"] == "low" else -1
     for name in sorted(settings, key=lambda one: sign * settings[one][first]):
         cells = []
         for key in shown:
-            low, high = settings[name]["confidence_95"][key]
-            cells.append(f"{settings[name][key]:.3f} ({low:.3f}–{high:.3f})")
-        gt = known.get(method_of[name])
-        print(f"| `{method_of[name]}` | {' | '.join(cells)} | {'–' if gt is None else gt} |")
-    values: dict[str, dict[str, dict[str, float]]] = {}
-    for row in rows_in(given.out, ["sample", "setting", "status", "values"]):
-        if row["status"] == "ok":
-            values.setdefault(row["setting"], {})[row["sample"]] = dict(row["values"])
-    both = [name for name in settings if method_of[name] in known]
+            value, ends = settings[name][key], settings[name]["confidence_95"].get(key)
+            cells.append("–" if value is None else f"{value:.3f} ({ends[0]:.3f}–{ends[1]:.3f})")
+            if key in settings[name].get("measured", {}):
+                cells[-1] += f", of {settings[name]['measured'][key]}"
+        print(f"| `{name}` | {' | '.join(cells)} |{f' {known.get(name, chr(8211))} |' if known else ''}")
+    both = [name for name in settings if name in known]
+    if not both:
+        return 0
     samples = sorted(set.intersection(*(set(values[name]) for name in both)))
-    gts = [known[method_of[name]] for name in both]
+    gts = [known[name] for name in both]
     random = np.random.default_rng(0)
     print(f"\n{len(samples)} pictures; correlation of ranks with GT-known over {len(both)} methods:")
-    for key in shown:
-        sign = -1 if manifest["numbers"][key]["best"] == "low" else 1
+    for key in [one for one in numbers if numbers[one]["best"]]:
+        sign = -1 if numbers[key]["best"] == "low" else 1
         table = sign * np.array([[values[name][one][key] for one in samples] for name in both])  # [methods, pictures]
         drawn = []
         for _ in range(DRAWS):
