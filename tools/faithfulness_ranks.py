@@ -24,6 +24,7 @@ DRAWS = 2000
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, nargs="+")
+    parser.add_argument("--against", default="centre_gaussian", help="METHOD: the differences from it are given too")
     parser.add_argument("--known", nargs="*", default=[], help="METHOD=GT-known")
     given = parser.parse_args()
     known = {one.partition("=")[0]: float(one.partition("=")[2]) for one in given.known}
@@ -50,6 +51,9 @@ def main() -> int:
             if key in settings[name].get("measured", {}):
                 cells[-1] += f", of {settings[name]['measured'][key]}"
         print(f"| `{name}` | {' | '.join(cells)} |{f' {known.get(name, chr(8211))} |' if known else ''}")
+    if given.against in values:
+        print(f"\nDifferences from {given.against}, picture by picture:")
+        differences(values, given.against, shown)
     both = [name for name in settings if name in known]
     if not both:
         return 0
@@ -67,6 +71,21 @@ def main() -> int:
         low, high = np.quantile(drawn, [0.025, 0.975])
         print(f"- {key}: {spearmanr(gts, table.mean(axis=1)).statistic:.2f} ({low:.2f} to {high:.2f})")
     return 0
+
+
+def differences(values: dict, against: str, shown: list[str]) -> None:
+    """The mean of each number's paired differences, with its interval over draws of pictures."""
+    for name in values:
+        samples = sorted(values[name].keys() & values[against].keys())
+        words = []
+        for key in shown if name != against else ():
+            pairs = [(values[name][one][key], values[against][one][key]) for one in samples]
+            apart = np.array([a - b for a, b in pairs if a is not None and b is not None])
+            drawn = apart[np.random.default_rng(0).integers(0, len(apart), (DRAWS, len(apart)))].mean(axis=1)
+            low, high = np.quantile(drawn, [0.025, 0.975])
+            words.append(f"{key} {apart.mean():+.3f} ({low:+.3f} to {high:+.3f})")
+        if words:
+            print(f"- {name}: {', '.join(words)}")
 
 
 if __name__ == "__main__":
