@@ -112,7 +112,7 @@ def imputed(images: Tensor, removed: Tensor, seed: int = 0, noise: float = ROAD_
         from scipy.sparse import csc_matrix
         from scipy.sparse.linalg import splu
     except ImportError:
-        raise UsageError("road needs scipy: pip install scipy") from None
+        raise UsageError("road needs scipy: pip install 'cliploc[bench]'") from None
     mask = removed.cpu().numpy()
     count = int(mask.sum())
     if not count:
