@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+from cliploc.errors import CliplocError, UsageError
+
 # As torch says it on a GPU, as its CPU allocator says it on Windows and elsewhere, as OpenCV and the system say it.
 SAYINGS = (
     "out of memory",
@@ -9,7 +13,10 @@ SAYINGS = (
     "can't allocate memory",
     "insufficient memory",
     "cannot allocate memory",
+    "failed to map segment from shared object",  # a library that cannot be loaded
 )
+NO_ROOM_TO_LOAD = "too little memory to load a library: close other programs"
+E = TypeVar("E", bound=CliplocError)
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -23,3 +30,18 @@ def out_of_memory(error: BaseException) -> bool:
         return True  # the second: torch's
     said = str(error).lower()
     return any(saying in said for saying in SAYINGS)
+
+
+def not_installed(error: ImportError, advice: str, kind: type[E] = UsageError) -> E:  # type: ignore[assignment]
+    """The error to raise where a package cannot be imported.
+
+    Args:
+        error: what the import said.
+        advice: the line for a package that is not there.
+        kind: of the error.
+
+    Example:
+        >>> print(not_installed(ImportError("No module named 'ray'"), "engine ray needs Ray"))
+        engine ray needs Ray
+    """
+    return kind(f"{NO_ROOM_TO_LOAD} ({error.name or error})" if out_of_memory(error) else advice)

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from cliploc import _headers
+from cliploc._memory_errors import not_installed
 from cliploc.errors import InputError, UsageError
 
 ImageLike = Union[str, "os.PathLike[str]", Image.Image, "npt.NDArray[np.generic]"]
@@ -163,8 +164,9 @@ def _opened(file: BinaryIO, name: str) -> Image.Image:
         return Image.open(file, formats=[one for one in FORMATS if one in Image.OPEN])
     try:
         from pillow_heif import HeifImageFile
-    except ImportError:
-        raise InputError(f"{name}: a HEIC picture, which needs pillow-heif: pip install 'cliploc[heic]'") from None
+    except ImportError as error:
+        advice = f"{name}: a HEIC picture, which needs pillow-heif: pip install 'cliploc[heic]'"
+        raise not_installed(error, advice, InputError) from None
     # Not registered with Pillow, which would change what everybody else in this process can open.
     reader: Callable[[BinaryIO], Image.Image] = HeifImageFile  # its own signature has no types
     return reader(file)

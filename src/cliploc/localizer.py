@@ -546,8 +546,7 @@ class Localizer:
 
 def _requests(images: ImageLike | Iterable[ImageLike], names: Names) -> Iterator[Request]:
     """A request for each picture, with the names for all or its own; its id is its number."""
-    if isinstance(names, str):
-        raise UsageError(f"expected a list of names, got the single text {names!r}: write [{names!r}]")
+    prompts.refuse_no_list(names)
     images = pictures_in(images)
     if not names or isinstance(names[0], str):
         for number, image in enumerate(images):

@@ -131,6 +131,18 @@ TEMPLATE_SETS = {
 }
 
 
+def refuse_no_list(names: object) -> None:
+    """Refuses what is no list of names: above all one text, which is a list of letters.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if isinstance(names, str):
+        raise UsageError(f"expected a list of names, got the single text {names!r}: write [{names!r}]")
+    if not isinstance(names, Sequence) or isinstance(names, bytes | bytearray):
+        raise UsageError(f"expected a list of names, got {type(names).__name__}: write them as ['cat', 'dog']")
+
+
 def parse(names: Sequence[str], templates: Sequence[str] | str | None = None) -> TextSet:
     """Makes a `TextSet` of what a user typed.
 
@@ -146,8 +158,7 @@ def parse(names: Sequence[str], templates: Sequence[str] | str | None = None) ->
         >>> parse(["cat|kitten"]).synonyms
         (('cat', 'kitten'),)
     """
-    if isinstance(names, str):
-        raise UsageError(f"expected a list of names, got the single text {names!r}: write [{names!r}]")
+    refuse_no_list(names)
     if len(names) > MAX_NAMES:
         raise UsageError(f"expected at most {MAX_NAMES:,} names, got {len(names):,}: make several runs of them")
     synonyms = []

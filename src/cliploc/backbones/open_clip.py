@@ -19,6 +19,7 @@ import open_clip
 import torch
 from huggingface_hub import constants as hub
 
+from cliploc._memory_errors import not_installed
 from cliploc.backbones import _weights
 from cliploc.backbones._adapters import adapters
 from cliploc.backbones._catalogue import ModelEntry, model_sources, models
@@ -152,7 +153,8 @@ def _tokenizer(plan: Plan) -> Any:
         with _quiet():
             return open_clip.get_tokenizer(plan.tokenizer)
     except ImportError as error:
-        raise ModelError(f"the tokenizer of {plan.label} needs another package: pip install transformers") from error
+        advice = f"the tokenizer of {plan.label} needs another package: pip install transformers"
+        raise not_installed(error, advice, ModelError) from error
     except Exception as error:  # transformers and the hub raise many kinds of errors when a file is missing
         raise ModelError(
             f"the tokenizer of {plan.label} is not on this machine and cannot be fetched from {hub.ENDPOINT}/"

@@ -18,7 +18,7 @@ import typer
 
 from cliploc import __version__
 from cliploc._allocator import keep_freed_memory
-from cliploc._memory_errors import out_of_memory
+from cliploc._memory_errors import NO_ROOM_TO_LOAD, out_of_memory
 from cliploc._terminal import OutputError, write_out
 from cliploc._threads import wait_passively
 from cliploc.cli import (
@@ -169,6 +169,8 @@ def _in_one_line(error: Exception) -> str:
         path = context.command_path if context else "cliploc"
         return f"{error.format_message().rstrip('.')}: see {path} --help"
     if out_of_memory(error):
+        if isinstance(error, ImportError):
+            return NO_ROOM_TO_LOAD
         return "too little memory: use a smaller --batch-size, --image-size or fewer --scales"
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from cliploc import _parts
 from cliploc._files import write_whole
+from cliploc._memory_errors import not_installed
 from cliploc._parts import part_path as part_path
 from cliploc._parts import parts_in as parts_in
 from cliploc.errors import InputError, UsageError
@@ -37,8 +38,8 @@ def arrow() -> Any:
     try:
         import pyarrow
         import pyarrow.parquet
-    except ImportError:
-        raise UsageError("a benchmark needs pandas and pyarrow: pip install 'cliploc[bench]'") from None
+    except ImportError as error:
+        raise not_installed(error, "a benchmark needs pandas and pyarrow: pip install 'cliploc[bench]'") from None
     return pyarrow
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cliploc.errors import UsageError
+from cliploc._memory_errors import not_installed
 from cliploc.metrics import TAUS
 from cliploc.report import colours
 from cliploc.report.benchmark_data import BenchmarkRun, Floats, SettingResult, wilson
@@ -200,7 +200,7 @@ def _svg(draw: Callable[[Any, Palette], None], palette: Palette, inches: tuple[f
         import matplotlib
         from matplotlib.figure import Figure as Canvas
     except ImportError as error:
-        raise UsageError(f"the report needs matplotlib ({error}): pip install 'cliploc[bench]'") from error
+        raise not_installed(error, f"the report needs matplotlib ({error}): pip install 'cliploc[bench]'") from error
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # ignore the user's own matplotlibrc
         matplotlib.rcParams.update(_style(palette))

@@ -16,6 +16,7 @@ from PIL import Image
 
 from cliploc._documents import read_json
 from cliploc._files import write_whole
+from cliploc._memory_errors import not_installed
 from cliploc._parts import parts_in, read_part
 from cliploc._schemas import BenchmarkSummary, SegmentationManifest
 from cliploc.errors import InputError, UsageError
@@ -315,8 +316,8 @@ def _rows(run: SegmentationRun, columns: Sequence[str]) -> Iterator[dict[str, An
     try:
         import pyarrow as pa
         import pyarrow.parquet as parquet
-    except ImportError:
-        raise UsageError("a report needs pandas and pyarrow: pip install 'cliploc[bench]'") from None
+    except ImportError as error:
+        raise not_installed(error, "a report needs pandas and pyarrow: pip install 'cliploc[bench]'") from None
     for path in parts_in(run.folder, count=run.manifest["shards"]):
         content = read_part(path)
         if content is None:

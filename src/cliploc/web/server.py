@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cliploc._memory_errors import not_installed
 from cliploc.errors import UsageError
 from cliploc.web.guard import Guard
 from cliploc.web.hosts import Hosts
@@ -55,8 +56,8 @@ def application(
         import fastapi
         import gradio as gr
         from starlette.routing import Mount
-    except ImportError:
-        raise UsageError("serve needs gradio, which is not installed: pip install 'cliploc[web]'") from None
+    except ImportError as error:
+        raise not_installed(error, "serve needs gradio, which is not installed: pip install 'cliploc[web]'") from None
     from cliploc.web import components, page, view
 
     blocks = page.build(service, debug=debug)

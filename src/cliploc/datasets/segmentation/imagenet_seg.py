@@ -13,6 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from cliploc._documents import refuse_other
+from cliploc._memory_errors import not_installed
 from cliploc.datasets._infra.candidates import Problems
 from cliploc.datasets._infra.labelled import Labelled, LabelledPicture, LabelMap, labelled_reader
 from cliploc.datasets._infra.registration import Split
@@ -79,8 +80,9 @@ def _opened(file: Path) -> Iterator[Any]:
     """The HDF5 file; whatever cannot be read in it becomes an `InputError`."""
     try:
         import h5py
-    except ImportError:
-        raise UsageError("ImageNet-Segmentation needs h5py: pip install 'cliploc[segmentation]'") from None
+    except ImportError as error:
+        advice = "ImageNet-Segmentation needs h5py: pip install 'cliploc[segmentation]'"
+        raise not_installed(error, advice) from None
     try:
         refuse_other(file)
         with h5py.File(file, "r") as mat:
