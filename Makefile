@@ -8,7 +8,9 @@ PEERS := legrad_torch==1.1 gem_torch==1.0.1 captum==0.9.0
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo test test-lowest test-ray test-web lint types imports bench bench-quick check mini-card mini-vit-card clean
+MINUTES ?= 10
+
+.PHONY: setup demo test test-lowest test-ray test-web fuzz lint types imports bench bench-quick check mini-card mini-vit-card clean
 
 setup: $(READY)
 
@@ -48,6 +50,10 @@ test-ray: $(READY)
 # In a real browser; where there is none, a line says so.
 test-web: $(READY)
 	@tools/test_web.sh $(BIN)/python
+
+# Damaged files of every kind, for so many minutes; `make test` does it for some seconds.
+fuzz: $(READY)
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,0 +1,1 @@
+"""Damaged files of every kind that cliploc reads: each is refused in one line, or read."""

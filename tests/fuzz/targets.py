@@ -1,0 +1,220 @@
+"""What is fuzzed: for each kind of file its seeds, and a function that reads one.
+
+A target returns where the file was read, or refused by an error that a user may see; whatever else it raises is a
+mistake. Seeds are the files of `corpus/NAME/`, to which found mistakes are added, and those that are made here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+import struct
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.torch import save as save_tensors
+
+from cliploc import rle
+from cliploc._documents import DocumentError, parse_json
+from cliploc._schemas import AnnotatedRow, BenchmarkManifest, Decisions
+from cliploc.backbones._weights import read_checkpoint
+from cliploc.datasets import open_dataset
+from cliploc.datasets._infra.files import csv_rows, words
+from cliploc.datasets._infra.labelled import listed, read_labels
+from cliploc.datasets._infra.polygons import draw, outlines_of
+from cliploc.errors import CliplocError
+from cliploc.heads import read_config
+from cliploc.images import load
+from cliploc.jobs import benchmark, folder, labels
+from cliploc.jobs.annotate import KIND
+
+CORPUS = Path(__file__).with_name("corpus")
+NUMBERS = (
+    b"-1",
+    b"0",
+    b"1e999",
+    b"NaN",
+    b"9" * 5000,
+    "²".encode(),
+    "٣".encode(),
+    b"null",
+    b"true",
+    b'""',
+    b"[]",
+    b"{}",
+)
+INTEGERS = (b"\x00" * 4, b"\xff" * 4, b"\xff\xff\xff\x7f", b"\x00\x00\x00\x80", b"\xff" * 8, b"\x00" * 64)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A kind of file.
+
+    Attributes:
+        name: its own, and that of its folder in `corpus`.
+        read: reads a file.
+        made: seeds that are made.
+        text: whether the file is text, in which words are replaced, too.
+    """
+
+    name: str
+    read: Callable[[bytes], object]
+    made: Callable[[], Sequence[bytes]] = tuple
+    text: bool = True
+
+    def seeds(self) -> list[bytes]:
+        """All seeds."""
+        kept = sorted(path for path in (CORPUS / self.name).glob("*") if path.is_file())
+        return [*(path.read_bytes() for path in kept), *self.made()]
+
+
+def damaged(seed: bytes, text: bool) -> st.SearchStrategy[bytes]:
+    """A seed with bytes replaced, words replaced, pieces left out and repeated, and its end cut off."""
+    pieces = st.sampled_from(NUMBERS if text else INTEGERS) | st.binary(max_size=4)
+    edit = st.tuples(st.integers(0, max(0, len(seed) - 1)), st.integers(0, 8), pieces, st.integers(0, 3))
+
+    def apply(edits: list[tuple[int, int, bytes, int]]) -> bytes:
+        found = bytearray(seed)
+        for place, length, piece, how in edits:
+            end = place + (length if how else len(piece))
+            if text and how == 1:  # a whole word, such as a number
+                while end < len(found) and chr(found[end]).isalnum():
+                    end += 1
+            found[place:end] = found[place:end] * 2 if how == 2 else piece if how != 3 else b""
+        return bytes(found)
+
+    return st.lists(edit, max_size=4).map(apply)
+
+
+@contextlib.contextmanager
+def file(content: bytes, name: str = "a") -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as made:
+        path = Path(made, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        yield path
+
+
+# ------------------------------------------------------------------------------------------------------------- pictures
+def picture(content: bytes) -> None:
+    """A picture is read as RGB, and a label map as whole numbers."""
+    with file(content) as path:
+        for read in (lambda: np.asarray(load(path).image), lambda: read_labels(path)):
+            with contextlib.suppress(CliplocError):
+                assert min(read().shape[:2]) > 0
+
+
+def made_pictures() -> list[bytes]:
+    pixels = np.random.default_rng(1).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    of_colours = [(pixels, one) for one in ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM")]
+    of_greys = [(pixels[..., 0], "PNG"), (pixels[..., 0].astype(np.int32), "TIFF"), (pixels[..., 0] > 99, "PNG")]
+    made = []
+    for array, kind in (*of_colours, *of_greys):
+        buffer = io.BytesIO()
+        Image.fromarray(array).save(buffer, kind)
+        made.append(buffer.getvalue())
+    return made
+
+
+# ---------------------------------------------------------------------------------------------------------------- texts
+def label_file(content: bytes) -> None:
+    with file(content, "labels.txt") as path, contextlib.suppress(CliplocError):
+        found = labels.read_labels(path)
+        assert len(found.entries) == len(found.thresholds)
+
+
+def metadata(content: bytes) -> None:
+    """Text files of data sets."""
+    with file(content, "image_ids.txt") as path:
+        for read in (csv_rows, lambda one: csv_rows(one, 2), lambda one: words(one, 2), listed):
+            with contextlib.suppress(CliplocError):
+                read(path)
+
+
+def part(content: bytes) -> None:
+    for line in content.splitlines():
+        try:
+            row = parse_json(line, AnnotatedRow)
+        except DocumentError:
+            continue
+        json.dumps(row, allow_nan=False)
+        assert all(math.isfinite(value) for box in row.get("boxes", ()) for value in box)
+
+
+def decisions(content: bytes) -> None:
+    with contextlib.suppress(DocumentError):
+        found = parse_json(content, Decisions)["decisions"]
+        assert all(int(box) >= 0 for boxes in found.values() for box in boxes)
+
+
+def manifest(content: bytes) -> None:
+    with file(content, "manifest.json") as path:
+        for kind in (KIND, benchmark.KIND):
+            with contextlib.suppress(CliplocError):
+                assert folder.read_manifest(path.parent, kind)["token"] == folder.token_for(path.parent)
+        with contextlib.suppress(DocumentError):
+            parse_json(content, BenchmarkManifest)
+
+
+def coco(content: bytes) -> None:
+    with file(content, "annotations/instances_val2017.json") as path:
+        (path.parents[1] / "val2017").mkdir()
+        with contextlib.suppress(CliplocError):
+            open_dataset("coco", path.parents[1])
+    with contextlib.suppress(ValueError, LookupError, TypeError):
+        for one in parse_json(content)["annotations"]:
+            for outline in outlines_of(one["segmentation"], (40, 30)):
+                assert draw(outline, (30, 40)).shape == (30, 40)
+
+
+def run_lengths(content: bytes) -> None:
+    with contextlib.suppress(CliplocError):
+        assert rle.decode({"size": [5, 5], "counts": content.decode("latin-1")}).shape == (5, 5)
+
+
+# -------------------------------------------------------------------------------------------------------------- weights
+def checkpoint(content: bytes) -> None:
+    """Weights in torch's two formats and as safetensors, and trained heads."""
+    with file(content, "w.pt") as path, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for read in (read_checkpoint, read_config):
+            try:
+                read(path)
+            except CliplocError as error:
+                assert "\n" not in str(error)  # noqa: PT017
+
+
+def made_checkpoints() -> list[bytes]:
+    small = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.zeros(2, dtype=torch.int64)}
+    made = [save_tensors(small), save_tensors(small, {"cliploc_head": '{"format": 2, "classes": [], "templates": []}'})]
+    for new in (True, False):
+        buffer = io.BytesIO()
+        torch.save(small, buffer, _use_new_zipfile_serialization=new)
+        made.append(buffer.getvalue())
+    header = b'{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,8]}}'
+    return [*made, struct.pack("<Q", len(header)) + header + bytes(8)]
+
+
+TARGETS = {
+    one.name: one
+    for one in (
+        Target("picture", picture, made_pictures, text=False),
+        Target("labels", label_file),
+        Target("metadata", metadata),
+        Target("part", part),
+        Target("decisions", decisions),
+        Target("manifest", manifest),
+        Target("coco", coco),
+        Target("run_lengths", run_lengths),
+        Target("checkpoint", checkpoint, made_checkpoints, text=False),
+    )
+}

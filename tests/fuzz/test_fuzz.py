@@ -1,0 +1,31 @@
+"""A short run of every target; `make fuzz MINUTES=10` is a longer one."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.fuzz.targets import CORPUS, TARGETS, damaged
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_seeds_are_read(name):
+    target = TARGETS[name]
+    seeds = target.seeds()
+    assert seeds
+    for seed in seeds:
+        target.read(seed)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_damaged_files_are_read_or_refused(name, data):
+    target = TARGETS[name]
+    seed = data.draw(st.sampled_from(target.seeds()))
+    target.read(data.draw(damaged(seed, target.text)))
+
+
+def test_every_folder_of_the_corpus_has_a_target():
+    assert {one.name for one in CORPUS.iterdir()} <= TARGETS.keys()
