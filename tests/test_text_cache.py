@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -33,12 +34,16 @@ def test_found_again_for_the_same_key_alone(folder):
     assert TextCache(folder, "other weights").get(WORDS, TEMPLATES, 2) is None
 
 
-@pytest.mark.parametrize("damage", [b"", b"\x08", b"no safetensors at all"])
+@pytest.mark.parametrize("damage", [b"", b"\x08", b"no safetensors at all", b"\xff" * 8 + b"{}", "a pipe"])
 def test_damaged_files_count_for_nothing_and_are_replaced(folder, damage):
     cache = TextCache(folder, "weights")
     cache.put(WORDS, TEMPLATES, VECTOR)
     [path] = cache.folder.iterdir()
-    path.write_bytes(damage)
+    if damage == "a pipe":
+        path.unlink()
+        os.mkfifo(path)
+    else:
+        path.write_bytes(damage)
     assert cache.get(WORDS, TEMPLATES, 2) is None
     cache.put(WORDS, TEMPLATES, VECTOR)
     assert torch.equal(cache.get(WORDS, TEMPLATES, 2), VECTOR)

@@ -15,12 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cliploc._documents import read_bytes
 from cliploc._files import write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 1  # part of every key: raise it when what is stored changes
+MOST = 2**20  # bytes of an embedding's file
 
 
 def cache_folder() -> Path | None:
@@ -66,8 +68,8 @@ class TextCache:
         from safetensors.torch import load
 
         try:
-            embedding = load(self._path(words, templates).read_bytes())["embedding"]
-        except (OSError, SafetensorError, KeyError):
+            embedding = load(read_bytes(self._path(words, templates), MOST))["embedding"]
+        except (OSError, ValueError, SafetensorError, KeyError):
             return None
         usable = embedding.shape == (size,) and embedding.dtype == torch.float32 and bool(embedding.isfinite().all())
         return embedding if usable else None
