@@ -369,6 +369,22 @@ def test_safetensors_with_extra_tensors_are_named(tmp_path, state):
         load_into(small_clip(), read_checkpoint(tmp_path / "w.safetensors"), "small")
 
 
+@pytest.mark.parametrize("old", [False, True])
+def test_tuples_in_tuples_without_end_are_refused_before_they_are_hashed(tmp_path, old):
+    """300 bytes that would keep torch's own reader busy for centuries: a key of a dict."""
+    key = b")q\x00" + b"".join(b"h%c\x86q%c" % (i, i + 1) for i in range(60))
+    content, path = b"\x80\x02}" + key + b"K\x01s.", tmp_path / "w.pt"
+    if old:
+        system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+        start = [pickle.dumps(one, 2) for one in (0x1950A86A20F9469CFC6C, 1001, system)]  # as torch begins a file
+        path.write_bytes(b"".join(start) + content)
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, data in (("data.pkl", content), ("version", b"3\n"), ("byteorder", b"little")):
+                archive.writestr(f"archive/{name}", data)
+    fails(path, "tuples in tuples without end")
+
+
 @pytest.mark.parametrize("form", ["zip", "old", "safetensors", "torchscript"])
 def test_junk_anywhere_is_a_model_error_or_still_weights(tmp_path, archive, form):
     """Bytes overwritten, mostly in the description, and the end cut off."""

@@ -39,6 +39,7 @@ from torch import Tensor, nn
 
 from cliploc._documents import read_json
 from cliploc.backbones import _transformers_folder as transformers_folder
+from cliploc.backbones._pickles import refuse_endless
 from cliploc.backbones._torchscript import RefusedError, read_torchscript
 from cliploc.errors import MissingWeightsError, ModelError
 
@@ -373,6 +374,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         if _is_torchscript(path):
             return _state_dict(read_torchscript(path), path)
         _refuse_compressed(path)
+        refuse_endless(path)
         return _state_dict(torch.load(path, map_location="cpu", weights_only=True), path)
     except (ModelError, OSError, MemoryError):
         raise
