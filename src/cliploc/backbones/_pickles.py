@@ -46,7 +46,7 @@ def _checked(file: BinaryIO) -> bool:
             if name == "MARK":
                 marks.append(len(stack))
             elif "GET" in name:
-                stack.append(memo.get(int(argument), 0))
+                stack.append(memo.get(int(argument or 0), 0))
             elif "PUT" in name or name == "MEMOIZE":
                 memo[len(memo) if argument is None else int(argument)] = stack[-1]
             elif name not in ("PROTO", "FRAME", "STOP"):
