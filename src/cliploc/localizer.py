@@ -23,6 +23,7 @@ from cliploc.localization import Localization
 from cliploc.method import Method
 from cliploc.pipeline.bank import VERSION as BANK_VERSION
 from cliploc.pipeline.bank import Bank
+from cliploc.pipeline.inside import Inside, look_inside
 from cliploc.pipeline.modes import own_modes, undisturbed
 from cliploc.pipeline.pipeline import Pipeline
 from cliploc.pipeline.prepare import OnError, Prepared
@@ -34,7 +35,7 @@ from cliploc.recipes import recipe_of
 from cliploc.reporter import SILENT, Reporter
 from cliploc.saliency import find, resolve_options
 from cliploc.text_cache import TextCache, cache_folder
-from cliploc.tower import Backbone, Guide
+from cliploc.tower import Backbone, Guide, Needs
 from cliploc.values import ResizePolicy
 
 Names = Sequence[str] | Sequence[Sequence[str]]
@@ -453,6 +454,47 @@ class Localizer:
             (2, 1280)
         """
         return self._texts.embed(prompts.parse(names, self.templates))
+
+    @undisturbed
+    def trace(
+        self,
+        image: ImageLike,
+        names: Sequence[str],
+        method: str | None = None,
+        method_options: Mapping[str, Any] | None = None,
+        *,
+        needs: Needs | None = None,
+    ) -> Inside:
+        """What the model and a method see of one picture, as tensors: raw maps, attention, q, k, v, tokens, features.
+
+        Args:
+            image: a path, PIL image or array. It is seen whole, at the first scale, not mirrored.
+            names: "cat|kitten": synonyms.
+            method: whose raw map it is; None for the localizer's own, with its options.
+            method_options: of that method.
+            needs: what is kept besides what the method reads; None: all that a ViT has, of a CNN the last and the
+                middle stage. Attention of all blocks takes L·H·T² numbers: 8 MB for ViT-B-16 at 224 pixels.
+
+        Returns:
+            An `Inside`; docs/internals.md has its shapes.
+
+        Raises:
+            InputError: the picture cannot be read.
+            UsageError: a name, or a method or option that does not work on this tower.
+
+        Example:
+            >>> import numpy as np
+            >>> inside = Localizer("mini-vit").trace(np.zeros((64, 48, 3), np.uint8), ["cat"], "legrad")
+            >>> tuple(inside.raw.shape) == (1, *inside.grid)
+            True
+        """
+        pipeline = self._own if method is None else self._named
+        task = self._task if method is None else pipeline.tasks.make(method, method_options or {})
+        if method is None and method_options:
+            raise UsageError("expected a method beside method_options, got none: name the method that they belong to")
+        texts = prompts.parse(names, self.templates)
+        item = pipeline.preparation.prepare(Request(0, image, names), texts, str(image)[:200])
+        return look_inside(self.backbone, self._texts, self.guide, task, item, needs)
 
     def box_rule_of(self, method: str, options: Mapping[str, Any] | None = None) -> BoxRule:
         """How `compare` makes boxes of a method's maps: with the threshold given, else the method's own.

@@ -1,0 +1,192 @@
+"""What a model and a method see of one picture, for those who study them: tensors instead of boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from operator import or_
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cliploc.errors import UsageError
+from cliploc.geometry import Frame
+from cliploc.method import Context
+from cliploc.pipeline.modes import undisturbed
+from cliploc.pipeline.prepare import Prepared
+from cliploc.pipeline.tasks import Task
+from cliploc.pipeline.texts import Texts
+from cliploc.saliency import raw_maps
+from cliploc.tower import Backbone, Guide, Needs, Trace, TransformerBackbone, as_transformer
+
+
+@dataclass(frozen=True)
+class Inside:
+    """One picture's forward pass, at the first scale and not mirrored, and what the method makes of it.
+
+    Blocks and stages count from the end: −1 is the last. L is the number of a ViT's blocks, H of their heads, T of
+    their tokens (class token and registers first, then the h·w patches row by row), d their width, D the joint space's
+    size, P the number of names. All tensors are on the model's device.
+
+    Attributes:
+        names: as asked for.
+        text: `[P, D]` float32, unit norm: the names' embeddings; times `embedding` a cosine.
+        raw: `[P, h, w]` float32, the method's map on the feature grid, before ReLU, scaling and refinements.
+        images: `[1, 3, H, W]` the normalised input.
+        frame: how the picture lies in the input.
+        trace: all that the forward pass left behind; see `cliploc.tower.Trace`.
+        backbone: the model.
+    """
+
+    names: tuple[str, ...]
+    text: Tensor
+    raw: Tensor
+    images: Tensor
+    frame: Frame
+    trace: Trace
+    backbone: Backbone
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """`(h, w)`."""
+        return self.trace.grid
+
+    @property
+    def embedding(self) -> Tensor:
+        """`[D]` float32, unit norm, of the whole picture."""
+        return self.trace.embedding[0]
+
+    @property
+    def tower(self) -> TransformerBackbone:
+        """The model, known to be a ViT.
+
+        Raises:
+            UsageError: it is a CNN.
+        """
+        return as_transformer(self.backbone)
+
+    def features(self, stage: int = -1) -> Tensor:
+        """A stage's features `[C, h, w]`; of a ViT the patches entering a block, `[d, h, w]`."""
+        return _held(self.trace.features, stage, "stage")[0]
+
+    def tokens(self, block: int = -1) -> Tensor:
+        """The tokens leaving a ViT's block, `[T, d]`."""
+        return _held(self.trace.tokens, block, "block")[0]
+
+    def attention(self, block: int = -1) -> Tensor:
+        """A ViT's attention in a block after the softmax, `[H, T, T]` float32: rows are queries."""
+        return _held(self.trace.attention, block, "block")[0]
+
+    def projections(self, block: int = -1) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of a ViT's block, each `[H, T, d/H]`."""
+        q, k, v = _held(self.trace.projections, block, "block")
+        return q[0], k[0], v[0]
+
+    def class_attention(self, block: int = -1) -> Tensor:
+        """How much a block's class token attends to each patch, by head: `[H, h, w]`.
+
+        Raises:
+            UsageError: the tower is a CNN or has no class token.
+        """
+        if not self.tower.prefix_tokens:
+            raise UsageError(f"{self.backbone.name} has no class token: take the rows of attention(block)")
+        return self._on_grid(self.attention(block)[:, 0])
+
+    @undisturbed
+    def cosines(self) -> Tensor:
+        """Cosine of each place's joint-space reading with each name, `[P, h, w]`; a ViT's by MaskCLIP's value path."""
+        dense = F.normalize(self.backbone.dense(self.trace)[0], dim=0)  # [D, h, w]
+        return torch.einsum("pd,dhw->phw", self.text, dense)
+
+    @undisturbed
+    def block_maps(self) -> Tensor:
+        """Cosine of each patch leaving each block with each name, `[L, P, h, w]`, the first block first.
+
+        Each block's tokens are read by the model's own head, as if the tower ended there ("logit lens").
+
+        Raises:
+            UsageError: the tower is a CNN.
+        """
+        maps = []
+        for block in range(-self.tower.depth, 0):
+            patches = self.tokens(block)[None, self.tower.prefix_tokens :]  # [1, N, d]
+            read = F.normalize(self.tower.read_tokens(patches)[0], dim=-1)  # [N, D]
+            maps.append(self._on_grid(self.text @ read.T))
+        return torch.stack(maps)
+
+    @undisturbed
+    def head_maps(self, block: int = -1) -> Tensor:
+        """LeGrad's map of a block by head, `[P, H, h, w]`: mean over queries of ReLU(∂s/∂A).
+
+        s is the cosine of a name with the embedding of the tokens leaving this block, A the block's attention. The mean
+        over heads is the part of the block in `cliploc.saliency.legrad`. With an attention pool, A is the pool's.
+
+        Raises:
+            UsageError: the tower is a CNN.
+        """
+        tower = self.tower
+        with torch.enable_grad():
+            end = tower.end(_held(self.trace.entering, block, "block"), block, self.grid)
+            if tower.pooling == "attention":
+                pooled, tap = tower.pool(end.tokens().detach().requires_grad_())
+                assert tap is not None
+            elif tower.pooling == "class token":
+                pooled, tap = tower.read_tokens(end.mean_token()[:, None])[:, 0], end.gathered
+            else:
+                pooled, tap = tower.pool(end.tokens())[0], end.gathered
+            scores = F.normalize(pooled.float(), dim=-1)[0] @ self.text.T  # [P]
+            gradients = [torch.autograd.grad(score, tap, retain_graph=True)[0][0].float() for score in scores]
+        if tower.pooling != "attention":
+            values = end.values[0].float().transpose(-2, -1)  # [H, d/H, T]
+            gradients = [gradient @ values for gradient in gradients]  # each [H, T, T]
+        return torch.stack([self._on_grid(gradient.relu().mean(dim=-2)) for gradient in gradients])
+
+    def _on_grid(self, rows: Tensor) -> Tensor:
+        """`[n, T]` or `[n, N]` → `[n, h, w]` of the patches."""
+        h, w = self.grid
+        return rows[:, -h * w :].unflatten(-1, (h, w))
+
+
+def look_inside(
+    backbone: Backbone, texts: Texts, guide: Guide | None, task: Task, item: Prepared, needs: Needs | None
+) -> Inside:
+    """One forward pass of one picture that keeps everything, and the method's raw map of it.
+
+    Args:
+        backbone: the model.
+        texts: what embeds the names.
+        guide: a second tower; None for none.
+        task: the method.
+        item: the picture.
+        needs: what to keep besides what the method reads; None: all of a ViT, a CNN's last and middle stage.
+    """
+    everything = Needs(features=(-1, backbone.middle_stage))
+    if backbone.kind == "vit":
+        everything |= Needs(tokens="all", attention="all", projections="all", dense=1)
+    wanted = reduce(or_, [task.needs, everything if needs is None else needs])
+    pixels = item.inputs[0][None].to(backbone.device).float() / 255  # [1, 3, H, W]
+    images = backbone.normalize(pixels)
+    trace = backbone.trace(images, wanted)
+    text = texts.embed(item.texts)  # [P, D]
+    seen: Callable[[], Tensor] | None = None if guide is None else lambda: guide.features(pixels)
+    context = Context(
+        images,
+        texts.directions(text)[None],
+        trace,
+        backbone,
+        empty_name=texts.empty_name,
+        words=[item.texts.synonyms],
+        guide=seen,
+    )
+    raw = raw_maps(task.method, context, task.options)[0]
+    return Inside(item.texts.names, text, raw, images, item.frames[0], trace, backbone)
+
+
+def _held(kept: Mapping[int, Any], index: int, what: str) -> Any:
+    if index not in kept:
+        there = ", ".join(map(str, sorted(kept))) or "none"
+        raise UsageError(f"the trace holds no {what} {index} of this (there are: {there}): ask for it with needs")
+    return kept[index]
