@@ -15,9 +15,11 @@ from cliploc import backbones
 from cliploc.config import RECIPES, choice, words_of
 
 if TYPE_CHECKING:
+    from cliploc.backbones import ModelEntry
     from cliploc.tower import Backbone
 
 MEASURED = "chosen on the tuning pictures: docs/recipes.md"
+POOLED = "chosen by how its attention pool reads the patches; unmeasured"
 BY_ANALOGY = "by analogy with mini and mini-vit; unmeasured"
 
 
@@ -86,6 +88,14 @@ _OF: Mapping[str, Mapping[str, Recipe]] = {
         fast=("naclip", {}),
         best=("naclip", _BEST),
     ),
+    # Such a pool reads the tokens as they leave the last block; NACLIP hands it others, without the block's residual
+    # and MLP, while LeGrad's authors derive it for this pool: how the embedding depends on the pool's own attention.
+    "vit with an attention pool": _recipes(
+        POOLED,
+        default=("legrad", {"windows": (2.0,)}),
+        fast=("legrad", {}),
+        best=("legrad", _BEST),
+    ),
     # A hub's or folder's: its tower shows only once it is loaded, so a method that suits both.
     "any": _recipes(
         BY_ANALOGY,
@@ -110,9 +120,16 @@ def recipe_of(model: str | Backbone, name: str = "default") -> Recipe:
     Example:
         >>> recipe_of("RN50").method, recipe_of("ViT-B-16").method
         ('cam', 'naclip')
+        >>> recipe_of("ViT-B-16-SigLIP2").method
+        'legrad'
     """
     choice("recipe", RECIPES)(name)
     if isinstance(model, str):
-        kind = "any" if ":" in model else backbones.models.get(model.replace("/", "-")).kind
+        kind = "any" if ":" in model else _kind_of(backbones.models.get(model.replace("/", "-")))
         return _OF.get(model, _OF[kind])[name]
-    return _OF.get(model.name, _OF[model.kind])[name]
+    return _OF.get(model.name, _OF[_kind_of(model)])[name]
+
+
+def _kind_of(tower: Backbone | ModelEntry) -> str:
+    pooled = tower.kind == "vit" and tower.pooling == "attention"
+    return "vit with an attention pool" if pooled else tower.kind

@@ -178,6 +178,34 @@ def test_siglips_pool_says_where_it_looks() -> None:
     assert_same(backbone.pool(alone)[0], backbone.read_tokens(alone)[:, 0])
 
 
+@pytest.mark.parametrize("family", ["SigLIP", "Perception Encoder"])
+@torch.no_grad()
+def test_the_pools_mean_of_readings_is_the_embedding_but_for_its_mlp(family: str) -> None:
+    """Where heads attend alike, Σ a_t·reading_t is the embedding, but for the MLP: of a mean instead of each."""
+    backbone = TimmVit(small_vit(family), tokenizer, family)
+    trunk, pool = backbone.trunk, backbone.trunk.attn_pool
+    tokens = backbone.trace(pictures(64, 64), Needs(tokens=(-1,))).tokens[-1]
+    pool.q.weight.zero_()
+    pool.q.bias.zero_()
+    pooled, attention = backbone.pool(tokens)
+    share = attention[:, 0, 0]  # [B, T], of any head
+    assert_same(attention, share[:, None, None].expand_as(attention))
+    seen = tokens if share.shape[1] == tokens.shape[1] else tokens[:, backbone.prefix_tokens :]
+    mean = torch.einsum("bt,btd->bd", share, backbone.read_tokens(seen))  # [B, D]
+
+    def of_mlp(x: Tensor) -> Tensor:
+        return pool.mlp(pool.norm(x))
+
+    values = pool.proj(pool.kv(trunk.norm(seen)).chunk(2, dim=-1)[1])  # [B, T, d]
+    of_mean = torch.einsum("bt,btd->bd", share, values)
+    difference = of_mlp(of_mean) - torch.einsum("bt,btd->bd", share, of_mlp(values))
+    head = trunk.head.weight if isinstance(trunk.head, nn.Linear) else torch.eye(difference.shape[-1])
+    assert_same(pooled - mean, difference @ head.T)
+    assert difference.abs().max() > 1e-4
+    pool.mlp.fc2.weight.zero_()
+    assert_same(backbone.pool(tokens)[0], torch.einsum("bt,btd->bd", share, backbone.read_tokens(seen)))
+
+
 def test_gradients_reach_siglips_pool_attention() -> None:
     backbone = TimmVit(small_vit("SigLIP"), tokenizer, "siglip")
     trace = backbone.trace(pictures(64, 64), Needs(tokens=(-1,)))
