@@ -45,7 +45,6 @@ app = typer.Typer(
     name="cliploc",
     help="Name anything, and see where it is in a picture.",
     epilog="Exit code 0: done. 1: finished, but some inputs failed. 2: nothing could be done.",
-    add_completion=False,
     rich_markup_mode=None,  # help texts hold square brackets, and rich takes time to import
     pretty_exceptions_enable=False,
 )
@@ -102,6 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: what follows the program's name; None for those of the process.
     """
     if arguments is None:
+        if "_CLIPLOC_COMPLETE" in os.environ:  # a shell asks what may follow: `cliploc --install-completion`
+            app(prog_name="cliploc")
         keep_freed_memory()
         wait_passively()
     words = _imports_first(sys.argv[1:] if arguments is None else arguments)
