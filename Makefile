@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM ?= false
 
 MINUTES ?= 10
 
-.PHONY: setup demo test test-lowest test-ray test-web fuzz lint types imports bench bench-quick check mini-card mini-vit-card clean
+.PHONY: setup demo test test-lowest test-ray test-web fuzz lint types imports bench bench-quick check mini-card mini-vit-card docs notebooks prose release-check clean
 
 setup: $(READY)
 
@@ -78,7 +78,28 @@ mini-card: $(READY)
 mini-vit-card: $(READY)
 	$(BIN)/python tools/mini_vit_card.py
 
+# The site, in site/index.html. A link, a page or a name that is not there is an error.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build  # --quiet would hide what --strict counts
+
+# Runs the notebooks from beginning to end; they keep no outputs.
+notebooks: $(VENV)/.docs
+	$(BIN)/python -m pytest -n 0 -p no:cacheprovider --nbmake --nbmake-timeout=200 docs/notebooks
+
+# What a linter says of the English; a list to read, not a gate.
+prose: $(VENV)/.docs
+	-$(BIN)/proselint --config .proselintrc.json check README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs
+
+$(VENV)/.docs: $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
+
+# The wheel and the source distribution as others get them, in dist/.
+release-check: $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[release]'
+	@tools/check_wheel.sh $(BIN)/python
+
 check: lint types imports test
 
 clean:
-	rm -rf $(VENV) $(LOWEST) demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) demo-out dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,134 @@
+"""The site's pages, the notebooks, and the files about the project. `make docs` builds the site itself."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+import cliploc
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+REPOSITORY = "https://github.com/cliploc/cliploc"
+
+
+def loaded(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+site = loaded(ROOT / "tools/docs_site.py")
+
+
+def pages(nav: Any) -> list[str]:
+    if isinstance(nav, str):
+        return [nav]
+    return [page for one in (nav.values() if isinstance(nav, dict) else nav) for page in pages(one)]
+
+
+def test_the_navigation_names_every_page_once() -> None:
+    named = pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"])
+    there = [path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")]
+    assert sorted(named) == sorted([*there, *site.MADE])
+
+
+def test_links_out_of_the_documents_lead_to_the_repository(caplog: pytest.LogCaptureFixture) -> None:
+    def shown(markdown: str, page: str = "boxes.md") -> str:
+        return site.outside_links(markdown, page, REPOSITORY)
+
+    assert shown("[a](../tools/split_study.py)") == f"[a]({REPOSITORY}/blob/main/tools/split_study.py)"
+    assert shown("[a](../README.md#two-commands)") == f"[a]({REPOSITORY}/blob/main/README.md#two-commands)"
+    assert shown("[a](../bench/results)") == f"[a]({REPOSITORY}/tree/main/bench/results)"
+    assert shown("[a](../mini.md#figures)", "gallery/README.md") == "[a](../mini.md#figures)"
+    assert not caplog.records
+    shown("[a](../tools/nothing.py)")
+    assert "boxes.md links to tools/nothing.py" in caplog.text
+
+
+def test_every_link_out_of_the_documents_is_there(caplog: pytest.LogCaptureFixture) -> None:
+    for path in DOCS.rglob("*.md"):
+        site.outside_links(path.read_text(encoding="utf-8"), path.relative_to(DOCS).as_posix(), REPOSITORY)
+    assert not caplog.records
+
+
+def test_what_github_and_the_site_read_differently() -> None:
+    assert site.pipes_in_tables("| `a\\|b` | c\\|d |\n`a\\|b`") == "| `a|b` | c\\|d |\n`a\\|b`"
+    assert site.lists_after_text("text\n* one\n* two\n  more\n* three") == "text\n\n* one\n* two\n  more\n* three"
+    assert site.lists_after_text("text\n| a |\n|---|\n| b |") == "text\n\n| a |\n|---|\n| b |"
+    assert site.lists_after_text("```text\na\n* b\n```") == "```text\na\n* b\n```"
+
+
+def test_the_made_pages_hold_every_name_and_method() -> None:
+    python = site.python_page()
+    assert all(f"::: cliploc.{name}\n" in python for name in cliploc.__all__ if not name.startswith("_"))
+    methods = site.methods_page()
+    assert all(f"`--method {name}`" in methods for name in cliploc.list_methods())
+
+
+def test_the_page_of_commands_holds_every_command() -> None:
+    from cliploc.cli import app
+
+    commands = [one.name or one.callback.__name__ for one in app.registered_commands if one.callback]
+    page = site.commands_page()
+    assert len(commands) > 10
+    assert [name for name in commands if f"## `cliploc {name}`" not in page] == []
+    assert "..." not in page.split("## `cliploc")[0].replace("[ARGS]...", "")
+
+
+def notebooks() -> list[Path]:
+    return sorted((DOCS / "notebooks").glob("*.ipynb"))
+
+
+def test_notebooks_are_kept_without_outputs() -> None:
+    assert len(notebooks()) == 3
+    for path in notebooks():
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            assert not cell.get("outputs"), f"clear the outputs of {path.name}"
+            assert cell.get("execution_count") is None
+
+
+def test_the_page_of_notebooks_names_all() -> None:
+    shown = (DOCS / "notebooks/index.md").read_text(encoding="utf-8")
+    assert sorted(set(re.findall(r"\]\((\w+\.ipynb)\)", shown))) == [path.name for path in notebooks()]
+
+
+def test_the_citation_names_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == cliploc.__version__
+    assert citation["repository-code"] == REPOSITORY
+
+
+def test_every_file_that_llms_txt_links_is_there() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / "llms.txt").read_text(encoding="utf-8"))
+    assert len(links) > 10
+    assert [link for link in links if not (ROOT / link).is_file()] == []
+
+
+@pytest.mark.parametrize("path", [".pre-commit-config.yaml", ".github/workflows/ci.yml", *(
+    f".github/ISSUE_TEMPLATE/{name}.yml" for name in ("bug", "feature", "config")
+)])  # fmt: skip
+def test_files_for_the_forge_are_yaml(path: str) -> None:
+    assert yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))
+
+
+def test_the_workflow_runs_what_must_pass() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+    assert [step["run"] for step in workflow["jobs"]["all"]["steps"] if "run" in step] == ["bash .ci/run"]
+
+
+def test_the_image_serves_the_page() -> None:
+    command = [
+        line for line in (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines() if line.startswith("CMD")
+    ]
+    assert command == ['CMD ["cliploc", "serve", "--host", "0.0.0.0"]']

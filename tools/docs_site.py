@@ -1,0 +1,160 @@
+"""What MkDocs asks while it builds the site of docs/ (`hooks` in mkdocs.yml).
+
+It adds the pages that are made from the code (the Python names, the commands, the methods), points links that leave
+docs/ at the repository, and mends what GitHub's Markdown and Python's read differently.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import posixpath
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mkdocs.structure.files import Files
+    from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).parents[1]
+LINK = re.compile(r"(?P<start>\]\()(?P<to>\.\.?/[^)\s#]+)(?P<anchor>#[^)\s]*)?\)")
+CODE = re.compile(r"`[^`\n]+`")
+log = logging.getLogger("mkdocs.plugins.docs_site")  # its warnings count with --strict
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Adds the pages that have no file."""
+    from mkdocs.structure.files import File
+
+    for path, text in MADE.items():
+        files.append(File.generated(config, path, content=text()))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: Any, files: Files) -> str:
+    """The page's text as Python's Markdown and the site need it."""
+    del files
+    return outside_links(lists_after_text(pipes_in_tables(markdown)), page.file.src_uri, config["extra"]["repository"])
+
+
+def outside_links(markdown: str, page: str, repository: str) -> str:
+    """Links to files outside docs/ lead to the repository; one to a file that is not there is a warning.
+
+    Args:
+        markdown: the page.
+        page: its path below docs/.
+        repository: the repository's address.
+    """
+
+    def replace(link: re.Match[str]) -> str:
+        path = posixpath.normpath(posixpath.join("docs", posixpath.dirname(page), link["to"]))
+        if path.startswith("docs/"):
+            return link[0]
+        if not (ROOT / path).exists():
+            log.warning("%s links to %s, which is not in the repository", page, path)
+        kind = "tree" if (ROOT / path).is_dir() else "blob"
+        return f"{link['start']}{repository}/{kind}/main/{path}{link['anchor'] or ''})"
+
+    return LINK.sub(replace, markdown)
+
+
+def pipes_in_tables(markdown: str) -> str:
+    """In code within a table, GitHub wants a bar escaped and Python's Markdown shows the backslash."""
+    return "\n".join(
+        CODE.sub(lambda code: code[0].replace("\\|", "|"), line) if line.lstrip().startswith("|") else line
+        for line in markdown.split("\n")
+    )
+
+
+def lists_after_text(markdown: str) -> str:
+    """GitHub begins a list or a table right below a paragraph, Python's Markdown below an empty line."""
+    lines: list[str] = []
+    fenced = False
+    for line in markdown.split("\n"):
+        fenced ^= line.lstrip().startswith("```")
+        before = lines[-1] if lines else ""
+        begins = re.match(r"(\* |- |1\. )\S", line) or (line.startswith("|") and not before.startswith("|"))
+        continues = not before or re.match(r"(\* |- |\d+\. |\s)", before)
+        if begins and not continues and not fenced:
+            lines.append("")
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def python_page() -> str:
+    """The public names, from their docstrings."""
+    import cliploc
+
+    names = [name for name in cliploc.__all__ if not name.startswith("_")]
+    return "\n".join(
+        [
+            "# Python API",
+            "",
+            "The public names, from their docstrings. Shapes stand in square brackets, pixels are those of the upright "
+            "original. [What is stable](../api.md) says which promises hold.",
+            "",
+            *(f"::: cliploc.{name}\n" for name in names),
+        ]
+    )
+
+
+def commands_page() -> str:
+    """Every command's help, from the program."""
+    text = subprocess.run(
+        [sys.executable, "-m", "typer", "cliploc.cli", "utils", "docs", "--name", "cliploc", "--title", "All commands"],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "NO_COLOR": "1", "TERM": "dumb"},
+    ).stdout
+    before, _, rest = text.partition("**Commands**:")  # a list whose lines are cut short
+    return (
+        before.replace(
+            "\n\n",
+            "\n\nEvery command's `--help`, made from the program. "
+            "[Command line](../cli.md) explains the options in more words.\n\n",
+            1,
+        )
+        + rest[rest.index("\n## ") :]
+    )
+
+
+def methods_page() -> str:
+    """Every saliency method, from its docstring, by family."""
+    from cliploc.saliency import methods
+
+    lines = [
+        "# Saliency methods",
+        "",
+        "Every method from its docstring: formula, source, where we differ, options. "
+        "[How methods read CLIP](../methods_explained.md) explains what they have in common, and "
+        "[the gallery](../gallery/README.md) shows their maps.",
+        "",
+    ]
+    entries = [methods.get(name) for name in methods.names()]
+    for family in dict.fromkeys(entry.family for entry in entries):
+        lines += [f"## Family: {family}", ""]
+        for entry in (one for one in entries if one.family == family):
+            function = entry.function
+            lines += [
+                f"### {entry.title}",
+                "",
+                f"`--method {entry.name}` · {' and '.join(sorted(entry.towers))} · {entry.paper}",
+                "",
+                f"::: {function.__module__}.{function.__name__}",
+                "    options:",
+                "      show_root_heading: false",
+                "      show_root_toc_entry: false",
+                "",
+            ]
+    return "\n".join(lines)
+
+
+MADE = {  # path below docs/ → what makes the page
+    "reference/python.md": python_page,
+    "reference/commands.md": commands_page,
+    "reference/methods.md": methods_page,
+}
