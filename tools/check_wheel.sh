@@ -2,8 +2,8 @@
 # Builds the source distribution, and the wheel from it; checks both; installs the wheel into a new virtual environment and
 # runs the main job there, away from the checkout.
 #
-# The new environment takes the dependencies from the one that PYTHON belongs to, so that torch is not downloaded again;
-# with FULL=1 it installs everything that the wheel asks for.
+# The new environment has what the wheel asks for and nothing else. torch and torchvision are linked from the environment
+# that PYTHON belongs to, so that they are not downloaded again; with FULL=1 they are installed as well.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python="$(realpath --no-symlinks "${1:-python}")"
@@ -21,14 +21,12 @@ echo "wheel: $((bytes / 1000000)) MB; sdist: $(($(wc -c <dist/*.tar.gz) / 100000
 
 "$python" -m venv "$work/venv"
 new="$work/venv/bin"
-if [ -n "${FULL:-}" ]; then
-  "$new/pip" install --quiet --disable-pip-version-check "$wheel"
-else
-  "$new/pip" install --quiet --disable-pip-version-check --no-deps "$wheel"
-  # A folder named in a .pth file is searched, but its own .pth files are not read: the editable cliploc there is not seen.
-  "$python" -c 'import sys; print("\n".join(path for path in sys.path if path.endswith("site-packages")))' \
-    >"$("$new/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/borrowed.pth"
+if [ -z "${FULL:-}" ]; then
+  from="$("$python" -c 'import pathlib, torch; print(pathlib.Path(torch.__file__).parents[1])')"
+  to="$("$new/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+  ln -s "$from"/torch "$from"/torchgen "$from"/functorch "$from"/torch-*.dist-info "$from"/torchvision* "$to"
 fi
+"$new/pip" install --quiet --disable-pip-version-check "$wheel"
 
 cd "$work"
 unset PYTHONPATH
