@@ -1,0 +1,73 @@
+"""Without the packages of an extra, the command that needs them says in one line what to install."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.commands import CAT, cliploc_
+
+OPTIONAL = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+    "optional-dependencies"
+]
+FOR_DEVELOPERS = {"dev", "docs", "release", "test"}
+ELSEWHERE = {  # extra → the test of its absence
+    "heic": "tests/test_images.py::test_without_pillow_heif_a_heic_file_names_what_to_install",
+    "refine": "tests/refine/test_contract.py::test_a_package_that_is_missing_is_named",
+    "sam": "tests/test_sam.py",
+    "segmentation": "tests/datasets/test_labelled.py::test_without_h5py_one_line_says_so",
+}
+
+
+def of_classes(root: Path) -> Path:
+    """A folder for training: two classes of one picture."""
+    for name in ("cat", "dog"):
+        (root / name).mkdir(parents=True)
+        Image.fromarray(np.full((40, 40, 3), 99, np.uint8)).save(root / name / "a.jpg")
+    return root
+
+
+def with_boxes(root: Path) -> Path:
+    root.mkdir()
+    (root / "cat.jpg").write_bytes(CAT.read_bytes())
+    (root / "boxes.csv").write_text("path,label,x0,y0,x1,y1\ncat.jpg,cat,0,0,400,300\n")
+    return root
+
+
+def labels(root: Path) -> Path:
+    with_boxes(root)
+    (root / "labels.txt").write_text("cat\n")
+    return root
+
+
+COMMANDS: dict[str, tuple[str, Callable[[Path], Path], str]] = {  # extra → package, folder, command
+    "bench": ("pyarrow", with_boxes, "benchmark --dataset folder --root {root} --method cam --out {out}"),
+    "ray": ("ray", labels, "annotate {root} --labels {root}/labels.txt --engine ray --out {out}"),
+    "train": ("accelerate", of_classes, "train lctr --root {root} --model mini-vit --out {out}.safetensors"),
+    "web": ("gradio", with_boxes, "serve --port 0"),
+}
+
+
+def test_every_extra_has_such_a_test() -> None:
+    assert set(COMMANDS) | set(ELSEWHERE) == set(OPTIONAL) - FOR_DEVELOPERS
+
+
+@pytest.mark.parametrize("extra", COMMANDS)
+def test_without_its_packages_one_line_says_what_to_install(
+    extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package, folder, command = COMMANDS[extra]
+    monkeypatch.setitem(sys.modules, package, None)
+    root = folder(tmp_path / "root")
+    done = cliploc_(*command.format(root=root, out=tmp_path / "out").split())
+    assert done.code == 2
+    assert not done.out
+    *before, last = done.err.strip().splitlines()
+    assert f"pip install 'cliploc[{extra}]'" in last
+    assert not any("Traceback" in line for line in before)
