@@ -183,7 +183,7 @@ def test_imagenet_segmentation_takes_the_mean_as_its_threshold(tmp_path):
         (("--scales", "1,2"), "got --scales: leave it out"),
         (("--logit-scale", "0"), "expected --logit-scale above 0"),
         (("--method", "centre_box"), "centre_box has the same map for every name"),
-        (("--task", "boxes"), "expected --task of localization, segmentation, got 'boxes'"),
+        (("--task", "boxes"), "expected --task of localization, segmentation, faithfulness, got 'boxes'"),
     ],
 )
 def test_errors_in_one_line(arguments, error, root, tmp_path):
@@ -254,7 +254,7 @@ def test_missing_and_wrong_label_maps_are_named(root, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        ((), "expected --maps DIR: add it, or --task segmentation"),
+        ((), "expected --maps, a folder of score maps, got none"),
         (("--task", "segmentation"), "expected --predictions with the folder of label maps"),
         (("--truth", "x"), "expected --task segmentation with --truth: add it"),
     ],

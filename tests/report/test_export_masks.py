@@ -194,9 +194,11 @@ def test_voc_as_pillow_reads_it(picture, tmp_path):
     lines = (root / "labelmap.txt").read_text(encoding="utf-8").splitlines()
     assert lines[1:3] == ["background:0,0,0::", "traffic light:128,0,0::"]
     assert lines[3] == "a_ b:0,128,0::"
-    xml = ET.parse(root / "a.xml").getroot()
+    xml = ET.parse(root / "Annotations/a.xml").getroot()
     assert xml.findtext("segmented") == "1"
     assert len(xml.findall("object")) == len(picture.masks)
+    for subset in ("Main", "Segmentation"):
+        assert (root / "ImageSets" / subset / "trainval.txt").read_text() == "a\nempty\n"
     covered = np.zeros(SIZE[::-1], bool)
     for i, code in enumerate(picture.masks):
         seen = rle.decode(code) & ~covered  # a better one covers it

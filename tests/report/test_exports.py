@@ -123,10 +123,66 @@ def test_yolo_by_its_definition(pictures, tmp_path):
         same(found, one)
 
 
+def listed(root: Path) -> dict[str, str]:
+    """File → picture, as the export lists them."""
+    with (root / "pictures.csv").open(newline="", encoding="utf-8") as file:
+        return {line["file"]: line["picture"] for line in csv.DictReader(file)}
+
+
+REPEATED = ("a.jpg", "a.png", "cats/a.jpg", "cats/a.JPG", "dogs/a b.jpg", "dogs/old/a.webp", "cats__a.jpg", "g/a.gif")
+
+
+@pytest.mark.parametrize("copies", [False, True])
+@pytest.mark.parametrize("name", ["yolo", "voc"])
+def test_supervision_reads_all_pictures_from_sub_folders_and_of_names_that_repeat(name, copies, tmp_path):
+    import supervision
+
+    rng = np.random.default_rng(0)
+    pictures = []
+    for number, picture in enumerate((*REPEATED, *PATHS), start=1):
+        path = tmp_path / "root" / f"{number}" / Path(picture).name  # each of a size of its own
+        path.parent.mkdir(parents=True)
+        Image.new("RGB", (40 + number, 30)).save(path)
+        xyxy = np.array([[1, 2, 20 + number, 25]], np.float32)
+        label = rng.integers(0, len(NAMES), 1)
+        pictures.append(
+            AnnotatedPicture(number, picture, path, (40 + number, 30), xyxy, xyxy[0, :1], label, (0,), (False,), 0.5)
+        )
+    out = tmp_path / "out"
+    out.mkdir()
+    exports.get(name).write(lambda: pictures, dataclasses.replace(SETTINGS, copies=copies), out)
+    if name == "yolo":
+        folders = [str(out / "yolo" / one) for one in ("images", "labels", "data.yaml")]
+        read = supervision.DetectionDataset.from_yolo(*folders)
+    else:
+        folders = [str(out / "voc" / one) for one in ("JPEGImages", "Annotations")]
+        read = supervision.DetectionDataset.from_pascal_voc(*folders)
+    of_file = listed(out / name)
+    assert sorted(of_file.values()) == sorted((*REPEATED, *PATHS))
+    by_name = {one.name: one for one in pictures}
+    seen = set()
+    for path, image, found in read:
+        one = by_name[of_file[Path(path).name]]
+        assert image.shape == (30, one.size_wh[0], 3)
+        assert Path(path).is_symlink() == (not copies and one.path.suffix != ".gif")
+        same([(read.classes[label], box) for label, box in zip(found.class_id, found.xyxy, strict=True)], one)
+        seen.add(one.name)
+    assert seen == {*REPEATED, *PATHS}
+
+
+def test_datumaro_reads_all_pictures(pictures, tmp_path):
+    dm = pytest.importorskip("datumaro", reason="datumaro is not installed")
+    for name, kind in (("voc", "voc"), ("yolo", "yolo")):
+        (root,) = export(name, pictures, tmp_path / name)
+        read = dm.Dataset.import_from(str(root), kind)
+        assert len({item.id for item in read}) == len(pictures)
+
+
 def test_voc_as_its_devkit_counts_pixels_and_again_and_again(pictures, tmp_path):
     def read(root: Path) -> dict[str, list[tuple[str, list[float]]]]:
-        boxes = {}
-        for path in sorted(root.rglob("*.xml")):
+        boxes, of_file = {}, listed(root)
+        for path in sorted((root / "Annotations").iterdir()):
+            assert path.with_suffix("").name in (root / "ImageSets/Main/trainval.txt").read_text().splitlines()
             tree = ET.parse(path)
             corners = [
                 (
@@ -136,7 +192,7 @@ def test_voc_as_its_devkit_counts_pixels_and_again_and_again(pictures, tmp_path)
                 for one in tree.iter("object")
             ]
             # From 1, and the last pixel belongs to the box: edges are xmin - 1 and xmax.
-            boxes[tree.findtext("filename")] = [(n, [a - 1, b - 1, c, d]) for n, (a, b, c, d) in corners]
+            boxes[of_file[tree.findtext("filename")]] = [(n, [a - 1, b - 1, c, d]) for n, (a, b, c, d) in corners]
             size = int(tree.findtext("size/width")), int(tree.findtext("size/height"))
             assert size in ((61, 37), (37, 61))
         return boxes
@@ -281,7 +337,7 @@ def test_no_name_leads_out_of_the_folder(export_format, tmp_path):
 @given(st.lists(st.text(st.sampled_from("/\\.:aA\u00e9e\u0301-2_ \x01") | st.characters(), max_size=40), min_size=1))
 def test_any_picture_has_files_of_its_own_inside_the_folder(ids):
     with tempfile.TemporaryDirectory() as folder:
-        names = FileNames(Path(folder), no_folder="images")
+        names = FileNames(Path(folder))
         seen = set()
         for name in dict.fromkeys(ids):
             files = names.of(named(name, Path("a.jpg")), "images/*.jpg", "labels/*.txt")
@@ -298,7 +354,7 @@ def test_a_path_outside_of_the_folder_is_refused(tmp_path):
     outside, folder = tmp_path / "outside", tmp_path / "out"
     outside.mkdir()
     folder.mkdir()
-    (folder / "data").symlink_to(outside)
+    (folder / "labels").symlink_to(outside)
     with pytest.raises(UsageError, match="expected a file inside the export's folder"):
-        FileNames(folder).of(named("data/a.jpg", tmp_path / "a.jpg"), "*.xml")
+        FileNames(folder).of(named("data/a.jpg", tmp_path / "a.jpg"), "labels/*.xml")
     assert list(outside.iterdir()) == []

@@ -67,6 +67,9 @@ def annotate(
     polygons: Annotated[
         bool, typer.Option("--polygons", help="With --masks: polygons in coco.json, but for masks with holes.")
     ] = False,
+    copy: Annotated[
+        bool, typer.Option("--copy", help="Formats that come with the pictures have copies of them, instead of links.")
+    ] = False,
     review: Annotated[
         int, number_in(0, 100_000, "So many pictures, the least certain first, on review.html; 0: no page.")
     ] = 100,
@@ -122,6 +125,7 @@ def annotate(
                 groups=groups,  # type: ignore[arg-type]  # checked there
                 masks=masks,
                 polygons=polygons,
+                copy=copy,
                 review=review,
                 decisions=apply,
                 limit=limit,

@@ -140,6 +140,7 @@ def annotate(
     groups: Groups = "keep",
     masks: bool = False,
     polygons: bool = False,
+    copy: bool = False,
     review: int = REVIEWED,
     decisions: str | os.PathLike[str] | None = None,
     limit: int | None = None,
@@ -169,6 +170,7 @@ def annotate(
         groups: what to do with a large box that contains several things: "keep", "split" or "drop".
         masks: whether each box has its mask, in all formats that hold masks; see docs/masks.md.
         polygons: whether coco.json has polygons where a mask has no hole, instead of run lengths.
+        copy: whether formats that come with the pictures (yolo, voc) have copies of them, instead of links.
         review: number of pictures in review.html, the least certain first; 0 for no page.
         decisions: the file saved from a review page: boxes to drop, also in later calls.
         limit: only this number of pictures, from the first on.
@@ -282,7 +284,7 @@ def annotate(
                 of_run = _AnnotatedFolder(target, root, found, results, decided, worker.names, there.skipped)
                 how = f"cliploc {__version__} {described['model']} {described['method']}"
                 state, before = folder.read_manifest(target, KIND), _summary_of(target)
-                export = ExportSettings(worker.names, how, state.get("image_url", IMAGE_URL), masks, polygons)
+                export = ExportSettings(worker.names, how, state.get("image_url", IMAGE_URL), masks, polygons, copy)
                 kept = [one for one in exports if _is_there(target, one, state["files"], before)]
                 wanted = list(dict.fromkeys([*kept, *chosen]))
                 return _conclude(of_run, before, wanted, export, review, run, len(todo), notes.lines, reporter)
@@ -529,6 +531,7 @@ def _conclude(
     for one in formats:
         needed = settings if "image_url" in one.needs else replace(settings, image_url="")
         needed = needed if "polygons" in one.needs else replace(needed, polygons=False)
+        needed = needed if "picture_files" in one.needs else replace(needed, copies=False)
         stamp = run.stamp(one.name, needed)
         if up_to_date(one.name, stamp):
             continue

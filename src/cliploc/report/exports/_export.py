@@ -28,7 +28,7 @@ class Export(ABC):
         files: names of the files that it always writes in the given folder.
         folders: names of the folders that it always writes there.
         needs: what it needs besides the boxes: "image_url" or "polygons" of the settings, or "picture_files", the
-            pictures.
+            pictures and "copies" of the settings.
     """
 
     name: ClassVar[str]

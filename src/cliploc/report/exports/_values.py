@@ -75,6 +75,7 @@ class ExportSettings:
         image_url: prefix of a picture's path, for a tool that loads pictures by address (Label Studio).
         masks: whether masks are written; then every box of the pictures has one.
         polygons: whether masks are polygons where the format has run lengths too.
+        copies: whether a format that comes with the pictures has copies of them; otherwise it links to them.
     """
 
     names: tuple[str, ...]
@@ -82,45 +83,38 @@ class ExportSettings:
     image_url: str
     masks: bool = False
     polygons: bool = False
+    copies: bool = False
 
 
 class FileNames:
-    """Names the files of an export after its pictures. All names are inside the export's folder and unique.
+    """Names the files of an export after its pictures: all in one folder, inside the export's folder, and unique.
+
+    Most readers look neither into sub-folders nor at the extension: a picture's file is known by its stem. So the
+    folders become part of the name: `cats/a.jpg` gives `cats__a`, and `cats/a.png` then `cats__a-2`.
 
     Args:
         folder: where the export is written.
-        no_folder: a name that no folder may have, because readers of the format look for it; a `_` is appended to it.
     """
 
-    def __init__(self, folder: Path, no_folder: str | None = None) -> None:
-        self._folder, self._no_folder = folder.resolve(), no_folder
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.resolve()
         self._files: set[str] = set()
-        self._folders: set[str] = set()
 
     def of(self, picture: AnnotatedPicture, *endings: str) -> list[Path]:
-        """The picture's files, one for each ending, such as `cats/a.xml`; `cats/a-2.xml` for a second `cats/a`.
-
-        An ending may begin with a folder: `labels/*.txt` gives `labels/cats/a.txt`. The folders are made.
+        """The picture's files, one for each ending: `labels/*.txt` gives `labels/cats__a.txt`. The folders are made.
 
         Raises:
             UsageError: a file would lie outside of the export's folder.
         """
-        *folders, name = _safe_parts(picture.name)
-        folders = [f"{one}_" if one == self._no_folder else one for one in folders]
-        stem = _shortened(PurePosixPath(name).stem)
+        stem = flat_stem(picture.name)
         number = 1
         while True:
-            path = PurePosixPath(*folders, f"{stem}{'' if number == 1 else f'-{number}'}")
-            files = [_placed(path, ending) for ending in endings]
-            above = {_folded(one) for file in files for one in file.parents}
-            if above & self._files:  # a file already has the name of one of the folders
-                stem, folders = _shortened("_".join([*folders, stem])), []
-            elif not {_folded(one) for one in files} & (self._files | self._folders):
+            numbered = stem if number == 1 else f"{stem}-{number}"
+            files = [_placed(numbered, ending) for ending in endings]
+            if not {_folded(one) for one in files} & self._files:
                 break
-            else:
-                number += 1
+            number += 1
         self._files |= {_folded(one) for one in files}
-        self._folders |= above
         return [self._inside(one) for one in files]
 
     def _inside(self, file: PurePosixPath) -> Path:
@@ -130,6 +124,20 @@ class FileNames:
             raise UsageError(f"expected a file inside the export's folder, got {path}: rename its picture")
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+
+def flat_stem(name: str) -> str:
+    """The stem that `FileNames` gives a picture's files if no other picture has it.
+
+    What lists of files, YAML or a file system could misread becomes `_`: spaces, quotes, `#`, `<>:|?*`.
+
+    Example:
+        >>> flat_stem("cats/one cat.jpg")
+        'cats__one_cat'
+    """
+    *folders, last = _safe_parts(name)
+    stem = "__".join([*folders, PurePosixPath(last).stem])
+    return _shortened(re.sub(r"""[\s"'#<>:|?*]""", "_", stem))
 
 
 def _safe_parts(name: str) -> list[str]:
@@ -146,16 +154,16 @@ def _safe(part: str) -> str:
 
 
 def _shortened(stem: str) -> str:
-    """Shortens a name, as most file systems allow 255 bytes, and an ending and a number are added."""
+    """Keeps the end of a long name, as most file systems allow 255 bytes, and an ending and a number are added."""
     while len(stem.encode()) > 200:
-        stem = stem[:-1]
-    return stem if stem.strip(" .") else f"_{stem}"
+        stem = stem[1:]
+    return f"_{stem}" if stem.startswith(".") or not stem else stem
 
 
-def _placed(stem: PurePosixPath, ending: str) -> PurePosixPath:
-    """The path of a picture's file: `labels/*.txt` and `cats/a` give `labels/cats/a.txt`."""
+def _placed(stem: str, ending: str) -> PurePosixPath:
+    """The path of a picture's file: `labels/*.txt` and `a` give `labels/a.txt`."""
     folder, _, suffix = ending.partition("*")
-    return PurePosixPath(folder) / stem.with_name(_safe(f"{stem.name}{suffix}"))
+    return PurePosixPath(folder) / _safe(f"{stem}{suffix}")
 
 
 def _folded(path: PurePosixPath) -> str:

@@ -1,4 +1,4 @@
-"""Pascal VOC's XML format, a file for each picture, and its masks as PNGs.
+"""Pascal VOC's layout: XML for each picture, the pictures, their list, and masks as PNGs.
 
 Corners are whole pixels counted from 1, both inside the box.
 """
@@ -16,19 +16,26 @@ from cliploc import rle
 from cliploc._files import write_folder_whole
 from cliploc.errors import UsageError
 from cliploc.report.exports._export import Export, Pictures, export
+from cliploc.report.exports._picture_files import file_suffix, write_list, write_picture
 from cliploc.report.exports._values import AnnotatedPicture, ExportSettings, FileNames
 
 MOST = 254  # values of a PNG between the background, 0, and what VOC leaves undecided, 255
-CLASSES, OBJECTS, LEGEND = "SegmentationClass", "SegmentationObject", "labelmap.txt"
+ANNOTATIONS, IMAGES, LEGEND = "Annotations", "JPEGImages", "labelmap.txt"
+CLASSES, OBJECTS = "SegmentationClass", "SegmentationObject"
+SUBSET = "trainval.txt"  # of drafts that nobody has split
 
 
 @export
 class Voc(Export):
-    """Pascal VOC's XML format, a file for each picture."""
+    """Pascal VOC's layout, with an XML file for each picture."""
 
     name = "voc"
-    about = "Pascal VOC's XML for each picture: whole pixels counted from 1, the last one inside the box; no scores"
+    about = (
+        "Pascal VOC's `Annotations/` with XML for each picture: whole pixels counted from 1, the last one inside the "
+        "box, no scores; `JPEGImages/` with links to your pictures, or with `--copy` the pictures; `ImageSets/`"
+    )
     folders = ("voc",)
+    needs = frozenset({"picture_files"})
 
     def check(self, settings: ExportSettings) -> None:
         """At most 254 labels with masks."""
@@ -39,30 +46,40 @@ class Voc(Export):
             )
 
     def write(self, pictures: Pictures, settings: ExportSettings, folder: Path) -> None:
-        """Writes `voc/`, with the pictures' sub-folders.
+        """Writes `voc/`, its folders without sub-folders, `labelmap.txt` and the list `pictures.csv`.
 
-        With masks also `SegmentationClass/` and `SegmentationObject/`, PNGs in VOC's palette, whose values are the
-        label and the number of the object in the XML, from 1; the better box covers the others. `labelmap.txt` has the
-        colour of each label.
+        Pictures are links, or copies if asked for or if the file system has no links. `labelmap.txt` has the labels
+        and their colours. With masks also `SegmentationClass/` and `SegmentationObject/`, PNGs in VOC's palette, whose
+        values are the label and the number of the object in the XML, from 1; the better box covers the others.
         """
         from supervision.dataset.formats.pascal_voc import detections_to_pascal_voc
 
         def fill(target: Path) -> None:
-            names = FileNames(target, no_folder=CLASSES if settings.masks else None)
-            endings = ("*.xml", f"{CLASSES}/*.png", f"{OBJECTS}/*.png")
+            names_of_files = FileNames(target)
+            listed = []
+            sets = ("Main", "Segmentation") if settings.masks else ("Main",)
+            for made in (ANNOTATIONS, IMAGES, *(f"ImageSets/{one}" for one in sets)):
+                (target / made).mkdir(parents=True)
+            pngs = (f"{CLASSES}/*.png", f"{OBJECTS}/*.png") if settings.masks else ()
             for one in pictures():
-                path, *pngs = names.of(one, *(endings if settings.masks else endings[:1]))
+                endings = (f"{IMAGES}/*{file_suffix(one)}", f"{ANNOTATIONS}/*.xml", *pngs)
+                image, path, *masks = names_of_files.of(one, *endings)
+                write_picture(one, image, settings.copies)
+                listed.append((image.name, one.name))
                 shape = (one.size_wh[1], one.size_wh[0], 3)
-                xml = detections_to_pascal_voc(one.detections(), list(settings.names), one.name, shape)
+                xml = detections_to_pascal_voc(one.detections(), list(settings.names), image.name, shape)
                 xml = xml.replace("<database>roboflow.ai<", "<database>cliploc<", 1)
                 if settings.masks:
                     xml = xml.replace("<segmented>0<", "<segmented>1<", 1)
-                    _write_masks(one, *pngs)
+                    _write_masks(one, *masks)
                 path.write_text(xml, encoding="utf-8")
-            if settings.masks:
-                lines = [f"{name}:{','.join(map(str, colour))}::" for name, colour in _legend(settings.names)]
-                text = "\n".join(["# label:color_rgb:parts:actions", *lines, ""])
-                (target / LEGEND).write_text(text, encoding="utf-8")
+            for one_set in sets:
+                ids = "".join(f"{Path(file).stem}\n" for file, _ in listed)
+                (target / "ImageSets" / one_set / SUBSET).write_text(ids, encoding="utf-8")
+            lines = [f"{name}:{','.join(map(str, colour))}::" for name, colour in _legend(settings.names)]
+            text = "\n".join(["# label:color_rgb:parts:actions", *lines, ""])
+            (target / LEGEND).write_text(text, encoding="utf-8")
+            write_list(target, listed)
 
         write_folder_whole(folder / self.folders[0], fill)
 
@@ -79,15 +96,15 @@ def _write_masks(picture: AnnotatedPicture, classes: Path, objects: Path) -> Non
         image.save(path)
 
 
-def palette() -> npt.NDArray[np.uint8]:
-    """The colours `[256, 3]` of VOC's development kit (`VOClabelcolormap`): the bits of a value, dealt to R, G and B.
+def palette(count: int = 256) -> npt.NDArray[np.uint8]:
+    """The colours `[count, 3]` of VOC's development kit (`VOClabelcolormap`): the bits of a value, dealt to R, G and B.
 
     Example:
         >>> palette()[[1, 255]].tolist()
         [[128, 0, 0], [224, 224, 192]]
     """
-    values = np.arange(256)
-    colours = np.zeros((256, 3), np.uint8)
+    values = np.arange(count)
+    colours = np.zeros((count, 3), np.uint8)
     for level in range(8):
         for channel in range(3):
             colours[:, channel] |= (((values >> (3 * level + channel)) & 1) << (7 - level)).astype(np.uint8)
@@ -97,4 +114,4 @@ def palette() -> npt.NDArray[np.uint8]:
 def _legend(names: Sequence[str]) -> list[tuple[str, list[int]]]:
     """Each label with its colour; a colon parts the fields of a line, so that names have none."""
     labels = ["background", *(name.replace(":", "_") for name in names)]
-    return list(zip(labels, palette()[: len(labels)].tolist(), strict=True))
+    return list(zip(labels, palette(len(labels)).tolist(), strict=True))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,39 +11,38 @@ from cliploc import rle
 from cliploc._files import write_folder_whole
 from cliploc.boxes import joined, outlines
 from cliploc.report.exports._export import Export, Pictures, export
+from cliploc.report.exports._picture_files import file_suffix, write_list, write_picture
 from cliploc.report.exports._values import ExportSettings, FileNames
 
 
 @export
 class Yolo(Export):
-    """Ultralytics' YOLO layout: a text file for each picture, and links to the pictures."""
+    """Ultralytics' YOLO layout: a text file for each picture, and the pictures."""
 
     name = "yolo"
     about = (
         "Ultralytics' `data.yaml`, `labels/` with a text file for each picture, empty if it has no box, and `images/` "
-        "with links to your pictures, or copies where links are not possible"
+        "with links to your pictures, or with `--copy` the pictures"
     )
     folders = ("yolo",)
     needs = frozenset({"picture_files"})
 
     def write(self, pictures: Pictures, settings: ExportSettings, folder: Path) -> None:
-        """Writes `yolo/`: a text file for each picture, empty where it has no box, and links to the pictures.
+        """Writes `yolo/`: `images/` and `labels/` without sub-folders, `data.yaml`, and the list `pictures.csv`.
 
-        A picture is copied if the file system does not support links. With masks, a line is a polygon.
+        Pictures are links, or copies if asked for or if the file system has no links. With masks, a line is a polygon.
         """
         from supervision.dataset.formats.yolo import detections_to_yolo_annotations
 
         def fill(target: Path) -> None:
-            # Ultralytics finds a text file by the last /images/ in the picture's path.
-            files = FileNames(target, no_folder="images")
+            names_of_files = FileNames(target)
+            listed = []
             (target / "images").mkdir()
             (target / "labels").mkdir()
             for one in pictures():
-                image, text = files.of(one, f"images/*{one.path.suffix}", "labels/*.txt")
-                try:
-                    os.symlink(one.path.absolute(), image)
-                except (OSError, NotImplementedError):
-                    shutil.copyfile(one.path, image)
+                image, text = names_of_files.of(one, f"images/*{file_suffix(one)}", "labels/*.txt")
+                write_picture(one, image, settings.copies)
+                listed.append((image.name, one.name))
                 if settings.masks:
                     lines = [_outline(label, mask) for label, mask in zip(one.label, one.masks, strict=True)]
                 else:
@@ -56,6 +53,7 @@ class Yolo(Export):
             path = json.dumps(str((folder / self.folders[0]).absolute()), ensure_ascii=False)
             data = f"path: {path}\ntrain: images\nval: images\nnc: {len(settings.names)}\nnames:\n{names}"
             (target / "data.yaml").write_text(data, encoding="utf-8")
+            write_list(target, listed)
 
         write_folder_whole(folder / self.folders[0], fill)
 
