@@ -45,6 +45,7 @@ from cliploc.web.settings import LIVE, Settings, command_lines, python_lines
 from tests.tiny import tower
 
 GRID = (8, 8)
+PHOTO = Path(cliploc.__file__).parent / "demo_photos" / "cat.jpg"
 OTHER_RUN = "holds a run with other settings"
 
 
@@ -126,6 +127,7 @@ OF_LOCALIZER: dict[str, Second] = {
     "ensemble": Second("rank", {"method": "cam+layer_cam"}),
     "templates": Second("name-only"),
     "background": Second(("grass",)),
+    "exemplars": Second((f"red=@{PHOTO}",)),
     "resize": Second("pad"),
     "image_size": Second(40),
     "scales": Second((1, 1.5)),

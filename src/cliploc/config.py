@@ -13,6 +13,7 @@ from dataclasses import Field, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from cliploc.errors import UsageError
+from cliploc.exemplars import Exemplar, exemplar_of
 
 if TYPE_CHECKING:
     from cliploc.memory import Memory
@@ -163,6 +164,15 @@ def _checked_texts(name: str) -> Callable[[Any], tuple[str, ...]]:
         return tuple(value)
 
     return check
+
+
+def _checked_exemplars(value: Any) -> tuple[str | Exemplar, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(one, str | Exemplar) for one in value):
+        raise UsageError(f"expected a list of exemplars, got {short(value)}: write [Exemplar('cup', 'cup.jpg')]")
+    for one in value:
+        if isinstance(one, str):
+            exemplar_of(one)
+    return tuple(value)
 
 
 def _checked_size(value: Any) -> Any:
@@ -450,6 +460,14 @@ class Options:
         about="The map shows what speaks for a name more than for these, and a name that scores below one of them is "
         "not found.",
     )
+    exemplars: Sequence[str | Exemplar] = option(
+        (),
+        group="prompt",
+        check=_checked_exemplars,
+        help='Pictures that stand for names: `cliploc.exemplars.Exemplar`, or texts such as "cup=@photo.jpg".',
+        about="On the command line -p @cup.jpg. See docs/prompts.md.",
+        python_only=True,
+    )
     resize: ResizePolicy | None = option(
         None,
         group="view",
@@ -687,9 +705,9 @@ class Options:
         """A line for each option: its name, default and what it does.
 
         Example:
-            >>> print(Options.explain().splitlines()[13])
+            >>> print(Options.explain().splitlines()[14])
             flip=None (the recipe's; no with a named method): Average in the map of the mirrored photo.
-            >>> print(Options.explain().splitlines()[18])
+            >>> print(Options.explain().splitlines()[19])
             max_boxes=None (all): At most so many boxes a name in a picture, best first.
         """
         lines = []

@@ -23,6 +23,7 @@ from cliploc.localization import Localization
 from cliploc.method import Method
 from cliploc.pipeline.bank import VERSION as BANK_VERSION
 from cliploc.pipeline.bank import Bank
+from cliploc.pipeline.exemplars import read_exemplars
 from cliploc.pipeline.inside import Inside, look_inside
 from cliploc.pipeline.modes import own_modes, undisturbed
 from cliploc.pipeline.pipeline import Pipeline
@@ -124,6 +125,7 @@ class Localizer:
         self.templates = prompts.resolve_templates(given.templates)
         if given.background:
             prompts.parse(given.background)
+        crops = read_exemplars(given.exemplars)
         self.backbone = _created(model, pretrained, given.device, given.precision) if isinstance(model, str) else model
         self.precision = backbones.precision_name(self.backbone.dtype)
         self.guide = _created_guide(given.guide, given.device) if isinstance(given.guide, str) else given.guide
@@ -131,7 +133,7 @@ class Localizer:
         self.masked_precision = encoder.precision
         head = None if head_file is None else (head_file, load_head(head_file, self.backbone))
         cache = _text_cache_of(self.backbone) if given.text_cache else None
-        self._texts = Texts(self.backbone, self.templates, given.background, cache, given.memory)
+        self._texts = Texts(self.backbone, self.templates, given.background, cache, given.memory, crops)
         self._bank = Bank(self._texts, partial(_text_cache_of, self.backbone))
         own = given.filled({} if self.recipe is None else self.recipe.options)
         self._own = Pipeline(self.backbone, self._texts, own, head, encoder, self.guide)
@@ -175,6 +177,11 @@ class Localizer:
     def input_hw(self) -> tuple[int, int]:
         """Height and width of the model's input at scale 1, in pixels."""
         return self._own.preparation.input_hw
+
+    @property
+    def exemplars(self) -> dict[str, list[str]]:
+        """Name → checksums of the pictures that stand for it, and "text" where its text counts too."""
+        return self._texts.exemplar_facts
 
     @property
     def calibrated(self) -> bool:
@@ -549,6 +556,7 @@ class Localizer:
             "heads": {key: head.digest() for key, head in task.heads.items()},
             "ensemble": self.options.ensemble if task.method.members else None,  # one method has nothing to average
             "templates": self.templates,
+            "exemplars": self.exemplars,
             "background": tuple(map("|".join, self._texts.background_synonyms)),
             "resize": pipeline.preparation.resize,
             "interpolation": self.backbone.interpolation,

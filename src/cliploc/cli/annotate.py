@@ -20,6 +20,7 @@ from cliploc.cli.options import (
     localizer_options,
     number_in,
     parse_engine,
+    with_exemplars,
 )
 from cliploc.cli.output import (
     DONE,
@@ -105,6 +106,8 @@ def annotate(
     from cliploc.jobs.pictures import find_pictures
 
     names = read_labels(labels)  # what can be refused is, before a model is loaded
+    entries, options = with_exemplars(names.entries, options)
+    names = replace(names, entries=tuple(entries))
     find_pictures(pictures)
     prompts.resolve_templates(options.templates)
     carry_out = parse_engine(engine, address, threads)

@@ -29,6 +29,7 @@ from cliploc.cli.options import (
     pair_weights,
     refuse_unknown,
     use_threads,
+    with_exemplars,
 )
 from cliploc.cli.output import json_text, print_document, writable, write
 from cliploc.cli.photos import RESULTS, CompareRun, asked_photos, model_settings
@@ -86,6 +87,7 @@ def compare(
     if not method:
         raise UsageError(f"expected --method as names of `cliploc methods`, got none: {EXAMPLE}")
     methods = {name: find(name, options.ensemble) for name in method_names(method)}
+    names, options = with_exemplars(names, options)
     of_methods = options_of_methods(list(methods), option or [])
     prompts.parse(names, prompts.resolve_templates(options.templates))  # refused before a model is loaded
     weights = pair_weights(model or ["mini"], pretrained)

@@ -21,6 +21,7 @@ from cliploc.cli.options import (
     localizer_options,
     names_in_file,
     use_threads,
+    with_exemplars,
 )
 from cliploc.cli.output import json_text, print_document, writable, write
 from cliploc.cli.photos import RESULTS, LocalizeRun, asked_photos, model_settings
@@ -81,6 +82,7 @@ def localize(
         options = options.but(background=(*options.background, *in_file.background))
     if not names:
         raise UsageError(f'expected at least one name to look for, got none: cliploc localize {photos[0]} -p "cat"')
+    names, options = with_exemplars(names, options)
     prompts.parse(names, prompts.resolve_templates(options.templates))  # refused before a model is loaded
     options = options.but(batch_size=min(options.batch_size, max(1, MAPS_AT_ONCE // len(names))))
     folder = None if out is None else writable(out)
@@ -119,6 +121,7 @@ def _settings(localizer: Localizer) -> dict[str, Any]:
     """What the run was asked for, with the defaults that it found filled in."""
     return {
         **model_settings(localizer, localizer.options, [name for name, one in OPTIONS.items() if not one.python_only]),
+        **({"exemplars": localizer.exemplars} if localizer.exemplars else {}),
         "recipe": None if localizer.recipe is None else localizer.recipe.name,
         "method": localizer.method.name,
         "resize": localizer.resize,

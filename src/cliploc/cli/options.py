@@ -156,7 +156,12 @@ def number_in(least: float, most: float, meaning: str) -> Any:
 
 Names = Annotated[
     list[str] | None,
-    typer.Option("--prompt", "-p", metavar="NAME", help='What to look for; once for each. "cat|kitten": synonyms.'),
+    typer.Option(
+        "--prompt",
+        "-p",
+        metavar="NAME",
+        help='What to look for; once for each. "cat|kitten": synonyms; @FILE: a picture of it.',
+    ),
 ]
 Classes = Annotated[
     str | None, typer.Option(metavar="FILE|imagenet", help="Instead of --prompt: names out of a file, one a line.")
@@ -200,6 +205,14 @@ def asked_names(prompt: Sequence[str] | None, classes: str | None) -> list[str]:
     if classes == "imagenet":
         return [one.name for one in prompts.imagenet_classes()]
     return prompts.read_classes(classes) if classes else list(prompt or [])
+
+
+def with_exemplars(names: Sequence[str], options: Options) -> tuple[list[str], Options]:
+    """Names without their `@FILE`s, and the options with these: the command line's user may name files."""
+    from cliploc.exemplars import split_entries
+
+    plain, exemplars = split_entries(names)
+    return plain, options.but(exemplars=(*options.exemplars, *exemplars))
 
 
 def names_in_file(path: Path) -> Labels:

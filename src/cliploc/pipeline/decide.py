@@ -74,6 +74,9 @@ def weigh(
             presence = torch.stack([with_windows(one.presence[0], one.presence[1:]) for one in of_bank])
             ranks = torch.stack([one.rank.amin(dim=0) for one in of_bank])
             probabilities = torch.stack([one.probability.amax(dim=0) for one in of_bank])
+    if presence is not None:  # a cosine of two pictures lies far above those that presence is calibrated on
+        shown = [[texts.by_exemplars(words) for words in item.texts.synonyms] for item in batch]
+        presence = presence.masked_fill(torch.tensor(shown, device=presence.device), 1.0)
     if texts.background is not None:
         rivals, rival = (embedding @ texts.background.T).max(dim=1)  # [B]
     absences: list[Reasons] = []

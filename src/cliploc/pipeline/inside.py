@@ -70,15 +70,18 @@ class Inside:
 
     def features(self, stage: int = -1) -> Tensor:
         """A stage's features `[C, h, w]`; of a ViT the patches entering a block, `[d, h, w]`."""
-        return _held(self.trace.features, stage, "stage")[0]
+        kept: Tensor = _held(self.trace.features, stage, "stage")
+        return kept[0]
 
     def tokens(self, block: int = -1) -> Tensor:
         """The tokens leaving a ViT's block, `[T, d]`."""
-        return _held(self.trace.tokens, block, "block")[0]
+        kept: Tensor = _held(self.trace.tokens, block, "block")
+        return kept[0]
 
     def attention(self, block: int = -1) -> Tensor:
         """A ViT's attention in a block after the softmax, `[H, T, T]` float32: rows are queries."""
-        return _held(self.trace.attention, block, "block")[0]
+        kept: Tensor = _held(self.trace.attention, block, "block")
+        return kept[0]
 
     def projections(self, block: int = -1) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of a ViT's block, each `[H, T, d/H]`."""
@@ -147,7 +150,7 @@ class Inside:
     def _on_grid(self, rows: Tensor) -> Tensor:
         """`[n, T]` or `[n, N]` → `[n, h, w]` of the patches."""
         h, w = self.grid
-        return rows[:, -h * w :].unflatten(-1, (h, w))
+        return rows[:, -h * w :].reshape(len(rows), h, w)
 
 
 def look_inside(

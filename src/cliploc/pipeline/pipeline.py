@@ -192,7 +192,7 @@ class Pipeline:
             maps=maps,
             frame=frame,
             boxes=boxes,
-            notes=item.picture.notes + tuple(dict.fromkeys(made.notes[b])),
+            notes=item.picture.notes + self._texts.remarks(item.texts) + tuple(dict.fromkeys(made.notes[b])),
             embedding=computed.embedding[b].clone().cpu().numpy(),
             method=task.method.title,
             model=self.backbone.name,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from cliploc import prompts
 from cliploc.errors import UsageError
 from cliploc.memory import Memory
+from cliploc.pipeline.exemplars import Crop, embed_crops
 from cliploc.pipeline.modes import undisturbed
 from cliploc.text_cache import TextCache
 from cliploc.tower import Backbone
@@ -28,6 +30,7 @@ class Texts:
         background: names of what is around: `directions` are taken away from them.
         cache: embeddings on disk; None for none.
         memory: embeddings in memory; None for none.
+        exemplars: name → the pictures that stand for it.
 
     Raises:
         UsageError: a background name that the model cannot know.
@@ -40,9 +43,11 @@ class Texts:
         background: Sequence[str] = (),
         cache: TextCache | None = None,
         memory: Memory | None = None,
+        exemplars: Mapping[str, Sequence[Crop]] | None = None,
     ) -> None:
         self.backbone, self.templates = backbone, templates
-        self._cache, self._memory = cache, memory
+        self._cache, self._memory, self._exemplars = cache, memory, exemplars or {}
+        self._shown: dict[str, Tensor] = {}  # name → the sum of its exemplars' embeddings
         self._embeddings: dict[tuple[str, ...], Tensor] = {}
         self._known: dict[tuple[str, ...], tuple[tuple[str, ...], str | None]] = {}
         texts = prompts.parse(background, templates) if background else None
@@ -54,8 +59,54 @@ class Texts:
 
     @undisturbed
     def embed(self, texts: TextSet) -> Tensor:
-        """`[P, D]` unit norm."""
-        known = [self._known_words(words)[0] for words in texts.synonyms]
+        """`[P, D]` unit norm.
+
+        A name with exemplars is the mean of their unit-norm embeddings, and of its text's where that counts too: every
+        picture and the text have one vote, as synonyms have.
+        """
+        spoken = [words for words in texts.synonyms if self._reads_text(words)]
+        written = dict(zip(spoken, self._embed_words(spoken), strict=True)) if spoken else {}
+        rows = []
+        for words in texts.synonyms:
+            shown = self._of_exemplars(words[0])
+            if shown is None:
+                rows.append(written[words])
+            else:
+                rows.append(F.normalize(shown + written[words] if words in written else shown, dim=-1))
+        return torch.stack(rows)
+
+    def _reads_text(self, words: tuple[str, ...]) -> bool:
+        crops = self._exemplars.get(words[0])
+        return not crops or crops[0].exemplar.with_text
+
+    def _of_exemplars(self, name: str) -> Tensor | None:
+        """`[D]` the sum of the embeddings of a name's exemplars; None where it has none."""
+        if name not in self._exemplars:
+            return None
+        if name not in self._shown:
+            self._shown[name] = embed_crops(self._exemplars[name], self.backbone).sum(dim=0)
+        return self._shown[name]
+
+    def by_exemplars(self, words: tuple[str, ...]) -> bool:
+        """Whether pictures stand for a name: then no presence score is calibrated for it."""
+        return words[0] in self._exemplars
+
+    def remarks(self, texts: TextSet) -> tuple[str, ...]:
+        """What a result of these names says of exemplars."""
+        shown = [words[0] for words in texts.synonyms if self.by_exemplars(words)]
+        return (f"presence is not calibrated where pictures stand for a name: {', '.join(shown)}",) if shown else ()
+
+    @property
+    def exemplar_facts(self) -> dict[str, list[str]]:
+        """Name → checksums of its exemplars, and "text" where its text counts too: part of a run's identity."""
+        return {
+            name: [*(crop.digest for crop in crops), *(["text"] if crops[0].exemplar.with_text else [])]
+            for name, crops in self._exemplars.items()
+        }
+
+    def _embed_words(self, synonyms: Sequence[tuple[str, ...]]) -> Tensor:
+        """`[P, D]` unit norm of names by their words."""
+        known = [self._known_words(words)[0] for words in synonyms]
         new = [words for words in dict.fromkeys(known) if words not in self._embeddings and not self._recall(words)]
         for start in range(0, len(new), NAMES_AT_ONCE):
             part = new[start : start + NAMES_AT_ONCE]
@@ -104,7 +155,7 @@ class Texts:
         """What embeds names with other templates, without a background; the same cache and memory serve it."""
         if templates == self.templates:
             return self
-        return Texts(self.backbone, templates, (), self._cache, self._memory)
+        return Texts(self.backbone, templates, (), self._cache, self._memory, self._exemplars)
 
     def directions(self, embeddings: Tensor) -> Tensor:
         """Embeddings `[..., P, D]` → what methods are asked for: the mean of the background is subtracted, if any."""
@@ -116,7 +167,9 @@ class Texts:
         return empty if self.background is None else torch.zeros_like(empty)
 
     def unknown_reason(self, words: tuple[str, ...]) -> str | None:
-        """Why the model cannot know a name by any of its synonyms; None when it can."""
+        """Why the model cannot know a name by any of its synonyms; None when it can, or when pictures stand for it."""
+        if not self._reads_text(words):
+            return None
         return self._known_words(words)[1]
 
     def _known_words(self, words: tuple[str, ...]) -> tuple[tuple[str, ...], str | None]:

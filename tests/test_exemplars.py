@@ -1,0 +1,132 @@
+"""Pictures as prompts: what is typed, what is embedded, and what a run of them is."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from cliploc.errors import InputError, UsageError
+from cliploc.exemplars import Exemplar, exemplar_of, split_entries
+from cliploc.localizer import Localizer
+from cliploc.web.settings import from_mapping
+from tests.commands import CAT, COFFEE, cliploc_
+from tests.tiny import tower
+
+GRID = (4, 4)
+
+
+def noise(seed, hw=(16, 16)):
+    return np.random.default_rng(seed).integers(0, 256, (*hw, 3), dtype=np.uint8)
+
+
+def embedding_of(localizer, pixels):
+    images = torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None].float() / 255
+    return localizer.backbone.encode_image(localizer.backbone.normalize(images))[0]
+
+
+@pytest.mark.parametrize("kind", ["gap_cnn", "vit"])
+def test_a_crop_stands_for_a_name(kind):
+    """The embedding is the crop's, as if it were a picture; with text, each has one vote."""
+    photo = noise(0, (40, 50))
+    part, whole = photo[4:20, 8:24], noise(1)
+    exemplars = [
+        Exemplar("cup", photo, (8, 4, 24, 20)),
+        Exemplar("lid", photo, (8, 4, 24, 20)),
+        Exemplar("lid", whole),
+        Exemplar("red", whole, with_text=True),
+    ]
+    localizer = Localizer(tower(kind, GRID), method="cam" if kind == "gap_cnn" else "gem", exemplars=exemplars)
+    cup, lid, red, blue = localizer.embed_names(["cup", "lid", "red", "blue"])
+    seen, shown = embedding_of(localizer, part), embedding_of(localizer, whole)
+    plain = Localizer(localizer.backbone, method=localizer.method.name)
+    torch.testing.assert_close(cup, seen)
+    torch.testing.assert_close(lid, F.normalize(seen + shown, dim=0))
+    torch.testing.assert_close(red, F.normalize(shown + plain.embed_names(["red"])[0], dim=0))
+    assert torch.equal(blue, plain.embed_names(["blue"])[0])
+    found = localizer(part, ["cup"])
+    assert found.scores[0] == pytest.approx(1, abs=1e-5)
+
+
+def test_a_run_is_known_by_the_pixels(tmp_path):
+    """The same pixels elsewhere are the same run; other pixels under the same path are another."""
+    for name, seed in (("a.png", 0), ("b.png", 0), ("c.png", 1)):
+        Image.fromarray(noise(seed)).save(tmp_path / name)
+    said = [
+        Localizer(tower("gap_cnn", GRID), method="cam", exemplars=[text]).describe()["exemplars"]
+        for text in (*(f"cup=@{tmp_path / name}" for name in ("a.png", "b.png", "c.png")), f"cup|@{tmp_path / 'a.png'}")
+    ]
+    assert said[0] == said[1]
+    assert len({json.dumps(one) for one in said}) == 3
+
+
+def test_what_is_typed():
+    assert split_entries(["cat|kitten", "dog"]) == (["cat|kitten", "dog"], [])
+    assert split_entries(["@a/cup.jpg"]) == (["cup"], ["cup=@a/cup.jpg"])
+    assert split_entries(["cup=@photo.jpg[1,2,3,4]"]) == (["cup"], ["cup=@photo.jpg[1,2,3,4]"])
+    assert split_entries(["cup| @c.jpg|mug"]) == (["cup|mug"], ["cup|@c.jpg"])
+    assert exemplar_of("cup|@a b.jpg") == Exemplar("cup", "a b.jpg", with_text=True)
+    for wrong, line in (
+        ("cup", "expected an exemplar as NAME=@FILE"),
+        ("cup=@a.jpg[1,2]", r"expected a box as \[x0,y0,x1,y1\] after a.jpg"),
+        ("cup=@a.jpg[5,0,5,9]", "with x0 < x1"),
+    ):
+        with pytest.raises(UsageError, match=line):
+            exemplar_of(wrong)
+    with pytest.raises(UsageError, match="expected a file after @"):
+        split_entries(["cup|@"])
+    with pytest.raises(UsageError, match="expected a list of exemplars"):
+        Localizer("mini", exemplars="cup=@a.jpg")
+
+
+def test_what_cannot_be_used_is_refused():
+    with pytest.raises(UsageError, match=r"inside its 16×16 pixels, got \[0, 0, 17, 4\]"):
+        Localizer("mini", exemplars=[Exemplar("cup", noise(0), (0, 0, 17, 4))])
+    with pytest.raises(UsageError, match="with its text or without, got both"):
+        Localizer("mini", exemplars=[Exemplar("cup", noise(0)), Exemplar("cup", noise(1), with_text=True)])
+    with pytest.raises(InputError, match="an exemplar of 'cup'"):
+        Localizer("RN50", "none.pt", exemplars=["cup=@none.jpg"])
+
+
+def test_presence_is_not_asked_of_exemplars():
+    """Two pictures are always much alike, and the model's vocabulary does not matter."""
+    localizer = Localizer("mini", exemplars=[Exemplar("zyxwv", CAT)], min_presence=0.99)
+    found = localizer(COFFEE, ["zyxwv", "giraffe"])
+    assert found.reasons[0] is None or "presence" not in found.reasons[0]
+    assert found.reasons[1] is not None
+    assert found.presence[0] == 1
+    assert "presence is not calibrated where pictures stand for a name: zyxwv" in found.notes
+    assert localizer.unknown_names(["zyxwv"]) == {}
+
+
+def test_localize_compare_and_annotate_take_files(tmp_path):
+    box = "[100,50,300,250]"
+    told = cliploc_("localize", CAT, "-p", f"it=@{CAT}{box}", "-p", f"cup|@{COFFEE}", "-p", "dog", "--json")
+    assert told.code == 0, told.err
+    document = json.loads(told.out)
+    assert document["settings"]["names"] == ["it", "cup", "dog"]
+    assert {name: one[1:] for name, one in document["settings"]["exemplars"].items()} == {"it": [], "cup": ["text"]}
+    told = cliploc_("compare", CAT, "-p", f"@{COFFEE}", "--method", "cam", "--out", tmp_path / "compare")
+    assert told.code == 0, told.err
+    (tmp_path / "labels.txt").write_text(f"it=@{CAT}{box} @0.3\ndog\n")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(CAT.read_bytes())
+    told = cliploc_("annotate", tmp_path / "photos", "--labels", tmp_path / "labels.txt", "--out", tmp_path / "drafts")
+    assert told.code == 0, told.err
+    told = cliploc_("localize", CAT, "-p", "cup=@none.jpg")
+    assert told.code == 2
+    assert told.err.count("\n") == 1
+    assert "none.jpg" in told.err
+
+
+def test_the_page_reads_no_file():
+    """A name from the network is a text, whatever it looks like; exemplars are no setting of the page."""
+    with pytest.raises(UsageError):
+        from_mapping({"exemplars": ["x=@/etc/hostname"]})
+    assert from_mapping({"names": f"cup=@{CAT}"}).arguments.get("exemplars") is None
+    localizer = Localizer(tower("gap_cnn", GRID), method="cam")
+    assert localizer(noise(0), [f"cup=@{CAT}"]).names == (f"cup=@{CAT}",)
