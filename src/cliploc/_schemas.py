@@ -124,6 +124,25 @@ class Decisions(Struct):
     decisions: dict[str, dict[BoxNumber, bool]]
 
 
+class CorrectedPicture(Struct):
+    """The boxes of one corrected picture."""
+
+    boxes: list[tuple[float, float, float, float]]
+    labels: list[Count]
+
+    def __post_init__(self) -> None:
+        if len(self.labels) != len(self.boxes):
+            raise ValueError(f"expected as many labels as boxes, {len(self.boxes)}")
+
+
+class SavedCorrections(Struct):
+    """corrections.json."""
+
+    kind: Literal["cliploc corrections"]
+    run: str
+    pictures: dict[str, CorrectedPicture]
+
+
 # ----------------------------------------------------------------------------------------------------------- benchmark
 class Problem(Struct):
     """What was left out of a dataset."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
     from cliploc.localizer import Localizer
 
+Picture: TypeAlias = npt.NDArray[np.uint8] | Image.Image | str
+
 
 class Detector:
-    """Calls a localizer as `supervision` calls its models: a picture in, `Detections` out.
+    """Calls a localizer as `supervision` calls its models: a picture in, `Detections` out; a list in, a list out.
 
     Args:
         localizer: what finds things.
@@ -50,14 +52,30 @@ class Detector:
         self.classes = list(prompts.parse(names).names)
         self._localizer, self._names, self._channels, self._masks = localizer, list(names), channels, masks
 
-    def __call__(self, image: npt.NDArray[np.uint8] | Image.Image | str) -> Detections:
-        """The boxes found in one picture; thread-safe as far as the model is.
+    @overload
+    def __call__(self, images: Picture) -> Detections: ...
+    @overload
+    def __call__(self, images: list[Picture] | tuple[Picture, ...]) -> list[Detections]: ...
+    def __call__(self, images: Picture | list[Picture] | tuple[Picture, ...]) -> Detections | list[Detections]:
+        """The boxes found in one picture, or in each of several; thread-safe as far as the model is.
+
+        Args:
+            images: a picture, or a list of pictures of any sizes, as `InferenceSlicer(..., batch_size=8)` gives them.
+                The model sees as many of them at once as the localizer's `batch_size` says.
+
+        Returns:
+            `Detections`, or a list of them in the order of the pictures; empty for an empty list.
 
         Raises:
             InputError: a picture that cannot be read.
         """
-        seen: Any = image
+        if not isinstance(images, list | tuple):
+            return self([images])[0]
+        found = self._localizer([self._in_rgb(one) for one in images], self._names)
+        return [one.to_supervision(masks=self._masks) for one in found]
+
+    def _in_rgb(self, image: Any) -> Any:
+        """An array's channels as RGB; other pictures as they are."""
         if isinstance(image, np.ndarray) and image.ndim == 3 and self._channels == "bgr":
-            seen = np.ascontiguousarray(image[..., [2, 1, 0, *range(3, image.shape[2])]])
-        found = self._localizer(seen, self._names)
-        return found.to_supervision(masks=self._masks)  # type: ignore[no-any-return]
+            return np.ascontiguousarray(image[..., [2, 1, 0, *range(3, image.shape[2])]])
+        return image

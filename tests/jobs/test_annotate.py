@@ -505,6 +505,89 @@ def test_decisions_of_a_review_are_merged_and_last(folder, plain, tmp_path):
             annotate(folder, LABELS, out, decisions=wrong, **OPTIONS)
 
 
+def corrected_coco(out: Path, path: Path, names: dict[str, str]) -> dict[str, list[tuple[str, list[float]]]]:
+    """The drafts of some pictures under other names: the first box gone, the others wider, one box more."""
+    read = json.loads((out / "coco.json").read_text())
+    images = [one for one in read["images"] if one["file_name"] in names]
+    kept = []
+    for image in images:
+        for one in [one for one in read["annotations"] if one["image_id"] == image["id"]][1:]:
+            x, y, width, height = one["bbox"]
+            kept.append({**one, "bbox": [x, y, max(1, width - 1), height]})
+        kept.append({"image_id": image["id"], "category_id": 4, "bbox": [1, 2, 30, 40]})
+    expected = {}
+    for image in images:
+        own = [one for one in kept if one["image_id"] == image["id"]]
+        expected[image["file_name"]] = [(LABELS[one["category_id"] - 1].split("|")[0], one["bbox"]) for one in own]
+        image["file_name"] = names[image["file_name"]]
+    path.write_text(json.dumps({**read, "images": images, "annotations": kept}))
+    return {name: [(label.split(" @")[0], box) for label, box in boxes] for name, boxes in expected.items()}
+
+
+def test_a_corrected_set_takes_the_place_of_drafts_and_lasts(folder, plain, tmp_path):
+    out, file = tmp_path / "out", tmp_path / "corrected.json"
+    shutil.copytree(plain.out, out)
+    before = coco_boxes(out)
+    expected = corrected_coco(
+        out, file, {"dogs.png": "project/dogs.png", "sub/bee.jpg": "bee.jpg", "cat.png": "no.png"}
+    )
+    del expected["cat.png"]
+    result = annotate(folder, LABELS, out, decisions=file, **OPTIONS)
+    assert (result.corrected, result.reviewed, result.computed) == (2, 2, 0)
+    assert result.not_applied == {"no.png": "no picture of this run has this name"}
+    after = coco_boxes(out)
+    for name, boxes in after.items():
+        wanted = expected.get(name, before[name])
+        assert [label for label, _ in boxes] == [label for label, _ in wanted]
+        np.testing.assert_allclose([box for _, box in boxes], [box for _, box in wanted], atol=0.02)
+    scores = json.loads((out / "draft_scores.json").read_text())
+    drafts = sum(len(before[name]) for name in expected)
+    assert (scores["pictures"], scores["iou"], scores["all"]["drafts"]) == (2, 0.5, drafts)
+    assert scores["all"]["corrected_boxes"] == drafts  # of each picture one has gone, and one has come
+    assert scores["all"]["right"] == drafts - 2
+    assert scores["labels"]["teapot"]["recall"] == 0.0
+    assert any("drafts right" in line for line in result.closing(1.0))
+    stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    again = annotate(folder, LABELS, out, **OPTIONS)  # without the file: the corrections stay
+    assert (again.document(), again.not_applied) == (result.document(), {})
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == stamps
+    first = decide(out, {"dogs.png": {"0": False}, "cat.png": {"0": False}}, tmp_path / "decisions.json")
+    decided = annotate(folder, LABELS, out, decisions=first, **OPTIONS)  # a draft's; it is no longer there
+    assert coco_boxes(out)["dogs.png"] == after["dogs.png"]
+    assert decided.dropped == 1
+    (out / "corrections.json").write_text("{")
+    with pytest.raises(UsageError, match=r"expected the corrections of this run, .*corrections\.json cannot be read"):
+        annotate(folder, LABELS, out, **OPTIONS)
+
+
+def test_corrections_of_a_replaced_picture_go_and_those_of_a_run_with_masks_are_refused(folder, masked, tmp_path):
+    root, out, file = tmp_path / "root", tmp_path / "out", tmp_path / "corrected.json"
+    root.mkdir()
+    shutil.copy(folder / "cat.png", root)
+    annotate(root, LABELS, out, **OPTIONS)
+    corrected_coco(out, file, {"cat.png": "cat.png"})
+    assert annotate(root, LABELS, out, decisions=file, **OPTIONS).corrected == 1
+    shutil.copy(folder / "dogs.png", root / "cat.png")
+    result = annotate(root, LABELS, out, **OPTIONS)
+    assert (result.corrected, result.computed, result.draft_scores) == (0, 1, {})
+    assert not (out / "draft_scores.json").exists()
+    with pytest.raises(UsageError, match=r"expected decisions of review\.html for a run with masks"):
+        annotate(folder, LABELS, masked.out, masks=True, decisions=file, **OPTIONS)
+
+
+def test_the_command_names_what_it_could_not_apply(folder, tmp_path):
+    labels = tmp_path / "labels.txt"
+    labels.write_text("\n".join(LABELS))
+    arguments = ("annotate", folder / "cat.png", "--labels", labels, "--out", tmp_path / "out", "--device", "cpu")
+    assert cliploc_(*arguments).code == 0
+    for name, code in (("cat.png", 0), ("bird.png", 1)):
+        corrected_coco(tmp_path / "out", tmp_path / "corrected.json", {"cat.png": name})
+        result = cliploc_(*arguments, "--apply", tmp_path / "corrected.json")
+        assert result.code == code, result.err
+        assert ("not corrected: bird.png: no picture of this run has this name" in result.err) == bool(code)
+        assert "all labels: " in result.err
+
+
 def test_every_export_there_follows_a_decision_whichever_is_asked_for(folder, plain, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(plain.out, out)
@@ -658,7 +741,23 @@ def test_a_localizer_where_supervision_expects_a_model():
         np.testing.assert_array_equal(seen.xyxy, found.boxes.xyxy)
         assert set(seen.data["class_name"]) == {"cat"}
     slicer = supervision.InferenceSlicer(cliploc.Detector(localizer, ["cat"]), slice_wh=(300, 300), overlap_wh=(50, 50))
-    assert (slicer(rgb[..., ::-1]).class_id == 0).all()
+    one_by_one = slicer(rgb[..., ::-1])
+    assert (one_by_one.class_id == 0).all()
+    detector = cliploc.Detector(localizer, ["cat"])
+    batches = []
+    slicer = supervision.InferenceSlicer(
+        lambda tiles: batches.append(len(tiles)) or detector(tiles),
+        slice_wh=(300, 300),
+        overlap_wh=(50, 50),
+        batch_size=2,
+    )
+    together = slicer(rgb[..., ::-1])
+    assert max(batches) == 2
+    np.testing.assert_allclose(together.xyxy, one_by_one.xyxy, atol=0.5)
+    seen = detector([rgb[..., ::-1], rgb[:200, ::-1, ::-1]])
+    assert [type(one) for one in seen] == [supervision.Detections] * 2
+    np.testing.assert_allclose(seen[0].xyxy, detector(rgb[..., ::-1]).xyxy, atol=0.5)
+    assert detector([]) == []
     with pytest.raises(UsageError, match="expected channels bgr or rgb"):
         cliploc.Detector(localizer, ["cat"], channels="grb")
 

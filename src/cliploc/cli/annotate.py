@@ -75,7 +75,11 @@ def annotate(
         int, number_in(0, 100_000, "So many pictures, the least certain first, on review.html; 0: no page.")
     ] = 100,
     apply: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The decisions that review.html saved: drop those boxes.")
+        Path | None,
+        typer.Option(
+            metavar="FILE|DIR",
+            help="Decisions of review.html; or a corrected set: COCO, YOLO, VOC, Label Studio, CVAT.",
+        ),
     ] = None,
     limit: Annotated[int | None, number_in(1, MOST_COUNTED, "Only the first so many pictures.")] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Try pictures again that failed before.")] = False,
@@ -147,8 +151,10 @@ def annotate(
         titles, *lines = result.table()
         terminal.data(grid([title_row(*titles), *lines]))
     say_failures(terminal, result.failed)
+    for name, reason in result.not_applied.items():
+        terminal.say(f"not corrected: {name}: {reason}", style="red")
     for line in result.closing(time.perf_counter() - start_time):
         terminal.say(line, style="dim")
     if len(result.failed) == result.pictures:
         return NOTHING_DONE
-    return SOME_FAILED if result.failed else DONE
+    return SOME_FAILED if result.failed or result.not_applied else DONE

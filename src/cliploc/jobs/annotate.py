@@ -22,11 +22,13 @@ from cliploc._documents import DocumentError, checked, parse_json, read_json
 from cliploc._files import temporaries_of
 from cliploc._inputs import Inputs
 from cliploc._parts import part_path, parts_in, read_part, read_stamps, remove_part, write_part
-from cliploc._schemas import AnnotatedRow, AnnotationManifest, AnnotationSummary, Decisions
+from cliploc._schemas import AnnotatedRow, AnnotationManifest, AnnotationSummary, Decisions, SavedCorrections
 from cliploc.config import DEFAULTS, MIN_SCORE, Options
 from cliploc.errors import CliplocError, UsageError
 from cliploc.jobs import folder, local
 from cliploc.jobs.annotator import RESERVED, AnnotatorSettings, BoxFilter, Groups, Row
+from cliploc.jobs.corrections import Correction, Corrections, read_corrections
+from cliploc.jobs.draft_scores import IOU, LabelScore, PicturePair, score_drafts
 from cliploc.jobs.engine import Engine, Part, Ready, Shard
 from cliploc.jobs.folder import RunKind, plain, room_for_parts, write_json
 from cliploc.jobs.labels import Labels, labels_of, read_labels
@@ -43,7 +45,13 @@ SCHEMA_VERSION = 3  # of manifest.json, summary.json, decisions.json and the par
 KIND = RunKind(
     RUN_KIND, "an annotation", SCHEMA_VERSION, ".jsonl", frozenset({"root", "image_url"}), AnnotationManifest
 )
-OWN_FILES = ("summary.json", "decisions.json")  # files that every run may write
+OWN_FILES = (
+    "summary.json",
+    "decisions.json",
+    "corrections.json",
+    "draft_scores.json",
+)  # files that every run may write
+CORRECTIONS_KIND = "cliploc corrections"
 REVIEWED = 100  # default number of pictures of a review page
 CACHED = 4  # number of parts whose rows are in memory while exports are written
 IMAGE_URL = "/data/local-files/?d="
@@ -69,6 +77,10 @@ class AnnotateResult:
         skipped: files that were left out, and why.
         run: id of the names and settings that the boxes come of, as in review.html and decisions.json.
         decided: digest of the decisions that the files were written with; None without any.
+        corrected: number of pictures whose boxes are those of a corrected set.
+        not_applied: picture, as the corrected set of this call names it → why it was left as it is.
+        draft_scores: label → how its drafts did against the corrected boxes; "" for all labels. Empty if no picture
+            was corrected.
     """
 
     out: Path
@@ -86,6 +98,9 @@ class AnnotateResult:
     skipped: Sequence[Skipped] = ()
     run: str = ""
     decided: str | None = None
+    corrected: int = 0
+    not_applied: Mapping[str, str] = field(default_factory=dict)
+    draft_scores: Mapping[str, LabelScore] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
         """The result as in summary.json."""
@@ -101,6 +116,7 @@ class AnnotateResult:
             "boxes_round_several": self.groups,
             "boxes_dropped_in_review": self.dropped,
             "pictures_reviewed": self.reviewed,
+            "pictures_corrected": self.corrected,
             "files": {name: list(files) for name, files in self.files.items()},
         }
 
@@ -116,9 +132,25 @@ class AnnotateResult:
             lines.append(f"{self.groups:,} boxes seem to contain several things: see --groups, or review them")
         if self.dropped or self.reviewed:
             lines.append(f"{self.reviewed:,} pictures reviewed, {self.dropped:,} boxes dropped")
+        if self.corrected:
+            lines += self._of_scores()
         if not boxes:
             lines.append("no boxes were found: check the names, or try --min-presence 0 and --min-score 0")
         return [*lines, f"written to {self.out}: {', '.join(one for names in self.files.values() for one in names)}"]
+
+    def _of_scores(self) -> list[str]:
+        """How drafts did against corrected boxes; a line for each label that has any."""
+        lines = [f"{self.corrected:,} pictures corrected; their drafts against the corrected boxes, at IoU {IOU}:"]
+        for name, one in self.draft_scores.items():
+            if not one.drafts and not one.true:
+                continue
+            words = [f"{name or 'all labels'}: {one.right} of {one.drafts} drafts right"]
+            words.append(f"{one.right} of {one.true} boxes found")
+            if one.min_score is not None:
+                found = f"{one.kept_right} of {one.kept} right, {one.kept_right} of {one.true} found"
+                words.append(f"best with --min-score {one.min_score:g} ({found})")
+            lines.append("; ".join(words))
+        return lines
 
     def table(self) -> list[tuple[str, str, str]]:
         """The table of labels: a header, then a row for each label."""
@@ -172,7 +204,8 @@ def annotate(
         polygons: whether coco.json has polygons where a mask has no hole, instead of run lengths.
         copy: whether formats that come with the pictures (yolo, voc) have copies of them, instead of links.
         review: number of pictures in review.html, the least certain first; 0 for no page.
-        decisions: the file saved from a review page: boxes to drop, also in later calls.
+        decisions: the file saved from a review page: boxes to drop, also in later calls; or a corrected set in COCO's,
+            YOLO's, Pascal VOC's, Label Studio's or CVAT's format, whose boxes take the place of the drafts.
         limit: only this number of pictures, from the first on.
         retry: whether to try pictures again that failed before.
         image_url: prefix of a picture's path in Label Studio's file; None for the prefix used before, at first that of
@@ -274,20 +307,37 @@ def annotate(
             reporter.phase("annotate")
             reporter.start(len(todo), len(found))
             with room_for_parts(target, lambda: len(whole) + written, len(whole) + len(shards)):
-                if decisions is not None:
-                    _merge_decisions(target, Path(decisions).expanduser(), run, results)
+                given = None if decisions is None else Path(decisions).expanduser()
+                of_tool = given is not None and not _is_decisions(given)
+                if of_tool and masks:
+                    raise UsageError(
+                        "expected decisions of review.html for a run with masks, got corrected boxes, which have none: "
+                        "annotate without --masks into another --out"
+                    )
+                if given is not None and not of_tool:
+                    _merge_decisions(target, given, run, results)
                 decided = _decided(target, run)
                 if shards:
                     folder.begin_session(target, KIND)
                     engine(list(shards.values()), Ready(settings, worker), keep, reporter)
                     results = _Results(target)
-                of_run = _AnnotatedFolder(target, root, found, results, decided, worker.names, there.skipped)
+                not_applied: Mapping[str, str] = {}
+                if given is not None and of_tool:  # after the engine: the sizes of all pictures are known
+                    read = _merge_corrections(target, given, run, results, found, names)
+                    not_applied = read.problems
+                    untouched = len(found) - len(read.pictures)
+                    notes.add(
+                        [f"{read.form}: {len(read.pictures):,} pictures corrected, {untouched:,} are as they were"]
+                    )
+                corrected = _corrected(target, run)
+                of_run = _AnnotatedFolder(target, root, found, results, decided, worker.names, there.skipped, corrected)
                 how = f"cliploc {__version__} {described['model']} {described['method']}"
                 state, before = folder.read_manifest(target, KIND), _summary_of(target)
                 export = ExportSettings(worker.names, how, state.get("image_url", IMAGE_URL), masks, polygons, copy)
                 kept = [one for one in exports if _is_there(target, one, state["files"], before)]
                 wanted = list(dict.fromkeys([*kept, *chosen]))
-                return _conclude(of_run, before, wanted, export, review, run, len(todo), notes.lines, reporter)
+                done_now = _conclude(of_run, before, wanted, export, review, run, len(todo), notes.lines, reporter)
+                return replace(done_now, not_applied=not_applied)
 
 
 def _is_there(out: Path, export: Export, own: Sequence[str], before: Mapping[str, Any]) -> bool:
@@ -406,9 +456,11 @@ def _drop_replaced(out: Path, found: Sequence[PictureFile], run: str) -> list[st
             if row["blake2b"] != content_digest(picture):
                 stale.setdefault(path, {})[line] = picture.id
     replaced = list(dict.fromkeys(name for lines in stale.values() for name in lines.values()))
-    decided = _decided(out, run)
+    decided, corrected = _decided(out, run), _corrected(out, run)
     if decided.keys() & set(replaced):  # before the rows, so that an interrupted run can repeat both
         _write_decisions(out, {name: boxes for name, boxes in decided.items() if name not in replaced}, run)
+    if corrected.keys() & set(replaced):
+        _write_corrections(out, {name: one for name, one in corrected.items() if name not in replaced}, run)
     for path, lines in stale.items():
         content, stamps = _lines_of(path), read_stamps(path)
         fresh = [line for line in range(len(content)) if line not in lines]
@@ -436,6 +488,7 @@ class _AnnotatedFolder:
     decided: Mapping[str, Mapping[str, bool]]
     names: tuple[str, ...]
     skipped: Sequence[Skipped] = ()
+    corrected: Mapping[str, Correction] = field(default_factory=dict)
     boxes: Counter[str] = field(default_factory=Counter)
     with_label: Counter[str] = field(default_factory=Counter)
     empty: int = 0
@@ -444,7 +497,7 @@ class _AnnotatedFolder:
     failed: dict[str, str] = field(default_factory=dict)
 
     def pictures(self, all_boxes: bool = False) -> Iterator[AnnotatedPicture]:
-        """Yields the pictures that did not fail, in order; without boxes that a review dropped, unless `all_boxes`."""
+        """Yields the pictures that did not fail, in order; as reviewed and corrected, or all drafts."""
         number = 0
         for one in self.found:
             if self.results.places[one.id].ok:
@@ -453,6 +506,8 @@ class _AnnotatedFolder:
 
     def picture(self, one: PictureFile, number: int, all_boxes: bool = False) -> AnnotatedPicture:
         """One of them."""
+        if not all_boxes and one.id in self.corrected:
+            return self._corrected(one, number)
         row, decided = self.results.row(one.id), {} if all_boxes else self.decided.get(one.id, {})
         kept = [i for i in range(len(row["boxes"])) if decided.get(str(i), True)]
         masks = row.get("masks")
@@ -471,6 +526,33 @@ class _AnnotatedFolder:
             tuple({"size": [row["height"], row["width"]], "counts": masks[i]} for i in kept) if masks else (),
         )
 
+    def _corrected(self, one: PictureFile, number: int) -> AnnotatedPicture:
+        """A picture with the boxes of a corrected set, which a person has seen: their score is 1."""
+        row, correction = self.results.row(one.id), self.corrected[one.id]
+        count = len(correction.boxes)
+        return AnnotatedPicture(
+            number,
+            one.id,
+            one.path,
+            (row["width"], row["height"]),
+            np.array(correction.boxes, np.float32).reshape(-1, 4),
+            np.ones(count, np.float32),
+            np.array(correction.labels, np.int64),
+            tuple(range(len(row["boxes"]), len(row["boxes"]) + count)),  # the drafts' numbers are theirs
+            (False,) * count,
+            _margin(row),
+            np.ones(count, np.float32),
+        )
+
+    def draft_scores(self) -> dict[str, LabelScore]:
+        """How drafts did against the corrected boxes: of all labels as "", then of each; empty without any."""
+        rows = [(self.results.row(one.id), self.corrected[one.id]) for one in self.found if one.id in self.corrected]
+        if not rows:
+            return {}
+        pairs = [PicturePair(row["boxes"], row["scores"], row["labels"], one.boxes, one.labels) for row, one in rows]
+        every, each = score_drafts(pairs, len(self.names))
+        return {"": every, **dict(zip(self.names, each, strict=True))}
+
     def count(self) -> None:
         """Computes the counts."""
         for one in self.pictures():
@@ -479,7 +561,8 @@ class _AnnotatedFolder:
             self.with_label.update(labels.keys())
             self.empty += not labels
             self.groups += sum(one.groups)
-            self.dropped += len(self.results.row(one.name)["boxes"]) - len(one.label)
+            if one.name not in self.corrected:
+                self.dropped += len(self.results.row(one.name)["boxes"]) - len(one.label)
         for picture in self.found:
             if not self.results.places[picture.id].ok:
                 self.failed[picture.id] = self.results.row(picture.id)["reason"]
@@ -488,15 +571,21 @@ class _AnnotatedFolder:
         """A digest that changes when anything changes that is written."""
         digest = hashlib.sha256(json.dumps([str(self.root.resolve()), *map(str, more)]).encode())
         digest.update(json.dumps(self.decided, sort_keys=True).encode())
+        if self.corrected:
+            digest.update(json.dumps(_plain_corrections(self.corrected), sort_keys=True).encode())
         for one in self.found:
             digest.update(json.dumps([one.id, str(one.path)]).encode() + self.results.places[one.id].digest)
         return digest.hexdigest()
+
+    def seen(self, picture: str) -> bool:
+        """Whether somebody has reviewed or corrected a picture."""
+        return picture in self.decided or picture in self.corrected
 
     def least_certain(self, count: int) -> list[AnnotatedPicture]:
         """The least certain pictures, with all boxes, for a review; pictures reviewed before come last."""
         places = self.results.places
         good = [(one, number) for number, one in enumerate((one for one in self.found if places[one.id].ok), start=1)]
-        good.sort(key=lambda pair: (pair[0].id in self.decided, places[pair[0].id].margin))
+        good.sort(key=lambda pair: (self.seen(pair[0].id), places[pair[0].id].margin))
         return [self.picture(one, number, all_boxes=True) for one, number in good[:count]]
 
 
@@ -553,14 +642,17 @@ def _conclude(
         run.failed,
         run.groups,
         run.dropped,
-        sum(one.id in run.decided for one in run.found),
+        sum(run.seen(one.id) for one in run.found),
         {name: tuple(names) for name, names in files.items()},
         computed,
         notes,
         run.skipped,
         run_id,
         hashlib.sha256(json.dumps(run.decided, sort_keys=True).encode()).hexdigest()[:16] if run.decided else None,
+        sum(one.id in run.corrected for one in run.found),
+        draft_scores=run.draft_scores(),
     )
+    _write_scores(run.out, result)
     document = {**result.document(), "stamps": stamps}
     if document != before:
         write_json(run.out / "summary.json", document)
@@ -572,6 +664,17 @@ def _decided(out: Path, run: str) -> dict[str, dict[str, bool]]:
     """The decisions of all reviews so far: picture → box → whether it is kept."""
     path = out / "decisions.json"
     return _read_decisions(path, run) if path.exists() else {}
+
+
+def _is_decisions(path: Path) -> bool:
+    """Whether a file is to be read as decisions: it says so, or is nothing that another tool writes."""
+    if path.is_dir() or path.suffix.lower() in (".xml", ".yaml", ".yml"):
+        return False
+    try:
+        read = read_json(path)
+    except (OSError, ValueError):
+        return True
+    return not isinstance(read, list) and not (isinstance(read, dict) and "images" in read)
 
 
 def _read_decisions(path: Path, run: str) -> dict[str, dict[str, bool]]:
@@ -613,3 +716,66 @@ def _merge_decisions(out: Path, path: Path, run: str, results: _Results) -> None
 def _write_decisions(out: Path, decisions: Mapping[str, Mapping[str, bool]], run: str) -> None:
     document = {"kind": REVIEW_KIND, "schema_version": SCHEMA_VERSION, "run": run, "decisions": decisions}
     write_json(out / "decisions.json", document)
+
+
+# -------------------------------------------------------------------------------------------------------- corrections
+def _corrected(out: Path, run: str) -> dict[str, Correction]:
+    """The corrected pictures of all sets so far."""
+    path = out / "corrections.json"
+    if not path.exists():
+        return {}
+    try:
+        read = read_json(path, SavedCorrections)
+        if read["run"] != run:
+            raise ValueError("it is of another run")
+        return {
+            name: Correction(list(map(list, one["boxes"])), one["labels"]) for name, one in read["pictures"].items()
+        }
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"expected the corrections of this run, {path} cannot be read ({error}): move it away and --apply the "
+            "corrected set again"
+        ) from None
+
+
+def _merge_corrections(
+    out: Path, path: Path, run: str, results: _Results, found: Sequence[PictureFile], labels: Labels
+) -> Corrections:
+    """Adds a corrected set to the earlier ones; for a picture corrected twice the later set counts."""
+    done = [one.id for one in found if results.places[one.id].ok]
+    sizes = {name: (int(row["width"]), int(row["height"])) for name in done for row in [results.row(name)]}
+    words = [prompts.parse([entry]).synonyms[0] for entry in labels.entries]
+    read = read_corrections(path, sizes, words, [out / "yolo", out / "voc"])
+    _write_corrections(out, {**_corrected(out, run), **read.pictures}, run)
+    return read
+
+
+def _plain_corrections(pictures: Mapping[str, Correction]) -> dict[str, Any]:
+    return {name: {"boxes": one.boxes, "labels": one.labels} for name, one in pictures.items()}
+
+
+def _write_corrections(out: Path, pictures: Mapping[str, Correction], run: str) -> None:
+    document = {"kind": CORRECTIONS_KIND, "schema_version": SCHEMA_VERSION, "run": run}
+    write_json(out / "corrections.json", {**document, "pictures": _plain_corrections(pictures)})
+
+
+def _write_scores(out: Path, result: AnnotateResult) -> None:
+    """Writes draft_scores.json where it is not up to date; without corrected pictures there is none."""
+    path = out / "draft_scores.json"
+    if not result.draft_scores:
+        path.unlink(missing_ok=True)
+        return
+    every, *labels = result.draft_scores.items()
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "pictures": result.corrected,
+        "iou": IOU,
+        "all": every[1].document(),
+        "labels": {name: one.document() for name, one in labels},
+    }
+    try:
+        before = read_json(path)
+    except (OSError, ValueError):
+        before = None
+    if before != document:
+        write_json(path, document)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from cliploc.report.exports._export import Export, Need, Pictures, chosen_exports, export, exports
-from cliploc.report.exports._values import AnnotatedPicture, ExportSettings, FileNames
+from cliploc.report.exports._picture_files import PICTURES
+from cliploc.report.exports._values import AnnotatedPicture, ExportSettings, FileNames, flat_stem
 
 __all__ = [
+    "PICTURES",
     "AnnotatedPicture",
     "Export",
     "ExportSettings",
@@ -15,4 +17,5 @@ __all__ = [
     "chosen_exports",
     "export",
     "exports",
+    "flat_stem",
 ]

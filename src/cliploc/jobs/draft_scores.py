@@ -1,0 +1,127 @@
+"""Scores drafts against the corrected boxes of the same pictures: what to expect of those that nobody has looked at.
+
+As COCO matches boxes (Lin et al. 2014), at one IoU: drafts are taken in the order of their scores, and each is right if
+it has IoU ≥ 0.5 with a corrected box of its label that is not taken yet; it takes the one it fits best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cliploc.geometry import iou_matrix
+
+IOU = 0.5
+FEWEST = 10  # corrected boxes of a label, below which its figures suggest nothing
+
+
+@dataclass(frozen=True)
+class PicturePair:
+    """Drafts and corrected boxes of one picture: xyxy `[n, 4]` in pixels, scores `[n]`, labels `[n]`."""
+
+    drafts: Sequence[Sequence[float]]
+    scores: Sequence[float]
+    draft_labels: Sequence[int]
+    true: Sequence[Sequence[float]]
+    true_labels: Sequence[int]
+
+
+@dataclass(frozen=True)
+class LabelScore:
+    """How the drafts of one label, or of all, did.
+
+    Attributes:
+        drafts: number of drafts.
+        true: number of corrected boxes.
+        right: number of drafts that are right.
+        min_score: the minimum score with the greatest F1 on these pictures; None if there are fewer than 10 corrected
+            boxes, or no draft is right.
+        kept: number of drafts with that score or more.
+        kept_right: number of those that are right.
+    """
+
+    drafts: int
+    true: int
+    right: int
+    min_score: float | None = None
+    kept: int = 0
+    kept_right: int = 0
+
+    def document(self) -> dict[str, Any]:
+        """The figures as in draft_scores.json; shares of nothing are null."""
+        suggested = None
+        if self.min_score is not None:
+            suggested = {
+                "min_score": self.min_score,
+                "precision": _share(self.kept_right, self.kept),
+                "recall": _share(self.kept_right, self.true),
+            }
+        return {
+            "drafts": self.drafts,
+            "corrected_boxes": self.true,
+            "right": self.right,
+            "precision": _share(self.right, self.drafts),
+            "recall": _share(self.right, self.true),
+            "suggested": suggested,
+        }
+
+
+def _share(part: int, whole: int) -> float | None:
+    return round(part / whole, 4) if whole else None
+
+
+def score_drafts(pairs: Iterable[PicturePair], count: int) -> tuple[LabelScore, list[LabelScore]]:
+    """The score of all drafts, and of those of each label.
+
+    Args:
+        pairs: the corrected pictures.
+        count: number of labels.
+
+    Example:
+        >>> pair = PicturePair([[0, 0, 9, 9], [5, 5, 6, 6]], [0.9, 0.3], [0, 0], [[0, 0, 8, 9]], [0])
+        >>> score_drafts([pair], 1)[0]
+        LabelScore(drafts=2, true=1, right=1, min_score=None, kept=0, kept_right=0)
+    """
+    outcomes: list[list[tuple[float, bool]]] = [[] for _ in range(count)]  # label → score and whether it is right
+    true = [0] * count
+    for pair in pairs:
+        for label in range(count):
+            drafts = [i for i, one in enumerate(pair.draft_labels) if one == label]
+            boxes = [box for box, one in zip(pair.true, pair.true_labels, strict=True) if one == label]
+            true[label] += len(boxes)
+            drafts.sort(key=lambda i: -pair.scores[i])
+            right = _right([pair.drafts[i] for i in drafts], boxes)
+            outcomes[label] += [(pair.scores[i], one) for i, one in zip(drafts, right, strict=True)]
+    every = _scored([one for some in outcomes for one in some], sum(true))
+    return every, [_scored(some, number) for some, number in zip(outcomes, true, strict=True)]
+
+
+def _right(drafts: Sequence[Sequence[float]], boxes: Sequence[Sequence[float]]) -> list[bool]:
+    """Whether each draft, the best first, is right."""
+    if not drafts or not boxes:
+        return [False] * len(drafts)
+    iou = iou_matrix(drafts, boxes)  # [n, m]
+    right = []
+    for row in iou:
+        best = int(row.argmax())
+        right.append(bool(row[best] >= IOU))
+        if right[-1]:
+            iou[:, best] = 0  # rows that follow see that it is taken
+    return right
+
+
+def _scored(outcomes: list[tuple[float, bool]], true: int) -> LabelScore:
+    right = sum(one for _, one in outcomes)
+    plain = LabelScore(len(outcomes), true, right)
+    if true < FEWEST or not right:
+        return plain
+    ordered = sorted(outcomes, reverse=True)
+    scores = np.array([score for score, _ in ordered])
+    hits = np.cumsum([one for _, one in ordered])  # [n] right among those with this score or more
+    last = np.append(scores[1:] < scores[:-1], True)  # of drafts with the same score all or none are kept
+    f1 = np.where(last, 2 * hits / (np.arange(1, len(scores) + 1) + true), -1)
+    best = len(f1) - 1 - int(f1[::-1].argmax())  # of equals the one that keeps more
+    return LabelScore(len(outcomes), true, right, float(scores[best]), best + 1, int(hits[best]))

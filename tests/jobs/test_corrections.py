@@ -1,0 +1,237 @@
+"""Corrected sets of other tools: each format, also written by others, is read to half a pixel, and doubts are named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import supervision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from cliploc.errors import UsageError
+from cliploc.geometry import iou_matrix
+from cliploc.jobs.corrections import Corrections, read_corrections
+from cliploc.jobs.draft_scores import PicturePair, score_drafts
+from cliploc.report.exports import AnnotatedPicture, ExportSettings, exports
+
+LABELS = (("cat", "kitten"), ("traffic light",), ("dog", "cat"))
+NAMES = tuple(one[0] for one in LABELS)
+SIZES = {"a.jpg": (60, 40), "sub/b c.png": (30, 50), "sub/a.jpg": (64, 48), "other/e.jpg": (20, 20)}
+BOXES = {
+    "a.jpg": [(0, [1, 2, 30, 20]), (1, [10, 10, 60, 40])],
+    "sub/b c.png": [],
+    "sub/a.jpg": [(2, [0, 0, 64, 48])],
+}
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[AnnotatedPicture]:
+    made = []
+    for number, (name, boxes) in enumerate(BOXES.items(), start=1):
+        path = tmp_path / "root" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", SIZES[name]).save(path)
+        xyxy = np.array([box for _, box in boxes], np.float32).reshape(-1, 4)
+        label = np.array([one for one, _ in boxes], np.int64)
+        score = np.full(len(boxes), 0.5, np.float32)
+        ids, groups = tuple(range(len(boxes))), (False,) * len(boxes)
+        made.append(AnnotatedPicture(number, name, path, SIZES[name], xyxy, score, label, ids, groups, 0.5))
+    return made
+
+
+def same(read: Corrections, names: list[str] | None = None) -> None:
+    assert read.problems == {}
+    assert sorted(read.pictures) == sorted(BOXES if names is None else names)
+    for name, one in read.pictures.items():
+        assert one.labels == [label for label, _ in BOXES[name]]
+        if one.boxes:
+            np.testing.assert_allclose(one.boxes, [box for _, box in BOXES[name]], atol=0.5)
+
+
+@pytest.mark.parametrize("name", ["coco", "yolo", "voc", "cvat"])
+def test_our_own_exports_come_back_as_they_are(name, pictures, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    exports.get(name).write(lambda: pictures, ExportSettings(NAMES, "m", "/data/local-files/?d="), out)
+    (path,) = (out / one for one in exports.get(name).outputs)
+    same(read_corrections(path, SIZES, LABELS))
+
+
+def test_what_supervision_writes(pictures, tmp_path):
+    """It writes base names: those that are there once are found by them, the others are named."""
+    paths = {str(one.path): one for one in pictures if one.name != "sub/a.jpg"}
+    found = {
+        path: supervision.Detections(one.xyxy, class_id=one.label.astype(int)) if len(one.label)
+        else supervision.Detections(np.zeros((0, 4)), class_id=np.zeros(0, int))
+        for path, one in paths.items()
+    }  # fmt: skip
+    data = supervision.DetectionDataset(list(NAMES), list(paths), found)
+    data.as_coco(annotations_path=str(tmp_path / "coco.json"))
+    data.as_yolo(
+        annotations_directory_path=str(tmp_path / "yolo/labels"), data_yaml_path=str(tmp_path / "yolo/data.yaml")
+    )
+    data.as_pascal_voc(annotations_directory_path=str(tmp_path / "voc"))
+    sizes = {name: size for name, size in SIZES.items() if name != "sub/a.jpg"}
+    for path in ("coco.json", "yolo", "yolo/data.yaml", "voc"):
+        same(read_corrections(tmp_path / path, sizes, LABELS), ["a.jpg", "sub/b c.png"])
+    without_root = {name: size for name, size in SIZES.items() if name != "a.jpg"} | {"top/a.jpg": (60, 40)}
+    doubtful = read_corrections(tmp_path / "coco.json", without_root, LABELS)
+    assert doubtful.problems == {"a.jpg": "it may be sub/a.jpg or top/a.jpg: give its path"}
+    assert list(doubtful.pictures) == ["sub/b c.png"]
+
+
+def task(image: str, results: list[dict] | None, **more: object) -> dict:
+    done = [] if results is None else [{"result": results, "was_cancelled": False}]
+    return {"data": {"image": image}, "annotations": done, "predictions": [{"result": [{"not": "read"}]}], **more}
+
+
+def rectangle(label: str, xyxy: list[float], size: tuple[int, int], **more: object) -> dict:
+    (x0, y0, x1, y1), (width, height) = xyxy, size
+    place = {"x": 100 * x0 / width, "y": 100 * y0 / height, "rotation": 0}
+    value = {**place, "width": 100 * (x1 - x0) / width, "height": 100 * (y1 - y0) / height, "rectanglelabels": [label]}
+    there = {"original_width": width, "original_height": height}
+    return {"type": "rectanglelabels", "value": {**value, **more}, **there}
+
+
+def of(name: str) -> list[dict]:
+    return [rectangle(NAMES[label], box, SIZES[name]) for label, box in BOXES[name]]
+
+
+def written(content: object, path: Path) -> Path:
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_label_studio_by_address_by_upload_and_only_what_somebody_has_looked_at(tmp_path):
+    tasks = [
+        task("/data/local-files/?d=sub/a.jpg", of("sub/a.jpg")),
+        task("https://host/photos/sub/b%20c.png", of("sub/b c.png")),
+        task("/data/local-files/?d=other/e.jpg", None),
+        {**task("/data/upload/1/0123abcd-e.jpg", []), "annotations": [{"result": [], "was_cancelled": True}]},
+    ]
+    tasks += [{**task("", of("a.jpg")), "data": {"image": "s3://bucket/x.jpg", "path": "a.jpg"}}]
+    same(read_corrections(written(tasks, tmp_path / "tasks.json"), SIZES, LABELS))
+    upload = [task("/data/upload/1/0123abcd-e.jpg", [])]
+    read = read_corrections(written(upload, tmp_path / "upload.json"), SIZES, LABELS)
+    assert read.pictures["other/e.jpg"].boxes == []
+
+
+def test_a_label_may_be_a_synonym_in_other_letters_but_a_label_goes_before_a_synonym(tmp_path):
+    boxes = [rectangle(name, [1, 1, 9, 9], SIZES["a.jpg"]) for name in ("Kitten", "CAT", "dog")]
+    read = read_corrections(written([task("a.jpg", boxes)], tmp_path / "tasks.json"), SIZES, LABELS)
+    assert read.pictures["a.jpg"].labels == [0, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "boxes", "said"),
+    [
+        ("a.jpg", [rectangle("bird", [1, 1, 9, 9], (60, 40))], "'bird' is no label of this run"),
+        ("a.jpg", [rectangle("cat", [70, 1, 90, 9], (60, 40))], "a box of 'cat' is empty, or lies outside"),
+        ("a.jpg", [rectangle("cat", [float("nan"), 1, 90, 9], (60, 40))], "is empty, or lies outside"),
+        ("a.jpg", [rectangle("cat", [1, 1, 9, 9], (60, 40), rotation=30)], "a rotated rectangle, not a box"),
+        ("a.jpg", [{"type": "brushlabels", "value": {}}], "a shape there is brushlabels, not a box"),
+        ("a.jpg", [rectangle("cat", [1, 1, 9, 9], (40, 60))], "it is 40×60 there, and was annotated at 60×40"),
+        ("a.jpg", [{"type": "rectanglelabels", "value": {}}], "its boxes cannot be read"),
+        ("x/none.jpg", [], "no picture of this run has this name"),
+    ],
+)
+def test_what_cannot_be_taken_is_named_and_its_picture_left_as_it_is(name, boxes, said, tmp_path):
+    tasks = [task(name, boxes), task("sub/a.jpg", of("sub/a.jpg"))]
+    read = read_corrections(written(tasks, tmp_path / "tasks.json"), SIZES, LABELS)
+    assert list(read.pictures) == ["sub/a.jpg"]
+    assert list(read.problems) == [name]
+    assert said in read.problems[name]
+
+
+def test_two_entries_of_one_picture_are_a_conflict(tmp_path):
+    tasks = [task("sub/a.jpg", of("sub/a.jpg")), task("/data/local-files/?d=sub/a.jpg", [])]
+    read = read_corrections(written(tasks, tmp_path / "tasks.json"), SIZES, LABELS)
+    assert read.pictures == {}
+    assert "several pictures of the set are sub/a.jpg" in str(read.problems)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("a.json", "{", "cannot be read"),
+        ("a.json", '{"a": 1}', "has other content"),
+        ("a.json", '{"images": [{}], "annotations": [], "categories": []}', "cannot be read"),
+        ("a.xml", "<a/>", "the XML is <a>, not CVAT's"),
+        ("a.xml", '<!DOCTYPE a [<!ENTITY b "b">]><annotations>&b;</annotations>', "it defines entities"),
+        ("folder/a.txt", "", "it has no data.yaml and no XML"),
+        ("folder/data.yaml", "names: [cat]", "it has no text files in labels/"),
+        ("folder/a.xml", "<a/>", "it has no VOC annotation"),
+    ],
+)
+def test_files_that_are_no_corrected_set(file, content, said, tmp_path):
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(content)
+    with pytest.raises(UsageError, match=said):
+        read_corrections(path if "/" not in file else path.parent, SIZES, LABELS)
+    with pytest.raises(UsageError, match="no such file"):
+        read_corrections(tmp_path / "none.json", SIZES, LABELS)
+
+
+# ------------------------------------------------------------------------------------------------------------- scores
+box = st.tuples(*[st.integers(0, 6)] * 2, *[st.integers(1, 6)] * 2).map(
+    lambda b: [b[0], b[1], b[0] + b[2], b[1] + b[3]]
+)
+drafts = st.lists(st.tuples(box, st.sampled_from([0.2, 0.4, 0.9]), st.integers(0, 1)), max_size=6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(drafts, st.lists(st.tuples(box, st.integers(0, 1)), max_size=8)), max_size=4))
+def test_scores_by_plain_loops(data):
+    pairs = [
+        PicturePair(
+            [b for b, _, _ in d], [s for _, s, _ in d], [i for *_, i in d], [b for b, _ in t], [i for _, i in t]
+        )
+        for d, t in data
+    ]
+    every, labels = score_drafts(pairs, 2)
+    for label in range(2):
+        right: list[tuple[float, bool]] = []
+        for d, t in data:
+            left = [b for b, i in t if i == label]
+            for corner, score, _ in sorted((one for one in d if one[2] == label), key=lambda one: -one[1]):
+                fits = [float(iou_matrix([corner], [b])[0, 0]) for b in left]
+                if fits and max(fits) >= 0.5:
+                    left.pop(fits.index(max(fits)))
+                    right.append((score, True))
+                else:
+                    right.append((score, False))
+        true = sum(i == label for _, t in data for _, i in t)
+        one = labels[label]
+        assert (one.drafts, one.true, one.right) == (len(right), true, sum(hit for _, hit in right))
+        f1 = {
+            least: 2 * sum(h for s, h in right if s >= least) / (sum(s >= least for s, _ in right) + true)
+            for least, _ in right
+        }
+        if true < 10 or not one.right:
+            assert one.min_score is None
+        else:
+            assert f1[one.min_score] == pytest.approx(max(f1.values()))
+            assert one.kept == sum(s >= one.min_score for s, _ in right)
+            assert one.kept_right == sum(h for s, h in right if s >= one.min_score)
+    assert (every.drafts, every.true, every.right) == tuple(
+        sum(getattr(one, key) for one in labels) for key in ("drafts", "true", "right")
+    )
+
+
+def test_a_minimum_score_is_suggested_where_low_scores_are_wrong():
+    apart = [[10 * i, 0, 10 * i + 9, 9] for i in range(12)]
+    wrong = [[10 * i, 50, 10 * i + 9, 59] for i in range(12)]
+    scores = [0.8 + i / 100 for i in range(12)] + [0.3] * 12
+    one, _ = score_drafts([PicturePair(apart + wrong, scores, [0] * 24, apart, [0] * 12)], 1)
+    assert (one.min_score, one.kept, one.kept_right) == (0.8, 12, 12)
+    document = one.document()
+    assert (document["precision"], document["recall"]) == (0.5, 1.0)
+    assert document["suggested"] == {"min_score": 0.8, "precision": 1.0, "recall": 1.0}
+    few = PicturePair(apart[:9] + wrong, scores[:9] + scores[12:], [0] * 21, apart[:9], [0] * 9)
+    assert score_drafts([few], 1)[0].document()["suggested"] is None
+    assert score_drafts([], 1)[0].document()["precision"] is None
