@@ -172,10 +172,12 @@ def test_supervision_reads_all_pictures_from_sub_folders_and_of_names_that_repea
 
 def test_datumaro_reads_all_pictures(pictures, tmp_path):
     dm = pytest.importorskip("datumaro", reason="datumaro is not installed")
-    for name, kind in (("voc", "voc"), ("yolo", "yolo")):
-        (root,) = export(name, pictures, tmp_path / name)
-        read = dm.Dataset.import_from(str(root), kind)
+    for name in ("voc", "yolo"):
+        exports.get(name).write(lambda: pictures, dataclasses.replace(SETTINGS, copies=True), tmp_path)
+        read = list(dm.Dataset.import_from(str(tmp_path / name), name))
         assert len({item.id for item in read}) == len(pictures)
+        boxes = sum(one.type.name == "bbox" for item in read for one in item.annotations)
+        assert boxes == sum(len(one.label) for one in pictures)
 
 
 def test_voc_as_its_devkit_counts_pixels_and_again_and_again(pictures, tmp_path):
