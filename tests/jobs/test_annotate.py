@@ -555,6 +555,11 @@ def test_a_corrected_set_takes_the_place_of_drafts_and_lasts(folder, plain, tmp_
     decided = annotate(folder, LABELS, out, decisions=first, **OPTIONS)  # a draft's; it is no longer there
     assert coco_boxes(out)["dogs.png"] == after["dogs.png"]
     assert decided.dropped == 1
+    text = (out / "coco.json").read_bytes()
+    for inside in ("coco.json", "yolo", "voc/Annotations"):  # it is written again, and what was not taken would be lost
+        with pytest.raises(UsageError, match=r"expected a corrected set outside of .*, which is written again"):
+            annotate(folder, LABELS, out, decisions=out / inside, **OPTIONS)
+    assert (out / "coco.json").read_bytes() == text
     (out / "corrections.json").write_text("{")
     with pytest.raises(UsageError, match=r"expected the corrections of this run, .*corrections\.json cannot be read"):
         annotate(folder, LABELS, out, **OPTIONS)

@@ -249,6 +249,8 @@ def annotate(
     root, found = there.root, there.pictures[:limit]
     target = Path(out).expanduser()
     _spare_inputs(target, [one.path for one in found], [pictures, labels])
+    if decisions is not None:
+        _spare_corrections(target, Path(decisions).expanduser())
     settings = AnnotatorSettings(names, box_filter, options, masks)
     worker = settings()  # refuses what cannot be used before anything is written
     notes = Notes(reporter)
@@ -353,6 +355,15 @@ def _spare_inputs(out: Path, pictures: Sequence[Path], others: Sequence[object])
     written = ["manifest.json", "review.html", "parts", *OWN_FILES, *(name for one in exports for name in one.outputs)]
     outputs = [out / one for one in written]
     Inputs([*pictures, *named]).refuse(outputs, folders=outputs)
+
+
+def _spare_corrections(out: Path, path: Path) -> None:
+    """Refuses a corrected set in an export of the run, which is written again: corrections not taken would be lost."""
+    place = path.resolve()
+    for one in exports:
+        for output in (out / name for name in one.outputs):
+            if place == output.resolve() or output.resolve() in place.parents:
+                raise UsageError(f"expected a corrected set outside of {output}, which is written again: copy it first")
 
 
 def _labels(labels: str | os.PathLike[str] | Sequence[str]) -> Labels:
