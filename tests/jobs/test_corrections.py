@@ -131,7 +131,6 @@ def test_a_label_may_be_a_synonym_in_other_letters_but_a_label_goes_before_a_syn
     [
         ("a.jpg", [rectangle("bird", [1, 1, 9, 9], (60, 40))], "'bird' is no label of this run"),
         ("a.jpg", [rectangle("cat", [70, 1, 90, 9], (60, 40))], "a box of 'cat' is empty, or lies outside"),
-        ("a.jpg", [rectangle("cat", [float("nan"), 1, 90, 9], (60, 40))], "is empty, or lies outside"),
         ("a.jpg", [rectangle("cat", [1, 1, 9, 9], (60, 40), rotation=30)], "a rotated rectangle, not a box"),
         ("a.jpg", [{"type": "brushlabels", "value": {}}], "a shape there is brushlabels, not a box"),
         ("a.jpg", [rectangle("cat", [1, 1, 9, 9], (40, 60))], "it is 40×60 there, and was annotated at 60×40"),
