@@ -202,9 +202,10 @@ def test_every_model_is_listed_with_what_is_known_of_it():
     assert cells["ViT-L-14"]["licence"] == "MIT, CC-BY-NC-4.0, Apple AMLR"
     assert cells["ViT-M-16"]["licence"] == "–"
     on_vits = [m for m in methods if "vit" in m.towers]
-    averaged = sum("global average" in m.poolings for m in on_vits)
-    assert averaged < len(on_vits)
-    assert cells["ViT-B-16-SigLIP"]["methods"] == f"{len(on_vits)} of vit"
+    averaged, attended = (sum(pooling in m.poolings for m in on_vits) for pooling in ("global average", "attention"))
+    assert averaged < attended < len(on_vits)
+    assert cells["ViT-B-16"]["methods"] == f"{len(on_vits)} of vit"
+    assert cells["ViT-B-16-SigLIP"]["methods"] == f"{attended} of vit"
     assert cells["ViTamin-B"]["methods"] == cells["ViT-H-14-CLIPA"]["methods"] == f"{averaged} of vit"
     assert cells["RN50"]["weights"].split(" · ") == list(models.get("RN50").weights)
     assert cells["ViT-L-14-336"]["input"] == "336×336"
