@@ -210,10 +210,12 @@ def test_every_model_is_listed_with_what_is_known_of_it():
     assert cells["RN50"]["weights"].split(" · ") == list(models.get("RN50").weights)
     assert cells["ViT-L-14-336"]["input"] == "336×336"
     assert cells["swin_base_patch4_window7_224"]["methods"] == "none"
-    *of_kinds, but, guided = legend.splitlines()
+    *of_kinds, but, pooled, guided = legend.splitlines()
     assert re.split(r" {2,}", guided) == ["only with --guide", "proxyclip"]
     assert [line.split()[0] for line in of_guides.splitlines()[1:]] == [one.name for one in guides]
-    assert re.split(r" {2,}", but) == ["not where a vit averages", "lctr · raw_attention · ts_cam"]
+    of_class_tokens = "decomposition · grad_eclip"
+    assert re.split(r" {2,}", but) == ["not where a vit averages", f"{of_class_tokens} · lctr · raw_attention · ts_cam"]
+    assert re.split(r" {2,}", pooled) == ["not where a vit has a pool", of_class_tokens]
     for kind, line in zip(("cnn", "vit"), of_kinds, strict=True):
         assert line.split("  ", 1)[0] == f"methods of {kind}"
         assert line.split("  ", 1)[1].strip().split(" · ") == [m.name for m in methods if kind in m.towers]

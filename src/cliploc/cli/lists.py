@@ -69,7 +69,8 @@ def models(
     terminal.listing(rows, narrow)
     terminal.data(Text())
     legend = {f"methods of {kind}": [m.name for m in saliency if kind in m.towers] for kind in ("cnn", "vit")}
-    legend["not where a vit averages"] = [m.name for m in saliency if "global average" not in m.poolings]
+    for what, pooling in (("averages", "global average"), ("has a pool", "attention")):
+        legend[f"not where a vit {what}"] = [m.name for m in saliency if pooling not in m.poolings]
     legend["only with --guide"] = [m.name for m in saliency if m.needs().guide]
     terminal.data(grid([(title, " · ".join(names)) for title, names in legend.items()]))
     if part:
