@@ -157,7 +157,7 @@ def test_maps_are_kept_for_each_name_as_evaluate_takes_them(folder: Path, tmp_pa
     found = Localizer("mini", text_cache=False)(CAT, ["cat|kitten"])
     assert (kept.dtype, kept.shape) == (np.float32, (224, 224))
     np.testing.assert_allclose(kept, found.maps_over_picture((224, 224))[0], atol=1e-6)
-    assert np.load(out / "maps/a_b_ pizza/cat.jpg.npy").max() == pytest.approx(1, abs=0.01)  # though it is not found
+    assert np.load(out / "maps/a_b_ pizza/cat.jpg.npy").max() == pytest.approx(1, abs=0.02)  # though it is not found
 
     metadata = tmp_path / "metadata"
     metadata.mkdir()

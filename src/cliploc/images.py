@@ -7,6 +7,7 @@ starts a program or opens other files, and refuses, before decoding, a file that
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import stat
 import threading
@@ -34,6 +35,8 @@ SUFFIXES = frozenset(
         *(".heic", ".heif"),  # also where pillow-heif is not installed: that is said of each such file
     }
 )
+# Those that the readers of YOLO's and VOC's layouts look for; supervision's are the fewest.
+READ_BY_ALL = SUFFIXES - {".gif", ".ppm", ".pgm", ".avif", ".heic", ".heif"}
 # Pillow's names of the formats that are read; MPO comes with JPEG, HEIF is there where pillow-heif has registered it.
 # Of the others, EPS starts Ghostscript, and some read further files, or decode before their size is known.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF", "HEIF")
@@ -152,6 +155,26 @@ def open_picture(
         raise InputError(f"{name}: too little memory to decode it: make it smaller") from None
     except Exception as error:  # damaged headers make Pillow's plugins raise whatever they trip over
         raise _damaged(name, error) from None
+
+
+def small_png(content: bytes, longest: int) -> Image.Image:
+    """A PNG that cliploc itself stored among its results, in the mode that it was stored in.
+
+    Args:
+        content: of the file.
+        longest: a longer side than this is refused.
+
+    Raises:
+        InputError: no PNG, damaged, or too large.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            if max(image.size) > longest:
+                raise InputError(_too_large("a stored PNG", f"{image.width}×{image.height}", longest**2))
+            image.load()
+            return image.copy()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise _damaged("a stored PNG", error) from None
 
 
 def _opened(file: BinaryIO, name: str) -> Image.Image:

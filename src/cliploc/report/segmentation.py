@@ -20,7 +20,7 @@ from cliploc._memory_errors import not_installed
 from cliploc._parts import parts_in, read_part
 from cliploc._schemas import BenchmarkSummary, SegmentationManifest
 from cliploc.errors import InputError, UsageError
-from cliploc.images import load
+from cliploc.images import load, small_png
 from cliploc.report.benchmark_tables import Cell, Table, percent, to_markdown
 from cliploc.report.colours import name_colour
 from cliploc.report.html import REPORT_TEMPLATES, embedded
@@ -329,8 +329,7 @@ def _rows(run: SegmentationRun, columns: Sequence[str]) -> Iterator[dict[str, An
 
 
 def _labels(png: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
-        return np.asarray(image)
+    return np.asarray(small_png(png, 1024))
 
 
 def _drawn(

@@ -8,13 +8,11 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from cliploc.images import load
+from cliploc.images import READ_BY_ALL, load
 from cliploc.report.exports._values import AnnotatedPicture
 
 PICTURES = "pictures.csv"  # the list's name
 HEAD = ("file", "picture")
-# Extensions that readers of YOLO's and VOC's layout look for; supervision's are the fewest.
-READ_BY_ALL = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
 
 def file_suffix(picture: AnnotatedPicture) -> str:
