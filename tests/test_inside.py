@@ -48,7 +48,7 @@ def test_the_last_blocks_map_is_the_towers_own_reading(vit):
 
 @pytest.mark.parametrize("model", ["mini", "mini-vit"])
 def test_raw_maps_embedding_and_text_are_those_of_a_run(model):
-    localizer = Localizer(model, method="gscore_cam" if model == "mini" else "gem")
+    localizer = Localizer(model, method="layer_cam" if model == "mini" else "gem")
     inside = localizer.trace(CAT, NAMES)
     found = localizer(CAT, NAMES)
     assert inside.names == ("cat", "dog")

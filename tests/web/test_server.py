@@ -133,7 +133,8 @@ def test_ten_at_once_each_get_their_own(address, tmp_path):
     clients = [client(address, tmp_path / photo.stem) for photo in photos]
 
     def ask(one, photo):
-        return one.predict(gradio_client.handle_file(str(photo)), photo.stem, {"min_presence": 0}, api_name="/locate")
+        settings = {"min_presence": 0, "recipe": "fast"}
+        return one.predict(gradio_client.handle_file(str(photo)), photo.stem, settings, api_name="/locate")
 
     with ThreadPoolExecutor(10) as pool:
         documents = list(pool.map(ask, clients, photos))
