@@ -20,12 +20,13 @@ from tests.hub.server import STATUS, Hub
 
 FAULTS = (*STATUS, "cut", "short", "damaged", "slow")
 RUNNER = """
-import contextlib, errno, io, json, os, sys
+import contextlib, errno, io, json, os, sys, time
 from unittest import mock
 from cliploc.cli import main
 def full(*arguments, **settings):
     raise OSError(errno.ENOSPC, "No space left on device")
-told = []
+told, wait = [], time.sleep
+mock.patch("time.sleep", lambda seconds: wait(min(seconds, 0.02))).start()  # between attempts at a hub that is busy
 mock.patch("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 2**20).start()  # as if the file had many pieces of 10 MB
 for words in json.loads(sys.argv[1]):
     out, err = io.StringIO(), io.StringIO()
