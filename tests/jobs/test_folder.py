@@ -368,7 +368,7 @@ def test_an_export_of_a_killed_run_is_kept_up_to_date(copy, made, monkeypatch, k
     pictures, out = copy
     shutil.rmtree(out)
 
-    def kill(*_):
+    def kill(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
