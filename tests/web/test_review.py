@@ -69,6 +69,7 @@ def test_boxes_are_clicked_filtered_saved_and_applied(page, run, tmp_path):
 
     # Boxes lie on their picture: as large a share of it as in the file.
     figure = page.locator("figure", has_text="rocket.jpg")
+    figure.scroll_into_view_if_needed()  # pictures far below are not loaded before
     shown, rect = figure.locator("img").bounding_box(), figure.locator("rect").last.bounding_box()
     assert shown["x"] - 4 <= rect["x"]
     assert rect["x"] + rect["width"] <= shown["x"] + shown["width"] + 4
