@@ -215,7 +215,7 @@ def _sliders(own: Own) -> Sliders:
         ),
         opacity=Slider(0, 1, Settings().opacity, step=0.01, label="Opacity", info="of heat, masks", **PER_ROW),
         masks=Choice(
-            [("heat and boxes", "false"), ("masks and boxes", "true")], value="false", label="Show",
+            [("heat", "false"), ("masks", "true")], value="false", label="Show",
             info="and download", elem_id="masks", min_width=PER_ROW["min_width"],
         ),
     )  # fmt: skip
