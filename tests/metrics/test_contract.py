@@ -96,7 +96,7 @@ def test_kept_as_a_row_and_read_again_gives_the_same(cls):
         for columns in judge_map(item, [TAU])
     ]
     direct = cls.at(TAU)
-    for row, item in zip(to_table(rows).to_pylist(), map(judged, range(3)), strict=True):
+    for row, item in zip(to_table(rows, row_schema()).to_pylist(), map(judged, range(3)), strict=True):
         one.add(row["sample"], row, row["label"], None)
         direct.add_judged(item, 1)
     kept, at_once = one.summarise(False, FEW), direct.summarise(False, FEW)

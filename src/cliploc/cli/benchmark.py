@@ -59,9 +59,13 @@ from cliploc.errors import UsageError
 from cliploc.reporter import SILENT
 
 if TYPE_CHECKING:
+    from cliploc.jobs.benchmark import BenchmarkResult
     from cliploc.jobs.engine import Engine
+    from cliploc.jobs.faithfulness import FaithfulnessResult
     from cliploc.jobs.plan import ModelSetup
+    from cliploc.jobs.segmentation import SegmentationResult
     from cliploc.recipes import Recipe
+    from cliploc.values import Problem
 
 SEGMENTATION_TEMPLATES = "openai-80"  # the field's
 # Options of views and boxes, which a segmentation protocol has its own rules for.
@@ -245,11 +249,7 @@ def benchmark(
     start_time = time.perf_counter()
     with terminal.progress(f"reading {dataset}", rate="images/s") as reporter:
         found = open_dataset(dataset, root, split, subset=subset, classes=names, limit=limit, sample=sample, seed=seed)
-        for problem in found.problems[:SHOWN_PROBLEMS]:
-            terminal.say(f"{problem.kind}: {problem.source}: {problem.reason}", style="yellow")
-        if len(found.problems) > SHOWN_PROBLEMS:
-            more = f"cliploc datasets {dataset} --root {root}"
-            terminal.say(f"{len(found.problems)} problems in all: {more}", style="yellow")
+        _say_problems(terminal, found.problems, f"cliploc datasets {dataset} --root {root}")
         pictures = [path for one in found.samples for path in (one.path, *one.masks)]
         Inputs([*pictures, *(head or []), *([classes] if classes else [])]).refuse(
             [folder / one for one in ("manifest.json", "summary.json", *FILES)], [folder / "parts", folder / "maps"]
@@ -272,18 +272,7 @@ def benchmark(
             return SOME_FAILED if full.kept else NOTHING_DONE
         reporter.phase("report")
         write_report(folder)
-    if as_json:
-        print_document(result.document())
-    else:
-        titles, *lines = result.table()
-        terminal.data(grid([title_row(*titles), *lines]))
-        for line in result.legend():
-            terminal.data(Text(printable(line)))
-    seconds = time.perf_counter() - start_time
-    say_failures(terminal, result.failed)
-    terminal.say(result.closing(seconds), style="dim")
-    lost = any(problem.kind in LOST for problem in found.problems)
-    return SOME_FAILED if result.failed or lost else DONE
+    return _concluded(terminal, result, found.problems, time.perf_counter() - start_time, as_json)
 
 
 def metric_names(texts: Sequence[str] | None) -> list[str]:
@@ -343,10 +332,7 @@ def _segmentation(
     start_time = time.perf_counter()
     with terminal.progress(f"reading {dataset}", rate="images/s") as reporter:
         found = open_labelled(dataset, root, split, **chosen)
-        for problem in found.problems[:SHOWN_PROBLEMS]:
-            terminal.say(f"{problem.kind}: {problem.source}: {problem.reason}", style="yellow")
-        if len(found.problems) > SHOWN_PROBLEMS:
-            terminal.say(f"{len(found.problems)} problems in all: report.html names them", style="yellow")
+        _say_problems(terminal, found.problems, "report.html names them")
         Inputs([path for one in found.samples for path in (one.path, *one.truth.files)]).refuse(
             [folder / one for one in ("manifest.json", *FILES)], [folder / "parts"]
         )
@@ -367,17 +353,7 @@ def _segmentation(
             return SOME_FAILED if full.kept else NOTHING_DONE
         reporter.phase("report")
         write_segmentation_report(folder)
-    if as_json:
-        print_document(result.document())
-    else:
-        titles, *lines = result.table()
-        terminal.data(grid([title_row(*titles), *lines]))
-        for line in result.legend():
-            terminal.data(Text(printable(line)))
-    say_failures(terminal, result.failed)
-    terminal.say(result.closing(time.perf_counter() - start_time), style="dim")
-    lost = any(problem.kind in LOST for problem in found.problems)
-    return SOME_FAILED if result.failed or lost else DONE
+    return _concluded(terminal, result, found.problems, time.perf_counter() - start_time, as_json)
 
 
 def _faithfulness(
@@ -418,10 +394,7 @@ def _faithfulness(
     start_time = time.perf_counter()
     with terminal.progress(f"reading {dataset}", rate="images/s") as reporter:
         found = open_dataset(dataset, root, split, **chosen)
-        for problem in found.problems[:SHOWN_PROBLEMS]:
-            terminal.say(f"{problem.kind}: {problem.source}: {problem.reason}", style="yellow")
-        if len(found.problems) > SHOWN_PROBLEMS:
-            terminal.say(f"{len(found.problems)} problems in all: report.html names them", style="yellow")
+        _say_problems(terminal, found.problems, "report.html names them")
         Inputs([one.path for one in found.samples]).refuse(
             [folder / one for one in ("manifest.json", *FILES)], [folder / "parts"]
         )
@@ -443,6 +416,25 @@ def _faithfulness(
             return SOME_FAILED if full.kept else NOTHING_DONE
         reporter.phase("report")
         write_faithfulness_report(folder)
+    return _concluded(terminal, result, found.problems, time.perf_counter() - start_time, as_json)
+
+
+def _say_problems(terminal: Terminal, problems: Sequence[Problem], all_of_them: str) -> None:
+    """Says a dataset's first problems, and where all of them are."""
+    for problem in problems[:SHOWN_PROBLEMS]:
+        terminal.say(f"{problem.kind}: {problem.source}: {problem.reason}", style="yellow")
+    if len(problems) > SHOWN_PROBLEMS:
+        terminal.say(f"{len(problems)} problems in all: {all_of_them}", style="yellow")
+
+
+def _concluded(
+    terminal: Terminal,
+    result: BenchmarkResult | SegmentationResult | FaithfulnessResult,
+    problems: Sequence[Problem],
+    seconds: float,
+    as_json: bool,
+) -> int:
+    """Prints a run's numbers and what failed; returns the exit code."""
     if as_json:
         print_document(result.document())
     else:
@@ -451,9 +443,8 @@ def _faithfulness(
         for line in result.legend():
             terminal.data(Text(printable(line)))
     say_failures(terminal, result.failed)
-    terminal.say(result.closing(time.perf_counter() - start_time), style="dim")
-    lost = any(problem.kind in LOST for problem in found.problems)
-    return SOME_FAILED if result.failed or lost else DONE
+    terminal.say(result.closing(seconds), style="dim")
+    return SOME_FAILED if result.failed or any(one.kind in LOST for one in problems) else DONE
 
 
 def _setups(

@@ -16,7 +16,8 @@ from cliploc.jobs.engine import Part, Shard
 from cliploc.jobs.failures import failure_reason
 from cliploc.jobs.faithfulness import FaithfulnessSettings, row_schema
 from cliploc.jobs.plan import ModelSetup, Setting
-from cliploc.jobs.rows import THUMB, Row, arrow, failed_row, place_of, plain
+from cliploc.jobs.rows import THUMB, Row, failed_row, place_of, plain, to_table
+from cliploc.jobs.setups import load_setups
 from cliploc.jobs.sources import Digests
 from cliploc.localizer import Localizer
 from cliploc.reporter import SILENT, Reporter, halved_note
@@ -42,15 +43,12 @@ class FaithfulnessWorker:
 
     def __init__(self, settings: FaithfulnessSettings) -> None:
         self._settings = settings
-        self._setups: list[_LoadedSetup] = []
-        built: dict[tuple[object, ...], Localizer] = {}
-        for index, setup in enumerate(settings.setups):
-            chosen = [one for one in settings.settings if one.setup == index]
-            if chosen:
-                of = setup.options
-                key = (of.model, of.pretrained, of.device, of.precision)
-                self._setups.append(_LoadedSetup(setup, chosen, settings, built.get(key)))
-                built.setdefault(key, self._setups[-1].measurer.localizer)
+        self._setups = load_setups(
+            settings.setups,
+            settings.settings,
+            lambda setup, chosen, built: _LoadedSetup(setup, chosen, settings, built),
+            lambda loaded: loaded.measurer.localizer,
+        )
 
     def describe(self) -> list[dict[str, Any]]:
         """For each setting everything that its numbers depend on, besides the protocol, as plain values for JSON."""
@@ -86,7 +84,7 @@ class FaithfulnessWorker:
                     found |= self._rows(setup, sample, facts, notes, told)
                     reporter.images(1)
                 rows += [found[setting.id] for setting in self._settings.settings]
-            yield Part(shard.index, to_table(rows), tuple(dict.fromkeys(notes)))
+            yield Part(shard.index, to_table(rows, row_schema()), tuple(dict.fromkeys(notes)))
 
     def _rows(
         self, setup: _LoadedSetup, sample: Sample, facts: Row, notes: list[str], reporter: Reporter
@@ -199,11 +197,3 @@ class _LoadedSetup:
                     "logit_scale": localizer.backbone.logit_scale,
                 }
             )
-
-
-def to_table(rows: Sequence[Row]) -> Any:
-    """Rows as a `pyarrow.Table`; columns that a row does not have are null."""
-    pa, schema = arrow(), row_schema()
-    return pa.Table.from_arrays(
-        [pa.array([row.get(one.name) for row in rows], one.type) for one in schema], schema=schema
-    )

@@ -143,10 +143,9 @@ def _mask(path: Path) -> npt.NDArray[np.bool_]:
 
 
 # -------------------------------------------------------------------------------------------------------------- parts
-def to_table(rows: Sequence[Row]) -> Any:
-    """Rows as a `pyarrow.Table` of `row_schema`; columns that a row does not have are null."""
+def to_table(rows: Sequence[Row], schema: Any) -> Any:
+    """Rows as a `pyarrow.Table` of a schema; columns that a row does not have are null."""
     pa = arrow()
-    schema = row_schema()
     columns = [pa.array([row.get(field.name) for row in rows], field.type) for field in schema]
     return pa.Table.from_arrays(columns, schema=schema)
 

@@ -18,8 +18,9 @@ from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.jobs.engine import Part, Shard
 from cliploc.jobs.failures import failure_reason
 from cliploc.jobs.plan import ModelSetup, Setting
-from cliploc.jobs.rows import Row, arrow, failed_row, place_of, plain
+from cliploc.jobs.rows import Row, failed_row, place_of, plain, to_table
 from cliploc.jobs.segmentation import SegmentationSettings, row_schema
+from cliploc.jobs.setups import load_setups
 from cliploc.jobs.sources import Digests
 from cliploc.localizer import Localizer
 from cliploc.metrics import average_precision, pixel_pairs
@@ -30,7 +31,7 @@ PREVIEW = 120  # longer side in pixels of the label maps kept for the report
 # What the numbers depend on, of what a localizer says of itself; its views and boxes play no part here.
 IDENTITY = (
     "weights", "method", "options", "heads", "ensemble", "templates", "refine", "precision", "masked_precision",
-    "batch_size",
+    "guide", "batch_size",
 )  # fmt: skip
 
 
@@ -55,15 +56,12 @@ class SegmentationWorker:
 
     def __init__(self, settings: SegmentationSettings) -> None:
         self._settings = settings
-        self._setups: list[_LoadedSetup] = []
-        built: dict[tuple[object, ...], Localizer] = {}
-        for index, setup in enumerate(settings.setups):
-            chosen = [one for one in settings.settings if one.setup == index]
-            if chosen:
-                of = setup.options
-                key = (of.model, of.pretrained, of.device, of.precision)
-                self._setups.append(_LoadedSetup(setup, chosen, settings.protocol, built.get(key)))
-                built.setdefault(key, self._setups[-1].segmenter.localizer)
+        self._setups = load_setups(
+            settings.setups,
+            settings.settings,
+            lambda setup, chosen, built: _LoadedSetup(setup, chosen, settings.protocol, built),
+            lambda loaded: loaded.segmenter.localizer,
+        )
 
     def describe(self) -> list[dict[str, Any]]:
         """For each setting everything that its numbers depend on, besides the protocol, as plain values for JSON."""
@@ -100,7 +98,7 @@ class SegmentationWorker:
                         found |= self._rows(setup, sample, one, facts, notes, halved)
                         reporter.images(1)
                     rows += [found[setting.id] for setting in self._settings.settings]
-                yield Part(shard.index, to_table(rows), tuple(dict.fromkeys(notes)))
+                yield Part(shard.index, to_table(rows, row_schema()), tuple(dict.fromkeys(notes)))
 
     def _rows(
         self,
@@ -252,10 +250,3 @@ def preview(labels: npt.NDArray[Any]) -> bytes:
     content = io.BytesIO()
     Image.fromarray(labels[step // 2 :: step, step // 2 :: step].astype(np.uint8)).save(content, "PNG", optimize=True)
     return content.getvalue()
-
-
-def to_table(rows: Sequence[Row]) -> Any:
-    """Rows as a `pyarrow.Table`; columns that a row does not have are null."""
-    pa, schema = arrow(), row_schema()
-    columns = [pa.array([row.get(field.name) for row in rows], field.type) for field in schema]
-    return pa.Table.from_arrays(columns, schema=schema)

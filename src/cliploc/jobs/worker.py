@@ -29,6 +29,7 @@ from cliploc.jobs import rows as row
 from cliploc.jobs.engine import Part, Shard
 from cliploc.jobs.failures import failure_reason
 from cliploc.jobs.plan import ModelSetup, Setting, WorkerSettings
+from cliploc.jobs.setups import load_setups
 from cliploc.jobs.sources import Digests
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
@@ -69,15 +70,12 @@ class BenchmarkWorker:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
-        self.setups: list[_LoadedSetup] = []
-        built: dict[tuple[object, ...], Localizer] = {}
-        for index, setup in enumerate(settings.setups):
-            chosen = [one for one in settings.settings if one.setup == index]
-            if chosen:
-                of = setup.options
-                key = (of.model, of.pretrained, of.device, of.precision)
-                self.setups.append(_LoadedSetup(setup, chosen, settings.classes, built.get(key)))
-                built.setdefault(key, self.setups[-1].localizer)
+        self.setups = load_setups(
+            settings.setups,
+            settings.settings,
+            lambda setup, chosen, built: _LoadedSetup(setup, chosen, settings.classes, built),
+            lambda loaded: loaded.localizer,
+        )
         self._processes: Executor | None = None
 
     def describe(self) -> list[dict[str, Any]]:
@@ -211,7 +209,7 @@ class BenchmarkWorker:
 
     def _part(self, pending: _Pending) -> Part:
         rows = pending.rows([one.id for one in self._settings.settings])
-        return Part(pending.shard.index, row.to_table(rows), tuple(pending.notes))
+        return Part(pending.shard.index, row.to_table(rows, row.row_schema()), tuple(pending.notes))
 
     def _pool(self) -> Executor:
         if self._processes is None:
