@@ -199,6 +199,12 @@ def test_options_of_segmentation_need_the_task(root, tmp_path):
     assert "expected --task segmentation with --window: add it" in ran.err
 
 
+def test_another_guide_is_another_run(root, done):
+    ran = benchmark(root, done[0], "--model", "mini-vit", "--method", "maskclip,clearclip", "--guide", "mini")
+    assert ran.code == 2
+    assert "holds a run with other settings" in ran.err
+
+
 # ------------------------------------------------------------------------------------------------------------- evaluate
 def predicted(root, folder, dataset="coco_object"):
     """Label maps that are half right."""
