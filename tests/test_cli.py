@@ -49,7 +49,8 @@ for words in json.load(sys.stdin):
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = main(words)
-        heavy = [name for name in ("torch", "open_clip", "timm", "cv2", "cliploc.localizer") if name in sys.modules]
+        names = ("torch", "numpy", "open_clip", "timm", "cv2", "cliploc.localizer")
+        heavy = [name for name in names if name in sys.modules]
         print(json.dumps([code, heavy, out.getvalue(), err.getvalue(), os.listdir()]), flush=True)
         os._exit(0)
     os.wait()

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
 from cliploc.errors import UsageError
-from cliploc.values import Interpolation, ResizePolicy
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from cliploc.values import Interpolation, ResizePolicy
 
 TowerKind = Literal["cnn", "vit"]
 Pooling = Literal["class token", "attention", "global average"]

@@ -7,11 +7,14 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cliploc.errors import UsageError
 from cliploc.registry import Registry
-from cliploc.tower import Backbone, Pooling, TowerKind
-from cliploc.values import Interpolation, ResizePolicy
+
+if TYPE_CHECKING:  # imports numpy, which takes longer than refusing a name
+    from cliploc.tower import Backbone, Pooling, TowerKind
+    from cliploc.values import Interpolation, ResizePolicy
 
 
 @dataclass(frozen=True)
