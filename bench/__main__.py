@@ -40,6 +40,7 @@ MINUTES: dict[str, list[str]] = {
     "waiting": ["--rounds", "1"],
     "first_result": ["--rounds", "1"],
     "refinements": ["--rounds", "1"],
+    "whole_growth": ["--quick"],
     "faithfulness": ["--rounds", "1", "--steps", "8"],
 }
 THOROUGH: dict[str, list[str]] = {
@@ -58,6 +59,7 @@ THOROUGH: dict[str, list[str]] = {
     "waiting": ["--out", "bench/results"],
     "first_result": ["--out", "bench/results"],
     "refinements": ["--out", "bench/results"],
+    "whole_growth": ["--out", "bench/results"],
     "faithfulness": ["--out", "bench/results"],
 }
 
