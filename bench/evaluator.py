@@ -2,7 +2,8 @@
 
     python -m bench.evaluator [--maps 60] [--literal-maps 60] [--taus 1000]
 
-Noisy maps (three blobs under noise, seeded), one true box each, one core; boxes only, the IoU is not timed. The literal
+Two kinds of maps, seeded: "smooth", a grid of 14×14 random numbers enlarged to 224×224 as towers' maps are, and
+"noisy", three blobs under noise. One true box each, one core; boxes only, the IoU is not timed. The literal
 evaluation searches the contours of every map at every one of the 1,000 thresholds, as the definition is written
 (tests/metrics/literal.py). With fewer --literal-maps or --taus it is run on these only, its time is scaled up, and the
 numbers are compared there.
@@ -36,6 +37,19 @@ def noisy_map(seed: int) -> np.ndarray:
     return (heat / heat.max()).astype(np.float32)
 
 
+def smooth_map(seed: int) -> np.ndarray:
+    """A grid of 14×14, enlarged bilinearly as the localizer does, `[224, 224]` float32 in 0–1."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:14, :14]
+    grid = random.uniform(0, 0.5, (14, 14))
+    for _ in range(2):
+        centre_x, centre_y, size = random.uniform(2, 12), random.uniform(2, 12), random.uniform(1, 4)
+        grid += np.exp(-((x - centre_x) ** 2 + (y - centre_y) ** 2) / (2 * size**2))
+    grid -= grid.min()
+    heat = cv2.resize((grid / grid.max()).astype(np.float32), (224, 224), interpolation=cv2.INTER_LINEAR)
+    return np.clip(heat, 0, 1)
+
+
 def true_box(seed: int) -> tuple[int, int, int, int]:
     random = np.random.default_rng(seed + 10**6)
     x, y, w, h = random.integers((0, 0, 60, 60), (100, 100, 123, 123)).tolist()
@@ -48,27 +62,22 @@ def seconds(work: Callable[[], object]) -> tuple[float, object]:
     return time.process_time() - start, result
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--maps", type=int, default=60)
-    parser.add_argument("--literal-maps", type=int, default=60)
-    parser.add_argument("--taus", type=int, default=len(TAUS))
-    options = parser.parse_args()
-    one_thread()
-    maps = [noisy_map(seed) for seed in range(options.maps)]
-    truths = [[true_box(seed)] for seed in range(options.maps)]
+def compare(make: Callable[[int], np.ndarray], count: int, literal_maps: int, taus: np.ndarray) -> bool:
+    """Prints the lines of one kind of maps; whether all IoUs are identical."""
+    maps = [make(seed) for seed in range(count)]
+    truths = [[true_box(seed)] for seed in range(count)]
     box_curve("warm-up", maps[0], truths[0])
-    taus = TAUS[:: max(1, len(TAUS) // options.taus)]
-    compared = maps[: options.literal_maps]
-    print(f"cliploc {__version__}, OpenCV {cv2.__version__}, NumPy {np.__version__}, {platform.machine()}, one thread")
-    print(f"{len(maps)} maps, {len(TAUS)} τ; the literal evaluation on {len(compared)} of them and {len(taus)} τ")
-    print("seconds of processor time a map")
-
+    compared = maps[:literal_maps]
     curves = [box_curve(f"{i}", heat, boxes) for i, (heat, boxes) in enumerate(zip(maps, truths, strict=True))]
     levels = [(heat * 255).astype(np.uint8) for heat in maps]
     total, same = 0.0, True
     for name, every in (("V1", False), ("V2", True)):
-        fast = seconds(lambda every=every: [contour_boxes(one, largest=not every, every=every) for one in levels])[0]
+        fast = seconds(
+            lambda every=every: [
+                contour_boxes(one, heat=heat, largest=not every, every=every)
+                for one, heat in zip(levels, maps, strict=True)
+            ]
+        )[0]
         slow = 0.0
         for heat, boxes, curve in zip(compared, truths, curves, strict=False):
             spent, found = seconds(lambda m=heat, every=every: [literal.boxes_at(m, tau, every) for tau in taus])
@@ -78,12 +87,33 @@ def main() -> None:
             same &= [values[curve.index(tau)] for tau in taus] == expected
         slow, fast = slow / len(compared) * len(TAUS) / len(taus), fast / len(maps)
         total += slow
-        print(f"{name:8} literal {slow:7.3f}  ours {fast:7.3f}  {slow / fast:5.1f}×", flush=True)
-    fast = seconds(lambda: [box_curve("", heat, boxes) for heat, boxes in zip(maps, truths, strict=True)])[0] / len(
-        maps
-    )
-    print(f"both     literal {total:7.3f}  ours {fast:7.3f}  {total / fast:5.1f}×  (ours with IoU)")
+        print(f"{name:8} literal {slow:7.4f}  ours {fast:7.4f}  {slow / fast:5.1f}×", flush=True)
+    both = seconds(lambda: [box_curve("", heat, boxes) for heat, boxes in zip(maps, truths, strict=True)])[0]
+    fast = both / len(maps)
+    print(f"both     literal {total:7.4f}  ours {fast:7.4f}  {total / fast:5.1f}×  (ours with IoU)")
     print(f"IoUs identical at every τ: {'yes' if same else 'NO'}")
+    return same
+
+
+KINDS: dict[str, Callable[[int], np.ndarray]] = {"smooth": smooth_map, "noisy": noisy_map}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--maps", type=int, default=60)
+    parser.add_argument("--literal-maps", type=int, default=60)
+    parser.add_argument("--taus", type=int, default=len(TAUS))
+    options = parser.parse_args()
+    one_thread()
+    taus = TAUS[:: max(1, len(TAUS) // options.taus)]
+    print(f"cliploc {__version__}, OpenCV {cv2.__version__}, NumPy {np.__version__}, {platform.machine()}, one thread")
+    literal_maps = min(options.maps, options.literal_maps)
+    print(f"{options.maps} maps, {len(TAUS)} τ; the literal evaluation on {literal_maps} of them and {len(taus)} τ")
+    print("seconds of processor time a map")
+    same = True
+    for kind, make in KINDS.items():
+        print(f"\n{kind} maps", flush=True)
+        same &= compare(make, options.maps, options.literal_maps, taus)
     sys.exit(0 if same else 1)
 
 
