@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import cv2
 import numpy as np
 import pytest
@@ -38,6 +40,13 @@ def noisy(seed, smooth):
     return (heat / heat.max()).astype(np.float32)
 
 
+@contextmanager
+def without_numba():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contours, "compiled", lambda: None)
+        yield
+
+
 def at_all(values):
     return np.array([values[int(tau * (len(values) - 1))] for tau in TAUS])
 
@@ -47,7 +56,9 @@ def at_all(values):
 @given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.integers(0, 3)))
 def test_contours_are_those_that_opencv_traces_one_by_one(levels):
     between = np.random.default_rng(int(levels.sum())).random(levels.shape) * 0.99
-    found, *others = (contour_boxes(levels, heat=heat) for heat in (None, levels.astype(float), levels + between))
+    found = contour_boxes(levels)
+    with without_numba():
+        others = [contour_boxes(levels, heat=heat) for heat in (None, levels.astype(float), levels + between)]
     for other in others:
         np.testing.assert_array_equal(other.largest, found.largest)
         for cut in range(int(levels.max()) + 1):
@@ -75,14 +86,31 @@ def test_of_equally_large_contours_the_first_that_opencv_lists_counts():
 def test_smooth_maps_are_read_off_their_peaks_with_the_same_outcome(smooth, monkeypatch):
     heat = noisy(7, smooth)
     levels = (heat * 255).astype(np.uint8)
-    plain = contour_boxes(levels)
-    if smooth > 2:  # the way for noisy maps must not be needed
-        monkeypatch.setattr(contours, "_regions", None)
-    quick = contour_boxes(levels, heat=heat)
+    with without_numba():
+        plain = contour_boxes(levels)
+        if smooth > 2:  # the way for noisy maps must not be needed
+            monkeypatch.setattr(contours, "_regions", None)
+        quick = contour_boxes(levels, heat=heat)
     np.testing.assert_array_equal(quick.largest, plain.largest)
     for cut in range(int(levels.max()) + 1):
         boxes = (sorted(map(tuple, one.every[one.cut == cut].tolist())) for one in (quick, plain))
         assert next(boxes) == next(boxes)
+
+
+@pytest.mark.parametrize("smooth", [0, 12])
+def test_compiled_code_finds_the_same_boxes(smooth):
+    pytest.importorskip("numba")
+    levels = (noisy(7, smooth) * 255).astype(np.uint8)
+    assert contours.compiled() is not None
+    quick = contour_boxes(levels)
+    with without_numba():
+        plain = contour_boxes(levels)
+    np.testing.assert_array_equal(quick.largest, plain.largest)
+    for one in (quick, plain):
+        assert (np.diff(one.cut) >= 0).all()
+    cuts_and_boxes = [np.c_[one.cut, one.every] for one in (quick, plain)]
+    first, second = (rows[np.lexsort(rows.T)] for rows in cuts_and_boxes)
+    np.testing.assert_array_equal(first, second)
 
 
 # ------------------------------------------------------------------------------------------------------ to the digit

@@ -9,37 +9,16 @@ be labelled at any threshold.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from cliploc.boxes.basins import climb, neighbours
+from cliploc.metrics._infra.regions import LEVELS, NONE, IntArray, Regions
 
-IntArray = npt.NDArray[np.int64]
-LEVELS = 256
 MAX_PEAKS = 250  # a noisy map has thousands, and labelling it at each threshold is faster
 NOTHING = -(2**31)
-
-
-@dataclass(frozen=True)
-class Regions:
-    """The connected regions of the pixels of at least level t, for all t ≥ 1.
-
-    Attributes:
-        level: `[n]`, t of each region.
-        sides: `[n, 4]`, −x0, −y0, x1, y1 of its bounding rectangle, right and bottom edge exclusive.
-        corners: `[n]`, twice the area of the polygon through the centres of its outermost pixels, without holes: the
-            area that OpenCV gives a contour. Counted from 2×2 squares of pixels.
-    """
-
-    level: IntArray
-    sides: IntArray
-    corners: IntArray
-
-
-NONE = Regions(np.zeros(0, np.int64), np.zeros((0, 4), np.int64), np.zeros(0, np.int64))
 
 
 def regions(

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.metrics._infra.basins import Regions, regions
+from cliploc.metrics._infra.basins import regions
+from cliploc.metrics._infra.regions import IntArray, Regions, compiled
 
-IntArray = npt.NDArray[np.int64]
 Levels = npt.NDArray[np.uint8]
 OUTWARD: IntArray = np.array([-1, -1, 1, 1])  # converts sides −x0, −y0, x1, y1 to corners and back
 
@@ -49,8 +49,8 @@ def contour_boxes(
 
     Args:
         levels: `[H, W]` uint8.
-        heat: `[H, W]` finite, the values that the levels were rounded from, or None. On smooth maps it saves most of
-            the time; the result is the same.
+        heat: `[H, W]` finite, the values that the levels were rounded from, or None. Without numba (the extra `fast`)
+            it saves most of the time on smooth maps; the result is the same.
         largest: whether to find the largest contours; else `largest` is `[0, 4]`.
         every: whether to find all contours; else `every` and `cut` are empty.
 
@@ -66,14 +66,13 @@ def contour_boxes(
     cuts = np.arange(highest + 1)
     # A frame of zeros joins the cold regions at the edge into one, which is then not a hole.
     framed = np.pad(levels, 1)
-    outside = None if heat is None else regions(framed, np.pad(heat, 1, constant_values=-np.inf), 8, corners=largest)
+    outside = _hot_regions(framed, heat, largest)
     big = _largest_boxes(framed, highest, outside) if largest else np.zeros((0, 4), np.int64)
     if not every:
         return ContourBoxes(big, big[:0], cuts[:0])
-    if heat is not None and outside is not None:
-        holes = regions(255 - framed, np.pad(-heat, 1, constant_values=np.inf), 4, without_first=True)
-        if holes is not None:
-            return _ordered(big, outside, holes, highest)
+    holes = None if outside is None else _cold_regions(framed, heat)
+    if outside is not None and holes is not None:
+        return _ordered(big, outside, holes, highest)
     outer = _regions(framed, 8)
     inner = [boxes[boxes[:, 0] > 0] + (-1, -1, 1, 1) for boxes in _regions(255 - framed, 4)]  # without the frame's
     parts: list[IntArray] = []
@@ -81,6 +80,22 @@ def contour_boxes(
         boxes = np.concatenate([outer[cut + 1], inner[255 - cut]]) - 1
         parts.append(boxes if len(boxes) else np.zeros((1, 4), np.int64))
     return ContourBoxes(big, np.concatenate(parts), cuts.repeat([len(part) for part in parts]))
+
+
+def _hot_regions(framed: Levels, heat: npt.NDArray[np.floating] | None, corners: bool) -> Regions | None:
+    """The hot regions at all levels; None where they are found faster level by level."""
+    if walk := compiled():
+        return walk(framed, 8, corners=corners)
+    return None if heat is None else regions(framed, np.pad(heat, 1, constant_values=-np.inf), 8, corners=corners)
+
+
+def _cold_regions(framed: Levels, heat: npt.NDArray[np.floating] | None) -> Regions | None:
+    """The holes: the cold regions but the one at the edge; None as for the hot ones."""
+    if walk := compiled():
+        return walk(255 - framed, 4, without_first=True)
+    if heat is None:
+        return None
+    return regions(255 - framed, np.pad(-heat, 1, constant_values=np.inf), 4, without_first=True)
 
 
 def _ordered(largest: IntArray, outside: Regions, holes: Regions, highest: int) -> ContourBoxes:

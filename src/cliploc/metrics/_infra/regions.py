@@ -1,0 +1,45 @@
+"""The regions of a map at all of its thresholds, whoever finds them."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int64]
+LEVELS = 256
+
+
+@dataclass(frozen=True)
+class Regions:
+    """The connected regions of the pixels of at least level t, for all t ≥ 1.
+
+    Attributes:
+        level: `[n]`, t of each region.
+        sides: `[n, 4]`, −x0, −y0, x1, y1 of its bounding rectangle, right and bottom edge exclusive.
+        corners: `[n]`, twice the area of the polygon through the centres of its outermost pixels, without holes: the
+            area that OpenCV gives a contour. Counted from 2×2 squares of pixels.
+    """
+
+    level: IntArray
+    sides: IntArray
+    corners: IntArray
+
+
+NONE = Regions(np.zeros(0, np.int64), np.zeros((0, 4), np.int64), np.zeros(0, np.int64))
+
+
+@cache
+def compiled() -> Callable[..., Regions] | None:
+    """What finds regions in compiled code; None where numba (the extra `fast`) is not installed."""
+    if importlib.util.find_spec("numba") is None:
+        return None
+    try:
+        from cliploc.metrics._infra.compiled import regions
+    except RuntimeError:  # numba finds no folder where it may keep what it compiled
+        return None
+    return regions
