@@ -7,6 +7,11 @@ CLIP RN50 with random weights and `mini`, at 224, float32 and bfloat16, by proce
 share is taken, and torch's own. FLOPs are torch's count of the tower as it is run
 (convolutions and matrix products; a multiplication and an addition are two). A masked
 forward is one with the mask made and multiplied.
+
+The limit is the roofline (Williams 2009), layer by layer: a convolution or linear layer takes at least the time of its
+FLOPs at the matrix product's rate, and at least the time of reading its input and weights and writing its output at the
+rate of copying a large tensor. "by" says which of the two the greater part of the limit comes from. The share of the
+limit may exceed 100 % where a layer's input is still in the processor's cache.
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.keep import headed, keep
@@ -32,9 +38,11 @@ from cliploc.saliency._infra.masked import masked_embeddings
 from cliploc.tower import Needs
 
 SIDE = 2048
+COPIED = 2**28  # bytes
 HEADER = (
     "| tower | precision | GFLOP a picture | forward, ms | masked forward, ms | GFLOP/s | matrix product, GFLOP/s "
-    "| share | torch's own product |\n|---|---|---|---|---|---|---|---|---|"
+    "| share | torch's own product | limit, ms | by | share of the limit |\n"
+    "|---|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -43,6 +51,23 @@ def busy(work: Callable[[], object], per: int) -> float:
     start = time.process_time()
     work()
     return (time.process_time() - start) / per
+
+
+def layers(tower: nn.Module, images: Tensor) -> list[tuple[float, float]]:
+    """FLOPs and bytes to be moved of each convolution and linear layer, for the batch."""
+    found: list[tuple[float, float]] = []
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        weight: Tensor = module.weight  # type: ignore[assignment]
+        moved = inputs[0].numel() + weight.numel() + output.numel()
+        found.append((2.0 * output.numel() * weight[0].numel(), float(moved * weight.element_size())))
+
+    kinds = (nn.Conv2d, nn.Linear)
+    hooks = [one.register_forward_hook(note) for one in tower.modules() if isinstance(one, kinds)]
+    tower.encode_image(images)  # type: ignore[operator]
+    for hook in hooks:
+        hook.remove()
+    return found
 
 
 def measure(name: str, precision: str, batch: int, rounds: int) -> dict[str, Any]:
@@ -60,6 +85,10 @@ def measure(name: str, precision: str, batch: int, rounds: int) -> dict[str, Any
     wanted[0, :batch] = True
     trace.features[-1].copy_(torch.rand(trace.features[-1].shape, generator=generator))  # every channel makes a mask
 
+    of_layers = layers(tower, images)  # type: ignore[arg-type]
+    large = torch.zeros(COPIED, dtype=torch.uint8)
+    place = torch.zeros_like(large)
+
     def masked() -> None:
         masked_embeddings(Context(images[:1], torch.zeros(1, 1, 1), trace, tower, batch), wanted=wanted)
 
@@ -69,6 +98,7 @@ def measure(name: str, precision: str, batch: int, rounds: int) -> dict[str, Any
             "masked": lambda: busy(masked, batch + 1),  # the empty picture is one more
             "product": lambda: busy(lambda: linear(a, b), 1),
             "own_product": lambda: busy(lambda: a @ b, 1),
+            "copy": lambda: busy(lambda: place.copy_(large), 2 * COPIED),
         }
         for work in alternatives.values():
             work()
@@ -76,7 +106,11 @@ def measure(name: str, precision: str, batch: int, rounds: int) -> dict[str, Any
         for _ in range(rounds):
             for key, work in alternatives.items():
                 times[key].append(work())
-    forward, whole, product, own = (statistics.median(times[key]) for key in alternatives)
+    forward, whole, product, own, byte = (statistics.median(times[key]) for key in alternatives)
+    arithmetic = [flops_of * product / (2 * SIDE**3) / batch for flops_of, _ in of_layers]
+    memory = [moved * byte / batch for _, moved in of_layers]
+    limit = sum(map(max, arithmetic, memory))
+    by_memory = sum(more for more, less in zip(memory, arithmetic, strict=True) if more > less)
     return {
         "tower": name,
         "precision": precision,
@@ -85,6 +119,9 @@ def measure(name: str, precision: str, batch: int, rounds: int) -> dict[str, Any
         "reached": flops / forward,
         "peak": 2 * SIDE**3 / product,
         "own_peak": 2 * SIDE**3 / own,
+        "bytes_per_second": 1 / byte,
+        "limit": limit,
+        "limited_by": "memory" if by_memory > limit / 2 else "arithmetic",
     }
 
 
@@ -93,7 +130,8 @@ def line(cell: dict[str, Any]) -> str:
     return (
         f"| {cell['tower']} | {cell['precision']} | {cell['flops'] / 1e9:.2f} | {1e3 * times['forward']:.1f} | "
         f"{1e3 * times['masked']:.1f} | {cell['reached'] / 1e9:.0f} | {cell['peak'] / 1e9:.0f} | "
-        f"{cell['reached'] / cell['peak']:.0%} | {cell['own_peak'] / 1e9:.0f} |"
+        f"{cell['reached'] / cell['peak']:.0%} | {cell['own_peak'] / 1e9:.0f} | {1e3 * cell['limit']:.1f} | "
+        f"{cell['limited_by']} | {cell['limit'] / times['forward']:.0%} |"
     )
 
 
