@@ -144,7 +144,8 @@ def imputed(images: Tensor, removed: Tensor, seed: int = 0, noise: float = ROAD_
     own = np.arange(count)
     entries = np.concatenate([*weights, total])
     system = csc_matrix((entries, (np.concatenate([*rows, own]), np.concatenate([*columns, own]))), (count, count))
-    solved = torch.from_numpy(splu(system).solve(known)).float()  # [m, 3]
+    factors = splu(system, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0, options={"SymmetricMode": True})  # it is
+    solved = torch.from_numpy(factors.solve(known)).float()  # [m, 3]
     if noise and not math.isclose(noise, 0):
         solved += noise * torch.randn(solved.shape, generator=torch.Generator().manual_seed(seed))
     made = images.clone()

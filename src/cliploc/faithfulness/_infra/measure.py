@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from cliploc import prompts
 from cliploc.boxes import hot_levels
 from cliploc.config import FaithfulnessOptions
-from cliploc.errors import InputError, UsageError
+from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.faithfulness._infra.fill import fill_of
 from cliploc.faithfulness._infra.metric import PUBLISHED, FaithfulnessMetric, Judged, Measured, OtherMaps
 from cliploc.faithfulness._infra.scores import Scorer
@@ -221,7 +221,7 @@ class Faithfulness:
         """
         maps = self.maps(seen, methods, reporter=reporter)
         return {
-            name: self.measure_map(seen, heat, partial(self.others, seen, name, reporter), reporter)
+            name: self.measure_map(seen, heat, partial(self.others, seen, name, reporter, methods), reporter)
             for name, heat in maps.items()
         }
 
@@ -286,29 +286,56 @@ class Faithfulness:
         return Region(float(marked.float().mean()), only, without)
 
     # ------------------------------------------------------------------------------------------------------- other maps
-    def others(self, seen: Seen, method: str, reporter: Reporter = SILENT) -> OtherMaps:
-        """Further maps of a picture by one method."""
+    def others(
+        self, seen: Seen, method: str, reporter: Reporter = SILENT, beside: Sequence[str] | None = None
+    ) -> OtherMaps:
+        """Further maps of a picture by one method.
+
+        Args:
+            seen: the picture; maps that all methods make in one forward pass are kept in it.
+            method: whose maps they are.
+            reporter: told of masked pictures and halved batches.
+            beside: the methods that are asked for such maps too, itself among them; None: all.
+        """
         entry = self.known[seen.target]
+
+        def together(key: object, localizer: Callable[[], Localizer], name: str) -> Tensor:
+            """The method's map among those of all methods, which share a forward pass; alone where another fails."""
+
+            def make(methods: Sequence[str] | None) -> dict[str, FloatArray]:
+                return self._maps(localizer(), seen.picture, name, seen.images, methods, reporter)
+
+            if key not in seen.shared:
+                try:
+                    seen.shared[key] = make(beside)
+                except (ModelError, RuntimeError, MemoryError):
+                    seen.shared[key] = {}  # whose fault it is shows where each is alone
+            found = seen.shared[key]
+            heat = found[method] if method in found else make([method])[method]
+            return torch.from_numpy(heat).to(seen.images.device)
 
         def of_picture(images: Tensor) -> Tensor:
             made = self._maps(self.localizer, self._picture(images), entry, images, [method], reporter)
             return torch.from_numpy(made[method]).to(images.device)
 
         def of_random_tower(share: float) -> Tensor:
-            if share not in self._random:
-                options = self.localizer.options.but(
-                    model=with_random_weights(self.backbone, share, SEED), pretrained=None, recipe=None,
-                    method=next(iter(self.methods)), method_options=next(iter(self.methods.values())),
-                    text_cache=False, memory=None,
-                )  # fmt: skip
-                self._random[share] = Localizer(**options.given())
-            made = self._maps(self._random[share], seen.picture, entry, seen.images, [method], reporter)
-            return torch.from_numpy(made[method]).to(seen.images.device)
+            return together(("random tower", share, seen.target), lambda: self._randomised(share), entry)
 
         def of_other_name() -> Tensor:
-            return torch.from_numpy(self.maps(seen, [method], seen.second, reporter)[method]).to(seen.images.device)
+            return together(("maps", seen.second), lambda: self.localizer, self.known[seen.second])
 
         return OtherMaps(of_picture, of_other_name, of_random_tower)
+
+    def _randomised(self, share: float) -> Localizer:
+        """The localizer with a share of the tower's weights shuffled, from the top; made once."""
+        if share not in self._random:
+            options = self.localizer.options.but(
+                model=with_random_weights(self.backbone, share, SEED), pretrained=None, recipe=None,
+                method=next(iter(self.methods)), method_options=next(iter(self.methods.values())),
+                text_cache=False, memory=None,
+            )  # fmt: skip
+            self._random[share] = Localizer(**options.given())
+        return self._random[share]
 
     def _picture(self, images: Tensor) -> Image.Image:
         """A normalised picture `[1, 3, H, W]` as a photograph."""
