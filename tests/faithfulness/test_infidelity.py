@@ -77,3 +77,5 @@ def test_a_linear_models_own_map_is_the_best() -> None:
     correlations = [float(sensitivity.measure(judged(one, images, of)).values["sensitivity_n"] or 0) for one in maps]
     assert errors[0] < 0.05 * min(errors[1:])
     assert correlations[0] > 0.99 > max(correlations[1:])
+    inverse = sensitivity.measure(judged(-share, images, of)).values["sensitivity_n"]
+    assert inverse == pytest.approx(-correlations[0])
