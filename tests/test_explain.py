@@ -50,7 +50,7 @@ def test_the_marked_region_is_that_of_the_threshold(explained):
 def test_the_page_shows_maps_curves_and_regions(explained):
     out, _ = explained
     page = (out / "explain.html").read_text()
-    for words in ("What the model uses: cat.jpg", "CAM", "Centred Gaussian", "with only that", "deletion"):
+    for words in ("What the model uses: cat.jpg", "CAM", "Centred Gaussian", "only that", "deletion ↓"):
         assert words in page
     assert page.count("data:image/svg+xml") == 8  # two curves of two names, light and dark
 

@@ -112,8 +112,8 @@ def explain(
                 numbers = _numbers(measured, region, score)
                 found[spec] = {**numbers, "threshold": threshold, "curves": _curves(measured, score)}
                 curves = found[spec]["curves"]
-                facts = _facts(numbers)
-                shown.append(ExplainedMap(titles[spec], heat, curves["deletion"], curves["insertion"], facts))
+                of_map = (titles[spec], heat, region.level, curves["deletion"], curves["insertion"])
+                shown.append(ExplainedMap(*of_map, [numbers[key] for key in SHOWN]))
                 rows.append((name, spec, *(f"{numbers[key]:.3f}" for key in SHOWN)))
             whole = {"probability": seen.probability if score == "probability" else None, "cosine": seen.cosine}
             said = f"{score} of the whole picture: {whole[score]:.3f}"
@@ -138,7 +138,7 @@ def explain(
         "baseline": faithfulness.baseline or "zero; blur for insertion",
     }
     title = f"What the model uses: {Path(photo).name}"
-    write(folder / PAGE, explanation_page(title, picture, explained, about, score, document).encode())
+    write(folder / PAGE, explanation_page(title, picture, explained, about, score, SHOWN.values(), document).encode())
     write(folder / RESULTS, json_text(document).encode())
     if as_json:
         print_document(document)
@@ -185,11 +185,3 @@ def _numbers(measured: Measured, region: Region, score: str) -> dict[str, Any]:
 def _curves(measured: Measured, score: str) -> dict[str, Any]:
     end = "" if score == "probability" else "_cosine"
     return {key: list(measured.curves[f"{key}{end}"]) for key in ("deletion", "insertion")}
-
-
-def _facts(numbers: dict[str, Any]) -> list[str]:
-    return [
-        f"deletion {numbers['deletion']:.3f}, insertion {numbers['insertion']:.3f}",
-        f"{numbers['share']:.0%} marked: {numbers['only_region']:.3f} with only that, "
-        f"{numbers['without_region']:.3f} without it",
-    ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from cliploc.report.benchmark_figures import look
-from cliploc.report.faithfulness import Line, draw_curves, painted
+from cliploc.report.benchmark_tables import Cell, Table
+from cliploc.report.faithfulness import Line, draw_curves, number_cell, painted
 from cliploc.report.html import REPORT_TEMPLATES, embedded
-from cliploc.report.overlay import fit_within
+from cliploc.report.overlay import LINE_COLOUR, fit_within, outlined
 
 SIDE = 300  # longer side in pixels of a picture with its map
 
@@ -26,16 +27,18 @@ class ExplainedMap:
     Attributes:
         method: its title.
         heat: `[H, W]` in 0–1 over the whole picture.
+        level: of heat, above which its region is marked.
         deletion: the score as the hottest pixels go.
         insertion: the score as they come.
-        facts: what is said below the map.
+        numbers: in the order of the page's headings.
     """
 
     method: str
     heat: npt.NDArray[np.float32]
+    level: float
     deletion: Sequence[float | None]
     insertion: Sequence[float | None]
-    facts: Sequence[str]
+    numbers: Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ def explanation_page(
     names: Sequence[ExplainedName],
     about: Mapping[str, str],
     score: str,
+    headings: Iterable[str],
     document: Mapping[str, Any],
 ) -> str:
     """The page as HTML.
@@ -69,28 +73,47 @@ def explanation_page(
         names: what is explained.
         about: facts of the run.
         score: what the curves show, "probability" or "cosine".
+        headings: of the maps' numbers.
         document: the same as JSON, shown at the end.
     """
     small = photograph.convert("RGB").resize(fit_within(photograph.size, SIDE))
+    titles = ("method", *headings)
     shown = []
     for one in names:
         figures = []
         for found in one.maps:
-            levels = (np.nan_to_num(found.heat).clip(0, 1) * 255).round().astype(np.uint8)
-            drawn = embedded(painted(small, levels), f"{one.name} by {found.method}", quality=85)
-            figures.append((found.method, drawn, found.facts))
+            heat = np.nan_to_num(found.heat).clip(0, 1)
+            drawn = painted(small, (heat * 255).round().astype(np.uint8))
+            drawn = outlined(drawn, heat, found.level, LINE_COLOUR)
+            figures.append((found.method, embedded(drawn, f"{one.name} by {found.method}", quality=85)))
+        both = [(found.deletion, found.insertion) for found in one.maps]
+        scores = [value for pair in both for curve in pair for value in curve if value is not None]
+        ends = (0.0, 1.0) if score == "probability" else (min(scores), max(scores))
         curves = [
-            draw_curves([Line(found.method, getattr(found, which)) for found in one.maps], which, axis, score=score)
+            (
+                which,
+                draw_curves(
+                    [Line(found.method, getattr(found, which)) for found in one.maps],
+                    which,
+                    axis,
+                    score=score,
+                    ends=ends,
+                ),
+            )
             for which, axis in (("deletion", "share of pixels gone"), ("insertion", "share of pixels shown"))
         ]
+        rows = [[Cell(found.method), *map(number_cell, found.numbers)] for found in one.maps]
+        table = Table(f"Numbers of {one.name}", dict.fromkeys(titles, ""), {"": rows}, frozenset(titles[1:]))
         looks = [(look(index, {"ink": "var(--ink)"}), found.method) for index, found in enumerate(one.maps)]
         legend = [(colour, " ".join(map(str, dashes)), name) for (colour, dashes, _), name in looks]
-        shown.append({"name": one.name, "about": one.about, "figures": figures, "curves": curves, "legend": legend})
+        facts = {"name": one.name, "about": one.about, "figures": figures, "curves": curves, "legend": legend}
+        shown.append({**facts, "table": table})
     return REPORT_TEMPLATES.render(
         "explain.html",
         title=title,
         photograph=embedded(small, "the photograph", quality=85),
         names=shown,
         about=about,
+        score=score,
         document=json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False),
     )

@@ -153,7 +153,7 @@ def _facts(run: FaithfulnessRun) -> dict[str, str]:
         "dataset": f"{run.manifest['dataset']['name']} {run.manifest['dataset']['split']}",
         "pictures": f"{run.manifest['dataset']['samples']:,}",
         "settings": f"{len(run.settings):,}",
-        "steps": f"{protocol.get('steps') or 224}",
+        **({"steps": f"{protocol.get('steps') or 224}"} if {"deletion", "insertion"} & run.numbers.keys() else {}),
         "baseline": protocol.get("baseline") or "as published",
         "name": "true" if protocol.get("target") == "label" else "the model's first",
         "cliploc": str(run.manifest.get("cliploc_version") or ""),
@@ -215,7 +215,12 @@ def _curves(run: FaithfulnessRun) -> Iterator[tuple[str, Figure]]:
 
 
 def draw_curves(
-    lines: Sequence[Line], title: str, axis: str, places: Sequence[float] = (), score: str = "mean score"
+    lines: Sequence[Line],
+    title: str,
+    axis: str,
+    places: Sequence[float] = (),
+    score: str = "mean score",
+    ends: tuple[float, float] | None = None,
 ) -> Figure:
     """Draws curves, each with its interval as a band.
 
@@ -225,6 +230,7 @@ def draw_curves(
         axis: what the horizontal axis is.
         places: of the scores on it; none: at equal distances from 0 to 1.
         score: what the vertical axis is.
+        ends: of the vertical axis; None: as the curves need.
     """
 
     def draw(axes: Any, palette: Palette) -> None:
@@ -237,15 +243,18 @@ def draw_curves(
                 low, high = np.array(line.low, np.float64), np.array(line.high, np.float64)
                 axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
         axes.set_xlim(0, 1)
+        if ends is not None:
+            margin = 0.02 * (ends[1] - ends[0])
+            axes.set_ylim(ends[0] - margin, ends[1] + margin)
         axes.set_xlabel(axis)
         axes.set_ylabel(score)
 
-    ends = "; ".join(
+    said = "; ".join(
         f"{one.label}: {one.mean[0]:.2f} to {one.mean[-1]:.2f}"
         for one in lines
         if one.mean[0] is not None and one.mean[-1] is not None
     )
-    return figure(draw, f"{title}. {ends}", (5.8, 4.0))
+    return figure(draw, f"{title}. {said}", (5.8, 4.0))
 
 
 # ------------------------------------------------------------------------------------------------------------- examples

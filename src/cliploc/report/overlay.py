@@ -333,7 +333,7 @@ def _line(heat: FloatArray, level: float, width: float) -> FloatArray:
     return line
 
 
-def _line_on(image: Image.Image, heat: FloatArray, level: float | None, colour: Colour) -> Image.Image:
+def outlined(image: Image.Image, heat: FloatArray, level: float | None, colour: Colour) -> Image.Image:
     """Draws the line at a level: bright, between two dark ones, so that it can be seen on anything."""
     if level is None:
         return image
@@ -352,7 +352,7 @@ def _paint_heat(image: Image.Image, result: Localization, index: int, opacity: f
     covers = covering(np.asarray(levels), opacity if result.found[index] else opacity / 2)
     colour = Image.fromarray(_draw.heat_table()[np.asarray(levels)])
     image = Image.composite(colour, image, Image.fromarray(covers))
-    return _line_on(image, heat, _level(result, index), LINE_COLOUR)
+    return outlined(image, heat, _level(result, index), LINE_COLOUR)
 
 
 def _paint_heats(image: Image.Image, result: Localization, indices: Sequence[int], opacity: float) -> Image.Image:
@@ -372,7 +372,7 @@ def _paint_heats(image: Image.Image, result: Localization, indices: Sequence[int
     colour, alpha = (Image.fromarray(one).resize(image.size, Image.Resampling.BILINEAR) for one in (mixed, covers))
     image = Image.composite(colour, image, alpha)
     for index in indices:
-        image = _line_on(image, _heat(result, index), _level(result, index), name_colour(index))
+        image = outlined(image, _heat(result, index), _level(result, index), name_colour(index))
     return image
 
 

@@ -65,11 +65,13 @@ class Region:
     """What the model says of the region that a map marks.
 
     Attributes:
+        level: the heat above which it is marked.
         share: of the picture that is marked.
         only: probability and cosine of the name with the rest of the picture removed.
         without: the same with the region removed.
     """
 
+    level: float
     share: float
     only: tuple[float, float]
     without: tuple[float, float]
@@ -276,14 +278,15 @@ class Faithfulness:
             heat: `[H, W]` over the tower's input, as of `maps`.
             threshold: as for boxes: places hotter than this share of the map's maximum are marked; or "auto".
         """
-        marked = torch.from_numpy(heat > hot_levels(heat[None], threshold)[0]).to(seen.images.device)  # [H, W]
+        level = float(hot_levels(heat[None], threshold)[0])
+        marked = torch.from_numpy(heat > level).to(seen.images.device)  # [H, W]
         removed = torch.stack([~marked, marked])[:, None]  # [2, 1, H, W]
         kind = self.options.baseline or "zero"
         filled = fill_of(kind, seen.images, self.backbone.normalize, zlib.crc32(seen.id.encode()))(removed)
         pictures = torch.where(removed, filled, seen.images)
         scores = self._scorer(SILENT)(2, lambda first, last: pictures[first:last], seen.target)
         only, without = zip(scores.probability.tolist(), scores.cosine.tolist(), strict=True)
-        return Region(float(marked.float().mean()), only, without)
+        return Region(level, float(marked.float().mean()), only, without)
 
     # ------------------------------------------------------------------------------------------------------- other maps
     def others(
