@@ -717,8 +717,27 @@ class Options:
         return "\n".join(lines)
 
 
+def _option_of(one: Field[Any]) -> Option:
+    found: Option = one.metadata["option"]
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
-class SegmentationOptions:
+class ProtocolOptions:
+    """What options of a protocol have in common: each is checked, and None is what the protocol has."""
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            object.__setattr__(self, one.name, _option_of(one).check(getattr(self, one.name)))
+
+    def given(self) -> dict[str, Any]:
+        """Those that are not None."""
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationOptions(ProtocolOptions):
     """What may be changed of a segmentation protocol; None: as the set's protocol has it (docs/segmentation.md).
 
     Raises:
@@ -792,18 +811,9 @@ class SegmentationOptions:
         none="the set's",
     )
 
-    def __post_init__(self) -> None:
-        for name, one in SEGMENTATION_OPTIONS.items():
-            object.__setattr__(self, name, one.check(getattr(self, name)))
-
-    def given(self) -> dict[str, Any]:
-        """Those that are not None."""
-        values = {name: getattr(self, name) for name in SEGMENTATION_OPTIONS}
-        return {name: value for name, value in values.items() if value is not None}
-
 
 @dataclass(frozen=True, kw_only=True)
-class FaithfulnessOptions:
+class FaithfulnessOptions(ProtocolOptions):
     """What may be changed of the protocols of faithfulness (docs/faithfulness.md); None: as they were published.
 
     Raises:
@@ -839,20 +849,6 @@ class FaithfulnessOptions:
         help="Which name is mapped and scored: the model's first among all names, or the true one.",
         none="prediction",
     )
-
-    def __post_init__(self) -> None:
-        for name, one in FAITHFULNESS_OPTIONS.items():
-            object.__setattr__(self, name, one.check(getattr(self, name)))
-
-    def given(self) -> dict[str, Any]:
-        """Those that are not None."""
-        values = {name: getattr(self, name) for name in FAITHFULNESS_OPTIONS}
-        return {name: value for name, value in values.items() if value is not None}
-
-
-def _option_of(one: Field[Any]) -> Option:
-    found: Option = one.metadata["option"]
-    return found
 
 
 OPTIONS: Mapping[str, Option] = {one.name: _option_of(one) for one in fields(Options)}

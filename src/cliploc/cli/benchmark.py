@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,13 +56,13 @@ from cliploc.config import (
     parse_share,
 )
 from cliploc.errors import UsageError
-from cliploc.reporter import SILENT
+from cliploc.reporter import SILENT, Reporter
 
 if TYPE_CHECKING:
     from cliploc.jobs.benchmark import BenchmarkResult
     from cliploc.jobs.engine import Engine
     from cliploc.jobs.faithfulness import FaithfulnessResult
-    from cliploc.jobs.plan import ModelSetup
+    from cliploc.jobs.plan import ModelSetup, Setting
     from cliploc.jobs.segmentation import SegmentationResult
     from cliploc.recipes import Recipe
     from cliploc.values import Problem
@@ -221,7 +221,6 @@ def benchmark(
         )  # fmt: skip
     from cliploc.datasets import open_dataset
     from cliploc.jobs.benchmark import run_benchmark, unfit_for_setup
-    from cliploc.jobs.folder import DiskFullError
     from cliploc.jobs.plan import Grid
     from cliploc.report.benchmark import FILES, write_report
     from cliploc.saliency import baselines
@@ -241,22 +240,23 @@ def benchmark(
     settings, left_out = Grid(setups, methods, lambda name: of_methods[name], thresholds, beside, recipes).settings(
         unfit_for_setup
     )
-    terminal = Terminal()
-    for line in left_out:
-        terminal.say(f"left out: {line.split(': use one of')[0]}", style="yellow")
-    folder = writable(out)
     asked = {"subset": subset, "classes_asked": names, "limit": limit, "sample": sample, "seed": seed}
-    start_time = time.perf_counter()
-    with terminal.progress(f"reading {dataset}", rate="images/s") as reporter:
-        found = open_dataset(dataset, root, split, subset=subset, classes=names, limit=limit, sample=sample, seed=seed)
-        _say_problems(terminal, found.problems, f"cliploc datasets {dataset} --root {root}")
-        pictures = [path for one in found.samples for path in (one.path, *one.masks)]
-        Inputs([*pictures, *(head or []), *([classes] if classes else [])]).refuse(
-            [folder / one for one in ("manifest.json", "summary.json", *FILES)], [folder / "parts", folder / "maps"]
-        )
-        reporter.phase(f"loading {', '.join(dict.fromkeys(setup.model for setup in setups))}")
-        try:
-            result = run_benchmark(
+    return _carried_out(
+        _Work(
+            dataset,
+            setups,
+            left_out,
+            read=lambda: open_dataset(
+                dataset, root, split, subset=subset, classes=names, limit=limit, sample=sample, seed=seed
+            ),
+            problems_at=f"cliploc datasets {dataset} --root {root}",
+            inputs=lambda found: [
+                *(path for one in found.samples for path in (one.path, *one.masks)),
+                *(head or []),
+                *([classes] if classes else []),
+            ],
+            outputs=(["manifest.json", "summary.json", *FILES], ["parts", "maps"]),
+            run=lambda found, folder, reporter: run_benchmark(
                 found,
                 setups,
                 settings,
@@ -265,14 +265,13 @@ def benchmark(
                 save_maps=save_maps,
                 judges=workers,
                 asked=asked,
-                reporter=replace(reporter, failed=SILENT.failed),  # those of earlier runs too are said at the end
-            )
-        except DiskFullError as full:
-            complain(str(full))
-            return SOME_FAILED if full.kept else NOTHING_DONE
-        reporter.phase("report")
-        write_report(folder)
-    return _concluded(terminal, result, found.problems, time.perf_counter() - start_time, as_json)
+                reporter=reporter,
+            ),
+            report=write_report,
+        ),
+        out,
+        as_json,
+    )
 
 
 def metric_names(texts: Sequence[str] | None) -> list[str]:
@@ -311,49 +310,29 @@ def _segmentation(
 ) -> int:
     """`benchmark --task segmentation`."""
     from cliploc.datasets import open_labelled
-    from cliploc.jobs.benchmark import unfit_for_setup
-    from cliploc.jobs.folder import DiskFullError
-    from cliploc.jobs.plan import Grid
     from cliploc.jobs.segmentation import FILES, run_segmentation
-    from cliploc.recipes import recipe_of
     from cliploc.report.segmentation import write_segmentation_report
     from cliploc.segmentation import protocol_of
 
     protocol = protocol_of(dataset, segmentation)
-    # The method of each model's recipe, alone: what else a recipe has is about boxes.
-    names = method_names(method) if method else list(dict.fromkeys(recipe_of(one.model).method for one in setups))
-    of_methods = options_of_methods(names, option or [])
-    unfit = unfit_for_setup if method else lambda setup, name: "" if unfit_for_setup(setup, name) else None
-    settings, left_out = Grid(setups, names, lambda name: of_methods[name]).settings(unfit)
-    terminal = Terminal()
-    for line in left_out:
-        terminal.say(f"left out: {line.split(': use one of')[0]}", style="yellow")
-    folder = writable(out)
-    start_time = time.perf_counter()
-    with terminal.progress(f"reading {dataset}", rate="images/s") as reporter:
-        found = open_labelled(dataset, root, split, **chosen)
-        _say_problems(terminal, found.problems, "report.html names them")
-        Inputs([path for one in found.samples for path in (one.path, *one.truth.files)]).refuse(
-            [folder / one for one in ("manifest.json", *FILES)], [folder / "parts"]
-        )
-        reporter.phase(f"loading {', '.join(dict.fromkeys(setup.model for setup in setups))}")
-        try:
-            result = run_segmentation(
-                found,
-                setups,
-                settings,
-                protocol,
-                folder,
-                engine=engine,
-                asked=chosen,
-                reporter=replace(reporter, failed=SILENT.failed),
-            )
-        except DiskFullError as full:
-            complain(str(full))
-            return SOME_FAILED if full.kept else NOTHING_DONE
-        reporter.phase("report")
-        write_segmentation_report(folder)
-    return _concluded(terminal, result, found.problems, time.perf_counter() - start_time, as_json)
+    settings, left_out = _settings_without_boxes(setups, method, option)
+    return _carried_out(
+        _Work(
+            dataset,
+            setups,
+            left_out,
+            read=lambda: open_labelled(dataset, root, split, **chosen),
+            problems_at="report.html names them",
+            inputs=lambda found: [path for one in found.samples for path in (one.path, *one.truth.files)],
+            outputs=(["manifest.json", *FILES], ["parts"]),
+            run=lambda found, folder, reporter: run_segmentation(
+                found, setups, settings, protocol, folder, engine=engine, asked=chosen, reporter=reporter
+            ),
+            report=write_segmentation_report,
+        ),
+        out,
+        as_json,
+    )
 
 
 def _faithfulness(
@@ -374,33 +353,20 @@ def _faithfulness(
 ) -> int:
     """`benchmark --task faithfulness`."""
     from cliploc.datasets import open_dataset
-    from cliploc.jobs.benchmark import unfit_for_setup
     from cliploc.jobs.faithfulness import BASELINES, FILES, run_faithfulness
-    from cliploc.jobs.folder import DiskFullError
-    from cliploc.jobs.plan import Grid
-    from cliploc.recipes import recipe_of
     from cliploc.report.faithfulness import write_faithfulness_report
 
-    # The method of each model's recipe, alone: what else a recipe has is about boxes.
-    names = method_names(method) if method else list(dict.fromkeys(recipe_of(one.model).method for one in setups))
-    of_methods = options_of_methods(names, option or [])
-    unfit = unfit_for_setup if method else lambda setup, name: "" if unfit_for_setup(setup, name) else None
-    beside = BASELINES if baselines else ()
-    settings, left_out = Grid(setups, names, lambda name: of_methods[name], baselines=beside).settings(unfit)
-    terminal = Terminal()
-    for line in left_out:
-        terminal.say(f"left out: {line.split(': use one of')[0]}", style="yellow")
-    folder = writable(out)
-    start_time = time.perf_counter()
-    with terminal.progress(f"reading {dataset}", rate="images/s") as reporter:
-        found = open_dataset(dataset, root, split, **chosen)
-        _say_problems(terminal, found.problems, "report.html names them")
-        Inputs([one.path for one in found.samples]).refuse(
-            [folder / one for one in ("manifest.json", *FILES)], [folder / "parts"]
-        )
-        reporter.phase(f"loading {', '.join(dict.fromkeys(setup.model for setup in setups))}")
-        try:
-            result = run_faithfulness(
+    settings, left_out = _settings_without_boxes(setups, method, option, BASELINES if baselines else ())
+    return _carried_out(
+        _Work(
+            dataset,
+            setups,
+            left_out,
+            read=lambda: open_dataset(dataset, root, split, **chosen),
+            problems_at="report.html names them",
+            inputs=lambda found: [one.path for one in found.samples],
+            outputs=(["manifest.json", *FILES], ["parts"]),
+            run=lambda found, folder, reporter: run_faithfulness(
                 found,
                 setups,
                 settings,
@@ -409,13 +375,85 @@ def _faithfulness(
                 options=faithfulness,
                 engine=engine,
                 asked=chosen,
-                reporter=replace(reporter, failed=SILENT.failed),
-            )
+                reporter=reporter,
+            ),
+            report=write_faithfulness_report,
+        ),
+        out,
+        as_json,
+    )
+
+
+def _settings_without_boxes(
+    setups: Sequence[ModelSetup],
+    method: Sequence[str] | None,
+    option: list[str] | None,
+    baselines: Sequence[str] = (),
+) -> tuple[list[Setting], list[str]]:
+    """The settings of a task without boxes, and what is left out of them.
+
+    Where no method is asked for it is that of each model's recipe, alone: what else a recipe has is about boxes.
+    """
+    from cliploc.jobs.benchmark import unfit_for_setup
+    from cliploc.jobs.plan import Grid
+    from cliploc.recipes import recipe_of
+
+    names = method_names(method) if method else list(dict.fromkeys(recipe_of(one.model).method for one in setups))
+    of_methods = options_of_methods(names, option or [])
+    unfit = unfit_for_setup if method else lambda setup, name: "" if unfit_for_setup(setup, name) else None
+    return Grid(setups, names, lambda name: of_methods[name], baselines=baselines).settings(unfit)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A benchmark of one task, whose options are read.
+
+    Attributes:
+        dataset: its name.
+        setups: of the run.
+        left_out: methods that do not run on a model, a line each.
+        read: opens the dataset.
+        problems_at: where all problems of the dataset are named.
+        inputs: the files that a run on the dataset reads.
+        outputs: files and folders that it writes, by name.
+        run: runs it on the dataset, into a folder.
+        report: writes the folder's report.
+    """
+
+    dataset: str
+    setups: Sequence[ModelSetup]
+    left_out: Sequence[str]
+    read: Callable[[], Any]
+    problems_at: str
+    inputs: Callable[[Any], Sequence[str | Path]]
+    outputs: tuple[Sequence[str], Sequence[str]]
+    run: Callable[[Any, Path, Reporter], BenchmarkResult | SegmentationResult | FaithfulnessResult]
+    report: Callable[[Path], object]
+
+
+def _carried_out(work: _Work, out: Path, as_json: bool) -> int:
+    """Carries a benchmark out: what is left out, the dataset and its problems, the run, its report and its numbers."""
+    from cliploc.jobs.folder import DiskFullError
+
+    terminal = Terminal()
+    for line in work.left_out:
+        terminal.say(f"left out: {line.split(': use one of')[0]}", style="yellow")
+    folder = writable(out)
+    start_time = time.perf_counter()
+    with terminal.progress(f"reading {work.dataset}", rate="images/s") as reporter:
+        found = work.read()
+        _say_problems(terminal, found.problems, work.problems_at)
+        files, folders = ([folder / one for one in names] for names in work.outputs)
+        Inputs(work.inputs(found)).refuse(files, folders)
+        reporter.phase(f"loading {', '.join(dict.fromkeys(setup.model for setup in work.setups))}")
+        try:
+            # Failures, those of earlier runs too, are said at the end.
+            result = work.run(found, folder, replace(reporter, failed=SILENT.failed))
         except DiskFullError as full:
             complain(str(full))
             return SOME_FAILED if full.kept else NOTHING_DONE
         reporter.phase("report")
-        write_faithfulness_report(folder)
+        work.report(folder)
     return _concluded(terminal, result, found.problems, time.perf_counter() - start_time, as_json)
 
 

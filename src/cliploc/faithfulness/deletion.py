@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
-from cliploc.faithfulness._infra.metric import (
-    Axis,
-    FaithfulnessMetric,
-    FaithfulNumber,
-    Judged,
-    Measured,
-    faithfulness_metric,
-)
-from cliploc.faithfulness._infra.order import area
-from cliploc.faithfulness._infra.scores import joined
+from cliploc.faithfulness._infra.curves import ScoreArea
+from cliploc.faithfulness._infra.metric import Axis, FaithfulNumber, Judged, faithfulness_metric
+from cliploc.faithfulness._infra.scores import Scores
 
 
 @faithfulness_metric
-class Deletion(FaithfulnessMetric):
+class Deletion(ScoreArea):
     """The area under the score of the picture whose hottest pixels go, a step at a time; RISE's protocol.
 
     At 224×224 a step is 224 pixels, so there are 225 scores. Removed pixels are 0 of the normalised picture. The score
@@ -34,11 +28,8 @@ class Deletion(FaithfulnessMetric):
         "deletion_cosine": FaithfulNumber("deletion, cosine ↓", "the same of the bare cosine", "low", shown=False),
     }
     curves: ClassVar = {"deletion": Axis("share of pixels gone"), "deletion_cosine": Axis("share of pixels gone")}
+    fill = "zero"
 
-    def measure(self, judged: Judged) -> Measured:
-        """See the class."""
-        kind = judged.options.baseline or "zero"
-        inner = judged.steps[1:-1]
-        scores = joined([judged.whole, judged.scores(len(inner), judged.removing(inner, kind)), judged.empty(kind)])
-        curves = {"deletion": scores.probability.tolist(), "deletion_cosine": scores.cosine.tolist()}
-        return Measured({name: area(curve) for name, curve in curves.items()}, curves)
+    def series(self, judged: Judged, inner: Sequence[int], fill: str) -> Sequence[Scores]:
+        """From the whole picture to none of it."""
+        return [judged.whole, judged.scores(len(inner), judged.removing(inner, fill)), judged.empty(fill)]

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
-from cliploc.faithfulness._infra.metric import (
-    Axis,
-    FaithfulnessMetric,
-    FaithfulNumber,
-    Judged,
-    Measured,
-    faithfulness_metric,
-)
-from cliploc.faithfulness._infra.order import area
-from cliploc.faithfulness._infra.scores import joined
+from cliploc.faithfulness._infra.curves import ScoreArea
+from cliploc.faithfulness._infra.metric import Axis, FaithfulNumber, Judged, faithfulness_metric
+from cliploc.faithfulness._infra.scores import Scores
 
 
 @faithfulness_metric
-class Insertion(FaithfulnessMetric):
+class Insertion(ScoreArea):
     """The area under the score of a blurred picture that is uncovered from its hottest pixels on; RISE's protocol.
 
     The blur is a convolution of the normalised picture with an 11×11 Gaussian of σ 5, reflected at the kernel's edges,
@@ -32,11 +26,8 @@ class Insertion(FaithfulnessMetric):
         "insertion_cosine": FaithfulNumber("insertion, cosine ↑", "the same of the bare cosine", "high", shown=False),
     }
     curves: ClassVar = {"insertion": Axis("share of pixels shown"), "insertion_cosine": Axis("share of pixels shown")}
+    fill = "blur"
 
-    def measure(self, judged: Judged) -> Measured:
-        """See the class."""
-        kind = judged.options.baseline or "blur"
-        inner = judged.steps[1:-1]
-        scores = joined([judged.empty(kind), judged.scores(len(inner), judged.keeping(inner, kind)), judged.whole])
-        curves = {"insertion": scores.probability.tolist(), "insertion_cosine": scores.cosine.tolist()}
-        return Measured({name: area(curve) for name, curve in curves.items()}, curves)
+    def series(self, judged: Judged, inner: Sequence[int], fill: str) -> Sequence[Scores]:
+        """From none of the picture to the whole of it."""
+        return [judged.empty(fill), judged.scores(len(inner), judged.keeping(inner, fill)), judged.whole]

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
-from cliploc.faithfulness._infra.metric import (
-    Axis,
-    FaithfulnessMetric,
-    FaithfulNumber,
-    Judged,
-    Measured,
-    faithfulness_metric,
-)
-from cliploc.faithfulness._infra.order import area
-
-SHARES = tuple(tenth / 10 for tenth in range(1, 10))
+from cliploc.faithfulness._infra.curves import TENTHS, AccuracyArea
+from cliploc.faithfulness._infra.metric import Axis, FaithfulNumber, Judged, faithfulness_metric
+from cliploc.faithfulness._infra.scores import Make
 
 
 @faithfulness_metric
-class Negative(FaithfulnessMetric):
+class Negative(AccuracyArea):
     """The area under the zero-shot top-1 accuracy when the coldest 10, 20 … 90 % of the pixels are black.
 
     As `positive`, from the other end of the map.
@@ -30,11 +23,8 @@ class Negative(FaithfulnessMetric):
     numbers: ClassVar = {
         "negative": FaithfulNumber("negative ↑", "top-1 accuracy as the coldest pixels go, its area", "high")
     }
-    curves: ClassVar = {"negative": Axis("share of pixels gone", SHARES)}
+    curves: ClassVar = {"negative": Axis("share of pixels gone", TENTHS)}
 
-    def measure(self, judged: Judged) -> Measured:
-        """See the class."""
-        kept = [judged.pixels - int(judged.pixels * share) for share in SHARES]
-        scores = judged.scores(len(kept), judged.keeping(kept, judged.options.baseline or "black"))
-        right = (scores.first == judged.meant).float().tolist()
-        return Measured({"negative": area(right)}, {"negative": right})
+    def without(self, judged: Judged, gone: Sequence[int], fill: str) -> Make:
+        """The coldest go."""
+        return judged.keeping([judged.pixels - one for one in gone], fill)

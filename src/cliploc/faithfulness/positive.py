@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
-from cliploc.faithfulness._infra.metric import (
-    Axis,
-    FaithfulnessMetric,
-    FaithfulNumber,
-    Judged,
-    Measured,
-    faithfulness_metric,
-)
-from cliploc.faithfulness._infra.order import area
-
-SHARES = tuple(tenth / 10 for tenth in range(1, 10))
+from cliploc.faithfulness._infra.curves import TENTHS, AccuracyArea
+from cliploc.faithfulness._infra.metric import Axis, FaithfulNumber, Judged, faithfulness_metric
+from cliploc.faithfulness._infra.scores import Make
 
 
 @faithfulness_metric
-class Positive(FaithfulnessMetric):
+class Positive(AccuracyArea):
     """The area under the zero-shot top-1 accuracy when the hottest 10, 20 … 90 % of the pixels are black.
 
     Black is zero before normalisation. The prediction is compared with the true name, or, where that is not known, with
@@ -32,11 +25,8 @@ class Positive(FaithfulnessMetric):
     numbers: ClassVar = {
         "positive": FaithfulNumber("positive ↓", "top-1 accuracy as the hottest pixels go, its area", "low")
     }
-    curves: ClassVar = {"positive": Axis("share of pixels gone", SHARES)}
+    curves: ClassVar = {"positive": Axis("share of pixels gone", TENTHS)}
 
-    def measure(self, judged: Judged) -> Measured:
-        """See the class."""
-        gone = [int(judged.pixels * share) for share in SHARES]
-        scores = judged.scores(len(gone), judged.removing(gone, judged.options.baseline or "black"))
-        right = (scores.first == judged.meant).float().tolist()
-        return Measured({"positive": area(right)}, {"positive": right})
+    def without(self, judged: Judged, gone: Sequence[int], fill: str) -> Make:
+        """The hottest go."""
+        return judged.removing(gone, fill)
