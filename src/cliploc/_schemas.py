@@ -214,6 +214,7 @@ class SettingNumbers(Struct):
     per_class: dict[str, dict[str, float | str | None]] | None = None
     confused: list[Confused] | None = None
     confidence_95: dict[str, tuple[float, float] | None] | None = None
+    curves: dict[str, dict[str, list[float | None]]] | None = None
     failed: list[FailedSample] | Count | None = None
 
 
@@ -223,12 +224,17 @@ class BenchmarkSummary(Struct):
     settings: dict[str, SettingNumbers]
 
 
-class SegmentationDataset(Dataset, kw_only=True):
-    """As a report of segmentation needs it."""
+class NamedDataset(Dataset, kw_only=True):
+    """As a report of a task needs it."""
 
     name: str
     split: str
     samples: Count
+
+
+class SegmentationDataset(NamedDataset, kw_only=True):
+    """As a report of segmentation needs it."""
+
     classes: list[Class]
 
 
@@ -238,3 +244,29 @@ class SegmentationManifest(BenchmarkManifest, kw_only=True):
     settings: list[BenchmarkSetting]
     dataset: SegmentationDataset
     shards: Count
+
+
+class FaithfulNumber(Struct):
+    """What a number of faithfulness is."""
+
+    title: str
+    about: str
+    best: Literal["low", "high", ""]
+
+
+class CurveAxis(Struct):
+    """The horizontal axis of a curve."""
+
+    label: str
+    places: list[float]
+
+
+class FaithfulnessManifest(BenchmarkManifest, kw_only=True):
+    """As a report of faithfulness needs it."""
+
+    settings: list[BenchmarkSetting]
+    dataset: NamedDataset
+    shards: Count
+    protocol: dict[str, Any]
+    numbers: Annotated[dict[str, FaithfulNumber], Meta(min_length=1)]
+    curves: dict[str, CurveAxis]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,28 @@ def test_the_report_has_tables_curves_and_disputed_pictures(done):
     again = cliploc_("report", out, "--no-pictures")
     assert again.code == 0
     assert "photograph " not in (out / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        ("summary.json", lambda it: it["settings"]["mini_cam"].update(deletion="low"), "deletion of mini_cam"),
+        ("summary.json", lambda it: it["settings"].pop("mini_cam"), "mini_cam"),
+        ("summary.json", lambda it: it["settings"]["mini_cam"].update(curves={"deletion": {"mean": [{}]}}), "curves"),
+        ("manifest.json", lambda it: it.update(numbers={}), "numbers"),
+        ("manifest.json", lambda it: it["curves"]["deletion"].update(places="x"), "places"),
+    ],
+)
+def test_a_report_of_a_damaged_folder_says_what_is_wrong(done, tmp_path, file, change, said):
+    out = tmp_path / "out"
+    shutil.copytree(done[0], out)
+    document = json.loads((out / file).read_text())
+    change(document)
+    (out / file).write_text(json.dumps(document))
+    outcome = cliploc_("report", out)
+    assert outcome.code == 2
+    assert said in outcome.err
+    assert "run the benchmark again" in outcome.err
 
 
 def test_a_replaced_picture_and_a_lost_part_are_computed_again(root, tmp_path):

@@ -560,12 +560,12 @@ def report(
     Example: cliploc report results --no-pictures
     """
     from cliploc.report import write_report
-    from cliploc.report.faithfulness import is_faithfulness, write_faithfulness_report
-    from cliploc.report.segmentation import is_segmentation, write_segmentation_report
+    from cliploc.report.faithfulness import write_faithfulness_report
+    from cliploc.report.segmentation import write_segmentation_report
+    from cliploc.report.task_folder import kind_of
 
     terminal = Terminal()
-    other = write_segmentation_report if is_segmentation(out) else None
-    other = write_faithfulness_report if is_faithfulness(out) else other
+    other = {"segmentation": write_segmentation_report, "faithfulness": write_faithfulness_report}.get(kind_of(out))
     with terminal.progress("writing the report"):
         path = (other or write_report)(out, pictures=not no_pictures)
     terminal.data(Text(printable(str(path))))

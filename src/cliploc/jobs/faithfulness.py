@@ -24,7 +24,7 @@ from cliploc.jobs.rows import THUMB, Row, arrow, rows_in
 from cliploc.jobs.summary import DEFAULT, Summary
 from cliploc.jobs.task import BenchmarkTask, TaskResult, run_task
 from cliploc.metrics import Bootstrap
-from cliploc.report.faithfulness import FILES as REPORT_FILES
+from cliploc.report.task_folder import FILES as REPORT_FILES
 from cliploc.reporter import SILENT, Reporter
 from cliploc.values import Dataset
 

@@ -24,7 +24,7 @@ from cliploc.jobs.rows import Row, arrow, rows_in
 from cliploc.jobs.summary import DEFAULT, Summary
 from cliploc.jobs.task import BenchmarkTask, TaskResult, percent_text, run_task
 from cliploc.metrics import Bootstrap, MeanIoU, MeanIoUResult, PixelPairs
-from cliploc.report.segmentation import FILES as REPORT_FILES
+from cliploc.report.task_folder import FILES as REPORT_FILES
 from cliploc.reporter import SILENT, Reporter
 from cliploc.segmentation import Protocol
 

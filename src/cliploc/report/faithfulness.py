@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from cliploc._files import write_whole
-from cliploc._parts import parts_in, read_part
-from cliploc.errors import InputError, UsageError
-from cliploc.images import load
+from cliploc._schemas import FaithfulnessManifest
 from cliploc.report import _draw
 from cliploc.report.benchmark_figures import Figure, Palette, figure, look
 from cliploc.report.benchmark_tables import Cell, Table, to_markdown
 from cliploc.report.html import REPORT_TEMPLATES, embedded
 from cliploc.report.overlay import OPACITY, covering, fit_within
+from cliploc.report.task_folder import ending, read_run, rows_of, small_photograph, write_files
 
-FILES = ("tables.csv", "tables.md", "report.html")
-KIND = "faithfulness"  # of the manifest
 DISPUTED = 6  # pictures on which the settings differ most
 SHOWN_SETTINGS = 8  # beside each of them
 SIDE = 200  # longer side in pixels of these
@@ -67,15 +61,6 @@ class FaithfulnessRun:
         return found
 
 
-def is_faithfulness(folder: Path) -> bool:
-    """Whether a folder holds a faithfulness benchmark."""
-    try:
-        found = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(found, dict) and found.get("kind") == KIND
-
-
 def write_faithfulness_report(folder: Path, *, pictures: bool = True) -> Path:
     """Writes report.html, tables.csv and tables.md into a faithfulness benchmark's folder.
 
@@ -103,41 +88,14 @@ def write_faithfulness_report(folder: Path, *, pictures: bool = True) -> Path:
         curves=[(name, drawn) for name, drawn in _curves(run)],
         legend=[(colour, " ".join(map(str, dashes)), name) for (colour, dashes, _), name in looks],
         disputed=_disputed(run, pictures),
-        problems=[[one["kind"], one["source"], one["reason"]] for one in dataset.get("problems") or []],
-        failures=[
-            [name, one["sample"], one["reason"]]
-            for name, found in run.settings.items()
-            for one in found["failed"][:200]
-        ],
-        manifest=json.dumps(run.manifest, ensure_ascii=False, indent=1),
+        **ending(run.manifest, run.settings),
     )
-    for name, text in zip(FILES, (_csv(run), to_markdown(title, [table]), page), strict=True):
-        path = folder / name
-        try:
-            write_whole(path, partial(_write, text))
-        except OSError as error:
-            raise UsageError(f"cannot write {path}: {error.strerror}: make room, or check its permissions") from error
-    return folder / "report.html"
-
-
-def _write(text: str, path: Path) -> None:
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")
+    return write_files(folder, (_csv(run), to_markdown(title, [table]), page))
 
 
 def _read_run(folder: Path) -> FaithfulnessRun:
-    read = []
-    for name in ("manifest.json", "summary.json"):
-        try:
-            read.append(json.loads((folder / name).read_text(encoding="utf-8")))
-        except (OSError, ValueError, RecursionError) as error:
-            raise UsageError(f"{folder / name} cannot be read ({error}): run the benchmark again") from error
-    manifest, summary = read
-    try:
-        settings = {one["id"]: summary["settings"][one["id"]] for one in manifest["settings"]}
-        first, of_first = next(iter(manifest["numbers"].items()))
-        _ = manifest["dataset"]["samples"], manifest["shards"]
-    except (KeyError, TypeError, StopIteration) as error:
-        raise UsageError(f"{folder} is damaged ({error}): run the benchmark again") from error
+    manifest, settings = read_run(folder, FaithfulnessManifest, lambda manifest: manifest["numbers"])
+    first, of_first = next(iter(manifest["numbers"].items()))
     sign = 1 if of_first["best"] == "low" else -1
     worst = float("inf")
     ranked = sorted(
@@ -262,7 +220,7 @@ def _disputed(run: FaithfulnessRun, pictures: bool) -> list[dict[str, Any]]:
     """The pictures on which the settings of one model differ most by the first number, with their maps."""
     key = next(iter(run.numbers))
     values: dict[str, dict[str, float]] = {}
-    for row in _rows(run, ["sample", "setting", "status", "values"]):
+    for row in rows_of(run.folder, run.manifest, ["sample", "setting", "status", "values"]):
         value = dict(row["values"] or ()).get(key) if row["status"] == "ok" else None
         if value is not None:
             values.setdefault(row["sample"], {})[row["setting"]] = value
@@ -271,7 +229,7 @@ def _disputed(run: FaithfulnessRun, pictures: bool) -> list[dict[str, Any]]:
     columns = ["sample", "setting", "status", "path", "name", "probability", "thumb", "width", "height"]
     rows = {
         (row["sample"], row["setting"]): row
-        for row in _rows(run, columns)
+        for row in rows_of(run.folder, run.manifest, columns)
         if row["sample"] in chosen and row["status"] == "ok"
     }
     made = []
@@ -281,7 +239,9 @@ def _disputed(run: FaithfulnessRun, pictures: bool) -> list[dict[str, Any]]:
         shown = ranked if len(ranked) <= SHOWN_SETTINGS else [*ranked[:half], *ranked[-half:]]
         first = rows[sample, shown[0]]
         size = fit_within((first["width"], first["height"]), SIDE)
-        photograph = _photograph(Path(str(run.manifest["dataset"]["root"])) / first["path"], size) if pictures else None
+        photograph = (
+            small_photograph(Path(str(run.manifest["dataset"]["root"])) / first["path"], size) if pictures else None
+        )
         figures = (
             [] if photograph is None else [("photograph", embedded(photograph, f"photograph {sample}", quality=80))]
         )
@@ -301,24 +261,3 @@ def painted(picture: Image.Image, heat: np.ndarray[Any, Any]) -> Image.Image:
     colours = Image.fromarray(_draw.heat_table()[large])
     mask = Image.fromarray(covering(large, OPACITY))
     return Image.composite(colours, picture.convert("RGB"), mask)
-
-
-def _rows(run: FaithfulnessRun, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """These columns of all parts, a part at a time."""
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as parquet
-    except ImportError:
-        raise UsageError("a report needs pandas and pyarrow: pip install 'cliploc[bench]'") from None
-    for path in parts_in(run.folder, count=run.manifest["shards"]):
-        content = read_part(path)
-        if content is None:
-            raise UsageError(f"{path} is damaged: run the benchmark again, which computes it again")
-        yield from parquet.read_table(pa.BufferReader(content), columns=list(columns)).to_pylist()
-
-
-def _photograph(path: Path, size_wh: tuple[int, int]) -> Image.Image | None:
-    try:
-        return load(path).image.resize(size_wh)
-    except InputError:
-        return None  # the page shows the maps alone

@@ -5,29 +5,24 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from cliploc._documents import read_json
-from cliploc._files import write_whole
-from cliploc._memory_errors import not_installed
-from cliploc._parts import parts_in, read_part
-from cliploc._schemas import BenchmarkSummary, SegmentationManifest
-from cliploc.errors import InputError, UsageError
-from cliploc.images import load, small_png
+from cliploc._schemas import SegmentationManifest
+from cliploc.images import small_png
 from cliploc.report.benchmark_tables import Cell, Table, percent, to_markdown
 from cliploc.report.colours import name_colour
 from cliploc.report.html import REPORT_TEMPLATES, embedded
 from cliploc.report.overlay import fit_within
+from cliploc.report.task_folder import ending, read_run, rows_of, small_photograph, write_files
 
-FILES = ("tables.csv", "tables.md", "report.html")
-KIND = "segmentation"  # of the manifest
+NUMBERS = ("miou", "miou_known", "mean_accuracy", "pixel_accuracy", "mean_average_precision")
 EXAMPLES = 6  # pictures, spread over the set
 SHOWN_SETTINGS = 6  # beside each example, best first
 SIDE = 240  # longer side in pixels of examples
@@ -63,15 +58,6 @@ class SegmentationRun:
         return [str(one["name"]) for one in self.dataset["classes"]]
 
 
-def is_segmentation(folder: Path) -> bool:
-    """Whether a folder holds a segmentation benchmark."""
-    try:
-        found = read_json(folder / "manifest.json", dict[str, Any])
-    except (OSError, ValueError):
-        return False
-    return bool(found.get("kind") == KIND)
-
-
 def write_segmentation_report(folder: Path, *, pictures: bool = True) -> Path:
     """Writes report.html, tables.csv and tables.md into a segmentation benchmark's folder.
 
@@ -97,37 +83,13 @@ def write_segmentation_report(folder: Path, *, pictures: bool = True) -> Path:
         per_class=tables[1:],
         confused=_confused(run),
         examples=_examples(run, pictures),
-        problems=[[one["kind"], one["source"], one["reason"]] for one in run.dataset.get("problems") or []],
-        failures=[
-            [name, one["sample"], one["reason"]] for name, found in run.numbers.items() for one in found["failed"][:200]
-        ],
-        manifest=json.dumps(run.manifest, ensure_ascii=False, indent=1),
+        **ending(run.manifest, run.numbers),
     )
-    for name, text in zip(FILES, (_csv(run), to_markdown(title, tables), page), strict=True):
-        path = folder / name
-        try:
-            write_whole(path, partial(_write, text))
-        except OSError as error:
-            raise UsageError(f"cannot write {path}: {error.strerror}: make room, or check its permissions") from error
-    return folder / "report.html"
-
-
-def _write(text: str, path: Path) -> None:
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")
+    return write_files(folder, (_csv(run), to_markdown(title, tables), page))
 
 
 def _read_run(folder: Path) -> SegmentationRun:
-    read = []
-    for name, kind in (("manifest.json", SegmentationManifest), ("summary.json", BenchmarkSummary)):
-        try:
-            read.append(read_json(folder / name, kind))
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{folder / name} cannot be read ({error}): run the benchmark again") from error
-    manifest, summary = read
-    try:
-        numbers = {one["id"]: summary["settings"][one["id"]] for one in manifest["settings"]}
-    except KeyError as error:
-        raise UsageError(f"{folder} is damaged ({error}): run the benchmark again") from error
+    manifest, numbers = read_run(folder, SegmentationManifest, lambda _: NUMBERS)
     ranked = sorted(numbers, key=lambda name: -(numbers[name].get("miou") or -1))
     return SegmentationRun(folder, manifest, {name: numbers[name] for name in ranked})
 
@@ -241,24 +203,16 @@ def _confused(run: SegmentationRun) -> Table | None:
 
 def _csv(run: SegmentationRun) -> str:
     """A row for each setting and each published row, with unrounded numbers."""
-    numbers = (
-        "miou",
-        "miou_low",
-        "miou_high",
-        "miou_known",
-        "mean_accuracy",
-        "pixel_accuracy",
-        "mean_average_precision",
-    )
     file = io.StringIO()
-    columns = ["kind", "setting", "model", "method", "refine", "dataset", "split", *numbers, "evaluated", "source"]
+    csv_numbers = ("miou", "miou_low", "miou_high", *NUMBERS[1:])
+    columns = ["kind", "setting", "model", "method", "refine", "dataset", "split", *csv_numbers, "evaluated", "source"]
     writer = csv.DictWriter(file, columns, lineterminator="\n", restval="")
     writer.writeheader()
     about = {one["id"]: one for one in run.manifest["settings"]}
     of_set = {"dataset": run.dataset["name"], "split": run.dataset["split"]}
     for name, found in run.numbers.items():
         low, high = _ends(found) or ("", "")
-        row = {key: found[key] for key in numbers if found.get(key) is not None}
+        row = {key: found[key] for key in NUMBERS if found.get(key) is not None}
         facts = {key: about[name].get(key) for key in ("model", "method")}
         refine = " ".join(about[name].get("refine") or [])
         row |= {"kind": "this run", "setting": name, **facts, "refine": refine, "evaluated": found["evaluated"]}
@@ -276,7 +230,11 @@ def _csv(run: SegmentationRun) -> str:
 # ------------------------------------------------------------------------------------------------------------- examples
 def _examples(run: SegmentationRun, pictures: bool) -> list[dict[str, Any]]:
     """A few pictures, spread over the set: photograph, true label map, and those of the best settings."""
-    ids = [row["sample"] for row in _rows(run, ["sample", "setting", "status"]) if row["status"] == "ok"]
+    ids = [
+        row["sample"]
+        for row in rows_of(run.folder, run.manifest, ["sample", "setting", "status"])
+        if row["status"] == "ok"
+    ]
     samples = list(dict.fromkeys(ids))
     if not samples:
         return []
@@ -286,7 +244,7 @@ def _examples(run: SegmentationRun, pictures: bool) -> list[dict[str, Any]]:
     columns = ["sample", "setting", "status", "path", "preview", "true_preview", "width", "height"]
     rows = {
         (row["sample"], row["setting"]): row
-        for row in _rows(run, columns)
+        for row in rows_of(run.folder, run.manifest, columns)
         if row["sample"] in chosen and row["status"] == "ok"
     }
     made = []
@@ -303,29 +261,12 @@ def _examples(run: SegmentationRun, pictures: bool) -> list[dict[str, Any]]:
             ("true" if name == "true" else name, embedded(_drawn(one, colours, size), f"{sample}: {name}", quality=85))
             for name, one in maps.items()
         ]
-        photograph = _photograph(Path(str(run.dataset["root"])) / first["path"], size) if pictures else None
+        photograph = small_photograph(Path(str(run.dataset["root"])) / first["path"], size) if pictures else None
         if photograph is not None:
             figures.insert(0, ("photograph", embedded(photograph, f"photograph {sample}", quality=80)))
         legend = [(run.classes[label], colour) for label, colour in colours.items() if label < len(run.classes)]
         made.append({"sample": sample, "figures": figures, "legend": legend})
     return made
-
-
-def _rows(run: SegmentationRun, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """These columns of all parts, a part at a time."""
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as parquet
-    except ImportError as error:
-        raise not_installed(error, "a report needs pandas and pyarrow: pip install 'cliploc[bench]'") from None
-    for path in parts_in(run.folder, count=run.manifest["shards"]):
-        content = read_part(path)
-        if content is None:
-            raise UsageError(f"{path} is damaged: run the benchmark again, which computes it again")
-        try:
-            yield from parquet.read_table(pa.BufferReader(content), columns=list(columns)).to_pylist()
-        except (pa.ArrowException, OSError) as error:
-            raise UsageError(f"{path} is damaged ({error}): run the benchmark again") from None
 
 
 def _labels(png: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -340,10 +281,3 @@ def _drawn(
     for label, colour in colours.items():
         table[label] = colour
     return Image.fromarray(table[labels]).resize(size_wh, Image.Resampling.NEAREST)
-
-
-def _photograph(path: Path, size_wh: tuple[int, int]) -> Image.Image | None:
-    try:
-        return load(path).image.resize(size_wh)
-    except InputError:
-        return None  # the page shows the label maps alone
