@@ -79,7 +79,9 @@ def test_the_made_pages_hold_every_name_and_method() -> None:
 def test_the_page_of_commands_holds_every_command() -> None:
     from cliploc.cli import app
 
-    commands = [one.name or one.callback.__name__ for one in app.registered_commands if one.callback]
+    commands = [
+        (one.name or one.callback.__name__).replace("_", "-") for one in app.registered_commands if one.callback
+    ]
     page = site.commands_page()
     assert len(commands) > 10
     assert [name for name in commands if f"## `cliploc {name}`" not in page] == []

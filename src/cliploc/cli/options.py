@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -300,6 +301,14 @@ def use_threads(threads: int | None) -> None:
         import torch
 
         torch.set_num_threads(threads)
+
+
+def user_in(variable: str) -> tuple[str, str]:
+    """User and password out of the environment, where no list of processes shows them."""
+    user, colon, password = os.environ.get(variable, "").partition(":")
+    if not user or not colon or not password:
+        raise UsageError(f"expected {variable} to hold user:password, but it does not: export {variable}=me:secret")
+    return user, password
 
 
 def parse_engine(name: str, address: str | None, threads: int | None) -> Engine:

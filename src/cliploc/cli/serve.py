@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from typing import Annotated
 
 import typer
@@ -18,10 +17,10 @@ from cliploc.cli.options import (
     pair_weights,
     refuse_unknown,
     use_threads,
+    user_in,
 )
 from cliploc.cli.output import DONE
 from cliploc.config import Options
-from cliploc.errors import UsageError
 
 
 @localizer_options(only=("device", "precision", "recipe"))
@@ -73,7 +72,7 @@ def serve(
     """
     models = pair_weights(model or ["mini", "mini-vit"], pretrained)
     refuse_unknown(name for name, _ in models)
-    auth = None if auth_env is None else _user(auth_env)
+    auth = None if auth_env is None else user_in(auth_env)
     use_threads(threads)
     from cliploc.web.server import serve as serve_page
     from cliploc.web.service import Offer, Service, with_heads
@@ -104,11 +103,3 @@ def serve(
             on_ready=lambda address: terminal.data(Text(address)),
         )
     return DONE
-
-
-def _user(variable: str) -> tuple[str, str]:
-    """User and password out of the environment, where no list of processes shows them."""
-    user, colon, password = os.environ.get(variable, "").partition(":")
-    if not user or not colon or not password:
-        raise UsageError(f"expected {variable} to hold user:password, but it does not: export {variable}=me:secret")
-    return user, password

@@ -95,14 +95,14 @@ class Guard:
             self._uploads.watch(SWEPT_SECONDS)
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
-            incoming, send = Incoming(receive), _with_headers(send)
+            incoming, send = Incoming(receive), with_security_headers(send)
             try:
                 await self._answer(scope, incoming, send)
             except RefusedError as refusal:
-                await _refuse(refusal, scope, incoming, send)
+                await refuse(refusal, scope, incoming, send)
 
     async def _answer(self, scope: Scope, incoming: Incoming, send: Send) -> None:
-        headers = _headers(scope)
+        headers = headers_of(scope)
         self._hosts.check(headers.get("host", ""), headers.get("origin"), (scope.get("server") or ("",))[0] or "")
         if CLOSED.match(scope["path"].lower()) or b"deep_link" in parse_qs(scope["query_string"]):
             raise RefusedError(403, "This server does not offer that, and fetches no addresses.")
@@ -113,11 +113,11 @@ class Guard:
         elif LOGIN.fullmatch(scope["path"]):
             await self._login(scope, incoming, send, headers)
         elif scope["path"] == UPLOAD:
-            self._refuse_haste(_client(scope))
-            await self._upload(scope, incoming, send, _length(headers, self._max_bytes + FORM_BYTES))
+            self._refuse_haste(client_in(scope))
+            await self._upload(scope, incoming, send, length_of(headers, self._max_bytes + FORM_BYTES))
         else:
-            self._refuse_haste(_client(scope))
-            _length(headers, MAX_BODY)
+            self._refuse_haste(client_in(scope))
+            length_of(headers, MAX_BODY)
             path, body = self._requests.checked(scope["path"], await incoming.read(BODY_SECONDS))
             others = [(key, value) for key, value in scope["headers"] if key.lower() != b"content-length"]
             given = [*others, (b"content-length", str(len(body)).encode())]
@@ -126,7 +126,7 @@ class Guard:
 
     async def _login(self, scope: Scope, incoming: Incoming, send: Send, headers: MutableMapping[str, str]) -> None:
         """Hands a password on; only wrong ones count."""
-        client = _client(scope)
+        client = client_in(scope)
         if seconds := self._guesses.take(client):
             raise RefusedError(429, f"Too many wrong passwords from this address: {_again(seconds)}.")
 
@@ -135,7 +135,7 @@ class Guard:
                 self._guesses.give_back(client)
             await send(message)
 
-        _length(headers, MAX_LOGIN)
+        length_of(headers, MAX_LOGIN)
         incoming.put_back(await incoming.read(BODY_SECONDS))
         await self._hand_on(scope, incoming, noticing)
 
@@ -240,7 +240,8 @@ class Incoming:
         return message
 
 
-def _client(scope: Scope) -> str:
+def client_in(scope: Scope) -> str:
+    """The address of who asks."""
     return str((scope.get("client") or ("",))[0])
 
 
@@ -248,7 +249,7 @@ def _again(seconds: float) -> str:
     return f"try again in {math.ceil(seconds)} second{'s' if seconds > 1 else ''}"
 
 
-def _headers(scope: Scope) -> dict[str, str]:
+def headers_of(scope: Scope) -> dict[str, str]:
     """The headers by name; values of a repeated header are joined, so that a check sees all of them."""
     found: dict[str, str] = {}
     for key, value in scope["headers"]:
@@ -257,7 +258,7 @@ def _headers(scope: Scope) -> dict[str, str]:
     return found
 
 
-def _length(headers: MutableMapping[str, str], most: int) -> int:
+def length_of(headers: MutableMapping[str, str], most: int) -> int:
     """The length of the body, from its header."""
     text = headers.get("content-length", "")
     if not text.isascii() or not text.isdigit():
@@ -267,7 +268,9 @@ def _length(headers: MutableMapping[str, str], most: int) -> int:
     return int(text)
 
 
-def _with_headers(send: Send) -> Send:
+def with_security_headers(send: Send) -> Send:
+    """Sends every answer with the security headers."""
+
     async def guarded(message: Message) -> None:
         if message["type"] == "http.response.start":
             message["headers"] = [*message.get("headers", []), *HEADERS]
@@ -276,9 +279,9 @@ def _with_headers(send: Send) -> Send:
     return guarded
 
 
-async def _refuse(refusal: RefusedError, scope: Scope, incoming: Incoming, send: Send) -> None:
+async def refuse(refusal: RefusedError, scope: Scope, incoming: Incoming, send: Send) -> None:
     """Answers with one sentence: as JSON in gradio's form where gradio's clients read it, else as plain text."""
-    if scope["method"] == "POST" and "expect" not in _headers(scope):  # else the client waits before it sends
+    if scope["method"] == "POST" and "expect" not in headers_of(scope):  # else the client waits before it sends
         with contextlib.suppress(RefusedError):
             await incoming.read(DRAINED_SECONDS, keep=False)
     in_json = scope["method"] == "POST" and scope["path"] != UPLOAD

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 import numpy as np
+import numpy.typing as npt
 
 from cliploc import rle
 from cliploc._files import write_whole
@@ -15,6 +16,7 @@ from cliploc.report.colours import as_hex, name_colour
 from cliploc.report.exports._export import Export, Pictures, export
 from cliploc.report.exports._values import AnnotatedPicture, ExportSettings, attributes, json_list, number, rows
 
+Kind = Literal["rectanglelabels", "brushlabels", "polygonlabels"]
 FROM, TO = "label", "image"
 RUN_BITS = (3, 4, 8, 16)  # for the length of a run of a brush
 
@@ -66,29 +68,73 @@ def _task(picture: AnnotatedPicture, settings: ExportSettings) -> dict[str, Any]
 
 
 def _results(picture: AnnotatedPicture, settings: ExportSettings) -> Iterator[dict[str, Any]]:
-    width, height = picture.size_wh
-    for i, ((x0, y0, x1, y1), score, label) in enumerate(rows(picture)):
-        kind = "rectanglelabels"
-        shape: dict[str, Any] = {
-            "x": number(100 * x0 / width),
-            "y": number(100 * y0 / height),
-            "width": number(100 * (x1 - x0) / width),
-            "height": number(100 * (y1 - y0) / height),
-            "rotation": 0,
-        }
-        if settings.masks:
-            kind, shape = "brushlabels", {"format": "rle", "rle": brush(rle.decode(picture.masks[i]))}
-        yield {
-            "id": f"p{picture.number}b{picture.box_ids[i]}",
-            "type": kind,
-            "from_name": FROM,
-            "to_name": TO,
-            "original_width": width,
-            "original_height": height,
-            "image_rotation": 0,
-            "score": number(score),
-            "value": {**shape, kind: [settings.names[label]]},
-        }
+    for i, (box, score, label) in enumerate(rows(picture)):
+        kind: Kind = "brushlabels" if settings.masks else "rectanglelabels"
+        shape = brush_shape(rle.decode(picture.masks[i])) if settings.masks else rectangle_shape(box, picture.size_wh)
+        id_in_task = f"p{picture.number}b{picture.box_ids[i]}"
+        yield region(id_in_task, kind, (FROM, TO), picture.size_wh, shape, settings.names[label], score)
+
+
+def region(
+    id_in_task: str,
+    kind: Kind,
+    ends: tuple[str, str],
+    size_wh: tuple[int, int],
+    shape: Mapping[str, Any],
+    label: str,
+    score: float,
+) -> dict[str, Any]:
+    """One shape of a prediction, as Label Studio has it.
+
+    Args:
+        id_in_task: its id, unique in the task.
+        kind: what draws it, in small letters.
+        ends: the names of the tag that has the labels, and of the picture's.
+        size_wh: width and height of the upright picture.
+        shape: of `rectangle_shape`, `brush_shape` or `polygon_shape`.
+        label: its label.
+        score: of the shape, 0–1.
+    """
+    width, height = size_wh
+    return {
+        "id": id_in_task,
+        "type": kind,
+        "from_name": ends[0],
+        "to_name": ends[1],
+        "original_width": width,
+        "original_height": height,
+        "image_rotation": 0,
+        "score": number(score),
+        "value": {**shape, kind: [label]},
+    }
+
+
+def rectangle_shape(xyxy: Sequence[float], size_wh: tuple[int, int]) -> dict[str, Any]:
+    """A box in percent of the picture.
+
+    Example:
+        >>> rectangle_shape([10, 0, 30, 20], (40, 20))
+        {'x': 25.0, 'y': 0.0, 'width': 50.0, 'height': 100.0, 'rotation': 0}
+    """
+    (x0, y0, x1, y1), (width, height) = xyxy, size_wh
+    return {
+        "x": number(100 * x0 / width),
+        "y": number(100 * y0 / height),
+        "width": number(100 * (x1 - x0) / width),
+        "height": number(100 * (y1 - y0) / height),
+        "rotation": 0,
+    }
+
+
+def brush_shape(mask: rle.BoolArray) -> dict[str, Any]:
+    """A mask `[H, W]` as a brush."""
+    return {"format": "rle", "rle": brush(mask)}
+
+
+def polygon_shape(points: npt.NDArray[np.floating[Any]], size_wh: tuple[int, int]) -> dict[str, Any]:
+    """Corners `[k, 2]` in pixels, in percent of the picture."""
+    percent = 100 * points.astype(float) / np.array(size_wh, float)
+    return {"points": [[number(x), number(y)] for x, y in percent.tolist()], "closed": True}
 
 
 def brush(mask: rle.BoolArray) -> list[int]:

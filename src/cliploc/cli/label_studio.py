@@ -1,0 +1,89 @@
+"""`cliploc label-studio`: draft boxes and masks for Label Studio, task by task."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from cliploc._terminal import Terminal
+from cliploc.cli.options import Debug, Threads, localizer_options, number_in, use_threads, user_in
+from cliploc.cli.output import DONE
+from cliploc.config import MIN_SCORE, Options
+
+TOKEN = "LABEL_STUDIO_API_KEY"  # the variable's name that Label Studio's own ML backends have
+
+
+@localizer_options(defaults={"min_score": MIN_SCORE})
+def label_studio(
+    pictures: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="The folder of Label Studio's local files; files below it are read. [default: none is]"
+        ),
+    ] = None,
+    label_studio_url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Where pictures may be fetched: Label Studio's address. [default: nowhere]"),
+    ] = None,
+    token_env: Annotated[
+        str, typer.Option(metavar="VARIABLE", help="An environment variable that holds Label Studio's access token.")
+    ] = TOKEN,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen; 0.0.0.0: the whole network.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, number_in(0, 65_535, "0 takes any that is free.")] = 9090,
+    auth_env: Annotated[
+        str | None, typer.Option(metavar="VARIABLE", help="An environment variable that holds user:password.")
+    ] = None,
+    queue: Annotated[int, number_in(1, 10_000, "So many requests wait; more are turned away.")] = 32,
+    max_megabytes: Annotated[float, number_in(0.01, 2000, "The largest file of a picture.")] = 20,
+    max_megapixels: Annotated[float, number_in(0.01, 120, "The largest picture, decoded.")] = 120,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A further name that this server is asked by, such as host.docker.internal; repeatable.",
+        ),
+    ] = None,
+    *,
+    threads: Threads = None,
+    options: Options,
+    debug: Debug = False,  # noqa: ARG001
+) -> int:
+    """Answer Label Studio with draft boxes, brushes or polygons, as an ML backend. Needs cliploc[web].
+
+    Example: cliploc label-studio --pictures photos
+    """
+    auth = None if auth_env is None else user_in(auth_env)
+    use_threads(threads)
+    from cliploc.web.label_studio.app import serve
+    from cliploc.web.label_studio.pictures import PictureSource
+    from cliploc.web.label_studio.predictor import Predictor
+
+    terminal = Terminal()
+    most = round(max_megabytes * 1e6)
+    source = PictureSource(pictures, label_studio_url, os.environ.get(token_env), most)
+    if auth is None and host not in ("127.0.0.1", "localhost", "::1"):
+        terminal.say(
+            f"warning: anybody who reaches {host} can use this server: --auth-env asks for a password", style="yellow"
+        )
+    terminal.say(f"loading {options.model}", style="dim")
+    predictor = Predictor(options, source, round(max_megapixels * 1e6))
+    with contextlib.suppress(KeyboardInterrupt):  # how a server is ended
+        serve(
+            predictor,
+            host,
+            port,
+            auth=auth,
+            allow_hosts=allow_host or (),
+            max_bytes=max(64_000_000, 2 * most),  # a task may hold its picture
+            queue=queue,
+            say=lambda line: terminal.say(line, style="dim"),
+            on_ready=lambda address: terminal.data(Text(address)),
+        )
+    return DONE

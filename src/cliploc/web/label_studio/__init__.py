@@ -1,0 +1,8 @@
+"""Label Studio's ML backend: it asks for predictions of its tasks, and gets draft boxes and masks.
+
+`app` answers over HTTP, `labelling` reads a project's labelling interface, `pictures` gets a task's picture from where
+it may come from, and `predictor` makes predictions of it. `cliploc label-studio` starts it; docs/label_studio.md
+explains it.
+"""
+
+from __future__ import annotations

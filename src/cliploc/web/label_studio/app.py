@@ -1,0 +1,245 @@
+"""Label Studio's ML backend over HTTP: the routes of label-studio-ml's SDK behind the limits of a server."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hmac
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+
+from cliploc._documents import DocumentError, parse_json
+from cliploc._memory_errors import not_installed
+from cliploc.errors import CliplocError, UsageError
+from cliploc.web.guard import (
+    BODY_SECONDS,
+    GUESSES,
+    Incoming,
+    Receive,
+    Scope,
+    Send,
+    client_in,
+    headers_of,
+    length_of,
+    refuse,
+    with_security_headers,
+)
+from cliploc.web.hosts import Hosts
+from cliploc.web.label_studio.labelling import read_labelling
+from cliploc.web.label_studio.predictor import Predictor
+from cliploc.web.rates import Rate
+from cliploc.web.requests import RefusedError
+from cliploc.web.server import listen, listener
+
+MOST_TASKS = 1_000  # of one request; Label Studio sends a hundred
+Say = Callable[[str], None]
+
+
+class Task(Struct):
+    """A task as Label Studio sends it."""
+
+    data: dict[str, Any]
+    id: int | str | None = None
+
+
+class PredictRequest(Struct):
+    """The body of /predict."""
+
+    tasks: Annotated[list[Task], Meta(max_length=MOST_TASKS)]
+    label_config: str
+
+
+class SetupRequest(Struct):
+    """The body of /setup."""
+
+    schema: str
+
+
+class Gate:
+    """An ASGI application: it refuses requests by other names, too large ones and strangers, and answers the others.
+
+    Args:
+        predictor: makes predictions.
+        hosts: the names by which the server may be reached.
+        auth: user and password; None to let everybody in.
+        max_bytes: the largest body of a request.
+        queue: how many requests for predictions may wait; more are refused.
+        say: told what a user may want to know, a line at a time.
+
+    Raises:
+        UsageError: starlette is not installed.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        hosts: Hosts,
+        auth: tuple[str, str] | None = None,
+        max_bytes: int = 64_000_000,
+        queue: int = 32,
+        say: Say = print,
+    ) -> None:
+        self._hosts, self._auth, self._max_bytes = hosts, auth, max_bytes
+        self._guesses = Rate(*GUESSES)
+        self._predictor = predictor
+        self._app = _routes(predictor, queue, say)
+
+    def end(self) -> None:
+        """Shuts down: no further task is begun."""
+        self._predictor.end()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["type"] == "http":
+            incoming, send = Incoming(receive), with_security_headers(send)
+            try:
+                headers = headers_of(scope)
+                self._hosts.check(headers.get("host", ""), headers.get("origin"), (scope.get("server") or ("",))[0])
+                self._check_user(client_in(scope), headers.get("authorization", ""))
+                if scope["method"] == "POST":
+                    length_of(headers, self._max_bytes)
+                    incoming.put_back(await incoming.read(BODY_SECONDS))
+                await self._app(scope, incoming, send)
+            except RefusedError as refusal:
+                await refuse(refusal, scope, incoming, send)
+
+    def _check_user(self, client: str, header: str) -> None:
+        """HTTP's basic authentication, which Label Studio has for ML backends; only wrong passwords are counted."""
+        if self._auth is None:
+            return
+        if self._guesses.take(client):
+            raise RefusedError(429, "Too many wrong passwords from this address: try again in a minute.")
+        if not hmac.compare_digest(_given_user(header), ":".join(self._auth).encode()):
+            raise RefusedError(401, "This server asks for a user and a password (Basic authentication).")
+        self._guesses.give_back(client)
+
+
+def _given_user(header: str) -> bytes:
+    kind, _, code = header.partition(" ")
+    try:
+        return base64.b64decode(code, validate=True) if kind.lower() == "basic" else b""
+    except (binascii.Error, ValueError):
+        return b""
+
+
+def _routes(predictor: Predictor, queue: int, say: Say) -> Any:
+    try:
+        from starlette.applications import Starlette
+        from starlette.requests import Request
+        from starlette.responses import JSONResponse
+        from starlette.routing import Route
+    except ImportError as error:
+        advice = "label-studio needs starlette, which is not installed: pip install 'cliploc[web]'"
+        raise not_installed(error, advice) from None
+
+    waiting = 0
+
+    async def read(request: Request, kind: Any) -> Any:
+        try:
+            return parse_json(await request.body(), kind)
+        except DocumentError as error:
+            raise RefusedError(400, f"expected what Label Studio sends to {request.url.path}, got {error}") from None
+
+    async def health(_: Request) -> JSONResponse:
+        return JSONResponse({"status": "UP", "model_class": "cliploc", "model_version": predictor.version})
+
+    async def setup(request: Request) -> JSONResponse:
+        labelling = read_labelling((await read(request, SetupRequest))["schema"])
+        unknown = await asyncio.to_thread(predictor.unknown, labelling)
+        say(f"connected: {', '.join(labelling.entries)}")
+        for reason in unknown.values():
+            say(f"never boxed: {reason}")
+        return JSONResponse({"model_version": predictor.version})
+
+    async def predict(request: Request) -> JSONResponse:
+        nonlocal waiting
+        asked = await read(request, PredictRequest)
+        labelling = read_labelling(asked["label_config"])
+        if waiting > queue:
+            raise RefusedError(503, "Too many requests wait for predictions: try again in a minute.")
+        waiting += 1
+        try:
+            made = await asyncio.to_thread(predictor, asked["tasks"], labelling)
+        finally:
+            waiting -= 1
+        for reason in made.errors.values():
+            say(reason)
+        if made.errors and not any(made.results):
+            more = f" (and {len(made.errors) - 1:,} more tasks)" if len(made.errors) > 1 else ""
+            raise RefusedError(422, f"{next(iter(made.errors.values()))}{more}")
+        # A task without a prediction has an empty list of them, so that an error is not stored as "nothing there".
+        results = [[] if one is None else one for one in made.results]
+        return JSONResponse({"results": results, "model_version": predictor.version})
+
+    async def webhook(request: Request) -> JSONResponse:
+        await read(request, dict[str, Any])
+        return JSONResponse({"status": "ok", "result": "nothing to train: this model learns nothing"}, 201)
+
+    async def nothing(_: Request) -> JSONResponse:
+        return JSONResponse({})
+
+    async def versions(_: Request) -> JSONResponse:
+        return JSONResponse({"versions": [predictor.version]})
+
+    async def wrong(_: Request, error: Exception) -> JSONResponse:
+        status = error.status if isinstance(error, RefusedError) else 400 if isinstance(error, UsageError) else 500
+        return JSONResponse({"error": str(error), "detail": str(error)}, status)
+
+    return Starlette(
+        routes=[
+            Route("/", health),
+            Route("/health", health),
+            Route("/setup", setup, methods=["POST"]),
+            Route("/predict", predict, methods=["POST"]),
+            Route("/webhook", webhook, methods=["POST"]),
+            Route("/train", webhook, methods=["POST"]),
+            Route("/versions", versions, methods=["GET", "POST"]),
+            Route("/metrics", nothing),
+        ],
+        exception_handlers={CliplocError: wrong, RefusedError: wrong},
+    )
+
+
+def serve(
+    predictor: Predictor,
+    host: str,
+    port: int,
+    *,
+    auth: tuple[str, str] | None,
+    allow_hosts: Sequence[str],
+    max_bytes: int,
+    queue: int,
+    say: Say,
+    on_ready: Callable[[str], None],
+) -> None:
+    """Serves until it is interrupted; arguments as for `Gate`.
+
+    Args:
+        predictor: makes predictions.
+        host: the address to listen on.
+        port: 0 for any free one.
+        auth: user and password.
+        allow_hosts: names by which the server may be reached, besides this machine's own and `host`.
+        max_bytes: the largest body of a request.
+        queue: how many requests may wait.
+        say: told what a user may want to know.
+        on_ready: called with the address once the server accepts connections.
+
+    Raises:
+        UsageError: starlette is not installed, or the server cannot listen on the address.
+    """
+    app = Gate(predictor, Hosts(host, allow_hosts), auth, max_bytes, queue, say)
+    with listen(host, port) as listening:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+        server = listener(app)
+        name = f"[{host}]" if ":" in host else host
+        on_ready(f"http://{name}:{listening.getsockname()[1]}")
+        server.run(sockets=[listening])

@@ -1,0 +1,209 @@
+"""Gets the picture of a task: out of the task itself, a folder of this machine, or Label Studio. From nowhere else.
+
+An address in a task is what anybody wrote who can import tasks. So only addresses of the Label Studio that was named at
+the start are asked, below the paths where it keeps pictures; it alone is shown the token, and redirects are not
+followed.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
+
+from cliploc.errors import InputError, UsageError
+
+LOCAL_FILES = "/data/local-files/"
+STORED = ("/data/", "/storage-data/")  # where Label Studio serves pictures
+DATA = re.compile(r"data:image/[\w.+-]+;base64,", re.IGNORECASE)
+JWT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+")  # a personal access token, which is exchanged for one that expires
+SECONDS = 30.0  # for one answer of Label Studio to begin, and for each piece of it
+CHUNK = 2**16
+SHOWN = 80  # characters of an address in a message
+
+
+class PictureSource:
+    """Where pictures of tasks may come from.
+
+    Args:
+        folder: files below it may be read: the folder that Label Studio has as LOCAL_FILES_DOCUMENT_ROOT.
+        url: the address of Label Studio; None: nothing is fetched.
+        token: its access token: the legacy one, or a personal one.
+        max_bytes: the largest picture's file.
+
+    Raises:
+        UsageError: no such folder, or an address that is none.
+    """
+
+    def __init__(
+        self, folder: Path | None = None, url: str | None = None, token: str | None = None, max_bytes: int = 20_000_000
+    ) -> None:
+        if folder is not None and not folder.is_dir():
+            raise UsageError(f"expected --pictures as a folder, got {folder}: check the path")
+        self._folder = None if folder is None else folder.resolve()
+        self._studio = None if url is None else _studio(url)
+        self._token, self._max_bytes = token, max_bytes
+        self._opener = urllib.request.build_opener(_NoRedirects)
+
+    @contextmanager
+    def picture(self, address: str) -> Iterator[Path]:
+        """The file of a task's picture; what had to be stored for it is removed at the end.
+
+        Args:
+            address: as it stands in the task.
+
+        Raises:
+            InputError: it may not be read or cannot be had.
+        """
+        if DATA.match(address):
+            with self._stored(self._decoded(address)) as path:
+                yield path
+            return
+        place = _split(address)
+        local = parse_qs(place.query).get("d", [""])[0] if place.path.endswith(LOCAL_FILES) else None
+        if not place.scheme and not place.netloc and local is None and not place.path.startswith("/"):
+            local = address  # a plain path below the folder
+        if local and self._folder is not None:
+            yield self._inside(local)
+        else:
+            with self._stored(self._fetched(address, place)) as path:
+                yield path
+
+    @contextmanager
+    def _stored(self, content: bytes) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(prefix="cliploc-label-studio-") as folder:
+            path = Path(folder, "picture")
+            path.write_bytes(content)
+            yield path
+
+    def _decoded(self, address: str) -> bytes:
+        text = address.partition(",")[2]
+        if len(text) * 3 // 4 > self._max_bytes + 3:
+            raise InputError(self._too_large("its data"))
+        try:
+            return base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError):
+            raise InputError("its data are no base64: import the picture again") from None
+
+    def _inside(self, name: str) -> Path:
+        """A file below the folder, whatever links and dots are on the way."""
+        folder = self._folder
+        assert folder is not None
+        try:
+            path = (folder / name.lstrip("/")).resolve()
+            there = path.is_file()
+        except (OSError, ValueError):
+            raise InputError(f"{_short(name)}: no such file below the folder of --pictures: check the path") from None
+        if folder not in path.parents:
+            raise InputError(f"{_short(name)}: lies outside of the folder of --pictures: it is not read")
+        if not there:
+            raise InputError(f"{_short(name)}: no such file below the folder of --pictures: check the path")
+        if path.stat().st_size > self._max_bytes:
+            raise InputError(self._too_large(_short(name)))
+        return path
+
+    # ---------------------------------------------------------------------------------------------- over the network
+    def _fetched(self, address: str, place: SplitResult) -> bytes:
+        said = _short(address)
+        if self._studio is None:
+            raise InputError(
+                f"{said}: not fetched: start with --pictures DIR for local files, or --label-studio-url for those that "
+                "Label Studio has"
+            )
+        own = not place.scheme and not place.netloc
+        if place.scheme not in ("", "http", "https") or not (own or _origin(place) == _origin(self._studio)):
+            raise InputError(f"{said}: not fetched: only pictures of {self._studio.geturl()} are")
+        base = self._studio.path.rstrip("/")
+        path = place.path if own or not base else place.path.removeprefix(base)
+        plain = unquote(unquote(path))
+        if not plain.startswith(STORED) or ".." in plain.split("/") or "\\" in plain or not plain.isprintable():
+            raise InputError(f"{said}: not fetched: pictures of Label Studio lie below {' or '.join(STORED)}")
+        target = self._studio._replace(path=base + path, query=place.query, fragment="").geturl()
+        return self._get(target, said)
+
+    def _get(self, target: str, said: str) -> bytes:
+        headers = self._authorization(said)
+        try:
+            with self._opener.open(urllib.request.Request(target, headers=headers), timeout=SECONDS) as answer:
+                content = bytearray()
+                while chunk := answer.read(CHUNK):
+                    content += chunk
+                    if len(content) > self._max_bytes:
+                        raise InputError(self._too_large(said))
+                return bytes(content)
+        except urllib.error.HTTPError as error:
+            advice = ": check the token" if error.code in (401, 403) else ""
+            raise InputError(f"{said}: Label Studio answered with {error.code} {error.reason}{advice}") from None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "reason", None) or error
+            raise InputError(f"{said}: not fetched from {self._studio_text}: {reason}") from None
+
+    def _authorization(self, said: str) -> Mapping[str, str]:
+        if not self._token:
+            return {}
+        if not JWT.fullmatch(self._token):
+            return {"Authorization": f"Token {self._token}"}
+        assert self._studio is not None
+        target = self._studio._replace(path=f"{self._studio.path.rstrip('/')}/api/token/refresh").geturl()
+        body = json.dumps({"refresh": self._token}).encode()
+        asked = urllib.request.Request(target, data=body, headers={"Content-Type": "application/json"})
+        try:
+            with self._opener.open(asked, timeout=SECONDS) as answer:
+                return {"Authorization": f"Bearer {json.loads(answer.read(CHUNK))['access']}"}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{said}: Label Studio takes no personal access token ({error}): make a new one") from None
+
+    @property
+    def _studio_text(self) -> str:
+        return "" if self._studio is None else self._studio.geturl()
+
+    def _too_large(self, what: str) -> str:
+        return f"{what}: more than {self._max_bytes / 1e6:g} million bytes: make it smaller, or raise --max-megabytes"
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirect may lead anywhere: it is an answer like any other that is no picture."""
+
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        """None: the redirect's answer becomes an `HTTPError`."""
+
+
+def _studio(url: str) -> SplitResult:
+    try:
+        place = urlsplit(url)
+        usable = place.scheme in ("http", "https") and bool(place.hostname) and place.username is None
+        usable = usable and not place.query and not place.fragment and (place.port is None or place.port > 0)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise UsageError(f"expected --label-studio-url as an address such as http://localhost:8080, got {url!r}")
+    return place
+
+
+def _split(address: str) -> SplitResult:
+    try:
+        place = urlsplit(address)
+        _ = place.port, place.hostname
+    except ValueError:
+        raise InputError(f"{_short(address)}: no address: check the task") from None
+    return place
+
+
+def _origin(place: SplitResult) -> tuple[str, str | None, int | None, str | None]:
+    """Scheme, host and port; a name before the host makes it another's."""
+    port = place.port or {"http": 80, "https": 443}.get(place.scheme)
+    return place.scheme, place.hostname, port, place.username
+
+
+def _short(text: str) -> str:
+    shown = "".join(one if one.isprintable() else "�" for one in text[: SHOWN + 1])
+    return shown if len(text) <= SHOWN else f"{shown[:SHOWN]}…"

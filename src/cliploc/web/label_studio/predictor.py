@@ -1,0 +1,186 @@
+"""Makes predictions of Label Studio's tasks with one localizer, which embeds each name once, however many the tasks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from cliploc import __version__
+from cliploc.boxes import outlines
+from cliploc.config import Options
+from cliploc.errors import InputError, UsageError
+from cliploc.images import load
+from cliploc.localization import Localization
+from cliploc.localizer import Localizer
+from cliploc.memory import Memory
+from cliploc.pipeline.requests import Request
+from cliploc.report.exports.labelstudio import brush_shape, polygon_shape, rectangle_shape, region
+from cliploc.web.label_studio.labelling import Control, Labelling
+from cliploc.web.label_studio.pictures import PictureSource
+
+MEMORY = 64 * 2**20  # bytes of what is kept of names, and of pictures that are asked for again
+COARSE = 1 / 500  # of a picture's longer side: how far a polygon may lie from the mask's outline
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What came of a request's tasks.
+
+    Attributes:
+        results: a prediction for each task; None where there is none.
+        errors: index of a task → why it has none.
+    """
+
+    results: list[dict[str, Any] | None]
+    errors: dict[int, str]
+
+
+class Predictor:
+    """One model behind Label Studio's requests, which are answered one after the other.
+
+    Args:
+        options: of the `Localizer`.
+        pictures: where pictures may come from.
+        max_pixels: larger pictures are refused.
+
+    Attributes:
+        version: what Label Studio calls the model; other settings have another one, so that it asks again.
+
+    Raises:
+        UsageError: an option that cannot be used.
+        ModelError: a model that cannot be loaded.
+    """
+
+    def __init__(self, options: Options, pictures: PictureSource, max_pixels: int) -> None:
+        self._localizer = Localizer(**options.but(memory=Memory(MEMORY)).given())
+        self._pictures, self._max_pixels = pictures, max_pixels
+        self._one_at_a_time = threading.Lock()
+        self._ended = threading.Event()
+        described = self._localizer.describe()
+        digest = hashlib.sha256(json.dumps(described, default=str, sort_keys=True).encode()).hexdigest()[:8]
+        self.version = f"cliploc {__version__} {described['model']} {described['method']} {digest}"
+
+    def end(self) -> None:
+        """No further task is begun."""
+        self._ended.set()
+
+    def unknown(self, labelling: Labelling) -> dict[str, str]:
+        """Labels that the model cannot know → why.
+
+        Raises:
+            UsageError: it knows none of them.
+        """
+        found = self._localizer.unknown_names(labelling.entries)
+        if len(found) == len(labelling.entries):
+            raise UsageError(f"expected a label that the model knows: {next(iter(found.values()))}")
+        return dict(found)
+
+    def __call__(self, tasks: Sequence[Mapping[str, Any]], labelling: Labelling) -> Predictions:
+        """Predictions of the tasks, in their order."""
+        self.unknown(labelling)
+        keys = list(dict.fromkeys(key for one in labelling.controls for key in one.pictures.values()))
+        shapes: dict[int, list[dict[str, Any]]] = {}
+        errors: dict[int, str] = {}
+        asked: dict[Hashable, tuple[int, str]] = {}  # id of a request → task and key of its picture
+
+        def requests() -> Iterator[Request]:
+            for place, task in enumerate(tasks):
+                for key in keys:
+                    if self._ended.is_set() or place in errors:
+                        continue
+                    try:
+                        request = self._request(place, key, task, labelling)
+                    except InputError as error:
+                        errors[place] = str(error)
+                    else:
+                        asked[request.id] = (place, key)
+                        yield request
+
+        with self._one_at_a_time, closing(self._localizer.run(requests(), absent_maps=False)) as results:
+            for result in results:
+                place, key = asked[result.id]
+                if result.error is not None:
+                    errors[place] = str(result.error)
+                    continue
+                (found,) = result.found.values()
+                there = shapes.setdefault(place, [])
+                for control in labelling.controls:
+                    there += _shapes(found, control, key, len(there))
+        whole = [shapes.get(place) if place not in errors else None for place in range(len(tasks))]
+        return Predictions([None if one is None else self._prediction(one) for one in whole], errors)
+
+    def _request(self, place: int, key: str, task: Mapping[str, Any], labelling: Labelling) -> Request:
+        named = f"task {task.get('id', place + 1)}"
+        data = task.get("data")
+        address = data.get(key) if isinstance(data, Mapping) else None
+        if not isinstance(address, str) or not address:
+            raise InputError(f"{named}: expected the address of a picture in {key!r}, found none: check the task")
+        try:
+            with self._pictures.picture(address) as path:
+                image = _loaded(path, self._max_pixels)
+        except InputError as error:
+            raise InputError(f"{named}: {error}") from None
+        return Request((place, key), image, labelling.entries, named)
+
+    def _prediction(self, shapes: list[dict[str, Any]]) -> dict[str, Any]:
+        prediction: dict[str, Any] = {"model_version": self.version, "result": shapes}
+        if shapes:
+            prediction["score"] = min(one["score"] for one in shapes)  # tasks can be sorted by their least certain one
+        return prediction
+
+
+def _loaded(path: Path, max_pixels: int) -> Image.Image:
+    try:
+        return load(path, max_pixels=max_pixels).image
+    except InputError as error:  # a visitor must not learn where files lie on this machine
+        raise InputError(str(error).removeprefix(f"{path}: ")) from None
+
+
+def _shapes(found: Localization, control: Control, key: str, before: int) -> list[dict[str, Any]]:
+    """What a control gets of one picture; ids go on from those before."""
+    size: tuple[int, int] = found.image.size
+    make: Callable[[int], Iterator[dict[str, Any]]]
+    if control.kind == "rectanglelabels":
+
+        def make(box: int) -> Iterator[dict[str, Any]]:
+            yield rectangle_shape(found.boxes.xyxy[box].astype(float).tolist(), size)
+    else:
+        masks = dict(found.box_masks())
+
+        def make(box: int) -> Iterator[dict[str, Any]]:
+            if control.kind == "brushlabels":
+                if masks[box].any():
+                    yield brush_shape(masks[box])
+            else:
+                yield from (polygon_shape(one, size) for one in _polygons(masks[box]))
+
+    shapes: list[dict[str, Any]] = []
+    for to, of_picture in control.pictures.items():
+        if of_picture != key:
+            continue
+        for box, (score, name) in enumerate(zip(found.boxes.score, found.boxes.label.tolist(), strict=True)):
+            for shape in make(box) if name in control.labels else ():
+                id_in_task = f"c{before + len(shapes)}"
+                ends = (control.name, to)
+                shapes.append(region(id_in_task, control.kind, ends, size, shape, control.labels[name], float(score)))
+    return shapes
+
+
+def _polygons(mask: npt.NDArray[np.bool_]) -> Iterator[npt.NDArray[np.float32]]:
+    """The outlines `[k, 2]` of a mask's pieces, without its holes, with as few corners as people can drag."""
+    far = max(1.0, COARSE * max(mask.shape))
+    for ring in outlines(mask):
+        if not ring.hole:
+            corners = cv2.approxPolyDP(ring.points[:, None], far, closed=True)[:, 0]
+            yield np.asarray(corners if len(corners) >= 3 else ring.points, np.float32)

@@ -1,0 +1,382 @@
+"""Label Studio's ML backend over loopback: its answers by the definition of its formats, and what it refuses."""
+
+from __future__ import annotations
+
+import base64
+import http.server
+import io
+import json
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+
+from cliploc.config import Options
+from cliploc.errors import CliplocError, InputError, UsageError
+from cliploc.localizer import Localizer
+from cliploc.web.hosts import Hosts
+from cliploc.web.label_studio.app import Gate
+from cliploc.web.label_studio.labelling import read_labelling
+from cliploc.web.label_studio.pictures import PictureSource
+from cliploc.web.label_studio.predictor import Predictor
+from cliploc.web.server import listen, listener
+from tests.commands import cliploc_
+from tests.report.test_export_masks import unpacked
+from tests.tiny import tower
+
+NAMES = '<Label value="{0}red" predicted_values="dark red, a red one"/><Label value="{0}blue" alias="light blue"/>'
+CONFIG = """<View><Image name="img" value="$photo"/><Header value="Draw"/>
+<RectangleLabels name="box" toName="img">{0}</RectangleLabels>
+<BrushLabels name="brush" toName="img">{0}</BrushLabels>
+<PolygonLabels name="poly" toName="img">{0}</PolygonLabels>
+<Choices name="ok" toName="img"><Choice value="yes"/></Choices></View>""".format(NAMES.format(""))
+OPTIONS = {
+    "method": "cam",
+    "min_presence": 0,
+    "min_score": 0,
+    "text_cache": False,
+    "threshold": 0.5,
+    "templates": ("{}",),
+}
+WORDS = ["red|dark red|a red one", "blue|light blue"]
+
+
+def painted(width: int = 120, height: int = 100) -> Image.Image:
+    """Grey, with a red and a blue square."""
+    picture = Image.new("RGB", (width, height), (128, 128, 128))
+    draw = ImageDraw.Draw(picture)
+    draw.rectangle((20, 20, 39, 39), fill=(255, 0, 0))
+    draw.rectangle((80, 60, 99, 79), fill=(0, 0, 255))
+    return picture
+
+
+def png(picture: Image.Image) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+PAINTED = png(painted())
+IN_TASK = f"data:image/png;base64,{base64.b64encode(PAINTED).decode()}"
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Any:
+    return tower("gap_cnn")
+
+
+@contextmanager
+def running(app: Any) -> Iterator[str]:
+    """A server of an ASGI application → its address."""
+    with listen("127.0.0.1", 0) as listening:
+        server = listener(app)
+        thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(20)
+
+
+def predictor(backbone: Any, source: PictureSource | None = None) -> Predictor:
+    return Predictor(Options.of(model=backbone, **OPTIONS), source or PictureSource(), 1_000_000)
+
+
+def post(address: str, body: Any, **headers: str) -> tuple[int, Any]:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    request = urllib.request.Request(address, data, {"Content-Type": "application/json", **headers})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def predict(address: str, *pictures: Any, config: str = CONFIG, **headers: str) -> tuple[int, Any]:
+    tasks = [{"id": 7 + i, "data": {"photo": one}} for i, one in enumerate(pictures)]
+    # As Label Studio sends it.
+    params = {"login": None, "password": None, "context": None}
+    body = {"tasks": tasks, "model_version": "", "project": "1.17", "label_config": config, "params": params}
+    return post(f"{address}/predict", body, **headers)
+
+
+@pytest.fixture(scope="module")
+def server(backbone) -> Iterator[tuple[str, list[str]]]:
+    said: list[str] = []
+    with running(Gate(predictor(backbone), Hosts(), say=said.append)) as address:
+        yield address, said
+
+
+# ------------------------------------------------------------------------------------------------------------ answers
+def test_a_task_gets_what_the_localizer_finds_in_each_of_its_tags(server, backbone):
+    address, _ = server
+    status, answer = predict(address, IN_TASK)
+    found = Localizer(model=backbone, **OPTIONS)(painted(), WORDS)
+    assert (status, len(answer["results"]), len(found.boxes)) == (200, 1, 2)
+    [prediction] = answer["results"]
+    version = answer["model_version"]
+    assert prediction["model_version"] == version != ""
+    assert prediction["score"] == pytest.approx(found.boxes.score.min(), abs=1e-4)
+    size = np.array([120, 100, 120, 100])
+    labels = [["red", "light blue"][i] for i in found.boxes.label]  # an alias is what Label Studio stores
+    masks = dict(found.box_masks())
+    of_kind = {kind: [one for one in prediction["result"] if one["type"] == kind] for kind in
+               ("rectanglelabels", "brushlabels", "polygonlabels")}  # fmt: skip
+    assert sum(map(len, of_kind.values())) == len(prediction["result"])
+    for i, one in enumerate(of_kind["rectanglelabels"]):
+        value = one["value"]
+        corners = [value["x"], value["y"], value["x"] + value["width"], value["y"] + value["height"]]
+        assert np.array(corners) * size / 100 == pytest.approx(found.boxes.xyxy[i], abs=0.01)
+    for i, one in enumerate(of_kind["brushlabels"]):
+        pixels = unpacked(one["value"]["rle"]).reshape(100, 120, 4)
+        assert (pixels == 255 * masks[i][..., None]).all()
+    for i, one in enumerate(of_kind["polygonlabels"]):
+        canvas = Image.new("1", (120, 100))
+        ImageDraw.Draw(canvas).polygon([(x * 1.2, y) for x, y in one["value"]["points"]], fill=1)
+        drawn = np.asarray(canvas)
+        assert (drawn & masks[i]).sum() / (drawn | masks[i]).sum() > 0.8
+        assert len(one["value"]["points"]) < 40
+    for kind, tag in (("rectanglelabels", "box"), ("brushlabels", "brush"), ("polygonlabels", "poly")):
+        assert [one["value"][kind] for one in of_kind[kind]] == [[label] for label in labels]
+        assert {(one["from_name"], one["to_name"]) for one in of_kind[kind]} == {(tag, "img")}
+    assert {(one["original_width"], one["original_height"]) for one in prediction["result"]} == {(120, 100)}
+    assert len({one["id"] for one in prediction["result"]}) == len(prediction["result"])
+
+
+def test_label_studios_own_sdk_takes_the_prediction(server):
+    """Where the SDK is installed (`pip install label-studio-sdk`, which brings much with it)."""
+    interface = pytest.importorskip("label_studio_sdk.label_interface")
+    _, answer = predict(server[0], IN_TASK)
+    assert interface.LabelInterface(CONFIG).validate_prediction(answer["results"][0], return_errors=True) == []
+
+
+def test_names_are_embedded_once_for_all_tasks(backbone, monkeypatch):
+    asked: list[str] = []
+    encode = type(backbone).encode_text
+    monkeypatch.setattr(type(backbone), "encode_text", lambda self, texts: asked.extend(texts) or encode(self, texts))
+    mine = predictor(backbone)
+    labelling = read_labelling(CONFIG)
+    for _ in range(2):
+        made = mine([{"data": {"photo": IN_TASK}}, {"data": {"photo": IN_TASK}}], labelling)
+        assert not made.errors
+        assert len(asked) == len(set(asked)) == 5
+
+
+def test_a_task_that_fails_has_no_prediction_and_the_others_have(server):
+    address, said = server
+    said.clear()
+    status, answer = predict(address, IN_TASK, "data:image/png;base64,AAAA", {"no": "text"}, IN_TASK)
+    assert status == 200
+    first, second, third, fourth = answer["results"]
+    assert (second, third) == ([], [])
+    assert first["result"] == fourth["result"] != []
+    assert said[0].startswith("task 8: not a picture that can be read")
+    assert said[1] == "task 9: expected the address of a picture in 'photo', found none: check the task"
+    status, answer = predict(address, "data:image/png;base64,AAAA")  # else nobody in Label Studio would see it
+    assert status == 422
+    assert answer["error"].startswith("task 7: not a picture")
+    assert "/tmp" not in answer["error"]
+
+
+def test_health_setup_and_webhooks(server, backbone):
+    address, said = server
+    with urllib.request.urlopen(f"{address}/health") as answer:
+        health = json.load(answer)
+    assert health["status"] == "UP"
+    said.clear()
+    body = {"project": "1.17", "schema": CONFIG, "hostname": "http://localhost:8080", "access_token": "x"}
+    assert post(f"{address}/setup", body) == (200, {"model_version": health["model_version"]})
+    assert said == [f"connected: {', '.join(WORDS)}"]
+    status, answer = post(f"{address}/webhook", {"action": "ANNOTATION_CREATED", "project": {"id": 1}})
+    assert (status, answer["status"]) == (201, "ok")
+    other = Predictor(Options.of(model=backbone, **{**OPTIONS, "threshold": 0.4}), PictureSource(), 10)
+    assert other.version != health["model_version"]  # so that Label Studio asks again
+
+
+# ------------------------------------------------------------------------------------------------------------ refusals
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ("<View", "expected the labelling interface as XML"),
+        ("<!DOCTYPE a [<!ENTITY b 'c'>]><View/>", "without DOCTYPE"),
+        ("<View><Text name='a' value='$b'/></View>", "expected RectangleLabels, BrushLabels or PolygonLabels"),
+        ("<View><RectangleLabels name='a' toName='b'><Label value='c'/></RectangleLabels></View>", "to name an Image"),
+        (
+            "<View><Image name='b' value='http://x/y.jpg'/><BrushLabels name='a' toName='b'/></View>",
+            "as a variable such as $image",
+        ),
+        ("<View><Image name='b' value='$c'/><BrushLabels name='a' toName='b'/></View>", "expected labels such as"),
+    ],
+)
+def test_an_interface_that_cannot_be_used_is_a_sentence(server, config, said):
+    for path, body in (("setup", {"schema": config}), ("predict", {"tasks": [], "label_config": config})):
+        status, answer = post(f"{server[0]}/{path}", body)
+        assert status == 400
+        assert said in answer["error"]
+
+
+LETTERS = st.text("ab|,@ &<>'\"\t\x00\ud800\u00e9", max_size=12)
+
+
+@given(LETTERS, LETTERS)
+def test_any_label_is_read_or_refused(value, alias):
+    from xml.sax.saxutils import quoteattr
+
+    label = f"<Label value={quoteattr(value)} alias={quoteattr(alias)}/>"
+    config = f'<View><Image name="i" value="$i"/><BrushLabels name="b" toName="i">{label}</BrushLabels></View>'
+    try:
+        read = read_labelling(config)
+    except UsageError:
+        return
+    assert len(read.entries) == len(read.controls[0].labels) == 1
+
+
+def test_requests_that_are_none_of_label_studios_are_refused(server, backbone):
+    address, _ = server
+    assert post(f"{address}/predict", b"[]")[0] == 400
+    assert post(f"{address}/predict", b'{"tasks": [1]}')[0] == 400
+    assert post(f"{address}/predict", b"{", Host="evil.example.org")[0] == 421
+    assert predict(address, IN_TASK, Origin="http://evil.example.org")[0] == 403
+    assert urllib.request.urlopen(f"{address}/metrics").status == 200
+    with running(Gate(predictor(backbone), Hosts(), ("me", "secret"), max_bytes=1000)) as strict:
+        right = base64.b64encode(b"me:secret").decode()
+        wrong = base64.b64encode(b"me:guess").decode()
+        body = {"tasks": [], "label_config": CONFIG}
+        assert post(f"{strict}/predict", body)[0] == 401
+        assert post(f"{strict}/predict", body, Authorization=f"Basic {wrong}")[0] == 401
+        assert post(f"{strict}/webhook", {}, Authorization=f"Basic {right}")[0] == 201
+        assert predict(strict, IN_TASK * 2, Authorization=f"Basic {right}")[0] == 413
+
+
+# ------------------------------------------------------------------------------------------------ where pictures lie
+def test_local_files_are_read_below_the_folder_only(tmp_path):
+    folder = tmp_path / "photos"
+    (folder / "sub dir").mkdir(parents=True)
+    (folder / "sub dir/a.png").write_bytes(PAINTED)
+    (tmp_path / "secret.png").write_bytes(PAINTED)
+    (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    source = PictureSource(folder)
+    for address in ("/data/local-files/?d=sub%20dir/a.png", "sub dir/a.png"):
+        with source.picture(address) as path:
+            assert path.read_bytes() == PAINTED
+    for address, said in (
+        ("/data/local-files/?d=../secret.png", "lies outside"),
+        ("/data/local-files/?d=%2e%2e/secret.png", "lies outside"),
+        ("link.png", "lies outside"),
+        ("/data/local-files/?d=gone.png", "no such file"),
+        ("/data/local-files/?d=a%00b", "no such file"),
+        (f"/data/local-files/?d=/{tmp_path}/secret.png", "no such file"),
+        (str(tmp_path / "secret.png"), "not fetched: start with --pictures"),
+        ("http://example.org/a.png", "not fetched: start with"),
+        ("file:///etc/passwd", "not fetched"),
+    ):
+        with pytest.raises(InputError, match=said), source.picture(address):
+            pass
+    with pytest.raises(InputError, match="not fetched"), PictureSource().picture("sub dir/a.png"):
+        pass
+
+
+class Studio(http.server.BaseHTTPRequestHandler):
+    """Serves a picture to who has the token, and redirects, as Label Studio may."""
+
+    asked: ClassVar[list[tuple[str, str | None]]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append((self.path, self.headers["Authorization"]))
+        if self.headers["Authorization"] not in ("Token abc", "Bearer fresh"):
+            return self.answer(401)
+        if self.path == "/data/away":
+            return self.answer(302, Location="http://127.0.0.1:1/elsewhere")
+        return self.answer(200, bytes(2_000_000) if self.path == "/data/large" else PAINTED)
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.answer(200 if asked == {"refresh": "a.b.c"} else 401, b'{"access": "fresh"}')
+
+    def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
+        self.send_response(status)
+        for key, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_label_studios_own_pictures_are_fetched_and_nobody_elses():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Studio)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}"
+        for token, sent in (("abc", "Token abc"), ("a.b.c", "Bearer fresh")):
+            source = PictureSource(None, url, token, 1_000_000)
+            for address in ("/data/upload/1/a.png", f"{url}/data/upload/1/a.png", "/data/local-files/?d=a.png"):
+                with source.picture(address) as path:
+                    assert path.read_bytes() == PAINTED
+                assert Studio.asked[-1] == (address.removeprefix(url), sent)
+        count = len(Studio.asked)
+        for address, said in (
+            ("http://127.0.0.1:1/data/upload/1/a.png", "only pictures of"),
+            (f"http://me@127.0.0.1:{server.server_port}/data/a.png", "only pictures of"),
+            (f"https://127.0.0.1:{server.server_port}/data/a.png", "only pictures of"),
+            ("//example.org/data/a.png", "only pictures of"),
+            ("s3://bucket/a.png", "only pictures of"),
+            ("/api/projects", "lie below /data/"),
+            ("/data/../api/projects", "lie below /data/"),
+            ("/data/%2e%2e/api/projects", "lie below /data/"),
+        ):
+            with pytest.raises(InputError, match=said), source.picture(address):
+                pass
+        assert len(Studio.asked) == count  # none of them was asked
+        for address, said in (("/data/away", "answered with 302"), ("/data/large", "more than 1 million bytes")):
+            with pytest.raises(InputError, match=said), source.picture(address):
+                pass
+        source = PictureSource(None, url, "no", 1000)
+        with pytest.raises(InputError, match="401 Unauthorized: check the token"), source.picture("/data/a.png"):
+            pass
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@given(st.text(max_size=80) | st.text("/.:%@?=&d2e\\", max_size=30).map("http://127.0.0.1:1/data".__add__))
+def test_any_address_is_a_sentence(tmp_path_factory, address):
+    source = PictureSource(tmp_path_factory.getbasetemp(), "http://127.0.0.1:1")
+    try:
+        with source.picture(address) as path:
+            assert path.is_file()
+    except CliplocError as error:
+        said = str(error)
+        assert said.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--pictures", "/nowhere"], "expected --pictures as a folder, got /nowhere"),
+        (["--label-studio-url", "localhost:8080"], "expected --label-studio-url as an address"),
+        (["--auth-env", "NOT_SET_HERE"], "expected NOT_SET_HERE to hold user:password"),
+    ],
+)
+def test_the_command_refuses_before_a_model_is_loaded(words, said):
+    done = cliploc_("label-studio", *words)
+    assert done.code == 2
+    assert said in done.err
+
+
+def test_without_starlette_one_line_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "starlette.applications", None)
+    done = cliploc_("label-studio", "--port", 0)
+    assert done.code == 2
+    assert "pip install 'cliploc[web]'" in done.err
