@@ -1,0 +1,43 @@
+"""cliploc as a base model of Autodistill, which labels a folder to train another model on. See docs/fiftyone.md."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from cliploc._memory_errors import not_installed
+from cliploc.detector import Detector
+from cliploc.localizer import Localizer
+
+try:
+    from autodistill.detection import CaptionOntology, DetectionBaseModel
+except ImportError as error:
+    advice = "this needs Autodistill, which is not installed: pip install 'cliploc[autodistill]'"
+    raise not_installed(error, advice) from None
+
+if TYPE_CHECKING:
+    from supervision import Detections
+
+
+class Cliploc(DetectionBaseModel):  # type: ignore[misc]  # Autodistill has no types
+    """Finds an ontology's prompts: `Cliploc(CaptionOntology({"cat|kitten": "cat"})).label("photos", ".jpg")`.
+
+    Args:
+        ontology: prompt → class; "cat|kitten" are synonyms. `class_id` counts its prompts.
+        **options: of `Localizer`: model, method, recipe, min_score …
+
+    Raises:
+        UsageError: a prompt or option that cannot be used.
+        ModelError: a model that cannot be loaded.
+    """
+
+    def __init__(self, ontology: CaptionOntology, **options: Any) -> None:
+        self.ontology = ontology
+        self._detector = Detector(Localizer(**options), ontology.prompts())
+
+    def predict(self, input: str | npt.NDArray[np.uint8] | Image.Image) -> Detections:
+        """The boxes of one picture: a path, a PIL image, or an array as OpenCV reads it (BGR)."""
+        return self._detector(input)

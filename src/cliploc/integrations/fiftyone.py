@@ -1,0 +1,183 @@
+"""cliploc as a model of FiftyOne: `dataset.apply_model(model)`. See docs/fiftyone.md."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cliploc import prompts
+from cliploc._memory_errors import not_installed
+from cliploc.errors import UsageError
+from cliploc.localization import Localization
+from cliploc.localizer import Localizer
+
+try:
+    import fiftyone as fo
+    import fiftyone.core.models as fom
+except ImportError as error:
+    raise not_installed(error, "this needs FiftyOne, which is not installed: pip install 'cliploc[fiftyone]'") from None
+
+OUTPUTS = ("detections", "instances", "segmentation", "heatmap")
+# The names in manifest.json → the model; "cliploc" takes any, by its arguments.
+ZOO: Mapping[str, Mapping[str, Any]] = {
+    "cliploc": {},
+    "cliploc-mini": {"model": "mini"},
+    "cliploc-mini-vit": {"model": "mini-vit"},
+}
+
+
+@dataclass
+class CliplocConfig:
+    """What a `CliplocModel` does.
+
+    Attributes:
+        classes: names to look for; "cat|kitten" are synonyms.
+        outputs: which labels a picture gets, some of `OUTPUTS`.
+        options: of `Localizer`: model, method, recipe, min_score …
+    """
+
+    classes: Sequence[str]
+    outputs: Sequence[str] = ("detections",)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class CliplocModel(fom.Model):  # type: ignore[misc]  # FiftyOne has no types
+    """A `Localizer` as FiftyOne applies its models.
+
+    One output of one label is that label; else a picture has a dict: "detections", "instances" (detections with masks),
+    "segmentation", and "heatmap", or with several classes "heatmap_NAME" for each. FiftyOne puts the field's name
+    before.
+
+    Args:
+        config: what it does.
+
+    Attributes:
+        mask_targets: what the pixels of segmentations mean, for `dataset.mask_targets`.
+
+    Raises:
+        UsageError: classes, outputs or an option that cannot be used.
+        ModelError: a model that cannot be loaded.
+    """
+
+    def __init__(self, config: CliplocConfig) -> None:
+        if isinstance(config.classes, str) or not config.classes:
+            raise UsageError(f"expected classes as a list of names, got {config.classes!r}: classes=['cat', 'dog']")
+        unknown = [one for one in config.outputs if one not in OUTPUTS]
+        if unknown or isinstance(config.outputs, str) or not config.outputs:
+            raise UsageError(f"expected outputs of {', '.join(OUTPUTS)} as a list, got {config.outputs!r}")
+        self.config = config
+        self.names = prompts.parse(config.classes).names
+        self.mask_targets = {0: "background", **dict(enumerate(self.names, start=1))}
+        self._localizer = Localizer(**config.options)
+
+    @property
+    def media_type(self) -> str:
+        """ "image"."""
+        return "image"
+
+    @property
+    def ragged_batches(self) -> bool:
+        """False: pictures of a batch may have any sizes."""
+        return False
+
+    @property
+    def transforms(self) -> None:
+        """None: the localizer prepares pictures itself."""
+
+    @property
+    def preprocess(self) -> bool:
+        """False: there is nothing to do before."""
+        return False
+
+    @preprocess.setter
+    def preprocess(self, value: bool) -> None:
+        """Nothing to switch."""
+
+    def predict(self, arg: npt.NDArray[np.uint8]) -> Any:
+        """The labels of one picture, an array `[H, W, 3]` of RGB, or any other that `Localizer` takes."""
+        return self.predict_all([arg])[0]
+
+    def predict_all(self, args: Sequence[Any]) -> list[Any]:
+        """The labels of several pictures; `batch_size` of the localizer says how many the model sees at once."""
+        return [self._labels(one) for one in self._localizer(list(args), list(self.config.classes))]
+
+    def _labels(self, found: Localization) -> Any:
+        labels: dict[str, Any] = {}
+        for output in self.config.outputs:
+            if output == "segmentation":
+                labels[output] = fo.Segmentation(mask=found.label_map())
+            elif output == "heatmap":
+                for name, heat in zip(self.names, found.heatmaps, strict=True):
+                    key = output if len(self.names) == 1 else f"{output}_{re.sub(r'[^0-9A-Za-z]+', '_', name)}"
+                    labels[_free(key, labels)] = fo.Heatmap(map=heat, range=[0, 1])
+            else:
+                labels[output] = fo.Detections(detections=_detections(found, masks=output == "instances"))
+        return next(iter(labels.values())) if len(labels) == 1 else labels
+
+
+def _free(key: str, taken: Mapping[str, Any]) -> str:
+    """The key, numbered if it is taken."""
+    number, free = 1, key
+    while free in taken:
+        number += 1
+        free = f"{key}_{number}"
+    return free
+
+
+def _detections(found: Localization, masks: bool) -> list[Any]:
+    """Boxes as shares of the picture; a mask is that of the pixels in its box."""
+    width, height = found.image.size
+    of_boxes = dict(found.box_masks()) if masks else {}
+    detections = []
+    for i, (box, score, label) in enumerate(
+        zip(found.boxes.xyxy.astype(float), found.boxes.score, found.boxes.label.tolist(), strict=True)
+    ):
+        x0, y0, x1, y1 = box.tolist()
+        more: dict[str, Any] = {}
+        if masks:
+            left, top = int(np.floor(x0)), int(np.floor(y0))
+            right, bottom = int(np.ceil(x1)), int(np.ceil(y1))
+            x0, y0, x1, y1 = left, top, right, bottom  # the mask's own corners, so that its pixels lie where they are
+            more = {"mask": of_boxes[i][top:bottom, left:right]}
+        relative = [x0 / width, y0 / height, (x1 - x0) / width, (y1 - y0) / height]
+        detections.append(
+            fo.Detection(label=found.names[label], bounding_box=relative, confidence=float(score), **more)
+        )
+    return detections
+
+
+# ------------------------------------------------------------------------------------------------- the zoo's functions
+def download_model(model_name: str, model_path: str) -> None:
+    """Writes the file by which FiftyOne knows that a model is there; weights come as cliploc fetches them.
+
+    Args:
+        model_name: of `ZOO`.
+        model_path: the file.
+    """
+    Path(model_path).write_text(json.dumps(ZOO[model_name]), encoding="utf-8")
+
+
+def load_model(
+    model_name: str,
+    model_path: str,  # noqa: ARG001 - FiftyOne gives it
+    classes: Sequence[str] = (),
+    outputs: Sequence[str] = ("detections",),
+    **options: Any,
+) -> CliplocModel:
+    """The model of a name of `ZOO`.
+
+    Args:
+        model_name: of `ZOO`.
+        model_path: not needed.
+        classes: names to look for.
+        outputs: as in `CliplocConfig`.
+        **options: of `Localizer`.
+    """
+    return CliplocModel(CliplocConfig(classes, outputs, {**ZOO[model_name], **options}))

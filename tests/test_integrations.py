@@ -1,0 +1,167 @@
+"""cliploc as a model of other libraries, by their own classes where they are installed, else by stand-ins."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from cliploc.errors import UsageError
+from cliploc.localizer import Localizer
+from tests.tiny import tower
+
+SOURCE = Path(__file__).parents[1] / "integrations/fiftyone"
+NAMES = ["red|dark red", "blue thing"]
+OPTIONS = {"method": "cam", "min_presence": 0, "text_cache": False, "threshold": 0.5, "templates": ("{}",)}
+
+
+def picture() -> np.ndarray:
+    image = Image.new("RGB", (121, 97), (128, 128, 128))
+    ImageDraw.Draw(image).rectangle((20, 20, 39, 39), fill=(255, 0, 0))
+    ImageDraw.Draw(image).rectangle((80, 60, 99, 79), fill=(0, 0, 255))
+    return np.asarray(image)
+
+
+def module(name: str, **content: Any) -> ModuleType:
+    made = ModuleType(name)
+    vars(made).update(content)
+    return made
+
+
+def stand_ins() -> dict[str, ModuleType]:
+    """What the two libraries publish, as far as cliploc's files name it."""
+
+    class Model:
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    labels = {
+        name: type(name, (SimpleNamespace,), {}) for name in ("Detection", "Detections", "Heatmap", "Segmentation")
+    }
+    models = module("fiftyone.core.models", Model=Model)
+    core = module("fiftyone.core", models=models)
+
+    class CaptionOntology:
+        def __init__(self, ontology: dict[str, str]) -> None:
+            self.promptMap = list(ontology.items())
+
+        def prompts(self) -> list[str]:
+            return [prompt for prompt, _ in self.promptMap]
+
+    detection = module("autodistill.detection", CaptionOntology=CaptionOntology, DetectionBaseModel=object)
+    made = [module("fiftyone", core=core, **labels), core, models, module("autodistill"), detection]
+    return {one.__name__: one for one in made}
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A module of `cliploc.integrations`, with its library or the stand-in."""
+
+    def loaded(name: str) -> Any:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            for key, made in stand_ins().items():
+                monkeypatch.setitem(sys.modules, key, made)
+        mine = f"cliploc.integrations.{name}"
+        monkeypatch.delitem(sys.modules, mine, raising=False)
+        found = importlib.import_module(mine)
+        monkeypatch.delitem(sys.modules, mine)  # the next test may have another library
+        return found
+
+    return loaded
+
+
+@pytest.mark.parametrize("name", ["fiftyone", "autodistill"])
+def test_without_the_library_one_line_says_what_to_install(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, f"cliploc.integrations.{name}", raising=False)
+    with pytest.raises(UsageError, match=rf"pip install 'cliploc\[{name}\]'"):
+        importlib.import_module(f"cliploc.integrations.{name}")
+
+
+def test_fiftyone_gets_the_localizers_boxes_masks_and_maps(library: Any) -> None:
+    fiftyone, backbone = library("fiftyone"), tower("gap_cnn")
+    found = Localizer(model=backbone, **OPTIONS)(picture(), NAMES)
+    outputs = fiftyone.OUTPUTS
+    model = fiftyone.load_model("cliploc", "", classes=NAMES, outputs=outputs, model=backbone, **OPTIONS)
+    assert (model.media_type, model.transforms, model.ragged_batches, model.preprocess) == ("image", None, False, False)
+    with model:
+        labels = model.predict(picture())
+        assert len(model.predict_all([picture(), picture()[:50]])) == 2
+    assert sorted(labels) == ["detections", "heatmap_blue_thing", "heatmap_red", "instances", "segmentation"]
+    size = np.array([121, 97, 121, 97])
+    masks = dict(found.box_masks())
+    assert len(found.boxes) >= 2
+    for kind in ("detections", "instances"):
+        assert len(labels[kind].detections) == len(found.boxes)
+        for i, one in enumerate(labels[kind].detections):
+            x, y, w, h = np.array(one.bounding_box) * size
+            loose = 1e-3 if kind == "detections" else 1  # masks have whole pixels
+            assert [x, y, x + w, y + h] == pytest.approx(found.boxes.xyxy[i].tolist(), abs=loose)
+            assert (one.label, one.confidence) == (
+                found.names[found.boxes.label[i]],
+                pytest.approx(float(found.boxes.score[i])),
+            )
+    for i, one in enumerate(labels["instances"].detections):
+        x, y, w, h = (np.array(one.bounding_box) * size).round().astype(int)
+        drawn = np.zeros((97, 121), bool)
+        drawn[y : y + h, x : x + w] = one.mask
+        assert (drawn == masks[i]).all()
+    assert (labels["segmentation"].mask == found.label_map()).all()
+    assert model.mask_targets == {0: "background", 1: "red", 2: "blue thing"}
+    for name, heat in zip(("red", "blue_thing"), found.heatmaps, strict=True):
+        assert (labels[f"heatmap_{name}"].map == heat).all()
+    alone = fiftyone.load_model("cliploc", "", classes=["red"], model=backbone, **OPTIONS).predict(picture())
+    assert [one.label for one in alone.detections] == ["red"]
+
+
+@pytest.mark.parametrize("given", [{"classes": []}, {"classes": "cat"}, {"classes": ["a"], "outputs": ["box"]}])
+def test_what_fiftyone_cannot_have_is_refused(library: Any, given: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"expected (classes|outputs)"):
+        library("fiftyone").load_model("cliploc-mini", "", **given)
+
+
+def test_the_zoos_source_names_every_model(library: Any, tmp_path: Path) -> None:
+    fiftyone = library("fiftyone")
+    manifest = json.loads((SOURCE / "manifest.json").read_text())
+    assert manifest["name"]
+    assert {one["base_name"] for one in manifest["models"]} == set(fiftyone.ZOO)
+    for one in manifest["models"]:
+        fiftyone.download_model(one["base_name"], str(tmp_path / one["base_filename"]))
+        assert (tmp_path / one["base_filename"]).exists()
+
+
+def test_fiftyone_itself_loads_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fo = pytest.importorskip("fiftyone")
+    import shutil
+
+    import fiftyone.zoo as foz
+
+    monkeypatch.setattr(fo.config, "model_zoo_dir", str(tmp_path))
+    shutil.copytree(SOURCE, tmp_path / "cliploc")  # as it unpacks the repository
+    assert "cliploc-mini" in foz.list_zoo_models()
+    model = foz.load_zoo_model("cliploc-mini", classes=["cat"], method="cam", min_presence=0)
+    assert isinstance(model.predict(picture()), fo.Detections)
+
+
+def test_autodistill_gets_the_localizers_boxes(library: Any, tmp_path: Path) -> None:
+    autodistill, backbone = library("autodistill"), tower("gap_cnn")
+    ontology = autodistill.CaptionOntology({NAMES[0]: "scarlet", NAMES[1]: "azure"})
+    base = autodistill.Cliploc(ontology, model=backbone, **OPTIONS)
+    found = Localizer(model=backbone, **OPTIONS)(picture(), NAMES)
+    Image.fromarray(picture()).save(tmp_path / "a.png")
+    for given in (picture()[..., ::-1], str(tmp_path / "a.png"), Image.fromarray(picture())):
+        detections = base.predict(given)
+        assert detections.xyxy.tolist() == found.boxes.xyxy.tolist()
+        assert detections.class_id.tolist() == found.boxes.label.tolist()
