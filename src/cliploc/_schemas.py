@@ -106,18 +106,27 @@ AnnotatedRow = FailedPicture | DonePicture
 Names = Annotated[list[str], Meta(min_length=1)]
 
 
+class WrittenWith(Struct):
+    """What the files of the last call were asked for with, besides the boxes."""
+
+    polygons: bool
+    copy: bool
+    review: Count
+
+
 class AnnotationSummary(Struct):
     """What a later call reads of summary.json: the files of each export, and the stamp of what they were made of."""
 
     files: dict[str, Names]
     stamps: dict[str, str]
+    written: WrittenWith | None = None
 
 
 BoxNumber = Annotated[str, Meta(pattern=r"^(0|[1-9][0-9]{0,8})\Z")]
 
 
 class Decisions(Struct):
-    """What review.html saves, and decisions.json."""
+    """decisions.json, and what pages of earlier versions saved."""
 
     kind: Literal["cliploc review"]
     run: str
@@ -129,10 +138,22 @@ class CorrectedPicture(Struct):
 
     boxes: list[tuple[float, float, float, float]]
     labels: list[Count]
+    drafts: list[Count | None] | None = None
+    masks: list[str] | None = None
 
     def __post_init__(self) -> None:
-        if len(self.labels) != len(self.boxes):
-            raise ValueError(f"expected as many labels as boxes, {len(self.boxes)}")
+        if any(one is not None and len(one) != len(self.boxes) for one in (self.labels, self.drafts, self.masks)):
+            raise ValueError(f"expected as many of everything as boxes, {len(self.boxes)}")
+
+
+ReviewStatus = Literal["none", "reviewed", "unsure", "skipped"]
+
+
+class PictureReview(Struct):
+    """What a person said of a picture in the editor; the revision grows with each save."""
+
+    status: ReviewStatus
+    revision: Count
 
 
 class SavedCorrections(Struct):
@@ -141,6 +162,45 @@ class SavedCorrections(Struct):
     kind: Literal["cliploc corrections"]
     run: str
     pictures: dict[str, CorrectedPicture]
+    reviews: dict[str, PictureReview] = {}
+
+
+Ring = Annotated[list[float], Meta(min_length=6, max_length=20_000)]  # x, y, x, y …
+Polygon = Annotated[list[Ring], Meta(min_length=1, max_length=1_000)]  # the outline, then its holes
+
+
+class ReviewedBox(Struct, forbid_unknown_fields=True):
+    """A box as the editor saves it: with its mask as it was, or as polygons where a person changed it."""
+
+    xyxy: tuple[float, float, float, float]
+    label: Count
+    draft: Count | None = None
+    mask: Annotated[str, Meta(max_length=2**20)] | None = None
+    polygons: Annotated[list[Polygon], Meta(min_length=1, max_length=1_000)] | None = None
+
+
+class ReviewedPicture(Struct, forbid_unknown_fields=True):
+    """A picture as the editor saves it, and the revision that the person saw."""
+
+    revision: Count
+    status: ReviewStatus
+    boxes: Annotated[list[ReviewedBox], Meta(max_length=1_000)]
+
+
+class SavedReview(Struct):
+    """What review.html saves."""
+
+    kind: Literal["cliploc review"]
+    run: str
+    pictures: dict[str, ReviewedPicture]
+
+
+class SuggestionWish(Struct, forbid_unknown_fields=True):
+    """What the editor asks the model: a name, and the threshold and place of a click where a box is wanted."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=200)]
+    threshold: Annotated[float, Meta(ge=0, lt=1)] | None = None
+    at: tuple[float, float] | None = None
 
 
 # ----------------------------------------------------------------------------------------------------------- benchmark

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import errno
-import html
 import json
 import os
 import pickle
 import re
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -616,67 +614,6 @@ def test_the_page_holds_the_least_certain_pictures_first(folder, plain, tmp_path
     good = {name: 0.0 if any(row["groups"]) else row["margin"] for name, row in done.items()}  # several things in a box
     assert [one["name"] for one in data["pictures"]] == sorted(good, key=good.get)[:2]
     assert not re.search(r"""(src|href)=["']?https?:""", page)
-
-
-CLICKS = """
-<script>
-{
-const boxes = (n) => [...document.querySelectorAll("#grid figure")][n].querySelectorAll(".boxes button");
-const shownFigures = () => [...document.querySelectorAll("#grid figure")].filter((one) => !one.hidden).length;
-const log = {figures: shownFigures()};
-boxes(0)[0].click();
-document.querySelectorAll("#grid figure")[1].querySelector("rect").dispatchEvent(new MouseEvent("click"));
-const select = document.getElementById("label");
-select.value = "1";
-select.dispatchEvent(new Event("change"));
-log.of_label = shownFigures();
-select.value = "";
-select.dispatchEvent(new Event("change"));
-const score = document.getElementById("score");
-score.value = "1";
-score.dispatchEvent(new Event("input"));
-log.of_score = shownFigures();
-log.decisions = decisions();
-log.state = document.getElementById("state").textContent;
-const out = document.createElement("pre");
-out.id = "log";
-out.textContent = JSON.stringify(log);
-document.body.append(out);
-}
-</script>
-"""
-
-
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium on the path")
-def test_clicks_in_a_browser_become_decisions_that_can_be_applied(folder, plain, tmp_path):
-    out = tmp_path / "out"
-    shutil.copytree(plain.out, out)
-    page = tmp_path / "review.html"
-    page.write_text((out / "review.html").read_text().replace("</body>", CLICKS + "</body>"))
-    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    shown = subprocess.run(
-        [*command, "--virtual-time-budget=5000", "--dump-dom", page.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    ).stdout
-    log = json.loads(html.unescape(re.search(r'<pre id="log">(.*?)</pre>', shown, re.S).group(1)))
-    good = {name: row for name, row in rows(out).items() if row["status"] == "ok"}
-    assert log["figures"] == len(good)
-    assert log["of_label"] == sum(1 in row["labels"] for row in good.values())
-    assert log["of_score"] < log["figures"]
-    dropped = [
-        (n, box) for n, boxes in log["decisions"]["decisions"].items() for box, kept in boxes.items() if not kept
-    ]
-    assert len(dropped) == 2
-    assert "2 boxes dropped" in log["state"]
-    file = tmp_path / "decisions.json"
-    file.write_text(json.dumps(log["decisions"]))
-    before = plain.document()["labels"]
-    result = annotate(folder, LABELS, out, decisions=file, **OPTIONS)
-    assert (result.dropped, result.reviewed) == (2, len(good))
-    assert sum(result.boxes.values()) == sum(one["boxes"] for one in before.values()) - 2
 
 
 # ------------------------------------------------------------------------------------------------------ command, Python

@@ -24,11 +24,11 @@ from cliploc.config import Options
 from cliploc.errors import CliplocError, InputError, UsageError
 from cliploc.localizer import Localizer
 from cliploc.web.hosts import Hosts
-from cliploc.web.label_studio.app import Gate
+from cliploc.web.label_studio.app import LabelStudioGate
 from cliploc.web.label_studio.labelling import read_labelling
 from cliploc.web.label_studio.pictures import PictureSource
 from cliploc.web.label_studio.predictor import Predictor
-from cliploc.web.server import listen, listener
+from cliploc.web.server import listen_on, listener
 from tests.commands import cliploc_
 from tests.report.test_export_masks import unpacked
 from tests.tiny import tower
@@ -77,7 +77,7 @@ def backbone() -> Any:
 @contextmanager
 def running(app: Any) -> Iterator[str]:
     """A server of an ASGI application → its address."""
-    with listen("127.0.0.1", 0) as listening:
+    with listen_on("127.0.0.1", 0) as listening:
         server = listener(app)
         thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
         thread.start()
@@ -113,7 +113,7 @@ def predict(address: str, *pictures: Any, config: str = CONFIG, **headers: str) 
 @pytest.fixture(scope="module")
 def server(backbone) -> Iterator[tuple[str, list[str]]]:
     said: list[str] = []
-    with running(Gate(predictor(backbone), Hosts(), say=said.append)) as address:
+    with running(LabelStudioGate(predictor(backbone), Hosts(), say=said.append)) as address:
         yield address, said
 
 
@@ -248,7 +248,7 @@ def test_requests_that_are_none_of_label_studios_are_refused(server, backbone):
     assert post(f"{address}/predict", b"{", Host="evil.example.org")[0] == 421
     assert predict(address, IN_TASK, Origin="http://evil.example.org")[0] == 403
     assert urllib.request.urlopen(f"{address}/metrics").status == 200
-    with running(Gate(predictor(backbone), Hosts(), ("me", "secret"), max_bytes=1000)) as strict:
+    with running(LabelStudioGate(predictor(backbone), Hosts(), ("me", "secret"), max_bytes=1000)) as strict:
         right = base64.b64encode(b"me:secret").decode()
         wrong = base64.b64encode(b"me:guess").decode()
         body = {"tasks": [], "label_config": CONFIG}

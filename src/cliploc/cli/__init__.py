@@ -34,6 +34,7 @@ from cliploc.cli import (
     label_studio,
     lists,
     localize,
+    review,
     serve,
     train,
 )
@@ -61,6 +62,7 @@ for command in (  # in the order of `cliploc --help`
     benchmark.benchmark,
     annotate.annotate,
     label_studio.label_studio,
+    review.review,
     benchmark.report,
     lists.models,
     lists.methods,

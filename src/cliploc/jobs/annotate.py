@@ -22,7 +22,14 @@ from cliploc._documents import DocumentError, checked, parse_json, read_json
 from cliploc._files import temporaries_of
 from cliploc._inputs import Inputs
 from cliploc._parts import part_path, parts_in, read_part, read_stamps, remove_part, write_part
-from cliploc._schemas import AnnotatedRow, AnnotationManifest, AnnotationSummary, Decisions, SavedCorrections
+from cliploc._schemas import (
+    AnnotatedRow,
+    AnnotationManifest,
+    AnnotationSummary,
+    Decisions,
+    SavedCorrections,
+    SavedReview,
+)
 from cliploc.config import DEFAULTS, MIN_SCORE, Options
 from cliploc.errors import CliplocError, UsageError
 from cliploc.jobs import folder, local
@@ -35,9 +42,10 @@ from cliploc.jobs.labels import Labels, labels_of, read_labels
 from cliploc.jobs.notes import Notes, pictures_in_words
 from cliploc.jobs.pictures import RUN_KIND, PictureFile, Skipped, find_pictures, skipped_document
 from cliploc.jobs.plan import SHARD, shard_size
+from cliploc.jobs.reviewed import UnusableReviewError, review_of
 from cliploc.jobs.sources import content_digest, stamp
 from cliploc.report.exports import AnnotatedPicture, Export, ExportSettings, chosen_exports, exports
-from cliploc.report.review import REVIEW_KIND, write_review
+from cliploc.report.review import REVIEW_KIND, ReviewPicture, write_review
 from cliploc.reporter import SILENT, Reporter
 from cliploc.rle import uncompressed
 
@@ -278,7 +286,7 @@ def annotate(
     with folder.alone_in(target):
         begun = folder.begin(target, KIND, manifest, mine, lambda _, part: _rows_in(part, len(names.names)))
         notes.add(begun.notes)
-        run = hashlib.sha256(json.dumps([manifest["labels"], manifest["settings"]]).encode()).hexdigest()[:16]
+        run = run_id(manifest)
         with temporaries_of(begun.token):
             with room_for_parts(target, lambda: len(begun.whole), len(begun.whole)):
                 if image_url is not None:
@@ -288,7 +296,7 @@ def annotate(
                 if replaced := _drop_replaced(target, found, run):
                     notes.add([f"replaced since they were annotated, and done again: {pictures_in_words(replaced)}"])
             whole = {int(path.stem) for path in parts_in(target, KIND.suffix)}
-            results = _Results(target)
+            results = Results(target)
             done = results.places if not retry else {name for name, place in results.places.items() if place.ok}
             todo = [one for one in found if one.id not in done]
             size = shard_size(worker.localizer.options.batch_size, shard)
@@ -317,12 +325,12 @@ def annotate(
                         "annotate without --masks into another --out"
                     )
                 if given is not None and not of_tool:
-                    _merge_decisions(target, given, run, results)
-                decided = _decided(target, run)
+                    _merge_review(target, given, run, results, len(names.names))
+                decided = decisions_in(target, run)
                 if shards:
                     folder.begin_session(target, KIND)
                     engine(list(shards.values()), Ready(settings, worker), keep, reporter)
-                    results = _Results(target)
+                    results = Results(target)
                 not_applied: Mapping[str, str] = {}
                 if given is not None and of_tool:  # after the engine: the sizes of all pictures are known
                     read = _merge_corrections(target, given, run, results, found, names)
@@ -331,15 +339,28 @@ def annotate(
                     notes.add(
                         [f"{read.form}: {len(read.pictures):,} pictures corrected, {untouched:,} are as they were"]
                     )
-                corrected = _corrected(target, run)
-                of_run = _AnnotatedFolder(target, root, found, results, decided, worker.names, there.skipped, corrected)
-                how = f"cliploc {__version__} {described['model']} {described['method']}"
-                state, before = folder.read_manifest(target, KIND), _summary_of(target)
+                corrected = corrections_in(target, run)
+                reviews = reviews_in(target, run)
+                of_run = AnnotatedFolder(
+                    target, root, found, results, decided, worker.names, there.skipped, corrected, reviews
+                )
+                how = made_by(described)
+                state, before = folder.read_manifest(target, KIND), summary_of(target)
                 export = ExportSettings(worker.names, how, state.get("image_url", IMAGE_URL), masks, polygons, copy)
                 kept = [one for one in exports if _is_there(target, one, state["files"], before)]
                 wanted = list(dict.fromkeys([*kept, *chosen]))
-                done_now = _conclude(of_run, before, wanted, export, review, run, len(todo), notes.lines, reporter)
+                done_now = conclude(of_run, before, wanted, export, review, run, len(todo), notes.lines, reporter)
                 return replace(done_now, not_applied=not_applied)
+
+
+def run_id(manifest: Mapping[str, Any]) -> str:
+    """The id of a run's names and settings."""
+    return hashlib.sha256(json.dumps([manifest["labels"], manifest["settings"]]).encode()).hexdigest()[:16]
+
+
+def made_by(settings: Mapping[str, Any]) -> str:
+    """The model and method of a run, as exports name them."""
+    return f"cliploc {__version__} {settings['model']} {settings['method']}"
 
 
 def _is_there(out: Path, export: Export, own: Sequence[str], before: Mapping[str, Any]) -> bool:
@@ -392,7 +413,7 @@ class _Place:
     margin: float = 0.0
 
 
-class _Results:
+class Results:
     """The rows of all parts. Rows are read part by part; only their places are in memory."""
 
     def __init__(self, out: Path) -> None:
@@ -467,11 +488,13 @@ def _drop_replaced(out: Path, found: Sequence[PictureFile], run: str) -> list[st
             if row["blake2b"] != content_digest(picture):
                 stale.setdefault(path, {})[line] = picture.id
     replaced = list(dict.fromkeys(name for lines in stale.values() for name in lines.values()))
-    decided, corrected = _decided(out, run), _corrected(out, run)
+    decided, corrected = decisions_in(out, run), corrections_in(out, run)
     if decided.keys() & set(replaced):  # before the rows, so that an interrupted run can repeat both
         _write_decisions(out, {name: boxes for name, boxes in decided.items() if name not in replaced}, run)
-    if corrected.keys() & set(replaced):
-        _write_corrections(out, {name: one for name, one in corrected.items() if name not in replaced}, run)
+    reviews = reviews_in(out, run)
+    if (corrected.keys() | reviews.keys()) & set(replaced):
+        left = {name: one for name, one in corrected.items() if name not in replaced}
+        write_corrections(out, left, run, {name: one for name, one in reviews.items() if name not in replaced})
     for path, lines in stale.items():
         content, stamps = _lines_of(path), read_stamps(path)
         fresh = [line for line in range(len(content)) if line not in lines]
@@ -489,23 +512,24 @@ def _margin(row: Row) -> float:
 
 # ------------------------------------------------------------------------------------------------------------ results
 @dataclass
-class _AnnotatedFolder:
+class AnnotatedFolder:
     """An annotated folder: everything that the exports, the summary and the review page show."""
 
     out: Path
     root: Path
     found: Sequence[PictureFile]
-    results: _Results
+    results: Results
     decided: Mapping[str, Mapping[str, bool]]
     names: tuple[str, ...]
-    skipped: Sequence[Skipped] = ()
+    skipped: Sequence[Skipped] | None = ()  # None: as the summary has it
     corrected: Mapping[str, Correction] = field(default_factory=dict)
-    boxes: Counter[str] = field(default_factory=Counter)
-    with_label: Counter[str] = field(default_factory=Counter)
-    empty: int = 0
-    groups: int = 0
-    dropped: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
+    reviews: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    boxes: Counter[str] = field(default_factory=Counter, init=False)
+    with_label: Counter[str] = field(default_factory=Counter, init=False)
+    empty: int = field(default=0, init=False)
+    groups: int = field(default=0, init=False)
+    dropped: int = field(default=0, init=False)
+    failed: dict[str, str] = field(default_factory=dict, init=False)
 
     def pictures(self, all_boxes: bool = False) -> Iterator[AnnotatedPicture]:
         """Yields the pictures that did not fail, in order; as reviewed and corrected, or all drafts."""
@@ -553,11 +577,13 @@ class _AnnotatedFolder:
             (False,) * count,
             _margin(row),
             np.ones(count, np.float32),
+            tuple({"size": [row["height"], row["width"]], "counts": mask} for mask in correction.masks or ()),
         )
 
     def draft_scores(self) -> dict[str, LabelScore]:
         """How drafts did against the corrected boxes: of all labels as "", then of each; empty without any."""
-        rows = [(self.results.row(one.id), self.corrected[one.id]) for one in self.found if one.id in self.corrected]
+        done = [one.id for one in self.found if one.id in self.corrected and self._whole(one.id)]
+        rows = [(self.results.row(name), self.corrected[name]) for name in done]
         if not rows:
             return {}
         pairs = [PicturePair(row["boxes"], row["scores"], row["labels"], one.boxes, one.labels) for row, one in rows]
@@ -588,9 +614,33 @@ class _AnnotatedFolder:
             digest.update(json.dumps([one.id, str(one.path)]).encode() + self.results.places[one.id].digest)
         return digest.hexdigest()
 
+    def _whole(self, picture: str) -> bool:
+        """Whether the boxes of a corrected picture are all there: a person in the editor may not be done yet."""
+        return picture not in self.reviews or self.reviews[picture]["status"] == "reviewed"
+
     def seen(self, picture: str) -> bool:
         """Whether somebody has reviewed or corrected a picture."""
+        if picture in self.reviews:
+            return bool(self.reviews[picture]["status"] != "none")
         return picture in self.decided or picture in self.corrected
+
+    def reviewed(self, drafts: AnnotatedPicture) -> ReviewPicture:
+        """A picture as the editor shows it: all drafts, and the boxes that hold now."""
+        row, name = self.results.row(drafts.name), drafts.name
+        review = self.reviews.get(name, {"status": "none", "revision": 0})
+        if (correction := self.corrected.get(name)) is None:
+            kept = kept_drafts(row, self.decided.get(name, {}))
+            masks = [row["masks"][i] for i in kept] if "masks" in row else None
+            correction = Correction([row["boxes"][i] for i in kept], [row["labels"][i] for i in kept], [*kept], masks)
+        return ReviewPicture(
+            drafts,
+            correction.boxes,
+            correction.labels,
+            correction.drafts or [None] * len(correction.boxes),
+            correction.masks,
+            review["status"] if name in self.reviews or not self.seen(name) else "reviewed",
+            review["revision"],
+        )
 
     def least_certain(self, count: int) -> list[AnnotatedPicture]:
         """The least certain pictures, with all boxes, for a review; pictures reviewed before come last."""
@@ -600,7 +650,7 @@ class _AnnotatedFolder:
         return [self.picture(one, number, all_boxes=True) for one, number in good[:count]]
 
 
-def _summary_of(out: Path) -> dict[str, Any]:
+def summary_of(out: Path) -> dict[str, Any]:
     """The summary that the last call wrote; empty if there is none or the file is damaged."""
     try:
         found: dict[str, Any] = read_json(out / "summary.json", AnnotationSummary)
@@ -609,8 +659,8 @@ def _summary_of(out: Path) -> dict[str, Any]:
     return found
 
 
-def _conclude(
-    run: _AnnotatedFolder,
+def conclude(
+    run: AnnotatedFolder,
     before: Mapping[str, Any],
     formats: Sequence[Export],
     settings: ExportSettings,
@@ -638,11 +688,12 @@ def _conclude(
         reporter.phase(f"writing {one.name}")
         one.write(run.pictures, needed, run.out)
         files[one.name], stamps[one.name] = list(one.outputs), stamp
-    stamp = run.stamp("review", review, settings.names)
+    stamp = run.stamp("review", review, settings.names, json.dumps(run.reviews, sort_keys=True))
     if review and not up_to_date("review", stamp):
         reporter.phase("writing review.html")
         chosen = run.least_certain(review)
-        write_review(run.out / "review.html", chosen, settings.names, run_id, run.decided, len(run.found))
+        shown = [run.reviewed(one) for one in chosen]
+        write_review(run.out / "review.html", shown, settings.names, run_id, len(run.found), settings.masks)
         files["review"], stamps["review"] = ["review.html"], stamp
     result = AnnotateResult(
         run.out,
@@ -657,21 +708,24 @@ def _conclude(
         {name: tuple(names) for name, names in files.items()},
         computed,
         notes,
-        run.skipped,
+        run.skipped or (),
         run_id,
         hashlib.sha256(json.dumps(run.decided, sort_keys=True).encode()).hexdigest()[:16] if run.decided else None,
         sum(one.id in run.corrected for one in run.found),
         draft_scores=run.draft_scores(),
     )
     _write_scores(run.out, result)
-    document = {**result.document(), "stamps": stamps}
+    written = {"polygons": settings.polygons, "copy": settings.copies, "review": review}
+    document = {**result.document(), "stamps": stamps, "written": written}
+    if run.skipped is None and "skipped" in before:
+        document["skipped"] = before["skipped"]
     if document != before:
         write_json(run.out / "summary.json", document)
     return result
 
 
 # ---------------------------------------------------------------------------------------------------------- decisions
-def _decided(out: Path, run: str) -> dict[str, dict[str, bool]]:
+def decisions_in(out: Path, run: str) -> dict[str, dict[str, bool]]:
     """The decisions of all reviews so far: picture → box → whether it is kept."""
     path = out / "decisions.json"
     return _read_decisions(path, run) if path.exists() else {}
@@ -711,9 +765,60 @@ def _read_decisions(path: Path, run: str) -> dict[str, dict[str, bool]]:
         ) from None
 
 
-def _merge_decisions(out: Path, path: Path, run: str, results: _Results) -> None:
+def _merge_review(out: Path, path: Path, run: str, results: Results, labels: int) -> None:
+    """Adds what review.html saved: the pictures that a person edited, or decisions on boxes."""
+    try:
+        read = read_json(path)
+    except (OSError, ValueError):
+        read = None
+    if not isinstance(read, dict) or read.get("kind") != REVIEW_KIND or "pictures" not in read:
+        _merge_decisions(out, path, run, results)
+        return
+    try:
+        pictures = checked(read, SavedReview)["pictures"]
+    except DocumentError as error:
+        raise UsageError(f"expected a review as review.html saves it, {path} has other content ({error})") from None
+    if read["run"] != run:
+        raise UsageError(f"{path} reviews boxes of another run: apply it to that run's --out")
+    decided, corrected, reviews = decisions_in(out, run), corrections_in(out, run), reviews_in(out, run)
+    for name, one in pictures.items():
+        place = results.places.get(name)
+        if place is None or not place.ok:
+            raise UsageError(f"{path} reviews {name}, which is not there: check the file")
+        row = results.row(name)
+        try:
+            found = review_of(one, row, labels, kept_drafts(row, decided.get(name, {})))
+        except UnusableReviewError as error:
+            raise UsageError(f"{path} cannot be applied to {name}: {error}: save it again from the page") from None
+        enter(name, found, one["status"], corrected, reviews)
+    write_corrections(out, corrected, run, reviews)
+
+
+def kept_drafts(row: Row, decided: Mapping[str, bool]) -> list[int]:
+    """The numbers of the drafts of a picture that no review dropped."""
+    return [i for i in range(len(row["boxes"])) if decided.get(str(i), True)]
+
+
+def enter(
+    picture: str,
+    found: Correction | None,
+    status: str,
+    corrected: dict[str, Correction],
+    reviews: dict[str, dict[str, Any]],
+) -> int:
+    """Enters what a person saved of a picture: its boxes, or None where the drafts hold. Returns the new revision."""
+    revision = int(reviews.get(picture, {}).get("revision", 0)) + 1
+    reviews[picture] = {"status": status, "revision": revision}
+    if found is None:
+        corrected.pop(picture, None)
+    else:
+        corrected[picture] = found
+    return revision
+
+
+def _merge_decisions(out: Path, path: Path, run: str, results: Results) -> None:
     """Adds a review's decisions to the earlier ones; for a box decided twice the later decision counts."""
-    new, old = _read_decisions(path, run), _decided(out, run)
+    new, old = _read_decisions(path, run), decisions_in(out, run)
     for picture, boxes in new.items():
         place = results.places.get(picture)
         count = len(results.row(picture)["boxes"]) if place is not None and place.ok else -1
@@ -730,44 +835,61 @@ def _write_decisions(out: Path, decisions: Mapping[str, Mapping[str, bool]], run
 
 
 # -------------------------------------------------------------------------------------------------------- corrections
-def _corrected(out: Path, run: str) -> dict[str, Correction]:
-    """The corrected pictures of all sets so far."""
+def corrections_in(out: Path, run: str) -> dict[str, Correction]:
+    """The corrected pictures of all sets and reviews so far."""
+    return {
+        name: Correction(list(map(list, one["boxes"])), one["labels"], one.get("drafts"), one.get("masks"))
+        for name, one in _read_corrections(out, run)["pictures"].items()
+    }
+
+
+def reviews_in(out: Path, run: str) -> dict[str, dict[str, Any]]:
+    """Picture → `status` and `revision`, of those that a person saved in the editor."""
+    return dict(_read_corrections(out, run).get("reviews", {}))
+
+
+def _read_corrections(out: Path, run: str) -> dict[str, Any]:
     path = out / "corrections.json"
     if not path.exists():
-        return {}
+        return {"pictures": {}}
     try:
-        read = read_json(path, SavedCorrections)
+        read: dict[str, Any] = read_json(path, SavedCorrections)
         if read["run"] != run:
             raise ValueError("it is of another run")
-        return {
-            name: Correction(list(map(list, one["boxes"])), one["labels"]) for name, one in read["pictures"].items()
-        }
     except (OSError, ValueError) as error:
         raise UsageError(
             f"expected the corrections of this run, {path} cannot be read ({error}): move it away and --apply the "
             "corrected set again"
         ) from None
+    return read
 
 
 def _merge_corrections(
-    out: Path, path: Path, run: str, results: _Results, found: Sequence[PictureFile], labels: Labels
+    out: Path, path: Path, run: str, results: Results, found: Sequence[PictureFile], labels: Labels
 ) -> Corrections:
     """Adds a corrected set to the earlier ones; for a picture corrected twice the later set counts."""
     done = [one.id for one in found if results.places[one.id].ok]
     sizes = {name: (int(row["width"]), int(row["height"])) for name in done for row in [results.row(name)]}
     words = [prompts.parse([entry]).synonyms[0] for entry in labels.entries]
     read = read_corrections(path, sizes, words, [out / "yolo", out / "voc"])
-    _write_corrections(out, {**_corrected(out, run), **read.pictures}, run)
+    reviews = {name: one for name, one in reviews_in(out, run).items() if name not in read.pictures}
+    write_corrections(out, {**corrections_in(out, run), **read.pictures}, run, reviews)
     return read
 
 
 def _plain_corrections(pictures: Mapping[str, Correction]) -> dict[str, Any]:
-    return {name: {"boxes": one.boxes, "labels": one.labels} for name, one in pictures.items()}
+    return {
+        name: {key: value for key, value in vars(one).items() if value is not None} for name, one in pictures.items()
+    }
 
 
-def _write_corrections(out: Path, pictures: Mapping[str, Correction], run: str) -> None:
+def write_corrections(
+    out: Path, pictures: Mapping[str, Correction], run: str, reviews: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Writes corrections.json."""
     document = {"kind": CORRECTIONS_KIND, "schema_version": SCHEMA_VERSION, "run": run}
-    write_json(out / "corrections.json", {**document, "pictures": _plain_corrections(pictures)})
+    of_editor = {"reviews": reviews} if reviews else {}
+    write_json(out / "corrections.json", {**document, "pictures": _plain_corrections(pictures), **of_editor})
 
 
 def _write_scores(out: Path, result: AnnotateResult) -> None:

@@ -1,59 +1,130 @@
-"""Writes a page in one file to review boxes: click to drop or keep them, then save the decisions as JSON."""
+"""The review editor: draft boxes to correct, in one file to send around, or as `cliploc review` serves it.
+
+Both are the same page, `review.html`. In a file it holds the pictures, keeps what a person does in the browser, and
+saves it as JSON for `cliploc annotate --apply`; from a server it asks for them (`cliploc.web.review`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
-from PIL import Image
+import numpy.typing as npt
 
 from cliploc import rle
 from cliploc._files import write_whole
 from cliploc.boxes import outlines
 from cliploc.errors import InputError
 from cliploc.images import load
-from cliploc.report.colours import as_hex, distinct_colours
+from cliploc.report.colours import as_hex, distinct_colours, text_colour
 from cliploc.report.exports import AnnotatedPicture
 from cliploc.report.html import REPORT_TEMPLATES, jpeg_uri
 
 REVIEW_KIND = "cliploc review"
-SIDE = 480  # longest side of the pictures in the page
+SIDE = 640  # longest side of the pictures in the file
 JPEG_QUALITY = 78
-HEIGHT = 330  # largest height of a picture on the screen
+FINEST = 0.004  # of a mask's longer side: corners of its outline that are nearer to the line are left out
+
+
+@dataclass(frozen=True)
+class ReviewPicture:
+    """A picture as the editor shows it.
+
+    Attributes:
+        drafts: all drafts, also dropped ones.
+        boxes: those that hold now, x0, y0, x1, y1 in pixels of the upright picture.
+        labels: of each, from 0.
+        origins: of each the number of the draft that it comes of, None for one that a person drew.
+        masks: of each its mask, as COCO's compressed counts; None where the run has none.
+        status: "none", "reviewed", "unsure" or "skipped", as a person said.
+        revision: number of times that it was saved.
+    """
+
+    drafts: AnnotatedPicture
+    boxes: Sequence[Sequence[float]]
+    labels: Sequence[int]
+    origins: Sequence[int | None]
+    masks: Sequence[str] | None
+    status: str
+    revision: int
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the editor shows, besides the picture itself."""
+        own = self.drafts
+        masks = [one["counts"] for one in own.masks] or [None] * len(own.box_ids)
+        certainty = [1.0] * len(own.box_ids) if own.certainty is None else own.certainty.tolist()
+        drafts = zip(own.xyxy.tolist(), own.label.tolist(), own.score.tolist(), certainty, own.groups, strict=True)
+        return {
+            **self.entry(),
+            "drafts": [
+                {
+                    **_box(xyxy, label, number, mask, own.size_wh),
+                    "score": round(score, 4),
+                    "certainty": round(certain, 4),
+                    "group": group,
+                }
+                for number, ((xyxy, label, score, certain, group), mask) in enumerate(zip(drafts, masks, strict=True))
+            ],
+            "boxes": [
+                _box(xyxy, label, origin, mask, own.size_wh)
+                for xyxy, label, origin, mask in zip(
+                    self.boxes, self.labels, self.origins, self.masks or [None] * len(self.boxes), strict=True
+                )
+            ],
+        }
+
+    def entry(self) -> dict[str, Any]:
+        """What the editor's list shows and filters by; `found`: label, score and share of the picture of each box."""
+        width, height = self.drafts.size_wh
+        scores = self.drafts.score.tolist()
+        found = [
+            [label, 1.0 if origin is None else round(scores[origin], 4), _share(xyxy, width * height)]
+            for xyxy, label, origin in zip(self.boxes, self.labels, self.origins, strict=True)
+        ]
+        return {
+            "name": self.drafts.name,
+            "size": [width, height],
+            "margin": round(self.drafts.margin, 4),
+            "status": self.status,
+            "revision": self.revision,
+            "found": found,
+        }
+
+
+def facts(pictures: Iterable[ReviewPicture], names: Sequence[str], run: str, masks: bool) -> dict[str, Any]:
+    """What the editor knows of a run."""
+    colours = distinct_colours(len(names), (one.labels for one in pictures))
+    return {
+        "kind": REVIEW_KIND,
+        "run": run,
+        "names": list(names),
+        "colours": [as_hex(one) for one in colours],
+        "inks": [as_hex(text_colour(one)) for one in colours],
+        "masks": masks,
+    }
 
 
 def write_review(
-    path: Path,
-    pictures: Sequence[AnnotatedPicture],
-    names: Sequence[str],
-    run: str,
-    decided: Mapping[str, Mapping[str, bool]],
-    total: int,
+    path: Path, pictures: Sequence[ReviewPicture], names: Sequence[str], run: str, total: int, masks: bool = False
 ) -> None:
-    """Writes a page that shows these pictures with their boxes, in this order.
+    """Writes the editor with these pictures, in this order, as one file.
 
     Args:
         path: the file.
-        pictures: the pictures with all boxes, also dropped ones.
+        pictures: the pictures.
         names: the names of the labels.
-        run: the id of the run that the decisions belong to.
-        decided: picture → box → whether it is kept, from earlier reviews.
+        run: the id of the run that the boxes belong to.
         total: the number of pictures of the run.
+        masks: whether boxes have masks.
 
     Raises:
         OSError: the file cannot be written.
     """
-
-    facts = {
-        "kind": REVIEW_KIND,
-        "run": run,
-        "names": list(names),
-        "colours": [as_hex(one) for one in distinct_colours(len(names), (one.label.tolist() for one in pictures))],
-        "height": HEIGHT,
-        "decided": {one.name: dict(decided[one.name]) for one in pictures if one.name in decided},
-    }
 
     def fill(temporary: Path) -> None:
         records = (record for one in pictures if (record := _record(one)) is not None)
@@ -62,46 +133,62 @@ def write_review(
                 file,
                 "review.html",
                 title="Review of draft boxes",
+                server=False,
                 shown=len(pictures),
                 total=total,
-                facts=facts,
+                facts=facts(pictures, names, run, masks),
                 pictures=records,
             )
 
     write_whole(path, fill)
 
 
-def _record(picture: AnnotatedPicture) -> dict[str, Any] | None:
-    """The picture as review.js shows it; None if its file can no longer be read."""
+def served_page(facts: dict[str, Any], total: int) -> str:
+    """The editor as a server gives it: without pictures, which it asks for."""
+    return REPORT_TEMPLATES.render(
+        "review.html", title="Review of draft boxes", server=True, shown=total, total=total, facts=facts, pictures=[]
+    )
+
+
+def polygons_of(counts: str, size_wh: tuple[int, int]) -> list[list[list[float]]]:
+    """A mask as polygons that a person can edit: of each piece the outline, then its holes, each x, y, x, y …"""
+    width, height = size_wh
+    pieces: list[list[list[float]]] = []
+    for ring in outlines(rle.decode({"size": [height, width], "counts": counts})):
+        corners = _simpler(ring.points)
+        if len(corners) < 3:
+            continue
+        flat = corners.round(1).ravel().tolist()
+        if not ring.hole:
+            pieces.append([flat])
+        elif pieces:
+            pieces[-1].append(flat)
+    return pieces
+
+
+def _simpler(points: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    finest = max(1.0, FINEST * float(np.ptp(points, axis=0).max()))
+    return cv2.approxPolyDP(points.reshape(-1, 1, 2).astype(np.float32), finest, True)[:, 0].astype(np.float64)
+
+
+def _box(
+    xyxy: Sequence[float], label: int, draft: int | None, mask: str | None, size_wh: tuple[int, int]
+) -> dict[str, Any]:
+    box = {"xyxy": [round(value, 2) for value in xyxy], "label": label, "draft": draft}
+    return box if mask is None else {**box, "mask": mask, "polygons": polygons_of(mask, size_wh)}
+
+
+def _share(xyxy: Sequence[float], area: int) -> float:
+    """A box's share of the picture, with three digits."""
+    share = (xyxy[2] - xyxy[0]) * (xyxy[3] - xyxy[1]) / area
+    return round(share, 2 - math.floor(math.log10(share))) if share > 0 else 0.0
+
+
+def _record(picture: ReviewPicture) -> dict[str, Any] | None:
+    """The picture as the file holds it; None if its own file can no longer be read."""
     try:
-        image = load(picture.path, str(picture.path)).image
+        image = load(picture.drafts.path, str(picture.drafts.path)).image
     except InputError:
         return None
-    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    boxes = zip(picture.box_ids, picture.xyxy, picture.score, picture.label, picture.groups, strict=True)
-    masks = [_outline(one, image.size) for one in picture.masks] or [[]] * len(picture.box_ids)
-    return {
-        "name": picture.name,
-        "size_wh": picture.size_wh,
-        "image_wh": image.size,
-        "image": jpeg_uri(image, quality=JPEG_QUALITY),
-        "boxes": [
-            {
-                "id": box_id,
-                "xyxy": [round(value, 2) for value in xyxy.astype(float).tolist()],
-                "score": round(float(score), 4),
-                "label": int(label),
-                "group": group,
-                **({"mask": mask} if mask else {}),
-            }
-            for (box_id, xyxy, score, label, group), mask in zip(boxes, masks, strict=True)
-        ],
-    }
-
-
-def _outline(code: rle.Rle, size_wh: tuple[int, int]) -> list[list[float]]:
-    """The outlines of a mask, each as x, y, x, y … in pixels of the picture, no finer than the page shows it."""
-    height, width = code["size"]
-    small = Image.fromarray(rle.decode(code).astype(np.uint8)).resize(size_wh)  # nearest neighbour
-    scale = np.array([width / size_wh[0], height / size_wh[1]])
-    return [(ring.points * scale).round(1).ravel().tolist() for ring in outlines(np.asarray(small))]
+    image.thumbnail((SIDE, SIDE))
+    return {**picture.state(), "image": jpeg_uri(image, quality=JPEG_QUALITY)}

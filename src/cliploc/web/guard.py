@@ -36,6 +36,7 @@ LOGIN = re.compile(r"/login/?")
 MAX_LOGIN = 8_000  # bytes
 GUESSES = (6, 10)  # wrong passwords of one client: a minute, and at once
 FORM_BYTES = 16_000  # of an upload besides the file itself
+MAX_REVIEW = 4_000_000  # bytes of one picture's boxes and masks
 BODY_SECONDS = 30.0  # time for the body of a JSON request to arrive
 UPLOAD_SECONDS = 300.0  # the same for an upload
 UPLOADS_AT_ONCE = 32
@@ -49,8 +50,78 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 
-class Guard:
-    """An ASGI application that wraps another.
+class Gate:
+    """An ASGI application that wraps another, and refuses what comes under a foreign name or from a foreign page.
+
+    Args:
+        app: the wrapped application.
+        hosts: the names by which the server may be reached.
+        max_body: the largest body of a request, in bytes.
+    """
+
+    def __init__(
+        self, app: Callable[[Scope, Receive, Send], Awaitable[None]], hosts: Hosts, max_body: int = MAX_REVIEW
+    ) -> None:
+        self._app = app
+        self._hosts = hosts
+        self._max_body = max_body
+        self._ended = False
+
+    def end(self) -> None:
+        """Shuts down."""
+        self._ended = True
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        if scope["type"] == "lifespan":
+            self._begin()
+            await self._app(scope, receive, send)
+        elif scope["type"] == "http":
+            incoming, send = Incoming(receive), with_security_headers(send)
+            try:
+                headers = headers_of(scope)
+                address = (scope.get("server") or ("",))[0] or ""
+                self._hosts.check(headers.get("host", ""), headers.get("origin"), address)
+                await self._answer(scope, incoming, send, headers)
+            except RefusedError as refusal:
+                await refuse(refusal, scope, incoming, send)
+
+    def _begin(self) -> None:
+        """Called when the server starts."""
+
+    async def _answer(self, scope: Scope, incoming: Incoming, send: Send, headers: MutableMapping[str, str]) -> None:
+        if scope["method"] not in ("GET", "HEAD", "POST"):
+            raise RefusedError(405, "expected GET or POST")
+        if scope["method"] == "POST":
+            length_of(headers, self._max_body)
+            incoming.put_back(await incoming.read(BODY_SECONDS))
+        await self._hand_on(scope, incoming, send)
+
+    async def _hand_on(self, scope: Scope, incoming: Incoming, send: Send) -> None:
+        """Lets the application answer. Errors because a visitor left or the server shuts down are not reported."""
+        started = False
+
+        async def noting_the_start(message: Message) -> None:
+            nonlocal started
+            if incoming.left and not started:  # the application's answer to half a body is useless
+                return
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, incoming, noting_the_start)
+        except asyncio.CancelledError:
+            if not self._ended:  # at shutdown open pages are cancelled: no reason for a traceback
+                raise
+        except Exception:
+            if not incoming.left:
+                raise
+        if incoming.left and not started:
+            raise RefusedError(408, NOT_IN_TIME)
+
+
+class Guard(Gate):
+    """The gate before gradio's application.
 
     Args:
         app: the wrapped application.
@@ -72,8 +143,7 @@ class Guard:
         on_end: Callable[[], None],
         rate: float = 0,
     ) -> None:
-        self._app = app
-        self._hosts = hosts
+        super().__init__(app, hosts)
         self._requests = requests
         self._uploads = uploads
         self._max_bytes = max_bytes
@@ -81,29 +151,17 @@ class Guard:
         self._rate = Rate(rate, rate) if rate else None
         self._guesses = Rate(*GUESSES)
         self._uploading = 0
-        self._ended = False
 
     def end(self) -> None:
         """Shuts down: stops watching the uploads, and ends what still runs."""
-        self._ended = True
+        super().end()
         self._uploads.end()
         self._on_end()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request."""
-        if scope["type"] == "lifespan":
-            self._uploads.watch(SWEPT_SECONDS)
-            await self._app(scope, receive, send)
-        elif scope["type"] == "http":
-            incoming, send = Incoming(receive), with_security_headers(send)
-            try:
-                await self._answer(scope, incoming, send)
-            except RefusedError as refusal:
-                await refuse(refusal, scope, incoming, send)
+    def _begin(self) -> None:
+        self._uploads.watch(SWEPT_SECONDS)
 
-    async def _answer(self, scope: Scope, incoming: Incoming, send: Send) -> None:
-        headers = headers_of(scope)
-        self._hosts.check(headers.get("host", ""), headers.get("origin"), (scope.get("server") or ("",))[0] or "")
+    async def _answer(self, scope: Scope, incoming: Incoming, send: Send, headers: MutableMapping[str, str]) -> None:
         if CLOSED.match(scope["path"].lower()) or b"deep_link" in parse_qs(scope["query_string"]):
             raise RefusedError(403, "This server does not offer that, and fetches no addresses.")
         if scope["method"] != "POST":
@@ -154,28 +212,6 @@ class Guard:
             await self._hand_on(scope, incoming, send)
         finally:
             self._uploading -= 1
-
-    async def _hand_on(self, scope: Scope, incoming: Incoming, send: Send) -> None:
-        """Lets the application answer. Errors because a visitor left or the server shuts down are not reported."""
-        started = False
-
-        async def noting_the_start(message: Message) -> None:
-            nonlocal started
-            if incoming.left and not started:  # the application's answer to half a body is useless
-                return
-            started = True
-            await send(message)
-
-        try:
-            await self._app(scope, incoming, noting_the_start)
-        except asyncio.CancelledError:
-            if not self._ended:  # at shutdown open pages are cancelled: no reason for a traceback
-                raise
-        except Exception:
-            if not incoming.left:
-                raise
-        if incoming.left and not started:
-            raise RefusedError(408, NOT_IN_TIME)
 
 
 class Incoming:
@@ -241,6 +277,7 @@ class Incoming:
 
 
 def client_in(scope: Scope) -> str:
+    """The address of who asks."""
     """The address of who asks."""
     return str((scope.get("client") or ("",))[0])
 

@@ -21,6 +21,7 @@ class Hosts:
     Args:
         host: the name or address that it listens on.
         allowed: further names, such as that of a reverse proxy.
+        advice: what whoever is refused can do.
 
     Example:
         >>> hosts = Hosts("127.0.0.1", ["page.example.org"])
@@ -31,7 +32,13 @@ class Hosts:
         cliploc.web.requests.RefusedError: This server does not go by that name: start it with --allow-host NAME.
     """
 
-    def __init__(self, host: str = "127.0.0.1", allowed: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        allowed: Iterable[str] = (),
+        advice: str = "start it with --allow-host NAME",
+    ) -> None:
+        self._advice = advice
         self._allowed = frozenset(_plain(name) for name in allowed)
         self._names = self._allowed | {*LOOPBACK, _plain(host)}
 
@@ -47,12 +54,12 @@ class Hosts:
             RefusedError: the host or the origin is not one of the server's.
         """
         if _name(host) not in self._names | {_plain(address)}:
-            raise RefusedError(421, "This server does not go by that name: start it with --allow-host NAME.")
+            raise RefusedError(421, f"This server does not go by that name: {self._advice}.")
         if origin is None:
             return
         scheme, _, place = origin.partition("://")
         if scheme not in ("http", "https") or (place.lower() != host.lower() and _name(place) not in self._allowed):
-            raise RefusedError(403, "Another page may not ask this server: start it with --allow-host NAME.")
+            raise RefusedError(403, f"Another page may not ask this server: {self._advice}.")
 
 
 def _name(place: str) -> str | None:

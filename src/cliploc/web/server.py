@@ -9,11 +9,11 @@ import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from cliploc._memory_errors import not_installed
 from cliploc.errors import UsageError
-from cliploc.web.guard import Guard, Receive, Scope, Send
+from cliploc.web.guard import Gate, Guard
 from cliploc.web.hosts import Hosts
 from cliploc.web.requests import Requests
 from cliploc.web.service import KEPT_SECONDS, Service
@@ -97,17 +97,7 @@ def application(
     return Guard(app, hosts or Hosts(), requests, uploads, max_bytes, end, rate)
 
 
-class Ending(Protocol):
-    """An application that can be told to end what it does."""
-
-    def end(self) -> None:
-        """Ends what still runs."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request."""
-
-
-def listener(app: Ending, **config: Any) -> uvicorn.Server:
+def listener(app: Gate, **config: Any) -> uvicorn.Server:
     """A uvicorn server that ends the application's runs first when it shuts down.
 
     Args:
@@ -165,7 +155,7 @@ def serve(
         UsageError: gradio is not installed, or the server cannot listen on the address.
         ModelError: the first model cannot be loaded.
     """
-    listening = listen(host, port)
+    listening = listen_on(host, port)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     before = os.environ.get("GRADIO_TEMP_DIR")
     with listening, tempfile.TemporaryDirectory(prefix="cliploc-serve-") as folder:
@@ -173,9 +163,7 @@ def serve(
         try:
             hosts = Hosts(host, allow_hosts)
             app = application(service, auth=auth, queue=queue, max_bytes=max_bytes, hosts=hosts, rate=rate, debug=debug)
-            if threading.current_thread() is threading.main_thread():
-                # Else a SIGTERM would end the process before the folder is removed.
-                signal.signal(signal.SIGTERM, signal.default_int_handler)
+            end_by_signal()  # else the folder would not be removed
             server = listener(app)
             name = f"[{host}]" if ":" in host else host
             on_ready(f"http://{name}:{listening.getsockname()[1]}")
@@ -187,11 +175,17 @@ def serve(
                 os.environ["GRADIO_TEMP_DIR"] = before
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that accepts connections.
+def end_by_signal() -> None:
+    """Lets a SIGTERM end this process as an interrupt does."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def listen_on(host: str, port: int) -> socket.socket:
+    """A socket that listens.
 
     Raises:
-        UsageError: the address is taken, or none of this machine's.
+        UsageError: the address is taken, or is none of this machine's.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

@@ -1,132 +1,898 @@
 "use strict";
+// The review editor. Boxes are drawn, moved and resized by Annotorious; what they mean, their history, the list of
+// pictures and the saving are here. `store` is the only part that differs between a server and a file.
+(() => {
 const data = JSON.parse(document.getElementById("data").textContent);
-const SVG = "http://www.w3.org/2000/svg";
-const kept = new Map();          // picture -> array of booleans
-const shown = {label: "", score: 0};
-let unsaved = false;
-const grid = document.getElementById("grid");
-const views = [];
+const $ = (id) => document.getElementById(id);
+const ROW = 68;            // height of a row of the list, as in the style sheet
+const MOST_STEPS = 200;    // of the history of a picture
+const LEAST = 1;           // pixels of a box
+const STATUS = {none: "not reviewed", reviewed: "✓ reviewed", unsure: "? unsure", skipped: "– skipped"};
 
-function build(picture) {
-  const seen = data.decided[picture.name] || {};
-  kept.set(picture.name, picture.boxes.map((box) => seen[box.id] !== false));
-  const figure = document.createElement("figure");
-  const holder = document.createElement("div");
-  holder.className = "picture";
-  // A high picture is reduced, so that its row is not much higher than the others.
-  holder.style.maxWidth = `${Math.round(data.height * picture.image_wh[0] / picture.image_wh[1])}px`;
-  const image = new Image();
-  image.alt = picture.name;
-  image.loading = "lazy";
-  image.width = picture.image_wh[0];
-  image.height = picture.image_wh[1];
-  image.src = picture.image;
-  const svg = document.createElementNS(SVG, "svg");
-  svg.setAttribute("viewBox", `0 0 ${picture.size_wh[0]} ${picture.size_wh[1]}`);
-  svg.setAttribute("preserveAspectRatio", "none");
-  const list = document.createElement("ul");
-  list.className = "boxes";
-  const parts = picture.boxes.map((box, index) => {
-    const [x0, y0, x1, y1] = box.xyxy;
-    const rect = document.createElementNS(SVG, "rect");
-    for (const [key, value] of Object.entries({x: x0, y: y0, width: x1 - x0, height: y1 - y0}))
-      rect.setAttribute(key, value);
-    rect.setAttribute("stroke", data.colours[box.label]);
-    const title = document.createElementNS(SVG, "title");
-    title.textContent = `${data.names[box.label]} ${box.score.toFixed(2)}: click to drop or keep`;
-    rect.append(title);
-    const outline = document.createElementNS(SVG, "path");
-    outline.setAttribute("d", (box.mask || []).map((ring) => `M${ring.join(" ")}Z`).join(""));
-    outline.setAttribute("stroke", data.colours[box.label]);
-    outline.setAttribute("fill", data.colours[box.label]);
-    const item = document.createElement("li");
-    const button = document.createElement("button");
-    button.type = "button";
-    button.style.borderLeftColor = data.colours[box.label];
-    button.textContent = `${data.names[box.label]} ${box.score.toFixed(2)}${box.group ? " · several?" : ""}`;
-    if (box.group) button.title = "This box seems to contain several things.";
-    for (const one of [rect, button]) one.addEventListener("click", () => toggle(picture.name, index));
-    for (const [event, on] of [["pointerenter", true], ["focus", true], ["pointerleave", false], ["blur", false]])
-      button.addEventListener(event, () => rect.classList.toggle("pointed", on));
-    item.append(button);
-    list.append(item);
-    return {rect, outline, button, item};
+function element(tag, properties = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [key, value] of Object.entries(properties))
+    if (key in made && key !== "list") made[key] = value; else made.setAttribute(key, value);
+  made.append(...children);
+  return made;
+}
+const clone = (value) => JSON.parse(JSON.stringify(value));
+const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
+const hundredths = (value) => Math.round(value * 100) / 100;
+const plural = (n, one, many) => `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
+
+// ------------------------------------------------------------------------------------------------------------ storage
+class Conflict extends Error {}
+
+/** The pictures of a server, which has them on its disk. */
+class ServerStore {
+  async entries() { return this.#get("/pictures"); }
+  async state(index) { return this.#get(`/pictures/${index}`); }
+  image(index) { return `/images/${index}.jpg`; }
+  thumbnail(index) { return `/thumbnails/${index}.jpg`; }
+  async save(index, saved) { return (await this.post(`/pictures/${index}`, saved)).revision; }
+  async post(path, content = {}) {
+    const body = JSON.stringify(content);
+    // Small bodies are sent even while the page is being closed.
+    return this.#answer(await fetch(path, {method: "POST", body, keepalive: body.length < 60000,
+      headers: {"Content-Type": "application/json"}}));
+  }
+  async #get(path) { return this.#answer(await fetch(path)); }
+  async #answer(response) {
+    const text = await response.text();
+    let content = {};
+    try { content = JSON.parse(text); } catch { content = {error: text}; }
+    if (response.status === 409 && content.error.includes("revision")) throw new Conflict(content.error);
+    if (!response.ok) throw new Error(content.error || `the server answered ${response.status}`);
+    return content;
+  }
+}
+
+/** The pictures in this file; what a person does is kept by the browser until it is saved as a file. */
+class FileStore {
+  #key = `cliploc-review:${data.run}`;
+  #lost = new Map();  // what the browser could not keep
+  constructor() {
+    addEventListener("beforeunload", (event) => { if (this.#lost.size) event.preventDefault(); });
+  }
+  /** What is kept, without what a newer page has already. */
+  kept() {
+    let all = {};
+    try { all = JSON.parse(localStorage.getItem(this.#key)) || {}; } catch { /* nothing is kept */ }
+    const known = new Map(data.pictures.map((one) => [one.name, one.revision]));
+    return {...Object.fromEntries(Object.entries(all).filter(([name, one]) => known.get(name) === one.base)),
+      ...Object.fromEntries(this.#lost)};
+  }
+  async entries() { return data.pictures.map((one, index) => entryOf(this.#state(index))); }
+  async state(index) { return this.#state(index); }
+  #state(index) {
+    const own = data.pictures[index], kept = this.kept()[own.name];
+    return clone(kept ? {...own, ...kept} : own);
+  }
+  image(index) { return data.pictures[index].image; }
+  thumbnail(index) { return data.pictures[index].image; }
+  async save(index, saved) {
+    const {name, revision: base} = data.pictures[index], all = this.kept();
+    if ((all[name]?.revision ?? base) !== saved.revision) throw new Conflict("saved elsewhere");
+    const revision = saved.revision + 1;
+    all[name] = {...saved, revision, base};
+    try {
+      localStorage.setItem(this.#key, JSON.stringify(all));
+      this.#lost.delete(name);
+    } catch {
+      this.#lost.set(name, all[name]);
+      tell("This browser cannot keep more: save the review now, before you close the page.");
+    }
+    return revision;
+  }
+  /** The file for `--apply`. */
+  document() {
+    const pictures = {};
+    for (const [name, {revision, status, boxes}] of Object.entries(this.kept())) pictures[name] = {revision, status, boxes};
+    return {kind: data.kind, schema_version: 1, run: data.run, pictures};
+  }
+  forget() { this.#lost.clear(); }
+}
+
+const store = data.server ? new ServerStore() : new FileStore();
+
+function entryOf(picture) {
+  const area = picture.size[0] * picture.size[1];
+  const found = picture.boxes.map(({xyxy: [x0, y0, x1, y1], label, draft}) =>
+    [label, draft === null ? 1 : picture.drafts[draft].score, (x1 - x0) * (y1 - y0) / area]);
+  const {name, size, margin, status, revision} = picture;
+  return {name, size, margin, status, revision, found};
+}
+
+// -------------------------------------------------------------------------------------------------------------- state
+let entries = [];          // of all pictures, what the list shows
+let shown = [];            // numbers of the pictures that pass the filter, in order
+let current = null;        // the picture on the stage: its state, `index`, `steps`, `undone`
+let annotator = null;
+let selected = new Set();  // ids of boxes
+let drawing = false;       // whether what the annotator says comes from us
+let zoom = 1, active = 0, names = 0, heat = null;
+const histories = new Map();
+
+function tell(text) {
+  $("notice").textContent = text;
+  $("notice").hidden = !text;
+}
+function saved(text, failed = false) {
+  $("saved").textContent = text;
+  $("saved").classList.toggle("failed", failed);
+}
+const labelName = (label) => data.names[label];
+const boxOf = (id) => current.boxes.find((one) => one.id === id);
+const chosen = () => current.boxes.filter((one) => selected.has(one.id));
+const withId = (box) => ({...box, id: `box-${++names}`});
+const plainBox = ({xyxy, label, draft, mask, polygons}) => {
+  const box = {xyxy, label, draft};
+  if (data.masks && mask) box.mask = mask;
+  else if (data.masks && polygons) box.polygons = polygons;
+  return box;
+};
+const snapshot = () => clone({boxes: current.boxes, status: current.status});
+const contentOf = ({boxes, status}) => JSON.stringify([boxes.map(plainBox), status]);
+
+// ------------------------------------------------------------------------------------------------------------- saving
+/** Enters a change: into the history, the list, and the store. */
+function commit(before, merge = "") {
+  if (contentOf(before) === contentOf(current)) return;
+  const last = current.steps.at(-1);
+  if (!(merge && last && last.merge === merge && Date.now() - last.time < 800)) {
+    current.steps.push({...before, merge, time: Date.now()});
+    if (current.steps.length > MOST_STEPS) current.steps.shift();
+  } else last.time = Date.now();
+  current.undone.length = 0;
+  changed();
+}
+function changed() {
+  entries[current.index] = entryOf(current);
+  draw();
+  drawList();
+  save(current);
+}
+async function save(picture) {
+  picture.unsaved = true;
+  if (picture.saving) return;
+  picture.saving = true;
+  while (picture.unsaved) {
+    picture.unsaved = false;
+    saved("Saving …");
+    try {
+      const {revision, status, boxes} = picture;
+      picture.revision = await store.save(picture.index, {revision, status, boxes: boxes.map(plainBox)});
+      entries[picture.index].revision = picture.revision;
+      saved(data.server ? "Saved" : "Kept in this browser");
+    } catch (error) {
+      picture.saving = false;
+      if (error instanceof Conflict) { await reload(picture); return; }
+      picture.unsaved = true;
+      saved(`Not saved: ${error.message}`, true);
+      setTimeout(() => { if (picture.unsaved) save(picture); }, 3000);
+      return;
+    }
+  }
+  picture.saving = false;
+}
+/** Somebody else saved the picture since: shows it as it is there. */
+async function reload(picture) {
+  histories.delete(picture.index);
+  const state = await store.state(picture.index);
+  entries[picture.index] = entryOf({...state});
+  drawList();
+  saved("");
+  tell(`${state.name} was saved in another tab or window in the meantime. It is shown as it is there; your last change was not taken.`);
+  if (current === picture) await open(picture.index, true);
+}
+addEventListener("beforeunload", (event) => { if (current && (current.unsaved || current.saving) && data.server) event.preventDefault(); });
+
+function undo() { step(current.steps, current.undone); }
+function redo() { step(current.undone, current.steps); }
+function step(from, to) {
+  const there = from.pop();
+  if (!there) return;
+  to.push({...snapshot(), merge: "", time: 0});
+  current.boxes = there.boxes;
+  current.status = there.status;
+  selected = new Set([...selected].filter((id) => boxOf(id)));
+  changed();
+}
+
+// -------------------------------------------------------------------------------------------------------- one picture
+let opening = 0;
+async function open(index, keepNotice = false) {
+  const mine = ++opening;
+  if (!keepNotice) tell("");
+  let state, image;
+  endHeat();
+  try {
+    state = await store.state(index);
+    image = element("img", {alt: state.name, src: store.image(index), draggable: false});
+    await image.decode();
+  } catch (error) {
+    if (mine !== opening) return;
+    tell(`${entries[index].name} cannot be shown: ${error.message || "its file cannot be read"}`);
+    if (!state) return;
+    image = null;
+  }
+  if (mine !== opening) return;
+  const {steps, undone, boxes} = histories.get(index) || {steps: [], undone: []};
+  // The history goes on where the picture is as it was left.
+  const same = boxes && JSON.stringify(boxes.map(plainBox)) === JSON.stringify(state.boxes.map(plainBox));
+  current = {...state, index, steps: same ? steps : [], undone: same ? undone : []};
+  current.boxes = same ? boxes : state.boxes.map(withId);
+  histories.set(index, current);
+  if (histories.size > 50) histories.delete(histories.keys().next().value);
+  entries[index] = entryOf(current);
+  selected = new Set();
+  history.replaceState(null, "", `#${index}`);
+  $("name").textContent = state.name;
+  mount(image);
+  saved("");
+  drawList(true);
+}
+function mount(image) {
+  annotator?.destroy();
+  annotator = null;
+  $("canvas").replaceChildren();
+  if (!image) return draw();
+  $("canvas").append(image, element("div", {className: "tags", id: "tags", ariaHidden: "true"}));
+  current.scale = current.size[0] / image.naturalWidth;
+  annotator = Annotorious.createImageAnnotator(image, {style, drawingMode: "drag", userSelectAction: "EDIT"});
+  const layer = annotator.element.querySelector("svg");
+  layer.setAttribute("aria-label", "Boxes on the picture; the list of boxes has all of them");
+  layer.removeAttribute("tabindex");  // the list of boxes and the keys do what it does
+  annotator.setDrawingTool($("polygon").ariaPressed === "true" ? "polygon" : "rectangle");
+  annotator.state.selection.subscribe(({selected: now}) => {
+    if (drawing) return;
+    selected = new Set(now.map((one) => one.id));
+    drawBoxes();
+    drawTags();
   });
-  // Large boxes first, so that a small box inside a large one is on top and can be clicked.
-  const area = (b) => (b.xyxy[2] - b.xyxy[0]) * (b.xyxy[3] - b.xyxy[1]);
-  const order = picture.boxes.map((_, i) => i).sort((a, b) => area(picture.boxes[b]) - area(picture.boxes[a]));
-  for (const i of order) svg.append(parts[i].outline);
-  for (const i of order) svg.append(parts[i].rect);
-  holder.append(image, svg);
-  const caption = document.createElement("figcaption");
-  caption.textContent = picture.name;
-  figure.append(holder, caption, list);
-  grid.append(figure);
-  views.push({picture, figure, parts});
-}
-function toggle(name, index) {
-  kept.get(name)[index] = !kept.get(name)[index];
-  unsaved = true;
+  annotator.state.store.observe(({changes}) => {
+    if (drawing) return;
+    for (const {newValue} of changes.updated || []) moveTag(newValue);
+  });
+  zoom = 1;
+  fit();
   draw();
 }
+function style(annotation, state) {
+  const box = current.boxes.find((one) => one.id === annotation.id);
+  const colour = data.colours[box ? box.label : active];
+  const on = state?.selected || selected.has(annotation.id);
+  return {stroke: colour, strokeWidth: on ? 3 : 2.5, fill: colour, fillOpacity: on ? 0.18 : data.masks ? 0.25 : 0.04};
+}
+
+// Boxes as Annotorious has them: in pixels of the picture that is shown.
+function annotationOf(box) {
+  const s = current.scale;
+  const bounds = ([x0, y0, x1, y1]) => ({minX: x0 / s, minY: y0 / s, maxX: x1 / s, maxY: y1 / s});
+  const points = (ring) => pairs(ring).map(([x, y]) => [x / s, y / s]);
+  const [x0, y0, x1, y1] = box.xyxy;
+  let selector = {type: "RECTANGLE", geometry: {bounds: bounds(box.xyxy), x: x0 / s, y: y0 / s, w: (x1 - x0) / s, h: (y1 - y0) / s, rot: 0}};
+  if (box.polygons?.length === 1 && box.polygons[0].length === 1)
+    selector = {type: "POLYGON", geometry: {bounds: bounds(around(box.polygons)), points: points(box.polygons[0][0])}};
+  else if (box.polygons?.length)
+    selector = {type: "MULTIPOLYGON", geometry: {bounds: bounds(around(box.polygons)), polygons: box.polygons.map((rings) =>
+      ({bounds: bounds(around([rings])), rings: rings.map((ring) => ({points: points(ring)}))}))}};
+  return {id: box.id, bodies: [], target: {annotation: box.id, selector}};
+}
+/** What an annotation says of its box: inside the picture, in its pixels. */
+function shapeOf(annotation) {
+  const s = current.scale, [width, height] = current.size, {type, geometry} = annotation.target.selector;
+  if (type === "RECTANGLE") {
+    const {x, y, w, h} = geometry;
+    return {xyxy: inside([x * s, y * s, (x + w) * s, (y + h) * s])};
+  }
+  const ring = (points) => points.flatMap(([x, y]) => [hundredths(clamp(x * s, 0, width)), hundredths(clamp(y * s, 0, height))]);
+  const polygons = type === "POLYGON" ? [[ring(geometry.points)]]
+    : geometry.polygons.map((one) => one.rings.map(({points}) => ring(points)));
+  return {xyxy: inside(around(polygons)), polygons};
+}
+const pairs = (ring) => Array.from({length: ring.length / 2}, (_, i) => [ring[2 * i], ring[2 * i + 1]]);
+function around(polygons) {
+  const points = polygons.flat().flatMap(pairs), xs = points.map(([x]) => x), ys = points.map(([, y]) => y);
+  return [Math.min(...xs), Math.min(...ys), Math.max(...xs), Math.max(...ys)];
+}
+function inside([x0, y0, x1, y1]) {
+  const [width, height] = current.size;
+  const left = clamp(x0, 0, width - LEAST), top = clamp(y0, 0, height - LEAST);
+  return [left, top, clamp(x1, left + LEAST, width), clamp(y1, top + LEAST, height)].map(hundredths);
+}
+const near = (a, b) => a.every((value, i) => Math.abs(value - b[i]) < 0.02);
+
+/** Takes what was done on the picture; called when a finger or a button is released. */
+function takeOver(held = null) {
+  if (!annotator) return;
+  if (held) selected = held;
+  const before = snapshot();
+  for (const annotation of annotator.getAnnotations()) {
+    const box = boxOf(annotation.id), shape = shapeOf(annotation);
+    if (!box) {
+      const made = withId({xyxy: shape.xyxy, label: active, draft: null, ...(shape.polygons ? {polygons: shape.polygons} : {})});
+      current.boxes.push(made);
+      selected = new Set([made.id]);
+    } else if (shape.polygons) {
+      const was = JSON.stringify(shapeOf(annotationOf(box)).polygons);
+      if (JSON.stringify(shape.polygons) !== was) Object.assign(box, shape, {mask: undefined});
+    } else if (!near(shape.xyxy, box.xyxy)) Object.assign(box, shape, {mask: undefined});
+  }
+  commit(before);
+  if (held) draw();
+}
+
 function draw() {
-  let pictures = 0, boxes = 0, dropped = 0;
-  for (const {picture, figure, parts} of views) {
-    let any = false;
-    picture.boxes.forEach((box, index) => {
-      const visible = (shown.label === "" || String(box.label) === shown.label) && box.score >= shown.score;
-      const keep = kept.get(picture.name)[index];
-      for (const one of [parts[index].rect, parts[index].item]) one.toggleAttribute("hidden", !visible);
-      parts[index].rect.style.display = visible ? "" : "none";
-      parts[index].rect.classList.toggle("dropped", !keep);
-      parts[index].outline.style.display = visible && keep ? "" : "none";
-      parts[index].button.setAttribute("aria-pressed", keep);
-      any = any || visible;
-      boxes += visible;
-      dropped += !keep;
-    });
-    figure.hidden = !any && !(shown.label === "" && shown.score === 0);
-    pictures += !figure.hidden;
+  drawBoxes();
+  if (annotator) {
+    drawing = true;
+    annotator.setAnnotations(current.boxes.map(annotationOf), true);
+    annotator.setStyle((...given) => style(...given));
+    const ids = chosen().map((one) => one.id);
+    if (ids.length) annotator.setSelected(ids, true); else annotator.cancelSelected();
+    drawing = false;
   }
-  const count = (n, noun) => `${n} ${noun}${n === 1 ? "" : noun === "box" ? "es" : "s"}`;
-  document.getElementById("state").textContent =
-    `${count(pictures, "picture")}, ${count(boxes, "box")} shown; ${count(dropped, "box")} dropped`;
+  drawTags();
+  $("undo").disabled = !current.steps.length;
+  $("redo").disabled = !current.undone.length;
+  for (const radio of document.getElementsByName("status")) radio.checked = radio.value === current.status;
 }
-function decisions() {
-  const chosen = {};
-  for (const {picture} of views) {
-    chosen[picture.name] = {};
-    picture.boxes.forEach((box, index) => { chosen[picture.name][box.id] = kept.get(picture.name)[index]; });
-  }
-  return {kind: data.kind, schema_version: 1, run: data.run, decisions: chosen};
-}
-function setVisible(keep) {
-  for (const {picture, parts} of views)
-    picture.boxes.forEach((_, index) => {
-      if (!parts[index].item.hidden) kept.get(picture.name)[index] = keep;
-    });
-  unsaved = true;
+function select(ids) {
+  selected = new Set(ids);
   draw();
 }
-data.pictures.forEach(build);
-const select = document.getElementById("label");
-data.names.forEach((name, index) => select.append(new Option(name, String(index))));
-select.addEventListener("change", () => { shown.label = select.value; draw(); });
-const score = document.getElementById("score");
-score.addEventListener("input", () => {
-  shown.score = Number(score.value);
-  document.getElementById("score-value").textContent = shown.score.toFixed(2);
-  draw();
-});
-document.getElementById("drop").addEventListener("click", () => setVisible(false));
-document.getElementById("keep").addEventListener("click", () => setVisible(true));
-document.getElementById("save").addEventListener("click", () => {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([JSON.stringify(decisions(), null, 1)], {type: "application/json"}));
-  link.download = "decisions.json";
+function drawTags() {
+  const layer = $("tags");
+  if (!layer) return;
+  layer.replaceChildren(...current.boxes.map((box) => {
+    const tag = element("span", {className: "tag", textContent: labelName(box.label)});
+    tag.dataset.id = box.id;
+    tag.style.background = data.colours[box.label];
+    tag.style.color = data.inks[box.label];
+    tag.classList.toggle("chosen", selected.has(box.id));
+    placeTag(tag, box.xyxy);
+    return tag;
+  }));
+}
+function placeTag(tag, [x0, y0]) {
+  tag.style.left = `${100 * x0 / current.size[0]}%`;
+  tag.style.top = `${100 * y0 / current.size[1]}%`;
+  tag.classList.toggle("inside", y0 * canvasWidth() / current.size[0] < 18);
+}
+function moveTag(annotation) {
+  const tag = $("tags")?.querySelector(`[data-id="${annotation.id}"]`);
+  if (tag) placeTag(tag, shapeOf(annotation).xyxy);
+}
+
+// -------------------------------------------------------------------------------------------------------------- zoom
+const canvasWidth = () => $("canvas").getBoundingClientRect().width || 1;
+function fit() {
+  if (!current) return;
+  const stage = $("stage"), [width, height] = current.size;
+  // On a phone the stage is as high as the picture, so that the boxes are near.
+  stage.style.height = innerWidth <= 700 ? `${Math.round(Math.min(innerHeight * 0.55, stage.clientWidth * height / width))}px` : "";
+  const fitted = Math.min(stage.clientWidth, stage.clientHeight * width / height, Math.max(width, 400) * 4);
+  $("canvas").style.width = `${Math.max(40, Math.floor(fitted * zoom))}px`;
+}
+function zoomTo(wanted, clientX = null, clientY = null) {
+  const stage = $("stage"), bounds = stage.getBoundingClientRect(), before = canvasWidth();
+  const x = clientX === null ? stage.clientWidth / 2 : clientX - bounds.x, y = clientY === null ? stage.clientHeight / 2 : clientY - bounds.y;
+  zoom = clamp(wanted, 1, 12);
+  const left = stage.scrollLeft + x, top = stage.scrollTop + y;
+  fit();
+  const ratio = canvasWidth() / before;
+  stage.scrollTo(left * ratio - x, top * ratio - y);
+  drawTags();
+}
+function setPan(on) {
+  $("pan").setAttribute("aria-pressed", on);
+  $("stage").classList.toggle("panning", on);
+}
+new ResizeObserver(() => { fit(); }).observe($("stage"));
+$("stage").addEventListener("wheel", (event) => {
+  if (!event.ctrlKey) return;
+  event.preventDefault();
+  zoomTo(zoom * (event.deltaY < 0 ? 1.25 : 0.8), event.clientX, event.clientY);
+}, {passive: false});
+{ // Dragging with a mouse moves the picture, too; a finger does it by itself.
+  let from = null;
+  $("stage").addEventListener("pointerdown", (event) => {
+    if ($("pan").ariaPressed === "true" && event.pointerType === "mouse") from = [event.clientX + $("stage").scrollLeft, event.clientY + $("stage").scrollTop];
+  });
+  addEventListener("pointermove", (event) => { if (from) $("stage").scrollTo(from[0] - event.clientX, from[1] - event.clientY); });
+  addEventListener("pointerup", () => { from = null; });
+}
+
+// ----------------------------------------------------------------------------------------------- pointers on the stage
+let pressed = null, swallow = false;
+$("canvas").addEventListener("pointerdown", (event) => {
+  const onSelected = event.target.closest?.(".a9s-annotation.selected");
+  pressed = {x: event.clientX, y: event.clientY, held: onSelected ? new Set(selected) : null};
+  if (!annotator || $("pan").ariaPressed === "true") return;
+  if (event.shiftKey && !heat) {
+    event.stopPropagation();
+    event.preventDefault();
+    swallow = true;
+    const hit = annotator.state.store.getAt(...shownPoint(event), undefined, 4);
+    if (hit) {
+      const ids = new Set(selected);
+      if (!ids.delete(hit.id)) ids.add(hit.id);
+      select(ids);
+    }
+  } else if (selected.size && !onSelected) {
+    annotator.cancelSelected();  // so that the same drag draws a box
+  }
+}, true);
+// On the window and before all others, as Annotorious ends some of these events.
+addEventListener("pointerup", (event) => {
+  if (!pressed) return;
+  const still = Math.hypot(event.clientX - pressed.x, event.clientY - pressed.y) < 6;
+  const held = still ? null : pressed.held;  // a quick drag counts as a click for Annotorious, which selects another box
+  pressed = null;
+  if (swallow) event.stopPropagation();
+  else if (heat && still && !event.target.closest?.(".a9s-annotation.selected")) {
+    event.stopPropagation();
+    annotator.cancelDrawing();
+    suggestAt(event);
+  } else setTimeout(() => takeOver(held), 2);  // after Annotorious has seen it
+  swallow = false;
+}, true);
+addEventListener("pointercancel", () => { pressed = null; swallow = false; annotator?.cancelDrawing(); setTimeout(takeOver, 2); });
+$("canvas").addEventListener("dblclick", () => setTimeout(takeOver, 2));
+function shownPoint(event) {
+  const bounds = $("canvas").getBoundingClientRect(), [width, height] = current.size;
+  return [(event.clientX - bounds.x) / bounds.width * width / current.scale, (event.clientY - bounds.y) / bounds.height * height / current.scale];
+}
+
+// ------------------------------------------------------------------------------------------------------ what boxes do
+function change(work, merge = "") {
+  const before = snapshot();
+  work();
+  commit(before, merge);
+}
+function relabel(label, boxes = chosen()) {
+  active = label;
+  $("active").value = String(label);
+  if (boxes.length) change(() => { for (const box of boxes) box.label = label; });
+}
+function drop(boxes = chosen()) {
+  if (!boxes.length) return;
+  change(() => {
+    current.boxes = current.boxes.filter((one) => !boxes.includes(one));
+    selected = new Set();
+  });
+}
+/** The drafts that no box comes of. */
+const droppedDrafts = () => {
+  const there = new Set(current.boxes.map((one) => one.draft));
+  return current.drafts.map((_, number) => number).filter((number) => !there.has(number));
+};
+function keep(numbers) {
+  if (!numbers.length) return;
+  change(() => {
+    const back = numbers.map((number) => withId(clone(current.drafts[number])));
+    current.boxes.push(...back);
+    selected = new Set(back.map((one) => one.id));
+  });
+}
+function keepLast() {
+  for (let i = current.steps.length - 1; i >= 0; i--) {
+    const were = new Set(current.steps[i].boxes.map((one) => one.draft)), gone = droppedDrafts().filter((one) => were.has(one));
+    if (gone.length) return keep(gone);
+  }
+  keep(droppedDrafts());
+}
+function addBox() {
+  const [width, height] = current.size;
+  change(() => {
+    const made = withId({xyxy: inside([width * 0.375, height * 0.375, width * 0.625, height * 0.625]), label: active, draft: null});
+    current.boxes.push(made);
+    selected = new Set([made.id]);
+  });
+}
+function split() {
+  const boxes = chosen();
+  if (!boxes.length) return;
+  change(() => {
+    const made = [];
+    for (const box of boxes) {
+      const [x0, y0, x1, y1] = box.xyxy, wide = x1 - x0 >= y1 - y0, middle = wide ? (x0 + x1) / 2 : (y0 + y1) / 2;
+      const halves = wide ? [[x0, y0, middle, y1], [middle, y0, x1, y1]] : [[x0, y0, x1, middle], [x0, middle, x1, y1]];
+      const at = current.boxes.indexOf(box);
+      const two = halves.map((xyxy, half) => {
+        const polygons = box.polygons && halfOf(box.polygons, wide ? 0 : 1, middle, half === 0);
+        return withId({xyxy: inside(polygons?.length ? around(polygons) : xyxy), label: box.label, draft: null, ...(polygons?.length ? {polygons} : {})});
+      });
+      current.boxes.splice(at, 1, ...two);
+      made.push(...two);
+    }
+    selected = new Set(made.map((one) => one.id));
+  });
+}
+/** The part of polygons on one side of a line (Sutherland and Hodgman 1974). */
+function halfOf(polygons, axis, line, below) {
+  const cut = (ring) => {
+    const points = pairs(ring), found = [];
+    points.forEach((point, i) => {
+      const last = points.at(i - 1), is = (point[axis] < line) === below, was = (last[axis] < line) === below;
+      if (is !== was) {
+        const t = (line - last[axis]) / (point[axis] - last[axis]);
+        found.push([0, 1].map((a) => hundredths(last[a] + t * (point[a] - last[a]))));
+      }
+      if (is) found.push(point);
+    });
+    return found.length >= 3 ? found.flat() : null;
+  };
+  return polygons.map((rings) => rings.map(cut)).filter((rings) => rings[0]).map((rings) => rings.filter(Boolean));
+}
+function merge() {
+  const boxes = chosen();
+  if (boxes.length < 2) return;
+  change(() => {
+    const xyxy = [0, 1].map((i) => Math.min(...boxes.map((one) => one.xyxy[i]))).concat([2, 3].map((i) => Math.max(...boxes.map((one) => one.xyxy[i]))));
+    const made = withId({xyxy, label: boxes[0].label, draft: null});
+    if (data.masks) made.polygons = boxes.flatMap((one) => one.polygons || [[rectangle(one.xyxy)]]);
+    current.boxes = current.boxes.filter((one) => !boxes.includes(one));
+    current.boxes.push(made);
+    selected = new Set([made.id]);
+  });
+}
+const rectangle = ([x0, y0, x1, y1]) => [x0, y0, x1, y0, x1, y1, x0, y1];
+function nudge(dx, dy, resize) {
+  change(() => {
+    for (const box of chosen()) {
+      const [x0, y0, x1, y1] = box.xyxy, [width, height] = current.size;
+      if (resize && box.polygons) continue;  // corners are moved by hand
+      if (resize) box.xyxy = inside([x0, y0, Math.max(x0 + LEAST, x1 + dx), Math.max(y0 + LEAST, y1 + dy)]);
+      else {
+        const mx = clamp(dx, -x0, width - x1), my = clamp(dy, -y0, height - y1);
+        box.xyxy = inside([x0 + mx, y0 + my, x1 + mx, y1 + my]);
+        box.polygons = box.polygons?.map((rings) => rings.map((ring) => ring.map((value, i) => hundredths(value + (i % 2 ? my : mx)))));
+      }
+      box.mask = undefined;
+    }
+  }, `${resize ? "resize" : "move"} ${[...selected].join()}`);
+}
+function setStatus(status) { change(() => { current.status = status; }); }
+function go(by) {
+  if (!shown.length) return;
+  const at = shown.indexOf(current?.index ?? -1);
+  // A picture that no longer passes the filter leaves its place to the next one.
+  const next = at >= 0 ? at + by : by > 0 ? 0 : shown.length - 1;
+  if (next < 0 || next >= shown.length) { tell(by > 0 ? "This was the last picture shown." : "This is the first picture shown."); return; }
+  return open(shown[next]);
+}
+function reviewedNext() {
+  if (current.status !== "reviewed") setStatus("reviewed");
+  go(1);
+}
+
+// ------------------------------------------------------------------------------------------------- the list of boxes
+function drawBoxes() {
+  const focused = document.activeElement?.closest?.("#boxes li")?.dataset.id, which = document.activeElement?.className;
+  $("boxes").replaceChildren(...current.boxes.map(boxItem));
+  if (focused) $("boxes").querySelector(`[data-id="${focused}"] .${which || "pick"}`)?.focus();
+  $("box-count").textContent = current.boxes.length ? `${current.boxes.length}${selected.size ? `, ${selected.size} selected` : ""}` : "none";
+  const gone = droppedDrafts();
+  $("dropped-part").hidden = !gone.length;
+  $("dropped").replaceChildren(...gone.map(droppedItem));
+  $("split").disabled = $("drop").disabled = !selected.size;
+  $("merge").disabled = selected.size < 2;
+}
+const sizeText = ([x0, y0, x1, y1]) => `${Math.round(x1 - x0)} × ${Math.round(y1 - y0)} at ${Math.round(x0)}, ${Math.round(y0)}`;
+function scoreText(box) {
+  const draft = box.draft === null ? null : current.drafts[box.draft];
+  if (!draft) return "new";
+  const same = near(draft.xyxy, box.xyxy) && draft.label === box.label && (!data.masks || box.mask);
+  return `${same ? draft.score.toFixed(2) : "edited"}${draft.group ? " · several?" : ""}`;
+}
+function boxItem(box) {
+  const words = `${labelName(box.label)}, ${scoreText(box)}, ${sizeText(box.xyxy)}`;
+  const pick = element("input", {type: "checkbox", className: "pick", checked: selected.has(box.id), ariaLabel: `Select ${words}`});
+  pick.addEventListener("change", () => {
+    const ids = new Set(selected);
+    if (pick.checked) ids.add(box.id); else ids.delete(box.id);
+    select(ids);
+  });
+  const kind = element("select", {className: "kind", ariaLabel: `Label of ${words}`}, ...data.names.map((name, i) => new Option(name, String(i))));
+  kind.value = String(box.label);
+  kind.addEventListener("change", () => relabel(Number(kind.value), [boxOf(box.id)]));
+  const away = element("button", {type: "button", className: "away", textContent: "Drop", ariaLabel: `Drop ${words}`});
+  away.addEventListener("click", () => drop([boxOf(box.id)]));
+  const item = element("li", {title: sizeText(box.xyxy)}, pick, kind, element("span", {className: "score", textContent: scoreText(box)}), away);
+  item.dataset.id = box.id;
+  item.style.borderLeftColor = data.colours[box.label];
+  item.classList.toggle("chosen", selected.has(box.id));
+  return item;
+}
+function droppedItem(number) {
+  const draft = current.drafts[number], words = `${labelName(draft.label)} ${draft.score.toFixed(2)}`;
+  const back = element("button", {type: "button", textContent: "Keep", ariaLabel: `Keep ${words}, ${sizeText(draft.xyxy)}`});
+  back.addEventListener("click", () => { ghost(null); keep([number]); });
+  const item = element("li", {}, element("span", {textContent: words}), back);
+  item.style.borderLeftColor = data.colours[draft.label];
+  for (const [event, on] of [["pointerenter", true], ["focusin", true], ["pointerleave", false], ["focusout", false]])
+    item.addEventListener(event, () => ghost(on ? draft : null));
+  return item;
+}
+/** Shows where a dropped draft was. */
+function ghost(draft) {
+  $("canvas").querySelector(".ghost")?.remove();
+  if (!draft || !$("tags")) return;
+  const [x0, y0, x1, y1] = draft.xyxy, [width, height] = current.size, shade = element("div", {className: "ghost"});
+  Object.assign(shade.style, {left: `${100 * x0 / width}%`, top: `${100 * y0 / height}%`, width: `${100 * (x1 - x0) / width}%`,
+    height: `${100 * (y1 - y0) / height}%`, borderColor: data.colours[draft.label]});
+  $("tags").append(shade);
+}
+
+// ---------------------------------------------------------------------------------------------- the list of pictures
+function wanted() {
+  const [from, to] = [Number($("score-from").value), Number($("score-to").value)];
+  const [least, most] = ($("by-size").value || "0,2").split(",").map(Number);
+  const label = $("by-label").value;
+  return {
+    all: label === "" && from <= 0 && to >= 1 && $("by-size").value === "",
+    box: ([of, score, share]) => (label === "" || String(of) === label) && score >= from && score <= to && share >= least && share < most,
+    status: $("by-status").value,
+  };
+}
+function filter() {
+  const {all, box, status} = wanted();
+  shown = entries.map((_, i) => i).filter((i) => (status === "" || entries[i].status === status) && (all || entries[i].found.some(box)));
+  const byName = (a, b) => entries[a].name < entries[b].name ? -1 : entries[a].name > entries[b].name ? 1 : 0;
+  const first = $("order").value === "name" ? byName : (a, b) => entries[a].margin - entries[b].margin || byName(a, b);
+  shown.sort(first);
+  $("spacer").style.height = `${shown.length * ROW}px`;
+  $("list").scrollTop = 0;
+  drawList(true);
+}
+/** Only the rows in view are there: a list of thousands scrolls as one of ten. */
+const rows = new Map();
+function drawList(toCurrent = false) {
+  const list = $("list"), at = current ? shown.indexOf(current.index) : -1;
+  if (toCurrent && at >= 0 && (at * ROW < list.scrollTop || (at + 1) * ROW > list.scrollTop + list.clientHeight))
+    list.scrollTop = (at - 1) * ROW;
+  const first = Math.max(0, Math.floor(list.scrollTop / ROW) - 4), last = Math.min(shown.length, Math.ceil((list.scrollTop + list.clientHeight) / ROW) + 4);
+  const inView = new Set(shown.slice(first, last));
+  for (const [index, row] of rows) if (!inView.has(index)) { row.remove(); rows.delete(index); }
+  for (let place = first; place < last; place++) {
+    const index = shown[place], entry = entries[index];
+    let row = rows.get(index);
+    if (!row) {
+      const button = element("button", {type: "button"}, element("img", {src: store.thumbnail(index), alt: "", loading: "lazy", width: 64, height: 56}),
+        element("span", {}, element("span", {className: "file", textContent: `\u200e${entry.name}`, title: entry.name}), element("span", {className: "of"})));
+      button.addEventListener("click", () => { open(index); if (innerWidth <= 1000) showList(false); });
+      row = element("div", {className: "row", role: "listitem"}, button);
+      rows.set(index, row);
+      $("spacer").append(row);
+    }
+    row.style.top = `${place * ROW}px`;
+    row.setAttribute("aria-setsize", shown.length);
+    row.setAttribute("aria-posinset", place + 1);
+    row.firstChild.setAttribute("aria-current", index === current?.index);
+    const of = row.querySelector(".of");
+    of.dataset.status = entry.status;
+    of.textContent = `${STATUS[entry.status]} · ${plural(entry.found.length, "box", "boxes")}`;
+  }
+  const left = entries.filter((one) => one.status === "none").length;
+  $("count").textContent = `· ${plural(shown.length, "picture", "pictures")} shown, ${left.toLocaleString("en")} not reviewed`;
+  $("position").textContent = at >= 0 ? `${(at + 1).toLocaleString("en")} of ${shown.length.toLocaleString("en")}` : `${shown.length.toLocaleString("en")} shown`;
+  $("previous").disabled = !shown.length || at === 0;
+  $("next").disabled = !shown.length || at === shown.length - 1;
+}
+let scrolled = 0;
+$("list").addEventListener("scroll", () => {
+  cancelAnimationFrame(scrolled);
+  scrolled = requestAnimationFrame(() => drawList());
+}, {passive: true});
+new ResizeObserver(() => drawList()).observe($("list"));
+function showList(on) {
+  document.querySelector(".editor").classList.toggle("open", on);
+  $("toggle-list").setAttribute("aria-expanded", on);
+  drawList(true);
+  fit();
+}
+async function dropShown() {
+  const {box: fits} = wanted();
+  const count = shown.reduce((sum, i) => sum + entries[i].found.filter(fits).length, 0);
+  if (!count || !confirm(`Drop ${plural(count, "box", "boxes")} in ${plural(shown.length, "picture", "pictures")}?`)) return;
+  const here = current?.index;
+  for (const index of [...shown]) {
+    if (!entries[index].found.some(fits)) continue;
+    const state = await store.state(index), found = entryOf(state).found;
+    const left = state.boxes.filter((_, i) => !fits(found[i]));
+    try {
+      state.revision = await store.save(index, {revision: state.revision, status: state.status, boxes: left.map(plainBox)});
+    } catch (error) {
+      tell(`${state.name} was left as it is: ${error.message}`);
+      break;
+    }
+    entries[index] = entryOf({...state, boxes: left});
+    histories.delete(index);
+    saved(`${plural(count, "box", "boxes")} dropped`);
+  }
+  filter();
+  if (here !== undefined) await open(here, true);
+}
+
+// -------------------------------------------------------------------------------------------------- asking the model
+async function showHeat() {
+  const name = $("suggest-name").value.trim();
+  if (!name) return;
+  const picture = current;
+  $("suggest-said").textContent = "The model looks …";
+  try {
+    const answer = await store.post(`/pictures/${picture.index}/suggestion`, {name});
+    if (picture !== current) return;
+    const image = element("img", {src: answer.heat});
+    await image.decode();
+    endHeat();
+    const canvas = element("canvas", {className: "heat", width: image.naturalWidth, height: image.naturalHeight});
+    const context = canvas.getContext("2d", {willReadFrequently: true});
+    context.drawImage(image, 0, 0);
+    heat = {name, canvas, values: context.getImageData(0, 0, canvas.width, canvas.height)};
+    $("canvas").insertBefore(canvas, $("tags"));
+    $("stage").classList.add("heated");
+    $("tau").value = String(Math.round(answer.threshold * 20) / 20);
+    $("tau-part").hidden = $("suggest-end").hidden = false;
+    $("suggest-said").textContent = answer.said;
+    paintHeat();
+  } catch (error) {
+    endHeat();
+    $("suggest-said").textContent = error.message;
+  }
+}
+/** Shows what is hotter than τ strongly, the rest faintly. */
+function paintHeat() {
+  const {canvas, values} = heat, painted = new ImageData(canvas.width, canvas.height), level = Number($("tau").value) * 255;
+  for (let i = 0; i < values.data.length; i += 4) {
+    const value = values.data[i];
+    painted.data.set([255, 70, 0, value > level ? 150 : value * 0.3], i);
+  }
+  canvas.getContext("2d").putImageData(painted, 0, 0);
+  $("tau-value").textContent = Number($("tau").value).toFixed(2);
+}
+async function suggestAt(event) {
+  const [x, y] = shownPoint(event).map((value) => value * current.scale), picture = current;
+  try {
+    const answer = await store.post(`/pictures/${picture.index}/suggestion`, {name: heat.name, threshold: Number($("tau").value), at: [x, y]});
+    if (picture !== current || !heat) return;
+    const wantedName = heat.name.split("|")[0].trim().toLowerCase();
+    const known = data.names.findIndex((name) => name.toLowerCase() === wantedName);
+    change(() => {
+      const made = withId({xyxy: answer.xyxy, label: known >= 0 ? known : active, draft: null, ...(answer.mask ? {mask: answer.mask, polygons: answer.polygons} : {})});
+      current.boxes.push(made);
+      selected = new Set([made.id]);
+    });
+    $("suggest-said").textContent = "A box was made round this part.";
+  } catch (error) {
+    $("suggest-said").textContent = error.message;
+  }
+}
+function endHeat() {
+  heat?.canvas.remove();
+  heat = null;
+  $("stage").classList.remove("heated");
+  if (!data.server) return;
+  $("tau-part").hidden = $("suggest-end").hidden = true;
+  $("suggest-said").textContent = "";
+}
+
+// --------------------------------------------------------------------------------------------------- buttons and keys
+const press = (id, work) => $(id)?.addEventListener("click", work);
+press("previous", () => go(-1));
+press("next", () => go(1));
+press("undo", undo);
+press("redo", redo);
+press("add", addBox);
+press("split", split);
+press("merge", merge);
+press("drop", () => drop());
+press("done", reviewedNext);
+press("zoom-in", () => zoomTo(zoom * 1.5));
+press("zoom-out", () => zoomTo(zoom / 1.5));
+press("zoom-fit", () => zoomTo(1));
+press("pan", () => setPan($("pan").ariaPressed !== "true"));
+press("polygon", togglePolygon);
+press("help-button", () => $("help").showModal());
+press("toggle-list", () => showList(!document.querySelector(".editor").classList.contains("open")));
+press("drop-shown", dropShown);
+press("suggest-end", endHeat);
+press("save", () => {
+  const link = element("a", {href: URL.createObjectURL(new Blob([JSON.stringify(store.document(), null, 1)], {type: "application/json"})), download: "review.json"});
   link.click();
   URL.revokeObjectURL(link.href);
-  unsaved = false;
+  store.forget();
+  saved("Saved as review.json");
 });
-addEventListener("beforeunload", (event) => { if (unsaved) event.preventDefault(); });
-draw();
+press("exports", async () => {
+  $("exports").disabled = true;
+  saved("Writing exports …");
+  try {
+    const {files, folder} = await store.post("/exports");
+    saved(`Written to ${folder}: ${files.join(", ")}`);
+  } catch (error) { saved(`Not written: ${error.message}`, true); }
+  $("exports").disabled = false;
+});
+$("suggest")?.addEventListener("submit", (event) => { event.preventDefault(); showHeat(); });
+$("tau")?.addEventListener("input", () => { if (heat) paintHeat(); });
+$("active").addEventListener("change", () => { active = Number($("active").value); });
+for (const id of ["by-label", "by-status", "by-size", "order"]) $(id).addEventListener("change", filter);
+for (const id of ["score-from", "score-to"]) $(id).addEventListener("input", filter);
+for (const radio of document.getElementsByName("status")) radio.addEventListener("change", () => setStatus(radio.value));
+function togglePolygon() {
+  if (!data.masks) return;
+  const on = $("polygon").ariaPressed !== "true";
+  $("polygon").setAttribute("aria-pressed", on);
+  annotator?.setDrawingTool(on ? "polygon" : "rectangle");
+}
+function selectBy(by, more) {
+  const ids = current.boxes.map((one) => one.id), last = ids.indexOf([...selected].at(-1));
+  const next = ids[last < 0 ? (by > 0 ? 0 : ids.length - 1) : (last + by + ids.length) % ids.length];
+  if (next) select(more ? [...selected, next] : [next]);
+}
+const ARROWS = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]};
+const KEYS = {
+  n: () => go(1), p: () => go(-1), r: reviewedNext, u: () => setStatus("unsure"), o: () => setStatus("skipped"), c: () => setStatus("none"),
+  ",": (event) => selectBy(-1, event.shiftKey), ".": (event) => selectBy(1, event.shiftKey), "<": () => selectBy(-1, true), ">": () => selectBy(1, true),
+  ";": () => selectBy(-1, true), ":": () => selectBy(1, true),  // Shift and , or . on other keyboards
+  a: () => select(current.boxes.map((one) => one.id)), x: () => drop(), Delete: () => drop(), Backspace: () => drop(), k: keepLast,
+  b: addBox, g: togglePolygon, s: split, m: merge, "+": () => zoomTo(zoom * 1.5), "=": () => zoomTo(zoom * 1.5), "-": () => zoomTo(zoom / 1.5), f: () => zoomTo(1),
+  v: () => setPan($("pan").ariaPressed !== "true"), "?": () => $("help").showModal(),
+  Escape: () => { annotator?.cancelDrawing(); if (heat) endHeat(); else select([]); },
+};
+// Before Annotorious, which would undo by itself what our history knows better.
+addEventListener("keydown", (event) => {
+  if (!current || $("help").open) return;
+  const typing = event.target.matches?.("input:not([type=radio]):not([type=checkbox]), select, textarea");
+  const command = (event.ctrlKey || event.metaKey) && !event.altKey && event.key.toLowerCase();
+  if (command === "z" || command === "y") {
+    if (typing && event.target.matches("#suggest-name")) return;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    if (command === "y" || event.shiftKey) redo(); else undo();
+    return;
+  }
+  if (event.ctrlKey || event.metaKey) return;
+  if (typing) { if (event.key === "Escape") event.target.blur(); return; }
+  const corners = document.querySelector(".a9s-handle-selected");  // Annotorious deletes these
+  if (corners && (event.key === "Delete" || event.key === "Backspace")) { setTimeout(takeOver, 2); return; }
+  if (event.key in ARROWS) {
+    if (!selected.size || event.target.type === "radio") return;
+    event.preventDefault();
+    const [dx, dy] = ARROWS[event.key], far = event.shiftKey ? 10 : 1;
+    nudge(dx * far, dy * far, event.altKey);
+    return;
+  }
+  if (event.altKey) return;
+  const number = "1234567890".indexOf(event.key);
+  const work = number >= 0 && event.key.length === 1 ? () => { if (number < data.names.length) relabel(number); } : KEYS[event.key];
+  if (!work) return;
+  event.preventDefault();
+  work(event);
+}, true);
+
+// -------------------------------------------------------------------------------------------------------------- start
+(async () => {
+  data.names.forEach((name, i) => {
+    const words = i < 10 ? `${name} (${(i + 1) % 10})` : name;
+    $("by-label").append(new Option(name, String(i)));
+    $("active").append(new Option(words, String(i)));
+    $("suggest-names")?.append(element("option", {value: name}));
+  });
+  $("polygon").hidden = !data.masks;
+  if (innerWidth <= 1000) $("filters").open = false;
+  try {
+    entries = await store.entries();
+  } catch (error) {
+    tell(`The pictures cannot be listed: ${error.message}`);
+    return;
+  }
+  filter();
+  const asked = Number(location.hash.slice(1) || -1);
+  if (!entries.length) return tell("There are no pictures to review.");
+  await open(Number.isInteger(asked) && asked >= 0 && asked < entries.length ? asked : shown[0]);
+})();
+})();

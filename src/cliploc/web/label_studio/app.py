@@ -6,9 +6,7 @@ import asyncio
 import base64
 import binascii
 import hmac
-import signal
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
@@ -16,25 +14,13 @@ from msgspec import Meta, Struct
 from cliploc._documents import DocumentError, parse_json
 from cliploc._memory_errors import not_installed
 from cliploc.errors import CliplocError, UsageError
-from cliploc.web.guard import (
-    BODY_SECONDS,
-    GUESSES,
-    Incoming,
-    Receive,
-    Scope,
-    Send,
-    client_in,
-    headers_of,
-    length_of,
-    refuse,
-    with_security_headers,
-)
+from cliploc.web.guard import GUESSES, Gate, Incoming, Scope, Send, client_in
 from cliploc.web.hosts import Hosts
 from cliploc.web.label_studio.labelling import read_labelling
 from cliploc.web.label_studio.predictor import Predictor
 from cliploc.web.rates import Rate
 from cliploc.web.requests import RefusedError
-from cliploc.web.server import listen, listener
+from cliploc.web.server import end_by_signal, listen_on, listener
 
 MOST_TASKS = 1_000  # of one request; Label Studio sends a hundred
 Say = Callable[[str], None]
@@ -60,8 +46,8 @@ class SetupRequest(Struct):
     schema: str
 
 
-class Gate:
-    """An ASGI application: it refuses requests by other names, too large ones and strangers, and answers the others.
+class LabelStudioGate(Gate):
+    """The gate before the backend: it refuses strangers too.
 
     Args:
         predictor: makes predictions.
@@ -84,31 +70,19 @@ class Gate:
         queue: int = 32,
         say: Say = print,
     ) -> None:
-        self._hosts, self._auth, self._max_bytes = hosts, auth, max_bytes
+        super().__init__(_routes(predictor, queue, say), hosts, max_bytes)
+        self._auth = auth
         self._guesses = Rate(*GUESSES)
         self._predictor = predictor
-        self._app = _routes(predictor, queue, say)
 
     def end(self) -> None:
         """Shuts down: no further task is begun."""
+        super().end()
         self._predictor.end()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request."""
-        if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
-        elif scope["type"] == "http":
-            incoming, send = Incoming(receive), with_security_headers(send)
-            try:
-                headers = headers_of(scope)
-                self._hosts.check(headers.get("host", ""), headers.get("origin"), (scope.get("server") or ("",))[0])
-                self._check_user(client_in(scope), headers.get("authorization", ""))
-                if scope["method"] == "POST":
-                    length_of(headers, self._max_bytes)
-                    incoming.put_back(await incoming.read(BODY_SECONDS))
-                await self._app(scope, incoming, send)
-            except RefusedError as refusal:
-                await refuse(refusal, scope, incoming, send)
+    async def _answer(self, scope: Scope, incoming: Incoming, send: Send, headers: MutableMapping[str, str]) -> None:
+        self._check_user(client_in(scope), headers.get("authorization", ""))
+        await super()._answer(scope, incoming, send, headers)
 
     def _check_user(self, client: str, header: str) -> None:
         """HTTP's basic authentication, which Label Studio has for ML backends; only wrong passwords are counted."""
@@ -219,7 +193,7 @@ def serve(
     say: Say,
     on_ready: Callable[[str], None],
 ) -> None:
-    """Serves until it is interrupted; arguments as for `Gate`.
+    """Serves until it is interrupted; arguments as for `LabelStudioGate`.
 
     Args:
         predictor: makes predictions.
@@ -235,10 +209,9 @@ def serve(
     Raises:
         UsageError: starlette is not installed, or the server cannot listen on the address.
     """
-    app = Gate(predictor, Hosts(host, allow_hosts), auth, max_bytes, queue, say)
-    with listen(host, port) as listening:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
+    app = LabelStudioGate(predictor, Hosts(host, allow_hosts), auth, max_bytes, queue, say)
+    with listen_on(host, port) as listening:
+        end_by_signal()
         server = listener(app)
         name = f"[{host}]" if ":" in host else host
         on_ready(f"http://{name}:{listening.getsockname()[1]}")

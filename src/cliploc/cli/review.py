@@ -1,0 +1,59 @@
+"""`cliploc review`: the editor of an annotation's draft boxes."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from cliploc._terminal import Terminal
+from cliploc.cli.options import Debug, Threads, number_in, refuse_unknown, use_threads
+from cliploc.cli.output import DONE
+
+PORT = 7861
+
+
+def review(
+    drafts: Annotated[Path, typer.Argument(metavar="DRAFTS", help="The --out folder of `cliploc annotate`.")],
+    port: Annotated[int, number_in(0, 65_535, "0 takes any that is free.")] = PORT,
+    model: Annotated[
+        str | None, typer.Option(help="The model that suggests boxes. [default: the one that made the drafts]")
+    ] = None,
+    pretrained: Annotated[str | None, typer.Option(metavar="TAG|FILE|own", help="Its weights.")] = None,
+    device: Annotated[str | None, typer.Option(help="Where it computes. [default: the fastest there is]")] = None,
+    *,
+    threads: Threads = None,
+    debug: Debug = False,  # noqa: ARG001
+) -> int:
+    """Correct draft boxes in a browser: move, draw, relabel, split, merge. Needs cliploc[web].
+
+    What is done is saved at once, in DRAFTS; "Write exports" writes the run's files again.
+
+    Example: cliploc review drafts
+    """
+    use_threads(threads)
+    if model is not None:
+        refuse_unknown([model])
+    serve_drafts(drafts.expanduser(), port, model, pretrained, device)
+    return DONE
+
+
+def serve_drafts(drafts: Path, port: int, model: str | None, pretrained: str | None, device: str | None) -> None:
+    """Serves the editor until it is interrupted."""
+    from cliploc.jobs.review import ReviewFolder
+    from cliploc.jobs.suggest import Suggester
+    from cliploc.web.review import serve_review
+
+    terminal = Terminal()
+    with ReviewFolder.opened(drafts) as folder:
+        own = model is None
+        method = str(folder.settings["method"]) if own else None
+        suggester = Suggester(
+            str(folder.settings["model"]) if own else str(model), pretrained=pretrained, method=method, device=device
+        )
+        terminal.say(f"{len(folder.pictures):,} pictures; stop with Ctrl+C: what was done is saved", style="dim")
+        with contextlib.suppress(KeyboardInterrupt):  # how a server is ended
+            serve_review(folder, suggester, port, on_ready=lambda address: terminal.data(Text(address)))

@@ -1,0 +1,186 @@
+"""The folder of an annotation, opened for a person who corrects its boxes; `cliploc.web.review` serves it."""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from cliploc import prompts
+from cliploc._files import temporaries_of
+from cliploc.errors import InputError, UsageError
+from cliploc.images import load
+from cliploc.jobs import folder
+from cliploc.jobs.annotate import (
+    IMAGE_URL,
+    KIND,
+    AnnotatedFolder,
+    AnnotateResult,
+    Results,
+    conclude,
+    corrections_in,
+    decisions_in,
+    enter,
+    kept_drafts,
+    made_by,
+    reviews_in,
+    run_id,
+    summary_of,
+    write_corrections,
+)
+from cliploc.jobs.pictures import PictureFile
+from cliploc.jobs.reviewed import review_of
+from cliploc.report.exports import AnnotatedPicture, ExportSettings, exports
+from cliploc.report.review import ReviewPicture, facts
+from cliploc.reporter import SILENT, Reporter
+
+PICTURE_SIDE, THUMBNAIL_SIDE = 1600, 128  # longest side of what is shown
+PICTURES_KEPT, THUMBNAILS_KEPT = 8, 4_000  # in memory, as JPEG
+JPEG_QUALITY = 85
+
+
+class StaleReviewError(ValueError):
+    """A picture was saved by somebody else since this person saw it."""
+
+
+class ReviewFolder:
+    """The pictures of a run with the boxes that hold now, in an order that does not change.
+
+    Attributes:
+        out: the run's folder.
+        names: the names of the labels.
+        settings: of the run, as its manifest has them.
+        masks: whether boxes have masks.
+        pictures: those that did not fail and are still there; a picture is known by its number.
+    """
+
+    def __init__(self, out: Path) -> None:
+        manifest = folder.read_manifest(out, KIND)
+        self.out = out
+        self.names = prompts.parse(list(manifest["labels"])).names
+        self.settings: Mapping[str, Any] = manifest["settings"]
+        self.masks = bool(self.settings.get("masks", False))
+        self._manifest, self._run = manifest, run_id(manifest)
+        results = Results(out)
+        root = Path(manifest["root"])
+        there = [PictureFile(name, root / name) for name in results.places if (root / name).is_file()]
+        self._corrected = corrections_in(out, self._run)
+        self._reviews = reviews_in(out, self._run)
+        self._folder = AnnotatedFolder(
+            out, root, there, results, decisions_in(out, self._run), self.names, None, self._corrected, self._reviews
+        )
+        self.pictures = [one for one in there if results.places[one.id].ok]
+        if not self.pictures:
+            raise UsageError(
+                f"expected drafts of pictures below {root} in {out}, found none of them: put the pictures back, or "
+                "annotate them first"
+            )
+        self.picture = functools.lru_cache(PICTURES_KEPT)(functools.partial(self._jpeg, side=PICTURE_SIDE))
+        self.thumbnail = functools.lru_cache(THUMBNAILS_KEPT)(functools.partial(self._jpeg, side=THUMBNAIL_SIDE))
+
+    @classmethod
+    @contextmanager
+    def opened(cls, out: Path) -> Iterator[ReviewFolder]:
+        """The folder; no other run writes into it until this ends.
+
+        Raises:
+            UsageError: it is no annotation's folder, a part of it is damaged, or another run has it.
+        """
+        manifest = folder.read_manifest(out, KIND)  # before the lock, which would make the folder
+        with folder.alone_in(out), temporaries_of(manifest["token"]):
+            yield cls(out)
+
+    # ----------------------------------------------------------------------------------------------------------- shown
+    def facts(self) -> dict[str, Any]:
+        """What the editor knows of the run."""
+        return facts((self._shown(i) for i in range(len(self.pictures))), self.names, self._run, self.masks)
+
+    def entries(self) -> list[dict[str, Any]]:
+        """Of each picture what the list shows."""
+        return [self._shown(i).entry() for i in range(len(self.pictures))]
+
+    def state(self, number: int) -> dict[str, Any]:
+        """Everything of one picture."""
+        return self._shown(number).state()
+
+    def _shown(self, number: int) -> ReviewPicture:
+        return self._folder.reviewed(self._drafts(number))
+
+    def _drafts(self, number: int) -> AnnotatedPicture:
+        return self._folder.picture(self.pictures[number], number + 1, all_boxes=True)
+
+    def upright(self, number: int) -> Image.Image:
+        """The picture.
+
+        Raises:
+            InputError: its file cannot be read, or was replaced.
+        """
+        one = self.pictures[number]
+        image = load(one.path, str(one.path)).image
+        if image.size != self._drafts(number).size_wh:
+            raise InputError(f"{one.id} was replaced since it was annotated: run the same `cliploc annotate` again")
+        return image
+
+    def _jpeg(self, number: int, *, side: int) -> bytes:
+        image = self.upright(number)
+        image.thumbnail((side, side))
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=JPEG_QUALITY)
+        return buffer.getvalue()
+
+    # ----------------------------------------------------------------------------------------------------------- saved
+    def save(self, number: int, saved: Mapping[str, Any]) -> int:
+        """Takes what a person did with a picture, and writes it to the disk.
+
+        Args:
+            number: of the picture.
+            saved: as `cliploc._schemas.ReviewedPicture`.
+
+        Returns:
+            The picture's new revision.
+
+        Raises:
+            StaleReviewError: it has another revision than the person saw.
+            UnusableReviewError: boxes that cannot be taken.
+            OSError: the disk is full.
+        """
+        name = self.pictures[number].id
+        now = int(self._reviews.get(name, {}).get("revision", 0))
+        if saved["revision"] != now:
+            raise StaleReviewError(f"expected revision {now} of this picture, got {saved['revision']}: load it again")
+        row = self._folder.results.row(name)
+        found = review_of(saved, row, len(self.names), kept_drafts(row, self._folder.decided.get(name, {})))
+        corrected, reviews = dict(self._corrected), dict(self._reviews)
+        revision = enter(name, found, saved["status"], corrected, reviews)
+        write_corrections(self.out, corrected, self._run, reviews)
+        self._corrected, self._reviews = corrected, reviews  # only now: what is shown is on the disk
+        self._folder = replace(self._folder, corrected=corrected, reviews=reviews)
+        return revision
+
+    def write_exports(self, reporter: Reporter = SILENT) -> AnnotateResult:
+        """Writes the exports that the run has, its review.html and its summary again, with the boxes that hold now.
+
+        Raises:
+            UsageError: the run was stopped before it wrote any.
+        """
+        before = summary_of(self.out)
+        if not before:
+            raise UsageError(f"{self.out} has no exports yet: run the same `cliploc annotate` to its end first")
+        written = before.get("written") or {"polygons": False, "copy": False, "review": 0}
+        settings = ExportSettings(
+            self.names,
+            made_by(self.settings),
+            self._manifest.get("image_url", IMAGE_URL),
+            self.masks,
+            written["polygons"],
+            written["copy"],
+        )
+        formats = [one for one in exports if one.name in before["files"]]
+        fresh = replace(self._folder)  # with counts from zero
+        return conclude(fresh, before, formats, settings, written["review"], self._run, 0, (), reporter)

@@ -1,0 +1,110 @@
+"""What a person saved in the review editor, checked against the drafts of its picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cliploc import rle
+from cliploc.datasets._infra.polygons import draw, outlines_of
+from cliploc.jobs.annotator import Row
+from cliploc.jobs.corrections import LEAST_SIDE, Correction
+
+SAME = 0.01  # pixels; coordinates are kept in hundredths
+
+
+class UnusableReviewError(ValueError):
+    """Why what was saved cannot be taken."""
+
+
+def correction_of(boxes: Sequence[Mapping[str, Any]], row: Row, labels: int) -> Correction:
+    """The boxes that the editor saved of a picture.
+
+    Args:
+        boxes: as `cliploc._schemas.ReviewedBox`.
+        row: the picture's drafts.
+        labels: number of labels of the run.
+
+    Raises:
+        UnusableReviewError: a box that is none, or of a label or a draft that the run does not have.
+
+    Example:
+        >>> row = {"width": 8, "height": 6, "boxes": []}
+        >>> correction_of([{"xyxy": [1, 2, 30, 4], "label": 0}], row, 1).boxes
+        [[1.0, 2.0, 8.0, 4.0]]
+    """
+    width, height = row["width"], row["height"]
+    corners: list[list[float]] = []
+    for one in boxes:
+        x0, y0, x1, y1 = np.clip(np.array(one["xyxy"], float), 0, [width, height, width, height]).tolist()
+        if not (x1 - x0 > LEAST_SIDE and y1 - y0 > LEAST_SIDE):  # nor where one of them is no number
+            raise UnusableReviewError("expected boxes of some width and height inside the picture")
+        if one["label"] >= labels:
+            raise UnusableReviewError(f"expected labels below {labels}, got {one['label']}")
+        draft = one.get("draft")
+        if draft is not None and draft >= len(row["boxes"]):
+            raise UnusableReviewError(f"expected drafts below {len(row['boxes'])}, got {draft}")
+        corners.append([round(value, 2) for value in (x0, y0, x1, y1)])
+    masks = [_counts(one, box, (width, height)) for one, box in zip(boxes, corners, strict=True)]
+    return Correction(
+        corners,
+        [one["label"] for one in boxes],
+        [one.get("draft") for one in boxes],
+        masks if "masks" in row else None,
+    )
+
+
+def review_of(saved: Mapping[str, Any], row: Row, labels: int, kept: Sequence[int]) -> Correction | None:
+    """The boxes that hold after a person saved a picture; None where its drafts hold, with their scores.
+
+    Args:
+        saved: as `cliploc._schemas.ReviewedPicture`.
+        row: the picture's drafts.
+        labels: number of labels of the run.
+        kept: the drafts that held so far.
+
+    Raises:
+        UnusableReviewError: as `correction_of`.
+    """
+    found = correction_of(saved["boxes"], row, labels)
+    return found if saved["status"] == "reviewed" or _is_edited(found, row, kept) else None
+
+
+def _is_edited(found: Correction, row: Row, kept: Sequence[int]) -> bool:
+    """Whether boxes are others than the drafts that held so far."""
+    if found.drafts != list(kept) or found.labels != [row["labels"][i] for i in kept]:
+        return True
+    drafts = np.array([row["boxes"][i] for i in kept]).reshape(-1, 4)
+    if np.abs(drafts - np.array(found.boxes).reshape(-1, 4)).max(initial=0) > SAME:
+        return True
+    return found.masks is not None and found.masks != [row["masks"][i] for i in kept]
+
+
+def _counts(box: Mapping[str, Any], xyxy: Sequence[float], size_wh: tuple[int, int]) -> str:
+    """A box's mask: as it came, of its polygons, or all of the box."""
+    width, height = size_wh
+    if (given := box.get("mask")) is not None:
+        try:
+            counts = rle.uncompressed(given)
+        except ValueError as error:
+            raise UnusableReviewError(f"expected a mask as COCO's run lengths ({error})") from None
+        if (counts < 0).any() or counts.sum() != width * height:
+            raise UnusableReviewError("expected masks of the picture's size")
+        return str(given)
+    if (polygons := box.get("polygons")) is None:
+        x0, y0, x1, y1 = (round(value) for value in xyxy)
+        mask = np.zeros((height, width), bool)
+        mask[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)] = True
+        return rle.encode(mask)["counts"]
+    mask = np.zeros((height, width), bool)
+    try:
+        for polygon in polygons:
+            piece = np.zeros((height, width), bool)
+            for ring in outlines_of(polygon, size_wh):
+                piece ^= draw(ring, (height, width))  # what lies in a hole does not
+            mask |= piece
+    except ValueError as error:
+        raise UnusableReviewError(f"expected polygons inside the picture ({error})") from None
+    return rle.encode(mask)["counts"]

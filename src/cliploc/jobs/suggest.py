@@ -1,0 +1,111 @@
+"""Boxes that the model suggests while a person edits: a name's heat in one picture, and the region round a click."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from cliploc.errors import InputError
+from cliploc.localization import Localization
+from cliploc.localizer import Localizer
+from cliploc.masks import name_mask
+from cliploc.rle import encode
+
+HEAT_SIDE = 480  # longest side of the heat that is shown
+
+
+@dataclass(frozen=True)
+class Heat:
+    """Where a name may be in a picture.
+
+    Attributes:
+        png: the heat over the picture, 0 to 255, at most `HEAT_SIDE` wide and high.
+        threshold: τ that the model's boxes have.
+        said: a sentence on it, such as why the name was not found.
+    """
+
+    png: bytes
+    threshold: float
+    said: str
+
+
+class Suggester:
+    """One model, which computes one picture at a time; loaded when it is first asked.
+
+    Args:
+        model: as for `Localizer`.
+        options: of `Localizer`.
+    """
+
+    def __init__(self, model: str, **options: Any) -> None:
+        self._model, self._options = model, options
+        self._localizer: Localizer | None = None
+        self._last: tuple[Hashable, Localization] | None = None
+        self._lock = threading.Lock()
+
+    def heat(self, image: Image.Image, picture: Hashable, name: str) -> Heat:
+        """The heat of a name.
+
+        Args:
+            image: the upright picture.
+            picture: by which the last one is known again.
+            name: "cat|kitten": synonyms.
+
+        Raises:
+            CliplocError: a name that the model does not know, or a model that cannot be loaded.
+        """
+        found = self._found(image, picture, name)
+        heat = found.heatmaps[0]
+        shown = Image.fromarray((heat / max(float(heat.max()), 1e-6) * 255).round().astype(np.uint8))
+        shown.thumbnail((HEAT_SIDE, HEAT_SIDE))
+        buffer = io.BytesIO()
+        shown.save(buffer, "PNG")
+        threshold = found.threshold if isinstance(found.threshold, float) else 0.4
+        said = f"{found.names[0]}: " + (found.reasons[0] or "click where it is hot to make a box")
+        return Heat(buffer.getvalue(), threshold, said)
+
+    def box(
+        self, image: Image.Image, picture: Hashable, name: str, threshold: float, at: tuple[float, float]
+    ) -> tuple[list[float], str]:
+        """The box round the hot region that a point lies in, and the region as COCO's compressed counts.
+
+        Raises:
+            InputError: it is not hot there.
+            CliplocError: as in `heat`.
+        """
+        found = self._found(image, picture, name)
+        rule = replace(self._of_model().box_rule, threshold=threshold)
+        hot = name_mask(found.frame, found.maps[0], rule)
+        _, regions = cv2.connectedComponents(hot.astype(np.uint8), connectivity=rule.connectivity)
+        height, width = hot.shape
+        column, row = (int(min(max(value, 0), side - 1)) for value, side in zip(at, (width, height), strict=True))
+        if not regions[row, column]:
+            raise InputError("it is not hot there: click in the heat, or lower the threshold")
+        region = regions == regions[row, column]
+        rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
+        corners = [float(one) for one in (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)]
+        return corners, encode(region)["counts"]
+
+    def _found(self, image: Image.Image, picture: Hashable, name: str) -> Localization:
+        if not name.strip() or "@" in name or not name.isprintable():  # the command line reads @FILE as a picture
+            raise InputError("expected a name, such as cat or cat|kitten")
+        with self._lock:  # one at a time
+            key = (picture, name)
+            if self._last is None or self._last[0] != key:
+                localizer = self._of_model()
+                if unknown := localizer.unknown_names([name]):
+                    raise InputError(next(iter(unknown.values())))
+                self._last = (key, localizer(image, [name]))
+            return self._last[1]
+
+    def _of_model(self) -> Localizer:
+        if self._localizer is None:
+            self._localizer = Localizer(self._model, **self._options)
+        return self._localizer

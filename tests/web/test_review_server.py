@@ -1,0 +1,272 @@
+"""The server of the review editor, without a browser: what it takes, what it refuses in one line, what it writes."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import shutil
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("starlette", reason="gradio is not installed: pip install 'cliploc[web]'")
+
+from cliploc import backbones, rle
+from cliploc.errors import UsageError
+from cliploc.jobs.annotate import annotate
+from cliploc.jobs.review import ReviewFolder
+from tests.commands import cliploc_
+from tests.tiny import tower
+from tests.web.review_server import served
+
+LABELS = ["red", "blue"]
+OPTIONS = {
+    "device": "cpu",
+    "recipe": "fast",
+    "min_presence": 0,
+    "min_score": 0,
+    "formats": ["coco", "csv"],
+    "max_boxes": 1,
+}
+
+
+def create(model: str = "mini", pretrained: str | None = None, device: str = "cpu", *, precision: str = "fp32"):
+    return tower("gap_cnn", (8, 8), seed=0)
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setattr(backbones, "create", create)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> tuple[Path, Path]:
+    """Photographs, and the folder with the drafts and masks of them; tests copy it."""
+    root = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(0)
+    for name in ("a.png", "b.png", "c.png"):
+        Image.fromarray(random.integers(0, 255, (40, 60, 3), dtype=np.uint8)).save(root / name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backbones, "create", create)
+        annotate(root, LABELS, root.parent / "done", masks=True, **OPTIONS)
+    return root, root.parent / "done"
+
+
+@pytest.fixture
+def out(done, tmp_path) -> Path:
+    shutil.copytree(done[1], tmp_path / "out")
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def address(out) -> Iterator[str]:
+    with served(out) as address:
+        yield address
+
+
+def ask(url: str, body: object = None, **headers: str) -> tuple[int, dict | list | bytes]:
+    """The status and the answer; JSON is read."""
+    content = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
+    asked = urllib.request.Request(url, content, {"Content-Type": "application/json", **headers})
+    try:
+        with urllib.request.urlopen(asked, timeout=30) as answer:
+            read, status, kind = answer.read(), answer.status, answer.headers["content-type"]
+    except urllib.error.HTTPError as error:
+        read, status, kind = error.read(), error.code, error.headers["content-type"]
+    return status, json.loads(read) if kind == "application/json" else read
+
+
+def box(*xyxy: float, label: int = 0, **more: object) -> dict:
+    return {"xyxy": xyxy, "label": label, "draft": None, **more}
+
+
+def saved(*boxes: dict, revision: int = 0, status: str = "none") -> dict:
+    return {"revision": revision, "status": status, "boxes": boxes}
+
+
+def test_what_is_saved_is_on_the_disk_and_in_the_exports_of_a_later_call(done, out, address):
+    status, entries = ask(f"{address}/pictures")
+    assert (status, [one["name"] for one in entries]) == (200, ["a.png", "b.png", "c.png"])
+    _, state = ask(f"{address}/pictures/1")
+    [draft] = state["boxes"][:1]
+    assert draft["draft"] == 0
+    ring = [10, 10, 30, 10, 30, 20, 10, 20]
+    hole = [14, 12, 18, 12, 18, 16, 14, 16]
+    answer = ask(
+        f"{address}/pictures/1",
+        saved(draft, box(10, 10, 30, 20, polygons=[[ring, hole]]), box(1, 2, 5, 4), status="reviewed"),
+    )
+    assert answer == (200, {"revision": 1})
+    assert ask(f"{address}/pictures/0", saved(*ask(f"{address}/pictures/0")[1]["boxes"], status="skipped"))[0] == 200
+    read = json.loads((out / "corrections.json").read_text())
+    assert read["reviews"] == {
+        "b.png": {"status": "reviewed", "revision": 1},
+        "a.png": {"status": "skipped", "revision": 1},
+    }
+    assert list(read["pictures"]) == ["b.png"], (
+        "a person who says nothing of the boxes leaves the drafts, with their scores"
+    )
+    one = read["pictures"]["b.png"]
+    masks = [rle.decode({"size": [40, 60], "counts": counts}) for counts in one["masks"]]
+    assert one["masks"][0] == draft["mask"]
+    assert (masks[1].sum(), masks[1][13, 15]) == (20 * 10 - 4 * 4, False)
+    assert masks[2].sum() == 4 * 2, "of a box that was drawn all pixels"
+    before = (out / "coco.json").read_bytes()
+    status, answer = ask(f"{address}/exports", {})
+    assert (status, "coco.json" in answer["files"]) == (200, True)
+    written = json.loads((out / "coco.json").read_text())
+    assert (out / "coco.json").read_bytes() != before
+    mine = [one for one in written["annotations"] if one["image_id"] == 2]
+    assert [one["score"] for one in mine] == [1.0] * 3
+
+
+def test_a_later_call_of_annotate_keeps_what_was_saved(done, out):
+    with served(out) as address:
+        ask(f"{address}/pictures/1", saved(box(1, 2, 5, 4), status="reviewed"))
+        ask(f"{address}/exports", {})
+    before = {path: path.read_bytes() for path in out.rglob("*.*")}
+    result = annotate(done[0], LABELS, out, masks=True, **OPTIONS)
+    assert (result.corrected, result.reviewed, result.computed) == (1, 1, 0)
+    assert {path: path.read_bytes() for path in out.rglob("*.*")} == before, "the button wrote what the command writes"
+    with ReviewFolder.opened(out) as folder:
+        assert folder.state(1)["boxes"][0]["xyxy"] == [1, 2, 5, 4]
+        assert (folder.state(1)["status"], folder.state(1)["revision"]) == ("reviewed", 1)
+
+
+def test_the_older_tab_is_told_and_overwrites_nothing(out, address):
+    assert ask(f"{address}/pictures/0", saved(box(1, 1, 9, 9)))[0] == 200
+    status, answer = ask(f"{address}/pictures/0", saved(box(2, 2, 9, 9)))
+    assert (status, answer["error"]) == (409, "expected revision 1 of this picture, got 0: load it again")
+    assert ask(f"{address}/pictures/0")[1]["boxes"][0]["xyxy"] == [1, 1, 9, 9]
+    assert ask(f"{address}/pictures/0", saved(box(2, 2, 9, 9), revision=1)) == (200, {"revision": 2})
+
+
+WIDE = "0" * 40
+BAD = {
+    "no JSON": (b"{", 422, "expected what the editor sends"),
+    "no object": ([], 422, "Expected `object`, got `array`"),
+    "another key": ({**saved(), "path": "/etc/passwd"}, 422, "unknown field `path`"),
+    "a status of its own": (saved(status="done"), 422, "Invalid enum value 'done'"),
+    "a label that is not there": (saved(box(1, 1, 2, 2, label=2)), 422, "expected labels below 2, got 2"),
+    "a draft that is not there": (saved({**box(1, 1, 2, 2), "draft": 99}), 422, "expected drafts below"),
+    "a box outside": (saved(box(100, 100, 120, 120)), 422, "expected boxes of some width and height"),
+    "no number": (saved(box(1, 1, float("inf"), 2)), 422, "Infinity is no number of JSON"),
+    "a mask of another size": (saved(box(1, 1, 2, 2, mask="22")), 422, "expected masks of the picture's size"),
+    "no mask": (saved(box(1, 1, 2, 2, mask="é")), 422, "expected a mask as COCO's run lengths"),
+    "a polygon far outside": (saved(box(1, 1, 2, 2, polygons=[[[1, 1, 9e5, 1, 2, 2]]])), 422, "far outside"),
+    "too many boxes": (saved(*[box(1, 1, 2, 2)] * 1001), 422, "length <= 1000"),
+    "too much": (b" " * 4_000_001, 413, "expected at most 4 million bytes"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_body_is_refused_in_one_line(out, address, name):
+    body, code, said = BAD[name]
+    status, answer = ask(f"{address}/pictures/0", body)
+    assert (status, said in answer["error"]) == (code, True), answer
+    assert "\n" not in answer["error"]
+    assert not (out / "corrections.json").exists()
+
+
+def test_only_pictures_of_the_run_by_number(out, address):
+    for path in ("/pictures/3", "/images/3.jpg", "/thumbnails/99.jpg"):
+        status, answer = ask(f"{address}{path}")
+        assert (status, answer["error"]) == (
+            404,
+            f"expected a picture below 3, got {path.strip('/.jpg').split('/')[-1]}",
+        )
+    for path in ("/images/a.png", "/images/..%2f..%2fetc/passwd", "/pictures/-1", "/pictures/1e0", "/corrections.json"):
+        assert ask(f"{address}{path}") == (404, {"error": "There is no such address here."})
+    status, image = ask(f"{address}/images/0.jpg")
+    assert (status, image[:3]) == (200, b"\xff\xd8\xff")
+
+
+def test_foreign_hosts_pages_and_methods_are_refused(out, address):
+    status, answer = ask(f"{address}/pictures", Host="evil.example.com")
+    assert (status, answer.decode()) == (
+        421,
+        "This server does not go by that name: open it as http://127.0.0.1 or http://localhost, at its port.",
+    )
+    status, answer = ask(f"{address}/pictures/0", saved(), Origin="http://evil.example.com")
+    assert (status, "Another page may not ask this server" in answer["error"]) == (403, True)
+    asked = urllib.request.Request(f"{address}/pictures/0", method="DELETE")
+    with pytest.raises(urllib.error.HTTPError, match="405"):
+        urllib.request.urlopen(asked, timeout=30)
+    assert not (out / "corrections.json").exists()
+
+
+def test_a_suggestion_is_a_box_of_this_picture(out, address):
+    status, answer = ask(f"{address}/pictures/0/suggestion", {"name": "red"})
+    assert (status, answer["heat"].startswith("data:image/png;base64,")) == (200, True)
+    for wish, said in [
+        ({"name": "@/etc/passwd"}, "expected a name, such as cat or cat|kitten"),
+        ({"name": "red", "threshold": 2}, "Expected `float` < 1"),
+        ({"name": "red", "at": [1]}, "length 2"),
+        ({}, "missing required field `name`"),
+    ]:
+        status, answer = ask(f"{address}/pictures/0/suggestion", wish)
+        assert (status, said in answer["error"]) == (422, True), answer
+    for name in LABELS:
+        heat = ask(f"{address}/pictures/0/suggestion", {"name": name})[1]["heat"]
+        with Image.open(io.BytesIO(base64.b64decode(heat.partition(",")[2]))) as image:
+            values = np.asarray(image)
+        assert values.shape == (40, 60)
+        y, x = np.unravel_index(values.argmax(), values.shape)
+        status, answer = ask(
+            f"{address}/pictures/0/suggestion", {"name": name, "threshold": 0.5, "at": [int(x), int(y)]}
+        )
+        if values.max() == 0:  # a map without any heat
+            assert (status, "it is not hot there" in answer["error"]) == (422, True)
+            continue
+        x0, y0, x1, y1 = answer["xyxy"]
+        assert 0 <= x0 <= x < x1 <= 60
+        assert 0 <= y0 <= y < y1 <= 40
+        region = rle.decode({"size": [40, 60], "counts": answer["mask"]})
+        assert (region[y, x], region.any(axis=0).sum() <= x1 - x0) == (True, True)
+
+
+def test_a_replaced_picture_and_a_folder_that_is_none_are_named(done, out, tmp_path):
+    root = tmp_path / "moved"
+    shutil.copytree(done[0], root)
+    manifest = json.loads((out / "manifest.json").read_text())
+    (out / "manifest.json").write_text(json.dumps({**manifest, "root": str(root)}))
+    Image.new("RGB", (9, 9)).save(root / "b.png")
+    (root / "c.png").unlink()
+    with served(out) as address:
+        assert [one["name"] for one in ask(f"{address}/pictures")[1]] == ["a.png", "b.png"]
+        status, answer = ask(f"{address}/images/1.jpg")
+        assert (status, answer["error"].startswith("b.png was replaced since it was annotated")) == (410, True)
+        with pytest.raises(UsageError, match="another run is writing into"), ReviewFolder.opened(out):
+            pass
+    shutil.rmtree(root)
+    with pytest.raises(UsageError, match="found none of them: put the pictures back"), ReviewFolder.opened(out):
+        pass
+    result = cliploc_("review", tmp_path)
+    assert (result.code, "expected the folder of an annotation, found no manifest.json" in result.err) == (2, True)
+
+
+def test_a_review_saved_from_a_file_is_applied(done, out):
+    run = json.loads((out / "summary.json").read_text())["run"]
+    file = out.parent / "review.json"
+    document = {"kind": "cliploc review", "run": run, "pictures": {"b.png": saved(box(1, 2, 5, 4), status="reviewed")}}
+    file.write_text(json.dumps(document))
+    result = annotate(done[0], LABELS, out, masks=True, decisions=file, **OPTIONS)
+    assert (result.corrected, result.reviewed) == (1, 1)
+    for wrong, said in [
+        ({**document, "run": "x"}, "reviews boxes of another run"),
+        ({**document, "pictures": {"no.png": saved()}}, "reviews no.png, which is not there"),
+        (
+            {**document, "pictures": {"b.png": saved(box(1, 1, 2, 2, label=7))}},
+            "cannot be applied to b.png: expected labels",
+        ),
+        ({**document, "pictures": {"b.png": 1}}, "expected a review as review.html saves it"),
+    ]:
+        file.write_text(json.dumps(wrong))
+        with pytest.raises(UsageError, match=said):
+            annotate(done[0], LABELS, out, masks=True, decisions=file, **OPTIONS)
