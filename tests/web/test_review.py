@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cliploc import backbones
+from cliploc._parts import part_path, write_part
 from cliploc.jobs.annotate import annotate
 from tests.commands import PHOTOS, create_once
 from tests.web.browsing import SHOTS, in_a_browser
@@ -153,6 +154,12 @@ def context(request, browser) -> Iterator:
     made.kind = request.param
     yield made
     made.close()
+
+
+@pytest.fixture
+def masked(done, tmp_path) -> Path:
+    shutil.copytree(done[True], tmp_path / "masked")
+    return tmp_path / "masked"
 
 
 def corrections(out: Path) -> dict:
@@ -315,3 +322,216 @@ def test_every_key_does_what_the_list_of_keys_says(browser, out):
         "rocket.jpg": "none",
         "bridge.jpg": "reviewed",
     }
+
+
+def test_pictures_are_filtered_and_the_older_of_two_tabs_is_told(context, out):
+    with served(out) as address:
+        editor = Editor(context, address)
+        page = editor.page
+        if context.kind == "phone":
+            editor.press("Pictures")
+            page.locator("#filters summary").click()
+        count = lambda: int(re.search(r"(\d+) pictures? shown", page.locator("#count").inner_text())[1])  # noqa: E731
+        assert count() == 6
+        page.locator("#by-label").select_option(label="bridge")
+        assert count() == 2
+        page.locator("#by-size").select_option(label="above 50 %")
+        assert count() == 1
+        page.locator("#by-size").select_option(label="all")
+        page.locator("#score-from").fill("0.7")
+        assert count() == 1
+        page.locator("#score-from").fill("0")
+        page.locator("#by-label").select_option(label="all")
+        page.locator("#by-status").select_option(label="reviewed")
+        assert count() == 0
+        page.locator("#by-status").select_option(label="not reviewed")
+        assert count() == 6
+        assert "bridge.jpg" in page.locator(".row button").first.inner_text()  # the least certain
+        page.locator("#order").select_option(label="by name")
+        assert "bridge.jpg" in page.locator(".row button").first.inner_text()
+        editor.open("drum.jpg")
+
+        other = Editor(context, f"{address}/#3")
+        assert other.page.locator("#name").inner_text() == "drum.jpg"
+        other.page.locator("#add").click()
+        other.saved()
+        assert (len(other.boxes), len(editor.boxes)) == (1, 0)
+        editor.drag((50, 50), (150, 150))
+        page.wait_for_selector("#notice:not([hidden])")
+        assert "was saved in another tab or window in the meantime" in page.locator("#notice").inner_text()
+        assert editor.boxes == other.boxes, "what the other tab saved, not what this one would have written over it"
+        editor.drag((20, 20), (90, 90))
+        editor.saved()
+        assert len(editor.boxes) == 2
+        assert len(corrected(out, "drum.jpg")) == 2
+        assert [one for one in editor.said + other.said if "409" not in one] == []
+
+
+def test_masks_are_polygons_that_are_edited_split_merged_and_drawn(context, masked):
+    with served(masked) as address:
+        editor = Editor(context, address)
+        page = editor.page
+        editor.open("dogs.jpg")
+        draft = page.evaluate("async () => (await (await fetch('/pictures/2')).json()).boxes[0]")
+        assert draft["polygons"]
+        before = json.loads((masked / "coco.json").read_text())["annotations"]
+
+        # A corner is dragged.
+        page.locator("#boxes .pick").first.check()
+        corner = page.locator("circle.a9s-handle-buffer").first
+        corner.scroll_into_view_if_needed()
+        bounds = page.locator("#canvas").bounding_box()
+        there = corner.bounding_box()
+        size = [426, 640]
+        at = [
+            (there[key] + there[side] / 2 - bounds[key]) / bounds[side] * length
+            for key, side, length in zip(("x", "y"), ("width", "height"), size, strict=True)
+        ]
+        editor.drag(at, (20, 30))
+        editor.saved()
+        [box] = editor.boxes
+        assert box[:2] == pytest.approx([20, 30], abs=4)
+        if SHOTS:
+            page.screenshot(path=Path(SHOTS) / f"review-masks-{context.kind}.png")
+        mask = corrections(masked)["pictures"]["dogs.jpg"]["masks"][0]
+        assert mask != draft["mask"]
+        page.locator("#undo").click()
+        editor.saved()
+        assert "dogs.jpg" not in corrections(masked)["pictures"], "as the draft was, to the pixel"
+
+        # Two halves are the whole, and their union again.
+        page.locator("#split").click()
+        assert len(editor.boxes) == 2
+        page.locator("#merge").click()
+        [union] = editor.boxes
+        x0, y0, x1, y1 = draft["xyxy"]
+        assert union == pytest.approx([x0, y0, x1 - x0, y1 - y0], abs=6)
+
+        # A polygon is drawn, corner by corner.
+        page.locator("#polygon").click()
+        page.locator("#stage").scroll_into_view_if_needed()
+        editor.tap((400, 600))
+        editor.drag((20, 540), (120, 560))
+        editor.tap((100, 620))
+        editor.tap((20, 540))
+        editor.saved()
+        assert len(editor.boxes) == 2
+        assert editor.boxes[1] == pytest.approx([20, 540, 100, 80], abs=6)
+        page.locator("#exports").click()
+        page.wait_for_function("document.getElementById('saved').textContent.startsWith('Written to')")
+        after = json.loads((masked / "coco.json").read_text())["annotations"]
+        assert len(after) == len(before) + 1
+        area = next(one["area"] for one in after if one["bbox"][1] > 500)
+        assert area == pytest.approx(100 * 80 / 2, rel=0.2)
+        assert editor.said == []
+
+
+def test_the_model_suggests_a_box_round_a_click(context, out):
+    with served(out) as address:
+        editor = Editor(context, address)
+        page = editor.page
+        editor.open("dogs.jpg")
+        page.locator("#suggest-name").fill("dog")
+        page.get_by_role("button", name="Show heat").click()
+        page.wait_for_selector("canvas.heat")
+        if SHOTS:
+            page.screenshot(path=Path(SHOTS) / f"review-heat-{context.kind}.png")
+        page.locator("#tau").fill("0.7")
+        editor.tap((250, 330))
+        page.wait_for_function("document.querySelectorAll('#boxes li').length === 2")
+        x, y, width, height = editor.boxes[1]
+        assert editor.labels == ["dog", "dog"]
+        assert x <= 250 <= x + width
+        assert y <= 330 <= y + height
+        small = width * height
+        page.locator("#tau").fill("0.3")
+        editor.tap((250, 330))
+        page.wait_for_function("document.querySelectorAll('#boxes li').length === 3")
+        assert editor.boxes[2][2] * editor.boxes[2][3] > small
+        editor.tap((5, 5))
+        page.wait_for_function("document.getElementById('suggest-said').textContent.includes('not hot there')")
+        page.locator("#suggest-end").click()
+        editor.saved()
+        assert len(corrected(out, "dogs.jpg")) == 3
+        page.locator("#suggest-name").fill("@/etc/passwd")
+        page.get_by_role("button", name="Show heat").click()
+        page.wait_for_function("document.getElementById('suggest-said').textContent.includes('expected a name')")
+
+
+def test_the_file_keeps_what_is_done_and_its_review_is_applied(context, out, photos, tmp_path):
+    before = coco(out, "dogs.jpg")
+    editor = Editor(context, (out / "review.html").as_uri())
+    page = editor.page
+    assert "kept in this browser only" in page.locator("header").inner_text()
+    editor.open("dogs.jpg")
+    editor.drag((20, 20), (100, 80))
+    editor.saved()
+    page.locator("#boxes .away").first.click()
+    editor.key("r") if context.kind == "desk" else page.locator("#done").click()
+    editor.open(ODD)
+    page.locator("#boxes .kind").first.select_option(label="dog")
+    editor.saved()
+    page.reload()
+    editor.ready()
+    assert (page.locator("#name").inner_text(), editor.labels) == (ODD, ["dog"])
+    editor.open("dogs.jpg")
+    assert len(editor.boxes) == 1
+    assert page.get_by_role("radio", name="reviewed", exact=True).is_checked()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save review").click()
+    file = tmp_path / download.value.suggested_filename
+    download.value.save_as(file)
+    assert file.name == "review.json"
+    result = annotate(photos, LABELS, out, decisions=file, **OPTIONS)
+    assert (result.corrected, result.reviewed, result.computed) == (2, 1, 0)
+    assert (len(before), len(coco(out, "dogs.jpg"))) == (1, 1)
+    assert coco(out, "dogs.jpg")[0][1] == pytest.approx([20, 20, 80, 60], abs=4)
+    assert [label for label, _ in coco(out, ODD)] == [2]
+
+    # The page written anew shows the corrected boxes, and not what the browser kept for the page before.
+    page.goto("about:blank")
+    page.goto((out / "review.html").as_uri())
+    editor.ready()
+    editor.open("dogs.jpg")
+    assert editor.boxes[0] == pytest.approx([20, 20, 80, 60], abs=4)
+    assert page.locator("#dropped li").count() == 1
+    assert editor.said == []
+    assert {url.split(":")[0] for url in editor.asked} <= {"file", "data", "blob", "about"}
+
+
+def test_two_thousand_pictures_scroll(context, out, photos):
+    """The list has only the rows in view, and asks for their thumbnails only."""
+    root = out.parent / "many"
+    root.mkdir()
+    [row] = [
+        one
+        for one in map(json.loads, (out / "parts/00000.jsonl").read_text().splitlines())
+        if one["picture"] == "cat.jpg"
+    ]
+    names = [f"{number:04}.jpg" for number in range(2000)]
+    for name in names:
+        (root / name).symlink_to(photos / "cat.jpg")
+    for part in (out / "parts").iterdir():
+        part.unlink()
+    for start in range(0, 2000, 500):
+        lines = [json.dumps({**row, "picture": name, "margin": 0.5}) for name in names[start : start + 500]]
+        write_part(part_path(out, start // 500, ".jsonl"), "".join(f"{one}\n" for one in lines).encode(), [""] * 500)
+    manifest = json.loads((out / "manifest.json").read_text())
+    (out / "manifest.json").write_text(json.dumps({**manifest, "root": str(root)}))
+    with served(out) as address:
+        editor = Editor(context, address)
+        page = editor.page
+        if context.kind == "phone":
+            editor.press("Pictures")
+        assert "2,000 pictures shown" in page.locator("#count").text_content()
+        for place in (0.25, 0.5, 1):
+            page.locator("#list").evaluate("(list, place) => list.scrollTo(0, place * list.scrollHeight)", place)
+            page.wait_for_timeout(100)
+            assert 0 < page.locator(".row").count() < 40
+        last = page.locator(".row", has_text="1999.jpg")
+        last.locator("img").evaluate("(image) => image.decode()")
+        assert last.get_attribute("aria-posinset") == "2000"
+        last.locator("button").click()
+        page.wait_for_function("document.getElementById('name').textContent === '1999.jpg'")
+        assert sum("/thumbnails/" in one for one in editor.asked) < 200
+        assert page.locator("#position").inner_text() == "2,000 of 2,000"

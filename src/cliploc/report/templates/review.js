@@ -432,11 +432,8 @@ addEventListener("pointerup", (event) => {
   const held = still ? null : pressed.held;  // a quick drag counts as a click for Annotorious, which selects another box
   pressed = null;
   if (swallow) event.stopPropagation();
-  else if (heat && still && !event.target.closest?.(".a9s-annotation.selected")) {
-    event.stopPropagation();
-    annotator.cancelDrawing();
-    suggestAt(event);
-  } else setTimeout(() => takeOver(held), 2);  // after Annotorious has seen it
+  else if (heat && still) suggestAt(event);
+  else setTimeout(() => takeOver(held), 2);  // after Annotorious has seen it
   swallow = false;
 }, true);
 addEventListener("pointercancel", () => { pressed = null; swallow = false; annotator?.cancelDrawing(); setTimeout(takeOver, 2); });
