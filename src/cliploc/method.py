@@ -75,6 +75,11 @@ class Context:
         return self.backbone.dense(self.trace, reading)
 
     @property
+    def patch_text(self) -> Tensor:
+        """`[B, P, D]` what a ViT's patches are compared with: `text`, or the part of it that they answer for."""
+        return self.transformer.patch_texts(self.text)
+
+    @property
     def redundant(self) -> Tensor:
         """`[D]` what every text has in common, whatever it names: the empty name's embedding, computed when asked for.
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MEASURED = "chosen on the tuning pictures: docs/recipes.md"
 POOLED = "chosen by how its attention pool reads the patches; unmeasured"
+READ_BY_PATCHES = "chosen by what its patches were trained for; unmeasured"
 BY_ANALOGY = "by analogy with mini and mini-vit; unmeasured"
 
 
@@ -96,6 +97,13 @@ _OF: Mapping[str, Mapping[str, Recipe]] = {
         fast=("legrad", {}),
         best=("legrad", _BEST),
     ),
+    # dino.txt trains the mean of the patches against texts: they are read as they leave its head.
+    "vit with class token and mean": _recipes(
+        READ_BY_PATCHES,
+        default=("patch_tokens", {"windows": (2.0,)}),
+        fast=("patch_tokens", {}),
+        best=("patch_tokens", _BEST),
+    ),
     # A hub's or folder's: its tower shows only once it is loaded, so a method that suits both.
     "any": _recipes(
         BY_ANALOGY,
@@ -131,5 +139,5 @@ def recipe_of(model: str | Backbone, name: str = "default") -> Recipe:
 
 
 def _kind_of(tower: Backbone | ModelEntry) -> str:
-    pooled = tower.kind == "vit" and tower.pooling == "attention"
-    return "vit with an attention pool" if pooled else tower.kind
+    special = {"attention": "vit with an attention pool", "class token and mean": "vit with class token and mean"}
+    return special.get(tower.pooling, "vit") if tower.kind == "vit" else "cnn"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cliploc.values import Interpolation, ResizePolicy
 
 TowerKind = Literal["cnn", "vit"]
-Pooling = Literal["class token", "attention", "global average"]
+Pooling = Literal["class token", "attention", "global average", "class token and mean"]
 PositionRule = Literal["antialiased", "dino"]
 AttentionRule: TypeAlias = "Callable[[Tensor, Tensor, Tensor, Any], Tensor]"
 
@@ -360,6 +360,13 @@ class TransformerBackbone(Backbone, Protocol):
         """Tokens `[B, n, d]` after a block → the joint-space reading of each by itself, `[B, n, D]` float32.
 
         The head's normalisation and projection, with an attention pool its value path; not normalised.
+        """
+        ...
+
+    def patch_texts(self, texts: Tensor) -> Tensor:
+        """Texts `[…, D]` as what the reading of one patch is compared with, of the same lengths.
+
+        The texts themselves, but where patches answer for a part of the joint space only (dino.txt).
         """
         ...
 

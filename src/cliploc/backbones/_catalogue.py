@@ -16,6 +16,8 @@ if TYPE_CHECKING:  # imports numpy, which takes longer than refusing a name
     from cliploc.tower import Backbone, Pooling, TowerKind
     from cliploc.values import Interpolation, ResizePolicy
 
+OWN = ("mini", "mini-vit", "dinov2-l-dinotxt", "dinov3-l-dinotxt")  # models that are not open_clip's
+
 
 @dataclass(frozen=True)
 class ModelEntry:
@@ -78,10 +80,10 @@ def _listed() -> list[str]:
     spec = importlib.util.find_spec("open_clip")
     folder = Path("" if spec is None or spec.origin is None else spec.origin).parent / "model_configs"
     if "open_clip" not in sys.modules and folder.is_dir():
-        return ["mini", "mini-vit", *(path.stem for path in folder.glob("*.json"))]
+        return [*OWN, *(path.stem for path in folder.glob("*.json"))]
     import open_clip
 
-    return ["mini", "mini-vit", *open_clip.list_models()]
+    return [*OWN, *open_clip.list_models()]
 
 
 models: Registry[ModelEntry] = Registry(

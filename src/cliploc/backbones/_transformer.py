@@ -171,6 +171,10 @@ class VisionTransformerBackbone(DualEncoder):
     def read_tokens(self, tokens: Tensor) -> Tensor:
         """The joint-space reading of each token by itself: `[B, n, d]` → `[B, n, D]` float32, not normalised."""
 
+    def patch_texts(self, texts: Tensor) -> Tensor:
+        """Texts `[…, D]` as what one patch is compared with; see `cliploc.tower.TransformerBackbone.patch_texts`."""
+        return texts
+
     def rotation(self, grid: tuple[int, int]) -> Tensor | None:  # noqa: ARG002
         """Rotary position embedding of a grid; None for towers without one."""
         return None

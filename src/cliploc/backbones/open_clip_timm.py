@@ -16,7 +16,6 @@ from timm.layers import (  # type: ignore[attr-defined]  # timm re-exports them 
     AttentionPoolLatent,
     AttentionRope,
     ClassifierHead,
-    HybridEmbed,
     NormMlpClassifierHead,
 )
 from timm.models.convnext import ConvNeXt
@@ -37,12 +36,12 @@ from cliploc.backbones._linear import with_fast_linears
 from cliploc.backbones._open_clip_facts import OpenClipFacts
 from cliploc.backbones._open_clip_text import OpenClipText, Tokenizer, without_image_tower
 from cliploc.backbones._timm_block import TimmBlock
+from cliploc.backbones._timm_tokens import first_tokens, rotation
 from cliploc.backbones._transformer import (
     VisionTransformerBackbone,
     attention_weights,
     join_heads,
     on_grid,
-    resize_positions,
     split_heads,
 )
 from cliploc.errors import UsageError
@@ -128,10 +127,9 @@ class TimmVit(VisionTransformerBackbone):
         self.attention_pool = None if trunk.attn_pool is None else _AttentionPool(trunk.attn_pool)
         self.pooling = POOLING[trunk.global_pool]
         self.pools_prefix = getattr(trunk, "pool_include_prefix", isinstance(trunk, Eva) and trunk.global_pool == "map")
-        self.learnt_grid: tuple[int, int] = tuple(trunk.patch_embed.grid_size)
         self.name = name
         facts.set_on(self)
-        self.stride = trunk.patch_embed.img_size[0] // self.learnt_grid[0]
+        self.stride = trunk.patch_embed.img_size[0] // trunk.patch_embed.grid_size[0]
         self.embedding_size = _embedding_size(visual)
         self.eval().requires_grad_(False)
 
@@ -170,39 +168,11 @@ class TimmVit(VisionTransformerBackbone):
 
     def embed(self, images: Tensor) -> Tensor:
         """The first block's tokens `[B, prefix+N, d]`, from normalised images `[B, 3, H, W]`."""
-        trunk, patch_embed = self.trunk, self.trunk.patch_embed
-        x = images
-        if isinstance(patch_embed, HybridEmbed):
-            x = patch_embed.backbone(x)  # [B, C, h, w]
-            x = x[-1] if isinstance(x, list | tuple) else x
-        x = patch_embed.proj(x)  # [B, d, h, w]
-        grid = (x.shape[-2], x.shape[-1])
-        x = x.flatten(2).transpose(1, 2)  # [B, N, d]
-        if hasattr(patch_embed, "norm"):
-            x = patch_embed.norm(x)
-        first = [t.to(x.dtype).expand(len(x), -1, -1) for t in (trunk.cls_token, trunk.reg_token) if t is not None]
-        if trunk.pos_embed is None:
-            return self._prepared(torch.cat([*first, x], dim=1))
-        placed = 0 if trunk.no_embed_class else self.prefix_tokens
-        positions = resize_positions(trunk.pos_embed[0], placed, self.learnt_grid, grid, self.position_rule).to(x.dtype)
-        if trunk.no_embed_class:
-            return self._prepared(torch.cat([*first, x + positions], dim=1))
-        return self._prepared(torch.cat([*first, x], dim=1) + positions)
-
-    def _prepared(self, tokens: Tensor) -> Tensor:
-        prepared: Tensor = self.trunk.norm_pre(tokens)
-        return prepared
+        return first_tokens(self.trunk, images, self.position_rule)
 
     def rotation(self, grid: tuple[int, int]) -> Tensor | None:
         """EVA-02's and the Perception Encoder's rotary positions `[N, …]`."""
-        rope = getattr(self.trunk, "rope", None)
-        if rope is None:
-            return None
-        if grid != self.learnt_grid:
-            rope = copy.deepcopy(rope)  # timm's module holds the table of one grid: leave the tower's as it is
-            rope.update_feat_shape(grid)
-        rotation: Tensor = rope.get_embed(shape=grid)
-        return rotation
+        return rotation(self.trunk, grid)
 
     def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
         """The embedding, `[B, prefix+N, d]` → `[B, D]`, and an attention pool's attention `[B, H, 1, T]`."""

@@ -102,7 +102,8 @@ class Inside:
     def cosines(self) -> Tensor:
         """Cosine of each place's joint-space reading with each name, `[P, h, w]`; a ViT's by MaskCLIP's value path."""
         dense = F.normalize(self.backbone.dense(self.trace)[0], dim=0)  # [D, h, w]
-        return torch.einsum("pd,dhw->phw", self.text, dense)
+        text = self.tower.patch_texts(self.text) if self.backbone.kind == "vit" else self.text
+        return torch.einsum("pd,dhw->phw", text, dense)
 
     @undisturbed
     def block_maps(self) -> Tensor:
@@ -117,7 +118,7 @@ class Inside:
         for block in range(-self.tower.depth, 0):
             patches = self.tokens(block)[None, self.tower.prefix_tokens :]  # [1, N, d]
             read = F.normalize(self.tower.read_tokens(patches)[0], dim=-1)  # [N, D]
-            maps.append(self._on_grid(self.text @ read.T))
+            maps.append(self._on_grid(self.tower.patch_texts(self.text) @ read.T))
         return torch.stack(maps)
 
     @undisturbed

@@ -85,7 +85,7 @@ def sc_clip(ctx: Context, outliers: float = 0.05) -> Tensor:
             out = tower.path(replace(trace, entering=entering, projections={}, normed={}), reading).float()[:, prefix:]
             read += out + CLASS_SHARE * own[:, :1] if prefix else out
         joint = tower.read_tokens(_mix(read, _similarity(early)).to(trace.entering[-1].dtype))  # [B, N, D]
-        return patches_of(ctx, torch.einsum("bnd,bpd->bpn", F.normalize(joint, dim=-1), ctx.text))
+        return patches_of(ctx, torch.einsum("bnd,bpd->bpn", F.normalize(joint, dim=-1), ctx.patch_text))
 
 
 def _similarity(patches: Tensor) -> Tensor:

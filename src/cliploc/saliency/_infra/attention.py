@@ -46,7 +46,8 @@ def blocks_of(ctx: Context, blocks: Blocks) -> tuple[int, ...]:
 def pooled_tokens(ctx: Context) -> Tensor:
     """Weights of the tokens in the embedding, `[B, T]`, each row with sum 1: the start of rules that go backwards.
 
-    The class token alone; the attention pool's mean over heads; or, with average pooling, all patches equally.
+    The class token alone; the attention pool's mean over heads; with average pooling, all patches equally; or half of
+    each, class token and patches.
     """
     trace, tower = ctx.trace, ctx.transformer
     if trace.pool_attention is not None:
@@ -57,6 +58,9 @@ def pooled_tokens(ctx: Context) -> Tensor:
         row[:, 0] = 1
     else:
         row[:, -patches:] = 1 / patches
+    if tower.pooling == "class token and mean":
+        row[:, 0] = 1
+        row /= 2
     return row
 
 
@@ -69,7 +73,7 @@ def class_attention(ctx: Context, block: int) -> Tensor:
         UsageError: the tower has average pooling, so no single query makes the embedding.
     """
     trace, tower = ctx.trace, ctx.transformer
-    if tower.pooling == "global average":
+    if tower.pooling not in QUERIED:
         raise UsageError(
             f"expected a tower with a class token or an attention pool, got {tower.name}, which averages its patches: "
             f"choose rollout, chefer, legrad or grad_cam"

@@ -64,4 +64,4 @@ def neighbourhood(grid: tuple[int, int], prefix_tokens: int, sigma: float) -> Te
 def dense_cosine(ctx: Context, reading: DenseReading = DenseReading()) -> Tensor:
     """Cosine of every patch's reading in the joint space with g_t: `[B, P, h, w]`; see `Context.dense`."""
     with torch.no_grad():
-        return torch.einsum("bdhw,bpd->bphw", F.normalize(ctx.dense(reading), dim=1), ctx.text)
+        return torch.einsum("bdhw,bpd->bphw", F.normalize(ctx.dense(reading), dim=1), ctx.patch_text)

@@ -1,0 +1,255 @@
+"""The files of dino.txt: what they hold, of which sizes, and under which names our modules have it.
+
+Its authors publish image tower, head of the image tower and text tower in files of their own, whose names begin where
+that part begins. Sizes are read from the shapes of the tensors, so that other sizes of the same layout load too.
+docs/dinotxt.md says which facts of the layout come from where.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from cliploc.backbones._weights import SUFFIXES, read_checkpoint
+from cliploc.errors import MissingWeightsError, ModelError
+
+Family = Literal["dinov3", "dinov2"]
+IMAGE, HEAD, TEXT = "visual_model.backbone.", "visual_model.head.", "text_model."
+HEAD_SIZE = 64  # of every attention head, in all three parts
+MASKED = ("mask_token", ".bias_mask")  # used in the training alone
+# A tensor that tells what a file without the prefixes is → the prefix of its names; the first that is there counts.
+PARTS = (
+    ("patch_embed.proj.weight", IMAGE),
+    ("backbone.token_embedding.weight", TEXT),
+    ("head.ln_final.weight", "visual_model."),
+    ("token_embedding.weight", f"{TEXT}backbone."),
+    ("ln_final.weight", HEAD),
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Sizes of the three parts.
+
+    Attributes:
+        family: whose image tower it is.
+        patch: pixels along a patch.
+        grid: patches along a side of the grid that positions were learnt on; of DINOv3, which has none, 14.
+        width: d of the image tower and of its head.
+        depth: blocks of the image tower.
+        mlp: width inside its MLPs.
+        registers: tokens between class token and patches.
+        biased: whether its queries and values have a bias.
+        head_depth: blocks of the head.
+        head_mlp: width inside their MLPs.
+        gated: whether these are SwiGLUs.
+        text_width: d of the text tower.
+        text_depth: its blocks.
+        text_mlp: width inside its MLPs.
+        vocabulary: how many tokens it knows.
+        context: how many tokens a text has at most.
+        text_biased: whether its queries, keys and values have a bias.
+        text_scaled: whether its branches are scaled by channel.
+        text_normed: whether its head begins with a layer norm of its own.
+    """
+
+    family: Family
+    patch: int
+    grid: int
+    width: int
+    depth: int
+    mlp: int
+    registers: int
+    biased: bool
+    head_depth: int
+    head_mlp: int
+    gated: bool
+    text_width: int
+    text_depth: int
+    text_mlp: int
+    vocabulary: int
+    context: int
+    text_biased: bool
+    text_scaled: bool
+    text_normed: bool
+
+    @property
+    def size(self) -> int:
+        """D: one half is the class token's, the other the patches'."""
+        return 2 * self.width
+
+
+@dataclass(frozen=True)
+class Weights:
+    """All tensors of a model, by dino.txt's names with the prefixes of the whole model.
+
+    Attributes:
+        path: the file or folder.
+        sha256: of all files that were read.
+        tensors: name → tensor.
+    """
+
+    path: Path
+    sha256: str
+    tensors: dict[str, Tensor]
+
+
+# --------------------------------------------------------------------------------------------------------------- read
+def read_weights(path: Path) -> Weights:
+    """Reads a file of the whole model, or a folder with the files of its parts.
+
+    Raises:
+        ModelError: no weights there, a part that is not dino.txt's, or two files with the same part.
+    """
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
+        if not files:
+            raise MissingWeightsError(f"expected dino.txt's weights in {path}, found none: put its files there")
+    tensors: dict[str, Tensor] = {}
+    digest = hashlib.sha256()
+    for file in files:
+        checkpoint = read_checkpoint(file)
+        digest.update(checkpoint.sha256.encode())
+        for name, tensor in _placed(checkpoint.tensors, file).items():
+            if name in tensors:
+                raise ModelError(f"{file} holds {name}, as another file of {path} does: leave one of them there")
+            tensors[name] = tensor
+    return Weights(path, digest.hexdigest(), tensors)
+
+
+def _placed(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """The tensors of one file under the whole model's names."""
+    if any(name.startswith(("visual_model.", TEXT)) for name in tensors):
+        return tensors
+    for told, prefix in PARTS:
+        if told in tensors:
+            return {name if name == "logit_scale" else f"{prefix}{name}": tensor for name, tensor in tensors.items()}
+    raise ModelError(f"{file} holds no part of dino.txt: expected names such as {HEAD}ln_final.weight")
+
+
+def read_layout(weights: Weights) -> Layout:
+    """The sizes that tensors have.
+
+    Raises:
+        ModelError: a part is missing, or it is not dino.txt's.
+    """
+    tensors, path = weights.tensors, weights.path
+    parts = {IMAGE: "image tower", HEAD: "head of the image tower", TEXT: "text tower"}
+    missing = [what for prefix, what in parts.items() if not any(name.startswith(prefix) for name in tensors)]
+    if missing:
+        raise ModelError(
+            f"{path} lacks dino.txt's {' and '.join(missing)}: give a folder with the files of all parts, the image "
+            "tower's own file among them"
+        )
+
+    def shape(name: str) -> tuple[int, ...]:
+        if name not in tensors:
+            raise ModelError(f"{path} lacks {name}, which dino.txt has: check the file")
+        return tuple(tensors[name].shape)
+
+    def blocks(prefix: str) -> int:
+        found = {match[1] for name in tensors if (match := re.match(re.escape(prefix) + r"blocks\.(\d+)\.", name))}
+        if not found:
+            raise ModelError(f"{path} lacks {prefix}blocks, which dino.txt has: check the file")
+        return len(found)
+
+    width, colours, patch, _ = _of(4, shape(f"{IMAGE}patch_embed.proj.weight"), path)
+    family: Family = "dinov3" if f"{IMAGE}storage_tokens" in tensors else "dinov2"
+    registers = f"{IMAGE}{'storage' if family == 'dinov3' else 'register'}_tokens"
+    places = shape(f"{IMAGE}pos_embed")[1] - 1 if family == "dinov2" else 14 * 14
+    text = f"{TEXT}backbone."
+    vocabulary, text_width = _of(2, shape(f"{text}token_embedding.weight"), path)
+    gated = f"{HEAD}blocks.0.mlp.w3.weight" in tensors
+    layout = Layout(
+        family=family,
+        patch=patch,
+        grid=round(places**0.5),
+        width=width,
+        depth=blocks(IMAGE),
+        mlp=shape(f"{IMAGE}blocks.0.mlp.fc1.weight")[0],
+        registers=shape(registers)[1] if registers in tensors else 0,
+        biased=f"{IMAGE}blocks.0.attn.qkv.bias" in tensors,
+        head_depth=blocks(HEAD),
+        head_mlp=shape(f"{HEAD}blocks.0.mlp.{'w3' if gated else 'fc2'}.weight")[1],
+        gated=gated,
+        text_width=text_width,
+        text_depth=blocks(text),
+        text_mlp=shape(f"{text}blocks.0.feed_forward.fc1.weight")[0],
+        vocabulary=vocabulary,
+        context=shape(f"{text}positional_embedding")[0],
+        text_biased=f"{text}blocks.0.attention.qkv.bias" in tensors,
+        text_scaled=f"{text}blocks.0.ls1.gamma" in tensors,
+        text_normed=f"{TEXT}head.ln_final.weight" in tensors,
+    )
+    periods = tensors.get(f"{IMAGE}rope_embed.periods")
+    odd = layout.width % HEAD_SIZE or layout.text_width % HEAD_SIZE
+    if colours != 3 or odd or (periods is not None and 4 * len(periods) != HEAD_SIZE):
+        raise ModelError(f"{path}: expected pictures of three colours and attention heads of {HEAD_SIZE}, found others")
+    if (size := shape(f"{TEXT}head.linear_projection.weight")[0]) != layout.size:
+        raise ModelError(
+            f"{path}: its texts have {size} numbers, its pictures {layout.size} (class token and mean of the patches): "
+            "expected as many"
+        )
+    return layout
+
+
+def _of(axes: int, shape: tuple[int, ...], path: Path) -> tuple[int, ...]:
+    if len(shape) != axes:
+        raise ModelError(f"{path}: expected tensors of dino.txt's shapes, got {list(shape)}: check the file")
+    return shape
+
+
+# ------------------------------------------------------------------------------------------------------------- rename
+def renamed(weights: Weights, layout: Layout) -> dict[str, Tensor]:
+    """The tensors under the names of our modules: timm's in the image tower and in its head."""
+    tensors = dict(weights.tensors)
+    if layout.family == "dinov2" and layout.registers:  # timm adds positions to patches only
+        positions = tensors[f"{IMAGE}pos_embed"]  # [1, 1+N, d]
+        tensors[f"{IMAGE}cls_token"] = tensors[f"{IMAGE}cls_token"] + positions[:, :1]
+        tensors[f"{IMAGE}pos_embed"] = positions[:, 1:]
+    named: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if name.startswith(IMAGE):
+            named |= dict(_image(name, tensor, layout))
+        elif name.startswith(HEAD):
+            named |= dict(_gate(name, tensor))
+        else:
+            named[name] = tensor
+    return named
+
+
+def _image(name: str, tensor: Tensor, layout: Layout) -> Iterator[tuple[str, Tensor]]:
+    if name.endswith(MASKED) or ".rope_embed." in name:
+        return
+    name = name.replace(".storage_tokens", ".reg_token").replace(".register_tokens", ".reg_token")
+    if layout.family == "dinov2":
+        yield name, tensor
+    elif name.endswith(".qkv.bias"):  # keys have none: it is masked in the training
+        for part, own in zip(("q_bias", None, "v_bias"), tensor.chunk(3), strict=True):
+            if part:
+                yield name.replace("qkv.bias", part), own
+    else:
+        yield re.sub(r"\.ls([12])\.gamma$", r".gamma_\1", name), tensor
+
+
+def _gate(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """SwiGLU w₃(silu(w₁x)·w₂x) as timm names it; DINOv2 keeps w₁ and w₂ in one tensor."""
+    if ".mlp.w12." in name:
+        for part, own in zip(("fc1_g", "fc1_x"), tensor.chunk(2), strict=True):
+            yield name.replace("w12", part), own
+        return
+    for theirs, ours in (("w1", "fc1_g"), ("w2", "fc1_x"), ("w3", "fc2")):
+        name = name.replace(f".mlp.{theirs}.", f".mlp.{ours}.")
+    yield name, tensor
+
+
+def periods(tensors: Mapping[str, Tensor]) -> Tensor | None:
+    """DINOv3's rotary periods as its file has them, rounded to bfloat16; timm computes them in float32."""
+    return tensors.get(f"{IMAGE}rope_embed.periods")

@@ -1,0 +1,272 @@
+"""dino.txt: DINOv3's and DINOv2's frozen image towers with texts beside them (Jose et al. 2025).
+
+The image tower is frozen, and a head of two transformer blocks over its tokens is trained against a text tower: the
+embedding is the head's class token beside the mean of its patches. So one half of a text's embedding is what patches
+are compared with, and the patches that leave the head need no other attention to be read (`patch_tokens`).
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import timm
+import torch
+from timm.layers import Mlp, SwiGLU  # type: ignore[attr-defined]  # timm re-exports them without saying so
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cliploc.backbones._catalogue import ModelEntry, describe_preprocessing, models
+from cliploc.backbones._dinotxt_layout import (
+    HEAD_SIZE,
+    Family,
+    Layout,
+    Weights,
+    periods,
+    read_layout,
+    read_weights,
+    renamed,
+)
+from cliploc.backbones._dinotxt_text import DinoTxtText
+from cliploc.backbones._linear import with_fast_linears
+from cliploc.backbones._precision import resolve_precision
+from cliploc.backbones._timm_block import TimmBlock
+from cliploc.backbones._timm_tokens import first_tokens, rotation
+from cliploc.backbones._transformer import VisionTransformerBackbone
+from cliploc.backbones._weights import load_exactly
+from cliploc.errors import CliplocWarning, ModelError, UsageError
+from cliploc.tower import Pooling
+from cliploc.values import ResizePolicy
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
+SIDE = 224  # pixels that the head was trained with
+TOKENS = 49408  # of CLIP's tokenizer
+# The published sizes. Those of files are read from their tensors.
+_TEXT: dict[str, Any] = {
+    "text_width": 1280,
+    "text_depth": 24,
+    "text_mlp": 5120,
+    "vocabulary": TOKENS,
+    "context": 77,
+    "text_biased": False,
+    "text_scaled": False,
+    "text_normed": False,
+}
+_LARGE: dict[str, Any] = {"width": 1024, "depth": 24, "mlp": 4096, "registers": 4, "biased": True}
+_HEAD: dict[str, Any] = {"head_depth": 2, "head_mlp": 2752, "gated": True}
+PUBLISHED: dict[Family, Layout] = {
+    "dinov3": Layout(family="dinov3", patch=16, grid=14, **_LARGE, **_HEAD, **_TEXT),
+    "dinov2": Layout(family="dinov2", patch=14, grid=37, **_LARGE, **_HEAD, **_TEXT),
+}
+
+
+class _VisionHead(nn.Module):
+    def __init__(self, layout: Layout) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            Block(
+                layout.width,
+                layout.width // HEAD_SIZE,
+                mlp_ratio=(layout.head_mlp + 0.5) / layout.width,  # timm rounds the product down
+                qkv_bias=True,
+                init_values=1e-5,
+                norm_layer=nn.LayerNorm,
+                mlp_layer=SwiGLU if layout.gated else Mlp,
+                act_layer=nn.SiLU if layout.gated else nn.GELU,
+            )
+            for _ in range(layout.head_depth)
+        )
+        self.ln_final = nn.LayerNorm(layout.width)
+
+
+class DinoTxtModel(nn.Module):
+    """The modules of dino.txt under the names of its checkpoint, but for timm's own in the image tower.
+
+    Args:
+        layout: sizes.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__()
+        sizes: dict[str, Any] = {
+            "embed_dim": layout.width,
+            "depth": layout.depth,
+            "num_heads": layout.width // HEAD_SIZE,
+            "mlp_ratio": (layout.mlp + 0.5) / layout.width,
+            "patch_size": layout.patch,
+            "img_size": layout.grid * layout.patch,
+            "num_classes": 0,
+            "dynamic_img_size": True,
+        }
+        if layout.family == "dinov3":
+            name = f"vit_large_patch16_dinov3{'_qkvb' if layout.biased else ''}"
+            tower = timm.create_model(name, **sizes, num_reg_tokens=layout.registers)
+        else:
+            biased, reg_tokens = layout.biased, layout.registers
+            tower = timm.create_model("vit_large_patch14_reg4_dinov2", **sizes, qkv_bias=biased, reg_tokens=reg_tokens)
+        self.visual_model = nn.ModuleDict({"backbone": tower, "head": _VisionHead(layout)})
+        self.text_model = DinoTxtText(layout, open_clip.SimpleTokenizer(context_length=layout.context))
+        self.logit_scale = nn.Parameter(torch.tensor(100.0).log())
+
+
+class DinoTxt(VisionTransformerBackbone):
+    """dino.txt: what methods see of its image tower are the blocks of the head.
+
+    The frozen tower is what turns pixels into the tokens that enter the head, as `mini-vit`'s convolutions do; the
+    tokens that enter the head's first block are those that DINO's own features are. Embeddings have two halves, the
+    class token's and the patches' mean. The joint-space reading of one patch has zeros in the first half.
+
+    Args:
+        model: it must not be used afterwards.
+        name: its name in results and errors.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> small = replace(PUBLISHED["dinov3"], width=64, depth=1, mlp=64, head_mlp=64, text_width=64, text_depth=1)
+        >>> DinoTxt(DinoTxtModel(small), "small").embedding_size
+        128
+    """
+
+    pooling: Pooling = "class token and mean"
+    resize_policy: ResizePolicy = "crop"
+    input_hw = (SIDE, SIDE)
+
+    def __init__(self, model: DinoTxtModel, name: str) -> None:
+        trunk: Any = with_fast_linears(model.visual_model["backbone"])
+        vision_head: Any = with_fast_linears(model.visual_model["head"])
+        super().__init__([TimmBlock(block) for block in vision_head.blocks], trunk.num_prefix_tokens, MEAN, STD)
+        self.trunk, self.vision_head, self.text = trunk, vision_head, model.text_model
+        self._trunk_blocks = [TimmBlock(block) for block in trunk.blocks]
+        self.name = name
+        self.middle_stage = -self.depth  # DINO's own patch features
+        self.stride = trunk.patch_embed.patch_size[0]
+        self.embedding_size = 2 * trunk.embed_dim
+        self.logit_scale = float(model.logit_scale.detach().float().exp())
+        self.eval().requires_grad_(False)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """The tokens `[B, prefix+N, d]` that leave the frozen tower, from normalised images `[B, 3, H, W]`."""
+        grid = (images.shape[-2] // self.stride, images.shape[-1] // self.stride)
+        x, rotated = first_tokens(self.trunk, images, self.position_rule), rotation(self.trunk, grid)
+        for block in self._trunk_blocks:
+            x = block.finish(x, block.gather(*block.project(block.attention_input(x), rotated)))
+        normed: Tensor = self.trunk.norm(x)
+        return normed
+
+    def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The class token beside the mean of the patches, not normalised: `[B, prefix+N, d]` → `[B, 2d]`."""
+        x = self.vision_head.ln_final(tokens)
+        return torch.cat([x[:, 0], x[:, self.prefix_tokens :].mean(dim=1)], dim=-1), None
+
+    def read_tokens(self, tokens: Tensor) -> Tensor:
+        """The joint-space reading of each token as a patch: `[B, n, d]` → `[B, n, 2d]` float32, zeros before it."""
+        x: Tensor = self.vision_head.ln_final(tokens)
+        return F.pad(x.float(), (x.shape[-1], 0))
+
+    def patch_texts(self, texts: Tensor) -> Tensor:
+        """The patches' half of texts `[…, 2d]`, as long as the whole was; zeros in the class token's half."""
+        patches = texts.chunk(2, dim=-1)[1]  # […, d]
+        return F.pad(F.normalize(patches, dim=-1) * texts.norm(dim=-1, keepdim=True), (patches.shape[-1], 0))
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Sentences → `[n, 2d]` float32, unit norm."""
+        embeddings: Tensor = self.text(texts)
+        return embeddings
+
+
+# -------------------------------------------------------------------------------------------------------------- build
+def _build(family: Family, pretrained: str | None, device: str, precision: str) -> DinoTxt:
+    dtype, name = resolve_precision(precision, device), _name(family)
+    if pretrained is None:
+        raise UsageError(
+            f"expected weights for {name}, got none: add --pretrained with a file of dino.txt, or a folder with the "
+            f"files of its parts, from {_SOURCES[family]}"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)  # "random" is the same model every time
+        if pretrained == "random":
+            backbone = DinoTxt(DinoTxtModel(PUBLISHED[family]), f"{name}:random")
+        else:
+            backbone = _read(family, Path(pretrained).expanduser())
+    for part in backbone.children():  # not the backbone's own buffers: pixels are normalised in float32
+        part.to(dtype)
+    return backbone.to(device)
+
+
+def _read(family: Family, path: Path) -> DinoTxt:
+    weights = read_weights(path)
+    layout = read_layout(weights)
+    if layout.family != family:
+        raise ModelError(
+            f"{path} holds the dino.txt of another image tower: use --model {_name(layout.family)} --pretrained {path}"
+        )
+    backbone = with_weights(weights, layout)
+    backbone.loaded_from(path, f"dino.txt {family} {weights.sha256} timm {timm.__version__}")
+    return backbone
+
+
+def with_weights(weights: Weights, layout: Layout) -> DinoTxt:
+    """The model of these sizes with these weights.
+
+    Raises:
+        ModelError: they do not fit.
+    """
+    path, name = weights.path, _name(layout.family)
+    if layout.vocabulary < TOKENS:
+        raise ModelError(f"{path} knows {layout.vocabulary} tokens, and CLIP's tokenizer has {TOKENS}: check the file")
+    model, tensors = DinoTxtModel(layout), renamed(weights, layout)
+    if "logit_scale" not in tensors:
+        warnings.warn(
+            f"{path} lacks logit_scale: it is taken as CLIP's, 100; only softmaxes over names or pictures depend on it",
+            CliplocWarning,
+            stacklevel=2,
+        )
+    tensors["logit_scale"] = tensors.get("logit_scale", model.logit_scale.detach()).reshape(
+        ()
+    )  # saved as a list of one
+    load_exactly(model, tensors, path, f"the weights of {name}")
+    if (own := periods(weights.tensors)) is not None:
+        trunk: Any = model.visual_model["backbone"]
+        trunk.rope.periods.copy_(own)
+    return DinoTxt(model, f"{name}:{path.name}")
+
+
+def _name(family: Family) -> str:
+    return f"{family}-l-dinotxt"
+
+
+def _count(family: Family) -> float:
+    """Counts the parameters in millions, by building the model on torch's meta device, without memory."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in DinoTxtModel(PUBLISHED[family]).parameters()) / 1e6
+
+
+_SOURCES: dict[Family, str] = {
+    "dinov3": "github.com/facebookresearch/dinov3, once its licence is accepted",
+    "dinov2": "github.com/facebookresearch/dinov2",
+}
+_LICENCES: dict[Family, str] = {"dinov3": "DINOv3 License (not open source)", "dinov2": "Apache-2.0"}
+_TOWERS: dict[Family, str] = {"dinov3": "DINOv3's ViT-L/16", "dinov2": "DINOv2's ViT-L/14 with registers"}
+for _family in PUBLISHED:
+    models.register(
+        _name(_family),
+        ModelEntry(
+            name=_name(_family),
+            build=functools.partial(_build, _family),
+            kind="vit",
+            pooling=DinoTxt.pooling,
+            input_hw=DinoTxt.input_hw,
+            parameters=None,
+            licence=_LICENCES[_family],
+            about=f"dino.txt: {_TOWERS[_family]}, frozen, and a head of two blocks; --pretrained takes its files",
+            count=functools.partial(_count, _family),
+            preprocessing={
+                "": describe_preprocessing(DinoTxt.resize_policy, DinoTxt.interpolation, MEAN, STD),
+            },
+        ),
+    )

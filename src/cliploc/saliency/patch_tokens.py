@@ -1,0 +1,49 @@
+"""The patches as they leave the tower, each compared with the text: what dino.txt is trained for."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cliploc.method import Context
+from cliploc.saliency._infra.attention import patches_of
+from cliploc.saliency._infra.registration import saliency
+from cliploc.tower import Needs
+
+
+@saliency(
+    "patch_tokens",
+    title="Patch tokens",
+    paper="Jose et al. 2025, DINOv2 Meets Text: A Unified Framework for Image- and Pixel-Level Vision-Language "
+    "Alignment, CVPR",
+    family="attention",
+    towers=("vit",),
+    needs=Needs(tokens=(-1,)),
+    relu=False,
+    threshold=0.4,
+    cosines=True,
+)
+def patch_tokens(ctx: Context) -> Tensor:
+    """map_t = cos(x, g_t): x the patches that leave the last block, read by the tower's head, each by itself.
+
+    Nothing of the tower is changed. dino.txt's patches are trained for this, their mean being one half of its
+    embedding, and are compared with that half of the text's. CLIP's are not, as only its class token is trained: there
+    it is the baseline that MaskCLIP and its followers begin with. With an attention pool a patch is read by the pool's
+    value path.
+
+    Args:
+        ctx: tokens that leave the last block.
+
+    Returns:
+        `[B, P, h, w]` float32, raw: cosines.
+
+    Example:
+        >>> from cliploc import Localizer
+        >>> Localizer("mini-vit", method="patch_tokens")("cat.jpg", ["cat"]).heatmaps.shape
+        (1, 300, 451)
+    """
+    tower = ctx.transformer
+    with torch.no_grad():
+        read = tower.read_tokens(ctx.trace.tokens[-1][:, tower.prefix_tokens :])  # [B, N, D]
+        return patches_of(ctx, torch.einsum("bnd,bpd->bpn", F.normalize(read, dim=-1), ctx.patch_text))

@@ -1,0 +1,430 @@
+"""dino.txt's layout, on random weights of tiny sizes: the embeddings of a plain implementation of its equations."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cliploc.backbones import create
+from cliploc.backbones._dinotxt_layout import Weights, read_layout
+from cliploc.backbones.dinotxt import PUBLISHED, DinoTxt, DinoTxtModel, with_weights
+from cliploc.errors import CliplocWarning, ModelError, UsageError
+from cliploc.localizer import Localizer
+from cliploc.recipes import recipe_of
+from cliploc.saliency import fitting
+from cliploc.tower import Needs
+from tests.backbones.seam import SENTENCES, TransformerContract, assert_same, pictures
+from tests.commands import CAT, cliploc_
+from tests.saliency.vits import ours
+
+WIDTH, HEADS, REGISTERS, MLP, SIDE = 128, 2, 3, 160, 64
+TEXT_WIDTH, TOKENS, CONTEXT = 64, 49408, 20
+FAMILIES = ("dinov3", "dinov2")
+PATCH = {"dinov3": 16, "dinov2": 14}
+
+
+# ------------------------------------------------------------------------------------------- a checkpoint of the layout
+def block(prefix: str, width: int, mlp: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    shapes = {"attn.qkv.weight": (3 * width, width), "attn.qkv.bias": (3 * width,), "attn.proj.weight": (width, width)}
+    vectors = ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias", "attn.proj.bias", "ls1.gamma", "ls2.gamma")
+    return {f"{prefix}.{name}": shape for name, shape in (dict.fromkeys(vectors, (width,)) | shapes | mlp).items()}
+
+
+PLAIN_MLP = {
+    "mlp.fc1.weight": (MLP, WIDTH),
+    "mlp.fc1.bias": (MLP,),
+    "mlp.fc2.weight": (WIDTH, MLP),
+    "mlp.fc2.bias": (WIDTH,),
+}
+GATED_MLP = {f"mlp.w{i}.weight": (MLP, WIDTH) for i in (1, 2)} | {f"mlp.w{i}.bias": (MLP,) for i in (1, 2)}
+GATED_MLP |= {"mlp.w3.weight": (WIDTH, MLP), "mlp.w3.bias": (WIDTH,)}
+JOINED_MLP = {"mlp.w12.weight": (2 * MLP, WIDTH), "mlp.w12.bias": (2 * MLP,), "mlp.w3.weight": (WIDTH, MLP)}
+JOINED_MLP |= {"mlp.w3.bias": (WIDTH,)}
+
+
+def checkpoint(family: str) -> dict[str, Tensor]:
+    """Random tensors with the names of the authors' modules. Each family has other optional parts."""
+    image, head, text = "visual_model.backbone", "visual_model.head", "text_model"
+    width, t = WIDTH, TEXT_WIDTH
+    shapes: dict[str, tuple[int, ...]] = {
+        f"{image}.cls_token": (1, 1, width),
+        f"{image}.patch_embed.proj.weight": (width, 3, PATCH[family], PATCH[family]),
+        f"{image}.patch_embed.proj.bias": (width,),
+        f"{image}.mask_token": (1, width),
+        f"{image}.{'storage' if family == 'dinov3' else 'register'}_tokens": (1, REGISTERS, width),
+        f"{text}.backbone.token_embedding.weight": (TOKENS, t),
+        f"{text}.backbone.positional_embedding": (CONTEXT, t),
+        f"{text}.head.linear_projection.weight": (2 * width, t),
+    }
+    if family == "dinov2":
+        shapes[f"{image}.pos_embed"] = (1, 1 + 5 * 5, width)
+        shapes |= {f"{text}.head.ln_final.{end}": (t,) for end in ("weight", "bias")}
+    for name, size in ((f"{image}.norm", width), (f"{head}.ln_final", width), (f"{text}.backbone.ln_final", t)):
+        shapes |= {f"{name}.{end}": (size,) for end in ("weight", "bias")}
+    for i in range(2):
+        shapes |= block(f"{image}.blocks.{i}", width, PLAIN_MLP)
+        shapes |= block(f"{head}.blocks.{i}", width, GATED_MLP if family == "dinov3" else JOINED_MLP)
+    for i in range(2):
+        own = f"{text}.backbone.blocks.{i}"
+        shapes |= {f"{own}.{norm}.{end}": (t,) for norm in ("attention_norm", "ffn_norm") for end in ("weight", "bias")}
+        shapes |= {f"{own}.attention.qkv.weight": (3 * t, t), f"{own}.attention.proj.weight": (t, t)}
+        shapes |= {f"{own}.attention.proj.bias": (t,), f"{own}.feed_forward.fc1.weight": (2 * t, t)}
+        shapes |= {f"{own}.feed_forward.fc1.bias": (2 * t,), f"{own}.feed_forward.fc2.weight": (t, 2 * t)}
+        shapes |= {f"{own}.feed_forward.fc2.bias": (t,)}
+        if family == "dinov2":
+            shapes |= {f"{own}.attention.qkv.bias": (3 * t,), f"{own}.ls1.gamma": (t,), f"{own}.ls2.gamma": (t,)}
+    generator = torch.Generator().manual_seed(3)
+    tensors = {}
+    for name, shape in shapes.items():
+        scale = shape[-1] ** -0.5 if name.endswith("weight") and len(shape) == 2 else 0.3
+        tensors[name] = scale * torch.randn(shape, generator=generator)
+        if "norm" in name and name.endswith("weight"):
+            tensors[name] += 1
+    tensors["logit_scale"] = torch.tensor([3.0])
+    if family == "dinov3":
+        exponents = 2 * torch.arange(16) / 32
+        tensors[f"{image}.rope_embed.periods"] = (100.0**exponents).bfloat16()
+        for i in range(2):
+            mask = torch.ones(3 * width)
+            mask[width : 2 * width] = 0
+            tensors[f"{image}.blocks.{i}.attn.qkv.bias_mask"] = mask
+    return tensors
+
+
+# ----------------------------------------------------------------------------------------- the plain implementation
+class Attention(nn.Module):
+    """softmax(qkᵀ/8)·v of every head of 64, one head after the other."""
+
+    def __init__(self, own: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.qkv, self.proj = linear(own, "qkv"), linear(own, "proj")
+        bias, mask = own.get("qkv.bias"), own.get("qkv.bias_mask")
+        if bias is not None and mask is not None:
+            self.qkv.bias = nn.Parameter(bias * mask)
+
+    def forward(self, x: Tensor, turn: Any = lambda one: one, causal: bool = False) -> Tensor:
+        return self.proj(self.parts(x, turn, causal)[1])
+
+    def parts(self, x: Tensor, turn: Any = lambda one: one, causal: bool = False) -> tuple[Tensor, Tensor]:
+        q, k, v = self.qkv(x).split(x.shape[-1], dim=-1)
+        attention, gathered = [], []
+        for at in range(0, x.shape[-1], 64):
+            one, other = turn(q[..., at : at + 64]), turn(k[..., at : at + 64])
+            logits = one @ other.transpose(-2, -1) / 8
+            if causal:
+                logits = logits + torch.full_like(logits, -math.inf).triu(1)
+            attention.append(logits.softmax(dim=-1))
+            gathered.append(attention[-1] @ v[..., at : at + 64])
+        return torch.stack(attention, dim=1), torch.cat(gathered, dim=-1)
+
+
+class PlainBlock(nn.Module):
+    """x + γ₁·attention(norm₁ x), then + γ₂·mlp(norm₂ x); the MLP with a GELU, or w₃(silu(w₁x)·w₂x)."""
+
+    def __init__(self, own: dict[str, Tensor], eps: float) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = norm(own, "norm1", eps), norm(own, "norm2", eps)
+        self.attn = Attention(below(own, "attn"))
+        mlp = below(own, "mlp")
+        if "w12.weight" in mlp:
+            for end in ("weight", "bias"):
+                mlp[f"w1.{end}"], mlp[f"w2.{end}"] = mlp[f"w12.{end}"].chunk(2)
+        self.mlp = nn.ModuleList(
+            linear(mlp, name) for name in ("w1", "w2", "w3", "fc1", "fc2") if f"{name}.weight" in mlp
+        )
+        self.gamma1, self.gamma2 = nn.Parameter(own["ls1.gamma"]), nn.Parameter(own["ls2.gamma"])
+
+    def branch(self, x: Tensor, **how: Any) -> Tensor:
+        return self.gamma1 * self.attn(self.norm1(x), **how)
+
+    def forward(self, x: Tensor, **how: Any) -> Tensor:
+        x = x + self.branch(x, **how)
+        y = self.norm2(x)
+        if len(self.mlp) == 3:
+            w1, w2, w3 = self.mlp
+            return x + self.gamma2 * w3(F.silu(w1(y)) * w2(y))
+        fc1, fc2 = self.mlp
+        return x + self.gamma2 * fc2(F.gelu(fc1(y)))
+
+
+def below(own: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{prefix}."): t for name, t in own.items() if name.startswith(f"{prefix}.")}
+
+
+def linear(own: dict[str, Tensor], name: str) -> nn.Linear:
+    weight, bias = own[f"{name}.weight"], own.get(f"{name}.bias")
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    layer.load_state_dict(below(own, name) if "bias_mask" not in below(own, name) else {"weight": weight, "bias": bias})
+    return layer
+
+
+def norm(own: dict[str, Tensor], name: str, eps: float) -> nn.LayerNorm:
+    layer = nn.LayerNorm(own[f"{name}.weight"].shape[0], eps=eps)
+    layer.load_state_dict(below(own, name))
+    return layer
+
+
+class Visual(nn.Module):
+    def __init__(self, tensors: dict[str, Tensor], family: str) -> None:
+        super().__init__()
+        self.family, self.own = family, below(tensors, "visual_model.backbone")
+        head, eps = below(tensors, "visual_model.head"), 1e-5 if family == "dinov3" else 1e-6
+        self.blocks = nn.ModuleList(PlainBlock(below(self.own, f"blocks.{i}"), eps) for i in range(2))
+        self.head = nn.ModuleList(PlainBlock(below(head, f"blocks.{i}"), 1e-5) for i in range(2))
+        self.norm, self.ln_final = norm(self.own, "norm", eps), norm(head, "ln_final", 1e-5)
+
+    def turn(self, grid: tuple[int, int]) -> Any:
+        """RoPE (Su 2021) of a head's queries or keys: places from −1 to 1, the rows' in the first quarter of angles."""
+        if self.family == "dinov2":
+            return lambda x: x
+        rows, columns = (2 * (torch.arange(n) + 0.5) / n - 1 for n in grid)
+        y, x = (places.flatten() for places in torch.meshgrid(rows, columns, indexing="ij"))
+        periods = self.own["rope_embed.periods"].float()
+        angles = torch.cat([2 * math.pi * place[:, None] / periods for place in (y, x)], dim=1).repeat(1, 2)  # [N, 64]
+
+        def turned(tokens: Tensor) -> Tensor:
+            first, patches = tokens[:, : 1 + REGISTERS], tokens[:, 1 + REGISTERS :]
+            half = torch.cat([-patches[..., 32:], patches[..., :32]], dim=-1)
+            return torch.cat([first, patches * angles.cos() + half * angles.sin()], dim=1)
+
+        return turned
+
+    def dino(self, images: Tensor) -> Tensor:
+        """The frozen tower's normed tokens."""
+        own = self.own
+        patches = F.conv2d(
+            images, own["patch_embed.proj.weight"], own["patch_embed.proj.bias"], stride=PATCH[self.family]
+        )
+        grid = (patches.shape[-2], patches.shape[-1])
+        x, first = patches.flatten(2).transpose(1, 2), own["cls_token"]
+        if self.family == "dinov2":
+            first, x = first + own["pos_embed"][:, :1], x + positions(own["pos_embed"][:, 1:], grid)
+        registers = own["storage_tokens" if self.family == "dinov3" else "register_tokens"]
+        x = torch.cat([first.expand(len(x), -1, -1), registers.expand(len(x), -1, -1), x], dim=1)
+        for one in self.blocks:
+            x = one(x, turn=self.turn(grid))
+        return self.norm(x)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.dino(images)
+        for one in self.head:
+            x = one(x)
+        x = self.ln_final(x)
+        patches = x[:, 1 + REGISTERS :]
+        return torch.cat([x[:, 0], patches.mean(dim=1)], dim=1), patches
+
+
+def positions(learnt: Tensor, grid: tuple[int, int]) -> Tensor:
+    if grid == (5, 5):
+        return learnt
+    planes = learnt.transpose(1, 2).reshape(1, -1, 5, 5)
+    return F.interpolate(planes, grid, mode="bicubic", antialias=True).flatten(2).transpose(1, 2)
+
+
+class Plain(nn.Module):
+    """The whole model, with the members that the tests of towers ask of a host."""
+
+    def __init__(self, tensors: dict[str, Tensor], family: str) -> None:
+        super().__init__()
+        self.visual, self.words = Visual(tensors, family), below(tensors, "text_model")
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        return self.visual(images)[0]
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """Of `SENTENCES`: the tests' own tokens are another vocabulary's."""
+        return self.said(SENTENCES)
+
+    @torch.no_grad()
+    def said(self, texts: list[str]) -> Tensor:
+        own, tokens = below(self.words, "backbone"), open_clip.SimpleTokenizer(context_length=CONTEXT)(texts)
+        x = own["token_embedding.weight"][tokens] + own["positional_embedding"]
+        for i in range(2):
+            one = below(own, f"blocks.{i}")
+            gammas = [one.get(f"ls{n}.gamma", torch.ones(TEXT_WIDTH)) for n in (1, 2)]
+            y = norm(one, "attention_norm", 1e-5)(x)
+            x = x + gammas[0] * Attention(below(one, "attention"))(y, causal=True)
+            y = F.gelu(linear(one, "feed_forward.fc1")(norm(one, "ffn_norm", 1e-5)(x)))
+            x = x + gammas[1] * linear(one, "feed_forward.fc2")(y)
+        x = norm(own, "ln_final", 1e-5)(x)
+        head = below(self.words, "head")
+        if "ln_final.weight" in head:
+            x = norm(head, "ln_final", 1e-5)(x)
+        return (x @ head["linear_projection.weight"].T)[torch.arange(len(tokens)), tokens.argmax(dim=1)]
+
+
+def weights(family: str) -> Weights:
+    return Weights(Path("tiny.pth"), "0", checkpoint(family))
+
+
+# --------------------------------------------------------------------------------------------------------------- tests
+class TestHead(TransformerContract):
+    """What every ViT holds, with the blocks of the head as the tower's."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def model(cls) -> Plain:
+        return Plain(checkpoint("dinov3"), "dinov3").eval()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def backbone(cls) -> DinoTxt:
+        backbone = with_weights(weights("dinov3"), read_layout(weights("dinov3")))
+        backbone.input_hw = (SIDE, SIDE)
+        return backbone
+
+    def resized(self, model: Plain, height: int, width: int) -> Plain:
+        return model  # rotary positions are of any grid
+
+    def blocks(self, model: Plain) -> nn.ModuleList:
+        return model.visual.head
+
+    def their_block(self, model: Plain, entering: Tensor) -> Tensor:
+        return model.visual.head[-1](entering)
+
+    @torch.no_grad()
+    def their_attention(
+        self, model: Plain, index: int, entering: Tensor, grid: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        one = model.visual.head[index]
+        return one.attn.parts(one.norm1(entering))[0], one.branch(entering)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Family → a folder with the files of its parts: as published, and as pickles of other names."""
+    made = {}
+    for family in FAMILIES:
+        folder, tensors = tmp_path_factory.mktemp(family), checkpoint(family)
+        backbone = below(tensors, "visual_model.backbone")
+        rest = {name: t for name, t in tensors.items() if not name.startswith("visual_model.backbone.")}
+        if family == "dinov3":
+            save_file(backbone, folder / "backbone.safetensors")
+            torch.save(rest, folder / "vision_head_and_text_encoder.pth")
+        else:
+            torch.save(backbone, folder / "pretrain.pth")
+            torch.save(below(rest, "visual_model.head"), folder / "vision_head.pth")
+            torch.save(below(rest, "text_model") | {"logit_scale": rest["logit_scale"]}, folder / "text_encoder.pth")
+        made[family] = folder
+    return made
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_embeddings_and_patches_are_those_of_the_equations(folders: dict[str, Path], family: str) -> None:
+    backbone = create(f"{family}-l-dinotxt", str(folders[family]))
+    assert isinstance(backbone, DinoTxt)
+    plain, side = Plain(checkpoint(family), family), PATCH[family]
+    for cells in ((5, 5), (4, 7)):
+        images = pictures(cells[0] * side, cells[1] * side)
+        with torch.no_grad():
+            whole, patches = plain.visual(images)
+        assert_same(backbone.encode_image(images), F.normalize(whole, dim=1))
+        texts = ["a cat", "two DOGS on a sofa", "word " * 60]
+        said = F.normalize(plain.said(texts), dim=1)
+        assert_same(backbone.encode_text(texts), said)
+        # The dense reading: every patch after the head against the second half of the text.
+        expected = F.normalize(patches, dim=2) @ F.normalize(said[:, WIDTH:], dim=1).T  # [B, N, P]
+        assert_same(ours("patch_tokens", backbone, images, said), expected.transpose(1, 2).reshape(2, 3, *cells))
+        # What enters the head are DINO's own features, by which places are compared.
+        with torch.no_grad():
+            dino = plain.visual.dino(images)[:, 1 + REGISTERS :].transpose(1, 2).reshape(2, WIDTH, *cells)
+        assert_same(backbone.trace(images, Needs(features=(-2,))).features[backbone.middle_stage], dino, 1e-4)
+    assert backbone.logit_scale == pytest.approx(math.exp(3))
+    assert backbone.weights_file == folders[family]
+    assert (backbone.input_hw, backbone.resize_policy) == ((224, 224), "crop")
+
+
+def test_every_method_that_fits_runs_and_the_recipe_reads_patches(folders: dict[str, Path]) -> None:
+    backbone = create("dinov3-l-dinotxt", str(folders["dinov3"]))
+    assert recipe_of(backbone).method == recipe_of("dinov3-l-dinotxt").method == "patch_tokens"
+    assert "by what its patches were trained for; unmeasured" in recipe_of(backbone).basis
+    backbone.input_hw = (SIDE, SIDE)
+    masking = {"score_cam", "gscore_cam", "vl_score", "rise", "occlusion", "m2ib"}
+    for name in set(fitting(backbone)) - masking:
+        maps = ours(name, backbone, pictures(SIDE, SIDE), backbone.encode_text(["a cat", "a dog"]))
+        assert maps.isfinite().all(), name
+    found = Localizer(backbone, recipe="fast", min_presence=0, text_cache=False)(CAT, ["cat"])
+    assert found.method == "Patch tokens"
+    assert np.isfinite(found.heatmaps).all()
+
+
+def test_what_is_missing_or_another_models_is_one_line(folders: dict[str, Path], tmp_path: Path) -> None:
+    whole = tmp_path / "whole.safetensors"
+    tensors = checkpoint("dinov3")
+
+    def refused(changed: dict[str, Tensor | None], *fragments: str, name: str = "dinov3") -> None:
+        save_file({key: t for key, t in (tensors | changed).items() if t is not None}, whole)
+        with pytest.raises(ModelError) as error:
+            create(f"{name}-l-dinotxt", str(whole))
+        assert "\n" not in str(error.value)
+        for fragment in (str(whole), *fragments):
+            assert fragment in str(error.value)
+
+    def without(prefix: str) -> dict[str, Tensor | None]:
+        return {key: None for key in tensors if key.startswith(prefix)}
+
+    refused(without("visual_model.backbone."), "lacks dino.txt's image tower: give a folder with the files of all")
+    refused(without("text_model."), "lacks dino.txt's text tower")
+    refused(without("visual_model.head.ln_final.bias"), "1 tensors missing (visual_model.head.ln_final.bias)")
+    refused({"text_model.head.linear_projection.weight": torch.zeros(100, 64)}, "its texts have 100 numbers, its pict")
+    refused({"text_model.backbone.token_embedding.weight": torch.zeros(90, 64)}, "knows 90 tokens")
+    refused({"visual_model.backbone.rope_embed.periods": torch.ones(32)}, "attention heads of 64, found others")
+    refused({}, "use --model dinov3-l-dinotxt --pretrained", name="dinov2")
+    with pytest.raises(UsageError, match="expected weights for dinov2-l-dinotxt, got none: add --pretrained with a"):
+        create("dinov2-l-dinotxt")
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ModelError, match=f"expected dino.txt's weights in {tmp_path / 'none'}, found none"):
+        create("dinov3-l-dinotxt", str(tmp_path / "none"))
+    save_file({"blocks.0.weight": torch.zeros(2)}, whole)
+    with pytest.raises(ModelError, match=r"holds no part of dino.txt: expected names such as visual_model.head.ln_fi"):
+        create("dinov3-l-dinotxt", str(whole))
+    twice = folders["dinov3"] / "again.safetensors"
+    save_file(below(tensors, "visual_model.backbone"), twice)
+    with pytest.raises(ModelError, match=r"as another file of .* does: leave one of them there"):
+        create("dinov3-l-dinotxt", str(folders["dinov3"]))
+    twice.unlink()
+
+
+def test_the_list_says_that_dinov3s_licence_is_not_open_source() -> None:
+    about = cliploc_("models", "dinov3-l-dinotxt").out
+    assert "DINOv3 License (not open source)" in about
+    assert "patch_tokens" in about
+    assert "Apache-2.0" in cliploc_("models", "dinov2-l-dinotxt").out
+
+
+def test_the_towers_between_head_and_pixels_are_timms_own() -> None:
+    """The published sizes, on torch's meta device: the ViTs that timm has under these names."""
+    for family, name in (("dinov3", "vit_large_patch16_dinov3_qkvb"), ("dinov2", "vit_large_patch14_reg4_dinov2")):
+        with torch.device("meta"):
+            model = DinoTxtModel(replace(PUBLISHED[family], depth=2, text_depth=1))
+            theirs = timm.create_model(name, num_classes=0, depth=2)
+        shapes = [
+            {k: t.shape for k, t in one.items()}
+            for one in (model.visual_model["backbone"].state_dict(), theirs.state_dict())
+        ]
+        assert shapes[0] == shapes[1]
+
+
+def test_a_copy_shares_its_texts() -> None:
+    backbone = with_weights(weights("dinov2"), read_layout(weights("dinov2")))
+    half = backbone.in_precision(torch.bfloat16)
+    assert half.text is backbone.text
+    assert copy.deepcopy(backbone).weights_id == backbone.weights_id != half.weights_id
+
+
+def test_files_without_a_logit_scale_have_clips() -> None:
+    lacking = replace(weights("dinov2"), tensors={k: t for k, t in checkpoint("dinov2").items() if k != "logit_scale"})
+    with pytest.warns(CliplocWarning, match=r"tiny\.pth lacks logit_scale: it is taken as CLIP's, 100"):
+        assert with_weights(lacking, read_layout(lacking)).logit_scale == pytest.approx(100)
