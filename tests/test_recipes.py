@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import open_clip
 import pytest
 
 from cliploc.backbones import models
+from cliploc.backbones._catalogue import model_sources
 from cliploc.config import BENCHMARK, MIN_SCORE, OPTIONS, RECIPES, UNREFINED, Options
-from cliploc.errors import UnknownNameError, UsageError
+from cliploc.errors import ModelError, UnknownNameError, UsageError
 from cliploc.localizer import Localizer
 from cliploc.recipes import recipe_of
 from cliploc.saliency import fitting
@@ -139,7 +141,33 @@ def test_every_model_has_a_recipe_that_runs_on_it(name):
             assert recipe.method in fitting(model), model.name
             assert recipe.options.keys() <= UNREFINED.keys() | {"threshold", "image_size", "resize"}
             Options().filled(recipe.options)  # each value passes its check
-    assert recipe_of("hf-hub:some/model", name).method == "grad_cam"
+
+
+@pytest.mark.parametrize(
+    "model", ["RN50", "ViT-B-32", "convnext_base", "ViT-B-16-SigLIP", "coca_ViT-B-32", "EVA02-B-16"]
+)
+def test_a_folder_has_the_recipe_of_its_towers_structure(tmp_path, model):
+    """Whatever it is called, and before its weights are read: here there are none."""
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": open_clip.get_model_config(model)}))
+    assert recipe_of(f"local-dir:{tmp_path}", "best") == recipe_of(model, "best")
+    assert recipe_of(f"local-dir:{tmp_path}").basis.endswith("; unmeasured")
+
+
+def test_a_folder_without_a_tower_has_no_recipe(tmp_path):
+    with pytest.raises(
+        ModelError, match=r"expected open_clip_config.json or transformers' config.json in .*, found no"
+    ):
+        recipe_of(f"local-dir:{tmp_path}")
+    (tmp_path / "open_clip_config.json").write_text('{"model_cfg": {"vision_cfg": 3}}')
+    with pytest.raises(ModelError, match=r"open_clip_config\.json does not say what its image tower is: fetch it ag"):
+        recipe_of(f"local-dir:{tmp_path}")
+    with pytest.raises(ModelError, match="files of hf-hub:no/thing are not on this machine and HF_HUB_OFFLINE forbids"):
+        recipe_of("hf-hub:no/thing")
+
+
+def test_a_plugins_source_has_the_recipe_that_suits_both_kinds_of_tower(monkeypatch):
+    monkeypatch.setitem(model_sources._items, "mine", lambda *_: None)
+    assert recipe_of("mine:thing").method == "grad_cam"
 
 
 def test_an_unknown_model_has_no_recipe():

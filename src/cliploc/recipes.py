@@ -15,7 +15,7 @@ from cliploc import backbones
 from cliploc.config import RECIPES, choice, words_of
 
 if TYPE_CHECKING:
-    from cliploc.backbones import ModelEntry
+    from cliploc.backbones import ModelEntry, Structure
     from cliploc.tower import Backbone
 
 MEASURED = "chosen on the tuning pictures: docs/recipes.md"
@@ -104,7 +104,7 @@ _OF: Mapping[str, Mapping[str, Recipe]] = {
         fast=("patch_tokens", {}),
         best=("patch_tokens", _BEST),
     ),
-    # A hub's or folder's: its tower shows only once it is loaded, so a method that suits both.
+    # Of a plugin's source, where the tower shows only once it is loaded: a method that suits both kinds.
     "any": _recipes(
         BY_ANALOGY,
         default=("grad_cam", {"windows": (2.0,)}),
@@ -118,11 +118,13 @@ def recipe_of(model: str | Backbone, name: str = "default") -> Recipe:
     """The recipe of a model: its own, else that of its kind of tower.
 
     Args:
-        model: a name of `cliploc models`, or a `Backbone`.
+        model: a name of `cliploc models`, `hf-hub:ORG/NAME`, `local-dir:PATH`, or a `Backbone`. Of a repository or
+            folder the configuration is read, and downloaded if need be, as the tower's structure decides.
         name: "default" weighs quality and time, "fast" costs one forward pass, "best" takes as many as help.
 
     Raises:
         UnknownNameError: no such model.
+        ModelError: a repository or folder without a configuration that describes a model.
         UsageError: no such recipe.
 
     Example:
@@ -133,11 +135,13 @@ def recipe_of(model: str | Backbone, name: str = "default") -> Recipe:
     """
     choice("recipe", RECIPES)(name)
     if isinstance(model, str):
-        kind = "any" if ":" in model else _kind_of(backbones.models.get(model.replace("/", "-")))
-        return _OF.get(model, _OF[kind])[name]
+        return _OF.get(model, _OF[_kind_of(backbones.structure_of(model))])[name]
     return _OF.get(model.name, _OF[_kind_of(model)])[name]
 
 
-def _kind_of(tower: Backbone | ModelEntry) -> str:
+def _kind_of(tower: Backbone | ModelEntry | Structure | None) -> str:
+    """Which recipes a tower has: by its structure, whatever it is called."""
+    if tower is None:
+        return "any"
     special = {"attention": "vit with an attention pool", "class token and mean": "vit with class token and mean"}
     return special.get(tower.pooling, "vit") if tower.kind == "vit" else "cnn"

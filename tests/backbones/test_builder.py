@@ -23,6 +23,7 @@ from cliploc.backbones.open_clip import Plan, build, plan_model
 from cliploc.config import DTYPES
 from cliploc.errors import CliplocWarning, ModelError, UnknownNameError, UsageError
 from cliploc.localizer import Localizer
+from cliploc.recipes import recipe_of
 from cliploc.tower import Backbone
 from cliploc.training.train import MixedPrecision
 from tests.backbones.small_clip import SIDE, TEXTS, save_folder, small_clip, tokenizer
@@ -99,6 +100,7 @@ def test_folder_of_open_clip(folder):
     with torch.no_grad():
         expected = F.normalize(model.visual(pictures()), dim=-1)
     assert isinstance(backbone, Backbone)
+    assert recipe_of(f"local-dir:{folder}") == recipe_of(backbone)
     assert (backbone.encode_image(pictures()) - expected).abs().max() < 1e-5
     assert (backbone.encode_text(TEXTS) - text_of(model)).abs().max() < 1e-5
     assert backbone.resize_policy == "squash"

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from cliploc.backbones import _transformers_folder, _weights, create
 from cliploc.errors import ModelError, UsageError
 from cliploc.localizer import Localizer
+from cliploc.recipes import recipe_of
 from tests.tiny import seeded
 
 WORDS = ["a", "cat", "photo", "of", "the", "dog", "##s", "猫", "图", "片"]
@@ -137,6 +138,8 @@ def test_embeddings_are_those_of_transformers(saved, kind):
     assert (backbone.encode_text(TEXTS) - texts).abs().max() < 1e-5
     assert backbone.logit_scale == pytest.approx(float(model.logit_scale.detach().exp()), rel=1e-5)
     assert backbone.input_hw == (32, 32)
+    assert recipe_of(f"local-dir:{folder}") == recipe_of(backbone)
+    assert recipe_of(backbone).method == ("legrad" if kind.startswith("siglip") else "naclip")
     assert len({tuple(row.tolist()) for row in texts}) == len(TEXTS), "the tokenizer told the texts apart"
     assert not any(p.requires_grad for p in backbone.parameters())
     found = Localizer(backbone, text_cache=False)(torch.zeros(40, 30, 3, dtype=torch.uint8).numpy(), ["cat"])
@@ -288,6 +291,7 @@ def test_a_repository_of_transformers_in_the_hubs_cache(saved, tmp_path, monkeyp
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     assert _weights.hub_folder("org/name") == snapshot
     assert create("hf-hub:org/name").name == "hf-hub:org/name"
+    assert recipe_of("hf-hub:org/name").method == "legrad"
     (snapshot / "tokenizer.json").unlink()
     with pytest.raises(ModelError, match="the files of hf-hub:org/name are not on this machine and HF_HUB_OFFLINE"):
         _weights.hub_folder("org/name")

@@ -124,13 +124,13 @@ def test_beside_a_recipe_methods_run_as_published(service):
         service.look(CAT, replace(settings, compare=("recipe:fast",)))
 
 
-def test_a_hubs_model_has_the_recipe_that_its_name_has(service, monkeypatch):
+def test_a_hubs_model_has_the_recipe_of_its_tower(service, monkeypatch):
     mini = service.backbone("mini")
     hub = Service([Offer("hf-hub:some/thing")], device="cpu")
     monkeypatch.setattr(hub, "backbone", lambda _: mini)
-    assert hub.menu("").recipes["recipe:default"] == recipe_of("hf-hub:some/thing")
+    assert hub.menu("").recipes["recipe:default"] == recipe_of(mini)
     found = hub.look(CAT, Settings(names="cat")).results["recipe:default"]
-    assert found.method == Localizer(mini, method=recipe_of("hf-hub:some/thing").method).method.title
+    assert found.method == Localizer(mini, method=recipe_of(mini).method).method.title
 
 
 def test_a_server_may_begin_with_another_recipe():

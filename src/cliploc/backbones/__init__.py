@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from cliploc._lazy import on_first_use
 
 if TYPE_CHECKING:
-    from cliploc.backbones._catalogue import ModelEntry, create, models, refuse_unknown
+    from cliploc.backbones._catalogue import ModelEntry, Structure, create, models, refuse_unknown, structure_of
     from cliploc.backbones._guides import GuideEntry, create_guide, guides
     from cliploc.backbones._precision import precision_name, resolve_precision
     from cliploc.backbones._tower import DualEncoder
@@ -16,6 +16,7 @@ __all__ = [
     "DualEncoder",
     "GuideEntry",
     "ModelEntry",
+    "Structure",
     "create",
     "create_guide",
     "guides",
@@ -23,12 +24,20 @@ __all__ = [
     "precision_name",
     "refuse_unknown",
     "resolve_precision",
+    "structure_of",
 ]
 
 __getattr__ = on_first_use(
     __name__,
     {
-        "cliploc.backbones._catalogue": ["ModelEntry", "create", "models", "refuse_unknown"],
+        "cliploc.backbones._catalogue": [
+            "ModelEntry",
+            "Structure",
+            "create",
+            "models",
+            "refuse_unknown",
+            "structure_of",
+        ],
         "cliploc.backbones._guides": ["GuideEntry", "create_guide", "guides"],
         "cliploc.backbones._precision": ["precision_name", "resolve_precision"],
         "cliploc.backbones._tower": ["DualEncoder"],

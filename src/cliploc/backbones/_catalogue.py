@@ -95,6 +95,49 @@ model_sources: Registry[Callable[[str, str | None, str, str], Backbone]] = Regis
 )
 
 
+@dataclass(frozen=True)
+class Structure:
+    """What decides which methods and which recipe suit an image tower, known before it is loaded.
+
+    Attributes:
+        kind: "cnn" or "vit".
+        pooling: how the tower makes one embedding of its features.
+    """
+
+    kind: TowerKind
+    pooling: Pooling
+
+
+# Prefix of a model's name → function `the rest` → what the model's configuration says of its image tower.
+structures: Registry[Callable[[str], Structure]] = Registry(
+    "model source", "cliploc.backbones", listed=lambda: ("hf-hub", "local-dir")
+)
+
+
+def structure_of(model: str) -> ModelEntry | Structure | None:
+    """The structure of a model's image tower, by the catalogue or by its configuration; no weights are read.
+
+    Args:
+        model: as for `create`.
+
+    Returns:
+        None for a source, of a plugin, that only building tells it of.
+
+    Raises:
+        UnknownNameError: no such model.
+        ModelError: no configuration, or none that describes a model we can build.
+
+    Example:
+        >>> structure_of("RN50").pooling
+        'attention'
+    """
+    source, colon, rest = model.partition(":")
+    if not colon:
+        return models.get(_plain(model))
+    model_sources.get(source)  # refuses one that there is not
+    return structures.get(source)(rest) if source in structures.names() else None
+
+
 def create(
     model: str = "mini", pretrained: str | None = None, device: str = "cpu", *, precision: str = "fp32"
 ) -> Backbone:

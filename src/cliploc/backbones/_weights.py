@@ -105,15 +105,27 @@ def hub_folder(repository: str) -> Path:
         ModelError: no such repository, neither open_clip's nor transformers', or no network.
     """
     wanted, advice = f"the files of hf-hub:{repository}", f"fetch it from {hub.ENDPOINT}/{repository}"
-    config = _in_hub_cache(repository, (CONFIG,))
-    if config is None and (folder := _cached_transformers_folder(repository)):
-        return folder
-    config = config or _from_hub(repository, (CONFIG, transformers_folder.CONFIG), wanted, advice)
+    config = hub_config(repository)
+    if config.name != CONFIG and config.parent == _cached_transformers_folder(repository):
+        return config.parent
     if config.name != CONFIG:
         _fetch_transformers_folder(repository, config.parent, wanted, advice)
     elif not any((config.parent / name).is_file() for name in CHECKPOINTS):
         _from_hub(repository, CHECKPOINTS, wanted, advice)
     return config.parent
+
+
+def hub_config(repository: str) -> Path:
+    """The configuration of a repository of open_clip or transformers on Hugging Face, from the cache or downloaded.
+
+    Raises:
+        ModelError: as `hub_folder`.
+    """
+    config = _in_hub_cache(repository, (CONFIG,))
+    if config is None and (folder := _cached_transformers_folder(repository)):
+        return folder / transformers_folder.CONFIG
+    wanted, advice = f"the files of hf-hub:{repository}", f"fetch it from {hub.ENDPOINT}/{repository}"
+    return config or _from_hub(repository, (CONFIG, transformers_folder.CONFIG), wanted, advice)
 
 
 def _cached_transformers_folder(repository: str) -> Path | None:
@@ -168,17 +180,27 @@ def folder_checkpoint(folder: Path) -> Path:
             f"expected {CONFIG} or transformers' config.json in {folder}, found none: give a folder saved by open_clip "
             "or transformers, or a file of weights as --model NAME --pretrained FILE"
         )
-    try:
-        whole = "model_cfg" in read_json(folder / CONFIG, dict[str, Any])
-    except (OSError, ValueError):
-        whole = False
-    if not whole:
-        raise ModelError(f"{folder / CONFIG} is damaged, or not open_clip's: fetch it again")
+    folder_config(folder)
     named = [folder / name for name in CHECKPOINTS if (folder / name).is_file()]
     found = named or sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
     if not found:
         raise MissingWeightsError(f"expected weights in {folder}, found none: put {CHECKPOINTS[0]} there")
     return found[0]
+
+
+def folder_config(folder: Path) -> dict[str, Any]:
+    """open_clip's "model_cfg" in a folder.
+
+    Raises:
+        ModelError: it is damaged or something else.
+    """
+    try:
+        config = read_json(folder / CONFIG, dict[str, Any]).get("model_cfg")
+    except (OSError, ValueError):
+        config = None
+    if not isinstance(config, dict):
+        raise ModelError(f"{folder / CONFIG} is damaged, or not open_clip's: fetch it again")
+    return config
 
 
 def _safe_alternative(name: str) -> tuple[str, ...]:

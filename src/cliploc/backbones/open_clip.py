@@ -22,7 +22,7 @@ from huggingface_hub import constants as hub
 from cliploc._memory_errors import not_installed
 from cliploc.backbones import _weights
 from cliploc.backbones._adapters import adapters
-from cliploc.backbones._catalogue import ModelEntry, model_sources, models
+from cliploc.backbones._catalogue import ModelEntry, Structure, model_sources, models, structures
 from cliploc.backbones._licences import licence_of
 from cliploc.backbones._open_clip_facts import published_preprocessing
 from cliploc.backbones._precision import resolve_precision
@@ -328,6 +328,29 @@ def _build_transformers(source: str, folder: Path, device: str, precision: str) 
     return built
 
 
+# -------------------------------------------------------------------------------------------------------- structure
+def _hub_structure(repository: str) -> Structure:
+    return _structure(_weights.hub_config(repository).parent)
+
+
+def _folder_structure(path: str) -> Structure:
+    folder = Path(path).expanduser()
+    if not (folder / _weights.CONFIG).is_file() and not is_transformers_folder(folder):
+        _weights.folder_checkpoint(folder)  # says what is missing
+    return _structure(folder)
+
+
+def _structure(folder: Path) -> Structure:
+    """The image tower that the configuration in a folder describes, open_clip's before transformers'."""
+    if (folder / _weights.CONFIG).is_file():
+        vision = _weights.folder_config(folder).get("vision_cfg")
+        if not isinstance(vision, dict):
+            raise ModelError(f"{folder / _weights.CONFIG} does not say what its image tower is: fetch it again")
+        kind, _, pooling = _tower(vision)
+        return Structure(kind, pooling)
+    return Structure("vit", "attention" if read_layout(folder).kind.startswith("siglip") else "class token")
+
+
 # -------------------------------------------------------------------------------------------------------- catalogue
 def _entry(name: str) -> ModelEntry:
     """One line of the catalogue, from open_clip's configuration alone: nothing is built."""
@@ -386,3 +409,5 @@ for _name in open_clip.list_models():
     models.register(_name, _entry(_name))
 model_sources.register("hf-hub", _build_hub)
 model_sources.register("local-dir", _build_folder)
+structures.register("hf-hub", _hub_structure)
+structures.register("local-dir", _folder_structure)

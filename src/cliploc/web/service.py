@@ -275,8 +275,7 @@ class Service:
     def menu(self, label: str) -> Menu:
         """What can be chosen for a model; raises what `backbone` raises."""
         backbone, offer = self.backbone(label), self.offer(label)
-        # A hub's model has the recipe of its name, as in the lines that the page shows; its tower says more.
-        recipes = {RECIPE + name: recipe_of(offer.model if ":" in offer.model else backbone, name) for name in RECIPES}
+        recipes = {RECIPE + name: recipe_of(backbone, name) for name in RECIPES}
         steps = tuple(one.name for one in refinements if _usable(one.name, backbone))
         return Menu(recipes, fitting(backbone, offer.heads), steps, next(iter(offer.heads), self._recipe))
 
@@ -297,7 +296,6 @@ class Service:
             options["threshold"] = threshold
         recipe = menu.recipes.get(method)
         if recipe is not None:
-            # The same as naming the recipe, but for a hub's model: see `menu`.
             method, options = recipe.method, {**recipe.options, **options}
         else:
             options["head"] = heads.get(method)
