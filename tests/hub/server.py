@@ -30,13 +30,15 @@ class Hub:
     Attributes:
         repositories: "org/name" → file → content.
         faults: "org/name" → a name of `STATUS`, or what is wrong with its large files: "cut" (the first answer ends in
-            the middle), "short" (shorter than promised), "damaged" (other bytes), "slow".
+            the middle), "stalled" (it waits there), "short" (shorter than promised), "damaged" (other bytes), "slow".
         asked: method, address and Range of every request.
+        over: when the server ends.
     """
 
     repositories: dict[str, dict[str, bytes]]
     faults: dict[str, str] = field(default_factory=dict)
     asked: list[tuple[str, str, str]] = field(default_factory=list)
+    over: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> Hub:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
@@ -45,6 +47,7 @@ class Hub:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.over.set()
         self.server.shutdown()
         self.server.server_close()
 
@@ -131,9 +134,12 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "slow":
             time.sleep(1)
         part = content[first:]
-        sent = part[: len(part) // 2] if fault == "cut" and not span else part
+        first_time = len(self.hub.downloads(repository)) == 1
+        sent = part[: len(part) // 2] if fault in ("cut", "stalled") and first_time else part
         headers = {"Content-Range": f"bytes {first}-{len(content) - 1}/{len(content)}"} if span else {}
         self._answer(206 if span else 200, sent, length=len(part), **headers)
+        if fault == "stalled" and first_time:
+            self.hub.over.wait()
         self.close_connection |= len(sent) < len(part)
 
     def _answer(self, code: int, body: bytes, length: int | None = None, **headers: str) -> None:

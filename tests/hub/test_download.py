@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from tests.backbones.small_clip import save_folder, small_clip
 from tests.backbones.test_transformers_folder import byte_pairs, model_of
 from tests.hub.server import STATUS, Hub
 
-FAULTS = (*STATUS, "cut", "short", "damaged", "slow")
+FAULTS = (*STATUS, "cut", "short", "damaged", "slow", "stalled")
 RUNNER = """
 import contextlib, errno, io, json, os, sys, time
 from unittest import mock
@@ -179,3 +181,39 @@ def test_offline_afterwards_and_through_a_proxy_and_two_at_once(told, hub, home,
     assert snapshot(tmp_path / "shared", "org/slow", name).read_bytes() == hub.repositories["org/slow"][name]
     assert not list((tmp_path / "shared").rglob("*.incomplete"))
     assert hub.downloads("org/slow") == [""], "the second waits for the first"
+
+
+def test_a_download_that_is_killed_ends_well_in_another_process(hub, tmp_path):
+    """From where it was, by older versions of huggingface_hub; from the start by 2, whose files are a process's own."""
+    name = "open_clip_model.safetensors"
+    content = hub.repositories["org/stalled"][name]
+    half = len(content) // 2 // 2**20 * 2**20  # whole pieces that were written
+    first = started(tmp_path, [download("org/stalled")], HF_ENDPOINT=hub.url)
+    try:
+        until = time.monotonic() + 240
+        while sum(path.stat().st_size for path in tmp_path.rglob("*.incomplete")) < half:
+            assert first.poll() is None, first.communicate()
+            assert time.monotonic() < until
+            time.sleep(0.05)
+    finally:
+        first.kill()
+        first.communicate()
+    ((code, _, err),) = ended(started(tmp_path, [download("org/stalled")], HF_ENDPOINT=hub.url))
+    assert code == 0, err
+    assert hub.downloads("org/stalled") in (["", ""], ["", f"bytes={half}-"])
+    assert snapshot(tmp_path, "org/stalled", name).read_bytes() == content
+
+
+def test_a_dead_proxy_is_named_in_one_line(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens there
+        proxy = f"127.0.0.1:{taken.getsockname()[1]}"
+        environment = {"HF_ENDPOINT": "https://hub.invalid", "HTTPS_PROXY": f"http://me:secret@{proxy}"}
+        ((code, out, err),) = ended(started(tmp_path, [download("org/good")], **environment))
+    assert (code, out) == (2, "")
+    [line] = err.strip().splitlines()
+    said = (
+        f"hub.invalid cannot be reached through the proxy {proxy} (HTTPS_PROXY names it): fetch it from https://hub.inv"
+    )
+    assert said in line
+    assert "secret" not in line

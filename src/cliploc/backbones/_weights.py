@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
 
 import huggingface_hub
 import open_clip
@@ -235,7 +236,7 @@ def _fetch(repository: str, name: str, wanted: str, advice: str) -> Path | None:
     if hub.HF_HUB_OFFLINE:
         raise MissingWeightsError(f"{wanted} are not on this machine and HF_HUB_OFFLINE forbids the network: {advice}")
     host = hub.ENDPOINT.partition("://")[2]
-    no_network = f"{wanted} are not on this machine and {host} cannot be reached: {advice}"
+    no_network = f"{wanted} are not on this machine and {host} cannot be reached{_by_proxy()}: {advice}"
     if not hub_reachable():
         raise MissingWeightsError(no_network)
     try:
@@ -292,6 +293,16 @@ def _refuse_damaged(path: Path, wanted: str) -> None:
             f"{wanted} came damaged: the SHA-256 of {path.name} is {sha256[:12]}… instead of the published "
             f"{published[:12]}…: run again, or ask who runs the network or {hub.ENDPOINT}"
         )
+
+
+def _by_proxy() -> str:
+    """Which proxy stands between this machine and the hub, without a password that its address may hold."""
+    address = urlsplit(hub.ENDPOINT)
+    proxy = urllib.request.getproxies().get(address.scheme)
+    if not proxy or urllib.request.proxy_bypass(address.hostname or ""):  # type: ignore[attr-defined]  # typeshed lacks it
+        return ""
+    parts = urlsplit(proxy if "://" in proxy else f"//{proxy}")
+    return f" through the proxy {parts.netloc.rpartition('@')[2]} ({address.scheme.upper()}_PROXY names it)"
 
 
 def hub_reachable() -> bool:
