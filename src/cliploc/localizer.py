@@ -222,6 +222,7 @@ class Localizer:
         on_error: OnError = "raise",
         reporter: Reporter = SILENT,
         absent_maps: bool = True,
+        keep_maps: bool = True,
         presence: bool | None = None,
     ) -> Iterator[Localization]:
         """Locates names in any number of pictures, in order, holding only a few at a time.
@@ -233,6 +234,7 @@ class Localizer:
             reporter: told of failed pictures, of masked pictures and names of the bank done and left, and of halved
                 batches.
             absent_maps: as for `compare`.
+            keep_maps: as for `compare`.
             presence: as for `compare`.
 
         Yields:
@@ -240,7 +242,7 @@ class Localizer:
         """
         tasks = {self.method.name: self._task}
         requests, bank = _requests(images, names), self._bank_where(presence)
-        with closing(self._own.run(requests, tasks, absent_maps, bank, reporter, on_error)) as results:
+        with closing(self._own.run(requests, tasks, absent_maps, bank, reporter, on_error, keep_maps)) as results:
             for result in results:
                 if result.error is None:
                     yield result.found[self.method.name]
@@ -254,6 +256,7 @@ class Localizer:
         on_error: OnError = "raise",
         reporter: Reporter = SILENT,
         absent_maps: bool = True,
+        keep_maps: bool = True,
         presence: bool | None = None,
     ) -> Generator[dict[str, Localization], None, None]:
         """As `stream`, with several methods beside each other out of one forward pass of the tower.
@@ -270,6 +273,8 @@ class Localizer:
             reporter: as for `stream`.
             absent_maps: whether names that are not in a picture have a map too; without, theirs is zero, and the time
                 that it takes is saved.
+            keep_maps: whether results keep their maps; without, they are zero, and only boxes and scores are kept: then
+                ten thousand names take no gigabytes.
             presence: whether a model that is not calibrated compares names with a bank of others (docs/presence.md);
                 None: where `min_presence` is above 0. Calibrated models have presence scores in any case.
 
@@ -286,7 +291,7 @@ class Localizer:
             ['cam', 'layer_cam']
         """
         tasks, bank = self._named.tasks_of(methods), self._bank_where(presence)
-        results = self._named.run(_requests(images, names), tasks, absent_maps, bank, reporter, on_error)
+        results = self._named.run(_requests(images, names), tasks, absent_maps, bank, reporter, on_error, keep_maps)
         return _found_in(results)
 
     def compare_figure(
@@ -325,6 +330,7 @@ class Localizer:
         *,
         reporter: Reporter = SILENT,
         absent_maps: bool = True,
+        keep_maps: bool = True,
         presence: bool | None = None,
     ) -> Generator[Result, None, None]:
         """Works through requests, each with an id of its own; what `stream` and `compare` are made of.
@@ -334,6 +340,7 @@ class Localizer:
             methods: as for `compare`; None for the localizer's own.
             reporter: as for `stream`.
             absent_maps: as for `compare`.
+            keep_maps: as for `compare`.
             presence: as for `compare`.
 
         Yields:
@@ -351,8 +358,10 @@ class Localizer:
         """
         bank = self._bank_where(presence)
         if methods is None:
-            return self._own.run(requests, {self.method.name: self._task}, absent_maps, bank, reporter, "skip")
-        return self._named.run(requests, self._named.tasks_of(methods), absent_maps, bank, reporter, "skip")
+            return self._own.run(
+                requests, {self.method.name: self._task}, absent_maps, bank, reporter, "skip", keep_maps
+            )
+        return self._named.run(requests, self._named.tasks_of(methods), absent_maps, bank, reporter, "skip", keep_maps)
 
     def _bank_where(self, presence: bool | None) -> Bank | None:
         """The bank where names are compared with it; None where they are not."""

@@ -103,7 +103,15 @@ def localize(
         try:
             # Maps of names that are not found are on no larger sheet.
             shown = save_maps or len(names) <= MOST_PANELS
-            for result in localizer.stream(pictures.paths, names, on_error="skip", reporter=told, absent_maps=shown):
+            results = localizer.stream(
+                pictures.paths,
+                names,
+                on_error="skip",
+                reporter=told,
+                absent_maps=shown,
+                keep_maps=folder is not None or masks,
+            )
+            for result in results:
                 run.take(result)
                 reporter.images(1)
         finally:  # also when interrupted: what is done is not lost

@@ -215,11 +215,11 @@ class LocalizeRun(_Photos):
 
         from cliploc.metrics import SIDE
 
-        maps = result.maps_over_picture((SIDE, SIDE))
         for index, name in enumerate(result.names):
+            [heat] = replace(result, maps=result.maps[index : index + 1]).maps_over_picture((SIDE, SIDE))
             file = self._names.heatmap(name, self._photos.ids[result.source], folder)
             content = io.BytesIO()
-            np.save(content, maps[index])
+            np.save(content, heat)
             make_folder((folder / file).parent)
             write(folder / file, content.getvalue())
             record["names"][index]["map"] = file

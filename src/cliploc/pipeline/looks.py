@@ -19,6 +19,8 @@ from cliploc.pipeline.prepare import Prepared
 from cliploc.tower import Trace
 
 Wanted = list[list[bool]]  # for each picture and name, whether its map is to be made
+VALUES_AT_ONCE = 2**22  # of maps over the whole input that are in memory together: 16 MB, held about five times
+OVER_PICTURE_AT_ONCE = 2**25  # 134 MB: steps over the picture weigh its pixels again for every lot of names
 
 
 @dataclass(frozen=True)
@@ -54,38 +56,57 @@ def by_view(maps: Sequence[LookMaps]) -> list[View]:
     return list(views.values())
 
 
-def on_input(view: View, batch: Sequence[Prepared], wanted: Wanted | None) -> Tensor:
-    """A view's maps → `[B, P, H, W]` in 0–1 on the first scale's input; those not wanted are zero.
+@dataclass(frozen=True)
+class Joined:
+    """The maps of a batch by one task, made of their views when they are asked for.
 
-    A pixel's share of the work grows with the names, and most of them are in no picture.
+    A map takes a hundred times the place of what it is made of, and with thousands of names only some of them fit into
+    the memory at once.
+
+    Attributes:
+        views: of the batch, each with maps `[n, P, h, w]` on the tower's grid or that of a refinement.
+        batch: the pictures.
     """
+
+    views: Sequence[View]
+    batch: Sequence[Prepared]
+
+    def of(self, b: int, names: Sequence[int]) -> Tensor:
+        """Maps `[p, H, W]` in 0–1 of some names of a picture, on the first scale's input: the mean of the views."""
+        if len(self.views) == 1:
+            return on_input(self.views[0], self.batch[b], b, names)
+        total = on_input(self.views[0], self.batch[b], b, names)
+        for view in self.views[1:]:
+            total = total + on_input(view, self.batch[b], b, names)
+        return min_max(total)
+
+
+def on_input(view: View, item: Prepared, b: int, names: Sequence[int]) -> Tensor:
+    """A view's maps of some names of picture number `b` → `[p, H, W]` in 0–1 on the first scale's input."""
     first, raw = view[0]
-    if first.windows is None and wanted is None:
-        return min_max(_whole_on_input(raw, batch, first.frames))
-    maps = raw.new_zeros(len(batch), raw.shape[1], *batch[0].frames[0].input_hw)
-    for b, item in enumerate(batch):
-        names = range(raw.shape[1]) if wanted is None else [p for p, there in enumerate(wanted[b]) if there]
-        if not names:
-            continue
-        own = [(look, values, n) for look, values in view for n, owner in enumerate(look.owners) if owner == b]
-        if not own:  # a picture too narrow for windows
-            continue
-        chosen = torch.stack([values[n, list(names)] for _, values, n in own])  # [windows or 1, names, h, w]
-        frames = [look.frames[n] for look, _, n in own]
-        if first.windows is None:
-            placed = _whole_on_input(chosen, [item], frames)[0]
-        else:
-            placed = item.frames[0].stitch(frames, chosen)
-        maps[b, list(names)] = min_max(placed)
-    return maps
+    own = [(look, values, n) for look, values in view for n, owner in enumerate(look.owners) if owner == b]
+    if not own:  # a picture too narrow for windows
+        return raw.new_zeros(len(names), *item.frames[0].input_hw)
+    chosen = torch.stack([values[n, list(names)] for _, values, n in own])  # [windows or 1, p, h, w]
+    frames = [look.frames[n] for look, _, n in own]
+    if first.windows is None:
+        return min_max(_whole_on_input(chosen[0], item.frames[0], frames[0]))
+    return min_max(item.frames[0].stitch(frames, chosen))
 
 
-def sum_of(views: Sequence[View], batch: Sequence[Prepared], wanted: Wanted | None) -> Tensor:
-    """The sum of what `on_input` makes of each view; held two at a time."""
-    total = on_input(views[0], batch, wanted)
-    for view in views[1:]:
-        total = total + on_input(view, batch, wanted)
-    return total
+def at_once(count: int, hw: tuple[int, int], values: int = VALUES_AT_ONCE) -> int:
+    """How many of so many names are worked on together: a map `[H, W]` of each must fit into the memory several times.
+
+    Args:
+        count: of the names.
+        hw: height and width of a map.
+        values: of all their maps.
+
+    Example:
+        >>> at_once(10_000, (224, 224)), at_once(3, (224, 224)), at_once(10_000, (4096, 4096))
+        (83, 3, 1)
+    """
+    return max(1, min(count, values // (hw[0] * hw[1])))
 
 
 def not_flat(maps: Sequence[LookMaps], pictures: int) -> Tensor:
@@ -149,17 +170,13 @@ class StitchedFeatures:
         return found
 
 
-def _whole_on_input(raw: Tensor, batch: Sequence[Prepared], frames: Sequence[Frame]) -> Tensor:
-    """Maps of whole pictures → `[B, P, H, W]` on the first scale's input, the smallest value outside the picture."""
-    pairs = [(item.frames[0], frame) for item, frame in zip(batch, frames, strict=True)]
-    if all(frame.resized_wh == frame.input_hw[::-1] for pair in pairs for frame in pair):
-        return F.interpolate(raw, size=batch[0].frames[0].input_hw, mode="bilinear", align_corners=False)
-    placed = []
-    for maps, (base, frame) in zip(raw, pairs, strict=True):
-        x0, y0, x1, y1 = base.visible_xyxy
-        on_base = frame.map_to_frame(maps, base)  # [P, H, W]
-        visible = on_base[:, y0:y1, x0:x1]
-        padded = visible.amin(dim=(-2, -1), keepdim=True).expand_as(on_base).clone()
-        padded[:, y0:y1, x0:x1] = visible
-        placed.append(padded)
-    return torch.stack(placed)
+def _whole_on_input(raw: Tensor, base: Frame, frame: Frame) -> Tensor:
+    """Maps `[p, h, w]` of a whole picture → `[p, H, W]` on the first scale's input, the smallest value around it."""
+    if all(one.resized_wh == one.input_hw[::-1] for one in (base, frame)):
+        return F.interpolate(raw[None], size=base.input_hw, mode="bilinear", align_corners=False)[0]
+    x0, y0, x1, y1 = base.visible_xyxy
+    on_base = frame.map_to_frame(raw, base)  # [p, H, W]
+    visible = on_base[:, y0:y1, x0:x1]
+    padded = visible.amin(dim=(-2, -1), keepdim=True).expand_as(on_base).clone()
+    padded[:, y0:y1, x0:x1] = visible
+    return padded

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,10 +16,11 @@ from cliploc._memory_errors import out_of_memory
 from cliploc.boxes import BoxRule
 from cliploc.config import Options
 from cliploc.errors import UsageError
+from cliploc.geometry import Frame
 from cliploc.localization import Localization, boxes_and_reasons
 from cliploc.method import TrainedHead
 from cliploc.pipeline.bank import Bank
-from cliploc.pipeline.decide import Evidence, reasons_of, weigh
+from cliploc.pipeline.decide import Evidence, Reasons, reasons_of, weigh
 from cliploc.pipeline.looks import Wanted
 from cliploc.pipeline.modes import undisturbed
 from cliploc.pipeline.prepare import OnError, Preparation, Prepared, Unreadable
@@ -30,6 +32,7 @@ from cliploc.pipeline.views import Computed, Maps, MaskedEncoder, Views
 from cliploc.refine import resolve_refinements
 from cliploc.reporter import Reporter
 from cliploc.tower import Backbone, Guide
+from cliploc.values import Boxes, FloatArray
 
 
 class Pipeline:
@@ -117,12 +120,15 @@ class Pipeline:
         bank: Bank | None,
         reporter: Reporter,
         on_error: OnError,
+        keep_maps: bool = True,
     ) -> Generator[Result, None, None]:
         """Works through requests; see `Localizer.run`."""
         with self.batches(requests, on_error) as gathered:
             for batch in gathered:
                 readable = [item for item in batch if isinstance(item, Prepared)]
-                found = self._localize(readable, tasks, absent_maps, bank, reporter) if readable else iter(())
+                found = (
+                    self._localize(readable, tasks, absent_maps, keep_maps, bank, reporter) if readable else iter(())
+                )
                 for item in batch:
                     if isinstance(item, Prepared):
                         yield Result(item.id, next(found))
@@ -135,6 +141,7 @@ class Pipeline:
         batch: Sequence[Prepared],
         tasks: Mapping[str, Task],
         absent_maps: bool,
+        keep_maps: bool,
         bank: Bank | None,
         reporter: Reporter,
     ) -> Iterator[dict[str, Localization]]:
@@ -152,7 +159,7 @@ class Pipeline:
             if len(batch) == 1 or not out_of_memory(error):
                 raise
         else:
-            yield from self._results(batch, tasks, bank, computed)
+            yield from self._results(batch, tasks, bank, computed, keep_maps)
             return
         # Only here is the error forgotten, and with it whatever its frames kept in memory.
         reporter.halved(len(batch))
@@ -160,27 +167,39 @@ class Pipeline:
             torch.cuda.empty_cache()
         half = (len(batch) + 1) // 2
         for part in (batch[:half], batch[half:]):
-            yield from self._localize(part, tasks, absent_maps, bank, reporter)
+            yield from self._localize(part, tasks, absent_maps, keep_maps, bank, reporter)
 
     def _results(
-        self, batch: Sequence[Prepared], tasks: Mapping[str, Task], bank: Bank | None, computed: Computed
+        self,
+        batch: Sequence[Prepared],
+        tasks: Mapping[str, Task],
+        bank: Bank | None,
+        computed: Computed,
+        keep_maps: bool,
     ) -> Iterator[dict[str, Localization]]:
         evidence = self._weigh(batch, bank, computed.embedding, computed.names, computed.windows)
         for b in range(len(batch)):
             yield {
-                spec: self._result(batch[b], b, task, made, computed, evidence)
+                spec: self._result(batch[b], b, task, made, computed, evidence, keep_maps)
                 for (spec, task), made in zip(tasks.items(), computed.by_task, strict=True)
             }
 
     @undisturbed
     def _result(
-        self, item: Prepared, b: int, task: Task, made: Maps, computed: Computed, evidence: Evidence
+        self,
+        item: Prepared,
+        b: int,
+        task: Task,
+        made: Maps,
+        computed: Computed,
+        evidence: Evidence,
+        keep_maps: bool,
     ) -> Localization:
         """What a task says of the batch's picture number `b`."""
         presence = None if evidence.presence is None else evidence.presence[b].cpu().numpy()
-        maps, frame = self.views.finish(item, made.maps[b], task)
         reasons = reasons_of(task, item, evidence.absences[b], made.not_flat[b].tolist())
-        boxes, reasons = boxes_and_reasons(frame, maps, reasons, item.texts.names, task.box_rule)
+        frame, finished = self.views.finish(b, made, task, computed.wanted_of(b))
+        maps, boxes, reasons = _with_boxes(frame, finished, reasons, item.texts.names, task.box_rule, keep_maps)
         return Localization(
             source=item.picture.source,
             image=item.picture.image,
@@ -232,3 +251,55 @@ class Pipeline:
             ]
             for item, absent in zip(batch, evidence.absences, strict=True)
         ]
+
+
+def _with_boxes(
+    frame: Frame,
+    finished: Iterator[tuple[Sequence[int], FloatArray]],
+    reasons: Reasons,
+    names: tuple[str, ...],
+    rule: BoxRule,
+    keep_maps: bool,
+) -> tuple[FloatArray, Boxes, Reasons]:
+    """The maps of all names, zero where none was made or none is kept; the boxes; and why names are not found.
+
+    Args:
+        frame: what the maps lie over.
+        finished: some names after the other, by their numbers, and their maps `[p, H, W]`.
+        reasons: for each name, why it is not there; None where it is.
+        names: P names.
+        rule: how maps become boxes.
+        keep_maps: whether maps are kept.
+    """
+    shape = (len(names), *frame.input_hw)
+    maps: FloatArray | None = None
+    parts: list[Boxes] = []
+    said = list(reasons)
+    for some, values in finished:
+        there = [said[p] for p in some]
+        boxes, there_said = boxes_and_reasons(frame, values, there, tuple(names[p] for p in some), rule)
+        parts.append(replace(boxes, label=np.asarray(some, np.int64)[boxes.label], names=names))
+        for p, reason in zip(some, there_said, strict=True):
+            said[p] = reason
+        if keep_maps:
+            if len(some) == len(names):
+                maps = values
+            else:
+                maps = np.zeros(shape, np.float32) if maps is None else maps  # its pages are taken when written
+                maps[list(some)] = values
+    if maps is None:
+        maps = np.broadcast_to(np.zeros((), np.float32), shape)
+    if not parts:
+        none = np.zeros(0, np.float32)
+        return maps, Boxes(none.reshape(0, 4), none, np.zeros(0, np.int64), names), tuple(said)
+    return maps, _joined(parts), tuple(said)
+
+
+def _joined(parts: Sequence[Boxes]) -> Boxes:
+    """The boxes of some names after those of others."""
+    return Boxes(
+        np.concatenate([one.xyxy for one in parts]),
+        np.concatenate([one.score for one in parts]),
+        np.concatenate([one.label for one in parts]),
+        parts[0].names,
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial, reduce
@@ -20,14 +20,16 @@ from cliploc.maps import min_max
 from cliploc.memory import Memory, Remembered
 from cliploc.method import Context
 from cliploc.pipeline.looks import (
+    OVER_PICTURE_AT_ONCE,
+    VALUES_AT_ONCE,
+    Joined,
     Look,
     LookMaps,
     StitchedFeatures,
     Wanted,
+    at_once,
     by_view,
     not_flat,
-    on_input,
-    sum_of,
     window_embeddings,
 )
 from cliploc.pipeline.modes import undisturbed
@@ -45,12 +47,12 @@ class Maps:
     """What a method made of a batch.
 
     Attributes:
-        maps: `[B, P, H, W]` in 0–1 over the first scale's input.
+        joined: gives the maps, in 0–1 over the first scale's input.
         not_flat: `[B, P]` bool, whether any view's map said something.
         notes: for each picture, remarks of the method.
     """
 
-    maps: Tensor
+    joined: Joined
     not_flat: Tensor
     notes: list[list[str]]
 
@@ -64,12 +66,18 @@ class Computed:
         embedding: `[B, D]` of the first view: the whole pictures, unflipped, at the first scale.
         names: `[B, P, D]` the names' embeddings.
         windows: for each picture, `[W, D]` of its windows, unflipped; W is 0 without windows.
+        wanted: which maps are to be made; None: all.
     """
 
     by_task: list[Maps]
     embedding: Tensor
     names: Tensor
     windows: list[Tensor]
+    wanted: Wanted | None = None
+
+    def wanted_of(self, b: int) -> Sequence[int]:
+        """The names of a picture whose maps are made."""
+        return _chosen(self.wanted, b, self.names.shape[1])
 
 
 @dataclass(frozen=True)
@@ -101,6 +109,8 @@ class Views:
         masked: what embeds masked pictures.
         memory: keeps what the tower computes; None for nothing.
         guide: a second tower; None for none.
+        values_at_once: of maps over the input or the picture that are in memory together; None for the usual number.
+            No result depends on it.
     """
 
     backbone: Backbone
@@ -114,6 +124,7 @@ class Views:
     masked: MaskedEncoder
     memory: Memory | None
     guide: Guide | None = None
+    values_at_once: int | None = None
 
     @undisturbed  # a method that needs gradients asks for them; the caller's weights may require some
     def compute(
@@ -135,7 +146,7 @@ class Views:
         Raises:
             ModelError: the tower or a method gave a value that is not a number.
         """
-        names = torch.stack([self.texts.embed(item.texts) for item in batch])  # [B, P, D]
+        names = self._embedded(batch)  # [B, P, D]
         directions = self.texts.directions(names)
         notes: list[list[list[str]]] = [[[] for _ in batch] for _ in tasks]
         looks = self._looks(batch)
@@ -161,7 +172,7 @@ class Views:
             Maps(self._joined(task, kept, batch, chosen, first), not_flat(kept, len(batch)), said)
             for task, kept, said in zip(tasks, maps, notes, strict=True)
         ]
-        return Computed(by_task, embedding, names, windows)
+        return Computed(by_task, embedding, names, windows, chosen)
 
     def _looks(self, batch: Sequence[Prepared]) -> list[Look]:
         """What the tower sees of a batch, one look after the other; the first is the whole pictures, not mirrored."""
@@ -200,7 +211,7 @@ class Views:
             refuse_nan(trace.embedding[:, None], owners, "an embedding", self.backbone)
             context = Context(
                 images,
-                directions[list(look.owners)],
+                _rows(directions, look.owners),
                 trace,
                 self.backbone,
                 self.batch_size,
@@ -245,6 +256,13 @@ class Views:
         trace = replace(context.trace, features={**context.trace.features, **features})
         return replace(context, trace=trace, from_windows=True)
 
+    def _embedded(self, batch: Sequence[Prepared]) -> Tensor:
+        """The names' embeddings, `[B, P, D]`; held once where all pictures are asked for the same names."""
+        first = batch[0].texts
+        if all(item.texts == first for item in batch):
+            return self.texts.embed(first).expand(len(batch), -1, -1)
+        return torch.stack([self.texts.embed(item.texts) for item in batch])
+
     def _joined(
         self,
         task: Task,
@@ -252,56 +270,105 @@ class Views:
         batch: Sequence[Prepared],
         wanted: Wanted | None,
         first: Sequence[Context],
-    ) -> Tensor:
-        """What one task's looks gave → `[B, P, H, W]` in 0–1 on the first scale's input; names not wanted are zero.
+    ) -> Joined:
+        """What makes one task's maps of its looks; on the grid, maps that are not wanted are zero.
 
         The steps on the grid follow the mean of all views, with the features of the smallest windows, stitched, where
         these are finer than those of the whole pictures at the first scale. With flips they do so twice, the second
         time mirrored, and the mean is taken: else a mirrored picture would not have the mirrored map.
         """
         if not task.refined:  # its map is that of every picture: no other view and no step changes it
-            return on_input([maps[0]], batch, wanted)
+            return Joined([[maps[0]]], batch)
         views = by_view(maps)
-        joined = on_input(views[0], batch, wanted) if len(views) == 1 else min_max(sum_of(views, batch, wanted))
+        joined = Joined(views, batch)
         if not self.on_grid:
             return joined
         # Of a single look the map is at hand on the grid itself, as the method made it.
         # Not so where a picture is only too narrow for windows: beside others it has several views.
         alone = len(views) == 1 and not self.windows
-        whole, mode = (min_max(maps[0][1]), "bilinear") if alone else (joined, "area")
         refined = []
         for context, (look, _) in zip(first, maps, strict=False):
-            stepped = self._stepped(whole.flip(-1) if look.flipped else whole, mode, context, batch)
+            grid = self.on_grid[0].grid(context)
+            if alone:
+                whole = min_max(maps[0][1])
+                on_grid = F.interpolate(whole.flip(-1) if look.flipped else whole, size=grid, mode="bilinear")
+            else:
+                on_grid = self._on_grid(joined, wanted, grid, look.flipped)
+            stepped = self._stepped(on_grid, context, batch)
             refined.append([(look, stepped.flip(-1) if look.flipped else stepped)])
-        return on_input(refined[0], batch, wanted) if len(refined) == 1 else min_max(sum_of(refined, batch, wanted))
+        return Joined(refined, batch)
 
-    def _stepped(self, maps: Tensor, mode: str, context: Context, batch: Sequence[Prepared]) -> Tensor:
-        """Maps in 0–1 over whole pictures as the tower saw them, any size → after the steps, on the last one's grid."""
-        for step in self.on_grid:
-            grid = step.grid(context)
-            maps = step.function(context, F.interpolate(maps, size=grid, mode=mode))  # [B, P, h, w]
-            refuse_nan(maps.flatten(2), batch, "a map", self.backbone)
-            maps, mode = min_max(maps), "bilinear"
+    def _on_grid(self, joined: Joined, wanted: Wanted | None, grid: tuple[int, int], flipped: bool) -> Tensor:
+        """The maps of all pictures, mirrored or not, on the grid of a step: `[B, P, h, w]`; zero if not wanted."""
+        raw = joined.views[0][0][1]
+        maps = raw.new_zeros(len(joined.batch), raw.shape[1], *grid)
+        for b, item in enumerate(joined.batch):
+            for names in self._lots(_chosen(wanted, b, raw.shape[1]), item.frames[0].input_hw):
+                over_input = joined.of(b, names)  # [p, H, W]
+                over_input = over_input.flip(-1) if flipped else over_input
+                maps[b, list(names)] = F.interpolate(over_input[None], size=grid, mode="area")[0]
         return maps
 
-    @undisturbed
-    def finish(self, item: Prepared, maps: Tensor, task: Task) -> tuple[FloatArray, Frame]:
-        """Maps `[P, H, W]` of one picture over its input → after the steps over the picture, and what they lie over."""
+    def _stepped(self, maps: Tensor, context: Context, batch: Sequence[Prepared]) -> Tensor:
+        """Maps in 0–1 of whole pictures on the first step's grid → after the steps, on the last one's grid."""
+        for number, step in enumerate(self.on_grid):
+            if number:
+                maps = F.interpolate(maps, size=step.grid(context), mode="bilinear")
+            maps = step.function(context, maps)  # [B, P, h, w]
+            refuse_nan(maps.flatten(2), batch, "a map", self.backbone)
+            maps = min_max(maps)
+        return maps
+
+    def _lots(self, names: Sequence[int], hw: tuple[int, int], usual: int = VALUES_AT_ONCE) -> Iterator[Sequence[int]]:
+        """Names, as many at a time as their maps `[H, W]` allow."""
+        count = at_once(len(names), hw, usual if self.values_at_once is None else self.values_at_once)
+        for start in range(0, len(names), count):
+            yield names[start : start + count]
+
+    def finish(
+        self, b: int, made: Maps, task: Task, names: Sequence[int]
+    ) -> tuple[Frame, Iterator[tuple[Sequence[int], FloatArray]]]:
+        """The maps of one picture after the steps over the picture, a few names at a time.
+
+        Args:
+            b: the picture's place in the batch.
+            made: the task's maps of the batch.
+            task: that they are of.
+            names: whose maps are made.
+
+        Returns:
+            What the maps lie over, and, some names after the other, their maps `[p, H, W]` in 0–1.
+        """
+        item = made.joined.batch[b]
+        if not (self.over_picture and task.refined):
+            return item.frames[0], self._finished(b, made, names)
         frame = item.frames[0]
-        if self.over_picture and task.refined:
-            x0, y0, x1, y1 = frame.visible_xyxy
-            offset = (frame.offset_xy[0] - x0, frame.offset_xy[1] - y0)
-            inputs = replace(frame, input_hw=(y1 - y0, x1 - x0), offset_xy=offset)  # without padding
-            frame = inputs.over_picture(LONGEST)
-            pixels = torch.from_numpy(np.array(frame.apply(item.picture.image)))  # [H, W, 3] uint8
+        x0, y0, x1, y1 = frame.visible_xyxy
+        offset = (frame.offset_xy[0] - x0, frame.offset_xy[1] - y0)
+        inputs = replace(frame, input_hw=(y1 - y0, x1 - x0), offset_xy=offset)  # without padding
+        frame = inputs.over_picture(LONGEST)
+        return frame, self._over_picture(b, made, names, inputs, frame)
+
+    def _finished(self, b: int, made: Maps, names: Sequence[int]) -> Iterator[tuple[Sequence[int], FloatArray]]:
+        for some in self._lots(names, made.joined.batch[b].frames[0].input_hw):
+            yield some, made.joined.of(b, some).cpu().numpy()
+
+    def _over_picture(
+        self, b: int, made: Maps, names: Sequence[int], inputs: Frame, frame: Frame
+    ) -> Iterator[tuple[Sequence[int], FloatArray]]:
+        """As `_finished`, after the steps over the picture, which `inputs` shows without padding, and `frame` large."""
+        item = made.joined.batch[b]
+        pixels = torch.from_numpy(np.array(frame.apply(item.picture.image)))  # [H, W, 3] uint8
+        stride, scales = self.backbone.stride, zip(frame.scale_xy, inputs.scale_xy, strict=True)
+        width, height = (max(1, round(stride * ours / theirs)) for ours, theirs in scales)
+        x0, y0, x1, y1 = item.frames[0].visible_xyxy
+        for some in self._lots(names, frame.input_hw, OVER_PICTURE_AT_ONCE):
+            maps = made.joined.of(b, some)  # [p, H, W]
             picture = pixels.permute(2, 0, 1)[None].to(maps.device).float() / 255  # [1, 3, H, W]
-            stride, scales = self.backbone.stride, zip(frame.scale_xy, inputs.scale_xy, strict=True)
-            width, height = (max(1, round(stride * ours / theirs)) for ours, theirs in scales)
             maps = min_max(inputs.map_to_frame(maps[:, y0:y1, x0:x1], frame))
             for step in self.over_picture:
                 maps = min_max(step.function(picture, maps[None], (height, width))[0])
-        # Cloned, so that one result kept by the user does not keep the maps of its whole batch.
-        return maps.clone().cpu().numpy(), frame
+            yield some, maps.cpu().numpy()
 
     def _remembered(self, pixels: Tensor, flipped: bool) -> AbstractContextManager[Remembered]:
         """What is remembered of a batch's pixels `[B, 3, H, W]`, with place for more."""
@@ -309,6 +376,18 @@ class Views:
             return nullcontext(Remembered())
         guide = None if self.guide is None else self.guide.weights_id
         return self.memory.of(self.backbone, pixels, flipped, self.masked.precision, guide)
+
+
+def _chosen(wanted: Wanted | None, b: int, count: int) -> Sequence[int]:
+    """The names of a picture whose maps are wanted."""
+    return range(count) if wanted is None else [p for p, there in enumerate(wanted[b]) if there]
+
+
+def _rows(directions: Tensor, owners: Sequence[int]) -> Tensor:
+    """Of `[B, P, D]` the names of each owner, `[n, P, D]`; not copied where it is one with many windows."""
+    if len(set(owners)) == 1:
+        return directions[owners[0]].expand(len(owners), -1, -1)
+    return directions[list(owners)]
 
 
 def _guided(guide: Guide, pixels: Tensor, shared: dict[Any, Any]) -> Tensor:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from cliploc import __version__
 from cliploc.report.compare import ModelResults, peak_of
 from cliploc.rle import encode
@@ -126,8 +128,7 @@ def _picture(result: Localization, masks: bool) -> dict[str, Any]:
         of_boxes = {index: encode(mask) for index, mask in result.box_masks()}
         for index, name in enumerate(names):
             name["mask"] = encode(result.name_mask(index)) if result.found[index] else None
-            mine = (i for i in range(len(result.boxes)) if result.boxes.label[i] == index)
-            for i, box in zip(mine, name["boxes"], strict=True):
+            for i, box in zip(np.flatnonzero(result.boxes.label == index).tolist(), name["boxes"], strict=True):
                 box["mask"] = of_boxes[i]
     return _described(result.source, result.image.size, result.notes) | {"names": names}
 
@@ -145,8 +146,7 @@ def _name(result: Localization, index: int) -> dict[str, Any]:
         "probability": None if result.probabilities is None else _number(result.probabilities[index], 4),
         "boxes": [
             {"xyxy": [_number(value, 2) for value in boxes.xyxy[i]], "score": _number(boxes.score[i], 4)}
-            for i in range(len(boxes))
-            if boxes.label[i] == index
+            for i in np.flatnonzero(boxes.label == index).tolist()
         ],
     }
 

@@ -1,0 +1,67 @@
+"""Thousands of names: their maps are made some at a time, and no result shows which ones were made together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cliploc.pipeline.looks import at_once
+from cliploc.report import to_document
+from tests.test_localizer import WIDE, build, photo
+from tests.tiny import KINDS, tower
+
+NAMES = ["red", "green", "blue", "nothing|grey", "a wall", "dusk", "red thing"]
+NARROW = photo((20, 60), red=(4, 4, 12, 12))
+
+
+@pytest.fixture(scope="module")
+def backbones() -> dict[str, Any]:
+    return {kind: tower(kind, (8, 8)) for kind in KINDS}
+
+
+def with_lots(localizer: Any, values: int | None) -> Any:
+    """The localizer, with maps of so many values in memory together."""
+    localizer.stages.views = replace(localizer.stages.views, values_at_once=values)
+    return localizer
+
+
+@settings(max_examples=4, deadline=None)
+@given(
+    kind=st.sampled_from(KINDS),
+    names=st.lists(st.sampled_from(NAMES), min_size=1, max_size=7, unique=True),
+    lot=st.integers(1, 8),
+    options=st.fixed_dictionaries(
+        {
+            "windows": st.sampled_from([(), (2,), (1.5, 2)]),
+            "scales": st.sampled_from([(1,), (1, 1.5)]),
+            "flip": st.booleans(),
+            "resize": st.sampled_from(["squash", "pad"]),
+            "refine": st.sampled_from([[], ["affinity"], ["pamr"], ["lposs", "pamr"]]),
+            "min_presence": st.sampled_from([0, 0.5]),
+        }
+    ),
+    absent=st.booleans(),
+)
+def test_no_result_depends_on_which_names_are_worked_on_together(backbones, kind, names, lot, options, absent):
+    localizer = build(backbones[kind], method="grad_cam", **options)
+    pictures = [WIDE, NARROW]
+    together = list(with_lots(localizer, 10**9).stream(pictures, names, absent_maps=absent))
+    apart = list(with_lots(localizer, lot * 32 * 32).stream(pictures, names, absent_maps=absent))
+    light = list(localizer.stream(pictures, names, absent_maps=absent, keep_maps=False))
+    assert to_document(apart, [], {}) == to_document(together, [], {}) == to_document(light, [], {})
+    for one, other, without in zip(apart, together, light, strict=True):
+        np.testing.assert_array_equal(one.maps, other.maps)
+        assert without.maps.shape == other.maps.shape
+        assert without.maps.strides == (0, 0, 0)  # a single zero
+
+
+@given(count=st.integers(1, 10**6), hw=st.tuples(st.integers(1, 4096), st.integers(1, 4096)))
+def test_names_worked_on_together_have_a_bound(count, hw):
+    together = at_once(count, hw)
+    assert 1 <= together <= count
+    assert together == 1 or together * hw[0] * hw[1] <= 2**22
