@@ -259,17 +259,51 @@ def test_a_disc_is_the_same_for_pycocotools():
     assert (read & disc).sum() / (read | disc).sum() > 0.995
 
 
-def test_joined_outlines_keep_holes_and_pieces():
+def filled(mask, polygons):
+    """As Ultralytics reads each: corners rounded down, filled by `cv2.fillPoly`."""
+    canvas = np.zeros(mask.shape, np.uint8)
+    for polygon in polygons:
+        cv2.fillPoly(canvas, [np.floor(polygon).astype(np.int32)], 1)
+    return canvas.astype(bool)
+
+
+@st.composite
+def several_pieces(draw):
+    """Rectangles, some of them cut out again: pieces, holes, and pieces in holes."""
+    mask = np.zeros((draw(st.integers(5, 70)), draw(st.integers(5, 70))), bool)
+    for _ in range(draw(st.integers(1, 9))):
+        y, x = draw(st.integers(0, mask.shape[0] - 1)), draw(st.integers(0, mask.shape[1] - 1))
+        mask[y : y + draw(st.integers(1, 40)), x : x + draw(st.integers(1, 40))] = draw(st.booleans())
+    return mask
+
+
+@given(MASKS | several_pieces(), st.sampled_from([0.99, 0.8, 1e-6]))
+@settings(max_examples=100, deadline=None)
+def test_joined_outlines_are_the_mask(mask, least):
+    polygons = joined(mask, least)
+    read = filled(mask, polygons)
+    assert not (mask & ~read).any()
+    assert mask.sum() >= least * read.sum()
+    pieces = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)[0] - 1
+    assert len(polygons) <= pieces
+    if pieces == 1:
+        assert (read == mask).all()
+    if least == 1e-6:
+        assert len(polygons) == min(pieces, 1)
+
+
+def test_pieces_are_joined_where_the_gap_is_narrowest():
     mask = np.zeros((40, 60), bool)
     mask[5:30, 5:30] = True
     mask[12:20, 12:20] = False
-    mask[33:38, 40:55] = True
-    canvas = np.zeros(mask.shape, np.uint8)
-    cv2.fillPoly(canvas, [np.floor(joined(outlines(mask, along="centres"))).astype(np.int32)], 1)
-    wrong = canvas.astype(bool) != mask
-    assert wrong.sum() <= 20  # the line between the pieces
-    assert not wrong[:30, :30].any()
-    assert joined([]).shape == (0, 2)
+    mask[14:17, 14:17] = True  # in the hole
+    mask[33:38, 28:55] = True
+    (polygon,) = joined(mask)
+    read = filled(mask, [polygon])
+    assert (read & ~mask).sum() == 2 + 3  # of 706 pixels
+    mask[0, 59] = True
+    assert [len(one) for one in joined(mask)][1:] == [1]
+    assert joined(np.zeros((3, 3))) == []
 
 
 # ------------------------------------------------------------------------------------------------------- command line

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from cliploc.boxes.components import BoxRule, MapBoxes, boxes_from_maps, hot_levels, labelled_boxes
-from cliploc.boxes.outlines import Ring, joined, outlines
+from cliploc.boxes.joining import joined
+from cliploc.boxes.outlines import Ring, outlines
 from cliploc.boxes.quality import features_of, high_enough, score_of, scored_boxes, scored_regions
 
 __all__ = [

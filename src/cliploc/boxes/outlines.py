@@ -64,28 +64,3 @@ def outlines(mask: npt.ArrayLike, along: str = "edges") -> list[Ring]:
         ordered.append(Ring(rings[piece], hole=False))
         ordered += [Ring(rings[i], hole=True) for i in range(len(rings)) if nested[0][i][3] == piece]
     return ordered
-
-
-def joined(rings: list[Ring]) -> FloatArray:
-    """One outline `[k, 2]` out of several, for formats that have one polygon for each thing.
-
-    Each further ring hangs on the nearest point of what there is by a line that goes there and back. Filled by the
-    even-odd rule, with its border, it is the same mask, and a line of one pixel between pieces.
-
-    Example:
-        >>> joined(outlines([[1, 0, 0, 1]], along="centres")).tolist()
-        [[0.5, 0.5], [3.5, 0.5], [0.5, 0.5]]
-    """
-    path = rings[0].points if rings else np.zeros((0, 2), np.float32)
-    for ring in rings[1:]:
-        points = ring.points
-        near = [float("inf"), 0, 0]
-        for i, point in enumerate(points):  # one row at a time: long outlines would need much memory
-            away = ((path - point) ** 2).sum(axis=1)
-            best = int(away.argmin())
-            if away[best] < near[0]:
-                near = [float(away[best]), best, i]
-        at, start = int(near[1]), int(near[2])
-        there = np.concatenate([points[start:], points[: start + (len(points) > 1)]])
-        path = np.concatenate([path[: at + 1], there, path[at:]])
-    return path

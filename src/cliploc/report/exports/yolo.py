@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from cliploc import rle
 from cliploc._files import write_folder_whole
-from cliploc.boxes import joined, outlines
+from cliploc.boxes import joined
 from cliploc.report.exports._export import Export, Pictures, export
 from cliploc.report.exports._picture_files import file_suffix, write_list, write_picture
 from cliploc.report.exports._values import ExportSettings, FileNames
@@ -30,7 +31,8 @@ class Yolo(Export):
     def write(self, pictures: Pictures, settings: ExportSettings, folder: Path) -> None:
         """Writes `yolo/`: `images/` and `labels/` without sub-folders, `data.yaml`, and the list `pictures.csv`.
 
-        Pictures are links, or copies if asked for or if the file system has no links. With masks, a line is a polygon.
+        Pictures are links, or copies if asked for or if the file system has no links. With masks, a line is a
+        polygon.
         """
         from supervision.dataset.formats.yolo import detections_to_yolo_annotations
 
@@ -44,7 +46,11 @@ class Yolo(Export):
                 write_picture(one, image, settings.copies)
                 listed.append((image.name, one.name))
                 if settings.masks:
-                    lines = [_outline(label, mask) for label, mask in zip(one.label, one.masks, strict=True)]
+                    lines = [
+                        line
+                        for label, mask in zip(one.label, one.masks, strict=True)
+                        for line in _outlines(label, mask)
+                    ]
                 else:
                     lines = detections_to_yolo_annotations(one.detections(), (one.size_wh[1], one.size_wh[0], 3))
                 text.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
@@ -58,14 +64,15 @@ class Yolo(Export):
         write_folder_whole(folder / self.folders[0], fill)
 
 
-def _outline(label: int, code: rle.Rle) -> str:
-    """A mask as a line of YOLO's segmentation: the label, and the corners of one polygon as shares of the picture.
+def _outlines(label: int, code: rle.Rle) -> Iterator[str]:
+    """A mask as lines of YOLO's segmentation: the label, and the corners of one polygon as shares of the picture.
 
     Readers take corners for pixels and fill the polygon with its border. A quarter of a pixel inside them, a corner is
-    the same pixel for those that round down (Ultralytics) and those that round (supervision). Pieces and holes hang
-    together by lines that go there and back.
+    the same pixel for those that round down (Ultralytics) and those that round (supervision). A mask has one line; only
+    pieces that are too far apart to be joined have lines of their own.
     """
     height, width = code["size"]
-    points = joined(outlines(rle.decode(code), along="centres")) - 0.25
-    points = np.concatenate([points, np.repeat(points[-1:], max(0, 3 - len(points)), axis=0)])  # else it reads as a box
-    return " ".join([str(label), *(f"{value:.6f}" for value in (points / [width, height]).ravel())])
+    for polygon in joined(rle.decode(code)):
+        points = polygon - 0.25
+        points = np.concatenate([points, points[-1:].repeat(max(0, 3 - len(points)), axis=0)])  # else it reads as a box
+        yield " ".join([str(label), *(f"{value:.6f}" for value in (points / [width, height]).ravel())])
