@@ -111,6 +111,15 @@ def test_the_equation_on_pixels(height: int, width: int, monkeypatch: pytest.Mon
             np.testing.assert_allclose(refined[b, p].flatten(), expected, rtol=0.02, atol=5e-4)
 
 
+def test_many_maps_at_once_are_those_of_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_neighbours, "VALUES", 12 * 19 * 5)  # strips of five rows, the last of three
+    generator = torch.Generator().manual_seed(3)
+    picture = 0.5 + 0.03 * torch.rand(1, 3, 23, 19, generator=generator)
+    maps = torch.rand(1, 34, 23, 19, generator=generator)
+    one_by_one = torch.cat([PIXELS.function(picture, one, (16, 16)) for one in maps.split(1, dim=1)], dim=1)
+    torch.testing.assert_close(PIXELS.function(picture, maps, (16, 16)), one_by_one, rtol=1e-3, atol=1e-5)
+
+
 def test_conjugate_gradients_are_those_of_scipy() -> None:
     """Both stop by the residual; the second name is zero, the third done after one step."""
     generator = torch.Generator().manual_seed(1)
@@ -149,6 +158,6 @@ def test_a_pixel_without_a_like_neighbour_keeps_its_heat() -> None:
 
 def test_sizes_of_segmentation() -> None:
     """From pictures smaller than the window to long ones."""
-    for height, width in ((1, 1), (2, 5), (2, 512)):
-        maps = torch.rand(1, 2, height, width)
+    for height, width, names in ((1, 1, 2), (2, 5, 7), (2, 512, 2)):
+        maps = torch.rand(1, names, height, width)
         assert PIXELS.function(torch.rand(1, 3, height, width), maps, (16, 16)).shape == maps.shape

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 VALUES = 2**18  # in a strip: 1 MB
+BAGS_FROM = 6  # maps from which on `Bags` are quicker than a sum for each offset; bench.refinements
+Offset = tuple[int, int]  # rows down and columns to the right
 
 
 def strips(maps: Tensor, count: int | None = None) -> Iterator[slice]:
@@ -22,17 +26,89 @@ def strips(maps: Tensor, count: int | None = None) -> Iterator[slice]:
         yield slice(start, min(height, start + rows))
 
 
-def moved(padded: Tensor, rows: slice, by: tuple[int, int], margin: int) -> Tensor:
+def moved(padded: Tensor, rows: slice, by: Offset, margin: int) -> Tensor:
     """The neighbours of the pixels in some rows, at one offset.
 
     Args:
         padded: `[P, H + 2·margin, W + 2·margin]`.
         rows: of the maps without the margin.
-        by: rows down and columns to the right.
-        margin: pixels on each side, no fewer than the offset has.
+        by: no more than the margin.
+        margin: pixels on each side.
 
     Returns:
         `[P, rows, W]`, a view.
     """
     down, right = by[0] + margin, by[1] + margin
     return padded[:, rows.start + down : rows.stop + down, right : right + padded.shape[2] - 2 * margin]
+
+
+def in_bags(maps: Tensor) -> bool:
+    """Whether these maps `[P, H, W]` are summed in `Bags`."""
+    return maps.device.type == "cpu" and len(maps) >= BAGS_FROM
+
+
+def padded(maps: Tensor, margin: int, repeat: bool = False) -> Tensor:
+    """Maps `[P, H, W]` with a margin of zeros, or of their border pixels repeated."""
+    return F.pad(maps[None], (margin,) * 4, mode="replicate" if repeat else "constant")[0]
+
+
+def pixel_by_pixel(maps: Tensor) -> Tensor:
+    """The same maps `[P, H, W]`, which lie in memory as `Bags` need them: the values of a pixel side by side."""
+    return maps.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+
+
+class Bags:
+    """Σ_n a_in map_n over the neighbours n of each pixel i, for many maps at once.
+
+    All maps of a neighbour are read together, by `torch.nn.functional.embedding_bag`: a pixel is a bag, its neighbours
+    are the words. A strip of rows has its weights `[rows · W · K]`; the places of the neighbours are the same in each.
+
+    Args:
+        weights: for each strip of rows the weights `[K, rows, W]`, strips of equal height but the last.
+        offsets: the K neighbours.
+        margin: no offset is larger.
+        width: W.
+        repeat: whether the border pixels are repeated outwards; else there is 0.
+    """
+
+    def __init__(
+        self, weights: Iterable[Tensor], offsets: Sequence[Offset], margin: int, width: int, repeat: bool = False
+    ) -> None:
+        self._width, self._margin, self._count, self._repeat = width, margin, len(offsets), repeat
+        self._weights = [one.flatten(1).T.contiguous().view(-1) for one in weights]
+        rows = len(self._weights[0]) // (self._count * width)
+        pitch = width + 2 * margin
+        pixels = (torch.arange(rows)[:, None] * pitch + torch.arange(width)).view(-1, 1)  # in the padded strip
+        by = torch.tensor([(down + margin) * pitch + right + margin for down, right in offsets])
+        self._places = (pixels + by).to(torch.int32).view(-1)  # [rows · W · K]
+        self._starts = torch.arange(0, len(self._places), self._count, dtype=torch.int32)
+
+    def sums(self, maps: Tensor) -> Tensor:
+        """`[P, H, W]` → `[P, H, W]`, both pixel by pixel."""
+        around = self._padded(maps.permute(1, 2, 0))
+        pitch, names = around.shape[1:]
+        flat = around.flatten(0, 1)
+        parts, row = [], 0
+        for weights in self._weights:
+            pixels = len(weights) // self._count
+            rows = pixels // self._width
+            parts.append(
+                F.embedding_bag(
+                    self._places[: len(weights)],
+                    flat[row * pitch : (row + rows + 2 * self._margin) * pitch],
+                    self._starts[:pixels],
+                    mode="sum",
+                    per_sample_weights=weights,
+                )
+            )
+            row += rows
+        return torch.cat(parts).view(row, self._width, names).permute(2, 0, 1)
+
+    def _padded(self, pixels: Tensor) -> Tensor:
+        """`[H, W, P]` with the margin, contiguous."""
+        if not self._repeat:
+            return F.pad(pixels, (0, 0) + (self._margin,) * 4)
+        for axis in (0, 1):
+            side = pixels.shape[axis]
+            pixels = pixels.index_select(axis, torch.arange(-self._margin, side + self._margin).clamp(0, side - 1))
+        return pixels

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from cliploc.refine._neighbours import strips
+from cliploc.refine._neighbours import Bags, in_bags, moved, padded, pixel_by_pixel, strips
 from cliploc.refine._propagation import propagate
 from cliploc.refine._registration import refinement
 
@@ -15,8 +17,10 @@ SCALE = (100.0, 128.0, 128.0)  # of L, a, b
 TOLERANCE = 1e-4
 LEAST = 1e-8  # smaller weights count as none: products of them would be too small for float32, which is slow
 AT_ONCE = 32  # prompts computed together
+STRIP = 12  # values of a pixel in a strip of weights, by `strips`: strips of 42 rows of 500 pixels
 # One of each pair of opposite offsets; the weights of the other are the same.
 HALF = tuple((y, x) for y in range(RADIUS + 1) for x in range(-RADIUS, RADIUS + 1) if y or x > 0)
+WHOLE = tuple((-y, -x) for y, x in reversed(HALF)) + HALF
 
 
 @refinement(
@@ -52,10 +56,13 @@ def lposs_plus(picture: Tensor, maps: Tensor, cell: tuple[int, int]) -> Tensor: 
     done = []
     for one, heat in zip(picture.float(), maps.float(), strict=True):
         weights = neighbour_weights(one)
-        parts = [
-            propagate(lambda x, weights=weights: gathered(weights, x), part, TOLERANCE)  # type: ignore[misc]
-            for part in torch.split(heat, AT_ONCE)
-        ]
+        bags = _bags(weights) if in_bags(heat[:AT_ONCE]) else None
+        parts = []
+        for part in torch.split(heat, AT_ONCE):
+            if bags is not None:
+                parts.append(propagate(bags.sums, pixel_by_pixel(part), TOLERANCE))
+            else:
+                parts.append(propagate(partial(gathered, weights), part, TOLERANCE))
         done.append(torch.cat(parts))
     return torch.stack(done)
 
@@ -101,3 +108,15 @@ def gathered(weights: Tensor, maps: Tensor) -> Tensor:
             total[:, *here].addcmul_(weight[here], maps[:, *there])
             total[:, *there].addcmul_(weight[here], maps[:, *here])
     return total
+
+
+def _bags(weights: Tensor) -> Bags:
+    """Ŵ of `neighbour_weights` `[84, H, W]` for many maps at once."""
+    around = padded(weights, RADIUS)
+
+    def both(rows: slice) -> Tensor:
+        """The weights of a strip `[168, rows, W]`: those of the half before are the neighbours' own."""
+        before = [moved(around[k : k + 1], rows, (-y, -x), RADIUS)[0] for k, (y, x) in enumerate(HALF)]
+        return torch.stack([*reversed(before), *weights[:, rows]])
+
+    return Bags((both(rows) for rows in strips(weights, STRIP)), WHOLE, RADIUS, weights.shape[2])
