@@ -38,6 +38,8 @@ print("installed:", cliploc.__version__)'
 "$new/cliploc" demo --out demo-out >demo.txt
 grep -E "^mean IoU" demo.txt
 test -s demo-out/demo.html
+"$new/cliploc" help annotate --all >help.txt
+grep -q "^# " help.txt
 photo="$("$new/python" -c 'import cliploc, pathlib; print(pathlib.Path(cliploc.__file__).parent / "demo_photos/cat.jpg")')"
 "$new/cliploc" localize "$photo" -p cat --model mini-vit --out found >/dev/null
 test -s found/results.json

@@ -43,16 +43,17 @@ class UnknownNameError(UsageError, KeyError):
         kind: what was looked up, singular ("method").
         name: the name asked for.
         known: all names there are; as an attribute, sorted.
+        listed_by: the command that lists them; "" for the plural of `kind`.
     """
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str], listed_by: str = "") -> None:
         self.known = known = sorted(known)
         plain = {_plain(one): one for one in known}
         near = [plain[one] for one in difflib.get_close_matches(_plain(name), plain, n=3, cutoff=0.5)]
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         there = ", ".join(known) or "none"
         if len(known) > LISTED:
-            there = f"{len(known)} {kind}s, listed by: cliploc {kind}s"
+            there = f"{len(known)} {kind}s, listed by: cliploc {listed_by or f'{kind}s'}"
         self.message = f"unknown {kind} {name!r}: {hint}there are {there}"
         super().__init__(self.message)
 

@@ -36,6 +36,7 @@ from cliploc.cli import (
     localize,
     review,
     serve,
+    topics,
     train,
 )
 from cliploc.cli.options import Debug
@@ -73,6 +74,7 @@ for command in (  # in the order of `cliploc --help`
     doctor.doctor,
 ):
     app.command()(command)
+app.command("help")(topics.topic)
 
 
 def _version(wanted: bool) -> None:

@@ -1,0 +1,105 @@
+"""`cliploc help`: shows the pages of the documentation, which are in the package and need no network."""
+
+from __future__ import annotations
+
+import re
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from cliploc._documents import read_text
+from cliploc._terminal import Terminal
+from cliploc.cli.output import DONE, title_row
+from cliploc.errors import InputError, UnknownNameError
+
+MORE = "More"  # pages that the index does not name
+LINK = re.compile(r"\]\(([\w-]+)\.md[)#]")
+HIDDEN = re.compile(r"^(<!--.*?-->|!\[[^\]]*\]\([^)]*\))\n+", re.MULTILINE | re.DOTALL)  # comments and pictures
+
+
+def topic(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="[TOPIC]", help="A topic or a command; without it, all topics.")] = "",
+    whole: Annotated[bool, typer.Option("--all", help="Show the whole page, not only its beginning.")] = False,
+) -> int:
+    """Explain a topic, or list the topics. Works offline."""
+    terminal = Terminal()
+    if not name:
+        rows = [title_row("topic", "title")]
+        for section, names in _sections().items():
+            rows += [[Text(""), Text("")], [Text(section, style="bold"), Text("")]]
+            rows += [[Text(f"  {one}"), Text(_title(_page(one)))] for one in names]
+        terminal.listing(rows)
+        terminal.data(Text("\ncliploc help TOPIC shows the beginning of a page, and --all the whole page."))
+        terminal.data(Text("cliploc COMMAND --help lists the options of a command."))
+        return DONE
+    pages = {one for names in _sections().values() for one in names}
+    commands = getattr(getattr(context.parent, "command", None), "commands", {})
+    if name in pages:
+        page = _page(name)
+        _show(terminal, page if whole else _beginning(name, page))
+    elif name in commands:
+        terminal.data(
+            Text(commands[name].get_help(typer.Context(commands[name], parent=context.parent, info_name=name)))
+        )
+    else:
+        raise UnknownNameError("topic", name, {*pages, *commands}, listed_by="help")
+    return DONE
+
+
+@cache
+def docs_folder() -> Path:
+    """The pages' folder: in the package, or beside `src` in a checkout.
+
+    Raises:
+        InputError: it is in neither place.
+    """
+    package = Path(__file__).parents[1]
+    for folder in (package / "docs", package.parents[1] / "docs"):
+        if (folder / "index.md").is_file():
+            return folder
+    raise InputError(f"expected the documentation in {package / 'docs'}, found none: reinstall cliploc")
+
+
+def _sections() -> dict[str, list[str]]:
+    """The pages' names under the headings of the index, each once."""
+    sections: dict[str, list[str]] = {}
+    seen = {"index"}
+    for part in _page("index").split("\n## ")[1:]:
+        heading, _, text = part.partition("\n")
+        names = dict.fromkeys(one for one in LINK.findall(text) if one not in seen)
+        seen.update(names)
+        sections[heading] = list(names)
+    sections[MORE] = sorted({path.stem for path in docs_folder().glob("*.md")} - seen)
+    return {heading: names for heading, names in sections.items() if names}
+
+
+def _page(name: str) -> str:
+    return HIDDEN.sub("", read_text(docs_folder() / f"{name}.md"))
+
+
+def _title(page: str) -> str:
+    return page.partition("\n")[0].removeprefix("# ").replace("`", "")
+
+
+def _beginning(name: str, page: str) -> str:
+    """A page down to its first section, and what else there is."""
+    first, *sections = page.split("\n## ")
+    if not sections:
+        return page
+    titles = "\n".join(f"* {one.partition(chr(10))[0]}" for one in sections)
+    return f"{first.rstrip()}\n\nSections of the whole page (`cliploc help {name} --all`):\n\n{titles}\n"
+
+
+def _show(terminal: Terminal, page: str) -> None:
+    """Set on a terminal; as it was written for a file or another program."""
+    if not sys.stdout.isatty():
+        terminal.data(Text(page.rstrip()))
+        return
+    from rich.markdown import Markdown  # takes time to import
+
+    terminal.data(Markdown(page, hyperlinks=False))
