@@ -360,7 +360,7 @@ def option(default: Any, **facts: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options of a `Localizer`; `Options.explain()` tells what each one does.
+    """The options of a `Localizer`; `Options.explain()` describes each one.
 
     Raises:
         UsageError: a value outside its range.
@@ -374,14 +374,14 @@ class Options:
         "mini",
         group="model",
         metavar="NAME",
-        help="A name of `cliploc models`.",
+        help="Model; `cliploc models` lists them.",
         about='Also "hf-hub:ORG/NAME", "local-dir:PATH" (of open_clip or transformers), or, in Python, a `Backbone`.',
     )
     pretrained: str | None = option(
         None,
         group="model",
         metavar="TAG|FILE",
-        help="Which weights of the model: a tag of `cliploc models NAME`, or a file.",
+        help="Weights of the model: a tag of `cliploc models NAME`, or a file.",
         none="the model's own",
     )
     method: str | None = option(
@@ -390,20 +390,19 @@ class Options:
         metavar="NAME",
         repeat=True,
         gather=_one_method,  # so that a second one is refused, not silently taken
-        help="A name of `cliploc methods`, or several: cam+layer_cam.",
+        help="Method, or several whose maps are averaged: cam+layer_cam. `cliploc methods` lists them.",
         none="the model's recipe",
-        about="It runs as published. The maps of several methods are averaged. A trained head names the method where "
-        "none is named.",
+        about="A named method runs as published. If you name none, a trained head's method runs, or else the recipe's.",
     )
     recipe: Literal["default", "fast", "best"] | None = option(
         None,
         group="method",
         metavar="default|fast|best",
         check=choice("recipe", RECIPES, none=True),
-        help="What runs where no method is named: a method, and what makes its boxes better.",
+        help="What runs if you name no method: a method with settings that improve its boxes.",
         none="default",
-        about='"default" weighs quality and time, "fast" costs one forward pass, "best" takes as many as help. '
-        "Options that are given go before the recipe's. See `cliploc models NAME` and docs/recipes.md.",
+        about='"default" balances quality and time, "fast" takes one forward pass, "best" takes as many as help. '
+        "Options that you give override the recipe's. See `cliploc models NAME` and docs/recipes.md.",
         harmless="it stands for values of other options, which are part of the identity",
     )
     method_options: Mapping[str, Any] = field(
@@ -429,8 +428,8 @@ class Options:
         None,
         group="method",
         metavar="FILE",
-        help="Trained layers for the method, made by `cliploc train`.",
-        about="The file names the method where none is named.",
+        help="Trained layers from `cliploc train`.",
+        about="If you name no method, the file's method runs.",
     )
     ensemble: Literal["minmax", "rank"] = option(
         "minmax",
@@ -438,7 +437,7 @@ class Options:
         metavar="minmax|rank",
         check=choice("ensemble", ("minmax", "rank")),
         help="How the maps of several methods are averaged.",
-        about='"minmax" scales each map to 0-1 first; "rank" takes the rank of each place in its map.',
+        about='"minmax" first scales each map to 0-1; "rank" uses the rank of each place in its map.',
     )
     templates: Sequence[str] | str | None = option(
         None,
@@ -446,7 +445,7 @@ class Options:
         metavar="TEXT",
         flags=("--template",),
         repeat=True,
-        help="A sentence with {} for the name (repeatable), a FILE.txt of them, or default, openai-80, openai-7, "
+        help="Sentence with {} for the name (repeatable), a FILE.txt of sentences, or default, openai-80, openai-7, "
         "name-only.",
         about="In Python one of these texts or a list of them. The embeddings of all sentences are averaged.",
     )
@@ -456,8 +455,8 @@ class Options:
         metavar="NAME",
         repeat=True,
         check=_checked_texts("background names"),
-        help="What is around, as a contrast; repeatable.",
-        about="The map shows what speaks for a name more than for these, and a name that scores below one of them is "
+        help="Name of the background, as a contrast; repeatable.",
+        about="The map shows where a name scores higher than these, and a name that scores lower than one of them is "
         "not found.",
     )
     exemplars: Sequence[str | Exemplar] = option(
@@ -473,7 +472,7 @@ class Options:
         group="view",
         metavar="squash|crop|pad",
         check=choice("resize", POLICIES, none=True),
-        help="How a photo meets the model's input.",
+        help="How a photo is fitted to the model's input.",
         none="the model's own",
         about='"squash" stretches it to the input, "crop" takes the middle as CLIP does, "pad" adds a border.',
     )
@@ -495,7 +494,7 @@ class Options:
         check=_or_none(_checked_scales),
         none=_recipes("1"),
         parse=_parse_numbers,
-        help="Average the maps of these multiples of the input size.",
+        help="Average the maps at these multiples of the input size.",
         about=f"At most {MOST_SCALES}, each from 0.25 to 8; each is a forward pass.",
     )
     windows: Sequence[float] | None = option(
@@ -505,16 +504,16 @@ class Options:
         check=_or_none(_checked_windows),
         none=_recipes("none"),
         parse=_parse_numbers,
-        help="Average in the maps of overlapping windows of the photo; 2: of half its shorter side.",
-        about=f"Windows are as large as the input and are not stretched, so that small things are seen larger: for 2, "
-        "the photo is resized until its shorter side is two inputs long. Several numbers, several sets of windows; at "
-        f"most {MOST_WINDOW_SETS}, each from 1 to 8. A window is a forward pass.",
+        help="Also average the maps of overlapping windows; 2: windows of half the photo's shorter side.",
+        about="Windows are as large as the input and are not stretched, so small things appear larger: with 2, the "
+        "photo's shorter side is resized to two inputs. Each number is a set of windows, at most "
+        f"{MOST_WINDOW_SETS}, each from 1 to 8. Each window is a forward pass.",
     )
     flip: bool | None = option(
         None,
         group="view",
         check=_flag("flip", none=True),
-        help="Average in the map of the mirrored photo.",
+        help="Also average the map of the flipped photo.",
         none=_recipes("no"),
         flags=("--flip/--no-flip",),
     )
@@ -525,7 +524,7 @@ class Options:
         check=_or_none(_checked_texts("refinements")),
         none=_recipes("none"),
         parse=parse_list,
-        help="Steps that follow the method: names of `cliploc refinements`.",
+        help="Refinements after the method; `cliploc refinements` lists them.",
         about='In Python a list, such as ("caa", "guided").',
     )
     threshold: float | Literal["auto"] | None = option(
@@ -534,7 +533,7 @@ class Options:
         metavar="0-1|auto",
         check=share_or_auto("threshold", none=True),
         parse=parse_float,
-        help="Boxes hold what is hotter than this share of the hottest.",
+        help="Boxes enclose regions hotter than this share of the maximum.",
         none="the recipe's, or the method's own",
         about="\"auto\" is Otsu's threshold of each map. The method's own is adapted to the refinements.",
     )
@@ -551,7 +550,7 @@ class Options:
         metavar="0-1",
         check=number("min_area, a share of the picture,", 0, 0.999),
         parse=parse_float,
-        help="Hot regions smaller than this share of the picture get no box.",
+        help="Hot regions smaller than this share of the photo get no box.",
     )
     max_boxes: int | None = option(
         None,
@@ -559,7 +558,7 @@ class Options:
         metavar="N",
         check=whole("max_boxes", 1, 1_000_000, none="all boxes"),
         parse=parse_whole,
-        help="At most so many boxes a name in a picture, best first.",
+        help="Maximum number of boxes per name and photo, best first.",
         none="all",
     )
     nms_iou: float | None = option(
@@ -568,7 +567,7 @@ class Options:
         metavar="0-1",
         check=number("nms_iou", 0, 1, above=True, none="no suppression"),
         parse=parse_float,
-        help="Of boxes of one name with a higher IoU than this, the better one stays; 1 keeps all.",
+        help="NMS: of two boxes of one name above this IoU, keep the better; 1: keep all.",
         about="None means no suppression.",
     )
     split_peaks: float | None = option(
@@ -578,9 +577,9 @@ class Options:
         check=number("split_peaks", 0, 1, none="the recipe's"),
         none=_recipes("1"),
         parse=parse_float,
-        help="A hot region becomes a box for each peak that stands out by this share of the hottest; 1: never.",
-        about="What stands out is the peak's height over the saddle to a higher peak (its prominence). For things of "
-        "one name that touch; see docs/boxes.md.",
+        help="Split a hot region into one box per peak with this prominence, a share of the maximum; 1: never.",
+        about="Prominence is the peak's height above the saddle to a higher peak. For things of one name that touch; "
+        "see docs/boxes.md.",
     )
     min_score: float | Literal["auto"] | None = option(
         None,
@@ -589,9 +588,9 @@ class Options:
         check=share_or_auto("min_score", none=True),
         none=_recipes("0"),
         parse=parse_float,
-        help=f"Boxes that score less are left out; auto: {MIN_SCORE:g}, but a name that is found keeps its best box.",
-        about="Recipes have auto. A score is the estimated chance that the box fits, if its name is in the picture; "
-        "see docs/mini.md. With a number, a name none of whose boxes scores as much is not found.",
+        help=f"Leave out boxes with a lower score; auto: {MIN_SCORE:g}, but a found name keeps its best box.",
+        about="Recipes use auto. A score is the estimated chance that the box fits, if its name is in the picture; "
+        "see docs/mini.md. With a number, a name without such a box is not found.",
     )
     min_presence: float = option(
         0.5,
@@ -599,16 +598,16 @@ class Options:
         metavar="0-1",
         check=number("min_presence", 0, 1),
         parse=parse_float,
-        help="Names with a lower presence score are not found; 0 boxes every name. It is no probability.",
+        help="Names with a lower presence score (no probability) are not found; 0: box every name.",
         about="Models that are not calibrated compare a name with a bank of other names; see docs/presence.md.",
     )
     device: str | None = option(
         None,
         group="model",
         metavar="cpu|cuda|mps",
-        help="Where it is computed.",
-        none="the best there is",
-        about="Only for a model given by its name; a `Backbone` stays where it is.",
+        help="Device to compute on.",
+        none="the best available",
+        about="Only for a model given by name; a `Backbone` stays on its device.",
         harmless="devices differ in the last bits only; the manifest's sessions name the machine",
     )
     precision: str = option(
@@ -616,18 +615,18 @@ class Options:
         group="model",
         metavar="|".join(PRECISIONS),
         check=choice("precision", PRECISIONS),
-        help="What the model's tower computes in; maps and scores are float32 in any case.",
-        about='"auto" is bf16 where the device has it, else fp32. Only for a model given by its name.',
+        help="Precision of the model's tower; maps and scores are always float32.",
+        about='"auto" is bf16 if the device supports it, else fp32. Only for a model given by name.',
     )
     masked_precision: str | None = option(
         None,
         group="model",
         metavar="|".join(PRECISIONS),
         check=choice("masked_precision", PRECISIONS, none=True),
-        help="What it computes the Score-CAM family's masked pictures in.",
-        none="as the tower",
-        about="Their hundreds of forward passes take all the time of these methods. bf16 halves it on processors that "
-        "have bfloat16, and the features that maps are made of keep the tower's precision.",
+        help="Precision for the masked photos of the Score-CAM family.",
+        none="that of the tower",
+        about="Hundreds of forward passes take nearly all the time of these methods. bf16 halves it on processors "
+        "with bfloat16. The features that maps are made of keep the tower's precision.",
     )
     guide: str | Guide | None = option(
         None,
@@ -635,9 +634,9 @@ class Options:
         metavar="NAME[@FILE]",
         check=_checked_guide,
         none="the model itself",
-        help="A second image tower whose features say which places are alike, for `proxyclip`, `affinity`, `lposs`.",
-        about='A name below `cliploc models`, such as "dinov2-s", another model, such as "mini", or a tower of timm; '
-        '"dinov2-s@FILE": its weights from a file. In Python also a `Guide`.',
+        help="Second image tower that says which places are similar, for `proxyclip`, `affinity`, `lposs`.",
+        about='A guide of `cliploc models`, such as "dinov2-s", another model, such as "mini", or a tower of timm; '
+        '"dinov2-s@FILE" reads its weights from a file. In Python also a `Guide`.',
     )
     batch_size: int = option(
         16,
@@ -645,22 +644,22 @@ class Options:
         metavar="1-4096",
         check=whole("batch_size", 1, 4096),
         parse=parse_whole,
-        help="Photos, and masked photos, sent through the model at once.",
+        help="Photos, or masked photos, per forward pass.",
     )
     text_cache: bool = option(
         True,
         group="run",
         check=_flag("text_cache"),
-        help="Whether names' embeddings are read from disk and kept there.",
+        help="Cache the embeddings of names on disk.",
         about="See `cliploc.text_cache`.",
-        harmless="a kept embedding is the one that was computed",
+        harmless="a cached embedding is the one that was computed",
     )
     memory: Memory | None = option(
         None,
         group="run",
-        help="A `cliploc.Memory` that keeps what the towers compute.",
-        about="Other names, or methods that read the same, then cost no forward pass on pictures that were seen "
-        "before. One memory may serve several localizers, one after the other.",
+        help="A `cliploc.Memory`, a cache of what the towers compute.",
+        about="Other names, or methods that need the same features, then cost no forward pass on pictures seen before. "
+        "Several localizers may use one memory, one after the other.",
         harmless="what is kept is what was computed",
         python_only=True,
     )
@@ -674,7 +673,7 @@ class Options:
         """The options given, the others at their defaults.
 
         Raises:
-            UsageError: a name that there is not, or a value outside its range.
+            UsageError: an unknown name, or a value outside its range.
         """
         for name in values:
             if name not in OPTIONS:
@@ -682,11 +681,11 @@ class Options:
         return cls(**values)
 
     def but(self, **values: Any) -> Options:
-        """The same with other values."""
+        """The same options with other values."""
         return replace(self, **values)
 
     def filled(self, recipe: Mapping[str, Any]) -> Options:
-        """The same with a recipe's values for options that were left out, and without refinement where it has none.
+        """The same options, with a recipe's values for those that were not given, and no refinement if it has none.
 
         Example:
             >>> Options(flip=True).filled({"scales": (1, 2)}).scales
@@ -696,7 +695,7 @@ class Options:
         return replace(self, **{name: value for name, value in values.items() if getattr(self, name) is None})
 
     def given(self) -> dict[str, Any]:
-        """Those that are not at their defaults."""
+        """The options that differ from their defaults."""
         values = {name: getattr(self, name) for name in OPTIONS}
         return {name: value for name, value in values.items() if value != getattr(DEFAULTS, name)}
 
@@ -706,9 +705,9 @@ class Options:
 
         Example:
             >>> print(Options.explain().splitlines()[14])
-            flip=None (the recipe's; no with a named method): Average in the map of the mirrored photo.
+            flip=None (the recipe's; no with a named method): Also average the map of the flipped photo.
             >>> print(Options.explain().splitlines()[19])
-            max_boxes=None (all): At most so many boxes a name in a picture, best first.
+            max_boxes=None (all): Maximum number of boxes per name and photo, best first.
         """
         lines = []
         for name, one in OPTIONS.items():
@@ -738,7 +737,7 @@ class ProtocolOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationOptions(ProtocolOptions):
-    """What may be changed of a segmentation protocol; None: as the set's protocol has it (docs/segmentation.md).
+    """Changes to a segmentation protocol; None keeps the dataset's own value (docs/segmentation.md).
 
     Raises:
         UsageError: a value outside its range.
@@ -754,7 +753,7 @@ class SegmentationOptions(ProtocolOptions):
         metavar="N",
         check=whole("short_side", 32, MOST_SIDE, none="the set's"),
         parse=parse_whole,
-        help="Pixels of the photo's shorter side, before it is cut into windows.",
+        help="Shorter side of the photo in pixels, before it is cut into windows.",
         none="the set's",
     )
     window: int | None = option(
@@ -763,7 +762,7 @@ class SegmentationOptions(ProtocolOptions):
         metavar="N",
         check=whole("window", 0, MOST_SIDE, none="the set's"),
         parse=parse_whole,
-        help="Pixels of a window's side; 0: the whole photo at once.",
+        help="Side of a window in pixels; 0: the whole photo at once.",
         none="the set's",
     )
     stride: int | None = option(
@@ -772,7 +771,7 @@ class SegmentationOptions(ProtocolOptions):
         metavar="N",
         check=whole("stride", 1, MOST_SIDE, none="the set's"),
         parse=parse_whole,
-        help="Pixels from one window to the next.",
+        help="Distance between windows in pixels.",
         none="the set's",
     )
     logit_scale: float | None = option(
@@ -781,7 +780,7 @@ class SegmentationOptions(ProtocolOptions):
         metavar="N",
         check=number("logit_scale", 0, 1000, above=True, none="the set's"),
         parse=parse_float,
-        help="What cosines are multiplied by before the softmax over names.",
+        help="Factor of the cosines before the softmax over names.",
         none="the set's",
     )
     background_threshold: float | None = option(
@@ -799,7 +798,7 @@ class SegmentationOptions(ProtocolOptions):
         metavar="0-1",
         check=number("area_threshold", 0, 1, none="the set's"),
         parse=parse_float,
-        help="Classes with a smaller share of what is not background in a photo are left out.",
+        help="Leave out classes with a smaller share of the photo's foreground.",
         none="the set's",
     )
     position_rule: Literal["antialiased", "dino"] | None = option(
@@ -807,14 +806,14 @@ class SegmentationOptions(ProtocolOptions):
         group="segmentation",
         metavar="antialiased|dino",
         check=choice("position_rule", ("antialiased", "dino"), none=True),
-        help="How a ViT's position embeddings are resized for windows of another size than its own.",
+        help="How a ViT's position embeddings are resized for windows of another size.",
         none="the set's",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class FaithfulnessOptions(ProtocolOptions):
-    """What may be changed of the protocols of faithfulness (docs/faithfulness.md); None: as they were published.
+    """Changes to the protocols of faithfulness (docs/faithfulness.md); None keeps the published value.
 
     Raises:
         UsageError: a value outside its range.
@@ -830,7 +829,7 @@ class FaithfulnessOptions(ProtocolOptions):
         metavar="N",
         check=whole("steps", 2, 50176, none="224"),
         parse=parse_whole,
-        help="Steps of deletion and insertion: fewer cost less.",
+        help="Steps of deletion and insertion; fewer are faster.",
         none="224",
     )
     baseline: Literal["zero", "black", "blur", "mean", "noise", "inpaint"] | None = option(
@@ -838,15 +837,15 @@ class FaithfulnessOptions(ProtocolOptions):
         group="faithfulness",
         metavar="zero|black|blur|mean|noise|inpaint",
         check=choice("baseline", BASELINES, none=True),
-        help="What stands in the place of removed pixels.",
-        none="each metric's: zero for deletion, blur for insertion",
+        help="What replaces removed pixels.",
+        none="each metric's own: zero for deletion, blur for insertion",
     )
     target: Literal["prediction", "label"] | None = option(
         None,
         group="faithfulness",
         metavar="prediction|label",
         check=choice("target", ("prediction", "label"), none=True),
-        help="Which name is mapped and scored: the model's first among all names, or the true one.",
+        help="Name to map and score: the model's prediction, or the true label.",
         none="prediction",
     )
 

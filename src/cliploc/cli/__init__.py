@@ -91,7 +91,9 @@ def _start(
     ] = False,
     modules: Annotated[
         list[str] | None,
-        typer.Option("--import", metavar="MODULE", help="A module with your own methods, metrics …; repeatable."),
+        typer.Option(
+            "--import", metavar="MODULE", help="Import a module with your own methods, metrics …; repeatable."
+        ),
     ] = None,
     debug: Debug = False,  # noqa: ARG001 - read in `main`, where errors end up
 ) -> None:
@@ -115,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if sys.stderr is None:  # closed: the next file opened must not take its place
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - as long as the process
     if sys.stdout is None:
-        complain("stdout is closed, and results go there: redirect it to a file, or to /dev/null")
+        complain("stdout is closed, but results are written to it: redirect it to a file, or to /dev/null")
         return NOTHING_DONE
     debug = "--debug" in words
     command = typer.main.get_command(app)
@@ -178,8 +180,8 @@ def _in_one_line(error: Exception) -> str:
     if out_of_memory(error):
         if isinstance(error, ImportError):
             return NO_ROOM_TO_LOAD
-        return "too little memory: use a smaller --batch-size, --image-size or fewer --scales"
+        return "not enough memory: use a smaller --batch-size, --image-size or fewer --scales"
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     first = (str(error).splitlines() or [""])[0]
-    return f"a mistake of cliploc's own ({type(error).__name__}: {first}): see --debug, and report it"
+    return f"an error in cliploc ({type(error).__name__}: {first}): see --debug, and report it"

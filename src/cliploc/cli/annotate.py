@@ -43,7 +43,9 @@ from cliploc.reporter import SILENT
 def annotate(
     pictures: Annotated[
         str,
-        typer.Argument(metavar="FOLDER", help="With its sub-folders; or a pattern in quotes, or a .txt list."),
+        typer.Argument(
+            metavar="FOLDER", help="A folder with its sub-folders, a pattern in quotes, or a .txt list of files."
+        ),
     ],
     labels: Annotated[
         Path,
@@ -51,44 +53,45 @@ def annotate(
             "--labels",
             "--prompts-file",
             metavar="FILE",
-            help="Names, one a line: cat|kitten @0.3; and background: lawn.",
+            help="A file with names, one per line: cat|kitten @0.3; or background: lawn.",
         ),
     ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where results go; a stopped run there is resumed.")],
-    formats: Annotated[str, typer.Option("--format", metavar="NAME,NAME", help="Names of `cliploc exports`.")] = "coco",
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results; a stopped run in it resumes.")],
+    formats: Annotated[
+        str, typer.Option("--format", metavar="NAME,NAME", help="Output formats; `cliploc exports` lists them.")
+    ] = "coco",
     nms_across: Annotated[
-        float | None, typer.Option(metavar="0-1", help="Of boxes of different names with more IoU the better stays.")
+        float | None, typer.Option(metavar="0-1", help="NMS between names: keep the better box above this IoU.")
     ] = None,
     groups: Annotated[
-        str, typer.Option(metavar="keep|split|drop", help="What becomes of one large box round several things.")
+        str, typer.Option(metavar="keep|split|drop", help="What to do with a large box around several things.")
     ] = "keep",
     masks: Annotated[
-        bool, typer.Option("--masks", help="The pixels of each box too, in every format that holds them.")
+        bool, typer.Option("--masks", help="Also write the mask of each box, in formats that support it.")
     ] = False,
     polygons: Annotated[
-        bool, typer.Option("--polygons", help="With --masks: polygons in coco.json, but for masks with holes.")
+        bool, typer.Option("--polygons", help="With --masks: write polygons in coco.json, except for masks with holes.")
     ] = False,
     copy: Annotated[
-        bool, typer.Option("--copy", help="Formats that come with the pictures have copies of them, instead of links.")
+        bool, typer.Option("--copy", help="Copy the pictures into formats that include them, instead of linking.")
     ] = False,
     review: Annotated[
-        int, number_in(0, 100_000, "So many pictures, the least certain first, on review.html; 0: no page.")
+        int, number_in(0, 100_000, "Number of pictures on review.html, least certain first; 0: no page.")
     ] = 100,
     apply: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE|DIR",
-            help="Decisions of review.html; or a corrected set: COCO, YOLO, VOC, Label Studio, CVAT.",
+            help="Apply decisions from review.html, or a corrected set: COCO, YOLO, VOC, Label Studio, CVAT.",
         ),
     ] = None,
-    limit: Annotated[int | None, number_in(1, MOST_COUNTED, "Only the first so many pictures.")] = None,
-    retry: Annotated[bool, typer.Option("--retry", help="Try pictures again that failed before.")] = False,
+    limit: Annotated[int | None, number_in(1, MOST_COUNTED, "Use only the first N pictures.")] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Retry pictures that failed before.")] = False,
     image_url: Annotated[
         str | None,
         typer.Option(
             metavar="TEXT",
-            help="What stands before a picture's path in Label Studio's file. [default: as before; "
-            "/data/local-files/?d=]",
+            help="Prefix of picture paths in Label Studio's file. [default: as before; /data/local-files/?d=]",
         ),
     ] = None,
     engine: EngineName = "local",
@@ -101,7 +104,7 @@ def annotate(
 ) -> int:
     """Draw draft boxes of named things in a folder of pictures, for other tools to read and people to correct.
 
-    Killed at any moment, it is resumed by the same command.
+    If the run is stopped, the same command resumes it.
 
     Example: cliploc annotate photos --labels labels.txt --format coco,labelstudio --out drafts
     """

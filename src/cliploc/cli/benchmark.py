@@ -93,24 +93,26 @@ LOST = (
     faithfulness=True,
 )
 def benchmark(
-    dataset: Annotated[str, typer.Option(metavar="NAME", help="A name of `cliploc datasets`.")],
+    dataset: Annotated[str, typer.Option(metavar="NAME", help="A dataset; `cliploc datasets` lists them.")],
     root: Annotated[Path, typer.Option(metavar="DIR", help="The dataset's folder.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where results go; a stopped run there is resumed.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results; a stopped run in it resumes.")],
     task: Annotated[
         str,
         typer.Option(
             metavar="|".join(TASKS),
-            help="Boxes of named things, a class for every pixel (mIoU), or whether maps show what the model uses.",
+            help="Measure boxes, a class for each pixel (mIoU), or whether maps show what the model uses.",
         ),
     ] = "localization",
-    split: Annotated[str | None, typer.Option(help="Of the dataset. [default: its first]")] = None,
-    subset: Annotated[str | None, typer.Option(metavar="ten-classes", help="Only the classes of this subset.")] = None,
-    classes: Annotated[
-        str | None, typer.Option(metavar="NAME,NAME", help="Only these, by name, synonym or WordNet id.")
+    split: Annotated[str | None, typer.Option(help="Split of the dataset. [default: its first]")] = None,
+    subset: Annotated[
+        str | None, typer.Option(metavar="ten-classes", help="Use only the classes of this subset.")
     ] = None,
-    limit: Annotated[int | None, number_in(1, MOST_COUNTED, "Only the first so many samples.")] = None,
-    sample: Annotated[int | None, number_in(1, MOST_COUNTED, "Only so many samples, drawn at random.")] = None,
-    seed: Annotated[int, number_in(0, MOST_SEED, "Of that draw.")] = 0,
+    classes: Annotated[
+        str | None, typer.Option(metavar="NAME,NAME", help="Use only these classes: names, synonyms or WordNet ids.")
+    ] = None,
+    limit: Annotated[int | None, number_in(1, MOST_COUNTED, "Use only the first N samples.")] = None,
+    sample: Annotated[int | None, number_in(1, MOST_COUNTED, "Use N samples drawn at random.")] = None,
+    seed: Annotated[int, number_in(0, MOST_SEED, "Random seed of --sample.")] = 0,
     model: ModelNames = None,
     pretrained: Weights = None,
     method: Annotated[
@@ -118,44 +120,44 @@ def benchmark(
         typer.Option(
             "--method",
             metavar="NAME,NAME",
-            help="Names of `cliploc methods`; repeatable. [default: each model's recipe]",
+            help="Methods; `cliploc methods` lists them; repeatable. [default: each model's recipe]",
         ),
     ] = None,
     option: MethodOptions = None,
     head: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="Trained layers, made by `cliploc train`; repeatable.")
+        list[Path] | None, typer.Option(metavar="FILE", help="Trained layers from `cliploc train`; repeatable.")
     ] = None,
     no_baselines: Annotated[
-        bool, typer.Option("--no-baselines", help="Leave out the two methods without a model: box and Gaussian.")
+        bool, typer.Option("--no-baselines", help="Leave out the two baselines without a model: box and Gaussian.")
     ] = False,
     template: Annotated[
         list[str] | None,
         typer.Option(
             "--template",
             metavar="TEXT",
-            help="A prompt setting each: a sentence with {}, a FILE.txt of them, or default, openai-80, openai-7, "
+            help="One prompt setting each: a sentence with {}, a FILE.txt of them, or default, openai-80, openai-7, "
             "name-only.",
         ),
     ] = None,
     threshold: Annotated[
         list[str] | None,
-        typer.Option(metavar="0-1|own", help="A box setting each. [default: each method's own]"),
+        typer.Option(metavar="0-1|own", help="One box setting each. [default: each method's own]"),
     ] = None,
     metric: Annotated[
         list[str] | None,
         typer.Option(
             "--metric",
             metavar="NAME,NAME",
-            help="Of --task faithfulness: names of docs/faithfulness.md; repeatable. [default: deletion,insertion]",
+            help="Metrics of --task faithfulness, see docs/faithfulness.md; repeatable. [default: deletion,insertion]",
         ),
     ] = None,
-    workers: Annotated[
-        int | None, number_in(1, 1024, "Processes that compare maps with boxes. [default: cores - 1]")
-    ] = None,
+    workers: Annotated[int | None, number_in(1, 1024, "Processes that evaluate maps. [default: cores - 1]")] = None,
     engine: EngineName = "local",
     address: Address = None,
     threads: Threads = None,
-    save_maps: Annotated[bool, typer.Option("--save-maps", help="Keep score maps, as `evaluate` takes them.")] = False,
+    save_maps: Annotated[
+        bool, typer.Option("--save-maps", help="Save score maps, in the format that `evaluate` reads.")
+    ] = False,
     *,
     options: Options,
     segmentation: SegmentationOptions,
@@ -163,9 +165,10 @@ def benchmark(
     as_json: Json = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
-    """Run the WSOL benchmark: models x methods x prompts x thresholds on a dataset. Or segmentation, or faithfulness.
+    """Run a benchmark on a dataset: localization (WSOL), segmentation or faithfulness.
 
-    Killed at any moment, it is resumed by the same command.
+    It runs all combinations of models, methods, prompts and thresholds. If the run is stopped, the same command
+    resumes it.
 
     Example: cliploc benchmark --dataset wsol --root data --method cam,layer_cam --out results
     Example: cliploc benchmark --task segmentation --dataset voc21 --root data --method sclip --out results
@@ -284,7 +287,7 @@ def metric_names(texts: Sequence[str] | None) -> list[str]:
 
 
 def _refuse_options(task: str, flags: Sequence[str], options: Options, not_of: Sequence[str]) -> None:
-    """Refuses options that play no part in a task, so that nobody takes a number for what it is not."""
+    """Refuses options that are not used in a task, so that nobody takes a number for what it is not."""
     there = [*flags, *(flags_of(name)[0] for name in not_of if _given(options, name))]
     if there:
         raise UsageError(f"expected options of --task {task}, got {there[0].partition('/')[0]}: leave it out")
@@ -549,13 +552,16 @@ def _with_recipe(setup: ModelSetup, recipe: Recipe | None) -> ModelSetup:
 
 
 def report(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder of a benchmark.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The results folder of a benchmark.")],
     no_pictures: Annotated[
-        bool, typer.Option("--no-pictures", help="Leave the photographs out: maps and boxes alone, to pass on.")
+        bool,
+        typer.Option(
+            "--no-pictures", help="Show maps and boxes without the photographs, so that the report can be shared."
+        ),
     ] = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
-    """Write a benchmark's report.html and its tables again; no model is loaded.
+    """Write the report and tables of a benchmark again, without loading a model.
 
     Example: cliploc report results --no-pictures
     """

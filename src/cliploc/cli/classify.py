@@ -35,14 +35,14 @@ def classify(
     ] = None,
     prompt: Names = None,
     classes: Classes = None,
-    top_k: Annotated[int, number_in(1, 1_000_000, "How many names a photo, best first.")] = 5,
+    top_k: Annotated[int, number_in(1, 1_000_000, "Number of names per photo, best first.")] = 5,
     *,
     threads: Threads = None,
     options: Options,
     as_json: Json = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
-    """Say which of the names each whole photo fits best; of ImageNet's 1,000 when none are given.
+    """Rank names by how well they fit each whole photo; without names, ImageNet's 1,000 classes.
 
     Example: cliploc classify street.jpg -p bicycle -p car --top-k 1
     """

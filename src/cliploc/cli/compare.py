@@ -54,7 +54,7 @@ def compare(
     classes: Classes = None,
     method: Annotated[
         list[str] | None,
-        typer.Option("--method", metavar="NAME,NAME", help="Names of `cliploc methods`; repeatable."),
+        typer.Option("--method", metavar="NAME,NAME", help="Methods; `cliploc methods` lists them; repeatable."),
     ] = None,
     option: MethodOptions = None,
     model: ModelNames = None,
@@ -62,15 +62,15 @@ def compare(
     *,
     threads: Threads = None,
     options: Options,
-    out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Where a sheet for each photo and results.json are written.")
-    ] = Path("compare-out"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for one sheet per photo and results.json.")] = Path(
+        "compare-out"
+    ),
     as_json: Json = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
-    """Compare methods on photos: one sheet for each, methods x names.
+    """Compare methods on photos: one sheet per photo, methods x names.
 
-    A method runs as its paper has it, without refinement unless --refine is given.
+    Each method runs as published, without refinement unless you give --refine.
 
     Example: cliploc compare street.jpg -p bicycle --method cam,grad_cam,layer_cam
     """
@@ -216,7 +216,7 @@ def _asked_models(
         raise UsageError(f"{options.head} is trained for {head.method}: add --method {head.method}, or leave it out")
     if head is not None and head.tower not in [model for model, _ in weights]:
         raise UsageError(
-            f"{options.head} was trained on {head.tower}, which is not asked for: add --model {head.tower}"
+            f"{options.head} was trained on {head.tower}, which is not among the models: add --model {head.tower}"
         )
     asked = []
     for model, tag in weights:

@@ -23,22 +23,25 @@ SHOWN_CLASSES = 20  # one by one, before a number stands for them
 
 
 def datasets(
-    name: Annotated[str, typer.Argument(metavar="[NAME]", help="All about this one.")] = "",
-    root: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Check this folder: what is in it, and what is wrong with it.")
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="Show all about this dataset.")] = "",
+    root: Annotated[Path | None, typer.Option(metavar="DIR", help="Check this folder, and list its problems.")] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Split of the dataset. [default: its first]")
     ] = None,
-    split: Annotated[str | None, typer.Option(metavar="NAME", help="Which split. [default: its first]")] = None,
-    subset: Annotated[str | None, typer.Option(metavar="NAME", help="Only these classes, such as ten-classes.")] = None,
+    subset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Use only the classes of this subset, such as ten-classes.")
+    ] = None,
     classes: Annotated[
-        str | None, typer.Option(metavar="NAME,NAME|FILE", help="Only these: names, synonyms or WordNet ids.")
+        str | None,
+        typer.Option(metavar="NAME,NAME|FILE", help="Use only these classes: names, synonyms or WordNet ids."),
     ] = None,
-    limit: Annotated[int | None, number_in(1, MOST_COUNTED, "Only so many samples, from the first on.")] = None,
-    sample: Annotated[int | None, number_in(1, MOST_COUNTED, "Only so many samples, drawn at random.")] = None,
-    seed: Annotated[int, number_in(0, MOST_SEED, "Of that draw.")] = 0,
+    limit: Annotated[int | None, number_in(1, MOST_COUNTED, "Use only the first N samples.")] = None,
+    sample: Annotated[int | None, number_in(1, MOST_COUNTED, "Use N samples drawn at random.")] = None,
+    seed: Annotated[int, number_in(0, MOST_SEED, "Random seed of --sample.")] = 0,
     as_json: Json = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
-    """List the datasets that can be read, say all about one, or check a folder. Nothing is downloaded.
+    """List the datasets that cliploc reads, describe one, or check a folder. Downloads nothing.
 
     Example: cliploc datasets wsol --root ilsvrc_val_dev --subset ten-classes
     """

@@ -24,13 +24,13 @@ BESIDE = "mini-vit"  # what a ViT makes of the same photographs
 
 @localizer_options(only=("model", "pretrained", "method", "recipe", "min_score", "device", "precision"))
 def demo(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where to write overlays and demo.html.")] = Path("demo-out"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for overlays and demo.html.")] = Path("demo-out"),
     *,
     threads: Threads = None,
     options: Options,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
-    """Try it on photos that come with cliploc."""
+    """Try cliploc on the photos that it includes."""
     from cliploc.demo import IOU_RULE, PAGE, clip_hint, demo_photos, overlay_of, run_demo
 
     folder, photos = writable(out), list(demo_photos())

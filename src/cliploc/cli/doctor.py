@@ -17,7 +17,7 @@ def doctor(
     options: Options,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
-    """Check this installation, and a model: whether its weights are there, and whether it knows what it sees."""
+    """Check the installation and a model: whether its weights are there and fit, and whether it recognises photos."""
     from cliploc.doctor import checks
 
     terminal = Terminal()

@@ -25,15 +25,20 @@ OF_MODEL = ("model", "pretrained", "device", "precision", "masked_precision", "t
 
 @localizer_options(only=OF_MODEL, faithfulness=True)
 def evaluate(
-    maps: Annotated[Path | None, typer.Option(metavar="DIR", help="Score maps, <image_id>.npy: floats in 0-1.")] = None,
+    maps: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of score maps, <image_id>.npy: floats in 0-1.")
+    ] = None,
     metadata: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="image_ids, class_labels, image_sizes and localization.txt.")
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Folder with image_ids.txt, class_labels.txt, image_sizes.txt and localization.txt."
+        ),
     ] = None,
     task: Annotated[
         str,
         typer.Option(
             metavar="|".join(TASKS),
-            help="Score maps against boxes, label maps (mIoU), or score maps against what a model uses.",
+            help="Compare score maps with boxes, label maps with true ones, or score maps with what a model uses.",
         ),
     ] = "localization",
     metric: Annotated[
@@ -41,47 +46,48 @@ def evaluate(
         typer.Option(
             "--metric",
             metavar="NAME,NAME",
-            help="Of faithfulness: names of docs/faithfulness.md. [default: deletion,insertion]",
+            help="Metrics of --task faithfulness, see docs/faithfulness.md. [default: deletion,insertion]",
         ),
     ] = None,
     convention: Annotated[
-        str, typer.Option(metavar="wsoleval|exact", help="How boxes are drawn and compared.")
+        str, typer.Option(metavar="wsoleval|exact", help="Box convention: as the WSOL evaluation, or exact.")
     ] = "wsoleval",
     threshold: Annotated[
         float | None,
         typer.Option(
             metavar="0-1",
-            help="The threshold of the metrics that need one. [default: the best on these images]",
+            help="Threshold of the metrics that need one. [default: the best on these images]",
         ),
     ] = None,
     predictions: Annotated[
         Path | None,
         typer.Option(
             metavar="CSV|DIR",
-            help="image_id,class,class,... best first: for Top-1 and Top-5. Of segmentation: label maps, <id>.png.",
+            help="Lines image_id,class,class,... best first, for Top-1 and Top-5. Segmentation: a folder of <id>.png.",
         ),
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of segmentation and faithfulness: the set. [default: wsol]")
+        str | None, typer.Option(metavar="NAME", help="Dataset of segmentation or faithfulness. [default: wsol]")
     ] = None,
-    root: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Of segmentation and faithfulness: the set's folder.")
+    root: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of that dataset.")] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Split of that dataset. [default: its first]")
     ] = None,
-    split: Annotated[str | None, typer.Option(metavar="NAME", help="Of that set. [default: its first]")] = None,
     truth: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Instead of a set: true label maps, <id>.png, 255 for none.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of true label maps instead of a dataset: <id>.png, 255 for no label."),
     ] = None,
     class_list: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="With --truth: the classes, one a line, from label 0 on.")
+        Path | None, typer.Option(metavar="FILE", help="With --truth: the class names, one per line, from label 0 on.")
     ] = None,
-    workers: Annotated[int, number_in(1, 1024, "How many processes share the maps.")] = 1,
+    workers: Annotated[int, number_in(1, 1024, "Number of processes.")] = 1,
     *,
     options: Options,
     faithfulness: FaithfulnessOptions,
     as_json: Json = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
-    """Give the WSOL numbers or the faithfulness of score maps made by any tool, or mIoU of label maps.
+    """Evaluate any tool's score maps (WSOL metrics, faithfulness) or label maps (mIoU).
 
     Example: cliploc evaluate --maps maps --metadata metadata --threshold 0.4
     Example: cliploc evaluate --task segmentation --predictions labels --dataset voc21 --root data
@@ -112,7 +118,7 @@ def evaluate(
         raise UsageError("expected --maps, a folder of score maps, got none: add it, or --task segmentation")
     if task == "faithfulness":
         if root is None:
-            raise UsageError("expected --root, the dataset's folder, got none: the pictures are looked at again")
+            raise UsageError("expected --root, the dataset's folder, got none: faithfulness needs the pictures")
         return _faithfulness(maps, dataset or "wsol", root, split, metric or [], options, faithfulness, as_json)
     if metadata is None:
         raise UsageError(

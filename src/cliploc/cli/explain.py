@@ -43,30 +43,32 @@ def explain(
     photo: Annotated[str | None, typer.Argument(metavar="PHOTO", help="One picture file.")] = None,
     prompt: Annotated[
         list[str] | None,
-        typer.Option("--prompt", "-p", metavar="NAME", help='What to explain; once for each. "cat|kitten": synonyms.'),
+        typer.Option("--prompt", "-p", metavar="NAME", help='What to explain; repeatable. "cat|kitten": synonyms.'),
     ] = None,
     among: Annotated[
         str | None,
-        typer.Option(metavar="FILE|imagenet", help="Other names, one a line, among which a name's probability is."),
+        typer.Option(
+            metavar="FILE|imagenet", help="More names for the softmax: a file with one per line, or ImageNet's."
+        ),
     ] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option("--method", metavar="NAME,NAME", help="Names of `cliploc methods`; repeatable."),
+        typer.Option("--method", metavar="NAME,NAME", help="Methods; `cliploc methods` lists them; repeatable."),
     ] = None,
     option: MethodOptions = None,
     *,
     threads: Threads = None,
     options: Options,
     faithfulness: FaithfulnessOptions,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where explain.html and explain.json go.")] = Path(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for explain.html and explain.json.")] = Path(
         "explain-out"
     ),
     as_json: Json = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
-    """Explain one photo: maps beside each other, deletion and insertion, and the score of the marked region alone.
+    """Explain one photo: maps, deletion and insertion curves, and the score of the hot region alone.
 
-    Scores are probabilities among all names asked for and --among; of a single name, its cosine.
+    Scores are probabilities over all names of --prompt and --among; for a single name, its cosine.
 
     Example: cliploc explain street.jpg -p bicycle -p car --method cam,layer_cam --steps 28
     """

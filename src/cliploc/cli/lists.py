@@ -21,20 +21,22 @@ if TYPE_CHECKING:
 
 def models(
     part: Annotated[
-        str, typer.Argument(metavar="[NAME]", help="All about this model; or a part: the models with it in their name.")
+        str, typer.Argument(metavar="[NAME]", help="A model to describe, or a part of a name to search for.")
     ] = "",
     download: Annotated[
-        bool, typer.Option("--download", help="Fetch NAME's weights and tokenizer now, and see that they load.")
+        bool, typer.Option("--download", help="Download NAME's weights and tokenizer now, and check that they load.")
     ] = False,
     pretrained: Annotated[
-        str | None, typer.Option("--pretrained", metavar="TAG", help="Which weights to fetch, where there are several.")
+        str | None, typer.Option("--pretrained", metavar="TAG", help="Weights to download, if there are several.")
     ] = None,
 ) -> int:
-    """List the models, say all about one, or fetch its weights ahead of time."""
+    """List the models, describe one, or download its weights ahead of time."""
     if download:
         return _download(part, pretrained)
     if pretrained is not None:
-        raise UsageError(f"expected --download beside --pretrained {pretrained}: --pretrained says what to fetch")
+        raise UsageError(
+            f"expected --download with --pretrained {pretrained}, got none: add it, or leave --pretrained out"
+        )
     from cliploc.backbones import guides
     from cliploc.backbones import models as registry
     from cliploc.saliency import fitting
@@ -70,7 +72,7 @@ def models(
     terminal.data(Text())
     legend = {f"methods of {kind}": [m.name for m in saliency if kind in m.towers] for kind in ("cnn", "vit")}
     for what, pooling in (("averages", "global average"), ("has a pool", "attention")):
-        legend[f"not where a vit {what}"] = [m.name for m in saliency if pooling not in m.poolings]
+        legend[f"not if a vit {what}"] = [m.name for m in saliency if pooling not in m.poolings]
     legend["only with --guide"] = [m.name for m in saliency if m.needs().guide]
     terminal.data(grid([(title, " · ".join(names)) for title, names in legend.items()]))
     if part:
@@ -87,10 +89,10 @@ def _download(name: str, pretrained: str | None) -> int:
     from cliploc.backbones import create
 
     if not name:
-        raise UsageError("expected the name of a model after --download, got none: cliploc models lists them")
+        raise UsageError("expected a model name with --download, got none: cliploc models lists them")
     backbone = create(name, pretrained)
     file = backbone.weights_file
-    where = "comes with its weights: nothing to fetch" if file is None else f"is there: {file}"
+    where = "comes with its weights: nothing to download" if file is None else f"is there: {file}"
     Terminal().data(Text(f"{backbone.name} {where}"))
     return DONE
 
@@ -136,7 +138,7 @@ def _by(hw: tuple[int, int]) -> str:
 
 
 def methods(
-    markdown: Annotated[bool, typer.Option("--markdown", help="As the table of the README.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of the README.")] = False,
 ) -> int:
     """List the saliency methods, with their options."""
     from cliploc.saliency import methods as registry
@@ -155,7 +157,7 @@ def methods(
 
 
 def refinements() -> int:
-    """List the steps that can follow any method."""
+    """List the refinements that can follow any method."""
     from cliploc.refine import refinements as registry
 
     rows: list[Sequence[str | Text]] = [title_row("name", "title", "towers", "works on", "paper")]
@@ -165,7 +167,7 @@ def refinements() -> int:
 
 
 def metrics() -> int:
-    """List the metrics, with the numbers that each gives."""
+    """List the metrics and their numbers."""
     from cliploc.metrics import all_metrics
 
     rows: list[Sequence[str | Text]] = [title_row("name", "compares with true", "number", "what it is")]
@@ -178,9 +180,9 @@ def metrics() -> int:
 
 
 def exports(
-    markdown: Annotated[bool, typer.Option("--markdown", help="As the table of docs/annotate.md.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of docs/annotate.md.")] = False,
 ) -> int:
-    """List the formats that `cliploc annotate` writes."""
+    """List the output formats of `cliploc annotate`."""
     from cliploc.report.exports import exports as registry
 
     if markdown:

@@ -38,7 +38,7 @@ MAPS_AT_ONCE = 4096  # photos × names; of 224×224 pixels they take 0.8 GB
 @localizer_options()
 def localize(
     photos: Annotated[
-        list[str] | None, typer.Argument(metavar="PHOTO", help="Files: JPEG, PNG, WebP, HEIC …; or folders of them.")
+        list[str] | None, typer.Argument(metavar="PHOTO", help="Photos (JPEG, PNG, WebP, HEIC …) or folders of them.")
     ] = None,
     prompt: Names = None,
     prompts_file: PromptsFile = None,
@@ -47,15 +47,15 @@ def localize(
     threads: Threads = None,
     options: Options,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write an overlay for each photo and results.json here.")
+        Path | None, typer.Option(metavar="DIR", help="Folder for one overlay per photo and results.json.")
     ] = None,
     save_maps: Annotated[
-        bool, typer.Option("--save-maps", help="Keep each name's heatmap in --out, as `evaluate` takes it.")
+        bool, typer.Option("--save-maps", help="Save each heatmap in --out, in the format that `evaluate` reads.")
     ] = False,
     masks: Annotated[
         bool,
         typer.Option(
-            "--masks", help="The pixels of each box and name: in --json, and with --out as overlays and label maps."
+            "--masks", help="Add the mask of each box and name to --json; with --out, as overlays and label maps."
         ),
     ] = False,
     as_json: Json = False,
@@ -70,9 +70,9 @@ def localize(
     if not photos:
         raise UsageError('expected at least one photo, got none: cliploc localize cat.jpg -p "cat"')
     if save_maps and out is None:
-        raise UsageError("expected --out with --save-maps, got none: name the folder that the maps go to")
+        raise UsageError("expected --out with --save-maps, got none: choose a folder for the maps")
     if masks and out is None and not as_json:
-        raise UsageError("expected --json or --out with --masks, got neither: say where the masks go")
+        raise UsageError("expected --json or --out with --masks, got neither: choose where to write the masks")
     if classes and prompts_file:
         raise UsageError("expected --prompts-file or --classes, got both: write all names into one file")
     names = asked_names(prompt, classes)

@@ -161,36 +161,41 @@ Names = Annotated[
         "--prompt",
         "-p",
         metavar="NAME",
-        help='What to look for; once for each. "cat|kitten": synonyms; @FILE: a picture of it.',
+        help='What to look for; repeatable. "cat|kitten": synonyms; @FILE: a picture of it.',
     ),
 ]
 Classes = Annotated[
-    str | None, typer.Option(metavar="FILE|imagenet", help="Instead of --prompt: names out of a file, one a line.")
+    str | None,
+    typer.Option(metavar="FILE|imagenet", help="Read the names from a file, one per line, instead of --prompt."),
 ]
 PromptsFile = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Beside --prompt: names, one a line: cat|kitten; and background: lawn."),
+    typer.Option(metavar="FILE", help="A file with more names, one per line: cat|kitten; or background: lawn."),
 ]
 ModelNames = Annotated[
     list[str] | None, typer.Option("--model", help="A name of `cliploc models`; repeatable. [default: mini]")
 ]
 Weights = Annotated[
-    list[str] | None, typer.Option(help="Which weights: once for all models, or once for each; own for its own.")
+    list[str] | None, typer.Option(help="Weights: once for all models, or once per model; own: the model's own.")
 ]
 MethodOptions = Annotated[
     list[str] | None,
     typer.Option(
-        "--option", "-o", metavar="KEY=VALUE", help="Of every method that has it, or METHOD.KEY=VALUE; repeatable."
+        "--option",
+        "-o",
+        metavar="KEY=VALUE",
+        help="An option for each method that has it, or METHOD.KEY=VALUE; repeatable.",
     ),
 ]
-EngineName = Annotated[str, typer.Option(metavar="local|ray", help="What carries the run out.")]
+EngineName = Annotated[str, typer.Option(metavar="local|ray", help="Run on this machine, or with Ray.")]
 Address = Annotated[
-    str | None, typer.Option(metavar="HOST:PORT|auto", help="Of a running Ray cluster. [default: this machine]")
+    str | None, typer.Option(metavar="HOST:PORT|auto", help="Address of a running Ray cluster. [default: this machine]")
 ]
 
 
 Threads = Annotated[
-    int | None, number_in(1, MAX_THREADS, "Processors that a model computes with. [default: all; ray: as here]")
+    int | None,
+    number_in(1, MAX_THREADS, "CPU threads of a model. [default: all cores; with Ray, those of this machine]"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of lines.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")]

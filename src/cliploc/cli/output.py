@@ -91,4 +91,4 @@ def write(path: Path, content: bytes) -> None:
     try:
         write_whole(path, lambda temporary: temporary.write_bytes(content))
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}: make room or choose another --out") from error
+        raise UsageError(f"cannot write {path}: {error.strerror}: free space or choose another --out") from error

@@ -28,37 +28,37 @@ def serve(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            "--model", help="To choose on the page; repeatable, the first is shown. [default: mini, mini-vit]"
+            "--model", help="Models to choose from; repeatable, the first is selected. [default: mini, mini-vit]"
         ),
     ] = None,
     pretrained: Annotated[
-        list[str] | None, typer.Option(metavar="TAG|FILE|own", help="Weights: once, or one for each --model.")
+        list[str] | None, typer.Option(metavar="TAG|FILE|own", help="Weights: once for all, or once per --model.")
     ] = None,
     head: Annotated[
         list[str] | None,
-        typer.Option(metavar="FILE", help="Layers that cliploc train made for one of the models; repeatable."),
+        typer.Option(metavar="FILE", help="Trained layers from `cliploc train` for one of the models; repeatable."),
     ] = None,
-    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen; 0.0.0.0: the whole network.")] = (
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0: all networks.")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int, number_in(0, 65_535, "0 takes any that is free.")] = 7860,
+    port: Annotated[int, number_in(0, 65_535, "Port; 0: any free port.")] = 7860,
     auth_env: Annotated[
-        str | None, typer.Option(metavar="VARIABLE", help="An environment variable that holds user:password.")
+        str | None, typer.Option(metavar="VARIABLE", help="Environment variable that holds user:password.")
     ] = None,
-    queue: Annotated[int, number_in(1, 10_000, "So many jobs wait; more are turned away.")] = 32,
-    max_megabytes: Annotated[float, number_in(0.01, 2000, "The largest upload.")] = 20,
-    max_megapixels: Annotated[float, number_in(0.01, 120, "The largest photograph, decoded.")] = 25,
+    queue: Annotated[int, number_in(1, 10_000, "Number of jobs that may wait; more are refused.")] = 32,
+    max_megabytes: Annotated[float, number_in(0.01, 2000, "Largest upload, in megabytes.")] = 20,
+    max_megapixels: Annotated[float, number_in(0.01, 120, "Largest photo, in megapixels.")] = 25,
     max_seconds: Annotated[
-        float, number_in(0.1, 86_400, "The longest that one request may take, its turn not counted.")
+        float, number_in(0.1, 86_400, "Time limit of one request in seconds, without waiting time.")
     ] = 300,
     rate: Annotated[
-        int, number_in(0, 1_000_000, "Requests a minute of one client on another machine; 0: no limit.")
+        int, number_in(0, 1_000_000, "Requests per minute and client from other machines; 0: no limit.")
     ] = 600,
     allow_host: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="A further name that the page is asked by, such as that of a proxy before it; repeatable.",
+            help="Another host name of the page, such as that of a proxy; repeatable.",
         ),
     ] = None,
     *,
@@ -66,7 +66,7 @@ def serve(
     options: Options,
     debug: Debug = False,
 ) -> int:
-    """Serve a page where one types names and sees where they are. Needs cliploc[web].
+    """Serve a web page: type names, and see where they are in a photo. Needs cliploc[web].
 
     Example: cliploc serve --model mini --model ViT-B-16 --pretrained own --pretrained openai
     """
@@ -86,7 +86,7 @@ def serve(
     )
     if auth is None and host not in ("127.0.0.1", "localhost", "::1"):
         terminal.say(
-            f"warning: anybody who reaches {host} can use this page: --auth-env asks for a password", style="yellow"
+            f"warning: anyone who can reach {host} can use this page: --auth-env asks for a password", style="yellow"
         )
     terminal.say(f"loading {offers[0].label}", style="dim")
     with contextlib.suppress(KeyboardInterrupt):  # how a server is ended

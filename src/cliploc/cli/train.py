@@ -22,59 +22,63 @@ from cliploc.reporter import SILENT
 
 @localizer_options(only=("model", "pretrained", "image_size", "templates", "device", "precision"))
 def train(
-    method: Annotated[str, typer.Argument(metavar="tscam|lctr", help="Whose layers.")],
-    root: Annotated[Path, typer.Option(metavar="DIR|FILE", help="The pictures, or a CSV file that lists them.")],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The head: a safetensors file.")],
+    method: Annotated[str, typer.Argument(metavar="tscam|lctr", help="The method whose layers are trained.")],
+    root: Annotated[Path, typer.Option(metavar="DIR|FILE", help="Folder of pictures, or a CSV file that lists them.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Output file (safetensors).")],
     dataset: Annotated[
-        str, typer.Option(metavar="imagefolder|csv", help="A folder for each class, or lines path,label.")
+        str, typer.Option(metavar="imagefolder|csv", help="One folder per class, or lines path,label.")
     ] = "imagefolder",
     head: Annotated[
-        str, typer.Option(metavar="open|closed", help="For any name afterwards, or for these classes only.")
+        str, typer.Option(metavar="open|closed", help="Train for any name, or for these classes only.")
     ] = "open",
     features: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Keep the tower's features here. [default: beside --out]")
+        Path | None, typer.Option(metavar="DIR", help="Folder for the tower's cached features. [default: beside --out]")
     ] = None,
-    augmentations: Annotated[
-        int, number_in(0, 1000, "Views of each picture, cropped and mirrored, besides the plain one.")
-    ] = 0,
-    epochs: Annotated[int | None, number_in(1, 100_000, "At most. [default: the method's own]")] = None,
-    optimizer: Annotated[str | None, typer.Option(metavar="adamw|sgd", help="[default: the method's own]")] = None,
+    augmentations: Annotated[int, number_in(0, 1000, "Random crops and flips per picture, besides the plain one.")] = 0,
+    epochs: Annotated[
+        int | None, number_in(1, 100_000, "Maximum number of epochs. [default: the method's own]")
+    ] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(metavar="adamw|sgd", help="Optimizer. [default: the method's own]")
+    ] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate. [default: the method's own]")] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="[default: the method's own]")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Weight decay. [default: the method's own]")] = None,
     schedule: Annotated[
-        str, typer.Option(metavar="cosine|step", help="Of the learning rate: to zero, or a tenth every --step-epochs.")
+        str,
+        typer.Option(metavar="cosine|step", help="Learning rate schedule: to zero, or to a tenth every --step-epochs."),
     ] = "cosine",
-    step_epochs: Annotated[int, number_in(1, 100_000, "Of the step schedule.")] = 5,
-    batch_size: Annotated[int, number_in(1, 65_536, "Pictures of one step, on all processes together.")] = 64,
-    accumulate: Annotated[int, number_in(1, 65_536, "Steps whose gradients are summed before weights move.")] = 1,
-    held_out: Annotated[
-        float, typer.Option(metavar="0-1", help="Share that early stopping is decided on; 0 for none.")
-    ] = 0.1,
+    step_epochs: Annotated[int, number_in(1, 100_000, "Epochs per step of the step schedule.")] = 5,
+    batch_size: Annotated[int, number_in(1, 65_536, "Pictures per step, over all processes.")] = 64,
+    accumulate: Annotated[int, number_in(1, 65_536, "Gradient accumulation: steps per weight update.")] = 1,
+    held_out: Annotated[float, typer.Option(metavar="0-1", help="Share held out for early stopping; 0: none.")] = 0.1,
     hold_out: Annotated[
-        str, typer.Option(metavar="pictures|classes", help="Hold out pictures of every class, or whole classes.")
+        str, typer.Option(metavar="pictures|classes", help="Hold out pictures of each class, or whole classes.")
     ] = "pictures",
-    patience: Annotated[int, number_in(1, 100_000, "Epochs without better accuracy on them before it stops.")] = 5,
+    patience: Annotated[
+        int, number_in(1, 100_000, "Early stopping: epochs without better accuracy on the held-out part.")
+    ] = 5,
     start: Annotated[
-        str, typer.Option(metavar="zero-shot|random", help="Of an open head: the tower's own reading, or nothing.")
+        str,
+        typer.Option(
+            metavar="zero-shot|random", help="First weights of an open head: the tower's own reading, or random."
+        ),
     ] = "zero-shot",
     unit_places: Annotated[
-        bool, typer.Option("--unit-places", help="Of an open head: each place a unit vector, so that maps are cosines.")
+        bool, typer.Option("--unit-places", help="Open head: normalise each place, so that maps are cosines.")
     ] = False,
-    experts: Annotated[int, number_in(1, 1024, "LCTR's kernels.")] = 4,
-    mixed_precision: Annotated[str, typer.Option(metavar="no|bf16|fp16", help="Of the head's training.")] = "no",
-    seed: Annotated[int, number_in(0, MOST_SEED, "Of first weights, order and held-out part.")] = 0,
+    experts: Annotated[int, number_in(1, 1024, "Number of LCTR's kernels.")] = 4,
+    mixed_precision: Annotated[str, typer.Option(metavar="no|bf16|fp16", help="Precision of the training.")] = "no",
+    seed: Annotated[int, number_in(0, MOST_SEED, "Random seed of first weights, order and held-out part.")] = 0,
     threads: Threads = None,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Begin from the start, although there is a checkpoint.")
-    ] = False,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write curves for TensorBoard too.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Start again, although there is a checkpoint.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write curves for TensorBoard.")] = False,
     *,
     options: Options,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
-    """Train TS-CAM's or LCTR's layers on a frozen model, from pictures' labels alone.
+    """Train TS-CAM's or LCTR's layers on a frozen model, from image-level labels.
 
-    Killed, it is resumed by the same command. With several GPUs: accelerate launch -m cliploc train ...
+    If the training is stopped, the same command resumes it. Several GPUs: accelerate launch -m cliploc train ...
 
     Example: cliploc train tscam --root photos --model ViT-B-16 --pretrained openai --out head.safetensors
     """
