@@ -85,7 +85,7 @@ class PictureCase:
 
 PICTURES = [
     PictureCase("missing file", "missing.jpg", lambda path: None, "no such file: check the path"),
-    PictureCase("empty file", "empty.jpg", lambda path: path.touch(), "the file is empty (0 bytes): fetch it again"),
+    PictureCase("empty file", "empty.jpg", lambda path: path.touch(), "the file is empty (0 bytes): download it again"),
     PictureCase("text renamed", "text.jpg", write_text, "not a picture that can be read: expected JPEG, PNG"),
     PictureCase("truncated JPEG", "cut.jpg", write_truncated, "damaged (image file is truncated"),
     PictureCase("1×1", "dot.png", cat((1, 1)).save, "1×1 pixels, expected at least 8×8: use a larger picture"),
@@ -95,7 +95,7 @@ PICTURES = [
     PictureCase("name too long", "a" * 300 + ".jpg", lambda path: None, "no such file: check the path"),
     PictureCase("EPS renamed", "eps.jpg", write_eps, "not a picture that can be read: expected JPEG"),
     PictureCase(
-        "9,000 scans", "scans.jpg", write_scans, "not decoded, for it holds more than 200 scans: save it again"
+        "9,000 scans", "scans.jpg", write_scans, "cannot be decoded: it has more than 200 scans: save it again"
     ),
     PictureCase("a pipe", "pipe.jpg", os.mkfifo, "is a device or a pipe, expected a picture file: save the picture"),
     PictureCase("CMYK", "cmyk.jpg", lambda path: cat().convert("CMYK").save(path), None),
@@ -180,7 +180,7 @@ def test_an_unreadable_file_among_good_ones(open_folder):
         result = cliploc_("localize", good, locked, "-p", "cat")
         alone = cliploc_("localize", locked, "-p", "cat")
     assert (result.code, alone.code) == (1, 2)
-    assert lines(result.err)[0] == f"failed: {locked}: not readable by you: change its permissions"
+    assert lines(result.err)[0] == f"failed: {locked}: permission denied: change its permissions"
     assert f"{good}  226×150" in result.out
 
 
@@ -197,7 +197,7 @@ def test_a_file_in_an_unreadable_folder(open_folder):
         inner.chmod(0o755)
     assert result.code == 2
     assert (
-        lines(result.err)[0] == f"failed: {inner / 'a.png'}: its folder is not readable by you: change its permissions"
+        lines(result.err)[0] == f"failed: {inner / 'a.png'}: permission denied for its folder: change its permissions"
     )
 
 

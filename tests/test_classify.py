@@ -63,8 +63,11 @@ def test_exit_codes_and_failures():
         ((CAT, "-p", "cat", "--classes", "imagenet"), "expected --prompt or --classes, got both"),
         ((CAT, "-p", "cat", "-p", "cat"), "expected each name once, got 'cat' 2 times"),
         ((CAT, "-p", "猫"), "expected a name that mini knows: mini reads English words, and finds none in '猫'"),
-        ((CAT, "--classes", "no.txt"), "expected a file of names, one a line, but no.txt cannot be read"),
-        ((CAT, "-p", "cat", "--template", "no.txt"), "expected a file of templates, one a line, but no.txt cannot be"),
+        ((CAT, "--classes", "no.txt"), "expected a file of names, one per line, but no.txt cannot be read"),
+        (
+            (CAT, "-p", "cat", "--template", "no.txt"),
+            "expected a file of templates, one per line, but no.txt cannot be",
+        ),
         ((CAT, "-p", "cat", "--precision", "int8"), "expected --precision of fp32, bf16, fp16, auto, got 'int8'"),
         ((CAT, "-p", "cat", "--model", "no"), "unknown model 'no'"),
     ],

@@ -215,8 +215,8 @@ def test_every_model_is_listed_with_what_is_known_of_it():
     assert re.split(r" {2,}", guided) == ["only with --guide", "proxyclip"]
     assert [line.split()[0] for line in of_guides.splitlines()[1:]] == [one.name for one in guides]
     of_class_tokens = "decomposition · grad_eclip"
-    assert re.split(r" {2,}", but) == ["not where a vit averages", f"{of_class_tokens} · lctr · raw_attention · ts_cam"]
-    assert re.split(r" {2,}", pooled) == ["not where a vit has a pool", of_class_tokens]
+    assert re.split(r" {2,}", but) == ["not if a vit averages", f"{of_class_tokens} · lctr · raw_attention · ts_cam"]
+    assert re.split(r" {2,}", pooled) == ["not if a vit has a pool", of_class_tokens]
     for kind, line in zip(("cnn", "vit"), of_kinds, strict=True):
         assert line.split("  ", 1)[0] == f"methods of {kind}"
         assert line.split("  ", 1)[1].strip().split(" · ") == [m.name for m in methods if kind in m.towers]
@@ -542,7 +542,7 @@ def test_a_traceback_only_with_debug(monkeypatch):
     monkeypatch.setattr(Localizer, "stream", broken)
     result = cliploc_("localize", CAT, "-p", "cat")
     assert result.code == 2
-    assert result.err == ("cliploc: a mistake of cliploc's own (ZeroDivisionError: one): see --debug, and report it\n")
+    assert result.err == ("cliploc: an error in cliploc (ZeroDivisionError: one): see --debug, and report it\n")
     result = cliploc_("localize", CAT, "-p", "cat", "--debug")
     assert result.code == 2
     assert "Traceback (most recent call last)" in result.err
@@ -598,7 +598,7 @@ def test_too_little_memory_says_what_to_do(monkeypatch, said):
     monkeypatch.setattr(Localizer, "stream", greedy)
     result = cliploc_("localize", CAT, "-p", "cat")
     assert result.code == 2
-    assert result.err.startswith("cliploc: too little memory: use a smaller --batch-size")
+    assert result.err.startswith("cliploc: not enough memory: use a smaller --batch-size")
 
 
 def test_a_run_keeps_no_picture_once_it_is_taken(tmp_path):

@@ -204,7 +204,10 @@ def test_a_head_is_for_the_model_that_it_was_trained_on(mini, tmp_path):
     assert cells["mini", "ts_cam"]["names"][0]["boxes"] == alone["pictures"][0]["names"][0]["boxes"]
     for words, said in (
         (("--method", "cam"), "is trained for ts_cam: add --method ts_cam"),
-        (("--method", "ts_cam", "--model", "mini-vit"), "trained on mini, which is not asked for: add --model mini"),
+        (
+            ("--method", "ts_cam", "--model", "mini-vit"),
+            "trained on mini, which is not among the models: add --model",
+        ),
     ):
         result = cliploc_("compare", *asked, *words)
         assert (result.code, result.err.count("\n")) == (2, 1)

@@ -40,7 +40,7 @@ def test_a_sheet_refuses_a_name_that_was_not_looked_for() -> None:
 
     localizer = Localizer(tower("gap_cnn", (5, 6)), method="cam")
     (found,) = localizer.compare([Image.new("RGB", (24, 20))], ["red"], ["cam"])
-    with pytest.raises(UsageError, match="'cat' was not looked for, only red"):
+    with pytest.raises(UsageError, match="'cat' was not asked for, only red"):
         comparison(found, "cat")
     with pytest.raises(UsageError, match="at least one method"):
         comparison({}, "cat")

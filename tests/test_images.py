@@ -267,8 +267,8 @@ def png_that_claims(width, height):
 @pytest.mark.parametrize(
     ("name", "data", "text"),
     [
-        ("empty.jpg", b"", "the file is empty (0 bytes): fetch it again"),
-        ("text.jpg", b"this is no picture", "not a picture that can be read: expected JPEG, PNG, WebP or the like"),
+        ("empty.jpg", b"", "the file is empty (0 bytes): download it again"),
+        ("text.jpg", b"this is no picture", "not a picture that can be read: expected JPEG, PNG, WebP or similar"),
         ("cut.jpg", truncated_jpeg(), "damaged (image file is truncated"),
         ("bomb.png", png_that_claims(20_000, 20_000), "more than 178 million pixels, expected at most 120 million"),
         ("large.png", png_that_claims(12_000, 12_000), "12000×12000 pixels, expected at most 120 million"),
@@ -373,7 +373,7 @@ def gif_with_comments(blocks):
     return data[:start] + b"!\xfe" + b"\xff".ljust(256, b"x") * blocks + b"\0" + data[start:]
 
 
-NOT_READ = "not a picture that can be read: expected JPEG, PNG, WebP or the like"
+NOT_READ = "not a picture that can be read: expected JPEG, PNG, WebP or similar"
 HOSTILE = {
     "EPS": (EPS, NOT_READ),
     "binary EPS": (b"\xc5\xd0\xd3\xc6" + struct.pack("<II", 30, len(EPS)) + bytes(18) + EPS, NOT_READ),
@@ -381,27 +381,39 @@ HOSTILE = {
     "PSD": (b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 64, 64, 8, 3) + bytes(14), NOT_READ),
     "ICO": (b"\0\0\1\0\1\0" + struct.pack("<BBBBHHII", 64, 64, 0, 0, 1, 32, 9, 22) + b"\x89PNG\r\n\x1a\n\0", NOT_READ),
     "GRIB": (b"GRIB\0\0\0\1".ljust(100, b"\0"), NOT_READ),
-    "scans": (many_scans(9_000), "not decoded, for it holds more than 200 scans: save it again as a plain picture"),
-    "large scans": (many_scans(150, (4_096, 4_096)), "not decoded, for it holds 159 scans of 17 million pixels"),
+    "scans": (
+        many_scans(9_000),
+        "cannot be decoded: it has more than 200 scans: save it again as a plain picture",
+    ),
+    "large scans": (
+        many_scans(150, (4_096, 4_096)),
+        "cannot be decoded: it has 159 scans of 17 million pixels",
+    ),
     "segments": (
         many_scans(0)[:2] + b"\xff\xfe\0\2" * 6_000 + many_scans(0)[2:],
-        "not decoded, for it holds more than 5,0",
+        "cannot be decoded: it has more than 5,0",
     ),
     "junk": (
         many_scans(0)[:2] + b"\xff\xfe\0\2" + b"x" * 100_000 + many_scans(0)[2:],
-        "not decoded, for it holds 64 kB of junk",
+        "cannot be decoded: it has 64 kB of junk",
     ),
     "EXIF": (
         with_exif(overlapping_exif(4_000, 200_000)),
-        "not decoded, for it holds tags that claim 762 MB of a file of",
+        "cannot be decoded: it has tags that claim 762 MB of a file of",
     ),
-    "EXIF below": (with_exif(overlapping_exif(4_000, 200_000, pointer=True)), "not decoded, for it holds tags that cl"),
+    "EXIF below": (
+        with_exif(overlapping_exif(4_000, 200_000, pointer=True)),
+        "cannot be decoded: it has tags that cl",
+    ),
     "TIFF tags": (
         overlapping_exif(4_000, 200_000),
-        "not decoded, for it holds tags that claim 762 MB of a file of 242 kB",
+        "cannot be decoded: it has tags that claim 762 MB of a file of 242 kB",
     ),
-    "TIFF strips": (grey_tiff(2_000, rows=63), "not decoded, for it holds 2,000 strips that cover it 1000 times"),
-    "comments": (gif_with_comments(5_000), "not decoded, for it holds more than 4,000 blocks of comments"),
+    "TIFF strips": (
+        grey_tiff(2_000, rows=63),
+        "cannot be decoded: it has 2,000 strips that cover it 1000 times",
+    ),
+    "comments": (gif_with_comments(5_000), "cannot be decoded: it has more than 4,000 blocks of comments"),
 }
 
 

@@ -99,7 +99,7 @@ def test_results_are_not_written_over_an_input(what, tmp_path, monkeypatch):
     before = given.read_bytes()
     result = cliploc_("localize", *arguments, "--out", tmp_path)
     assert (result.code, result.out) == (2, "")
-    assert result.err == (f"cliploc: {given} is read by this run, and would be written over: choose another --out\n")
+    assert result.err == (f"cliploc: {given} is read by this run, and would be overwritten: choose another --out\n")
     assert given.read_bytes() == before
 
 
@@ -120,7 +120,7 @@ def test_the_demo_does_not_write_over_its_photos(tmp_path, monkeypatch):
     before = {one.path: one.path.read_bytes() for one in demo_photos()}
     result = cliploc_("demo", "--out", photos)
     assert (result.code, result.out) == (2, "")
-    assert "is read by this run, and would be written over" in result.err
+    assert "is read by this run, and would be overwritten" in result.err
     assert {one.path: one.path.read_bytes() for one in demo_photos()} == before
 
 
@@ -173,5 +173,5 @@ def test_a_benchmark_is_not_written_over_what_it_reads(tmp_path):
     classes.write_text("teapot\ncat\n")
     result = cliploc_("benchmark", "--dataset", "wsol", "--root", root, "--out", root, "--classes", classes)
     assert result.code == 2
-    assert f"{classes} is read by this run, and would be written over" in result.err
+    assert f"{classes} is read by this run, and would be overwritten" in result.err
     assert classes.read_text() == "teapot\ncat\n"

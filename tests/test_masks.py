@@ -341,7 +341,7 @@ def test_masks_need_a_place_and_spare_what_is_read(tmp_path):
     ran = cliploc_("localize", CAT, "-p", "cat", "--masks")
     assert (ran.code, ran.err) == (
         2,
-        "cliploc: expected --json or --out with --masks, got neither: say where the masks go\n",
+        "cliploc: expected --json or --out with --masks, got neither: choose where to write the masks\n",
     )
     names = tmp_path / "labels.json"
     names.write_text("cat\n")

@@ -82,8 +82,8 @@ def test_what_is_typed(typed, synonyms):
         (["cat", " \t"], "expected a name, got an empty one (' \\t'): leave it out or fill it in"),
         (["cat||kitten"], "expected a name, got an empty one ('cat||kitten'): leave it out or fill it in"),
         (["x" * 10_000], "expected a name of at most 300 characters, got 10000 (xxxxxxxxxxxxxxxxxxxx…): shorten it"),
-        (["cat", "dog", "cat"], "expected each name once, got 'cat' 2 times: remove the repetition"),
-        (["cat", " cat "], "expected each name once, got 'cat' 2 times: remove the repetition"),
+        (["cat", "dog", "cat"], "expected each name once, got 'cat' 2 times: remove the duplicate"),
+        (["cat", " cat "], "expected each name once, got 'cat' 2 times: remove the duplicate"),
         ("cat", "expected a list of names, got the single text 'cat': write ['cat']"),
         (["cat", None], "expected each name to be a text, got None: write all names in one list of texts"),
         (["cat", ["dog"]], "expected each name to be a text, got ['dog']: write all names in one list of texts"),
@@ -102,7 +102,7 @@ def test_limits_of_what_is_typed(monkeypatch):
     assert str(error.value) == (
         "expected at most 100 synonyms of a name, got 300,000 (cat 0|cat 1|cat 2|ca…): leave some out"
     )
-    with pytest.raises(UsageError, match="expected at most 100,000 names, got 100,001: make several runs of them"):
+    with pytest.raises(UsageError, match="expected at most 100,000 names, got 100,001: split them into several runs"):
         prompts.parse([f"cat {i}" for i in range(100_001)])
     with pytest.raises(UsageError, match="expected at most 5,000,000 characters in all names, got more"):
         prompts.parse([f"{i}".rjust(300, "x") for i in range(20_000)])

@@ -120,7 +120,7 @@ def write_output(path: Path, content: bytes, option: str) -> None:
         write_whole(path, lambda temporary: temporary.write_bytes(content))
     except OSError as error:
         reason = error.strerror or str(error)
-        raise UsageError(f"cannot write {path}: {reason}: make room or choose another place with {option}") from error
+        raise UsageError(f"cannot write {path}: {reason}: free space or choose another place with {option}") from error
 
 
 def remove(path: Path) -> None:

@@ -60,7 +60,7 @@ class Inputs:
         """
         for file in files:
             if file in self:
-                raise UsageError(f"{file} is read by this run, and would be written over: choose another --out")
+                raise UsageError(f"{file} is read by this run, and would be overwritten: choose another --out")
         for folder in folders:
             whole = Path(os.path.realpath(folder))
             if any(whole in (Path(one), *Path(one).parents) for one in self._folders):

@@ -48,7 +48,7 @@ def write_out(text: str = "") -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise OutputError(f"cannot write to stdout: {error.strerror}: make room, or redirect it elsewhere") from error
+        raise OutputError(f"cannot write to stdout: {error.strerror}: free space, or redirect it elsewhere") from error
 
 
 class Terminal:

@@ -144,15 +144,15 @@ def open_picture(
     except InputError:
         raise
     except PermissionError:
-        raise InputError(f"{name}: not readable by you: change its permissions") from None
+        raise InputError(f"{name}: permission denied: change its permissions") from None
     except _headers.CostlyError as error:
-        raise InputError(f"{name}: not decoded, for it holds {error}: save it again as a plain picture") from None
+        raise InputError(f"{name}: cannot be decoded: it has {error}: save it again as a plain picture") from None
     except Image.DecompressionBombError:
         raise InputError(_too_large(name, "more than 178 million", max_pixels)) from None
     except UnidentifiedImageError:
-        raise InputError(f"{name}: not a picture that can be read: expected JPEG, PNG, WebP or the like") from None
+        raise InputError(f"{name}: not a picture that can be read: expected JPEG, PNG, WebP or similar") from None
     except MemoryError:
-        raise InputError(f"{name}: too little memory to decode it: make it smaller") from None
+        raise InputError(f"{name}: not enough memory to decode it: make it smaller") from None
     except Exception as error:  # damaged headers make Pillow's plugins raise whatever they trip over
         raise _damaged(name, error) from None
 
@@ -243,7 +243,7 @@ def _checked_file(path: Path, name: str) -> Path:
     try:
         status = path.stat()
     except PermissionError:
-        raise InputError(f"{name}: its folder is not readable by you: change its permissions") from None
+        raise InputError(f"{name}: permission denied for its folder: change its permissions") from None
     except (OSError, ValueError):  # also a name too long for the system, or with a null character
         raise InputError(f"{name}: no such file: check the path") from None
     if stat.S_ISDIR(status.st_mode):
@@ -251,7 +251,7 @@ def _checked_file(path: Path, name: str) -> Path:
     if not stat.S_ISREG(status.st_mode):
         raise InputError(f"{name}: is a device or a pipe, expected a picture file: save the picture first")
     if status.st_size == 0:
-        raise InputError(f"{name}: the file is empty (0 bytes): fetch it again")
+        raise InputError(f"{name}: the file is empty (0 bytes): download it again")
     return path
 
 
@@ -302,7 +302,7 @@ def _upright_rgb(image: Image.Image, source: str, notes: tuple[str, ...] = ()) -
     try:
         return Picture(source, _rgb(_upright(image)), notes)
     except MemoryError:
-        raise InputError(f"{source}: too little memory to decode {width}×{height} pixels: make it smaller") from None
+        raise InputError(f"{source}: not enough memory to decode {width}×{height} pixels: make it smaller") from None
     except Exception as error:  # Pillow's plugins raise whatever they trip over
         raise _damaged(source, error) from None
 
@@ -327,7 +327,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _damaged(source: str, error: Exception) -> InputError:
     reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-    return InputError(f"{source}: damaged ({reason}): fetch it again")
+    return InputError(f"{source}: damaged ({reason}): download it again")
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -160,7 +160,7 @@ def parse(names: Sequence[str], templates: Sequence[str] | str | None = None) ->
     """
     refuse_no_list(names)
     if len(names) > MAX_NAMES:
-        raise UsageError(f"expected at most {MAX_NAMES:,} names, got {len(names):,}: make several runs of them")
+        raise UsageError(f"expected at most {MAX_NAMES:,} names, got {len(names):,}: split them into several runs")
     synonyms = []
     characters = 0
     for entry in names:
@@ -187,7 +187,7 @@ def parse(names: Sequence[str], templates: Sequence[str] | str | None = None) ->
     labels = tuple(words[0] for words in synonyms)
     for label, times in Counter(labels).items():
         if times > 1:
-            raise UsageError(f"expected each name once, got {label!r} {times} times: remove the repetition")
+            raise UsageError(f"expected each name once, got {label!r} {times} times: remove the duplicate")
     return TextSet(labels, tuple(synonyms), resolve_templates(templates))
 
 
@@ -289,7 +289,7 @@ def _packaged_entries(file: str) -> tuple[tuple[str, ...], ...]:
 
 
 def read_classes(path: str | Path) -> list[str]:
-    """Names out of a file, one a line, for `parse`: `name`, `name|synonym`, or a WordNet id of ImageNet.
+    """Names out of a file, one per line, for `parse`: `name`, `name|synonym`, or a WordNet id of ImageNet.
 
     After a WordNet id may follow the words to use, as in ImageNet's own lists ("n01440764 tench, Tinca tinca"). Empty
     lines and lines that begin with # are left out.
@@ -309,7 +309,7 @@ def warn_of_commas(entries: Sequence[str], where: str = "") -> None:
         others = len(held) - 1
         more = f", as {'is 1 other line' if others == 1 else f'are {others} other lines'} with commas" if others else ""
         warnings.warn(
-            f"{where}{held[0]!r} is taken as one name{more}: write one name a line, and synonyms as cat|kitten",
+            f"{where}{held[0]!r} is taken as one name{more}: write one name per line, and synonyms as cat|kitten",
             CliplocWarning,
             stacklevel=3,
         )
@@ -341,7 +341,7 @@ def _imagenet_entries() -> dict[str, str]:
 
 
 def read_templates(path: str | Path) -> tuple[str, ...]:
-    """Templates out of a file, one a line, each with one `{}` where the name goes.
+    """Templates out of a file, one per line, each with one `{}` where the name goes.
 
     Empty lines and lines that begin with # are left out.
 
@@ -364,11 +364,11 @@ def read_lines(path: str | Path, what: str) -> list[tuple[int, str]]:
         raise UsageError(f"expected a text file of {what}, got {path}, which is not UTF-8: save it as UTF-8") from None
     except (OSError, ValueError) as error:  # ValueError: a path with a null character
         reason = getattr(error, "strerror", None) or str(error)
-        raise UsageError(f"expected a file of {what}, one a line, but {path} cannot be read: {reason}") from None
+        raise UsageError(f"expected a file of {what}, one per line, but {path} cannot be read: {reason}") from None
     lines = [(number, " ".join(line.split())) for number, line in enumerate(text.splitlines(), start=1)]
     said = [(number, line) for number, line in lines if line and not line.startswith("#")]
     if not said:
-        raise UsageError(f"expected {what} in {path}, one a line, found none: fill it in")
+        raise UsageError(f"expected {what} in {path}, one per line, found none: fill it in")
     return said
 
 

@@ -111,7 +111,7 @@ class Registry(Generic[T]):
         except (Exception, SystemExit) as error:
             package = "" if point.dist is None else f" of the package {point.dist.name} {point.dist.version}"
             warnings.warn(
-                f"the {self.kind} {point.name!r}{package} is left out, as it cannot be imported ({_in_brief(error)}): "
+                f"the {self.kind} {point.name!r}{package} cannot be imported and is left out ({_in_brief(error)}): "
                 "update or remove that package",
                 CliplocWarning,
                 stacklevel=2,

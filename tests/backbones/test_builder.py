@@ -340,7 +340,7 @@ def test_towers_that_cannot_be_taken_apart(folder, monkeypatch):
         pass
 
     monkeypatch.setattr(open_clip, "create_model", lambda *a, **k: type("Model", (), {"visual": Swin()})())
-    with pytest.raises(ModelError, match=r"\(Swin\) cannot be taken apart: expected CLIP's ResNet, a ViT, EVA"):
+    with pytest.raises(ModelError, match=r"\(Swin\) is not supported: expected CLIP's ResNet, a ViT, EVA"):
         create(f"local-dir:{folder}")
 
 
@@ -350,7 +350,7 @@ def test_tokenizers_that_are_not_there(monkeypatch, tmp_path):
     with pytest.raises(ModelError) as error:
         create("ViT-B-16-SigLIP", "random")
     assert str(error.value) == (
-        "the tokenizer of ViT-B-16-SigLIP:random is not on this machine and cannot be fetched from "
+        "the tokenizer of ViT-B-16-SigLIP:random is not on this machine and cannot be downloaded from "
         "https://huggingface.co/timm/ViT-B-16-SigLIP (HF_HUB_OFFLINE forbids the network): run once with a network, or "
         "choose a model with CLIP's own tokenizer"
     )

@@ -312,7 +312,7 @@ def test_towers_of_another_build_are_refused(trunk: str) -> None:
     assert not TimmVit.supports(visual)
     assert not TimmCnn.supports(visual)
     for adapter in (TimmVit, TimmCnn):
-        with pytest.raises(UsageError, match=f"odd has an image tower that {adapter.__name__} cannot take apart"):
+        with pytest.raises(UsageError, match=f"odd has an image tower that {adapter.__name__} does not support"):
             adapter(model, tokenizer, "odd")
 
 

@@ -281,7 +281,7 @@ def test_a_model_handed_over_is_used_and_not_copied() -> None:
 def test_towers_of_another_build_are_refused(vision: dict[str, Any]) -> None:
     model = small_model(**vision)
     assert not OpenClipVit.supports(model.visual)
-    with pytest.raises(UsageError, match="odd has an image tower that OpenClipVit cannot take apart"):
+    with pytest.raises(UsageError, match="odd has an image tower that OpenClipVit does not support"):
         OpenClipVit(model, tokenizer, "odd")
 
 

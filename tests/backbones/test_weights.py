@@ -336,7 +336,7 @@ def test_a_compressed_archive_is_refused(tmp_path):
     ):
         for entry in source.infolist():
             copy.writestr(entry.filename, source.read(entry))
-    fails(tmp_path / "w.pt", "is refused: it is compressed, and torch.save never compresses: save it again")
+    fails(tmp_path / "w.pt", "is refused: it is compressed, which torch.save never does: save it again")
 
 
 def safetensors_of(header: bytes, data=b"") -> bytes:
@@ -431,7 +431,7 @@ def test_truncated(tmp_path, state, archive):
         fails(tmp_path / name, "damaged")
     shutil.copy(archive, tmp_path / "RN50.pt")
     cut(tmp_path / "RN50.pt")
-    fails(tmp_path / "RN50.pt", "is cut short or damaged", "fetch it again")
+    fails(tmp_path / "RN50.pt", "is cut short or damaged", "download it again")
 
 
 def test_one_wrong_byte_in_an_archive(archive, tmp_path):
@@ -446,7 +446,7 @@ def test_one_wrong_byte_in_an_archive(archive, tmp_path):
 @pytest.mark.parametrize(
     ("content", "fragment"),
     [
-        (b"", "is empty: fetch it again"),
+        (b"", "is empty: download it again"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "is a Git LFS pointer"),
         (b"\n<!DOCTYPE html><html>404</html>", "is a web page, not weights"),
         (b"just a text", "damaged"),
@@ -605,7 +605,7 @@ def test_download_errors(home, monkeypatch):
     online(monkeypatch, raising(LocalEntryNotFoundError("no connection")))
     tag_fails("huggingface.co cannot be reached")
     online(monkeypatch, raising(OSError(errno.ENOSPC, "No space left on device")))
-    tag_fails("do not fit on the disk of", "free space there, or set HF_HOME to a folder with more")
+    tag_fails("do not fit on the disk of", "free space, or set HF_HOME to a folder with more")
     online(monkeypatch, raising(RuntimeError("a proxy in the way\nwith details")))
     tag_fails("could not be downloaded (a proxy in the way)")
 

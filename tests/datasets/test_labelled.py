@@ -111,7 +111,7 @@ def test_a_colour_picture_is_no_label_map(tmp_path):
     dataset = open_labelled("ade20k", labelled.ade20k(tmp_path))
     path = dataset.samples[0].truth.files[0]
     Image.new("RGB", labelled.SIZE).save(path)
-    with pytest.raises(Exception, match="expected a label map, one number a pixel, got a picture of mode RGB"):
+    with pytest.raises(Exception, match="expected a label map, one number per pixel, got an image of mode RGB"):
         dataset.samples[0].truth.read()
 
 

@@ -140,7 +140,7 @@ def test_a_download_that_is_cut_goes_on_where_it_ended(told, hub, home):
         ("org/blip", "holds a model of the type 'blip' of transformers, for which there is no tower"),
         ("org/short", "could not be downloaded (Consistency check failed: file should be of size"),
         ("org/damaged", "came damaged: the SHA-256 of open_clip_model.safetensors is"),
-        ("org/full", "do not fit on the disk of HOUSE/hub: free space there, or set HF_HOME to a folder with more"),
+        ("org/full", "do not fit on the disk of HOUSE/hub: free space, or set HF_HOME to a folder with more"),
     ],
 )
 def test_what_fails_is_one_line(told, hub, home, repository, line):

@@ -273,7 +273,7 @@ def test_merged_parts_are_all_at_once_in_any_order(values, split, tau):
         if split < len(rows):
             for merged in (a.merge(b), b.merge(a)):
                 assert repr(merged.compute(bootstrap=few)) == repr(expected)
-            with pytest.raises(UsageError, match="comes twice"):
+            with pytest.raises(UsageError, match="occurs twice"):
                 whole.merge(b)
     one, every = MaxBoxAcc(), MaxBoxAcc(contours="every")
     for curve in rows:
@@ -302,7 +302,7 @@ def test_what_cannot_be_computed_is_refused():
     with pytest.raises(UsageError, match="at least one image"):
         metric.compute()
     metric.update(curve)
-    with pytest.raises(UsageError, match="comes twice"):
+    with pytest.raises(UsageError, match="occurs twice"):
         metric.update(curve)
     with pytest.raises(UsageError, match="same settings"):
         metric.merge(MaxBoxAcc(0.7))

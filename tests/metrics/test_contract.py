@@ -76,7 +76,7 @@ def test_merged_parts_are_the_whole(cls):
 @metrics
 def test_a_sample_that_comes_twice_is_refused(cls):
     one = counted(cls, [0])
-    with pytest.raises(UsageError, match="sample 0 comes twice"):
+    with pytest.raises(UsageError, match="sample 0 occurs twice"):
         one.add_judged(judged(0))
 
 

@@ -105,7 +105,7 @@ def test_pxap_is_the_area_of_its_definition_and_merges(pairs):
         (rest if i else first).update(f"{i}", heat, mask)
     assert whole.compute(NONE).pxap == pytest.approx(literal_pxap(pairs))
     assert first.merge(rest).compute() == rest.merge(first).compute() == whole.compute()
-    with pytest.raises(UsageError, match="comes twice"):
+    with pytest.raises(UsageError, match="occurs twice"):
         whole.merge(rest)
 
 

@@ -71,7 +71,7 @@ def test_merged_parts_are_the_whole_in_any_order():
     for merged in (first.merge(second), second.merge(first)):
         assert merged.compute().confusion.tolist() == whole.compute().confusion.tolist()
         assert merged.compute().interval == whole.compute().interval
-    with pytest.raises(UsageError, match="comes twice"):
+    with pytest.raises(UsageError, match="occurs twice"):
         whole.merge(first)
 
 
@@ -87,7 +87,7 @@ def test_pairs_hold_every_counted_pixel_and_restore_the_numbers():
 
 def test_errors():
     square = np.zeros((2, 3), int)
-    with pytest.raises(InputError, match="a: expected a label map of 3×2 pixels, as the true one has, got 2×2"):
+    with pytest.raises(InputError, match="a: expected a label map of 3×2 pixels, like the true one, got 2×2"):
         pixel_pairs("a", np.zeros((2, 2), int), square, 2)
     with pytest.raises(InputError, match="a: expected labels from 0 to 1, got 2"):
         pixel_pairs("a", square + 2, square, 2)

@@ -25,7 +25,7 @@ from cliploc.metrics import (
     packed_hits,
 )
 
-REASON = "damaged <b>& broken</b>: fetch it again"
+REASON = "damaged <b>& broken</b>: download it again"
 SIDE, SIZE_WH = 224, (160, 120)
 CLASSES = ["tench", "red fox", "acorn", "organ"]
 WNIDS = ["n01440764", "n02119022", "n12267677", "n03854065"]

@@ -317,7 +317,7 @@ def test_every_class_is_in_the_table(made: tuple[Path, dict[str, Any]], page: st
 def test_failures_and_problems_are_said(page: str) -> None:
     html = section(page, "problems")
     assert "3 rows failed, of 120" in html
-    assert "damaged &lt;b&gt;&amp; broken&lt;/b&gt;: fetch it again" in html
+    assert "damaged &lt;b&gt;&amp; broken&lt;/b&gt;: download it again" in html
     assert "val/&lt;x&gt;.jpg" in html
     assert html.count("val/003") == 3
 

@@ -310,7 +310,7 @@ def test_wrong_options_are_refused_in_a_line(build: Build) -> None:
         draw_overlay(build(), opacity=1.5)
     with pytest.raises(UsageError, match="opacity"):
         panels(build(), opacity=-1)
-    with pytest.raises(UsageError, match="'dog' was not looked for, only cat"):
+    with pytest.raises(UsageError, match="'dog' was not asked for, only cat"):
         draw_overlay(build(), ["dog"])
 
 

@@ -253,7 +253,7 @@ def test_a_full_disk_is_one_line(colours: Path, tmp_path: Path, monkeypatch: pyt
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(UsageError, match="No space left on device: make room or choose another place with --features"):
+    with pytest.raises(UsageError, match="No space left on device: free space or choose another place with --features"):
         cache.fill()
     monkeypatch.undo()
     assert not list((tmp_path / "features").rglob("*.*")), "half a file stays behind"

@@ -292,7 +292,7 @@ def test_who_serves_everybody_without_a_password_is_warned(tmp_path):
         assert address == f"http://0.0.0.0:{port}"
         assert status(f"http://127.0.0.1:{port}") == 200
         assert status(f"http://127.0.0.1:{port}", Host="other.example") == 421
-    assert "warning: anybody who reaches 0.0.0.0 can use this page" in (tmp_path / "log").read_text()
+    assert "warning: anyone who can reach 0.0.0.0 can use this page" in (tmp_path / "log").read_text()
 
 
 # ----------------------------------------------------------------------------------------------------------- too much

@@ -53,7 +53,7 @@ class ConvolutionalBackbone(DualEncoder):
     def trace(self, images: Tensor, needs: Needs) -> Trace:
         """One forward pass of normalised images; see `cliploc.tower.Backbone.trace`."""
         if needs.only_vit:
-            raise UsageError(f"{self.name} is a CNN without tokens or attention: choose a method made for CNN towers")
+            raise UsageError(f"{self.name} is a CNN without tokens or attention: choose a method for CNN towers")
         keep = {self._stage_index(stage): stage for stage in needs.features}
         features = {}
         x = images.to(self.device, self.dtype)  # [B, 3, H, W]

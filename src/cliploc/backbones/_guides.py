@@ -160,7 +160,7 @@ def _timm_guide(name: str, timm_name: str, weights: str, device: str) -> TimmGui
     try:
         _ = module.feature_info[-1]["reduction"], module.forward_intermediates
     except (AttributeError, KeyError, IndexError):
-        raise UsageError(f"{name} of timm shows no feature maps: choose another guide, such as dinov2-s") from None
+        raise UsageError(f"{name} of timm has no feature maps: choose another guide, such as dinov2-s") from None
     if weights == "random":
         digest = hashlib.sha256(timm_name.encode() + tensors_digest(module.state_dict()))
         return TimmGuide(name, module, digest.hexdigest(), device)

@@ -161,7 +161,7 @@ def shards(index: Path) -> list[str]:
     listed = _json(index).get("weight_map")
     names = sorted({str(name) for name in listed.values()}) if isinstance(listed, dict) else []
     if not names or any(Path(name).name != name for name in names):
-        raise ModelError(f"{index} is damaged: expected the names of files of weights beside it: fetch it again")
+        raise ModelError(f"{index} is damaged: expected the names of files of weights beside it: download it again")
     return names
 
 
@@ -547,7 +547,7 @@ def folder_tokenizer(layout: Layout) -> Callable[[list[str]], Tensor]:
     except ModelError:
         raise
     except Exception as error:  # tokenizers raises bare exceptions
-        raise ModelError(f"the tokenizer in {folder} cannot be read ({str(error)[:100]}): fetch it again") from None
+        raise ModelError(f"the tokenizer in {folder} cannot be read ({str(error)[:100]}): download it again") from None
     if tokenizer.get_vocab_size() > text["vocab_size"]:
         raise ModelError(
             f"the tokenizer in {folder} has {tokenizer.get_vocab_size()} tokens, the model {text['vocab_size']}: it is "

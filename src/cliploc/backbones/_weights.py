@@ -200,7 +200,7 @@ def folder_config(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         config = None
     if not isinstance(config, dict):
-        raise ModelError(f"{folder / CONFIG} is damaged, or not open_clip's: fetch it again")
+        raise ModelError(f"{folder / CONFIG} is damaged, or not open_clip's: download it again")
     return config
 
 
@@ -341,7 +341,7 @@ def _raise_if_full(error: BaseException, folder: Path, wanted: str, variable: st
     reasons = [error, error.__cause__, error.__context__]
     if any(isinstance(reason, OSError) and reason.errno in FULL for reason in reasons):
         raise ModelError(
-            f"{wanted} do not fit on the disk of {folder}: free space there, or set {variable} to a folder with more"
+            f"{wanted} do not fit on the disk of {folder}: free space, or set {variable} to a folder with more"
         ) from None
 
 
@@ -368,7 +368,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise MissingWeightsError(f"expected a file of weights, found none at {path}: check the path")
     try:
         if path.stat().st_size == 0:
-            raise ModelError(f"{path} is empty: fetch it again")
+            raise ModelError(f"{path} is empty: download it again")
         tensors = _read(path)
         sha256 = _verify(path, _blob_sha256(path))
     except OSError as error:
@@ -400,7 +400,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     if start.startswith(b"version https://git-lfs"):
         raise ModelError(f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` where it comes from")
     if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise ModelError(f"{path} is a web page, not weights: fetch the file itself")
+        raise ModelError(f"{path} is a web page, not weights: download the file itself")
     try:
         if path.suffix == ".safetensors" or start[8:9] == b"{":
             return _state_dict(load_file(path), path)
@@ -424,7 +424,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # a damaged pickle makes torch raise nearly anything
         size = path.stat().st_size
         raise ModelError(
-            f"{path} ({size:,} bytes) is cut short or damaged, or not a file of weights: fetch it again "
+            f"{path} ({size:,} bytes) is cut short or damaged, or not a file of weights: download it again "
             f"({_first_line(error)})"
         ) from None
 
@@ -445,7 +445,7 @@ def _is_torchscript(path: Path) -> bool:
 def _refuse_compressed(path: Path) -> None:
     """Refuses a compressed archive, which could be huge in memory; torch never compresses what it saves."""
     if sum(entry.file_size for entry in _entries(path)) > path.stat().st_size:
-        raise ModelError(f"{path} is refused: it is compressed, and torch.save never compresses: save it again")
+        raise ModelError(f"{path} is refused: it is compressed, which torch.save never does: save it again")
 
 
 def _state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:

@@ -138,7 +138,7 @@ def _adapter(model: Any, label: str) -> Any:
         if adapter.supports(model.visual):
             return adapter
     raise ModelError(
-        f"the image tower of {label} ({_tower_name(model.visual)}) cannot be taken apart: expected CLIP's ResNet, a "
+        f"the image tower of {label} ({_tower_name(model.visual)}) is not supported: expected CLIP's ResNet, a "
         "ViT, EVA, ConvNeXt or FastViT; see `cliploc models`"
     )
 
@@ -157,7 +157,7 @@ def _tokenizer(plan: Plan) -> Any:
         raise not_installed(error, advice, ModelError) from error
     except Exception as error:  # transformers and the hub raise many kinds of errors when a file is missing
         raise ModelError(
-            f"the tokenizer of {plan.label} is not on this machine and cannot be fetched from {hub.ENDPOINT}/"
+            f"the tokenizer of {plan.label} is not on this machine and cannot be downloaded from {hub.ENDPOINT}/"
             f"{files or ''} ({_one_line(error)}): run once with a network, or choose a model with CLIP's own tokenizer"
         ) from error
 
@@ -345,7 +345,7 @@ def _structure(folder: Path) -> Structure:
     if (folder / _weights.CONFIG).is_file():
         vision = _weights.folder_config(folder).get("vision_cfg")
         if not isinstance(vision, dict):
-            raise ModelError(f"{folder / _weights.CONFIG} does not say what its image tower is: fetch it again")
+            raise ModelError(f"{folder / _weights.CONFIG} does not say what its image tower is: download it again")
         kind, _, pooling = _tower(vision)
         return Structure(kind, pooling)
     return Structure("vit", "attention" if read_layout(folder).kind.startswith("siglip") else "class token")

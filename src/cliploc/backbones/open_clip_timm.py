@@ -117,7 +117,7 @@ class TimmVit(VisionTransformerBackbone):
 
     def __init__(self, model: Any, tokenizer: Tokenizer, name: str, *, copy_text: bool = True) -> None:
         if not self.supports(model.visual):
-            raise UsageError(f"{name} has an image tower that TimmVit cannot take apart: choose another model")
+            raise UsageError(f"{name} has an image tower that TimmVit does not support: choose another model")
         facts = OpenClipFacts.of(model)
         visual = with_fast_linears(copy.deepcopy(model.visual) if copy_text else model.visual)
         trunk = visual.trunk
@@ -235,7 +235,7 @@ class TimmCnn(ConvolutionalBackbone):
         self, model: Any, tokenizer: Tokenizer, name: str, *, copy_text: bool = True, fold: bool = True
     ) -> None:
         if not self.supports(model.visual):
-            raise UsageError(f"{name} has an image tower that TimmCnn cannot take apart: choose another model")
+            raise UsageError(f"{name} has an image tower that TimmCnn does not support: choose another model")
         facts = OpenClipFacts.of(model)
         visual = with_fast_linears(copy.deepcopy(model.visual) if copy_text else model.visual)
         trunk: Any = visual.trunk.eval()

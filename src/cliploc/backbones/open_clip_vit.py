@@ -138,7 +138,7 @@ class OpenClipVit(VisionTransformerBackbone):
 
     def __init__(self, model: Any, tokenizer: Tokenizer, name: str, *, copy_text: bool = True) -> None:
         if not self.supports(model.visual):
-            raise UsageError(f"{name} has an image tower that OpenClipVit cannot take apart: choose another model")
+            raise UsageError(f"{name} has an image tower that OpenClipVit does not support: choose another model")
         facts = OpenClipFacts.of(model)
         visual = with_fast_linears(copy.deepcopy(model.visual) if copy_text else model.visual)
         adapters = [

@@ -121,7 +121,7 @@ def open_dataset(
         why = "none is asked for"
         if counts:
             why = f"{counts}; the first, {problems.met[0].source}: {problems.met[0].reason}"
-        raise UsageError(f"no picture in {root} can be used ({why}): compare with the layout, cliploc datasets {name}")
+        raise UsageError(f"no picture in {root} can be used ({why}): the layout is shown by cliploc datasets {name}")
     return Dataset(name, root, part.name, part.role, found.classes, tuple(samples), tuple(problems.met))
 
 

@@ -70,7 +70,7 @@ def _document(path: Path) -> Mapping[str, Any]:
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise UsageError(f"{path} is not JSON ({error}): fetch it again") from None
+        raise UsageError(f"{path} is not JSON ({error}): download it again") from None
     if not isinstance(document, dict):
         raise UsageError(f"expected an object with images, annotations and categories in {path}: export it again")
     return document

@@ -86,6 +86,6 @@ def _classes(root: Path, mids: dict[int, str]) -> tuple[ClassName, ...]:
         if mid is None:
             raise UsageError(f"expected the labels 0, 1, 2 … in class_labels.txt, found no {label}: complete the file")
         if mid not in names:
-            raise UsageError(f"expected a name for /m/{mid} in {root / NAMES}, found none: fetch the whole file")
+            raise UsageError(f"expected a name for /m/{mid} in {root / NAMES}, found none: download the whole file")
         classes.append(ClassName(names[mid], (names[mid],), f"/m/{mid}"))
     return tuple(classes)

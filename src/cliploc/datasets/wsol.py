@@ -167,7 +167,7 @@ def read_predictions(path: str | Path, leave_out: Callable[[Problem], None]) -> 
     if rows and rows[0][0] == "image_id":
         rows = rows[1:]
     if not rows:
-        raise UsageError(f"expected predictions in {path}, found none: write image_id,class,class,… a line")
+        raise UsageError(f"expected predictions in {path}, found none: write one line image_id,class,class,… per image")
     ranked: dict[str, list[int]] = {}
     for i, (one, *cells) in enumerate(rows, start=1):
         try:

@@ -94,7 +94,7 @@ def evaluate_labels(
     """Evaluates label maps made by any tool.
 
     Args:
-        predictions: folder with `<id>.png` for each picture: one number a pixel, the label, at the picture's size. Sets
+        predictions: folder with `<id>.png` for each picture: one label per pixel, at the picture's size. Sets
             whose label 0 does not count (voc20, context59, ade20k) count their classes from 0.
         dataset: a segmentation set of `cliploc datasets`.
         root: its folder.

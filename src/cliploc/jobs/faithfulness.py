@@ -97,7 +97,7 @@ def summarize(
             failed[name].append({"sample": sample, "reason": row["reason"]})
             continue
         if sample in values[name]:
-            raise UsageError(f"{sample} comes twice: evaluate each picture once")
+            raise UsageError(f"{sample} occurs twice: evaluate each picture once")
         values[name][sample] = dict(row["values"])
         curves[name][sample] = dict(row["curves"])
     found: dict[str, Summary] = {}

@@ -91,7 +91,7 @@ def room_for_parts(out: Path, kept: Callable[[], int], of: int) -> Iterator[None
         if error.errno not in NO_ROOM:
             raise
         raise DiskFullError(
-            f"no room left on the disk: {kept()} of {of} parts are kept in {out}; make room and run the same command "
+            f"no room left on the disk: {kept()} of {of} parts are kept in {out}; free space and run the same command "
             "again",
             kept(),
         ) from error
@@ -211,7 +211,7 @@ def begin(
         taken = [name for name in files if name not in own and os.path.lexists(out / name)]
         if taken:
             raise UsageError(
-                f"{out} holds {', '.join(taken)}, not written by this run, which would write over it: move it away, or "
+                f"{out} holds {', '.join(taken)}, not written by this run, which would overwrite it: move it away, or "
                 "choose another --out"
             )
         token = manifest["token"] if old is None else old["token"]
@@ -228,7 +228,7 @@ def begin(
         if error.errno in NO_ROOM:
             kept = len(parts_in(out, kind.suffix))
             raise DiskFullError(
-                f"no room left on the disk for {out}: make room and run the same command again", kept
+                f"no room left on the disk for {out}: free space and run the same command again", kept
             ) from error
         raise UsageError(f"cannot write to {out}: {error.strerror}: choose another folder with --out") from error
 

@@ -77,7 +77,7 @@ def labels_of(lines: Sequence[str], where: str = "") -> Labels:
         thresholds.append(parse_share(match.group(2), expected) if match else None)
     prompts.warn_of_commas(entries, where)
     if not entries:
-        raise UsageError(f"{where}expected names to find, got none: write them one a line")
+        raise UsageError(f"{where}expected names to find, got none: write one per line")
     try:
         prompts.parse(entries)
         if background:

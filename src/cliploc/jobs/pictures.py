@@ -119,7 +119,7 @@ def find_pictures(where: str | os.PathLike[str] | Sequence[str | os.PathLike[str
         try:
             lines = lines_of(path)
         except UnicodeDecodeError:
-            raise UsageError(f"expected {path} to list pictures, one a line, in UTF-8: save it as UTF-8") from None
+            raise UsageError(f"expected {path} to list pictures, one per line, in UTF-8: save it as UTF-8") from None
         listed = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
         return _below(path.parent, (path.parent / Path(line).expanduser() for line in listed), text)
     if path.is_file() and path.suffix.lower() in SUFFIXES:

@@ -112,7 +112,7 @@ class Grid:
         for what, values in (("method", self.methods), ("threshold", self.thresholds), ("model", self.setups)):
             twice = [value for place, value in enumerate(values) if value in values[:place]]
             if twice:
-                raise UsageError(f"expected each {what} once, got {_in_words(twice[0])} twice: remove the repetition")
+                raise UsageError(f"expected each {what} once, got {_in_words(twice[0])} twice: remove the duplicate")
         chosen: list[Setting] = []
         left_out: list[str] = []
         for index, setup, method, thresholds in self._asked():

@@ -204,7 +204,7 @@ def read_columns(path: Path, columns: Sequence[str] | None = None) -> Any:
     """
     content = _parts.read_part(path)
     if content is None:
-        raise UsageError(f"{path} is damaged: run the same command again, which computes it again")
+        raise UsageError(f"{path} is damaged: run the same command again, to compute it again")
     pa = arrow()
     file = pa.parquet.ParquetFile(pa.BufferReader(content))
     there = set(file.schema_arrow.names)

@@ -187,7 +187,7 @@ class _LoadedSetup:
         self.setup, self.settings = setup, tuple(chosen)
         methods = {one.method: one.options for one in chosen}
         if len(methods) < len(chosen):
-            raise UsageError("expected each method once in a setup: thresholds of boxes play no part in segmentation")
+            raise UsageError("expected each method once in a setup: thresholds of boxes are not used in segmentation")
         options = setup.options.but(
             model=setup.options.model if built is None else built.backbone,
             method=chosen[0].method,

@@ -31,7 +31,7 @@ class _Tally:
         self.metrics: list[Metric] = [one.at(self.threshold if one.needs_threshold else None) for one in all_metrics()]
 
     def add(self, row: Row) -> None:
-        """Counts one row; a sample that comes twice is an error."""
+        """Counts one row; a sample that occurs twice is an error."""
         self.images += 1
         if row["status"] != "ok":
             self.failed.append({"sample": row["sample"], "reason": row["reason"]})
@@ -95,7 +95,7 @@ def summarize(
         For each setting the keys that docs/benchmark.md explains.
 
     Raises:
-        UsageError: a sample that comes twice.
+        UsageError: a sample that occurs twice.
     """
     tallies = {one["id"]: _Tally(one["threshold"]) for one in settings}
     for row in rows:

@@ -54,7 +54,7 @@ def pixel_pairs(image_id: str, predicted: Labels, truth: Labels, classes: int, i
     """
     if predicted.shape != truth.shape:
         raise InputError(
-            f"{image_id}: expected a label map of {_by(truth)} pixels, as the true one has, got {_by(predicted)}: "
+            f"{image_id}: expected a label map of {_by(truth)} pixels, like the true one, got {_by(predicted)}: "
             "write it at the picture's size"
         )
     counted = truth != ignore

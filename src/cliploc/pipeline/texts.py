@@ -17,7 +17,7 @@ from cliploc.text_cache import TextCache
 from cliploc.tower import Backbone
 from cliploc.values import TextSet
 
-NAMES_AT_ONCE = 64  # what is done is kept when a thousand names are interrupted
+NAMES_AT_ONCE = 64  # finished parts are kept when a thousand names are interrupted
 SENTENCES_AT_ONCE = 256
 
 

@@ -57,7 +57,7 @@ def write_report(out_folder: str | os.PathLike[str], *, pictures: bool = True) -
         try:
             write_whole(path, partial(_write, text))
         except OSError as error:
-            raise UsageError(f"cannot write {path}: {error.strerror}: make room, or check its permissions") from error
+            raise UsageError(f"cannot write {path}: {error.strerror}: free space, or check its permissions") from error
     return run.folder / "report.html"
 
 

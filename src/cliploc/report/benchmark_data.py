@@ -292,7 +292,7 @@ def _read(part: Path, columns: Iterable[str]) -> Any:
 def _content(part: Path) -> bytes:
     content = read_part(part)
     if content is None:
-        raise UsageError(f"{part} is damaged: run the same cliploc benchmark again, which computes it again")
+        raise UsageError(f"{part} is damaged: run the same cliploc benchmark again, to compute it again")
     return content
 
 

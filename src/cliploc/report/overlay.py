@@ -69,7 +69,7 @@ def draw_overlay(
     _check_opacity(opacity)
     unknown = [name for name in names or () if name not in result.names]
     if unknown:
-        raise UsageError(f"{unknown[0]!r} was not looked for, only {', '.join(result.names)}: name one of these")
+        raise UsageError(f"{unknown[0]!r} was not asked for, only {', '.join(result.names)}: choose one of these")
     indices = [i for i, name in enumerate(result.names) if names is None or name in names]
     return draw_names(result, indices, opacity, heatmap, boxes, caption, masks)
 

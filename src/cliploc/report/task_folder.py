@@ -81,7 +81,7 @@ def rows_of(folder: Path, manifest: Mapping[str, Any], columns: Sequence[str]) -
     for path in parts_in(folder, count=manifest["shards"]):
         content = read_part(path)
         if content is None:
-            raise UsageError(f"{path} is damaged: run the benchmark again, which computes it again")
+            raise UsageError(f"{path} is damaged: run the benchmark again, to compute it again")
         try:
             yield from parquet.read_table(pa.BufferReader(content), columns=list(columns)).to_pylist()
         except (pa.ArrowException, OSError) as error:
@@ -123,7 +123,7 @@ def write_files(folder: Path, texts: Sequence[str]) -> Path:
         try:
             write_whole(path, partial(_write, text))
         except OSError as error:
-            raise UsageError(f"cannot write {path}: {error.strerror}: make room, or check its permissions") from error
+            raise UsageError(f"cannot write {path}: {error.strerror}: free space, or check its permissions") from error
     return folder / FILES[-1]
 
 

@@ -231,7 +231,7 @@ def explain(error: Exception, debug: bool) -> str:
         traceback.print_exception(error, file=sys.stderr)
     if out_of_memory(error):
         return "too little memory on the server: use a smaller photograph, fewer names or fewer scales"
-    return f"a mistake of cliploc's own ({type(error).__name__}): start the server with --debug to see it there"
+    return f"an error in cliploc ({type(error).__name__}): start the server with --debug to see it there"
 
 
 def _needs_search(now: Settings, shown: Settings) -> bool:

@@ -25,7 +25,7 @@ from cliploc.registry import Registry
 from cliploc.values import ClassName, Problem, Role
 
 IGNORE = 255  # the label of pixels that do not count
-GREY = ("L", "P", "1", "I", "I;16", "I;16B")  # of Pillow: one number a pixel
+GREY = ("L", "P", "1", "I", "I;16", "I;16B")  # of Pillow: one number per pixel
 BACKGROUND_WORDS = ("voc21", "coco_object")  # whose first line is words for what is around things
 LabelMap = npt.NDArray[np.int32]
 
@@ -54,7 +54,7 @@ class Truth(Protocol):
 
 @dataclass(frozen=True)
 class LabelFile:
-    """A label map in a picture file with one number a pixel.
+    """A label map in a picture file with one number per pixel.
 
     Attributes:
         path: the file.
@@ -173,12 +173,12 @@ def read_labels(path: Path) -> LabelMap:
     """A picture file as labels `[H, W]`; a palette's colours play no part.
 
     Raises:
-        InputError: it cannot be read, or has more than one number a pixel.
+        InputError: it cannot be read, or has more than one number per pixel.
     """
     with open_picture(path) as opened:
         if opened.image.mode not in GREY:
             raise InputError(
-                f"{path}: expected a label map, one number a pixel, got a picture of mode {opened.image.mode}: save "
+                f"{path}: expected a label map, one number per pixel, got an image of mode {opened.image.mode}: save "
                 "labels as a grey or palette PNG"
             )
         return np.asarray(opened.image).astype(np.int32)
@@ -318,7 +318,7 @@ def open_labelled(
     if not kept:
         counts = ", ".join(f"{count} {kind}" for kind, count in Counter(one.kind for one in problems.met).items())
         why = f"{counts}; the first, {problems.met[0].source}: {problems.met[0].reason}" if counts else "none is there"
-        raise UsageError(f"no picture in {root} can be used ({why}): compare with the layout, cliploc datasets {name}")
+        raise UsageError(f"no picture in {root} can be used ({why}): the layout is shown by cliploc datasets {name}")
     samples = tuple(found[index] for index in sorted(kept))
     return LabelledDataset(name, root, part.name, part.role, classes, samples, tuple(problems.met))
 
@@ -373,7 +373,7 @@ def pictures_with_maps(
 
 
 def listed(path: Path) -> list[str]:
-    """The ids in a list file, one a line.
+    """The ids in a list file, one per line.
 
     Raises:
         UsageError: a file that is missing or is not text.
@@ -383,4 +383,4 @@ def listed(path: Path) -> list[str]:
     except FileNotFoundError:
         raise UsageError(f"expected {path}, found no such file: {HELP}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read ({error}): fetch it again") from error
+        raise UsageError(f"{path} cannot be read ({error}): download it again") from error

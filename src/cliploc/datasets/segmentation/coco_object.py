@@ -59,7 +59,9 @@ def read(root: Path, split: str, problems: Problems) -> Labelled:
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise UsageError(f"{path} is not in COCO's format ({type(error).__name__}: {error}): fetch it again") from None
+        raise UsageError(
+            f"{path} is not in COCO's format ({type(error).__name__}: {error}): download it again"
+        ) from None
 
 
 def _of_polygons(document: Mapping[str, Any], images: Path, things: int, problems: Problems) -> list[LabelledPicture]:

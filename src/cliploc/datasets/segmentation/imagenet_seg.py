@@ -90,7 +90,7 @@ def _opened(file: Path) -> Iterator[Any]:
     except InputError:
         raise
     except (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, ArithmeticError) as error:
-        raise InputError(f"{file} cannot be read as {FILE} ({error}): fetch it again") from error
+        raise InputError(f"{file} cannot be read as {FILE} ({error}): download it again") from error
 
 
 def _array(mat: Any, reference: Any, dimensions: int, most: int) -> npt.NDArray[np.integer[Any]]:

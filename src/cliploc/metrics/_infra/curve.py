@@ -109,7 +109,7 @@ def check_header(shape: tuple[int, ...], dtype: np.dtype[np.generic], convention
     if convention == "wsoleval" and shape != (SIDE, SIDE):
         raise InputError(f"expected a map of {SIDE}×{SIDE}, got {size}: resize it, or use the exact convention")
     if len(shape) != 2 or not math.prod(shape):
-        raise InputError(f"expected a map of height × width, got {size}: save one map a file")
+        raise InputError(f"expected a map of height × width, got {size}: save one map per file")
     if math.prod(shape) > MAX_PIXELS:
         raise InputError(f"expected a map of at most {MAX_PIXELS // 10**6} million pixels, got {size}: make it smaller")
     if not np.issubdtype(dtype, np.floating):

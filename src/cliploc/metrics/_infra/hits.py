@@ -48,7 +48,7 @@ class Hits:
         if (self.iou, self.contours) != (other.iou, other.contours):
             raise UsageError("expected two of the same metric with the same settings")
         if twice := self._rows.keys() & other._rows.keys():
-            raise UsageError(f"{min(twice)} comes twice: evaluate each image once")
+            raise UsageError(f"{min(twice)} occurs twice: evaluate each image once")
         both = Hits(self.iou, self.contours)
         both._rows = {**self._rows, **other._rows}
         return both

@@ -225,7 +225,7 @@ def refuse_empty(count: int) -> int:
 def refuse_twice(sample_id: str, known: Mapping[str, object] | set[str]) -> None:
     """Raises a `UsageError` for a sample that was counted already."""
     if sample_id in known:
-        raise UsageError(f"{sample_id} comes twice: evaluate each image once")
+        raise UsageError(f"{sample_id} occurs twice: evaluate each image once")
 
 
 def stated(threshold: float | None, name: str) -> float:

@@ -42,7 +42,7 @@ class Voc(Export):
         if settings.masks and len(settings.names) > MOST:
             raise UsageError(
                 f"expected at most {MOST} names for masks in Pascal VOC's format, whose pixels are bytes, got "
-                f"{len(settings.names)}: choose another format, or make several runs"
+                f"{len(settings.names)}: choose another format, or split them into several runs"
             )
 
     def write(self, pictures: Pictures, settings: ExportSettings, folder: Path) -> None:
