@@ -26,6 +26,7 @@ def main() -> int:
     parser.add_argument("out", type=Path, nargs="+")
     parser.add_argument("--against", default="centre_gaussian", help="METHOD: the differences from it are given too")
     parser.add_argument("--known", nargs="*", default=[], help="METHOD=GT-known")
+    parser.add_argument("--number", nargs="*", default=[], help="only these numbers; none: all but those of the cosine")
     given = parser.parse_args()
     known = {one.partition("=")[0]: float(one.partition("=")[2]) for one in given.known}
     manifests = [json.loads((out / "manifest.json").read_text()) for out in given.out]
@@ -39,7 +40,7 @@ def main() -> int:
         for row in rows_in(out, ["sample", "setting", "status", "values"]):
             if row["status"] == "ok":
                 values.setdefault(method_of[row["setting"]], {})[row["sample"]] = dict(row["values"])
-    shown = [key for key in numbers if not key.endswith("_cosine")]
+    shown = given.number or [key for key in numbers if not key.endswith("_cosine")]
     print(f"| method | {' | '.join(numbers[key]['title'] for key in shown)} |{' GT-known |' if known else ''}")
     print("|---" * (len(shown) + 1 + bool(known)) + "|")
     first, sign = shown[0], 1 if numbers[shown[0]]["best"] == "low" else -1
@@ -61,15 +62,16 @@ def main() -> int:
     gts = [known[name] for name in both]
     random = np.random.default_rng(0)
     print(f"\n{len(samples)} pictures; correlation of ranks with GT-known over {len(both)} methods:")
-    for key in [one for one in numbers if numbers[one]["best"]]:
+    for key in [one for one in given.number or numbers if numbers[one]["best"]]:
         sign = -1 if numbers[key]["best"] == "low" else 1
-        table = sign * np.array([[values[name][one][key] for one in samples] for name in both])  # [methods, pictures]
+        found = [[values[name][one][key] for one in samples] for name in both]
+        table = sign * np.array(found, np.float64)  # [methods, pictures]; NaN where it could not be computed
         drawn = []
         for _ in range(DRAWS):
             chosen = random.integers(0, len(samples), len(samples))
-            drawn.append(spearmanr(gts, table[:, chosen].mean(axis=1)).statistic)
+            drawn.append(spearmanr(gts, np.nanmean(table[:, chosen], axis=1)).statistic)
         low, high = np.quantile(drawn, [0.025, 0.975])
-        print(f"- {key}: {spearmanr(gts, table.mean(axis=1)).statistic:.2f} ({low:.2f} to {high:.2f})")
+        print(f"- {key}: {spearmanr(gts, np.nanmean(table, axis=1)).statistic:.2f} ({low:.2f} to {high:.2f})")
     return 0
 
 

@@ -392,7 +392,7 @@ def _settings_without_boxes(
     method: Sequence[str] | None,
     option: list[str] | None,
     baselines: Sequence[str] = (),
-) -> tuple[list[Setting], list[str]]:
+) -> tuple[tuple[Setting, ...], tuple[str, ...]]:
     """The settings of a task without boxes, and what is left out of them.
 
     Where no method is asked for it is that of each model's recipe, alone: what else a recipe has is about boxes.

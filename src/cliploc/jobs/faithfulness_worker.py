@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from cliploc.errors import InputError, ModelError, UsageError
+from cliploc.errors import InputError, ModelError
 from cliploc.faithfulness import Faithfulness, Measured, Seen, chosen_metrics
 from cliploc.jobs.engine import Part, Shard
 from cliploc.jobs.failures import failure_reason
 from cliploc.jobs.faithfulness import FaithfulnessSettings, row_schema
 from cliploc.jobs.plan import ModelSetup, Setting
-from cliploc.jobs.rows import THUMB, Row, failed_row, place_of, plain, to_table
-from cliploc.jobs.setups import load_setups
+from cliploc.jobs.rows import THUMB, Row, failed_row, place_of, to_table
+from cliploc.jobs.setups import SetupWithoutBoxes, load_setups
 from cliploc.jobs.sources import Digests
 from cliploc.localizer import Localizer
 from cliploc.reporter import SILENT, Reporter, halved_note
@@ -47,7 +47,7 @@ class FaithfulnessWorker:
             settings.setups,
             settings.settings,
             lambda setup, chosen, built: _LoadedSetup(setup, chosen, settings, built),
-            lambda loaded: loaded.measurer.localizer,
+            lambda loaded: loaded.localizer,
         )
 
     def describe(self) -> list[dict[str, Any]]:
@@ -155,24 +155,15 @@ def thumb(heat: FloatArray) -> bytes:
     return bytes((small.clamp(0, 1) * 255).round().to(torch.uint8).numpy().tobytes())
 
 
-class _LoadedSetup:
+class _LoadedSetup(SetupWithoutBoxes):
     """A `Faithfulness` with the settings that it serves."""
 
     def __init__(
         self, setup: ModelSetup, chosen: Sequence[Setting], settings: FaithfulnessSettings, built: Localizer | None
     ) -> None:
-        self.setup, self.settings = setup, tuple(chosen)
-        methods = {one.method: one.options for one in chosen}
-        if len(methods) < len(chosen):
-            raise UsageError("expected each method once in a setup: thresholds of boxes are not used in faithfulness")
-        options = setup.options.but(
-            model=setup.options.model if built is None else built.backbone,
-            method=chosen[0].method,
-            method_options=chosen[0].options,
-            text_cache=False,  # cached embeddings were computed in other batches, and can differ in the last bit
-        )
+        super().__init__(setup, chosen, built, "faithfulness")
         metrics = chosen_metrics(settings.metrics)
-        self.measurer = Faithfulness(Localizer(**options.given()), settings.classes, metrics, methods, settings.options)
+        self.measurer = Faithfulness(self.localizer, settings.classes, metrics, self.methods, settings.options)
         unknown = self.measurer.unknown
         self.note = (
             ""
@@ -182,18 +173,6 @@ class _LoadedSetup:
         )
 
     def describe(self) -> Iterator[dict[str, Any]]:
-        localizer = self.measurer.localizer
+        facts = {"names": len(self.measurer.known), "logit_scale": self.measurer.backbone.logit_scale}
         for one in self.settings:
-            said = localizer.describe(one.method, one.options)
-            yield plain(
-                {
-                    "id": one.id,
-                    "model": self.setup.model,  # as typed
-                    **{key: said[key] for key in IDENTITY},
-                    "pretrained": self.setup.options.pretrained,
-                    "head": self.setup.head,
-                    "prompts": self.setup.prompts,
-                    "names": len(self.measurer.known),
-                    "logit_scale": localizer.backbone.logit_scale,
-                }
-            )
+            yield self.described(one, IDENTITY, **facts)

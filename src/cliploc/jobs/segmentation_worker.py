@@ -14,13 +14,13 @@ import numpy.typing as npt
 from PIL import Image
 
 from cliploc.datasets import IGNORE, LabelledPicture, LabelMap
-from cliploc.errors import InputError, ModelError, UsageError
+from cliploc.errors import InputError, ModelError
 from cliploc.jobs.engine import Part, Shard
 from cliploc.jobs.failures import failure_reason
 from cliploc.jobs.plan import ModelSetup, Setting
-from cliploc.jobs.rows import Row, failed_row, place_of, plain, to_table
+from cliploc.jobs.rows import Row, failed_row, place_of, to_table
 from cliploc.jobs.segmentation import SegmentationSettings, row_schema
-from cliploc.jobs.setups import load_setups
+from cliploc.jobs.setups import SetupWithoutBoxes, load_setups
 from cliploc.jobs.sources import Digests
 from cliploc.localizer import Localizer
 from cliploc.metrics import average_precision, pixel_pairs
@@ -60,7 +60,7 @@ class SegmentationWorker:
             settings.setups,
             settings.settings,
             lambda setup, chosen, built: _LoadedSetup(setup, chosen, settings.protocol, built),
-            lambda loaded: loaded.segmenter.localizer,
+            lambda loaded: loaded.localizer,
         )
 
     def describe(self) -> list[dict[str, Any]]:
@@ -178,23 +178,14 @@ def _precision(heat: npt.NDArray[np.float32], truth: npt.NDArray[Any]) -> float:
     return average_precision(scores, np.stack([truth[counted] == 0, truth[counted] != 0]))
 
 
-class _LoadedSetup:
+class _LoadedSetup(SetupWithoutBoxes):
     """A `Segmenter` with the settings that it serves."""
 
     def __init__(
         self, setup: ModelSetup, chosen: Sequence[Setting], protocol: Protocol, built: Localizer | None
     ) -> None:
-        self.setup, self.settings = setup, tuple(chosen)
-        methods = {one.method: one.options for one in chosen}
-        if len(methods) < len(chosen):
-            raise UsageError("expected each method once in a setup: thresholds of boxes are not used in segmentation")
-        options = setup.options.but(
-            model=setup.options.model if built is None else built.backbone,
-            method=chosen[0].method,
-            method_options=chosen[0].options,
-            text_cache=False,  # cached embeddings were computed in other batches, and can differ in the last bit
-        )
-        self.segmenter = Segmenter(Localizer(**options.given()), protocol, methods)
+        super().__init__(setup, chosen, built, "segmentation")
+        self.segmenter = Segmenter(self.localizer, protocol, self.methods)
         self.known = None if protocol.one_thing else sorted(self.segmenter.classes)
         unknown, self.note = self.segmenter.unknown, ""
         if unknown and self.known is not None:
@@ -204,22 +195,10 @@ class _LoadedSetup:
             )
 
     def describe(self) -> Iterator[dict[str, Any]]:
-        localizer = self.segmenter.localizer
+        weights = self.segmenter.backbone.weights_id
         for one in self.settings:
-            said = localizer.describe(one.method, one.options)
-            yield plain(
-                {
-                    "id": one.id,
-                    "model": self.setup.model,  # as typed
-                    **{key: said[key] for key in IDENTITY},
-                    "weights": self.segmenter.backbone.weights_id,
-                    "cosines": self.segmenter.tasks[one.method].method.cosines,
-                    "pretrained": self.setup.options.pretrained,
-                    "head": self.setup.head,
-                    "prompts": self.setup.prompts,
-                    "known_classes": self.known,
-                }
-            )
+            cosines = self.segmenter.tasks[one.method].method.cosines
+            yield self.described(one, IDENTITY, weights=weights, cosines=cosines, known_classes=self.known)
 
 
 # --------------------------------------------------------------------------------------------------------------- values

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
+from cliploc.errors import UsageError
 from cliploc.jobs.plan import ModelSetup, Setting
+from cliploc.jobs.rows import plain
 from cliploc.localizer import Localizer
 
 T = TypeVar("T")
@@ -35,3 +37,51 @@ def load_setups(
             loaded.append(load(setup, chosen, built.get(key)))
             built.setdefault(key, localizer_of(loaded[-1]))
     return loaded
+
+
+class SetupWithoutBoxes:
+    """A setup of a task that has no boxes: its localizer, with the settings and methods that it serves.
+
+    Args:
+        setup: the setup.
+        chosen: its settings.
+        built: a localizer whose tower it may use.
+        task: the task's name.
+
+    Raises:
+        UsageError: a method comes twice, as nothing else can differ.
+    """
+
+    def __init__(self, setup: ModelSetup, chosen: Sequence[Setting], built: Localizer | None, task: str) -> None:
+        self.setup, self.settings = setup, tuple(chosen)
+        self.methods = {one.method: one.options for one in chosen}
+        if len(self.methods) < len(chosen):
+            raise UsageError(f"expected each method once in a setup: thresholds of boxes play no part in {task}")
+        options = setup.options.but(
+            model=setup.options.model if built is None else built.backbone,
+            method=chosen[0].method,
+            method_options=chosen[0].options,
+            text_cache=False,  # cached embeddings were computed in other batches, and can differ in the last bit
+        )
+        self.localizer = Localizer(**options.given())
+
+    def described(self, setting: Setting, identity: Iterable[str], **more: Any) -> dict[str, Any]:
+        """Everything that a setting's numbers depend on, as plain values for JSON.
+
+        Args:
+            setting: one of `settings`.
+            identity: of what the localizer says of itself, what counts.
+            more: what the task adds.
+        """
+        said = self.localizer.describe(setting.method, setting.options)
+        return plain(
+            {
+                "id": setting.id,
+                "model": self.setup.model,  # as typed
+                **{key: said[key] for key in identity},
+                "pretrained": self.setup.options.pretrained,
+                "head": self.setup.head,
+                "prompts": self.setup.prompts,
+                **more,
+            }
+        )
