@@ -27,6 +27,7 @@ def main() -> int:
     parser.add_argument("--against", default="centre_gaussian", help="METHOD: the differences from it are given too")
     parser.add_argument("--known", nargs="*", default=[], help="METHOD=GT-known")
     parser.add_argument("--number", nargs="*", default=[], help="only these numbers; none: all but those of the cosine")
+    parser.add_argument("--curve", help="a curve's mean scores with their intervals beside")
     given = parser.parse_args()
     known = {one.partition("=")[0]: float(one.partition("=")[2]) for one in given.known}
     manifests = [json.loads((out / "manifest.json").read_text()) for out in given.out]
@@ -41,8 +42,10 @@ def main() -> int:
             if row["status"] == "ok":
                 values.setdefault(method_of[row["setting"]], {})[row["sample"]] = dict(row["values"])
     shown = given.number or [key for key in numbers if not key.endswith("_cosine")]
-    print(f"| method | {' | '.join(numbers[key]['title'] for key in shown)} |{' GT-known |' if known else ''}")
-    print("|---" * (len(shown) + 1 + bool(known)) + "|")
+    places = manifests[0]["curves"][given.curve]["places"] if given.curve else []
+    headings = ["method", *(numbers[key]["title"] for key in shown), *(f"{place:.0%}" for place in places)]
+    headings += ["GT-known"] if known else []
+    print(f"| {' | '.join(headings)} |\n{'|---' * len(headings)}|")
     first, sign = shown[0], 1 if numbers[shown[0]]["best"] == "low" else -1
     for name in sorted(settings, key=lambda one: sign * settings[one][first]):
         cells = []
@@ -51,7 +54,12 @@ def main() -> int:
             cells.append("–" if value is None else f"{value:.3f} ({ends[0]:.3f}–{ends[1]:.3f})")
             if key in settings[name].get("measured", {}):
                 cells[-1] += f", of {settings[name]['measured'][key]}"
-        print(f"| `{name}` | {' | '.join(cells)} |{f' {known.get(name, chr(8211))} |' if known else ''}")
+        if given.curve:
+            curve = settings[name]["curves"][given.curve]
+            triples = zip(curve["mean"], curve["low"], curve["high"], strict=True)
+            cells += [f"{mean:.2f} ({low:.2f}–{high:.2f})" for mean, low, high in triples]
+        cells += [f"{known.get(name, '–')}"] if known else []
+        print(f"| `{name}` | {' | '.join(cells)} |")
     if given.against in values:
         print(f"\nDifferences from {given.against}, picture by picture:")
         differences(values, given.against, shown)

@@ -207,3 +207,14 @@ def test_the_band_of_a_curve_holds_its_mean():
     band = mean_curves(curves)["c"]
     for low, mean, high in zip(band["low"], band["mean"], band["high"], strict=True):
         assert low < mean < high
+
+
+def test_a_curves_interval_is_that_of_the_number_where_some_cannot_be_computed():
+    """Scores that are missing make an interval wider, not narrower."""
+    scores = [None if place % 3 else float(value) for place, value in enumerate(np.random.default_rng(1).random(60))]
+    band = mean_curves([{"c": [score, None]} for score in scores])["c"]
+    known = np.array([[score] for score in scores if score is not None])
+    low, high = Bootstrap().interval(known, lambda means: means[:, 0])
+    assert band["mean"] == [pytest.approx(known.mean()), None]
+    assert (band["low"][0], band["high"][0]) == (pytest.approx(low, abs=0.03), pytest.approx(high, abs=0.03))
+    assert band["low"][1] is None

@@ -132,23 +132,32 @@ def mean_curves(
     """The mean of each curve over pictures, with the ends of its interval at each place; None where there is none."""
     made = {}
     for name in dict.fromkeys(key for one in curves for key in one):
-        all_rows = np.array([one[name] for one in curves if name in one], np.float64)  # [n, T]; None is NaN
-        rows = np.nan_to_num(all_rows)
-        known = np.isfinite(all_rows)
-        mean = rows.sum(axis=0) / np.maximum(known.sum(axis=0), 1)
-        filled: npt.NDArray[np.float64] = np.where(known, rows, mean)
-        replicates = bootstrap.replicated(filled, lambda means: means)
-        there = known.any(axis=0)
-        made[name] = {"mean": _listed(mean, there)}
-        if replicates is not None:
+        rows = np.array([one[name] for one in curves if name in one], np.float64)  # [n, T]; None is NaN
+        there = np.isfinite(rows).any(axis=0)
+        known = np.isfinite(rows[:, there])
+        both = np.concatenate([np.nan_to_num(rows[:, there]), known], axis=1)  # [n, 2T]: scores, and whether they are
+        made[name] = {"mean": _listed(_of_known(both.mean(axis=0)), there)}
+        replicates = bootstrap.replicated(both, _of_known)
+        if replicates is not None and there.any():
             tail = (1 - bootstrap.confidence) / 2
-            low, high = np.quantile(replicates, [tail, 1 - tail], axis=0)
+            low, high = np.nanquantile(replicates, [tail, 1 - tail], axis=0)
             made[name] |= {"low": _listed(low, there), "high": _listed(high, there)}
     return made
 
 
-def _listed(values: npt.NDArray[Any], there: Any) -> list[float | None]:
-    return [float(one) if known else None for one, known in zip(values, there, strict=True)]
+def _of_known(means: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Means of scores, 0 where there is none, by the shares that there are: `[…, 2T]` → `[…, T]`, NaN where none is."""
+    scores, known = np.split(np.asarray(means, np.float64), 2, axis=-1)
+    found: npt.NDArray[np.float64] = np.divide(scores, known, out=np.full_like(scores, np.nan), where=known > 0)
+    return found
+
+
+def _listed(values: npt.NDArray[Any], there: npt.NDArray[np.bool_]) -> list[float | None]:
+    """The values at the places where there are some; None elsewhere."""
+    full: list[float | None] = [None] * len(there)
+    for place, value in zip(there.nonzero()[0], values, strict=True):
+        full[place] = float(value)
+    return full
 
 
 def conclude(out: Path) -> dict[str, Summary]:
