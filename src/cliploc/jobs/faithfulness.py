@@ -133,7 +133,7 @@ def mean_curves(
     made = {}
     for name in dict.fromkeys(key for one in curves for key in one):
         rows = np.array([one[name] for one in curves if name in one], np.float64)  # [n, T]; None is NaN
-        there = np.isfinite(rows).any(axis=0)
+        there: npt.NDArray[np.bool_] = np.asarray(np.isfinite(rows).any(axis=0))
         known = np.isfinite(rows[:, there])
         both = np.concatenate([np.nan_to_num(rows[:, there]), known], axis=1)  # [n, 2T]: scores, and whether they are
         made[name] = {"mean": _listed(_of_known(both.mean(axis=0)), there)}
