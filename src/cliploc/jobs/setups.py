@@ -56,7 +56,7 @@ class SetupWithoutBoxes:
         self.setup, self.settings = setup, tuple(chosen)
         self.methods = {one.method: one.options for one in chosen}
         if len(self.methods) < len(chosen):
-            raise UsageError(f"expected each method once in a setup: thresholds of boxes play no part in {task}")
+            raise UsageError(f"expected each method once in a setup: thresholds of boxes are not used in {task}")
         options = setup.options.but(
             model=setup.options.model if built is None else built.backbone,
             method=chosen[0].method,
