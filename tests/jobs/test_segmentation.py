@@ -141,8 +141,6 @@ def test_a_picture_that_cannot_be_read_fails_alone(root, tmp_path):
 
 @pytest.mark.parametrize("refine", ["affinity", "affinity,guided"])
 def test_refinements_change_label_maps_and_are_part_of_the_identity(refine, root, done, tmp_path):
-    if "guided" in refine:
-        pytest.importorskip("kornia")
     ran = benchmark(root, tmp_path / "out", "--model", "mini-vit", "--method", "maskclip", "--refine", refine)
     assert ran.code == 0, ran.err
     assert read_manifest(tmp_path / "out")["settings"][0]["refine"] == refine.split(",")

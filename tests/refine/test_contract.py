@@ -143,5 +143,5 @@ def test_the_wrong_tower_is_said_before_anything_runs():
 def test_a_package_that_is_missing_is_named(monkeypatch):
     monkeypatch.setattr(package._registration.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError) as error:
-        build("gap_cnn", ["guided"])
-    assert str(error.value) == "guided needs kornia, which is not installed: pip install 'cliploc[refine]'"
+        build("gap_cnn", ["lposs_plus"])
+    assert str(error.value) == "lposs_plus needs kornia, which is not installed: pip install 'cliploc[refine]'"

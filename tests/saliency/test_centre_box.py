@@ -35,8 +35,6 @@ def test_its_box_has_the_pictures_shape_at_any_threshold() -> None:
 
 @pytest.mark.parametrize("step", ["affinity", "guided"])
 def test_no_refinement_lets_it_follow_the_picture(step: str) -> None:
-    if step == "guided":
-        pytest.importorskip("kornia")
     picture = np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)
     backbone = tower("gap_cnn", GRID)
     asked = {"method": "centre_box", "min_presence": 0}

@@ -37,7 +37,7 @@ def joined(mask: npt.ArrayLike, least_iou: float = LEAST_IOU) -> list[FloatArray
         return []
     corner = np.array([columns[0], rows[0]])  # [x, y]
     inside = np.pad(inside[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], 1)
-    _, pieces = cv2.connectedComponents(inside.astype(np.uint8), connectivity=8)
+    pieces = np.asarray(cv2.connectedComponents(inside.astype(np.uint8), connectivity=8)[1], np.int32)
     lines = _Lines(_rings(inside))
     for one, other in _through_holes(inside):
         lines.tie(one, other)

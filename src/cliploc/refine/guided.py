@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from cliploc.refine._registration import refinement
 from cliploc.tower import Backbone
 
 EPS = 1e-3  # colour variance (0–1 values) above which a step is an edge
 SAMPLES = 16  # pixels to either side of a window's centre; more hardly change the fitted line
-AT_ONCE = 8  # prompts computed together: four coefficients a pixel for each
+AT_ONCE = 4  # prompts computed together: four coefficients a pixel for each
+PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))  # of colours: the entries of a symmetric matrix
 
 
 def _threshold(backbone: Backbone, tau: float) -> float:
@@ -24,14 +28,13 @@ def _threshold(backbone: Backbone, tau: float) -> float:
     paper="He et al. 2010, Guided Image Filtering, ECCV; He & Sun 2015, Fast Guided Filter",
     on="picture",
     threshold=_threshold,
-    package="kornia",
 )
 def guided(picture: Tensor, maps: Tensor, cell: tuple[int, int]) -> Tensor:
     """In every window the map is a linear function of the picture's colours: map′_i = mean_k(a_k)ᵀ I_i + mean_k(b_k).
 
     a_k = (Σ_k + ε U)⁻¹ cov_k(I, map), b_k = mean_k(map) − a_kᵀ mean_k(I), over windows k of 2·cell + 1 pixels around
     pixel i: as wide as the upsampling blurred one cell of the grid. ε is 0.001. Borders are mirrored (the paper cuts
-    windows off there); the map is clamped to 0–1. Computed by kornia's `guided_blur`.
+    windows off there); the map is clamped to 0–1.
 
     The picture is the photograph at its own resolution, up to 1,024 pixels on its longer side, for any size of the
     model's input: edges are exact to the pixel. Where a cell is 32 pixels or more, a and b are computed on every second
@@ -50,14 +53,63 @@ def guided(picture: Tensor, maps: Tensor, cell: tuple[int, int]) -> Tensor:
         >>> from cliploc import Localizer
         >>> localizer = Localizer("mini", method="cam", refine=["guided"])
     """
-    from kornia.filters import guided_blur
-
     every = max(1, min(min(cell) // SAMPLES, *maps.shape[-2:]))
     height, width = (  # no more can be mirrored
-        2 * every * min(one // every, side // every - 1) + 1 for one, side in zip(cell, maps.shape[-2:], strict=True)
+        2 * min(one // every, side // every - 1) + 1 for one, side in zip(cell, maps.shape[-2:], strict=True)
     )
-    parts = [
-        guided_blur(picture, part, (height, width), EPS, border_type="reflect", subsample=every, separable=True)
-        for part in torch.split(maps, AT_ONCE, dim=1)
-    ]
-    return torch.cat(parts, dim=1).clamp(0, 1)
+    return torch.stack(
+        [_filtered(one, heat, every, (height, width)) for one, heat in zip(picture.float(), maps.float(), strict=True)]
+    )
+
+
+def _filtered(picture: Tensor, maps: Tensor, every: int, window: tuple[int, int]) -> Tensor:
+    """One picture `[3, H, W]` and its maps `[P, H, W]`; a and b on every such pixel, windows of so many of these."""
+    hw = (picture.shape[1], picture.shape[2])
+    rows, columns = (_sampled(side, every).to(picture.device) for side in hw)
+    colours = picture[:, rows][:, :, columns]  # [3, h, w]
+    mean = _means(colours, window)
+    products = _means(torch.stack([colours[i] * colours[j] for i, j in PAIRS]), window)
+    covariance = {pair: one - mean[pair[0]] * mean[pair[1]] for pair, one in zip(PAIRS, products, strict=True)}
+    inverse = _inverse({(i, j): one + EPS * (i == j) for (i, j), one in covariance.items()})  # [3, 3, h, w]
+    parts = []
+    for part in torch.split(maps, AT_ONCE):
+        heat = part[:, rows][:, :, columns]  # [p, h, w]
+        mean_heat = _means(heat, window)
+        with_map = [_means(heat * colour, window) - mean_heat * own for colour, own in zip(colours, mean, strict=True)]
+        a = [sum(row[j] * with_map[j] for j in range(3)) for row in inverse]  # 3 × [p, h, w]
+        b = mean_heat - sum(one * own for one, own in zip(a, mean, strict=True))
+        smooth = [_upsampled(_means(one, window), hw) for one in (*a, b)]
+        parts.append(
+            smooth[3].addcmul(smooth[0], picture[0]).addcmul(smooth[1], picture[1]).addcmul(smooth[2], picture[2])
+        )
+    return torch.cat(parts).clamp(0, 1)
+
+
+def _sampled(side: int, every: int) -> Tensor:
+    """The pixels of a side that a and b are computed on, as upsampling takes them to lie."""
+    count = max(side // every, 1)
+    at = ((2 * torch.arange(count) + 1) * side + count * (1 - every)).div(2 * count, rounding_mode="floor")
+    return at.clamp(0, side - 1)
+
+
+def _inverse(entries: dict[tuple[int, int], Tensor]) -> list[list[Tensor]]:
+    """The inverses of symmetric 3×3 matrices, by their cofactors; the entries are those of `PAIRS`."""
+    (a, b, c, d, e, f) = (entries[pair] for pair in PAIRS)
+    cofactors = [d * f - e * e, c * e - b * f, b * e - c * d, a * f - c * c, b * c - a * e, a * d - b * b]
+    determinant = a * cofactors[0] + b * cofactors[1] + c * cofactors[2]
+    p, q, r, s, t, u = (one / determinant for one in cofactors)
+    return [[p, q, r], [q, s, t], [r, t, u]]
+
+
+def _means(maps: Tensor, window: tuple[int, int]) -> Tensor:
+    """The means of windows, mirrored at the border: `[p, h, w]` → `[p, h, w]`. As fast for wide ones."""
+    if maps.device.type != "cpu":
+        down, right = (one // 2 for one in window)
+        around = F.pad(maps[None], (right, right, down, down), mode="reflect")
+        return F.avg_pool2d(F.avg_pool2d(around, (window[0], 1), 1), (1, window[1]), 1)[0]
+    planes = [cv2.blur(one, window[::-1], borderType=cv2.BORDER_REFLECT_101) for one in maps.numpy()]
+    return torch.from_numpy(np.stack(planes))
+
+
+def _upsampled(maps: Tensor, hw: tuple[int, int]) -> Tensor:
+    return maps if maps.shape[1:] == hw else F.interpolate(maps[None], size=hw, mode="bilinear")[0]
