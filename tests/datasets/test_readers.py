@@ -420,3 +420,13 @@ def test_folder_lines_that_cannot_be_read_stop_it(old, new, said, tmp_path):
     replace(root / "boxes.csv", old, new)
     with pytest.raises(UsageError, match=said):
         open_dataset("folder", root)
+
+
+def test_a_file_name_too_long_for_the_system_is_a_missing_picture(tmp_path):
+    folders.coco(tmp_path)
+    path = tmp_path / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    content["images"][0]["file_name"] = "x" * 5000 + ".jpg"
+    path.write_text(json.dumps(content))
+    found = open_dataset("coco", tmp_path)
+    assert any(one.kind == "missing picture" for one in found.problems)

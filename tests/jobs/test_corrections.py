@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -234,3 +235,61 @@ def test_a_minimum_score_is_suggested_where_low_scores_are_wrong():
     few = PicturePair(apart[:9] + wrong, scores[:9] + scores[12:], [0] * 21, apart[:9], [0] * 9)
     assert score_drafts([few], 1)[0].document()["suggested"] is None
     assert score_drafts([], 1)[0].document()["precision"] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("c.xml", '<!DOCTYPE a [<!ENTITY e "x">]><annotations><image name="&e;"/></annotations>', "defines entities"),
+        ("data.yaml", "a: &a [x]\nnames: [*a, *a]\n", "aliases"),
+        ("data.yaml", "names: " + "[" * 50_000, "nested more than 20 deep"),
+        ("data.yaml", "names: [cat\n\t- :", "is not YAML"),
+        ("c.json", '{"images": [{"id": 1}, {"id": 1}], "categories": [], "annotations": []}', "several of its images"),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_small_files_that_mean_endless_ones_are_refused(name, content, said, encoding, tmp_path):
+    if encoding == "utf-16":
+        if not name.endswith("xml"):
+            pytest.skip("no encoding of this format")
+        content = f'<?xml version="1.0" encoding="utf-16"?>{content}'
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    (tmp_path / name).write_text(content, encoding=encoding)
+    with pytest.raises(UsageError, match=said):
+        read_corrections(tmp_path / name, SIZES, LABELS)
+
+
+def test_a_voc_file_takes_no_mask_for_each_of_its_polygons(tmp_path):
+    """At this size of picture they would take three terabytes."""
+    thing = (
+        "<object><name>cat</name><bndbox><xmin>2</xmin><ymin>3</ymin><xmax>9</xmax><ymax>8</ymax></bndbox>"
+        "<polygon><x1>1</x1><y1>1</y1><x2>9</x2><y2>1</y2><x3>9</x3><y3>9</y3></polygon></object>"
+    )
+    (tmp_path / "a.xml").write_text(f"<annotation><filename>a.jpg</filename>{thing * 1000}</annotation>")
+    found = read_corrections(tmp_path, {"a.jpg": (60_000, 50_000)}, LABELS)
+    assert found.pictures["a.jpg"].boxes == [[1.0, 2.0, 9.0, 8.0]] * 1000
+
+
+@pytest.mark.parametrize("name", ["c.json", "c.xml", "data.yaml", "a.xml", "pictures.csv"])
+def test_nobody_waits_for_a_pipe(name, tmp_path):
+    os.mkfifo(tmp_path / name)
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    if name == "pictures.csv":
+        (tmp_path / "data.yaml").write_text("names: [cat]\n")
+        assert read_corrections(tmp_path, SIZES, LABELS).form == "YOLO"
+        return
+    with pytest.raises(UsageError, match="device or a pipe"):
+        read_corrections(tmp_path / name if name.startswith("c.") else tmp_path, SIZES, LABELS)
+
+
+def test_a_name_of_a_million_folders_is_looked_up_by_its_end(tmp_path):
+    content = {
+        "images": [{"id": 1, "file_name": "x/" * 300_000 + "sub/a.jpg"}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}],
+    }
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    found = read_corrections(tmp_path / "c.json", SIZES, LABELS)
+    assert found.pictures["sub/a.jpg"].boxes == [[1, 2, 4, 6]]

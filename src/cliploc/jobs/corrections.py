@@ -7,6 +7,7 @@ the picture itself is not known to the run, the picture keeps its drafts, and th
 from __future__ import annotations
 
 import csv
+import io
 import re
 import xml.etree.ElementTree as ET
 from collections import Counter, defaultdict
@@ -19,7 +20,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 
-from cliploc._documents import read_json, read_text
+from cliploc._documents import MOST_TEXT, read_json, read_text, read_xml
 from cliploc.errors import UsageError
 from cliploc.report.exports import PICTURES, flat_stem
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 FORMATS = (
     "decisions of review.html, COCO's JSON, Label Studio's JSON, CVAT's XML, or a folder in YOLO's or VOC's layout"
 )
+MOST_YAML = 4 * 2**20  # bytes of data.yaml, which lists the classes
+MOST_DEEP = 20  # of its lists in lists
 LEAST_SIDE = 1e-3  # pixels of a box inside its picture
 UPLOAD = re.compile(r"[0-9a-f]{8}-(?=.)")  # what Label Studio puts before an uploaded file's name
 SizeWh: TypeAlias = tuple[int, int]
@@ -173,10 +176,14 @@ class _Finder:
 
     def __init__(self, pictures: Mapping[str, Any], first: Mapping[str, str], more: Mapping[str, str]) -> None:
         self._pictures, self._first, self._more = pictures, _with_stems(first), _with_stems(more)
-        self._by_name: dict[str, list[str]] = defaultdict(list)
+        self._deepest = 0  # folders and name of a picture
+        self._by_end: dict[str, list[str]] = defaultdict(list)
         self._by_stem: dict[str, list[str]] = defaultdict(list)
         for one in pictures:
-            self._by_name[PurePosixPath(one).name].append(one)
+            parts = PurePosixPath(one).parts
+            self._deepest = max(self._deepest, len(parts))
+            for start in range(1, len(parts)):
+                self._by_end["/".join(parts[start:])].append(one)
             for stem in {PurePosixPath(one).stem, flat_stem(one), str(PurePosixPath(one).with_suffix(""))}:
                 self._by_stem[stem].append(one)
 
@@ -204,10 +211,10 @@ class _Finder:
     def _end(self, name: str) -> list[str]:
         """The end of one path is the other."""
         parts = PurePosixPath(name).parts
-        tails = ["/".join(parts[start:]) for start in range(1, len(parts))]
-        if ends := [one for one in tails if one in self._pictures]:
-            return ends[:1]  # the longest
-        return [one for one in self._by_name.get(parts[-1] if parts else "", []) if one.endswith(f"/{name}")]
+        shown = range(max(1, len(parts) - self._deepest), len(parts))  # a name may have a million of folders
+        tails = ("/".join(parts[start:]) for start in shown)
+        longest = next((one for one in tails if one in self._pictures), None)
+        return self._by_end.get(name, []) if longest is None else [longest]
 
     def _of_stem(self, name: str) -> list[str]:
         path = PurePosixPath(name)
@@ -225,8 +232,8 @@ def _with_stems(listed: Mapping[str, str]) -> dict[str, str]:
 def _listed(folder: Path) -> dict[str, str]:
     """The list of files that an export wrote into a folder; empty where there is none."""
     try:
-        with (folder / PICTURES).open(encoding="utf-8", newline="") as file:
-            return {line["file"]: line["picture"] for line in csv.DictReader(file)}
+        rows = csv.DictReader(io.StringIO(read_text(folder / PICTURES), newline=""))
+        return {line["file"]: line["picture"] for line in rows}
     except (OSError, ValueError, KeyError, csv.Error):
         return {}
 
@@ -237,7 +244,7 @@ def _read(path: Path) -> _Set:
         if path.is_dir():
             return _read_folder(path)
         if path.suffix.lower() == ".xml":
-            return _cvat(_xml(path))
+            return _cvat(read_xml(path))
         if path.name.lower() in ("data.yaml", "data.yml"):
             return _read_folder(path.parent)
         content = read_json(path)
@@ -247,7 +254,7 @@ def _read(path: Path) -> _Set:
             return _label_studio(content)
     except FileNotFoundError:
         raise UsageError(f"expected corrections in {path}, found no such file: check the path") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ET.ParseError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"expected {FORMATS}; {path} cannot be read ({error})") from None
     raise UsageError(f"expected {FORMATS}; {path} has other content: check the path")
 
@@ -261,17 +268,12 @@ def _read_folder(folder: Path) -> _Set:
     return _voc(folder, files)
 
 
-def _xml(path: Path) -> ET.Element:
-    content = path.read_bytes()
-    if b"<!ENTITY" in content:
-        raise ValueError("it defines entities")
-    return ET.fromstring(content)
-
-
 def _coco(content: Mapping[str, Any]) -> _Set:
     from supervision.dataset.formats.coco import coco_annotations_to_detections
 
     names = {one["id"]: str(one["name"]) for one in content["categories"]}
+    if len({image["id"] for image in content["images"]}) < len(content["images"]):
+        raise ValueError("several of its images have one id")
     of_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
     for one in content["annotations"]:
         of_image[one["image_id"]].append(one)
@@ -292,10 +294,9 @@ def _coco(content: Mapping[str, Any]) -> _Set:
 
 def _yolo(folder: Path) -> _Set:
     from supervision.dataset.formats.yolo import yolo_annotations_to_detections
-    from supervision.utils.file import read_yaml_file
 
     described = next(one for one in (folder / "data.yaml", folder / "data.yml") if one.exists())
-    listed = read_yaml_file(str(described))["names"]
+    listed = _yaml(described)["names"]
     names = dict(enumerate(listed)) if isinstance(listed, list) else {int(key): one for key, one in listed.items()}
 
     def boxes(text: Path, size: SizeWh) -> LabelledBoxes:
@@ -321,16 +322,36 @@ def _yolo(folder: Path) -> _Set:
     return _Set("YOLO", entries, _listed(folder))
 
 
-def _voc(folder: Path, files: Sequence[Path]) -> _Set:
-    from supervision.dataset.formats.pascal_voc import detections_from_xml_obj
+def _yaml(path: Path) -> Any:
+    """A YAML document without aliases, by which a small one can mean an endless one."""
+    import yaml
 
-    def boxes(root: ET.Element, size: SizeWh) -> LabelledBoxes:
-        found, names = detections_from_xml_obj(root, [], size)
-        return [(names[i], xyxy) for i, xyxy in zip(_class_ids(found), found.xyxy.tolist(), strict=True)]
+    content = read_text(path, MOST_YAML)
+    try:
+        depth = 0
+        for token in yaml.scan(content):  # whose time grows with the square of the depth
+            kind = type(token).__name__
+            depth += ("Start" in kind) - ("End" in kind)
+            if kind == "AliasToken" or depth > MOST_DEEP:
+                raise ValueError(f"{path.name} has aliases, or is nested more than {MOST_DEEP} deep")
+        return yaml.safe_load(content)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path.name} is not YAML: {' '.join(str(error).split())}") from None
+
+
+def _voc(folder: Path, files: Sequence[Path]) -> _Set:
+    # Not by supervision's reader: it makes a mask of the whole picture for every object.
+    def boxes(root: ET.Element, _: SizeWh) -> LabelledBoxes:
+        found: LabelledBoxes = []
+        for one in root.findall("object"):
+            x0, y0, x1, y1 = (float(one.findtext(f"bndbox/{key}") or "") for key in ("xmin", "ymin", "xmax", "ymax"))
+            left, top = min(x0, x1) - 1, min(y0, y1) - 1  # pixels there count from 1, the last one inside
+            found.append((one.findtext("name") or "", (left, top, max(x0, x1), max(y0, y1))))
+        return found
 
     entries = []
     for file in files:
-        root = _xml(file)
+        root = read_xml(file, MOST_TEXT)
         if root.tag != "annotation":
             continue
         stem = file.relative_to(folder).with_suffix("").as_posix().removeprefix("Annotations/")

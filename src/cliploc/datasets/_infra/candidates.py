@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -85,7 +86,7 @@ class Checker:
             return None
         header = self._header(one.path)
         if isinstance(header, InputError):
-            missing = not one.path.exists()
+            missing = not os.path.exists(one.path)  # also of a name too long for the system
             hint = f"; {one.hint}" if missing and one.hint else ""
             add("missing picture" if missing else "broken picture", one.id, f"{header}{hint}")
             return None
@@ -110,7 +111,7 @@ class Checker:
         if size_wh != shown_wh and not one.resized:
             add("size mismatch", one.id, f"annotated as {_by(size_wh)}, the file has {_by(shown_wh)}: taken as resized")
         for mask in (*one.masks, *([one.ignore] if one.ignore else [])):
-            if not mask.is_file():
+            if not os.path.isfile(mask):
                 add("missing mask", one.id, f"expected a mask at {mask}, found none: left out")
                 return None
         kept = []
@@ -163,7 +164,7 @@ def picture_header(path: Path) -> tuple[tuple[int, int], int]:
         with open_picture(path, header_only=True) as opened:
             return opened.image.size, orientation(opened.image)
     except InputError as error:
-        if not path.exists():
+        if not os.path.exists(path):
             raise InputError(f"expected a picture at {path}, found none: left out") from None
         raise InputError(f"{error}; left out") from None
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+from cliploc._documents import MOST_TEXT, read_xml
 from cliploc.datasets._infra.candidates import Box
 from cliploc.errors import InputError
 
@@ -34,7 +35,7 @@ def read_annotation(path: Path) -> Annotation:
         InputError: no such file, or not XML of this format.
     """
     try:
-        root = ElementTree.parse(path).getroot()
+        root = read_xml(path, MOST_TEXT)
         size = root.find("size")
         wh = None if size is None else (int(_text(size, "width")), int(_text(size, "height")))
         things = []
@@ -47,7 +48,7 @@ def read_annotation(path: Path) -> Annotation:
             things.append(Thing(_text(one, "name"), (corners[0], corners[1], corners[2], corners[3]), difficult))
     except FileNotFoundError:
         raise InputError(f"expected an annotation at {path}, found none: left out") from None
-    except (ElementTree.ParseError, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise InputError(f"{path} is not an annotation that can be read ({error}): left out") from None
     return Annotation(None if wh is not None and min(wh) < 1 else wh, tuple(things))
 
