@@ -151,7 +151,10 @@ def test_arguments_by_name_are_those_of_the_others(address, uploaded):
     event = json.loads(text)["event_id"]
     assert "schema_version" in get(f"{address}/gradio_api/call/v2/locate/{event}")[1]
     code, text, _ = get(f"{address}/gradio_api/call/v2/locate", {"photo": photo})
-    assert (code, json.loads(text)["error"]) == (422, "expected arguments of path, asked, settings, got 'photo'")
+    assert (code, json.loads(text)["error"]) == (
+        422,
+        "expected arguments of path, asked, settings, exemplar, got 'photo'",
+    )
 
 
 @pytest.mark.parametrize(
@@ -162,7 +165,7 @@ def test_arguments_by_name_are_those_of_the_others(address, uploaded):
         (b"[" * 100_000, 422, "expected a request in JSON"),
         (b'{"data": [null, "cat", ' + b"[" * 20 + b"]" * 20 + b"]}", 422, "at most 8 deep"),
         (b"[1]", 422, "expected a JSON object"),
-        (b'{"data": 1}', 422, '"data" as a list of 3 arguments'),
+        (b'{"data": 1}', 422, '"data" as a list of 4 arguments'),
         (b'{"data": [null, "cat", {"threshold": NaN}]}', 422, "expected a request in JSON"),
         (b'{"data": [null, "cat", {"threshold": 1e999}]}', 422, "expected finite numbers"),
         (b'{"data": [null, "\\ud800", {}]}', 422, "whole characters"),

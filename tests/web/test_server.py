@@ -83,6 +83,31 @@ def test_the_interface_gives_the_localizers_boxes(address, tmp_path):
     assert json.loads(Path(files[-1]).read_text())["pictures"][0]["names"][0]["found"]
 
 
+def test_an_exemplar_is_an_upload_and_never_a_path(address, tmp_path):
+    """As `-p cat=@dogs.jpg[…]`; a photograph's own name beside it is text."""
+    from cliploc.exemplars import Exemplar
+
+    mine, box = client(address, tmp_path), (40, 30, 200, 220)
+    photo, shown = (gradio_client.handle_file(str(DEMO / name)) for name in ("dogs.jpg", "cat.jpg"))
+    given = {"recipe": "fast", "exemplar_name": "pet", "exemplar_box": "40, 30, 200, 220"}
+    [picture] = mine.predict(photo, "dog", given, shown, api_name="/locate")["pictures"]
+    exemplar = Exemplar("pet", DEMO / "cat.jpg", box)
+    wanted = Localizer("mini", recipe="fast", exemplars=[exemplar])(DEMO / "dogs.jpg", ["dog", "pet"])
+    assert [one["name"] for one in picture["names"]] == ["dog", "pet"]
+    boxes = [box["xyxy"] for one in picture["names"] for box in one["boxes"]]
+    assert boxes == [pytest.approx(box, abs=0.01) for box in wanted.boxes.xyxy.tolist()]
+    assert [one["found"] for one in picture["names"]] == wanted.found.tolist()
+    outside = {**given, "exemplar_box": "0,0,9000,9"}
+    with pytest.raises(gradio_client.exceptions.AppError, match="expected the box of the exemplar of 'pet' inside its"):
+        mine.predict(photo, "dog", outside, shown, api_name="/locate")
+    for path in ("/etc/hostname", str(Path(__file__))):
+        data = [None, "dog", given, {"path": path, "meta": {"_type": "gradio.FileData"}}]
+        code, body, _ = get(f"{address}/gradio_api/call/locate", {"data": data})
+        assert (code, "was not uploaded here" in body) == (422, True)
+    # What asked before there were exemplars sends three arguments.
+    assert get(f"{address}/gradio_api/call/locate", {"data": [None, "dog", {}]})[0] == 200
+
+
 def test_the_interface_compares_any_number_of_methods(address, tmp_path):
     mine = client(address, tmp_path)
     photo = gradio_client.handle_file(str(DEMO / "cat.jpg"))

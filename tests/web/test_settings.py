@@ -49,6 +49,36 @@ def test_a_recipe_stands_in_the_place_of_a_method():
         assert from_mapping({"refine": none}).arguments == {"refine": ()}
 
 
+def test_an_exemplar_is_among_the_names_and_in_the_lines():
+    settings = Settings(names="spoon, cup|mug", exemplar_box="[1, 2, 30, 40.5]", method="cam").with_exemplar(
+        "/up/cup.jpg"
+    )
+    assert settings.asked == ["spoon", "cup|mug"]  # it is there already
+    assert settings.with_exemplar("/up/cup.jpg") == settings
+    assert settings.with_exemplar(None) == Settings(names="spoon, cup|mug", method="cam")
+    assert Settings(exemplar_name="our  cup").with_exemplar("/up/a.jpg").asked == ["our cup"]
+    assert Settings().with_exemplar("/up/@a=b|c.jpg").asked == ["a b c"]
+    assert from_query(to_query(settings)) == settings
+    rules = [({"method": "cam"}, 0.3)]
+    lines = python_lines(settings, "a.jpg", {"model": "mini"}, rules, "cup.jpg")
+    assert "from cliploc.exemplars import Exemplar\n" in lines
+    assert "exemplars=[Exemplar(name='cup', image='cup.jpg', box=(1.0, 2.0, 30.0, 40.5), with_text=False)]" in lines
+    assert "--prompt=spoon '--prompt=cup=@cup.jpg[1,2,30,40.5]'" in command_lines(
+        settings, "a.jpg", {}, rules, "cup.jpg"
+    )
+    beside = from_mapping({"exemplar_text": True}, settings)
+    assert "'--prompt=cup|mug|@cup.jpg[1,2,30,40.5]'" in command_lines(beside, "a.jpg", {}, rules, "cup.jpg")
+    assert "Exemplar" not in python_lines(settings, "a.jpg", {}, rules)
+
+
+@pytest.mark.parametrize("box", ["1,2,3", "left", "0,0,inf,9", "5,5,5,9", "9,9,1,1"])
+def test_a_box_of_an_exemplar_that_is_none_is_a_sentence(box):
+    with pytest.raises(UsageError, match=r"expected (the exemplar's part|an exemplar's box) as x0, y0, x1, y1"):
+        Settings(exemplar_box=box, exemplar_name="cup").exemplar(None)
+    with pytest.raises(UsageError, match="expected a name for the exemplar without = "):
+        Settings(exemplar_name="cup=@/etc/passwd").with_exemplar("/up/a.jpg")
+
+
 def test_an_old_link_means_what_it_meant():
     settings = from_query("method=grad_cam&flip=true&scales=1,1.5&refine=guided&split_peaks=0.3")
     assert settings.method == "grad_cam"

@@ -7,9 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cliploc.recipes import recipe_of
 from cliploc.web import view
+from cliploc.web.service import Offer, Service
+from cliploc.web.settings import Settings
+from tests.commands import CAT
 from tests.report.conftest import build  # noqa: F401
 from tests.report.test_page import CLOSING, IMAGE, Reader
 
@@ -91,6 +95,23 @@ def test_status_lines_are_escaped_and_read_out(line, role):
     [(tag, attributes)] = page.tags
     assert (tag, attributes["role"]) == ("p", role)
     assert page.text.strip() == IMAGE + CLOSING
+
+
+def test_a_name_with_an_exemplar_says_so(tmp_path):
+    """The page's figure is of the name that a second upload stands for, and a note says that its presence is none."""
+    service = Service([Offer("mini")], device="cpu")
+    hostile = tmp_path / "<b>cup.png"
+    Image.new("RGB", (40, 30), "red").save(hostile)
+    settings = Settings(method="cam", exemplar_box="0,0,20,30")
+    look = service.look(str(CAT), settings, exemplar=str(hostile))
+    assert look.settings.asked == ["<b>cup"]
+    assert service.look(str(CAT), settings, look, exemplar=str(hostile)) is look
+    other = service.look(str(CAT), replace(settings, exemplar_box=""), look, exemplar=str(hostile))
+    assert other is not look
+    page = Reader(view.results_html(look.cut(look.settings), 0.5))
+    assert "presence is not calibrated where pictures stand for a name: <b>cup" in page.text
+    assert [image["alt"].count("<b>cup") for image in page.all("img")] == [1]
+    assert service.look(str(CAT), Settings(names="cat", method="cam"), look).exemplar == ""
 
 
 def test_a_search_counts_what_it_can_count():

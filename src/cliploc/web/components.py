@@ -130,6 +130,7 @@ def endpoints(blocks: gr.Blocks) -> dict[int, Endpoint]:
                 name,
                 tuple(_slot(one) for one in function.inputs),
                 tuple(parameter["parameter_name"] for parameter in parameters),
+                sum(parameter["parameter_name"] == "exemplar" for parameter in parameters),
             )
     return found
 

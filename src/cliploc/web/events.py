@@ -53,13 +53,17 @@ class Events:
         self._debug = debug
 
     # ------------------------------------------------------------------------------------------------------- results
-    def search(self, request: gr.Request, last: Look | None, path: str | None, *values: Any) -> Iterator[Updates]:
+    def search(
+        self, request: gr.Request, last: Look | None, path: str | None, exemplar: str | None, *values: Any
+    ) -> Iterator[Updates]:
         """Find: looks at the photograph, and shows the progress meanwhile."""
         results = self._layout.results
         try:
-            settings = self._settings(values)
+            settings = self._settings(values).with_exemplar(exemplar)
             run = self._service.runs.begin(
-                request.session_hash, lambda reporter: self._service.look(path, settings, last, reporter), alone=True
+                request.session_hash,
+                lambda reporter: self._service.look(path, settings, last, reporter, exemplar),
+                alone=True,
             )
             began = time.monotonic()
             for done, left in run.steps():
@@ -170,6 +174,7 @@ class Events:
             "refine": Choices(choices=refine_choices(menu), value=[NONE] if refine == () else list(refine or ())),
             "flip": "" if usable.flip is None else str(usable.flip).lower(),
             "masks": str(usable.masks).lower(),
+            "exemplar_text": str(usable.exemplar_text).lower(),
             "threshold": own.threshold if settings.threshold is None else settings.threshold,
             "split_peaks": own.split_peaks if settings.split_peaks is None else settings.split_peaks,
             "min_score": own.slid_min_score if settings.min_score is None else settings.min_score,
@@ -193,12 +198,13 @@ class Events:
         settings = look.unset(settings)
         found = look.cut(settings)
         file = next(iter(found.values())).source
+        shown = Path(look.exemplar).name if look.exemplar else ""
         rules = [(look.offer.arguments_of(method), round(tau, 4)) for method, tau in look.rules(settings)]
         return {
             results.status: view.status(view.summary(found)),
             results.figures: view.results_html(found, settings.opacity, look.ran(settings), settings.masks),
-            results.python: python_lines(settings, file, look.offer.arguments, rules),
-            results.command: command_lines(settings, file, look.offer.arguments, rules),
+            results.python: python_lines(settings, file, look.offer.arguments, rules, shown),
+            results.command: command_lines(settings, file, look.offer.arguments, rules, shown),
             results.address: f"?{to_query(_without_defaults(settings, self._service))}",
         }
 

@@ -32,6 +32,16 @@ class Inputs:
     find: gr.Button
     stop: gr.Button
     examples: Examples
+    exemplar: Photograph
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a second upload, an exemplar, stands for; the fields have the names of `Settings`."""
+
+    exemplar_name: Text
+    exemplar_box: Text
+    exemplar_text: Choice
 
 
 @dataclass(frozen=True)
@@ -97,6 +107,7 @@ class Layout:
     """All parts of the page."""
 
     inputs: Inputs
+    shown: Shown
     options: Options
     sliders: Sliders
     results: Results
@@ -105,7 +116,7 @@ class Layout:
     @property
     def settings(self) -> dict[str, Any]:
         """Name in `Settings` → component."""
-        parts = (self.options, self.sliders)
+        parts = (self.shown, self.options, self.sliders)
         return {"names": self.inputs.names} | {
             one.name: getattr(part, one.name) for part in parts for one in fields(part)
         }
@@ -124,7 +135,7 @@ def build_layout(service: Service) -> Layout:
     gr.Markdown(INTRO, elem_id="intro")
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
-            inputs = _inputs()
+            inputs, shown = _inputs()
             with gr.Accordion("Model, method and options", open=False):
                 options = _options(service)
         with gr.Column(scale=5, min_width=300):
@@ -136,15 +147,19 @@ def build_layout(service: Service) -> Layout:
                 downloads = _downloads()
             with gr.Accordion("Python, command line and link", open=False):
                 python, command, address = _reproduction()
-    return Layout(inputs, options, sliders, Results(search, status, figures, python, command, address), downloads)
+    return Layout(
+        inputs, shown, options, sliders, Results(search, status, figures, python, command, address), downloads
+    )
 
 
-def _inputs() -> Inputs:
+def _inputs() -> tuple[Inputs, Shown]:
     photo = Photograph(label="Photograph", type="filepath", sources=["upload", "clipboard"], height=260, buttons=[])
     names = Text(
         label="Names", info="One per line or separated by commas. Synonyms: cat|kitten. Shift+Enter starts the search.",
         lines=2, max_lines=8, max_length=MOST_LETTERS, placeholder="cat, remote control", elem_id="names",
     )  # fmt: skip
+    with gr.Accordion("A picture as prompt", open=False):
+        exemplar, shown = _exemplar()
     with gr.Row(elem_id="buttons"):
         find_button = gr.Button("Find", variant="primary", elem_id="find", min_width=100)
         stop = gr.Button("Stop", elem_id="stop", min_width=100)
@@ -158,7 +173,30 @@ def _inputs() -> Inputs:
         cache_examples=False,
         api_visibility="private",
     )
-    return Inputs(photo, names, find_button, stop, examples)
+    return Inputs(photo, names, find_button, stop, examples, exemplar), shown
+
+
+def _exemplar() -> tuple[Photograph, Shown]:
+    """A second upload that stands for a name."""
+    exemplar = Photograph(
+        label="Looks like this", type="filepath", sources=["upload", "clipboard"], height=160, buttons=[],
+        elem_id="exemplar",
+    )  # fmt: skip
+    shown = Shown(
+        exemplar_name=Text(
+            label="Stands for", info="One of the names, or a new one. Empty: the file's name.", max_lines=1,
+            max_length=200, elem_id="exemplar-name",
+        ),
+        exemplar_box=Text(
+            label="Part of it", info="x0, y0, x1, y1 in pixels. Empty: all of it.", max_lines=1, max_length=80,
+            elem_id="exemplar-box",
+        ),
+        exemplar_text=Choice(
+            [("no", "false"), ("yes", "true")], value="false", label="The name's text counts too",
+            elem_id="exemplar-text",
+        ),
+    )  # fmt: skip
+    return exemplar, shown
 
 
 def _options(service: Service) -> Options:

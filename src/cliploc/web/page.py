@@ -53,7 +53,7 @@ def _connect_search(layout: Layout, events: Events) -> None:
     shown = [results.status, results.figures, results.python, results.command, results.address]
     find: dict[str, Any] = {
         "fn": events.search,
-        "inputs": [results.search, inputs.photo, *settings],
+        "inputs": [results.search, inputs.photo, inputs.exemplar, *settings],
         "outputs": [results.search, *shown],
         **HIDDEN,
         **ONE_AT_A_TIME,

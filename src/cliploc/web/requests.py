@@ -47,11 +47,13 @@ class Endpoint:
         name: its name in an address.
         slots: the kind of each argument; a range allows the numbers in it.
         parameters: the arguments' names, without states; empty for a function without a name.
+        optional: how many of the last ones may be left out.
     """
 
     name: str
     slots: tuple[Slot, ...]
     parameters: tuple[str, ...] = ()
+    optional: int = 0
 
 
 class Requests:
@@ -67,7 +69,7 @@ class Requests:
         b'{"data": [{"path": "/up/cat.jpg", "meta": {"_type": "gradio.FileData"}}, "cat"]}'
         >>> requests.checked("/gradio_api/call/locate", b'{"data": [null, {"path": "http://example.org"}]}')
         Traceback (most recent call last):
-        cliploc.web.requests.RefusedError: expected a file only as the photograph, got one elsewhere: leave it out
+        cliploc.web.requests.RefusedError: expected a file only as the photograph or exemplar, got one elsewhere
     """
 
     def __init__(self, endpoints: Mapping[int, Endpoint], is_ours: Callable[[str], bool]) -> None:
@@ -109,6 +111,8 @@ class Requests:
 
     def _arguments(self, endpoint: Endpoint, data: Any) -> list[Any]:
         without_states = [slot for slot in endpoint.slots if slot != "state"]
+        if isinstance(data, list) and 0 < len(without_states) - len(data) <= endpoint.optional:
+            data = [*data, *[None] * (len(without_states) - len(data))]
         if not isinstance(data, list) or len(data) not in (len(endpoint.slots), len(without_states)):
             raise RefusedError(422, f'expected "data" as a list of {len(without_states)} arguments')
         slots = endpoint.slots if len(data) == len(endpoint.slots) else without_states
@@ -167,7 +171,7 @@ def _depth_exceeds(value: Any, most: int) -> bool:
 
 def _refuse_files(value: Any) -> None:
     if isinstance(value, dict) and not FILE_KEYS.isdisjoint(value):
-        raise RefusedError(422, "expected a file only as the photograph, got one elsewhere: leave it out")
+        raise RefusedError(422, "expected a file only as the photograph or exemplar, got one elsewhere")
     if isinstance(value, dict | list):
         for one in value.values() if isinstance(value, dict) else value:
             _refuse_files(one)

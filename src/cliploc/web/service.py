@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from cliploc.boxes import BoxRule
 from cliploc.config import MIN_SCORE, RECIPES, UNREFINED
 from cliploc.errors import InputError, UsageError
+from cliploc.exemplars import Exemplar
 from cliploc.heads import read_config
 from cliploc.images import Picture, load
 from cliploc.localization import Localization, boxes_and_reasons
@@ -153,6 +154,7 @@ class Look:
         closed: methods whose trained head decides by itself which names are found; presence does not count for them.
         offer: the model that was used.
         recipe: the recipe that ran; None where a method was chosen.
+        exemplar: the file of the picture that stands for a name; "" where there is none.
     """
 
     path: str
@@ -162,6 +164,7 @@ class Look:
     closed: frozenset[str]
     offer: Offer
     recipe: Recipe | None = None
+    exemplar: str = ""
 
     def rules(self, settings: Settings) -> list[tuple[str, float]]:
         """Each method with its threshold: that of the settings, or else the method's own."""
@@ -279,19 +282,27 @@ class Service:
         steps = tuple(one.name for one in refinements if _usable(one.name, backbone))
         return Menu(recipes, fitting(backbone, offer.heads), steps, next(iter(offer.heads), self._recipe))
 
-    def localizer(self, settings: Settings, method: str, threshold: float | None = None) -> Localizer:
+    def localizer(
+        self,
+        settings: Settings,
+        method: str,
+        threshold: float | None = None,
+        exemplars: Sequence[Exemplar] = (),
+    ) -> Localizer:
         """A localizer for these settings; cheap, as the model is loaded already.
 
         Args:
             settings: options, and the model.
             method: a method or a recipe of the menu.
             threshold: None for the method's or recipe's own.
+            exemplars: pictures that stand for names.
 
         Raises:
-            UsageError: a method or recipe that does not run on the model.
+            UsageError: a method or recipe that does not run on the model, or an exemplar's box outside its picture.
         """
         menu, heads = self.menu(settings.model), self.offer(settings.model).heads
         options: dict[str, Any] = settings.arguments | {"min_presence": 0.0}  # `recut` applies the minimum
+        options["exemplars"] = tuple(exemplars)
         if threshold is not None:
             options["threshold"] = threshold
         recipe = menu.recipes.get(method)
@@ -314,7 +325,14 @@ class Service:
         rule = self.localizer(settings, method or self.menu(settings.model).own).box_rule
         return Own(float(rule.threshold), rule.split_peaks, rule.min_score)
 
-    def look(self, path: str | None, settings: Settings, last: Look | None = None, reporter: Reporter = SILENT) -> Look:
+    def look(
+        self,
+        path: str | None,
+        settings: Settings,
+        last: Look | None = None,
+        reporter: Reporter = SILENT,
+        exemplar: str | None = None,
+    ) -> Look:
         """Computes the maps of a photograph, unless `last` has them; new names do not run the image tower again.
 
         Args:
@@ -323,17 +341,18 @@ class Service:
             last: this visitor's previous outcome.
             reporter: told before each layer of the masked pictures that are done since the last call and that are left;
                 it may raise an error to end the search.
+            exemplar: the uploaded file of a picture that stands for a name.
 
         Raises:
-            InputError: the photograph cannot be used.
+            InputError: the photograph or the exemplar cannot be used.
             UsageError: a setting cannot be used.
             ModelError: the model cannot be loaded, or its output is not finite.
         """
         if not path:
             raise UsageError("expected a photograph, got none: drop one on the page or pick an example")
         menu = self.menu(settings.model)
-        settings = replace(settings, method=settings.method or menu.own).computed
-        if last is not None and (last.path, last.settings) == (path, settings):
+        settings = replace(settings, method=settings.method or menu.own).with_exemplar(exemplar).computed
+        if last is not None and (last.path, last.exemplar, last.settings) == (path, exemplar or "", settings):
             return last
         recipe = menu.recipes.get(settings.method)
         for method in settings.compare if recipe else settings.methods:
@@ -349,12 +368,13 @@ class Service:
                 f"{len(settings.methods)} = {cells}: ask for fewer names or methods at once"
             )
         picture = self.read(path)
+        exemplars = [settings.exemplar(self.read(exemplar).image)] if exemplar else []
         offer = self.offer(settings.model)
         named = [method for method in settings.methods if method not in menu.recipes]
         asked = {method: {"head": offer.heads[method]} if method in offer.heads else {} for method in named}
         # At threshold 0 no name is rejected for small regions: another threshold may find it later.
-        by_recipe = None if recipe is None else self.localizer(settings, settings.method, threshold=0.0)
-        by_name = self.localizer(settings, named[0], threshold=0.0) if named else None
+        by_recipe = None if recipe is None else self.localizer(settings, settings.method, 0.0, exemplars)
+        by_name = self.localizer(settings, named[0], 0.0, exemplars) if named else None
 
         def compute() -> dict[str, Localization]:
             found: dict[str, Localization] = {}
@@ -376,7 +396,7 @@ class Service:
         }
         own = {method: self.own(settings, method) for method in results}
         closed = frozenset(method for method, head in offer.heads.items() if read_config(head).kind == "closed")
-        return Look(path, settings, results, own, closed, offer, recipe)
+        return Look(path, settings, results, own, closed, offer, recipe, exemplar or "")
 
     def read(self, path: str) -> Picture:
         """Reads a photograph; its `source` is the file name only, as visitors must not learn the server's folders.

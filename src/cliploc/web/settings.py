@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from cliploc.config import DEFAULTS, OPTIONS, RECIPES, Options, choice, number, short, words_of
 from cliploc.errors import UsageError
+from cliploc.exemplars import Exemplar
 from cliploc.prompts import TEMPLATE_SETS
 from cliploc.report.overlay import OPACITY
 
@@ -49,12 +53,13 @@ LIVE = (
     "opacity",
     "masks",
 )  # no model runs for these
-SWITCHES, LISTS = ("flip", "masks"), ("compare", "refine")
+SWITCHES, LISTS = ("flip", "masks", "exemplar_text"), ("compare", "refine")
 NUMBERS = tuple(name for name in LIVE if name not in SWITCHES)
 MOST_NAMES = 50  # nobody reads a longer page, and each name costs memory
 MOST_WORDS = 200  # names and synonyms together: each is embedded in every template
 MOST_CELLS = 120  # names × methods: each is a map in memory and a picture on the page
 MOST_LETTERS = 8_000  # of the text with all names
+SIGNS = re.compile(r"[=|@,\[\]\s]+")  # that mean something in a list of names, or in a prompt of the command line
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,10 @@ class Settings:
         min_score: as in `Options`, but a number; None for the recipe's, or 0 of a method.
         opacity: opacity of the hottest places, and of masks.
         masks: whether masks are shown in the place of heat, and are among the downloads.
+        exemplar_name: which of the names a second upload stands for; "" for that of its file. It is asked for in any
+            case.
+        exemplar_box: the part of it that counts, "x0, y0, x1, y1" in pixels; "" for all of it.
+        exemplar_text: whether the name's text counts too.
     """
 
     names: str = ""
@@ -102,6 +111,9 @@ class Settings:
     min_score: float | None = None
     opacity: float = OPACITY
     masks: bool = False
+    exemplar_name: str = ""
+    exemplar_box: str = ""
+    exemplar_text: bool = False
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -125,6 +137,44 @@ class Settings:
         if words > MOST_WORDS:
             raise UsageError(f"expected at most {MOST_WORDS} names and synonyms, got {words}: leave some out")
         return found
+
+    def with_exemplar(self, file: str | None) -> Settings:
+        """The settings of a search with this file as exemplar: what it stands for is named, and is among the names.
+
+        Without a file nothing of an exemplar is left.
+
+        Raises:
+            UsageError: a name that a prompt with a picture cannot have.
+
+        Example:
+            >>> Settings(names="spoon").with_exemplar("/uploads/cup.jpg").asked
+            ['spoon', 'cup']
+        """
+        if not file:
+            return replace(self, exemplar_name="", exemplar_box="", exemplar_text=False)
+        name = " ".join(self.exemplar_name.split()) or SIGNS.sub(" ", Path(file).stem).strip() or "exemplar"
+        if SIGNS.search(name.replace(" ", "")):
+            raise UsageError(f"expected a name for the exemplar without = | @ , [ ], got {short(name)}")
+        parts = re.split(r"[,\n]", self.names)
+        asked = any(" ".join(part.partition("|")[0].split()) == name for part in parts)
+        return replace(self, exemplar_name=name, names=self.names if asked else f"{self.names}\n{name}".strip())
+
+    def exemplar(self, image: Any) -> Exemplar:
+        """The exemplar that this picture is, by `exemplar_name` and its like.
+
+        Raises:
+            UsageError: its box is none.
+        """
+        box = None
+        if self.exemplar_box.strip():
+            with suppress(ValueError):
+                x0, y0, x1, y1 = (float(edge) for edge in self.exemplar_box.strip(" []()").split(","))
+                box = (x0, y0, x1, y1)
+            if box is None or not all(math.isfinite(edge) for edge in box):
+                raise UsageError(
+                    f"expected the exemplar's part as x0, y0, x1, y1 in pixels, got {short(self.exemplar_box)}"
+                )
+        return Exemplar(self.exemplar_name, image, box, self.exemplar_text)
 
     @property
     def computed(self) -> Settings:
@@ -253,7 +303,11 @@ def _text(value: Any) -> str:
 
 
 def python_lines(
-    settings: Settings, file: str, model: Mapping[str, Any], rules: Sequence[tuple[Mapping[str, Any], float]]
+    settings: Settings,
+    file: str,
+    model: Mapping[str, Any],
+    rules: Sequence[tuple[Mapping[str, Any], float]],
+    exemplar: str = "",
 ) -> str:
     """The lines of a Python script that gives the same heatmaps and boxes.
 
@@ -262,11 +316,13 @@ def python_lines(
         file: the photograph's name.
         model: `model` and `pretrained`, as arguments of `Localizer`.
         rules: for each method its arguments of `Localizer` (`method`, `head`, `recipe`), and its threshold.
+        exemplar: the exemplar's file name; "" where there is none.
     """
-    lines = ["import cliploc", ""]
+    lines = ["import cliploc", *(["from cliploc.exemplars import Exemplar"] if exemplar else []), ""]
+    shown = {"exemplars": [settings.exemplar(exemplar)]} if exemplar else {}
     for place, (method, threshold) in enumerate(rules):
         of_model = ", ".join(f"{key}={value!r}" for key, value in model.items() if value is not None)
-        rest = {**method, "threshold": threshold, **settings.arguments}
+        rest = {**method, "threshold": threshold, **settings.arguments, **shown}
         given = ", ".join(f"{key}={value!r}" for key, value in rest.items())
         name, of_model = ("localizer", of_model) if place == 0 else ("other", "localizer.backbone")
         found = "found" if place == 0 else "compared"
@@ -284,17 +340,30 @@ def python_lines(
 
 
 def command_lines(
-    settings: Settings, file: str, model: Mapping[str, Any], rules: Sequence[tuple[Mapping[str, Any], float]]
+    settings: Settings,
+    file: str,
+    model: Mapping[str, Any],
+    rules: Sequence[tuple[Mapping[str, Any], float]],
+    exemplar: str = "",
 ) -> str:
     """One `cliploc localize` command for each method, with a folder of its own; arguments as for `python_lines`."""
     commands = []
     for place, (method, threshold) in enumerate(rules):
-        options = [f"--prompt={name}" for name in settings.asked]
+        options = [f"--prompt={_prompt(settings, name, exemplar)}" for name in settings.asked]
         options += words_of({**model, **method, "threshold": threshold, **settings.arguments})
         options += ["--masks"] if settings.masks else []
         options += ["--out=found" if place == 0 else f"--out=found-{method['method']}"]
         commands.append(shlex.join(["cliploc", "localize", *options, *(["--"] if file.startswith("-") else []), file]))
     return "\n".join(commands) + "\n"
+
+
+def _prompt(settings: Settings, name: str, exemplar: str) -> str:
+    """A name as the command line takes it, with its exemplar where it has one."""
+    if not exemplar or name.partition("|")[0].strip() != settings.exemplar_name:
+        return name
+    box = settings.exemplar(exemplar).box
+    part = "" if box is None else f"[{','.join(f'{edge:g}' for edge in box)}]"
+    return f"{name}|@{exemplar}{part}" if settings.exemplar_text else f"{settings.exemplar_name}=@{exemplar}{part}"
 
 
 def to_json(settings: Settings) -> dict[str, Any]:
