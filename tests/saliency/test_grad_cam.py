@@ -16,6 +16,7 @@ import cliploc.saliency._infra.gradients as gradients_module
 from cliploc.saliency import methods
 from cliploc.tower import Needs
 from tests.saliency.peers import CNNS, GRID, WrappedClip, assert_same_maps, min_max, mini_scene, over_input, tiny_scene
+from tests.saliency.plain_vit import assert_equal, attend, plain_vit
 from tests.saliency.vits import base_16, ours
 from tests.tiny import context, planted_image, tower
 
@@ -65,6 +66,34 @@ def test_the_equation_on_the_tokens_of_a_vit_by_finite_differences(at: int) -> N
         expected += alpha * tokens[0, 1:, channel].view(GRID)
     ours = methods.get("grad_cam").function(ctx, block=at)[0, 0].double()
     torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("kind", ["open_clip", "siglip"])
+def test_any_block_of_a_deeper_vit_gives_the_plain_gradients(kind: str) -> None:
+    """Class token or attention pool, from the first block to the last, and Finer-CAM out of the same gradients."""
+    vit = plain_vit(kind)
+    depth = len(vit.blocks)
+    assert depth > 2
+    for at in range(-depth, 0):
+        block, expected = vit.blocks[at], []
+        for image in vit.images:
+            entering = vit.entering(image)[at - 1]  # after the blocks come the tokens that leave the last
+            normed = block.norm_1(entering).detach().requires_grad_()  # [T, d]
+            rows = (normed @ block.weight.T + block.bias).split(normed.shape[1] // block.heads, dim=1)
+            heads = [attend(*(rows[part * block.heads + h] for part in range(3))) for h in range(block.heads)]
+            x = entering + block.out(torch.cat(heads, dim=1))
+            x = x + block.mlp_branch(x)
+            for later in vit.blocks[depth + at + 1 :]:
+                x = later.forward(x)
+            scores = torch.nn.functional.normalize(vit.backbone.pool(x[None])[0][0], dim=0) @ vit.text.T  # [P]
+            for score in scores:
+                (gradient,) = torch.autograd.grad(score, normed, retain_graph=True)
+                weights = gradient[vit.prefix :].mean(dim=0)  # [d]
+                expected.append((normed[vit.prefix :] @ weights).detach().view(vit.grid))
+        wanted = torch.stack(expected).view(len(vit.images), len(vit.text), *vit.grid)
+        assert_equal(vit.ours("grad_cam", block=at), wanted)
+        others = (wanted.sum(dim=1, keepdim=True) - wanted) / 2  # the two other texts
+        assert_equal(vit.ours("finer_cam", block=at), wanted - 0.6 * others)
 
 
 @pytest.mark.parametrize("make", [*(lambda kind=kind: tiny_scene(kind) for kind in CNNS), mini_scene])
