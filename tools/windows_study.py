@@ -54,11 +54,16 @@ def looked_at(localizer: Localizer, photo: Photo, kept: Path) -> dict[str, Tenso
         return {name: torch.from_numpy(file[name].astype(np.float32))[None] for name in file.files}
 
 
-def refined(seen: dict[str, Tensor], source: str, cut: float, kept: float) -> np.ndarray:
-    """The map after the step, `[SIDE, SIDE]`."""
+def refined_on_grid(seen: dict[str, Tensor], source: str, cut: float, kept: float) -> Tensor:
+    """The map after the step, `[1, 1, h, w]` in 0–1."""
     features = seen[source]
     heat = F.interpolate(seen["heat"], features.shape[-2:], mode="area")
-    heat = (1 - kept) * min_max(spread(features, heat, cut)) + kept * heat
+    return min_max((1 - kept) * min_max(spread(features, heat, cut)) + kept * heat)
+
+
+def refined(seen: dict[str, Tensor], source: str, cut: float, kept: float) -> np.ndarray:
+    """The map after the step, `[SIDE, SIDE]`."""
+    heat = refined_on_grid(seen, source, cut, kept)
     return min_max(F.interpolate(heat, (SIDE, SIDE), mode="bilinear"))[0, 0].numpy()
 
 

@@ -40,6 +40,7 @@ class Context:
         guide: gives the guide's features `[B, C, h, w]` float32, computed once; None: there is no guide.
         from_windows: for refinements on the grid: whether the features that they read are those of a picture's windows,
             stitched, and so finer than the tower's own of the whole picture.
+        threshold: for refinements on the grid: the τ that boxes of the maps before the step would have.
     """
 
     images: Tensor
@@ -55,6 +56,7 @@ class Context:
     words: Sequence[Sequence[tuple[str, ...]]] = ()
     guide: Callable[[], Tensor] | None = None
     from_windows: bool = False
+    threshold: float = 0.5
 
     @property
     def features(self) -> Tensor:

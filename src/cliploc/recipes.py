@@ -62,7 +62,7 @@ _BOXES: Mapping[str, Any] = {"min_score": "auto"}  # of every recipe
 _WINDOWS: Mapping[str, Any] = {"windows": (1.5, 2.0)}
 _BEST: Mapping[str, Any] = {**_WINDOWS, "flip": True}
 _SPREAD: Mapping[str, Any] = {"refine": ("affinity",), "split_peaks": 0.4}
-_MINI: Mapping[str, Any] = {**_SPREAD, "scales": (1.43,)}
+_MINI: Mapping[str, Any] = {**_SPREAD, "refine": ("affinity", "level"), "scales": (1.43,)}
 _MINI_VIT: Mapping[str, Any] = {"scales": (1.43,)}
 _OF: Mapping[str, Mapping[str, Recipe]] = {
     "mini": _recipes(

@@ -18,7 +18,7 @@ from cliploc.errors import ModelError
 from cliploc.geometry import Frame
 from cliploc.maps import min_max
 from cliploc.memory import Memory, Remembered
-from cliploc.method import Context
+from cliploc.method import Context, Method
 from cliploc.pipeline.looks import (
     OVER_PICTURE_AT_ONCE,
     VALUES_AT_ONCE,
@@ -294,7 +294,7 @@ class Views:
                 on_grid = F.interpolate(whole.flip(-1) if look.flipped else whole, size=grid, mode="bilinear")
             else:
                 on_grid = self._on_grid(joined, wanted, grid, look.flipped)
-            stepped = self._stepped(on_grid, context, batch)
+            stepped = self._stepped(on_grid, context, batch, task.method)
             refined.append([(look, stepped.flip(-1) if look.flipped else stepped)])
         return Joined(refined, batch)
 
@@ -309,13 +309,16 @@ class Views:
                 maps[b, list(names)] = F.interpolate(over_input[None], size=grid, mode="area")[0]
         return maps
 
-    def _stepped(self, maps: Tensor, context: Context, batch: Sequence[Prepared]) -> Tensor:
+    def _stepped(self, maps: Tensor, context: Context, batch: Sequence[Prepared], method: Method) -> Tensor:
         """Maps in 0–1 of whole pictures on the first step's grid → after the steps, on the last one's grid."""
+        threshold = method.threshold
         for number, step in enumerate(self.on_grid):
+            context = replace(context, threshold=threshold)
             if number:
                 maps = F.interpolate(maps, size=step.grid(context), mode="bilinear")
             maps = step.function(context, maps)  # [B, P, h, w]
             refuse_nan(maps.flatten(2), batch, "a map", self.backbone)
+            threshold = step.threshold(self.backbone, threshold)
             maps = min_max(maps)
         return maps
 

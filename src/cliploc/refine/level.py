@@ -1,0 +1,79 @@
+"""Level: one τ for all maps, by moving each map's own best level to it; works on every tower."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from cliploc.method import Context
+from cliploc.refine._registration import refinement
+from cliploc.tower import Needs
+
+# All chosen on the tuning pictures; tools/level_study.py, docs/refinement.md.
+WIDTH = 0.08  # standard deviation by which heat is blurred, so that a level's area has a slope
+SHRINK = 0.75  # of a region's area, for its growth to count: 1 would be growth in per cent, 0.5 that of its side
+PULL = 3.0  # towards τ
+LEVELS = 41  # that are tried
+BEND = 2.0  # most that a map's logarithm is stretched or shrunk
+LEAST = 1e-3  # area, as a share of the map: that of no place counts as this
+
+
+@refinement(
+    "level",
+    title="Level",
+    paper="no paper of its own; the stable regions of Matas et al. 2002, MSER, BMVC, for a whole map",
+    on="grid",
+    needs=lambda backbone: Needs(features=(backbone.middle_stage,)),  # for their grid, which is that of `affinity`
+)
+def level(ctx: Context, maps: Tensor) -> Tensor:
+    """map′ = map^γ, γ = log τ / log t*: the level t* becomes τ, order and peak stay.
+
+    t* is the level at which the hot area hardly changes: the edge of the thing, if heat falls off there. It minimises
+
+        t · |dA/dt| / A^0.75 + 3 · log(t / τ)²
+
+    over levels t with γ from ½ to 2. A(t) is the share of places above t, blurred: mean Φ((map − t) / 0.08), not below
+    0.001. τ is the threshold that boxes of these maps have (`Context.threshold`), so that the level only says how a map
+    differs from others. Heat that falls off steadily keeps its level, nearly.
+
+    Args:
+        ctx: the threshold.
+        maps: `[B, P, h, w]` in 0–1 on the grid of the middle stage's features.
+
+    Returns:
+        `[B, P, h, w]` float32 in 0–1.
+
+    Example:
+        >>> from cliploc import Localizer
+        >>> localizer = Localizer("mini", method="cam", refine=["affinity", "level"])
+    """
+    tau = min(max(ctx.threshold, 0.01), 0.99)  # 0 and 1 have no γ
+    found = levels(maps, tau)[..., None, None]  # [B, P, 1, 1]
+    return maps.float() ** (math.log(tau) / found.log())
+
+
+def levels(
+    maps: Tensor, tau: float, width: float = WIDTH, shrink: float = SHRINK, pull: float = PULL
+) -> Tensor:
+    """t* of each map: `[B, P, h, w]` in 0–1 → `[B, P]`; see `level`.
+
+    Example:
+        >>> ramp = torch.linspace(0, 1, 100).view(1, 1, 10, 10)
+        >>> plateau = (ramp > 0.5) * (0.4 + 0.6 * ramp)  # 0 outside of it, 0.7 and more inside
+        >>> levels(torch.cat([ramp, plateau]), 0.5).round(decimals=2).tolist()
+        [[0.43], [0.41]]
+    """
+    heat = maps.float().flatten(2)  # [B, P, N]
+    best = heat.new_full(heat.shape[:2], math.inf)  # [B, P]
+    chosen = torch.full_like(best, tau)
+    for step in range(LEVELS):
+        tried = tau ** (BEND ** (2 * step / (LEVELS - 1) - 1))
+        above = (heat - tried) / width
+        area = torch.special.ndtr(above).mean(dim=2).clamp(min=LEAST)  # [B, P]
+        slope = (-above.square() / 2).exp().mean(dim=2) / (width * math.sqrt(2 * math.pi))
+        cost = tried * slope / area**shrink + pull * math.log(tried / tau) ** 2
+        chosen = torch.where(cost < best, tried, chosen)
+        best = torch.minimum(cost, best)
+    return chosen
