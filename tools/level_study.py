@@ -109,9 +109,7 @@ def main() -> None:
     fixed = {tau: {which: at(which, np.full(len(found[which]), tau)) for which in SETS} for tau in TAUS}
     for tau, by_set in fixed.items():
         print(f"| τ {tau:g} for all | {cells(by_set)} |")
-    tried = {
-        rule: {which: at(which, levels(maps[which], TAU, *rule)[:, 0].numpy()) for which in SETS} for rule in GRID
-    }
+    tried = {rule: {which: at(which, levels(maps[which], TAU, *rule)[:, 0].numpy()) for which in SETS} for rule in GRID}
     for rule, by_set in tried.items():
         mark = "**" if rule == (WIDTH, SHRINK, PULL) else ""
         width, shrink, pull = rule

@@ -11,14 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from torch import Tensor
 
 from cliploc.localizer import Localizer
 from cliploc.refine import refinements
 from cliploc.refine.level import levels
 from tests.saliency.peers import tiny_scene
 from tests.test_localizer import WIDE
-from tests.tiny import give_function, tower
+from tests.tiny import tower
 
 level = refinements.get("level")
 SCENE = tiny_scene("gap_cnn")
@@ -42,7 +41,9 @@ def by_loops(heat: list[float], tau: float) -> float:
 
 @pytest.mark.parametrize("tau", [0.3, 0.5, 0.6])
 def test_the_equation(tau: float) -> None:
-    maps = torch.rand(2, 3, 6, 8, generator=torch.Generator().manual_seed(0)) ** torch.tensor([0.5, 1, 3])[:, None, None]
+    maps = (
+        torch.rand(2, 3, 6, 8, generator=torch.Generator().manual_seed(0)) ** torch.tensor([0.5, 1, 3])[:, None, None]
+    )
     maps = maps / maps.amax(dim=(2, 3), keepdim=True)
     wanted = [[by_loops(one.flatten().tolist(), tau) for one in of_picture] for of_picture in maps]
     np.testing.assert_allclose(levels(maps, tau), wanted, rtol=1e-5)
@@ -52,7 +53,9 @@ def test_the_equation(tau: float) -> None:
 
 
 def test_the_level_lies_where_the_area_hardly_changes() -> None:
-    steady = torch.full((1, 1, 28, 28), 0.1)  # heat falls off steadily from 1 to 0.42 in a square, and at its rim to 0.1
+    steady = torch.full(
+        (1, 1, 28, 28), 0.1
+    )  # heat falls off steadily from 1 to 0.42 in a square, and at its rim to 0.1
     steady[..., 4:24, 4:24] = torch.linspace(0.42, 1, 400).view(20, 20)
     assert 0.25 < levels(steady, 0.5).item() < 0.42
     assert (level.function(CONTEXT, steady) > 0.5).sum() == 400 > (steady > 0.5).sum()
@@ -74,7 +77,7 @@ def test_order_peak_and_range_stay(values: np.ndarray, tau: float) -> None:
     assert (found[maps == 0] == 0).all()
     for before, after in zip(maps.flatten(0, 1), found.flatten(0, 1), strict=True):
         order = before.flatten().argsort()
-        assert (after.flatten()[order].diff() >= 0).all()
+        assert (after.flatten()[order].diff() >= -1e-6).all()  # rounding
     assert (found[:, 2] == found[:, 2, :1, :1]).all()
     for b in range(2):
         for p in range(3):

@@ -51,12 +51,12 @@ def level(ctx: Context, maps: Tensor) -> Tensor:
     """
     tau = min(max(ctx.threshold, 0.01), 0.99)  # 0 and 1 have no γ
     found = levels(maps, tau)[..., None, None]  # [B, P, 1, 1]
-    return maps.float() ** (math.log(tau) / found.log())
+    maps = maps.float()
+    flat = maps.amax(dim=(2, 3), keepdim=True) == maps.amin(dim=(2, 3), keepdim=True)  # rounding would give it an order
+    return torch.where(flat, maps, maps ** (math.log(tau) / found.log()))
 
 
-def levels(
-    maps: Tensor, tau: float, width: float = WIDTH, shrink: float = SHRINK, pull: float = PULL
-) -> Tensor:
+def levels(maps: Tensor, tau: float, width: float = WIDTH, shrink: float = SHRINK, pull: float = PULL) -> Tensor:
     """t* of each map: `[B, P, h, w]` in 0–1 → `[B, P]`; see `level`.
 
     Example:

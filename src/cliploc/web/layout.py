@@ -304,7 +304,7 @@ def _parts(recipe: Recipe) -> str:
     Example:
         >>> from cliploc.recipes import recipe_of
         >>> _parts(recipe_of("mini"))
-        'CAM, affinity, scale 1.43, windows'
+        'CAM, affinity, level, scale 1.43, windows'
     """
     options = recipe.options
     scales = options.get("scales", ())
