@@ -65,6 +65,15 @@ class AnnotationManifest(Manifest):
     image_url: str
     labels: dict[str, dict[str, Any]]
     settings: dict[str, Any]
+    every: str | None = None
+
+
+class VideoFrames(Struct):
+    """The list of the frames that were taken out of a video, beside them."""
+
+    stamp: str
+    every: str
+    frames: list[Count]
 
 
 class FailedPicture(Struct, tag_field="status", tag="failed"):

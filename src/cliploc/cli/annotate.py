@@ -94,6 +94,14 @@ def annotate(
             help="Prefix of picture paths in Label Studio's file. [default: as before; /data/local-files/?d=]",
         ),
     ] = None,
+    every: Annotated[
+        str | None,
+        typer.Option(
+            metavar="30|2s|scene",
+            help="Frames of videos too: each 30th, one in two seconds, those that begin a scene. [default: as before; "
+            "none]",
+        ),
+    ] = None,
     engine: EngineName = "local",
     address: Address = None,
     threads: Threads = None,
@@ -111,11 +119,14 @@ def annotate(
     from cliploc import prompts
     from cliploc.jobs.labels import read_labels
     from cliploc.jobs.pictures import find_pictures
+    from cliploc.jobs.videos import Every
 
     names = read_labels(labels)  # what can be refused is, before a model is loaded
     entries, options = with_exemplars(names.entries, options)
     names = replace(names, entries=tuple(entries))
-    find_pictures(pictures)
+    if every is not None:
+        Every.of(every)
+    find_pictures(pictures, videos=True)
     prompts.resolve_templates(options.templates)
     carry_out = parse_engine(engine, address, threads)
     folder = writable(out)
@@ -141,6 +152,7 @@ def annotate(
                 limit=limit,
                 retry=retry,
                 image_url=image_url,
+                every=every,
                 engine=carry_out,
                 reporter=replace(reporter, failed=SILENT.failed),  # those of earlier runs too are said at the end
                 **options.given(),

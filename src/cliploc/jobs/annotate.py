@@ -44,6 +44,7 @@ from cliploc.jobs.pictures import RUN_KIND, PictureFile, Skipped, find_pictures,
 from cliploc.jobs.plan import SHARD, shard_size
 from cliploc.jobs.reviewed import UnusableReviewError, review_of
 from cliploc.jobs.sources import content_digest, stamp
+from cliploc.jobs.videos import FRAMES, Every, all_frames, refuse_without_av
 from cliploc.report.exports import AnnotatedPicture, Export, ExportSettings, chosen_exports, exports
 from cliploc.report.review import REVIEW_KIND, ReviewPicture, write_review
 from cliploc.reporter import SILENT, Reporter
@@ -51,7 +52,7 @@ from cliploc.rle import uncompressed
 
 SCHEMA_VERSION = 3  # of manifest.json, summary.json, decisions.json and the parts
 KIND = RunKind(
-    RUN_KIND, "an annotation", SCHEMA_VERSION, ".jsonl", frozenset({"root", "image_url"}), AnnotationManifest
+    RUN_KIND, "an annotation", SCHEMA_VERSION, ".jsonl", frozenset({"root", "image_url", "every"}), AnnotationManifest
 )
 OWN_FILES = (
     "summary.json",
@@ -186,6 +187,7 @@ def annotate(
     limit: int | None = None,
     retry: bool = False,
     image_url: str | None = None,
+    every: str | None = None,
     engine: Engine = local.run,
     shard: int = SHARD,
     reporter: Reporter = SILENT,
@@ -218,6 +220,8 @@ def annotate(
         retry: whether to try pictures again that failed before.
         image_url: prefix of a picture's path in Label Studio's file; None for the prefix used before, at first that of
             Label Studio's local files.
+        every: which frames of videos are taken: "30" for each 30th, "2s" for one in two seconds, "scene" for those that
+            begin a scene, or several with commas; None: as before, at first none.
         engine: the engine that runs it.
         shard: number of pictures that are computed and written together; rounded to whole batches.
         reporter: gets the phases ("annotate", then "writing NAME" for each format that is not up to date), the numbers
@@ -253,10 +257,12 @@ def annotate(
     box_filter = BoxFilter(min_presence, min_score, max_boxes, min_area, nms_across, groups)
     for one in chosen:
         one.check(ExportSettings(names.names, "", "", masks, polygons))
-    there = find_pictures(pictures)
-    root, found = there.root, there.pictures[:limit]
     target = Path(out).expanduser()
-    _spare_inputs(target, [one.path for one in found], [pictures, labels])
+    every = _every_of(target) if every is None else every
+    frames = None if every is None else Every.of(every)
+    there = find_pictures(pictures, videos=frames is not None)
+    root, found = there.root, there.pictures[:limit]
+    _spare_inputs(target, [one.path for one in [*found, *there.videos]], [pictures, labels])
     if decisions is not None:
         _spare_corrections(target, Path(decisions).expanduser())
     settings = AnnotatorSettings(names, box_filter, options, masks)
@@ -279,10 +285,13 @@ def annotate(
             "settings": described,
             "token": folder.token_for(target),
             "image_url": IMAGE_URL if image_url is None else image_url,
+            "every": every,
         }
     )
     files = [name for one in chosen for name in one.outputs]
-    mine = [*OWN_FILES, *(["review.html"] if review else []), *files]
+    mine = [*OWN_FILES, *(["review.html"] if review else []), *([FRAMES] if there.videos else []), *files]
+    if there.videos:
+        refuse_without_av()
     with folder.alone_in(target):
         begun = folder.begin(target, KIND, manifest, mine, lambda _, part: _rows_in(part, len(names.names)))
         notes.add(begun.notes)
@@ -291,6 +300,20 @@ def annotate(
             with room_for_parts(target, lambda: len(begun.whole), len(begun.whole)):
                 if image_url is not None:
                     folder.update_manifest(target, KIND, image_url=image_url)
+                if every is not None:
+                    folder.update_manifest(target, KIND, every=every)
+                unreadable: dict[str, str] = {}
+                if frames is not None and there.videos:
+                    reporter.phase("taking frames")
+                    for video, taken, error in all_frames(there.videos, frames, target):
+                        found += taken
+                        if error is not None:
+                            unreadable[video.id] = str(error).removeprefix(f"{video.id}: ")
+                            reporter.failed(video.id, error)
+                    found = found[:limit]
+                    if not found:
+                        name, reason = next(iter(unreadable.items()))
+                        raise UsageError(f"expected a video that can be read, got {name}: {reason}")
                 for index in begun.damaged:
                     remove_part(part_path(target, index, KIND.suffix))  # it is not known which pictures it contained
                 if replaced := _drop_replaced(target, found, run):
@@ -342,7 +365,7 @@ def annotate(
                 corrected = corrections_in(target, run)
                 reviews = reviews_in(target, run)
                 of_run = AnnotatedFolder(
-                    target, root, found, results, decided, worker.names, there.skipped, corrected, reviews
+                    target, root, found, results, decided, worker.names, there.skipped, corrected, reviews, unreadable
                 )
                 how = made_by(described)
                 state, before = folder.read_manifest(target, KIND), summary_of(target)
@@ -361,6 +384,15 @@ def run_id(manifest: Mapping[str, Any]) -> str:
 def made_by(settings: Mapping[str, Any]) -> str:
     """The model and method of a run, as exports name them."""
     return f"cliploc {__version__} {settings['model']} {settings['method']}"
+
+
+def _every_of(out: Path) -> str | None:
+    """Which frames an earlier call took; None without one."""
+    try:
+        every: str | None = read_json(out / "manifest.json", AnnotationManifest).get("every")
+    except (OSError, ValueError):
+        return None
+    return every
 
 
 def _is_there(out: Path, export: Export, own: Sequence[str], before: Mapping[str, Any]) -> bool:
@@ -524,6 +556,7 @@ class AnnotatedFolder:
     skipped: Sequence[Skipped] | None = ()  # None: as the summary has it
     corrected: Mapping[str, Correction] = field(default_factory=dict)
     reviews: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    unreadable: Mapping[str, str] = field(default_factory=dict)  # videos
     boxes: Counter[str] = field(default_factory=Counter, init=False)
     with_label: Counter[str] = field(default_factory=Counter, init=False)
     empty: int = field(default=0, init=False)
@@ -600,6 +633,7 @@ class AnnotatedFolder:
             self.groups += sum(one.groups)
             if one.name not in self.corrected:
                 self.dropped += len(self.results.row(one.name)["boxes"]) - len(one.label)
+        self.failed.update(self.unreadable)
         for picture in self.found:
             if not self.results.places[picture.id].ok:
                 self.failed[picture.id] = self.results.row(picture.id)["reason"]
@@ -697,7 +731,7 @@ def conclude(
         files["review"], stamps["review"] = ["review.html"], stamp
     result = AnnotateResult(
         run.out,
-        len(run.found),
+        len(run.found) + len(run.unreadable),
         {name: run.boxes[name] for name in run.names},
         {name: run.with_label[name] for name in run.names},
         run.empty,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import glob
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,15 @@ from cliploc.images import SUFFIXES
 
 RUN_KIND = "annotate"  # of the manifest in an annotation's folder
 LISTS = (".txt", ".lst", ".list")
+VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts"})
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 NO_PICTURE, RESULTS = "does not have a picture's extension", "lies in a folder of results"
+VIDEO = "is a video"
 # Reason → its text for one file, and for several.
 REASONS = {
     NO_PICTURE: ("file without a picture's extension", "files without a picture's extension"),
     RESULTS: ("file or folder of results", "files or folders of results"),
+    VIDEO: ("video (annotate --every takes frames)", "videos (annotate --every takes frames)"),
 }
 IN_NOTE, IN_DOCUMENT = 5, 1_000  # skipped files that a note names, and that a document lists
 NO_XML = frozenset("\ufffe\uffff")  # characters that XML cannot contain, besides control characters
@@ -61,11 +66,13 @@ class Found:
         root: the folder that the pictures' ids are relative to.
         pictures: the pictures in order, each once.
         skipped: other files and folders there, except hidden ones.
+        videos: the videos in order, each once; empty where they are not asked for.
     """
 
     root: Path
     pictures: list[PictureFile]
     skipped: list[Skipped]
+    videos: list[PictureFile] = field(default_factory=list)
 
     def skipped_note(self) -> str | None:
         """One line on what was skipped; None if nothing was.
@@ -96,7 +103,9 @@ def skipped_document(skipped: Sequence[Skipped]) -> dict[str, Any]:
     return {"count": len(skipped), "files": [{"file": file, "reason": reason} for file, reason in listed]}
 
 
-def find_pictures(where: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], out: Path | None = None) -> Found:
+def find_pictures(
+    where: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], out: Path | None = None, videos: bool = False
+) -> Found:
     """Finds pictures.
 
     Args:
@@ -104,37 +113,50 @@ def find_pictures(where: str | os.PathLike[str] | Sequence[str | os.PathLike[str
             picture; a `.txt` file with one path per line, relative to the file; or a list of paths. In folders and
             patterns, files in the folder of an annotation and files without a picture's extension are left out.
         out: a folder of results, left out if it is in the folder that is searched.
+        videos: whether videos are asked for too.
 
     Raises:
-        UsageError: no pictures were found.
+        UsageError: no pictures were found, or addresses, of which none is fetched.
     """
     if not isinstance(where, str | os.PathLike):
-        return _below(Path.cwd(), (Path(one) for one in where), "the list")
+        _refuse_addresses([os.fspath(one) for one in where], "the list")
+        return _below(Path.cwd(), (Path(one) for one in where), "the list", videos)
     text = os.fspath(where)
+    _refuse_addresses([text], "the place of a folder")
     path = Path(text).expanduser()
     if path.is_dir():
         skipped: list[Skipped] = []
-        return _below(path, _walk(path, out, skipped), text, skipped)
+        return _below(path, _walk(path, out, skipped, videos), text, videos, skipped)
     if path.is_file() and path.suffix.lower() in LISTS:
         try:
             lines = lines_of(path)
         except UnicodeDecodeError:
             raise UsageError(f"expected {path} to list pictures, one per line, in UTF-8: save it as UTF-8") from None
         listed = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-        return _below(path.parent, (path.parent / Path(line).expanduser() for line in listed), text)
-    if path.is_file() and path.suffix.lower() in SUFFIXES:
-        return _below(path.parent, [path], text)
+        _refuse_addresses(listed, text)
+        return _below(path.parent, (path.parent / Path(line).expanduser() for line in listed), text, videos)
+    if path.is_file() and path.suffix.lower() in SUFFIXES | VIDEOS:
+        return _below(path.parent, [path], text, videos)
     if glob.has_magic(text):
         root = Path(*_until_magic(path))
         skipped = []
-        return _below(root, _matches(root, path, skipped), text, skipped)
+        return _below(root, _matches(root, path, skipped, videos), text, videos, skipped)
     raise UsageError(
         f"expected a folder of pictures, a pattern such as 'photos/**/*.jpg' or a .txt list of them, got {text}: check "
         "the path"
     )
 
 
-def _walk(root: Path, out: Path | None, skipped: list[Skipped]) -> Iterator[Path]:
+def _refuse_addresses(listed: Iterable[str], where: str) -> None:
+    """Nothing is fetched: who writes a list of addresses need not be who runs it."""
+    found = [one for one in listed if ADDRESS.match(one)]
+    if found:
+        shown = found[0] if len(found[0]) <= 80 else f"{found[0][:79]}…"
+        count = f" and {len(found) - 1:,} more addresses" if len(found) > 1 else ""
+        raise UsageError(f"expected paths in {where}, got {shown}{count}, and nothing is fetched: download them first")
+
+
+def _walk(root: Path, out: Path | None, skipped: list[Skipped], videos: bool) -> Iterator[Path]:
     def of_results(path: Path) -> bool:
         return _of_results(path) or (out is not None and os.path.realpath(path) == os.path.realpath(out))
 
@@ -146,23 +168,32 @@ def _walk(root: Path, out: Path | None, skipped: list[Skipped]) -> Iterator[Path
         for name in sorted(names):
             if name.startswith("."):
                 continue
-            if os.path.splitext(name)[1].lower() in SUFFIXES:
+            reason = _no_picture(name, videos)
+            if reason is None:
                 yield Path(folder) / name
             else:
-                skipped.append(Skipped(_id(root, Path(folder, name)), NO_PICTURE))
+                skipped.append(Skipped(_id(root, Path(folder, name)), reason))
 
 
-def _matches(root: Path, pattern: Path, skipped: list[Skipped]) -> Iterator[Path]:
+def _no_picture(name: str, videos: bool) -> str | None:
+    """Why a file is left out by its name; None if it is not."""
+    suffix = os.path.splitext(name)[1].lower()
+    if suffix in SUFFIXES or (videos and suffix in VIDEOS):
+        return None
+    return VIDEO if suffix in VIDEOS else NO_PICTURE
+
+
+def _matches(root: Path, pattern: Path, skipped: list[Skipped], videos: bool) -> Iterator[Path]:
     """The pictures that match a pattern."""
     inside = functools.cache(functools.partial(_in_results, root))
     for text in sorted(glob.glob(str(pattern), recursive=True)):
         path = Path(text)
         if inside(path.parent):
             skipped.append(Skipped(_id(root, path), RESULTS))
-        elif path.suffix.lower() in SUFFIXES:
+        elif (reason := _no_picture(path.name, videos)) is None:
             yield path
         elif not path.is_dir():
-            skipped.append(Skipped(_id(root, path), NO_PICTURE))
+            skipped.append(Skipped(_id(root, path), reason))
 
 
 def _of_results(folder: Path) -> bool:
@@ -188,15 +219,25 @@ def _until_magic(path: Path) -> list[str]:
     return parts or ["."]
 
 
-def _below(root: Path, paths: Iterable[Path], where: str, skipped: list[Skipped] | None = None) -> Found:
+def _below(root: Path, paths: Iterable[Path], where: str, videos: bool, skipped: list[Skipped] | None = None) -> Found:
     """The result for these paths; iterating over them fills `skipped`."""
-    pictures: dict[str, PictureFile] = {}
+    found: dict[str, PictureFile] = {}
+    left = [] if skipped is None else skipped
     for path in paths:
         name = _id(root, path)
-        pictures.setdefault(name, PictureFile(name, path))
-    if not pictures:
+        if path.suffix.lower() in VIDEOS and not videos:  # of a list
+            left.append(Skipped(name, VIDEO))
+        else:
+            found.setdefault(name, PictureFile(name, path))
+    if not found:
+        if any(one.reason == VIDEO for one in left):
+            raise UsageError(
+                f"expected pictures in {where}, found only videos: take frames of them with annotate --every 2s"
+            )
         raise UsageError(f"expected pictures in {where}, found none: check the path ({', '.join(sorted(SUFFIXES))})")
-    return Found(root, list(pictures.values()), skipped or [])
+    clips = [one for one in found.values() if one.path.suffix.lower() in VIDEOS]
+    pictures = [one for one in found.values() if one.path.suffix.lower() not in VIDEOS]
+    return Found(root, pictures, left, clips)
 
 
 def _id(root: Path, path: Path) -> str:

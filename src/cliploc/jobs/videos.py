@@ -1,0 +1,223 @@
+"""Takes frames out of videos, as pictures of a run: files in the run's folder, made once for each video.
+
+A frame is called by its video and its number, counted from 0: `clip.mp4#000120.jpg`. `Every` says which are taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from cliploc._documents import read_json
+from cliploc._files import write_whole
+from cliploc._memory_errors import not_installed
+from cliploc._schemas import VideoFrames
+from cliploc.errors import InputError, UsageError
+from cliploc.images import MAX_PIXELS
+from cliploc.jobs.folder import write_json
+from cliploc.jobs.pictures import PictureFile
+from cliploc.jobs.sources import stamp
+from cliploc.report.exports import flat_stem
+
+FRAMES = "frames"  # the folder's name in that of a run
+QUALITY = 95  # of JPEG, at full resolution of colours
+SCENE = 0.4  # from ffmpeg's manual of the filter `select`: frames with a greater change begin a scene
+MOST_FRAMES = 1_000_000  # of one video; their numbers have six digits
+# Containers whose readers open no other file; playlists could name any.
+FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts"
+
+
+@dataclass(frozen=True)
+class Every:
+    """Which frames of a video are taken; a frame is that any of these takes.
+
+    Attributes:
+        frames: each so many-th; None: none by number.
+        seconds: the first in each so many seconds; None: none by time.
+        scenes: those that begin a scene, and the first.
+    """
+
+    frames: int | None = None
+    seconds: float | None = None
+    scenes: bool = False
+
+    @classmethod
+    def of(cls, text: str) -> Every:
+        """Reads "30" (each 30th frame), "2s" (one in two seconds), "scene", or several with commas.
+
+        Raises:
+            UsageError: it is something else.
+
+        Example:
+            >>> Every.of("0.5s,scene")
+            Every(frames=None, seconds=0.5, scenes=True)
+        """
+        found: dict[str, Any] = {}
+        for part in text.replace(" ", "").split(","):
+            key, value = "", 0.0
+            if part in ("scene", "scenes"):
+                key, value = "scenes", True
+            elif re.fullmatch(r"[0-9]{1,7}", part):
+                key, value = "frames", int(part)
+            elif re.fullmatch(r"[0-9]{0,6}\.?[0-9]{1,6}s", part):
+                key, value = "seconds", float(part[:-1])
+            if not value or key in found:
+                raise UsageError(f"expected every as 30 (frames), 2s (seconds), scene, or several, got {text!r}")
+            found[key] = value
+        return cls(**found)
+
+
+def refuse_without_av() -> None:
+    """Refuses to begin where PyAV is not installed.
+
+    Raises:
+        UsageError: it is not.
+    """
+    try:
+        import av  # noqa: F401 - whether it is there
+    except ImportError as error:
+        advice = "frames of videos need PyAV, which is not installed: pip install 'cliploc[video]'"
+        raise not_installed(error, advice) from None
+
+
+def frames_of(video: PictureFile, every: Every, folder: Path) -> list[PictureFile]:
+    """The frames of a video, taken unless they are there already.
+
+    Args:
+        video: the file.
+        every: which frames.
+        folder: the run's folder of frames.
+
+    Raises:
+        InputError: the video cannot be read, or has none.
+    """
+    name = f"{flat_stem(video.id)[-80:]}-{hashlib.sha256(video.id.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
+    place, listed = folder / name, folder / f"{name}.json"
+    before = stamp(video)
+    numbers = _known(listed, before, every, place)
+    if numbers is None:
+        with suppress(FileNotFoundError):
+            listed.unlink()  # first, so that it never stands beside frames of another time
+        if place.exists():
+            shutil.rmtree(place)
+        place.mkdir(parents=True)
+        numbers = list(_taken(video, every, place))
+        write_json(listed, {"stamp": before, "every": repr(every), "frames": numbers})
+    return [PictureFile(f"{video.id}#{number:06d}.jpg", _file(place, number)) for number in numbers]
+
+
+def _file(place: Path, number: int) -> Path:
+    return place / f"{number:06d}.jpg"
+
+
+def _known(listed: Path, before: str, every: Every, place: Path) -> list[int] | None:
+    """The numbers of the frames that were taken before; None if the video, or what is asked for, has changed."""
+    try:
+        read = read_json(listed, VideoFrames)
+    except (OSError, ValueError):
+        return None
+    there = read["stamp"] == before and read["every"] == repr(every)
+    numbers: list[int] = read["frames"]
+    return numbers if there and all(_file(place, number).is_file() for number in numbers) else None
+
+
+def _taken(video: PictureFile, every: Every, place: Path) -> Iterator[int]:
+    """Decodes a video and writes its frames; yields their numbers."""
+    count = 0
+    for number, frame in _chosen(video, every):
+        image = frame.to_image()
+        if frame.rotation:
+            image = image.rotate(frame.rotation, expand=True)
+        write_whole(_file(place, number), partial(_save, image), durable=False)
+        count += 1
+        yield number
+    if not count:
+        raise InputError(f"{video.id}: holds no frames: check the video")
+
+
+def _save(image: Image.Image, path: Path) -> None:
+    image.save(path, "JPEG", quality=QUALITY, subsampling=0)
+
+
+def _chosen(video: PictureFile, every: Every) -> Iterator[tuple[int, Any]]:
+    import av
+
+    limits = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
+    try:
+        with av.open(str(video.path), options=limits) as container:
+            if not container.streams.video:
+                raise InputError(f"{video.id}: holds no pictures, only sound: leave it out")
+            stream = container.streams.video[0]
+            if stream.width * stream.height > MAX_PIXELS:
+                raise InputError(f"{video.id}: {stream.width}×{stream.height} pixels, expected at most "
+                                 f"{MAX_PIXELS / 1e6:g} million: make it smaller first")  # fmt: skip
+            begins = _scenes(stream) if every.scenes else None
+            due = 0.0
+            for number, frame in enumerate(container.decode(stream)):
+                if number >= MOST_FRAMES:
+                    raise InputError(f"{video.id}: more than {MOST_FRAMES:,} frames: cut it into several videos")
+                seconds = frame.time if frame.time is not None else number / float(stream.average_rate or 25)
+                wanted = every.frames is not None and number % every.frames == 0
+                if every.seconds is not None and seconds >= due:
+                    wanted, due = True, (math.floor(seconds / every.seconds) + 1) * every.seconds
+                if begins is not None and (begins.send(frame) or number == 0):
+                    wanted = True
+                if wanted:
+                    yield number, frame
+    except (av.error.FFmpegError, ValueError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise InputError(f"{video.id}: a video that cannot be read ({reason}): fetch or convert it again") from None
+
+
+def _scenes(stream: Any) -> Any:
+    """A generator that is sent each frame, and tells whether it begins a scene."""
+    from av.error import BlockingIOError as NotYet
+    from av.filter import Graph
+
+    graph = Graph()
+    source = graph.add_buffer(template=stream)
+    select, sink = graph.add("select", f"gt(scene,{SCENE})"), graph.add("buffersink")
+    source.link_to(select)
+    select.link_to(sink)
+    graph.configure()
+
+    def tell() -> Iterator[bool]:
+        begins = False
+        while True:
+            frame = yield begins
+            graph.push(frame)
+            begins = False
+            with suppress(NotYet):
+                graph.pull()
+                begins = True
+
+    teller = tell()
+    next(teller)
+    return teller
+
+
+def all_frames(
+    videos: Sequence[PictureFile], every: Every, out: Path
+) -> Iterator[tuple[PictureFile, list[PictureFile], InputError | None]]:
+    """Each video with its frames, or with why it has none.
+
+    Args:
+        videos: the files.
+        every: which frames.
+        out: the run's folder.
+    """
+    for video in videos:
+        try:
+            yield video, frames_of(video, every, out / FRAMES), None
+        except InputError as error:
+            yield video, [], error
