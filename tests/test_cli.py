@@ -128,7 +128,8 @@ def test_an_unknown_command_or_option_is_one_line_with_the_nearest():
 def test_the_document_explains_every_option():
     document = (Path(__file__).parents[1] / "docs/cli.md").read_text()
     for command in (
-        *("localize", "compare", "classify", "demo", "models", "methods", "doctor", "train", "annotate", "benchmark"),
+        *("localize", "compare", "classify", "demo", "models", "methods", "doctor", "train", "annotate", "review"),
+        "benchmark",
     ):
         for option in re.findall(r"(--[a-z-]+)", cliploc_(command, "--help").out):
             assert f"{option}" in document, (command, option)

@@ -527,6 +527,7 @@ HARMLESS_IN_ANNOTATE_COMMAND: dict[str, tuple[tuple[str, ...], str]] = {
     "every": (("--every", "30"), HARMLESS_IN_ANNOTATE["every"]),
     "polygons": ((), HARMLESS_IN_ANNOTATE["polygons"]),
     "copy": (("--copy",), HARMLESS_IN_ANNOTATE["copy"]),
+    "edit": ((), "what a person does afterwards with the boxes"),
     "device": ((), HARMLESS_IN_LOCALIZER["device"]),
     "recipe": (("--recipe", "default"), HARMLESS_IN_LOCALIZER["recipe"]),
     "engine": (("--engine", "local"), HARMLESS_IN_ANNOTATE["engine"]),

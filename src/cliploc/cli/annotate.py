@@ -33,6 +33,7 @@ from cliploc.cli.output import (
     writable,
 )
 from cliploc.config import MIN_SCORE, Options, parse_list
+from cliploc.errors import UsageError
 from cliploc.reporter import SILENT
 
 
@@ -82,7 +83,7 @@ def annotate(
         Path | None,
         typer.Option(
             metavar="FILE|DIR",
-            help="Apply decisions from review.html, or a corrected set: COCO, YOLO, VOC, Label Studio, CVAT.",
+            help="Apply what review.html saved, or a corrected set: COCO, YOLO, VOC, Label Studio, CVAT.",
         ),
     ] = None,
     limit: Annotated[int | None, number_in(1, MOST_COUNTED, "Use only the first N pictures.")] = None,
@@ -102,6 +103,9 @@ def annotate(
             "none]",
         ),
     ] = None,
+    edit: Annotated[
+        bool, typer.Option("--edit", help="Correct the drafts in a browser afterwards, as `cliploc review` does.")
+    ] = False,
     engine: EngineName = "local",
     address: Address = None,
     threads: Threads = None,
@@ -121,6 +125,8 @@ def annotate(
     from cliploc.jobs.pictures import find_pictures
     from cliploc.jobs.videos import Every
 
+    if edit and as_json:
+        raise UsageError("expected --json or --edit, got both: a program reads no address of an editor")
     names = read_labels(labels)  # what can be refused is, before a model is loaded
     entries, options = with_exemplars(names.entries, options)
     names = replace(names, entries=tuple(entries))
@@ -172,4 +178,8 @@ def annotate(
         terminal.say(line, style="dim")
     if len(result.failed) == result.pictures:
         return NOTHING_DONE
+    if edit:
+        from cliploc.cli.review import PORT, serve_drafts
+
+        serve_drafts(folder, PORT, None, options.pretrained, options.device)
     return SOME_FAILED if result.failed or result.not_applied else DONE

@@ -89,7 +89,8 @@ class AnnotateResult:
         corrected: number of pictures whose boxes are those of a corrected set.
         not_applied: picture, as the corrected set of this call names it → why it was left as it is.
         draft_scores: label → how its drafts did against the corrected boxes; "" for all labels. Empty if no picture
-            was corrected.
+            was corrected to its end.
+        scored: number of pictures that these are of: not those that a person edited and did not call reviewed.
     """
 
     out: Path
@@ -110,6 +111,7 @@ class AnnotateResult:
     corrected: int = 0
     not_applied: Mapping[str, str] = field(default_factory=dict)
     draft_scores: Mapping[str, LabelScore] = field(default_factory=dict)
+    scored: int = 0
 
     def document(self) -> dict[str, Any]:
         """The result as in summary.json."""
@@ -149,7 +151,9 @@ class AnnotateResult:
 
     def _of_scores(self) -> list[str]:
         """How drafts did against corrected boxes; a line for each label that has any."""
-        lines = [f"{self.corrected:,} pictures corrected; their drafts against the corrected boxes, at IoU {IOU}:"]
+        lines = [f"{self.corrected:,} pictures corrected"]
+        if self.draft_scores:
+            lines.append(f"drafts of {self.scored:,} of them against the corrected boxes, at IoU {IOU}:")
         for name, one in self.draft_scores.items():
             if not one.drafts and not one.true:
                 continue
@@ -615,7 +619,7 @@ class AnnotatedFolder:
 
     def draft_scores(self) -> dict[str, LabelScore]:
         """How drafts did against the corrected boxes: of all labels as "", then of each; empty without any."""
-        done = [one.id for one in self.found if one.id in self.corrected and self._whole(one.id)]
+        done = self.corrected_whole()
         rows = [(self.results.row(name), self.corrected[name]) for name in done]
         if not rows:
             return {}
@@ -648,9 +652,10 @@ class AnnotatedFolder:
             digest.update(json.dumps([one.id, str(one.path)]).encode() + self.results.places[one.id].digest)
         return digest.hexdigest()
 
-    def _whole(self, picture: str) -> bool:
-        """Whether the boxes of a corrected picture are all there: a person in the editor may not be done yet."""
-        return picture not in self.reviews or self.reviews[picture]["status"] == "reviewed"
+    def corrected_whole(self) -> list[str]:
+        """The corrected pictures whose boxes are all there: with others a person in the editor may not be done yet."""
+        there = [one.id for one in self.found if one.id in self.corrected]
+        return [name for name in there if self.reviews.get(name, {"status": "reviewed"})["status"] == "reviewed"]
 
     def seen(self, picture: str) -> bool:
         """Whether somebody has reviewed or corrected a picture."""
@@ -747,6 +752,7 @@ def conclude(
         hashlib.sha256(json.dumps(run.decided, sort_keys=True).encode()).hexdigest()[:16] if run.decided else None,
         sum(one.id in run.corrected for one in run.found),
         draft_scores=run.draft_scores(),
+        scored=len(run.corrected_whole()),
     )
     _write_scores(run.out, result)
     written = {"polygons": settings.polygons, "copy": settings.copies, "review": review}
@@ -935,7 +941,7 @@ def _write_scores(out: Path, result: AnnotateResult) -> None:
     every, *labels = result.draft_scores.items()
     document = {
         "schema_version": SCHEMA_VERSION,
-        "pictures": result.corrected,
+        "pictures": result.scored,
         "iou": IOU,
         "all": every[1].document(),
         "labels": {name: one.document() for name, one in labels},

@@ -56,7 +56,9 @@ class ReviewPicture:
     def state(self) -> dict[str, Any]:
         """Everything that the editor shows, besides the picture itself."""
         own = self.drafts
-        masks = [one["counts"] for one in own.masks] or [None] * len(own.box_ids)
+        masks: list[str | None] = [one["counts"] for one in own.masks]
+        masks = masks or [None] * len(own.box_ids)
+        held: list[str | None] = [None] * len(self.boxes) if self.masks is None else [*self.masks]
         certainty = [1.0] * len(own.box_ids) if own.certainty is None else own.certainty.tolist()
         drafts = zip(own.xyxy.tolist(), own.label.tolist(), own.score.tolist(), certainty, own.groups, strict=True)
         return {
@@ -72,9 +74,7 @@ class ReviewPicture:
             ],
             "boxes": [
                 _box(xyxy, label, origin, mask, own.size_wh)
-                for xyxy, label, origin, mask in zip(
-                    self.boxes, self.labels, self.origins, self.masks or [None] * len(self.boxes), strict=True
-                )
+                for xyxy, label, origin, mask in zip(self.boxes, self.labels, self.origins, held, strict=True)
             ],
         }
 

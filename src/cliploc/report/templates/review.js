@@ -746,7 +746,7 @@ function paintHeat() {
   const {canvas, values} = heat, painted = new ImageData(canvas.width, canvas.height), level = Number($("tau").value) * 255;
   for (let i = 0; i < values.data.length; i += 4) {
     const value = values.data[i];
-    painted.data.set([255, 70, 0, value > level ? 150 : value * 0.3], i);
+    painted.data.set([255, 70, 0, value > level ? 120 : value * 0.25], i);
   }
   canvas.getContext("2d").putImageData(painted, 0, 0);
   $("tau-value").textContent = Number($("tau").value).toFixed(2);
