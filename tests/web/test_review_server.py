@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import shutil
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -270,3 +271,9 @@ def test_a_review_saved_from_a_file_is_applied(done, out):
         file.write_text(json.dumps(wrong))
         with pytest.raises(UsageError, match=said):
             annotate(done[0], LABELS, out, masks=True, decisions=file, **OPTIONS)
+
+
+def test_without_the_extra_a_line_says_what_to_install(out, monkeypatch):
+    monkeypatch.setitem(sys.modules, "starlette.applications", None)
+    result = cliploc_("review", out, "--port", "0")
+    assert (result.code, "review needs gradio's server: pip install 'cliploc[web]'" in result.err) == (2, True)

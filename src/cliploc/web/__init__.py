@@ -1,5 +1,7 @@
 """The web page and its HTTP API, a thin shell over `Localizer`; `cliploc serve` starts it.
 
+`review` is the editor of an annotation's drafts, which `cliploc review` starts, behind the same gate of `guard`.
+
 `server` serves `page`, which consists of `layout` (components), `events` (what they do), `view` (HTML) and `api` (for
 programs). `service` holds the models, `runs` the searches that are in progress. `guard`, `requests`, `hosts`,
 `connections` and `uploads` limit what a visitor can send. Gradio comes with the extra `cliploc[web]`; only `server`,

@@ -63,11 +63,13 @@ class FileStore {
     return {...Object.fromEntries(Object.entries(all).filter(([name, one]) => known.get(name) === one.base)),
       ...Object.fromEntries(this.#lost)};
   }
-  async entries() { return data.pictures.map((one, index) => entryOf(this.#state(index))); }
-  async state(index) { return this.#state(index); }
-  #state(index) {
-    const own = data.pictures[index], kept = this.kept()[own.name];
-    return clone(kept ? {...own, ...kept} : own);
+  async entries() {
+    const kept = this.kept();
+    return data.pictures.map((one) => entryOf({...one, ...kept[one.name]}));
+  }
+  async state(index) {
+    const {image, ...own} = data.pictures[index];
+    return clone({...own, ...this.kept()[own.name]});
   }
   image(index) { return data.pictures[index].image; }
   thumbnail(index) { return data.pictures[index].image; }
@@ -207,8 +209,9 @@ async function open(index, keepNotice = false) {
   if (!keepNotice) tell("");
   let state, image;
   endHeat();
+  const before = histories.get(index);
   try {
-    state = await store.state(index);
+    state = before?.saving || before?.unsaved ? before : await store.state(index);  // what is on its way is newer
     image = element("img", {alt: state.name, src: store.image(index), draggable: false});
     await image.decode();
   } catch (error) {
@@ -218,11 +221,9 @@ async function open(index, keepNotice = false) {
     image = null;
   }
   if (mine !== opening) return;
-  const {steps, undone, boxes} = histories.get(index) || {steps: [], undone: []};
   // The history goes on where the picture is as it was left.
-  const same = boxes && JSON.stringify(boxes.map(plainBox)) === JSON.stringify(state.boxes.map(plainBox));
-  current = {...state, index, steps: same ? steps : [], undone: same ? undone : []};
-  current.boxes = same ? boxes : state.boxes.map(withId);
+  if (before && (state === before || (before.revision === state.revision && contentOf(before) === contentOf(state)))) current = before;
+  else current = {...state, index, steps: [], undone: [], boxes: state.boxes.map(withId)};
   histories.set(index, current);
   if (histories.size > 50) histories.delete(histories.keys().next().value);
   entries[index] = entryOf(current);
@@ -570,7 +571,7 @@ function reviewedNext() {
 function drawBoxes() {
   const focused = document.activeElement?.closest?.("#boxes li")?.dataset.id, which = document.activeElement?.className;
   $("boxes").replaceChildren(...current.boxes.map(boxItem));
-  if (focused) $("boxes").querySelector(`[data-id="${focused}"] .${which || "pick"}`)?.focus();
+  if (focused) ($("boxes").querySelector(`[data-id="${focused}"] .${which || "pick"}`) || $("boxes").querySelector(".pick") || $("add")).focus();
   $("box-count").textContent = current.boxes.length ? `${current.boxes.length}${selected.size ? `, ${selected.size} selected` : ""}` : "none";
   const gone = droppedDrafts();
   $("dropped-part").hidden = !gone.length;
@@ -607,7 +608,11 @@ function boxItem(box) {
 function droppedItem(number) {
   const draft = current.drafts[number], words = `${labelName(draft.label)} ${draft.score.toFixed(2)}`;
   const back = element("button", {type: "button", textContent: "Keep", ariaLabel: `Keep ${words}, ${sizeText(draft.xyxy)}`});
-  back.addEventListener("click", () => { ghost(null); keep([number]); });
+  back.addEventListener("click", () => {
+    ghost(null);
+    keep([number]);
+    $("boxes").querySelector("li:last-child .pick").focus();
+  });
   const item = element("li", {}, element("span", {textContent: words}), back);
   item.style.borderLeftColor = data.colours[draft.label];
   for (const [event, on] of [["pointerenter", true], ["focusin", true], ["pointerleave", false], ["focusout", false]])
