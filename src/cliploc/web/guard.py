@@ -278,7 +278,6 @@ class Incoming:
 
 def client_in(scope: Scope) -> str:
     """The address of who asks."""
-    """The address of who asks."""
     return str((scope.get("client") or ("",))[0])
 
 

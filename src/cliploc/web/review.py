@@ -208,9 +208,9 @@ def serve_review(
         UsageError: starlette or uvicorn is not installed, or the port is taken.
     """
     app = application(folder, suggester)
-    from cliploc.web.server import end_by_signal, listen_on, listener
+    from cliploc.web.server import end_by_signal, listen, listener
 
-    with listen_on(HOST, port) as listening:
+    with listen(HOST, port) as listening:
         end_by_signal()
         server = listener(app)
         on_ready(f"http://{HOST}:{listening.getsockname()[1]}")

@@ -9,11 +9,11 @@ import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cliploc._memory_errors import not_installed
 from cliploc.errors import UsageError
-from cliploc.web.guard import Gate, Guard
+from cliploc.web.guard import Guard, Receive, Scope, Send
 from cliploc.web.hosts import Hosts
 from cliploc.web.requests import Requests
 from cliploc.web.service import KEPT_SECONDS, Service
@@ -97,7 +97,17 @@ def application(
     return Guard(app, hosts or Hosts(), requests, uploads, max_bytes, end, rate)
 
 
-def listener(app: Gate, **config: Any) -> uvicorn.Server:
+class Ending(Protocol):
+    """An application that can be told to end what it does."""
+
+    def end(self) -> None:
+        """Ends what still runs."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+
+
+def listener(app: Ending, **config: Any) -> uvicorn.Server:
     """A uvicorn server that ends the application's runs first when it shuts down.
 
     Args:
@@ -155,7 +165,7 @@ def serve(
         UsageError: gradio is not installed, or the server cannot listen on the address.
         ModelError: the first model cannot be loaded.
     """
-    listening = listen_on(host, port)
+    listening = listen(host, port)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     before = os.environ.get("GRADIO_TEMP_DIR")
     with listening, tempfile.TemporaryDirectory(prefix="cliploc-serve-") as folder:
@@ -181,11 +191,11 @@ def end_by_signal() -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def listen_on(host: str, port: int) -> socket.socket:
-    """A socket that listens.
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that accepts connections.
 
     Raises:
-        UsageError: the address is taken, or is none of this machine's.
+        UsageError: the address is taken, or none of this machine's.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
