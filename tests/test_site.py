@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 import cliploc
+from cliploc import Localizer
+from tests.tiny import tower
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -76,6 +79,36 @@ def test_the_made_pages_hold_every_name_and_method() -> None:
     assert all(f"`--method {name}`" in methods for name in cliploc.list_methods())
 
 
+def test_the_page_of_tables_holds_every_column() -> None:
+    pytest.importorskip("pyarrow")
+    from cliploc.jobs.rows import row_schema
+
+    page = site.tables_page()
+    assert all(f"| `{name}` |" in page for name in row_schema().names)
+
+
+def test_every_method_is_explained_with_a_formula_and_a_small_picture() -> None:
+    page = (DOCS / "methods_explained.md").read_text(encoding="utf-8")
+    explained = re.findall(
+        r"^### .+: `(\w+)`\n\n    \S.*\n\n[^!]+\n\n!\[.*\]\(methods/(\w+)\.jpg\)$", page, re.MULTILINE
+    )
+    assert sorted(explained) == [(name, name) for name in sorted(cliploc.list_methods())]
+    sizes = {path.stem: path.stat().st_size for path in (DOCS / "methods").glob("*.jpg")}
+    assert sorted(sizes) == sorted(cliploc.list_methods())
+    assert max(sizes.values()) <= 40_000, "python tools/make_method_pictures.py draws them"
+
+
+def test_pictures_of_methods_are_drawn_by_the_first_model_that_fits(tmp_path: Path) -> None:
+    tool = loaded(ROOT / "tools/make_method_pictures.py")
+    localizers = [
+        Localizer(tower(kind), method=method, min_presence=0) for kind, method in (("vit", "gem"), ("gap_cnn", "cam"))
+    ]
+    assert tool.draw(tmp_path, localizers, ["cam", "gem", "random"]) == ["gem", "random", "cam"]
+    for name in ("gem", "random", "cam"):
+        with Image.open(tmp_path / f"{name}.jpg") as picture:
+            assert picture.width == tool.WIDTH
+
+
 def test_the_page_of_commands_holds_every_command() -> None:
     from cliploc.cli import app
 
@@ -109,6 +142,15 @@ def test_the_citation_names_this_version() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == cliploc.__version__
     assert citation["repository-code"] == REPOSITORY
+
+
+def test_the_changelog_begins_with_this_version_and_the_citations_date() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    version, date = re.findall(r"^## \[([\d.]+)\] - (\d{4}-\d\d-\d\d)$", text, re.MULTILINE)[0]
+    assert version == cliploc.__version__
+    assert date == yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["date-released"].isoformat()
+    assert f'"cliploc_version": "{version}"' in (DOCS / "json.md").read_text(encoding="utf-8")
+    assert f"| cliploc | {version} |" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_every_file_that_llms_txt_links_is_there() -> None:

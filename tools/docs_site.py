@@ -153,8 +153,34 @@ def methods_page() -> str:
     return "\n".join(lines)
 
 
+def tables_page() -> str:
+    """The columns of the Parquet files that benchmarks write, from their schemas."""
+    from cliploc.jobs import faithfulness, rows, segmentation
+
+    tables = {
+        "Localization": (rows.row_schema(), "benchmark.md#a-row"),
+        "Segmentation": (segmentation.row_schema(), "segmentation.md"),
+        "Faithfulness": (faithfulness.row_schema(), "faithfulness.md"),
+    }
+    lines = [
+        "# Parquet tables: the columns that benchmarks write",
+        "",
+        "`cliploc benchmark` writes `parts/*.parquet`, with a row for each sample and setting. Read them with "
+        '`pandas.read_parquet("results/parts")`. The columns come from the program\'s own schemas. JSON documents are '
+        "described in [What `--json` prints](../json.md).",
+        "",
+    ]
+    for title, (schema, explained) in tables.items():
+        lines += [f"## {title}", "", f"What the columns mean: [{explained.partition('#')[0]}](../{explained}).", ""]
+        lines += ["| column | type | may be null |", "|---|---|---|"]
+        lines += [f"| `{one.name}` | `{one.type}` | {'yes' if one.nullable else 'no'} |" for one in schema]
+        lines.append("")
+    return "\n".join(lines)
+
+
 MADE = {  # path below docs/ → what makes the page
     "reference/python.md": python_page,
     "reference/commands.md": commands_page,
     "reference/methods.md": methods_page,
+    "reference/tables.md": tables_page,
 }
