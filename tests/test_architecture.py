@@ -68,3 +68,28 @@ def test_the_localizer_loads_no_report_and_no_training() -> None:
     assert "cliploc.localizer" in loaded
     heavy = ("cliploc.report", "cliploc.training", "cliploc.web", "cliploc.jobs", "matplotlib", "jinja2", "open_clip")
     assert not loaded.intersection(heavy)
+
+
+POSIX_ONLY = ("fcntl", "grp", "pty", "pwd", "resource", "termios", "tty")
+
+
+def test_no_module_needs_what_windows_lacks_to_be_imported() -> None:
+    """Run where these modules are not; a function may import them late."""
+    code = f"""
+import importlib, sys
+for name in {POSIX_ONLY}:
+    sys.modules[name] = None
+for name in ("cliploc", "cliploc.cli", "cliploc.localizer", "cliploc.jobs.annotate", "cliploc.jobs.benchmark"):
+    importlib.import_module(name)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_what_is_imported_at_the_top_is_there_on_windows(path: Path) -> None:
+    for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(statement, ast.Import):
+            assert not {one.name.partition(".")[0] for one in statement.names} & set(POSIX_ONLY)
+        elif isinstance(statement, ast.ImportFrom):
+            assert (statement.module or "").partition(".")[0] not in POSIX_ONLY
