@@ -1,4 +1,4 @@
-"""One place tells errors about too little memory from others, and says what a long run writes down of them."""
+"""One place tells errors about not enough memory from others, and says what a long run writes down of them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TOO_LITTLE = [
 def test_too_little_memory_is_known_however_it_is_said(error: Exception) -> None:
     assert out_of_memory(error)
     if not isinstance(error, OSError):
-        assert failure_reason(error).startswith("too little memory for a single picture: use")
+        assert failure_reason(error).startswith("not enough memory for a single picture: use")
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shape mismatch"), ValueError("memory"), OSError(2, "No such file")])
@@ -55,5 +55,5 @@ def test_an_import_that_fails_for_lack_of_memory_says_so(monkeypatch: pytest.Mon
         return true(name, *arguments)
 
     monkeypatch.setattr(builtins, "__import__", fail)
-    with pytest.raises(UsageError, match=r"^too little memory to load a library: close other programs \(libparquet"):
+    with pytest.raises(UsageError, match=r"^not enough memory to load a library: close other programs \(libparquet"):
         arrow()

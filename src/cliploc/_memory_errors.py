@@ -1,4 +1,4 @@
-"""Tells errors about too little memory from others: the only place, for all devices and libraries."""
+"""Tells errors about not enough memory from others: the only place, for all devices and libraries."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ SAYINGS = (
     "cannot allocate memory",
     "failed to map segment from shared object",  # a library that cannot be loaded
 )
-NO_ROOM_TO_LOAD = "too little memory to load a library: close other programs"
+NO_ROOM_TO_LOAD = "not enough memory to load a library: close other programs"
 E = TypeVar("E", bound=CliplocError)
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there was too little memory, on any device. Imports no torch.
+    """Whether an error says that there was not enough memory, on any device. Imports no torch.
 
     Example:
         >>> out_of_memory(RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes"))

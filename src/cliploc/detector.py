@@ -21,7 +21,7 @@ Picture: TypeAlias = npt.NDArray[np.uint8] | Image.Image | str
 
 
 class Detector:
-    """Calls a localizer as `supervision` calls its models: a picture in, `Detections` out; a list in, a list out.
+    """A localizer as a detector for `supervision`: a picture in, `Detections` out; a list in, a list out.
 
     Args:
         localizer: what finds things.

@@ -13,15 +13,15 @@ LISTED = 20  # more names than these hide the nearest ones
 
 
 class CliplocError(Exception):
-    """Base of all errors that are the input's fault, not the program's."""
+    """Base of all errors that the input causes, not the program."""
 
 
 class UsageError(CliplocError, ValueError):
-    """An option, prompt or name that cannot be used; nothing was computed."""
+    """An invalid option, prompt or name; nothing was computed."""
 
 
 class ModelError(CliplocError):
-    """A model that cannot be built or loaded; a model or method that produced something unusable (NaN)."""
+    """A model that cannot be built or loaded, or a model or method that produced NaN."""
 
 
 class MissingWeightsError(ModelError):
@@ -29,11 +29,11 @@ class MissingWeightsError(ModelError):
 
 
 class InputError(CliplocError):
-    """One picture or file that cannot be read; others may still be fine."""
+    """A picture or file that cannot be read; others may still be fine."""
 
 
 class CliplocWarning(UserWarning):
-    """What a user should know though it is no error; the command line prints it in one line."""
+    """Something to know that is no error; the command line prints it in one line."""
 
 
 class UnknownNameError(UsageError, KeyError):

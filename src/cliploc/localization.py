@@ -26,7 +26,7 @@ NOTEBOOK_SIDE = 640  # pixels of the longer side of a picture in a notebook
 
 @dataclass(frozen=True, repr=False)
 class Localization:
-    """Where each name is in one picture.
+    """The result of one picture: heatmaps, boxes and masks of each name.
 
     Attributes:
         source: the file, or "image 0" for a picture from memory.
@@ -82,7 +82,7 @@ class Localization:
 
     @property
     def heatmaps(self) -> FloatArray:
-        """`[P, H, W]` float32 in 0–1, original size; resampled from `maps` at every call: results stay small."""
+        """`[P, H, W]` float32 in 0–1, original size; resampled from `maps` at every call, to save memory."""
         import torch
 
         heatmaps: FloatArray = self.frame.map_to_original(torch.from_numpy(self.maps)).numpy()
@@ -101,7 +101,7 @@ class Localization:
 
     @property
     def masks(self) -> Masks:
-        """Masks of boxes and names, original size; made of `maps` at every call, as `heatmaps` are. See docs/masks.md.
+        """Masks of boxes and names, original size; computed from `maps` at every call, like `heatmaps`. See docs/masks.md.
 
         Example:
             >>> from cliploc import Localizer
@@ -115,7 +115,7 @@ class Localization:
         return Masks(self._of_boxes(), of_names, self.names, self.label_map())
 
     def box_masks(self) -> Iterator[tuple[int, npt.NDArray[np.bool_]]]:
-        """The number of each box and its mask `[H, W]`, one at a time, as all may need much memory."""
+        """The number of each box and its mask `[H, W]`, one at a time, because all together may need much memory."""
         return box_masks(self.frame, self.maps, self.boxes, self._rule)
 
     def name_mask(self, index: int) -> npt.NDArray[np.bool_]:
@@ -140,7 +140,7 @@ class Localization:
         return rule if self.threshold is None else replace(rule, threshold=self.threshold)
 
     def to_supervision(self, masks: bool = True) -> Any:
-        """Boxes as `supervision.Detections`, with their masks unless told not to; names in `data["class_name"]`."""
+        """Boxes as `supervision.Detections`, with their masks by default; names in `data["class_name"]`."""
         import supervision
 
         return supervision.Detections(
@@ -178,7 +178,7 @@ class Localization:
         return draw_overlay(self, names, OPACITY if opacity is None else opacity, heatmap, boxes, caption, masks)
 
     def boxes_by(self, rule: BoxRule) -> Boxes:
-        """The boxes that another rule makes of the same maps; no model runs, and nothing here changes."""
+        """The boxes that another rule extracts from the same maps, without running the model."""
         return boxes_of(self.frame, self.maps, self.found, self.names, rule)
 
     def __repr__(self) -> str:

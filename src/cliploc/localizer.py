@@ -145,7 +145,7 @@ class Localizer:
 
     @property
     def options(self) -> Options:
-        """As they were given, with what the recipe has for those left out."""
+        """The options as given, and the recipe's values for those left out."""
         return self._own.options
 
     @property
@@ -155,7 +155,7 @@ class Localizer:
 
     @property
     def stages(self) -> Pipeline:
-        """The stages that named methods pass, for code that puts them together in another way, as segmentation does."""
+        """The stages of a run, for code that combines them in another way, as segmentation does."""
         return self._named
 
     @property
@@ -170,7 +170,7 @@ class Localizer:
 
     @property
     def resize(self) -> ResizePolicy:
-        """How a picture meets the input."""
+        """How a picture is fitted to the model's input."""
         return self._own.preparation.resize
 
     @property
@@ -180,12 +180,12 @@ class Localizer:
 
     @property
     def exemplars(self) -> dict[str, list[str]]:
-        """Name → checksums of the pictures that stand for it, and "text" where its text counts too."""
+        """Name → checksums of its exemplar pictures, and "text" if its text counts too."""
         return self._texts.exemplar_facts
 
     @property
     def calibrated(self) -> bool:
-        """Whether the model itself gives presence scores; else a bank of other names does."""
+        """Whether presence scores are calibrated for the model; otherwise it is compared with a bank of names."""
         return self.backbone.presence(torch.zeros(1)) is not None
 
     # ------------------------------------------------------------------------------------------------------ use it
@@ -225,7 +225,7 @@ class Localizer:
         keep_maps: bool = True,
         presence: bool | None = None,
     ) -> Iterator[Localization]:
-        """Locates names in any number of pictures, in order, holding only a few at a time.
+        """Locates names in any number of pictures, in order, with only a few in memory.
 
         Args:
             images: paths, PIL images or arrays, or one of them; read ahead by a few.
@@ -259,7 +259,7 @@ class Localizer:
         keep_maps: bool = True,
         presence: bool | None = None,
     ) -> Generator[dict[str, Localization], None, None]:
-        """As `stream`, with several methods beside each other out of one forward pass of the tower.
+        """Like `stream`, with several methods from one forward pass of the tower.
 
         One trace holds what all of them need, and masked pictures are shared, so that each further method costs only
         its own work.
@@ -297,7 +297,7 @@ class Localizer:
     def compare_figure(
         self, image: ImageLike, names: Sequence[str], methods: Sequence[str] | Mapping[str, Mapping[str, Any]]
     ) -> Image.Image:
-        """One sheet of what several methods make of a picture: a row for each method, a column for each name.
+        """Draws the results of several methods on one sheet: a row for each method, a column for each name.
 
         Args:
             image: a path, PIL image or array.
@@ -333,7 +333,7 @@ class Localizer:
         keep_maps: bool = True,
         presence: bool | None = None,
     ) -> Generator[Result, None, None]:
-        """Works through requests, each with an id of its own; what `stream` and `compare` are made of.
+        """Processes requests, each with its own id; `stream` and `compare` use it.
 
         Args:
             requests: pictures and names; read ahead by a few.
@@ -422,7 +422,7 @@ class Localizer:
         on_error: OnError = "raise",
         reporter: Reporter = SILENT,
     ) -> Iterator[Classification]:
-        """As `classify`, for any number of pictures, in order, holding only a few at a time.
+        """Like `classify`, for any number of pictures, in order, with only a few in memory.
 
         Args:
             images: paths, PIL images or arrays, or one of them; read ahead by a few.
@@ -454,7 +454,7 @@ class Localizer:
 
     # ---------------------------------------------------------------------------------------------- ask about it
     def embed_names(self, names: Sequence[str]) -> Tensor:
-        """What the names are compared by.
+        """The text embeddings of the names.
 
         Args:
             names: "cat|kitten": synonyms, averaged, as are the templates.
@@ -513,7 +513,7 @@ class Localizer:
         return look_inside(self.backbone, self._texts, self.guide, task, item, needs)
 
     def box_rule_of(self, method: str, options: Mapping[str, Any] | None = None) -> BoxRule:
-        """How `compare` makes boxes of a method's maps: with the threshold given, else the method's own.
+        """How `compare` extracts boxes from a method's maps: with the given threshold, or the method's own.
 
         Raises:
             UsageError: a method or option that does not work on this tower.
@@ -525,7 +525,7 @@ class Localizer:
         return self._named.tasks.make(method, options or {}).box_rule
 
     def options_of(self, method: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """All options of a method, those that are not given at their defaults; errors as in `box_rule_of`.
+        """All options of a method, with defaults for those not given; errors as in `box_rule_of`.
 
         A trained head is named by its file.
         """
@@ -583,7 +583,7 @@ class Localizer:
         return self.backbone.weights_id
 
     def unknown_names(self, names: Sequence[str]) -> dict[str, str]:
-        """Those of the names that the model cannot know, none of their synonyms, each with the reason."""
+        """The names that the model cannot know, each with the reason."""
         texts = prompts.parse(names)
         reasons = {words[0]: self._texts.unknown_reason(words) for words in texts.synonyms}
         return {name: reason for name, reason in reasons.items() if reason is not None}

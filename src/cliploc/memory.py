@@ -52,7 +52,7 @@ class _Kept:
 
 
 class Memory:
-    """Traces of pictures and embeddings of names, for any number of localizers, one after the other.
+    """A cache of what the towers computed of pictures and names, for localizers that run one after the other.
 
     Args:
         max_bytes: of all that is kept; what was not used for longest goes first.
@@ -79,7 +79,7 @@ class Memory:
 
     @property
     def bytes(self) -> int:
-        """Of all that is kept, about."""
+        """The approximate size of everything that is kept."""
         with self._lock:
             return sum(one.size for one in self._kept.values())
 

@@ -15,7 +15,7 @@ def _nothing(*_: Any) -> None:
 
 @dataclass(frozen=True)
 class Reporter:
-    """What long work tells its caller while it goes on. Each part is a function; those left out are not called.
+    """Callbacks of long work: progress, failures and notes. Those left out are not called.
 
     Work calls the parts that it has news for; its documentation says which. A part that raises an error ends the work.
 
@@ -27,7 +27,7 @@ class Reporter:
         bank: so many more names of the bank are embedded, and so many are left: once for a model that is not
             calibrated, in the middle of whatever else goes on. Nothing is told where they are known from before.
         failed: a picture, or another input, cannot be used: its name, and the error, whose text names it too.
-        halved: there was too little memory for a batch of so many pictures, which is done in two halves.
+        halved: there was not enough memory for a batch of so many pictures, which is done in two halves.
         note: a remark on the run, in one line.
 
     Example:
@@ -58,4 +58,4 @@ def halved_note(pictures: int) -> str:
     Args:
         pictures: how many the batch had.
     """
-    return f"too little memory for a batch of {pictures} pictures, done in halves"
+    return f"not enough memory for a batch of {pictures} pictures, done in halves"

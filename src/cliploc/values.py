@@ -136,7 +136,7 @@ class Dataset:
 # ----------------------------------------------------------------------------------------------------------- results
 @dataclass(frozen=True)
 class Boxes:
-    """Boxes in ONE convention: float xyxy, exclusive right and bottom edge, original (EXIF-upright) pixels.
+    """The boxes of one picture: float xyxy in pixels of the upright original, right and bottom edges exclusive.
 
     Attributes:
         xyxy: `[n, 4]` float32.
@@ -174,7 +174,7 @@ class Boxes:
         return boxes
 
     def where(self, chosen: npt.ArrayLike) -> Boxes:
-        """Those of the boxes that are chosen, by `[n]` booleans or by their numbers."""
+        """Some of the boxes, selected by `[n]` booleans or by their indices."""
         kept = np.asarray(chosen)
         kept = kept if kept.size else kept.astype(np.int64)
         return Boxes(self.xyxy[kept], self.score[kept], self.label[kept], self.names)

@@ -456,7 +456,7 @@ def test_a_batch_that_does_not_fit_the_memory_is_halved_and_said(root, plain, tm
     monkeypatch.setattr(Views, "compute", narrow)
     said = []
     result = run(root, tmp_path, reporter=Reporter(note=said.append))
-    assert said == ["mini: too little memory for a batch of 2 pictures, done in halves"]
+    assert said == ["mini: not enough memory for a batch of 2 pictures, done in halves"]
     assert result.notes == tuple(said)
     assert not result.failed
     for name, numbers in result.summary.items():
@@ -468,7 +468,7 @@ def test_a_batch_that_does_not_fit_the_memory_is_halved_and_said(root, plain, tm
     monkeypatch.setattr(Views, "compute", none)
     result = run(root, tmp_path / "none")
     assert len(result.failed) == COUNT
-    assert "too little memory for a single picture" in result.failed["val/000.jpg"]
+    assert "not enough memory for a single picture" in result.failed["val/000.jpg"]
 
 
 def test_a_method_that_gives_no_numbers_fails_alone_and_by_name(root, plain, tmp_path, monkeypatch):

@@ -139,7 +139,7 @@ def test_the_terminal_says_failures_halves_and_remarks(capsys: pytest.CaptureFix
     out, err = capsys.readouterr()
     assert err.splitlines() == [
         "failed: a.jpg: not a picture",
-        "too little memory for a batch of 8 pictures, done in halves",
+        "not enough memory for a batch of 8 pictures, done in halves",
         "a remark",
     ]
     assert not out

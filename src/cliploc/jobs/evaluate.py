@@ -214,7 +214,7 @@ def _judge_map(maps: Path, convention: Convention, threshold: float | None, trut
     except InputError as error:
         return Problem("map", truth.image_id, str(error))
     except MemoryError:
-        return Problem("map", truth.image_id, f"too little memory for {path}: make the map smaller")
+        return Problem("map", truth.image_id, f"not enough memory for {path}: make the map smaller")
 
 
 def read_map(path: Path, convention: Convention) -> npt.NDArray[np.generic]:

@@ -17,10 +17,10 @@ def failure_reason(error: ModelError | RuntimeError | MemoryError) -> str:
 
     Example:
         >>> failure_reason(MemoryError())
-        'too little memory for a single picture: use a smaller --image-size or fewer --scales'
+        'not enough memory for a single picture: use a smaller --image-size or fewer --scales'
     """
     if isinstance(error, ModelError):
         return str(error)
     if not out_of_memory(error):
         raise error
-    return "too little memory for a single picture: use a smaller --image-size or fewer --scales"
+    return "not enough memory for a single picture: use a smaller --image-size or fewer --scales"

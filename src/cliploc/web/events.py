@@ -236,7 +236,7 @@ def explain(error: Exception, debug: bool) -> str:
     if debug:
         traceback.print_exception(error, file=sys.stderr)
     if out_of_memory(error):
-        return "too little memory on the server: use a smaller photograph, fewer names or fewer scales"
+        return "not enough memory on the server: use a smaller photograph, fewer names or fewer scales"
     return f"an error in cliploc ({type(error).__name__}): start the server with --debug to see it there"
 
 

@@ -226,7 +226,7 @@ def _options(service: Service) -> Options:
         ),
         flip=Choice(
             [(AS_RECIPE.format("no"), ""), ("yes", "true"), ("no", "false")], value="",
-            label="Average with the mirrored photograph",
+            label="Average with the flipped photograph",
         ),
         templates=Choice(list(TEMPLATE_SETS), value=Settings().templates, label="Prompt templates"),
         refine=Choices(
