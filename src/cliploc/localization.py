@@ -101,7 +101,7 @@ class Localization:
 
     @property
     def masks(self) -> Masks:
-        """Masks of boxes and names, original size; computed from `maps` at every call, like `heatmaps`. See docs/masks.md.
+        """Masks of boxes and names, original size; computed from `maps` at every call (docs/masks.md).
 
         Example:
             >>> from cliploc import Localizer
