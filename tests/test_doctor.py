@@ -104,7 +104,7 @@ def test_random_weights_load_and_do_not_pass(small, tmp_path, save, name):
     assert f"RN-small:{name}: {path} ({path.stat().st_size / 1e6:,.1f} MB), loaded in " in weights
     line = line_of(result, "photographs")
     assert line.startswith("FAILED")
-    assert "these weights are random, or not of this model: fetch trained ones" in line
+    assert "these weights are random, or not of this model: download trained ones" in line
     assert result.out.endswith("\n1 check failed\n")
 
 
@@ -146,7 +146,7 @@ def test_no_network_is_one_line_too(home, monkeypatch):  # noqa: F811
     monkeypatch.setattr("cliploc.backbones._weights.hub.ENDPOINT", "http://127.0.0.1:9")
     result = cliploc_("doctor", "--model", "RN50", "--pretrained", "openai")
     assert result.code == 2
-    assert "127.0.0.1:9 cannot be reached: fetch them from" in result.err
+    assert "127.0.0.1:9 cannot be reached: download them from" in result.err
     assert result.err.count("\n") == 1
 
 

@@ -70,7 +70,7 @@ def test_what_is_not_there_is_said():
     vit = Localizer("mini-vit", method="gem")
     lean = vit.trace(CAT, NAMES, "raw_attention", needs=Needs(features=(-1,)))
     assert -1 in lean.trace.attention
-    with pytest.raises(UsageError, match="expected a method beside method_options"):
+    with pytest.raises(UsageError, match="expected a method with method_options"):
         vit.trace(CAT, NAMES, method_options={"blocks": 1})
     if not vit.backbone.prefix_tokens:
         with pytest.raises(UsageError, match="mini-vit has no class token"):

@@ -144,7 +144,7 @@ def _photographs(localizer: Localizer) -> Check:
     if share < RIGHT_SHARE:
         detail += (
             f": expected {RIGHT_SHARE:.0%} or more, guessing reaches {chance:.0%}: these weights are random, or not of "
-            "this model: fetch trained ones"
+            "this model: download trained ones"
         )
     return Check("photographs", share >= RIGHT_SHARE, detail)
 

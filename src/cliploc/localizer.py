@@ -507,7 +507,7 @@ class Localizer:
         pipeline = self._own if method is None else self._named
         task = self._task if method is None else pipeline.tasks.make(method, method_options or {})
         if method is None and method_options:
-            raise UsageError("expected a method beside method_options, got none: name the method that they belong to")
+            raise UsageError("expected a method with method_options, got none: name the method that they belong to")
         texts = prompts.parse(names, self.templates)
         item = pipeline.preparation.prepare(Request(0, image, names), texts, str(image)[:200])
         return look_inside(self.backbone, self._texts, self.guide, task, item, needs)

@@ -324,7 +324,7 @@ def test_names_nobody_has(folder):
         create("RN5O")
     with pytest.raises(UnknownNameError, match="unknown model source 'gopher': there are hf-hub, local-dir"):
         create("gopher:org/name")
-    with pytest.raises(UsageError, match="brings its own weights, got --pretrained openai: leave the option out"):
+    with pytest.raises(UsageError, match="has its own weights, got --pretrained openai: leave the option out"):
         create(f"local-dir:{folder}", "openai")
     with pytest.raises(UsageError, match="mini has only its bundled weights"):
         create("mini", "openai")

@@ -580,7 +580,7 @@ def test_published_checksums():
 def test_offline(home):
     tag_fails(
         "the weights 'openai' of RN50 are not on this machine and HF_HUB_OFFLINE forbids the network",
-        "fetch them from https://huggingface.co/timm/resnet50_clip.openai",
+        "download them from https://huggingface.co/timm/resnet50_clip.openai",
         "save https://openaipublic.azureedge.net/clip/models/afeb0e10",
         f"as {home}/home/.cache/clip/RN50.pt",
         "--pretrained FILE",

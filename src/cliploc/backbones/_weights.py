@@ -96,7 +96,7 @@ def tag_file(model: str, tag: str) -> Path:
         where += f", or save {url} as {original}"
     if not repository:
         return _download_url(url, original or Path(), wanted)
-    return _from_hub(repository, names, wanted, f"fetch them from {where}")
+    return _from_hub(repository, names, wanted, f"download them from {where}")
 
 
 def hub_folder(repository: str) -> Path:
@@ -162,7 +162,7 @@ def timm_file(guide: str, repository: str) -> Path:
     """
     if not repository:
         raise MissingWeightsError(f"the guide {guide} has no published weights: give a file of them as {guide}@FILE")
-    wanted, advice = f"the weights of the guide {guide}", f"fetch them from {hub.ENDPOINT}/{repository}"
+    wanted, advice = f"the weights of the guide {guide}", f"download them from {hub.ENDPOINT}/{repository}"
     names = ("model.safetensors", "pytorch_model.bin")
     by_hand = f"--guide {guide}@FILE"
     return _in_hub_cache(repository, names) or _from_hub(repository, names, wanted, advice, by_hand)

@@ -268,7 +268,7 @@ def _differently_prepared(name: str, tags: list[str]) -> tuple[str, ...]:
 
 def _no_weights_beside(source: str, pretrained: str | None) -> None:
     if pretrained is not None:
-        raise UsageError(f"{source} brings its own weights, got --pretrained {pretrained}: leave the option out")
+        raise UsageError(f"{source} has its own weights, got --pretrained {pretrained}: leave the option out")
 
 
 def _build_named(name: str, pretrained: str | None, device: str, precision: str) -> Backbone:

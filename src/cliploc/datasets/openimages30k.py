@@ -33,7 +33,7 @@ metadata/OpenImages/test/image_ids.txt     IMAGE: test/0bt_c3/0a51958fcd.jpg
 metadata/OpenImages/test/class_labels.txt  IMAGE,LABEL
 metadata/OpenImages/test/localization.txt  IMAGE,MASK,IGNORE: an instance a
                                            line, IGNORE on the first only
-{NAMES}             /m/0bt_c3,Book: a class a line
+{NAMES}             /m/0bt_c3,Book: one class per line
 OpenImages/test/0bt_c3/…                   pictures and masks (or test/…)
 """,
 )

@@ -54,8 +54,8 @@ CLASSES = {
         Split("test", "report", "ImageSets/Main/test.txt, where it has annotations (VOC2007)"),
     ),
     layout="""
-ImageSets/Main/val.txt        a picture's name a line, such as 2008_000002
-Annotations/2008_000002.xml   size, and an object a box
+ImageSets/Main/val.txt        one picture name per line, such as 2008_000002
+Annotations/2008_000002.xml   the size, and one object per box
 JPEGImages/2008_000002.jpg    the pictures
 classes.txt                   only for classes other than VOC's: a name a line
                               (also below VOCdevkit/VOC2012 or VOC2007)

@@ -56,7 +56,7 @@ class Truth:
         Split("tune", "tune", "all of the folder, kept aside to choose thresholds on"),
     ),
     layout="""
-metadata/image_ids.txt     IMAGE a line: the picture's path below the root
+metadata/image_ids.txt     one IMAGE per line: its path below the root
 metadata/class_labels.txt  IMAGE,LABEL
 metadata/image_sizes.txt   IMAGE,WIDTH,HEIGHT of the original
 metadata/localization.txt  IMAGE,X0,Y0,X1,Y1 in original pixels, a line a box

@@ -129,7 +129,7 @@ def evaluate_labels(
     elif truth is not None and class_list is not None and dataset is None:
         classes, samples = folder_of_truths(Path(truth), Path(class_list))
     else:
-        raise UsageError("expected --dataset with --root, or --truth with --class-list, beside --predictions")
+        raise UsageError("expected --dataset with --root, or --truth with --class-list, in addition to --predictions")
     known = {f"{one.id}{SUFFIX}" for one in samples}
     there = {path.relative_to(predictions).as_posix() for path in predictions.rglob(f"*{SUFFIX}")}
     for name in sorted(there - known):
