@@ -1,7 +1,7 @@
 """`python -m tests.fuzz.probe [AREA …]`: hostile files and options, each in a process of its own, counted by area.
 
-A case is right when the program reads it or refuses it by one line, within `--seconds` of processor time (three times as
-many and 30 more by the clock, for what waits) and two gigabytes of memory. It prints every case that is not, and for
+A case is right when the program reads it or refuses it by one line, within `--seconds` of processor time (three times
+as many and 30 more by the clock, for what waits) and two gigabytes of memory. It prints every case that is not, and for
 each area the number of cases and of failures. The files are made in a temporary folder.
 """
 
