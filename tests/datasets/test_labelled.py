@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cliploc.datasets import class_list, labelled_readers, open_labelled
-from cliploc.datasets._infra.polygons import draw, outlines_of
 from cliploc.errors import InputError, UsageError
+from cliploc.polygons import draw, outlines_of
 from tests.datasets import labelled
 from tests.datasets.folders import picture
 

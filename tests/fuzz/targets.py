@@ -30,12 +30,12 @@ from cliploc.backbones._weights import read_checkpoint
 from cliploc.datasets import open_dataset
 from cliploc.datasets._infra.files import csv_rows, words
 from cliploc.datasets._infra.labelled import listed, read_labels
-from cliploc.datasets._infra.polygons import draw, outlines_of
 from cliploc.errors import CliplocError
 from cliploc.heads import read_config
 from cliploc.images import load
 from cliploc.jobs import benchmark, folder, labels
 from cliploc.jobs.annotate import KIND
+from cliploc.polygons import draw, outlines_of
 
 CORPUS = Path(__file__).with_name("corpus")
 NUMBERS = (

@@ -28,7 +28,7 @@ from cliploc.web.label_studio.app import LabelStudioGate
 from cliploc.web.label_studio.labelling import read_labelling
 from cliploc.web.label_studio.pictures import PictureSource
 from cliploc.web.label_studio.predictor import Predictor
-from cliploc.web.server import listen_on, listener
+from cliploc.web.server import listen, listener
 from tests.commands import cliploc_
 from tests.report.test_export_masks import unpacked
 from tests.tiny import tower
@@ -77,7 +77,7 @@ def backbone() -> Any:
 @contextmanager
 def running(app: Any) -> Iterator[str]:
     """A server of an ASGI application → its address."""
-    with listen_on("127.0.0.1", 0) as listening:
+    with listen("127.0.0.1", 0) as listening:
         server = listener(app)
         thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
         thread.start()

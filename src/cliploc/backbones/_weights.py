@@ -299,7 +299,7 @@ def _by_proxy() -> str:
     """Which proxy stands between this machine and the hub, without a password that its address may hold."""
     address = urlsplit(hub.ENDPOINT)
     proxy = urllib.request.getproxies().get(address.scheme)
-    if not proxy or urllib.request.proxy_bypass(address.hostname or ""):  # type: ignore[attr-defined]  # typeshed lacks it
+    if not proxy or urllib.request.proxy_bypass(address.hostname or ""):
         return ""
     parts = urlsplit(proxy if "://" in proxy else f"//{proxy}")
     return f" through the proxy {parts.netloc.rpartition('@')[2]} ({address.scheme.upper()}_PROXY names it)"

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from cliploc import rle
-from cliploc.datasets._infra.polygons import draw, outlines_of
 from cliploc.jobs.annotator import Row
 from cliploc.jobs.corrections import LEAST_SIDE, Correction
+from cliploc.polygons import draw, outlines_of
 
 SAME = 0.01  # pixels; coordinates are kept in hundredths
 

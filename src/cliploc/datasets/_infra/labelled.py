@@ -17,10 +17,10 @@ from PIL import Image
 from cliploc._documents import lines_of
 from cliploc.datasets._infra.candidates import Problems, picture_header, safe_id
 from cliploc.datasets._infra.files import HELP
-from cliploc.datasets._infra.polygons import Outline, draw
 from cliploc.datasets._infra.registration import Split
 from cliploc.errors import InputError, UsageError
 from cliploc.images import load, open_picture
+from cliploc.polygons import Outline, draw
 from cliploc.registry import Registry
 from cliploc.values import ClassName, Problem, Role
 

@@ -22,9 +22,9 @@ from cliploc.datasets._infra.labelled import (
     labelled_reader,
     pictures_with_maps,
 )
-from cliploc.datasets._infra.polygons import Outline, outlines_of
 from cliploc.datasets._infra.registration import Split
 from cliploc.errors import UsageError
+from cliploc.polygons import Outline, outlines_of
 
 SUFFIX = "_instanceTrainIds.png"
 

@@ -20,7 +20,7 @@ from cliploc.web.label_studio.labelling import read_labelling
 from cliploc.web.label_studio.predictor import Predictor
 from cliploc.web.rates import Rate
 from cliploc.web.requests import RefusedError
-from cliploc.web.server import end_by_signal, listen_on, listener
+from cliploc.web.server import end_by_signal, listen, listener
 
 MOST_TASKS = 1_000  # of one request; Label Studio sends a hundred
 Say = Callable[[str], None]
@@ -210,7 +210,7 @@ def serve(
         UsageError: starlette is not installed, or the server cannot listen on the address.
     """
     app = LabelStudioGate(predictor, Hosts(host, allow_hosts), auth, max_bytes, queue, say)
-    with listen_on(host, port) as listening:
+    with listen(host, port) as listening:
         end_by_signal()
         server = listener(app)
         name = f"[{host}]" if ":" in host else host
