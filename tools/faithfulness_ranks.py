@@ -4,7 +4,8 @@
 
 Prints the table of docs/faithfulness.md and the rank correlation (Spearman, equal values with their mean rank) of each
 number with GT-known, signed so that 1 means: what localises better is more faithful. The interval is of 2,000 draws of
-pictures; the methods stay, and GT-known figures are not drawn again. Several folders must be of the same pictures.
+pictures; the methods stay, and GT-known figures are not drawn again. Several folders must be of the same pictures; of
+those that are not at their end, the pictures count that all have.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import spearmanr
 
+from cliploc.jobs.faithfulness import NUMBER_COLUMNS, summarize
 from cliploc.jobs.rows import rows_in
 
 DRAWS = 2000
@@ -34,13 +36,22 @@ def main() -> int:
     if len({(one["dataset"]["samples_sha256"], json.dumps(one["protocol"])) for one in manifests}) != 1:
         raise SystemExit("expected folders of the same pictures and protocol")
     numbers, settings, values = manifests[0]["numbers"], {}, {}
-    for out, manifest in zip(given.out, manifests, strict=True):
-        found = json.loads((out / "summary.json").read_text())["settings"]
+    runs: list[dict[str, dict]] = []
+    rows = [list(rows_in(out, NUMBER_COLUMNS)) for out in given.out]
+    common = set.intersection(
+        *({row["sample"] for row in of_run} for of_run in rows)
+    )  # of runs that are not at their end
+    for of_run, manifest in zip(rows, manifests, strict=True):
         method_of = {one["id"]: one["method"] for one in manifest["settings"]}
-        settings |= {method_of[name]: one for name, one in found.items()}
-        for row in rows_in(out, ["sample", "setting", "status", "values"]):
+        there = [row for row in of_run if row["sample"] in common]
+        found = summarize(list(method_of), there, list(numbers))
+        settings = {method_of[name]: one for name, one in found.items()} | settings  # of the first run that has it
+        of_methods: dict[str, dict] = {}
+        for row in there:
             if row["status"] == "ok":
-                values.setdefault(method_of[row["setting"]], {})[row["sample"]] = dict(row["values"])
+                of_methods.setdefault(method_of[row["setting"]], {})[row["sample"]] = dict(row["values"])
+        runs.append(of_methods)
+        values = of_methods | values
     shown = given.number or [key for key in numbers if not key.endswith("_cosine")]
     places = manifests[0]["curves"][given.curve]["places"] if given.curve else []
     headings = ["method", *(numbers[key]["title"] for key in shown), *(f"{place:.0%}" for place in places)]
@@ -61,8 +72,9 @@ def main() -> int:
         cells += [f"{known.get(name, '–')}"] if known else []
         print(f"| `{name}` | {' | '.join(cells)} |")
     if given.against in values:
-        print(f"\nDifferences from {given.against}, picture by picture:")
-        differences(values, given.against, shown)
+        print(f"\nDifferences from {given.against} of the same run, picture by picture:")
+        for of_methods in runs:
+            differences(of_methods, given.against, shown)
     both = [name for name in settings if name in known]
     if not both:
         return 0
