@@ -23,6 +23,8 @@ from cliploc.geometry import iou_matrix
 from cliploc.localizer import Localizer
 from cliploc.values import Dataset, Sample
 
+KINDS = ("text", "exemplar", "both")
+
 
 def exemplar_samples(dataset: Dataset) -> dict[int, Sample]:
     """Category → the sample that its exemplar is cut from."""
@@ -63,6 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path)
     parser.add_argument("--model", action="append", required=True)
+    parser.add_argument("--kind", action="append", choices=KINDS, help="of these only")
     settings = parser.parse_args()
     dataset = open_dataset("coco", settings.root)
     first = exemplar_samples(dataset)
@@ -73,7 +76,7 @@ def main() -> None:
             asked[sample.path].append(sample)
     for model in settings.model:
         unknown = Localizer(model).unknown_names(names)
-        for kind in ("text", "exemplar", "both"):
+        for kind in settings.kind or KINDS:
             exemplars = [
                 Exemplar(names[label], one.path, largest(one), with_text=kind == "both" and names[label] not in unknown)
                 for label, one in first.items()
