@@ -37,6 +37,7 @@ from cliploc.saliency import methods
 ROOT = Path(__file__).resolve().parent.parent
 SLOW_PICTURES = 60
 BATCH = 8
+CHUNK = 80  # pictures whose maps are kept together while a row is measured
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,6 @@ def maps_of(model: MiniVit, rows: Sequence[Row], paths: Sequence[Path], texts: T
         for row, kept in zip(rows, maps, strict=True):
             raw = methods.get(row.method).function(ctx, **row.options).detach()  # [B, 1, h, w]
             kept.append(raw.relu() if methods.get(row.method).relu else raw)
-        print(f"{side}: {min(start + BATCH, len(paths))} of {len(paths)}", end="\r", flush=True)
     return [torch.cat(kept) for kept in maps]
 
 
@@ -126,13 +126,29 @@ def localisation(
     model: MiniVit, rows: Sequence[Row], paths: Sequence[Path], texts: Tensor, truths: Sequence[np.ndarray],
     side: int, work: Path,
 ) -> dict[str, Found]:  # fmt: skip
-    """What each row finds on pictures of that side; rows that were measured before are read from `work`."""
+    """What each row finds on pictures of that side; rows that were measured before are read from `work`.
+
+    So are the maps of the pictures that an interrupted run had finished, `CHUNK` of them at a time.
+    """
     files = {row.label: work / f"{_weights()} {side} {len(paths)} {row.label.replace('`', '')}.json" for row in rows}
     missing = [row for row in rows if not files[row.label].exists()]
     if missing:
-        for row, raw in zip(missing, maps_of(model, missing, paths, texts, side), strict=True):
-            one = judge(raw, truths)
+        kept: dict[str, list[Path]] = {row.label: [] for row in missing}
+        for start in range(0, len(paths), CHUNK):
+            part = slice(start, start + CHUNK)
+            for row in missing:
+                plain = files[row.label].name.removesuffix(".json")
+                kept[row.label].append(work / f"{plain} from {start}.npy")
+            todo = [row for row in missing if not kept[row.label][-1].exists()]
+            made = maps_of(model, todo, paths[part], texts[part], side) if todo else []
+            for row, raw in zip(todo, made, strict=True):
+                np.save(kept[row.label][-1], raw.numpy())
+            print(f"{side}: {min(start + CHUNK, len(paths))} of {len(paths)}", flush=True)
+        for row in missing:
+            one = judge(torch.from_numpy(np.concatenate([np.load(file) for file in kept[row.label]])), truths)
             files[row.label].write_text(json.dumps(asdict(one)))
+            for file in kept[row.label]:
+                file.unlink()
             print(f"{row.label} at {side}: {one.best:.3f} at τ {one.tau:.2f}", flush=True)
     return {label: Found(**json.loads(file.read_text())) for label, file in files.items()}
 
