@@ -1,10 +1,12 @@
 """The protocol of SCLIP, NACLIP and ProxyCLIP a second time: plain loops over windows and queries, nothing shared.
 
 The tower is a CLIP of open_clip with the real architecture's parts (patches of 16 pixels, 14×14 of them, a class token)
-and random weights, made narrow and shallow.
+and random weights, made narrow and shallow; or ViT-B-16 as it is, with random weights.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -34,10 +36,19 @@ def clip_b16(layers: int = 3, width: int = 64, embed_dim: int = 32) -> open_clip
                 parameter.add_(0.1 * torch.randn_like(parameter))
         return model
 
-    model = seeded(build, 0)
+    return parted(seeded(build, 0))
+
+
+def whole_b16() -> open_clip.CLIP:
+    """open_clip's ViT-B-16: 12 layers, 768 wide, its text tower too; seeded."""
+    return parted(seeded(lambda: open_clip.CLIP(**open_clip.get_model_config("ViT-B-16")), 0))
+
+
+def parted(model: open_clip.CLIP) -> open_clip.CLIP:
+    """The same with what all places have in common taken out, so that their labels differ."""
     open_clip.model.set_model_preprocess_cfg(model, open_clip.transform.PreprocessCfg(size=224).__dict__)
     model = model.eval()
-    with torch.no_grad():  # what all places have in common is taken out, so that their labels differ
+    with torch.no_grad():
         image = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(1)) * 4 - 2
         image = F.avg_pool2d(image, 33, stride=1, padding=16)
         means = [model.visual.ln_post(last_tokens(model, image, rule)[0]).mean(dim=(0, 1)) for rule in RULES]
@@ -61,12 +72,14 @@ def pictures(sizes: list[tuple[int, int]]) -> list[Image.Image]:
 
 
 @torch.no_grad()
-def query_features(model: open_clip.CLIP, classes: list[str]) -> tuple[torch.Tensor, list[int]]:
+def query_features(
+    model: open_clip.CLIP, classes: list[str], templates: Sequence[str] = prompts.OPENAI_80_TEMPLATES
+) -> tuple[torch.Tensor, list[int]]:
     """`[Q, D]` and the class of each query, as SCLIP's segmentor makes them."""
     tokenizer, rows, owners = open_clip.SimpleTokenizer(), [], []
     for label, line in enumerate(classes):
         for word in line.split(", "):
-            sentences = [one.format(word) for one in prompts.OPENAI_80_TEMPLATES]
+            sentences = [one.format(word) for one in templates]
             each = model.encode_text(tokenizer(sentences))
             each = each / each.norm(dim=-1, keepdim=True)
             mean = each.mean(dim=0)
@@ -103,16 +116,17 @@ def last_tokens(model: open_clip.CLIP, image: torch.Tensor, rule: str) -> tuple[
     for block in blocks:
         x = block(x)
     heads, width = last.attn.num_heads, x.shape[-1]
+    each = width // heads
     qkv = F.linear(last.ln_1(x), last.attn.in_proj_weight, last.attn.in_proj_bias)[0]  # [T, 3d]
     outputs = []
     for head in range(heads):
-        q, k, v = (qkv[:, part * width :][:, head * 16 : head * 16 + 16] for part in range(3))
+        q, k, v = (qkv[:, part * width :][:, head * each : (head + 1) * each] for part in range(3))
         if rule == "maskclip":
             outputs.append(v)
         elif rule == "clearclip":
-            outputs.append((q @ q.T * 16**-0.5).softmax(dim=-1) @ v)
+            outputs.append((q @ q.T * each**-0.5).softmax(dim=-1) @ v)
         else:
-            outputs.append(((q @ q.T * 16**-0.5).softmax(dim=-1) + (k @ k.T * 16**-0.5).softmax(dim=-1)) @ v)
+            outputs.append(((q @ q.T * each**-0.5).softmax(dim=-1) + (k @ k.T * each**-0.5).softmax(dim=-1)) @ v)
     out = last.attn.out_proj(torch.cat(outputs, dim=-1))[None]
     if rule == "sclip":
         x = x + out
@@ -132,9 +146,10 @@ def label_map(
     logit_scale: float = 40,
     prob_thd: float = 0.0,
     area_thd: float | None = None,
+    embedded: tuple[torch.Tensor, list[int]] | None = None,
 ) -> np.ndarray:
     """`[H, W]`, as the segmentor's `predict` gives it."""
-    queries, owners = query_features(model, classes)
+    queries, owners = embedded or query_features(model, classes)
     width, height = picture.size
     factor = min(2048 / max(width, height), short_side / min(width, height))
     new_wh = (int(width * factor + 0.5), int(height * factor + 0.5))

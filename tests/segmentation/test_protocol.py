@@ -76,6 +76,29 @@ def test_label_maps_and_miou_are_those_of_plain_loops(rule, model, localizer):
         assert len({label for one in expected for label in np.unique(one)}) > 1  # the maps say something
 
 
+def test_label_maps_of_a_whole_vit_b_16_are_those_of_plain_loops():
+    """The real depth and width, of the picture's tower and the text's; fewer sentences, as 80 would take a minute."""
+    model, templates = plain.whole_b16(), ("a photo of a {}.",)
+    localizer = Localizer(plain.adapted(model), method="maskclip", templates=templates)
+    pictures = plain.pictures([(151, 117), (101, 113)])
+    truths = [np.random.default_rng(1).integers(0, 4, one.size[::-1]) for one in pictures]
+    own = {"short_side": 112, "window": 112, "stride": 56, "logit_scale": 400.0}  # 7×7 patches a window
+    protocol = replace(BASE, background_threshold=0.3, position_rule="dino", **own)
+    segmenter = Segmenter(localizer, protocol, {name: {} for name in METHODS})
+    found, queries = (
+        [segmenter.label_maps(one) for one in pictures],
+        plain.query_features(model, plain.CLASSES, templates),
+    )
+    for name in METHODS:
+        expected = [plain.label_map(model, one, name, prob_thd=0.3, embedded=queries, **own) for one in pictures]
+        metric = MeanIoU(4)
+        for number, (theirs, truth) in enumerate(zip(expected, truths, strict=True)):
+            np.testing.assert_array_equal(found[number][name], theirs)
+            metric.update(str(number), found[number][name], truth)
+        assert metric.compute().miou == pytest.approx(plain.mean_iou(expected, truths, 4), abs=1e-9)
+        assert len({label for one in expected for label in np.unique(one)}) > 1
+
+
 def test_label_maps_do_not_depend_on_how_many_queries_are_in_memory(localizer, monkeypatch):
     (picture,) = plain.pictures(SIZES[:1])
     protocol = replace(BASE, logit_scale=400.0, background_threshold=0.4, area_threshold=0.1)
