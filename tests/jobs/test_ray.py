@@ -9,17 +9,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cliploc.config import BENCHMARK
+from cliploc.config import BENCHMARK, FaithfulnessOptions, Options
+from cliploc.datasets import open_labelled
 from cliploc.errors import ModelError, UsageError
 from cliploc.jobs import local
-from cliploc.jobs.engine import Part, Shard
+from cliploc.jobs.engine import Engine, Part, Shard
 from cliploc.reporter import SILENT, Reporter
+from cliploc.segmentation import protocol_of
 from cliploc.values import Sample
+from tests.datasets import labelled
 
 pa = pytest.importorskip("pyarrow")
 ray = pytest.importorskip("ray")
@@ -31,8 +35,10 @@ import torch  # noqa: E402
 from cliploc.jobs import ray as engine  # noqa: E402
 from cliploc.jobs.annotate import annotate  # noqa: E402
 from cliploc.jobs.benchmark import run_benchmark, unfit_for_setup  # noqa: E402
+from cliploc.jobs.faithfulness import run_faithfulness  # noqa: E402
 from cliploc.jobs.plan import Grid, ModelSetup  # noqa: E402
 from cliploc.jobs.rows import parts_in  # noqa: E402
+from cliploc.jobs.segmentation import run_segmentation  # noqa: E402
 from tests.jobs.samples import dataset, wsol_folder  # noqa: E402
 
 pytestmark = pytest.mark.ray
@@ -217,6 +223,45 @@ def test_an_annotation_gives_the_bytes_of_a_local_one(cluster, tmp_path):
     assert here.document() == there.document()
     for name in ("parts/00000.jsonl", "parts/00001.jsonl", "parts/00002.jsonl", "coco.json", "review.html"):
         assert (here.out / name).read_bytes() == (there.out / name).read_bytes(), name
+
+
+def test_segmentation_gives_the_bytes_of_a_local_run(cluster, tmp_path):
+    data = open_labelled("coco_object", labelled.coco_object(tmp_path / "coco"))
+    setups = (ModelSetup(Options(templates="name-only", min_presence=0, batch_size=2, device="cpu"), "name-only"),)
+    settings, _ = Grid(setups, ["cam"]).settings(lambda *_: None)
+    protocol = replace(protocol_of("coco_object"), short_side=64, window=64, stride=32)
+
+    def run(out: Path, using: Engine):
+        return run_segmentation(data, setups, settings, protocol, out, engine=using, shard=1)
+
+    same_folders(run, cluster, tmp_path)
+
+
+def test_faithfulness_gives_the_bytes_of_a_local_run(cluster, tmp_path):
+    data = dataset(wsol_folder(tmp_path / "wsol", 2))
+    setups = (ModelSetup(BENCHMARK.but(batch_size=2, device="cpu")),)
+    settings, _ = Grid(setups, ["cam"]).settings(unfit_for_setup)
+
+    def run(out: Path, using: Engine):
+        options = FaithfulnessOptions(steps=3)
+        return run_faithfulness(data, setups, settings, out, options=options, engine=using, shard=1)
+
+    same_folders(run, cluster, tmp_path)
+
+
+def same_folders(run, cluster, tmp_path: Path) -> None:
+    """On the cluster the parts and the summary are byte for byte those of this process."""
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)  # as the cluster's workers
+        here = run(tmp_path / "local", local.run)
+    finally:
+        torch.set_num_threads(threads)
+    there = run(tmp_path / "ray", functools.partial(engine.run, address=cluster.address, threads=1))
+    ours, theirs = parts_in(here.out), parts_in(there.out)
+    assert [path.name for path in ours] == [path.name for path in theirs] == ["00000.parquet", "00001.parquet"]
+    assert [path.read_bytes() for path in ours] == [path.read_bytes() for path in theirs]
+    assert (here.out / "summary.json").read_bytes() == (there.out / "summary.json").read_bytes()
 
 
 def test_no_cluster_at_the_address_is_said_in_one_line():
