@@ -242,6 +242,56 @@ def test_a_folder_of_true_label_maps_and_a_class_list(root, tmp_path):
     assert f"{100 * expected.miou:.2f} %" in ran.out
 
 
+def saved(labels, mode, path):
+    """A label map as tools save it."""
+    if mode == "I;16":
+        Image.fromarray(labels.astype(np.uint16)).save(path)
+    elif mode == "palette":
+        picture = Image.fromarray(labels.astype(np.uint8)).convert("P")
+        picture.putdata(labels.ravel().tolist())
+        picture.putpalette(np.random.default_rng(0).integers(0, 255, 768).tolist())
+        picture.save(path)
+    elif mode == "4 bits":
+        picture = Image.fromarray(labels.astype(np.uint8)).convert("P")
+        picture.putdata(labels.ravel().tolist())
+        picture.putpalette([0, 0, 0, 128, 0, 0] * 8)  # two labels of one colour
+        picture.save(path, bits=4)
+    else:
+        Image.fromarray(labels.astype(np.uint8)).save(path)
+
+
+@pytest.mark.parametrize("mode", ["L", "I;16", "palette", "4 bits"])
+def test_label_maps_as_tools_save_them(mode, tmp_path):
+    """16 bits and palettes, whose colours play no part; in 16 bits 255 is no class either."""
+    random = np.random.default_rng(0)
+    (tmp_path / "truth").mkdir()
+    (tmp_path / "said").mkdir()
+    (tmp_path / "classes.txt").write_text("".join(f"class {number}\n" for number in range(16)))
+    metric = MeanIoU(16)
+    for name in ("a", "b"):
+        truth, said = random.integers(0, 16, (2, 20, 30))
+        if mode != "4 bits":
+            truth[:5] = 255
+        saved(truth, mode, tmp_path / "truth" / f"{name}.png")
+        saved(said, mode, tmp_path / "said" / f"{name}.png")
+        metric.update(name, said, truth)
+    found = evaluate_labels(tmp_path / "said", truth=tmp_path / "truth", class_list=tmp_path / "classes.txt")
+    assert found.problems == ()
+    assert found.numbers["miou"] == pytest.approx(100 * metric.compute().miou, abs=1e-9)
+
+
+def test_maps_of_objects_and_of_colours_are_refused(root, tmp_path):
+    predicted(root, tmp_path / "voc" / "SegmentationObject")
+    with pytest.raises(
+        UsageError, match=r"got .*SegmentationObject, whose numbers are objects: use .*SegmentationClass"
+    ):
+        evaluate_labels(tmp_path / "voc" / "SegmentationObject", dataset="coco_object", root=root)
+    predicted(root, tmp_path / "labels")
+    Image.new("RGB", labelled.SIZE).save(tmp_path / "labels" / "000.png")
+    found = evaluate_labels(tmp_path / "labels", dataset="coco_object", root=root)
+    assert "expected a label map, one number a pixel, got a picture of mode RGB" in found.problems[0].reason
+
+
 def test_missing_and_wrong_label_maps_are_named(root, tmp_path):
     predicted(root, tmp_path / "labels")
     (tmp_path / "labels" / "000.png").unlink()

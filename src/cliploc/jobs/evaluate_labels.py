@@ -18,6 +18,7 @@ from cliploc.reporter import SILENT, Reporter
 from cliploc.values import ClassName, Problem
 
 SUFFIX = ".png"
+OBJECTS = "SegmentationObject"  # Pascal VOC's folder, whose numbers are objects
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,12 @@ def evaluate_labels(
     predictions = Path(predictions)
     if not predictions.is_dir():
         raise UsageError(f"expected a folder of label maps, found none at {predictions}: check the path")
+    for folder in (predictions, *([Path(truth)] if truth is not None else [])):
+        if folder.name == OBJECTS:
+            raise UsageError(
+                f"expected label maps of classes, got {folder}, whose numbers are objects: "
+                f"use {folder.with_name('SegmentationClass')}"
+            )
     problems: list[Problem] = []
 
     def leave_out(problem: Problem) -> None:
