@@ -50,7 +50,7 @@ from cliploc.report.review import REVIEW_KIND, ReviewPicture, write_review
 from cliploc.reporter import SILENT, Reporter
 from cliploc.rle import uncompressed
 
-SCHEMA_VERSION = 3  # of manifest.json, summary.json, decisions.json and the parts
+SCHEMA_VERSION = 3  # of manifest.json, summary.json, decisions.json, corrections.json and the parts
 KIND = RunKind(
     RUN_KIND, "an annotation", SCHEMA_VERSION, ".jsonl", frozenset({"root", "image_url", "every"}), AnnotationManifest
 )
@@ -218,8 +218,8 @@ def annotate(
         polygons: whether coco.json has polygons where a mask has no hole, instead of run lengths.
         copy: whether formats that come with the pictures (yolo, voc) have copies of them, instead of links.
         review: number of pictures in review.html, the least certain first; 0 for no page.
-        decisions: the file saved from a review page: boxes to drop, also in later calls; or a corrected set in COCO's,
-            YOLO's, Pascal VOC's, Label Studio's or CVAT's format, whose boxes take the place of the drafts.
+        decisions: the file saved from a review page, or a corrected set in COCO's, YOLO's, Pascal VOC's, Label Studio's
+            or CVAT's format: their boxes take the place of the drafts, also in later calls.
         limit: only this number of pictures, from the first on.
         retry: whether to try pictures again that failed before.
         image_url: prefix of a picture's path in Label Studio's file; None for the prefix used before, at first that of

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from cliploc._documents import DocumentError, parse_json
+from cliploc._files import new_token
 from cliploc._memory_errors import not_installed
 from cliploc._schemas import ReviewedPicture, SuggestionWish
 from cliploc.errors import CliplocError
@@ -42,12 +43,13 @@ class ReviewServer:
 
     def __init__(self, folder: ReviewFolder, suggester: Suggester) -> None:
         self._folder, self._suggester = folder, suggester
+        self._version = new_token()  # in the addresses of pictures
         self._writing = threading.Lock()  # one save, or the exports
         self._decoding = threading.Semaphore(DECODED_AT_ONCE)
 
     def page(self) -> str:
         """The page."""
-        return served_page(self._folder.facts(), len(self._folder.pictures))
+        return served_page({**self._folder.facts(), "version": self._version}, len(self._folder.pictures))
 
     def entries(self) -> list[dict[str, Any]]:
         """What the list shows."""

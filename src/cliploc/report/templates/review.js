@@ -28,8 +28,9 @@ class Conflict extends Error {}
 class ServerStore {
   async entries() { return this.#get("/pictures"); }
   async state(index) { return this.#get(`/pictures/${index}`); }
-  image(index) { return `/images/${index}.jpg`; }
-  thumbnail(index) { return `/thumbnails/${index}.jpg`; }
+  // With the server's version: another run at the same port has other pictures, and a browser keeps some.
+  image(index) { return `/images/${index}.jpg?${data.version}`; }
+  thumbnail(index) { return `/thumbnails/${index}.jpg?${data.version}`; }
   async save(index, saved) { return (await this.post(`/pictures/${index}`, saved)).revision; }
   async post(path, content = {}) {
     const body = JSON.stringify(content);
@@ -205,6 +206,7 @@ function step(from, to) {
 // -------------------------------------------------------------------------------------------------------- one picture
 let opening = 0;
 async function open(index, keepNotice = false) {
+  takeOverNow();
   const mine = ++opening;
   if (!keepNotice) tell("");
   let state, image;
@@ -244,6 +246,8 @@ function mount(image) {
   annotator = Annotorious.createImageAnnotator(image, {style, drawingMode: "drag", userSelectAction: "EDIT"});
   const layer = annotator.element.querySelector("svg");
   layer.setAttribute("aria-label", "Boxes on the picture; the list of boxes has all of them");
+  // A quick drag of a box counts as a click for Annotorious, too, which would select another one.
+  layer.querySelector("g.drawing").addEventListener("pointerup", (event) => { if (dragged) event.stopPropagation(); });
   layer.removeAttribute("tabindex");  // the list of boxes and the keys do what it does
   annotator.setDrawingTool($("polygon").ariaPressed === "true" ? "polygon" : "rectangle");
   annotator.state.selection.subscribe(({selected: now}) => {
@@ -305,10 +309,18 @@ function inside([x0, y0, x1, y1]) {
 }
 const near = (a, b) => a.every((value, i) => Math.abs(value - b[i]) < 0.02);
 
-/** Takes what was done on the picture; called when a finger or a button is released. */
-function takeOver(held = null) {
+/** Takes what was done on the picture, once a finger or a button is released and Annotorious has seen it. */
+let due = 0;
+function takeOverSoon() {
+  clearTimeout(due);
+  due = setTimeout(takeOver, 0);
+}
+/** Before anything else happens: who is quicker than the timer must not lose a box. */
+function takeOverNow() { if (due) takeOver(); }
+function takeOver() {
+  clearTimeout(due);
+  due = 0;
   if (!annotator) return;
-  if (held) selected = held;
   const before = snapshot();
   for (const annotation of annotator.getAnnotations()) {
     const box = boxOf(annotation.id), shape = shapeOf(annotation);
@@ -322,7 +334,6 @@ function takeOver(held = null) {
     } else if (!near(shape.xyxy, box.xyxy)) Object.assign(box, shape, {mask: undefined});
   }
   commit(before);
-  if (held) draw();
 }
 
 function draw() {
@@ -407,10 +418,11 @@ $("stage").addEventListener("wheel", (event) => {
 }
 
 // ----------------------------------------------------------------------------------------------- pointers on the stage
-let pressed = null, swallow = false;
+let pressed = null, swallow = false, dragged = false;
+addEventListener("pointerdown", takeOverNow, true);
 $("canvas").addEventListener("pointerdown", (event) => {
   const onSelected = event.target.closest?.(".a9s-annotation.selected");
-  pressed = {x: event.clientX, y: event.clientY, held: onSelected ? new Set(selected) : null};
+  pressed = {x: event.clientX, y: event.clientY};
   if (!annotator || $("pan").ariaPressed === "true") return;
   if (event.shiftKey && !heat) {
     event.stopPropagation();
@@ -430,15 +442,15 @@ $("canvas").addEventListener("pointerdown", (event) => {
 addEventListener("pointerup", (event) => {
   if (!pressed) return;
   const still = Math.hypot(event.clientX - pressed.x, event.clientY - pressed.y) < 6;
-  const held = still ? null : pressed.held;  // a quick drag counts as a click for Annotorious, which selects another box
+  dragged = !still;
   pressed = null;
   if (swallow) event.stopPropagation();
   else if (heat && still) suggestAt(event);
-  else setTimeout(() => takeOver(held), 2);  // after Annotorious has seen it
+  else takeOverSoon();
   swallow = false;
 }, true);
-addEventListener("pointercancel", () => { pressed = null; swallow = false; annotator?.cancelDrawing(); setTimeout(takeOver, 2); });
-$("canvas").addEventListener("dblclick", () => setTimeout(takeOver, 2));
+addEventListener("pointercancel", () => { pressed = null; swallow = false; annotator?.cancelDrawing(); takeOverSoon(); });
+$("canvas").addEventListener("dblclick", takeOverSoon);
 function shownPoint(event) {
   const bounds = $("canvas").getBoundingClientRect(), [width, height] = current.size;
   return [(event.clientX - bounds.x) / bounds.width * width / current.scale, (event.clientY - bounds.y) / bounds.height * height / current.scale];
@@ -446,6 +458,7 @@ function shownPoint(event) {
 
 // ------------------------------------------------------------------------------------------------------ what boxes do
 function change(work, merge = "") {
+  takeOverNow();
   const before = snapshot();
   work();
   commit(before, merge);
@@ -848,6 +861,7 @@ const KEYS = {
 // Before Annotorious, which would undo by itself what our history knows better.
 addEventListener("keydown", (event) => {
   if (!current || $("help").open) return;
+  takeOverNow();
   const typing = event.target.matches?.("input:not([type=radio]):not([type=checkbox]), select, textarea");
   const command = (event.ctrlKey || event.metaKey) && !event.altKey && event.key.toLowerCase();
   if (command === "z" || command === "y") {
@@ -860,7 +874,7 @@ addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey) return;
   if (typing) { if (event.key === "Escape") event.target.blur(); return; }
   const corners = document.querySelector(".a9s-handle-selected");  // Annotorious deletes these
-  if (corners && (event.key === "Delete" || event.key === "Backspace")) { setTimeout(takeOver, 2); return; }
+  if (corners && (event.key === "Delete" || event.key === "Backspace")) { takeOverSoon(); return; }
   if (event.key in ARROWS) {
     if (!selected.size || event.target.type === "radio") return;
     event.preventDefault();
@@ -875,6 +889,15 @@ addEventListener("keydown", (event) => {
   event.preventDefault();
   work(event);
 }, true);
+
+// A list that was used with the mouse gives the keys back.
+let byPointer = false;
+addEventListener("pointerdown", () => { byPointer = true; }, true);
+addEventListener("keydown", () => { byPointer = false; }, true);
+addEventListener("change", () => {
+  const used = document.activeElement;
+  if (byPointer && used?.matches("select, input[type=radio]")) used.blur();
+});
 
 // -------------------------------------------------------------------------------------------------------------- start
 (async () => {
