@@ -182,7 +182,14 @@ def test_only_pictures_of_the_run_by_number(out, address):
             404,
             f"expected a picture below 3, got {path.strip('/.jpg').split('/')[-1]}",
         )
-    for path in ("/images/a.png", "/images/..%2f..%2fetc/passwd", "/pictures/-1", "/pictures/1e0", "/corrections.json"):
+    for path in (
+        "/images/a.png",
+        "/parts/0.jpg",
+        "/images/..%2f..%2fetc/passwd",
+        "/pictures/-1",
+        "/pictures/1e0",
+        "/corrections.json",
+    ):
         assert ask(f"{address}{path}") == (404, {"error": "There is no such address here."})
     status, image = ask(f"{address}/images/0.jpg")
     assert (status, image[:3]) == (200, b"\xff\xd8\xff")

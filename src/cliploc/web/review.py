@@ -160,10 +160,12 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
     def state(request: Request) -> Response:
         return JSONResponse(server.state(number(request)), headers={"Cache-Control": "no-store"})
 
-    def jpeg(request: Request) -> Response:
-        content = server.jpeg(number(request), request.path_params["kind"] == "thumbnails")
-        headers = {"Cache-Control": "private, max-age=600", "Cross-Origin-Resource-Policy": "same-origin"}
-        return Answer(content, media_type="image/jpeg", headers=headers)
+    def showing(small: bool) -> Callable[[Request], Response]:
+        def jpeg(request: Request) -> Response:
+            headers = {"Cache-Control": "private, max-age=600", "Cross-Origin-Resource-Policy": "same-origin"}
+            return Answer(server.jpeg(number(request), small), media_type="image/jpeg", headers=headers)
+
+        return jpeg
 
     def answering(work: Callable[[int, bytes], dict[str, Any]]) -> Any:
         async def answer(request: Request) -> Response:
@@ -189,7 +191,8 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
         Route("/pictures/{number:int}/suggestion", answering(server.suggest), methods=["POST"]),
         Route("/favicon.ico", lambda _: Answer(status_code=204)),
         Route("/exports", write, methods=["POST"]),
-        Route("/{kind:str}/{number:int}.jpg", jpeg),
+        Route("/images/{number:int}.jpg", showing(small=False)),
+        Route("/thumbnails/{number:int}.jpg", showing(small=True)),
     ]
     app = Starlette(routes=routes, exception_handlers={RefusedError: refused, 404: unknown})
     return Gate(app, Hosts(HOST, advice=ADVICE))
