@@ -563,7 +563,7 @@ def test_a_corrected_set_takes_the_place_of_drafts_and_lasts(folder, plain, tmp_
         annotate(folder, LABELS, out, **OPTIONS)
 
 
-def test_corrections_of_a_replaced_picture_go_and_those_of_a_run_with_masks_are_refused(folder, masked, tmp_path):
+def test_corrections_of_a_replaced_picture_go(folder, tmp_path):
     root, out, file = tmp_path / "root", tmp_path / "out", tmp_path / "corrected.json"
     root.mkdir()
     shutil.copy(folder / "cat.png", root)
@@ -574,8 +574,6 @@ def test_corrections_of_a_replaced_picture_go_and_those_of_a_run_with_masks_are_
     result = annotate(root, LABELS, out, **OPTIONS)
     assert (result.corrected, result.computed, result.draft_scores) == (0, 1, {})
     assert not (out / "draft_scores.json").exists()
-    with pytest.raises(UsageError, match=r"expected decisions of review\.html for a run with masks"):
-        annotate(folder, LABELS, masked.out, masks=True, decisions=file, **OPTIONS)
 
 
 def test_the_command_names_what_it_could_not_apply(folder, tmp_path):
@@ -706,6 +704,49 @@ def test_a_localizer_where_supervision_expects_a_model():
 
 
 # -------------------------------------------------------------------------------------------------------------- masks
+def test_masks_follow_corrected_boxes_and_last(folder, masked, tmp_path):
+    """Boxes alone are corrected: one stays, one moves, one has a label that has no draft; masks follow."""
+    out, file = tmp_path / "out", tmp_path / "corrected.json"
+    shutil.copytree(masked.out, out)
+    read = json.loads((out / "coco.json").read_text())
+    image = next(one for one in read["images"] if one["file_name"] == "dogs.png")
+    draft = next(one for one in read["annotations"] if one["image_id"] == image["id"])
+    x, y, width, height = draft["bbox"]
+    half, teapot = [x, y, width / 2, height], [5, 5, 20, 10]
+    label, other = draft["category_id"], [one.partition("|")[0] for one in LABELS].index("teapot") + 1
+    boxes = [(label, draft["bbox"]), (label, half), (other, teapot)]
+    corrected = [{"id": i, "image_id": 1, "category_id": one, "bbox": box} for i, (one, box) in enumerate(boxes)]
+    whole_set = {"images": [{**image, "id": 1}], "categories": read["categories"], "annotations": corrected}
+    file.write_text(json.dumps(whole_set))
+    formats = ["coco", "yolo", "voc", "cvat"]
+    result = annotate(folder, LABELS, out, masks=True, formats=formats, decisions=file, **OPTIONS)
+    assert (result.corrected, result.computed) == (1, 0)
+    assert (
+        "masks of corrected boxes: 1 of the draft with the same box; "
+        "1 of what drafts of the label have inside the box; "
+        "1 the whole box, as no draft of the label has anything there"
+    ) in result.notes
+    written = json.loads((out / "coco.json").read_text())
+    same, clipped, whole = (one for one in written["annotations"] if one["image_id"] == image["id"])
+    assert same["segmentation"] == draft["segmentation"]
+    before, inside = rle.decode(draft["segmentation"]), rle.decode(clipped["segmentation"])
+    assert 0 < inside.sum() < before.sum()
+    middle = int(x + width / 2)
+    assert not (inside & ~before)[:, :middle].any()
+    assert not inside[:, middle + 1 :].any()
+    rectangle = np.zeros_like(before)
+    rectangle[5:15, 5:25] = True
+    assert (rle.decode(whole["segmentation"]) == rectangle).all()
+    stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    annotate(folder, LABELS, out, masks=True, **OPTIONS)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == stamps
+    saved = json.loads((out / "corrections.json").read_text())
+    saved["pictures"]["dogs.png"]["masks"][0] = "11"
+    (out / "corrections.json").write_text(json.dumps(saved))
+    with pytest.raises(UsageError, match=r"expected a mask of each corrected box of dogs\.png"):
+        annotate(folder, LABELS, out, masks=True, **OPTIONS)
+
+
 @pytest.fixture(scope="module")
 def masked(folder, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:

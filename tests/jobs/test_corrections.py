@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from cliploc import rle
+from cliploc.boxes import outlines
 from cliploc.errors import UsageError
 from cliploc.geometry import iou_matrix
 from cliploc.jobs.corrections import Corrections, read_corrections
 from cliploc.jobs.draft_scores import PicturePair, score_drafts
 from cliploc.report.exports import AnnotatedPicture, ExportSettings, exports
+from cliploc.report.exports.labelstudio import brush, polygon_shape
 
 LABELS = (("cat", "kitten"), ("traffic light",), ("dog", "cat"))
 NAMES = tuple(one[0] for one in LABELS)
@@ -51,6 +55,73 @@ def same(read: Corrections, names: list[str] | None = None) -> None:
         assert one.labels == [label for label, _ in BOXES[name]]
         if one.boxes:
             np.testing.assert_allclose(one.boxes, [box for _, box in BOXES[name]], atol=0.5)
+
+
+def blob(size_wh: tuple[int, int], box: list[float]) -> np.ndarray:
+    """An ellipse that touches all sides of a box of whole pixels."""
+    y, x = np.mgrid[: size_wh[1], : size_wh[0]] + 0.5
+    x0, y0, x1, y1 = box
+    return ((2 * x - x0 - x1) / (x1 - x0)) ** 2 + ((2 * y - y0 - y1) / (y1 - y0)) ** 2 <= 1
+
+
+@pytest.mark.parametrize("name", ["coco", "polygons", "yolo", "voc", "cvat", "labelstudio", "drawn"])
+def test_masks_of_our_own_exports_come_back(name, pictures, tmp_path):
+    """ "polygons" and "drawn" are polygons of COCO and of Label Studio; the others are each format's masks."""
+    out = tmp_path / "out"
+    out.mkdir()
+    masks = {one.name: [blob(one.size_wh, box) for _, box in BOXES[one.name]] for one in pictures}
+    with_masks = [replace(one, masks=tuple(rle.encode(mask) for mask in masks[one.name])) for one in pictures]
+    export = exports.get({"polygons": "coco", "drawn": "labelstudio"}.get(name, name))
+    export.write(lambda: with_masks, ExportSettings(NAMES, "m", "/d/?d=", True, name == "polygons"), out)
+    path = out / export.outputs[0]
+    if export.name == "labelstudio":
+        tasks = json.loads(path.read_text())
+        for task, one in zip(tasks, with_masks, strict=True):
+            task["annotations"] = [{"result": task["predictions"][0]["result"]}]
+            for shape, mask in zip(task["annotations"][0]["result"], masks[one.name], strict=True):
+                if name == "drawn":
+                    labels = {"polygonlabels": shape["value"]["brushlabels"]}
+                    shape["value"] = {**polygon_shape(outlines(mask)[0].points, one.size_wh), **labels}
+                    shape["type"] = "polygonlabels"
+        path.write_text(json.dumps(tasks))
+    read = read_corrections(path, SIZES, LABELS, masks=True)
+    same(read)
+    for one in pictures:
+        width, height = one.size_wh
+        found = [rle.decode({"size": [height, width], "counts": code}) for code in read.pictures[one.name].masks]
+        covered = np.zeros((height, width), bool)
+        for mask, true in zip(found, masks[one.name], strict=True):
+            seen = true & ~covered if name == "voc" else true  # a pixel of VOC's belongs to one object
+            covered |= true
+            assert (mask & seen).sum() / (mask | seen).sum() >= (0.93 if name in ("polygons", "drawn") else 1)
+    plain = read_corrections(path, SIZES, LABELS)  # of a run without masks
+    assert (plain.problems == {}) == (name in ("coco", "polygons", "voc"))  # they have a box beside it
+
+
+def brushed(packed: list[int]) -> dict[str, object]:
+    return {"type": "brushlabels", "value": {"rle": packed, "brushlabels": ["cat"]}}
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        (brushed([0, 1, 2]), "its boxes cannot be read"),
+        (brushed([300]), "its boxes cannot be read"),
+        (brushed(brush(np.ones((3, 3), bool))), "another size"),
+        (brushed(brush(np.zeros((40, 60), bool))), "is empty"),
+        (
+            {"type": "polygonlabels", "value": {"points": [[0, 0], [9, 9]], "polygonlabels": ["cat"]}},
+            "fewer than three",
+        ),
+        ({"type": "ellipselabels", "value": {"ellipselabels": ["cat"]}}, "is ellipselabels, not a box"),
+    ],
+)
+def test_a_mask_that_cannot_be_read_is_named(shape, said, tmp_path):
+    path = tmp_path / "tasks.json"
+    path.write_text(json.dumps([{"data": {"image": "a.jpg"}, "annotations": [{"result": [shape]}]}]))
+    read = read_corrections(path, SIZES, LABELS, masks=True)
+    assert read.pictures == {}
+    assert said in read.problems["a.jpg"]
 
 
 @pytest.mark.parametrize("name", ["coco", "yolo", "voc", "cvat"])

@@ -32,7 +32,7 @@ from cliploc._schemas import (
 )
 from cliploc.config import DEFAULTS, MIN_SCORE, Options
 from cliploc.errors import CliplocError, UsageError
-from cliploc.jobs import folder, local
+from cliploc.jobs import correction_masks, folder, local
 from cliploc.jobs.annotator import RESERVED, AnnotatorSettings, BoxFilter, Groups, Row
 from cliploc.jobs.corrections import Correction, Corrections, read_corrections
 from cliploc.jobs.draft_scores import IOU, LabelScore, PicturePair, score_drafts
@@ -48,7 +48,7 @@ from cliploc.jobs.videos import FRAMES, Every, all_frames, refuse_without_av
 from cliploc.report.exports import AnnotatedPicture, Export, ExportSettings, chosen_exports, exports
 from cliploc.report.review import REVIEW_KIND, ReviewPicture, write_review
 from cliploc.reporter import SILENT, Reporter
-from cliploc.rle import uncompressed
+from cliploc.rle import Rle, uncompressed
 
 SCHEMA_VERSION = 3  # of manifest.json, summary.json, decisions.json, corrections.json and the parts
 KIND = RunKind(
@@ -346,11 +346,6 @@ def annotate(
             with room_for_parts(target, lambda: len(whole) + written, len(whole) + len(shards)):
                 given = None if decisions is None else Path(decisions).expanduser()
                 of_tool = given is not None and not _is_decisions(given)
-                if of_tool and masks:
-                    raise UsageError(
-                        "expected decisions of review.html for a run with masks, got corrected boxes, which have none: "
-                        "annotate without --masks into another --out"
-                    )
                 if given is not None and not of_tool:
                     _merge_review(target, given, run, results, len(names.names))
                 decided = decisions_in(target, run)
@@ -360,8 +355,10 @@ def annotate(
                     results = Results(target)
                 not_applied: Mapping[str, str] = {}
                 if given is not None and of_tool:  # after the engine: the sizes of all pictures are known
-                    read = _merge_corrections(target, given, run, results, found, names)
+                    read, sources = _merge_corrections(target, given, run, results, found, names, masks)
                     not_applied = read.problems
+                    if sources:
+                        notes.add([correction_masks.in_words(sources)])
                     untouched = len(found) - len(read.pictures)
                     notes.add(
                         [f"{read.form}: {len(read.pictures):,} pictures corrected, {untouched:,} are as they were"]
@@ -614,8 +611,22 @@ class AnnotatedFolder:
             (False,) * count,
             _margin(row),
             np.ones(count, np.float32),
-            tuple({"size": [row["height"], row["width"]], "counts": mask} for mask in correction.masks or ()),
+            self._corrected_masks(one.id, row) if row.get("masks") is not None else (),
         )
+
+    def _corrected_masks(self, picture: str, row: Row) -> tuple[Rle, ...]:
+        """The masks of a corrected picture.
+
+        Raises:
+            UsageError: corrections.json has been changed, and has others.
+        """
+        size, masks = [row["height"], row["width"]], self.corrected[picture].masks
+        if masks is None or not all(_fills(one, size) for one in masks):
+            raise UsageError(
+                f"expected a mask of each corrected box of {picture} in {self.out / 'corrections.json'}: move it away "
+                "and --apply the corrected set again"
+            )
+        return tuple({"size": size, "counts": one or ""} for one in masks)
 
     def draft_scores(self) -> dict[str, LabelScore]:
         """How drafts did against the corrected boxes: of all labels as "", then of each; empty without any."""
@@ -687,6 +698,14 @@ class AnnotatedFolder:
         good = [(one, number) for number, one in enumerate((one for one in self.found if places[one.id].ok), start=1)]
         good.sort(key=lambda pair: (self.seen(pair[0].id), places[pair[0].id].margin))
         return [self.picture(one, number, all_boxes=True) for one, number in good[:count]]
+
+
+def _fills(counts: str | None, size: Sequence[int]) -> bool:
+    """Whether a mask's counts are those of a picture of this size."""
+    try:
+        return counts is not None and int(uncompressed(counts).sum()) == size[0] * size[1]
+    except ValueError:
+        return False
 
 
 def summary_of(out: Path) -> dict[str, Any]:
@@ -905,16 +924,31 @@ def _read_corrections(out: Path, run: str) -> dict[str, Any]:
 
 
 def _merge_corrections(
-    out: Path, path: Path, run: str, results: Results, found: Sequence[PictureFile], labels: Labels
-) -> Corrections:
-    """Adds a corrected set to the earlier ones; for a picture corrected twice the later set counts."""
+    out: Path,
+    path: Path,
+    run: str,
+    results: Results,
+    found: Sequence[PictureFile],
+    labels: Labels,
+    masks: bool,
+) -> tuple[Corrections, Counter[str]]:
+    """Adds a corrected set to the earlier ones; for a picture corrected twice the later set counts.
+
+    Returns:
+        What was read, and where the masks of its boxes are from, for a run with masks.
+    """
     done = [one.id for one in found if results.places[one.id].ok]
     sizes = {name: (int(row["width"]), int(row["height"])) for name in done for row in [results.row(name)]}
     words = [prompts.parse([entry]).synonyms[0] for entry in labels.entries]
-    read = read_corrections(path, sizes, words, [out / "yolo", out / "voc"])
+    read = read_corrections(path, sizes, words, [out / "yolo", out / "voc"], masks)
+    sources: Counter[str] = Counter()
+    if masks:
+        for name, one in read.pictures.items():
+            read.pictures[name], of_picture = correction_masks.filled(one, results.row(name))
+            sources += of_picture
     reviews = {name: one for name, one in reviews_in(out, run).items() if name not in read.pictures}
     write_corrections(out, {**corrections_in(out, run), **read.pictures}, run, reviews)
-    return read
+    return read, sources
 
 
 def _plain_corrections(pictures: Mapping[str, Correction]) -> dict[str, Any]:

@@ -19,10 +19,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
+import numpy.typing as npt
 
-from cliploc._documents import MOST_TEXT, read_json, read_text, read_xml
-from cliploc.errors import UsageError
+from cliploc import rle
+from cliploc._documents import MOST_TEXT, read_bytes, read_json, read_text, read_xml
+from cliploc.errors import InputError, UsageError
+from cliploc.images import small_png
+from cliploc.jobs import correction_masks
 from cliploc.report.exports import PICTURES, flat_stem
+from cliploc.rle import BoolArray
 
 if TYPE_CHECKING:
     from supervision import Detections
@@ -32,10 +37,12 @@ FORMATS = (
 )
 MOST_YAML = 4 * 2**20  # bytes of data.yaml, which lists the classes
 MOST_DEEP = 20  # of its lists in lists
+UNREADABLE = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError)
 LEAST_SIDE = 1e-3  # pixels of a box inside its picture
 UPLOAD = re.compile(r"[0-9a-f]{8}-(?=.)")  # what Label Studio puts before an uploaded file's name
 SizeWh: TypeAlias = tuple[int, int]
-LabelledBoxes: TypeAlias = list[tuple[str, Sequence[float]]]  # label, x0, y0, x1, y1 in pixels
+# Label; x0, y0, x1, y1 in pixels; and the mask [H, W], if the set has one and masks are asked for.
+LabelledShapes: TypeAlias = list[tuple[str, Sequence[float], BoolArray | None]]
 
 
 class _UnusableError(ValueError):
@@ -50,13 +57,13 @@ class Correction:
         boxes: x0, y0, x1, y1 of each in pixels of the upright picture, inside it.
         labels: of each, from 0.
         drafts: of each the number of the draft that it comes of, None for a new one; None where nobody knows.
-        masks: of each its mask, as COCO's compressed counts; None where there are none.
+        masks: of each, COCO's compressed counts, or None where the set has no mask of it; None for a run without masks.
     """
 
     boxes: list[list[float]]
     labels: list[int]
     drafts: list[int | None] | None = None
-    masks: list[str] | None = None
+    masks: list[str | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -80,12 +87,12 @@ class _Entry:
 
     Attributes:
         names: what may be its name, the best first.
-        boxes: gives its boxes for the picture's size.
+        shapes: gives its boxes for the picture's size, and, if asked for, their masks.
         size_wh: its size, if the set says it.
     """
 
     names: tuple[str, ...]
-    boxes: Callable[[SizeWh], LabelledBoxes]
+    shapes: Callable[[SizeWh, bool], LabelledShapes]
     size_wh: SizeWh | None = None
 
 
@@ -101,6 +108,7 @@ def read_corrections(
     sizes: Mapping[str, SizeWh],
     labels: Sequence[Sequence[str]],
     lists: Sequence[Path] = (),
+    masks: bool = False,
 ) -> Corrections:
     """Reads a corrected set.
 
@@ -109,6 +117,7 @@ def read_corrections(
         sizes: picture of the run → width and height of the upright picture.
         labels: the names of each label of the run: the label, then its synonyms.
         lists: further lists of files, as exports write them, that tell which file is which picture.
+        masks: whether masks are read, and polygons as masks; else only boxes are taken.
 
     Raises:
         UsageError: it cannot be read, or is in none of the formats.
@@ -131,19 +140,19 @@ def read_corrections(
             if entry.size_wh not in (None, size):
                 width, height = entry.size_wh or size
                 raise _UnusableError(f"it is {width}×{height} there, and was annotated at {size[0]}×{size[1]}")
-            found[picture] = _checked(entry.boxes(size), size, known)
-        except (_UnusableError, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
+            found[picture] = _checked(entry.shapes(size, masks), size, known, masks)
+        except (_UnusableError, InputError, *UNREADABLE) as error:
             problems[title] = (
                 str(error) if isinstance(error, _UnusableError) else f"its boxes cannot be read ({error!r})"
             )
     return Corrections(read.form, found, problems)
 
 
-def _checked(boxes: LabelledBoxes, size: SizeWh, known: Mapping[str, int]) -> Correction:
+def _checked(shapes: LabelledShapes, size: SizeWh, known: Mapping[str, int], masks: bool) -> Correction:
     """The boxes, clipped to the picture."""
     width, height = size
-    corners, numbers = [], []
-    for label, xyxy in boxes:
+    corners, numbers, codes = [], [], list[str | None]()
+    for label, xyxy, mask in shapes:
         if label.casefold() not in known:
             raise _UnusableError(f"{label!r} is no label of this run")
         x0, y0, x1, y1 = np.clip(np.array(xyxy, float), 0, [width, height, width, height]).tolist()
@@ -151,7 +160,10 @@ def _checked(boxes: LabelledBoxes, size: SizeWh, known: Mapping[str, int]) -> Co
             raise _UnusableError(f"a box of {label!r} is empty, or lies outside of the picture")
         corners.append([round(value, 2) for value in (x0, y0, x1, y1)])
         numbers.append(known[label.casefold()])
-    return Correction(corners, numbers)
+        if mask is not None and not mask.any():
+            raise _UnusableError(f"a mask of {label!r} is empty")
+        codes.append(None if mask is None else rle.encode(mask)["counts"])
+    return Correction(corners, numbers, codes if masks else None)
 
 
 def _label_index(labels: Sequence[Sequence[str]]) -> dict[str, int]:
@@ -278,17 +290,20 @@ def _coco(content: Mapping[str, Any]) -> _Set:
     for one in content["annotations"]:
         of_image[one["image_id"]].append(one)
 
-    def boxes(image_id: Any, size: SizeWh) -> LabelledBoxes:
+    def shapes(image_id: Any, size: SizeWh, masks: bool) -> LabelledShapes:
         own = of_image[image_id]
         if not all("bbox" in one for one in own):
             raise _UnusableError("a shape there has no box")
         found = coco_annotations_to_detections(own, size, with_masks=False, use_iscrowd=False)
-        return [(names[one["category_id"]], xyxy) for one, xyxy in zip(own, found.xyxy.tolist(), strict=True)]
+        of_each = [correction_masks.of_coco(one["segmentation"], size) if masks and one.get("segmentation") else None
+                   for one in own]  # fmt: skip
+        labels = [names[one["category_id"]] for one in own]
+        return list(zip(labels, found.xyxy.tolist(), of_each, strict=True))
 
     entries = []
     for image in content["images"]:
         size = (image["width"], image["height"]) if image.get("width") and image.get("height") else None
-        entries.append(_Entry(_spellings(str(image["file_name"])), partial(boxes, image["id"]), size))
+        entries.append(_Entry(_spellings(str(image["file_name"])), partial(shapes, image["id"]), size))
     return _Set("COCO", entries)
 
 
@@ -299,15 +314,20 @@ def _yolo(folder: Path) -> _Set:
     listed = _yaml(described)["names"]
     names = dict(enumerate(listed)) if isinstance(listed, list) else {int(key): one for key, one in listed.items()}
 
-    def boxes(text: Path, size: SizeWh) -> LabelledBoxes:
+    def shapes(text: Path, size: SizeWh, masks: bool) -> LabelledShapes:
         lines = [line for line in read_text(text).splitlines() if line.strip()]
-        if any(len(line.split()) > 6 for line in lines):
+        outlined = [len(line.split()) > 6 for line in lines]
+        if any(outlined) and not masks:
             raise _UnusableError("a shape there is a polygon, not a box")
         found = yolo_annotations_to_detections(lines, size, with_masks=False)
         classes = _class_ids(found)
         if strange := set(classes) - names.keys():
             raise _UnusableError(f"class {min(strange)} is not in {described.name}")
-        return [(str(names[i]), xyxy) for i, xyxy in zip(classes, found.xyxy.tolist(), strict=True)]
+        made: LabelledShapes = []
+        for i, xyxy, line, polygon in zip(classes, found.xyxy.tolist(), lines, outlined, strict=True):
+            mask = correction_masks.of_yolo([float(one) for one in line.split()[1:]], size) if polygon else None
+            made.append((str(names[i]), xyxy if mask is None else correction_masks.bounds(mask), mask))
+        return made
 
     entries = []
     for text in sorted(folder.rglob("*.txt")):
@@ -316,7 +336,7 @@ def _yolo(folder: Path) -> _Set:
             continue
         place = parts[len(parts) - parts[::-1].index("labels") :]
         stem = "/".join(place).removesuffix(".txt")
-        entries.append(_Entry((stem,), partial(boxes, text)))
+        entries.append(_Entry((stem,), partial(shapes, text)))
     if not entries:
         raise ValueError("it has no text files in labels/")
     return _Set("YOLO", entries, _listed(folder))
@@ -341,12 +361,14 @@ def _yaml(path: Path) -> Any:
 
 def _voc(folder: Path, files: Sequence[Path]) -> _Set:
     # Not by supervision's reader: it makes a mask of the whole picture for every object.
-    def boxes(root: ET.Element, _: SizeWh) -> LabelledBoxes:
-        found: LabelledBoxes = []
-        for one in root.findall("object"):
+    def shapes(root: ET.Element, file: Path, size: SizeWh, masks: bool) -> LabelledShapes:
+        numbered = _numbered_objects(file, size) if masks else None
+        found: LabelledShapes = []
+        for number, one in enumerate(root.findall("object"), start=1):
             x0, y0, x1, y1 = (float(one.findtext(f"bndbox/{key}") or "") for key in ("xmin", "ymin", "xmax", "ymax"))
             left, top = min(x0, x1) - 1, min(y0, y1) - 1  # pixels there count from 1, the last one inside
-            found.append((one.findtext("name") or "", (left, top, max(x0, x1), max(y0, y1))))
+            mask = None if numbered is None or not (numbered == number).any() else numbered == number
+            found.append((one.findtext("name") or "", (left, top, max(x0, x1), max(y0, y1)), mask))
         return found
 
     entries = []
@@ -358,10 +380,23 @@ def _voc(folder: Path, files: Sequence[Path]) -> _Set:
         named = [root.findtext(key) for key in ("filename", "path")]
         width, height = (int(float(root.findtext(f"size/{key}") or 0)) for key in ("width", "height"))
         names = tuple(one for name in named if name for one in _spellings(name))
-        entries.append(_Entry((*names, stem), partial(boxes, root), (width, height) if width and height else None))
+        entries.append(
+            _Entry((*names, stem), partial(shapes, root, file), (width, height) if width and height else None)
+        )
     if not entries:
         raise ValueError("it has no VOC annotation")
     return _Set("VOC", entries, _listed(folder))
+
+
+def _numbered_objects(file: Path, size: SizeWh) -> npt.NDArray[Any] | None:
+    """The PNG `[H, W]` in SegmentationObject/ whose values are the numbers of an XML file's objects; None without."""
+    png = file.parent.parent / "SegmentationObject" / f"{file.stem}.png"
+    if not png.is_file():
+        return None
+    numbers = np.asarray(small_png(read_bytes(png), max(size)))
+    if numbers.shape != (size[1], size[0]):
+        raise _UnusableError(f"{png.name} in {png.parent.name} is of another size")
+    return numbers
 
 
 def _class_ids(found: Detections) -> list[int]:
@@ -372,23 +407,37 @@ def _cvat(root: ET.Element) -> _Set:
     if root.tag != "annotations":
         raise ValueError(f"the XML is <{root.tag}>, not CVAT's <annotations>")
 
-    def boxes(image: ET.Element, _: SizeWh) -> LabelledBoxes:
-        found: LabelledBoxes = []
+    def shapes(image: ET.Element, size: SizeWh, masks: bool) -> LabelledShapes:
+        found: LabelledShapes = []
         for one in image:
             if one.tag == "tag":
                 continue
+            if masks and one.tag in ("mask", "polygon"):
+                mask = (
+                    correction_masks.of_cvat(one.attrib, size)
+                    if one.tag == "mask"
+                    else correction_masks.of_points(_points(one.attrib["points"]), size)
+                )
+                found.append((one.attrib["label"], correction_masks.bounds(mask), mask))
+                continue
             if one.tag != "box" or float(one.get("rotation", 0)) != 0:
                 raise _UnusableError(f"a shape there is a {'rotated ' if one.tag == 'box' else ''}{one.tag}, not a box")
-            found.append((one.attrib["label"], [float(one.attrib[key]) for key in ("xtl", "ytl", "xbr", "ybr")]))
+            edges = [float(one.attrib[key]) for key in ("xtl", "ytl", "xbr", "ybr")]
+            found.append((one.attrib["label"], edges, None))
         return found
 
     entries = [
         _Entry(
-            _spellings(one.attrib["name"]), partial(boxes, one), (int(one.attrib["width"]), int(one.attrib["height"]))
+            _spellings(one.attrib["name"]), partial(shapes, one), (int(one.attrib["width"]), int(one.attrib["height"]))
         )
         for one in root.iter("image")
     ]
     return _Set("CVAT", entries)
+
+
+def _points(text: str) -> npt.NDArray[np.float64]:
+    """ "x,y;x,y;…" of CVAT, `[k, 2]`."""
+    return np.array([[float(value) for value in point.split(",")] for point in text.split(";")])
 
 
 def _label_studio(tasks: Sequence[Mapping[str, Any]]) -> _Set:
@@ -401,26 +450,36 @@ def _label_studio(tasks: Sequence[Mapping[str, Any]]) -> _Set:
         data = task["data"]
         paths = [data.get("path"), *(value for key, value in data.items() if key != "path")]
         names = tuple(one for path in paths if isinstance(path, str) for one in _spellings(path))
-        entries.append(_Entry(names or (f"task {task.get('id')}",), partial(_rectangles, last["result"])))
+        entries.append(_Entry(names or (f"task {task.get('id')}",), partial(_drawn_shapes, last["result"])))
     return _Set("Label Studio", entries)
 
 
-def _rectangles(results: Sequence[Mapping[str, Any]], size: SizeWh) -> LabelledBoxes:
+def _drawn_shapes(results: Sequence[Mapping[str, Any]], size: SizeWh, masks: bool) -> LabelledShapes:
     width, height = size
-    found: LabelledBoxes = []
+    found: LabelledShapes = []
     for one in results:
         if one["type"] in ("choices", "textarea", "rating", "relation"):
             continue
-        value = one["value"]
-        if one["type"] != "rectanglelabels" or value.get("rotation"):
-            what = "a rotated rectangle" if one["type"] == "rectanglelabels" else one["type"]
+        value, kind = one["value"], one["type"]
+        of_mask = masks and kind in ("brushlabels", "polygonlabels")
+        if not of_mask and (kind != "rectanglelabels" or value.get("rotation")):
+            what = "a rotated rectangle" if kind == "rectanglelabels" else kind
             raise _UnusableError(f"a shape there is {what}, not a box")
         there = (one.get("original_width", width), one.get("original_height", height))
         if there != size:
             raise _UnusableError(f"it is {there[0]}×{there[1]} there, and was annotated at {width}×{height}")
-        (label,) = value["rectanglelabels"]
+        (label,) = value[kind]
+        if of_mask:
+            mask = (
+                correction_masks.of_brush(value["rle"], size)
+                if kind == "brushlabels"
+                else correction_masks.of_points(np.array(value["points"], float) * [width / 100, height / 100], size)
+            )
+            found.append((label, correction_masks.bounds(mask), mask))
+            continue
         x0, y0 = value["x"] * width / 100, value["y"] * height / 100
-        found.append((label, [x0, y0, x0 + value["width"] * width / 100, y0 + value["height"] * height / 100]))
+        box = [x0, y0, x0 + value["width"] * width / 100, y0 + value["height"] * height / 100]
+        found.append((label, box, None))
     return found
 
 
