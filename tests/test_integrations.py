@@ -165,3 +165,33 @@ def test_autodistill_gets_the_localizers_boxes(library: Any, tmp_path: Path) -> 
         detections = base.predict(given)
         assert detections.xyxy.tolist() == found.boxes.xyxy.tolist()
         assert detections.class_id.tolist() == found.boxes.label.tolist()
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_supervisions_slicer_gets_the_same_one_by_one_in_batches_and_in_threads(masks: bool) -> None:
+    from supervision import InferenceSlicer
+
+    from cliploc import Detector
+
+    localizer = Localizer(model=tower("gap_cnn"), **OPTIONS)
+    detector = Detector(localizer, ["red", "blue"], masks=masks)
+    large = np.full((200, 240, 3), 128, np.uint8)
+    large[20:50, 20:50], large[130:170, 180:210] = (255, 0, 0), (0, 0, 255)
+    ways: list[dict[str, Any]] = [{}, {"batch_size": 4}, {"batch_size": 3, "thread_workers": 2}]
+    if masks:
+        ways.append({"batch_size": 4, "compact_masks": True})
+    first = None
+    for given in ways:
+        for seen in (large[..., ::-1], Image.fromarray(large)):
+            found = InferenceSlicer(detector, slice_wh=100, overlap_wh=20, **given)(seen)
+            order = np.argsort(found.xyxy[:, 0])
+            told = (found.xyxy[order].round(2).tolist(), found.data["class_name"][order].tolist())
+            first = first or told
+            assert told == first
+            if masks:
+                pixels = np.asarray(found.mask, bool)[order]
+                assert pixels[0, 30:40, 30:40].all()
+                assert pixels[1, 140:160, 190:200].all()
+                assert not pixels[0, 100:].any()
+    assert first is not None
+    assert first[1] == ["red", "blue"]
