@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
+import time
 from pathlib import Path
 
 import pytest
 
 from cliploc import _files
-from cliploc._files import new_token, remove_leftovers, temporaries_of, write_folder_whole, write_whole
+from cliploc._files import (
+    alone_writing,
+    locked,
+    new_token,
+    remove_leftovers,
+    temporaries_of,
+    write_folder_whole,
+    write_whole,
+)
+from cliploc.errors import UsageError
+from tests.commands import CAT, begun, cliploc_
 
 
 def half(path: Path) -> None:
@@ -78,3 +90,52 @@ def test_the_link_of_a_leftover_is_not_followed(tmp_path):
     remove_leftovers(tmp_path, token)
     assert [one.name for one in tmp_path.iterdir()] == ["mine"]
     assert (tmp_path / "mine/a").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("localize", CAT, "-p", "cat", "--recipe", "fast"),
+        ("compare", CAT, "-p", "cat", "--method", "cam"),
+        ("explain", CAT, "-p", "cat", "--method", "cam"),
+        ("demo",),
+    ],
+    ids=lambda words: words[0],
+)
+def test_commands_with_out_say_that_another_run_writes_there(words, tmp_path):
+    with locked(tmp_path):
+        refused = cliploc_(*words, "--out", tmp_path)
+    assert refused.code == 2
+    assert refused.err.count("\n") == 1
+    assert f"another run is writing into {tmp_path}: wait until it ends, or choose another --out" in refused.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_head_is_written_by_one_run_and_others_beside_it(tmp_path):
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    with alone_writing(tmp_path / "a.safetensors"), alone_writing(tmp_path / "b.safetensors"):
+        words = ("train", "tscam", "--root", tmp_path / "photos", "--out", tmp_path / "a.safetensors")
+        refused = cliploc_(*words)
+        assert refused.code == 2
+        assert f"another run is writing {tmp_path / 'a.safetensors'}: wait until it ends" in refused.err
+    assert [one.name for one in tmp_path.iterdir()] == ["photos"]
+
+
+def hold(path, told):
+    with alone_writing(path):
+        told.send("held")
+        time.sleep(600)
+
+
+def test_a_killed_run_locks_nobody_out(tmp_path):
+    heard, told = multiprocessing.Pipe(duplex=False)
+    child = begun(hold, tmp_path / "a", told)
+    assert heard.poll(60)
+    with pytest.raises(UsageError, match="another run is writing"), alone_writing(tmp_path / "a"):
+        pass
+    child.kill()
+    child.join()
+    assert (tmp_path / ".a.lock").exists()
+    with alone_writing(tmp_path / "a"):
+        pass
+    assert list(tmp_path.iterdir()) == []

@@ -14,7 +14,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -169,6 +169,81 @@ def locked(folder: Path) -> Iterator[None]:
         except OSError:  # a file system without locks
             pass
         yield
+    finally:
+        os.close(opened)
+
+
+@contextmanager
+def alone_in(folder: Path | None) -> Iterator[None]:
+    """Within this, no other run writes into the folder, which is made; nothing is locked for None.
+
+    Raises:
+        UsageError: another run does, or the folder cannot be written.
+    """
+    with ExitStack() as held:
+        try:
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+                held.enter_context(locked(folder))
+        except BlockingIOError:
+            raise UsageError(
+                f"another run is writing into {folder}: wait until it ends, or choose another --out"
+            ) from None
+        except OSError as error:
+            raise UsageError(f"cannot write to {folder}: {error.strerror}: choose another folder with --out") from error
+        yield
+
+
+@contextmanager
+def alone_writing(path: Path) -> Iterator[None]:
+    """Within this, no other run writes this file; others may write beside it.
+
+    A file beside it is locked, and removed at the end. One that a killed run has left locks nobody out.
+
+    Raises:
+        UsageError: another run does, or the folder cannot be written.
+    """
+    with ExitStack() as held:
+        try:
+            held.enter_context(_locked_beside(path.with_name(f".{path.name[:200]}.lock")))
+        except BlockingIOError:
+            raise UsageError(f"another run is writing {path}: wait until it ends, or choose another --out") from None
+        except OSError as error:
+            raise UsageError(f"cannot write {path}: {error.strerror}: choose another place with --out") from error
+        yield
+
+
+@contextmanager
+def _locked_beside(path: Path) -> Iterator[None]:
+    """The system's lock on a file of its own.
+
+    Raises:
+        BlockingIOError: somebody else has it.
+    """
+    if sys.platform == "win32":
+        with _locked_file(path):
+            yield
+        return
+    import fcntl
+
+    opened = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o644)
+    try:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:  # a file system without locks
+            pass
+        try:  # whoever had it may have removed it in between, and somebody else made a new one
+            mine = os.path.samestat(os.fstat(opened), os.stat(path))
+        except FileNotFoundError:
+            mine = False
+        if not mine:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
     finally:
         os.close(opened)
 

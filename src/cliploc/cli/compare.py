@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cliploc._files import alone_in
 from cliploc._terminal import Terminal
 from cliploc.cli.localize import MAPS_AT_ONCE
 from cliploc.cli.options import (
@@ -102,7 +103,7 @@ def compare(
     pictures = asked_photos(terminal, photos, folder)
     run = CompareRun(terminal, folder, pictures, titles, as_json, others)
     start = time.perf_counter()
-    with terminal.progress(f"loading {', '.join(one.label for one in asked)}") as reporter:
+    with alone_in(folder), terminal.progress(f"loading {', '.join(one.label for one in asked)}") as reporter:
         from cliploc.pipeline.requests import Request
 
         use_threads(threads)

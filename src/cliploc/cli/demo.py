@@ -10,6 +10,7 @@ import typer
 from rich.text import Text
 
 from cliploc import __version__
+from cliploc._files import alone_in
 from cliploc._inputs import Inputs
 from cliploc._terminal import Terminal, grid, printable
 from cliploc.cli.options import Debug, Threads, localizer_options, use_threads
@@ -36,7 +37,7 @@ def demo(
     folder, photos = writable(out), list(demo_photos())
     Inputs(one.path for one in photos).refuse([folder / PAGE, *(overlay_of(one, folder) for one in photos)])
     terminal = Terminal()
-    with terminal.progress(f"loading {options.model}") as reporter:
+    with alone_in(folder), terminal.progress(f"loading {options.model}") as reporter:
         from cliploc.localizer import Localizer
 
         use_threads(threads)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from cliploc._files import alone_in
 from cliploc._inputs import Inputs
 from cliploc._terminal import Terminal, grid, printable
 from cliploc.cli.options import (
@@ -95,7 +96,7 @@ def explain(
     picture = load(photo).image
     terminal = Terminal()
     start = time.perf_counter()
-    with terminal.progress(f"loading {options.model}") as reporter:
+    with alone_in(folder), terminal.progress(f"loading {options.model}") as reporter:
         use_threads(threads)
         measurer = _measurer(options, names, of_methods, faithfulness)
         score = "probability" if len(measurer.known) > 1 else "cosine"
@@ -122,26 +123,28 @@ def explain(
             explained.append(ExplainedName(name, said, shown))
             documents.append({"name": name, **whole, "methods": found})
             reporter.images(1)
-    document = {
-        "schema_version": SCHEMA_VERSION,
-        "photo": photo,
-        "model": measurer.backbone.name,
-        "score": score,
-        "among": len(measurer.known),
-        "protocol": asdict(faithfulness),
-        "methods": {spec: measurer.localizer.options_of(spec, of_methods[spec]) for spec in titles},
-        "names": documents,
-    }
-    about = {
-        "model": measurer.backbone.name,
-        "names": f"{len(measurer.known):,}",
-        "score": score,
-        "steps": f"{faithfulness.steps or 224}",
-        "baseline": faithfulness.baseline or "zero; blur for insertion",
-    }
-    title = f"What the model uses: {Path(photo).name}"
-    write(folder / PAGE, explanation_page(title, picture, explained, about, score, SHOWN.values(), document).encode())
-    write(folder / RESULTS, json_text(document).encode())
+        document = {
+            "schema_version": SCHEMA_VERSION,
+            "photo": photo,
+            "model": measurer.backbone.name,
+            "score": score,
+            "among": len(measurer.known),
+            "protocol": asdict(faithfulness),
+            "methods": {spec: measurer.localizer.options_of(spec, of_methods[spec]) for spec in titles},
+            "names": documents,
+        }
+        about = {
+            "model": measurer.backbone.name,
+            "names": f"{len(measurer.known):,}",
+            "score": score,
+            "steps": f"{faithfulness.steps or 224}",
+            "baseline": faithfulness.baseline or "zero; blur for insertion",
+        }
+        title = f"What the model uses: {Path(photo).name}"
+        write(
+            folder / PAGE, explanation_page(title, picture, explained, about, score, SHOWN.values(), document).encode()
+        )
+        write(folder / RESULTS, json_text(document).encode())
     if as_json:
         print_document(document)
     else:

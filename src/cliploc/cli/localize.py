@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cliploc._files import alone_in
 from cliploc._terminal import Terminal
 from cliploc.cli.options import (
     Classes,
@@ -91,7 +92,7 @@ def localize(
     others = [str(one) for one in (classes, prompts_file, options.pretrained, options.head) if one is not None]
     run = LocalizeRun(terminal, folder, pictures, as_json, others, save_maps, masks)
     start = time.perf_counter()
-    with terminal.progress(f"loading {options.model}") as reporter:
+    with alone_in(folder), terminal.progress(f"loading {options.model}") as reporter:
         from cliploc.localizer import Localizer
         from cliploc.report.overlay import MOST_PANELS
 

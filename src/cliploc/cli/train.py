@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from cliploc._files import alone_writing
 from cliploc._terminal import Terminal, printable
 from cliploc.cli.options import MOST_SEED, Debug, Threads, localizer_options, number_in, use_threads
 from cliploc.cli.output import DONE, SOME_FAILED, writable
@@ -91,7 +92,10 @@ def train(
     terminal = Terminal()
     first = os.environ.get("RANK", "0") == "0"  # one of several processes speaks
     start_time = time.perf_counter()
-    with terminal.progress(f"loading {options.model}") if first else contextlib.nullcontext(SILENT) as reporter:
+    with (
+        alone_writing(out.expanduser().resolve()) if first else contextlib.nullcontext(),
+        terminal.progress(f"loading {options.model}") if first else contextlib.nullcontext(SILENT) as reporter,
+    ):
         from cliploc import training
         from cliploc.backbones import create
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from cliploc import __version__, prompts
 from cliploc._documents import DocumentError, checked, parse_json, read_json
-from cliploc._files import temporaries_of
+from cliploc._files import alone_in, temporaries_of
 from cliploc._inputs import Inputs
 from cliploc._parts import part_path, parts_in, read_part, read_stamps, remove_part, write_part
 from cliploc._schemas import (
@@ -296,7 +296,7 @@ def annotate(
     mine = [*OWN_FILES, *(["review.html"] if review else []), *([FRAMES] if there.videos else []), *files]
     if there.videos:
         refuse_without_av()
-    with folder.alone_in(target):
+    with alone_in(target):
         begun = folder.begin(target, KIND, manifest, mine, lambda _, part: _rows_in(part, len(names.names)))
         notes.add(begun.notes)
         run = run_id(manifest)

@@ -12,7 +12,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cliploc._documents import DocumentError, checked, read_json
-from cliploc._files import locked, new_token, remove_leftovers, temporaries_of, write_whole
+from cliploc._files import new_token, remove_leftovers, temporaries_of, write_whole
 from cliploc._parts import foreign_in, parts_in, read_part
 from cliploc._schemas import Manifest
 from cliploc.errors import CliplocError, UsageError
@@ -158,26 +158,6 @@ def token_for(out: Path) -> str:
     except (OSError, ValueError):
         return new_token()
     return token
-
-
-@contextmanager
-def alone_in(out: Path) -> Iterator[None]:
-    """Within this, no other run writes into the folder, which is made.
-
-    Raises:
-        UsageError: another run does, or the folder cannot be written.
-    """
-    with ExitStack() as held:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            held.enter_context(locked(out))
-        except BlockingIOError:
-            raise UsageError(
-                f"another run is writing into {out}: wait until it ends, or choose another --out"
-            ) from None
-        except OSError as error:
-            raise UsageError(f"cannot write to {out}: {error.strerror}: choose another folder with --out") from error
-        yield
 
 
 def begin(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cliploc import __version__
-from cliploc._files import temporaries_of
+from cliploc._files import alone_in, temporaries_of
 from cliploc._parts import part_path, read_stamps
 from cliploc.errors import CliplocError
 from cliploc.jobs import folder
@@ -143,7 +143,7 @@ def run_task(task: BenchmarkTask, out: Path, token: str, engine: Engine, reporte
     def check(index: int, part: bytes) -> None:
         check_part(part, task.schema(), [one.id for one in shards[index].samples], ids)
 
-    with folder.alone_in(out):
+    with alone_in(out):
         begun = folder.begin(out, task.kind, manifest, task.files, check)
         notes.add(begun.notes)
         changed = {index: names for index in begun.whole if (names := _changed(out, shards[index]))}
