@@ -131,6 +131,23 @@ class AnnotationSummary(Struct):
     written: WrittenWith | None = None
 
 
+class ExportState(Struct):
+    """Of what an export is."""
+
+    state: Literal["current", "stale"]
+    files: list[str] = []
+    run: str | None = None
+    decisions: str | None = None
+    corrected: Count = 0
+
+
+class ExportStates(Struct):
+    """exports.json."""
+
+    kind: Literal["cliploc exports"]
+    exports: dict[str, ExportState]
+
+
 BoxNumber = Annotated[str, Meta(pattern=r"^(0|[1-9][0-9]{0,8})\Z")]
 
 

@@ -361,6 +361,33 @@ def test_a_folder_says_which_run_and_decisions_its_files_belong_to(copy):
     second = json.loads((out / "summary.json").read_text())
     assert second["run"] == first["run"] == json.loads((out / "decisions.json").read_text())["run"]
     assert re.fullmatch("[0-9a-f]{16}", second["decisions"])
+    states = json.loads((out / "exports.json").read_text())["exports"]
+    of_all = {"state": "current", "run": second["run"], "decisions": second["decisions"], "corrected": 0}
+    assert states == {name: {**of_all, "files": files} for name, files in second["files"].items()}
+
+
+def test_no_export_looks_current_that_is_not(copy, monkeypatch):
+    """Killed after the boxes changed, before or while exports are written."""
+    pictures, out = copy
+
+    def kill(*_, **__):
+        raise KeyboardInterrupt
+
+    def states():
+        exported = json.loads((out / "exports.json").read_text())["exports"]
+        return {name: one["state"] for name, one in exported.items()}
+
+    shutil.copy(pictures / "bee.png", pictures / "new.png")
+    before = states()
+    assert set(before.values()) == {"current"}
+    for owner, name in ((module, "_conclude"), (type(exports.get("coco")), "write")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, kill)
+            with pytest.raises(KeyboardInterrupt):
+                annotate(pictures, LABELS, out, formats=["coco"], **OPTIONS)
+        assert states()["coco"] == "stale"
+    annotate(pictures, LABELS, out, formats=["coco"], **OPTIONS)
+    assert states() == before
 
 
 @pytest.mark.parametrize("killed_at", ["csv", "summary"])

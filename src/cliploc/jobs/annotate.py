@@ -32,7 +32,7 @@ from cliploc._schemas import (
 )
 from cliploc.config import DEFAULTS, MIN_SCORE, Options
 from cliploc.errors import CliplocError, UsageError
-from cliploc.jobs import correction_masks, folder, local
+from cliploc.jobs import correction_masks, export_states, folder, local
 from cliploc.jobs.annotator import RESERVED, AnnotatorSettings, BoxFilter, Groups, Row
 from cliploc.jobs.corrections import Correction, Corrections, read_corrections
 from cliploc.jobs.draft_scores import IOU, LabelScore, PicturePair, score_drafts
@@ -55,6 +55,7 @@ KIND = RunKind(
     RUN_KIND, "an annotation", SCHEMA_VERSION, ".jsonl", frozenset({"root", "image_url", "every"}), AnnotationManifest
 )
 OWN_FILES = (
+    export_states.FILE,
     "summary.json",
     "decisions.json",
     "corrections.json",
@@ -318,6 +319,8 @@ def annotate(
                     if not found:
                         name, reason = next(iter(unreadable.items()))
                         raise UsageError(f"expected a video that can be read, got {name}: {reason}")
+                if begun.damaged:
+                    export_states.mark_stale(target)
                 for index in begun.damaged:
                     remove_part(part_path(target, index, KIND.suffix))  # it is not known which pictures it contained
                 if replaced := _drop_replaced(target, found, run):
@@ -350,6 +353,7 @@ def annotate(
                     _merge_review(target, given, run, results, len(names.names))
                 decided = decisions_in(target, run)
                 if shards:
+                    export_states.mark_stale(target)
                     folder.begin_session(target, KIND)
                     engine(list(shards.values()), Ready(settings, worker), keep, reporter)
                     results = Results(target)
@@ -521,6 +525,8 @@ def _drop_replaced(out: Path, found: Sequence[PictureFile], run: str) -> list[st
             if row["blake2b"] != content_digest(picture):
                 stale.setdefault(path, {})[line] = picture.id
     replaced = list(dict.fromkeys(name for lines in stale.values() for name in lines.values()))
+    if replaced:
+        export_states.mark_stale(out)
     decided, corrected = decisions_in(out, run), corrections_in(out, run)
     if decided.keys() & set(replaced):  # before the rows, so that an interrupted run can repeat both
         _write_decisions(out, {name: boxes for name, boxes in decided.items() if name not in replaced}, run)
@@ -733,6 +739,11 @@ def conclude(
     files: dict[str, list[str]] = dict(before.get("files", {}))
     stamps: dict[str, str] = dict(before.get("stamps", {}))
 
+    decisions = (
+        hashlib.sha256(json.dumps(run.decided, sort_keys=True).encode()).hexdigest()[:16] if run.decided else None
+    )
+    corrected = sum(one.id in run.corrected for one in run.found)
+
     def up_to_date(name: str, stamp: str) -> bool:
         return stamps.get(name) == stamp and all((run.out / one).exists() for one in files.get(name, ["?"]))
 
@@ -741,11 +752,12 @@ def conclude(
         needed = needed if "polygons" in one.needs else replace(needed, polygons=False)
         needed = needed if "picture_files" in one.needs else replace(needed, copies=False)
         stamp = run.stamp(one.name, needed)
-        if up_to_date(one.name, stamp):
-            continue
-        reporter.phase(f"writing {one.name}")
-        one.write(run.pictures, needed, run.out)
-        files[one.name], stamps[one.name] = list(one.outputs), stamp
+        if not up_to_date(one.name, stamp):
+            reporter.phase(f"writing {one.name}")
+            export_states.mark_stale(run.out, [one.name])
+            one.write(run.pictures, needed, run.out)
+            files[one.name], stamps[one.name] = list(one.outputs), stamp
+        export_states.mark_current(run.out, one.name, one.outputs, run_id, decisions, corrected)
     stamp = run.stamp("review", review, settings.names, json.dumps(run.reviews, sort_keys=True))
     if review and not up_to_date("review", stamp):
         reporter.phase("writing review.html")
@@ -753,6 +765,8 @@ def conclude(
         shown = [run.reviewed(one) for one in chosen]
         write_review(run.out / "review.html", shown, settings.names, run_id, len(run.found), settings.masks)
         files["review"], stamps["review"] = ["review.html"], stamp
+    if review:
+        export_states.mark_current(run.out, "review", ["review.html"], run_id, decisions, corrected)
     result = AnnotateResult(
         run.out,
         len(run.found) + len(run.unreadable),
@@ -768,8 +782,8 @@ def conclude(
         notes,
         run.skipped or (),
         run_id,
-        hashlib.sha256(json.dumps(run.decided, sort_keys=True).encode()).hexdigest()[:16] if run.decided else None,
-        sum(one.id in run.corrected for one in run.found),
+        decisions,
+        corrected,
         draft_scores=run.draft_scores(),
         scored=len(run.corrected_whole()),
     )
@@ -885,6 +899,7 @@ def _merge_decisions(out: Path, path: Path, run: str, results: Results) -> None:
             if int(box) >= count:
                 raise UsageError(f"{path} decides on box {box} of {picture}, which is not there: check the file")
         old[picture] = {**old.get(picture, {}), **boxes}
+    export_states.mark_stale(out)
     _write_decisions(out, old, run)
 
 
@@ -960,7 +975,8 @@ def _plain_corrections(pictures: Mapping[str, Correction]) -> dict[str, Any]:
 def write_corrections(
     out: Path, pictures: Mapping[str, Correction], run: str, reviews: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Writes corrections.json."""
+    """Writes corrections.json; exports written before are stale from now on."""
+    export_states.mark_stale(out)
     document = {"kind": CORRECTIONS_KIND, "schema_version": SCHEMA_VERSION, "run": run}
     of_editor = {"reviews": reviews} if reviews else {}
     write_json(out / "corrections.json", {**document, "pictures": _plain_corrections(pictures), **of_editor})

@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from cliploc import prompts
-from cliploc._files import temporaries_of
+from cliploc._files import alone_in, temporaries_of
 from cliploc.errors import InputError, UsageError
 from cliploc.images import load
 from cliploc.jobs import folder
@@ -93,7 +93,7 @@ class ReviewFolder:
             UsageError: it is no annotation's folder, a part of it is damaged, or another run has it.
         """
         manifest = folder.read_manifest(out, KIND)  # before the lock, which would make the folder
-        with folder.alone_in(out), temporaries_of(manifest["token"]):
+        with alone_in(out), temporaries_of(manifest["token"]):
             yield cls(out)
 
     # ----------------------------------------------------------------------------------------------------------- shown
