@@ -163,7 +163,7 @@ def _checked(shapes: LabelledShapes, size: SizeWh, known: Mapping[str, int], mas
         if mask is not None and not mask.any():
             raise _UnusableError(f"a mask of {label!r} is empty")
         codes.append(None if mask is None else rle.encode(mask)["counts"])
-    return Correction(corners, numbers, codes if masks else None)
+    return Correction(corners, numbers, masks=codes if masks else None)
 
 
 def _label_index(labels: Sequence[Sequence[str]]) -> dict[str, int]:

@@ -47,7 +47,7 @@ def correction_of(boxes: Sequence[Mapping[str, Any]], row: Row, labels: int) -> 
         if draft is not None and draft >= len(row["boxes"]):
             raise UnusableReviewError(f"expected drafts below {len(row['boxes'])}, got {draft}")
         corners.append([round(value, 2) for value in (x0, y0, x1, y1)])
-    masks = [_counts(one, box, (width, height)) for one, box in zip(boxes, corners, strict=True)]
+    masks: list[str | None] = [_counts(one, box, (width, height)) for one, box in zip(boxes, corners, strict=True)]
     return Correction(
         corners,
         [one["label"] for one in boxes],

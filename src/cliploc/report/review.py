@@ -49,7 +49,7 @@ class ReviewPicture:
     boxes: Sequence[Sequence[float]]
     labels: Sequence[int]
     origins: Sequence[int | None]
-    masks: Sequence[str] | None
+    masks: Sequence[str | None] | None
     status: str
     revision: int
 
