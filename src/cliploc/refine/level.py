@@ -36,7 +36,7 @@ def level(ctx: Context, maps: Tensor) -> Tensor:
 
     over levels t with γ from ½ to 2. A(t) is the share of places above t, blurred: mean Φ((map − t) / 0.08), not below
     0.001. τ is the threshold that boxes of these maps have (`Context.threshold`), so that the level only says how a map
-    differs from others. Heat that falls off steadily keeps its level, nearly.
+    differs from others.
 
     Args:
         ctx: the threshold.
@@ -62,8 +62,8 @@ def levels(maps: Tensor, tau: float, width: float = WIDTH, shrink: float = SHRIN
     Example:
         >>> ramp = torch.linspace(0, 1, 100).view(1, 1, 10, 10)
         >>> plateau = (ramp > 0.5) * (0.4 + 0.6 * ramp)  # 0 outside of it, 0.7 and more inside
-        >>> levels(torch.cat([ramp, plateau]), 0.5).round(decimals=2).tolist()
-        [[0.43], [0.41]]
+        >>> [f"{level:.2f}" for level in levels(torch.cat([ramp, plateau]), 0.5).flatten()]
+        ['0.43', '0.49']
     """
     heat = maps.float().flatten(2)  # [B, P, N]
     best = heat.new_full(heat.shape[:2], math.inf)  # [B, P]
