@@ -25,8 +25,8 @@ VIDEO = "is a video"
 # Reason → its text for one file, and for several.
 REASONS = {
     NO_PICTURE: ("file without a picture's extension", "files without a picture's extension"),
-    RESULTS: ("file or folder of results", "files or folders of results"),
     VIDEO: ("video (annotate --every takes frames)", "videos (annotate --every takes frames)"),
+    RESULTS: ("file or folder of results", "files or folders of results"),
 }
 IN_NOTE, IN_DOCUMENT = 5, 1_000  # skipped files that a note names, and that a document lists
 NO_XML = frozenset("\ufffe\uffff")  # characters that XML cannot contain, besides control characters
