@@ -69,10 +69,19 @@ def test_the_frames_that_are_taken(tmp_path, every, taken):
     frames = frames_of(video, Every.of(every), tmp_path / "frames")
     assert numbers(frames) == taken
     assert frames[0].id == "sub/clip.mp4#000000.jpg"
+    assert frames[0].path == tmp_path / "frames" / frames[0].id  # where a tool finds it that is given the folder
     for number, one in zip(taken, frames, strict=True):
         with Image.open(one.path) as image:
             assert image.size == (64, 48)
             assert image.getpixel((50, 40))[0] == pytest.approx(20 if number < 13 else 230, abs=8)
+
+
+def test_frames_lie_in_the_folder_of_frames_whatever_the_video_is_called(tmp_path):
+    path, frames = clip(tmp_path / "clip.mp4"), tmp_path / "out/frames"
+    for name in ("../clip.mp4", str(path), "a/../../clip.mp4", "C:/clip.mp4", "..\\clip.mp4"):
+        [one] = frames_of(PictureFile(name, path), Every(1000), frames)
+        assert frames in one.path.resolve().parents
+        assert one.id == f"{name}#000000.jpg"
 
 
 def test_a_turned_video_is_upright(tmp_path):

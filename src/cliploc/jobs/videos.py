@@ -8,12 +8,11 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from PIL import Image
@@ -27,7 +26,6 @@ from cliploc.images import MAX_PIXELS
 from cliploc.jobs.folder import write_json
 from cliploc.jobs.pictures import PictureFile
 from cliploc.jobs.sources import stamp
-from cliploc.report.exports import flat_stem
 
 FRAMES = "frames"  # the folder's name in that of a run
 QUALITY = 95  # of JPEG, at full resolution of colours
@@ -101,44 +99,76 @@ def frames_of(video: PictureFile, every: Every, folder: Path) -> list[PictureFil
     Raises:
         InputError: the video cannot be read, or has none.
     """
-    name = f"{flat_stem(video.id)[-80:]}-{hashlib.sha256(video.id.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
-    place, listed = folder / name, folder / f"{name}.json"
+    place = _Place.of(video.id, folder)
     before = stamp(video)
-    numbers = _known(listed, before, every, place)
+    numbers = _known(place, before, every)
     if numbers is None:
-        with suppress(FileNotFoundError):
-            listed.unlink()  # first, so that it never stands beside frames of another time
-        if place.exists():
-            shutil.rmtree(place)
-        place.mkdir(parents=True)
+        place.clear()
         numbers = list(_taken(video, every, place))
-        write_json(listed, {"stamp": before, "every": repr(every), "frames": numbers})
-    return [PictureFile(f"{video.id}#{number:06d}.jpg", _file(place, number)) for number in numbers]
+        write_json(place.listed, {"stamp": before, "every": repr(every), "frames": numbers})
+    return [PictureFile(f"{video.id}#{number:06d}.jpg", place.file(number)) for number in numbers]
 
 
-def _file(place: Path, number: int) -> Path:
-    return place / f"{number:06d}.jpg"
+@dataclass(frozen=True)
+class _Place:
+    """Where the frames of a video lie: under the names that exports give them, for tools that are given the folder.
+
+    Attributes:
+        folder: in which they lie.
+        name: what their names begin with.
+    """
+
+    folder: Path
+    name: str
+
+    @classmethod
+    def of(cls, video: str, frames: Path) -> _Place:
+        """The place of a video's frames; a video elsewhere has a folder of its own."""
+        path = PurePosixPath(video)
+        if path.is_absolute() or ".." in path.parts or "\\" in video or ":" in video:
+            digest = hashlib.sha256(video.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+            return cls(frames / f"elsewhere-{digest}", path.name)
+        return cls(frames / path.parent, path.name)
+
+    @property
+    def listed(self) -> Path:
+        """The list of the frames, which is written last."""
+        return self.folder / f"{self.name}#frames.json"
+
+    def file(self, number: int) -> Path:
+        """A frame's."""
+        return self.folder / f"{self.name}#{number:06d}.jpg"
+
+    def clear(self) -> None:
+        """Removes the frames of another time, the list first, so that it never stands beside them."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.listed.unlink(missing_ok=True)
+        for path in list(self.folder.iterdir()):
+            if path.name.startswith(f"{self.name}#") and re.fullmatch(
+                "[0-9]{6}[.]jpg", path.name[len(self.name) + 1 :]
+            ):
+                path.unlink()
 
 
-def _known(listed: Path, before: str, every: Every, place: Path) -> list[int] | None:
+def _known(place: _Place, before: str, every: Every) -> list[int] | None:
     """The numbers of the frames that were taken before; None if the video, or what is asked for, has changed."""
     try:
-        read = read_json(listed, VideoFrames)
+        read = read_json(place.listed, VideoFrames)
     except (OSError, ValueError):
         return None
     there = read["stamp"] == before and read["every"] == repr(every)
     numbers: list[int] = read["frames"]
-    return numbers if there and all(_file(place, number).is_file() for number in numbers) else None
+    return numbers if there and all(place.file(number).is_file() for number in numbers) else None
 
 
-def _taken(video: PictureFile, every: Every, place: Path) -> Iterator[int]:
+def _taken(video: PictureFile, every: Every, place: _Place) -> Iterator[int]:
     """Decodes a video and writes its frames; yields their numbers."""
     count = 0
     for number, frame in _chosen(video, every):
         image = frame.to_image()
         if frame.rotation:
             image = image.rotate(frame.rotation, expand=True)
-        write_whole(_file(place, number), partial(_save, image), durable=False)
+        write_whole(place.file(number), partial(_save, image), durable=False)
         count += 1
         yield number
     if not count:
