@@ -47,11 +47,6 @@ def in_bags(maps: Tensor) -> bool:
     return maps.device.type == "cpu" and len(maps) >= BAGS_FROM
 
 
-def padded(maps: Tensor, margin: int, repeat: bool = False) -> Tensor:
-    """Maps `[P, H, W]` with a margin of zeros, or of their border pixels repeated."""
-    return F.pad(maps[None], (margin,) * 4, mode="replicate" if repeat else "constant")[0]
-
-
 def pixel_by_pixel(maps: Tensor) -> Tensor:
     """The same maps `[P, H, W]`, which lie in memory as `Bags` need them: the values of a pixel side by side."""
     return maps.permute(1, 2, 0).contiguous().permute(2, 0, 1)
@@ -61,20 +56,18 @@ class Bags:
     """Σ_n a_in map_n over the neighbours n of each pixel i, for many maps at once.
 
     All maps of a neighbour are read together, by `torch.nn.functional.embedding_bag`: a pixel is a bag, its neighbours
-    are the words. A strip of rows has its weights `[rows · W · K]`; the places of the neighbours are the same in each.
+    are the words. That is quicker where there are many neighbours: not for the 16 of PAMR. Beyond the border is 0.
+    A strip of rows has its weights `[rows · W · K]`; the places of the neighbours are the same in each.
 
     Args:
         weights: for each strip of rows the weights `[K, rows, W]`, strips of equal height but the last.
         offsets: the K neighbours.
         margin: no offset is larger.
         width: W.
-        repeat: whether the border pixels are repeated outwards; else there is 0.
     """
 
-    def __init__(
-        self, weights: Iterable[Tensor], offsets: Sequence[Offset], margin: int, width: int, repeat: bool = False
-    ) -> None:
-        self._width, self._margin, self._count, self._repeat = width, margin, len(offsets), repeat
+    def __init__(self, weights: Iterable[Tensor], offsets: Sequence[Offset], margin: int, width: int) -> None:
+        self._width, self._margin, self._count = width, margin, len(offsets)
         self._weights = [one.flatten(1).T.contiguous().view(-1) for one in weights]
         rows = len(self._weights[0]) // (self._count * width)
         pitch = width + 2 * margin
@@ -85,7 +78,7 @@ class Bags:
 
     def sums(self, maps: Tensor) -> Tensor:
         """`[P, H, W]` → `[P, H, W]`, both pixel by pixel."""
-        around = self._padded(maps.permute(1, 2, 0))
+        around = F.pad(maps.permute(1, 2, 0), (0, 0) + (self._margin,) * 4)
         pitch, names = around.shape[1:]
         flat = around.flatten(0, 1)
         parts, row = [], 0
@@ -103,12 +96,3 @@ class Bags:
             )
             row += rows
         return torch.cat(parts).view(row, self._width, names).permute(2, 0, 1)
-
-    def _padded(self, pixels: Tensor) -> Tensor:
-        """`[H, W, P]` with the margin, contiguous."""
-        if not self._repeat:
-            return F.pad(pixels, (0, 0) + (self._margin,) * 4)
-        for axis in (0, 1):
-            side = pixels.shape[axis]
-            pixels = pixels.index_select(axis, torch.arange(-self._margin, side + self._margin).clamp(0, side - 1))
-        return pixels

@@ -6,8 +6,9 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from cliploc.refine._neighbours import Bags, in_bags, moved, padded, pixel_by_pixel, strips
+from cliploc.refine._neighbours import Bags, in_bags, moved, pixel_by_pixel, strips
 from cliploc.refine._propagation import propagate
 from cliploc.refine._registration import refinement
 
@@ -112,7 +113,7 @@ def gathered(weights: Tensor, maps: Tensor) -> Tensor:
 
 def _bags(weights: Tensor) -> Bags:
     """Ŵ of `neighbour_weights` `[84, H, W]` for many maps at once."""
-    around = padded(weights, RADIUS)
+    around = F.pad(weights, (RADIUS,) * 4)
 
     def both(rows: slice) -> Tensor:
         """The weights of a strip `[168, rows, W]`: those of the half before are the neighbours' own."""

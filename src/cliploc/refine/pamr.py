@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from cliploc.refine._neighbours import Bags, in_bags, moved, padded, pixel_by_pixel, strips
+from cliploc.refine._neighbours import moved, strips
 from cliploc.refine._registration import refinement
 
 STEPS = 10  # the authors'
@@ -52,13 +53,13 @@ def pamr(picture: Tensor, maps: Tensor, cell: tuple[int, int]) -> Tensor:  # noq
 
 def affinity(picture: Tensor) -> Tensor:
     """a, for each neighbour its weight: `[3, H, W]` → `[16, H, W]`."""
-    around = padded(picture, MARGIN, repeat=True)
+    padded = F.pad(picture[None], (MARGIN,) * 4, mode="replicate")[0]
     count = len(OFFSETS) + len(DILATIONS)
     weights = picture.new_empty(len(OFFSETS), *picture.shape[1:])
     for rows in strips(picture, len(OFFSETS) * len(picture)):
         # Differences to the pixel itself, so that small deviations of bright places are not rounded away.
         here = picture[:, rows]
-        steps = torch.stack([moved(around, rows, by, MARGIN) - here for by in OFFSETS])  # [16, 3, rows, W]
+        steps = torch.stack([moved(padded, rows, by, MARGIN) - here for by in OFFSETS])  # [16, 3, rows, W]
         variance = (steps.square().sum(dim=0) - steps.sum(dim=0).square() / count) / (count - 1)  # [3, rows, W]
         unlike = steps.abs_() / (SHARPNESS * variance.clamp(min=0).sqrt() + EPS)
         weights[:, rows] = (-unlike.mean(dim=1)).softmax(dim=0)
@@ -67,23 +68,14 @@ def affinity(picture: Tensor) -> Tensor:
 
 def _steps(weights: Tensor, maps: Tensor) -> Tensor:
     """Weights `[16, H, W]`, maps `[P, H, W]` → after all steps."""
-    bags = None
-    if in_bags(maps[:AT_ONCE]):
-        bags = Bags((weights[:, rows] for rows in strips(weights)), OFFSETS, MARGIN, weights.shape[2], repeat=True)
     parts = []
-    for part in torch.split(maps.float(), AT_ONCE):
-        heat = part if bags is None else pixel_by_pixel(part)
+    for heat in torch.split(maps.float(), AT_ONCE):
         for _ in range(STEPS):
-            heat = _sums(weights, heat) if bags is None else bags.sums(heat)
+            padded = F.pad(heat[None], (MARGIN,) * 4, mode="replicate")[0]
+            heat = torch.zeros_like(heat)
+            for rows in strips(heat):
+                strip = heat[:, rows]
+                for weight, by in zip(weights, OFFSETS, strict=True):
+                    strip.addcmul_(weight[rows], moved(padded, rows, by, MARGIN))
         parts.append(heat)
     return torch.cat(parts)
-
-
-def _sums(weights: Tensor, maps: Tensor) -> Tensor:
-    """Weights `[16, H, W]`, maps `[P, H, W]` → one step on."""
-    total, around = torch.zeros_like(maps), padded(maps, MARGIN, repeat=True)
-    for rows in strips(total):
-        strip = total[:, rows]
-        for weight, by in zip(weights, OFFSETS, strict=True):
-            strip.addcmul_(weight[rows], moved(around, rows, by, MARGIN))
-    return total
