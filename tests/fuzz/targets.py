@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -33,8 +34,10 @@ from cliploc.datasets._infra.labelled import listed, read_labels
 from cliploc.errors import CliplocError
 from cliploc.heads import read_config
 from cliploc.images import load
-from cliploc.jobs import benchmark, folder, labels
+from cliploc.jobs import benchmark, folder, labels, rows
 from cliploc.jobs.annotate import KIND
+from cliploc.jobs.evaluate import read_map
+from cliploc.metrics._infra.curve import Convention, checked_map
 from cliploc.polygons import draw, outlines_of
 
 CORPUS = Path(__file__).with_name("corpus")
@@ -204,6 +207,46 @@ def made_checkpoints() -> list[bytes]:
     return [*made, struct.pack("<Q", len(header)) + header + bytes(8)]
 
 
+# ------------------------------------------------------------------------------------------------- arrays and tables
+def score_map(content: bytes) -> None:
+    """A heatmap of another tool, as `cliploc evaluate` reads it."""
+    with file(content, "a.npy") as path:
+        for convention in get_args(Convention):
+            with contextlib.suppress(CliplocError):
+                assert checked_map(read_map(path, convention), convention).size > 0
+
+
+def made_maps() -> list[bytes]:
+    made = []
+    for array in (np.ones((224, 224), np.float32), np.zeros((3, 4)), np.arange(6, dtype=">f2").reshape(2, 3)):
+        buffer = io.BytesIO()
+        np.save(buffer, np.asfortranarray(array))
+        made.append(buffer.getvalue())
+    return made
+
+
+def table(content: bytes) -> None:
+    """A benchmark's part in Parquet."""
+    with contextlib.suppress(ValueError):
+        rows.check_part(content, rows.row_schema(), ["a", "b"], ["cam"])
+
+
+def made_tables() -> list[bytes]:
+    import pyarrow
+    import pyarrow.parquet
+
+    schema = rows.row_schema()
+    ready = {"sample": ["a", "b"], "setting": ["cam", "cam"], "path": ["a", "b"], "status": ["ok", "ok"]}
+    columns = {one.name: ready.get(one.name, [None, None]) for one in schema}
+    columns |= {name: [1, 1] for name in ("label", "n_boxes", "width", "height")}
+    made = []
+    for compression in ("none", "zstd"):
+        buffer = io.BytesIO()
+        pyarrow.parquet.write_table(pyarrow.table(columns, schema=schema), buffer, compression=compression)
+        made.append(buffer.getvalue())
+    return made
+
+
 TARGETS = {
     one.name: one
     for one in (
@@ -216,5 +259,7 @@ TARGETS = {
         Target("coco", coco),
         Target("run_lengths", run_lengths),
         Target("checkpoint", checkpoint, made_checkpoints, text=False),
+        Target("score_map", score_map, made_maps, text=False),
+        Target("table", table, made_tables, text=False),
     )
 }

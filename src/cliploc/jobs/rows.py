@@ -179,6 +179,8 @@ def check_part(content: bytes, schema: Any, samples: Sequence[str], settings: Se
         found = file.schema_arrow
         if not {"sample", "setting"} <= set(found.names):
             raise ValueError("expected columns sample and setting")
+        if file.metadata.num_rows != len(samples) * len(settings):  # a small file can hold a billion equal rows
+            raise ValueError("expected a row for each sample and setting")
         rows = file.read(columns=["sample", "setting"])
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"no table: {error}") from None
