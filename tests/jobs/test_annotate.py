@@ -654,6 +654,7 @@ def test_the_command(folder, tmp_path):
         (("--method", "gem"), "gem does not work on mini"),
         (("--engine", "slurm"), "expected --engine of local, ray, got 'slurm'"),
         (("--review", "-1"), "expected --review from 0 to 100000"),
+        (("--edit", "--json"), "expected --json or --edit, got both"),
     ],
 )
 def test_options_that_are_refused_in_one_line(folder, tmp_path, options, said):
