@@ -358,6 +358,12 @@ def test_pictures_are_filtered_and_the_older_of_two_tabs_is_told(context, out):
         assert "bridge.jpg" in page.locator(".row button").first.inner_text()  # the least certain
         page.locator("#order").select_option(label="by name")
         assert "bridge.jpg" in page.locator(".row button").first.inner_text()
+        page.locator("#by-label").select_option(label="bridge")
+        page.once("dialog", lambda dialog: dialog.accept())
+        page.locator("#drop-shown").click()
+        page.wait_for_function("document.getElementById('saved').textContent === '3 boxes dropped'")
+        assert (corrected(out, "bridge.jpg"), len(corrected(out, "rocket.jpg"))) == ([], 1)
+        page.locator("#by-label").select_option(label="all")
         editor.open("drum.jpg")
 
         other = Editor(context, f"{address}/#3")

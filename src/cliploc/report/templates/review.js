@@ -713,7 +713,9 @@ async function dropShown() {
   const {box: fits} = wanted();
   const count = shown.reduce((sum, i) => sum + entries[i].found.filter(fits).length, 0);
   if (!count || !confirm(`Drop ${plural(count, "box", "boxes")} in ${plural(shown.length, "picture", "pictures")}?`)) return;
+  takeOverNow();
   const here = current?.index;
+  let dropped = 0;
   for (const index of [...shown]) {
     if (!entries[index].found.some(fits)) continue;
     const state = await store.state(index), found = entryOf(state).found;
@@ -726,10 +728,12 @@ async function dropShown() {
     }
     entries[index] = entryOf({...state, boxes: left});
     histories.delete(index);
-    saved(`${plural(count, "box", "boxes")} dropped`);
+    dropped += state.boxes.length - left.length;
+    saved(`Dropping: ${dropped.toLocaleString("en")} of ${plural(count, "box", "boxes")} …`);
   }
   filter();
   if (here !== undefined) await open(here, true);
+  saved(`${plural(dropped, "box", "boxes")} dropped`);
 }
 
 // -------------------------------------------------------------------------------------------------- asking the model
