@@ -370,7 +370,16 @@ def annotate(
                 corrected = corrections_in(target, run)
                 reviews = reviews_in(target, run)
                 of_run = AnnotatedFolder(
-                    target, root, found, results, decided, worker.names, there.skipped, corrected, reviews, unreadable
+                    target,
+                    root,
+                    found,
+                    results,
+                    decided,
+                    worker.names,
+                    there.skipped,
+                    corrected,
+                    reviews=reviews,
+                    unreadable=unreadable,
                 )
                 how = made_by(described)
                 state, before = folder.read_manifest(target, KIND), summary_of(target)
@@ -687,7 +696,7 @@ class AnnotatedFolder:
         if (correction := self.corrected.get(name)) is None:
             kept = kept_drafts(row, self.decided.get(name, {}))
             masks = [row["masks"][i] for i in kept] if "masks" in row else None
-            correction = Correction([row["boxes"][i] for i in kept], [row["labels"][i] for i in kept], [*kept], masks)
+            correction = Correction([row["boxes"][i] for i in kept], [row["labels"][i] for i in kept], masks, [*kept])
         return ReviewPicture(
             drafts,
             correction.boxes,
@@ -912,7 +921,7 @@ def _write_decisions(out: Path, decisions: Mapping[str, Mapping[str, bool]], run
 def corrections_in(out: Path, run: str) -> dict[str, Correction]:
     """The corrected pictures of all sets and reviews so far."""
     return {
-        name: Correction(list(map(list, one["boxes"])), one["labels"], one.get("drafts"), one.get("masks"))
+        name: Correction(list(map(list, one["boxes"])), one["labels"], one.get("masks"), one.get("drafts"))
         for name, one in _read_corrections(out, run)["pictures"].items()
     }
 

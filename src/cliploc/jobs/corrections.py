@@ -56,14 +56,14 @@ class Correction:
     Attributes:
         boxes: x0, y0, x1, y1 of each in pixels of the upright picture, inside it.
         labels: of each, from 0.
-        drafts: of each the number of the draft that it comes of, None for a new one; None where nobody knows.
         masks: of each, COCO's compressed counts, or None where the set has no mask of it; None for a run without masks.
+        drafts: of each the number of the draft that it comes of, None for a new one; None where nobody knows.
     """
 
     boxes: list[list[float]]
     labels: list[int]
-    drafts: list[int | None] | None = None
     masks: list[str | None] | None = None
+    drafts: list[int | None] | None = None
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,15 @@ class ReviewFolder:
         self._corrected = corrections_in(out, self._run)
         self._reviews = reviews_in(out, self._run)
         self._folder = AnnotatedFolder(
-            out, root, there, results, decisions_in(out, self._run), self.names, None, self._corrected, self._reviews
+            out,
+            root,
+            there,
+            results,
+            decisions_in(out, self._run),
+            self.names,
+            skipped=None,
+            corrected=self._corrected,
+            reviews=self._reviews,
         )
         self.pictures = [one for one in there if results.places[one.id].ok]
         if not self.pictures:

@@ -51,8 +51,8 @@ def correction_of(boxes: Sequence[Mapping[str, Any]], row: Row, labels: int) -> 
     return Correction(
         corners,
         [one["label"] for one in boxes],
-        [one.get("draft") for one in boxes],
-        masks if "masks" in row else None,
+        masks=masks if "masks" in row else None,
+        drafts=[one.get("draft") for one in boxes],
     )
 
 
