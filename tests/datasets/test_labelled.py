@@ -68,6 +68,21 @@ def test_coco_object_out_of_polygons_smaller_things_on_top(tmp_path):
     assert set(np.unique(np.delete(crowd, np.s_[10:15], axis=1)).tolist()) == {0}
 
 
+def test_coco_object_draws_no_endless_number_of_outlines(tmp_path):
+    """Every one is drawn on the whole picture: ninety thousand took minutes."""
+    labelled.coco_object(tmp_path)
+    path = tmp_path / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    square = [10.0, 5.0, 40.0, 5.0, 40.0, 35.0, 10.0, 35.0]
+    content["annotations"] = [
+        {"id": one, "image_id": 0, "category_id": 1, "segmentation": [square] * 1000, "area": 9} for one in range(90)
+    ]
+    path.write_text(json.dumps(content))
+    dataset = open_labelled("coco_object", tmp_path)
+    assert sum("more than 5,000 outlines" in one.reason for one in dataset.problems) == 85
+    assert sum(len(outlines) for _, outlines in dataset.samples[0].truth.things) == 5000
+
+
 def test_coco_object_takes_label_maps_where_there_are_any(tmp_path):
     dataset = open_labelled("coco_object", labelled.coco_object_maps(tmp_path))
     assert set(np.unique(dataset.samples[0].truth.read()).tolist()) == {0, 80}

@@ -27,6 +27,7 @@ from cliploc.errors import UsageError
 from cliploc.polygons import Outline, outlines_of
 
 SUFFIX = "_instanceTrainIds.png"
+MOST_OUTLINES = 5_000  # of a picture; each is drawn on all of it
 
 
 @labelled_reader(
@@ -74,6 +75,7 @@ def _of_polygons(document: Mapping[str, Any], images: Path, things: int, problem
         int(one["id"]): [] for one in document["images"]
     }
     sizes = {int(one["id"]): (int(one["width"]), int(one["height"])) for one in document["images"]}
+    drawn_of = dict.fromkeys(of_picture, 0)  # picture → its outlines
     for place, one in enumerate(document["annotations"]):
         image, category = int(one["image_id"]), int(one["category_id"])
         source = f"annotation {one.get('id', '')} of image {image}"
@@ -86,6 +88,10 @@ def _of_polygons(document: Mapping[str, Any], images: Path, things: int, problem
                 outlines = outlines_of(one["segmentation"], sizes[image])
             except ValueError as error:
                 problems.add("broken mask", source, f"{error}: left out")
+                continue
+            drawn_of[image] += len(outlines)
+            if drawn_of[image] > MOST_OUTLINES:
+                problems.add("broken mask", source, f"more than {MOST_OUTLINES:,} outlines in one picture: left out")
                 continue
             of_picture[image].append((-float(one.get("area", 0)), place, label_of[category], outlines))
     made = []
