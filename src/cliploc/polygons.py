@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 STEPS = 5  # along a pixel's side
 MOST_POLYGONS = 1_000  # of one thing; each is drawn on a whole picture
+MOST_ROUNDS = 200  # half times around the picture, that a polygon's edges are long: every step is held in memory
 Mask = npt.NDArray[np.bool_]
 # x0, y0, x1, y1 … of a polygon; or ("runs", counts) of a crowd, column by column, first of pixels outside.
 Outline = tuple[float, ...] | tuple[str, tuple[int, ...]]
@@ -93,6 +94,10 @@ def outlines_of(segmentation: object, size_wh: tuple[int, int]) -> tuple[Outline
         x, y = polygon[::2], polygon[1::2]
         if min(*x, *y) < -max(size_wh) / 2 or max(x) > 1.5 * width or max(y) > 1.5 * height:
             raise ValueError("a polygon with a corner far outside the picture")
+        corners = np.array(polygon, np.float64).reshape(-1, 2)
+        length = np.abs(np.roll(corners, -1, axis=0) - corners).max(axis=1).sum()
+        if length > MOST_ROUNDS * (width + height):
+            raise ValueError(f"a polygon whose edges are {length:.3g} pixels long")
     return tuple(polygons)
 
 

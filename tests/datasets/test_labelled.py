@@ -79,8 +79,8 @@ def test_coco_object_draws_no_endless_number_of_outlines(tmp_path):
     ]
     path.write_text(json.dumps(content))
     dataset = open_labelled("coco_object", tmp_path)
-    assert sum("more than 5,000 outlines" in one.reason for one in dataset.problems) == 85
-    assert sum(len(outlines) for _, outlines in dataset.samples[0].truth.things) == 5000
+    assert sum("more than 2,000 outlines" in one.reason for one in dataset.problems) == 88
+    assert sum(len(outlines) for _, outlines in dataset.samples[0].truth.things) == 2000
 
 
 def test_coco_object_takes_label_maps_where_there_are_any(tmp_path):
@@ -240,3 +240,9 @@ def test_a_damaged_file_of_matlab_is_one_line(damage, tmp_path):
         read()
     assert "gtsegs_ijcv.mat" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_an_outline_that_goes_to_and_fro_without_end_is_refused():
+    with pytest.raises(ValueError, match=r"edges are 1\.28e\+07 pixels long"):
+        outlines_of([[0.0, 0.0, 639.0, 479.0] * 10_000], (640, 480))
+    assert len(outlines_of([[0.0, 0.0, 639.0, 479.0] * 100], (640, 480))) == 1

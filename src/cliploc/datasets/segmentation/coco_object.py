@@ -27,7 +27,7 @@ from cliploc.errors import UsageError
 from cliploc.polygons import Outline, outlines_of
 
 SUFFIX = "_instanceTrainIds.png"
-MOST_OUTLINES = 5_000  # of a picture; each is drawn on all of it
+MOST_OUTLINES = 2_000  # of a picture; each is drawn on all of it
 
 
 @labelled_reader(
