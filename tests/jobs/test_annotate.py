@@ -122,7 +122,9 @@ def test_labels_that_are_refused(lines, said):
 
 def test_a_label_with_commas_is_one_name_and_it_is_said_once(folder, tmp_path):
     (tmp_path / "labels.txt").write_text("cat\na dog, a wolf\n")
-    with pytest.warns(CliplocWarning, match=r"labels\.txt: 'a dog, a wolf' is taken as one name: write one name a"):
+    with pytest.warns(
+        CliplocWarning, match=r"labels\.txt: 'a dog, a wolf' is taken as one name: write one name per line"
+    ):
         assert read_labels(tmp_path / "labels.txt").names == ("cat", "a dog, a wolf")
     arguments = ("--labels", tmp_path / "labels.txt", "--out", tmp_path / "out", "--review", 0)
     result = cliploc_("annotate", folder / "cat.png", *arguments)
@@ -191,7 +193,7 @@ def test_file_names_that_no_export_could_hold_fail_by_name(tmp_path):
 
 # -------------------------------------------------------------------------------------------------------------- boxes
 def test_a_name_that_is_there_is_boxed_as_the_localizer_does_and_no_other(folder, plain):
-    assert plain.failed == {"broken.jpg": "not a picture that can be read: expected JPEG, PNG, WebP or the like"}
+    assert plain.failed == {"broken.jpg": "not a picture that can be read: expected JPEG, PNG, WebP or similar"}
     assert (plain.pictures, plain.computed, plain.empty) == (5, 5, 0)
     assert {name for name, count in plain.with_label.items() if count} == {"cat", "dog", "bee"}
     localizer = Localizer(create_once(), batch_size=2, min_presence=0.5)
@@ -313,9 +315,10 @@ def test_a_box_round_several_things_is_told_from_one_round_a_single_thing():
 def test_what_becomes_of_a_box_round_several_things(folder, tmp_path, monkeypatch, mode):
     three = blobs((15, 30, 1.0), (50, 30, 0.9), (85, 30, 0.95), floor=0.5)
 
-    def planted(self, item, maps, task):
-        small = Image.fromarray(three).resize(item.frames[0].input_hw[::-1], Image.Resampling.BILINEAR)
-        return np.stack([np.asarray(small)] * len(maps)), item.frames[0]
+    def planted(self, b, made, task, names):
+        frame = made.joined.batch[b].frames[0]
+        small = Image.fromarray(three).resize(frame.input_hw[::-1], Image.Resampling.BILINEAR)
+        return frame, iter([(names, np.stack([np.asarray(small)] * len(names)))])
 
     monkeypatch.setattr(Views, "finish", planted)
     whole = {"threshold": 0.4, "split_peaks": 1.0}  # else the recipe divides the region before

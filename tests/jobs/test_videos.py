@@ -16,6 +16,7 @@ from cliploc import backbones
 from cliploc.errors import InputError, UsageError
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.pictures import PictureFile, find_pictures
+from cliploc.jobs.review import ReviewFolder
 from cliploc.jobs.videos import Every, frames_of
 from tests.commands import cliploc_, create_once
 
@@ -146,6 +147,7 @@ def test_a_folder_with_videos(tmp_path):
         files = sorted((out / layout).iterdir())
         assert [one.name for one in files] == ["cat.jpg", *(n.replace("/", "__").replace("#", "_") for n in names)]
         assert not any(one.is_symlink() for one in files)
+    assert [one.id for one in ReviewFolder(out).pictures] == ["cat.jpg", *names]  # the editor shows frames too
     again = annotate(root, ["cat"], out, **OPTIONS)  # as before
     assert (again.pictures, again.computed) == (6, 0)
     clip(root / "one/clip.mp4", cut=0)

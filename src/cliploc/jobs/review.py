@@ -36,6 +36,7 @@ from cliploc.jobs.annotate import (
 )
 from cliploc.jobs.pictures import PictureFile
 from cliploc.jobs.reviewed import review_of
+from cliploc.jobs.videos import path_of
 from cliploc.report.exports import AnnotatedPicture, ExportSettings, exports
 from cliploc.report.review import ReviewPicture, facts
 from cliploc.reporter import SILENT, Reporter
@@ -69,7 +70,8 @@ class ReviewFolder:
         self._manifest, self._run = manifest, run_id(manifest)
         results = Results(out)
         root = Path(manifest["root"])
-        there = [PictureFile(name, root / name) for name in results.places if (root / name).is_file()]
+        files = (PictureFile(name, path_of(name, root, out)) for name in results.places)
+        there = [one for one in files if one.path.is_file()]
         self._corrected = corrections_in(out, self._run)
         self._reviews = reviews_in(out, self._run)
         self._folder = AnnotatedFolder(

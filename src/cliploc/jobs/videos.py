@@ -30,6 +30,7 @@ from cliploc.jobs.sources import stamp
 FRAMES = "frames"  # the folder's name in that of a run
 QUALITY = 95  # of JPEG, at full resolution of colours
 SCENE = 0.4  # from ffmpeg's manual of the filter `select`: frames with a greater change begin a scene
+FRAME = re.compile(r"(.+)#([0-9]{6})[.]jpg", re.DOTALL)  # a frame's name: its video and its number
 MOST_FRAMES = 1_000_000  # of one video; their numbers have six digits
 # Containers whose readers open no other file; playlists could name any.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts"
@@ -107,6 +108,20 @@ def frames_of(video: PictureFile, every: Every, folder: Path) -> list[PictureFil
         numbers = list(_taken(video, every, place))
         write_json(place.listed, {"stamp": before, "every": repr(every), "frames": numbers})
     return [PictureFile(f"{video.id}#{number:06d}.jpg", place.file(number)) for number in numbers]
+
+
+def path_of(picture: str, root: Path, out: Path) -> Path:
+    """Where a picture of a run is: below the root, or, for a frame of a video, in the run's folder.
+
+    Args:
+        picture: its id.
+        root: the folder of the pictures.
+        out: the run's folder.
+    """
+    below, frame = root / picture, FRAME.fullmatch(picture)
+    if frame is None or below.is_file():
+        return below
+    return _Place.of(frame[1], out / FRAMES).file(int(frame[2]))
 
 
 @dataclass(frozen=True)
