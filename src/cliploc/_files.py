@@ -158,16 +158,9 @@ def locked(folder: Path) -> Iterator[None]:
         with _locked_file(folder / ".cliploc.lock"):
             yield
         return
-    import fcntl
-
     opened = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise
-        except OSError:  # a file system without locks
-            pass
+        _lock(opened)
         yield
     finally:
         os.close(opened)
@@ -213,6 +206,22 @@ def alone_writing(path: Path) -> Iterator[None]:
         yield
 
 
+def _lock(opened: int) -> None:
+    """Takes the system's lock on an open file or folder, where the file system has locks; not on Windows.
+
+    Raises:
+        BlockingIOError: somebody else has it.
+    """
+    import fcntl
+
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        pass
+
+
 @contextmanager
 def _locked_beside(path: Path) -> Iterator[None]:
     """The system's lock on a file of its own.
@@ -224,16 +233,9 @@ def _locked_beside(path: Path) -> Iterator[None]:
         with _locked_file(path):
             yield
         return
-    import fcntl
-
     opened = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o644)
     try:
-        try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise
-        except OSError:  # a file system without locks
-            pass
+        _lock(opened)
         try:  # whoever had it may have removed it in between, and somebody else made a new one
             mine = os.path.samestat(os.fstat(opened), os.stat(path))
         except FileNotFoundError:

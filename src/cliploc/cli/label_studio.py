@@ -11,7 +11,18 @@ import typer
 from rich.text import Text
 
 from cliploc._terminal import Terminal
-from cliploc.cli.options import Debug, Threads, localizer_options, number_in, use_threads, user_in
+from cliploc.cli.options import (
+    AllowHost,
+    AuthEnv,
+    Debug,
+    Host,
+    Queue,
+    Threads,
+    localizer_options,
+    number_in,
+    use_threads,
+    user_in,
+)
 from cliploc.cli.output import DONE
 from cliploc.config import MIN_SCORE, Options
 
@@ -23,33 +34,23 @@ def label_studio(
     pictures: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="The folder of Label Studio's local files; files below it are read. [default: none is]"
+            metavar="DIR", help="Folder of Label Studio's local files; files below it may be read. [default: none]"
         ),
     ] = None,
     label_studio_url: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Where pictures may be fetched: Label Studio's address. [default: nowhere]"),
+        typer.Option(metavar="URL", help="Label Studio's address; pictures may be downloaded from it. [default: none]"),
     ] = None,
     token_env: Annotated[
-        str, typer.Option(metavar="VARIABLE", help="An environment variable that holds Label Studio's access token.")
+        str, typer.Option(metavar="VARIABLE", help="Environment variable that holds Label Studio's access token.")
     ] = TOKEN,
-    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen; 0.0.0.0: the whole network.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, number_in(0, 65_535, "0 takes any that is free.")] = 9090,
-    auth_env: Annotated[
-        str | None, typer.Option(metavar="VARIABLE", help="An environment variable that holds user:password.")
-    ] = None,
-    queue: Annotated[int, number_in(1, 10_000, "So many requests wait; more are turned away.")] = 32,
-    max_megabytes: Annotated[float, number_in(0.01, 2000, "The largest file of a picture.")] = 20,
-    max_megapixels: Annotated[float, number_in(0.01, 120, "The largest picture, decoded.")] = 120,
-    allow_host: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="A further name that this server is asked by, such as host.docker.internal; repeatable.",
-        ),
-    ] = None,
+    host: Host = "127.0.0.1",
+    port: Annotated[int, number_in(0, 65_535, "Port; 0: any free port.")] = 9090,
+    auth_env: AuthEnv = None,
+    queue: Queue = 32,
+    max_megabytes: Annotated[float, number_in(0.01, 2000, "Largest file of a picture, in megabytes.")] = 20,
+    max_megapixels: Annotated[float, number_in(0.01, 120, "Largest picture, in megapixels.")] = 120,
+    allow_host: AllowHost = None,
     *,
     threads: Threads = None,
     options: Options,

@@ -197,6 +197,13 @@ Threads = Annotated[
     int | None,
     number_in(1, MAX_THREADS, "CPU threads of a model. [default: all cores; with Ray, those of this machine]"),
 ]
+Host = Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0: all networks.")]
+AuthEnv = Annotated[str | None, typer.Option(metavar="VARIABLE", help="Environment variable that holds user:password.")]
+Queue = Annotated[int, number_in(1, 10_000, "Number of jobs that may wait; more are refused.")]
+AllowHost = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="Another host name of this server, such as that of a proxy; repeatable."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of lines.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")]
 

@@ -10,7 +10,11 @@ from rich.text import Text
 
 from cliploc._terminal import Terminal
 from cliploc.cli.options import (
+    AllowHost,
+    AuthEnv,
     Debug,
+    Host,
+    Queue,
     Threads,
     localizer_options,
     number_in,
@@ -38,14 +42,10 @@ def serve(
         list[str] | None,
         typer.Option(metavar="FILE", help="Trained layers from `cliploc train` for one of the models; repeatable."),
     ] = None,
-    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0: all networks.")] = (
-        "127.0.0.1"
-    ),
+    host: Host = "127.0.0.1",
     port: Annotated[int, number_in(0, 65_535, "Port; 0: any free port.")] = 7860,
-    auth_env: Annotated[
-        str | None, typer.Option(metavar="VARIABLE", help="Environment variable that holds user:password.")
-    ] = None,
-    queue: Annotated[int, number_in(1, 10_000, "Number of jobs that may wait; more are refused.")] = 32,
+    auth_env: AuthEnv = None,
+    queue: Queue = 32,
     max_megabytes: Annotated[float, number_in(0.01, 2000, "Largest upload, in megabytes.")] = 20,
     max_megapixels: Annotated[float, number_in(0.01, 120, "Largest photo, in megapixels.")] = 25,
     max_seconds: Annotated[
@@ -54,13 +54,7 @@ def serve(
     rate: Annotated[
         int, number_in(0, 1_000_000, "Requests per minute and client from other machines; 0: no limit.")
     ] = 600,
-    allow_host: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="Another host name of the page, such as that of a proxy; repeatable.",
-        ),
-    ] = None,
+    allow_host: AllowHost = None,
     *,
     threads: Threads = None,
     options: Options,
