@@ -380,7 +380,7 @@ def test_no_export_looks_current_that_is_not(copy, monkeypatch):
     shutil.copy(pictures / "bee.png", pictures / "new.png")
     before = states()
     assert set(before.values()) == {"current"}
-    for owner, name in ((module, "_conclude"), (type(exports.get("coco")), "write")):
+    for owner, name in ((module, "conclude"), (type(exports.get("coco")), "write")):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, kill)
             with pytest.raises(KeyboardInterrupt):
