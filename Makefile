@@ -84,7 +84,7 @@ docs: $(VENV)/.docs
 
 # Runs the notebooks from beginning to end; they keep no outputs.
 notebooks: $(VENV)/.docs
-	$(BIN)/python -m pytest -n 0 -p no:cacheprovider --nbmake --nbmake-timeout=200 docs/notebooks
+	$(BIN)/python -m pytest -n 2 -p no:cacheprovider --nbmake --nbmake-timeout=200 docs/notebooks
 
 # What a linter says of the English; a list to read, not a gate.
 prose: $(VENV)/.docs

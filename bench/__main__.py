@@ -40,7 +40,7 @@ MINUTES: dict[str, list[str]] = {
     "waiting": ["--rounds", "1"],
     "first_result": ["--rounds", "1"],
     "refinements": ["--rounds", "1"],
-    "whole_growth": ["--quick"],
+    "whole_growth": ["--quick", "--only", "boxes"],
     "faithfulness": ["--rounds", "1", "--steps", "8"],
 }
 THOROUGH: dict[str, list[str]] = {

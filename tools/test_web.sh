@@ -18,5 +18,5 @@ if ! browser >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; 
   (apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium) >/dev/null 2>&1 || true
 fi
 browser >/dev/null || skip "no chromium on this machine: have it installed (Debian: apt-get install chromium)"
-CLIPLOC_TEST_WEB=1 exec "$python" -m pytest -n 0 tests/web/test_browser.py tests/web/test_review.py \
+CLIPLOC_TEST_WEB=1 exec "$python" -m pytest -n 2 --dist loadfile tests/web/test_browser.py tests/web/test_review.py \
   tests/web/test_report_pages.py
