@@ -377,7 +377,7 @@ def test_coco_names_what_is_wrong(what, kinds, tmp_path):
 def test_coco_files_that_are_none_are_one_line(text, tmp_path):
     root = folders.coco(tmp_path)
     (root / "annotations/instances_val2017.json").write_text(text)
-    with pytest.raises(UsageError, match=r"instances_val2017\.json.*: (export|fetch) it again"):
+    with pytest.raises(UsageError, match=r"instances_val2017\.json.*: (export|download) it again"):
         open_dataset("coco", root)
 
 

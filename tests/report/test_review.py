@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from cliploc.report.exports import AnnotatedPicture
-from cliploc.report.review import write_review
+from cliploc.report.review import ReviewPicture, write_review
 from cliploc.rle import encode
 
 from .test_page import CLOSING, EVIL, IMAGE, Reader
@@ -20,7 +20,7 @@ COMMENT = "<!-- <script> ]]>"
 
 
 class Scripts(Reader):
-    """Also what stands within each script."""
+    """Also what stands within each script; the first is the data, as JSON."""
 
     def __init__(self, page: str) -> None:
         self.scripts: list[str] = []
@@ -41,21 +41,20 @@ def make_page(folder: Path, evil: str, gone: int = 0) -> Scripts:
             Image.new("RGB", (40, 30), (90, 80, 70)).save(path)
         else:
             path.unlink(missing_ok=True)
-        pictures.append(
-            AnnotatedPicture(
-                number=number + 1,
-                name=f"{evil}{number}.png",
-                path=path,
-                size_wh=(40, 30),
-                xyxy=np.array([[1, 2, 30, 20.004]], dtype=np.float32),
-                score=np.array([0.5], dtype=np.float32),
-                label=np.array([0]),
-                box_ids=(7,),
-                groups=(True,),
-                margin=0.1,
-            )
+        drafts = AnnotatedPicture(
+            number=number + 1,
+            name=f"{evil}{number}.png",
+            path=path,
+            size_wh=(40, 30),
+            xyxy=np.array([[1, 2, 30, 20.004]], dtype=np.float32),
+            score=np.array([0.5], dtype=np.float32),
+            label=np.array([0]),
+            box_ids=(0,),
+            groups=(True,),
+            margin=0.1,
         )
-    write_review(folder / "review.html", pictures, [evil, "dog"], evil, {f"{evil}1.png": {"7": False}}, total=5000)
+        pictures.append(ReviewPicture(drafts, [[1, 2, 25, 20]], [1], [0], None, "unsure", 3))
+    write_review(folder / "review.html", pictures, [evil, "dog"], evil, total=5000)
     return Scripts((folder / "review.html").read_text(encoding="utf-8"))
 
 
@@ -64,16 +63,18 @@ def test_names_stay_text_and_come_back_as_they_were(tmp_path: Path, evil: str) -
     reader = make_page(tmp_path, evil)
     assert not reader.open
     tags = [tag for tag, _ in reader.tags]
-    assert tags.count("script") == 2
+    assert tags.count("script") == len(reader.scripts) == 3  # data, Annotorious, the editor
     assert {"img", "svg"}.isdisjoint(tags), "pictures are made by the script"
     assert not any(name.startswith("on") for _, attributes in reader.tags for name in attributes)
     data: dict[str, Any] = json.loads(reader.scripts[0])
     assert [data["run"], *data["names"]] == [evil, evil, "dog"]
     assert [one["name"] for one in data["pictures"]] == [f"{evil}{number}.png" for number in range(3)]
-    assert data["pictures"][0]["boxes"] == [{"id": 7, "xyxy": [1, 2, 30, 20], "score": 0.5, "label": 0, "group": True}]
-    assert data["decided"] == {f"{evil}1.png": {"7": False}}
+    first = data["pictures"][0]
+    drafts = {"xyxy": [1, 2, 30, 20], "label": 0, "draft": 0, "score": 0.5, "certainty": 1, "group": True}
+    assert (first["drafts"], first["boxes"]) == ([drafts], [{"xyxy": [1, 2, 25, 20], "label": 1, "draft": 0}])
+    assert (first["status"], first["revision"], first["found"]) == ("unsure", 3, [[1, 0.5, 0.36]])
     assert "<" not in reader.scripts[0]
-    assert "3 pictures of 5,000, the least certain first" in reader.text
+    assert "3 pictures of 5,000" in reader.text
 
 
 def test_pictures_that_have_gone_are_left_out(tmp_path: Path) -> None:
@@ -100,6 +101,8 @@ def test_outlines_of_masks_are_in_the_pictures_pixels(tmp_path):
         1, "a.png", path, (960, 600), np.array([[200, 100, 600, 300]], np.float32), np.array([0.5], np.float32),
         np.array([0]), (0,), (False,), 0.1, masks=(encode(mask),),
     )  # fmt: skip
-    write_review(tmp_path / "review.html", [picture], ["cat"], "run", {}, total=1)
+    shown = ReviewPicture(picture, [[200, 100, 600, 300]], [0], [0], [encode(mask)["counts"]], "none", 0)
+    write_review(tmp_path / "review.html", [shown], ["cat"], "run", total=1, masks=True)
     data = json.loads(Scripts((tmp_path / "review.html").read_text(encoding="utf-8")).scripts[0])
-    assert data["pictures"][0]["boxes"][0]["mask"] == [[200, 100, 200, 300, 600, 300, 600, 100]]
+    for kind in ("drafts", "boxes"):
+        assert data["pictures"][0][kind][0]["polygons"] == [[[200, 100, 200, 300, 600, 300, 600, 100]]]

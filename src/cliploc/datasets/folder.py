@@ -28,9 +28,9 @@ TABLE = "boxes.csv"
         Split("tune", "tune", "all of the folder, kept aside to choose thresholds on"),
     ),
     layout=f"""
-{TABLE}   path,label,x0,y0,x1,y1: that line, then one line per box; the label is
-            a name to look for, cat|kitten with a synonym; pixels from 0, right
-            and bottom edge exclusive
+{TABLE}   path,label,x0,y0,x1,y1: that line, then one line per box; the label
+            is a name to look for, cat|kitten with a synonym; pixels from 0,
+            right and bottom edge exclusive
 PATH        the pictures, below the root
 """,
 )
