@@ -496,8 +496,11 @@ def test_decisions_of_a_review_are_merged_and_last(folder, plain, tmp_path):
     assert annotate(folder, LABELS, out, decisions=file, **OPTIONS).dropped == 0
     assert coco_boxes(out) == before
     for wrong, said in [
-        (decide(out, {"dogs.png": {"99": False}}, tmp_path / "a.json"), "box 99 of dogs.png, which is not there"),
-        (decide(out, {"no.png": {"0": False}}, tmp_path / "b.json"), "of no.png, which is not there"),
+        (
+            decide(out, {"dogs.png": {"99": False}}, tmp_path / "a.json"),
+            "box 99 of dogs.png, which this run does not have",
+        ),
+        (decide(out, {"no.png": {"0": False}}, tmp_path / "b.json"), "of no.png, which this run"),
         (decide(out, {}, tmp_path / "c.json", run="x"), "of another run"),
         (decide(out, {}, tmp_path / "d.json", kind="x"), "other content"),
         (tmp_path / "none.json", "no such file"),
@@ -558,7 +561,7 @@ def test_a_corrected_set_takes_the_place_of_drafts_and_lasts(folder, plain, tmp_
     assert decided.dropped == 1
     text = (out / "coco.json").read_bytes()
     for inside in ("coco.json", "yolo", "voc/Annotations"):  # it is written again, and what was not taken would be lost
-        with pytest.raises(UsageError, match=r"expected a corrected set outside of .*, which is written again"):
+        with pytest.raises(UsageError, match=r"expected a corrected set outside of .*, which is overwritten"):
             annotate(folder, LABELS, out, decisions=out / inside, **OPTIONS)
     assert (out / "coco.json").read_bytes() == text
     (out / "corrections.json").write_text("{")
@@ -726,9 +729,9 @@ def test_masks_follow_corrected_boxes_and_last(folder, masked, tmp_path):
     result = annotate(folder, LABELS, out, masks=True, formats=formats, decisions=file, **OPTIONS)
     assert (result.corrected, result.computed) == (1, 0)
     assert (
-        "masks of corrected boxes: 1 of the draft with the same box; "
-        "1 of what drafts of the label have inside the box; "
-        "1 the whole box, as no draft of the label has anything there"
+        "masks of corrected boxes: 1 from the draft with the same box; "
+        "1 from drafts of the label inside the box; "
+        "1 the whole box, because no draft of the label has pixels there"
     ) in result.notes
     written = json.loads((out / "coco.json").read_text())
     same, clipped, whole = (one for one in written["annotations"] if one["image_id"] == image["id"])

@@ -201,11 +201,11 @@ def test_a_label_may_be_a_synonym_in_other_letters_but_a_label_goes_before_a_syn
 @pytest.mark.parametrize(
     ("name", "boxes", "said"),
     [
-        ("a.jpg", [rectangle("bird", [1, 1, 9, 9], (60, 40))], "'bird' is no label of this run"),
+        ("a.jpg", [rectangle("bird", [1, 1, 9, 9], (60, 40))], "'bird' is not a label of this run"),
         ("a.jpg", [rectangle("cat", [70, 1, 90, 9], (60, 40))], "a box of 'cat' is empty, or lies outside"),
         ("a.jpg", [rectangle("cat", [1, 1, 9, 9], (60, 40), rotation=30)], "a rotated rectangle, not a box"),
-        ("a.jpg", [{"type": "brushlabels", "value": {}}], "a shape there is brushlabels, not a box"),
-        ("a.jpg", [rectangle("cat", [1, 1, 9, 9], (40, 60))], "it is 40×60 there, and was annotated at 60×40"),
+        ("a.jpg", [{"type": "brushlabels", "value": {}}], "a shape in it is brushlabels, not a box"),
+        ("a.jpg", [rectangle("cat", [1, 1, 9, 9], (40, 60))], "it is 40×60 in the set, but was annotated at 60×40"),
         ("a.jpg", [{"type": "rectanglelabels", "value": {}}], "its boxes cannot be read"),
         ("x/none.jpg", [], "no picture of this run has this name"),
     ],
@@ -222,7 +222,7 @@ def test_two_entries_of_one_picture_are_a_conflict(tmp_path):
     tasks = [task("sub/a.jpg", of("sub/a.jpg")), task("/data/local-files/?d=sub/a.jpg", [])]
     read = read_corrections(written(tasks, tmp_path / "tasks.json"), SIZES, LABELS)
     assert read.pictures == {}
-    assert "several pictures of the set are sub/a.jpg" in str(read.problems)
+    assert "several pictures of the set match sub/a.jpg" in str(read.problems)
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_the_folder_and_the_contract(done):
 def test_the_report_has_tables_curves_and_disputed_pictures(done):
     out, _ = done
     page = (out / "report.html").read_text()
-    for words in ("deletion ↓", "Mean curves", "disagree most", "mini_random", "share of pixels gone"):
+    for words in ("deletion ↓", "Mean curves", "disagree most", "mini_random", "share of pixels removed"):
         assert words in page
     assert (out / "tables.csv").read_text().splitlines()[0].startswith("setting,model,method,deletion,deletion_low")
     assert "| mini\\_cam |" in (out / "tables.md").read_text()

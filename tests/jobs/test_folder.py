@@ -298,7 +298,7 @@ def test_a_picture_replaced_under_its_name_is_done_anew_and_said(copy, made, tim
         os.utime(pictures / "cat.png", ns=(old.st_atime_ns, old.st_mtime_ns))
     said = []
     result = annotate(pictures, LABELS, out, reporter=Reporter(note=said.append), **OPTIONS)
-    assert said == ["replaced since they were annotated, and done again: 1 picture (cat.png)"]
+    assert said == ["replaced since they were annotated, and annotated again: 1 picture (cat.png)"]
     assert (result.computed, result.boxes["cat"], result.boxes["bee"]) == (1, 0, 2 * run["labels"]["bee"]["boxes"])
     assert json.loads((out / "decisions.json").read_text())["decisions"] == {"dogs.png": {"0": False}}
     assert sum(len(part.read_bytes().splitlines()) for part in parts_in(out, ".jsonl")) == 3

@@ -192,7 +192,7 @@ def test_options_replace_what_the_set_has_and_nothing_else():
 @pytest.mark.parametrize(
     ("name", "options", "error"),
     [
-        ("voc20", {"background_threshold": 0.1}, "voc20 has no background, which --background-threshold is for"),
+        ("voc20", {"background_threshold": 0.1}, "voc20 has no background, but --background-threshold needs one"),
         ("imagenet_seg", {"stride": 56}, "imagenet_seg has one window and one name: leave --stride out"),
         ("voc", {}, "expected a segmentation set of ade20k, cityscapes"),
     ],

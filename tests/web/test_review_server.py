@@ -268,7 +268,7 @@ def test_a_review_saved_from_a_file_is_applied(done, out):
     assert (result.corrected, result.reviewed) == (1, 1)
     for wrong, said in [
         ({**document, "run": "x"}, "reviews boxes of another run"),
-        ({**document, "pictures": {"no.png": saved()}}, "reviews no.png, which is not there"),
+        ({**document, "pictures": {"no.png": saved()}}, "reviews no.png, which this run does not have"),
         (
             {**document, "pictures": {"b.png": saved(box(1, 1, 2, 2, label=7))}},
             "cannot be applied to b.png: expected labels",

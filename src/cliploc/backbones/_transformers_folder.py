@@ -161,7 +161,7 @@ def shards(index: Path) -> list[str]:
     listed = _json(index).get("weight_map")
     names = sorted({str(name) for name in listed.values()}) if isinstance(listed, dict) else []
     if not names or any(Path(name).name != name for name in names):
-        raise ModelError(f"{index} is damaged: expected the names of files of weights beside it: download it again")
+        raise ModelError(f"{index} is damaged: expected the names of weight files beside it: download it again")
     return names
 
 
@@ -175,8 +175,7 @@ def read_layout(folder: Path) -> Layout:
     kind = str(config.get("model_type"))
     if kind not in DEFAULTS:
         raise ModelError(
-            f"{folder} holds a model of the type {kind!r} of transformers, for which there is no tower: expected "
-            f"{CLASSES}"
+            f"{folder} has a transformers model of the type {kind!r}, which is not supported: expected {CLASSES}"
         )
     vision, text = (
         {**default, **_dict(config.get(f"{part}_config")), **_dict(config.get(f"{part}_config_dict"))}
@@ -203,7 +202,9 @@ def _check(layout: Layout, part: str, settings: Mapping[str, Any]) -> None:
         raise ModelError(f"{where} has no attention pool, so no embedding: expected a model trained with text")
     own = settings.get("projection_size", settings["hidden_size"])
     if part == "text" and layout.kind.startswith("siglip") and own != layout.vision["hidden_size"]:
-        raise ModelError(f"{where} ends with {own} numbers, the image tower with {layout.vision['hidden_size']}")
+        raise ModelError(
+            f"{where} has an embedding of {own} numbers, the image tower one of {layout.vision['hidden_size']}"
+        )
 
 
 def _preprocessing(layout: Layout) -> dict[str, Any]:
@@ -404,9 +405,9 @@ def rename(layout: Layout, tensors: Mapping[str, Tensor], where: Path) -> dict[s
             renamed[ours] = change(*(tensors[name] for name in theirs))
     extra = [name for name in tensors if name not in used and not name.endswith(UNUSED)]
     if missing or extra:
-        lists = (("missing", missing), ("that it does not name", extra))
+        lists = (("missing", missing), ("that it does not describe", extra))
         what = ", ".join(f"{len(names)} tensors {how} ({names[0]}, …)" for how, names in lists if names)
-        raise ModelError(f"{where} does not hold the weights that {layout.folder / CONFIG} describes: {what}")
+        raise ModelError(f"{where} does not have the weights that {layout.folder / CONFIG} describes: {what}")
     return renamed
 
 

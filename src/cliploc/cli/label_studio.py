@@ -71,7 +71,7 @@ def label_studio(
     source = PictureSource(pictures, label_studio_url, os.environ.get(token_env), most)
     if auth is None and host not in ("127.0.0.1", "localhost", "::1"):
         terminal.say(
-            f"warning: anybody who reaches {host} can use this server: --auth-env asks for a password", style="yellow"
+            f"warning: anyone who can reach {host} can use this server: set a password with --auth-env", style="yellow"
         )
     terminal.say(f"loading {options.model}", style="dim")
     predictor = Predictor(options, source, round(max_megapixels * 1e6))

@@ -18,12 +18,14 @@ PORT = 7861
 
 def review(
     drafts: Annotated[Path, typer.Argument(metavar="DRAFTS", help="The --out folder of `cliploc annotate`.")],
-    port: Annotated[int, number_in(0, 65_535, "0 takes any that is free.")] = PORT,
+    port: Annotated[int, number_in(0, 65_535, "0: any free port.")] = PORT,
     model: Annotated[
-        str | None, typer.Option(help="The model that suggests boxes. [default: the one that made the drafts]")
+        str | None, typer.Option(help="The model that suggests boxes. [default: the model of the drafts]")
     ] = None,
     pretrained: Annotated[str | None, typer.Option(metavar="TAG|FILE|own", help="Its weights.")] = None,
-    device: Annotated[str | None, typer.Option(help="Where it computes. [default: the fastest there is]")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="The device of the model. [default: the fastest available]")
+    ] = None,
     *,
     threads: Threads = None,
     debug: Debug = False,  # noqa: ARG001
@@ -54,6 +56,6 @@ def serve_drafts(drafts: Path, port: int, model: str | None, pretrained: str | N
         suggester = Suggester(
             str(folder.settings["model"]) if own else str(model), pretrained=pretrained, method=method, device=device
         )
-        terminal.say(f"{len(folder.pictures):,} pictures; stop with Ctrl+C: what was done is saved", style="dim")
+        terminal.say(f"{len(folder.pictures):,} pictures; stop with Ctrl+C; your changes are saved", style="dim")
         with contextlib.suppress(KeyboardInterrupt):  # how a server is ended
             serve_review(folder, suggester, port, on_ready=lambda address: terminal.data(Text(address)))

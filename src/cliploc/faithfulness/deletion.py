@@ -24,10 +24,12 @@ class Deletion(ScoreArea):
     position = 1
     paper = "Petsiuk et al. 2018, RISE: Randomized Input Sampling for Explanation of Black-box Models, BMVC"
     numbers: ClassVar = {
-        "deletion": FaithfulNumber("deletion ↓", "area under the probability as the hottest pixels go", "low"),
-        "deletion_cosine": FaithfulNumber("deletion, cosine ↓", "the same of the bare cosine", "low", shown=False),
+        "deletion": FaithfulNumber(
+            "deletion ↓", "area under the probability while the hottest pixels are removed", "low"
+        ),
+        "deletion_cosine": FaithfulNumber("deletion, cosine ↓", "the same for the cosine alone", "low", shown=False),
     }
-    curves: ClassVar = {"deletion": Axis("share of pixels gone"), "deletion_cosine": Axis("share of pixels gone")}
+    curves: ClassVar = {"deletion": Axis("share of pixels removed"), "deletion_cosine": Axis("share of pixels removed")}
     fill = "zero"
 
     def series(self, judged: Judged, inner: Sequence[int], fill: str) -> Sequence[Scores]:

@@ -32,7 +32,9 @@ class Infidelity(FaithfulnessMetric):
     position = 9
     paper = "Yeh et al. 2019, On the (In)fidelity and Sensitivity of Explanations, NeurIPS"
     numbers: ClassVar = {
-        "infidelity": FaithfulNumber("infidelity ↓", "squared error of the score's change by hidden heat", "low")
+        "infidelity": FaithfulNumber(
+            "infidelity ↓", "squared error between the score's change and the hidden heat", "low"
+        )
     }
 
     def measure(self, judged: Judged) -> Measured:

@@ -22,8 +22,10 @@ class Insertion(ScoreArea):
     position = 2
     paper = "Petsiuk et al. 2018, RISE: Randomized Input Sampling for Explanation of Black-box Models, BMVC"
     numbers: ClassVar = {
-        "insertion": FaithfulNumber("insertion ↑", "area under the probability as the hottest pixels come", "high"),
-        "insertion_cosine": FaithfulNumber("insertion, cosine ↑", "the same of the bare cosine", "high", shown=False),
+        "insertion": FaithfulNumber(
+            "insertion ↑", "area under the probability while the hottest pixels are added", "high"
+        ),
+        "insertion_cosine": FaithfulNumber("insertion, cosine ↑", "the same for the cosine alone", "high", shown=False),
     }
     curves: ClassVar = {"insertion": Axis("share of pixels shown"), "insertion_cosine": Axis("share of pixels shown")}
     fill = "blur"

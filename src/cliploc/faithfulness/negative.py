@@ -21,9 +21,11 @@ class Negative(AccuracyArea):
     position = 4
     paper = "Chefer et al. 2021, Transformer Interpretability Beyond Attention Visualization, CVPR"
     numbers: ClassVar = {
-        "negative": FaithfulNumber("negative ↑", "top-1 accuracy as the coldest pixels go, its area", "high")
+        "negative": FaithfulNumber(
+            "negative ↑", "area under the top-1 accuracy while the coldest pixels are removed", "high"
+        )
     }
-    curves: ClassVar = {"negative": Axis("share of pixels gone", TENTHS)}
+    curves: ClassVar = {"negative": Axis("share of pixels removed", TENTHS)}
 
     def without(self, judged: Judged, gone: Sequence[int], fill: str) -> Make:
         """The coldest go."""

@@ -23,9 +23,11 @@ class Positive(AccuracyArea):
     position = 3
     paper = "Chefer et al. 2021, Transformer Interpretability Beyond Attention Visualization, CVPR"
     numbers: ClassVar = {
-        "positive": FaithfulNumber("positive ↓", "top-1 accuracy as the hottest pixels go, its area", "low")
+        "positive": FaithfulNumber(
+            "positive ↓", "area under the top-1 accuracy while the hottest pixels are removed", "low"
+        )
     }
-    curves: ClassVar = {"positive": Axis("share of pixels gone", TENTHS)}
+    curves: ClassVar = {"positive": Axis("share of pixels removed", TENTHS)}
 
     def without(self, judged: Judged, gone: Sequence[int], fill: str) -> Make:
         """The hottest go."""

@@ -32,11 +32,13 @@ class Road(FaithfulnessMetric):
     position = 8
     paper = "Rong et al. 2022, A Consistent and Efficient Evaluation Strategy for Attribution Methods, ICML"
     numbers: ClassVar = {
-        "road": FaithfulNumber("ROAD ↑", "probability without the coldest less without the hottest, halved", "high")
+        "road": FaithfulNumber(
+            "ROAD ↑", "probability without the coldest pixels minus without the hottest, divided by 2", "high"
+        )
     }
     curves: ClassVar = {
-        "road_most": Axis("share of the hottest pixels gone", SHARES),
-        "road_least": Axis("share of the coldest pixels gone", SHARES),
+        "road_most": Axis("share of the hottest pixels removed", SHARES),
+        "road_least": Axis("share of the coldest pixels removed", SHARES),
     }
 
     def measure(self, judged: Judged) -> Measured:

@@ -36,9 +36,11 @@ class SensitivityN(FaithfulnessMetric):
     position = 10
     paper = "Ancona et al. 2018, Towards better understanding of gradient-based attribution methods, ICLR"
     numbers: ClassVar = {
-        "sensitivity_n": FaithfulNumber("sensitivity-n ↑", "correlation of removed heat with the score's fall", "high")
+        "sensitivity_n": FaithfulNumber(
+            "sensitivity-n ↑", "correlation of the removed heat with the drop of the score", "high"
+        )
     }
-    curves: ClassVar = {"sensitivity_n": Axis("share of the cells gone", SHARES)}
+    curves: ClassVar = {"sensitivity_n": Axis("share of the cells removed", SHARES)}
 
     def measure(self, judged: Judged) -> Measured:
         """See the class."""

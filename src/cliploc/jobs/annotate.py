@@ -154,7 +154,7 @@ class AnnotateResult:
         """How drafts did against corrected boxes; a line for each label that has any."""
         lines = [f"{self.corrected:,} pictures corrected"]
         if self.draft_scores:
-            lines.append(f"drafts of {self.scored:,} of them against the corrected boxes, at IoU {IOU}:")
+            lines.append(f"drafts of {self.scored:,} of them compared with the corrected boxes, at IoU {IOU}:")
         for name, one in self.draft_scores.items():
             if not one.drafts and not one.true:
                 continue
@@ -324,7 +324,9 @@ def annotate(
                 for index in begun.damaged:
                     remove_part(part_path(target, index, KIND.suffix))  # it is not known which pictures it contained
                 if replaced := _drop_replaced(target, found, run):
-                    notes.add([f"replaced since they were annotated, and done again: {pictures_in_words(replaced)}"])
+                    notes.add(
+                        [f"replaced since they were annotated, and annotated again: {pictures_in_words(replaced)}"]
+                    )
             whole = {int(path.stem) for path in parts_in(target, KIND.suffix)}
             results = Results(target)
             done = results.places if not retry else {name for name, place in results.places.items() if place.ok}
@@ -364,9 +366,7 @@ def annotate(
                     if sources:
                         notes.add([correction_masks.in_words(sources)])
                     untouched = len(found) - len(read.pictures)
-                    notes.add(
-                        [f"{read.form}: {len(read.pictures):,} pictures corrected, {untouched:,} are as they were"]
-                    )
+                    notes.add([f"{read.form}: {len(read.pictures):,} pictures corrected, {untouched:,} unchanged"])
                 corrected = corrections_in(target, run)
                 reviews = reviews_in(target, run)
                 of_run = AnnotatedFolder(
@@ -430,7 +430,7 @@ def _spare_corrections(out: Path, path: Path) -> None:
     for one in exports:
         for output in (out / name for name in one.outputs):
             if place == output.resolve() or output.resolve() in place.parents:
-                raise UsageError(f"expected a corrected set outside of {output}, which is written again: copy it first")
+                raise UsageError(f"expected a corrected set outside of {output}, which is overwritten: copy it first")
 
 
 def _labels(labels: str | os.PathLike[str] | Sequence[str]) -> Labels:
@@ -513,7 +513,7 @@ def _rows_in(part: bytes, labels: int) -> list[Row]:
 def _lines_of(path: Path) -> list[bytes]:
     content = read_part(path)
     if content is None:
-        raise UsageError(f"{path} is damaged: run the same command again, which computes it again")
+        raise UsageError(f"{path} is damaged: run the same command again to compute it again")
     return content.splitlines(keepends=True)
 
 
@@ -866,7 +866,7 @@ def _merge_review(out: Path, path: Path, run: str, results: Results, labels: int
     for name, one in pictures.items():
         place = results.places.get(name)
         if place is None or not place.ok:
-            raise UsageError(f"{path} reviews {name}, which is not there: check the file")
+            raise UsageError(f"{path} reviews {name}, which this run does not have: check the file")
         row = results.row(name)
         try:
             found = review_of(one, row, labels, kept_drafts(row, decided.get(name, {})))
@@ -906,7 +906,9 @@ def _merge_decisions(out: Path, path: Path, run: str, results: Results) -> None:
         count = len(results.row(picture)["boxes"]) if place is not None and place.ok else -1
         for box in boxes:
             if int(box) >= count:
-                raise UsageError(f"{path} decides on box {box} of {picture}, which is not there: check the file")
+                raise UsageError(
+                    f"{path} decides on box {box} of {picture}, which this run does not have: check the file"
+                )
         old[picture] = {**old.get(picture, {}), **boxes}
     export_states.mark_stale(out)
     _write_decisions(out, old, run)
@@ -938,7 +940,7 @@ def _read_corrections(out: Path, run: str) -> dict[str, Any]:
     try:
         read: dict[str, Any] = read_json(path, SavedCorrections)
         if read["run"] != run:
-            raise ValueError("it is of another run")
+            raise ValueError("it belongs to another run")
     except (OSError, ValueError) as error:
         raise UsageError(
             f"expected the corrections of this run, {path} cannot be read ({error}): move it away and --apply the "

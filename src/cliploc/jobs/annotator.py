@@ -118,7 +118,7 @@ class AnnotateWorker:
         if len(unknown) == len(self.names):
             raise UsageError(f"expected a name that the model knows: {next(iter(unknown.values()))}")
         self._known = np.array([name not in unknown for name in self.names])  # [P]
-        self.notes = tuple(f"never boxed: {reason}" for reason in unknown.values())
+        self.notes = tuple(f"never gets boxes: {reason}" for reason in unknown.values())
         self._rivals: torch.Tensor | None = None
         if labels.background:
             self._rivals = self.localizer.embed_names(labels.background).float().cpu()  # [K, D]

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 SAME = 1.0  # pixels that the edges of a box may have moved and still be those of its draft
 # Where the mask of a corrected box is from → in words; `filled` counts them.
 SOURCES = {
-    "set": "of the set",
-    "draft": "of the draft with the same box",
-    "inside": "of what drafts of the label have inside the box",
-    "box": "the whole box, as no draft of the label has anything there",
+    "set": "from the set",
+    "draft": "from the draft with the same box",
+    "inside": "from drafts of the label inside the box",
+    "box": "the whole box, because no draft of the label has pixels there",
 }
 
 
@@ -61,7 +61,7 @@ def in_words(sources: Mapping[str, int]) -> str:
 
     Example:
         >>> in_words({"set": 2, "box": 1})
-        'masks of corrected boxes: 2 of the set; 1 the whole box, as no draft of the label has anything there'
+        'masks of corrected boxes: 2 from the set; 1 the whole box, because no draft of the label has pixels there'
     """
     parts = [f"{sources[key]:,} {words}" for key, words in SOURCES.items() if sources.get(key)]
     return f"masks of corrected boxes: {'; '.join(parts)}"
@@ -174,7 +174,7 @@ def of_brush(packed: Sequence[int], size_wh: tuple[int, int]) -> BoolArray:
     while done < total:
         same, count = read(1), read(sizes[read(2)]) + 1
         if done + count > total:
-            raise ValueError("a brush that goes on behind its end")
+            raise ValueError("a brush with data after its end")
         values[done : done + count] = read(word) if same else [read(word) for _ in range(count)]
         done += count
     return values.reshape(size_wh[1], size_wh[0], 4)[..., 3] >= 128

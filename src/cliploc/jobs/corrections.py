@@ -135,11 +135,11 @@ def read_corrections(
             named[picture] += 1
             if named[picture] > 1:
                 found.pop(picture, None)
-                raise _UnusableError(f"several pictures of the set are {picture}")
+                raise _UnusableError(f"several pictures of the set match {picture}")
             size = sizes[picture]
             if entry.size_wh not in (None, size):
                 width, height = entry.size_wh or size
-                raise _UnusableError(f"it is {width}×{height} there, and was annotated at {size[0]}×{size[1]}")
+                raise _UnusableError(f"it is {width}×{height} in the set, but was annotated at {size[0]}×{size[1]}")
             found[picture] = _checked(entry.shapes(size, masks), size, known, masks)
         except (_UnusableError, InputError, *UNREADABLE) as error:
             problems[title] = (
@@ -154,7 +154,7 @@ def _checked(shapes: LabelledShapes, size: SizeWh, known: Mapping[str, int], mas
     corners, numbers, codes = [], [], list[str | None]()
     for label, xyxy, mask in shapes:
         if label.casefold() not in known:
-            raise _UnusableError(f"{label!r} is no label of this run")
+            raise _UnusableError(f"{label!r} is not a label of this run")
         x0, y0, x1, y1 = np.clip(np.array(xyxy, float), 0, [width, height, width, height]).tolist()
         if not (x1 - x0 > LEAST_SIDE and y1 - y0 > LEAST_SIDE):  # nor where one of them is no number
             raise _UnusableError(f"a box of {label!r} is empty, or lies outside of the picture")
@@ -285,7 +285,7 @@ def _coco(content: Mapping[str, Any]) -> _Set:
 
     names = {one["id"]: str(one["name"]) for one in content["categories"]}
     if len({image["id"] for image in content["images"]}) < len(content["images"]):
-        raise ValueError("several of its images have one id")
+        raise ValueError("several of its images have the same id")
     of_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
     for one in content["annotations"]:
         of_image[one["image_id"]].append(one)
@@ -293,7 +293,7 @@ def _coco(content: Mapping[str, Any]) -> _Set:
     def shapes(image_id: Any, size: SizeWh, masks: bool) -> LabelledShapes:
         own = of_image[image_id]
         if not all("bbox" in one for one in own):
-            raise _UnusableError("a shape there has no box")
+            raise _UnusableError("a shape in it has no box")
         found = coco_annotations_to_detections(own, size, with_masks=False, use_iscrowd=False)
         of_each = [correction_masks.of_coco(one["segmentation"], size) if masks and one.get("segmentation") else None
                    for one in own]  # fmt: skip
@@ -318,7 +318,7 @@ def _yolo(folder: Path) -> _Set:
         lines = [line for line in read_text(text).splitlines() if line.strip()]
         outlined = [len(line.split()) > 6 for line in lines]
         if any(outlined) and not masks:
-            raise _UnusableError("a shape there is a polygon, not a box")
+            raise _UnusableError("a shape in it is a polygon, not a box")
         found = yolo_annotations_to_detections(lines, size, with_masks=False)
         classes = _class_ids(found)
         if strange := set(classes) - names.keys():
@@ -421,7 +421,7 @@ def _cvat(root: ET.Element) -> _Set:
                 found.append((one.attrib["label"], correction_masks.bounds(mask), mask))
                 continue
             if one.tag != "box" or float(one.get("rotation", 0)) != 0:
-                raise _UnusableError(f"a shape there is a {'rotated ' if one.tag == 'box' else ''}{one.tag}, not a box")
+                raise _UnusableError(f"a shape in it is a {'rotated ' if one.tag == 'box' else ''}{one.tag}, not a box")
             edges = [float(one.attrib[key]) for key in ("xtl", "ytl", "xbr", "ybr")]
             found.append((one.attrib["label"], edges, None))
         return found
@@ -464,10 +464,10 @@ def _drawn_shapes(results: Sequence[Mapping[str, Any]], size: SizeWh, masks: boo
         of_mask = masks and kind in ("brushlabels", "polygonlabels")
         if not of_mask and (kind != "rectanglelabels" or value.get("rotation")):
             what = "a rotated rectangle" if kind == "rectanglelabels" else kind
-            raise _UnusableError(f"a shape there is {what}, not a box")
+            raise _UnusableError(f"a shape in it is {what}, not a box")
         there = (one.get("original_width", width), one.get("original_height", height))
         if there != size:
-            raise _UnusableError(f"it is {there[0]}×{there[1]} there, and was annotated at {width}×{height}")
+            raise _UnusableError(f"it is {there[0]}×{there[1]} in the set, but was annotated at {width}×{height}")
         (label,) = value[kind]
         if of_mask:
             mask = (

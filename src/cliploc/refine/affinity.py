@@ -46,7 +46,7 @@ def _threshold(backbone: Backbone, tau: float) -> float:
 @refinement(
     "affinity",
     title="Feature affinity",
-    paper="no paper of its own; a random-walk step as in Ahn & Kwak 2018, AffinityNet, CVPR, on untrained likeness",
+    paper="no paper of its own; a random-walk step as in Ahn & Kwak 2018, AffinityNet, CVPR, without training",
     on="grid",
     threshold=_threshold,
     needs=lambda backbone: Needs(features=(backbone.middle_stage,)),

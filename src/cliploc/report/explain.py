@@ -100,7 +100,7 @@ def explanation_page(
                     ends=ends,
                 ),
             )
-            for which, axis in (("deletion", "share of pixels gone"), ("insertion", "share of pixels shown"))
+            for which, axis in (("deletion", "share of pixels removed"), ("insertion", "share of pixels shown"))
         ]
         rows = [[Cell(found.method), *map(number_cell, found.numbers)] for found in one.maps]
         table = Table(f"Numbers of {one.name}", dict.fromkeys(titles, ""), {"": rows}, frozenset(titles[1:]))

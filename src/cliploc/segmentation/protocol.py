@@ -71,7 +71,7 @@ class Protocol:
         rules = [name for name in ("background_threshold", "area_threshold") if given.get(name)]
         if rules and not self.background:
             flag = rules[0].replace("_", "-")
-            raise UsageError(f"{self.name} has no background, which --{flag} is for: leave it out")
+            raise UsageError(f"{self.name} has no background, but --{flag} needs one: leave it out")
         if self.one_thing and (left := [name for name in given if name != "position_rule"]):
             raise UsageError(f"{self.name} has one window and one name: leave --{left[0].replace('_', '-')} out")
         return replace(self, **given)

@@ -163,7 +163,7 @@ class Guard(Gate):
 
     async def _answer(self, scope: Scope, incoming: Incoming, send: Send, headers: MutableMapping[str, str]) -> None:
         if CLOSED.match(scope["path"].lower()) or b"deep_link" in parse_qs(scope["query_string"]):
-            raise RefusedError(403, "This server does not offer that, and fetches no addresses.")
+            raise RefusedError(403, "This server does not offer this function, and does not fetch addresses.")
         if scope["method"] != "POST":
             if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
                 raise RefusedError(405, "expected GET or POST")

@@ -129,7 +129,7 @@ def _routes(predictor: Predictor, queue: int, say: Say) -> Any:
         unknown = await asyncio.to_thread(predictor.unknown, labelling)
         say(f"connected: {', '.join(labelling.entries)}")
         for reason in unknown.values():
-            say(f"never boxed: {reason}")
+            say(f"never gets boxes: {reason}")
         return JSONResponse({"model_version": predictor.version})
 
     async def predict(request: Request) -> JSONResponse:
@@ -154,7 +154,7 @@ def _routes(predictor: Predictor, queue: int, say: Say) -> Any:
 
     async def webhook(request: Request) -> JSONResponse:
         await read(request, dict[str, Any])
-        return JSONResponse({"status": "ok", "result": "nothing to train: this model learns nothing"}, 201)
+        return JSONResponse({"status": "ok", "result": "nothing to train: this backend does not train models"}, 201)
 
     async def nothing(_: Request) -> JSONResponse:
         return JSONResponse({})

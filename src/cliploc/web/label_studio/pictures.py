@@ -92,7 +92,7 @@ class PictureSource:
         try:
             return base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError):
-            raise InputError("its data are no base64: import the picture again") from None
+            raise InputError("its data is not base64: import the picture again") from None
 
     def _inside(self, name: str) -> Path:
         """A file below the folder, whatever links and dots are on the way."""
@@ -121,12 +121,12 @@ class PictureSource:
             )
         own = not place.scheme and not place.netloc
         if place.scheme not in ("", "http", "https") or not (own or _origin(place) == _origin(self._studio)):
-            raise InputError(f"{said}: not fetched: only pictures of {self._studio.geturl()} are")
+            raise InputError(f"{said}: not fetched: only pictures from {self._studio.geturl()} are allowed")
         base = self._studio.path.rstrip("/")
         path = place.path if own or not base else place.path.removeprefix(base)
         plain = unquote(unquote(path))
         if not plain.startswith(STORED) or ".." in plain.split("/") or "\\" in plain or not plain.isprintable():
-            raise InputError(f"{said}: not fetched: pictures of Label Studio lie below {' or '.join(STORED)}")
+            raise InputError(f"{said}: not fetched: Label Studio's pictures are below {' or '.join(STORED)}")
         target = self._studio._replace(path=base + path, query=place.query, fragment="").geturl()
         return self._get(target, said)
 
@@ -160,7 +160,9 @@ class PictureSource:
             with self._opener.open(asked, timeout=SECONDS) as answer:
                 return {"Authorization": f"Bearer {json.loads(answer.read(CHUNK))['access']}"}
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{said}: Label Studio takes no personal access token ({error}): make a new one") from None
+            raise InputError(
+                f"{said}: Label Studio rejected the personal access token ({error}): create a new one"
+            ) from None
 
     @property
     def _studio_text(self) -> str:
@@ -194,7 +196,7 @@ def _split(address: str) -> SplitResult:
         place = urlsplit(address)
         _ = place.port, place.hostname
     except ValueError:
-        raise InputError(f"{_short(address)}: no address: check the task") from None
+        raise InputError(f"{_short(address)}: not an address: check the task") from None
     return place
 
 
