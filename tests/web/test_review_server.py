@@ -230,7 +230,7 @@ def test_a_suggestion_is_a_box_of_this_picture(out, address):
             f"{address}/pictures/0/suggestion", {"name": name, "threshold": 0.5, "at": [int(x), int(y)]}
         )
         if values.max() == 0:  # a map without any heat
-            assert (status, "it is not hot there" in answer["error"]) == (422, True)
+            assert (status, "the map is not hot there" in answer["error"]) == (422, True)
             continue
         x0, y0, x1, y1 = answer["xyxy"]
         assert 0 <= x0 <= x < x1 <= 60

@@ -68,7 +68,7 @@ class Suggester:
         buffer = io.BytesIO()
         shown.save(buffer, "PNG")
         threshold = found.threshold if isinstance(found.threshold, float) else 0.4
-        said = f"{found.names[0]}: " + (found.reasons[0] or "click where it is hot to make a box")
+        said = f"{found.names[0]}: " + (found.reasons[0] or "click in a hot region to make a box")
         return Heat(buffer.getvalue(), threshold, said)
 
     def box(
@@ -87,7 +87,7 @@ class Suggester:
         height, width = hot.shape
         column, row = (int(min(max(value, 0), side - 1)) for value, side in zip(at, (width, height), strict=True))
         if not regions[row, column]:
-            raise InputError("it is not hot there: click in the heat, or lower the threshold")
+            raise InputError("the map is not hot there: click in the hot region, or lower the threshold")
         region = regions == regions[row, column]
         rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
         corners = [float(one) for one in (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)]

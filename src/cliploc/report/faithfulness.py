@@ -25,7 +25,7 @@ SHOWN_SETTINGS = 8  # beside each of them
 SIDE = 200  # longer side in pixels of these
 THUMB = 28  # side of the small maps in the rows
 NOTE = (
-    "An area means something only beside those of Random and Centred Gaussian, which know nothing of picture and name. "
+    "Compare an area with those of the baselines Random and Centred Gaussian, which ignore the picture and the name. "
     "Removed pixels make pictures that no model was trained on: a low deletion area may show that too."
 )
 

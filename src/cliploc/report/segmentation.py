@@ -28,7 +28,7 @@ SHOWN_SETTINGS = 6  # beside each example, best first
 SIDE = 240  # longer side in pixels of examples
 NOT_COUNTED = 255
 NOT_COMPARABLE = (
-    "Numbers of other models, pictures or names are not comparable with these: the published rows are for orientation."
+    "Numbers of other models, pictures or names are not comparable with these: the published rows are a rough guide."
 )
 
 

@@ -186,7 +186,7 @@ async function reload(picture) {
   entries[picture.index] = entryOf({...state});
   drawList();
   saved("");
-  tell(`${state.name} was saved in another tab or window in the meantime. It is shown as it is there; your last change was not taken.`);
+  tell(`${state.name} was saved in another tab or window in the meantime. The page now shows that version; your last change was not saved.`);
   if (current === picture) await open(picture.index, true);
 }
 addEventListener("beforeunload", (event) => { if (current && (current.unsaved || current.saving) && data.server) event.preventDefault(); });
@@ -723,7 +723,7 @@ async function dropShown() {
     try {
       state.revision = await store.save(index, {revision: state.revision, status: state.status, boxes: left.map(plainBox)});
     } catch (error) {
-      tell(`${state.name} was left as it is: ${error.message}`);
+      tell(`${state.name} was not changed: ${error.message}`);
       break;
     }
     entries[index] = entryOf({...state, boxes: left});
@@ -741,7 +741,7 @@ async function showHeat() {
   const name = $("suggest-name").value.trim();
   if (!name) return;
   const picture = current;
-  $("suggest-said").textContent = "The model looks …";
+  $("suggest-said").textContent = "The model is computing …";
   try {
     const answer = await store.post(`/pictures/${picture.index}/suggestion`, {name});
     if (picture !== current) return;
@@ -785,7 +785,7 @@ async function suggestAt(event) {
       current.boxes.push(made);
       selected = new Set([made.id]);
     });
-    $("suggest-said").textContent = "A box was made round this part.";
+    $("suggest-said").textContent = "This part got a box.";
   } catch (error) {
     $("suggest-said").textContent = error.message;
   }
