@@ -109,7 +109,7 @@ def test_version_and_help():
     for arguments in ([], ["--help"]):
         result = cliploc_(*arguments)
         assert result.code == 0
-        for command in ("localize", "compare", "classify", "demo", "models", "methods", "doctor"):
+        for command in ("localize", "segment", "compare", "classify", "demo", "models", "methods", "doctor"):
             assert re.search(rf"^  {command} ", result.out, re.MULTILINE)
     assert "--min-presence" in cliploc_("localize", "--help").out
 
@@ -129,7 +129,7 @@ def test_the_document_explains_every_option():
     document = (Path(__file__).parents[1] / "docs/cli.md").read_text()
     for command in (
         *("localize", "compare", "classify", "demo", "models", "methods", "doctor", "train", "annotate", "review"),
-        "benchmark",
+        *("benchmark", "segment"),
     ):
         for option in re.findall(r"(--[a-z-]+)", cliploc_(command, "--help").out):
             assert f"{option}" in document, (command, option)

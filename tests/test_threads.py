@@ -18,6 +18,7 @@ WAITING = (*PASSIVE, *OTHER_WAIT_VARIABLES)
 # Every command that runs a model, with what it cannot do without; those that would take long end at an unknown model.
 COMMANDS: dict[str, tuple[object, ...]] = {
     "localize": (CAT, "-p", "cat"),
+    "segment": (CAT, "-p", "cat", "-p", "cup", "--window", "0"),
     "classify": (CAT, "-p", "cat"),
     "demo": ("--pretrained", "nothing"),
     "serve": ("--pretrained", "nothing"),

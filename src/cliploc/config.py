@@ -751,55 +751,55 @@ class SegmentationOptions(ProtocolOptions):
         None,
         group="segmentation",
         metavar="N",
-        check=whole("short_side", 32, MOST_SIDE, none="the set's"),
+        check=whole("short_side", 32, MOST_SIDE, none="the protocol's"),
         parse=parse_whole,
         help="Shorter side of the photo in pixels, before it is cut into windows.",
-        none="the set's",
+        none="the protocol's",
     )
     window: int | None = option(
         None,
         group="segmentation",
         metavar="N",
-        check=whole("window", 0, MOST_SIDE, none="the set's"),
+        check=whole("window", 0, MOST_SIDE, none="the protocol's"),
         parse=parse_whole,
         help="Side of a window in pixels; 0: the whole photo at once.",
-        none="the set's",
+        none="the protocol's",
     )
     stride: int | None = option(
         None,
         group="segmentation",
         metavar="N",
-        check=whole("stride", 1, MOST_SIDE, none="the set's"),
+        check=whole("stride", 1, MOST_SIDE, none="the protocol's"),
         parse=parse_whole,
         help="Distance between windows in pixels.",
-        none="the set's",
+        none="the protocol's",
     )
     logit_scale: float | None = option(
         None,
         group="segmentation",
         metavar="N",
-        check=number("logit_scale", 0, 1000, above=True, none="the set's"),
+        check=number("logit_scale", 0, 1000, above=True, none="the protocol's"),
         parse=parse_float,
         help="Factor of the cosines before the softmax over names.",
-        none="the set's",
+        none="the protocol's",
     )
     background_threshold: float | None = option(
         None,
         group="segmentation",
         metavar="0-1",
-        check=number("background_threshold", 0, 1, none="the set's"),
+        check=number("background_threshold", 0, 1, none="the protocol's"),
         parse=parse_float,
         help="Pixels whose best class has a lower probability are background.",
-        none="the set's",
+        none="the protocol's",
     )
     area_threshold: float | None = option(
         None,
         group="segmentation",
         metavar="0-1",
-        check=number("area_threshold", 0, 1, none="the set's"),
+        check=number("area_threshold", 0, 1, none="the protocol's"),
         parse=parse_float,
         help="Leave out classes with a smaller share of the photo's foreground.",
-        none="the set's",
+        none="the protocol's",
     )
     position_rule: Literal["antialiased", "dino"] | None = option(
         None,
@@ -807,7 +807,7 @@ class SegmentationOptions(ProtocolOptions):
         metavar="antialiased|dino",
         check=choice("position_rule", ("antialiased", "dino"), none=True),
         help="How a ViT's position embeddings are resized for windows of another size.",
-        none="the set's",
+        none="the protocol's",
     )
 
 

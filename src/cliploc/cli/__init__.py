@@ -35,6 +35,7 @@ from cliploc.cli import (
     lists,
     localize,
     review,
+    segment,
     serve,
     topics,
     train,
@@ -53,6 +54,7 @@ app = typer.Typer(
 )
 for command in (  # in the order of `cliploc --help`
     localize.localize,
+    segment.segment,
     compare.compare,
     explain.explain,
     classify.classify,

@@ -45,6 +45,7 @@ def localizer_options(
     only: Collection[str] | None = None,
     leave_out: Collection[str] = (),
     defaults: Mapping[str, Any] | None = None,
+    without: Mapping[str, str] | None = None,
     segmentation: bool = False,
     faithfulness: bool = False,
 ) -> Callable[[Command], Command]:
@@ -56,6 +57,7 @@ def localizer_options(
         only: which of the options; None for all that a command line can name.
         leave_out: those that the command does not have, or has in a form of its own.
         defaults: those that differ from a localizer's.
+        without: what the help says that happens without an option, where the command does something of its own.
         segmentation: whether the command also has the options of segmentation protocols, and takes them as one value,
             `segmentation`.
         faithfulness: the same of the protocols of faithfulness.
@@ -77,7 +79,7 @@ def localizer_options(
         own = [one for one in signature.parameters.values() if one.name not in ("options", *more)]
         parameters = [
             *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own if one.name not in LAST),
-            *(_parameter(name, values[name]) for name in names),
+            *(_parameter(name, values[name], (without or {}).get(name)) for name in names),
             *(_parameter(name, None) for asked, _ in more.values() for name in asked),
             *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own if one.name in LAST),
         ]
@@ -99,14 +101,15 @@ def localizer_options(
     return decorate
 
 
-def _parameter(name: str, default: Any) -> inspect.Parameter:
+def _parameter(name: str, default: Any, without: str | None = None) -> inspect.Parameter:
     """One option as typer takes it: a flag, a text, or a list of texts."""
     one = {**SEGMENTATION_OPTIONS, **FAITHFULNESS_OPTIONS, **OPTIONS}[name]
     flag = "/" in flags_of(name)[0] or isinstance(default, bool)
     kind: Any = bool | None if flag else list[str] | None if one.repeat else str | None
     if not flag:
         default = None if one.repeat or default in (None, ()) else one.text(default)
-    words = f"{one.help} [default: {one.none}]" if one.none and default is None else one.help
+    none = without or one.none
+    words = f"{one.help} [default: {none}]" if none and default is None else one.help
     info = typer.Option(*flags_of(name), metavar=one.metavar or None, help=words)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
 

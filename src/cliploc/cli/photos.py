@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from cliploc.config import Options
+    from cliploc.images import Picture
     from cliploc.jobs.pictures import Skipped
     from cliploc.localization import Localization
     from cliploc.localizer import Classification, Localizer
     from cliploc.report import ModelResults
+    from cliploc.segmentation.segmenter import Labels
 
 JPEG_MAX_SIDE = 65_500
 RESULTS, MAPS, LEGEND = "results.json", "maps", "labels.json"
@@ -92,10 +94,10 @@ class _Photos:
         if not self._quiet and not self._terminal.one_screen:
             self._terminal.data(Text(printable(f"{source}  failed")))
 
-    def _fail_drawing(self, source: str, what: str, error: Exception) -> None:
+    def _fail_drawing(self, source: str, what: str, error: Exception, kept: str = "its boxes are kept") -> None:
         """A picture could not be drawn, whatever the error is: its results and the other photos stay."""
         reason = (str(error).splitlines() or [""])[0]
-        self._fail_part(source, f"{what} could not be drawn ({type(error).__name__}: {reason}); its boxes are kept")
+        self._fail_part(source, f"{what} could not be drawn ({type(error).__name__}: {reason}); {kept}")
 
     def _fail_part(self, source: str, reason: str) -> None:
         """A part of what was asked of a picture cannot be done."""
@@ -357,6 +359,85 @@ class ClassifyRun(_Photos):
         photo, rank, name, probability, cosine = map(printable, cells)
         photo, name = (set_cell_size(text, width) for text, width in zip((photo, name), self._widths, strict=True))
         self._terminal.data(Text(f"{photo}  {rank:>4}  {name}  {probability:>11}  {cosine:>7}", style=style))
+
+
+class SegmentRun(_Photos):
+    """Label maps as they come: the share of each name is printed, and the map is written and drawn.
+
+    Args:
+        terminal: where it is printed.
+        folder: for pictures and results; None for none.
+        photos: asked for.
+        names: of the labels, that of the background first.
+        quiet: whether nothing is printed of a photo that is done.
+        others: what else the run reads.
+        masks: whether the records hold each name's pixels as run lengths.
+
+    Raises:
+        UsageError: the results would be written over what the run reads.
+    """
+
+    def __init__(
+        self,
+        terminal: Terminal,
+        folder: Path | None,
+        photos: AskedPhotos,
+        names: Sequence[str],
+        quiet: bool,
+        others: Sequence[str] = (),
+        masks: bool = False,
+    ) -> None:
+        super().__init__(terminal, photos, quiet)
+        inputs = Inputs([*photos.paths, *others])
+        self._folder, self._files, self._names, self._masks = folder, _FileNames(inputs), names, masks
+        if folder is not None:
+            inputs.refuse([folder / RESULTS, folder / LEGEND])
+
+    def take(self, picture: Picture, labels: Labels, run: str) -> None:
+        """One picture is done.
+
+        Args:
+            picture: the photo.
+            labels: its label map `[H, W]`.
+            run: a line on how it was made, below the drawing.
+        """
+        from cliploc.report.labels import label_picture
+        from cliploc.report.segments import draw_segments, segmented_record
+
+        record = segmented_record(picture, labels, self._names, self._masks)
+        if self._folder is not None:
+            name = self._files.label_map(picture.source, self._folder)
+            write(self._folder / name, _encoded(label_picture(labels.astype("uint16"), len(self._names) - 1), name))
+            record["label_map"] = name
+            name = self._files.overlay(picture.source, self._folder, max(picture.image.size), "segments")
+            try:
+                drawn = _encoded(draw_segments(picture.image, labels, self._names, run), name)
+            except Exception as error:  # whatever it is: the label maps of this and of the other photos stay
+                self._fail_drawing(picture.source, "its segments", error, "its label map is kept")
+            else:
+                write(self._folder / name, drawn)
+                record["segments"] = name
+        self._records.append(record)
+        if not self._quiet:
+            size = f"  {picture.image.width}×{picture.image.height}" + "".join(f"  ({one})" for one in picture.notes)
+            self._terminal.data(Text.assemble((printable(picture.source), "bold"), printable(size)))
+            rows = [(one["name"], f"{100 * one['share']:5.1f} %") for one in self._printed(record["names"])]
+            self._terminal.data(grid(rows, indent=2))
+
+    @staticmethod
+    def _printed(names: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """All names, and the background where it has a pixel: many runs have none."""
+        return [one for one in names if one["value"] or one["pixels"]]
+
+    def finish(self) -> None:
+        """Writes what is for all photos: the legend of the label maps."""
+        from cliploc.report.labels import label_legend
+
+        if self._folder is not None:
+            write(self._folder / LEGEND, json_text(label_legend(self._names[1:])).encode())
+
+    def _written(self) -> str:
+        return "" if self._folder is None else f"label maps, segments and {RESULTS} in {self._folder}"
 
 
 # ----------------------------------------------------------------------------------------------------------- overlays

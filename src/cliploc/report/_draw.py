@@ -201,6 +201,23 @@ class Plates:
         self.taken.append(plate)
         self._write(plate, words, colour)
 
+    def centred(self, middle: tuple[int, int], text: str, colour: Colour) -> None:
+        """Writes a text around a place; not where it would hide another label.
+
+        Args:
+            middle: x and y.
+            text: the label; shortened where the picture is too narrow.
+            colour: of the plate.
+        """
+        fitted = self._fitted(clean(text), "")
+        if fitted is None:
+            return
+        words, width, height = fitted
+        plate = self._at(middle[0] - width // 2, middle[1] - height // 2, width, height)
+        if self._hidden(plate) == 0:
+            self.taken.append(plate)
+            self._write(plate, words, colour)
+
     def note(self, text: str, hot: Callable[[Rectangle], float]) -> None:
         """Writes a remark on the whole picture in the corner where it hides least.
 

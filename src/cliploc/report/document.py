@@ -67,7 +67,7 @@ def classified_record(
         >>> classified_record("a.jpg", (40, 30), (), [("cat", 0.98765, 0.25)])["names"]
         [{'rank': 1, 'name': 'cat', 'probability': 0.9877, 'cosine': 0.25}]
     """
-    return _described(source, size_wh, notes) | {
+    return described(source, size_wh, notes) | {
         "names": [
             {"rank": rank, "name": _text(name), "probability": _number(probability, 4), "cosine": _number(cosine, 4)}
             for rank, (name, probability, cosine) in enumerate(names, start=1)
@@ -88,7 +88,7 @@ def compared_record(models: Sequence[ModelResults], methods: Iterable[str]) -> d
     order = tuple(methods)
     results = [result for one in models for result in one.results.values()]
     shared = [note for note in results[0].notes if all(note in result.notes for result in results)]
-    return _described(results[0].source, results[0].image.size, shared) | {
+    return described(results[0].source, results[0].image.size, shared) | {
         "results": [_compared(one, method, shared) for one in models for method in order],
     }
 
@@ -113,7 +113,8 @@ def _peak(result: Localization, index: int) -> dict[str, Any] | None:
     return {"heat": _number(heat, 4), "xy": [_number(x, 2), _number(y, 2)]}
 
 
-def _described(source: str, size_wh: tuple[int, int], notes: Sequence[str]) -> dict[str, Any]:
+def described(source: str, size_wh: tuple[int, int], notes: Sequence[str]) -> dict[str, Any]:
+    """What every entry of "pictures" has."""
     return {
         "file": _text(source),
         "width": size_wh[0],
@@ -130,7 +131,7 @@ def _picture(result: Localization, masks: bool) -> dict[str, Any]:
             name["mask"] = encode(result.name_mask(index)) if result.found[index] else None
             for i, box in zip(np.flatnonzero(result.boxes.label == index).tolist(), name["boxes"], strict=True):
                 box["mask"] = of_boxes[i]
-    return _described(result.source, result.image.size, result.notes) | {"names": names}
+    return described(result.source, result.image.size, result.notes) | {"names": names}
 
 
 def _name(result: Localization, index: int) -> dict[str, Any]:

@@ -5,10 +5,11 @@ docs/segmentation.md explains each value and gives the sources.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from cliploc import prompts
 from cliploc.config import SegmentationOptions
 from cliploc.datasets import class_list
 from cliploc.errors import UsageError
@@ -119,3 +120,37 @@ def protocol_of(name: str, options: SegmentationOptions | None = None) -> Protoc
     things = (ClassName("background", ("background",)), ClassName("thing", ("thing",)))
     classes = things if name == "imagenet_seg" else class_list(name)
     return Protocol(name, classes, **_OWN[name]).but(options or SegmentationOptions())
+
+
+def protocol_for(
+    names: Sequence[str], background: Sequence[str] = (), options: SegmentationOptions | None = None
+) -> Protocol:
+    """The protocol of pictures with names of one's own: label 0 is the background, 1 the first name and so on.
+
+    Args:
+        names: as `cliploc.prompts.parse` takes them; each synonym is a query of its own.
+        background: names of what is around. A pixel that fits one of them best is background.
+        options: what is asked for otherwise, such as a threshold of the background.
+
+    Raises:
+        UsageError: a name that cannot be asked for, that is a name of the background too, or that would have every
+            pixel.
+
+    Example:
+        >>> [one.synonyms for one in protocol_for(["sky", "dog|puppy"], ["wall"]).classes]
+        [('wall',), ('sky',), ('dog', 'puppy')]
+    """
+    asked = prompts.parse(names)
+    around = tuple(word for words in prompts.parse(background).synonyms for word in words) if background else ()
+    if not around and len(asked.names) == 1:
+        raise UsageError(
+            f"expected two names or more, or --background, got only {asked.names[0]!r}, which would have every pixel: "
+            'add a name, or --background "wall"'
+        )
+    both = [word for words in asked.synonyms for word in words if word in around]
+    if both:
+        raise UsageError(f"expected other names than those of the background, got {both[0]!r} as both: leave one out")
+    named = (ClassName(name, words) for name, words in zip(asked.names, asked.synonyms, strict=True))
+    return Protocol("own", (ClassName("background", around), *named), background=True).but(
+        options or SegmentationOptions()
+    )

@@ -19,16 +19,17 @@ from torch.nn import functional as F
 
 from cliploc import prompts
 from cliploc._memory_errors import out_of_memory
-from cliploc.errors import ModelError, UsageError
+from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.geometry import window_starts
 from cliploc.localizer import Localizer
 from cliploc.maps import min_max
 from cliploc.method import Context
 from cliploc.pipeline.modes import undisturbed
 from cliploc.pipeline.tasks import Task
+from cliploc.recipes import recipe_of
 from cliploc.refine import LONGEST, Refinement
 from cliploc.reporter import SILENT, Reporter
-from cliploc.saliency import raw_maps
+from cliploc.saliency import find, fitting, raw_maps
 from cliploc.segmentation.protocol import Protocol
 from cliploc.tower import Backbone, as_transformer
 from cliploc.values import FloatArray
@@ -201,6 +202,11 @@ class Segmenter:
         crops = torch.cat([images[..., y : y + window[0], x : x + window[1]] for y, x in corners])  # [W, 3, …]
         # The remainder of the patch grid is lost, as in a convolution over patches.
         stride = self.backbone.stride
+        if min(height, width) < stride:
+            raise InputError(
+                f"expected a picture of at least {stride} pixels a side where its longer one has "
+                f"{self.protocol.long_side}, got {width}×{height}: crop it"
+            )
         taken = [one // stride * stride for one in window]
         if not all(taken):
             raise UsageError(
@@ -305,6 +311,21 @@ class Segmenter:
         return over
 
 
+def segmenting_methods(localizer: Localizer) -> list[str]:
+    """The methods whose maps of several names compare, on a localizer's tower: those that give cosines.
+
+    No method gives cosines on a convolutional tower. There it is the recipe's: CAM is linear in the text, too, and a
+    `Segmenter` brings its maps of all names to 0–1 together.
+
+    Example:
+        >>> segmenting_methods(Localizer("mini"))
+        ['cam']
+    """
+    backbone = localizer.backbone
+    able = [name for name in fitting(backbone, guided=localizer.guide is not None) if find(name).cosines]
+    return able or [recipe_of(backbone).method]
+
+
 @dataclass(frozen=True)
 class _Seen:
     """What the windows of one picture gave.
@@ -359,7 +380,7 @@ def resized_hw(hw: tuple[int, int], protocol: Protocol) -> tuple[int, int]:
         (336, 448)
     """
     factor = min(protocol.long_side / max(hw), protocol.short_side / min(hw))
-    return int(hw[0] * factor + 0.5), int(hw[1] * factor + 0.5)
+    return max(1, int(hw[0] * factor + 0.5)), max(1, int(hw[1] * factor + 0.5))
 
 
 def label_map(over_pixels: PixelMaps, count: int, class_of: Tensor, hw: tuple[int, int], protocol: Protocol) -> Labels:

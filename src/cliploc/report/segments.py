@@ -1,0 +1,158 @@
+"""Draws a label map on its photograph, and writes down what each name has of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+from cliploc.report import _draw
+from cliploc.report.colours import INK, PAPER, Colour, name_colour
+from cliploc.report.document import described
+from cliploc.report.overlay import MAX_SIDE, fit_within
+from cliploc.rle import encode
+
+if TYPE_CHECKING:
+    from cliploc.images import Picture
+
+OPACITY = 0.55  # of the shade of a name; a light photograph must show through, and colours be told apart
+LEAST_SIDE = 320  # of the drawing's width, so that the legend can be read below tiny photographs
+LABELLED = 0.01  # share of the photograph from which a name is written on it, too
+GAP, SIZE, LINE = 12, 16, 24  # of the legend
+GREY: Colour = (80, 80, 80)
+Labels = npt.NDArray[np.integer[Any]]
+
+
+def segmented_record(picture: Picture, labels: Labels, names: Sequence[str], masks: bool = False) -> dict[str, Any]:
+    """One entry of "pictures" in the document of a segmentation.
+
+    Args:
+        picture: the photo.
+        labels: its label map `[H, W]`.
+        names: of the labels, that of the background first.
+        masks: whether each name has its pixels as COCO's compressed run lengths.
+
+    Example:
+        >>> from cliploc.images import load
+        >>> picture = load(np.zeros((8, 8, 3), np.uint8))
+        >>> segmented_record(picture, np.eye(8, dtype=np.int16), ["background", "cat"])["names"][1]
+        {'name': 'cat', 'value': 1, 'pixels': 8, 'share': 0.125}
+    """
+    counts = np.bincount(labels.ravel(), minlength=len(names)).tolist()
+    entries = []
+    for value, name in enumerate(names):
+        entry = {"name": name, "value": value, "pixels": counts[value], "share": round(counts[value] / labels.size, 6)}
+        entries.append(entry | ({"mask": encode(labels == value)} if masks else {}))
+    return described(picture.source, picture.image.size, picture.notes) | {"names": entries}
+
+
+def draw_segments(image: Image.Image, labels: Labels, names: Sequence[str], run: str = "") -> Image.Image:
+    """Draws each name's pixels in its colour, with a legend below; the background is dark.
+
+    The drawing is at most 1,600 pixels a side, without the legend. Names of at least 1 % of the photo are written on
+    it, at the place furthest from other names: ten colours are used in turn.
+
+    Args:
+        image: the photo, RGB.
+        labels: its label map `[H, W]`.
+        names: of the labels, that of the background first.
+        run: a line below the legend.
+
+    Returns:
+        A new RGB picture.
+
+    Example:
+        >>> labels = np.zeros((40, 400), np.int16)
+        >>> draw_segments(Image.new("RGB", (400, 40)), labels, ["background", "cat"]).width
+        400
+    """
+    width, height = fit_within(image.size, MAX_SIDE)
+    scale = max(1, LEAST_SIDE // max(width, height))  # a tiny photo in whole multiples
+    width, height = width * scale, height * scale
+    rows, columns = (
+        ((np.arange(new) + 0.5) * (old / new)).astype(np.intp)
+        for new, old in zip((height, width), labels.shape, strict=True)
+    )
+    shown = labels[rows][:, columns]  # [height, width]
+    resampling = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+    photo = np.asarray(image.convert("RGB").resize((width, height), resampling, reducing_gap=3.0), np.float32)
+    colours: list[Colour] = [(0, 0, 0), *(name_colour(index) for index in range(len(names) - 1))]
+    drawn = photo * (1 - OPACITY) + np.array(colours, np.float32)[shown] * OPACITY
+    drawn[_borders(shown)] = PAPER
+    drawing = Image.fromarray(drawn.round().astype(np.uint8))
+    counts = np.bincount(labels.ravel(), minlength=len(names))
+    order = [int(value) for value in np.argsort(-counts, kind="stable") if counts[value]]
+    _write_names(
+        drawing, shown, [value for value in order if value and counts[value] >= LABELLED * labels.size], names, colours
+    )
+    return _with_legend(drawing, order, counts, names, colours, run)
+
+
+def _borders(shown: Labels) -> npt.NDArray[np.bool_]:
+    """Where a pixel's right or lower neighbour has another label, and that neighbour: lines of two pixels."""
+    lines = np.zeros(shown.shape, bool)
+    across, down = shown[:, 1:] != shown[:, :-1], shown[1:] != shown[:-1]
+    lines[:, 1:] |= across
+    lines[:, :-1] |= across
+    lines[1:] |= down
+    lines[:-1] |= down
+    return lines
+
+
+def _write_names(
+    drawing: Image.Image, shown: Labels, values: Sequence[int], names: Sequence[str], colours: Sequence[Colour]
+) -> None:
+    """Each name where its pixels reach furthest around."""
+    plates = _draw.Plates(drawing, max(11, round(0.8 * _draw.text_size(drawing.size))))
+    for value in values:
+        inside = np.pad((shown == value).astype(np.uint8), 1)  # the photo's edge is a border, too
+        away = cv2.distanceTransform(inside, cv2.DIST_L2, 3)[1:-1, 1:-1]
+        y, x = np.unravel_index(int(away.argmax()), away.shape)
+        plates.centred((int(x), int(y)), names[value], colours[value])
+
+
+def _with_legend(
+    drawing: Image.Image,
+    order: Sequence[int],
+    counts: npt.NDArray[np.intp],
+    names: Sequence[str],
+    colours: Sequence[Colour],
+    run: str,
+) -> Image.Image:
+    """The drawing with a legend below: each name that has pixels, largest first, then those without, and the run."""
+    width = max(LEAST_SIDE, drawing.width)
+    placed: list[tuple[int, int, int, str]] = []  # value, x, row, words
+    x, row, total = GAP, 0, counts.sum()
+    for value in order:
+        keep = f" {100 * counts[value] / total:.1f} %"
+        name = _draw.clean(names[value])
+        font = _draw.font_for(name + keep, SIZE)
+        words = _draw.shorten(name, font, width - 2 * GAP - LINE, keep)
+        wide = LINE + round(font.getlength(words)) + 2 * GAP
+        if x > GAP and x + wide - GAP > width:
+            x, row = GAP, row + 1
+        placed.append((value, x, row, words))
+        x += wide
+    absent = [names[value] for value in range(1, len(names)) if not counts[value]]
+    remarks = [f"no pixel: {', '.join(absent)}"] if absent else []
+    remarks += [run] if run else []
+    lines: list[str] = []
+    for text in map(_draw.clean, remarks):
+        lines += _draw.wrap(text, _draw.font_for(text, SIZE - 2), width - 2 * GAP, 3)
+    top = drawing.height + GAP
+    sheet = Image.new("RGB", (width, top + (row + 1 + len(lines)) * LINE + GAP // 2), PAPER)
+    sheet.paste(drawing, ((width - drawing.width) // 2, 0))
+    draw = ImageDraw.Draw(sheet)
+    for value, x, at, words in placed:
+        middle = top + at * LINE + LINE // 2
+        chip = (x, middle - SIZE // 2, x + SIZE, middle + SIZE // 2)
+        draw.rectangle(chip, fill=colours[value], outline=INK)
+        draw.text((x + LINE, middle), words, fill=INK, font=_draw.font_for(words, SIZE), anchor="lm")
+    for number, words in enumerate(lines, start=row + 1):
+        middle = top + number * LINE + LINE // 2
+        draw.text((GAP, middle), words, fill=GREY, font=_draw.font_for(words, SIZE - 2), anchor="lm")
+    return sheet

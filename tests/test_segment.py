@@ -1,0 +1,122 @@
+"""`cliploc segment`: label maps, drawings and JSON of single photographs, as a user asks for them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cliploc.config import SegmentationOptions
+from cliploc.images import load
+from cliploc.localizer import Localizer
+from cliploc.report.colours import NAME_COLOURS
+from cliploc.report.segments import draw_segments
+from cliploc.rle import decode
+from cliploc.segmentation import Segmenter, protocol_for
+from tests.commands import CAT, COFFEE, cliploc_, create_once
+
+NAMES = ("-p", "cup|mug", "-p", "spoon")
+ASKED = (*NAMES, "--background", "table", "--background-threshold", "0.6", "--window", "0")
+FAST = ("--template", "name-only", "--no-text-cache")
+
+
+def test_the_files_hold_the_label_map_of_the_segmenter(tmp_path):
+    result = cliploc_("segment", COFFEE, *ASKED, *FAST, "--out", tmp_path, "--json")
+    assert result.code == 0, result.err
+    document = json.loads(result.out)
+    assert document == json.loads((tmp_path / "results.json").read_text())
+    protocol = protocol_for(["cup|mug", "spoon"], ["table"], SegmentationOptions(window=0, background_threshold=0.6))
+    localizer = Localizer(create_once("mini", None, "cpu", precision="fp32"), method="cam", templates="name-only")
+    wanted = Segmenter(localizer, protocol, {"cam": {}}).label_maps(load(COFFEE).image)["cam"]
+
+    [record] = document["pictures"]
+    with Image.open(tmp_path / record["label_map"]) as written:
+        assert (written.mode, written.size) == ("P", (600, 400))
+        assert (np.asarray(written) == wanted).all()
+        assert written.getpalette()[:9] == [0, 0, 0, *NAME_COLOURS[0], *NAME_COLOURS[1]]
+    with Image.open(tmp_path / record["segments"]) as drawn:
+        assert drawn.width == 600
+        assert drawn.height > 400  # the legend
+    assert len(np.unique(wanted)) == 3
+    assert [one["name"] for one in record["names"]] == ["background", "cup", "spoon"]
+    for value, one in enumerate(record["names"]):
+        assert (one["value"], one["pixels"]) == (value, int((wanted == value).sum()))
+        assert one["share"] == pytest.approx(one["pixels"] / wanted.size, abs=1e-6)
+        assert (decode(one["mask"]) == (wanted == value)).all()
+    legend = json.loads((tmp_path / "labels.json").read_text())["labels"]
+    assert [one["name"] for one in legend] == [None, "cup", "spoon"]
+    settings = document["settings"]
+    assert (settings["method"], settings["cosines"], settings["refine"]) == ("cam", False, [])
+    assert (settings["protocol"]["window"], settings["protocol"]["logit_scale"]) == (0, 40)
+    assert settings["labels"] == legend
+
+
+def test_pycocotools_reads_the_masks(tmp_path):
+    mask = pytest.importorskip("pycocotools.mask")
+    cliploc_("segment", COFFEE, *ASKED, *FAST, "--rle", "--out", tmp_path)
+    [record] = json.loads((tmp_path / "results.json").read_text())["pictures"]
+    labels = np.asarray(Image.open(tmp_path / "coffee_labels.png"))
+    for one in record["names"]:
+        assert (mask.decode(one["mask"]).astype(bool) == (labels == one["value"])).all()
+
+
+def test_lines_have_the_share_of_each_name_and_a_bad_photo_does_not_end_the_run(tmp_path):
+    thin = tmp_path / "thin.png"
+    Image.new("RGB", (3000, 9)).save(thin)
+    result = cliploc_("segment", CAT, "no.jpg", thin, *NAMES, "-p", "sofa", "--window", "0", *FAST)
+    assert result.code == 1
+    assert result.out.splitlines()[0] == f"{CAT}  451×300"
+    names, shares = zip(*(line.rsplit(None, 2)[:2] for line in result.out.splitlines()[1:4]), strict=True)
+    assert [name.strip() for name in names] == ["cup", "spoon", "sofa"]  # no background was asked for
+    assert sum(map(float, shares)) == pytest.approx(100, abs=0.2)
+    assert "failed: no.jpg: no such file" in result.err
+    assert f"failed: {thin}: expected a picture of at least 32 pixels a side" in result.err
+    assert list(tmp_path.iterdir()) == [thin]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-p", "cat"], "expected two names or more, or --background, got only 'cat'"),
+        ([], 'expected names, got none: cliploc segment'),
+        (["-p", "cat|sofa", "--background", "sofa"], "got 'sofa' as both"),
+        (["-p", "cat", "-p", "cup=@a.jpg"], "expected names in words"),
+        (["-p", "cat", "-p", "cup", "--rle"], "expected --json or --out with --rle"),
+        (["-p", "cat", "-p", "cup", "--method", "grad_cam"], "use a --method of cam on mini"),
+        (["-p", "cat", "-p", "cup", "--method", "naclip"], "naclip does not work on mini"),
+        (["-p", "cat", "-p", "cup", "--stride", "0"], "expected --stride"),
+        (["-p", "qwxz", "--background", "cat", *FAST], "expected a name that mini knows"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_is_one_line(arguments, said):
+    result = cliploc_("segment", CAT, *arguments)
+    assert (result.code, result.out) == (2, "")
+    assert said in result.err.splitlines()[-1]
+
+
+def test_a_method_without_cosines_is_refused_with_those_that_have_them():
+    result = cliploc_("segment", CAT, "-p", "cat", "-p", "cup", "--method", "legrad", "--model", "mini-vit")
+    assert result.code == 2
+    assert result.err.count("\n") == 1
+    assert "clearclip, gem, maskclip, naclip" in result.err
+    assert "legrad," not in result.err
+
+
+def test_names_that_the_model_does_not_know_are_said():
+    result = cliploc_("segment", COFFEE, "-p", "cup", "-p", "qwxz", "--window", "0", *FAST, "--json")
+    assert result.code == 0
+    assert "left out: mini's 1,000 classes hold nothing like 'qwxz'" in result.err
+    assert "cup is the only name that mini knows: it has every pixel" in result.err
+    document = json.loads(result.out)
+    assert list(document["settings"]["unknown"]) == ["qwxz"]
+    assert [one["share"] for one in document["pictures"][0]["names"]] == [0, 1, 0]
+
+
+@pytest.mark.parametrize("size_wh", [(1, 1), (3, 200), (700, 5), (1700, 40)])
+def test_any_photo_is_drawn(size_wh):
+    labels = np.arange(size_wh[0] * size_wh[1]).reshape(size_wh[::-1]) % 14
+    drawn = draw_segments(Image.new("RGB", size_wh), labels, [f"name {i}" * 9 for i in range(16)], "run " * 90)
+    assert drawn.width >= 320
+    assert max(drawn.size) <= 3000
