@@ -201,15 +201,19 @@ class Plates:
         self.taken.append(plate)
         self._write(plate, words, colour)
 
-    def centred(self, middle: tuple[int, int], text: str, colour: Colour) -> None:
-        """Writes a text around a place; not where it would hide another label.
+    def centred(self, middle: tuple[int, int], room: int, text: str, colour: Colour) -> None:
+        """Writes a text around a place; not where fewer than four letters of it fit, or it would hide another label.
 
         Args:
             middle: x and y.
-            text: the label; shortened where the picture is too narrow.
+            room: pixels that the plate may be wide.
+            text: the label; shortened where there is less room.
             colour: of the plate.
         """
-        fitted = self._fitted(clean(text), "")
+        text = clean(text)
+        padding = max(2, round(self._size * 0.3))
+        short = shorten(text, font_for(text, self._size), room - 2 * padding)
+        fitted = self._fitted(short, "") if short == text or len(short) > 4 else None
         if fitted is None:
             return
         words, width, height = fitted

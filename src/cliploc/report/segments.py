@@ -112,7 +112,10 @@ def _write_names(
         inside = np.pad((shown == value).astype(np.uint8), 1)  # the photo's edge is a border, too
         away = cv2.distanceTransform(inside, cv2.DIST_L2, 3)[1:-1, 1:-1]
         y, x = np.unravel_index(int(away.argmax()), away.shape)
-        plates.centred((int(x), int(y)), names[value], colours[value])
+        others = np.flatnonzero(inside[y + 1] == 0) - 1  # columns of this row, those just outside the photo among them
+        place = int(np.searchsorted(others, x))
+        left, right = int(others[place - 1]), int(others[place])
+        plates.centred(((left + right) // 2, int(y)), right - left - 1, names[value], colours[value])
 
 
 def _with_legend(
