@@ -1,12 +1,17 @@
 """`cliploc serve` under load, as gradio's own client asks: how many, how soon, none lost; memory over 1,000 requests.
 
     python -m bench.web [--clients 1 4 16] [--requests 100] [--many 1000] [--out bench/results]
+    python -m bench.web --clients 50 --seconds 60 --slow 5
 
 Starts a server of `mini` as a user does, and asks it for one name in a photograph: the whole way of a request, from the
 file to the document with boxes. Every photograph is another one, the demo's in turn with a patch of its own, as the
 server would remember one that it has seen; how much that saves is measured after it, with other names on the demo's
 photographs themselves. Clients are threads of this process, on the same machine, so that they take processor time from
 the server. An answer is checked: it is of the photograph sent.
+
+With `--seconds`, clients ask without a pause for so long, more than the server takes: each request must end in an
+answer or a refusal that says so. `--slow` further ones send their photograph a few bytes a second. At the end the
+server is told to stop while all still ask.
 """
 
 from __future__ import annotations
@@ -14,16 +19,21 @@ from __future__ import annotations
 import argparse
 import itertools
 import re
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import gradio_client
 import numpy as np
@@ -62,8 +72,8 @@ class Load:
 
 
 @contextmanager
-def server() -> Iterator[tuple[str, int]]:
-    """A server's address and process, in processes of its own."""
+def server() -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A server's address and process."""
     command = [sys.executable, "-m", "cliploc", "serve", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -71,7 +81,7 @@ def server() -> Iterator[tuple[str, int]]:
             address = process.stdout.readline().strip()
             if not address:
                 raise SystemExit("the server did not start")
-            yield address, process.pid
+            yield address, process
         finally:
             process.terminate()
             process.wait(60)
@@ -144,21 +154,157 @@ def load(ready: Sequence[gradio_client.Client], questions: Sequence[Question], f
     return Load(clients, len(seconds), len(seconds) - len(good), len(good) / passed, p50, p95, float(good.max()))
 
 
+# ------------------------------------------------------------------------------------------- more than the server takes
+REFUSALS = re.compile(r"\b(429|503)\b|too many|queue is full|try again", re.IGNORECASE)
+OWN_PHOTOS = 8  # of each client
+
+
+@dataclass
+class Crowd:
+    """How requests ended while more clients asked than the server takes.
+
+    Attributes:
+        ends: "answered", "refused", "lost", and "cut off": by the stop.
+        texts: of refusals and losses.
+        waits: seconds of those answered.
+        memory: seconds, and resident MiB then.
+        slow: how the slow clients' connections ended.
+        seconds_to_stop: from SIGTERM to the end of the process; 0 where it did not end.
+    """
+
+    ends: Counter[str]
+    texts: Counter[str]
+    waits: list[float]
+    memory: list[tuple[int, float]]
+    slow: Counter[str]
+    seconds_to_stop: float = 0
+
+
+def crowd(clients: int, seconds: float, slow: int) -> Crowd:
+    """Clients ask for so many seconds; then the server is stopped under load."""
+    found = Crowd(Counter(), Counter(), [], [], Counter())
+    stopping, lock = threading.Event(), threading.Lock()
+
+    def visit(client: gradio_client.Client, questions: Sequence[Question]) -> None:
+        for photo, name in itertools.cycle(questions):
+            if stopping.is_set():
+                return
+            start, text, end = time.perf_counter(), "", "answered"
+            try:
+                sent = gradio_client.handle_file(str(photo))
+                document = client.predict(sent, name, {"method": "cam"}, api_name="/locate")
+                if document["pictures"][0]["file"] != photo.name:
+                    end, text = "lost", "another photograph's answer"
+            except Exception as error:
+                text = f"{type(error).__name__}: {error}".splitlines()[0][:160]
+                end = "cut off" if stopping.is_set() else "refused" if REFUSALS.search(text) else "lost"
+            with lock:
+                found.ends[end] += 1
+                if end == "answered":
+                    found.waits.append(time.perf_counter() - start)
+                elif end != "cut off":
+                    found.texts[text] += 1
+            if end == "refused":
+                time.sleep(0.5)
+
+    with server() as (address, process), tempfile.TemporaryDirectory() as folder:
+        photos, ready = Photos(Path(folder)), visitors(address, clients)
+        shares = [photos.new(OWN_PHOTOS) for _ in ready]
+        for share in shares:
+            share += photos.again(OWN_PHOTOS)
+        asked(ready[0], *photos.again(1)[0])
+        threads = [threading.Thread(target=visit, args=one, daemon=True) for one in zip(ready, shares, strict=True)]
+        threads += [
+            threading.Thread(target=trickle, args=(address, found.slow, stopping), daemon=True) for _ in range(slow)
+        ]
+        for one in threads:
+            one.start()
+        start = time.monotonic()
+        while (passed := time.monotonic() - start) < seconds:
+            found.memory.append((round(passed), resident_mib(process.pid)))
+            time.sleep(min(10.0, seconds - passed))
+        found.memory.append((round(seconds), resident_mib(process.pid)))
+        stopping.set()
+        start = time.monotonic()
+        process.terminate()
+        try:
+            process.wait(60)
+            found.seconds_to_stop = time.monotonic() - start
+        except subprocess.TimeoutExpired:
+            process.kill()
+        for one in threads:
+            one.join(10)
+    return found
+
+
+def trickle(address: str, ends: Counter[str], stopping: threading.Event) -> None:
+    """Uploads of some bytes a second, one after the other."""
+    where = urlsplit(address)
+    head = (
+        f"POST /gradio_api/upload HTTP/1.1\r\nHost: {where.netloc}\r\nContent-Length: 50000\r\n"
+        "Content-Type: multipart/form-data; boundary=x\r\n\r\n"
+        '--x\r\nContent-Disposition: form-data; name="files"; filename="a.jpg"\r\n\r\n'
+    )
+    while not stopping.is_set():
+        with socket.create_connection((str(where.hostname), where.port or 80)) as connection:
+            connection.settimeout(1)
+            try:
+                connection.sendall(head.encode())
+                while not stopping.is_set():
+                    connection.sendall(b"0123456789")
+                    try:
+                        answer = connection.recv(200)
+                    except TimeoutError:
+                        continue
+                    line = answer.split(b"\r\n")[0].decode("latin-1")
+                    ends[line or "closed"] += 1
+                    break
+                else:
+                    ends["still sending at the stop"] += 1
+            except OSError:
+                ends["closed"] += 1
+
+
+def said(found: Crowd) -> list[str]:
+    """A table and lines."""
+    waits: Any = np.array(found.waits or [np.nan])
+    rows = [(end, found.ends[end]) for end in ("answered", "refused", "lost", "cut off")]
+    return [
+        "| end of a request | requests |",
+        "|---|---:|",
+        *(f"| {end} | {count} |" for end, count in rows),
+        "",
+        f"Answers took {np.median(waits):.1f} s at the median, {waits.max():.1f} s at most.",
+        "Refusals and losses: "
+        + ("; ".join(f"{count} × {text}" for text, count in found.texts.items()) or "none")
+        + ".",
+        "Slow clients: " + ("; ".join(f"{count} × {text}" for text, count in found.slow.items()) or "none") + ".",
+        "Memory: " + ", ".join(f"{mib:.0f} MiB after {passed} s" for passed, mib in found.memory) + ".",
+        f"SIGTERM to the end: {found.seconds_to_stop:.1f} s (0.0: it did not end).",
+    ]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16], help="at once")
     parser.add_argument("--requests", type=int, default=96, help="of all clients together, for each number of them")
     parser.add_argument("--many", type=int, default=1000, help="requests over which memory is watched; 0 for none")
+    parser.add_argument("--seconds", type=float, default=0, help="the first number of clients asks for so long instead")
+    parser.add_argument("--slow", type=int, default=0, help="with --seconds: further clients that upload slowly")
     parser.add_argument("--out", type=Path, help="folder of results")
     given = parser.parse_args()
     on = machine(torch.get_num_threads())
+    if given.seconds:
+        found = crowd(given.clients[0], given.seconds, given.slow)
+        print(headed("The page with more visitors than it takes", "", on, said(found)))
+        return 1 if found.ends["lost"] or not found.seconds_to_stop else 0
     head = [
         "| clients | requests | lost | requests/s | p50 s | p95 s | slowest s |",
         "|---:|---:|---:|---:|---:|---:|---:|",
     ]
     loads, memory = {"new": [], "again": []}, []
     table = ["Every photograph another one:", "", *head]
-    with server() as (address, pid), tempfile.TemporaryDirectory() as folder:
+    with server() as (address, process), tempfile.TemporaryDirectory() as folder:
         photos = Photos(Path(folder))
         ready = {clients: visitors(address, clients) for clients in given.clients}
         for kind, ask in (("new", photos.new), ("again", photos.again)):
@@ -176,10 +322,10 @@ def main() -> int:
         lost = sum(one.lost for each in loads.values() for one in each)
         if given.many:
             four = visitors(address, 4)
-            memory.append((0, resident_mib(pid)))
+            memory.append((0, resident_mib(process.pid)))
             for done in range(given.many // 10, given.many + 1, given.many // 10):
                 lost += load(four, photos.new(given.many // 10), photos.again(1)[0]).lost
-                memory.append((done, resident_mib(pid)))
+                memory.append((done, resident_mib(process.pid)))
                 print(f"{done} requests, {memory[-1][1]:.0f} MiB", file=sys.stderr)
             table += ["", "| further new photographs, 4 clients | resident MiB of the server |", "|---:|---:|"]
             table += [f"| {done} | {mib:.0f} |" for done, mib in memory]
