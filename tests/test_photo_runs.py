@@ -127,7 +127,7 @@ def test_names_come_out_of_a_file_beside_those_asked_for(tmp_path: Path) -> None
             "cat @0.3: only annotate takes a threshold for each name: leave it out, or use --min-presence",
         ),
         ("cat\n", ("-p", "cat"), "expected each name once"),
-        ("# none\n", (), "one a line, found none"),
+        ("# none\n", (), "one per line, found none"),
         ("cat\n", ("--classes", "imagenet"), "expected --prompts-file or --classes, got both"),
     ],
 )

@@ -91,7 +91,7 @@ def test_files_that_cannot_be_read(tmp_path, read):
     with pytest.raises(UsageError, match="which is not UTF-8: save it as UTF-8"):
         read(tmp_path / "latin.txt")
     (tmp_path / "empty.txt").write_text("\n# nothing\n")
-    with pytest.raises(UsageError, match="one a line, found none: fill it in"):
+    with pytest.raises(UsageError, match="one per line, found none: fill it in"):
         read(tmp_path / "empty.txt")
     with pytest.raises(UsageError, match="cannot be read"):
         read("a\0b")
