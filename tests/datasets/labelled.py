@@ -111,12 +111,17 @@ def ade20k(root: Path) -> Path:
     return root
 
 
-def imagenet_seg(root: Path, wnids: Sequence[str] = ("n02123045", "n99999999", "n02084071")) -> Path:
+def imagenet_seg(
+    root: Path,
+    wnids: Sequence[str] = ("n02123045", "n99999999", "n02084071"),
+    size_wh: tuple[int, int] = SIZE,
+    compression: str | None = None,
+) -> Path:
     """Pictures in MATLAB's HDF5: cells are references, and arrays are stored transposed."""
     import h5py
 
     root.mkdir(parents=True, exist_ok=True)
-    width, height = SIZE
+    width, height = size_wh
     random = np.random.default_rng(0)
     mask = np.zeros((height, width), np.uint8)
     mask[10:30, 20:50] = 1
@@ -124,7 +129,8 @@ def imagenet_seg(root: Path, wnids: Sequence[str] = ("n02123045", "n99999999", "
         cells: dict[str, list[object]] = {"img": [], "gt": [], "target": []}
         for number, wnid in enumerate(wnids):
             pixels = random.integers(0, 255, (height, width, 3), np.uint8)
-            cells["img"].append(mat.create_dataset(f"data/img{number}", data=pixels.transpose(2, 1, 0)).ref)
+            stored = mat.create_dataset(f"data/img{number}", data=pixels.transpose(2, 1, 0), compression=compression)
+            cells["img"].append(stored.ref)
             inner = mat.create_dataset(f"data/mask{number}", data=mask.T)
             cell = mat.create_dataset(f"data/gt{number}", (1, 1), h5py.ref_dtype)
             cell[0, 0] = inner.ref

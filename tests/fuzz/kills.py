@@ -35,7 +35,7 @@ from tests.jobs.samples import wsol_folder
 PICTURES = {"annotate": 70, "benchmark": 70, "segmentation": 34, "faithfulness": 17}  # three parts each
 QUICK = ("--method", "cam", "--image-size", "64", "--batch-size", "8", "--threads", "1", "--min-presence", "0")
 PATIENCE = 300  # seconds
-Fresh = Callable[[Path], None]
+Fresh = Callable[[Path], object]
 
 
 @dataclass(frozen=True)

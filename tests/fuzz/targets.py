@@ -28,7 +28,7 @@ from cliploc import rle
 from cliploc._documents import DocumentError, parse_json
 from cliploc._schemas import AnnotatedRow, BenchmarkManifest, Decisions
 from cliploc.backbones._weights import read_checkpoint
-from cliploc.datasets import open_dataset
+from cliploc.datasets import open_dataset, open_labelled
 from cliploc.datasets._infra.files import csv_rows, words
 from cliploc.datasets._infra.labelled import listed, read_labels
 from cliploc.errors import CliplocError
@@ -39,6 +39,7 @@ from cliploc.jobs.annotate import KIND
 from cliploc.jobs.evaluate import read_map
 from cliploc.metrics._infra.curve import Convention, checked_map
 from cliploc.polygons import draw, outlines_of
+from tests.datasets import labelled
 
 CORPUS = Path(__file__).with_name("corpus")
 NUMBERS = (
@@ -225,6 +226,25 @@ def made_maps() -> list[bytes]:
     return made
 
 
+def matlab(content: bytes) -> None:
+    """ImageNet-Segmentation, in HDF5."""
+    with file(content, "gtsegs_ijcv.mat") as path, contextlib.suppress(CliplocError):
+        for one in open_labelled("imagenet_seg", path.parent).samples:
+            for read in (lambda one: np.asarray(one.picture()), lambda one: one.truth.read()):
+                with contextlib.suppress(CliplocError):
+                    assert min(read(one).shape[:2]) > 0
+
+
+def made_matlab() -> list[bytes]:
+    """Small pictures, so that most bytes are the file's own; plain, and compressed."""
+    made = []
+    for compression in (None, "gzip"):
+        with tempfile.TemporaryDirectory() as folder:
+            root = labelled.imagenet_seg(Path(folder), size_wh=(7, 5), compression=compression)
+            made.append((root / "gtsegs_ijcv.mat").read_bytes())
+    return made
+
+
 def table(content: bytes) -> None:
     """A benchmark's part in Parquet."""
     with contextlib.suppress(ValueError):
@@ -260,6 +280,7 @@ TARGETS = {
         Target("run_lengths", run_lengths),
         Target("checkpoint", checkpoint, made_checkpoints, text=False),
         Target("score_map", score_map, made_maps, text=False),
+        Target("matlab", matlab, made_matlab, text=False),
         Target("table", table, made_tables, text=False),
     )
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -9,13 +11,16 @@ from hypothesis import strategies as st
 from tests.fuzz.targets import CORPUS, TARGETS, damaged
 
 
+@functools.cache
+def seeds_of(name: str) -> list[bytes]:
+    return TARGETS[name].seeds()
+
+
 @pytest.mark.parametrize("name", TARGETS)
 def test_seeds_are_read(name):
-    target = TARGETS[name]
-    seeds = target.seeds()
-    assert seeds
-    for seed in seeds:
-        target.read(seed)
+    assert seeds_of(name)
+    for seed in seeds_of(name):
+        TARGETS[name].read(seed)
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -23,7 +28,7 @@ def test_seeds_are_read(name):
 @given(data=st.data())
 def test_damaged_files_are_read_or_refused(name, data):
     target = TARGETS[name]
-    seed = data.draw(st.sampled_from(target.seeds()))
+    seed = data.draw(st.sampled_from(seeds_of(name)))
     target.read(data.draw(damaged(seed, target.text)))
 
 
