@@ -126,7 +126,7 @@ def test_an_overlay_takes_what_it_names(found):
     assert np.array_equal(found.overlay(), found.overlay(None, None, True, True))
     with pytest.raises(ValueError, match="an opacity from 0 to 1"):
         found.overlay(opacity=2)
-    with pytest.raises(ValueError, match="'bird' was not looked for"):
+    with pytest.raises(ValueError, match="'bird' was not asked for"):
         found.overlay(["bird"])
     with pytest.raises(TypeError):
         found.overlay(colour="red")
