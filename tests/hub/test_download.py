@@ -137,7 +137,7 @@ def test_a_download_that_is_cut_goes_on_where_it_ended(told, hub, home):
         ("org/busy", "HOST answers 429 (Too Many Requests): wait some minutes"),
         ("org/down", "HOST answers 503 (Service Unavailable): try again later"),
         ("org/empty", "the repository org/empty has none of open_clip_config.json, config.json"),
-        ("org/blip", "holds a model of the type 'blip' of transformers, for which there is no tower"),
+        ("org/blip", "has a transformers model of the type 'blip', which is not supported"),
         ("org/short", "could not be downloaded (Consistency check failed: file should be of size"),
         ("org/damaged", "came damaged: the SHA-256 of open_clip_model.safetensors is"),
         ("org/full", "do not fit on the disk of HOUSE/hub: free space, or set HF_HOME to a folder with more"),
