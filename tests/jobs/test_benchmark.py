@@ -664,7 +664,7 @@ def test_the_documents_explain_every_option_and_column(plain):
     documents = Path(__file__).parents[2] / "docs"
     section = (documents / "cli.md").read_text().split("## `benchmark`")[1].split("\n## ")[0]
     text = cliploc_("benchmark", "--help").out
-    for option in {word.strip(",") for word in text.split() if word.startswith("--")} - {"--help"}:
+    for option in {word.strip(",.;:()") for word in text.split() if word.startswith("--")} - {"--help"}:
         assert re.search(rf"{option}[` ]", section), option
     explained = (documents / "benchmark.md").read_text()
     for column in rows_module.row_schema().names:
