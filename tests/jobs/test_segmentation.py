@@ -289,7 +289,7 @@ def test_maps_of_objects_and_of_colours_are_refused(root, tmp_path):
     predicted(root, tmp_path / "labels")
     Image.new("RGB", labelled.SIZE).save(tmp_path / "labels" / "000.png")
     found = evaluate_labels(tmp_path / "labels", dataset="coco_object", root=root)
-    assert "expected a label map, one number a pixel, got a picture of mode RGB" in found.problems[0].reason
+    assert "expected a label map, one number per pixel, got an image of mode RGB" in found.problems[0].reason
 
 
 def test_missing_and_wrong_label_maps_are_named(root, tmp_path):

@@ -316,7 +316,7 @@ def test_every_class_is_in_the_table(made: tuple[Path, dict[str, Any]], page: st
 # ----------------------------------------------------------------------------------------------- what can go wrong
 def test_failures_and_problems_are_said(page: str) -> None:
     html = section(page, "problems")
-    assert "3 rows failed, of 120" in html
+    assert "3 rows of 120 failed" in html
     assert "damaged &lt;b&gt;&amp; broken&lt;/b&gt;: download it again" in html
     assert "val/&lt;x&gt;.jpg" in html
     assert html.count("val/003") == 3
@@ -396,7 +396,7 @@ def test_when_everything_failed(tmp_path: Path) -> None:
     make_folder(tmp_path / "out", tmp_path / "root", samples=4, failed=range(4))
     page = write_report(tmp_path / "out").read_text(encoding="utf-8")
     assert "No picture could be evaluated" in page
-    assert "8 rows failed, of 8" in page
+    assert "8 rows of 8 failed" in page
 
 
 def test_the_same_folder_gives_the_same_bytes(made: tuple[Path, dict[str, Any]]) -> None:
