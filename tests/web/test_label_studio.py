@@ -327,14 +327,14 @@ def test_label_studios_own_pictures_are_fetched_and_nobody_elses():
                 assert Studio.asked[-1] == (address.removeprefix(url), sent)
         count = len(Studio.asked)
         for address, said in (
-            ("http://127.0.0.1:1/data/upload/1/a.png", "only pictures of"),
-            (f"http://me@127.0.0.1:{server.server_port}/data/a.png", "only pictures of"),
-            (f"https://127.0.0.1:{server.server_port}/data/a.png", "only pictures of"),
-            ("//example.org/data/a.png", "only pictures of"),
-            ("s3://bucket/a.png", "only pictures of"),
-            ("/api/projects", "lie below /data/"),
-            ("/data/../api/projects", "lie below /data/"),
-            ("/data/%2e%2e/api/projects", "lie below /data/"),
+            ("http://127.0.0.1:1/data/upload/1/a.png", "only pictures from"),
+            (f"http://me@127.0.0.1:{server.server_port}/data/a.png", "only pictures from"),
+            (f"https://127.0.0.1:{server.server_port}/data/a.png", "only pictures from"),
+            ("//example.org/data/a.png", "only pictures from"),
+            ("s3://bucket/a.png", "only pictures from"),
+            ("/api/projects", "are below /data/"),
+            ("/data/../api/projects", "are below /data/"),
+            ("/data/%2e%2e/api/projects", "are below /data/"),
         ):
             with pytest.raises(InputError, match=said), source.picture(address):
                 pass
