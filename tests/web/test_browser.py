@@ -271,6 +271,8 @@ def test_by_keyboard_alone(page, address):
     page.get_by_label("Names").focus()
     page.keyboard.type("cat")
     page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent").strip().startswith("A picture as prompt")
+    page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "find"
     page.keyboard.press("Enter")
     page.locator("#results figure").first.wait_for()

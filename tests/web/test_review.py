@@ -22,7 +22,7 @@ pytestmark = in_a_browser
 LABELS = ['Kätzchen, "mein" & <b>|cat', "dog", "rocket", "bridge"]
 ODD = "sub/<i>cat 猫.jpg"
 WIDTHS = {"desk": (1440, 900), "phone": (390, 844)}
-OPTIONS = {"device": "cpu", "formats": ["coco"]}
+OPTIONS = {"device": "cpu", "formats": ["coco"], "refine": ("affinity",)}  # drafts that do not change with the recipe
 
 
 @pytest.fixture(scope="module")
