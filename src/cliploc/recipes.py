@@ -104,7 +104,7 @@ _OF: Mapping[str, Mapping[str, Recipe]] = {
         fast=("patch_tokens", {}),
         best=("patch_tokens", _BEST),
     ),
-    # Of a plugin's source, where the tower shows only once it is loaded: a method that suits both kinds.
+    # For a plugin's model whose kind of tower is not known before it is loaded: a method that runs on both kinds.
     "any": _recipes(
         BY_ANALOGY,
         default=("grad_cam", {"windows": (2.0,)}),
@@ -118,8 +118,8 @@ def recipe_of(model: str | Backbone, name: str = "default") -> Recipe:
     """The recipe of a model: its own, else that of its kind of tower.
 
     Args:
-        model: a name of `cliploc models`, `hf-hub:ORG/NAME`, `local-dir:PATH`, or a `Backbone`. Of a repository or
-            folder the configuration is read, and downloaded if need be, as the tower's structure decides.
+        model: a name of `cliploc models`, `hf-hub:ORG/NAME`, `local-dir:PATH`, or a `Backbone`. For a repository or
+            folder, its configuration is read (and downloaded if needed), because the tower's structure decides.
         name: "default" weighs quality and time, "fast" costs one forward pass, "best" takes as many as help.
 
     Raises:

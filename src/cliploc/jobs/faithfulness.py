@@ -146,7 +146,10 @@ def mean_curves(
 
 
 def _of_known(means: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Means of scores, 0 where there is none, by the shares that there are: `[…, 2T]` → `[…, T]`, NaN where none is."""
+    """The mean over the pictures whose score is known: `[…, 2T]` → `[…, T]`; NaN if no score is known.
+
+    The first half holds means over all pictures, with 0 for an unknown score; the second the share of known scores.
+    """
     scores, known = np.split(np.asarray(means, np.float64), 2, axis=-1)
     found: npt.NDArray[np.float64] = np.divide(scores, known, out=np.full_like(scores, np.nan), where=known > 0)
     return found
