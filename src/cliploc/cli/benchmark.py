@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -183,98 +183,61 @@ def benchmark(
             raise UsageError(f"expected --task {other} with {flags_of(next(iter(left)))[0]}: add it")
     if task != "faithfulness" and metric:
         raise UsageError("expected --task faithfulness with --metric: add it")
-    if task == "segmentation":
-        given = {"--subset": subset, "--classes": classes, "--threshold": threshold, "--save-maps": save_maps or None}
-        flags = [flag for flag, value in given.items() if value is not None]
-        _refuse_options("segmentation", flags, options, NOT_OF_SEGMENTATION)
-        return _segmentation(
-            dataset,
-            root,
-            out,
-            split=split,
-            chosen={"limit": limit, "sample": sample, "seed": seed},
-            setups=_setups(
-                options, model or ["mini"], pretrained, template or [SEGMENTATION_TEMPLATES], [None, *(head or [])]
-            ),
-            method=method,
-            option=option,
-            engine=parse_engine(engine, address, threads),
-            segmentation=segmentation,
-            as_json=as_json,
-        )
-    if task == "faithfulness":
-        of_boxes = {"--threshold": threshold, "--save-maps": save_maps or None}
-        flags = [flag for flag, value in of_boxes.items() if value is not None]
-        _refuse_options("faithfulness", flags, options, NOT_OF_FAITHFULNESS)
-        return _faithfulness(
-            dataset,
-            root,
-            out,
-            chosen={"subset": subset, "classes": class_names(classes) if classes else None, "limit": limit,
-                    "sample": sample, "seed": seed},
-            split=split,
-            setups=_setups(options, model or ["mini"], pretrained, template, [None, *(head or [])]),
-            method=method,
-            option=option,
-            baselines=not no_baselines,
-            metrics=metric_names(metric),
-            engine=parse_engine(engine, address, threads),
-            faithfulness=faithfulness,
-            as_json=as_json,
-        )  # fmt: skip
-    from cliploc.datasets import open_dataset
-    from cliploc.jobs.benchmark import run_benchmark, unfit_for_setup
-    from cliploc.jobs.plan import Grid
-    from cliploc.report.benchmark import FILES, write_report
-    from cliploc.saliency import baselines
-
     names = class_names(classes) if classes else None
-    carry_out = parse_engine(engine, address, threads)
-    setups = _setups(options, model or ["mini"], pretrained, template, [None, *(head or [])])
-    methods, recipes = _methods_of(method, setups, options.recipe)
-    setups = [_with_recipe(one, recipe) for one, recipe in zip(setups, recipes, strict=True)]
-    used = dict.fromkeys([*methods, *(one.method for one in recipes if one is not None)])
-    of_methods = options_of_methods(list(used), option or [])
-    beside = () if no_baselines else baselines()
-    thresholds = [
-        None if text == "own" else parse_share(text, "expected --threshold from 0 to 1, or own")
-        for text in threshold or ["own"]
-    ]
-    settings, left_out = Grid(setups, methods, lambda name: of_methods[name], thresholds, beside, recipes).settings(
-        unfit_for_setup
-    )
-    asked = {"subset": subset, "classes_asked": names, "limit": limit, "sample": sample, "seed": seed}
-    return _carried_out(
-        _Work(
-            dataset,
-            setups,
-            left_out,
-            read=lambda: open_dataset(
-                dataset, root, split, subset=subset, classes=names, limit=limit, sample=sample, seed=seed
-            ),
-            problems_at=f"cliploc datasets {dataset} --root {root}",
-            inputs=lambda found: [
-                *(path for one in found.samples for path in (one.path, *one.masks)),
-                *(head or []),
-                *([classes] if classes else []),
-            ],
-            outputs=(["manifest.json", "summary.json", *FILES], ["parts", "maps"]),
-            run=lambda found, folder, reporter: run_benchmark(
-                found,
-                setups,
-                settings,
-                folder,
-                engine=carry_out,
-                save_maps=save_maps,
-                judges=workers,
-                asked=asked,
-                reporter=reporter,
-            ),
-            report=write_report,
-        ),
-        out,
-        as_json,
-    )
+    some = {"limit": limit, "sample": sample, "seed": seed}
+    of_boxes = {"--threshold": threshold, "--save-maps": save_maps or None}
+    templates = template or ([SEGMENTATION_TEMPLATES] if task == "segmentation" else None)
+
+    def asked(**chosen: Any) -> _Asked:
+        setups = _setups(options, model or ["mini"], pretrained, templates, [None, *(head or [])])
+        return _Asked(
+            dataset, root, split, chosen, setups, method, option or [], parse_engine(engine, address, threads)
+        )
+
+    if task == "localization":
+        work = _localization(
+            asked(subset=subset, classes=names, **some),
+            thresholds=threshold or ["own"],
+            baselines=not no_baselines,
+            recipe=options.recipe,
+            files=[*(head or []), *([classes] if classes else [])],
+            judges=workers,
+            save_maps=save_maps,
+        )
+    elif task == "segmentation":
+        _refuse_options(task, {**of_boxes, "--subset": subset, "--classes": classes}, options, NOT_OF_SEGMENTATION)
+        work = _segmentation(asked(**some), segmentation)
+    else:
+        _refuse_options(task, of_boxes, options, NOT_OF_FAITHFULNESS)
+        work = _faithfulness(
+            asked(subset=subset, classes=names, **some), metric_names(metric), not no_baselines, faithfulness
+        )
+    return _carried_out(work, out, as_json)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a benchmark of any task is asked for.
+
+    Attributes:
+        dataset: its name.
+        root: its folder.
+        split: its split; None for the usual one.
+        chosen: which of its pictures, as `open_dataset` takes it.
+        setups: models × prompts × trained heads.
+        method: `--method`; None for the recipes'.
+        option: `--option` of methods.
+        engine: carries the work out.
+    """
+
+    dataset: str
+    root: Path
+    split: str | None
+    chosen: Mapping[str, Any]
+    setups: Sequence[ModelSetup]
+    method: Sequence[str] | None
+    option: Sequence[str]
+    engine: Engine
 
 
 def metric_names(texts: Sequence[str] | None) -> list[str]:
@@ -286,8 +249,9 @@ def metric_names(texts: Sequence[str] | None) -> list[str]:
     return [one.name for one in chosen_metrics(names)]
 
 
-def _refuse_options(task: str, flags: Sequence[str], options: Options, not_of: Sequence[str]) -> None:
+def _refuse_options(task: str, given: Mapping[str, object], options: Options, not_of: Sequence[str]) -> None:
     """Refuses options that are not used in a task, so that nobody takes a number for what it is not."""
+    flags = [flag for flag, value in given.items() if value is not None]
     there = [*flags, *(flags_of(name)[0] for name in not_of if _given(options, name))]
     if there:
         raise UsageError(f"expected options of --task {task}, got {there[0].partition('/')[0]}: leave it out")
@@ -297,101 +261,120 @@ def _given(options: Options, name: str) -> bool:
     return bool(getattr(options, name) != OF_LOCALIZATION.get(name, getattr(DEFAULTS, name)))
 
 
-def _segmentation(
-    dataset: str,
-    root: Path,
-    out: Path,
+def _localization(
+    asked: _Asked,
     *,
-    split: str | None,
-    chosen: dict[str, Any],
-    setups: Sequence[ModelSetup],
-    method: Sequence[str] | None,
-    option: list[str] | None,
-    engine: Engine,
-    segmentation: SegmentationOptions,
-    as_json: bool,
-) -> int:
+    thresholds: Sequence[str],
+    baselines: bool,
+    recipe: str | None,
+    files: Sequence[str | Path],
+    judges: int | None,
+    save_maps: bool,
+) -> _Work:
+    """`benchmark --task localization`; files: what a run reads beside the dataset's."""
+    from cliploc import saliency
+    from cliploc.datasets import open_dataset
+    from cliploc.jobs.benchmark import run_benchmark, unfit_for_setup
+    from cliploc.jobs.plan import Grid
+    from cliploc.report.benchmark import FILES, write_report
+
+    methods, recipes = _methods_of(asked.method, asked.setups, recipe)
+    setups = [_with_recipe(one, of_setup) for one, of_setup in zip(asked.setups, recipes, strict=True)]
+    used = dict.fromkeys([*methods, *(one.method for one in recipes if one is not None)])
+    of_methods = options_of_methods(list(used), asked.option)
+    taus = [
+        None if text == "own" else parse_share(text, "expected --threshold from 0 to 1, or own") for text in thresholds
+    ]
+    beside = saliency.baselines() if baselines else ()
+    grid_of = Grid(setups, methods, lambda name: of_methods[name], taus, beside, recipes)
+    settings, left_out = grid_of.settings(unfit_for_setup)
+    said = {"classes_asked" if name == "classes" else name: value for name, value in asked.chosen.items()}
+    return _Work(
+        asked.dataset,
+        setups,
+        left_out,
+        read=lambda: open_dataset(asked.dataset, asked.root, asked.split, **asked.chosen),
+        problems_at=f"cliploc datasets {asked.dataset} --root {asked.root}",
+        inputs=lambda found: [*(path for one in found.samples for path in (one.path, *one.masks)), *files],
+        outputs=(["manifest.json", "summary.json", *FILES], ["parts", "maps"]),
+        run=lambda found, folder, reporter: run_benchmark(
+            found,
+            setups,
+            settings,
+            folder,
+            engine=asked.engine,
+            save_maps=save_maps,
+            judges=judges,
+            asked=said,
+            reporter=reporter,
+        ),
+        report=write_report,
+    )
+
+
+def _segmentation(asked: _Asked, options: SegmentationOptions) -> _Work:
     """`benchmark --task segmentation`."""
     from cliploc.datasets import open_labelled
     from cliploc.jobs.segmentation import FILES, run_segmentation
     from cliploc.report.segmentation import write_segmentation_report
     from cliploc.segmentation import protocol_of
 
-    protocol = protocol_of(dataset, segmentation)
-    settings, left_out = _settings_without_boxes(setups, method, option)
-    return _carried_out(
-        _Work(
-            dataset,
-            setups,
-            left_out,
-            read=lambda: open_labelled(dataset, root, split, **chosen),
-            problems_at="report.html names them",
-            inputs=lambda found: [path for one in found.samples for path in (one.path, *one.truth.files)],
-            outputs=(["manifest.json", *FILES], ["parts"]),
-            run=lambda found, folder, reporter: run_segmentation(
-                found, setups, settings, protocol, folder, engine=engine, asked=chosen, reporter=reporter
-            ),
-            report=write_segmentation_report,
+    protocol = protocol_of(asked.dataset, options)
+    settings, left_out = _settings_without_boxes(asked)
+    return _Work(
+        asked.dataset,
+        asked.setups,
+        left_out,
+        read=lambda: open_labelled(asked.dataset, asked.root, asked.split, **asked.chosen),
+        problems_at="report.html names them",
+        inputs=lambda found: [path for one in found.samples for path in (one.path, *one.truth.files)],
+        outputs=(["manifest.json", *FILES], ["parts"]),
+        run=lambda found, folder, reporter: run_segmentation(
+            found,
+            asked.setups,
+            settings,
+            protocol,
+            folder,
+            engine=asked.engine,
+            asked=asked.chosen,
+            reporter=reporter,
         ),
-        out,
-        as_json,
+        report=write_segmentation_report,
     )
 
 
-def _faithfulness(
-    dataset: str,
-    root: Path,
-    out: Path,
-    *,
-    split: str | None,
-    chosen: dict[str, Any],
-    setups: Sequence[ModelSetup],
-    method: Sequence[str] | None,
-    option: list[str] | None,
-    baselines: bool,
-    metrics: Sequence[str],
-    engine: Engine,
-    faithfulness: FaithfulnessOptions,
-    as_json: bool,
-) -> int:
+def _faithfulness(asked: _Asked, metrics: Sequence[str], baselines: bool, options: FaithfulnessOptions) -> _Work:
     """`benchmark --task faithfulness`."""
     from cliploc.datasets import open_dataset
     from cliploc.jobs.faithfulness import BASELINES, FILES, run_faithfulness
     from cliploc.report.faithfulness import write_faithfulness_report
 
-    settings, left_out = _settings_without_boxes(setups, method, option, BASELINES if baselines else ())
-    return _carried_out(
-        _Work(
-            dataset,
-            setups,
-            left_out,
-            read=lambda: open_dataset(dataset, root, split, **chosen),
-            problems_at="report.html names them",
-            inputs=lambda found: [one.path for one in found.samples],
-            outputs=(["manifest.json", *FILES], ["parts"]),
-            run=lambda found, folder, reporter: run_faithfulness(
-                found,
-                setups,
-                settings,
-                folder,
-                metrics=metrics,
-                options=faithfulness,
-                engine=engine,
-                asked=chosen,
-                reporter=reporter,
-            ),
-            report=write_faithfulness_report,
+    settings, left_out = _settings_without_boxes(asked, BASELINES if baselines else ())
+    return _Work(
+        asked.dataset,
+        asked.setups,
+        left_out,
+        read=lambda: open_dataset(asked.dataset, asked.root, asked.split, **asked.chosen),
+        problems_at="report.html names them",
+        inputs=lambda found: [one.path for one in found.samples],
+        outputs=(["manifest.json", *FILES], ["parts"]),
+        run=lambda found, folder, reporter: run_faithfulness(
+            found,
+            asked.setups,
+            settings,
+            folder,
+            metrics=metrics,
+            options=options,
+            engine=asked.engine,
+            asked=asked.chosen,
+            reporter=reporter,
         ),
-        out,
-        as_json,
+        report=write_faithfulness_report,
     )
 
 
 def _settings_without_boxes(
-    setups: Sequence[ModelSetup],
-    method: Sequence[str] | None,
-    option: list[str] | None,
-    baselines: Sequence[str] = (),
+    asked: _Asked, baselines: Sequence[str] = ()
 ) -> tuple[tuple[Setting, ...], tuple[str, ...]]:
     """The settings of a task without boxes, and what is left out of them.
 
@@ -401,9 +384,10 @@ def _settings_without_boxes(
     from cliploc.jobs.plan import Grid
     from cliploc.recipes import recipe_of
 
-    names = method_names(method) if method else list(dict.fromkeys(recipe_of(one.model).method for one in setups))
-    of_methods = options_of_methods(names, option or [])
-    unfit = unfit_for_setup if method else lambda setup, name: "" if unfit_for_setup(setup, name) else None
+    setups, named = asked.setups, asked.method
+    names = method_names(named) if named else list(dict.fromkeys(recipe_of(one.model).method for one in setups))
+    of_methods = options_of_methods(names, asked.option)
+    unfit = unfit_for_setup if named else lambda setup, name: "" if unfit_for_setup(setup, name) else None
     return Grid(setups, names, lambda name: of_methods[name], baselines=baselines).settings(unfit)
 
 
