@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from cliploc.backbones._efficientnet_lite import EfficientNetLite0
+from cliploc.backbones._efficientnet_lite import EfficientNetLite0, _ReLU6
 from cliploc.backbones.mini import WEIGHTS
 from tests.commands import CAT
 
@@ -66,6 +67,32 @@ def test_every_stage_is_timms(tensors: dict[str, Tensor], output_stride: int, hw
             x, y = ours(x), host(y)
             assert x.shape == y.shape
             assert (x - y).abs().max() <= 1e-6 * y.abs().max()
+
+
+@pytest.mark.parametrize("hw", [(64, 64), (75, 98)])
+def test_gradients_are_timms(hw: tuple[int, int]) -> None:
+    reference, tower = timms(shipped(), 32), EfficientNetLite0.of(shipped())
+    x, y = (torch.rand(1, 3, *hw, generator=torch.Generator().manual_seed(0)).requires_grad_() for _ in range(2))
+    found, expected = nn.Sequential(*tower.stages())(x), reference.forward_features(y)
+    weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(1))
+    (ours,), (theirs,) = (torch.autograd.grad((out * weights).sum(), of) for out, of in ((found, x), (expected, y)))
+    assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
+
+
+@pytest.mark.parametrize("inplace", [True, False])
+def test_relu6_of_every_bfloat16_is_torchs(inplace: bool) -> None:
+    every = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.bfloat16)
+    numbers = every[~every.isnan()]
+    given = numbers.clone()
+    found = _ReLU6(inplace)(given)
+    assert torch.equal(found, F.relu6(numbers))
+    assert torch.equal(given, found if inplace else numbers)
+
+
+def test_relu6_of_bfloat16_has_gradients() -> None:
+    x = torch.tensor([-1.0, 2.0, 7.0], dtype=torch.bfloat16, requires_grad=True)
+    (gradient,) = torch.autograd.grad(_ReLU6()(x).sum(), x)
+    assert gradient.tolist() == [0, 1, 0]
 
 
 def test_the_tensors_have_timms_names() -> None:

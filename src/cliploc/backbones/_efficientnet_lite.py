@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 STEM, HEAD = 32, 1280  # channels
+SIX_IN_BFLOAT16 = 0x40C0
 EPSILON = 1e-3  # of the batch norms, as TensorFlow trained them
 
 
@@ -41,13 +42,38 @@ STAGES = (
 
 
 class _StridedConv(nn.Conv2d):
-    """A strided convolution with TensorFlow's padding: ⌈n/stride⌉ outputs, an odd row of zeros goes to the end."""
+    """A convolution of stride 2 with TensorFlow's padding: ⌈n/2⌉ outputs, and an odd row of zeros goes to the end.
+
+    torch can only pad both ends alike, and a padded copy of the input takes long. So where the end needs one row more
+    than the start (n is even), both get one row more than the end needs; the first output, which this adds, is cut off.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        sides = zip(x.shape[-2:], self.kernel_size, self.stride, strict=True)
-        high, wide = (max((-(-n // step) - 1) * step + kernel - n, 0) for n, kernel, step in sides)
-        x = F.pad(x, (wide // 2, wide - wide // 2, high // 2, high - high // 2))
-        return F.conv2d(x, self.weight, self.bias, self.stride, groups=self.groups)
+        """`[B, C, H, W]` → `[B, C', ⌈H/2⌉, ⌈W/2⌉]`, which may be a view."""
+        height, width = x.shape[-2:]
+        high, wide = 1 - height % 2, 1 - width % 2  # 1 where there is an output to cut off
+        padding = (self.kernel_size[0] // 2 + high, self.kernel_size[1] // 2 + wide)
+        return F.conv2d(x, self.weight, self.bias, self.stride, padding, groups=self.groups)[..., high:, wide:]
+
+
+class _ReLU6(nn.ReLU6):
+    """ReLU6. In bfloat16 on a CPU it compares bits, as torch would convert to float32 and back, in four times the time.
+
+    Positive floats are in the order of their bits; the sign bit makes negative ones negative integers too. A NaN
+    becomes a number.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype != torch.bfloat16 or x.device.type != "cpu" or (torch.is_grad_enabled() and x.requires_grad):
+            return super().forward(x)
+        bits = x.view(torch.int16)
+        bits = bits.clamp_(0, SIX_IN_BFLOAT16) if self.inplace else bits.clamp(0, SIX_IN_BFLOAT16)
+        return bits.view(torch.bfloat16)
+
+
+def _activation(conv: nn.Conv2d) -> _ReLU6:
+    """The ReLU6 after a convolution: in place, unless that returns a view, which the next layer would have to copy."""
+    return _ReLU6(inplace=not isinstance(conv, _StridedConv))
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int = 1, groups: int = 1) -> nn.Conv2d:
@@ -62,11 +88,12 @@ class _Block(nn.Sequential):
 
     def __init__(self, inputs: int, stage: _Stage, stride: int, dilation: int) -> None:
         wide = inputs * stage.expansion
-        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        layers: OrderedDict[str, nn.Conv2d | _ReLU6] = OrderedDict()
         if stage.expansion > 1:
-            layers["conv_pw"], layers["act_pw"] = _conv(inputs, wide, 1), nn.ReLU6(inplace=True)
+            layers["conv_pw"] = _conv(inputs, wide, 1)
+            layers["act_pw"] = _activation(layers["conv_pw"])
         layers["conv_dw"] = _conv(wide, wide, stage.kernel, stride, dilation, groups=wide)
-        layers["act_dw"] = nn.ReLU6(inplace=True)
+        layers["act_dw"] = _activation(layers["conv_dw"])
         layers["conv_pwl" if stage.expansion > 1 else "conv_pw"] = _conv(wide, stage.channels, 1)
         super().__init__(layers)
         self.residual = stride == 1 and inputs == stage.channels
@@ -139,5 +166,5 @@ class EfficientNetLite0(nn.Module):
 
     def stages(self) -> list[nn.Sequential]:
         """The modules to run one after another: the stem, seven stages of blocks, and the last convolution."""
-        stem, last = (nn.Sequential(conv, nn.ReLU6(inplace=True)) for conv in (self.conv_stem, self.conv_head))
+        stem, last = (nn.Sequential(conv, _activation(conv)) for conv in (self.conv_stem, self.conv_head))
         return [stem, *self.blocks, last]
