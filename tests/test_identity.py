@@ -60,6 +60,7 @@ def create(model: str = "mini", pretrained: str | None = None, device: str = "cp
 @pytest.fixture(autouse=True)
 def tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backbones, "create", create)
+    monkeypatch.setattr(backbones, "with_engine", lambda backbone, engine: backbone)  # an extra: perhaps not installed
 
 
 def write_head(path: Path, seed: int) -> Path:
@@ -144,6 +145,7 @@ OF_LOCALIZER: dict[str, Second] = {
     "min_presence": Second(0.25),
     "precision": Second("bf16"),
     "masked_precision": Second("bf16"),
+    "engine_backend": Second("openvino"),
     "guide": Second("mini"),
     "batch_size": Second(3),
 }

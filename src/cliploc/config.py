@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import Field, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from cliploc.errors import UsageError
 from cliploc.exemplars import Exemplar, exemplar_of
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 POLICIES: tuple[ResizePolicy, ...] = ("squash", "crop", "pad")
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # by torch's names, as torch is not imported here
 PRECISIONS = (*DTYPES, "auto")
+EngineBackend = Literal["torch", "openvino"]
 RECIPES = ("default", "fast", "best")
 UNREFINED: Mapping[str, Any] = {
     "refine": (),
@@ -627,6 +628,15 @@ class Options:
         none="that of the tower",
         about="Hundreds of forward passes take nearly all the time of these methods. bf16 halves it on processors "
         "with bfloat16. The features that maps are made of keep the tower's precision.",
+    )
+    engine_backend: EngineBackend = option(
+        "torch",
+        group="model",
+        metavar="torch|openvino",
+        check=choice("engine_backend", get_args(EngineBackend)),
+        help="What computes a CNN tower on the CPU; openvino needs `cliploc[openvino]`.",
+        about="OpenVINO takes seconds for each size of the input before the first photo, and less time for each one "
+        "after that (docs/performance.md). Values differ by less than 0.001 in fp32. Gradients are computed by torch.",
     )
     guide: str | Guide | None = option(
         None,

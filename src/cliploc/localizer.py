@@ -126,7 +126,8 @@ class Localizer:
         if given.background:
             prompts.parse(given.background)
         crops = read_exemplars(given.exemplars)
-        self.backbone = _created(model, pretrained, given.device, given.precision) if isinstance(model, str) else model
+        tower = _created(model, pretrained, given.device, given.precision) if isinstance(model, str) else model
+        self.backbone = backbones.with_engine(tower, given.engine_backend)
         self.precision = backbones.precision_name(self.backbone.dtype)
         self.guide = _created_guide(given.guide, given.device) if isinstance(given.guide, str) else given.guide
         encoder = _masked_encoder(self.backbone, given.masked_precision)

@@ -8,6 +8,7 @@ from cliploc._lazy import on_first_use
 
 if TYPE_CHECKING:
     from cliploc.backbones._catalogue import ModelEntry, Structure, create, models, refuse_unknown, structure_of
+    from cliploc.backbones._engines import with_engine
     from cliploc.backbones._guides import GuideEntry, create_guide, guides
     from cliploc.backbones._precision import precision_name, resolve_precision
     from cliploc.backbones._tower import DualEncoder
@@ -25,6 +26,7 @@ __all__ = [
     "refuse_unknown",
     "resolve_precision",
     "structure_of",
+    "with_engine",
 ]
 
 __getattr__ = on_first_use(
@@ -38,6 +40,7 @@ __getattr__ = on_first_use(
             "refuse_unknown",
             "structure_of",
         ],
+        "cliploc.backbones._engines": ["with_engine"],
         "cliploc.backbones._guides": ["GuideEntry", "create_guide", "guides"],
         "cliploc.backbones._precision": ["precision_name", "resolve_precision"],
         "cliploc.backbones._tower": ["DualEncoder"],

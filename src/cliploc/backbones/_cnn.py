@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,27 @@ from torch.nn import functional as F
 from cliploc.backbones._tower import DualEncoder
 from cliploc.errors import UsageError
 from cliploc.tower import DenseReading, Needs, TowerKind, Trace
+
+StageRunner: TypeAlias = Callable[[Sequence[nn.Module], Tensor, Sequence[int]], list[Tensor]]
+
+
+def run_stages(stages: Sequence[nn.Module], x: Tensor, wanted: Sequence[int]) -> list[Tensor]:
+    """Runs stages one after another.
+
+    Args:
+        stages: modules.
+        x: `[B, 3, H, W]` for the first one.
+        wanted: which stages' outputs are returned, by their index from the start, in rising order.
+
+    Returns:
+        These outputs, each `[B, C, h, w]`.
+    """
+    outputs = []
+    for index, stage in enumerate(stages[: wanted[-1] + 1]):
+        x = stage(x)
+        if index in wanted:
+            outputs.append(x)
+    return outputs
 
 
 class ConvolutionalBackbone(DualEncoder):
@@ -24,13 +46,18 @@ class ConvolutionalBackbone(DualEncoder):
         stages: modules run one after another; features can be traced after each of them.
         mean: per channel, subtracted from RGB values in 0–1.
         std: per channel, divided by.
+
+    Attributes:
+        runner: what runs the stages where no gradient is needed.
     """
 
     kind: TowerKind = "cnn"
+    runner: StageRunner
 
     def __init__(self, stages: Sequence[nn.Module], mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__(mean, std)
         self.stages = nn.ModuleList(stages)
+        self.runner = run_stages
 
     @abstractmethod
     def pool(self, features: Tensor) -> Tensor:
@@ -54,15 +81,13 @@ class ConvolutionalBackbone(DualEncoder):
         """One forward pass of normalised images; see `cliploc.tower.Backbone.trace`."""
         if needs.only_vit:
             raise UsageError(f"{self.name} is a CNN without tokens or attention: choose a method for CNN towers")
-        keep = {self._stage_index(stage): stage for stage in needs.features}
-        features = {}
-        x = images.to(self.device, self.dtype)  # [B, 3, H, W]
-        for index, stage in enumerate(self.stages):
-            x = stage(x)  # [B, C, h, w]
-            if index in keep:
-                features[keep[index]] = x
-        embedding = F.normalize(self.pool(x).float(), dim=-1)  # [B, D]
-        return Trace(embedding, (x.shape[-2], x.shape[-1]), features)
+        kept = {self._stage_index(stage): stage for stage in needs.features}
+        wanted = sorted({*kept, len(self.stages) - 1})
+        outputs = self.runner(list(self.stages), images.to(self.device, self.dtype), wanted)  # each [B, C, h, w]
+        features = {kept[index]: output for index, output in zip(wanted, outputs, strict=True) if index in kept}
+        last = outputs[-1]
+        embedding = F.normalize(self.pool(last).float(), dim=-1)  # [B, D]
+        return Trace(embedding, (last.shape[-2], last.shape[-1]), features)
 
     def head(self, features: Tensor, trace: Trace, stage: int = -1) -> Tensor:  # noqa: ARG002  (a ViT needs the trace)
         """Finishes the tower from a stage's features: `[B, D]` float32, unit norm; differentiable."""

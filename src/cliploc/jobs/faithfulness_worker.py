@@ -26,7 +26,8 @@ from cliploc.values import FloatArray, Sample
 # What the numbers depend on, of what a localizer says of itself; its boxes play no part.
 IDENTITY = (
     "weights", "method", "options", "heads", "ensemble", "templates", "background", "refine", "scales", "windows",
-    "flip", "resize", "interpolation", "image_size", "precision", "masked_precision", "guide", "batch_size",
+    "flip", "resize", "interpolation", "image_size", "precision", "masked_precision", "engine_backend", "guide",
+    "batch_size",
 )  # fmt: skip
 
 

@@ -31,7 +31,7 @@ PREVIEW = 120  # longer side in pixels of the label maps kept for the report
 # What the numbers depend on, of what a localizer says of itself; its views and boxes play no part here.
 IDENTITY = (
     "weights", "method", "options", "heads", "ensemble", "templates", "refine", "precision", "masked_precision",
-    "guide", "batch_size",
+    "engine_backend", "guide", "batch_size",
 )  # fmt: skip
 
 

@@ -1,0 +1,93 @@
+"""Runs the stages of convolutional towers in OpenVINO: `pip install 'cliploc[openvino]'`."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cliploc._memory_errors import not_installed
+from cliploc.errors import UsageError
+
+HINTS = {torch.float32: "f32", torch.bfloat16: "bf16"}  # OpenVINO's names of the precisions
+
+
+class OpenVino:
+    """Computes the same as `cliploc.backbones._cnn.run_stages`, in OpenVINO on the CPU.
+
+    OpenVINO compiles the stages once for each size of the input, precision and choice of outputs. It joins each
+    convolution with the activation after it.
+    """
+
+    def __init__(self) -> None:
+        self._compiled: dict[tuple[object, ...], Any] = {}
+
+    @classmethod
+    def of(cls, device: torch.device, dtype: torch.dtype) -> OpenVino:
+        """A runner for a tower on a device and of a precision.
+
+        Raises:
+            UsageError: OpenVINO does not compute this here, or is not installed.
+        """
+        if device.type != "cpu" or dtype not in HINTS:
+            raise UsageError(
+                "engine-backend openvino computes on the CPU in fp32 or bf16, got a tower on "
+                f"{device.type} in {str(dtype).removeprefix('torch.')}: use engine-backend torch"
+            )
+        try:
+            import openvino  # noqa: F401
+        except ImportError as error:
+            advice = "engine-backend openvino needs OpenVINO: pip install 'cliploc[openvino]', or use torch"
+            raise not_installed(error, advice) from None
+        return cls()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> OpenVino:
+        """A runner that has compiled nothing, as the copy's weights may change."""
+        return OpenVino()
+
+    def __call__(self, stages: Sequence[nn.Module], x: Tensor, wanted: Sequence[int]) -> list[Tensor]:
+        """The outputs of the wanted stages, in the precision of `x` `[B, 3, H, W]`."""
+        key = (tuple(x.shape[1:]), x.dtype, tuple(wanted), torch.get_num_threads())
+        if key not in self._compiled:
+            self._compiled[key] = _compiled(stages, x, wanted)
+        results = self._compiled[key]([x.float().contiguous().numpy()], share_outputs=False)
+        return [torch.from_numpy(results[number]).to(x.dtype) for number in range(len(wanted))]
+
+
+class _Stages(nn.Module):
+    """The stages up to the last that is wanted, as one module."""
+
+    def __init__(self, stages: Sequence[nn.Module], wanted: Sequence[int]) -> None:
+        super().__init__()
+        # In float32 whatever the tower's precision is, as OpenVINO converts the weights itself.
+        self.stages = nn.ModuleList(copy.deepcopy(list(stages[: wanted[-1] + 1]))).float()
+        self.wanted = wanted
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        outputs = []
+        for stage in self.stages:
+            x = stage(x)
+            outputs.append(x)
+        return tuple(outputs[index] for index in self.wanted)
+
+
+def _compiled(stages: Sequence[nn.Module], x: Tensor, wanted: Sequence[int]) -> Any:
+    """OpenVINO's network of the stages, for any number of pictures of the size of `x`."""
+    import openvino
+
+    example = torch.zeros(1, *x.shape[1:])
+    with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+        warnings.simplefilter("ignore")  # torch's tracer warns that sizes become constants, as they should
+        network = openvino.convert_model(
+            _Stages(stages, wanted).eval(), example_input=example, input=[-1, *example.shape[1:]]
+        )
+    settings = {
+        "INFERENCE_PRECISION_HINT": HINTS[x.dtype],
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "NUM_STREAMS": 1,
+    }
+    return openvino.Core().compile_model(network, "CPU", settings)
