@@ -1,8 +1,13 @@
-"""Finds the regions of any map at all of its thresholds by one walk over its pixels, compiled by numba.
+"""Finds the regions of any map at all of its thresholds in a few passes over its pixels, compiled by numba.
 
-Pixels join in the order of their levels, the highest first; each joins the regions of its neighbours that are there
-already (union–find, Tarjan 1975). After each level the regions that live are written down. numba is the extra `fast`;
-without it `basins.py` and OpenCV find the same regions.
+1. Each row is cut into runs that rise to one pixel, its top, and never rise again. From its top a run leads to the run
+   of a neighbour that is as high or higher, and so on to a peak. The runs that lead to a peak are its basin. Above any
+   threshold, the pixels of a basin are connected.
+2. Pairs of neighbours in two basins, with the lower one's level, tell where the basins join. Most pixels have none.
+3. From the highest level down, basins appear, join (union–find, Tarjan 1975) and take up the pixels of the level. After
+   each level the regions that live are written down.
+
+numba is the extra `fast`; without it `basins.py` and OpenCV find the same regions.
 """
 
 from __future__ import annotations
@@ -14,37 +19,223 @@ from numba import njit
 from cliploc.metrics._infra.regions import LEVELS, Regions
 
 FIRST_ROOM = 4096  # regions; more room is made when it is used up
+OUTSIDE = 0  # the basin of the frame: nothing where pixels are hot, and not a hole where they are cold
 
 
-def regions(
-    levels: npt.NDArray[np.uint8], connectivity: int, *, corners: bool = False, without_first: bool = False
-) -> Regions:
-    """Finds all regions of a map `[H, W]` at all of its levels; arguments and result as in `basins.regions`."""
-    return Regions(*_walk(levels, connectivity == 8, corners, without_first))
+def regions(framed: npt.NDArray[np.uint8], *, corners: bool) -> tuple[Regions, Regions]:
+    """Finds the regions of a map at all of its levels.
+
+    Args:
+        framed: `[H, W]`, a map within a frame of zeros, one pixel wide.
+        corners: whether to fill in `corners` of the hot regions.
+
+    Returns:
+        The hot regions, of 8 neighbours; and the holes: the regions of the map 255 − levels, of 4 neighbours, but the
+        one at the frame.
+    """
+    width = framed.shape[1]
+    outside = _walk(framed.ravel(), width, True, corners)
+    return Regions(*outside), Regions(*_walk((255 - framed).ravel(), width, False, False))
 
 
 @njit(nogil=True, cache=True)
-def _root(parent, pixel):
-    while parent[pixel] != pixel:
-        parent[pixel] = parent[parent[pixel]]
-        pixel = parent[pixel]
-    return pixel
+def _root(parent, one):
+    while parent[one] != one:
+        parent[one] = parent[parent[one]]
+        one = parent[one]
+    return one
 
 
 @njit(nogil=True, cache=True)
-def _from_the_highest(flat):
-    """The pixels, level by level, and where each level starts: 255 − level is its place."""
+def _runs(flat):
+    """Where each run starts, and the first and last pixel of its top, which may be wide, `[n, 2]`.
+
+    The first run holds what lies before the first rise.
+    """
+    starts, tops, count = np.zeros(flat.size + 1, np.int32), np.zeros((flat.size, 2), np.int32), 1
+    falling = True
+    for pixel in range(1, flat.size):
+        if flat[pixel] > flat[pixel - 1]:
+            if falling:
+                starts[count] = pixel
+                count += 1
+                falling = False
+            tops[count - 1, 0] = tops[count - 1, 1] = pixel
+        elif flat[pixel] < flat[pixel - 1]:
+            falling = True
+        elif not falling:
+            tops[count - 1, 1] = pixel
+    starts[count] = flat.size
+    return starts[: count + 1], tops[:count]
+
+
+@njit(nogil=True, cache=True)
+def _basins(flat, width, starts, tops, diagonal):
+    """The number of each pixel's basin, and each basin's highest level."""
+    runs = len(tops)
+    of_pixel = np.empty(flat.size, np.int32)
+    for run in range(runs):
+        of_pixel[starts[run] : starts[run + 1]] = run
+    reach = 1 if diagonal else 0
+    parent = np.arange(runs).astype(np.int32)
+    for run in range(1, runs):
+        best = tops[run, 1]
+        for row in (-width, width):
+            for other in range(tops[run, 0] + row - reach, min(tops[run, 1] + row + reach + 1, flat.size)):
+                # Of equally high ones the last, so that ways end.
+                if flat[other] > flat[best] or (flat[other] == flat[best] and other > best):
+                    best = other
+        parent[run] = of_pixel[best]
+    number, highest, count = np.empty(runs, np.int32), np.empty(runs, np.uint8), 0
+    for run in range(runs):
+        if parent[run] == run:
+            number[run], highest[count] = count, flat[tops[run, 0]]
+            count += 1
+    for run in range(runs):
+        of_pixel[starts[run] : starts[run + 1]] = number[_root(parent, run)]
+    return of_pixel, highest[:count]
+
+
+@njit(nogil=True, cache=True)
+def _borders(flat, basin, width, starts, diagonal):
+    """The pairs of neighbours in two basins, `[n, 2]`, from the highest level down, and where each level starts.
+
+    Diagonal pairs are left out where a third pixel connects the two: nearly everywhere.
+    """
+    size = flat.size
+    last = size - width - 1
+    flags = np.zeros((size + 7) // 8 * 8, np.uint8)  # 1: with the pixel below; 2, 4: the diagonals below
+    for pixel in range(last):
+        flags[pixel] = basin[pixel] != basin[pixel + width]
+    if diagonal:
+        for pixel in range(last):
+            a, b, c, d = flat[pixel], flat[pixel + 1], flat[pixel + width], flat[pixel + width + 1]
+            flags[pixel] |= (np.uint8(min(a, d) > max(b, c)) << 1) | (np.uint8(min(b, c) > max(a, d)) << 2)
+    pairs, levels, count = np.empty((4 * size, 2), np.int32), np.empty(4 * size, np.uint8), 0
+    for run in range(1, len(starts) - 1):
+        a, b, level = basin[starts[run] - 1], basin[starts[run]], flat[starts[run] - 1]
+        if a != b and level > 0:
+            pairs[count, 0], pairs[count, 1], levels[count] = a, b, level
+            count += 1
+    eight = flags.view(np.uint64)
+    for word in range(eight.size):
+        if eight[word] == 0:
+            continue
+        for pixel in range(8 * word, 8 * word + 8):
+            for bit in range(3):
+                if not (flags[pixel] >> bit) & 1:
+                    continue
+                one = pixel + (1 if bit == 2 else 0)
+                other = pixel + width + (1 if bit == 1 else 0)
+                a, b, level = basin[one], basin[other], min(flat[one], flat[other])
+                if a != b and level > 0:
+                    pairs[count, 0], pairs[count, 1], levels[count] = a, b, level
+                    count += 1
+    return _by_level(pairs[:count], levels[:count])
+
+
+@njit(nogil=True, cache=True)
+def _extents(flat, width, basin, highest, starts, tops):
+    """Where the boxes of basins grow, from the highest level down: rows of 4 · basin + side and the side's new value.
+
+    Sides are −x0, −y0, x1, y1, so that each only grows. They follow from the highest level of each of a basin's rows
+    and columns. Also where each level starts.
+    """
+    basins, runs = len(highest), len(tops)
+    box = np.empty((basins, 4), np.int32)  # x0, y0, x1, y1
+    box[:, 0] = box[:, 1] = flat.size
+    box[:, 2] = box[:, 3] = 0
+    for run in range(1, runs):
+        one, y = basin[starts[run]], starts[run] // width
+        x0, x1 = starts[run] - y * width, min(starts[run + 1] - y * width, width)
+        box[one, 0], box[one, 1] = min(box[one, 0], x0), min(box[one, 1], y)
+        box[one, 2], box[one, 3] = max(box[one, 2], x1), max(box[one, 3], y + 1)
+    columns, rows = np.zeros(basins, np.int64), np.zeros(basins, np.int64)  # where each basin's first one is kept
+    size = 0
+    for one in range(1, basins):
+        columns[one], rows[one] = size - box[one, 0], size + box[one, 2] - box[one, 0] - box[one, 1]
+        size += box[one, 2] - box[one, 0] + box[one, 3] - box[one, 1]
+    peak = np.zeros(size, np.uint8)
+    for run in range(1, runs):
+        one, y = basin[starts[run]], starts[run] // width
+        if one == OUTSIDE:
+            continue
+        peak[rows[one] + y] = max(peak[rows[one] + y], flat[tops[run, 0]])
+        end = min(starts[run + 1], (y + 1) * width)
+        across = peak[columns[one] + starts[run] - y * width :]
+        along = flat[starts[run] : end]
+        for x in range(len(along)):
+            across[x] = max(across[x], along[x])
+    grown, levels, count = np.empty((2 * size, 2), np.int32), np.empty(2 * size, np.uint8), 0
+    for one in range(1, basins):
+        for side in range(4):
+            place = columns[one] if side % 2 == 0 else rows[one]
+            low, high = box[one, side % 2], box[one, 2 + side % 2]
+            best = 0
+            for step in range(high - low):
+                at = low + step if side < 2 else high - 1 - step
+                if peak[place + at] > best:
+                    best = peak[place + at]
+                    grown[count, 0], grown[count, 1] = 4 * one + side, -at if side < 2 else at + 1
+                    levels[count] = best
+                    count += 1
+                if best == highest[one]:
+                    break
+    return _by_level(grown[:count], levels[:count])
+
+
+@njit(nogil=True, cache=True)
+def _squares(flat, width, basin, basins):
+    """Where the area grows that basins' 2×2 squares enclose, from the highest level down: rows of basin and area.
+
+    A square of three pixels encloses 1/2, of four 1; areas are counted in halves. So it counts at the level of its
+    third-highest pixel and again at that of its lowest. All pixels at least as high as the third are in one region: the
+    square counts for the highest's basin. Also where each level starts.
+    """
+    last = flat.size - width - 1
+    third, lowest, highest = np.empty(last, np.uint8), np.empty(last, np.uint8), np.empty(last, np.uint8)
+    for pixel in range(last):
+        a, b, c, d = flat[pixel], flat[pixel + 1], flat[pixel + width], flat[pixel + width + 1]
+        third[pixel] = min(max(min(a, b), min(c, d)), min(max(a, b), max(c, d)))
+        lowest[pixel] = min(min(a, b), min(c, d))
+        highest[pixel] = max(max(a, b), max(c, d))
+    # Few basins have a table of all levels. The many of noise would need too much memory: one row for each half.
+    few = basins * LEVELS <= 2 * flat.size
+    table = np.zeros(basins * LEVELS if few else 0, np.int32)
+    rows, levels, count = np.empty((2 * last, 2), np.int32), np.empty(2 * last, np.uint8), 0
+    for pixel in range(last):
+        owner = pixel
+        for other in (pixel + 1, pixel + width, pixel + width + 1):
+            owner = other if flat[other] == highest[pixel] else owner
+        one = basin[owner]
+        if few:
+            table[one * LEVELS + third[pixel]] += 1
+            table[one * LEVELS + lowest[pixel]] += 1
+        elif third[pixel] > 0:
+            rows[count, 0], rows[count, 1], levels[count] = one, 1, third[pixel]
+            rows[count + 1, 0], rows[count + 1, 1], levels[count + 1] = one, 1, lowest[pixel]
+            count += 2
+    for cell in range(len(table)):
+        if table[cell] > 0:
+            rows[count, 0], rows[count, 1], levels[count] = cell // LEVELS, table[cell], cell % LEVELS
+            count += 1
+    return _by_level(rows[:count], levels[:count])
+
+
+@njit(nogil=True, cache=True)
+def _by_level(rows, levels):
+    """The rows from the highest level down, and where each level starts; the place of a level is 255 − level."""
     starts = np.zeros(LEVELS + 1, np.int64)
-    for pixel in range(flat.size):
-        starts[LEVELS - flat[pixel]] += 1
+    for one in range(len(levels)):
+        starts[LEVELS - levels[one]] += 1
     for place in range(1, LEVELS + 1):
         starts[place] += starts[place - 1]
-    free, order = starts.copy(), np.empty(flat.size, np.int32)
-    for pixel in range(flat.size):
-        place = LEVELS - 1 - flat[pixel]
-        order[free[place]] = pixel
+    free, ordered = starts.copy(), np.empty_like(rows)
+    for one in range(len(levels)):
+        place = LEVELS - 1 - levels[one]
+        ordered[free[place], 0], ordered[free[place], 1] = rows[one, 0], rows[one, 1]
         free[place] += 1
-    return order, starts
+    return ordered, starts
 
 
 @njit(nogil=True, cache=True)
@@ -55,49 +246,41 @@ def _more_room(rows, used):
 
 
 @njit(nogil=True, cache=True)
-def _walk(levels, diagonal, corners, without_first):
-    height, width = levels.shape
-    order, starts = _from_the_highest(levels.ravel())
-    parent = np.full(levels.size, -1, np.int32)  # −1: not there yet
-    sides = np.empty((levels.size, 4), np.int32)  # −x0, −y0, x1, y1 of a root's region
-    area = np.zeros(levels.size, np.int32)  # twice what a root's 2×2 squares enclose
-    filled = np.zeros((height + 1, width + 1), np.uint8)  # pixels there of each 2×2 square
-    alive, count = np.empty(levels.size, np.int32), 0  # roots
-    found, used = np.empty((FIRST_ROOM, 6), np.int64), 0  # level, four sides, area
+def _walk(flat, width, diagonal, corners):
+    starts, tops = _runs(flat)
+    basin, highest = _basins(flat, width, starts, tops, diagonal)
+    basins = len(highest)
+    born, born_starts = _by_level(np.arange(2 * basins).astype(np.int32).reshape(basins, 2), highest)
+    pairs, pair_starts = _borders(flat, basin, width, starts, diagonal)
+    grown, grown_starts = _extents(flat, width, basin, highest, starts, tops)
+    added, added_starts = born[:0], np.zeros(LEVELS + 1, np.int64)
+    if corners:
+        added, added_starts = _squares(flat, width, basin, basins)
+    parent = np.arange(basins).astype(np.int32)
+    sides = np.full((basins, 4), -flat.size, np.int32)  # −x0, −y0, x1, y1 of a root's region
+    area = np.zeros(basins, np.int32)  # twice what a root's 2×2 squares enclose
+    alive, count = np.empty(basins, np.int32), 0  # roots
+    found, used = np.empty((FIRST_ROOM, 6), np.int32), 0  # level, four sides, area
     for place in range(LEVELS - 1):
-        for number in range(starts[place], starts[place + 1]):
-            pixel = order[number]
-            y, x = pixel // width, pixel % width
-            parent[pixel] = pixel
-            sides[pixel] = (-x, -y, x + 1, y + 1)
-            root = pixel
-            for dy in range(-1, 2):
-                for dx in range(-1, 2):
-                    if (dy == 0 and dx == 0) or (dy != 0 and dx != 0 and not diagonal):
-                        continue
-                    if not (0 <= y + dy < height and 0 <= x + dx < width):
-                        continue
-                    if parent[pixel + dy * width + dx] < 0:
-                        continue
-                    other = _root(parent, pixel + dy * width + dx)
-                    if other == root:
-                        continue
-                    if root == pixel:  # the region that is listed stays the root, not the new pixel
-                        root, other = other, root
-                    parent[other] = root
-                    area[root] += area[other]
-                    for side in range(4):
-                        sides[root, side] = max(sides[root, side], sides[other, side])
-            if root == pixel:
-                alive[count] = pixel
+        for number in range(born_starts[place], born_starts[place + 1]):
+            if born[number, 0] // 2 != OUTSIDE:
+                alive[count] = born[number, 0] // 2
                 count += 1
-            if corners:  # a square of three pixels encloses 1/2, of four 1
-                for dy in range(2):
-                    for dx in range(2):
-                        filled[y + dy, x + dx] += 1
-                        if filled[y + dy, x + dx] >= 3:
-                            area[root] += 1
-        left_out = _root(parent, 0) if without_first and parent[0] >= 0 else -1
+        for number in range(pair_starts[place], pair_starts[place + 1]):
+            one, other = _root(parent, pairs[number, 0]), _root(parent, pairs[number, 1])
+            if one == other:
+                continue
+            if other == OUTSIDE:
+                one, other = other, one
+            parent[other] = one
+            area[one] += area[other]
+            for side in range(4):
+                sides[one, side] = max(sides[one, side], sides[other, side])
+        for number in range(grown_starts[place], grown_starts[place + 1]):
+            root, side = _root(parent, grown[number, 0] // 4), grown[number, 0] % 4
+            sides[root, side] = max(sides[root, side], grown[number, 1])
+        for number in range(added_starts[place], added_starts[place + 1]):
+            area[_root(parent, added[number, 0])] += added[number, 1]
         while used + count > len(found):
             found = _more_room(found, used)
         kept = 0
@@ -107,8 +290,10 @@ def _walk(levels, diagonal, corners, without_first):
                 continue
             alive[kept] = root
             kept += 1
-            if root != left_out:
-                found[used, 0], found[used, 1:5], found[used, 5] = LEVELS - 1 - place, sides[root], area[root]
-                used += 1
+            found[used, 0], found[used, 5] = LEVELS - 1 - place, area[root]
+            for side in range(4):
+                found[used, 1 + side] = sides[root, side]
+            used += 1
         count = kept
-    return found[:used, 0].copy(), found[:used, 1:5].copy(), found[:used, 5].copy()
+    columns = found[:used].astype(np.int64)
+    return columns[:, 0], columns[:, 1:5], columns[:, 5]

@@ -66,11 +66,10 @@ def contour_boxes(
     cuts = np.arange(highest + 1)
     # A frame of zeros joins the cold regions at the edge into one, which is then not a hole.
     framed = np.pad(levels, 1)
-    outside = _hot_regions(framed, heat, largest)
-    big = _largest_boxes(framed, highest, outside) if largest else np.zeros((0, 4), np.int64)
+    outside, holes = _all_regions(framed, heat, largest)
+    big = _largest_boxes(framed, highest, outside, holes) if largest else np.zeros((0, 4), np.int64)
     if not every:
         return ContourBoxes(big, big[:0], cuts[:0])
-    holes = None if outside is None else _cold_regions(framed, heat)
     if outside is not None and holes is not None:
         return _ordered(big, outside, holes, highest)
     outer = _regions(framed, 8)
@@ -82,20 +81,18 @@ def contour_boxes(
     return ContourBoxes(big, np.concatenate(parts), cuts.repeat([len(part) for part in parts]))
 
 
-def _hot_regions(framed: Levels, heat: npt.NDArray[np.floating] | None, corners: bool) -> Regions | None:
-    """The hot regions at all levels; None where they are found faster level by level."""
+def _all_regions(
+    framed: Levels, heat: npt.NDArray[np.floating] | None, corners: bool
+) -> tuple[Regions | None, Regions | None]:
+    """The hot regions at all levels, and the holes; None where they are found faster level by level."""
     if walk := compiled():
-        return walk(framed, 8, corners=corners)
-    return None if heat is None else regions(framed, np.pad(heat, 1, constant_values=-np.inf), 8, corners=corners)
-
-
-def _cold_regions(framed: Levels, heat: npt.NDArray[np.floating] | None) -> Regions | None:
-    """The holes: the cold regions but the one at the edge; None as for the hot ones."""
-    if walk := compiled():
-        return walk(255 - framed, 4, without_first=True)
+        return walk(framed, corners=corners)
     if heat is None:
-        return None
-    return regions(255 - framed, np.pad(-heat, 1, constant_values=np.inf), 4, without_first=True)
+        return None, None
+    outside = regions(framed, np.pad(heat, 1, constant_values=-np.inf), 8, corners=corners)
+    if outside is None:
+        return None, None
+    return outside, regions(255 - framed, np.pad(-heat, 1, constant_values=np.inf), 4, without_first=True)
 
 
 def _ordered(largest: IntArray, outside: Regions, holes: Regions, highest: int) -> ContourBoxes:
@@ -104,7 +101,7 @@ def _ordered(largest: IntArray, outside: Regions, holes: Regions, highest: int) 
     cut = np.concatenate([outside.level - 1, 255 - holes.level, [highest]])
     sides = np.concatenate([outside.sides, inner, [[-1, -1, 1, 1]]])  # the last cut leaves nothing
     kept = cut <= highest
-    order = np.argsort(cut[kept], kind="stable")
+    order = np.argsort(cut[kept].astype(np.int16), kind="stable")  # a radix sort, because the numbers are small
     boxes: IntArray = sides[kept][order] * OUTWARD - 1
     return ContourBoxes(largest, boxes, cut[kept][order])
 
@@ -114,10 +111,10 @@ def one_thread() -> None:
     cv2.setNumThreads(1)
 
 
-def _largest_boxes(framed: Levels, highest: int, outside: Regions | None = None) -> IntArray:
+def _largest_boxes(framed: Levels, highest: int, outside: Regions | None, holes: Regions | None) -> IntArray:
     boxes = np.zeros((highest + 1, 4), np.int64)
     present = np.bincount(framed.ravel(), minlength=256) > 0
-    known = _clearly_largest(outside, boxes) if outside and highest else np.zeros(highest + 1, np.bool_)
+    known = _clearly_largest(outside, holes, boxes) if outside and highest else np.zeros(highest + 1, np.bool_)
     for cut in range(highest):
         if known[cut]:
             continue
@@ -131,14 +128,20 @@ def _largest_boxes(framed: Levels, highest: int, outside: Regions | None = None)
     return boxes
 
 
-def _clearly_largest(outside: Regions, boxes: IntArray) -> npt.NDArray[np.bool_]:
+def _clearly_largest(outside: Regions, holes: Regions | None, boxes: IntArray) -> npt.NDArray[np.bool_]:
     """Fills in the boxes of cuts at which one region surely encloses the largest area; returns which cuts those are.
 
-    The area that a region encloses is at least its area without holes, and at most its box's area.
+    The area that a region encloses is at least its area without holes. It is at most its box's area, and at most its
+    area without holes and that of the boxes of all holes at this cut.
     """
     order = np.lexsort((outside.corners, outside.level))
     level, sides, corners = outside.level[order], outside.sides[order], outside.corners[order]
     most = 2 * (sides[:, 2] + sides[:, 0] - 1) * (sides[:, 3] + sides[:, 1] - 1)
+    if holes is not None:
+        around = 2 * (holes.sides[:, 2] + holes.sides[:, 0] + 1) * (holes.sides[:, 3] + holes.sides[:, 1] + 1)
+        in_holes = np.zeros(257, np.int64)  # at the level of the hot regions, which is the cut's and 1
+        np.add.at(in_holes, 256 - holes.level, around)
+        most = np.minimum(most, corners + in_holes[level])
     last = np.append(level[1:] != level[:-1], True)  # of each level, the region that encloses most
     others = np.zeros(len(boxes) + 1, np.int64)
     np.maximum.at(others, level[~last], most[~last])

@@ -34,7 +34,7 @@ NONE = Regions(np.zeros(0, np.int64), np.zeros((0, 4), np.int64), np.zeros(0, np
 
 
 @cache
-def compiled() -> Callable[..., Regions] | None:
+def compiled() -> Callable[..., tuple[Regions, Regions]] | None:
     """What finds regions in compiled code; None where numba (the extra `fast`) is not installed."""
     if importlib.util.find_spec("numba") is None:
         return None
