@@ -39,7 +39,7 @@ def regions(
         without_first: whether to leave out the region that the first pixel is in.
 
     Returns:
-        The regions in no particular order, or None for a map of too many peaks.
+        The regions, or None for a map of too many peaks.
 
     Example:
         >>> levels = np.zeros((4, 6), np.uint8)
@@ -154,8 +154,9 @@ class _Merging:
                 self._emit(part, 0)
         if not self._level:
             return NONE
-        sides = np.concatenate(self._sides).astype(np.int64)
-        return Regions(np.concatenate(self._level), sides, np.concatenate(self._corners))
+        level, sides, corners = (np.concatenate(parts) for parts in (self._level, self._sides, self._corners))
+        order = np.argsort(-level, kind="stable")
+        return Regions(level[order], sides[order].astype(np.int64), corners[order])
 
     def _emit(self, part: int, below: int) -> None:
         if part == self._left_out:

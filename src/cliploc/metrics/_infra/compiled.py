@@ -296,4 +296,4 @@ def _walk(flat, width, diagonal, corners):
             used += 1
         count = kept
     columns = found[:used].astype(np.int64)
-    return columns[:, 0], columns[:, 1:5], columns[:, 5]
+    return columns[:, 0].copy(), columns[:, 1:5].copy(), columns[:, 5].copy()

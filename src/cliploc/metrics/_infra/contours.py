@@ -97,13 +97,22 @@ def _all_regions(
 
 def _ordered(largest: IntArray, outside: Regions, holes: Regions, highest: int) -> ContourBoxes:
     """The boxes, cut by cut. Pixels above a cut's level are hot, the others cold."""
-    inner = holes.sides + 1  # with the pixels around the hole
-    cut = np.concatenate([outside.level - 1, 255 - holes.level, [highest]])
-    sides = np.concatenate([outside.sides, inner, [[-1, -1, 1, 1]]])  # the last cut leaves nothing
-    kept = cut <= highest
-    order = np.argsort(cut[kept].astype(np.int16), kind="stable")  # a radix sort, because the numbers are small
-    boxes: IntArray = sides[kept][order] * OUTWARD - 1
-    return ContourBoxes(largest, boxes, cut[kept][order])
+    # Both parts ascend: a hot region of level t is there at cut t − 1, a hole of level t at cut 255 − t.
+    nothing: IntArray = np.array([[-1, -1, 1, 1]])  # the last cut leaves nothing
+    inner = holes.level >= 255 - highest
+    parts = [
+        (outside.level[::-1] - 1, outside.sides[::-1]),
+        (255 - holes.level[inner], holes.sides[inner] + 1),  # with the pixels around the hole
+        (np.array([highest]), nothing),
+    ]
+    counts = np.stack([np.bincount(cut, minlength=highest + 1) for cut, _ in parts])  # [3, cuts]
+    starts = np.cumsum(counts.T).reshape(-1, len(parts)).T - counts
+    boxes: IntArray = np.empty((counts.sum(), 4), np.int64)
+    for (cut, sides), count, start in zip(parts, counts, starts, strict=True):
+        boxes[np.arange(len(cut)) + (start - np.cumsum(count) + count)[cut]] = sides
+    boxes *= OUTWARD
+    boxes -= 1
+    return ContourBoxes(largest, boxes, np.arange(highest + 1).repeat(counts.sum(axis=0)))
 
 
 def one_thread() -> None:
@@ -134,21 +143,21 @@ def _clearly_largest(outside: Regions, holes: Regions | None, boxes: IntArray) -
     The area that a region encloses is at least its area without holes. It is at most its box's area, and at most its
     area without holes and that of the boxes of all holes at this cut.
     """
-    order = np.lexsort((outside.corners, outside.level))
-    level, sides, corners = outside.level[order], outside.sides[order], outside.corners[order]
+    level, sides, corners = outside.level, outside.sides, outside.corners
     most = 2 * (sides[:, 2] + sides[:, 0] - 1) * (sides[:, 3] + sides[:, 1] - 1)
     if holes is not None:
         around = 2 * (holes.sides[:, 2] + holes.sides[:, 0] + 1) * (holes.sides[:, 3] + holes.sides[:, 1] + 1)
-        in_holes = np.zeros(257, np.int64)  # at the level of the hot regions, which is the cut's and 1
-        np.add.at(in_holes, 256 - holes.level, around)
+        in_holes = np.bincount(256 - holes.level, around, 257).astype(np.int64)  # by the hot regions' level: cut + 1
         most = np.minimum(most, corners + in_holes[level])
-    last = np.append(level[1:] != level[:-1], True)  # of each level, the region that encloses most
-    others = np.zeros(len(boxes) + 1, np.int64)
-    np.maximum.at(others, level[~last], most[~last])
-    alone = np.bincount(level, minlength=len(boxes) + 1) == 1
-    clear = alone[level[last]] | (corners[last] > others[level[last]])
-    cut = level[last][clear] - 1
-    boxes[cut] = sides[last][clear] * OUTWARD - 1
+    starts = np.flatnonzero(np.append(True, level[1:] != level[:-1]))  # of each level
+    counts = np.diff(starts, append=len(level))
+    largest = np.maximum.reduceat(corners, starts)
+    candidates = np.flatnonzero(corners == largest.repeat(counts))
+    first = candidates[np.searchsorted(candidates, starts)]  # of each level, a region that encloses most
+    most[first] = -1
+    clear = largest > np.maximum.reduceat(most, starts)
+    cut = level[first][clear] - 1
+    boxes[cut] = sides[first][clear] * OUTWARD - 1
     known = np.zeros(len(boxes), np.bool_)
     known[cut] = True
     return known

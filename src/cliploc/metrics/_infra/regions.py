@@ -19,7 +19,7 @@ class Regions:
     """The connected regions of the pixels of at least level t, for all t ≥ 1.
 
     Attributes:
-        level: `[n]`, t of each region.
+        level: `[n]`, t of each region, the highest first.
         sides: `[n, 4]`, −x0, −y0, x1, y1 of its bounding rectangle, right and bottom edge exclusive.
         corners: `[n]`, twice the area of the polygon through the centres of its outermost pixels, without holes: the
             area that OpenCV gives a contour. Counted from 2×2 squares of pixels.
