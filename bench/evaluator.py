@@ -1,27 +1,31 @@
 """The evaluator against the literal evaluation: the same numbers, how much sooner.
 
-    python -m bench.evaluator [--maps 60] [--literal-maps 60] [--taus 1000]
+    python -m bench.evaluator [--maps 60] [--literal-maps 60] [--taus 1000] [--out bench/results]
 
 Two kinds of maps, seeded: "smooth", a grid of 14×14 random numbers enlarged to 224×224 as towers' maps are, and
 "noisy", three blobs under noise. One true box each, one core; boxes only, the IoU is not timed. The literal
 evaluation searches the contours of every map at every one of the 1,000 thresholds, as the definition is written
 (tests/metrics/literal.py). With fewer --literal-maps or --taus it is run on these only, its time is scaled up, and the
-numbers are compared there.
+numbers are compared there. With numba (the extra `fast`) the maps are walked by compiled code, without it by NumPy and
+OpenCV; the page says which.
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
+import importlib.util
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from tests.metrics import literal
 
-from cliploc import __version__
+from bench.keep import headed, keep
+from bench.vit_methods import machine
 from cliploc.metrics import TAUS, box_curve, contour_boxes, one_thread
 
 
@@ -62,15 +66,15 @@ def seconds(work: Callable[[], object]) -> tuple[float, object]:
     return time.process_time() - start, result
 
 
-def compare(make: Callable[[int], np.ndarray], count: int, literal_maps: int, taus: np.ndarray) -> bool:
-    """Prints the lines of one kind of maps; whether all IoUs are identical."""
-    maps = [make(seed) for seed in range(count)]
+def compare(kind: str, count: int, literal_maps: int, taus: np.ndarray) -> dict[str, Any]:
+    """The row of one kind of maps: seconds of processor time a map, and whether all IoUs are identical."""
+    maps = [KINDS[kind](seed) for seed in range(count)]
     truths = [[true_box(seed)] for seed in range(count)]
     box_curve("warm-up", maps[0], truths[0])
     compared = maps[:literal_maps]
     curves = [box_curve(f"{i}", heat, boxes) for i, (heat, boxes) in enumerate(zip(maps, truths, strict=True))]
     levels = [(heat * 255).astype(np.uint8) for heat in maps]
-    total, same = 0.0, True
+    row: dict[str, Any] = {"kind": kind, "identical": True}
     for name, every in (("V1", False), ("V2", True)):
         fast = seconds(
             lambda every=every: [
@@ -84,18 +88,25 @@ def compare(make: Callable[[int], np.ndarray], count: int, literal_maps: int, ta
             slow += spent
             expected = [max(literal.iou(a, b) for a in one for b in boxes) for one in found]
             values = curve.best if every else curve.largest
-            same &= [values[curve.index(tau)] for tau in taus] == expected
-        slow, fast = slow / len(compared) * len(TAUS) / len(taus), fast / len(maps)
-        total += slow
-        print(f"{name:8} literal {slow:7.4f}  ours {fast:7.4f}  {slow / fast:5.1f}×", flush=True)
+            row["identical"] &= [values[curve.index(tau)] for tau in taus] == expected
+        row[name] = {"literal": slow / len(compared) * len(TAUS) / len(taus), "ours": fast / len(maps)}
     both = seconds(lambda: [box_curve("", heat, boxes) for heat, boxes in zip(maps, truths, strict=True)])[0]
-    fast = both / len(maps)
-    print(f"both     literal {total:7.4f}  ours {fast:7.4f}  {total / fast:5.1f}×  (ours with IoU)")
-    print(f"IoUs identical at every τ: {'yes' if same else 'NO'}")
-    return same
+    row["both"] = {"literal": row["V1"]["literal"] + row["V2"]["literal"], "ours": both / len(maps)}
+    return row
 
 
 KINDS: dict[str, Callable[[int], np.ndarray]] = {"smooth": smooth_map, "noisy": noisy_map}
+NAMES = {"V1": "MaxBoxAcc (V1)", "V2": "MaxBoxAccV2", "both": "both, ours with IoU"}
+HEADER = ("| maps | | literal, ms a map | ours, ms a map | ratio | IoUs identical |", "|---|---|---|---|---|---|")
+
+
+def lines(row: dict[str, Any]) -> list[str]:
+    same = "yes" if row["identical"] else "NO"
+    return [
+        f"| {row['kind']} | {name} | {1000 * row[key]['literal']:.1f} | {1000 * row[key]['ours']:.2f} | "
+        f"{row[key]['literal'] / row[key]['ours']:.1f} | {same} |"
+        for key, name in NAMES.items()
+    ]
 
 
 def main() -> None:
@@ -103,18 +114,31 @@ def main() -> None:
     parser.add_argument("--maps", type=int, default=60)
     parser.add_argument("--literal-maps", type=int, default=60)
     parser.add_argument("--taus", type=int, default=len(TAUS))
+    parser.add_argument("--out", type=Path, help="write evaluator.json and evaluator.md here")
     options = parser.parse_args()
     one_thread()
+    about = machine(1)
     taus = TAUS[:: max(1, len(TAUS) // options.taus)]
-    print(f"cliploc {__version__}, OpenCV {cv2.__version__}, NumPy {np.__version__}, {platform.machine()}, one thread")
     literal_maps = min(options.maps, options.literal_maps)
-    print(f"{options.maps} maps, {len(TAUS)} τ; the literal evaluation on {literal_maps} of them and {len(taus)} τ")
-    print("seconds of processor time a map")
-    same = True
-    for kind, make in KINDS.items():
-        print(f"\n{kind} maps", flush=True)
-        same &= compare(make, options.maps, options.literal_maps, taus)
-    sys.exit(0 if same else 1)
+    way = "with numba" if importlib.util.find_spec("numba") else "without numba"
+    settings = (
+        f"{options.maps} maps of each kind, {len(TAUS)} τ; the literal evaluation ran on {literal_maps} of them and "
+        f"{len(taus)} τ, scaled up. {way.capitalize()}, OpenCV {cv2.__version__}, NumPy {np.__version__}."
+    )
+    print("\n".join([settings, "", *HEADER]), flush=True)
+    rows, table = [], list(HEADER)
+    for kind in KINDS:
+        rows.append(compare(kind, options.maps, literal_maps, taus))
+        table += lines(rows[-1])
+        print("\n".join(lines(rows[-1])), flush=True)
+    shown = f"`python -m bench.evaluator {' '.join(sys.argv[1:])}`, whose head says what is timed. {settings}"
+    keep(
+        options.out,
+        "evaluator" if way == "with numba" else "evaluator_without_numba",
+        {"machine": about, "settings": settings, "rows": rows},
+        headed("The evaluator against the literal evaluation", shown, about, table),
+    )
+    sys.exit(0 if all(row["identical"] for row in rows) else 1)
 
 
 if __name__ == "__main__":
