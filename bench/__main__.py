@@ -41,6 +41,7 @@ MINUTES: dict[str, list[str]] = {
     "first_result": ["--rounds", "1"],
     "refinements": ["--rounds", "1"],
     "whole_growth": ["--quick", "--only", "boxes"],
+    "windows": ["--photos", "4", "--names", "1", "--rounds", "1"],
     "faithfulness": ["--rounds", "1", "--steps", "8"],
 }
 THOROUGH: dict[str, list[str]] = {
@@ -52,7 +53,7 @@ THOROUGH: dict[str, list[str]] = {
     "vit_methods": ["--out", "bench/results"],
     "memory": [],
     "training": [],
-    "evaluator": [],
+    "evaluator": ["--literal-maps", "20", "--taus", "100", "--out", "bench/results"],
     "benchmark": ["--images", "256", "--memory", "3"],
     "annotate": ["--threads", "1", "--out", "bench/results"],
     "web": ["--out", "bench/results"],
@@ -60,6 +61,7 @@ THOROUGH: dict[str, list[str]] = {
     "first_result": ["--out", "bench/results"],
     "refinements": ["--out", "bench/results"],
     "whole_growth": ["--out", "bench/results"],
+    "windows": ["--photos", "14", "--recipe", "default", "--out", "bench/results"],
     "faithfulness": ["--out", "bench/results"],
 }
 
