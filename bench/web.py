@@ -1,6 +1,6 @@
-"""`cliploc serve` under load, as gradio's own client asks: how many, how soon, none lost; memory over 1,000 requests.
+"""`cliploc serve` under load, as gradio's own client asks: how many, how soon, none lost; memory over 5,000 requests.
 
-    python -m bench.web [--clients 1 4 16] [--requests 100] [--many 1000] [--out bench/results]
+    python -m bench.web [--clients 1 4 16] [--requests 100] [--many 5000] [--out bench/results]
     python -m bench.web --clients 50 --seconds 60 --slow 5
 
 Starts a server of `mini` as a user does, and asks it for one name in a photograph: the whole way of a request, from the
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import re
 import socket
 import subprocess
@@ -26,7 +27,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -60,6 +61,8 @@ class Load:
         p50: seconds from request to answer, the median.
         p95: 95 of 100 were no slower.
         slowest: seconds.
+        server_ms: processor time of the server for a request.
+        client_ms: processor time of the clients for a request.
     """
 
     clients: int
@@ -69,12 +72,18 @@ class Load:
     p50: float
     p95: float
     slowest: float
+    server_ms: float
+    client_ms: float
+
+
+PAGE = ("-m", "cliploc", "serve", "--port", "0")
+NOTHING = ("-m", "bench.web", "--serve-nothing")
 
 
 @contextmanager
-def server() -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def server(what: Sequence[str] = PAGE) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """A server's address and process."""
-    command = [sys.executable, "-m", "cliploc", "serve", "--port", "0"]
+    command = [sys.executable, *what]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -92,6 +101,28 @@ def resident_mib(pid: int) -> float:
     found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     assert found is not None
     return int(found[1]) / 1024
+
+
+def processor_seconds(pid: int) -> float:
+    """Processor time of a process until now."""
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def serve_nothing() -> None:
+    """gradio alone: takes a photograph, a text and settings as the page does, and says which photograph it was."""
+    import gradio as gr
+
+    def nothing(path: str, _: str, __: Any) -> dict[str, Any]:
+        return {"pictures": [{"file": Path(path).name}]}
+
+    with gr.Blocks(analytics_enabled=False) as blocks:
+        given = [gr.Image(type="filepath", visible=False), gr.Textbox(visible=False), gr.JSON(visible=False)]
+        document = gr.JSON(visible=False)
+        gr.Button(visible=False).click(nothing, given, [document], api_name="locate", concurrency_limit=1)
+    _, address, _ = blocks.queue(max_size=32).launch(quiet=True, prevent_thread_lock=True, ssr_mode=False)
+    print(address, flush=True)
+    threading.Event().wait()
 
 
 def asked(client: gradio_client.Client, photo: Path, name: str) -> float | None:
@@ -138,20 +169,32 @@ class Photos:
         return path
 
 
-def load(ready: Sequence[gradio_client.Client], questions: Sequence[Question], first: Question) -> Load:
+def load(pid: int, ready: Sequence[gradio_client.Client], questions: Sequence[Question], first: Question) -> Load:
     """These clients at once, each with its share of the questions one after the other; the first is not counted."""
     clients = len(ready)
     shares = [questions[i::clients] for i in range(clients)]
     for one in ready:
         asked(one, *first)
-    start = time.perf_counter()
+    start, mine, theirs = time.perf_counter(), time.process_time(), processor_seconds(pid)
     with ThreadPoolExecutor(clients) as pool:
         answers = list(pool.map(lambda one, share: [asked(one, *each) for each in share], ready, shares))
     passed = time.perf_counter() - start
+    mine, theirs = time.process_time() - mine, processor_seconds(pid) - theirs
     seconds = [answer for share in answers for answer in share]
     good = np.array([answer for answer in seconds if answer is not None])
     p50, p95 = (float(value) for value in np.quantile(good, [0.5, 0.95]))
-    return Load(clients, len(seconds), len(seconds) - len(good), len(good) / passed, p50, p95, float(good.max()))
+    each = 1000 / len(seconds)
+    return Load(
+        clients,
+        len(seconds),
+        len(seconds) - len(good),
+        len(good) / passed,
+        p50,
+        p95,
+        float(good.max()),
+        theirs * each,
+        mine * each,
+    )
 
 
 # ------------------------------------------------------------------------------------------- more than the server takes
@@ -284,52 +327,77 @@ def said(found: Crowd) -> list[str]:
     ]
 
 
+HEAD = [
+    "| clients | requests | lost | requests/s | p50 s | p95 s | slowest s | server's ms a request | clients' ms |",
+    "|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+]
+Clients = dict[int, list[gradio_client.Client]]
+Ask = Callable[[int], list[Question]]
+
+
+def row(one: Load) -> str:
+    """Of the table under `HEAD`."""
+    return (
+        f"| {one.clients} | {one.requests} | {one.lost} | {one.a_second:.1f} | {one.p50:.2f} | {one.p95:.2f} "
+        f"| {one.slowest:.2f} | {one.server_ms:.0f} | {one.client_ms:.0f} |"
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16], help="at once")
     parser.add_argument("--requests", type=int, default=96, help="of all clients together, for each number of them")
-    parser.add_argument("--many", type=int, default=1000, help="requests over which memory is watched; 0 for none")
+    parser.add_argument("--many", type=int, default=5000, help="requests over which memory is watched; 0 for none")
     parser.add_argument("--seconds", type=float, default=0, help="the first number of clients asks for so long instead")
     parser.add_argument("--slow", type=int, default=0, help="with --seconds: further clients that upload slowly")
+    parser.add_argument("--serve-nothing", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help="folder of results")
     given = parser.parse_args()
+    if given.serve_nothing:
+        serve_nothing()
     on = machine(torch.get_num_threads())
     if given.seconds:
         found = crowd(given.clients[0], given.seconds, given.slow)
         print(headed("The page with more visitors than it takes", "", on, said(found)))
         return 1 if found.ends["lost"] or not found.seconds_to_stop else 0
-    head = [
-        "| clients | requests | lost | requests/s | p50 s | p95 s | slowest s |",
-        "|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    loads, memory = {"new": [], "again": []}, []
-    table = ["Every photograph another one:", "", *head]
-    with server() as (address, process), tempfile.TemporaryDirectory() as folder:
+    loads: dict[str, list[Load]] = {}
+    memory: list[tuple[int, float]] = []
+    table: list[str] = []
+    lost = 0
+    with tempfile.TemporaryDirectory() as folder:
         photos = Photos(Path(folder))
-        ready = {clients: visitors(address, clients) for clients in given.clients}
-        for kind, ask in (("new", photos.new), ("again", photos.again)):
-            if kind == "again":
-                load(ready[given.clients[0]], photos.again(len(photos.own)), photos.again(1)[0])
-                table += ["", "Other names on photographs seen before:", "", *head]
+
+        def measured(title: str, process: subprocess.Popen[str], ready: Clients, ask: Ask) -> None:
+            table.extend(["", f"{title}:", "", *HEAD])
             for clients, each in ready.items():
-                one = load(each, ask(max(given.requests, clients)), photos.again(1)[0])
-                loads[kind].append(one)
-                table.append(
-                    f"| {one.clients} | {one.requests} | {one.lost} | {one.a_second:.1f} | {one.p50:.2f} "
-                    f"| {one.p95:.2f} | {one.slowest:.2f} |"
-                )
-                print(kind, table[-1], file=sys.stderr)
-        lost = sum(one.lost for each in loads.values() for one in each)
-        if given.many:
-            four = visitors(address, 4)
-            memory.append((0, resident_mib(process.pid)))
-            for done in range(given.many // 10, given.many + 1, given.many // 10):
-                lost += load(four, photos.new(given.many // 10), photos.again(1)[0]).lost
-                memory.append((done, resident_mib(process.pid)))
-                print(f"{done} requests, {memory[-1][1]:.0f} MiB", file=sys.stderr)
+                one = load(process.pid, each, ask(max(given.requests, clients)), photos.again(1)[0])
+                loads.setdefault(title, []).append(one)
+                table.append(row(one))
+                print(title, table[-1], file=sys.stderr)
+
+        with server() as (address, process):
+            ready = {clients: visitors(address, clients) for clients in given.clients}
+            measured("Every photograph another one", process, ready, photos.new)
+            load(process.pid, ready[given.clients[0]], photos.again(len(photos.own)), photos.again(1)[0])
+            measured("Other names on photographs seen before", process, ready, photos.again)
+            if given.many:
+                four = visitors(address, 4)
+                memory.append((0, resident_mib(process.pid)))
+                for done in range(given.many // 10, given.many + 1, given.many // 10):
+                    new = photos.new(given.many // 10)
+                    lost += load(process.pid, four, new, photos.again(1)[0]).lost
+                    for path, _ in new:
+                        path.unlink()
+                    memory.append((done, resident_mib(process.pid)))
+                    print(f"{done} requests, {memory[-1][1]:.0f} MiB", file=sys.stderr)
+        with server(NOTHING) as (address, process):
+            ready = {clients: visitors(address, clients) for clients in given.clients}
+            measured("gradio alone, with a function that does nothing", process, ready, photos.again)
+        lost += sum(one.lost for each in loads.values() for one in each)
+        if memory:
             table += ["", "| further new photographs, 4 clients | resident MiB of the server |", "|---:|---:|"]
             table += [f"| {done} | {mib:.0f} |" for done, mib in memory]
-        sizes = [one.stat().st_size // 1000 for one in Path(folder).iterdir()]
+        sizes = [one.stat().st_size // 1000 for one in photos.own]
     about = (
         f"`python -m bench.web`: `cliploc serve` with `mini` and `cam`, asked for one name by gradio's client on the "
         f"same machine, photographs of {min(sizes)}–{max(sizes)} kB, uploaded each time. Lost of all requests: {lost}."

@@ -100,9 +100,14 @@ class DemoResult:
         return [row for row in self.rows if not row.there]
 
 
+def demo_folder() -> Path:
+    """The folder of the photographs that the package ships."""
+    return Path(str(resources.files("cliploc"))) / "demo_photos"
+
+
 def demo_photos() -> Iterator[DemoPhoto]:
     """The photographs that the package ships, with names to ask and true boxes."""
-    folder = Path(str(resources.files("cliploc"))) / "demo_photos"
+    folder = demo_folder()
     for entry in json.loads((folder / "photos.json").read_text(encoding="utf-8")):
         names = dict.fromkeys(box["name"] for box in entry["boxes"])
         yield DemoPhoto(

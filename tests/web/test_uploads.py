@@ -33,6 +33,18 @@ def test_the_oldest_make_room(tmp_path):
     assert left(tmp_path) == ["c", "example"]
 
 
+def test_a_new_file_makes_the_oldest_go_though_the_folder_is_not_read_each_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(uploads, "REST", 10**9)
+    kept = Uploads(tmp_path, 300, 60)
+    for name in "abcde":
+        kept.make_room(100)
+        write(tmp_path, name, 100)
+    assert left(tmp_path) == ["c", "d", "e"]
+    write(tmp_path, "download", 200)  # nobody made room for it: the next time that the folder is read, it counts
+    kept.make_room(100)
+    assert left(tmp_path) == ["download"]
+
+
 def test_what_is_old_goes_and_its_folder_too(tmp_path):
     kept = Uploads(tmp_path, 10**9, 0.5)
     write(tmp_path, "a", 100)

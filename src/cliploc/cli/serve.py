@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
+from cliploc._allocator import share_heaps
 from cliploc._terminal import Terminal
 from cliploc.cli.options import (
     AllowHost,
@@ -67,6 +67,7 @@ def serve(
     models = pair_weights(model or ["mini", "mini-vit"], pretrained)
     refuse_unknown(name for name, _ in models)
     auth = None if auth_env is None else user_in(auth_env)
+    share_heaps()
     use_threads(threads)
     from cliploc.web.server import serve as serve_page
     from cliploc.web.service import Offer, Service, with_heads
@@ -83,17 +84,17 @@ def serve(
             f"warning: anyone who can reach {host} can use this page: --auth-env asks for a password", style="yellow"
         )
     terminal.say(f"loading {offers[0].label}", style="dim")
-    with contextlib.suppress(KeyboardInterrupt):  # how a server is ended
-        serve_page(
-            service,
-            host,
-            port,
-            auth=auth,
-            queue=queue,
-            max_bytes=round(max_megabytes * 1e6),
-            allow_hosts=allow_host or (),
-            rate=rate,
-            debug=debug,
-            on_ready=lambda address: terminal.data(Text(address)),
-        )
+    serve_page(
+        service,
+        host,
+        port,
+        auth=auth,
+        queue=queue,
+        max_bytes=round(max_megabytes * 1e6),
+        allow_hosts=allow_host or (),
+        rate=rate,
+        debug=debug,
+        on_ready=lambda address: terminal.data(Text(address)),
+        own_process=True,
+    )
     return DONE

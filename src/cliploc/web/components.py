@@ -13,7 +13,7 @@ import gradio as gr
 from gradio.component_meta import ComponentMeta
 from gradio.utils import get_upload_folder
 
-from cliploc.demo import demo_photos
+from cliploc.demo import demo_folder
 from cliploc.web.requests import NOT_UPLOADED, Endpoint, Slot
 
 
@@ -96,7 +96,7 @@ class Choices(gr.CheckboxGroup, metaclass=_WithoutStub):
 
 def example_folder() -> Path:
     """The folder of the example photographs, which belong to the package."""
-    return next(iter(demo_photos())).path.parent.resolve()
+    return demo_folder().resolve()
 
 
 def upload_folder() -> Path:

@@ -90,10 +90,6 @@ class Events:
         self._service.runs.stop(request.session_hash)
         return view.status(STOPPED)
 
-    def leave(self, request: gr.Request) -> None:
-        """The visitor closes the page: ends the search that nobody waits for any more."""
-        self._service.runs.stop(request.session_hash)
-
     def make_files(self, request: gr.Request, last: Look | None, *values: Any) -> Updates:
         """Create the files: writes the downloads of the results that are shown."""
         layout = self._layout

@@ -32,6 +32,7 @@ CLOSED = re.compile(
     r"(/gradio_api)?/(proxy=|file[=/]https?:|deep_link|dev/|monitoring|stream/|vibe-|run-history|profiling|custom_comp)"
 )
 UPLOAD = "/gradio_api/upload"
+PRESENCE = re.compile(r"/gradio_api/heartbeat/([^/]+)/?")  # open as long as a visitor's page or program is
 LOGIN = re.compile(r"/login/?")
 MAX_LOGIN = 8_000  # bytes
 GUESSES = (6, 10)  # wrong passwords of one client: a minute, and at once
@@ -130,6 +131,7 @@ class Guard(Gate):
         uploads: the folder of photographs.
         max_bytes: the largest upload.
         on_end: called when the server shuts down; ends what still runs or waits in the application.
+        on_leave: called with the id of a visitor's session when the visitor has left.
         rate: requests a minute of one client, and as many at once; 0 for no limit.
     """
 
@@ -141,6 +143,7 @@ class Guard(Gate):
         uploads: Uploads,
         max_bytes: int,
         on_end: Callable[[], None],
+        on_leave: Callable[[str], None] = lambda _: None,
         rate: float = 0,
     ) -> None:
         super().__init__(app, hosts)
@@ -148,6 +151,7 @@ class Guard(Gate):
         self._uploads = uploads
         self._max_bytes = max_bytes
         self._on_end = on_end
+        self._on_leave = on_leave
         self._rate = Rate(rate, rate) if rate else None
         self._guesses = Rate(*GUESSES)
         self._uploading = 0
@@ -167,7 +171,12 @@ class Guard(Gate):
         if scope["method"] != "POST":
             if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
                 raise RefusedError(405, "expected GET or POST")
-            await self._hand_on(scope, incoming, send)
+            present = PRESENCE.fullmatch(scope["path"])
+            try:
+                await self._hand_on(scope, incoming, send)
+            finally:
+                if present is not None:
+                    self._on_leave(present[1])
         elif LOGIN.fullmatch(scope["path"]):
             await self._login(scope, incoming, send, headers)
         elif scope["path"] == UPLOAD:
@@ -207,7 +216,7 @@ class Guard(Gate):
             raise RefusedError(503, "Too many photographs are being uploaded: try again in a minute.")
         self._uploading += 1
         try:
-            await asyncio.to_thread(self._uploads.sweep, length)
+            await asyncio.to_thread(self._uploads.make_room, length)
             incoming.limit(UPLOAD_SECONDS)
             await self._hand_on(scope, incoming, send)
         finally:

@@ -38,7 +38,6 @@ def build(service: Service, *, debug: bool = False) -> gr.Blocks:
         events = Events(layout, service, debug)
         page.load(None, js=_page_script(), **HIDDEN)
         page.load(events.open_link, None, [layout.results.status, *layout.settings.values()], **HIDDEN, **ONE_AT_A_TIME)
-        page.unload(events.leave)
         _connect_search(layout, events)
         _connect_options(layout, events)
         _connect_downloads(layout, events)

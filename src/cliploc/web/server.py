@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,6 +29,15 @@ if TYPE_CHECKING:
 KEPT_SESSIONS = 64  # visitors whose last results are kept
 RATE = 600  # requests a minute of one client
 MAX_UPLOADS = 2_000_000_000  # bytes of all uploads and downloads together
+# gradio's own settings. By default it keeps a record of each of the last 10,000 requests, and after every request makes
+# a table of them all: memory and time of a request would grow with the number of requests.
+GRADIO = {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "GRADIO_ANALYTICS_MAX_EVENTS": "1",
+    "GRADIO_ANALYTICS_CACHE_FREQUENCY": str(10**9),
+    "MPLBACKEND": "agg",  # else the first request waits while gradio has matplotlib look for a window system
+}
+END_SECONDS = 2.5  # from the signal to the end of the process, whatever still runs
 
 
 def application(
@@ -94,7 +107,7 @@ def application(
 
     requests = Requests(components.endpoints(blocks), components.is_ours)
     uploads = Uploads(Path(components.upload_folder()), MAX_UPLOADS, KEPT_SECONDS)
-    return Guard(app, hosts or Hosts(), requests, uploads, max_bytes, end, rate)
+    return Guard(app, hosts or Hosts(), requests, uploads, max_bytes, end, service.runs.stop, rate)
 
 
 class Ending(Protocol):
@@ -107,11 +120,12 @@ class Ending(Protocol):
         """Answers one request."""
 
 
-def listener(app: Ending, **config: Any) -> uvicorn.Server:
+def listener(app: Ending, on_shutdown: Callable[[], None] | None = None, **config: Any) -> uvicorn.Server:
     """A uvicorn server that ends the application's runs first when it shuts down.
 
     Args:
         app: the application.
+        on_shutdown: called before that.
         config: further settings of `uvicorn.Config`.
     """
     import uvicorn
@@ -120,7 +134,12 @@ def listener(app: Ending, **config: Any) -> uvicorn.Server:
 
     class Listener(uvicorn.Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            if on_shutdown is not None:
+                on_shutdown()
             app.end()
+            logging.getLogger("uvicorn.error").setLevel(
+                logging.CRITICAL
+            )  # answers that are cut off now are no mistakes
             await super().shutdown(sockets)
 
     settings: dict[str, Any] = {
@@ -128,7 +147,7 @@ def listener(app: Ending, **config: Any) -> uvicorn.Server:
         "ws": "none",  # gradio needs no WebSockets, and the guard handles none
         "backlog": BACKLOG,
         "timeout_keep_alive": KEEP_ALIVE_SECONDS,
-        "timeout_graceful_shutdown": 2,
+        "timeout_graceful_shutdown": 1,
         "log_level": "error",  # uvicorn warns of every malformed request, and anybody can send those
     }
     return Listener(uvicorn.Config(app, **settings | config))
@@ -146,6 +165,7 @@ def serve(
     rate: float = RATE,
     debug: bool = False,
     on_ready: Callable[[str], None] = print,
+    own_process: bool = False,
 ) -> None:
     """Serves until it is interrupted. Uploads are in a temporary folder, which is removed at the end.
 
@@ -160,29 +180,66 @@ def serve(
         rate: as for `application`.
         debug: as for `application`.
         on_ready: called with the page's address once the server accepts connections.
+        own_process: whether the process has no other purpose: then it ends with the server, at once, with exit code 0.
 
     Raises:
         UsageError: gradio is not installed, or the server cannot listen on the address.
         ModelError: the first model cannot be loaded.
     """
     listening = listen(host, port)
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    before = os.environ.get("GRADIO_TEMP_DIR")
-    with listening, tempfile.TemporaryDirectory(prefix="cliploc-serve-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder
-        try:
+    try:
+        with (
+            listening,
+            tempfile.TemporaryDirectory(prefix="cliploc-serve-") as folder,
+            _environment(GRADIO_TEMP_DIR=folder, **GRADIO),
+        ):
             hosts = Hosts(host, allow_hosts)
             app = application(service, auth=auth, queue=queue, max_bytes=max_bytes, hosts=hosts, rate=rate, debug=debug)
             end_by_signal()  # else the folder would not be removed
-            server = listener(app)
+            server = listener(app, (lambda: _end_soon(folder)) if own_process else None)
             name = f"[{host}]" if ":" in host else host
             on_ready(f"http://{name}:{listening.getsockname()[1]}")
             server.run(sockets=[listening])
-        finally:
-            if before is None:
-                os.environ.pop("GRADIO_TEMP_DIR", None)
+    except KeyboardInterrupt:
+        if not own_process:
+            raise
+    if own_process:
+        _end_process()
+
+
+def _end_soon(folder: str) -> None:
+    """Ends the process after `END_SECONDS`, as a step of a model that cannot be stopped would take longer."""
+
+    def end() -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        _end_process()
+
+    timer = threading.Timer(END_SECONDS, end)
+    timer.daemon = True
+    timer.start()
+
+
+def _end_process() -> None:
+    """Ends the process without dismantling the interpreter, which takes seconds on a busy machine and saves nothing."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # nobody reads it, or it is closed
+            stream.flush()
+    os._exit(0)
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    """Environment variables that hold within the block only."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
             else:
-                os.environ["GRADIO_TEMP_DIR"] = before
+                os.environ[name] = value
 
 
 def end_by_signal() -> None:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from PIL import Image
@@ -240,6 +241,7 @@ class Service:
         self._recipe = RECIPE + recipe
         self._how: dict[str, Any] = {"device": device, "precision": precision}
         self._loaded: OrderedDict[str, Backbone] = OrderedDict()
+        self._menus: WeakKeyDictionary[Backbone, Menu] = WeakKeyDictionary()
         self.runs = Runs(max_seconds)
         self.memory = Memory(max_seconds=KEPT_SECONDS)
         self._lock = threading.Lock()
@@ -278,9 +280,12 @@ class Service:
     def menu(self, label: str) -> Menu:
         """What can be chosen for a model; raises what `backbone` raises."""
         backbone, offer = self.backbone(label), self.offer(label)
-        recipes = {RECIPE + name: recipe_of(backbone, name) for name in RECIPES}
-        steps = tuple(one.name for one in refinements if _usable(one.name, backbone))
-        return Menu(recipes, fitting(backbone, offer.heads), steps, next(iter(offer.heads), self._recipe))
+        if backbone not in self._menus:
+            recipes = {RECIPE + name: recipe_of(backbone, name) for name in RECIPES}
+            steps = tuple(one.name for one in refinements if _usable(one.name, backbone))
+            own = next(iter(offer.heads), self._recipe)
+            self._menus[backbone] = Menu(recipes, fitting(backbone, offer.heads), steps, own)
+        return self._menus[backbone]
 
     def localizer(
         self,

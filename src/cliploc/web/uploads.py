@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 MAX_FILES = 10_000
+REST = 20  # before an upload, the folder is read again only after this many times as long as reading it took
 
 
 class Uploads:
@@ -36,12 +37,28 @@ class Uploads:
         self._max_seconds = max_seconds
         self._lock = threading.Lock()
         self._end = threading.Event()
-        self._kept: frozenset[Path] = frozenset()
+        self._kept: frozenset[str] = frozenset()
         self._kept = frozenset(path for _, _, path in self._files())
+        self._bytes = self._number = 0  # when the folder was last read, and what was to come since
+        self._read_again = 0.0
+
+    def make_room(self, length: int) -> None:
+        """Removes files if a new one of so many bytes might be too much.
+
+        To read a folder of thousands of files takes longer than an upload, so what is in it is only read again when
+        the limits may be reached, or after a while: downloads are written there too.
+        """
+        with self._lock:
+            self._bytes, self._number = self._bytes + length, self._number + 1
+            fits = self._bytes <= self._max_bytes and self._number <= MAX_FILES
+            if fits and time.monotonic() < self._read_again:
+                return
+        self.sweep(length)
 
     def sweep(self, room: int = 0) -> None:
         """Removes files that are too old, then the oldest until `room` more bytes fit; also removes empty folders."""
         with self._lock:
+            began = time.monotonic()
             oldest_first = sorted(self._files())
             total, number = sum(size for _, size, _ in oldest_first), len(oldest_first)
             now = time.time()
@@ -49,9 +66,12 @@ class Uploads:
                 if now - changed <= self._max_seconds and total + room <= self._max_bytes and number <= MAX_FILES:
                     break
                 with suppress(OSError):  # removed by somebody else
-                    path.unlink()
+                    os.unlink(path)
                 total, number = total - size, number - 1
             self._remove_empty_folders(now)
+            self._bytes, self._number = total + room, number + 1
+            ended = time.monotonic()
+            self._read_again = ended + REST * (ended - began)
 
     def watch(self, every: float) -> None:
         """Starts a thread that sweeps at this interval in seconds, until `end`."""
@@ -66,22 +86,22 @@ class Uploads:
         """Stops watching."""
         self._end.set()
 
-    def _files(self) -> list[tuple[float, int, Path]]:
+    def _files(self) -> list[tuple[float, int, str]]:
         found = []
         for place, _, names in os.walk(self._folder):
             for name in names:
-                path = Path(place, name)
+                path = os.path.join(place, name)
                 if path in self._kept:
                     continue
                 with suppress(OSError):
-                    status = path.lstat()
+                    status = os.lstat(path)
                     found.append((status.st_ctime, status.st_size, path))
         return found
 
     def _remove_empty_folders(self, now: float) -> None:
-        for place, _, _ in os.walk(self._folder, topdown=False):
+        for place, _, names in os.walk(self._folder, topdown=False):
+            if names or place == str(self._folder):
+                continue
             with suppress(OSError):  # a folder that is not empty stays
-                if (
-                    Path(place) != self._folder and now - os.stat(place).st_mtime > 60
-                ):  # a new folder may get its file soon
+                if now - os.stat(place).st_mtime > 60:  # a new folder may get its file soon
                     os.rmdir(place)
