@@ -27,8 +27,8 @@ def keep_freed_memory() -> bool:
 def share_heaps() -> bool:
     """Has glibc keep two heaps for all threads, instead of up to eight for each processor.
 
-    What one thread frees can then be used by the next. With many heaps, a server of many short-lived threads grows until
-    each heap has seen the largest picture. Call it before there are threads.
+    What one thread frees can then be used by the next. With many heaps, a server of many short-lived threads grows
+    until each heap has seen the largest picture. Call it before there are threads.
 
     Returns:
         As for `keep_freed_memory`.
@@ -43,4 +43,5 @@ def _set(*parameters: tuple[int, int]) -> bool:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
         return False
-    return all([mallopt(parameter, value) for parameter, value in parameters])
+    done = [mallopt(parameter, value) for parameter, value in parameters]  # all of them, whatever the first says
+    return all(done)
