@@ -1,4 +1,4 @@
-"""`python -m tests.fuzz.probe [AREA …]`: hostile files and options, each in a process of its own, counted by area.
+"""`python -m tests.fuzz.probe [AREA …]`: hostile files and options, in processes of their own, counted by area.
 
 A case is right when the program reads it or refuses it by one line, within `--seconds` of processor time (three times
 as many and 30 more by the clock, for what waits) and two gigabytes of memory. It prints every case that is not, and for
@@ -17,7 +17,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -39,6 +39,7 @@ MOST_MEMORY = 2_000  # MB more than before
 SIZES = {"a.jpg": (640, 480), "b/a.jpg": (640, 480), **{f"d/{i}.jpg": (640, 480) for i in range(200)}}
 LABELS = (("cat",), ("dog",))
 MANY = 100_000
+TOGETHER = 25  # cases of one process, as to start one takes longer than most cases; the next begins where one ends it
 Case = Callable[[Path], object]  # of an empty folder
 AREAS: dict[str, dict[str, Case]] = {}
 
@@ -484,11 +485,19 @@ for corners in ("0,0,1e308,1e308", "9,9,1,1", "nan,0,1,1", "1," * 10_000, "-1,-1
 
 
 # ------------------------------------------------------------------------------------------------------------- run it
-def in_child(run: Case, seconds: int, told: Connection) -> None:
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+def in_child(cases: Sequence[Case], seconds: int, told: Connection) -> None:
+    """Runs cases one after the other, and tells the outcome of each."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sys.stdout = sys.stderr = io.StringIO()
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    for run in cases:
+        told.send(outcome(run, seconds))
+    os._exit(0)
+
+
+def outcome(run: Case, seconds: int) -> Outcome:
+    """How a case ends in this process; its processor time is limited from here on."""
+    start, before = time.process_time(), peak_megabytes()
+    resource.setrlimit(resource.RLIMIT_CPU, (int(start) + seconds + 1, resource.RLIM_INFINITY))
     wrong = ""
     with tempfile.TemporaryDirectory() as made:
         try:
@@ -499,31 +508,48 @@ def in_child(run: Case, seconds: int, told: Connection) -> None:
             wrong = "" if error.code in (0, 1, 2) else f"exit code {error.code}"
         except BaseException as error:
             wrong = f"{type(error).__name__}: {str(error)[:200]}"
-        more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-        told.send(Outcome(wrong, time.process_time() - start, more))
-    os._exit(0)
+        more = peak_megabytes() - before
+    if not wrong and more > MOST_MEMORY:
+        wrong = f"took {more:,.0f} MB"
+    return Outcome(wrong, time.process_time() - start, more)
 
 
-def tried(run: Case, seconds: int) -> Outcome:
-    """One case."""
+def peak_megabytes() -> float:
+    """The most memory of this process since the last call."""
+    [line] = [one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith("VmHWM:")]
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    return int(line.split()[1]) / 1024
+
+
+def tried(cases: Sequence[Case], seconds: int) -> Iterator[Outcome]:
+    """The outcome of each case."""
+    done = 0
+    while done < len(cases):
+        for found in begun(cases[done : done + TOGETHER], seconds):
+            done += 1
+            yield found
+
+
+def begun(cases: Sequence[Case], seconds: int) -> Iterator[Outcome]:
+    """The outcomes of cases in one process, up to the first that ends or stops it."""
     context = multiprocessing.get_context("fork")
     answer, told = context.Pipe(duplex=False)
-    child = context.Process(target=in_child, args=(run, seconds, told))
+    child = context.Process(target=in_child, args=(cases, seconds, told))
     child.start()
     told.close()
     try:
-        if not answer.poll(3 * seconds + 30):
-            return Outcome("it waits", 0, 0)
-        found: Outcome = answer.recv()
+        for _ in cases:
+            if not answer.poll(3 * seconds + 30):
+                yield Outcome("it waits", 0, 0)
+                return
+            found: Outcome = answer.recv()
+            yield found
     except EOFError:
         child.join()
-        return Outcome(f"killed ({child.exitcode}) after {seconds} s or for its memory", seconds, 0)
+        yield Outcome(f"killed ({child.exitcode}) after {seconds} s or for its memory", seconds, 0)
     finally:
         child.kill()
         child.join()
-    if not found.wrong and found.megabytes > MOST_MEMORY:
-        return Outcome(f"took {found.megabytes:,.0f} MB", found.seconds, found.megabytes)
-    return found
 
 
 def main() -> int:
@@ -538,8 +564,7 @@ def main() -> int:
         if given.areas and not any(area.startswith(one) for one in given.areas):
             continue
         failures = 0
-        for name, run in cases.items():
-            found = tried(run, given.seconds)
+        for name, found in zip(cases, tried(list(cases.values()), given.seconds), strict=True):
             failures += bool(found.wrong)
             if found.wrong or found.seconds > given.slow:
                 print(f"{area}, {name}: {found.wrong or 'right'} ({found.seconds:.1f} s, {found.megabytes:,.0f} MB)")
