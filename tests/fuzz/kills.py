@@ -5,24 +5,30 @@ Each command is run once undisturbed. Then, again and again, in an empty folder:
 byte for byte; only times, tokens and what the manifest says of each session may differ. Half of the moments are drawn
 from the time that the command takes, the others follow the writing of a file, as most harm could be done there. Each
 start has a process of its own, in which torch is imported already.
+
+With `--at-calls` the moments are chosen, not drawn: just before a call that changes a file or waits for the disk
+(`CALLS`), a different one each time, evenly over all of the command's.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import random
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from unittest import mock
 
 from PIL import Image
 
@@ -35,6 +41,7 @@ from tests.jobs.samples import wsol_folder
 PICTURES = {"annotate": 70, "benchmark": 70, "segmentation": 34, "faithfulness": 17}  # three parts each
 QUICK = ("--method", "cam", "--image-size", "64", "--batch-size", "8", "--threads", "1", "--min-presence", "0")
 PATIENCE = 300  # seconds
+CALLS = [(os, "fsync"), (shutil, "rmtree"), *((Path, name) for name in ("replace", "rename", "unlink", "mkdir"))]
 Fresh = Callable[[Path], object]
 
 
@@ -50,9 +57,15 @@ class Command:
     words: Sequence[object]
     fresh: Fresh = lambda _: None
 
-    def begin(self, out: Path, told: Path) -> BaseProcess:
-        """The command in a process of its own, which writes what it says into a file."""
-        return begun(run, [str(word) for word in (*self.words, "--out", out)], told)
+    def begin(self, out: Path, told: Path, last_call: int = 0) -> BaseProcess:
+        """The command in a process of its own, which writes what it says into a file.
+
+        Args:
+            out: its folder.
+            told: the file.
+            last_call: it is killed before this one of its `CALLS`; 0 for never.
+        """
+        return begun(run, [str(word) for word in (*self.words, "--out", out)], told, last_call)
 
     def end(self, out: Path, told: Path) -> None:
         """Runs the command to its end.
@@ -72,10 +85,32 @@ class FailedError(Exception):
     """The command did not end well."""
 
 
-def run(words: list[str], told: Path) -> None:
-    with told.open("w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+def run(words: list[str], told: Path, last_call: int = 0) -> None:
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(told.open("w"))
+        count = calls_counted(stack, last_call)
+        stack.enter_context(contextlib.redirect_stdout(file))
+        stack.enter_context(contextlib.redirect_stderr(file))
         code = command_line(words)
+    told.with_suffix(".calls").write_text(str(next(count)))
     sys.exit(code)
+
+
+def calls_counted(stack: contextlib.ExitStack, last: int) -> Iterator[int]:
+    """Counts `CALLS` while the stack is open; this process is killed before the last one."""
+    count = itertools.count()
+
+    def counted(call: Callable[..., object]) -> Callable[..., object]:
+        def instead(*arguments: object, **more: object) -> object:
+            if next(count) + 1 == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*arguments, **more)
+
+        return instead
+
+    for owner, name in CALLS:
+        stack.enter_context(mock.patch.object(owner, name, counted(getattr(owner, name))))
+    return count
 
 
 # ------------------------------------------------------------------------------------------------------------- commands
@@ -204,7 +239,9 @@ def killed(process: BaseProcess, out: Path, seconds: float, chance: random.Rando
 
 
 # --------------------------------------------------------------------------------------------------------------- run it
-def attacked(command: Command, kills: int, chance: random.Random, folder: Path) -> tuple[int, int, int, list[str]]:
+def attacked(
+    command: Command, kills: int, chance: random.Random, folder: Path, at_calls: bool
+) -> tuple[int, int, int, list[str]]:
     """Kills, runs to the end, runs with another folder than the undisturbed, and what was wrong in them."""
     out, told = folder / "out", folder / "told"  # always the same folder, as its name is in some files
     command.fresh(out)
@@ -212,13 +249,21 @@ def attacked(command: Command, kills: int, chance: random.Random, folder: Path) 
     command.end(out, told)
     seconds, expected = time.monotonic() - start, contents(out)
     out.rename(folder / "plain")
+    calls = int(told.with_suffix(".calls").read_text())
     done = runs = bad = 0
     wrong = []
     while done < kills:
         shutil.rmtree(out, ignore_errors=True)
         command.fresh(out)
-        for _ in range(chance.choice((1, 1, 2, 3))):
-            done += killed(command.begin(out, told), out, seconds, chance)
+        if at_calls:
+            process = command.begin(out, told, 1 + done * calls // kills)
+            process.join(PATIENCE)
+            if process.exitcode != -signal.SIGKILL:
+                raise FailedError(f"not killed at its call {1 + done * calls // kills} of {calls}: {process.exitcode}")
+            done += 1
+        else:
+            for _ in range(chance.choice((1, 1, 2, 3))):
+                done += killed(command.begin(out, told), out, seconds, chance)
         runs += 1
         try:
             command.end(out, told)
@@ -238,6 +283,7 @@ def main() -> int:
     options = argparse.ArgumentParser(prog="python -m tests.fuzz.kills", description=__doc__)
     options.add_argument("--kills", type=int, default=60, help="of each command")
     options.add_argument("--what", default=",".join(COMMANDS), help=f"of {', '.join(COMMANDS)}; all by default")
+    options.add_argument("--at-calls", action="store_true", help="at chosen system calls, not at random moments")
     options.add_argument("--seed", type=int, default=int(time.time()), help="printed, to repeat a run")
     given = options.parse_args()
     chosen = given.what.split(",")
@@ -248,7 +294,8 @@ def main() -> int:
     for name in chosen:
         with tempfile.TemporaryDirectory() as made:
             (folder := Path(made, name)).mkdir()
-            done, runs, bad, wrong = attacked(COMMANDS[name](folder), given.kills, random.Random(given.seed), folder)
+            chance, command = random.Random(given.seed), COMMANDS[name](folder)
+            done, runs, bad, wrong = attacked(command, given.kills, chance, folder, given.at_calls)
         total += bad
         print(f"{name}: {done} kills, {runs} runs to the end, {runs - bad} the same, {bad} not", flush=True)
         for one in wrong:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -347,6 +348,59 @@ def test_a_failing_system_call_leaves_nothing_half_written(photos, made, tmp_pat
         assert caught.value.filename is not None  # so that the command line names it
     assert not list(out.rglob(".cliploc-*"))
     assert content(annotate(photos, LABELS, out, formats=["coco", "csv"], **OPTIONS).out) == content(made.out)
+
+
+@pytest.fixture
+def corrected(made, tmp_path):
+    """A set for `--apply`: one box is gone, one is moved, one is new."""
+    document = json.loads((made.out / "coco.json").read_text())
+    boxes = document["annotations"]
+    moved = {**boxes[1], "bbox": [2, 3, 20, 30], "segmentation": []}
+    document["annotations"] = [moved, {**moved, "id": 10_000, "bbox": [1, 1, 40, 20]}, *boxes[2:]]
+    path = tmp_path / "corrected.json"
+    path.write_text(json.dumps(document))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("owner", "call", "error"),
+    [
+        (os, "fsync", errno.EIO),
+        (os, "fsync", errno.ENOSPC),
+        (Path, "replace", errno.ENOSPC),
+        (Path, "replace", errno.EROFS),
+    ],
+)
+def test_whichever_call_of_apply_fails_the_next_run_ends_as_if_none_had(
+    photos, made, tmp_path, monkeypatch, corrected, owner, call, error
+):
+    def apply(out):
+        return annotate(photos, LABELS, out, formats=["coco", "csv"], decisions=corrected, **OPTIONS)
+
+    def fresh(name):
+        return Path(shutil.copytree(made.out, tmp_path / name))
+
+    true, count, fails = getattr(owner, call), 0, 0
+
+    def counted(*arguments, **more):
+        nonlocal count
+        count += 1
+        if count == fails:
+            raise OSError(error, os.strerror(error))
+        return true(*arguments, **more)
+
+    monkeypatch.setattr(owner, call, counted)
+    wanted, calls = content(apply(fresh("plain")).out), count
+    assert wanted != content(made.out)
+    assert calls
+    for fails in range(1, calls + 1):
+        count, out = 0, fresh(f"{call} {fails}")
+        with contextlib.suppress(CliplocError, OSError):
+            apply(out)
+        assert count >= fails
+        assert not list(out.rglob(".cliploc-*"))
+        count = -(10**9)
+        assert content(apply(out).out) == wanted
 
 
 # -------------------------------------------------------------------------------------------------------------- exports
