@@ -17,7 +17,9 @@ server is told to stop while all still ask.
 from __future__ import annotations
 
 import argparse
+import http.client
 import itertools
+import json
 import os
 import re
 import socket
@@ -125,7 +127,7 @@ def serve_nothing() -> None:
     threading.Event().wait()
 
 
-def asked(client: gradio_client.Client, photo: Path, name: str) -> float | None:
+def asked(client: Client, photo: Path, name: str) -> float | None:
     """Seconds of one request; None when it is lost."""
     start = time.perf_counter()
     try:
@@ -137,9 +139,47 @@ def asked(client: gradio_client.Client, photo: Path, name: str) -> float | None:
     return seconds if document["pictures"][0]["file"] == photo.name else None
 
 
-def visitors(address: str, number: int) -> list[gradio_client.Client]:
+def visitors(address: str, number: int) -> list[Client]:
     """Each a session of its own."""
     return [gradio_client.Client(address, verbose=False, analytics_enabled=False) for _ in range(number)]
+
+
+class Plain:
+    """Asks the same function by plain HTTP, over one connection, as any program can; it takes little time itself."""
+
+    def __init__(self, address: str) -> None:
+        where = urlsplit(address)
+        self._connection = http.client.HTTPConnection(str(where.hostname), where.port, timeout=120)
+
+    def predict(self, photo: Any, name: str, settings: dict[str, Any], api_name: str) -> Any:
+        """As `predict` of gradio's client, which waits for the answer."""
+        path = Path(photo["path"])
+        head = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{path.name}"\r\n\r\n'
+        upload = head.encode() + path.read_bytes() + b"\r\n--x--\r\n"
+        [uploaded] = json.loads(self._asked("/gradio_api/upload", upload, "multipart/form-data; boundary=x"))
+        data = [{"path": uploaded, "meta": {"_type": "gradio.FileData"}}, name, settings]
+        place = f"/gradio_api/call{api_name}"
+        event = json.loads(self._asked(place, json.dumps({"data": data}).encode(), "application/json"))["event_id"]
+        for block in self._asked(f"{place}/{event}").decode().split("\n\n"):
+            kind, _, document = block.partition("\ndata: ")
+            if kind == "event: complete":
+                return json.loads(document)[0]
+        raise RuntimeError("no answer")
+
+    def close(self) -> None:
+        """Ends the connection; the next question opens another."""
+        self._connection.close()
+
+    def _asked(self, place: str, body: bytes | None = None, kind: str = "") -> bytes:
+        self._connection.request("GET" if body is None else "POST", place, body, {"Content-Type": kind})
+        answer = self._connection.getresponse()
+        content = answer.read()
+        if answer.status != 200:
+            raise RuntimeError(f"{answer.status}: {content[:200]!r}")
+        return content
+
+
+Client = gradio_client.Client | Plain
 
 
 class Photos:
@@ -169,11 +209,13 @@ class Photos:
         return path
 
 
-def load(pid: int, ready: Sequence[gradio_client.Client], questions: Sequence[Question], first: Question) -> Load:
+def load(pid: int, ready: Sequence[Client], questions: Sequence[Question], first: Question) -> Load:
     """These clients at once, each with its share of the questions one after the other; the first is not counted."""
     clients = len(ready)
     shares = [questions[i::clients] for i in range(clients)]
     for one in ready:
+        if isinstance(one, Plain):
+            one.close()  # the server does not keep a connection for long
         asked(one, *first)
     start, mine, theirs = time.perf_counter(), time.process_time(), processor_seconds(pid)
     with ThreadPoolExecutor(clients) as pool:
@@ -331,7 +373,7 @@ HEAD = [
     "| clients | requests | lost | requests/s | p50 s | p95 s | slowest s | server's ms a request | clients' ms |",
     "|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
 ]
-Clients = dict[int, list[gradio_client.Client]]
+Clients = dict[int, list[Client]]
 Ask = Callable[[int], list[Question]]
 
 
@@ -380,8 +422,10 @@ def main() -> int:
             measured("Every photograph another one", process, ready, photos.new)
             load(process.pid, ready[given.clients[0]], photos.again(len(photos.own)), photos.again(1)[0])
             measured("Other names on photographs seen before", process, ready, photos.again)
+            plain = {clients: [Plain(address) for _ in range(clients)] for clients in given.clients}
+            measured("The same, asked by plain HTTP", process, plain, photos.again)
             if given.many:
-                four = visitors(address, 4)
+                four = [Plain(address) for _ in range(4)]
                 memory.append((0, resident_mib(process.pid)))
                 for done in range(given.many // 10, given.many + 1, given.many // 10):
                     new = photos.new(given.many // 10)
@@ -393,9 +437,15 @@ def main() -> int:
         with server(NOTHING) as (address, process):
             ready = {clients: visitors(address, clients) for clients in given.clients}
             measured("gradio alone, with a function that does nothing", process, ready, photos.again)
+            plain = {clients: [Plain(address) for _ in range(clients)] for clients in given.clients}
+            measured("gradio alone, asked by plain HTTP", process, plain, photos.again)
         lost += sum(one.lost for each in loads.values() for one in each)
         if memory:
-            table += ["", "| further new photographs, 4 clients | resident MiB of the server |", "|---:|---:|"]
+            table += [
+                "",
+                "| further new photographs, 4 clients by plain HTTP | resident MiB of the server |",
+                "|---:|---:|",
+            ]
             table += [f"| {done} | {mib:.0f} |" for done, mib in memory]
         sizes = [one.stat().st_size // 1000 for one in photos.own]
     about = (
