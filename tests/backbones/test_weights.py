@@ -27,6 +27,7 @@ from cliploc.backbones import _torchscript, _weights
 from cliploc.backbones._weights import load_into, looks_like, read_checkpoint
 from cliploc.errors import CliplocError, ModelError
 from tests.backbones.small_clip import SIDE, small_clip
+from tests.hub.server import Hub
 
 
 @pytest.fixture(scope="module")
@@ -534,6 +535,7 @@ def in_hub_cache(home, repository, name, content, blob=None):
 def online(monkeypatch, download):
     monkeypatch.setattr(_weights.hub, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(_weights, "hub_reachable", lambda: True)
+    monkeypatch.setattr(_weights, "fetch_blob", lambda repository, name: None)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
 
 
@@ -617,14 +619,24 @@ def test_download_errors(home, monkeypatch):
     tag_fails("huggingface.co has no public repository timm/resnet50_clip.openai")
 
 
-def test_a_download_that_breaks_off_leaves_nothing_behind(home, monkeypatch):
-    """By URL: the file gets its name only when it is whole and its checksum right."""
-    target, url = home / "clip" / "m-0123abcd.pt", (home / "mlfoundations-0123abcd.pt").as_uri()
-    (home / "mlfoundations-0123abcd.pt").write_bytes(b"other bytes than published")
+def test_a_download_by_url(home, monkeypatch):
+    """It goes on where a stopped one ended; the file gets its name only when it is whole and its checksum right."""
+    content = bytes(range(256)) * 100
+    sha256 = hashlib.sha256(content).hexdigest()
     monkeypatch.setattr(_weights.hub, "HF_HUB_OFFLINE", False)
-    with pytest.raises(ModelError, match=r"could not be downloaded .*fetch file://.* and save it as"):
-        _weights._download_url(url, target, "the weights")
-    assert list(target.parent.iterdir()) == []
+    with Hub({"mlfoundations/x": {f"m-{sha256[:8]}.pt": content, "m-0123abcd.pt": content}}) as served:
+        address, folder = f"{served.url}/cdn/mlfoundations/x", home / "clip"
+        with pytest.raises(ModelError, match=r"came damaged: the SHA-256 of m-0123abcd.pt is"):
+            _weights._download_url(f"{address}/m-0123abcd.pt", folder / "m-0123abcd.pt", "the weights")
+        assert not [path for path in folder.iterdir() if path.suffix != ".lock"]
+        target = folder / f"m-{sha256[:8]}.pt"
+        for part in (content[:5000], content + b"more"):
+            target.unlink(missing_ok=True)
+            target.with_name(f"{target.name}.incomplete").write_bytes(part)
+            assert _weights._download_url(f"{address}/{target.name}", target, "the weights").read_bytes() == content
+        assert served.downloads("mlfoundations/x") == ["", "bytes=5000-", f"bytes={len(content) + 4}-", ""]
+        with pytest.raises(ModelError, match=r"could not be downloaded .*fetch http://.* and save it as"):
+            _weights._download_url(f"{address}/none.pt", folder / "none.pt", "the weights")
 
 
 def test_hub_folder(home, state):

@@ -124,7 +124,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, content, **{"X-Repo-Commit": COMMIT, "ETag": f'"{git}"'})
 
     def _large(self, repository: str, name: str, span: str) -> None:
-        content = self.hub.repositories[repository][name]
+        content = self.hub.repositories[repository].get(name)
+        if content is None:
+            self._answer(404, b"")
+            return
         fault = self.hub.faults.get(repository, "")
         first = int(span.removeprefix("bytes=").partition("-")[0]) if span else 0
         if fault == "damaged":
@@ -133,6 +136,9 @@ class _Handler(BaseHTTPRequestHandler):
             content = content[:-100]
         if fault == "slow":
             time.sleep(1)
+        if first >= len(content):
+            self._answer(416, b"")
+            return
         part = content[first:]
         first_time = len(self.hub.downloads(repository)) == 1
         sent = part[: len(part) // 2] if fault in ("cut", "stalled") and first_time else part

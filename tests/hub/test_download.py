@@ -5,6 +5,7 @@ Each of the few processes below imports the package once and runs several comman
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
@@ -52,9 +53,8 @@ def hub(tmp_path_factory):
     model_of("clip").save_pretrained(saved)
     byte_pairs().save_pretrained(saved)
     theirs = {path.name: path.read_bytes() for path in saved.iterdir()}
-    repositories = {"org/good": files, "org/clip": theirs, "org/full": files} | {
-        f"org/{name}": files for name in FAULTS
-    }
+    repositories = {f"org/{name}": files for name in ("good", "full", "spoilt", "long", *FAULTS)}
+    repositories["org/clip"] = theirs
     repositories["org/blip"] = {"config.json": b'{"model_type": "blip"}'}
     repositories["org/empty"] = {"README.md": b"soon"}
     with Hub(repositories, {f"org/{name}": name for name in FAULTS}) as served:
@@ -183,25 +183,54 @@ def test_offline_afterwards_and_through_a_proxy_and_two_at_once(told, hub, home,
     assert hub.downloads("org/slow") == [""], "the second waits for the first"
 
 
-def test_a_download_that_is_killed_ends_well_in_another_process(hub, tmp_path):
-    """From where it was, by older versions of huggingface_hub; from the start by 2, whose files are a process's own."""
+def part_of(home, repository, content):
+    """Where the cache has the part of a file that came before the download was stopped."""
+    folder = home / "hub" / f"models--{repository.replace('/', '--')}" / "blobs"
+    return folder / f"{hashlib.sha256(content).hexdigest()}.incomplete"
+
+
+def test_a_download_that_is_killed_goes_on_in_another_process(hub, tmp_path):
     name = "open_clip_model.safetensors"
     content = hub.repositories["org/stalled"][name]
     half = len(content) // 2 // 2**20 * 2**20  # whole pieces that were written
+    part = part_of(tmp_path, "org/stalled", content)
     first = started(tmp_path, [download("org/stalled")], HF_ENDPOINT=hub.url)
     try:
         until = time.monotonic() + 240
-        while sum(path.stat().st_size for path in tmp_path.rglob("*.incomplete")) < half:
+        while not part.exists() or part.stat().st_size < half:
             assert first.poll() is None, first.communicate()
             assert time.monotonic() < until
             time.sleep(0.05)
     finally:
-        first.kill()
+        first.kill()  # SIGKILL
         first.communicate()
+    there = part.stat().st_size
     ((code, _, err),) = ended(started(tmp_path, [download("org/stalled")], HF_ENDPOINT=hub.url))
     assert code == 0, err
-    assert hub.downloads("org/stalled") in (["", ""], ["", f"bytes={half}-"])
+    assert hub.downloads("org/stalled") == ["", f"bytes={there}-"]
     assert snapshot(tmp_path, "org/stalled", name).read_bytes() == content
+    assert not part.exists()
+
+
+def test_the_checksum_of_a_continued_download_is_that_of_the_whole_file(hub, tmp_path):
+    """Bytes that were damaged on the disk are found at the end; the next download starts anew."""
+    name = "open_clip_model.safetensors"
+    content = hub.repositories["org/spoilt"][name]
+    part = part_of(tmp_path, "org/spoilt", content)
+    part.parent.mkdir(parents=True)
+    part.write_bytes(bytes(1000))
+    too_long = part_of(tmp_path, "org/long", content)
+    too_long.parent.mkdir(parents=True)
+    too_long.write_bytes(content + b"more")
+    commands = [download("org/spoilt"), download("org/spoilt"), download("org/long")]
+    damaged, *again = ended(started(tmp_path, commands, HF_ENDPOINT=hub.url))
+    assert damaged[0] == 2
+    assert f"came damaged: the SHA-256 of {name} is" in damaged[2]
+    assert [code for code, *_ in again] == [0, 0], again
+    assert hub.downloads("org/spoilt") == ["bytes=1000-", ""]
+    assert hub.downloads("org/long") == [""]
+    for repository in ("org/spoilt", "org/long"):
+        assert snapshot(tmp_path, repository, name).read_bytes() == content
 
 
 def test_a_dead_proxy_is_named_in_one_line(tmp_path):

@@ -33,6 +33,7 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
 )
+from huggingface_hub.utils import WeakFileLock
 from open_clip.convert import convert_state_dict
 from open_clip.model import convert_to_custom_text_state_dict
 from safetensors.torch import load_file
@@ -40,6 +41,7 @@ from torch import Tensor, nn
 
 from cliploc._documents import read_json
 from cliploc.backbones import _transformers_folder as transformers_folder
+from cliploc.backbones._downloads import download, fetch_blob
 from cliploc.backbones._pickles import refuse_endless
 from cliploc.backbones._torchscript import RefusedError, read_torchscript
 from cliploc.errors import MissingWeightsError, ModelError
@@ -240,6 +242,7 @@ def _fetch(repository: str, name: str, wanted: str, advice: str) -> Path | None:
     if not hub_reachable():
         raise MissingWeightsError(no_network)
     try:
+        fetch_blob(repository, name)
         path = Path(huggingface_hub.hf_hub_download(repository, name))
     except EntryNotFoundError as error:
         if not isinstance(error, LocalEntryNotFoundError):
@@ -284,15 +287,22 @@ def _refuse_damaged(path: Path, wanted: str) -> None:
     """Takes a file out of the hub's cache again whose content is not what its name there, a checksum, says."""
     if not (published := _blob_sha256(path)):
         return
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    if sha256 != published:
+    if (sha256 := _sha256(path)) != published:
         path.resolve().unlink()
         path.unlink(missing_ok=True)
-        raise MissingWeightsError(
-            f"{wanted} came damaged: the SHA-256 of {path.name} is {sha256[:12]}… instead of the published "
-            f"{published[:12]}…: run again, or ask who runs the network or {hub.ENDPOINT}"
-        )
+        raise _damaged(wanted, path.name, sha256, published, hub.ENDPOINT)
+
+
+def _damaged(wanted: str, name: str, sha256: str, published: str, host: str) -> MissingWeightsError:
+    return MissingWeightsError(
+        f"{wanted} came damaged: the SHA-256 of {name} is {sha256[:12]}… instead of the published {published[:12]}…: "
+        f"run again, or ask who runs the network or {host}"
+    )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _by_proxy() -> str:
@@ -324,14 +334,28 @@ def unreachable(repository: str, name: str) -> bool:
 
 
 def _download_url(url: str, target: Path, wanted: str) -> Path:
-    """Downloads a file by URL; it gets its name only after its checksum is found correct."""
+    """Downloads a file by URL; it gets its name only after its checksum is found correct.
+
+    Two processes at once: the second waits for the first.
+    """
     advice = f"fetch {url} and save it as {target}"
     if hub.HF_HUB_OFFLINE:
         raise MissingWeightsError(f"{wanted} are not on this machine and HF_HUB_OFFLINE forbids the network: {advice}")
+    published = published_sha256(url)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(target), hash_prefix=published_sha256(url) or None)
-    except (OSError, URLError, RuntimeError) as error:
+        with WeakFileLock(target.with_name(f".{target.name}.lock")):
+            if target.is_file():
+                return target
+            part = download(url, target, target.name)
+            sha256 = _sha256(part)
+            if not sha256.startswith(published):
+                part.unlink()
+                raise _damaged(wanted, target.name, sha256, published, urlsplit(url).netloc)
+            part.replace(target)
+    except MissingWeightsError:
+        raise
+    except Exception as error:  # of the HTTP library
         _raise_if_full(error, target.parent, wanted, "HOME")
         raise MissingWeightsError(f"{wanted} could not be downloaded ({_first_line(error)}): {advice}") from error
     return target
@@ -499,8 +523,7 @@ def _verify(path: Path, published: str) -> str:
     Raises:
         ModelError: the checksums differ.
     """
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    sha256 = _sha256(path)
     if not sha256.startswith(published):
         raise ModelError(
             f"{path} is damaged: its SHA-256 is {sha256[:12]}… instead of the published {published[:12]}…: delete "
