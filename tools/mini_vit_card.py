@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import reduce
+from functools import cache, reduce
 from operator import or_
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,11 @@ from cliploc.maps import min_max
 from cliploc.method import Context
 from cliploc.metrics import TAUS, Bootstrap, MaxBoxAcc, box_curve
 from cliploc.saliency import methods
+from cliploc.tower import Guide, Needs
 
 ROOT = Path(__file__).resolve().parent.parent
 SLOW_PICTURES = 60
+GUIDE = "mini"  # of ProxyCLIP
 BATCH = 8
 CHUNK = 80  # pictures whose maps are kept together while a row is measured
 
@@ -89,21 +91,26 @@ SLOW = [
 def fast_rows() -> list[Row]:
     """Every method that masks nothing, as it is by default, and those of `TUNED`."""
     left_out = ("perturbation", "baseline")
-    own = [
-        Row(one.name, {}, one.threshold)
-        for one in methods
-        if "vit" in one.towers and not one.needs().guide and one.family not in left_out
-    ]
+    own = [Row(one.name, {}, one.threshold) for one in methods if "vit" in one.towers and one.family not in left_out]
     return [*own, *TUNED]
 
 
-def maps_of(model: MiniVit, rows: Sequence[Row], paths: Sequence[Path], texts: Tensor, side: int) -> list[Tensor]:
+def context(model: MiniVit, guide: Guide, images: Tensor, text: Tensor, needs: Needs) -> Context:
+    """What methods read of normalised pictures `[B, 3, H, W]`; the guide sees the same pixels."""
+    black, white = (model.normalize(torch.full((1, 3, 1, 1), one)) for one in (0.0, 1.0))
+    seen = cache(lambda: guide.features(((images - black) / (white - black)).clamp(0, 1)))
+    return Context(images, text, model.trace(images, needs), model, guide=seen)
+
+
+def maps_of(
+    model: MiniVit, guide: Guide, rows: Sequence[Row], paths: Sequence[Path], texts: Tensor, side: int
+) -> list[Tensor]:
     """For each row the raw map of each picture for its own text `[n, D]`: `[n, 1, h, w]`."""
     needs = reduce(or_, [methods.get(row.method).needs(**row.options) for row in rows])
     maps: list[list[Tensor]] = [[] for _ in rows]
     for start in range(0, len(paths), BATCH):
         images = pixels(model, paths[start : start + BATCH], side)
-        ctx = Context(images, texts[start : start + BATCH, None], model.trace(images, needs), model)
+        ctx = context(model, guide, images, texts[start : start + BATCH, None], needs)
         for row, kept in zip(rows, maps, strict=True):
             raw = methods.get(row.method).function(ctx, **row.options).detach()  # [B, 1, h, w]
             kept.append(raw.relu() if methods.get(row.method).relu else raw)
@@ -123,8 +130,8 @@ def judge(raw: Tensor, truths: Sequence[np.ndarray]) -> Found:
 
 
 def localisation(
-    model: MiniVit, rows: Sequence[Row], paths: Sequence[Path], texts: Tensor, truths: Sequence[np.ndarray],
-    side: int, work: Path,
+    model: MiniVit, guide: Guide, rows: Sequence[Row], paths: Sequence[Path], texts: Tensor,
+    truths: Sequence[np.ndarray], side: int, work: Path,
 ) -> dict[str, Found]:  # fmt: skip
     """What each row finds on pictures of that side; rows that were measured before are read from `work`.
 
@@ -140,7 +147,7 @@ def localisation(
                 plain = files[row.label].name.removesuffix(".json")
                 kept[row.label].append(work / f"{plain} from {start}.npy")
             todo = [row for row in missing if not kept[row.label][-1].exists()]
-            made = maps_of(model, todo, paths[part], texts[part], side) if todo else []
+            made = maps_of(model, guide, todo, paths[part], texts[part], side) if todo else []
             for row, raw in zip(todo, made, strict=True):
                 np.save(kept[row.label][-1], raw.numpy())
             print(f"{side}: {min(start + CHUNK, len(paths))} of {len(paths)}", flush=True)
@@ -153,7 +160,7 @@ def localisation(
     return {label: Found(**json.loads(file.read_text())) for label, file in files.items()}
 
 
-def costs(model: MiniVit, rows: Sequence[Row], path: Path, text: Tensor) -> str:
+def costs(model: MiniVit, guide: Guide, rows: Sequence[Row], path: Path, text: Tensor) -> str:
     """A table of processor milliseconds of one picture and name at 224, one thread, cheapest first: the median of five."""
     images = pixels(model, [path], SIDE)
     threads = torch.get_num_threads()
@@ -169,9 +176,7 @@ def costs(model: MiniVit, rows: Sequence[Row], path: Path, text: Tensor) -> str:
 
     def maps(row: Row) -> Tensor:
         method = methods.get(row.method)
-        return method.function(
-            Context(images, text, model.trace(images, method.needs(**row.options)), model), **row.options
-        )
+        return method.function(context(model, guide, images, text, method.needs(**row.options)), **row.options)
 
     model.encode_image(images)
     forward = median(lambda: model.encode_image(images), 9)
@@ -195,6 +200,25 @@ def embedded(model: DualEncoder, paths: Sequence[Path], side: int, work: Path) -
 
 def _weights() -> str:
     return hashlib.sha256((WEIGHTS / "image.safetensors").read_bytes()).hexdigest()[:12]
+
+
+def line(row: Row, *found: Mapping[str, Found]) -> str:
+    """A row of the tables, with the cells of one size or two."""
+    cells = " | ".join(one[row.label].cells(row) for one in found)
+    return f"| {methods.get(row.method).title} | {row.label} | {row.tau:g} | {cells} |"
+
+
+def lines(data: Path, work: Path, names: Sequence[str]) -> str:
+    """The rows of some methods alone, to be added to the card."""
+    model, guide = backbones.create("mini-vit", device="cpu"), backbones.create_guide(GUIDE)
+    assert isinstance(model, MiniVit)
+    paths, labels, truths = load_split(data / "ilsvrc_val_dev")
+    texts = model.encode_text([TEMPLATE.format(name) for _, name in load_names(data)])[labels]
+    fast, slow = ([row for row in rows if row.method in names] for rows in (fast_rows(), SLOW))
+    found = [localisation(model, guide, fast, paths, texts, truths, side, work) for side in (224, 448) if fast]
+    some = slice(SLOW_PICTURES)
+    masked = localisation(model, guide, slow, paths[some], texts[some], truths[some], 224, work) if slow else {}
+    return "\n".join([*(line(row, *found) for row in fast), *(line(row, masked) for row in slow)])
 
 
 def card(data: Path, work: Path) -> str:
@@ -221,21 +245,16 @@ def card(data: Path, work: Path) -> str:
     own[torch.arange(len(labels)), labels] = True
     wanted = texts[labels]
     some = SLOW_PICTURES
-    at224, at448 = (localisation(model, fast_rows(), paths, wanted, truths, side, work) for side in (224, 448))
-    masked = localisation(model, SLOW, paths[:some], wanted[:some], truths[:some], 224, work)
+    guide = backbones.create_guide(GUIDE)
+    at224, at448 = (localisation(model, guide, fast_rows(), paths, wanted, truths, side, work) for side in (224, 448))
+    masked = localisation(model, guide, SLOW, paths[:some], wanted[:some], truths[:some], 224, work)
     shape, held, agreed = facts["shape"], facts["presence_held_out"], facts["agreement_held_out"]
     own_bytes = sum(path.stat().st_size for path in WEIGHTS.iterdir())
     parameters = sum(parameter.numel() for parameter in model.net.parameters())
 
     fast = sorted(fast_rows(), key=lambda row: -at224[row.label].best)
-    rows = "\n".join(
-        f"| {methods.get(row.method).title} | {row.label} | {row.tau:g} | {at224[row.label].cells(row)} | {at448[row.label].cells(row)} |"
-        for row in fast
-    )
-    slow = "\n".join(
-        f"| {methods.get(row.method).title} | {row.label} | {row.tau:g} | {masked[row.label].cells(row)} |"
-        for row in SLOW
-    )
+    rows = "\n".join(line(row, at224, at448) for row in fast)
+    slow = "\n".join(line(row, masked) for row in SLOW)
     best, larger = fast[0], max(fast, key=lambda row: at448[row.label].best)
     gains = [at448[row.label].best - at224[row.label].best for row in fast]
     verdict = (
@@ -312,7 +331,7 @@ of 118 ImageNet training pictures (`python tools/choose_thresholds.py --model mi
 and applied as it is; it suits 224 pixels, not always 448. Rows that name an option: it was chosen on these same 118 pictures,
 before it was tried here; the others are the package's defaults. Those are as published but for MaskCLIP, which here leaves out
 the last block's residual and MLP, as later work does, and for TS-CAM and LCTR, which here are untrained: MaskCLIP's similarity stands
-for the semantic maps that they learn. There (the tool's last column) TS-CAM finds
+for the semantic maps that they learn. ProxyCLIP's guide is `mini`. There (the tool's last column) TS-CAM finds
 0.653 with `blocks=1` and with 2, 0.644 with 3 and 0.627 with all, NACLIP 0.661 with `sigma` 1 and 2 and 0.636 with 3 and 5.
 
 | method | `--method` | own τ | best at 224, at τ | at own τ | best at 448, at τ | at own τ |
@@ -332,7 +351,7 @@ the forward pass, and all masked pictures:
 
 | method | `--method` | ms | × forward pass |
 |---|---|---|---|
-{costs(model, [*(row for row in fast_rows() if row not in TUNED), *SLOW], paths[0], wanted[:1, None])}
+{costs(model, guide, [*(row for row in fast_rows() if row not in TUNED), *SLOW], paths[0], wanted[:1, None])}
 
 ## Present or absent
 presence = sigmoid({facts["presence"]["scale"]} · cosine − {-facts["presence"]["bias"]}): 0.5 is the cosine that 5 % of absent names exceed, a threshold for false
@@ -352,12 +371,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs/mini-vit.md")
     parser.add_argument("--work", type=Path, default=ROOT / ".cache/mini-vit-card", help="what was measured before")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rows", nargs="+", metavar="METHOD", help="print the rows of these methods alone")
     options = parser.parse_args()
     for name in ("ilsvrc_val_dev", "imagenet_one_per_class"):
         if not (options.data / name).is_dir():
             sys.exit(f"expected {name} in {options.data}, found no such folder: give its parent with --data")
     torch.set_num_threads(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
+    if options.rows:
+        print(lines(options.data, options.work, options.rows))
+        return
     text = card(options.data, options.work)
     options.out.write_text(text)
     print(text)
