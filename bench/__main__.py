@@ -43,6 +43,7 @@ MINUTES: dict[str, list[str]] = {
     "whole_growth": ["--quick", "--only", "boxes"],
     "windows": ["--photos", "4", "--names", "1", "--rounds", "1"],
     "faithfulness": ["--rounds", "1", "--steps", "8"],
+    "segmentation": ["--rounds", "1", "--model", "mini", "--dataset", "coco_object", "--steps", "affinity"],
 }
 THOROUGH: dict[str, list[str]] = {
     "cnn_methods": ["--out", "bench/results"],
@@ -63,6 +64,7 @@ THOROUGH: dict[str, list[str]] = {
     "whole_growth": ["--out", "bench/results"],
     "windows": ["--photos", "14", "--recipe", "default", "--out", "bench/results"],
     "faithfulness": ["--out", "bench/results"],
+    "segmentation": ["--steps", "affinity", "lposs", "guided", "pamr", "--out", "bench/results"],
 }
 
 

@@ -1,7 +1,8 @@
 """Downloads of large files which a later process continues where a killed one ended.
 
 huggingface_hub 2 gives the part of each process a name of its own and never reads it again. Here the part has one name,
-the one that older versions of huggingface_hub use, and the next process asks the server for the rest of the file.
+the one that older versions of huggingface_hub use, and the next process asks the server for the rest of the file. On a
+file system without locks two processes may write into one part: the caller's checksum then refuses the file.
 """
 
 from __future__ import annotations
