@@ -50,10 +50,9 @@ def main() -> int:
         method_of = {one["id"]: one["method"] for one in manifest["settings"]}
         there = [row for row in of_run if row["sample"] in common]
         for name, one in summarize(list(method_of), there, list(manifest["numbers"])).items():
-            into = settings.setdefault(method_of[name], {"confidence_95": {}, "measured": {}, "curves": {}})
-            for key in into:  # what an earlier run has stays
-                into[key] = one.get(key, {}) | into[key]
-            settings[method_of[name]] = {key: one[key] for key in manifest["numbers"]} | into
+            earlier = settings.setdefault(method_of[name], {})
+            parts = {key: one.get(key, {}) | earlier.get(key, {}) for key in ("confidence_95", "measured", "curves")}
+            settings[method_of[name]] = {key: one[key] for key in manifest["numbers"]} | earlier | parts
         values: Values = {}
         for row in there:
             if row["status"] == "ok":
