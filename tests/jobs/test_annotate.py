@@ -637,6 +637,9 @@ def test_the_command(folder, tmp_path):
         "cpu",
     )
     result = cliploc_(*arguments, "--format", "coco,labelstudio")
+    assert json.loads((tmp_path / "out/labelstudio.json").read_text())[0]["data"]["image"].startswith(
+        f"/data/local-files/?d={folder.name}/"  # Label Studio serves folders below its root, not the root itself
+    )
     assert result.code == 1, result.err
     assert result.out.splitlines()[0].split() == ["label", "boxes", "pictures"]
     assert {line.split()[0] for line in result.out.splitlines()[1:]} == {"cat", "dog", "bee", "teapot"}

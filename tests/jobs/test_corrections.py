@@ -192,6 +192,25 @@ def test_label_studio_by_address_by_upload_and_only_what_somebody_has_looked_at(
     assert read.pictures["other/e.jpg"].boxes == []
 
 
+def test_label_studios_exports_in_other_formats(tmp_path):
+    """As version 1.23.2 writes them: `classes.txt` instead of `data.yaml`, and in VOC's a prefix before each name."""
+    sizes = {"b c.png": (10, 8)}
+    yolo, voc = tmp_path / "yolo", tmp_path / "voc"
+    for folder in (yolo / "labels", voc / "Annotations"):
+        folder.mkdir(parents=True)
+    (yolo / "classes.txt").write_text("cat\ndog\n")
+    (yolo / "labels/b c.txt").write_text("1 0.5 0.5 0.6 0.5\n")
+    (voc / "Annotations/0192531e__b c.xml").write_text(
+        "<annotation><filename>0192531e__b c.png</filename><size><width>10</width><height>8</height></size><object>"
+        "<name>dog</name><bndbox><xmin>3</xmin><ymin>3</ymin><xmax>8</xmax><ymax>6</ymax></bndbox></object></annotation>"
+    )
+    for path in (yolo, yolo / "classes.txt", voc):
+        read = read_corrections(path, sizes, [["cat"], ["dog"]])
+        assert (read.problems, list(read.pictures)) == ({}, ["b c.png"])
+        assert read.pictures["b c.png"].boxes == [[2, 2, 8, 6]]
+        assert read.pictures["b c.png"].labels == [1]
+
+
 def test_a_label_may_be_a_synonym_in_other_letters_but_a_label_goes_before_a_synonym(tmp_path):
     boxes = [rectangle(name, [1, 1, 9, 9], SIZES["a.jpg"]) for name in ("Kitten", "CAT", "dog")]
     read = read_corrections(written([task("a.jpg", boxes)], tmp_path / "tasks.json"), SIZES, LABELS)
@@ -233,7 +252,7 @@ def test_two_entries_of_one_picture_are_a_conflict(tmp_path):
         ("a.json", '{"images": [{}], "annotations": [], "categories": []}', "cannot be read"),
         ("a.xml", "<a/>", "the XML is <a>, not CVAT's"),
         ("a.xml", '<!DOCTYPE a [<!ENTITY b "b">]><annotations>&b;</annotations>', "it defines entities"),
-        ("folder/a.txt", "", "it has no data.yaml and no XML"),
+        ("folder/a.txt", "", "it has no data.yaml, no classes.txt and no XML"),
         ("folder/data.yaml", "names: [cat]", "it has no text files in labels/"),
         ("folder/a.xml", "<a/>", "it has no VOC annotation"),
     ],

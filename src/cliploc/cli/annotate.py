@@ -92,7 +92,7 @@ def annotate(
         str | None,
         typer.Option(
             metavar="TEXT",
-            help="Prefix of picture paths in Label Studio's file. [default: as before; /data/local-files/?d=]",
+            help="Prefix of picture paths in Label Studio's file. [default: as before; /data/local-files/?d=FOLDER/]",
         ),
     ] = None,
     every: Annotated[

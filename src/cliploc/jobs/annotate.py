@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 import numpy as np
 
@@ -224,7 +225,7 @@ def annotate(
         limit: only this number of pictures, from the first on.
         retry: whether to try pictures again that failed before.
         image_url: prefix of a picture's path in Label Studio's file; None for the prefix used before, at first that of
-            Label Studio's local files.
+            Label Studio's local files, below the folder that contains `pictures`.
         every: which frames of videos are taken: "30" for each 30th, "2s" for one in two seconds, "scene" for those that
             begin a scene, or several with commas; None: as before, at first none.
         engine: the engine that runs it.
@@ -289,7 +290,7 @@ def annotate(
             },
             "settings": described,
             "token": folder.token_for(target),
-            "image_url": IMAGE_URL if image_url is None else image_url,
+            "image_url": default_image_url(root) if image_url is None else image_url,
             "every": every,
         }
     )
@@ -388,6 +389,12 @@ def annotate(
                 wanted = list(dict.fromkeys([*kept, *chosen]))
                 done_now = conclude(of_run, before, wanted, export, review, run, len(todo), notes.lines, reporter)
                 return replace(done_now, not_applied=not_applied)
+
+
+def default_image_url(root: Path) -> str:
+    """The prefix for Label Studio's local files: it serves folders below its document root, never that folder itself."""
+    folder_name = root.resolve().name
+    return IMAGE_URL + (f"{quote(folder_name)}/" if folder_name else "")
 
 
 def run_id(manifest: Mapping[str, Any]) -> str:

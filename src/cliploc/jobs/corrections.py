@@ -35,11 +35,12 @@ if TYPE_CHECKING:
 FORMATS = (
     "decisions of review.html, COCO's JSON, Label Studio's JSON, CVAT's XML, or a folder in YOLO's or VOC's layout"
 )
-MOST_YAML = 4 * 2**20  # bytes of data.yaml, which lists the classes
+MOST_YAML = 4 * 2**20  # bytes of the list of classes
 MOST_DEEP = 20  # of its lists in lists
 UNREADABLE = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError)
 LEAST_SIDE = 1e-3  # pixels of a box inside its picture
-UPLOAD = re.compile(r"[0-9a-f]{8}-(?=.)")  # what Label Studio puts before an uploaded file's name
+UPLOAD = re.compile(r"[0-9a-f]{8}(?:-|__)(?=.)")  # what Label Studio puts before the name of an uploaded or exported file
+CLASS_LISTS = ("data.yaml", "data.yml", "classes.txt")  # of a YOLO folder; Label Studio writes the last
 SizeWh: TypeAlias = tuple[int, int]
 # Label; x0, y0, x1, y1 in pixels; and the mask [H, W], if the set has one and masks are asked for.
 LabelledShapes: TypeAlias = list[tuple[str, Sequence[float], BoolArray | None]]
@@ -205,13 +206,15 @@ class _Finder:
         Raises:
             _UnusableError: none, or several.
         """
-        for look in (self._listed_first, self._whole, self._end, self._of_stem, self._listed_last):
-            for name in names:
-                found = look(name)
-                if len(found) == 1:
-                    return found[0]
-                if found:
-                    raise _UnusableError(f"it may be {' or '.join(sorted(found)[:3])}: give its path")
+        looks = (self._listed_first, self._whole, self._end, self._of_stem, self._listed_last)
+        for spelt in (names, _without_prefix(names)):
+            for look in looks:
+                for name in spelt:
+                    found = look(name)
+                    if len(found) == 1:
+                        return found[0]
+                    if found:
+                        raise _UnusableError(f"it may be {' or '.join(sorted(found)[:3])}: give its path")
         raise _UnusableError("no picture of this run has this name")
 
     def _listed_first(self, name: str) -> list[str]:
@@ -237,6 +240,12 @@ class _Finder:
         return self._whole(self._more.get(PurePosixPath(name).name, ""))
 
 
+def _without_prefix(names: Sequence[str]) -> list[str]:
+    """Base names without the prefix that Label Studio puts before them, of those that have it."""
+    last = [PurePosixPath(name).name for name in names]
+    return [name[match.end() :] for name in last if (match := UPLOAD.match(name))]
+
+
 def _with_stems(listed: Mapping[str, str]) -> dict[str, str]:
     return {**{PurePosixPath(file).stem: picture for file, picture in listed.items()}, **listed}
 
@@ -257,7 +266,7 @@ def _read(path: Path) -> _Set:
             return _read_folder(path)
         if path.suffix.lower() == ".xml":
             return _cvat(read_xml(path))
-        if path.name.lower() in ("data.yaml", "data.yml"):
+        if path.name.lower() in CLASS_LISTS:
             return _read_folder(path.parent)
         content = read_json(path)
         if isinstance(content, dict) and isinstance(content.get("images"), list) and "annotations" in content:
@@ -272,11 +281,11 @@ def _read(path: Path) -> _Set:
 
 
 def _read_folder(folder: Path) -> _Set:
-    if (folder / "data.yaml").exists() or (folder / "data.yml").exists():
-        return _yolo(folder)
+    if listed := next((folder / name for name in CLASS_LISTS if (folder / name).exists()), None):
+        return _yolo(folder, listed)
     files = sorted(folder.rglob("*.xml"))
     if not files:
-        raise ValueError("it has no data.yaml and no XML")
+        raise ValueError("it has no data.yaml, no classes.txt and no XML")
     return _voc(folder, files)
 
 
@@ -307,11 +316,13 @@ def _coco(content: Mapping[str, Any]) -> _Set:
     return _Set("COCO", entries)
 
 
-def _yolo(folder: Path) -> _Set:
+def _yolo(folder: Path, described: Path) -> _Set:
     from supervision.dataset.formats.yolo import yolo_annotations_to_detections
 
-    described = next(one for one in (folder / "data.yaml", folder / "data.yml") if one.exists())
-    listed = _yaml(described)["names"]
+    if described.suffix == ".txt":
+        listed = read_text(described, MOST_YAML).splitlines()
+    else:
+        listed = _yaml(described)["names"]
     names = dict(enumerate(listed)) if isinstance(listed, list) else {int(key): one for key, one in listed.items()}
 
     def shapes(text: Path, size: SizeWh, masks: bool) -> LabelledShapes:
@@ -484,7 +495,7 @@ def _drawn_shapes(results: Sequence[Mapping[str, Any]], size: SizeWh, masks: boo
 
 
 def _spellings(name: str) -> tuple[str, ...]:
-    """What a name or an address may stand for: itself, its path, its `d`, without the prefix of an upload."""
+    """What a name or an address may stand for: itself, its path, its `d`."""
     return tuple(dict.fromkeys(_spelt(name)))
 
 
@@ -496,6 +507,3 @@ def _spelt(name: str) -> Iterator[str]:
         yield from parse_qs(address.query).get("d", [])
         path = unquote(address.path)
         yield path
-        last = PurePosixPath(path).name
-        if match := UPLOAD.match(last):
-            yield last[match.end() :]
