@@ -392,7 +392,7 @@ def annotate(
 
 
 def default_image_url(root: Path) -> str:
-    """The prefix for Label Studio's local files: it serves folders below its document root, never that folder itself."""
+    """The prefix for Label Studio's local files: it serves folders below its document root, not the root itself."""
     folder_name = root.resolve().name
     return IMAGE_URL + (f"{quote(folder_name)}/" if folder_name else "")
 

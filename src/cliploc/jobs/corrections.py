@@ -39,7 +39,7 @@ MOST_YAML = 4 * 2**20  # bytes of the list of classes
 MOST_DEEP = 20  # of its lists in lists
 UNREADABLE = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError)
 LEAST_SIDE = 1e-3  # pixels of a box inside its picture
-UPLOAD = re.compile(r"[0-9a-f]{8}(?:-|__)(?=.)")  # what Label Studio puts before the name of an uploaded or exported file
+UPLOAD = re.compile(r"[0-9a-f]{8}(?:-|__)(?=.)")  # what Label Studio puts before the names of files
 CLASS_LISTS = ("data.yaml", "data.yml", "classes.txt")  # of a YOLO folder; Label Studio writes the last
 SizeWh: TypeAlias = tuple[int, int]
 # Label; x0, y0, x1, y1 in pixels; and the mask [H, W], if the set has one and masks are asked for.
@@ -319,10 +319,8 @@ def _coco(content: Mapping[str, Any]) -> _Set:
 def _yolo(folder: Path, described: Path) -> _Set:
     from supervision.dataset.formats.yolo import yolo_annotations_to_detections
 
-    if described.suffix == ".txt":
-        listed = read_text(described, MOST_YAML).splitlines()
-    else:
-        listed = _yaml(described)["names"]
+    plain = described.suffix == ".txt"
+    listed = read_text(described, MOST_YAML).splitlines() if plain else _yaml(described)["names"]
     names = dict(enumerate(listed)) if isinstance(listed, list) else {int(key): one for key, one in listed.items()}
 
     def shapes(text: Path, size: SizeWh, masks: bool) -> LabelledShapes:
