@@ -58,6 +58,9 @@ def out(done, tmp_path) -> Path:
     return tmp_path / "out"
 
 
+BOUNDS = "(all) => all.map((one) => one.getBoundingClientRect().toJSON())"
+
+
 class Editor:
     """The page, and what a person does with it."""
 
@@ -181,6 +184,9 @@ def test_boxes_are_drawn_moved_resized_relabelled_dropped_undone_and_saved(conte
         editor = Editor(context, address)
         page = editor.page
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing is to the side"
+        editor.open("rocket.jpg")  # two boxes begin at the same corner
+        corners = [box["x"] for box in page.locator(".tag").evaluate_all(BOUNDS)]
+        assert len(set(corners)) == len(corners) == 3, "labels lie side by side"
         editor.open("dogs.jpg")
         if SHOTS:  # a box for each dog instead of one round both
             page.locator("#active").select_option(label="dog (2)")
@@ -363,6 +369,10 @@ def test_pictures_are_filtered_and_the_older_of_two_tabs_is_told(context, out):
         page.locator("#drop-shown").click()
         page.wait_for_function("document.getElementById('saved').textContent === '3 boxes dropped'")
         assert (corrected(out, "bridge.jpg"), len(corrected(out, "rocket.jpg"))) == ([], 1)
+        page.locator("#take-back").click()
+        page.wait_for_function("document.getElementById('saved').textContent === '3 boxes taken back'")
+        assert not {"bridge.jpg", "rocket.jpg"} & corrections(out)["pictures"].keys(), "the drafts as they were"
+        assert not page.locator("#take-back").is_visible()
         page.locator("#by-label").select_option(label="all")
         editor.open("drum.jpg")
 

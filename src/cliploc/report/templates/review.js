@@ -367,6 +367,18 @@ function drawTags() {
     placeTag(tag, box.xyxy);
     return tag;
   }));
+  const placed = [];
+  for (const tag of layer.children) {
+    tag.style.marginLeft = "";
+    // Boxes that begin at the same corner have their labels side by side.
+    for (let tries = 0; tries < 8; tries++) {
+      const own = tag.getBoundingClientRect();
+      const other = placed.find((one) => own.left < one.right && one.left < own.right && own.top < one.bottom && one.top < own.bottom);
+      if (!other) break;
+      tag.style.marginLeft = `${parseFloat(tag.style.marginLeft || 0) + other.right - own.left + 2}px`;
+    }
+    placed.push(tag.getBoundingClientRect());
+  }
 }
 function placeTag(tag, [x0, y0]) {
   tag.style.left = `${100 * x0 / current.size[0]}%`;
@@ -709,31 +721,57 @@ function showList(on) {
   drawList(true);
   fit();
 }
+let droppedShown = [];  // what the last drop in all pictures shown took away: picture, its boxes before, the revision since
 async function dropShown() {
   const {box: fits} = wanted();
   const count = shown.reduce((sum, i) => sum + entries[i].found.filter(fits).length, 0);
   if (!count || !confirm(`Drop ${plural(count, "box", "boxes")} in ${plural(shown.length, "picture", "pictures")}?`)) return;
+  const done = [];
+  const dropped = await changeMany(shown.filter((index) => entries[index].found.some(fits)), (index, state) => {
+    const found = entryOf(state).found, before = state.boxes;
+    done.push({index, before, revision: state.revision + 1});
+    return before.filter((_, i) => !fits(found[i]));
+  }, (number) => `Dropping: ${number.toLocaleString("en")} of ${plural(count, "box", "boxes")} …`);
+  droppedShown = done;
+  $("take-back").hidden = !done.length;
+  saved(`${plural(-dropped, "box", "boxes")} dropped`);
+}
+/** Undoes the last drop in all pictures shown, except where a picture was changed since. */
+async function takeBackShown() {
+  const todo = droppedShown, changedSince = [];
+  droppedShown = [];
+  $("take-back").hidden = true;
+  const back = await changeMany(todo.map((one) => one.index), (index, state) => {
+    const one = todo.find((other) => other.index === index);
+    if (one.revision === state.revision) return one.before;
+    changedSince.push(state.name);
+    return null;
+  }, (number) => `Taking back: ${plural(number, "box", "boxes")} …`);
+  saved(`${plural(back, "box", "boxes")} taken back`);
+  if (changedSince.length) tell(`Changed since, and left as they are: ${changedSince.join(", ")}. Their dropped drafts are in the list of each picture.`);
+}
+/** Gives pictures other boxes, one picture after the other, and saves them; the number of boxes that were added. */
+async function changeMany(indices, boxesOf, says) {
   takeOverNow();
   const here = current?.index;
-  let dropped = 0;
-  for (const index of [...shown]) {
-    if (!entries[index].found.some(fits)) continue;
-    const state = await store.state(index), found = entryOf(state).found;
-    const left = state.boxes.filter((_, i) => !fits(found[i]));
+  let added = 0;
+  for (const index of indices) {
+    const state = await store.state(index), boxes = boxesOf(index, state);
+    if (!boxes) continue;
     try {
-      state.revision = await store.save(index, {revision: state.revision, status: state.status, boxes: left.map(plainBox)});
+      state.revision = await store.save(index, {revision: state.revision, status: state.status, boxes: boxes.map(plainBox)});
     } catch (error) {
       tell(`${state.name} was not changed: ${error.message}`);
       break;
     }
-    entries[index] = entryOf({...state, boxes: left});
+    added += boxes.length - state.boxes.length;
+    entries[index] = entryOf({...state, boxes});
     histories.delete(index);
-    dropped += state.boxes.length - left.length;
-    saved(`Dropping: ${dropped.toLocaleString("en")} of ${plural(count, "box", "boxes")} …`);
+    saved(says(Math.abs(added)));
   }
   filter();
   if (here !== undefined) await open(here, true);
-  saved(`${plural(dropped, "box", "boxes")} dropped`);
+  return added;
 }
 
 // -------------------------------------------------------------------------------------------------- asking the model
@@ -818,6 +856,7 @@ press("polygon", togglePolygon);
 press("help-button", () => $("help").showModal());
 press("toggle-list", () => showList(!document.querySelector(".editor").classList.contains("open")));
 press("drop-shown", dropShown);
+press("take-back", takeBackShown);
 press("suggest-end", endHeat);
 press("save", () => {
   const link = element("a", {href: URL.createObjectURL(new Blob([JSON.stringify(store.document(), null, 1)], {type: "application/json"})), download: "review.json"});
