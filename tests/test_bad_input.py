@@ -20,7 +20,12 @@ import pytest
 from PIL import Image
 
 from cliploc import backbones
-from tests.commands import CAT, cliploc_, nobody, process
+from tests.commands import CAT, Outcome, cliploc_, nobody, process
+
+
+def localize(*arguments: object) -> Outcome:
+    """With the recipe that sees a picture once: what goes wrong here goes wrong before, or after."""
+    return cliploc_("localize", *arguments, "--recipe", "fast")
 
 
 def cat(size: tuple[int, int] = (226, 150)) -> Image.Image:
@@ -120,7 +125,7 @@ def lines(text: str) -> list[str]:
 @pytest.mark.parametrize("case", BROKEN, ids=lambda case: case.name)
 def test_a_broken_picture_alone_is_nothing_done(case, tmp_path):
     path = made(case, tmp_path)
-    result = cliploc_("localize", path, "-p", "cat", "--json")
+    result = localize(path, "-p", "cat", "--json")
     assert result.code == 2
     first, summary = lines(result.err)
     assert first.startswith(f"failed: {path}: {case.refused}")
@@ -135,7 +140,7 @@ def test_a_broken_picture_among_good_ones_does_not_stop_them(case, tmp_path):
     path, out = made(case, tmp_path), tmp_path / "out"
     second = tmp_path / "second.png"
     cat().save(second)
-    result = cliploc_("localize", CAT, path, second, "-p", "cat", "--out", out)
+    result = localize(CAT, path, second, "-p", "cat", "--out", out)
     assert result.code == 1
     assert case.refused in result.err
     assert f"{path}  failed" in result.out
@@ -151,7 +156,7 @@ def test_a_broken_picture_among_good_ones_does_not_stop_them(case, tmp_path):
 def test_an_unusual_picture_is_seen_as_the_plain_one_is(case, tmp_path):
     path, plain = made(case, tmp_path), tmp_path / "plain.png"
     cat().convert("L" if case.name == "16 bits" else "RGB").save(plain)
-    result = cliploc_("localize", plain, path, "-p", "cat", "--json")
+    result = localize(plain, path, "-p", "cat", "--json")
     assert result.code == 0
     expected, seen = json.loads(result.out)["pictures"]
     assert seen["names"][0]["found"]
@@ -174,11 +179,11 @@ def test_an_unreadable_file_among_good_ones(open_folder):
     good, locked = open_folder / "good.png", open_folder / "locked.png"
     cat().save(good)
     cat().save(locked)
-    assert cliploc_("localize", good, locked, "-p", "cat").code == 0  # and everything is imported now
+    assert localize(good, locked, "-p", "cat").code == 0  # and everything is imported now
     locked.chmod(0)
     with nobody():
-        result = cliploc_("localize", good, locked, "-p", "cat")
-        alone = cliploc_("localize", locked, "-p", "cat")
+        result = localize(good, locked, "-p", "cat")
+        alone = localize(locked, "-p", "cat")
     assert (result.code, alone.code) == (1, 2)
     assert lines(result.err)[0] == f"failed: {locked}: permission denied: change its permissions"
     assert f"{good}  226×150" in result.out
@@ -188,11 +193,11 @@ def test_a_file_in_an_unreadable_folder(open_folder):
     inner = open_folder / "locked"
     inner.mkdir()
     cat().save(inner / "a.png")
-    assert cliploc_("localize", inner / "a.png", "-p", "cat").code == 0
+    assert localize(inner / "a.png", "-p", "cat").code == 0
     inner.chmod(0)
     try:
         with nobody():
-            result = cliploc_("localize", inner / "a.png", "-p", "cat")
+            result = localize(inner / "a.png", "-p", "cat")
     finally:
         inner.chmod(0o755)
     assert result.code == 2
@@ -229,7 +234,7 @@ NAMES = [
 
 @pytest.mark.parametrize("case", NAMES, ids=lambda case: case.name)
 def test_names(case):
-    result = cliploc_("localize", CAT, *(word for name in case.prompts for word in ("-p", name)))
+    result = localize(CAT, *(word for name in case.prompts for word in ("-p", name)))
     if case.refused:
         assert result.code == 2
         assert lines(result.err) == [result.err.rstrip("\n")]  # one line
@@ -243,7 +248,7 @@ def test_names(case):
 
 
 def test_a_known_name_is_found_beside_unknown_ones():
-    result = cliploc_("localize", CAT, "-p", "🐈", "-p", "cat", "-p", "猫", "--json")
+    result = localize(CAT, "-p", "🐈", "-p", "cat", "-p", "猫", "--json")
     names = json.loads(result.out)["pictures"][0]["names"]
     assert result.code == 0
     assert [(name["name"], name["found"]) for name in names] == [("🐈", False), ("cat", True), ("猫", False)]
@@ -350,7 +355,7 @@ def test_no_photo():
 
 
 def test_an_output_folder_that_cannot_be_written_is_refused_before_a_model_is_loaded(open_folder, monkeypatch):
-    assert cliploc_("localize", CAT, "-p", "cat").code == 0
+    assert localize(CAT, "-p", "cat").code == 0
 
     def never(*arguments: object, **options: object) -> None:
         raise AssertionError("a model was loaded")
@@ -370,14 +375,14 @@ def test_an_output_folder_that_cannot_be_written_is_refused_before_a_model_is_lo
 def test_a_picture_too_narrow_for_the_policy_is_named(tmp_path):
     path = tmp_path / "narrow.png"
     cat((2000, 10)).save(path)
-    assert cliploc_("localize", path, "-p", "cat").code == 0  # squash takes any
-    result = cliploc_("localize", path, CAT, "-p", "cat", "--resize", "pad")
+    assert localize(path, "-p", "cat").code == 0  # squash takes any
+    result = localize(path, CAT, "-p", "cat", "--resize", "pad")
     assert result.code == 1
     assert lines(result.err)[0].startswith(f"failed: {path}: a picture of 2000×10 is too narrow for the 'pad' policy")
 
 
 def test_the_same_photo_twice_is_done_twice(tmp_path):
-    result = cliploc_("localize", CAT, CAT, "-p", "cat", "--out", tmp_path)
+    result = localize(CAT, CAT, "-p", "cat", "--out", tmp_path)
     assert result.code == 0
     assert {path.name for path in tmp_path.iterdir()} == {"cat_overlay.jpg", "cat_overlay-2.jpg", "results.json"}
 
@@ -385,7 +390,7 @@ def test_the_same_photo_twice_is_done_twice(tmp_path):
 def test_as_a_process_of_its_own(tmp_path):
     broken = tmp_path / "empty.jpg"
     broken.touch()
-    result = process("localize", CAT, broken, "-p", "cat", "--json")
+    result = process("localize", CAT, broken, "-p", "cat", "--json", "--recipe", "fast")
     assert result.returncode == 1
     assert len(json.loads(result.stdout)["pictures"]) == len(json.loads(result.stdout)["failures"]) == 1
     assert len(lines(result.stderr)) == 2

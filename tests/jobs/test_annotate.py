@@ -37,7 +37,8 @@ from cliploc.reporter import SILENT, Reporter
 from tests.commands import PHOTOS, begun, cliploc_, create_once
 
 LABELS = ["cat|kitten", "dog", "bee @0.6", "teapot"]
-OPTIONS = {"batch_size": 2, "device": "cpu", "shard": 2}
+# The fast recipe sees a picture once, the default ten times; nothing here depends on it. `test_the_command` has the default.
+OPTIONS = {"batch_size": 2, "device": "cpu", "shard": 2, "recipe": "fast"}
 
 
 @pytest.fixture(autouse=True)
@@ -126,7 +127,7 @@ def test_a_label_with_commas_is_one_name_and_it_is_said_once(folder, tmp_path):
         CliplocWarning, match=r"labels\.txt: 'a dog, a wolf' is taken as one name: write one name per line"
     ):
         assert read_labels(tmp_path / "labels.txt").names == ("cat", "a dog, a wolf")
-    arguments = ("--labels", tmp_path / "labels.txt", "--out", tmp_path / "out", "--review", 0)
+    arguments = ("--labels", tmp_path / "labels.txt", "--out", tmp_path / "out", "--review", 0, "--recipe", "fast")
     result = cliploc_("annotate", folder / "cat.png", *arguments)
     assert result.code == 0, result.err
     assert result.err.count("is taken as one name") == 1
@@ -181,7 +182,8 @@ def test_file_names_that_no_export_could_hold_fail_by_name(tmp_path):
     shutil.copy(PHOTOS / "bee.jpg", tmp_path / "bee.jpg")
     labels = tmp_path / "labels.txt"
     labels.write_text("bee\n")
-    arguments = ("annotate", tmp_path, "--labels", labels, "--out", tmp_path / "out", "--batch-size", 2)
+    out = tmp_path / "out"
+    arguments = ("annotate", tmp_path, "--labels", labels, "--out", out, "--batch-size", 2, "--recipe", "fast")
     for asked in (("--format", "coco,yolo,voc,labelstudio,csv,cvat"), ("--json",)):  # the second time nothing is new
         result = cliploc_(*arguments, *asked)
         assert result.code == 1, result.err
@@ -196,7 +198,7 @@ def test_a_name_that_is_there_is_boxed_as_the_localizer_does_and_no_other(folder
     assert plain.failed == {"broken.jpg": "not a picture that can be read: expected JPEG, PNG, WebP or similar"}
     assert (plain.pictures, plain.computed, plain.empty) == (5, 5, 0)
     assert {name for name, count in plain.with_label.items() if count} == {"cat", "dog", "bee"}
-    localizer = Localizer(create_once(), batch_size=2, min_presence=0.5)
+    localizer = Localizer(create_once(), batch_size=2, min_presence=0.5, recipe="fast")
     for name, row in rows(plain.out).items():
         if row["status"] == "failed":
             continue
@@ -269,7 +271,7 @@ def test_at_a_minimum_of_zero_such_a_model_shares_its_certainty_among_names_and_
     settings = AnnotatorSettings(
         labels_of(["cat", "dog", "background: teapot|kettle"]),
         BoxFilter(min_presence=0),
-        Options(batch_size=2, device="cpu"),
+        Options(batch_size=2, device="cpu", recipe="fast"),
     )
     worker = settings()
     found = worker.localizer(folder / "cat.png", ["cat", "dog"])
@@ -585,7 +587,8 @@ def test_corrections_of_a_replaced_picture_go(folder, tmp_path):
 def test_the_command_names_what_it_could_not_apply(folder, tmp_path):
     labels = tmp_path / "labels.txt"
     labels.write_text("\n".join(LABELS))
-    arguments = ("annotate", folder / "cat.png", "--labels", labels, "--out", tmp_path / "out", "--device", "cpu")
+    out = tmp_path / "out"
+    arguments = ("annotate", folder / "cat.png", "--labels", labels, "--out", out, "--recipe", "fast")
     assert cliploc_(*arguments).code == 0
     for name, code in (("cat.png", 0), ("bird.png", 1)):
         corrected_coco(tmp_path / "out", tmp_path / "corrected.json", {"cat.png": name})
@@ -678,7 +681,7 @@ def test_options_that_are_refused_in_one_line(folder, tmp_path, options, said):
 
 def test_a_localizer_where_supervision_expects_a_model():
     supervision = pytest.importorskip("supervision")
-    localizer = Localizer(create_once())
+    localizer = Localizer(create_once(), recipe="fast")
     rgb = np.asarray(Image.open(PHOTOS / "cat.jpg").convert("RGB"))
     found = localizer(rgb, ["cat|kitten", "dog"])
     for detector, picture in [
@@ -767,7 +770,7 @@ def masked(folder, tmp_path_factory):
 
 def test_drafts_have_the_masks_of_their_boxes(folder, plain, masked):
     """The boxes are those of a run without masks; the masks are the localizer's."""
-    localizer = Localizer(batch_size=2, device="cpu")
+    localizer = Localizer(batch_size=2, device="cpu", recipe="fast")
     with_masks, without = rows(masked.out), rows(plain.out)
     seen = 0
     for name, row in without.items():

@@ -26,7 +26,7 @@ from cliploc.reporter import Reporter
 from tests.commands import PHOTOS, cliploc_, create_once
 
 LABELS = ["cat", "dog", "bee"]
-OPTIONS = {"batch_size": 1, "device": "cpu", "shard": 1, "review": 0}
+OPTIONS = {"batch_size": 1, "device": "cpu", "shard": 1, "review": 0, "recipe": "fast"}
 
 
 @pytest.fixture(autouse=True)
