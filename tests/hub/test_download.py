@@ -1,13 +1,15 @@
 """Downloads, rehearsed against a hub on this machine: what arrives, and what a user reads when it does not.
 
-Each of the few processes below imports the package once and runs several commands.
+Importing takes longer than downloading: a process for each environment imports, and forks those that run commands.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -23,23 +25,94 @@ from tests.hub.server import STATUS, Hub
 
 FAULTS = (*STATUS, "cut", "short", "damaged", "slow", "stalled")
 RUNNER = """
-import contextlib, errno, io, json, os, sys, time
+import contextlib, errno, io, json, os, signal, sys, time, traceback
+from pathlib import Path
 from unittest import mock
+import open_clip  # takes seconds: before the forks
 from cliploc.cli import main
 def full(*arguments, **settings):
     raise OSError(errno.ENOSPC, "No space left on device")
-told, wait = [], time.sleep
+wait = time.sleep
 mock.patch("time.sleep", lambda seconds: wait(min(seconds, 0.02))).start()  # between attempts at a hub that is busy
 mock.patch("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 2**20).start()  # as if the file had many pieces of 10 MB
-for words in json.loads(sys.argv[1]):
+def carried_out(words):
     out, err = io.StringIO(), io.StringIO()
     no_space = mock.patch("huggingface_hub.file_download.http_get", full)
     disk = no_space if words[0] == "FULL" else contextlib.nullcontext()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), disk:
         code = main([word for word in words if word != "FULL"])
-    told.append((code, out.getvalue(), err.getvalue()))
-print(json.dumps(told))
+    return code, out.getvalue(), err.getvalue()
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # those that have ended are gone
+for line in sys.stdin:
+    commands, answer = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        try:
+            half = Path(answer + ".half")
+            half.write_text(json.dumps([carried_out(words) for words in commands]))
+            half.rename(answer)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(0)
+    print(child, flush=True)
 """
+
+
+class Commands:
+    """A process that carries out commands."""
+
+    def __init__(self, pid, answer):
+        self.pid, self.answer = pid, answer
+
+    def alive(self):
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def ended(self):
+        """Code, what was printed, and what was said, of each."""
+        until = time.monotonic() + 240
+        while self.alive() and time.monotonic() < until:
+            time.sleep(0.02)
+        assert self.answer.exists(), "the commands have not ended well"
+        return [tuple(one) for one in json.loads(self.answer.read_text())]
+
+    def kill(self):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        while self.alive():
+            time.sleep(0.02)
+
+
+class Machine:
+    """A user's machine: its environment, a home, and processes, forked from one that has imported the package."""
+
+    def __init__(self, home, **environment):
+        self.home, self.count = home, 0
+        home.mkdir(exist_ok=True)
+        held = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+        held.pop("HF_HUB_OFFLINE", None)
+        held |= {"HF_HOME": str(home), "HOME": str(home), "HF_HUB_DISABLE_XET": "1", "COLUMNS": "1000"}
+        held |= {"TQDM_POSITION": "-1", **environment}  # bars as on a terminal
+        command = [sys.executable, "-c", RUNNER]
+        self.first = subprocess.Popen(command, env=held, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.first.communicate(timeout=240)
+
+    def start(self, *commands):
+        self.count += 1
+        answer = self.home / f"answer {self.count}.json"
+        self.first.stdin.write(json.dumps([commands, str(answer)]) + "\n")
+        self.first.stdin.flush()
+        return Commands(int(self.first.stdout.readline()), answer)
 
 
 @pytest.fixture(scope="module")
@@ -61,21 +134,6 @@ def hub(tmp_path_factory):
         yield served
 
 
-def started(home, commands, **environment):
-    held = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-    held.pop("HF_HUB_OFFLINE", None)
-    held |= {"HF_HOME": str(home), "HOME": str(home), "HF_HUB_DISABLE_XET": "1", "COLUMNS": "1000"}
-    held |= {"TQDM_POSITION": "-1", **environment}  # bars as on a terminal
-    command = [sys.executable, "-c", RUNNER, json.dumps(commands)]
-    return subprocess.Popen(command, env=held, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def ended(process):
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == 0, err
-    return [tuple(one) for one in json.loads(out.splitlines()[-1])]
-
-
 def download(repository):
     return ["models", "--download", f"hf-hub:{repository}"]
 
@@ -91,10 +149,16 @@ def home(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def told(hub, home):
+def machine(hub, home):
+    """With the hub as it is, and no proxy."""
+    with Machine(home, HF_ENDPOINT=hub.url) as there:
+        yield there
+
+
+@pytest.fixture(scope="module")
+def told(machine):
     """Repository → code, what was printed, and what was said, of a first download."""
-    commands = [*map(download, NAMES), ["FULL", *download("org/full")]]
-    results = ended(started(home, commands, HF_ENDPOINT=hub.url))
+    results = machine.start(*map(download, NAMES), ["FULL", *download("org/full")]).ended()
     return dict(zip([*NAMES, "org/full"], results, strict=True))
 
 
@@ -158,28 +222,31 @@ def test_a_damaged_file_does_not_stay_in_the_cache(told, home):
     assert all(path.stat().st_size < 10_000 for path in (folder / "blobs").iterdir())
 
 
-def test_offline_afterwards_and_through_a_proxy_and_two_at_once(told, hub, home, tmp_path):
+def test_offline_afterwards(told, hub, home):
     again = ["classify", str(Path(__file__).parents[2] / "src/cliploc/demo_photos/cat.jpg"), "-p", "cat"]
     words = [[*again, "--model", f"hf-hub:{name}"] for name in ("org/good", "org/clip")]
-    offline = started(home, [*words, download("org/none")], HF_HUB_OFFLINE="1", HF_ENDPOINT=hub.url)
-    proxied = {"HF_ENDPOINT": "http://hub.invalid", "http_proxy": hub.url, "HTTP_PROXY": hub.url}
-    proxy = started(tmp_path / "proxied", [download("org/clip")], **proxied)
-    both = [started(tmp_path / "shared", [download("org/slow")], HF_ENDPOINT=hub.url) for _ in range(2)]
-
-    *used, none = ended(offline)
+    with Machine(home, HF_HUB_OFFLINE="1", HF_ENDPOINT=hub.url) as offline:
+        *used, none = offline.start(*words, download("org/none")).ended()
     assert [code for code, *_ in used] == [0, 0], used
     assert none[0] == 2
     assert "hf-hub:org/none are not on this machine and HF_HUB_OFFLINE forbids the network" in none[2]
 
-    ((code, _, err),) = ended(proxy)
-    assert code == 0, err
-    assert snapshot(tmp_path / "proxied", "org/clip", "tokenizer.json").is_file()
 
-    results = [one for process in both for one in ended(process)]
+def test_a_download_through_a_proxy(hub, tmp_path):
+    proxied = {"HF_ENDPOINT": "http://hub.invalid", "http_proxy": hub.url, "HTTP_PROXY": hub.url}
+    with Machine(tmp_path, **proxied) as behind:
+        ((code, _, err),) = behind.start(download("org/clip")).ended()
+    assert code == 0, err
+    assert snapshot(tmp_path, "org/clip", "tokenizer.json").is_file()
+
+
+def test_two_downloads_at_once(machine, hub, home):
+    both = [machine.start(download("org/slow")) for _ in range(2)]
+    results = [one for process in both for one in process.ended()]
     assert [code for code, *_ in results] == [0, 0], results
     name = "open_clip_model.safetensors"
-    assert snapshot(tmp_path / "shared", "org/slow", name).read_bytes() == hub.repositories["org/slow"][name]
-    assert not list((tmp_path / "shared").rglob("*.incomplete"))
+    assert snapshot(home, "org/slow", name).read_bytes() == hub.repositories["org/slow"][name]
+    assert not list((home / "hub/models--org--slow").rglob("*.incomplete"))
     assert hub.downloads("org/slow") == [""], "the second waits for the first"
 
 
@@ -189,48 +256,46 @@ def part_of(home, repository, content):
     return folder / f"{hashlib.sha256(content).hexdigest()}.incomplete"
 
 
-def test_a_download_that_is_killed_goes_on_in_another_process(hub, tmp_path):
+def test_a_download_that_is_killed_goes_on_in_another_process(machine, hub, home):
     name = "open_clip_model.safetensors"
     content = hub.repositories["org/stalled"][name]
     half = len(content) // 2 // 2**20 * 2**20  # whole pieces that were written
-    part = part_of(tmp_path, "org/stalled", content)
-    first = started(tmp_path, [download("org/stalled")], HF_ENDPOINT=hub.url)
+    part = part_of(home, "org/stalled", content)
+    first = machine.start(download("org/stalled"))
     try:
         until = time.monotonic() + 240
         while not part.exists() or part.stat().st_size < half:
-            assert first.poll() is None, first.communicate()
+            assert first.alive(), "it has not waited"
             assert time.monotonic() < until
             time.sleep(0.05)
     finally:
-        first.kill()  # SIGKILL
-        first.communicate()
+        first.kill()
     there = part.stat().st_size
-    ((code, _, err),) = ended(started(tmp_path, [download("org/stalled")], HF_ENDPOINT=hub.url))
+    ((code, _, err),) = machine.start(download("org/stalled")).ended()
     assert code == 0, err
     assert hub.downloads("org/stalled") == ["", f"bytes={there}-"]
-    assert snapshot(tmp_path, "org/stalled", name).read_bytes() == content
+    assert snapshot(home, "org/stalled", name).read_bytes() == content
     assert not part.exists()
 
 
-def test_the_checksum_of_a_continued_download_is_that_of_the_whole_file(hub, tmp_path):
+def test_the_checksum_of_a_continued_download_is_that_of_the_whole_file(machine, hub, home):
     """Bytes that were damaged on the disk are found at the end; the next download starts anew."""
     name = "open_clip_model.safetensors"
     content = hub.repositories["org/spoilt"][name]
-    part = part_of(tmp_path, "org/spoilt", content)
+    part = part_of(home, "org/spoilt", content)
     part.parent.mkdir(parents=True)
     part.write_bytes(bytes(1000))
-    too_long = part_of(tmp_path, "org/long", content)
+    too_long = part_of(home, "org/long", content)
     too_long.parent.mkdir(parents=True)
     too_long.write_bytes(content + b"more")
-    commands = [download("org/spoilt"), download("org/spoilt"), download("org/long")]
-    damaged, *again = ended(started(tmp_path, commands, HF_ENDPOINT=hub.url))
+    damaged, *again = machine.start(*map(download, ("org/spoilt", "org/spoilt", "org/long"))).ended()
     assert damaged[0] == 2
     assert f"came damaged: the SHA-256 of {name} is" in damaged[2]
     assert [code for code, *_ in again] == [0, 0], again
     assert hub.downloads("org/spoilt") == ["bytes=1000-", ""]
     assert hub.downloads("org/long") == [""]
     for repository in ("org/spoilt", "org/long"):
-        assert snapshot(tmp_path, repository, name).read_bytes() == content
+        assert snapshot(home, repository, name).read_bytes() == content
 
 
 def test_a_dead_proxy_is_named_in_one_line(tmp_path):
@@ -238,7 +303,8 @@ def test_a_dead_proxy_is_named_in_one_line(tmp_path):
         taken.bind(("127.0.0.1", 0))  # nobody listens there
         proxy = f"127.0.0.1:{taken.getsockname()[1]}"
         environment = {"HF_ENDPOINT": "https://hub.invalid", "HTTPS_PROXY": f"http://me:secret@{proxy}"}
-        ((code, out, err),) = ended(started(tmp_path, [download("org/good")], **environment))
+        with Machine(tmp_path, **environment) as behind:
+            ((code, out, err),) = behind.start(download("org/good")).ended()
     assert (code, out) == (2, "")
     [line] = err.strip().splitlines()
     said = (

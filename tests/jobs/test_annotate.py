@@ -37,7 +37,7 @@ from cliploc.reporter import SILENT, Reporter
 from tests.commands import PHOTOS, begun, cliploc_, create_once
 
 LABELS = ["cat|kitten", "dog", "bee @0.6", "teapot"]
-# The fast recipe sees a picture once, the default ten times; nothing here depends on it. `test_the_command` has the default.
+# The fast recipe sees a picture once, the default ten times. Nothing here depends on it; one command has the default.
 OPTIONS = {"batch_size": 2, "device": "cpu", "shard": 2, "recipe": "fast"}
 
 
