@@ -121,6 +121,23 @@ def test_the_page_of_commands_holds_every_command() -> None:
     assert "..." not in page.split("## `cliploc")[0].replace("[ARGS]...", "")
 
 
+def test_the_page_of_a_notebook_holds_its_text_and_code() -> None:
+    page = site.MADE["notebooks/first_steps.md"]()
+    assert page.startswith(
+        "# First steps\n\n[Download this notebook](first_steps.ipynb).\n\nA picture and names go in;"
+    )
+    assert "```python\nfound.overlay()\n```" in page
+    assert page.count("```") % 2 == 0
+
+
+def test_examples_of_docstrings_are_sections_that_the_sites_parser_knows() -> None:
+    griffe = pytest.importorskip("griffe")
+    extension = loaded(ROOT / "tools/docs_examples.py").ExampleSections()
+    one = griffe.Function("one", docstring=griffe.Docstring("Does it.\n\nExample:\n    >>> one()\n    1"))
+    extension.on_object(obj=one)
+    assert [section.kind.value for section in one.docstring.parse("google")] == ["text", "examples"]
+
+
 def notebooks() -> list[Path]:
     return sorted((DOCS / "notebooks").glob("*.ipynb"))
 

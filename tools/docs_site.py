@@ -1,17 +1,19 @@
 """What MkDocs asks while it builds the site of docs/ (`hooks` in mkdocs.yml).
 
-It adds the pages that are made from the code (the Python names, the commands, the methods), points links that leave
-docs/ at the repository, and mends what GitHub's Markdown and Python's read differently.
+It adds the pages that are made from the code and from the notebooks, points links that leave docs/ at the repository,
+and mends what GitHub's Markdown and Python's read differently.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import posixpath
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,13 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"(?P<start>\]\()(?P<to>\.\.?/[^)\s#]+)(?P<anchor>#[^)\s]*)?\)")
 CODE = re.compile(r"`[^`\n]+`")
+COMMANDS_TITLE = "Help texts: the --help of every command"
+PYTHON_GROUPS = {  # the names that are in no group are errors
+    "Find named things": ["Localizer", "Options", "Memory", "Detector"],
+    "Results": ["Localization", "Boxes", "Masks"],
+    "Label a folder": ["annotate", "AnnotateResult", "Reporter"],
+    "Lists": ["list_models", "list_methods", "list_datasets", "list_metrics", "list_exports"],
+}
 log = logging.getLogger("mkdocs.plugins.docs_site")  # its warnings count with --strict
 
 
@@ -37,6 +46,7 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: Any, files: Files) -> str:
     """The page's text as Python's Markdown and the site need it."""
     del files
+    markdown = markdown.replace(".ipynb)", ".md)") if page.file.src_uri == "notebooks/index.md" else markdown
     return outside_links(lists_after_text(pipes_in_tables(markdown)), page.file.src_uri, config["extra"]["repository"])
 
 
@@ -85,26 +95,40 @@ def lists_after_text(markdown: str) -> str:
 
 
 def python_page() -> str:
-    """The public names, from their docstrings."""
+    """The public names, from their docstrings, those that are needed first at the beginning."""
     import cliploc
 
-    names = [name for name in cliploc.__all__ if not name.startswith("_")]
-    return "\n".join(
-        [
-            "# Python API",
-            "",
-            "The public names, from their docstrings. Shapes stand in square brackets, pixels are those of the upright "
-            "original. [What is stable](../api.md) says which promises hold.",
-            "",
-            *(f"::: cliploc.{name}\n" for name in names),
-        ]
-    )
+    public = [name for name in cliploc.__all__ if not name.startswith("_")]
+    first = [name for names in PYTHON_GROUPS.values() for name in names]
+    groups = {**PYTHON_GROUPS, "Errors and warnings": [name for name in public if name not in first]}
+    lines = [
+        "# Python names: every public class and function",
+        "",
+        "This page is made from the docstrings. Shapes are in square brackets. Pixels are those of the upright "
+        "original. [What is stable](../api.md) lists what does not change between versions.",
+        "",
+    ]
+    for title, names in groups.items():
+        lines += [f"## {title}", "", *(f"::: cliploc.{name}\n" for name in names)]
+    return "\n".join(lines)
+
+
+def notebook_page(notebook: Path) -> str:
+    """A notebook's text and code, and where to download it."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    parts = ["".join(cell["source"]) for cell in cells]
+    title, _, introduction = parts[0].partition("\n\n")
+    shown = [
+        text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```"
+        for cell, text in zip(cells[1:], parts[1:], strict=True)
+    ]
+    return "\n\n".join([title, f"[Download this notebook]({notebook.name}).", introduction, *shown, ""])
 
 
 def commands_page() -> str:
     """Every command's help, from the program."""
     text = subprocess.run(
-        [sys.executable, "-m", "typer", "cliploc.cli", "utils", "docs", "--name", "cliploc", "--title", "All commands"],
+        [sys.executable, "-m", "typer", "cliploc.cli", "utils", "docs", "--name", "cliploc", "--title", COMMANDS_TITLE],
         check=True,
         capture_output=True,
         text=True,
@@ -114,8 +138,8 @@ def commands_page() -> str:
     return (
         before.replace(
             "\n\n",
-            "\n\nEvery command's `--help`, made from the program. "
-            "[Command line](../cli.md) explains the options in more words.\n\n",
+            "\n\nThis page is made from the program's `--help`. "
+            "[Command line](../cli.md) explains the options in more detail.\n\n",
             1,
         )
         + rest[rest.index("\n## ") :]
@@ -127,9 +151,9 @@ def methods_page() -> str:
     from cliploc.saliency import methods
 
     lines = [
-        "# Saliency methods",
+        "# Saliency methods: formula, source and options of each",
         "",
-        "Every method from its docstring: formula, source, where we differ, options. "
+        "This page is made from the methods' docstrings. "
         "[How methods read CLIP](../methods_explained.md) explains what they have in common, and "
         "[the gallery](../gallery/README.md) shows their maps.",
         "",
@@ -166,8 +190,8 @@ def tables_page() -> str:
         "# Parquet tables: the columns that benchmarks write",
         "",
         "`cliploc benchmark` writes `parts/*.parquet`, with a row for each sample and setting. Read them with "
-        '`pandas.read_parquet("results/parts")`. The columns come from the program\'s own schemas. JSON documents are '
-        "described in [What `--json` prints](../json.md).",
+        '`pandas.read_parquet("results/parts")`. This page is made from the program\'s schemas. '
+        "[What `--json` prints](../json.md) describes the JSON documents.",
         "",
     ]
     for title, (schema, explained) in tables.items():
@@ -183,4 +207,8 @@ MADE = {  # path below docs/ → what makes the page
     "reference/commands.md": commands_page,
     "reference/methods.md": methods_page,
     "reference/tables.md": tables_page,
+    **{
+        f"notebooks/{notebook.stem}.md": partial(notebook_page, notebook)
+        for notebook in (ROOT / "docs/notebooks").glob("*.ipynb")
+    },
 }

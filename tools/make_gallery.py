@@ -71,7 +71,7 @@ def draw(localizer: Localizer, remark: str, photos: Sequence[DemoPhoto], out: Pa
     for method in shown:
         table.append(f"| {method.title} | `{method.name}` | {' | '.join(f'{one:.2f}' for one in ious[method.name])} |")
     head = f"## `{model}`{remark}"
-    return [head, "", "IoU of the best box with the box drawn by hand that it overlaps most:", "", *table, "", *sheets]
+    return [head, "", "The best box's IoU with the box drawn by hand that it overlaps most:", "", *table, "", *sheets]
 
 
 def readme(localizers: Sequence[Localizer], sections: Sequence[str], command: str) -> str:
@@ -79,19 +79,19 @@ def readme(localizers: Sequence[Localizer], sections: Sequence[str], command: st
     covered = {method.name for localizer in localizers for method in fitting(localizer)}
     left_out = [method for method in methods if method.name not in covered and method.family != "baseline"]
     lines = [
-        "# Gallery",
+        "# Gallery: the maps of every method on three photographs",
         "",
-        f"Made by `{command}` from the registry of methods: a new one appears by itself. One name a photograph, one "
-        "scale, every method with its own options and threshold. Warm colours are where the method sees the name; a "
-        "white box holds what is hotter than its threshold; both are drawn on the photographs by us. Three photographs "
-        "show what maps look like, not which method is better.",
+        f"`{command}` draws this page from the registry of methods. Each sheet shows one photograph and one "
+        "name. Every method runs with its own options and threshold. Warm colours show where the method sees the name. "
+        "A white box encloses what is hotter than the threshold. The heat and the boxes are drawn on the photographs. "
+        "Three photographs show what maps look like; they do not show which method is better.",
         "",
         *sections,
     ]
     if left_out:
         lines += [
             "## Not shown",
-            "These methods need another kind of tower than the models above, or a second one:",
+            "These methods need another kind of image tower, or a second one:",
             "",
             ", ".join(f"{method.title} (`{method.name}`)" for method in left_out) + ".",
             "",
