@@ -100,5 +100,5 @@ def test_a_method_that_asks_nothing_redundant_costs_no_text() -> None:
 
 
 def test_no_block_is_refused() -> None:
-    with pytest.raises(UsageError, match="expected a depth of 1 block or more, got 0: the authors take 6"):
+    with pytest.raises(UsageError, match="expected a depth of 1 block or more, got 0: the authors use 6"):
         plain_vit("tiny").ours("clip_surgery", depth=0)

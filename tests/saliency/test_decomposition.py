@@ -94,5 +94,5 @@ def test_a_tower_without_a_class_tokens_embedding_is_refused(kind: type) -> None
 
 
 def test_no_block_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"expected 1 block or more, got 0: the authors take 4"):
+    with pytest.raises(UsageError, match=r"expected 1 block or more, got 0: the authors use 4"):
         plain_vit("tiny").ours("decomposition", blocks=0)

@@ -67,8 +67,8 @@ def test_a_name_alone_is_told_from_the_empty_name() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"gamma": -1.0}, r"expected a gamma of 0 or more, got -1.0: the paper takes 0.6"),
-        ({"references": 0}, r"expected 1 of the references or more, got 0: the paper takes 3"),
+        ({"gamma": -1.0}, r"expected a gamma of 0 or more, got -1.0: the paper uses 0.6"),
+        ({"references": 0}, r"expected 1 reference or more, got 0: the paper uses 3"),
         ({"block": 0}, r"expected a block counted from the end, got 0: -1 is the last"),
     ],
     ids=str,

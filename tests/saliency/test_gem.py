@@ -65,8 +65,8 @@ def test_a_depth_beyond_the_tower_means_all_of_it(kind: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"depth": 0}, "a depth of 1 block or more, got 0: the authors' code takes 6"),
-        ({"iterations": -1}, "0 iterations or more, got -1: the paper takes 1"),
+        ({"depth": 0}, "a depth of 1 block or more, got 0: the authors' code uses 6"),
+        ({"iterations": -1}, "0 iterations or more, got -1: the paper uses 1"),
         ({"temperature": 0.0}, "a temperature above 0, got 0.0: leave it out for the adaptive one"),
     ],
 )

@@ -97,5 +97,5 @@ def test_prompts_do_not_use_each_others_channels() -> None:
 
 
 def test_no_channel_is_refused() -> None:
-    with pytest.raises(UsageError, match="expected top_k of 1 channel or more, got 0: the paper takes 300"):
+    with pytest.raises(UsageError, match="expected top_k of 1 channel or more, got 0: the paper uses 300"):
         tiny_scene("gap_cnn").ours("gscore_cam", top_k=0)

@@ -61,8 +61,8 @@ def test_the_equation(kind: str, options: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"beta": 0.0}, r"expected a beta above 0, got 0.0: the authors take 0.1"),
-        ({"steps": 0}, r"expected 1 step or more, got 0: the authors take 10"),
+        ({"beta": 0.0}, r"expected a beta above 0, got 0.0: the authors use 0.1"),
+        ({"steps": 0}, r"expected 1 step or more, got 0: the authors use 10"),
     ],
     ids=str,
 )

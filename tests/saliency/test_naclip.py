@@ -40,5 +40,5 @@ def test_patches_gather_by_keys_and_nearness(kind: str, sigma: float) -> None:
 
 @pytest.mark.parametrize("sigma", [0.0, -1.0, math.nan])
 def test_a_sigma_that_is_none_is_refused(sigma: float) -> None:
-    with pytest.raises(UsageError, match=r"expected a sigma above 0 patches, got .*: the paper takes 5"):
+    with pytest.raises(UsageError, match=r"expected a sigma above 0 patches, got .*: the paper uses 5"):
         plain_vit("tiny").ours("naclip", sigma=sigma)

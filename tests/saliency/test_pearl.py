@@ -50,5 +50,5 @@ def test_patches_gather_by_keys_turned_onto_queries(kind: str, key_weight: float
 
 
 def test_a_negative_weight_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"expected a key_weight of 0 or more, got -0.1: the authors' code takes 0.08"):
+    with pytest.raises(UsageError, match=r"expected a key_weight of 0 or more, got -0.1: the authors' code uses 0.08"):
         plain_vit("tiny").ours("pearl", key_weight=-0.1)

@@ -125,5 +125,5 @@ def test_the_error_reaches_the_user() -> None:
 
 
 def test_a_small_budget_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"expected a budget of 16 masks or more, got 15: the paper takes 2000"):
+    with pytest.raises(UsageError, match=r"expected a budget of 16 masks or more, got 15: the paper uses 2000"):
         tiny_scene("gap_cnn").ours("rise", budget=15)

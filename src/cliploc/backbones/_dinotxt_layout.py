@@ -195,7 +195,7 @@ def read_layout(weights: Weights) -> Layout:
     if (size := shape(f"{TEXT}head.linear_projection.weight")[0]) != layout.size:
         raise ModelError(
             f"{path}: its texts have {size} numbers, its pictures {layout.size} (class token and mean of the patches): "
-            "expected as many"
+            "expected the same number"
         )
     return layout
 

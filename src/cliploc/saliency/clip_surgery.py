@@ -57,7 +57,7 @@ def clip_surgery(ctx: Context, depth: int = 6) -> Tensor:
         (2, 375, 500)
     """
     if depth < 1:
-        raise UsageError(f"expected a depth of 1 block or more, got {depth}: the authors take 6")
+        raise UsageError(f"expected a depth of 1 block or more, got {depth}: the authors use 6")
     blocks = min(depth, ctx.transformer.depth)
     if ctx.text.shape[1] == 1:
         ctx = replace(ctx, text=ctx.text - ctx.redundant)

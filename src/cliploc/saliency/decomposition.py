@@ -54,7 +54,7 @@ def decomposition(ctx: Context, blocks: int = BLOCKS) -> Tensor:
         (1, 375, 500)
     """
     if blocks < 1:
-        raise UsageError(f"expected 1 block or more, got {blocks}: the authors take {BLOCKS}")
+        raise UsageError(f"expected 1 block or more, got {blocks}: the authors use {BLOCKS}")
     with differentiable():
         towards = _directions(ctx).transpose(0, 1)  # [P, B, d]
         chosen = range(-min(blocks, ctx.transformer.depth), 0)

@@ -53,9 +53,9 @@ def finer_cam(ctx: Context, gamma: float = 0.6, references: int = 3, block: int 
         (2, 375, 500)
     """
     if not gamma >= 0:
-        raise UsageError(f"expected a gamma of 0 or more, got {gamma}: the paper takes 0.6")
+        raise UsageError(f"expected a gamma of 0 or more, got {gamma}: the paper uses 0.6")
     if references < 1:
-        raise UsageError(f"expected 1 of the references or more, got {references}: the paper takes 3")
+        raise UsageError(f"expected 1 reference or more, got {references}: the paper uses 3")
     asked = ctx.text.shape[1]
     if asked == 1:
         empty = ctx.redundant.to(ctx.text).expand(len(ctx.text), 1, -1)

@@ -57,9 +57,9 @@ def gem(ctx: Context, depth: int = DEPTH, iterations: int = 1, temperature: floa
         (1, 375, 500)
     """
     if depth < 1:
-        raise UsageError(f"expected a depth of 1 block or more, got {depth}: the authors' code takes {DEPTH}")
+        raise UsageError(f"expected a depth of 1 block or more, got {depth}: the authors' code uses {DEPTH}")
     if iterations < 0:
-        raise UsageError(f"expected 0 iterations or more, got {iterations}: the paper takes 1")
+        raise UsageError(f"expected 0 iterations or more, got {iterations}: the paper uses 1")
     if temperature is not None and not temperature > 0:
         raise UsageError(f"expected a temperature above 0, got {temperature}: leave it out for the adaptive one")
     rule = iterated_self_attention(iterations, temperature)

@@ -69,7 +69,7 @@ def gscore_cam(
         (1, 375, 500)
     """
     if top_k < 1:
-        raise UsageError(f"expected top_k of 1 channel or more, got {top_k}: the paper takes 300")
+        raise UsageError(f"expected top_k of 1 channel or more, got {top_k}: the paper uses 300")
     temperature = resolve_temperature(ctx, temperature, 1.0 if published else MASKED_TIMES_OWN)
     maps = channel_maps(ctx, channels, block, components)
     alpha = channel_gradients(ctx, channels, block, maps.axes)  # [B, P, C]

@@ -58,9 +58,9 @@ def m2ib(ctx: Context, beta: float = 0.1, steps: int = 10) -> Tensor:
         (1, 375, 500)
     """
     if not beta > 0:
-        raise UsageError(f"expected a beta above 0, got {beta}: the authors take 0.1")
+        raise UsageError(f"expected a beta above 0, got {beta}: the authors use 0.1")
     if steps < 1:
-        raise UsageError(f"expected 1 step or more, got {steps}: the authors take 10")
+        raise UsageError(f"expected 1 step or more, got {steps}: the authors use 10")
     with differentiable():
         passed = [_information(ctx, text, beta, steps) for text in ctx.text.detach().clone().unbind(dim=1)]
     return patches_of(ctx, torch.stack(passed, dim=1))

@@ -46,6 +46,6 @@ def naclip(ctx: Context, sigma: float = 5.0) -> Tensor:
         (1, 375, 500)
     """
     if not sigma > 0:
-        raise UsageError(f"expected a sigma above 0 patches, got {sigma}: the paper takes 5")
+        raise UsageError(f"expected a sigma above 0 patches, got {sigma}: the paper uses 5")
     prior = neighbourhood(ctx.trace.grid, ctx.transformer.prefix_tokens, sigma).to(ctx.backbone.device)  # [T, T]
     return dense_cosine(ctx, DenseReading(self_attention("k", prior)))

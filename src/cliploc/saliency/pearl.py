@@ -52,7 +52,7 @@ def pearl(ctx: Context, key_weight: float = 0.08) -> Tensor:
         (1, 375, 500)
     """
     if not key_weight >= 0:
-        raise UsageError(f"expected a key_weight of 0 or more, got {key_weight}: the authors' code takes 0.08")
+        raise UsageError(f"expected a key_weight of 0 or more, got {key_weight}: the authors' code uses 0.08")
     return dense_cosine(ctx, DenseReading(_aligned_attention(ctx.transformer.prefix_tokens, key_weight)))
 
 

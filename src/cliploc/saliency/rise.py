@@ -58,7 +58,7 @@ def rise(ctx: Context, budget: int = 2000, published: bool = False) -> Tensor:
         (1, 375, 500)
     """
     if budget < SMALLEST_BUDGET:
-        raise UsageError(f"expected a budget of {SMALLEST_BUDGET} masks or more, got {budget}: the paper takes 2000")
+        raise UsageError(f"expected a budget of {SMALLEST_BUDGET} masks or more, got {budget}: the paper uses 2000")
     height, width = ctx.images.shape[-2:]
     draws = torch.rand(budget, CELLS**2 + 2, generator=torch.Generator().manual_seed(SEED)).to(ctx.images.device)
 

@@ -67,7 +67,7 @@ def sc_clip(ctx: Context, outliers: float = 0.05) -> Tensor:
         (1, 375, 500)
     """
     if not 0 <= outliers < 1:
-        raise UsageError(f"expected a share of outliers from 0 to below 1, got {outliers}: the authors take 0.05")
+        raise UsageError(f"expected a share of outliers from 0 to below 1, got {outliers}: the authors use 0.05")
     tower, trace = ctx.transformer, ctx.trace
     prefix, grid = tower.prefix_tokens, trace.grid
     with torch.no_grad():
