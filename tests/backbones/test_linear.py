@@ -30,6 +30,16 @@ def test_it_is_the_product_that_torch_gives(shape, bias):
         torch.testing.assert_close(ours, F.linear(x, layer.weight, layer.bias), rtol=1e-5, atol=1e-5)
 
 
+def test_many_rows_are_multiplied_in_parts(monkeypatch):
+    layer, x = nn.Linear(24, 16), torch.randn(3, 37, 24)
+    with torch.inference_mode():
+        whole = linear(x, layer.weight, layer.bias)
+        monkeypatch.setattr(_linear, "MOST_ROWS", 50)
+        parts = linear(x, layer.weight, layer.bias)
+    assert parts.shape == (3, 37, 16)
+    torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-5)
+
+
 def test_a_graph_goes_through_it():
     layer = nn.Linear(24, 16).requires_grad_(False)
     x = torch.randn(40, 24, requires_grad=True)

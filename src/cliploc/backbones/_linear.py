@@ -13,6 +13,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 Module = TypeVar("Module", bound=nn.Module)
 FEWEST_ROWS = 32  # below, the call of oneDNN costs more time than it saves
+MOST_ROWS = 1024  # at once, as oneDNN takes and gives copies; with fewer rows it packs the weights too often
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -31,9 +32,20 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         and torch.backends.mkldnn.enabled
         and _mkl_is_slow()
     ):
-        product: Tensor = torch.ops.aten.mkldnn_linear(x.to_mkldnn(), weight, bias)
-        return product.to_dense()
+        rows = x.reshape(-1, x.shape[-1])
+        if len(rows) <= MOST_ROWS:
+            return _by_onednn(x, weight, bias)
+        product = x.new_empty(*x.shape[:-1], len(weight))
+        into = product.view(-1, len(weight)).split(MOST_ROWS)
+        for part, some in zip(into, rows.split(MOST_ROWS), strict=True):
+            part.copy_(_by_onednn(some, weight, bias))
+        return product
     return F.linear(x, weight, bias)
+
+
+def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    product: Tensor = torch.ops.aten.mkldnn_linear(x.to_mkldnn(), weight, bias)
+    return product.to_dense()
 
 
 class _Linear(nn.Linear):

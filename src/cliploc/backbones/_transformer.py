@@ -252,6 +252,7 @@ class VisionTransformerBackbone(DualEncoder):
                 ends[back] = end = block.finish_from_gathered(x, gathered, v)
                 x = end.middle.detach()[:, leaving] + block.mlp_out(end.hidden.detach()[:, leaving])
             else:
+                del y, q, k, v  # makes room for the MLP, where the most memory is needed
                 x = block.finish(x[:, leaving], gathered)
             if index in asked["tokens"]:
                 tokens[back] = x  # [B, prefix+N, d]

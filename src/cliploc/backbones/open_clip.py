@@ -127,6 +127,9 @@ def wrap(model: Any, tokenizer: Any, label: str, dtype: torch.dtype) -> Any:
     Raises:
         ModelError: a tower without an adapter.
     """
+    for part in model.children():
+        if part is not model.visual:
+            part.to(dtype)  # first, as it makes room for what the adapter does with the image tower in float32
     backbone = _adapter(model, label)(model, tokenizer, label, copy_text=False)
     for part in backbone.children():  # not the backbone's own buffers: pixels are normalised in float32
         part.to(dtype)
