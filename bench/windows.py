@@ -1,6 +1,6 @@
 """Pictures with windows and scales, beside the same forward passes of the bare tower.
 
-    python -m bench.windows [--model mini] [--recipe default] [--photos 28] [--rounds 3] [--threads 1] [--out bench/results]
+    python -m bench.windows [--model mini] [--recipe default] [--photos 28] [--rounds 3] [--out bench/results]
 
 The bundled photographs, which have several sizes, over and over, from their files to boxes: `Localizer.stream`
 with a recipe that looks at scales and windows. By turns, so that a busy machine slows both: the whole call, and the

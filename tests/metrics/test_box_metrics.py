@@ -97,7 +97,7 @@ def test_smooth_maps_are_read_off_their_peaks_with_the_same_outcome(smooth, monk
         assert next(boxes) == next(boxes)
 
 
-@pytest.mark.parametrize("smooth", [0, 12])
+@pytest.mark.parametrize("smooth", [0, 2, 5, 12, 40])
 def test_compiled_code_finds_the_same_boxes(smooth):
     pytest.importorskip("numba")
     levels = (noisy(7, smooth) * 255).astype(np.uint8)
@@ -111,6 +111,19 @@ def test_compiled_code_finds_the_same_boxes(smooth):
     cuts_and_boxes = [np.c_[one.cut, one.every] for one in (quick, plain)]
     first, second = (rows[np.lexsort(rows.T)] for rows in cuts_and_boxes)
     np.testing.assert_array_equal(first, second)
+
+
+def test_compiled_code_follows_wide_flat_tops_and_holes():
+    pytest.importorskip("numba")
+    y, x = np.mgrid[:90, :90]
+    rings = ((np.hypot(y - 40, x - 45) // 6) % 4).astype(np.uint8)  # flat rings, one within the other, cut by the edge
+    rings[20:30, 50:80] = 2
+    quick = contour_boxes(rings)
+    with without_numba():
+        plain = contour_boxes(rings)
+    np.testing.assert_array_equal(quick.largest, plain.largest)
+    assert sorted(map(tuple, np.c_[quick.cut, quick.every])) == sorted(map(tuple, np.c_[plain.cut, plain.every]))
+    assert len(quick.every) == 17
 
 
 # ------------------------------------------------------------------------------------------------------ to the digit
