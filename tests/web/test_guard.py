@@ -15,6 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -22,6 +23,7 @@ pytest.importorskip("gradio", reason="gradio is not installed: pip install 'clip
 import gradio_client
 
 from cliploc.web.hosts import Hosts
+from cliploc.web.runs import StoppedError
 from cliploc.web.service import Offer, Service
 from cliploc.web.settings import MOST_LETTERS, MOST_WORDS
 from tests.web.serving import serving
@@ -190,6 +192,7 @@ def test_a_body_that_cannot_be_is_refused_in_a_line(address, body, code, said):
         ("GET", "/gradio_api/proxy=http://127.0.0.1:9/", 403),
         ("GET", "/gradio_api/file=HTTP://127.0.0.1:9/", 403),
         ("GET", "/monitoring", 403),
+        ("GET", "/openapi.json", 403),
         ("POST", "/gradio_api/component_server", 404),
         ("POST", "/gradio_api/process_recording", 404),
         ("POST", "/gradio_api/vibe-edit", 403),
@@ -203,6 +206,32 @@ def test_what_the_page_does_not_need_is_closed(address, method, path, code):
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(asked, timeout=30)
     assert refused.value.code == code
+
+
+def test_an_unknown_session_is_no_mistake_of_the_server(address, capfd):
+    code, text, _ = get(f"{address}/gradio_api/queue/data?session_hash=nobody")
+    assert (code, "session_not_found" in text) == (200, True)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_search_ends_when_its_visitor_leaves(tmp_path):
+    searched = service()
+    for place in started(searched, tmp_path):
+        where = urlsplit(place)
+        with socket.create_connection((where.hostname, where.port)) as present:
+            present.sendall(f"GET /gradio_api/heartbeat/somebody HTTP/1.1\r\nHost: {where.netloc}\r\n\r\n".encode())
+            assert b"200 OK" in present.recv(1000)
+            path, names = upload(place, CAT), ", ".join(f"cat {number}" for number in range(50))
+            settings = {"method": "score_cam", "scales": "1,1.43,2"}
+            data = {"data": [{"path": path, "meta": FILE}, names, settings], "session_hash": "somebody"}
+            assert get(f"{place}/gradio_api/call/locate", data)[0] == 200
+            for _ in range(1000):
+                if runs := list(searched.runs._runs):
+                    break
+                time.sleep(0.02)
+        [run] = runs
+        with pytest.raises(StoppedError, match="as you asked"):
+            run.result()
 
 
 def test_no_request_passes_by_the_queue(address, uploaded):

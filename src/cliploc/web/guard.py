@@ -29,7 +29,8 @@ HEADERS = (
 )
 # Routes of gradio that the page does not need: they fetch addresses, store names on disk, or are for developers.
 CLOSED = re.compile(
-    r"(/gradio_api)?/(proxy=|file[=/]https?:|deep_link|dev/|monitoring|stream/|vibe-|run-history|profiling|custom_comp)"
+    r"(/gradio_api)?/(proxy=|file[=/]https?:|deep_link|dev/|monitoring|stream/|vibe-|run-history|profiling|custom_comp"
+    r"|openapi\.json)"
 )
 UPLOAD = "/gradio_api/upload"
 PRESENCE = re.compile(r"/gradio_api/heartbeat/([^/]+)/?")  # open as long as a visitor's page or program is
@@ -114,8 +115,10 @@ class Gate:
         except asyncio.CancelledError:
             if not self._ended:  # at shutdown open pages are cancelled: no reason for a traceback
                 raise
-        except Exception:
-            if not incoming.left:
+        except Exception as error:
+            if started and _is_refusal(error.__cause__):  # of a visitor's mistake, after the answer had begun
+                await send({"type": "http.response.body", "body": b""})
+            elif not incoming.left:
                 raise
         if incoming.left and not started:
             raise RefusedError(408, NOT_IN_TIME)
@@ -283,6 +286,11 @@ class Incoming:
         else:
             self.whole = not message.get("more_body")
         return message
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    """Whether an error is the application's answer to a wrong request, such as for an unknown session."""
+    return 400 <= getattr(error, "status_code", 0) < 500
 
 
 def client_in(scope: Scope) -> str:
