@@ -387,7 +387,7 @@ def row(one: Load) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16], help="at once")
+    parser.add_argument("--clients", type=int, nargs="*", default=[1, 4, 16], help="at once; none: memory only")
     parser.add_argument("--requests", type=int, default=96, help="of all clients together, for each number of them")
     parser.add_argument("--many", type=int, default=5000, help="requests over which memory is watched; 0 for none")
     parser.add_argument("--seconds", type=float, default=0, help="the first number of clients asks for so long instead")
@@ -410,7 +410,7 @@ def main() -> int:
         photos = Photos(Path(folder))
 
         def measured(title: str, process: subprocess.Popen[str], ready: Clients, ask: Ask) -> None:
-            table.extend(["", f"{title}:", "", *HEAD])
+            table.extend(["", f"{title}:", "", *HEAD] if ready else [])
             for clients, each in ready.items():
                 one = load(process.pid, each, ask(max(given.requests, clients)), photos.again(1)[0])
                 loads.setdefault(title, []).append(one)
@@ -420,7 +420,8 @@ def main() -> int:
         with server() as (address, process):
             ready = {clients: visitors(address, clients) for clients in given.clients}
             measured("Every photograph another one", process, ready, photos.new)
-            load(process.pid, ready[given.clients[0]], photos.again(len(photos.own)), photos.again(1)[0])
+            for each in list(ready.values())[:1]:
+                load(process.pid, each, photos.again(len(photos.own)), photos.again(1)[0])
             measured("Other names on photographs seen before", process, ready, photos.again)
             plain = {clients: [Plain(address) for _ in range(clients)] for clients in given.clients}
             measured("The same, asked by plain HTTP", process, plain, photos.again)
