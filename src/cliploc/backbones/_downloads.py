@@ -16,7 +16,7 @@ from pathlib import Path
 from huggingface_hub import constants as hub
 from huggingface_hub import file_download, get_hf_file_metadata, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.utils import WeakFileLock, build_hf_headers
+from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore[attr-defined]  # public, but lazily exported
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 PART = ".incomplete"  # huggingface_hub's ending: `hf cache prune` removes such files
