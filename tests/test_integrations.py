@@ -149,7 +149,7 @@ def test_fiftyone_itself_loads_the_source(tmp_path: Path, monkeypatch: pytest.Mo
     import fiftyone.zoo as foz
 
     monkeypatch.setattr(fo.config, "model_zoo_dir", str(tmp_path))
-    shutil.copytree(SOURCE, tmp_path / "cliploc")  # as it unpacks the repository
+    shutil.copytree(SOURCE, tmp_path / "cliploc/cliploc")  # where it unpacks the source of this name
     assert "cliploc-mini" in foz.list_zoo_models()
     model = foz.load_zoo_model("cliploc-mini", classes=["cat"], method="cam", min_presence=0)
     assert isinstance(model.predict(picture()), fo.Detections)
