@@ -900,8 +900,8 @@ import cliploc
 from cliploc.cli import main
 from cliploc.text_cache import cache_folder
 assert cache_folder() is None
-assert cliploc.Localizer()(sys.argv[1], ["cat"]).found[0]
-assert main(["localize", sys.argv[1], "-p", "cat"]) == 0
+assert cliploc.Localizer(recipe="fast")(sys.argv[1], ["cat"]).found[0]
+assert main(["localize", sys.argv[1], "-p", "cat", "--recipe", "fast"]) == 0
 assert main(["localize", sys.argv[1], "-p", "cat", "--model", "RN50"]) == 2  # looks into ~/.cache/clip
 """
 

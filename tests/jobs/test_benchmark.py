@@ -69,10 +69,11 @@ def one_model(monkeypatch):
 
 @pytest.fixture
 def judged_here(monkeypatch):
-    """Commands start no process that judges: each takes seconds to import torch."""
+    """Commands start no process that judges, which takes seconds to import torch, and draw no report's figures."""
     monkeypatch.setattr(
         benchmark, "run_benchmark", lambda *given, **more: run_benchmark(*given, **{**more, "judges": 0})
     )
+    monkeypatch.setattr("cliploc.report.benchmark.write_report", lambda folder: None)
 
 
 def run(root, out, methods=("cam", "layer_cam"), *, setups=(SETUP,), thresholds=(None,), **options):

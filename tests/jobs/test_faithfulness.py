@@ -72,6 +72,13 @@ def test_the_report_has_tables_curves_and_disputed_pictures(done):
     assert "photograph " not in (out / "report.html").read_text()
 
 
+@pytest.fixture
+def no_report(monkeypatch):
+    """Commands draw no figures: they take longer than the pictures."""
+    monkeypatch.setattr("cliploc.report.faithfulness.write_faithfulness_report", lambda folder: None)
+    monkeypatch.setattr("cliploc.report.benchmark.write_report", lambda folder: None)
+
+
 @pytest.mark.parametrize(
     ("file", "change", "said"),
     [
@@ -94,6 +101,7 @@ def test_a_report_of_a_damaged_folder_says_what_is_wrong(done, tmp_path, file, c
     assert "run the benchmark again" in outcome.err
 
 
+@pytest.mark.usefixtures("no_report")
 def test_a_replaced_picture_and_a_lost_part_are_computed_again(root, tmp_path):
     """The rest is kept, and the numbers are those of a run from the start."""
     out, words = tmp_path / "out", (*RUN, "--no-baselines", "--root")
@@ -110,6 +118,7 @@ def test_a_replaced_picture_and_a_lost_part_are_computed_again(root, tmp_path):
     assert "baseline" in refused.err
 
 
+@pytest.mark.usefixtures("no_report")
 def test_a_broken_picture_is_in_no_number(tmp_path):
     root = wsol_folder(tmp_path / "wsol", 3)
     (root / "val/001.jpg").write_bytes(b"no picture")
@@ -120,6 +129,7 @@ def test_a_broken_picture_is_in_no_number(tmp_path):
     assert (one["images"], one["evaluated"], len(one["failed"])) in [(3, 2, 1), (2, 2, 0)]
 
 
+@pytest.mark.usefixtures("no_report")
 def test_maps_of_other_tools_have_the_benchmarks_numbers(root, tmp_path):
     """The same maps, saved and read again."""
     localized = cliploc_(

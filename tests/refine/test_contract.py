@@ -68,12 +68,13 @@ def test_a_planted_colour_is_still_found(name, kind):
 @every_case
 @pytest.mark.parametrize("views", [{}, {"scales": (1, 1.5), "flip": True, "resize": "pad"}], ids=["one", "views"])
 def test_batches_and_prompts_do_not_matter(name, kind, views):
-    together = build(kind, [name], batch_size=5, **views)(PHOTOS, NAMES)
+    pictures = PHOTOS[:3]  # of three shapes; the others are the same mirrored
+    together = build(kind, [name], batch_size=3, **views)(pictures, NAMES)
     alone = build(kind, [name], batch_size=1, **views)
-    for result, picture in zip(together, PHOTOS, strict=True):
+    for result, picture in zip(together, pictures, strict=True):
         same(alone(picture, NAMES), result, atol=1e-4)
-        for p, one in enumerate(NAMES):
-            np.testing.assert_allclose(alone(picture, [one]).maps[0], result.maps[p], atol=1e-4)
+    for p, one in enumerate(NAMES):
+        np.testing.assert_allclose(alone(pictures[0], [one]).maps[0], together[0].maps[p], atol=1e-4)
 
 
 @every_case

@@ -197,7 +197,7 @@ def test_two_prompts_give_two_maps(name: str, kind: str) -> None:
     assert divmod(int(green.argmax()), GRID[1]) == (3, 0)
 
 
-@every_case
+@one_large_case
 def test_a_batch_of_two_is_two_batches_of_one(name: str, kind: str) -> None:
     """Also with other prompts for each image."""
     backbone, images = build(kind), pictures(kind)
@@ -230,8 +230,9 @@ def test_prompts_permuted_are_maps_permuted(name: str, kind: str) -> None:
 def test_prompts_at_once_are_runs_of_one(name: str, kind: str) -> None:
     """Unless a method says that its prompts interact: then they must not be."""
     of = one_trace(name, kind)
-    maps = of([0, 1, 2, 3])
-    apart = torch.cat([of([prompt]) for prompt in range(4)], dim=1)
+    prompts = [0, 1] if (name, kind) in SLOW else [0, 1, 2, 3]
+    maps = of(prompts)
+    apart = torch.cat([of([prompt]) for prompt in prompts], dim=1)
     if methods.get(name).prompts_interact:
         assert (maps - apart).abs().amax((-2, -1)).min() > 1e-3
     else:
