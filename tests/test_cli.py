@@ -507,7 +507,7 @@ def test_a_reader_that_goes_away_is_no_error():
 
 LINES = ["methods"]
 DOCUMENT = ["localize", CAT, "-p", "cat", "--json", *FAST]
-MANY = ["classify", CAT, "--top-k", "1000", "--json"]  # more than a stream's buffer
+MANY = [*DOCUMENT, *(word for i in range(90) for word in ("-p", f"thing {i}"))]  # more than a stream's buffer
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

@@ -587,10 +587,11 @@ def command(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Callable[[Path, Sequence[str]], tuple[int, str]]]:
-    # No process that judges: each takes seconds to import torch.
+    # No process that judges, which takes seconds to import torch, and no figures: they take longer than the pictures.
     monkeypatch.setattr(
         "cliploc.jobs.benchmark.run_benchmark", lambda *given, **more: run_benchmark(*given, **{**more, "judges": 0})
     )
+    monkeypatch.setattr("cliploc.report.benchmark.write_report", lambda folder: None)
     (tmp_path / "labels.txt").write_text("red\nblue\n")
     (tmp_path / "other.txt").write_text("red\n")
     first = dataset(root)

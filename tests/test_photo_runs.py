@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
 # ------------------------------------------------------------------------------------------------------------- skipped
 def test_a_folder_is_localized_and_what_is_skipped_is_said_and_written_down(folder: Path, tmp_path: Path) -> None:
     out = folder / "found"
-    asked = ("localize", folder, COFFEE, "-p", "cat", "--out", out, "--json")
+    asked = ("localize", folder, COFFEE, "-p", "cat", "--out", out, "--json", "--recipe", "fast")
     for _ in range(2):  # the second time the overlays of the first lie in the folder
         result = cliploc_(*asked)
         assert result.code == 0, result.err
@@ -145,7 +145,7 @@ def test_a_file_of_names_that_cannot_be_used_is_one_line(
 # ------------------------------------------------------------------------------------------------------------ heatmaps
 def test_maps_are_kept_for_each_name_as_evaluate_takes_them(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    asked = ("localize", folder, CAT, "-p", "cat|kitten", "-p", "a/b: pizza", "--out", out)
+    asked = ("localize", folder, CAT, "-p", "cat|kitten", "-p", "a/b: pizza", "--out", out, "--recipe", "fast")
     result = cliploc_(*asked, "--save-maps", "--json")
     assert result.code == 0, result.err
     pictures = json.loads(result.out)["pictures"]
@@ -155,7 +155,7 @@ def test_maps_are_kept_for_each_name_as_evaluate_takes_them(folder: Path, tmp_pa
         ["maps/cat/cat.jpg-2.npy", "maps/a_b_ pizza/cat.jpg-2.npy"],
     ]
     kept = np.load(out / "maps/cat/cat.jpg.npy")
-    found = Localizer("mini", text_cache=False)(CAT, ["cat|kitten"])
+    found = Localizer("mini", text_cache=False, recipe="fast")(CAT, ["cat|kitten"])
     assert (kept.dtype, kept.shape) == (np.float32, (224, 224))
     np.testing.assert_allclose(kept, found.maps_over_picture((224, 224))[0], atol=1e-6)
     assert np.load(out / "maps/a_b_ pizza/cat.jpg.npy").max() == pytest.approx(1, abs=0.02)  # though it is not found
