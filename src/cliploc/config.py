@@ -33,7 +33,7 @@ UNREFINED: Mapping[str, Any] = {
     "split_peaks": 1.0,
     "min_score": 0.0,
 }
-MIN_SCORE = 0.2  # of boxes that score less, one in a hundred is right on the tuning pictures (docs/mini.md)
+MIN_SCORE = 0.2  # of boxes that score less, one in a hundred is right on the tuning pictures (`cliploc help mini`)
 MOST_SCALES = 16
 MOST_WINDOW_SETS = 4
 BASELINES = ("zero", "black", "blur", "mean", "noise", "inpaint")  # what stands in the place of removed pixels
@@ -403,7 +403,7 @@ class Options:
         help="What runs if you name no method: a method with settings that improve its boxes.",
         none="default",
         about='"default" balances quality and time, "fast" takes one forward pass, "best" takes as many as help. '
-        "Options that you give override the recipe's. See `cliploc models NAME` and docs/recipes.md.",
+        "Options that you give override the recipe's. See `cliploc models NAME` and `cliploc help recipes`.",
         harmless="it stands for values of other options, which are part of the identity",
     )
     method_options: Mapping[str, Any] = field(
@@ -465,7 +465,7 @@ class Options:
         group="prompt",
         check=_checked_exemplars,
         help='Pictures that stand for names: `cliploc.exemplars.Exemplar`, or texts such as "cup=@photo.jpg".',
-        about="On the command line -p @cup.jpg. See docs/prompts.md.",
+        about="On the command line -p @cup.jpg. See `cliploc help prompts`.",
         python_only=True,
     )
     resize: ResizePolicy | None = option(
@@ -580,7 +580,7 @@ class Options:
         parse=parse_float,
         help="Split a hot region into one box per peak with this prominence, a share of the maximum; 1: never.",
         about="Prominence is the peak's height above the saddle to a higher peak. For things of one name that touch; "
-        "see docs/boxes.md.",
+        "see `cliploc help boxes`.",
     )
     min_score: float | Literal["auto"] | None = option(
         None,
@@ -591,7 +591,7 @@ class Options:
         parse=parse_float,
         help=f"Leave out boxes with a lower score; auto: {MIN_SCORE:g}, but a found name keeps its best box.",
         about="Recipes use auto. A score is the estimated chance that the box fits, if its name is in the picture; "
-        "see docs/mini.md. With a number, a name without such a box is not found.",
+        "see `cliploc help mini`. With a number, a name without such a box is not found.",
     )
     min_presence: float = option(
         0.5,
@@ -600,7 +600,7 @@ class Options:
         check=number("min_presence", 0, 1),
         parse=parse_float,
         help="Names with a lower presence score (no probability) are not found; 0: box every name.",
-        about="Models that are not calibrated compare a name with a bank of other names; see docs/presence.md.",
+        about="Models that are not calibrated compare a name with a bank of other names; see `cliploc help presence`.",
     )
     device: str | None = option(
         None,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cliploc.backbones import ModelEntry, Structure
     from cliploc.tower import Backbone
 
-MEASURED = "chosen on the tuning pictures: docs/recipes.md"
+MEASURED = "chosen on the tuning pictures: `cliploc help recipes`"
 POOLED = "chosen by how its attention pool reads the patches; unmeasured"
 READ_BY_PATCHES = "chosen by what its patches were trained for; unmeasured"
 BY_ANALOGY = "by analogy with mini and mini-vit; unmeasured"

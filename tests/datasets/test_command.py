@@ -91,7 +91,7 @@ def test_options_select(tmp_path):
         (("cub", "--split", "test"), "expected --root with the folder to check: cliploc datasets cub --root DIR"),
         (("--root", "x"), "expected the dataset that x holds: cliploc datasets NAME --root x"),
         (("cub", "--root", "nowhere"), "expected a folder with CUB-200-2011, found none at nowhere"),
-        (("cub", "--root", "."), "found no such file: see docs/datasets.md"),
+        (("cub", "--root", "."), "found no such file: `cliploc help datasets --all`"),
         (("cub", "--root", ".", "--split", "val"), "cub has no split 'val': expected one of test, train"),
     ],
 )

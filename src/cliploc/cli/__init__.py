@@ -94,7 +94,7 @@ def _start(
     modules: Annotated[
         list[str] | None,
         typer.Option(
-            "--import", metavar="MODULE", help="Import a module with your own methods, metrics …; repeatable."
+            "--import", metavar="MODULE", help="Import a module that registers your own methods or metrics; repeatable."
         ),
     ] = None,
     debug: Debug = False,  # noqa: ARG001 - read in `main`, where errors end up

@@ -114,9 +114,9 @@ def annotate(
     as_json: Json = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
-    """Draw draft boxes of named things in a folder of pictures, for other tools to read and people to correct.
+    """Label a folder of pictures with draft boxes.
 
-    If the run is stopped, the same command resumes it.
+    Other tools read the boxes, and people correct them. If the run is stopped, the same command resumes it.
 
     Example: cliploc annotate photos --labels labels.txt --format coco,labelstudio --out drafts
     """
@@ -126,7 +126,7 @@ def annotate(
     from cliploc.jobs.videos import Every
 
     if edit and as_json:
-        raise UsageError("expected --json or --edit, got both: a program reads no address of an editor")
+        raise UsageError("expected --json or --edit, got both: leave one out")
     names = read_labels(labels)  # what can be refused is, before a model is loaded
     entries, options = with_exemplars(names.entries, options)
     names = replace(names, entries=tuple(entries))

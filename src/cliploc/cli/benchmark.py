@@ -148,7 +148,8 @@ def benchmark(
         typer.Option(
             "--metric",
             metavar="NAME,NAME",
-            help="Metrics of --task faithfulness, see docs/faithfulness.md; repeatable. [default: deletion,insertion]",
+            help="Metrics of --task faithfulness; repeatable. See `cliploc help faithfulness`. "
+            "[default: deletion,insertion]",
         ),
     ] = None,
     workers: Annotated[int | None, number_in(1, 1024, "Processes that evaluate maps. [default: cores - 1]")] = None,
@@ -165,13 +166,15 @@ def benchmark(
     as_json: Json = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
-    """Run a benchmark on a dataset: localization (WSOL), segmentation or faithfulness.
+    """Run all combinations of methods on a dataset.
 
-    It runs all combinations of models, methods, prompts and thresholds. If the run is stopped, the same command
-    resumes it.
+    It measures localization (WSOL), segmentation or faithfulness, for all combinations of models, methods, prompts
+    and thresholds. If the run is stopped, the same command resumes it.
 
     Example: cliploc benchmark --dataset wsol --root data --method cam,layer_cam --out results
+
     Example: cliploc benchmark --task segmentation --dataset voc21 --root data --method sclip --out results
+
     Example: cliploc benchmark --task faithfulness --dataset wsol --root data --method cam --steps 28 --out results
     """
     refuse_unknown(model or [], method_names(method) if method else [])
@@ -545,7 +548,9 @@ def report(
     ] = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
-    """Write the report and tables of a benchmark again, without loading a model.
+    """Write a benchmark's report and tables again.
+
+    No model is loaded.
 
     Example: cliploc report results --no-pictures
     """

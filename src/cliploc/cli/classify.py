@@ -42,7 +42,9 @@ def classify(
     as_json: Json = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
-    """Rank names by how well they fit each whole photo; without names, ImageNet's 1,000 classes.
+    """Rank names by how well they fit a whole photo.
+
+    Without names, ImageNet's 1,000 classes are ranked.
 
     Example: cliploc classify street.jpg -p bicycle -p car --top-k 1
     """

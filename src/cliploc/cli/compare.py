@@ -69,9 +69,10 @@ def compare(
     as_json: Json = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
-    """Compare methods on photos: one sheet per photo, methods x names.
+    """Compare methods on photos, with one sheet per photo.
 
-    Each method runs as published, without refinement unless you give --refine.
+    A sheet has one row per method and one column per name. Each method runs as published,
+    without refinement unless you give --refine.
 
     Example: cliploc compare street.jpg -p bicycle --method cam,grad_cam,layer_cam
     """

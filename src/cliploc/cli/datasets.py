@@ -41,7 +41,9 @@ def datasets(
     as_json: Json = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
-    """List the datasets that cliploc reads, describe one, or check a folder. Downloads nothing.
+    """List or describe datasets, or check a folder.
+
+    Nothing is downloaded.
 
     Example: cliploc datasets wsol --root ilsvrc_val_dev --subset ten-classes
     """

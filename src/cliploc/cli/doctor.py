@@ -17,7 +17,9 @@ def doctor(
     options: Options,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
-    """Check the installation and a model: whether its weights are there and fit, and whether it recognises photos."""
+    """Check the installation and a model.
+
+    Are the weights there, do they fit the model, and does it recognise photos?"""
     from cliploc.doctor import checks
 
     terminal = Terminal()

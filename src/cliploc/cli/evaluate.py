@@ -46,7 +46,7 @@ def evaluate(
         typer.Option(
             "--metric",
             metavar="NAME,NAME",
-            help="Metrics of --task faithfulness, see docs/faithfulness.md. [default: deletion,insertion]",
+            help="Metrics of --task faithfulness; see `cliploc help faithfulness`. [default: deletion,insertion]",
         ),
     ] = None,
     convention: Annotated[
@@ -87,10 +87,14 @@ def evaluate(
     as_json: Json = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
-    """Evaluate any tool's score maps (WSOL metrics, faithfulness) or label maps (mIoU).
+    """Evaluate score maps or label maps of any tool.
+
+    Score maps give WSOL metrics or faithfulness, label maps give mIoU.
 
     Example: cliploc evaluate --maps maps --metadata metadata --threshold 0.4
+
     Example: cliploc evaluate --task segmentation --predictions labels --dataset voc21 --root data
+
     Example: cliploc evaluate --task faithfulness --maps maps --dataset wsol --root data --steps 28
     """
     if task not in TASKS:

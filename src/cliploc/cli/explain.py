@@ -67,9 +67,10 @@ def explain(
     as_json: Json = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
-    """Explain one photo: maps, deletion and insertion curves, and the score of the hot region alone.
+    """Measure whether the maps of one photo are faithful.
 
-    Scores are probabilities over all names of --prompt and --among; for a single name, its cosine.
+    The page shows the maps, curves of deletion and insertion, and the score of the hot region alone. Scores
+    are probabilities over all names of --prompt and --among; for a single name, its cosine.
 
     Example: cliploc explain street.jpg -p bicycle -p car --method cam,layer_cam --steps 28
     """

@@ -56,7 +56,9 @@ def label_studio(
     options: Options,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
-    """Answer Label Studio with draft boxes, brushes or polygons, as an ML backend. Needs cliploc[web].
+    """Run an ML backend for Label Studio.
+
+    It answers with draft boxes, brushes or polygons. Needs cliploc[web].
 
     Example: cliploc label-studio --pictures photos
     """

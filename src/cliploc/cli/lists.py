@@ -30,7 +30,7 @@ def models(
         str | None, typer.Option("--pretrained", metavar="TAG", help="Weights to download, if there are several.")
     ] = None,
 ) -> int:
-    """List the models, describe one, or download its weights ahead of time."""
+    """List or describe models, or download weights."""
     if download:
         return _download(part, pretrained)
     if pretrained is not None:
@@ -180,7 +180,7 @@ def metrics() -> int:
 
 
 def exports(
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of docs/annotate.md.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table in Markdown.")] = False,
 ) -> int:
     """List the output formats of `cliploc annotate`."""
     from cliploc.report.exports import exports as registry

@@ -198,7 +198,7 @@ Address = Annotated[
 
 Threads = Annotated[
     int | None,
-    number_in(1, MAX_THREADS, "CPU threads of a model. [default: all cores; with Ray, those of this machine]"),
+    number_in(1, MAX_THREADS, "CPU threads of a model. [default: all cores of this machine]"),
 ]
 Host = Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0: all networks.")]
 AuthEnv = Annotated[str | None, typer.Option(metavar="VARIABLE", help="Environment variable that holds user:password.")]

@@ -30,9 +30,10 @@ def review(
     threads: Threads = None,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
-    """Correct draft boxes in a browser: move, draw, relabel, split, merge. Needs cliploc[web].
+    """Correct draft boxes in a browser.
 
-    What is done is saved at once, in DRAFTS; "Write exports" writes the run's files again.
+    Move, draw, relabel, split and merge boxes. Every change is saved at once in DRAFTS; "Write exports" writes the
+    run's files again. Needs cliploc[web].
 
     Example: cliploc review drafts
     """

@@ -70,7 +70,9 @@ def segment(
     as_json: Json = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
-    """Give each pixel of photos one of your names: open-vocabulary segmentation.
+    """Give each pixel of a photo one of your names.
+
+    This is open-vocabulary segmentation. Names are words; pictures as prompts do not work here.
 
     Example: cliploc segment street.jpg -p bicycle -p "car|van" --model mini-vit --out segmented
     """
@@ -90,7 +92,7 @@ def segment(
     if not names:
         raise UsageError(f'expected names, got none: cliploc segment {photos[0]} -p "cat" -p "sofa"')
     if exemplars := with_exemplars([*names, *around], options)[1].exemplars:
-        raise UsageError(f"expected names in words, got {exemplars[0]!r}: only localize takes pictures of names")
+        raise UsageError(f"expected names in words, got {exemplars[0]!r}: `segment` takes no pictures as prompts")
     prompts.parse(names, prompts.resolve_templates(options.templates))  # refused before a model is loaded
     folder = None if out is None else writable(out)
     terminal = Terminal()
@@ -136,7 +138,7 @@ def _loaded(options: Options, protocol: Protocol) -> tuple[Localizer, Segmenter]
     localizer = Localizer(**options.but(method=method, templates=options.templates or TEMPLATES).given())
     if method not in (able := segmenting_methods(localizer)):
         raise UsageError(
-            f"{method}'s maps of different names cannot be compared, as those of cosines can: use a --method of "
+            f"{method} gives no cosines, so its maps of different names cannot be compared: use a --method of "
             f"{', '.join(able)} on {localizer.backbone.name}"
         )
     segmenter = Segmenter(localizer, protocol, {method: options.method_options})

@@ -60,7 +60,9 @@ def serve(
     options: Options,
     debug: Debug = False,
 ) -> int:
-    """Serve a web page: type names, and see where they are in a photo. Needs cliploc[web].
+    """Serve a web page that finds named things in photos.
+
+    Needs cliploc[web].
 
     Example: cliploc serve --model mini --model ViT-B-16 --pretrained own --pretrained openai
     """

@@ -77,9 +77,10 @@ def train(
     options: Options,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
-    """Train TS-CAM's or LCTR's layers on a frozen model, from image-level labels.
+    """Train TS-CAM's or LCTR's layers on a frozen model.
 
-    If the training is stopped, the same command resumes it. Several GPUs: accelerate launch -m cliploc train ...
+    The training needs image-level labels only. If it is stopped, the same command resumes it.
+    Several GPUs: accelerate launch -m cliploc train ...
 
     Example: cliploc train tscam --root photos --model ViT-B-16 --pretrained openai --out head.safetensors
     """

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cliploc.datasets._infra.candidates import Box, Candidate, Problems
-from cliploc.datasets._infra.files import first_folder, words
+from cliploc.datasets._infra.files import HELP, first_folder, words
 from cliploc.datasets._infra.registration import Found, Split, reader
 from cliploc.datasets._infra.voc_xml import read_annotation
 from cliploc.errors import InputError, UsageError
@@ -65,7 +65,7 @@ def read(root: Path, split: str, problems: Problems) -> Found:
     """Reads a split. Sample ids are picture and class: 2008_000002/tvmonitor."""
     base = first_folder(root, [p for p in PLACES if (root / p / "Annotations").is_dir()])
     if base is None:
-        raise UsageError(f"expected a folder Annotations below {root}, found none: see docs/datasets.md for the layout")
+        raise UsageError(f"expected a folder Annotations below {root}, found none: {HELP}")
     own = {row[0]: (row[0],) for row in words(base / "classes.txt", 1)} if (base / "classes.txt").is_file() else None
     names = own or CLASSES
     labels = {name: label for label, name in enumerate(names)}

@@ -9,7 +9,7 @@ from pathlib import Path
 from cliploc._documents import lines_of, read_text
 from cliploc.errors import UsageError
 
-HELP = "see docs/datasets.md for the layout"
+HELP = "`cliploc help datasets --all` shows the layout"
 
 
 def csv_rows(path: Path, cells: int | None = None) -> list[list[str]]:
