@@ -48,6 +48,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "affinity, 320 + windows 2, pad": {**SPREAD, "scales": (1.43,), "windows": (2,), "resize": "pad"},
     "affinity, 320 + windows 1.5, 2": {**SPREAD, "scales": (1.43,), "windows": (1.5, 2)},
     "affinity, level, 320 + windows 1.5, 2": {"refine": ("affinity", "level"), "scales": (1.43,), "windows": (1.5, 2)},
+    "affinity, level, 320 + windows 2": {"refine": ("affinity", "level"), "scales": (1.43,), "windows": (2,)},
     "affinity, level, 320 + windows 1.5, 2, pad": {
         "refine": ("affinity", "level"),
         "scales": (1.43,),
