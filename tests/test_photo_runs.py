@@ -76,6 +76,7 @@ def test_a_folder_without_a_picture_fails_as_a_picture_among_the_others(tmp_path
 def test_annotate_says_what_it_skips(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("cat\n")
     asked = ("annotate", folder, "--prompts-file", tmp_path / "labels.txt", "--out", folder / "drafts", "--review", 0)
+    asked = (*asked, "--recipe", "fast")
     for names in (["notes.txt", "sub/clip.mov"], ["drafts/", "notes.txt", "sub/clip.mov"]):
         result = cliploc_(*asked)
         assert result.code == 0, result.err
