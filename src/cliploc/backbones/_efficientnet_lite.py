@@ -88,12 +88,12 @@ class _Block(nn.Sequential):
 
     def __init__(self, inputs: int, stage: _Stage, stride: int, dilation: int) -> None:
         wide = inputs * stage.expansion
-        layers: OrderedDict[str, nn.Conv2d | _ReLU6] = OrderedDict()
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
         if stage.expansion > 1:
-            layers["conv_pw"] = _conv(inputs, wide, 1)
-            layers["act_pw"] = _activation(layers["conv_pw"])
-        layers["conv_dw"] = _conv(wide, wide, stage.kernel, stride, dilation, groups=wide)
-        layers["act_dw"] = _activation(layers["conv_dw"])
+            expand = _conv(inputs, wide, 1)
+            layers["conv_pw"], layers["act_pw"] = expand, _activation(expand)
+        depthwise = _conv(wide, wide, stage.kernel, stride, dilation, groups=wide)
+        layers["conv_dw"], layers["act_dw"] = depthwise, _activation(depthwise)
         layers["conv_pwl" if stage.expansion > 1 else "conv_pw"] = _conv(wide, stage.channels, 1)
         super().__init__(layers)
         self.residual = stride == 1 and inputs == stage.channels

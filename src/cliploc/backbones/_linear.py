@@ -36,8 +36,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if len(rows) <= MOST_ROWS:
             return _by_onednn(x, weight, bias)
         product = x.new_empty(*x.shape[:-1], len(weight))
-        into = product.view(-1, len(weight)).split(MOST_ROWS)
-        for part, some in zip(into, rows.split(MOST_ROWS), strict=True):
+        into = torch.split(product.view(-1, len(weight)), MOST_ROWS)
+        for part, some in zip(into, torch.split(rows, MOST_ROWS), strict=True):
             part.copy_(_by_onednn(some, weight, bias))
         return product
     return F.linear(x, weight, bias)
