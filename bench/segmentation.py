@@ -164,7 +164,8 @@ def main(
         usual, large = memory_of(model, pretrained, "ade20k")
         document["memory"].append({"model": model, "usual": usual, "large": large})
         say(f"| {model}, `{method_of(model)}` | ade20k | {usual:.0f} | {large:.0f} |")
-    shown = "Made by `python -m bench.segmentation`, whose head says what is timed. Processor seconds, float32."
+    command = " ".join(["python -m bench.segmentation", *sys.argv[1:]])
+    shown = f"Made by `{command}`, whose head says what is timed. Processor seconds, float32."
     keep(out, "segmentation", document, headed("Segmentation", shown, about, lines))
 
 
