@@ -154,9 +154,11 @@ class _Merging:
                 self._emit(part, 0)
         if not self._level:
             return NONE
-        level, sides, corners = (np.concatenate(parts) for parts in (self._level, self._sides, self._corners))
+        level = np.concatenate(self._level)
         order = np.argsort(-level, kind="stable")
-        return Regions(level[order], sides[order].astype(np.int64), corners[order])
+        return Regions(
+            level[order], np.concatenate(self._sides)[order].astype(np.int64), np.concatenate(self._corners)[order]
+        )
 
     def _emit(self, part: int, below: int) -> None:
         if part == self._left_out:
