@@ -207,9 +207,9 @@ A dual encoder in {sum(megabytes.values()):.1f} MB that makes every command of c
 * Its image tower learnt ImageNet's labels: **its figures on ILSVRC are not zero-shot results**, and must not stand beside
   CLIP's. The left-out figures below say what it does with names outside its classes.
 * It is no OpenAI CLIP, and was not trained on image–text pairs. It knows nothing of colours, actions, texts or people, and
-  of a phrase only the thing named: "yellow bird on a branch" is "bird".
+  of a phrase, it knows only the thing named: "yellow bird on a branch" is "bird".
 * A name that resembles none of its classes ("person", "tree", "happiness") is said to be unknown.
-* Cousins are taken for each other where a name has no class of its own: "octopus" is read as *chambered nautilus*.
+* If a name has no class of its own, a related class stands in: "octopus" is read as *chambered nautilus*.
 
 ## Sizes and sources
 | file | |

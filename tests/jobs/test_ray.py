@@ -127,6 +127,17 @@ def test_two_nodes_share_the_work_and_a_killed_worker_is_replaced(cluster, tmp_p
     assert not ray.is_initialized(), "the run ends what it started"
 
 
+def read_relative(shard: Shard) -> None:
+    assert Path("here.txt").read_text() == "the run's folder"
+
+
+def test_relative_paths_are_those_of_the_folder_where_the_run_began(cluster, tmp_path, monkeypatch):
+    (tmp_path / "here.txt").write_text("the run's folder")
+    monkeypatch.chdir(tmp_path)
+    run = functools.partial(engine.run, address=cluster.address, threads=1)
+    assert len(parts_of(run, functools.partial(Labels, read_relative))) == len(SHARDS)
+
+
 def test_a_node_lost_in_mid_run_costs_nothing_but_time(cluster):
     extra = cluster.add_node(num_cpus=1)
     parts: dict[int, Part] = {}

@@ -33,8 +33,8 @@ ERRORS: dict[str, type[CliplocError]] = {
     "other": CliplocError,
 }
 NO_CLUSTER = (
-    "expected a Ray cluster at {}, could not use it ({}): start one with `ray start --head` and give its address, or "
-    "leave --address out"
+    "expected a Ray cluster at {}, could not use it ({}): start one with `ray start --head` and give its address, "
+    "set RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH if it asks for a token, or leave --address out"
 )
 RAW = b"cliploc bytes\n"  # prefix of a part that is not a table; Arrow's streams begin with ff ff ff ff
 ATTEMPTS = 4  # at one shard; if a shard kills every worker, for example by lack of memory, the run must end
@@ -75,7 +75,7 @@ def run(
             [{"shard": pickle.dumps(shard)} for shard in shards], override_num_blocks=len(shards)
         ).map_batches(
             _ShardsDone,
-            fn_constructor_args=(make_worker, resources.cpus, attempts, named_modules()),
+            fn_constructor_args=(make_worker, resources.cpus, attempts, named_modules(), os.getcwd()),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=pool, initial_size=pool),
             num_cpus=resources.cpus,
@@ -104,7 +104,11 @@ def run(
 class _ShardsDone:
     """The actor: holds a worker, and so the models, for the whole run."""
 
-    def __init__(self, make_worker: MakeWorker, threads: int, attempts: Any, modules: Sequence[str]) -> None:
+    def __init__(
+        self, make_worker: MakeWorker, threads: int, attempts: Any, modules: Sequence[str], folder: str
+    ) -> None:
+        with contextlib.suppress(OSError):  # a machine without that folder can only read absolute paths
+            os.chdir(folder)  # so that relative paths of pictures and weights mean what they do where the run began
         keep_freed_memory()
         torch.set_num_threads(threads)  # Ray sets 1 unless a worker has the whole machine
         self.make_worker, self.attempts, self.modules = make_worker, attempts, modules
