@@ -66,9 +66,8 @@ class Asked:
 
     def __init__(self, folder: Path, rate: float) -> None:
         self.status, self.seen = 200, 0
-        self.guard = Guard(
-            self.answer, Hosts(), Requests({}, lambda path: False), Uploads(folder, 1000, 60), 100, lambda: None, rate=rate
-        )
+        requests, uploads = Requests({}, lambda path: False), Uploads(folder, 1000, 60)
+        self.guard = Guard(self.answer, Hosts(), requests, uploads, 100, lambda: None, rate=rate)
 
     async def answer(self, scope: Any, receive: Any, send: Any) -> None:
         await receive()
