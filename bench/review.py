@@ -173,6 +173,8 @@ def session(root: Path, pictures: int, threads: int) -> tuple[list[str], dict[st
             corrected = time.perf_counter() - begun
         browser.close()
         right, true, written = compare(out, by_name, labels)
+        scores = json.loads((out / "draft_scores.json").read_text())["all"]
+        best = scores["suggested"] or {}
     actions = sum(person.done.values())
     kinds = ", ".join(f"{number} {kind}" for kind, number in person.done.most_common())
     lines = [
@@ -183,12 +185,16 @@ def session(root: Path, pictures: int, threads: int) -> tuple[list[str], dict[st
         f"| actions | {actions}: {kinds} |",
         f"| actions a picture | {actions / len(often):.1f} |",
         f"| from the first picture to the exports, by the script | {corrected / 60:.1f} min |",
+        f"| drafts against the corrected boxes, IoU 0.5 | precision {scores['precision']:.2f}, "
+        f"recall {scores['recall']:.2f} |",
+        f"| the same with the suggested `--min-score {best.get('min_score', 0):.2f}` | precision "
+        f"{best.get('precision', 0):.2f}, recall {best.get('recall', 0):.2f} |",
         f"| boxes in coco.json with an IoU of {GOOD} or more with a true box | {right} of {written} |",
     ]
     return lines, {
         "pictures": len(often), "labels": len(labels), "true_boxes": true, "drafts": sum(drafts.boxes.values()),
         "draft_seconds": drafted, "actions": dict(person.done), "session_seconds": corrected, "right": right,
-        "written": written,
+        "written": written, "draft_scores": scores,
     }  # fmt: skip
 
 

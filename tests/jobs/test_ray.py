@@ -127,17 +127,6 @@ def test_two_nodes_share_the_work_and_a_killed_worker_is_replaced(cluster, tmp_p
     assert not ray.is_initialized(), "the run ends what it started"
 
 
-def read_relative(shard: Shard) -> None:
-    assert Path("here.txt").read_text() == "the run's folder"
-
-
-def test_relative_paths_are_those_of_the_folder_where_the_run_began(cluster, tmp_path, monkeypatch):
-    (tmp_path / "here.txt").write_text("the run's folder")
-    monkeypatch.chdir(tmp_path)
-    run = functools.partial(engine.run, address=cluster.address, threads=1)
-    assert len(parts_of(run, functools.partial(Labels, read_relative))) == len(SHARDS)
-
-
 def test_a_node_lost_in_mid_run_costs_nothing_but_time(cluster):
     extra = cluster.add_node(num_cpus=1)
     parts: dict[int, Part] = {}
@@ -200,8 +189,10 @@ def test_what_a_part_raises_ends_the_run_and_the_cluster_is_let_go(cluster):
     assert (last, done.returncode) == (["No space left on device False"], 0), done.stderr
 
 
-def test_a_benchmark_gives_the_rows_of_a_local_one(cluster, tmp_path):
-    data = dataset(wsol_folder(tmp_path / "wsol", 10))
+def test_a_benchmark_gives_the_rows_of_a_local_one(cluster, tmp_path, monkeypatch):
+    wsol_folder(tmp_path / "wsol", 10)
+    monkeypatch.chdir(tmp_path)  # relative paths are those of the folder where the run began, for the workers too
+    data = dataset(Path("wsol"))
     setups = (ModelSetup(BENCHMARK.but(batch_size=2, device="cpu")),)
     settings, _ = Grid(setups, ["cam", "grad_cam"]).settings(unfit_for_setup)
     threads = torch.get_num_threads()
