@@ -636,7 +636,8 @@ class Options:
         check=choice("engine_backend", get_args(EngineBackend)),
         help="What computes a CNN tower on the CPU; openvino needs `cliploc[openvino]`.",
         about="OpenVINO takes seconds for each size of the input before the first photo, and less time for each one "
-        "after that (docs/performance.md). Values differ by less than 0.001 in fp32. Gradients are computed by torch.",
+        "after that. Values differ by less than 0.001 in fp32. Gradients are computed by torch. See `cliploc help "
+        "performance`.",
     )
     guide: str | Guide | None = option(
         None,

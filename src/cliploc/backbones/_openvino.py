@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cliploc._memory_errors import not_installed
+from cliploc.backbones._cnn import run_stages
 from cliploc.errors import UsageError
 
 HINTS = {torch.float32: "f32", torch.bfloat16: "bf16"}  # OpenVINO's names of the precisions
@@ -68,11 +69,7 @@ class _Stages(nn.Module):
         self.wanted = wanted
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        outputs = []
-        for stage in self.stages:
-            x = stage(x)
-            outputs.append(x)
-        return tuple(outputs[index] for index in self.wanted)
+        return tuple(run_stages(list(self.stages), x, self.wanted))
 
 
 def _compiled(stages: Sequence[nn.Module], x: Tensor, wanted: Sequence[int]) -> Any:
