@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cliploc._extras import PACKAGES
 from tests.commands import CAT, cliploc_
 
 OPTIONAL = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"][
@@ -65,8 +68,36 @@ COMMANDS: dict[str, tuple[str, Callable[[Path], Path], str]] = {  # extra → pa
 }
 
 
+ALL_ABSENT = """
+import json, sys
+from cliploc.cli import main
+for package, command in json.load(sys.stdin):
+    sys.modules[package] = None
+    assert main(command) == 2, command
+    del sys.modules[package]
+    assert "torch" not in sys.modules, command
+"""
+
+
 def test_every_extra_has_such_a_test() -> None:
     assert set(COMMANDS) | set(ELSEWHERE) == set(OPTIONAL) - FOR_DEVELOPERS
+    assert set(PACKAGES) == set(OPTIONAL) - FOR_DEVELOPERS - {"fast"}  # without which results are the same
+
+
+def test_it_is_said_before_torch_is_imported_and_anything_is_written(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    absent = [
+        (package, command.format(root=folder(tmp_path / extra), out=out).split())
+        for extra, (package, folder, command) in COMMANDS.items()
+    ]
+    absent += [("starlette", ["label-studio"]), ("starlette", ["review", str(out)]), ("pandas", ["report", str(out)])]
+    child = [sys.executable, "-c", ALL_ABSENT]
+    done = subprocess.run(child, input=json.dumps(absent), capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(absent)
+    assert all("pip install 'cliploc[" in line for line in lines)
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("extra", COMMANDS)

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from cliploc import _headers
+from cliploc._extras import install
 from cliploc._memory_errors import not_installed
 from cliploc.errors import InputError, UsageError
 
@@ -188,8 +189,7 @@ def _opened(file: BinaryIO, name: str) -> Image.Image:
     try:
         from pillow_heif import HeifImageFile
     except ImportError as error:
-        advice = f"{name}: a HEIC picture, which needs pillow-heif: pip install 'cliploc[heic]'"
-        raise not_installed(error, advice, InputError) from None
+        raise not_installed(error, install("heic", f"{name}: a HEIC picture, which"), InputError) from None
     # Not registered with Pillow, which would change what everybody else in this process can open.
     reader: Callable[[BinaryIO], Image.Image] = HeifImageFile  # its own signature has no types
     return reader(file)

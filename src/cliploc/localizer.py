@@ -33,6 +33,7 @@ from cliploc.pipeline.tasks import members
 from cliploc.pipeline.texts import Texts
 from cliploc.pipeline.views import MaskedEncoder, refuse_nan
 from cliploc.recipes import recipe_of
+from cliploc.refine import find_refinements
 from cliploc.reporter import SILENT, Reporter
 from cliploc.saliency import find, resolve_options
 from cliploc.text_cache import TextCache, cache_folder
@@ -125,6 +126,7 @@ class Localizer:
         self.templates = prompts.resolve_templates(given.templates)
         if given.background:
             prompts.parse(given.background)
+        find_refinements(given.refine or ())
         crops = read_exemplars(given.exemplars)
         tower = _created(model, pretrained, given.device, given.precision) if isinstance(model, str) else model
         self.backbone = backbones.with_engine(tower, given.engine_backend)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from cliploc._extras import install
 from cliploc._memory_errors import not_installed
 from cliploc.errors import MissingWeightsError, ModelError, UsageError
 
@@ -51,8 +52,7 @@ class SamMasks:
         try:
             from transformers import AutoModelForMaskGeneration, AutoProcessor
         except ImportError as error:
-            advice = "SAM needs transformers, which is not installed: pip install 'cliploc[sam]'"
-            raise not_installed(error, advice) from error
+            raise not_installed(error, install("sam", "SAM")) from error
         source = os.fspath(model)
         if not Path(source).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
             raise UsageError(f"expected SAM's folder or a repository as ORG/NAME, got {source!r}: check the path")

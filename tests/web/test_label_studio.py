@@ -376,7 +376,7 @@ def test_the_command_refuses_before_a_model_is_loaded(words, said):
 
 
 def test_without_starlette_one_line_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "starlette.applications", None)
+    monkeypatch.setitem(sys.modules, "starlette", None)
     done = cliploc_("label-studio", "--port", 0)
     assert done.code == 2
     assert "pip install 'cliploc[web]'" in done.err

@@ -281,6 +281,6 @@ def test_a_review_saved_from_a_file_is_applied(done, out):
 
 
 def test_without_the_extra_a_line_says_what_to_install(out, monkeypatch):
-    monkeypatch.setitem(sys.modules, "starlette.applications", None)
+    monkeypatch.setitem(sys.modules, "starlette", None)
     result = cliploc_("review", out, "--port", "0")
-    assert (result.code, "review needs gradio's server: pip install 'cliploc[web]'" in result.err) == (2, True)
+    assert (result.code, "review needs starlette and uvicorn: pip install 'cliploc[web]'" in result.err) == (2, True)

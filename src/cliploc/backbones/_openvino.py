@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cliploc._extras import install
 from cliploc._memory_errors import not_installed
 from cliploc.backbones._cnn import run_stages
 from cliploc.errors import UsageError
@@ -42,8 +43,7 @@ class OpenVino:
         try:
             import openvino  # noqa: F401
         except ImportError as error:
-            advice = "engine-backend openvino needs OpenVINO: pip install 'cliploc[openvino]', or use torch"
-            raise not_installed(error, advice) from None
+            raise not_installed(error, install("openvino", "engine-backend openvino")) from None
         return cls()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OpenVino:

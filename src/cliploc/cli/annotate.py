@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from cliploc._extras import refuse_without
 from cliploc._terminal import Terminal, grid
 from cliploc.cli.options import (
     MOST_COUNTED,
@@ -32,6 +33,7 @@ from cliploc.cli.output import (
     title_row,
     writable,
 )
+from cliploc.cli.review import PORT, refuse_without_web, serve_drafts
 from cliploc.config import MIN_SCORE, Options, parse_list
 from cliploc.errors import UsageError
 from cliploc.reporter import SILENT
@@ -120,13 +122,17 @@ def annotate(
 
     Example: cliploc annotate photos --labels labels.txt --format coco,labelstudio --out drafts
     """
+    if edit and as_json:
+        raise UsageError("expected --json or --edit, got both: leave one out")
+    if edit:
+        refuse_without_web()
+    if every is not None:
+        refuse_without("video", "--every")
     from cliploc import prompts
     from cliploc.jobs.labels import read_labels
     from cliploc.jobs.pictures import find_pictures
     from cliploc.jobs.videos import Every
 
-    if edit and as_json:
-        raise UsageError("expected --json or --edit, got both: leave one out")
     names = read_labels(labels)  # what can be refused is, before a model is loaded
     entries, options = with_exemplars(names.entries, options)
     names = replace(names, entries=tuple(entries))
@@ -179,7 +185,5 @@ def annotate(
     if len(result.failed) == result.pictures:
         return NOTHING_DONE
     if edit:
-        from cliploc.cli.review import PORT, serve_drafts
-
         serve_drafts(folder, PORT, None, options.pretrained, options.device)
     return SOME_FAILED if result.failed or result.not_applied else DONE

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from cliploc._extras import refuse_without
 from cliploc._inputs import Inputs
 from cliploc._terminal import Terminal, grid, printable
 from cliploc.cli.options import (
@@ -177,6 +178,7 @@ def benchmark(
 
     Example: cliploc benchmark --task faithfulness --dataset wsol --root data --method cam --steps 28 --out results
     """
+    refuse_without("bench", "benchmark")
     refuse_unknown(model or [], method_names(method) if method else [])
     if task not in TASKS:
         raise UsageError(f"expected --task of {', '.join(TASKS)}, got {task!r}")
@@ -554,6 +556,7 @@ def report(
 
     Example: cliploc report results --no-pictures
     """
+    refuse_without("bench", "report")
     from cliploc.report import write_report
     from cliploc.report.faithfulness import write_faithfulness_report
     from cliploc.report.segmentation import write_segmentation_report

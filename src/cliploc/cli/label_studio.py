@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from cliploc._extras import refuse_without
 from cliploc._terminal import Terminal
 from cliploc.cli.options import (
     AllowHost,
@@ -62,6 +63,7 @@ def label_studio(
 
     Example: cliploc label-studio --pictures photos
     """
+    refuse_without("web", "label-studio", "starlette", "uvicorn")
     auth = None if auth_env is None else user_in(auth_env)
     use_threads(threads)
     from cliploc.web.label_studio.app import serve

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from cliploc._documents import lines_of
+from cliploc._extras import refuse_without
 from cliploc._threads import MAX_THREADS
 from cliploc.config import (
     DEFAULTS,
@@ -87,6 +88,8 @@ def localizer_options(
         @functools.wraps(command)
         def run(**given: Any) -> int:
             options = read_options({name: given.pop(name, None) for name in names})
+            if options.engine_backend == "openvino":
+                refuse_without("openvino", "engine-backend openvino")
             refuse_unknown([str(options.model)], [] if options.method is None else [options.method])
             for task, (asked, kind) in more.items():
                 texts = {name: given.pop(name, None) for name in asked}
@@ -335,6 +338,7 @@ def parse_engine(name: str, address: str | None, threads: int | None) -> Engine:
             raise UsageError("expected --address with --engine ray only: leave it out, or add --engine ray")
         return partial(local.run, threads=threads)
     if name == "ray":
+        refuse_without("ray", "engine ray")
         from cliploc.jobs import ray
 
         return partial(ray.run, address=address, threads=threads)

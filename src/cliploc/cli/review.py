@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from cliploc._extras import refuse_without
 from cliploc._terminal import Terminal
 from cliploc.cli.options import Debug, Threads, number_in, refuse_unknown, use_threads
 from cliploc.cli.output import DONE
@@ -37,11 +38,17 @@ def review(
 
     Example: cliploc review drafts
     """
+    refuse_without_web()
     use_threads(threads)
     if model is not None:
         refuse_unknown([model])
     serve_drafts(drafts.expanduser(), port, model, pretrained, device)
     return DONE
+
+
+def refuse_without_web() -> None:
+    """Refuses the editor where its server is not installed."""
+    refuse_without("web", "review", "starlette", "uvicorn")
 
 
 def serve_drafts(drafts: Path, port: int, model: str | None, pretrained: str | None, device: str | None) -> None:

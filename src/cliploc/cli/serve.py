@@ -8,6 +8,7 @@ import typer
 from rich.text import Text
 
 from cliploc._allocator import share_heaps
+from cliploc._extras import refuse_without
 from cliploc._terminal import Terminal
 from cliploc.cli.options import (
     AllowHost,
@@ -66,6 +67,7 @@ def serve(
 
     Example: cliploc serve --model mini --model ViT-B-16 --pretrained own --pretrained openai
     """
+    refuse_without("web", "serve")
     models = pair_weights(model or ["mini", "mini-vit"], pretrained)
     refuse_unknown(name for name, _ in models)
     auth = None if auth_env is None else user_in(auth_env)

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from cliploc._extras import refuse_without
 from cliploc._files import alone_writing
 from cliploc._terminal import Terminal, printable
 from cliploc.cli.options import MOST_SEED, Debug, Threads, localizer_options, number_in, use_threads
@@ -84,6 +85,7 @@ def train(
 
     Example: cliploc train tscam --root photos --model ViT-B-16 --pretrained openai --out head.safetensors
     """
+    refuse_without("train", "train")
     name = {"tscam": "ts_cam"}.get(method.replace("-", "").replace("_", "").lower(), method)
     readers = ("imagefolder", "csv")
     if dataset not in readers:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from cliploc._extras import install
 from cliploc._memory_errors import not_installed
 from cliploc.detector import Detector
 from cliploc.localizer import Localizer
@@ -15,8 +16,7 @@ from cliploc.localizer import Localizer
 try:
     from autodistill.detection import CaptionOntology, DetectionBaseModel
 except ImportError as error:
-    advice = "this needs Autodistill, which is not installed: pip install 'cliploc[autodistill]'"
-    raise not_installed(error, advice) from None
+    raise not_installed(error, install("autodistill", "this")) from None
 
 if TYPE_CHECKING:
     from supervision import Detections

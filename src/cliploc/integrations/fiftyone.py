@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc import prompts
+from cliploc._extras import install
 from cliploc._memory_errors import not_installed
 from cliploc.errors import UsageError
 from cliploc.localization import Localization
@@ -22,7 +23,7 @@ try:
     import fiftyone as fo
     import fiftyone.core.models as fom
 except ImportError as error:
-    raise not_installed(error, "this needs FiftyOne, which is not installed: pip install 'cliploc[fiftyone]'") from None
+    raise not_installed(error, install("fiftyone", "this")) from None
 
 OUTPUTS = ("detections", "instances", "segmentation", "heatmap")
 # The names in manifest.json → the model; "cliploc" takes any, by its arguments.

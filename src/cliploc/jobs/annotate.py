@@ -20,6 +20,7 @@ import numpy as np
 
 from cliploc import __version__, prompts
 from cliploc._documents import DocumentError, checked, parse_json, read_json
+from cliploc._extras import refuse_without
 from cliploc._files import alone_in, temporaries_of
 from cliploc._inputs import Inputs
 from cliploc._parts import part_path, parts_in, read_part, read_stamps, remove_part, write_part
@@ -45,7 +46,7 @@ from cliploc.jobs.pictures import RUN_KIND, PictureFile, Skipped, find_pictures,
 from cliploc.jobs.plan import SHARD, shard_size
 from cliploc.jobs.reviewed import UnusableReviewError, review_of
 from cliploc.jobs.sources import content_digest, stamp
-from cliploc.jobs.videos import FRAMES, Every, all_frames, refuse_without_av
+from cliploc.jobs.videos import FRAMES, Every, all_frames
 from cliploc.report.exports import AnnotatedPicture, Export, ExportSettings, chosen_exports, exports
 from cliploc.report.review import REVIEW_KIND, ReviewPicture, write_review
 from cliploc.reporter import SILENT, Reporter
@@ -297,7 +298,7 @@ def annotate(
     files = [name for one in chosen for name in one.outputs]
     mine = [*OWN_FILES, *(["review.html"] if review else []), *([FRAMES] if there.videos else []), *files]
     if there.videos:
-        refuse_without_av()
+        refuse_without("video", "a video")
     with alone_in(target):
         begun = folder.begin(target, KIND, manifest, mine, lambda _, part: _rows_in(part, len(names.names)))
         notes.add(begun.notes)

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 
 from cliploc._allocator import keep_freed_memory
+from cliploc._extras import install
 from cliploc._memory_errors import not_installed
 from cliploc.errors import CliplocError, InputError, ModelError, UsageError
 from cliploc.jobs.engine import MakeWorker, Part, Shard
@@ -161,7 +162,7 @@ def _ray() -> Any:
         import ray.data
         import ray.util.scheduling_strategies
     except ImportError as error:
-        raise not_installed(error, "engine ray needs Ray: pip install 'cliploc[ray]', or use --engine local") from None
+        raise not_installed(error, install("ray", "engine ray")) from None
     return ray
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc import _parts
+from cliploc._extras import install
 from cliploc._files import write_whole
 from cliploc._memory_errors import not_installed
 from cliploc._parts import part_path as part_path
@@ -39,7 +40,7 @@ def arrow() -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise not_installed(error, "a benchmark needs pandas and pyarrow: pip install 'cliploc[bench]'") from None
+        raise not_installed(error, install("bench", "benchmark", "pyarrow")) from None
     return pyarrow
 
 

@@ -19,7 +19,6 @@ from PIL import Image
 
 from cliploc._documents import read_json
 from cliploc._files import write_whole
-from cliploc._memory_errors import not_installed
 from cliploc._schemas import VideoFrames
 from cliploc.errors import InputError, UsageError
 from cliploc.images import MAX_PIXELS
@@ -74,19 +73,6 @@ class Every:
                 raise UsageError(f"expected every as 30 (frames), 2s (seconds), scene, or several, got {text!r}")
             found[key] = value
         return cls(**found)
-
-
-def refuse_without_av() -> None:
-    """Refuses to begin where PyAV is not installed.
-
-    Raises:
-        UsageError: it is not.
-    """
-    try:
-        import av  # noqa: F401 - whether it is there
-    except ImportError as error:
-        advice = "frames of videos need PyAV, which is not installed: pip install 'cliploc[video]'"
-        raise not_installed(error, advice) from None
 
 
 def frames_of(video: PictureFile, every: Every, folder: Path) -> list[PictureFile]:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
-from cliploc.refine._registration import LONGEST, Refinement, refinements, resolve_refinements
+from cliploc.refine._registration import (
+    LONGEST,
+    Refinement,
+    find_refinements,
+    refinements,
+    resolve_refinements,
+)
 
-__all__ = ["LONGEST", "Refinement", "refinements", "resolve_refinements"]
+__all__ = ["LONGEST", "Refinement", "find_refinements", "refinements", "resolve_refinements"]

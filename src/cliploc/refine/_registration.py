@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from torch import Tensor
 
+from cliploc._extras import refuse_without
 from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.registry import Registry
@@ -81,22 +81,34 @@ def refinement(
     return register
 
 
+def find_refinements(names: Sequence[str]) -> list[Refinement]:
+    """The refinements of these names, whatever the model.
+
+    Raises:
+        UnknownNameError: an unknown name.
+        UsageError: a refinement whose package is not installed.
+    """
+    if isinstance(names, str):
+        raise UsageError(f"expected a list of refinements, got the single text {names!r}: write [{names!r}]")
+    steps = [refinements.get(name) for name in names]
+    for step in steps:
+        if step.package is not None:
+            refuse_without("refine", step.name, step.package)
+    return steps
+
+
 def resolve_refinements(names: Sequence[str], backbone: Backbone) -> tuple[Refinement, ...]:
-    """The refinements of these names, in order, those on the grid first.
+    """The refinements of these names on a model, in order, those on the grid first.
 
     Raises:
         UnknownNameError: an unknown name.
         UsageError: a refinement that does not work on this tower, or whose package is not installed.
     """
-    if isinstance(names, str):
-        raise UsageError(f"expected a list of refinements, got the single text {names!r}: write [{names!r}]")
-    steps = [refinements.get(name) for name in names]
+    steps = find_refinements(names)
     for step in steps:
         if backbone.kind not in step.towers:
             fitting = ", ".join(r.name for r in refinements if backbone.kind in r.towers)
             raise UsageError(
                 f"{step.name} does not work on {backbone.name}, a {backbone.kind} tower: use one of {fitting}"
             )
-        if step.package is not None and importlib.util.find_spec(step.package) is None:
-            raise UsageError(f"{step.name} needs {step.package}, which is not installed: pip install 'cliploc[refine]'")
     return tuple(sorted(steps, key=lambda step: step.on))  # "grid" before "picture"; the sort is stable

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc._documents import DocumentError, checked, read_json
+from cliploc._extras import install
 from cliploc._memory_errors import not_installed
 from cliploc._parts import parts_in, read_part
 from cliploc._schemas import BenchmarkManifest, BenchmarkSummary
@@ -268,9 +269,7 @@ def bench_packages() -> tuple[ModuleType, ModuleType]:
         import pandas
         from pyarrow import parquet
     except ImportError as error:
-        raise not_installed(
-            error, f"the report needs pandas and pyarrow ({error}): pip install 'cliploc[bench]'"
-        ) from error
+        raise not_installed(error, install("bench", "report", "pandas", "pyarrow")) from error
     return pandas, parquet
 
 

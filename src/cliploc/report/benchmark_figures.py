@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from cliploc._extras import install
 from cliploc._memory_errors import not_installed
 from cliploc.metrics import TAUS
 from cliploc.report import colours
@@ -213,7 +214,7 @@ def _svg(draw: Callable[[Any, Palette], None], palette: Palette, inches: tuple[f
         import matplotlib
         from matplotlib.figure import Figure as Canvas
     except ImportError as error:
-        raise not_installed(error, f"the report needs matplotlib ({error}): pip install 'cliploc[bench]'") from error
+        raise not_installed(error, install("bench", "report", "matplotlib")) from error
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # ignore the user's own matplotlibrc
         matplotlib.rcParams.update(_style(palette))

@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from cliploc._documents import read_json
+from cliploc._extras import install
 from cliploc._files import write_whole
 from cliploc._memory_errors import not_installed
 from cliploc._parts import parts_in, read_part
@@ -77,7 +78,7 @@ def rows_of(folder: Path, manifest: Mapping[str, Any], columns: Sequence[str]) -
         import pyarrow as pa
         import pyarrow.parquet as parquet
     except ImportError as error:
-        raise not_installed(error, "a report needs pandas and pyarrow: pip install 'cliploc[bench]'") from None
+        raise not_installed(error, install("bench", "report", "pyarrow")) from None
     for path in parts_in(folder, count=manifest["shards"]):
         content = read_part(path)
         if content is None:

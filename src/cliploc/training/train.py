@@ -27,7 +27,9 @@ from torch.nn import functional as F
 
 from cliploc import prompts
 from cliploc._documents import DocumentError, parse_json, refuse_other
+from cliploc._extras import install
 from cliploc._files import write_output
+from cliploc._memory_errors import not_installed
 from cliploc.backbones import resolve_precision
 from cliploc.config import short
 from cliploc.errors import CliplocError, ModelError, UsageError
@@ -322,10 +324,8 @@ def process_device(device: str | None) -> str:
 def _accelerator(backbone: Backbone, settings: TrainSettings) -> Any:
     try:
         from accelerate import Accelerator
-    except ModuleNotFoundError:
-        raise UsageError(
-            "expected accelerate for training, which is not installed: pip install 'cliploc[train]'"
-        ) from None
+    except ImportError as error:
+        raise not_installed(error, install("train", "train")) from None
     cpu = backbone.device.type == "cpu"
     if cpu and settings.mixed_precision == "fp16":
         raise UsageError("expected --mixed-precision no or bf16 on a CPU, got fp16")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from cliploc._documents import DocumentError, parse_json
+from cliploc._extras import install
 from cliploc._files import new_token
 from cliploc._memory_errors import not_installed
 from cliploc._schemas import ReviewedPicture, SuggestionWish
@@ -145,7 +146,7 @@ def application(folder: ReviewFolder, suggester: Suggester) -> Gate:
         from starlette.responses import Response as Answer
         from starlette.routing import Route
     except ImportError as error:
-        raise not_installed(error, "review needs gradio's server: pip install 'cliploc[web]'") from None
+        raise not_installed(error, install("web", "review", "starlette", "uvicorn")) from None
     server = ReviewServer(folder, suggester)
 
     def number(request: Request) -> int:

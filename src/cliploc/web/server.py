@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from cliploc._extras import install
 from cliploc._memory_errors import not_installed
 from cliploc.errors import UsageError
 from cliploc.web.guard import Guard, Receive, Scope, Send
@@ -70,7 +71,7 @@ def application(
         import gradio as gr
         from starlette.routing import Mount
     except ImportError as error:
-        raise not_installed(error, "serve needs gradio, which is not installed: pip install 'cliploc[web]'") from None
+        raise not_installed(error, install("web", "serve")) from None
     from cliploc.web import components, page, view
 
     blocks = page.build(service, debug=debug)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from cliploc._documents import refuse_other
+from cliploc._extras import install
 from cliploc._memory_errors import not_installed
 from cliploc.datasets._infra.candidates import Problems
 from cliploc.datasets._infra.labelled import Labelled, LabelledPicture, LabelMap, labelled_reader
@@ -81,8 +82,7 @@ def _opened(file: Path) -> Iterator[Any]:
     try:
         import h5py
     except ImportError as error:
-        advice = "ImageNet-Segmentation needs h5py: pip install 'cliploc[segmentation]'"
-        raise not_installed(error, advice) from None
+        raise not_installed(error, install("segmentation", "ImageNet-Segmentation")) from None
     try:
         refuse_other(file)
         with h5py.File(file, "r") as mat:

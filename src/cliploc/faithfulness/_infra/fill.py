@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cliploc._extras import install
+from cliploc._memory_errors import not_installed
 from cliploc.errors import UsageError
 
 BLUR_SIDE, BLUR_SIGMA = 11, 5.0  # RISE's
@@ -111,8 +113,8 @@ def imputed(images: Tensor, removed: Tensor, seed: int = 0, noise: float = ROAD_
     try:
         from scipy.sparse import csc_matrix
         from scipy.sparse.linalg import splu
-    except ImportError:
-        raise UsageError("road needs scipy: pip install 'cliploc[bench]'") from None
+    except ImportError as error:
+        raise not_installed(error, install("bench", "road", "scipy")) from None
     mask = removed.cpu().numpy()
     count = int(mask.sum())
     if not count:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from cliploc._documents import DocumentError, parse_json
+from cliploc._extras import install
 from cliploc._memory_errors import not_installed
 from cliploc.errors import CliplocError, UsageError
 from cliploc.web.guard import GUESSES, Gate, Incoming, Scope, Send, client_in
@@ -110,8 +111,7 @@ def _routes(predictor: Predictor, queue: int, say: Say) -> Any:
         from starlette.responses import JSONResponse
         from starlette.routing import Route
     except ImportError as error:
-        advice = "label-studio needs starlette, which is not installed: pip install 'cliploc[web]'"
-        raise not_installed(error, advice) from None
+        raise not_installed(error, install("web", "label-studio", "starlette", "uvicorn")) from None
 
     waiting = 0
 

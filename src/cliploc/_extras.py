@@ -1,0 +1,55 @@
+"""The packages that only some features need: the only place that says which extra brings them, and how it is said."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from cliploc.errors import UsageError
+
+# Extra of pyproject.toml → what its feature imports, for the features that are refused before anything is computed.
+PACKAGES = {
+    "autodistill": ("autodistill",),
+    "bench": ("matplotlib", "pandas", "pyarrow"),
+    "fiftyone": ("fiftyone",),
+    "heic": ("pillow_heif",),
+    "openvino": ("openvino",),
+    "ray": ("ray",),
+    "refine": ("kornia",),
+    "sam": ("transformers",),
+    "segmentation": ("h5py",),
+    "train": ("accelerate",),
+    "video": ("av",),
+    "web": ("gradio",),
+}
+
+
+def install(extra: str, feature: str, *packages: str) -> str:
+    """The line for a feature whose packages are not there.
+
+    Args:
+        extra: of `PACKAGES`.
+        feature: what needs it, as the line begins.
+        packages: what it imports of the extra; none: all.
+
+    Example:
+        >>> install("bench", "a report")
+        "a report needs matplotlib, pandas and pyarrow: pip install 'cliploc[bench]'"
+    """
+    *others, last = (name.replace("_", "-") for name in packages or PACKAGES[extra])
+    names = f"{', '.join(others)} and {last}" if others else last
+    return f"{feature} needs {names}: pip install 'cliploc[{extra}]'"
+
+
+def refuse_without(extra: str, feature: str, *packages: str) -> None:
+    """Refuses a feature whose packages are not there, at once: they are looked for, not imported.
+
+    Args:
+        extra: as for `install`.
+        feature: as for `install`.
+        packages: as for `install`.
+
+    Raises:
+        UsageError: one is not installed.
+    """
+    if any(importlib.util.find_spec(name) is None for name in packages or PACKAGES[extra]):
+        raise UsageError(install(extra, feature, *packages))
