@@ -9,17 +9,20 @@ import os
 import random
 import re
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
-from cliploc import backbones
+from cliploc import __version__, backbones
 from cliploc._files import locked
 from cliploc._parts import parts_in, read_part, read_stamps, write_part
 from cliploc.errors import CliplocError, UsageError
 from cliploc.jobs import annotate as module
+from cliploc.jobs import folder
 from cliploc.jobs.annotate import annotate
 from cliploc.report.exports import exports
 from cliploc.reporter import Reporter
@@ -112,6 +115,49 @@ def test_a_refused_folder_is_left_as_it_is(photos, tmp_path, manifest):
         assert result.err.count("\n") == 1
         assert "mistake" not in result.err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+# -------------------------------------------------------------------------------------------------- an older cliploc's
+def changed_manifest(out: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    manifest = json.loads((out / "manifest.json").read_text())
+    change(manifest)
+    (out / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_a_run_begun_before_an_option_was_there_resumes_with_its_default(copy, made):
+    photos, out = copy
+    changed_manifest(out, lambda manifest: manifest["settings"].pop("engine_backend"))
+    for path in out.glob("parts/00001.*"):
+        path.unlink()
+    (out / "summary.json").unlink()
+    with pytest.raises(UsageError, match=r"settings\.flip: false there, true asked for"):
+        annotate(photos, LABELS, out, formats=["coco", "csv"], flip=True, **OPTIONS)
+    result = annotate(photos, LABELS, out, formats=["coco", "csv"], **OPTIONS)
+    assert result.computed == 1
+    assert content(out) == content(made.out)
+
+
+@pytest.mark.parametrize("settings", [lambda one: one, lambda one: [{"id": "mini_cam", **one}]], ids=["one", "several"])
+def test_an_option_that_is_not_in_the_manifest_counts_as_its_default(tmp_path, settings):
+    def begin(**options: object) -> None:
+        manifest = {"kind": kind.name, "schema_version": kind.version, "token": "0" * 16}
+        folder.begin(tmp_path, kind, {**manifest, "settings": settings({"flip": False, **options})})
+
+    kind = folder.RunKind("test", "a test", 1, ".jsonl", frozenset())
+    begin()
+    begin(engine_backend="torch", guide=None)
+    for later in ({"engine_backend": "openvino"}, {"guide": "mini"}, {"no_option": None}):
+        with pytest.raises(UsageError, match=rf"{next(iter(later))}: only asked for"):
+            begin(**later)
+
+
+def test_a_run_of_another_version_is_refused_with_what_to_do(copy):
+    photos, out = copy
+    changed_manifest(out, lambda manifest: manifest.update(cliploc_version="0.1.0"))
+    with pytest.raises(
+        UsageError, match=rf"holds a run by cliploc 0\.1\.0, this is {__version__}: resume it with that"
+    ):
+        annotate(photos, LABELS, out, formats=["coco", "csv"], **OPTIONS)
 
 
 @pytest.mark.parametrize("name", ["coco.json", "yolo/labels/mine.txt", "summary.json", "review.html"])

@@ -23,6 +23,7 @@ from cliploc._documents import DocumentError, checked, read_json
 from cliploc._files import new_token, remove_leftovers, temporaries_of, write_whole
 from cliploc._parts import foreign_in, parts_in, read_part
 from cliploc._schemas import Manifest
+from cliploc.config import DEFAULTS, OPTIONS
 from cliploc.errors import CliplocError, UsageError
 
 LIBRARIES = ("torch", "torchvision", "timm", "open_clip_torch", "numpy", "opencv-python-headless", "pillow", "pyarrow")
@@ -218,6 +219,12 @@ def _refuse_other_settings(out: Path, old: Mapping[str, Any], new: Mapping[str, 
         differences = _differences(old, new, kind.free | FREE)
     except (KeyError, TypeError):
         raise UsageError(f"{out / 'manifest.json'} is damaged: choose another --out") from None
+    theirs, ours = (one.get("cliploc_version") for one in (old, new))
+    if theirs != ours:
+        raise UsageError(
+            f"{out} holds a run by cliploc {theirs}, this is {ours}: resume it with that version, or choose another "
+            "--out"
+        )
     if differences:
         more = f", and {len(differences) - 3} more" if len(differences) > 3 else ""
         raise UsageError(
@@ -294,7 +301,10 @@ def read_manifest(out: Path, kind: RunKind) -> dict[str, Any]:
 
 
 def _differences(old: Any, new: Any, free: frozenset[str], where: str = "") -> list[str]:
-    """The differences between two manifests, each as "key: … there, … asked for"."""
+    """The differences between two manifests, each as "key: … there, … asked for".
+
+    An option that the old one does not have came later, and its default is what was done before: see CONTRIBUTING.md.
+    """
     if where in free:
         return []
     if isinstance(old, dict) and isinstance(new, dict):
@@ -302,7 +312,8 @@ def _differences(old: Any, new: Any, free: frozenset[str], where: str = "") -> l
         for key in dict.fromkeys([*old, *new]):
             inner = f"{where}.{key}" if where else key
             if (key in old) != (key in new):
-                found += [] if inner in free else [f"{inner}: only {'there' if key in old else 'asked for'}"]
+                later = key not in old and key in OPTIONS and new[key] == _plain_default(key)
+                found += [] if later or inner in free else [f"{inner}: only {'there' if key in old else 'asked for'}"]
             else:
                 found += _differences(old[key], new[key], free, inner)
         if where == "labels" and not found and list(old) != list(new):  # boxes refer to labels by index
@@ -315,6 +326,10 @@ def _differences(old: Any, new: Any, free: frozenset[str], where: str = "") -> l
     if old != new:
         return [f"{where}: {_short(old)} there, {_short(new)} asked for"]
     return []
+
+
+def _plain_default(option: str) -> Any:
+    return plain({option: getattr(DEFAULTS, option)})[option]
 
 
 def _short(value: Any) -> str:
