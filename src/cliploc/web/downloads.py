@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -27,9 +28,7 @@ MAX_NAME_BYTES = 90  # of the photograph's name, and of a typed name, in a file 
 MAX_VALUES = 250_000_000  # of heatmaps written at once: 1 GB
 
 
-def document(
-    results: Mapping[str, Localization], settings: Settings, recipe: Recipe | None = None
-) -> dict[str, object]:
+def document(results: Mapping[str, Localization], settings: Settings, recipe: Recipe | None = None) -> dict[str, Any]:
     """The document of docs/json.md with an entry for each method, which has the keys "method" and "recipe".
 
     Args:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import math
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import parse_qs
 
 from cliploc.web.hosts import Hosts
-from cliploc.web.rates import Rate, is_loopback
+from cliploc.web.passwords import GUESSES, Passwords
+from cliploc.web.rates import Rate, again, is_loopback
 from cliploc.web.requests import MAX_BODY, RefusedError, Requests
 from cliploc.web.uploads import Uploads
 
@@ -33,10 +33,10 @@ CLOSED = re.compile(
     r"|openapi\.json)"
 )
 UPLOAD = "/gradio_api/upload"
+LOCALIZE = "/api/localize"
 PRESENCE = re.compile(r"/gradio_api/heartbeat/([^/]+)/?")  # open as long as a visitor's page or program is
 LOGIN = re.compile(r"/login/?")
 MAX_LOGIN = 8_000  # bytes
-GUESSES = (6, 10)  # wrong passwords of one client: a minute, and at once
 FORM_BYTES = 16_000  # of an upload besides the file itself
 MAX_REVIEW = 4_000_000  # bytes of one picture's boxes and masks
 BODY_SECONDS = 30.0  # time for the body of a JSON request to arrive
@@ -135,6 +135,7 @@ class Guard(Gate):
         max_bytes: the largest upload.
         on_end: called when the server shuts down; ends what still runs or waits in the application.
         on_leave: called with the id of a visitor's session when the visitor has left.
+        auth: user and password that `LOCALIZE` asks for; the other addresses are gradio's, which asks by itself.
         rate: requests a minute of one client, and as many at once; 0 for no limit.
     """
 
@@ -147,6 +148,7 @@ class Guard(Gate):
         max_bytes: int,
         on_end: Callable[[], None],
         on_leave: Callable[[str], None] = lambda _: None,
+        auth: tuple[str, str] | None = None,
         rate: float = 0,
     ) -> None:
         super().__init__(app, hosts)
@@ -157,7 +159,8 @@ class Guard(Gate):
         self._on_leave = on_leave
         self._rate = Rate(rate, rate) if rate else None
         self._guesses = Rate(*GUESSES)
-        self._uploading = 0
+        self._passwords = Passwords(auth, self._guesses)
+        self._arriving: set[Incoming] = set()  # uploads that are being answered
 
     def end(self) -> None:
         """Shuts down: stops watching the uploads, and ends what still runs."""
@@ -171,7 +174,9 @@ class Guard(Gate):
     async def _answer(self, scope: Scope, incoming: Incoming, send: Send, headers: MutableMapping[str, str]) -> None:
         if CLOSED.match(scope["path"].lower()) or b"deep_link" in parse_qs(scope["query_string"]):
             raise RefusedError(403, "This server does not offer this function, and does not fetch addresses.")
-        if scope["method"] != "POST":
+        if scope["path"] == LOCALIZE:
+            await self._localize(scope, incoming, send, headers)
+        elif scope["method"] != "POST":
             if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
                 raise RefusedError(405, "expected GET or POST")
             present = PRESENCE.fullmatch(scope["path"])
@@ -194,11 +199,24 @@ class Guard(Gate):
             incoming.put_back(body)
             await self._hand_on({**scope, "path": path, "raw_path": path.encode(), "headers": given}, incoming, send)
 
+    async def _localize(self, scope: Scope, incoming: Incoming, send: Send, headers: MutableMapping[str, str]) -> None:
+        """Hands a program's request on: a form with pictures, or JSON."""
+        if scope["method"] != "POST":
+            raise RefusedError(405, "expected POST")
+        self._refuse_haste(client_in(scope))
+        self._passwords.check(client_in(scope), headers.get("authorization", ""))
+        if headers.get("content-type", "").lower().startswith("multipart/"):
+            await self._upload(scope, incoming, send, length_of(headers, self._max_bytes + FORM_BYTES))
+        else:
+            length_of(headers, MAX_BODY)
+            incoming.put_back(await incoming.read(BODY_SECONDS))
+            await self._hand_on(scope, incoming, send)
+
     async def _login(self, scope: Scope, incoming: Incoming, send: Send, headers: MutableMapping[str, str]) -> None:
         """Hands a password on; only wrong ones count."""
         client = client_in(scope)
         if seconds := self._guesses.take(client):
-            raise RefusedError(429, f"Too many wrong passwords from this address: {_again(seconds)}.")
+            raise RefusedError(429, f"Too many wrong passwords from this address: {again(seconds)}.")
 
         async def noticing(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] < 400:
@@ -212,18 +230,18 @@ class Guard(Gate):
     def _refuse_haste(self, client: str) -> None:
         """Refuses who asks too often. Who is on this machine may, as a proxy's visitors all seem to be."""
         if self._rate is not None and not is_loopback(client) and (seconds := self._rate.take(client)):
-            raise RefusedError(429, f"Too many requests from this address: {_again(seconds)}.")
+            raise RefusedError(429, f"Too many requests from this address: {again(seconds)}.")
 
     async def _upload(self, scope: Scope, incoming: Incoming, send: Send, length: int) -> None:
-        if self._uploading >= UPLOADS_AT_ONCE:
+        if sum(not one.whole for one in self._arriving) >= UPLOADS_AT_ONCE:
             raise RefusedError(503, "Too many photographs are being uploaded: try again in a minute.")
-        self._uploading += 1
+        self._arriving.add(incoming)
         try:
             await asyncio.to_thread(self._uploads.make_room, length)
             incoming.limit(UPLOAD_SECONDS)
             await self._hand_on(scope, incoming, send)
         finally:
-            self._uploading -= 1
+            self._arriving.remove(incoming)
 
 
 class Incoming:
@@ -298,10 +316,6 @@ def client_in(scope: Scope) -> str:
     return str((scope.get("client") or ("",))[0])
 
 
-def _again(seconds: float) -> str:
-    return f"try again in {math.ceil(seconds)} second{'s' if seconds > 1 else ''}"
-
-
 def headers_of(scope: Scope) -> dict[str, str]:
     """The headers by name; values of a repeated header are joined, so that a check sees all of them."""
     found: dict[str, str] = {}
@@ -337,7 +351,7 @@ async def refuse(refusal: RefusedError, scope: Scope, incoming: Incoming, send: 
     if scope["method"] == "POST" and "expect" not in headers_of(scope):  # else the client waits before it sends
         with contextlib.suppress(RefusedError):
             await incoming.read(DRAINED_SECONDS, keep=False)
-    in_json = scope["method"] == "POST" and scope["path"] != UPLOAD
+    in_json = scope["path"] == LOCALIZE or (scope["method"] == "POST" and scope["path"] != UPLOAD)
     body = (_in_json(refusal) if in_json else str(refusal)).encode()
     kind = b"application/json" if in_json else b"text/plain; charset=utf-8"
     headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode()), (b"connection", b"close")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -60,6 +61,16 @@ class Rate:
         self._left.move_to_end(client)
         while len(self._left) > KNOWN:
             self._left.popitem(last=False)
+
+
+def again(seconds: float) -> str:
+    """When a client that asked too often may ask again, in words.
+
+    Example:
+        >>> again(0.2)
+        'try again in 1 second'
+    """
+    return f"try again in {math.ceil(seconds)} second{'s' if seconds > 1 else ''}"
 
 
 def client_of(address: str) -> str:

@@ -85,7 +85,7 @@ class Requests:
         route = ROUTE.fullmatch(path)
         if route is None:
             raise RefusedError(404, "There is no such address here.")
-        given = _parsed(body)
+        given = parsed(body)
         if route["fixed"] in ("cancel", "reset"):
             return path, _written(_known(given, ("session_hash", "event_id"), ("fn_index",)))
         if route["way"] == "call/v2":  # arguments by name: passed on as a list
@@ -146,7 +146,12 @@ def _in_order(endpoint: Endpoint, given: Mapping[str, Any]) -> list[Any]:
     return [given.get(key) for key in endpoint.parameters]
 
 
-def _parsed(body: bytes) -> dict[str, Any]:
+def parsed(body: bytes) -> dict[str, Any]:
+    """The JSON object of a body.
+
+    Raises:
+        RefusedError: the body is something else, or nested too deep.
+    """
     try:
         value = json.loads(body, parse_constant=_no_number)
     except (ValueError, RecursionError):  # ValueError also for invalid UTF-8 and for numbers of thousands of digits

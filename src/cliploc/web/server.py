@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from cliploc._extras import install
 from cliploc._memory_errors import not_installed
 from cliploc.errors import UsageError
-from cliploc.web.guard import Guard, Receive, Scope, Send
+from cliploc.web.guard import LOCALIZE, Guard, Receive, Scope, Send
 from cliploc.web.hosts import Hosts
 from cliploc.web.requests import Requests
 from cliploc.web.service import KEPT_SECONDS, Service
@@ -69,10 +69,11 @@ def application(
     try:
         import fastapi
         import gradio as gr
-        from starlette.routing import Mount
+        from starlette.routing import Mount, Route
     except ImportError as error:
         raise not_installed(error, install("web", "serve")) from None
     from cliploc.web import components, page, view
+    from cliploc.web.rest import PictureStore, Rest
 
     blocks = page.build(service, debug=debug)
     blocks.queue(max_size=queue, default_concurrency_limit=4, api_open=False)  # open, requests could skip the queue
@@ -80,6 +81,8 @@ def application(
     blocks.has_launched = True  # gradio does not set it when mounted; unset, requests may name any file
 
     app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    rest = Rest(service, PictureStore(Path(components.upload_folder())), queue, debug)
+    app.router.routes.append(Route(LOCALIZE, rest.answer, methods=["POST"]))  # gradio takes every address after it
     gr.mount_gradio_app(
         app,
         blocks,
@@ -108,7 +111,7 @@ def application(
 
     requests = Requests(components.endpoints(blocks), components.is_ours)
     uploads = Uploads(Path(components.upload_folder()), MAX_UPLOADS, KEPT_SECONDS)
-    return Guard(app, hosts or Hosts(), requests, uploads, max_bytes, end, service.runs.stop, rate)
+    return Guard(app, hosts or Hosts(), requests, uploads, max_bytes, end, service.runs.stop, auth, rate)
 
 
 class Ending(Protocol):

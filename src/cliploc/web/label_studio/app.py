@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import hmac
 from collections.abc import Callable, MutableMapping, Sequence
 from typing import Annotated, Any
 
@@ -15,11 +12,11 @@ from cliploc._documents import DocumentError, parse_json
 from cliploc._extras import install
 from cliploc._memory_errors import not_installed
 from cliploc.errors import CliplocError, UsageError
-from cliploc.web.guard import GUESSES, Gate, Incoming, Scope, Send, client_in
+from cliploc.web.guard import Gate, Incoming, Scope, Send, client_in
 from cliploc.web.hosts import Hosts
 from cliploc.web.label_studio.labelling import read_labelling
 from cliploc.web.label_studio.predictor import Predictor
-from cliploc.web.rates import Rate
+from cliploc.web.passwords import Passwords
 from cliploc.web.requests import RefusedError
 from cliploc.web.server import end_by_signal, listen, listener
 
@@ -72,8 +69,7 @@ class LabelStudioGate(Gate):
         say: Say = print,
     ) -> None:
         super().__init__(_routes(predictor, queue, say), hosts, max_bytes)
-        self._auth = auth
-        self._guesses = Rate(*GUESSES)
+        self._passwords = Passwords(auth)  # basic authentication, which Label Studio has for ML backends
         self._predictor = predictor
 
     def end(self) -> None:
@@ -82,26 +78,8 @@ class LabelStudioGate(Gate):
         self._predictor.end()
 
     async def _answer(self, scope: Scope, incoming: Incoming, send: Send, headers: MutableMapping[str, str]) -> None:
-        self._check_user(client_in(scope), headers.get("authorization", ""))
+        self._passwords.check(client_in(scope), headers.get("authorization", ""))
         await super()._answer(scope, incoming, send, headers)
-
-    def _check_user(self, client: str, header: str) -> None:
-        """HTTP's basic authentication, which Label Studio has for ML backends; only wrong passwords are counted."""
-        if self._auth is None:
-            return
-        if self._guesses.take(client):
-            raise RefusedError(429, "Too many wrong passwords from this address: try again in a minute.")
-        if not hmac.compare_digest(_given_user(header), ":".join(self._auth).encode()):
-            raise RefusedError(401, "This server asks for a user and a password (Basic authentication).")
-        self._guesses.give_back(client)
-
-
-def _given_user(header: str) -> bytes:
-    kind, _, code = header.partition(" ")
-    try:
-        return base64.b64decode(code, validate=True) if kind.lower() == "basic" else b""
-    except (binascii.Error, ValueError):
-        return b""
 
 
 def _routes(predictor: Predictor, queue: int, say: Say) -> Any:

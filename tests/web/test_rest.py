@@ -1,0 +1,260 @@
+"""`POST /api/localize`: its answers, what it refuses and with which status, and the examples of docs/web.md."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import io
+import json
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+pytest.importorskip("gradio", reason="gradio is not installed: pip install 'cliploc[web]'")
+from PIL import Image
+
+from cliploc.exemplars import Exemplar
+from cliploc.localizer import Localizer
+from tests.web.test_server import DEMO, client, service, started
+
+ROOT = Path(__file__).parents[2]
+PATH = "/api/localize"
+CAT = (DEMO / "cat.jpg").read_bytes()
+SLOW = {"method": "score_cam", "scales": "1,1.43,2"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("uploads")
+
+
+@pytest.fixture(scope="module")
+def address(folder) -> Iterator[str]:
+    yield from started(service(), folder, max_bytes=1_000_000)
+
+
+def ask(address: str, body: bytes | None, method: str = "POST", path: str = PATH, **headers: str) -> tuple[int, Any]:
+    """Status and document; headers with _ for -."""
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)
+    connection.request(method, path, body, {key.replace("_", "-"): value for key, value in headers.items()})
+    answer = connection.getresponse()
+    content = answer.read()
+    assert answer.headers["content-type"] == "application/json", content[:200]
+    return answer.status, json.loads(content)
+
+
+def form(*files: tuple[str, str, bytes], **fields: str) -> bytes:
+    head = "--x\r\nContent-Disposition: form-data; name="
+    texts = [f'{head}"{key}"\r\n\r\n{value}\r\n'.encode() for key, value in fields.items()]
+    parts = [f'{head}"{key}"; filename="{name}"\r\n\r\n'.encode() + data + b"\r\n" for key, name, data in files]
+    return b"".join([*texts, *parts, b"--x--\r\n"])
+
+
+def post(address: str, *files: tuple[str, str, bytes], **fields: str) -> tuple[int, Any]:
+    return ask(address, form(*files, **fields), content_type="multipart/form-data; boundary=x")
+
+
+def post_json(address: str, value: object) -> tuple[int, Any]:
+    return ask(address, json.dumps(value).encode(), content_type="application/json")
+
+
+def boxes_in(document: Any) -> list[list[float]]:
+    return [box["xyxy"] for name in document["pictures"][0]["names"] for box in name["boxes"]]
+
+
+def test_it_answers_as_the_localizer_and_the_page_do(address, tmp_path):
+    import gradio_client
+
+    status, document = post(address, ("picture", "cat.jpg", CAT), names="cat, dog", method="cam", threshold="0.3")
+    wanted = Localizer("mini", method="cam", threshold=0.3)(DEMO / "cat.jpg", ["cat", "dog"])
+    assert status == 200
+    assert boxes_in(document) == [pytest.approx(box, abs=0.01) for box in wanted.boxes.xyxy.tolist()]
+    assert [one["found"] for one in document["pictures"][0]["names"]] == [True, False]
+    ids = document.pop("ids")
+    photo = gradio_client.handle_file(str(DEMO / "cat.jpg"))
+    given = {"method": "cam", "threshold": 0.3}
+    assert client(address, tmp_path).predict(photo, "cat, dog", given, api_name="/locate") == document
+    status, again = post_json(address, {"picture": ids["picture"], "names": "cat, dog", **given})
+    assert (status, again.pop("ids")) == (200, ids)
+    assert again == document
+
+
+def test_an_overlay_is_a_jpeg_of_the_pictures_size(address):
+    status, document = post(address, ("picture", "cat.jpg", CAT), names="cat", recipe="fast", overlay="true")
+    head, code = document["pictures"][0]["overlay"].split(",")
+    with Image.open(DEMO / "cat.jpg") as photo, Image.open(io.BytesIO(base64.b64decode(code))) as drawn:
+        assert (status, head, drawn.format) == (200, "data:image/jpeg;base64", "JPEG")
+        assert drawn.size == photo.size
+
+
+def test_an_exemplar_is_a_second_picture(address):
+    files = ("picture", "dogs.jpg", (DEMO / "dogs.jpg").read_bytes()), ("exemplar", "cat.jpg", CAT)
+    given = {"names": "dog", "recipe": "fast", "exemplar_name": "pet", "exemplar_box": "40, 30, 200, 220"}
+    status, document = post(address, *files, **given)
+    exemplar = Exemplar("pet", DEMO / "cat.jpg", (40, 30, 200, 220))
+    wanted = Localizer("mini", recipe="fast", exemplars=[exemplar])(DEMO / "dogs.jpg", ["dog", "pet"])
+    assert status == 200
+    assert boxes_in(document) == [pytest.approx(box, abs=0.01) for box in wanted.boxes.xyxy.tolist()]
+    status, again = post_json(address, {**given, **document["ids"]})
+    assert (status, again) == (200, document)
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "said"),
+    [
+        ({"names": ""}, 422, "expected a name to look for"),
+        ({"names": "cat", "thresold": "1"}, 422, "expected one of the settings"),
+        ({"names": "cat", "threshold": "high"}, 422, "threshold"),
+        ({"names": "cat", "method": "legrad"}, 422, "does not run on mini"),
+        ({"names": "cat", "model": "/etc/passwd"}, 422, "expected a model of the menu"),
+        ({"names": "cat", "overlay": "maybe"}, 422, "expected overlay as true or false"),
+        ({"names": "cat", "exemplar": "/etc/hostname"}, 404, "no picture with this id"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_a_sentence(address, fields, status, said):
+    code, document = post(address, ("picture", "cat.jpg", CAT), **fields)
+    assert (code, said in document["error"]) == (status, True), document
+
+
+@pytest.mark.parametrize(
+    ("value", "status", "said"),
+    [
+        ({"names": "cat"}, 422, "expected a picture"),
+        ({"names": "cat", "picture": 3}, 422, "expected picture as a file or as the id"),
+        ({"names": "cat", "picture": {"path": "/etc/hostname"}}, 422, "expected picture as a file or as the id"),
+        ({"names": ["cat"], "picture": "0" * 40}, 404, "no picture with this id"),
+        ({"names": "cat", "picture": "0" * 40}, 404, "no picture with this id"),
+        ({"names": "cat", "picture": "../" + "0" * 37}, 404, "no picture with this id"),
+        ({"names": "cat", "picture": str(DEMO / "cat.jpg")}, 404, "no picture with this id"),
+        ({"names": "cat", "picture": "http://127.0.0.1:9/a.jpg"}, 404, "no picture with this id"),
+        ([], 422, "expected a JSON object"),
+    ],
+)
+def test_only_an_id_names_a_picture(address, value, status, said):
+    code, document = post_json(address, value)
+    assert (code, said in document["error"]) == (status, True), document
+
+
+def test_what_is_no_form_and_no_json_is_refused(address):
+    assert ask(address, b"abc", content_type="text/plain")[0] == 415
+    assert ask(address, b"{", content_type="application/json")[0] == 422
+    assert ask(address, b"abc", content_type="multipart/form-data")[0] == 422
+    assert (
+        ask(address, b'--x\r\nContent-Disposition: form-data; name="a"', content_type="multipart/form-data")[0] == 422
+    )
+    code, document = post(address, ("picture", "a.jpg", b"abc"), names="cat")
+    assert (code, "a.jpg: not a picture" in document["error"]) == (422, True)
+    code, document = post(address, ("names", "a.jpg", CAT))
+    assert (code, "expected a picture" in document["error"]) == (422, True)
+    code, document = post(address, ("picture", "a.jpg", CAT), ("names", "b.jpg", CAT))
+    assert (code, "expected a file only as" in document["error"]) == (422, True)
+    twice = form(("picture", "a.jpg", CAT), names="cat")[:-7] + form(names="dog")
+    code, document = ask(address, twice, content_type="multipart/form-data; boundary=x")
+    assert (code, "each field once" in document["error"]) == (422, True)
+    many = form(("picture", "a.jpg", CAT), **{f"f{number}": "" for number in range(100)})
+    assert ask(address, many, content_type="multipart/form-data; boundary=x")[0] == 422
+
+
+def test_what_is_too_large_is_refused(address):
+    assert post(address, ("picture", "a.jpg", bytes(1_100_000)), names="cat")[0] == 413
+    assert post_json(address, {"names": "a" * 300_000})[0] == 413
+    assert post(address, ("picture", "a.jpg", CAT), names="a" * 50_000)[0] == 422
+    large = io.BytesIO()
+    Image.new("L", (1001, 1000)).save(large, "PNG")
+    code, document = post(address, ("picture", "a.png", large.getvalue()), names="cat")
+    assert (code, "1001×1000 pixels" in document["error"]) == (422, True)
+
+
+def test_foreign_hosts_pages_and_methods_are_refused(address):
+    body, kind = form(("picture", "cat.jpg", CAT), names="cat"), "multipart/form-data; boundary=x"
+    assert ask(address, body, content_type=kind, host="evil.example.com")[0] == 421
+    assert ask(address, body, content_type=kind, origin="http://evil.example.com")[0] == 403
+    for method in ("GET", "PUT", "OPTIONS"):
+        assert ask(address, None, method)[0] == 405
+
+
+def test_the_names_of_pictures_are_no_paths(address, folder):
+    for name in ("../../../escaped.jpg", "..\\..\\escaped.jpg", "..", "a\0b.jpg", "x" * 300 + ".jpg"):
+        status, document = post(address, ("picture", name, CAT), names="cat", recipe="fast")
+        assert status == 200, document
+        assert re.fullmatch(r"[\w. -]+", document["pictures"][0]["file"])
+        [stored] = (folder / document["ids"]["picture"]).iterdir()
+        assert stored.read_bytes() == CAT
+
+
+def test_an_id_is_of_one_server_and_ends_with_its_file(address, folder):
+    ids = [post(address, ("picture", name, CAT), names="cat", recipe="fast")[1]["ids"] for name in ("a", "a", "b")]
+    assert ids[0] == ids[1] != ids[2]
+    (folder / ids[0]["picture"] / "a").unlink()
+    code, document = post_json(address, {"names": "cat", **ids[0]})
+    assert (code, "upload it" in document["error"]) == (404, True)
+    for other in started(service(), folder, max_bytes=1_000_000):
+        assert post(other, ("picture", "b", CAT), names="cat", recipe="fast")[1]["ids"] != ids[2]
+
+
+def test_more_than_may_wait_are_refused_and_the_end_of_the_server_too(tmp_path):
+    for address in started(service(), tmp_path, queue=1):
+        with ThreadPoolExecutor(4) as pool:
+            asked = [pool.submit(post, address, ("picture", "a.jpg", CAT), names="cat", **SLOW) for _ in range(4)]
+            while not any(one.done() for one in asked):
+                time.sleep(0.01)
+            refused = [one.result() for one in asked if one.done()]
+            assert {code for code, _ in refused} == {503}
+            assert "too many requests are waiting" in refused[0][1]["error"].lower()
+            assert sum(not one.done() for one in asked) >= 2
+            break
+
+
+def test_a_program_that_leaves_is_not_computed_for(tmp_path):
+    looked_at = service()
+    for address in started(looked_at, tmp_path):
+        where = urlsplit(address)
+        body = form(("picture", "a.jpg", CAT), names="cat", **SLOW)
+        head = f"POST {PATH} HTTP/1.1\r\nHost: {where.netloc}\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+        with socket.create_connection((where.hostname, where.port)) as connection:
+            connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            while not (runs := list(looked_at.runs._runs)):
+                time.sleep(0.01)
+        runs[0]._thread.join(20)
+        assert not runs[0]._thread.is_alive()
+        with pytest.raises(Exception, match="Stopped"):
+            runs[0].result()
+
+
+def test_a_password_is_asked_for_and_guesses_are_limited(tmp_path):
+    for address in started(service(), tmp_path, auth=("me", "secret")):
+        body, kind = form(("picture", "cat.jpg", CAT), names="cat", recipe="fast"), "multipart/form-data; boundary=x"
+        mine, other = (f"Basic {base64.b64encode(one).decode()}" for one in (b"me:secret", b"me:guess"))
+        assert ask(address, body, content_type=kind, authorization=mine)[0] == 200
+        assert ask(address, body, content_type=kind)[0] == 401
+        codes = [ask(address, body, content_type=kind, authorization=other)[0] for _ in range(12)]
+        assert set(codes[:9]) == {401}
+        assert codes[-1] == 429
+        # The page's login counts the same guesses.
+        guess = b"username=me&password=guess"
+        assert ask(address, guess, path="/login", content_type="application/x-www-form-urlencoded")[0] == 429
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_examples_of_the_documentation_run(address):
+    text = (ROOT / "docs/web.md").read_text()
+    [block] = re.findall(r"```console\n(\$ curl.*?)```", text, re.DOTALL)
+    picture = ""
+    for command in re.findall(r"^\$ (.*(?:\\\n.*)*)", block, re.MULTILINE):
+        command = command.replace("http://127.0.0.1:7860", address).replace("PICTURE", picture)
+        words = [word for word in shlex.split(command.replace("\\\n", " ")) if word != "-s"]
+        done = subprocess.run([*words, "-s"], capture_output=True, cwd=DEMO, check=True)
+        document = json.loads(done.stdout)
+        assert document["pictures"][0]["file"] == "cat.jpg"
+        picture = document["ids"]["picture"]
+    assert picture
