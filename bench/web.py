@@ -1,13 +1,14 @@
-"""`cliploc serve` under load, as gradio's own client asks: how many, how soon, none lost; memory over 5,000 requests.
+"""`cliploc serve` under load: how many requests, how soon, none lost; memory over 5,000 requests.
 
     python -m bench.web [--clients 1 4 16] [--requests 100] [--many 5000] [--out bench/results]
     python -m bench.web --clients 50 --seconds 60 --slow 5
 
 Starts a server of `mini` as a user does, and asks it for one name in a photograph: the whole way of a request, from the
-file to the document with boxes. Every photograph is another one, the demo's in turn with a patch of its own, as the
-server would remember one that it has seen; how much that saves is measured after it, with other names on the demo's
-photographs themselves. Clients are threads of this process, on the same machine, so that they take processor time from
-the server. An answer is checked: it is of the photograph sent.
+file to the document with boxes. At first every photograph is a new one, the demo's in turn with a patch of its own.
+Then the demo's own photographs are asked for with other names, which the server answers without the image tower: by
+gradio's client, by plain HTTP to gradio's functions, and by `POST /api/localize`, with the photograph and with its id.
+For comparison, gradio alone answers with a function that does nothing. Clients are threads of this process, on the same
+machine, so that they take processor time from the server. An answer is checked: it is of the photograph sent.
 
 With `--seconds`, clients ask without a pause for so long, more than the server takes: each request must end in an
 answer or a refusal that says so. `--slow` further ones send their photograph a few bytes a second. At the end the
@@ -45,6 +46,7 @@ from PIL import Image
 
 from bench.cnn_methods import machine
 from bench.keep import headed, keep
+from cliploc.web.guard import LOCALIZE
 
 NAMES = ("dog", "cat", "bird", "boat", "bridge", "flower", "car", "bee")
 PATCH = 24  # pixels
@@ -177,6 +179,34 @@ class Plain:
         if answer.status != 200:
             raise RuntimeError(f"{answer.status}: {content[:200]!r}")
         return content
+
+
+class Rest(Plain):
+    """Asks `POST /api/localize`.
+
+    Args:
+        address: of the server.
+        by_id: whether a photograph is uploaded once only, and then named by its id.
+    """
+
+    def __init__(self, address: str, by_id: bool = False) -> None:
+        super().__init__(address)
+        self._by_id = by_id
+        self._ids: dict[Path, str] = {}
+
+    def predict(self, photo: Any, name: str, settings: dict[str, Any], api_name: str) -> Any:
+        """As `predict` of gradio's client."""
+        assert api_name == "/locate"
+        path, given = Path(photo["path"]), {"names": name, **settings}
+        if self._by_id and path in self._ids:
+            body = json.dumps({"picture": self._ids[path], **given}).encode()
+            return json.loads(self._asked(LOCALIZE, body, "application/json"))
+        fields = [f'--x\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{one}\r\n' for key, one in given.items()]
+        head = f'--x\r\nContent-Disposition: form-data; name="picture"; filename="{path.name}"\r\n\r\n'
+        body = "".join([*fields, head]).encode() + path.read_bytes() + b"\r\n--x--\r\n"
+        document = json.loads(self._asked(LOCALIZE, body, "multipart/form-data; boundary=x"))
+        self._ids[path] = document["ids"]["picture"]
+        return document
 
 
 Client = gradio_client.Client | Plain
@@ -424,7 +454,14 @@ def main() -> int:
                 load(process.pid, each, photos.again(len(photos.own)), photos.again(1)[0])
             measured("Other names on photographs seen before", process, ready, photos.again)
             plain = {clients: [Plain(address) for _ in range(clients)] for clients in given.clients}
-            measured("The same, asked by plain HTTP", process, plain, photos.again)
+            measured("The same, by plain HTTP to gradio's functions", process, plain, photos.again)
+            rest = {clients: [Rest(address) for _ in range(clients)] for clients in given.clients}
+            measured("The same, by POST /api/localize", process, rest, photos.again)
+            by_id = {clients: [Rest(address, by_id=True) for _ in range(clients)] for clients in given.clients}
+            for one in itertools.chain(*by_id.values()):
+                for question in photos.again(len(photos.own)):
+                    asked(one, *question)
+            measured("The same, by POST /api/localize with the photographs' ids", process, by_id, photos.again)
             if given.many:
                 four = [Plain(address) for _ in range(4)]
                 memory.append((0, resident_mib(process.pid)))
@@ -439,7 +476,7 @@ def main() -> int:
             ready = {clients: visitors(address, clients) for clients in given.clients}
             measured("gradio alone, with a function that does nothing", process, ready, photos.again)
             plain = {clients: [Plain(address) for _ in range(clients)] for clients in given.clients}
-            measured("gradio alone, asked by plain HTTP", process, plain, photos.again)
+            measured("gradio alone, by plain HTTP", process, plain, photos.again)
         lost += sum(one.lost for each in loads.values() for one in each)
         if memory:
             table += [
@@ -450,8 +487,9 @@ def main() -> int:
             table += [f"| {done} | {mib:.0f} |" for done, mib in memory]
         sizes = [one.stat().st_size // 1000 for one in photos.own]
     about = (
-        f"`python -m bench.web`: `cliploc serve` with `mini` and `cam`, asked for one name by gradio's client on the "
-        f"same machine, photographs of {min(sizes)}–{max(sizes)} kB, uploaded each time. Lost of all requests: {lost}."
+        f"`python -m bench.web`: `cliploc serve` with `mini` and `cam`, asked for one name by clients on the "
+        f"same machine: by gradio's client where nothing else is said. Photographs of {min(sizes)}–{max(sizes)} kB, "
+        f"uploaded each time unless they are named by an id. Lost of all requests: {lost}."
     )
     page = headed("The page under load", about, on, table)
     print(page)

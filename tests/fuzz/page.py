@@ -27,6 +27,7 @@ from tests.web.serving import serving
 FORM = {"Content-Type": "multipart/form-data; boundary=x"}
 JSON = {"Content-Type": "application/json"}
 LOCATE = "/gradio_api/call/locate"
+LOCALIZE = "/api/localize"
 WORDS = ("Traceback", "error in cliploc", "root:", "OMP_NUM_THREADS")  # of what nobody may see
 Answer = tuple[int, str]
 
@@ -75,8 +76,9 @@ class Visitor:
             print(f"{name[:80]!r}: {code} {text[:200]}")
 
 
-def form(content: bytes, name: str) -> bytes:
-    head = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
+def form(content: bytes, name: str, field: str = "files", names: str | None = None) -> bytes:
+    head = "" if names is None else f'--x\r\nContent-Disposition: form-data; name="names"\r\n\r\n{names}\r\n'
+    head += f'--x\r\nContent-Disposition: form-data; name="{field}"; filename="{name}"\r\n\r\n'
     return head.encode() + content + b"\r\n--x--\r\n"
 
 
@@ -235,22 +237,57 @@ def files_elsewhere(visitor: Visitor) -> None:
     visitor.check("connections to another server", (came, ""), (0,))
 
 
-def uploads(visitor: Visitor) -> None:
+def forms(field: str) -> dict[str, tuple[dict[str, str], bytes | None]]:
+    """Headers and bodies of uploads that are none."""
     fields = (f'--x\r\nContent-Disposition: form-data; name="f{i}"\r\n\r\na\r\n' for i in range(5000))
-    sent: dict[str, tuple[dict[str, str], bytes | None]] = {
+    return {
         "no boundary": ({"Content-Type": "multipart/form-data"}, b"abc"),
         "a huge length": ({**FORM, "Content-Length": "99999999999"}, None),
         "a negative length": ({**FORM, "Content-Length": "-1"}, None),
         "no form": ({"Content-Type": "text/plain"}, b"abc"),
         "many fields": (FORM, "".join(fields).encode() + b"--x--\r\n"),
-        "21 megabytes": (FORM, form(bytes(21_000_000), "a.jpg")),
+        "21 megabytes": (FORM, form(bytes(21_000_000), "a.jpg", field)),
     }
-    for name, (headers, body) in sent.items():
+
+
+def uploads(visitor: Visitor) -> None:
+    for name, (headers, body) in forms("files").items():
         # 0: the connection is closed, as for a length that no request can have
         visitor.check(name, visitor.ask("POST", "/gradio_api/upload", body, **headers), (0, 400, 411, 413, 422))
 
 
-ATTACKS = (pictures, arguments, strangers, addresses, files_elsewhere, uploads)
+def programs(visitor: Visitor) -> None:
+    """The address for programs."""
+
+    def ask(body: bytes | None, **headers: str) -> Answer:
+        return visitor.ask("POST", LOCALIZE, body, **headers)
+
+    for name, body in BODIES.items():
+        visitor.check(f"{name}, {LOCALIZE}", ask(body, **JSON), (413, 422))
+    for one in ("/etc/passwd", "../" * 20, "0" * 40, "http://127.0.0.1:9/x", visitor.cat, "\0", "a" * 5000):
+        for field in ("picture", "exemplar"):
+            given = {"names": "cat", "picture": "0" * 40, field: one}
+            visitor.check(f"{field} {one!r}", ask(json.dumps(given).encode(), **JSON), (404,))
+    for given in ([3], {"path": visitor.cat}, True, None, [visitor.cat]):
+        body = json.dumps({"names": "cat", "picture": given}).encode()
+        visitor.check(f"picture {given!r}", ask(body, **JSON), (422,))
+    cat = CAT.read_bytes()
+    for name, content in PICTURES.items():
+        visitor.check(f"{name}, {LOCALIZE}", ask(form(content, "a.jpg", "picture", "cat"), **FORM), (422,))
+    for name in ("../../etc/passwd", "/etc/passwd", "a\0b", "", "..", "x" * 4000, "\u202ea.jpg", "%2e%2e%2fa"):
+        visitor.check(f"file {name!r}", ask(form(cat, name, "picture", "cat"), **FORM), (200, 422))
+    for names in ("", "\0cat", "a" * 9000, "<script>alert(1)</script>"):
+        visitor.check(f"names {names!r}", ask(form(cat, "a.jpg", "picture", names), **FORM), (200, 422))
+    for name, (headers, body) in forms("picture").items():
+        visitor.check(f"{name}, {LOCALIZE}", ask(body, **headers), (0, 400, 411, 413, 415, 422))
+    for host in ("evil.example.com", ""):
+        visitor.check(f"host {host}, {LOCALIZE}", ask(b"{}", Host=host, **JSON), (400, 421))
+    visitor.check(f"origin, {LOCALIZE}", ask(b"{}", Origin="http://evil.com", **JSON), (403,))
+    for method in ("GET", "PUT", "OPTIONS"):
+        visitor.check(f"{method} {LOCALIZE}", visitor.ask(method, LOCALIZE), (405,))
+
+
+ATTACKS = (pictures, arguments, strangers, addresses, files_elsewhere, uploads, programs)
 
 
 def main() -> int:
