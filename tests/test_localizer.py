@@ -750,6 +750,24 @@ def test_a_batch_too_large_for_the_memory_is_done_in_halves(backbones, monkeypat
         list(localizer.compare(PHOTOS, ["red"], ["cam"]))
 
 
+def test_after_a_batch_too_large_for_the_memory_the_next_ones_are_done_too(backbones, monkeypatch):
+    plain, told = Views.compute, []
+
+    def narrow(self, batch, *rest):
+        if len(batch) > 1 and batch[0].id in (2, 4):
+            raise MemoryError
+        return plain(self, batch, *rest)
+
+    localizer = build(backbones["gap_cnn"], batch_size=2)
+    pictures = [*PHOTOS, *PHOTOS][:9]
+    whole = list(localizer.stream(pictures, ["red", "blue"]))
+    monkeypatch.setattr(Views, "compute", narrow)
+    halved = list(localizer.stream(pictures, ["red", "blue"], reporter=Reporter(halved=told.append)))
+    assert told == [2, 2]
+    for one, other in zip(whole, halved, strict=True):
+        same(one, other)
+
+
 @pytest.mark.parametrize("options", [{}, {"resize": "pad", "scales": (1, 1.5), "flip": True}])
 def test_maps_of_absent_names_can_be_left_out_and_the_others_are_the_same(gap, options):
     gap.presence = lambda cosine: torch.sigmoid(20 * cosine)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,11 +18,12 @@ from cliploc.errors import UsageError
 from cliploc.geometry import Frame
 from cliploc.localization import Localization, boxes_and_reasons
 from cliploc.method import TrainedHead
+from cliploc.pipeline.ahead import Ahead, Tell
 from cliploc.pipeline.bank import Bank
 from cliploc.pipeline.decide import Evidence, Reasons, reasons_of, weigh
 from cliploc.pipeline.looks import Wanted
 from cliploc.pipeline.modes import undisturbed
-from cliploc.pipeline.prepare import OnError, Preparation, Prepared, Unreadable
+from cliploc.pipeline.prepare import DECODERS, OnError, Preparation, Prepared, Unreadable
 from cliploc.pipeline.prepare import batches as gather
 from cliploc.pipeline.requests import Request, Result
 from cliploc.pipeline.tasks import Task, TaskMaker
@@ -106,11 +106,18 @@ class Pipeline:
         return {spec: self.tasks.make(spec, options) for spec, options in asked.items()}
 
     def batches(
-        self, requests: Iterable[Request], on_error: OnError
+        self, requests: Iterable[Request], on_error: OnError, ahead: int | None = None
     ) -> closing[Generator[list[Prepared | Unreadable], None, None]]:
-        """Ends its threads when it is left, also by an error whose traceback lives on."""
+        """Ends its threads when it is left, also by an error whose traceback lives on.
+
+        Args:
+            requests: what is asked for.
+            on_error: see `Localizer.stream`.
+            ahead: how many pictures are read ahead; None: a batch.
+        """
         size = self.options.batch_size
-        return closing(gather(self.preparation.stream(requests, size, on_error), size))
+        ahead = size + DECODERS if ahead is None else ahead
+        return closing(gather(self.preparation.stream(requests, ahead, on_error), size))
 
     def run(
         self,
@@ -123,12 +130,30 @@ class Pipeline:
         keep_maps: bool = True,
     ) -> Generator[Result, None, None]:
         """Works through requests; see `Localizer.run`."""
-        with self.batches(requests, on_error) as gathered:
-            for batch in gathered:
-                readable = [item for item in batch if isinstance(item, Prepared)]
-                found = (
-                    self._localize(readable, tasks, absent_maps, keep_maps, bank, reporter) if readable else iter(())
-                )
+
+        def work(batch: list[Prepared | Unreadable], told: Tell) -> tuple[Computed, Evidence] | None:
+            readable = _readable(batch)
+            return self._compute(readable, tasks, absent_maps, bank, told) if readable else None
+
+        # Few pictures are read ahead, as a whole batch of them is with the tower already.
+        with self.batches(requests, on_error, DECODERS) as gathered, Ahead(gathered, work) as ahead:
+            for batch, job in ahead:
+                if bank is not None:
+                    bank.embed(reporter.bank)
+                readable = _readable(batch)
+                try:
+                    computed = job.result(reporter.masked)
+                except (RuntimeError, MemoryError) as error:
+                    if not _can_be_halved(readable, error):
+                        raise
+                    found = None
+                else:
+                    found = iter(()) if computed is None else self._results(readable, tasks, *computed, keep_maps)
+                if found is None:  # the error is forgotten, and with it whatever its frames kept in memory
+                    ahead.stop()
+                    found = self._by_halves(readable, tasks, absent_maps, keep_maps, bank, reporter)
+                else:
+                    ahead.go_on()
                 for item in batch:
                     if isinstance(item, Prepared):
                         yield Result(item.id, next(found))
@@ -136,7 +161,7 @@ class Pipeline:
                         reporter.failed(item.source, item.error)
                         yield Result(item.id, error=item.error)
 
-    def _localize(
+    def _by_halves(
         self,
         batch: Sequence[Prepared],
         tasks: Mapping[str, Task],
@@ -145,39 +170,49 @@ class Pipeline:
         bank: Bank | None,
         reporter: Reporter,
     ) -> Iterator[dict[str, Localization]]:
-        """For each picture, its results by every task; by halves of the batch where memory is short."""
-        if bank is not None:
-            bank.embed(reporter.bank)
-        try:
-            computed = self.views.compute(
-                batch,
-                list(tasks.values()),
-                reporter.masked,
-                None if absent_maps else partial(self._wanted, batch, tasks, bank),
-            )
-        except (RuntimeError, MemoryError) as error:
-            if len(batch) == 1 or not out_of_memory(error):
-                raise
-        else:
-            yield from self._results(batch, tasks, bank, computed, keep_maps)
-            return
-        # Only here is the error forgotten, and with it whatever its frames kept in memory.
+        """For each picture, its results by every task, where memory is too short for the whole batch."""
         reporter.halved(len(batch))
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         half = (len(batch) + 1) // 2
         for part in (batch[:half], batch[half:]):
-            yield from self._localize(part, tasks, absent_maps, keep_maps, bank, reporter)
+            try:
+                computed = self._compute(part, tasks, absent_maps, bank, reporter.masked)
+            except (RuntimeError, MemoryError) as error:
+                if not _can_be_halved(part, error):
+                    raise
+            else:
+                yield from self._results(part, tasks, *computed, keep_maps)
+                continue
+            yield from self._by_halves(part, tasks, absent_maps, keep_maps, bank, reporter)
+
+    def _compute(
+        self,
+        batch: Sequence[Prepared],
+        tasks: Mapping[str, Task],
+        absent_maps: bool,
+        bank: Bank | None,
+        masked: Tell,
+    ) -> tuple[Computed, Evidence]:
+        """What the tower and the methods make of a batch, and which names are in it."""
+        evidence: list[Evidence] = []
+
+        def wanted(embedding: Tensor, names: Tensor, windows: Sequence[Tensor]) -> Wanted | None:
+            least = self.options.min_presence
+            evidence.append(weigh(batch, embedding, names, windows, self._texts, self.backbone, least, bank))
+            return None if absent_maps else _wanted(batch, tasks, evidence[0])
+
+        computed = self.views.compute(batch, list(tasks.values()), masked, wanted)
+        return computed, evidence[0]
 
     def _results(
         self,
         batch: Sequence[Prepared],
         tasks: Mapping[str, Task],
-        bank: Bank | None,
         computed: Computed,
+        evidence: Evidence,
         keep_maps: bool,
     ) -> Iterator[dict[str, Localization]]:
-        evidence = self._weigh(batch, bank, computed.embedding, computed.names, computed.windows)
         for b in range(len(batch)):
             yield {
                 spec: self._result(batch[b], b, task, made, computed, evidence, keep_maps)
@@ -222,35 +257,24 @@ class Pipeline:
             probabilities=None if evidence.probabilities is None else evidence.probabilities[b].cpu().numpy(),
         )
 
-    @undisturbed
-    def _weigh(
-        self,
-        batch: Sequence[Prepared],
-        bank: Bank | None,
-        embedding: Tensor,
-        names: Tensor,
-        windows: Sequence[Tensor],
-    ) -> Evidence:
-        return weigh(batch, embedding, names, windows, self._texts, self.backbone, self.options.min_presence, bank)
 
-    def _wanted(
-        self,
-        batch: Sequence[Prepared],
-        tasks: Mapping[str, Task],
-        bank: Bank | None,
-        embedding: Tensor,
-        names: Tensor,
-        windows: Sequence[Tensor],
-    ) -> Wanted:
-        """For each picture and name, whether any task says that it is there."""
-        evidence = self._weigh(batch, bank, embedding, names, windows)
-        return [
-            [
-                any(task.reason(words, reason) is None for task in tasks.values())
-                for words, reason in zip(item.texts.synonyms, absent, strict=True)
-            ]
-            for item, absent in zip(batch, evidence.absences, strict=True)
+def _readable(batch: Sequence[Prepared | Unreadable]) -> list[Prepared]:
+    return [item for item in batch if isinstance(item, Prepared)]
+
+
+def _can_be_halved(batch: Sequence[Prepared], error: BaseException) -> bool:
+    return len(batch) > 1 and out_of_memory(error)
+
+
+def _wanted(batch: Sequence[Prepared], tasks: Mapping[str, Task], evidence: Evidence) -> Wanted:
+    """For each picture and name, whether any task says that it is there."""
+    return [
+        [
+            any(task.reason(words, reason) is None for task in tasks.values())
+            for words, reason in zip(item.texts.synonyms, absent, strict=True)
         ]
+        for item, absent in zip(batch, evidence.absences, strict=True)
+    ]
 
 
 def _with_boxes(

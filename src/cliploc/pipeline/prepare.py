@@ -132,9 +132,9 @@ class Preparation:
             return ((),) * len(self._windows), "too narrow for windows: it is seen as a whole only"
 
     def stream(
-        self, requests: Iterable[Request], batch_size: int, on_error: OnError
+        self, requests: Iterable[Request], ahead: int, on_error: OnError
     ) -> Generator[Prepared | Unreadable, None, None]:
-        """Reads pictures ahead of who takes them, in order.
+        """Reads as many pictures ahead of who takes them, in order.
 
         Raises:
             InputError: a picture cannot be used, and `on_error` is "raise".
@@ -144,7 +144,7 @@ class Preparation:
         waiting: deque[tuple[Request, str, Future[Prepared]]] = deque()
         try:
             while True:
-                for request, texts, source in itertools.islice(jobs, batch_size + DECODERS - len(waiting)):
+                for request, texts, source in itertools.islice(jobs, ahead - len(waiting)):
                     waiting.append((request, source, pool.submit(self.prepare, request, texts, source)))
                 if not waiting:
                     return

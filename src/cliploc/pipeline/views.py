@@ -132,7 +132,7 @@ class Views:
         batch: Sequence[Prepared],
         tasks: Sequence[Task],
         masked: Callable[[int, int], None] | None,
-        wanted: Callable[[Tensor, Tensor, list[Tensor]], Wanted] | None = None,
+        wanted: Callable[[Tensor, Tensor, list[Tensor]], Wanted | None] = lambda *_: None,
     ) -> Computed:
         """The maps of every task.
 
@@ -141,7 +141,7 @@ class Views:
             tasks: what is made of each forward pass.
             masked: told of masked pictures; see `Reporter`.
             wanted: of the embeddings of the pictures `[B, D]`, of the names `[B, P, D]` and of each picture's windows
-                `[W, D]`, which maps are to be made; the others are zero. None: all.
+                `[W, D]`, which maps are to be made; the others are zero. None of it: all.
 
         Raises:
             ModelError: the tower or a method gave a value that is not a number.
@@ -166,7 +166,7 @@ class Views:
             for kept, raw in zip(maps, of_tasks, strict=True):
                 kept.append((look, raw))
         embedding, windows = embeddings[0][1], window_embeddings(embeddings, len(batch))
-        chosen = None if wanted is None else wanted(embedding, names, windows)
+        chosen = wanted(embedding, names, windows)
         first = [self._with_windows(context, features) for context, features in zip(first, stitched, strict=True)]
         by_task = [
             Maps(self._joined(task, kept, batch, chosen, first), not_flat(kept, len(batch)), said)

@@ -1,0 +1,134 @@
+"""Work done ahead of who takes the results: order, threads, errors and giving up."""
+
+import threading
+
+import pytest
+
+from cliploc.pipeline.ahead import Ahead
+
+
+def threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("cliploc-tower")]
+
+
+def silent(*_):
+    return None
+
+
+def taken(ahead, told=silent):
+    for item, job in ahead:
+        result = job.result(told)
+        ahead.go_on()
+        yield item, result
+
+
+def test_items_keep_their_order_and_the_next_ones_job_runs_in_a_thread_of_its_own():
+    where = {}
+
+    def work(item, _):
+        where[item] = threading.current_thread().name
+        return item**2
+
+    with Ahead(iter(range(5)), work) as ahead:
+        assert list(taken(ahead)) == [(n, n * n) for n in range(5)]
+    assert where[0] == threading.current_thread().name
+    assert {where[n].startswith("cliploc-tower") for n in range(1, 5)} == {True}
+    assert threads() == []
+
+
+def test_a_single_item_starts_no_thread():
+    with Ahead(iter([1]), lambda item, _: item) as ahead:
+        for _, job in ahead:
+            assert job.result(silent) == 1
+            ahead.go_on()
+            assert threads() == []
+
+
+def test_the_next_job_runs_while_a_result_is_used():
+    begun = threading.Event()
+
+    def work(item, _):
+        if item == 1:
+            begun.set()
+        return item
+
+    with Ahead(iter([0, 1]), work) as ahead:
+        results = taken(ahead)
+        next(results)
+        assert begun.wait(10)
+        assert next(results) == (1, 1)
+
+
+def test_news_is_told_in_the_thread_of_who_waits():
+    heard = []
+
+    def work(item, tell):
+        tell(item, 7)
+        return item
+
+    with Ahead(iter([0, 1, 2]), work) as ahead:
+        list(taken(ahead, lambda done, left: heard.append((done, left, threading.current_thread()))))
+    assert heard == [(n, 7, threading.current_thread()) for n in range(3)]
+
+
+def test_an_error_of_the_items_comes_after_the_results_before_it():
+    def broken():
+        yield 0
+        yield 1
+        raise OSError("broken")
+
+    got = []
+    with pytest.raises(OSError, match="broken"), Ahead(broken(), lambda item, _: item) as ahead:
+        got += (result for _, result in taken(ahead))
+    assert got == [0, 1]
+
+
+def test_an_error_of_a_job_is_raised_with_its_result():
+    def work(item, _):
+        if item == 1:
+            raise MemoryError
+        return item
+
+    with Ahead(iter([0, 1]), work) as ahead:
+        results = taken(ahead)
+        assert next(results) == (0, 0)
+        with pytest.raises(MemoryError):
+            next(results)
+
+
+def test_a_job_that_was_given_up_is_done_anew_by_who_asks():
+    where = []
+
+    def work(item, _):
+        where.append((item, threading.current_thread().name))
+        return item
+
+    with Ahead(iter([0, 1, 2]), work) as ahead:
+        got = []
+        for item, job in ahead:
+            got.append(job.result(silent))
+            ahead.go_on()
+            if item == 0:
+                ahead.stop()
+    assert got == [0, 1, 2]
+    assert (1, threading.current_thread().name) in where
+
+
+def test_leaving_early_ends_a_job_when_it_next_tells_something():
+    begun, ended = threading.Event(), threading.Event()
+
+    def work(item, tell):
+        if item == 1:
+            begun.set()
+            try:
+                while True:
+                    tell(0, 0)
+            finally:
+                ended.set()
+        return item
+
+    with Ahead(iter([0, 1]), work) as ahead:
+        next(taken(ahead))
+        assert begun.wait(10)
+    assert ended.is_set()
+    assert threads() == []
