@@ -70,6 +70,14 @@ def test_strips_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(pamr(picture, maps), whole, rtol=1e-5, atol=1e-6)
 
 
+def test_many_maps_at_once_are_those_of_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_neighbours, "VALUES", 16 * 21 * 6)  # strips of six rows, the last of four
+    generator = torch.Generator().manual_seed(5)
+    picture, maps = torch.rand(1, 3, 40, 21, generator=generator), torch.rand(1, 34, 40, 21, generator=generator)
+    one_by_one = torch.cat([pamr(picture, one) for one in maps.split(1, dim=1)], dim=1)
+    torch.testing.assert_close(pamr(picture, maps), one_by_one, rtol=1e-5, atol=1e-6)
+
+
 def test_heat_takes_the_edge_of_the_picture() -> None:
     """The object is the left half; its heat is blurred far across the edge."""
     generator = torch.Generator().manual_seed(2)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 VALUES = 2**18  # in a strip: 1 MB
-BAGS_FROM = 6  # maps from which on `Bags` are quicker than a sum for each offset; bench.refinements
+BAGS_FROM = 4  # maps from which on `Bags` are quicker than a sum for each offset; bench.refinements
 Offset = tuple[int, int]  # rows down and columns to the right
 
 
@@ -56,8 +56,7 @@ class Bags:
     """Σ_n a_in map_n over the neighbours n of each pixel i, for many maps at once.
 
     All maps of a neighbour are read together, by `torch.nn.functional.embedding_bag`: a pixel is a bag, its neighbours
-    are the words. That is quicker where there are many neighbours: not for the 16 of PAMR. Beyond the border is 0.
-    A strip of rows has its weights `[rows · W · K]`; the places of the neighbours are the same in each.
+    are the words. A strip of rows has its weights `[rows · W · K]`; the places of the neighbours are the same in each.
 
     Args:
         weights: for each strip of rows the weights `[K, rows, W]`, strips of equal height but the last.
@@ -76,23 +75,27 @@ class Bags:
         self._places = (pixels + by).to(torch.int32).view(-1)  # [rows · W · K]
         self._starts = torch.arange(0, len(self._places), self._count, dtype=torch.int32)
 
-    def sums(self, maps: Tensor) -> Tensor:
-        """`[P, H, W]` → `[P, H, W]`, both pixel by pixel."""
-        around = F.pad(maps.permute(1, 2, 0), (0, 0) + (self._margin,) * 4)
+    def sums(self, around: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """The sums, a strip of rows at a time, while it is in the processor's cache.
+
+        Args:
+            around: the maps pixel by pixel with a margin on each side, `[H + 2·margin, W + 2·margin, P]`, contiguous.
+
+        Yields:
+            The rows of the strip, and their sums `[rows, W, P]`.
+        """
         pitch, names = around.shape[1:]
         flat = around.flatten(0, 1)
-        parts, row = [], 0
+        row = 0
         for weights in self._weights:
             pixels = len(weights) // self._count
             rows = pixels // self._width
-            parts.append(
-                F.embedding_bag(
-                    self._places[: len(weights)],
-                    flat[row * pitch : (row + rows + 2 * self._margin) * pitch],
-                    self._starts[:pixels],
-                    mode="sum",
-                    per_sample_weights=weights,
-                )
+            total = F.embedding_bag(
+                self._places[: len(weights)],
+                flat[row * pitch : (row + rows + 2 * self._margin) * pitch],
+                self._starts[:pixels],
+                mode="sum",
+                per_sample_weights=weights,
             )
+            yield slice(row, row + rows), total.view(rows, self._width, names)
             row += rows
-        return torch.cat(parts).view(row, self._width, names).permute(2, 0, 1)

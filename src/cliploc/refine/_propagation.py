@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -18,38 +18,47 @@ def normalized(weights: Tensor) -> Tensor:
     return scale[:, :, None] * weights * scale[:, None, :]
 
 
-def propagate(spread: Callable[[Tensor], Tensor], labels: Tensor, tolerance: float) -> Tensor:
+def propagate(spread: Callable[[Tensor], Iterable[tuple[slice, Tensor]]], labels: Tensor, tolerance: float) -> Tensor:
     """(1 − α) (I − α Ŵ)⁻¹ Y for all names at once.
 
     Each name has its own step lengths and its own end, so that none depends on the others. SciPy's `cg` solves for one
     name at a time. The factor 1 − α keeps the size of the values.
 
     Args:
-        spread: X → Ŵ X; Ŵ symmetric, its eigenvalues from −1 to 1.
-        labels: `[P, …]` Y, a row for each name.
+        spread: X → Ŵ X, in strips of the second dimension, so that each is still in the processor's cache when it is
+            used; Ŵ symmetric, its eigenvalues from −1 to 1.
+        labels: `[P, N, …]` Y, a row for each name; dense in memory, in any order.
         tolerance: a name is done when its residual has this share of its labels' length, or after `STEPS` steps.
 
     Returns:
-        `[P, …]`, not below 0 where labels and Ŵ are not.
+        `[P, N, …]`, not below 0 where labels and Ŵ are not.
     """
-    shape = (len(labels), *[1] * (labels.dim() - 1))
+    others = tuple(range(1, labels.dim()))
+    # A factor for each name is spread over a row first: long inner loops, also where names lie side by side.
+    row = torch.ones_like(labels[:, :1])
 
     def dot(a: Tensor, b: Tensor) -> Tensor:
-        return (a.flatten(1) * b.flatten(1)).sum(dim=1).view(shape)
+        return (a * b).sum(dim=others, keepdim=True)
 
     found = torch.zeros_like(labels)
-    residual, direction = labels.clone(), labels.clone()
+    residual, direction, image = labels.clone(), labels.clone(), torch.empty_like(labels)
     length = dot(residual, residual)
     enough = tolerance**2 * length
     for _ in range(STEPS):
         going = length > enough
         if not going.any():
             break
-        image = direction - ALPHA * spread(direction)
-        step = torch.where(going, length / dot(direction, image), 0)  # of a name that is done: 0
-        found.addcmul_(step, direction)
-        residual.addcmul_(step, image, value=-1)
-        after = dot(residual, residual)
-        direction.mul_(torch.where(going, after / length, 0)).add_(residual)
+        bend, strips = torch.zeros_like(length), []
+        for strip, sums in spread(direction):
+            torch.sub(direction[:, strip], sums, alpha=ALPHA, out=image[:, strip])
+            bend += dot(direction[:, strip], image[:, strip])
+            strips.append(strip)
+        step = row * torch.where(going, length / bend, 0)  # of a name that is done: 0
+        after = torch.zeros_like(length)
+        for strip in strips:
+            found[:, strip].addcmul_(step, direction[:, strip])
+            residual[:, strip].addcmul_(step, image[:, strip], value=-1)
+            after += dot(residual[:, strip], residual[:, strip])
+        direction.mul_(row * torch.where(going, after / length, 0)).add_(residual)
         length = after
-    return ((1 - ALPHA) * found).clamp(min=0)
+    return found.mul_(1 - ALPHA).clamp_(min=0)

@@ -56,7 +56,7 @@ def lposs(ctx: Context, maps: Tensor) -> Tensor:
         h, w = features.shape[-2:]
         ctx.cache[key] = normalized(graph(features, (height / h, width / w)))  # [B, N, N]
     solved = [
-        propagate(lambda x, matrix=matrix: x @ matrix, heat, TOLERANCE)  # type: ignore[misc]  # symmetric
+        propagate(lambda x, matrix=matrix: [(slice(None), x @ matrix)], heat, TOLERANCE)  # type: ignore[misc]  # symmetric
         for matrix, heat in zip(ctx.cache[key], maps.float().flatten(2), strict=True)
     ]
     return torch.stack(solved).view(maps.shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import torch
@@ -57,14 +58,12 @@ def lposs_plus(picture: Tensor, maps: Tensor, cell: tuple[int, int]) -> Tensor: 
     done = []
     for one, heat in zip(picture.float(), maps.float(), strict=True):
         weights = neighbour_weights(one)
-        bags = _bags(weights) if in_bags(heat[:AT_ONCE]) else None
-        parts = []
-        for part in torch.split(heat, AT_ONCE):
-            if bags is not None:
-                parts.append(propagate(bags.sums, pixel_by_pixel(part), TOLERANCE))
-            else:
-                parts.append(propagate(partial(gathered, weights), part, TOLERANCE))
-        done.append(torch.cat(parts))
+        parts = torch.split(heat, AT_ONCE)
+        spread: Callable[[Tensor], Iterable[tuple[slice, Tensor]]] = partial(_whole, weights)
+        if in_bags(parts[0]):
+            spread = partial(_in_bags, _bags(weights))
+            parts = tuple(pixel_by_pixel(part) for part in parts)
+        done.append(torch.cat([propagate(spread, part, TOLERANCE) for part in parts]))
     return torch.stack(done)
 
 
@@ -75,16 +74,30 @@ def neighbour_weights(picture: Tensor) -> Tensor:
     colours = rgb_to_lab(picture) / torch.tensor(SCALE, device=picture.device)[:, None, None]
     weights = picture.new_zeros(len(HALF), *picture.shape[1:])
     degree = torch.zeros_like(picture[0])
-    for weight, by in zip(weights, HALF, strict=True):
-        here, there = pair(picture.shape[1:], by)
-        weight[here] = (-(colours[:, *here] - colours[:, *there]).square().sum(dim=0).sqrt() / TAU).exp()
-        degree[here] += weight[here]
-        degree[there] += weight[here]
+    for here, there, strip in _pairs(weights, len(colours)):
+        apart = colours[:, *here] - colours[:, *there]
+        apart = apart[0].square().addcmul_(apart[1], apart[1]).addcmul_(apart[2], apart[2])
+        torch.exp(apart.sqrt_().mul_(-1 / TAU), out=strip)
+        degree[here] += strip
+        degree[there] += strip
     scale = torch.where(degree > 0, degree, 1).rsqrt()  # [H, W]
-    for weight, by in zip(weights, HALF, strict=True):
-        here, there = pair(picture.shape[1:], by)
-        weight[here] *= scale[here] * scale[there]
-    return weights.mul_(weights > LEAST)
+    for here, there, strip in _pairs(weights, 1):
+        F.threshold(strip.mul_(scale[here]).mul_(scale[there]), LEAST, 0, inplace=True)
+    return weights
+
+
+def _pairs(weights: Tensor, count: int) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice], Tensor]]:
+    """In strips of rows, for each offset of `HALF`: some pixels, their neighbours, and the view of their weights.
+
+    A strip fits the processor's cache where so many values of a pixel are in memory at once.
+    """
+    for rows in strips(weights, count):
+        for weight, by in zip(weights, HALF, strict=True):
+            here, there = pair(weights.shape[1:], by)
+            start, stop = rows.start, min(rows.stop, here[0].stop)
+            if start < stop:
+                here, there = (slice(start, stop), here[1]), (slice(start + by[0], stop + by[0]), there[1])
+                yield here, there, weight[here]
 
 
 def pair(size: tuple[int, ...], by: tuple[int, int]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
@@ -99,16 +112,20 @@ def pair(size: tuple[int, ...], by: tuple[int, int]) -> tuple[tuple[slice, slice
 def gathered(weights: Tensor, maps: Tensor) -> Tensor:
     """Ŵ · map: `[84, H, W]` of `neighbour_weights`, `[P, H, W]`."""
     total = torch.zeros_like(maps)
-    for rows in strips(maps):
-        for weight, by in zip(weights, HALF, strict=True):
-            here, there = pair(maps.shape[1:], by)
-            start, stop = rows.start, min(rows.stop, here[0].stop)
-            if start >= stop:
-                continue
-            here, there = (slice(start, stop), here[1]), (slice(start + by[0], stop + by[0]), there[1])
-            total[:, *here].addcmul_(weight[here], maps[:, *there])
-            total[:, *there].addcmul_(weight[here], maps[:, *here])
+    for here, there, strip in _pairs(weights, len(maps)):
+        total[:, *here].addcmul_(strip, maps[:, *there])
+        total[:, *there].addcmul_(strip, maps[:, *here])
     return total
+
+
+def _whole(weights: Tensor, maps: Tensor) -> list[tuple[slice, Tensor]]:
+    return [(slice(None), gathered(weights, maps))]
+
+
+def _in_bags(bags: Bags, maps: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """The same of maps that lie pixel by pixel."""
+    around = F.pad(maps.permute(1, 2, 0), (0, 0) + (RADIUS,) * 4)
+    return ((rows, total.permute(2, 0, 1)) for rows, total in bags.sums(around))
 
 
 def _bags(weights: Tensor) -> Bags:

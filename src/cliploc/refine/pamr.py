@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.refine._neighbours import moved, strips
+from cliploc.refine._neighbours import Bags, in_bags, moved, pixel_by_pixel, strips
 from cliploc.refine._registration import refinement
 
 STEPS = 10  # the authors'
@@ -68,14 +68,43 @@ def affinity(picture: Tensor) -> Tensor:
 
 def _steps(weights: Tensor, maps: Tensor) -> Tensor:
     """Weights `[16, H, W]`, maps `[P, H, W]` → after all steps."""
-    parts = []
-    for heat in torch.split(maps.float(), AT_ONCE):
+    found = torch.empty_like(maps, dtype=torch.float32)
+    bags = None
+    if in_bags(maps[:AT_ONCE]):
+        bags = Bags((weights[:, rows] for rows in strips(weights)), OFFSETS, MARGIN, maps.shape[2])
+    for part, refined in zip(torch.split(maps.float(), AT_ONCE), torch.split(found, AT_ONCE), strict=True):
+        here = F.pad(part[None], (MARGIN,) * 4, mode="replicate")[0]
+        if bags is not None:
+            here = pixel_by_pixel(here)
+        there = torch.empty_like(here)
         for _ in range(STEPS):
-            padded = F.pad(heat[None], (MARGIN,) * 4, mode="replicate")[0]
-            heat = torch.zeros_like(heat)
-            for rows in strips(heat):
-                strip = heat[:, rows]
-                for weight, by in zip(weights, OFFSETS, strict=True):
-                    strip.addcmul_(weight[rows], moved(padded, rows, by, MARGIN))
-        parts.append(heat)
-    return torch.cat(parts)
+            if bags is not None:
+                inner = _inner(there).permute(1, 2, 0)
+                for rows, total in bags.sums(here.permute(1, 2, 0)):
+                    inner[rows] = total
+            else:
+                _gathered(weights, here, _inner(there))
+            _repeat_border(there)
+            here, there = there, here
+        refined.copy_(_inner(here))
+    return found
+
+
+def _gathered(weights: Tensor, padded: Tensor, out: Tensor) -> None:
+    """One step from maps with their margin to `out` without it."""
+    for rows in strips(out):
+        strip = out[:, rows].zero_()
+        for weight, by in zip(weights, OFFSETS, strict=True):
+            strip.addcmul_(weight[rows], moved(padded, rows, by, MARGIN))
+
+
+def _inner(padded: Tensor) -> Tensor:
+    return padded[:, MARGIN:-MARGIN, MARGIN:-MARGIN]
+
+
+def _repeat_border(padded: Tensor) -> None:
+    """Writes the border pixels of maps into their margin."""
+    padded[:, MARGIN:-MARGIN, :MARGIN] = padded[:, MARGIN:-MARGIN, MARGIN, None]
+    padded[:, MARGIN:-MARGIN, -MARGIN:] = padded[:, MARGIN:-MARGIN, -MARGIN - 1, None]
+    padded[:, :MARGIN] = padded[:, MARGIN, None]
+    padded[:, -MARGIN:] = padded[:, -MARGIN - 1, None]
