@@ -63,7 +63,7 @@ def test_raw_maps_embedding_and_text_are_those_of_a_run(model):
 
 def test_what_is_not_there_is_said():
     cnn = Localizer("mini").trace(CAT, NAMES)
-    with pytest.raises(UsageError, match="mini is a CNN: this method needs a ViT tower"):
+    with pytest.raises(UsageError, match="expected a ViT tower, got mini, a CNN: choose another model"):
         cnn.block_maps()
     with pytest.raises(UsageError, match=r"the trace holds no block -1 of this \(there are: none\)"):
         cnn.attention()

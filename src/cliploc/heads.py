@@ -48,7 +48,7 @@ class HeadConfig:
         classes: the classes of the training set, each as its name followed by its synonyms.
         channels: d of the tower's last features.
         embedding_size: D of the tower's joint space.
-        logit_scale: the tower's logit scale, by which an open head's cosines are multiplied.
+        logit_scale: the tower's logit scale, the factor of an open head's cosines.
         start: for open heads: "zero-shot", S = the tower's dense reading + the convolution, which adds nothing before
             training; "random", S = the convolution alone.
         unit_places: for open heads: whether every place's vector is scaled to unit length, so that S_t are cosines.
@@ -160,7 +160,7 @@ class SemanticHead(nn.Module, ABC):
         """The weight of each place in a class's logit: `[h, w]`."""
 
     def maps(self, seen: Seen) -> Tensor:
-        """S, `[B, C_out, h, w]`: a closed head has a map for each class, an open one a joint-space vector a place."""
+        """S, `[B, C_out, h, w]`: a map for each class (closed), or a joint-space vector for each place (open)."""
         maps = self.convolve(seen)
         if seen.dense is not None:
             maps = maps + self._dense_scale * seen.dense.to(maps.dtype)
@@ -187,7 +187,7 @@ class SemanticHead(nn.Module, ABC):
             last layer of a closed head; with `unit_places` the mean of cosines, times the tower's logit scale.
         """
         if not self.closed and text is None:
-            raise ValueError("an open head needs the classes' text embeddings")
+            raise ValueError("expected the classes' text embeddings for an open head, got none: pass text")
         weights = self.place_weights(_grid(seen), seen.tokens)  # [h, w]
         if self.config.unit_places and text is not None:
             pooled = torch.einsum("bdhw,hw->bd", self.maps(seen), weights)
@@ -221,9 +221,7 @@ class SemanticHead(nn.Module, ABC):
             return torch.einsum("bdhw,bpd->bphw", maps, ctx.text)
         if not ctx.words:
             raise UsageError("expected the prompts' words for a closed head, got embeddings alone: use an open head")
-        chosen = torch.zeros(
-            *ctx.text.shape[:2], *maps.shape[-2:], dtype=maps.dtype, device=maps.device
-        )  # [B, P, h, w]
+        chosen = maps.new_zeros(*ctx.text.shape[:2], *maps.shape[-2:])  # [B, P, h, w]
         for b, prompts in enumerate(ctx.words):
             for p, words in enumerate(prompts):
                 index = self.class_of(words)
@@ -387,9 +385,8 @@ def save_head(path: Path, head: SemanticHead, fingerprint: Tensor) -> None:
     """
     tensors = {f"head.{name}": t.detach().cpu().contiguous() for name, t in head.state_dict().items()}
     description = {"format": FORMAT, **asdict(head.config)}
-    metadata = {
-        "cliploc_head": json.dumps(description, ensure_ascii=False)
-    }  # one entry: safetensors does not keep their order
+    # One entry, as safetensors does not keep the order of several.
+    metadata = {"cliploc_head": json.dumps(description, ensure_ascii=False)}
     write_output(path, save({**tensors, "tower.answer": fingerprint.contiguous()}, metadata), "--out")
 
 

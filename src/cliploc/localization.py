@@ -1,4 +1,4 @@
-"""`Localization`: where each name is in one picture; it draws itself, and shows itself in a notebook."""
+"""`Localization`: where each name is in one picture, with overlays and a view for notebooks."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ class Localization:
         boxes: the boxes of the names found, best first within each name. A score is the estimated chance that the box
             has IoU ≥ 0.5 with a thing of that name, if the name is in the picture; `presence` is not part of it.
         notes: remarks on the picture ("animated: the first of 12 frames is used") and on how sure its maps are.
-        embedding: `[D]` float32, unit norm: the whole picture in the space it shares with the texts; None where nobody
-            computed it.
-        method: the title of the method that made the maps; "" where nobody says.
-        model: the model's name; "" where nobody says.
-        threshold: τ of the boxes, or "auto" (`BoxRule.threshold`); None where nobody says.
-        rule: how else the boxes were made, which masks need; None where nobody says: by the defaults of `BoxRule`.
+        embedding: `[D]` float32, unit norm: the whole picture in the space it shares with the texts; None if it was not
+            computed.
+        method: the title of the method that made the maps; "" if not known.
+        model: the model's name; "" if not known.
+        threshold: τ of the boxes, or "auto" (`BoxRule.threshold`); None if not known.
+        rule: how the boxes were made, which masks need too; None: by the defaults of `BoxRule`.
         presence_rule: where presence comes from: "calibrated" on the model itself (`Backbone.presence`), or "bank",
-            uncalibrated, by competition with a bank of other names; None where there is none.
-        ranks: `[P]` int64, 1 where no name of the bank fits better than this; None unless the rule is "bank".
+            uncalibrated, by comparison with a bank of other names; None where there is none.
+        ranks: `[P]` int64, 1 where no name of the bank fits better; None unless the rule is "bank".
         probabilities: `[P]` float32, softmax of each name among its rivals in the bank; None unless the rule is "bank".
     """
 
@@ -231,12 +231,12 @@ def boxes_and_reasons(
     names: tuple[str, ...],
     rule: BoxRule,
 ) -> tuple[Boxes, tuple[str | None, ...]]:
-    """The boxes of names that are there, and the reasons of those that are not, now also for having no box.
+    """The boxes of the names found, and the reasons, to which names whose map gives no box are added.
 
     Args:
         frame: how the picture lies in what the maps are over.
         maps: `[P, H, W]`.
-        reasons: for each name, why it is not there; None where it is.
+        reasons: for each name, why it is not found; None where it is.
         names: P names.
         rule: how maps become boxes.
     """

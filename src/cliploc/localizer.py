@@ -1,4 +1,4 @@
-"""`Localizer`: the public face, from pictures and names to heatmaps and boxes. The stages are in `cliploc.pipeline`."""
+"""`Localizer`: from pictures and names to heatmaps and boxes. The stages are in `cliploc.pipeline`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Names = Sequence[str] | Sequence[Sequence[str]]
 
 
 class Classified(NamedTuple):
-    """One name a picture may be called.
+    """One of the names that a picture was compared with.
 
     Attributes:
         name: as asked for.
@@ -58,11 +58,11 @@ class Classified(NamedTuple):
 
 
 class Classification(NamedTuple):
-    """What one picture may be called.
+    """The names that fit one picture best.
 
     Attributes:
         picture: the upright picture, where it came from, and remarks on how it was read.
-        names: best first.
+        names: the best first.
     """
 
     picture: Picture
@@ -85,8 +85,8 @@ class Localizer:
         recipe: what runs where no method was named; None where one was.
         templates: the sentences that names stand in.
         backbone: the model.
-        precision: that its tower computes in.
-        masked_precision: that masked pictures are computed in.
+        precision: the precision of its image tower, such as "fp32".
+        masked_precision: the precision for masked pictures.
         guide: the second tower; None where there is none.
 
     Raises:
@@ -122,7 +122,8 @@ class Localizer:
             raise UsageError(
                 f"{head_file} is trained for {trained_for}, got method {chosen_method.name}: use {trained_for}"
             )
-        resolve_options(chosen_method, given.method_options)  # refused before a model is built, as are these:
+        # Wrong options, templates, names and exemplars are refused before a model is built.
+        resolve_options(chosen_method, given.method_options)
         self.templates = prompts.resolve_templates(given.templates)
         if given.background:
             prompts.parse(given.background)
@@ -140,7 +141,7 @@ class Localizer:
         self._bank = Bank(self._texts, partial(_text_cache_of, self.backbone))
         own = given.filled({} if self.recipe is None else self.recipe.options)
         self._own = Pipeline(self.backbone, self._texts, own, head, encoder, self.guide)
-        # Methods that a caller names run as published, whatever the recipe has.
+        # Methods that a caller names run as published, without the recipe's options.
         self._named = self._own
         if self.recipe is not None:
             self._named = Pipeline(self.backbone, self._texts, given.filled({}), head, encoder, self.guide)
@@ -188,7 +189,7 @@ class Localizer:
 
     @property
     def calibrated(self) -> bool:
-        """Whether presence scores are calibrated for the model; otherwise it is compared with a bank of names."""
+        """Whether presence scores are calibrated for the model; otherwise they come from a bank of names."""
         return self.backbone.presence(torch.zeros(1)) is not None
 
     # ------------------------------------------------------------------------------------------------------ use it
@@ -233,7 +234,7 @@ class Localizer:
         Args:
             images: paths, PIL images or arrays, or one of them; read ahead by a few.
             names: one list for all pictures, or one for each.
-            on_error: whether a picture that cannot be read raises its error, or is left out and told to the reporter.
+            on_error: what happens when a picture cannot be read: "raise" its error, or "skip" it and tell the reporter.
             reporter: told of failed pictures, of masked pictures and names of the bank done and left, and of halved
                 batches.
             absent_maps: as for `compare`.
@@ -241,7 +242,10 @@ class Localizer:
             presence: as for `compare`.
 
         Yields:
-            One `Localization` a picture.
+            One `Localization` for each picture.
+
+        Raises:
+            InputError, UsageError, ModelError: as when the localizer is called.
         """
         tasks = {self.method.name: self._task}
         requests, bank = _requests(images, names), self._bank_where(presence)
@@ -271,18 +275,19 @@ class Localizer:
             images: as for `stream`.
             names: as for `stream`.
             methods: names, or ensembles such as "gem+legrad"; or a mapping from these to their options. The localizer's
-                own method and options play no part; its threshold does, when one was given: else each has its own.
+                own method and its options play no part. A threshold that was given to the localizer holds for all of
+                them; without one each method has its own.
             on_error: as for `stream`.
             reporter: as for `stream`.
-            absent_maps: whether names that are not in a picture have a map too; without, theirs is zero, and the time
-                that it takes is saved.
-            keep_maps: whether results keep their maps; without, they are zero, and only boxes and scores are kept: then
-                ten thousand names take no gigabytes.
-            presence: whether a model that is not calibrated compares names with a bank of others (docs/presence.md);
-                None: where `min_presence` is above 0. Calibrated models have presence scores in any case.
+            absent_maps: whether names that are not in a picture get a map too; False leaves theirs zero, which saves
+                time.
+            keep_maps: whether results keep their maps; False leaves them zero and keeps boxes and scores, so that ten
+                thousand names do not need gigabytes.
+            presence: whether names are compared with a bank of others (docs/presence.md) where the model is not
+                calibrated; None: if `min_presence` is above 0. Calibrated models have presence scores in any case.
 
         Yields:
-            For each picture, the `Localization` by every method, under the text it was asked for.
+            For each picture the `Localization` by every method; the keys are the entries of `methods`.
 
         Raises:
             UsageError: a method that does not exist or does not work on this tower, or an option it does not have.
@@ -308,7 +313,7 @@ class Localizer:
             methods: as for `compare`.
 
         Returns:
-            An RGB picture; of several models, `cliploc compare` draws one.
+            An RGB picture. For several models on one sheet, use `cliploc compare`.
 
         Raises:
             InputError: the picture cannot be read.
@@ -336,7 +341,7 @@ class Localizer:
         keep_maps: bool = True,
         presence: bool | None = None,
     ) -> Generator[Result, None, None]:
-        """Processes requests, each with its own id; `stream` and `compare` use it.
+        """Localizes requests, each with its own id: like `stream`, but a failed picture keeps its place.
 
         Args:
             requests: pictures and names; read ahead by a few.
@@ -367,7 +372,7 @@ class Localizer:
         return self._named.run(requests, self._named.tasks_of(methods), absent_maps, bank, reporter, "skip", keep_maps)
 
     def _bank_where(self, presence: bool | None) -> Bank | None:
-        """The bank where names are compared with it; None where they are not."""
+        """The bank if names are compared with it, else None."""
         wanted = self.options.min_presence > 0 if presence is None else presence
         return self._bank if wanted and not self.calibrated else None
 
@@ -402,7 +407,7 @@ class Localizer:
 
         Raises:
             InputError: a picture cannot be read.
-            UsageError: a name or `top_k` that cannot be used, or no name that the model knows.
+            UsageError: a name or `top_k` is wrong, or the model knows none of the names.
             ModelError: the tower returned NaN.
 
         Example:
@@ -435,10 +440,13 @@ class Localizer:
             reporter: told of failed pictures.
 
         Yields:
-            One `Classification` a picture.
+            One `Classification` for each picture.
+
+        Raises:
+            InputError, UsageError, ModelError: as for `classify`.
         """
         if not isinstance(top_k, int) or top_k < 1:
-            raise UsageError(f"expected a top_k, a whole number of at least 1, got {top_k!r}")
+            raise UsageError(f"expected top_k to be a whole number of at least 1, got {top_k!r}: the default is 5")
         if isinstance(names, str) and names == "imagenet":
             names = [one.name for one in prompts.imagenet_classes()]
         unknown = self.unknown_names(names)
@@ -489,7 +497,7 @@ class Localizer:
         Args:
             image: a path, PIL image or array. It is seen whole, at the first scale, not mirrored.
             names: "cat|kitten": synonyms.
-            method: whose raw map it is; None for the localizer's own, with its options.
+            method: the method of the raw map; None for the localizer's own, with its options.
             method_options: of that method.
             needs: what is kept besides what the method reads; None: all that a ViT has, of a CNN the last and the
                 middle stage. Attention of all blocks takes L·H·T² numbers: 8 MB for ViT-B-16 at 224 pixels.
@@ -537,8 +545,8 @@ class Localizer:
     def describe(self, method: str | None = None, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Everything that the results depend on, with the defaults filled in: the identity of a run.
 
-        These are the options that `cliploc.config` does not call harmless. Models and trained heads are told apart by
-        the checksum of their contents.
+        Options that change no result, such as the text cache, are left out. Models and trained heads are told apart by
+        the checksums of their contents.
 
         Args:
             method: as for `compare`; None for the localizer's own, with its options.
@@ -557,10 +565,10 @@ class Localizer:
         pipeline = self._own if method is None else self._named
         spec, given = (self.method.name, self.options.method_options) if method is None else (method, options or {})
         task = pipeline.tasks.make(spec, given)
-        told_otherwise = {"pretrained", "method_options", "head"}  # by `weights`, `options` and `heads`
+        under_other_keys = {"pretrained", "method_options", "head"}  # "weights", "options" and "heads" below
         by_bank = self.options.min_presence > 0 and not self.calibrated
         return {
-            **{name: getattr(pipeline.options, name) for name in RESULT_OPTIONS if name not in told_otherwise},
+            **{name: getattr(pipeline.options, name) for name in RESULT_OPTIONS if name not in under_other_keys},
             "model": self.backbone.name,
             "weights": self._weights,
             "method": task.method.name,
@@ -607,7 +615,7 @@ class Localizer:
 
 
 def _requests(images: ImageLike | Iterable[ImageLike], names: Names) -> Iterator[Request]:
-    """A request for each picture, with the names for all or its own; its id is its number."""
+    """A request for each picture, with the names of all pictures or its own; its id is its number."""
     prompts.refuse_no_list(names)
     images = pictures_in(images)
     if not names or isinstance(names[0], str):
@@ -639,9 +647,7 @@ def classifier(
     batch_size: int = 16,
     text_cache: bool = True,
 ) -> Localizer:
-    """A localizer to `classify` with, whatever the kind of the model's tower: its method is one that fits.
-
-    Args and errors are those of `Localizer`.
+    """A localizer to `classify` with, for a tower of any kind. Arguments and errors are those of `Localizer`.
 
     Example:
         >>> import numpy as np
@@ -658,7 +664,7 @@ def classifier(
 
 
 def best_device() -> str:
-    """ "cuda", "mps" or "cpu": the first this machine has."""
+    """The first device that this machine has of "cuda", "mps" and "cpu"."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
@@ -687,18 +693,21 @@ def _created(model: str, pretrained: str | None, device: str | None, precision: 
 
 
 def _text_cache_of(backbone: Backbone) -> TextCache | None:
-    """On disk are kept only the embeddings by weights of a file: others are made quickly, or of weights that change."""
+    """The cache of text embeddings on disk; None for a model whose weights are of no file.
+
+    The package's own models embed texts quickly, and weights of a module in memory may change.
+    """
     folder = cache_folder()
     return None if folder is None or backbone.weights_file is None else TextCache(folder, backbone.weights_id)
 
 
 def _created_guide(spec: str, device: str | None) -> Guide:
-    """The guide by its name, where the model is."""
+    """The guide by its name, on the model's device."""
     return backbones.create_guide(spec, _checked_device(device))
 
 
 def _masked_encoder(backbone: Backbone, precision: str | None) -> MaskedEncoder:
-    """`encode_image` of the tower in another precision; the tower itself where that is its own."""
+    """`encode_image` of the tower in another precision; without a copy where it is the tower's own."""
     if precision is None:
         return MaskedEncoder(None, backbones.precision_name(backbone.dtype))
     dtype = backbones.resolve_precision(precision, str(backbone.device))

@@ -33,10 +33,10 @@ class Context:
             many.
         encode_masked: what embeds masked images instead of `backbone.encode_image`, such as the tower in bfloat16.
         note: called with an image's place in the batch and a remark on its maps, such as how sure they are.
-        cache: results that depend on the images alone (masked embeddings), shared by the methods that run on this same
-            batch, and by later ones that it is remembered for.
-        empty_name: gives `redundant` in the templates of the prompts; None: the bare empty string's embedding.
-        words: for each image, the synonyms of each prompt: what a closed head knows its classes by.
+        cache: results that depend on the images alone (masked embeddings), shared by all methods that run on this
+            batch, and, with a `cliploc.Memory`, by later runs on the same images.
+        empty_name: computes `redundant` with the prompts' templates; None: the embedding of "" without a template.
+        words: for each image, the synonyms of each prompt, by which a closed head finds its class.
         guide: gives the guide's features `[B, C, h, w]` float32, computed once; None: there is no guide.
         from_windows: for refinements on the grid: whether the features that they read are those of a picture's windows,
             stitched, and so finer than the tower's own of the whole picture.
@@ -78,14 +78,14 @@ class Context:
 
     @property
     def patch_text(self) -> Tensor:
-        """`[B, P, D]` what a ViT's patches are compared with: `text`, or the part of it that they answer for."""
+        """`[B, P, D]` what a ViT's patches are compared with; see `TransformerBackbone.patch_texts`."""
         return self.transformer.patch_texts(self.text)
 
     @property
     def redundant(self) -> Tensor:
-        """`[D]` what every text has in common, whatever it names: the empty name's embedding, computed when asked for.
+        """`[D]` what every text has in common, whatever it names: the empty name's embedding, computed at each call.
 
-        Zero where a background was subtracted from the prompts, which has taken it away already.
+        Zero where a background was subtracted from the prompts, because that has removed it already.
         """
         return self.backbone.encode_text([""])[0] if self.empty_name is None else self.empty_name()
 
@@ -95,7 +95,7 @@ class Context:
         return as_transformer(self.backbone)
 
     def resume(self, tokens: Tensor, block: int, needs: Needs, last: int = -1) -> Trace:
-        """Runs a ViT on from the tokens entering a block; see `TransformerBackbone.resume`."""
+        """Runs a ViT from the tokens entering a block to its end; see `TransformerBackbone.resume`."""
         return self.transformer.resume(tokens, block, needs, self.trace.grid, last)
 
     def end(self, block: int) -> BlockEnd:
@@ -115,12 +115,12 @@ class Context:
 
 @runtime_checkable
 class TrainedHead(Protocol):
-    """Layers trained on image labels that stand for a method's semantic maps; see `cliploc.training`.
+    """Layers trained on image labels, whose maps replace a method's semantic maps; see `cliploc.training`.
 
     Attributes:
         method: the saliency method it is trained for.
         tower_kind: of the tower it is trained on.
-        closed: whether it knows the classes of its training set only, but these better than the tower's texts.
+        closed: whether it knows only the classes of its training set; an open head takes any name.
     """
 
     method: str
@@ -128,7 +128,7 @@ class TrainedHead(Protocol):
     closed: bool
 
     def digest(self) -> str:
-        """A checksum of everything that its maps depend on; tells it from every other head."""
+        """A checksum of everything that its maps depend on, which tells heads apart."""
         ...
 
     def needs(self) -> Needs:
@@ -166,7 +166,7 @@ class Method:
             the feature grid, and no refinement follows it.
         cosines: whether its raw map holds the cosine of each place with each prompt: one scale for all of them.
         members: of an ensemble, the methods whose maps it averages.
-        poolings: the ways a ViT may make its embedding of its tokens.
+        poolings: the poolings that a ViT may have; any CNN of `towers` fits.
     """
 
     name: str

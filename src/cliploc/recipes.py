@@ -1,8 +1,9 @@
-"""Recipes: what a model runs where no method is named. A method, and what makes its boxes better.
+"""Recipes: what a model runs where no method is named: a method, with options that make its boxes better.
 
 A method that is named runs as published, so that papers can be compared. Where none is named, the model's recipe runs:
 method, refinement, scales, windows, flips and threshold together. The recipes of `mini` and `mini-vit` were chosen on
-the tuning pictures (tools/recipe_study.py, docs/recipes.md). Those of other towers follow them by analogy, unmeasured.
+the tuning pictures (tools/recipe_study.py, docs/recipes.md). Those of other towers are unmeasured: they follow these
+two by analogy, or were chosen by how the tower's patches are pooled and trained.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ BY_ANALOGY = "by analogy with mini and mini-vit; unmeasured"
 
 @dataclass(frozen=True)
 class Recipe:
-    """A method, and what makes its boxes better.
+    """A method, with options that make its boxes better.
 
     Attributes:
         name: "default", "fast" or "best".
         method: a name of `cliploc methods`.
-        options: values of `cliploc.Options`, for those that were not given.
-        basis: what it was chosen by.
+        options: values of `cliploc.Options`; values that a user gives take their place.
+        basis: how it was chosen.
     """
 
     name: str
@@ -89,15 +90,15 @@ _OF: Mapping[str, Mapping[str, Recipe]] = {
         fast=("naclip", {}),
         best=("naclip", _BEST),
     ),
-    # Such a pool reads the tokens as they leave the last block; NACLIP hands it others, without the block's residual
-    # and MLP, while LeGrad's authors derive it for this pool: how the embedding depends on the pool's own attention.
+    # An attention pool is trained on the tokens that leave the last block. NACLIP gives it tokens without that block's
+    # residual and MLP. LeGrad's authors give a form for this pool: they take the gradient at the pool's own attention.
     "vit with an attention pool": _recipes(
         POOLED,
         default=("legrad", {"windows": (2.0,)}),
         fast=("legrad", {}),
         best=("legrad", _BEST),
     ),
-    # dino.txt trains the mean of the patches against texts: they are read as they leave its head.
+    # dino.txt trains the mean of the patches against texts, so the patches are read as they leave its head.
     "vit with class token and mean": _recipes(
         READ_BY_PATCHES,
         default=("patch_tokens", {"windows": (2.0,)}),
@@ -120,11 +121,11 @@ def recipe_of(model: str | Backbone, name: str = "default") -> Recipe:
     Args:
         model: a name of `cliploc models`, `hf-hub:ORG/NAME`, `local-dir:PATH`, or a `Backbone`. For a repository or
             folder, its configuration is read (and downloaded if needed), because the tower's structure decides.
-        name: "default" weighs quality and time, "fast" costs one forward pass, "best" takes as many as help.
+        name: "default" weighs quality against time, "fast" costs one forward pass, "best" takes as many as help.
 
     Raises:
         UnknownNameError: no such model.
-        ModelError: a repository or folder without a configuration that describes a model.
+        ModelError: a repository or folder has no configuration that describes a model.
         UsageError: no such recipe.
 
     Example:

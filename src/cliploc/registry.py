@@ -67,7 +67,7 @@ class Registry(Generic[T]):
             ValueError: when the name is taken by another item.
         """
         if self._home is not None and (self._home(item) or "").partition(".")[0] != OWN:
-            self._import_own()  # so that a plugin meets every name that is taken, whichever is imported first
+            self._import_own()  # so that a plugin's name is compared with all of ours, even if it is imported first
         if name in self._items and self._items[name] is not item:
             raise ValueError(f"{self.kind} {name!r} is registered twice: choose another name")
         self._items[name] = item
@@ -90,11 +90,11 @@ class Registry(Generic[T]):
             for name in module_names(self._package):
                 importlib.import_module(f"{self._package}.{name}")
         except BaseException:
-            self._imported = False  # a second call shall say again what is broken, not that a name is unknown
+            self._imported = False  # so that a second call reports this error again, not an unknown name
             raise
 
     def _import_namesake(self, name: str) -> None:
-        """Imports the module called like the thing, where there is one: seconds faster than importing all of them."""
+        """Imports the module of this name, where there is one: seconds faster than importing all modules."""
         stem = name.replace("-", "_")
         if self._package is None or self._imported or not stem.isidentifier() or stem.startswith("_"):
             return
@@ -132,10 +132,10 @@ class Registry(Generic[T]):
         return self._items[name]
 
     def refuse_unknown(self, name: str) -> None:
-        """Refuses a name that nothing has, as `get` does, and mostly without importing anything: torch takes a second.
+        """Refuses an unknown name, as `get` does, but mostly without imports, as importing torch takes a second.
 
-        Where plugins are installed, whoever is not known without them is looked up among them: only a plugin itself
-        knows which names it registers.
+        Where plugins are installed, a name that is not the package's own is looked up by `get`: only importing a plugin
+        tells which names it registers.
 
         Raises:
             UnknownNameError: with the nearest names and the full list.
@@ -181,10 +181,12 @@ _named: list[str] = []
 
 
 def import_modules(names: Sequence[str]) -> None:
-    """Imports modules whose methods, metrics … a user wants beside the others, from installed packages or from here.
+    """Imports modules that register a user's own methods, metrics and so on.
+
+    They may be in installed packages or in the working directory.
 
     Args:
-        names: of modules, as after `import`; those in the working directory are found too.
+        names: of modules, as after `import`.
 
     Raises:
         UsageError: a module that is not there or cannot be imported.
@@ -198,7 +200,7 @@ def import_modules(names: Sequence[str]) -> None:
         sys.path.append(os.getcwd())  # last, so that no file there takes the place of a package
     for name in names:
         if not name or name.startswith("."):
-            raise UsageError(f"expected the name of a module to import, got {name!r}")
+            raise UsageError(f"expected the name of a module to import, got {name!r}: write it as after `import`")
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:

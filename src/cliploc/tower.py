@@ -1,4 +1,4 @@
-"""What a model promises: the protocol `Backbone`, and what one forward pass of its image tower leaves behind.
+"""What a model must offer: the protocol `Backbone`, and what one forward pass of its image tower keeps, a `Trace`.
 
 Letters of the shapes: B images, P prompts, C channels, h×w the feature grid, D the joint embedding size, d the width of
 a transformer, N = h·w patches, H heads (in attention shapes) or image height, W image width.
@@ -38,17 +38,17 @@ def block_at(share: Fraction, depth: int) -> int:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a method wants one forward pass to leave behind. Indices count from the end: −1 is the last.
+    """What a method wants one forward pass to keep. Indices count from the end: −1 is the last.
 
-    Where a method names a ViT's block by its place in the tower, a `Fraction` stands for it: see `block_at`.
+    A `Fraction` names a ViT's block by its share of the tower's depth; see `block_at`.
 
     Attributes:
         features: feature maps. CNN: the output of that stage. ViT: the patch tokens that enter that block.
         tokens: ViT only: all tokens that leave these blocks; "all" for every block.
         attention: ViT only: post-softmax attention of these blocks; "all" for every block.
         projections: ViT only: queries, keys and values of these blocks; "all" for every block.
-        ends: ViT only: the end of these blocks, with a graph.
-        dense: ViT only: how many of the last blocks `Backbone.dense` is to walk; all, where there are fewer.
+        ends: ViT only: the `BlockEnd` of these blocks.
+        dense: ViT only: how many of the last blocks `Backbone.dense` will run; all, where there are fewer.
         guide: whether the features of a `Guide` are read, which no trace holds.
     """
 
@@ -64,7 +64,7 @@ class Needs:
         for name in ("features", "tokens", "attention", "projections", "ends"):
             value = getattr(self, name)
             if value != "all" and any(index >= 0 and not isinstance(index, Fraction) for index in value):
-                raise ValueError(f"Needs.{name} counts from the end (−1 is the last), got {value}")
+                raise ValueError(f"Needs.{name} counts from the end (−1 is the last), got {value}: write -1")
 
     def __or__(self, other: Needs) -> Needs:
         """The union: one forward pass that serves both."""
@@ -90,22 +90,23 @@ class Needs:
 
 @dataclass(frozen=True)
 class DenseReading:
-    """How `Backbone.dense` walks a ViT's last blocks to read every patch in the joint space.
+    """How `Backbone.dense` runs a ViT's last blocks again to read every patch in the joint space.
 
-    A path of tokens starts with those entering the last `blocks` blocks. In every block the rule gathers something from
-    q, k and v, and the attention's output projection makes the block's branch of it. The default is MaskCLIP's.
+    The path starts as the tokens that enter the last `blocks` blocks. In every block the rule takes the place of the
+    attention; what it gathers, through the attention's output projection, is the block's branch. The default is
+    MaskCLIP's.
 
     Attributes:
         rule: `(q, k, v, scale) → out`, each `[B, H, 1+N, d/H]`; None: every token keeps its own value v (MaskCLIP).
-        blocks: how many.
-        residual: whether a branch is added to the path (Surgery, GEM) or becomes the path (ClearCLIP).
-        mlp: whether the block's MLP follows on the path, on its own residual.
-        parallel: whether q, k and v come from the tower's own tokens, undisturbed (Surgery, GEM), while the path adds
-            up the branches; else they come from the path itself. Without `residual` it adds up from zero.
-        adaptive: whether the scale handed to the rule, a number, becomes a tensor `[B, 1, 1, 1]`: times the mean length
-            of the image's tokens as the block's attention takes them, after its norm (GEM).
-        grid: that of the patches which the rule returns, where it is another than the tower's (ProxyCLIP); one block
-            without residual.
+        blocks: how many of the last blocks are run.
+        residual: whether a branch is added to the path (Surgery, GEM) or replaces it (ClearCLIP).
+        mlp: whether the block's MLP follows, with its residual.
+        parallel: whether q, k and v come from the tower's own, unchanged tokens (Surgery, GEM), while the path is the
+            sum of the branches; else they come from the path. Without `residual` the sum starts at zero.
+        adaptive: whether the scale that the rule takes is multiplied by the mean length of the image's tokens after the
+            block's first norm (GEM); it is then a tensor `[B, 1, 1, 1]` instead of a number.
+        grid: `(h, w)` of the patches that the rule returns, where they are not the tower's (ProxyCLIP); only for one
+            block without residual.
 
     Example:
         >>> DenseReading(blocks=6, residual=True, parallel=True).rule is None
@@ -123,17 +124,17 @@ class DenseReading:
 
 @dataclass(frozen=True)
 class BlockEnd:
-    """A transformer block from what its attention gathered on, with a graph that begins there.
+    """The part of a transformer block after its attention has gathered the values, with a graph for gradients.
 
-    The attention A itself is no part of the graph: as gathered = A·v, ∂s/∂A = ∂s/∂gathered · vᵀ. So long as the end is
-    held, its graph may be asked again (`retain_graph=True`); it goes with the trace.
+    The attention A itself is not part of the graph: as gathered = A·v, ∂s/∂A = ∂s/∂gathered · vᵀ. Several methods may
+    share the graph, so each must keep it (`retain_graph=True`); it is freed together with the trace.
 
     Attributes:
         values: `[B, H, T, d/H]`, v.
         gathered: `[B, H, T, d/H]`, the leaf of the graph.
-        middle: `[B, T, d]` tokens that have the attention's branch, not yet the MLP's.
-        hidden: `[B, T, m]` what the MLP holds before its last linear step.
-        mlp_out: that step, hidden → what is added to the tokens: affine, so a mean over tokens may come before it.
+        middle: `[B, T, d]` tokens after the attention branch is added, before the MLP's.
+        hidden: `[B, T, m]` activations of the MLP before its last linear layer.
+        mlp_out: that layer, hidden → what is added to `middle`: affine, so a mean over tokens may be taken before it.
     """
 
     values: Tensor
@@ -147,13 +148,13 @@ class BlockEnd:
         return self.middle + self.mlp_out(self.hidden)
 
     def mean_token(self) -> Tensor:
-        """`[B, d]` the mean of all tokens leaving the block, without the cost of each."""
+        """`[B, d]` the mean of all tokens leaving the block, cheaper than the mean of `tokens()`."""
         return self.middle.mean(dim=1) + self.mlp_out(self.hidden.mean(dim=1))
 
 
 @dataclass(frozen=True)
 class Trace:
-    """What one forward pass of the image tower left behind, keyed by index from the end (−1 is the last).
+    """What one forward pass of the image tower kept, keyed by index from the end (−1 is the last).
 
     Attributes:
         embedding: `[B, D]` float32, unit norm.
@@ -163,11 +164,11 @@ class Trace:
             the tower has no class token.
         attention: block → `[B, H, 1+N, 1+N]` float32 after the softmax.
         projections: block → its queries, keys and values, each `[B, H, 1+N, d/H]`.
-        normed: block → `[B, 1+N, d]` what those are projections of, the tokens entering after the block's first norm;
-            for the blocks in `projections`.
+        normed: block → `[B, 1+N, d]` what q, k and v are projections of: the tokens entering the block, after its first
+            norm; for the blocks in `projections`.
         entering: ViT only: block → `[B, 1+N, d]` all tokens entering it, for every block asked for features,
             tokens, projections or `dense`.
-        ends: block → its end, differentiable.
+        ends: block → its `BlockEnd`, differentiable.
         pool_attention: `[B, H, 1, T]` float32 of a ViT's attention pool, kept whenever attention is; its last N columns
             are the patches. None where the head has no attention pool.
     """
@@ -188,24 +189,24 @@ class Trace:
 class Backbone(Protocol):
     """A CLIP-like dual encoder whose image tower is split where saliency methods look.
 
-    The seam: `trace` runs the tower once without gradients; `head` finishes it, differentiably, from a stage's
-    features. Gradients therefore never run through the whole network.
+    `trace` runs the tower once without gradients; `head` finishes it, differentiably, from a stage's features.
+    Gradients therefore never run through the whole network.
 
     Attributes:
-        name: how results, errors and lists call it.
+        name: its name in results, errors and lists.
         kind: of its image tower.
-        pooling: what makes one embedding of the tower's last features. With `kind` and `name` it decides which methods
-            run on it (`cliploc.saliency.unfit_reason`).
-        input_hw: height and width of the input that it was made for, in pixels.
+        pooling: how the tower's last features become one embedding. With `kind` it decides which methods run on the
+            tower (`cliploc.saliency.unfit_reason`).
+        input_hw: height and width of the input that it was trained with, in pixels.
         stride: pixels of the input along one cell of the feature grid.
         middle_stage: of `Needs.features`, the stage where places of the same thing are most alike and edges are still
             sharp; counted from the end.
         embedding_size: D.
-        logit_scale: what cosines are multiplied by before a softmax.
-        resize_policy: how a picture meets its input, where the user does not say so.
+        logit_scale: factor of the cosines before a softmax.
+        resize_policy: how a picture is fitted to the input, unless the user says otherwise.
         interpolation: how pictures are resized: as those that it was trained on.
         weights_file: the file its weights were read from; None for weights of the package, random ones, and those of a
-            module that the user built. Only names' embeddings by weights of a file are worth keeping on disk.
+            module that the user built. Text embeddings are kept on disk only for weights from a file.
     """
 
     name: str
@@ -243,7 +244,7 @@ class Backbone(Protocol):
         """A copy whose image tower computes in another precision; the text tower may be shared.
 
         Raises:
-            UsageError: of a tower that has one precision only.
+            UsageError: the tower has one precision only.
         """
         ...
 
@@ -272,9 +273,9 @@ class Backbone(Protocol):
         GAP tower: exact, its mean over h×w is the embedding before normalisation. Attention pool: the value path. A CNN
         takes no rule and ignores the rest of the reading.
 
-        ViT: the path of tokens starts with those entering the last `reading.blocks` blocks, which the trace must hold
-        (`Needs(dense=blocks)` keeps them all, and their q, k and v: then nothing is run twice). The patches left at its
-        end are read out: the head's normalisation and projection; with an attention pool, its value path.
+        ViT: see `DenseReading`. The trace must hold the tokens entering the first of the blocks; `Needs(dense=blocks)`
+        keeps those of all blocks, and their q, k and v, so that nothing is run twice. The patches at the path's end go
+        through the head's normalisation and projection; with an attention pool, through its value path.
 
         Args:
             trace: a forward pass.
@@ -297,7 +298,7 @@ class Backbone(Protocol):
     def presence(self, cosine: Tensor) -> Tensor | None:
         """Presence score, 0–1, of a name with this image–text cosine; None where the model is not calibrated.
 
-        0.5 stands for the cosine that 5 % of absent names exceed. It is a threshold for false positives, no
+        0.5 stands for the cosine that 5 % of absent names exceed. It is a threshold for false positives, not a
         probability: how many of the names above it are in the picture depends on how many are asked for.
         """
         ...
@@ -339,21 +340,25 @@ class TransformerBackbone(Backbone, Protocol):
         ...
 
     def end(self, tokens: Tensor, block: int, grid: tuple[int, int], rule: AttentionRule | None = None) -> BlockEnd:
-        """Runs one block on the tokens `[B, 1+N, d]` entering it; as `Needs.ends` keeps it of a trace.
+        """Runs one block on the tokens `[B, 1+N, d]` entering it; `Needs.ends` keeps the same in a trace.
 
         A rule replaces the block's own attention, as in a `DenseReading`.
         """
         ...
 
     def path(self, trace: Trace, reading: DenseReading = DenseReading()) -> Tensor:
-        """`dense` before its last step: the path's tokens `[B, 1+N, d]` at its end, which `read_tokens` reads.
+        """`dense` without its last step: the tokens `[B, 1+N, d]` at the path's end, which `read_tokens` reads.
 
-        A method may change what the path starts with: `dataclasses.replace(trace, entering=…, projections={})`.
+        A method may change the tokens that the path starts with: `dataclasses.replace(trace, entering=…,
+        projections={}, normed={})`.
         """
         ...
 
     def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Tokens after a block `[B, 1+N, d]` → `[B, D]`, not normalised, and an attention pool's `[B, H, 1, T]`."""
+        """Tokens after a block `[B, 1+N, d]` → the embedding `[B, D]`, not normalised, and the pool's attention.
+
+        That is `[B, H, 1, T]`, or None for a head without an attention pool.
+        """
         ...
 
     def read_tokens(self, tokens: Tensor) -> Tensor:
@@ -364,19 +369,19 @@ class TransformerBackbone(Backbone, Protocol):
         ...
 
     def patch_texts(self, texts: Tensor) -> Tensor:
-        """Texts `[…, D]` as what the reading of one patch is compared with, of the same lengths.
+        """What the reading of one patch is compared with, from texts `[…, D]`: `[…, D]`, of the same lengths.
 
-        The texts themselves, but where patches answer for a part of the joint space only (dino.txt).
+        The texts themselves, except where patches are trained against a part of the joint space only (dino.txt).
         """
         ...
 
 
 @runtime_checkable
 class Guide(Protocol):
-    """A second, frozen image tower whose features say which places are alike; it knows no text.
+    """A second, frozen image tower whose features say which places are alike; it has no text tower.
 
     Attributes:
-        name: how results and lists call it.
+        name: its name in results and lists.
     """
 
     name: str
@@ -406,5 +411,5 @@ def as_transformer(backbone: Backbone) -> TransformerBackbone:
         4
     """
     if backbone.kind != "vit":
-        raise UsageError(f"{backbone.name} is a CNN: this method needs a ViT tower")
+        raise UsageError(f"expected a ViT tower, got {backbone.name}, a CNN: choose another model, such as mini-vit")
     return cast("TransformerBackbone", backbone)

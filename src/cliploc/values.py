@@ -63,8 +63,8 @@ class Sample:
         size_wh: width and height, in pixels, of the ORIGINAL picture, to which the boxes belong; the file may be
             stretched to another size (the WSOL protocol does that).
         boxes_xyxy: `[m, 4]` float32, exclusive right and bottom edge, original pixels: every instance of the class.
-        masks: files of the instances' masks (OpenImages), instead of boxes or besides.
-        ignore: a mask of what counts for nothing; None where there is none.
+        masks: files of the instances' masks (OpenImages), instead of boxes or beside them.
+        ignore: file of a mask of pixels that do not count; None where there is none.
     """
 
     id: str
@@ -142,8 +142,8 @@ class Boxes:
         xyxy: `[n, 4]` float32.
         score: `[n]` float32 in 0–1: the estimated chance that a box has IoU ≥ 0.5 with a thing of its name, if that is
             in the picture.
-        label: `[n]` integers into `names`.
-        names: what the labels mean.
+        label: `[n]` int64, indices into `names`.
+        names: the names that were asked for.
     """
 
     xyxy: FloatArray
@@ -187,8 +187,8 @@ class Masks:
     Attributes:
         of_boxes: `[n, H, W]` bool, in the order of the boxes, original (EXIF-upright) pixels: the region that each box
             bounds.
-        of_names: `[P, H, W]` bool: where a name's heat exceeds the threshold of its boxes, also where no box is; none
-            for a name that was not found.
+        of_names: `[P, H, W]` bool: where a name's heat exceeds the threshold of its boxes, also where no box is; all
+            False for a name that was not found.
         names: what was asked for.
         labels: `[H, W]`, see `label_map`.
     """
