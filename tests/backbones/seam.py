@@ -392,7 +392,9 @@ class TransformerContract(BackboneContract):
         assert inside() is None
 
     def test_dense_says_what_the_trace_lacks(self, backbone: Any, images: Tensor) -> None:
-        with pytest.raises(ValueError, match=r"needs the tokens entering -2: Needs\(tokens=\(-2,\)\)"):
+        with pytest.raises(
+            ValueError, match=r"expected the tokens entering block -2 in the trace, got none: ask for Needs"
+        ):
             backbone.dense(backbone.trace(images, Needs(features=(-1,))), DenseReading(blocks=2))
 
     def test_two_pictures_are_two_times_one(self, backbone: Any, images: Tensor) -> None:

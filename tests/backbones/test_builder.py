@@ -180,8 +180,8 @@ def test_a_file_that_does_not_tell_its_preprocessing_is_remarked_on_where_publis
 
     (line,) = remarks(plain / "w.safetensors", ("openai", "laion"))
     assert line == (
-        f"{plain}/w.safetensors does not say how its pictures were prepared, and published weights of {config} differ "
-        "in that: they are prepared as for openai; to choose, write --pretrained FILE@TAG with the tag openai or laion "
+        f"{plain}/w.safetensors does not say how pictures are preprocessed, and published weights of {config} differ "
+        "in that: the way of openai is used; to choose, write --pretrained FILE@TAG with the tag openai or laion "
         f"(cliploc models {config} tells them apart)"
     )
     assert remarks(archive, ("openai", "laion")) == remarks(plain / "w.safetensors", ()) == []

@@ -378,9 +378,9 @@ def test_what_is_missing_or_another_models_is_one_line(folders: dict[str, Path],
     refused(without("visual_model.backbone."), "lacks dino.txt's image tower: give a folder with the files of all")
     refused(without("text_model."), "lacks dino.txt's text tower")
     refused(without("visual_model.head.ln_final.bias"), "1 tensors missing (visual_model.head.ln_final.bias)")
-    refused({"text_model.head.linear_projection.weight": torch.zeros(100, 64)}, "its texts have 100 numbers, its pict")
-    refused({"text_model.backbone.token_embedding.weight": torch.zeros(90, 64)}, "knows 90 tokens")
-    refused({"visual_model.backbone.rope_embed.periods": torch.ones(32)}, "attention heads of 64, found others")
+    refused({"text_model.head.linear_projection.weight": torch.zeros(100, 64)}, "of the patches), got 100: take all")
+    refused({"text_model.backbone.token_embedding.weight": torch.zeros(90, 64)}, "got one for 90: check")
+    refused({"visual_model.backbone.rope_embed.periods": torch.ones(32)}, "attention heads of 64, got others")
     refused({}, "use --model dinov3-l-dinotxt --pretrained", name="dinov2")
     with pytest.raises(UsageError, match="expected weights for dinov2-l-dinotxt, got none: add --pretrained with a"):
         create("dinov2-l-dinotxt")
@@ -426,5 +426,5 @@ def test_a_copy_shares_its_texts() -> None:
 
 def test_files_without_a_logit_scale_have_clips() -> None:
     lacking = replace(weights("dinov2"), tensors={k: t for k, t in checkpoint("dinov2").items() if k != "logit_scale"})
-    with pytest.warns(CliplocWarning, match=r"tiny\.pth lacks logit_scale: it is taken as CLIP's, 100"):
+    with pytest.warns(CliplocWarning, match=r"tiny\.pth has no logit_scale: CLIP's, 100, is used"):
         assert with_weights(lacking, read_layout(lacking)).logit_scale == pytest.approx(100)

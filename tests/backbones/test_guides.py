@@ -76,7 +76,7 @@ def test_weights_of_a_file_tell_guides_apart(tmp_path: Path) -> None:
     assert random.weights_id == create_guide(f"{TINY}@random").weights_id != loaded.weights_id
     assert (random.features(pixels(64, 64)) - loaded.features(pixels(64, 64))).abs().max() > 1e-3
     save_file({"cls_token": torch.zeros(1, 1, 96)}, file)
-    with pytest.raises(ModelError, match=rf"does not hold the weights of the guide {TINY}: it lacks "):
+    with pytest.raises(ModelError, match=rf"does not hold the weights of the guide {TINY}, as it lacks "):
         create_guide(f"{TINY}@{file}")
 
 

@@ -221,9 +221,9 @@ def test_what_cannot_be_mapped_is_refused(saved, tmp_path):
     kept = (folder / "config.json").read_text()
     for changes, fragment in (
         ({"model_type": "blip"}, "a transformers model of the type 'blip', which is not supported"),
-        ({"vision_config": {**VISION, "hidden_act": "relu"}}, "image tower has the activation 'relu': expected"),
+        ({"vision_config": {**VISION, "hidden_act": "relu"}}, "the activation 'relu', which is not supported: expecte"),
         ({"vision_config": {**VISION, "num_hidden_layers": 0}}, "has the num_hidden_layers 0: expected a whole number"),
-        ({"vision_config": {**VISION, "num_attention_heads": 5}}, "heads that do not share its width evenly"),
+        ({"vision_config": {**VISION, "num_attention_heads": 5}}, "is no multiple of its num_attention_heads"),
         ({"vision_config": {**VISION, "num_hidden_layers": 2}}, "16 tensors that it does not describe (vision_model"),
         ({"vision_config": {**VISION, "num_hidden_layers": 4}}, "16 tensors missing (vision_model.encoder.layers.3"),
         ({"vision_config": {**VISION, "intermediate_size": 80}}, "of another shape"),

@@ -31,7 +31,7 @@ class ModelEntry:
         input_hw: the input size it was trained with.
         parameters: number of parameters of image and text tower, in millions; None if not known without building it.
         licence: licence of its weights, where it is known; of several, the most frequent first.
-        about: one line.
+        about: a description in one line.
         weights: tags that `--pretrained` takes, besides a file; empty where the model has only its own weights.
         usable: whether an adapter supports its image tower.
         count: counts the parameters in millions, by building the model without memory for them; None if
@@ -108,20 +108,20 @@ class Structure:
     pooling: Pooling
 
 
-# Prefix of a model's name → function `the rest` → what the model's configuration says of its image tower.
+# Prefix of a model's name → function of the rest of the name, which reads the structure from the configuration.
 structures: Registry[Callable[[str], Structure]] = Registry(
     "model source", "cliploc.backbones", listed=lambda: ("hf-hub", "local-dir")
 )
 
 
 def structure_of(model: str) -> ModelEntry | Structure | None:
-    """The structure of a model's image tower, by the catalogue or by its configuration; no weights are read.
+    """The structure of a model's image tower, from the catalogue or its configuration; no weights are read.
 
     Args:
         model: as for `create`.
 
     Returns:
-        None for a source, of a plugin, that only building tells it of.
+        The structure; None for a plugin's model source, whose models must be built to know it.
 
     Raises:
         UnknownNameError: no such model.
@@ -134,7 +134,7 @@ def structure_of(model: str) -> ModelEntry | Structure | None:
     source, colon, rest = model.partition(":")
     if not colon:
         return models.get(_plain(model))
-    model_sources.get(source)  # refuses one that there is not
+    model_sources.get(source)  # raises for an unknown source
     return structures.get(source)(rest) if source in structures.names() else None
 
 

@@ -23,7 +23,7 @@ def run_stages(stages: Sequence[nn.Module], x: Tensor, wanted: Sequence[int]) ->
     Args:
         stages: modules.
         x: `[B, 3, H, W]` for the first one.
-        wanted: which stages' outputs are returned, by their index from the start, in rising order.
+        wanted: indices, from the start and ascending, of the stages whose outputs are returned.
 
     Returns:
         These outputs, each `[B, C, h, w]`.

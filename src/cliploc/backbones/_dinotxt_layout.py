@@ -1,8 +1,8 @@
-"""The files of dino.txt: what they hold, of which sizes, and under which names our modules have it.
+"""The files of dino.txt: which tensors they hold, of which sizes, and what our modules call them.
 
-Its authors publish image tower, head of the image tower and text tower in files of their own, whose names begin where
-that part begins. Sizes are read from the shapes of the tensors, so that other sizes of the same layout load too.
-docs/dinotxt.md says which facts of the layout come from where.
+The authors publish the image tower, the head of the image tower and the text tower in three files. The names of the
+tensors in such a file lack the prefix that the part has in the whole model. Sizes are read from the shapes of the
+tensors, so that other sizes of the same layout load too. docs/dinotxt.md gives the source of each fact.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from cliploc.errors import MissingWeightsError, ModelError
 Family = Literal["dinov3", "dinov2"]
 IMAGE, HEAD, TEXT = "visual_model.backbone.", "visual_model.head.", "text_model."
 HEAD_SIZE = 64  # of every attention head, in all three parts
-MASKED = ("mask_token", ".bias_mask")  # used in the training alone
-# A tensor that tells what a file without the prefixes is → the prefix of its names; the first that is there counts.
+MASKED = ("mask_token", ".bias_mask")  # used in training only
+# A tensor that shows which part a file without prefixes holds → the prefix of that part; the first match counts.
 PARTS = (
     ("patch_embed.proj.weight", IMAGE),
     ("backbone.token_embedding.weight", TEXT),
@@ -38,25 +38,25 @@ class Layout:
     """Sizes of the three parts.
 
     Attributes:
-        family: whose image tower it is.
-        patch: pixels along a patch.
-        grid: patches along a side of the grid that positions were learnt on; of DINOv3, which has none, 14.
+        family: which DINO the image tower is.
+        patch: pixels along the side of a patch.
+        grid: patches along a side of the grid that positions were learnt on; 14 for DINOv3, which learns none.
         width: d of the image tower and of its head.
         depth: blocks of the image tower.
         mlp: width inside its MLPs.
         registers: tokens between class token and patches.
         biased: whether its queries and values have a bias.
         head_depth: blocks of the head.
-        head_mlp: width inside their MLPs.
-        gated: whether these are SwiGLUs.
+        head_mlp: width inside the MLPs of these blocks.
+        gated: whether these MLPs are SwiGLUs.
         text_width: d of the text tower.
-        text_depth: its blocks.
+        text_depth: blocks of the text tower.
         text_mlp: width inside its MLPs.
         vocabulary: how many tokens it knows.
         context: how many tokens a text has at most.
         text_biased: whether its queries, keys and values have a bias.
-        text_scaled: whether its branches are scaled by channel.
-        text_normed: whether its head begins with a layer norm of its own.
+        text_scaled: whether its blocks have LayerScale, a factor for each channel of a branch.
+        text_normed: whether its head begins with a layer norm.
     """
 
     family: Family
@@ -128,14 +128,14 @@ def _placed(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
     """The tensors of one file under the whole model's names."""
     if any(name.startswith(("visual_model.", TEXT)) for name in tensors):
         return tensors
-    for told, prefix in PARTS:
-        if told in tensors:
+    for marker, prefix in PARTS:
+        if marker in tensors:
             return {name if name == "logit_scale" else f"{prefix}{name}": tensor for name, tensor in tensors.items()}
     raise ModelError(f"{file} holds no part of dino.txt: expected names such as {HEAD}ln_final.weight")
 
 
 def read_layout(weights: Weights) -> Layout:
-    """The sizes that tensors have.
+    """The sizes of the three parts, read from the shapes of the tensors.
 
     Raises:
         ModelError: a part is missing, or it is not dino.txt's.
@@ -191,11 +191,13 @@ def read_layout(weights: Weights) -> Layout:
     periods = tensors.get(f"{IMAGE}rope_embed.periods")
     odd = layout.width % HEAD_SIZE or layout.text_width % HEAD_SIZE
     if colours != 3 or odd or (periods is not None and 4 * len(periods) != HEAD_SIZE):
-        raise ModelError(f"{path}: expected pictures of three colours and attention heads of {HEAD_SIZE}, found others")
+        raise ModelError(
+            f"{path}: expected 3 input channels and attention heads of {HEAD_SIZE}, got others: check the file"
+        )
     if (size := shape(f"{TEXT}head.linear_projection.weight")[0]) != layout.size:
         raise ModelError(
-            f"{path}: its texts have {size} numbers, its pictures {layout.size} (class token and mean of the patches): "
-            "expected the same number"
+            f"{path}: expected text embeddings of {layout.size} numbers, as the pictures' (class token and mean of the "
+            f"patches), got {size}: take all files of one model"
         )
     return layout
 
@@ -231,7 +233,7 @@ def _image(name: str, tensor: Tensor, layout: Layout) -> Iterator[tuple[str, Ten
     name = name.replace(".storage_tokens", ".reg_token").replace(".register_tokens", ".reg_token")
     if layout.family == "dinov2":
         yield name, tensor
-    elif name.endswith(".qkv.bias"):  # keys have none: it is masked in the training
+    elif name.endswith(".qkv.bias"):  # the keys' part is masked in training: keys have no bias
         for part, own in zip(("q_bias", None, "v_bias"), tensor.chunk(3), strict=True):
             if part:
                 yield name.replace("qkv.bias", part), own

@@ -1,8 +1,9 @@
-"""Downloads of large files which a later process continues where a killed one ended.
+"""Downloads of large files; if the process is killed, the next one continues the download.
 
-huggingface_hub 2 gives the part of each process a name of its own and never reads it again. Here the part has one name,
-the one that older versions of huggingface_hub use, and the next process asks the server for the rest of the file. On a
-file system without locks two processes may write into one part: the caller's checksum then refuses the file.
+In huggingface_hub 2 each process writes its part of a file under a name of its own, which no other process reads. Here
+the part always has the name that older versions of huggingface_hub use, and the next process asks the server for the
+rest of the file. On a file system without locks two processes may write into one part: the caller's checksum then
+refuses the file.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ NO_SUCH_RANGE = 416
 def fetch_blob(repository: str, name: str) -> None:
     """Downloads a large file of a repository into the hub's cache, where `hf_hub_download` then finds it.
 
-    Small files, which the hub keeps in git, are left to `hf_hub_download`, and so is everything where the hub does not
-    answer: it says what is wrong. The content is not compared with its checksum here.
+    Small files, which the hub keeps in git, are left to `hf_hub_download`; so are all files if the hub does not answer,
+    because that function then says what is wrong. The content is not compared with its checksum here.
 
     Args:
         repository: as ORG/NAME.
-        name: of the file.
+        name: the file's name in the repository.
 
     Raises:
         OSError: no room on the disk, or a file of another size than the hub promised.
@@ -55,13 +56,14 @@ def fetch_blob(repository: str, name: str) -> None:
 
 
 def download(url: str, target: Path, name: str, headers: dict[str, str] | None = None, size: int | None = None) -> Path:
-    """Downloads a file beside its place, from where a download that was stopped ended.
+    """Downloads a file under a temporary name beside `target`, continuing a download that was stopped.
 
-    What came stays if the connection is lost or the process ends. It is removed if the disk is full or the size wrong.
+    The part that arrived stays if the connection is lost or the process ends. It is removed if the disk is full or the
+    size is wrong.
 
     Args:
         url: where it is.
-        target: its place, to which the caller renames it.
+        target: the path to which the caller then renames it.
         name: for the progress bar.
         headers: of the request.
         size: in bytes; None: what the server says.

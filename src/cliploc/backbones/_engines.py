@@ -1,4 +1,4 @@
-"""What computes an image tower: torch, or an engine for the CPU that is an extra."""
+"""What computes an image tower: torch, or OpenVINO on the CPU, which is an optional extra."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from cliploc.tower import Backbone
 
 
 def with_engine(backbone: Backbone, engine: EngineBackend) -> Backbone:
-    """The same model, its weights shared, whose tower is computed by an engine.
+    """The same model, with shared weights, whose tower is computed by an engine.
 
-    Only what needs no gradient runs there: `trace` and `encode_image`. `head`, from which methods take gradients, stays
-    torch's.
+    Only what needs no gradient runs there: `trace` and `encode_image`. `head`, through which methods take gradients,
+    stays in torch.
 
     Args:
         backbone: a model.
         engine: "torch", or "openvino" for CNN towers of this package.
 
     Returns:
-        The model itself where this engine is its own already.
+        The model itself if it uses this engine already.
 
     Raises:
-        UsageError: a tower, precision or device that the engine does not compute, or an engine that is not installed.
+        UsageError: a tower, precision or device that the engine does not support, or an engine that is not installed.
 
     Example:
         >>> from cliploc.backbones import create

@@ -1,4 +1,4 @@
-"""Folds batch norms into the convolutions before them: the same function with one pass over memory less each."""
+"""Folds batch norms into the convolutions before them: each saves one pass over memory, the function is the same."""
 
 from __future__ import annotations
 

@@ -66,11 +66,11 @@ class BackboneGuide:
 
     @property
     def weights_id(self) -> str:
-        """The model's."""
+        """The id of the model's weights."""
         return self._backbone.weights_id
 
     def features(self, pixels: Tensor) -> Tensor:
-        """Of `Backbone.middle_stage`; see `cliploc.tower.Guide.features`."""
+        """The features of the model's `middle_stage`; see `cliploc.tower.Guide.features`."""
         stage = self._backbone.middle_stage
         images = self._backbone.normalize(_sized(pixels, self._backbone.stride))
         return self._backbone.trace(images, Needs(features=(stage,))).features[stage].float()
@@ -80,7 +80,7 @@ class TimmGuide:
     """The last feature map of a tower of timm: a ViT's patch tokens after its last norm.
 
     Args:
-        name: as users know it.
+        name: its name in results and errors.
         module: the tower, without a classifier.
         weights_id: see `cliploc.tower.Guide`.
         device: a torch device.
@@ -103,7 +103,7 @@ class TimmGuide:
             maps = self._module.forward_intermediates(
                 images, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True
             )
-        except AssertionError as error:  # towers that are made for one size
+        except AssertionError as error:  # timm's answer of towers that take one size only
             height, width = images.shape[-2:]
             raise UsageError(
                 f"the guide {self.name} takes pictures of its own size only, got {height}×{width}: choose another guide"
@@ -113,7 +113,7 @@ class TimmGuide:
 
 
 def _sized(pixels: Tensor, stride: int) -> Tensor:
-    """Pixels `[B, 3, H, W]` with the nearest multiples of the stride as sides."""
+    """Pixels `[B, 3, H, W]` resized so that both sides are the nearest multiples of the stride."""
     height, width = (max(1, round(side / stride)) * stride for side in pixels.shape[-2:])
     if (height, width) == tuple(pixels.shape[-2:]):
         return pixels
@@ -124,13 +124,13 @@ def create_guide(spec: str, device: str = "cpu") -> Guide:
     """Builds a guide, frozen, in float32.
 
     Args:
-        spec: a name of `guides`, a model of the catalogue, whose middle stage is read, or a tower of timm; after "@"
-            its weights: a file, or "random", or a tag of a model of the catalogue. Without, the published ones.
+        spec: a name of `guides`, a model of the catalogue, whose middle stage is read, or a tower of timm. After "@"
+            its weights: a file, "random", or a tag of a model of the catalogue; without "@" the published weights.
         device: a torch device.
 
     Raises:
         UnknownNameError: no such guide.
-        UsageError: a tower of timm without feature maps.
+        UsageError: a tower of timm that gives no feature maps.
         ModelError: its weights cannot be loaded.
 
     Example:
@@ -173,14 +173,14 @@ def _timm_guide(name: str, timm_name: str, weights: str, device: str) -> TimmGui
         missing = ["tensors of these shapes"]
     if missing:
         raise ModelError(
-            f"{checkpoint.path} does not hold the weights of the guide {name}: it lacks {missing[0]}: give the file "
+            f"{checkpoint.path} does not hold the weights of the guide {name}, as it lacks {missing[0]}: give the file "
             f"of https://huggingface.co/{repository or 'timm'} after {name}@"
         )
     return TimmGuide(name, module, hashlib.sha256(f"{timm_name} {checkpoint.sha256}".encode()).hexdigest(), device)
 
 
 def _built(timm_name: str) -> Any:
-    """A tower of timm with random weights, for any input size where it can be."""
+    """A tower of timm with random weights, for any input size if the tower supports that."""
     import timm
 
     with torch.random.fork_rng(devices=[]):

@@ -72,7 +72,7 @@ class Reading(NamedTuple):
     known: tuple[tuple[int, float], ...]  # (row in the lexicon, weight)
     others: tuple[str, ...]  # words to look up as vectors, if no word is in the lexicon
     outside: bool  # whether WordNet has the words but they resemble no class
-    letters: bool
+    letters: bool  # whether the text has any word of a–z or 0–9
 
 
 class MiniTextTower(nn.Module):
@@ -143,7 +143,7 @@ class MiniTextTower(nn.Module):
     def without(self, classes: Sequence[int]) -> MiniTextTower:
         """A copy without some of the 1,000 classes, to test the tower on classes that it does not have."""
         other = copy.copy(self)
-        other._buffers = dict(self._buffers)  # a table of its own, with the same tensors
+        other._buffers = dict(self._buffers)  # so that `_set_rows` does not change this tower
         members = self.members.clone()
         members[:, list(classes)] = 0
         other._set_rows(members)

@@ -17,7 +17,7 @@ RESIZE_POLICIES: dict[str, ResizePolicy] = {"shortest": "crop", "longest": "pad"
 
 
 def interpolation_of(name: str) -> Interpolation:
-    """The interpolation that open_clip names; "random", used in some trainings, is bicubic at inference, as there."""
+    """Our name of open_clip's interpolation; "random", used in some trainings, means bicubic at inference."""
     return "bilinear" if name == "bilinear" else "bicubic"
 
 

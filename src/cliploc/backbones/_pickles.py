@@ -1,4 +1,4 @@
-"""Looks at a pickle without reading it: torch's reader runs no code, but a small pickle can keep it busy for ever."""
+"""Inspects a pickle before torch reads it: torch runs no code of it, but a small pickle can keep it busy for ever."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import BinaryIO
 
 from cliploc.backbones._torchscript import RefusedError
 
-MOST = 10_000  # places in one tuple and the tuples in it, each counted as often as it is met
-LEGACY = 4  # pickles that begin a file in torch's old format: a number, a version, the system, the content
+MOST = 10_000  # entries of a tuple and of the tuples in it, counted as often as they occur
+LEGACY = 4  # pickles at the start of a file in torch's old format: a number, a version, the system, the content
 
 
 def refuse_endless(path: Path) -> None:
-    """Refuses a file of torch with tuples that hold another one twice, which hold another one twice, and so on.
+    """Refuses a file of torch in which a tuple holds another tuple twice, which again holds one twice, and so on.
 
-    As the key of a dict such a tuple is hashed, which goes through all of it: 2^n steps for n lines of a pickle.
+    The key of a dict is hashed, and hashing such a tuple visits all of it: 2^n steps for n lines of a pickle.
 
     Raises:
         RefusedError: it holds such tuples.
@@ -36,8 +36,8 @@ def refuse_endless(path: Path) -> None:
 
 
 def _checked(file: BinaryIO) -> bool:
-    """Goes through one pickle; False if it is damaged, which its reader says better."""
-    stack: list[int] = []  # what each value on the pickle's stack takes to be hashed
+    """Goes through one pickle; False if it is damaged, which torch's reader reports."""
+    stack: list[int] = []  # how many steps hashing takes, for each value on the pickle's stack
     marks: list[int] = []
     memo: dict[int, int] = {}
     try:

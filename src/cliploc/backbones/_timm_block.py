@@ -41,7 +41,7 @@ class TimmBlock(BlockAdapter):
         return self._rotated(q, rotation), self._rotated(k, rotation), v
 
     def _rotated(self, x: Tensor, rotation: Tensor | None) -> Tensor:
-        """Applies the rotary position embedding to the patches; class tokens have none."""
+        """Applies the rotary position embedding to the patches; prefix tokens have none."""
         if rotation is None:
             return x
         first, patches = x[:, :, : self.attn.num_prefix_tokens], x[:, :, self.attn.num_prefix_tokens :]

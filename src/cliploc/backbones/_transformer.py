@@ -164,7 +164,7 @@ class VisionTransformerBackbone(DualEncoder):
     def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
         """The embedding of the tokens after a block, `[B, prefix+N, d]` → `[B, D]`, not normalised.
 
-        Also returns the attention of an attention pool, `[B, H, 1, T]`; None where the head has no attention pool.
+        Also returns the attention of an attention pool, `[B, H, 1, T]`, or None for a head without one.
         """
 
     @abstractmethod
@@ -172,7 +172,7 @@ class VisionTransformerBackbone(DualEncoder):
         """The joint-space reading of each token by itself: `[B, n, d]` → `[B, n, D]` float32, not normalised."""
 
     def patch_texts(self, texts: Tensor) -> Tensor:
-        """Texts `[…, D]` as what one patch is compared with; see `cliploc.tower.TransformerBackbone.patch_texts`."""
+        """What one patch is compared with, `[…, D]`; see `cliploc.tower.TransformerBackbone.patch_texts`."""
         return texts
 
     def rotation(self, grid: tuple[int, int]) -> Tensor | None:  # noqa: ARG002
@@ -182,7 +182,7 @@ class VisionTransformerBackbone(DualEncoder):
     # --------------------------------------------------------------------------------------------------- the protocol
     @property
     def weights_id(self) -> str:
-        """As of every tower; another rule for position embeddings is another tower."""
+        """SHA-256 as for every model; another rule for position embeddings gives another one."""
         own = super().weights_id
         if self.position_rule == "antialiased":
             return own
@@ -237,7 +237,7 @@ class VisionTransformerBackbone(DualEncoder):
             q, k, v = block.project(y, rotation)  # each [B, H, prefix+N, d/H]
             if index in asked["projections"]:
                 projections[back], normed[back] = (q, k, v), y
-            # If the head reads the class token alone, the last block need compute no other token.
+            # If the head reads the class token alone, the last block computes no other token.
             whole = index != last or self.pooling != "class token" or index in asked["tokens"] | asked["attention"]
             leaving = slice(None) if whole else slice(1)
             asking = slice(None) if index in asked["ends"] else leaving
@@ -313,7 +313,7 @@ class VisionTransformerBackbone(DualEncoder):
         self._block_index(start)
         if start not in trace.entering:
             needed = f"Needs(tokens=({start},))"
-            raise ValueError(f"dense over {reading.blocks} blocks needs the tokens entering {start}: {needed}")
+            raise ValueError(f"expected the tokens entering block {start} in the trace, got none: ask for {needed}")
         original = trace.entering[start]  # [B, prefix+N, d] the tower's own tokens
         path = torch.zeros_like(original) if reading.parallel and not reading.residual else original
         rotation = self.rotation(trace.grid)

@@ -1,8 +1,8 @@
 """Folders that transformers' `save_pretrained` writes, read without transformers.
 
 CLIPModel, SiglipModel (SigLIP 2 of a fixed resolution is one too), Siglip2Model at its square grid, and
-ChineseCLIPModel are the same networks as open_clip's and timm's under other names: `config.json` says of which size,
-and a table says which tensor goes where. Chinese-CLIP's text tower is a BERT, made here of torch's encoder.
+ChineseCLIPModel are the same networks as open_clip's and timm's under other names: `config.json` gives their sizes, and
+a table gives our name of each tensor. Chinese-CLIP's text tower is a BERT, built here of torch's encoder.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu_new": partial(nn.GELU, approximate="tanh"),
     "gelu_pytorch_tanh": partial(nn.GELU, approximate="tanh"),
 }
-# What a configuration leaves out has transformers' default; configurations on the hub leave out much.
+# transformers' defaults of what a configuration leaves out; configurations on the hub leave out much.
 CLIP_VISION = {
     "hidden_size": 768,
     "intermediate_size": 3072,
@@ -90,7 +90,7 @@ DEFAULTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 CLASSES = "CLIPModel, SiglipModel, Siglip2Model or ChineseCLIPModel"
 
-# One tensor of ours: its name, those that it is made of, and what is done to them.
+# One of our tensors: its name, the names of the tensors that it is made of, and the function that makes it.
 Source = tuple[str, tuple[str, ...], Callable[..., Tensor]]
 
 
@@ -102,7 +102,7 @@ class Layout:
         folder: the folder.
         kind: transformers' name of the model's type.
         vision: configuration of the image tower, with defaults filled in.
-        text: of the text tower.
+        text: configuration of the text tower.
         projection: size of the joint space, where the model has projections.
         preprocessing: as open_clip describes it.
     """
@@ -117,12 +117,12 @@ class Layout:
     @property
     def side(self) -> int:
         """Pixels of the square input."""
-        if self.kind == "siglip2":  # NaFlex: any grid of at most so many patches; its square one is as learnt
+        if self.kind == "siglip2":  # NaFlex takes any grid of up to num_patches; its positions are learnt on the square
             return int(round(self.vision["num_patches"] ** 0.5) * self.vision["patch_size"])
         return int(self.vision["image_size"])
 
     def identity(self) -> str:
-        """SHA-256 of what, beside the weights, the outputs depend on: configuration and tokenizer."""
+        """SHA-256 of what the outputs depend on besides the weights: configuration and tokenizer."""
         digest = hashlib.sha256(json.dumps([self.kind, self.vision, self.text, self.projection]).encode())
         for name in (*(name for names in TOKENIZERS for name in names), EXTRAS[0]):
             if (self.folder / name).is_file():
@@ -140,7 +140,7 @@ def weights_in(folder: Path) -> list[Path]:
     """The files of weights in a folder: one, or several shards.
 
     Raises:
-        ModelError: none, or a shard is missing.
+        ModelError: there are none, or their index is damaged.
     """
     for name in WEIGHTS:
         path = folder / name
@@ -169,7 +169,7 @@ def read_layout(folder: Path) -> Layout:
     """What the configuration in a folder describes.
 
     Raises:
-        ModelError: a model that none of our towers is equal to.
+        ModelError: a type of model, or a setting of it, that is not supported.
     """
     config = _json(folder / CONFIG)
     kind = str(config.get("model_type"))
@@ -190,20 +190,22 @@ def read_layout(folder: Path) -> Layout:
 def _check(layout: Layout, part: str, settings: Mapping[str, Any]) -> None:
     where = f"{layout.folder / CONFIG}: the {part} tower"
     act = settings["hidden_act"]
-    if act not in ACTIVATIONS or (layout.kind == "chinese_clip" and part == "text" and act != "gelu"):
-        raise ModelError(f"{where} has the activation {act!r}: expected {', '.join(ACTIVATIONS)}")
+    acts = ("gelu",) if layout.kind == "chinese_clip" and part == "text" else tuple(ACTIVATIONS)
+    if act not in acts:
+        raise ModelError(f"{where} has the activation {act!r}, which is not supported: expected {' or '.join(acts)}")
     sizes = [name for name in DEFAULTS[layout.kind][part == "text"] if name.endswith(("size", "layers", "heads"))]
     for name in sizes:
         if not isinstance(settings[name], int) or not 0 < settings[name] < 1_000_000:
             raise ModelError(f"{where} has the {name} {settings[name]!r}: expected a whole number")
     if settings["hidden_size"] % settings["num_attention_heads"]:
-        raise ModelError(f"{where} has heads that do not share its width evenly: the configuration is damaged")
+        raise ModelError(f"{where} has a hidden_size that is no multiple of its num_attention_heads: download it again")
     if part == "image" and layout.kind == "siglip" and not settings.get("vision_use_head", True):
         raise ModelError(f"{where} has no attention pool, so no embedding: expected a model trained with text")
     own = settings.get("projection_size", settings["hidden_size"])
     if part == "text" and layout.kind.startswith("siglip") and own != layout.vision["hidden_size"]:
         raise ModelError(
-            f"{where} has an embedding of {own} numbers, the image tower one of {layout.vision['hidden_size']}"
+            f"{where} gives embeddings of {own} numbers, the image tower of {layout.vision['hidden_size']}: expected "
+            "the same"
         )
 
 
@@ -407,7 +409,9 @@ def rename(layout: Layout, tensors: Mapping[str, Tensor], where: Path) -> dict[s
     if missing or extra:
         lists = (("missing", missing), ("that it does not describe", extra))
         what = ", ".join(f"{len(names)} tensors {how} ({names[0]}, …)" for how, names in lists if names)
-        raise ModelError(f"{where} does not have the weights that {layout.folder / CONFIG} describes: {what}")
+        raise ModelError(
+            f"{where} does not have the weights that {layout.folder / CONFIG} describes: {what}: take both of one model"
+        )
     return renamed
 
 
@@ -526,7 +530,7 @@ def folder_tokenizer(layout: Layout) -> Callable[[list[str]], Tensor]:
     """The tokenizer in a folder.
 
     Raises:
-        ModelError: none, or one that tokenizers cannot read.
+        ModelError: there is none, or the library tokenizers cannot read it.
     """
     folder, text = layout.folder, layout.text
     settings = _json(folder / EXTRAS[0])

@@ -51,7 +51,7 @@ CONFIG = "open_clip_config.json"
 CHECKPOINTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 ORIGINALS = "~/.cache/clip"  # folder of what OpenAI's package and open_clip download by URL
-FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # the disk, or the user's share of it
+FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # the disk is full, or the user's quota is
 MAX_WRAPPERS = 8  # "state_dict" in "model" in …
 OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 
@@ -144,7 +144,7 @@ def _cached_transformers_folder(repository: str) -> Path | None:
 
 
 def _fetch_transformers_folder(repository: str, folder: Path, wanted: str, advice: str) -> None:
-    """Downloads what a repository in transformers' layout has of configuration, tokenizer and weights."""
+    """Downloads the weights, the tokenizer and the other files of a repository in transformers' layout."""
     transformers_folder.read_layout(folder)  # refuses a model without a tower before gigabytes are fetched
     weights = _from_hub(repository, transformers_folder.WEIGHTS, wanted, advice)
     for shard in transformers_folder.shards(weights) if weights.suffix == ".json" else ():
@@ -195,7 +195,7 @@ def folder_config(folder: Path) -> dict[str, Any]:
     """open_clip's "model_cfg" in a folder.
 
     Raises:
-        ModelError: it is damaged or something else.
+        ModelError: it is damaged, or not open_clip's.
     """
     try:
         config = read_json(folder / CONFIG, dict[str, Any]).get("model_cfg")
@@ -268,7 +268,7 @@ def _fetch(repository: str, name: str, wanted: str, advice: str) -> Path | None:
 
 
 def _answer(error: BaseException | None, host: str, wanted: str, advice: str) -> str:
-    """What the hub's status code means, where it gave one; else nothing."""
+    """An error text for the hub's status code; "" where the hub gave none."""
     while error is not None and not isinstance(error, HfHubHTTPError):
         error = error.__cause__
     code = 0 if error is None else error.response.status_code
@@ -284,7 +284,7 @@ def _answer(error: BaseException | None, host: str, wanted: str, advice: str) ->
 
 
 def _refuse_damaged(path: Path, wanted: str) -> None:
-    """Takes a file out of the hub's cache again whose content is not what its name there, a checksum, says."""
+    """Removes a file from the hub's cache and raises, if its checksum is not the one that its name there states."""
     if not (published := _blob_sha256(path)):
         return
     if (sha256 := _sha256(path)) != published:
@@ -306,7 +306,7 @@ def _sha256(path: Path) -> str:
 
 
 def _by_proxy() -> str:
-    """Which proxy stands between this machine and the hub, without a password that its address may hold."""
+    """Words that name the proxy between this machine and the hub, without the password that its address may hold."""
     address = urlsplit(hub.ENDPOINT)
     proxy = urllib.request.getproxies().get(address.scheme)
     if not proxy or urllib.request.proxy_bypass(address.hostname or ""):
@@ -316,7 +316,7 @@ def _by_proxy() -> str:
 
 
 def hub_reachable() -> bool:
-    """Whether the hub answers. Checked first, because its own library tries for half a minute before it gives up."""
+    """Whether the hub answers. Asked first, because the hub's library tries for half a minute before it gives up."""
     try:
         urllib.request.urlopen(urllib.request.Request(hub.ENDPOINT, method="HEAD"), timeout=5).close()
     except HTTPError:
@@ -437,7 +437,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise
     except RefusedError as error:
         raise ModelError(
-            f"{path} is refused: it is damaged or not an archive of CLIP weights: it holds {error}"
+            f"{path} is refused: it is damaged or not an archive of CLIP weights, as it holds {error}"
         ) from None
     except pickle.UnpicklingError as error:
         what = re.search(r"GLOBAL (\S+)|Unsupported (?:global|operand|class) (\S+)", str(error))
@@ -474,7 +474,7 @@ def _refuse_compressed(path: Path) -> None:
 
 def _state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:
     """The tensors by name in what was loaded, without the dicts around them."""
-    for _ in range(MAX_WRAPPERS):  # not without a limit, as a dict may hold itself
+    for _ in range(MAX_WRAPPERS):  # limited, as a dict may hold itself
         inner = None
         if isinstance(loaded, dict):
             inner = next((loaded[key] for key in ("state_dict", "model") if isinstance(loaded.get(key), dict)), None)
@@ -538,7 +538,7 @@ def _first_line(error: BaseException) -> str:
 
 # --------------------------------------------------------------------------------------------------------- load
 def load_into(model: nn.Module, checkpoint: Checkpoint, name: str) -> None:
-    """Puts a checkpoint's tensors into an open_clip model, cast to its precision.
+    """Loads a checkpoint's tensors into an open_clip model, cast to its precision.
 
     Raises:
         ModelError: they are weights of another architecture; the message names it if it is recognised.
@@ -556,11 +556,11 @@ def load_into(model: nn.Module, checkpoint: Checkpoint, name: str) -> None:
 
 
 def load_exactly(model: nn.Module, tensors: dict[str, Tensor], path: Path, what: str, name: str = "") -> None:
-    """Puts tensors into a model that must have them all, in these shapes.
+    """Loads tensors into a model whose tensors they must be, all of them and in these shapes.
 
     Args:
-        model: by open_clip's names.
-        tensors: its weights.
+        model: the model.
+        tensors: its weights, by the names of the model's tensors.
         path: where they come from.
         what: what the file should hold.
         name: open_clip's name of the model, for advice; empty where advice would not help.

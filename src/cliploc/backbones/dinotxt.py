@@ -1,8 +1,8 @@
-"""dino.txt: DINOv3's and DINOv2's frozen image towers with texts beside them (Jose et al. 2025).
+"""dino.txt: a text tower for the frozen image towers of DINOv2 and DINOv3 (Jose et al. 2025).
 
-The image tower is frozen, and a head of two transformer blocks over its tokens is trained against a text tower: the
-embedding is the head's class token beside the mean of its patches. So one half of a text's embedding is what patches
-are compared with, and the patches that leave the head need no other attention to be read (`patch_tokens`).
+The image tower is frozen. A head of two transformer blocks over its tokens is trained together with a text tower. The
+embedding is the head's class token and the mean of its patches, one after the other. So patches are compared with the
+second half of a text's embedding, and can be read as they leave the head, with no attention replaced (`patch_tokens`).
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class _VisionHead(nn.Module):
 
 
 class DinoTxtModel(nn.Module):
-    """The modules of dino.txt under the names of its checkpoint, but for timm's own in the image tower.
+    """The modules of dino.txt under the names of its checkpoint; those inside the image tower have timm's names.
 
     Args:
         layout: sizes.
@@ -115,11 +115,11 @@ class DinoTxtModel(nn.Module):
 
 
 class DinoTxt(VisionTransformerBackbone):
-    """dino.txt: what methods see of its image tower are the blocks of the head.
+    """dino.txt (Jose et al. 2025): for methods, the blocks of this ViT are those of the head.
 
-    The frozen tower is what turns pixels into the tokens that enter the head, as `mini-vit`'s convolutions do; the
-    tokens that enter the head's first block are those that DINO's own features are. Embeddings have two halves, the
-    class token's and the patches' mean. The joint-space reading of one patch has zeros in the first half.
+    The frozen tower only turns pixels into tokens (`embed`), as the convolutions of `mini-vit` do. The tokens that
+    enter the head's first block are DINO's own features. Embeddings have two halves, the class token's and the patches'
+    mean. The joint-space reading of one patch has zeros in the first half.
 
     Args:
         model: it must not be used afterwards.
@@ -164,12 +164,12 @@ class DinoTxt(VisionTransformerBackbone):
         return torch.cat([x[:, 0], x[:, self.prefix_tokens :].mean(dim=1)], dim=-1), None
 
     def read_tokens(self, tokens: Tensor) -> Tensor:
-        """The joint-space reading of each token as a patch: `[B, n, d]` → `[B, n, 2d]` float32, zeros before it."""
+        """The joint-space reading of each token as a patch: `[B, n, d]` → `[B, n, 2d]` float32, the first half 0."""
         x: Tensor = self.vision_head.ln_final(tokens)
         return F.pad(x.float(), (x.shape[-1], 0))
 
     def patch_texts(self, texts: Tensor) -> Tensor:
-        """The patches' half of texts `[…, 2d]`, as long as the whole was; zeros in the class token's half."""
+        """Texts `[…, 2d]` with zeros in the class token's half, scaled to the lengths that they had."""
         patches = texts.chunk(2, dim=-1)[1]  # […, d]
         return F.pad(F.normalize(patches, dim=-1) * texts.norm(dim=-1, keepdim=True), (patches.shape[-1], 0))
 
@@ -214,21 +214,23 @@ def with_weights(weights: Weights, layout: Layout) -> DinoTxt:
     """The model of these sizes with these weights.
 
     Raises:
-        ModelError: they do not fit.
+        ModelError: the weights do not fit.
     """
     path, name = weights.path, _name(layout.family)
     if layout.vocabulary < TOKENS:
-        raise ModelError(f"{path} knows {layout.vocabulary} tokens, and CLIP's tokenizer has {TOKENS}: check the file")
+        raise ModelError(
+            f"expected a text tower for the {TOKENS} tokens of CLIP's tokenizer in {path}, got one for "
+            f"{layout.vocabulary}: check the file"
+        )
     model, tensors = DinoTxtModel(layout), renamed(weights, layout)
     if "logit_scale" not in tensors:
         warnings.warn(
-            f"{path} lacks logit_scale: it is taken as CLIP's, 100; only softmaxes over names or pictures depend on it",
+            f"{path} has no logit_scale: CLIP's, 100, is used; only softmaxes over names or pictures depend on it",
             CliplocWarning,
             stacklevel=2,
         )
-    tensors["logit_scale"] = tensors.get("logit_scale", model.logit_scale.detach()).reshape(
-        ()
-    )  # saved as a list of one
+    scale = tensors.get("logit_scale", model.logit_scale.detach())
+    tensors["logit_scale"] = scale.reshape(())  # some files have a list of one
     load_exactly(model, tensors, path, f"the weights of {name}")
     if (own := periods(weights.tensors)) is not None:
         trunk: Any = model.visual_model["backbone"]

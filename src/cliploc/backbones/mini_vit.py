@@ -33,8 +33,8 @@ STEM_CHANNELS = 320
 def load_stem(folder: Path = mini.WEIGHTS) -> nn.Sequential:
     """Loads `mini`'s convolutions up to its 320 channels, at stride 16: `[B, 3, H, W]` → `[B, 320, h, w]`.
 
-    The last stride of two is left out and the convolutions after it are dilated by two (Yu & Koltun 2016). So every
-    second location, from the second on, has exactly the features of `mini` there.
+    The last stride of 2 is left out, and the convolutions after it are dilated by 2 (Yu & Koltun 2016). So every second
+    location, from the second on, has exactly the features that `mini` has there.
     """
     tensors = {name: tensor.float() for name, tensor in load_file(folder / "image.safetensors").items()}
     first, *stages, _ = EfficientNetLite0.of(tensors, output_stride=16).stages()
@@ -72,7 +72,7 @@ class HybridBlocks(nn.Module):
         return torch.cat([first, patches], dim=1) + positions.to(patches.dtype)
 
     def gathered(self, features: Tensor, positions: Tensor) -> Tensor:
-        """The normed class token after the last block, `[B, d]`; arguments as for `embed`."""
+        """The class token after the last block and `ln_post`, `[B, d]`; arguments as for `embed`."""
         tokens = self.embed(features, positions)
         for block in self.blocks:
             tokens = block(tokens)

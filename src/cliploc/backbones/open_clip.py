@@ -55,8 +55,8 @@ class Plan:
         quick_gelu: whether the weights need quick-GELU although the architecture's name does not say so.
         preprocessing: preprocessing of the weights, where it differs from OpenAI's.
         quick_twin: name of the same architecture with quick-GELU, if the weights may need either.
-        may_be_like: tags of published weights with different preprocessing, if it is not known which applies; the
-            first tag's is used.
+        may_be_like: one tag of published weights for each preprocessing, if it is not known which one applies; that of
+            the first tag is used.
     """
 
     label: str
@@ -88,8 +88,8 @@ def build(plan: Plan, device: str, precision: str) -> Backbone:
         )
     if checkpoint and plan.may_be_like and not checkpoint.from_openai:
         warnings.warn(
-            f"{checkpoint.path} does not say how its pictures were prepared, and published weights of {plan.config} "
-            f"differ in that: they are prepared as for {plan.may_be_like[0]}; to choose, write --pretrained FILE@TAG "
+            f"{checkpoint.path} does not say how pictures are preprocessed, and published weights of {plan.config} "
+            f"differ in that: the way of {plan.may_be_like[0]} is used; to choose, write --pretrained FILE@TAG "
             f"with the tag {' or '.join(plan.may_be_like)} (cliploc models {plan.config} tells them apart)",
             CliplocWarning,
             stacklevel=2,
@@ -129,7 +129,7 @@ def wrap(model: Any, tokenizer: Any, label: str, dtype: torch.dtype) -> Any:
     """
     for part in model.children():
         if part is not model.visual:
-            part.to(dtype)  # first, as it makes room for what the adapter does with the image tower in float32
+            part.to(dtype)  # first, as that frees memory for the adapter's work on the image tower in float32
     backbone = _adapter(model, label)(model, tokenizer, label, copy_text=False)
     for part in backbone.children():  # not the backbone's own buffers: pixels are normalised in float32
         part.to(dtype)
@@ -167,14 +167,14 @@ def _tokenizer(plan: Plan) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences open_clip's warning on the root logger that weights are random, given before they are loaded."""
+    """Silences open_clip's warning on the root logger that weights are random: they are loaded afterwards."""
     root, handler = logging.getLogger(), logging.NullHandler()
 
     def about_weights(record: logging.LogRecord) -> bool:
         return not record.getMessage().startswith("No pretrained weights loaded")
 
     root.addFilter(about_weights)
-    root.addHandler(handler)  # with none at all, logging would install one for good
+    root.addHandler(handler)  # without any handler, logging would install one permanently
     try:
         yield
     finally:
@@ -220,7 +220,7 @@ def plan_model(name: str, pretrained: str | None) -> Plan:
             lambda: file,
             preprocessing=_common_preprocessing(name, tags),
             quick_twin=twin if twin in open_clip.list_models() else None,
-            may_be_like=_differently_prepared(name, tags),
+            may_be_like=_differently_preprocessed(name, tags),
         )
     published = open_clip.get_pretrained_cfg(name, tag)
     if not published:
@@ -260,7 +260,7 @@ def _common_preprocessing(name: str, tags: list[str]) -> dict[str, Any]:
     return known[0] if known and all(one == known[0] for one in known) else {}
 
 
-def _differently_prepared(name: str, tags: list[str]) -> tuple[str, ...]:
+def _differently_preprocessed(name: str, tags: list[str]) -> tuple[str, ...]:
     """The first tag of each preprocessing, OpenAI's before the others; empty where all tags agree."""
     first: dict[str, str] = {}
     for tag in tags:
@@ -356,7 +356,7 @@ def _structure(folder: Path) -> Structure:
 
 # -------------------------------------------------------------------------------------------------------- catalogue
 def _entry(name: str) -> ModelEntry:
-    """One line of the catalogue, from open_clip's configuration alone: nothing is built."""
+    """The catalogue's entry of a model, from open_clip's configuration alone: nothing is built."""
     config = open_clip.get_model_config(name)
     vision, tags = config["vision_cfg"], tuple(open_clip.list_pretrained_tags_by_model(name))
     size = vision.get("image_size", 224)

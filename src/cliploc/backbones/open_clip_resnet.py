@@ -40,11 +40,11 @@ class OpenClipResNet(ConvolutionalBackbone):
     """CLIP's ModifiedResNet (Radford 2021): stem, four stages of residual blocks, attention pool.
 
     Stages, counted from the end: −1 layer4, −2 layer3, −3 layer2, −4 layer1, −5 the stem. The attention pool's
-    positions are interpolated for inputs of another size than the model's, so any height × width is possible.
+    positions are interpolated for inputs of another size than the model's; any height and width can be used.
 
     Args:
         model: an open_clip model whose `visual` is a `ModifiedResNet`; it is not changed.
-        tokenizer: its tokenizer, of `open_clip.get_tokenizer`.
+        tokenizer: its tokenizer, from `open_clip.get_tokenizer`.
         name: its name in results and errors.
         copy_text: False uses the model itself instead of a copy; `model` must not be used afterwards.
         fold: whether batch norms become part of their convolutions (see `fold_batch_norms`).

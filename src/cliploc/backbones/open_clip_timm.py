@@ -240,7 +240,7 @@ class TimmCnn(ConvolutionalBackbone):
         visual = with_fast_linears(copy.deepcopy(model.visual) if copy_text else model.visual)
         trunk: Any = visual.trunk.eval()
         if isinstance(trunk, FastVit):
-            trunk = reparameterize_model(trunk, inplace=True) if fold else trunk  # no model's but ours
+            trunk = reparameterize_model(trunk, inplace=True) if fold else trunk  # in place: `visual` is a copy or ours
             stages = [trunk.stem, *trunk.stages, trunk.final_conv]
         else:
             stages = [trunk.stem, *trunk.stages[:-1], nn.Sequential(trunk.stages[-1], trunk.norm_pre)]
