@@ -148,7 +148,7 @@ def test_tokens_that_leave_a_block_have_the_gradient_of_those_that_enter_the_nex
     ("channels", "text"),
     [
         ("queries", "^the score of vit has no gradient in the queries of block -1: choose an earlier block"),
-        ("tokens", "^expected tokens that another block takes, to have their gradient, got block -1: choose -2"),
+        ("tokens", "^expected tokens that another block reads, as they need a gradient, got block -1: choose -2"),
     ],
 )
 def test_channels_without_a_gradient_are_refused(scene: Scene, channels: str, text: str) -> None:
@@ -169,9 +169,7 @@ def test_towers_with_other_heads_and_positions(variant: str) -> None:
         if (variant, channels) == ("EVA-02", "queries"):
             options["block"] = -2
         if (variant, channels) == ("mean", "heads"):
-            with pytest.raises(
-                UsageError, match=r"^mean has no class token in block -1 whose attention could be shown"
-            ):
+            with pytest.raises(UsageError, match=r"^expected a class token in block -1 for channels=heads, got mean"):
                 scene.ours("score_cam", **options)
             continue
         maps = scene.ours("gscore_cam", **options)
@@ -288,7 +286,7 @@ def test_a_tower_without_a_class_token_says_so(scene: Scene) -> None:
     ctx = scene.context(channel_needs("heads"))
     ctx.backbone.prefix_tokens = 0
     try:
-        with pytest.raises(UsageError, match="vit has no class token in block -1 whose attention could be shown: ch"):
+        with pytest.raises(UsageError, match="for channels=heads, got vit, which has none: choose channels of tokens"):
             channel_maps(ctx, "heads")
     finally:
         ctx.backbone.prefix_tokens = 1

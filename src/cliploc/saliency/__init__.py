@@ -1,4 +1,4 @@
-"""Saliency methods: one file each, mathematics only. `find("cam")` is one, `find("cam+layer_cam")` joins two."""
+"""Saliency methods: one file each, mathematics only. `find("cam")` gives one, `find("cam+layer_cam")` joins two."""
 
 from __future__ import annotations
 

@@ -36,9 +36,9 @@ def clip_surgery(ctx: Context, depth: int = 6) -> Tensor:
 
     Feature surgery: w = softmax over prompts of 2·s_t, divided by its mean, s_t the cosine of the whole image. The
     authors multiply patch, text and weight element by element, subtract the mean over prompts and sum. The formula
-    above gives the same numbers without a `[N, P, D]` tensor. A map therefore depends on which prompts are asked for
-    together. For a single prompt it would be zero, so the redundant feature is then that of the empty name in the
-    prompt's templates: map = c − r·g(""). From prompts with a subtracted background nothing more is subtracted.
+    above gives the same numbers without a `[N, P, D]` tensor. A map therefore depends on the other prompts of the call.
+    For a single prompt it would be zero, so the redundant feature is then that of the empty name in the prompt's
+    templates: map = c − r·g(""). Nothing more is subtracted from a prompt whose background was subtracted already.
 
     Args:
         ctx: with what a dense reading of the last blocks needs.

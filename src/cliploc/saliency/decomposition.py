@@ -1,4 +1,4 @@
-"""Decomposition: what each patch adds to the embedding directly, through the attention of the late blocks."""
+"""Decomposition: what each patch adds to the embedding directly, through the attention of the last blocks."""
 
 from __future__ import annotations
 
@@ -30,16 +30,17 @@ BLOCKS = 4  # the authors' late blocks, whose direct effects matter
 def decomposition(ctx: Context, blocks: int = BLOCKS) -> Tensor:
     """map_t(i) = Σ_l Σ_h g_t · W_proj · ln(A^l_h[cls, i] · v^l_ih · W_O,h): the cosine's terms that come from patch i.
 
-    The class token is a sum: its own start, what each block's MLP adds, and what each head of each block brings from
-    each token. ln is ln_post without its bias, with mean and standard deviation as they are for the whole sum, so that
-    the cosine is the sum of all terms, exactly. The map has those of the patches in the last blocks. What is left out
-    is the direct terms (start, MLPs, biases), earlier blocks, and what the class token brings itself.
+    The class token after the last block is a sum: the token before the first block, what each MLP adds, and what each
+    head of each block adds from each token. ln is ln_post without its bias, with the mean and standard deviation of the
+    whole sum, so that the cosine is exactly the sum of all terms. The map has the terms of the patches in the last
+    blocks. It leaves out the other terms: the start, MLPs and biases, earlier blocks, and the attention of the class
+    token to itself.
 
-    Where a tower's head or a block's output projection is more than a layer norm and a linear step, its linearisation
-    at this picture stands for it. Not defined without a class token.
+    If a tower's head or a block's output projection is more than a layer norm and a linear layer, it is replaced by its
+    linearisation at this picture. Not defined without a class token.
 
     Args:
-        ctx: tokens that leave the last block, and those that enter the late ones.
+        ctx: tokens that leave the last block, and those that enter the last `blocks`.
         blocks: how many of the last blocks; all when the tower has fewer.
 
     Returns:
@@ -64,9 +65,9 @@ def decomposition(ctx: Context, blocks: int = BLOCKS) -> Tensor:
 def _directions(ctx: Context) -> Tensor:
     """u `[B, P, d]` with u_t · x = what a term x of the class token adds to its cosine with prompt t.
 
-    The gradient of the head alone would not do: a layer norm's takes away the part along its input x, as a longer input
-    has a larger standard deviation. That part, which the fixed standard deviation keeps, is added again:
-    x − mean x over σ², times the mean of what the head's linear step reads of the normed token.
+    The gradient of the head alone would be wrong: a layer norm's gradient has no part along the centred input, because
+    a longer input has a larger standard deviation. With a fixed standard deviation that part stays, so it is added
+    again: the score without ln_post's bias, times the centred token divided by its squared length.
     """
     tower, token = ctx.transformer, leaf(ctx.trace.tokens[-1][:, :1])  # [B, 1, d]
     text = ctx.text.detach().clone()
@@ -84,13 +85,13 @@ def _directions(ctx: Context) -> Tensor:
 
 
 def _brought(ctx: Context, block: int, towards: Tensor) -> Tensor:
-    """What a block's heads bring from each patch to the class token, along `[P, B, d]`: `[B, P, h, w]`."""
+    """What a block's heads add from each patch to the class token, along directions `[P, B, d]`: `[B, P, h, w]`."""
     looked: list[Tensor] = []
 
     def class_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         row = (q[:, :, :1].float() @ k.float().transpose(-2, -1) * scale).softmax(dim=-1)  # [B, H, 1, T]
         looked.append(row)
-        return torch.cat([row @ v.float(), v[:, :, 1:].float()], dim=2)  # of the others nothing is read
+        return torch.cat([row @ v.float(), v[:, :, 1:].float()], dim=2)  # the other tokens are not read
 
     end = ctx.transformer.end(ctx.trace.entering[block], block, ctx.trace.grid, class_attention)
     weighted = looked[0][:, :, 0, :, None] * end.values.float()  # [B, H, T, d/H]

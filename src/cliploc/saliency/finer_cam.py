@@ -1,4 +1,4 @@
-"""Finer-CAM: Grad-CAM of what tells a name from the names that are most like it."""
+"""Finer-CAM: Grad-CAM of the difference between a name's score and those of the most similar names."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ from cliploc.saliency.grad_cam import grad_cam
 def finer_cam(ctx: Context, gamma: float = 0.6, references: int = 3, block: int = -1) -> Tensor:
     """map_t = Grad-CAM of s_t − γ · mean_r s_r, over the prompts r whose scores are nearest to that of prompt t.
 
-    s are cosines of image and prompt. References are other prompts of the same call: ask for names that are easily
-    confused. One prompt alone has none; its reference is what every text has in common, the empty name's embedding.
-    The paper picks them among a classifier's classes and has no such case.
+    s are cosines of image and prompt. References are other prompts of the same call, so names that are easily confused
+    should be asked for together. For a single prompt the reference is what every text has in common, the empty name's
+    embedding. The paper takes references from a classifier's classes and has no such case.
 
     The peer is `torchcam.methods.FinerCAM` with `base_method=GradCAM`, whose defaults are ours; tests compare the two.
     `pytorch_grad_cam.FinerCAM` weights each reference by its probability.
 
     Args:
         ctx: features of the stage (CNN) or tokens entering the block (ViT).
-        gamma: γ, how much of the references is taken away; 0 is Grad-CAM.
-        references: how many of the other prompts, at most.
+        gamma: γ, how much of the references is subtracted; 0 is Grad-CAM.
+        references: how many of the other prompts are references, at most.
         block: as for `grad_cam`.
 
     Returns:
         `[B, P, h, w]` float32, raw: the ReLU follows in the `Localizer`.
 
     Raises:
-        UsageError: gamma is below 0, references below 1, the block is not counted from the end, or not there.
+        UsageError: gamma is below 0, references below 1, or the block is not counted from the end or does not exist.
 
     Example:
         >>> from cliploc import Localizer

@@ -25,10 +25,10 @@ def grad_cam(ctx: Context, block: int = -1) -> Tensor:
     """Gradient-weighted class activation map: map_t = ReLU(Σ_c α_tc A_c), α_tc = mean_hw ∂s_t/∂A_c.
 
     s_t is the cosine of image and prompt; the logit scale would only multiply the map. Gradients run through the
-    tower's head alone, with one forward pass for all prompts. On a ViT, A are the patch tokens that enter the
-    block's attention, after its first layer norm, without the class token. Tokens before that norm would not do: a
-    layer norm's gradient is orthogonal to its input, so a token that takes nearly all of the attention would vanish
-    from its own map.
+    tower's head alone, with one forward pass for all prompts. On a ViT, A are the patch tokens that enter the block's
+    attention, after its first layer norm, without the class token. Tokens before that norm would be wrong: a layer
+    norm's gradient is orthogonal to its centred input, so a token that gets nearly all of the attention would have no
+    heat in its own map.
 
     The definition is that of `pytorch_grad_cam.GradCAM` and `torchcam.methods.GradCAM`; tests compare the three. On a
     ViT it is `pytorch_grad_cam` with `target_layers=[visual.transformer.resblocks[-1].ln_1]`, whose output it hooks,
@@ -42,7 +42,7 @@ def grad_cam(ctx: Context, block: int = -1) -> Tensor:
         `[B, P, h, w]` float32, raw: the ReLU follows in the `Localizer`.
 
     Raises:
-        UsageError: the block is not counted from the end, or not there.
+        UsageError: the block is not counted from the end, or does not exist.
 
     Example:
         >>> from cliploc import Localizer

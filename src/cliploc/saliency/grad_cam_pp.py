@@ -42,7 +42,7 @@ def grad_cam_pp(ctx: Context, temperature: float | None = None, block: int = -1)
         `[B, P, h, w]` float32, raw: the ReLU follows in the `Localizer`.
 
     Raises:
-        UsageError: the temperature is not above 0, or the block is not counted from the end, or not there.
+        UsageError: the temperature is not above 0, or the block is not counted from the end or does not exist.
 
     Example:
         >>> from cliploc import Localizer

@@ -1,4 +1,4 @@
-"""Grad-ECLIP: values of the last block, weighted by the gradient of its output and by their keys' likeness."""
+"""Grad-ECLIP: values of the last block, weighted by the gradient of its output and the similarity of query and key."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from cliploc.tower import DenseReading, Needs
     poolings=("class token",),
 )
 def grad_eclip(ctx: Context, published: bool = False) -> Tensor:
-    """map_t = ReLU(Σ_d g_td · v_id · n_i): which values the class token should take more of, and looks for.
+    """map_t = ReLU(Σ_d g_td · v_id · n_i): values that would raise the score, at patches the class token looks for.
 
     o is what the last block's heads gather for the class token, before the output projection; g_t = ∂s_t/∂o, s_t the
     cosine of image and prompt; n_i = cos(q_cls, k_i), min–max normalised over the patches. q, k and v are those of all
-    heads, one after the other.
+    heads, concatenated.
 
-    The authors' code differs in two ways, which `published` repeats: it runs the last block again with one head over
-    all d channels, a block that the tower was not trained as, so that s_t is not the tower's own; and it sends q and k
-    through the output projection before their cosine. Not defined without a class token.
+    The authors' code differs in two ways, which `published` repeats. It runs the last block again with one head over
+    all d channels; the tower was not trained so, and s_t is then not its own score. And it applies the output
+    projection to q and k before their cosine. Not defined without a class token.
 
     Args:
         ctx: the end of the last block, and what a dense reading of it needs.

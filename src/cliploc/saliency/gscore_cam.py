@@ -36,15 +36,15 @@ def gscore_cam(
 
     The best channels are those of largest mean gradient α_tk = mean_hw ∂s_t/∂A_k; the others have weight 0. No baseline
     is subtracted. M_k is A_k upsampled to the input with align_corners=False (the authors: True) and min–max
-    normalised. Only channels that some prompt has chosen cost a forward pass, so `top_k` limits this method's cost.
-    A chosen channel that is constant gets the empty picture's score, without a forward pass. On a ViT, A are the patch
-    tokens entering the last block.
+    normalised. Only channels that are chosen for some prompt cost a forward pass, so `top_k` limits the cost. A chosen
+    channel that is constant gets the empty picture's score, without a forward pass. On a ViT, A are the patch tokens
+    entering the last block, unless `channels` says otherwise.
 
     The authors' code gives the discarded channels a logit of 0 and takes the softmax over all channels, at the model's
     temperature, 1 / logit scale. That is `published=True`. CLIP's cosines are about 0.2 and its logits about 20, so for
     CLIP it makes no difference: a discarded channel gets e⁻²⁰ of a chosen one's weight. With cosines near 0 for masked
-    pictures (`mini`), or with a higher temperature, the discarded channels get a real share: on `mini` at this
-    package's default temperature at least a quarter of all weight. So the default excludes them.
+    pictures (`mini`), or with a higher temperature, the discarded channels get a real share: on `mini` at our default
+    temperature at least a quarter of all weight. So the default excludes them.
 
     Args:
         ctx: images, and the features of the maps.

@@ -53,7 +53,7 @@ def layer_cam(ctx: Context, stages: Sequence[int] = (-1,)) -> Tensor:
         `[B, P, h, w]` float32, raw; h×w is the finest grid of the stages.
 
     Raises:
-        UsageError: no stage is given, or one that is not counted from the end.
+        UsageError: no stage is given, or one that is not counted from the end or does not exist.
 
     Example:
         >>> from cliploc import Localizer

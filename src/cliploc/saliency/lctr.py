@@ -1,4 +1,4 @@
-"""LCTR: the class token's attention, passed on by every other token, shows where; semantic maps show what."""
+"""LCTR: the class token's attention, carried on by the other tokens, shows where; semantic maps show what."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def relational_attention(ctx: Context, blocks: Blocks = "all") -> Tensor:
     threshold=0.4,
 )
 def lctr(ctx: Context, blocks: Blocks = "all", head: TrainedHead | None = None) -> Tensor:
-    """map_t = mean_l r^l ⊙ ReLU(S_t), r^l the class token's attention passed on by every token; it reads no text.
+    """map_t = mean_l r^l ⊙ ReLU(S_t), r^l the attention of `relational_attention`, which does not depend on the text.
 
     With a trained head (`cliploc train lctr`), S_t is the output of the paper's cue-digging module, trained on image
-    labels. Without one, nothing is trained: S_t = cos(r, g_t) is MaskCLIP's dense similarity, from the last block's
-    values alone in the joint space. A CNN has no class token: with a head trained on its last features, r^l = 1.
+    labels. Without one, nothing is trained: S_t is MaskCLIP's cosine of every patch with the prompt, see `maskclip`. A
+    CNN has no class token: with a head trained on its last features, r^l = 1.
 
     Args:
         ctx: attention of the blocks, and the tokens entering the last one, or what the head needs.

@@ -31,9 +31,9 @@ MAX_GRAPHS = 4  # blocks whose graph a trace may hold: on ViT-L/14@336, 25 MB ea
 def legrad(ctx: Context, blocks: Blocks = 2) -> Tensor:
     """map_t = mean over blocks l of mean_{H, queries} ReLU(∂s_t^l/∂A^l)[→ patches].
 
-    s_t^l = cos(W_proj·ln_post(z̄^l), g_t), with z̄^l the mean of all tokens that leave block l, class token included, as
-    the authors pool them. A tower with average pooling pools as usual. On a tower with an attention pool, A^l is that
-    pool's attention over the tokens that leave block l.
+    s_t^l = cos(W_proj·ln_post(z̄^l), g_t), z̄^l the mean of all tokens that leave block l, class token included, as
+    in the authors' code. A tower with average pooling uses its own pooling. On a tower with an attention pool, A^l is
+    that pool's attention over the tokens that leave block l.
 
     Each block has its own score, so its gradients stay within the block, and A^l is never stored for more than one
     image: the heads' output is o = A^l·v, so ∂s_t^l/∂A^l = ∂s_t^l/∂o · vᵀ. For up to MAX_GRAPHS blocks the forward pass
@@ -43,7 +43,7 @@ def legrad(ctx: Context, blocks: Blocks = 2) -> Tensor:
     `legrad_torch`, `layer_index=-2`, is our default, `blocks=2`. `legrad_torch` 1.1 is written for open_clip up to
     2.23: with today's, it passes `[T, B, d]` to blocks that take `[B, T, d]`. Before its first hooked block, tokens
     then attend to no other token, and its map differs; our test gives it the older blocks. On SigLIP it pools the
-    tokens without the tower's last norm, and by default it erases what the text "a photo of a" highlights; we do
+    tokens without the tower's last norm, and by default it removes what the text "a photo of a" highlights; we do
     neither.
 
     Args:

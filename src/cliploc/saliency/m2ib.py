@@ -1,4 +1,4 @@
-"""M2IB: the least that must pass a noisy bottleneck between two blocks for the picture to stay what the prompt says."""
+"""M2IB: how much of each patch must pass a noisy bottleneck between two blocks to keep the picture's score."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def m2ib(ctx: Context, beta: float = 0.1, steps: int = 10) -> Tensor:
 
     Args:
         ctx: tokens that leave the block.
-        beta: β, the price of what passes.
-        steps: of the optimisation.
+        beta: β, the weight of the information that passes.
+        steps: number of steps of the optimisation.
 
     Returns:
         `[B, P, h, w]` float32, raw: nats.
@@ -67,7 +67,7 @@ def m2ib(ctx: Context, beta: float = 0.1, steps: int = 10) -> Tensor:
 
 
 def _information(ctx: Context, text: Tensor, beta: float, steps: int) -> Tensor:
-    """Nats that pass of each token when one prompt `[B, D]` is to stay: `[B, T]`."""
+    """Nats of each token that pass the bottleneck optimised for one prompt `[B, D]`: `[B, T]`."""
     block = block_at(MIDDLE, ctx.transformer.depth)
     tokens = ctx.trace.tokens[block].detach().clone().float()  # [B, T, d]
     alpha = torch.full_like(tokens, START).requires_grad_(True)

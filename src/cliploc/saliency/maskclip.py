@@ -24,10 +24,10 @@ from cliploc.tower import DenseReading, Needs
 def maskclip(ctx: Context, residual: bool = False, mlp: bool = False) -> Tensor:
     """map_t = cos(r, g_t), r = W_proj · ln_post(out_proj(v)): the last block with every patch's attention on itself.
 
-    v are the last block's values. The paper's ViT keeps the block's residual and its MLP, which bring back what the
-    earlier blocks mixed in. We leave both out, as later work does; options add them. The paper's refinements, key
+    v are the last block's values. The paper's ViT keeps the block's residual and its MLP, which bring back what earlier
+    blocks mixed into the patch. We leave both out, as later work does; options add them. The paper's refinements, key
     smoothing and prompt denoising, are not part of this method. On a tower with an attention pool a patch is read
-    through the pool's value path. The same reading of a CNN is `cam`.
+    through the pool's value path. The corresponding method for a CNN is `cam`.
 
     Args:
         ctx: with what a dense reading of the last block needs.

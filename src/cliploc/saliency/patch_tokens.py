@@ -1,4 +1,4 @@
-"""The patches as they leave the tower, each compared with the text: what dino.txt is trained for."""
+"""Patch tokens: the patches as they leave the tower, each compared with the text, as dino.txt is trained."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from cliploc.tower import Needs
     cosines=True,
 )
 def patch_tokens(ctx: Context) -> Tensor:
-    """map_t = cos(x, g_t): x the patches that leave the last block, read by the tower's head, each by itself.
+    """map_t = cos(x, g_t), x each patch that leaves the last block, after the head's normalisation and projection.
 
-    Nothing of the tower is changed. dino.txt's patches are trained for this, their mean being one half of its
-    embedding, and are compared with that half of the text's. CLIP's are not, as only its class token is trained: there
-    it is the baseline that MaskCLIP and its followers begin with. With an attention pool a patch is read by the pool's
-    value path.
+    Nothing in the tower is changed. dino.txt's patches are trained for this: their mean is one half of the embedding,
+    and they are compared with that half of the text's. CLIP trains only its class token, so for CLIP this is the
+    baseline that MaskCLIP and later methods start from. With an attention pool a patch is read through the pool's value
+    path.
 
     Args:
         ctx: tokens that leave the last block.

@@ -1,4 +1,4 @@
-"""ProxyCLIP: in the last block, places attend to places that a second tower, the guide, finds alike."""
+"""ProxyCLIP: in the last block, places attend to places that are similar for a second tower, the guide."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from cliploc.tower import DenseReading, Needs
 def proxyclip(ctx: Context, beta: float = 1.2, gamma: float = 3.0) -> Tensor:
     """map_t = cos(r, g_t), r = W_proj · ln_post(out_proj(A·v)): no residual, no MLP.
 
-    A = softmax(γ (S − β mean S)), S the cosines of the guide's features; negative entries before the softmax take no
-    part, and mean S is over all pairs of places of the picture. A is the same for all heads. The patches' values v are
-    brought to the guide's grid bilinearly, and so the map is on that grid. A place always takes part in its own sum,
-    where all its other entries are negative. The paper's sliding windows are not part of this method.
+    A = softmax(γ (S − β mean S)), S the cosines of the guide's features; negative entries are left out of the softmax,
+    and mean S is over all pairs of places of the picture. A is the same for all heads. The patches' values v are
+    resized (bilinear) to the guide's grid, and so the map is on that grid. A place's own entry is never left out, so
+    that a row cannot be empty. The paper's sliding windows are not part of this method.
 
     Args:
         ctx: a guide, and what a dense reading of the last block needs.

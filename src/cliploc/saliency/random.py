@@ -1,4 +1,4 @@
-"""Random numbers, whatever the picture and the name: what faithfulness measures of a map that knows nothing."""
+"""Random numbers, whatever the picture and the name: the faithfulness baseline of a map that knows nothing."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def random(ctx: Context, seed: int = 0) -> Tensor:
 
     The map is the same for every picture and name. A map whose deletion or insertion area is not better says nothing
     about what the model uses. It is as smooth as the methods' own maps: numbers drawn for each pixel would remove
-    single pixels all over the picture, which confuses a model more than any region does. Its threshold is no finding:
-    nobody wants its boxes.
+    single pixels all over the picture, which confuses a model more than any region does. Its threshold was not tuned,
+    as its boxes are of no use.
 
     Args:
         ctx: only its sizes are read.
-        seed: of the numbers.
+        seed: seed of the random numbers.
 
     Returns:
         `[B, P, H, W]` float32 over the input, not the feature grid.

@@ -1,4 +1,4 @@
-"""RefineCAM: the product of a method's maps at several stages, so that each must agree."""
+"""RefineCAM: the product of a method's maps at several stages, which is high where all of them are."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def refine_cam(ctx: Context, stages: Sequence[int] = (-1, -2), base: Base = "lay
     """map_t = Π_l up(M_tl), M_tl the base method's map at stage l, after ReLU and min–max.
 
     Maps are resized (bilinear) to the finest of the grids. Earlier stages have the edges and much noise; the product
-    keeps what every stage shows. Not defined on a ViT, as LayerCAM is not. The paper's base is Grad-CAM++; ours is the
-    best of the three on the tuning pictures, by `mini` (MaxBoxAcc 0.542; "grad_cam" 0.466, "grad_cam_pp" 0.449). There
-    each base finds more by itself, and stages before the last two find less.
+    keeps what every stage shows. Not defined on a ViT, because LayerCAM is not. The paper's base is Grad-CAM++; ours is
+    the best of the three on the tuning pictures, by `mini` (MaxBoxAcc 0.542; "grad_cam" 0.466, "grad_cam_pp" 0.449).
+    On these pictures each base alone finds more than its product, and stages before the last two find less.
 
     Peers: `torchcam.methods.RefineCAM` with `base_method=GradCAM` or `LayerCAM` gives the same map, scaled to 0–1; its
     Grad-CAM++ is another one (see `grad_cam_pp`). `pytorch_grad_cam.RefineCAM` resizes to the input before the product.
@@ -59,7 +59,7 @@ def refine_cam(ctx: Context, stages: Sequence[int] = (-1, -2), base: Base = "lay
         `[B, P, h, w]` float32, from 0 to 1; h×w is the finest grid of the stages.
 
     Raises:
-        UsageError: fewer than two stages, one that is not counted from the end or not there, or an unknown base.
+        UsageError: fewer than two stages, one that is not counted from the end or does not exist, or an unknown base.
 
     Example:
         >>> from cliploc import Localizer

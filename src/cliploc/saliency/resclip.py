@@ -31,15 +31,15 @@ def resclip(ctx: Context, residual: float = 0.5, gain: float = 1.0, sigma: float
     """map_t = cos(r, g_t), the last block's attention replaced by gain · [(1 − λ)·A₀ + λ·a]; no residual, no MLP.
 
     A₀ is NACLIP's attention, softmax(kkᵀ/√d_h + ω); a is the mean of the attention of blocks 6–9 of 12, head by head.
-    On a tower of another depth they are the blocks at the same shares of it. The authors choose λ and the gain for each
-    data set. Ours were chosen once, on the tuning pictures by `mini-vit`: λ is the best of 0.25, 0.5, 0.75 and 1; gains
-    of 1 and 3 give the same boxes, as ln_post follows. The paper's second part, which spreads a first segmentation over
-    the attention, is not part of this method.
+    A tower of another depth uses the blocks at the same shares of it. The authors choose λ and the gain for each data
+    set. Ours were chosen once, on the tuning pictures by `mini-vit`: λ is the best of 0.25, 0.5, 0.75 and 1; gains of 1
+    and 3 give the same boxes, because ln_post follows. The paper's second part, which corrects the attention by a first
+    segmentation, is not part of this method.
 
     Args:
         ctx: attention of the middle blocks, and what a dense reading of the last block needs.
         residual: λ, the share of the middle blocks' attention.
-        gain: the factor before both; above 1 it outweighs the output projection's bias.
+        gain: the factor of both attentions; a larger one makes the output projection's bias count less.
         sigma: of A₀'s neighbourhood ω, in patches; see `naclip`.
 
     Returns:

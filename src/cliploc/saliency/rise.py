@@ -1,4 +1,4 @@
-"""RISE: the picture seen through random masks; a place is hot where masks that show it score higher."""
+"""RISE: the picture seen through random masks; a place is hot if the masks that show it have higher scores."""
 
 from __future__ import annotations
 
@@ -32,19 +32,20 @@ SEED = 0
 def rise(ctx: Context, budget: int = 2000, published: bool = False) -> Tensor:
     """map_t = 1/(N·0.5) · Σ_n (s_tn − s̄_t) M_n, s_tn = cos(f(x ⊙ M_n), g_t), s̄_t their mean; M_n random masks.
 
-    A mask is a grid of 8×8 cells, each 1 with probability 0.5, enlarged (bilinear) to 9×9 cells of a ninth more than
-    the picture and cut at a random place. The N masks are the same for all pictures of a size and all prompts, and so
-    are the embeddings of the masked pictures: one series serves every prompt. They come from a generator of their own.
+    A mask is a grid of 8×8 cells, each 1 with probability 0.5, enlarged (bilinear) to 9/8 of the picture's size and
+    cropped to it at a random place. The N masks are the same for all pictures of a size and all prompts, so each masked
+    picture is embedded once for all prompts. They are drawn with a fixed seed.
 
-    The paper takes s_tn alone. Cosines have much in common (0.2 where they differ by 0.02), and some places are shown
-    by more masks than others: that chance alone then outweighs the picture. Taking the mean away leaves the same map
-    for many masks, up to a constant, and less noise for few. `published` keeps it. The map is the mean over each place
-    of the feature grid. It is an estimate: `Localization.notes` gives its standard error as a share of its range.
+    The paper takes s_tn alone. Cosines have a large common part (0.2 where they differ by 0.02), and by chance some
+    places are shown by more masks than others: that would outweigh the picture. With many masks, subtracting the mean
+    changes the map only by a constant; with few it reduces the noise. `published` does not subtract it. The map has the
+    mean over each place of the feature grid. It is an estimate: `Localization.notes` gives its standard error as a
+    share of its range.
 
     Args:
         ctx: images.
         budget: N, how many masks.
-        published: do not take the mean score away.
+        published: whether the mean score is kept, as in the paper.
 
     Returns:
         `[B, P, h, w]` float32, raw: of both signs, or with `published` about the mean score.

@@ -36,8 +36,8 @@ def rollout(ctx: Context, blocks: Blocks = "all") -> Tensor:
     the last block back to the first; the whole R, T×T, is never stored. On a tower with an attention pool the row
     starts as the pool's attention, mean over heads; with average pooling it starts with the same value for every patch.
 
-    Public packages for plain ViTs also fuse heads by maximum or minimum and drop the weakest attention; the paper does
-    neither.
+    Public packages for plain ViTs also offer the maximum or minimum over heads, and drop the weakest attention; the
+    paper does neither.
 
     Args:
         ctx: attention of the blocks.

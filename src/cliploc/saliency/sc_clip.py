@@ -39,16 +39,16 @@ def sc_clip(ctx: Context, outliers: float = 0.05) -> Tensor:
     """map_t = cos(r, g_t), r = W_proj · ln_post(Ŝ₄ (y(x) + y(Σ_l z^l))): two passes through the last block's attention.
 
     1. x are the patches that enter the last block. Outliers among them (local outlier factor, 30 neighbours by squared
-       distance) become the mean of those of their eight neighbours that are none.
+       distance) become the mean of those of their eight neighbours that are no outliers.
     2. S_ij = cosine of the patches that leave block 9, with the same patches repaired; x ← Ŝ x. Ŝ is S with values
        under 0.4 left out, each row with sum 1.
     3. y(x) = out_proj(½ [softmax(3·(S − mean S), without negatives) + softmax(kkᵀ/√d_h)]·v) + 0.3·z_cls: patches attend
        to patches, and the class token before the block is added. No residual, no MLP.
     4. The same for the sum of the tokens that leave blocks 4–10. Both are mixed once more by Ŝ₄, of block 4's patches.
 
-    Blocks are those of a tower of 12; on others, those at the same shares of the depth, each once. Without a class
-    token its term is left out. The factor is Breunig et al.'s (2000); the authors' code takes a patch's own distance to
-    its 30th neighbour where they take the neighbour's.
+    Blocks are those of a tower of 12; other towers use the blocks at the same shares of the depth, each once. Without a
+    class token its term is left out. The outlier factor is that of Breunig et al. (2000); the authors' code takes a
+    patch's own distance to its 30th neighbour where that paper takes the neighbour's.
 
     Args:
         ctx: tokens of the blocks, and those that enter the last one.
@@ -129,7 +129,7 @@ def _outliers(patches: Tensor, share: float) -> Tensor:
 
 
 def _repaired(patches: Tensor, odd: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Odd patches become the mean of those around them that are not odd, where there are any: `[B, N, d]`."""
+    """Outliers become the mean of those around them that are none, where there are any: `[B, N, d]`."""
     good = (~odd).to(patches)[:, :, None]  # [B, N, 1]
     kernel = patches.new_ones(1, 1, 3, 3)
 

@@ -35,7 +35,7 @@ def score_cam(
     M_k is A_k upsampled to the input and min–max normalised; x_b is zeros in normalised space. Cosines of masked images
     differ by only about 0.1: their softmax without a temperature is nearly uniform, and the map would hardly depend on
     the prompt. The paper's logits do not have this problem; here the temperature is part of the method. At the model's
-    own temperature a few channels hold all the weight and boxes are worse (docs/performance.md): our default is four
+    own temperature a few channels have all the weight and boxes are worse (docs/performance.md): our default is four
     times that. A channel that is constant makes no mask, costs no forward pass and gets the baseline's score; channels
     with the same mask share one forward pass. At most C masked images are run per picture, for any number of prompts.
     On a ViT, A are the patch tokens that enter the last block, unless `channels` says otherwise.

@@ -24,13 +24,12 @@ from cliploc.saliency._infra.rules import dense_cosine
     threshold=0.35,
 )
 def ts_cam(ctx: Context, blocks: Blocks = "all", head: TrainedHead | None = None) -> Tensor:
-    """map_t = A* ⊙ S_t, A* = Σ_l mean_H A^l[class token → patches]; A* reads no text.
+    """map_t = A* ⊙ ReLU(S_t), A* = Σ_l mean_H A^l[class token → patches], which does not depend on the text.
 
     With a trained head (`cliploc train tscam`), S_t is the paper's convolution over the last tokens. Without one,
-    nothing is trained: S_t = cos(r, g_t), r being MaskCLIP's reading of every patch, the last block's values alone in
-    the joint space. Where S_t is negative we set the product to 0, which the paper does not do: otherwise a negative
-    patch with much attention would be below a patch without any. A CNN has no class token: with a head trained on its
-    last features, A* = 1.
+    nothing is trained: S_t is MaskCLIP's cosine of every patch with the prompt, see `maskclip`. The paper has no ReLU:
+    there a negative patch with much attention is below a patch without any. A CNN has no class token: with a head
+    trained on its last features, A* = 1.
 
     Args:
         ctx: attention of the blocks, and the tokens entering the last one, or what the head needs.

@@ -39,7 +39,7 @@ def vl_score(
     published study found these weak.
 
     The paper's setting (CLIP RN50) takes boxes at 0.60 of the maximum; we do not know its temperature. Our temperature,
-    four times the model's own, and its threshold were chosen on the tuning pictures (docs/performance.md). No public
+    four times the model's own, and our threshold were chosen on the tuning pictures (docs/performance.md). No public
     package has the method.
 
     Args:

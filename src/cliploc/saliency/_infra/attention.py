@@ -44,10 +44,10 @@ def blocks_of(ctx: Context, blocks: Blocks) -> tuple[int, ...]:
 
 
 def pooled_tokens(ctx: Context) -> Tensor:
-    """Weights of the tokens in the embedding, `[B, T]`, each row with sum 1: the start of rules that go backwards.
+    """Weights of the tokens in the embedding, `[B, T]`, each row with sum 1: where rules that go backwards start.
 
-    The class token alone; the attention pool's mean over heads; with average pooling, all patches equally; or half of
-    each, class token and patches.
+    By the tower's pooling: the class token alone; the attention pool's mean over heads; all patches equally; or one
+    half for the class token and one for all patches.
     """
     trace, tower = ctx.trace, ctx.transformer
     if trace.pool_attention is not None:
@@ -67,7 +67,8 @@ def pooled_tokens(ctx: Context) -> Tensor:
 def class_attention(ctx: Context, block: int) -> Tensor:
     """Attention of the query that makes the embedding, mean over heads: `[B, T]`, each row with sum 1.
 
-    The class token's row of A^l. An attention pool's query is not part of the blocks: the row is the same for every l.
+    That is the class token's row of A^l. An attention pool's query is not part of the blocks: its row is the same for
+    every l.
 
     Raises:
         UsageError: the tower has average pooling, so no single query makes the embedding.
@@ -86,7 +87,7 @@ def class_attention(ctx: Context, block: int) -> Tensor:
 def summed_attention(ctx: Context, blocks: Blocks = "all") -> Tensor:
     """TS-CAM's attention A* = Σ_l mean_H A^l[class token → patches], `[B, h, w]`, with or without a trained head.
 
-    On a tower with an attention pool, the pool's attention alone: its query attends once.
+    On a tower with an attention pool it is the pool's attention alone, as its query attends once.
 
     Raises:
         UsageError: the tower has average pooling.
@@ -117,6 +118,6 @@ def for_every_prompt(ctx: Context, saliency: Tensor) -> Tensor:
 
 
 def over_tokens(ctx: Context, pooled: Tensor) -> Tensor:
-    """Pads a row over the pool's inputs to all tokens, `[…, N]` or `[…, T]` → `[…, T]`; some pools see patches only."""
+    """Pads a row over the pool's inputs to all tokens, `[…, N]` or `[…, T]` → `[…, T]`; some pools take no prefix."""
     tokens = ctx.transformer.prefix_tokens + ctx.trace.grid[0] * ctx.trace.grid[1]
     return F.pad(pooled, (tokens - pooled.shape[-1], 0))

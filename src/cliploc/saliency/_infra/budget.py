@@ -41,7 +41,7 @@ class Masks:
 
     def map_of(self, scores: Tensor, temperature: float, floor: float = -math.inf) -> Tensor:
         """Score-CAM's map `[…, N]` from scores `[…, u]`; with a floor VL-Score's: lower scores get no weight."""
-        weights = _heaviness(scores, scores.amax(-1, keepdim=True), temperature, floor)  # […, u]
+        weights = _relative_weights(scores, scores.amax(-1, keepdim=True), temperature, floor)  # […, u]
         total = (weights * self.counts).sum(-1, keepdim=True)
         maps: Tensor = (weights @ self.sums) / total.clamp(min=torch.finfo(total.dtype).tiny)
         return maps
@@ -108,16 +108,16 @@ def estimate(
     left_out = len(masks.unit) - len(first)
     share = max(1, math.ceil((budget - len(first)) / ROUNDS))
     while True:
-        believed = _predict(masks.unit, tried, scores)
-        mean, deviation = believed.mean.to(scores), believed.deviation.to(scores)  # [u]
+        posterior = _predict(masks.unit, tried, scores)
+        mean, deviation = posterior.mean.to(scores), posterior.deviation.to(scores)  # [u]
         known = torch.zeros(len(mean), dtype=torch.bool, device=mean.device)
         known[tried] = True
         mean[tried], deviation[tried] = scores, 0
         # The weight of each mask at both ends of its score's error, as a share of the largest weight.
         lower, middle, upper = (
-            _heaviness(mean + side * deviation, mean.max(), temperature, floor) for side in (-1, 0, 1)
+            _relative_weights(mean + side * deviation, mean.max(), temperature, floor) for side in (-1, 0, 1)
         )
-        correlation = _expected_correlation(masks, mean, upper.masked_fill(known, -1), believed, temperature, floor)
+        correlation = _expected_correlation(masks, mean, upper.masked_fill(known, -1), posterior, temperature, floor)
         count = min(share, budget - len(tried), left_out)
         if count <= 0 or correlation >= enough:
             return Estimate(mean, len(tried), correlation)
@@ -128,20 +128,23 @@ def estimate(
         left_out -= count
 
 
-def _heaviness(scores: Tensor, highest: Tensor, temperature: float, floor: float) -> Tensor:
+def _relative_weights(scores: Tensor, highest: Tensor, temperature: float, floor: float) -> Tensor:
     """Unnormalised weights exp((score − highest) / temperature), `[…, u]`; 0 for scores not above the floor."""
     return ((scores - highest) / temperature).exp().masked_fill(scores <= floor, 0)
 
 
 def _expected_correlation(
-    masks: Masks, mean: Tensor, weight: Tensor, believed: _Posterior, temperature: float, floor: float
+    masks: Masks, mean: Tensor, weight: Tensor, posterior: _Posterior, temperature: float, floor: float
 ) -> float:
-    """Mean correlation of the map of the mean scores with maps of scores drawn for the heaviest untried masks."""
-    open_ = weight.topk(min(SAMPLED, int((weight >= 0).sum()))).indices
-    if not len(open_):
+    """Mean correlation of the map of the mean scores with maps of scores drawn for the untried masks.
+
+    Only the masks with the largest `weight` are drawn; it is below 0 for those that were tried.
+    """
+    untried = weight.topk(min(SAMPLED, int((weight >= 0).sum()))).indices
+    if not len(untried):
         return 1.0
     drawn = mean.repeat(SAMPLES, 1)  # [S, u]
-    drawn[:, open_] = believed.draw(open_, SAMPLES).to(mean)
+    drawn[:, untried] = posterior.draw(untried, SAMPLES).to(mean)
     maps, own = (masks.map_of(scores, temperature, floor) for scores in (drawn, mean))  # [S, N], [N]
     maps, own = maps - maps.mean(dim=-1, keepdim=True), own - own.mean()
     lengths = maps.norm(dim=-1) * own.norm()
@@ -157,7 +160,7 @@ class _Posterior:
         deviation: `[u]` posterior standard deviation.
         unit: `[u, N]` masks.
         length: length scale of the kernel.
-        explained: `[n, u]`; the product of two columns is the covariance of two masks that the tried ones explain.
+        explained: `[n, u]`; the product of two columns is that part of two masks' covariance which the tried ones fix.
         variance: variance of the process.
         noise: noise variance of each mask, as a share of `variance`.
     """

@@ -76,9 +76,9 @@ def channel_maps(
             that leave the block (d maps), the class token's attention per "heads" (that of the attention pool where the
             tower has one and no class token), or the patches' "keys", "queries", "values" (d maps).
         block: which stage or block, −1 for the last.
-        components: how many principal components (over the picture's places) to use instead of the maps. The sign of a
-            component is arbitrary, so its largest absolute value is made positive: a mask must show something. All
-            components when there are fewer; those above the rank are zero.
+        components: how many principal components (over the picture's places) to use instead of the maps; all when there
+            are fewer, and those above the rank are zero. The sign of a component is arbitrary: it is chosen so that the
+            value of largest size is positive, because a mask must show something.
     """
     key = (channels, block, components)
     if key not in ctx.cache:
@@ -101,8 +101,8 @@ def _maps(ctx: Context, channels: Choice, block: int) -> Tensor:
         attention = trace.attention[block] if prefix else trace.pool_attention  # [B, H, T, T] or [B, H, 1, T]
         if attention is None or (not prefix and block != -1):
             raise UsageError(
-                f"{ctx.backbone.name} has no class token in block {block} whose attention could be shown: choose "
-                "channels of tokens, keys, queries, values"
+                f"expected a class token in block {block} for channels=heads, got {ctx.backbone.name}, which has none: "
+                "choose channels of tokens, keys, queries, values"
             )
         return attention[:, :, 0, -h * w :].reshape(b, -1, h, w)  # [B, H, h, w]
     projected = trace.projections[block][PROJECTIONS.index(channels)]  # [B, H, T, d/H]
@@ -142,7 +142,7 @@ def channel_gradients(ctx: Context, channels: Choice, block: int, axes: Tensor |
     if channels == "features":
         alpha = map_gradients(ctx, lambda _, gradients: gradients.mean(dim=(-2, -1)), block)
     elif channels == "tokens" and block == -1:
-        raise UsageError("expected tokens that another block takes, to have their gradient, got block -1: choose -2")
+        raise UsageError("expected tokens that another block reads, as they need a gradient, got block -1: choose -2")
     else:
         alpha = batched_gradients(ctx, lambda: _resumed(ctx, channels, block), mean_of_patches)
     if channels != "features" and not alpha.any():

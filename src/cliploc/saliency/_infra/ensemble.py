@@ -23,21 +23,21 @@ EnsembleRule = Literal["minmax", "rank"]
 
 
 def find(spec: str, rule: EnsembleRule = "minmax") -> Method:
-    """Finds the method of a name, or the ensemble of several names joined by "+".
+    """Finds a method by its name, or makes an ensemble of several, joined by "+".
 
     Args:
         spec: such as "gem" or "gem+legrad".
-        rule: how an ensemble makes maps comparable before it takes their mean: "minmax" scales each to 0–1;
-            "rank" takes each place's rank among the map's places, 0–1, so that only the order counts.
+        rule: how an ensemble makes maps comparable before it takes their mean: "minmax" scales each to 0–1; "rank"
+            replaces each value by its rank in the map, scaled to 0–1, so that only the order counts.
 
     Returns:
-        The method. An ensemble needs the union of what its members need, works on the towers that all of them work on,
-        and has the mean of their thresholds. Members with `relu` have negative values set to 0 before their maps are
+        The method. An ensemble needs what its members need together, runs on the towers that all of them run on, and
+        has the mean of their thresholds. Negative values of members with `relu` are set to 0 before their maps are
         scaled. Its options are named `method.option`.
 
     Raises:
         UnknownNameError: a method is not known.
-        UsageError: a method is named twice, the names are joined by commas, or the rule is not known.
+        UsageError: a method is named twice, the names are joined by commas, or the rule is unknown.
 
     Example:
         >>> find("cam+layer_cam").title

@@ -1,4 +1,4 @@
-"""Which method runs on which tower: the one place that decides it, for `Localizer`, lists, page and benchmarks."""
+"""Which method runs on which tower; `Localizer`, the lists, the web page and the benchmarks all ask here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cliploc.tower import Pooling, TowerKind
 
 
 class Tower(Protocol):
-    """The facts about a model that decide which methods run on it; it is loaded (a `Backbone`) or only listed."""
+    """The facts about a model that decide which methods run on it: a loaded one (`Backbone`) or a listed one."""
 
     @property
     def name(self) -> str:
@@ -42,7 +42,7 @@ def unfit_reason(
         method: a method, or an ensemble, which runs where all its members do.
         tower: the model.
         options: of the method; some need more of a tower than the method alone.
-        trained: names of methods that have a head trained on this tower; the head replaces what the tower lacks.
+        trained: names of methods that have a head trained on this tower; they then run on any kind of tower.
         guided: whether there is a guide.
 
     Example:

@@ -32,8 +32,8 @@ def block_needs(block: int = -1, **_: Any) -> Needs:
 def map_gradients(ctx: Context, reduce: Callable[[Tensor, Tensor], Tensor], stage: int = -1) -> Tensor:
     """`reduce(A, ∂s_t/∂A)` for every prompt: one forward through the head, then its vector–Jacobian products.
 
-    s_t is the cosine f·g_t, without the logit scale. Gradients of many prompts are large, so each method reduces them
-    chunk by chunk. On a CPU prompts are not batched: a batch would copy an attention pool's weights for each prompt,
+    s_t is the cosine f·g_t, without the logit scale. Gradients of many prompts are large, so they are reduced a few
+    prompts at a time. On a CPU prompts are not batched: a batch would copy an attention pool's weights for each prompt,
     which takes up to eight times as long (docs/performance.md).
 
     Args:
@@ -112,8 +112,8 @@ def jacobian_products(
     """Vector–Jacobian products of all prompts, as many at a time as `GRADIENT_ELEMENTS` allows.
 
     Args:
-        outputs: `[B, …]` of a graph, which is freed by the last product.
-        taps: tensors `[B, …]` that `outputs` were made from.
+        outputs: `[B, …]` with a graph, which the last product frees, unless `keep`.
+        taps: tensors `[B, …]` that `outputs` were computed from.
         cotangents: `[P, B, …]`, for each prompt the gradient at `outputs`.
         keep: whether the graph is kept, as a trace's graph must be.
         at_once: whether prompts are batched; otherwise they are computed one by one.

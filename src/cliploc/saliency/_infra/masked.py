@@ -1,6 +1,6 @@
 """Embeddings of the picture masked by each of its channels, from which the Score-CAM family computes channel weights.
 
-They do not depend on the text, so they are made once per image, for any number of prompts and methods.
+They do not depend on the text, so they are computed once per image, for any number of prompts and methods.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ SMALLEST_BUDGET = 16
 
 @dataclass(frozen=True)
 class MaskedEmbeddings:
-    """Embeddings of x ⊙ M_k for the channels that some method has asked for.
+    """Embeddings of x ⊙ M_k for the channels that some method has used.
 
     Attributes:
         embeddings: `[B, C, D]` float32, unit norm; a constant channel has the baseline's.
         baseline: `[D]` embedding of x_b, zeros in normalised space (the picture through an empty mask).
-        alive: `[B, C]` whether the channel varies over h×w, so that it makes a mask.
-        twin: `[B, C]` index of the first channel with the same mask; its own where no earlier one has it.
+        alive: `[B, C]` bool, whether the channel varies over h×w; a constant one makes no mask.
+        twin: `[B, C]` index of the first channel with the same mask; its own index if it is the first.
         done: `[B, C]` whether the embedding was computed.
     """
 
@@ -56,8 +56,8 @@ def masked_embeddings(
 
     M_k = up(A_k), bilinear (align_corners=False) to the input's size, then min–max normalised to [0, 1]. A channel that
     is constant, up to rounding, makes no mask: it costs no forward pass and has the baseline's embedding. Channels that
-    are hot at the same places in the same proportions (many are hot at one place only) make the same mask, which is run
-    once. Masks are made in batches, in buffers that are reused: [C, H, W] is never stored.
+    are equal after min–max (many are active at one place only) make the same mask, which is run once. Masks are made in
+    batches, in a buffer that is reused: [C, H, W] is never stored.
 
     Args:
         ctx: images. `ctx.progress` is called with the number of masked images of each batch, and how many are left.
@@ -71,7 +71,7 @@ def masked_embeddings(
     channels = channel_maps(ctx) if channels is None else channels
     images, features = ctx.images, channels.maps  # [B, 3, H, W], [B, C, h, w]
     key = ("masked embeddings", channels.key)
-    # No inference-mode tensors, even for a caller in inference mode: a caller in another mode may add to them later.
+    # Not in inference mode, even if the caller is: a caller in another mode may write to these tensors later.
     with torch.inference_mode(False), torch.no_grad():
         if key not in ctx.cache:
             ctx.cache[key] = _empty(ctx, features)
@@ -216,7 +216,7 @@ def perturbed_embeddings(
 ) -> Tensor:
     """Embeddings of `count` altered versions of each picture, `[B, count, D]` float32, unit norm.
 
-    They are made once per image for any number of prompts; of those in `ctx.cache`, only what is missing.
+    They are computed once per image for any number of prompts; where `ctx.cache` has some, only the missing ones.
 
     Args:
         ctx: images. `ctx.progress` is called after each batch.

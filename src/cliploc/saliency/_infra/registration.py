@@ -92,7 +92,7 @@ def saliency(
 def baselines() -> tuple[str, ...]:
     """The names of the baselines without a model whose boxes every benchmark shows beside the other methods.
 
-    They are fixed: one that is drawn at random (its option is `seed`) is no baseline of boxes.
+    Their maps are fixed. A map of random numbers (it has the option `seed`) is no baseline for boxes.
 
     Example:
         >>> baselines()

@@ -31,9 +31,9 @@ def self_attention(parts: str, prior: Tensor | None = None) -> AttentionRule:
 
 
 def iterated_self_attention(iterations: int, temperature: float | None = None) -> AttentionRule:
-    """GEM's rule: v, k and q are each clustered `iterations` times, then used to attend to v; the mean of the three.
+    """GEM's rule: v, k and q are each clustered `iterations` times and then attend to v; the mean of the three results.
 
-    Before each step they are scaled to unit length in every head. A temperature replaces the block's scale.
+    Before each step they are normalised to unit length in every head. A temperature replaces the block's scale.
     """
 
     def rule(q: Tensor, k: Tensor, v: Tensor, scale: Tensor | float) -> Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from cliploc.errors import UsageError
 from cliploc.method import Context
 
-# Multiple of the model's own temperature. At the model's own, a softmax over masked pictures depends on a few channels
-# only. 4 is the smallest multiple at which the tuning pictures lose no box: docs/performance.md,
+# Multiple of the model's own temperature, at which a softmax over masked pictures gives nearly all weight to a few
+# channels. 4 is the smallest multiple at which the tuning pictures lose no box: docs/performance.md,
 # tools/score_cam_study.py.
 MASKED_TIMES_OWN = 4.0
 
