@@ -351,7 +351,13 @@ def test_numbers_have_a_stated_range(command, text):
 def test_no_photo():
     result = cliploc_("localize", "-p", "cat")
     assert (result.code, result.out) == (2, "")
-    assert result.err == 'cliploc: expected at least one photo, got none: cliploc localize cat.jpg -p "cat"\n'
+    example = 'cliploc localize street.jpg -p bicycle -p "traffic light" --out found'
+    assert result.err == f"cliploc: expected PHOTO, got none: {example}\n"
+    assert "{PHOTO}..." in cliploc_("localize", "--help").out.splitlines()[0]
+
+
+def test_an_option_that_a_command_needs_is_named_with_an_example():
+    assert cliploc_("annotate", "photos").err.startswith("cliploc: expected --labels, got none: cliploc annotate ")
 
 
 def test_an_output_folder_that_cannot_be_written_is_refused_before_a_model_is_loaded(open_folder, monkeypatch):

@@ -58,9 +58,10 @@ def test_exit_codes_and_failures():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), "expected at least one photo, got none"),
+        ((), "expected PHOTO, got none: cliploc classify street.jpg"),
         ((CAT, "--top-k", "0"), "expected --top-k from 1 to 1000000, got 0"),
         ((CAT, "-p", "cat", "--classes", "imagenet"), "expected --prompt or --classes, got both"),
+        ((CAT, "-p", "cat", "-p", "@cup.jpg"), "expected names in words, got '@cup.jpg': classify takes no pictures"),
         ((CAT, "-p", "cat", "-p", "cat"), "expected each name once, got 'cat' 2 times"),
         ((CAT, "-p", "猫"), "expected a name that mini knows: mini reads English words, and finds none in '猫'"),
         ((CAT, "--classes", "no.txt"), "expected a file of names, one per line, but no.txt cannot be read"),

@@ -72,6 +72,7 @@ REFUSED = [
     (["serve", "--model", "mini", "--model", "minni"], "unknown model 'minni': did you mean mini"),
     (["demo", "--method", "camm"], "unknown method 'camm'"),
     (["doctor", "--model", "minni"], "unknown model 'minni'"),
+    (["models", "minni", "--download"], "unknown model 'minni': did you mean mini"),
 ]
 
 

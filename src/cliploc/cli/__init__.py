@@ -7,6 +7,7 @@ interrupted; 141 the reader of our output went away.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -44,6 +45,8 @@ from cliploc.cli.options import Debug
 from cliploc.cli.output import DONE, INTERRUPTED, NO_READER, NOTHING_DONE, complain
 from cliploc.errors import CliplocError, CliplocWarning
 from cliploc.registry import import_modules
+
+EXAMPLE = re.compile(r"^Example: (.+)$", re.MULTILINE)  # in a command's help
 
 app = typer.Typer(
     name="cliploc",
@@ -178,7 +181,12 @@ def _in_one_line(error: Exception) -> str:
     if hasattr(error, "format_message"):  # a usage error of the option parser
         context = getattr(error, "ctx", None)
         path = context.command_path if context else "cliploc"
-        return f"{error.format_message().rstrip('.')}: see {path} --help"
+        missing = getattr(error, "param", None) if type(error).__name__ == "MissingParameter" else None
+        if missing is None:
+            return f"{error.format_message().rstrip('.')}: see {path} --help"
+        what = missing.metavar if missing.param_type_name == "argument" else missing.opts[0]
+        example = EXAMPLE.search((context and context.command.help) or "")
+        return f"expected {what}, got none: {example[1] if example else f'see {path} --help'}"
     if out_of_memory(error):
         if isinstance(error, ImportError):
             return NO_ROOM_TO_LOAD

@@ -13,27 +13,25 @@ from cliploc.cli.options import (
     Classes,
     Debug,
     Json,
-    Names,
     Threads,
+    Words,
     asked_names,
     localizer_options,
     number_in,
+    refuse_exemplars,
     use_threads,
 )
 from cliploc.cli.output import print_document
 from cliploc.cli.photos import ClassifyRun, asked_photos, model_settings
 from cliploc.config import Options
-from cliploc.errors import UsageError
 
 OF_CLASSIFIER = ("model", "pretrained", "templates", "device", "precision", "batch_size", "text_cache")
 
 
 @localizer_options(only=OF_CLASSIFIER)
 def classify(
-    photos: Annotated[
-        list[str] | None, typer.Argument(metavar="PHOTO", help="Files and folders, as for localize.")
-    ] = None,
-    prompt: Names = None,
+    photos: Annotated[list[str], typer.Argument(metavar="PHOTO", help="Files and folders, as for localize.")],
+    prompt: Words = None,
     classes: Classes = None,
     top_k: Annotated[int, number_in(1, 1_000_000, "Number of names per photo, best first.")] = 5,
     *,
@@ -50,9 +48,8 @@ def classify(
     """
     from cliploc import prompts
 
-    if not photos:
-        raise UsageError('expected at least one photo, got none: cliploc classify cat.jpg -p "cat" -p "dog"')
     names = asked_names(prompt, classes) or asked_names(None, "imagenet")
+    refuse_exemplars(names, "classify")
     labels = prompts.parse(names, prompts.resolve_templates(options.templates)).names
     terminal = Terminal()
     pictures = asked_photos(terminal, photos)

@@ -50,7 +50,7 @@ EXAMPLE = "cliploc compare cat.jpg -p cat --method cam,layer_cam"
 
 @localizer_options(leave_out=OWN)
 def compare(
-    photos: Annotated[list[str] | None, typer.Argument(metavar="PHOTO", help="Picture files, as for localize.")] = None,
+    photos: Annotated[list[str], typer.Argument(metavar="PHOTO", help="Files and folders, as for localize.")],
     prompt: Names = None,
     classes: Classes = None,
     method: Annotated[
@@ -81,8 +81,6 @@ def compare(
     from cliploc.report.compare import refuse_too_many
     from cliploc.saliency import find
 
-    if not photos:
-        raise UsageError(f"expected at least one photo, got none: {EXAMPLE}")
     names = asked_names(prompt, classes)
     if not names:
         raise UsageError(f"expected at least one name to look for, got none: {EXAMPLE}")

@@ -23,7 +23,7 @@ SHOWN_CLASSES = 20  # one by one, before a number stands for them
 
 
 def datasets(
-    name: Annotated[str, typer.Argument(metavar="[NAME]", help="Show all about this dataset.")] = "",
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Show all about this dataset.")] = "",
     root: Annotated[Path | None, typer.Option(metavar="DIR", help="Check this folder, and list its problems.")] = None,
     split: Annotated[
         str | None, typer.Option(metavar="NAME", help="Split of the dataset. [default: its first]")

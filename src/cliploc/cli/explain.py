@@ -22,6 +22,7 @@ from cliploc.cli.options import (
     localizer_options,
     method_names,
     options_of_methods,
+    refuse_exemplars,
     refuse_unknown,
     use_threads,
 )
@@ -41,7 +42,7 @@ OF_BOXES = ("components", "min_area", "max_boxes", "nms_iou", "split_peaks", "mi
 
 @localizer_options(leave_out=(*OWN, *OF_BOXES), faithfulness=True)
 def explain(
-    photo: Annotated[str | None, typer.Argument(metavar="PHOTO", help="One picture file.")] = None,
+    photo: Annotated[str, typer.Argument(metavar="PHOTO", help="One picture file.")],
     prompt: Annotated[
         list[str] | None,
         typer.Option("--prompt", "-p", metavar="NAME", help='What to explain; repeatable. "cat|kitten": synonyms.'),
@@ -80,8 +81,6 @@ def explain(
     from cliploc.report.explain import ExplainedMap, ExplainedName, explanation_page
     from cliploc.saliency import find
 
-    if not photo:
-        raise UsageError(f"expected a photo, got none: {EXAMPLE}")
     if not prompt:
         raise UsageError(f"expected at least one name to explain, got none: {EXAMPLE}")
     if not method:
@@ -91,6 +90,7 @@ def explain(
     titles = {name: find(name, options.ensemble).title for name in method_names(method)}
     of_methods = options_of_methods(list(titles), option or [])
     names = list(dict.fromkeys([*prompt, *(asked_names(None, among) if among else [])]))
+    refuse_exemplars(names, "explain")
     prompts.parse(names, prompts.resolve_templates(options.templates))  # refused before a model is loaded
     folder = writable(out)
     Inputs([photo, *([among] if among else [])]).refuse([folder / PAGE, folder / RESULTS], [])

@@ -10,6 +10,7 @@ import typer
 from rich.text import Text
 
 from cliploc._terminal import Terminal, grid
+from cliploc.cli.options import refuse_unknown
 from cliploc.cli.output import DONE, title_row
 from cliploc.config import RECIPES
 from cliploc.errors import ModelError, UsageError
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 def models(
     part: Annotated[
-        str, typer.Argument(metavar="[NAME]", help="A model to describe, or a part of a name to search for.")
+        str, typer.Argument(metavar="NAME", help="A model to describe, or a part of a name to search for.")
     ] = "",
     download: Annotated[
         bool, typer.Option("--download", help="Download NAME's weights and tokenizer now, and check that they load.")
@@ -90,6 +91,7 @@ def _download(name: str, pretrained: str | None) -> int:
 
     if not name:
         raise UsageError("expected a model name with --download, got none: cliploc models lists them")
+    refuse_unknown([name])
     backbone = create(name, pretrained)
     file = backbone.weights_file
     where = "comes with its weights: nothing to download" if file is None else f"is there: {file}"

@@ -39,8 +39,8 @@ MAPS_AT_ONCE = 4096  # photos × names; of 224×224 pixels they take 0.8 GB
 @localizer_options()
 def localize(
     photos: Annotated[
-        list[str] | None, typer.Argument(metavar="PHOTO", help="Photos (JPEG, PNG, WebP, HEIC …) or folders of them.")
-    ] = None,
+        list[str], typer.Argument(metavar="PHOTO", help="Photos (JPEG, PNG, WebP, HEIC …) or folders of them.")
+    ],
     prompt: Names = None,
     prompts_file: PromptsFile = None,
     classes: Classes = None,
@@ -68,8 +68,6 @@ def localize(
     """
     from cliploc import prompts
 
-    if not photos:
-        raise UsageError('expected at least one photo, got none: cliploc localize cat.jpg -p "cat"')
     if save_maps and out is None:
         raise UsageError("expected --out with --save-maps, got none: choose a folder for the maps")
     if masks and out is None and not as_json:

@@ -170,6 +170,10 @@ Names = Annotated[
         help='What to look for; repeatable. "cat|kitten": synonyms; @FILE: a picture of it.',
     ),
 ]
+Words = Annotated[
+    list[str] | None,
+    typer.Option("--prompt", "-p", metavar="NAME", help='Name; repeatable. "cat|kitten": synonyms.'),
+]
 Classes = Annotated[
     str | None,
     typer.Option(metavar="FILE|imagenet", help="Read the names from a file, one per line, instead of --prompt."),
@@ -232,6 +236,19 @@ def with_exemplars(names: Sequence[str], options: Options) -> tuple[list[str], O
 
     plain, exemplars = split_entries(names)
     return plain, options.but(exemplars=(*options.exemplars, *exemplars))
+
+
+def refuse_exemplars(names: Iterable[str], command: str) -> None:
+    """Refuses `@FILE`s among the names of a command that compares words only.
+
+    Raises:
+        UsageError: there is one.
+    """
+    from cliploc.exemplars import split_entries
+
+    for name in names:
+        if split_entries([name])[1]:
+            raise UsageError(f"expected names in words, got {name!r}: {command} takes no pictures as prompts")
 
 
 def names_in_file(path: Path) -> Labels:

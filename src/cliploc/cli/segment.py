@@ -15,14 +15,14 @@ from cliploc.cli.options import (
     Classes,
     Debug,
     Json,
-    Names,
     PromptsFile,
     Threads,
+    Words,
     asked_names,
     localizer_options,
     names_in_file,
+    refuse_exemplars,
     use_threads,
-    with_exemplars,
 )
 from cliploc.cli.output import json_text, print_document, writable, write
 from cliploc.cli.photos import RESULTS, SegmentRun, asked_photos, model_settings
@@ -46,10 +46,8 @@ OF_SEGMENTER = (
     segmentation=True,
 )
 def segment(
-    photos: Annotated[
-        list[str] | None, typer.Argument(metavar="PHOTO", help="Files and folders, as for localize.")
-    ] = None,
-    prompt: Names = None,
+    photos: Annotated[list[str], typer.Argument(metavar="PHOTO", help="Files and folders, as for localize.")],
+    prompt: Words = None,
     prompts_file: PromptsFile = None,
     classes: Classes = None,
     background: Annotated[
@@ -78,8 +76,6 @@ def segment(
     """
     from cliploc import prompts
 
-    if not photos:
-        raise UsageError('expected at least one photo, got none: cliploc segment cat.jpg -p "cat" -p "sofa"')
     if rle and out is None and not as_json:
         raise UsageError("expected --json or --out with --rle, got neither: choose where to write the pixels")
     if classes and prompts_file:
@@ -91,8 +87,7 @@ def segment(
         around += in_file.background
     if not names:
         raise UsageError(f'expected names, got none: cliploc segment {photos[0]} -p "cat" -p "sofa"')
-    if exemplars := with_exemplars([*names, *around], options)[1].exemplars:
-        raise UsageError(f"expected names in words, got {exemplars[0]!r}: `segment` takes no pictures as prompts")
+    refuse_exemplars([*names, *around], "segment")
     prompts.parse(names, prompts.resolve_templates(options.templates))  # refused before a model is loaded
     folder = None if out is None else writable(out)
     terminal = Terminal()

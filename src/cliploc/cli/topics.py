@@ -23,7 +23,7 @@ HIDDEN = re.compile(r"^(<!--.*?-->|!\[[^\]]*\]\([^)]*\))\n+", re.MULTILINE | re.
 
 def topic(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="[TOPIC]", help="A topic or a command; without it, all topics.")] = "",
+    name: Annotated[str, typer.Argument(metavar="TOPIC", help="A topic or a command; without it, all topics.")] = "",
     whole: Annotated[bool, typer.Option("--all", help="Show the whole page, not only its beginning.")] = False,
 ) -> int:
     """Explain a topic, or list the topics. Works offline."""
