@@ -264,9 +264,9 @@ OPTIONS = {
     "τ not a number": (["--threshold", "nan"], "expected --threshold from 0 to 1, or auto, got nan"),
     "τ a word": (["--threshold", "high"], "expected --threshold from 0 to 1, or auto, got 'high'"),
     "presence": (["--min-presence", "7"], "expected --min-presence from 0 to 1, got 7"),
-    "components": (["--components", "some"], "expected --components of all, largest, got 'some'"),
+    "components": (["--components", "some"], "expected --components to be one of all, largest, got 'some'"),
     "max boxes": (["--max-boxes", "0"], "expected --max-boxes, a whole number from 1 to 1,000,000, got 0"),
-    "resize": (["--resize", "stretch"], "expected --resize of squash, crop, pad, got 'stretch'"),
+    "resize": (["--resize", "stretch"], "expected --resize to be one of squash, crop, pad, got 'stretch'"),
     "image size": (
         ["--image-size", "big"],
         "expected --image-size of 1 to 4096 pixels, one side or height and width, got 'big'",

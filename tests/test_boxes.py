@@ -239,7 +239,7 @@ def test_nothing_positive_has_no_box_and_nothing_is_above_the_maximum(tau):
         ("threshold", float("nan"), "expected threshold from 0 to 1, or auto, got nan"),
         ("threshold", "otsu", "expected threshold from 0 to 1, or auto, got 'otsu'"),
         ("threshold", True, "expected threshold from 0 to 1, or auto, got True"),
-        ("components", "some", "expected components of all, largest, got 'some'"),
+        ("components", "some", "expected components to be one of all, largest, got 'some'"),
         ("min_area", 1, "expected min_area, a share of the picture, from 0 to 0.999, got 1"),
         ("min_area", -0.1, "expected min_area, a share of the picture, from 0 to 0.999, got -0.1"),
         ("max_boxes", 0, "expected max_boxes, a whole number from 1 to 1,000,000, got 0: leave it out for all boxes"),

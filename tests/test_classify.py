@@ -69,7 +69,10 @@ def test_exit_codes_and_failures():
             (CAT, "-p", "cat", "--template", "no.txt"),
             "expected a file of templates, one per line, but no.txt cannot be",
         ),
-        ((CAT, "-p", "cat", "--precision", "int8"), "expected --precision of fp32, bf16, fp16, auto, got 'int8'"),
+        (
+            (CAT, "-p", "cat", "--precision", "int8"),
+            "expected --precision to be one of fp32, bf16, fp16, auto, got 'int8'",
+        ),
         ((CAT, "-p", "cat", "--model", "no"), "unknown model 'no'"),
     ],
 )

@@ -219,8 +219,11 @@ def test_every_model_is_listed_with_what_is_known_of_it():
     assert re.split(r" {2,}", guided) == ["only with --guide", "proxyclip"]
     assert [line.split()[0] for line in of_guides.splitlines()[1:]] == [one.name for one in guides]
     of_class_tokens = "decomposition · grad_eclip"
-    assert re.split(r" {2,}", but) == ["not if a vit averages", f"{of_class_tokens} · lctr · raw_attention · ts_cam"]
-    assert re.split(r" {2,}", pooled) == ["not if a vit has a pool", of_class_tokens]
+    assert re.split(r" {2,}", but) == [
+        "not on average-pooled vits",
+        f"{of_class_tokens} · lctr · raw_attention · ts_cam",
+    ]
+    assert re.split(r" {2,}", pooled) == ["not on attention-pooled vits", of_class_tokens]
     for kind, line in zip(("cnn", "vit"), of_kinds, strict=True):
         assert line.split("  ", 1)[0] == f"methods of {kind}"
         assert line.split("  ", 1)[1].strip().split(" · ") == [m.name for m in methods if kind in m.towers]
@@ -257,7 +260,7 @@ def test_all_about_one_model():
     assert about["parameters"] == "102.0 M, image and text tower"  # docs/model_profile.csv of open_clip: 102.01
     assert about["weights"] == "--pretrained openai · yfcc15m · cc12m"
     assert about["licence"] == "MIT"
-    assert about["pictures"] == "crop, bicubic, mean 0.481 0.458 0.408, std 0.269 0.261 0.276"
+    assert about["preprocessing"] == "crop, bicubic, mean 0.481 0.458 0.408, std 0.269 0.261 0.276"
     pictures = re.search(r"^pictures +(.*)", cliploc_("models", "ViT-L-14").out, re.MULTILINE)
     assert pictures
     assert pictures[1] == f"{about['pictures']}; laion2b_s32b_b82k: crop, bicubic, mean 0.5, std 0.5"
@@ -546,7 +549,9 @@ def test_a_traceback_only_with_debug(monkeypatch):
     monkeypatch.setattr(Localizer, "stream", broken)
     result = cliploc_("localize", CAT, "-p", "cat")
     assert result.code == 2
-    assert result.err == ("cliploc: an error in cliploc (ZeroDivisionError: one): see --debug, and report it\n")
+    assert result.err == (
+        "cliploc: an error in cliploc (ZeroDivisionError: one): run it again with --debug, and report it\n"
+    )
     result = cliploc_("localize", CAT, "-p", "cat", "--debug")
     assert result.code == 2
     assert "Traceback (most recent call last)" in result.err

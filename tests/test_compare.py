@@ -150,10 +150,10 @@ def test_a_method_that_is_unfit_for_one_of_the_models_is_missing_there(tmp_path)
         ),
         (
             [CAT, "-p", "cat", "--method", "gem,legrad", "--model", "mini", "--model", "mini-vit"],
-            "none of gem, legrad works on mini: leave it out, or add one of cam, ",
+            "none of gem, legrad works on mini: leave mini out, or add one of cam, ",
         ),
         ([CAT, "-p", "cat", "--method", "cam", "--model", "mini", "--model", "mini"], "got mini 2 times"),
-        ([CAT, "-p", "cat", "--method", "cam", "-o", "no=1"], "--option no=1: none of cam has it"),
+        ([CAT, "-p", "cat", "--method", "cam", "-o", "no=1"], "--option no=1: none of cam has this option"),
         ([CAT, "-p", "cat", "--method", "cam", "--threshold", "2"], "expected --threshold from 0 to 1"),
         ([CAT, "--classes", "imagenet", "--method", "cam"], "at most 400 cells"),
         ([CAT, "-p", "cat", "--method", "cam", "--head", "no.safetensors"], "no.safetensors"),

@@ -164,7 +164,7 @@ def test_unknown_names_and_values_are_usage():
     for arguments, said in (
         (("--model", "no"), "unknown model 'no'"),
         (("--model", "RN50", "--pretrained", "no"), "unknown weights of RN50 'no'"),
-        (("--precision", "int4"), "expected --precision of"),
+        (("--precision", "int4"), "expected --precision to be one of"),
         (("--device", "tpu"), "expected a device of this machine"),
     ):
         result = cliploc_("doctor", *arguments)

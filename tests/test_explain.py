@@ -50,7 +50,7 @@ def test_the_marked_region_is_that_of_the_threshold(explained):
 def test_the_page_shows_maps_curves_and_regions(explained):
     out, _ = explained
     page = (out / "explain.html").read_text()
-    for words in ("What the model uses: cat.jpg", "CAM", "Centred Gaussian", "only that", "deletion ↓"):
+    for words in ("What the model uses: cat.jpg", "CAM", "Centred Gaussian", "only region", "deletion ↓"):
         assert words in page
     assert page.count("data:image/svg+xml") == 8  # two curves of two names, light and dark
 
@@ -79,7 +79,10 @@ def test_other_names_take_part_in_the_softmax(tmp_path):
         ((CAT, "-p", "cat"), "expected --method as names of `cliploc methods`, got none"),
         ((CAT, "-p", "@cup.jpg", "--method", "cam"), "expected names in words, got '@cup.jpg'"),
         ((CAT, "-p", "cat", "--method", "camm"), "camm"),
-        ((CAT, "-p", "cat", "--method", "cam", "--target", "label"), "got --target: name what is explained"),
+        (
+            (CAT, "-p", "cat", "--method", "cam", "--target", "label"),
+            "--target is not an option of explain: name what is explained",
+        ),
         (("no.jpg", "-p", "cat", "--method", "cam"), "no.jpg"),
     ],
 )

@@ -129,7 +129,7 @@ def test_the_command_line_states_a_minimum_score(tmp_path):
 def test_a_method_and_a_recipe_are_refused(mini):
     with pytest.raises(UsageError, match="expected a method or a recipe, got cam and fast"):
         Localizer(mini, method="cam", recipe="fast")
-    with pytest.raises(UsageError, match="expected recipe of default, fast, best"):
+    with pytest.raises(UsageError, match="expected recipe to be one of default, fast, best"):
         Localizer(mini, recipe="quick")
 
 

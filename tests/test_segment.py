@@ -84,7 +84,7 @@ def test_lines_have_the_share_of_each_name_and_a_bad_photo_does_not_end_the_run(
         (["-p", "cat|sofa", "--background", "sofa"], "got 'sofa' as both"),
         (["-p", "cat", "-p", "cup=@a.jpg"], "expected names in words"),
         (["-p", "cat", "-p", "cup", "--rle"], "expected --json or --out with --rle"),
-        (["-p", "cat", "-p", "cup", "--method", "grad_cam"], "use a --method of cam on mini"),
+        (["-p", "cat", "-p", "cup", "--method", "grad_cam"], "use one of cam with mini"),
         (["-p", "cat", "-p", "cup", "--method", "naclip"], "naclip does not work on mini"),
         (["-p", "cat", "-p", "cup", "--stride", "0"], "expected --stride"),
         (["-p", "qwxz", "--background", "cat", *FAST], "expected a name that mini knows"),
@@ -108,7 +108,7 @@ def test_names_that_the_model_does_not_know_are_said():
     result = cliploc_("segment", COFFEE, "-p", "cup", "-p", "qwxz", "--window", "0", *FAST, "--json")
     assert result.code == 0
     assert "left out: mini's 1,000 classes hold nothing like 'qwxz'" in result.err
-    assert "cup is the only name that mini knows: it has every pixel" in result.err
+    assert "cup is the only name that mini knows: it gets every pixel" in result.err
     document = json.loads(result.out)
     assert list(document["settings"]["unknown"]) == ["qwxz"]
     assert [one["share"] for one in document["pictures"][0]["names"]] == [0, 1, 0]

@@ -36,7 +36,7 @@ UNREFINED: Mapping[str, Any] = {
 MIN_SCORE = 0.2  # of boxes that score less, one in a hundred is right on the tuning pictures (`cliploc help mini`)
 MOST_SCALES = 16
 MOST_WINDOW_SETS = 4
-BASELINES = ("zero", "black", "blur", "mean", "noise", "inpaint")  # what stands in the place of removed pixels
+BASELINES = ("zero", "black", "blur", "mean", "noise", "inpaint")  # what replaces removed pixels
 MOST_SIDE = 4096  # pixels of a model's input
 
 
@@ -98,7 +98,7 @@ def choice(name: str, choices: Sequence[str], *, none: bool = False) -> Callable
     def check(value: Any) -> Any:
         if (value is None and none) or value in choices:
             return value
-        raise UsageError(f"expected {name} of {', '.join(choices)}, got {short(value)}")
+        raise UsageError(f"expected {name} to be one of {', '.join(choices)}, got {short(value)}")
 
     return check
 
@@ -177,7 +177,7 @@ def _checked_exemplars(value: Any) -> tuple[str | Exemplar, ...]:
 
 
 def _checked_size(value: Any) -> Any:
-    """One side, or height and width; whether a model takes them is the localizer's to say."""
+    """One side, or height and width; the localizer checks whether its model takes them."""
     sides = tuple(value) if isinstance(value, list | tuple) else (value, value)
     whole_sides = all(isinstance(side, int) and 0 < side <= MOST_SIDE for side in sides)
     if value is not None and (len(sides) != 2 or not whole_sides):
@@ -200,7 +200,7 @@ def _checked_method_options(value: Any) -> dict[str, Any]:
 
 
 # ----------------------------------------------------------------------------- texts of the command line ⇄ values
-# A text that is no such value is handed on as it is, for the check to refuse: its error states the range.
+# A text that cannot be parsed is returned as it is: the option's check refuses it, and its error states the range.
 def parse_float(text: str) -> float | str:
     """A number.
 
@@ -253,7 +253,7 @@ def _parse_size(text: str) -> int | tuple[int, ...] | str:
 
 
 def parse_pair(text: str) -> tuple[str, str]:
-    """A method's option as the command line has it; the method gives the value its type.
+    """Splits a method's option, KEY=VALUE on the command line; the method converts the value.
 
     Raises:
         UsageError: it is not KEY=VALUE.
@@ -326,16 +326,16 @@ class Option:
     Attributes:
         help: one sentence for the command line.
         group: what it is about.
-        about: what Python users need to know beside `help`.
+        about: what Python users need to know besides `help`.
         none: what None means, where it is the default.
         metavar: its value as help shows it.
         check: value → the value as it is kept; raises a `UsageError` that begins "expected NAME" and states the range.
         parse: one text of the command line → value; a text that is none is left for `check` to refuse.
         text: value → one text of the command line, which `parse` reads.
-        flags: its names on the command line, unless they are made of its name.
+        flags: its names on the command line, if they are not made from its name.
         repeat: whether the command line takes it several times.
-        gather: what is made of the values of an option that repeats.
-        harmless: why results do not depend on it; "" where they do, and it is part of a run's identity.
+        gather: joins the values of an option that repeats.
+        harmless: why results do not depend on it; "" if they do: then it is part of a run's identity.
         python_only: whether it is an object that no command line can name.
     """
 
@@ -536,7 +536,7 @@ class Options:
         parse=parse_float,
         help="Boxes enclose regions hotter than this share of the maximum.",
         none="the recipe's, or the method's own",
-        about="\"auto\" is Otsu's threshold of each map. The method's own is adapted to the refinements.",
+        about="\"auto\" is Otsu's threshold of each map. The method's own changes with the refinements.",
     )
     components: Literal["all", "largest"] = option(
         "all",
@@ -599,7 +599,7 @@ class Options:
         metavar="0-1",
         check=number("min_presence", 0, 1),
         parse=parse_float,
-        help="Names with a lower presence score (no probability) are not found; 0: box every name.",
+        help="Names with a lower presence score (not a probability) are not found; 0: box every name.",
         about="Models that are not calibrated compare a name with a bank of other names; see `cliploc help presence`.",
     )
     device: str | None = option(
@@ -635,9 +635,8 @@ class Options:
         metavar="torch|openvino",
         check=choice("engine_backend", get_args(EngineBackend)),
         help="What computes a CNN tower on the CPU; openvino needs `cliploc[openvino]`.",
-        about="OpenVINO takes seconds for each size of the input before the first photo, and less time for each one "
-        "after that. Values differ by less than 0.001 in fp32. Gradients are computed by torch. See `cliploc help "
-        "performance`.",
+        about="OpenVINO compiles for some seconds for each input size, and then takes less time per photo. "
+        "Values differ by less than 0.001 in fp32. Gradients are computed by torch. See `cliploc help performance`.",
     )
     guide: str | Guide | None = option(
         None,
@@ -645,7 +644,7 @@ class Options:
         metavar="NAME[@FILE]",
         check=_checked_guide,
         none="the model itself",
-        help="Second image tower that says which places are similar, for `proxyclip`, `affinity`, `lposs`.",
+        help="Second image tower, which measures similarities between places, for `proxyclip`, `affinity`, `lposs`.",
         about='A guide of `cliploc models`, such as "dinov2-s", another model, such as "mini", or a tower of timm; '
         '"dinov2-s@FILE" reads its weights from a file. In Python also a `Guide`.',
     )
@@ -734,7 +733,7 @@ def _option_of(one: Field[Any]) -> Option:
 
 @dataclass(frozen=True, kw_only=True)
 class ProtocolOptions:
-    """What options of a protocol have in common: each is checked, and None is what the protocol has."""
+    """Base of a protocol's options: each is checked, and None keeps the protocol's own value."""
 
     def __post_init__(self) -> None:
         for one in fields(self):
@@ -748,7 +747,7 @@ class ProtocolOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationOptions(ProtocolOptions):
-    """Changes to a segmentation protocol; None keeps the dataset's own value (docs/segmentation.md).
+    """Changes to a segmentation protocol; None keeps the dataset's own value (`cliploc help segmentation`).
 
     Raises:
         UsageError: a value outside its range.
@@ -824,7 +823,7 @@ class SegmentationOptions(ProtocolOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class FaithfulnessOptions(ProtocolOptions):
-    """Changes to the protocols of faithfulness (docs/faithfulness.md); None keeps the published value.
+    """Changes to the protocols of faithfulness (`cliploc help faithfulness`); None keeps the published value.
 
     Raises:
         UsageError: a value outside its range.
@@ -866,7 +865,9 @@ SEGMENTATION_OPTIONS: Mapping[str, Option] = {one.name: _option_of(one) for one 
 FAITHFULNESS_OPTIONS: Mapping[str, Option] = {one.name: _option_of(one) for one in fields(FaithfulnessOptions)}
 RESULT_OPTIONS = tuple(name for name, one in OPTIONS.items() if not one.harmless)
 DEFAULTS = Options()
-BENCHMARK = Options(min_presence=0, min_score=0)  # a benchmark's defaults: every name is there, and has all its boxes
+BENCHMARK = Options(
+    min_presence=0, min_score=0
+)  # a benchmark's defaults: each name asked for is in its picture, and keeps all its boxes
 
 
 # ---------------------------------------------------------------------------------------------------- the command line

@@ -91,5 +91,5 @@ def test_other_towers_and_precisions_are_refused_in_one_line() -> None:
         Localizer("mini-vit", engine_backend="openvino")
     with pytest.raises(UsageError, match="on the CPU in fp32 or bf16, got a tower on cpu in float16: use"):
         Localizer(precision="fp16", device="cpu", engine_backend="openvino")
-    with pytest.raises(UsageError, match="expected engine_backend of torch, openvino, got 'onnx'"):
+    with pytest.raises(UsageError, match="expected engine_backend to be one of torch, openvino, got 'onnx'"):
         Localizer(engine_backend="onnx")

@@ -88,8 +88,8 @@ def test_options_select(tmp_path):
     ("arguments", "said"),
     [
         (("nowhere",), "unknown dataset 'nowhere'"),
-        (("cub", "--split", "test"), "expected --root with the folder to check: cliploc datasets cub --root DIR"),
-        (("--root", "x"), "expected the dataset that x holds: cliploc datasets NAME --root x"),
+        (("cub", "--split", "test"), "expected --root, the folder to check, got none: cliploc datasets cub --root DIR"),
+        (("--root", "x"), "expected the name of the dataset in x, got none: cliploc datasets NAME --root x"),
         (("cub", "--root", "nowhere"), "expected a folder with CUB-200-2011, found none at nowhere"),
         (("cub", "--root", "."), "found no such file: `cliploc help datasets --all`"),
         (("cub", "--root", ".", "--split", "val"), "cub has no split 'val': expected one of test, train"),

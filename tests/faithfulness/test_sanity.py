@@ -104,5 +104,5 @@ def test_what_is_refused() -> None:
         of.see("a", red_square(), None, asked="teapot")
     with pytest.raises(UsageError, match=r"^expected steps, a whole number from 2 to 50,176, got 1"):
         FaithfulnessOptions(steps=1)
-    with pytest.raises(UsageError, match=r"^expected baseline of zero, black, blur"):
+    with pytest.raises(UsageError, match=r"^expected baseline to be one of zero, black, blur"):
         FaithfulnessOptions(baseline="grey")  # type: ignore[arg-type]

@@ -615,9 +615,9 @@ def test_a_broken_picture_makes_the_exit_code_1(root, tmp_path):
     [
         (("--method", "gem"), "gem does not work on mini"),
         (("--method", "came"), "unknown method 'came': did you mean cam"),
-        (("--method", "cam", "-o", "temperature=1"), "none of cam has it"),
+        (("--method", "cam", "-o", "temperature=1"), "none of cam has this option"),
         (("--threshold", "1.5"), "expected --threshold from 0 to 1, or own, got 1.5"),
-        (("--engine", "slurm"), "expected --engine of local, ray, got 'slurm'"),
+        (("--engine", "slurm"), "expected --engine to be one of local, ray, got 'slurm'"),
         (("--pretrained", "a", "--pretrained", "b"), "expected --pretrained once, or for each of 1 models, got 2"),
         (("--limit", "0"), "expected --limit from 1 to 10000000"),
         (("--address", "auto"), "expected --address with --engine ray only"),

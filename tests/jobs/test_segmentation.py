@@ -176,12 +176,12 @@ def test_imagenet_segmentation_takes_the_mean_as_its_threshold(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (("--flip",), "expected options of --task segmentation, got --flip: leave it out"),
-        (("--threshold", "0.5"), "got --threshold: leave it out"),
-        (("--scales", "1,2"), "got --scales: leave it out"),
+        (("--flip",), "--flip is not an option of --task segmentation: leave it out"),
+        (("--threshold", "0.5"), "--threshold is not an option of --task segmentation"),
+        (("--scales", "1,2"), "--scales is not an option of --task segmentation"),
         (("--logit-scale", "0"), "expected --logit-scale above 0"),
         (("--method", "centre_box"), "centre_box has the same map for every name"),
-        (("--task", "boxes"), "expected --task of localization, segmentation, faithfulness, got 'boxes'"),
+        (("--task", "boxes"), "expected --task to be one of localization, segmentation, faithfulness, got 'boxes'"),
     ],
 )
 def test_errors_in_one_line(arguments, error, root, tmp_path):
@@ -194,7 +194,7 @@ def test_errors_in_one_line(arguments, error, root, tmp_path):
 def test_options_of_segmentation_need_the_task(root, tmp_path):
     ran = cliploc_("benchmark", "--dataset", "coco", "--root", root, "--out", tmp_path / "out", "--window", "64")
     assert ran.code == 2
-    assert "expected --task segmentation with --window: add it" in ran.err
+    assert "--window is an option of --task segmentation: add it" in ran.err
 
 
 def test_another_guide_is_another_run(root, done):
@@ -309,8 +309,8 @@ def test_missing_and_wrong_label_maps_are_named(root, tmp_path):
     ("arguments", "error"),
     [
         ((), "expected --maps, a folder of score maps, got none"),
-        (("--task", "segmentation"), "expected --predictions with the folder of label maps"),
-        (("--truth", "x"), "expected --task segmentation with --truth: add it"),
+        (("--task", "segmentation"), "expected --predictions, the folder of label maps, got none"),
+        (("--truth", "x"), "--truth is an option of --task segmentation: add it"),
     ],
 )
 def test_errors_of_evaluate(arguments, error):

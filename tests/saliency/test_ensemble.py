@@ -113,7 +113,7 @@ def test_options_go_to_the_members_that_have_them() -> None:
         ({"method": "cam+cam"}, "expected each method of an ensemble once, got 'cam' 2 times"),
         ({"method": "cam+gradcam"}, "unknown method 'gradcam': did you mean grad_cam"),
         ({"method": "cam+"}, "unknown method ''"),
-        ({"method": "cam+grad_cam", "ensemble": "max"}, "expected ensemble of minmax, rank, got 'max'"),
+        ({"method": "cam+grad_cam", "ensemble": "max"}, "expected ensemble to be one of minmax, rank, got 'max'"),
     ],
 )
 def test_ensembles_that_are_refused(arguments: dict[str, Any], text: str) -> None:

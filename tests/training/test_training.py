@@ -393,7 +393,7 @@ def mini_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert result.out.startswith(f"{out}  epoch ")
     assert "held-out accuracy" in result.out
     assert "epoch 2 of 2  loss " in result.err
-    assert "9 pictures of 3 classes trained it, 3 were held out" in result.err
+    assert "trained on 9 pictures of 3 classes, 3 held out" in result.err
     return out
 
 
@@ -463,7 +463,10 @@ def test_what_cannot_be_trained_is_one_line(tmp_path: Path) -> None:
     for arguments, said in (
         (("tscam", "--root", tmp_path / "no"), "a folder with a folder for each class"),
         (("grad_cam", "--root", tmp_path), "expected a method of ts_cam, lctr"),
-        (("lctr", "--root", tmp_path, "--dataset", "coco"), "expected --dataset of imagefolder, csv, got 'coco'"),
+        (
+            ("lctr", "--root", tmp_path, "--dataset", "coco"),
+            "expected --dataset to be one of imagefolder, csv, got 'coco'",
+        ),
         (("lctr", "--root", tmp_path, "--head", "half"), "expected kind to be one of closed, open"),
     ):
         result = cliploc_("train", *arguments, "--out", tmp_path / "head.safetensors")

@@ -131,7 +131,7 @@ def test_the_interface_compares_any_number_of_methods(address, tmp_path):
         ("cat", {"compare": ["layer_cam", "legrad"]}, "does not run on mini"),
         ("cat", {"model": "/etc/passwd"}, "expected a model of the menu"),
         ("cat", {"thresold": 1}, "expected one of the settings"),
-        ("cat", {"recipe": "quick"}, "expected recipe of default, fast, best"),
+        ("cat", {"recipe": "quick"}, "expected recipe to be one of default, fast, best"),
         ("cat", {"recipe": "fast", "method": "cam"}, "expected a method or a recipe"),
     ],
 )
@@ -251,7 +251,7 @@ def test_a_stranger_is_turned_away_where_there_is_a_password(tmp_path):
         (("--model", "mini", "--pretrained", "a", "--pretrained", "b"), "expected --pretrained once"),
         (("--host", "no.such.host.invalid"), "choose another --host or --port"),
         (("--head", "absent.safetensors"), "absent.safetensors"),
-        (("--recipe", "quick"), "expected --recipe of default, fast, best"),
+        (("--recipe", "quick"), "expected --recipe to be one of default, fast, best"),
     ],
 )
 def test_a_server_that_cannot_be_says_why(arguments, said):

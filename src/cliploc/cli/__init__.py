@@ -114,13 +114,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: what follows the program's name; None for those of the process.
     """
     if arguments is None:
-        if "_CLIPLOC_COMPLETE" in os.environ:  # a shell asks what may follow: `cliploc --install-completion`
+        if "_CLIPLOC_COMPLETE" in os.environ:  # shell completion: `cliploc --install-completion`
             app(prog_name="cliploc")
         keep_freed_memory()
         wait_passively()
     words = _imports_first(sys.argv[1:] if arguments is None else arguments)
-    if sys.stderr is None:  # closed: the next file opened must not take its place
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - as long as the process
+    if sys.stderr is None:  # it is closed: the next file opened must not take its place
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - it stays open as long as the process
     if sys.stdout is None:
         complain("stdout is closed, but results are written to it: redirect it to a file, or to /dev/null")
         return NOTHING_DONE
@@ -130,13 +130,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             with warnings.catch_warnings():
                 if not debug:
-                    warnings.simplefilter("ignore")  # libraries' remarks to programmers
+                    warnings.simplefilter("ignore")  # those of libraries are for programmers
                     warnings.simplefilter("always", CliplocWarning)
                     warnings.showwarning = lambda message, *_, **__: complain(str(message))
                 with command.make_context("cliploc", words) as context:
                     code = command.invoke(context)
         finally:
-            write_out()  # here, where it can be said that it fails; also what the parser has printed
+            write_out()  # here, so that an error can still be reported; this includes what the parser has printed
         return code if isinstance(code, int) else DONE
     except typer.Exit as stop:
         return stop.exit_code
@@ -156,12 +156,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _imports_first(words: Sequence[str]) -> list[str]:
-    """The words with `--import MODULE` before the command, of which it is no option; people write it behind, too."""
+    """Moves `--import MODULE` before the command, where the parser expects it; users write it after the command too."""
     imports: list[str] = []
     others: list[str] = []
     left = iter(words)
     for word in left:
-        if word == "--":  # what follows is no option
+        if word == "--":  # no options follow
             others += [word, *left]
         elif word == "--import":
             imports += [word, *islice(left, 1)]
@@ -171,7 +171,7 @@ def _imports_first(words: Sequence[str]) -> list[str]:
 
 
 def _drop_output() -> None:
-    """What is still buffered must go somewhere when Python flushes at its end."""
+    """Sends stdout to the null device, so that Python can flush what is still buffered when it exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -194,4 +194,4 @@ def _in_one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     first = (str(error).splitlines() or [""])[0]
-    return f"an error in cliploc ({type(error).__name__}: {first}): see --debug, and report it"
+    return f"an error in cliploc ({type(error).__name__}: {first}): run it again with --debug, and report it"

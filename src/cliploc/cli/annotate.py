@@ -40,7 +40,7 @@ from cliploc.reporter import SILENT
 
 
 @localizer_options(
-    leave_out=("background", "text_cache"),  # names, and what a run may not depend on
+    leave_out=("background", "text_cache"),  # background names stand among the labels; no run depends on a cache
     defaults={"min_score": MIN_SCORE},  # a draft is a box that somebody has to look at
 )
 def annotate(
@@ -101,8 +101,8 @@ def annotate(
         str | None,
         typer.Option(
             metavar="30|2s|scene",
-            help="Frames of videos too: each 30th, one in two seconds, those that begin a scene. [default: as before; "
-            "none]",
+            help="Also use frames of videos: each 30th, one in two seconds, or the first of each scene. [default: as "
+            "before; none]",
         ),
     ] = None,
     edit: Annotated[
@@ -133,7 +133,7 @@ def annotate(
     from cliploc.jobs.pictures import find_pictures
     from cliploc.jobs.videos import Every
 
-    names = read_labels(labels)  # what can be refused is, before a model is loaded
+    names = read_labels(labels)  # what is invalid is refused before a model is loaded
     entries, options = with_exemplars(names.entries, options)
     names = replace(names, entries=tuple(entries))
     if every is not None:
@@ -166,7 +166,7 @@ def annotate(
                 image_url=image_url,
                 every=every,
                 engine=carry_out,
-                reporter=replace(reporter, failed=SILENT.failed),  # those of earlier runs too are said at the end
+                reporter=replace(reporter, failed=SILENT.failed),  # printed at the end, with those of earlier runs
                 **options.given(),
             )
         except DiskFullError as full:

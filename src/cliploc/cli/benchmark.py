@@ -1,4 +1,4 @@
-"""`cliploc benchmark`, and `cliploc report`, which writes down again what that found."""
+"""`cliploc benchmark`, and `cliploc report`, which writes its report again."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ if TYPE_CHECKING:
     from cliploc.recipes import Recipe
     from cliploc.values import Problem
 
-SEGMENTATION_TEMPLATES = "openai-80"  # the field's
-# Options of views and boxes, which a segmentation protocol has its own rules for.
+SEGMENTATION_TEMPLATES = "openai-80"  # as papers on segmentation use
+# Options of views and boxes: a segmentation protocol has its own rules for these.
 NOT_OF_SEGMENTATION = (
     "recipe", "background", "resize", "image_size", "scales", "windows", "flip", "components", "min_area", "max_boxes",
     "nms_iou", "split_peaks", "min_presence",
 )  # fmt: skip
-# Options of boxes, which faithfulness has none of; its pictures are squashed, so that maps are of the whole of them.
+# Options of boxes, which faithfulness does not use. Its pictures are squashed, so that maps cover the whole picture.
 NOT_OF_FAITHFULNESS = (
     "recipe", "resize", "components", "min_area", "max_boxes", "nms_iou", "split_peaks", "min_presence", "min_score",
 )  # fmt: skip
@@ -167,10 +167,10 @@ def benchmark(
     as_json: Json = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> int:
-    """Run all combinations of methods on a dataset.
+    """Evaluate methods on a dataset.
 
-    It measures localization (WSOL), segmentation or faithfulness, for all combinations of models, methods, prompts
-    and thresholds. If the run is stopped, the same command resumes it.
+    The benchmark measures localization (WSOL), segmentation or faithfulness, for all combinations of models, methods,
+    prompts and thresholds. If the run is stopped, the same command resumes it.
 
     Example: cliploc benchmark --dataset wsol --root data --method cam,layer_cam --out results
 
@@ -181,13 +181,14 @@ def benchmark(
     refuse_without("bench", "benchmark")
     refuse_unknown(model or [], method_names(method) if method else [])
     if task not in TASKS:
-        raise UsageError(f"expected --task of {', '.join(TASKS)}, got {task!r}")
+        raise UsageError(f"expected --task to be one of {', '.join(TASKS)}, got {task!r}")
     given_of = {"segmentation": segmentation.given(), "faithfulness": faithfulness.given()}
     for other, left in given_of.items():
         if task != other and left:
-            raise UsageError(f"expected --task {other} with {flags_of(next(iter(left)))[0]}: add it")
+            flag = flags_of(next(iter(left)))[0]
+            raise UsageError(f"{flag} is an option of --task {other}: add it, or leave {flag} out")
     if task != "faithfulness" and metric:
-        raise UsageError("expected --task faithfulness with --metric: add it")
+        raise UsageError("--metric is an option of --task faithfulness: add it, or leave --metric out")
     names = class_names(classes) if classes else None
     some = {"limit": limit, "sample": sample, "seed": seed}
     of_boxes = {"--threshold": threshold, "--save-maps": save_maps or None}
@@ -255,11 +256,11 @@ def metric_names(texts: Sequence[str] | None) -> list[str]:
 
 
 def _refuse_options(task: str, given: Mapping[str, object], options: Options, not_of: Sequence[str]) -> None:
-    """Refuses options that are not used in a task, so that nobody takes a number for what it is not."""
+    """Refuses options that the task does not use, so that nobody misreads its numbers."""
     flags = [flag for flag, value in given.items() if value is not None]
     there = [*flags, *(flags_of(name)[0] for name in not_of if _given(options, name))]
     if there:
-        raise UsageError(f"expected options of --task {task}, got {there[0].partition('/')[0]}: leave it out")
+        raise UsageError(f"{there[0].partition('/')[0]} is not an option of --task {task}: leave it out")
 
 
 def _given(options: Options, name: str) -> bool:
@@ -276,7 +277,7 @@ def _localization(
     judges: int | None,
     save_maps: bool,
 ) -> _Work:
-    """`benchmark --task localization`; files: what a run reads beside the dataset's."""
+    """`benchmark --task localization`; `files` are inputs besides the dataset's."""
     from cliploc import saliency
     from cliploc.datasets import open_dataset
     from cliploc.jobs.benchmark import run_benchmark, unfit_for_setup
@@ -331,7 +332,7 @@ def _segmentation(asked: _Asked, options: SegmentationOptions) -> _Work:
         asked.setups,
         left_out,
         read=lambda: open_labelled(asked.dataset, asked.root, asked.split, **asked.chosen),
-        problems_at="report.html names them",
+        problems_at="report.html lists them",
         inputs=lambda found: [path for one in found.samples for path in (one.path, *one.truth.files)],
         outputs=(["manifest.json", *FILES], ["parts"]),
         run=lambda found, folder, reporter: run_segmentation(
@@ -360,7 +361,7 @@ def _faithfulness(asked: _Asked, metrics: Sequence[str], baselines: bool, option
         asked.setups,
         left_out,
         read=lambda: open_dataset(asked.dataset, asked.root, asked.split, **asked.chosen),
-        problems_at="report.html names them",
+        problems_at="report.html lists them",
         inputs=lambda found: [one.path for one in found.samples],
         outputs=(["manifest.json", *FILES], ["parts"]),
         run=lambda found, folder, reporter: run_faithfulness(
@@ -383,7 +384,7 @@ def _settings_without_boxes(
 ) -> tuple[tuple[Setting, ...], tuple[str, ...]]:
     """The settings of a task without boxes, and what is left out of them.
 
-    Where no method is asked for it is that of each model's recipe, alone: what else a recipe has is about boxes.
+    Without `--method`, the method is that of each model's recipe; the recipe's other options are about boxes.
     """
     from cliploc.jobs.benchmark import unfit_for_setup
     from cliploc.jobs.plan import Grid
@@ -398,14 +399,14 @@ def _settings_without_boxes(
 
 @dataclass(frozen=True)
 class _Work:
-    """A benchmark of one task, whose options are read.
+    """A benchmark of one task, ready to run.
 
     Attributes:
         dataset: its name.
         setups: of the run.
         left_out: methods that do not run on a model, a line each.
         read: opens the dataset.
-        problems_at: where all problems of the dataset are named.
+        problems_at: where all problems of the dataset are listed.
         inputs: the files that a run on the dataset reads.
         outputs: files and folders that it writes, by name.
         run: runs it on the dataset, into a folder.
@@ -424,7 +425,7 @@ class _Work:
 
 
 def _carried_out(work: _Work, out: Path, as_json: bool) -> int:
-    """Carries a benchmark out: what is left out, the dataset and its problems, the run, its report and its numbers."""
+    """Runs a benchmark and writes its report; prints what is left out, the dataset's problems, and the numbers."""
     from cliploc.jobs.folder import DiskFullError
 
     terminal = Terminal()
@@ -439,7 +440,7 @@ def _carried_out(work: _Work, out: Path, as_json: bool) -> int:
         Inputs(work.inputs(found)).refuse(files, folders)
         reporter.phase(f"loading {', '.join(dict.fromkeys(setup.model for setup in work.setups))}")
         try:
-            # Failures, those of earlier runs too, are said at the end.
+            # Failures are printed at the end, with those of earlier runs.
             result = work.run(found, folder, replace(reporter, failed=SILENT.failed))
         except DiskFullError as full:
             complain(str(full))
@@ -450,7 +451,7 @@ def _carried_out(work: _Work, out: Path, as_json: bool) -> int:
 
 
 def _say_problems(terminal: Terminal, problems: Sequence[Problem], all_of_them: str) -> None:
-    """Says a dataset's first problems, and where all of them are."""
+    """Prints a dataset's first problems, and where all of them are listed."""
     for problem in problems[:SHOWN_PROBLEMS]:
         terminal.say(f"{problem.kind}: {problem.source}: {problem.reason}", style="yellow")
     if len(problems) > SHOWN_PROBLEMS:
@@ -507,7 +508,7 @@ def _setups(
 def _methods_of(
     method: Sequence[str] | None, setups: Sequence[ModelSetup], recipe: str | None
 ) -> tuple[list[str], list[Recipe | None]]:
-    """The methods asked for; where none are, each setup's recipe, unless its head says which method."""
+    """The methods asked for; without any, each setup's recipe, or the method of its trained head."""
     from cliploc.heads import read_config
     from cliploc.recipes import recipe_of
     from cliploc.saliency import find
@@ -520,7 +521,8 @@ def _methods_of(
             trained_for = read_config(head).method
             if trained_for not in {find(name).name for name in names}:
                 raise UsageError(
-                    f"{head} is trained for {trained_for}, not for {', '.join(names)}: add it, or leave --head out"
+                    f"{head} is trained for {trained_for}, not for {', '.join(names)}: add {trained_for}, or leave "
+                    "--head out"
                 )
         return names, [None] * len(setups)
     of_heads = dict.fromkeys(read_config(one.head).method for one in setups if one.head is not None)
@@ -531,7 +533,7 @@ def _methods_of(
 
 
 def _with_recipe(setup: ModelSetup, recipe: Recipe | None) -> ModelSetup:
-    """The setup with the recipe's options, but for the threshold, which is a setting's."""
+    """The setup with the recipe's options, except the threshold, which belongs to a setting."""
     if recipe is None:
         return setup
     from cliploc.jobs.plan import OF_SETTING

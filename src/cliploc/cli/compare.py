@@ -1,4 +1,4 @@
-"""`cliploc compare`: what several methods, on one or several models, make of the same photos."""
+"""`cliploc compare`: methods on one or several models, compared on the same photos."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from cliploc.report import ModelResults
     from cliploc.reporter import Reporter
 
-OWN = ("model", "pretrained", "method", "method_options", "recipe")  # lists here
+OWN = ("model", "pretrained", "method", "method_options", "recipe")  # compare has lists of these
 EXAMPLE = "cliploc compare cat.jpg -p cat --method cam,layer_cam"
 
 
@@ -113,7 +113,7 @@ def compare(
         reporter.start(len(pictures.paths), len(pictures.paths))
         try:
             requests = [Request(number, photo, names) for number, photo in enumerate(pictures.paths)]
-            told = replace(reporter, failed=lambda *_: None)  # `take` says it, once for all models
+            told = replace(reporter, failed=lambda *_: None)  # `take` reports failures, once for all models
             for photo, found, errors in _compared(asked, requests, told):
                 run.take(photo, found, errors)
                 reporter.images(1)
@@ -137,7 +137,7 @@ class _AskedModel:
         methods: asked for.
         of_methods: method → its options.
         trained: the method that it has a trained head for.
-        missing: method → why it does not run here, as far as it is known: of some models only when they are loaded.
+        missing: method → why it does not run here, as far as known: for some models only after they are loaded.
     """
 
     label: str
@@ -153,7 +153,7 @@ class _AskedModel:
         from cliploc.backbones import models
 
         name = str(self.options.model)
-        if ":" not in name:  # of a hub's or folder's the tower shows only once it is loaded
+        if ":" not in name:  # the tower of a hub's or folder's model is known only once it is loaded
             self._know(models.get(name.replace("/", "-")))
 
     def _know(self, tower: Any) -> None:
@@ -186,7 +186,7 @@ class _AskedModel:
         from cliploc.localizer import Localizer
         from cliploc.recipes import recipe_of
 
-        # A method is named, so that it is the published one that runs. A head names its own.
+        # A method is named, so that it runs as published. A head names its own.
         named = None if self.options.head is not None else recipe_of(self.options.model).method
         self._localizer = Localizer(**self.options.but(method=named).given())
         self._know(self._localizer.backbone)
@@ -213,7 +213,9 @@ def _asked_models(
 
     head = None if options.head is None else read_config(str(options.head))
     if head is not None and head.method not in [one.name for method in methods.values() for one in _members(method)]:
-        raise UsageError(f"{options.head} is trained for {head.method}: add --method {head.method}, or leave it out")
+        raise UsageError(
+            f"{options.head} is trained for {head.method}: add --method {head.method}, or leave --head out"
+        )
     if head is not None and head.tower not in [model for model, _ in weights]:
         raise UsageError(
             f"{options.head} was trained on {head.tower}, which is not among the models: add --model {head.tower}"
@@ -253,7 +255,7 @@ def _refuse_unfit(asked: Sequence[_AskedModel], methods: Mapping[str, Method]) -
     for one in asked:
         if not one.fitting:
             raise UsageError(
-                f"none of {', '.join(methods)} works on {one.label}: leave it out, or add one of "
+                f"none of {', '.join(methods)} works on {one.label}: leave {one.label} out, or add one of "
                 f"{', '.join(fitting(one.tower, one.trained, one.guided))}"
             )
 
@@ -261,7 +263,7 @@ def _refuse_unfit(asked: Sequence[_AskedModel], methods: Mapping[str, Method]) -
 def _compared(
     asked: Sequence[_AskedModel], requests: Sequence[Request], reporter: Reporter
 ) -> Iterator[tuple[str, list[ModelResults], dict[str, InputError]]]:
-    """For each photo what the methods make of it on each model, and the errors of models that cannot use it."""
+    """For each photo the methods' results on each model, and the errors of models that cannot use it."""
     from cliploc.report import ModelResults
 
     with ExitStack() as stack:

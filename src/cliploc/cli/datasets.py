@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cliploc.datasets import LabelledDataset, LabelledReader, Reader
     from cliploc.values import Dataset
 
-SHOWN_CLASSES = 20  # one by one, before a number stands for them
+SHOWN_CLASSES = 20  # listed one by one; more are only counted
 
 
 def datasets(
@@ -53,17 +53,19 @@ def datasets(
     of_labels = name in labelled_readers.names()
     if root is None:
         if as_json or any(option is not None for option in (split, subset, classes, limit, sample)):
-            raise UsageError(f"expected --root with the folder to check: cliploc datasets {name or 'NAME'} --root DIR")
+            raise UsageError(
+                f"expected --root, the folder to check, got none: cliploc datasets {name or 'NAME'} --root DIR"
+            )
         if name:
             _about_reader(terminal, labelled_readers.get(name) if of_labels else readers.get(name))
         else:
             _list_datasets(terminal, list(readers), list(labelled_readers))
         return DONE
     if not name:
-        raise UsageError(f"expected the dataset that {root} holds: cliploc datasets NAME --root {root}")
+        raise UsageError(f"expected the name of the dataset in {root}, got none: cliploc datasets NAME --root {root}")
     if of_labels:
         if subset is not None or classes is not None:
-            raise UsageError(f"{name} has a label map of all classes a picture: leave --subset and --classes out")
+            raise UsageError(f"each label map of {name} has all classes: leave --subset and --classes out")
         with terminal.progress(f"reading {name}"):
             pictures = open_labelled(name, root, split, limit=limit, sample=sample, seed=seed)
         if as_json:
@@ -101,7 +103,12 @@ def _list_datasets(terminal: Terminal, boxes: Sequence[Reader], labelled: Sequen
     terminal.data(grid([(Text("subsets", style="bold"), f"{one.name}: {one.title}") for one in subsets]))
     terminal.data(Text("\nwith a class for every pixel, for --task segmentation", style="bold"))
     _listing(terminal, labelled)
-    terminal.data(Text("\nthe files each expects: cliploc datasets NAME; with --root DIR it is checked", style="dim"))
+    terminal.data(
+        Text(
+            "\ncliploc datasets NAME lists the files that a dataset needs; with --root DIR, it checks a folder",
+            style="dim",
+        )
+    )
 
 
 def _listing(terminal: Terminal, chosen: Sequence[Reader | LabelledReader]) -> None:
@@ -144,7 +151,7 @@ def _about_dataset(dataset: Dataset, reasons: Mapping[str, str]) -> list[Sequenc
     from cliploc.datasets import BY_DESIGN
 
     facts = _dataset_document(dataset)
-    use = "a threshold may be chosen on it" if dataset.role == "tune" else "a threshold chosen on it makes an oracle"
+    use = "a threshold may be chosen on it" if dataset.role == "tune" else "a threshold chosen on it is an oracle"
     truths = " and ".join(f"{facts[key]:,} {key}" for key in ("boxes", "masks") if facts[key])
     rows = [
         ("dataset", dataset.name),

@@ -20,7 +20,7 @@ from cliploc.config import DEFAULTS, Options, text_of
 if TYPE_CHECKING:
     from cliploc.localizer import Localizer
 
-BESIDE = "mini-vit"  # what a ViT makes of the same photographs
+BESIDE = "mini-vit"  # a ViT, whose results on the same photos are shown for comparison
 
 
 @localizer_options(only=("model", "pretrained", "method", "recipe", "min_score", "device", "precision"))
@@ -51,7 +51,7 @@ def demo(
     lines = [
         f"{_good(ious)}; absent names wrongly found: {alarms} of {len(absent)}",
         *(
-            [f"beside it on the page: {beside.backbone.name}, {beside.method.title}: {_good(result.beside)}"]
+            [f"for comparison on the page: {beside.backbone.name}, {beside.method.title}: {_good(result.beside)}"]
             if beside
             else []
         ),
@@ -74,7 +74,7 @@ def _page_settings(localizer: Localizer) -> dict[str, Any]:
         **({} if localizer.recipe is None else {"recipe": localizer.recipe.name}),
         "scales": text_of(options.scales),
         "windows": text_of(options.windows) or "none",
-        "flipped too": "yes" if options.flip else "no",
+        "flip": "yes" if options.flip else "no",
         "refinement": ", ".join(localizer.refine) or "none",
         "cliploc": __version__,
     }
@@ -99,7 +99,7 @@ def _demo_table(rows: Sequence[Any]) -> Any:
 
 
 def _marked(text: str, right: bool) -> Text:
-    """What is wrong has a mark too, as not everybody sees colours."""
+    """A wrong result has a sign too, as not everybody sees colours."""
     return Text(text, style="green") if right else Text(f"{text} ✗", style="red")
 
 

@@ -14,7 +14,7 @@ from cliploc.cli.output import DONE, SOME_FAILED, print_document
 from cliploc.config import FaithfulnessOptions, Options, flags_of, parse_list
 from cliploc.errors import UsageError
 
-# The options that not all tasks take, by task; those of models and protocols are of faithfulness.
+# Options that only some tasks take, by task. Those of models and protocols are for faithfulness.
 OF_TASK = {
     "localization": ("--maps", "--metadata", "--threshold", "--predictions"),
     "segmentation": ("--predictions", "--dataset", "--root", "--split", "--truth", "--class-list"),
@@ -98,7 +98,7 @@ def evaluate(
     Example: cliploc evaluate --task faithfulness --maps maps --dataset wsol --root data --steps 28
     """
     if task not in TASKS:
-        raise UsageError(f"expected --task of {', '.join(TASKS)}, got {task!r}")
+        raise UsageError(f"expected --task to be one of {', '.join(TASKS)}, got {task!r}")
     own = [*options.given(), *faithfulness.given()]
     given = {
         "--maps": maps,
@@ -116,7 +116,7 @@ def evaluate(
     _refuse_others(task, [flag for flag, value in given.items() if value not in (None, [])])
     if task == "segmentation":
         if predictions is None:
-            raise UsageError("expected --predictions with the folder of label maps: add it")
+            raise UsageError("expected --predictions, the folder of label maps, got none: add it")
         return _labels(predictions, dataset, root, split, truth, class_list, as_json)
     if maps is None:
         raise UsageError("expected --maps, a folder of score maps, got none: add it, or --task segmentation")
@@ -133,7 +133,7 @@ def evaluate(
 
     chosen = next((one for one in CONVENTIONS if one == convention), None)
     if chosen is None:
-        raise UsageError(f"expected --convention of {', '.join(CONVENTIONS)}, got {convention!r}")
+        raise UsageError(f"expected --convention to be one of {', '.join(CONVENTIONS)}, got {convention!r}")
     if threshold is not None and not 0 <= threshold <= 1:
         raise UsageError(f"expected --threshold from 0 to 1, got {threshold:g}")
     terminal = Terminal()
@@ -157,13 +157,13 @@ def evaluate(
 
 
 def _refuse_others(task: str, flags: Sequence[str]) -> None:
-    """Refuses an option that plays no part in a task."""
+    """Refuses an option that the task does not use."""
     for flag in flags:
         tasks = [name for name, own in OF_TASK.items() if flag in own] or ["faithfulness"]
         if task not in tasks and task == "localization":  # the default: perhaps another one was meant
-            raise UsageError(f"expected --task {' or '.join(tasks)} with {flag}: add it")
+            raise UsageError(f"{flag} is an option of --task {' or '.join(tasks)}: add it, or leave {flag} out")
         if task not in tasks:
-            raise UsageError(f"expected options of --task {task}, got {flag}: leave it out")
+            raise UsageError(f"{flag} is not an option of --task {task}: leave it out")
 
 
 def _labels(

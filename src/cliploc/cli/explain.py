@@ -36,7 +36,14 @@ if TYPE_CHECKING:
 PAGE, RESULTS = "explain.html", "explain.json"
 SCHEMA_VERSION = 1  # of explain.json
 EXAMPLE = "cliploc explain cat.jpg -p cat --method cam,layer_cam"
-OWN = ("method", "method_options", "recipe", "head", "min_presence", "resize")  # in a form of its own, or of no use
+OWN = (
+    "method",
+    "method_options",
+    "recipe",
+    "head",
+    "min_presence",
+    "resize",
+)  # explain has its own form of these, or does not use them
 OF_BOXES = ("components", "min_area", "max_boxes", "nms_iou", "split_peaks", "min_score", "text_cache")
 
 
@@ -86,7 +93,7 @@ def explain(
     if not method:
         raise UsageError(f"expected --method as names of `cliploc methods`, got none: {EXAMPLE}")
     if faithfulness.target is not None:
-        raise UsageError("expected options of explain, got --target: name what is explained with --prompt")
+        raise UsageError("--target is not an option of explain: name what is explained with --prompt")
     titles = {name: find(name, options.ensemble).title for name in method_names(method)}
     of_methods = options_of_methods(list(titles), option or [])
     names = list(dict.fromkeys([*prompt, *(asked_names(None, among) if among else [])]))
@@ -158,10 +165,10 @@ def explain(
 SHOWN = {
     "deletion": "deletion ↓",
     "insertion": "insertion ↑",
-    "share": "marked",
-    "only_region": "only that",
-    "without_region": "without it",
-}  # of an explanation's numbers: key → heading
+    "share": "region",
+    "only_region": "only region",
+    "without_region": "without region",
+}  # key of an explanation's number → its heading
 
 
 def _measurer(

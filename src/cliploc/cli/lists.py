@@ -47,7 +47,7 @@ def models(
     wanted = part.replace("/", "-")
     chosen = [entry for entry in registry if wanted.lower() in entry.name.lower()]
     if not chosen:
-        registry.get(part)  # says what there is
+        registry.get(part)  # raises an error with the nearest names
 
     def runs(model: ModelEntry) -> tuple[str, ...]:
         return fitting(model, guided=True) if model.usable else ()
@@ -72,8 +72,8 @@ def models(
     terminal.listing(rows, narrow)
     terminal.data(Text())
     legend = {f"methods of {kind}": [m.name for m in saliency if kind in m.towers] for kind in ("cnn", "vit")}
-    for what, pooling in (("averages", "global average"), ("has a pool", "attention")):
-        legend[f"not if a vit {what}"] = [m.name for m in saliency if pooling not in m.poolings]
+    for what, pooling in (("average", "global average"), ("attention", "attention")):
+        legend[f"not on {what}-pooled vits"] = [m.name for m in saliency if pooling not in m.poolings]
     legend["only with --guide"] = [m.name for m in saliency if m.needs().guide]
     terminal.data(grid([(title, " · ".join(names)) for title, names in legend.items()]))
     if part:
@@ -118,7 +118,7 @@ def _about_model(model: ModelEntry, methods: Sequence[str]) -> list[Sequence[str
         "input": _by(model.input_hw),
         "parameters": f"{size}, image and text tower" if size.endswith(" M") else size,
         "weights": f"--pretrained {weights}" if weights else "its own" if model.count is None else "none published",
-        "pictures": _differing([one for one, _ in prepared.most_common()], model.preprocessing),
+        "preprocessing": _differing([one for one, _ in prepared.most_common()], model.preprocessing),
         "licence": _differing(model.licence.split(", "), model.licences),
         "methods": " · ".join(methods) or "none",
     }
@@ -129,7 +129,7 @@ def _about_model(model: ModelEntry, methods: Sequence[str]) -> list[Sequence[str
 
 
 def _differing(found: Sequence[str], by_tag: Mapping[str, str]) -> str:
-    """The first of what was found, and of which weights it is not true."""
+    """The first value found, then each other value with the weights that have it."""
     first, *others = found
     tags = {other: " · ".join(tag for tag, one in by_tag.items() if one == other) for other in others}
     return "; ".join([first, *(f"{names}: {other}" for other, names in tags.items())])
@@ -172,7 +172,7 @@ def metrics() -> int:
     """List the metrics and their numbers."""
     from cliploc.metrics import all_metrics
 
-    rows: list[Sequence[str | Text]] = [title_row("name", "compares with true", "number", "what it is")]
+    rows: list[Sequence[str | Text]] = [title_row("name", "ground truth", "number", "what it is")]
     for one in all_metrics():
         for place, (key, number) in enumerate(one.numbers.items()):
             first = ("", "") if place else (one.name, one.truth)

@@ -100,7 +100,7 @@ def localize(
         reporter.start(len(pictures.paths), len(pictures.paths))
         told = replace(reporter, failed=run.fail)
         try:
-            # Maps of names that are not found are on no larger sheet.
+            # A larger sheet shows only the names found, so that the maps of the others are not needed.
             shown = save_maps or len(names) <= MOST_PANELS
             results = localizer.stream(
                 pictures.paths,
@@ -125,7 +125,7 @@ def localize(
 
 
 def _settings(localizer: Localizer) -> dict[str, Any]:
-    """What the run was asked for, with the defaults that it found filled in."""
+    """The settings of the run, with the values that defaults stand for."""
     return {
         **model_settings(localizer, localizer.options, [name for name, one in OPTIONS.items() if not one.python_only]),
         **({"exemplars": localizer.exemplars} if localizer.exemplars else {}),

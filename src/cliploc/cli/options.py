@@ -1,4 +1,4 @@
-"""Options that several commands have: those of `Localizer`, made of `cliploc.config`, and others."""
+"""Options that several commands have: those of `Localizer`, made from `cliploc.config`, and others."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from cliploc.jobs.engine import Engine
     from cliploc.jobs.labels import Labels
 
-TASKS = ("localization", "segmentation", "faithfulness")  # that are benchmarked and evaluated
-LAST = ("out", "as_json", "debug")  # in a command's help
+TASKS = ("localization", "segmentation", "faithfulness")  # of `benchmark` and `evaluate`
+LAST = ("out", "as_json", "debug")  # parameters that come last in a command's help
 Command = Callable[..., int]
 
 
@@ -58,10 +58,10 @@ def localizer_options(
         only: which of the options; None for all that a command line can name.
         leave_out: those that the command does not have, or has in a form of its own.
         defaults: those that differ from a localizer's.
-        without: what the help says that happens without an option, where the command does something of its own.
+        without: option → its default in words, for the help, where it differs from a localizer's.
         segmentation: whether the command also has the options of segmentation protocols, and takes them as one value,
             `segmentation`.
-        faithfulness: the same of the protocols of faithfulness.
+        faithfulness: the same for the protocols of faithfulness.
     """
     groups = get_args(Group)
     names = [name for name, one in OPTIONS.items() if not one.python_only and name not in leave_out]
@@ -121,7 +121,7 @@ def read_options(given: Mapping[str, Any]) -> Options:
     """Options out of flags and texts; those that were not given stay at their defaults.
 
     Raises:
-        UsageError: a value that an option cannot have, under the name that it has on the command line.
+        UsageError: an invalid value; the message has the option's name on the command line.
     """
     return Options(**_values_of(given, OPTIONS))
 
@@ -231,7 +231,7 @@ def asked_names(prompt: Sequence[str] | None, classes: str | None) -> list[str]:
 
 
 def with_exemplars(names: Sequence[str], options: Options) -> tuple[list[str], Options]:
-    """Names without their `@FILE`s, and the options with these: the command line's user may name files."""
+    """Moves the `@FILE`s among the names into the options; a user of the command line may name files."""
     from cliploc.exemplars import split_entries
 
     plain, exemplars = split_entries(names)
@@ -252,7 +252,7 @@ def refuse_exemplars(names: Iterable[str], command: str) -> None:
 
 
 def names_in_file(path: Path) -> Labels:
-    """The names of `--prompts-file`, a file as `annotate` takes it, but for thresholds of single names.
+    """The names in `--prompts-file`, in the format of `annotate`, but without thresholds of single names.
 
     Raises:
         UsageError: no such file, no names in it, or a line with a threshold.
@@ -278,7 +278,7 @@ def class_names(text: str) -> list[str]:
 
 
 def refuse_unknown(models: Iterable[str], methods: Iterable[str] = ()) -> None:
-    """Refuses models and methods that there are not, before torch is imported: that takes longer than all else here.
+    """Refuses unknown models and methods before torch is imported, which takes about a second.
 
     Raises:
         UnknownNameError: with the nearest names.
@@ -309,7 +309,7 @@ def method_names(texts: Sequence[str]) -> list[str]:
 
 
 def options_of_methods(methods: Sequence[str], pairs: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """For each method those of the `[method.]key=value` texts that are meant for it."""
+    """For each method, the options meant for it among the `[METHOD.]KEY=VALUE` texts."""
     from cliploc.saliency import find, resolve_options
 
     found = {name: find(name) for name in methods}
@@ -326,12 +326,14 @@ def options_of_methods(methods: Sequence[str], pairs: Sequence[str]) -> dict[str
                 continue
             taken = True
         if not taken:
-            raise UsageError(f"--option {pair}: none of {', '.join(methods)} has it; see cliploc methods")
+            raise UsageError(
+                f"--option {pair}: none of {', '.join(methods)} has this option: `cliploc methods` lists them"
+            )
     return {name: resolve_options(found[name], own) for name, own in chosen.items()}
 
 
 def use_threads(threads: int | None) -> None:
-    """Has torch compute with so many threads in this process; None leaves the choice to torch."""
+    """Sets the number of torch's threads in this process; None leaves the choice to torch."""
     if threads is not None:
         import torch
 
@@ -339,7 +341,7 @@ def use_threads(threads: int | None) -> None:
 
 
 def user_in(variable: str) -> tuple[str, str]:
-    """User and password out of the environment, where no list of processes shows them."""
+    """User and password from the environment, so that no list of processes shows them."""
     user, colon, password = os.environ.get(variable, "").partition(":")
     if not user or not colon or not password:
         raise UsageError(f"expected {variable} to hold user:password, but it does not: export {variable}=me:secret")
@@ -347,7 +349,7 @@ def user_in(variable: str) -> tuple[str, str]:
 
 
 def parse_engine(name: str, address: str | None, threads: int | None) -> Engine:
-    """What carries a run out."""
+    """The engine that runs the shards."""
     if name == "local":
         from cliploc.jobs import local
 
@@ -359,4 +361,4 @@ def parse_engine(name: str, address: str | None, threads: int | None) -> Engine:
         from cliploc.jobs import ray
 
         return partial(ray.run, address=address, threads=threads)
-    raise UsageError(f"expected --engine of local, ray, got {name!r}")
+    raise UsageError(f"expected --engine to be one of local, ray, got {name!r}")

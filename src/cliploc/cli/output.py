@@ -1,4 +1,4 @@
-"""What commands print and write alike, and the codes they end with."""
+"""What all commands share: printing, writing results, and exit codes."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from cliploc._terminal import Terminal, printable, write_out
 from cliploc.errors import UsageError
 
 DONE, SOME_FAILED, NOTHING_DONE, INTERRUPTED, NO_READER = 0, 1, 2, 130, 141
-SHOWN_FAILURES, SHOWN_PROBLEMS = 20, 3  # one by one, before a number stands for them
+SHOWN_FAILURES, SHOWN_PROBLEMS = 20, 3  # listed one by one; more are only counted
 
 
 # ------------------------------------------------------------------------------------------------------------ printed
 def complain(line: str) -> None:
-    """An error, in one line."""
-    with suppress(OSError):  # nobody can be told
+    """Prints an error in one line."""
+    with suppress(OSError):  # there is no stderr either
         print(f"cliploc: {printable(line)}", file=sys.stderr)
 
 
 def print_document(document: Mapping[str, Any]) -> None:
-    """The one JSON document of `--json`."""
+    """Prints the one JSON document of `--json`."""
     write_out(json_text(document) + "\n")
 
 
 def json_text(document: Mapping[str, Any]) -> str:
-    """Results as people and programs read them."""
+    """Results as indented JSON."""
     return json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False)
 
 
 def say_failures(terminal: Terminal, failed: Mapping[str, str]) -> None:
-    """The first of what failed, with the reason of each."""
+    """Prints the first failures, each with its reason."""
     for name, reason in list(failed.items())[:SHOWN_FAILURES]:
         terminal.say(f"failed: {name}: {reason}", style="red")
 
@@ -55,7 +55,7 @@ def box_text(xyxy: Iterable[float]) -> str:
 
 # ------------------------------------------------------------------------------------------------------------ written
 def writable(folder: Path) -> Path:
-    """Makes the folder and tries it, before anything is computed for it.
+    """Makes the folder and checks that it can be written to, before anything is computed.
 
     Raises:
         UsageError: it cannot be written to.
@@ -71,7 +71,7 @@ def writable(folder: Path) -> Path:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder of results, where it is not there.
+    """Makes a folder of results if it is not there.
 
     Raises:
         UsageError: it cannot be made.
@@ -79,11 +79,11 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"cannot write to {folder}: {error.strerror}: choose another --out") from error
+        raise UsageError(f"cannot write to {folder}: {error.strerror}: choose another folder with --out") from error
 
 
 def write(path: Path, content: bytes) -> None:
-    """A file of results; a link of its name is replaced, and what it leads to stays.
+    """Writes a file of results. A link with its name is replaced, and the link's target stays as it is.
 
     Raises:
         UsageError: it cannot be written.

@@ -1,4 +1,4 @@
-"""A run over photos: what is printed, drawn and written down of each, and how the run ends."""
+"""A run over photos: what is printed, drawn and written for each, and how the run ends."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class AskedPhotos:
 
     Attributes:
         paths: each file.
-        ids: path → what it is called below its folder; the file's name where it was named itself.
+        ids: path → its path below the folder that was named; the file's name if the file itself was named.
         skipped: files of the folders that were left out, and why.
     """
 
@@ -49,12 +49,12 @@ class AskedPhotos:
 
 
 def asked_photos(terminal: Terminal, photos: Sequence[str], out: Path | None = None) -> AskedPhotos:
-    """The photos meant, with those of every folder and its sub-folders; what is skipped there is said.
+    """The photos named, and those in each folder named and its sub-folders; prints what is skipped there.
 
     Args:
-        terminal: where it is said.
+        terminal: where this is printed.
         photos: files and folders. A folder without a picture stays, and will fail as a picture.
-        out: the folder of results, whose pictures are none of the run's.
+        out: the folder of results; pictures in it are left out.
     """
     from cliploc.jobs.pictures import find_pictures
 
@@ -88,19 +88,19 @@ class _Photos:
         self._failures: list[tuple[str, str]] = []
 
     def fail(self, source: str, error: CliplocError) -> None:
-        """One picture cannot be used; the others go on."""
+        """Records a picture that cannot be used; the run goes on with the others."""
         self._failures.append((source, str(error)))
         self._terminal.say(f"failed: {error}", style="red")
         if not self._quiet and not self._terminal.one_screen:
             self._terminal.data(Text(printable(f"{source}  failed")))
 
     def _fail_drawing(self, source: str, what: str, error: Exception, kept: str = "its boxes are kept") -> None:
-        """A picture could not be drawn, whatever the error is: its results and the other photos stay."""
+        """Records that a picture could not be drawn, for whatever reason; its results are kept and the run goes on."""
         reason = (str(error).splitlines() or [""])[0]
         self._fail_part(source, f"{what} could not be drawn ({type(error).__name__}: {reason}); {kept}")
 
     def _fail_part(self, source: str, reason: str) -> None:
-        """A part of what was asked of a picture cannot be done."""
+        """Records that a part of the work on a picture failed."""
         line = f"{source}: {reason}"
         self._failures.append((source, line))
         self._terminal.say(f"failed: {line}", style="red")
@@ -204,7 +204,7 @@ class LocalizeRun(_Photos):
             record[kind] = name
 
     def finish(self, names: Sequence[str]) -> None:
-        """Writes what is for all photos: the legend of the label maps."""
+        """Writes the legend of the label maps, which is for all photos."""
         from cliploc import prompts
         from cliploc.report.labels import label_legend
 
@@ -212,7 +212,7 @@ class LocalizeRun(_Photos):
             write(self._folder / LEGEND, json_text(label_legend(prompts.parse(names).names)).encode())
 
     def _write_maps(self, result: Localization, folder: Path, record: dict[str, Any]) -> None:
-        """A file for each name, as `cliploc evaluate --maps FOLDER/maps/NAME` takes them; the record names it."""
+        """Writes a map for each name, for `cliploc evaluate --maps FOLDER/maps/NAME`, and adds it to the record."""
         import numpy as np
 
         from cliploc.metrics import SIDE
@@ -287,7 +287,7 @@ class CompareRun(_Photos):
 
         Args:
             source: the picture's file.
-            models: what the methods make of it on each model.
+            models: the methods' results on each model.
             errors: model → why it cannot use the picture.
         """
         from cliploc.report import compared_record, draw_comparison
@@ -321,7 +321,7 @@ class CompareRun(_Photos):
 
 
 def _compared_lines(models: Sequence[ModelResults], methods: Sequence[str]) -> list[Sequence[str | Text]]:
-    """The lines of `_lines` behind model and method; the model is left out where there is only one."""
+    """The lines of `_lines`, after model and method; a single model is not named."""
     rows: list[Sequence[str | Text]] = []
     for one in models:
         for method in methods:
@@ -368,7 +368,7 @@ class SegmentRun(_Photos):
         terminal: where it is printed.
         folder: for pictures and results; None for none.
         photos: asked for.
-        names: of the labels, that of the background first.
+        names: of the labels, the background first.
         quiet: whether nothing is printed of a photo that is done.
         others: what else the run reads.
         masks: whether the records hold each name's pixels as run lengths.
@@ -430,7 +430,7 @@ class SegmentRun(_Photos):
         return [one for one in names if one["value"] or one["pixels"]]
 
     def finish(self) -> None:
-        """Writes what is for all photos: the legend of the label maps."""
+        """Writes the legend of the label maps, which is for all photos."""
         from cliploc.report.labels import label_legend
 
         if self._folder is not None:
@@ -442,7 +442,7 @@ class SegmentRun(_Photos):
 
 # ----------------------------------------------------------------------------------------------------------- overlays
 class _FileNames:
-    """A file name for each overlay and map: never twice, never that of an input."""
+    """Gives each overlay and map a file name: unique, and never that of an input."""
 
     def __init__(self, inputs: Inputs) -> None:
         self._inputs = inputs
@@ -471,11 +471,11 @@ class _FileNames:
         return self._free("/".join(filter(None, (self._folders[name], where, _short(file)))), ".npy", folder)
 
     def _free(self, stem: str, suffix: str, folder: Path) -> str:
-        """This name, or with `-2`, `-3` … behind the stem."""
+        """The name if it is free, else with `-2`, `-3` … after the stem."""
         number = 1
         while True:
             name = f"{stem}{'' if number == 1 else f'-{number}'}{suffix}"
-            # Case does not tell files apart on macOS and Windows.
+            # On macOS and Windows, names that differ in case only are the same file.
             if name.casefold() not in self._taken and folder / name not in self._inputs:
                 self._taken.add(name.casefold())
                 return name
@@ -483,7 +483,7 @@ class _FileNames:
 
 
 def _as_utf8(text: str) -> str:
-    """With a `_` for bytes of a file's name that are no UTF-8: they could not be written down in results.json."""
+    """Replaces bytes of a file's name that are not UTF-8 by `_`, as results.json cannot hold them."""
     return "".join("_" if "\ud800" <= letter <= "\udfff" else letter for letter in text)
 
 
@@ -511,7 +511,7 @@ def _encoded(image: Image.Image, name: str) -> bytes:
 
 # ----------------------------------------------------------------------------------------------------------- document
 def model_settings(localizer: Localizer, options: Options, names: Iterable[str]) -> dict[str, Any]:
-    """What the model was asked for by these options, with the defaults that it found filled in."""
+    """These options of a run, with the model's own values for templates, device and precision."""
     return {
         **{name: getattr(options, name) for name in names},
         "templates": localizer.templates,

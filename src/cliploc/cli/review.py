@@ -19,7 +19,7 @@ PORT = 7861
 
 def review(
     drafts: Annotated[Path, typer.Argument(metavar="DRAFTS", help="The --out folder of `cliploc annotate`.")],
-    port: Annotated[int, number_in(0, 65_535, "0: any free port.")] = PORT,
+    port: Annotated[int, number_in(0, 65_535, "Port; 0: any free port.")] = PORT,
     model: Annotated[
         str | None, typer.Option(help="The model that suggests boxes. [default: the model of the drafts]")
     ] = None,

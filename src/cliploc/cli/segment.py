@@ -70,7 +70,7 @@ def segment(
 ) -> int:
     """Give each pixel of a photo one of your names.
 
-    This is open-vocabulary segmentation. Names are words; pictures as prompts do not work here.
+    This is open-vocabulary segmentation. Names are words, not pictures.
 
     Example: cliploc segment street.jpg -p bicycle -p "car|van" --model mini-vit --out segmented
     """
@@ -106,7 +106,7 @@ def segment(
             terminal.say(f"left out: {reason}", style="yellow")
         if len(segmenter.classes) == 1:
             only = labels[next(iter(segmenter.classes))]
-            terminal.say(f"{only} is the only name that {options.model} knows: it has every pixel", style="yellow")
+            terminal.say(f"{only} is the only name that {options.model} knows: it gets every pixel", style="yellow")
         reporter.phase(localizer.method.name)
         reporter.start(len(pictures.paths), len(pictures.paths))
         try:
@@ -133,8 +133,8 @@ def _loaded(options: Options, protocol: Protocol) -> tuple[Localizer, Segmenter]
     localizer = Localizer(**options.but(method=method, templates=options.templates or TEMPLATES).given())
     if method not in (able := segmenting_methods(localizer)):
         raise UsageError(
-            f"{method} gives no cosines, so its maps of different names cannot be compared: use a --method of "
-            f"{', '.join(able)} on {localizer.backbone.name}"
+            f"{method} gives no cosines, so its maps of different names cannot be compared: use one of "
+            f"{', '.join(able)} with {localizer.backbone.name}"
         )
     segmenter = Segmenter(localizer, protocol, {method: options.method_options})
     if not segmenter.classes - {0}:
@@ -164,7 +164,7 @@ def _segment(run: SegmentRun, segmenter: Segmenter, paths: Sequence[str], report
 
 
 def _settings(localizer: Localizer, segmenter: Segmenter) -> dict[str, Any]:
-    """What the run was asked for, with the defaults that it found filled in."""
+    """The settings of the run, with the values that defaults stand for."""
     from cliploc.report.labels import label_legend
 
     method = localizer.method

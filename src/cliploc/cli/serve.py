@@ -85,7 +85,7 @@ def serve(
     )
     if auth is None and host not in ("127.0.0.1", "localhost", "::1"):
         terminal.say(
-            f"warning: anyone who can reach {host} can use this page: --auth-env asks for a password", style="yellow"
+            f"warning: anyone who can reach {host} can use this page: set a password with --auth-env", style="yellow"
         )
     terminal.say(f"loading {offers[0].label}", style="dim")
     serve_page(

@@ -87,7 +87,7 @@ def _title(page: str) -> str:
 
 
 def _beginning(name: str, page: str) -> str:
-    """A page down to its first section, and what else there is."""
+    """The page up to its first section, and the titles of its other sections."""
     first, *sections = page.split("\n## ")
     if not sections:
         return page
@@ -96,7 +96,7 @@ def _beginning(name: str, page: str) -> str:
 
 
 def _show(terminal: Terminal, page: str) -> None:
-    """Set on a terminal; as it was written for a file or another program."""
+    """Shows a page: formatted on a terminal, as Markdown for a file or another program."""
     if not sys.stdout.isatty():
         terminal.data(Text(page.rstrip()))
         return

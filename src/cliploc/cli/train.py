@@ -61,16 +61,17 @@ def train(
     ] = 5,
     start: Annotated[
         str,
-        typer.Option(
-            metavar="zero-shot|random", help="First weights of an open head: the tower's own reading, or random."
-        ),
+        typer.Option(metavar="zero-shot|random", help="Initial weights of an open head: the tower's own, or random."),
     ] = "zero-shot",
     unit_places: Annotated[
-        bool, typer.Option("--unit-places", help="Open head: normalise each place, so that maps are cosines.")
+        bool,
+        typer.Option(
+            "--unit-places", help="Open head: normalise the features of each place, so that maps are cosines."
+        ),
     ] = False,
     experts: Annotated[int, number_in(1, 1024, "Number of LCTR's kernels.")] = 4,
     mixed_precision: Annotated[str, typer.Option(metavar="no|bf16|fp16", help="Precision of the training.")] = "no",
-    seed: Annotated[int, number_in(0, MOST_SEED, "Random seed of first weights, order and held-out part.")] = 0,
+    seed: Annotated[int, number_in(0, MOST_SEED, "Random seed of initial weights, order and held-out part.")] = 0,
     threads: Threads = None,
     restart: Annotated[bool, typer.Option("--restart", help="Start again, although there is a checkpoint.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write curves for TensorBoard.")] = False,
@@ -89,11 +90,11 @@ def train(
     name = {"tscam": "ts_cam"}.get(method.replace("-", "").replace("_", "").lower(), method)
     readers = ("imagefolder", "csv")
     if dataset not in readers:
-        raise UsageError(f"expected --dataset of {', '.join(readers)}, got {dataset!r}")
+        raise UsageError(f"expected --dataset to be one of {', '.join(readers)}, got {dataset!r}")
     size = options.image_size
     writable(out.expanduser().resolve().parent)
     terminal = Terminal()
-    first = os.environ.get("RANK", "0") == "0"  # one of several processes speaks
+    first = os.environ.get("RANK", "0") == "0"  # only the main process prints
     start_time = time.perf_counter()
     with (
         alone_writing(out.expanduser().resolve()) if first else contextlib.nullcontext(),
@@ -151,8 +152,8 @@ def train(
         terminal.data(Text(printable(f"{out}  epoch {trained.best} of {len(trained.history)}{accuracy}")))
         left_out = f"; {len(trained.problems)} pictures left out" if trained.problems else ""
         terminal.say(
-            f"{len(trained.parts.train)} pictures of {len(trained.parts.train_classes)} classes trained it, "
-            f"{len(trained.parts.held_out)} were held out{left_out}, {time.perf_counter() - start_time:.1f} s",
+            f"trained on {len(trained.parts.train)} pictures of {len(trained.parts.train_classes)} classes, "
+            f"{len(trained.parts.held_out)} held out{left_out}, {time.perf_counter() - start_time:.1f} s",
             style="dim",
         )
     return SOME_FAILED if trained.problems else DONE
