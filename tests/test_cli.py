@@ -261,9 +261,9 @@ def test_all_about_one_model():
     assert about["weights"] == "--pretrained openai · yfcc15m · cc12m"
     assert about["licence"] == "MIT"
     assert about["preprocessing"] == "crop, bicubic, mean 0.481 0.458 0.408, std 0.269 0.261 0.276"
-    pictures = re.search(r"^pictures +(.*)", cliploc_("models", "ViT-L-14").out, re.MULTILINE)
-    assert pictures
-    assert pictures[1] == f"{about['pictures']}; laion2b_s32b_b82k: crop, bicubic, mean 0.5, std 0.5"
+    preprocessing = re.search(r"^preprocessing +(.*)", cliploc_("models", "ViT-L-14").out, re.MULTILINE)
+    assert preprocessing
+    assert preprocessing[1] == f"{about['preprocessing']}; laion2b_s32b_b82k: crop, bicubic, mean 0.5, std 0.5"
     assert "squash, bilinear, mean 0.5, std 0.5" in cliploc_("models", "PE-Core-T-16-384").out
     assert "squash, bicubic, mean 0.498, std 0.502" in cliploc_("models", "mini").out
     several = cliploc_("models", "ViT-B-32").out

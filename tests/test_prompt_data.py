@@ -100,7 +100,7 @@ def test_files_that_cannot_be_read(tmp_path, read):
 def test_lines_that_cannot_be_used(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("cat\nn99999999\n")
-    with pytest.raises(UsageError, match=r"file\.txt, line 2: n99999999 is none of ImageNet's 1,000 classes"):
+    with pytest.raises(UsageError, match=r"file\.txt, line 2: n99999999 is not one of ImageNet's 1,000 classes"):
         prompts.read_classes(path)
     path.write_text("a {}\n\na photo\n")
     with pytest.raises(UsageError, match=r"file\.txt, line 3: expected a template with one \{\} for the name"):

@@ -1,4 +1,4 @@
-"""The one writer of files that last: each is there as a whole or not at all, whenever the machine stops.
+"""Writes files atomically: each is there as a whole or not at all, whenever the machine stops.
 
 A file is written under a temporary name beside its place, flushed to the disk and then renamed. Temporary names begin
 with `.cliploc-` and the token of the run that writes (`temporaries_of`), so that what a killed run has left behind can
@@ -66,7 +66,7 @@ def write_whole(path: Path, write: Callable[[Path], object], *, durable: bool = 
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
-        # The name that the user knows; an error of fsync has none.
+        # The user knows this name, not the temporary one; an error of fsync has no name.
         if isinstance(error, OSError) and error.filename in (temporary, str(temporary), None):
             error.filename, error.filename2 = str(path), None
         raise
@@ -75,7 +75,7 @@ def write_whole(path: Path, write: Callable[[Path], object], *, durable: bool = 
 
 
 def write_folder_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` fill a new folder beside `path`, which then takes its place, and that of what was there.
+    """Lets `write` fill a new folder beside `path`, which then replaces what is at `path`.
 
     Args:
         path: the folder; what was there is removed.
@@ -88,7 +88,7 @@ def write_folder_whole(path: Path, write: Callable[[Path], object]) -> None:
     temporary.mkdir(parents=True)
     try:
         write(temporary)
-        if hasattr(os, "sync"):  # thousands of small files: once for all
+        if hasattr(os, "sync"):  # one sync for thousands of small files
             os.sync()
         if path.exists():
             path.rename(before)
@@ -124,7 +124,7 @@ def write_output(path: Path, content: bytes, option: str) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a file, a link, or a folder with what is in it; nothing that is not there."""
+    """Removes a file, a link, or a folder with its content, if it is there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -136,8 +136,8 @@ def locked(folder: Path) -> Iterator[None]:
     """Within this, no other process and no other thread has this lock on a folder.
 
     It is the system's lock on the folder itself, which ends with the process, however that ends, and leaves no file.
-    On Windows, which has none for folders, it is a file in the folder that nobody else can open. Where a file system
-    has no locks, there is none.
+    On Windows, which has none for folders, it is a file in the folder that nobody else can open. Nothing is locked on a
+    file system without locks.
 
     Args:
         folder: the folder, which is there.
@@ -252,7 +252,11 @@ def _locked_beside(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _locked_file(path: Path) -> Iterator[None]:
-    """A file that is there while somebody has it; one that a killed process left can be removed, an open one not."""
+    """A file that exists while the lock is held. One that a killed process left can be removed; an open one cannot.
+
+    Raises:
+        BlockingIOError: somebody else has it.
+    """
     try:
         path.unlink(missing_ok=True)
         opened = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR)
@@ -266,7 +270,7 @@ def _locked_file(path: Path) -> Iterator[None]:
 
 
 def remove_leftovers(folder: Path, token: str) -> None:
-    """Removes what writers of one run that were killed have left in a folder, and nothing else."""
+    """Removes the temporary files that a run left in a folder when it was killed, and nothing else."""
     for left in folder.iterdir():
         if not re.fullmatch(rf"\.cliploc-{re.escape(token)}-[0-9a-f]{{16}}\.tmp", left.name):
             continue
@@ -277,7 +281,7 @@ def remove_leftovers(folder: Path, token: str) -> None:
 
 
 def _beside(path: Path) -> Path:
-    """A new name; the file's own is not part of it, as names have a greatest length."""
+    """A new name; the file's own is not part of it, as names have a maximum length."""
     return path.with_name(f".cliploc-{_TOKEN.get()}-{secrets.token_hex(8)}.tmp")
 
 

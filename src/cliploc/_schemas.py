@@ -1,6 +1,7 @@
-"""What each kind of JSON file that cliploc writes, and reads back, must be like; `cliploc._documents` applies them.
+"""The schemas of the JSON files that cliploc writes and reads back; `cliploc._documents` applies them.
 
-A schema names what is used. Where numbers belong together, such as a score for each box, `__post_init__` compares them.
+A schema names the keys that are used. `__post_init__` compares values that belong together, such as a score for each
+box.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class PartCheck(Struct):
 
 
 class Manifest(Struct):
-    """What every run has in its manifest.json; the rest of it is compared with what is asked for."""
+    """What every run has in its manifest.json; the rest of it is compared with the settings asked for."""
 
     kind: str
     schema_version: int
@@ -103,7 +104,7 @@ class DonePicture(Struct, tag_field="status", tag="ok"):
     def __post_init__(self) -> None:
         lists = (self.scores, self.certainty, self.labels, self.groups, self.masks)
         if any(one is not None and len(one) != len(self.boxes) for one in lists):
-            raise ValueError(f"expected as many of everything as boxes, {len(self.boxes)}")
+            raise ValueError(f"expected lists as long as that of the boxes, {len(self.boxes)}")
         if not all(map(math.isfinite, self.scores)):
             raise ValueError("expected finite scores")
         for x0, y0, x1, y1 in self.boxes:
@@ -116,7 +117,7 @@ Names = Annotated[list[str], Meta(min_length=1)]
 
 
 class WrittenWith(Struct):
-    """What the files of the last call were asked for with, besides the boxes."""
+    """The options of the last call that its files depend on, besides the boxes."""
 
     polygons: bool
     copy: bool
@@ -124,7 +125,7 @@ class WrittenWith(Struct):
 
 
 class AnnotationSummary(Struct):
-    """What a later call reads of summary.json: the files of each export, and the stamp of what they were made of."""
+    """What a later call reads of summary.json: the files of each export, and a stamp of what they were made from."""
 
     files: dict[str, Names]
     stamps: dict[str, str]
@@ -132,7 +133,7 @@ class AnnotationSummary(Struct):
 
 
 class ExportState(Struct):
-    """Of what an export is."""
+    """Whether an export is up to date, and what it was made from."""
 
     state: Literal["current", "stale"]
     files: list[str] = []
@@ -169,14 +170,14 @@ class CorrectedPicture(Struct):
 
     def __post_init__(self) -> None:
         if any(one is not None and len(one) != len(self.boxes) for one in (self.labels, self.drafts, self.masks)):
-            raise ValueError(f"expected as many of everything as boxes, {len(self.boxes)}")
+            raise ValueError(f"expected lists as long as that of the boxes, {len(self.boxes)}")
 
 
 ReviewStatus = Literal["none", "reviewed", "unsure", "skipped"]
 
 
 class PictureReview(Struct):
-    """What a person said of a picture in the editor; the revision grows with each save."""
+    """The state that a person gave a picture in the editor; the revision grows with each save."""
 
     status: ReviewStatus
     revision: Count
@@ -282,7 +283,7 @@ class FailedSample(Struct):
 
 
 class Confused(Struct):
-    """A pair of classes that are taken for each other."""
+    """Pixels of one class that were predicted as another."""
 
     true: Count
     predicted: Count
@@ -311,7 +312,7 @@ class BenchmarkSummary(Struct):
 
 
 class NamedDataset(Dataset, kw_only=True):
-    """As a report of a task needs it."""
+    """A dataset's entry, as the reports of segmentation and faithfulness need it."""
 
     name: str
     split: str
@@ -319,13 +320,13 @@ class NamedDataset(Dataset, kw_only=True):
 
 
 class SegmentationDataset(NamedDataset, kw_only=True):
-    """As a report of segmentation needs it."""
+    """A dataset's entry, as a report of segmentation needs it."""
 
     classes: list[Class]
 
 
 class SegmentationManifest(BenchmarkManifest, kw_only=True):
-    """As a report of segmentation needs it."""
+    """manifest.json, as a report of segmentation needs it."""
 
     settings: list[BenchmarkSetting]
     dataset: SegmentationDataset
@@ -333,7 +334,7 @@ class SegmentationManifest(BenchmarkManifest, kw_only=True):
 
 
 class FaithfulNumber(Struct):
-    """What a number of faithfulness is."""
+    """The meaning of a number of faithfulness."""
 
     title: str
     about: str
@@ -348,7 +349,7 @@ class CurveAxis(Struct):
 
 
 class FaithfulnessManifest(BenchmarkManifest, kw_only=True):
-    """As a report of faithfulness needs it."""
+    """manifest.json, as a report of faithfulness needs it."""
 
     settings: list[BenchmarkSetting]
     dataset: NamedDataset

@@ -29,11 +29,11 @@ from cliploc.errors import InputError, UsageError
 ImageLike = Union[str, "os.PathLike[str]", Image.Image, "npt.NDArray[np.generic]"]
 
 MAX_PIXELS = 120_000_000  # 360 MB once decoded
-MIN_SIDE = 8  # below it there is no "where" in a picture
+MIN_SIDE = 8  # in a smaller picture there is nothing to localize
 SUFFIXES = frozenset(
     {
         *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"),
-        *(".heic", ".heif"),  # also where pillow-heif is not installed: that is said of each such file
+        *(".heic", ".heif"),  # also without pillow-heif: then each such file fails with the advice to install it
     }
 )
 # Those that the readers of YOLO's and VOC's layouts look for; supervision's are the fewest.
@@ -63,7 +63,7 @@ class Picture:
 
 
 def pictures_in(images: ImageLike | Iterable[ImageLike]) -> Iterable[ImageLike]:
-    """The pictures meant by one picture or several: a path is one, not so many letters; an array `[H, W, 3]` is one.
+    """One picture or several, as an iterable: a path counts as one picture, and so does an array `[H, W, 3]`.
 
     Example:
         >>> pictures_in("cat.jpg")
@@ -101,7 +101,7 @@ def load(image: ImageLike, source: str = "image", max_pixels: int = MAX_PIXELS) 
         return _upright_rgb(image, source)
     if isinstance(image, np.ndarray):
         return load(_from_array(image, source), source, max_pixels)
-    if hasattr(image, "__array__"):  # a tensor: in which order its channels are, and of which range, nobody knows
+    if hasattr(image, "__array__"):  # a tensor: neither the order of its channels nor its range is known
         raise InputError(
             f"{source}: expected a path, a PIL image or a numpy array, got {type(image).__name__}: make it an array "
             "[H, W, 3] of uint8"
@@ -116,24 +116,24 @@ def load(image: ImageLike, source: str = "image", max_pixels: int = MAX_PIXELS) 
 def open_picture(
     path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS, header_only: bool = False
 ) -> Iterator[Picture]:
-    """A picture file, opened and found fit to be decoded, which is not done yet.
+    """Opens a picture file and checks that it can be decoded; the caller decodes it.
 
     Args:
         path: the file.
         max_pixels: larger pictures are refused.
-        header_only: whether only size and metadata are wanted: then how much work its pixels are does not matter.
+        header_only: whether only size and metadata are wanted: then the cost of decoding its pixels does not matter.
 
     Yields:
         Its image as Pillow opened it, neither decoded nor upright; it lives as long as the `with` block. Whatever is
         raised in the block becomes an `InputError`.
 
     Raises:
-        InputError: no file, no picture of `FORMATS`, damaged, too large, or far too much work.
+        InputError: no file, not a picture of `FORMATS`, damaged, too large, or too costly to decode.
     """
     name = os.fspath(path)
     checked = _checked_file(Path(path), name)
     try:
-        # A bomb is refused by its size, and corrupt EXIF data harm nobody.
+        # Warnings are not needed: a decompression bomb is refused by its size, and corrupt EXIF data do no harm.
         with _WITHOUT_WARNINGS, checked.open("rb") as file:
             structure = _headers.examine(file, header_only)
             file.seek(0)
@@ -166,7 +166,7 @@ def small_png(content: bytes, longest: int) -> Image.Image:
         longest: a longer side than this is refused.
 
     Raises:
-        InputError: no PNG, damaged, or too large.
+        InputError: not a PNG, damaged, or too large.
     """
     try:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
@@ -276,15 +276,15 @@ def _check_work(image: Image.Image, scans: int) -> None:
 
 
 def _frames_note(image: Image.Image, frames_of_gif: int) -> tuple[str, ...]:
-    """Counted without walking through the file, which may name a million of frames."""
-    if image.format == "MPO":  # a camera's JPEG with its own preview: nobody wants to know
+    """The note on a file with several frames; they are counted without reading the file, which may claim a million."""
+    if image.format == "MPO":  # a camera's JPEG with an embedded preview: not worth a note
         return ()
     if image.format == "GIF":
         frames = frames_of_gif
     elif image.format == "TIFF":
         return ("holds several pictures: the first is used",) if getattr(image, "is_animated", False) else ()
     else:
-        frames = getattr(image, "n_frames", 1)  # stands in the header
+        frames = getattr(image, "n_frames", 1)  # from the header
     if frames <= 1:
         return ()
     if image.format in ANIMATED:
@@ -308,7 +308,7 @@ def _upright_rgb(image: Image.Image, source: str, notes: tuple[str, ...] = ()) -
 
 
 def orientation(image: Image.Image) -> int:
-    """How its EXIF data turn a picture, 1–8; 1 where they say nothing, or claim more than they hold."""
+    """A picture's EXIF orientation, 1–8; 1 if its EXIF data have none, or are too costly to read."""
     if _headers.has_costly_exif(image.info):
         return 1
     found = image.getexif().get(ExifTags.Base.Orientation, 1)

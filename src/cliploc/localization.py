@@ -33,7 +33,7 @@ class Localization:
         image: the upright RGB picture.
         names: what was asked for, in order.
         scores: `[P]` float32, image–text cosine.
-        presence: `[P]` float32, presence score of each name; None where there is none. See docs/presence.md.
+        presence: `[P]` float32, presence score of each name; None if there is none. See `cliploc help presence`.
         found: `[P]` bool.
         reasons: for each name, why it was not found; None when it was.
         maps: `[P, H, W]` float32 in 0–1 over the model's input; over the picture after a refinement such as `guided`.
@@ -43,13 +43,13 @@ class Localization:
         notes: remarks on the picture ("animated: the first of 12 frames is used") and on how sure its maps are.
         embedding: `[D]` float32, unit norm: the whole picture in the space it shares with the texts; None if it was not
             computed.
-        method: the title of the method that made the maps; "" if not known.
-        model: the model's name; "" if not known.
-        threshold: τ of the boxes, or "auto" (`BoxRule.threshold`); None if not known.
-        rule: how the boxes were made, which masks need too; None: by the defaults of `BoxRule`.
+        method: the title of the method that made the maps; "" if it is not known.
+        model: the model's name; "" if it is not known.
+        threshold: τ of the boxes, or "auto" (`BoxRule.threshold`); None if it is not known.
+        rule: the other parameters of the boxes, which masks need; None for the defaults of `BoxRule`.
         presence_rule: where presence comes from: "calibrated" on the model itself (`Backbone.presence`), or "bank",
-            uncalibrated, by comparison with a bank of other names; None where there is none.
-        ranks: `[P]` int64, 1 where no name of the bank fits better; None unless the rule is "bank".
+            uncalibrated, by competition with a bank of other names; None if there is none.
+        ranks: `[P]` int64, 1 where no name of the bank fits better than this; None unless the rule is "bank".
         probabilities: `[P]` float32, softmax of each name among its rivals in the bank; None unless the rule is "bank".
     """
 
@@ -101,7 +101,7 @@ class Localization:
 
     @property
     def masks(self) -> Masks:
-        """Masks of boxes and names, original size; computed from `maps` at every call (docs/masks.md).
+        """Masks of boxes and names, original size; computed from `maps` at every call (`cliploc help masks`).
 
         Example:
             >>> from cliploc import Localizer
@@ -173,7 +173,7 @@ class Localization:
         Raises:
             UsageError: a name that was not asked for, or an opacity outside 0–1.
         """
-        from cliploc.report.overlay import OPACITY, draw_overlay  # drawing is not loaded by those who never draw
+        from cliploc.report.overlay import OPACITY, draw_overlay  # here: most callers never draw
 
         return draw_overlay(self, names, OPACITY if opacity is None else opacity, heatmap, boxes, caption, masks)
 
@@ -231,12 +231,12 @@ def boxes_and_reasons(
     names: tuple[str, ...],
     rule: BoxRule,
 ) -> tuple[Boxes, tuple[str | None, ...]]:
-    """The boxes of the names found, and the reasons, to which names whose map gives no box are added.
+    """The boxes of the names that are present, and the reasons of the others, now also of names without a box.
 
     Args:
         frame: how the picture lies in what the maps are over.
         maps: `[P, H, W]`.
-        reasons: for each name, why it is not found; None where it is.
+        reasons: for each name, why it is not present; None if it is.
         names: P names.
         rule: how maps become boxes.
     """

@@ -1,7 +1,7 @@
-"""Masks of maps, at the picture's own resolution: one for each box, one for each name, and a map of labels.
+"""Masks from maps, at the picture's own resolution: one for each box, one for each name, and a label map.
 
 A pixel is hot where the map, resampled to the picture as `Localization.heatmaps` is, exceeds the threshold τ of the
-boxes. Resampling can lose what is one pixel of the map thin; there the map's own pixels count. A box's mask holds the
+boxes. Resampling can lose regions that are one map pixel thin; there the map's own pixels count. A box's mask holds the
 hot pixels of the region that the box bounds, or of its part where peaks were split.
 """
 
@@ -20,7 +20,7 @@ from cliploc.geometry import Frame
 from cliploc.rle import BoolArray
 from cliploc.values import Boxes, FloatArray
 
-SAME = 0.05  # pixels by which a box may differ from the region's and still be its box
+SAME = 0.05  # pixels by which a box may differ from a region's and still count as that region's box
 
 
 def box_masks(frame: Frame, maps: FloatArray, boxes: Boxes, rule: BoxRule) -> Iterator[tuple[int, BoolArray]]:
@@ -29,9 +29,9 @@ def box_masks(frame: Frame, maps: FloatArray, boxes: Boxes, rule: BoxRule) -> It
     Args:
         frame: how the picture lies in what the maps are over.
         maps: `[P, h, w]`.
-        boxes: in original pixels, by this rule; some may be missing. Of a box that the rule does not make, the mask
-            holds the hot pixels inside.
-        rule: by which they were made; only its threshold, connectivity, split_peaks and min_area matter.
+        boxes: in original pixels, by this rule; some may be missing. For a box that the rule does not make, the mask
+            holds the hot pixels inside it.
+        rule: by which the boxes were made; only its threshold, connectivity, split_peaks and min_area matter.
 
     Yields:
         The number of the box, and its mask `[H, W]`, which lies inside the box.
@@ -65,7 +65,7 @@ def label_map(frame: Frame, maps: FloatArray, found: npt.NDArray[np.bool_], rule
         rule: by which boxes are made; only its threshold matters.
 
     Returns:
-        `[H, W]`: 0 for the background, 1 for the first name and so on. Of equally hot names it is the first.
+        `[H, W]`: 0 for the background, 1 for the first name and so on. Of equally hot names the first counts.
 
     Example:
         >>> maps = np.array([[[1, 0.6, 0]], [[0, 0.8, 1]]], np.float32)
@@ -92,10 +92,10 @@ class _NameMap:
 
     def __init__(self, frame: Frame, heat: FloatArray, rule: BoxRule) -> None:
         self._frame = frame
-        # Every region that there is: boxes may have been chosen by anything.
+        # All regions, as the boxes may have been chosen in any way.
         self._rule = replace(rule, components="all", nms_iou=None, max_boxes=None, min_score=0.0)
         x0, y0, x1, y1 = frame.visible_xyxy
-        self._corner, self._shown = (x0, y0), heat[y0:y1, x0:x1]  # as boxes are made of it
+        self._corner, self._shown = (x0, y0), heat[y0:y1, x0:x1]  # boxes are made from this part
         self.heat: FloatArray = frame.map_to_original(torch.from_numpy(heat[None]))[0].numpy()
         level = hot_levels(self._shown[None], rule.threshold)[0] if self._shown.size else np.float32(np.inf)
         level = max(level, np.float32(0))
@@ -142,7 +142,7 @@ class _NameMap:
         regions, labels = scored_regions(self._shown, self._rule)
         where = self._frame.to_original(regions.xyxy + np.array(self._corner * 2))  # [m, 4]
         at = self._labels_at(labels) if len(where) else labels
-        free = np.ones(len(where), bool)  # of regions with equal boxes each has its own
+        free = np.ones(len(where), bool)  # regions with equal boxes are used one after the other
         for box in xyxy.astype(np.float64):
             away = np.abs(where - box).max(axis=1, initial=0)
             like = np.flatnonzero(free & (away <= SAME))
@@ -168,7 +168,7 @@ class _NameMap:
         return mask
 
     def _add_small(self, mask: BoolArray, at: npt.NDArray[np.int32], region: tuple[npt.NDArray[np.intp], ...]) -> None:
-        """Adds what a picture smaller than the map loses of a region's map pixels: a pixel stands for many of them."""
+        """Adds a region's map pixels that a picture smaller than the map loses, as its pixels cover several of them."""
         y, x = self._pixels_of(*region)
         if max(self._frame.scale_xy) > 1:
             alone = at[y, x] == 0

@@ -1,4 +1,4 @@
-"""Outlines of things as COCO annotates them: polygons, or run lengths for crowds, to masks, pixel by pixel as COCO's.
+"""Draws COCO's outlines of things (polygons, or run lengths for crowds) as masks, with exactly COCO's pixels.
 
 COCO's own rule for the border decides which pixels a polygon holds: the polygon's edges are walked in steps of a fifth
 of a pixel; where the walk crosses the centre line of a column of pixels, the mask switches from there down. Tests
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 STEPS = 5  # along a pixel's side
 MOST_POLYGONS = 1_000  # of one thing; each is drawn on a whole picture
-MOST_ROUNDS = 200  # half times around the picture, that a polygon's edges are long: every step is held in memory
+MOST_ROUNDS = 200  # length of a polygon's edges, in half perimeters of the picture: every step is held in memory
 Mask = npt.NDArray[np.bool_]
 # x0, y0, x1, y1 … of a polygon; or ("runs", counts) of a crowd, column by column, first of pixels outside.
 Outline = tuple[float, ...] | tuple[str, tuple[int, ...]]
@@ -83,7 +83,7 @@ def outlines_of(segmentation: object, size_wh: tuple[int, int]) -> tuple[Outline
             raise ValueError(f"run lengths of {sum(runs):.6g} pixels, expected {width}×{height}")
         return (("runs", runs),)
     if not isinstance(segmentation, Sequence) or isinstance(segmentation, str):
-        raise ValueError("no list of polygons")
+        raise ValueError("expected a list of polygons")
     polygons = [_corners(polygon) for polygon in segmentation]
     if any(len(polygon) < 6 or len(polygon) % 2 for polygon in polygons):
         raise ValueError("a polygon of fewer than three corners")
@@ -103,13 +103,13 @@ def outlines_of(segmentation: object, size_wh: tuple[int, int]) -> tuple[Outline
 
 def _whole(count: object) -> int:
     if isinstance(count, bool) or not isinstance(count, int | float) or not (0 <= count <= 2**53) or count % 1:
-        raise ValueError(f"a run length of {str(count)[:20]}")
+        raise ValueError(f"expected a whole number as a run length, got {str(count)[:20]}")
     return int(count)
 
 
 def _corners(polygon: object) -> tuple[float, ...]:
     if not isinstance(polygon, Sequence) or isinstance(polygon, str):
-        raise ValueError("no list of numbers as a polygon")
+        raise ValueError("expected a polygon as a list of numbers")
     if not all(isinstance(one, int | float) and not isinstance(one, bool) and abs(one) < 1e9 for one in polygon):
-        raise ValueError("a polygon with a corner that is no number, or a huge one")
+        raise ValueError("a polygon with a corner that is not a number, or too large")
     return tuple(map(float, polygon))

@@ -132,10 +132,10 @@ TEMPLATE_SETS = {
 
 
 def refuse_no_list(names: object) -> None:
-    """Refuses what is no list of names: above all one text, which is a list of letters.
+    """Refuses anything but a list of names: above all a single text, which Python reads as a list of letters.
 
     Raises:
-        UsageError: it is none.
+        UsageError: it is not a list.
     """
     if isinstance(names, str):
         raise UsageError(f"expected a list of names, got the single text {names!r}: write [{names!r}]")
@@ -147,7 +147,7 @@ def parse(names: Sequence[str], templates: Sequence[str] | str | None = None) ->
     """Makes a `TextSet` of what a user typed.
 
     Args:
-        names: one entry a name; synonyms are separated by "|", the first being the label ("cat|kitten").
+        names: one entry for each name; synonyms are separated by "|", the first being the label ("cat|kitten").
         templates: sentences with one `{}`; or the name of a set: "default", "openai-80", "name-only".
 
     Raises:
@@ -241,8 +241,8 @@ def imagenet_classes() -> tuple[ImageNetClass, ...]:
     """ImageNet's 1,000 classes in the order of their labels.
 
     Names are the ones OpenAI chose for zero-shot classification (Radford 2021), read from open_clip. Two of them,
-    "missile" and "sunglasses", stand there twice; the second thing meant has WordNet's word here ("projectile",
-    "sunglass"), so that every name means one class.
+    "missile" and "sunglasses", occur twice there; these four classes have WordNet's first words here ("missile",
+    "projectile", "sunglass", "sunglasses"), so that every name means one class.
 
     Example:
         >>> imagenet_classes()[0]
@@ -273,7 +273,7 @@ def coco_names() -> tuple[tuple[str, ...], ...]:
 
 
 def no_object_sentences() -> tuple[tuple[str, ...], ...]:
-    """Sentences for a picture that shows no thing, each with the words that it names nevertheless.
+    """Sentences for a picture without objects, each with the words that it nevertheless names.
 
     Example:
         >>> no_object_sentences()[0], no_object_sentences()[21]
@@ -289,9 +289,9 @@ def _packaged_entries(file: str) -> tuple[tuple[str, ...], ...]:
 
 
 def read_classes(path: str | Path) -> list[str]:
-    """Names out of a file, one per line, for `parse`: `name`, `name|synonym`, or a WordNet id of ImageNet.
+    """Names from a file, one per line, for `parse`: `name`, `name|synonym`, or a WordNet id of ImageNet.
 
-    After a WordNet id may follow the words to use, as in ImageNet's own lists ("n01440764 tench, Tinca tinca"). Empty
+    The words to use may follow a WordNet id, as in ImageNet's own lists ("n01440764 tench, Tinca tinca"). Empty
     lines and lines that begin with # are left out.
 
     Raises:
@@ -303,7 +303,7 @@ def read_classes(path: str | Path) -> list[str]:
 
 
 def warn_of_commas(entries: Sequence[str], where: str = "") -> None:
-    """Says once that a comma does not separate names, where some hold one."""
+    """Warns once if names hold commas, as commas do not separate names."""
     held = [entry for entry in entries if "," in entry]
     if held:
         others = len(held) - 1
@@ -331,7 +331,7 @@ def class_entry(line: str, where: str = "") -> str:
     if match.group(2):
         return "|".join(word.strip() for word in match.group(2).split(","))
     if line not in _imagenet_entries():
-        raise UsageError(f"{where}{line} is none of ImageNet's 1,000 classes: write the name behind it")
+        raise UsageError(f"{where}{line} is not one of ImageNet's 1,000 classes: write its name after the id")
     return _imagenet_entries()[line]
 
 
@@ -341,7 +341,7 @@ def _imagenet_entries() -> dict[str, str]:
 
 
 def read_templates(path: str | Path) -> tuple[str, ...]:
-    """Templates out of a file, one per line, each with one `{}` where the name goes.
+    """Templates from a file, one per line, each with one `{}` where the name goes.
 
     Empty lines and lines that begin with # are left out.
 
@@ -357,7 +357,7 @@ def read_templates(path: str | Path) -> tuple[str, ...]:
 
 
 def read_lines(path: str | Path, what: str) -> list[tuple[int, str]]:
-    """The lines of a UTF-8 text that say something, with their numbers."""
+    """The lines of a UTF-8 text with their numbers, without empty lines and comments."""
     try:
         text = read_text(Path(path).expanduser())
     except UnicodeDecodeError:
@@ -366,10 +366,10 @@ def read_lines(path: str | Path, what: str) -> list[tuple[int, str]]:
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(f"expected a file of {what}, one per line, but {path} cannot be read: {reason}") from None
     lines = [(number, " ".join(line.split())) for number, line in enumerate(text.splitlines(), start=1)]
-    said = [(number, line) for number, line in lines if line and not line.startswith("#")]
-    if not said:
+    kept = [(number, line) for number, line in lines if line and not line.startswith("#")]
+    if not kept:
         raise UsageError(f"expected {what} in {path}, one per line, found none: fill it in")
-    return said
+    return kept
 
 
 def embed(texts: TextSet, encode: Callable[[Sequence[str]], Tensor]) -> Tensor:

@@ -20,7 +20,7 @@ Counts = npt.NDArray[np.int64]
 
 
 class Rle(TypedDict):
-    """A mask as COCO's JSON has it.
+    """A mask in COCO's JSON.
 
     Attributes:
         size: height and width.
@@ -49,7 +49,7 @@ def decode(rle: Any) -> BoolArray:
     """The mask `[H, W]` of a code, compressed or as a list of counts.
 
     Raises:
-        InputError: it is no such code.
+        InputError: it is not such a code.
 
     Example:
         >>> decode({"size": [2, 2], "counts": "22"}).tolist()
@@ -114,7 +114,7 @@ def uncompressed(text: str | bytes) -> Counts:
     """The counts of COCO's text.
 
     Raises:
-        ValueError: it is no such text.
+        ValueError: it is not such a text.
 
     Example:
         >>> uncompressed("61X13mN").tolist()

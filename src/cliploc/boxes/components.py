@@ -35,7 +35,7 @@ class BoxRule:
             own peak, and `components` and `min_area` apply to it. A region stays whole unless at least two of its parts
             reach `min_area`.
         min_score: scored boxes with a lower score are left out; "auto": those below `MIN_SCORE`, but the best box of a
-            map stays. Boxes that nobody scored (`boxes_from_maps`) all stay.
+            map stays. All boxes without such a score (`boxes_from_maps`) stay.
 
     Raises:
         UsageError: a value outside its range.
@@ -54,7 +54,7 @@ class BoxRule:
     def __post_init__(self) -> None:
         for name in ("components", "min_area", "max_boxes", "nms_iou"):
             OPTIONS[name].check(getattr(self, name))
-        for name in ("threshold", "min_score"):  # never None: no recipe stands behind a rule
+        for name in ("threshold", "min_score"):  # never None: a rule has no recipe to take a value from
             share_or_auto(name)(getattr(self, name))
         number("split_peaks", 0, 1)(self.split_peaks)
         if self.connectivity not in (4, 8):

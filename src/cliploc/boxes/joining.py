@@ -18,10 +18,10 @@ Pixel = tuple[int, int]  # x and y
 
 
 def joined(mask: npt.ArrayLike, least_iou: float = LEAST_IOU) -> list[FloatArray]:
-    """The polygons `[k, 2]` of a mask `[H, W]`, through the centres of its outermost pixels: as few as can be.
+    """The polygons `[k, 2]` of a mask `[H, W]`, through the centres of its outermost pixels: as few as possible.
 
     For readers that fill a polygon by the even-odd rule and with its border (`cv2.fillPoly`, after rounding down). A
-    hole hangs on its piece by a line through the piece, there and back, which changes nothing. A line between two
+    hole is joined to its piece by a line through the piece, there and back, which changes no pixel. A line between two
     pieces is drawn too. So pieces are joined where the gap is narrowest, the narrowest gaps first, as long as the IoU
     with the mask stays at `least_iou`. What lies further off is a polygon of its own.
 
@@ -98,7 +98,7 @@ class _Lines:
         self._tied[other].append(one)
 
     def walks(self) -> Iterator[Points]:
-        """The ways `[k, 2]` round all that hangs together, with corners and ends of lines only."""
+        """A closed path `[k, 2]` round each group of joined outlines, reduced to corners and ends of lines."""
         seen: set[_Ring] = set()
         for start in self._rings:
             if start not in seen:
@@ -112,7 +112,7 @@ class _Lines:
     def _walk(self, start: _Ring, seen: set[_Ring]) -> Iterator[Pixel]:
         seen.add(start)
         todo = [self._round(start, start.points[0], seen)]
-        while todo:  # no recursion: thousands of outlines can hang on each other
+        while todo:  # no recursion: thousands of outlines can be joined
             step = next(todo[-1], None)
             if step is None:
                 todo.pop()
@@ -122,7 +122,7 @@ class _Lines:
                 todo.append(step)
 
     def _round(self, ring: _Ring, entry: Pixel, seen: set[_Ring]) -> Iterator[Pixel | Iterator[Any]]:
-        """Once round a ring, from a pixel to the same; where others hang on it, the way round them comes between."""
+        """Once round a ring, from a pixel to the same; where other rings are joined, the path goes round them first."""
         start, count = ring.first[entry], len(ring.points)
         for i in range(count):
             place = (start + i) % count
@@ -142,9 +142,9 @@ class _Lines:
 
 
 def _through_holes(inside: npt.NDArray[np.bool_]) -> list[tuple[Pixel, Pixel]]:
-    """For each hole a line upwards through the mask: the pixel above the hole, and the last one before what is outside.
+    """For each hole a line upwards through the mask: the pixel above the hole, and the last pixel before the outside.
 
-    That may be another hole, which lies higher. So all holes of a piece hang on its outline.
+    The line may end at another hole, which lies higher. So all holes of a piece are joined to its outline.
     """
     count, labels, stats, _ = cv2.connectedComponentsWithStats((~inside).astype(np.uint8), connectivity=4)
     lines = []

@@ -29,9 +29,9 @@ def outlines(mask: npt.ArrayLike, along: str = "edges") -> list[Ring]:
 
     Args:
         mask: `[H, W]`. Pixels that touch by a corner are one piece.
-        along: "edges" of the pixels, as COCO's polygons are read: the area inside is that of the mask, but that
-            corners of the outline that point inwards are cut by half a pixel. "centres" of the outermost pixels: what
-            tools draw again that fill a polygon with its border (`cv2.fillPoly`, after rounding down).
+        along: "edges" of the pixels, as COCO's polygons are read: the area inside is that of the mask, except that
+            corners of the outline that point inwards are cut by half a pixel. "centres" of the outermost pixels: for
+            tools that fill a polygon with its border (`cv2.fillPoly`, after rounding down).
 
     Returns:
         The largest piece first. A piece stands before its holes.

@@ -72,7 +72,7 @@ def divide(
     if len(kept) < 2:
         return None
     kept = kept[np.argsort(-tallest[kept], kind="stable")]
-    part_of_root = np.zeros(len(tops) + 1, np.int64)  # the last is that of pixels outside, whose basin is -1
+    part_of_root = np.zeros(len(tops) + 1, np.int64)  # the last is for pixels outside, whose basin is -1
     part_of_root[kept] = np.arange(1, len(kept) + 1)
     part_of_basin = np.append(part_of_root[roots], 0)
     labels = part_of_basin[basin].reshape(heat.shape)

@@ -1,4 +1,4 @@
-"""The score of a box: the chance that it fits, told by its map and calibrated on pictures with true boxes."""
+"""The score of a box: the chance that it fits, estimated from its map and calibrated on pictures with true boxes."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def features_of(heat: FloatArray, xyxy: npt.ArrayLike, rule: BoxRule) -> Feature
     Args:
         heat: `[H, W]`, non-negative, not all zero.
         xyxy: `[n, 4]`, all the name's boxes, map pixels; edges are taken at the nearest pixel. None is empty.
-        rule: by which they were made.
+        rule: by which the boxes were made.
 
     Example:
         >>> heat = np.zeros((4, 8), np.float32)

@@ -1,4 +1,4 @@
-"""cliploc as a base model of Autodistill, which labels a folder to train another model on. See docs/fiftyone.md."""
+"""cliploc as a base model of Autodistill, which labels pictures to train another model. See `cliploc help fiftyone`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""cliploc as a model of FiftyOne: `dataset.apply_model(model)`. See docs/fiftyone.md."""
+"""cliploc as a model of FiftyOne: `dataset.apply_model(model)`. See `cliploc help fiftyone`."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ class CliplocConfig:
 class CliplocModel(fom.Model):  # type: ignore[misc]  # FiftyOne has no types
     """A `Localizer` as FiftyOne applies its models.
 
-    One output of one label is that label; else a picture has a dict: "detections", "instances" (detections with masks),
-    "segmentation", and "heatmap", or with several classes "heatmap_NAME" for each. FiftyOne puts the field's name
-    before.
+    A single output with a single label is returned as that label. Otherwise a picture has a dict: "detections",
+    "instances" (detections with masks), "segmentation", and "heatmap", or with several classes "heatmap_NAME" for each.
+    FiftyOne puts the field's name before these.
 
     Args:
         config: what it does.
@@ -99,7 +99,7 @@ class CliplocModel(fom.Model):  # type: ignore[misc]  # FiftyOne has no types
 
     @preprocess.setter
     def preprocess(self, value: bool) -> None:
-        """Nothing to switch."""
+        """Does nothing: there is no preprocessing to switch."""
 
     def predict(self, arg: npt.NDArray[np.uint8]) -> Any:
         """The labels of one picture, an array `[H, W, 3]` of RGB, or any other that `Localizer` takes."""
