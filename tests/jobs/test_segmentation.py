@@ -283,7 +283,7 @@ def test_label_maps_as_tools_save_them(mode, tmp_path):
 def test_maps_of_objects_and_of_colours_are_refused(root, tmp_path):
     predicted(root, tmp_path / "voc" / "SegmentationObject")
     with pytest.raises(
-        UsageError, match=r"got .*SegmentationObject, whose numbers are objects: use .*SegmentationClass"
+        UsageError, match=r"got .*SegmentationObject, whose values are numbers of objects: use .*SegmentationClass"
     ):
         evaluate_labels(tmp_path / "voc" / "SegmentationObject", dataset="coco_object", root=root)
     predicted(root, tmp_path / "labels")

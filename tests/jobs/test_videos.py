@@ -163,7 +163,7 @@ def test_the_command_takes_frames_and_names_what_it_cannot_read(tmp_path):
     done = cliploc_(*words)
     assert (done.code, "found only videos" in done.err) == (2, True)
     done = cliploc_(*words, "--every", "two")
-    assert (done.code, "expected every as 30 (frames), 2s (seconds)" in done.err) == (2, True)
+    assert (done.code, "expected every as 30 (each 30th frame), 2s" in done.err) == (2, True)
     done = cliploc_(*words, "--every", "20", "--method", "cam", "--min-presence", 0)
     assert (done.code, "2 of 2 pictures done" in done.err) == (0, True)
 
@@ -173,8 +173,8 @@ def test_addresses_are_refused_and_nothing_is_fetched(tmp_path):
     listed.write_text("a.jpg\nhttps://example.org/a.jpg\nHTTP://example.org/b.jpg\n")
     for where, said in (
         (listed, "got https://example.org/a.jpg and 1 more addresses"),
-        ("https://example.org/a.jpg", "nothing is fetched: download them first"),
-        (["s3://bucket/a.jpg"], "got s3://bucket/a.jpg, and nothing is fetched"),
+        ("https://example.org/a.jpg", "cliploc reads files only, download them first"),
+        (["s3://bucket/a.jpg"], "got s3://bucket/a.jpg: cliploc reads files only"),
     ):
         with pytest.raises(UsageError, match=said):
             find_pictures(where)

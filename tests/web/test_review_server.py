@@ -156,7 +156,7 @@ BAD = {
     "a status of its own": (saved(status="done"), 422, "Invalid enum value 'done'"),
     "a label that is not there": (saved(box(1, 1, 2, 2, label=2)), 422, "expected labels below 2, got 2"),
     "a draft that is not there": (saved({**box(1, 1, 2, 2), "draft": 99}), 422, "expected drafts below"),
-    "a box outside": (saved(box(100, 100, 120, 120)), 422, "expected boxes of some width and height"),
+    "a box outside": (saved(box(100, 100, 120, 120)), 422, "expected boxes inside the picture, with a width"),
     "no number": (saved(box(1, 1, float("inf"), 2)), 422, "Infinity is no number of JSON"),
     "a mask of another size": (saved(box(1, 1, 2, 2, mask="22")), 422, "expected masks of the picture's size"),
     "no mask": (saved(box(1, 1, 2, 2, mask="é")), 422, "expected a mask as COCO's run lengths"),

@@ -1,6 +1,6 @@
 """`annotate`: makes draft boxes for a folder of pictures and a list of names, in files for other tools.
 
-A run can be stopped at any moment and resumed. docs/annotate.md explains the folder of results.
+A run can be stopped at any moment and resumed. `cliploc help annotate` explains the folder of results.
 """
 
 from __future__ import annotations
@@ -87,13 +87,14 @@ class AnnotateResult:
         computed: number of pictures that this call computed; the others were done before.
         notes: remarks on the run.
         skipped: files that were left out, and why.
-        run: id of the names and settings that the boxes come of, as in review.html and decisions.json.
-        decided: digest of the decisions that the files were written with; None without any.
+        run: id of the names and settings that the boxes were made with, as in review.html and decisions.json.
+        decided: digest of the decisions that the files were written with; None if there are none.
         corrected: number of pictures whose boxes are those of a corrected set.
         not_applied: picture, as the corrected set of this call names it → why it was left as it is.
         draft_scores: label → how its drafts did against the corrected boxes; "" for all labels. Empty if no picture
-            was corrected to its end.
-        scored: number of pictures that these are of: not those that a person edited and did not call reviewed.
+            was corrected completely.
+        scored: number of pictures that these scores are of; those that a person edited but did not mark as reviewed do
+            not count.
     """
 
     out: Path
@@ -217,7 +218,7 @@ def annotate(
         nms_across: of two boxes of different names whose IoU is above this, the one with the
             greater score × certainty stays; None to keep all.
         groups: what to do with a large box that contains several things: "keep", "split" or "drop".
-        masks: whether each box has its mask, in all formats that hold masks; see docs/masks.md.
+        masks: whether each box has its mask, in all formats that hold masks; see `cliploc help masks`.
         polygons: whether coco.json has polygons where a mask has no hole, instead of run lengths.
         copy: whether formats that come with the pictures (yolo, voc) have copies of them, instead of links.
         review: number of pictures in review.html, the least certain first; 0 for no page.
@@ -258,7 +259,9 @@ def annotate(
         raise UsageError("expected masks with polygons, got polygons alone: add --masks, or leave --polygons out")
     model = {**({} if options is None else options.given()), **more}
     if reserved := RESERVED & model.keys():
-        raise UsageError(f"{', '.join(sorted(reserved))}: not an option of the model here; see cliploc.annotate")
+        raise UsageError(
+            f"{', '.join(sorted(reserved))}: not an option of the model here: annotate sets it, see its arguments"
+        )
     options = Options.of(**model)
     options = options.but(templates=prompts.resolve_templates(options.templates))  # files are read on this machine
     box_filter = BoxFilter(min_presence, min_score, max_boxes, min_area, nms_across, groups)
@@ -362,7 +365,7 @@ def annotate(
                     engine(list(shards.values()), Ready(settings, worker), keep, reporter)
                     results = Results(target)
                 not_applied: Mapping[str, str] = {}
-                if given is not None and of_tool:  # after the engine: the sizes of all pictures are known
+                if given is not None and of_tool:  # after the engine, when the sizes of all pictures are known
                     read, sources = _merge_corrections(target, given, run, results, found, names, masks)
                     not_applied = read.problems
                     if sources:
@@ -487,7 +490,7 @@ class Results:
         return _rows_of(part_path(self._out, part, KIND.suffix))
 
     def row(self, picture: str) -> Row:
-        """A picture's."""
+        """The row of a picture."""
         place = self.places[picture]
         return self._part(place.part)[place.line]
 
@@ -597,7 +600,7 @@ class AnnotatedFolder:
                 yield self.picture(one, number, all_boxes)
 
     def picture(self, one: PictureFile, number: int, all_boxes: bool = False) -> AnnotatedPicture:
-        """One of them."""
+        """One of these pictures."""
         if not all_boxes and one.id in self.corrected:
             return self._corrected(one, number)
         row, decided = self.results.row(one.id), {} if all_boxes else self.decided.get(one.id, {})
@@ -630,7 +633,7 @@ class AnnotatedFolder:
             np.array(correction.boxes, np.float32).reshape(-1, 4),
             np.ones(count, np.float32),
             np.array(correction.labels, np.int64),
-            tuple(range(len(row["boxes"]), len(row["boxes"]) + count)),  # the drafts' numbers are theirs
+            tuple(range(len(row["boxes"]), len(row["boxes"]) + count)),  # numbers that follow those of the drafts
             (False,) * count,
             _margin(row),
             np.ones(count, np.float32),
@@ -677,7 +680,7 @@ class AnnotatedFolder:
                 self.failed[picture.id] = self.results.row(picture.id)["reason"]
 
     def stamp(self, *more: object) -> str:
-        """A digest that changes when anything changes that is written."""
+        """A digest that changes with everything that is written."""
         digest = hashlib.sha256(json.dumps([str(self.root.resolve()), *map(str, more)]).encode())
         digest.update(json.dumps(self.decided, sort_keys=True).encode())
         if self.corrected:
@@ -687,7 +690,7 @@ class AnnotatedFolder:
         return digest.hexdigest()
 
     def corrected_whole(self) -> list[str]:
-        """The corrected pictures whose boxes are all there: with others a person in the editor may not be done yet."""
+        """The corrected pictures that are finished; a person may still be working on the others in the editor."""
         there = [one.id for one in self.found if one.id in self.corrected]
         return [name for name in there if self.reviews.get(name, {"status": "reviewed"})["status"] == "reviewed"]
 
@@ -822,7 +825,7 @@ def decisions_in(out: Path, run: str) -> dict[str, dict[str, bool]]:
 
 
 def _is_decisions(path: Path) -> bool:
-    """Whether a file is to be read as decisions: it says so, or is nothing that another tool writes."""
+    """Whether a file is read as decisions: it is not in a format of another tool."""
     if path.is_dir() or path.suffix.lower() in (".xml", ".yaml", ".yml"):
         return False
     try:
@@ -896,7 +899,7 @@ def enter(
     corrected: dict[str, Correction],
     reviews: dict[str, dict[str, Any]],
 ) -> int:
-    """Enters what a person saved of a picture: its boxes, or None where the drafts hold. Returns the new revision."""
+    """Stores what a person saved of a picture: its boxes, or None if the drafts hold. Returns the new revision."""
     revision = int(reviews.get(picture, {}).get("revision", 0)) + 1
     reviews[picture] = {"status": status, "revision": revision}
     if found is None:

@@ -230,8 +230,8 @@ class AnnotateWorker:
     def _certainty(self, result: Localization) -> FloatArray:
         """For each name how certain it is that it is in the picture, `[P]`.
 
-        The presence score; without one, as every name is boxed at a minimum of 0 and the model is not calibrated, the
-        name's share among all names and the background, softmax at the model's logit scale.
+        The presence score. Without one (an uncalibrated model at a minimum of 0, where every name is boxed): the
+        softmax over all names and the background at the model's logit scale.
         """
         if result.presence is not None:
             return result.presence
@@ -242,7 +242,7 @@ class AnnotateWorker:
         return share
 
     def _boxes(self, result: Localization, certain: FloatArray) -> list[_Box]:
-        """Best first."""
+        """The boxes that become drafts, best first."""
         chosen = self._settings.filter
         kept: list[_Box] = []
         for p in np.unique(result.boxes.label).tolist():

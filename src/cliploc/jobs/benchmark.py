@@ -1,6 +1,6 @@
 """`run_benchmark`: evaluates a grid of settings on a dataset, into a folder.
 
-A run can be stopped at any moment and resumed. docs/benchmark.md explains the folder.
+A run can be stopped at any moment and resumed. `cliploc help benchmark` explains the folder.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def run_benchmark(
     worker_settings = WorkerSettings(
         tuple(setups),
         tuple(settings),
-        tuple("|".join(one.synonyms) for one in dataset.classes),
+        class_entries(dataset),
         dataset.root,
         out / "maps" if save_maps else None,
         max(1, (os.cpu_count() or 2) - 1) if judges is None else judges,
@@ -171,6 +171,11 @@ def conclude(out: Path) -> dict[str, Summary]:
     summary = summarize(manifest["settings"], rows, manifest["dataset"]["role"] == "tune")
     write_json(out / "summary.json", {"schema_version": SCHEMA_VERSION, "settings": summary})
     return summary
+
+
+def class_entries(dataset: Dataset) -> tuple[str, ...]:
+    """Each class of a dataset as `cliploc.prompts.parse` takes it: label → "cat|kitten"."""
+    return tuple("|".join(one.synonyms) for one in dataset.classes)
 
 
 # ----------------------------------------------------------------------------------------------------------- manifest

@@ -1,4 +1,4 @@
-"""Masks of corrected sets: reads those that another tool exports, and finds one for a box that comes without."""
+"""Masks of corrected sets: reads those that another tool exports, and finds one for a box without a mask."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cliploc.jobs.corrections import Correction
 
 SAME = 1.0  # pixels that the edges of a box may have moved and still be those of its draft
-# Where the mask of a corrected box is from → in words; `filled` counts them.
+# Source of the mask of a corrected box → its text; `filled` counts them.
 SOURCES = {
     "set": "from the set",
     "draft": "from the draft with the same box",
@@ -28,7 +28,7 @@ SOURCES = {
 
 
 def filled(one: Correction, row: Mapping[str, Any]) -> tuple[Correction, Counter[str]]:
-    """A correction where every box has a mask, and where they are from.
+    """The correction with a mask for every box, and the number of masks from each source.
 
     Args:
         one: with the masks of the set.

@@ -36,7 +36,7 @@ FORMATS = (
     "decisions of review.html, COCO's JSON, Label Studio's JSON, CVAT's XML, or a folder in YOLO's or VOC's layout"
 )
 MOST_YAML = 4 * 2**20  # bytes of the list of classes
-MOST_DEEP = 20  # of its lists in lists
+MOST_DEEP = 20  # nested lists in it
 UNREADABLE = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError)
 LEAST_SIDE = 1e-3  # pixels of a box inside its picture
 UPLOAD = re.compile(r"[0-9a-f]{8}(?:-|__)(?=.)")  # what Label Studio puts before the names of files
@@ -57,8 +57,8 @@ class Correction:
     Attributes:
         boxes: x0, y0, x1, y1 of each in pixels of the upright picture, inside it.
         labels: of each, from 0.
-        masks: of each, COCO's compressed counts, or None where the set has no mask of it; None for a run without masks.
-        drafts: of each the number of the draft that it comes of, None for a new one; None where nobody knows.
+        masks: of each, COCO's compressed counts, or None if the set has no mask of it; None for a run without masks.
+        drafts: of each, the number of the draft that it was made from, or None for a new box; None if that is unknown.
     """
 
     boxes: list[list[float]]
@@ -69,7 +69,7 @@ class Correction:
 
 @dataclass(frozen=True)
 class Corrections:
-    """What a corrected set says on the pictures of a run.
+    """What a corrected set has for the pictures of a run.
 
     Attributes:
         form: the format that was read.
@@ -226,7 +226,7 @@ class _Finder:
     def _end(self, name: str) -> list[str]:
         """The end of one path is the other."""
         parts = PurePosixPath(name).parts
-        shown = range(max(1, len(parts) - self._deepest), len(parts))  # a name may have a million of folders
+        shown = range(max(1, len(parts) - self._deepest), len(parts))  # a name may have a million folders
         tails = ("/".join(parts[start:]) for start in shown)
         longest = next((one for one in tails if one in self._pictures), None)
         return self._by_end.get(name, []) if longest is None else [longest]
@@ -352,7 +352,7 @@ def _yolo(folder: Path, described: Path) -> _Set:
 
 
 def _yaml(path: Path) -> Any:
-    """A YAML document without aliases, by which a small one can mean an endless one."""
+    """A YAML document without aliases, as with them a small document can mean an endless one."""
     import yaml
 
     content = read_text(path, MOST_YAML)

@@ -1,4 +1,4 @@
-"""Scores drafts against the corrected boxes of the same pictures: what to expect of those that nobody has looked at.
+"""Scores drafts against the corrected boxes of the same pictures, to know what to expect of drafts not checked yet.
 
 As COCO matches boxes (Lin et al. 2014), at one IoU: drafts are taken in the order of their scores, and each is right if
 it has IoU ≥ 0.5 with a corrected box of its label that is not taken yet; it takes the one it fits best.

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from cliploc.datasets.wsol import Truth, read_metadata, read_predictions
 from cliploc.errors import InputError, UsageError
-from cliploc.jobs.summary import joined
+from cliploc.jobs.summary import DEFAULT, joined
 from cliploc.metrics import (
     SIDE,
     Bootstrap,
@@ -38,7 +38,6 @@ from cliploc.registry import import_modules, named_modules
 from cliploc.reporter import SILENT, Reporter
 from cliploc.values import Problem
 
-DEFAULT = Bootstrap()
 Columns = dict[str, Any]
 
 

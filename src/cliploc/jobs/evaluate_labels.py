@@ -18,7 +18,7 @@ from cliploc.reporter import SILENT, Reporter
 from cliploc.values import ClassName, Problem
 
 SUFFIX = ".png"
-OBJECTS = "SegmentationObject"  # Pascal VOC's folder, whose numbers are objects
+OBJECTS = "SegmentationObject"  # Pascal VOC's folder of label maps of objects, not of classes
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def folder_of_truths(truth: Path, class_list: Path) -> tuple[tuple[ClassName, ..
 
     Args:
         truth: the folder, searched with its sub-folders.
-        class_list: a text file, a class a line.
+        class_list: a text file, one class per line.
 
     Raises:
         UsageError: no folder, no label map in it, or no class list.
@@ -114,7 +114,7 @@ def evaluate_labels(
     for folder in (predictions, *([Path(truth)] if truth is not None else [])):
         if folder.name == OBJECTS:
             raise UsageError(
-                f"expected label maps of classes, got {folder}, whose numbers are objects: "
+                f"expected label maps of classes, got {folder}, whose values are numbers of objects: "
                 f"use {folder.with_name('SegmentationClass')}"
             )
     problems: list[Problem] = []
@@ -129,7 +129,7 @@ def evaluate_labels(
         classes, samples = found.classes, found.samples
         if any(one.name is not None for one in samples):
             raise UsageError(
-                f"{dataset} has a rule for maps, not for labels: use cliploc benchmark --task segmentation"
+                f"{dataset} is evaluated by score maps, not by label maps: use cliploc benchmark --task segmentation"
             )
         for problem in found.problems:
             leave_out(problem)

@@ -1,7 +1,7 @@
-"""exports.json: of which run and decisions each export is, and whether the folder's boxes have changed since.
+"""exports.json: the run and decisions that each export was made from, and whether the boxes have changed since.
 
-Formats of other tools have no place for it. An export is marked as stale before the boxes change, and as current when
-it is written: a run that is killed between the two leaves no export that looks current and is not.
+The formats of other tools have no place for this. An export is marked as stale before the boxes change, and as current
+when it is written: a run that is killed between the two leaves no export that looks current and is not.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ STALE, CURRENT = "stale", "current"
 
 
 def mark_stale(out: Path, names: Iterable[str] | None = None) -> None:
-    """Says of exports, by default of all, that they do not hold the folder's boxes any more, or not yet.
+    """Marks exports, by default all, as not holding the folder's boxes.
 
     Args:
         out: the folder of the run.
@@ -31,7 +31,7 @@ def mark_stale(out: Path, names: Iterable[str] | None = None) -> None:
 
 
 def mark_current(out: Path, name: str, files: Sequence[str], run: str, decisions: str | None, corrected: int) -> None:
-    """Says of an export what it is of.
+    """Marks an export as up to date, with what it was made from.
 
     Args:
         out: the folder of the run.

@@ -1,6 +1,6 @@
 """`run_faithfulness`: whether maps show what a model uses, for a grid of settings, into a folder that can be resumed.
 
-docs/faithfulness.md explains the metrics and the folder.
+`cliploc help faithfulness` explains the metrics and the folder.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from cliploc.config import FaithfulnessOptions
 from cliploc.errors import UsageError
 from cliploc.jobs import folder, local
-from cliploc.jobs.benchmark import describe_dataset
+from cliploc.jobs.benchmark import class_entries, describe_dataset
 from cliploc.jobs.engine import Engine
 from cliploc.jobs.folder import RunKind, plain, write_json
 from cliploc.jobs.plan import ModelSetup, Setting, shard_size, shards_of
@@ -39,7 +39,7 @@ KIND = RunKind(
 FILES = ("summary.json", *REPORT_FILES)
 SHARD = 8  # pictures that are computed and written together: each takes seconds
 METRICS = ("deletion", "insertion")  # where none are named
-BASELINES = ("centre_gaussian", "random")  # without which no area means anything
+BASELINES = ("centre_gaussian", "random")  # an area means something only beside those of baselines
 Numbers = Mapping[str, Mapping[str, Any]]  # key → title, about, best, shown
 
 
@@ -84,9 +84,9 @@ def summarize(
         bootstrap: settings of the confidence intervals.
 
     Returns:
-        For each setting the mean over pictures of each number, in its own unit (areas in 0–1), None where there is
-        none; `confidence_95`; `curves`, the mean of each with the ends of its interval; `measured`, how many pictures a
-        number is of, where it is of fewer; `images`, `evaluated` and `failed`.
+        For each setting the mean over pictures of each number, in its own unit (areas in 0–1), None if there is none;
+        `confidence_95`; `curves`, the mean of each with the ends of its interval; `measured`, the number of pictures of
+        numbers that not every picture has; `images`, `evaluated` and `failed`.
     """
     values: dict[str, dict[str, dict[str, float | None]]] = {name: {} for name in settings}
     curves: dict[str, dict[str, dict[str, list[float | None]]]] = {name: {} for name in settings}
@@ -246,11 +246,6 @@ class FaithfulnessSettings:
         return FaithfulnessWorker(self)
 
 
-def class_entries(dataset: Dataset) -> tuple[str, ...]:
-    """Each class of a dataset as `cliploc.prompts.parse` takes it: label → "cat|kitten"."""
-    return tuple("|".join(one.synonyms) for one in dataset.classes)
-
-
 def run_faithfulness(
     dataset: Dataset,
     setups: Sequence[ModelSetup],
@@ -267,8 +262,8 @@ def run_faithfulness(
     """Measures every setting on a dataset.
 
     Args:
-        dataset: the dataset; see `cliploc.datasets.open_dataset`. Its boxes play no part.
-        setups: models × prompts, with resize "squash". Their options for boxes play no part.
+        dataset: the dataset; see `cliploc.datasets.open_dataset`. Its boxes are not used.
+        setups: models × prompts, with resize "squash". Their options for boxes are not used.
         settings: methods on the setups; see `Grid.settings`.
         out: an empty folder, or the folder of a run with the same settings, which is resumed.
         metrics: names of the metrics.

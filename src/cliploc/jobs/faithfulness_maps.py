@@ -12,12 +12,12 @@ import numpy as np
 from cliploc.config import FaithfulnessOptions, Options
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.faithfulness import Faithfulness, chosen_metrics
+from cliploc.jobs.benchmark import class_entries
 from cliploc.jobs.evaluate import read_map
 from cliploc.jobs.failures import failure_reason
 from cliploc.jobs.faithfulness import (
     SCHEMA_VERSION,
     Numbers,
-    class_entries,
     number_text,
     numbers_of,
     summarize,

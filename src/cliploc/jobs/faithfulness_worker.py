@@ -15,15 +15,16 @@ from cliploc.faithfulness import Faithfulness, Measured, Seen, chosen_metrics
 from cliploc.jobs.engine import Part, Shard
 from cliploc.jobs.failures import failure_reason
 from cliploc.jobs.faithfulness import FaithfulnessSettings, row_schema
+from cliploc.jobs.notes import collect_halved
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import THUMB, Row, failed_row, place_of, to_table
 from cliploc.jobs.setups import SetupWithoutBoxes, load_setups
 from cliploc.jobs.sources import Digests
 from cliploc.localizer import Localizer
-from cliploc.reporter import SILENT, Reporter, halved_note
+from cliploc.reporter import SILENT, Reporter
 from cliploc.values import FloatArray, Sample
 
-# What the numbers depend on, of what a localizer says of itself; its boxes play no part.
+# The parts of a localizer's description that the numbers depend on; its boxes are not used.
 IDENTITY = (
     "weights", "method", "options", "heads", "ensemble", "templates", "background", "refine", "scales", "windows",
     "flip", "resize", "interpolation", "image_size", "precision", "masked_precision", "engine_backend", "guide",
@@ -70,7 +71,7 @@ class FaithfulnessWorker:
         for shard in digests:
             notes: list[str] = []
             rows: list[Row] = []
-            told = Reporter(masked=reporter.masked, halved=partial(_note_halved, notes))
+            told = Reporter(masked=reporter.masked, halved=collect_halved(notes))
             for sample, digest in zip(shard.samples, digests.pop(shard), strict=True):
                 facts = {
                     "sample": sample.id,
@@ -123,8 +124,8 @@ class FaithfulnessWorker:
         try:
             return dict(of.maps(seen, reporter=reporter))
         except (ModelError, RuntimeError, MemoryError) as error:
-            failure_reason(error)  # raises what is a bug
-        # One failed, and so did all others in its forward pass: each alone, then.
+            failure_reason(error)  # raises the error if it is a bug
+        # One failed, and with it all in its forward pass: run each alone.
         found: dict[str, FloatArray | str] = {}
         for method in of.methods:
             try:
@@ -132,10 +133,6 @@ class FaithfulnessWorker:
             except (ModelError, RuntimeError, MemoryError) as error:
                 found[method] = failure_reason(error)
         return found
-
-
-def _note_halved(notes: list[str], count: int) -> None:
-    notes.append(halved_note(count))
 
 
 def columns(setting: str, measured: Measured, heat: FloatArray) -> Row:

@@ -60,8 +60,7 @@ def labels_of(lines: Sequence[str], where: str = "") -> Labels:
         >>> labels_of(["cat|kitten @0.3", "dog", "background: lawn"])
         Labels(entries=('cat|kitten', 'dog'), thresholds=(0.3, None), background=('lawn',))
     """
-    if isinstance(lines, str):
-        raise UsageError(f"expected a list of names, got the single text {lines!r}: write [{lines!r}]")
+    prompts.refuse_no_list(lines)
     entries: list[str] = []
     thresholds: list[float | None] = []
     background: list[str] = []

@@ -1,10 +1,10 @@
-"""The notes of a run: remarks for its end."""
+"""The notes of a run: remarks that are shown at its end."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from cliploc.reporter import SILENT, Reporter
+from cliploc.reporter import SILENT, Reporter, halved_note
 
 NAMED = 3  # pictures named in a note; the rest are only counted
 
@@ -18,6 +18,11 @@ def pictures_in_words(names: Sequence[str]) -> str:
     """
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return f"{len(names)} picture{'s' if len(names) != 1 else ''} ({', '.join(names[:NAMED])}{more})"
+
+
+def collect_halved(notes: list[str]) -> Callable[[int], None]:
+    """What a `Reporter` calls with the number of halved batches: adds a line to these notes."""
+    return lambda count: notes.append(halved_note(count))
 
 
 class Notes:

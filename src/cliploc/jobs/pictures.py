@@ -148,12 +148,14 @@ def find_pictures(
 
 
 def _refuse_addresses(listed: Iterable[str], where: str) -> None:
-    """Nothing is fetched: who writes a list of addresses need not be who runs it."""
+    """Refuses addresses, as nothing is downloaded: somebody else may have written the list."""
     found = [one for one in listed if ADDRESS.match(one)]
     if found:
         shown = found[0] if len(found[0]) <= 80 else f"{found[0][:79]}…"
         count = f" and {len(found) - 1:,} more addresses" if len(found) > 1 else ""
-        raise UsageError(f"expected paths in {where}, got {shown}{count}, and nothing is fetched: download them first")
+        raise UsageError(
+            f"expected paths in {where}, got {shown}{count}: cliploc reads files only, download them first"
+        )
 
 
 def _walk(root: Path, out: Path | None, skipped: list[Skipped], videos: bool) -> Iterator[Path]:

@@ -88,7 +88,7 @@ class ReviewFolder:
         self.pictures = [one for one in there if results.places[one.id].ok]
         if not self.pictures:
             raise UsageError(
-                f"expected drafts of pictures below {root} in {out}, found none of them: put the pictures back, or "
+                f"expected the annotated pictures of {out} below {root}, found none of them: put the pictures back, or "
                 "annotate them first"
             )
         self.picture = functools.lru_cache(PICTURES_KEPT)(functools.partial(self._jpeg, side=PICTURE_SIDE))
@@ -146,7 +146,7 @@ class ReviewFolder:
 
     # ----------------------------------------------------------------------------------------------------------- saved
     def save(self, number: int, saved: Mapping[str, Any]) -> int:
-        """Takes what a person did with a picture, and writes it to the disk.
+        """Writes what a person did with a picture to the disk.
 
         Args:
             number: of the picture.

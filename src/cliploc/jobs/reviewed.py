@@ -28,7 +28,7 @@ def correction_of(boxes: Sequence[Mapping[str, Any]], row: Row, labels: int) -> 
         labels: number of labels of the run.
 
     Raises:
-        UnusableReviewError: a box that is none, or of a label or a draft that the run does not have.
+        UnusableReviewError: an empty box, or one of a label or a draft that the run does not have.
 
     Example:
         >>> row = {"width": 8, "height": 6, "boxes": []}
@@ -40,7 +40,7 @@ def correction_of(boxes: Sequence[Mapping[str, Any]], row: Row, labels: int) -> 
     for one in boxes:
         x0, y0, x1, y1 = np.clip(np.array(one["xyxy"], float), 0, [width, height, width, height]).tolist()
         if not (x1 - x0 > LEAST_SIDE and y1 - y0 > LEAST_SIDE):  # nor where one of them is no number
-            raise UnusableReviewError("expected boxes of some width and height inside the picture")
+            raise UnusableReviewError("expected boxes inside the picture, with a width and a height above 0")
         if one["label"] >= labels:
             raise UnusableReviewError(f"expected labels below {labels}, got {one['label']}")
         draft = one.get("draft")
@@ -73,7 +73,7 @@ def review_of(saved: Mapping[str, Any], row: Row, labels: int, kept: Sequence[in
 
 
 def _is_edited(found: Correction, row: Row, kept: Sequence[int]) -> bool:
-    """Whether boxes are others than the drafts that held so far."""
+    """Whether the boxes differ from the drafts that held so far."""
     if found.drafts != list(kept) or found.labels != [row["labels"][i] for i in kept]:
         return True
     drafts = np.array([row["boxes"][i] for i in kept]).reshape(-1, 4)
@@ -83,7 +83,7 @@ def _is_edited(found: Correction, row: Row, kept: Sequence[int]) -> bool:
 
 
 def _counts(box: Mapping[str, Any], xyxy: Sequence[float], size_wh: tuple[int, int]) -> str:
-    """A box's mask: as it came, of its polygons, or all of the box."""
+    """A box's mask: as it came, from its polygons, or all of the box."""
     width, height = size_wh
     if (given := box.get("mask")) is not None:
         try:

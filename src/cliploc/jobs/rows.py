@@ -45,7 +45,7 @@ def arrow() -> Any:
 
 
 def row_schema() -> Any:
-    """The columns of a row, as a `pyarrow.Schema`; docs/benchmark.md explains them."""
+    """The columns of a row, as a `pyarrow.Schema`; `cliploc help benchmark` explains them."""
     pa = arrow()
     f32 = pa.float32()
     types = {"float": f32, "bool": pa.bool_(), "level": pa.uint8(), "hits": pa.binary(32), "bytes": pa.binary()}
@@ -172,7 +172,7 @@ def check_part(content: bytes, schema: Any, samples: Sequence[str], settings: Se
         settings: ids of the settings; there is a row for each sample and setting.
 
     Raises:
-        ValueError: it is no such table.
+        ValueError: it is not such a table.
     """
     pa = arrow()
     try:
@@ -184,7 +184,7 @@ def check_part(content: bytes, schema: Any, samples: Sequence[str], settings: Se
             raise ValueError("expected a row for each sample and setting")
         rows = file.read(columns=["sample", "setting"])
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"no table: {error}") from None
+        raise ValueError(f"not a table: {error}") from None
     pairs = zip(rows["sample"].to_pylist(), rows["setting"].to_pylist(), strict=True)
     if sorted(pairs, key=repr) != sorted(product(samples, settings), key=repr):
         raise ValueError("expected a row for each sample and setting")

@@ -1,6 +1,6 @@
 """`run_segmentation`: mIoU of a grid of settings on a segmentation set, into a folder that can be resumed.
 
-docs/segmentation.md explains the protocol and the folder.
+`cliploc help segmentation` explains the protocol and the folder.
 """
 
 from __future__ import annotations
@@ -87,12 +87,12 @@ def numbers_of(
         result: of the metric.
         names: of the classes.
         known: labels that the model can predict; None: all.
-        precisions: the average precision of each picture, of the protocol with one thing a picture.
+        precisions: the average precision of each picture, for the protocol with one object per picture.
 
     Returns:
         `miou`, `mean_accuracy`, `pixel_accuracy`, `confidence_95`, `per_class` (label → name, iou, accuracy, pixels;
         None where a class is in no map) and `confused` (the pairs of classes with the most wrong pixels). With `known`
-        fewer than all classes, `miou_known` is the mean over these. None stands for numbers that there are not.
+        fewer than all classes, `miou_known` is the mean over these. None stands for a number that does not exist.
     """
     confusion = result.confusion
     true = confusion[:-1].sum(axis=1)
@@ -247,7 +247,7 @@ def run_segmentation(
 
     Args:
         dataset: the set; see `cliploc.datasets.open_labelled`.
-        setups: models × prompts. Their options for views and boxes play no part.
+        setups: models × prompts. Their options for views and boxes are not used.
         settings: methods on the setups; see `Grid.settings`.
         protocol: how label maps are made.
         out: an empty folder, or the folder of a run with the same settings, which is resumed.

@@ -6,7 +6,6 @@ import io
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from cliploc.datasets import IGNORE, LabelledPicture, LabelMap
 from cliploc.errors import InputError, ModelError
 from cliploc.jobs.engine import Part, Shard
 from cliploc.jobs.failures import failure_reason
+from cliploc.jobs.notes import collect_halved
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import Row, failed_row, place_of, to_table
 from cliploc.jobs.segmentation import SegmentationSettings, row_schema
@@ -24,11 +24,11 @@ from cliploc.jobs.setups import SetupWithoutBoxes, load_setups
 from cliploc.jobs.sources import Digests
 from cliploc.localizer import Localizer
 from cliploc.metrics import average_precision, pixel_pairs
-from cliploc.reporter import SILENT, Reporter, halved_note
+from cliploc.reporter import SILENT, Reporter
 from cliploc.segmentation import Protocol, Segmenter
 
 PREVIEW = 120  # longer side in pixels of the label maps kept for the report
-# What the numbers depend on, of what a localizer says of itself; its views and boxes play no part here.
+# The parts of a localizer's description that the numbers depend on; its views and boxes are not used here.
 IDENTITY = (
     "weights", "method", "options", "heads", "ensemble", "templates", "refine", "precision", "masked_precision",
     "engine_backend", "guide", "batch_size",
@@ -83,7 +83,7 @@ class SegmentationWorker:
             for shard in digests:
                 notes: list[str] = []
                 rows: list[Row] = []
-                halved = Reporter(masked=reporter.masked, halved=partial(_note_halved, notes))
+                halved = Reporter(masked=reporter.masked, halved=collect_halved(notes))
                 read = _ahead(reading, shard.samples)
                 for sample, digest, one in zip(shard.samples, digests.pop(shard), read, strict=True):
                     facts = {
@@ -122,7 +122,7 @@ class SegmentationWorker:
             except InputError as error:
                 judged, reason = {}, str(error)
             except (ModelError, RuntimeError, MemoryError) as error:
-                if len(methods) > 1:  # one failed, and so did all others in its forward pass: each alone, then
+                if len(methods) > 1:  # one failed, and with it all in its forward pass: run each alone
                     continue
                 judged, reason = {}, failure_reason(error)
                 notes.append(f"{left[0].id} failed on {sample.id}: {reason}")
@@ -209,10 +209,6 @@ def _read(sample: LabelledPicture) -> _Read | InputError:
         return error
 
 
-def _note_halved(notes: list[str], count: int) -> None:
-    notes.append(halved_note(count))
-
-
 def _ahead(pool: ThreadPoolExecutor, samples: Sequence[LabelledPicture]) -> Iterator[_Read | InputError]:
     """The samples read, one ahead of the one that is asked for."""
     waiting: Future[_Read | InputError] | None = None
@@ -224,7 +220,7 @@ def _ahead(pool: ThreadPoolExecutor, samples: Sequence[LabelledPicture]) -> Iter
 
 
 def preview(labels: npt.NDArray[Any]) -> bytes:
-    """A label map as a small PNG, every so many pixels of it."""
+    """A label map as a small PNG, subsampled."""
     step = max(1, -(-max(labels.shape) // PREVIEW))
     content = io.BytesIO()
     Image.fromarray(labels[step // 2 :: step, step // 2 :: step].astype(np.uint8)).save(content, "PNG", optimize=True)

@@ -24,7 +24,7 @@ def load_setups(
     Args:
         setups: the run's setups.
         settings: the run's settings.
-        load: takes a setup, its settings, and a localizer whose tower it may use; None where it has to load its own.
+        load: takes a setup, its settings, and a localizer whose tower it may use, or None if it has to load its own.
         localizer_of: the localizer of what was loaded.
     """
     loaded: list[T] = []
@@ -49,7 +49,7 @@ class SetupWithoutBoxes:
         task: the task's name.
 
     Raises:
-        UsageError: a method comes twice, as nothing else can differ.
+        UsageError: a method occurs twice: its settings could differ in nothing.
     """
 
     def __init__(self, setup: ModelSetup, chosen: Sequence[Setting], built: Localizer | None, task: str) -> None:
@@ -70,7 +70,7 @@ class SetupWithoutBoxes:
 
         Args:
             setting: one of `settings`.
-            identity: of what the localizer says of itself, what counts.
+            identity: the keys of the localizer's description that the numbers depend on.
             more: what the task adds.
         """
         said = self.localizer.describe(setting.method, setting.options)

@@ -28,7 +28,7 @@ class Heat:
     Attributes:
         png: the heat over the picture, 0 to 255, at most `HEAT_SIDE` wide and high.
         threshold: τ that the model's boxes have.
-        said: a sentence on it, such as why the name was not found.
+        said: a sentence for the user, such as why the name was not found.
     """
 
     png: bytes
@@ -55,7 +55,7 @@ class Suggester:
 
         Args:
             image: the upright picture.
-            picture: by which the last one is known again.
+            picture: its id; a second call for the same picture and name does not compute again.
             name: "cat|kitten": synonyms.
 
         Raises:

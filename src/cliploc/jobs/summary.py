@@ -92,7 +92,7 @@ def summarize(
         bootstrap: settings of the confidence intervals.
 
     Returns:
-        For each setting the keys that docs/benchmark.md explains.
+        For each setting the keys that `cliploc help benchmark --all` explains.
 
     Raises:
         UsageError: a sample that occurs twice.

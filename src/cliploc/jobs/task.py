@@ -1,8 +1,8 @@
 """What all benchmarks share, whatever they measure: a folder, parts, resuming, replaced pictures, and an engine.
 
-A benchmark is a `BenchmarkTask`: its kind, its worker, its shards, and how numbers come of its rows. `run_task` does
-the rest. Its parts are tables with a row for each sample and setting, of at least the columns sample, setting, blake2b,
-status and reason.
+A benchmark is a `BenchmarkTask`: its kind, its worker, its shards, and how numbers are computed from its rows.
+`run_task` does the rest. Its parts are tables with a row for each sample and setting, of at least the columns sample,
+setting, blake2b, status and reason.
 """
 
 from __future__ import annotations

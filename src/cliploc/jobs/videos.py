@@ -37,12 +37,12 @@ FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts"
 
 @dataclass(frozen=True)
 class Every:
-    """Which frames of a video are taken; a frame is that any of these takes.
+    """Which frames of a video are taken: those that any of these rules selects.
 
     Attributes:
-        frames: each so many-th; None: none by number.
-        seconds: the first in each so many seconds; None: none by time.
-        scenes: those that begin a scene, and the first.
+        frames: every frame with a number divisible by this; None for no such rule.
+        seconds: the first frame in each interval of so many seconds; None for no such rule.
+        scenes: the first frame of each scene.
     """
 
     frames: int | None = None
@@ -70,13 +70,16 @@ class Every:
             elif re.fullmatch(r"[0-9]{0,6}\.?[0-9]{1,6}s", part):
                 key, value = "seconds", float(part[:-1])
             if not value or key in found:
-                raise UsageError(f"expected every as 30 (frames), 2s (seconds), scene, or several, got {text!r}")
+                raise UsageError(
+                    "expected every as 30 (each 30th frame), 2s (one in two seconds), scene, or several with commas, "
+                    f"got {text!r}"
+                )
             found[key] = value
         return cls(**found)
 
 
 def frames_of(video: PictureFile, every: Every, folder: Path) -> list[PictureFile]:
-    """The frames of a video, taken unless they are there already.
+    """The frames of a video; they are decoded unless they are there already.
 
     Args:
         video: the file.
@@ -112,7 +115,7 @@ def path_of(picture: str, root: Path, out: Path) -> Path:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where the frames of a video lie: under the names that exports give them, for tools that are given the folder.
+    """Where the frames of a video are: under the names that exports give them, for tools that read the folder.
 
     Attributes:
         folder: in which they lie.
@@ -137,11 +140,11 @@ class _Place:
         return self.folder / f"{self.name}#frames.json"
 
     def file(self, number: int) -> Path:
-        """A frame's."""
+        """The file of a frame."""
         return self.folder / f"{self.name}#{number:06d}.jpg"
 
     def clear(self) -> None:
-        """Removes the frames of another time, the list first, so that it never stands beside them."""
+        """Removes the frames of an earlier run, their list first, so that no list is left beside missing frames."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.listed.unlink(missing_ok=True)
         for path in list(self.folder.iterdir()):
@@ -207,11 +210,11 @@ def _chosen(video: PictureFile, every: Every) -> Iterator[tuple[int, Any]]:
                     yield number, frame
     except (av.error.FFmpegError, ValueError, MemoryError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise InputError(f"{video.id}: a video that cannot be read ({reason}): fetch or convert it again") from None
+        raise InputError(f"{video.id}: a video that cannot be read ({reason}): download or convert it again") from None
 
 
 def _scenes(stream: Any) -> Any:
-    """A generator that is sent each frame, and tells whether it begins a scene."""
+    """A generator to which each frame is sent; it yields whether the frame begins a scene."""
     from av.error import BlockingIOError as NotYet
     from av.filter import Graph
 
@@ -240,7 +243,7 @@ def _scenes(stream: Any) -> Any:
 def all_frames(
     videos: Sequence[PictureFile], every: Every, out: Path
 ) -> Iterator[tuple[PictureFile, list[PictureFile], InputError | None]]:
-    """Each video with its frames, or with why it has none.
+    """Each video with its frames, or with the reason why it has none.
 
     Args:
         videos: the files.
