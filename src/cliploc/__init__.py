@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from cliploc.config import Options
     from cliploc.detector import Detector
     from cliploc.errors import CliplocError, CliplocWarning, InputError, ModelError, UnknownNameError, UsageError
-    from cliploc.jobs.annotate import AnnotateResult, annotate
+    from cliploc.jobs.annotate import annotate
+    from cliploc.jobs.annotation_results import AnnotateResult
     from cliploc.listing import list_datasets, list_exports, list_methods, list_metrics, list_models
     from cliploc.localization import Localization
     from cliploc.localizer import Localizer
@@ -65,7 +66,8 @@ __getattr__ = on_first_use(  # so that `import cliploc` stays light: no torch
             "UnknownNameError",
             "UsageError",
         ),
-        "cliploc.jobs.annotate": ("AnnotateResult", "annotate"),
+        "cliploc.jobs.annotate": ("annotate",),
+        "cliploc.jobs.annotation_results": ("AnnotateResult",),
         "cliploc.listing": ("list_datasets", "list_exports", "list_methods", "list_metrics", "list_models"),
         "cliploc.localization": ("Localization",),
         "cliploc.localizer": ("Localizer",),

@@ -35,7 +35,7 @@ from cliploc.errors import CliplocError
 from cliploc.heads import read_config
 from cliploc.images import load
 from cliploc.jobs import benchmark, folder, labels, rows
-from cliploc.jobs.annotate import KIND
+from cliploc.jobs.annotation_rows import KIND
 from cliploc.jobs.evaluate import read_map
 from cliploc.metrics._infra.curve import Convention, checked_map
 from cliploc.polygons import draw, outlines_of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import random
@@ -21,8 +22,8 @@ from cliploc import __version__, backbones
 from cliploc._files import locked
 from cliploc._parts import parts_in, read_part, read_stamps, write_part
 from cliploc.errors import CliplocError, UsageError
-from cliploc.jobs import annotate as module
-from cliploc.jobs import folder
+from cliploc.jobs import annotate as annotate_module
+from cliploc.jobs import annotation_results, folder
 from cliploc.jobs.annotate import annotate
 from cliploc.report.exports import exports
 from cliploc.reporter import Reporter
@@ -336,7 +337,7 @@ def test_a_picture_replaced_under_its_name_is_done_anew_and_said(copy, made, tim
     old = (pictures / "cat.png").stat()
     run = json.loads((out / "summary.json").read_text())
     decisions = {"cat.png": {"0": False}, "dogs.png": {"0": False}}
-    identity = module.hashlib.sha256(
+    identity = hashlib.sha256(
         json.dumps([(read := json.loads((out / "manifest.json").read_text()))["labels"], read["settings"]]).encode()
     ).hexdigest()[:16]
     (out / "decisions.json").write_text(json.dumps({"kind": "cliploc review", "run": identity, "decisions": decisions}))
@@ -480,7 +481,7 @@ def test_no_export_looks_current_that_is_not(copy, monkeypatch):
     shutil.copy(pictures / "bee.png", pictures / "new.png")
     before = states()
     assert set(before.values()) == {"current"}
-    for owner, name in ((module, "conclude"), (type(exports.get("coco")), "write")):
+    for owner, name in ((annotate_module, "conclude"), (type(exports.get("coco")), "write")):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, kill)
             with pytest.raises(KeyboardInterrupt):
@@ -502,7 +503,7 @@ def test_an_export_of_a_killed_run_is_kept_up_to_date(copy, made, monkeypatch, k
         if killed_at == "csv":
             patch.setattr(type(exports.get("csv")), "write", kill)
         else:
-            patch.setattr(module, "AnnotateResult", kill)
+            patch.setattr(annotation_results, "AnnotateResult", kill)
         with pytest.raises(KeyboardInterrupt):
             annotate(pictures, LABELS, out, formats=["yolo", "csv"], image_url="https://host/", **OPTIONS)
     assert (out / "yolo/labels/cat.txt").exists()

@@ -17,23 +17,17 @@ from cliploc._files import alone_in, temporaries_of
 from cliploc.errors import InputError, UsageError
 from cliploc.images import load
 from cliploc.jobs import folder
-from cliploc.jobs.annotate import (
-    IMAGE_URL,
-    KIND,
-    AnnotatedFolder,
-    AnnotateResult,
-    Results,
-    conclude,
+from cliploc.jobs.annotate import IMAGE_URL, made_by
+from cliploc.jobs.annotation_edits import (
     corrections_in,
     decisions_in,
     enter,
     kept_drafts,
-    made_by,
     reviews_in,
-    run_id,
-    summary_of,
     write_corrections,
 )
+from cliploc.jobs.annotation_results import AnnotatedFolder, AnnotateResult, conclude, summary_of
+from cliploc.jobs.annotation_rows import KIND, Results, run_id
 from cliploc.jobs.pictures import PictureFile
 from cliploc.jobs.reviewed import review_of
 from cliploc.jobs.videos import path_of

@@ -1,0 +1,205 @@
+"""What people changed in an annotation run: decisions on drafts, corrected boxes, and reviews in the editor."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cliploc import prompts
+from cliploc._documents import DocumentError, checked, read_json
+from cliploc._schemas import Decisions, SavedCorrections, SavedReview
+from cliploc.errors import UsageError
+from cliploc.jobs import correction_masks, export_states
+from cliploc.jobs.annotation_rows import SCHEMA_VERSION, Results
+from cliploc.jobs.annotator import Row
+from cliploc.jobs.corrections import Correction, Corrections, read_corrections
+from cliploc.jobs.folder import write_json
+from cliploc.jobs.labels import Labels
+from cliploc.jobs.pictures import PictureFile
+from cliploc.jobs.reviewed import UnusableReviewError, review_of
+from cliploc.report.review import REVIEW_KIND
+
+CORRECTIONS_KIND = "cliploc corrections"
+
+
+def decisions_in(out: Path, run: str) -> dict[str, dict[str, bool]]:
+    """The decisions of all reviews so far: picture → box → whether it is kept."""
+    path = out / "decisions.json"
+    return _read_decisions(path, run) if path.exists() else {}
+
+
+def is_decisions(path: Path) -> bool:
+    """Whether a file is read as decisions: it is not in a format of another tool."""
+    if path.is_dir() or path.suffix.lower() in (".xml", ".yaml", ".yml"):
+        return False
+    try:
+        read = read_json(path)
+    except (OSError, ValueError):
+        return True
+    return not isinstance(read, list) and not (isinstance(read, dict) and "images" in read)
+
+
+def _read_decisions(path: Path, run: str) -> dict[str, dict[str, bool]]:
+    try:
+        read = read_json(path)
+    except FileNotFoundError:
+        raise UsageError(f"expected decisions in {path}, found no such file: check the path") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"expected decisions as review.html saves them, {path} cannot be read ({error}): move it away, or save it "
+            "again from the page"
+        ) from None
+    if not isinstance(read, dict) or read.get("kind") != REVIEW_KIND:
+        raise UsageError(f"expected decisions as review.html saves them, {path} has other content: check the path")
+    if read.get("run") != run:
+        raise UsageError(f"{path} decides on boxes of another run: apply it to that run's --out")
+    try:
+        return dict(checked(read, Decisions)["decisions"])
+    except DocumentError as error:
+        raise UsageError(
+            f"expected decisions as picture → box → true or false, {path} has other content ({error}): save it again "
+            "from the page"
+        ) from None
+
+
+def merge_review(out: Path, path: Path, run: str, results: Results, labels: int) -> None:
+    """Adds what review.html saved: the pictures that a person edited, or decisions on boxes."""
+    try:
+        read = read_json(path)
+    except (OSError, ValueError):
+        read = None
+    if not isinstance(read, dict) or read.get("kind") != REVIEW_KIND or "pictures" not in read:
+        _merge_decisions(out, path, run, results)
+        return
+    try:
+        pictures = checked(read, SavedReview)["pictures"]
+    except DocumentError as error:
+        raise UsageError(f"expected a review as review.html saves it, {path} has other content ({error})") from None
+    if read["run"] != run:
+        raise UsageError(f"{path} reviews boxes of another run: apply it to that run's --out")
+    decided, corrected, reviews = decisions_in(out, run), corrections_in(out, run), reviews_in(out, run)
+    for name, one in pictures.items():
+        place = results.places.get(name)
+        if place is None or not place.ok:
+            raise UsageError(f"{path} reviews {name}, which this run does not have: check the file")
+        row = results.row(name)
+        try:
+            found = review_of(one, row, labels, kept_drafts(row, decided.get(name, {})))
+        except UnusableReviewError as error:
+            raise UsageError(f"{path} cannot be applied to {name}: {error}: save it again from the page") from None
+        enter(name, found, one["status"], corrected, reviews)
+    write_corrections(out, corrected, run, reviews)
+
+
+def kept_drafts(row: Row, decided: Mapping[str, bool]) -> list[int]:
+    """The numbers of the drafts of a picture that no review dropped."""
+    return [i for i in range(len(row["boxes"])) if decided.get(str(i), True)]
+
+
+def enter(
+    picture: str,
+    found: Correction | None,
+    status: str,
+    corrected: dict[str, Correction],
+    reviews: dict[str, dict[str, Any]],
+) -> int:
+    """Stores what a person saved of a picture: its boxes, or None if the drafts hold. Returns the new revision."""
+    revision = int(reviews.get(picture, {}).get("revision", 0)) + 1
+    reviews[picture] = {"status": status, "revision": revision}
+    if found is None:
+        corrected.pop(picture, None)
+    else:
+        corrected[picture] = found
+    return revision
+
+
+def _merge_decisions(out: Path, path: Path, run: str, results: Results) -> None:
+    """Adds a review's decisions to the earlier ones; for a box decided twice the later decision counts."""
+    new, old = _read_decisions(path, run), decisions_in(out, run)
+    for picture, boxes in new.items():
+        place = results.places.get(picture)
+        count = len(results.row(picture)["boxes"]) if place is not None and place.ok else -1
+        for box in boxes:
+            if int(box) >= count:
+                raise UsageError(
+                    f"{path} decides on box {box} of {picture}, which this run does not have: check the file"
+                )
+        old[picture] = {**old.get(picture, {}), **boxes}
+    export_states.mark_stale(out)
+    write_decisions(out, old, run)
+
+
+def write_decisions(out: Path, decisions: Mapping[str, Mapping[str, bool]], run: str) -> None:
+    """Writes decisions.json."""
+    document = {"kind": REVIEW_KIND, "schema_version": SCHEMA_VERSION, "run": run, "decisions": decisions}
+    write_json(out / "decisions.json", document)
+
+
+def corrections_in(out: Path, run: str) -> dict[str, Correction]:
+    """The corrected pictures of all sets and reviews so far."""
+    return {
+        name: Correction(list(map(list, one["boxes"])), one["labels"], one.get("masks"), one.get("drafts"))
+        for name, one in _read_corrections(out, run)["pictures"].items()
+    }
+
+
+def reviews_in(out: Path, run: str) -> dict[str, dict[str, Any]]:
+    """Picture → `status` and `revision`, of those that a person saved in the editor."""
+    return dict(_read_corrections(out, run).get("reviews", {}))
+
+
+def _read_corrections(out: Path, run: str) -> dict[str, Any]:
+    path = out / "corrections.json"
+    if not path.exists():
+        return {"pictures": {}}
+    try:
+        read: dict[str, Any] = read_json(path, SavedCorrections)
+        if read["run"] != run:
+            raise ValueError("it belongs to another run")
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"expected the corrections of this run, {path} cannot be read ({error}): move it away and --apply the "
+            "corrected set again"
+        ) from None
+    return read
+
+
+def merge_corrections(
+    out: Path, path: Path, run: str, results: Results, found: Sequence[PictureFile], labels: Labels, masks: bool
+) -> tuple[Corrections, Counter[str]]:
+    """Adds a corrected set to the earlier ones; for a picture corrected twice the later set counts.
+
+    Returns:
+        What was read, and where the masks of its boxes are from, for a run with masks.
+    """
+    done = [one.id for one in found if results.places[one.id].ok]
+    sizes = {name: (int(row["width"]), int(row["height"])) for name in done for row in [results.row(name)]}
+    words = [prompts.parse([entry]).synonyms[0] for entry in labels.entries]
+    read = read_corrections(path, sizes, words, [out / "yolo", out / "voc"], masks)
+    sources: Counter[str] = Counter()
+    if masks:
+        for name, one in read.pictures.items():
+            read.pictures[name], of_picture = correction_masks.filled(one, results.row(name))
+            sources += of_picture
+    reviews = {name: one for name, one in reviews_in(out, run).items() if name not in read.pictures}
+    write_corrections(out, {**corrections_in(out, run), **read.pictures}, run, reviews)
+    return read, sources
+
+
+def plain_corrections(pictures: Mapping[str, Correction]) -> dict[str, Any]:
+    """Corrections as corrections.json has them."""
+    return {
+        name: {key: value for key, value in vars(one).items() if value is not None} for name, one in pictures.items()
+    }
+
+
+def write_corrections(
+    out: Path, pictures: Mapping[str, Correction], run: str, reviews: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Writes corrections.json; exports written before are stale from now on."""
+    export_states.mark_stale(out)
+    document = {"kind": CORRECTIONS_KIND, "schema_version": SCHEMA_VERSION, "run": run}
+    of_editor = {"reviews": reviews} if reviews else {}
+    write_json(out / "corrections.json", {**document, "pictures": plain_corrections(pictures), **of_editor})

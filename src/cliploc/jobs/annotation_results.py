@@ -1,0 +1,404 @@
+"""An annotated folder as a whole: drafts and corrections together, and the files that show them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cliploc._documents import read_json
+from cliploc._schemas import AnnotationSummary
+from cliploc.errors import UsageError
+from cliploc.jobs import export_states
+from cliploc.jobs.annotation_edits import kept_drafts, plain_corrections
+from cliploc.jobs.annotation_rows import SCHEMA_VERSION, Results, margin_of
+from cliploc.jobs.annotator import Row
+from cliploc.jobs.corrections import Correction
+from cliploc.jobs.draft_scores import IOU, LabelScore, PicturePair, score_drafts
+from cliploc.jobs.folder import write_json
+from cliploc.jobs.pictures import PictureFile, Skipped, skipped_document
+from cliploc.report.exports import AnnotatedPicture, Export, ExportSettings
+from cliploc.report.review import ReviewPicture, write_review
+from cliploc.reporter import Reporter
+from cliploc.rle import Rle, uncompressed
+
+
+@dataclass(frozen=True)
+class AnnotateResult:
+    """The result of an annotation run.
+
+    Attributes:
+        out: the run's folder.
+        pictures: number of pictures.
+        boxes: label → number of its boxes.
+        with_label: label → number of pictures with it.
+        empty: number of pictures without boxes.
+        failed: picture → why it failed.
+        groups: number of boxes that seem to contain several things.
+        dropped: number of boxes that a review dropped.
+        reviewed: number of pictures that were reviewed.
+        files: format → its files, written by this call or up to date before it.
+        computed: number of pictures that this call computed; the others were done before.
+        notes: remarks on the run.
+        skipped: files that were left out, and why.
+        run: id of the names and settings that the boxes were made with, as in review.html and decisions.json.
+        decided: digest of the decisions that the files were written with; None if there are none.
+        corrected: number of pictures whose boxes are those of a corrected set.
+        not_applied: picture, as the corrected set of this call names it → why it was left as it is.
+        draft_scores: label → how its drafts did against the corrected boxes; "" for all labels. Empty if no picture
+            was corrected completely.
+        scored: number of pictures that these scores are of; those that a person edited but did not mark as reviewed do
+            not count.
+    """
+
+    out: Path
+    pictures: int
+    boxes: Mapping[str, int]
+    with_label: Mapping[str, int]
+    empty: int
+    failed: Mapping[str, str]
+    groups: int
+    dropped: int
+    reviewed: int
+    files: Mapping[str, tuple[str, ...]]
+    computed: int
+    notes: tuple[str, ...]
+    skipped: Sequence[Skipped] = ()
+    run: str = ""
+    decided: str | None = None
+    corrected: int = 0
+    not_applied: Mapping[str, str] = field(default_factory=dict)
+    draft_scores: Mapping[str, LabelScore] = field(default_factory=dict)
+    scored: int = 0
+
+    def document(self) -> dict[str, Any]:
+        """The result as in summary.json."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "run": self.run,
+            "decisions": self.decided,
+            "pictures": self.pictures,
+            "labels": {name: {"boxes": self.boxes[name], "pictures": self.with_label[name]} for name in self.boxes},
+            "without_boxes": self.empty,
+            "failed": [{"picture": name, "reason": reason} for name, reason in self.failed.items()],
+            "skipped": skipped_document(self.skipped),
+            "boxes_round_several": self.groups,
+            "boxes_dropped_in_review": self.dropped,
+            "pictures_reviewed": self.reviewed,
+            "pictures_corrected": self.corrected,
+            "files": {name: list(files) for name, files in self.files.items()},
+        }
+
+    def closing(self, seconds: float) -> list[str]:
+        """The lines printed at the end of a run."""
+        done, boxes = self.pictures - len(self.failed), sum(self.boxes.values())
+        words = [f"{done:,} of {self.pictures:,} pictures done, {self.computed:,} of them now, {seconds:.1f} s"]
+        words.append(f"{boxes:,} boxes; {self.empty:,} pictures without any")
+        if self.failed:
+            words.append(f"{len(self.failed):,} failed: see summary.json")
+        lines = ["; ".join(words)]
+        if self.groups:
+            lines.append(f"{self.groups:,} boxes seem to contain several things: see --groups, or review them")
+        if self.dropped or self.reviewed:
+            lines.append(f"{self.reviewed:,} pictures reviewed, {self.dropped:,} boxes dropped")
+        if self.corrected:
+            lines += self._of_scores()
+        if not boxes:
+            lines.append("no boxes were found: check the names, or try --min-presence 0 and --min-score 0")
+        return [*lines, f"written to {self.out}: {', '.join(one for names in self.files.values() for one in names)}"]
+
+    def _of_scores(self) -> list[str]:
+        """How drafts did against corrected boxes; a line for each label that has any."""
+        lines = [f"{self.corrected:,} pictures corrected"]
+        if self.draft_scores:
+            lines.append(f"drafts of {self.scored:,} of them compared with the corrected boxes, at IoU {IOU}:")
+        for name, one in self.draft_scores.items():
+            if not one.drafts and not one.true:
+                continue
+            words = [f"{name or 'all labels'}: {one.right} of {one.drafts} drafts right"]
+            words.append(f"{one.right} of {one.true} boxes found")
+            if one.min_score is not None:
+                found = f"{one.kept_right} of {one.kept} right, {one.kept_right} of {one.true} found"
+                words.append(f"best with --min-score {one.min_score:g} ({found})")
+            lines.append("; ".join(words))
+        return lines
+
+    def table(self) -> list[tuple[str, str, str]]:
+        """The table of labels: a header, then a row for each label."""
+        lines = [(name, f"{self.boxes[name]:,}", f"{self.with_label[name]:,}") for name in self.boxes]
+        return [("label", "boxes", "pictures"), *lines]
+
+
+@dataclass
+class AnnotatedFolder:
+    """An annotated folder: everything that the exports, the summary and the review page show."""
+
+    out: Path
+    root: Path
+    found: Sequence[PictureFile]
+    results: Results
+    decided: Mapping[str, Mapping[str, bool]]
+    names: tuple[str, ...]
+    skipped: Sequence[Skipped] | None = ()  # None: as the summary has it
+    corrected: Mapping[str, Correction] = field(default_factory=dict)
+    reviews: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    unreadable: Mapping[str, str] = field(default_factory=dict)  # videos
+    boxes: Counter[str] = field(default_factory=Counter, init=False)
+    with_label: Counter[str] = field(default_factory=Counter, init=False)
+    empty: int = field(default=0, init=False)
+    groups: int = field(default=0, init=False)
+    dropped: int = field(default=0, init=False)
+    failed: dict[str, str] = field(default_factory=dict, init=False)
+
+    def pictures(self, all_boxes: bool = False) -> Iterator[AnnotatedPicture]:
+        """Yields the pictures that did not fail, in order; as reviewed and corrected, or all drafts."""
+        number = 0
+        for one in self.found:
+            if self.results.places[one.id].ok:
+                number += 1
+                yield self.picture(one, number, all_boxes)
+
+    def picture(self, one: PictureFile, number: int, all_boxes: bool = False) -> AnnotatedPicture:
+        """One of these pictures."""
+        if not all_boxes and one.id in self.corrected:
+            return self._corrected(one, number)
+        row, decided = self.results.row(one.id), {} if all_boxes else self.decided.get(one.id, {})
+        kept = [i for i in range(len(row["boxes"])) if decided.get(str(i), True)]
+        masks = row.get("masks")
+        return AnnotatedPicture(
+            number,
+            one.id,
+            one.path,
+            (row["width"], row["height"]),
+            np.array([row["boxes"][i] for i in kept], np.float32).reshape(-1, 4),
+            np.array([row["scores"][i] for i in kept], np.float32),
+            np.array([row["labels"][i] for i in kept], np.int64),
+            tuple(kept),
+            tuple(bool(row["groups"][i]) for i in kept),
+            margin_of(row),
+            np.array([row["certainty"][i] for i in kept], np.float32),
+            tuple({"size": [row["height"], row["width"]], "counts": masks[i]} for i in kept) if masks else (),
+        )
+
+    def _corrected(self, one: PictureFile, number: int) -> AnnotatedPicture:
+        """A picture with the boxes of a corrected set, which a person has seen: their score is 1."""
+        row, correction = self.results.row(one.id), self.corrected[one.id]
+        count = len(correction.boxes)
+        return AnnotatedPicture(
+            number,
+            one.id,
+            one.path,
+            (row["width"], row["height"]),
+            np.array(correction.boxes, np.float32).reshape(-1, 4),
+            np.ones(count, np.float32),
+            np.array(correction.labels, np.int64),
+            tuple(range(len(row["boxes"]), len(row["boxes"]) + count)),  # numbers that follow those of the drafts
+            (False,) * count,
+            margin_of(row),
+            np.ones(count, np.float32),
+            self._corrected_masks(one.id, row) if row.get("masks") is not None else (),
+        )
+
+    def _corrected_masks(self, picture: str, row: Row) -> tuple[Rle, ...]:
+        """The masks of a corrected picture.
+
+        Raises:
+            UsageError: corrections.json has been changed, and has others.
+        """
+        size, masks = [row["height"], row["width"]], self.corrected[picture].masks
+        if masks is None or not all(_fills(one, size) for one in masks):
+            raise UsageError(
+                f"expected a mask of each corrected box of {picture} in {self.out / 'corrections.json'}: move it away "
+                "and --apply the corrected set again"
+            )
+        return tuple({"size": size, "counts": one or ""} for one in masks)
+
+    def draft_scores(self) -> dict[str, LabelScore]:
+        """How drafts did against the corrected boxes: of all labels as "", then of each; empty without any."""
+        done = self.corrected_whole()
+        rows = [(self.results.row(name), self.corrected[name]) for name in done]
+        if not rows:
+            return {}
+        pairs = [PicturePair(row["boxes"], row["scores"], row["labels"], one.boxes, one.labels) for row, one in rows]
+        every, each = score_drafts(pairs, len(self.names))
+        return {"": every, **dict(zip(self.names, each, strict=True))}
+
+    def count(self) -> None:
+        """Computes the counts."""
+        for one in self.pictures():
+            labels = Counter(self.names[label] for label in one.label.tolist())
+            self.boxes.update(labels)
+            self.with_label.update(labels.keys())
+            self.empty += not labels
+            self.groups += sum(one.groups)
+            if one.name not in self.corrected:
+                self.dropped += len(self.results.row(one.name)["boxes"]) - len(one.label)
+        self.failed.update(self.unreadable)
+        for picture in self.found:
+            if not self.results.places[picture.id].ok:
+                self.failed[picture.id] = self.results.row(picture.id)["reason"]
+
+    def stamp(self, *more: object) -> str:
+        """A digest that changes with everything that is written."""
+        digest = hashlib.sha256(json.dumps([str(self.root.resolve()), *map(str, more)]).encode())
+        digest.update(json.dumps(self.decided, sort_keys=True).encode())
+        if self.corrected:
+            digest.update(json.dumps(plain_corrections(self.corrected), sort_keys=True).encode())
+        for one in self.found:
+            digest.update(json.dumps([one.id, str(one.path)]).encode() + self.results.places[one.id].digest)
+        return digest.hexdigest()
+
+    def corrected_whole(self) -> list[str]:
+        """The corrected pictures that are finished; a person may still be working on the others in the editor."""
+        there = [one.id for one in self.found if one.id in self.corrected]
+        return [name for name in there if self.reviews.get(name, {"status": "reviewed"})["status"] == "reviewed"]
+
+    def seen(self, picture: str) -> bool:
+        """Whether somebody has reviewed or corrected a picture."""
+        if picture in self.reviews:
+            return bool(self.reviews[picture]["status"] != "none")
+        return picture in self.decided or picture in self.corrected
+
+    def reviewed(self, drafts: AnnotatedPicture) -> ReviewPicture:
+        """A picture as the editor shows it: all drafts, and the boxes that hold now."""
+        row, name = self.results.row(drafts.name), drafts.name
+        review = self.reviews.get(name, {"status": "none", "revision": 0})
+        if (correction := self.corrected.get(name)) is None:
+            kept = kept_drafts(row, self.decided.get(name, {}))
+            masks = [row["masks"][i] for i in kept] if "masks" in row else None
+            correction = Correction([row["boxes"][i] for i in kept], [row["labels"][i] for i in kept], masks, [*kept])
+        return ReviewPicture(
+            drafts,
+            correction.boxes,
+            correction.labels,
+            correction.drafts or [None] * len(correction.boxes),
+            correction.masks,
+            review["status"] if name in self.reviews or not self.seen(name) else "reviewed",
+            review["revision"],
+        )
+
+    def least_certain(self, count: int) -> list[AnnotatedPicture]:
+        """The least certain pictures, with all boxes, for a review; pictures reviewed before come last."""
+        places = self.results.places
+        good = [(one, number) for number, one in enumerate((one for one in self.found if places[one.id].ok), start=1)]
+        good.sort(key=lambda pair: (self.seen(pair[0].id), places[pair[0].id].margin))
+        return [self.picture(one, number, all_boxes=True) for one, number in good[:count]]
+
+
+def _fills(counts: str | None, size: Sequence[int]) -> bool:
+    """Whether a mask's counts are those of a picture of this size."""
+    try:
+        return counts is not None and int(uncompressed(counts).sum()) == size[0] * size[1]
+    except ValueError:
+        return False
+
+
+def summary_of(out: Path) -> dict[str, Any]:
+    """The summary that the last call wrote; empty if there is none or the file is damaged."""
+    try:
+        found: dict[str, Any] = read_json(out / "summary.json", AnnotationSummary)
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
+def conclude(
+    run: AnnotatedFolder,
+    before: Mapping[str, Any],
+    formats: Sequence[Export],
+    settings: ExportSettings,
+    review: int,
+    run_id: str,
+    computed: int,
+    notes: tuple[str, ...],
+    reporter: Reporter,
+) -> AnnotateResult:
+    """Writes the exports, the review page and the summary where they are not up to date."""
+    run.count()
+    files: dict[str, list[str]] = dict(before.get("files", {}))
+    stamps: dict[str, str] = dict(before.get("stamps", {}))
+
+    decisions = (
+        hashlib.sha256(json.dumps(run.decided, sort_keys=True).encode()).hexdigest()[:16] if run.decided else None
+    )
+    corrected = sum(one.id in run.corrected for one in run.found)
+
+    def up_to_date(name: str, stamp: str) -> bool:
+        return stamps.get(name) == stamp and all((run.out / one).exists() for one in files.get(name, ["?"]))
+
+    for one in formats:
+        needed = settings if "image_url" in one.needs else replace(settings, image_url="")
+        needed = needed if "polygons" in one.needs else replace(needed, polygons=False)
+        needed = needed if "picture_files" in one.needs else replace(needed, copies=False)
+        stamp = run.stamp(one.name, needed)
+        if not up_to_date(one.name, stamp):
+            reporter.phase(f"writing {one.name}")
+            export_states.mark_stale(run.out, [one.name])
+            one.write(run.pictures, needed, run.out)
+            files[one.name], stamps[one.name] = list(one.outputs), stamp
+        export_states.mark_current(run.out, one.name, one.outputs, run_id, decisions, corrected)
+    stamp = run.stamp("review", review, settings.names, json.dumps(run.reviews, sort_keys=True))
+    if review and not up_to_date("review", stamp):
+        reporter.phase("writing review.html")
+        chosen = run.least_certain(review)
+        shown = [run.reviewed(one) for one in chosen]
+        write_review(run.out / "review.html", shown, settings.names, run_id, len(run.found), settings.masks)
+        files["review"], stamps["review"] = ["review.html"], stamp
+    if review:
+        export_states.mark_current(run.out, "review", ["review.html"], run_id, decisions, corrected)
+    result = AnnotateResult(
+        run.out,
+        len(run.found) + len(run.unreadable),
+        {name: run.boxes[name] for name in run.names},
+        {name: run.with_label[name] for name in run.names},
+        run.empty,
+        run.failed,
+        run.groups,
+        run.dropped,
+        sum(run.seen(one.id) for one in run.found),
+        {name: tuple(names) for name, names in files.items()},
+        computed,
+        notes,
+        run.skipped or (),
+        run_id,
+        decisions,
+        corrected,
+        draft_scores=run.draft_scores(),
+        scored=len(run.corrected_whole()),
+    )
+    _write_scores(run.out, result)
+    written = {"polygons": settings.polygons, "copy": settings.copies, "review": review}
+    document = {**result.document(), "stamps": stamps, "written": written}
+    if run.skipped is None and "skipped" in before:
+        document["skipped"] = before["skipped"]
+    if document != before:
+        write_json(run.out / "summary.json", document)
+    return result
+
+
+def _write_scores(out: Path, result: AnnotateResult) -> None:
+    """Writes draft_scores.json where it is not up to date; without corrected pictures there is none."""
+    path = out / "draft_scores.json"
+    if not result.draft_scores:
+        path.unlink(missing_ok=True)
+        return
+    every, *labels = result.draft_scores.items()
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "pictures": result.scored,
+        "iou": IOU,
+        "all": every[1].document(),
+        "labels": {name: one.document() for name, one in labels},
+    }
+    try:
+        before = read_json(path)
+    except (OSError, ValueError):
+        before = None
+    if before != document:
+        write_json(path, document)

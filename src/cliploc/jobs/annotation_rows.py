@@ -1,0 +1,110 @@
+"""The rows of an annotation run: what the parts of its folder hold, one row for each picture."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cliploc._documents import parse_json
+from cliploc._parts import part_path, parts_in, read_part
+from cliploc._schemas import AnnotatedRow, AnnotationManifest
+from cliploc.errors import UsageError
+from cliploc.jobs.annotator import Row
+from cliploc.jobs.folder import RunKind
+from cliploc.jobs.pictures import RUN_KIND
+from cliploc.rle import uncompressed
+
+SCHEMA_VERSION = 3  # of manifest.json, summary.json, decisions.json, corrections.json and the parts
+KIND = RunKind(
+    RUN_KIND, "an annotation", SCHEMA_VERSION, ".jsonl", frozenset({"root", "image_url", "every"}), AnnotationManifest
+)
+CACHED = 4  # number of parts whose rows are in memory while exports are written
+
+
+def run_id(manifest: Mapping[str, Any]) -> str:
+    """The id of a run's names and settings."""
+    return hashlib.sha256(json.dumps([manifest["labels"], manifest["settings"]]).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a picture's row is, and the row's outcome."""
+
+    part: int
+    line: int
+    ok: bool
+    digest: bytes
+    margin: float = 0.0
+
+
+class Results:
+    """The rows of all parts. Rows are read part by part; only their places are in memory."""
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
+        self.places: dict[str, _Place] = {}
+        for path in parts_in(out, KIND.suffix):
+            for line, row in enumerate(rows_of(path)):
+                ok = row["status"] == "ok"
+                before = self.places.get(row["picture"])
+                if before is None or ok or not before.ok:  # a success replaces an earlier failure
+                    digest = hashlib.sha256(json.dumps(row).encode()).digest()[:8]
+                    margin = margin_of(row) if ok else 0.0
+                    self.places[row["picture"]] = _Place(int(path.stem), line, ok, digest, margin)
+        self._part = functools.lru_cache(CACHED)(self._read)
+
+    def _read(self, part: int) -> list[Row]:
+        return rows_of(part_path(self._out, part, KIND.suffix))
+
+    def row(self, picture: str) -> Row:
+        """The row of a picture."""
+        place = self.places[picture]
+        return self._part(place.part)[place.line]
+
+
+def rows_of(path: Path) -> list[Row]:
+    """Reads the rows of a part that was found to be undamaged.
+
+    Raises:
+        UsageError: the part is damaged.
+    """
+    return [json.loads(line) for line in lines_of(path)]
+
+
+def rows_in(part: bytes, labels: int) -> list[Row]:
+    """The rows of a part.
+
+    Raises:
+        ValueError: they are not what a run with so many labels writes.
+    """
+    rows: list[Row] = [parse_json(line, AnnotatedRow) for line in part.splitlines()]
+    for row in rows:
+        if row["status"] == "ok":
+            if any(label >= labels for label in row["labels"]):
+                raise ValueError(f"expected labels below {labels}")
+            area = row["width"] * row["height"]
+            if any(uncompressed(mask).sum() != area for mask in row.get("masks") or []):
+                raise ValueError("expected masks of the picture's size")
+    return rows
+
+
+def lines_of(path: Path) -> list[bytes]:
+    """The lines of a part that was found to be undamaged, each the JSON of a row.
+
+    Raises:
+        UsageError: the part is damaged.
+    """
+    content = read_part(path)
+    if content is None:
+        raise UsageError(f"{path} is damaged: run the same command again to compute it again")
+    return content.splitlines(keepends=True)
+
+
+def margin_of(row: Row) -> float:
+    """How certain a picture is; a picture with a box that seems to contain several things is not."""
+    return 0.0 if any(row["groups"]) else float(row["margin"])
