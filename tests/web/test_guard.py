@@ -30,6 +30,7 @@ from tests.web.serving import serving
 from tests.web.test_server import DEMO, client, get, service, started
 
 FILE = {"_type": "gradio.FileData"}
+FAST = {"recipe": "fast"}  # sees a photograph once, the default 25 times
 CAT = (DEMO / "cat.jpg").read_bytes()
 
 
@@ -143,12 +144,12 @@ def test_a_file_of_this_server_is_taken_as_the_photograph_only(address, uploaded
     foreign = {**photo, "url": "http://example.org/x.jpg"}
     assert "got an address" in located(address, foreign, "cat", {})
     own = {**photo, "url": f"{address}/gradio_api/file={uploaded}", "orig_name": "cat.jpg"}  # as a browser sends it
-    assert "schema_version" in located(address, own, "cat", {})
+    assert "schema_version" in located(address, own, "cat", FAST)
 
 
 def test_arguments_by_name_are_those_of_the_others(address, uploaded):
     photo = {"path": uploaded}
-    code, text, _ = get(f"{address}/gradio_api/call/v2/locate", {"path": photo, "asked": "cat"})
+    code, text, _ = get(f"{address}/gradio_api/call/v2/locate", {"path": photo, "asked": "cat", "settings": FAST})
     assert code == 200
     event = json.loads(text)["event_id"]
     assert "schema_version" in get(f"{address}/gradio_api/call/v2/locate/{event}")[1]
@@ -272,7 +273,7 @@ def test_what_cannot_be_asked_is_a_plain_error(address, uploaded, names, setting
 def test_long_names_of_other_scripts_make_files(address):
     long = "猫" * 60
     path = upload(address, CAT, f"{long}.jpg")
-    answer = located(address, {"path": path, "meta": FILE}, f"{long}, 犬{long}", {}, name="files")
+    answer = located(address, {"path": path, "meta": FILE}, f"{long}, 犬{long}", FAST, name="files")
     assert "event: complete" in answer
     names = [Path(one["path"]).name for one in json.loads(answer.partition("data: ")[2])[0]]
     assert len(names) == len(set(names)) == 11
@@ -318,13 +319,22 @@ def test_a_name_that_was_allowed_is_served(tmp_path):
         assert status(address, Host="other.example") == 421
 
 
-def test_who_serves_everybody_without_a_password_is_warned(tmp_path):
-    with serving("--host", "0.0.0.0", "--model", "mini", log=tmp_path / "log") as address:
-        port = address.rpartition(":")[2]
-        assert address == f"http://0.0.0.0:{port}"
-        assert status(f"http://127.0.0.1:{port}") == 200
-        assert status(f"http://127.0.0.1:{port}", Host="other.example") == 421
-    assert "warning: anyone who can reach 0.0.0.0 can use this page" in (tmp_path / "log").read_text()
+@pytest.fixture(scope="module")
+def for_everybody(tmp_path_factory) -> Iterator[tuple[str, Path]]:
+    """The address that a process says which serves everybody with few open files, and its standard error."""
+    log = tmp_path_factory.mktemp("everybody") / "log"
+    with serving("--host", "0.0.0.0", "--model", "mini", log=log, open_files=400) as address:
+        yield address, log
+    assert len(log.read_bytes()) < 1000
+
+
+def test_who_serves_everybody_without_a_password_is_warned(for_everybody):
+    address, log = for_everybody
+    port = address.rpartition(":")[2]
+    assert address == f"http://0.0.0.0:{port}"
+    assert status(f"http://127.0.0.1:{port}") == 200
+    assert status(f"http://127.0.0.1:{port}", Host="other.example") == 421
+    assert "warning: anyone who can reach 0.0.0.0 can use this page" in log.read_text()
 
 
 # ----------------------------------------------------------------------------------------------------------- too much
@@ -337,7 +347,7 @@ def test_a_request_that_takes_too_long_is_ended_and_the_next_is_served(tmp_path)
         with pytest.raises(gradio_client.exceptions.AppError, match=r"It took longer than 0\.5 seconds"):
             mine.predict(photo, "cat", slow, api_name="/locate")
         hasty.runs._seconds = 60
-        assert mine.predict(photo, "cat", {}, api_name="/locate")["pictures"]
+        assert mine.predict(photo, "cat", FAST, api_name="/locate")["pictures"]
 
 
 def test_old_uploads_and_downloads_go_and_examples_stay(tmp_path, monkeypatch):
@@ -346,7 +356,7 @@ def test_old_uploads_and_downloads_go_and_examples_stay(tmp_path, monkeypatch):
         examples = set(tmp_path.rglob("*.jpg"))
         assert len(examples) == len(list(DEMO.glob("*.jpg")))
         path = upload(address, (DEMO / "cat.jpg").read_bytes() + b"\0")
-        assert "event: complete" in located(address, {"path": path, "meta": FILE}, "cat", {}, name="files")
+        assert "event: complete" in located(address, {"path": path, "meta": FILE}, "cat", FAST, name="files")
         mine = set(tmp_path.rglob("*.*")) - examples
         assert len(mine) > 8
         upload(address, b"another")
@@ -373,16 +383,17 @@ def test_a_body_of_unknown_length_is_refused(address):
         assert mine.recv(100).startswith(b"HTTP/1.1 411")
 
 
-def test_idle_connections_shut_nobody_out(tmp_path):
-    log = tmp_path / "log"
-    with serving("--model", "mini", log=log, open_files=400) as address, contextlib.ExitStack() as idle:
+def test_idle_connections_shut_nobody_out(for_everybody):
+    address, log = for_everybody
+    address = address.replace("0.0.0.0", "127.0.0.1")
+    with contextlib.ExitStack() as idle:
         place = ("127.0.0.1", int(address.rpartition(":")[2]))
         for _ in range(500):
             idle.enter_context(socket.create_connection(place)).sendall(b"GET / HTTP/1.1\r\n")
         for _ in range(3):
             assert status(address) == 200
         path = upload(address, CAT)
-        assert "schema_version" in located(address, {"path": path, "meta": FILE}, "cat", {})
+        assert "schema_version" in located(address, {"path": path, "meta": FILE}, "cat", FAST)
     assert len(log.read_bytes()) < 1000
 
 
@@ -430,7 +441,7 @@ def test_nothing_that_is_sent_is_worth_a_traceback(address, uploaded, capfd):
     for body in ({"data": []}, {"data": [1], "fn_index": 10**6}, {"data": [], "fn_index": "x", "session_hash": 1}):
         for way in ("queue/join", "run/locate", "call/locate", "cancel", "reset", "upload"):
             assert get(f"{address}/gradio_api/{way}", body)[0] >= 400
-    assert "schema_version" in located(address, {"path": uploaded, "meta": FILE}, "cat", {})
+    assert "schema_version" in located(address, {"path": uploaded, "meta": FILE}, "cat", FAST)
     said = "".join(capfd.readouterr())
     assert "Traceback" not in said
     assert len(said) < 1000
