@@ -24,8 +24,10 @@ $(READY): pyproject.toml Makefile
 demo: $(READY)
 	$(BIN)/cliploc demo --out demo-out
 
+# Bytecode is kept, whatever the environment says: each worker compiles all tests otherwise, and each command that a test
+# starts all of cliploc.
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not ray'
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not ray'
 
 # The lowest versions that pyproject.toml allows, in a virtual environment of their own: models, pictures, boxes, the
 # command. Without gradio, kornia, Ray and transformers, whose own floors for torch and huggingface-hub are higher than ours.

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything imports huggingface_hub
+# Before torch is imported, and for the processes that tests start: beside another worker, threads that spin while they
+# wait for each other take several times the processor time. The few tests that ask for more threads have them sleep.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OMP_WAIT_POLICY"] = "passive"
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
@@ -18,10 +22,29 @@ settings.register_profile(
 )
 settings.load_profile("cliploc")
 
+# The files that take longest. A worker gets whole files: one of these at the end would keep the others waiting.
+FIRST = {
+    "saliency/test_contract.py",
+    "jobs/test_benchmark.py",
+    "web/test_guard.py",
+    "web/test_service.py",
+    "test_cli.py",
+    "test_localizer.py",
+    "test_examples.py",
+    "test_plugins.py",
+    "backbones/test_open_clip_timm.py",
+    "hub/test_download.py",
+    "report/test_benchmark.py",
+    "test_bench.py",
+    "test_recipes.py",
+    "metrics/test_box_metrics.py",
+    "jobs/test_faithfulness.py",
+}
 
-def pytest_configure(config: pytest.Config) -> None:
-    if hasattr(config, "workerinput") or config.getoption("numprocesses", None) in (None, 0):
-        torch.set_num_threads(1)
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    items.sort(key=lambda item: item.path.relative_to(here).as_posix() not in FIRST)  # else the order stays
 
 
 @pytest.fixture
