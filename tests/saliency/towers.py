@@ -86,7 +86,7 @@ def mini_vit(seed: int = 0) -> MiniVit:
 
 
 # What keeps the tests of slow methods short, on any tower.
-QUICK: dict[str, dict[str, Any]] = {"rise": {"budget": 250}}
+QUICK: dict[str, dict[str, Any]] = {"rise": {"budget": 125}}
 
 
 @functools.cache
