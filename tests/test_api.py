@@ -85,7 +85,7 @@ def test_the_document_of_the_api_names_every_public_name():
 @pytest.fixture(scope="module")
 def found() -> cliploc.Localization:
     picture = Image.new("RGB", (64, 48), "red")
-    return cliploc.Localizer()(picture, ["cat", HOSTILE, "dog"])
+    return cliploc.Localizer(recipe="fast")(picture, ["cat", HOSTILE, "dog"])
 
 
 class Tags(html.parser.HTMLParser):

@@ -267,6 +267,6 @@ def test_where_presence_was_not_asked_for_a_dash_stands(gap):
 
 
 def test_a_calibrated_models_text_is_its_number():
-    found = Localizer("mini", text_cache=False)(np.zeros((64, 64, 3), np.uint8), ["cat"])
+    found = Localizer("mini", method="cam", text_cache=False)(np.zeros((64, 64, 3), np.uint8), ["cat"])
     assert found.presence_rule == "calibrated"
     assert found.presence_text(0) == f"{found.presence[0]:.2f}"

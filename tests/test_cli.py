@@ -383,7 +383,7 @@ def test_several_methods_for_a_command_that_runs_one_are_refused_with_what_to_do
 
 def test_classes_with_commas_are_one_name_and_it_is_said_once(tmp_path):
     (tmp_path / "names.txt").write_text("cat\na dog, a wolf\na cup, a mug\nn02123045 tabby, tabby cat\n")
-    result = cliploc_("localize", CAT, "--classes", tmp_path / "names.txt")
+    result = cliploc_("localize", CAT, "--classes", tmp_path / "names.txt", *FAST)
     assert result.code == 0, result.err
     said = "'a dog, a wolf' is taken as one name, as is 1 other line with commas: write one name per line"
     assert result.err.count(said) == 1
@@ -500,7 +500,7 @@ def test_ctrl_c_is_one_line_and_keeps_what_is_done(tmp_path):
 
 def test_a_reader_that_goes_away_is_no_error():
     running = subprocess.Popen(
-        [sys.executable, "-m", "cliploc", "methods"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "cliploc", *LINES], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert running.stdout is not None
     running.stdout.close()
@@ -509,7 +509,7 @@ def test_a_reader_that_goes_away_is_no_error():
     assert running.wait(timeout=60) == 141
 
 
-LINES = ["methods"]
+LINES = ["exports"]  # without torch
 DOCUMENT = ["localize", CAT, "-p", "cat", "--json", *FAST]
 MANY = [*DOCUMENT, *(word for i in range(90) for word in ("-p", f"thing {i}"))]  # more than a stream's buffer
 
@@ -536,10 +536,10 @@ def test_a_closed_stdout_is_one_line(command):
 
 
 def test_a_closed_stderr_does_not_disturb_stdout():
-    running = ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-m", "cliploc", "methods"]
+    running = ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-m", "cliploc", *LINES]
     result = subprocess.run(running, stdout=subprocess.PIPE, text=True, timeout=120, check=False)
     assert result.returncode == 0
-    assert result.stdout == cliploc_("methods").out
+    assert result.stdout == cliploc_(*LINES).out
 
 
 def test_a_traceback_only_with_debug(monkeypatch):
@@ -611,7 +611,7 @@ def test_too_little_memory_says_what_to_do(monkeypatch, said):
 
 
 def test_a_run_keeps_no_picture_once_it_is_taken(tmp_path):
-    localizer = Localizer(create_once("mini", None, "cpu"))
+    localizer = Localizer(create_once("mini", None, "cpu"), method="cam")
     run = LocalizeRun(Terminal(), tmp_path, AskedPhotos([str(CAT)]), quiet=True)
     result = localizer(CAT, ["cat"])
     image, maps = weakref.ref(result.image), weakref.ref(result.maps)

@@ -94,7 +94,7 @@ def test_what_cannot_be_used_is_refused():
 
 def test_presence_is_not_asked_of_exemplars():
     """Two pictures are always much alike, and the model's vocabulary does not matter."""
-    localizer = Localizer("mini", exemplars=[Exemplar("zyxwv", CAT)], min_presence=0.99)
+    localizer = Localizer("mini", recipe="fast", exemplars=[Exemplar("zyxwv", CAT)], min_presence=0.99)
     found = localizer(COFFEE, ["zyxwv", "giraffe"])
     assert found.reasons[0] is None or "presence" not in found.reasons[0]
     assert found.reasons[1] is not None
@@ -105,7 +105,8 @@ def test_presence_is_not_asked_of_exemplars():
 
 def test_localize_compare_and_annotate_take_files(tmp_path):
     box = "[100,50,300,250]"
-    told = cliploc_("localize", CAT, "-p", f"it=@{CAT}{box}", "-p", f"cup|@{COFFEE}", "-p", "dog", "--json")
+    fast = ("--recipe", "fast")
+    told = cliploc_("localize", CAT, "-p", f"it=@{CAT}{box}", "-p", f"cup|@{COFFEE}", "-p", "dog", "--json", *fast)
     assert told.code == 0, told.err
     document = json.loads(told.out)
     assert document["settings"]["names"] == ["it", "cup", "dog"]
@@ -115,7 +116,8 @@ def test_localize_compare_and_annotate_take_files(tmp_path):
     (tmp_path / "labels.txt").write_text(f"it=@{CAT}{box} @0.3\ndog\n")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_bytes(CAT.read_bytes())
-    told = cliploc_("annotate", tmp_path / "photos", "--labels", tmp_path / "labels.txt", "--out", tmp_path / "drafts")
+    asked = ("--labels", tmp_path / "labels.txt", "--out", tmp_path / "drafts", *fast)
+    told = cliploc_("annotate", tmp_path / "photos", *asked)
     assert told.code == 0, told.err
     told = cliploc_("localize", CAT, "-p", "cup=@none.jpg")
     assert told.code == 2

@@ -68,7 +68,7 @@ def test_links_of_the_outputs_names_are_replaced_and_what_they_lead_to_stays(kin
     out.mkdir()
     LINKS[kind](photo, out / "cat_overlay.jpg")
     LINKS[kind](other, out / "results.json")
-    result = cliploc_("localize", photo, "-p", "cat", "--out", out)
+    result = cliploc_("localize", photo, "-p", "cat", "--out", out, "--recipe", "fast")
     assert result.code == 0, result.err
     assert photo.read_bytes() == CAT.read_bytes()
     assert other.read_text() == "mine"
@@ -107,7 +107,8 @@ def test_an_overlay_takes_another_name_than_what_a_photo_links_to(tmp_path):
     given = tmp_path / "cat_overlay.jpg"
     shutil.copy(COFFEE, given)
     (tmp_path / "cat.jpg").symlink_to(given)
-    assert cliploc_("localize", tmp_path / "cat.jpg", "-p", "cup", "--out", tmp_path).code == 0
+    asked = ("-p", "cup", "--out", tmp_path, "--recipe", "fast")
+    assert cliploc_("localize", tmp_path / "cat.jpg", *asked).code == 0
     assert given.read_bytes() == COFFEE.read_bytes()
     assert (tmp_path / "cat_overlay-2.jpg").exists()
 

@@ -870,7 +870,7 @@ before = localizer(sys.argv[1], ["cat"])
 child = os.fork()
 if child == 0:
     after = localizer(sys.argv[1], ["cat"])
-    other = cliploc.Localizer("mini-vit", text_cache=False)(sys.argv[1], ["cat"])
+    other = cliploc.Localizer("mini-vit", recipe="fast", text_cache=False)(sys.argv[1], ["cat"])
     os._exit(0 if abs(after.maps - before.maps).max() < 1e-4 and len(other.boxes) else 1)
 os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """

@@ -214,7 +214,10 @@ def test_a_detector_has_masks_where_they_are_asked_for():
     assert with_masks.mask.shape == (len(with_masks), 300, 451)
 
 
-@pytest.mark.parametrize("options", [{}, {"flip": True, "windows": (1.5,), "resize": "crop"}, {"refine": ("guided",)}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"flip": True, "windows": (1.5,), "resize": "crop"}, {"refine": ("guided",), "windows": ()}],
+)
 def test_masks_of_a_localizer_fit_its_boxes(options):
     found = Localizer("mini", **options)(CAT, ["cat", "dog"])
     masks = found.masks
@@ -309,7 +312,7 @@ def test_pieces_are_joined_where_the_gap_is_narrowest():
 # ------------------------------------------------------------------------------------------------------- command line
 def test_masks_are_in_the_json_and_drawn(tmp_path):
     ran = cliploc_("localize", CAT, PHOTOS / "dogs.jpg", "-p", "cat|kitten", "-p", "dog", "--masks", "--json",
-                   "--out", tmp_path)  # fmt: skip
+                   "--out", tmp_path, "--recipe", "fast")  # fmt: skip
     assert ran.code == 0, ran.err
     legend = json.loads((tmp_path / "labels.json").read_text())["labels"]
     assert [one["name"] for one in legend] == [None, "cat", "dog"]
@@ -351,6 +354,6 @@ def test_masks_need_a_place_and_spare_what_is_read(tmp_path):
 
 
 def test_without_the_flag_there_are_no_masks(tmp_path):
-    ran = cliploc_("localize", CAT, "-p", "cat", "--json", "--out", tmp_path)
+    ran = cliploc_("localize", CAT, "-p", "cat", "--json", "--out", tmp_path, "--recipe", "fast")
     assert '"mask":' not in ran.out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cat_overlay.jpg", "results.json"]

@@ -68,7 +68,7 @@ def test_classify_takes_a_folder_too(folder: Path) -> None:
 
 def test_a_folder_without_a_picture_fails_as_a_picture_among_the_others(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("no picture")
-    result = cliploc_("localize", tmp_path, CAT, "-p", "cat")
+    result = cliploc_("localize", tmp_path, CAT, "-p", "cat", "--recipe", "fast")
     assert result.code == 1
     assert f"failed: {tmp_path}: is a folder, expected a picture" in " ".join(result.err.split())
 
@@ -219,6 +219,6 @@ def test_a_note_says_what_a_crop_discards(hw: tuple[int, int], said: str | None)
 
 
 def test_the_command_prints_what_a_crop_discards() -> None:
-    result = cliploc_("localize", CAT, "-p", "cat", "--resize", "crop")
+    result = cliploc_("localize", CAT, "-p", "cat", "--resize", "crop", "--recipe", "fast")
     assert result.code == 0, result.err
     assert "(cropped: the model does not see 33% of it, left and right" in " ".join(result.out.split())
