@@ -126,7 +126,9 @@ def test_the_demo_does_not_write_over_its_photos(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", LINKS)
-def test_the_demo_replaces_links(kind, tmp_path):
+def test_the_demo_replaces_links(kind, tmp_path, monkeypatch):
+    two = [photo for photo in demo_photos() if photo.path.name in ("cat.jpg", "coffee.jpg")]
+    monkeypatch.setattr("cliploc.demo.demo_photos", lambda: two)
     other, out = tmp_path / "mine", tmp_path / "out"
     other.write_text("mine")
     out.mkdir()
@@ -134,6 +136,9 @@ def test_the_demo_replaces_links(kind, tmp_path):
         LINKS[kind](other, out / name)
     assert cliploc_("demo", "--recipe", "fast", "--out", out).code == 0
     assert other.read_text() == "mine"
+    assert not any(
+        (out / name).is_symlink() or (out / name).read_bytes() == b"mine" for name in ("demo.html", "cat.jpg")
+    )
 
 
 @pytest.mark.parametrize("name", ["coco.json", "boxes.csv", "voc/a.jpg", "yolo/images/a.jpg", "review.html"])
@@ -154,7 +159,7 @@ def test_an_annotation_replaces_links(kind, tmp_path):
     other, out = tmp_path / "mine", tmp_path / "out"
     other.write_text("mine")
     names = ("coco.json", "boxes.csv", "cvat.xml", "labelstudio.json", "labelstudio_config.xml", "review.html")
-    options = {"formats": ["coco", "csv", "cvat", "labelstudio"], "device": "cpu", "batch_size": 2}
+    options = {"formats": ["coco", "csv", "cvat", "labelstudio"], "device": "cpu", "recipe": "fast"}
     annotate([CAT], ["cat"], out, **options)
     for name in names:
         (out / name).unlink()
