@@ -40,6 +40,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
     return home / "out", summary
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports whose figures nobody looks at: matplotlib takes longer than all the rest."""
+    monkeypatch.setattr("cliploc.report.benchmark_figures._svg", lambda *_: "<svg></svg>")
+
+
 @pytest.fixture(scope="module")
 def page(made: tuple[Path, dict[str, Any]]) -> str:
     return (made[0] / "report.html").read_text(encoding="utf-8")
@@ -167,8 +173,9 @@ def test_the_lenient_rule_has_its_own_column(page: str) -> None:
     assert by_name["cam, mini"]["pictures"] == "39 of wsol val"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_threshold_chosen_on_the_same_pictures_is_no_fixed_one(tmp_path: Path) -> None:
-    make_folder(tmp_path / "out", tmp_path / "root", oracle=True)
+    make_folder(tmp_path / "out", tmp_path / "root", samples=8, oracle=True)
     page = write_report(tmp_path / "out").read_text(encoding="utf-8")
     titles, *rows = cells(section(page, "published"))
     ours = next(row for row in rows if row[0] == "cam, mini")
@@ -183,8 +190,9 @@ def test_every_published_row_has_a_source() -> None:
         assert any(row[key] is not None for key in ("gt_known", "top1_loc", "top5_loc"))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_other_datasets_stand_without_published_rows(tmp_path: Path) -> None:
-    make_folder(tmp_path / "out", tmp_path / "root", wnids=["1", "2", "3", "4"], reasons=False)
+    make_folder(tmp_path / "out", tmp_path / "root", samples=8, wnids=["1", "2", "3", "4"], reasons=False)
     page = write_report(tmp_path / "out").read_text(encoding="utf-8")
     assert "VL-Score, CLIP RN50" not in page
     assert "published" not in (tmp_path / "out" / "tables.csv").read_text()
@@ -236,6 +244,7 @@ def test_boxes_and_maps_lie_where_the_rows_say(made: tuple[Path, dict[str, Any]]
     assert f"IoU {row['iou']:.2f}" in first
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_cropped_pictures_keep_their_maps_in_place(tmp_path: Path) -> None:
     make_folder(tmp_path / "out", tmp_path / "root", samples=8, methods=["cam"])
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
@@ -346,6 +355,7 @@ def test_everything_from_outside_stays_text(tmp_path: Path, evil: str) -> None:
     assert any(evil in (a.get("aria-label") or "") for _, a in reader.tags)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_tables_for_other_programs_escape_too(tmp_path: Path) -> None:
     make_folder(tmp_path / "out", tmp_path / "root", samples=12, names=[EVIL, *CLASSES[1:]], methods=["cam", EVIL[:12]])
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
@@ -359,6 +369,7 @@ def test_tables_for_other_programs_escape_too(tmp_path: Path) -> None:
     assert not re.search(r"(?<!\\)[#$]", re.sub(r"\$\\\w+\$", "", latex))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_missing_photograph_is_said(tmp_path: Path) -> None:
     make_folder(tmp_path / "out", tmp_path / "root", samples=12)
     (tmp_path / "root" / "val" / "004.jpg").unlink()
@@ -385,6 +396,7 @@ def test_without_pictures(made: tuple[Path, dict[str, Any]], tmp_path: Path, pag
     assert alone.count('class="heat"') == page.count('class="heat"')
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_rows_without_true_boxes_still_make_a_report(tmp_path: Path) -> None:
     make_folder(tmp_path / "out", tmp_path / "root", samples=10, sizes=False)
     page = write_report(tmp_path / "out").read_text(encoding="utf-8")
@@ -439,6 +451,7 @@ def test_labels_say_what_differs(tmp_path: Path) -> None:
     assert labels({"prompts": "openai-80", "templates": ["a {}"]}, {"prompts": "default"})[0] == "cam · openai-80"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_of_masks_alone(tmp_path: Path) -> None:
     summary = make_folder(tmp_path / "out", tmp_path / "root", samples=6, methods=["cam"])
     _, parquet = benchmark_data.bench_packages()
