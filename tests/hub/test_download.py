@@ -1,6 +1,7 @@
 """Downloads, rehearsed against a hub on this machine: what arrives, and what a user reads when it does not.
 
-Importing takes longer than downloading: a process for each environment imports, and forks those that run commands.
+Importing takes longer than downloading: a process for each environment imports, and forks those that run commands. One
+that runs a single download imports no more than that needs.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ from tests.hub.server import STATUS, Hub
 
 FAULTS = (*STATUS, "cut", "short", "damaged", "slow", "stalled")
 RUNNER = """
-import contextlib, errno, io, json, os, signal, sys, time, traceback
+import contextlib, errno, importlib, io, json, os, signal, sys, time, traceback
 from pathlib import Path
 from unittest import mock
-import open_clip  # takes seconds: before the forks
+for name in sys.argv[1:]:
+    importlib.import_module(name)
 from cliploc.cli import main
 def full(*arguments, **settings):
     raise OSError(errno.ENOSPC, "No space left on device")
@@ -89,16 +91,16 @@ class Commands:
 
 
 class Machine:
-    """A user's machine: its environment, a home, and processes, forked from one that has imported the package."""
+    """A user's machine: its environment, a home, and processes, forked from one that has imported some packages."""
 
-    def __init__(self, home, **environment):
+    def __init__(self, home, imported=("open_clip",), **environment):
         self.home, self.count = home, 0
         home.mkdir(exist_ok=True)
         held = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
         held.pop("HF_HUB_OFFLINE", None)
         held |= {"HF_HOME": str(home), "HOME": str(home), "HF_HUB_DISABLE_XET": "1", "COLUMNS": "1000"}
         held |= {"TQDM_POSITION": "-1", **environment}  # bars as on a terminal
-        command = [sys.executable, "-c", RUNNER]
+        command = [sys.executable, "-c", RUNNER, *imported]
         self.first = subprocess.Popen(command, env=held, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def __enter__(self):
@@ -234,7 +236,7 @@ def test_offline_afterwards(told, hub, home):
 
 def test_a_download_through_a_proxy(hub, tmp_path):
     proxied = {"HF_ENDPOINT": "http://hub.invalid", "http_proxy": hub.url, "HTTP_PROXY": hub.url}
-    with Machine(tmp_path, **proxied) as behind:
+    with Machine(tmp_path, imported=(), **proxied) as behind:
         ((code, _, err),) = behind.start(download("org/clip")).ended()
     assert code == 0, err
     assert snapshot(tmp_path, "org/clip", "tokenizer.json").is_file()
@@ -303,7 +305,7 @@ def test_a_dead_proxy_is_named_in_one_line(tmp_path):
         taken.bind(("127.0.0.1", 0))  # nobody listens there
         proxy = f"127.0.0.1:{taken.getsockname()[1]}"
         environment = {"HF_ENDPOINT": "https://hub.invalid", "HTTPS_PROXY": f"http://me:secret@{proxy}"}
-        with Machine(tmp_path, **environment) as behind:
+        with Machine(tmp_path, imported=(), **environment) as behind:
             ((code, out, err),) = behind.start(download("org/good")).ended()
     assert (code, out) == (2, "")
     [line] = err.strip().splitlines()
