@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, reduce
+from functools import cache, partial, reduce
 from operator import or_
 from typing import Any
 
@@ -34,9 +34,11 @@ from cliploc.segmentation.protocol import Protocol
 from cliploc.tower import Backbone, as_transformer
 from cliploc.values import FloatArray
 
-VALUES = 2**23  # of maps over pixels that are in memory at once in one buffer: 32 MB
+VALUES = 2**23  # of maps that are in memory at once in one buffer: 32 MB
+BLOCK = 2**18  # of maps over a block of the picture's rows: 1 MB, which stays in the processor's cache
 Labels = npt.NDArray[np.int16]
 PixelMaps = Callable[[int, int], Tensor]  # queries from, to → their maps `[q, H, W]` over the picture's pixels
+Blocks = Iterator[tuple[slice, Tensor]]  # of rows, with the maps `[q, rows, W]` over them
 
 
 class Segmenter:
@@ -135,7 +137,7 @@ class Segmenter:
         made = {}
         for name, task in tasks.items():
             over = self._over_pixels(seen.of[name], task.method.cosines, seen, picture, resized.shape[:2])
-            made[name] = label_map(over, len(self.class_of), self.class_of, hw, self.protocol)
+            made[name] = _labels(over, len(self.class_of), self.class_of, hw, self.protocol)
         return made
 
     @undisturbed
@@ -198,8 +200,7 @@ class Segmenter:
             window_starts(length, one, self.protocol.stride) if side else [0]
             for length, one in zip((height, width), window, strict=True)
         )
-        corners = [(top, left) for top in tops for left in lefts]
-        crops = torch.cat([images[..., y : y + window[0], x : x + window[1]] for y, x in corners])  # [W, 3, …]
+        crops = torch.cat([images[..., y : y + window[0], x : x + window[1]] for y in tops for x in lefts])  # [W, 3, …]
         # The remainder of the patch grid is lost, as in a convolution over patches.
         stride = self.backbone.stride
         if min(height, width) < stride:
@@ -218,7 +219,7 @@ class Segmenter:
         for batch in torch.split(crops, self._batch_size):
             for name, maps in self._seen(batch, queries, words, tasks, reporter):
                 parts[name].append(maps)
-        return _Seen({name: torch.cat(maps) for name, maps in parts.items()}, corners, window, (height, width))
+        return _Seen({name: torch.cat(maps) for name, maps in parts.items()}, (tops, lefts), window, (height, width))
 
     def _seen(
         self,
@@ -285,7 +286,7 @@ class Segmenter:
 
     def _over_pixels(
         self, maps: Tensor, cosines: bool, seen: _Seen, picture: Image.Image, resized_hw: tuple[int, int]
-    ) -> PixelMaps:
+    ) -> Callable[[int, int], Blocks]:
         """How maps `[W, Q, h, w]` of windows become maps over the picture's pixels, a few queries at a time."""
         low, high = maps.min(), maps.max()
         spread = (high - low).clamp(min=torch.finfo(maps.dtype).tiny)
@@ -293,7 +294,7 @@ class Segmenter:
             maps, low, spread = (maps - low) / spread, torch.zeros_like(low), torch.ones_like(spread)
         hw = (picture.height, picture.width)
         if not self._over_picture:
-            return lambda start, end: _resized(seen.stitched(maps[:, start:end]), hw)
+            return partial(_blocks, maps, seen.sides(maps, hw))
         shrink = min(1.0, LONGEST / max(hw))
         work_hw = hw if shrink == 1 else (max(1, round(hw[0] * shrink)), max(1, round(hw[1] * shrink)))
         small = picture if shrink == 1 else picture.resize(work_hw[::-1], Image.Resampling.BICUBIC)
@@ -301,12 +302,15 @@ class Segmenter:
         cell_h, cell_w = (
             max(1, round(self.backbone.stride * work / own)) for work, own in zip(work_hw, resized_hw, strict=True)
         )
+        sides = seen.sides(maps, work_hw)
 
-        def over(start: int, end: int) -> Tensor:
-            values = (_resized(seen.stitched(maps[:, start:end]), work_hw) - low) / spread  # [q, H, W] in 0–1
+        def over(start: int, end: int) -> Blocks:
+            values = maps.new_empty(end - start, *work_hw)
+            for rows, block in _blocks(maps, sides, start, end):
+                torch.div(block - low, spread, out=values[:, rows])  # in 0–1
             for step in self._over_picture:
                 values = step.function(pixels, values[None], (cell_h, cell_w))[0]
-            return _resized(values * spread + low, hw)
+            return _in_rows(_resized(values * spread + low, hw))
 
         return over
 
@@ -332,25 +336,67 @@ class _Seen:
 
     Attributes:
         of: method → raw maps `[W, Q, h, w]` on the windows' grids.
-        corners: top and left of each window.
+        corners: the tops and the lefts of the windows; every top has a window at every left.
         window: height and width of each.
         hw: of the resized picture.
     """
 
     of: Mapping[str, Tensor]
-    corners: Sequence[tuple[int, int]]
+    corners: tuple[Sequence[int], Sequence[int]]
     window: tuple[int, int]
     hw: tuple[int, int]
 
-    def stitched(self, maps: Tensor) -> Tensor:
-        """Maps `[W, q, h, w]` of the windows → `[q, H, W]` over the resized picture, their mean where they overlap."""
-        total = maps.new_zeros(maps.shape[1], *self.hw)
-        times = maps.new_zeros(self.hw)
-        for (top, left), values in zip(self.corners, maps, strict=True):
-            part = (slice(top, top + self.window[0]), slice(left, left + self.window[1]))
-            total[(slice(None), *part)] += _resized(values, self.window)
-            times[part] += 1
-        return total / times
+    def sides(self, maps: Tensor, hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """How the windows' maps `[W, Q, h, w]` lie over a picture of this size, down and across.
+
+        Resampling is separable, and so is the mean where windows overlap, as they form a grid.
+
+        Returns:
+            `[H, tops · h]` and `[W, lefts · w]`: a row or column of pixels is this mean of the windows' places.
+        """
+        down, across = (
+            self._side(length, starts, window, whole, cells).to(maps)
+            for length, starts, window, whole, cells in zip(
+                hw, self.corners, self.window, self.hw, maps.shape[-2:], strict=True
+            )
+        )
+        return down, across
+
+    @staticmethod
+    def _side(length: int, starts: Sequence[int], window: int, whole: int, cells: int) -> Tensor:
+        total, times = torch.zeros(len(starts), cells, whole), torch.zeros(whole)
+        for start, own in zip(starts, total, strict=True):
+            own[:, start : start + window] = _resized(torch.eye(cells)[..., None], (window, 1))[..., 0]
+            times[start : start + window] += 1
+        return _resized((total / times).flatten(0, 1)[..., None], (length, 1))[..., 0].T
+
+
+def _blocks(maps: Tensor, sides: tuple[Tensor, Tensor], start: int, end: int) -> Blocks:
+    """The maps of some queries over the picture's pixels, of windows' maps `[W, Q, h, w]` and their `_Seen.sides`."""
+    down, across = sides
+    h, w = maps.shape[-2:]
+    asked = maps[:, start:end].reshape(down.shape[1] // h, across.shape[1] // w, -1, h, w)  # [tops, lefts, q, h, w]
+    wide = asked.permute(0, 3, 2, 1, 4).flatten(3).flatten(0, 1) @ across.T  # [tops · h, q, W]
+    # In the order of the first pixel that they reach; so the places that a block of rows needs lie side by side.
+    reached = down > 0
+    order = reached.int().argmax(dim=0).argsort(stable=True)
+    down, reached, wide = down[:, order], reached[:, order], wide[order].flatten(1)
+    for rows in _rows(len(down), wide.shape[1], maps.device):
+        needed = reached[rows].any(dim=0).nonzero()
+        places = slice(int(needed[0]), int(needed[-1]) + 1)
+        block = down[rows, places] @ wide[places]
+        yield rows, block.view(len(block), end - start, -1).transpose(0, 1)
+
+
+def _in_rows(maps: Tensor) -> Blocks:
+    """Maps `[q, H, W]` in blocks of rows."""
+    return ((rows, maps[:, rows]) for rows in _rows(maps.shape[1], maps.shape[0] * maps.shape[2], maps.device))
+
+
+def _rows(height: int, values: int, device: torch.device) -> Iterator[slice]:
+    """Blocks of rows that have so many values each; on another device than the processor all at once."""
+    step = max(1, BLOCK // values) if device.type == "cpu" else height
+    return (slice(start, min(start + step, height)) for start in range(0, height, step))
 
 
 def stepped(step: Refinement, context: Context, maps: Tensor) -> Tensor:
@@ -400,46 +446,62 @@ def label_map(over_pixels: PixelMaps, count: int, class_of: Tensor, hw: tuple[in
     Returns:
         `[H, W]`; the first of equally probable classes.
     """
-    labels, probability = _best(over_pixels, count, class_of, hw, protocol)
+
+    def blocks(start: int, end: int) -> Blocks:
+        return _in_rows(over_pixels(start, end))
+
+    return _labels(blocks, count, class_of, hw, protocol)
+
+
+def _labels(
+    blocks: Callable[[int, int], Blocks], count: int, class_of: Tensor, hw: tuple[int, int], protocol: Protocol
+) -> Labels:
+    """`label_map` of maps that come in blocks of rows."""
+    labels, probability = _best(blocks, count, class_of, hw, protocol)
     if protocol.area_threshold > 0:
         counts = torch.bincount(labels.flatten(), minlength=int(class_of.max()) + 1)
         counts[0] = 0
         kept = counts > protocol.area_threshold * counts.sum()
         kept[0] = True
-        labels, probability = _best(over_pixels, count, class_of, hw, protocol, kept)
+        labels, probability = _best(blocks, count, class_of, hw, protocol, kept)
     if protocol.background_threshold > 0:
         labels = torch.where(probability < protocol.background_threshold, 0, labels)
     return labels.cpu().numpy().astype(np.int16)
 
 
 def _best(
-    over_pixels: PixelMaps,
+    blocks: Callable[[int, int], Blocks],
     count: int,
     class_of: Tensor,
     hw: tuple[int, int],
     protocol: Protocol,
     kept: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The best label `[H, W]` of those kept, and its probability among all queries."""
+    """The best label `[H, W]` of those kept, and its probability among all queries, if the protocol asks for it."""
     at_once = max(1, VALUES // (hw[0] * hw[1]))
-    best: Tensor | None = None
+    device = class_of.device
+    labels = torch.zeros(hw, dtype=torch.int64)
+    best, highest, total = (torch.full(hw, one) for one in (-math.inf, -math.inf, 0.0))
     for start in range(0, count, at_once):
         end = min(start + at_once, count)
-        logits = protocol.logit_scale * over_pixels(start, end)  # [q, H, W]
-        asked = class_of[start:end].to(logits.device)
-        if best is None:
-            best = logits.new_full(hw, -math.inf)
-            highest, total = best.clone(), torch.zeros_like(best)
-            labels = torch.zeros(hw, dtype=torch.int64, device=logits.device)
-        value, place = logits.max(dim=0)  # the first of equal ones
-        top = torch.maximum(highest, value)
-        if kept is not None:
-            left = ~kept.to(logits.device)[asked]  # [q]
-            value, place = logits.masked_fill(left[:, None, None], -math.inf).max(dim=0)
-        total = total * (highest - top).exp() + logits.sub_(top).exp_().sum(dim=0)
-        highest = top
-        better = value > best
-        labels = torch.where(better, asked[place], labels)
-        best = torch.where(better, value, best)
-    assert best is not None
+        for rows, maps in blocks(start, end):
+            if maps.device != device:
+                device = maps.device
+                labels, best, highest, total, class_of = (
+                    one.to(device) for one in (labels, best, highest, total, class_of)
+                )
+            asked = class_of[start:end]
+            logits = protocol.logit_scale * maps  # [q, rows, W]
+            value, place = logits.max(dim=0)  # the first of equal ones
+            top = torch.maximum(highest[rows], value)
+            if kept is not None:
+                left = ~kept.to(device)[asked]  # [q]
+                value, place = logits.masked_fill(left[:, None, None], -math.inf).max(dim=0)
+            if protocol.background_threshold > 0:
+                total[rows] *= (highest[rows] - top).exp()
+                total[rows] += logits.sub_(top).exp_().sum(dim=0)
+            highest[rows] = top
+            better = value > best[rows]
+            labels[rows] = torch.where(better, asked[place], labels[rows])
+            best[rows] = torch.where(better, value, best[rows])
     return labels, (best - highest).exp() / total
