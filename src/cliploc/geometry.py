@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -174,10 +175,33 @@ class Frame:
         Returns:
             `[P, H, W]` over this input; the smallest value where no window lies.
         """
-        mosaic = Mosaic(self, self.input_hw)
+        first = windows[0]
+        if any((one.input_hw, one.resized_wh) != (first.input_hw, first.resized_wh) for one in windows):
+            raise ValueError("expected windows of one size, on a picture of one size")
+        lefts, tops = (sorted({one.offset_xy[axis] for one in windows}, reverse=True) for axis in (0, 1))
+        height, width = maps.shape[-2:]
+        # The windows' maps beside each other as one map, on which one product for each side samples all of them.
+        tiles = maps.new_zeros(maps.shape[1], len(tops), height, len(lefts), width)
+        number = maps.new_zeros(len(tops), len(lefts))
         for window, values in zip(windows, maps, strict=True):
-            mosaic.add(window, values)
-        return mosaic.mean()
+            row, column = tops.index(window.offset_xy[1]), lefts.index(window.offset_xy[0])
+            tiles[:, row, :, column] += values
+            number[row, column] += 1
+        rows, of_rows = _side_by_side(
+            [_sampling(self, replace(first, offset_xy=(0, top)), 1, self.input_hw[0], height) for top in tops],
+            self.input_hw[0],
+            maps,
+        )
+        columns, of_columns = _side_by_side(
+            [_sampling(self, replace(first, offset_xy=(left, 0)), 0, self.input_hw[1], width) for left in lefts],
+            self.input_hw[1],
+            maps,
+        )
+        total = maps.new_empty(maps.shape[1], *self.input_hw)
+        for one, out in zip(tiles.flatten(3).flatten(1, 2), total, strict=True):  # each alone: the same whatever else
+            torch.mm(rows, one @ columns.T, out=out)
+        covered = of_rows @ number @ of_columns.T
+        return _filled(total.div_(covered.clamp(min=1)), covered)
 
     def over_picture(self, longest: int) -> Frame:
         """What this input shows of the picture, as an input of its own at the picture's resolution, without padding.
@@ -244,34 +268,78 @@ class Mosaic:
 
     def add(self, window: Frame, maps: Tensor) -> None:
         """Adds the maps `[P, h, w]` over a window of the same picture, any grid."""
-        (height, width), frame = self._hw, self._frame
+        height, width = self._hw
         if self._total is None or self._covered is None:
             self._total, self._covered = maps.new_zeros(len(maps), height, width), maps.new_zeros(height, width)
-        cell_y, cell_x = frame.input_hw[0] / height, frame.input_hw[1] / width  # pixels of the input
-        corners = [0, 0, window.input_hw[1], window.input_hw[0]]
-        low_x, low_y, high_x, high_y = frame.to_input(window.to_original(corners, clip=False))[0].tolist()
-        # Those cells whose centre lies in the window.
-        left, right = max(0, math.ceil(low_x / cell_x - 0.5)), min(width, math.floor(high_x / cell_x - 0.5) + 1)
-        top, bottom = max(0, math.ceil(low_y / cell_y - 0.5)), min(height, math.floor(high_y / cell_y - 0.5) + 1)
-        if left >= right or top >= bottom:
-            return  # outside of what this input shows
-        ratio_x, ratio_y = (a / b for a, b in zip(window.scale_xy, frame.scale_xy, strict=True))
-        x = window.offset_xy[0] + (left * cell_x - frame.offset_xy[0]) * ratio_x
-        y = window.offset_xy[1] + (top * cell_y - frame.offset_xy[1]) * ratio_y
-        scale_xy = (ratio_x * cell_x, ratio_y * cell_y)
-        part = _resample(maps, window.input_hw, (bottom - top, right - left), scale_xy, (x, y))
-        self._total[:, top:bottom, left:right] += part
-        self._covered[top:bottom, left:right] += 1
+        top, rows = _sampling(self._frame, window, 1, height, maps.shape[-2])
+        left, columns = _sampling(self._frame, window, 0, width, maps.shape[-1])
+        if len(rows) and len(columns):  # else outside of what this input shows
+            here = slice(top, top + len(rows)), slice(left, left + len(columns))
+            self._total[:, *here] += rows.to(maps) @ maps @ columns.to(maps).T
+            self._covered[here] += 1
 
     def mean(self) -> Tensor:
         """`[P, h, w]`; the smallest value where no window lies. At least one window was added."""
         if self._total is None or self._covered is None:
             raise ValueError("expected at least one window to be added")
-        mean = self._total / self._covered.clamp(min=1)
-        if not self._covered.all():
-            lowest = mean[:, self._covered > 0].amin(dim=1)  # [P]
-            mean = torch.where(self._covered > 0, mean, lowest[:, None, None])
+        return _filled(self._total / self._covered.clamp(min=1), self._covered)
+
+
+def _filled(mean: Tensor, covered: Tensor) -> Tensor:
+    """Maps `[P, h, w]`, with each one's smallest value where no window lies, as `covered` `[h, w]` is 0."""
+    if covered.all():
         return mean
+    lowest = mean[:, covered > 0].amin(dim=1)  # [P]
+    return torch.where(covered > 0, mean, lowest[:, None, None])
+
+
+def _sampling(frame: Frame, window: Frame, axis: int, cells: int, points: int) -> tuple[int, Tensor]:
+    """How one side of a window's map is sampled onto a grid over another frame's input, bilinear.
+
+    Args:
+        frame: of the grid.
+        window: of the map.
+        axis: 0: along x; 1: along y.
+        cells: of the grid, along this side.
+        points: of the map, along this side.
+
+    Returns:
+        The first of the cells whose centre lies in the window, and weights `[n, points]` of these cells, float32.
+    """
+    side, window_side = frame.input_hw[1 - axis], window.input_hw[1 - axis]
+    scale, window_scale = frame.scale_xy[axis], window.scale_xy[axis]
+    return _sampled(
+        cells, side, scale, frame.offset_xy[axis], points, window_side, window_scale, window.offset_xy[axis]
+    )
+
+
+@lru_cache(maxsize=1024)  # pictures of one size have the same windows
+def _sampled(
+    cells: int, side: int, scale: float, offset: int, points: int, window_side: int, window_scale: float, at: int
+) -> tuple[int, Tensor]:
+    cell = side / cells  # pixels of the input
+    low, high = ((edge - at) / window_scale * scale + offset for edge in (0, window_side))
+    first, end = max(0, math.ceil(low / cell - 0.5)), min(cells, math.floor(high / cell - 0.5) + 1)
+    if first >= end:
+        return first, torch.zeros(0, points)
+    ratio = window_scale / scale
+    pixels = at + ((np.arange(first, end) + 0.5) * cell - offset) * ratio  # of the window
+    places = (pixels * points / window_side - 0.5).clip(0, points - 1)
+    lower = places.astype(np.int64)
+    upper, cell_number = np.minimum(lower + 1, points - 1), np.arange(len(places))
+    weights = np.zeros((len(places), points))
+    weights[cell_number, lower] = 1 - (places - lower)
+    weights[cell_number, upper] += places - lower
+    return first, torch.from_numpy(weights.astype(np.float32))
+
+
+def _side_by_side(samplings: Sequence[tuple[int, Tensor]], cells: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights `[cells, windows · points]` of windows along one side, and `[cells, windows]`: 1 where each lies."""
+    points = samplings[0][1].shape[1]
+    weights, there = like.new_zeros(cells, len(samplings), points), like.new_zeros(cells, len(samplings))
+    for number, (first, own) in enumerate(samplings):
+        weights[first : first + len(own), number], there[first : first + len(own), number] = own.to(like), 1
+    return weights.flatten(1), there
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
@@ -309,6 +377,8 @@ def _resample(
     """Samples maps `[P, h, w]` over source_hw at a target's pixel centres; source = target · scale + offset."""
     (source_h, source_w), (target_h, target_w) = source_hw, target_hw
     whole = math.isclose(target_w * scale_xy[0], source_w) and math.isclose(target_h * scale_xy[1], source_h)
+    if offset_xy == (0, 0) and whole and maps.shape[-2:] == target_hw:
+        return maps.clone()
     if offset_xy == (0, 0) and whole:
         return F.interpolate(maps[None], size=target_hw, mode="bilinear", align_corners=False)[0]
     device = maps.device
