@@ -10,4 +10,7 @@ def min_max(maps: Tensor) -> Tensor:
     """Scales each map `[..., H, W]` to 0–1; a constant map becomes all zeros."""
     low, high = maps.amin(dim=(-2, -1), keepdim=True), maps.amax(dim=(-2, -1), keepdim=True)
     spread = high - low
-    return (maps - low) / torch.where(spread > 0, spread, torch.ones_like(spread)) * (spread > 0)
+    risen = maps - low
+    if risen.requires_grad:
+        return risen / torch.where(spread > 0, spread, torch.ones_like(spread)) * (spread > 0)
+    return risen.div_(torch.where(spread > 0, spread, torch.ones_like(spread))).mul_(spread > 0)

@@ -14,7 +14,7 @@ from cliploc.config import DEFAULTS, OPTIONS, number, share_or_auto
 from cliploc.errors import UsageError
 from cliploc.values import FloatArray
 
-FEW = 16  # regions up to which peaks are found region by region; for more, all pixels at once is faster
+FEW = 16  # regions up to which they are measured one by one; for more, all pixels at once is faster
 MAPS_AT_ONCE = 64  # tall stacks of maps are labelled in one call; this bounds their memory
 
 
@@ -149,13 +149,11 @@ def _boxes(maps: FloatArray, rule: BoxRule, first_index: int) -> tuple[MapBoxes,
     stack = np.zeros((count, height + 1, width), dtype=np.uint8)
     stack[:, :height] = maps > thresholds[:, None, None]
     hot = stack.reshape(-1, width)
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(hot, connectivity=rule.connectivity)
-    values = np.pad(maps, ((0, 0), (0, 1), (0, 0))).reshape(-1, width)
-    peaks = _peaks(values, labels, stats)
-
-    left, top, w, h, area = stats[1:].T.astype(np.int64)  # label 0 is the cold rest
-    corners = np.stack([left, top, left + w, top + h], axis=1)
-    regions = _Regions(corners, area, peaks[1:], top // (height + 1), np.arange(1, len(area) + 1))
+    values = np.empty((count, height + 1, width), np.float32)
+    values[:, :height], values[:, height] = maps, 0
+    values = values.reshape(-1, width)
+    corners, area, peaks, labels = _measured(hot, values, rule.connectivity)
+    regions = _Regions(corners, area, peaks, corners[:, 1] // (height + 1), np.arange(1, len(area) + 1))
     fewest = rule.min_area * height * width
     if rule.split_peaks < 1:
         least = (rule.split_peaks * largest).astype(np.float32)
@@ -228,17 +226,40 @@ def _divided(
     )
 
 
-def _peaks(values: FloatArray, labels: npt.NDArray[Any], stats: npt.NDArray[Any]) -> FloatArray:
-    """The largest value of each region; 0 for region 0, the cold rest."""
-    peaks = np.zeros(len(stats), dtype=np.float32)
-    if len(stats) > FEW:
+def outlines(hot: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.int32]]:
+    """The outer outline of each region of 8 neighbours, `[n, 1, 2]` points (x, y) on it.
+
+    With `cv2.boundingRect` of each they take a fifth of the time of `cv2.connectedComponentsWithStats`.
+    """
+    lines, nested = cv2.findContours(hot, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    if not lines:
+        return []
+    return [np.asarray(one, np.int32) for one, (*_, parent) in zip(lines, nested[0], strict=True) if parent < 0]
+
+
+def _measured(
+    hot: npt.NDArray[np.uint8], values: FloatArray, connectivity: Literal[4, 8]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], FloatArray, npt.NDArray[Any]]:
+    """Corners `[n, 4]`, area and largest value of each region, and the labels, from 1, of the regions' pixels."""
+    count, labels = cv2.connectedComponents(hot, connectivity=connectivity)
+    if count - 1 > FEW or connectivity == 4:
+        _, labels, stats, _ = cv2.connectedComponentsWithStats(hot, connectivity=connectivity)
+        peaks = np.zeros(count, dtype=np.float32)
         on = np.flatnonzero(labels)
         np.maximum.at(peaks, labels.ravel()[on], values.ravel()[on])
-        return peaks
-    for region, (left, top, width, height, _) in enumerate(stats[1:], start=1):
-        part = slice(top, top + height), slice(left, left + width)
-        peaks[region] = values[part].max(initial=0, where=labels[part] == region)
-    return peaks
+        left, top, width, height, area = stats[1:].T.astype(np.int64)  # label 0 is the cold rest
+        return np.stack([left, top, left + width, top + height], axis=1), area, peaks[1:], labels
+    corners, area = np.zeros((count - 1, 4), np.int64), np.zeros(count - 1, np.int64)
+    peaks = np.zeros(count - 1, np.float32)
+    for line in outlines(hot):
+        x, y = line[0, 0]
+        left, top, width, height = cv2.boundingRect(line)
+        here, region = (slice(top, top + height), slice(left, left + width)), labels[y, x] - 1
+        inside = (labels[here] == region + 1).view(np.uint8)
+        corners[region] = left, top, left + width, top + height
+        area[region] = cv2.countNonZero(inside)
+        peaks[region] = cv2.minMaxLoc(values[here], inside)[1]
+    return corners, area, peaks, labels
 
 
 def _thresholds(maps: FloatArray, largest: FloatArray, threshold: float | str) -> FloatArray:

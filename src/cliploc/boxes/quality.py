@@ -10,7 +10,15 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cliploc.boxes.components import BoxRule, MapBoxes, boxes_from_maps, hot_levels, labelled_boxes, suppress
+from cliploc.boxes.components import (
+    BoxRule,
+    MapBoxes,
+    boxes_from_maps,
+    hot_levels,
+    labelled_boxes,
+    outlines,
+    suppress,
+)
 from cliploc.config import MIN_SCORE
 from cliploc.values import FloatArray
 
@@ -165,17 +173,14 @@ def _sums(sums: Floats, xyxy: npt.NDArray[np.int64]) -> Floats:
 def _regions(heat: FloatArray, level: float, rule: BoxRule) -> npt.NDArray[np.int64]:
     """`[m, 4]`, the boxes of all hot regions above a level, however small.
 
-    Outlines take a tenth of the time of `cv2.connectedComponentsWithStats`, which twice a map would be most of a
-    score's cost. They know 8 neighbours only, and no parts.
+    Outlines are much faster (see `outlines`). They know 8 neighbours only, and no parts.
     """
     if rule.split_peaks < 1 or rule.connectivity == 4:
         share = min(max(level / float(heat.max()), 0.0), 1.0)
         every = replace(rule, threshold=share, components="all", min_area=0.0, nms_iou=None, max_boxes=None)
         return boxes_from_maps(heat[None], every).xyxy.astype(np.int64)
     hot = (heat > np.float32(max(level, 0.0))).astype(np.uint8)
-    outlines, nested = cv2.findContours(hot, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    outer = [one for one, (*_, parent) in zip(outlines, nested[0], strict=True) if parent < 0] if outlines else []
-    boxes = np.array([cv2.boundingRect(one) for one in outer], np.int64).reshape(-1, 4)
+    boxes = np.array([cv2.boundingRect(one) for one in outlines(hot)], np.int64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     return boxes
 

@@ -77,21 +77,22 @@ def weigh(
     if presence is not None:  # a cosine of two pictures lies far above those that presence is calibrated on
         shown = [[texts.by_exemplars(words) for words in item.texts.synonyms] for item in batch]
         presence = presence.masked_fill(torch.tensor(shown, device=presence.device), 1.0)
+    # For each picture and name, why it is not there. Numbers are compared as tensors, and taken from them all at once.
+    of_texts = {id(item.texts): item.texts for item in batch}  # mostly one for all
+    unknown = {key: tuple(map(texts.unknown_reason, one.synonyms)) for key, one in of_texts.items()}
+    absences: list[list[str | None]] = [list(unknown[id(item.texts)]) for item in batch]
     if texts.background is not None:
         rivals, rival = (embedding @ texts.background.T).max(dim=1)  # [B]
-    absences: list[Reasons] = []
-    for b, item in enumerate(batch):
-        absent: list[str | None] = []
-        for p, words in enumerate(item.texts.synonyms):
-            reason = texts.unknown_reason(words)
-            if reason is None and texts.background is not None and rivals[b] >= scores[b, p]:
-                reason = f"the background {texts.background_synonyms[int(rival[b])][0]!r} fits better"
-            if reason is None and presence is not None and presence[b, p] < min_presence:
-                rank = None if ranks is None else int(ranks[b, p])
-                reason = absence(float(presence[b, p]), min_presence, rank)
-            absent.append(reason)
-        absences.append(tuple(absent))
-    return Evidence(scores, presence, absences, rule, ranks, probabilities)
+        for b, p in (rivals[:, None] >= scores).nonzero().tolist():
+            if absences[b][p] is None:
+                absences[b][p] = f"the background {texts.background_synonyms[int(rival[b])][0]!r} fits better"
+    if presence is not None:
+        values, standings = presence.tolist(), None if ranks is None else ranks.tolist()
+        for b, p in (presence < min_presence).nonzero().tolist():
+            if absences[b][p] is None:
+                rank = None if standings is None else standings[b][p]
+                absences[b][p] = absence(values[b][p], min_presence, rank)
+    return Evidence(scores, presence, [tuple(absent) for absent in absences], rule, ranks, probabilities)
 
 
 def with_windows(whole: Tensor, windows: Tensor | None) -> Tensor:

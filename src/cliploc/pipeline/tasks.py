@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from cliploc.boxes import BoxRule
@@ -47,8 +48,12 @@ class Task:
 
     def reason(self, words: tuple[str, ...], absent: str | None) -> str | None:
         """Why a name is not found: `absent`, unless a closed head knows which names there are."""
-        closed = [head for head in self.heads.values() if head.closed]
-        return next((head.unknown_reason(words) for head in closed), None) if closed else absent
+        return absent if self._closed_head is None else self._closed_head.unknown_reason(words)
+
+    @cached_property
+    def _closed_head(self) -> TrainedHead | None:
+        """Asked for each name of each picture."""
+        return next((head for head in self.heads.values() if head.closed), None)
 
 
 def members(method: Method) -> tuple[Method, ...]:
