@@ -97,9 +97,11 @@ $(VENV)/.docs: $(READY)
 	@touch $@
 
 # The wheel and the source distribution as others get them, in dist/. QUICK=1 downloads nothing and takes a minute.
+# EXTRAS=1 also installs each extra alone and uses it: some gigabytes, half an hour.
 release-check: $(READY)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[release]'
 	@tools/check_wheel.sh $(BIN)/python
+	@test -z "$(EXTRAS)" || tools/check_extras.sh $(BIN)/python
 
 check: lint types imports test
 

@@ -37,6 +37,7 @@ NO_CLUSTER = (
     "expected a Ray cluster at {}, could not use it ({}): start one with `ray start --head` and give its address, "
     "set RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH if it asks for a token, or leave --address out"
 )
+NOT_STARTED = "Ray could not start on this machine ({}): run the same command again, or use --engine local"
 RAW = b"cliploc bytes\n"  # prefix of a part that is not a table; Arrow's streams begin with ff ff ff ff
 ATTEMPTS = 4  # at one shard; if a shard kills every worker, for example by lack of memory, the run must end
 
@@ -176,9 +177,11 @@ def _cluster(ray: Any, address: str | None) -> Iterator[None]:
         _reachable(address)
         try:
             ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
-        except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-            reason = str(error).strip().splitlines()[0][:200]
-            raise UsageError(NO_CLUSTER.format(address or "this machine", reason)) from error
+        except Exception as error:  # Ray raises it itself where a node does not start in time
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            raise UsageError(
+                NOT_STARTED.format(reason) if address is None else NO_CLUSTER.format(address, reason)
+            ) from error
     context = ray.data.DataContext.get_current()
     bars, logger = context.enable_progress_bars, logging.getLogger("ray.data")
     level, context.enable_progress_bars = logger.level, False
