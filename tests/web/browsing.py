@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from typing import Any
 
 import pytest
 
@@ -15,3 +16,19 @@ in_a_browser = [
     pytest.mark.skipif(not os.environ.get("CLIPLOC_TEST_WEB"), reason="slow: make test-web runs it"),
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: apt-get install chromium"),
 ]
+
+
+def shoot(page: Any, name: str, height: int | None = None, full_page: bool = True) -> None:
+    """A picture for docs/, where one is asked for.
+
+    Args:
+        page: of playwright.
+        name: of the file, without suffix.
+        height: of the part from the top that is shown; None for all.
+        full_page: whether it shows more than the window.
+    """
+    if not SHOTS:
+        return
+    page.mouse.move(0, 0)
+    clip = {"x": 0, "y": 0, "width": page.viewport_size["width"], "height": height} if height else None
+    page.screenshot(path=f"{SHOTS}/{name}.jpg", type="jpeg", quality=60, full_page=full_page, clip=clip)

@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install 'cliploc[web]'")
 
-from tests.web.browsing import SHOTS, in_a_browser, playwright
+from tests.web.browsing import in_a_browser, playwright, shoot
 from tests.web.serving import serving
 
 pytestmark = in_a_browser
@@ -76,16 +76,6 @@ def move(page, slider, value):
     )
 
 
-def shoot(page, name, height=None):
-    """A picture for docs/."""
-    if not SHOTS:
-        return
-    page.mouse.move(0, 0)
-    width = page.viewport_size["width"]
-    clip = {"x": 0, "y": 0, "width": width, "height": height} if height else None
-    page.screenshot(path=f"{SHOTS}/{name}.jpg", type="jpeg", quality=60, full_page=True, clip=clip)
-
-
 def test_two_names_a_threshold_and_a_file(page, address):
     open_page(page, address)
     look(page, DEMO / "cat.jpg", "cat\ndog")
@@ -137,6 +127,30 @@ def test_another_model_brings_its_own_methods(page, address):
     open_page(page, page.url)
     page.get_by_role("button", name="Model, method and options").click()
     playwright.expect(page.get_by_label("Method", exact=True)).to_have_value(OF_VIT, timeout=WAIT)
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_a_picture_stands_for_a_name(browser, address, width):
+    context = browser.new_context(viewport={"width": width, "height": 1000})
+    page = context.new_page()
+    page.set_default_timeout(WAIT)
+    open_page(page, address)
+    choose(page, DEMO / "dogs.jpg")
+    page.get_by_label("Names").fill("boat")
+    page.get_by_role("button", name="A picture as prompt").click()
+    page.locator("#exemplar input[type=file]").set_input_files(str(DEMO / "cat.jpg"))
+    page.locator("#exemplar .image-frame img").wait_for()
+    page.locator("#exemplar-name textarea, #exemplar-name input").fill("pet")
+    page.locator("#exemplar-box textarea, #exemplar-box input").fill("40, 30, 200, 220")
+    page.locator("#find").click()
+    page.locator("#results figure").nth(2).wait_for()
+    assert page.locator("#results figcaption b").all_inner_texts() == ["boat", "pet", "All names"]
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.get_by_role("button", name="Python, command line and link").click()
+    assert "pet=@cat.jpg[40,30,200,220]" in page.locator("#command textarea").input_value()
+    page.get_by_role("button", name="Python, command line and link").click()
+    shoot(page, f"prompt-{width}")
+    context.close()
 
 
 def test_a_bad_file_gets_a_sentence(page, address, tmp_path):

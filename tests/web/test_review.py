@@ -14,7 +14,7 @@ from cliploc import backbones
 from cliploc._parts import part_path, write_part
 from cliploc.jobs.annotate import annotate
 from tests.commands import PHOTOS, create_once
-from tests.web.browsing import SHOTS, in_a_browser
+from tests.web.browsing import SHOTS, in_a_browser, shoot
 from tests.web.review_server import served
 
 pytestmark = in_a_browser
@@ -196,7 +196,7 @@ def test_boxes_are_drawn_moved_resized_relabelled_dropped_undone_and_saved(conte
             editor.tap((170, 200))
             editor.saved()
             page.evaluate("scrollTo(0, 0)")
-            page.screenshot(path=Path(SHOTS) / f"review-{context.viewport}.png", full_page=context.kind == "phone")
+            shoot(page, f"review-{context.viewport}", full_page=context.kind == "phone")
             for _ in range(3):
                 editor.press("Undo")
         [draft] = editor.boxes
@@ -416,8 +416,7 @@ def test_masks_are_polygons_that_are_edited_split_merged_and_drawn(context, mask
         editor.saved()
         [box] = editor.boxes
         assert box[:2] == pytest.approx([20, 30], abs=4)
-        if SHOTS:
-            page.screenshot(path=Path(SHOTS) / f"review-masks-{context.kind}.png")
+        shoot(page, f"review-masks-{context.viewport}", full_page=False)
         mask = corrections(masked)["pictures"]["dogs.jpg"]["masks"][0]
         assert mask != draft["mask"]
         page.locator("#undo").click()
@@ -459,8 +458,7 @@ def test_the_model_suggests_a_box_round_a_click(context, out):
         page.locator("#suggest-name").fill("dog")
         page.get_by_role("button", name="Show heat").click()
         page.wait_for_selector("canvas.heat")
-        if SHOTS:
-            page.screenshot(path=Path(SHOTS) / f"review-heat-{context.kind}.png")
+        shoot(page, f"review-heat-{context.viewport}", full_page=False)
         page.locator("#tau").fill("0.7")
         editor.tap((250, 330))
         page.wait_for_function("document.querySelectorAll('#boxes li').length === 2")

@@ -180,7 +180,7 @@ def test_only_pictures_of_the_run_by_number(out, address):
         status, answer = ask(f"{address}{path}")
         assert (status, answer["error"]) == (
             404,
-            f"expected a picture below 3, got {path.strip('/.jpg').split('/')[-1]}",
+            f"expected the number of a picture below 3, got {path.strip('/.jpg').split('/')[-1]}",
         )
     for path in (
         "/images/a.png",
@@ -199,10 +199,10 @@ def test_foreign_hosts_pages_and_methods_are_refused(out, address):
     status, answer = ask(f"{address}/pictures", Host="evil.example.com")
     assert (status, answer.decode()) == (
         421,
-        "This server does not go by that name: open it as http://127.0.0.1 or http://localhost, at its port.",
+        "This server does not have that host name: open it as http://127.0.0.1 or http://localhost, at its port.",
     )
     status, answer = ask(f"{address}/pictures/0", saved(), Origin="http://evil.example.com")
-    assert (status, "Another page may not ask this server" in answer["error"]) == (403, True)
+    assert (status, "Requests from another website are refused" in answer["error"]) == (403, True)
     asked = urllib.request.Request(f"{address}/pictures/0", method="DELETE")
     with pytest.raises(urllib.error.HTTPError, match="405"):
         urllib.request.urlopen(asked, timeout=30)

@@ -189,6 +189,16 @@ def test_no_file_is_read_but_uploads_and_examples(address, tmp_path, named):
     assert "schema_version" not in text
 
 
+def test_the_browser_knows_every_component(address):
+    """Of a component of our own gradio takes the name of the class that it is derived from first."""
+    import gradio
+
+    known = {name.lower() for name in dir(gradio)} | {"form"}
+    assert [
+        one["type"] for one in json.loads(get(f"{address}/config")[1])["components"] if one["type"] not in known
+    ] == []
+
+
 def test_the_browser_is_told_to_ask_nobody_else(address):
     code, _, headers = get(address)
     assert code == 200

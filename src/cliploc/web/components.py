@@ -1,6 +1,6 @@
 """The page's own gradio components, the files that they accept, and what a request may send to each.
 
-The components hand values on as they came: cliploc checks them, and says in a sentence what is wrong.
+The components pass values on unchecked: cliploc checks them itself, and its error messages are sentences.
 """
 
 from __future__ import annotations
@@ -50,24 +50,23 @@ class Photograph(gr.Image, metaclass=_WithoutStub):
         return path
 
 
+def _as_sent(_: Any, payload: Any) -> Any:
+    """Preprocesses nothing: returns the value as it was sent."""
+    return payload
+
+
 class Text(gr.Textbox, metaclass=_WithoutStub):
     """A text field; gradio's own would turn any value of a request into a text."""
 
     is_template = True
-
-    def preprocess(self, payload: Any) -> Any:
-        """Returns the value as it was sent."""
-        return payload
+    preprocess = _as_sent
 
 
 class Slider(gr.Slider, metaclass=_WithoutStub):
     """A number with a slider; gradio's own would not say in a sentence which values are allowed."""
 
     is_template = True
-
-    def preprocess(self, payload: Any) -> Any:
-        """Returns the value as it was sent."""
-        return payload
+    preprocess = _as_sent
 
 
 class Choice(gr.Dropdown, metaclass=_WithoutStub):
@@ -78,20 +77,14 @@ class Choice(gr.Dropdown, metaclass=_WithoutStub):
     """
 
     is_template = True
-
-    def preprocess(self, payload: Any) -> Any:
-        """Returns the value as it was sent."""
-        return payload
+    preprocess = _as_sent
 
 
 class Choices(gr.CheckboxGroup, metaclass=_WithoutStub):
-    """A menu with several values; it checks as little as `Choice`, for the same reason."""
+    """A menu with several values, unchecked for the same reason as `Choice`."""
 
     is_template = True
-
-    def preprocess(self, payload: Any) -> Any:
-        """Returns the values as they were sent."""
-        return payload
+    preprocess = _as_sent
 
 
 def example_folder() -> Path:

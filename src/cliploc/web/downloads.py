@@ -131,12 +131,12 @@ def write_files(
 
 
 def downloads() -> tuple[Export, ...]:
-    """The export formats that the page writes: those of single files, as it has no pictures to lie beside them."""
+    """The export formats that the page writes: those that need no folders, and no pictures beside their files."""
     return tuple(one for one in exports if not one.folders and "picture_files" not in one.needs)
 
 
 def _annotated(result: Localization, masks: tuple[Rle, ...]) -> list[AnnotatedPicture]:
-    """The result as the export formats take it."""
+    """The result in the form that the export formats take."""
     boxes = result.boxes
     number = len(boxes)
     return [

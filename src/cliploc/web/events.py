@@ -74,12 +74,12 @@ class Events:
             yield self._problem(error)
 
     def adjust(self, last: Look | None, *values: Any) -> Updates:
-        """A slider: other boxes and colours out of the heatmaps that are there."""
+        """A slider: makes other boxes and colours from the heatmaps that are there."""
         if last is None:
             return dict(gr.skip())
         try:
             settings = self._settings(values)
-            if _needs_search(settings, last.settings):  # the thresholds belong to methods that did not run yet
+            if _needs_search(settings, last.settings):  # the thresholds are those of methods that did not run yet
                 return {self._layout.results.status: view.status("Press Find to search with these settings.")}
             return self._shown(last, last.settings.with_live(settings))
         except Exception as error:
@@ -127,7 +127,7 @@ class Events:
         try:
             settings = from_mapping({"model": model, "refine": refine or None, "method": method})
             own = self._service.own(settings, settings.method)
-        except CliplocError:  # a request that is late, of the model before: Find says what is wrong with it
+        except CliplocError:  # a late request, for the previous model; Find reports what is wrong
             return gr.skip(), gr.skip(), gr.skip()
         return own.threshold, own.split_peaks, own.slid_min_score
 
@@ -180,16 +180,16 @@ class Events:
 
     # ------------------------------------------------------------------------------------------------------- helpers
     def _settings(self, values: tuple[Any, ...]) -> Settings:
-        """The settings out of the components' values, in the order of `Layout.settings`."""
+        """The settings from the components' values, which are in the order of `Layout.settings`."""
         given = dict(zip(self._layout.settings, values, strict=True))
         if given["refine"] == []:  # nothing is chosen: the recipe's
             given["refine"] = None
         settings = from_mapping(given)
-        # The slider of the second threshold is hidden then, and what it holds is nobody's wish.
+        # Otherwise the slider of the second threshold is hidden, and the visitor did not choose its value.
         return settings if len(settings.compare) == 1 else replace(settings, compare_threshold=None)
 
     def _shown(self, look: Look, settings: Settings) -> Updates:
-        """A search's results with the boxes of these settings, and what gives the same elsewhere."""
+        """A search's results with the boxes of these settings, and the script, command and link that give the same."""
         results = self._layout.results
         settings = look.unset(settings)
         found = look.cut(settings)
@@ -209,7 +209,7 @@ class Events:
 
 
 def write_downloads(service: Service, visitor: str | None, look: Look, settings: Settings) -> list[str]:
-    """Writes the downloads into the upload folder, which is emptied when the server ends and whose old files go."""
+    """Writes the downloads into the upload folder, whose old files are removed; the server removes it when it ends."""
 
     def write(reporter: Reporter) -> list[str]:
         folder = Path(tempfile.mkdtemp(dir=upload_folder()))
@@ -224,8 +224,8 @@ def explain(error: Exception, debug: bool) -> str:
     """An error in one sentence for the visitor.
 
     Args:
-        error: any that a handler met.
-        debug: whether one of the program itself is printed with its traceback.
+        error: any error that a handler raised.
+        debug: whether an error of the program itself is printed with its traceback.
     """
     if isinstance(error, CliplocError):
         return str(error)

@@ -53,7 +53,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 
 class Gate:
-    """An ASGI application that wraps another, and refuses what comes under a foreign name or from a foreign page.
+    """An ASGI application that wraps another, and refuses requests for a foreign host or from a foreign page.
 
     Args:
         app: the wrapped application.
@@ -113,10 +113,10 @@ class Gate:
         try:
             await self._app(scope, incoming, noting_the_start)
         except asyncio.CancelledError:
-            if not self._ended:  # at shutdown open pages are cancelled: no reason for a traceback
+            if not self._ended:  # at shutdown open pages are cancelled, which needs no traceback
                 raise
         except Exception as error:
-            if started and _is_refusal(error.__cause__):  # of a visitor's mistake, after the answer had begun
+            if started and _is_refusal(error.__cause__):  # a visitor's mistake, found after the answer had begun
                 await send({"type": "http.response.body", "body": b""})
             elif not incoming.left:
                 raise
@@ -228,7 +228,7 @@ class Guard(Gate):
         await self._hand_on(scope, incoming, noticing)
 
     def _refuse_haste(self, client: str) -> None:
-        """Refuses who asks too often. Who is on this machine may, as a proxy's visitors all seem to be."""
+        """Refuses a client that asks too often, unless it is on this machine: a proxy's visitors all seem to be."""
         if self._rate is not None and not is_loopback(client) and (seconds := self._rate.take(client)):
             raise RefusedError(429, f"Too many requests from this address: {again(seconds)}.")
 
@@ -312,7 +312,7 @@ def _is_refusal(error: BaseException | None) -> bool:
 
 
 def client_in(scope: Scope) -> str:
-    """The address of who asks."""
+    """The address of the client."""
     return str((scope.get("client") or ("",))[0])
 
 

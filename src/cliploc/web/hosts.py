@@ -21,7 +21,7 @@ class Hosts:
     Args:
         host: the name or address that it listens on.
         allowed: further names, such as that of a reverse proxy.
-        advice: what whoever is refused can do.
+        advice: what to do about a refusal, for its message.
 
     Example:
         >>> hosts = Hosts("127.0.0.1", ["page.example.org"])
@@ -29,7 +29,7 @@ class Hosts:
         >>> hosts.check("page.example.org", None, "127.0.0.1")
         >>> hosts.check("evil.example.com", None, "127.0.0.1")
         Traceback (most recent call last):
-        cliploc.web.requests.RefusedError: This server does not go by that name: start it with --allow-host NAME.
+        cliploc.web.requests.RefusedError: This server does not have that host name: start it with --allow-host NAME.
     """
 
     def __init__(
@@ -54,12 +54,12 @@ class Hosts:
             RefusedError: the host or the origin is not one of the server's.
         """
         if _name(host) not in self._names | {_plain(address)}:
-            raise RefusedError(421, f"This server does not go by that name: {self._advice}.")
+            raise RefusedError(421, f"This server does not have that host name: {self._advice}.")
         if origin is None:
             return
         scheme, _, place = origin.partition("://")
         if scheme not in ("http", "https") or (place.lower() != host.lower() and _name(place) not in self._allowed):
-            raise RefusedError(403, f"Another page may not ask this server: {self._advice}.")
+            raise RefusedError(403, f"Requests from another website are refused: {self._advice}.")
 
 
 def _name(place: str) -> str | None:

@@ -1,4 +1,4 @@
-"""What stands where on the page: gradio components only, no behaviour."""
+"""The layout of the page: gradio components only, no behaviour."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from cliploc.web.service import KEPT_SECONDS, Menu, Own, Service
 from cliploc.web.settings import MOST_LETTERS, NONE, SCALES, WINDOWS, Settings
 
 INTRO = "# cliploc\nType a name and see where it is: heatmaps and boxes, without training for that name."
-AS_RECIPE = "the recipe's, or {}"  # a setting that the visitor leaves alone; a method has none of a recipe's
+AS_RECIPE = "the recipe's, or {}"  # of a setting that the visitor does not change; {} is for a method without a recipe
 NO_RESULT_YET = "Choose a photograph, type names, and press Find."
-PER_ROW: dict[str, Any] = {"min_width": 150, "buttons": []}  # a slider's
+PER_ROW: dict[str, Any] = {"min_width": 150, "buttons": []}  # of a slider, so that several fit in a row
 
 
 @dataclass(frozen=True)
@@ -179,20 +179,20 @@ def _inputs() -> tuple[Inputs, Shown]:
 def _exemplar() -> tuple[Photograph, Shown]:
     """A second upload that stands for a name."""
     exemplar = Photograph(
-        label="Looks like this", type="filepath", sources=["upload", "clipboard"], height=160, buttons=[],
-        elem_id="exemplar",
+        label="Picture that stands for a name", type="filepath", sources=["upload", "clipboard"], height=160,
+        buttons=[], elem_id="exemplar",
     )  # fmt: skip
     shown = Shown(
         exemplar_name=Text(
-            label="Stands for", info="One of the names, or a new one. Empty: the file's name.", max_lines=1,
-            max_length=200, elem_id="exemplar-name",
+            label="Name that it stands for", info="One of the names, or a new one. Empty: the file's name.",
+            max_lines=1, max_length=200, elem_id="exemplar-name",
         ),
         exemplar_box=Text(
-            label="Part of it", info="x0, y0, x1, y1 in pixels. Empty: all of it.", max_lines=1, max_length=80,
+            label="Part of it to use", info="x0, y0, x1, y1 in pixels. Empty: all of it.", max_lines=1, max_length=80,
             elem_id="exemplar-box",
         ),
         exemplar_text=Choice(
-            [("no", "false"), ("yes", "true")], value="false", label="The name's text counts too",
+            [("no", "false"), ("yes", "true")], value="false", label="Use the text of the name too",
             elem_id="exemplar-text",
         ),
     )  # fmt: skip
@@ -222,7 +222,7 @@ def _options(service: Service) -> Options:
         ),
         windows=Choice(
             [(AS_RECIPE.format("none"), ""), *[(one, one) for one in WINDOWS]], value="", label="Windows",
-            info="Parts of the photograph, seen larger, for small things. 2: of half its shorter side.",
+            info="Parts of the photograph, enlarged, for small things. 2: half its shorter side long.",
         ),
         flip=Choice(
             [(AS_RECIPE.format("no"), ""), ("yes", "true"), ("no", "false")], value="",
@@ -263,7 +263,7 @@ def _downloads() -> Downloads:
     return Downloads(
         make=gr.Button("Create the files", elem_id="make"),
         files=gr.Files(
-            label="Overlay, heatmaps (npy, 16-bit PNG), masks if shown, COCO, Label Studio, results.json",
+            label="Overlay, heatmaps (npy, 16-bit PNG), masks if shown, COCO, CSV, CVAT, Label Studio, results.json",
             interactive=False,
             elem_id="files",
         ),
@@ -271,7 +271,7 @@ def _downloads() -> Downloads:
 
 
 def _reproduction() -> tuple[gr.Textbox, gr.Textbox, gr.Textbox]:
-    """Fields with the Python lines, the command and the address that give the same results."""
+    """Fields with the Python script, the command and the link that give the same results."""
     shared: dict[str, Any] = {"buttons": ["copy"], "interactive": False}
     python = gr.Textbox(label="Python", lines=6, max_lines=24, elem_id="python", **shared)
     command = gr.Textbox(label="Command", lines=2, max_lines=12, elem_id="command", **shared)
@@ -282,7 +282,7 @@ def _reproduction() -> tuple[gr.Textbox, gr.Textbox, gr.Textbox]:
 
 
 def method_choices(menu: Menu) -> list[tuple[str, str]]:
-    """Text and value of each recipe and method that runs on a model; what runs when nothing is chosen is the first."""
+    """Text and value of each recipe and method that runs on a model; the first is what runs by default."""
     recipes = [(f"{name.replace(':', ': ')} – {_parts(one)}", name) for name, one in menu.recipes.items()]
     choices = [*recipes, *compare_choices(menu)]
     return sorted(choices, key=lambda choice: choice[1] != menu.own)
@@ -294,7 +294,7 @@ def compare_choices(menu: Menu) -> list[tuple[str, str]]:
 
 
 def refine_choices(menu: Menu) -> list[str]:
-    """The refinements that run on a model, and that there be none, whatever the recipe has."""
+    """`NONE`, which leaves out the recipe's refinements too, and the refinements that run on a model."""
     return [NONE, *menu.refinements]
 
 

@@ -17,7 +17,7 @@ TITLE = "cliploc: type a name, see where it is"
 REFUSED = "The server did not take the request: too many are waiting, or it is shutting down. Try again in a minute."
 SWEPT_SECONDS = 300  # how often gradio looks for old files
 HIDDEN: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-ONE_AT_A_TIME: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}  # a model fills the machine
+ONE_AT_A_TIME: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}  # a model uses the whole machine
 
 
 def build(service: Service, *, debug: bool = False) -> gr.Blocks:

@@ -1,4 +1,4 @@
-"""How often one client may ask: a bucket of tokens for each address, as routers have it."""
+"""How often one client may ask: a token bucket for each address."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Rate:
 
     Args:
         a_minute: requests that come back each minute.
-        at_once: requests that somebody who has been silent may make at once.
+        at_once: requests that a client may make at once after a pause.
         clock: the time in seconds.
 
     Example:
@@ -74,7 +74,7 @@ def again(seconds: float) -> str:
 
 
 def client_of(address: str) -> str:
-    """What counts as one client: an address, or of IPv6 the network of 64 bits, of which one household has all.
+    """What counts as one client: an IPv4 address, or the /64 network of an IPv6 address, which one household has alone.
 
     Example:
         >>> client_of("2001:db8::1") == client_of("2001:db8::ffff")
@@ -90,7 +90,7 @@ def client_of(address: str) -> str:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether a client is on this machine: the user, or a proxy that all visitors come by."""
+    """Whether a client is on this machine: the user, or a proxy that all visitors come through."""
     try:
         found: Any = ipaddress.ip_address(address)
     except ValueError:

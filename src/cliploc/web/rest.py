@@ -123,7 +123,7 @@ class Rest:
         self._service, self._pictures = service, pictures
         self._queue, self._debug = queue, debug
         self._waiting = 0
-        self._turn = asyncio.Semaphore(1)  # a model fills the machine; the page has its own turn
+        self._turn = asyncio.Semaphore(1)  # a model uses the whole machine; the page has a turn of its own
 
     async def answer(self, request: Request) -> Response:
         """Answers one request; a mistake is a sentence under "error"."""

@@ -1,7 +1,7 @@
 """`cliploc review`: the editor of an annotation's boxes, for one person on this machine.
 
-A request names a picture by its number in this run, never by a path. Bodies pass a schema; what is saved is on the disk
-before the answer is sent. The gate before it refuses foreign hosts and pages, as for `cliploc serve`.
+A request names a picture by its number in this run, never by a path. Bodies are checked against a schema. What is saved
+is on the disk before the answer is sent. The gate before it refuses foreign hosts and pages, as for `cliploc serve`.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class ReviewServer:
                 raise RefusedError(410, str(error)) from None
 
     def save(self, number: int, body: bytes) -> dict[str, Any]:
-        """Takes the boxes of one picture."""
+        """Saves the boxes of one picture."""
         self._check(number)
         saved = _parsed(body, ReviewedPicture)
         with self._writing:
@@ -88,7 +88,7 @@ class ReviewServer:
         return {"revision": revision}
 
     def suggest(self, number: int, body: bytes) -> dict[str, Any]:
-        """The heat of a name in one picture, or the box round a click."""
+        """The heat of a name in one picture, or the box around a click."""
         self._check(number)
         wish = _parsed(body, SuggestionWish)
         try:
@@ -116,13 +116,15 @@ class ReviewServer:
             except CliplocError as error:
                 raise RefusedError(409, str(error)) from None
             except OSError as error:
-                raise RefusedError(507, f"they could not be written: {error.strerror}: make room") from None
+                raise RefusedError(507, f"they could not be written: {error.strerror}: make room on the disk") from None
         files = [one for names in result.files.values() for one in names]
         return {"files": files, "boxes": sum(result.boxes.values()), "folder": str(self._folder.out)}
 
     def _check(self, number: int) -> None:
         if number >= len(self._folder.pictures):
-            raise RefusedError(404, f"expected a picture below {len(self._folder.pictures)}, got {number}")
+            raise RefusedError(
+                404, f"expected the number of a picture below {len(self._folder.pictures)}, got {number}"
+            )
 
 
 def _parsed(body: bytes, kind: type) -> dict[str, Any]:
@@ -214,10 +216,10 @@ def serve_review(
         UsageError: starlette or uvicorn is not installed, or the port is taken.
     """
     app = application(folder, suggester)
-    from cliploc.web.server import end_by_signal, listen, listener
+    from cliploc.web.server import address_of, end_by_signal, listen, listener
 
     with listen(HOST, port) as listening:
         end_by_signal()
         server = listener(app)
-        on_ready(f"http://{HOST}:{listening.getsockname()[1]}")
+        on_ready(address_of(HOST, listening))
         server.run(sockets=[listening])

@@ -1,4 +1,4 @@
-"""Work that takes long: each piece runs in its own thread, so that the page can show its progress and stop it."""
+"""Work that takes long. Each piece runs in a thread of its own, so that the page can show its progress and stop it."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Run(Generic[T]):
 
 
 class Runs:
-    """The runs of all visitors that are in use; a run that nobody refers to is forgotten.
+    """The runs of all visitors; a run that nothing refers to any more is forgotten.
 
     Args:
         seconds: the time limit of each.

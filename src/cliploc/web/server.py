@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 KEPT_SESSIONS = 64  # visitors whose last results are kept
 RATE = 600  # requests a minute of one client
 MAX_UPLOADS = 2_000_000_000  # bytes of all uploads and downloads together
-# gradio's own settings. By default it keeps a record of each of the last 10,000 requests, and after every request makes
-# a table of them all: memory and time of a request would grow with the number of requests.
+# gradio's own settings. By default it keeps a record of each of the last 10,000 requests, and makes a table of them all
+# after every request: memory and the time of a request would grow with the number of requests.
 GRADIO = {
     "GRADIO_ANALYTICS_ENABLED": "False",
     "GRADIO_ANALYTICS_MAX_EVENTS": "1",
@@ -141,9 +141,8 @@ def listener(app: Ending, on_shutdown: Callable[[], None] | None = None, **confi
             if on_shutdown is not None:
                 on_shutdown()
             app.end()
-            logging.getLogger("uvicorn.error").setLevel(
-                logging.CRITICAL
-            )  # answers that are cut off now are no mistakes
+            # An answer that is cut off now is no error.
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
             await super().shutdown(sockets)
 
     settings: dict[str, Any] = {
@@ -201,8 +200,7 @@ def serve(
             app = application(service, auth=auth, queue=queue, max_bytes=max_bytes, hosts=hosts, rate=rate, debug=debug)
             end_by_signal()  # else the folder would not be removed
             server = listener(app, (lambda: _end_soon(folder)) if own_process else None)
-            name = f"[{host}]" if ":" in host else host
-            on_ready(f"http://{name}:{listening.getsockname()[1]}")
+            on_ready(address_of(host, listening))
             server.run(sockets=[listening])
     except KeyboardInterrupt:
         if not own_process:
@@ -252,11 +250,17 @@ def end_by_signal() -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
+def address_of(host: str, listening: socket.socket) -> str:
+    """The address of a server on a host, for a browser."""
+    name = f"[{host}]" if ":" in host else host
+    return f"http://{name}:{listening.getsockname()[1]}"
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A socket that accepts connections.
 
     Raises:
-        UsageError: the address is taken, or none of this machine's.
+        UsageError: the address is taken, or is not one of this machine's.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

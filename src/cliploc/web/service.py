@@ -1,4 +1,4 @@
-"""What the page asks for: the models, shared by all visitors, and what they compute for one photograph."""
+"""The models behind the page, shared by all visitors, and what they compute for one photograph."""
 
 from __future__ import annotations
 
@@ -62,17 +62,17 @@ class Offer:
 
     @property
     def label(self) -> str:
-        """The text in the menu. Of a file it has the name only: visitors must not learn the server's folders."""
+        """The text in the menu; for a file only its name, as visitors must not learn the server's folders."""
         return " · ".join(_bare(part) for part in (self.model, self.pretrained) if part is not None)
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """`model`, `pretrained` and `precision` as `Localizer` takes them; of a file the name only."""
+        """`model`, `pretrained` and `precision` as `Localizer` takes them; for a file only its name."""
         weights = None if self.pretrained is None else _bare(self.pretrained)
         return {"model": self.model, "pretrained": weights, "precision": self.precision}
 
     def arguments_of(self, method: str) -> dict[str, Any]:
-        """`method` and, where it has one, `head` as `Localizer` takes them; of a file the name only.
+        """`method` and, where it has one, `head` as `Localizer` takes them; for a file only its name.
 
         For a recipe: `recipe`, or nothing where it is the default one.
         """
@@ -119,7 +119,7 @@ class Menu:
         recipes: what can run in the place of a method: "recipe:fast" → the recipe.
         methods: the methods that run on it.
         refinements: the refinements that run on it.
-        own: what runs when nothing is named: a recipe, or the method of a trained head.
+        own: what runs by default: a recipe, or the method of a trained head.
     """
 
     recipes: Mapping[str, Recipe]
@@ -130,7 +130,7 @@ class Menu:
 
 @dataclass(frozen=True)
 class Own:
-    """How the boxes of a method or recipe are made where the visitor does not say; as in `cliploc.Options`."""
+    """The values of a method or recipe for options that the visitor does not set; as in `cliploc.Options`."""
 
     threshold: float
     split_peaks: float
@@ -138,7 +138,7 @@ class Own:
 
     @property
     def slid_min_score(self) -> float:
-        """`min_score` as its slider holds it. Where it stands there, it is "auto": each name keeps its best box."""
+        """The position of the slider for `min_score`. At this position "auto" holds: each name keeps its best box."""
         return MIN_SCORE if self.min_score == "auto" else self.min_score
 
 
@@ -151,8 +151,8 @@ class Look:
         settings: the settings that the maps depend on, with names and method filled in.
         results: method → its result at threshold 0 and with every name found, so that `cut` can decide again. A recipe
             has its own name there, such as "recipe:default".
-        own: method → how its boxes are made where the visitor does not say.
-        closed: methods whose trained head decides by itself which names are found; presence does not count for them.
+        own: method → its values for options that the visitor does not set.
+        closed: methods whose trained head decides by itself which names are found; for them presence does not count.
         offer: the model that was used.
         recipe: the recipe that ran; None where a method was chosen.
         exemplar: the file of the picture that stands for a name; "" where there is none.
@@ -188,7 +188,7 @@ class Look:
         return found
 
     def unset(self, settings: Settings) -> Settings:
-        """The settings without what is the methods' own: a slider always holds a number."""
+        """The settings without values that are the methods' own, as a slider always has a value."""
         first, second = self.own[next(iter(self.results))], self.own.get(next(iter(settings.compare), ""))
         return replace(
             settings,
@@ -199,7 +199,7 @@ class Look:
         )
 
     def ran(self, settings: Settings) -> Recipe | None:
-        """The recipe with what was set in its place, as a method with its options; None where a method was chosen."""
+        """The recipe with the options that were set instead of its own; None where a method was chosen."""
         if self.recipe is None:
             return None
         threshold = {} if settings.threshold is None else {"threshold": round(settings.threshold, 4)}
@@ -221,7 +221,7 @@ class Service:
         precision: of the image towers.
         max_pixels: the largest photograph.
         max_seconds: the time limit of one request.
-        recipe: the recipe that runs where a visitor chooses nothing.
+        recipe: the recipe that runs by default.
     """
 
     def __init__(
@@ -318,11 +318,11 @@ class Service:
         return Localizer(self.backbone(settings.model), method=method, text_cache=False, memory=self.memory, **options)
 
     def own(self, settings: Settings, method: str = "") -> Own:
-        """How boxes are made where the visitor does not say.
+        """The values of a method or recipe for options that the visitor does not set.
 
         Args:
             settings: the model, and the refinements.
-            method: a method or a recipe; "" for what runs on the model when nothing is named.
+            method: a method or a recipe; "" for what runs on the model by default.
 
         Raises:
             UsageError: a method or recipe that does not run on the model.
@@ -344,8 +344,8 @@ class Service:
             path: the uploaded file.
             settings: names, model, method and options.
             last: this visitor's previous outcome.
-            reporter: told before each layer of the masked pictures that are done since the last call and that are left;
-                it may raise an error to end the search.
+            reporter: told before each layer how many masked pictures are done since the last call, and how many are
+                left; it may raise an error to end the search.
             exemplar: the uploaded file of a picture that stands for a name.
 
         Raises:
@@ -417,7 +417,7 @@ class Service:
 
 
 class _Interruptible(TorchFunctionMode):
-    """Tells a reporter before every layer, so that any method can be ended, also one that masks nothing.
+    """Calls a reporter before every layer, so that any method can be ended, also one without masked pictures.
 
     Args:
         reporter: as for `Service.look`.
@@ -450,7 +450,7 @@ def _usable(refinement: str, backbone: Backbone) -> bool:
 
 
 def title_of(method: str, result: Localization) -> str:
-    """What the page calls a method, or the recipe in its place."""
+    """The title on the page of a method, or of the recipe that ran instead."""
     recipe = recipe_in(method)
     return find(method).title if recipe is None else f"{result.method}, recipe {recipe}"
 

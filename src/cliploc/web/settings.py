@@ -21,8 +21,8 @@ from cliploc.report.overlay import OPACITY
 
 SCALES = ("1", "1,1.5", "1,1.43,2")  # few choices, as each scale is a forward pass on a shared machine
 WINDOWS = ("none", "2", "1,2")  # so is each window
-NONE = "none"  # no windows, or no refinement, whatever the recipe has
-RECIPE = "recipe:"  # in the place of a method: "recipe:fast"
+NONE = "none"  # no windows or no refinement, also if the recipe has some
+RECIPE = "recipe:"  # marks a recipe among methods: "recipe:fast"
 OF_LOCALIZER = (
     "templates",
     "resize",
@@ -59,17 +59,17 @@ MOST_NAMES = 50  # nobody reads a longer page, and each name costs memory
 MOST_WORDS = 200  # names and synonyms together: each is embedded in every template
 MOST_CELLS = 120  # names × methods: each is a map in memory and a picture on the page
 MOST_LETTERS = 8_000  # of the text with all names
-SIGNS = re.compile(r"[=|@,\[\]\s]+")  # that mean something in a list of names, or in a prompt of the command line
+SIGNS = re.compile(r"[=|@,\[\]\s]+")  # with a meaning in a list of names, or in a prompt on the command line
 
 
 @dataclass(frozen=True)
 class Settings:
     """All inputs of the page except the photograph.
 
-    Fields that `cliploc.Options` has too mean the same there. At their defaults the recipe decides.
+    Fields that `cliploc.Options` has too mean the same there. Fields at their defaults leave the choice to the recipe.
 
     Attributes:
-        names: as typed: one a line, or separated by commas.
+        names: as typed: one per line, or separated by commas.
         model: the model's key in the menu; "" for the first.
         method: a method, which runs as published, or a recipe: "recipe:fast"; "" for the model's own.
         compare: further methods beside it, any number; they run as published.
@@ -86,11 +86,11 @@ class Settings:
         split_peaks: as in `Options`; None for the recipe's.
         min_score: as in `Options`, but a number; None for the recipe's, or 0 of a method.
         opacity: opacity of the hottest places, and of masks.
-        masks: whether masks are shown in the place of heat, and are among the downloads.
-        exemplar_name: which of the names a second upload stands for; "" for that of its file. It is asked for in any
-            case.
-        exemplar_box: the part of it that counts, "x0, y0, x1, y1" in pixels; "" for all of it.
-        exemplar_text: whether the name's text counts too.
+        masks: whether masks are shown instead of heat, and are among the downloads.
+        exemplar_name: the name that a second upload stands for; "" for the name of its file. If it is not among the
+            names, it is added.
+        exemplar_box: the part of it that is used, "x0, y0, x1, y1" in pixels; "" for all of it.
+        exemplar_text: whether the name's text is used too.
     """
 
     names: str = ""
@@ -139,9 +139,9 @@ class Settings:
         return found
 
     def with_exemplar(self, file: str | None) -> Settings:
-        """The settings of a search with this file as exemplar: what it stands for is named, and is among the names.
+        """The settings of a search with this file as exemplar: its name is filled in, and is among the names.
 
-        Without a file nothing of an exemplar is left.
+        Without a file, the settings of an exemplar are reset.
 
         Raises:
             UsageError: a name that a prompt with a picture cannot have.
@@ -160,10 +160,10 @@ class Settings:
         return replace(self, exemplar_name=name, names=self.names if asked else f"{self.names}\n{name}".strip())
 
     def exemplar(self, image: Any) -> Exemplar:
-        """The exemplar that this picture is, by `exemplar_name` and its like.
+        """This picture as an exemplar, with the name and box of these settings.
 
         Raises:
-            UsageError: its box is none.
+            UsageError: the box is not four numbers.
         """
         box = None
         if self.exemplar_box.strip():
@@ -200,8 +200,8 @@ def from_mapping(values: Mapping[str, Any], base: Settings | None = None) -> Set
     """Makes settings from plain values, such as the JSON of a request.
 
     Args:
-        values: by the names of `Settings`; "recipe" stands for a method: {"recipe": "fast"}.
-        base: what the others are.
+        values: by the names of `Settings`; a "recipe" replaces "method": {"recipe": "fast"}.
+        base: the values of the others.
 
     Raises:
         UsageError: an unknown key, or a value that it cannot have.
@@ -225,7 +225,7 @@ def from_mapping(values: Mapping[str, Any], base: Settings | None = None) -> Set
 
 
 def recipe_in(method: str) -> str | None:
-    """The recipe that stands in the place of a method; None for a method.
+    """The recipe that a value of `method` means; None for a method.
 
     Example:
         >>> recipe_in("recipe:fast"), recipe_in("cam")
@@ -235,7 +235,7 @@ def recipe_in(method: str) -> str | None:
 
 
 def _with_recipe(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values with their recipe in the place of a method."""
+    """The values with their recipe as the method."""
     recipe, method = values["recipe"], values.get("method")
     choice("recipe", RECIPES)(recipe)
     if method not in (None, "", RECIPE + recipe):

@@ -39,14 +39,14 @@ class Uploads:
         self._end = threading.Event()
         self._kept: frozenset[str] = frozenset()
         self._kept = frozenset(path for _, _, path in self._files())
-        self._bytes = self._number = 0  # when the folder was last read, and what was to come since
+        self._bytes = self._number = 0  # at the last reading of the folder, plus the uploads since then
         self._read_again = 0.0
 
     def make_room(self, length: int) -> None:
         """Removes files if a new one of so many bytes might be too much.
 
-        To read a folder of thousands of files takes longer than an upload, so what is in it is only read again when
-        the limits may be reached, or after a while: downloads are written there too.
+        Reading a folder of thousands of files takes longer than an upload. So it is only read again when the limits
+        may be reached, or after a while, as downloads are written there too.
         """
         with self._lock:
             self._bytes, self._number = self._bytes + length, self._number + 1

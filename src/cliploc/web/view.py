@@ -48,7 +48,7 @@ def searching(done: int, left: int, seconds: float, bank: tuple[int, int] = (0, 
         done: the number of masked photographs tried so far; 0 for methods that use none.
         left: the number still to try.
         seconds: since the search began.
-        bank: names of the bank that were embedded in this search, and that are left, once for a model.
+        bank: how many names of the bank were embedded in this search, and how many are left; needed once per model.
     """
     if bank[1]:
         text = f"Once for this model: {bank[0]:,} of {sum(bank):,} {BANK} done, {seconds:.0f} s"
@@ -77,7 +77,7 @@ def results_html(
         results: method → its result for the same photograph.
         opacity: of the hottest places and of masks, 0–1.
         recipe: the recipe that ran, whose parts are stated; None where a method was chosen.
-        masks: whether masks are drawn in the place of heat.
+        masks: whether masks are drawn instead of heat.
     """
     several = len(results) > 1
     names = next(iter(results.values())).names

@@ -18,7 +18,7 @@ from cliploc.web.label_studio.labelling import read_labelling
 from cliploc.web.label_studio.predictor import Predictor
 from cliploc.web.passwords import Passwords
 from cliploc.web.requests import RefusedError
-from cliploc.web.server import end_by_signal, listen, listener
+from cliploc.web.server import address_of, end_by_signal, listen, listener
 
 MOST_TASKS = 1_000  # of one request; Label Studio sends a hundred
 Say = Callable[[str], None]
@@ -53,7 +53,7 @@ class LabelStudioGate(Gate):
         auth: user and password; None to let everybody in.
         max_bytes: the largest body of a request.
         queue: how many requests for predictions may wait; more are refused.
-        say: told what a user may want to know, a line at a time.
+        say: called with each line that a user may want to read.
 
     Raises:
         UsageError: starlette is not installed.
@@ -181,7 +181,7 @@ def serve(
         allow_hosts: names by which the server may be reached, besides this machine's own and `host`.
         max_bytes: the largest body of a request.
         queue: how many requests may wait.
-        say: told what a user may want to know.
+        say: called with each line that a user may want to read.
         on_ready: called with the address once the server accepts connections.
 
     Raises:
@@ -191,6 +191,5 @@ def serve(
     with listen(host, port) as listening:
         end_by_signal()
         server = listener(app)
-        name = f"[{host}]" if ":" in host else host
-        on_ready(f"http://{name}:{listening.getsockname()[1]}")
+        on_ready(address_of(host, listening))
         server.run(sockets=[listening])

@@ -55,7 +55,7 @@ def read_labelling(config: str) -> Labelling:
     `|`. A shape gets the label's alias where it has one, as Label Studio itself stores it.
 
     Raises:
-        UsageError: it is no XML, has no tag that takes shapes on a picture, or no label to look for.
+        UsageError: it is not XML, or has no tag that takes shapes on a picture, or no label to look for.
 
     Example:
         >>> image = '<Image name="image" value="$photo"/>'

@@ -1,8 +1,7 @@
-"""Gets the picture of a task: out of the task itself, a folder of this machine, or Label Studio. From nowhere else.
+"""Gets the picture of a task: from the task itself, a folder of this machine, or Label Studio; from nowhere else.
 
-An address in a task is what anybody wrote who can import tasks. So only addresses of the Label Studio that was named at
-the start are asked, below the paths where it keeps pictures; it alone is shown the token, and redirects are not
-followed.
+Anybody who can import tasks can write any address into one. So only addresses of the Label Studio that was named at the
+start are requested, below the paths where it keeps pictures. Only it gets the token, and redirects are not followed.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ class PictureSource:
         max_bytes: the largest picture's file.
 
     Raises:
-        UsageError: no such folder, or an address that is none.
+        UsageError: there is no such folder, or the address is not one.
     """
 
     def __init__(
@@ -62,7 +61,7 @@ class PictureSource:
             address: as it stands in the task.
 
         Raises:
-            InputError: it may not be read or cannot be had.
+            InputError: it may not be read, or cannot be fetched.
         """
         if DATA.match(address):
             with self._stored(self._decoded(address)) as path:
@@ -95,7 +94,7 @@ class PictureSource:
             raise InputError("its data is not base64: import the picture again") from None
 
     def _inside(self, name: str) -> Path:
-        """A file below the folder, whatever links and dots are on the way."""
+        """A file below the folder, after links and dots in its path are resolved."""
         folder = self._folder
         assert folder is not None
         try:
@@ -173,10 +172,10 @@ class PictureSource:
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirect may lead anywhere: it is an answer like any other that is no picture."""
+    """Follows no redirect, as it may lead anywhere."""
 
     def redirect_request(self, *_: Any, **__: Any) -> None:
-        """None: the redirect's answer becomes an `HTTPError`."""
+        """Returns None, which makes the redirect an `HTTPError`."""
 
 
 def _studio(url: str) -> SplitResult:

@@ -1,4 +1,4 @@
-"""Makes predictions of Label Studio's tasks with one localizer, which embeds each name once, however many the tasks."""
+"""Makes predictions for Label Studio's tasks with one localizer, which embeds each name only once."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from cliploc.report.exports.labelstudio import brush_shape, polygon_shape, recta
 from cliploc.web.label_studio.labelling import Control, Labelling
 from cliploc.web.label_studio.pictures import PictureSource
 
-MEMORY = 64 * 2**20  # bytes of what is kept of names, and of pictures that are asked for again
+MEMORY = 64 * 2**20  # bytes for embeddings of names, and for features of pictures that may be asked for again
 COARSE = 1 / 500  # of a picture's longer side: how far a polygon may lie from the mask's outline
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What came of a request's tasks.
+    """The predictions for a request's tasks.
 
     Attributes:
         results: a prediction for each task; None where there is none.
@@ -55,7 +55,7 @@ class Predictor:
         max_pixels: larger pictures are refused.
 
     Attributes:
-        version: what Label Studio calls the model; other settings have another one, so that it asks again.
+        version: the model's version for Label Studio; other settings have another version, so that it asks again.
 
     Raises:
         UsageError: an option that cannot be used.
@@ -87,7 +87,7 @@ class Predictor:
         return dict(found)
 
     def __call__(self, tasks: Sequence[Mapping[str, Any]], labelling: Labelling) -> Predictions:
-        """Predictions of the tasks, in their order."""
+        """Predictions for the tasks, in their order."""
         self.unknown(labelling)
         keys = list(dict.fromkeys(key for one in labelling.controls for key in one.pictures.values()))
         shapes: dict[int, list[dict[str, Any]]] = {}

@@ -1,4 +1,4 @@
-{# What runs in the browser: one function, called when the page has loaded. It is a template for the sake of the texts. #}
+{# What runs in the browser: one function, called when the page has loaded. It is a template because of the texts. #}
 () => {
   const html = {{ html | tojson }};  // status lines: waiting, stopped, refused
   const labels = {{ labels | tojson }};  // selector → accessible name of each element in turn
