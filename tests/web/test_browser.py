@@ -149,7 +149,7 @@ def test_a_picture_stands_for_a_name(browser, address, width):
     page.get_by_role("button", name="Python, command line and link").click()
     assert "pet=@cat.jpg[40,30,200,220]" in page.locator("#command textarea").input_value()
     page.get_by_role("button", name="Python, command line and link").click()
-    shoot(page, f"prompt-{width}")
+    shoot(page, f"prompt-{width}", height=1064)
     context.close()
 
 
