@@ -1,4 +1,4 @@
-"""ADCC: the harmonic mean of coherency, simplicity and the score that is kept."""
+"""ADCC: the harmonic mean of coherency, 1 − complexity and 1 − average drop."""
 
 from __future__ import annotations
 

@@ -17,8 +17,7 @@ from cliploc.faithfulness._infra.metric import (
 class AverageDrop(FaithfulnessMetric):
     """max(0, Y − O) / Y, with Y the probability of the picture and O that of the picture times its map.
 
-    Picture and map are multiplied as the tower takes them: normalised values times heat in 0–1. It is a share here, a
-    percentage in the paper.
+    Normalised values are multiplied with heat in 0–1. The paper gives a percentage, we a share.
     """
 
     name = "average_drop"

@@ -1,4 +1,4 @@
-"""Deletion: how fast the score falls when the hottest pixels go."""
+"""Deletion: how fast the score falls when the hottest pixels are removed."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from cliploc.faithfulness._infra.scores import Scores
 
 @faithfulness_metric
 class Deletion(ScoreArea):
-    """The area under the score of the picture whose hottest pixels go, a step at a time; RISE's protocol.
+    """The area under the score while the hottest pixels are removed step by step; RISE's protocol.
 
     At 224×224 a step is 224 pixels, so there are 225 scores. Removed pixels are 0 of the normalised picture. The score
     is the softmax probability of the name in question among all names; the area is (Σ − first/2 − last/2)/(n − 1). The
-    same pictures also give the area of the bare cosine, which needs no other names. RISE leaves the order of equally
-    hot pixels to chance; here the upper left goes first.
+    same pictures also give the area under the cosine, which needs no other names. RISE does not fix the order of
+    equally hot pixels; here they are removed row by row from the upper left.
     """
 
     name = "deletion"

@@ -15,7 +15,7 @@ from cliploc.faithfulness._infra.metric import (
 
 @faithfulness_metric
 class Increase(FaithfulnessMetric):
-    """1 where Y < O, else 0, with Y and O of `average_drop`; a share here, a percentage in the paper."""
+    """1 where Y < O, else 0, with Y and O of `average_drop`. The paper gives a percentage of pictures, we a share."""
 
     name = "increase"
     position = 6

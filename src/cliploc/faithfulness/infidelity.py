@@ -1,4 +1,4 @@
-"""Infidelity: whether the heat that a square hides says how much the score changes without it."""
+"""Infidelity: whether the heat in a hidden square predicts how much the score changes."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ SIDES = (0.15, 0.5)  # shares of the input's shorter side
 class Infidelity(FaithfulnessMetric):
     """E[(β IᵀΦ − (f(x) − f(x − I)))²], with I a random square of the picture and Φ its map.
 
-    I is taken to 0 of the normalised picture, so IᵀΦ is the heat in the square: a map has one value for three channels,
-    and its unit is free, so β is the best for the picture: E[IᵀΦ Δ] / E[(IᵀΦ)²] (captum's `normalize`). f is the
-    probability. The squares are the same for all maps of a picture; they are scored once.
+    The square is set to 0 of the normalised picture. A map has one value for the three channels, so IᵀΦ is taken as the
+    heat in the square. The unit of a map is arbitrary, so β is the best one for the picture: E[IᵀΦ Δ] / E[(IᵀΦ)²] with
+    Δ = f(x) − f(x − I) (captum's `normalize`). f is the probability. The squares are the same for all maps of a
+    picture, so they are scored once.
     """
 
     name = "infidelity"
@@ -53,7 +54,7 @@ class Infidelity(FaithfulnessMetric):
 
 
 def infidelity(heat: Tensor, change: Tensor) -> float:
-    """The mean squared error of `[n]` changes by `[n]` sums of heat, scaled as fits best."""
+    """The mean squared error of predicting `[n]` changes by `[n]` sums of heat, at the best scale β."""
     power = float((heat**2).mean())
     scale = float((heat * change).mean()) / power if power else 0.0
     return float(((scale * heat - change) ** 2).mean())

@@ -1,4 +1,4 @@
-"""Insertion: how fast the score rises when the hottest pixels come."""
+"""Insertion: how fast the score rises when the hottest pixels are shown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cliploc.faithfulness._infra.scores import Scores
 
 @faithfulness_metric
 class Insertion(ScoreArea):
-    """The area under the score of a blurred picture that is uncovered from its hottest pixels on; RISE's protocol.
+    """The area under the score of a blurred picture while its hottest pixels are uncovered; RISE's protocol.
 
     The blur is a convolution of the normalised picture with an 11×11 Gaussian of σ 5, reflected at the kernel's edges,
     with zeros beyond the picture's. Steps, score and area are those of `deletion`.

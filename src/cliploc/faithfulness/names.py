@@ -1,4 +1,4 @@
-"""Correlation with another name's map: a map that hears the name is another one for another name."""
+"""Correlation with another name's map: a map that depends on the name changes with the name."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from cliploc.faithfulness._infra.order import spearman
 class Names(FaithfulnessMetric):
     """The rank correlation of the map with the map of the name that fits the picture second best.
 
-    It is a sanity check, no score: names that are alike may well have like maps. But a map that is the same for all
-    names (1) is no explanation of one.
+    It is a sanity check, not a score: similar names may well have similar maps. But a map that is the same for all
+    names (correlation 1) does not explain any of them.
     """
 
     name = "names"

@@ -1,4 +1,4 @@
-"""Negative perturbation: how long the prediction is right when the coldest pixels go."""
+"""Negative perturbation: how long the prediction stays right when the coldest pixels are removed."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ class Negative(AccuracyArea):
     curves: ClassVar = {"negative": Axis("share of pixels removed", TENTHS)}
 
     def without(self, judged: Judged, gone: Sequence[int], fill: str) -> Make:
-        """The coldest go."""
+        """Makes pictures without their coldest pixels."""
         return judged.keeping([judged.pixels - one for one in gone], fill)

@@ -1,4 +1,4 @@
-"""Positive perturbation: how soon the prediction is wrong when the hottest pixels go."""
+"""Positive perturbation: how soon the prediction becomes wrong when the hottest pixels are removed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Positive(AccuracyArea):
     """The area under the zero-shot top-1 accuracy when the hottest 10, 20 … 90 % of the pixels are black.
 
     Black is zero before normalisation. The prediction is compared with the true name, or, where that is not known, with
-    the model's own on the whole picture. The area is that of the nine accuracies at equal distances, divided by their
-    range: between 0 and 1.
+    the model's own prediction for the whole picture. The area is that of the nine accuracies at equal distances,
+    divided by their range: between 0 and 1.
     """
 
     name = "positive"
@@ -30,5 +30,5 @@ class Positive(AccuracyArea):
     curves: ClassVar = {"positive": Axis("share of pixels removed", TENTHS)}
 
     def without(self, judged: Judged, gone: Sequence[int], fill: str) -> Make:
-        """The hottest go."""
+        """Makes pictures without their hottest pixels."""
         return judged.removing(gone, fill)

@@ -1,4 +1,4 @@
-"""Randomisation: a map of what the model has learnt is another one when the weights are random."""
+"""Randomisation: a map that shows what the model has learnt changes when the weights are random."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Randomisation(FaithfulnessMetric):
 
     The paper's cascading randomisation: the last quarter of the image tower's weight tensors, the last half, all. Each
     tensor's own values are shuffled, which keeps their distribution (the paper draws new ones); the text tower stays.
-    The number is the last correlation: with all weights random, only the picture itself is left to draw.
+    The number is the last correlation: with all weights random, a map can only show the picture itself.
     """
 
     name = "randomisation"

@@ -1,4 +1,4 @@
-"""ROAD: remove and debias, with removed pixels imputed from their neighbours so that no edge tells where they were."""
+"""ROAD: remove and debias; removed pixels are imputed from their neighbours, so that no edge shows where they were."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ SHARES = (0.2, 0.4, 0.6, 0.8)
 
 @faithfulness_metric
 class Road(FaithfulnessMetric):
-    """(least − most)/2: the mean probability when the coldest 20, 40, 60, 80 % go, less that when the hottest go.
+    """(least − most)/2: the mean probability without the coldest 20, 40, 60, 80 %, minus that without the hottest.
 
-    Removed pixels are noisy linear imputations (`imputed`). The paper takes the accuracy over a set; the probability of
-    each picture and the combination of both ends are pytorch-grad-cam's `ROADCombined`. It is between −0.5 and 0.5.
+    Removed pixels are noisy linear imputations (`imputed`). The paper takes the accuracy over a set. As in
+    pytorch-grad-cam's `ROADCombined`, we take each picture's probability and combine both ends. It is between −0.5 and
+    0.5.
     """
 
     name = "road"

@@ -1,4 +1,4 @@
-"""Sensitivity-n: whether the heat of n random cells says how much the score changes without them."""
+"""Sensitivity-n: whether the heat of n random cells predicts how much the score falls without them."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ SUBSETS = 16  # of each size
 class SensitivityN(FaithfulnessMetric):
     """The correlation of the heat in n random cells with the fall of the probability without them, over many draws.
 
-    The features are the cells of a grid of 14×14, as single pixels mean nothing to a tower; n is 5, 10, 20, 40 and 80 %
-    of them, 16 draws each (the paper: 100). Removed cells are 0 of the normalised picture. The number is the mean over
-    n, leaving out those where nothing varies. The draws are the same for all maps of a picture; they are scored once.
+    The features are the cells of a 14×14 grid, as single pixels mean nothing to a tower; n is 5, 10, 20, 40 and 80 % of
+    them, with 16 draws each (the paper: 100). Removed cells are 0 of the normalised picture. The number is the mean
+    over n, without those where heat or score is constant. The draws are the same for all maps of a picture, so they are
+    scored once.
     """
 
     name = "sensitivity_n"
@@ -65,7 +66,7 @@ class SensitivityN(FaithfulnessMetric):
 
 
 def subsets(seed: int) -> Tensor:
-    """Random cells, `[5·16, 14, 14]` bool: as many of each draw as its share says."""
+    """Random cells, `[5·16, 14, 14]` bool: 16 draws for each share of `SHARES`."""
     generator = torch.Generator().manual_seed(seed)
     rows = []
     for share in SHARES:

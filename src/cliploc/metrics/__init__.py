@@ -1,4 +1,4 @@
-"""Metrics. Each localisation metric is one file that registers itself (see `Metric`); `MeanIoU` is of label maps."""
+"""Metrics. Each localisation metric is one file that registers itself (see `Metric`); `MeanIoU` is for label maps."""
 
 from __future__ import annotations
 

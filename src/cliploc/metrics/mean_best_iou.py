@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Self
 
-import numpy as np  # noqa: F401  # the example's
+import numpy as np  # noqa: F401  # used by the example
 
 from cliploc.metrics._infra.curve import BoxCurve, level
 from cliploc.metrics._infra.mean import MeanMetric

@@ -1,4 +1,4 @@
-"""Segmentation metrics: IoU of every class over the pixels of a set, as mmsegmentation counts; average precision."""
+"""Segmentation metrics: IoU of every class over all pixels of a set, as in mmsegmentation; average precision."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ def pixel_pairs(image_id: str, predicted: Labels, truth: Labels, classes: int, i
             "write it at the picture's size"
         )
     counted = truth != ignore
-    said = predicted[counted].astype(np.int64)  # [N]
-    meant = truth[counted].astype(np.int64)  # [N]
-    if len(said) and not 0 <= said.min() <= said.max() < classes:
-        wrong = int(said.min() if said.min() < 0 else said.max())
+    guess = predicted[counted].astype(np.int64)  # [N]
+    actual = truth[counted].astype(np.int64)  # [N]
+    if len(guess) and not 0 <= guess.min() <= guess.max() < classes:
+        wrong = int(guess.min() if guess.min() < 0 else guess.max())
         raise InputError(f"{image_id}: expected labels from 0 to {classes - 1}, got {wrong}: compare with the classes")
-    row = np.where((meant >= 0) & (meant < classes), meant, classes)  # the last row: no class
-    counts = np.bincount(row * classes + said, minlength=(classes + 1) * classes)
+    row = np.where((actual >= 0) & (actual < classes), actual, classes)  # the last row: no class
+    counts = np.bincount(row * classes + guess, minlength=(classes + 1) * classes)
     (there,) = counts.nonzero()
     true = there // classes
     return PixelPairs(
@@ -134,7 +134,7 @@ class MeanIoU:
         self.restore(image_id, pixel_pairs(image_id, predicted, truth, self.classes, self.ignore))
 
     def restore(self, image_id: str, pairs: PixelPairs) -> None:
-        """Counts one image out of its pairs; a second time is a `UsageError`."""
+        """Counts one image by its pairs; a second time is a `UsageError`."""
         refuse_twice(image_id, self._ids)
         self._ids.add(image_id)
         np.add.at(self._confusion, (pairs.true, pairs.predicted), pairs.pixels)  # row −1 is the last
@@ -172,7 +172,7 @@ class MeanIoU:
         if bootstrap.replicates:
             drawn, of_predicted, of_true = self._drawn  # each [K, R]
             means = _mean(_share(drawn, of_predicted + of_true - drawn))  # [R]
-            means = means[np.isfinite(means)]  # a few images may all be left out of a replicate
+            means = means[np.isfinite(means)]  # with few images, a replicate may draw none of them
             interval = bootstrap.quantiles(means) if len(means) else None
         return MeanIoUResult(
             n,

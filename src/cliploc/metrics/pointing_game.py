@@ -45,7 +45,7 @@ class PointingGame(MeanMetric):
     def __init__(self, tolerance_px: float = 15) -> None:
         super().__init__()
         if not tolerance_px >= 0:
-            raise UsageError(f"expected a tolerance of at least 0 pixels, got {tolerance_px}")
+            raise UsageError(f"expected a tolerance of at least 0 pixels, got {tolerance_px}: 15 is usual")
         self.tolerance_px = tolerance_px
 
     @property

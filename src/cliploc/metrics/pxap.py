@@ -50,9 +50,9 @@ class PxAPResult:
 class PxAP(Metric):
     """Pixel average precision over thresholds 0, 0.001 … 1, over the pixels of all images together.
 
-    Choe et al. 2020. Ignored pixels (in OpenImages30k's ignore regions, outside the object) do not count. Only sums are
-    stored: each image's weights in the bootstrap replicates are Poisson(1) draws seeded by its name, so merged parts
-    give the same result in any order.
+    Choe et al. 2020. Pixels in ignore regions (of OpenImages30k) do not count, unless they are of the object. Only sums
+    are stored: each image's weights in the bootstrap replicates are Poisson(1) draws seeded by its name, so merged
+    parts give the same result in any order.
 
     Example:
         >>> metric = PxAP()
@@ -98,7 +98,7 @@ class PxAP(Metric):
         self.restore(image_id, *pixel_counts(image_id, score_map, mask, ignore))
 
     def restore(self, image_id: str, true: Counts, false: Counts) -> None:
-        """Counts one image out of its `pixel_counts`; a second time is a `UsageError`."""
+        """Counts one image by its `pixel_counts`; a second time is a `UsageError`."""
         refuse_twice(image_id, self._ids)
         self._ids.add(image_id)
         draws = np.random.default_rng(zlib.crc32(image_id.encode())).poisson(1, REPLICATES)
@@ -123,7 +123,7 @@ class PxAP(Metric):
         """
         n = refuse_empty(len(self._ids))
         if not self._true[0].any():
-            raise UsageError("expected masks with an object, got none with a pixel of one")
+            raise UsageError("expected masks with an object, got only empty ones: check the mask files")
         drawn = [_area(t, f) for t, f in zip(self._true, self._false, strict=True)]
         interval = bootstrap.quantiles(np.array(drawn[1:])) if bootstrap.replicates else None
         return PxAPResult(n, drawn[0], interval)
@@ -157,7 +157,8 @@ def pixel_counts(
     for name, given in (("mask", mask), ("ignore", ignore)):
         if given is not None and (given.shape != heat.shape or given.dtype != np.bool_):
             raise InputError(
-                f"{image_id}: expected {name} as booleans {list(heat.shape)}, got {given.dtype} {list(given.shape)}"
+                f"{image_id}: expected {name} as booleans {list(heat.shape)}, got {given.dtype} {list(given.shape)}: "
+                "resize it to the map"
             )
     outside = ~mask if ignore is None else ~mask & ~ignore
     return np.histogram(heat[mask], EDGES)[0], np.histogram(heat[outside], EDGES)[0]

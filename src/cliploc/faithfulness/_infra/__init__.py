@@ -1,1 +1,1 @@
-"""Helpers of the metrics."""
+"""Code that several faithfulness metrics share: the protocol and registry, orders of pixels, fills, scores."""

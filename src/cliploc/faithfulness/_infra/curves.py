@@ -1,4 +1,4 @@
-"""Metrics that are the area under a curve, from one end of the map's order or from the other."""
+"""Base classes of metrics that are the area under a curve, as the hottest or the coldest pixels change."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ TENTHS = tuple(tenth / 10 for tenth in range(1, 10))
 
 
 class ScoreArea(FaithfulnessMetric):
-    """The areas under the probability and the cosine as a picture changes a step at a time, from one end to another.
+    """The areas under the probability and the cosine as a picture is removed or uncovered step by step.
 
     Attributes:
-        fill: what stands in the place of removed pixels, where the options do not say.
+        fill: what replaces removed pixels, unless the options say.
     """
 
     fill: ClassVar[str]
@@ -29,7 +29,7 @@ class ScoreArea(FaithfulnessMetric):
         Args:
             judged: the map.
             inner: how many pixels differ from the first picture after each step but the last.
-            fill: what stands in the place of removed pixels.
+            fill: what replaces removed pixels.
         """
 
     def measure(self, judged: Judged) -> Measured:
@@ -44,7 +44,7 @@ class AccuracyArea(FaithfulnessMetric):
 
     @abstractmethod
     def without(self, judged: Judged, gone: Sequence[int], fill: str) -> Make:
-        """Makes the pictures without so many pixels each."""
+        """Makes pictures, each without the given number of pixels."""
 
     def measure(self, judged: Judged) -> Measured:
         """See the class."""

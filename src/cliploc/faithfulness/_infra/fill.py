@@ -1,4 +1,4 @@
-"""What takes the place of removed pixels: zero, black, blur, mean, noise, or an inpainting; noisy linear imputation."""
+"""What replaces removed pixels: zero, black, blur, mean, noise, or inpainting; and ROAD's noisy linear imputation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Fill = Callable[[Tensor], Tensor]  # removed `[n, 1, H, W]` bool → what stands
 def blur_kernel(side: int = BLUR_SIDE, sigma: float = BLUR_SIGMA) -> Tensor:
     """RISE's kernel `[side, side]`: a point blurred by a Gaussian that is reflected at the kernel's edges.
 
-    So it is flatter than a Gaussian that is cut off: what falls outside comes back in.
+    It is flatter than a Gaussian that is cut off, because the part outside is added inside.
     """
     reach = round(4 * sigma)
     offsets = torch.arange(-reach, reach + 1, dtype=torch.float64)
@@ -39,13 +39,13 @@ def blur_kernel(side: int = BLUR_SIDE, sigma: float = BLUR_SIGMA) -> Tensor:
 
 
 def blurred(images: Tensor) -> Tensor:
-    """Pictures `[n, 3, H, W]` blurred as RISE does it: normalised values, zero beyond the edges."""
+    """Pictures `[n, 3, H, W]` blurred as in RISE: normalised values, with zeros beyond the edges."""
     kernel = blur_kernel().to(images)
     return F.conv2d(images, kernel.expand(3, 1, -1, -1), padding=BLUR_SIDE // 2, groups=3)
 
 
 def fill_of(kind: str, images: Tensor, normalize: Normalize, seed: int = 0) -> Fill:
-    """What stands in the place of removed pixels of one picture.
+    """What replaces removed pixels of one picture.
 
     Args:
         kind: "zero" (of normalised values, as RISE), "black" (of unnormalised ones, as Chefer), "blur", "mean" (the
@@ -54,8 +54,11 @@ def fill_of(kind: str, images: Tensor, normalize: Normalize, seed: int = 0) -> F
         normalize: RGB in 0–1 → normalised.
         seed: of the noise.
 
+    Returns:
+        A function of the removed pixels, `[n, 1, H, W]` bool → pixels `[1 or n, 3, H, W]`, normalised.
+
     Raises:
-        UsageError: there is no such kind.
+        UsageError: an unknown kind.
     """
     if kind == "inpaint":
         return lambda removed: _inpainted(images, removed, normalize)
@@ -72,12 +75,12 @@ def fill_of(kind: str, images: Tensor, normalize: Normalize, seed: int = 0) -> F
         drawn = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
         made = normalize(drawn.to(images.device)).to(images)
     else:
-        raise UsageError(f"expected a baseline of zero, black, blur, mean, noise, inpaint, got {kind!r}")
+        raise UsageError(f"expected a baseline of zero, black, blur, mean, noise or inpaint, got {kind!r}")
     return lambda _: made
 
 
 def _inpainted(images: Tensor, removed: Tensor, normalize: Normalize) -> Tensor:
-    """The picture with its removed pixels inpainted; grey where nothing is left to go by."""
+    """The picture with its removed pixels inpainted; grey where all pixels are removed."""
     black, white = (
         normalize(torch.full((1, 3, 1, 1), one, device=images.device)).float().to(images.device) for one in (0.0, 1.0)
     )
@@ -96,7 +99,8 @@ def _inpainted(images: Tensor, removed: Tensor, normalize: Normalize) -> Tensor:
 def imputed(images: Tensor, removed: Tensor, seed: int = 0, noise: float = ROAD_NOISE) -> Tensor:
     """ROAD's noisy linear imputation: each removed pixel is the weighted mean of its neighbours, plus noise.
 
-    The neighbours' means are one sparse linear system for all removed pixels, solved for the three channels at once.
+    Neighbours may be removed too, so all removed pixels are the solution of one sparse linear system, solved for the
+    three channels at once.
 
     Args:
         images: `[1, 3, H, W]` normalised.
@@ -146,7 +150,8 @@ def imputed(images: Tensor, removed: Tensor, seed: int = 0, noise: float = ROAD_
     own = np.arange(count)
     entries = np.concatenate([*weights, total])
     system = csc_matrix((entries, (np.concatenate([*rows, own]), np.concatenate([*columns, own]))), (count, count))
-    factors = splu(system, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0, options={"SymmetricMode": True})  # it is
+    # The matrix is symmetric.
+    factors = splu(system, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0, options={"SymmetricMode": True})
     solved = torch.from_numpy(factors.solve(known)).float()  # [m, 3]
     if noise and not math.isclose(noise, 0):
         solved += noise * torch.randn(solved.shape, generator=torch.Generator().manual_seed(seed))

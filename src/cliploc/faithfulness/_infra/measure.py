@@ -1,4 +1,4 @@
-"""`Faithfulness`: the numbers of several methods' maps of a picture, by one model among many names."""
+"""`Faithfulness`: measures the maps of several methods, by one model's scores among many names."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ class Seen:
     """A picture as the tower sees it, and the name that is asked about.
 
     Attributes:
-        id: which picture; what is drawn for it depends on it.
+        id: which picture; it seeds the random draws.
         picture: the whole picture.
         images: `[1, 3, H, W]` normalised.
         target: index of the name among the known names.
-        second: index of the other name that fits best; the same where there is only one.
-        label: index of the true name; −1 where the model does not know it, None where nobody does.
-        probability: of the name, among all.
-        cosine: with the name.
-        shared: what does not depend on the map.
+        second: index of the other name that fits best; equal to `target` where there is only one name.
+        label: index of the true name; −1 where the model does not know that name, None where it is not given.
+        probability: softmax over all names, of the name.
+        cosine: of picture and name.
+        shared: results that do not depend on the map, kept for all maps of the picture.
     """
 
     id: str
@@ -62,11 +62,11 @@ class Seen:
 
 @dataclass(frozen=True)
 class Region:
-    """What the model says of the region that a map marks.
+    """The scores of the region that a map marks.
 
     Attributes:
-        level: the heat above which it is marked.
-        share: of the picture that is marked.
+        level: the heat above which a pixel is marked.
+        share: share of the picture that is marked.
         only: probability and cosine of the name with the rest of the picture removed.
         without: the same with the region removed.
     """
@@ -81,11 +81,11 @@ class Faithfulness:
     """Measures maps of pictures with one model.
 
     Args:
-        localizer: model, views and refinements of the maps. Pictures are squashed onto the input, so that maps and
+        localizer: model, views and refinements of the maps. It must squash pictures onto the input, so that maps and
             removed pixels are of the whole picture.
         names: the names that the softmax is over; those that the model does not know are left out.
         metrics: what is measured; see `chosen_metrics`.
-        methods: name → options; none where only maps of other tools are measured.
+        methods: name → options; empty where only maps of other tools are measured.
         options: of the protocols.
 
     Attributes:
@@ -118,7 +118,7 @@ class Faithfulness:
         stages = localizer.stages
         if stages.preparation.resize != "squash":
             raise UsageError(
-                f"faithfulness is measured on whole pictures: expected resize squash, got {stages.preparation.resize}"
+                f"expected resize squash, got {stages.preparation.resize}: faithfulness is measured on whole pictures"
             )
         if methods:
             stages.tasks_of(methods)  # refuses what does not run on the tower
@@ -182,12 +182,12 @@ class Faithfulness:
     def maps(
         self, seen: Seen, methods: Sequence[str] | None = None, name: int | None = None, reporter: Reporter = SILENT
     ) -> dict[str, FloatArray]:
-        """The map `[H, W]` of each method over the tower's input, of the name that is asked about.
+        """The map `[H, W]` of each method over the tower's input, for the name that is asked about.
 
         Args:
             seen: the picture.
             methods: some of the methods; None: all.
-            name: index of another name.
+            name: index of another name, whose map is made instead.
             reporter: told of masked pictures and halved batches.
         """
         entry = self.known[seen.target if name is None else name]
@@ -214,7 +214,7 @@ class Faithfulness:
         """The numbers and curves of each method's map.
 
         Args:
-            seen: the picture; what all maps share is kept in it.
+            seen: the picture; results that all maps share are kept in it.
             methods: some of the methods; None: all.
             reporter: told of masked and perturbed pictures, and of halved batches.
 
@@ -235,12 +235,12 @@ class Faithfulness:
         others: Callable[[], OtherMaps] | None = None,
         reporter: Reporter = SILENT,
     ) -> Measured:
-        """The numbers and curves of one map, whoever made it.
+        """The numbers and curves of one map, which any tool may have made.
 
         Args:
             seen: the picture.
             heat: `[h, w]` floats over the whole picture, resized to the tower's input where it has another size.
-            others: further maps by the same method; None where there is no method.
+            others: further maps by the same method; None for a map of another tool.
             reporter: as for `measure`.
         """
         size = (seen.images.shape[-2], seen.images.shape[-1])
@@ -269,9 +269,9 @@ class Faithfulness:
 
     @undisturbed
     def region(self, seen: Seen, heat: FloatArray, threshold: float | Literal["auto"]) -> Region:
-        """The scores with only the region that a map marks, and without it.
+        """The scores of the region that a map marks alone, and of the picture without it.
 
-        What is removed is 0 of the normalised picture, or what `options.baseline` says.
+        Removed pixels are 0 of the normalised picture, or what `options.baseline` says.
 
         Args:
             seen: the picture.
@@ -296,9 +296,9 @@ class Faithfulness:
 
         Args:
             seen: the picture; maps that all methods make in one forward pass are kept in it.
-            method: whose maps they are.
+            method: the method.
             reporter: told of masked pictures and halved batches.
-            beside: the methods that are asked for such maps too, itself among them; None: all.
+            beside: the methods whose maps share the forward pass, this one among them; None: all.
         """
         entry = self.known[seen.target]
 
@@ -312,7 +312,7 @@ class Faithfulness:
                 try:
                     seen.shared[key] = make(beside)
                 except (ModelError, RuntimeError, MemoryError):
-                    seen.shared[key] = {}  # whose fault it is shows where each is alone
+                    seen.shared[key] = {}  # each method then runs alone, which shows which one failed
             found = seen.shared[key]
             heat = found[method] if method in found else make([method])[method]
             return torch.from_numpy(heat).to(seen.images.device)
@@ -330,7 +330,7 @@ class Faithfulness:
         return OtherMaps(of_picture, of_other_name, of_random_tower)
 
     def _randomised(self, share: float) -> Localizer:
-        """The localizer with a share of the tower's weights shuffled, from the top; made once."""
+        """The localizer whose tower has a share of its weights shuffled, from the top; made once."""
         if share not in self._random:
             options = self.localizer.options.but(
                 model=with_random_weights(self.backbone, share, SEED), pretrained=None, recipe=None,
@@ -341,7 +341,7 @@ class Faithfulness:
         return self._random[share]
 
     def _picture(self, images: Tensor) -> Image.Image:
-        """A normalised picture `[1, 3, H, W]` as a photograph."""
+        """A normalised picture `[1, 3, H, W]` as an 8-bit image."""
         black, white = (
             self.backbone.normalize(torch.full((1, 3, 1, 1), one, device=images.device)).float() for one in (0.0, 1.0)
         )
@@ -350,7 +350,7 @@ class Faithfulness:
 
 
 def with_random_weights(backbone: Backbone, share: float, seed: int) -> Any:
-    """A copy of a model with the values of its last weight tensors shuffled, each among themselves.
+    """A copy of a model in which the values of each of the last weight tensors are shuffled.
 
     Args:
         backbone: the model; it is not changed.
@@ -358,7 +358,7 @@ def with_random_weights(backbone: Backbone, share: float, seed: int) -> Any:
         seed: of the shuffling.
 
     Raises:
-        UsageError: the model is no torch module.
+        UsageError: the model is not a torch module.
     """
     if not isinstance(backbone, nn.Module):
         raise UsageError(f"expected a model that is a torch module, got {backbone.name}: leave randomisation out")

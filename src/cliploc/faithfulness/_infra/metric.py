@@ -1,4 +1,4 @@
-"""The protocol of a faithfulness metric, its registry, and the map that it judges."""
+"""The protocol of a faithfulness metric, the registry, and the picture and map that a metric judges."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class Axis:
     """The horizontal axis of a curve.
 
     Attributes:
-        label: what it is.
-        places: of the scores; none: at equal distances from 0 to 1.
+        label: its title.
+        places: where the scores lie on it; (): at equal distances from 0 to 1.
     """
 
     label: str
@@ -55,11 +55,11 @@ class Axis:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a metric says of one map.
+    """A metric's result for one map.
 
     Attributes:
         values: key of a number → its value; None where it cannot be computed.
-        curves: name → scores, as many for every picture of a run; None where one cannot be computed.
+        curves: name → scores, equally many for every picture of a run; None for a score that cannot be computed.
     """
 
     values: Mapping[str, float | None]
@@ -90,12 +90,12 @@ class Judged:
         heat: `[H, W]` float32 in 0–1 over the same pixels.
         target: index of the name among all names.
         label: index of the true name; None where it is not known.
-        scorer: what scores changed pictures.
+        scorer: scores changed pictures.
         normalize: RGB in 0–1 → normalised.
         options: of the protocol.
-        shared: what does not depend on the map, for all maps of the picture.
-        others: None for maps that another tool made.
-        seed: of what is drawn for this picture.
+        shared: results that do not depend on the map, kept for all maps of the picture.
+        others: further maps by the same method; None for a map that another tool made.
+        seed: seed of the random draws for this picture.
     """
 
     images: Tensor
@@ -121,15 +121,15 @@ class Judged:
 
     @cached_property
     def order(self) -> Tensor:
-        """`[H, W]` how many pixels go before each; the same for all metrics."""
+        """`[H, W]` for each pixel, how many are removed before it; the same for all metrics."""
         return removal_order(self.heat)
 
     def scores(self, count: int, make: Make) -> Scores:
-        """Scores pictures by the name; see `Scorer`."""
+        """Scores `count` pictures, which `make` makes, by the name; see `Scorer`."""
         return self.scorer(count, make, self.target)
 
     def once(self, key: object, make: Callable[[], Any]) -> Any:
-        """What does not depend on the map, computed once for all maps of the picture."""
+        """The result of `make`, which must not depend on the map, computed once for all maps of the picture."""
         if key not in self.shared:
             self.shared[key] = make()
         return self.shared[key]
@@ -147,11 +147,11 @@ class Judged:
 
     @property
     def meant(self) -> int:
-        """The index of the true name, or, where that is not known, of what the model says of the whole picture."""
+        """The index of the true name, or, where that is not known, of the model's prediction for the whole picture."""
         return int(self.whole.first) if self.label is None else self.label
 
     def fill(self, kind: str) -> Fill:
-        """What stands in the place of removed pixels; see `fill_of`."""
+        """What replaces removed pixels; see `fill_of`."""
         found: Fill = self.once(("fill", kind), lambda: fill_of(kind, self.images, self.normalize, self.seed))
         return found
 
@@ -159,17 +159,17 @@ class Judged:
         """Makes pictures without their hottest pixels.
 
         Args:
-            gone: how many pixels of each picture are gone.
-            kind: of what stands in their place.
+            gone: how many pixels of each picture are removed.
+            kind: what replaces them; see `fill_of`.
         """
         return self._without(gone, kind, lambda limit: self.order < limit)
 
     def keeping(self, kept: Sequence[int], kind: str) -> Make:
-        """Makes pictures that show their hottest pixels only.
+        """Makes pictures that show only their hottest pixels.
 
         Args:
             kept: how many pixels of each picture are shown.
-            kind: of what stands in the place of the others.
+            kind: what replaces the others; see `fill_of`.
         """
         return self._without(kept, kind, lambda limit: self.order >= limit)
 
@@ -183,14 +183,14 @@ class Judged:
         return make
 
     def empty(self, kind: str) -> Scores:
-        """The scores of the picture that is all gone, `[1]`."""
+        """The scores of the picture with all pixels removed, `[1]`."""
         make = self.removing([self.pixels], kind)
         found: Scores = self.once(("empty", kind, self.target), lambda: self.scores(1, make))
         return found
 
 
 class FaithfulnessMetric(ABC):
-    """A faithfulness metric: judges one map by numbers, and by the curves that they are made of.
+    """A faithfulness metric: judges one map by numbers, and by the curves that they are computed from.
 
     Attributes:
         name: as the registry has it.
@@ -198,7 +198,7 @@ class FaithfulnessMetric(ABC):
         paper: authors and year.
         numbers: key → what it is.
         curves: name → its horizontal axis; the report draws them.
-        needs_method: whether it needs other maps by the same method, which maps of other tools do not have.
+        needs_method: whether it needs other maps by the same method, which a map of another tool does not have.
     """
 
     name: ClassVar[str]

@@ -1,4 +1,4 @@
-"""The order in which a map's pixels go, and what curves and maps are compared by."""
+"""The order in which a map's pixels are removed, areas under curves, and correlations of maps."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 
 
 def removal_order(heat: Tensor) -> Tensor:
-    """For each pixel of a map `[H, W]`, how many go before it, hottest first: `[H, W]` int64.
+    """For each pixel of a map `[H, W]`, how many are removed before it, the hottest first: `[H, W]` int64.
 
-    Of equally hot pixels the upper left goes first. Only the order of the map's values counts.
+    Equally hot pixels are removed row by row from the upper left. Only the order of the map's values counts.
 
     Example:
         >>> removal_order(torch.tensor([[0.1, 0.9], [0.5, 0.9]])).tolist()
@@ -25,7 +25,7 @@ def removal_order(heat: Tensor) -> Tensor:
 
 
 def counts(pixels: int, steps: int) -> list[int]:
-    """How many pixels are gone after each step, from 0 to all; the last step may be shorter, as in RISE.
+    """How many pixels are removed after each step, from 0 to all; the last step may be shorter, as in RISE.
 
     Example:
         >>> counts(10, 4)

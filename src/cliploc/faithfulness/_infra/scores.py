@@ -1,4 +1,4 @@
-"""Scores of perturbed pictures: they go through the tower in batches, and only a few numbers of each are kept."""
+"""Scores of perturbed pictures, which go through the tower in batches; only a few numbers of each are kept."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def _silent(*_: int) -> None:
 
 @dataclass(frozen=True)
 class Scores:
-    """What the model says of n pictures.
+    """The model's scores of n pictures.
 
     Attributes:
         probability: `[n]` softmax over all names, of the name in question.
         cosine: `[n]` with the name in question.
-        first: `[n]` the name that fits best.
+        first: `[n]` index of the name that fits best.
     """
 
     probability: Tensor
@@ -48,7 +48,7 @@ class Scorer:
     Args:
         encode: pictures `[n, 3, H, W]` normalised → `[n, D]` unit norm: the tower, in the precision of masked pictures.
         names: `[K, D]` unit norm.
-        logit_scale: what cosines are multiplied by before the softmax.
+        logit_scale: factor of the cosines before the softmax.
         batch_size: pictures that go through the tower at once.
         told: called with the number of pictures just done, and of those left of the same series.
         halved: called with the size of a batch that was too large for the memory.

@@ -3,8 +3,8 @@
 From every pixel a path climbs to a peak; the pixels that reach a peak are its basin. A basin's pixels above a threshold
 are connected, as each of them climbs to the peak without going below the threshold. Two basins are connected above a
 threshold if a pair of neighbours, one in each basin, is above it; the highest such pair is their saddle. So the regions
-at all thresholds follow from the basins' sides at each level and from the saddles, as in a merge tree. The map need not
-be labelled at any threshold.
+at all thresholds follow from the basins' sides at each level and from the saddles, as in a merge tree. The map is not
+labelled at any threshold.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cliploc.boxes.basins import climb, neighbours
 from cliploc.metrics._infra.regions import LEVELS, NONE, IntArray, Regions
 
 MAX_PEAKS = 250  # a noisy map has thousands, and labelling it at each threshold is faster
-NOTHING = -(2**31)
+NOTHING = -(2**31)  # side of a basin that has no pixel at a level
 
 
 def regions(
@@ -35,11 +35,11 @@ def regions(
         levels: `[H, W]`.
         heat: `[H, W]`, the values that the levels were rounded from; a higher level never has a lower value.
         connectivity: 4 or 8 neighbours.
-        corners: whether to fill in `corners`; only for 8.
+        corners: whether to compute `Regions.corners`; only for 8 neighbours.
         without_first: whether to leave out the region that the first pixel is in.
 
     Returns:
-        The regions, or None for a map of too many peaks.
+        The regions, or None for a map with too many peaks.
 
     Example:
         >>> levels = np.zeros((4, 6), np.uint8)
@@ -49,7 +49,7 @@ def regions(
         [(1, [1, 1, 5, 2]), (2, [1, 1, 2, 2]), (2, [4, 1, 5, 2]), (3, [4, 1, 5, 2])]
     """
     height, width = levels.shape
-    peak = climb(heat, connectivity)  # [N] the pixel that each pixel's way up ends at
+    peak = climb(heat, connectivity)  # [N] the pixel at which each pixel's path ends
     flat = levels.ravel()
     warm = np.flatnonzero(flat)
     tops = warm[peak[warm] == warm]
@@ -140,7 +140,7 @@ class _Merging:
             return
         for part in (one, other):
             self._emit(part, height)
-        if other == self._left_out:  # and with it whatever it joins
+        if other == self._left_out:  # a region that joins the left-out one is left out too
             one, other = other, one
         self._roots[other] = one
         if one != self._left_out:

@@ -13,7 +13,7 @@ Numbers = npt.NDArray[np.floating]
 Counts = npt.NDArray[np.uint16]
 Interval = tuple[float, float] | None
 BLOCK = 100  # replicates and columns computed at once: bounds memory at 50,000 images
-MAX_CACHED_COUNTS = 10**8  # draws of up to so many counts are cached for all statistics of the same images
+MAX_CACHED_COUNTS = 10**8  # draws of at most this many counts are cached for all statistics of the same images
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Bootstrap:
 
     def __post_init__(self) -> None:
         if not 0 < self.confidence < 1 or self.replicates < 0:
-            raise ValueError(f"expected a confidence between 0 and 1 and replicates of at least 0, got {self}")
+            raise ValueError(f"expected a confidence between 0 and 1 and replicates of 0 or more, got {self}")
 
     def interval(
         self, values: npt.NDArray[np.generic], statistic: Callable[[Numbers], Numbers]
@@ -41,13 +41,20 @@ class Bootstrap:
 
         Args:
             values: `[n, T]`, a row for each image.
-            statistic: column means `[r, T]` of r replicates → `[r]`. So a best τ is chosen again in each replicate.
+            statistic: column means `[r, T]` of r replicates → `[r]`. If it takes the best τ, that is the best of each
+                replicate.
+
+        Returns:
+            Its lower and upper end; None without replicates or images.
         """
         replicates = self.replicated(values, statistic)
         return None if replicates is None else self.quantiles(replicates)
 
     def replicated(self, values: npt.NDArray[np.generic], statistic: Callable[[Numbers], Numbers]) -> Numbers | None:
-        """The statistic in each replicate, `[replicates]`; the same images are drawn for all statistics of n images."""
+        """The statistic in each replicate, `[replicates]`, or None without replicates or images.
+
+        All statistics of n images get the same draws.
+        """
         n, columns = values.shape
         if not self.replicates or not n:
             return None

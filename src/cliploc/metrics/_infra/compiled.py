@@ -1,11 +1,11 @@
 """Finds the regions of any map at all of its thresholds in a few passes over its pixels, compiled by numba.
 
-1. Each row is cut into runs that rise to one pixel, its top, and never rise again. From its top a run leads to the run
-   of a neighbour that is as high or higher, and so on to a peak. The runs that lead to a peak are its basin. Above any
-   threshold, the pixels of a basin are connected.
+1. Each row is cut into runs that rise to a top and then fall. A run's top is linked to the run of a neighbour that is
+   as high or higher, and so on to a peak. The runs linked to a peak are its basin. Above any threshold, the pixels of a
+   basin are connected.
 2. Pairs of neighbours in two basins, with the lower one's level, tell where the basins join. Most pixels have none.
-3. From the highest level down, basins appear, join (union–find, Tarjan 1975) and take up the pixels of the level. After
-   each level the regions that live are written down.
+3. From the highest level down, basins appear, join (union–find, Tarjan 1975) and grow by the pixels of the level. After
+   each level the current regions are recorded.
 
 numba is the extra `fast`; without it `basins.py` and OpenCV find the same regions.
 """
@@ -27,11 +27,11 @@ def regions(framed: npt.NDArray[np.uint8], *, corners: bool) -> tuple[Regions, R
 
     Args:
         framed: `[H, W]`, a map within a frame of zeros, one pixel wide.
-        corners: whether to fill in `corners` of the hot regions.
+        corners: whether to compute `Regions.corners` of the hot regions.
 
     Returns:
-        The hot regions, of 8 neighbours; and the holes: the regions of the map 255 − levels, of 4 neighbours, but the
-        one at the frame.
+        The hot regions, of 8 neighbours; and the holes: the regions of the map 255 − levels, of 4 neighbours, except
+        the one at the frame.
     """
     width = framed.shape[1]
     outside = _walk(framed.ravel(), width, True, corners)
@@ -82,7 +82,7 @@ def _basins(flat, width, starts, tops, diagonal):
         best = tops[run, 1]
         for row in (-width, width):
             for other in range(tops[run, 0] + row - reach, min(tops[run, 1] + row + reach + 1, flat.size)):
-                # Of equally high ones the last, so that ways end.
+                # Of equally high ones the last, so that there is no cycle.
                 if flat[other] > flat[best] or (flat[other] == flat[best] and other > best):
                     best = other
         parent[run] = of_pixel[best]
@@ -100,7 +100,7 @@ def _basins(flat, width, starts, tops, diagonal):
 def _borders(flat, basin, width, starts, diagonal):
     """The pairs of neighbours in two basins, `[n, 2]`, from the highest level down, and where each level starts.
 
-    Diagonal pairs are left out where a third pixel connects the two: nearly everywhere.
+    Diagonal pairs are left out where a third pixel connects the two, as nearly everywhere.
     """
     size = flat.size
     last = size - width - 1
@@ -136,10 +136,10 @@ def _borders(flat, basin, width, starts, diagonal):
 
 @njit(nogil=True, cache=True)
 def _extents(flat, width, basin, highest, starts, tops):
-    """Where the boxes of basins grow, from the highest level down: rows of 4 · basin + side and the side's new value.
+    """Each growth of a basin's box, from the highest level down, as a row of 4 · basin + side and the side's new value.
 
     Sides are −x0, −y0, x1, y1, so that each only grows. They follow from the highest level of each of a basin's rows
-    and columns. Also where each level starts.
+    and columns. The second result tells where each level starts.
     """
     basins, runs = len(highest), len(tops)
     box = np.empty((basins, 4), np.int32)  # x0, y0, x1, y1
@@ -186,11 +186,11 @@ def _extents(flat, width, basin, highest, starts, tops):
 
 @njit(nogil=True, cache=True)
 def _squares(flat, width, basin, basins):
-    """Where the area grows that basins' 2×2 squares enclose, from the highest level down: rows of basin and area.
+    """Each growth of the area that a basin's 2×2 squares enclose, from the highest level down: rows of basin and area.
 
     A square of three pixels encloses 1/2, of four 1; areas are counted in halves. So it counts at the level of its
     third-highest pixel and again at that of its lowest. All pixels at least as high as the third are in one region: the
-    square counts for the highest's basin. Also where each level starts.
+    square counts for the basin of the highest. The second result tells where each level starts.
     """
     last = flat.size - width - 1
     third, lowest, highest = np.empty(last, np.uint8), np.empty(last, np.uint8), np.empty(last, np.uint8)
@@ -199,7 +199,7 @@ def _squares(flat, width, basin, basins):
         third[pixel] = min(max(min(a, b), min(c, d)), min(max(a, b), max(c, d)))
         lowest[pixel] = min(min(a, b), min(c, d))
         highest[pixel] = max(max(a, b), max(c, d))
-    # Few basins have a table of all levels. The many of noise would need too much memory: one row for each half.
+    # With few basins a table counts for all levels. With the many of noise it would be too large: a row for each half.
     few = basins * LEVELS <= 2 * flat.size
     table = np.zeros(basins * LEVELS if few else 0, np.int32)
     rows, levels, count = np.empty((2 * last, 2), np.int32), np.empty(2 * last, np.uint8), 0
@@ -224,7 +224,7 @@ def _squares(flat, width, basin, basins):
 
 @njit(nogil=True, cache=True)
 def _by_level(rows, levels):
-    """The rows from the highest level down, and where each level starts; the place of a level is 255 − level."""
+    """The rows from the highest level down, and where each level starts; the index of a level is 255 − level."""
     starts = np.zeros(LEVELS + 1, np.int64)
     for one in range(len(levels)):
         starts[LEVELS - levels[one]] += 1

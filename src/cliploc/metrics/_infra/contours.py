@@ -43,9 +43,9 @@ def contour_boxes(
 ) -> ContourBoxes:
     """Finds the boxes of a map's contours at all of its thresholds.
 
-    The boxes are those of `cv2.findContours(mask, RETR_TREE, CHAIN_APPROX_SIMPLE)`, found without making all contours:
-    an outer contour's rectangle is that of an 8-connected hot region, an inner contour's is that of a 4-connected hole
-    and the pixels around it; and no inner contour encloses more than the outer one that it lies in.
+    The boxes are those of `cv2.findContours(mask, RETR_TREE, CHAIN_APPROX_SIMPLE)`, found without making all contours.
+    An outer contour's rectangle is that of an 8-connected hot region; an inner contour's is that of a 4-connected hole
+    and the pixels around it. No inner contour encloses more than the outer one that it lies in.
 
     Args:
         levels: `[H, W]` uint8.
@@ -116,7 +116,7 @@ def _ordered(largest: IntArray, outside: Regions, holes: Regions, highest: int) 
 
 
 def one_thread() -> None:
-    """Makes OpenCV use one thread in this process: for workers of which there are as many as cores."""
+    """Makes OpenCV use one thread in this process, for workers that are as many as the cores."""
     cv2.setNumThreads(1)
 
 
@@ -127,7 +127,7 @@ def _largest_boxes(framed: Levels, highest: int, outside: Regions | None, holes:
     for cut in range(highest):
         if known[cut]:
             continue
-        if not present[cut]:  # the mask is that of the cut before
+        if not present[cut]:  # the mask is the same as at the cut before
             boxes[cut] = boxes[cut - 1]
             continue
         hot = cv2.threshold(framed, cut, 1, cv2.THRESH_BINARY)[1]
@@ -138,10 +138,10 @@ def _largest_boxes(framed: Levels, highest: int, outside: Regions | None, holes:
 
 
 def _clearly_largest(outside: Regions, holes: Regions | None, boxes: IntArray) -> npt.NDArray[np.bool_]:
-    """Fills in the boxes of cuts at which one region surely encloses the largest area; returns which cuts those are.
+    """Sets the boxes of cuts at which one region certainly encloses the largest area; returns which cuts those are.
 
     The area that a region encloses is at least its area without holes. It is at most its box's area, and at most its
-    area without holes and that of the boxes of all holes at this cut.
+    area without holes plus that of the boxes of all holes at this cut.
     """
     level, sides, corners = outside.level, outside.sides, outside.corners
     most = 2 * (sides[:, 2] + sides[:, 0] - 1) * (sides[:, 3] + sides[:, 1] - 1)
@@ -174,7 +174,7 @@ def _regions(levels: Levels, connectivity: int) -> list[IntArray]:
     """The bounding rectangles `[n, 4]` of the regions of at least level t, for t = 0 … 256; none for 0 and 256.
 
     Computed from the top down: a region consists of regions of the level above and of pixels of level t, so only a few
-    extremes are compared. Measuring every region of every mask by OpenCV would cost three times as much.
+    extremes are compared. To measure every region of every mask with OpenCV would take three times as long.
     """
     kind = cv2.CV_16U if levels.size < 2**16 else cv2.CV_32S  # the smaller is faster
     order = np.argsort(levels, axis=None, kind="stable")  # pixels, level by level

@@ -53,7 +53,7 @@ def level(tau: float, highest: int) -> int:
         UsageError: τ outside 0–1.
     """
     if not 0 <= tau <= 1:
-        raise UsageError(f"expected a threshold from 0 to 1, got {tau}")
+        raise UsageError(f"expected a threshold from 0 to 1, got {tau}: it is a share of the map's maximum")
     return int(tau * highest)
 
 
@@ -147,7 +147,7 @@ def boxes_on_map(
 
 
 def _best_iou(boxes: npt.NDArray[np.generic], truths: Floats, extra: Literal[0, 1]) -> Floats:
-    """The best IoU of every box `[n, 4]` with any true box `[m, 4]` → `[n]`, in bounded memory."""
+    """The best IoU of every box `[n, 4]` with any true box `[m, 4]`: `[n]`, computed in bounded memory."""
     rows = max(1, PAIRS // len(truths))
     parts = [iou(boxes[at : at + rows], truths, extra).max(axis=1) for at in range(0, len(boxes), rows)]
     return np.concatenate(parts)

@@ -17,11 +17,19 @@ LEVELS = 256
 
 
 class Hits:
-    """For each image, at which of its map's levels the box is right: 32 bytes an image, enough for any τ."""
+    """For each image, at which of its map's levels the box is right: 32 bytes for an image, enough for any τ.
+
+    Args:
+        iou: the IoU from which a box is right.
+        contours: the box of the "largest" contour, or the best of "every" contour's.
+
+    Raises:
+        UsageError: an IoU outside 0–1.
+    """
 
     def __init__(self, iou: float, contours: Literal["largest", "every"]) -> None:
         if not 0 < iou <= 1:
-            raise UsageError(f"expected an IoU above 0 and at most 1, got {iou}")
+            raise UsageError(f"expected an IoU above 0 and at most 1, got {iou}: 0.5 is usual")
         self.iou, self.contours = iou, contours
         self._rows: dict[str, tuple[int, int | None, npt.NDArray[np.uint8]]] = {}
 
@@ -39,7 +47,8 @@ class Hits:
         bits = np.frombuffer(packed, np.uint8)
         if len(bits) != LEVELS // 8 or not 0 <= highest < LEVELS:
             raise UsageError(
-                f"{image_id}: expected {LEVELS // 8} bytes and a level below {LEVELS}, got {len(bits)} bytes"
+                f"{image_id}: expected {LEVELS // 8} bytes and a level below {LEVELS}, got {len(bits)} bytes and level "
+                f"{highest}: compute it again"
             )
         self._rows[image_id] = (highest, label, bits)
 

@@ -46,7 +46,7 @@ class MeanMetric(Metric):
     """A metric that is the mean of one number for each image; a subclass computes the number.
 
     Attributes:
-        column: the row's column for an image's number.
+        column: name of the column that stores an image's number.
         column_type: its type; "bool" if the mean is a share of images.
     """
 

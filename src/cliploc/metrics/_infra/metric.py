@@ -218,7 +218,7 @@ def refuse_empty(count: int) -> int:
         UsageError: there are no samples.
     """
     if not count:
-        raise UsageError("expected at least one image before the metric is computed, got none")
+        raise UsageError("expected at least one image before the metric is computed, got none: add some")
     return count
 
 

@@ -1,4 +1,4 @@
-"""The regions of a map at all of its thresholds, whoever finds them."""
+"""The regions of a map at all of its thresholds: the result of `basins.py` and `compiled.py`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NONE = Regions(np.zeros(0, np.int64), np.zeros((0, 4), np.int64), np.zeros(0, np
 
 @cache
 def compiled() -> Callable[..., tuple[Regions, Regions]] | None:
-    """What finds regions in compiled code; None where numba (the extra `fast`) is not installed."""
+    """The function that finds regions in compiled code; None where numba (the extra `fast`) is not installed."""
     if importlib.util.find_spec("numba") is None:
         return None
     try:
