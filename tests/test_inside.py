@@ -65,7 +65,7 @@ def test_what_is_not_there_is_said():
     cnn = Localizer("mini").trace(CAT, NAMES)
     with pytest.raises(UsageError, match="expected a ViT tower, got mini, a CNN: choose another model"):
         cnn.block_maps()
-    with pytest.raises(UsageError, match=r"the trace holds no block -1 of this \(there are: none\)"):
+    with pytest.raises(UsageError, match=r"expected a block that the trace kept \(none\), got -1: ask for it with"):
         cnn.attention()
     vit = Localizer("mini-vit", method="gem")
     lean = vit.trace(CAT, NAMES, "raw_attention", needs=Needs(features=(-1,)))

@@ -1,19 +1,20 @@
-"""Presence scores for models that nobody calibrated: a name competes with a bank of other names.
+"""Presence scores for models that are not calibrated: a name is compared with a bank of other names.
 
-The bank is ImageNet's 1,000 names, COCO's 80 and sentences for what shows no thing ("a photo.", "a photo of the sky.").
-Names of the bank stand in one sentence each, "a photo of a {}.", and so does the name asked for, whatever templates a
-localizer has: all are compared alike, and the bank costs about 1,100 sentences for a model, once. It is kept on disk
-beside single names (`CLIPLOC_CACHE`); also with `text_cache=False`, as none of the user's names is in it.
+The bank is ImageNet's 1,000 names, COCO's 80 and sentences for pictures of no object ("a photo.", "a photo of the
+sky."). Each name of the bank is embedded in one sentence, "a photo of a {}.", and so is the name asked for, whatever
+templates a localizer has, so that all are compared in the same way. A model embeds these about 1,100 sentences once.
+They are kept on disk beside single names (`CLIPLOC_CACHE`), also with `text_cache=False`, as none of the user's names
+is among them.
 
 Rivals of a name are the bank without
 
-* names that share a word with it or its synonyms, and names that the model cannot know;
-* the tenth of the bank whose embeddings are nearest to the name's. They are mostly kinds of the thing and its kin:
-  "golden retriever" does not speak against "dog".
+* names that share a synonym with it, and names that the model cannot know;
+* the tenth of the bank whose embeddings are nearest to the name's. They are mostly related: "golden retriever" must not
+  count against "dog".
 
     presence = σ(logit scale · (cosine of the name − cosine of the rival at rank 3 %))
 
-so that 0.5 says: 3 % of the rivals fit the picture as well or better. It is no probability. Several things in a picture
+So 0.5 means: 3 % of the rivals fit the picture as well or better. It is not a probability. Several objects in a picture
 do not suppress each other, as they would in a softmax. Both shares were chosen on the tuning pictures; see
 docs/presence.md.
 """
@@ -34,13 +35,14 @@ from cliploc.text_cache import TextCache
 from cliploc.values import TextSet
 
 VERSION = 1  # part of a run's identity: raise it when the bank or the rule changes
-PASS_SHARE = 0.03  # of the rivals; chosen on the tuning pictures, as is the next
-KIN_SHARE = 0.1  # of the bank
+# Both were chosen on the tuning pictures; see `Bank`.
+PASS_SHARE = 0.03
+KIN_SHARE = 0.1
 NAMES_AT_ONCE = 128  # bounds memory: views × names × rivals
 
 
 class Standing(NamedTuple):
-    """How names stand among their rivals in each of V views of a picture.
+    """How names compare with their rivals in each of V views of a picture.
 
     Attributes:
         presence: `[V, P]` in 0–1; at 0.5, 3 % of the rivals fit as well or better.
@@ -57,10 +59,10 @@ class Bank:
     """The names that a localizer's names compete with; they are embedded when they are first needed.
 
     Args:
-        texts: the localizer's.
-        cache: gives the place of the bank's embeddings on disk, when they are needed; it may give None.
-        pass_share: of the rivals may fit a picture better than a name with presence 0.5.
-        kin_share: of the bank is no rival, as it means nearly the same as the name.
+        texts: the localizer's texts.
+        cache: gives the cache of the bank's embeddings on disk when they are needed, or None.
+        pass_share: share of the rivals that fit a picture as well as or better than a name with presence 0.5.
+        kin_share: share of the bank that is no rival of a name, because its meaning is related.
 
     Example:
         >>> from cliploc.backbones import create
@@ -87,7 +89,7 @@ class Bank:
 
     @undisturbed
     def embed(self, told: Callable[[int, int], None] = lambda *_: None) -> None:
-        """Embeds the bank, unless that is done; with a large text tower it takes a minute on a processor.
+        """Embeds the bank, if it is not embedded yet; with a large text tower it takes a minute on a CPU.
 
         Args:
             told: as `Reporter.bank`.
@@ -96,14 +98,14 @@ class Bank:
 
     @undisturbed
     def standing(self, views: Tensor, synonyms: Sequence[tuple[str, ...]]) -> Standing | None:
-        """How names stand in each view of a picture.
+        """How names compare with their rivals in each view of a picture.
 
         Args:
             views: `[V, D]` unit-norm embeddings of a picture and its windows.
             synonyms: P names, each with its synonyms.
 
         Returns:
-            Of each view and name; None where the model knows no name of the bank.
+            The `Standing`, each tensor `[V, P]`; None if the model knows no name of the bank.
         """
         bank = self._embedded()
         if not len(bank):
@@ -138,14 +140,14 @@ class Bank:
                 after = left - len(entries)
                 if entries:
                     parts.append(texts.embed_together(_text_set([entry[:1] for entry in entries]), cache, count))
-                if making and left > after == 0:  # these were known, the others were not
+                if making and left > after == 0:  # these came from the cache, the others did not
                     told(left, 0)
                 left = after
             self._embeddings = torch.cat(parts) if parts else torch.zeros(0, self.backbone.embedding_size)
         return self._embeddings
 
     def _no_rivals_of(self, words: tuple[str, ...], embedding: Tensor) -> Tensor:
-        """The places in the bank of what is no rival of a name."""
+        """The indices of the bank's entries that are no rivals of a name."""
         if words not in self._no_rivals:
             bank, own = self._embedded(), {word.casefold() for word in words}
             same = torch.tensor([bool(own & entry) for entry in self._words], device=bank.device)  # [K]
@@ -156,7 +158,7 @@ class Bank:
 
 
 def bank_names() -> list[tuple[str, ...]]:
-    """The names of the bank, each with the words by which it is told to be the thing asked for."""
+    """The names of the bank, each with its synonyms, which exclude it as a rival of the same name."""
     imagenet = [(one.name, *one.synonyms) for one in prompts.imagenet_classes()]
     there = {entry[0] for entry in imagenet}
     return imagenet + [entry for entry in prompts.coco_names() if entry[0] not in there]
@@ -168,14 +170,14 @@ def _text_set(synonyms: Sequence[tuple[str, ...]]) -> TextSet:
 
 
 def _standing(own: Tensor, rivals: Tensor, is_rival: Tensor, passing: Tensor, logit_scale: float) -> Standing:
-    """How names with cosines `[V, P]` stand among those `[V, K]` of the bank.
+    """How names compare with the bank.
 
     Args:
-        own: cosines of the names.
-        rivals: cosines of the bank.
+        own: `[V, P]` cosines of the names.
+        rivals: `[V, K]` cosines of the bank.
         is_rival: `[P, K]` bool.
-        passing: `[P]` the rank of the rival that stands for presence 0.5.
-        logit_scale: what cosines are multiplied by.
+        passing: `[P]` the rank of the rival whose cosine has presence 0.5.
+        logit_scale: factor of the cosines.
     """
     cosines = rivals[:, None].masked_fill(~is_rival, -math.inf)  # [V, P, K]
     best = cosines.topk(int(passing.max()), dim=2).values

@@ -21,15 +21,15 @@ Reasons = tuple[str | None, ...]
 
 @dataclass(frozen=True)
 class Evidence:
-    """What whole pictures say of the names asked for.
+    """The scores of the names in whole pictures, and which names are absent.
 
     Attributes:
         scores: `[B, P]` cosines.
         presence: `[B, P]` presence scores; None where there are none.
         absences: for each picture and name, why it is not there; None where it is.
         rule: where the presence scores come from; None where there are none.
-        ranks: `[B, P]` of the bank's rule, the best of whole picture and windows; None by another rule.
-        probabilities: `[B, P]` as `ranks`.
+        ranks: `[B, P]` ranks in the bank, the best of whole picture and windows; None unless the rule is "bank".
+        probabilities: `[B, P]`, as `ranks`.
     """
 
     scores: Tensor
@@ -52,7 +52,7 @@ def weigh(
 ) -> Evidence:
     """Compares pictures `[B, D]` and the windows `[W, D]` of each with their names `[B, P, D]`.
 
-    A bank gives presence scores where the model is not calibrated; None: then there are none.
+    If the model is not calibrated, the bank gives the presence scores; without a bank there are none.
     """
     scores = torch.einsum("bd,bpd->bp", embedding, names)  # [B, P]
     presence, ranks, probabilities = backbone.presence(scores), None, None
@@ -68,13 +68,13 @@ def weigh(
     elif bank is not None:
         views = [torch.cat([whole[None], seen]) for whole, seen in zip(embedding, windows, strict=True)]  # [1 + W, D]
         standings = [bank.standing(seen, item.texts.synonyms) for seen, item in zip(views, batch, strict=True)]
-        of_bank = [one for one in standings if one is not None]  # all or none of them
+        of_bank = [one for one in standings if one is not None]  # None for all or for none
         if of_bank:
             rule = "bank"
             presence = torch.stack([with_windows(one.presence[0], one.presence[1:]) for one in of_bank])
             ranks = torch.stack([one.rank.amin(dim=0) for one in of_bank])
             probabilities = torch.stack([one.probability.amax(dim=0) for one in of_bank])
-    if presence is not None:  # a cosine of two pictures lies far above those that presence is calibrated on
+    if presence is not None:  # cosines of two pictures are far above those that presence is calibrated on
         shown = [[texts.by_exemplars(words) for words in item.texts.synonyms] for item in batch]
         presence = presence.masked_fill(torch.tensor(shown, device=presence.device), 1.0)
     # For each picture and name, why it is not there. Numbers are compared as tensors, and taken from them all at once.
@@ -96,10 +96,10 @@ def weigh(
 
 
 def with_windows(whole: Tensor, windows: Tensor | None) -> Tensor:
-    """Presence scores of a picture's names, the best window counted in.
+    """Presence scores of a picture's names, with the best window taken into account.
 
-    A small thing is seen in a window rather than in the whole picture. But among W windows there are W times as many
-    chances of a false match, so the odds of the best are divided by W.
+    A small object fits a window better than the whole picture. But W windows have W times as many chances of a false
+    match, so the odds of the best window are divided by W.
 
     Args:
         whole: `[P]` of the whole picture.
@@ -119,7 +119,7 @@ def with_windows(whole: Tensor, windows: Tensor | None) -> Tensor:
 
 
 def absence(presence: float, least: float, rank: int | None = None) -> str:
-    """Why a name whose presence score is below the least is not found; with its rank in the bank where that decides.
+    """Why a name whose presence score is below the least is not found; with its rank in the bank, if there is one.
 
     Example:
         >>> absence(0.2, 0.5, 312)
@@ -130,7 +130,7 @@ def absence(presence: float, least: float, rank: int | None = None) -> str:
 
 
 def reasons_of(task: Task, item: Prepared, absent: Reasons, not_flat: Sequence[bool]) -> Reasons:
-    """Why each name of a picture is not found by a task's method; None where it is, unless no box comes of its map."""
+    """Why each name of a picture is not found by a task's method; None where it is, before boxes are made."""
     reasons = []
     for words, reason, some in zip(item.texts.synonyms, absent, not_flat, strict=True):
         why = task.reason(words, reason)

@@ -1,4 +1,4 @@
-"""Exemplars become embeddings: read before a model is loaded, embedded by its image tower."""
+"""Exemplars become embeddings: they are read before a model is loaded, and embedded by its image tower."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Crop:
     Attributes:
         exemplar: what was asked for.
         image: RGB, upright, cut to the box.
-        digest: SHA-256 of the pixels: part of a run's identity, wherever the file lies.
+        digest: SHA-256 of the pixels, which is part of a run's identity; the path is not.
     """
 
     exemplar: Exemplar
@@ -39,8 +39,7 @@ def read_exemplars(exemplars: Sequence[str | Exemplar]) -> dict[str, list[Crop]]
 
     Raises:
         InputError: a picture that cannot be read.
-        UsageError: a box outside its picture, or a name that counts with its text in one exemplar and without in
-            another.
+        UsageError: a box outside its picture, or a name with its text in one exemplar and without it in another.
     """
     found: dict[str, list[Crop]] = {}
     for given in exemplars:
@@ -61,18 +60,18 @@ def read_exemplars(exemplars: Sequence[str | Exemplar]) -> dict[str, list[Crop]]
         digest = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
         beside = found.setdefault(one.name, [])
         if beside and beside[0].exemplar.with_text != one.with_text:
-            raise UsageError(f"expected all exemplars of {one.name!r} with its text or without, got both")
+            raise UsageError(f"expected all exemplars of {one.name!r} with its text or without, got both: choose one")
         beside.append(Crop(one, image, digest))
     return found
 
 
 def embed_crops(crops: Sequence[Crop], backbone: Backbone) -> Tensor:
-    """`[n, D]` float32, unit norm: each crop laid onto the model's input as its pictures are."""
+    """`[n, D]` float32, unit norm: each crop is fitted to the model's input as any picture is."""
     rows = []
     for crop in crops:
         try:
             frame = Frame.fit(backbone.resize_policy, (crop.image.height, crop.image.width), backbone.input_hw)
-        except InputError:  # too narrow to be cut or bordered: stretched
+        except InputError:  # too narrow to be cropped or padded: stretched
             frame = Frame.fit("squash", (crop.image.height, crop.image.width), backbone.input_hw)
         pixels = np.asarray(frame.apply(crop.image, backbone.interpolation)).transpose(2, 0, 1).copy()
         images = torch.from_numpy(pixels)[None].to(backbone.device).float() / 255  # [1, 3, H, W]

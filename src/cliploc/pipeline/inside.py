@@ -1,4 +1,4 @@
-"""What a model and a method see of one picture, for those who study them: tensors instead of boxes."""
+"""The tensors of one forward pass and of a method, for those who study models and methods."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from cliploc.tower import Backbone, Guide, Needs, Trace, TransformerBackbone, as
 
 @dataclass(frozen=True)
 class Inside:
-    """One picture's forward pass, at the first scale and not mirrored, and what the method makes of it.
+    """One picture's forward pass, at the first scale and not mirrored, and the method's raw map.
 
     Blocks and stages count from the end: −1 is the last. L is the number of a ViT's blocks, H of their heads, T of
     their tokens (class token and registers first, then the h·w patches row by row), d their width, D the joint space's
@@ -33,11 +33,11 @@ class Inside:
 
     Attributes:
         names: as asked for.
-        text: `[P, D]` float32, unit norm: the names' embeddings; times `embedding` a cosine.
+        text: `[P, D]` float32, unit norm: the names' embeddings; their products with `embedding` are cosines.
         raw: `[P, h, w]` float32, the method's map on the feature grid, before ReLU, scaling and refinements.
         images: `[1, 3, H, W]` the normalised input.
         frame: how the picture lies in the input.
-        trace: all that the forward pass left behind; see `cliploc.tower.Trace`.
+        trace: all that the forward pass kept; see `cliploc.tower.Trace`.
         backbone: the model.
     """
 
@@ -95,7 +95,7 @@ class Inside:
             UsageError: the tower is a CNN or has no class token.
         """
         if not self.tower.prefix_tokens:
-            raise UsageError(f"{self.backbone.name} has no class token: take the rows of attention(block)")
+            raise UsageError(f"expected a class token, got {self.backbone.name}, which has none: use attention(block)")
         return self._on_grid(self.attention(block)[:, 0])
 
     @undisturbed
@@ -126,7 +126,7 @@ class Inside:
         """LeGrad's map of a block by head, `[P, H, h, w]`: mean over queries of ReLU(∂s/∂A).
 
         s is the cosine of a name with the embedding of the tokens leaving this block, A the block's attention. The mean
-        over heads is the part of the block in `cliploc.saliency.legrad`. With an attention pool, A is the pool's.
+        over heads is this block's map in `cliploc.saliency.legrad`. With an attention pool, A is the pool's.
 
         Raises:
             UsageError: the tower is a CNN.
@@ -157,11 +157,11 @@ class Inside:
 def look_inside(
     backbone: Backbone, texts: Texts, guide: Guide | None, task: Task, item: Prepared, needs: Needs | None
 ) -> Inside:
-    """One forward pass of one picture that keeps everything, and the method's raw map of it.
+    """One forward pass of one picture that keeps everything, and the method's raw map from it.
 
     Args:
         backbone: the model.
-        texts: what embeds the names.
+        texts: embeds the names.
         guide: a second tower; None for none.
         task: the method.
         item: the picture.
@@ -192,5 +192,5 @@ def look_inside(
 def _held(kept: Mapping[int, Any], index: int, what: str) -> Any:
     if index not in kept:
         there = ", ".join(map(str, sorted(kept))) or "none"
-        raise UsageError(f"the trace holds no {what} {index} of this (there are: {there}): ask for it with needs")
+        raise UsageError(f"expected a {what} that the trace kept ({there}), got {index}: ask for it with needs")
     return kept[index]

@@ -1,7 +1,7 @@
-"""Looks: what the tower sees of pictures in one forward pass; and how the maps of several looks become one.
+"""Looks are the inputs of one forward pass; several looks give the views, whose mean is a picture's map.
 
-Every whole picture at one scale, and every set of windows, mirrored or not, is a view: it gives a map in 0–1 of the
-whole picture. The picture's map is the mean of its views.
+A view is the whole picture at one scale, or all windows of one set, mirrored or not. It gives a map in 0–1 of the whole
+picture. The windows of a view may need several forward passes, so several looks.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from cliploc.pipeline.prepare import Prepared
 from cliploc.tower import Trace
 
 Wanted = list[list[bool]]  # for each picture and name, whether its map is to be made
-VALUES_AT_ONCE = 2**22  # of maps over the whole input that are in memory together: 16 MB, held about five times
-OVER_PICTURE_AT_ONCE = 2**25  # 134 MB: steps over the picture weigh its pixels again for every lot of names
+VALUES_AT_ONCE = 2**22  # of maps over the whole input that are in memory together: 16 MB, with about five copies
+OVER_PICTURE_AT_ONCE = 2**25  # 134 MB: steps over the picture compute its weights again for every batch of names
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class Look:
     """One forward pass: whole pictures at one scale, or some of their windows.
 
     Attributes:
-        pixels: of each, `[3, H, W]` uint8, not mirrored.
+        pixels: of each picture or window, `[3, H, W]` uint8, not mirrored.
         frames: how each lies in its picture.
-        owners: the place in the batch of the picture that each is of.
+        owners: for each, the index of its picture in the batch.
         flipped: whether the tower sees them mirrored.
-        scale: which of the scales; None for windows.
-        windows: which set of windows; None for whole pictures.
+        scale: index of the scale; None for windows.
+        windows: index of the set of windows; None for whole pictures.
     """
 
     pixels: tuple[Tensor, ...]
@@ -44,12 +44,12 @@ class Look:
     windows: int | None = None
 
 
-LookMaps = tuple[Look, Tensor]  # with the maps `[n, P, h, w]` of one task on the tower's grid
-View = list[LookMaps]  # the looks that make one map of each whole picture
+LookMaps = tuple[Look, Tensor]  # a look and its maps `[n, P, h, w]` by one task, on the tower's grid
+View = list[LookMaps]  # the looks that together give a map of each whole picture
 
 
 def by_view(maps: Sequence[LookMaps]) -> list[View]:
-    """Looks put together into views; the first look is in the first of them."""
+    """Groups looks into views; the first look is in the first view."""
     views: dict[tuple[int | None, int | None, bool], View] = {}
     for look, values in maps:
         views.setdefault((look.scale, look.windows, look.flipped), []).append((look, values))
@@ -58,10 +58,10 @@ def by_view(maps: Sequence[LookMaps]) -> list[View]:
 
 @dataclass(frozen=True)
 class Joined:
-    """The maps of a batch by one task, made of their views when they are asked for.
+    """The maps of a batch by one task, computed from their views when they are asked for.
 
-    A map takes a hundred times the place of what it is made of, and with thousands of names only some of them fit into
-    the memory at once.
+    A map over the input takes a hundred times the memory of the map on the grid, and with thousands of names only some
+    fit into memory at once.
 
     Attributes:
         views: of the batch, each with maps `[n, P, h, w]` on the tower's grid or that of a refinement.
@@ -95,12 +95,12 @@ def on_input(view: View, item: Prepared, b: int, names: Sequence[int]) -> Tensor
 
 
 def at_once(count: int, hw: tuple[int, int], values: int = VALUES_AT_ONCE) -> int:
-    """How many of so many names are worked on together: a map `[H, W]` of each must fit into the memory several times.
+    """How many names are computed together, so that their maps `[H, W]` fit into memory.
 
     Args:
-        count: of the names.
+        count: the number of names.
         hw: height and width of a map.
-        values: of all their maps.
+        values: the most values of all their maps together.
 
     Example:
         >>> at_once(10_000, (224, 224)), at_once(3, (224, 224)), at_once(10_000, (4096, 4096))
@@ -110,7 +110,7 @@ def at_once(count: int, hw: tuple[int, int], values: int = VALUES_AT_ONCE) -> in
 
 
 def not_flat(maps: Sequence[LookMaps], pictures: int) -> Tensor:
-    """`[B, P]` bool: whether any look of a picture gave a map that says something."""
+    """`[B, P]` bool: whether any look of a picture gave a map that is not constant."""
     some = torch.zeros(pictures, maps[0][1].shape[1], dtype=torch.bool, device=maps[0][1].device)
     for look, values in maps:
         says = values.amax(dim=(-2, -1)) > values.amin(dim=(-2, -1))  # [n, P]
@@ -120,7 +120,7 @@ def not_flat(maps: Sequence[LookMaps], pictures: int) -> Tensor:
 
 
 def window_embeddings(embeddings: Sequence[LookMaps], pictures: int) -> list[Tensor]:
-    """Embeddings `[n, D]` of every look → for each picture `[W, D]` of its windows, not mirrored."""
+    """For each picture the embeddings `[W, D]` of its windows, not mirrored, from those `[n, D]` of every look."""
     own: list[list[Tensor]] = [[] for _ in range(pictures)]
     for look, values in embeddings:
         if look.windows is not None and not look.flipped:
@@ -131,14 +131,14 @@ def window_embeddings(embeddings: Sequence[LookMaps], pictures: int) -> list[Ten
 
 
 class StitchedFeatures:
-    """The features of a batch's windows, stitched over the whole pictures as the tower sees them, or mirrored ones.
+    """The features of a batch's windows, stitched over the whole pictures, all mirrored or none.
 
-    Of each picture one sum is held, whatever the number of its windows.
+    For each picture only one sum is stored, whatever the number of its windows.
 
     Args:
-        windows: which set of windows.
+        windows: index of the set of windows.
         frames: how each picture lies in the input.
-        grids: stage → height and width of its stitched features; stages that are not named are not stitched.
+        grids: stage → height and width of its stitched features; other stages are not stitched.
     """
 
     def __init__(self, windows: int, frames: Sequence[Frame], grids: Mapping[int, tuple[int, int]]) -> None:
@@ -148,7 +148,7 @@ class StitchedFeatures:
         self._flipped = False
 
     def add(self, look: Look, trace: Trace) -> None:
-        """Adds what the tower made of windows; those of another set are left out."""
+        """Adds the features of some windows; windows of another set are ignored."""
         if look.windows != self._windows:
             return
         self._flipped = look.flipped
@@ -160,7 +160,7 @@ class StitchedFeatures:
                 self._seen.add(owner)
 
     def over(self, whole: Trace) -> dict[int, Tensor]:
-        """Stage → `[B, C, h, w]`; of pictures without windows what the whole picture's trace has, resized."""
+        """Stage → features `[B, C, h, w]`; pictures without windows keep those of the whole picture, resized."""
         found = {}
         for stage, mosaics in self._mosaics.items():
             features = F.interpolate(whole.features[stage].float(), self._grids[stage], mode="bilinear")
@@ -171,7 +171,7 @@ class StitchedFeatures:
 
 
 def _whole_on_input(raw: Tensor, base: Frame, frame: Frame) -> Tensor:
-    """Maps `[p, h, w]` of a whole picture → `[p, H, W]` on the first scale's input, the smallest value around it."""
+    """Maps `[p, h, w]` of a whole picture → `[p, H, W]` on the first scale's input; the padding gets their minimum."""
     if all(one.resized_wh == one.input_hw[::-1] for one in (base, frame)):
         return F.interpolate(raw[None], size=base.input_hw, mode="bilinear", align_corners=False)[0]
     x0, y0, x1, y1 = base.visible_xyxy

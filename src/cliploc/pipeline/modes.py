@@ -1,4 +1,4 @@
-"""Computing alike whatever the program has set in torch, and after a fork."""
+"""Makes results independent of the modes that the program has set in torch, and of a fork."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _process = os.getpid()  # in which torch may have started threads
 
 
 class HasBackbone(Protocol):
-    """What computes with a backbone."""
+    """Any object with a backbone."""
 
     @property
     def backbone(self) -> Backbone:
@@ -32,7 +32,7 @@ S = TypeVar("S", bound=HasBackbone)
 
 
 def _after_fork(device: torch.device) -> None:
-    """A forked process has none of the threads that its parent computed with, and would wait for them for ever.
+    """Sets one thread in a forked process: it has none of its parent's threads, and would wait for them for ever.
 
     Raises:
         UsageError: the model is on a device that a forked process cannot use.
@@ -51,9 +51,9 @@ def _after_fork(device: torch.device) -> None:
 
 @contextmanager
 def own_modes(device: torch.device) -> Iterator[None]:
-    """Computes alike whatever modes the program has set: no gradients, no autocast, the CPU as default device.
+    """Sets modes of our own for the time of a block: no gradients, no autocast, the CPU as default device.
 
-    torch's default dtype is one for all threads, so it is left alone: every tensor here is made with its own.
+    torch's default dtype is shared by all threads, so it is not changed: every tensor here is made with a dtype.
     """
     _after_fork(device)
     with ExitStack() as modes:
@@ -69,7 +69,7 @@ def own_modes(device: torch.device) -> Iterator[None]:
 
 
 def undisturbed(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
-    """The method of something with a backbone, in `own_modes`."""
+    """Decorator: runs a method of an object with a backbone in `own_modes`."""
 
     @functools.wraps(method)
     def wrapped(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:

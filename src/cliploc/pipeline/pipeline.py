@@ -1,4 +1,4 @@
-"""`Pipeline`: the stages put together for one set of options, from requests to results."""
+"""`Pipeline`: the stages in order, from requests to results, for one set of options."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class Pipeline:
 
     Args:
         backbone: the model.
-        texts: what embeds names.
+        texts: embeds names.
         options: with every value that a recipe may set filled in; see `Options.filled`.
-        head: a trained head and its file.
-        masked_encoder: what embeds masked pictures.
+        head: the file of a trained head, and the head; None for none.
+        masked_encoder: embeds masked pictures.
         guide: a second tower; None for none.
 
     Raises:
@@ -63,7 +63,7 @@ class Pipeline:
         steps = resolve_refinements(options.refine or (), backbone)
         self.refine = tuple(step.name for step in steps)
         rule = BoxRule(
-            0.5 if options.threshold is None else options.threshold,  # in its place each task puts its method's own
+            0.5 if options.threshold is None else options.threshold,  # each task replaces 0.5 by its method's own τ
             options.components,
             options.min_area,
             options.max_boxes,
@@ -95,7 +95,7 @@ class Pipeline:
         )
 
     def tasks_of(self, methods: Sequence[str] | Mapping[str, Mapping[str, Any]]) -> dict[str, Task]:
-        """The task of each method, under the text it was asked for.
+        """The task of each method; the keys are the entries of `methods`.
 
         Raises:
             UsageError: a method or option that does not work on the tower.
@@ -108,7 +108,7 @@ class Pipeline:
     def batches(
         self, requests: Iterable[Request], on_error: OnError, ahead: int | None = None
     ) -> closing[Generator[list[Prepared | Unreadable], None, None]]:
-        """Ends its threads when it is left, also by an error whose traceback lives on.
+        """Batches of prepared pictures, as a context manager: leaving it ends the threads, also after an error.
 
         Args:
             requests: what is asked for.
@@ -170,7 +170,7 @@ class Pipeline:
         bank: Bank | None,
         reporter: Reporter,
     ) -> Iterator[dict[str, Localization]]:
-        """For each picture, its results by every task, where memory is too short for the whole batch."""
+        """For each picture, its results by every task, from halves of a batch that was too large for the memory."""
         reporter.halved(len(batch))
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -230,7 +230,7 @@ class Pipeline:
         evidence: Evidence,
         keep_maps: bool,
     ) -> Localization:
-        """What a task says of the batch's picture number `b`."""
+        """The result of a task for picture number `b` of the batch."""
         presence = None if evidence.presence is None else evidence.presence[b].cpu().numpy()
         reasons = reasons_of(task, item, evidence.absences[b], made.not_flat[b].tolist())
         frame, finished = self.views.finish(b, made, task, computed.wanted_of(b))
@@ -267,7 +267,7 @@ def _can_be_halved(batch: Sequence[Prepared], error: BaseException) -> bool:
 
 
 def _wanted(batch: Sequence[Prepared], tasks: Mapping[str, Task], evidence: Evidence) -> Wanted:
-    """For each picture and name, whether any task says that it is there."""
+    """For each picture and name, whether it is there for any task."""
     return [
         [
             any(task.reason(words, reason) is None for task in tasks.values())
@@ -288,8 +288,8 @@ def _with_boxes(
     """The maps of all names, zero where none was made or none is kept; the boxes; and why names are not found.
 
     Args:
-        frame: what the maps lie over.
-        finished: some names after the other, by their numbers, and their maps `[p, H, W]`.
+        frame: how the picture lies in the maps.
+        finished: a few names at a time: their indices, and their maps `[p, H, W]`.
         reasons: for each name, why it is not there; None where it is.
         names: P names.
         rule: how maps become boxes.
@@ -309,7 +309,7 @@ def _with_boxes(
             if len(some) == len(names):
                 maps = values
             else:
-                maps = np.zeros(shape, np.float32) if maps is None else maps  # its pages are taken when written
+                maps = np.zeros(shape, np.float32) if maps is None else maps  # memory is taken only when written to
                 maps[list(some)] = values
     if maps is None:
         maps = np.broadcast_to(np.zeros((), np.float32), shape)
@@ -320,7 +320,7 @@ def _with_boxes(
 
 
 def _joined(parts: Sequence[Boxes]) -> Boxes:
-    """The boxes of some names after those of others."""
+    """Concatenates boxes."""
     return Boxes(
         np.concatenate([one.xyxy for one in parts]),
         np.concatenate([one.score for one in parts]),

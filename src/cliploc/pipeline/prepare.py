@@ -1,4 +1,4 @@
-"""Pictures are decoded and laid onto the model's input, ahead of the tower, and gathered into batches."""
+"""Pictures are decoded and resized to the model's input, ahead of the tower, and gathered into batches."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from cliploc.tower import Backbone
 from cliploc.values import ResizePolicy, TextSet
 
 OnError = Literal["raise", "skip"]
-SEEN_LOSS = 0.005  # share of a picture's area that is said to be cropped away; below it is rounding
+SEEN_LOSS = 0.005  # share of a picture's area from which a note says that it is cropped; less is rounding
 DECODERS = 2  # threads that read and resize pictures while the tower works on those before
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """One picture, decoded and laid onto the model's input at every scale.
+    """One picture, decoded and fitted to the model's input at every scale.
 
     Attributes:
         id: the request's.
@@ -52,7 +52,7 @@ class Prepared:
     windowed: tuple[Tensor, ...]
 
     def window_inputs(self, number: int) -> Iterator[tuple[Frame, Tensor]]:
-        """The windows of a set with their pixels, uint8 `[3, H, W]`: parts of `windowed`, as they overlap."""
+        """The windows of a set with their pixels, uint8 `[3, H, W]`, which are views of `windowed`."""
         for frame in self.windows[number]:
             (left, top), (height, width) = frame.offset_xy, frame.input_hw
             yield frame, self.windowed[number][:, -top : -top + height, -left : -left + width]
@@ -73,9 +73,9 @@ class Preparation:
     Args:
         backbone: its model.
         templates: sentences with one `{}`.
-        resize: how a picture meets the input; None for the model's own.
+        resize: how a picture is fitted to the input; None for the model's own way.
         image_size: input side in pixels, or (height, width); None for the model's own.
-        scales: input sizes, as multiples.
+        scales: input sizes, as multiples of that.
         windows: for each set of windows, how many inputs the picture's shorter side is long; see `Frame.windows`.
 
     Raises:
@@ -125,7 +125,7 @@ class Preparation:
         return Prepared(request.id, picture, texts, frames, inputs, windows, windowed)
 
     def _windows_of(self, original_hw: tuple[int, int]) -> tuple[tuple[tuple[Frame, ...], ...], str | None]:
-        """The windows of each set; none for a picture too narrow for them, and a note that says so."""
+        """The windows of each set, and None; for a picture too narrow for windows, empty sets and a note."""
         try:
             return tuple(Frame.windows(original_hw, self.input_hw, multiple) for multiple in self._windows), None
         except InputError:
@@ -134,7 +134,7 @@ class Preparation:
     def stream(
         self, requests: Iterable[Request], ahead: int, on_error: OnError
     ) -> Generator[Prepared | Unreadable, None, None]:
-        """Reads as many pictures ahead of who takes them, in order.
+        """Reads pictures in order, `ahead` of them before the caller takes them.
 
         Raises:
             InputError: a picture cannot be used, and `on_error` is "raise".
@@ -159,7 +159,7 @@ class Preparation:
             pool.shutdown(cancel_futures=True)  # nobody will take what was read ahead
 
     def _jobs(self, requests: Iterable[Request]) -> Iterator[tuple[Request, TextSet, str]]:
-        """Each request with its names as texts, which are parsed again only where they differ, and its source."""
+        """Each request with its names as texts, parsed again only if they differ, and its source."""
         names, texts = None, None
         for request in requests:
             if isinstance(request.names, str):
@@ -201,17 +201,19 @@ def _input_hw(backbone: Backbone, image_size: int | tuple[int, int] | None) -> t
     stride = backbone.stride
     if min(height, width) < stride or height % stride or width % stride:
         sides = f"{image_size}" if isinstance(image_size, int) else f"{height}×{width}"
-        raise UsageError(f"expected an image_size of multiples of {stride} for {backbone.name}, got {sides}")
+        raise UsageError(
+            f"expected an image_size of multiples of {stride} for {backbone.name}, got {sides}: choose the nearest one"
+        )
     return height, width
 
 
 def batches(
     items: Generator[Prepared | Unreadable, None, None], size: int
 ) -> Generator[list[Prepared | Unreadable], None, None]:
-    """Consecutive pictures with equally many names, so that no method sees a name nobody asked for.
+    """Batches of consecutive pictures with the same number of names, so that no names need padding.
 
-    A picture that cannot be read keeps its place in a batch: the others are computed beside the same neighbours, to
-    the same last bit, as if it were whole.
+    A picture that cannot be read keeps its place in a batch, so that the batches of the others, and with them the last
+    bits of their results, do not depend on it.
     """
     batch: list[Prepared | Unreadable] = []
     names: int | None = None  # of the pictures of the batch

@@ -18,7 +18,7 @@ class Request:
         id: the caller's own; the result carries it.
         image: a path, a PIL image or an array.
         names: what to look for ("cat|kitten": synonyms).
-        source: what errors call the picture; None: its path, or "image" with its id.
+        source: the picture's name in errors and results; None: its path, or "image" with its id.
     """
 
     id: Hashable
@@ -29,11 +29,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a request: localizations, or an error.
+    """The result of a request: localizations, or an error.
 
     Attributes:
         id: the request's.
-        found: for each method, under the text it was asked for, where the names are; empty after an error.
+        found: method, as it was asked for → where the names are; empty after an error.
         error: why the picture could not be used; None where it could.
     """
 

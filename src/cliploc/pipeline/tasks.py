@@ -19,11 +19,11 @@ from cliploc.tower import Backbone, Guide, Needs
 
 @dataclass(frozen=True)
 class Task:
-    """One method's part of the work on a batch.
+    """A method as it runs on batches.
 
     Attributes:
         method: the method, or an ensemble of several.
-        options: of its function, with trained heads in the place of their files.
+        options: of its function, with trained heads instead of their files.
         box_rule: how its maps become boxes.
     """
 
@@ -38,7 +38,7 @@ class Task:
 
     @property
     def refined(self) -> bool:
-        """Whether refinements follow it; a map that is the same for every picture must stay so."""
+        """Whether refinements follow it; not so for a map that is the same for every picture, which must stay so."""
         return self.method.reads_picture
 
     @property
@@ -47,12 +47,12 @@ class Task:
         return {key: value for key, value in self.options.items() if isinstance(value, TrainedHead)}
 
     def reason(self, words: tuple[str, ...], absent: str | None) -> str | None:
-        """Why a name is not found: `absent`, unless a closed head knows which names there are."""
+        """Why a name is not found: `absent`, or, with a closed head, why the head does not know the name."""
         return absent if self._closed_head is None else self._closed_head.unknown_reason(words)
 
     @cached_property
     def _closed_head(self) -> TrainedHead | None:
-        """Asked for each name of each picture."""
+        """The first of them; kept, because each name of each picture asks for it."""
         return next((head for head in self.heads.values() if head.closed), None)
 
 
@@ -68,8 +68,8 @@ class TaskMaker:
         backbone: the model.
         ensemble: how the maps of several methods are made comparable.
         head: the localizer's own trained head and its file, used by the method that it is trained for.
-        box_rule: of the boxes; its threshold is replaced by each method's own where none was given.
-        own_threshold: whether no threshold was given.
+        box_rule: how maps become boxes.
+        own_threshold: whether each method's own threshold replaces that of `box_rule`, because none was given.
         steps: the refinements that follow every method.
         guide: a second tower; None for none.
     """
@@ -114,7 +114,7 @@ class TaskMaker:
         raise UsageError(f"{reason}: use one of {', '.join(fitting(self._backbone, guided=self._guided))}{more}")
 
     def named_options(self, task: Task, given: Mapping[str, Any]) -> dict[str, Any]:
-        """All options of a task that was made of those given, with the defaults; a trained head by its file's name."""
+        """All options of a task, with the defaults of those not given; a trained head is named by its file."""
         files = {key: value for key, value in resolve_options(task.method, given).items() if value is not None}
         named = {**task.method.options, **task.options, **files}
         return {key: self._name_of(value) if isinstance(value, TrainedHead) else value for key, value in named.items()}
@@ -123,7 +123,7 @@ class TaskMaker:
         return self._head[0] if self._head is not None and head is self._head[1] else "a head in memory"
 
     def _rule_of(self, method: Method) -> BoxRule:
-        """With the method's own threshold, as it is after the refinements, where none was given."""
+        """The box rule; if no threshold was given, with the method's own, adapted to the refinements."""
         if not self._own_threshold:
             return self._box_rule
         threshold = method.threshold
@@ -132,7 +132,7 @@ class TaskMaker:
         return replace(self._box_rule, threshold=threshold)
 
     def _with_heads(self, method: Method, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The options with trained heads in the place of their files, and the localizer's own where it fits."""
+        """The options with trained heads instead of their files, and the localizer's own head where it fits."""
         loaded = dict(options)
         for member in members(method):
             if "head" not in member.options:
@@ -144,5 +144,8 @@ class TaskMaker:
                 loaded[key] = self._head[1]
             trained = loaded.get(key)
             if trained is not None and trained.method != member.name:
-                raise UsageError(f"{member.name} takes a head trained for it, got one trained for {trained.method}")
+                raise UsageError(
+                    f"{member.name} takes a head trained for it, got one trained for {trained.method}: choose another "
+                    "head or method"
+                )
         return loaded

@@ -1,4 +1,4 @@
-"""Names become text embeddings, each once in a localizer's life; memory and disk may know them already."""
+"""Names become text embeddings, each once for a localizer; memory and disk may have them already."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Texts:
     Args:
         backbone: the model.
         templates: sentences with one `{}`.
-        background: names of what is around: `directions` are taken away from them.
+        background: names of the surroundings; `directions` subtracts the mean of their embeddings.
         cache: embeddings on disk; None for none.
         memory: embeddings in memory; None for none.
         exemplars: name → the pictures that stand for it.
@@ -61,8 +61,8 @@ class Texts:
     def embed(self, texts: TextSet) -> Tensor:
         """`[P, D]` unit norm.
 
-        A name with exemplars is the mean of their unit-norm embeddings, and of its text's where that counts too: every
-        picture and the text have one vote, as synonyms have.
+        A name with exemplars is the mean of their unit-norm embeddings, and of its text's where that counts too: each
+        picture and the text have equal weight, as synonyms have.
         """
         spoken = [words for words in texts.synonyms if self._reads_text(words)]
         written = dict(zip(spoken, self._embed_words(spoken), strict=True)) if spoken else {}
@@ -88,11 +88,11 @@ class Texts:
         return self._shown[name]
 
     def by_exemplars(self, words: tuple[str, ...]) -> bool:
-        """Whether pictures stand for a name: then no presence score is calibrated for it."""
+        """Whether pictures stand for a name, so that no presence score is calibrated for it."""
         return words[0] in self._exemplars
 
     def remarks(self, texts: TextSet) -> tuple[str, ...]:
-        """What a result of these names says of exemplars."""
+        """Notes on exemplars for a result with these names."""
         shown = [words[0] for words in texts.synonyms if self.by_exemplars(words)]
         return (f"presence is not calibrated where pictures stand for a name: {', '.join(shown)}",) if shown else ()
 
@@ -123,14 +123,14 @@ class Texts:
     def embed_together(
         self, texts: TextSet, cache: TextCache | None, told: Callable[[int], None] = lambda _: None
     ) -> Tensor:
-        """`[P, D]` unit norm of names that belong together: kept as one, in memory and on disk, and always made as one.
+        """`[P, D]` unit norm of names that belong together: computed together, and stored as one entry.
 
-        So they are the same to the last bit whatever else was embedded before, and quickly read.
+        So they are the same to the last bit whatever else was embedded before, and are read quickly.
 
         Args:
             texts: the names; their templates play no part.
-            cache: where they are on disk, which may be another than that of single names; None: nowhere.
-            told: called with 0 before they are made, and then with how many more are made; not where they are known.
+            cache: the cache on disk, which may be another than that of single names; None for none.
+            told: called with 0 before they are computed, then with how many more are done; not if they were stored.
         """
         key = tuple("|".join(words) for words in texts.synonyms)
         kept = None if self._memory is None else self._memory.text(self.backbone, key, self.templates)
@@ -152,17 +152,17 @@ class Texts:
         return kept.to(self.backbone.device).view(len(key), size)
 
     def beside(self, templates: tuple[str, ...]) -> Texts:
-        """What embeds names with other templates, without a background; the same cache and memory serve it."""
+        """A `Texts` with other templates and without a background, with the same cache and memory."""
         if templates == self.templates:
             return self
         return Texts(self.backbone, templates, (), self._cache, self._memory, self._exemplars)
 
     def directions(self, embeddings: Tensor) -> Tensor:
-        """Embeddings `[..., P, D]` → what methods are asked for: the mean of the background is subtracted, if any."""
+        """Embeddings `[..., P, D]` → the directions that methods explain: minus the mean of the background, if any."""
         return embeddings if self.background is None else embeddings - self.background.mean(dim=0)
 
     def empty_name(self) -> Tensor:
-        """`[D]` for `Context.redundant`: the empty name's embedding, or zero where a background is taken away."""
+        """`[D]` for `Context.redundant`: the empty name's embedding, or zero where a background is subtracted."""
         empty = self.embed(TextSet(("",), (("",),), self.templates))[0]
         return empty if self.background is None else torch.zeros_like(empty)
 
@@ -173,7 +173,7 @@ class Texts:
         return self._known_words(words)[1]
 
     def _known_words(self, words: tuple[str, ...]) -> tuple[tuple[str, ...], str | None]:
-        """Of a name's synonyms those the model knows, or all when it knows none; and then why. Asked once a name."""
+        """The synonyms that the model knows, and None; if it knows none, all synonyms and the reason. Asked once."""
         if words not in self._known:
             reasons = [self.backbone.unknown_reason(word) for word in words]
             known = tuple(word for word, reason in zip(words, reasons, strict=True) if reason is None)
@@ -181,7 +181,7 @@ class Texts:
         return self._known[words]
 
     def _recall(self, words: tuple[str, ...]) -> bool:
-        """Whether memory or the disk knew a name's embedding."""
+        """Takes a name's embedding from memory or disk; whether it was there."""
         kept = None if self._memory is None else self._memory.text(self.backbone, words, self.templates)
         if kept is None and self._cache is not None:
             kept = self._cache.get(words, self.templates, self.backbone.embedding_size)

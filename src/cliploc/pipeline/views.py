@@ -1,4 +1,4 @@
-"""Forward passes for each scale, mirror image and window of a batch, and the maps that all methods make of them."""
+"""Forward passes for each scale, mirror image and window of a batch, and the maps of all methods from them."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ from cliploc.values import FloatArray
 
 @dataclass(frozen=True)
 class Maps:
-    """What a method made of a batch.
+    """A method's maps of a batch.
 
     Attributes:
-        joined: gives the maps, in 0–1 over the first scale's input.
-        not_flat: `[B, P]` bool, whether any view's map said something.
+        joined: computes the maps, in 0–1 over the first scale's input.
+        not_flat: `[B, P]` bool, whether any view's map is not constant.
         notes: for each picture, remarks of the method.
     """
 
@@ -59,7 +59,7 @@ class Maps:
 
 @dataclass(frozen=True)
 class Computed:
-    """What the views of a batch gave.
+    """The results of the views of a batch.
 
     Attributes:
         by_task: the maps of each task, in their order.
@@ -82,11 +82,11 @@ class Computed:
 
 @dataclass(frozen=True)
 class MaskedEncoder:
-    """What embeds masked pictures.
+    """Embeds masked pictures.
 
     Attributes:
         encode: `[n, 3, H, W]` normalised → `[n, D]`; None: the tower itself.
-        precision: that it computes in; memory keeps what it says apart.
+        precision: its precision; a `Memory` keeps the embeddings of each precision apart.
     """
 
     encode: Callable[[Tensor], Tensor] | None
@@ -99,18 +99,18 @@ class Views:
 
     Attributes:
         backbone: the model.
-        texts: what embeds names.
-        flip: whether the mirrored picture's map is averaged in.
-        windows: for each set of windows, how many inputs of theirs the picture's shorter side is long.
+        texts: embeds names.
+        flip: whether the mirrored picture's map is part of the mean.
+        windows: for each set of windows, the picture's shorter side in window sides; see `Frame.windows`.
         window_hw: height and width of the input that a window fills.
         on_grid: refinements on the feature grid.
         over_picture: refinements over the picture.
         batch_size: masked pictures sent through the tower at once.
-        masked: what embeds masked pictures.
+        masked: embeds masked pictures.
         memory: keeps what the tower computes; None for nothing.
         guide: a second tower; None for none.
-        values_at_once: of maps over the input or the picture that are in memory together; None for the usual number.
-            No result depends on it.
+        values_at_once: values of maps over the input or the picture that are in memory together; None for the usual
+            number. No result depends on it.
     """
 
     backbone: Backbone
@@ -138,10 +138,10 @@ class Views:
 
         Args:
             batch: pictures with equally many names.
-            tasks: what is made of each forward pass.
+            tasks: the methods.
             masked: told of masked pictures; see `Reporter`.
-            wanted: of the embeddings of the pictures `[B, D]`, of the names `[B, P, D]` and of each picture's windows
-                `[W, D]`, which maps are to be made; the others are zero. None of it: all.
+            wanted: embeddings of the pictures `[B, D]`, of the names `[B, P, D]` and of each picture's windows `[W, D]`
+                → which maps are to be made; the others are zero. None: all.
 
         Raises:
             ModelError: the tower or a method gave a value that is not a number.
@@ -157,7 +157,7 @@ class Views:
         for number, look in enumerate(looks):
             counting = None if masked is None else _MaskedCount(masked, further_views=len(looks) - 1 - number)
             context, of_tasks = self._see(look, batch, directions, tasks, counting, notes)
-            if look.scale == 0:  # the other traces are let go, as they are large
+            if look.scale == 0:  # the other traces are not kept, as they are large
                 first.append(context)
                 stitched.append(self._stitched(context, batch))
             elif look.windows is not None:
@@ -175,7 +175,7 @@ class Views:
         return Computed(by_task, embedding, names, windows, chosen)
 
     def _looks(self, batch: Sequence[Prepared]) -> list[Look]:
-        """What the tower sees of a batch, one look after the other; the first is the whole pictures, not mirrored."""
+        """The looks at a batch; the first one has the whole pictures, not mirrored."""
         flips = (False, True)[: 1 + self.flip]
         everyone = tuple(range(len(batch)))
         looks = []
@@ -199,7 +199,7 @@ class Views:
         masked: Callable[[int, int], None] | None,
         notes: list[list[list[str]]],
     ) -> tuple[Context, list[Tensor]]:
-        """One forward pass, and what every task makes of its trace: `[n, P, h, w]` after ReLU, not mirrored."""
+        """One forward pass, and the maps of every task from it: `[n, P, h, w]` after ReLU, not mirrored."""
         pixels = torch.stack(look.pixels)  # [n, 3, H, W] uint8
         seen = pixels.to(self.backbone.device).float() / 255
         seen = seen.flip(-1) if look.flipped else seen
@@ -232,9 +232,9 @@ class Views:
         return context, maps
 
     def _stitched(self, whole: Context, batch: Sequence[Prepared]) -> StitchedFeatures:
-        """For the features that steps on the grid read: nothing yet, on the grid of the smallest windows.
+        """An empty `StitchedFeatures` for what steps on the grid read, on the grid of the smallest windows.
 
-        Nothing at all where the grid of the whole pictures is finer, or a guide says which places are alike.
+        It stitches no stage if the grid of the whole pictures is finer, or if there is a guide.
         """
         stages = {stage for step in self.on_grid for stage in step.needs(self.backbone).features}
         number = max(range(len(self.windows)), key=lambda number: self.windows[number], default=0)
@@ -249,7 +249,7 @@ class Views:
 
     @staticmethod
     def _with_windows(context: Context, stitched: StitchedFeatures) -> Context:
-        """A context of whole pictures with the features of their windows in the place of their own."""
+        """A context of whole pictures whose features are replaced by those of their windows."""
         features = stitched.over(context.trace)
         if not features:
             return context
@@ -257,7 +257,7 @@ class Views:
         return replace(context, trace=trace, from_windows=True)
 
     def _embedded(self, batch: Sequence[Prepared]) -> Tensor:
-        """The names' embeddings, `[B, P, D]`; held once where all pictures are asked for the same names."""
+        """The names' embeddings, `[B, P, D]`; stored once if all pictures have the same names."""
         first = batch[0].texts
         if all(item.texts == first for item in batch):
             return self.texts.embed(first).expand(len(batch), -1, -1)
@@ -271,20 +271,20 @@ class Views:
         wanted: Wanted | None,
         first: Sequence[Context],
     ) -> Joined:
-        """What makes one task's maps of its looks; on the grid, maps that are not wanted are zero.
+        """Computes one task's maps from its looks, with the steps on the grid; unwanted maps are zero.
 
-        The steps on the grid follow the mean of all views, with the features of the smallest windows, stitched, where
-        these are finer than those of the whole pictures at the first scale. With flips they do so twice, the second
-        time mirrored, and the mean is taken: else a mirrored picture would not have the mirrored map.
+        The steps on the grid follow the mean of all views. They read the stitched features of the smallest windows, if
+        these are finer than those of the whole pictures at the first scale. With flips the steps run twice, the second
+        time mirrored, and the mean is taken: otherwise a mirrored picture would not have the mirrored map.
         """
-        if not task.refined:  # its map is that of every picture: no other view and no step changes it
+        if not task.refined:  # its map is the same for every picture, so no other view or step is needed
             return Joined([[maps[0]]], batch)
         views = by_view(maps)
         joined = Joined(views, batch)
         if not self.on_grid:
             return joined
-        # Of a single look the map is at hand on the grid itself, as the method made it.
-        # Not so where a picture is only too narrow for windows: beside others it has several views.
+        # A single look has its map on the grid already, as the method made it. A picture too narrow for windows has
+        # several views when others are in its batch, so it does not take this way when it is alone.
         alone = len(views) == 1 and not self.windows
         refined = []
         for context, (look, _) in zip(first, maps, strict=False):
@@ -310,7 +310,7 @@ class Views:
         return maps
 
     def _stepped(self, maps: Tensor, context: Context, batch: Sequence[Prepared], method: Method) -> Tensor:
-        """Maps in 0–1 of whole pictures on the first step's grid → after the steps, on the last one's grid."""
+        """Applies the steps to maps in 0–1 on the first step's grid; returns maps on the last step's grid."""
         threshold = method.threshold
         for number, step in enumerate(self.on_grid):
             context = replace(context, threshold=threshold)
@@ -336,11 +336,11 @@ class Views:
         Args:
             b: the picture's place in the batch.
             made: the task's maps of the batch.
-            task: that they are of.
-            names: whose maps are made.
+            task: the task.
+            names: indices of the names whose maps are made.
 
         Returns:
-            What the maps lie over, and, some names after the other, their maps `[p, H, W]` in 0–1.
+            How the picture lies in the maps, and, a few names at a time, their indices and maps `[p, H, W]` in 0–1.
         """
         item = made.joined.batch[b]
         if not (self.over_picture and task.refined):
@@ -359,7 +359,15 @@ class Views:
     def _over_picture(
         self, b: int, made: Maps, names: Sequence[int], inputs: Frame, frame: Frame
     ) -> Iterator[tuple[Sequence[int], FloatArray]]:
-        """As `_finished`, after the steps over the picture, which `inputs` shows without padding, and `frame` large."""
+        """As `_finished`, after the steps over the picture.
+
+        Args:
+            b: the picture's place in the batch.
+            made: the task's maps of the batch.
+            names: indices of the names.
+            inputs: how the picture lies in the input without its padding.
+            frame: how the picture lies in the larger image that the steps work on.
+        """
         item = made.joined.batch[b]
         pixels = torch.from_numpy(np.array(frame.apply(item.picture.image)))  # [H, W, 3] uint8
         stride, scales = self.backbone.stride, zip(frame.scale_xy, inputs.scale_xy, strict=True)
@@ -374,7 +382,7 @@ class Views:
             yield some, maps.cpu().numpy()
 
     def _remembered(self, pixels: Tensor, flipped: bool) -> AbstractContextManager[Remembered]:
-        """What is remembered of a batch's pixels `[B, 3, H, W]`, with place for more."""
+        """What the memory has for a batch's pixels `[B, 3, H, W]`; new results are added to it."""
         if self.memory is None:
             return nullcontext(Remembered())
         guide = None if self.guide is None else self.guide.weights_id
@@ -387,7 +395,7 @@ def _chosen(wanted: Wanted | None, b: int, count: int) -> Sequence[int]:
 
 
 def _rows(directions: Tensor, owners: Sequence[int]) -> Tensor:
-    """Of `[B, P, D]` the names of each owner, `[n, P, D]`; not copied where it is one with many windows."""
+    """The rows of `[B, P, D]` for each owner, `[n, P, D]`; not copied if all are of one picture."""
     if len(set(owners)) == 1:
         return directions[owners[0]].expand(len(owners), -1, -1)
     return directions[list(owners)]
@@ -402,7 +410,7 @@ def _guided(guide: Guide, pixels: Tensor, shared: dict[Any, Any]) -> Tensor:
 
 
 def refuse_nan(values: Tensor, batch: Sequence[Prepared], what: str, backbone: Backbone) -> None:
-    """Raises a `ModelError` for values `[B, P or 1, n]` that are no numbers: a NaN is never turned into a zero."""
+    """Raises a `ModelError` if values `[B, P or 1, n]` are NaN or infinite, instead of making zeros of them."""
     bad = ~values.isfinite().all(dim=-1)  # [B, P]
     if bad.any():
         b, p = (int(i) for i in bad.nonzero()[0])
@@ -414,7 +422,7 @@ def refuse_nan(values: Tensor, batch: Sequence[Prepared], what: str, backbone: B
 
 
 class _MaskedCount:
-    """Tells how many masked pictures are done and left, where each further view is taken to need as many as this."""
+    """Tells how many masked pictures are done and left; it assumes that each further view needs as many as this one."""
 
     def __init__(self, told: Callable[[int, int], None], further_views: int) -> None:
         self._told, self._further_views, self._done = told, further_views, 0

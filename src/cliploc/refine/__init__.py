@@ -1,4 +1,4 @@
-"""Refinements of the maps of any saliency method, one file each. `refinements.get("caa")` finds one."""
+"""Refinements of the maps of any saliency method, one file each. `refinements.get("caa")` gives one."""
 
 from __future__ import annotations
 

@@ -9,15 +9,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 VALUES = 2**18  # in a strip: 1 MB
-BAGS_FROM = 4  # maps from which on `Bags` are quicker than a sum for each offset; bench.refinements
+BAGS_FROM = 4  # from this number of maps on, `Bags` are faster than a sum for each offset; bench.refinements
 Offset = tuple[int, int]  # rows down and columns to the right
 
 
 def strips(maps: Tensor, count: int | None = None) -> Iterator[slice]:
-    """Strips of rows of maps `[P, H, W]`; on another device than the processor the whole height at once.
+    """Strips of rows of maps `[P, H, W]`; on another device than the CPU the whole height at once.
 
     Args:
-        maps: whose rows.
+        maps: the maps.
         count: values of a pixel that are in memory at once; None: P.
     """
     planes, height, width = maps.shape
@@ -32,7 +32,7 @@ def moved(padded: Tensor, rows: slice, by: Offset, margin: int) -> Tensor:
     Args:
         padded: `[P, H + 2·margin, W + 2·margin]`.
         rows: of the maps without the margin.
-        by: no more than the margin.
+        by: the offset, at most the margin.
         margin: pixels on each side.
 
     Returns:
@@ -48,7 +48,7 @@ def in_bags(maps: Tensor) -> bool:
 
 
 def pixel_by_pixel(maps: Tensor) -> Tensor:
-    """The same maps `[P, H, W]`, which lie in memory as `Bags` need them: the values of a pixel side by side."""
+    """The same maps `[P, H, W]` in the memory layout that `Bags` need: the values of a pixel side by side."""
     return maps.permute(1, 2, 0).contiguous().permute(2, 0, 1)
 
 
@@ -56,12 +56,13 @@ class Bags:
     """Σ_n a_in map_n over the neighbours n of each pixel i, for many maps at once.
 
     All maps of a neighbour are read together, by `torch.nn.functional.embedding_bag`: a pixel is a bag, its neighbours
-    are the words. A strip of rows has its weights `[rows · W · K]`; the places of the neighbours are the same in each.
+    are the words. Each strip of rows has its own weights `[rows · W · K]`; the indices of the neighbours are the same in
+    each strip.
 
     Args:
-        weights: for each strip of rows the weights `[K, rows, W]`, strips of equal height but the last.
+        weights: for each strip of rows the weights `[K, rows, W]`; all strips but the last have the same height.
         offsets: the K neighbours.
-        margin: no offset is larger.
+        margin: the largest offset.
         width: W.
     """
 

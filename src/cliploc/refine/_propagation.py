@@ -12,7 +12,7 @@ STEPS = 50  # at most; LPOSS's
 
 
 def normalized(weights: Tensor) -> Tensor:
-    """Ŵ = D^-½ W D^-½ of symmetric W `[B, N, N]` with a zero diagonal; a place without neighbours stays so."""
+    """Ŵ = D^-½ W D^-½ of symmetric W `[B, N, N]` with a zero diagonal; rows that are all 0 stay 0."""
     degree = weights.sum(dim=2)  # [B, N]
     scale = torch.where(degree > 0, degree, 1).rsqrt()
     return scale[:, :, None] * weights * scale[:, None, :]
@@ -21,17 +21,17 @@ def normalized(weights: Tensor) -> Tensor:
 def propagate(spread: Callable[[Tensor], Iterable[tuple[slice, Tensor]]], labels: Tensor, tolerance: float) -> Tensor:
     """(1 − α) (I − α Ŵ)⁻¹ Y for all names at once.
 
-    Each name has its own step lengths and its own end, so that none depends on the others. SciPy's `cg` solves for one
-    name at a time. The factor 1 − α keeps the size of the values.
+    Each name has its own step lengths and stops on its own, so that none depends on the others. (SciPy's `cg` solves
+    for one name at a time.) The factor 1 − α keeps the scale of the values.
 
     Args:
         spread: X → Ŵ X, in strips of the second dimension, so that each is still in the processor's cache when it is
             used; Ŵ symmetric, its eigenvalues from −1 to 1.
         labels: `[P, N, …]` Y, a row for each name; dense in memory, in any order.
-        tolerance: a name is done when its residual has this share of its labels' length, or after `STEPS` steps.
+        tolerance: a name is done when its residual's norm is this share of its labels' norm, or after `STEPS` steps.
 
     Returns:
-        `[P, N, …]`, not below 0 where labels and Ŵ are not.
+        `[P, N, …]`, clamped to 0 or more, as the exact result is for non-negative labels and Ŵ.
     """
     others = tuple(range(1, labels.dim()))
     # A factor for each name is spread over a row first: long inner loops, also where names lie side by side.

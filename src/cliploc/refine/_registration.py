@@ -14,7 +14,7 @@ from cliploc.method import Context
 from cliploc.registry import Registry
 from cliploc.tower import Backbone, Needs, TowerKind
 
-LONGEST = 1024  # longer side in pixels of the picture that a step works on: a map of one name takes up to 4 MB
+LONGEST = 1024  # most pixels on the longer side of the picture that a step works on: a map takes up to 4 MB
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Refinement:
         paper: authors, year, title, where.
         on: where it works; steps on the picture follow those on the grid.
         towers: the tower kinds it is defined on.
-        needs: what it reads from the trace of a model; a step that asks for features compares `Context.places`, and
-            works on their grid.
-        threshold: from a model and a method's box threshold τ, the τ for its maps after this step.
+        needs: model → what it reads from the trace; a step that asks for features compares `Context.places` and works
+            on their grid.
+        threshold: model and a method's box threshold τ → the τ for maps after this step.
         package: a package that must be installed for it, besides cliploc's own dependencies.
     """
 
@@ -48,7 +48,7 @@ class Refinement:
     package: str | None
 
     def grid(self, ctx: Context) -> tuple[int, int]:
-        """Size `(h, w)` of the maps for a step on the grid: that of the places it compares, else the trace's grid."""
+        """`(h, w)` of the maps that a step on the grid takes: the grid of the places it compares, else the trace's."""
         if not self.needs(ctx.backbone).features:
             return ctx.trace.grid
         h, w = ctx.places.shape[-2:]

@@ -12,14 +12,14 @@ from cliploc.refine._registration import refinement
 from cliploc.tower import Backbone, Needs
 
 CUT = 0.1  # places whose cosine is lower exchange no heat; tools/refinement_study.py
-# With the features of windows, which tell more places apart; tools/recipe_study.py.
+# With the features of windows, which differ more from place to place; tools/recipe_study.py.
 WINDOWS_CUT = 0.2
-KEPT = 0.2  # share of the map that it was before: the map that windows give has details that spreading blurs
+KEPT = 0.2  # share of the map before the step in the result: maps of windows have details that spreading blurs
 PAIRS = 2**24  # pairs of places whose cosines are in memory at once: 64 MB
 
 
 def directions(features: Tensor) -> Tensor:
-    """For each place the unit vector from the picture's mean feature to its own: `[B, C, h, w]` → `[B, h·w, C]`."""
+    """For each place the unit vector from the picture's mean feature to its feature: `[B, C, h, w]` → `[B, h·w, C]`."""
     places = features.float().flatten(2).transpose(1, 2)  # [B, N, C]
     return F.normalize(places - places.mean(dim=1, keepdim=True), dim=2)
 
@@ -54,15 +54,16 @@ def _threshold(backbone: Backbone, tau: float) -> float:
 def affinity(ctx: Context, maps: Tensor) -> Tensor:
     """map′ = A · map, A the row-normalised max(0, S − 0.1), S_ij = cos(F_i − F̄, F_j − F̄) of mid-tower features F.
 
-    F are the guide's features, or, without a guide, those of the tower's middle stage (`Backbone.middle_stage`): finer
-    than the last, so that the map follows the object's edges, and late enough that parts of one object are similar. On
-    a ViT they are the patch tokens after about three quarters of the blocks. F̄ is the mean over the picture: what all
-    places have in common does not count. The map is resized to the grid of F first, and stays on it. Every place
-    becomes a weighted mean of similar places, itself included, so values stay in 0–1.
+    F are the guide's features, or, without a guide, those of the tower's middle stage (`Backbone.middle_stage`). Its
+    grid is finer than the last stage's, so that the map follows the object's edges, and it is late enough that parts of
+    one object are similar. On a ViT they are the patch tokens after about three quarters of the blocks. F̄ is the mean
+    over the picture, so that what all places have in common does not count. The map is resized to the grid of F first
+    and stays on it. Every place becomes a weighted mean of similar places, itself included, so values stay in 0–1.
 
-    Where a picture is seen in windows too and there is no guide, F are the features of the smallest windows, stitched:
-    finer, and not stretched. Then S is cut at 0.2 instead of 0.1, and map′ = 0.8 · min_max(A · map) + 0.2 · map. Stage,
-    cuts and the threshold of the boxes were chosen on the tuning pictures: docs/refinement.md, docs/recipes.md.
+    If the picture is also seen in windows and there is no guide, F are the stitched features of the smallest windows,
+    whose grid is finer and not stretched. Then S is cut at 0.2 instead of 0.1, and
+    map′ = 0.8 · min_max(A · map) + 0.2 · map. Stage, cuts and the threshold of the boxes were chosen on the tuning
+    pictures: docs/refinement.md, docs/recipes.md.
 
     Args:
         ctx: a guide, or features of the middle stage.

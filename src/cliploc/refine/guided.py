@@ -11,7 +11,7 @@ from cliploc.refine._registration import refinement
 from cliploc.tower import Backbone
 
 EPS = 1e-3  # colour variance (0–1 values) above which a step is an edge
-SAMPLES = 16  # pixels to either side of a window's centre; more hardly change the fitted line
+SAMPLES = 16  # pixels on either side of a window's centre; more hardly change the fitted line
 AT_ONCE = 2  # prompts computed together: four coefficients a pixel for each
 PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))  # of colours: the entries of a symmetric matrix
 
@@ -31,9 +31,9 @@ def _threshold(backbone: Backbone, tau: float) -> float:
 def guided(picture: Tensor, maps: Tensor, cell: tuple[int, int]) -> Tensor:
     """In every window the map is a linear function of the picture's colours: map′_i = mean_k(a_k)ᵀ I_i + mean_k(b_k).
 
-    a_k = (Σ_k + ε U)⁻¹ cov_k(I, map), b_k = mean_k(map) − a_kᵀ mean_k(I), over windows k of 2·cell + 1 pixels around
-    pixel i: as wide as the upsampling blurred one cell of the grid. ε is 0.001. Borders are mirrored (the paper cuts
-    windows off there); the map is clamped to 0–1.
+    a_k = (Σ_k + ε U)⁻¹ cov_k(I, map), b_k = mean_k(map) − a_kᵀ mean_k(I), U the identity, over windows k of 2·cell + 1
+    pixels around pixel i: as wide as the upsampling blurred one cell of the grid. ε is 0.001. Borders are mirrored (the
+    paper cuts windows off there); the map is clamped to 0–1.
 
     The picture is the photograph at its own resolution, up to 1,024 pixels on its longer side, for any size of the
     model's input: edges are exact to the pixel. Where a cell is 32 pixels or more, a and b are computed on every second
@@ -53,7 +53,7 @@ def guided(picture: Tensor, maps: Tensor, cell: tuple[int, int]) -> Tensor:
         >>> localizer = Localizer("mini", method="cam", refine=["guided"])
     """
     every = max(1, min(min(cell) // SAMPLES, *maps.shape[-2:]))
-    height, width = (  # no more can be mirrored
+    height, width = (  # no wider, as a border cannot be mirrored further than the picture's side
         2 * min(one // every, side // every - 1) + 1 for one, side in zip(cell, maps.shape[-2:], strict=True)
     )
     return torch.stack(
@@ -62,7 +62,17 @@ def guided(picture: Tensor, maps: Tensor, cell: tuple[int, int]) -> Tensor:
 
 
 def _filtered(picture: Tensor, maps: Tensor, every: int, window: tuple[int, int]) -> Tensor:
-    """One picture `[3, H, W]` and its maps `[P, H, W]`; a and b on every such pixel, windows of so many of these."""
+    """Filters the maps `[P, H, W]` of one picture `[3, H, W]`.
+
+    Args:
+        picture: RGB in 0–1.
+        maps: in 0–1.
+        every: a and b are computed on every such pixel.
+        window: height and width of the windows, in these pixels.
+
+    Returns:
+        `[P, H, W]` in 0–1.
+    """
     hw = (picture.shape[1], picture.shape[2])
     rows, columns = (_sampled(side, every).to(picture.device) for side in hw)
     colours = picture[:, rows][:, :, columns]  # [3, h, w]
@@ -89,7 +99,7 @@ def _filtered(picture: Tensor, maps: Tensor, every: int, window: tuple[int, int]
 
 
 def _sampled(side: int, every: int) -> Tensor:
-    """The pixels of a side that a and b are computed on, as upsampling takes them to lie."""
+    """The pixels along a side on which a and b are computed, where upsampling assumes them to be."""
     count = max(side // every, 1)
     at = ((2 * torch.arange(count) + 1) * side + count * (1 - every)).div(2 * count, rounding_mode="floor")
     return at.clamp(0, side - 1)
@@ -105,7 +115,7 @@ def _inverse(entries: dict[tuple[int, int], Tensor]) -> list[list[Tensor]]:
 
 
 def _means(maps: Tensor, window: tuple[int, int]) -> Tensor:
-    """The means of windows, mirrored at the border: `[p, h, w]` → `[p, h, w]`. As fast for wide ones."""
+    """The means over windows, mirrored at the border: `[p, h, w]` → `[p, h, w]`; wide windows cost no more time."""
     if maps.device.type != "cpu":
         down, right = (one // 2 for one in window)
         around = F.pad(maps[None], (right, right, down, down), mode="reflect")

@@ -12,12 +12,12 @@ from cliploc.refine._registration import refinement
 from cliploc.tower import Needs
 
 # All chosen on the tuning pictures; tools/level_study.py, docs/refinement.md.
-WIDTH = 0.08  # standard deviation by which heat is blurred, so that a level's area has a slope
-SHRINK = 0.75  # of a region's area, for its growth to count: 1 would be growth in per cent, 0.5 that of its side
-PULL = 3.0  # towards τ
-LEVELS = 41  # that are tried
-BEND = 2.0  # most that a map's logarithm is stretched or shrunk
-LEAST = 1e-3  # area, as a share of the map: that of no place counts as this
+WIDTH = 0.08  # standard deviation by which heat is smoothed, so that the area has a slope at every level
+SHRINK = 0.75  # exponent of the area by which its growth is divided: 1 is relative growth, 0.5 the growth of a side
+PULL = 3.0  # weight of the distance to τ
+LEVELS = 41  # number of levels that are tried
+BEND = 2.0  # largest γ, and one over the smallest
+LEAST = 1e-3  # smallest area, as a share of the map
 
 
 @refinement(
@@ -28,18 +28,17 @@ LEAST = 1e-3  # area, as a share of the map: that of no place counts as this
     needs=lambda backbone: Needs(features=(backbone.middle_stage,)),  # for their grid, which is that of `affinity`
 )
 def level(ctx: Context, maps: Tensor) -> Tensor:
-    """map′ = map^γ, γ = log τ / log t*: the level t* becomes τ, order and peak stay.
+    """map′ = map^γ, γ = log τ / log t*: the level t* becomes τ; the order of values and the peak stay.
 
-    t* is the level at which the hot area hardly changes: the edge of the thing, if heat falls off there. It minimises
+    t* is the level at which the hot area changes least: the edge of the object, if heat falls off there. It minimises
 
         t · |dA/dt| / A^0.75 + 3 · log(t / τ)²
 
-    over levels t with γ from ½ to 2. A(t) is the share of places above t, blurred: mean Φ((map − t) / 0.08), not below
-    0.001. τ is the threshold that boxes of these maps have (`Context.threshold`), so that the level only says how a map
-    differs from others.
+    over levels t with γ from ½ to 2. A(t) is the share of places above t, smoothed: mean Φ((map − t) / 0.08), at least
+    0.001. τ is the threshold for boxes of these maps (`Context.threshold`); the second term keeps t* near it.
 
     Args:
-        ctx: the threshold.
+        ctx: its `threshold` is read.
         maps: `[B, P, h, w]` in 0–1 on the grid of the middle stage's features.
 
     Returns:
@@ -52,7 +51,8 @@ def level(ctx: Context, maps: Tensor) -> Tensor:
     tau = min(max(ctx.threshold, 0.01), 0.99)  # 0 and 1 have no γ
     found = levels(maps, tau)[..., None, None]  # [B, P, 1, 1]
     maps = maps.float()
-    flat = maps.amax(dim=(2, 3), keepdim=True) == maps.amin(dim=(2, 3), keepdim=True)  # rounding would give it an order
+    # A flat map is left as it is: rounding would make some of its values differ.
+    flat = maps.amax(dim=(2, 3), keepdim=True) == maps.amin(dim=(2, 3), keepdim=True)
     return torch.where(flat, maps, maps ** (math.log(tau) / found.log()))
 
 

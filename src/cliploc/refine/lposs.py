@@ -1,4 +1,4 @@
-"""LPOSS: label propagation over the patches, by alike features and nearness."""
+"""LPOSS: label propagation over the patches, between patches that are near and have similar features."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from cliploc.refine._registration import refinement
 from cliploc.tower import Needs
 
 POWER = 3  # γ of the paper
-SIGMA = 0.01  # a pixel
-NEAREST = 400
+SIGMA = 0.01  # for each pixel of distance
+NEAREST = 400  # most similar places that a place is linked to
 TOLERANCE = 1e-6
 
 
@@ -29,12 +29,12 @@ def lposs(ctx: Context, maps: Tensor) -> Tensor:
 
     V_ij = max(0, cos(F_i, F_j))³ · exp(−0.01 · distance of the places i and j in pixels of the input), for the 400
     places j whose features are most like those of i, else 0. D has the row sums. Solved by conjugate gradients to a
-    residual of 1e-6, in at most 50 steps, for all names at once. The factor 1 − α keeps the size of the values.
+    residual of 1e-6, in at most 50 steps, for all names at once. The factor 1 − α keeps the scale of the values.
 
-    Where we differ: F are the features of the guide, without one those of the tower's middle stage minus their mean
-    over the picture, as in `affinity`; the authors take the values of the last block of a DINO tower. The distance is
-    not squared, as in the authors' configuration. Their labels are cosines between patches and names, ours the method's
-    maps in 0–1.
+    Where we differ: F are the guide's features, or, without a guide, those of the tower's middle stage minus their mean
+    over the picture, as in `affinity`; the authors take the values v of the last block of a DINO tower. Their labels
+    are cosines between patches and names, ours the method's maps in 0–1. The distance is not squared, as in the
+    authors' configuration.
 
     Args:
         ctx: a guide, or features of the middle stage.
@@ -48,9 +48,9 @@ def lposs(ctx: Context, maps: Tensor) -> Tensor:
         >>> localizer = Localizer("mini", method="cam", refine=["lposs"])
     """
     features = ctx.places.float()
-    key = ("lposs", ctx.from_windows, features.shape[-2:])  # windows have other features of the same pixels
+    key = ("lposs", ctx.from_windows, features.shape[-2:])  # the features of windows differ from the whole picture's
     if key not in ctx.cache:
-        if ctx.guide is None:  # else all places are alike: docs/refinement.md
+        if ctx.guide is None:  # without this, all places would be similar: docs/refinement.md
             features = features - features.mean(dim=(2, 3), keepdim=True)
         height, width = ctx.images.shape[-2:]
         h, w = features.shape[-2:]
@@ -63,7 +63,7 @@ def lposs(ctx: Context, maps: Tensor) -> Tensor:
 
 
 def graph(features: Tensor, cell: tuple[float, float]) -> Tensor:
-    """W = V + Vᵀ without its diagonal: `[B, C, h, w]`, cells of so many pixels → `[B, N, N]`."""
+    """W = V + Vᵀ with a zero diagonal: features `[B, C, h, w]`, cells of `cell` pixels → `[B, N, N]`."""
     h, w = features.shape[-2:]
     places = F.normalize(features.float().flatten(2).transpose(1, 2), dim=2)  # [B, N, C]
     alike = places @ places.transpose(1, 2)  # [B, N, N]

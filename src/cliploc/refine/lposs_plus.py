@@ -1,4 +1,4 @@
-"""LPOSS+: label propagation over the pixels, between neighbours of like colour."""
+"""LPOSS+: label propagation over the pixels, between neighbours of similar colour."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ RADIUS = 6  # 13×13 pixels
 TAU = 0.01  # of colours scaled by SCALE
 SCALE = (100.0, 128.0, 128.0)  # of L, a, b
 TOLERANCE = 1e-4
-LEAST = 1e-8  # smaller weights count as none: products of them would be too small for float32, which is slow
+LEAST = 1e-8  # smaller weights are set to 0: their products would be denormal float32 numbers, which are slow
 AT_ONCE = 32  # prompts computed together
-STRIP = 12  # values of a pixel in a strip of weights, by `strips`: strips of 42 rows of 500 pixels
+STRIP = 12  # `count` of `strips` for the weights: strips of 43 rows of 500 pixels
 # One of each pair of opposite offsets; the weights of the other are the same.
 HALF = tuple((y, x) for y in range(RADIUS + 1) for x in range(-RADIUS, RADIUS + 1) if y or x > 0)
 WHOLE = tuple((-y, -x) for y, x in reversed(HALF)) + HALF
@@ -32,16 +32,16 @@ WHOLE = tuple((-y, -x) for y, x in reversed(HALF)) + HALF
     on="picture",
     package="kornia",
 )
-def lposs_plus(picture: Tensor, maps: Tensor, cell: tuple[int, int]) -> Tensor:  # noqa: ARG001  # has no cell
+def lposs_plus(picture: Tensor, maps: Tensor, cell: tuple[int, int]) -> Tensor:  # noqa: ARG001  # works on pixels
     """map′ = (1 − α) (I − α Ŵ)⁻¹ map over the pixels, α 0.95, Ŵ = D^-½ W D^-½.
 
     W_ij = exp(−‖c_i − c_j‖ / 0.01) for the pixels j in the 13×13 window around i, without i itself; c are the Lab
     colours divided by (100, 128, 128), D has the row sums. Conjugate gradients, all names at once. The paper's LPOSS+
     is `lposs`, then this step: `refine=["lposs", "lposs_plus"]`.
 
-    Where we differ: the residual ends below 1e-4 of the map, in about 28 steps, the authors' below 1e-6, in about 42.
-    The factor 1 − α keeps the size of the values. The picture has its own resolution, up to 1,024 pixels on its longer
-    side; the authors' has the size of the model's input.
+    Where we differ: we stop at a residual of 1e-4 of the map, after about 28 steps, the authors at 1e-6, after about
+    42. The factor 1 − α keeps the scale of the values. The picture has its own resolution, up to 1,024 pixels on its
+    longer side; the authors' has the size of the model's input.
 
     Args:
         picture: `[B, 3, H, W]` RGB in 0–1.
@@ -101,7 +101,7 @@ def _pairs(weights: Tensor, count: int) -> Iterator[tuple[tuple[slice, slice], t
 
 
 def pair(size: tuple[int, ...], by: tuple[int, int]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """The pixels that have a neighbour at an offset (not upwards), and these neighbours."""
+    """The pixels that have a neighbour at an offset (down, or to the right), and these neighbours."""
     (height, width), (down, right) = size, by
     last = max(0, height - down)
     here = slice(0, last), slice(max(0, -right), max(0, width - max(0, right)))
@@ -110,7 +110,7 @@ def pair(size: tuple[int, ...], by: tuple[int, int]) -> tuple[tuple[slice, slice
 
 
 def gathered(weights: Tensor, maps: Tensor) -> Tensor:
-    """Ŵ · map: `[84, H, W]` of `neighbour_weights`, `[P, H, W]`."""
+    """Ŵ · map: `[84, H, W]` of `neighbour_weights`, `[P, H, W]` → `[P, H, W]`."""
     total = torch.zeros_like(maps)
     for here, there, strip in _pairs(weights, len(maps)):
         total[:, *here].addcmul_(strip, maps[:, *there])
@@ -133,7 +133,7 @@ def _bags(weights: Tensor) -> Bags:
     around = F.pad(weights, (RADIUS,) * 4)
 
     def both(rows: slice) -> Tensor:
-        """The weights of a strip `[168, rows, W]`: those of the half before are the neighbours' own."""
+        """The weights of a strip `[168, rows, W]`; those of upward offsets are stored at the neighbour."""
         before = [moved(around[k : k + 1], rows, (-y, -x), RADIUS)[0] for k, (y, x) in enumerate(HALF)]
         return torch.stack([*reversed(before), *weights[:, rows]])
 

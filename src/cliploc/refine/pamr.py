@@ -1,4 +1,4 @@
-"""Pixel-adaptive mask refinement (PAMR): every pixel takes over the heat of neighbours of its own colour."""
+"""Pixel-adaptive mask refinement (PAMR): every pixel takes the heat of neighbours with a similar colour."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ AT_ONCE = 32  # prompts computed together
     paper="Araslanov & Roth 2020, Single-Stage Semantic Segmentation from Image Labels, CVPR",
     on="picture",
 )
-def pamr(picture: Tensor, maps: Tensor, cell: tuple[int, int]) -> Tensor:  # noqa: ARG001  # the paper's have no cell
+def pamr(picture: Tensor, maps: Tensor, cell: tuple[int, int]) -> Tensor:  # noqa: ARG001  # works on pixels
     """Ten times: map′_i = Σ_n a_in map_n over the neighbours n of pixel i, a_i = softmax_n(k_in).
 
     k_in = −mean_c |I_ic − I_nc| / (0.1 σ_ic + 1e-8), over the colour channels c. The neighbours are the eight of the
@@ -32,9 +32,9 @@ def pamr(picture: Tensor, maps: Tensor, cell: tuple[int, int]) -> Tensor:  # noq
     over these and the pixel, which counts once for each of the two distances. The picture's border pixels are repeated
     outwards.
 
-    This is the authors' released form. In print k is −|I_i − I_n| / σ². The distances are those of NACLIP's evaluation;
-    the authors' own have six, from 1 to 24 pixels. As |I_i − I_n| / σ keeps its value when a channel is scaled, it does
-    not matter whether the picture is normalised.
+    This is the authors' released code. In the paper k is −|I_i − I_n| / σ². The distances are those of NACLIP's
+    evaluation; the authors' own are six, from 1 to 24 pixels. |I_i − I_n| / σ does not change when a channel is scaled,
+    so it does not matter whether the picture is normalised.
 
     Args:
         picture: `[B, 3, H, W]` RGB.
@@ -67,7 +67,7 @@ def affinity(picture: Tensor) -> Tensor:
 
 
 def _steps(weights: Tensor, maps: Tensor) -> Tensor:
-    """Weights `[16, H, W]`, maps `[P, H, W]` → after all steps."""
+    """Weights `[16, H, W]`, maps `[P, H, W]` → the maps after all steps, `[P, H, W]`."""
     found = torch.empty_like(maps, dtype=torch.float32)
     bags = None
     if in_bags(maps[:AT_ONCE]):

@@ -1,4 +1,4 @@
-"""Open-vocabulary segmentation: a class for every pixel, by the protocol that papers on CLIP report mIoU with."""
+"""Open-vocabulary segmentation: a class for every pixel, by the protocol with which papers on CLIP report mIoU."""
 
 from __future__ import annotations
 

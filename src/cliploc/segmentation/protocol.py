@@ -1,4 +1,4 @@
-"""The protocol of each segmentation set as data: what SCLIP, NACLIP and ProxyCLIP evaluate by.
+"""The protocol of each segmentation set as data, as SCLIP, NACLIP and ProxyCLIP evaluate.
 
 docs/segmentation.md explains each value and gives the sources.
 """
@@ -16,34 +16,35 @@ from cliploc.errors import UsageError
 from cliploc.tower import PositionRule
 from cliploc.values import ClassName
 
-TEMPLATES = "openai-80"  # the sentences of every set
-# Of 0–255 RGB, as mmsegmentation's configurations of CLIP round them.
+TEMPLATES = "openai-80"  # for every set
+# CLIP's mean and standard deviation for RGB in 0–255, as rounded in mmsegmentation's configurations.
 CLIP_MEAN = (122.771, 116.746, 104.094)
 CLIP_STD = (68.501, 66.632, 70.323)
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How label maps are made of a set's pictures.
+    """How label maps of a set's pictures are made and evaluated.
 
     Attributes:
         name: of the set.
         classes: label → names; each synonym is a query of its own.
         background: whether label 0 is the background.
-        reduce_zero_label: whether label 0 of the set's files does not count and the others are one less. The reader
-            does it.
-        short_side: pixels of the picture's shorter side.
+        reduce_zero_label: whether label 0 in the set's files is ignored and 1 is subtracted from the others; the
+            dataset's reader does that.
+        short_side: pixels of the shorter side to which a picture is resized.
         long_side: the most pixels of its longer side.
         window: pixels of a window's side; 0: the whole picture at once.
         stride: pixels from one window to the next.
-        logit_scale: what cosines are multiplied by before the softmax over queries.
-        background_threshold: a pixel whose best class has a lower probability is label 0; 0 for no such rule.
-        area_threshold: classes with no more than this share of the pixels that are not label 0 are left out; 0: none.
+        logit_scale: factor of the cosines before the softmax over queries.
+        background_threshold: a pixel whose best class has a lower probability gets label 0; 0 for no such rule.
+        area_threshold: classes with at most this share of the pixels that are not label 0 are removed; 0 for no such
+            rule.
         position_rule: how a ViT's position embeddings are resized for windows of another size than its own.
         mean: subtracted from RGB in 0–255, for towers with CLIP's values; other towers have their own.
-        std: divided by.
-        one_thing: the protocol of ImageNet-Segmentation: the picture squashed to a square of `short_side`, one name,
-            and everything above the map's mean is the thing.
+        std: divisor after that.
+        one_thing: whether it is the protocol of ImageNet-Segmentation: the picture is squashed to a square of
+            `short_side`, there is one name, and everything above the map's mean is the object.
     """
 
     name: str
@@ -63,10 +64,10 @@ class Protocol:
     one_thing: bool = False
 
     def but(self, options: SegmentationOptions) -> Protocol:
-        """The same with other values.
+        """A copy with the values that the options give.
 
         Raises:
-            UsageError: a rule for the background of a set that has none, or an option without a meaning for the set.
+            UsageError: a rule for the background of a set that has none, or an option that the set cannot have.
         """
         given = options.given()
         rules = [name for name in ("background_threshold", "area_threshold") if given.get(name)]
@@ -106,7 +107,7 @@ def protocol_names() -> list[str]:
 
 
 def protocol_of(name: str, options: SegmentationOptions | None = None) -> Protocol:
-    """The protocol of a set, with what is asked for otherwise.
+    """The protocol of a set, changed by the options.
 
     Raises:
         UsageError: no such set, or an option that does not fit it.
@@ -125,16 +126,16 @@ def protocol_of(name: str, options: SegmentationOptions | None = None) -> Protoc
 def protocol_for(
     names: Sequence[str], background: Sequence[str] = (), options: SegmentationOptions | None = None
 ) -> Protocol:
-    """The protocol of pictures with names of one's own: label 0 is the background, 1 the first name and so on.
+    """The protocol for a user's own names: label 0 is the background, 1 the first name and so on.
 
     Args:
         names: as `cliploc.prompts.parse` takes them; each synonym is a query of its own.
-        background: names of what is around. A pixel that fits one of them best is background.
-        options: what is asked for otherwise, such as a threshold of the background.
+        background: names of the surroundings. A pixel that fits one of them best is background.
+        options: values that change the protocol, such as a threshold of the background.
 
     Raises:
-        UsageError: a name that cannot be asked for, that is a name of the background too, or that would have every
-            pixel.
+        UsageError: a name that cannot be used, a name that is also one of the background's, or a single name without a
+            background, which would get every pixel.
 
     Example:
         >>> [one.synonyms for one in protocol_for(["sky", "dog|puppy"], ["wall"]).classes]

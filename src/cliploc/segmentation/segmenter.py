@@ -1,4 +1,4 @@
-"""`Segmenter`: label maps of whole pictures by several methods out of the same forward passes."""
+"""`Segmenter`: label maps of whole pictures by several methods from the same forward passes."""
 
 from __future__ import annotations
 
@@ -44,12 +44,13 @@ Blocks = Iterator[tuple[slice, Tensor]]  # of rows, with the maps `[q, rows, W]`
 class Segmenter:
     """Gives every pixel of a picture one of a protocol's classes, by one or more methods.
 
-    A window's maps of all queries come from one forward pass for all methods; texts are embedded once. Raw maps stay on
-    the windows' grids, and are laid over the picture a few queries at a time: memory does not grow with their number.
+    A window's maps of all queries and methods come from one forward pass; texts are embedded once. Raw maps stay on the
+    windows' grids and are resized to the picture a few queries at a time, so memory hardly grows with the number of
+    queries.
 
     Args:
         localizer: model, refinements, templates and batch size; its views (scales, flips, windows) play no part.
-        protocol: how it is done.
+        protocol: how label maps are made.
         methods: name → options.
 
     Attributes:
@@ -175,7 +176,7 @@ class Segmenter:
         return {name: task for name, task in self.tasks.items() if methods is None or name in methods}
 
     def _input(self, picture: Image.Image) -> tuple[npt.NDArray[np.uint8], Tensor]:
-        """The picture resized with its ratio kept, and what the tower takes of it."""
+        """The picture resized with its ratio kept, `[h, w, 3]` uint8, and the tower's input `[1, 3, h, w]`."""
         height, width = resized_hw((picture.height, picture.width), self.protocol)
         resized = cv2.resize(np.asarray(picture), (width, height), interpolation=cv2.INTER_LINEAR)
         return np.asarray(resized, np.uint8), self._normalised(np.asarray(resized, np.uint8))
@@ -229,7 +230,7 @@ class Segmenter:
         tasks: Mapping[str, Task],
         reporter: Reporter,
     ) -> Iterator[tuple[str, Tensor]]:
-        """Each method's maps `[n, Q, h, w]` of a batch of windows; by halves where memory is short."""
+        """Each method's maps `[n, Q, h, w]` of a batch of windows; in halves if memory is short."""
         try:
             made = list(self._forward(batch, queries, words, tasks, reporter))
         except (RuntimeError, MemoryError) as error:
@@ -290,7 +291,7 @@ class Segmenter:
         """How maps `[W, Q, h, w]` of windows become maps over the picture's pixels, a few queries at a time."""
         low, high = maps.min(), maps.max()
         spread = (high - low).clamp(min=torch.finfo(maps.dtype).tiny)
-        if not cosines:  # on one scale for all names, whatever the method's own is
+        if not cosines:  # the method's own scale is unknown: scale the maps of all names together to 0–1
             maps, low, spread = (maps - low) / spread, torch.zeros_like(low), torch.ones_like(spread)
         hw = (picture.height, picture.width)
         if not self._over_picture:
@@ -316,10 +317,10 @@ class Segmenter:
 
 
 def segmenting_methods(localizer: Localizer) -> list[str]:
-    """The methods whose maps of several names compare, on a localizer's tower: those that give cosines.
+    """The methods on a localizer's tower whose maps of several names can be compared: those that give cosines.
 
-    No method gives cosines on a convolutional tower. There it is the recipe's: CAM is linear in the text, too, and a
-    `Segmenter` brings its maps of all names to 0–1 together.
+    No method gives cosines on a convolutional tower. There it is the recipe's, CAM: it is linear in the text, and a
+    `Segmenter` scales its maps of all names to 0–1 together.
 
     Example:
         >>> segmenting_methods(Localizer("mini"))
@@ -332,7 +333,7 @@ def segmenting_methods(localizer: Localizer) -> list[str]:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What the windows of one picture gave.
+    """The raw maps of the windows of one picture.
 
     Attributes:
         of: method → raw maps `[W, Q, h, w]` on the windows' grids.
@@ -400,9 +401,10 @@ def _rows(height: int, values: int, device: torch.device) -> Iterator[slice]:
 
 
 def stepped(step: Refinement, context: Context, maps: Tensor) -> Tensor:
-    """A refinement on the grid after raw maps `[n, Q, h, w]`, whose scale it does not know.
+    """Applies a refinement on the grid to raw maps `[n, Q, h, w]`.
 
-    All maps of a window are brought to 0–1 together, which keeps their differences, and back afterwards.
+    A refinement takes maps in 0–1. All maps of a window are scaled to 0–1 together, which keeps their differences, and
+    scaled back afterwards.
     """
     maps = F.interpolate(maps, size=step.grid(context), mode="bilinear", align_corners=False)
     low, high = maps.amin((1, 2, 3), keepdim=True), maps.amax((1, 2, 3), keepdim=True)  # [n, 1, 1, 1]
@@ -432,14 +434,14 @@ def resized_hw(hw: tuple[int, int], protocol: Protocol) -> tuple[int, int]:
 def label_map(over_pixels: PixelMaps, count: int, class_of: Tensor, hw: tuple[int, int], protocol: Protocol) -> Labels:
     """The label of every pixel: the class of the most probable query, and the background's rules.
 
-    The probability p is the softmax over queries of logit scale · cosine, and a class's is the greatest of its
-    queries'. The greatest p is the greatest cosine's; only the background's rule needs p itself, whose sum is gathered
-    a few queries at a time.
+    The probability p is the softmax over queries of logit scale · cosine; a class has the largest p of its queries. The
+    query with the largest cosine has the largest p; only the rule for the background needs p itself, and its
+    denominator is summed a few queries at a time.
 
     Args:
         over_pixels: gives the maps of some queries.
         count: the number of queries Q.
-        class_of: `[Q]` the label of each query, not falling.
+        class_of: `[Q]` the label of each query, in ascending order.
         hw: height and width.
         protocol: logit scale, thresholds.
 
