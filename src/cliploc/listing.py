@@ -1,4 +1,4 @@
-"""What there is, by name: the lists of the command line for programs. Plugins are among them."""
+"""The lists of the command line for programs: names of models, methods, datasets, metrics and formats, with plugins."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def list_models(*, kind: TowerKind | None = None, method: str | None = None, usa
     Args:
         kind: only those with this image tower, "cnn" or "vit".
         method: only those that this method runs on.
-        usable: only those whose tower can be taken apart; False for all that are known.
+        usable: only those whose image tower an adapter supports; False for all that are known.
 
     Raises:
-        UnknownNameError: a method that there is not.
+        UnknownNameError: an unknown method.
 
     Example:
         >>> "mini" in list_models(kind="cnn", method="cam")
@@ -45,10 +45,10 @@ def list_methods(
 
     Args:
         model: only those that run on this model, a name of `list_models()`.
-        family: only those that work in this way.
+        family: only those of this family, such as "gradient".
 
     Raises:
-        UnknownNameError: a model that there is not.
+        UnknownNameError: an unknown model.
 
     Example:
         >>> list_methods(model="mini", family="activation")
@@ -66,7 +66,7 @@ def list_datasets(*, role: Role | None = None) -> list[str]:
     """The names that `cliploc.datasets.open_dataset` takes.
 
     Args:
-        role: only those with a split that may "tune" a threshold, or that is there to "report" on.
+        role: only those with a split of this role: to "tune" a threshold on, or to "report" numbers on.
 
     Example:
         >>> "voc" in list_datasets(role="report")
@@ -79,7 +79,7 @@ def list_metrics(*, truth: Literal["boxes", "masks"] | None = None) -> list[str]
     """The names of the metrics that a benchmark computes, in the order of its tables.
 
     Args:
-        truth: only those that compare with true "boxes", or with true "masks".
+        truth: only those that compare with this truth: "boxes" or "masks".
 
     Example:
         >>> list_metrics(truth="masks")
