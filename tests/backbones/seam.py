@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc.backbones._transformer import own_attention
+from cliploc.backbones._transformer import attention_weights
 from cliploc.errors import UsageError
 from cliploc.saliency import fitting
 from cliploc.tower import Backbone, DenseReading, Needs, Pooling, TowerKind, TransformerBackbone, block_at
@@ -26,6 +26,11 @@ from cliploc.values import Interpolation, ResizePolicy
 
 TEXT = {"width": 32, "heads": 2, "layers": 1, "context_length": 12, "vocab_size": 100}
 SENTENCES = ["a photo of a cat", "dogs"]
+
+
+def own_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """The attention that towers are trained with, softmax(qkᵀ·scale)·v; each `[B, H, T, d/H]`."""
+    return attention_weights(q, k, scale).to(v.dtype) @ v
 
 
 def tokenizer(texts: list[str]) -> Tensor:

@@ -32,11 +32,6 @@ from cliploc.tower import (
 )
 
 
-def own_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """The attention that towers are trained with, softmax(qkᵀ·scale)·v; each `[B, H, T, d/H]`."""
-    return attention_weights(q, k, scale).to(v.dtype) @ v
-
-
 def attention_weights(q: Tensor, k: Tensor, scale: float) -> Tensor:
     """Attention weights `[B, H, T, T]` float32, by plain products, which also have fast batched gradients."""
     return (q.float() @ k.float().transpose(-2, -1) * scale).softmax(dim=-1)
