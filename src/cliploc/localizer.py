@@ -341,7 +341,7 @@ class Localizer:
         keep_maps: bool = True,
         presence: bool | None = None,
     ) -> Generator[Result, None, None]:
-        """Localizes requests, each with its own id: like `stream`, but a failed picture keeps its place.
+        """Processes requests, each with its own id; a picture that cannot be read gives its error as the result.
 
         Args:
             requests: pictures and names; read ahead by a few.
@@ -693,7 +693,7 @@ def _created(model: str, pretrained: str | None, device: str | None, precision: 
 
 
 def _text_cache_of(backbone: Backbone) -> TextCache | None:
-    """The cache of text embeddings on disk; None for a model whose weights are of no file.
+    """The cache of text embeddings on disk; None for a model without a weights file.
 
     The package's own models embed texts quickly, and weights of a module in memory may change.
     """
@@ -707,7 +707,7 @@ def _created_guide(spec: str, device: str | None) -> Guide:
 
 
 def _masked_encoder(backbone: Backbone, precision: str | None) -> MaskedEncoder:
-    """`encode_image` of the tower in another precision; without a copy where it is the tower's own."""
+    """`encode_image` in another precision, by a copy of the tower if that precision is not its own."""
     if precision is None:
         return MaskedEncoder(None, backbones.precision_name(backbone.dtype))
     dtype = backbones.resolve_precision(precision, str(backbone.device))

@@ -1,4 +1,4 @@
-"""What a model must offer: the protocol `Backbone`, and what one forward pass of its image tower keeps, a `Trace`.
+"""What a model must offer, the protocol `Backbone`, and what one forward pass of its image tower keeps, a `Trace`.
 
 Letters of the shapes: B images, P prompts, C channels, h×w the feature grid, D the joint embedding size, d the width of
 a transformer, N = h·w patches, H heads (in attention shapes) or image height, W image width.
@@ -92,9 +92,8 @@ class Needs:
 class DenseReading:
     """How `Backbone.dense` runs a ViT's last blocks again to read every patch in the joint space.
 
-    The path starts as the tokens that enter the last `blocks` blocks. In every block the rule takes the place of the
-    attention; what it gathers, through the attention's output projection, is the block's branch. The default is
-    MaskCLIP's.
+    The path starts as the tokens that enter the first of these blocks. In every block the rule replaces the attention;
+    what it gathers, through the attention's output projection, is the block's branch. The default is MaskCLIP's.
 
     Attributes:
         rule: `(q, k, v, scale) → out`, each `[B, H, 1+N, d/H]`; None: every token keeps its own value v (MaskCLIP).

@@ -130,7 +130,7 @@ def absence(presence: float, least: float, rank: int | None = None) -> str:
 
 
 def reasons_of(task: Task, item: Prepared, absent: Reasons, not_flat: Sequence[bool]) -> Reasons:
-    """Why each name of a picture is not found by a task's method; None where it is, before boxes are made."""
+    """Why each name of a picture is not found by a task's method; None where it is. Boxes are not considered here."""
     reasons = []
     for words, reason, some in zip(item.texts.synonyms, absent, not_flat, strict=True):
         why = task.reason(words, reason)

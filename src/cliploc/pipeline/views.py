@@ -283,8 +283,8 @@ class Views:
         joined = Joined(views, batch)
         if not self.on_grid:
             return joined
-        # A single look has its map on the grid already, as the method made it. A picture too narrow for windows has
-        # several views when others are in its batch, so it does not take this way when it is alone.
+        # A single look has its map on the grid already, as the method made it. A picture too narrow for windows takes
+        # the other way even if it is alone: beside others it has several views, and its map must not depend on them.
         alone = len(views) == 1 and not self.windows
         refined = []
         for context, (look, _) in zip(first, maps, strict=False):
