@@ -314,7 +314,7 @@ def test_every_key_does_what_the_list_of_keys_says(browser, out):
         editor.key("o")
         assert page.get_by_role("radio", name="skipped").is_checked()
         editor.key("c")
-        assert page.get_by_role("radio", name="none").is_checked()
+        assert page.get_by_role("radio", name="not reviewed").is_checked()
         editor.saved()
         editor.key("?")
         assert page.locator("#help").is_visible()

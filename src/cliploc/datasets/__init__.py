@@ -23,7 +23,7 @@ from cliploc.datasets._infra.labelled import (
     read_labels,
 )
 from cliploc.datasets._infra.registration import Found, Reader, Split, reader, readers
-from cliploc.datasets._infra.selection import checked, labels_of
+from cliploc.datasets._infra.selection import checked, labels_of, refuse_counts
 from cliploc.datasets.subsets import Subset, subsets
 from cliploc.errors import UsageError
 from cliploc.values import Dataset
@@ -97,11 +97,7 @@ def open_dataset(
     part = entry.split(split)
     if subset is not None and classes is not None:
         raise UsageError("expected a subset or classes, got both: leave one out")
-    if limit is not None and sample is not None:
-        raise UsageError("expected a limit or a sample, got both: leave one out")
-    for option, value in (("limit", limit), ("sample", sample)):
-        if value is not None and value < 1:
-            raise UsageError(f"expected a {option} of at least 1, got {value}")
+    refuse_counts(limit, sample)
     chosen = None if subset is None else subsets.get(subset)
     root = Path(root).expanduser()
     if not root.is_dir():
@@ -118,7 +114,7 @@ def open_dataset(
     samples = checked(candidates, Checker(len(found.classes), problems), limit, sample, seed)
     if not samples:
         counts = ", ".join(f"{count} {kind}" for kind, count in Counter(one.kind for one in problems.met).items())
-        why = "none is asked for"
+        why = "no sample has a class that is asked for"
         if counts:
             why = f"{counts}; the first, {problems.met[0].source}: {problems.met[0].reason}"
         raise UsageError(f"no picture in {root} can be used ({why}): the layout is shown by cliploc datasets {name}")

@@ -22,7 +22,7 @@ from cliploc.values import ClassName
 @reader(
     "coco",
     title="COCO",
-    about="pictures of 80 categories, several a picture; or your own in COCO's JSON",
+    about="80 categories, several per picture; or your own in COCO's JSON",
     source="cocodataset.org (2017 val and train images, 2017 train/val annotations)",
     splits=(
         Split("val2017", "report", "5,000 pictures"),

@@ -1,4 +1,4 @@
-"""CUB-200-2011 (Wah et al. 2011): birds, one a picture, in the official text files.
+"""CUB-200-2011 (Wah et al. 2011): birds, one per picture, in the official text files.
 
 A box is x, y, width, height with x and y from 0: edges x, y, x + width, y + height. The WSOL evaluation's metadata have
 the same edges (limited to width − 1 and height − 1 of the picture).

@@ -21,7 +21,7 @@ TABLE = "boxes.csv"
 @reader(
     "folder",
     title="a plain folder",
-    about="pictures and one table of boxes; several classes a picture if need be",
+    about="pictures and one table of boxes; a picture may have several classes",
     source="yours",
     splits=(
         Split("report", "report", "all of the folder, to report numbers on"),

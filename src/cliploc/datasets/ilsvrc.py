@@ -36,7 +36,7 @@ METADATA = ("metadata/ILSVRC/test", "metadata/test", "metadata")
     splits=(Split("val", "report", "all 50,000 pictures"),),
     layout="""
 val/ILSVRC2012_val_00000001.JPEG            the pictures, flat …
-val/n01751748/ILSVRC2012_val_00000001.JPEG  … or in a folder a class
+val/n01751748/ILSVRC2012_val_00000001.JPEG  … or in a folder per class
                                             (or ILSVRC/Data/CLS-LOC/val)
 and either
 Annotations/CLS-LOC/val/*.xml               the official boxes

@@ -31,8 +31,8 @@ NAMES = "class-descriptions-boxable.csv"
     layout=f"""
 metadata/OpenImages/test/image_ids.txt     IMAGE: test/0bt_c3/0a51958fcd.jpg
 metadata/OpenImages/test/class_labels.txt  IMAGE,LABEL
-metadata/OpenImages/test/localization.txt  IMAGE,MASK,IGNORE: an instance a
-                                           line, IGNORE on the first only
+metadata/OpenImages/test/localization.txt  IMAGE,MASK,IGNORE: one instance
+                                           per line, IGNORE on the first only
 {NAMES}             /m/0bt_c3,Book: one class per line
 OpenImages/test/0bt_c3/…                   pictures and masks (or test/…)
 """,

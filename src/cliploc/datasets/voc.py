@@ -45,7 +45,7 @@ CLASSES = {
 @reader(
     "voc",
     title="Pascal VOC",
-    about="pictures of 20 classes, several a picture; or your own in VOC's XML",
+    about="20 classes, several per picture; or your own in VOC's XML",
     source="host.robots.ox.ac.uk/pascal/VOC (VOC2012 trainval; VOC2007 trainval and test)",
     splits=(
         Split("val", "report", "ImageSets/Main/val.txt"),
@@ -57,7 +57,7 @@ CLASSES = {
 ImageSets/Main/val.txt        one picture name per line, such as 2008_000002
 Annotations/2008_000002.xml   the size, and one object per box
 JPEGImages/2008_000002.jpg    the pictures
-classes.txt                   only for classes other than VOC's: a name a line
+classes.txt                   only for classes other than VOC's: one per line
                               (also below VOCdevkit/VOC2012 or VOC2007)
 """,
 )

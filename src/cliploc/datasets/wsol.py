@@ -59,8 +59,8 @@ class Truth:
 metadata/image_ids.txt     one IMAGE per line: its path below the root
 metadata/class_labels.txt  IMAGE,LABEL
 metadata/image_sizes.txt   IMAGE,WIDTH,HEIGHT of the original
-metadata/localization.txt  IMAGE,X0,Y0,X1,Y1 in original pixels, a line a box
-synsets.csv                label,wnid,synset_words: a class a line
+metadata/localization.txt  IMAGE,X0,Y0,X1,Y1 in original pixels, one per line
+synsets.csv                label,wnid,synset_words: one class per line
 IMAGE                      the pictures, of any size
 """,
 )
@@ -89,7 +89,7 @@ def read_metadata(folder: str | Path, leave_out: Callable[[Problem], None]) -> t
     """Reads image_ids.txt, class_labels.txt, image_sizes.txt (width, height) and localization.txt.
 
     Args:
-        folder: holds the four files; sizes and boxes (x0, y0, x1, y1; a line a box) in original pixels.
+        folder: holds the four files; sizes and boxes (x0, y0, x1, y1; one per line) in original pixels.
         leave_out: called for every image that is not in all four files, and for every line that cannot be used.
 
     Returns:

@@ -7,17 +7,15 @@ import os
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cliploc._files import write_whole
-from cliploc.errors import UsageError
 from cliploc.report import benchmark_tables as tables
 from cliploc.report.benchmark_data import BenchmarkRun, SettingResult, in_words, is_imagenet, read_run
 from cliploc.report.benchmark_gallery import Photographs
 from cliploc.report.benchmark_sections import Section, sections
 from cliploc.report.html import REPORT_TEMPLATES
+from cliploc.report.task_folder import write_files
 
 FILES = ("tables.csv", "tables.md", "tables.tex", "report.html")
 MOST_LISTED = 200  # problems; the rows hold all failures
@@ -52,17 +50,7 @@ def write_report(out_folder: str | os.PathLike[str], *, pictures: bool = True) -
         tables.to_latex(both),
         page(run, both, pictures),
     )
-    for name, text in zip(FILES, texts, strict=True):
-        path = run.folder / name
-        try:
-            write_whole(path, partial(_write, text))
-        except OSError as error:
-            raise UsageError(f"cannot write {path}: {error.strerror}: free space, or check its permissions") from error
-    return run.folder / "report.html"
-
-
-def _write(text: str, path: Path) -> None:
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")
+    return write_files(run.folder, texts, FILES)
 
 
 def page(run: BenchmarkRun, both: Sequence[tables.Table], pictures: bool) -> str:

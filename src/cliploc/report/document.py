@@ -1,4 +1,4 @@
-"""The JSON document that `--json` prints. docs/json.md explains its keys."""
+"""The JSON document that `--json` prints. `cliploc help json` explains its keys."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def to_document(
         masks: whether names and boxes have their masks, as COCO's compressed run lengths.
 
     Returns:
-        The document described in docs/json.md.
+        The document that `cliploc help json` describes.
 
     Example:
         >>> document = to_document([], [("a.jpg", "a.jpg: no such file: check the path")], {"model": "mini"})
@@ -114,7 +114,7 @@ def _peak(result: Localization, index: int) -> dict[str, Any] | None:
 
 
 def described(source: str, size_wh: tuple[int, int], notes: Sequence[str]) -> dict[str, Any]:
-    """What every entry of "pictures" has."""
+    """The keys that every entry of "pictures" has."""
     return {
         "file": _text(source),
         "width": size_wh[0],

@@ -113,7 +113,7 @@ def _facts(run: FaithfulnessRun) -> dict[str, str]:
         "settings": f"{len(run.settings):,}",
         **({"steps": f"{protocol.get('steps') or 224}"} if {"deletion", "insertion"} & run.numbers.keys() else {}),
         "baseline": protocol.get("baseline") or "as published",
-        "name": "true" if protocol.get("target") == "label" else "the model's first",
+        "name": "the true label" if protocol.get("target") == "label" else "the model's prediction",
         "cliploc": str(run.manifest.get("cliploc_version") or ""),
     }
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from cliploc.report.colours import as_hex, name_colour
 
-MOST = 255  # names whose values a palette holds, besides the background's
+MOST = 255  # names that a palette can hold, besides the background
 
 
 def label_picture(labels: npt.NDArray[np.uint16], names: int) -> Image.Image:

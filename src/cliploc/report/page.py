@@ -35,7 +35,7 @@ PHOTO_SIDE = (
     440  # longest side of embedded pictures: little more than they have on a screen, so that labels are legible
 )
 JPEG_QUALITY = 82
-COLUMNS = (4, 6)  # of pictures beside each other on a wide screen: least, so that photographs look alike, and most
+COLUMNS = (4, 6)  # fewest and most pictures in a row on a wide screen; with fewer, photographs would differ in size
 
 
 @dataclass(frozen=True)

@@ -39,9 +39,9 @@ class ReviewPicture:
         drafts: all drafts, also dropped ones.
         boxes: those that hold now, x0, y0, x1, y1 in pixels of the upright picture.
         labels: of each, from 0.
-        origins: of each the number of the draft that it comes of, None for one that a person drew.
+        origins: of each, the number of the draft that it was made from, or None for one that a person drew.
         masks: of each its mask, as COCO's compressed counts; None where the run has none.
-        status: "none", "reviewed", "unsure" or "skipped", as a person said.
+        status: "none", "reviewed", "unsure" or "skipped", as a person set it.
         revision: number of times that it was saved.
     """
 

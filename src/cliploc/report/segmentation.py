@@ -258,8 +258,7 @@ def _examples(run: SegmentationRun, pictures: bool) -> list[dict[str, Any]]:
         colours = {label: name_colour(place) for place, label in enumerate(labels)}
         size = fit_within((first["width"], first["height"]), SIDE)
         figures = [
-            ("true" if name == "true" else name, embedded(_drawn(one, colours, size), f"{sample}: {name}", quality=85))
-            for name, one in maps.items()
+            (name, embedded(_drawn(one, colours, size), f"{sample}: {name}", quality=85)) for name, one in maps.items()
         ]
         photograph = small_photograph(Path(str(run.dataset["root"])) / first["path"], size) if pictures else None
         if photograph is not None:

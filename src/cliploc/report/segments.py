@@ -1,4 +1,4 @@
-"""Draws a label map on its photograph, and writes down what each name has of it."""
+"""Draws a label map on its photograph, and records the pixels of each name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cliploc.rle import encode
 if TYPE_CHECKING:
     from cliploc.images import Picture
 
-OPACITY = 0.55  # of the shade of a name; a light photograph must show through, and colours be told apart
+OPACITY = 0.55  # of the shade of a name; a light photograph must show through, and colours stay distinct
 LEAST_SIDE = 320  # of the drawing's width, so that the legend can be read below tiny photographs
 LABELLED = 0.01  # share of the photograph from which a name is written on it, too
 GAP, SIZE, LINE = 12, 16, 24  # of the legend
@@ -33,7 +33,7 @@ def segmented_record(picture: Picture, labels: Labels, names: Sequence[str], mas
     Args:
         picture: the photo.
         labels: its label map `[H, W]`.
-        names: of the labels, that of the background first.
+        names: of the labels, the background first.
         masks: whether each name has its pixels as COCO's compressed run lengths.
 
     Example:
@@ -59,7 +59,7 @@ def draw_segments(image: Image.Image, labels: Labels, names: Sequence[str], run:
     Args:
         image: the photo, RGB.
         labels: its label map `[H, W]`.
-        names: of the labels, that of the background first.
+        names: of the labels, the background first.
         run: a line below the legend.
 
     Returns:
@@ -106,7 +106,7 @@ def _borders(shown: Labels) -> npt.NDArray[np.bool_]:
 def _write_names(
     drawing: Image.Image, shown: Labels, values: Sequence[int], names: Sequence[str], colours: Sequence[Colour]
 ) -> None:
-    """Each name where its pixels reach furthest around."""
+    """Writes each name in the middle of its largest area."""
     plates = _draw.Plates(drawing, max(11, round(0.8 * _draw.text_size(drawing.size))))
     for value in values:
         inside = np.pad((shown == value).astype(np.uint8), 1)  # the photo's edge is a border, too

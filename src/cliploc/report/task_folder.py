@@ -1,4 +1,4 @@
-"""What the reports of segmentation and faithfulness share: how a folder is read and a report written."""
+"""What the reports share: how a folder is read and a report is written."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MOST_FAILURES = 200  # of a setting, that a page names
 
 
 def kind_of(folder: Path) -> str:
-    """What kind of run a folder holds, as its manifest has it; "" where none can be read."""
+    """The kind of run in a folder, as its manifest has it; "" if no manifest can be read."""
     try:
         return str(read_json(folder / "manifest.json", dict[str, Any]).get("kind", ""))
     except (OSError, ValueError):
@@ -90,7 +90,7 @@ def rows_of(folder: Path, manifest: Mapping[str, Any], columns: Sequence[str]) -
 
 
 def small_photograph(path: Path, size_wh: tuple[int, int]) -> Image.Image | None:
-    """A small copy of a photograph; None where it cannot be read: the page shows the maps alone, then."""
+    """A small copy of a photograph; None if it cannot be read: then the page shows the maps alone."""
     try:
         return load(path).image.resize(size_wh)
     except InputError:
@@ -110,8 +110,13 @@ def ending(manifest: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]
     }
 
 
-def write_files(folder: Path, texts: Sequence[str]) -> Path:
-    """Writes the texts of `FILES` into a folder.
+def write_files(folder: Path, texts: Sequence[str], names: Sequence[str] = FILES) -> Path:
+    """Writes the files of a report into a folder.
+
+    Args:
+        folder: the benchmark's.
+        texts: the content of each file.
+        names: the name of each file; the last is that of the page.
 
     Returns:
         The path of the page.
@@ -119,13 +124,13 @@ def write_files(folder: Path, texts: Sequence[str]) -> Path:
     Raises:
         UsageError: a file cannot be written.
     """
-    for name, text in zip(FILES, texts, strict=True):
+    for name, text in zip(names, texts, strict=True):
         path = folder / name
         try:
             write_whole(path, partial(_write, text))
         except OSError as error:
             raise UsageError(f"cannot write {path}: {error.strerror}: free space, or check its permissions") from error
-    return folder / FILES[-1]
+    return folder / names[-1]
 
 
 def _write(text: str, path: Path) -> None:

@@ -90,7 +90,7 @@ def read_csv(file: str | Path) -> LabelledPictures:
 def _labelled(rows: list[tuple[Path, str]], where: str) -> LabelledPictures:
     entries = {label: _entry(label) for _, label in rows}
     if len(entries) < 2:
-        raise UsageError(f"expected pictures of at least two classes, {where}, found {len(entries)}")
+        raise UsageError(f"expected pictures of at least two classes ({where}), found {len(entries)}")
     wordnet = {one.wnid: one.entry for one in prompts.imagenet_classes()} if any(map(_is_wnid, entries)) else {}
     texts = prompts.parse([wordnet.get(label, entry) for label, entry in entries.items()])
     index = {label: number for number, label in enumerate(entries)}
@@ -179,7 +179,7 @@ def hold_out(labels: tuple[int, ...], usable: tuple[int, ...], share: float, by:
         count = round(share * len(classes))
         if share > 0 and not 2 <= count <= len(classes) - 2:
             raise UsageError(
-                f"expected a share of {len(classes)} classes that holds out two and leaves two, got {share:g}"
+                f"expected --held-out to hold out at least two of {len(classes)} classes and leave two, got {share:g}"
             )
         out = set(random.permutation(classes)[:count].tolist())
         held = [index for label in sorted(out) for index in of_class[label]]

@@ -26,7 +26,7 @@ class Problems:
     met: list[Problem] = field(default_factory=list)
 
     def add(self, kind: str, source: str, reason: str) -> None:
-        """Names one."""
+        """Adds a problem."""
         self.met.append(Problem(kind, source, reason))
 
 
@@ -142,9 +142,9 @@ class Checker:
         if orientation >= 5 and size_wh != stored_wh and size_wh == turned_wh(stored_wh, orientation):
             return size_wh, one.boxes  # annotated as shown
         if one.masks:
-            self._problems.add("turned picture", one.id, "its EXIF data turn it and not its masks: left out")
+            self._problems.add("turned picture", one.id, "its EXIF orientation turns it but not its masks: left out")
             return None
-        self._problems.add("turned picture", one.id, "its EXIF data turn it: the boxes are turned with it")
+        self._problems.add("turned picture", one.id, "its EXIF orientation turns it: the boxes are turned too")
         boxes = [turned(box, size_wh, orientation) for box in one.boxes]
         return turned_wh(size_wh, orientation), boxes
 

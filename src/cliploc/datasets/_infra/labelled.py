@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from PIL import Image
 from cliploc._documents import lines_of
 from cliploc.datasets._infra.candidates import Problems, picture_header, safe_id
 from cliploc.datasets._infra.files import HELP
-from cliploc.datasets._infra.registration import Split
+from cliploc.datasets._infra.registration import DatasetFacts, Split
+from cliploc.datasets._infra.selection import order_of, refuse_counts
 from cliploc.errors import InputError, UsageError
 from cliploc.images import load, open_picture
 from cliploc.polygons import Outline, draw
@@ -26,7 +26,7 @@ from cliploc.values import ClassName, Problem, Role
 
 IGNORE = 255  # the label of pixels that do not count
 GREY = ("L", "P", "1", "I", "I;16", "I;16B")  # of Pillow: one number per pixel
-BACKGROUND_WORDS = ("voc21", "coco_object")  # whose first line is words for what is around things
+BACKGROUND_WORDS = ("voc21", "coco_object")  # sets whose class list begins with words for the background
 LabelMap = npt.NDArray[np.int32]
 
 
@@ -40,7 +40,7 @@ class Truth(Protocol):
 
     @property
     def facts(self) -> list[Any]:
-        """What tells it from another truth, as plain values without the dataset's folder."""
+        """What distinguishes it from another label map, as plain values without the dataset's folder."""
         ...
 
     def read(self) -> LabelMap:
@@ -121,7 +121,7 @@ class LabelledPicture:
         path: the picture, or the file that it is in.
         size_wh: width and height in pixels, of the picture and of its label map.
         truth: its label map.
-        name: what is asked for where each picture has one name of its own (ImageNet-Segmentation); None: all classes.
+        name: what is asked for if each picture has one name of its own (ImageNet-Segmentation); None: all classes.
         decode: what reads the picture, where `path` is no picture file.
     """
 
@@ -225,28 +225,14 @@ Read: TypeAlias = Callable[[Path, str, Problems], Labelled]
 
 
 @dataclass(frozen=True)
-class LabelledReader:
-    """The reader of a segmentation set; attributes as in `Reader`."""
+class LabelledReader(DatasetFacts):
+    """The reader of a segmentation set; further attributes as in `DatasetFacts`.
 
-    name: str
-    title: str
-    about: str
-    source: str
-    splits: tuple[Split, ...]
-    layout: str
+    Attributes:
+        read: function of root, split and the list of problems, which returns classes and pictures.
+    """
+
     read: Read
-
-    def split(self, name: str | None) -> Split:
-        """The split of that name; the first for None.
-
-        Raises:
-            UsageError: an unknown name; the message lists the splits.
-        """
-        for split in self.splits:
-            if name in (None, split.name):
-                return split
-        there = ", ".join(split.name for split in self.splits)
-        raise UsageError(f"{self.name} has no split {name!r}: expected one of {there}")
 
 
 labelled_readers: Registry[LabelledReader] = Registry("segmentation dataset", "cliploc.datasets.segmentation")
@@ -294,20 +280,13 @@ def open_labelled(
     """
     entry = labelled_readers.get(name)
     part = entry.split(split)
-    if limit is not None and sample is not None:
-        raise UsageError("expected a limit or a sample, got both: leave one out")
-    for option, value in (("limit", limit), ("sample", sample)):
-        if value is not None and value < 1:
-            raise UsageError(f"expected a {option} of at least 1, got {value}")
+    refuse_counts(limit, sample)
     root = Path(root).expanduser()
     if not root.exists():
         raise UsageError(f"expected {entry.title} at {root}, found nothing there: check the path")
     problems = Problems()
     classes, found = entry.read(root, part.name, problems)
-    order = list(range(len(found)))
-    if sample is not None:
-        random.Random(seed).shuffle(order)
-    wanted = next((count for count in (limit, sample) if count is not None), len(order))
+    order, wanted = order_of(len(found), limit, sample, seed)
     kept: list[int] = []
     seen: set[str] = set()
     for index in order:
@@ -340,7 +319,7 @@ def _usable(one: LabelledPicture, seen: set[str], problems: Problems) -> bool:
         problems.add("broken picture" if one.path.exists() else "missing picture", one.id, str(error))
         return False
     if turn != 1:
-        problems.add("turned picture", one.id, "its EXIF data turn it and not its label map: left out")
+        problems.add("turned picture", one.id, "its EXIF orientation turns it but not its label map: left out")
         return False
     sizes = {"the picture": size}
     for path in one.truth.files:

@@ -41,8 +41,8 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Reader:
-    """The reader of a dataset.
+class DatasetFacts:
+    """What every reader says of its dataset.
 
     Attributes:
         name: as typed on the command line.
@@ -50,8 +50,7 @@ class Reader:
         about: what the dataset contains.
         source: where to get it; nothing is downloaded.
         splits: its splits; the first is the default.
-        layout: the files expected below the root, a line each.
-        read: function of root, split and the list of problems, which returns what it found.
+        layout: the files expected below the root, one per line.
     """
 
     name: str
@@ -60,7 +59,6 @@ class Reader:
     source: str
     splits: tuple[Split, ...]
     layout: str
-    read: Callable[[Path, str, Problems], Found]
 
     def split(self, name: str | None) -> Split:
         """The split of that name; the first for None.
@@ -73,6 +71,17 @@ class Reader:
                 return split
         there = ", ".join(split.name for split in self.splits)
         raise UsageError(f"{self.name} has no split {name!r}: expected one of {there}")
+
+
+@dataclass(frozen=True)
+class Reader(DatasetFacts):
+    """The reader of a dataset; further attributes as in `DatasetFacts`.
+
+    Attributes:
+        read: function of root, split and the list of problems, which returns what it found.
+    """
+
+    read: Callable[[Path, str, Problems], Found]
 
 
 readers: Registry[Reader] = Registry(

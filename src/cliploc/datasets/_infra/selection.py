@@ -28,9 +28,35 @@ def labels_of(asked: Iterable[str], classes: Sequence[ClassName]) -> set[int]:
             raise UsageError(f"unknown class {text!r}: {hint}expected a class's name, synonym or WordNet id")
         if len(labels) > 1:
             meant = " or ".join(f"{classes[i].wnid} {classes[i].name}".strip() for i in labels)
-            raise UsageError(f"{text!r} is {len(labels)} classes: name one of them, {meant}")
+            raise UsageError(f"{text!r} fits {len(labels)} classes: give one of them, {meant}")
         found.add(labels[0])
     return found
+
+
+def refuse_counts(limit: int | None, sample: int | None) -> None:
+    """Refuses invalid numbers of samples, before anything is read.
+
+    Raises:
+        UsageError: both are given, or one is below 1.
+    """
+    if limit is not None and sample is not None:
+        raise UsageError("expected a limit or a sample, got both: leave one out")
+    for option, value in (("limit", limit), ("sample", sample)):
+        if value is not None and value < 1:
+            raise UsageError(f"expected a {option} of at least 1, got {value}")
+
+
+def order_of(count: int, limit: int | None, sample: int | None, seed: int) -> tuple[list[int], int]:
+    """The order in which candidates are checked, at random for a sample, and the number of those wanted.
+
+    Example:
+        >>> order_of(3, limit=2, sample=None, seed=0)
+        ([0, 1, 2], 2)
+    """
+    order = list(range(count))
+    if sample is not None:
+        random.Random(seed).shuffle(order)
+    return order, next((one for one in (limit, sample) if one is not None), count)
 
 
 def checked(
@@ -40,10 +66,7 @@ def checked(
 
     Candidates that cannot be used do not count, and no more are checked than needed.
     """
-    order = list(range(len(candidates)))
-    if sample is not None:
-        random.Random(seed).shuffle(order)
-    wanted = next((count for count in (limit, sample) if count is not None), len(order))
+    order, wanted = order_of(len(candidates), limit, sample, seed)
     found: list[tuple[int, Sample]] = []
     for i in order:
         if len(found) == wanted:

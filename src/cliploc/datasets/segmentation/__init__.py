@@ -1,1 +1,1 @@
-"""Readers of segmentation sets, one file a published layout; see `cliploc.datasets.open_labelled`."""
+"""Readers of segmentation sets, one file for each published layout; see `cliploc.datasets.open_labelled`."""

@@ -1,4 +1,4 @@
-"""ImageNet-Segmentation (Guillaumin 2014): one thing a picture and its mask, in one HDF5 file of MATLAB."""
+"""ImageNet-Segmentation (Guillaumin 2014): one object per picture and its mask, in one HDF5 file of MATLAB."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _opened(file: Path) -> Iterator[Any]:
 def _array(mat: Any, reference: Any, dimensions: int, most: int) -> npt.NDArray[np.integer[Any]]:
     """The whole numbers of an array in the file; its shape is looked at before they are read."""
     found = mat[reference]
-    if found.external or found.is_virtual:  # else a file could show what is in another one
+    if found.external or found.is_virtual:  # else a file could give access to another one
         raise ValueError("its numbers lie in another file")
     if found.dtype.kind not in "uib" or len(found.shape) != dimensions:
         raise ValueError(f"expected whole numbers in {dimensions} dimensions, got {found.dtype} {list(found.shape)}")
@@ -117,7 +117,7 @@ gtsegs_ijcv.mat    pictures (value/img), masks (value/gt) and WordNet ids (value
 """,
 )
 def read(root: Path, split: str, problems: Problems) -> Labelled:  # noqa: ARG001
-    """Reads the file; a picture whose WordNet id is none of ImageNet's 1,000 has no name, and is left out."""
+    """Reads the file; a picture whose WordNet id is not one of ImageNet's 1,000 has no name, and is left out."""
     file = root if root.is_file() else root / FILE
     if not file.is_file():
         raise UsageError(f"expected {FILE} in {root}, found none: see the layout, cliploc datasets imagenet_seg")
@@ -132,7 +132,7 @@ def read(root: Path, split: str, problems: Problems) -> Labelled:  # noqa: ARG00
                 wnid = "".join(map(chr, _array(mat, targets[index, 0], 2, MOST_LETTERS).ravel().tolist()))
                 one = f"{index:05d}_{wnid}"
                 if wnid not in names:
-                    problems.add("label mismatch", one, "its WordNet id is none of ImageNet's 1,000: left out")
+                    problems.add("label mismatch", one, "its WordNet id is not one of ImageNet's 1,000: left out")
                     continue
                 colours, width, height = mat[pictures[index, 0]].shape
                 if colours != 3 or not 0 < width * height <= MAX_PIXELS:

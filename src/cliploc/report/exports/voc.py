@@ -19,10 +19,10 @@ from cliploc.report.exports._export import Export, Pictures, export
 from cliploc.report.exports._picture_files import file_suffix, write_list, write_picture
 from cliploc.report.exports._values import AnnotatedPicture, ExportSettings, FileNames
 
-MOST = 254  # values of a PNG between the background, 0, and what VOC leaves undecided, 255
+MOST = 254  # values of a PNG between 0, the background, and 255, VOC's void
 ANNOTATIONS, IMAGES, LEGEND = "Annotations", "JPEGImages", "labelmap.txt"
 CLASSES, OBJECTS = "SegmentationClass", "SegmentationObject"
-SUBSET = "trainval.txt"  # of drafts that nobody has split
+SUBSET = "trainval.txt"  # drafts are not split into training and validation
 
 
 @export
@@ -112,6 +112,6 @@ def palette(count: int = 256) -> npt.NDArray[np.uint8]:
 
 
 def _legend(names: Sequence[str]) -> list[tuple[str, list[int]]]:
-    """Each label with its colour; a colon parts the fields of a line, so that names have none."""
+    """Each label with its colour; colons separate the fields of a line, so they are replaced in names."""
     labels = ["background", *(name.replace(":", "_") for name in names)]
     return list(zip(labels, palette(len(labels)).tolist(), strict=True))

@@ -823,7 +823,7 @@ async function suggestAt(event) {
       current.boxes.push(made);
       selected = new Set([made.id]);
     });
-    $("suggest-said").textContent = "This part got a box.";
+    $("suggest-said").textContent = "A box was added.";
   } catch (error) {
     $("suggest-said").textContent = error.message;
   }
