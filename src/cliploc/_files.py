@@ -143,7 +143,7 @@ def locked(folder: Path) -> Iterator[None]:
         folder: the folder, which is there.
 
     Raises:
-        BlockingIOError: somebody else has it.
+        BlockingIOError: another process or thread has it.
         OSError: a folder that cannot be opened.
 
     Example:
@@ -191,7 +191,7 @@ def alone_in(folder: Path | None) -> Iterator[None]:
 def alone_writing(path: Path) -> Iterator[None]:
     """Within this, no other run writes this file; others may write beside it.
 
-    A file beside it is locked, and removed at the end. One that a killed run has left locks nobody out.
+    A file beside it is locked, and removed at the end. One that a killed run has left does not stop others.
 
     Raises:
         UsageError: another run does, or the folder cannot be written.
@@ -210,7 +210,7 @@ def _lock(opened: int) -> None:
     """Takes the system's lock on an open file or folder, where the file system has locks; not on Windows.
 
     Raises:
-        BlockingIOError: somebody else has it.
+        BlockingIOError: another process or thread has it.
     """
     import fcntl
 
@@ -224,10 +224,10 @@ def _lock(opened: int) -> None:
 
 @contextmanager
 def _locked_beside(path: Path) -> Iterator[None]:
-    """The system's lock on a file of its own.
+    """The system's lock on a file that is only for this.
 
     Raises:
-        BlockingIOError: somebody else has it.
+        BlockingIOError: another process or thread has it.
     """
     if sys.platform == "win32":
         with _locked_file(path):
@@ -236,7 +236,7 @@ def _locked_beside(path: Path) -> Iterator[None]:
     opened = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o644)
     try:
         _lock(opened)
-        try:  # whoever had it may have removed it in between, and somebody else made a new one
+        try:  # its last owner may have removed it since it was opened, and another process made a new one
             mine = os.path.samestat(os.fstat(opened), os.stat(path))
         except FileNotFoundError:
             mine = False
@@ -255,7 +255,7 @@ def _locked_file(path: Path) -> Iterator[None]:
     """A file that exists while the lock is held. One that a killed process left can be removed; an open one cannot.
 
     Raises:
-        BlockingIOError: somebody else has it.
+        BlockingIOError: another process or thread has it.
     """
     try:
         path.unlink(missing_ok=True)

@@ -197,7 +197,7 @@ Polygon = Annotated[list[Ring], Meta(min_length=1, max_length=1_000)]  # the out
 
 
 class ReviewedBox(Struct, forbid_unknown_fields=True):
-    """A box as the editor saves it: with its mask as it was, or as polygons where a person changed it."""
+    """A box as the editor saves it: with its old mask, or with polygons if a person changed it."""
 
     xyxy: tuple[float, float, float, float]
     label: Count

@@ -272,11 +272,11 @@ def parse_share(text: str, expected: str) -> float:
     """A number from 0 to 1.
 
     Args:
-        text: as it was written.
+        text: the text to read.
         expected: how the error begins: where, and what was expected there.
 
     Raises:
-        UsageError: it is no such number.
+        UsageError: it is not such a number.
     """
     with suppress(ValueError):
         if 0 <= float(text) <= 1:
@@ -330,7 +330,7 @@ class Option:
         none: what None means, where it is the default.
         metavar: its value as help shows it.
         check: value → the value as it is kept; raises a `UsageError` that begins "expected NAME" and states the range.
-        parse: one text of the command line → value; a text that is none is left for `check` to refuse.
+        parse: one text of the command line → value; an invalid text is returned for `check` to refuse.
         text: value → one text of the command line, which `parse` reads.
         flags: its names on the command line, if they are not made from its name.
         repeat: whether the command line takes it several times.

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from cliploc.jobs.rows import part_path, write_part
+from cliploc._parts import part_path
+from cliploc.jobs.rows import write_part
 from cliploc.metrics import (
     EnergyInBoxes,
     LocalizationAccuracy,

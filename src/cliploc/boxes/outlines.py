@@ -34,7 +34,7 @@ def outlines(mask: npt.ArrayLike, along: str = "edges") -> list[Ring]:
             tools that fill a polygon with its border (`cv2.fillPoly`, after rounding down).
 
     Returns:
-        The largest piece first. A piece stands before its holes.
+        The largest piece first, and each piece before its holes.
 
     Example:
         >>> outlines([[0, 1, 1], [0, 1, 1]])[0].points.tolist()
@@ -48,7 +48,7 @@ def outlines(mask: npt.ArrayLike, along: str = "edges") -> list[Ring]:
     grid = inside[top : rows[-1] + 1, left : columns[-1] + 1].astype(np.uint8)
     scale, shift = 1.0, 0.5
     if along == "edges":
-        # Every second row and column stands for the lines between pixels, so that an outline goes along them.
+        # Every second row and column is a line between pixels, so that an outline runs along these lines.
         fine = np.zeros((2 * grid.shape[0] + 1, 2 * grid.shape[1] + 1), np.uint8)
         for dy in range(3):
             for dx in range(3):

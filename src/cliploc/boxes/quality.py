@@ -82,7 +82,7 @@ def _scored(maps: FloatArray, found: MapBoxes, rule: BoxRule) -> MapBoxes:
     for heat, start, end in zip(maps, starts[:-1], starts[1:], strict=True):
         if end > start:
             score[start:end] = score_of(features_of(heat, found.xyxy[start:end], rule))
-    order = np.lexsort((-score, found.index))  # of equal scores the higher peak first, as it was
+    order = np.lexsort((-score, found.index))  # a stable sort: of equal scores the higher peak stays first
     if rule.nms_iou is not None:
         order = suppress(found.xyxy, found.index, order, rule.nms_iou)
     if rule.max_boxes is not None:

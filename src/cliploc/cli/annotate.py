@@ -40,8 +40,8 @@ from cliploc.reporter import SILENT
 
 
 @localizer_options(
-    leave_out=("background", "text_cache"),  # background names stand among the labels; no run depends on a cache
-    defaults={"min_score": MIN_SCORE},  # a draft is a box that somebody has to look at
+    leave_out=("background", "text_cache"),  # the labels have background names; a run must not depend on a cache
+    defaults={"min_score": MIN_SCORE},  # a person has to check every draft
 )
 def annotate(
     pictures: Annotated[

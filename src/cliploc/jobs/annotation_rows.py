@@ -80,7 +80,7 @@ def rows_in(part: bytes, labels: int) -> list[Row]:
     """The rows of a part.
 
     Raises:
-        ValueError: they are not what a run with so many labels writes.
+        ValueError: a run with this number of labels cannot have written them.
     """
     rows: list[Row] = [parse_json(line, AnnotatedRow) for line in part.splitlines()]
     for row in rows:

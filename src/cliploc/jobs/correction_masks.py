@@ -94,7 +94,7 @@ def of_coco(segmentation: Any, size_wh: tuple[int, int]) -> BoolArray:
     """The mask `[H, W]` of a COCO annotation: polygons, or run lengths, compressed or not.
 
     Raises:
-        ValueError, InputError: it is none, or of another size.
+        ValueError, InputError: it is not a mask, or has another size.
     """
     if isinstance(segmentation, dict):
         if list(segmentation["size"]) != [size_wh[1], size_wh[0]]:
@@ -107,7 +107,7 @@ def of_points(points: npt.NDArray[np.floating[Any]], size_wh: tuple[int, int]) -
     """The mask of one polygon `[k, 2]` in pixels, along edges of pixels, as COCO, CVAT and Label Studio have them.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a polygon.
     """
     return _drawn([points.astype(float).ravel().tolist()], size_wh)
 
@@ -139,7 +139,7 @@ def of_cvat(code: Mapping[str, str], size_wh: tuple[int, int]) -> BoolArray:
     """The mask of CVAT's `<mask>`: run lengths of its rectangle, row by row, beginning with those of 0.
 
     Raises:
-        ValueError, KeyError: it is none, or lies outside the picture.
+        ValueError, KeyError: it is not a mask, or lies outside the picture.
     """
     left, top, width, height = (int(float(code[key])) for key in ("left", "top", "width", "height"))
     counts = np.array([int(one) for one in code["rle"].split(",")], np.int64)
@@ -155,7 +155,7 @@ def of_brush(packed: Sequence[int], size_wh: tuple[int, int]) -> BoolArray:
     """The mask of Label Studio's brush; see `cliploc.report.exports.labelstudio.brush`. Half transparent is outside.
 
     Raises:
-        ValueError: it is none, or of another size.
+        ValueError: it is not a brush, or has another size.
     """
     bits = "".join(f"{one:08b}" for one in bytes(packed))
     at = 0

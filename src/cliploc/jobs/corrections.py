@@ -157,7 +157,7 @@ def _checked(shapes: LabelledShapes, size: SizeWh, known: Mapping[str, int], mas
         if label.casefold() not in known:
             raise _UnusableError(f"{label!r} is not a label of this run")
         x0, y0, x1, y1 = np.clip(np.array(xyxy, float), 0, [width, height, width, height]).tolist()
-        if not (x1 - x0 > LEAST_SIDE and y1 - y0 > LEAST_SIDE):  # nor where one of them is no number
+        if not (x1 - x0 > LEAST_SIDE and y1 - y0 > LEAST_SIDE):  # also refuses NaN
             raise _UnusableError(f"a box of {label!r} is empty, or lies outside of the picture")
         corners.append([round(value, 2) for value in (x0, y0, x1, y1)])
         numbers.append(known[label.casefold()])

@@ -102,7 +102,7 @@ def summarize(
         curves[name][sample] = dict(row["curves"])
     found: dict[str, Summary] = {}
     for name in settings:
-        samples = sorted(values[name])  # in one order, whatever that of the parts
+        samples = sorted(values[name])  # the order of the parts must not matter
         summary: Summary = {}
         ends: dict[str, list[float]] = {}
         measured: dict[str, int] = {}

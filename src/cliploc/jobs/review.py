@@ -41,7 +41,7 @@ JPEG_QUALITY = 85
 
 
 class StaleReviewError(ValueError):
-    """A picture was saved by somebody else since this person saw it."""
+    """The picture was saved elsewhere since this person saw it."""
 
 
 class ReviewFolder:
@@ -94,7 +94,7 @@ class ReviewFolder:
         """The folder; no other run writes into it until this ends.
 
         Raises:
-            UsageError: it is no annotation's folder, a part of it is damaged, or another run has it.
+            UsageError: it is not the folder of an annotation, a part of it is damaged, or another run has it.
         """
         manifest = folder.read_manifest(out, KIND)  # before the lock, which would make the folder
         with alone_in(out), temporaries_of(manifest["token"]):

@@ -39,7 +39,7 @@ def correction_of(boxes: Sequence[Mapping[str, Any]], row: Row, labels: int) -> 
     corners: list[list[float]] = []
     for one in boxes:
         x0, y0, x1, y1 = np.clip(np.array(one["xyxy"], float), 0, [width, height, width, height]).tolist()
-        if not (x1 - x0 > LEAST_SIDE and y1 - y0 > LEAST_SIDE):  # nor where one of them is no number
+        if not (x1 - x0 > LEAST_SIDE and y1 - y0 > LEAST_SIDE):  # also refuses NaN
             raise UnusableReviewError("expected boxes inside the picture, with a width and a height above 0")
         if one["label"] >= labels:
             raise UnusableReviewError(f"expected labels below {labels}, got {one['label']}")

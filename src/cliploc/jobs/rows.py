@@ -18,7 +18,6 @@ from cliploc import _parts
 from cliploc._extras import install
 from cliploc._files import write_whole
 from cliploc._memory_errors import not_installed
-from cliploc._parts import part_path as part_path
 from cliploc._parts import parts_in as parts_in
 from cliploc.errors import InputError, UsageError
 from cliploc.images import open_picture

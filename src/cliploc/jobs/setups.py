@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from cliploc.errors import UsageError
+from cliploc.jobs.folder import plain
 from cliploc.jobs.plan import ModelSetup, Setting
-from cliploc.jobs.rows import plain
 from cliploc.localizer import Localizer
 
 T = TypeVar("T")

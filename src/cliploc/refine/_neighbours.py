@@ -56,8 +56,8 @@ class Bags:
     """Σ_n a_in map_n over the neighbours n of each pixel i, for many maps at once.
 
     All maps of a neighbour are read together, by `torch.nn.functional.embedding_bag`: a pixel is a bag, its neighbours
-    are the words. Each strip of rows has its own weights `[rows · W · K]`; the indices of the neighbours are the same in
-    each strip.
+    are the words. Each strip of rows has its own weights `[rows · W · K]`; the indices of the neighbours are the same
+    in each strip.
 
     Args:
         weights: for each strip of rows the weights `[K, rows, W]`; all strips but the last have the same height.

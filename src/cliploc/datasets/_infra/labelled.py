@@ -122,7 +122,7 @@ class LabelledPicture:
         size_wh: width and height in pixels, of the picture and of its label map.
         truth: its label map.
         name: what is asked for if each picture has one name of its own (ImageNet-Segmentation); None: all classes.
-        decode: what reads the picture, where `path` is no picture file.
+        decode: reads the picture, if `path` is not a picture file.
     """
 
     id: str
@@ -170,7 +170,7 @@ class LabelledDataset:
 
 # ----------------------------------------------------------------------------------------------------------- label maps
 def read_labels(path: Path) -> LabelMap:
-    """A picture file as labels `[H, W]`; a palette's colours play no part.
+    """A picture file as labels `[H, W]`; a palette's colours are not used.
 
     Raises:
         InputError: it cannot be read, or has more than one number per pixel.

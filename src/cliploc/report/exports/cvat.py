@@ -21,7 +21,7 @@ class Cvat(Export):
     files = ("cvat.xml",)
 
     def write(self, pictures: Pictures, settings: ExportSettings, folder: Path) -> None:
-        """Writes `cvat.xml`; boxes are corners in pixels, with fractions. A mask stands in the place of its box."""
+        """Writes `cvat.xml`; boxes are corners in pixels, with fractions. A mask replaces its box."""
 
         def fill(path: Path) -> None:
             with path.open("w", encoding="utf-8") as file:

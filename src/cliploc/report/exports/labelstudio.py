@@ -36,8 +36,8 @@ class LabelStudio(Export):
     def write(self, pictures: Pictures, settings: ExportSettings, folder: Path) -> None:
         """Writes `labelstudio.json` and `labelstudio_config.xml`.
 
-        Boxes are in percent of the upright picture; each has a score and a unique id. A mask, as a brush, stands in
-        the place of its box.
+        Boxes are in percent of the upright picture; each has a score and a unique id. A mask is
+        written as a brush and replaces its box.
         """
 
         def fill(path: Path) -> None:
