@@ -1,8 +1,9 @@
 """Would `mini`'s tower be faster in int8, and as good? For docs/performance.md, "Engines".
 
-OpenVINO computes the tower in float32, bfloat16 and int8. NNCF makes the int8 network: weights and activations get their
-scales from 300 training pictures, none of them a tuning picture. Speeds are processor time by turns, one thread. The
-boxes are those of the 118 tuning pictures (tools/choose_thresholds.py), by `cam` at its τ; no number is reported on them.
+OpenVINO computes the tower in float32, bfloat16 and int8. NNCF makes the int8 network: weights and activations get
+their scales from 300 training pictures, none of them a tuning picture. Speeds are processor time by turns, one thread.
+The boxes are those of the 118 tuning pictures (tools/choose_thresholds.py), by `cam` at its τ; no number is reported on
+them.
 
     pip install 'cliploc[openvino]' nncf
     OMP_WAIT_POLICY=passive python tools/int8_study.py
@@ -68,7 +69,7 @@ class Compiled:
         settings = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": precision}
         self.network = openvino.Core().compile_model(network, "CPU", settings)
 
-    def __call__(self, stages: Sequence[nn.Module], x: Tensor, wanted: Sequence[int]) -> list[Tensor]:
+    def __call__(self, _: Sequence[nn.Module], x: Tensor, wanted: Sequence[int]) -> list[Tensor]:
         results = self.network([x.float().numpy()], share_outputs=False)
         return [torch.from_numpy(results[number]) for number in range(len(wanted))]
 
@@ -118,8 +119,8 @@ def main() -> None:
             right[title].append(bool(len(boxes)) and bool(iou_matrix(boxes, truths).max() >= 0.5))
             called[title].append(localizer.classify(image, classes)[0].name)
             maps[title].append(heat.ravel())
-    print("| precision | batch 1, ms a picture | batch 16, ms | located | same first name as fp32 | least correlation |")
-    print("|---|---|---|---|---|---|")
+    columns = ("precision", "batch 1, ms a picture", "batch 16, ms", "located", "same first name", "least correlation")
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for title in runners:
         one, sixteen = (float(np.median(spent[title, batch])) for batch in (1, 16))
         same = np.mean([a == b for a, b in zip(called["fp32"], called[title], strict=True)])
