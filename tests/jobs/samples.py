@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 from PIL import Image, ImageOps
 
 from cliploc.datasets import open_dataset
+from cliploc.jobs import benchmark
+from cliploc.jobs.benchmark import run_benchmark
 from cliploc.values import Dataset
 from tests.commands import PHOTOS
 
@@ -43,6 +48,15 @@ def wsol_folder(root: Path, count: int = 11) -> Path:
     classes = [f"{label},,{name}" for label, name in enumerate(names)]
     (root / "synsets.csv").write_text("\n".join(["label,wnid,synset_words", *classes]) + "\n")
     return root
+
+
+@contextlib.contextmanager
+def judged_here() -> Iterator[None]:
+    """Benchmarks start no process that judges boxes: it takes seconds to import torch."""
+    with mock.patch.object(
+        benchmark, "run_benchmark", lambda *given, **more: run_benchmark(*given, **{**more, "judges": 0})
+    ):
+        yield
 
 
 def dataset(root: Path, split: str | None = None) -> Dataset:

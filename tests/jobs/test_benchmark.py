@@ -30,7 +30,6 @@ from cliploc.config import BENCHMARK
 from cliploc.datasets import open_dataset
 from cliploc.errors import InputError, UsageError
 from cliploc.geometry import iou_matrix
-from cliploc.jobs import benchmark
 from cliploc.jobs import rows as rows_module
 from cliploc.jobs.benchmark import read_manifest, run_benchmark, unfit_for_setup
 from cliploc.jobs.evaluate import evaluate_folder
@@ -44,6 +43,7 @@ from cliploc.pipeline.views import Views
 from cliploc.reporter import Reporter
 from cliploc.saliency import baselines
 from tests.commands import begun, cliploc_, create_once
+from tests.jobs import samples
 from tests.jobs.samples import dataset, wsol_folder
 from tests.report.test_benchmark import cells, section
 
@@ -69,11 +69,10 @@ def one_model(monkeypatch):
 
 @pytest.fixture
 def judged_here(monkeypatch):
-    """Commands start no process that judges, which takes seconds to import torch, and draw no report's figures."""
-    monkeypatch.setattr(
-        benchmark, "run_benchmark", lambda *given, **more: run_benchmark(*given, **{**more, "judges": 0})
-    )
+    """Commands start no process that judges, and draw no report's figures."""
     monkeypatch.setattr("cliploc.report.benchmark.write_report", lambda folder: None)
+    with samples.judged_here():
+        yield
 
 
 def run(root, out, methods=("cam", "layer_cam"), *, setups=(SETUP,), thresholds=(None,), **options):

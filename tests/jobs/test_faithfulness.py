@@ -12,13 +12,11 @@ import pytest
 
 from cliploc.config import FaithfulnessOptions
 from cliploc.faithfulness import area
-from cliploc.jobs import benchmark
-from cliploc.jobs.benchmark import run_benchmark
 from cliploc.jobs.faithfulness import FaithfulnessSettings, mean_curves, rows_in, summarize
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.metrics import Bootstrap
 from tests.commands import cliploc_
-from tests.jobs.samples import wsol_folder
+from tests.jobs.samples import judged_here, wsol_folder
 
 RUN = ("benchmark", "--task", "faithfulness", "--dataset", "wsol", "--steps", "3", "--method", "cam,layer_cam")
 
@@ -132,16 +130,13 @@ def test_a_broken_picture_is_in_no_number(tmp_path):
 
 
 @pytest.mark.usefixtures("no_report")
-def test_maps_of_other_tools_have_the_benchmarks_numbers(root, tmp_path, monkeypatch):
+def test_maps_of_other_tools_have_the_benchmarks_numbers(root, tmp_path):
     """The same maps, saved and read again."""
-    # No process that judges boxes: it takes seconds to import torch.
-    monkeypatch.setattr(
-        benchmark, "run_benchmark", lambda *given, **more: run_benchmark(*given, **{**more, "judges": 0})
-    )
-    localized = cliploc_(
-        "benchmark", "--dataset", "wsol", "--root", root, "--method", "centre_gaussian", "--no-baselines",
-        "--save-maps", "--out", tmp_path / "maps",
-    )  # fmt: skip
+    with judged_here():
+        localized = cliploc_(
+            "benchmark", "--dataset", "wsol", "--root", root, "--method", "centre_gaussian", "--no-baselines",
+            "--save-maps", "--out", tmp_path / "maps",
+        )  # fmt: skip
     assert localized.code == 0, localized.err
     [folder] = (tmp_path / "maps/maps").iterdir()
     measured = cliploc_(
