@@ -103,12 +103,12 @@ def test_an_address_that_makes_no_sense_opens_the_page_with_the_rest():
         ({"thresold": 0.3}, "expected one of the settings"),
         ({"threshold": "nan"}, "threshold from 0 to 1"),
         ({"max_boxes": -1}, "max_boxes, a whole number from 1 to 1,000,000, got -1"),
-        ({"resize": "/etc"}, "resize of squash"),
-        ({"templates": "secrets.txt"}, "templates of default"),  # a path is no name of a set
-        ({"scales": "1,99"}, "scales of"),
-        ({"windows": "64"}, "windows of none, 2, 1,2"),
+        ({"resize": "/etc"}, "resize to be one of squash"),
+        ({"templates": "secrets.txt"}, "templates to be one of default"),  # a path is no name of a set
+        ({"scales": "1,99"}, "scales to be one of"),
+        ({"windows": "64"}, "windows to be one of none, 2, 1,2"),
         ({"refine": [1]}, "refine as a list of names"),
-        ({"recipe": ["fast"]}, "recipe of default, fast, best"),
+        ({"recipe": ["fast"]}, "recipe to be one of default, fast, best"),
         ({"recipe": "fast", "method": "cam"}, "expected a method or a recipe, got 'cam' and fast"),
         ({"method": ["cam"]}, "method as a text"),
         ({"compare": {"cam": 1}}, "compare as a list of names"),
