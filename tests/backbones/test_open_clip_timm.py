@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import open_clip
@@ -326,3 +328,29 @@ def test_every_adapter_registers_itself() -> None:
     assert adapters.names() == ["OpenClipResNet", "OpenClipVit", "TimmCnn", "TimmVit"]
     visual = small_vit("EVA-02").visual
     assert [one for one in adapters if one.supports(visual)] == [TimmVit]
+
+
+@pytest.mark.parametrize("variant", ["SigLIP", "EVA-02"])
+def test_no_older_tokens_are_in_memory_beside_the_mlp(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There the most memory is needed; `pictures` are few here, but batches are large."""
+    backbone = TimmVit(small_vit(variant), tokenizer, "small")
+    older: list[weakref.ref[Tensor]] = []
+    alive: list[int] = []
+
+    def noted(result: Tensor) -> Tensor:
+        older.append(weakref.ref(result))
+        return result
+
+    for owner, name in [(backbone, "embed"), *((one, "gather") for one in backbone.adapters)]:
+        own = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args, own=own: noted(own(*args)))
+    for adapter in backbone.adapters:
+        mlp = adapter.mlp_branch
+
+        def watched(x: Tensor, mlp: Callable[[Tensor], Tensor] = mlp) -> Tensor:
+            alive.append(sum(one() is not None for one in older))
+            return noted(mlp(x))
+
+        monkeypatch.setattr(adapter, "mlp_branch", watched)
+    backbone.encode_image(pictures(*backbone.input_hw))
+    assert alive == [0] * backbone.depth

@@ -65,7 +65,12 @@ class TimmBlock(BlockAdapter):
         x = block.norm2(x)
         if not self.mlp_splits:
             return self._scaled(mlp(x), 2)
-        hidden = mlp.act(mlp.fc1_g(x)) * mlp.fc1_x(x) if isinstance(mlp, SwiGLU) else mlp.act(mlp.fc1(x))
+        if isinstance(mlp, SwiGLU):
+            hidden = mlp.act(mlp.fc1_g(x)) * mlp.fc1_x(x)
+        else:
+            hidden = mlp.fc1(x)
+            del x  # makes room for the activation
+            hidden = mlp.act(hidden)
         normed: Tensor = mlp.norm(hidden)
         return normed
 

@@ -247,8 +247,10 @@ class VisionTransformerBackbone(DualEncoder):
                 ends[back] = end = block.finish_from_gathered(x, gathered, v)
                 x = end.middle.detach()[:, leaving] + block.mlp_out(end.hidden.detach()[:, leaving])
             else:
-                del y, q, k, v  # makes room for the MLP, where the most memory is needed
-                x = block.finish(x[:, leaving], gathered)
+                del y, q, k, v
+                x = x[:, leaving] + block.attention_branch(x[:, leaving], gathered)
+                del gathered  # makes room for the MLP, where the most memory is needed
+                x = x + block.mlp_branch(x)
             if index in asked["tokens"]:
                 tokens[back] = x  # [B, prefix+N, d]
         pooled, pool_attention = self.pool(x)
@@ -269,8 +271,8 @@ class VisionTransformerBackbone(DualEncoder):
     def trace(self, images: Tensor, needs: Needs) -> Trace:
         """One forward pass of normalised images; see `cliploc.tower.Backbone.trace`."""
         grid = self.grid(images.shape[-2], images.shape[-1])
-        tokens = self.embed(images.to(self.device, self.dtype))
-        return self._run(tokens, 0, self.depth - 1, needs, grid)
+        # Without a name here, the first tokens take up memory only as long as `_run` needs them.
+        return self._run(self.embed(images.to(self.device, self.dtype)), 0, self.depth - 1, needs, grid)
 
     def resume(self, tokens: Tensor, block: int, needs: Needs, grid: tuple[int, int], last: int = -1) -> Trace:
         """Runs blocks `block` to `last` on the tokens entering `block`; see `cliploc.tower.TransformerBackbone`."""
