@@ -99,12 +99,13 @@ def test_label_maps_of_a_whole_vit_b_16_are_those_of_plain_loops():
         assert len({label for one in expected for label in np.unique(one)}) > 1
 
 
-def test_label_maps_do_not_depend_on_how_many_queries_are_in_memory(localizer, monkeypatch):
+@pytest.mark.parametrize("room", ["VALUES", "BLOCK"])
+def test_label_maps_do_not_depend_on_how_many_queries_or_rows_are_in_memory(room, localizer, monkeypatch):
     (picture,) = plain.pictures(SIZES[:1])
     protocol = replace(BASE, logit_scale=400.0, background_threshold=0.4, area_threshold=0.1)
     segmenter = Segmenter(localizer, protocol, {"maskclip": {}})
     whole = segmenter.label_maps(picture)["maskclip"]
-    monkeypatch.setattr("cliploc.segmentation.segmenter.VALUES", 1)
+    monkeypatch.setattr(f"cliploc.segmentation.segmenter.{room}", 1)
     np.testing.assert_array_equal(segmenter.label_maps(picture)["maskclip"], whole)
 
 
