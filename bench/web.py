@@ -186,26 +186,26 @@ class Rest(Plain):
 
     Args:
         address: of the server.
-        by_id: whether a photograph is uploaded once only, and then named by its id.
+        ids: of photographs that were uploaded, which are named by them; clients may share it. None: each is uploaded.
     """
 
-    def __init__(self, address: str, by_id: bool = False) -> None:
+    def __init__(self, address: str, ids: dict[Path, str] | None = None) -> None:
         super().__init__(address)
-        self._by_id = by_id
-        self._ids: dict[Path, str] = {}
+        self._ids = ids
 
     def predict(self, photo: Any, name: str, settings: dict[str, Any], api_name: str) -> Any:
         """As `predict` of gradio's client."""
         assert api_name == "/locate"
         path, given = Path(photo["path"]), {"names": name, **settings}
-        if self._by_id and path in self._ids:
+        if self._ids is not None and path in self._ids:
             body = json.dumps({"picture": self._ids[path], **given}).encode()
             return json.loads(self._asked(LOCALIZE, body, "application/json"))
         fields = [f'--x\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{one}\r\n' for key, one in given.items()]
         head = f'--x\r\nContent-Disposition: form-data; name="picture"; filename="{path.name}"\r\n\r\n'
         body = "".join([*fields, head]).encode() + path.read_bytes() + b"\r\n--x--\r\n"
         document = json.loads(self._asked(LOCALIZE, body, "multipart/form-data; boundary=x"))
-        self._ids[path] = document["ids"]["picture"]
+        if self._ids is not None:
+            self._ids[path] = document["ids"]["picture"]
         return document
 
 
@@ -457,10 +457,10 @@ def main() -> int:
             measured("The same, by plain HTTP to gradio's functions", process, plain, photos.again)
             rest = {clients: [Rest(address) for _ in range(clients)] for clients in given.clients}
             measured("The same, by POST /api/localize", process, rest, photos.again)
-            by_id = {clients: [Rest(address, by_id=True) for _ in range(clients)] for clients in given.clients}
-            for one in itertools.chain(*by_id.values()):
-                for question in photos.again(len(photos.own)):
-                    asked(one, *question)
+            ids: dict[Path, str] = {}
+            for question in photos.again(len(photos.own)):
+                asked(Rest(address, ids), *question)
+            by_id = {clients: [Rest(address, ids) for _ in range(clients)] for clients in given.clients}
             measured("The same, by POST /api/localize with the photographs' ids", process, by_id, photos.again)
             if given.many:
                 four = [Plain(address) for _ in range(4)]
