@@ -105,7 +105,11 @@ def step_seconds(model: str, pretrained: str | None, step: str, rounds: int) -> 
 
 
 def peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # MB on Linux
+    """MB. On Linux a new process begins with `ru_maxrss` of the one that started it, which may be larger."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(status.read_text().partition("VmHWM:")[2].split()[0]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def memory_here(model: str, pretrained: str | None, dataset: str) -> list[float]:
