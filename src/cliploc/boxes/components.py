@@ -241,6 +241,7 @@ def _measured(
     hot: npt.NDArray[np.uint8], values: FloatArray, connectivity: Literal[4, 8]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], FloatArray, npt.NDArray[Any]]:
     """Corners `[n, 4]`, area and largest value of each region, and the labels, from 1, of the regions' pixels."""
+    labels: npt.NDArray[Any]
     count, labels = cv2.connectedComponents(hot, connectivity=connectivity)
     if count - 1 > FEW or connectivity == 4:
         _, labels, stats, _ = cv2.connectedComponentsWithStats(hot, connectivity=connectivity)
