@@ -247,7 +247,7 @@ def _measured(
         _, labels, stats, _ = cv2.connectedComponentsWithStats(hot, connectivity=connectivity)
         peaks = np.zeros(count, dtype=np.float32)
         on = np.flatnonzero(labels)
-        np.maximum.at(peaks, labels.ravel()[on], values.ravel()[on])
+        np.maximum.at(peaks, np.asarray(labels.ravel()[on], np.intp), values.ravel()[on])
         left, top, width, height, area = stats[1:].T.astype(np.int64)  # label 0 is the cold rest
         return np.stack([left, top, left + width, top + height], axis=1), area, peaks[1:], labels
     corners, area = np.zeros((count - 1, 4), np.int64), np.zeros(count - 1, np.int64)

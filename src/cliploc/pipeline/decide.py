@@ -87,10 +87,10 @@ def weigh(
             if absences[b][p] is None:
                 absences[b][p] = f"the background {texts.background_synonyms[int(rival[b])][0]!r} fits better"
     if presence is not None:
-        values, standings = presence.tolist(), None if ranks is None else ranks.tolist()
+        values, of_bank_ranks = presence.tolist(), None if ranks is None else ranks.tolist()
         for b, p in (presence < min_presence).nonzero().tolist():
             if absences[b][p] is None:
-                rank = None if standings is None else standings[b][p]
+                rank = None if of_bank_ranks is None else of_bank_ranks[b][p]
                 absences[b][p] = absence(values[b][p], min_presence, rank)
     return Evidence(scores, presence, [tuple(absent) for absent in absences], rule, ranks, probabilities)
 
