@@ -31,7 +31,8 @@ def judged(number: int) -> JudgedMap:
 def counted(cls: type[Metric], numbers: list[int]) -> Metric:
     one = cls.at(TAU)
     for number in numbers:
-        one.add_judged(judged(number), label=number % 3, predictions=[number % 3, 7, 8, 9, 10])
+        item = judged(number)
+        one.add(item.sample_id, one.judge(item), number % 3, [number % 3, 7, 8, 9, 10])
     return one
 
 
@@ -77,7 +78,7 @@ def test_merged_parts_are_the_whole(cls):
 def test_a_sample_that_comes_twice_is_refused(cls):
     one = counted(cls, [0])
     with pytest.raises(UsageError, match="sample 0 occurs twice"):
-        one.add_judged(judged(0))
+        one.add("sample 0", one.judge(judged(0)), None, None)
 
 
 @metrics
@@ -98,7 +99,7 @@ def test_kept_as_a_row_and_read_again_gives_the_same(cls):
     direct = cls.at(TAU)
     for row, item in zip(to_table(rows, row_schema()).to_pylist(), map(judged, range(3)), strict=True):
         one.add(row["sample"], row, row["label"], None)
-        direct.add_judged(item, 1)
+        direct.add(item.sample_id, direct.judge(item), 1, None)
     kept, at_once = one.summarise(False, FEW), direct.summarise(False, FEW)
     for key, score in at_once.scores.items():
         assert kept.scores[key].value == pytest.approx(score.value)  # rows keep float32

@@ -157,10 +157,6 @@ class Metric(ABC):
     def summarise(self, may_tune: bool, bootstrap: Bootstrap = DEFAULT) -> MetricSummary:
         """The numbers so far; `may_tune` says whether these images may choose a threshold."""
 
-    def add_judged(self, judged: JudgedMap, label: int | None = None, predictions: Sequence[int] | None = None) -> None:
-        """Judges and counts one sample."""
-        self.add(judged.sample_id, self.judge(judged), label, predictions)
-
 
 metrics: Registry[type[Metric]] = Registry(
     "metric", "cliploc.metrics", "cliploc.metrics", home=lambda cls: cls.__module__
