@@ -190,13 +190,12 @@ class Masks:
         of_names: `[P, H, W]` bool: where a name's heat exceeds the threshold of its boxes, also where no box is; all
             False for a name that was not found.
         names: what was asked for.
-        labels: `[H, W]`, see `label_map`.
     """
 
     of_boxes: npt.NDArray[np.bool_]
     of_names: npt.NDArray[np.bool_]
     names: tuple[str, ...]
-    labels: npt.NDArray[np.uint16]
+    _labels: npt.NDArray[np.uint16]
 
     def __len__(self) -> int:
         return len(self.of_boxes)
@@ -214,4 +213,4 @@ class Masks:
 
     def label_map(self) -> npt.NDArray[np.uint16]:
         """`[H, W]`: 0 for the background, 1 for the first name and so on: the hottest name above its threshold."""
-        return self.labels
+        return self._labels
