@@ -15,7 +15,7 @@ from PIL import Image
 
 from cliploc._documents import lines_of
 from cliploc.datasets._infra.candidates import Problems, picture_header, safe_id
-from cliploc.datasets._infra.files import HELP
+from cliploc.datasets._infra.files import HELP, needed_folder
 from cliploc.datasets._infra.registration import DatasetFacts, Split
 from cliploc.datasets._infra.selection import order_of, refuse_counts
 from cliploc.errors import InputError, UsageError
@@ -349,6 +349,27 @@ def pictures_with_maps(
             size = (0, 0)  # `open_labelled` names the problem
         made.append(LabelledPicture(one, picture, size, LabelFile(labels, reduce_zero_label)))
     return made
+
+
+def voc_pictures(
+    root: Path, year: int, maps: str, lists: str, split: str, reduce_zero_label: bool
+) -> list[LabelledPicture]:
+    """The pictures of a split in the folders of a VOC challenge.
+
+    Args:
+        root: holds VOCdevkit or VOC and the year, or is the latter.
+        year: the challenge's.
+        maps: the folder of the label maps.
+        lists: the folder in ImageSets with the lists of ids.
+        split: the list.
+        reduce_zero_label: as for `LabelFile`.
+    """
+    images = needed_folder(root, [f"{at}JPEGImages" for at in (f"VOCdevkit/VOC{year}/", f"VOC{year}/", "")], "pictures")
+    base = images.parent
+    ids = listed(base / "ImageSets" / lists / f"{split}.txt")
+    return pictures_with_maps(
+        ((one, images / f"{one}.jpg", base / maps / f"{one}.png") for one in ids), reduce_zero_label
+    )
 
 
 def listed(path: Path) -> list[str]:
