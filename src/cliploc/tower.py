@@ -121,6 +121,16 @@ class DenseReading:
     grid: tuple[int, int] | None = None
 
 
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """Splits tokens into heads: `[B, T, d]` → `[B, H, T, d/H]`."""
+    return x.view(*x.shape[:-1], heads, -1).transpose(1, 2)
+
+
+def join_heads(x: Tensor) -> Tensor:
+    """Joins heads: `[B, H, T, d/H]` → `[B, T, d]`."""
+    return x.transpose(1, 2).flatten(2)
+
+
 @dataclass(frozen=True)
 class BlockEnd:
     """The part of a transformer block after its attention has gathered the values, with a graph for gradients.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliploc.backbones._dinotxt_layout import HEAD_SIZE, Layout
-from cliploc.backbones._transformer import join_heads, split_heads
+from cliploc.tower import join_heads, split_heads
 
 
 class _Attention(nn.Module):

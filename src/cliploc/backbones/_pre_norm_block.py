@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc.backbones._transformer import BlockAdapter, join_heads, split_heads
+from cliploc.backbones._transformer import BlockAdapter
+from cliploc.tower import join_heads, split_heads
 
 
 class PreNormBlock(nn.Module, BlockAdapter):

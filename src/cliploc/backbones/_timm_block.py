@@ -11,7 +11,8 @@ from timm.models.vision_transformer import ResPostBlock
 from torch import Tensor
 
 from cliploc.backbones._linear import linear
-from cliploc.backbones._transformer import BlockAdapter, join_heads, split_heads
+from cliploc.backbones._transformer import BlockAdapter
+from cliploc.tower import join_heads, split_heads
 
 
 class TimmBlock(BlockAdapter):

@@ -37,16 +37,6 @@ def attention_weights(q: Tensor, k: Tensor, scale: float) -> Tensor:
     return (q.float() @ k.float().transpose(-2, -1) * scale).softmax(dim=-1)
 
 
-def split_heads(x: Tensor, heads: int) -> Tensor:
-    """Splits tokens into heads: `[B, T, d]` → `[B, H, T, d/H]`."""
-    return x.view(*x.shape[:-1], heads, -1).transpose(1, 2)
-
-
-def join_heads(x: Tensor) -> Tensor:
-    """Joins heads: `[B, H, T, d/H]` → `[B, T, d]`."""
-    return x.transpose(1, 2).flatten(2)
-
-
 def on_grid(patches: Tensor, grid: tuple[int, int]) -> Tensor:
     """Arranges patches on the grid: `[B, N, C]` → `[B, C, h, w]`."""
     return patches.transpose(1, 2).reshape(len(patches), -1, *grid)

@@ -40,12 +40,10 @@ from cliploc.backbones._timm_tokens import first_tokens, rotation
 from cliploc.backbones._transformer import (
     VisionTransformerBackbone,
     attention_weights,
-    join_heads,
     on_grid,
-    split_heads,
 )
 from cliploc.errors import UsageError
-from cliploc.tower import Pooling
+from cliploc.tower import Pooling, join_heads, split_heads
 
 
 def _embedding_size(visual: Any) -> int:

@@ -24,11 +24,10 @@ from cliploc.backbones._transformer import (
     BlockAdapter,
     VisionTransformerBackbone,
     attention_weights,
-    join_heads,
     resize_positions,
-    split_heads,
 )
 from cliploc.errors import UsageError
+from cliploc.tower import join_heads, split_heads
 
 
 class _Block(BlockAdapter):

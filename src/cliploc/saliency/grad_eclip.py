@@ -11,7 +11,7 @@ from cliploc.saliency._infra.attention import patches_of
 from cliploc.saliency._infra.gradients import differentiable, each_prompt, jacobian_products, prompt_scores
 from cliploc.saliency._infra.registration import saliency
 from cliploc.saliency._infra.rules import attend
-from cliploc.tower import DenseReading, Needs
+from cliploc.tower import DenseReading, Needs, join_heads, split_heads
 
 
 @saliency(
@@ -54,11 +54,11 @@ def grad_eclip(ctx: Context, published: bool = False) -> Tensor:
         if published:
             q, k = (tower.path(trace, DenseReading(rule)) for rule in (_queries, _keys))  # each [B, T, d]
         else:
-            q, k = (_joined(part) for part in trace.projections[-1][:2])
+            q, k = (join_heads(part) for part in trace.projections[-1][:2])
         alike = F.cosine_similarity(q[:, :1].float(), k[:, patches].float(), dim=-1)  # [B, N]
         low, high = torch.aminmax(alike, dim=1, keepdim=True)
         alike = (alike - low) / (high - low).clamp(min=torch.finfo(alike.dtype).tiny)
-        values = _joined(trace.projections[-1][2][:, :, patches]).float()  # [B, N, d]
+        values = join_heads(trace.projections[-1][2][:, :, patches]).float()  # [B, N, d]
     with differentiable():
         end = tower.end(trace.entering[-1], -1, trace.grid, _one_head) if published else ctx.end(-1)
         pooled, _ = tower.pool(end.tokens())  # [B, D]
@@ -68,11 +68,6 @@ def grad_eclip(ctx: Context, published: bool = False) -> Tensor:
             wanted = gradient[:, :, :, 0].flatten(2)  # [B, p, d]: the class token's
             maps.append(torch.einsum("bpd,bnd->bpn", wanted, values) * alike[:, None])
     return patches_of(ctx, torch.cat(maps, dim=1))
-
-
-def _joined(heads: Tensor) -> Tensor:
-    """`[B, H, T, d/H]` → `[B, T, d]`."""
-    return heads.transpose(1, 2).flatten(2)
 
 
 def _queries(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:  # noqa: ARG001
@@ -85,6 +80,5 @@ def _keys(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:  # noqa: ARG
 
 def _one_head(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:  # noqa: ARG001
     """softmax(qkᵀ/√d)·v over all channels at once, given back in heads: `[B, H, T, d/H]`."""
-    ours, theirs, values = (_joined(x).float() for x in (q, k, v))  # each [B, T, d]
-    gathered = attend(ours, theirs, values, ours.shape[-1] ** -0.5)
-    return gathered.view(*gathered.shape[:2], v.shape[1], -1).transpose(1, 2)
+    ours, theirs, values = (join_heads(x).float() for x in (q, k, v))  # each [B, T, d]
+    return split_heads(attend(ours, theirs, values, ours.shape[-1] ** -0.5), v.shape[1])
