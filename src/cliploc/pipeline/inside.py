@@ -19,7 +19,8 @@ from cliploc.pipeline.modes import undisturbed
 from cliploc.pipeline.prepare import Prepared
 from cliploc.pipeline.tasks import Task
 from cliploc.pipeline.texts import Texts
-from cliploc.saliency import raw_maps
+from cliploc.saliency import patches_of, raw_maps
+from cliploc.saliency.legrad import block_gradients
 from cliploc.tower import Backbone, Guide, Needs, Trace, TransformerBackbone, as_transformer
 
 
@@ -131,27 +132,22 @@ class Inside:
         Raises:
             UsageError: the tower is a CNN.
         """
-        tower = self.tower
         with torch.enable_grad():
-            end = tower.end(_held(self.trace.entering, block, "block"), block, self.grid)
-            if tower.pooling == "attention":
-                pooled, tap = tower.pool(end.tokens().detach().requires_grad_())
-                assert tap is not None
-            elif tower.pooling == "class token":
-                pooled, tap = tower.read_tokens(end.mean_token()[:, None])[:, 0], end.gathered
-            else:
-                pooled, tap = tower.pool(end.tokens())[0], end.gathered
-            scores = F.normalize(pooled.float(), dim=-1)[0] @ self.text.T  # [P]
-            gradients = [torch.autograd.grad(score, tap, retain_graph=True)[0][0].float() for score in scores]
-        if tower.pooling != "attention":
-            values = end.values[0].float().transpose(-2, -1)  # [H, d/H, T]
-            gradients = [gradient @ values for gradient in gradients]  # each [H, T, T]
-        return torch.stack([self._on_grid(gradient.relu().mean(dim=-2)) for gradient in gradients])
+            end = self.tower.end(_held(self.trace.entering, block, "block"), block, self.grid)
+            products, values = block_gradients(self._context, end, at_once=False)
+            by_prompt = [gradient[0, 0] for gradient in products]  # each [H, T, d/H] or [H, 1, T]
+        if values is not None:
+            by_prompt = [gradient @ values[0] for gradient in by_prompt]  # each [H, T, T]
+        return self._on_grid(torch.stack([gradient.relu().mean(dim=-2) for gradient in by_prompt]))
+
+    @property
+    def _context(self) -> Context:
+        """What the helpers of the methods read; its text is the names', without a background subtracted."""
+        return Context(self.images, self.text[None], self.trace, self.backbone)
 
     def _on_grid(self, rows: Tensor) -> Tensor:
-        """`[n, T]` or `[n, N]` → `[n, h, w]` of the patches."""
-        h, w = self.grid
-        return rows[:, -h * w :].reshape(len(rows), h, w)
+        """`[…, T]` or `[…, N]` → `[…, h, w]` of the patches."""
+        return patches_of(self._context, rows)
 
 
 def look_inside(

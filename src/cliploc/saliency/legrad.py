@@ -12,7 +12,7 @@ from cliploc.method import Context
 from cliploc.saliency._infra.attention import Blocks, blocks_of, last_blocks, patches_of
 from cliploc.saliency._infra.gradients import differentiable, each_prompt, jacobian_products, leaf, prompt_scores
 from cliploc.saliency._infra.registration import saliency
-from cliploc.tower import Needs
+from cliploc.tower import BlockEnd, Needs
 
 MAX_GRAPHS = 4  # blocks whose graph a trace may hold: on ViT-L/14@336, 25 MB each for an image
 
@@ -72,31 +72,47 @@ def _needs(blocks: Blocks) -> Needs:
 
 def _sensitivity(ctx: Context, block: int) -> Tensor:
     """One block's map `[B, P, h, w]`."""
-    tower = ctx.transformer
     with differentiable():
-        end = ctx.end(block)
-        if tower.pooling == "attention":
-            pooled, looked = tower.pool(leaf(end.tokens()))  # [B, D], [B, H, 1, T]
-            assert looked is not None
-            products = _products(ctx, pooled, looked)
-            return patches_of(ctx, torch.cat([gradient.relu().mean(dim=(2, 3)) for gradient in products], dim=1))
-        if tower.pooling == "class token":
-            pooled = tower.read_tokens(end.mean_token()[:, None])[:, 0]  # [B, D]
-        else:
-            pooled, _ = tower.pool(end.tokens())
-        values = end.values.float().transpose(-2, -1)  # [B, H, d/H, T]
-        rows = [_rows(gradient, values) for gradient in _products(ctx, pooled, end.gathered)]
+        products, values = block_gradients(ctx, ctx.end(block))
+        rows = [_rows(gradient, values) for gradient in products]
     return patches_of(ctx, torch.cat(rows, dim=1))
 
 
-def _products(ctx: Context, pooled: Tensor, tap: Tensor) -> Iterator[Tensor]:
+def block_gradients(ctx: Context, end: BlockEnd, at_once: bool = True) -> tuple[Iterator[Tensor], Tensor | None]:
+    """What ∂s_t/∂A of a block is made of; call it, and take the gradients, where autograd is on.
+
+    Args:
+        ctx: of the text and the tower.
+        end: the block's.
+        at_once: as for `jacobian_products`.
+
+    Returns:
+        The gradients g of p prompts at a time, `[B, p, H, …]`, and vᵀ `[B, H, d/H, T]`: ∂s_t/∂A = g·vᵀ. None instead
+        of vᵀ where g is ∂s_t/∂A itself, `[B, p, H, 1, T]`, of an attention pool's A.
+    """
+    tower = ctx.transformer
+    if tower.pooling == "attention":
+        pooled, looked = tower.pool(leaf(end.tokens()))  # [B, D], [B, H, 1, T]
+        assert looked is not None
+        return _products(ctx, pooled, looked, at_once), None
+    if tower.pooling == "class token":
+        pooled = tower.read_tokens(end.mean_token()[:, None])[:, 0]  # [B, D]
+    else:
+        pooled, _ = tower.pool(end.tokens())
+    return _products(ctx, pooled, end.gathered, at_once), end.values.float().transpose(-2, -1)
+
+
+def _products(ctx: Context, pooled: Tensor, tap: Tensor, at_once: bool) -> Iterator[Tensor]:
     """∂s_t/∂tap of p prompts at a time, `[B, p, …]`, s_t the cosines of `[B, D]`."""
     scores = prompt_scores(ctx, F.normalize(pooled.float(), dim=-1))  # [B, P]
-    return (gradient for (gradient,) in jacobian_products(scores, (tap,), each_prompt(scores), keep=True))
+    products = jacobian_products(scores, (tap,), each_prompt(scores), keep=True, at_once=at_once)
+    return (gradient for (gradient,) in products)
 
 
-def _rows(gradient: Tensor, values: Tensor) -> Tensor:
+def _rows(gradient: Tensor, values: Tensor | None) -> Tensor:
     """mean_{H, queries} ReLU(g·vᵀ) of `[B, p, H, T, d/H]`: `[B, p, T]`; one `[H, T, T]` at a time, for the cache."""
+    if values is None:
+        return gradient.relu().mean(dim=(2, 3))
     rows = [
         [(of_prompt @ v).relu_().mean(dim=(0, 1)) for of_prompt in of_image]  # each [H, T, T] → [T]
         for of_image, v in zip(gradient, values, strict=True)
