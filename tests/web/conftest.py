@@ -1,8 +1,25 @@
-"""The browser of the tests that drive one."""
+"""The server of the tests that ask one, and the browser of those that drive one."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Where the server at `address` keeps uploads."""
+    return tmp_path_factory.mktemp("uploads")
+
+
+@pytest.fixture(scope="module")
+def address(folder) -> Iterator[str]:
+    """A server in this process that refuses files of more than a megabyte."""
+    from tests.web.test_server import service, started  # here: skipped where gradio is not installed
+
+    yield from started(service(), folder, max_bytes=1_000_000)
 
 
 @pytest.fixture(scope="module")

@@ -35,16 +35,6 @@ CAT = (DEMO / "cat.jpg").read_bytes()
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("uploads")
-
-
-@pytest.fixture(scope="module")
-def address(folder) -> Iterator[str]:
-    yield from started(service(), folder, max_bytes=1_000_000)
-
-
-@pytest.fixture(scope="module")
 def uploaded(address) -> str:
     return upload(address, CAT)
 

@@ -12,7 +12,6 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -31,16 +30,6 @@ ROOT = Path(__file__).parents[2]
 PATH = "/api/localize"
 CAT = (DEMO / "cat.jpg").read_bytes()
 SLOW = {"method": "score_cam", "scales": "1,1.43,2"}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("uploads")
-
-
-@pytest.fixture(scope="module")
-def address(folder) -> Iterator[str]:
-    yield from started(service(), folder, max_bytes=1_000_000)
 
 
 def ask(address: str, body: bytes | None, method: str = "POST", path: str = PATH, **headers: str) -> tuple[int, Any]:

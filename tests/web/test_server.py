@@ -29,11 +29,6 @@ def service() -> Service:
     return Service([Offer("mini")], device="cpu", max_pixels=1_000_000)
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory) -> Iterator[str]:
-    yield from started(service(), tmp_path_factory.mktemp("uploads"), max_bytes=1_000_000)
-
-
 def started(service: Service, folder: Path, **options) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(folder))
