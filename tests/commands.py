@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import TypeVar
 from unittest import mock
 
 import cliploc.localizer  # noqa: F401 - before `create` is replaced
@@ -27,6 +28,7 @@ from cliploc.cli import main
 PHOTOS = Path(backbones.__file__).parents[1] / "demo_photos"
 CAT, COFFEE = PHOTOS / "cat.jpg", PHOTOS / "coffee.jpg"
 create_once = functools.cache(backbones.create)
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -64,22 +66,38 @@ def forked(*arguments: object, path: Sequence[Path] = (), cwd: Path | None = Non
         path: folders where packages are looked for first.
         cwd: the working directory; None for this one.
     """
-    answer, told = multiprocessing.Pipe(duplex=False)
     words = [str(argument) for argument in arguments]
-    child = begun(_tell, told, words, [str(one) for one in path], cwd or Path.cwd())
+    return elsewhere(cliploc_, *words, path=path, cwd=cwd)
+
+
+def elsewhere(
+    function: Callable[..., Answer], *arguments: object, path: Sequence[Path] = (), cwd: Path | None = None
+) -> Answer:
+    """What a function of a module returns in such a process.
+
+    Args:
+        function: and what it returns, both of kinds that pickle takes.
+        arguments: of the function.
+        path: folders where packages are looked for first.
+        cwd: the working directory; None for this one.
+    """
+    answer, told = multiprocessing.Pipe(duplex=False)
+    child = begun(_tell, told, function, arguments, [str(one) for one in path], cwd or Path.cwd())
     told.close()  # so that a child that dies ends the wait
     try:
-        assert answer.poll(240), "the command has not ended"
+        assert answer.poll(240), "the process has not ended"
         return answer.recv()
     finally:
         child.kill()
         child.join()
 
 
-def _tell(told: Connection, words: list[str], path: list[str], cwd: Path) -> None:
+def _tell(
+    told: Connection, function: Callable[..., object], arguments: Sequence[object], path: list[str], cwd: Path
+) -> None:
     sys.path[:0] = path
     os.chdir(cwd)
-    told.send(cliploc_(*words))
+    told.send(function(*arguments))
 
 
 def process(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from cliploc.backbones import models
 from cliploc.registry import import_modules, named_modules
-from tests.commands import CAT, Outcome, cliploc_, forked
+from cliploc.web.service import Offer, Service
+from tests.commands import CAT, Outcome, cliploc_, elsewhere, forked, process
 from tests.jobs.samples import judged_here, wsol_folder
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "plugins.md").read_text(encoding="utf-8")
@@ -79,41 +79,30 @@ def site(tmp_path: Path) -> Path:
     return install(tmp_path / "site", "nice_things", files, points)
 
 
-def python(site: Path, *words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Python in a process that finds the packages of `site`."""
-    path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return subprocess.run(
-        [sys.executable, *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": path},
-    )
+LISTS = ("methods", "exports", "metrics", "datasets")
+
+
+def listed() -> tuple[list[Outcome], list[str]]:
+    """What commands list, and the methods on the page."""
+    lists = [cliploc_(*words) for words in (*((one,) for one in LISTS), ("models", "my-mini"))]
+    return lists, list(Service([Offer("mini")], device="cpu").menu("mini").methods)
 
 
 def test_installed_things_are_listed_and_on_the_page(site):
-    code = """
-from cliploc.cli import main
-from cliploc.web.service import Service, Offer
-
-codes = [main(words) for words in (["methods"], ["exports"], ["metrics"], ["datasets"], ["models", "my-mini"])]
-print(codes, Service([Offer("mini")], device="cpu").menu("mini").methods)
-"""
-    done = python(site, "-c", code)
-    assert (done.returncode, done.stderr) == (0, "")
-    lines = done.stdout.splitlines()
+    lists, on_page = elsewhere(listed, path=[site])
+    assert [(one.code, one.err) for one in lists] == [(0, "")] * 5
+    lines = [line for one in lists for line in one.out.splitlines()]
     assert {"plain_sum", "lines", "hot_share", "ones"} <= {line.split(" ")[0] for line in lines}
     assert any(line.split() == ["name", "my-mini"] for line in lines)
-    assert lines[-1].startswith("[0, 0, 0, 0, 0]")
-    assert "'plain_sum'" in lines[-1]
+    assert "plain_sum" in on_page
     assert "plain_sum" not in cliploc_("methods").out
 
 
 def test_an_installed_method_and_model_locate(site):
     words = ("-p", "cat", "--model", "my-mini", "--method", "plain_sum+cam", "-o", "power=2", "--json")
-    done = python(site, "-m", "cliploc", "localize", CAT, *words)  # as a user does; the tests below take less time
+    path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
+    # As a user does; the other tests take less time.
+    done = process("localize", CAT, *words, env={**os.environ, "PYTHONPATH": path})
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["pictures"][0]["names"][0]["found"]
 
@@ -268,6 +257,12 @@ def test_what_follows_two_dashes_is_no_option():
     assert "--import" in result.err
 
 
+def kind_of(module: str, model: str) -> str:
+    import_modules([module])
+    models.refuse_unknown(model)
+    return models.get(model).kind
+
+
 def test_a_model_that_an_imported_module_adds_to_open_clip_is_known(tmp_path):
     """The list of open_clip's files, by which others are refused, does not have it."""
     (tmp_path / "added.py").write_text(
@@ -276,7 +271,4 @@ def test_a_model_that_an_imported_module_adds_to_open_clip_is_known(tmp_path):
         "pathlib.Path('my-rn50.json').write_text(json.dumps(config))\n"
         "open_clip.add_model_config('my-rn50.json')\n"
     )
-    code = "from cliploc.registry import import_modules; import_modules(['added'])\n"
-    code += "from cliploc.backbones import models; models.refuse_unknown('my-rn50'); print(models.get('my-rn50').kind)"
-    done = python(tmp_path, "-c", code, cwd=tmp_path)
-    assert done.stdout == "cnn\n", done.stderr
+    assert elsewhere(kind_of, "added", "my-rn50", path=[tmp_path], cwd=tmp_path) == "cnn"
