@@ -12,10 +12,17 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def serving(
+def serving(*arguments: str, log: Path | None = None, **environment: str) -> Iterator[str]:
+    """`cliploc serve --port 0` → its address; `served` explains the arguments."""
+    with served(*arguments, log=log, **environment) as (address, _):
+        yield address
+
+
+@contextlib.contextmanager
+def served(
     *arguments: str, log: Path | None = None, open_files: int | None = None, **environment: str
-) -> Iterator[str]:
-    """`cliploc serve --port 0` → its address; interrupted at the end.
+) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """`cliploc serve --port 0` → its address and its process; interrupted at the end.
 
     Args:
         arguments: further ones.
@@ -41,7 +48,7 @@ def serving(
             address = process.stdout.readline().strip()
             if not address:
                 raise AssertionError(process.stderr.read() if log is None else log.read_text())
-            yield address
+            yield address, process
         finally:
             process.send_signal(signal.SIGINT)
             try:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -26,7 +23,7 @@ from cliploc.web.hosts import Hosts
 from cliploc.web.runs import StoppedError
 from cliploc.web.service import Offer, Service
 from cliploc.web.settings import MOST_LETTERS, MOST_WORDS
-from tests.web.serving import serving
+from tests.web.serving import served
 from tests.web.test_server import DEMO, client, get, service, started
 
 FILE = {"_type": "gradio.FileData"}
@@ -309,24 +306,6 @@ def test_a_name_that_was_allowed_is_served(tmp_path):
         assert status(address, Host="other.example") == 421
 
 
-@pytest.fixture(scope="module")
-def for_everybody(tmp_path_factory) -> Iterator[tuple[str, Path]]:
-    """The address that a process says which serves everybody with few open files, and its standard error."""
-    log = tmp_path_factory.mktemp("everybody") / "log"
-    with serving("--host", "0.0.0.0", "--model", "mini", log=log, open_files=400) as address:
-        yield address, log
-    assert len(log.read_bytes()) < 1000
-
-
-def test_who_serves_everybody_without_a_password_is_warned(for_everybody):
-    address, log = for_everybody
-    port = address.rpartition(":")[2]
-    assert address == f"http://0.0.0.0:{port}"
-    assert status(f"http://127.0.0.1:{port}") == 200
-    assert status(f"http://127.0.0.1:{port}", Host="other.example") == 421
-    assert "warning: anyone who can reach 0.0.0.0 can use this page" in log.read_text()
-
-
 # ----------------------------------------------------------------------------------------------------------- too much
 def test_a_request_that_takes_too_long_is_ended_and_the_next_is_served(tmp_path):
     hasty = Service([Offer("mini")], device="cpu", max_seconds=0.5)
@@ -371,20 +350,6 @@ def test_a_body_of_unknown_length_is_refused(address):
             b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
         )
         assert mine.recv(100).startswith(b"HTTP/1.1 411")
-
-
-def test_idle_connections_shut_nobody_out(for_everybody):
-    address, log = for_everybody
-    address = address.replace("0.0.0.0", "127.0.0.1")
-    with contextlib.ExitStack() as idle:
-        place = ("127.0.0.1", int(address.rpartition(":")[2]))
-        for _ in range(500):
-            idle.enter_context(socket.create_connection(place)).sendall(b"GET / HTTP/1.1\r\n")
-        for _ in range(3):
-            assert status(address) == 200
-        path = upload(address, CAT)
-        assert "schema_version" in located(address, {"path": path, "meta": FILE}, "cat", FAST)
-    assert len(log.read_bytes()) < 1000
 
 
 def test_a_request_must_come_soon(tmp_path, monkeypatch):
@@ -437,22 +402,37 @@ def test_nothing_that_is_sent_is_worth_a_traceback(address, uploaded, capfd):
     assert len(said) < 1000
 
 
-def test_a_server_under_load_ends_by_a_signal(tmp_path):
-    command = [sys.executable, "-m", "cliploc", "serve", "--port", "0", "--model", "mini"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        address = process.stdout.readline().strip()
-        path = upload(address, CAT)
+# -------------------------------------------------------------------------------------------------- as a user starts it
+def test_a_server_for_everybody_warns_outlasts_idle_connections_and_ends_by_a_signal_under_load(tmp_path):
+    """One process for all of it: a start takes seconds."""
+    folder, log = tmp_path / "temporary", tmp_path / "log"
+    folder.mkdir()
+    options = ("--host", "0.0.0.0", "--model", "mini")
+    with served(*options, log=log, open_files=400, TMPDIR=str(folder)) as (said, process):
+        port = said.rpartition(":")[2]
+        assert said == f"http://0.0.0.0:{port}"
+        address = f"http://127.0.0.1:{port}"
+        assert status(address) == 200
+        assert status(address, Host="other.example") == 421
+        assert "warning: anyone who can reach 0.0.0.0 can use this page" in log.read_text()
+        with contextlib.ExitStack() as idle:
+            for _ in range(500):
+                one = idle.enter_context(socket.create_connection(("127.0.0.1", int(port))))
+                one.sendall(b"GET / HTTP/1.1\r\n")
+            for _ in range(3):
+                assert status(address) == 200
+            path = upload(address, CAT)
+            assert "schema_version" in located(address, {"path": path, "meta": FILE}, "cat", FAST)
+        assert len(log.read_bytes()) < 1000
         names = ", ".join(f"cat {number}" for number in range(50))
         settings = {"method": "layer_cam", "scales": "1,1.43,2", "flip": True, "templates": "openai-80"}
         for _ in range(5):
             data = [{"path": path, "meta": FILE}, names, settings]
             assert get(f"{address}/gradio_api/call/locate", {"data": data})[0] == 200
         time.sleep(1)
+        assert list(folder.glob("cliploc-serve-*"))
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=20)
         assert process.returncode == 0
-        assert "Traceback" not in process.stderr.read()
-    assert list(tmp_path.glob("cliploc-serve-*")) == []
+    assert "Traceback" not in log.read_text()
+    assert list(folder.glob("cliploc-serve-*")) == []
