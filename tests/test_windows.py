@@ -17,9 +17,10 @@ from cliploc.localizer import Localizer
 from cliploc.maps import min_max
 from cliploc.memory import Memory
 from cliploc.pipeline.decide import with_windows
+from cliploc.pipeline.looks import Look, StitchedFeatures, padding_least
 from cliploc.refine.affinity import spread
 from cliploc.saliency.cam import cam
-from cliploc.tower import Needs
+from cliploc.tower import Needs, Trace
 from tests.test_localizer import PHOTOS, TALL, TEMPLATE, WIDE, build, photo, same
 from tests.tiny import KINDS, context, tower
 
@@ -171,3 +172,38 @@ def test_a_picture_too_narrow_for_windows_is_seen_as_a_whole_beside_others(backb
     if not refine:
         np.testing.assert_allclose(alone.maps, build(backbones["gap_cnn"])(narrow, ["red"]).maps, atol=1e-6)
     same(other, localizer(WIDE, ["red"]))
+
+
+def test_padding_gives_no_heat_and_takes_none():
+    """Each channel's least value there would be a feature like no other, beside which the whole picture is alike."""
+    picture = (16, 32)  # in an input of 32×32: rows 8 to 23
+    frame, windows = Frame.fit("pad", picture, (32, 32)), Frame.windows(picture, (16, 16), 1)
+    rng = torch.Generator().manual_seed(0)
+    features = torch.randn(len(windows), 6, 8, 8, generator=rng)
+    stitched = StitchedFeatures(0, [frame], {2: (32, 32)})
+    look = Look(tuple(features), tuple(windows), (0,) * len(windows), flipped=False, windows=0)
+    stitched.add(look, Trace(torch.zeros(len(windows), 4), (8, 8), {2: features}))
+    [found] = stitched.over(Trace(torch.zeros(1, 4), (16, 16), {2: torch.zeros(1, 6, 16, 16)})).values()
+    heat = torch.rand(1, 2, 32, 32, generator=rng)
+    spread_out = spread(found, heat, 0.2)
+    torch.testing.assert_close(spread_out[..., 8:24, :], spread(found[..., 8:24, :], heat[..., 8:24, :], 0.2))
+    padding = torch.cat([heat[..., :8, :], heat[..., 24:, :]], dim=2)
+    torch.testing.assert_close(torch.cat([spread_out[..., :8, :], spread_out[..., 24:, :]], dim=2), padding)
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_padding_has_the_least_value_of_the_picture(flipped):
+    wide, tall = Frame.fit("pad", (16, 32), (32, 32)), Frame.fit("pad", (32, 12), (32, 32))
+    maps = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    maps[:, :, 8, 8] = 0.5  # in both pictures
+    maps[:, :, 0, 0] = -1  # in neither
+    found = padding_least(maps, [wide, tall], flipped)
+    inside = (slice(4, 12), slice(None)), (slice(None), slice(5, 11))
+    for one, before, (rows, columns) in zip(found, maps, inside, strict=True):
+        assert torch.equal(one[:, rows, columns], before[:, rows, columns])
+        least = before[:, rows, columns].amin(dim=(1, 2))
+        outside = torch.ones(16, 16, dtype=torch.bool)
+        outside[rows, columns] = False
+        assert torch.equal(one[:, outside], least[:, None].expand(-1, int(outside.sum())))
+    squash = [Frame.fit("squash", (16, 32), (32, 32))] * 2
+    assert padding_least(maps, squash, flipped) is maps

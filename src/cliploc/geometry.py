@@ -280,9 +280,23 @@ class Mosaic:
 
     def mean(self) -> Tensor:
         """`[P, h, w]`; the smallest value where no window lies. At least one window was added."""
+        mean, covered = self._mean()
+        return _filled(mean, covered)
+
+    def mean_feature(self) -> Tensor:
+        """`[P, h, w]`, as `mean`, for features: where no window lies, each channel's mean over the other places.
+
+        There a place has nothing that sets it apart, while a channel's smallest values together would be a feature like
+        no other.
+        """
+        mean, covered = self._mean()
+        return torch.where(covered > 0, mean, mean[:, covered > 0].mean(dim=1)[:, None, None])
+
+    def _mean(self) -> tuple[Tensor, Tensor]:
+        """The mean `[P, h, w]`, 0 where no window lies, and the number of windows `[h, w]`."""
         if self._total is None or self._covered is None:
             raise ValueError("expected at least one window to be added")
-        return _filled(self._total / self._covered.clamp(min=1), self._covered)
+        return self._total / self._covered.clamp(min=1), self._covered
 
 
 def _filled(mean: Tensor, covered: Tensor) -> Tensor:

@@ -165,9 +165,33 @@ class StitchedFeatures:
         for stage, mosaics in self._mosaics.items():
             features = F.interpolate(whole.features[stage].float(), self._grids[stage], mode="bilinear")
             for b in self._seen:
-                features[b] = mosaics[b].mean().flip(-1) if self._flipped else mosaics[b].mean()
+                stitched = mosaics[b].mean_feature()
+                features[b] = stitched.flip(-1) if self._flipped else stitched
             found[stage] = features
         return found
+
+
+def padding_least(maps: Tensor, frames: Sequence[Frame], flipped: bool) -> Tensor:
+    """Maps `[B, P, h, w]` on a grid over the input, with each one's smallest value inside the picture on its padding.
+
+    Args:
+        maps: of the pictures.
+        frames: how each picture lies in the input.
+        flipped: whether the maps are mirrored.
+    """
+    if all(frame.resized_wh == frame.input_hw[::-1] for frame in frames):
+        return maps
+    height, width = maps.shape[-2:]
+    filled = maps.clone()
+    for one, frame in zip(filled, frames, strict=True):
+        x0, y0, x1, y1 = frame.visible_xyxy
+        ys, xs = ((torch.arange(n, device=maps.device) + 0.5) / n for n in (height, width))
+        input_h, input_w = frame.input_hw
+        inside = ((ys * input_h > y0) & (ys * input_h < y1))[:, None] & ((xs * input_w > x0) & (xs * input_w < x1))
+        inside = inside.flip(-1) if flipped else inside  # [h, w]: whether the centre of a cell is in the picture
+        if inside.any():
+            one[:, ~inside] = one[:, inside].amin(dim=1, keepdim=True)
+    return filled
 
 
 def _whole_on_input(raw: Tensor, base: Frame, frame: Frame) -> Tensor:

@@ -30,6 +30,7 @@ from cliploc.pipeline.looks import (
     at_once,
     by_view,
     not_flat,
+    padding_least,
     window_embeddings,
 )
 from cliploc.pipeline.modes import undisturbed
@@ -294,7 +295,7 @@ class Views:
                 on_grid = F.interpolate(whole.flip(-1) if look.flipped else whole, size=grid, mode="bilinear")
             else:
                 on_grid = self._on_grid(joined, wanted, grid, look.flipped)
-            stepped = self._stepped(on_grid, context, batch, task.method)
+            stepped = self._stepped(on_grid, context, batch, task.method, look.flipped)
             refined.append([(look, stepped.flip(-1) if look.flipped else stepped)])
         return Joined(refined, batch)
 
@@ -309,9 +310,11 @@ class Views:
                 maps[b, list(names)] = F.interpolate(over_input[None], size=grid, mode="area")[0]
         return maps
 
-    def _stepped(self, maps: Tensor, context: Context, batch: Sequence[Prepared], method: Method) -> Tensor:
+    def _stepped(
+        self, maps: Tensor, context: Context, batch: Sequence[Prepared], method: Method, flipped: bool
+    ) -> Tensor:
         """Applies the steps to maps in 0–1 on the first step's grid; returns maps on the last step's grid."""
-        threshold = method.threshold
+        threshold, frames = method.threshold, [item.frames[0] for item in batch]
         for number, step in enumerate(self.on_grid):
             context = replace(context, threshold=threshold)
             if number:
@@ -319,7 +322,7 @@ class Views:
             maps = step.function(context, maps)  # [B, P, h, w]
             refuse_nan(maps.flatten(2), batch, "a map", self.backbone)
             threshold = step.threshold(self.backbone, threshold)
-            maps = min_max(maps)
+            maps = min_max(padding_least(maps, frames, flipped))
         return maps
 
     def _lots(self, names: Sequence[int], hw: tuple[int, int], usual: int = VALUES_AT_ONCE) -> Iterator[Sequence[int]]:
