@@ -31,12 +31,13 @@ import torch
 
 from cliploc import __version__
 from cliploc._allocator import keep_freed_memory
+from cliploc._parts import part_path
 from cliploc.config import BENCHMARK
 from cliploc.datasets import open_dataset
 from cliploc.jobs.benchmark import run_benchmark, unfit_for_setup
 from cliploc.jobs.engine import MakeWorker, Part, Shard
 from cliploc.jobs.plan import Grid, ModelSetup
-from cliploc.jobs.rows import part_path, write_part
+from cliploc.jobs.rows import write_part
 from cliploc.reporter import SILENT, Reporter
 
 BATCH = 16

@@ -19,8 +19,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cliploc._parts import part_path
 from cliploc.jobs.benchmark import conclude
-from cliploc.jobs.rows import part_path, write_part
+from cliploc.jobs.rows import write_part
 from cliploc.report import write_report
 
 
