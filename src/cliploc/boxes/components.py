@@ -226,7 +226,7 @@ def _divided(
     )
 
 
-def outlines(hot: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.int32]]:
+def outer_outlines(hot: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.int32]]:
     """The outer outline of each region of 8 neighbours, `[n, 1, 2]` points (x, y) on it.
 
     With `cv2.boundingRect` of each they take a fifth of the time of `cv2.connectedComponentsWithStats`.
@@ -252,7 +252,7 @@ def _measured(
         return np.stack([left, top, left + width, top + height], axis=1), area, peaks[1:], labels
     corners, area = np.zeros((count - 1, 4), np.int64), np.zeros(count - 1, np.int64)
     peaks = np.zeros(count - 1, np.float32)
-    for line in outlines(hot):
+    for line in outer_outlines(hot):
         x, y = line[0, 0]
         left, top, width, height = cv2.boundingRect(line)
         here, region = (slice(top, top + height), slice(left, left + width)), labels[y, x] - 1

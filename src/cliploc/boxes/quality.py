@@ -16,7 +16,7 @@ from cliploc.boxes.components import (
     boxes_from_maps,
     hot_levels,
     labelled_boxes,
-    outlines,
+    outer_outlines,
     suppress,
 )
 from cliploc.config import MIN_SCORE
@@ -173,14 +173,14 @@ def _sums(sums: Floats, xyxy: npt.NDArray[np.int64]) -> Floats:
 def _regions(heat: FloatArray, level: float, rule: BoxRule) -> npt.NDArray[np.int64]:
     """`[m, 4]`, the boxes of all hot regions above a level, however small.
 
-    Outlines are much faster (see `outlines`). They know 8 neighbours only, and no parts.
+    Outlines are much faster (see `outer_outlines`). They know 8 neighbours only, and no parts.
     """
     if rule.split_peaks < 1 or rule.connectivity == 4:
         share = min(max(level / float(heat.max()), 0.0), 1.0)
         every = replace(rule, threshold=share, components="all", min_area=0.0, nms_iou=None, max_boxes=None)
         return boxes_from_maps(heat[None], every).xyxy.astype(np.int64)
     hot = (heat > np.float32(max(level, 0.0))).astype(np.uint8)
-    boxes = np.array([cv2.boundingRect(one) for one in outlines(hot)], np.int64).reshape(-1, 4)
+    boxes = np.array([cv2.boundingRect(one) for one in outer_outlines(hot)], np.int64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     return boxes
 
