@@ -1,4 +1,4 @@
-"""The files that a run reads, so that none of them is written over by what the run gives."""
+"""The files that a run reads, so that none of its outputs overwrites them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Inputs:
         return _place(*os.path.split(os.fspath(path))) in self._places
 
     def refuse(self, files: Iterable[str | os.PathLike[str]], folders: Iterable[str | os.PathLike[str]] = ()) -> None:
-        """Refuses outputs that would be written over inputs.
+        """Refuses outputs that would overwrite inputs.
 
         Args:
             files: that will be written.
@@ -70,7 +70,7 @@ class Inputs:
 
 
 def _place(folder: str, name: str) -> Place | None:
-    """None where no file of this name can be."""
+    """The file's place; None if no file can have this name."""
     try:
         status = os.stat(folder or ".")
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What a user did or fed, in one line, with the way out.
+"""Errors that the user can mend, each in one line.
 
 Every message says what was expected, what came and what to do. The command line turns these into exit codes: a
 `UsageError` or `ModelError` means nothing could be done (2); an `InputError` concerns one picture among others (1).
@@ -33,7 +33,7 @@ class InputError(CliplocError):
 
 
 class CliplocWarning(UserWarning):
-    """Something to know that is no error; the command line prints it in one line."""
+    """A warning; the command line prints it in one line."""
 
 
 class UnknownNameError(UsageError, KeyError):

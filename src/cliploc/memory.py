@@ -114,7 +114,7 @@ class Memory:
         with self._lock:
             self._forget()
             kept = self._kept.get(key)
-            if kept is None or kept.owner() is not backbone:  # another model may have come to lie at its address
+            if kept is None or kept.owner() is not backbone:  # another model may have the same address now
                 return None
             kept.used = self._clock()
             self._kept.move_to_end(key)
@@ -128,7 +128,7 @@ class Memory:
             self._forget()
 
     def _forget(self) -> None:
-        """Lets go of what is too old, too much, or of a model that is gone."""
+        """Removes what is too old, what exceeds the limit, and what belongs to a model that is gone."""
         oldest = -float("inf") if self.max_seconds is None else self._clock() - self.max_seconds
         for key in [key for key, one in self._kept.items() if one.used < oldest or one.owner() is None]:
             del self._kept[key]

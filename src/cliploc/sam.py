@@ -1,4 +1,4 @@
-"""Boxes become masks by Segment Anything (SAM or SAM 2), through `transformers`: `pip install 'cliploc[sam]'`."""
+"""Masks of boxes by Segment Anything (SAM or SAM 2), through `transformers`: `pip install 'cliploc[sam]'`."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class SamMasks:
         try:
             loaded = AutoModelForMaskGeneration.from_pretrained(source, use_safetensors=True)
             self._processor = AutoProcessor.from_pretrained(source)  # type: ignore[no-untyped-call, unused-ignore]
-        except (OSError, ValueError) as error:  # transformers says so of folders, files and the network
+        except (OSError, ValueError) as error:  # transformers raises these for folders, files and the network
             said = (str(error).strip().splitlines() or ["no reason given"])[0]
             kind = ModelError if Path(source).is_dir() else MissingWeightsError
             raise kind(

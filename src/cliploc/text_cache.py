@@ -1,4 +1,4 @@
-"""Names embedded once stay embedded: text embeddings on disk, keyed by the model's weights and the sentences.
+"""Text embeddings on disk, so that a name is embedded only once: keyed by the model's weights and the sentences.
 
 A name with OpenAI's 80 templates is 80 runs of the text tower, ImageNet's classes are 80,000. The cache holds one small
 safetensors file a name, under `CLIPLOC_CACHE`, else `XDG_CACHE_HOME/cliploc`, else `~/.cache/cliploc`; deleting it is
