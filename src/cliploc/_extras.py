@@ -1,4 +1,4 @@
-"""The packages that only some features need: the only place that says which extra brings them, and how it is said."""
+"""The packages that only some features need, and the one error that names the extra which installs them."""
 
 from __future__ import annotations
 

@@ -286,8 +286,8 @@ class Mosaic:
     def mean_feature(self) -> Tensor:
         """`[P, h, w]`, as `mean`, for features: where no window lies, each channel's mean over the other places.
 
-        There a place has nothing that sets it apart, while a channel's smallest values together would be a feature like
-        no other.
+        A feature at the mean is similar to no other. The smallest value of every channel together would be an outlier,
+        beside which all other places are similar to each other.
         """
         mean, covered = self._mean()
         return torch.where(covered > 0, mean, mean[:, covered > 0].mean(dim=1)[:, None, None])

@@ -16,14 +16,14 @@ Tell: TypeAlias = Callable[[int, int], None]
 
 
 class _StoppedError(Exception):
-    """Nobody waits for the result any more."""
+    """The job was given up."""
 
 
 class Job(Generic[T]):
-    """A piece of work, done in another thread if it was begun there, else in the thread that asks for its result.
+    """A piece of work. If `begin` was called, another thread does it, else the thread that asks for its result.
 
     Args:
-        work: does it; it is given a function that takes two numbers, which are told to who waits for the result.
+        work: does it. It gets a function of two numbers; `result` passes on what the work calls it with.
     """
 
     def __init__(self, work: Callable[[Tell], T]) -> None:
@@ -34,7 +34,7 @@ class Job(Generic[T]):
 
     @property
     def begun(self) -> bool:
-        """Whether it was begun in another thread."""
+        """Whether another thread does it."""
         return self._future is not None
 
     def begin(self, pool: ThreadPoolExecutor) -> None:
@@ -66,7 +66,7 @@ class Job(Generic[T]):
             del future  # an error must not live on in it, with whatever its frames keep in memory
 
     def stop(self) -> None:
-        """Gives up what was begun: it ends when it next tells something. The work can be done anew."""
+        """Gives up the work in the other thread, which ends at its next call of its function. It can be done anew."""
         if self._future is not None:
             self._stopped = True
             if not self._future.cancel():
@@ -80,9 +80,9 @@ class Job(Generic[T]):
 
 
 class Ahead(Generic[S, T]):
-    """Goes through items and their jobs. The next item's job is begun in a thread while this one's result is used.
+    """Goes through items and their jobs. A thread does the next item's job while the caller uses this one's result.
 
-    Of a single item no thread is started. An error of `items` is raised after the results of the items before it.
+    A single item starts no thread. An error of `items` is raised after the results of the items before it.
 
     Args:
         items: taken one ahead.
@@ -97,7 +97,7 @@ class Ahead(Generic[S, T]):
         self._ended = False
 
     def __iter__(self) -> Iterator[tuple[S, Job[T]]]:
-        """Each item with its job. Whoever has the first one's result calls `go_on` before anything that takes time."""
+        """Each item with its job. The caller asks for the result, and then calls `go_on` before it uses the result."""
         self._take()
         while self._following is not None:
             if isinstance(self._following, Exception):
@@ -111,7 +111,7 @@ class Ahead(Generic[S, T]):
             self.go_on()
 
     def go_on(self) -> None:
-        """Takes the next item and begins its job, unless that is done."""
+        """Takes the next item and begins its job, if that has not happened yet."""
         if self._following is None:
             self._take()
             if isinstance(self._following, tuple):
@@ -119,7 +119,7 @@ class Ahead(Generic[S, T]):
                 self._following[1].begin(self._pool)
 
     def stop(self) -> None:
-        """Gives up what was begun; it is done anew when its result is asked for."""
+        """Gives up the jobs that were begun; one is done anew when its result is asked for."""
         for job in self._jobs:
             job.stop()
 
