@@ -1,6 +1,6 @@
 """Builds `mini`, the dual encoder that ships inside the package (src/cliploc/backbones/mini_weights).
 
-    python tools/build_mini.py            # 6 to 11 minutes on 2 cores; a second run 2, to the same bytes
+    python tools/build_mini.py            # 8 to 15 minutes on 2 cores; a second run 4, to the same bytes
 
 It needs, besides the package's own dependencies, three sources; nothing of them is installed or imported:
 
@@ -10,14 +10,18 @@ It needs, besides the package's own dependencies, three sources; nothing of them
 * WordNet 3.0, from Debian's `wordnet-base` (`apt-get install wordnet-base`), or any folder holding its `data.noun`,
   with --wordnet;
 * one picture of each ImageNet class (--pictures, default ../shared/data/imagenet_one_per_class, named by WordNet id),
-  for the mean feature and the calibration. No label or box of any picture that results are reported on is read.
+  for the mean feature, the inner nodes and the calibration. No label or box of any picture that results are reported on
+  is read.
 
 What comes out (`_mini_text.py` says how it is read):
 
 * image.safetensors – EfficientNet-Lite0 under timm's names, convolutions in float16, and `mean_feature` μ.
 * text.safetensors, lexicon.txt, vocabulary.txt – the text tower, in three layers of knowledge:
   1. *nodes*: the 1,000 classes, and every inner node of WordNet above them that they cover well ("bird", "motor
-     vehicle"). A node's place in the joint space is the mean of the classifier's centred weight rows of its classes.
+     vehicle"). A class has the classifier's centred weight row. The mean of the rows below "dog" is no good row for it:
+     what tells the 118 kinds apart cancels out, and a spaniel's head has a cosine of 0.00 with it. So an inner node has
+     the row that best predicts the classifier's own log-odds of its classes together (`learn_inner_rows`), mixed
+     with that mean if its classes are few.
   2. *senses*: WordNet's nouns for things one can photograph. Each is placed among the nodes by the likeness of its name
      and of its definition (MiniLM) and by its place in the hierarchy (Wu & Palmer 1994). What resembles nothing is
      left out and its words are told to be unknown.
@@ -42,6 +46,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
@@ -77,6 +82,12 @@ MINOR_SENSE = 0.4  # a sense this much rarer than the word's commonest known one
 OVERRULED = 1 / 8  # a word whose known senses are this much rarer than an unknown one is unknown ("ear" of corn)
 EXACT_SCORE = 1.99  # of a node for itself: nothing else counts beside it
 SCORE_STEP = 1 / 128  # of the scores, stored as uint8
+
+HELD_OUT = 10  # every tenth picture teaches neither inner nodes nor `mini-vit`, whose presence is calibrated on them
+PARTS = 7  # random parts of each picture, beside the whole, on which the rows of inner nodes are learnt
+RIDGE = 4.0  # × the mean variance of an embedding's channels
+LEARNT_FROM = 40  # classes from which on an inner node has the learnt row alone
+MAX_LOG_ODDS = 6.0
 
 WORD_DIMENSIONS = 128
 WORD_BETA = 8.0
@@ -245,8 +256,25 @@ class SentenceEncoder:
 # ------------------------------------------------------------------------------------------------------ image tower
 
 
-def image_tower(weights: Path, pictures: list[Path]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """timm's tensors with μ; the classifier's rows `[1000, 1280]`; the pictures' embeddings `[n, 1280]`."""
+@dataclass(frozen=True)
+class Views:
+    """What the tower says of each picture and of random parts of it; the first of the V views is the whole.
+
+    Attributes:
+        embeddings: `[n, V, 1280]`, unit norm.
+        probabilities: of the classifier's 1,000 classes, `[n, V, 1000]`.
+    """
+
+    embeddings: Tensor
+    probabilities: Tensor
+
+    def of(self, pictures: Tensor) -> Views:
+        """Those of some pictures, given by their numbers or by a mask."""
+        return Views(self.embeddings[pictures], self.probabilities[pictures])
+
+
+def image_tower(weights: Path, pictures: list[Path]) -> tuple[dict[str, Tensor], Tensor, Views]:
+    """timm's tensors with μ; the classifier's rows `[1000, 1280]`; the views of the pictures."""
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
     original = torch.load(weights, map_location="cpu", weights_only=True)
     # Another implementation, the same order of layers: tensors map one to one.
@@ -263,16 +291,39 @@ def image_tower(weights: Path, pictures: list[Path]) -> tuple[dict[str, Tensor],
             tensors[name] = (tensor.half() if tensor.ndim == 4 else tensor).clone().contiguous()
     with torch.inference_mode():
         batches = [
-            model.forward_features(torch.stack([_pixels(p) for p in pictures[i : i + 32]]))
+            model.forward_features(torch.stack([_pixels(_read(p)) for p in pictures[i : i + 32]]))
             for i in range(0, len(pictures), 32)
         ]
-    features = torch.cat(batches)  # [n, 1280, 7, 7]
-    tensors["mean_feature"] = features.mean(dim=(0, 2, 3))
-    return tensors, rows, F.normalize(features.mean(dim=(2, 3)) - tensors["mean_feature"], dim=1)
+        whole = torch.cat(batches)  # [n, 1280, 7, 7]
+        rng = np.random.default_rng(0)
+        parts = [
+            model.forward_features(torch.stack([_pixels(_part(picture, rng)) for _ in range(PARTS)])).mean(dim=(2, 3))
+            for picture in map(_read, pictures)
+        ]
+        pooled = torch.cat([whole.mean(dim=(2, 3))[:, None], torch.stack(parts)], dim=1)  # [n, V, 1280]
+        probabilities = model.classifier(pooled).softmax(dim=-1)
+    tensors["mean_feature"] = whole.mean(dim=(0, 2, 3))
+    return tensors, rows, Views(F.normalize(pooled - tensors["mean_feature"], dim=-1), probabilities)
 
 
-def _pixels(path: Path) -> Tensor:
-    image = Image.open(path).convert("RGB").resize((224, 224), Image.Resampling.BICUBIC)
+def _read(path: Path) -> Image.Image:
+    return Image.open(path).convert("RGB")
+
+
+def _part(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """A random part of a picture, of 0.08 to 1 of its area, mirrored every other time."""
+    area, shape = rng.uniform(0.08, 1), np.exp(rng.uniform(-0.3, 0.3))
+    width, height = (
+        min(side, max(16, int(side * area**0.5 * stretch)))
+        for side, stretch in ((picture.width, shape), (picture.height, 1 / shape))
+    )
+    left, top = int(rng.integers(picture.width - width + 1)), int(rng.integers(picture.height - height + 1))
+    part = picture.crop((left, top, left + width, top + height))
+    return part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else part
+
+
+def _pixels(image: Image.Image) -> Tensor:
+    image = image.resize((224, 224), Image.Resampling.BICUBIC)
     return (torch.from_numpy(np.array(image)).permute(2, 0, 1).float() - 127) / 128  # [3, 224, 224]
 
 
@@ -297,6 +348,48 @@ def choose_nodes(wordnet: WordNet, classes: list[str]) -> tuple[list[str], dict[
     inner = sorted(offset for offset in below if offset not in own and good(offset))
     # A class stands for itself alone, even where another lies below it in the hierarchy.
     return [*classes, *inner], {**{o: [i] for i, o in enumerate(classes)}, **{o: below[o] for o in inner}}
+
+
+def members_of(nodes: Sequence[str], below: dict[str, list[int]]) -> Tensor:
+    """Which classes are below each node, 0 or 1: `[N, 1000]`."""
+    members = torch.zeros(len(nodes), 1000)
+    for i, offset in enumerate(nodes):
+        members[i, below[offset]] = 1
+    return members
+
+
+def names_of(wordnet: WordNet, nodes: Sequence[str]) -> list[str]:
+    """What each node is called first."""
+    return [wordnet.synsets[offset].lemmas[0] for offset in nodes]
+
+
+def learn_inner_rows(views: Views, members: Tensor, means: Tensor) -> Tensor:
+    """Rows of inner nodes `[I, 1280]`, unit norm: which direction says that one of a node's classes is in the picture.
+
+    A ridge regression from the embeddings of views to log(p / (1 − p)), p being the classifier's own probability of the
+    node's classes together. No label is read. Its direction is mixed with the mean of the classes' rows, by
+    the node's number of classes: the mean is good where they are few and alike.
+
+    Args:
+        views: of the pictures to learn from.
+        members: which classes are below each node, 0 or 1, `[I, 1000]`.
+        means: the means of their rows, unit norm, `[I, 1280]`.
+    """
+    seen = views.embeddings.flatten(0, 1).double()  # [n · V, 1280]
+    share = (views.probabilities.flatten(0, 1) @ members.T).double()  # [n · V, I]
+    wanted = torch.logit(share, eps=1e-6).clamp(-MAX_LOG_ODDS, MAX_LOG_ODDS)
+    seen, wanted = seen - seen.mean(dim=0), wanted - wanted.mean(dim=0)
+    covariance = seen.T @ seen / len(seen)  # [1280, 1280]
+    covariance += RIDGE * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=torch.float64)
+    learnt = F.normalize(torch.linalg.solve(covariance, seen.T @ wanted / len(seen)).T, dim=1).float()  # [I, 1280]
+    weight = (members.sum(dim=1, keepdim=True) / LEARNT_FROM).clamp(max=1)
+    return F.normalize(weight * learnt + (1 - weight) * means, dim=1)
+
+
+def stored_rows(rows: Tensor) -> dict[str, Tensor]:
+    """The tensors of rows `[I, 1280]` as the text tower reads them."""
+    scale = (rows.abs().amax(dim=1) / 127).half()  # [I]
+    return {"inner_rows": (rows / scale.float()[:, None]).round().clamp(-127, 127).to(torch.int8), "inner_scale": scale}
 
 
 def place_senses(wordnet: WordNet, nodes: list[str], encoder: SentenceEncoder) -> tuple[list[str], Tensor]:
@@ -439,31 +532,27 @@ def word_vectors(encoder: SentenceEncoder, wordnet: WordNet, nodes: list[str]) -
 
 
 def calibrate(
-    tower: MiniTextTower,
-    wordnet: WordNet,
-    nodes: list[str],
-    below: dict[str, list[int]],
-    images: Tensor,
-    labels: Sequence[int],
+    cosine: Tensor, known: Tensor, nodes: list[str], below: dict[str, list[int]], labels: Sequence[int]
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Present or absent from the cosine: a logistic curve through the cosine that 5 % of absent names exceed.
 
     Every picture is asked for the names of all nodes: present are its class and the nodes above it, absent are those
     that share no node of at most 130 classes with it. Steepness and threshold are fitted on every other picture, the
     figures are measured on the rest.
+
+    Args:
+        cosine: of each picture with the name of each node, `[n, N]`.
+        known: whether the text tower knows that name, `[N]`.
+        nodes: the nodes.
+        below: the classes below each.
+        labels: the class of each picture.
     """
-    names = [wordnet.synsets[offset].lemmas[0] for offset in nodes]
-    texts = tower(names)  # [N, 1280]
-    cosine = images @ texts.T  # [n, N]
-    members = torch.zeros(len(nodes), 1000)
-    for i, offset in enumerate(nodes):
-        members[i, below[offset]] = 1
+    members = members_of(nodes, below)
     small = members[members.sum(dim=1) <= 130]
     related = (small.T @ small > 0).float()  # [1000, 1000]
     present = (members.T > 0)[list(labels)]  # [n, N]
     absent = (related @ members.T == 0)[list(labels)]  # [n, N]
-    known = torch.tensor([tower.unknown_reason(name) is None for name in names])
-    fit = torch.arange(len(images)) % 2 == 0
+    fit = torch.arange(len(labels)) % 2 == 0
 
     def pick(rows: Tensor, which: Tensor) -> Tensor:
         return cosine[rows][which[rows] & known]
@@ -511,7 +600,7 @@ def main() -> None:
     if len(classes) != 1000:
         parser.error(f"expected one picture of each of the 1,000 classes in {options.pictures}, found {len(classes)}")
 
-    tensors, rows, images = image_tower(sources["image"], pictures)
+    tensors, rows, views = image_tower(sources["image"], pictures)
     save_file(tensors, options.out / "image.safetensors")
 
     encoder = SentenceEncoder(sources["encoder"], sources["tokenizer"], options.cache)
@@ -519,18 +608,23 @@ def main() -> None:
     senses, scores = place_senses(wordnet, nodes, encoder)
     words, outside, lexicon = make_lexicon(wordnet, nodes, senses, scores)
     vocabulary, vectors = word_vectors(encoder, wordnet, nodes)
+    class_rows = (rows - rows.mean(dim=0)).half()  # [1000, 1280]
+    inner = members_of(nodes[1000:], below)
+    number = torch.arange(len(pictures))
+    means = F.normalize(inner @ class_rows.float(), dim=1)
     text = {
         **lexicon,
         **vectors,
-        "class_rows": (rows - rows.mean(dim=0)).half(),  # [1000, 1280]
+        "class_rows": class_rows,
         "node_sizes": torch.tensor([len(below[offset]) for offset in nodes], dtype=torch.int16),
         "node_classes": torch.tensor([i for offset in nodes for i in below[offset]], dtype=torch.int16),
+        **stored_rows(learn_inner_rows(views.of(number % HELD_OUT != 0), inner, means)),
     }
     save_file(text, options.out / "text.safetensors")
     (options.out / "lexicon.txt").write_text("\n".join(words) + "\n\n" + "\n".join(outside) + "\n")
     (options.out / "vocabulary.txt").write_text("\n".join(vocabulary) + "\n")
 
-    facts = {
+    facts: dict[str, Any] = {
         "logit_scale": LOGIT_SCALE,
         "text": {
             "sense_beta": SENSE_BETA,
@@ -540,8 +634,14 @@ def main() -> None:
             "modifier_weight": MODIFIER_WEIGHT,
         },
     }
-    tower = MiniTextTower(text, words, outside, vocabulary, facts["text"])
-    facts["presence"], facts["presence_held_out"] = calibrate(tower, wordnet, nodes, below, images, range(1000))
+    names = names_of(wordnet, nodes)
+    cosine = torch.empty(len(pictures), len(nodes))
+    for half in (number % 2 == 0, number % 2 == 1):  # nodes learnt on one half of the pictures are asked of the other
+        learnt = stored_rows(learn_inner_rows(views.of(~half), inner, means))
+        tower = MiniTextTower({**text, **learnt}, words, outside, vocabulary, facts["text"])
+        cosine[half] = views.embeddings[half, 0] @ tower(names).T
+    known = torch.tensor([tower.unknown_reason(name) is None for name in names])
+    facts["presence"], facts["presence_held_out"] = calibrate(cosine, known, nodes, below, range(1000))
     facts["sizes"] = {
         "nodes": len(nodes),
         "senses": len(lexicon["sense_nodes"]),

@@ -31,9 +31,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from build_mini import WordNet, calibrate, choose_nodes
+from build_mini import HELD_OUT, WordNet, calibrate, choose_nodes, names_of
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -47,7 +47,6 @@ RIDGE = 1e-2
 BATCH = 64
 LEARNING_RATE, WEIGHT_DECAY = 3e-4, 0.05
 PASSES, STEPS = 16, 1200
-HELD_OUT = 10  # every tenth picture
 WHOLE = 0.5  # of the steps see whole grids, the others a part
 FULL_GRID = 0.08  # of the steps, the last ones, that see all 14×14 tokens
 
@@ -310,7 +309,9 @@ def calibrated(net: HybridBlocks, held: Tensor, paths: list[Path], wordnet: Path
     nodes, below = choose_nodes(nouns, classes)
     images = F.normalize(embed(net, held), dim=1)
     labels = range(0, len(paths), HELD_OUT)
-    presence, figures = calibrate(Mini.bundled().text, nouns, nodes, below, images, labels)
+    tower, names = Mini.bundled().text, names_of(nouns, nodes)
+    known = torch.tensor([tower.unknown_reason(name) is None for name in names])
+    presence, figures = calibrate(images @ tower(names).T, known, nodes, below, labels)
     return {"presence": presence, "presence_held_out": figures}
 
 
@@ -323,6 +324,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS, help="of training")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=WEIGHTS)
+    parser.add_argument("--calibrate", action="store_true", help="keep the weights, fit presence alone")
     options = parser.parse_args()
     torch.set_num_threads(2)
     options.cache.mkdir(parents=True, exist_ok=True)
@@ -330,13 +332,16 @@ def main() -> None:
     if len(paths) != 1000:
         parser.error(f"expected one picture of each of the 1,000 classes in {options.pictures}, found {len(paths)}")
     pictures = [Image.open(path).convert("RGB") for path in paths]
-    make_views(pictures, options.passes, options.seed, options.cache)
     held = Distillation().stem(plain_views(pictures[::HELD_OUT]), fine=True)  # [n, 14, 14, 320]
-    net = train(options.cache, options.passes, options.steps, options.seed, held)
-
-    options.out.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.half().contiguous() for name, tensor in net.state_dict().items()}
-    save_file(tensors, options.out / "image.safetensors")
+    if options.calibrate:
+        net = HybridBlocks(**SHAPE).eval()
+        tensors = load_file(options.out / "image.safetensors")
+    else:
+        make_views(pictures, options.passes, options.seed, options.cache)
+        net = train(options.cache, options.passes, options.steps, options.seed, held)
+        options.out.mkdir(parents=True, exist_ok=True)
+        tensors = {name: tensor.half().contiguous() for name, tensor in net.state_dict().items()}
+        save_file(tensors, options.out / "image.safetensors")
     net.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     facts = {
         "shape": SHAPE,

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from build_mini import LEARNT_FROM, PARTS, RIDGE
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -199,8 +200,10 @@ A dual encoder in {sum(megabytes.values()):.1f} MB that makes every command of c
 * **Image tower**: EfficientNet-Lite0 (224×224, (x·255 − 127)/128), global average pool. Embedding = unit(mean over h×w of
   the 1,280 features − μ). CAM is therefore exact.
 * **Text tower**: a text becomes a mixture of ImageNet's 1,000 classes and of the {size["nodes"] - 1000} WordNet nodes above
-  them ("bird", "motor vehicle"), and its embedding the unit-norm mixture of their rows of the classifier. The mixture
-  comes from a lexicon of {size["words"]:,} words ({size["senses"]:,} senses, placed by a sentence encoder reading WordNet's
+  them ("bird", "motor vehicle"), and its embedding the unit-norm mixture of their rows. A class has its row of the classifier.
+  A wider name has the row that best predicts the classifier's own log-odds of all its classes together, by ridge regression on
+  900 pictures of `imagenet_one_per_class` and on random parts of them, without labels (`learn_inner_rows` in
+  tools/build_mini.py). The fewer its classes, the more of the mean of their rows is mixed in. The mixture of nodes comes from a lexicon of {size["words"]:,} words ({size["senses"]:,} senses, placed by a sentence encoder reading WordNet's
   definitions, and by WordNet's hierarchy), or, for other words, from static vectors of {size["tokens"]:,} word pieces.
 
 ## What it is not
@@ -238,10 +241,11 @@ On the {len(paths)} pictures of `ilsvrc_val_dev` (easier than the whole validati
 
 Classes the text tower never had: five folds of 200 taken out of all rows, top-1 / top-5 among these 200.
 WordNet's definition and place of the missing class stay known, as they are for any noun a user types.
+Wider names are the means of the rows that are left here: the learnt ones have seen the classes taken out.
 
 | | ilsvrc_val_dev | imagenet_one_per_class |
 |---|---|---|
-{row("names that WordNet has (as shipped)", "val", True)} {folds["one", True][0]:.3f} / {folds["one", True][1]:.3f} |
+{row("names that WordNet has", "val", True)} {folds["one", True][0]:.3f} / {folds["one", True][1]:.3f} |
 {row("the same names by static vectors alone", "val", False)} {folds["one", False][0]:.3f} / {folds["one", False][1]:.3f} |
 
 Everyday words (tests/backbones/everyday_words.csv, written before they were tried; since then only "helmet" was widened, to the spiked one): {len(words["right"])} of \
@@ -252,7 +256,8 @@ are said to be unknown{"; not: " + ", ".join(words["not unknown"]) if words["not
 ## Present or absent
 presence = sigmoid({facts["presence"]["scale"]} · cosine − {-facts["presence"]["bias"]}): 0.5 is the cosine that
 5 % of absent names exceed, a threshold for false positives and no probability. Fitted on every other picture of `imagenet_one_per_class`, asked for every class and node (absent:
-names that share no node of at most 130 classes with the picture's class); measured on the other {held["pictures"]}:
+names that share no node of at most 130 classes with the picture's class); measured on the other {held["pictures"]}. For this, wider names are
+learnt on one half of the pictures and asked of the other:
 
 | | |
 |---|---|
@@ -273,6 +278,7 @@ names that share no node of at most 130 classes with the picture's class); measu
 | score below which a sense is unknown, penalty for another kind of thing | 0.76, 0.2 | reading about 200 words' senses |
 | cosine below which a word vector is unknown | {text["min_cosine"]:g} | left-out names (1 in 10 lost) against random letters |
 | how word senses are weighed (minor, overruled, class names) | see tools/build_mini.py | everyday words |
+| ridge, parts of a picture, classes from which on a wider name is only learnt | {RIDGE:g}, {PARTS}, {LEARNT_FROM} | presence of wider names in five folds of imagenet_one_per_class; a few settings also by boxes for wider names on the tuning pictures |
 | logit scale | {facts["logit_scale"]:g} | cross-entropy, imagenet_one_per_class |
 | presence | above | imagenet_one_per_class |
 """

@@ -1,7 +1,7 @@
 """The text tower of `mini`: it embeds a name as a mixture of ImageNet's classes and of WordNet's nodes above them.
 
-An embedding is unit(Σ_n p_n(text) · row_n): row_n is the classifier's centred weight row of a class, or the mean of
-such rows below an inner node ("bird"). The mixture p comes from
+An embedding is unit(Σ_n p_n(text) · row_n): row_n is the classifier's centred weight row of a class, or the row of an
+inner node ("bird"), which tools/build_mini.py learnt from the classifier's own answers. The mixture p comes from
 
 * the lexicon, for words in it: softmax(β · score) over the few nodes nearest to a word's sense; nodes and scores were
   computed by tools/build_mini.py from WordNet and a sentence encoder;
@@ -85,6 +85,7 @@ class MiniTextTower(nn.Module):
     """
 
     class_rows: Tensor
+    inner_rows: Tensor
     members: Tensor
     rows: Tensor
     present: Tensor
@@ -120,13 +121,15 @@ class MiniTextTower(nn.Module):
         members = torch.zeros(len(counts), len(classes), dtype=torch.float32)  # [N, 1000]
         members[torch.arange(len(counts)).repeat_interleave(counts), tensors["node_classes"].long()] = 1
         self.register_buffer("members", members)
+        learnt = tensors["inner_rows"].float() * tensors["inner_scale"].float()[:, None]  # [N − 1000, 1280]
+        self.register_buffer("inner_rows", F.normalize(learnt, dim=1))
         vectors = F.pad(tensors["token_vectors"].float() * tensors["token_scale"].float()[:, None], (0, 0, 1, 0))
         self.register_buffer("token_vectors", vectors)  # [1 + V, 128], the first for unknown pieces
         self.register_buffer("anchor_vectors", F.normalize(tensors["anchor_vectors"].float(), dim=1))  # [A, 128]
         self.register_buffer("anchor_node", tensors["anchor_node"].long())  # [A]
         for name in ("sense_nodes", "sense_scores", "word_senses", "word_weights"):
             self.register_buffer(name, tensors[name])
-        self._set_rows(members)
+        self._set_rows(members, self.inner_rows)
 
     @classmethod
     def load(cls, folder: Path) -> MiniTextTower:
@@ -141,16 +144,20 @@ class MiniTextTower(nn.Module):
         )
 
     def without(self, classes: Sequence[int]) -> MiniTextTower:
-        """A copy without some of the 1,000 classes, to test the tower on classes that it does not have."""
+        """A copy without some of the 1,000 classes, to test the tower on classes that it does not have.
+
+        Its inner nodes are the means of the classes that are left: the learnt rows have seen those taken out.
+        """
         other = copy.copy(self)
         other._buffers = dict(self._buffers)  # so that `_set_rows` does not change this tower
         members = self.members.clone()
         members[:, list(classes)] = 0
-        other._set_rows(members)
+        other._set_rows(members, members[len(self.class_rows) :] @ self.class_rows)
         return other
 
-    def _set_rows(self, members: Tensor) -> None:
-        self.register_buffer("rows", F.normalize(members @ self.class_rows, dim=1), persistent=False)  # [N, 1280]
+    def _set_rows(self, members: Tensor, inner: Tensor) -> None:
+        own = self.class_rows * members[: len(self.class_rows)].sum(dim=1, keepdim=True)  # [1000, 1280], 0 if left out
+        self.register_buffer("rows", F.normalize(torch.cat([own, inner]), dim=1), persistent=False)  # [N, 1280]
         self.register_buffer("present", members.sum(dim=1) > 0, persistent=False)  # [N]
 
     @torch.no_grad()
