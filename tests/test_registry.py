@@ -10,6 +10,8 @@ import pytest
 from cliploc.backbones import models
 from cliploc.backbones._catalogue import model_sources
 from cliploc.errors import CliplocError, UnknownNameError, UsageError
+from cliploc.faithfulness import faithfulness_metrics
+from cliploc.refine import refinements
 from cliploc.registry import Registry, module_names
 from cliploc.saliency import methods
 
@@ -148,18 +150,23 @@ def test_without_a_list_a_name_is_looked_up(package):
         registry.refuse_unknown("c")
 
 
-@pytest.mark.parametrize("registry", [methods, models, model_sources], ids=lambda registry: registry.kind)
+@pytest.mark.parametrize(
+    "registry",
+    [methods, models, model_sources, refinements, faithfulness_metrics],
+    ids=lambda registry: registry.kind,
+)
 def test_the_names_told_without_an_import_are_those_that_there_are(registry):
     """In a process of its own, in which open_clip has not been imported: its files are read."""
-    module = {"method": "cliploc.saliency", "model": "cliploc.backbones"}.get(registry.kind)
-    where = (
-        f"from {module} import {registry.kind}s as registry"
-        if module
-        else ("from cliploc.backbones._catalogue import model_sources as registry")
-    )
+    where = {
+        "method": "from cliploc.saliency import methods",
+        "model": "from cliploc.backbones import models",
+        "model source": "from cliploc.backbones._catalogue import model_sources",
+        "refinement": "from cliploc.refine import refinements",
+        "faithfulness metric": "from cliploc.faithfulness import faithfulness_metrics",
+    }[registry.kind]
     code = f"""
 import sys
-{where}
+{where} as registry
 from cliploc.errors import UnknownNameError
 
 def known():
@@ -170,7 +177,8 @@ def known():
 
 before = known()
 assert not {{"torch", "open_clip"}} & set(sys.modules)
-print(before == registry.names() == known(), len(before))
+assert registry.known_names() == before
+print(before == registry.names() == known() == registry.known_names(), len(before))
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert ran.stdout.split() == ["True", str(len(registry.names()))], ran.stderr

@@ -43,7 +43,7 @@ class UnknownNameError(UsageError, KeyError):
         kind: what was looked up, singular ("method").
         name: the name asked for.
         known: all names there are; as an attribute, sorted.
-        listed_by: the command that lists them; "" for the plural of `kind`.
+        listed_by: the command that lists them, without "cliploc"; "" for the plural of `kind`.
     """
 
     def __init__(self, kind: str, name: str, known: Iterable[str], listed_by: str = "") -> None:
@@ -53,7 +53,7 @@ class UnknownNameError(UsageError, KeyError):
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         there = ", ".join(known) or "none"
         if len(known) > LISTED:
-            there = f"{len(known)} {kind}s, listed by: cliploc {listed_by or f'{kind}s'}"
+            there = f"{len(known)}, listed by: cliploc {listed_by or f'{kind}s'}"
         self.message = f"unknown {kind} {name!r}: {hint}there are {there}"
         super().__init__(self.message)
 

@@ -140,13 +140,21 @@ class Registry(Generic[T]):
         Raises:
             UnknownNameError: with the nearest names and the full list.
         """
-        known = {*self._items, *(() if self._listed is None else self._listed())}
-        if name in known:
+        if name in self._at_hand():
             return
-        if self._listed is None or _plugins(self._group):
-            self.get(name)
-        else:
+        known = self.known_names()
+        if name not in known:
             raise UnknownNameError(self.kind, name, known)
+
+    def known_names(self) -> list[str]:
+        """All names, sorted, as `names` gives them, but mostly without imports: see `refuse_unknown`."""
+        if self._listed is None or _plugins(self._group):
+            return self.names()
+        return sorted(self._at_hand())
+
+    def _at_hand(self) -> set[str]:
+        """The names that are known without another import."""
+        return {*self._items, *(() if self._listed is None else self._listed())}
 
     def names(self) -> list[str]:
         """All names, sorted."""

@@ -224,7 +224,7 @@ def plan_model(name: str, pretrained: str | None) -> Plan:
         )
     published = open_clip.get_pretrained_cfg(name, tag)
     if not published:
-        raise UnknownNameError(f"weights of {name}", tag, [*tags, RANDOM])
+        raise UnknownNameError(f"weights of {name}", tag, [*tags, RANDOM], listed_by=f"models {name}")
     return Plan(
         f"{name}:{file.name}@{tag}" if file else f"{name}:{tag}",
         name,

@@ -132,7 +132,9 @@ def annotate(
     from cliploc.jobs.labels import read_labels
     from cliploc.jobs.pictures import find_pictures
     from cliploc.jobs.videos import Every
+    from cliploc.report.exports import chosen_exports
 
+    chosen_exports(parse_list(formats))
     names = read_labels(labels)  # what is invalid is refused before a model is loaded
     entries, options = with_exemplars(names.entries, options)
     names = replace(names, entries=tuple(entries))

@@ -29,11 +29,13 @@ from cliploc.cli.options import (
     class_names,
     localizer_options,
     method_names,
+    metric_names,
     number_in,
     options_of_methods,
     pair_weights,
     parse_engine,
     refuse_unknown,
+    refuse_unknown_dataset,
 )
 from cliploc.cli.output import (
     DONE,
@@ -53,7 +55,6 @@ from cliploc.config import (
     Options,
     SegmentationOptions,
     flags_of,
-    parse_list,
     parse_share,
 )
 from cliploc.errors import UsageError
@@ -189,6 +190,8 @@ def benchmark(
             raise UsageError(f"{flag} is an option of --task {other}: add it, or leave {flag} out")
     if task != "faithfulness" and metric:
         raise UsageError("--metric is an option of --task faithfulness: add it, or leave --metric out")
+    refuse_unknown_dataset(dataset, labelled=task == "segmentation")
+    metrics = metric_names(metric) if task == "faithfulness" else []
     names = class_names(classes) if classes else None
     some = {"limit": limit, "sample": sample, "seed": seed}
     of_boxes = {"--threshold": threshold, "--save-maps": save_maps or None}
@@ -215,9 +218,7 @@ def benchmark(
         work = _segmentation(asked(**some), segmentation)
     else:
         _refuse_options(task, of_boxes, options, NOT_OF_FAITHFULNESS)
-        work = _faithfulness(
-            asked(subset=subset, classes=names, **some), metric_names(metric), not no_baselines, faithfulness
-        )
+        work = _faithfulness(asked(subset=subset, classes=names, **some), metrics, not no_baselines, faithfulness)
     return _carried_out(work, out, as_json)
 
 
@@ -244,15 +245,6 @@ class _Asked:
     method: Sequence[str] | None
     option: Sequence[str]
     engine: Engine
-
-
-def metric_names(texts: Sequence[str] | None) -> list[str]:
-    """Metrics of one or several `--metric NAME,NAME`, refused before a model is loaded."""
-    from cliploc.faithfulness import chosen_metrics
-    from cliploc.jobs.faithfulness import METRICS
-
-    names = [name for text in texts or () for name in parse_list(text)] or list(METRICS)
-    return [one.name for one in chosen_metrics(names)]
 
 
 def _refuse_options(task: str, given: Mapping[str, object], options: Options, not_of: Sequence[str]) -> None:
@@ -352,6 +344,7 @@ def _segmentation(asked: _Asked, options: SegmentationOptions) -> _Work:
 def _faithfulness(asked: _Asked, metrics: Sequence[str], baselines: bool, options: FaithfulnessOptions) -> _Work:
     """`benchmark --task faithfulness`."""
     from cliploc.datasets import open_dataset
+    from cliploc.faithfulness import chosen_metrics
     from cliploc.jobs.faithfulness import BASELINES, FILES, run_faithfulness
     from cliploc.report.faithfulness import write_faithfulness_report
 
@@ -369,7 +362,7 @@ def _faithfulness(asked: _Asked, metrics: Sequence[str], baselines: bool, option
             asked.setups,
             settings,
             folder,
-            metrics=metrics,
+            metrics=[one.name for one in chosen_metrics(metrics)],  # each once, in a fixed order
             options=options,
             engine=asked.engine,
             asked=asked.chosen,

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cliploc._terminal import Terminal, grid
-from cliploc.cli.options import TASKS, Debug, Json, localizer_options, number_in
+from cliploc.cli.options import (
+    TASKS,
+    Debug,
+    Json,
+    localizer_options,
+    metric_names,
+    number_in,
+    refuse_unknown_dataset,
+)
 from cliploc.cli.output import DONE, SOME_FAILED, print_document
-from cliploc.config import FaithfulnessOptions, Options, flags_of, parse_list
+from cliploc.config import FaithfulnessOptions, Options, flags_of
 from cliploc.errors import UsageError
+
+if TYPE_CHECKING:
+    from cliploc.jobs.evaluate import FolderResult
+    from cliploc.jobs.evaluate_labels import LabelsResult
 
 # Options that only some tasks take, by task. Those of models and protocols are for faithfulness.
 OF_TASK = {
@@ -117,6 +129,8 @@ def evaluate(
     if task == "segmentation":
         if predictions is None:
             raise UsageError("expected --predictions, the folder of label maps, got none: add it")
+        if dataset is not None:
+            refuse_unknown_dataset(dataset, labelled=True)
         return _labels(predictions, dataset, root, split, truth, class_list, as_json)
     if maps is None:
         raise UsageError("expected --maps, a folder of score maps, got none: add it, or --task segmentation")
@@ -147,12 +161,7 @@ def evaluate(
             workers=workers,
             reporter=reporter,
         )
-    if as_json:
-        print_document(result.document(chosen))
-    else:
-        terminal.data(grid(result.lines()))
-    counts = ", ".join(f"{count} {kind} problems" for kind, count in result.counts().items())
-    terminal.say(f"{result.evaluated} of {result.asked} images evaluated{f'; {counts}' if counts else ''}", style="dim")
+    _tell(terminal, result.lines(), result.document(chosen), as_json, _evaluated(result))
     return SOME_FAILED if result.problems else DONE
 
 
@@ -164,6 +173,23 @@ def _refuse_others(task: str, flags: Sequence[str]) -> None:
             raise UsageError(f"{flag} is an option of --task {' or '.join(tasks)}: add it, or leave {flag} out")
         if task not in tasks:
             raise UsageError(f"{flag} is not an option of --task {task}: leave it out")
+
+
+def _evaluated(result: FolderResult | LabelsResult) -> str:
+    """How many pictures were evaluated, and what was wrong with the others."""
+    counts = ", ".join(f"{count} {kind} problems" for kind, count in result.counts().items())
+    return f"{result.evaluated} of {result.asked} images evaluated{f'; {counts}' if counts else ''}"
+
+
+def _tell(
+    terminal: Terminal, lines: Sequence[Sequence[str]], document: dict[str, Any], as_json: bool, closing: str
+) -> None:
+    """Prints the numbers as a table, or as one JSON document, and a line below."""
+    if as_json:
+        print_document(document)
+    else:
+        terminal.data(grid(lines))
+    terminal.say(closing, style="dim")
 
 
 def _labels(
@@ -189,12 +215,7 @@ def _labels(
             class_list=class_list,
             reporter=reporter,
         )
-    if as_json:
-        print_document(result.document())
-    else:
-        terminal.data(grid(result.lines()))
-    counts = ", ".join(f"{count} {kind} problems" for kind, count in result.counts().items())
-    terminal.say(f"{result.evaluated} of {result.asked} images evaluated{f'; {counts}' if counts else ''}", style="dim")
+    _tell(terminal, result.lines(), result.document(), as_json, _evaluated(result))
     return SOME_FAILED if result.problems else DONE
 
 
@@ -211,21 +232,19 @@ def _faithfulness(
     """`evaluate --task faithfulness`."""
     from cliploc import prompts
     from cliploc.datasets import open_dataset
+
+    names = metric_names(metric)
+    refuse_unknown_dataset(dataset)
     from cliploc.faithfulness import chosen_metrics
-    from cliploc.jobs.faithfulness import METRICS
     from cliploc.jobs.faithfulness_maps import evaluate_maps
 
-    names = [name for text in metric for name in parse_list(text)] or list(METRICS)
     chosen_metrics(names, with_method=False)  # refused before a model is loaded
     prompts.resolve_templates(options.templates)
     terminal = Terminal()
     with terminal.progress(f"reading {dataset}", rate="images/s") as reporter:
         found = open_dataset(dataset, root, split)
         result = evaluate_maps(maps, found, options, metrics=names, protocol=protocol, reporter=reporter)
-    if as_json:
-        print_document(result.document())
-    else:
-        terminal.data(grid(result.lines()))
     summary = result.summary
-    terminal.say(f"{summary['evaluated']} of {summary['images']} pictures measured by {result.model}", style="dim")
+    closing = f"{summary['evaluated']} of {summary['images']} pictures measured by {result.model}"
+    _tell(terminal, result.lines(), result.document(), as_json, closing)
     return SOME_FAILED if summary["failed"] else DONE

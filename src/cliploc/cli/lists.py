@@ -38,16 +38,17 @@ def models(
         raise UsageError(
             f"expected --download with --pretrained {pretrained}, got none: add it, or leave --pretrained out"
         )
-    from cliploc.backbones import guides
     from cliploc.backbones import models as registry
+
+    wanted = part.replace("/", "-")
+    if not any(wanted.lower() in name.lower() for name in registry.known_names()):
+        registry.refuse_unknown(part)  # with the nearest names, before torch is imported
+    from cliploc.backbones import guides
     from cliploc.saliency import fitting
     from cliploc.saliency import methods as saliency
 
     terminal = Terminal()
-    wanted = part.replace("/", "-")
     chosen = [entry for entry in registry if wanted.lower() in entry.name.lower()]
-    if not chosen:
-        registry.get(part)  # raises an error with the nearest names
 
     def runs(model: ModelEntry) -> tuple[str, ...]:
         return fitting(model, guided=True) if model.usable else ()

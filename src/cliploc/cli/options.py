@@ -90,7 +90,9 @@ def localizer_options(
             options = read_options({name: given.pop(name, None) for name in names})
             if options.engine_backend == "openvino":
                 refuse_without("openvino", "engine-backend openvino")
-            refuse_unknown([str(options.model)], [] if options.method is None else [options.method])
+            refuse_unknown(
+                [str(options.model)], [] if options.method is None else [options.method], options.refine or ()
+            )
             for task, (asked, kind) in more.items():
                 texts = {name: given.pop(name, None) for name in asked}
                 given[task] = kind(**_values_of(texts, asked))
@@ -277,18 +279,35 @@ def class_names(text: str) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def refuse_unknown(models: Iterable[str], methods: Iterable[str] = ()) -> None:
-    """Refuses unknown models and methods before torch is imported, which takes about a second.
+def refuse_unknown(models: Iterable[str], methods: Iterable[str] = (), refinements: Iterable[str] = ()) -> None:
+    """Refuses unknown models, methods and refinements before torch is imported, which takes about a second.
 
     Raises:
         UnknownNameError: with the nearest names.
     """
-    from cliploc import backbones, saliency
+    from cliploc import backbones, refine, saliency
 
     for model in models:
         backbones.refuse_unknown(model)
     for method in methods:
         saliency.refuse_unknown(method)
+    for refinement in refinements:
+        refine.refinements.refuse_unknown(refinement)
+
+
+def refuse_unknown_dataset(name: str, *, labelled: bool = False) -> None:
+    """Refuses an unknown dataset before torch is imported.
+
+    Args:
+        name: as typed.
+        labelled: whether it is a set with a class for every pixel.
+
+    Raises:
+        UnknownNameError: with the nearest names.
+    """
+    from cliploc.datasets import labelled_readers, readers
+
+    (labelled_readers if labelled else readers).refuse_unknown(name)
 
 
 def pair_weights(models: Sequence[str], pretrained: Sequence[str] | None) -> list[tuple[str, str | None]]:
@@ -305,6 +324,24 @@ def method_names(texts: Sequence[str]) -> list[str]:
     names = [name for text in texts for name in parse_list(text)]
     if not names:
         raise UsageError("expected --method as names of `cliploc methods`, got none")
+    return names
+
+
+def metric_names(texts: Sequence[str] | None) -> list[str]:
+    """Faithfulness metrics of one or several `--metric NAME,NAME`; the default ones where there is none.
+
+    Raises:
+        UnknownNameError: an unknown metric; torch is not imported.
+    """
+    from cliploc.faithfulness import faithfulness_metrics
+
+    names = [name for text in texts or () for name in parse_list(text)]
+    for name in names:
+        faithfulness_metrics.refuse_unknown(name)
+    if not names:
+        from cliploc.jobs.faithfulness import METRICS
+
+        return list(METRICS)
     return names
 
 

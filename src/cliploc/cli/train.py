@@ -21,6 +21,8 @@ from cliploc.config import Options
 from cliploc.errors import UsageError
 from cliploc.reporter import SILENT
 
+METHODS = {"tscam": "ts_cam", "lctr": "lctr"}  # as typed → its name
+
 
 @localizer_options(only=("model", "pretrained", "image_size", "templates", "device", "precision"))
 def train(
@@ -87,7 +89,9 @@ def train(
     Example: cliploc train tscam --root photos --model ViT-B-16 --pretrained openai --out head.safetensors
     """
     refuse_without("train", "train")
-    name = {"tscam": "ts_cam"}.get(method.replace("-", "").replace("_", "").lower(), method)
+    name = METHODS.get(method.replace("-", "").replace("_", "").lower())
+    if name is None:
+        raise UsageError(f"expected METHOD to be one of {', '.join(METHODS)}, got {method!r}")
     readers = ("imagefolder", "csv")
     if dataset not in readers:
         raise UsageError(f"expected --dataset to be one of {', '.join(readers)}, got {dataset!r}")

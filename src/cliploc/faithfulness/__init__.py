@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from cliploc.faithfulness._infra.fill import blur_kernel, blurred, fill_of, imputed
-from cliploc.faithfulness._infra.measure import Faithfulness, Region, Seen, with_random_weights
-from cliploc.faithfulness._infra.metric import (
-    Axis,
-    FaithfulnessMetric,
-    FaithfulNumber,
-    Judged,
-    Measured,
-    OtherMaps,
-    chosen_metrics,
-    faithfulness_metric,
-    faithfulness_metrics,
-)
-from cliploc.faithfulness._infra.order import area, counts, pearson, removal_order, spearman
-from cliploc.faithfulness._infra.scores import Scorer, Scores
+from typing import TYPE_CHECKING
+
+from cliploc._lazy import on_first_use
+
+if TYPE_CHECKING:
+    from cliploc.faithfulness._infra.fill import blur_kernel, blurred, fill_of, imputed
+    from cliploc.faithfulness._infra.measure import Faithfulness, Region, Seen, with_random_weights
+    from cliploc.faithfulness._infra.metric import Axis, FaithfulnessMetric, FaithfulNumber, Judged, Measured, OtherMaps
+    from cliploc.faithfulness._infra.order import area, counts, pearson, removal_order, spearman
+    from cliploc.faithfulness._infra.registration import chosen_metrics, faithfulness_metric, faithfulness_metrics
+    from cliploc.faithfulness._infra.scores import Scorer, Scores
 
 __all__ = [
     "Axis",
@@ -44,3 +40,22 @@ __all__ = [
     "spearman",
     "with_random_weights",
 ]
+
+__getattr__ = on_first_use(
+    __name__,
+    {
+        "cliploc.faithfulness._infra.fill": ["blur_kernel", "blurred", "fill_of", "imputed"],
+        "cliploc.faithfulness._infra.measure": ["Faithfulness", "Region", "Seen", "with_random_weights"],
+        "cliploc.faithfulness._infra.metric": [
+            "Axis",
+            "FaithfulNumber",
+            "FaithfulnessMetric",
+            "Judged",
+            "Measured",
+            "OtherMaps",
+        ],
+        "cliploc.faithfulness._infra.order": ["area", "counts", "pearson", "removal_order", "spearman"],
+        "cliploc.faithfulness._infra.registration": ["chosen_metrics", "faithfulness_metric", "faithfulness_metrics"],
+        "cliploc.faithfulness._infra.scores": ["Scorer", "Scores"],
+    },
+)

@@ -9,8 +9,8 @@ from cliploc.faithfulness._infra.metric import (
     FaithfulNumber,
     Judged,
     Measured,
-    faithfulness_metric,
 )
+from cliploc.faithfulness._infra.registration import faithfulness_metric
 
 
 @faithfulness_metric

@@ -12,8 +12,8 @@ from cliploc.faithfulness._infra.metric import (
     FaithfulNumber,
     Judged,
     Measured,
-    faithfulness_metric,
 )
+from cliploc.faithfulness._infra.registration import faithfulness_metric
 
 SQUARES = 48
 SIDES = (0.15, 0.5)  # shares of the input's shorter side

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from cliploc.faithfulness._infra.curves import ScoreArea
-from cliploc.faithfulness._infra.metric import Axis, FaithfulNumber, Judged, faithfulness_metric
+from cliploc.faithfulness._infra.metric import Axis, FaithfulNumber, Judged
+from cliploc.faithfulness._infra.registration import faithfulness_metric
 from cliploc.faithfulness._infra.scores import Scores
 
 

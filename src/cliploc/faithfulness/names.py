@@ -9,9 +9,9 @@ from cliploc.faithfulness._infra.metric import (
     FaithfulNumber,
     Judged,
     Measured,
-    faithfulness_metric,
 )
 from cliploc.faithfulness._infra.order import spearman
+from cliploc.faithfulness._infra.registration import faithfulness_metric
 
 
 @faithfulness_metric

@@ -10,9 +10,9 @@ from cliploc.faithfulness._infra.metric import (
     FaithfulNumber,
     Judged,
     Measured,
-    faithfulness_metric,
 )
 from cliploc.faithfulness._infra.order import spearman
+from cliploc.faithfulness._infra.registration import faithfulness_metric
 
 SHARES = (0.25, 0.5, 1.0)  # of the tower's weights, from the top
 

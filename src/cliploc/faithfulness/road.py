@@ -14,8 +14,8 @@ from cliploc.faithfulness._infra.metric import (
     FaithfulNumber,
     Judged,
     Measured,
-    faithfulness_metric,
 )
+from cliploc.faithfulness._infra.registration import faithfulness_metric
 
 SHARES = (0.2, 0.4, 0.6, 0.8)
 

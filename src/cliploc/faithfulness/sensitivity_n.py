@@ -14,9 +14,9 @@ from cliploc.faithfulness._infra.metric import (
     FaithfulNumber,
     Judged,
     Measured,
-    faithfulness_metric,
 )
 from cliploc.faithfulness._infra.order import pearson
+from cliploc.faithfulness._infra.registration import faithfulness_metric
 
 CELLS = 14  # along each side
 SHARES = (0.05, 0.1, 0.2, 0.4, 0.8)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from cliploc._extras import refuse_without
 from cliploc.errors import UsageError
-from cliploc.method import Context
-from cliploc.registry import Registry
+from cliploc.registry import Registry, module_names
 from cliploc.tower import Backbone, Needs, TowerKind
+
+if TYPE_CHECKING:  # importing torch takes longer than refusing a name
+    from torch import Tensor
+
+    from cliploc.method import Context
 
 LONGEST = 1024  # most pixels on the longer side of the picture that a step works on: a map takes up to 4 MB
 
@@ -55,9 +57,13 @@ class Refinement:
         return h, w
 
 
-refinements: Registry[Refinement] = Registry("refinement", "cliploc.refine")
+refinements: Registry[Refinement] = Registry(
+    "refinement",
+    "cliploc.refine",
+    listed=lambda: module_names("cliploc.refine"),  # each file has its refinement's name
+)
 
-F = TypeVar("F", bound=Callable[..., Tensor])
+F = TypeVar("F", bound="Callable[..., Tensor]")
 
 
 def refinement(

@@ -1,4 +1,4 @@
-"""The protocol of a faithfulness metric, the registry, and the picture and map that a metric judges."""
+"""The protocol of a faithfulness metric, and the picture and map that a metric judges."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from cliploc.config import FaithfulnessOptions
-from cliploc.errors import UsageError
 from cliploc.faithfulness._infra.fill import Fill, fill_of
 from cliploc.faithfulness._infra.order import counts, removal_order
 from cliploc.faithfulness._infra.scores import Make, Scorer, Scores
-from cliploc.registry import Registry
 
 STEPS = 224  # RISE's: 224 pixels a step at 224×224
 PUBLISHED = FaithfulnessOptions()  # the protocols as they were published
@@ -215,33 +213,3 @@ class FaithfulnessMetric(ABC):
         Raises:
             ModelError: the tower gave a value that is not a number.
         """
-
-
-faithfulness_metrics: Registry[type[FaithfulnessMetric]] = Registry(
-    "faithfulness metric",
-    "cliploc.faithfulness",
-    "cliploc.faithfulness",
-    home=lambda cls: cls.__module__,
-)
-M = TypeVar("M", bound=type[FaithfulnessMetric])
-
-
-def faithfulness_metric(cls: M) -> M:
-    """Registers a class as a faithfulness metric."""
-    faithfulness_metrics.register(cls.name, cls)
-    return cls
-
-
-def chosen_metrics(names: Sequence[str], with_method: bool = True) -> tuple[FaithfulnessMetric, ...]:
-    """The metrics of these names, in the order of their positions.
-
-    Raises:
-        UsageError: an unknown name, or a metric that needs the method where there are only maps.
-    """
-    found = [faithfulness_metrics.get(name) for name in dict.fromkeys(names)]
-    if not found:
-        raise UsageError(f"expected --metric of {', '.join(faithfulness_metrics.names())}, got none")
-    for one in found:
-        if one.needs_method and not with_method:
-            raise UsageError(f"{one.name} needs the method that made the maps: leave it out for maps of other tools")
-    return tuple(one() for one in sorted(found, key=lambda one: (one.position, one.name)))

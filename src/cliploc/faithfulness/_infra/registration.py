@@ -1,0 +1,43 @@
+"""The registry of faithfulness metrics and its decorator `@faithfulness_metric`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from cliploc.errors import UsageError
+from cliploc.registry import Registry, module_names
+
+if TYPE_CHECKING:  # imports torch, which takes longer than refusing a name
+    from cliploc.faithfulness._infra.metric import FaithfulnessMetric
+
+faithfulness_metrics: Registry[type[FaithfulnessMetric]] = Registry(
+    "faithfulness metric",
+    "cliploc.faithfulness",
+    "cliploc.faithfulness",
+    home=lambda cls: cls.__module__,
+    listed=lambda: module_names("cliploc.faithfulness"),  # each file has its metric's name
+)
+M = TypeVar("M", bound="type[FaithfulnessMetric]")
+
+
+def faithfulness_metric(cls: M) -> M:
+    """Registers a class as a faithfulness metric."""
+    faithfulness_metrics.register(cls.name, cls)
+    return cls
+
+
+def chosen_metrics(names: Sequence[str], with_method: bool = True) -> tuple[FaithfulnessMetric, ...]:
+    """The metrics of these names, in the order of their positions.
+
+    Raises:
+        UsageError: an unknown name, or a metric that needs the method where there are only maps.
+    """
+    found = [faithfulness_metrics.get(name) for name in dict.fromkeys(names)]
+    if not found:
+        known = ", ".join(faithfulness_metrics.names())
+        raise UsageError(f"expected at least one metric, got none: name some of {known}")
+    for one in found:
+        if one.needs_method and not with_method:
+            raise UsageError(f"{one.name} needs the method that made the maps: leave it out for maps of other tools")
+    return tuple(one() for one in sorted(found, key=lambda one: (one.position, one.name)))
