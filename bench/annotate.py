@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -34,6 +33,7 @@ import numpy as np
 import torch
 
 from bench.keep import headed, keep
+from bench.resident import peak_mib
 from bench.vit_methods import machine
 from cliploc import backbones
 from cliploc._allocator import keep_freed_memory
@@ -123,11 +123,6 @@ def speed(pictures: Path, images: int) -> tuple[list[str], dict[str, Any]]:
 
 
 # ------------------------------------------------------------------------------------------------------------- memory
-def peak_mib() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
-
-
 def measure_memory(pictures: Path, images: int) -> None:
     """In the child: prints peaks as JSON."""
     peaks, done = [], 0

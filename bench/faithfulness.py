@@ -10,7 +10,6 @@ beside it. Memory is the growth of the process's largest size from after the fir
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
 import sys
 from importlib.resources import files
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 
 from bench.keep import headed, keep
+from bench.resident import peak_mib
 from bench.vit_methods import machine, seconds
 from cliploc.config import FaithfulnessOptions
 from cliploc.faithfulness import Faithfulness, chosen_metrics
@@ -52,9 +52,9 @@ def measure(model: str, steps: int, rounds: int, names: int) -> dict[str, Any]:
 
     measurer.measure_map(seen, heat)  # warms up; the whole and the empty picture are scored here
     bare()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_mib()
     turns = [(seconds(lambda: measurer.measure_map(seen, heat)), seconds(bare)) for _ in range(rounds)]
-    growth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    growth = peak_mib() - before
     processor = [theirs[1] / ours[1] for ours, theirs in turns]
     return {
         "model": model,
@@ -64,7 +64,7 @@ def measure(model: str, steps: int, rounds: int, names: int) -> dict[str, Any]:
         "bare": many / statistics.median(theirs[1] for _, theirs in turns),
         "processor": statistics.median(processor),
         "clock": statistics.median(theirs[0] / ours[0] for ours, theirs in turns),
-        "growth_mb": growth / 1024,
+        "growth_mb": growth,
         "rounds": rounds,
     }
 

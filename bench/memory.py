@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 from importlib.resources import files
+
+from bench.resident import peak_mib
 
 THINGS = ("cat", "dog", "bird", "cup", "car", "tree", "boat", "horse", "chair", "house")
 LOOKS = ("", "red", "blue", "green", "yellow", "old", "new", "small", "large", "wooden", "toy")  # × ImageNet's 1,000
@@ -22,8 +23,7 @@ KEEP = {"all": (True, True), "found": (False, True), "boxes": (False, False)}  #
 
 
 def peak_gb() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1e9 if sys.platform == "darwin" else 1e9 / 1024)
+    return peak_mib() * 2**20 / 1e9
 
 
 def named(count: int) -> list[str]:
@@ -73,7 +73,7 @@ def main() -> int:
         "--keep",
         options.keep,
     ]
-    command = [sys.executable, __file__, *shown, "--threads", str(options.threads), "--child"]
+    command = [sys.executable, "-m", "bench.memory", *shown, "--threads", str(options.threads), "--child"]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     peaks = json.loads(output.splitlines()[-1])
     print(f"{options.method} on {options.model}, CPU, float32, one photograph, {options.names} prompt(s): peak of the")

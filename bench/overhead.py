@@ -15,7 +15,6 @@ import argparse
 import itertools
 import os
 import platform
-import resource
 import statistics
 import sys
 import time
@@ -26,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bench.resident import resident_mib
 from cliploc import Localizer, __version__
 from cliploc.images import SUFFIXES, load
 from cliploc.tower import Needs
@@ -43,14 +43,6 @@ def seconds(work: Callable[[], object], repeats: int) -> tuple[float, float, flo
         clock.append(time.perf_counter() - start)
         processor.append(time.process_time() - busy)
     return statistics.median(clock), max(clock) - min(clock), statistics.median(processor)
-
-
-def resident_mib() -> float:
-    """Resident memory now; its peak where the system does not tell."""
-    statm = Path("/proc/self/statm")
-    if statm.exists():
-        return int(statm.read_text().split()[1]) * resource.getpagesize() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def overhead(localizer: Localizer, paths: list[Path], repeats: int) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import sys
 import tempfile
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bench.resident import peak_mib
 from cliploc._parts import part_path
 from cliploc.jobs.benchmark import conclude
 from cliploc.jobs.rows import write_part
@@ -67,10 +67,9 @@ def main() -> int:
         for name, work in (("numbers", conclude), ("report", lambda path: write_report(path, pictures=False))):
             start, busy = time.perf_counter(), time.process_time()
             work(out)
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
             print(
                 f"{name}: {time.perf_counter() - start:.0f} s, {time.process_time() - busy:.0f} of the processor; "
-                f"peak memory until here {peak:.0f} MiB",
+                f"peak memory until here {peak_mib():.0f} MiB",
                 flush=True,
             )
         print(f"report.html: {(out / 'report.html').stat().st_size / 1e6:.1f} MB")

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ import torch
 from PIL import Image
 
 from bench.keep import headed, keep
+from bench.resident import peak_mib
 from cliploc.localizer import Localizer
 from cliploc.segmentation import Segmenter, protocol_names, protocol_of
 from cliploc.segmentation.segmenter import resized_hw
@@ -44,7 +44,7 @@ TABLE = (
     "|---|---|---|---|---|---|---|",
 )
 STEP_TABLE = ("| model, method | step | s a picture |", "|---|---|---|")
-MEMORY_TABLE = ("| model, method | names of | after 640×480, MB | after 2048×1536, MB |", "|---|---|---|---|")
+MEMORY_TABLE = ("| model, method | names of | after 640×480, MiB | after 2048×1536, MiB |", "|---|---|---|---|")
 
 
 def noise(size_wh: tuple[int, int]) -> Image.Image:
@@ -104,21 +104,13 @@ def step_seconds(model: str, pretrained: str | None, step: str, rounds: int) -> 
     return seconds(lambda: segmenter.label_maps(picture), rounds)
 
 
-def peak() -> float:
-    """MB. On Linux a new process begins with `ru_maxrss` of the one that started it, which may be larger."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return int(status.read_text().partition("VmHWM:")[2].split()[0]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-
-
 def memory_here(model: str, pretrained: str | None, dataset: str) -> list[float]:
-    """The peak of this process in MB, after a usual picture and after a large one."""
+    """The peak of this process in MiB, after a usual picture and after a large one."""
     segmenter = Segmenter(localizer_of(model, pretrained), protocol_of(dataset), {method_of(model): {}})
     peaks = []
     for size in (USUAL, LARGE):
         segmenter.label_maps(noise(size))
-        peaks.append(peak())
+        peaks.append(peak_mib())
     return peaks
 
 

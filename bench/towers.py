@@ -13,13 +13,14 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+from bench.resident import peak_mib
 
 if TYPE_CHECKING:
     import torch
@@ -34,11 +35,6 @@ def seconds(call: Callable[[], object]) -> tuple[float, float]:
     start, start_cpu = time.perf_counter(), time.process_time()
     call()
     return time.perf_counter() - start, time.process_time() - start_cpu
-
-
-def peak_mb() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def our_tower(model_name: str, precision: str) -> Backbone:
@@ -70,7 +66,7 @@ def measure(model_name: str, batch: int, precision: str, rounds: int, threads: i
         return plain.encode_image(images, normalize=True)
 
     theirs()
-    memory_plain = peak_mb()
+    memory_plain = peak_mib()
     backbone = our_tower(model_name, precision)
 
     def ours() -> torch.Tensor:
@@ -93,7 +89,7 @@ def memory_of_ours(model_name: str, batch: int, precision: str, threads: int) ->
     backbone = our_tower(model_name, precision)
     height, width = backbone.input_hw
     backbone.encode_image(torch.zeros(batch, 3, height, width))
-    return peak_mb()
+    return peak_mib()
 
 
 def spread(batch: int, times: list[tuple[float, float]]) -> str:
@@ -103,7 +99,7 @@ def spread(batch: int, times: list[tuple[float, float]]) -> str:
 
 
 def child(*arguments: object) -> dict[str, object]:
-    command = [sys.executable, __file__, "--child", json.dumps(arguments)]
+    command = [sys.executable, "-m", "bench.towers", "--child", json.dumps(arguments)]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     result: dict[str, object] = json.loads(output.splitlines()[-1])
     return result
@@ -128,9 +124,9 @@ def main() -> None:
     print(
         f"{platform.processor() or platform.machine()}, {options.threads} threads, {options.rounds} rounds, torch "
         f"{torch.__version__}, open_clip {open_clip.__version__}; images/s: median (10th–90th percentile); ratio: "
-        "median of the rounds'; MB: peak of the process\n\n"
+        "median of the rounds'; MiB: peak of the process\n\n"
         "| model | precision | batch | open_clip, images/s | ours, images/s | ratio | ratio, processor "
-        "| open_clip, MB | ours, MB |\n"
+        "| open_clip, MiB | ours, MiB |\n"
         "|---|---|---:|---:|---:|---:|---:|---:|---:|",
         flush=True,
     )

@@ -46,6 +46,7 @@ from PIL import Image
 
 from bench.cnn_methods import machine
 from bench.keep import headed, keep
+from bench.resident import resident_mib
 from cliploc.web.guard import LOCALIZE
 
 NAMES = ("dog", "cat", "bird", "boat", "bridge", "flower", "car", "bee")
@@ -98,13 +99,6 @@ def server(what: Sequence[str] = PAGE) -> Iterator[tuple[str, subprocess.Popen[s
         finally:
             process.terminate()
             process.wait(60)
-
-
-def resident_mib(pid: int) -> float:
-    """Memory of a process now."""
-    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    assert found is not None
-    return int(found[1]) / 1024
 
 
 def processor_seconds(pid: int) -> float:

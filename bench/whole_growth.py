@@ -22,7 +22,6 @@ import argparse
 import json
 import math
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -33,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.keep import headed, keep
+from bench.resident import peak_mib
 
 SIZES = {
     "names": (1, 10, 100, 1000),
@@ -51,21 +51,16 @@ QUICK = {
     "annotations": (10, 100),
 }
 HEADER = (
-    "| what grows | seconds of processor time | exponent at the end | peak memory above the start, MB |\n"
+    "| what grows | seconds of processor time | exponent at the end | peak memory above the start, MiB |\n"
     "|---|---|---|---|"
 )
 
 
 def measured(work: Callable[[], object]) -> dict[str, float]:
     """Processor seconds of a call, and by how much it raised the process's peak memory."""
-    before, start = peak_mb(), time.process_time()
+    before, start = peak_mib(), time.process_time()
     work()
-    return {"seconds": time.process_time() - start, "mb": peak_mb() - before}
-
-
-def peak_mb() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+    return {"seconds": time.process_time() - start, "mb": peak_mib() - before}
 
 
 def class_names(count: int) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ cnn_methods: Any = pytest.importorskip("bench.cnn_methods", reason="benches lie 
 first_result: Any = pytest.importorskip(
     "bench.first_result", reason="benches lie beside the package, in its repository"
 )
+resident: Any = pytest.importorskip("bench.resident", reason="benches lie beside the package, in its repository")
 waiting: Any = pytest.importorskip("bench.waiting", reason="benches lie beside the package, in its repository")
 
 
@@ -25,6 +27,16 @@ def test_score_cam_and_grad_cam_agree_with_torchcam_on_a_clip_resnet(tmp_path: P
     assert agreed >= {("score_cam", "fp32"), ("score_cam", "bf16"), ("grad_cam", "fp32")}
     assert all(c["agreement"] >= cnn_methods.AGREE[c["precision"]] for c in result["cells"] if c["peer"] == "torchcam")
     assert (tmp_path / "cnn_methods.md").read_text().count("\n| score_cam") == 4
+
+
+def test_the_peak_of_a_process_is_not_that_of_the_one_that_started_it() -> None:
+    """`ru_maxrss` is inherited on Linux: there the child begins with the parent's 400 MiB and more."""
+    held = bytearray(400 * 2**20)
+    held[:: 2**12] = b"1" * len(held[:: 2**12])  # every page is used
+    assert 400 < resident.resident_mib() <= resident.peak_mib()
+    code = "from bench.resident import peak_mib; print(peak_mib())"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert 1 < float(ran.stdout) < 200
 
 
 @pytest.mark.parametrize("passively", [False, True])
