@@ -105,8 +105,11 @@ def brushed(packed: list[int]) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("shape", "said"),
     [
-        (brushed([0, 1, 2]), "its boxes cannot be read"),
-        (brushed([300]), "its boxes cannot be read"),
+        (
+            brushed([0, 1, 2]),
+            "its boxes cannot be read as Label Studio's (a brush that ends too early): export the set again",
+        ),
+        (brushed([300]), "its boxes cannot be read as Label Studio's ("),
         (brushed(brush(np.ones((3, 3), bool))), "another size"),
         (brushed(brush(np.zeros((40, 60), bool))), "is empty"),
         (
@@ -225,7 +228,21 @@ def test_a_label_may_be_a_synonym_in_other_letters_but_a_label_goes_before_a_syn
         ("a.jpg", [rectangle("cat", [1, 1, 9, 9], (60, 40), rotation=30)], "a rotated rectangle, not a box"),
         ("a.jpg", [{"type": "brushlabels", "value": {}}], "a shape in it is brushlabels, not a box"),
         ("a.jpg", [rectangle("cat", [1, 1, 9, 9], (40, 60))], "it is 40×60 in the set, but was annotated at 60×40"),
-        ("a.jpg", [{"type": "rectanglelabels", "value": {}}], "its boxes cannot be read"),
+        (
+            "a.jpg",
+            [{"type": "rectanglelabels", "value": {}}],
+            "its boxes cannot be read as Label Studio's (rectanglelabels is missing): export the set again",
+        ),
+        (
+            "a.jpg",
+            [{"type": "rectanglelabels", "value": None}],
+            "its boxes cannot be read as Label Studio's (a value has the wrong form): export the set again",
+        ),
+        (
+            "a.jpg",
+            [{"type": "rectanglelabels", "value": {"rectanglelabels": ["cat", "dog"]}}],
+            "a shape in it has 2 labels, not one",
+        ),
         ("x/none.jpg", [], "no picture of this run has this name"),
     ],
 )

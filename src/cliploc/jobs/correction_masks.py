@@ -98,7 +98,7 @@ def of_coco(segmentation: Any, size_wh: tuple[int, int]) -> BoolArray:
     """
     if isinstance(segmentation, dict):
         if list(segmentation["size"]) != [size_wh[1], size_wh[0]]:
-            raise ValueError(f"a mask of {segmentation['size']}, expected {[size_wh[1], size_wh[0]]}")
+            raise ValueError(f"a mask of height and width {segmentation['size']}, not {[size_wh[1], size_wh[0]]}")
         return rle.decode(segmentation)
     return _drawn(segmentation, size_wh)
 
@@ -163,6 +163,8 @@ def of_brush(packed: Sequence[int], size_wh: tuple[int, int]) -> BoolArray:
     def read(count: int) -> int:
         nonlocal at
         at += count
+        if at > len(bits):
+            raise ValueError("a brush that ends too early")
         return int(bits[at - count : at], 2)
 
     total, word = read(32), read(5) + 1

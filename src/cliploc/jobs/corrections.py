@@ -143,10 +143,21 @@ def read_corrections(
                 raise _UnusableError(f"it is {width}×{height} in the set, but was annotated at {size[0]}×{size[1]}")
             found[picture] = _checked(entry.shapes(size, masks), size, known, masks)
         except (_UnusableError, InputError, *UNREADABLE) as error:
-            problems[title] = (
-                str(error) if isinstance(error, _UnusableError) else f"its boxes cannot be read ({error!r})"
-            )
+            problems[title] = _why(error, read.form)
     return Corrections(read.form, found, problems)
+
+
+def _why(error: Exception, form: str) -> str:
+    """Why the boxes of a picture were not taken, in one line for people who do not know Python's errors."""
+    if isinstance(error, _UnusableError):
+        return str(error)
+    if isinstance(error, KeyError):
+        what = f"{error.args[0]} is missing"
+    elif isinstance(error, ValueError | InputError) and str(error):
+        what = str(error).splitlines()[0]
+    else:
+        what = "a value has the wrong form"
+    return f"its boxes cannot be read as {form}'s ({what}): export the set again"
 
 
 def _checked(shapes: LabelledShapes, size: SizeWh, known: Mapping[str, int], masks: bool) -> Correction:
@@ -477,6 +488,8 @@ def _drawn_shapes(results: Sequence[Mapping[str, Any]], size: SizeWh, masks: boo
         there = (one.get("original_width", width), one.get("original_height", height))
         if there != size:
             raise _UnusableError(f"it is {there[0]}×{there[1]} in the set, but was annotated at {width}×{height}")
+        if len(value[kind]) != 1:
+            raise _UnusableError(f"a shape in it has {len(value[kind])} labels, not one")
         (label,) = value[kind]
         if of_mask:
             mask = (
