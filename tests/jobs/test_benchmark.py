@@ -25,7 +25,7 @@ pytest.importorskip("pyarrow")
 import pyarrow.parquet as pq
 
 from cliploc import backbones
-from cliploc._parts import read_part
+from cliploc._parts import parts_in, read_part
 from cliploc.config import BENCHMARK
 from cliploc.datasets import open_dataset
 from cliploc.errors import InputError, UsageError
@@ -35,7 +35,7 @@ from cliploc.jobs.benchmark import read_manifest, run_benchmark, unfit_for_setup
 from cliploc.jobs.evaluate import evaluate_folder
 from cliploc.jobs.folder import DiskFullError
 from cliploc.jobs.plan import Grid, ModelSetup, shard_size
-from cliploc.jobs.rows import parts_in, rows_in
+from cliploc.jobs.rows import rows_in
 from cliploc.localizer import Localizer
 from cliploc.metrics import PxAP, all_numbers, pack_counts, unpack_counts
 from cliploc.pipeline import tasks

@@ -6,10 +6,6 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
-import torch
-from torch.nn import functional as F
-
 from cliploc.errors import InputError, ModelError
 from cliploc.faithfulness import Faithfulness, Measured, Seen, chosen_metrics
 from cliploc.jobs.engine import Part, Shard
@@ -17,9 +13,10 @@ from cliploc.jobs.failures import failure_reason
 from cliploc.jobs.faithfulness import FaithfulnessSettings, row_schema
 from cliploc.jobs.notes import collect_halved
 from cliploc.jobs.plan import ModelSetup, Setting
-from cliploc.jobs.rows import THUMB, Row, failed_row, place_of, to_table
+from cliploc.jobs.rows import Row, failed_row, place_of, to_table
 from cliploc.jobs.setups import SetupWithoutBoxes, load_setups
 from cliploc.jobs.sources import Digests
+from cliploc.jobs.thumbs import thumb
 from cliploc.localizer import Localizer
 from cliploc.reporter import SILENT, Reporter
 from cliploc.values import FloatArray, Sample
@@ -145,12 +142,6 @@ def columns(setting: str, measured: Measured, heat: FloatArray) -> Row:
         "curves": list(measured.curves.items()),
         "thumb": thumb(heat),
     }
-
-
-def thumb(heat: FloatArray) -> bytes:
-    """A small copy of a map for the report, 28×28 bytes."""
-    small = F.adaptive_avg_pool2d(torch.from_numpy(np.ascontiguousarray(heat, np.float32))[None], THUMB)[0]
-    return bytes((small.clamp(0, 1) * 255).round().to(torch.uint8).numpy().tobytes())
 
 
 class _LoadedSetup(SetupWithoutBoxes):

@@ -18,14 +18,13 @@ from cliploc import _parts
 from cliploc._extras import install
 from cliploc._files import write_whole
 from cliploc._memory_errors import not_installed
-from cliploc._parts import parts_in as parts_in
+from cliploc._parts import parts_in
 from cliploc.errors import InputError, UsageError
 from cliploc.images import open_picture
-from cliploc.jobs.folder import plain as plain
 from cliploc.metrics import SIDE, JudgedMap, all_metrics, judge_map
+from cliploc.report.task_folder import THUMB
 from cliploc.values import FloatArray, Sample
 
-THUMB = 28  # side of the small maps stored in the rows
 Row = dict[str, Any]
 
 

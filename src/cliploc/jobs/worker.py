@@ -18,8 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from cliploc import prompts
 from cliploc._files import temporaries_of
@@ -28,9 +26,11 @@ from cliploc.errors import CliplocWarning, InputError, ModelError, UsageError
 from cliploc.jobs import rows as row
 from cliploc.jobs.engine import Part, Shard
 from cliploc.jobs.failures import failure_reason
+from cliploc.jobs.folder import plain
 from cliploc.jobs.plan import ModelSetup, Setting, WorkerSettings
 from cliploc.jobs.setups import load_setups
 from cliploc.jobs.sources import Digests
+from cliploc.jobs.thumbs import thumb
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.metrics import SIDE, one_thread
@@ -184,7 +184,7 @@ class BenchmarkWorker:
         for method in methods:
             result = found[method.name]
             maps.append(result.maps_over_picture((SIDE, SIDE))[0])
-            thumb = _thumb(result)
+            small = thumb(result.maps[0])
             for rule in method.rules:
                 boxes = result.boxes if rule == method.own else result.boxes_by(rule)
                 outcome.known.append(
@@ -194,7 +194,7 @@ class BenchmarkWorker:
                         "found": len(boxes) > 0,
                         "boxes": _in_original(boxes.xyxy, result.image.size, sample.size_wh).tolist(),
                         "box_scores": boxes.score.tolist(),
-                        "thumb": thumb,
+                        "thumb": small,
                     }
                 )
         outcome.embedding = next(iter(found.values())).embedding
@@ -285,7 +285,7 @@ class _LoadedSetup:
     def describe(self) -> list[dict[str, Any]]:
         setup = self.setup
         return [
-            row.plain(
+            plain(
                 {
                     "id": setting.id,
                     **self.localizer.describe(method.name, method.options),
@@ -471,12 +471,6 @@ def map_path(maps: Path, setting: str, sample: str) -> Path:
 
 
 # ------------------------------------------------------------------------------------------------------------- values
-def _thumb(result: Localization) -> bytes:
-    """A thumbnail of the map over the model's input: the mean in 28×28 cells, as levels 0–255."""
-    small: Tensor = F.adaptive_avg_pool2d(torch.from_numpy(result.maps), row.THUMB)[0]  # [28, 28]
-    return (small * 255).round().to(torch.uint8).numpy().tobytes()
-
-
 def _in_original(xyxy: FloatArray, file_wh: tuple[int, int], original_wh: tuple[int, int]) -> FloatArray:
     """Scales boxes from a file, which may be resized, to pixels of the original."""
     scaled: FloatArray = (xyxy * np.array([*original_wh] * 2) / np.array([*file_wh] * 2)).astype(np.float32)

@@ -17,11 +17,11 @@ from cliploc.report import _draw
 from cliploc.report.benchmark_data import BenchmarkRun, Floats, SettingResult, as_boxes
 from cliploc.report.html import data_uri, jpeg_uri
 from cliploc.report.overlay import OPACITY, covering
+from cliploc.report.task_folder import heat_of
 from cliploc.values import ResizePolicy
 
 SIDE = 240  # longest side of a photograph in the page
 QUALITY = 80
-THUMB = 28  # side of the maps in a run's rows
 SHADES = 32  # levels of a map, so that its 784 pixels take about 700 bytes
 Place = tuple[float, float, float, float]  # x, y, width, height
 
@@ -164,8 +164,7 @@ def _view(about: Mapping[str, Any], file_wh: tuple[int, int]) -> Place:
 
 def _heat(thumb: bytes) -> str:
     """Converts a map of 28×28 bytes to the data URI of a PNG in the heat's colours; opacity rises with the heat."""
-    heat = np.frombuffer(thumb, np.uint8).reshape(THUMB, THUMB)
-    shades = (heat.astype(int) * (SHADES - 1) + 127) // 255
+    shades = (heat_of(thumb).astype(int) * (SHADES - 1) + 127) // 255
     image = Image.fromarray(shades.astype(np.uint8), "P")
     levels = np.linspace(0, 255, SHADES).round().astype(int)
     image.putpalette(_draw.heat_table()[levels].tobytes())

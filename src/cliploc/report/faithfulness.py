@@ -18,12 +18,11 @@ from cliploc.report.benchmark_figures import Figure, Palette, figure, look
 from cliploc.report.benchmark_tables import Cell, Table, to_markdown
 from cliploc.report.html import REPORT_TEMPLATES, embedded
 from cliploc.report.overlay import OPACITY, covering, fit_within
-from cliploc.report.task_folder import ending, read_run, rows_of, small_photograph, write_files
+from cliploc.report.task_folder import ending, heat_of, read_run, rows_of, small_photograph, write_files
 
 DISPUTED = 6  # pictures on which the settings differ most
 SHOWN_SETTINGS = 8  # beside each of them
 SIDE = 200  # longer side in pixels of these
-THUMB = 28  # side of the small maps in the rows
 NOTE = (
     "Compare an area with those of the baselines Random and Centred Gaussian, which ignore the picture and the name. "
     "Removed pixels make pictures that no model was trained on: a low deletion area may show that too."
@@ -246,7 +245,7 @@ def _disputed(run: FaithfulnessRun, pictures: bool) -> list[dict[str, Any]]:
             [] if photograph is None else [("photograph", embedded(photograph, f"photograph {sample}", quality=80))]
         )
         for setting in shown:
-            heat = np.frombuffer(rows[sample, setting]["thumb"], np.uint8).reshape(THUMB, THUMB)
+            heat = heat_of(rows[sample, setting]["thumb"])
             drawn = painted(photograph or Image.new("RGB", size, (90, 90, 90)), heat)
             said = f"{setting} {values[sample][setting]:.3f}"
             figures.append((said, embedded(drawn, f"{sample}: {said}", quality=80)))

@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from cliploc._documents import read_json
@@ -20,7 +22,13 @@ from cliploc.errors import InputError, UsageError
 from cliploc.images import load
 
 FILES = ("tables.csv", "tables.md", "report.html")
+THUMB = 28  # side of the small maps in the rows of a benchmark
 MOST_FAILURES = 200  # of a setting, that a page names
+
+
+def heat_of(thumb: bytes) -> npt.NDArray[np.uint8]:
+    """The small map `[28, 28]` of a row, in levels 0–255."""
+    return np.frombuffer(thumb, np.uint8).reshape(THUMB, THUMB)
 
 
 def kind_of(folder: Path) -> str:
