@@ -170,7 +170,7 @@ def test_a_picture_of_the_inputs_size_is_not_resampled(photo):
 
 
 def test_refusals():
-    with pytest.raises(UsageError, match="expected a resize policy of squash, crop, pad, got 'stretch'"):
+    with pytest.raises(UsageError, match="expected the resize policy to be one of squash, crop, pad, got 'stretch'"):
         Frame.fit("stretch", (10, 10), (32, 32))  # type: ignore[arg-type]
     for policy in ("crop", "pad"):
         for original_hw in ((10, 501), (501, 10)):

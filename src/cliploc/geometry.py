@@ -70,7 +70,7 @@ class Frame:
         if policy == "squash":
             return cls(original_hw, input_hw, (in_width, in_height), (0, 0))
         if policy not in POLICIES:
-            raise UsageError(f"expected a resize policy of {', '.join(POLICIES)}, got {policy!r}")
+            raise UsageError(f"expected the resize policy to be one of {', '.join(POLICIES)}, got {policy!r}")
         _refuse_narrow(original_hw, f"the {policy!r} policy", "use the squash policy")
         ratios = (in_height / height, in_width / width)
         scale = max(ratios) if policy == "crop" else min(ratios)

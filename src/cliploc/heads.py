@@ -432,7 +432,9 @@ def read_config(path: str | Path) -> HeadConfig:
     except FileNotFoundError:
         raise ModelError(f"expected a trained head, but {path} does not exist: make one with cliploc train") from None
     except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(f"expected a trained head, but {path} cannot be read as one: {error}") from None
+        raise ModelError(
+            f"expected a trained head, but {path} cannot be read as one ({error}): give a file of `cliploc train`"
+        ) from None
     if "cliploc_head" not in metadata:
         raise ModelError(f"expected a trained head, but {path} is not one: make one with cliploc train")
     try:

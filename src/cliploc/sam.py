@@ -48,7 +48,7 @@ class SamMasks:
         self, model: str | os.PathLike[str], prompt: Literal["box", "point"] = "box", device: str = "cpu"
     ) -> None:
         if prompt not in ("box", "point"):
-            raise UsageError(f"expected prompt of box, point, got {prompt!r}")
+            raise UsageError(f"expected prompt to be one of box, point, got {prompt!r}")
         try:
             from transformers import AutoModelForMaskGeneration, AutoProcessor
         except ImportError as error:

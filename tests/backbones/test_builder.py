@@ -265,7 +265,7 @@ def test_auto_precision_asks_the_machine(monkeypatch):
     for native, dtype in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr(_precision, "_native_bf16", lambda device, native=native: native)
         assert _precision.resolve_precision("auto", "cpu") == dtype
-    with pytest.raises(UsageError, match="expected a precision of fp32, bf16, fp16, auto, got 'int8'"):
+    with pytest.raises(UsageError, match="expected precision to be one of fp32, bf16, fp16, auto, got 'int8'"):
         create("mini", precision="int8")
 
 

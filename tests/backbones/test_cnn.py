@@ -218,5 +218,5 @@ def test_refusals():
     trace = backbone.trace(images(), Needs(features=(-1,)))
     with pytest.raises(UsageError, match=r"expected a stage of gap_cnn from -3 to -1 \(the last\), got 0"):
         backbone.head(trace.features[-1], trace, 0)
-    with pytest.raises(UsageError, match="gap_cnn is a CNN: an attention rule needs a ViT tower"):
+    with pytest.raises(UsageError, match="gap_cnn is a CNN, but an attention rule needs a ViT tower: choose"):
         backbone.dense(trace, DenseReading(lambda q, k, v, scale: v))

@@ -125,7 +125,7 @@ def test_dense_is_the_value_path_of_each_place(model, backbone):
             value = token @ pool.v_proj.weight.T + pool.v_proj.bias
             expected = value @ pool.c_proj.weight.T + pool.c_proj.bias
             torch.testing.assert_close(dense[:, :, y, x], expected.detach(), rtol=1e-4, atol=1e-5)
-    with pytest.raises(UsageError, match="small is a CNN: an attention rule needs a ViT tower"):
+    with pytest.raises(UsageError, match="small is a CNN, but an attention rule needs a ViT tower: choose"):
         backbone.dense(trace, DenseReading(lambda q, k, v, scale: v))
 
 

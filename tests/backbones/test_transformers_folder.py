@@ -251,7 +251,7 @@ def test_openais_own_words_need_no_tokenizer_file(saved, tmp_path):
 def test_another_models_tokenizer_is_refused(saved, tmp_path):
     folder = copied(saved, "chinese", tmp_path)
     shutil.copy(saved["clip"][2] / "tokenizer.json", folder / "tokenizer.json")
-    refused(folder, "the model 40: it is another model's")
+    refused(folder, "the model 40: take both of one model")
 
 
 def test_hints_lead_to_the_folder(saved):

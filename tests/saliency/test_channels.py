@@ -271,7 +271,10 @@ def test_a_cnn_refuses_what_only_a_vit_has(kind: str, channels: str) -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"channels": "neurons"}, "expected channels of features, tokens, heads, keys, queries, values, got 'neurons'"),
+        (
+            {"channels": "neurons"},
+            "expected channels to be one of features, tokens, heads, keys, queries, values, got 'neurons'",
+        ),
         ({"block": 0}, "expected a block counted from the end, got 0: -1 is the last"),
         ({"components": 0}, "expected 1 component or more, got 0: leave it out for the feature maps themselves"),
     ],

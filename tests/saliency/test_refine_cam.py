@@ -53,7 +53,7 @@ def test_torchcam_agrees(make: Any, base: str) -> None:
     [
         ({"stages": (-1,)}, r"expected two stages or more, counted from the end, got \(-1,\): -1 is the last"),
         ({"stages": (0, -1)}, r"expected two stages or more, counted from the end, got \(0, -1\)"),
-        ({"base": "cam"}, r"expected a base of grad_cam, grad_cam_pp, layer_cam, got 'cam'"),
+        ({"base": "cam"}, r"expected base to be one of grad_cam, grad_cam_pp, layer_cam, got 'cam'"),
     ],
     ids=str,
 )

@@ -375,7 +375,7 @@ def test_settings_that_do_not_fit_are_one_line() -> None:
     ):
         with pytest.raises(UsageError, match=said):
             quick(**changed)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="a method of ts_cam, lctr, got 'cam'"):
+    with pytest.raises(UsageError, match="expected method to be one of ts_cam, lctr, got 'cam'"):
         TrainSettings.published("cam", "open")
 
 
@@ -462,7 +462,7 @@ def test_a_benchmark_takes_a_head(mini_head: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_trained_is_one_line(tmp_path: Path) -> None:
     for arguments, said in (
         (("tscam", "--root", tmp_path / "no"), "a folder with a folder for each class"),
-        (("grad_cam", "--root", tmp_path), "expected a method of ts_cam, lctr"),
+        (("grad_cam", "--root", tmp_path), "expected METHOD to be one of tscam, lctr"),
         (
             ("lctr", "--root", tmp_path, "--dataset", "coco"),
             "expected --dataset to be one of imagefolder, csv, got 'coco'",

@@ -99,7 +99,9 @@ class ConvolutionalBackbone(DualEncoder):
     def dense(self, trace: Trace, reading: DenseReading = DenseReading()) -> Tensor:
         """The joint-space reading of every location, `[B, D, h, w]` float32; a CNN has no attention rule to replace."""
         if reading.rule is not None:
-            raise UsageError(f"{self.name} is a CNN: an attention rule needs a ViT tower")
+            raise UsageError(
+                f"{self.name} is a CNN, but an attention rule needs a ViT tower: choose another model, such as mini-vit"
+            )
         return self.read_locations(trace.features[-1]).float()
 
 

@@ -28,7 +28,7 @@ def resolve_precision(precision: str, device: str) -> torch.dtype:
     if precision == "auto":
         return torch.bfloat16 if _native_bf16(torch.device(device)) else torch.float32
     if precision not in DTYPES:
-        raise UsageError(f"expected a precision of {', '.join(PRECISIONS)}, got {precision!r}")
+        raise UsageError(f"expected precision to be one of {', '.join(PRECISIONS)}, got {precision!r}")
     dtype: torch.dtype = getattr(torch, DTYPES[precision])
     return dtype
 

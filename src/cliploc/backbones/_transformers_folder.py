@@ -204,8 +204,8 @@ def _check(layout: Layout, part: str, settings: Mapping[str, Any]) -> None:
     own = settings.get("projection_size", settings["hidden_size"])
     if part == "text" and layout.kind.startswith("siglip") and own != layout.vision["hidden_size"]:
         raise ModelError(
-            f"{where} gives embeddings of {own} numbers, the image tower of {layout.vision['hidden_size']}: expected "
-            "the same"
+            f"{where} gives embeddings of {own} numbers, the image tower of {layout.vision['hidden_size']}: take both "
+            "of one model"
         )
 
 
@@ -555,8 +555,8 @@ def folder_tokenizer(layout: Layout) -> Callable[[list[str]], Tensor]:
         raise ModelError(f"the tokenizer in {folder} cannot be read ({str(error)[:100]}): download it again") from None
     if tokenizer.get_vocab_size() > text["vocab_size"]:
         raise ModelError(
-            f"the tokenizer in {folder} has {tokenizer.get_vocab_size()} tokens, the model {text['vocab_size']}: it is "
-            "another model's"
+            f"the tokenizer in {folder} has {tokenizer.get_vocab_size()} tokens, the model {text['vocab_size']}: take "
+            "both of one model"
         )
     named = settings.get("pad_token")
     pad = tokenizer.token_to_id(str(_dict(named).get("content", named))) if named else None

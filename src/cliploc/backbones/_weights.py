@@ -177,7 +177,9 @@ def folder_checkpoint(folder: Path) -> Path:
         ModelError: no such folder, no configuration or no weights in it.
     """
     if not folder.is_dir():
-        raise ModelError(f"expected a folder with {CONFIG} and weights, got {folder}, which is not a folder")
+        raise ModelError(
+            f"expected a folder with {CONFIG} and weights, got {folder}, which is not a folder: check the path"
+        )
     if not (folder / CONFIG).is_file():
         raise ModelError(
             f"expected {CONFIG} or transformers' config.json in {folder}, found none: give a folder saved by open_clip "
@@ -437,7 +439,8 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise
     except RefusedError as error:
         raise ModelError(
-            f"{path} is refused: it is damaged or not an archive of CLIP weights, as it holds {error}"
+            f"{path} is refused: it is damaged or not an archive of CLIP weights, as it holds {error}: "
+            "save it again as safetensors"
         ) from None
     except pickle.UnpicklingError as error:
         what = re.search(r"GLOBAL (\S+)|Unsupported (?:global|operand|class) (\S+)", str(error))
@@ -482,7 +485,10 @@ def _state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:
             break
         loaded = inner
     else:
-        raise ModelError(f"{path} is refused: its state dict is wrapped more than {MAX_WRAPPERS} times or holds itself")
+        raise ModelError(
+            f"{path} is refused: its state dict is wrapped more than {MAX_WRAPPERS} times or holds "
+            "itself: save model.state_dict()"
+        )
     if not isinstance(loaded, dict):
         raise ModelError(f"{path} holds {type(loaded).__name__}, not a state dict: save model.state_dict()")
     tensors = {name: value for name, value in loaded.items() if isinstance(name, str) and isinstance(value, Tensor)}

@@ -106,7 +106,9 @@ def build(plan: Plan, device: str, precision: str) -> Backbone:
                 pretrained_text=False,
             )
         except (OSError, RuntimeError, ImportError, ValueError, TypeError, KeyError) as error:
-            raise ModelError(f"open_clip cannot build {plan.label}: {_one_line(error)}") from error
+            raise ModelError(
+                f"open_clip cannot build {plan.label} ({_one_line(error)}): choose another model"
+            ) from error
     _adapter(model, plan.label)  # before the weights: a tower without an adapter needs none
     source: tuple[Path, str] | None = None
     if checkpoint:
@@ -389,7 +391,7 @@ def _count(name: str) -> float:
         with _quiet(), torch.device("meta"):
             model = open_clip.create_model(name, load_weights=False, pretrained_text=False, device="meta")
     except (OSError, RuntimeError, ImportError, ValueError, TypeError, KeyError) as error:
-        raise ModelError(f"open_clip cannot build {name}: {_one_line(error)}") from error
+        raise ModelError(f"open_clip cannot build {name} ({_one_line(error)}): choose another model") from error
     number: int = sum(parameter.numel() for parameter in model.parameters())
     return number / 1e6
 

@@ -68,7 +68,7 @@ def _document(path: Path) -> Mapping[str, Any]:
     except FileNotFoundError:
         raise UsageError(f"expected {path}, found no such file: {HELP}") from None
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+        raise UsageError(f"{path} cannot be read ({error.strerror}): check the file") from error
     except ValueError as error:
         raise UsageError(f"{path} is not JSON ({error}): download it again") from None
     if not isinstance(document, dict):

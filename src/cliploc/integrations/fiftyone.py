@@ -72,7 +72,7 @@ class CliplocModel(fom.Model):  # type: ignore[misc]  # FiftyOne has no types
             raise UsageError(f"expected classes as a list of names, got {config.classes!r}: classes=['cat', 'dog']")
         unknown = [one for one in config.outputs if one not in OUTPUTS]
         if unknown or isinstance(config.outputs, str) or not config.outputs:
-            raise UsageError(f"expected outputs of {', '.join(OUTPUTS)} as a list, got {config.outputs!r}")
+            raise UsageError(f"expected outputs as a list of {' and '.join(OUTPUTS)}, got {config.outputs!r}")
         self.config = config
         self.names = prompts.parse(config.classes).names
         self.mask_targets = {0: "background", **dict(enumerate(self.names, start=1))}

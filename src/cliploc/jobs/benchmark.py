@@ -119,7 +119,7 @@ def run_benchmark(
     arrow()
     batch_sizes = {setup.options.batch_size for setup in setups}
     if len(batch_sizes) != 1:
-        raise UsageError(f"expected one batch size for all models, got {sorted(batch_sizes)}")
+        raise UsageError(f"expected one batch size for all models, got {sorted(batch_sizes)}: give all the same")
     size = shard_size(batch_sizes.pop(), shard)
     token = folder.token_for(out)
     worker_settings = WorkerSettings(

@@ -287,7 +287,7 @@ def _read(path: Path) -> _Set:
     except FileNotFoundError:
         raise UsageError(f"expected corrections in {path}, found no such file: check the path") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UsageError(f"expected {FORMATS}; {path} cannot be read ({error})") from None
+        raise UsageError(f"expected {FORMATS}; {path} cannot be read ({error}): export it again") from None
     raise UsageError(f"expected {FORMATS}; {path} has other content: check the path")
 
 

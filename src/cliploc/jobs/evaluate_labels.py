@@ -136,7 +136,9 @@ def evaluate_labels(
     elif truth is not None and class_list is not None and dataset is None:
         classes, samples = folder_of_truths(Path(truth), Path(class_list))
     else:
-        raise UsageError("expected --dataset with --root, or --truth with --class-list, in addition to --predictions")
+        raise UsageError(
+            "expected --dataset with --root, or --truth with --class-list, got neither or both: give one pair"
+        )
     known = {f"{one.id}{SUFFIX}" for one in samples}
     there = {path.relative_to(predictions).as_posix() for path in predictions.rglob(f"*{SUFFIX}")}
     for name in sorted(there - known):

@@ -42,7 +42,7 @@ class ModelSetup:
     def __post_init__(self) -> None:
         if of_setting := OF_SETTING & self.options.given().keys():
             raise UsageError(
-                f"expected {', '.join(sorted(of_setting))} in a Setting, got it in the options of a ModelSetup"
+                f"expected {', '.join(sorted(of_setting))} in a Setting, got it in the options of a ModelSetup: move it"
             )
 
     @property

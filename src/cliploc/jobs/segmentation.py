@@ -261,7 +261,9 @@ def run_segmentation(
         DiskFullError: no room on the disk.
     """
     if [one.name for one in dataset.classes] != [one.name for one in protocol.classes]:
-        raise UsageError(f"expected the protocol of {dataset.name}, got that of {protocol.name}")
+        raise UsageError(
+            f"expected the protocol of {dataset.name}, got that of {protocol.name}: take protocol_of({dataset.name!r})"
+        )
     size = shard_size(1, shard)
     task = BenchmarkTask(
         kind=KIND,

@@ -56,7 +56,9 @@ class SetupWithoutBoxes:
         self.setup, self.settings = setup, tuple(chosen)
         self.methods = {one.method: one.options for one in chosen}
         if len(self.methods) < len(chosen):
-            raise UsageError(f"expected each method once in a setup: thresholds of boxes are not used in {task}")
+            raise UsageError(
+                f"expected each method once in a setup, got one twice: leave thresholds of boxes out of {task}"
+            )
         options = setup.options.but(
             model=setup.options.model if built is None else built.backbone,
             method=chosen[0].method,

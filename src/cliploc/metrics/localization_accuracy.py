@@ -132,7 +132,7 @@ class LocalizationAccuracy(Metric):
             raise UsageError(f"{image_id} has predictions but no true class: give its label")
         if not len(predictions) or self._depth not in (None, len(predictions)):
             wanted = self._depth or "at least 1"
-            raise UsageError(f"{image_id}: expected {wanted} predictions, got {len(predictions)}")
+            raise UsageError(f"{image_id}: expected {wanted} predictions, got {len(predictions)}: give as many for all")
 
     def _keep(self, image_id: str, label: int | None, predictions: Sequence[int] | None) -> None:
         if predictions is not None:
@@ -144,7 +144,9 @@ class LocalizationAccuracy(Metric):
         """A metric over the images of both, which must not share any."""
         depths = {self._depth, other._depth} - {None}
         if len(depths) > 1:
-            raise UsageError("expected two of the same metric with equally many predictions an image")
+            raise UsageError(
+                f"expected equally many predictions an image, got {min(depths)} and {max(depths)}: give as many for all"
+            )
         both = LocalizationAccuracy(self.hits.iou, self.threshold)
         both.hits = self.hits.merged(other.hits)
         both._rank = {**self._rank, **other._rank}

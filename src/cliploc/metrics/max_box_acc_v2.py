@@ -8,11 +8,20 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cliploc.errors import UsageError
 from cliploc.metrics._infra.bootstrap import DEFAULT, Bootstrap, Interval
 from cliploc.metrics._infra.curve import BoxCurve
 from cliploc.metrics._infra.hits import packed_hits
-from cliploc.metrics._infra.metric import ColumnType, JudgedMap, Metric, MetricSummary, Number, Row, Score, metric
+from cliploc.metrics._infra.metric import (
+    ColumnType,
+    JudgedMap,
+    Metric,
+    MetricSummary,
+    Number,
+    Row,
+    Score,
+    metric,
+    refuse_unlike,
+)
 from cliploc.metrics.max_box_acc import MaxBoxAcc, MaxBoxAccResult, threshold_note
 
 IOUS = (0.3, 0.5, 0.7)
@@ -86,8 +95,7 @@ class MaxBoxAccV2(Metric):
 
     def merge(self, other: MaxBoxAccV2) -> MaxBoxAccV2:
         """A metric over the images of both, which must not share any."""
-        if self.parts.keys() != other.parts.keys():
-            raise UsageError("expected two of the same metric with the same settings")
+        refuse_unlike(self.parts.keys() == other.parts.keys())
         both = MaxBoxAccV2(tuple(self.parts))
         both.parts = {iou: part.merge(other.parts[iou]) for iou, part in self.parts.items()}
         return both

@@ -25,7 +25,7 @@ def _needs(stages: Sequence[int] = (-1, -2), base: Base = "layer_cam") -> Needs:
     if len(stages) < 2 or any(stage >= 0 for stage in stages):
         raise UsageError(f"expected two stages or more, counted from the end, got {tuple(stages)}: -1 is the last")
     if base not in get_args(Base):
-        raise UsageError(f"expected a base of {', '.join(get_args(Base))}, got {base!r}")
+        raise UsageError(f"expected base to be one of {', '.join(get_args(Base))}, got {base!r}")
     return Needs(features=tuple(stages))
 
 

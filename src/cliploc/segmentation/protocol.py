@@ -117,7 +117,7 @@ def protocol_of(name: str, options: SegmentationOptions | None = None) -> Protoc
         (560, 21)
     """
     if name not in _OWN:
-        raise UsageError(f"expected a segmentation set of {', '.join(protocol_names())}, got {name!r}")
+        raise UsageError(f"expected the segmentation set to be one of {', '.join(protocol_names())}, got {name!r}")
     things = (ClassName("background", ("background",)), ClassName("thing", ("thing",)))
     classes = things if name == "imagenet_seg" else class_list(name)
     return Protocol(name, classes, **_OWN[name]).but(options or SegmentationOptions())

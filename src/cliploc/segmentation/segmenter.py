@@ -77,7 +77,7 @@ class Segmenter:
         self.tasks: dict[str, Task] = stages.tasks_of(methods)
         for name, task in self.tasks.items():
             if not task.method.reads_text or not task.method.reads_picture:
-                raise UsageError(f"{name} has the same map for every name: expected a method that reads the text")
+                raise UsageError(f"{name} has the same map for every name: choose a method that reads the text")
         self._on_grid, self._over_picture = stages.views.on_grid, stages.views.over_picture
         self._empty_name, self._encode_masked = stages.views.texts.empty_name, stages.views.masked.encode
         self._batch_size = stages.options.batch_size

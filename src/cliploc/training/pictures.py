@@ -51,7 +51,8 @@ def read_folder(root: str | Path) -> LabelledPictures:
     root = Path(root).expanduser()
     if not root.is_dir():
         raise UsageError(
-            f"expected --root to be a folder with a folder for each class, got {root}, which is not a folder"
+            f"expected --root to be a folder with a folder for each class, got {root}, which is "
+            "not a folder: check the path"
         )
     rows = []
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
@@ -90,7 +91,9 @@ def read_csv(file: str | Path) -> LabelledPictures:
 def _labelled(rows: list[tuple[Path, str]], where: str) -> LabelledPictures:
     entries = {label: _entry(label) for _, label in rows}
     if len(entries) < 2:
-        raise UsageError(f"expected pictures of at least two classes ({where}), found {len(entries)}")
+        raise UsageError(
+            f"expected pictures of at least two classes ({where}), found {len(entries)}: add another class"
+        )
     wordnet = {one.wnid: one.entry for one in prompts.imagenet_classes()} if any(map(_is_wnid, entries)) else {}
     texts = prompts.parse([wordnet.get(label, entry) for label, entry in entries.items()])
     index = {label: number for number, label in enumerate(entries)}

@@ -130,7 +130,7 @@ class TrainSettings:
         tower's dense reading has a smaller one.
         """
         if method not in HEADS:
-            raise UsageError(f"expected a method of {', '.join(HEADS)}, got {method!r}")
+            raise UsageError(f"expected method to be one of {', '.join(HEADS)}, got {method!r}")
         own = OWN_SETTINGS.get((method, kind), OWN_SETTINGS[method, "open"])  # another kind is refused below
         return cls(method=method, kind=kind, **{**own, **{k: v for k, v in changed.items() if v is not None}})
 
@@ -561,5 +561,5 @@ def _tensorboard(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ModuleNotFoundError:
-        raise UsageError("expected TensorBoard, which is not installed: pip install tensorboard") from None
+        raise UsageError("--tensorboard needs tensorboard: pip install tensorboard") from None
     return SummaryWriter(str(folder))

@@ -24,7 +24,7 @@ def csv_rows(path: Path, cells: int | None = None) -> list[list[str]]:
     except FileNotFoundError:
         raise UsageError(f"expected {path}, found no such file: {HELP}") from None
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+        raise UsageError(f"{path} cannot be read ({error.strerror}): check the file") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path} is not comma-separated text in UTF-8: write it again") from error
     for i, row in rows:
@@ -62,7 +62,7 @@ def words(path: Path, count: int) -> list[tuple[str, ...]]:
     except FileNotFoundError:
         raise UsageError(f"expected {path}, found no such file: {HELP}") from None
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+        raise UsageError(f"{path} cannot be read ({error.strerror}): check the file") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not text in UTF-8: write it again") from error
     rows = []

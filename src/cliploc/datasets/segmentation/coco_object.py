@@ -58,7 +58,7 @@ def read(root: Path, split: str, problems: Problems) -> Labelled:
     except FileNotFoundError:
         raise UsageError(f"expected {path}, or label maps in annotations/{split}; found neither: {HELP}") from None
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+        raise UsageError(f"{path} cannot be read ({error.strerror}): check the file") from error
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UsageError(
             f"{path} is not in COCO's format ({type(error).__name__}: {error}): download it again"

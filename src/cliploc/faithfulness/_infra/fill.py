@@ -75,7 +75,7 @@ def fill_of(kind: str, images: Tensor, normalize: Normalize, seed: int = 0) -> F
         drawn = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
         made = normalize(drawn.to(images.device)).to(images)
     else:
-        raise UsageError(f"expected a baseline of zero, black, blur, mean, noise or inpaint, got {kind!r}")
+        raise UsageError(f"expected baseline to be one of zero, black, blur, mean, noise, inpaint, got {kind!r}")
     return lambda _: made
 
 

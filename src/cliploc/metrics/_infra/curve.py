@@ -104,7 +104,7 @@ def check_header(shape: tuple[int, ...], dtype: np.dtype[np.generic], convention
         UsageError: an unknown convention.
     """
     if convention not in CONVENTIONS:
-        raise UsageError(f"expected a convention of {', '.join(CONVENTIONS)}, got {convention!r}")
+        raise UsageError(f"expected convention to be one of {', '.join(CONVENTIONS)}, got {convention!r}")
     size = "×".join(map(str, shape)) or "a single number"
     if convention == "wsoleval" and shape != (SIDE, SIDE):
         raise InputError(f"expected a map of {SIDE}×{SIDE}, got {size}: resize it, or use the exact convention")

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from cliploc.errors import UsageError
 from cliploc.metrics._infra.curve import BoxCurve, Floats, level
-from cliploc.metrics._infra.metric import refuse_twice
+from cliploc.metrics._infra.metric import refuse_twice, refuse_unlike
 
 Bools = npt.NDArray[np.bool_]
 LEVELS = 256
@@ -54,10 +54,9 @@ class Hits:
 
     def merged(self, other: Hits) -> Hits:
         """The hits of both, which must not share an image."""
-        if (self.iou, self.contours) != (other.iou, other.contours):
-            raise UsageError("expected two of the same metric with the same settings")
+        refuse_unlike((self.iou, self.contours) == (other.iou, other.contours))
         if twice := self._rows.keys() & other._rows.keys():
-            raise UsageError(f"{min(twice)} occurs twice: evaluate each image once")
+            refuse_twice(min(twice), self._rows)
         both = Hits(self.iou, self.contours)
         both._rows = {**self._rows, **other._rows}
         return both

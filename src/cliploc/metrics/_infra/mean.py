@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from cliploc.errors import UsageError
 from cliploc.metrics._infra.bootstrap import DEFAULT, Bootstrap, Interval
 from cliploc.metrics._infra.hits import by_class
 from cliploc.metrics._infra.metric import (
@@ -22,6 +21,7 @@ from cliploc.metrics._infra.metric import (
     Score,
     refuse_empty,
     refuse_twice,
+    refuse_unlike,
 )
 
 
@@ -79,8 +79,7 @@ class MeanMetric(Metric):
 
     def merge(self, other: Self) -> Self:
         """A metric over the images of both, which must not share any."""
-        if type(self) is not type(other) or self._settings != other._settings:
-            raise UsageError("expected two of the same metric with the same settings")
+        refuse_unlike(type(self) is type(other) and self._settings == other._settings)
         if twice := self._values.keys() & other._values.keys():
             refuse_twice(min(twice), self._values)
         both = type(self)(*self._settings)

@@ -224,6 +224,12 @@ def refuse_twice(sample_id: str, known: Mapping[str, object] | set[str]) -> None
         raise UsageError(f"{sample_id} occurs twice: evaluate each image once")
 
 
+def refuse_unlike(same: bool) -> None:
+    """Raises a `UsageError` unless two metrics that are to be merged are of the same kind and settings."""
+    if not same:
+        raise UsageError("expected two of the same metric with the same settings, got others: merge parts of one run")
+
+
 def stated(threshold: float | None, name: str) -> float:
     """Returns the threshold of a metric that cannot choose one itself.
 

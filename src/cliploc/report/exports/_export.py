@@ -87,5 +87,5 @@ def chosen_exports(names: str | Sequence[str]) -> tuple[Export, ...]:
     """
     asked = list(dict.fromkeys([names] if isinstance(names, str) else names))
     if not asked:
-        raise UsageError(f"expected a format of {', '.join(exports.names())}, got none")
+        raise UsageError(f"expected at least one format, got none: name some of {', '.join(exports.names())}")
     return tuple(exports.get(name) for name in asked)

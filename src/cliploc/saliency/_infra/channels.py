@@ -49,7 +49,7 @@ def channel_needs(
         UsageError: an unknown choice, a block that is not counted from the end, or fewer than one component.
     """
     if channels not in get_args(Choice):
-        raise UsageError(f"expected channels of {', '.join(get_args(Choice))}, got {channels!r}")
+        raise UsageError(f"expected channels to be one of {', '.join(get_args(Choice))}, got {channels!r}")
     if block >= 0:
         raise UsageError(f"expected a block counted from the end, got {block}: -1 is the last")
     if components is not None and components < 1:

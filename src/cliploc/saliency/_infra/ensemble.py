@@ -44,14 +44,16 @@ def find(spec: str, rule: EnsembleRule = "minmax") -> Method:
         'CAM + LayerCAM'
     """
     if rule not in get_args(EnsembleRule):
-        raise UsageError(f"expected an ensemble by {' or '.join(get_args(EnsembleRule))}, got {rule!r}")
+        raise UsageError(f"expected ensemble to be one of {', '.join(get_args(EnsembleRule))}, got {rule!r}")
     names = names_in(spec)
     members = tuple(methods.get(name) for name in names)
     if len(members) == 1:
         return members[0]
     for name in names:
         if names.count(name) > 1:
-            raise UsageError(f"expected each method of an ensemble once, got {name!r} {names.count(name)} times")
+            raise UsageError(
+                f"expected each method of an ensemble once, got {name!r} {names.count(name)} times: name it once"
+            )
     scaled = min_max if rule == "minmax" else rank
 
     def needs(**options: Any) -> Needs:
