@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 ALPHA = 0.95  # LPOSS's
-STEPS = 50  # at most; LPOSS's
+STEPS = 50  # at most; see `lposs`
 
 
 def normalized(weights: Tensor) -> Tensor:
