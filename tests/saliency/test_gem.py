@@ -1,4 +1,4 @@
-"""GEM against its equation on three towers, and against gem_torch on one ViT-B/16."""
+"""GEM against its equation on three towers, and against gem_torch on a ViT of twelve blocks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cliploc.errors import UsageError
 from tests.backbones.seam import tokenizer
 from tests.saliency.peers import assert_same_maps, min_max
 from tests.saliency.plain_vit import TOWERS, PlainVit, assert_equal, open_clip_model, plain_vit
-from tests.saliency.vits import base_16, ours
+from tests.saliency.vits import twelve_blocks, ours
 
 
 def unit(x: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ def over_input(maps: Tensor, images: Tensor) -> Tensor:
 
 def test_gem_torch_agrees_by_default() -> None:
     """Neither side is told how many blocks: its depth of 7 edits 6."""
-    model, backbone, images, text = base_16()
+    model, backbone, images, text = twelve_blocks()
     theirs = gem_torch(model, images, text)
     assert_same_maps(over_input(ours("gem", backbone, images, text), images), theirs)
 

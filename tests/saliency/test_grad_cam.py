@@ -17,7 +17,7 @@ from cliploc.saliency import methods
 from cliploc.tower import Needs
 from tests.saliency.peers import CNNS, GRID, WrappedClip, assert_same_maps, min_max, mini_scene, over_input, tiny_scene
 from tests.saliency.plain_vit import assert_equal, attend, plain_vit
-from tests.saliency.vits import base_16, ours
+from tests.saliency.vits import twelve_blocks, ours
 from tests.tiny import context, planted_image, tower
 
 
@@ -106,11 +106,11 @@ def test_the_packages_agree(make: Any) -> None:
 
 def test_pytorch_grad_cam_agrees_on_a_vit() -> None:
     """As its users tap CLIP: the output of the last block's `ln_1`, the class token dropped."""
-    model, backbone, images, text = base_16()
+    model, backbone, images, text = twelve_blocks()
     towers = WrappedClip(copy.deepcopy(model.visual), text).eval()
 
     def on_grid(tokens: torch.Tensor) -> torch.Tensor:
-        return tokens[:, 1:].unflatten(1, (14, 14)).permute(0, 3, 1, 2)
+        return tokens[:, 1:].unflatten(1, (7, 7)).permute(0, 3, 1, 2)
 
     last = towers.visual.transformer.resblocks[-1].requires_grad_(True)  # no graph before it
     maps = []

@@ -1,4 +1,4 @@
-"""LeGrad against its equation, and against legrad_torch and torchcam on one ViT-B/16."""
+"""LeGrad against its equation, and against legrad_torch and torchcam on a ViT of twelve blocks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.saliency.peers import assert_same_maps, min_max
 from tests.saliency.vits import (
     AveragingVit,
     QueryingVit,
-    base_16,
+    twelve_blocks,
     block_calls,
     oracle,
     ours,
@@ -67,13 +67,13 @@ def test_legrad_torch_agrees() -> None:
     Left as open_clip builds them today, blocks before its first hooked one attend across the batch: another tower.
     """
     legrad = pytest.importorskip("legrad", reason="legrad_torch is not installed: make setup")
-    model, backbone, images, text = base_16()
+    model, backbone, images, text = twelve_blocks()
     theirs = copy.deepcopy(model)
     for block in theirs.visual.transformer.resblocks:
         block.attn.batch_first = False
     wrapped = legrad.LeWrapper(theirs, layer_index=-3)
     maps = torch.cat([wrapped.compute_legrad_clip(text, image[None]).detach() for image in images])  # [B, P, H, W]
-    assert_same_maps(over_input(ours("legrad", backbone, images, text, blocks=3), 224), maps)
+    assert_same_maps(over_input(ours("legrad", backbone, images, text, blocks=3), 112), maps)
 
 
 class Exposed(nn.Module):
@@ -110,7 +110,7 @@ class Classifier(nn.Module):
 
 
 def test_torchcam_agrees() -> None:
-    model, backbone, images, text = base_16()
+    model, backbone, images, text = twelve_blocks()
     classifier = Classifier(copy.deepcopy(model.visual), text, blocks=2).eval()
     maps = []
     with LeGrad(classifier, list(classifier.late), score_projection=classifier.read) as extractor:

@@ -1,4 +1,4 @@
-"""ViTs for the oracles and the public packages: tiny ones pooled three ways, and one ViT-B/16 with photographs."""
+"""ViTs for the oracles and the public packages: tiny ones pooled three ways, and open_clip's own with photographs."""
 
 from __future__ import annotations
 
@@ -103,18 +103,18 @@ def block_calls(backbone: Any, method: str, **options: Any) -> int:
 
 
 @functools.cache
-def base_16() -> tuple[Any, Any, Tensor, Tensor]:
-    """open_clip's ViT-B/16, its view by cliploc, three photographs `[3, 3, 224, 224]`, two prompts `[2, D]`.
+def twelve_blocks() -> tuple[Any, Any, Tensor, Tensor]:
+    """A ViT of ViT-B/16's depth, by open_clip; its view by cliploc, three photographs `[3, 3, 112, 112]`, texts `[2, D]`.
 
     Random weights; biases and norms are moved too, as initialised they would hide mistakes. A small text tower.
     """
-    config = open_clip.get_model_config("ViT-B-16")
-    model = seeded(lambda: open_clip.CLIP(config["embed_dim"], config["vision_cfg"], TEXT), 0)
+    vision = {"image_size": 112, "layers": 12, "width": 192, "head_width": 64, "patch_size": 16}
+    model = seeded(lambda: open_clip.CLIP(128, vision, TEXT), 0)
     model = perturb(model, 0.01).requires_grad_(False)
-    backbone = OpenClipVit(model, tokenizer, "ViT-B-16")
+    backbone = OpenClipVit(model, tokenizer, "twelve blocks")
     pictures = []
     for name in PHOTOS:
         with Image.open(files("cliploc") / "demo_photos" / f"{name}.jpg") as photo:
-            pixels = np.array(photo.convert("RGB").resize((224, 224)))
+            pixels = np.array(photo.convert("RGB").resize((112, 112)))
         pictures.append(torch.from_numpy(pixels).permute(2, 0, 1) / 255)
     return model, backbone, backbone.normalize(torch.stack(pictures)), backbone.encode_text(SENTENCES)
