@@ -24,7 +24,7 @@ from PIL import Image
 
 from cliploc.exemplars import Exemplar
 from cliploc.localizer import Localizer
-from cliploc.web.runs import StoppedError
+from cliploc.web.runs import ENDING, STOPPED, StoppedError
 from tests.web.test_server import DEMO, client, service, started
 
 ROOT = Path(__file__).parents[2]
@@ -193,16 +193,20 @@ def test_an_id_is_of_one_server_and_ends_with_its_file(address, folder):
 
 
 def test_more_than_may_wait_are_refused_and_the_end_of_the_server_too(tmp_path):
-    for address in started(service(), tmp_path, queue=1):
-        with ThreadPoolExecutor(4) as pool:
+    with ThreadPoolExecutor(4) as pool:
+        for address in started(service(), tmp_path, queue=1):
             asked = [pool.submit(post, address, ("picture", "a.jpg", CAT), names="cat", **SLOW) for _ in range(4)]
             while not any(one.done() for one in asked):
                 time.sleep(0.01)
-            refused = [one.result() for one in asked if one.done()]
-            assert {code for code, _ in refused} == {503}
-            assert "too many requests are waiting" in refused[0][1]["error"].lower()
+            refused = [one for one in asked if one.done()]
+            assert {one.result()[0] for one in refused} == {503}
+            assert "too many requests are waiting" in refused[0].result()[1]["error"].lower()
             assert sum(not one.done() for one in asked) >= 2
-            break
+        # The server has ended: those who were not refused need not wait any longer.
+        for one in asked:
+            code, document = one.result()
+            assert code == 503
+            assert one in refused or document["error"] in (STOPPED, ENDING)
 
 
 def test_a_program_that_leaves_is_not_computed_for(tmp_path):

@@ -39,9 +39,11 @@ def started(service: Service, folder: Path, **options) -> Iterator[str]:
         while not server.started:
             assert thread.is_alive()
             time.sleep(0.01)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-        server.should_exit = True
-        thread.join(20)
+        try:
+            yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        finally:  # also where a test fails: nothing may compute on
+            server.should_exit = True
+            thread.join(20)
         assert not thread.is_alive()
 
 
