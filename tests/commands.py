@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TypeVar
+from typing import TextIO, TypeVar
 from unittest import mock
 
 import cliploc.localizer  # noqa: F401 - before `create` is replaced
@@ -38,15 +38,21 @@ class Outcome:
     err: str
 
 
-def cliploc_(*arguments: object) -> Outcome:
-    out, err = io.StringIO(), io.StringIO()
+def cliploc_(*arguments: object, stdout: TextIO | None = None) -> Outcome:
+    """What the command says, and its exit code.
+
+    Args:
+        arguments: of the command.
+        stdout: where else it writes its results; they are not in the outcome then.
+    """
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))  # as a process has
     with (
         mock.patch.object(backbones, "create", create_once),
-        contextlib.redirect_stdout(out),
+        contextlib.redirect_stdout(stdout or out),
         contextlib.redirect_stderr(err),
     ):
         code = main([str(argument) for argument in arguments])
-    return Outcome(code, out.getvalue(), err.getvalue())
+    return Outcome(code, *(stream.buffer.getvalue().decode() for stream in (out, err)))  # type: ignore[attr-defined]
 
 
 def begun(function: Callable[..., object], *arguments: object) -> BaseProcess:
