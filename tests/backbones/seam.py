@@ -6,6 +6,7 @@ The reference is always the host's own forward on the host's own model.
 from __future__ import annotations
 
 import copy
+import math
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -44,10 +45,15 @@ def tokenizer(texts: list[str]) -> Tensor:
 
 
 @torch.no_grad()
-def perturb(module: Any, size: float = 0.1, seed: int = 1) -> Any:
-    """Random everywhere: initialised as they are, biases, norms and layer scales would hide mistakes."""
+def perturb(module: Any, size: float = 0.1, seed: int = 1, most: float = math.inf) -> Any:
+    """Random everywhere: initialised as they are, biases, norms and layer scales would hide mistakes.
+
+    Matrices of more than `most` elements stay: they are random, and drawing millions of numbers takes long.
+    """
     generator = torch.Generator().manual_seed(seed)
     for parameter in module.parameters():
+        if parameter.numel() > most and parameter.ndim > 1:
+            continue
         parameter.add_(size * torch.randn(parameter.shape, generator=generator))
     for name, buffer in module.named_buffers():
         if name.endswith(("running_mean", "running_var")):

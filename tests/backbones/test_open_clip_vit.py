@@ -58,7 +58,7 @@ def real_tower(name: str, **vision: Any) -> Any:
     def build() -> Any:
         return open_clip.CLIP(config["embed_dim"], vision, TEXT, quick_gelu=config.get("quick_gelu", False))
 
-    return perturb(seeded(build, 0), 0.01)
+    return perturb(seeded(build, 0), 0.01, most=100_000)
 
 
 def resized(model: Any, height: int, width: int) -> Any:
