@@ -103,8 +103,6 @@ def test_no_function_fetches_an_address_wherever_it_stands(address, uploaded, el
         {**photo, "url": url},
         {"url": url, "meta": FILE},
     ]
-    components = {one["id"]: one["type"] for one in json.loads(get(f"{address}/config")[1])["components"]}
-    with_states = [one["id"] for one in functions(address) if "state" in [components[n] for n in one["inputs"][:1]]]
     for one in functions(address):
         for place in range(len(one["inputs"])):
             for number, harm in enumerate(places):
@@ -114,8 +112,7 @@ def test_no_function_fetches_an_address_wherever_it_stands(address, uploaded, el
                 ways = ["queue/join", "run/predict", f"run/{one['api_name']}", f"call/{one['api_name']}"]
                 for way in [*ways, f"api/{one['api_name']}"] if number < 2 else ways[:1]:
                     code, _, _ = get(f"{address}/gradio_api/{way}", body)
-                    # What a state is said to be does not count, but nothing of it may be fetched.
-                    assert code == 422 or (place == 0 and one["id"] in with_states)
+                    assert code == 422
     for key in ("path", "asked", "settings"):
         arguments = {"path": photo, "asked": "cat", "settings": {}, key: named}
         assert get(f"{address}/gradio_api/call/v2/locate", arguments)[0] == 422

@@ -28,14 +28,13 @@ class Work:
 
 def test_a_run_counts_and_gives_what_the_work_gave():
     run = Run(lambda reporter: (reporter.masked(16, 7), reporter.masked(7, 0), "maps")[-1])
-    assert list(run.steps(0.01))[-1] == (23, 0)
-    assert run.result() == "maps"
+    assert (run.wait(60), run.steps, run.result()) == (True, (23, 0), "maps")
 
 
 def test_a_run_counts_the_names_of_the_bank():
     run = Run(lambda reporter: (reporter.bank(0, 128), reporter.bank(64, 64), "maps")[-1])
-    assert list(run.steps(0.01))[-1] == (0, 0)
-    assert run.bank == (64, 64)
+    assert run.wait(60)
+    assert (run.steps, run.bank) == ((0, 0), (64, 64))
 
 
 def test_an_error_of_the_work_is_the_runs():
@@ -81,18 +80,12 @@ def test_work_that_cannot_be_cut_short_is_not_waited_for(monkeypatch):
     monkeypatch.setattr("cliploc.web.runs.GRACE_SECONDS", 0.05)
     leave = threading.Event()
     run = Run(lambda reporter: leave.wait(60), 0.05)
-    assert set(run.steps(0.01)) == {(0, 0)}
+    assert not run.wait(0.01)
+    while not run.wait(0.01):
+        assert run.steps == (0, 0)
     with pytest.raises(StoppedError, match="It took longer"):
         run.result()
     leave.set()
-
-
-def test_whoever_leaves_the_steps_stops_the_run():
-    work = Work()
-    steps = Run(work).steps(0.01)
-    next(steps)
-    steps.close()
-    assert work.ended.wait(10)
 
 
 def test_a_visitor_stops_only_his_own_runs():

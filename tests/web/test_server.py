@@ -229,7 +229,7 @@ def test_a_server_ends_at_once_and_silently_though_many_look(tmp_path, capfd):
         long_ones = [
             one.submit(photo, "cat", slow, api_name="/locate") for one, photo in zip(mine, photos, strict=True)
         ]
-        while not any(done for run in list(looked_at.runs._runs) for done, _ in [run._steps]):
+        while not any(run.steps[0] for run in list(looked_at.runs._runs)):
             time.sleep(0.01)
         began = time.monotonic()
     assert time.monotonic() - began < 15

@@ -129,8 +129,6 @@ def endpoints(blocks: gr.Blocks) -> dict[int, Endpoint]:
 
 
 def _slot(component: Any) -> Slot:
-    if component.stateful:
-        return "state"
     if isinstance(component, gr.Dataset):
         return range(len(component.samples))
     return "photograph" if isinstance(component, Photograph) else "value"

@@ -1,4 +1,4 @@
-"""What the page does when a visitor clicks, types or moves a slider.
+"""What the page does when a visitor chooses options or wants files; Find and the sliders are in `show`.
 
 A handler returns the components that it changes, each with its new value; the others stay as they are.
 """
@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import time
 import traceback
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,17 +21,10 @@ from cliploc.reporter import Reporter
 from cliploc.web import downloads, view
 from cliploc.web.components import Choice, Choices, upload_folder
 from cliploc.web.layout import Layout, compare_choices, method_choices, refine_choices
+from cliploc.web.looks import Looks
 from cliploc.web.runs import STOPPED
 from cliploc.web.service import Look, Service
-from cliploc.web.settings import (
-    NONE,
-    Settings,
-    command_lines,
-    from_mapping,
-    from_query,
-    python_lines,
-    to_query,
-)
+from cliploc.web.settings import NONE, Settings, from_mapping, from_page, from_query
 
 Updates = dict[Any, Any]  # component → its new value, or gr.skip()
 
@@ -44,59 +35,31 @@ class Events:
     Args:
         layout: the page's components.
         service: the models behind them.
+        looks: the visitors' last looks.
         debug: whether an error of the program itself is printed with its traceback, on the server.
     """
 
-    def __init__(self, layout: Layout, service: Service, debug: bool) -> None:
+    def __init__(self, layout: Layout, service: Service, looks: Looks, debug: bool) -> None:
         self._layout = layout
         self._service = service
+        self._looks = looks
         self._debug = debug
 
-    # ------------------------------------------------------------------------------------------------------- results
-    def search(
-        self, request: gr.Request, last: Look | None, path: str | None, exemplar: str | None, *values: Any
-    ) -> Iterator[Updates]:
-        """Find: looks at the photograph, and shows the progress meanwhile."""
-        results = self._layout.results
-        try:
-            settings = self._settings(values).with_exemplar(exemplar)
-            run = self._service.runs.begin(
-                request.session_hash,
-                lambda reporter: self._service.look(path, settings, last, reporter, exemplar),
-                alone=True,
-            )
-            began = time.monotonic()
-            for done, left in run.steps():
-                yield {results.status: view.searching(done, left, time.monotonic() - began, run.bank)}
-            look = run.result().slim(view.SHOWN_SIDE)
-            yield {results.search: look} | self._shown(look, settings)
-        except Exception as error:
-            yield self._problem(error)
-
-    def adjust(self, last: Look | None, *values: Any) -> Updates:
-        """A slider: makes other boxes and colours from the heatmaps that are there."""
-        if last is None:
-            return dict(gr.skip())
-        try:
-            settings = self._settings(values)
-            if _needs_search(settings, last.settings):  # the thresholds are those of methods that did not run yet
-                return {self._layout.results.status: view.status("Press Find to search with these settings.")}
-            return self._shown(last, last.settings.with_live(settings))
-        except Exception as error:
-            return self._problem(error)
-
+    # ----------------------------------------------------------------------------------------------------- downloads
     def stop(self, request: gr.Request) -> str:
-        """Stop: ends the visitor's search at its next step."""
+        """Stop: ends the writing of files at its next step; the page itself ends a search."""
         self._service.runs.stop(request.session_hash)
         return view.status(STOPPED)
 
-    def make_files(self, request: gr.Request, last: Look | None, *values: Any) -> Updates:
+    def make_files(self, request: gr.Request, visitor: str, *values: Any) -> Updates:
         """Create the files: writes the downloads of the results that are shown."""
         layout = self._layout
+        last = self._looks.last(visitor) if isinstance(visitor, str) else None
         if last is None:
             return {layout.results.status: view.problem("There are no results to download yet: press Find first.")}
         try:
-            settings = last.unset(last.settings.with_live(self._settings(values)))
+            settings = from_page(dict(zip(layout.settings, values, strict=True)))
+            settings = last.unset(last.settings.with_live(settings))
             return {layout.downloads.files: write_downloads(self._service, request.session_hash, last, settings)}
         except Exception as error:
             return self._problem(error)
@@ -179,31 +142,6 @@ class Events:
         return updates | {component: values[name] for name, component in components.items()}
 
     # ------------------------------------------------------------------------------------------------------- helpers
-    def _settings(self, values: tuple[Any, ...]) -> Settings:
-        """The settings from the components' values, which are in the order of `Layout.settings`."""
-        given = dict(zip(self._layout.settings, values, strict=True))
-        if given["refine"] == []:  # nothing is chosen: the recipe's
-            given["refine"] = None
-        settings = from_mapping(given)
-        # Otherwise the slider of the second threshold is hidden, and the visitor did not choose its value.
-        return settings if len(settings.compare) == 1 else replace(settings, compare_threshold=None)
-
-    def _shown(self, look: Look, settings: Settings) -> Updates:
-        """A search's results with the boxes of these settings, and the script, command and link that give the same."""
-        results = self._layout.results
-        settings = look.unset(settings)
-        found = look.cut(settings)
-        file = next(iter(found.values())).source
-        shown = Path(look.exemplar).name if look.exemplar else ""
-        rules = [(look.offer.arguments_of(method), round(tau, 4)) for method, tau in look.rules(settings)]
-        return {
-            results.status: view.status(view.summary(found)),
-            results.figures: view.results_html(found, settings.opacity, look.ran(settings), settings.masks),
-            results.python: python_lines(settings, file, look.offer.arguments, rules, shown),
-            results.command: command_lines(settings, file, look.offer.arguments, rules, shown),
-            results.address: f"?{to_query(_without_defaults(settings, self._service))}",
-        }
-
     def _problem(self, error: Exception) -> Updates:
         return {self._layout.results.status: view.problem(explain(error, self._debug))}
 
@@ -234,17 +172,3 @@ def explain(error: Exception, debug: bool) -> str:
     if out_of_memory(error):
         return "not enough memory on the server: use a smaller photograph, fewer names or fewer scales"
     return f"an error in cliploc ({type(error).__name__}): start the server with --debug to see it there"
-
-
-def _needs_search(now: Settings, shown: Settings) -> bool:
-    """Whether another model, method, recipe or refinement is chosen than that of the heatmaps that are shown."""
-    return any(getattr(now, key) != getattr(shown, key) for key in ("model", "method", "compare", "refine"))
-
-
-def _without_defaults(settings: Settings, service: Service) -> Settings:
-    """The settings for an address: those that the page would choose by itself are left out."""
-    return replace(
-        settings,
-        model="" if settings.model == next(iter(service.offers)) else settings.model,
-        method="" if settings.method == service.menu(settings.model).own else settings.method,
-    )

@@ -34,6 +34,8 @@ CLOSED = re.compile(
 )
 UPLOAD = "/gradio_api/upload"
 LOCALIZE = "/api/localize"
+SHOW = "/api/show"
+LOGGED_IN = "/gradio_api/login_check"  # gradio answers 200 to whoever has its cookie, if there is a password
 PRESENCE = re.compile(r"/gradio_api/heartbeat/([^/]+)/?")  # open as long as a visitor's page or program is
 LOGIN = re.compile(r"/login/?")
 MAX_LOGIN = 8_000  # bytes
@@ -135,7 +137,7 @@ class Guard(Gate):
         max_bytes: the largest upload.
         on_end: called when the server shuts down; ends what still runs or waits in the application.
         on_leave: called with the id of a visitor's session when the visitor has left.
-        auth: user and password that `LOCALIZE` asks for; the other addresses are gradio's, which asks by itself.
+        auth: user and password that `LOCALIZE` asks for; `SHOW` asks for gradio's cookie, and so does gradio itself.
         rate: requests a minute of one client, and as many at once; 0 for no limit.
     """
 
@@ -158,6 +160,7 @@ class Guard(Gate):
         self._on_end = on_end
         self._on_leave = on_leave
         self._rate = Rate(rate, rate) if rate else None
+        self._locked = auth is not None
         self._guesses = Rate(*GUESSES)
         self._passwords = Passwords(auth, self._guesses)
         self._arriving: set[Incoming] = set()  # uploads that are being answered
@@ -176,6 +179,8 @@ class Guard(Gate):
             raise RefusedError(403, "This server does not offer this function, and does not fetch addresses.")
         if scope["path"] == LOCALIZE:
             await self._localize(scope, incoming, send, headers)
+        elif scope["path"] == SHOW:
+            await self._show(scope, incoming, send, headers)
         elif scope["method"] != "POST":
             if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
                 raise RefusedError(405, "expected GET or POST")
@@ -211,6 +216,32 @@ class Guard(Gate):
             length_of(headers, MAX_BODY)
             incoming.put_back(await incoming.read(BODY_SECONDS))
             await self._hand_on(scope, incoming, send)
+
+    async def _show(self, scope: Scope, incoming: Incoming, send: Send, headers: MutableMapping[str, str]) -> None:
+        """Hands the page's request on, from visitors who have logged in."""
+        if scope["method"] != "POST":
+            raise RefusedError(405, "expected POST")
+        self._refuse_haste(client_in(scope))
+        if self._locked and not await self._is_logged_in(scope):
+            raise RefusedError(401, "You are not logged in, or no longer: reload the page.")
+        length_of(headers, MAX_BODY)
+        incoming.put_back(await incoming.read(BODY_SECONDS))
+        await self._hand_on(scope, incoming, send)
+
+    async def _is_logged_in(self, scope: Scope) -> bool:
+        """Whether gradio knows the cookie of this request."""
+        headers = [(key, value) for key, value in scope["headers"] if key.lower() in (b"host", b"cookie")]
+        asked = {"method": "GET", "path": LOGGED_IN, "raw_path": LOGGED_IN.encode(), "query_string": b""}
+        codes = []
+
+        async def nothing() -> Message:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def note(message: Message) -> None:
+            codes.extend([message["status"]] if message["type"] == "http.response.start" else [])
+
+        await self._app({**scope, **asked, "headers": headers}, nothing, note)
+        return codes == [200]
 
     async def _login(self, scope: Scope, incoming: Incoming, send: Send, headers: MutableMapping[str, str]) -> None:
         """Hands a password on; only wrong ones count."""
@@ -351,7 +382,7 @@ async def refuse(refusal: RefusedError, scope: Scope, incoming: Incoming, send: 
     if scope["method"] == "POST" and "expect" not in headers_of(scope):  # else the client waits before it sends
         with contextlib.suppress(RefusedError):
             await incoming.read(DRAINED_SECONDS, keep=False)
-    in_json = scope["path"] == LOCALIZE or (scope["method"] == "POST" and scope["path"] != UPLOAD)
+    in_json = scope["path"] in (LOCALIZE, SHOW) or (scope["method"] == "POST" and scope["path"] != UPLOAD)
     body = (_in_json(refusal) if in_json else str(refusal)).encode()
     kind = b"application/json" if in_json else b"text/plain; charset=utf-8"
     headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode()), (b"connection", b"close")]

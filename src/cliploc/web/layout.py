@@ -14,12 +14,13 @@ from cliploc.prompts import TEMPLATE_SETS
 from cliploc.recipes import Recipe
 from cliploc.saliency import find
 from cliploc.web.components import Choice, Choices, Photograph, Slider, Text
-from cliploc.web.service import KEPT_SECONDS, Menu, Own, Service
+from cliploc.web.service import Menu, Own, Service
 from cliploc.web.settings import MOST_LETTERS, NONE, SCALES, WINDOWS, Settings
 
 INTRO = "# cliploc\nType a name and see where it is: heatmaps and boxes, without training for that name."
 AS_RECIPE = "the recipe's, or {}"  # of a setting that the visitor does not change; {} is for a method without a recipe
 NO_RESULT_YET = "Choose a photograph, type names, and press Find."
+SAYS = 'element.closest("#status").says = line => { props.value = line; };'  # so that page.js can set the status line
 PER_ROW: dict[str, Any] = {"min_width": 150, "buttons": []}  # of a slider, so that several fit in a row
 
 
@@ -78,7 +79,7 @@ class Results:
     """What a search shows.
 
     Attributes:
-        search: the visitor's last `Look`, kept on the server; None before the first.
+        visitor: the page's name for itself, which it makes when it opens; the server keeps its last `Look` under it.
         status: a line about the search or about a mistake.
         figures: pictures and table.
         python: a script that gives the same.
@@ -86,7 +87,7 @@ class Results:
         address: the page's address with these settings.
     """
 
-    search: gr.State
+    visitor: gr.Textbox
     status: gr.HTML
     figures: gr.HTML
     python: gr.Textbox
@@ -131,7 +132,7 @@ def build_layout(service: Service) -> Layout:
     Raises:
         ModelError: the first model cannot be loaded.
     """
-    search = gr.State(None, time_to_live=KEPT_SECONDS)
+    visitor = gr.Textbox(visible="hidden")
     gr.Markdown(INTRO, elem_id="intro")
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
@@ -139,7 +140,7 @@ def build_layout(service: Service) -> Layout:
             with gr.Accordion("Model, method and options", open=False):
                 options = _options(service)
         with gr.Column(scale=5, min_width=300):
-            status = gr.HTML("", elem_id="status")
+            status = gr.HTML("", elem_id="status", js_on_load=SAYS)
             with gr.Row(elem_id="sliders"):
                 sliders = _sliders(service.own(Settings()))
             figures = gr.HTML(NO_RESULT_YET, elem_id="results")
@@ -148,7 +149,7 @@ def build_layout(service: Service) -> Layout:
             with gr.Accordion("Python, command line and link", open=False):
                 python, command, address = _reproduction()
     return Layout(
-        inputs, shown, options, sliders, Results(search, status, figures, python, command, address), downloads
+        inputs, shown, options, sliders, Results(visitor, status, figures, python, command, address), downloads
     )
 
 

@@ -23,7 +23,7 @@ NOT_UPLOADED = "This file was not uploaded here: upload the photograph."
 ROUTE = re.compile(
     r"/gradio_api/(?:(?P<fixed>queue/join|cancel|reset)|(?P<way>call/v2|call|run|api)/(?P<name>[^/]+))/?"
 )
-Slot = Literal["photograph", "state", "value"] | range
+Slot = Literal["photograph", "value"] | range
 
 
 class RefusedError(Exception):
@@ -46,7 +46,7 @@ class Endpoint:
     Attributes:
         name: its name in an address.
         slots: the kind of each argument; a range allows the numbers in it.
-        parameters: the arguments' names, without states; empty for a function without a name.
+        parameters: the arguments' names; empty for a function without a name.
         optional: how many of the last ones may be left out.
     """
 
@@ -110,17 +110,14 @@ class Requests:
         raise RefusedError(404, NO_FUNCTION)
 
     def _arguments(self, endpoint: Endpoint, data: Any) -> list[Any]:
-        without_states = [slot for slot in endpoint.slots if slot != "state"]
-        if isinstance(data, list) and 0 < len(without_states) - len(data) <= endpoint.optional:
-            data = [*data, *[None] * (len(without_states) - len(data))]
-        if not isinstance(data, list) or len(data) not in (len(endpoint.slots), len(without_states)):
-            raise RefusedError(422, f'expected "data" as a list of {len(without_states)} arguments')
-        slots = endpoint.slots if len(data) == len(endpoint.slots) else without_states
-        return [self._argument(slot, value) for slot, value in zip(slots, data, strict=True)]
+        most = len(endpoint.slots)
+        if isinstance(data, list) and 0 < most - len(data) <= endpoint.optional:
+            data = [*data, *[None] * (most - len(data))]
+        if not isinstance(data, list) or len(data) != most:
+            raise RefusedError(422, f'expected "data" as a list of {most} arguments')
+        return [self._argument(slot, value) for slot, value in zip(endpoint.slots, data, strict=True)]
 
     def _argument(self, slot: Slot, value: Any) -> Any:
-        if slot == "state":  # gradio keeps it on the server; the value in a request is ignored
-            return None
         if slot == "photograph" and value is not None:
             return self._photograph(value)
         if isinstance(slot, range) and not (type(value) is int and value in slot):

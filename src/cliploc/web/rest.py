@@ -33,13 +33,13 @@ from cliploc.web.requests import RefusedError, parsed
 from cliploc.web.runs import StoppedError
 from cliploc.web.service import Service
 from cliploc.web.settings import from_mapping
+from cliploc.web.turns import Turns
 
 PICTURES = ("picture", "exemplar")  # the fields that hold a picture, or the id of one
 MOST_FIELDS = 40
 MOST_FIELD_BYTES = 40_000  # of a field that is no file
 JPEG_QUALITY = 90  # of an overlay
 UNKNOWN_ID = "There is no picture with this id, or no longer: upload it."
-QUEUE_FULL = "Too many requests are waiting: try again in a minute."
 
 Given = str | UploadFile  # the id of a picture, or a picture
 
@@ -115,15 +115,13 @@ class Rest:
     Args:
         service: the models.
         pictures: where pictures are kept.
-        queue: how many requests may wait; more are refused.
+        turns: those of the requests that run a model.
         debug: as for `page.build`.
     """
 
-    def __init__(self, service: Service, pictures: PictureStore, queue: int, debug: bool) -> None:
+    def __init__(self, service: Service, pictures: PictureStore, turns: Turns, debug: bool) -> None:
         self._service, self._pictures = service, pictures
-        self._queue, self._debug = queue, debug
-        self._waiting = 0
-        self._turn = asyncio.Semaphore(1)  # a model uses the whole machine; the page has a turn of its own
+        self._turns, self._debug = turns, debug
 
     async def answer(self, request: Request) -> Response:
         """Answers one request; a mistake is a sentence under "error"."""
@@ -155,9 +153,6 @@ class Rest:
 
     async def _looked(self, request: Request, question: Question) -> dict[str, Any]:
         """Waits for its turn, and for the answer; a program that leaves is not waited for."""
-        if self._waiting > self._queue:
-            raise RefusedError(503, QUEUE_FULL)
-        self._waiting += 1
         answer = asyncio.ensure_future(self._in_turn(question))
         left = asyncio.ensure_future(request.receive())
         try:
@@ -166,12 +161,11 @@ class Rest:
                 raise ClientDisconnect
             return answer.result()
         finally:
-            self._waiting -= 1
             for one in (answer, left):
                 one.cancel()
 
     async def _in_turn(self, question: Question) -> dict[str, Any]:
-        async with self._turn:
+        async with self._turns.turn():
             try:
                 run = self._service.runs.begin(new_token(), lambda reporter: self._look(question, reporter))
                 try:

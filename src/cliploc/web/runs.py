@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -26,6 +26,10 @@ class StoppedError(UsageError):
 class Run(Generic[T]):
     """One piece of work in a thread, with a count of its steps; it can be stopped, and has a time limit.
 
+    Attributes:
+        steps: done, and left.
+        bank: names of the bank that are embedded, and that are left.
+
     Args:
         work: called with a `Reporter`, whose `masked` counts the steps. Its parts raise `StoppedError` once the run is
             to end.
@@ -33,13 +37,13 @@ class Run(Generic[T]):
 
     Example:
         >>> run = Run(lambda reporter: reporter.masked(3, 0) or "done")
-        >>> list(run.steps(0.01))[-1:], run.result()
-        ([(3, 0)], 'done')
+        >>> run.wait(60), run.steps, run.result()
+        (True, (3, 0), 'done')
     """
 
     def __init__(self, work: Work[T], seconds: float = MAX_SECONDS) -> None:
-        self._steps = 0, 0  # done, left
-        self.bank = 0, 0  # names of the bank that are embedded, and that are left
+        self.steps = 0, 0
+        self.bank = 0, 0
         self._seconds = seconds
         self._until = time.monotonic() + seconds
         self._work = work
@@ -53,18 +57,10 @@ class Run(Generic[T]):
         """Ends the work at its next step."""
         self._stop.set()
 
-    def steps(self, every: float = 0.5) -> Iterator[tuple[int, int]]:
-        """Yields the number of steps done and left, at this interval in seconds and once at the end.
-
-        Closing the iterator stops the run.
-        """
-        try:
-            while self._thread.is_alive() and not self._abandoned:
-                self._thread.join(every)
-                yield self._steps
-            yield self._steps
-        finally:
-            self.stop()
+    def wait(self, seconds: float) -> bool:
+        """Waits for the end of the work, at most so long; returns whether `result` gives its outcome at once."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive() or self._abandoned
 
     def result(self) -> T:
         """Waits for the work, and returns what it returned or raises what it raised.
@@ -97,7 +93,7 @@ class Run(Generic[T]):
 
     def _count(self, done: int, left: int) -> None:
         self._go_on()
-        self._steps = self._steps[0] + done, left
+        self.steps = self.steps[0] + done, left
 
     def _count_bank(self, done: int, left: int) -> None:
         self._go_on()

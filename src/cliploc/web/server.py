@@ -10,7 +10,7 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from cliploc._extras import install
 from cliploc._memory_errors import not_installed
 from cliploc.errors import UsageError
-from cliploc.web.guard import LOCALIZE, Guard, Receive, Scope, Send
+from cliploc.web.guard import LOCALIZE, SHOW, Guard, Receive, Scope, Send
 from cliploc.web.hosts import Hosts
 from cliploc.web.requests import Requests
 from cliploc.web.service import KEPT_SECONDS, Service
@@ -27,7 +27,7 @@ from cliploc.web.uploads import Uploads
 if TYPE_CHECKING:
     import uvicorn
 
-KEPT_SESSIONS = 64  # visitors whose last results are kept
+KEPT_SESSIONS = 64  # of gradio, each with a copy of the settings of the page's components
 RATE = 600  # requests a minute of one client
 MAX_UPLOADS = 2_000_000_000  # bytes of all uploads and downloads together
 # gradio's own settings. By default it keeps a record of each of the last 10,000 requests, and makes a table of them all
@@ -73,16 +73,26 @@ def application(
     except ImportError as error:
         raise not_installed(error, install("web", "serve")) from None
     from cliploc.web import components, page, view
+    from cliploc.web.looks import Looks
     from cliploc.web.rest import PictureStore, Rest
+    from cliploc.web.show import Show
+    from cliploc.web.turns import Turns
 
-    blocks = page.build(service, debug=debug)
+    looks = Looks()
+    blocks = page.build(service, looks, debug=debug)
     blocks.queue(max_size=queue, default_concurrency_limit=4, api_open=False)  # open, requests could skip the queue
     blocks.state_session_capacity = KEPT_SESSIONS
+    for component in blocks.blocks.values():  # else they would hold the names of all uploads for ever
+        component.temp_files = Forgotten()
+    blocks.upload_file_set = Forgotten()
     blocks.has_launched = True  # gradio does not set it when mounted; unset, requests may name any file
 
     app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    rest = Rest(service, PictureStore(Path(components.upload_folder())), queue, debug)
-    app.router.routes.append(Route(LOCALIZE, rest.answer, methods=["POST"]))  # gradio takes every address after it
+    turns = Turns(queue)
+    rest = Rest(service, PictureStore(Path(components.upload_folder())), turns, debug)
+    show = Show(service, looks, turns, Turns(queue), components.is_ours, debug)
+    for address, answer in ((LOCALIZE, rest.answer), (SHOW, show.answer)):
+        app.router.routes.append(Route(address, answer, methods=["POST"]))  # gradio takes every address after them
     gr.mount_gradio_app(
         app,
         blocks,
@@ -110,8 +120,18 @@ def application(
         inner.stop_event.set()  # else open pages are cut off, each with a traceback in the log
 
     requests = Requests(components.endpoints(blocks), components.is_ours)
-    uploads = Uploads(Path(components.upload_folder()), MAX_UPLOADS, KEPT_SECONDS)
+    uploads = Uploads(Path(components.upload_folder()), MAX_UPLOADS, KEPT_SECONDS, looks.forget_old)
     return Guard(app, hosts or Hosts(), requests, uploads, max_bytes, end, service.runs.stop, auth, rate)
+
+
+class Forgotten(set[str]):
+    """A set that stays empty. gradio notes uploads in such sets, to remove old files; here `Uploads` removes them."""
+
+    def add(self, _: str) -> None:
+        """Notes nothing."""
+
+    def update(self, *_: Iterable[str]) -> None:
+        """Notes nothing."""
 
 
 class Ending(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +20,7 @@ class Uploads:
         folder: the folder. Files that are in it already are never removed, such as the page's examples.
         max_bytes: the limit for all files together; the oldest are removed first.
         max_seconds: the limit for a file's age.
+        on_sweep: called whenever `watch` looks for old files; drops what else is kept for so long.
 
     Example:
         >>> import tempfile
@@ -31,7 +33,10 @@ class Uploads:
         1
     """
 
-    def __init__(self, folder: Path, max_bytes: int, max_seconds: float) -> None:
+    def __init__(
+        self, folder: Path, max_bytes: int, max_seconds: float, on_sweep: Callable[[], None] = lambda: None
+    ) -> None:
+        self._on_sweep = on_sweep
         self._folder = folder
         self._max_bytes = max_bytes
         self._max_seconds = max_seconds
@@ -79,6 +84,7 @@ class Uploads:
         def carry_out() -> None:
             while not self._end.wait(every):
                 self.sweep()
+                self._on_sweep()
 
         threading.Thread(target=carry_out, name="cliploc-uploads", daemon=True).start()
 
