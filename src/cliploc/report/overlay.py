@@ -280,11 +280,11 @@ def paint_boxes(image: Image.Image, result: Localization, colours: Mapping[int, 
     return plates
 
 
-def _heat(result: Localization, index: int) -> FloatArray:
-    """The heat of a name over the picture, 0–1, `[H', W']`, at most `HEAT_SIDE` pixels per side."""
+def _heat(result: Localization, index: int, side: int = HEAT_SIDE) -> FloatArray:
+    """The heat of a name over the picture, 0–1, `[H', W']`, at most this number of pixels per side."""
     import torch
 
-    width, height = fit_within(result.image.size, HEAT_SIDE)
+    width, height = fit_within(result.image.size, side)
     frame = replace(result.frame, original_hw=(height, width))
     maps = torch.from_numpy(np.nan_to_num(result.maps[[index]]))  # [1, h, w]
     heat: FloatArray = frame.map_to_original(maps).numpy()[0]
@@ -293,10 +293,9 @@ def _heat(result: Localization, index: int) -> FloatArray:
 
 def _heat_within(result: Localization, indices: Sequence[int]) -> Callable[[_draw.Rectangle], float]:
     """The mean heat in a rectangle of the picture, as a function."""
-    small = fit_within(result.image.size, 64)
-    few = replace(result, image=result.image.resize(small), frame=replace(result.frame, original_hw=small[::-1]))
-    heat = np.max([_heat(few, index) for index in indices[:MOST_PANELS]], axis=0, initial=0, keepdims=False)
-    ratio = np.array([small[0] / result.image.width, small[1] / result.image.height] * 2)
+    heat = np.max([_heat(result, index, 64) for index in indices[:MOST_PANELS]], axis=0, initial=0, keepdims=False)
+    height, width = heat.shape
+    ratio = np.array([width / result.image.width, height / result.image.height] * 2)
 
     def mean(rectangle: _draw.Rectangle) -> float:
         x0, y0, x1, y1 = (np.array(rectangle) * ratio).round().astype(int)
@@ -323,14 +322,13 @@ def _level(result: Localization, index: int) -> float | None:
     return float(hot_levels(maps, result.threshold)[0])
 
 
-def _line(heat: FloatArray, level: float, width: float) -> FloatArray:
-    """The line where the heat is at this level, this many pixels wide: `[H, W]` opacity 0–1 with smooth edges."""
+def _away(heat: FloatArray, level: float) -> FloatArray:
+    """How many pixels away, along the slope, the heat is at this level: `[H, W]`."""
     if min(heat.shape) < 2:
-        return np.zeros_like(heat)
-    slope = np.hypot(*np.gradient(heat))
-    away = np.abs(heat - level) / np.maximum(slope, 1e-4)  # pixels to the level, along the slope
-    line: FloatArray = (width / 2 + 0.5 - away).clip(0, 1).astype(np.float32)
-    return line
+        return np.full_like(heat, np.inf)
+    down, right = np.gradient(heat)
+    away: FloatArray = np.abs(heat - level) / np.maximum(np.sqrt(down * down + right * right), 1e-4)
+    return away
 
 
 def outlined(image: Image.Image, heat: FloatArray, level: float | None, colour: Colour) -> Image.Image:
@@ -339,10 +337,12 @@ def outlined(image: Image.Image, heat: FloatArray, level: float | None, colour: 
         return image
     scale = max(heat.shape) / max(image.size)
     width = max(1.0, 0.6 * _draw.line_width(image.size) * scale)
+    image, away = image.copy(), _away(heat, level)
     for ink, wide, strength in ((INK, 2 * width + 0.5, 0.55), (colour, width, 1.0)):
-        alpha = (_line(heat, level, wide) * strength * 255).round().astype(np.uint8)
-        mask = Image.fromarray(alpha).resize(image.size, Image.Resampling.BILINEAR)
-        image = Image.composite(Image.new("RGB", image.size, ink), image, mask)
+        line = (wide / 2 + 0.5 - away).clip(0, 1)  # its opacity, with smooth edges
+        alpha = Image.fromarray((line * (strength * 255)).round().astype(np.uint8))
+        mask = alpha.resize(image.size, Image.Resampling.BILINEAR)
+        image.paste(Image.new("RGB", image.size, ink), mask=mask)  # faster than a plain colour
     return image
 
 
@@ -350,8 +350,8 @@ def _paint_heat(image: Image.Image, result: Localization, index: int, opacity: f
     heat = _heat(result, index)  # [H', W']
     levels = Image.fromarray((heat * 255).round().astype(np.uint8)).resize(image.size, Image.Resampling.BILINEAR)
     covers = covering(np.asarray(levels), opacity if result.found[index] else opacity / 2)
-    colour = Image.fromarray(_draw.heat_table()[np.asarray(levels)])
-    image = Image.composite(colour, image, Image.fromarray(covers))
+    levels.putpalette(_draw.heat_table().tobytes())  # many times faster than to look up each pixel in an array
+    image = Image.composite(levels.convert("RGB"), image, Image.fromarray(covers))
     return outlined(image, heat, _level(result, index), LINE_COLOUR)
 
 
