@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc import Localizer, backbones
+from cliploc.backbones._efficientnet_lite import _StridedConv
 from cliploc.errors import UsageError
 from cliploc.tower import Needs
 from tests.backbones.seam import pictures
@@ -84,6 +87,37 @@ def test_an_engine_is_set_once_and_taken_off_again() -> None:
     plain = backbones.with_engine(fast, "torch")
     assert torch.equal(plain.encode_image(images), mini.encode_image(images))
     assert not torch.equal(fast.encode_image(images), mini.encode_image(images))
+
+
+@pytest.mark.usefixtures("openvino")
+def test_threads_that_share_a_tower_each_get_their_own_pictures() -> None:
+    fast = backbones.with_engine(backbones.create("mini"), "openvino")
+    images = [pictures(64, 64, n=2) * scale for scale in (0.5, 1.0, 2.0)]
+    alone = [fast.encode_image(one) for one in images]
+    with ThreadPoolExecutor(len(images)) as pool:
+        together = list(pool.map(fast.encode_image, images * 10))
+    assert all(torch.equal(found, expected) for found, expected in zip(together, alone * 10, strict=True))
+
+
+@pytest.mark.usefixtures("openvino")
+def test_boxes_of_pictures_computed_ahead_are_those_of_one_picture_at_a_time() -> None:
+    photos = [CAT.with_name(f"{name}.jpg") for name in ("cat", "dogs", "bee", "fig", "drum")]
+    localizer = Localizer(method="cam", device="cpu", image_size=96, batch_size=2, engine_backend="openvino")
+    alone = [localizer(photo, ["cat", "dog"]) for photo in photos]
+    for found, expected in zip(localizer.stream(photos, ["cat", "dog"]), alone, strict=True):
+        assert abs(found.heatmaps - expected.heatmaps).max() <= 1e-3
+        assert found.boxes.label.tolist() == expected.boxes.label.tolist()
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch's tracer
+@pytest.mark.parametrize("hw", [(8, 8), (7, 8), (9, 7)])
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_what_an_engine_is_given_of_a_strided_convolution_is_the_same(hw: tuple[int, int], kernel: int) -> None:
+    convolution = _StridedConv(2, 3, kernel, 2).requires_grad_(False)
+    images = torch.randn(2, 2, *hw, generator=torch.Generator().manual_seed(0))
+    traced = torch.jit.trace(convolution, images[:1])
+    assert torch.allclose(traced(images), convolution(images), atol=1e-6)
+    assert "aten::slice" not in str(traced.graph)  # which OpenVINO computes as a copy of its own
 
 
 def test_other_towers_and_precisions_are_refused_in_one_line() -> None:

@@ -46,13 +46,18 @@ class _StridedConv(nn.Conv2d):
 
     torch can only pad both ends alike, and a padded copy of the input takes long. So where the end needs one row more
     than the start (n is even), both get one row more than the end needs; the first output, which this adds, is cut off.
+    An engine that reads a trace (OpenVINO) pads each end by itself, and would copy the output to cut it.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, C, H, W]` → `[B, C', ⌈H/2⌉, ⌈W/2⌉]`, which may be a view."""
-        height, width = x.shape[-2:]
+        height, width = (int(side) for side in x.shape[-2:])
         high, wide = 1 - height % 2, 1 - width % 2  # 1 where there is an output to cut off
-        padding = (self.kernel_size[0] // 2 + high, self.kernel_size[1] // 2 + wide)
+        below, right = (size // 2 for size in self.kernel_size)
+        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            padded = F.pad(x, (right - wide, right, below - high, below))
+            return F.conv2d(padded, self.weight, self.bias, self.stride, groups=self.groups)
+        padding = (below + high, right + wide)
         return F.conv2d(x, self.weight, self.bias, self.stride, padding, groups=self.groups)[..., high:, wide:]
 
 

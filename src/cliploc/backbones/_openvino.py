@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -16,17 +17,21 @@ from cliploc.backbones._cnn import run_stages
 from cliploc.errors import UsageError
 
 HINTS = {torch.float32: "f32", torch.bfloat16: "bf16"}  # OpenVINO's names of the precisions
+# Pictures that run together. Two share the reading of the weights; the layers' outputs of more leave the cache.
+TOGETHER = 2
 
 
 class OpenVino:
     """Computes the same as `cliploc.backbones._cnn.run_stages`, in OpenVINO on the CPU.
 
-    OpenVINO compiles the stages once for each size of the input, precision and choice of outputs. It joins each
+    Pictures run two at a time. OpenVINO compiles the stages for each size of the input, precision and choice of
+    outputs: once for two pictures, once for a picture alone, as networks of a fixed size are faster. It joins each
     convolution with the activation after it.
     """
 
     def __init__(self) -> None:
         self._compiled: dict[tuple[object, ...], Any] = {}
+        self._alone = threading.Lock()  # a network's memory holds one input and one output: threads take turns
 
     @classmethod
     def of(cls, device: torch.device, dtype: torch.dtype) -> OpenVino:
@@ -52,7 +57,12 @@ class OpenVino:
 
     def __call__(self, stages: Sequence[nn.Module], x: Tensor, wanted: Sequence[int]) -> list[Tensor]:
         """The outputs of the wanted stages, in the precision of `x` `[B, 3, H, W]`."""
-        key = (tuple(x.shape[1:]), x.dtype, tuple(wanted), torch.get_num_threads())
+        with self._alone:
+            parts = [self._run(stages, part, wanted) for part in torch.split(x, TOGETHER)]
+        return [torch.cat(outputs) for outputs in zip(*parts, strict=True)]
+
+    def _run(self, stages: Sequence[nn.Module], x: Tensor, wanted: Sequence[int]) -> list[Tensor]:
+        key = (tuple(x.shape), x.dtype, tuple(wanted), torch.get_num_threads())
         if key not in self._compiled:
             self._compiled[key] = _compiled(stages, x, wanted)
         results = self._compiled[key]([x.float().contiguous().numpy()], share_outputs=False)
@@ -73,18 +83,17 @@ class _Stages(nn.Module):
 
 
 def _compiled(stages: Sequence[nn.Module], x: Tensor, wanted: Sequence[int]) -> Any:
-    """OpenVINO's network of the stages, for any number of pictures of the size of `x`."""
+    """OpenVINO's network of the stages, for inputs of the shape of `x`."""
     import openvino
 
-    example = torch.zeros(1, *x.shape[1:])
+    shape = list(x.shape)
     with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
         warnings.simplefilter("ignore")  # torch's tracer warns that sizes become constants, as they should
-        network = openvino.convert_model(
-            _Stages(stages, wanted).eval(), example_input=example, input=[-1, *example.shape[1:]]
-        )
+        network = openvino.convert_model(_Stages(stages, wanted).eval(), example_input=torch.zeros(shape), input=shape)
     settings = {
         "INFERENCE_PRECISION_HINT": HINTS[x.dtype],
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": False,  # a pinned thread waits for whatever else runs on its processor
     }
     return openvino.Core().compile_model(network, "CPU", settings)
