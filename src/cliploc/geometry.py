@@ -8,9 +8,9 @@ resize policy, which is what makes the way back exact.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 import numpy as np
 import numpy.typing as npt
@@ -175,33 +175,35 @@ class Frame:
         Returns:
             `[P, H, W]` over this input; the smallest value where no window lies.
         """
+        return self.samples(windows, maps).over_input()
+
+    def samples(self, windows: Sequence[Frame], maps: Tensor) -> Samples:
+        """As `stitch`, without making the map over this input."""
         first = windows[0]
         if any((one.input_hw, one.resized_wh) != (first.input_hw, first.resized_wh) for one in windows):
             raise ValueError("expected windows of one size, on a picture of one size")
         lefts, tops = (sorted({one.offset_xy[axis] for one in windows}, reverse=True) for axis in (0, 1))
+        if len(windows) != len(lefts) * len(tops):
+            raise ValueError("expected windows in rows and columns")
         height, width = maps.shape[-2:]
-        # The windows' maps beside each other as one map, on which one product for each side samples all of them.
         tiles = maps.new_zeros(maps.shape[1], len(tops), height, len(lefts), width)
-        number = maps.new_zeros(len(tops), len(lefts))
         for window, values in zip(windows, maps, strict=True):
-            row, column = tops.index(window.offset_xy[1]), lefts.index(window.offset_xy[0])
-            tiles[:, row, :, column] += values
-            number[row, column] += 1
-        rows, of_rows = _side_by_side(
-            [_sampling(self, replace(first, offset_xy=(0, top)), 1, self.input_hw[0], height) for top in tops],
-            self.input_hw[0],
-            maps,
-        )
-        columns, of_columns = _side_by_side(
-            [_sampling(self, replace(first, offset_xy=(left, 0)), 0, self.input_hw[1], width) for left in lefts],
-            self.input_hw[1],
-            maps,
-        )
-        total = maps.new_empty(maps.shape[1], *self.input_hw)
-        for one, out in zip(tiles.flatten(3).flatten(1, 2), total, strict=True):  # each alone: the same whatever else
-            torch.mm(rows, one @ columns.T, out=out)
-        covered = of_rows @ number @ of_columns.T
-        return _filled(total.div_(covered.clamp(min=1)), covered)
+            tiles[:, tops.index(window.offset_xy[1]), :, lefts.index(window.offset_xy[0])] = values
+        down = [_sampling(self, replace(first, offset_xy=(0, top)), 1, self.input_hw[0], height) for top in tops]
+        across = [_sampling(self, replace(first, offset_xy=(left, 0)), 0, self.input_hw[1], width) for left in lefts]
+        rows, columns = (_side_by_side(of, side, maps) for of, side in zip((down, across), self.input_hw, strict=True))
+        return Samples(tiles.flatten(3).flatten(1, 2), rows, columns)
+
+    def samples_of_whole(self, seen: Frame, maps: Tensor) -> Samples:
+        """Maps `[P, h, w]` over another input with the whole picture → the same over what this input shows of it."""
+        x0, y0, x1, y1 = self.visible_xyxy
+        sides = []
+        for axis, first, end in ((1, y0, y1), (0, x0, x1)):
+            cells, points = self.input_hw[1 - axis], maps.shape[2 - axis]
+            weights = maps.new_zeros(cells, points)
+            weights[first:end] = _sampling(self, seen, axis, cells, points, beyond=True)[1].to(maps)[first:end]
+            sides.append(weights)
+        return Samples(maps, *sides)
 
     def over_picture(self, longest: int) -> Frame:
         """What this input shows of the picture, as an input of its own at the picture's resolution, without padding.
@@ -243,6 +245,88 @@ class Frame:
         return kept
 
 
+@dataclass(frozen=True)
+class Samples:
+    """Maps `[P, h, w]` of a picture, or of its windows beside each other, and how they are sampled over an input.
+
+    A map over the input is `rows @ map @ columns.T`.
+
+    Attributes:
+        maps: `[P, h, w]`.
+        rows: `[H, h]` weights of a mean; all 0 where no map lies.
+        columns: `[W, w]`, as `rows`.
+    """
+
+    maps: Tensor
+    rows: Tensor
+    columns: Tensor
+
+    def over_input(self) -> Tensor:
+        """`[P, H, W]`; the smallest value of each map where none lies."""
+        made = self.maps.new_empty(len(self.maps), len(self.rows), len(self.columns))
+        for one, out in zip(self.maps, made, strict=True):  # each alone: the same whatever else
+            torch.mm(self.rows, one @ self.columns.T, out=out)
+        return _filled(made, (self.rows.sum(dim=1, keepdim=True) * self.columns.sum(dim=1)) > 0)
+
+    def scaled(self) -> Samples:
+        """The same maps, so scaled that over the input they are in 0–1, and 0 where none lies; flat ones are 0."""
+        rows, columns = (side[_turns([side]) & (side.sum(dim=1) > 0)] for side in (self.rows, self.columns))
+        extremes = _sampled_at(self.maps, rows, columns).flatten(1)
+        low, high = extremes.amin(dim=1), extremes.amax(dim=1)
+        flat = self.maps.amax(dim=(1, 2)) == self.maps.amin(dim=(1, 2))
+        scale = torch.where(flat, 0, 1 / (high - low))
+        return replace(self, maps=(self.maps - low[:, None, None]) * scale[:, None, None])
+
+
+def mean_on_grid(views: Sequence[Samples], hw: tuple[int, int]) -> Tensor:
+    """The mean of several maps over one input, in 0–1, averaged in the cells of a grid over it: `[P, h, w]`.
+
+    Each map and their mean are scaled to 0–1 over the input, as if they were made there. They are not: along a side,
+    the weights of all samples are linear between a few places, the turns. So a map is bilinear between turns, and its
+    least and greatest value lie at turns.
+
+    Args:
+        views: over one input, of the same P things.
+        hw: the grid, height and width.
+
+    Example:
+        >>> frame = Frame.fit("squash", (4, 4), (4, 4))
+        >>> view = frame.samples_of_whole(frame, torch.tensor([[[0.0, 1.0], [0.0, 1.0]]]))
+        >>> mean_on_grid([view], (1, 2)).tolist()
+        [[[0.125, 0.875]]]
+    """
+    scaled = [view.scaled() for view in views]
+    rows, columns = _turns([view.rows for view in scaled]), _turns([view.columns for view in scaled])
+    at_turns = _sum(_sampled_at(view.maps, view.rows[rows], view.columns[columns]) for view in scaled)
+    low, high = at_turns.amin(dim=(1, 2), keepdim=True), at_turns.amax(dim=(1, 2), keepdim=True)
+    mean = _sum(_sampled_at(view.maps, _in_cells(view.rows, hw[0]), _in_cells(view.columns, hw[1])) for view in scaled)
+    return ((mean - low) / torch.where(high > low, high - low, 1)).clamp(0, 1)
+
+
+def _turns(sides: Sequence[Tensor]) -> Tensor:
+    """`[n]` bool: where along a side, of any of the weights `[n, points]`, other points begin or end to be sampled."""
+    sampled = torch.cat(list(sides), dim=1) != 0
+    change = (sampled[1:] != sampled[:-1]).any(dim=1)
+    turns = torch.ones(len(sampled), dtype=torch.bool, device=sampled.device)
+    turns[1:-1] = change[1:] | change[:-1]
+    return turns
+
+
+def _in_cells(weights: Tensor, cells: int) -> Tensor:
+    """Weights `[n, points]` along a side, averaged in cells `[cells, points]` as `interpolate` does in "area" mode."""
+    return F.adaptive_avg_pool1d(weights.T[None], cells)[0].T
+
+
+def _sampled_at(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """`rows @ map @ columns.T` of each map: `[P, h, w]`, `[n, h]` and `[m, w]` → `[P, n, m]`."""
+    count = len(maps)
+    return torch.bmm(torch.bmm(rows.expand(count, -1, -1), maps), columns.T.expand(count, -1, -1))
+
+
+def _sum(maps: Iterable[Tensor]) -> Tensor:
+    return reduce(torch.Tensor.add_, maps)
+
+
 class Mosaic:
     """Maps of windows of one picture, added one by one, and their mean where they overlap: one map over an input.
 
@@ -263,19 +347,21 @@ class Mosaic:
 
     def __init__(self, frame: Frame, hw: tuple[int, int]) -> None:
         self._frame, self._hw = frame, hw
-        self._total: Tensor | None = None  # [P, h, w]
+        self._total: Tensor | None = None  # [h, w, P]: so that one product of matrices samples all P along a side
         self._covered: Tensor | None = None  # [h, w], by how many windows
 
     def add(self, window: Frame, maps: Tensor) -> None:
         """Adds the maps `[P, h, w]` over a window of the same picture, any grid."""
         height, width = self._hw
         if self._total is None or self._covered is None:
-            self._total, self._covered = maps.new_zeros(len(maps), height, width), maps.new_zeros(height, width)
+            self._total, self._covered = maps.new_zeros(height, width, len(maps)), maps.new_zeros(height, width)
         top, rows = _sampling(self._frame, window, 1, height, maps.shape[-2])
         left, columns = _sampling(self._frame, window, 0, width, maps.shape[-1])
         if len(rows) and len(columns):  # else outside of what this input shows
             here = slice(top, top + len(rows)), slice(left, left + len(columns))
-            self._total[:, *here] += rows.to(maps) @ maps @ columns.to(maps).T
+            places = maps.permute(1, 2, 0)  # [h, w, P]; a CNN's features lie so in memory
+            on_rows = (rows.to(maps) @ places.flatten(1)).unflatten(1, places.shape[1:])
+            self._total[here] += columns.to(maps) @ on_rows
             self._covered[here] += 1
 
     def mean(self) -> Tensor:
@@ -296,7 +382,7 @@ class Mosaic:
         """The mean `[P, h, w]`, 0 where no window lies, and the number of windows `[h, w]`."""
         if self._total is None or self._covered is None:
             raise ValueError("expected at least one window to be added")
-        return self._total / self._covered.clamp(min=1), self._covered
+        return (self._total / self._covered.clamp(min=1)[..., None]).permute(2, 0, 1), self._covered
 
 
 def _filled(mean: Tensor, covered: Tensor) -> Tensor:
@@ -307,7 +393,9 @@ def _filled(mean: Tensor, covered: Tensor) -> Tensor:
     return torch.where(covered > 0, mean, lowest[:, None, None])
 
 
-def _sampling(frame: Frame, window: Frame, axis: int, cells: int, points: int) -> tuple[int, Tensor]:
+def _sampling(
+    frame: Frame, window: Frame, axis: int, cells: int, points: int, beyond: bool = False
+) -> tuple[int, Tensor]:
     """How one side of a window's map is sampled onto a grid over another frame's input, bilinear.
 
     Args:
@@ -316,24 +404,35 @@ def _sampling(frame: Frame, window: Frame, axis: int, cells: int, points: int) -
         axis: 0: along x; 1: along y.
         cells: of the grid, along this side.
         points: of the map, along this side.
+        beyond: whether cells outside of the window have the values at its border.
 
     Returns:
-        The first of the cells whose centre lies in the window, and weights `[n, points]` of these cells, float32.
+        The first of the cells whose centre lies in the window, or of all cells, and weights `[n, points]` of these
+        cells, float32.
     """
     side, window_side = frame.input_hw[1 - axis], window.input_hw[1 - axis]
     scale, window_scale = frame.scale_xy[axis], window.scale_xy[axis]
-    return _sampled(
-        cells, side, scale, frame.offset_xy[axis], points, window_side, window_scale, window.offset_xy[axis]
-    )
+    offset, at = frame.offset_xy[axis], window.offset_xy[axis]
+    return _sampled(cells, side, scale, offset, points, window_side, window_scale, at, beyond)
 
 
 @lru_cache(maxsize=1024)  # pictures of one size have the same windows
 def _sampled(
-    cells: int, side: int, scale: float, offset: int, points: int, window_side: int, window_scale: float, at: int
+    cells: int,
+    side: int,
+    scale: float,
+    offset: int,
+    points: int,
+    window_side: int,
+    window_scale: float,
+    at: int,
+    beyond: bool,
 ) -> tuple[int, Tensor]:
     cell = side / cells  # pixels of the input
     low, high = ((edge - at) / window_scale * scale + offset for edge in (0, window_side))
     first, end = max(0, math.ceil(low / cell - 0.5)), min(cells, math.floor(high / cell - 0.5) + 1)
+    if beyond:
+        first, end = 0, cells
     if first >= end:
         return first, torch.zeros(0, points)
     ratio = window_scale / scale
@@ -347,13 +446,14 @@ def _sampled(
     return first, torch.from_numpy(weights.astype(np.float32))
 
 
-def _side_by_side(samplings: Sequence[tuple[int, Tensor]], cells: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights `[cells, windows · points]` of windows along one side, and `[cells, windows]`: 1 where each lies."""
+def _side_by_side(samplings: Sequence[tuple[int, Tensor]], cells: int, like: Tensor) -> Tensor:
+    """Weights `[cells, windows · points]` of windows along one side: their mean where they overlap."""
     points = samplings[0][1].shape[1]
-    weights, there = like.new_zeros(cells, len(samplings), points), like.new_zeros(cells, len(samplings))
+    weights, there = like.new_zeros(cells, len(samplings), points), like.new_zeros(cells, 1)
     for number, (first, own) in enumerate(samplings):
-        weights[first : first + len(own), number], there[first : first + len(own), number] = own.to(like), 1
-    return weights.flatten(1), there
+        weights[first : first + len(own), number] = own.to(like)
+        there[first : first + len(own)] += 1
+    return weights.flatten(1) / there.clamp(min=1)
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:

@@ -92,7 +92,7 @@ class DualEncoder(nn.Module, ABC):
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """The tower's input, on its device and in its precision, from RGB values `[B, 3, H, W]` in 0–1."""
-        return ((pixels.to(self.device) - self.mean) / self.std).to(self.dtype)
+        return (pixels.to(self.device) - self.mean).div_(self.std).to(self.dtype)
 
     def in_precision(self, dtype: torch.dtype) -> Self:
         """A copy whose image tower computes in another precision; the text tower is shared.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.geometry import Frame, Mosaic
+from cliploc.geometry import Frame, Mosaic, Samples, mean_on_grid
 from cliploc.maps import min_max
 from cliploc.pipeline.prepare import Prepared
 from cliploc.tower import Trace
@@ -79,6 +79,26 @@ class Joined:
         for view in self.views[1:]:
             total = total + on_input(view, self.batch[b], b, names)
         return min_max(total)
+
+    def on_grid(self, b: int, names: Sequence[int], grid: tuple[int, int]) -> Tensor:
+        """As `of`, averaged in the cells of a grid over the input: `[p, h, w]`. No map over the input is made."""
+        samples = [_samples(view, self.batch[b], b, names) for view in self.views]
+        return mean_on_grid([one for one in samples if one is not None], grid)
+
+
+def _samples(view: View, item: Prepared, b: int, names: Sequence[int]) -> Samples | None:
+    """A view's maps of some names of picture number `b`, to be sampled over the first scale's input.
+
+    None for a picture too narrow for the view's windows.
+    """
+    own = [(look, values, n) for look, values in view for n, owner in enumerate(look.owners) if owner == b]
+    if not own:
+        return None
+    chosen = torch.stack([values[n, list(names)] for _, values, n in own])  # [windows or 1, p, h, w]
+    frames = [look.frames[n] for look, _, n in own]
+    if view[0][0].windows is None:
+        return item.frames[0].samples_of_whole(frames[0], chosen[0])
+    return item.frames[0].samples(frames, chosen)
 
 
 def on_input(view: View, item: Prepared, b: int, names: Sequence[int]) -> Tensor:

@@ -202,8 +202,8 @@ class Views:
     ) -> tuple[Context, list[Tensor]]:
         """One forward pass, and the maps of every task from it: `[n, P, h, w]` after ReLU, not mirrored."""
         pixels = torch.stack(look.pixels)  # [n, 3, H, W] uint8
-        seen = pixels.to(self.backbone.device).float() / 255
-        seen = seen.flip(-1) if look.flipped else seen
+        shown = pixels.flip(-1) if look.flipped else pixels
+        seen = shown.to(self.backbone.device).float().div_(255)
         images = self.backbone.normalize(seen)
         owners = [batch[b] for b in look.owners]
         needs = reduce(or_, [task.needs for task in tasks] + [step.needs(self.backbone) for step in self.on_grid])
@@ -305,10 +305,8 @@ class Views:
         maps = raw.new_zeros(len(joined.batch), raw.shape[1], *grid)
         for b, item in enumerate(joined.batch):
             for names in self._lots(_chosen(wanted, b, raw.shape[1]), item.frames[0].input_hw):
-                over_input = joined.of(b, names)  # [p, H, W]
-                over_input = over_input.flip(-1) if flipped else over_input
-                maps[b, list(names)] = F.interpolate(over_input[None], size=grid, mode="area")[0]
-        return maps
+                maps[b, list(names)] = joined.on_grid(b, names, grid)
+        return maps.flip(-1) if flipped else maps
 
     def _stepped(
         self, maps: Tensor, context: Context, batch: Sequence[Prepared], method: Method, flipped: bool

@@ -157,7 +157,7 @@ class FeatureCache:
     @torch.no_grad()
     def _look(self, pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Seen:
         backbone, w = self.backbone, self.wanted
-        images = backbone.normalize(torch.from_numpy(pixels).to(backbone.device).float() / 255)
+        images = backbone.normalize(torch.from_numpy(pixels).to(backbone.device).float().div_(255))
         trace = backbone.trace(images, seen_needs(backbone.kind, attention=True, dense=w.dense))
         text = torch.zeros(len(images), 1, backbone.embedding_size, dtype=torch.float32, device=backbone.device)
         return look(Context(images, text, trace, backbone), attention=True, dense=w.dense)

@@ -174,7 +174,7 @@ class Faithfulness:
         return Seen(sample, prepared.picture.image, images, target, second, label, probability, float(cosines[target]))
 
     def _normalised(self, pixels: Tensor) -> Tensor:
-        return self.backbone.normalize(pixels.to(self.backbone.device).float() / 255)
+        return self.backbone.normalize(pixels.to(self.backbone.device).float().div_(255))
 
     def _cosines(self, images: Tensor) -> Tensor:
         return (self.backbone.encode_image(images).float() @ self._embeddings.T)[0]  # [K]
