@@ -27,7 +27,7 @@ from cliploc.pipeline.exemplars import read_exemplars
 from cliploc.pipeline.inside import Inside, look_inside
 from cliploc.pipeline.modes import own_modes, undisturbed
 from cliploc.pipeline.pipeline import Pipeline
-from cliploc.pipeline.prepare import OnError, Prepared
+from cliploc.pipeline.prepare import OnError, Prepared, stacked
 from cliploc.pipeline.requests import Request, Result
 from cliploc.pipeline.tasks import members
 from cliploc.pipeline.texts import Texts
@@ -601,7 +601,7 @@ class Localizer:
 
     @undisturbed
     def _classified(self, batch: Sequence[Prepared], top_k: int) -> list[list[Classified]]:
-        pixels = torch.stack([item.inputs[0] for item in batch])  # [B, 3, H, W] uint8
+        pixels = stacked([item.inputs[0] for item in batch])  # [B, 3, H, W] uint8
         embedding = self.backbone.encode_image(self.backbone.normalize(pixels.to(self.backbone.device).float().div_(255)))
         refuse_nan(embedding[:, None], batch, "an embedding", self.backbone)
         texts = batch[0].texts  # the same for all

@@ -13,4 +13,4 @@ def min_max(maps: Tensor) -> Tensor:
     risen = maps - low
     if risen.requires_grad:
         return risen / torch.where(spread > 0, spread, torch.ones_like(spread)) * (spread > 0)
-    return risen.div_(torch.where(spread > 0, spread, torch.ones_like(spread))).mul_(spread > 0)
+    return risen.div_(torch.where(spread > 0, spread, torch.ones_like(spread)))  # of a constant map all are 0 already

@@ -38,6 +38,7 @@ class Mini(ConvolutionalBackbone):
     input_hw = (224, 224)
     pooling: Pooling = "global average"
     stride = 32
+    channels_last = True
     middle_stage = -5  # 80 channels, stride 16; chosen in docs/refinement.md
     embedding_size = 1280
 

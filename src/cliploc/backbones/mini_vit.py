@@ -97,6 +97,7 @@ class MiniVit(VisionTransformerBackbone):
     name = "mini-vit"
     input_hw = (224, 224)
     stride = 16
+    channels_last = True
 
     def __init__(self, stem: nn.Module, net: HybridBlocks, text: MiniTextTower, facts: dict[str, Any]) -> None:
         super().__init__(net.blocks, 1, mini.MEAN, mini.STD)

@@ -58,6 +58,7 @@ class OpenClipResNet(ConvolutionalBackbone):
 
     pooling: Pooling = "attention"
     stride = 32
+    channels_last = True
     middle_stage = -2  # layer3, stride 16
 
     def __init__(

@@ -228,6 +228,7 @@ class TimmCnn(ConvolutionalBackbone):
     """
 
     pooling: Pooling = "global average"
+    channels_last = True
 
     def __init__(
         self, model: Any, tokenizer: Tokenizer, name: str, *, copy_text: bool = True, fold: bool = True

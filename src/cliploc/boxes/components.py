@@ -242,9 +242,9 @@ def _measured(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], FloatArray, npt.NDArray[Any]]:
     """Corners `[n, 4]`, area and largest value of each region, and the labels, from 1, of the regions' pixels."""
     labels: npt.NDArray[Any]
-    count, labels = cv2.connectedComponents(hot, connectivity=connectivity)
+    count, labels = cv2.connectedComponents(hot, connectivity=8) if connectivity == 8 else (0, hot)
     if count - 1 > FEW or connectivity == 4:
-        _, labels, stats, _ = cv2.connectedComponentsWithStats(hot, connectivity=connectivity)
+        count, labels, stats, _ = cv2.connectedComponentsWithStats(hot, connectivity=connectivity)
         peaks = np.zeros(count, dtype=np.float32)
         on = np.flatnonzero(labels)
         np.maximum.at(peaks, np.asarray(labels.ravel()[on], np.intp), values.ravel()[on])

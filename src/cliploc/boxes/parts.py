@@ -85,8 +85,15 @@ def _may_divide(
 ) -> bool:
     """Whether a second peak may be prominent. Mostly none is, and this test is much faster than finding the basins."""
     kernel = np.ones((3, 3), np.uint8) if connectivity == 8 else cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-    summits = (heat >= cv2.dilate(heat, kernel)) & (heat - np.float32(low) >= np.float32(least)) & inside
-    y, x = np.nonzero(summits)
+    tall = (heat - np.float32(low) >= np.float32(least)) & inside
+    rows, columns = np.flatnonzero(tall.any(axis=1)), np.flatnonzero(tall.any(axis=0))
+    if not len(rows):
+        return False
+    # Where it is tall enough for a summit, mostly a small part of the region, and a pixel around it.
+    top, left = max(int(rows[0]) - 1, 0), max(int(columns[0]) - 1, 0)
+    here = slice(top, int(rows[-1]) + 2), slice(left, int(columns[-1]) + 2)
+    y, x = np.nonzero((heat[here] >= cv2.dilate(heat[here], kernel)) & tall[here])
+    y, x = y + top, x + left
     if len(y) < 2 or len(y) > MAX_SUMMITS or connectivity == 4:
         return len(y) > 1
     height = heat[y, x].astype(np.float64)
@@ -102,7 +109,7 @@ def _may_divide(
         share = np.linspace(0, 1, 1 + max(int(np.abs(dy).max()), int(np.abs(dx).max())))
         way = np.rint(np.outer(dy, share)).astype(np.intp), np.rint(np.outer(dx, share)).astype(np.intp)
         lowest = heat[way[0] + y[tested][:, None], way[1] + x[tested][:, None]].min(axis=1)  # [tested]
-        left = np.setdiff1d(left, tested[height[tested] - lowest < least])
+        left = np.concatenate([left[left <= to], tested[height[tested] - lowest >= least]])
         if not len(left):
             return False
     return True

@@ -167,7 +167,7 @@ def look_inside(
     if backbone.kind == "vit":
         everything |= Needs(tokens="all", attention="all", projections="all", dense=1)
     wanted = reduce(or_, [task.needs, everything if needs is None else needs])
-    pixels = item.inputs[0][None].to(backbone.device).float() / 255  # [1, 3, H, W]
+    pixels = item.inputs[0][None].contiguous().to(backbone.device).float() / 255  # [1, 3, H, W]
     images = backbone.normalize(pixels)
     trace = backbone.trace(images, wanted)
     text = texts.embed(item.texts)  # [P, D]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections import deque
-from collections.abc import Generator, Hashable, Iterable, Iterator
+from collections.abc import Generator, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -38,7 +38,7 @@ class Prepared:
         picture: the upright picture.
         texts: the names to look for.
         frames: for each scale, how the picture lies in the input.
-        inputs: for each scale, uint8 `[3, H, W]`.
+        inputs: for each scale, uint8 `[3, H, W]`, with the channels last in memory.
         windows: for each set of windows, how each of them lies in an input; see `Frame.windows`.
         windowed: for each set, the resized picture that its windows are cut from, uint8 `[3, H, W]`.
     """
@@ -172,8 +172,13 @@ class Preparation:
 
 
 def _pixels(image: Image.Image) -> Tensor:
-    """A picture as `[3, H, W]` uint8."""
-    return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
+    """A picture as `[3, H, W]` uint8, with the channels last in memory."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def stacked(pixels: Sequence[Tensor]) -> Tensor:
+    """Pictures `[3, H, W]` of one size as `[n, 3, H, W]`, with the channels last in memory, as they are prepared."""
+    return torch.stack([one.permute(1, 2, 0) for one in pixels]).permute(0, 3, 1, 2)
 
 
 def _cropped_note(frame: Frame) -> str | None:

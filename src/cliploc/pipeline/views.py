@@ -34,7 +34,7 @@ from cliploc.pipeline.looks import (
     window_embeddings,
 )
 from cliploc.pipeline.modes import undisturbed
-from cliploc.pipeline.prepare import Prepared
+from cliploc.pipeline.prepare import Prepared, stacked
 from cliploc.pipeline.tasks import Task
 from cliploc.pipeline.texts import Texts
 from cliploc.refine import LONGEST, Refinement
@@ -201,7 +201,7 @@ class Views:
         notes: list[list[list[str]]],
     ) -> tuple[Context, list[Tensor]]:
         """One forward pass, and the maps of every task from it: `[n, P, h, w]` after ReLU, not mirrored."""
-        pixels = torch.stack(look.pixels)  # [n, 3, H, W] uint8
+        pixels = stacked(look.pixels)  # [n, 3, H, W] uint8
         shown = pixels.flip(-1) if look.flipped else pixels
         seen = shown.to(self.backbone.device).float().div_(255)
         images = self.backbone.normalize(seen)
@@ -405,7 +405,7 @@ def _rows(directions: Tensor, owners: Sequence[int]) -> Tensor:
 def _guided(guide: Guide, pixels: Tensor, shared: dict[Any, Any]) -> Tensor:
     """The guide's features `[B, C, h, w]` of a batch, computed once for all methods and steps."""
     if "guide" not in shared:
-        shared["guide"] = guide.features(pixels).to(pixels.device)
+        shared["guide"] = guide.features(pixels.contiguous()).to(pixels.device)
     found: Tensor = shared["guide"]
     return found
 

@@ -39,7 +39,7 @@ def spread(features: Tensor, maps: Tensor, cut: float) -> Tensor:
         alike = places[:, start : start + rows] @ places.transpose(1, 2)  # [B, rows, N]
         # A place's cosine with itself is 1, also where all features are equal and directions are zero.
         alike.diagonal(offset=start, dim1=1, dim2=2).fill_(1)
-        alike = (alike - cut).relu()
+        alike = alike.sub_(cut).relu_()
         parts.append(alike @ heat / alike.sum(dim=2, keepdim=True))  # [B, rows, P]
     return torch.cat(parts, dim=1).transpose(1, 2).reshape(maps.shape)
 

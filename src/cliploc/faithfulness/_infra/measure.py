@@ -156,7 +156,7 @@ class Faithfulness:
         prepared = preparation.prepare(
             Request(sample, picture, [self.known[0]]), prompts.parse([self.known[0]]), sample
         )
-        images = self._normalised(prepared.inputs[0][None])  # [1, 3, H, W]
+        images = self._normalised(prepared.inputs[0][None].contiguous())  # [1, 3, H, W]
         cosines = self._cosines(images)  # [K]
         label = None if name is None else self._place.get(name, -1)
         target = int(cosines.argmax()) if asked is None else self._place.get(asked, -1)

@@ -81,7 +81,7 @@ def masked_embeddings(
         pairs = torch.stack([image, masked.twin[image, channel]], dim=1)
         pairs = torch.unique(pairs, dim=0)  # [n, 2]: image, channel
         pairs = pairs[~masked.done[pairs[:, 0], pairs[:, 1]]]
-        images = images.to(features.device)
+        images = images.to(features.device).contiguous()  # a mask is multiplied with each channel
         buffer = images.new_empty(min(ctx.batch_size, len(pairs)), *images.shape[1:])  # [n, 3, H, W]
         untried = int((missing & (masked.twin == torch.arange(missing.shape[1], device=missing.device))).sum())
         left = min(len(pairs) + more, untried)
@@ -229,7 +229,7 @@ def perturbed_embeddings(
         start = 0 if made is None else made.shape[1]
         left = len(ctx.images) * (count - start)
         rows = []
-        for picture in ctx.images if left > 0 else ():
+        for picture in ctx.images.contiguous() if left > 0 else ():
             parts = []
             for first in range(start, count, ctx.batch_size):
                 last = min(first + ctx.batch_size, count)
