@@ -36,6 +36,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "CAM alone": {"method": "cam"},
     "recipe fast": {"recipe": "fast"},
     "recipe default": {"recipe": "default"},
+    "default without level": {"recipe": "default", "refine": ("affinity",)},
     "recipe best": {"recipe": "best"},
 }
 LEVELS = (0.5, 0.3)  # IoU
