@@ -161,17 +161,47 @@ def _boxes(maps: FloatArray, rule: BoxRule, first_index: int) -> tuple[MapBoxes,
     index = regions.index
     peak = regions.peak / largest[index] if len(index) else regions.peak
     xyxy = (regions.corners - np.outer(index * (height + 1), [0, 1, 0, 1])).astype(np.float32)
-    keep = regions.area >= fewest
-    xyxy, peak, index, area, region = xyxy[keep], peak[keep], index[keep], regions.area[keep], regions.region[keep]
-    order = np.lexsort((-area, index)) if rule.components == "largest" else np.lexsort((-area, -peak, index))
-    if rule.nms_iou is not None and rule.components == "all" and len(order) > len(np.unique(index)):
-        order = suppress(xyxy, index, order, rule.nms_iou)
-    limit = 1 if rule.components == "largest" else rule.max_boxes
-    if limit is not None:
-        starts = np.searchsorted(index[order], np.arange(count))
-        order = order[np.arange(len(order)) - starts[index[order]] < limit]
-    peak = peak[order].astype(np.float32)
-    return MapBoxes(xyxy[order], peak, index[order] + first_index, region[order]), labels.astype(np.int32, copy=False)
+    order = _chosen(xyxy, peak, regions, rule, fewest)
+    boxes = MapBoxes(xyxy[order], peak[order].astype(np.float32), index[order] + first_index, regions.region[order])
+    return boxes, labels.astype(np.int32, copy=False)
+
+
+def _chosen(
+    xyxy: FloatArray, peak: FloatArray, regions: _Regions, rule: BoxRule, fewest: float
+) -> npt.NDArray[np.intp]:
+    """The numbers of the regions that give a box, best first within each map; of equal peaks the larger region first.
+
+    Args:
+        xyxy: `[n, 4]`, the boxes on their maps.
+        peak: `[n]`, as shares of the maps' maxima.
+        regions: the n regions.
+        rule: which are kept.
+        fewest: pixels of the smallest region that is kept.
+    """
+    kept = np.flatnonzero(regions.area >= fewest)
+    area, index = regions.area[kept], regions.index[kept]
+    if rule.components == "largest":
+        return first_of_each(regions.index, kept[np.lexsort((-area, index))], 1)
+    order = kept[np.lexsort((-area, -peak[kept], index))]
+    if rule.nms_iou is not None and len(order) > len(np.unique(index)):
+        order = suppress(xyxy, regions.index, order, rule.nms_iou)
+    return order if rule.max_boxes is None else first_of_each(regions.index, order, rule.max_boxes)
+
+
+def first_of_each(index: npt.NDArray[np.int64], order: npt.NDArray[np.intp], most: int) -> npt.NDArray[np.intp]:
+    """The first boxes of each map.
+
+    Args:
+        index: `[n]`, which map a box belongs to.
+        order: numbers of boxes, those of one map side by side.
+        most: how many of each map.
+
+    Example:
+        >>> first_of_each(np.array([0, 1, 0]), np.array([2, 0, 1]), 1).tolist()
+        [2, 1]
+    """
+    of = index[order]
+    return order[np.arange(len(order)) - np.searchsorted(of, of) < most]
 
 
 @dataclass(frozen=True)

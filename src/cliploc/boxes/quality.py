@@ -14,6 +14,7 @@ from cliploc.boxes.components import (
     BoxRule,
     MapBoxes,
     boxes_from_maps,
+    first_of_each,
     hot_levels,
     labelled_boxes,
     outer_outlines,
@@ -86,8 +87,7 @@ def _scored(maps: FloatArray, found: MapBoxes, rule: BoxRule) -> MapBoxes:
     if rule.nms_iou is not None:
         order = suppress(found.xyxy, found.index, order, rule.nms_iou)
     if rule.max_boxes is not None:
-        first = np.searchsorted(found.index[order], np.arange(len(maps)))
-        order = order[np.arange(len(order)) - first[found.index[order]] < rule.max_boxes]
+        order = first_of_each(found.index, order, rule.max_boxes)
     order = order[high_enough(score[order], found.index[order], rule.min_score)]
     return MapBoxes(found.xyxy[order], score[order], found.index[order], found.region[order])
 
