@@ -73,6 +73,8 @@ def test_merged_parts_are_the_whole_in_any_order():
         assert merged.compute().interval == whole.compute().interval
     with pytest.raises(UsageError, match="occurs twice"):
         whole.merge(first)
+    with pytest.raises(UsageError, match="expected two of the same metric with the same settings, got others: merge"):
+        whole.merge(MeanIoU(5))
 
 
 def test_pairs_hold_every_counted_pixel_and_restore_the_numbers():

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from cliploc.errors import InputError
 from cliploc.metrics._infra.bootstrap import DEFAULT, Bootstrap, Interval
-from cliploc.metrics._infra.metric import refuse_empty, refuse_twice
+from cliploc.metrics._infra.metric import refuse_empty, refuse_twice, refuse_unlike
 
 IGNORE = 255  # the label of pixels that do not count
 REPLICATES = 200  # of the bootstrap
@@ -149,6 +149,7 @@ class MeanIoU:
 
     def merge(self, other: MeanIoU) -> MeanIoU:
         """A metric over the images of both, which must not share any."""
+        refuse_unlike((self.classes, self.ignore) == (other.classes, other.ignore))
         if twice := self._ids & other._ids:
             refuse_twice(min(twice), self._ids)
         both = MeanIoU(self.classes, self.ignore)

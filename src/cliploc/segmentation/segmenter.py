@@ -32,7 +32,7 @@ from cliploc.reporter import SILENT, Reporter
 from cliploc.saliency import find, fitting, raw_maps
 from cliploc.segmentation.protocol import Protocol
 from cliploc.tower import Backbone, as_transformer
-from cliploc.values import FloatArray
+from cliploc.values import ClassName, FloatArray
 
 VALUES = 2**23  # of maps that are in memory at once in one buffer: 32 MB
 BLOCK = 2**18  # of maps over a block of the picture's rows: 1 MB, which stays in the processor's cache
@@ -86,7 +86,7 @@ class Segmenter:
             self._ask(protocol.classes)
         self._mean, self._std = self._normalisation()
 
-    def _ask(self, classes: Sequence[Any]) -> None:
+    def _ask(self, classes: Sequence[ClassName]) -> None:
         """Embeds the queries that the model can know: `[Q, D]`, in the order of their classes."""
         queries = [(label, word) for label, one in enumerate(classes) for word in one.synonyms]
         words = list(dict.fromkeys(word for _, word in queries))
