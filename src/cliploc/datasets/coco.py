@@ -13,7 +13,7 @@ from typing import Any
 
 from cliploc._documents import read_json
 from cliploc.datasets._infra.candidates import Box, Candidate, Problems
-from cliploc.datasets._infra.files import HELP, needed_folder
+from cliploc.datasets._infra.files import needed_folder, reading
 from cliploc.datasets._infra.registration import Found, Split, reader
 from cliploc.errors import UsageError
 from cliploc.values import ClassName
@@ -64,11 +64,8 @@ def read(root: Path, split: str, problems: Problems) -> Found:
 
 def _document(path: Path) -> Mapping[str, Any]:
     try:
-        document = read_json(path)
-    except FileNotFoundError:
-        raise UsageError(f"expected {path}, found no such file: {HELP}") from None
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read ({error.strerror}): check the file") from error
+        with reading(path):
+            document = read_json(path)
     except ValueError as error:
         raise UsageError(f"{path} is not JSON ({error}): download it again") from None
     if not isinstance(document, dict):

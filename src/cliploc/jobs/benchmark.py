@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ from cliploc.datasets import subsets
 from cliploc.errors import UsageError
 from cliploc.jobs import folder, local
 from cliploc.jobs.engine import Engine
-from cliploc.jobs.folder import RunKind, plain, write_json
+from cliploc.jobs.folder import RunKind, write_json
 from cliploc.jobs.plan import SHARD, ModelSetup, Setting, WorkerSettings, shard_size, shards_of
 from cliploc.jobs.rows import arrow, place_of, row_schema, rows_in
 from cliploc.jobs.summary import Summary, summarize, summary_columns
-from cliploc.jobs.task import BenchmarkTask, TaskResult, percent_text, run_task
+from cliploc.jobs.task import BenchmarkTask, TaskResult, dataset_entry, percent_text, run_task
 from cliploc.metrics import all_numbers
 from cliploc.report.benchmark import FILES as REPORT_FILES
 from cliploc.reporter import SILENT, Reporter
@@ -186,20 +186,7 @@ def describe_dataset(dataset: Dataset, asked: Mapping[str, Any]) -> dict[str, An
         masks = [place_of(mask, dataset.root) for mask in (*one.masks, *([one.ignore] if one.ignore else []))]
         facts = (one.id, one.label, one.size_wh, one.boxes_xyxy.tolist(), len(one.masks), masks)
         digest.update(json.dumps(facts).encode() + b"\n")
-    return plain(
-        {
-            "name": dataset.name,
-            "root": dataset.root.resolve(),
-            "split": dataset.split,
-            "role": dataset.role,
-            **asked,
-            "samples": len(dataset),
-            "samples_sha256": digest.hexdigest(),
-            "classes": [asdict(one) for one in dataset.classes],
-            "reasons": _reasons(dataset, asked.get("subset")),
-            "problems": [{"kind": one.kind, "source": one.source, "reason": one.reason} for one in dataset.problems],
-        }
-    )
+    return dataset_entry(dataset, asked, digest.hexdigest(), reasons=_reasons(dataset, asked.get("subset")))
 
 
 def _reasons(dataset: Dataset, subset: str | None) -> dict[str, str]:

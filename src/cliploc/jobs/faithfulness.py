@@ -20,11 +20,12 @@ from cliploc.jobs.benchmark import class_entries, describe_dataset
 from cliploc.jobs.engine import Engine
 from cliploc.jobs.folder import RunKind, plain, write_json
 from cliploc.jobs.plan import ModelSetup, Setting, shard_size, shards_of
-from cliploc.jobs.rows import THUMB, Row, arrow, rows_in
+from cliploc.jobs.rows import Row, arrow, rows_in
 from cliploc.jobs.summary import DEFAULT, Summary
 from cliploc.jobs.task import BenchmarkTask, TaskResult, run_task
 from cliploc.metrics import Bootstrap
 from cliploc.report.task_folder import FILES as REPORT_FILES
+from cliploc.report.task_folder import THUMB
 from cliploc.reporter import SILENT, Reporter
 from cliploc.values import Dataset
 

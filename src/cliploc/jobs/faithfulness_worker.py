@@ -14,7 +14,7 @@ from cliploc.jobs.faithfulness import FaithfulnessSettings, row_schema
 from cliploc.jobs.notes import collect_halved
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import Row, failed_row, place_of, to_table
-from cliploc.jobs.setups import SetupWithoutBoxes, load_setups
+from cliploc.jobs.setups import SetupWithoutBoxes, WorkerWithoutBoxes
 from cliploc.jobs.sources import Digests
 from cliploc.jobs.thumbs import thumb
 from cliploc.localizer import Localizer
@@ -29,7 +29,7 @@ IDENTITY = (
 )  # fmt: skip
 
 
-class FaithfulnessWorker:
+class FaithfulnessWorker(WorkerWithoutBoxes["_LoadedSetup"]):
     """Holds a `Faithfulness` for each setup and turns shards into parts.
 
     Args:
@@ -42,25 +42,11 @@ class FaithfulnessWorker:
 
     def __init__(self, settings: FaithfulnessSettings) -> None:
         self._settings = settings
-        self._setups = load_setups(
+        super().__init__(
             settings.setups,
             settings.settings,
             lambda setup, chosen, built: _LoadedSetup(setup, chosen, settings, built),
-            lambda loaded: loaded.localizer,
         )
-
-    def describe(self) -> list[dict[str, Any]]:
-        """For each setting everything that its numbers depend on, besides the protocol, as plain values for JSON."""
-        by_id = {one["id"]: one for setup in self._setups for one in setup.describe()}
-        return [by_id[one.id] for one in self._settings.settings]
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Remarks on the names that models do not know."""
-        return tuple(dict.fromkeys(setup.note for setup in self._setups if setup.note))
-
-    def close(self) -> None:
-        """Nothing to end."""
 
     def stream(self, shards: Iterable[Shard], reporter: Reporter = SILENT) -> Generator[Part, None, None]:
         """See `cliploc.jobs.engine.Worker.stream`."""
@@ -153,13 +139,11 @@ class _LoadedSetup(SetupWithoutBoxes):
         super().__init__(setup, chosen, built, "faithfulness")
         metrics = chosen_metrics(settings.metrics)
         self.measurer = Faithfulness(self.localizer, settings.classes, metrics, self.methods, settings.options)
-        unknown = self.measurer.unknown
-        self.note = (
-            ""
-            if not unknown
-            else f"{self.measurer.backbone.name} does not know {len(unknown)} of {len(settings.classes)} classes, such "
-            f"as {next(iter(unknown))!r}: the softmax is over the other {len(self.measurer.known)}"
-        )
+        if unknown := self.measurer.unknown:
+            self.note = (
+                f"{self.measurer.backbone.name} does not know {len(unknown)} of {len(settings.classes)} classes, such "
+                f"as {next(iter(unknown))!r}: the softmax is over the other {len(self.measurer.known)}"
+            )
 
     def describe(self) -> Iterator[dict[str, Any]]:
         facts = {"names": len(self.measurer.known), "logit_scale": self.measurer.backbone.logit_scale}

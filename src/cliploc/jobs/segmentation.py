@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from cliploc.jobs.folder import RunKind, plain, write_json
 from cliploc.jobs.plan import ModelSetup, Setting, shard_size, shards_of
 from cliploc.jobs.rows import Row, arrow, rows_in
 from cliploc.jobs.summary import DEFAULT, Summary
-from cliploc.jobs.task import BenchmarkTask, TaskResult, percent_text, run_task
+from cliploc.jobs.task import BenchmarkTask, TaskResult, dataset_entry, percent_text, run_task
 from cliploc.metrics import Bootstrap, MeanIoU, MeanIoUResult, PixelPairs
 from cliploc.report.task_folder import FILES as REPORT_FILES
 from cliploc.reporter import SILENT, Reporter
@@ -285,19 +285,7 @@ def describe_dataset(dataset: LabelledDataset, asked: Mapping[str, Any]) -> dict
     digest = hashlib.sha256()
     for one in dataset.samples:
         digest.update(json.dumps((one.id, one.size_wh, one.name, one.truth.facts)).encode() + b"\n")
-    return plain(
-        {
-            "name": dataset.name,
-            "root": dataset.root.resolve(),
-            "split": dataset.split,
-            "role": dataset.role,
-            **asked,
-            "samples": len(dataset),
-            "samples_sha256": digest.hexdigest(),
-            "classes": [asdict(one) for one in dataset.classes],
-            "problems": [{"kind": one.kind, "source": one.source, "reason": one.reason} for one in dataset.problems],
-        }
-    )
+    return dataset_entry(dataset, asked, digest.hexdigest())
 
 
 def rows_of(out: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:

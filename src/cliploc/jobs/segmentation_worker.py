@@ -20,7 +20,7 @@ from cliploc.jobs.notes import collect_halved
 from cliploc.jobs.plan import ModelSetup, Setting
 from cliploc.jobs.rows import Row, failed_row, place_of, to_table
 from cliploc.jobs.segmentation import SegmentationSettings, row_schema
-from cliploc.jobs.setups import SetupWithoutBoxes, load_setups
+from cliploc.jobs.setups import SetupWithoutBoxes, WorkerWithoutBoxes
 from cliploc.jobs.sources import Digests
 from cliploc.localizer import Localizer
 from cliploc.metrics import average_precision, pixel_pairs
@@ -43,7 +43,7 @@ class _Read:
     truth: LabelMap
 
 
-class SegmentationWorker:
+class SegmentationWorker(WorkerWithoutBoxes["_LoadedSetup"]):
     """Holds a `Segmenter` for each setup and turns shards into parts.
 
     Args:
@@ -56,25 +56,11 @@ class SegmentationWorker:
 
     def __init__(self, settings: SegmentationSettings) -> None:
         self._settings = settings
-        self._setups = load_setups(
+        super().__init__(
             settings.setups,
             settings.settings,
             lambda setup, chosen, built: _LoadedSetup(setup, chosen, settings.protocol, built),
-            lambda loaded: loaded.localizer,
         )
-
-    def describe(self) -> list[dict[str, Any]]:
-        """For each setting everything that its numbers depend on, besides the protocol, as plain values for JSON."""
-        by_id = {one["id"]: one for setup in self._setups for one in setup.describe()}
-        return [by_id[one.id] for one in self._settings.settings]
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Remarks on the names that models do not know."""
-        return tuple(dict.fromkeys(setup.note for setup in self._setups if setup.note))
-
-    def close(self) -> None:
-        """Nothing to end: its thread ends with each stream."""
 
     def stream(self, shards: Iterable[Shard], reporter: Reporter = SILENT) -> Generator[Part, None, None]:
         """See `cliploc.jobs.engine.Worker.stream`."""
@@ -187,7 +173,7 @@ class _LoadedSetup(SetupWithoutBoxes):
         super().__init__(setup, chosen, built, "segmentation")
         self.segmenter = Segmenter(self.localizer, protocol, self.methods)
         self.known = None if protocol.one_thing else sorted(self.segmenter.classes)
-        unknown, self.note = self.segmenter.unknown, ""
+        unknown = self.segmenter.unknown
         if unknown and self.known is not None:
             self.note = (
                 f"{self.segmenter.backbone.name} does not know {len(unknown)} of the names, such as "

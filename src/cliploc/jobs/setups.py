@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from cliploc.errors import UsageError
 from cliploc.jobs.folder import plain
@@ -39,7 +40,7 @@ def load_setups(
     return loaded
 
 
-class SetupWithoutBoxes:
+class SetupWithoutBoxes(ABC):
     """A setup of a task that has no boxes: its localizer, with the settings and methods that it serves.
 
     Args:
@@ -48,9 +49,18 @@ class SetupWithoutBoxes:
         built: a localizer whose tower it may use.
         task: the task's name.
 
+    Attributes:
+        note: a remark on the names that its model does not know; "" for none.
+
     Raises:
         UsageError: a method occurs twice: its settings could differ in nothing.
     """
+
+    note: str = ""
+
+    @abstractmethod
+    def describe(self) -> Iterable[dict[str, Any]]:
+        """Everything that the numbers of each of its settings depend on, besides the protocol; see `described`."""
 
     def __init__(self, setup: ModelSetup, chosen: Sequence[Setting], built: Localizer | None, task: str) -> None:
         self.setup, self.settings = setup, tuple(chosen)
@@ -87,3 +97,42 @@ class SetupWithoutBoxes:
                 **more,
             }
         )
+
+
+L = TypeVar("L", bound=SetupWithoutBoxes)
+
+
+class WorkerWithoutBoxes(Generic[L]):
+    """What the workers of tasks without boxes share: they hold something for each setup, and end with the process.
+
+    Args:
+        setups: the run's setups.
+        settings: the run's settings.
+        load: as for `load_setups`.
+
+    Raises:
+        UsageError: a model, method, metric or option that cannot be used.
+        ModelError: weights that cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        setups: Sequence[ModelSetup],
+        settings: Sequence[Setting],
+        load: Callable[[ModelSetup, list[Setting], Localizer | None], L],
+    ) -> None:
+        self._order = tuple(one.id for one in settings)
+        self._setups = load_setups(setups, settings, load, lambda loaded: loaded.localizer)
+
+    def describe(self) -> list[dict[str, Any]]:
+        """For each setting everything that its numbers depend on, besides the protocol, as plain values for JSON."""
+        by_id = {one["id"]: one for setup in self._setups for one in setup.describe()}
+        return [by_id[one] for one in self._order]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks on the names that models do not know."""
+        return tuple(dict.fromkeys(setup.note for setup in self._setups if setup.note))
+
+    def close(self) -> None:
+        """Nothing to end: threads end with each stream."""

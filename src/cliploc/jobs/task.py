@@ -8,7 +8,7 @@ setting, blake2b, status and reason.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,15 +16,17 @@ from typing import Any, Protocol
 from cliploc import __version__
 from cliploc._files import alone_in, temporaries_of
 from cliploc._parts import part_path, read_stamps
+from cliploc.datasets import LabelledDataset
 from cliploc.errors import CliplocError
 from cliploc.jobs import folder
 from cliploc.jobs.engine import Engine, Part, Ready, Shard, Worker
-from cliploc.jobs.folder import RunKind, room_for_parts
+from cliploc.jobs.folder import RunKind, plain, room_for_parts
 from cliploc.jobs.notes import Notes, pictures_in_words
 from cliploc.jobs.rows import arrow, check_part, read_columns, write_part
 from cliploc.jobs.sources import content_digest, stamp
 from cliploc.jobs.summary import Summary
 from cliploc.reporter import Reporter
+from cliploc.values import Dataset
 
 
 class BenchmarkWorkerLike(Worker, Protocol):
@@ -105,6 +107,33 @@ class TaskResult:
 def percent_text(numbers: Mapping[str, Any], key: str) -> str:
     """A number of a summary in a table."""
     return "–" if numbers.get(key) is None else f"{numbers[key]:.2f}"
+
+
+def dataset_entry(
+    dataset: Dataset | LabelledDataset, asked: Mapping[str, Any], samples_sha256: str, **more: Any
+) -> dict[str, Any]:
+    """A dataset's entry in a manifest, as plain values for JSON.
+
+    Args:
+        dataset: the dataset.
+        asked: how it was chosen (subset, limit, seed …).
+        samples_sha256: of everything about its samples that the numbers depend on.
+        more: what the task adds.
+    """
+    return plain(
+        {
+            "name": dataset.name,
+            "root": dataset.root.resolve(),
+            "split": dataset.split,
+            "role": dataset.role,
+            **asked,
+            "samples": len(dataset),
+            "samples_sha256": samples_sha256,
+            "classes": [asdict(one) for one in dataset.classes],
+            **more,
+            "problems": [{"kind": one.kind, "source": one.source, "reason": one.reason} for one in dataset.problems],
+        }
+    )
 
 
 def run_task(task: BenchmarkTask, out: Path, token: str, engine: Engine, reporter: Reporter) -> TaskResult:

@@ -142,7 +142,7 @@ class LocalizationAccuracy(Metric):
 
     def merge(self, other: LocalizationAccuracy) -> LocalizationAccuracy:
         """A metric over the images of both, which must not share any."""
-        depths = {self._depth, other._depth} - {None}
+        depths = {one for one in (self._depth, other._depth) if one is not None}
         if len(depths) > 1:
             raise UsageError(
                 f"expected equally many predictions an image, got {min(depths)} and {max(depths)}: give as many for all"

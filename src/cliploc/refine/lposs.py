@@ -36,8 +36,8 @@ def lposs(ctx: Context, maps: Tensor) -> Tensor:
     are cosines between patches and names, ours the method's maps in 0–1.
 
     Where their sources differ: their function squares the distance by default, but their configuration does not
-    (`pix_dist_pow: 1.0`), and neither do we. Their solver stops after 50 steps in one version of their code, after 10 in
-    another; we take 50, so that the residual of 1e-6 is what ends it, after 20 to 30 steps.
+    (`pix_dist_pow: 1.0`), and neither do we. Their solver stops after 50 steps in one version of their code, after 10
+    in another; we take 50, so that the residual of 1e-6 is what ends it, after 20 to 30 steps.
 
     Args:
         ctx: a guide, or features of the middle stage.

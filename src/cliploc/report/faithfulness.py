@@ -18,7 +18,15 @@ from cliploc.report.benchmark_figures import Figure, Palette, figure, look
 from cliploc.report.benchmark_tables import Cell, Table, to_markdown
 from cliploc.report.html import REPORT_TEMPLATES, embedded
 from cliploc.report.overlay import OPACITY, covering, fit_within
-from cliploc.report.task_folder import ending, heat_of, read_run, rows_of, small_photograph, write_files
+from cliploc.report.task_folder import (
+    ending,
+    heat_of,
+    read_run,
+    rows_of,
+    rows_of_samples,
+    small_photograph,
+    write_files,
+)
 
 DISPUTED = 6  # pictures on which the settings differ most
 SHOWN_SETTINGS = 8  # beside each of them
@@ -225,12 +233,8 @@ def _disputed(run: FaithfulnessRun, pictures: bool) -> list[dict[str, Any]]:
             values.setdefault(row["sample"], {})[row["setting"]] = value
     spread = {sample: max(one.values()) - min(one.values()) for sample, one in values.items() if len(one) > 1}
     chosen = sorted(spread, key=lambda sample: (-spread[sample], sample))[:DISPUTED]
-    columns = ["sample", "setting", "status", "path", "name", "probability", "thumb", "width", "height"]
-    rows = {
-        (row["sample"], row["setting"]): row
-        for row in rows_of(run.folder, run.manifest, columns)
-        if row["sample"] in chosen and row["status"] == "ok"
-    }
+    columns = ["path", "name", "probability", "thumb", "width", "height"]
+    rows = rows_of_samples(run.folder, run.manifest, columns, chosen)
     made = []
     for sample in chosen:
         ranked = sorted(values[sample], key=lambda one: (values[sample][one], one))

@@ -20,7 +20,7 @@ from cliploc.report.benchmark_tables import Cell, Table, percent, to_markdown
 from cliploc.report.colours import name_colour
 from cliploc.report.html import REPORT_TEMPLATES, embedded
 from cliploc.report.overlay import fit_within
-from cliploc.report.task_folder import ending, read_run, rows_of, small_photograph, write_files
+from cliploc.report.task_folder import ending, read_run, rows_of, rows_of_samples, small_photograph, write_files
 
 NUMBERS = ("miou", "miou_known", "mean_accuracy", "pixel_accuracy", "mean_average_precision")
 EXAMPLES = 6  # pictures, spread over the set
@@ -241,12 +241,8 @@ def _examples(run: SegmentationRun, pictures: bool) -> list[dict[str, Any]]:
     places = np.linspace(0, len(samples) - 1, min(EXAMPLES, len(samples))).round().astype(int)
     chosen = [samples[place] for place in dict.fromkeys(places.tolist())]
     shown = list(run.numbers)[:SHOWN_SETTINGS]
-    columns = ["sample", "setting", "status", "path", "preview", "true_preview", "width", "height"]
-    rows = {
-        (row["sample"], row["setting"]): row
-        for row in rows_of(run.folder, run.manifest, columns)
-        if row["sample"] in chosen and row["status"] == "ok"
-    }
+    columns = ["path", "preview", "true_preview", "width", "height"]
+    rows = rows_of_samples(run.folder, run.manifest, columns, chosen)
     made = []
     for sample in chosen:
         there = [(name, rows[sample, name]) for name in shown if (sample, name) in rows]

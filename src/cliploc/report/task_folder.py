@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,17 @@ def rows_of(folder: Path, manifest: Mapping[str, Any], columns: Sequence[str]) -
             yield from parquet.read_table(pa.BufferReader(content), columns=list(columns)).to_pylist()
         except (pa.ArrowException, OSError) as error:
             raise UsageError(f"{path} is damaged ({error}): run the benchmark again") from None
+
+
+def rows_of_samples(
+    folder: Path, manifest: Mapping[str, Any], columns: Sequence[str], samples: Collection[str]
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """Sample and setting → row, for these samples; arguments and errors as in `rows_of`. Failed ones are left out."""
+    return {
+        (row["sample"], row["setting"]): row
+        for row in rows_of(folder, manifest, ["sample", "setting", "status", *columns])
+        if row["sample"] in samples and row["status"] == "ok"
+    }
 
 
 def small_photograph(path: Path, size_wh: tuple[int, int]) -> Image.Image | None:

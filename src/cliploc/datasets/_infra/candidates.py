@@ -70,34 +70,60 @@ class Checker:
 
     def sample(self, one: Candidate) -> Sample | None:
         """The sample of a candidate, or None if it is left out."""
-        add = self._problems.add
-        if one.id in self._ids:
-            add("duplicate id", one.id, "more than once in the annotations: counted once")
-            return None
-        self._ids.add(one.id)
-        if not safe_id(one.id):
-            add("unsafe id", one.id, "expected an id that stays inside its folder: use a relative path")
-            return None
-        if not 0 <= one.label < self._classes:
-            add("label mismatch", one.id, f"expected a label of 0–{self._classes - 1}, got {one.label}: left out")
-            return None
-        if not one.boxes and not one.masks:
-            add("empty annotation", one.id, "no box and no mask: left out")
+        if not self._is_sound(one):
             return None
         header = self._header(one.path)
         if isinstance(header, InputError):
             missing = not os.path.exists(one.path)  # also of a name too long for the system
             hint = f"; {one.hint}" if missing and one.hint else ""
-            add("missing picture" if missing else "broken picture", one.id, f"{header}{hint}")
+            self._problems.add("missing picture" if missing else "broken picture", one.id, f"{header}{hint}")
             return None
-        stored_wh, orientation = header
-        size_wh = stored_wh if one.size_wh is None else one.size_wh
+        placed = self._placed(one, *header)
+        if placed is None or not self._has_masks(one):
+            return None
+        size_wh, boxes = placed
+        kept = self._clipped(one.id, boxes, size_wh)
+        if not kept and not one.masks:
+            self._problems.add("empty annotation", one.id, "none of its boxes can be used: left out")
+            return None
+        xyxy = np.array(kept, np.float32).reshape(-1, 4)  # [m, 4]
+        return Sample(one.id, one.path, one.label, size_wh, xyxy, one.masks, one.ignore)
+
+    def _is_sound(self, one: Candidate) -> bool:
+        """Whether the annotation can be used, whatever its picture is."""
+        add = self._problems.add
+        if one.id in self._ids:
+            add("duplicate id", one.id, "more than once in the annotations: counted once")
+            return False
+        self._ids.add(one.id)
+        if not safe_id(one.id):
+            add("unsafe id", one.id, "expected an id that stays inside its folder: use a relative path")
+            return False
+        if not 0 <= one.label < self._classes:
+            add("label mismatch", one.id, f"expected a label of 0–{self._classes - 1}, got {one.label}: left out")
+            return False
+        if not one.boxes and not one.masks:
+            add("empty annotation", one.id, "no box and no mask: left out")
+            return False
+        return True
+
+    def _placed(
+        self, one: Candidate, stored_wh: tuple[int, int], orientation: int
+    ) -> tuple[tuple[int, int], Sequence[Box]] | None:
+        """The annotated size and the boxes, both for the upright picture; None if the candidate is left out.
+
+        Args:
+            one: the candidate.
+            stored_wh: width and height of the picture as it is stored.
+            orientation: of its EXIF data, 1–8.
+        """
+        add = self._problems.add
+        size_wh, boxes = stored_wh if one.size_wh is None else one.size_wh, one.boxes
         if size_wh[0] < 1 or size_wh[1] < 1:
             add("size mismatch", one.id, f"expected a size of at least 1×1, got {_by(size_wh)}: correct the annotation")
             return None
-        boxes = one.boxes
+        shown_wh = turned_wh(stored_wh, orientation)
         if one.upright:
-            shown_wh = turned_wh(stored_wh, orientation)
             if one.size_wh is None:
                 size_wh = shown_wh
         elif orientation != 1:
@@ -105,27 +131,28 @@ class Checker:
             if turned is None:
                 return None
             size_wh, boxes = turned
-            shown_wh = turned_wh(stored_wh, orientation)
-        else:
-            shown_wh = stored_wh
         if size_wh != shown_wh and not one.resized:
             add("size mismatch", one.id, f"annotated as {_by(size_wh)}, the file has {_by(shown_wh)}: taken as resized")
+        return size_wh, boxes
+
+    def _has_masks(self, one: Candidate) -> bool:
+        """Whether the files of all its masks are there."""
         for mask in (*one.masks, *([one.ignore] if one.ignore else [])):
             if not os.path.isfile(mask):
-                add("missing mask", one.id, f"expected a mask at {mask}, found none: left out")
-                return None
+                self._problems.add("missing mask", one.id, f"expected a mask at {mask}, found none: left out")
+                return False
+        return True
+
+    def _clipped(self, sample_id: str, boxes: Sequence[Box], size_wh: tuple[int, int]) -> list[Box]:
+        """The boxes inside the picture; what is outside is cut off or left out, and recorded."""
         kept = []
         for box in boxes:
             inside, problem = clipped(box, size_wh)
             if problem is not None:
-                add(problem[0], one.id, problem[1])
+                self._problems.add(problem[0], sample_id, problem[1])
             if inside is not None:
                 kept.append(inside)
-        if not kept and not one.masks:
-            add("empty annotation", one.id, "none of its boxes can be used: left out")
-            return None
-        xyxy = np.array(kept, np.float32).reshape(-1, 4)  # [m, 4]
-        return Sample(one.id, one.path, one.label, size_wh, xyxy, one.masks, one.ignore)
+        return kept
 
     def _header(self, path: Path) -> tuple[tuple[int, int], int] | InputError:
         if self._last is None or self._last[0] != path:

@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from cliploc._documents import lines_of, read_text
 from cliploc.errors import UsageError
 
 HELP = "`cliploc help datasets --all` shows the layout"
+
+
+@contextmanager
+def reading(path: Path, missing: str = "") -> Iterator[None]:
+    """Reads a file of a dataset in a `with` block; what is in it is judged by the caller.
+
+    Args:
+        path: the file.
+        missing: the line for a file that is not there; "" for the usual one.
+
+    Raises:
+        UsageError: it is not there, or the system cannot read it.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise UsageError(missing or f"expected {path}, found no such file: {HELP}") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}): check the file") from error
 
 
 def csv_rows(path: Path, cells: int | None = None) -> list[list[str]]:
@@ -19,12 +39,9 @@ def csv_rows(path: Path, cells: int | None = None) -> list[list[str]]:
         UsageError: a file that is missing, is not comma-separated text, or has another number of cells in a line.
     """
     try:
-        lines = read_text(path).splitlines(keepends=True)
+        with reading(path):
+            lines = read_text(path).splitlines(keepends=True)
         rows = [(i, [cell.strip() for cell in row]) for i, row in enumerate(csv.reader(lines), start=1) if row]
-    except FileNotFoundError:
-        raise UsageError(f"expected {path}, found no such file: {HELP}") from None
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read ({error.strerror}): check the file") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path} is not comma-separated text in UTF-8: write it again") from error
     for i, row in rows:
@@ -58,11 +75,8 @@ def words(path: Path, count: int) -> list[tuple[str, ...]]:
         UsageError: a file that is missing, is not text, or has fewer cells in a line.
     """
     try:
-        lines = lines_of(path)
-    except FileNotFoundError:
-        raise UsageError(f"expected {path}, found no such file: {HELP}") from None
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read ({error.strerror}): check the file") from error
+        with reading(path):
+            lines = lines_of(path)
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not text in UTF-8: write it again") from error
     rows = []

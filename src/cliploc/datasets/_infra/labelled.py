@@ -15,7 +15,7 @@ from PIL import Image
 
 from cliploc._documents import lines_of
 from cliploc.datasets._infra.candidates import Problems, picture_header, safe_id
-from cliploc.datasets._infra.files import HELP, needed_folder
+from cliploc.datasets._infra.files import needed_folder, reading
 from cliploc.datasets._infra.registration import DatasetFacts, Split
 from cliploc.datasets._infra.selection import order_of, refuse_counts
 from cliploc.errors import InputError, UsageError
@@ -379,8 +379,7 @@ def listed(path: Path) -> list[str]:
         UsageError: a file that is missing or is not text.
     """
     try:
-        return [line.split()[0] for line in lines_of(path) if line.strip()]
-    except FileNotFoundError:
-        raise UsageError(f"expected {path}, found no such file: {HELP}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read ({error}): download it again") from error
+        with reading(path):
+            return [line.split()[0] for line in lines_of(path) if line.strip()]
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not text in UTF-8: download it again") from error

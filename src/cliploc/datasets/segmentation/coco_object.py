@@ -13,7 +13,7 @@ from typing import Any
 
 from cliploc._documents import read_json
 from cliploc.datasets._infra.candidates import Problems
-from cliploc.datasets._infra.files import HELP, first_folder, needed_folder
+from cliploc.datasets._infra.files import HELP, first_folder, needed_folder, reading
 from cliploc.datasets._infra.labelled import (
     Labelled,
     LabelledPicture,
@@ -53,12 +53,9 @@ def read(root: Path, split: str, problems: Problems) -> Labelled:
         return classes, pictures_with_maps(pairs)
     path = root / "annotations" / f"instances_{split}.json"
     try:
-        document = read_json(path)
+        with reading(path, f"expected {path}, or label maps in annotations/{split}; found neither: {HELP}"):
+            document = read_json(path)
         return classes, _of_polygons(document, images, len(classes) - 1, problems)
-    except FileNotFoundError:
-        raise UsageError(f"expected {path}, or label maps in annotations/{split}; found neither: {HELP}") from None
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read ({error.strerror}): check the file") from error
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UsageError(
             f"{path} is not in COCO's format ({type(error).__name__}: {error}): download it again"
