@@ -28,7 +28,6 @@ import importlib
 import json
 import statistics
 import sys
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -45,7 +44,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.keep import headed, keep
-from bench.vit_methods import PHOTOS, THINGS, machine, seconds, shown
+from bench.turns import in_turns
+from bench.vit_methods import PHOTOS, THINGS, machine, shown
 from cliploc.backbones.open_clip_resnet import OpenClipResNet
 from cliploc.method import Context
 from cliploc.saliency import methods
@@ -249,14 +249,8 @@ def measure(
     wanted = 0.98 if near else AGREE[precision]
     if not agreed >= wanted:
         raise RuntimeError(f"{name}: maps correlate by {agreed:.5f} only, and their times cannot be compared")
-    times: dict[str, list[tuple[float, float]]] = {"ours": [], "theirs": []}
-    start = time.process_time()
-    for index in range(rounds):
-        if index and time.process_time() - start > time_limit:
-            break
-        sides = (("ours", ours), ("theirs", theirs))
-        for side, call in sides if index % 2 == 0 else sides[::-1]:
-            times[side].append(seconds(lambda call=call: call(images, prompts)))
+    calls = {"ours": lambda: ours(images, prompts), "theirs": lambda: theirs(images, prompts)}
+    times = in_turns(calls, rounds, time_limit)
     pairs = list(zip(times["ours"], times["theirs"], strict=True))
     clock, processor = (share * statistics.median(b[i] / a[i] for a, b in pairs) for i in (0, 1))
     kept = {

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.towers import seconds
+from bench.turns import seconds
 from cliploc import backbones
 
 HEADER = (

@@ -20,7 +20,8 @@ import torch
 
 from bench.keep import headed, keep
 from bench.resident import peak_mib
-from bench.vit_methods import machine, seconds
+from bench.turns import seconds
+from bench.vit_methods import machine
 from cliploc.config import FaithfulnessOptions
 from cliploc.faithfulness import Faithfulness, chosen_metrics
 from cliploc.localizer import Localizer

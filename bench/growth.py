@@ -28,7 +28,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.keep import headed, keep
-from bench.vit_methods import PHOTOS, machine, seconds
+from bench.turns import seconds
+from bench.vit_methods import PHOTOS, machine
 from cliploc import backbones
 from cliploc.method import Context
 from cliploc.saliency import methods

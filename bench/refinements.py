@@ -25,7 +25,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.keep import headed, keep
-from bench.vit_methods import machine, seconds
+from bench.turns import seconds
+from bench.vit_methods import machine
 from cliploc.backbones import create
 from cliploc.method import Context
 from cliploc.refine import Refinement, refinements

@@ -16,11 +16,10 @@ import platform
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from bench.resident import peak_mib
+from bench.turns import in_turns
 
 if TYPE_CHECKING:
     import torch
@@ -28,13 +27,6 @@ if TYPE_CHECKING:
     from cliploc.tower import Backbone
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
-
-
-def seconds(call: Callable[[], object]) -> tuple[float, float]:
-    """By the clock, and of the processor."""
-    start, start_cpu = time.perf_counter(), time.process_time()
-    call()
-    return time.perf_counter() - start, time.process_time() - start_cpu
 
 
 def our_tower(model_name: str, precision: str) -> Backbone:
@@ -73,12 +65,7 @@ def measure(model_name: str, batch: int, precision: str, rounds: int, threads: i
         return backbone.encode_image(images)
 
     ours()
-    times: dict[str, list[tuple[float, float]]] = {"plain": [], "ours": []}
-    for index in range(rounds):
-        order = (("plain", theirs), ("ours", ours))
-        for name, call in order if index % 2 == 0 else order[::-1]:
-            times[name].append(seconds(call))
-    return {"times": times, "memory_plain": memory_plain}
+    return {"times": in_turns({"plain": theirs, "ours": ours}, rounds), "memory_plain": memory_plain}
 
 
 def memory_of_ours(model_name: str, batch: int, precision: str, threads: int) -> float:

@@ -25,7 +25,6 @@ import os
 import platform
 import statistics
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
@@ -40,6 +39,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bench.turns import in_turns, seconds
 from cliploc.backbones._precision import resolve_precision
 from cliploc.backbones.open_clip_vit import OpenClipVit
 from cliploc.maps import min_max
@@ -201,26 +201,13 @@ def rows(scene: Scene) -> list[Row]:
     ]
 
 
-def seconds(call: Callable[[], object]) -> tuple[float, float]:
-    """By the clock, and of the processor."""
-    start, busy = time.perf_counter(), time.process_time()
-    call()
-    return time.perf_counter() - start, time.process_time() - busy
-
-
 def measure(ours: Call, theirs: Call, images: Tensor, count: int, rounds: int, tolerance: float) -> dict[str, Any]:
     """Warm-up and agreement, then the two take turns."""
     difference = float((ours(images[:1], count) - theirs(images[:1], count)).abs().max())
     if not difference <= tolerance:
         raise RuntimeError(f"maps differ by {difference:.1e}, and their times cannot be compared")
-    times: dict[str, list[tuple[float, float]]] = {"ours": [], "theirs": []}
-    start = time.process_time()
-    for index in range(rounds):
-        if index and time.process_time() - start > SECONDS_A_CELL:
-            break
-        sides = (("ours", ours), ("theirs", theirs))
-        for name, side in sides if index % 2 == 0 else sides[::-1]:
-            times[name].append(seconds(lambda side=side: side(images, count)))
+    calls = {"ours": lambda: ours(images, count), "theirs": lambda: theirs(images, count)}
+    times = in_turns(calls, rounds, SECONDS_A_CELL)
     pairs = list(zip(times["ours"], times["theirs"], strict=True))
     clock, processor = (statistics.median(peer[i] / own[i] for own, peer in pairs) for i in (0, 1))
     kept = {
