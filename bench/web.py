@@ -5,9 +5,10 @@
 
 Starts a server of `mini` as a user does, and asks it for one name in a photograph: the whole way of a request, from the
 file to the document with boxes. At first every photograph is a new one, the demo's in turn with a patch of its own.
-Then the demo's own photographs are asked for with other names, which the server answers without the image tower: by
-gradio's client, by plain HTTP to gradio's functions, and by `POST /api/localize`, with the photograph and with its id.
-For comparison, gradio alone answers with a function that does nothing. Clients are threads of this process, on the same
+Then the demo's own photographs are asked for with other names, which the server answers without the image tower: as the
+page does it where Find is pressed (`POST /api/show`, with all that the page shows in the answer), by `POST
+/api/localize`, with the photograph and with its id, by gradio's client, and by plain HTTP to gradio's functions. For
+comparison, gradio alone answers with a function that does nothing. Clients are threads of this process, on the same
 machine, so that they take processor time from the server. An answer is checked: it is of the photograph sent.
 
 With `--seconds`, clients ask without a pause for so long, more than the server takes: each request must end in an
@@ -23,17 +24,19 @@ import itertools
 import json
 import os
 import re
+import secrets
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -47,7 +50,7 @@ from PIL import Image
 from bench.cnn_methods import machine
 from bench.keep import headed, keep
 from bench.resident import resident_mib
-from cliploc.web.guard import LOCALIZE
+from cliploc.web.guard import LOCALIZE, SHOW
 
 NAMES = ("dog", "cat", "bird", "boat", "bridge", "flower", "car", "bee")
 PATCH = 24  # pixels
@@ -149,11 +152,7 @@ class Plain:
 
     def predict(self, photo: Any, name: str, settings: dict[str, Any], api_name: str) -> Any:
         """As `predict` of gradio's client, which waits for the answer."""
-        path = Path(photo["path"])
-        head = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{path.name}"\r\n\r\n'
-        upload = head.encode() + path.read_bytes() + b"\r\n--x--\r\n"
-        [uploaded] = json.loads(self._asked("/gradio_api/upload", upload, "multipart/form-data; boundary=x"))
-        data = [{"path": uploaded, "meta": {"_type": "gradio.FileData"}}, name, settings]
+        data = [{"path": self.uploaded(Path(photo["path"])), "meta": {"_type": "gradio.FileData"}}, name, settings]
         place = f"/gradio_api/call{api_name}"
         event = json.loads(self._asked(place, json.dumps({"data": data}).encode(), "application/json"))["event_id"]
         for block in self._asked(f"{place}/{event}").decode().split("\n\n"):
@@ -161,6 +160,13 @@ class Plain:
             if kind == "event: complete":
                 return json.loads(document)[0]
         raise RuntimeError("no answer")
+
+    def uploaded(self, path: Path) -> str:
+        """Uploads a photograph; returns its path on the server."""
+        head = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{path.name}"\r\n\r\n'
+        upload = head.encode() + path.read_bytes() + b"\r\n--x--\r\n"
+        [found] = json.loads(self._asked("/gradio_api/upload", upload, "multipart/form-data; boundary=x"))
+        return str(found)
 
     def close(self) -> None:
         """Ends the connection; the next question opens another."""
@@ -201,6 +207,53 @@ class Rest(Plain):
         if self._ids is not None:
             self._ids[path] = document["ids"]["picture"]
         return document
+
+
+class Browser(Plain):
+    """Presses Find, as the page does: one request for all that it shows. A new photograph is uploaded first.
+
+    Args:
+        address: of the server.
+        paths: on the server, of the photographs that were uploaded; clients share it.
+        defaults: the values of the page's components.
+        method: that is chosen; "" for the page's own recipe.
+    """
+
+    def __init__(self, address: str, paths: dict[Path, str], defaults: dict[str, Any], method: str) -> None:
+        super().__init__(address)
+        self._paths, self._defaults, self._method = paths, defaults, method
+        self._visitor = secrets.token_hex(16)
+
+    def predict(self, photo: Any, name: str, settings: dict[str, Any], api_name: str) -> Any:
+        """As `predict` of gradio's client; of the answer only the photograph's name, which stands in the pictures."""
+        assert (settings, api_name) == ({"method": "cam"}, "/locate")  # what `asked` asks of all clients
+        path = Path(photo["path"])
+        if path not in self._paths:
+            self._paths[path] = self.uploaded(path)
+        chosen = {"method": self._method} if self._method else {}
+        wish = wish_of(self._visitor, self._paths[path], {**self._defaults, "names": name, **chosen})
+        lines = self._asked(SHOW, json.dumps(wish).encode(), "application/json").splitlines()
+        shown = json.loads(lines[-1])["shown"]
+        if f"{path.name} with the heatmap for “{name}”" not in shown["figures"]:
+            raise RuntimeError(shown["status"])
+        return {"pictures": [{"file": path.name}]}
+
+
+def wish_of(visitor: str, photo: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """What the page's JavaScript sends where Find is pressed; tests/web/test_browser.py compares it."""
+    return {"visitor": visitor, "search": True, "photo": photo, "settings": settings}
+
+
+def page_defaults(address: str) -> dict[str, Any]:
+    """The values of the page's components when it opens, by the names of the settings."""
+    from cliploc.web.layout import Options, Shown, Sliders  # imports gradio
+
+    with urllib.request.urlopen(f"{address}/config") as answer:
+        config = json.load(answer)
+    values = {one["id"]: one["props"].get("value") for one in config["components"]}
+    [inputs] = {tuple(one["inputs"]) for one in config["dependencies"] if "cliploc.find" in (one["js"] or "")}
+    names = ["names", *(one.name for part in (Shown, Options, Sliders) for one in fields(part))]
+    return {name: values[number] for name, number in zip(names, inputs[3:], strict=True)}
 
 
 Client = gradio_client.Client | Plain
@@ -397,6 +450,8 @@ HEAD = [
     "| clients | requests | lost | requests/s | p50 s | p95 s | slowest s | server's ms a request | clients' ms |",
     "|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
 ]
+# Find on the page, for other names on photographs seen before: with a method, and as the page opens.
+PRESSED = {"Other names on photographs seen before, on the page": "cam", "The same, with the page's recipe": ""}
 Clients = dict[int, list[Client]]
 Ask = Callable[[int], list[Question]]
 
@@ -446,7 +501,17 @@ def main() -> int:
             measured("Every photograph another one", process, ready, photos.new)
             for each in list(ready.values())[:1]:
                 load(process.pid, each, photos.again(len(photos.own)), photos.again(1)[0])
-            measured("Other names on photographs seen before", process, ready, photos.again)
+            paths: dict[Path, str] = {}
+            defaults = page_defaults(address)
+            for title, method in PRESSED.items():
+                browsers = {
+                    clients: [Browser(address, paths, defaults, method) for _ in range(clients)]
+                    for clients in given.clients
+                }
+                for each in list(browsers.values())[:1]:  # photographs are seen, and names embedded
+                    load(process.pid, each, photos.again(len(photos.own) * len(NAMES)), photos.again(1)[0])
+                measured(title, process, browsers, photos.again)
+            measured("Other names by gradio's client", process, ready, photos.again)
             plain = {clients: [Plain(address) for _ in range(clients)] for clients in given.clients}
             measured("The same, by plain HTTP to gradio's functions", process, plain, photos.again)
             rest = {clients: [Rest(address) for _ in range(clients)] for clients in given.clients}
@@ -457,7 +522,7 @@ def main() -> int:
             by_id = {clients: [Rest(address, ids) for _ in range(clients)] for clients in given.clients}
             measured("The same, by POST /api/localize with the photographs' ids", process, by_id, photos.again)
             if given.many:
-                four = [Plain(address) for _ in range(4)]
+                four = [Browser(address, paths, defaults, "cam") for _ in range(4)]
                 memory.append((0, resident_mib(process.pid)))
                 for done in range(given.many // 10, given.many + 1, given.many // 10):
                     new = photos.new(given.many // 10)
@@ -475,7 +540,7 @@ def main() -> int:
         if memory:
             table += [
                 "",
-                "| further new photographs, 4 clients by plain HTTP | resident MiB of the server |",
+                "| further new photographs on the page, 4 clients | resident MiB of the server |",
                 "|---:|---:|",
             ]
             table += [f"| {done} | {mib:.0f} |" for done, mib in memory]

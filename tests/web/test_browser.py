@@ -9,11 +9,13 @@ import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import pytest
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install 'cliploc[web]'")
+
+from bench.web import page_defaults, wish_of
 
 from tests.web.browsing import in_a_browser, playwright, shoot
 from tests.web.serving import serving
@@ -104,6 +106,59 @@ def test_two_names_a_threshold_and_a_file(page, address):
     assert boxes(page)[0].startswith(" ".join(f"{value:.0f}" for value in best))  # the table's are whole pixels
     assert [url for url in page.asked if not url.startswith((address, "data:", "blob:"))] == []
     assert not [text for text in page.complaints if "Content Security Policy" in text]
+
+
+def test_find_is_one_request_which_is_the_benchs(page, address):
+    open_page(page, address)
+    choose(page, DEMO / "cat.jpg")
+    page.get_by_label("Names").fill("cat")
+    sent = []
+    page.on("request", lambda request: sent.append(request))
+    for number in (1, 2):
+        with page.expect_response("**/api/show"):
+            page.locator("#find").click()
+        page.locator("#results figure").nth(number - 1).wait_for()
+        page.get_by_label("Names").fill("cat, dog")
+    assert [urlsplit(one.url).path for one in sent if not one.url.startswith("data:")] == ["/api/show"] * 2
+    mine = sent[0].post_data_json
+    assert mine == wish_of(mine["visitor"], mine["photo"], {**page_defaults(address), "names": "cat"})
+    assert sent[1].post_data_json["settings"]["names"] == "cat, dog"
+
+
+def test_a_refusal_of_the_server_and_its_end_are_sentences(page, address):
+    open_page(page, address)
+    choose(page, DEMO / "cat.jpg")
+    page.get_by_label("Names").fill("cat")
+    answers = [
+        (429, json.dumps({"error": "Too many <b> requests: try again in $& 3 seconds."}), "Too many <b> requests: try"),
+        (502, "<html>", "The server did not take the request"),
+        (200, json.dumps({"done": False, "shown": {"status": "<p>half</p>"}}) + "\n", "The server did not take"),
+    ]
+    for code, body, said in answers:
+        page.route("**/api/show", lambda route, _, code=code, body=body: route.fulfill(status=code, body=body))
+        page.locator("#find").click()
+        playwright.expect(page.locator("#status .problem")).to_contain_text(said)
+        page.unroute("**/api/show")
+    page.locator("#find").click()
+    page.locator("#results figure").first.wait_for()
+
+
+def test_who_has_logged_in_finds(browser):
+    with serving("--auth-env", "PAGE_USER", PAGE_USER="me:secret") as locked:
+        context = browser.new_context(viewport={"width": 1440, "height": 1000})
+        page = context.new_page()
+        page.set_default_timeout(WAIT)
+        page.goto(locked)
+        page.get_by_label("username").fill("me")
+        page.get_by_label("password").fill("secret")
+        page.get_by_role("button", name="Login").click()
+        page.locator("#find").wait_for()
+        look(page, DEMO / "cat.jpg", "cat")
+        page.locator("#results figure").first.wait_for()
+        context.clear_cookies()
+        page.locator("#find").click()
+        page.get_by_text("You are not logged in, or no longer: reload the page.").wait_for()
+        context.close()
 
 
 def test_an_example_is_found_at_once(page, address):

@@ -306,11 +306,16 @@ def _heat_within(result: Localization, indices: Sequence[int]) -> Callable[[_dra
 
 def covering(heat: npt.NDArray[np.uint8], opacity: float, ramp: tuple[float, float] = RAMP) -> npt.NDArray[np.uint8]:
     """The opacity of each heat: 0 up to the ramp's start, `opacity` from its end on, smooth in between."""
+    covers: npt.NDArray[np.uint8] = _covers(opacity, ramp)[heat]
+    return covers
+
+
+def _covers(opacity: float, ramp: tuple[float, float] = RAMP) -> npt.NDArray[np.uint8]:
+    """The opacity of each of 256 levels of heat; see `covering`."""
     start, stop = ramp
     rise = ((np.arange(256) / 255 - start) / (stop - start)).clip(0, 1)
-    table = (rise * rise * (3 - 2 * rise) * opacity * 255).round().astype(np.uint8)
-    covers: npt.NDArray[np.uint8] = table[heat]
-    return covers
+    levels: npt.NDArray[np.uint8] = (rise * rise * (3 - 2 * rise) * opacity * 255).round().astype(np.uint8)
+    return levels
 
 
 def _level(result: Localization, index: int) -> float | None:
@@ -349,9 +354,10 @@ def outlined(image: Image.Image, heat: FloatArray, level: float | None, colour: 
 def _paint_heat(image: Image.Image, result: Localization, index: int, opacity: float) -> Image.Image:
     heat = _heat(result, index)  # [H', W']
     levels = Image.fromarray((heat * 255).round().astype(np.uint8)).resize(image.size, Image.Resampling.BILINEAR)
-    covers = covering(np.asarray(levels), opacity if result.found[index] else opacity / 2)
-    levels.putpalette(_draw.heat_table().tobytes())  # many times faster than to look up each pixel in an array
-    image = Image.composite(levels.convert("RGB"), image, Image.fromarray(covers))
+    # Tables of Pillow are many times faster than to look up each pixel in an array.
+    covers = levels.point(_covers(opacity if result.found[index] else opacity / 2).tolist())
+    levels.putpalette(_draw.heat_table().tobytes())
+    image = Image.composite(levels.convert("RGB"), image, covers)
     return outlined(image, heat, _level(result, index), LINE_COLOUR)
 
 

@@ -119,8 +119,12 @@ def application(
         service.runs.end()  # else the process would wait for the longest run
         inner.stop_event.set()  # else open pages are cut off, each with a traceback in the log
 
+    def forget() -> None:
+        looks.forget_old()
+        service.pictures.forget_old()
+
     requests = Requests(components.endpoints(blocks), components.is_ours)
-    uploads = Uploads(Path(components.upload_folder()), MAX_UPLOADS, KEPT_SECONDS, looks.forget_old)
+    uploads = Uploads(Path(components.upload_folder()), MAX_UPLOADS, KEPT_SECONDS, forget)
     return Guard(app, hosts or Hosts(), requests, uploads, max_bytes, end, service.runs.stop, auth, rate)
 
 

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -31,6 +32,7 @@ from cliploc.report.overlay import fit_within
 from cliploc.reporter import SILENT, Reporter
 from cliploc.saliency import find, fitting
 from cliploc.tower import Backbone
+from cliploc.web.pictures import Pictures
 from cliploc.web.runs import MAX_SECONDS, Runs
 from cliploc.web.settings import MOST_CELLS, RECIPE, Settings, recipe_in
 
@@ -41,6 +43,7 @@ LAYERS = {
     "conv2d", "linear", "matmul", "__matmul__", "mm", "bmm", "addmm", "einsum", "layer_norm", "softmax", "interpolate",
     "scaled_dot_product_attention", "multi_head_attention_forward", "grad",
 }  # fmt: skip
+KEPT_OWN = 64  # choices of model, method and options whose own values are known
 KEPT_MODELS = 2  # in memory at once; the least recently used one is dropped
 
 
@@ -244,6 +247,8 @@ class Service:
         self._menus: WeakKeyDictionary[Backbone, Menu] = WeakKeyDictionary()
         self.runs = Runs(max_seconds)
         self.memory = Memory(max_seconds=KEPT_SECONDS)
+        self.pictures = Pictures(KEPT_SECONDS)
+        self._own = lru_cache(KEPT_OWN)(self._own_of)  # a localizer is made for each, which takes a millisecond
         self._lock = threading.Lock()
         # One search at a time, as a model uses the whole machine, and all searches in one thread: the allocator has a
         # heap for each thread, and cached features would keep the heaps of many threads from shrinking.
@@ -327,7 +332,11 @@ class Service:
         Raises:
             UsageError: a method or recipe that does not run on the model.
         """
-        rule = self.localizer(settings, method or self.menu(settings.model).own).box_rule
+        unnamed = replace(settings, names="", exemplar_name="", exemplar_box="")  # on these nothing depends
+        return self._own(unnamed, method or self.menu(settings.model).own)
+
+    def _own_of(self, settings: Settings, method: str) -> Own:
+        rule = self.localizer(settings, method).box_rule
         return Own(float(rule.threshold), rule.split_peaks, rule.min_score)
 
     def look(
@@ -377,9 +386,11 @@ class Service:
         offer = self.offer(settings.model)
         named = [method for method in settings.methods if method not in menu.recipes]
         asked = {method: {"head": offer.heads[method]} if method in offer.heads else {} for method in named}
-        # At threshold 0 no name is rejected for small regions: another threshold may find it later.
-        by_recipe = None if recipe is None else self.localizer(settings, settings.method, 0.0, exemplars)
-        by_name = self.localizer(settings, named[0], 0.0, exemplars) if named else None
+        # At threshold 0 no name is rejected for small regions: another threshold may find it later. These boxes are not
+        # shown, `cut` makes others: to divide their regions would take longer than all the rest.
+        undivided = replace(settings, split_peaks=1.0)
+        by_recipe = None if recipe is None else self.localizer(undivided, settings.method, 0.0, exemplars)
+        by_name = self.localizer(undivided, named[0], 0.0, exemplars) if named else None
 
         def compute() -> dict[str, Localization]:
             found: dict[str, Localization] = {}
@@ -411,9 +422,11 @@ class Service:
         """
         name = Path(path).name
         try:
-            return replace(load(path, max_pixels=self.max_pixels), source=name)
+            return self.pictures.of(path, lambda: replace(load(path, max_pixels=self.max_pixels), source=name))
         except InputError as error:
             raise InputError(str(error).replace(path, name)) from None
+        except OSError:
+            raise InputError(f"{name}: it is not kept any longer: upload it again") from None
 
 
 class _Interruptible(TorchFunctionMode):

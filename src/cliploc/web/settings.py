@@ -294,9 +294,9 @@ def to_query(settings: Settings) -> str:
         >>> to_query(Settings(names="cat", flip=True))
         'names=cat&flip=true'
     """
-    default = asdict(Settings())
-    changed = {key: value for key, value in asdict(settings).items() if value != default[key]}
-    return urlencode({key: _text(value) for key, value in changed.items()})
+    default = Settings()
+    values = {one.name: getattr(settings, one.name) for one in fields(settings)}
+    return urlencode({key: _text(value) for key, value in values.items() if value != getattr(default, key)})
 
 
 def from_query(query: str) -> Settings:
