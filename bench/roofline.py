@@ -1,6 +1,7 @@
 """What share of this processor's arithmetic a masked forward reaches: FLOP/s beside a plain matrix product's.
 
-    python -m bench.roofline [--threads 1] [--batch 1 16] [--rounds 5] [--out bench/results]
+    python -m bench.roofline [--threads 1] [--batch 1 16] [--rounds 5] [--engines torch openvino] [--out bench/results]
+    python -m bench.roofline --layers --towers mini
 
 CLIP RN50 and ViT-B/32 with random weights and `mini`, at 224, float32 and bfloat16, by processor seconds; the matrix
 product is 2,048 × 2,048 × 2,048 of the same precision, in turn: as the towers multiply (`cliploc.backbones._linear`),
@@ -11,11 +12,17 @@ The limit is the roofline (Williams 2009), layer by layer: each of them takes at
 FLOPs at the matrix product's rate, and at least the time of reading its input and weights and writing its output at the
 rate of copying a large tensor. "by" says which of the two the greater part of the limit comes from. The share of the
 limit may exceed 100 % where a layer's input is still in the processor's cache.
+
+Engines (`--engine-backend`) take turns with each other and with the matrix product, which is torch's for all of them.
+With `--layers` the table says instead which of torch's layers lose most: each is run by itself, three times in a row on
+its own input, and layers of a kind are added up. An activation has no limit, as a convolution could apply it before it
+writes its output.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import statistics
 import sys
@@ -23,27 +30,33 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.keep import headed, keep
 from bench.vit_methods import machine
 from cliploc import backbones
 from cliploc.backbones._linear import linear
+from cliploc.config import EngineBackend
 from cliploc.method import Context
 from cliploc.saliency._infra.masked import masked_embeddings
-from cliploc.tower import Needs
+from cliploc.tower import Backbone, Needs
 
 aten = torch.ops.aten
 SIDE = 2048
 COPIED = 2**28  # bytes
+REPEATS = 3  # of a layer by itself, in a row
 HEADER = (
-    "| tower | precision | batch | GFLOP a picture | forward, ms | masked forward, ms | GFLOP/s "
+    "| tower | precision | batch | engine | GFLOP a picture | forward, ms | masked forward, ms | GFLOP/s "
     "| matrix product, GFLOP/s | share | torch's own product | limit, ms | by | share of the limit |\n"
-    "|---|---|---|---|---|---|---|---|---|---|---|---|---|"
+    "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"
+)
+LAYERS_HEADER = (
+    "| tower | precision | batch | layers | of them | torch, ms a picture | limit, ms | share of the limit |\n"
+    "|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -79,65 +92,156 @@ class Products(TorchDispatchMode):
         return result
 
 
-def measure(name: str, precision: str, batch: int, rounds: int) -> dict[str, Any]:
-    """Seconds of a picture and of a matrix product, and what follows."""
-    tower = backbones.create(name, None if name == "mini" else "random", device="cpu", precision=precision)
+def created(name: str, precision: str) -> Backbone:
+    return backbones.create(name, None if name == "mini" else "random", device="cpu", precision=precision)
+
+
+def peaks(dtype: torch.dtype) -> dict[str, Callable[[], float]]:
+    """Processor seconds of the matrix products, and of a byte read or written."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(batch, 3, *tower.input_hw, generator=generator).to(tower.dtype)
+    a, b = (torch.randn(SIDE, SIDE, generator=generator).to(dtype) for _ in range(2))
+    large = torch.zeros(COPIED, dtype=torch.uint8)
+    place = torch.zeros_like(large)
+    return {
+        "product": lambda: busy(lambda: linear(a, b), 1),
+        "own_product": lambda: busy(lambda: a @ b, 1),
+        "copy": lambda: busy(lambda: place.copy_(large), 2 * COPIED),
+    }
+
+
+def medians(alternatives: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
+    """The median of each, which take turns."""
+    for work in alternatives.values():
+        work()
+    times: dict[str, list[float]] = {key: [] for key in alternatives}
+    for _ in range(rounds):
+        for key, work in alternatives.items():
+            times[key].append(work())
+    return {key: statistics.median(of_one) for key, of_one in times.items()}
+
+
+def limits(found: list[tuple[float, float]], times: dict[str, float]) -> tuple[list[float], list[float]]:
+    """The least seconds of each layer's arithmetic, and those of moving its data."""
+    arithmetic = [flops * times["product"] / (2 * SIDE**3) for flops, _ in found]
+    return arithmetic, [moved * times["copy"] for _, moved in found]
+
+
+def measure(name: str, precision: str, batch: int, engines: list[str], rounds: int) -> list[dict[str, Any]]:
+    """For each engine that computes the tower, seconds of a picture and of a matrix product, and what follows."""
+    plain = created(name, precision)
+    towers = {
+        engine: backbones.with_engine(plain, engine)  # type: ignore[arg-type]
+        for engine in engines
+        if engine == "torch" or plain.kind == "cnn"
+    }
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(batch, 3, *plain.input_hw, generator=generator).to(plain.dtype)
     with Products() as products:
-        tower.encode_image(images)
+        plain.encode_image(images)
     flops = sum(of_one for of_one, _ in products.found) / batch
-    a, b = (torch.randn(SIDE, SIDE, generator=generator).to(tower.dtype) for _ in range(2))
-    trace = tower.trace(images[:1], Needs(features=(-1,)))
+    trace = plain.trace(images[:1], Needs(features=(-1,)))
     channels = trace.features[-1].shape[1]
     wanted = torch.zeros(1, channels, dtype=torch.bool)
     wanted[0, :batch] = True
     trace.features[-1].copy_(torch.rand(trace.features[-1].shape, generator=generator))  # every channel makes a mask
 
-    large = torch.zeros(COPIED, dtype=torch.uint8)
-    place = torch.zeros_like(large)
+    def forward(tower: Backbone) -> float:
+        return busy(lambda: tower.encode_image(images), batch)
 
-    def masked() -> None:
-        masked_embeddings(Context(images[:1], torch.zeros(1, 1, 1), trace, tower, batch), wanted=wanted)
+    def masked(tower: Backbone) -> float:
+        context = Context(images[:1], torch.zeros(1, 1, 1), trace, tower, batch)
+        return busy(lambda: masked_embeddings(context, wanted=wanted), batch + 1)  # the empty picture is one more
 
     with torch.inference_mode():
-        alternatives = {
-            "forward": lambda: busy(lambda: tower.encode_image(images), batch),
-            "masked": lambda: busy(masked, batch + 1),  # the empty picture is one more
-            "product": lambda: busy(lambda: linear(a, b), 1),
-            "own_product": lambda: busy(lambda: a @ b, 1),
-            "copy": lambda: busy(lambda: place.copy_(large), 2 * COPIED),
+        alternatives = peaks(plain.dtype)
+        for engine, tower in towers.items():
+            alternatives[f"forward, {engine}"] = functools.partial(forward, tower)
+            alternatives[f"masked, {engine}"] = functools.partial(masked, tower)
+        times = medians(alternatives, rounds)
+    arithmetic, memory = limits(products.found, times)
+    limit = sum(map(max, arithmetic, memory)) / batch
+    by_memory = sum(more for more, less in zip(memory, arithmetic, strict=True) if more > less) / batch
+    return [
+        {
+            "tower": name,
+            "precision": precision,
+            "batch": batch,
+            "engine": engine,
+            "flops": flops,
+            "seconds": {
+                "forward": times[f"forward, {engine}"],
+                "masked": times[f"masked, {engine}"],
+                "product": times["product"],
+            },
+            "reached": flops / times[f"forward, {engine}"],
+            "peak": 2 * SIDE**3 / times["product"],
+            "own_peak": 2 * SIDE**3 / times["own_product"],
+            "bytes_per_second": 1 / times["copy"],
+            "limit": limit,
+            "limited_by": "memory" if by_memory > limit / 2 else "arithmetic",
         }
-        for work in alternatives.values():
-            work()
-        times: dict[str, list[float]] = {key: [] for key in alternatives}
-        for _ in range(rounds):
-            for key, work in alternatives.items():
-                times[key].append(work())
-    forward, whole, product, own, byte = (statistics.median(times[key]) for key in alternatives)
-    arithmetic = [flops_of * product / (2 * SIDE**3) / batch for flops_of, _ in products.found]
-    memory = [moved * byte / batch for _, moved in products.found]
-    limit = sum(map(max, arithmetic, memory))
-    by_memory = sum(more for more, less in zip(memory, arithmetic, strict=True) if more > less)
-    return {
-        "tower": name,
-        "precision": precision,
-        "batch": batch,
-        "flops": flops,
-        "seconds": {"forward": forward, "masked": whole, "product": product},
-        "reached": flops / forward,
-        "peak": 2 * SIDE**3 / product,
-        "own_peak": 2 * SIDE**3 / own,
-        "bytes_per_second": 1 / byte,
-        "limit": limit,
-        "limited_by": "memory" if by_memory > limit / 2 else "arithmetic",
-    }
+        for engine in towers
+    ]
+
+
+def repeated(layer: nn.Module, given: Tensor) -> None:
+    for _ in range(REPEATS):
+        layer(given)
+
+
+def kind_of(layer: nn.Module) -> str:
+    """What a layer is called in the table of layers; "" for one that is not in it."""
+    if isinstance(layer, nn.Conv2d):
+        if layer.groups > 1:
+            return "depthwise"
+        if layer.kernel_size == (1, 1):
+            return "1 × 1, to more channels" if layer.out_channels > layer.in_channels else "1 × 1, to fewer"
+        return "other convolutions"
+    return "activations" if isinstance(layer, nn.ReLU | nn.ReLU6) else ""
+
+
+def layer_lines(name: str, precision: str, batch: int, rounds: int) -> list[str]:
+    """How the layers of a CNN, by kind, compare with their limits."""
+    tower = created(name, precision)
+    seen: list[tuple[nn.Module, Tensor]] = []
+
+    def note(layer: nn.Module, given: tuple[Tensor]) -> None:
+        seen.append((layer, given[0].clone()))
+
+    modules = tower.modules()  # type: ignore[attr-defined]
+    hooks = [layer.register_forward_pre_hook(note) for layer in modules if kind_of(layer)]
+    images = torch.randn(batch, 3, *tower.input_hw, generator=torch.Generator().manual_seed(0))
+    found = []
+    with torch.no_grad():  # in inference mode torch would hide the convolutions from `Products`
+        tower.encode_image(images)
+        for hook in hooks:
+            hook.remove()
+        for layer, given in seen:
+            with Products() as products:
+                layer(given)
+            found.append(products.found)
+    with torch.inference_mode():
+        alternatives = peaks(tower.dtype)
+        for number, (layer, given) in enumerate(seen):
+            alternatives[str(number)] = functools.partial(busy, functools.partial(repeated, layer, given), REPEATS)
+        times = medians(alternatives, rounds)
+    kinds: dict[str, list[tuple[float, float]]] = {}
+    for number, (layer, _) in enumerate(seen):
+        limit = sum(map(max, *limits(found[number], times)))
+        kinds.setdefault(kind_of(layer), []).append((times[str(number)] / batch, limit / batch))
+    lines = []
+    for kind, of_kind in kinds.items():
+        seconds, limit = (sum(column) for column in zip(*of_kind, strict=True))
+        share = f"{limit / seconds:.0%}" if limit else "–"
+        about = f"| {name} | {precision} | {batch} | {kind} | {len(of_kind)} "
+        lines.append(f"{about}| {1e3 * seconds:.2f} | {1e3 * limit:.2f} | {share} |")
+    return lines
 
 
 def line(cell: dict[str, Any]) -> str:
     times = cell["seconds"]
     return (
-        f"| {cell['tower']} | {cell['precision']} | {cell['batch']} | {cell['flops'] / 1e9:.2f} | "
+        f"| {cell['tower']} | {cell['precision']} | {cell['batch']} | {cell['engine']} | {cell['flops'] / 1e9:.2f} | "
         f"{1e3 * times['forward']:.1f} | {1e3 * times['masked']:.1f} | {cell['reached'] / 1e9:.0f} | "
         f"{cell['peak'] / 1e9:.0f} | {cell['reached'] / cell['peak']:.0%} | {cell['own_peak'] / 1e9:.0f} | "
         f"{1e3 * cell['limit']:.1f} | {cell['limited_by']} | {cell['limit'] / times['forward']:.0%} |"
@@ -150,19 +254,27 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--towers", nargs="+", default=["RN50", "mini", "ViT-B-32"])
+    parser.add_argument("--engines", nargs="+", choices=get_args(EngineBackend), default=["torch"])
+    parser.add_argument("--layers", action="store_true", help="a table of torch's layers instead")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, help="write roofline.json and roofline.md here")
+    parser.add_argument("--out", type=Path, help="write roofline.json and .md here; roofline_engines with engines")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     about, cells = machine(given.threads), []
     print(f"{about['processor']}, {given.threads} threads, torch {torch.__version__}\n")
-    print(HEADER)
+    print(LAYERS_HEADER if given.layers else HEADER)
     for name, precision, batch in itertools.product(given.towers, ("fp32", "bf16"), given.batch):
-        cells.append(measure(name, precision, batch, given.rounds))
-        print(line(cells[-1]), flush=True)
+        if given.layers:
+            print(*layer_lines(name, precision, batch, given.rounds), sep="\n", flush=True)
+        else:
+            cells += (found := measure(name, precision, batch, given.engines, given.rounds))
+            print(*map(line, found), sep="\n", flush=True)
+    if given.layers:
+        return 0
+    file = "roofline" if given.engines == ["torch"] else "roofline_engines"
     text = f"Made by `python -m bench.roofline`, whose head says what is measured; the median of {given.rounds} rounds."
     page = headed("Achieved FLOP/s beside a matrix product's", text, about, [HEADER, *map(line, cells)])
-    keep(given.out, "roofline", {"machine": about, "cells": cells}, page)
+    keep(given.out, file, {"machine": about, "cells": cells}, page)
     return 0
 
 
