@@ -38,6 +38,7 @@ from bench.vit_methods import machine
 from cliploc import backbones
 from cliploc._allocator import keep_freed_memory
 from cliploc._parts import parts_in
+from cliploc._threads import take_short_turns
 from cliploc.datasets import open_dataset
 from cliploc.geometry import iou_matrix
 from cliploc.images import SUFFIXES
@@ -253,6 +254,7 @@ def main() -> int:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     keep_freed_memory()  # as the command does
+    take_short_turns()
     if given.child:
         measure_memory(given.pictures, given.images)
         return 0

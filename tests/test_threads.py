@@ -79,6 +79,15 @@ def test_nothing_is_changed_once_torch_is_loaded():
     assert dict(os.environ) == before
 
 
+def test_threads_take_shorter_turns_than_python_gives_them():
+    script = (
+        "import sys, cliploc._threads as t; before = sys.getswitchinterval(); t.take_short_turns(); "
+        "print(sys.getswitchinterval() < before)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_computes_with_the_threads_asked_for(command):
     if command == "serve":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,7 @@ from cliploc.localizer import Localizer
 from cliploc.maps import min_max
 from cliploc.memory import Memory
 from cliploc.pipeline.decide import with_windows
-from cliploc.pipeline.looks import Look, StitchedFeatures, padding_least
+from cliploc.pipeline.looks import Joined, Look, StitchedFeatures, padding_least
 from cliploc.refine.affinity import spread
 from cliploc.saliency.cam import cam
 from cliploc.tower import Needs, Trace
@@ -172,6 +174,28 @@ def test_a_picture_too_narrow_for_windows_is_seen_as_a_whole_beside_others(backb
     if not refine:
         np.testing.assert_allclose(alone.maps, build(backbones["gap_cnn"])(narrow, ["red"]).maps, atol=1e-6)
     same(other, localizer(WIDE, ["red"]))
+
+
+@pytest.mark.parametrize("policy", ["squash", "crop", "pad"])
+@pytest.mark.parametrize("hw", [(48, 64), (90, 41)])
+def test_views_on_a_grid_are_their_mean_over_the_input_averaged_in_cells(policy, hw):
+    """No map over the input is made: its least and greatest values are found between the places of the views."""
+    small, large = (Frame.fit(policy, hw, side) for side in ((64, 64), (96, 96)))
+    windows = [Frame.windows(hw, (64, 64), multiple) for multiple in (1.5, 2)]
+    looks = [Look((), (small,), (0,), False, scale=0), Look((), (large,), (0,), False, scale=1)]
+    looks += [Look((), of_set, (0,) * len(of_set), False, windows=number) for number, of_set in enumerate(windows)]
+    rng = torch.Generator().manual_seed(0)
+    maps = [torch.randn(len(look.frames), 4, 5, 6, generator=rng).relu() for look in looks]
+    for values in maps:
+        values[:, 0] = 0
+    picture = SimpleNamespace(frames=(small,))
+    joined = Joined([[one] for one in zip(looks, maps, strict=True)], [picture])
+    for grid in ((16, 16), (7, 9)):
+        expected = F.interpolate(joined.of(0, range(4))[None], grid, mode="area")[0]
+        found = joined.on_grid(0, range(4), grid)
+        torch.testing.assert_close(found, expected, atol=3e-6, rtol=0)
+        assert not found[0].any()
+        assert torch.equal(joined.on_grid(0, [2], grid)[0], found[2])  # the same whatever else is asked for
 
 
 def test_padding_gives_no_heat_and_takes_none():

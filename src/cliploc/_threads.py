@@ -1,4 +1,4 @@
-"""How many threads a model computes with, and what they do while they wait."""
+"""How many threads a model computes with, what they do while they wait, and how long they wait for Python."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ MAX_THREADS = 1024  # beyond what machines have; a hundred times more and the sy
 # GNU's OpenMP (torch on Linux) reads the first, LLVM's and Intel's (macOS, MKL) the second.
 PASSIVE = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
 OTHER_WAIT_VARIABLES = ("GOMP_SPINCOUNT", "KMP_LIBRARY")
+TURN = 0.0005  # seconds after which a thread gives Python up to another one that waits for it; Python's own: 0.005
 
 
 def wait_passively() -> bool:
@@ -27,3 +28,13 @@ def wait_passively() -> bool:
         return False
     os.environ.update(PASSIVE)
     return True
+
+
+def take_short_turns() -> None:
+    """Has the threads of Python take shorter turns.
+
+    Only one thread at a time runs Python. The tower's thread needs it for a moment after each layer, while another one
+    makes boxes and rows: with Python's own turns it may wait 5 ms each time. For programs of our own only: a library
+    has no say in its host's threads.
+    """
+    sys.setswitchinterval(TURN)

@@ -8,9 +8,9 @@ resize policy, which is what makes the way back exact.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, reduce
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -263,27 +263,16 @@ class Samples:
 
     def over_input(self) -> Tensor:
         """`[P, H, W]`; the smallest value of each map where none lies."""
-        made = self.maps.new_empty(len(self.maps), len(self.rows), len(self.columns))
-        for one, out in zip(self.maps, made, strict=True):  # each alone: the same whatever else
-            torch.mm(self.rows, one @ self.columns.T, out=out)
+        made = _sampled_by(self.rows, self.maps, self.columns)
         return _filled(made, (self.rows.sum(dim=1, keepdim=True) * self.columns.sum(dim=1)) > 0)
-
-    def scaled(self) -> Samples:
-        """The same maps, so scaled that over the input they are in 0–1, and 0 where none lies; flat ones are 0."""
-        rows, columns = (side[_turns([side]) & (side.sum(dim=1) > 0)] for side in (self.rows, self.columns))
-        extremes = _sampled_at(self.maps, rows, columns).flatten(1)
-        low, high = extremes.amin(dim=1), extremes.amax(dim=1)
-        flat = self.maps.amax(dim=(1, 2)) == self.maps.amin(dim=(1, 2))
-        scale = torch.where(flat, 0, 1 / (high - low))
-        return replace(self, maps=(self.maps - low[:, None, None]) * scale[:, None, None])
 
 
 def mean_on_grid(views: Sequence[Samples], hw: tuple[int, int]) -> Tensor:
     """The mean of several maps over one input, in 0–1, averaged in the cells of a grid over it: `[P, h, w]`.
 
-    Each map and their mean are scaled to 0–1 over the input, as if they were made there. They are not: along a side,
-    the weights of all samples are linear between a few places, the turns. So a map is bilinear between turns, and its
-    least and greatest value lie at turns.
+    Each map and their mean are scaled to 0–1 over the input, as if they were made there; where a map does not lie, it
+    is 0. They are not made there: along a side, the weights of all samples are linear between a few places, the turns.
+    So a map is bilinear between turns, and its least and greatest value lie at turns.
 
     Args:
         views: over one input, of the same P things.
@@ -295,12 +284,19 @@ def mean_on_grid(views: Sequence[Samples], hw: tuple[int, int]) -> Tensor:
         >>> mean_on_grid([view], (1, 2)).tolist()
         [[[0.125, 0.875]]]
     """
-    scaled = [view.scaled() for view in views]
-    rows, columns = _turns([view.rows for view in scaled]), _turns([view.columns for view in scaled])
-    at_turns = _sum(_sampled_at(view.maps, view.rows[rows], view.columns[columns]) for view in scaled)
-    low, high = at_turns.amin(dim=(1, 2), keepdim=True), at_turns.amax(dim=(1, 2), keepdim=True)
-    mean = _sum(_sampled_at(view.maps, _in_cells(view.rows, hw[0]), _in_cells(view.columns, hw[1])) for view in scaled)
-    return ((mean - low) / torch.where(high > low, high - low, 1)).clamp(0, 1)
+    down, across = _turns([view.rows for view in views]), _turns([view.columns for view in views])
+    n, m = int(down.sum()), int(across.sum())
+    total = views[0].maps.new_zeros(len(views[0].maps), n + hw[0], m + hw[1])
+    for view in views:
+        extremes = _sampled_by(_own_turns(view.rows), view.maps, _own_turns(view.columns)).flatten(1)
+        low, high = extremes.amin(dim=1)[:, None, None], extremes.amax(dim=1)[:, None, None]
+        flat = view.maps.amax(dim=(1, 2), keepdim=True) == view.maps.amin(dim=(1, 2), keepdim=True)
+        scaled = (view.maps - low) * torch.where(flat, 0, 1 / (high - low))
+        rows = torch.cat([view.rows[down], _in_cells(view.rows, hw[0])])
+        columns = torch.cat([view.columns[across], _in_cells(view.columns, hw[1])])
+        total += _sampled_by(rows, scaled, columns)  # [P, n + h, m + w]: at the turns, and in the cells
+    low, high = total[:, :n, :m].amin(dim=(1, 2), keepdim=True), total[:, :n, :m].amax(dim=(1, 2), keepdim=True)
+    return ((total[:, n:, m:] - low) / torch.where(high > low, high - low, 1)).clamp(0, 1)
 
 
 def _turns(sides: Sequence[Tensor]) -> Tensor:
@@ -312,19 +308,22 @@ def _turns(sides: Sequence[Tensor]) -> Tensor:
     return turns
 
 
+def _own_turns(side: Tensor) -> Tensor:
+    """The weights `[n, points]` at their own turns, of those that are not all 0."""
+    return side[_turns([side]) & (side.sum(dim=1) > 0)]
+
+
 def _in_cells(weights: Tensor, cells: int) -> Tensor:
     """Weights `[n, points]` along a side, averaged in cells `[cells, points]` as `interpolate` does in "area" mode."""
     return F.adaptive_avg_pool1d(weights.T[None], cells)[0].T
 
 
-def _sampled_at(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """`rows @ map @ columns.T` of each map: `[P, h, w]`, `[n, h]` and `[m, w]` → `[P, n, m]`."""
-    count = len(maps)
-    return torch.bmm(torch.bmm(rows.expand(count, -1, -1), maps), columns.T.expand(count, -1, -1))
-
-
-def _sum(maps: Iterable[Tensor]) -> Tensor:
-    return reduce(torch.Tensor.add_, maps)
+def _sampled_by(rows: Tensor, maps: Tensor, columns: Tensor) -> Tensor:
+    """`rows @ map @ columns.T` of each map: `[n, h]`, `[P, h, w]` and `[m, w]` → `[P, n, m]`."""
+    made, across = maps.new_empty(len(maps), len(rows), len(columns)), columns.T.contiguous()
+    for one, out in zip(maps, made, strict=True):  # each alone: the same whatever else
+        torch.mm(rows, one @ across, out=out)
+    return made
 
 
 class Mosaic:

@@ -602,7 +602,9 @@ class Localizer:
     @undisturbed
     def _classified(self, batch: Sequence[Prepared], top_k: int) -> list[list[Classified]]:
         pixels = stacked([item.inputs[0] for item in batch])  # [B, 3, H, W] uint8
-        embedding = self.backbone.encode_image(self.backbone.normalize(pixels.to(self.backbone.device).float().div_(255)))
+        embedding = self.backbone.encode_image(
+            self.backbone.normalize(pixels.to(self.backbone.device).float().div_(255))
+        )
         refuse_nan(embedding[:, None], batch, "an embedding", self.backbone)
         texts = batch[0].texts  # the same for all
         cosines = embedding @ self._texts.embed(texts).T.to(embedding)  # [B, P]

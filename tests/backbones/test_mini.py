@@ -80,6 +80,15 @@ def test_the_preprocessing_is_googles(mini):
     torch.testing.assert_close(mini.normalize(x)[0, 0, 0], torch.tensor([-127 / 128, 0.0, 1.0]), atol=1e-6, rtol=0)
 
 
+def test_pixels_are_normalised_alike_however_they_lie_in_memory(mini):
+    x = pixels(32, 48, count=2)
+    last = x.contiguous(memory_format=torch.channels_last)
+    found = mini.normalize(last)
+    assert torch.equal(found, mini.normalize(x))
+    assert found.is_contiguous(memory_format=torch.channels_last)  # as its first convolution takes them
+    assert torch.equal(mini.encode_image(found), mini.encode_image(mini.normalize(x)))
+
+
 def test_it_is_the_same_every_time(mini):
     again = Mini.bundled()
     images = mini.normalize(pixels())

@@ -21,7 +21,7 @@ from cliploc import __version__
 from cliploc._allocator import keep_freed_memory
 from cliploc._memory_errors import NO_ROOM_TO_LOAD, out_of_memory
 from cliploc._terminal import OutputError, write_out
-from cliploc._threads import wait_passively
+from cliploc._threads import take_short_turns, wait_passively
 from cliploc.cli import (
     annotate,
     benchmark,
@@ -118,6 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             app(prog_name="cliploc")
         keep_freed_memory()
         wait_passively()
+        take_short_turns()
     words = _imports_first(sys.argv[1:] if arguments is None else arguments)
     if sys.stderr is None:  # it is closed: the next file opened must not take its place
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - it stays open as long as the process

@@ -21,6 +21,7 @@ import torch
 from cliploc._allocator import keep_freed_memory
 from cliploc._extras import install
 from cliploc._memory_errors import not_installed
+from cliploc._threads import take_short_turns
 from cliploc.errors import CliplocError, InputError, ModelError, UsageError
 from cliploc.jobs.engine import MakeWorker, Part, Shard
 from cliploc.jobs.rows import arrow
@@ -112,6 +113,7 @@ class _ShardsDone:
         with contextlib.suppress(OSError):  # a machine without that folder can only read absolute paths
             os.chdir(folder)  # so that relative paths of pictures and weights mean what they do where the run began
         keep_freed_memory()
+        take_short_turns()
         torch.set_num_threads(threads)  # Ray sets 1 unless a worker has the whole machine
         self.make_worker, self.attempts, self.modules = make_worker, attempts, modules
         self.worker: Any = None
