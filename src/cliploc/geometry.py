@@ -359,7 +359,7 @@ class Mosaic:
         if len(rows) and len(columns):  # else outside of what this input shows
             here = slice(top, top + len(rows)), slice(left, left + len(columns))
             places = maps.permute(1, 2, 0)  # [h, w, P]; a CNN's features lie so in memory
-            on_rows = (rows.to(maps) @ places.flatten(1)).unflatten(1, places.shape[1:])
+            on_rows = (rows.to(maps) @ places.flatten(1)).reshape(-1, *places.shape[1:])
             self._total[here] += columns.to(maps) @ on_rows
             self._covered[here] += 1
 

@@ -100,7 +100,7 @@ class DualEncoder(nn.Module, ABC):
         width = there.shape[-1]
         mean, std = (one.flatten().repeat(width) for one in (self.mean, self.std))
         rows = there.permute(0, 2, 3, 1).flatten(2)  # [B, H, W · 3]
-        images = (rows - mean).div_(std).to(self.dtype).unflatten(2, (width, 3)).permute(0, 3, 1, 2)
+        images = (rows - mean).div_(std).to(self.dtype).reshape(*rows.shape[:2], width, 3).permute(0, 3, 1, 2)
         return images if self.channels_last else images.contiguous()
 
     def in_precision(self, dtype: torch.dtype) -> Self:

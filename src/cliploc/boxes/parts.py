@@ -90,10 +90,10 @@ def _may_divide(
     if not len(rows):
         return False
     # Where it is tall enough for a summit, mostly a small part of the region, and a pixel around it.
-    top, left = max(int(rows[0]) - 1, 0), max(int(columns[0]) - 1, 0)
-    here = slice(top, int(rows[-1]) + 2), slice(left, int(columns[-1]) + 2)
+    first_row, first_column = max(int(rows[0]) - 1, 0), max(int(columns[0]) - 1, 0)
+    here = slice(first_row, int(rows[-1]) + 2), slice(first_column, int(columns[-1]) + 2)
     y, x = np.nonzero((heat[here] >= cv2.dilate(heat[here], kernel)) & tall[here])
-    y, x = y + top, x + left
+    y, x = y + first_row, x + first_column
     if len(y) < 2 or len(y) > MAX_SUMMITS or connectivity == 4:
         return len(y) > 1
     height = heat[y, x].astype(np.float64)
