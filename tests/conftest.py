@@ -6,7 +6,6 @@ import gc
 import os
 from pathlib import Path
 
-gc.disable()  # until the tests are there: see `pytest_runtestloop`
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything imports huggingface_hub
 # Before torch is imported, and for the processes that tests start: beside another worker, threads that spin while they
 # wait for each other take several times the processor time. The few tests that ask for more threads have them sleep.
@@ -44,6 +43,11 @@ FIRST = {
 }
 
 
+def pytest_sessionstart() -> None:
+    """Modules and tests stay until the end: the garbage collector need not look at them again and again."""
+    gc.disable()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     items.sort(key=lambda item: item.path.relative_to(here).as_posix() not in FIRST)  # else the order stays
@@ -51,7 +55,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop() -> None:
-    """All modules and tests stay until the end: the garbage collector need not go through them again and again."""
+    """All modules and tests are there."""
     gc.freeze()
     gc.enable()
 

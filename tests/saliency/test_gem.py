@@ -14,7 +14,7 @@ from cliploc.errors import UsageError
 from tests.backbones.seam import tokenizer
 from tests.saliency.peers import assert_same_maps, min_max
 from tests.saliency.plain_vit import TOWERS, PlainVit, assert_equal, open_clip_model, plain_vit
-from tests.saliency.vits import twelve_blocks, ours
+from tests.saliency.vits import ours, twelve_blocks
 
 
 def unit(x: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from cliploc.saliency import methods
 from cliploc.tower import Needs
 from tests.saliency.peers import CNNS, GRID, WrappedClip, assert_same_maps, min_max, mini_scene, over_input, tiny_scene
 from tests.saliency.plain_vit import assert_equal, attend, plain_vit
-from tests.saliency.vits import twelve_blocks, ours
+from tests.saliency.vits import ours, twelve_blocks
 from tests.tiny import context, planted_image, tower
 
 

@@ -20,13 +20,13 @@ from tests.saliency.peers import assert_same_maps, min_max
 from tests.saliency.vits import (
     AveragingVit,
     QueryingVit,
-    twelve_blocks,
     block_calls,
     oracle,
     ours,
     plain_forward,
     scenes,
     tiny,
+    twelve_blocks,
 )
 from tests.tiny import TinyVit
 

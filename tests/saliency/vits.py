@@ -104,7 +104,7 @@ def block_calls(backbone: Any, method: str, **options: Any) -> int:
 
 @functools.cache
 def twelve_blocks() -> tuple[Any, Any, Tensor, Tensor]:
-    """A ViT of ViT-B/16's depth, by open_clip; its view by cliploc, three photographs `[3, 3, 112, 112]`, texts `[2, D]`.
+    """open_clip's ViT-B/16 of a quarter of its width, our view, photographs `[3, 3, 112, 112]`, two texts `[2, D]`.
 
     Random weights; biases and norms are moved too, as initialised they would hide mistakes. A small text tower.
     """
