@@ -18,16 +18,18 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import Any, TextIO, TypeVar
 from unittest import mock
 
-import cliploc.localizer  # noqa: F401 - before `create` is replaced
 from cliploc import backbones
 from cliploc.cli import main
+from cliploc.localizer import Localizer  # before `create` is replaced
+from cliploc.memory import Memory
 
 PHOTOS = Path(backbones.__file__).parents[1] / "demo_photos"
 CAT, COFFEE = PHOTOS / "cat.jpg", PHOTOS / "coffee.jpg"
 create_once = functools.cache(backbones.create)
+seen = functools.cache(Memory)
 Answer = TypeVar("Answer")
 
 
@@ -45,7 +47,7 @@ def cliploc_(*arguments: object, stdout: TextIO | None = None) -> Outcome:
         arguments: of the command.
         stdout: where else it writes its results; they are not in the outcome then.
     """
-    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))  # as a process has
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
     with (
         mock.patch.object(backbones, "create", create_once),
         contextlib.redirect_stdout(stdout or out),
@@ -55,10 +57,16 @@ def cliploc_(*arguments: object, stdout: TextIO | None = None) -> Outcome:
     return Outcome(code, *(stream.buffer.getvalue().decode() for stream in (out, err)))  # type: ignore[attr-defined]
 
 
+def localizer_of(model: str, **options: Any) -> Localizer:
+    """A localizer to compare with; what its tower saw of a picture is there for the next one."""
+    return Localizer(create_once(model), memory=seen(), **options)
+
+
 def begun(function: Callable[..., object], *arguments: object) -> BaseProcess:
     """A new process that calls a function of a module, forked from one that has imported torch and our own modules."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.commands", "cliploc.jobs.worker"])  # read when the first process starts
+    # Read when the first process starts. A list of all models needs open_clip, which takes seconds to import.
+    context.set_forkserver_preload(["tests.commands", "cliploc.jobs.worker", "open_clip"])
     child = context.Process(target=function, args=arguments)
     child.start()
     return child

@@ -15,15 +15,10 @@ from cliploc.errors import ModelError, UnknownNameError, UsageError
 from cliploc.localizer import Localizer
 from cliploc.recipes import recipe_of
 from cliploc.saliency import fitting
-from tests.commands import CAT, cliploc_
+from tests.commands import CAT, cliploc_, localizer_of
 from tests.tiny import KINDS, tower
 
 NAMES = ["cat", "remote control"]
-
-
-@pytest.fixture(scope="module")
-def mini():
-    return Localizer("mini", method="cam").backbone
 
 
 def same(one, other):
@@ -33,20 +28,20 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_is_its_method_with_its_options(mini, name):
+def test_a_recipe_is_its_method_with_its_options(name):
     recipe = recipe_of("mini", name)
-    by_recipe = Localizer(mini, recipe=name)
-    by_hand = Localizer(mini, method=recipe.method, **recipe.options)
+    by_recipe = localizer_of("mini", recipe=name)
+    by_hand = localizer_of("mini", method=recipe.method, **recipe.options)
     same(by_recipe(CAT, NAMES), by_hand(CAT, NAMES))
     assert by_recipe.describe() == by_hand.describe()
     assert (by_recipe.recipe, by_hand.recipe) == (recipe, None)
 
 
-def test_a_named_method_runs_as_published(mini):
-    published = Localizer(mini, method="cam")
+def test_a_named_method_runs_as_published():
+    published = localizer_of("mini", method="cam")
     assert (published.refine, published.options.windows, published.options.scales) == ((), (), (1.0,))
     assert published.box_rule.threshold == published.method.threshold
-    by_recipe = Localizer(mini)
+    by_recipe = localizer_of("mini")
     [compared] = by_recipe.compare(CAT, NAMES, ["cam"])
     same(compared["cam"], published(CAT, NAMES))
     assert by_recipe.describe("cam") == published.describe("cam")
@@ -55,21 +50,21 @@ def test_a_named_method_runs_as_published(mini):
     assert np.abs(maps[0] - maps[1]).max() > 0.1
 
 
-def test_what_is_given_goes_before_the_recipe(mini):
+def test_what_is_given_goes_before_the_recipe():
     given = {"threshold": 0.4, "flip": True, "windows": (), "refine": (), "scales": (1,), "split_peaks": 1.0}
-    localizer = Localizer(mini, **given)
+    localizer = localizer_of("mini", **given)
     assert localizer.recipe == recipe_of("mini")
     assert {name: getattr(localizer.options, name) for name in given} == {**given, "scales": (1.0,)}
-    same(localizer(CAT, NAMES), Localizer(mini, method="cam", threshold=0.4, flip=True)(CAT, NAMES))
+    same(localizer(CAT, NAMES), localizer_of("mini", method="cam", threshold=0.4, flip=True)(CAT, NAMES))
 
 
 ASKED = ["cat", "dog", "sofa"]
 
 
 @pytest.mark.parametrize("tau", [{}, {"threshold": 0.9, "refine": ("affinity",)}])  # there two names have no box of 0.2
-def test_a_recipe_leaves_out_low_boxes_but_the_best_of_each_name(mini, tau):
-    every = Localizer(mini, min_presence=0, min_score=0, **tau)(CAT, ASKED)
-    found = Localizer(mini, min_presence=0, **tau)(CAT, ASKED)
+def test_a_recipe_leaves_out_low_boxes_but_the_best_of_each_name(tau):
+    every = localizer_of("mini", min_presence=0, min_score=0, **tau)(CAT, ASKED)
+    found = localizer_of("mini", min_presence=0, **tau)(CAT, ASKED)
     best = [np.flatnonzero(every.boxes.label == p)[0] for p in range(len(ASKED))]
     kept = [i for i in range(len(every.boxes)) if i in best or every.boxes.score[i] >= MIN_SCORE]
     assert len(kept) < len(every.boxes)
@@ -78,31 +73,33 @@ def test_a_recipe_leaves_out_low_boxes_but_the_best_of_each_name(mini, tau):
     np.testing.assert_array_equal(found.boxes.label, every.boxes.label[kept])
     assert found.found.all()
     assert found.reasons == every.reasons == (None,) * len(ASKED)
-    same(found, Localizer(mini, min_presence=0, min_score="auto", **tau)(CAT, ASKED))
-    np.testing.assert_array_equal(every.boxes.xyxy, found.boxes_by(Localizer(mini, min_score=0, **tau).box_rule).xyxy)
+    same(found, localizer_of("mini", min_presence=0, min_score="auto", **tau)(CAT, ASKED))
+    np.testing.assert_array_equal(
+        every.boxes.xyxy, found.boxes_by(localizer_of("mini", min_score=0, **tau).box_rule).xyxy
+    )
 
 
-def test_a_minimum_score_that_is_stated_holds_for_the_best_box_too(mini):
-    every = Localizer(mini, min_presence=0, min_score=0)(CAT, ASKED)
+def test_a_minimum_score_that_is_stated_holds_for_the_best_box_too():
+    every = localizer_of("mini", min_presence=0, min_score=0)(CAT, ASKED)
     best = [float(every.boxes.score[every.boxes.label == p].max()) for p in range(len(ASKED))]
     least = max(best)
-    found = Localizer(mini, min_presence=0, min_score=least)(CAT, ASKED)
+    found = localizer_of("mini", min_presence=0, min_score=least)(CAT, ASKED)
     assert found.found.tolist() == [one >= least for one in best]
     assert [reason for reason in found.reasons if reason] == [f"no box scores {least:g} or more"] * 2
     np.testing.assert_array_equal(found.boxes.xyxy, every.boxes.xyxy[every.boxes.score >= np.float32(least)])
-    huge = Localizer(mini, min_presence=0, min_score=1.0, min_area=0.999)(CAT, ASKED)
+    huge = localizer_of("mini", min_presence=0, min_score=1.0, min_area=0.999)(CAT, ASKED)
     assert huge.reasons == ("no region of its map reaches 0.999 of the picture",) * len(ASKED)
 
 
-def test_a_named_method_keeps_all_its_boxes(mini):
+def test_a_named_method_keeps_all_its_boxes():
     for options in ({"method": "cam"}, {"method": "cam+layer_cam"}):
-        one, other = (Localizer(mini, **options, **least, min_presence=0) for least in ({}, {"min_score": 0}))
+        one, other = (localizer_of("mini", **options, **least, min_presence=0) for least in ({}, {"min_score": 0}))
         assert one.box_rule.min_score == 0
         same(one(CAT, ASKED), other(CAT, ASKED))
         assert one.describe() == other.describe()
-    assert Localizer(mini).box_rule_of("cam").min_score == 0
+    assert localizer_of("mini").box_rule_of("cam").min_score == 0
     assert BENCHMARK.filled(recipe_of("mini").options).min_score == 0  # nor do a benchmark's boxes depend on it
-    assert Localizer(mini, min_score=0.3).box_rule_of("cam").min_score == 0.3
+    assert localizer_of("mini", min_score=0.3).box_rule_of("cam").min_score == 0.3
 
 
 def test_the_command_line_states_a_minimum_score(tmp_path):
@@ -126,11 +123,11 @@ def test_the_command_line_states_a_minimum_score(tmp_path):
     assert json.loads(compared.out)["settings"]["min_score"] == 0
 
 
-def test_a_method_and_a_recipe_are_refused(mini):
+def test_a_method_and_a_recipe_are_refused():
     with pytest.raises(UsageError, match="expected a method or a recipe, got cam and fast"):
-        Localizer(mini, method="cam", recipe="fast")
+        localizer_of("mini", method="cam", recipe="fast")
     with pytest.raises(UsageError, match="expected recipe to be one of default, fast, best"):
-        Localizer(mini, recipe="quick")
+        localizer_of("mini", recipe="quick")
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -30,7 +30,7 @@ from cliploc.web import downloads, view
 from cliploc.web.runs import StoppedError
 from cliploc.web.service import Offer, Service, with_heads
 from cliploc.web.settings import MOST_CELLS, Settings, command_lines, from_mapping, from_query, python_lines
-from tests.commands import cliploc_, create_once
+from tests.commands import cliploc_, localizer_of
 
 DEMO = Path(__file__).parents[2] / "src/cliploc/demo_photos"
 CAT = str(DEMO / "cat.jpg")
@@ -61,7 +61,7 @@ def test_boxes_are_the_localizers_at_every_threshold(service, request, fixture, 
         settings = Settings(names="cat, dog", threshold=threshold, max_boxes=most, split_peaks=split)
         [(method, found)] = look.cut(settings).items()
         asked = {"threshold": threshold, "max_boxes": most or None, "split_peaks": split}
-        wanted = Localizer(create_once("mini"), **by, **asked)(CAT, ["cat", "dog"])
+        wanted = localizer_of("mini", **by, **asked)(CAT, ["cat", "dog"])
         if split == 0.02 and by:
             assert len(wanted.boxes.xyxy) > len(look.cut(replace(settings, split_peaks=1))[method].boxes.xyxy)
         assert method == by.get("method", "recipe:default")
@@ -76,7 +76,7 @@ def test_boxes_are_the_localizers_at_every_threshold(service, request, fixture, 
 def test_a_recipe_is_the_localizers(model, recipe):
     look = Service([Offer(model)], device="cpu").look(CAT, from_mapping({"names": "cat, dog", "recipe": recipe}))
     [(method, found)] = look.cut(look.settings).items()
-    wanted = Localizer(create_once(model), recipe=recipe)(CAT, ["cat", "dog"])
+    wanted = localizer_of(model, recipe=recipe)(CAT, ["cat", "dog"])
     assert method == f"recipe:{recipe}"
     np.testing.assert_array_equal(found.boxes.xyxy, wanted.boxes.xyxy)
     assert (found.reasons, found.threshold) == (wanted.reasons, wanted.threshold)
@@ -91,16 +91,16 @@ def test_what_a_visitor_sets_goes_before_the_recipe(service):
         key: one for key, one in given.items() if key != "threshold"
     }
     look = service.look(CAT, settings)
-    wanted = Localizer(create_once("mini"), **given)(CAT, ["cat"])
+    wanted = localizer_of("mini", **given)(CAT, ["cat"])
     np.testing.assert_array_equal(look.cut(settings)["recipe:default"].boxes.xyxy, wanted.boxes.xyxy)
     ran = set(str(look.ran(settings)).split(" --"))
     assert {"--method cam", "scales 1,1.5", "threshold 0.3", "flip"} <= ran
     assert not {one.split()[0] for one in ran} & {"windows", "refine"}
-    named = Localizer(create_once("mini"), method="cam", scales=(1, 1.5), threshold=0.3, flip=True)(CAT, ["cat"])
+    named = localizer_of("mini", method="cam", scales=(1, 1.5), threshold=0.3, flip=True)(CAT, ["cat"])
     np.testing.assert_array_equal(named.boxes.xyxy, wanted.boxes.xyxy)
     published = service.look(CAT, Settings(names="cat", method="cam", flip=True)).cut(Settings())["cam"]
     np.testing.assert_array_equal(
-        published.boxes.xyxy, Localizer(create_once("mini"), method="cam", flip=True)(CAT, ["cat"]).boxes.xyxy
+        published.boxes.xyxy, localizer_of("mini", method="cam", flip=True)(CAT, ["cat"]).boxes.xyxy
     )
 
 
@@ -108,8 +108,8 @@ def test_beside_a_recipe_methods_run_as_published(service):
     settings = Settings(names="cat, dog", compare=("cam", "layer_cam"))
     look = service.look(CAT, settings)
     found = look.cut(settings)
-    wanted = {"recipe:default": Localizer(create_once("mini"))} | {
-        method: Localizer(create_once("mini"), method=method) for method in settings.compare
+    wanted = {"recipe:default": localizer_of("mini")} | {
+        method: localizer_of("mini", method=method) for method in settings.compare
     }
     assert list(found) == list(wanted)
     for method, localizer in wanted.items():
@@ -211,7 +211,7 @@ def test_a_recipes_least_score_keeps_each_names_best_box_until_another_is_set(by
     every = Settings(names="cat, dog", threshold=0.1, min_presence=0.0)
     for given, options in ((None, {}), (0.0, {"min_score": 0}), (0.5, {"min_score": 0.5})):
         found = by_recipe.cut(replace(every, min_score=given))["recipe:default"]
-        wanted = Localizer(create_once("mini"), threshold=0.1, min_presence=0, **options)(CAT, ["cat", "dog"])
+        wanted = localizer_of("mini", threshold=0.1, min_presence=0, **options)(CAT, ["cat", "dog"])
         np.testing.assert_array_equal(found.boxes.xyxy, wanted.boxes.xyxy)
         assert (found.found.tolist(), found.reasons) == (wanted.found.tolist(), wanted.reasons)
         assert given is not None or found.found.all()
@@ -224,7 +224,7 @@ def test_a_recipes_least_score_keeps_each_names_best_box_until_another_is_set(by
 @pytest.mark.parametrize("least", [0.0, 0.01, 0.5, 1.0])
 def test_the_least_presence_is_asked_for_without_another_run(look, least):
     found = look.cut(Settings(names="cat, dog", min_presence=least))["cam"]
-    wanted = Localizer(create_once("mini"), method="cam", min_presence=least)(CAT, ["cat", "dog"])
+    wanted = localizer_of("mini", method="cam", min_presence=least)(CAT, ["cat", "dog"])
     assert found.reasons == wanted.reasons
     assert found.found.tolist() == wanted.found.tolist()
     np.testing.assert_array_equal(found.boxes.xyxy, wanted.boxes.xyxy)
@@ -256,7 +256,7 @@ def test_new_names_on_a_photograph_run_no_tower(service, by_recipe, monkeypatch)
     mini = service.backbone("mini")
     monkeypatch.setattr(mini, "trace", lambda *_: pytest.fail("the image tower ran"))
     again = service.look(CAT, Settings(names="remote control, cat"), by_recipe)
-    wanted = Localizer(create_once("mini"))(CAT, ["remote control", "cat"])
+    wanted = localizer_of("mini")(CAT, ["remote control", "cat"])
     np.testing.assert_array_equal(again.cut(Settings())["recipe:default"].boxes.xyxy, wanted.boxes.xyxy)
     monkeypatch.setattr(mini, "encode_text", lambda _: pytest.fail("the text tower ran"))
     service.look(CAT, Settings(names="cat"))  # another visitor
@@ -278,7 +278,7 @@ def test_any_number_of_methods_out_of_one_pass(service):
     assert list(look.results) == ["grad_cam", "cam", "layer_cam", "xgrad_cam", "grad_cam_pp"]
     found = look.cut(settings)
     for method, one in found.items():
-        wanted = Localizer(create_once("mini"), method=method)(CAT, ["cat", "dog"])
+        wanted = localizer_of("mini", method=method)(CAT, ["cat", "dog"])
         np.testing.assert_array_equal(one.boxes.xyxy, wanted.boxes.xyxy)
         np.testing.assert_allclose(one.maps, wanted.maps, atol=1e-6)
     assert dict(look.rules(settings)) == {method: own.threshold for method, own in look.own.items()}
@@ -450,7 +450,7 @@ def test_files_of_two_methods_do_not_write_over_each_other(service, tmp_path):
     assert len(set(names)) == len(names)
     assert {"coco_cam.json", "coco_layer_cam.json", "cat_layer_cam_overlay.png"} <= set(names)
     with Image.open(tmp_path / "cat_compare.png") as sheet:
-        assert sheet.size == Localizer(create_once("mini")).compare_figure(CAT, ["cat"], ["cam", "layer_cam"]).size
+        assert sheet.size == localizer_of("mini").compare_figure(CAT, ["cat"], ["cam", "layer_cam"]).size
     assert "cat_compare.png" in zipfile.ZipFile(tmp_path / "cat.zip").namelist()
 
 
