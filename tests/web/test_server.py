@@ -16,11 +16,11 @@ import pytest
 pytest.importorskip("gradio", reason="gradio is not installed: pip install 'cliploc[web]'")
 import gradio_client
 
-from cliploc.localizer import Localizer
 from cliploc.web.server import application, listener
 from cliploc.web.service import Offer, Service
-from tests.commands import cliploc_, create_once
+from tests.commands import cliploc_, localizer_of
 
+PATIENCE = 120  # seconds: a busy machine takes long
 DEMO = Path(__file__).parents[2] / "src/cliploc/demo_photos"
 
 
@@ -43,7 +43,7 @@ def started(service: Service, folder: Path, **options) -> Iterator[str]:
             yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
         finally:  # also where a test fails: nothing may compute on
             server.should_exit = True
-            thread.join(20)
+            thread.join(PATIENCE)
         assert not thread.is_alive()
 
 
@@ -51,14 +51,14 @@ def get(url: str, data: dict | None = None) -> tuple[int, str, dict]:
     body = None if data is None else json.dumps(data).encode()
     asked = urllib.request.Request(url, body, {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(asked, timeout=30) as answer:
+        with urllib.request.urlopen(asked, timeout=PATIENCE) as answer:
             return answer.status, answer.read().decode(errors="replace"), dict(answer.headers)
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode(errors="replace"), dict(error.headers)
 
 
 def client(address: str, folder: Path) -> gradio_client.Client:
-    patient = {"timeout": 60}  # a busy machine takes longer than httpx waits
+    patient = {"timeout": PATIENCE}
     return gradio_client.Client(
         address, verbose=False, download_files=str(folder), analytics_enabled=False, httpx_kwargs=patient
     )
@@ -69,7 +69,7 @@ def test_the_interface_gives_the_localizers_boxes(address, tmp_path):
     photo = gradio_client.handle_file(str(DEMO / "cat.jpg"))
     for given in ({}, {"recipe": "fast"}, {"method": "cam"}, {"method": "cam", "threshold": 0.4}):
         document = mine.predict(photo, "cat, dog", given, api_name="/locate")
-        localizer = Localizer(create_once("mini"), **given)
+        localizer = localizer_of("mini", **given)
         wanted = localizer(DEMO / "cat.jpg", ["cat", "dog"])
         [picture] = document["pictures"]
         cat, dog = picture["names"]
@@ -92,7 +92,7 @@ def test_an_exemplar_is_an_upload_and_never_a_path(address, tmp_path):
     given = {"recipe": "fast", "exemplar_name": "pet", "exemplar_box": "40, 30, 200, 220"}
     [picture] = mine.predict(photo, "dog", given, shown, api_name="/locate")["pictures"]
     exemplar = Exemplar("pet", DEMO / "cat.jpg", box)
-    wanted = Localizer(create_once("mini"), recipe="fast", exemplars=[exemplar])(DEMO / "dogs.jpg", ["dog", "pet"])
+    wanted = localizer_of("mini", recipe="fast", exemplars=[exemplar])(DEMO / "dogs.jpg", ["dog", "pet"])
     assert [one["name"] for one in picture["names"]] == ["dog", "pet"]
     boxes = [box["xyxy"] for one in picture["names"] for box in one["boxes"]]
     assert boxes == [pytest.approx(box, abs=0.01) for box in wanted.boxes.xyxy.tolist()]
@@ -112,7 +112,7 @@ def test_the_interface_compares_any_number_of_methods(address, tmp_path):
     mine = client(address, tmp_path)
     photo = gradio_client.handle_file(str(DEMO / "cat.jpg"))
     methods = ["cam", "grad_cam", "layer_cam", "xgrad_cam"]
-    wanted = [Localizer(create_once("mini"), method=method)(DEMO / "cat.jpg", ["cat"]) for method in methods]
+    wanted = [localizer_of("mini", method=method)(DEMO / "cat.jpg", ["cat"]) for method in methods]
     for compare in (methods[1:], ",".join(methods[1:])):
         document = mine.predict(photo, "cat", {"method": "cam", "compare": compare}, api_name="/locate")
         assert [one["method"] for one in document["pictures"]] == methods
@@ -213,7 +213,7 @@ def test_an_upload_of_too_many_bytes_is_turned_away(address):
             f"{address}/gradio_api/upload", body, {"Content-Type": "multipart/form-data; boundary=x"}
         )
         try:
-            code = urllib.request.urlopen(asked, timeout=30).status
+            code = urllib.request.urlopen(asked, timeout=PATIENCE).status
         except urllib.error.HTTPError as error:
             code = error.code
         assert code == wanted
@@ -234,9 +234,9 @@ def test_a_server_ends_at_once_and_silently_though_many_look(tmp_path, capfd):
         began = time.monotonic()
     assert time.monotonic() - began < 15
     for one in long_ones:
-        assert one.exception(timeout=10) is not None
+        assert one.exception(timeout=PATIENCE) is not None
     for run in list(looked_at.runs._runs):
-        run._thread.join(10)
+        run._thread.join(PATIENCE)
         assert not run._thread.is_alive()
     assert "Traceback" not in capfd.readouterr().err
 
