@@ -6,7 +6,7 @@ Parametrised over the registry: a new `saliency/<name>.py` is tested here unedit
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,20 @@ from cliploc.saliency._infra.registration import check_options
 from cliploc.tower import Needs
 from cliploc.web.service import Offer, Service
 from tests.saliency.peers import min_max
-from tests.saliency.towers import CLIP_RESNETS, MINI_VIT, QUICK, RESNETS, TINY_GRIDS, build, cases, grids, own, pictures
+from tests.saliency.towers import (
+    CLIP_RESNETS,
+    MINI_VIT,
+    QUICK,
+    RESNETS,
+    TINY_GRIDS,
+    build,
+    cases,
+    clip_resnet,
+    grids,
+    mini_vit,
+    own,
+    pictures,
+)
 from tests.saliency.vits import AveragingVit, QueryingVit, tiny
 from tests.tiny import COLOURS, KINDS, TinyVit, context, planted_image, tower
 
@@ -55,6 +68,14 @@ small_case = pytest.mark.parametrize(("name", "kind"), [case for case in CASES i
 clip_case = pytest.mark.parametrize(
     ("name", "kind"), [case for case in CASES if case[1] in CLIP_RESNETS and methods.get(case[0]).reads_text]
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _large_towers_go() -> Iterator[None]:
+    """Nobody else needs most of them, and they are half a gigabyte."""
+    yield
+    clip_resnet.cache_clear()
+    mini_vit.cache_clear()
 
 
 def maps_of(name: str, ctx: Context, **options: Any) -> Tensor:
