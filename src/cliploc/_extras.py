@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+from functools import cache
+from types import ModuleType
 
 from cliploc.errors import UsageError
 
@@ -38,6 +41,21 @@ def install(extra: str, feature: str, *packages: str) -> str:
     *others, last = (name.replace("_", "-") for name in packages or PACKAGES[extra])
     names = f"{', '.join(others)} and {last}" if others else last
     return f"{feature} needs {names}: pip install 'cliploc[{extra}]'"
+
+
+@cache
+def compiled(module: str) -> ModuleType | None:
+    """A module with code that numba compiles; None where numba (the extra `fast`) is not installed.
+
+    Args:
+        module: its full name.
+    """
+    if importlib.util.find_spec("numba") is None:
+        return None
+    try:
+        return importlib.import_module(module)
+    except RuntimeError:  # numba finds no folder where it may keep what it compiled
+        return None
 
 
 def refuse_without(extra: str, feature: str, *packages: str) -> None:

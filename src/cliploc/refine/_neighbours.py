@@ -11,6 +11,9 @@ from torch.nn import functional as F
 VALUES = 2**18  # in a strip: 1 MB
 BAGS_FROM = 4  # from this number of maps on, `Bags` are faster than a sum for each offset; bench.refinements
 Offset = tuple[int, int]  # rows down and columns to the right
+RADIUS = 6  # of a window of 13×13 pixels
+# One of each pair of opposite offsets in it.
+HALF = tuple((y, x) for y in range(RADIUS + 1) for x in range(-RADIUS, RADIUS + 1) if y or x > 0)
 
 
 def strips(maps: Tensor, count: int | None = None) -> Iterator[slice]:

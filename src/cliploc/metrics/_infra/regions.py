@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import numpy.typing as npt
+
+from cliploc import _extras
 
 IntArray = npt.NDArray[np.int64]
 LEVELS = 256
@@ -33,13 +33,7 @@ class Regions:
 NONE = Regions(np.zeros(0, np.int64), np.zeros((0, 4), np.int64), np.zeros(0, np.int64))
 
 
-@cache
 def compiled() -> Callable[..., tuple[Regions, Regions]] | None:
     """The function that finds regions in compiled code; None where numba (the extra `fast`) is not installed."""
-    if importlib.util.find_spec("numba") is None:
-        return None
-    try:
-        from cliploc.metrics._infra.compiled import regions
-    except RuntimeError:  # numba finds no folder where it may keep what it compiled
-        return None
-    return regions
+    module = _extras.compiled("cliploc.metrics._infra.compiled")
+    return None if module is None else module.regions

@@ -1,0 +1,141 @@
+"""(I − α Ŵ) X = Y over pixels, preconditioned by sweeps over the picture: fewer steps of conjugate gradients.
+
+The pixels get an order, and L has the α Ŵ_ij of the pixels j before i, so that I − α Ŵ = I − L − Lᵀ. The preconditioner
+is M = (D − L) D⁻¹ (D − Lᵀ), where the diagonal D is such that M v = (I − α Ŵ) v for one vector v > 0 (modified
+incomplete Cholesky, Gustafsson 1978). v has the square roots of W's row sums: an eigenvector of Ŵ, of eigenvalue 1.
+
+With K = I − D^-½ L D^-½, conjugate gradients work on K⁻¹ D^-½ (I − α Ŵ) D^-½ K⁻ᵀ, whose product with a direction d is
+
+    t + K⁻¹ (d + (D⁻¹ − 2 I) t),   t = K⁻ᵀ d
+
+(Eisenstat 1981). K⁻ᵀ and K⁻¹ are sweeps over the picture: each pixel adds the neighbours that are already done.
+Together they read each neighbour once, as Ŵ d does.
+
+In the order, strips of rows with an even number come before those with an odd one. So all even strips are swept at
+once, and all odd ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cliploc.refine import _compiled
+from cliploc.refine._neighbours import HALF, RADIUS
+from cliploc.refine._propagation import ALPHA, solved
+
+FloatArray = npt.NDArray[np.float32]
+
+
+def room(size: tuple[int, int]) -> Tensor:
+    """Zeros for the weights of a picture, `[H, 84, pitch]`; the picture is at `inside` of each line."""
+    height, width = size
+    return torch.zeros(height, len(HALF), _padded(width, _compiled.TILE) + 2 * RADIUS)
+
+
+def inside(width: int) -> slice:
+    """Where the picture is in a row of `room`."""
+    return slice(RADIUS, RADIUS + width)
+
+
+def swept(weights: Tensor, degree: Tensor, parts: Iterable[Tensor], tolerance: float) -> Iterator[Tensor]:
+    """(1 − α) (I − α Ŵ)⁻¹ Y.
+
+    Args:
+        weights: Ŵ `[H, 84, pitch]` in `room`; is overwritten.
+        degree: `[H, W]`, more than 0, the row sums that Ŵ was divided by.
+        parts: Y, `[P, H, W]` each.
+        tolerance: as for `propagate`.
+
+    Yields:
+        X of each part, `[P, H, W]`, not below 0.
+    """
+    picture = inside(degree.shape[1])
+    vector = torch.zeros(weights.shape[0], weights.shape[2])
+    vector[:, picture] = degree.sqrt()
+    scale = torch.from_numpy(_compiled.factored(weights.flatten(1).numpy(), ALPHA, vector.numpy(), degree.shape[1]))
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(threads) as pool:
+
+        def each(function: Callable[..., None], *arguments: object) -> None:
+            """Calls a function in each thread with its share of the strips."""
+            list(pool.map(lambda share: function(*arguments, share, threads), range(threads)))
+
+        for labels in parts:
+            # The residual of Y is D^½ K times ours, and ‖D^½ K‖² = ‖M‖ ≤ ‖I − α Ŵ‖ ≤ 1 + α: what M lacks of Ŵ's
+            # equation is negative semidefinite, because it is 0 for v and non-negative beside the diagonal.
+            enough = tolerance**2 / (1 + ALPHA) * labels.square().sum(dim=(1, 2))
+            yield solved(_Swept(weights, scale, labels, each), enough)
+
+
+class _Swept:
+    """A `System` of maps `[P, H, W]`, the weights in K, D^-½ `[H, pitch]`, and a function that computes all strips."""
+
+    def __init__(self, weights: Tensor, scale: Tensor, labels: Tensor, each: Callable[..., None]) -> None:
+        names, height, width = labels.shape
+        self._labels, self._each, self._scale = labels, each, scale
+        self._diagonal = (scale.square() - 2).numpy()
+        self._shape = height, weights.shape[2], _padded(names, _compiled.LANES)
+        self._weights = weights.flatten(1).numpy()
+        self._numbers = self._shape[1] - 2 * RADIUS, self._shape[2]  # pixels of a row, names
+        self._residual, self._direction, self._back, self._found = (self._zeros(height) for _ in range(4))
+        self._rest = self._zeros(height)
+        maps = torch.from_numpy(self._rest).view(self._shape)
+        torch.mul(labels.permute(1, 2, 0), scale[:, inside(width), None], out=maps[:, inside(width), :names])
+        self._forward()
+        self._residual, self._rest = self._rest, self._residual
+        self._turn = self._spread(torch.zeros(names))
+        residual = torch.from_numpy(self._residual).view(self._shape)
+        self.length = residual.square().sum(dim=(0, 1))[:names]
+
+    def bend(self) -> Tensor:
+        for odd in (1, 0):
+            maps = self._residual, self._turn, self._direction, self._back, self._rest
+            self._each(_compiled.backward, self._weights, self._diagonal, *maps, *self._numbers, odd)
+        return self._forward()
+
+    def move(self, step: Tensor) -> Tensor:
+        total = self._totals()
+        maps = self._back, self._rest, self._found, self._residual
+        self._each(_compiled.move, self._spread(step), *maps, total)
+        return self._summed(total)
+
+    def turn(self, by: Tensor) -> None:
+        self._turn = self._spread(by)  # until the next sweep
+
+    @property
+    def found(self) -> Tensor:
+        names, _, width = self._labels.shape
+        maps = torch.from_numpy(self._found).view(self._shape)[:, inside(width), :names]
+        return maps.permute(2, 0, 1) * self._scale[:, inside(width)]
+
+    def _forward(self) -> Tensor:
+        total = self._totals()
+        for odd in (0, 1):
+            maps = self._direction, self._back, self._rest
+            self._each(_compiled.forward, self._weights, *maps, total, *self._numbers, odd)
+        return self._summed(total)
+
+    def _zeros(self, rows: int) -> FloatArray:
+        return np.zeros((rows, self._shape[1] * self._shape[2]), np.float32)
+
+    def _totals(self) -> FloatArray:
+        return self._zeros(-(-self._shape[0] // _compiled.STRIP))
+
+    def _summed(self, total: FloatArray) -> Tensor:
+        return torch.from_numpy(total).view(-1, self._shape[2]).sum(dim=0)[: len(self._labels)]
+
+    def _spread(self, factor: Tensor) -> FloatArray:
+        """A factor of each name, for each pixel of a row."""
+        row = torch.zeros(self._shape[1:])
+        row[:, : len(factor)] = factor
+        return row.flatten().numpy()
+
+
+def _padded(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple
