@@ -203,7 +203,8 @@ A dual encoder in {sum(megabytes.values()):.1f} MB that makes every command of c
   them ("bird", "motor vehicle"), and its embedding the unit-norm mixture of their rows. A class has its row of the classifier.
   A wider name has the row that best predicts the classifier's own log-odds of all its classes together, by ridge regression on
   900 pictures of `imagenet_one_per_class` and on random parts of them, without labels (`learn_inner_rows` in
-  tools/build_mini.py). The fewer its classes, the more of the mean of their rows is mixed in. The mixture of nodes comes from a lexicon of {size["words"]:,} words ({size["senses"]:,} senses, placed by a sentence encoder reading WordNet's
+  tools/build_mini.py). The fewer its classes, the more of the mean of their rows is mixed in. The mixture of nodes
+  comes from a lexicon of {size["words"]:,} words ({size["senses"]:,} senses, placed by a sentence encoder reading WordNet's
   definitions, and by WordNet's hierarchy), or, for other words, from static vectors of {size["tokens"]:,} word pieces.
 
 ## What it is not
@@ -278,7 +279,7 @@ learnt on one half of the pictures and asked of the other:
 | score below which a sense is unknown, penalty for another kind of thing | 0.76, 0.2 | reading about 200 words' senses |
 | cosine below which a word vector is unknown | {text["min_cosine"]:g} | left-out names (1 in 10 lost) against random letters |
 | how word senses are weighed (minor, overruled, class names) | see tools/build_mini.py | everyday words |
-| ridge, parts of a picture, classes from which on a wider name is only learnt | {RIDGE:g}, {PARTS}, {LEARNT_FROM} | presence of wider names in five folds of imagenet_one_per_class; a few settings also by boxes for wider names on the tuning pictures |
+| ridge, parts of a picture, classes from which on a wider name has the learnt row alone | {RIDGE:g}, {PARTS}, {LEARNT_FROM} | presence of wider names in five folds of imagenet_one_per_class; a few settings also by boxes for wider names on the tuning pictures |
 | logit scale | {facts["logit_scale"]:g} | cross-entropy, imagenet_one_per_class |
 | presence | above | imagenet_one_per_class |
 """
