@@ -193,7 +193,7 @@ def test_a_new_search_ends_the_visitors_last_one(address, photo):
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(shown, address, wish(photo, SLOW, BERT))
         while not first.done():
-            assert "figures" in shown(address, wish(photo, CAM, BERT))
+            shown(address, wish(photo, CAM, BERT))  # which may have begun before the first, and then ends itself
         assert "Stopped" in first.result()["status"]
 
 
