@@ -137,6 +137,19 @@ def test_a_class_taken_away_is_not_used(tower: MiniTextTower) -> None:
     assert torch.equal(tower.without([])(["teapot"]), without(["teapot"]))
 
 
+@pytest.mark.parametrize(
+    ("text", "number"), [("crane bird", 134), ("cricket insect", 312), ("a patas monkey", 371), ("bittern bird", 133)]
+)
+def test_a_word_that_means_a_kind_of_the_head_stands_alone(tower: MiniTextTower, text: str, number: int) -> None:
+    assert float(tower([text])[0] @ F.normalize(tower.class_rows[number], dim=0)) > 0.95
+
+
+def test_a_word_that_means_no_kind_of_the_head_only_adds_to_it(tower: MiniTextTower) -> None:
+    both, bird, orange = tower(["orange bird", "bird", "orange"])
+    assert 0.9 < float(both @ bird) < 0.999
+    assert float(both @ orange) < 0.5
+
+
 def test_a_wide_name_is_learnt_and_not_the_mean_of_its_classes(tower: MiniTextTower) -> None:
     """The mean of 118 breeds is nearly blind to each of them: what tells them apart cancels out."""
     dog = tower(["dog"])[0]

@@ -8,9 +8,10 @@ inner node ("bird"), which tools/build_mini.py learnt from the classifier's own 
 * static word vectors, for other words: softmax(β · cosine) of the mean of the text's WordPiece vectors to all nodes'
   names.
 
-The head noun of a name has most weight ("yellow *bird* on a branch"), the words before it have a little. Words around a
-name ("a photo of", "origami", "in a video game") have none. A text in which nothing resembles any node is *unknown*: it
-still gets a unit vector, and `unknown_reason` gives the reason.
+The head noun of a name has most weight ("yellow *bird* on a branch"), the words before it have a little. If one of them
+means a kind of the head, it stands alone ("*crane* bird"). Words around a name ("a photo of", "origami", "in a video
+game") have none. A text in which nothing resembles any node is *unknown*: it still gets a unit vector, and
+`unknown_reason` gives the reason.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from torch.nn import functional as F
 MAX_WORDS = 64  # words of a text that are read
 MIN_PIECE = 2.2  # least mean letters of a piece: "xqzvkw" is split into single letters, whose vectors mean nothing
 MAX_PHRASE = 5  # words of one entry of the lexicon
+KIND_SHARE = 0.25  # of a word's meanings that must be kinds of the head to stand for it
 
 
 def _set(words: str) -> frozenset[str]:
@@ -188,8 +190,15 @@ class MiniTextTower(nn.Module):
         """The embedding of one text's reading: `[1280]`, unit norm."""
         mixture = self.rows.new_zeros(len(self.rows))  # [N]
         if reading.known:
-            for word, weight in reading.known:
-                mixture += weight * self._mixture_of(word)
+            *before, (head, _) = reading.known
+            whole = self._mixture_of(head)
+            narrower = [kind for word, _ in before if (kind := self._kind_of(whole, word)) is not None]
+            if narrower:
+                mixture = torch.stack(narrower).sum(dim=0)
+            else:
+                mixture += whole
+                for word, weight in before:
+                    mixture += weight * self._mixture_of(word)
         else:
             likeness = self._likeness(reading.others).masked_fill(~self.present, -torch.inf)  # [N]
             mixture = torch.softmax(self.word_beta * likeness, dim=0)
@@ -205,6 +214,23 @@ class MiniTextTower(nn.Module):
                 scores = scores.masked_fill(~self.present[nodes], -1e4)
                 mixture[nodes] += weight / 255 * torch.softmax(self.sense_beta * scores, dim=0)
         return mixture
+
+    def _kind_of(self, head: Tensor, word: int) -> Tensor | None:
+        """What a word before the head means, if that is a kind of the head: "crane bird" is the crane that is a bird.
+
+        Args:
+            head: the head's mixture `[N]`.
+            word: the other word's row in the lexicon.
+
+        Returns:
+            The part of the word's mixture `[N]` that is below the head's first node, its sum 1; None if that part is small.
+        """
+        below = self.members[int(head.argmax())]  # [1000]
+        if below.sum() < 2:
+            return None
+        inside = self.members @ below == self.members.sum(dim=1)  # [N]
+        kind = self._mixture_of(word) * inside
+        return kind / kind.sum() if kind.sum() >= KIND_SHARE else None
 
     def _likeness(self, words: tuple[str, ...]) -> Tensor:
         """Cosine of the words' mean vector with each node's nearest name, `[N]`; zeros if no word has a vector."""
