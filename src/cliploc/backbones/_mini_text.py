@@ -223,7 +223,7 @@ class MiniTextTower(nn.Module):
             word: the other word's row in the lexicon.
 
         Returns:
-            The part of the word's mixture `[N]` that is below the head's first node, its sum 1; None if that part is small.
+            The part of the word's mixture `[N]` below the head's first node, its sum 1; None if that part is small.
         """
         below = self.members[int(head.argmax())]  # [1000]
         if below.sum() < 2:
