@@ -95,7 +95,7 @@ def test_maps_of_other_tools_at_another_size() -> None:
 def test_what_is_refused() -> None:
     with pytest.raises(UsageError, match=r"^names needs the method that made the maps"):
         chosen_metrics(["names"], with_method=False)
-    with pytest.raises(UsageError, match=r"^expected --metric of "):
+    with pytest.raises(UsageError, match=r"^expected at least one metric, got none: name some of adcc"):
         chosen_metrics([])
     with pytest.raises(UsageError, match=r"expected resize squash, got crop"):
         Faithfulness(Localizer(tower("gap_cnn", (6, 5)), method="cam", resize="crop"), NAMES, [], {"cam": {}})
