@@ -134,26 +134,31 @@ def test_an_installed_export_is_written(site, tmp_path):
     assert (tmp_path / "out" / "lines.txt").read_text().startswith("cat.jpg\tcat\t")
 
 
-def test_an_installed_metric_is_in_a_benchmarks_results_by_judges_in_processes_of_their_own(site, tmp_path):
+def test_metrics_of_a_package_and_of_an_imported_module_reach_the_processes_that_judge(site, tmp_path):
+    (tmp_path / "mine.py").write_text(METRIC.replace("hot_share", "my_share"))
     root = wsol_folder(tmp_path / "data", 2)
     words = ("benchmark", "--dataset", "wsol", "--root", root, "--method", "plain_sum,cam", "--no-baselines")
     words = (*words, "--out", tmp_path / "out")
-    done = run(site, *words)
+    done = run(site, "--import", "mine", *words, cwd=tmp_path)
     assert done.code == 0, done.err
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())["settings"]
     assert set(summary) == {"mini_plain-sum", "mini_cam"}
-    assert all(0 < one["hot_share"] < 100 for one in summary.values())
-    # Gone on with where the package is not installed: the run's other numbers are still there.
+    assert all(0 < one[share] < 100 for one in summary.values() for share in ("hot_share", "my_share"))
+    # Gone on with where neither is there: the run's other numbers still are.
     assert cliploc_("report", tmp_path / "out").code == 0
+
+
+def judged(*words: str) -> Outcome:
+    with judged_here():
+        return cliploc_(*words)
 
 
 def test_a_metric_that_comes_later_is_left_out_of_a_run_that_began_without_it(site, tmp_path):
     root = wsol_folder(tmp_path / "data", 2)
     words = ("benchmark", "--dataset", "wsol", "--root", root, "--method", "cam", "--no-baselines")
     words = (*words, "--out", tmp_path / "out")
-    with judged_here():
-        assert cliploc_(*words).code == 0
-    done = run(site, *words)
+    assert judged(*map(str, words)).code == 0
+    done = elsewhere(judged, *map(str, words), path=[site])
     assert done.code == 0, done.err
     (summary,) = json.loads((tmp_path / "out" / "summary.json").read_text())["settings"].values()
     assert "hot_share" not in summary
@@ -209,17 +214,6 @@ def test_import_takes_a_module_of_the_folder_one_is_in(tmp_path, words):
     done = run(tmp_path / "nothing", *words, CAT, "-p", "cat", "--method", "mine_sum", cwd=tmp_path)
     assert done.code == 0, done.err
     assert "cat" in done.out
-
-
-def test_import_reaches_the_processes_that_judge(tmp_path):
-    (tmp_path / "mine.py").write_text(METRIC)
-    root = wsol_folder(tmp_path / "data", 2)
-    words = ("benchmark", "--dataset", "wsol", "--root", root, "--method", "cam", "--no-baselines")
-    words = (*words, "--out", tmp_path / "out")
-    done = run(tmp_path, "--import", "mine", *words)
-    assert done.code == 0, done.err
-    (summary,) = json.loads((tmp_path / "out" / "summary.json").read_text())["settings"].values()
-    assert 0 < summary["hot_share"] < 100
 
 
 @pytest.mark.parametrize(

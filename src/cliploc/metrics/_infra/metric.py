@@ -7,8 +7,9 @@ file here and its test.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
@@ -177,8 +178,16 @@ def all_metrics(truth: Literal["boxes", "masks"] | None = None) -> tuple[type[Me
 
 
 def all_numbers() -> dict[str, Number]:
-    """Every number of every metric: key in `summary.json` → its description."""
-    return {key: number for one in all_metrics() for key, number in one.numbers.items()}
+    """Every number of every metric: key in `summary.json` → its description.
+
+    Tables know columns by their titles, so a title that several numbers share is followed by the key.
+    """
+    numbers = {key: number for one in all_metrics() for key, number in one.numbers.items()}
+    uses = Counter(number.title for number in numbers.values())
+    return {
+        key: number if uses[number.title] == 1 else replace(number, title=f"{number.title} ({key})")
+        for key, number in numbers.items()
+    }
 
 
 def judge_map(judged: JudgedMap, thresholds: Sequence[float]) -> Iterator[dict[str, Any]]:
