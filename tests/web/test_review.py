@@ -58,6 +58,18 @@ def out(done, tmp_path) -> Path:
     return tmp_path / "out"
 
 
+def lonely(handles):
+    """The handle that is farthest from the others: a finger on a phone covers neighbours."""
+    places = handles.evaluate_all(BOUNDS)
+    apart = [
+        min(
+            (abs(one["x"] - other["x"]) + abs(one["y"] - other["y"]) for other in places if other is not one), default=0
+        )
+        for one in places
+    ]
+    return handles.nth(apart.index(max(apart)))
+
+
 BOUNDS = "(all) => all.map((one) => one.getBoundingClientRect().toJSON())"
 
 
@@ -273,8 +285,8 @@ def test_every_key_does_what_the_list_of_keys_says(browser, out):
         checked = lambda: page.locator("#boxes .pick").evaluate_all("(all) => all.map((one) => one.checked)")  # noqa: E731
         name = lambda: page.locator("#name").inner_text()  # noqa: E731
         editor.open("rocket.jpg")
-        first = editor.boxes
-        assert editor.labels == ["bridge", "rocket", "bridge"]
+        first, labels = editor.boxes, editor.labels
+        assert sorted(labels) == ["bridge", "bridge", "rocket"]
         editor.key(".")
         assert checked() == [True, False, False]
         editor.key("Shift+.")
@@ -282,7 +294,7 @@ def test_every_key_does_what_the_list_of_keys_says(browser, out):
         editor.key(",", ",")
         assert checked() == [False, False, True]
         editor.key("2")
-        assert editor.labels == ["bridge", "rocket", "dog"]
+        assert editor.labels == [*labels[:2], "dog"]
         editor.key("Escape", "a")
         assert checked() == [True] * 3
         editor.key("m")  # their union
@@ -292,7 +304,7 @@ def test_every_key_does_what_the_list_of_keys_says(browser, out):
         editor.key("x")
         assert editor.boxes == []
         editor.key("Control+z", "Control+z", "Control+z", "Control+z")
-        assert (editor.boxes, editor.labels) == (first, ["bridge", "rocket", "bridge"])
+        assert (editor.boxes, editor.labels) == (first, labels)
         editor.key("Control+y", "Control+Shift+Z", "Control+y", "Control+y")
         assert editor.boxes == []
         editor.key("k")  # what was dropped last comes back
@@ -319,15 +331,16 @@ def test_every_key_does_what_the_list_of_keys_says(browser, out):
         editor.key("?")
         assert page.locator("#help").is_visible()
         editor.key("Escape")
+        page.locator("#order").select_option(label="by name")
         editor.open("bridge.jpg")
         editor.key("r")
-        page.wait_for_function("document.getElementById('name').textContent === 'drum.jpg'")
+        page.wait_for_function("document.getElementById('name').textContent === 'cat.jpg'")
         editor.key("p")
         page.wait_for_function("document.getElementById('name').textContent === 'bridge.jpg'")
         assert page.get_by_role("radio", name="reviewed", exact=True).is_checked()
         editor.key("n")
-        page.wait_for_function("document.getElementById('name').textContent === 'drum.jpg'")
-        assert name() == "drum.jpg"
+        page.wait_for_function("document.getElementById('name').textContent === 'cat.jpg'")
+        assert name() == "cat.jpg"
         # Letters that are typed are no keys.
         page.locator("#suggest-name").press_sequentially("brush 12")
         assert page.locator("#suggest-name").input_value() == "brush 12"
@@ -361,14 +374,15 @@ def test_pictures_are_filtered_and_the_older_of_two_tabs_is_told(context, out):
         assert count() == 0
         page.locator("#by-status").select_option(label="not reviewed")
         assert count() == 6
-        assert "bridge.jpg" in page.locator(".row button").first.inner_text()  # the least certain
+        assert "dogs.jpg" in page.locator(".row button").first.inner_text()  # the least certain
         page.locator("#order").select_option(label="by name")
         assert "bridge.jpg" in page.locator(".row button").first.inner_text()
         page.locator("#by-label").select_option(label="bridge")
         page.once("dialog", lambda dialog: dialog.accept())
         page.locator("#drop-shown").click()
         page.wait_for_function("document.getElementById('saved').textContent === '3 boxes dropped'")
-        assert (corrected(out, "bridge.jpg"), len(corrected(out, "rocket.jpg"))) == ([], 1)
+        # Boxes of other names stay.
+        assert [len(corrected(out, name)) for name in ("bridge.jpg", "rocket.jpg")] == [1, 1]
         page.locator("#take-back").click()
         page.wait_for_function("document.getElementById('saved').textContent === '3 boxes taken back'")
         assert not {"bridge.jpg", "rocket.jpg"} & corrections(out)["pictures"].keys(), "the drafts as they were"
@@ -403,7 +417,7 @@ def test_masks_are_polygons_that_are_edited_split_merged_and_drawn(context, mask
 
         # A corner is dragged.
         page.locator("#boxes .pick").first.check()
-        corner = page.locator("circle.a9s-handle-buffer").first
+        corner = lonely(page.locator("circle.a9s-handle-buffer"))
         corner.scroll_into_view_if_needed()
         bounds = page.locator("#canvas").bounding_box()
         there = corner.bounding_box()

@@ -693,8 +693,9 @@ function drawList(toCurrent = false) {
       button.addEventListener("click", () => { open(index); if (innerWidth <= 1000) showList(false); });
       row = element("div", {className: "row", role: "listitem"}, button);
       rows.set(index, row);
-      $("spacer").append(row);
     }
+    const there = $("spacer").children[place - first];  // keys and screen readers follow the order of the document
+    if (there !== row) $("spacer").insertBefore(row, there ?? null);
     row.style.top = `${place * ROW}px`;
     row.setAttribute("aria-setsize", shown.length);
     row.setAttribute("aria-posinset", place + 1);
