@@ -286,7 +286,8 @@ OPTIONS = {
     ),
     "template": (["--template", "a photo"], "expected a template with {} for the name, "),
     "background": (["--background", ""], "expected a name, got an empty one"),
-    "device": (["--device", "toaster"], "expected a device of this machine (cpu"),
+    "device": (["--device", "toaster"], "expected --device as cpu, cuda, cuda:N or mps, got 'toaster'"),
+    "device that is not here": (["--device", "cuda:99"], "expected a device of this machine (cpu"),
     "batch size": (["--batch-size", "0"], "expected --batch-size, a whole number from 1 to 4,096, got 0"),
     "batch size, huge": (
         ["--batch-size", "1" + "0" * 20],

@@ -78,6 +78,18 @@ REFUSED = [
     (["localize", CAT, "-p", "cat", "--refine", "caa,guide"], "unknown refinement 'guide': did you mean guided"),
     (["annotate", "photos", "--labels", "x", "--out", "y", "--refine", "cca"], "unknown refinement 'cca'"),
     (["label-studio", "--refine", "cca"], "unknown refinement 'cca': did you mean caa"),
+    (["localize", CAT, "-p", "cat", "--guide", "minni"], "unknown guide 'minni': did you mean mini"),
+    (["localize", CAT, "-p", "cat", "--guide", "nonesuch@weights.pth"], "unknown guide 'nonesuch': there are dino-b16"),
+    (["segment", CAT, "-p", "cat", "--guide", "dinov2-x"], "unknown guide 'dinov2-x': did you mean dinov2-"),
+    (["compare", CAT, "-p", "cat", "--guide", "minni"], "unknown guide 'minni'"),
+    (["annotate", "photos", "--labels", "x", "--out", "y", "--guide", "minni"], "unknown guide 'minni'"),
+    (["benchmark", "--dataset", "x", "--root", "y", "--out", "z", "--guide", "minni"], "unknown guide 'minni'"),
+    (["localize", CAT, "-p", "cat", "--device", "toaster"], "expected --device as cpu, cuda, cuda:N or mps, got 'toas"),
+    (["classify", CAT, "--device", "cuda:"], "expected --device as cpu, cuda, cuda:N or mps, got 'cuda:'"),
+    (["train", "tscam", "--root", "x", "--out", "y", "--device", "gpu"], "expected --device as cpu"),
+    (["serve", "--device", "gpu"], "expected --device as cpu"),
+    (["review", "drafts", "--device", "gpu"], "expected --device as cpu"),
+    (["doctor", "--device", "gpu"], "expected --device as cpu"),
     (["train", "cam", "--root", "x", "--out", "y"], "expected METHOD to be one of tscam, lctr, got 'cam'"),
 ]
 WITH_NUMPY = [  # the readers of datasets and the export formats import it, in a tenth of a second

@@ -165,7 +165,8 @@ def test_unknown_names_and_values_are_usage():
         (("--model", "no"), "unknown model 'no'"),
         (("--model", "RN50", "--pretrained", "no"), "unknown weights of RN50 'no'"),
         (("--precision", "int4"), "expected --precision to be one of"),
-        (("--device", "tpu"), "expected a device of this machine"),
+        (("--device", "tpu"), "expected --device as cpu, cuda, cuda:N or mps, got 'tpu'"),
+        (("--device", "cuda:99"), "expected a device of this machine"),
     ):
         result = cliploc_("doctor", *arguments)
         assert result.code == 2, arguments

@@ -526,8 +526,12 @@ def test_options_that_are_refused(backbones, options, text):
 def test_models_devices_and_methods_that_do_not_fit(backbones):
     with pytest.raises(UnknownNameError, match=r"unknown model 'minni': did you mean mini or mini-vit\?"):
         Localizer("minni")
-    with pytest.raises(UsageError, match=r"expected a device of this machine \(cpu.*\), got 'tpu': leave it out"):
+    with pytest.raises(UsageError, match=r"expected device as cpu, cuda, cuda:N or mps, got 'tpu': leave it out"):
         Localizer("mini", device="tpu")
+    with pytest.raises(UsageError, match=r"expected a device of this machine \(cpu.*\), got 'cuda:99': leave it out"):
+        Localizer("mini", device="cuda:99")
+    with pytest.raises(UnknownNameError, match=r"unknown guide 'minni': did you mean mini or mini-vit\?"):
+        Localizer("RN50", "/nowhere/weights.pt", guide="minni")  # refused before the weights are looked for
     with pytest.raises(UsageError, match=r"^cam does not work on vit, a vit tower: use one of .*grad_cam"):
         Localizer(backbones["vit"], method="cam")
 

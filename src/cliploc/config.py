@@ -7,6 +7,7 @@ new option is one field here, and the code that uses it.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import Field, dataclass, field, fields, replace
@@ -185,6 +186,15 @@ def _checked_size(value: Any) -> Any:
             f"expected image_size of 1 to {MOST_SIDE} pixels, one side or height and width, got {short(value)}"
         )
     return sides if isinstance(value, list | tuple) else value
+
+
+def _checked_device(value: Any) -> Any:
+    """A well-spelt device; the localizer, which imports torch, checks whether this machine has it."""
+    if value is None or (isinstance(value, str) and re.fullmatch(r"cpu|mps|cuda(:\d+)?", value, re.ASCII)):
+        return value
+    raise UsageError(
+        f"expected device as cpu, cuda, cuda:N or mps, got {short(value)}: leave it out for the best available"
+    )
 
 
 def _checked_guide(value: Any) -> Any:
@@ -606,6 +616,7 @@ class Options:
         None,
         group="model",
         metavar="cpu|cuda|mps",
+        check=_checked_device,
         help="Device to compute on.",
         none="the best available",
         about="Only for a model given by name; a `Backbone` stays on its device.",

@@ -122,12 +122,14 @@ class Localizer:
             raise UsageError(
                 f"{head_file} is trained for {trained_for}, got method {chosen_method.name}: use {trained_for}"
             )
-        # Wrong options, templates, names and exemplars are refused before a model is built.
+        # Wrong options, templates, names, guides and exemplars are refused before a model is built.
         resolve_options(chosen_method, given.method_options)
         self.templates = prompts.resolve_templates(given.templates)
         if given.background:
             prompts.parse(given.background)
         find_refinements(given.refine or ())
+        if isinstance(given.guide, str):
+            backbones.refuse_unknown_guide(given.guide)
         crops = read_exemplars(given.exemplars)
         tower = _created(model, pretrained, given.device, given.precision) if isinstance(model, str) else model
         self.backbone = backbones.with_engine(tower, given.engine_backend)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +81,37 @@ def test_weights_of_a_file_tell_guides_apart(tmp_path: Path) -> None:
     save_file({"cls_token": torch.zeros(1, 1, 96)}, file)
     with pytest.raises(ModelError, match=rf"does not hold the weights of the guide {TINY}, as it lacks "):
         create_guide(f"{TINY}@{file}")
+
+
+NAMES_WITHOUT_TIMM = """
+import json, sys
+from cliploc.backbones import refuse_unknown_guide
+from cliploc.errors import UnknownNameError
+
+refused = []
+for name in json.load(sys.stdin):
+    try:
+        refuse_unknown_guide(name)
+    except UnknownNameError:
+        refused.append(name)
+print(json.dumps([refused, sorted({"torch", "timm"} & set(sys.modules))]))
+"""
+
+
+def test_names_are_known_without_importing_timm() -> None:
+    towers = timm.list_models()
+    tagged = ["vit_small_patch14_dinov2.lvd142m@file.pth", "vit_base_patch8_224_dino"]  # the second is an old name
+    assert len(towers) > 500
+    ours = [*guides.names(), "mini", "ViT-B/32", *tagged]
+    ran = subprocess.run(
+        [sys.executable, "-c", NAMES_WITHOUT_TIMM],
+        input=json.dumps([*ours, *towers[::20], "vit_nonesuch", "dinov2", "nonesuch"]),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert json.loads(ran.stdout) == [["vit_nonesuch", "dinov2", "nonesuch"], []]
 
 
 def test_what_cannot_be_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,8 @@ from cliploc._lazy import on_first_use
 if TYPE_CHECKING:
     from cliploc.backbones._catalogue import ModelEntry, Structure, create, models, refuse_unknown, structure_of
     from cliploc.backbones._engines import with_engine
-    from cliploc.backbones._guides import GuideEntry, create_guide, guides
+    from cliploc.backbones._guide_names import GuideEntry, guides, refuse_unknown_guide
+    from cliploc.backbones._guides import create_guide
     from cliploc.backbones._precision import precision_name, resolve_precision
     from cliploc.backbones._tower import DualEncoder
 
@@ -24,6 +25,7 @@ __all__ = [
     "models",
     "precision_name",
     "refuse_unknown",
+    "refuse_unknown_guide",
     "resolve_precision",
     "structure_of",
     "with_engine",
@@ -41,7 +43,8 @@ __getattr__ = on_first_use(
             "structure_of",
         ],
         "cliploc.backbones._engines": ["with_engine"],
-        "cliploc.backbones._guides": ["GuideEntry", "create_guide", "guides"],
+        "cliploc.backbones._guide_names": ["GuideEntry", "guides", "refuse_unknown_guide"],
+        "cliploc.backbones._guides": ["create_guide"],
         "cliploc.backbones._precision": ["precision_name", "resolve_precision"],
         "cliploc.backbones._tower": ["DualEncoder"],
     },

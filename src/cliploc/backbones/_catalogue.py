@@ -133,7 +133,7 @@ def structure_of(model: str) -> ModelEntry | Structure | None:
     """
     source, colon, rest = model.partition(":")
     if not colon:
-        return models.get(_plain(model))
+        return models.get(plain_name(model))
     model_sources.get(source)  # raises for an unknown source
     return structures.get(source)(rest) if source in structures.names() else None
 
@@ -162,7 +162,7 @@ def create(
     source, colon, rest = model.partition(":")
     if colon:
         return model_sources.get(source)(rest, pretrained, device, precision)
-    return models.get(_plain(model)).build(pretrained, device, precision)
+    return models.get(plain_name(model)).build(pretrained, device, precision)
 
 
 def refuse_other_weights(model: str, pretrained: str | None) -> None:
@@ -197,9 +197,9 @@ def refuse_unknown(model: str) -> None:
     if colon:
         model_sources.refuse_unknown(source)
     else:
-        models.refuse_unknown(_plain(model))
+        models.refuse_unknown(plain_name(model))
 
 
-def _plain(model: str) -> str:
+def plain_name(model: str) -> str:
     """The name with hyphens for slashes, as OpenAI writes ViT-B/32 and open_clip ViT-B-32."""
     return model.replace("/", "-")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,45 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc._checksums import tensors_digest
-from cliploc.backbones._catalogue import create, models
-from cliploc.errors import ModelError, UnknownNameError, UsageError
-from cliploc.registry import Registry
+from cliploc.backbones._catalogue import create
+from cliploc.backbones._guide_names import guides, in_catalogue, refuse_unknown_guide, unknown_guide
+from cliploc.errors import ModelError, UsageError
 from cliploc.tower import Backbone, Guide, Needs
-
-
-@dataclass(frozen=True)
-class GuideEntry:
-    """A guide with a short name: a line below `cliploc models`.
-
-    Attributes:
-        name: as typed after `--guide`.
-        timm: timm's name of the tower and its weights.
-        stride: pixels along a cell of its grid.
-        parameters: in millions.
-        licence: of the weights.
-    """
-
-    name: str
-    timm: str
-    stride: int
-    parameters: float
-    licence: str
-
-
-guides: Registry[GuideEntry] = Registry("guide")
-for _entry in (
-    GuideEntry("dino-s16", "vit_small_patch16_224.dino", 16, 21.7, "Apache-2.0"),
-    GuideEntry("dino-s8", "vit_small_patch8_224.dino", 8, 21.7, "Apache-2.0"),
-    GuideEntry("dino-b16", "vit_base_patch16_224.dino", 16, 85.8, "Apache-2.0"),
-    GuideEntry("dino-b8", "vit_base_patch8_224.dino", 8, 85.8, "Apache-2.0"),
-    GuideEntry("dinov2-s", "vit_small_patch14_dinov2.lvd142m", 14, 22.1, "Apache-2.0"),
-    GuideEntry("dinov2-b", "vit_base_patch14_dinov2.lvd142m", 14, 86.6, "Apache-2.0"),
-    GuideEntry("dinov2-l", "vit_large_patch14_dinov2.lvd142m", 14, 304.4, "Apache-2.0"),
-    GuideEntry("dinov3-s", "vit_small_patch16_dinov3.lvd1689m", 16, 21.6, "DINOv3 License"),
-    GuideEntry("dinov3-b", "vit_base_patch16_dinov3.lvd1689m", 16, 85.6, "DINOv3 License"),
-    GuideEntry("dinov3-l", "vit_large_patch16_dinov3.lvd1689m", 16, 303.1, "DINOv3 License"),
-):
-    guides.register(_entry.name, _entry)
 
 
 class BackboneGuide:
@@ -137,18 +101,13 @@ def create_guide(spec: str, device: str = "cpu") -> Guide:
         >>> create_guide("mini").name
         'mini'
     """
+    refuse_unknown_guide(spec)
     name, _, weights = spec.partition("@")
     if name in guides.names():
         return _timm_guide(name, guides.get(name).timm, weights, device)
-    try:
-        models.refuse_unknown(name.replace("/", "-"))
-    except UnknownNameError:
-        import timm
-
-        if timm.is_model(name):
-            return _timm_guide(name, name, weights, device)
-        raise UnknownNameError("guide", name, [*guides.names(), "mini", "mini-vit"]) from None
-    return BackboneGuide(create(name, weights or None, device))
+    if in_catalogue(name):
+        return BackboneGuide(create(name, weights or None, device))
+    return _timm_guide(name, name, weights, device)
 
 
 def _timm_guide(name: str, timm_name: str, weights: str, device: str) -> TimmGuide:
@@ -156,6 +115,8 @@ def _timm_guide(name: str, timm_name: str, weights: str, device: str) -> TimmGui
 
     from cliploc.backbones._weights import read_checkpoint, timm_file
 
+    if not timm.is_model(timm_name):
+        raise unknown_guide(name)
     module = _built(timm_name)
     try:
         _ = module.feature_info[-1]["reduction"], module.forward_intermediates

@@ -91,7 +91,10 @@ def localizer_options(
             if options.engine_backend == "openvino":
                 refuse_without("openvino", "engine-backend openvino")
             refuse_unknown(
-                [str(options.model)], [] if options.method is None else [options.method], options.refine or ()
+                [str(options.model)],
+                [] if options.method is None else [options.method],
+                options.refine or (),
+                [] if options.guide is None else [str(options.guide)],
             )
             for task, (asked, kind) in more.items():
                 texts = {name: given.pop(name, None) for name in asked}
@@ -279,8 +282,13 @@ def class_names(text: str) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def refuse_unknown(models: Iterable[str], methods: Iterable[str] = (), refinements: Iterable[str] = ()) -> None:
-    """Refuses unknown models, methods and refinements before torch is imported, which takes about a second.
+def refuse_unknown(
+    models: Iterable[str],
+    methods: Iterable[str] = (),
+    refinements: Iterable[str] = (),
+    guides: Iterable[str] = (),
+) -> None:
+    """Refuses unknown models, methods, refinements and guides before torch is imported, which takes about a second.
 
     Raises:
         UnknownNameError: with the nearest names.
@@ -293,6 +301,8 @@ def refuse_unknown(models: Iterable[str], methods: Iterable[str] = (), refinemen
         saliency.refuse_unknown(method)
     for refinement in refinements:
         refine.refinements.refuse_unknown(refinement)
+    for guide in guides:
+        backbones.refuse_unknown_guide(guide)
 
 
 def refuse_unknown_dataset(name: str, *, labelled: bool = False) -> None:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from cliploc._extras import refuse_without
 from cliploc._terminal import Terminal
-from cliploc.cli.options import Debug, Threads, number_in, refuse_unknown, use_threads
+from cliploc.cli.options import Debug, Threads, number_in, read_options, refuse_unknown, use_threads
 from cliploc.cli.output import DONE
 
 PORT = 7861
@@ -42,7 +42,7 @@ def review(
     use_threads(threads)
     if model is not None:
         refuse_unknown([model])
-    serve_drafts(drafts.expanduser(), port, model, pretrained, device)
+    serve_drafts(drafts.expanduser(), port, model, pretrained, read_options({"device": device}).device)
     return DONE
 
 
