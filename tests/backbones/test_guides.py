@@ -118,6 +118,8 @@ def test_what_cannot_be_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UnknownNameError, match=r"^unknown guide 'dinov2-z': did you mean dinov2-"):
         create_guide("dinov2-z")
+    with pytest.raises(UnknownNameError, match=r"^unknown guide 'test_vit3\.r161_in1k': did you mean test_vit3\.r160"):
+        create_guide("test_vit3.r161_in1k@random")
     with pytest.raises(MissingWeightsError) as error:
         create_guide("dino-b8")
     assert "https://huggingface.co/timm/vit_base_patch8_224.dino" in str(error.value)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from cliploc._checksums import tensors_digest
 from cliploc.backbones._catalogue import create
 from cliploc.backbones._guide_names import guides, in_catalogue, refuse_unknown_guide, unknown_guide
-from cliploc.errors import ModelError, UsageError
+from cliploc.errors import ModelError, UnknownNameError, UsageError
 from cliploc.tower import Backbone, Guide, Needs
 
 
@@ -117,6 +117,11 @@ def _timm_guide(name: str, timm_name: str, weights: str, device: str) -> TimmGui
 
     if not timm.is_model(timm_name):
         raise unknown_guide(name)
+    try:
+        published = timm.get_pretrained_cfg(timm_name)
+    except RuntimeError:  # timm's answer to weights that the tower does not have
+        tags = timm.list_models(f"{timm_name.partition('.')[0]}.*", include_tags=True)
+        raise UnknownNameError("guide", name, tags) from None
     module = _built(timm_name)
     try:
         _ = module.feature_info[-1]["reduction"], module.forward_intermediates
@@ -125,7 +130,6 @@ def _timm_guide(name: str, timm_name: str, weights: str, device: str) -> TimmGui
     if weights == "random":
         digest = hashlib.sha256(timm_name.encode() + tensors_digest(module.state_dict()))
         return TimmGuide(name, module, digest.hexdigest(), device)
-    published = timm.get_pretrained_cfg(timm_name)
     repository = "" if published is None else published.hf_hub_id or ""
     checkpoint = read_checkpoint(Path(weights) if weights else timm_file(name, repository))
     try:
