@@ -18,6 +18,7 @@ FloatArray = npt.NDArray[np.float32]
 ResizePolicy = Literal["squash", "crop", "pad"]
 Interpolation = Literal["bicubic", "bilinear"]
 GOOD_IOU = 0.5  # from which a box counts as right
+IGNORE = 255  # in a label map, the label of pixels that do not count
 
 
 # ---------------------------------------------------------------------------------------------------------- prompts

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from cliploc.datasets._infra.candidates import BY_DESIGN, Box, Candidate, Checker, Problems
 from cliploc.datasets._infra.labelled import (
-    IGNORE,
     LabelFile,
     LabelledDataset,
     LabelledPicture,
@@ -26,7 +25,7 @@ from cliploc.datasets._infra.registration import Found, Reader, Split, reader, r
 from cliploc.datasets._infra.selection import checked, labels_of, refuse_counts
 from cliploc.datasets.subsets import Subset, subsets
 from cliploc.errors import UsageError
-from cliploc.values import Dataset
+from cliploc.values import IGNORE, Dataset
 
 __all__ = [
     "BY_DESIGN",

@@ -34,10 +34,11 @@ from cliploc.metrics.localization_accuracy import LocalizationAccuracy, Localiza
 from cliploc.metrics.max_box_acc import LARGEST_HITS, MaxBoxAcc, MaxBoxAccResult
 from cliploc.metrics.max_box_acc_v2 import MaxBoxAccV2, MaxBoxAccV2Result
 from cliploc.metrics.mean_best_iou import MeanBestIoU
-from cliploc.metrics.miou import IGNORE, MeanIoU, MeanIoUResult, PixelPairs, average_precision, pixel_pairs
+from cliploc.metrics.miou import MeanIoU, MeanIoUResult, PixelPairs, average_precision, pixel_pairs
 from cliploc.metrics.pointing_game import PointingGame
 from cliploc.metrics.pxap import PxAP, PxAPResult, pack_counts, pixel_counts, unpack_counts
 from cliploc.metrics.vl_score_rule import VLScoreRule
+from cliploc.values import IGNORE
 
 __all__ = [
     "CONVENTIONS",

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from cliploc.errors import InputError
 from cliploc.metrics._infra.bootstrap import DEFAULT, Bootstrap, Interval
 from cliploc.metrics._infra.metric import refuse_empty, refuse_twice, refuse_unlike
+from cliploc.values import IGNORE
 
-IGNORE = 255  # the label of pixels that do not count
 REPLICATES = 200  # of the bootstrap
 Labels = npt.NDArray[np.integer[Any]]
 Shares = npt.NDArray[np.float64]

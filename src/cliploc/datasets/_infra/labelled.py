@@ -22,9 +22,8 @@ from cliploc.errors import InputError, UsageError
 from cliploc.images import load, open_picture
 from cliploc.polygons import Outline, draw
 from cliploc.registry import Registry
-from cliploc.values import ClassName, Problem, Role
+from cliploc.values import IGNORE, ClassName, Problem, Role
 
-IGNORE = 255  # the label of pixels that do not count
 GREY = ("L", "P", "1", "I", "I;16", "I;16B")  # of Pillow: one number per pixel
 BACKGROUND_WORDS = ("voc21", "coco_object")  # sets whose class list begins with words for the background
 LabelMap = npt.NDArray[np.int32]
