@@ -52,11 +52,13 @@ class ConvolutionalBackbone(DualEncoder):
     """
 
     kind: TowerKind = "cnn"
+    channels_last = True  # halves the time of mini's forward pass on a CPU
     runner: StageRunner
 
     def __init__(self, stages: Sequence[nn.Module], mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__(mean, std)
         self.stages = nn.ModuleList(stages)
+        self.stages.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.runner = run_stages
 
     @abstractmethod

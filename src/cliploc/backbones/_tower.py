@@ -21,9 +21,15 @@ from cliploc.values import Interpolation, ResizePolicy
 class DualEncoder(nn.Module, ABC):
     """An image tower beside a text tower: holds device, precision and the normalisation of pixels.
 
+    A subclass defines the image tower (`trace`), and sets `text` or overrides `encode_text`.
+
     Args:
         mean: per channel, subtracted from RGB values in 0–1.
         std: per channel, divided by.
+
+    Attributes:
+        text: sentences → `[n, D]` float32, unit norm.
+        calibration: scale and bias of `presence`; None: the model is not calibrated.
     """
 
     name: str
@@ -38,6 +44,8 @@ class DualEncoder(nn.Module, ABC):
     interpolation: Interpolation = "bicubic"
     weights_file: Path | None = None
     channels_last: bool = False  # whether its first layers compute with the channels last in memory
+    calibration: tuple[float, float] | None = None
+    text: nn.Module
     mean: Tensor
     std: Tensor
 
@@ -50,10 +58,6 @@ class DualEncoder(nn.Module, ABC):
     @abstractmethod
     def trace(self, images: Tensor, needs: Needs) -> Trace:
         """One forward pass of normalised images; see `cliploc.tower.Backbone.trace`."""
-
-    @abstractmethod
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Sentences → `[n, D]` float32, unit norm."""
 
     @property
     def device(self) -> torch.device:
@@ -122,10 +126,18 @@ class DualEncoder(nn.Module, ABC):
         """Embeds normalised images `[B, 3, H, W]`: `[B, D]` float32, unit norm."""
         return self.trace(images, Needs()).embedding
 
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Sentences → `[n, D]` float32, unit norm."""
+        embeddings: Tensor = self.text(texts)
+        return embeddings
+
     def unknown_reason(self, word: str) -> str | None:  # noqa: ARG002
         """Why this model cannot know a name; None here, as CLIP reads any text."""
         return None
 
-    def presence(self, cosine: Tensor) -> Tensor | None:  # noqa: ARG002
-        """Presence score of a name; None here, as this model is not calibrated."""
-        return None
+    def presence(self, cosine: Tensor) -> Tensor | None:
+        """Presence score of a name with this image–text cosine; None where the model is not calibrated."""
+        if self.calibration is None:
+            return None
+        scale, bias = self.calibration
+        return torch.sigmoid(scale * cosine + bias)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -172,11 +171,6 @@ class DinoTxt(VisionTransformerBackbone):
         """Texts `[…, 2d]` with zeros in the class token's half, scaled to the lengths that they had."""
         patches = texts.chunk(2, dim=-1)[1]  # […, d]
         return F.pad(F.normalize(patches, dim=-1) * texts.norm(dim=-1, keepdim=True), (patches.shape[-1], 0))
-
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Sentences → `[n, 2d]` float32, unit norm."""
-        embeddings: Tensor = self.text(texts)
-        return embeddings
 
 
 # -------------------------------------------------------------------------------------------------------------- build

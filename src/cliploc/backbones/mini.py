@@ -7,10 +7,9 @@ vectors (`_mini_text.py`). Built by `tools/build_mini.py`; `docs/mini.md` descri
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -38,20 +37,18 @@ class Mini(ConvolutionalBackbone):
     input_hw = (224, 224)
     pooling: Pooling = "global average"
     stride = 32
-    channels_last = True
     middle_stage = -5  # 80 channels, stride 16; chosen in docs/refinement.md
     embedding_size = 1280
+    text: MiniTextTower
 
     def __init__(
-        self, tower: EfficientNetLite0, mean_feature: Tensor, text: MiniTextTower, facts: dict[str, object]
+        self, tower: EfficientNetLite0, mean_feature: Tensor, text: MiniTextTower, facts: dict[str, Any]
     ) -> None:
         super().__init__(tower.stages(), MEAN, STD)
-        # Halves the time of a forward pass on a CPU.
-        self.stages.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.pool_layer = GlobalAveragePool(mean_feature)
         self.text = text
-        self.logit_scale = float(facts["logit_scale"])  # type: ignore[arg-type]
-        self._presence: dict[str, float] = facts["presence"]  # type: ignore[assignment]
+        self.logit_scale = float(facts["logit_scale"])
+        self.calibration = (facts["presence"]["scale"], facts["presence"]["bias"])  # by tools/build_mini.py
 
     @classmethod
     def bundled(cls, folder: Path = WEIGHTS) -> Mini:
@@ -70,19 +67,9 @@ class Mini(ConvolutionalBackbone):
         """The reading of each location: the features `[B, 1280, h, w]` minus μ, which is exact."""
         return self.pool_layer.read_locations(features)
 
-    @torch.no_grad()
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Sentences → `[n, 1280]` float32, unit norm."""
-        embeddings: Tensor = self.text(texts)
-        return embeddings
-
     def unknown_reason(self, word: str) -> str | None:
         """Why `mini` cannot know a name (nothing in its 1,000 classes resembles it); None where it knows it."""
         return self.text.unknown_reason(word)
-
-    def presence(self, cosine: Tensor) -> Tensor:
-        """Presence score of a name with this image–text cosine; tools/build_mini.py calibrated it."""
-        return torch.sigmoid(self._presence["scale"] * cosine + self._presence["bias"])
 
 
 def _build(pretrained: str | None, device: str, precision: str) -> Mini:

@@ -97,6 +97,7 @@ class MiniVit(VisionTransformerBackbone):
     name = "mini-vit"
     input_hw = (224, 224)
     stride = 16
+    text: MiniTextTower
     channels_last = True
 
     def __init__(self, stem: nn.Module, net: HybridBlocks, text: MiniTextTower, facts: dict[str, Any]) -> None:
@@ -104,7 +105,7 @@ class MiniVit(VisionTransformerBackbone):
         self.stem, self.net, self.ln_post, self.text = stem, net, net.ln_post, text
         self.embedding_size = net.projection.out_features
         self.logit_scale = float(facts["logit_scale"])
-        self._presence: dict[str, float] = facts["presence"]
+        self.calibration = (facts["presence"]["scale"], facts["presence"]["bias"])  # by tools/build_mini_vit.py
 
     @classmethod
     def bundled(cls, folder: Path = WEIGHTS, shared: Path = mini.WEIGHTS) -> MiniVit:
@@ -138,19 +139,9 @@ class MiniVit(VisionTransformerBackbone):
         read: Tensor = self.net.projection(self.ln_post(tokens))
         return read.float()
 
-    @torch.no_grad()
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Sentences → `[n, 1280]` float32, unit norm, by `mini`'s text tower."""
-        embeddings: Tensor = self.text(texts)
-        return embeddings
-
     def unknown_reason(self, word: str) -> str | None:
         """Why it cannot know a name (nothing in `mini`'s 1,000 classes resembles it); None where it knows it."""
         return self.text.unknown_reason(word)
-
-    def presence(self, cosine: Tensor) -> Tensor:
-        """Presence score of a name with this image–text cosine; tools/build_mini_vit.py calibrated it."""
-        return torch.sigmoid(self._presence["scale"] * cosine + self._presence["bias"])
 
 
 def _build(pretrained: str | None, device: str, precision: str) -> MiniVit:

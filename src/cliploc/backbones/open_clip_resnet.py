@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -58,7 +57,6 @@ class OpenClipResNet(ConvolutionalBackbone):
 
     pooling: Pooling = "attention"
     stride = 32
-    channels_last = True
     middle_stage = -2  # layer3, stride 16
 
     def __init__(
@@ -70,7 +68,6 @@ class OpenClipResNet(ConvolutionalBackbone):
             tower = fold_batch_norms(tower, in_place=True)
         stages = [Stem(tower), tower.layer1, tower.layer2, tower.layer3, tower.layer4]
         super().__init__(stages, mean=facts.mean, std=facts.std)
-        self.stages.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.pool_layer = _attention_pool(tower.attnpool)
         self.text = OpenClipText(without_image_tower(model) if copy_text else model, tokenizer)
         self.name = name
@@ -91,11 +88,6 @@ class OpenClipResNet(ConvolutionalBackbone):
     def read_locations(self, features: Tensor) -> Tensor:
         """The value path of the attention pool: `[B, C, h, w]` → `[B, D, h, w]`."""
         return self.pool_layer.read_locations(features)
-
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Sentences → `[n, D]` float32, unit norm."""
-        embeddings: Tensor = self.text(texts)
-        return embeddings
 
 
 def _attention_pool(theirs: Any) -> AttentionPool:

@@ -7,7 +7,6 @@ the FastViTs of MobileCLIP. Not supported: Swin (windows, no global tokens) and 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -195,11 +194,6 @@ class TimmVit(VisionTransformerBackbone):
         read: Tensor = self.visual.head(trunk.head(trunk.fc_norm(x)))
         return read.float()
 
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Sentences → `[n, D]` float32, unit norm."""
-        embeddings: Tensor = self.text(texts)
-        return embeddings
-
 
 # --------------------------------------------------------------------------------------------------------------- CNNs
 @adapter
@@ -228,7 +222,6 @@ class TimmCnn(ConvolutionalBackbone):
     """
 
     pooling: Pooling = "global average"
-    channels_last = True
 
     def __init__(
         self, model: Any, tokenizer: Tokenizer, name: str, *, copy_text: bool = True, fold: bool = True
@@ -244,7 +237,6 @@ class TimmCnn(ConvolutionalBackbone):
         else:
             stages = [trunk.stem, *trunk.stages[:-1], nn.Sequential(trunk.stages[-1], trunk.norm_pre)]
         super().__init__(stages, facts.mean, facts.std)
-        self.stages.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.pool_layer, self.projection = trunk.head, visual.head
         self.text = OpenClipText(without_image_tower(model) if copy_text else model, tokenizer)
         self.name = name
@@ -284,8 +276,3 @@ class TimmCnn(ConvolutionalBackbone):
             x = (x - x.mean(dim=-1, keepdim=True)) * (variance + head.norm.eps).rsqrt()
             x = head.pre_logits((x * head.norm.weight + head.norm.bias).to(features.dtype))
         return on_grid(self.projection(head.fc(x)), (features.shape[-2], features.shape[-1]))
-
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Sentences → `[n, D]` float32, unit norm."""
-        embeddings: Tensor = self.text(texts)
-        return embeddings

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -209,8 +208,3 @@ class OpenClipVit(VisionTransformerBackbone):
             tokens = self.attention_pool.read(tokens)  # [B, n, D]
         read: Tensor = self.visual.ln_post(tokens) @ self.visual.proj
         return read.float()
-
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Sentences → `[n, D]` float32, unit norm."""
-        embeddings: Tensor = self.text(texts)
-        return embeddings
