@@ -29,7 +29,7 @@ from cliploc.prompts import imagenet_classes
 
 HEADER = (
     "| model | names | steps | pictures a round | bare, pictures/s of processor | ratio, processor | ratio, clock | "
-    "growth, MB |",
+    "growth, MiB |",
     "|---|---|---|---|---|---|---|---|",
 )
 
