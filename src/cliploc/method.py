@@ -23,6 +23,8 @@ Family = Literal["activation", "gradient", "perturbation", "attention", "baselin
 class Context:
     """Everything a saliency method may look at, for one batch.
 
+    Tensors with rows and columns may lie with the channels last in memory: use `reshape` or `flatten`, as `view` fails.
+
     Attributes:
         images: `[B, 3, H, W]` normalised.
         text: `[B, P, D]` float32: the direction each prompt asks for (unit norm, unless background is subtracted).
