@@ -35,12 +35,12 @@ from cliploc.jobs.annotation_edits import (
 )
 from cliploc.jobs.annotation_results import AnnotatedFolder, AnnotateResult, conclude, summary_of
 from cliploc.jobs.annotation_rows import KIND, SCHEMA_VERSION, Results, lines_of, rows_in, rows_of, run_id
-from cliploc.jobs.annotator import RESERVED, AnnotatorSettings, BoxFilter, Groups
+from cliploc.jobs.annotator import RESERVED, AnnotateWorker, AnnotatorSettings, BoxFilter, Groups
 from cliploc.jobs.engine import Engine, Part, Ready, Shard
 from cliploc.jobs.folder import plain, room_for_parts
 from cliploc.jobs.labels import Labels, labels_of, read_labels
 from cliploc.jobs.notes import Notes, pictures_in_words
-from cliploc.jobs.pictures import PictureFile, find_pictures
+from cliploc.jobs.pictures import Found, PictureFile, find_pictures
 from cliploc.jobs.plan import SHARD, shard_size
 from cliploc.jobs.sources import content_digest, stamp
 from cliploc.jobs.videos import FRAMES, Every, all_frames
@@ -140,33 +140,30 @@ def annotate(
         raise UsageError(f"expected review of at least 0 and limit of at least 1, got {review} and {limit}")
     if polygons and not masks:
         raise UsageError("expected masks with polygons, got polygons alone: add --masks, or leave --polygons out")
-    model = {**({} if options is None else options.given()), **more}
-    if reserved := RESERVED & model.keys():
-        raise UsageError(
-            f"{', '.join(sorted(reserved))}: not an option of the model here: annotate sets it, see its arguments"
-        )
-    options = Options.of(**model)
-    options = options.but(templates=prompts.resolve_templates(options.templates))  # files are read on this machine
+    options = _model_options(options, more)
     box_filter = BoxFilter(min_presence, min_score, max_boxes, min_area, nms_across, groups)
+    settings = AnnotatorSettings(names, box_filter, options, masks)
     for one in chosen:
         one.check(ExportSettings(names.names, "", "", masks, polygons))
+
     target = Path(out).expanduser()
     every = _every_of(target) if every is None else every
     frames = None if every is None else Every.of(every)
     there = find_pictures(pictures, videos=frames is not None)
-    root, found = there.root, there.pictures[:limit]
+    found = there.pictures[:limit]
     _spare_inputs(target, [one.path for one in [*found, *there.videos]], [pictures, labels])
-    if decisions is not None:
-        _spare_corrections(target, Path(decisions).expanduser())
-    settings = AnnotatorSettings(names, box_filter, options, masks)
+    given = None if decisions is None else Path(decisions).expanduser()
+    if given is not None:
+        _spare_corrections(target, given)
+
     worker = settings()  # refuses what cannot be used before anything is written
     notes = Notes(reporter)
     notes.add(worker.notes)
     if note := there.skipped_note():
         notes.add([note])
     described = worker.describe()
-    prefix = default_image_url(root) if image_url is None else image_url
-    manifest = _manifest(target, root, names, described, prefix, every)
+    prefix = default_image_url(there.root) if image_url is None else image_url
+    manifest = _manifest(target, there.root, names, described, prefix, every)
     files = [name for one in chosen for name in one.outputs]
     mine = [*OWN_FILES, *(["review.html"] if review else []), *([FRAMES] if there.videos else []), *files]
     if there.videos:
@@ -174,66 +171,24 @@ def annotate(
     with alone_in(target):
         begun = folder.begin(target, KIND, manifest, mine, lambda _, part: rows_in(part, len(names.names)))
         notes.add(begun.notes)
-        run = run_id(manifest)
         with temporaries_of(begun.token):
-            unreadable: dict[str, str] = {}
+            call = _Call(target, run_id(manifest), settings, worker, there, found, given, notes, reporter)
             with room_for_parts(target, lambda: len(begun.whole), len(begun.whole)):
-                if image_url is not None:
-                    folder.update_manifest(target, KIND, image_url=image_url)
-                if every is not None:
-                    folder.update_manifest(target, KIND, every=every)
-                if frames is not None and there.videos:
-                    found, unreadable = _with_frames(found, there.videos, frames, limit, target, reporter)
-                _remove_stale(target, begun.damaged, found, run, notes)
+                call.prepare(begun.damaged, image_url, every, frames, limit)
             whole = {int(path.stem) for path in parts_in(target, KIND.suffix)}
-            results = Results(target)
-            done = results.places if not retry else {name for name, place in results.places.items() if place.ok}
-            todo = [one for one in found if one.id not in done]
+            todo = call.to_do(retry)
             size = shard_size(worker.localizer.options.batch_size, shard)
             shards = {one.index: one for one in _shards(todo, size, whole)}
             keep = _Keep(target, shards, notes, reporter)
 
             reporter.phase("annotate")
-            reporter.start(len(todo), len(found))
+            reporter.start(len(todo), len(call.found))
             with room_for_parts(target, lambda: len(whole) + keep.written, len(whole) + len(shards)):
-                given = None if decisions is None else Path(decisions).expanduser()
-                of_tool = given is not None and not is_decisions(given)
-                if given is not None and not of_tool:
-                    merge_review(target, given, run, results, len(names.names))
-                decided = decisions_in(target, run)
-                if shards:
-                    export_states.mark_stale(target)
-                    folder.begin_session(target, KIND)
-                    engine(list(shards.values()), Ready(settings, worker), keep, reporter)
-                    results = Results(target)
-                not_applied: Mapping[str, str] = {}
-                if given is not None and of_tool:  # after the engine, when the sizes of all pictures are known
-                    read, sources = merge_corrections(target, given, run, results, found, names, masks)
-                    not_applied = read.problems
-                    if sources:
-                        notes.add([correction_masks.in_words(sources)])
-                    untouched = len(found) - len(read.pictures)
-                    notes.add([f"{read.form}: {len(read.pictures):,} pictures corrected, {untouched:,} unchanged"])
-                of_run = AnnotatedFolder(
-                    target,
-                    root,
-                    found,
-                    results,
-                    decided,
-                    worker.names,
-                    there.skipped,
-                    corrections_in(target, run),
-                    reviews=reviews_in(target, run),
-                    unreadable=unreadable,
-                )
-                state, before = folder.read_manifest(target, KIND), summary_of(target)
-                export = ExportSettings(
-                    worker.names, made_by(described), state.get("image_url", IMAGE_URL), masks, polygons, copy
-                )
-                kept = [one for one in exports if _is_there(target, one, state["files"], before)]
-                wanted = list(dict.fromkeys([*kept, *chosen]))
-                done_now = conclude(of_run, before, wanted, export, review, run, len(todo), notes.lines, reporter)
-                return replace(done_now, not_applied=not_applied)
+                call.merge_review()
+                call.compute(engine, list(shards.values()), keep)
+                call.merge_corrections()
+                export = ExportSettings(worker.names, made_by(described), IMAGE_URL, masks, polygons, copy)
+                return call.conclude(chosen, export, review, len(todo))
 
 
 def default_image_url(root: Path) -> str:
@@ -245,6 +200,17 @@ def default_image_url(root: Path) -> str:
 def made_by(settings: Mapping[str, Any]) -> str:
     """The model and method of a run, as exports name them."""
     return f"cliploc {__version__} {settings['model']} {settings['method']}"
+
+
+def _model_options(options: Options | None, more: Mapping[str, Any]) -> Options:
+    """The options of the model. Files with templates are read here, as the engine may run on other machines."""
+    given = {**({} if options is None else options.given()), **more}
+    if reserved := RESERVED & given.keys():
+        raise UsageError(
+            f"{', '.join(sorted(reserved))}: not an option of the model here: annotate sets it, see its arguments"
+        )
+    chosen = Options.of(**given)
+    return chosen.but(templates=prompts.resolve_templates(chosen.templates))
 
 
 def _manifest(
@@ -351,6 +317,126 @@ def _remove_stale(out: Path, damaged: Sequence[int], found: Sequence[PictureFile
         remove_part(part_path(out, index, KIND.suffix))  # it is not known which pictures it contained
     if replaced := _drop_replaced(out, found, run):
         notes.add([f"replaced since they were annotated, and annotated again: {pictures_in_words(replaced)}"])
+
+
+class _Call:
+    """One call of `annotate` in its folder; the methods are its steps, in this order.
+
+    Args:
+        out: the folder.
+        run: id of the run.
+        settings: settings of the worker.
+        worker: the worker of this process.
+        there: the pictures and videos that are there.
+        found: the pictures to annotate.
+        given: what a person saved or corrected, to be merged; None for nothing.
+        notes: remarks on the run.
+        reporter: see `annotate`.
+
+    Attributes:
+        found: the pictures to annotate, with the frames of videos.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        run: str,
+        settings: AnnotatorSettings,
+        worker: AnnotateWorker,
+        there: Found,
+        found: list[PictureFile],
+        given: Path | None,
+        notes: Notes,
+        reporter: Reporter,
+    ) -> None:
+        self._out, self._run = out, run
+        self._settings, self._worker = settings, worker
+        self._there, self.found = there, found
+        self._given, self._is_review = given, given is not None and is_decisions(given)
+        self._notes, self._reporter = notes, reporter
+        self._unreadable: dict[str, str] = {}  # videos
+        self._results: Results
+        self._decided: Mapping[str, Mapping[str, bool]] = {}
+        self._not_applied: Mapping[str, str] = {}
+
+    def prepare(
+        self, damaged: Sequence[int], image_url: str | None, every: str | None, frames: Every | None, limit: int | None
+    ) -> None:
+        """Writes new settings, takes the frames of videos, and removes what must be computed again."""
+        if image_url is not None:
+            folder.update_manifest(self._out, KIND, image_url=image_url)
+        if every is not None:
+            folder.update_manifest(self._out, KIND, every=every)
+        if frames is not None and self._there.videos:
+            self.found, self._unreadable = _with_frames(
+                self.found, self._there.videos, frames, limit, self._out, self._reporter
+            )
+        _remove_stale(self._out, damaged, self.found, self._run, self._notes)
+        self._results = Results(self._out)
+
+    def to_do(self, retry: bool) -> list[PictureFile]:
+        """The pictures without results, in order, or, with `retry`, without good ones."""
+        done = {name for name, place in self._results.places.items() if place.ok or not retry}
+        return [one for one in self.found if one.id not in done]
+
+    def merge_review(self) -> None:
+        """Merges what a review page saved, which only refers to pictures that are annotated already."""
+        if self._given is not None and self._is_review:
+            merge_review(self._out, self._given, self._run, self._results, len(self._settings.labels.names))
+        self._decided = decisions_in(self._out, self._run)
+
+    def compute(self, engine: Engine, shards: Sequence[Shard], keep: _Keep) -> None:
+        """Annotates the pictures to do."""
+        if not shards:
+            return
+        export_states.mark_stale(self._out)
+        folder.begin_session(self._out, KIND)
+        engine(shards, Ready(self._settings, self._worker), keep, self._reporter)
+        self._results = Results(self._out)
+
+    def merge_corrections(self) -> None:
+        """Merges a corrected set of another tool; for that the sizes of all pictures must be known."""
+        if self._given is None or self._is_review:
+            return
+        of = self._settings
+        read, sources = merge_corrections(
+            self._out, self._given, self._run, self._results, self.found, of.labels, of.masks
+        )
+        self._not_applied = read.problems
+        if sources:
+            self._notes.add([correction_masks.in_words(sources)])
+        untouched = len(self.found) - len(read.pictures)
+        self._notes.add([f"{read.form}: {len(read.pictures):,} pictures corrected, {untouched:,} unchanged"])
+
+    def conclude(self, chosen: Sequence[Export], export: ExportSettings, review: int, computed: int) -> AnnotateResult:
+        """Writes the exports, chosen now or written before, the review page and the summary.
+
+        Args:
+            chosen: the exports of this call.
+            export: what they write; the prefix of a picture's path is the manifest's.
+            review: number of pictures of the review page.
+            computed: number of pictures that this call annotated.
+        """
+        of_run = AnnotatedFolder(
+            self._out,
+            self._there.root,
+            self.found,
+            self._results,
+            self._decided,
+            self._worker.names,
+            self._there.skipped,
+            corrections_in(self._out, self._run),
+            reviews=reviews_in(self._out, self._run),
+            unreadable=self._unreadable,
+        )
+        state, before = folder.read_manifest(self._out, KIND), summary_of(self._out)
+        export = replace(export, image_url=state.get("image_url", export.image_url))
+        kept = [one for one in exports if _is_there(self._out, one, state["files"], before)]
+        wanted = list(dict.fromkeys([*kept, *chosen]))
+        result = conclude(
+            of_run, before, wanted, export, review, self._run, computed, self._notes.lines, self._reporter
+        )
+        return replace(result, not_applied=self._not_applied)
 
 
 class _Keep:
