@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,7 +32,11 @@ from cliploc.config import FaithfulnessOptions, Options
 from cliploc.errors import UsageError
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from cliploc.faithfulness import Faithfulness, Measured, Region
+    from cliploc.report.explain import ExplainedName
+    from cliploc.reporter import Reporter
 
 PAGE, RESULTS = "explain.html", "explain.json"
 SCHEMA_VERSION = 1  # of explain.json
@@ -85,7 +90,6 @@ def explain(
     refuse_unknown([], method_names(method) if method else [])
     from cliploc import prompts
     from cliploc.images import load
-    from cliploc.report.explain import ExplainedMap, ExplainedName, explanation_page
     from cliploc.saliency import find
 
     if not prompt:
@@ -107,55 +111,35 @@ def explain(
     with alone_in(folder), terminal.progress(f"loading {options.model}") as reporter:
         use_threads(threads)
         measurer = _measurer(options, names, of_methods, faithfulness)
-        score = "probability" if len(measurer.known) > 1 else "cosine"
         reporter.phase("explain")
         reporter.start(len(prompt), len(prompt))
-        explained, documents, rows = [], [], []
+        shown, documents = [], []
         for name in prompt:
-            seen = measurer.see(photo, picture, asked=name)
-            maps = measurer.maps(seen, reporter=reporter)
-            shown: list[ExplainedMap] = []
-            found: dict[str, Any] = {}
-            for spec, heat in maps.items():
-                measured = measurer.measure_map(seen, heat, reporter=reporter)
-                threshold = measurer.localizer.box_rule_of(spec, of_methods[spec]).threshold
-                region = measurer.region(seen, heat, threshold)
-                numbers = _numbers(measured, region, score)
-                found[spec] = {**numbers, "threshold": threshold, "curves": _curves(measured, score)}
-                curves = found[spec]["curves"]
-                of_map = (titles[spec], heat, region.level, curves["deletion"], curves["insertion"])
-                shown.append(ExplainedMap(*of_map, [numbers[key] for key in SHOWN]))
-                rows.append((name, spec, *(f"{numbers[key]:.3f}" for key in SHOWN)))
-            whole = {"probability": seen.probability if score == "probability" else None, "cosine": seen.cosine}
-            said = f"{score} of the whole picture: {whole[score]:.3f}"
-            explained.append(ExplainedName(name, said, shown))
-            documents.append({"name": name, **whole, "methods": found})
+            of_page, of_document = _explained(measurer, name, photo, picture, titles, reporter)
+            shown.append(of_page)
+            documents.append(of_document)
             reporter.images(1)
         document = {
             "schema_version": SCHEMA_VERSION,
             "photo": photo,
             "model": measurer.backbone.name,
-            "score": score,
+            "score": _score(measurer),
             "among": len(measurer.known),
             "protocol": asdict(faithfulness),
             "methods": {spec: measurer.localizer.options_of(spec, of_methods[spec]) for spec in titles},
             "names": documents,
         }
-        about = {
-            "model": measurer.backbone.name,
-            "names": f"{len(measurer.known):,}",
-            "score": score,
-            "steps": f"{faithfulness.steps or 224}",
-            "baseline": faithfulness.baseline or "zero; blur for insertion",
-        }
-        title = f"What the model uses: {Path(photo).name}"
-        write(
-            folder / PAGE, explanation_page(title, picture, explained, about, score, SHOWN.values(), document).encode()
-        )
+        page = _page(document, picture, shown, faithfulness)
+        write(folder / PAGE, page.encode())
         write(folder / RESULTS, json_text(document).encode())
     if as_json:
         print_document(document)
     else:
+        rows = [
+            (one["name"], spec, *(f"{numbers[key]:.3f}" for key in SHOWN))
+            for one in documents
+            for spec, numbers in one["methods"].items()
+        ]
         terminal.data(grid([title_row("name", "method", *SHOWN.values()), *rows]))
         terminal.data(Text(printable(str(folder / PAGE))))
     terminal.say(f"{len(prompt)} × {len(titles)} maps explained, {time.perf_counter() - start:.1f} s", style="dim")
@@ -181,6 +165,65 @@ def _measurer(
     chosen = options.but(method=first, method_options=given, resize="squash", min_presence=0)
     metrics = chosen_metrics(["deletion", "insertion"])
     return Faithfulness(Localizer(**chosen.given()), names, metrics, methods, protocol)
+
+
+def _score(measurer: Faithfulness) -> str:
+    """What is measured: the probability among all names, or, for a single name, its cosine."""
+    return "probability" if len(measurer.known) > 1 else "cosine"
+
+
+def _explained(
+    measurer: Faithfulness,
+    name: str,
+    photo: str,
+    picture: Image.Image,
+    titles: Mapping[str, str],
+    reporter: Reporter,
+) -> tuple[ExplainedName, dict[str, Any]]:
+    """What the maps of a name show, for the page and for the document.
+
+    Args:
+        measurer: what measures the maps.
+        name: the name.
+        photo: the picture's file.
+        picture: the picture.
+        titles: method → its title.
+        reporter: gets the numbers of masked pictures.
+    """
+    from cliploc.report.explain import ExplainedMap, ExplainedName
+
+    score = _score(measurer)
+    seen = measurer.see(photo, picture, asked=name)
+    shown: list[ExplainedMap] = []
+    methods: dict[str, Any] = {}
+    for spec, heat in measurer.maps(seen, reporter=reporter).items():
+        measured = measurer.measure_map(seen, heat, reporter=reporter)
+        threshold = measurer.localizer.box_rule_of(spec, measurer.methods[spec]).threshold
+        region = measurer.region(seen, heat, threshold)
+        numbers, curves = _numbers(measured, region, score), _curves(measured, score)
+        methods[spec] = {**numbers, "threshold": threshold, "curves": curves}
+        of_map = (titles[spec], heat, region.level, curves["deletion"], curves["insertion"])
+        shown.append(ExplainedMap(*of_map, [numbers[key] for key in SHOWN]))
+    whole = {"probability": seen.probability if score == "probability" else None, "cosine": seen.cosine}
+    said = f"{score} of the whole picture: {whole[score]:.3f}"
+    return ExplainedName(name, said, shown), {"name": name, **whole, "methods": methods}
+
+
+def _page(
+    document: Mapping[str, Any], picture: Image.Image, shown: Sequence[ExplainedName], protocol: FaithfulnessOptions
+) -> str:
+    """The page of a document."""
+    from cliploc.report.explain import explanation_page
+
+    about = {
+        "model": document["model"],
+        "names": f"{document['among']:,}",
+        "score": document["score"],
+        "steps": f"{protocol.steps or 224}",
+        "baseline": protocol.baseline or "zero; blur for insertion",
+    }
+    title = f"What the model uses: {Path(document['photo']).name}"
+    return explanation_page(title, picture, shown, about, document["score"], SHOWN.values(), document)
 
 
 def _numbers(measured: Measured, region: Region, score: str) -> dict[str, Any]:
