@@ -243,7 +243,6 @@ def train(
         problems.append(str(error))
         reporter.failed(picture, error)
 
-    head_class = HEADS[settings.method]
     wanted = Wanted(
         dense=settings.kind == "open" and settings.start == "zero-shot",
         augmentations=settings.augmentations,
@@ -255,57 +254,35 @@ def train(
     accelerator.wait_for_everyone()
     parts = hold_out(pictures.labels, cache.usable(), settings.held_out, settings.hold_out, settings.seed)
     text = _text(backbone, pictures, sentences).to(accelerator.device) if settings.kind == "open" else None
-    config = HeadConfig(
-        method=settings.method,
-        kind=settings.kind,
-        classes=pictures.classes,
-        channels=cache.channels,
-        embedding_size=backbone.embedding_size,
-        logit_scale=float(backbone.logit_scale),
-        tower=backbone.name,
-        tower_kind=backbone.kind,
-        weights=backbone.weights_id,
-        start=settings.start,
-        unit_places=settings.unit_places,
-        experts=settings.experts,
-        pretrained=pretrained,
-        templates=sentences,
-        training=asdict(settings),
-    )
+    config = _config(backbone, pictures, cache.channels, settings, sentences, pretrained)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        head = head_class(config)
+        head = HEADS[settings.method](config)
     run = _Training(settings, cache, pictures.labels, parts, text, head, accelerator)
+
     folder = out.with_name(out.name + ".training")
+    checkpoint = folder / "checkpoint.safetensors"
     says = f"{asdict(config)} {parts} {pictures.labels} {cache.folder.name}"
     asked = hashlib.sha256(says.encode("utf-8", "replace")).hexdigest()
     if not restart:
-        run.resume(folder / "checkpoint.safetensors", asked)
-    board = _tensorboard(folder) if tensorboard and first else None
+        run.resume(checkpoint, asked)
+    record = _Record(folder, settings, tensorboard) if first else None
     reporter.phase("training")
     reporter.start((settings.epochs - len(run.history)) * len(parts.train), settings.epochs * len(parts.train))
-    drawn = time.monotonic()
     while len(run.history) < settings.epochs and not run.out_of_patience:
         epoch = run.epoch(reporter)
-        if first:
-            run.save(folder / "checkpoint.safetensors", asked)
-            write_output(folder / "history.csv", _table(run.history), "--out")
-            if time.monotonic() - drawn > REDRAW:  # an epoch of a small set takes less time than its drawing
-                write_output(folder / "curves.png", curves(run.history, settings), "--out")
-                drawn = time.monotonic()
-            if board is not None:
-                for name, value in asdict(epoch).items():
-                    if name != "epoch" and value is not None:
-                        board.add_scalar(name, value, epoch.epoch)
-                board.flush()
+        if record is not None:
+            run.save(checkpoint, asked)
+            record.write(run.history)
             reporter.note(epoch.line(settings.epochs))
     accelerator.wait_for_everyone()
+
     best = replace(config, training={**asdict(settings), "history": [asdict(one) for one in run.history]})
-    trained = head_class(best)
+    trained = HEADS[settings.method](best)
     trained.load_state_dict(run.best_weights)
     trained.eval().requires_grad_(False)
-    if first:
-        write_output(folder / "curves.png", curves(run.history, settings), "--out")
+    if record is not None:
+        record.draw(run.history)
         save_head(out, trained, tower_fingerprint(backbone))
     accelerator.wait_for_everyone()
     accelerator.end_training()
@@ -330,6 +307,34 @@ def _accelerator(backbone: Backbone, settings: TrainSettings) -> Any:
     if cpu and settings.mixed_precision == "fp16":
         raise UsageError("expected --mixed-precision no or bf16 on a CPU, got fp16")
     return Accelerator(cpu=cpu)
+
+
+def _config(
+    backbone: Backbone,
+    pictures: LabelledPictures,
+    channels: int,
+    settings: TrainSettings,
+    templates: tuple[str, ...],
+    pretrained: str | None,
+) -> HeadConfig:
+    """What the head's file says of it; `channels` are those of the tower's features."""
+    return HeadConfig(
+        method=settings.method,
+        kind=settings.kind,
+        classes=pictures.classes,
+        channels=channels,
+        embedding_size=backbone.embedding_size,
+        logit_scale=float(backbone.logit_scale),
+        tower=backbone.name,
+        tower_kind=backbone.kind,
+        weights=backbone.weights_id,
+        start=settings.start,
+        unit_places=settings.unit_places,
+        experts=settings.experts,
+        pretrained=pretrained,
+        templates=templates,
+        training=asdict(settings),
+    )
 
 
 @torch.no_grad()
@@ -527,6 +532,32 @@ def _under(start: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 # ------------------------------------------------------------------------------------------------------------- reports
+class _Record:
+    """The files that show how a training goes: a table, curves, and TensorBoard's events where they are asked for."""
+
+    def __init__(self, folder: Path, settings: TrainSettings, tensorboard: bool) -> None:
+        self._folder, self._settings = folder, settings
+        self._board = _tensorboard(folder) if tensorboard else None
+        self._drawn = time.monotonic()
+
+    def write(self, history: Sequence[Epoch]) -> None:
+        """Writes the files after an epoch."""
+        write_output(self._folder / "history.csv", _table(history), "--out")
+        if time.monotonic() - self._drawn > REDRAW:  # an epoch of a small set takes less time than its drawing
+            self.draw(history)
+            self._drawn = time.monotonic()
+        if self._board is not None:
+            last = history[-1]
+            for name, value in asdict(last).items():
+                if name != "epoch" and value is not None:
+                    self._board.add_scalar(name, value, last.epoch)
+            self._board.flush()
+
+    def draw(self, history: Sequence[Epoch]) -> None:
+        """Draws the curves."""
+        write_output(self._folder / "curves.png", curves(history, self._settings), "--out")
+
+
 def _table(history: Sequence[Epoch]) -> bytes:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(asdict(history[0])), lineterminator="\n")
