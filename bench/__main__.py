@@ -1,11 +1,12 @@
 """Every bench once: Markdown on the standard output.
 
-    python -m bench [--quick | --thorough]
+    python -m bench [--quick | --thorough] [--busy 2]
 
 Takes minutes; `--thorough` takes the settings that figures are reported with, and writes them to bench/results.
 `--quick`, in well under 3 minutes, is for tests and CI: on small towers, that everything runs and that our results are
-those of the packages beside it. Nothing here asserts a speed. Each bench in full, with its own settings:
-`python -m bench.towers --help`, and so on.
+those of the packages beside it. `--busy 2` runs two endless loops beside every bench, as a user's machine is seldom
+idle. Nothing here asserts a speed. Each bench in full, with its own settings: `python -m bench.towers --help`, and so
+on.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+
+from bench.waiting import company
 
 QUICK: dict[str, list[str]] = {
     "cnn_methods": ["--quick"],
@@ -73,14 +76,16 @@ def main() -> int:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--quick", action="store_true", help="small towers: that all runs and agrees")
     which.add_argument("--thorough", action="store_true", help="the figures that are reported; an hour or more")
+    parser.add_argument("--busy", type=int, default=0, help="busy processes beside the benches")
     given = parser.parse_args()
     failed = []
     for name, arguments in (QUICK if given.quick else THOROUGH if given.thorough else MINUTES).items():
         print(f"\n## {name}\n\n`{' '.join(['python -m bench.' + name, *arguments])}`\n", flush=True)
-        # Each in a process of its own: one that runs out of memory does not take the others along.
-        finished = subprocess.run(
-            [sys.executable, "-m", f"bench.{name}", *arguments], check=False, stdout=subprocess.PIPE, text=True
-        )
+        with company(given.busy):
+            # Each in a process of its own: one that runs out of memory does not take the others along.
+            finished = subprocess.run(
+                [sys.executable, "-m", f"bench.{name}", *arguments], check=False, stdout=subprocess.PIPE, text=True
+            )
         print(finished.stdout if "\n|" in finished.stdout else f"```text\n{finished.stdout}```", flush=True)
         if finished.returncode:
             failed.append(name)
