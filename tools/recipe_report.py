@@ -6,6 +6,7 @@ true box of its name, that no better draft took. A COCO picture is asked for all
 ILSVRC for its own and nine others of a seeded ten. Things that are in a picture but not annotated count as absent.
 
     python tools/recipe_report.py best --dataset coco --root ../shared/data/coco_dev
+    python tools/recipe_report.py best --dataset coco --root ../shared/data/coco_dev --model mini-vit --method gem
     python tools/recipe_report.py drafts --dataset coco --root ../shared/data/coco_dev
     python tools/recipe_report.py drafts --dataset wsol --root ../shared/data/ilsvrc_val_dev
 
@@ -123,6 +124,8 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--model", default="mini")
     parser.add_argument("--runs", nargs="+", default=list(RUNS), choices=RUNS)
+    parser.add_argument("--method", nargs="+", help="these published methods instead of the recipes")
+    parser.add_argument("--guide", help="a second tower, for methods that need one")
     parser.add_argument("--min-score", type=float, default=MIN_SCORE, help="of drafts")
     parser.add_argument("--limit", type=int, help="only the first N pictures")
     given = parser.parse_args()
@@ -132,9 +135,10 @@ def main() -> None:
         "drafts": ["boxes a picture", *(f"{what} at {level}" for level in LEVELS for what in ("precision", "recall"))],
     }[given.what]
     print(f"| | {' | '.join(titles)} | ms a picture |\n{'|---' * (2 + len(titles))}|")
-    for title in given.runs:
+    runs = {method: {"method": method} for method in given.method or ()} or {title: RUNS[title] for title in given.runs}
+    for title, run in runs.items():
         shown = {"min_presence": 0} if given.what == "best" else {"min_score": given.min_score}
-        localizer = Localizer(given.model, **shown, **RUNS[title])
+        localizer = Localizer(given.model, guide=given.guide, **shown, **run)
         pictures = pictures_of(given.dataset, given.root, localizer, given.limit)
         start = time.process_time()
         cells = best_boxes(localizer, pictures) if given.what == "best" else drafts(localizer, pictures)
