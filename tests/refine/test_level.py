@@ -52,6 +52,12 @@ def test_the_equation(tau: float) -> None:
     assert len({round(value, 3) for row in wanted for value in row}) > 2
 
 
+def test_a_map_among_many_has_the_level_that_it_has_alone() -> None:
+    maps = torch.rand(2, 60, 28, 28, generator=torch.Generator().manual_seed(0))
+    alone = torch.stack([levels(one[None, None], 0.5)[0, 0] for one in maps.flatten(0, 1)])
+    assert torch.equal(levels(maps, 0.5).flatten(), alone)
+
+
 def test_the_level_lies_where_the_area_hardly_changes() -> None:
     steady = torch.full(
         (1, 1, 28, 28), 0.1

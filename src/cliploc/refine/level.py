@@ -18,6 +18,7 @@ PULL = 3.0  # weight of the distance to τ
 LEVELS = 41  # number of levels that are tried
 BEND = 2.0  # largest γ, and one over the smallest
 LEAST = 1e-3  # smallest area, as a share of the map
+VALUES = 2**16  # of maps at several levels that are computed together: more do not fit into the fast memory
 
 
 @refinement(
@@ -65,15 +66,14 @@ def levels(maps: Tensor, tau: float, width: float = WIDTH, shrink: float = SHRIN
         >>> [f"{level:.2f}" for level in levels(torch.cat([ramp, plateau]), 0.5).flatten()]
         ['0.43', '0.49']
     """
-    heat = maps.float().flatten(2)  # [B, P, N]
-    best = heat.new_full(heat.shape[:2], math.inf)  # [B, P]
-    chosen = torch.full_like(best, tau)
-    for step in range(LEVELS):
-        tried = tau ** (BEND ** (2 * step / (LEVELS - 1) - 1))
-        above = (heat - tried) / width
-        area = torch.special.ndtr(above).mean(dim=2).clamp(min=LEAST)  # [B, P]
-        slope = (-above.square() / 2).exp().mean(dim=2) / (width * math.sqrt(2 * math.pi))
-        cost = tried * slope / area**shrink + pull * math.log(tried / tau) ** 2
-        chosen = torch.where(cost < best, tried, chosen)
-        best = torch.minimum(cost, best)
-    return chosen
+    heat = maps.float().flatten(2)[:, :, None]  # [B, P, 1, N]
+    tried = tau ** (BEND ** torch.linspace(-1, 1, LEVELS, dtype=torch.float64))  # [L]
+    far = pull * (tried / tau).log() ** 2
+    tried, far = tried.to(heat), far.to(heat)
+    costs = []
+    for some in tried.split(max(1, VALUES // max(1, heat.numel()))):
+        above = (heat - some[:, None]) / width  # [B, P, levels, N]
+        area = torch.special.ndtr(above).mean(dim=3).clamp(min=LEAST)  # [B, P, levels]
+        slope = (-above.square() / 2).exp().mean(dim=3) / (width * math.sqrt(2 * math.pi))
+        costs.append(some * slope / area**shrink)
+    return tried[(torch.cat(costs, dim=2) + far).argmin(dim=2)]  # of equal costs the first
