@@ -129,7 +129,7 @@ class Scene:
                 trace = self.fp32.trace(images, method.needs(**options))
                 if channels is not None:
                     trace = replace(trace, features={-1: trace.features[-1][:, :channels]})
-                ctx = Context(images, text, trace, self.fp32, BATCH, encode_masked=encode)
+                ctx = Context(lambda: images, text, trace, self.fp32, BATCH, encode_masked=encode)
                 return method.function(ctx, **options).relu()
 
         return call

@@ -70,7 +70,7 @@ def call(tower: Backbone, name: str, case: Case, images: Tensor, text: Tensor, b
         if name == "score_cam" and budget is None:
             trace = replace(trace, features={-1: trace.features[-1][:, : case.channels]})
         asked = text[None, : case.prompts].expand(case.images, -1, -1)
-        return method.function(Context(images, asked, trace, tower), **options)
+        return method.function(Context(lambda: images, asked, trace, tower), **options)
 
 
 def growths(quick: bool) -> Iterator[tuple[str, str, int | None, str]]:

@@ -62,7 +62,7 @@ class Scene:
         tower = self.towers["cnn" if "cnn" in step.towers else "vit"]
         trace = tower.trace(tower.normalize(self.images), step.needs(tower))
         text = torch.zeros(1, names, tower.embedding_size)
-        ctx = Context(tower.normalize(self.images), text, trace, tower)
+        ctx = Context(lambda: tower.normalize(self.images), text, trace, tower)
         h, w = step.grid(ctx)
         maps = torch.rand(1, names, h, w, generator=generator)
         if step.on == "grid":

@@ -149,7 +149,7 @@ def measure(name: str, precision: str, batch: int, engines: list[str], rounds: i
         return busy(lambda: tower.encode_image(images), batch)
 
     def masked(tower: Backbone) -> float:
-        context = Context(images[:1], torch.zeros(1, 1, 1), trace, tower, batch)
+        context = Context(lambda: images[:1], torch.zeros(1, 1, 1), trace, tower, batch)
         return busy(lambda: masked_embeddings(context, wanted=wanted), batch + 1)  # the empty picture is one more
 
     with torch.inference_mode():

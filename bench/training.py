@@ -48,7 +48,7 @@ def main() -> int:
     def features(dense: bool) -> Seen:
         trace = backbone.trace(images, seen_needs(backbone.kind, attention=True, dense=dense))
         text = torch.zeros(len(images), 1, backbone.embedding_size)
-        return look(Context(images, text, trace, backbone), attention=True, dense=dense)
+        return look(Context(lambda: images, text, trace, backbone), attention=True, dense=dense)
 
     print("| per picture and view | processor ms | kB on disk |\n|---|---|---|")
     for dense, name in ((False, "features"), (True, "features and dense reading")):

@@ -142,7 +142,7 @@ class Scene:
             text = self.text[None, :prompts].expand(len(images), -1, -1)
             with torch.no_grad():
                 trace = backbone.trace(images, method.needs(**options))
-                return self.over_input(method.function(Context(images, text, trace, backbone), **options))
+                return self.over_input(method.function(Context(lambda: images, text, trace, backbone), **options))
 
         return call
 

@@ -614,3 +614,12 @@ def test_a_heic_file_is_read_upright_and_nothing_is_registered_with_pillow(tmp_p
     pillow_heif.from_pillow(picture).save(path)
     with pytest.raises(InputError, match="expected at most"):
         load(path, max_pixels=1000)
+
+
+def test_a_loaded_picture_is_taken_as_it_is_and_told_by_its_pixels() -> None:
+    picture = load(np.arange(8 * 16 * 3, dtype=np.uint8).reshape(8, 16, 3))
+    assert load(picture) is picture
+    same, turned = load(picture.image), load(picture.image.rotate(180))
+    assert same.checksum == picture.checksum != turned.checksum
+    plain = np.zeros((8, 16, 3), np.uint8)
+    assert load(plain).checksum != load(plain.reshape(16, 8, 3)).checksum

@@ -132,6 +132,7 @@ def test_a_context_embeds_in_batches_as_at_once(kind):
     sizes = []
     encode = backbone.encode_image
     backbone.encode_image = lambda chunk: sizes.append(len(chunk)) or encode(chunk)
-    ctx = Context(images, torch.zeros(7, 1, backbone.embedding_size), backbone.trace(images, Needs()), backbone, 3)
+    trace = backbone.trace(images, Needs())
+    ctx = Context(lambda: images, torch.zeros(7, 1, backbone.embedding_size), trace, backbone, 3)
     torch.testing.assert_close(ctx.embed(images), encode(images))
     assert sizes == [3, 3, 1]

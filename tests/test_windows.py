@@ -182,8 +182,8 @@ def test_views_on_a_grid_are_their_mean_over_the_input_averaged_in_cells(policy,
     """No map over the input is made: its least and greatest values are found between the places of the views."""
     small, large = (Frame.fit(policy, hw, side) for side in ((64, 64), (96, 96)))
     windows = [Frame.windows(hw, (64, 64), multiple) for multiple in (1.5, 2)]
-    looks = [Look((), (small,), (0,), False, scale=0), Look((), (large,), (0,), False, scale=1)]
-    looks += [Look((), of_set, (0,) * len(of_set), False, windows=number) for number, of_set in enumerate(windows)]
+    looks = [Look((small,), (0,), False, scale=0), Look((large,), (0,), False, scale=1)]
+    looks += [Look(of_set, (0,) * len(of_set), False, windows=number) for number, of_set in enumerate(windows)]
     rng = torch.Generator().manual_seed(0)
     maps = [torch.randn(len(look.frames), 4, 5, 6, generator=rng).relu() for look in looks]
     for values in maps:
@@ -205,7 +205,7 @@ def test_padding_gives_no_heat_and_takes_none():
     rng = torch.Generator().manual_seed(0)
     features = torch.randn(len(windows), 6, 8, 8, generator=rng)
     stitched = StitchedFeatures(0, [frame], {2: (32, 32)})
-    look = Look(tuple(features), tuple(windows), (0,) * len(windows), flipped=False, windows=0)
+    look = Look(tuple(windows), (0,) * len(windows), flipped=False, windows=0)
     stitched.add(look, Trace(torch.zeros(len(windows), 4), (8, 8), {2: features}))
     [found] = stitched.over(Trace(torch.zeros(1, 4), (16, 16), {2: torch.zeros(1, 6, 16, 16)})).values()
     heat = torch.rand(1, 2, 32, 32, generator=rng)

@@ -240,7 +240,7 @@ def tower(kind: str, grid: tuple[int, int] = (5, 6), seed: int = 0) -> Any:
 def context(backbone: Any, images: Tensor, texts: Sequence[str], needs: Needs, **kwargs: Any) -> Context:
     """A `Context` with the same texts for every image."""
     text = backbone.encode_text(texts)[None].expand(len(images), -1, -1)  # [B, P, D]
-    return Context(images=images, text=text, trace=backbone.trace(images, needs), backbone=backbone, **kwargs)
+    return Context(lambda: images, text=text, trace=backbone.trace(images, needs), backbone=backbone, **kwargs)
 
 
 def give_function(localizer: Any, function: Any, **facts: Any) -> None:

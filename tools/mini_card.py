@@ -121,7 +121,9 @@ def cam_maps(mini: Mini, paths: Sequence[Path], texts: Tensor) -> np.ndarray:
     for start in range(0, len(paths), 32):
         images = pixels(mini, paths[start : start + 32])
         trace = mini.trace(images, cam.needs())
-        raw = cam.function(Context(images, texts[start : start + 32, None], trace, mini)).relu()  # [B, 1, 7, 7]
+        raw = cam.function(
+            Context(lambda images=images: images, texts[start : start + 32, None], trace, mini)
+        ).relu()  # [B, 1, 7, 7]
         low, high = raw.amin(dim=(2, 3), keepdim=True), raw.amax(dim=(2, 3), keepdim=True)
         scaled = (raw - low) / (high - low).clamp_min(1e-12)
         large = F.interpolate(scaled, size=(SIDE, SIDE), mode="bilinear", align_corners=False)

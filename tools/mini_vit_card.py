@@ -103,7 +103,7 @@ def context(model: MiniVit, guide: Guide, images: Tensor, text: Tensor, needs: N
     """What methods read of normalised pictures `[B, 3, H, W]`; the guide sees the same pixels."""
     black, white = (model.normalize(torch.full((1, 3, 1, 1), one)) for one in (0.0, 1.0))
     seen = cache(lambda: guide.features(((images - black) / (white - black)).clamp(0, 1)))
-    return Context(images, text, model.trace(images, needs), model, guide=seen)
+    return Context(lambda: images, text, model.trace(images, needs), model, guide=seen)
 
 
 def maps_of(

@@ -149,7 +149,7 @@ def read(model: str, size: int, cache: Path, limit: int | None) -> list[Photo]:
             pixels = torch.from_numpy(np.array(frame.apply(image))).permute(2, 0, 1)[None]
             images = backbone.normalize(pixels.float() / 255)
             trace = backbone.trace(images, needs)
-            ctx = Context(images, localizer.embed_names([names[wnid]])[None], trace, backbone)
+            ctx = Context(lambda images=images: images, localizer.embed_names([names[wnid]])[None], trace, backbone)
             kept = {str(stage): trace.features[stage][0].float() for stage in STAGES[model]}
             for name in METHODS[model]:
                 method = registered.get(name)

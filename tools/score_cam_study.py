@@ -85,7 +85,7 @@ class Picture:
     @cached_property
     def masked(self) -> MaskedEmbeddings:
         """As the methods make them, with none left to try."""
-        ctx = Context(self.images, self.text[None], self.trace, self.mini)
+        ctx = Context(lambda: self.images, self.text[None], self.trace, self.mini)
         ctx.cache[BASELINE_KEY] = self.kept["baseline"]
         masked = masked_embeddings(ctx, wanted=torch.zeros_like(self.kept["alive"])[None])
         masked.embeddings[0, self.kept["alive"]] = self.kept["embeddings"]
@@ -100,7 +100,7 @@ class Picture:
     def context(self, own_only: bool = False, **kwargs: object) -> Context:
         """Whose masked pictures are all known already."""
         text = self.text[None, :1] if own_only else self.text[None]
-        ctx = Context(self.images, text, self.trace, self.mini, **kwargs)  # type: ignore[arg-type]
+        ctx = Context(lambda: self.images, text, self.trace, self.mini, **kwargs)  # type: ignore[arg-type]
         ctx.cache["masked embeddings", channel_maps(ctx).key] = self.masked
         return ctx
 
@@ -173,7 +173,9 @@ def read(photos: list[Photo], cache: Path, precision: str, resize: ResizePolicy 
         path = cache / f"{photo.key}.safetensors"
         if not path.exists():
             trace = mini.trace(images, Needs(features=(-1,)))  # in float32: only the masked pictures are in `precision`
-            masked = masked_embeddings(Context(images, torch.zeros(1, 1, 1), trace, fast, batch_size=8))
+            masked = masked_embeddings(
+                Context(lambda images=images: images, torch.zeros(1, 1, 1), trace, fast, batch_size=8)
+            )
             alive = masked.alive[0]
             found = {"features": trace.features[-1][0], "alive": alive, "embeddings": masked.embeddings[0][alive]}
             save_file({k: v.contiguous() for k, v in {**found, "baseline": masked.baseline}.items()}, path)

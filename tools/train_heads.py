@@ -107,7 +107,7 @@ class Evaluation:
             x = self.backbone.normalize(pixels.float() / 255)
             trace = self.backbone.trace(x, needs)
             words = [[self.words[label]] for label in labels.tolist()]
-            ctx = Context(x, self.text[labels][:, None], trace, self.backbone, words=words)
+            ctx = Context(lambda x=x: x, self.text[labels][:, None], trace, self.backbone, words=words)
             ranked = (trace.embedding @ self.text.T).topk(5, dim=1).indices.tolist()
             guesses["model"] += [five[0] for five in ranked]
             for name, head in heads.items():

@@ -7,6 +7,7 @@ starts a program or opens other files, and refuses, before decoding, a file that
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 import stat
@@ -14,6 +15,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Union
 
@@ -25,8 +27,6 @@ from cliploc import _headers
 from cliploc._extras import install
 from cliploc._memory_errors import not_installed
 from cliploc.errors import InputError, UsageError
-
-ImageLike = Union[str, "os.PathLike[str]", Image.Image, "npt.NDArray[np.generic]"]
 
 MAX_PIXELS = 120_000_000  # 360 MB once decoded
 MIN_SIDE = 8  # in a smaller picture there is nothing to localize
@@ -61,6 +61,17 @@ class Picture:
     image: Image.Image
     notes: tuple[str, ...] = ()
 
+    @cached_property
+    def checksum(self) -> bytes:
+        """Tells pictures with other pixels apart."""
+        pixels = np.asarray(self.image)
+        digest = hashlib.blake2b(str(pixels.shape).encode(), digest_size=16)
+        digest.update(np.ascontiguousarray(pixels).data)
+        return digest.digest()
+
+
+ImageLike = Union[str, "os.PathLike[str]", Image.Image, "npt.NDArray[np.generic]", Picture]
+
 
 def pictures_in(images: ImageLike | Iterable[ImageLike]) -> Iterable[ImageLike]:
     """One picture or several, as an iterable: a path counts as one picture, and so does an array `[H, W, 3]`.
@@ -72,7 +83,7 @@ def pictures_in(images: ImageLike | Iterable[ImageLike]) -> Iterable[ImageLike]:
     if isinstance(images, np.ndarray):
         one = images.ndim < 3 or (images.ndim == 3 and images.shape[-1] in (3, 4))
         return [images] if one else images
-    return [images] if isinstance(images, str | os.PathLike | Image.Image) else images
+    return [images] if isinstance(images, str | os.PathLike | Image.Image | Picture) else images
 
 
 def load(image: ImageLike, source: str = "image", max_pixels: int = MAX_PIXELS) -> Picture:
@@ -85,7 +96,8 @@ def load(image: ImageLike, source: str = "image", max_pixels: int = MAX_PIXELS) 
     changed.
 
     Args:
-        image: a path, a PIL image, or an array `[H, W]`, `[H, W, 3]` or `[H, W, 4]` of uint8 (or floats in 0–1).
+        image: a path, a PIL image, or an array `[H, W]`, `[H, W, 3]` or `[H, W, 4]` of uint8 (or floats in 0–1). What
+            was loaded already is returned as it is.
         source: what to call a picture that has no path.
         max_pixels: larger pictures are refused before they are decoded.
 
@@ -96,6 +108,8 @@ def load(image: ImageLike, source: str = "image", max_pixels: int = MAX_PIXELS) 
         >>> load(np.zeros((20, 30, 3), dtype=np.uint8)).image.size
         (30, 20)
     """
+    if isinstance(image, Picture):
+        return image
     if isinstance(image, Image.Image):
         _check_size(image, source, max_pixels)
         return _upright_rgb(image, source)

@@ -7,7 +7,6 @@ process.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import threading
 import time
 import weakref
@@ -84,16 +83,14 @@ class Memory:
             return sum(one.size for one in self._kept.values())
 
     @contextmanager
-    def of(self, backbone: Backbone, pixels: Tensor, *how: Hashable) -> Iterator[Remembered]:
+    def of(self, backbone: Backbone, *what: Hashable) -> Iterator[Remembered]:
         """What is kept of a batch of pictures, to be read and added to; it is weighed at the end.
 
         Args:
             backbone: that sees them.
-            pixels: `[B, 3, H, W]` uint8, told from others by their content.
-            how: else they are seen: mirrored, or in which precision.
+            what: tells what is kept from all else: checksums of the pictures, and how they are seen.
         """
-        content = hashlib.blake2b(pixels.cpu().contiguous().numpy().data, digest_size=16).digest()
-        key = (id(backbone), tuple(pixels.shape), content, torch.is_inference_mode_enabled(), *how)
+        key = (id(backbone), torch.is_inference_mode_enabled(), *what)
         found: Remembered | None = self._get(key, backbone)
         remembered = Remembered() if found is None else found
         try:

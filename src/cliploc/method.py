@@ -26,7 +26,7 @@ class Context:
     Tensors with rows and columns may lie with the channels last in memory: use `reshape` or `flatten`, as `view` fails.
 
     Attributes:
-        images: `[B, 3, H, W]` normalised.
+        make_images: makes `images`; called only if a method reads them, which a remembered trace can make needless.
         text: `[B, P, D]` float32: the direction each prompt asks for (unit norm, unless background is subtracted).
         trace: the forward pass with what the method's `needs` asked for.
         backbone: the model.
@@ -45,7 +45,7 @@ class Context:
         threshold: for refinements on the grid: the τ that boxes of the maps before the step would have.
     """
 
-    images: Tensor
+    make_images: Callable[[], Tensor]
     text: Tensor
     trace: Trace
     backbone: Backbone
@@ -59,6 +59,11 @@ class Context:
     guide: Callable[[], Tensor] | None = None
     from_windows: bool = False
     threshold: float = 0.5
+
+    @property
+    def images(self) -> Tensor:
+        """`[B, 3, H, W]` normalised."""
+        return self.make_images()
 
     @property
     def features(self) -> Tensor:

@@ -112,7 +112,7 @@ def test_the_middle_of_the_bundled_towers_has_stride_16(model: str, grid: tuple[
     backbone = backbones.create(model)
     images = torch.zeros(1, 3, 224, 320)
     trace = backbone.trace(images, affinity.needs(backbone))
-    assert affinity.grid(Context(images, torch.zeros(1, 1, 1), trace, backbone)) == grid
+    assert affinity.grid(Context(lambda: images, torch.zeros(1, 1, 1), trace, backbone)) == grid
 
 
 @pytest.mark.parametrize(

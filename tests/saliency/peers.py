@@ -62,7 +62,7 @@ class Scene:
 
     def context(self, needs: Needs = Needs(features=(-1,)), **kwargs: Any) -> Context:  # noqa: B008
         text = self.text[None].expand(len(self.images), -1, -1)
-        return Context(self.images, text, self.backbone.trace(self.images, needs), self.backbone, **kwargs)
+        return Context(lambda: self.images, text, self.backbone.trace(self.images, needs), self.backbone, **kwargs)
 
     def features_and_gradients(self, stage: int = -1) -> tuple[Tensor, Tensor]:
         """A `[B, C, h, w]` and ∂s_t/∂A `[P, B, C, h, w]` of the cosine, prompt by prompt, through the plain stages."""

@@ -108,7 +108,7 @@ class PlainVit:
         method, text = methods.get(name), self.text if text is None else text
         trace = self.backbone.trace(self.images, method.needs(**options))
         each = text[None].expand(len(self.images), -1, -1)  # [B, P, D]
-        return method.function(Context(self.images, each, trace, self.backbone), **options)
+        return method.function(Context(lambda: self.images, each, trace, self.backbone), **options)
 
 
 def plain_vit(kind: str) -> PlainVit:

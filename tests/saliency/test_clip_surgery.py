@@ -85,7 +85,7 @@ def test_the_localizer_puts_the_empty_name_in_the_prompts_templates(background: 
     # A background takes away what all texts share: there is no second time.
     shared = averaged("a wall") if background else averaged("")
     text = (averaged("cat") - shared)[None, None]  # [1, 1, D]
-    ctx = Context(images, text, trace, backbone, empty_name=lambda: torch.zeros_like(shared))
+    ctx = Context(lambda: images, text, trace, backbone, empty_name=lambda: torch.zeros_like(shared))
     raw = methods.get("clip_surgery").function(ctx)
     expected = min_max(F.interpolate(raw, size=(20, 24), mode="bilinear", align_corners=False))[0]
     torch.testing.assert_close(torch.from_numpy(found.maps), expected, rtol=0, atol=1e-5)

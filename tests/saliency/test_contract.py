@@ -106,7 +106,7 @@ def one_trace(name: str, kind: str) -> Callable[[list[int]], Tensor]:
     """Maps of a choice of TEXTS, all from the same forward pass."""
     backbone, images = build(kind), pictures(kind)
     trace, text = backbone.trace(images, needs_of(name)), backbone.encode_text(TEXTS).expand(2, -1, -1)  # [B, P, D]
-    return lambda chosen: maps_of(name, Context(images, text[:, chosen], trace, backbone))
+    return lambda chosen: maps_of(name, Context(lambda: images, text[:, chosen], trace, backbone))
 
 
 def assert_close(ours: Tensor, expected: Tensor) -> None:
@@ -230,7 +230,7 @@ def test_a_batch_of_two_is_two_batches_of_one(name: str, kind: str) -> None:
 
     def of(rows: slice) -> Tensor:
         trace = backbone.trace(images[rows], needs_of(name))
-        return maps_of(name, Context(images[rows], text[rows], trace, backbone))
+        return maps_of(name, Context(lambda: images[rows], text[rows], trace, backbone))
 
     both = of(slice(0, 2))
     apart = torch.cat([of(slice(0, 1)), of(slice(1, 2))])
@@ -342,7 +342,7 @@ def test_nothing_is_left_behind(name: str, kind: str) -> None:
     images, text = given.images.clone(), given.text.clone()
     features = {stage: tensor.clone() for stage, tensor in given.trace.features.items()}
     for raises in (False, True):
-        ctx = Context(given.images, given.text, given.trace, backbone)  # which keeps no scores of the other
+        ctx = Context(lambda: given.images, given.text, given.trace, backbone)  # which keeps no scores of the other
         if raises:
             broken(backbone)
         before = state(backbone)

@@ -70,7 +70,7 @@ def test_the_equation_and_its_error(kind: str, published: bool) -> None:
     text = backbone.encode_text(["red", "green", "a zebra"])
     notes: list[tuple[int, str]] = []
     ctx = Context(
-        images,
+        lambda: images,
         text.expand(2, -1, -1),
         backbone.trace(images, Needs()),
         backbone,

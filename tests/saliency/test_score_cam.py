@@ -137,7 +137,7 @@ def counted(kind: str, prompts: int = 2, grid: tuple[int, int] = GRID, **kwargs:
     backbone = Counting(tower(kind, grid))
     images = torch.cat([planted_image("red", grid, (1, 2)), planted_image("blue", grid, (0, 3))])
     text = backbone.encode_text([f"thing {i}" for i in range(prompts)])[None].expand(2, -1, -1)
-    ctx = Context(images, text, backbone.trace(images, Needs(features=(-1,))), backbone, **kwargs)
+    ctx = Context(lambda: images, text, backbone.trace(images, Needs(features=(-1,))), backbone, **kwargs)
     return ctx, backbone
 
 

@@ -45,7 +45,7 @@ def test_a_prompt_that_no_channel_speaks_for_is_not_found(kind: str) -> None:
     image = planted_image("red", (5, 6), (2, 3))
     nothing = backbone.encode_image(torch.zeros_like(image))  # [1, D]
     text = torch.stack([nothing[0], backbone.encode_text(["red"])[0]])[None]
-    ctx = Context(image, text, backbone.trace(image, Needs(features=(-1,))), backbone)
+    ctx = Context(lambda: image, text, backbone.trace(image, Needs(features=(-1,))), backbone)
     absent, red = methods.get("vl_score").function(ctx)[0]
     assert torch.equal(absent, torch.zeros(5, 6))
     assert divmod(int(red.argmax()), 6) == (2, 3)
@@ -56,6 +56,6 @@ def test_dead_channels_are_never_kept() -> None:
     backbone = tower("gap_cnn")
     image = planted_image("red", (5, 6), (2, 3))
     texts = backbone.encode_text([f"thing {i}" for i in range(40)])[None]
-    ctx = Context(image, texts, backbone.trace(image, Needs(features=(-1,))), backbone)
+    ctx = Context(lambda: image, texts, backbone.trace(image, Needs(features=(-1,))), backbone)
     ctx.features.fill_(0.7)
     assert torch.equal(methods.get("vl_score").function(ctx), torch.zeros(1, 40, 5, 6))

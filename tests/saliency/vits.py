@@ -68,7 +68,7 @@ def ours(name: str, backbone: Any, images: Tensor, text: Tensor, **options: Any)
     """The product's raw maps `[B, P, h, w]` for text `[P, D]`."""
     method = methods.get(name)
     trace = backbone.trace(images, method.needs(**options))
-    return method.function(Context(images, text[None].expand(len(images), -1, -1), trace, backbone), **options)
+    return method.function(Context(lambda: images, text[None].expand(len(images), -1, -1), trace, backbone), **options)
 
 
 def plain_forward(backbone: Any, image: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor | None, Tensor]:
@@ -93,7 +93,7 @@ def oracle(backbone: Any, one_map: Any) -> tuple[Tensor, Tensor]:
 def block_calls(backbone: Any, method: str, **options: Any) -> int:
     """How often the method runs any block's projections once it has its trace, for all pictures and prompts."""
     needs, images, text = methods.get(method).needs(**options), scenes(), backbone.encode_text(TEXTS)
-    ctx = Context(images, text[None].expand(2, -1, -1), backbone.trace(images, needs), backbone)
+    ctx = Context(lambda: images, text[None].expand(2, -1, -1), backbone.trace(images, needs), backbone)
     calls: list[int] = []
     handles = [block.qkv.register_forward_hook(lambda *_: calls.append(1)) for block in backbone.blocks]
     methods.get(method).function(ctx, **options)

@@ -186,7 +186,7 @@ def trained_on(backbone: Any, method: str, kind: str, start: str = "random") -> 
 def ctx_for(backbone: Any, method: str, options: dict[str, Any], words: list[tuple[str, ...]]) -> Context:
     needs, text = methods.get(method).needs(**options), backbone.encode_text([one[0] for one in words])
     trace = backbone.trace(scenes(), needs)
-    return Context(scenes(), text.expand(2, -1, -1), trace, backbone, words=[words, words])
+    return Context(scenes, text.expand(2, -1, -1), trace, backbone, words=[words, words])
 
 
 @METHODS

@@ -143,7 +143,7 @@ class Inside:
     @property
     def _context(self) -> Context:
         """What the helpers of the methods read; its text is the names', without a background subtracted."""
-        return Context(self.images, self.text[None], self.trace, self.backbone)
+        return Context(lambda: self.images, self.text[None], self.trace, self.backbone)
 
     def _on_grid(self, rows: Tensor) -> Tensor:
         """`[…, T]` or `[…, N]` → `[…, h, w]` of the patches."""
@@ -173,7 +173,7 @@ def look_inside(
     text = texts.embed(item.texts)  # [P, D]
     seen: Callable[[], Tensor] | None = None if guide is None else lambda: guide.features(pixels)
     context = Context(
-        images,
+        lambda: images,
         texts.directions(text)[None],
         trace,
         backbone,

@@ -28,7 +28,6 @@ class Look:
     """One forward pass: whole pictures at one scale, or some of their windows.
 
     Attributes:
-        pixels: of each picture or window, `[3, H, W]` uint8, not mirrored.
         frames: how each lies in its picture.
         owners: for each, the index of its picture in the batch.
         flipped: whether the tower sees them mirrored.
@@ -36,7 +35,6 @@ class Look:
         windows: index of the set of windows; None for whole pictures.
     """
 
-    pixels: tuple[Tensor, ...]
     frames: tuple[Frame, ...]
     owners: tuple[int, ...]
     flipped: bool

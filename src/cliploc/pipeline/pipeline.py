@@ -79,6 +79,7 @@ class Pipeline:
             options.image_size,
             tuple(options.scales or ()),
             tuple(options.windows or ()),
+            resize_ahead=options.memory is None,  # which may know a picture, so that its pixels are not needed
         )
         self.views = Views(
             backbone,
@@ -246,7 +247,10 @@ class Pipeline:
             maps=maps,
             frame=frame,
             boxes=boxes,
-            notes=item.picture.notes + self._texts.remarks(item.texts) + tuple(dict.fromkeys(made.notes[b])),
+            notes=item.picture.notes
+            + item.notes
+            + self._texts.remarks(item.texts)
+            + tuple(dict.fromkeys(made.notes[b])),
             embedding=computed.embedding[b].clone().cpu().numpy(),
             method=task.method.title,
             model=self.backbone.name,

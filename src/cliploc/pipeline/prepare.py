@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import Generator, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -22,7 +23,7 @@ from cliploc.geometry import RESAMPLING, Frame
 from cliploc.images import Picture, load
 from cliploc.pipeline.requests import Request
 from cliploc.tower import Backbone
-from cliploc.values import ResizePolicy, TextSet
+from cliploc.values import Interpolation, ResizePolicy, TextSet
 
 OnError = Literal["raise", "skip"]
 SEEN_LOSS = 0.005  # share of a picture's area from which a note says that it is cropped; less is rounding
@@ -31,31 +32,41 @@ DECODERS = 2  # threads that read and resize pictures while the tower works on t
 
 @dataclass(frozen=True)
 class Prepared:
-    """One picture, decoded and fitted to the model's input at every scale.
+    """One picture, decoded, and how it is fitted to the model's input at every scale.
 
     Attributes:
         id: the request's.
         picture: the upright picture.
         texts: the names to look for.
         frames: for each scale, how the picture lies in the input.
-        inputs: for each scale, uint8 `[3, H, W]`, with the channels last in memory.
         windows: for each set of windows, how each of them lies in an input; see `Frame.windows`.
-        windowed: for each set, the resized picture that its windows are cut from, uint8 `[3, H, W]`.
+        interpolation: as the model was trained.
+        notes: remarks on how the picture is seen.
     """
 
     id: Hashable
     picture: Picture
     texts: TextSet
     frames: tuple[Frame, ...]
-    inputs: tuple[Tensor, ...]
     windows: tuple[tuple[Frame, ...], ...]
-    windowed: tuple[Tensor, ...]
+    interpolation: Interpolation
+    notes: tuple[str, ...]
 
-    def window_inputs(self, number: int) -> Iterator[tuple[Frame, Tensor]]:
-        """The windows of a set with their pixels, uint8 `[3, H, W]`, which are views of `windowed`."""
-        for frame in self.windows[number]:
-            (left, top), (height, width) = frame.offset_xy, frame.input_hw
-            yield frame, self.windowed[number][:, -top : -top + height, -left : -left + width]
+    @cached_property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """For each scale, uint8 `[3, H, W]`, with the channels last in memory."""
+        return tuple(_pixels(frame.apply(self.picture.image, self.interpolation)) for frame in self.frames)
+
+    @cached_property
+    def windowed(self) -> tuple[Tensor, ...]:
+        """For each set of windows, the resized picture that they are cut from, uint8 `[3, H, W]`."""
+        how, sizes = RESAMPLING[self.interpolation], [of_set[0].resized_wh for of_set in self.windows if of_set]
+        return tuple(_pixels(self.picture.image.resize(size, how)) for size in sizes)
+
+    def window(self, number: int, frame: Frame) -> Tensor:
+        """The pixels of a window of a set, uint8 `[3, H, W]`, which are a view of `windowed`."""
+        (left, top), (height, width) = frame.offset_xy, frame.input_hw
+        return self.windowed[number][:, -top : -top + height, -left : -left + width]
 
 
 @dataclass(frozen=True)
@@ -77,6 +88,7 @@ class Preparation:
         image_size: input side in pixels, or (height, width); None for the model's own.
         scales: input sizes, as multiples of that.
         windows: for each set of windows, how many inputs the picture's shorter side is long; see `Frame.windows`.
+        resize_ahead: whether pictures are resized when they are prepared; else when their pixels are asked for.
 
     Raises:
         UsageError: a size that the model does not take.
@@ -90,7 +102,9 @@ class Preparation:
         image_size: int | tuple[int, int] | None,
         scales: tuple[float, ...],
         windows: tuple[float, ...] = (),
+        resize_ahead: bool = True,
     ) -> None:
+        self._resize_ahead = resize_ahead
         self._stride, self._templates = backbone.stride, templates
         self._interpolation, self._windows = backbone.interpolation, windows
         self.resize: ResizePolicy = resize or backbone.resize_policy
@@ -114,15 +128,11 @@ class Preparation:
         except InputError as error:
             raise InputError(f"{source}: {error}") from None
         windows, narrow = self._windows_of(original_hw)
-        if notes := [note for note in (_cropped_note(frames[0]), narrow) if note]:
-            picture = replace(picture, notes=(*picture.notes, *notes))
-        inputs = tuple(_pixels(frame.apply(picture.image, self._interpolation)) for frame in frames)
-        windowed = tuple(
-            _pixels(picture.image.resize(of_set[0].resized_wh, RESAMPLING[self._interpolation]))
-            for of_set in windows
-            if of_set
-        )
-        return Prepared(request.id, picture, texts, frames, inputs, windows, windowed)
+        notes = tuple(note for note in (_cropped_note(frames[0]), narrow) if note)
+        prepared = Prepared(request.id, picture, texts, frames, windows, self._interpolation, notes)
+        if self._resize_ahead:
+            _ = prepared.inputs, prepared.windowed  # which are kept from now on
+        return prepared
 
     def _windows_of(self, original_hw: tuple[int, int]) -> tuple[tuple[tuple[Frame, ...], ...], str | None]:
         """The windows of each set, and None; for a picture too narrow for windows, empty sets and a note."""
@@ -196,6 +206,8 @@ def _cropped_note(frame: Frame) -> str | None:
 def _source(request: Request) -> str:
     if request.source is not None:
         return request.source
+    if isinstance(request.image, Picture):
+        return request.image.source
     return str(request.image) if isinstance(request.image, str | os.PathLike) else f"image {request.id}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial, reduce
+from functools import cache, partial, reduce
 from operator import or_
 from typing import Any
 
@@ -180,15 +180,14 @@ class Views:
         flips = (False, True)[: 1 + self.flip]
         everyone = tuple(range(len(batch)))
         looks = []
-        for scale in range(len(batch[0].inputs)):
-            pixels = tuple(item.inputs[scale] for item in batch)
+        for scale in range(len(batch[0].frames)):
             frames = tuple(item.frames[scale] for item in batch)
-            looks += [Look(pixels, frames, everyone, flipped, scale=scale) for flipped in flips]
+            looks += [Look(frames, everyone, flipped, scale=scale) for flipped in flips]
         for number in range(len(batch[0].windows)):
-            windows = [(b, *window) for b, item in enumerate(batch) for window in item.window_inputs(number)]
+            windows = [(b, frame) for b, item in enumerate(batch) for frame in item.windows[number]]
             for start in range(0, len(windows), self.batch_size):
-                owners, frames, pixels = zip(*windows[start : start + self.batch_size], strict=True)
-                looks += [Look(pixels, frames, owners, flipped, windows=number) for flipped in flips]
+                owners, frames = zip(*windows[start : start + self.batch_size], strict=True)
+                looks += [Look(frames, owners, flipped, windows=number) for flipped in flips]
         return looks
 
     def _see(
@@ -201,14 +200,13 @@ class Views:
         notes: list[list[list[str]]],
     ) -> tuple[Context, list[Tensor]]:
         """One forward pass, and the maps of every task from it: `[n, P, h, w]` after ReLU, not mirrored."""
-        pixels = stacked(look.pixels)  # [n, 3, H, W] uint8
-        shown = pixels.flip(-1) if look.flipped else pixels
-        seen = shown.to(self.backbone.device).float().div_(255)
-        images = self.backbone.normalize(seen)
+        # The pixels are made once, and only if the tower, a method or the guide asks for them.
+        shown = cache(lambda: self._shown(look, batch))
+        images = cache(lambda: self.backbone.normalize(shown()))
         owners = [batch[b] for b in look.owners]
         needs = reduce(or_, [task.needs for task in tasks] + [step.needs(self.backbone) for step in self.on_grid])
-        with self._remembered(pixels, look.flipped) as remembered:
-            trace = remembered.trace(needs, lambda: self.backbone.trace(images, needs))
+        with self._remembered(look, batch) as remembered:
+            trace = remembered.trace(needs, lambda: self.backbone.trace(images(), needs))
             refuse_nan(trace.embedding[:, None], owners, "an embedding", self.backbone)
             context = Context(
                 images,
@@ -221,7 +219,7 @@ class Views:
                 cache=remembered.shared,
                 empty_name=self.texts.empty_name,
                 words=[item.texts.synonyms for item in owners],
-                guide=None if self.guide is None else partial(_guided, self.guide, seen, remembered.shared),
+                guide=None if self.guide is None else partial(_guided, self.guide, shown, remembered.shared),
             )
             maps = []
             for task, said in zip(tasks, notes, strict=True):
@@ -382,12 +380,22 @@ class Views:
                 maps = min_max(step.function(picture, maps[None], (height, width))[0])
             yield some, maps.cpu().numpy()
 
-    def _remembered(self, pixels: Tensor, flipped: bool) -> AbstractContextManager[Remembered]:
-        """What the memory has for a batch's pixels `[B, 3, H, W]`; new results are added to it."""
+    def _shown(self, look: Look, batch: Sequence[Prepared]) -> Tensor:
+        """What the tower is shown, `[n, 3, H, W]` in 0–1."""
+        if look.windows is None:
+            pixels = [batch[b].inputs[look.scale or 0] for b in look.owners]
+        else:
+            pixels = [batch[b].window(look.windows, frame) for b, frame in zip(look.owners, look.frames, strict=True)]
+        together = stacked(pixels)  # [n, 3, H, W] uint8
+        return (together.flip(-1) if look.flipped else together).to(self.backbone.device).float().div_(255)
+
+    def _remembered(self, look: Look, batch: Sequence[Prepared]) -> AbstractContextManager[Remembered]:
+        """What the memory has of a look; new results are added to it."""
         if self.memory is None:
             return nullcontext(Remembered())
         guide = None if self.guide is None else self.guide.weights_id
-        return self.memory.of(self.backbone, pixels, flipped, self.masked.precision, guide)
+        seen = [(batch[b].picture.checksum, frame) for b, frame in zip(look.owners, look.frames, strict=True)]
+        return self.memory.of(self.backbone, *seen, look.flipped, self.masked.precision, guide)
 
 
 def _chosen(wanted: Wanted | None, b: int, count: int) -> Sequence[int]:
@@ -402,10 +410,10 @@ def _rows(directions: Tensor, owners: Sequence[int]) -> Tensor:
     return directions[list(owners)]
 
 
-def _guided(guide: Guide, pixels: Tensor, shared: dict[Any, Any]) -> Tensor:
+def _guided(guide: Guide, pixels: Callable[[], Tensor], shared: dict[Any, Any]) -> Tensor:
     """The guide's features `[B, C, h, w]` of a batch, computed once for all methods and steps."""
     if "guide" not in shared:
-        shared["guide"] = guide.features(pixels.contiguous()).to(pixels.device)
+        shared["guide"] = guide.features(pixels().contiguous()).to(pixels().device)
     found: Tensor = shared["guide"]
     return found
 

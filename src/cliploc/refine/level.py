@@ -71,7 +71,7 @@ def levels(maps: Tensor, tau: float, width: float = WIDTH, shrink: float = SHRIN
     far = pull * (tried / tau).log() ** 2
     tried, far = tried.to(heat), far.to(heat)
     costs = []
-    for some in tried.split(max(1, VALUES // max(1, heat.numel()))):
+    for some in torch.split(tried, max(1, VALUES // max(1, heat.numel()))):
         above = (heat - some[:, None]) / width  # [B, P, levels, N]
         area = torch.special.ndtr(above).mean(dim=3).clamp(min=LEAST)  # [B, P, levels]
         slope = (-above.square() / 2).exp().mean(dim=3) / (width * math.sqrt(2 * math.pi))

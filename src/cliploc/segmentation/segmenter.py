@@ -255,7 +255,7 @@ class Segmenter:
         needs = reduce(or_, [task.needs for task in tasks.values()] + steps)
         trace = self.backbone.trace(batch, needs)
         context = Context(
-            batch,
+            lambda: batch,
             queries.to(batch.device, torch.float32)[None].expand(len(batch), -1, -1),  # [n, Q, D]
             trace,
             self.backbone,

@@ -160,7 +160,7 @@ class FeatureCache:
         images = backbone.normalize(torch.from_numpy(pixels).to(backbone.device).float().div_(255))
         trace = backbone.trace(images, seen_needs(backbone.kind, attention=True, dense=w.dense))
         text = torch.zeros(len(images), 1, backbone.embedding_size, dtype=torch.float32, device=backbone.device)
-        return look(Context(images, text, trace, backbone), attention=True, dense=w.dense)
+        return look(Context(lambda: images, text, trace, backbone), attention=True, dense=w.dense)
 
     def _rows(self, part: int) -> range:
         return range(part * self.part_size, min(len(self.pictures), (part + 1) * self.part_size))

@@ -397,19 +397,13 @@ class Service:
             with _Interruptible(reporter) as told:
                 counted = replace(reporter, masked=told.masked)
                 if by_recipe is not None:
-                    results = by_recipe.stream([picture.image], settings.asked, reporter=counted, presence=True)
+                    results = by_recipe.stream([picture], settings.asked, reporter=counted, presence=True)
                     found[settings.method] = next(results)
                 if by_name is not None:
-                    found |= next(
-                        by_name.compare([picture.image], settings.asked, asked, reporter=counted, presence=True)
-                    )
+                    found |= next(by_name.compare([picture], settings.asked, asked, reporter=counted, presence=True))
             return found
 
-        found = self._models.submit(compute).result()
-        results = {
-            method: replace(one, source=picture.source, notes=picture.notes + one.notes)
-            for method, one in found.items()
-        }
+        results = self._models.submit(compute).result()
         own = {method: self.own(settings, method) for method in results}
         closed = frozenset(method for method, head in offer.heads.items() if read_config(head).kind == "closed")
         return Look(path, settings, results, own, closed, offer, recipe, exemplar or "")

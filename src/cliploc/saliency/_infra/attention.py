@@ -53,7 +53,7 @@ def pooled_tokens(ctx: Context) -> Tensor:
     if trace.pool_attention is not None:
         return over_tokens(ctx, trace.pool_attention.mean(dim=1)[:, 0])
     patches = trace.grid[0] * trace.grid[1]
-    row = torch.zeros(len(ctx.images), tower.prefix_tokens + patches, dtype=torch.float32, device=ctx.text.device)
+    row = torch.zeros(len(ctx.text), tower.prefix_tokens + patches, dtype=torch.float32, device=ctx.text.device)
     if tower.pooling == "class token":
         row[:, 0] = 1
     else:

@@ -92,7 +92,7 @@ def raw_maps(method: Method, ctx: Context, options: Mapping[str, Any]) -> Tensor
         ModelError: the function does not return a tensor of that shape.
     """
     maps = method.function(ctx, **options)
-    wanted = (len(ctx.images), ctx.text.shape[1])
+    wanted = tuple(ctx.text.shape[:2])
     if not isinstance(maps, Tensor) or maps.ndim != 4 or maps.shape[:2] != wanted:
         got = f"one of shape {list(maps.shape)}" if isinstance(maps, Tensor) else type(maps).__name__
         raise ModelError(
