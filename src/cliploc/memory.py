@@ -10,7 +10,6 @@ import dataclasses
 import threading
 import time
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -73,7 +72,7 @@ class Memory:
     ) -> None:
         self.max_bytes, self.max_seconds = max_bytes, max_seconds
         self._clock = clock
-        self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
+        self._kept: dict[Hashable, _Kept] = {}  # what was not used for longest comes first
         self._lock = threading.Lock()
 
     @property
@@ -110,18 +109,18 @@ class Memory:
     def _get(self, key: Hashable, backbone: Backbone) -> Any:
         with self._lock:
             self._forget()
-            kept = self._kept.get(key)
+            kept = self._kept.pop(key, None)
             if kept is None or kept.owner() is not backbone:  # another model may have the same address now
                 return None
             kept.used = self._clock()
-            self._kept.move_to_end(key)
+            self._kept[key] = kept  # as the last
             return kept.value
 
     def _put(self, key: Hashable, backbone: Backbone, value: Any) -> None:
         size = _bytes(value, set())
         with self._lock:
+            self._kept.pop(key, None)
             self._kept[key] = _Kept(value, weakref.ref(backbone), self._clock(), size)
-            self._kept.move_to_end(key)
             self._forget()
 
     def _forget(self) -> None:
@@ -131,8 +130,7 @@ class Memory:
             del self._kept[key]
         total = sum(one.size for one in self._kept.values())
         while total > self.max_bytes:
-            _, one = self._kept.popitem(last=False)
-            total -= one.size
+            total -= self._kept.pop(next(iter(self._kept))).size
 
 
 def _bytes(value: Any, seen: set[int]) -> int:
