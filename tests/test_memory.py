@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from cliploc.geometry import Frame, MeanOnGrid
 from cliploc.localizer import Localizer
 from cliploc.memory import Memory
 from cliploc.pipeline.requests import Request
@@ -25,7 +26,7 @@ def localizer_of(backbone: Any, memory: Memory | None, method: str, **how: Any) 
 @pytest.mark.parametrize(("kind", "method"), [("gap_cnn", "cam"), ("gap_cnn", "score_cam"), ("vit", "legrad")])
 def test_new_names_cost_no_forward_pass_and_find_the_same(kind: str, method: str) -> None:
     backbone, memory = Counting(tower(kind, (8, 8))), Memory()
-    how: dict[str, Any] = {"scales": (1, 1.5), "flip": True}
+    how: dict[str, Any] = {"scales": (1, 1.5), "flip": True, "windows": (2,), "refine": ["affinity", "level"]}
     localizer_of(backbone, memory, method, **how)([WIDE, *PHOTOS[:2]], ["red"])
     counts = backbone.traces, backbone.images
     for names in (["blue", "green"], ["red"]):
@@ -105,6 +106,15 @@ def test_it_holds_no_more_than_it_may() -> None:
     nothing = Memory(max_bytes=0)
     localizer_of(backbone, nothing, "cam")(WIDE, ["red"])
     assert nothing.bytes == 0
+
+
+def test_what_is_kept_of_windows_counts() -> None:
+    backbone, memory = tower("gap_cnn", (8, 8)), Memory()
+    frame = Frame.fit("squash", (40, 60), (32, 32))
+    windows = Frame.windows((40, 60), (16, 16), 2)
+    with memory.of(backbone, "picture") as kept:
+        kept.shared["mean"] = MeanOnGrid.sampled([frame.sampling(windows, torch.zeros(4, 4))], (8, 8))
+    assert memory.bytes >= 4 * (8 * 4 + 8 * 4)  # float32 weights of the cells, of 4 points at least, along each side
 
 
 def test_what_nobody_asks_for_goes_in_time() -> None:

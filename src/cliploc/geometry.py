@@ -175,35 +175,26 @@ class Frame:
         Returns:
             `[P, H, W]` over this input; the smallest value where no window lies.
         """
-        return self.samples(windows, maps).over_input()
+        return self.sampling(windows, maps[0]).over_input(tiled(windows, maps))
 
-    def samples(self, windows: Sequence[Frame], maps: Tensor) -> Samples:
-        """As `stitch`, without making the map over this input."""
-        first = windows[0]
-        if any((one.input_hw, one.resized_wh) != (first.input_hw, first.resized_wh) for one in windows):
-            raise ValueError("expected windows of one size, on a picture of one size")
-        lefts, tops = (sorted({one.offset_xy[axis] for one in windows}, reverse=True) for axis in (0, 1))
-        if len(windows) != len(lefts) * len(tops):
-            raise ValueError("expected windows in rows and columns")
-        height, width = maps.shape[-2:]
-        tiles = maps.new_zeros(maps.shape[1], len(tops), height, len(lefts), width)
-        for window, values in zip(windows, maps, strict=True):
-            tiles[:, tops.index(window.offset_xy[1]), :, lefts.index(window.offset_xy[0])] = values
+    def sampling(self, windows: Sequence[Frame], like: Tensor) -> Sampling:
+        """How the maps of windows beside each other, see `tiled`, are sampled over this input; each `[…, h, w]`."""
+        first, (lefts, tops) = windows[0], _rows_and_columns(windows)
+        height, width = like.shape[-2:]
         down = [_sampling(self, replace(first, offset_xy=(0, top)), 1, self.input_hw[0], height) for top in tops]
         across = [_sampling(self, replace(first, offset_xy=(left, 0)), 0, self.input_hw[1], width) for left in lefts]
-        rows, columns = (_side_by_side(of, side, maps) for of, side in zip((down, across), self.input_hw, strict=True))
-        return Samples(tiles.flatten(3).flatten(1, 2), rows, columns)
+        return Sampling(*(_side_by_side(*side, like) for side in zip((down, across), self.input_hw, strict=True)))
 
-    def samples_of_whole(self, seen: Frame, maps: Tensor) -> Samples:
-        """Maps `[P, h, w]` over another input with the whole picture → the same over what this input shows of it."""
+    def sampling_of_whole(self, seen: Frame, like: Tensor) -> Sampling:
+        """How maps `[…, h, w]` over another input with the whole picture are sampled over what this one shows of it."""
         x0, y0, x1, y1 = self.visible_xyxy
         sides = []
         for axis, first, end in ((1, y0, y1), (0, x0, x1)):
-            cells, points = self.input_hw[1 - axis], maps.shape[2 - axis]
-            weights = maps.new_zeros(cells, points)
-            weights[first:end] = _sampling(self, seen, axis, cells, points, beyond=True)[1].to(maps)[first:end]
+            cells, points = self.input_hw[1 - axis], like.shape[-1 - axis]
+            weights = like.new_zeros(cells, points)
+            weights[first:end] = _sampling(self, seen, axis, cells, points, beyond=True)[1].to(like)[first:end]
             sides.append(weights)
-        return Samples(maps, *sides)
+        return Sampling(*sides)
 
     def over_picture(self, longest: int) -> Frame:
         """What this input shows of the picture, as an input of its own at the picture's resolution, without padding.
@@ -246,57 +237,92 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Samples:
-    """Maps `[P, h, w]` of a picture, or of its windows beside each other, and how they are sampled over an input.
-
-    A map over the input is `rows @ map @ columns.T`.
+class Sampling:
+    """How maps `[P, h, w]` are sampled over an input: a map over the input is `rows @ map @ columns.T`.
 
     Attributes:
-        maps: `[P, h, w]`.
         rows: `[H, h]` weights of a mean; all 0 where no map lies.
         columns: `[W, w]`, as `rows`.
     """
 
-    maps: Tensor
     rows: Tensor
     columns: Tensor
 
-    def over_input(self) -> Tensor:
+    def over_input(self, maps: Tensor) -> Tensor:
         """`[P, H, W]`; the smallest value of each map where none lies."""
-        made = _sampled_by(self.rows, self.maps, self.columns)
+        made = _sampled_by(self.rows, maps, self.columns)
         return _filled(made, (self.rows.sum(dim=1, keepdim=True) * self.columns.sum(dim=1)) > 0)
 
 
-def mean_on_grid(views: Sequence[Samples], hw: tuple[int, int]) -> Tensor:
-    """The mean of several maps over one input, in 0–1, averaged in the cells of a grid over it: `[P, h, w]`.
+def tiled(windows: Sequence[Frame], maps: Tensor) -> Tensor:
+    """Maps `[W, P, h, w]` of the windows of a picture, beside each other as these lie: `[P, rows · h, columns · w]`."""
+    lefts, tops = _rows_and_columns(windows)
+    return maps.unflatten(0, (len(tops), len(lefts))).permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)
+
+
+def _rows_and_columns(windows: Sequence[Frame]) -> tuple[list[int], list[int]]:
+    """The offsets of windows along x and along y, in their order, row by row."""
+    first = windows[0]
+    if any((one.input_hw, one.resized_wh) != (first.input_hw, first.resized_wh) for one in windows):
+        raise ValueError("expected windows of one size, on a picture of one size")
+    lefts, tops = (sorted({one.offset_xy[axis] for one in windows}, reverse=True) for axis in (0, 1))
+    if [one.offset_xy for one in windows] != [(left, top) for top in tops for left in lefts]:
+        raise ValueError("expected windows in rows and columns")
+    return lefts, tops
+
+
+@dataclass(frozen=True)
+class MeanOnGrid:
+    """The mean of several maps over one input, in 0–1, averaged in the cells of a grid over it.
 
     Each map and their mean are scaled to 0–1 over the input, as if they were made there; where a map does not lie, it
     is 0. They are not made there: along a side, the weights of all samples are linear between a few places, the turns.
-    So a map is bilinear between turns, and its least and greatest value lie at turns.
+    So a map is bilinear between turns, and its least and greatest value lie at turns. What depends on the samplings
+    alone is here, for any number of maps.
 
-    Args:
-        views: over one input, of the same P things.
-        hw: the grid, height and width.
+    Attributes:
+        turns: how many there are of all maps together, along y and along x.
+        at_turns: for each map, how it is sampled at its own turns.
+        on_grid: for each map, how it is sampled at the turns of all, and in the cells.
 
     Example:
         >>> frame = Frame.fit("squash", (4, 4), (4, 4))
-        >>> view = frame.samples_of_whole(frame, torch.tensor([[[0.0, 1.0], [0.0, 1.0]]]))
-        >>> mean_on_grid([view], (1, 2)).tolist()
+        >>> maps = torch.tensor([[[0.0, 1.0], [0.0, 1.0]]])
+        >>> MeanOnGrid.sampled([frame.sampling_of_whole(frame, maps)], (1, 2)).of([maps]).tolist()
         [[[0.125, 0.875]]]
     """
-    down, across = _turns([view.rows for view in views]), _turns([view.columns for view in views])
-    n, m = int(down.sum()), int(across.sum())
-    total = views[0].maps.new_zeros(len(views[0].maps), n + hw[0], m + hw[1])
-    for view in views:
-        extremes = _sampled_by(_own_turns(view.rows), view.maps, _own_turns(view.columns)).flatten(1)
-        low, high = extremes.amin(dim=1)[:, None, None], extremes.amax(dim=1)[:, None, None]
-        flat = view.maps.amax(dim=(1, 2), keepdim=True) == view.maps.amin(dim=(1, 2), keepdim=True)
-        scaled = (view.maps - low) * torch.where(flat, 0, 1 / (high - low))
-        rows = torch.cat([view.rows[down], _in_cells(view.rows, hw[0])])
-        columns = torch.cat([view.columns[across], _in_cells(view.columns, hw[1])])
-        total += _sampled_by(rows, scaled, columns)  # [P, n + h, m + w]: at the turns, and in the cells
-    low, high = total[:, :n, :m].amin(dim=(1, 2), keepdim=True), total[:, :n, :m].amax(dim=(1, 2), keepdim=True)
-    return ((total[:, n:, m:] - low) / torch.where(high > low, high - low, 1)).clamp(0, 1)
+
+    turns: tuple[int, int]
+    at_turns: tuple[Sampling, ...]
+    on_grid: tuple[Sampling, ...]
+
+    @classmethod
+    def sampled(cls, samplings: Sequence[Sampling], hw: tuple[int, int]) -> MeanOnGrid:
+        """From how maps are sampled over one input, on a grid of this height and width."""
+        down, across = _turns([one.rows for one in samplings]), _turns([one.columns for one in samplings])
+        at_turns = tuple(Sampling(_own_turns(one.rows), _own_turns(one.columns)) for one in samplings)
+        on_grid = tuple(
+            Sampling(
+                torch.cat([one.rows[down], _in_cells(one.rows, hw[0])]),
+                torch.cat([one.columns[across], _in_cells(one.columns, hw[1])]),
+            )
+            for one in samplings
+        )
+        return cls((int(down.sum()), int(across.sum())), at_turns, on_grid)
+
+    def of(self, views: Sequence[Tensor]) -> Tensor:
+        """The mean `[P, h, w]` of maps `[P, …, …]` of the same P things, one tensor for each sampling."""
+        n, m = self.turns
+        parts = []
+        for maps, own, both in zip(views, self.at_turns, self.on_grid, strict=True):
+            extremes = _sampled_by(own.rows, maps, own.columns).flatten(1)
+            low, high = extremes.amin(dim=1)[:, None, None], extremes.amax(dim=1)[:, None, None]
+            flat = maps.amax(dim=(1, 2), keepdim=True) == maps.amin(dim=(1, 2), keepdim=True)
+            scaled = (maps - low) * torch.where(flat, 0, 1 / (high - low))
+            parts.append(_sampled_by(both.rows, scaled, both.columns))  # [P, n + h, m + w]: at turns, and in cells
+        total = sum(parts[1:], parts[0])
+        low, high = total[:, :n, :m].amin(dim=(1, 2), keepdim=True), total[:, :n, :m].amax(dim=(1, 2), keepdim=True)
+        return ((total[:, n:, m:] - low) / torch.where(high > low, high - low, 1)).clamp(0, 1)
 
 
 def _turns(sides: Sequence[Tensor]) -> Tensor:

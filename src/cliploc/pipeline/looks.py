@@ -7,13 +7,14 @@ picture. The windows of a view may need several forward passes, so several looks
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.geometry import Frame, Mosaic, Samples, mean_on_grid
+from cliploc.geometry import Frame, MeanOnGrid, Mosaic, tiled
 from cliploc.maps import min_max
 from cliploc.pipeline.prepare import Prepared
 from cliploc.tower import Trace
@@ -64,10 +65,12 @@ class Joined:
     Attributes:
         views: of the batch, each with maps `[n, P, h, w]` on the tower's grid or that of a refinement.
         batch: the pictures.
+        kept: what depends on the pictures alone, for other names and tasks.
     """
 
     views: Sequence[View]
     batch: Sequence[Prepared]
+    kept: dict[Any, Any] = field(default_factory=dict)
 
     def of(self, b: int, names: Sequence[int]) -> Tensor:
         """Maps `[p, H, W]` in 0–1 of some names of a picture, on the first scale's input: the mean of the views."""
@@ -80,34 +83,39 @@ class Joined:
 
     def on_grid(self, b: int, names: Sequence[int], grid: tuple[int, int]) -> Tensor:
         """As `of`, averaged in the cells of a grid over the input: `[p, h, w]`. No map over the input is made."""
-        samples = [_samples(view, self.batch[b], b, names) for view in self.views]
-        return mean_on_grid([one for one in samples if one is not None], grid)
+        base = self.batch[b].frames[0]
+        found = [(view[0][0].windows is None, *_of_picture(view, b, names)) for view in self.views]
+        views = [one for one in found if one[1]]  # without those for whose windows the picture is too narrow
+        key = ("mean on grid", b, grid, tuple((whole, maps.shape[-2:]) for whole, _, maps in views))
+        if key not in self.kept:
+            samplings = [
+                base.sampling_of_whole(frames[0], maps) if whole else base.sampling(frames, maps)
+                for whole, frames, maps in views
+            ]
+            self.kept[key] = MeanOnGrid.sampled(samplings, grid)
+        mean: MeanOnGrid = self.kept[key]
+        return mean.of([maps[0] if whole else tiled(frames, maps) for whole, frames, maps in views])
 
 
-def _samples(view: View, item: Prepared, b: int, names: Sequence[int]) -> Samples | None:
-    """A view's maps of some names of picture number `b`, to be sampled over the first scale's input.
+def _of_picture(view: View, b: int, names: Sequence[int]) -> tuple[list[Frame], Tensor]:
+    """The frames of picture number `b` in a view, and its maps of some names `[frames, p, h, w]`.
 
-    None for a picture too narrow for the view's windows.
+    There are none if the picture is too narrow for the view's windows.
     """
-    own = [(look, values, n) for look, values in view for n, owner in enumerate(look.owners) if owner == b]
-    if not own:
-        return None
-    chosen = torch.stack([values[n, list(names)] for _, values, n in own])  # [windows or 1, p, h, w]
-    frames = [look.frames[n] for look, _, n in own]
-    if view[0][0].windows is None:
-        return item.frames[0].samples_of_whole(frames[0], chosen[0])
-    return item.frames[0].samples(frames, chosen)
+    frames, parts = [], []
+    for look, values in view:
+        own = [n for n, owner in enumerate(look.owners) if owner == b]
+        frames += [look.frames[n] for n in own]
+        parts.append(values[own][:, list(names)])
+    return frames, torch.cat(parts)
 
 
 def on_input(view: View, item: Prepared, b: int, names: Sequence[int]) -> Tensor:
     """A view's maps of some names of picture number `b` → `[p, H, W]` in 0–1 on the first scale's input."""
-    first, raw = view[0]
-    own = [(look, values, n) for look, values in view for n, owner in enumerate(look.owners) if owner == b]
-    if not own:  # a picture too narrow for windows
-        return raw.new_zeros(len(names), *item.frames[0].input_hw)
-    chosen = torch.stack([values[n, list(names)] for _, values, n in own])  # [windows or 1, p, h, w]
-    frames = [look.frames[n] for look, _, n in own]
-    if first.windows is None:
+    frames, chosen = _of_picture(view, b, names)
+    if not frames:  # a picture too narrow for windows
+        return chosen.new_zeros(len(names), *item.frames[0].input_hw)
+    if view[0][0].windows is None:
         return min_max(_whole_on_input(chosen[0], item.frames[0], frames[0]))
     return min_max(item.frames[0].stitch(frames, chosen))
 
@@ -154,12 +162,12 @@ class StitchedFeatures:
     For each picture only one sum is stored, whatever the number of its windows.
 
     Args:
-        windows: index of the set of windows.
+        windows: index of the set of windows; None for none.
         frames: how each picture lies in the input.
         grids: stage → height and width of its stitched features; other stages are not stitched.
     """
 
-    def __init__(self, windows: int, frames: Sequence[Frame], grids: Mapping[int, tuple[int, int]]) -> None:
+    def __init__(self, windows: int | None, frames: Sequence[Frame], grids: Mapping[int, tuple[int, int]]) -> None:
         self._windows, self._grids = windows, grids
         self._mosaics = {stage: [Mosaic(frame, hw) for frame in frames] for stage, hw in grids.items()}
         self._seen: set[int] = set()  # pictures with windows

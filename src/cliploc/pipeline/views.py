@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, partial, reduce
@@ -155,24 +155,29 @@ class Views:
         embeddings: list[LookMaps] = []
         first: list[Context] = []  # of the first scale, not mirrored and mirrored
         stitched: list[StitchedFeatures] = []  # for each of these
-        for number, look in enumerate(looks):
-            counting = None if masked is None else _MaskedCount(masked, further_views=len(looks) - 1 - number)
-            context, of_tasks = self._see(look, batch, directions, tasks, counting, notes)
-            if look.scale == 0:  # the other traces are not kept, as they are large
-                first.append(context)
-                stitched.append(self._stitched(context, batch))
-            elif look.windows is not None:
-                stitched[int(look.flipped)].add(look, context.trace)
-            embeddings.append((look, context.trace.embedding))
-            for kept, raw in zip(maps, of_tasks, strict=True):
-                kept.append((look, raw))
-        embedding, windows = embeddings[0][1], window_embeddings(embeddings, len(batch))
-        chosen = wanted(embedding, names, windows)
-        first = [self._with_windows(context, features) for context, features in zip(first, stitched, strict=True)]
-        by_task = [
-            Maps(self._joined(task, kept, batch, chosen, first), not_flat(kept, len(batch)), said)
-            for task, kept, said in zip(tasks, maps, notes, strict=True)
-        ]
+        with self._remembered_together(batch) as together:
+            for number, look in enumerate(looks):
+                counting = None if masked is None else _MaskedCount(masked, further_views=len(looks) - 1 - number)
+                context, of_tasks = self._see(look, batch, directions, tasks, counting, notes)
+                if look.scale == 0:  # the other traces are not kept, as they are large
+                    first.append(context)
+                    stitched.append(self._stitched(context, batch))
+                elif look.windows is not None and ("stitched", look.flipped) not in together.shared:
+                    stitched[int(look.flipped)].add(look, context.trace)
+                embeddings.append((look, context.trace.embedding))
+                for kept, raw in zip(maps, of_tasks, strict=True):
+                    kept.append((look, raw))
+            embedding, windows = embeddings[0][1], window_embeddings(embeddings, len(batch))
+            chosen = wanted(embedding, names, windows)
+            for flipped, (context, features) in enumerate(zip(first, stitched, strict=True)):
+                key = ("stitched", bool(flipped))
+                if key not in together.shared:
+                    together.shared[key] = features.over(context.trace)
+                first[flipped] = self._with_windows(context, together.shared[key])
+            by_task = [
+                Maps(self._joined(task, kept, batch, chosen, first, together), not_flat(kept, len(batch)), said)
+                for task, kept, said in zip(tasks, maps, notes, strict=True)
+            ]
         return Computed(by_task, embedding, names, windows, chosen)
 
     def _looks(self, batch: Sequence[Prepared]) -> list[Look]:
@@ -204,7 +209,8 @@ class Views:
         shown = cache(lambda: self._shown(look, batch))
         images = cache(lambda: self.backbone.normalize(shown()))
         owners = [batch[b] for b in look.owners]
-        needs = reduce(or_, [task.needs for task in tasks] + [step.needs(self.backbone) for step in self.on_grid])
+        steps = self.on_grid if look.scale == 0 or look.windows == self._smallest_windows else ()
+        needs = reduce(or_, [task.needs for task in tasks] + [step.needs(self.backbone) for step in steps])
         with self._remembered(look, batch) as remembered:
             trace = remembered.trace(needs, lambda: self.backbone.trace(images(), needs))
             refuse_nan(trace.embedding[:, None], owners, "an embedding", self.backbone)
@@ -236,20 +242,26 @@ class Views:
         It stitches no stage if the grid of the whole pictures is finer, or if there is a guide.
         """
         stages = {stage for step in self.on_grid for stage in step.needs(self.backbone).features}
-        number = max(range(len(self.windows)), key=lambda number: self.windows[number], default=0)
+        number = self._smallest_windows
         grids = {}
-        for stage in stages if self.windows and self.guide is None else ():
+        for stage in stages if number is not None else ():
             seen, window = batch[0].frames[0].input_hw, self.window_hw
             own = whole.trace.features[stage].shape[-2:]  # (h, w)
-            grid = [round(n * self.windows[number] * b / a) for n, a, b in zip(own, seen, window, strict=True)]
+            grid = [round(n * max(self.windows) * b / a) for n, a, b in zip(own, seen, window, strict=True)]
             if min(grid[0] / own[0], grid[1] / own[1]) > 1:
                 grids[stage] = (grid[0], grid[1])
         return StitchedFeatures(number, [item.frames[0] for item in batch], grids)
 
+    @property
+    def _smallest_windows(self) -> int | None:
+        """The set of windows whose features steps on the grid read; None if they read those of a guide, or no set."""
+        if self.guide is not None or not self.windows:
+            return None
+        return self.windows.index(max(self.windows))
+
     @staticmethod
-    def _with_windows(context: Context, stitched: StitchedFeatures) -> Context:
-        """A context of whole pictures whose features are replaced by those of their windows."""
-        features = stitched.over(context.trace)
+    def _with_windows(context: Context, features: Mapping[int, Tensor]) -> Context:
+        """A context of whole pictures whose features, stage → `[B, C, h, w]`, are replaced by those of windows."""
         if not features:
             return context
         trace = replace(context.trace, features={**context.trace.features, **features})
@@ -269,6 +281,7 @@ class Views:
         batch: Sequence[Prepared],
         wanted: Wanted | None,
         first: Sequence[Context],
+        together: Remembered,
     ) -> Joined:
         """Computes one task's maps from its looks, with the steps on the grid; unwanted maps are zero.
 
@@ -279,7 +292,7 @@ class Views:
         if not task.refined:  # its map is the same for every picture, so no other view or step is needed
             return Joined([[maps[0]]], batch)
         views = by_view(maps)
-        joined = Joined(views, batch)
+        joined = Joined(views, batch, together.shared)
         if not self.on_grid:
             return joined
         # A single look has its map on the grid already, as the method made it. A picture too narrow for windows takes
@@ -396,6 +409,15 @@ class Views:
         guide = None if self.guide is None else self.guide.weights_id
         seen = [(batch[b].picture.checksum, frame) for b, frame in zip(look.owners, look.frames, strict=True)]
         return self.memory.of(self.backbone, *seen, look.flipped, self.masked.precision, guide)
+
+    def _remembered_together(self, batch: Sequence[Prepared]) -> AbstractContextManager[Remembered]:
+        """What the memory has of all looks together, for the steps on the grid; new results are added to it."""
+        if self.memory is None or not self.on_grid:
+            return nullcontext(Remembered())
+        seen = [(item.picture.checksum, item.frames) for item in batch]
+        stages = [tuple(step.needs(self.backbone).features) for step in self.on_grid]
+        how = ("together", self.windows, self.window_hw, self.batch_size, tuple(stages), self.guide is None)
+        return self.memory.of(self.backbone, *seen, *how)
 
 
 def _chosen(wanted: Wanted | None, b: int, count: int) -> Sequence[int]:
