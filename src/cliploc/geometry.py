@@ -257,7 +257,8 @@ class Sampling:
 def tiled(windows: Sequence[Frame], maps: Tensor) -> Tensor:
     """Maps `[W, P, h, w]` of the windows of a picture, beside each other as these lie: `[P, rows · h, columns · w]`."""
     lefts, tops = _rows_and_columns(windows)
-    return maps.unflatten(0, (len(tops), len(lefts))).permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)
+    beside = maps.reshape(len(tops), len(lefts), *maps.shape[1:]).permute(2, 0, 3, 1, 4)  # [P, rows, h, columns, w]
+    return beside.flatten(3).flatten(1, 2)
 
 
 def _rows_and_columns(windows: Sequence[Frame]) -> tuple[list[int], list[int]]:
