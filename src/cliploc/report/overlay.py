@@ -344,10 +344,12 @@ def outlined(image: Image.Image, heat: FloatArray, level: float | None, colour: 
     width = max(1.0, 0.6 * _draw.line_width(image.size) * scale)
     image, away = image.copy(), _away(heat, level)
     for ink, wide, strength in ((INK, 2 * width + 0.5, 0.55), (colour, width, 1.0)):
-        line = (wide / 2 + 0.5 - away).clip(0, 1)  # its opacity, with smooth edges
-        alpha = Image.fromarray((line * (strength * 255)).round().astype(np.uint8))
-        mask = alpha.resize(image.size, Image.Resampling.BILINEAR)
-        image.paste(Image.new("RGB", image.size, ink), mask=mask)  # faster than a plain colour
+        line = wide / 2 + 0.5 - away  # its opacity, with smooth edges
+        line = np.rint(line.clip(0, 1, out=line) * (strength * 255), out=line)
+        mask = Image.fromarray(line.astype(np.uint8)).resize(image.size, Image.Resampling.BILINEAR)
+        if (extent := mask.getbbox()) is not None:
+            here = extent[2] - extent[0], extent[3] - extent[1]
+            image.paste(Image.new("RGB", here, ink), extent, mask.crop(extent))  # faster than a plain colour
     return image
 
 
