@@ -35,7 +35,7 @@ FloatArray = npt.NDArray[np.float32]
 def room(size: tuple[int, int]) -> Tensor:
     """Zeros for the weights of a picture, `[H, 84, pitch]`; the picture is at `inside` of each line."""
     height, width = size
-    return torch.zeros(height, len(HALF), _padded(width, _compiled.TILE) + 2 * RADIUS)
+    return torch.zeros(height, len(HALF), width + 2 * RADIUS)
 
 
 def inside(width: int) -> slice:
@@ -58,7 +58,7 @@ def swept(weights: Tensor, degree: Tensor, parts: Iterable[Tensor], tolerance: f
     picture = inside(degree.shape[1])
     vector = torch.zeros(weights.shape[0], weights.shape[2])
     vector[:, picture] = degree.sqrt()
-    scale = torch.from_numpy(_compiled.factored(weights.flatten(1).numpy(), ALPHA, vector.numpy(), degree.shape[1]))
+    scale = torch.from_numpy(_compiled.factored(weights.numpy(), ALPHA, vector.numpy()))
     threads = torch.get_num_threads()
     with ThreadPoolExecutor(threads) as pool:
 
@@ -78,64 +78,46 @@ class _Swept:
 
     def __init__(self, weights: Tensor, scale: Tensor, labels: Tensor, each: Callable[..., None]) -> None:
         names, height, width = labels.shape
-        self._labels, self._each, self._scale = labels, each, scale
+        self._each, self._inside, self._weights = each, inside(width), weights.numpy()
+        self._scale = scale[:, self._inside]
         self._diagonal = (scale.square() - 2).numpy()
-        self._shape = height, weights.shape[2], _padded(names, _compiled.LANES)
-        self._weights = weights.flatten(1).numpy()
-        self._numbers = self._shape[1] - 2 * RADIUS, self._shape[2]  # pixels of a row, names
-        self._residual, self._direction, self._back, self._found = (self._zeros(height) for _ in range(4))
-        self._rest = self._zeros(height)
-        maps = torch.from_numpy(self._rest).view(self._shape)
-        torch.mul(labels.permute(1, 2, 0), scale[:, inside(width), None], out=maps[:, inside(width), :names])
+        shape = names, height, weights.shape[2]
+        self._residual, self._direction, self._back, self._found, self._rest = (
+            np.zeros(shape, np.float32) for _ in range(5)
+        )
+        torch.mul(labels, self._scale, out=torch.from_numpy(self._rest)[..., self._inside])
         self._forward()
         self._residual, self._rest = self._rest, self._residual
-        self._turn = self._spread(torch.zeros(names))
-        residual = torch.from_numpy(self._residual).view(self._shape)
-        self.length = residual.square().sum(dim=(0, 1))[:names]
+        self._turn = np.zeros(names, np.float32)
+        self.length = torch.from_numpy(self._residual).square().sum(dim=(1, 2))
 
     def bend(self) -> Tensor:
         for odd in (1, 0):
             maps = self._residual, self._turn, self._direction, self._back, self._rest
-            self._each(_compiled.backward, self._weights, self._diagonal, *maps, *self._numbers, odd)
+            self._each(_compiled.backward, self._weights, self._diagonal, *maps, odd)
         return self._forward()
 
     def move(self, step: Tensor) -> Tensor:
         total = self._totals()
         maps = self._back, self._rest, self._found, self._residual
-        self._each(_compiled.move, self._spread(step), *maps, total)
-        return self._summed(total)
+        self._each(_compiled.move, step.numpy(), *maps, total)
+        return torch.from_numpy(total).sum(dim=0)
 
     def turn(self, by: Tensor) -> None:
-        self._turn = self._spread(by)  # until the next sweep
+        self._turn = by.numpy()  # until the next sweep
 
     @property
     def found(self) -> Tensor:
-        names, _, width = self._labels.shape
-        maps = torch.from_numpy(self._found).view(self._shape)[:, inside(width), :names]
-        return maps.permute(2, 0, 1) * self._scale[:, inside(width)]
+        return torch.from_numpy(self._found)[..., self._inside] * self._scale
 
     def _forward(self) -> Tensor:
         total = self._totals()
         for odd in (0, 1):
             maps = self._direction, self._back, self._rest
-            self._each(_compiled.forward, self._weights, *maps, total, *self._numbers, odd)
-        return self._summed(total)
-
-    def _zeros(self, rows: int) -> FloatArray:
-        return np.zeros((rows, self._shape[1] * self._shape[2]), np.float32)
+            self._each(_compiled.forward, self._weights, *maps, total, odd)
+        return torch.from_numpy(total).sum(dim=0)
 
     def _totals(self) -> FloatArray:
-        return self._zeros(-(-self._shape[0] // _compiled.STRIP))
-
-    def _summed(self, total: FloatArray) -> Tensor:
-        return torch.from_numpy(total).view(-1, self._shape[2]).sum(dim=0)[: len(self._labels)]
-
-    def _spread(self, factor: Tensor) -> FloatArray:
-        """A factor of each name, for each pixel of a row."""
-        row = torch.zeros(self._shape[1:])
-        row[:, : len(factor)] = factor
-        return row.flatten().numpy()
-
-
-def _padded(count: int, multiple: int) -> int:
-    return -(-count // multiple) * multiple
+        """Zeros, for each strip a row, for each name a column."""
+        names, height, _ = self._found.shape
+        return np.zeros((-(-height // _compiled.STRIP), names), np.float32)
