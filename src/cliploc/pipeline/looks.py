@@ -138,11 +138,11 @@ def at_once(count: int, hw: tuple[int, int], values: int = VALUES_AT_ONCE) -> in
 def not_flat(maps: Sequence[LookMaps], pictures: int) -> Tensor:
     """`[B, P]` bool: whether any look of a picture gave a map that is not constant."""
     device = maps[0][1].device
-    views = torch.zeros(pictures, maps[0][1].shape[1], dtype=torch.int64, device=device)  # with a map that is not
+    found = torch.zeros(pictures, maps[0][1].shape[1], dtype=torch.int64, device=device)  # maps that are not constant
     for look, values in maps:
         says = values.amax(dim=(-2, -1)) > values.amin(dim=(-2, -1))  # [n, P]
-        views.index_add_(0, torch.tensor(look.owners, device=device), says.long())
-    return views > 0
+        found.index_add_(0, torch.tensor(look.owners, device=device), says.long())
+    return found > 0
 
 
 def window_embeddings(embeddings: Sequence[LookMaps], pictures: int) -> list[Tensor]:
