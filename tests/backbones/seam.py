@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliploc.backbones._transformer import attention_weights
+from cliploc.backbones._attention import attention_weights
 from cliploc.errors import UsageError
 from cliploc.saliency import fitting
 from cliploc.tower import Backbone, DenseReading, Needs, Pooling, TowerKind, TransformerBackbone, block_at

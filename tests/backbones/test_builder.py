@@ -263,7 +263,7 @@ def test_every_precision_of_the_options_is_a_dtype_and_back() -> None:
 
 def test_auto_precision_asks_the_machine(monkeypatch):
     for native, dtype in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(_precision, "_native_bf16", lambda device, native=native: native)
+        monkeypatch.setattr(_precision, "native_bf16", lambda device, native=native: native)
         assert _precision.resolve_precision("auto", "cpu") == dtype
     with pytest.raises(UsageError, match="expected precision to be one of fp32, bf16, fp16, auto, got 'int8'"):
         create("mini", precision="int8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import torch
@@ -26,7 +27,7 @@ def resolve_precision(precision: str, device: str) -> torch.dtype:
         torch.bfloat16
     """
     if precision == "auto":
-        return torch.bfloat16 if _native_bf16(torch.device(device)) else torch.float32
+        return torch.bfloat16 if native_bf16(torch.device(device)) else torch.float32
     if precision not in DTYPES:
         raise UsageError(f"expected precision to be one of {', '.join(PRECISIONS)}, got {precision!r}")
     dtype: torch.dtype = getattr(torch, DTYPES[precision])
@@ -44,7 +45,9 @@ def precision_name(dtype: torch.dtype) -> str:
     return {theirs: ours for ours, theirs in DTYPES.items()}.get(torchs_name, torchs_name)
 
 
-def _native_bf16(device: torch.device) -> bool:
+@functools.cache
+def native_bf16(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16 itself; a CPU that does not emulates it slowly."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0) or torch.version.hip is not None
     if device.type != "cpu":

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cliploc.backbones._attention import attend, attention_weights
 from cliploc.backbones._tower import DualEncoder
 from cliploc.errors import UsageError
 from cliploc.tower import (
@@ -30,11 +31,6 @@ from cliploc.tower import (
     Trace,
     block_at,
 )
-
-
-def attention_weights(q: Tensor, k: Tensor, scale: float) -> Tensor:
-    """Attention weights `[B, H, T, T]` float32, by plain products, which also have fast batched gradients."""
-    return (q.float() @ k.float().transpose(-2, -1) * scale).softmax(dim=-1)
 
 
 def on_grid(patches: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -96,10 +92,8 @@ class BlockAdapter(ABC):
         return hidden
 
     def gather(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Fused attention softmax(qkᵀ·scale)·v: `[B, H, t, d/H]` for t queries. Its batched gradients are slow."""
-        dtype = torch.float32 if v.device.type == "cpu" else v.dtype  # on a CPU half precision is no faster
-        q, k, values = (x.to(dtype) for x in (q, k, v))
-        return F.scaled_dot_product_attention(q, k, values, scale=self.scale).to(v.dtype)
+        """The block's attention softmax(qkᵀ·scale)·v: `[B, H, t, d/H]` for t queries."""
+        return attend(q, k, v, self.scale)
 
     def finish(self, x: Tensor, gathered: Tensor) -> Tensor:
         """Runs the rest of the block after attention, for the t tokens `x` with queries: `[B, t, d]` → `[B, t, d]`."""

@@ -30,6 +30,7 @@ from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 
 from cliploc.backbones._adapters import adapter
+from cliploc.backbones._attention import attention_weights
 from cliploc.backbones._cnn import ConvolutionalBackbone
 from cliploc.backbones._linear import with_fast_linears
 from cliploc.backbones._open_clip_facts import OpenClipFacts
@@ -38,7 +39,6 @@ from cliploc.backbones._timm_block import TimmBlock
 from cliploc.backbones._timm_tokens import first_tokens, rotation
 from cliploc.backbones._transformer import (
     VisionTransformerBackbone,
-    attention_weights,
     on_grid,
 )
 from cliploc.errors import UsageError

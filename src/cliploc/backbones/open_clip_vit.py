@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliploc.backbones._adapters import adapter
+from cliploc.backbones._attention import attention_weights
 from cliploc.backbones._linear import linear, with_fast_linears
 from cliploc.backbones._open_clip_facts import OpenClipFacts
 from cliploc.backbones._open_clip_text import OpenClipText, Tokenizer, without_image_tower
 from cliploc.backbones._transformer import (
     BlockAdapter,
     VisionTransformerBackbone,
-    attention_weights,
     resize_positions,
 )
 from cliploc.errors import UsageError
