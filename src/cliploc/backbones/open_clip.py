@@ -18,6 +18,7 @@ from typing import Any
 import open_clip
 import torch
 from huggingface_hub import constants as hub
+from torch import nn
 
 from cliploc._memory_errors import not_installed
 from cliploc.backbones import _weights
@@ -131,11 +132,18 @@ def wrap(model: Any, tokenizer: Any, label: str, dtype: torch.dtype) -> Any:
     """
     for part in model.children():
         if part is not model.visual:
-            part.to(dtype)  # first, as that frees memory for the adapter's work on the image tower in float32
+            _convert(part, dtype)  # first, as that frees memory for the adapter's work on the image tower in float32
     backbone = _adapter(model, label)(model, tokenizer, label, copy_text=False)
     for part in backbone.children():  # not the backbone's own buffers: pixels are normalised in float32
         part.to(dtype)
     return backbone
+
+
+def _convert(part: nn.Module, dtype: torch.dtype) -> None:
+    """`part.to(dtype)`, with the table of all words last: what the rest frees makes room for its copy."""
+    for child in sorted(part.children(), key=lambda one: isinstance(one, nn.Embedding)):
+        child.to(dtype)
+    part.to(dtype)
 
 
 def _adapter(model: Any, label: str) -> Any:
