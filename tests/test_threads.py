@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 import torch
 
-from cliploc._threads import OTHER_WAIT_VARIABLES, PASSIVE, wait_passively
+from cliploc._threads import OTHER_WAIT_VARIABLES, PASSIVE, give_way, wait_passively
 from tests.commands import CAT, cliploc_
 
 WAITING = (*PASSIVE, *OTHER_WAIT_VARIABLES)
@@ -105,3 +107,9 @@ def test_doctor_says_how_many_threads():
 def test_threads_outside_the_range_are_refused(command, threads):
     result = cliploc_(command, "--threads", threads, *COMMANDS.get(command, ()))
     assert (result.code, result.err) == (2, f"cliploc: expected --threads from 1 to 1024, got {threads}\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no nice values")
+def test_a_helping_process_gives_way_to_its_parent():
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), give_way) as helper:
+        assert helper.submit(os.nice, 0).result(timeout=60) == min(os.nice(0) + 5, 19)

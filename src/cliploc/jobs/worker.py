@@ -21,6 +21,7 @@ import torch
 
 from cliploc import prompts
 from cliploc._files import temporaries_of
+from cliploc._threads import give_way
 from cliploc.boxes import BoxRule
 from cliploc.errors import CliplocWarning, InputError, ModelError, UsageError
 from cliploc.jobs import rows as row
@@ -419,12 +420,14 @@ class _Pending:
 
 # ------------------------------------------------------------------------------------------------------------- judges
 def _start_process(modules: Sequence[str]) -> None:
-    """Starts a judging process: with one thread, it ignores Ctrl-C and ends when its parent process does.
+    """Starts a judging process: with one thread, which gives way to the tower's; it ignores Ctrl-C and ends when its
+    parent process does.
 
     Args:
         modules: modules that the parent process imported for their metrics.
     """
     one_thread()
+    give_way()
     warnings.simplefilter("ignore", CliplocWarning)  # the parent process has shown it
     import_modules(modules)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
