@@ -3,7 +3,7 @@
     python -m bench.annotate [--pictures DIR] [--truth DIR] [--images 1000] [--threads 1] [--only speed] [--out DIR]
 
 Three parts, `--only` one of them, all by CAM alone: recipes make better boxes and take longer (docs/recipes.md).
-* `speed`: pictures of a folder by ten names. By turns, 128 pictures at a time, so that a busy machine slows both: the
+* `speed`: pictures of a folder by ten names. By turns, 320 pictures at a time, so that a busy machine slows both: the
   tower's forward pass over as many pictures, already decoded and normalised; and the run, from the files to the parts
   on the disk. Then what is written at the end.
 * `memory`: the same in a process of its own, over three times as many pictures: its peak after each third, and at last.
@@ -48,7 +48,7 @@ from cliploc.report.exports import exports
 from cliploc.reporter import SILENT, Reporter
 
 NAMES = ("dog", "bird", "fish", "snake", "car", "boat", "monkey", "spider", "clock", "guitar")
-BATCH, TURN = 16, 128  # pictures
+BATCH, TURN = 16, 320  # pictures; a run's start and end cost as much as three more, and a turn has them too
 FORMATS = tuple(exports.names())
 IOU = 0.5
 TEN = 10
