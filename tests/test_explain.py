@@ -90,3 +90,7 @@ def test_what_is_refused(words, said, tmp_path):
     outcome = cliploc_("explain", *words, *(("--out", tmp_path) if len(words) > 1 else ()))
     assert outcome.code == 2
     assert said in outcome.err
+
+
+def test_the_help_does_not_offer_what_is_refused():
+    assert "--target" not in cliploc_("explain", "--help").out

@@ -52,7 +52,7 @@ OWN = (
 OF_BOXES = ("components", "min_area", "max_boxes", "nms_iou", "split_peaks", "min_score", "text_cache")
 
 
-@localizer_options(leave_out=(*OWN, *OF_BOXES), faithfulness=True)
+@localizer_options(leave_out=(*OWN, *OF_BOXES), faithfulness=True, hidden=("target",))
 def explain(
     photo: Annotated[str, typer.Argument(metavar="PHOTO", help="One picture file.")],
     prompt: Annotated[

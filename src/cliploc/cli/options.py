@@ -47,6 +47,7 @@ def localizer_options(
     leave_out: Collection[str] = (),
     defaults: Mapping[str, Any] | None = None,
     without: Mapping[str, str] | None = None,
+    hidden: Collection[str] = (),
     segmentation: bool = False,
     faithfulness: bool = False,
 ) -> Callable[[Command], Command]:
@@ -59,6 +60,7 @@ def localizer_options(
         leave_out: those that the command does not have, or has in a form of its own.
         defaults: those that differ from a localizer's.
         without: option → its default in words, for the help, where it differs from a localizer's.
+        hidden: those that the help leaves out, because the command refuses them with a message of its own.
         segmentation: whether the command also has the options of segmentation protocols, and takes them as one value,
             `segmentation`.
         faithfulness: the same for the protocols of faithfulness.
@@ -81,7 +83,7 @@ def localizer_options(
         parameters = [
             *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own if one.name not in LAST),
             *(_parameter(name, values[name], (without or {}).get(name)) for name in names),
-            *(_parameter(name, None) for asked, _ in more.values() for name in asked),
+            *(_parameter(name, None, hidden=name in hidden) for asked, _ in more.values() for name in asked),
             *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own if one.name in LAST),
         ]
 
@@ -109,7 +111,7 @@ def localizer_options(
     return decorate
 
 
-def _parameter(name: str, default: Any, without: str | None = None) -> inspect.Parameter:
+def _parameter(name: str, default: Any, without: str | None = None, *, hidden: bool = False) -> inspect.Parameter:
     """One option as typer takes it: a flag, a text, or a list of texts."""
     one = {**SEGMENTATION_OPTIONS, **FAITHFULNESS_OPTIONS, **OPTIONS}[name]
     flag = "/" in flags_of(name)[0] or isinstance(default, bool)
@@ -118,7 +120,7 @@ def _parameter(name: str, default: Any, without: str | None = None) -> inspect.P
         default = None if one.repeat or default in (None, ()) else one.text(default)
     none = without or one.none
     words = f"{one.help} [default: {none}]" if none and default is None else one.help
-    info = typer.Option(*flags_of(name), metavar=one.metavar or None, help=words)
+    info = typer.Option(*flags_of(name), metavar=one.metavar or None, help=words, hidden=hidden)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
 
 
