@@ -79,7 +79,8 @@ def evaluate(
         ),
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Dataset of segmentation or faithfulness. [default: wsol]")
+        str | None,
+        typer.Option(metavar="NAME", help="Dataset of segmentation or faithfulness. [default: for faithfulness, wsol]"),
     ] = None,
     root: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of that dataset.")] = None,
     split: Annotated[

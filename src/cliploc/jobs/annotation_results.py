@@ -104,7 +104,7 @@ class AnnotateResult:
             words.append(f"{len(self.failed):,} failed: see summary.json")
         lines = ["; ".join(words)]
         if self.groups:
-            lines.append(f"{self.groups:,} boxes seem to contain several things: see --groups, or review them")
+            lines.append(f"boxes that seem to contain several things: {self.groups:,}; see --groups, or review them")
         if self.dropped or self.reviewed:
             lines.append(f"{self.reviewed:,} pictures reviewed, {self.dropped:,} boxes dropped")
         if self.corrected:
