@@ -64,6 +64,18 @@ def test_another_picture_side_mirror_or_precision_is_not_mistaken_for_it() -> No
     assert localizer_of(backbone, memory, "grad_cam")(WIDE, ["red"]).maps.max() == 1  # no inference tensor in a graph
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_other_windows_whose_features_fill_the_same_grid_are_not_mistaken_for_them(flip: bool) -> None:
+    """A step keeps what it makes of windows' features with these windows, not with the whole picture."""
+    backbone, memory = tower("gap_cnn", (8, 8)), Memory()
+    how: dict[str, Any] = {"refine": ["lposs"], "flip": flip}
+    for windows in ((1.5,), (1.48,), (1.5,)):
+        again = localizer_of(backbone, memory, "cam", windows=windows, **how)(WIDE, ["thing"])
+        fresh = localizer_of(tower("gap_cnn", (8, 8)), None, "cam", windows=windows, **how)(WIDE, ["thing"])
+        assert fresh.maps.max() == 1
+        same(again, fresh)
+
+
 def test_a_method_that_was_stopped_goes_on_where_it_was() -> None:
     backbone, memory = Counting(tower("gap_cnn", (8, 8))), Memory()
     whole = Counting(tower("gap_cnn", (8, 8)))

@@ -36,7 +36,8 @@ class Context:
         encode_masked: what embeds masked images instead of `backbone.encode_image`, such as the tower in bfloat16.
         note: called with an image's place in the batch and a remark on its maps, such as how sure they are.
         cache: results that depend on the images alone (masked embeddings), shared by all methods that run on this
-            batch, and, with a `cliploc.Memory`, by later runs on the same images.
+            batch, and, with a `cliploc.Memory`, by later runs on the same images. A refinement that reads the features
+            of windows has one of its own, for these windows.
         empty_name: computes `redundant` with the prompts' templates; None: the embedding of "" without a template.
         words: for each image, the synonyms of each prompt, by which a closed head finds its class.
         guide: gives the guide's features `[B, C, h, w]` float32, computed once; None: there is no guide.

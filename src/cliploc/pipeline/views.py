@@ -173,7 +173,8 @@ class Views:
                 key = ("stitched", bool(flipped))
                 if key not in together.shared:
                     together.shared[key] = features.over(context.trace)
-                first[flipped] = self._with_windows(context, together.shared[key])
+                made = together.shared.setdefault(("made of stitched", bool(flipped)), {})
+                first[flipped] = self._with_windows(context, together.shared[key], made)
             by_task = [
                 Maps(self._joined(task, kept, batch, chosen, first, together), not_flat(kept, len(batch)), said)
                 for task, kept, said in zip(tasks, maps, notes, strict=True)
@@ -260,12 +261,15 @@ class Views:
         return self.windows.index(max(self.windows))
 
     @staticmethod
-    def _with_windows(context: Context, features: Mapping[int, Tensor]) -> Context:
-        """A context of whole pictures whose features, stage → `[B, C, h, w]`, are replaced by those of windows."""
+    def _with_windows(context: Context, features: Mapping[int, Tensor], made: dict[Any, Any]) -> Context:
+        """A context of whole pictures whose features, stage → `[B, C, h, w]`, are replaced by those of windows.
+
+        What steps make of these features is kept in `made`, as other windows give others of the same size.
+        """
         if not features:
             return context
         trace = replace(context.trace, features={**context.trace.features, **features})
-        return replace(context, trace=trace, from_windows=True)
+        return replace(context, trace=trace, from_windows=True, cache=made)
 
     def _embedded(self, batch: Sequence[Prepared]) -> Tensor:
         """The names' embeddings, `[B, P, D]`; stored once if all pictures have the same names."""

@@ -50,9 +50,9 @@ def lposs(ctx: Context, maps: Tensor) -> Tensor:
         >>> from cliploc import Localizer
         >>> localizer = Localizer("mini", method="cam", refine=["lposs"])
     """
-    features = ctx.places.float()
-    key = ("lposs", ctx.from_windows, features.shape[-2:])  # the features of windows differ from the whole picture's
+    key = "lposs"
     if key not in ctx.cache:
+        features = ctx.places.float()
         if ctx.guide is None:  # without this, all places would be similar: docs/refinement.md
             features = features - features.mean(dim=(2, 3), keepdim=True)
         height, width = ctx.images.shape[-2:]
