@@ -74,6 +74,8 @@ def test_what_is_typed():
         ("cup", "expected an exemplar as NAME=@FILE"),
         ("cup=@a.jpg[1,2]", r"expected a box as \[x0,y0,x1,y1\] after a.jpg"),
         ("cup=@a.jpg[5,0,5,9]", "with x0 < x1"),
+        ("cup=@a.jpg[0,0,inf,9]", "with x0 < x1"),
+        ("cup=@a.jpg[0,0,nan,9]", "with x0 < x1"),
     ):
         with pytest.raises(UsageError, match=line):
             exemplar_of(wrong)
@@ -83,7 +85,23 @@ def test_what_is_typed():
         Localizer("mini", exemplars="cup=@a.jpg")
 
 
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [("two  words", "two  words"), (" two words ", "two words"), ("two words|pair", "two words|pair")],
+)
+def test_an_exemplar_is_found_by_its_name_as_it_was_asked_for(given, asked):
+    """Names are compared as `prompts.parse` leaves them; a name that nobody reads would be a silent text."""
+    localizer = Localizer(tower("gap_cnn", GRID), method="cam", exemplars=[Exemplar(given, noise(0))])
+    torch.testing.assert_close(localizer.embed_names([asked])[0], embedding_of(localizer, noise(0)))
+    assert "presence is not calibrated where pictures stand for a name: two words" in localizer(noise(1), [asked]).notes
+
+
 def test_what_cannot_be_used_is_refused():
+    for box in (("a", "b", "c", "d"), (1, None, 3, 4), (0, 0, float("inf"), 4), (0, 0, 4)):
+        with pytest.raises(UsageError, match="expected an exemplar's box as x0, y0, x1, y1"):
+            Exemplar("cup", noise(0), box)
+    with pytest.raises(UsageError, match="expected the name that an exemplar stands for"):
+        Exemplar(" |cup", noise(0))
     with pytest.raises(UsageError, match=r"inside its 16×16 pixels, got \[0, 0, 17, 4\]"):
         Localizer("mini", exemplars=[Exemplar("cup", noise(0), (0, 0, 17, 4))])
     with pytest.raises(UsageError, match="with its text or without, got both"):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ class Exemplar:
     """A picture, or a part of it, that stands for a name.
 
     Attributes:
-        name: which of the names asked for it stands for.
+        name: which of the names asked for it stands for; of "cup|mug" the first is kept, the label.
         image: a path, PIL image or array `[H, W, 3]`.
         box: `(x0, y0, x1, y1)` in pixels of the upright picture, right and bottom edge exclusive; None: all of it.
         with_text: whether the name's text counts too; else only its exemplars do.
@@ -34,11 +36,15 @@ class Exemplar:
     with_text: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name.strip():
+        # As `cliploc.prompts.parse` makes a label, or no name would ever be this one.
+        label = " ".join(self.name.partition("|")[0].split()) if isinstance(self.name, str) else ""
+        if not label:
             raise UsageError(f"expected the name that an exemplar stands for, got {self.name!r}")
+        object.__setattr__(self, "name", label)
         if self.box is None:
             return
         right = isinstance(self.box, list | tuple) and len(self.box) == 4
+        right = right and all(isinstance(edge, Real) and math.isfinite(edge) for edge in self.box)
         if not right or not self.box[0] < self.box[2] or not self.box[1] < self.box[3]:
             raise UsageError(f"expected an exemplar's box as x0, y0, x1, y1 with x0 < x1, y0 < y1, got {self.box!r}")
 
@@ -59,14 +65,14 @@ def exemplar_of(text: str) -> Exemplar:
     name, sign, file = match.groups()
     boxed = BOX.search(file)
     if boxed is None:
-        return Exemplar(name.strip(), file, with_text=sign == "|")
+        return Exemplar(name, file, with_text=sign == "|")
     try:
         x0, y0, x1, y1 = (float(number) for number in boxed.group(1).split(","))
     except ValueError:
         raise UsageError(
             f"expected a box as [x0,y0,x1,y1] after {file[: boxed.start()]}, got {boxed.group()}"
         ) from None
-    return Exemplar(name.strip(), file[: boxed.start()], (x0, y0, x1, y1), with_text=sign == "|")
+    return Exemplar(name, file[: boxed.start()], (x0, y0, x1, y1), with_text=sign == "|")
 
 
 def split_entries(entries: Sequence[str]) -> tuple[list[str], list[str]]:
