@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cliploc.errors import UsageError
+from cliploc.errors import InputError, UsageError
 from cliploc.localizer import Localizer
 from cliploc.tower import Needs
 from tests.commands import CAT
@@ -75,3 +75,9 @@ def test_what_is_not_there_is_said():
     if not vit.backbone.prefix_tokens:
         with pytest.raises(UsageError, match="mini-vit has no class token"):
             vit.trace(CAT, NAMES).class_attention()
+
+
+def test_a_picture_that_cannot_be_used_is_named_in_one_line(vit):
+    localizer, _ = vit
+    with pytest.raises(InputError, match=r"^image 0: 4×4 pixels, expected at least 8×8: use a larger picture$"):
+        localizer.trace(np.zeros((4, 4, 3), np.uint8), NAMES)

@@ -27,7 +27,7 @@ from cliploc.pipeline.exemplars import read_exemplars
 from cliploc.pipeline.inside import Inside, look_inside
 from cliploc.pipeline.modes import own_modes, undisturbed
 from cliploc.pipeline.pipeline import Pipeline
-from cliploc.pipeline.prepare import OnError, Prepared, stacked
+from cliploc.pipeline.prepare import OnError, Prepared, source_of, stacked
 from cliploc.pipeline.requests import Request, Result
 from cliploc.pipeline.tasks import members
 from cliploc.pipeline.texts import Texts
@@ -522,7 +522,8 @@ class Localizer:
         if method is None and method_options:
             raise UsageError("expected a method with method_options, got none: name the method that they belong to")
         texts = prompts.parse(names, self.templates)
-        item = pipeline.preparation.prepare(Request(0, image, names), texts, str(image)[:200])
+        request = Request(0, image, names)
+        item = pipeline.preparation.prepare(request, texts, source_of(request))
         return look_inside(self.backbone, self._texts, self.guide, task, item, needs)
 
     def box_rule_of(self, method: str, options: Mapping[str, Any] | None = None) -> BoxRule:

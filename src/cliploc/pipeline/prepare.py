@@ -178,7 +178,7 @@ class Preparation:
                 )
             if texts is None or request.names is not names:
                 names, texts = request.names, prompts.parse(request.names, self._templates)
-            yield request, texts, _source(request)
+            yield request, texts, source_of(request)
 
 
 def _pixels(image: Image.Image) -> Tensor:
@@ -203,7 +203,8 @@ def _cropped_note(frame: Frame) -> str | None:
     return f"cropped: the model does not see {lost:.0%} of it, {sides}; resize squash or pad shows it all"
 
 
-def _source(request: Request) -> str:
+def source_of(request: Request) -> str:
+    """What errors and results call a request's picture: its path, or, for one from memory, "image" with its id."""
     if request.source is not None:
         return request.source
     if isinstance(request.image, Picture):
