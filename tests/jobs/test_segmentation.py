@@ -179,6 +179,7 @@ def test_imagenet_segmentation_takes_the_mean_as_its_threshold(tmp_path):
         (("--flip",), "--flip is not an option of --task segmentation: leave it out"),
         (("--threshold", "0.5"), "--threshold is not an option of --task segmentation"),
         (("--scales", "1,2"), "--scales is not an option of --task segmentation"),
+        (("--min-score", "0.5"), "--min-score is not an option of --task segmentation"),
         (("--logit-scale", "0"), "expected --logit-scale above 0"),
         (("--method", "centre_box"), "centre_box has the same map for every name"),
         (("--task", "boxes"), "expected --task to be one of localization, segmentation, faithfulness, got 'boxes'"),
