@@ -30,8 +30,8 @@ from cliploc.segmentation import Protocol, Segmenter
 PREVIEW = 120  # longer side in pixels of the label maps kept for the report
 # The parts of a localizer's description that the numbers depend on; its views and boxes are not used here.
 IDENTITY = (
-    "weights", "method", "options", "heads", "ensemble", "templates", "refine", "precision", "masked_precision",
-    "engine_backend", "guide", "batch_size",
+    "weights", "method", "options", "heads", "ensemble", "templates", "background", "refine", "precision",
+    "masked_precision", "engine_backend", "guide", "batch_size",
 )  # fmt: skip
 
 

@@ -86,11 +86,13 @@ class SetupWithoutBoxes(ABC):
             more: what the task adds.
         """
         said = self.localizer.describe(setting.method, setting.options)
+        exemplars = {"exemplars": said["exemplars"]} if said["exemplars"] else {}  # they change the names' embeddings
         return plain(
             {
                 "id": setting.id,
                 "model": self.setup.model,  # as typed
                 **{key: said[key] for key in identity},
+                **exemplars,
                 "pretrained": self.setup.options.pretrained,
                 "head": self.setup.head,
                 "prompts": self.setup.prompts,
