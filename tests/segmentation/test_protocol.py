@@ -18,7 +18,7 @@ from cliploc.method import Context
 from cliploc.metrics import MeanIoU
 from cliploc.refine import Refinement
 from cliploc.saliency import methods
-from cliploc.segmentation import Protocol, Segmenter, label_map, protocol_names, protocol_of
+from cliploc.segmentation import Protocol, Segmenter, label_map, protocol_for, protocol_names, protocol_of
 from cliploc.tower import Needs
 from tests.segmentation import plain
 
@@ -220,3 +220,15 @@ def test_names_that_the_model_cannot_know_are_never_predicted():
     assert 1 not in segmenter.label_maps(picture)["cam"]
     with pytest.raises(UsageError, match="expected a class that mini knows"):
         Segmenter(localizer, replace(protocol, classes=classes_of(["qqqq"])), {"cam": {}})
+
+
+def test_a_label_map_holds_as_many_names_as_are_taken():
+    names = [f"name {number}" for number in range(2**15)]
+    with pytest.raises(UsageError, match=r"expected at most 32,767 names, got 32,768: split them into several runs"):
+        protocol_for(names)
+    protocol = protocol_for(names[:-1])
+    maps = torch.zeros(len(names) - 1, 1, 2)
+    maps[-1, 0, 1] = 1
+    labels = torch.arange(1, len(names))
+    found = label_map(lambda start, end: maps[start:end], len(labels), labels, (1, 2), protocol)
+    assert found.tolist() == [[1, 2**15 - 1]]

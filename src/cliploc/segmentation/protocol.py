@@ -17,6 +17,7 @@ from cliploc.tower import PositionRule
 from cliploc.values import ClassName
 
 TEMPLATES = "openai-80"  # for every set
+MOST_NAMES = 2**15 - 1  # of a protocol: the labels of a map are int16
 # CLIP's mean and standard deviation for RGB in 0–255, as rounded in mmsegmentation's configurations.
 CLIP_MEAN = (122.771, 116.746, 104.094)
 CLIP_STD = (68.501, 66.632, 70.323)
@@ -134,14 +135,16 @@ def protocol_for(
         options: values that change the protocol, such as a threshold of the background.
 
     Raises:
-        UsageError: a name that cannot be used, a name that is also one of the background's, or a single name without a
-            background, which would get every pixel.
+        UsageError: a name that cannot be used, more names than a label map can hold, a name that is also one of the
+            background's, or a single name without a background, which would get every pixel.
 
     Example:
         >>> [one.synonyms for one in protocol_for(["sky", "dog|puppy"], ["wall"]).classes]
         [('wall',), ('sky',), ('dog', 'puppy')]
     """
     asked = prompts.parse(names)
+    if len(asked) > MOST_NAMES:
+        raise UsageError(f"expected at most {MOST_NAMES:,} names, got {len(asked):,}: split them into several runs")
     around = tuple(word for words in prompts.parse(background).synonyms for word in words) if background else ()
     if not around and len(asked.names) == 1:
         raise UsageError(
