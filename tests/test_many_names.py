@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cliploc.localizer import Localizer
 from cliploc.pipeline.looks import at_once
 from cliploc.report import to_document
 from tests.test_localizer import WIDE, build, photo
@@ -65,3 +66,15 @@ def test_names_worked_on_together_have_a_bound(count, hw):
     together = at_once(count, hw)
     assert 1 <= together <= count
     assert together == 1 or together * hw[0] * hw[1] <= 2**22
+
+
+@pytest.mark.filterwarnings("error")
+def test_maps_that_were_not_kept_are_zeros_without_a_warning():
+    localizer = Localizer(tower("gap_cnn", (8, 8)), method="cam", min_presence=0)
+    [found] = localizer.stream(
+        [np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)], ["thing"], keep_maps=False
+    )
+    assert found.found.all()
+    assert not found.heatmaps.any()
+    assert not found.maps_over_picture((8, 8)).any()
+    assert not found.masks.of_names.any()

@@ -83,9 +83,9 @@ class Localization:
     @property
     def heatmaps(self) -> FloatArray:
         """`[P, H, W]` float32 in 0–1, original size; resampled from `maps` at every call, to save memory."""
-        import torch
+        from cliploc.maps import as_tensor
 
-        heatmaps: FloatArray = self.frame.map_to_original(torch.from_numpy(self.maps)).numpy()
+        heatmaps: FloatArray = self.frame.map_to_original(as_tensor(self.maps)).numpy()
         return heatmaps
 
     def maps_over_picture(self, hw: tuple[int, int]) -> FloatArray:
@@ -93,9 +93,9 @@ class Localization:
 
         At (224, 224) these are the score maps of the WSOL evaluation (`cliploc evaluate`).
         """
-        import torch
+        from cliploc.maps import as_tensor
 
-        over_picture = self.frame.map_to_picture(torch.from_numpy(self.maps), hw)
+        over_picture = self.frame.map_to_picture(as_tensor(self.maps), hw)
         maps: FloatArray = over_picture.clamp(0, 1).numpy()
         return maps
 

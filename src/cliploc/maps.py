@@ -5,6 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cliploc.values import FloatArray
+
+
+def as_tensor(maps: FloatArray) -> Tensor:
+    """Maps as a tensor that is only read; those that were not kept are zeros that cannot be written to.
+
+    torch warns of such an array, so it is copied.
+    """
+    return torch.from_numpy(maps if maps.flags.writeable else maps.copy())
+
 
 def min_max(maps: Tensor) -> Tensor:
     """Scales each map `[..., H, W]` to 0–1; a constant map becomes all zeros."""

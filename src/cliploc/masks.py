@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from cliploc.boxes import BoxRule, hot_levels, scored_regions
 from cliploc.geometry import Frame
+from cliploc.maps import as_tensor
 from cliploc.rle import BoolArray
 from cliploc.values import Boxes, FloatArray
 
@@ -96,7 +96,7 @@ class _NameMap:
         self._rule = replace(rule, components="all", nms_iou=None, max_boxes=None, min_score=0.0)
         x0, y0, x1, y1 = frame.visible_xyxy
         self._corner, self._shown = (x0, y0), heat[y0:y1, x0:x1]  # boxes are made from this part
-        self.heat: FloatArray = frame.map_to_original(torch.from_numpy(heat[None]))[0].numpy()
+        self.heat: FloatArray = frame.map_to_original(as_tensor(heat[None]))[0].numpy()
         level = hot_levels(self._shown[None], rule.threshold)[0] if self._shown.size else np.float32(np.inf)
         level = max(level, np.float32(0))
         self.hot: BoolArray = self.heat > level
