@@ -12,11 +12,12 @@ from scipy.sparse.linalg import cg
 from torch import Tensor
 from torch.nn import functional as F
 
+from cliploc.localizer import Localizer
 from cliploc.refine import _neighbours, lposs, lposs_plus, refinements
 from cliploc.refine._propagation import ALPHA, STEPS, normalized, propagate
 from cliploc.refine.lposs_plus import gathered, neighbour_weights
 from tests.saliency.peers import tiny_scene
-from tests.tiny import KINDS
+from tests.tiny import KINDS, tower
 
 METHOD = refinements.get("lposs")
 PIXELS = refinements.get("lposs_plus")
@@ -83,6 +84,18 @@ def test_the_equation_on_patches(kind: str, nearest: int, monkeypatch: pytest.Mo
             np.testing.assert_allclose(refined[b, p].flatten(), expected, rtol=1e-3, atol=1e-5)
     assert (refined[:, 2] == 0).all(), "a flat map stays flat"
     assert METHOD.function(ctx, maps[:, :1]).equal(refined[:, :1]), "a name depends on the others"
+
+
+@pytest.mark.parametrize("kind", ["gap_cnn", "vit"])
+def test_places_where_no_window_lies_are_like_no_other(kind: str) -> None:
+    """They have the mean feature but for rounding, which differs from batch to batch and must not link them."""
+    wide, other = (np.random.default_rng(seed).integers(0, 256, (30, 60, 3), np.uint8) for seed in (0, 1))
+    localizer = Localizer(
+        tower(kind, (8, 8)), method="grad_cam", refine=["lposs"], windows=(2.0,), resize="pad", min_presence=0
+    )
+    alone, beside = localizer(wide, ["thing"]), localizer([wide, other], ["thing"])[0]
+    assert alone.maps.max() == 1
+    np.testing.assert_allclose(alone.maps, beside.maps, atol=1e-4)
 
 
 def pixels_by_loops(picture: Tensor) -> np.ndarray:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from cliploc.maps import min_max
 from cliploc.method import Context
+from cliploc.refine._directions import directions
 from cliploc.refine._registration import refinement
 from cliploc.tower import Backbone, Needs
 
@@ -14,20 +15,7 @@ CUT = 0.1  # places whose cosine is lower exchange no heat; tools/refinement_stu
 # With the features of windows, which differ more from place to place; tools/recipe_study.py.
 WINDOWS_CUT = 0.2
 KEPT = 0.2  # share of the map before the step in the result: maps of windows have details that spreading blurs
-ROUNDING = 1e-4  # distances from the mean below this share of the largest are rounding
 PAIRS = 2**24  # pairs of places whose cosines are in memory at once: 64 MB
-
-
-def directions(features: Tensor) -> Tensor:
-    """For each place the unit vector from the picture's mean feature to its feature: `[B, C, h, w]` → `[B, h·w, C]`.
-
-    A place at the mean, but for rounding, has no direction: nearly a zero vector.
-    """
-    places = features.float().flatten(2).transpose(1, 2)  # [B, N, C]
-    apart = places - places.mean(dim=1, keepdim=True)
-    length = apart.norm(dim=2, keepdim=True)  # [B, N, 1]
-    least = (ROUNDING * length.amax(dim=1, keepdim=True)).clamp(min=torch.finfo(length.dtype).tiny)
-    return apart / torch.maximum(length, least)
 
 
 def spread(features: Tensor, maps: Tensor, cut: float) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc.method import Context
+from cliploc.refine._directions import directions
 from cliploc.refine._propagation import normalized, propagate
 from cliploc.refine._registration import refinement
 from cliploc.tower import Needs
@@ -53,11 +54,11 @@ def lposs(ctx: Context, maps: Tensor) -> Tensor:
     key = "lposs"
     if key not in ctx.cache:
         features = ctx.places.float()
-        if ctx.guide is None:  # without this, all places would be similar: docs/refinement.md
-            features = features - features.mean(dim=(2, 3), keepdim=True)
+        # Without the mean taken away, all places would be similar: docs/refinement.md.
+        places = directions(features) if ctx.guide is None else F.normalize(features.flatten(2).transpose(1, 2), dim=2)
         height, width = ctx.images.shape[-2:]
         h, w = features.shape[-2:]
-        ctx.cache[key] = normalized(graph(features, (height / h, width / w)))  # [B, N, N]
+        ctx.cache[key] = normalized(graph(places, (h, w), (height / h, width / w)))  # [B, N, N]
     solved = [
         propagate(lambda x, matrix=matrix: [(slice(None), x @ matrix)], heat, TOLERANCE)  # type: ignore[misc]  # symmetric
         for matrix, heat in zip(ctx.cache[key], maps.float().flatten(2), strict=True)
@@ -65,17 +66,16 @@ def lposs(ctx: Context, maps: Tensor) -> Tensor:
     return torch.stack(solved).view(maps.shape)
 
 
-def graph(features: Tensor, cell: tuple[float, float]) -> Tensor:
-    """W = V + Vᵀ with a zero diagonal: features `[B, C, h, w]`, cells of `cell` pixels → `[B, N, N]`."""
-    h, w = features.shape[-2:]
-    places = F.normalize(features.float().flatten(2).transpose(1, 2), dim=2)  # [B, N, C]
+def graph(places: Tensor, grid: tuple[int, int], cell: tuple[float, float]) -> Tensor:
+    """W = V + Vᵀ with a zero diagonal: unit vectors `[B, N, C]`, cells of `cell` pixels → `[B, N, N]`."""
+    h, w = grid
     alike = places @ places.transpose(1, 2)  # [B, N, N]
     if h * w > NEAREST:
         values, nearest = alike.topk(NEAREST, dim=2)
         alike = torch.zeros_like(alike).scatter_(2, nearest, values)
     y, x = torch.meshgrid(
-        cell[0] * torch.arange(h, device=features.device),
-        cell[1] * torch.arange(w, device=features.device),
+        cell[0] * torch.arange(h, device=places.device),
+        cell[1] * torch.arange(w, device=places.device),
         indexing="ij",
     )
     centres = torch.stack([y, x], dim=-1).view(h * w, 2).float()
