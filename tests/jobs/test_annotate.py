@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from cliploc import backbones, rle
 from cliploc.boxes.groups import around_others, split_region
 from cliploc.config import MIN_SCORE, Options
 from cliploc.errors import CliplocWarning, UsageError
-from cliploc.geometry import iou_matrix
+from cliploc.geometry import Frame, iou_matrix
 from cliploc.jobs import local
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.annotator import AnnotatorSettings, BoxFilter
@@ -34,6 +35,7 @@ from cliploc.localizer import Localizer
 from cliploc.pipeline.views import Views
 from cliploc.report.exports import exports
 from cliploc.reporter import SILENT, Reporter
+from cliploc.values import Boxes
 from tests.commands import PHOTOS, begun, cliploc_, create_once
 
 LABELS = ["cat|kitten", "dog", "bee @0.6", "teapot"]
@@ -328,6 +330,33 @@ def test_what_becomes_of_a_box_round_several_things(folder, tmp_path, monkeypatc
     row = rows(tmp_path)["cat.png"]
     assert len(row["boxes"]) == {"keep": 1, "split": 3, "drop": 0}[mode]
     assert result.groups == (1 if mode == "keep" else 0)
+
+
+def test_the_parts_of_a_split_box_have_the_scores_that_they_would_have_without_padding(folder):
+    """A score compares a box with what lies round it: the padding round a picture is no part of that."""
+    settings = AnnotatorSettings(
+        labels_of(["cat"]),
+        BoxFilter(groups="split"),
+        Options(device="cpu", recipe="fast", threshold=0.4, split_peaks=1.0),
+    )
+    worker = settings()
+    three = np.maximum(blobs((15, 30, 1.0), (50, 30, 0.9), (85, 30, 0.95), floor=0.5), 0.2)
+    padded = np.zeros((100, 100), np.float32)
+    padded[20:80] = three
+    rows, columns = np.flatnonzero((three > 0.4).any(axis=1)), np.flatnonzero((three > 0.4).any(axis=0))
+    box = np.array([[columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]], np.float32)
+    found = replace(
+        worker.localizer(folder / "cat.png", ["cat"]),
+        boxes=Boxes(box, np.ones(1, np.float32), np.zeros(1, np.int64), ("cat",)),
+    )
+    frames = [Frame.fit(policy, (60, 100), hw) for policy, hw in (("squash", (60, 100)), ("pad", (100, 100)))]
+    whole, beside = (
+        worker._grouped(replace(found, frame=frame, maps=heat[None]), 0, 1.0)
+        for frame, heat in zip(frames, (three, padded), strict=True)
+    )
+    assert len(whole) == 3
+    np.testing.assert_allclose([one.xyxy for one in whole], [one.xyxy for one in beside])
+    np.testing.assert_allclose([one.score for one in whole], [one.score for one in beside])
 
 
 # ------------------------------------------------------------------------------------------------- stops and repetition

@@ -260,19 +260,21 @@ class AnnotateWorker:
         """One name's boxes; boxes that contain several things are marked, split or dropped."""
         mode, of_name = self._settings.filter.groups, result.boxes.label == p
         xyxy, scores = result.boxes.xyxy[of_name], result.boxes.score[of_name]
+        x0, y0, x1, y1 = result.frame.visible_xyxy
+        heat, corner = result.maps[p, y0:y1, x0:x1], np.array([x0, y0, x0, y0])  # without padding, as boxes are made
         boxes: list[_Box] = []
         for box, score, around in zip(xyxy, scores, around_others(xyxy), strict=True):
-            on_map = result.frame.to_input(box[None])[0]
-            parts = split_region(result.maps[p], on_map, self._tau)
+            on_map = result.frame.to_input(box[None])[0] - corner
+            parts = split_region(heat, on_map, self._tau)
             if mode == "keep" or not (around or parts):
                 boxes.append(_Box(box, float(score), certain, p, bool(around or parts)))
             elif mode == "split" and not around:  # the things in a box around others have their own boxes already
                 parts_on_map = np.stack([part for part, _ in parts])
-                of_parts = score_of(features_of(result.maps[p], parts_on_map, self.localizer.box_rule))
+                of_parts = score_of(features_of(heat, parts_on_map, self.localizer.box_rule))
                 boxes += [
-                    _Box(corner, float(part_score), certain, p, False)
-                    for corner, part_score in zip(result.frame.to_original(parts_on_map), of_parts, strict=True)
-                    if (corner[2:] > corner[:2]).all()
+                    _Box(part, float(part_score), certain, p, False)
+                    for part, part_score in zip(result.frame.to_original(parts_on_map + corner), of_parts, strict=True)
+                    if (part[2:] > part[:2]).all()
                 ]
         return boxes
 
