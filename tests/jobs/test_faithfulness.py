@@ -196,6 +196,14 @@ def test_what_is_refused(root, tmp_path, words, said):
             ("--task", "faithfulness", "--root", "x", "--threshold", "1"),
             "--threshold is not an option of --task faithfulness",
         ),
+        (
+            ("--task", "faithfulness", "--root", "x", "--convention", "exact"),
+            "--convention is not an option of --task faithfulness",
+        ),
+        (
+            ("--task", "faithfulness", "--root", "x", "--workers", "2"),
+            "--workers is not an option of --task faithfulness",
+        ),
     ],
 )
 def test_what_evaluate_refuses(tmp_path, words, said):

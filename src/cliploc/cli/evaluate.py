@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 
 # Options that only some tasks take, by task. Those of models and protocols are for faithfulness.
 OF_TASK = {
-    "localization": ("--maps", "--metadata", "--threshold", "--predictions"),
+    "localization": ("--maps", "--metadata", "--convention", "--threshold", "--predictions", "--workers"),
     "segmentation": ("--predictions", "--dataset", "--root", "--split", "--truth", "--class-list"),
     "faithfulness": ("--maps", "--dataset", "--root", "--split", "--metric"),
 }
+CONVENTION = "wsoleval"  # where none is named
 OF_MODEL = ("model", "pretrained", "device", "precision", "masked_precision", "templates", "batch_size")
 
 
@@ -63,7 +64,7 @@ def evaluate(
     ] = None,
     convention: Annotated[
         str, typer.Option(metavar="wsoleval|exact", help="Box convention: as the WSOL evaluation, or exact.")
-    ] = "wsoleval",
+    ] = CONVENTION,
     threshold: Annotated[
         float | None,
         typer.Option(
@@ -116,6 +117,7 @@ def evaluate(
     given = {
         "--maps": maps,
         "--metadata": metadata,
+        "--convention": None if convention == CONVENTION else convention,
         "--threshold": threshold,
         "--predictions": predictions,
         "--dataset": dataset,
@@ -124,6 +126,7 @@ def evaluate(
         "--truth": truth,
         "--class-list": class_list,
         "--metric": metric,
+        "--workers": None if workers == 1 else workers,
         **({flags_of(own[0])[0].partition("/")[0]: own[0]} if own else {}),
     }
     _refuse_others(task, [flag for flag, value in given.items() if value not in (None, [])])
