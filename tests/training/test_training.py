@@ -220,6 +220,26 @@ def test_pictures_that_cannot_be_read_are_named_and_left_out(colours: Path, tmp_
     assert Path("red/00.png") not in used
 
 
+@pytest.mark.parametrize("kind", ["closed", "open"])
+def test_a_class_without_a_picture_that_can_be_read_is_left_out(colours: Path, tmp_path: Path, kind: str) -> None:
+    """Its weights would stay random: a head must not claim to know it."""
+    shutil.copytree(colours, tmp_path / "root")
+    for broken in (tmp_path / "root" / "blue").iterdir():
+        broken.write_bytes(b"no picture")
+    notes: list[str] = []
+    out, backbone = tmp_path / "head.safetensors", tower("vit", GRID)
+    train(backbone, read_folder(tmp_path / "root"), out, quick(kind=kind), reporter=Reporter(note=notes.append))
+    head = load_head(out, backbone)
+    assert head.config.classes == (("green",), ("red",))
+    assert notes[0] == "left out, as none of their pictures can be read: blue"
+    if kind == "closed":
+        assert head.unknown_reason(("blue",)) is not None
+    for broken in (tmp_path / "root" / "green").iterdir():
+        broken.write_bytes(b"no picture")
+    with pytest.raises(UsageError, match="read of at least two classes, got them of 1 of 3: check the files"):
+        train(backbone, read_folder(tmp_path / "root"), out, quick(kind=kind), restart=True)
+
+
 def test_a_reporter_is_told_of_features_and_of_every_epoch(colours: Path, tmp_path: Path) -> None:
     told: list[tuple[object, ...]] = []
     reporter = Reporter(

@@ -100,6 +100,31 @@ def _labelled(rows: list[tuple[Path, str]], where: str) -> LabelledPictures:
     return LabelledPictures(tuple(path for path, _ in rows), tuple(index[label] for _, label in rows), texts.synonyms)
 
 
+def only_usable_classes(pictures: LabelledPictures, usable: tuple[int, ...]) -> LabelledPictures:
+    """The training set without the classes of which no picture can be read; it is the same one if there is none.
+
+    Pictures keep their places. Those of a class that is left out have the label −1.
+
+    Args:
+        pictures: the training set.
+        usable: the pictures that could be read.
+
+    Raises:
+        UsageError: fewer than two classes are left.
+    """
+    kept = sorted({pictures.labels[number] for number in usable})
+    if len(kept) == len(pictures.classes):
+        return pictures
+    if len(kept) < 2:
+        raise UsageError(
+            f"expected pictures that can be read of at least two classes, got them of {len(kept)} of "
+            f"{len(pictures.classes)}: check the files"
+        )
+    place = {label: index for index, label in enumerate(kept)}
+    labels = tuple(place.get(label, -1) for label in pictures.labels)
+    return LabelledPictures(pictures.paths, labels, tuple(pictures.classes[label] for label in kept))
+
+
 def _is_wnid(label: str) -> bool:
     return re.fullmatch(r"n\d{8}", label) is not None
 

@@ -37,7 +37,7 @@ from cliploc.heads import HEADS, HeadConfig, HeadKind, SemanticHead, Start, save
 from cliploc.reporter import SILENT, Reporter
 from cliploc.tower import Backbone
 from cliploc.training.features import FeatureCache, Wanted
-from cliploc.training.pictures import LabelledPictures, Parts, hold_out
+from cliploc.training.pictures import LabelledPictures, Parts, hold_out, only_usable_classes
 from cliploc.values import TextSet
 
 MOST = 100_000  # of whatever is counted in a training: epochs, pictures of a step, views …
@@ -209,7 +209,7 @@ def train(
 
     Args:
         backbone: the frozen tower.
-        pictures: the training set.
+        pictures: the training set. A class of which no picture can be read is left out, so the head does not know it.
         out: the head's file.
         settings: see `TrainSettings`.
         features: folder of the cached features; None for `features` beside `out`.
@@ -252,7 +252,9 @@ def train(
     cache = FeatureCache(Path(features or out.parent / "features").expanduser(), backbone, pictures, wanted)
     cache.fill(replace(reporter, failed=leave_out), int(accelerator.process_index), int(accelerator.num_processes))
     accelerator.wait_for_everyone()
-    parts = hold_out(pictures.labels, cache.usable(), settings.held_out, settings.hold_out, settings.seed)
+    usable = cache.usable()
+    asked_for, pictures = pictures.classes, only_usable_classes(pictures, usable)
+    parts = hold_out(pictures.labels, usable, settings.held_out, settings.hold_out, settings.seed)
     text = _text(backbone, pictures, sentences).to(accelerator.device) if settings.kind == "open" else None
     config = _config(backbone, pictures, cache.channels, settings, sentences, pretrained)
     with torch.random.fork_rng(devices=[]):
@@ -268,6 +270,8 @@ def train(
         run.resume(checkpoint, asked)
     record = _Record(folder, settings, tensorboard) if first else None
     reporter.phase("training")
+    if first and (unread := [words[0] for words in asked_for if words not in pictures.classes]):
+        reporter.note(f"left out, as none of their pictures can be read: {', '.join(unread)}")
     reporter.start((settings.epochs - len(run.history)) * len(parts.train), settings.epochs * len(parts.train))
     while len(run.history) < settings.epochs and not run.out_of_patience:
         epoch = run.epoch(reporter)
