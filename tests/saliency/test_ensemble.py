@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,31 @@ def test_options_go_to_the_members_that_have_them() -> None:
         assert resolve_options(both, order) == {"score_cam.temperature": 2, "gscore_cam.temperature": 1}
     with pytest.raises(UsageError, match=r"score_cam\+gscore_cam\+cam has no option 'stages': it has score_cam\.temp"):
         resolve_options(both, {"stages": (-1,)})
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "expected"),
+    [
+        ("gem", {"depth": 1.5}, "gem's option depth to be a whole number, got 1.5"),
+        ("cam+layer_cam", {"stages": -1}, "layer_cam's option stages to be a list, each of its items a whole number"),
+        ("layer_cam", {"stages": [-1, "a"]}, "each of its items a whole number, got"),
+        ("chefer", {"blocks": 2.0}, "chefer's option blocks to be a whole number or all, got 2.0"),
+        ("score_cam", {"budget": True}, "score_cam's option budget to be a whole number or none, got True"),
+        ("score_cam", {"channels": 3}, "score_cam's option channels to be features or tokens or heads or keys or"),
+        ("maskclip", {"mlp": 1}, "maskclip's option mlp to be true or false, got 1"),
+    ],
+)
+def test_a_value_of_another_type_is_one_line(spec: str, options: dict[str, Any], expected: str) -> None:
+    """Values that are no texts come from Python and from JSON."""
+    with pytest.raises(UsageError, match=re.escape(expected)):
+        resolve_options(find(spec), options)
+
+
+def test_values_of_the_declared_types_stay_as_they_are() -> None:
+    for method in methods:
+        assert resolve_options(method, method.options) == method.options
+    assert resolve_options(find("gem"), {"depth": np.int64(3), "temperature": 1}) == {"depth": 3, "temperature": 1}
+    assert resolve_options(find("layer_cam"), {"stages": [-1, -2]}) == {"stages": [-1, -2]}
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def resolve_options(method: Method, options: Mapping[str, Any]) -> dict[str, Any
     Texts are converted to the types that the function declares, so that the command line needs to know no method.
 
     Raises:
-        UsageError: an unknown option, or a text that cannot be converted.
+        UsageError: an unknown option, a text that cannot be converted, or a value of another type.
 
     Example:
         >>> resolve_options(find("cam+layer_cam"), {"stages": "-1,-2"})
@@ -119,14 +119,14 @@ def resolve_options(method: Method, options: Mapping[str, Any]) -> dict[str, Any
         keys = [f"{m.name}.{option}" for m in method.members if option in m.options] or [option]
         resolved |= {key: value for key in keys if key not in options or key == option}  # exact name wins
     check_options(method, resolved)
-    return {key: _typed(method, key, value) if isinstance(value, str) else value for key, value in resolved.items()}
+    return {key: _typed(method, key, value) for key, value in resolved.items()}
 
 
-def _typed(method: Method, key: str, text: str) -> Any:
+def _typed(method: Method, key: str, value: Any) -> Any:
     for member in method.members:
         if key.startswith(f"{member.name}."):
-            return as_declared(member.function, member.name, key.removeprefix(f"{member.name}."), text)
-    return as_declared(method.function, method.name, key, text)
+            return as_declared(member.function, member.name, key.removeprefix(f"{member.name}."), value)
+    return as_declared(method.function, method.name, key, value)
 
 
 def _own(member: Method, options: Mapping[str, Any]) -> dict[str, Any]:

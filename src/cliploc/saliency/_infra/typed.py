@@ -1,27 +1,65 @@
-"""Converts texts of a command line to the types that a method's function declares."""
+"""Converts texts to the types that a method's function declares for its options, and refuses values of other types."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from numbers import Integral, Real
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from cliploc.config import short
 from cliploc.errors import UsageError
 
+WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", NoneType: "none"}
 
-def as_declared(function: Callable[..., Any], name: str, option: str, text: str) -> Any:
-    """Converts a text to the type that the function declares for one of its options.
+
+def as_declared(function: Callable[..., Any], name: str, option: str, value: Any) -> Any:
+    """The value of an option in the type that the method's function declares for it.
 
     Args:
         function: the method's function.
         name: the method's name, for the error.
         option: the name of the option.
-        text: the value as typed.
+        value: as given; a text, as it is typed on a command line, is converted.
 
     Raises:
-        UsageError: the text cannot be converted.
+        UsageError: the text cannot be converted, or the value has another type.
     """
-    return typed(f"{name}'s option {option}", text, get_type_hints(function).get(option, str))
+    what = f"{name}'s option {option}"
+    if isinstance(value, str):
+        return typed(what, value, get_type_hints(function).get(option, str))
+    try:
+        wanted = get_type_hints(function).get(option, Any)
+    except (NameError, TypeError):  # of a plugin, whose types may be known to its type checker only
+        return value
+    if not _fits(value, wanted):
+        raise UsageError(f"expected {what} to be {_in_words(wanted)}, got {short(value)}")
+    return value
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    """Whether a value that is no text has a type; True for types that only the method can judge, such as heads."""
+    if get_origin(wanted) in (Union, UnionType):
+        return any(_fits(value, kind) for kind in get_args(wanted))
+    if get_origin(wanted) in (tuple, list, Sequence):
+        item = get_args(wanted)[0]
+        return isinstance(value, tuple | list) and all(_fits(one, item) for one in value)
+    if get_origin(wanted) is Literal:
+        return value in get_args(wanted)
+    if wanted in (int, float):  # numpy's numbers too
+        return isinstance(value, Integral if wanted is int else Real) and not isinstance(value, bool)
+    return not isinstance(wanted, type) or wanted not in WORDS or isinstance(value, wanted)
+
+
+def _in_words(wanted: Any) -> str:
+    """A type in words."""
+    if get_origin(wanted) in (Union, UnionType):
+        return " or ".join(_in_words(kind) for kind in get_args(wanted))
+    if get_origin(wanted) in (tuple, list, Sequence):
+        return f"a list, each of its items {_in_words(get_args(wanted)[0])}"
+    if get_origin(wanted) is Literal:
+        return " or ".join(map(str, get_args(wanted)))
+    return WORDS.get(wanted) or str(getattr(wanted, "__name__", wanted))
 
 
 def typed(what: str, text: str, wanted: Any) -> Any:
@@ -46,10 +84,9 @@ def typed(what: str, text: str, wanted: Any) -> Any:
             except UsageError:
                 continue
         return typed(what, text, kinds[-1])
-    words = {bool: "true or false", int: "a whole number", float: "a number"}
     try:
         if wanted is bool:
             return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[text.lower()]
         return wanted(text) if wanted in (int, float) else text
     except (KeyError, ValueError):
-        raise UsageError(f"expected {what} to be {words[wanted]}, got {text!r}") from None
+        raise UsageError(f"expected {what} to be {WORDS[wanted]}, got {text!r}") from None
