@@ -82,6 +82,18 @@ def test_pxap_by_hand():
         metric.update("b", heat, mask.T)
 
 
+def test_pxaps_interval_leaves_out_replicates_without_an_object():
+    """A third of the replicates do not draw the only image: its interval must not reach down to 0 for that."""
+    heat, mask = np.array([[0.9, 0.6, 0.3]]), np.array([[True, False, True]])
+    alone, beside_an_empty_one = PxAP(), PxAP()
+    alone.update("a", heat, mask)
+    assert alone.compute().interval == pytest.approx((5 / 6, 5 / 6))
+    beside_an_empty_one.update("a", heat, mask)
+    beside_an_empty_one.update("b", heat, np.zeros_like(mask))
+    low, high = beside_an_empty_one.compute().interval
+    assert 0 < low < high == pytest.approx(5 / 6)
+
+
 def literal_pxap(pairs):
     """Precision and recall at each threshold, pixels counted one by one."""
     heat = np.concatenate([h.ravel() for h, _ in pairs])

@@ -124,9 +124,13 @@ class PxAP(Metric):
         n = refuse_empty(len(self._ids))
         if not self._true[0].any():
             raise UsageError("expected masks with an object, got only empty ones: check the mask files")
-        drawn = [_area(t, f) for t, f in zip(self._true, self._false, strict=True)]
-        interval = bootstrap.quantiles(np.array(drawn[1:])) if bootstrap.replicates else None
-        return PxAPResult(n, drawn[0], interval)
+        interval = None
+        if bootstrap.replicates:
+            # With few images, a replicate may draw none with an object: it has no precision and recall.
+            pairs = zip(self._true[1:], self._false[1:], strict=True)
+            drawn = [_area(true, false) for true, false in pairs if true.any()]
+            interval = bootstrap.quantiles(np.array(drawn)) if drawn else None
+        return PxAPResult(n, _area(self._true[0], self._false[0]), interval)
 
     def judge(self, judged: JudgedMap) -> dict[str, Any]:
         """The counts of one sample's pixels, compressed."""
@@ -168,7 +172,7 @@ def _area(true: Counts, false: Counts) -> float:
     """Area under the precision–recall curve: Σ precision · Δrecall from the highest threshold down."""
     tp, fp = (np.append(0, one[::-1].cumsum()) for one in (true, false))
     precision = tp[1:] / np.maximum(tp[1:] + fp[1:], 1)
-    return float((precision * np.diff(tp)).sum() / max(tp[-1], 1))
+    return float((precision * np.diff(tp)).sum() / tp[-1])
 
 
 def pack_counts(true: Counts, false: Counts) -> bytes:
