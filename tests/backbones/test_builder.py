@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any, get_args
@@ -290,6 +291,21 @@ def test_the_id_tells_weights_precision_and_activation_apart(folder, tmp_path):
     assert weights_id() == weights_id() == create(config).weights_id
     assert create(config).weights_file == weights
     assert len({weights_id(), weights_id(other), weights_id(precision="bf16"), weights_id(quick=True)}) == 4
+
+
+def test_the_id_of_a_folder_follows_its_files_and_not_its_place(tmp_path):
+    """Text embeddings are kept on disk by the id: after a correction of the configuration they must not be used."""
+    folder = save_folder(tmp_path / "one")
+    save_file(small_clip(seed=5).state_dict(), folder / "open_clip_model.safetensors")
+    plain = create(f"local-dir:{folder}")
+    moved = shutil.copytree(folder, tmp_path / "two")
+    assert create(f"local-dir:{moved}").weights_id == plain.weights_id
+    save_folder(folder, quick_gelu=True)
+    quick = create(f"local-dir:{folder}")
+    assert not torch.equal(quick.encode_text(TEXTS), plain.encode_text(TEXTS))
+    assert quick.weights_id != plain.weights_id
+    (moved / "tokenizer_config.json").write_text("{}")
+    assert create(f"local-dir:{moved}").weights_id != plain.weights_id
 
 
 # --------------------------------------------------------------------------------------------------------------- plans

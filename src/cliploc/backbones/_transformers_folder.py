@@ -32,6 +32,7 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.b
 # What the tokenizer may be stored as, the preferred one first; all files of a line belong together.
 TOKENIZERS = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))
 EXTRAS = ("tokenizer_config.json", "preprocessor_config.json", "processor_config.json")  # not in every folder
+TOKENIZER_FILES = (*(name for names in TOKENIZERS for name in names), EXTRAS[0])  # what token ids depend on
 RESAMPLING = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "quick_gelu": QuickGELU,
@@ -124,7 +125,7 @@ class Layout:
     def identity(self) -> str:
         """SHA-256 of what the outputs depend on besides the weights: configuration and tokenizer."""
         digest = hashlib.sha256(json.dumps([self.kind, self.vision, self.text, self.projection]).encode())
-        for name in (*(name for names in TOKENIZERS for name in names), EXTRAS[0]):
+        for name in TOKENIZER_FILES:
             if (self.folder / name).is_file():
                 digest.update((self.folder / name).read_bytes())
         return digest.hexdigest()

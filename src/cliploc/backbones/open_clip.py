@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import logging
 import warnings
 from collections import Counter
@@ -28,6 +29,7 @@ from cliploc.backbones._licences import licence_of
 from cliploc.backbones._open_clip_facts import published_preprocessing
 from cliploc.backbones._precision import resolve_precision
 from cliploc.backbones._transformers_folder import (
+    TOKENIZER_FILES,
     build_model,
     folder_tokenizer,
     is_transformers_folder,
@@ -115,13 +117,27 @@ def build(plan: Plan, device: str, precision: str) -> Backbone:
     if checkpoint:
         _weights.load_into(model, checkpoint, plan.config)
         gelu = "quick-gelu" if quick_gelu else "gelu"
-        source = checkpoint.path, f"{plan.config} {gelu} {checkpoint.sha256} open_clip {open_clip.__version__}"
+        architecture = _architecture(plan.config)
+        source = checkpoint.path, f"{architecture} {gelu} {checkpoint.sha256} open_clip {open_clip.__version__}"
         del checkpoint  # the weights are in the model now: once in memory is enough
     backbone = wrap(model, tokenizer, plan.label, dtype)
     if source:
         backbone.loaded_from(*source)
     built: Backbone = backbone.to(device)
     return built
+
+
+def _architecture(config: str) -> str:
+    """What tells architectures apart: open_clip's name; of a folder what its files say, as they may be edited."""
+    source, colon, folder = config.partition(":")
+    if not colon:
+        return config
+    digest = hashlib.sha256()
+    for name in (_weights.CONFIG, *TOKENIZER_FILES):
+        path = Path(folder, name)
+        if path.is_file():
+            digest.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()} ".encode())
+    return f"{source} {digest.hexdigest()}"
 
 
 def wrap(model: Any, tokenizer: Any, label: str, dtype: torch.dtype) -> Any:
