@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from cliploc import Localizer, backbones
 from cliploc.backbones._efficientnet_lite import _StridedConv
+from cliploc.backbones._openvino import OpenVino
 from cliploc.errors import UsageError
 from cliploc.tower import Needs
 from tests.backbones.seam import pictures
@@ -125,5 +126,9 @@ def test_other_towers_and_precisions_are_refused_in_one_line() -> None:
         Localizer("mini-vit", engine_backend="openvino")
     with pytest.raises(UsageError, match="on the CPU in fp32 or bf16, got a tower on cpu in float16: use"):
         Localizer(precision="fp16", device="cpu", engine_backend="openvino")
+    mini = backbones.create("mini")
+    mini.runner = OpenVino()  # type: ignore[attr-defined]
+    with pytest.raises(UsageError, match="on the CPU in fp32 or bf16, got a tower on cpu in float16: use"):
+        mini.in_precision(torch.float16)  # as masked_precision asks for
     with pytest.raises(UsageError, match="expected engine_backend to be one of torch, openvino, got 'onnx'"):
         Localizer(engine_backend="onnx")

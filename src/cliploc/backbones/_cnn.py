@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +72,14 @@ class ConvolutionalBackbone(DualEncoder):
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """`(h, w)` of the last stage for an input of height × width pixels."""
         return -(-height // self.stride), -(-width // self.stride)
+
+    def in_precision(self, dtype: torch.dtype) -> Self:
+        """A copy in another precision; an engine that does not compute in it refuses it with a `UsageError`."""
+        make = getattr(self.runner, "of", None)  # of an engine
+        runner = self.runner if make is None else make(self.device, dtype)
+        copied = super().in_precision(dtype)
+        copied.runner = runner
+        return copied
 
     def _stage_index(self, stage: int) -> int:
         if not -len(self.stages) <= stage < 0:
