@@ -71,13 +71,15 @@ def test_one_of_our_models_gives_its_middle_stage() -> None:
     torch.testing.assert_close(create_guide("mini").features(seen), expected)
 
 
-def test_weights_of_a_file_tell_guides_apart(tmp_path: Path) -> None:
+def test_weights_of_a_file_tell_guides_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = timm.create_model(TINY, pretrained=False)
     file = tmp_path / "tiny.safetensors"
     save_file({name: tensor + 0.01 for name, tensor in module.state_dict().items()}, file)  # its classifier with it
     random, loaded = create_guide(f"{TINY}@random"), create_guide(f"{TINY}@{file}")
     assert random.weights_id == create_guide(f"{TINY}@random").weights_id != loaded.weights_id
     assert (random.features(pixels(64, 64)) - loaded.features(pixels(64, 64))).abs().max() > 1e-3
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert create_guide(f"{TINY}@~/{file.name}").weights_id == loaded.weights_id  # a shell leaves this ~ as it is
     save_file({"cls_token": torch.zeros(1, 1, 96)}, file)
     with pytest.raises(ModelError, match=rf"does not hold the weights of the guide {TINY}, as it lacks "):
         create_guide(f"{TINY}@{file}")

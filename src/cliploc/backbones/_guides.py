@@ -131,7 +131,7 @@ def _timm_guide(name: str, timm_name: str, weights: str, device: str) -> TimmGui
         digest = hashlib.sha256(timm_name.encode() + tensors_digest(module.state_dict()))
         return TimmGuide(name, module, digest.hexdigest(), device)
     repository = "" if published is None else published.hf_hub_id or ""
-    checkpoint = read_checkpoint(Path(weights) if weights else timm_file(name, repository))
+    checkpoint = read_checkpoint(Path(weights).expanduser() if weights else timm_file(name, repository))
     try:
         missing = module.load_state_dict(checkpoint.tensors, strict=False).missing_keys
     except RuntimeError:  # other shapes
