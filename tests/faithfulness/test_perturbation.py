@@ -41,6 +41,17 @@ def test_drop_and_increase_of_the_masked_picture(seed: int) -> None:
     assert increase.measure(judged(heat, images, of)).values["increase"] == float(after > before)
 
 
+def test_a_name_without_any_probability_has_nothing_to_lose() -> None:
+    """In float32 a softmax is 0 for a logit that is 104 below another: a high logit scale, or a label that is wrong."""
+    images, of, heat = 1000 * picture(), weights(), random_heat()
+    logits = (of * images).flatten(1).sum(dim=1)
+    one = judged(heat, images, of, target=int(logits.argmin()))
+    assert float(one.whole.probability) == 0
+    drop, increase = chosen_metrics(["average_drop", "increase"])
+    assert drop.measure(one).values["average_drop"] == 0
+    assert increase.measure(one).values["increase"] == float(one.masked.probability > 0)
+
+
 def test_adcc_is_the_harmonic_mean() -> None:
     images, of, heat, again = picture(), weights(), random_heat(), random_heat(seed=5)
     asked: list[Tensor] = []

@@ -38,10 +38,9 @@ class Adcc(FaithfulnessMetric):
     def measure(self, judged: Judged) -> Measured:
         """See the class."""
         assert judged.others is not None
-        before, after = float(judged.whole.probability), float(judged.masked.probability)
         correlation = pearson(judged.heat, judged.others.of_picture(judged.images * judged.heat))
         coherency = 0.5 if correlation is None else (1 + correlation) / 2
         complexity = float(judged.heat.mean())
-        parts = [coherency, 1 - complexity, 1 - max(0.0, before - after) / before]
+        parts = [coherency, 1 - complexity, 1 - judged.drop]
         value = 0.0 if min(parts) <= 0 else 3 / sum(1 / one for one in parts)
         return Measured({"adcc": value, "coherency": coherency, "complexity": complexity})

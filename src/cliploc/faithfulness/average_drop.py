@@ -17,7 +17,8 @@ from cliploc.faithfulness._infra.registration import faithfulness_metric
 class AverageDrop(FaithfulnessMetric):
     """max(0, Y − O) / Y, with Y the probability of the picture and O that of the picture times its map.
 
-    Normalised values are multiplied with heat in 0–1. The paper gives a percentage, we a share.
+    Normalised values are multiplied with heat in 0–1. The paper gives a percentage, we a share. A name that fits so
+    much worse than another that Y is 0 as a float has nothing to lose: its drop is 0.
     """
 
     name = "average_drop"
@@ -29,5 +30,4 @@ class AverageDrop(FaithfulnessMetric):
 
     def measure(self, judged: Judged) -> Measured:
         """See the class."""
-        before, after = float(judged.whole.probability), float(judged.masked.probability)
-        return Measured({"average_drop": max(0.0, before - after) / before})
+        return Measured({"average_drop": judged.drop})

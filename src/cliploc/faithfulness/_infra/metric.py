@@ -144,6 +144,12 @@ class Judged:
         return self.scores(1, lambda *_: self.images * self.heat.to(self.images))
 
     @property
+    def drop(self) -> float:
+        """The share of the whole picture's probability that is lost when the map masks it; 0 of a probability of 0."""
+        before, after = float(self.whole.probability), float(self.masked.probability)
+        return max(0.0, before - after) / before if before else 0.0
+
+    @property
     def meant(self) -> int:
         """The index of the true name, or, where that is not known, of the model's prediction for the whole picture."""
         return int(self.whole.first) if self.label is None else self.label
