@@ -214,6 +214,17 @@ def test_label_studios_exports_in_other_formats(tmp_path):
         assert read.pictures["b c.png"].labels == [1]
 
 
+def test_a_stem_with_a_dot_is_not_the_picture_of_the_part_before_it(tmp_path):
+    """A set of another tool has no list of files: the name of a text file is all that it says."""
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "classes.txt").write_text("cat\n")
+    for stem in ("photo.1", "clip.mp4_000120", "b.png"):
+        (tmp_path / f"labels/{stem}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    sizes = dict.fromkeys(("photo.jpg", "photo.1.jpg", "clip.jpg", "clip.mp4#000120.jpg", "b.jpg"), (10, 8))
+    read = read_corrections(tmp_path, sizes, [["cat"]])
+    assert (sorted(read.pictures), read.problems) == (["b.jpg", "clip.mp4#000120.jpg", "photo.1.jpg"], {})
+
+
 def test_a_label_may_be_a_synonym_in_other_letters_but_a_label_goes_before_a_synonym(tmp_path):
     boxes = [rectangle(name, [1, 1, 9, 9], SIZES["a.jpg"]) for name in ("Kitten", "CAT", "dog")]
     read = read_corrections(written([task("a.jpg", boxes)], tmp_path / "tasks.json"), SIZES, LABELS)

@@ -243,9 +243,10 @@ class _Finder:
         return self._by_end.get(name, []) if longest is None else [longest]
 
     def _of_stem(self, name: str) -> list[str]:
+        """The name as it is first: YOLO's has no ending, and `photo.1` may be `photo.1.jpg` beside `photo.jpg`."""
         path = PurePosixPath(name)
         stem = str(path.with_suffix("")) if path.name else name
-        return self._by_stem.get(stem) or self._by_stem.get(name) or []
+        return self._by_stem.get(name) or self._by_stem.get(stem) or []
 
     def _listed_last(self, name: str) -> list[str]:
         return self._whole(self._more.get(PurePosixPath(name).name, ""))
