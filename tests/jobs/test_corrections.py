@@ -231,6 +231,13 @@ def test_a_label_may_be_a_synonym_in_other_letters_but_a_label_goes_before_a_syn
     assert read.pictures["a.jpg"].labels == [0, 0, 2]
 
 
+def test_labels_may_differ_in_capital_letters_only(tmp_path):
+    boxes = [rectangle(name, [1, 1, 9, 9], SIZES["a.jpg"]) for name in ("Apple", "apple", "APPLE", "pet", "Pet")]
+    labels = [["Apple"], ["apple"], ["dog", "Pet"], ["cat", "pet", "Apple"]]
+    read = read_corrections(written([task("a.jpg", boxes)], tmp_path / "tasks.json"), SIZES, labels)
+    assert read.pictures["a.jpg"].labels == [0, 1, 1, 3, 2]
+
+
 @pytest.mark.parametrize(
     ("name", "boxes", "said"),
     [

@@ -165,13 +165,14 @@ def _checked(shapes: LabelledShapes, size: SizeWh, known: Mapping[str, int], mas
     width, height = size
     corners, numbers, codes = [], [], list[str | None]()
     for label, xyxy, mask in shapes:
-        if label.casefold() not in known:
+        number = known.get(label, known.get(label.casefold()))
+        if number is None:
             raise _UnusableError(f"{label!r} is not a label of this run")
         x0, y0, x1, y1 = np.clip(np.array(xyxy, float), 0, [width, height, width, height]).tolist()
         if not (x1 - x0 > LEAST_SIDE and y1 - y0 > LEAST_SIDE):  # also refuses NaN
             raise _UnusableError(f"a box of {label!r} is empty, or lies outside of the picture")
         corners.append([round(value, 2) for value in (x0, y0, x1, y1)])
-        numbers.append(known[label.casefold()])
+        numbers.append(number)
         if mask is not None and not mask.any():
             raise _UnusableError(f"a mask of {label!r} is empty")
         codes.append(None if mask is None else rle.encode(mask)["counts"])
@@ -179,11 +180,18 @@ def _checked(shapes: LabelledShapes, size: SizeWh, known: Mapping[str, int], mas
 
 
 def _label_index(labels: Sequence[Sequence[str]]) -> dict[str, int]:
-    """Name, in small letters → label; a label's own name goes before another's synonym."""
-    index: dict[str, int] = {}
+    """Name, also in small letters → label; a label's own name goes before another's synonym.
+
+    Names as they are go before all, as labels may differ in nothing but capital letters.
+    """
     own = [(names[0], number) for number, names in enumerate(labels)]
     synonyms = [(name, number) for number, names in enumerate(labels) for name in names[1:]]
-    for name, number in [*own, *synonyms]:
+    index = dict(own)
+    for name, number in own:
+        index.setdefault(name.casefold(), number)
+    for name, number in synonyms:
+        index.setdefault(name, number)
+    for name, number in synonyms:
         index.setdefault(name.casefold(), number)
     return index
 
