@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from cliploc.report.exports import AnnotatedPicture
-from cliploc.report.review import ReviewPicture, write_review
+from cliploc.report.review import ReviewPicture, polygons_of, write_review
 from cliploc.rle import encode
 
 from .test_page import CLOSING, EVIL, IMAGE, Reader
@@ -106,3 +106,28 @@ def test_outlines_of_masks_are_in_the_pictures_pixels(tmp_path):
     data = json.loads(Scripts((tmp_path / "review.html").read_text(encoding="utf-8")).scripts[0])
     for kind in ("drafts", "boxes"):
         assert data["pictures"][0][kind][0]["polygons"] == [[[200, 100, 200, 300, 600, 300, 600, 100]]]
+
+
+def test_every_mask_that_is_not_empty_has_a_polygon_to_edit():
+    """A box without any is saved with an empty list once it is moved, which nothing takes."""
+    mask = np.zeros((40, 600), bool)
+    mask[3, 3] = True
+    assert polygons_of(encode(mask)["counts"], (600, 40)) == [[[3, 3, 3, 4, 4, 4, 4, 3]]]
+    mask[20:22, 10:590] = True  # the largest piece, too thin to be simplified
+    thin = [[10, 20, 10, 22, 590, 22, 590, 20]]
+    assert polygons_of(encode(mask)["counts"], (600, 40)) == [thin]
+    mask[25:39, 100:400] = True
+    mask[28:34, 150:200] = False
+    (outline, hole), *rest = polygons_of(encode(mask)["counts"], (600, 40))
+    assert (outline[:2], len(hole), rest) == ([100, 25], 8, [])
+
+
+def test_the_box_of_an_empty_mask_is_edited_as_a_box():
+    empty = encode(np.zeros((30, 40), bool))
+    picture = AnnotatedPicture(
+        1, "a.png", Path("a.png"), (40, 30), np.array([[1, 2, 30, 20]], np.float32), np.array([0.5], np.float32),
+        np.array([0]), (0,), (False,), 0.1, masks=(empty,),
+    )  # fmt: skip
+    state = ReviewPicture(picture, [[1, 2, 30, 20]], [0], [0], [empty["counts"]], "none", 0).state()
+    for kind in ("drafts", "boxes"):
+        assert (state[kind][0]["mask"], "polygons" in state[kind][0]) == (empty["counts"], False)

@@ -151,14 +151,17 @@ def served_page(facts: dict[str, Any], total: int) -> str:
 
 
 def polygons_of(counts: str, size_wh: tuple[int, int]) -> list[list[list[float]]]:
-    """A mask as polygons that a person can edit: of each piece the outline, then its holes, each x, y, x, y …"""
+    """A mask as polygons that a person can edit: of each piece the outline, then its holes, each x, y, x, y …
+
+    Pieces and holes of which less than a triangle would be left are left out, but the largest piece always stays.
+    """
     width, height = size_wh
     pieces: list[list[list[float]]] = []
     for ring in outlines(rle.decode({"size": [height, width], "counts": counts})):
         corners = _simpler(ring.points)
-        if len(corners) < 3:
+        if len(corners) < 3 and (pieces or ring.hole):
             continue
-        flat = corners.round(1).ravel().tolist()
+        flat = (corners if len(corners) >= 3 else ring.points).round(1).ravel().tolist()
         if not ring.hole:
             pieces.append([flat])
         elif pieces:
@@ -175,7 +178,10 @@ def _box(
     xyxy: Sequence[float], label: int, draft: int | None, mask: str | None, size_wh: tuple[int, int]
 ) -> dict[str, Any]:
     box = {"xyxy": [round(value, 2) for value in xyxy], "label": label, "draft": draft}
-    return box if mask is None else {**box, "mask": mask, "polygons": polygons_of(mask, size_wh)}
+    if mask is None:
+        return box
+    polygons = polygons_of(mask, size_wh)  # none of an empty mask, which has no shape to edit but its box
+    return {**box, "mask": mask, **({"polygons": polygons} if polygons else {})}
 
 
 def _share(xyxy: Sequence[float], area: int) -> float:
