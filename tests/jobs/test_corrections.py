@@ -20,6 +20,7 @@ from cliploc.errors import UsageError
 from cliploc.geometry import iou_matrix
 from cliploc.jobs.corrections import Corrections, read_corrections
 from cliploc.jobs.draft_scores import PicturePair, score_drafts
+from cliploc.jobs.reviewed import UnusableReviewError, correction_of
 from cliploc.report.exports import AnnotatedPicture, ExportSettings, exports
 from cliploc.report.exports.labelstudio import brush, polygon_shape
 
@@ -243,6 +244,7 @@ def test_labels_may_differ_in_capital_letters_only(tmp_path):
     [
         ("a.jpg", [rectangle("bird", [1, 1, 9, 9], (60, 40))], "'bird' is not a label of this run"),
         ("a.jpg", [rectangle("cat", [70, 1, 90, 9], (60, 40))], "a box of 'cat' is empty, or lies outside"),
+        ("a.jpg", [rectangle("cat", [1, 1, 1.004, 9], (60, 40))], "a box of 'cat' is empty, or lies outside"),
         ("a.jpg", [rectangle("cat", [1, 1, 9, 9], (60, 40), rotation=30)], "a rotated rectangle, not a box"),
         ("a.jpg", [{"type": "brushlabels", "value": {}}], "a shape in it is brushlabels, not a box"),
         ("a.jpg", [rectangle("cat", [1, 1, 9, 9], (40, 60))], "it is 40×60 in the set, but was annotated at 60×40"),
@@ -270,6 +272,29 @@ def test_what_cannot_be_taken_is_named_and_its_picture_left_as_it_is(name, boxes
     assert list(read.pictures) == ["sub/a.jpg"]
     assert list(read.problems) == [name]
     assert said in read.problems[name]
+
+
+@pytest.mark.parametrize(
+    ("xyxy", "polygon", "pixels"),
+    [
+        ([1, 9.6, 3, 10], None, 2),  # nearer to the picture's border than half a pixel
+        ([7.5, 0, 8, 10], None, 10),
+        ([2, 3, 4, 6], [2.1, 3.1, 2.3, 3.1, 2.2, 3.3], 6),  # between the centres of pixels
+        ([0, 2, 1, 6], [0, 2, 0, 6, 0, 4], 4),  # dragged out of the picture
+    ],
+)
+def test_every_reviewed_box_has_a_pixel_in_its_mask(xyxy, polygon, pixels):
+    """YOLO's lines are made of masks: a box without pixels would not be among them."""
+    row = {"width": 8, "height": 10, "boxes": [], "labels": [], "masks": []}
+    box = {"xyxy": xyxy, "label": 0, **({} if polygon is None else {"polygons": [[polygon]]})}
+    (counts,) = correction_of([box], row, 1).masks
+    assert rle.decode({"size": [10, 8], "counts": counts}).sum() == pixels
+
+
+def test_a_reviewed_box_thinner_than_what_is_kept_is_refused():
+    row = {"width": 8, "height": 10, "boxes": [], "labels": []}
+    with pytest.raises(UnusableReviewError, match="with a width and a height above 0"):
+        correction_of([{"xyxy": [1, 5.001, 3, 5.004], "label": 0}], row, 1)
 
 
 def test_two_entries_of_one_picture_are_a_conflict(tmp_path):

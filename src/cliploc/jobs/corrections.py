@@ -162,21 +162,32 @@ def _why(error: Exception, form: str) -> str:
 
 def _checked(shapes: LabelledShapes, size: SizeWh, known: Mapping[str, int], masks: bool) -> Correction:
     """The boxes, clipped to the picture."""
-    width, height = size
     corners, numbers, codes = [], [], list[str | None]()
     for label, xyxy, mask in shapes:
         number = known.get(label, known.get(label.casefold()))
         if number is None:
             raise _UnusableError(f"{label!r} is not a label of this run")
-        x0, y0, x1, y1 = np.clip(np.array(xyxy, float), 0, [width, height, width, height]).tolist()
-        if not (x1 - x0 > LEAST_SIDE and y1 - y0 > LEAST_SIDE):  # also refuses NaN
+        box = clipped(xyxy, size)
+        if box is None:
             raise _UnusableError(f"a box of {label!r} is empty, or lies outside of the picture")
-        corners.append([round(value, 2) for value in (x0, y0, x1, y1)])
+        corners.append(box)
         numbers.append(number)
         if mask is not None and not mask.any():
             raise _UnusableError(f"a mask of {label!r} is empty")
         codes.append(None if mask is None else rle.encode(mask)["counts"])
     return Correction(corners, numbers, masks=codes if masks else None)
+
+
+def clipped(xyxy: Sequence[float], size: SizeWh) -> list[float] | None:
+    """A box inside the picture, in hundredths of a pixel; None if nothing is left of it.
+
+    Example:
+        >>> clipped([1, 2, 30.001, 4], (8, 6)), clipped([1.001, 2, 1.003, 4], (8, 6))
+        ([1.0, 2.0, 8.0, 4.0], None)
+    """
+    inside = np.clip(np.array(xyxy, float), 0, [*size, *size]).tolist()
+    x0, y0, x1, y1 = (round(value, 2) for value in inside)
+    return [x0, y0, x1, y1] if x1 - x0 > LEAST_SIDE and y1 - y0 > LEAST_SIDE else None  # also none of NaN
 
 
 def _label_index(labels: Sequence[Sequence[str]]) -> dict[str, int]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from cliploc import rle
 from cliploc.jobs.annotator import Row
-from cliploc.jobs.corrections import LEAST_SIDE, Correction
+from cliploc.jobs.corrections import Correction, clipped
 from cliploc.polygons import draw, outlines_of
 
 SAME = 0.01  # pixels; coordinates are kept in hundredths
@@ -38,15 +38,15 @@ def correction_of(boxes: Sequence[Mapping[str, Any]], row: Row, labels: int) -> 
     width, height = row["width"], row["height"]
     corners: list[list[float]] = []
     for one in boxes:
-        x0, y0, x1, y1 = np.clip(np.array(one["xyxy"], float), 0, [width, height, width, height]).tolist()
-        if not (x1 - x0 > LEAST_SIDE and y1 - y0 > LEAST_SIDE):  # also refuses NaN
+        box = clipped(one["xyxy"], (width, height))
+        if box is None:
             raise UnusableReviewError("expected boxes inside the picture, with a width and a height above 0")
         if one["label"] >= labels:
             raise UnusableReviewError(f"expected labels below {labels}, got {one['label']}")
         draft = one.get("draft")
         if draft is not None and draft >= len(row["boxes"]):
             raise UnusableReviewError(f"expected drafts below {len(row['boxes'])}, got {draft}")
-        corners.append([round(value, 2) for value in (x0, y0, x1, y1)])
+        corners.append(box)
     masks: list[str | None] = [_counts(one, box, (width, height)) for one, box in zip(boxes, corners, strict=True)]
     return Correction(
         corners,
@@ -83,7 +83,7 @@ def _is_edited(found: Correction, row: Row, kept: Sequence[int]) -> bool:
 
 
 def _counts(box: Mapping[str, Any], xyxy: Sequence[float], size_wh: tuple[int, int]) -> str:
-    """A box's mask: as it came, from its polygons, or all of the box."""
+    """A box's mask: as it came, from its polygons, or all of the box where these have no pixel."""
     width, height = size_wh
     if (given := box.get("mask")) is not None:
         try:
@@ -93,18 +93,17 @@ def _counts(box: Mapping[str, Any], xyxy: Sequence[float], size_wh: tuple[int, i
         if (counts < 0).any() or counts.sum() != width * height:
             raise UnusableReviewError("expected masks of the picture's size")
         return str(given)
-    if (polygons := box.get("polygons")) is None:
-        x0, y0, x1, y1 = (round(value) for value in xyxy)
-        mask = np.zeros((height, width), bool)
-        mask[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)] = True
-        return rle.encode(mask)["counts"]
     mask = np.zeros((height, width), bool)
     try:
-        for polygon in polygons:
+        for polygon in box.get("polygons") or ():
             piece = np.zeros((height, width), bool)
             for ring in outlines_of(polygon, size_wh):
                 piece ^= draw(ring, (height, width))  # what lies in a hole does not
             mask |= piece
     except ValueError as error:
         raise UnusableReviewError(f"expected polygons inside the picture ({error})") from None
+    if not mask.any():  # of a polygon too: one between the pixels' centres has none
+        x0, y0, x1, y1 = (round(value) for value in xyxy)
+        x0, y0 = min(x0, width - 1), min(y0, height - 1)
+        mask[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)] = True
     return rle.encode(mask)["counts"]
