@@ -124,12 +124,20 @@ class WrittenWith(Struct):
     review: Count
 
 
+class WithoutResults(Struct):
+    """A picture, or a video, that has no results."""
+
+    picture: str
+    reason: str
+
+
 class AnnotationSummary(Struct):
     """What a later call reads of summary.json: the files of each export, and a stamp of what they were made from."""
 
     files: dict[str, Names]
     stamps: dict[str, str]
     written: WrittenWith | None = None
+    failed: list[WithoutResults] = []
 
 
 class ExportState(Struct):

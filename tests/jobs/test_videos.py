@@ -148,6 +148,10 @@ def test_a_folder_with_videos(tmp_path):
         assert [one.name for one in files] == ["cat.jpg", *(n.replace("/", "__").replace("#", "_") for n in names)]
         assert not any(one.is_symlink() for one in files)
     assert [one.id for one in ReviewFolder(out).pictures] == ["cat.jpg", *names]  # the editor shows frames too
+    before = (out / "summary.json").read_bytes()
+    with ReviewFolder.opened(out) as folder:
+        assert folder.write_exports().failed == made.failed
+    assert (out / "summary.json").read_bytes() == before  # nothing was edited
     again = annotate(root, ["cat"], out, **OPTIONS)  # as before
     assert (again.pictures, again.computed) == (6, 0)
     clip(root / "one/clip.mp4", cut=0)

@@ -186,5 +186,8 @@ class ReviewFolder:
             written["copy"],
         )
         formats = [one for one in exports if one.name in before["files"]]
-        fresh = replace(self._folder)  # with counts from zero
+        rows = self._folder.results.places
+        # Videos that could not be read have no row; only the summary knows them.
+        unreadable = {one["picture"]: one["reason"] for one in before.get("failed", ()) if one["picture"] not in rows}
+        fresh = replace(self._folder, unreadable=unreadable)  # with counts from zero
         return conclude(fresh, before, formats, settings, written["review"], self._run, 0, (), reporter)
