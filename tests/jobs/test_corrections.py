@@ -18,6 +18,7 @@ from cliploc import rle
 from cliploc.boxes import outlines
 from cliploc.errors import UsageError
 from cliploc.geometry import iou_matrix
+from cliploc.jobs.annotation_edits import is_decisions
 from cliploc.jobs.corrections import Corrections, read_corrections
 from cliploc.jobs.draft_scores import PicturePair, score_drafts
 from cliploc.jobs.reviewed import UnusableReviewError, correction_of
@@ -209,6 +210,7 @@ def test_label_studios_exports_in_other_formats(tmp_path):
         "<name>dog</name><bndbox><xmin>3</xmin><ymin>3</ymin><xmax>8</xmax><ymax>6</ymax></bndbox></object></annotation>"
     )
     for path in (yolo, yolo / "classes.txt", voc):
+        assert not is_decisions(path)  # so that `--apply` reads it
         read = read_corrections(path, sizes, [["cat"], ["dog"]])
         assert (read.problems, list(read.pictures)) == ({}, ["b c.png"])
         assert read.pictures["b c.png"].boxes == [[2, 2, 8, 6]]

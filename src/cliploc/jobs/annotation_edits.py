@@ -14,7 +14,7 @@ from cliploc.errors import UsageError
 from cliploc.jobs import correction_masks, export_states
 from cliploc.jobs.annotation_rows import SCHEMA_VERSION, Results
 from cliploc.jobs.annotator import Row
-from cliploc.jobs.corrections import Correction, Corrections, read_corrections
+from cliploc.jobs.corrections import CLASS_LISTS, Correction, Corrections, read_corrections
 from cliploc.jobs.folder import write_json
 from cliploc.jobs.labels import Labels
 from cliploc.jobs.pictures import PictureFile
@@ -32,7 +32,7 @@ def decisions_in(out: Path, run: str) -> dict[str, dict[str, bool]]:
 
 def is_decisions(path: Path) -> bool:
     """Whether a file is read as decisions: it is not in a format of another tool."""
-    if path.is_dir() or path.suffix.lower() in (".xml", ".yaml", ".yml"):
+    if path.is_dir() or path.suffix.lower() in (".xml", ".yaml", ".yml") or path.name.lower() in CLASS_LISTS:
         return False
     try:
         read = read_json(path)
