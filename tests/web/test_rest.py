@@ -116,6 +116,18 @@ def test_a_setting_that_cannot_be_is_a_sentence(address, fields, status, said):
     assert (code, said in document["error"]) == (status, True), document
 
 
+def test_an_exemplar_may_be_left_empty(address):
+    """As a form in a browser sends a file that was not chosen, and a program null."""
+    given = {"names": "cat", "recipe": "fast"}
+    status, document = post(address, ("picture", "cat.jpg", CAT), ("exemplar", "", b""), **given)
+    assert status == 200, document
+    for empty in (None, ""):
+        again = post_json(address, {**given, **document["ids"], "exemplar": empty})
+        assert again == (200, document)
+    code, document = post(address, ("picture", "", b""), **given)
+    assert (code, "expected a picture, got none" in document["error"]) == (422, True)
+
+
 @pytest.mark.parametrize(
     ("value", "status", "said"),
     [

@@ -207,7 +207,7 @@ def _question(given: Mapping[str, Any]) -> Question:
         RefusedError: a field of another kind than expected.
     """
     settings = dict(given)
-    pictures = {field: settings.pop(field) for field in PICTURES if settings.get(field) not in (None, "")}
+    pictures = {field: one for field in PICTURES if not _is_empty(one := settings.pop(field, None))}
     for field, one in pictures.items():
         if not isinstance(one, str | UploadFile):
             raise RefusedError(422, f"expected {field} as a file or as the id of one")
@@ -220,6 +220,11 @@ def _question(given: Mapping[str, Any]) -> Question:
         if isinstance(value, UploadFile):
             raise RefusedError(422, f"expected a file only as {' or '.join(PICTURES)}, got one as {key[:40]!r}")
     return Question(pictures, switched == "true", settings)
+
+
+def _is_empty(one: Any) -> bool:
+    """Whether a field has no picture: null, an empty text, or what a browser sends where no file was chosen."""
+    return one in (None, "") or (isinstance(one, UploadFile) and not one.filename and not one.size)
 
 
 def _problem(status: int, sentence: str) -> JSONResponse:
