@@ -60,6 +60,8 @@ def numbers(frames: list[PictureFile]) -> list[int]:
         ("10", [0, 10, 20]),
         ("1s", [0, 10, 20]),
         ("0.75s", [0, 8, 15, 23]),  # the first at 0, 0.75, 1.5 and 2.25 s or later, of ten a second
+        ("0.1s", [*range(25)]),
+        ("0.3s", [*range(0, 25, 3)]),
         ("scene", [0, 13]),
         ("scene, 20", [0, 13, 20]),
         ("1000", [0]),

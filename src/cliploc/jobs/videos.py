@@ -6,11 +6,11 @@ A frame is called by its video and its number, counted from 0: `clip.mp4#000120.
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -196,14 +196,19 @@ def _chosen(video: PictureFile, every: Every) -> Iterator[tuple[int, Any]]:
                 raise InputError(f"{video.id}: {stream.width}×{stream.height} pixels, expected at most "
                                  f"{MAX_PIXELS / 1e6:g} million: make it smaller first")  # fmt: skip
             begins = _scenes(stream) if every.scenes else None
-            due = 0.0
+            # Exact, as 3 / 10 s would not be in the interval that begins at 3 × 0.1 s.
+            span = None if every.seconds is None else Fraction(str(every.seconds))
+            due = Fraction(0)
             for number, frame in enumerate(container.decode(stream)):
                 if number >= MOST_FRAMES:
                     raise InputError(f"{video.id}: more than {MOST_FRAMES:,} frames: cut it into several videos")
-                seconds = frame.time if frame.time is not None else number / float(stream.average_rate or 25)
+                if frame.pts is None or frame.time_base is None:
+                    seconds = number / Fraction(stream.average_rate or 25)
+                else:
+                    seconds = frame.pts * frame.time_base
                 wanted = every.frames is not None and number % every.frames == 0
-                if every.seconds is not None and seconds >= due:
-                    wanted, due = True, (math.floor(seconds / every.seconds) + 1) * every.seconds
+                if span is not None and seconds >= due:
+                    wanted, due = True, (seconds // span + 1) * span
                 if begins is not None and (begins.send(frame) or number == 0):
                     wanted = True
                 if wanted:
