@@ -313,6 +313,7 @@ def test_two_entries_of_one_picture_are_a_conflict(tmp_path):
         ("a.json", '{"a": 1}', "has other content"),
         ("a.json", '{"images": [{}], "annotations": [], "categories": []}', "cannot be read"),
         ("a.xml", "<a/>", "the XML is <a>, not CVAT's"),
+        ("a.xml", '<annotations><track label="cat"></track></annotations>', "it has no <image>"),
         ("a.xml", '<!DOCTYPE a [<!ENTITY b "b">]><annotations>&b;</annotations>', "it defines entities"),
         ("folder/a.txt", "", "it has no data.yaml, no classes.txt and no XML"),
         ("folder/data.yaml", "names: [cat]", "it has no text files in labels/"),

@@ -472,6 +472,8 @@ def _cvat(root: ET.Element) -> _Set:
         )
         for one in root.iter("image")
     ]
+    if not entries:  # CVAT for video has tracks instead
+        raise ValueError("it has no <image>: it must be CVAT for images")
     return _Set("CVAT", entries)
 
 
