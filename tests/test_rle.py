@@ -45,6 +45,8 @@ def test_runs_are_those_of_a_plain_loop(mask):
     [
         ({"size": [2, 2], "counts": "2"}, r"add up to its 2 × 2 pixels, got 2"),
         ({"size": [2, 2], "counts": [5, -1]}, r"add up to its 2 × 2 pixels"),
+        ({"size": [2, 2], "counts": [2**58] * 64 + [4]}, r"add up to its 2 × 2 pixels"),  # 4 in 64 bits
+        ({"size": [2, 2], "counts": [2**70]}, "expected a mask as COCO's run lengths"),
         ({"size": [2, 2], "counts": "\x00"}, "expected a mask as COCO's run lengths"),
         ({"size": [2, 2], "counts": "P"}, "expected a mask as COCO's run lengths"),
         ({"size": [2, 2], "counts": "P" * 20 + "0"}, "expected a mask as COCO's run lengths"),

@@ -59,12 +59,12 @@ def decode(rle: Any) -> BoolArray:
         height, width = (int(side) for side in rle["size"])
         text = rle["counts"]
         counts = np.array(text, np.int64).reshape(-1) if isinstance(text, list | tuple) else uncompressed(text)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(f"expected a mask as COCO's run lengths, size and counts, got {str(rle)[:60]}") from error
-    if min(height, width) < 0 or (counts < 0).any() or counts.sum() != height * width:
+    if min(height, width) < 0 or not fills(counts, height * width):
         raise InputError(
-            f"expected a mask's counts to add up to its {height} × {width} pixels, got {counts.sum()}: the code is "
-            "damaged"
+            f"expected a mask's counts to add up to its {height} × {width} pixels, got {total(counts):.0f}: the code "
+            "is damaged"
         )
     return of_runs(counts).reshape(width, height).T
 
@@ -79,6 +79,21 @@ def runs(flat: BoolArray) -> Counts:
     changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     lengths = np.diff(np.concatenate([[0], changes, [flat.size]]))
     return np.concatenate([[0], lengths]) if flat.size and flat[0] else lengths
+
+
+def total(counts: Counts) -> float:
+    """The sum of counts, as a float: integers of a damaged code may add up to more than 64 bits, and wrap around."""
+    return float(counts.sum(dtype=np.float64))
+
+
+def fills(counts: Counts, pixels: int) -> bool:
+    """Whether these are the runs of so many pixels; only then `of_runs` may be called.
+
+    Example:
+        >>> fills(np.array([3, 1]), 4), fills(np.array([5, -1]), 4), fills(np.array([2**58] * 64 + [4]), 4)
+        (True, False, False)
+    """
+    return bool((counts >= 0).all()) and total(counts) == pixels
 
 
 def of_runs(counts: Counts) -> BoolArray:

@@ -18,6 +18,7 @@ from cliploc import rle
 from cliploc.boxes import outlines
 from cliploc.errors import UsageError
 from cliploc.geometry import iou_matrix
+from cliploc.jobs import correction_masks
 from cliploc.jobs.annotation_edits import is_decisions
 from cliploc.jobs.corrections import Corrections, read_corrections
 from cliploc.jobs.draft_scores import PicturePair, score_drafts
@@ -98,6 +99,18 @@ def test_masks_of_our_own_exports_come_back(name, pictures, tmp_path):
             assert (mask & seen).sum() / (mask | seen).sum() >= (0.93 if name in ("polygons", "drawn") else 1)
     plain = read_corrections(path, SIZES, LABELS)  # of a run without masks
     assert (plain.problems == {}) == (name in ("coco", "polygons", "voc"))  # they have a box beside it
+
+
+def test_runs_that_add_up_to_the_picture_only_in_64_bits_are_no_mask():
+    """numpy would end the process."""
+    row = {"width": 8, "height": 10, "boxes": [], "labels": [], "masks": []}
+    counts = np.array([2**58] * 64 + [80], np.int64)
+    box = {"xyxy": [1, 1, 3, 3], "label": 0, "mask": rle.compressed(counts)}
+    with pytest.raises(UnusableReviewError, match="expected masks of the picture's size"):
+        correction_of([box], row, 1)
+    of_rectangle = {"left": "0", "top": "0", "width": "8", "height": "10", "rle": ", ".join(map(str, counts.tolist()))}
+    with pytest.raises(ValueError, match="does not fill its rectangle"):
+        correction_masks.of_cvat(of_rectangle, (8, 10))
 
 
 def brushed(packed: list[int]) -> dict[str, object]:

@@ -26,7 +26,7 @@ from cliploc.jobs.pictures import PictureFile, Skipped, skipped_document
 from cliploc.report.exports import AnnotatedPicture, Export, ExportSettings
 from cliploc.report.review import ReviewPicture, write_review
 from cliploc.reporter import Reporter
-from cliploc.rle import Rle, uncompressed
+from cliploc.rle import Rle, fills, uncompressed
 
 
 @dataclass(frozen=True)
@@ -294,7 +294,7 @@ class AnnotatedFolder:
 def _fills(counts: str | None, size: Sequence[int]) -> bool:
     """Whether a mask's counts are those of a picture of this size."""
     try:
-        return counts is not None and int(uncompressed(counts).sum()) == size[0] * size[1]
+        return counts is not None and fills(uncompressed(counts), size[0] * size[1])
     except ValueError:
         return False
 

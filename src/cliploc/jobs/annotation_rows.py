@@ -17,7 +17,7 @@ from cliploc.errors import UsageError
 from cliploc.jobs.annotator import Row
 from cliploc.jobs.folder import RunKind
 from cliploc.jobs.pictures import RUN_KIND
-from cliploc.rle import uncompressed
+from cliploc.rle import fills, uncompressed
 
 SCHEMA_VERSION = 3  # of manifest.json, summary.json, decisions.json, corrections.json and the parts
 KIND = RunKind(
@@ -88,7 +88,7 @@ def rows_in(part: bytes, labels: int) -> list[Row]:
             if any(label >= labels for label in row["labels"]):
                 raise ValueError(f"expected labels below {labels}")
             area = row["width"] * row["height"]
-            if any(uncompressed(mask).sum() != area for mask in row.get("masks") or []):
+            if not all(fills(uncompressed(mask), area) for mask in row.get("masks") or []):
                 raise ValueError("expected masks of the picture's size")
     return rows
 

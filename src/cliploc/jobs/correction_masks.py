@@ -144,7 +144,7 @@ def of_cvat(code: Mapping[str, str], size_wh: tuple[int, int]) -> BoolArray:
     left, top, width, height = (int(float(code[key])) for key in ("left", "top", "width", "height"))
     counts = np.array([int(one) for one in code["rle"].split(",")], np.int64)
     inside = 0 <= left < left + width <= size_wh[0] and 0 <= top < top + height <= size_wh[1]
-    if not inside or (counts < 0).any() or counts.sum() != width * height:
+    if not inside or not rle.fills(counts, width * height):
         raise ValueError("a mask that does not fill its rectangle, or lies outside the picture")
     mask = np.zeros((size_wh[1], size_wh[0]), bool)
     mask[top : top + height, left : left + width] = rle.of_runs(counts).reshape(height, width)

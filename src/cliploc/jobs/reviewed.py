@@ -90,7 +90,7 @@ def _counts(box: Mapping[str, Any], xyxy: Sequence[float], size_wh: tuple[int, i
             counts = rle.uncompressed(given)
         except ValueError as error:
             raise UnusableReviewError(f"expected a mask as COCO's run lengths ({error})") from None
-        if (counts < 0).any() or counts.sum() != width * height:
+        if not rle.fills(counts, width * height):
             raise UnusableReviewError("expected masks of the picture's size")
         return str(given)
     mask = np.zeros((height, width), bool)
