@@ -319,6 +319,8 @@ def test_what_cannot_be_computed_is_refused():
         metric.update(curve)
     with pytest.raises(UsageError, match="same settings"):
         metric.merge(MaxBoxAcc(0.7))
+    with pytest.raises(UsageError, match="same settings"):
+        LocalizationAccuracy(threshold=0.2).merge(LocalizationAccuracy(threshold=0.6))
     with pytest.raises(UsageError, match="no true class"):
         LocalizationAccuracy().update(curve, None, [1])
     with pytest.raises(UsageError, match="threshold from 0 to 1"):

@@ -22,6 +22,7 @@ from cliploc.metrics._infra.metric import (
     Score,
     metric,
     refuse_empty,
+    refuse_unlike,
 )
 from cliploc.metrics.max_box_acc import LARGEST_HITS, largest_hits, threshold_note
 
@@ -142,6 +143,7 @@ class LocalizationAccuracy(Metric):
 
     def merge(self, other: LocalizationAccuracy) -> LocalizationAccuracy:
         """A metric over the images of both, which must not share any."""
+        refuse_unlike(self.threshold == other.threshold)
         depths = {one for one in (self._depth, other._depth) if one is not None}
         if len(depths) > 1:
             raise UsageError(
