@@ -41,7 +41,7 @@ def test_the_union_of_needs_serves_both_and_no_more(a, b):
 
 @pytest.mark.parametrize("field", ["features", "tokens", "attention"])
 def test_needs_count_from_the_end(field):
-    with pytest.raises(ValueError, match=rf"Needs\.{field} counts from the end \(−1 is the last\), got \(0,\)"):
+    with pytest.raises(UsageError, match=rf"Needs\.{field} counts from the end \(−1 is the last\), got \(0,\)"):
         Needs(**{field: (0,)})
 
 

@@ -64,7 +64,7 @@ class Needs:
         for name in ("features", "tokens", "attention", "projections", "ends"):
             value = getattr(self, name)
             if value != "all" and any(index >= 0 and not isinstance(index, Fraction) for index in value):
-                raise ValueError(f"Needs.{name} counts from the end (−1 is the last), got {value}: write -1")
+                raise UsageError(f"Needs.{name} counts from the end (−1 is the last), got {value}: write -1")
 
     def __or__(self, other: Needs) -> Needs:
         """The union: one forward pass that serves both."""

@@ -57,3 +57,5 @@ def test_the_poolings_that_a_method_names_are_those_it_runs_on(kind: type[TinyVi
 
 def test_attention_of_that_block_alone_is_kept() -> None:
     assert methods.get("raw_attention").needs(block=-3) == Needs(attention=(-3,))
+    with pytest.raises(UsageError, match="expected a block counted from the end, got 0: -1 is the last"):
+        methods.get("raw_attention").needs(block=0)

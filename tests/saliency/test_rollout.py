@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cliploc.errors import UsageError
+from cliploc.saliency import methods
 from tests.saliency.vits import GRID, AveragingVit, QueryingVit, ours, plain_forward, scenes, tiny
 from tests.tiny import TinyVit
 
@@ -52,5 +53,7 @@ def test_a_number_of_blocks_that_means_nothing_is_refused(blocks: Any) -> None:
 
 def test_more_blocks_than_there_are_are_refused() -> None:
     backbone = tiny()
+    with pytest.raises(UsageError, match="expected blocks of at most 10,000, got 1000000000000"):
+        methods.get("rollout").needs(blocks=10**12)  # without a list of them in memory
     with pytest.raises(UsageError, match=r"a block of vit from -2 to -1 .* got -3"):
         ours("rollout", backbone, scenes(), backbone.encode_text(["red"]), blocks=3)

@@ -5,10 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cliploc.errors import UsageError
 from cliploc.method import Context
 from cliploc.saliency._infra.attention import QUERIED, class_attention, for_every_prompt, patches_of
 from cliploc.saliency._infra.registration import saliency
 from cliploc.tower import Needs
+
+
+def _needs(block: int = -1) -> Needs:
+    if block >= 0:
+        raise UsageError(f"expected a block counted from the end, got {block}: -1 is the last")
+    return Needs(attention=(block,))
 
 
 @saliency(
@@ -18,7 +25,7 @@ from cliploc.tower import Needs
     family="attention",
     towers=("vit",),
     poolings=QUERIED,
-    needs=lambda block=-1: Needs(attention=(block,)),
+    needs=_needs,
     relu=False,
     threshold=0.3,
     reads_text=False,

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cliploc.config import short
 from cliploc.errors import UsageError
 from cliploc.method import Context, TrainedHead
 from cliploc.tower import Needs, Pooling
 
 Blocks: TypeAlias = int | Literal["all"]
+MOST_BLOCKS = 10_000  # of a tower
 QUERIED: tuple[Pooling, ...] = ("class token", "attention")  # poolings with one query, as `class_attention` needs
 
 
@@ -20,12 +22,14 @@ def last_blocks(blocks: Blocks) -> tuple[int, ...] | Literal["all"]:
     """The last n blocks as `Needs` counts them, −1 first; "all" stays, as only the model knows how many there are.
 
     Raises:
-        UsageError: `blocks` is neither a number of 1 or more nor "all".
+        UsageError: `blocks` is neither a number from 1 to `MOST_BLOCKS` nor "all".
     """
     if blocks == "all":
         return "all"
     if not isinstance(blocks, int) or blocks < 1:
         raise UsageError(f"expected blocks to be a number of last blocks, 1 or more, or all, got {blocks!r}")
+    if blocks > MOST_BLOCKS:  # each is listed, before the tower says how many it has
+        raise UsageError(f"expected blocks of at most {MOST_BLOCKS:,}, got {short(blocks)}: write all for every block")
     return tuple(range(-1, -blocks - 1, -1))
 
 
