@@ -95,6 +95,7 @@ def test_methods_to_compare_are_a_list_or_names_with_commas():
 
 def test_an_address_that_makes_no_sense_opens_the_page_with_the_rest():
     assert from_query("names=cat&threshold=7&what=else&max_boxes=many&flip=yes") == Settings(names="cat")
+    assert from_query("&".join(f"names=n{i}" for i in range(100))) == Settings(), "no link of the page is so long"
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,7 @@ MOST_NAMES = 50  # nobody reads a longer page, and each name costs memory
 MOST_WORDS = 200  # names and synonyms together: each is embedded in every template
 MOST_CELLS = 120  # names × methods: each is a map in memory and a picture on the page
 MOST_LETTERS = 8_000  # of the text with all names
+MOST_FIELDS = 64  # of a link
 SIGNS = re.compile(r"[=|@,\[\]\s]+")  # with a meaning in a list of names, or in a prompt on the command line
 
 
@@ -302,7 +303,11 @@ def to_query(settings: Settings) -> str:
 def from_query(query: str) -> Settings:
     """Makes settings from a URL's query string; values that cannot be used keep their defaults."""
     settings = Settings()
-    for key, value in parse_qsl(query, max_num_fields=64):
+    try:
+        given = parse_qsl(query, max_num_fields=MOST_FIELDS)
+    except ValueError:  # more fields than any link of the page has
+        return settings
+    for key, value in given:
         try:
             settings = from_mapping({key: value}, settings)
         except UsageError:
