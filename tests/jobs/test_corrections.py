@@ -230,6 +230,28 @@ def test_label_studios_exports_in_other_formats(tmp_path):
         assert read.pictures["b c.png"].labels == [1]
 
 
+@pytest.mark.parametrize("path", ["/home/me/photos/{}", "C:\\photos\\{}", None])
+def test_voc_files_of_pictures_with_the_same_name_are_told_apart(path, tmp_path):
+    """As LabelImg writes them beside the pictures, with the whole path of each, or by where they lie."""
+    sizes = dict.fromkeys(("a.jpg", "sub/a.jpg", "x/b.jpg", "y/b.jpg", "y/c.jpg"), (10, 8))
+    for number, name in enumerate(sizes):
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        written_path = "" if path is None else f"<path>{path.format(name)}</path>"
+        file.with_suffix(".xml").write_text(
+            f"<annotation><folder>{file.parent.name}</folder><filename>{file.name}</filename>{written_path}<object>"
+            f"<name>cat</name><bndbox><xmin>{1 + number}</xmin><ymin>1</ymin><xmax>8</xmax><ymax>6</ymax></bndbox>"
+            "</object></annotation>"
+        )
+    more = {**sizes, "y/c.png": (10, 8)}  # has no file, and the same place but for its ending
+    read = read_corrections(tmp_path, more, [["cat"]])
+    left = {name: one.boxes[0][0] for name, one in read.pictures.items()}
+    assert (left, read.problems) == ({name: number for number, name in enumerate(sizes)}, {})
+    elsewhere = (tmp_path / "y/c.xml").read_text().replace("/y/", "/z/")
+    (tmp_path / "y/c.xml").write_text(elsewhere)
+    assert "y/c.jpg" in read_corrections(tmp_path, sizes, [["cat"]]).pictures
+
+
 def test_a_stem_with_a_dot_is_not_the_picture_of_the_part_before_it(tmp_path):
     """A set of another tool has no list of files: the name of a text file is all that it says."""
     (tmp_path / "labels").mkdir()

@@ -90,11 +90,13 @@ class _Entry:
         names: what may be its name, the best first.
         shapes: gives its boxes for the picture's size, and, if asked for, their masks.
         size_wh: its size, if the set says it.
+        more: what may be its name if none of the names is that of a picture.
     """
 
     names: tuple[str, ...]
     shapes: Callable[[SizeWh, bool], LabelledShapes]
     size_wh: SizeWh | None = None
+    more: tuple[str, ...] = ()
 
 
 @dataclass
@@ -132,7 +134,7 @@ def read_corrections(
     for entry in read.entries:
         title = entry.names[0]
         try:
-            picture = find(entry.names)
+            picture = find(entry.names, entry.more)
             named[picture] += 1
             if named[picture] > 1:
                 found.pop(picture, None)
@@ -230,14 +232,14 @@ class _Finder:
             for stem in {PurePosixPath(one).stem, flat_stem(one), str(PurePosixPath(one).with_suffix(""))}:
                 self._by_stem[stem].append(one)
 
-    def __call__(self, names: Sequence[str]) -> str:
-        """The picture that one of the names means.
+    def __call__(self, names: Sequence[str], more: Sequence[str] = ()) -> str:
+        """The picture that one of the names means, or else one of some more.
 
         Raises:
             _UnusableError: none, or several.
         """
         looks = (self._listed_first, self._whole, self._end, self._of_stem, self._listed_last)
-        for spelt in (names, _without_prefix(names)):
+        for spelt in (names, more, _without_prefix([*names, *more])):
             for look in looks:
                 for name in spelt:
                     found = look(name)
@@ -417,12 +419,14 @@ def _voc(folder: Path, files: Sequence[Path]) -> _Set:
         if root.tag != "annotation":
             continue
         stem = file.relative_to(folder).with_suffix("").as_posix().removeprefix("Annotations/")
-        named = [root.findtext(key) for key in ("filename", "path")]
+        named, path = (_spellings(root.findtext(key) or "") for key in ("filename", "path"))
         width, height = (int(float(root.findtext(f"size/{key}") or 0)) for key in ("width", "height"))
-        names = tuple(one for name in named if name for one in _spellings(name))
-        entries.append(
-            _Entry((*names, stem), partial(shapes, root, file), (width, height) if width and height else None)
-        )
+        # A path, or else the file's own place, tells pictures of the same name in several folders apart.
+        place = PurePosixPath(stem).with_name(PurePosixPath(named[0]).name or file.stem).as_posix()
+        first = tuple(one for one in (*named, *path, place) if "/" in one)
+        names = tuple(filter(None, (*named, *path, stem)))
+        size = (width, height) if width and height else None
+        entries.append(_Entry(first or names, partial(shapes, root, file), size, names if first else ()))
     if not entries:
         raise ValueError("it has no VOC annotation")
     return _Set("VOC", entries, _listed(folder))
