@@ -48,7 +48,7 @@ from cliploc.report.exports import exports
 from cliploc.reporter import SILENT, Reporter
 
 NAMES = ("dog", "bird", "fish", "snake", "car", "boat", "monkey", "spider", "clock", "guitar")
-BATCH, TURN = 16, 320  # pictures; a run's start and end cost as much as three more, and a turn has them too
+BATCH, TURN = 16, 320  # pictures; each turn has a run's start and end, so it must not be short
 FORMATS = tuple(exports.names())
 IOU = 0.5
 TEN = 10

@@ -43,7 +43,7 @@ def take_short_turns() -> None:
 def give_way() -> None:
     """Has this process give way to the thread that runs the tower, in the process that started it.
 
-    With equal rights that thread waits for the processor about a seventh of its time (`bench/benchmark.py`). The
+    With equal rights that thread often waits for the processor: `bench/benchmark.py` then takes 7 % longer. The
     priority is only a little lower: beside a busy program, a process with a much lower one would hardly run.
     """
     if hasattr(os, "nice"):
