@@ -1,8 +1,14 @@
-"""dino.txt's layout, on random weights of tiny sizes: the embeddings of a plain implementation of its equations."""
+"""dino.txt's layout, on random weights of tiny sizes: the embeddings of a plain implementation of its equations.
+
+dinotxt_authors.json has what the authors' own code (facebookresearch/dinov3 at 6876159, facebookresearch/dinov2 at
+b8931f7) makes of models of these sizes: names and shapes of the tensors of each published file, in their order, and
+every 32nd number of the embeddings that the weights of `checkpoint` give there.
+"""
 
 from __future__ import annotations
 
 import copy
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -29,78 +35,56 @@ from tests.backbones.seam import SENTENCES, TransformerContract, assert_same, pi
 from tests.commands import CAT, cliploc_
 from tests.saliency.vits import ours
 
-WIDTH, HEADS, REGISTERS, MLP, SIDE = 128, 2, 3, 160, 64
-TEXT_WIDTH, TOKENS, CONTEXT = 64, 49408, 20
+WIDTH, HEADS, REGISTERS, SIDE = 128, 2, 4, 64
+TEXT_WIDTH, CONTEXT = 64, 20
 FAMILIES = ("dinov3", "dinov2")
 PATCH = {"dinov3": 16, "dinov2": 14}
+AUTHORS = json.loads((Path(__file__).parent / "dinotxt_authors.json").read_text())
+PREFIXES = {"image": "visual_model.backbone", "head": "visual_model.head", "text": "text_model"}
+TEXTS = ["a cat", "two DOGS on a sofa", "word " * 60]
 
 
 # ------------------------------------------------------------------------------------------- a checkpoint of the layout
-def block(prefix: str, width: int, mlp: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    shapes = {"attn.qkv.weight": (3 * width, width), "attn.qkv.bias": (3 * width,), "attn.proj.weight": (width, width)}
-    vectors = ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias", "attn.proj.bias", "ls1.gamma", "ls2.gamma")
-    return {f"{prefix}.{name}": shape for name, shape in (dict.fromkeys(vectors, (width,)) | shapes | mlp).items()}
+def files(family: str) -> dict[str, dict[str, Tensor]]:
+    """The published files, with random numbers."""
+    random = np.random.RandomState(3)
+    made: dict[str, dict[str, Tensor]] = {}
+    for part, shapes in AUTHORS[family]["files"].items():
+        made[part] = {name: tensor(name, shape, random) for name, shape in shapes.items()}
+    return made
 
 
-PLAIN_MLP = {
-    "mlp.fc1.weight": (MLP, WIDTH),
-    "mlp.fc1.bias": (MLP,),
-    "mlp.fc2.weight": (WIDTH, MLP),
-    "mlp.fc2.bias": (WIDTH,),
-}
-GATED_MLP = {f"mlp.w{i}.weight": (MLP, WIDTH) for i in (1, 2)} | {f"mlp.w{i}.bias": (MLP,) for i in (1, 2)}
-GATED_MLP |= {"mlp.w3.weight": (WIDTH, MLP), "mlp.w3.bias": (WIDTH,)}
-JOINED_MLP = {"mlp.w12.weight": (2 * MLP, WIDTH), "mlp.w12.bias": (2 * MLP,), "mlp.w3.weight": (WIDTH, MLP)}
-JOINED_MLP |= {"mlp.w3.bias": (WIDTH,)}
+def tensor(name: str, shape: list[int], random: np.random.RandomState) -> Tensor:
+    if name == "logit_scale":
+        return torch.tensor([3.0])
+    if name.endswith("periods"):
+        return 100.0 ** (2 * torch.arange(16) / 32)
+    if name.endswith("bias_mask"):
+        return torch.tensor([1.0, 0.0, 1.0]).repeat_interleave(WIDTH)
+    scale = shape[-1] ** -0.5 if name.endswith("weight") and len(shape) == 2 else 0.3
+    numbers = torch.from_numpy((scale * random.standard_normal(shape)).astype(np.float32))
+    return numbers + 1 if name.endswith("weight") and ("norm" in name or "ln_final" in name) else numbers
 
 
 def checkpoint(family: str) -> dict[str, Tensor]:
-    """Random tensors with the names of the authors' modules. Each family has other optional parts."""
-    image, head, text = "visual_model.backbone", "visual_model.head", "text_model"
-    width, t = WIDTH, TEXT_WIDTH
-    shapes: dict[str, tuple[int, ...]] = {
-        f"{image}.cls_token": (1, 1, width),
-        f"{image}.patch_embed.proj.weight": (width, 3, PATCH[family], PATCH[family]),
-        f"{image}.patch_embed.proj.bias": (width,),
-        f"{image}.mask_token": (1, width),
-        f"{image}.{'storage' if family == 'dinov3' else 'register'}_tokens": (1, REGISTERS, width),
-        f"{text}.backbone.token_embedding.weight": (TOKENS, t),
-        f"{text}.backbone.positional_embedding": (CONTEXT, t),
-        f"{text}.head.linear_projection.weight": (2 * width, t),
-    }
-    if family == "dinov2":
-        shapes[f"{image}.pos_embed"] = (1, 1 + 5 * 5, width)
-        shapes |= {f"{text}.head.ln_final.{end}": (t,) for end in ("weight", "bias")}
-    for name, size in ((f"{image}.norm", width), (f"{head}.ln_final", width), (f"{text}.backbone.ln_final", t)):
-        shapes |= {f"{name}.{end}": (size,) for end in ("weight", "bias")}
-    for i in range(2):
-        shapes |= block(f"{image}.blocks.{i}", width, PLAIN_MLP)
-        shapes |= block(f"{head}.blocks.{i}", width, GATED_MLP if family == "dinov3" else JOINED_MLP)
-    for i in range(2):
-        own = f"{text}.backbone.blocks.{i}"
-        shapes |= {f"{own}.{norm}.{end}": (t,) for norm in ("attention_norm", "ffn_norm") for end in ("weight", "bias")}
-        shapes |= {f"{own}.attention.qkv.weight": (3 * t, t), f"{own}.attention.proj.weight": (t, t)}
-        shapes |= {f"{own}.attention.proj.bias": (t,), f"{own}.feed_forward.fc1.weight": (2 * t, t)}
-        shapes |= {f"{own}.feed_forward.fc1.bias": (2 * t,), f"{own}.feed_forward.fc2.weight": (t, 2 * t)}
-        shapes |= {f"{own}.feed_forward.fc2.bias": (t,)}
-        if family == "dinov2":
-            shapes |= {f"{own}.attention.qkv.bias": (3 * t,), f"{own}.ls1.gamma": (t,), f"{own}.ls2.gamma": (t,)}
-    generator = torch.Generator().manual_seed(3)
-    tensors = {}
-    for name, shape in shapes.items():
-        scale = shape[-1] ** -0.5 if name.endswith("weight") and len(shape) == 2 else 0.3
-        tensors[name] = scale * torch.randn(shape, generator=generator)
-        if "norm" in name and name.endswith("weight"):
-            tensors[name] += 1
-    tensors["logit_scale"] = torch.tensor([3.0])
+    """All tensors by the names that DINOv3 has for them in the whole model."""
     if family == "dinov3":
-        exponents = 2 * torch.arange(16) / 32
-        tensors[f"{image}.rope_embed.periods"] = (100.0**exponents).bfloat16()
-        for i in range(2):
-            mask = torch.ones(3 * width)
-            mask[width : 2 * width] = 0
-            tensors[f"{image}.blocks.{i}.attn.qkv.bias_mask"] = mask
-    return tensors
+        image, rest = files(family).values()
+        return {f"{PREFIXES['image']}.{name}": t for name, t in image.items()} | rest
+    return {
+        f"{PREFIXES[part]}.{name.replace('block_list', 'blocks')}": t
+        for part, tensors in files(family).items()
+        for name, t in tensors.items()
+    }
+
+
+def whole_model(family: str) -> dict[str, Tensor]:
+    """The state dict of the authors' whole model, in which DINOv2's image tower is wrapped once more."""
+    if family == "dinov3":
+        return checkpoint(family)
+    prefixes = PREFIXES | {"image": "visual_model.backbone.model"}
+    named = {f"{prefixes[part]}.{name}": t for part, tensors in files(family).items() for name, t in tensors.items()}
+    return named | {"logit_scale": torch.tensor([3.0])}
 
 
 # ----------------------------------------------------------------------------------------- the plain implementation
@@ -138,9 +122,6 @@ class PlainBlock(nn.Module):
         self.norm1, self.norm2 = norm(own, "norm1", eps), norm(own, "norm2", eps)
         self.attn = Attention(below(own, "attn"))
         mlp = below(own, "mlp")
-        if "w12.weight" in mlp:
-            for end in ("weight", "bias"):
-                mlp[f"w1.{end}"], mlp[f"w2.{end}"] = mlp[f"w12.{end}"].chunk(2)
         self.mlp = nn.ModuleList(
             linear(mlp, name) for name in ("w1", "w2", "w3", "fc1", "fc2") if f"{name}.weight" in mlp
         )
@@ -253,15 +234,11 @@ class Plain(nn.Module):
         x = own["token_embedding.weight"][tokens] + own["positional_embedding"]
         for i in range(2):
             one = below(own, f"blocks.{i}")
-            gammas = [one.get(f"ls{n}.gamma", torch.ones(TEXT_WIDTH)) for n in (1, 2)]
-            y = norm(one, "attention_norm", 1e-5)(x)
-            x = x + gammas[0] * Attention(below(one, "attention"))(y, causal=True)
+            x = x + Attention(below(one, "attention"))(norm(one, "attention_norm", 1e-5)(x), causal=True)
             y = F.gelu(linear(one, "feed_forward.fc1")(norm(one, "ffn_norm", 1e-5)(x)))
-            x = x + gammas[1] * linear(one, "feed_forward.fc2")(y)
+            x = x + linear(one, "feed_forward.fc2")(y)
         x = norm(own, "ln_final", 1e-5)(x)
         head = below(self.words, "head")
-        if "ln_final.weight" in head:
-            x = norm(head, "ln_final", 1e-5)(x)
         return (x @ head["linear_projection.weight"].T)[torch.arange(len(tokens)), tokens.argmax(dim=1)]
 
 
@@ -304,23 +281,38 @@ class TestHead(TransformerContract):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Family → a folder with the files of its parts: as published, and as pickles of other names."""
+    """Family → a folder with the published files, one of DINOv3's as safetensors."""
     made = {}
     for family in FAMILIES:
-        folder, tensors = tmp_path_factory.mktemp(family), checkpoint(family)
-        backbone = below(tensors, "visual_model.backbone")
-        rest = {name: t for name, t in tensors.items() if not name.startswith("visual_model.backbone.")}
-        if family == "dinov3":
-            save_file(backbone, folder / "backbone.safetensors")
-            torch.save(rest, folder / "vision_head_and_text_encoder.pth")
-        else:
-            torch.save(backbone, folder / "pretrain.pth")
-            torch.save(below(rest, "visual_model.head"), folder / "vision_head.pth")
-            torch.save(below(rest, "text_model") | {"logit_scale": rest["logit_scale"]}, folder / "text_encoder.pth")
-        made[family] = folder
+        made[family] = tmp_path_factory.mktemp(family)
+        for part, tensors in files(family).items():
+            torch.save(tensors, made[family] / f"{part}.pth")
+    save_file(files("dinov3")["image"], made["dinov3"] / "image.safetensors")
+    (made["dinov3"] / "image.pth").unlink()
     return made
 
 
+@pytest.mark.filterwarnings("ignore:.*has no logit_scale")
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("form", ["published files", "whole model"])
+def test_the_authors_files_give_the_authors_embeddings(
+    folders: dict[str, Path], tmp_path: Path, family: str, form: str
+) -> None:
+    path = folders[family]
+    if form == "whole model":
+        torch.save(whole_model(family), path := tmp_path / "whole.pth")
+    backbone, theirs = create(f"{family}-l-dinotxt", str(path)), AUTHORS[family]["outputs"]
+    for rows, columns in ((5, 5), (4, 7)):
+        shape = (2, 3, rows * PATCH[family], columns * PATCH[family])
+        images = torch.from_numpy(np.random.RandomState(5).standard_normal(shape).astype(np.float32))
+        assert_same(backbone.encode_image(images)[:, ::32], torch.tensor(theirs[f"images {rows}x{columns}"]))
+    assert_same(backbone.encode_text(TEXTS)[:, ::32], torch.tensor(theirs["texts"]))
+    assert backbone.logit_scale == pytest.approx(
+        100 if (family, form) == ("dinov2", "published files") else math.exp(3)
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*has no logit_scale")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_embeddings_and_patches_are_those_of_the_equations(folders: dict[str, Path], family: str) -> None:
     backbone = create(f"{family}-l-dinotxt", str(folders[family]))
@@ -331,9 +323,8 @@ def test_embeddings_and_patches_are_those_of_the_equations(folders: dict[str, Pa
         with torch.no_grad():
             whole, patches = plain.visual(images)
         assert_same(backbone.encode_image(images), F.normalize(whole, dim=1))
-        texts = ["a cat", "two DOGS on a sofa", "word " * 60]
-        said = F.normalize(plain.said(texts), dim=1)
-        assert_same(backbone.encode_text(texts), said)
+        said = F.normalize(plain.said(TEXTS), dim=1)
+        assert_same(backbone.encode_text(TEXTS), said)
         # The dense reading: every patch after the head against the second half of the text.
         expected = F.normalize(patches, dim=2) @ F.normalize(said[:, WIDTH:], dim=1).T  # [B, N, P]
         assert_same(ours("patch_tokens", backbone, images, said), expected.transpose(1, 2).reshape(2, 3, *cells))
@@ -341,7 +332,6 @@ def test_embeddings_and_patches_are_those_of_the_equations(folders: dict[str, Pa
         with torch.no_grad():
             dino = plain.visual.dino(images)[:, 1 + REGISTERS :].transpose(1, 2).reshape(2, WIDTH, *cells)
         assert_same(backbone.trace(images, Needs(features=(-2,))).features[backbone.middle_stage], dino, 1e-4)
-    assert backbone.logit_scale == pytest.approx(math.exp(3))
     assert backbone.weights_file == folders[family]
     assert (backbone.input_hw, backbone.resize_policy) == ((224, 224), "crop")
 
@@ -380,7 +370,10 @@ def test_what_is_missing_or_another_models_is_one_line(folders: dict[str, Path],
     refused(without("visual_model.head.ln_final.bias"), "1 tensors missing (visual_model.head.ln_final.bias)")
     refused({"text_model.head.linear_projection.weight": torch.zeros(100, 64)}, "of the patches), got 100: take all")
     refused({"text_model.backbone.token_embedding.weight": torch.zeros(90, 64)}, "got one for 90: check")
+    refused({"visual_model.head.blocks.0.attn.qkv.bias": torch.zeros(384)}, "1 unexpected (visual_model.head.blocks.0.")
+    refused({"visual_model.backbone.storage_tokens": torch.zeros(4)}, "expected 3 axes of visual_model.backbone.stor")
     refused({"visual_model.backbone.rope_embed.periods": torch.ones(32)}, "attention heads of 64, got others")
+    refused({"text_model.backbone.ln_final.bias": None}, "ln_final.bias); check model and file")
     refused({}, "use --model dinov3-l-dinotxt --pretrained", name="dinov2")
     with pytest.raises(UsageError, match="expected weights for dinov2-l-dinotxt, got none: add --pretrained with a"):
         create("dinov2-l-dinotxt")
@@ -395,6 +388,8 @@ def test_what_is_missing_or_another_models_is_one_line(folders: dict[str, Path],
     with pytest.raises(ModelError, match=r"as another file of .* does: leave one of them there"):
         create("dinov3-l-dinotxt", str(folders["dinov3"]))
     twice.unlink()
+    with pytest.warns(), pytest.raises(ModelError, match=r"named as dino.txt's: use --model dinov3-l-dinotxt or "):
+        create("ViT-B-32", str(folders["dinov3"] / "head_and_text.pth"))
 
 
 def test_the_list_says_that_dinov3s_licence_is_not_open_source() -> None:
@@ -418,13 +413,13 @@ def test_the_towers_between_head_and_pixels_are_timms_own() -> None:
 
 
 def test_a_copy_shares_its_texts() -> None:
-    backbone = with_weights(weights("dinov2"), read_layout(weights("dinov2")))
+    backbone = with_weights(weights("dinov3"), read_layout(weights("dinov3")))
     half = backbone.in_precision(torch.bfloat16)
     assert half.text is backbone.text
     assert copy.deepcopy(backbone).weights_id == backbone.weights_id != half.weights_id
 
 
-def test_files_without_a_logit_scale_have_clips() -> None:
-    lacking = replace(weights("dinov2"), tensors={k: t for k, t in checkpoint("dinov2").items() if k != "logit_scale"})
+def test_dinov2s_files_have_no_logit_scale_and_get_clips() -> None:
+    lacking = weights("dinov2")
     with pytest.warns(CliplocWarning, match=r"tiny\.pth has no logit_scale: CLIP's, 100, is used"):
         assert with_weights(lacking, read_layout(lacking)).logit_scale == pytest.approx(100)

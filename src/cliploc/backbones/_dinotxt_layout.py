@@ -1,8 +1,9 @@
 """The files of dino.txt: which tensors they hold, of which sizes, and what our modules call them.
 
-The authors publish the image tower, the head of the image tower and the text tower in three files. The names of the
-tensors in such a file lack the prefix that the part has in the whole model. Sizes are read from the shapes of the
-tensors, so that other sizes of the same layout load too. docs/dinotxt.md gives the source of each fact.
+The parts are the image tower, its head and the text tower. DINOv2's authors publish three files, whose names lack the
+prefix that the part has in the whole model; DINOv3's have head and text tower in one file, with prefixes. Sizes are
+read from the shapes of the tensors, so that other sizes of the same layout load too. docs/dinotxt.md gives the source
+of each fact.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ Family = Literal["dinov3", "dinov2"]
 IMAGE, HEAD, TEXT = "visual_model.backbone.", "visual_model.head.", "text_model."
 HEAD_SIZE = 64  # of every attention head, in all three parts
 MASKED = ("mask_token", ".bias_mask")  # used in training only
+# DINOv2's names in the whole model → DINOv3's, which ours are: its tower is wrapped, and its head's blocks are a list.
+DINOV2_NAMES = ((f"{IMAGE}model.", IMAGE), (f"{HEAD}block_list.", f"{HEAD}blocks."))
 # A tensor that shows which part a file without prefixes holds → the prefix of that part; the first match counts.
 PARTS = (
     ("patch_embed.proj.weight", IMAGE),
@@ -45,18 +48,13 @@ class Layout:
         depth: blocks of the image tower.
         mlp: width inside its MLPs.
         registers: tokens between class token and patches.
-        biased: whether its queries and values have a bias.
         head_depth: blocks of the head.
         head_mlp: width inside the MLPs of these blocks.
-        gated: whether these MLPs are SwiGLUs.
         text_width: d of the text tower.
         text_depth: blocks of the text tower.
         text_mlp: width inside its MLPs.
         vocabulary: how many tokens it knows.
         context: how many tokens a text has at most.
-        text_biased: whether its queries, keys and values have a bias.
-        text_scaled: whether its blocks have LayerScale, a factor for each channel of a branch.
-        text_normed: whether its head begins with a layer norm.
     """
 
     family: Family
@@ -66,18 +64,13 @@ class Layout:
     depth: int
     mlp: int
     registers: int
-    biased: bool
     head_depth: int
     head_mlp: int
-    gated: bool
     text_width: int
     text_depth: int
     text_mlp: int
     vocabulary: int
     context: int
-    text_biased: bool
-    text_scaled: bool
-    text_normed: bool
 
     @property
     def size(self) -> int:
@@ -126,12 +119,20 @@ def read_weights(path: Path) -> Weights:
 
 def _placed(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
     """The tensors of one file under the whole model's names."""
-    if any(name.startswith(("visual_model.", TEXT)) for name in tensors):
-        return tensors
-    for marker, prefix in PARTS:
-        if marker in tensors:
-            return {name if name == "logit_scale" else f"{prefix}{name}": tensor for name, tensor in tensors.items()}
-    raise ModelError(f"{file} holds no part of dino.txt: expected names such as {HEAD}ln_final.weight")
+    prefix: str | None = ""
+    if not any(name.startswith(("visual_model.", TEXT)) for name in tensors):
+        prefix = next((prefix for marker, prefix in PARTS if marker in tensors), None)
+    if prefix is None:
+        raise ModelError(f"{file} holds no part of dino.txt: expected names such as {HEAD}ln_final.weight")
+    placed: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if name != "logit_scale":
+            name = f"{prefix}{name}"
+        for theirs, ours in DINOV2_NAMES:
+            if name.startswith(theirs):
+                name = ours + name.removeprefix(theirs)
+        placed[name] = tensor
+    return placed
 
 
 def read_layout(weights: Weights) -> Layout:
@@ -149,10 +150,12 @@ def read_layout(weights: Weights) -> Layout:
             "tower's own file among them"
         )
 
-    def shape(name: str) -> tuple[int, ...]:
+    def shape(name: str, axes: int = 2) -> tuple[int, ...]:
         if name not in tensors:
             raise ModelError(f"{path} lacks {name}, which dino.txt has: check the file")
-        return tuple(tensors[name].shape)
+        if (found := tuple(tensors[name].shape)) and len(found) == axes and min(found) > 0:
+            return found
+        raise ModelError(f"{path}: expected {axes} axes of {name}, got the shape {list(found)}: check the file")
 
     def blocks(prefix: str) -> int:
         found = {match[1] for name in tensors if (match := re.match(re.escape(prefix) + r"blocks\.(\d+)\.", name))}
@@ -160,13 +163,12 @@ def read_layout(weights: Weights) -> Layout:
             raise ModelError(f"{path} lacks {prefix}blocks, which dino.txt has: check the file")
         return len(found)
 
-    width, colours, patch, _ = _of(4, shape(f"{IMAGE}patch_embed.proj.weight"), path)
+    width, colours, patch, _ = shape(f"{IMAGE}patch_embed.proj.weight", 4)
     family: Family = "dinov3" if f"{IMAGE}storage_tokens" in tensors else "dinov2"
     registers = f"{IMAGE}{'storage' if family == 'dinov3' else 'register'}_tokens"
-    places = shape(f"{IMAGE}pos_embed")[1] - 1 if family == "dinov2" else 14 * 14
+    places = shape(f"{IMAGE}pos_embed", 3)[1] - 1 if family == "dinov2" else 14 * 14
     text = f"{TEXT}backbone."
-    vocabulary, text_width = _of(2, shape(f"{text}token_embedding.weight"), path)
-    gated = f"{HEAD}blocks.0.mlp.w3.weight" in tensors
+    vocabulary, text_width = shape(f"{text}token_embedding.weight")
     layout = Layout(
         family=family,
         patch=patch,
@@ -174,19 +176,14 @@ def read_layout(weights: Weights) -> Layout:
         width=width,
         depth=blocks(IMAGE),
         mlp=shape(f"{IMAGE}blocks.0.mlp.fc1.weight")[0],
-        registers=shape(registers)[1] if registers in tensors else 0,
-        biased=f"{IMAGE}blocks.0.attn.qkv.bias" in tensors,
+        registers=shape(registers, 3)[1] if registers in tensors else 0,
         head_depth=blocks(HEAD),
-        head_mlp=shape(f"{HEAD}blocks.0.mlp.{'w3' if gated else 'fc2'}.weight")[1],
-        gated=gated,
+        head_mlp=shape(f"{HEAD}blocks.0.mlp.w3.weight")[1],
         text_width=text_width,
         text_depth=blocks(text),
         text_mlp=shape(f"{text}blocks.0.feed_forward.fc1.weight")[0],
         vocabulary=vocabulary,
         context=shape(f"{text}positional_embedding")[0],
-        text_biased=f"{text}blocks.0.attention.qkv.bias" in tensors,
-        text_scaled=f"{text}blocks.0.ls1.gamma" in tensors,
-        text_normed=f"{TEXT}head.ln_final.weight" in tensors,
     )
     periods = tensors.get(f"{IMAGE}rope_embed.periods")
     odd = layout.width % HEAD_SIZE or layout.text_width % HEAD_SIZE
@@ -202,12 +199,6 @@ def read_layout(weights: Weights) -> Layout:
     return layout
 
 
-def _of(axes: int, shape: tuple[int, ...], path: Path) -> tuple[int, ...]:
-    if len(shape) != axes:
-        raise ModelError(f"{path}: expected tensors of dino.txt's shapes, got {list(shape)}: check the file")
-    return shape
-
-
 # ------------------------------------------------------------------------------------------------------------- rename
 def renamed(weights: Weights, layout: Layout) -> dict[str, Tensor]:
     """The tensors under the names of our modules: timm's in the image tower and in its head."""
@@ -221,7 +212,7 @@ def renamed(weights: Weights, layout: Layout) -> dict[str, Tensor]:
         if name.startswith(IMAGE):
             named |= dict(_image(name, tensor, layout))
         elif name.startswith(HEAD):
-            named |= dict(_gate(name, tensor))
+            named[_gated(name)] = tensor
         else:
             named[name] = tensor
     return named
@@ -241,15 +232,11 @@ def _image(name: str, tensor: Tensor, layout: Layout) -> Iterator[tuple[str, Ten
         yield re.sub(r"\.ls([12])\.gamma$", r".gamma_\1", name), tensor
 
 
-def _gate(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """SwiGLU w₃(silu(w₁x)·w₂x) as timm names it; DINOv2 keeps w₁ and w₂ in one tensor."""
-    if ".mlp.w12." in name:
-        for part, own in zip(("fc1_g", "fc1_x"), tensor.chunk(2), strict=True):
-            yield name.replace("w12", part), own
-        return
+def _gated(name: str) -> str:
+    """The name that timm has for a matrix of the SwiGLU w₃(silu(w₁x)·w₂x)."""
     for theirs, ours in (("w1", "fc1_g"), ("w2", "fc1_x"), ("w3", "fc2")):
         name = name.replace(f".mlp.{theirs}.", f".mlp.{ours}.")
-    yield name, tensor
+    return name
 
 
 def periods(tensors: Mapping[str, Tensor]) -> Tensor | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from timm.layers import LayerScale, Mlp  # type: ignore[attr-defined]  # timm re-exports them without saying so
+from timm.layers import Mlp  # type: ignore[attr-defined]  # timm re-exports it without saying so
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,7 +18,7 @@ class _Attention(nn.Module):
         super().__init__()
         width = layout.text_width
         self.heads = width // HEAD_SIZE
-        self.qkv, self.proj = nn.Linear(width, 3 * width, bias=layout.text_biased), nn.Linear(width, width)
+        self.qkv, self.proj = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))  # [n, H, T, 64]
@@ -32,11 +32,10 @@ class _Block(nn.Module):
         width = layout.text_width
         self.attention_norm, self.ffn_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention, self.feed_forward = _Attention(layout), Mlp(width, layout.text_mlp)
-        self.ls1, self.ls2 = (LayerScale(width) if layout.text_scaled else nn.Identity() for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.ls1(self.attention(self.attention_norm(x)))
-        added: Tensor = self.ls2(self.feed_forward(self.ffn_norm(x)))
+        x = x + self.attention(self.attention_norm(x))
+        added: Tensor = self.feed_forward(self.ffn_norm(x))
         return x + added
 
 
@@ -59,11 +58,10 @@ class _Backbone(nn.Module):
 class _Head(nn.Module):
     def __init__(self, layout: Layout) -> None:
         super().__init__()
-        self.ln_final = nn.LayerNorm(layout.text_width) if layout.text_normed else nn.Identity()
         self.linear_projection = nn.Linear(layout.text_width, layout.size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        projected: Tensor = self.linear_projection(self.ln_final(x))
+        projected: Tensor = self.linear_projection(x)
         return projected
 
 

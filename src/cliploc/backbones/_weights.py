@@ -597,7 +597,9 @@ def load_exactly(model: nn.Module, tensors: dict[str, Tensor], path: Path, what:
 
 def _advice(tensors: dict[str, Tensor], path: Path, name: str) -> str:
     """What to do about weights that do not fit the model of this name."""
-    if any(key.startswith(("vision_model.", "text_model.")) for key in tensors):
+    if name and any(key.startswith(("visual_model.", "text_model.backbone.")) for key in tensors):
+        return "they are named as dino.txt's: use --model dinov3-l-dinotxt or dinov2-l-dinotxt"
+    if any(key.startswith(("vision_model.", "text_model.encoder.")) for key in tensors):
         return f"they are named as transformers names them: use --model local-dir:{path.parent} without --pretrained"
     near = looks_like(tensors) if name else []
     if near and name not in near:

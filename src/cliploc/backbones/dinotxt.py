@@ -15,7 +15,7 @@ from typing import Any
 import open_clip
 import timm
 import torch
-from timm.layers import Mlp, SwiGLU  # type: ignore[attr-defined]  # timm re-exports them without saying so
+from timm.layers import SwiGLU  # type: ignore[attr-defined]  # timm re-exports it without saying so
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -52,12 +52,9 @@ _TEXT: dict[str, Any] = {
     "text_mlp": 5120,
     "vocabulary": TOKENS,
     "context": 77,
-    "text_biased": False,
-    "text_scaled": False,
-    "text_normed": False,
 }
-_LARGE: dict[str, Any] = {"width": 1024, "depth": 24, "mlp": 4096, "registers": 4, "biased": True}
-_HEAD: dict[str, Any] = {"head_depth": 2, "head_mlp": 2752, "gated": True}
+_LARGE: dict[str, Any] = {"width": 1024, "depth": 24, "mlp": 4096, "registers": 4}
+_HEAD: dict[str, Any] = {"head_depth": 2, "head_mlp": 2752}
 PUBLISHED: dict[Family, Layout] = {
     "dinov3": Layout(family="dinov3", patch=16, grid=14, **_LARGE, **_HEAD, **_TEXT),
     "dinov2": Layout(family="dinov2", patch=14, grid=37, **_LARGE, **_HEAD, **_TEXT),
@@ -72,11 +69,11 @@ class _VisionHead(nn.Module):
                 layout.width,
                 layout.width // HEAD_SIZE,
                 mlp_ratio=(layout.head_mlp + 0.5) / layout.width,  # timm rounds the product down
-                qkv_bias=True,
+                qkv_bias=False,  # other than in the towers
                 init_values=1e-5,
                 norm_layer=nn.LayerNorm,
-                mlp_layer=SwiGLU if layout.gated else Mlp,
-                act_layer=nn.SiLU if layout.gated else nn.GELU,
+                mlp_layer=SwiGLU,
+                act_layer=nn.SiLU,
             )
             for _ in range(layout.head_depth)
         )
@@ -103,11 +100,9 @@ class DinoTxtModel(nn.Module):
             "dynamic_img_size": True,
         }
         if layout.family == "dinov3":
-            name = f"vit_large_patch16_dinov3{'_qkvb' if layout.biased else ''}"
-            tower = timm.create_model(name, **sizes, num_reg_tokens=layout.registers)
+            tower = timm.create_model("vit_large_patch16_dinov3_qkvb", **sizes, num_reg_tokens=layout.registers)
         else:
-            biased, reg_tokens = layout.biased, layout.registers
-            tower = timm.create_model("vit_large_patch14_reg4_dinov2", **sizes, qkv_bias=biased, reg_tokens=reg_tokens)
+            tower = timm.create_model("vit_large_patch14_reg4_dinov2", **sizes, reg_tokens=layout.registers)
         self.visual_model = nn.ModuleDict({"backbone": tower, "head": _VisionHead(layout)})
         self.text_model = DinoTxtText(layout, open_clip.SimpleTokenizer(context_length=layout.context))
         self.logit_scale = nn.Parameter(torch.tensor(100.0).log())
