@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -58,7 +59,8 @@ class Frame:
 
         Args:
             policy: "squash" stretches it to the input (the WSOL protocol); "crop" resizes the shorter side and cuts the
-                centre out (CLIP's own, to the pixel); "pad" keeps all of it and fills the rest.
+                centre out (CLIP's own, to the pixel); "crop-floor" does so as transformers does, which rounds half a
+                pixel down where torchvision rounds to even; "pad" keeps all of the picture and fills the rest.
             original_hw: height and width of the picture.
             input_hw: height and width of the model's input.
 
@@ -69,17 +71,18 @@ class Frame:
         (height, width), (in_height, in_width) = original_hw, input_hw
         if policy == "squash":
             return cls(original_hw, input_hw, (in_width, in_height), (0, 0))
-        if policy not in POLICIES:
+        if policy not in get_args(ResizePolicy):
             raise UsageError(f"expected the resize policy to be one of {', '.join(POLICIES)}, got {policy!r}")
         _refuse_narrow(original_hw, f"the {policy!r} policy", "use the squash policy")
         ratios = (in_height / height, in_width / width)
-        scale = max(ratios) if policy == "crop" else min(ratios)
+        scale = min(ratios) if policy == "pad" else max(ratios)
         # As torchvision's Resize: the side that decides is exact, the other truncated. One division only, as there:
         # width · (in_height / height) is a pixel short where the quotient is rounded down.
         resized_w = in_width if scale == ratios[1] else max(1, int(in_height * width / height))
         resized_h = in_height if scale == ratios[0] else max(1, int(in_width * height / width))
-        offset_x, offset_y = round((in_width - resized_w) / 2.0), round((in_height - resized_h) / 2.0)
-        return cls(original_hw, input_hw, (resized_w, resized_h), (offset_x, offset_y))
+        margins = ((resized_w - in_width) / 2.0, (resized_h - in_height) / 2.0)  # on each side; below 0 to pad
+        x, y = (math.floor(one) if policy == "crop-floor" else round(one) for one in margins)
+        return cls(original_hw, input_hw, (resized_w, resized_h), (-x, -y))
 
     @classmethod
     def windows(cls, original_hw: tuple[int, int], input_hw: tuple[int, int], multiple: float) -> tuple[Frame, ...]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from cliploc.errors import UsageError
 
 FloatArray = npt.NDArray[np.float32]
-ResizePolicy = Literal["squash", "crop", "pad"]
+ResizePolicy = Literal["squash", "crop", "crop-floor", "pad"]
 Interpolation = Literal["bicubic", "bilinear"]
 GOOD_IOU = 0.5  # from which a box counts as right
 IGNORE = 255  # in a label map, the label of pixels that do not count

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import open_clip
 import pytest
 import torch
 import transformers
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch.nn import functional as F
 
 from cliploc.backbones import _transformers_folder, _weights, create
 from cliploc.errors import ModelError, UsageError
+from cliploc.geometry import Frame
 from cliploc.localizer import Localizer
 from cliploc.recipes import recipe_of
 from tests.tiny import seeded
@@ -192,7 +195,7 @@ def test_other_files_of_the_same_weights(saved, tmp_path):
 
 
 def test_pictures_are_prepared_as_the_folder_says(saved, tmp_path):
-    assert create(f"local-dir:{saved['clip'][2]}").resize_policy == "crop"
+    assert create(f"local-dir:{saved['clip'][2]}").resize_policy == "crop-floor"
     folder = copied(saved, "siglip", tmp_path)
     plain = create(f"local-dir:{folder}")
     assert (plain.resize_policy, plain.interpolation) == ("squash", "bicubic")
@@ -200,10 +203,22 @@ def test_pictures_are_prepared_as_the_folder_says(saved, tmp_path):
     said = {"size": {"shortest_edge": 32}, "resample": 2, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
     (folder / "preprocessor_config.json").write_text(json.dumps(said))
     told = create(f"local-dir:{folder}")
-    assert (told.resize_policy, told.interpolation) == ("crop", "bilinear")
+    assert (told.resize_policy, told.interpolation) == ("crop-floor", "bilinear")
     assert told.std.flatten().tolist() == pytest.approx([0.4, 0.5, 0.6])
     changed(folder, "preprocessor_config.json", resample=0)
     refused(folder, "resizes with PIL's filter 0: expected 2 (bilinear) or 3 (bicubic)")
+
+
+@pytest.mark.parametrize("hw", [(32, 43), (45, 32), (32, 40), (32, 32)])
+def test_the_middle_is_cut_out_where_transformers_does(saved, hw):
+    """Half a pixel: torchvision rounds it to even. Nothing is resized here, as its backends resize differently."""
+    backbone = create(f"local-dir:{saved['clip'][2]}")
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*hw, 3), dtype=np.uint8))
+    side = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    processor = transformers.CLIPImageProcessor(**side, do_rescale=False, do_normalize=False)
+    theirs = processor(picture, return_tensors="np")["pixel_values"][0]  # [3, 32, 32]
+    ours = np.asarray(Frame.fit(backbone.resize_policy, hw, backbone.input_hw).apply(picture))
+    np.testing.assert_array_equal(ours, theirs.transpose(1, 2, 0))
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals

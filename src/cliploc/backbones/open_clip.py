@@ -352,6 +352,8 @@ def _build_transformers(source: str, folder: Path, device: str, precision: str) 
         model = build_model(layout)
     _weights.load_exactly(model, tensors, checkpoint.path, f"the model of {folder / 'config.json'}")
     backbone = wrap(model, tokenizer, source, dtype)
+    if backbone.resize_policy == "crop":
+        backbone.resize_policy = "crop-floor"
     backbone.loaded_from(checkpoint.path, f"transformers {layout.identity()} {checkpoint.sha256}")
     built: Backbone = backbone.to(device)
     return built
