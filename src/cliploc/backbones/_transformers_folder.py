@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +27,19 @@ from timm.models.vision_transformer import VisionTransformer as TimmVisionTransf
 from tokenizers import BertWordPieceTokenizer, Tokenizer
 from torch import Tensor, nn
 
+from cliploc._documents import MOST_TEXT, DocumentError, checked, read_bytes, read_json
+from cliploc._schemas import (
+    BertTextTower,
+    ClipTextTower,
+    ImageProcessor,
+    NaflexTower,
+    Processor,
+    SiglipTextTower,
+    TokenizerConfig,
+    TransformersConfig,
+    VisionTower,
+    WeightIndex,
+)
 from cliploc.errors import MissingWeightsError, ModelError
 
 CONFIG = "config.json"
@@ -89,6 +104,12 @@ DEFAULTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "siglip2": ({**SIGLIP_VISION, "num_patches": 256}, SIGLIP_TEXT),
     "chinese_clip": (CLIP_VISION, BERT_TEXT),
 }
+SCHEMAS: dict[str, tuple[Any, Any]] = {
+    "clip": (VisionTower, ClipTextTower),
+    "siglip": (VisionTower, SiglipTextTower),
+    "siglip2": (NaflexTower, SiglipTextTower),
+    "chinese_clip": (VisionTower, BertTextTower),
+}
 CLASSES = "CLIPModel, SiglipModel, Siglip2Model or ChineseCLIPModel"
 
 # One of our tensors: its name, the names of the tensors that it is made of, and the function that makes it.
@@ -127,14 +148,18 @@ class Layout:
         digest = hashlib.sha256(json.dumps([self.kind, self.vision, self.text, self.projection]).encode())
         for name in TOKENIZER_FILES:
             if (self.folder / name).is_file():
-                digest.update((self.folder / name).read_bytes())
+                digest.update(read_bytes(self.folder / name))
         return digest.hexdigest()
 
 
 # --------------------------------------------------------------------------------------------------------------- read
 def is_transformers_folder(folder: Path) -> bool:
-    """Whether a folder has a configuration of transformers."""
-    return isinstance(_json(folder / CONFIG).get("model_type"), str)
+    """Whether a folder has a configuration of transformers.
+
+    Raises:
+        ModelError: it has a configuration that cannot be read.
+    """
+    return "model_type" in _json(folder / CONFIG)
 
 
 def weights_in(folder: Path) -> list[Path]:
@@ -159,8 +184,7 @@ def has_tokenizer(folder: Path) -> bool:
 
 def shards(index: Path) -> list[str]:
     """The names of the files that an index of weights lists; they lie beside it."""
-    listed = _json(index).get("weight_map")
-    names = sorted({str(name) for name in listed.values()}) if isinstance(listed, dict) else []
+    names = sorted(set(_json(index, WeightIndex)["weight_map"].values()))
     if not names or any(Path(name).name != name for name in names):
         raise ModelError(f"{index} is damaged: expected the names of weight files beside it: download it again")
     return names
@@ -178,12 +202,14 @@ def read_layout(folder: Path) -> Layout:
         raise ModelError(
             f"{folder} has a transformers model of the type {kind!r}, which is not supported: expected {CLASSES}"
         )
+    _check_values(config, TransformersConfig, folder / CONFIG)
     vision, text = (
-        {**default, **_dict(config.get(f"{part}_config")), **_dict(config.get(f"{part}_config_dict"))}
+        {**default, **(config.get(f"{part}_config") or {}), **(config.get(f"{part}_config_dict") or {})}
         for part, default in zip(("vision", "text"), DEFAULTS[kind], strict=True)
     )
     layout = Layout(folder, kind, vision, text, config.get("projection_dim", 512), {})
-    for part, settings in (("image", vision), ("text", text)):
+    for part, settings, schema in zip(("image", "text"), (vision, text), SCHEMAS[kind], strict=True):
+        _check_values(settings, schema, f"{folder / CONFIG}: the {part} tower")
         _check(layout, part, settings)
     return Layout(folder, kind, vision, text, layout.projection, _preprocessing(layout))
 
@@ -194,15 +220,11 @@ def _check(layout: Layout, part: str, settings: Mapping[str, Any]) -> None:
     acts = ("gelu",) if layout.kind == "chinese_clip" and part == "text" else tuple(ACTIVATIONS)
     if act not in acts:
         raise ModelError(f"{where} has the activation {act!r}, which is not supported: expected {' or '.join(acts)}")
-    sizes = [name for name in DEFAULTS[layout.kind][part == "text"] if name.endswith(("size", "layers", "heads"))]
-    for name in sizes:
-        if not isinstance(settings[name], int) or not 0 < settings[name] < 1_000_000:
-            raise ModelError(f"{where} has the {name} {settings[name]!r}: expected a whole number")
     if settings["hidden_size"] % settings["num_attention_heads"]:
         raise ModelError(f"{where} has a hidden_size that is no multiple of its num_attention_heads: download it again")
     if part == "image" and layout.kind == "siglip" and not settings.get("vision_use_head", True):
         raise ModelError(f"{where} has no attention pool, so no embedding: expected a model trained with text")
-    own = settings.get("projection_size", settings["hidden_size"])
+    own = settings.get("projection_size") or settings["hidden_size"]
     if part == "text" and layout.kind.startswith("siglip") and own != layout.vision["hidden_size"]:
         raise ModelError(
             f"{where} gives embeddings of {own} numbers, the image tower of {layout.vision['hidden_size']}: take both "
@@ -212,13 +234,15 @@ def _check(layout: Layout, part: str, settings: Mapping[str, Any]) -> None:
 
 def _preprocessing(layout: Layout) -> dict[str, Any]:
     """open_clip's description of what `preprocessor_config.json` says; OpenAI's or SigLIP's where there is none."""
-    said = _json(layout.folder / "preprocessor_config.json")
-    said = said or _dict(_json(layout.folder / "processor_config.json").get("image_processor"))
+    said = _json(layout.folder / "preprocessor_config.json", ImageProcessor)
+    said = said or _json(layout.folder / "processor_config.json", Processor).get("image_processor") or {}
     siglip = layout.kind.startswith("siglip")
     standard = PreprocessCfg()
     mean, std = ((0.5,) * 3, (0.5,) * 3) if siglip else (standard.mean, standard.std)
-    squash = siglip if "size" not in said else not _is_shortest(said["size"])
-    number = said.get("resample", 2 if layout.kind == "siglip2" else 3)
+    squash = siglip if said.get("size") is None else not _is_shortest(said["size"])
+    number = said.get("resample")
+    if number is None:
+        number = 2 if layout.kind == "siglip2" else 3
     if number not in RESAMPLING:
         raise ModelError(f"{layout.folder} resizes with PIL's filter {number!r}: expected 2 (bilinear) or 3 (bicubic)")
     return {
@@ -232,18 +256,31 @@ def _preprocessing(layout: Layout) -> dict[str, Any]:
 
 def _is_shortest(size: Any) -> bool:
     """Whether the shorter side is resized and the longer one cropped, of transformers' "size"; a bare number is so."""
-    return isinstance(size, int) or (isinstance(size, dict) and "shortest_edge" in size)
+    return isinstance(size, int) or size.get("shortest_edge") is not None
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: Path, schema: Any = dict[str, Any]) -> dict[str, Any]:
+    """A file of the folder; empty where there is none."""
     try:
-        return _dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError):
+        read: dict[str, Any] = read_json(path, schema, MOST_TEXT)
+    except (FileNotFoundError, NotADirectoryError):
         return {}
+    except DocumentError as error:
+        raise _not_transformers(path, error) from None
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from None
+    return read
 
 
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+def _check_values(values: Mapping[str, Any], schema: Any, where: object) -> None:
+    try:
+        checked(values, schema)
+    except DocumentError as error:
+        raise _not_transformers(where, error) from None
+
+
+def _not_transformers(where: object, error: DocumentError) -> ModelError:
+    return ModelError(f"{where} is not as transformers writes it: {error}: download it again")
 
 
 # -------------------------------------------------------------------------------------------------------------- build
@@ -352,7 +389,7 @@ def _text_tower(layout: Layout) -> nn.Module:
         heads=text["num_attention_heads"],
         layers=text["num_hidden_layers"],
         mlp_ratio=(text["intermediate_size"] + 0.5) / text["hidden_size"],
-        output_dim=text.get("projection_size", text["hidden_size"]) if siglip else layout.projection,
+        output_dim=text.get("projection_size") or text["hidden_size"] if siglip else layout.projection,
         no_causal_mask=siglip,
         eos_id=text["eos_token_id"],
         pool_type="last" if siglip else "argmax" if highest else "eos",
@@ -398,6 +435,7 @@ def rename(layout: Layout, tensors: Mapping[str, Tensor], where: Path) -> dict[s
     Raises:
         ModelError: tensors that the configuration does not describe, or that are missing.
     """
+    _refuse_other_depth(layout, tensors, where)
     renamed: dict[str, Tensor] = {}
     missing: list[str] = []
     used: set[str] = set()
@@ -405,7 +443,11 @@ def rename(layout: Layout, tensors: Mapping[str, Tensor], where: Path) -> dict[s
         missing += [name for name in theirs if name not in tensors]
         used.update(theirs)
         if not missing:
-            renamed[ours] = change(*(tensors[name] for name in theirs))
+            try:
+                renamed[ours] = change(*(tensors[name] for name in theirs))
+            except (RuntimeError, IndexError, TypeError):
+                shapes = ", ".join(str(list(tensors[name].shape)) for name in theirs)
+                raise ModelError(f"{where} has {theirs[0]} of another shape ({shapes}): download it again") from None
     extra = [name for name in tensors if name not in used and not name.endswith(UNUSED)]
     if missing or extra:
         lists = (("missing", missing), ("that it does not describe", extra))
@@ -414,6 +456,18 @@ def rename(layout: Layout, tensors: Mapping[str, Tensor], where: Path) -> dict[s
             f"{where} does not have the weights that {layout.folder / CONFIG} describes: {what}: take both of one model"
         )
     return renamed
+
+
+def _refuse_other_depth(layout: Layout, tensors: Mapping[str, Tensor], where: Path) -> None:
+    """First of all: a wrong number of layers may be huge."""
+    for part, settings in (("vision", layout.vision), ("text", layout.text)):
+        layer = re.compile(rf"{part}_model\.encoder\.layers?\.(\d+)\.")
+        found = len({match[1] for name in tensors if (match := layer.match(name))})
+        if found != settings["num_hidden_layers"]:
+            raise ModelError(
+                f"{where} has {found} layers of {part}_model, {layout.folder / CONFIG} describes "
+                f"{settings['num_hidden_layers']}: take both of one model"
+            )
 
 
 def _sources(layout: Layout) -> Iterator[Source]:
@@ -534,15 +588,16 @@ def folder_tokenizer(layout: Layout) -> Callable[[list[str]], Tensor]:
         ModelError: there is none, or the library tokenizers cannot read it.
     """
     folder, text = layout.folder, layout.text
-    settings = _json(folder / EXTRAS[0])
-    length = min(text["max_position_embeddings"], _number(settings.get("model_max_length")) or 10**9)
+    settings = _json(folder / EXTRAS[0], TokenizerConfig)
+    length = int(min(text["max_position_embeddings"], settings.get("model_max_length") or math.inf))
     try:
         if (folder / "tokenizer.json").is_file():
             tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         elif (folder / "vocab.txt").is_file() and layout.kind == "chinese_clip":
-            lower = bool(settings.get("do_lower_case", True))
+            lower = settings.get("do_lower_case", True)
             tokenizer = BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=lower)
-        elif layout.kind == "clip" and _json(folder / "vocab.json") == open_clip.SimpleTokenizer().encoder:
+        elif layout.kind == "clip" and _json(folder / "vocab.json") == (openai := open_clip.SimpleTokenizer()).encoder:
+            _refuse_other_ids(layout, openai.encoder.values())
             own: Callable[[list[str]], Tensor] = open_clip.SimpleTokenizer(context_length=length)
             return own
         else:
@@ -550,23 +605,31 @@ def folder_tokenizer(layout: Layout) -> Callable[[list[str]], Tensor]:
                 f"expected tokenizer.json in {folder}, found none: save the model's tokenizer there (transformers: "
                 "AutoTokenizer.from_pretrained(…).save_pretrained(FOLDER))"
             )
+        pad = _pad(tokenizer, settings.get("pad_token"), text["pad_token_id"])
+        own = FolderTokenizer(tokenizer, length, pad, to_length=layout.kind != "chinese_clip")
+        # The ids around a text need not be in the vocabulary.
+        ids = {pad, *tokenizer.get_vocab().values(), *own([""]).long().flatten().tolist()}
     except ModelError:
         raise
     except Exception as error:  # tokenizers raises bare exceptions
         raise ModelError(f"the tokenizer in {folder} cannot be read ({str(error)[:100]}): download it again") from None
-    if tokenizer.get_vocab_size() > text["vocab_size"]:
+    _refuse_other_ids(layout, ids)
+    return own
+
+
+def _pad(tokenizer: Tokenizer, named: str | dict[str, str] | None, default: int | None) -> int:
+    """The id that fills short texts."""
+    pad = tokenizer.token_to_id(named["content"] if isinstance(named, dict) else named) if named else None
+    if pad is None:
+        pad = tokenizer.padding["pad_id"] if tokenizer.padding else default
+    if pad is None:
+        raise ValueError("it has no pad_token")
+    return int(pad)
+
+
+def _refuse_other_ids(layout: Layout, ids: Iterable[int]) -> None:
+    if (largest := max(ids)) >= layout.text["vocab_size"]:
         raise ModelError(
-            f"the tokenizer in {folder} has {tokenizer.get_vocab_size()} tokens, the model {text['vocab_size']}: take "
-            "both of one model"
+            f"the tokenizer in {layout.folder} has a token of the number {largest}, the model {CONFIG} describes has "
+            f"{layout.text['vocab_size']} tokens: take both of one model"
         )
-    named = settings.get("pad_token")
-    pad = tokenizer.token_to_id(str(_dict(named).get("content", named))) if named else None
-    if pad is None and tokenizer.padding:
-        pad = tokenizer.padding["pad_id"]
-    to_length = layout.kind != "chinese_clip"
-    return FolderTokenizer(tokenizer, length, text["pad_token_id"] if pad is None else pad, to_length=to_length)
-
-
-def _number(value: Any) -> int:
-    """A length, 0 where it is none; transformers writes 10³⁰ for "no limit"."""
-    return int(value) if isinstance(value, int | float) and 0 < value < 10**9 else 0

@@ -15,6 +15,7 @@ import re
 import ssl
 import urllib.request
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -574,7 +575,14 @@ def load_exactly(model: nn.Module, tensors: dict[str, Tensor], path: Path, what:
     Raises:
         ModelError: some are missing, unexpected or of another shape.
     """
-    expected = model.state_dict()
+    refuse_others(model.state_dict(), tensors, path, what, name)
+    model.load_state_dict(tensors, strict=False)
+
+
+def refuse_others(
+    expected: Mapping[str, Tensor], tensors: dict[str, Tensor], path: Path, what: str, name: str = ""
+) -> None:
+    """Refuses tensors that are not those of a model's state dict; arguments and errors as in `load_exactly`."""
     # Tensors that are derived, not used in eval mode, or dropped by newer versions of the libraries.
     ignored = re.compile(r"(.*\.)?(num_batches_tracked|position_ids|attn_mask)$")
     missing = [key for key in expected if key not in tensors and not ignored.match(key)]
@@ -592,7 +600,6 @@ def load_exactly(model: nn.Module, tensors: dict[str, Tensor], path: Path, what:
                 f"{list(expected[key].shape)})"
             )
         raise ModelError(f"{path} does not hold {what}: {', '.join(problems)}; {_advice(tensors, path, name)}")
-    model.load_state_dict(tensors, strict=False)
 
 
 def _advice(tensors: dict[str, Tensor], path: Path, name: str) -> str:

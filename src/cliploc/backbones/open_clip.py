@@ -348,9 +348,12 @@ def _build_transformers(source: str, folder: Path, device: str, precision: str) 
     checkpoint = _weights.read_shards(weights_in(folder))
     tokenizer = folder_tokenizer(layout)
     tensors = rename(layout, checkpoint.tensors, checkpoint.path)
+    what = f"the model of {folder / 'config.json'}"
+    with torch.device("meta"):  # a size that is wrong may be huge
+        _weights.refuse_others(build_model(layout).state_dict(), tensors, checkpoint.path, what)
     with torch.random.fork_rng(devices=[]):
         model = build_model(layout)
-    _weights.load_exactly(model, tensors, checkpoint.path, f"the model of {folder / 'config.json'}")
+    _weights.load_exactly(model, tensors, checkpoint.path, what)
     backbone = wrap(model, tokenizer, source, dtype)
     if backbone.resize_policy == "crop":
         backbone.resize_policy = "crop-floor"
