@@ -227,7 +227,7 @@ NAMES = [
     NameCase("Chinese", ("猫",), reason="mini reads English words, and finds none in '猫'"),
     NameCase("Cyrillic", ("кошка",), reason="mini reads English words, and finds none in 'кошка'"),
     NameCase("Arabic", ("قطة",), reason="mini reads English words"),
-    NameCase("unknown tokens", ("xqzvkw",), reason="mini's 1,000 classes hold nothing like 'xqzvkw'"),
+    NameCase("unknown tokens", ("xqzvkw",), reason="mini does not know 'xqzvkw': it has words for"),
     NameCase("punctuation", ("?!…",), reason="mini reads English words"),
 ]
 

@@ -21,7 +21,7 @@ from cliploc._files import write_whole
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = 1  # part of every key: raise it when what is stored changes
+FORMAT = 2  # part of every key: raise it when what is stored changes
 MOST = 2**20  # bytes of an embedding's file
 
 

@@ -153,7 +153,8 @@ def test_words_mean_what_they_mean_to_mini(mini_vit: MiniVit) -> None:
     texts, teacher = ["a photo of a cat.", "remote control", "xqzvkw"], mini.Mini.bundled()
     assert torch.equal(mini_vit.encode_text(texts), teacher.encode_text(texts))
     assert mini_vit.unknown_reason("tabby cat") is None
-    assert mini_vit.unknown_reason("happiness") == teacher.unknown_reason("happiness")
+    assert (teacher.unknown_reason("happiness") or "").startswith("mini does not know 'happiness'")
+    assert (mini_vit.unknown_reason("happiness") or "").startswith("mini-vit does not know 'happiness'")
     assert mini_vit.logit_scale == teacher.logit_scale
 
 

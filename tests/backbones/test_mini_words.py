@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from open_clip import IMAGENET_CLASSNAMES
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -61,6 +62,28 @@ def test_a_word_that_no_class_resembles_is_said_to_be_unknown(tower: MiniTextTow
     assert reason is not None
     assert word in reason
     assert "\n" not in reason
+
+
+def test_openais_names_of_the_classes_are_all_known(tower: MiniTextTower) -> None:
+    for name in IMAGENET_CLASSNAMES:
+        assert tower.unknown_reason(name) is None, name
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("Japanese Chin", 152),
+        ("vespas", 670),
+        ("a photo of a baby pacifier.", 680),
+        ("solar thermal collector", 807),
+        ("remote", 761),
+    ],
+)
+def test_a_class_is_found_by_a_name_that_wordnet_does_not_have_for_it(
+    tower: MiniTextTower, name: str, number: int
+) -> None:
+    assert tower.unknown_reason(name) is None
+    assert first_class(tower, name) == number
 
 
 @pytest.mark.parametrize("text", NOTHING, ids=repr)

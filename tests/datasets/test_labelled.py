@@ -83,6 +83,12 @@ def test_coco_object_draws_no_endless_number_of_outlines(tmp_path):
     assert sum(len(outlines) for _, outlines in dataset.samples[0].truth.things) == 2000
 
 
+def test_coco_object_without_either_file_is_not_called_damaged(tmp_path):
+    (labelled.coco_object(tmp_path) / "annotations/instances_val2017.json").unlink()
+    with pytest.raises(UsageError, match=r"^expected [^\n]*, or label maps in annotations/val2017; found neither"):
+        open_labelled("coco_object", tmp_path)
+
+
 def test_coco_object_takes_label_maps_where_there_are_any(tmp_path):
     dataset = open_labelled("coco_object", labelled.coco_object_maps(tmp_path))
     assert set(np.unique(dataset.samples[0].truth.read()).tolist()) == {0, 80}

@@ -58,6 +58,14 @@ PREPOSITIONS = _set(
     "of on in at with without by near under over behind beside inside against from for like and or "
     "riding holding wearing sitting standing lying eating playing running walking"
 )
+# Names that ImageNet or OpenAI's list has for a class, of which WordNet's senses say nothing, or another thing first.
+ALIASES = {
+    "baby pacifier": "nipple",
+    "japanese chin": "japanese spaniel",
+    "remote": "remote control",
+    "solar thermal collector": "solar collector",
+    "vespa": "motor scooter",
+}
 PLURALS = {"ies": "y", "ses": "s", "xes": "x", "zes": "z", "ches": "ch", "shes": "sh", "men": "man", "s": ""}
 
 
@@ -83,7 +91,7 @@ class MiniTextTower(nn.Module):
     Example:
         >>> tower = MiniTextTower.load(Path("src/cliploc/backbones/mini_weights"))  # doctest: +SKIP
         >>> tower(["a photo of a kitten."]).shape, tower.unknown_reason("happiness")  # doctest: +SKIP
-        (torch.Size([1, 1280]), "mini's 1,000 classes hold nothing like 'happiness'")
+        (torch.Size([1, 1280]), "mini does not know 'happiness': …")
     """
 
     class_rows: Tensor
@@ -174,17 +182,17 @@ class MiniTextTower(nn.Module):
         return torch.stack([done[reading] for reading in readings])
 
     @torch.no_grad()
-    def unknown_reason(self, text: str) -> str | None:
-        """Why `mini` cannot read the text, in one line; None where it can."""
+    def unknown_reason(self, text: str, model: str = "mini") -> str | None:
+        """Why the model of this name cannot read the text, in one line; None where it can."""
         reading = self._read(text)
         shown = repr(text if len(text) <= 40 else f"{text[:39]}…")
         if reading.known:
             return None
         if not reading.letters:
-            return f"mini reads English words, and finds none in {shown}"
+            return f"{model} reads English words, and finds none in {shown}"
         if not reading.outside and float(self._likeness(reading.others).max()) >= self.min_cosine:
             return None
-        return f"mini's 1,000 classes hold nothing like {shown}"
+        return f"{model} does not know {shown}: it has words for 1,000 classes and what resembles them"
 
     def embed_reading(self, reading: Reading) -> Tensor:
         """The embedding of one text's reading: `[1280]`, unit norm."""
@@ -255,6 +263,9 @@ class MiniTextTower(nn.Module):
         first = next((i for i, s in enumerate(segments) if s[1] is not None and s in content), len(segments))
         end = next((i for i, s in enumerate(segments[first:], first) if s[0] in PREPOSITIONS), len(segments))
         rows = [s[1] for s in segments[first:end] if s[1] is not None and s in content]
+        if not rows:  # only as the whole name: beside other words, they mean what they mean to WordNet
+            forms = _singulars(" ".join(s[0] for s in content))
+            rows = [self._words[ALIASES[form]] for form in forms if form in ALIASES][:1]
         weights = [self.modifier_weight] * (len(rows) - 1) + [1.0]
         return Reading(
             known=tuple(zip(rows, weights, strict=True)) if rows else (),

@@ -68,7 +68,7 @@ class Mini(ConvolutionalBackbone):
         return self.pool_layer.read_locations(features)
 
     def unknown_reason(self, word: str) -> str | None:
-        """Why `mini` cannot know a name (nothing in its 1,000 classes resembles it); None where it knows it."""
+        """Why `mini` cannot know a name (no word that it has is like it); None where it knows it."""
         return self.text.unknown_reason(word)
 
 

@@ -140,8 +140,8 @@ class MiniVit(VisionTransformerBackbone):
         return read.float()
 
     def unknown_reason(self, word: str) -> str | None:
-        """Why it cannot know a name (nothing in `mini`'s 1,000 classes resembles it); None where it knows it."""
-        return self.text.unknown_reason(word)
+        """Why it cannot know a name (no word that it has is like it); None where it knows it."""
+        return self.text.unknown_reason(word, self.name)
 
 
 def _build(pretrained: str | None, device: str, precision: str) -> MiniVit:

@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cliploc._documents import read_json
 from cliploc.datasets._infra.candidates import Box, Candidate, Problems
-from cliploc.datasets._infra.files import needed_folder, reading
+from cliploc.datasets._infra.files import json_object, needed_folder
 from cliploc.datasets._infra.registration import Found, Split, reader
 from cliploc.errors import UsageError
 from cliploc.values import ClassName
@@ -36,7 +35,7 @@ val2017/000000000139.jpg             the pictures (also: images/val2017/)
 def read(root: Path, split: str, problems: Problems) -> Found:
     """Reads a split. Sample ids are picture and category id: 000000000139/62."""
     path = root / "annotations" / f"instances_{split}.json"
-    document = _document(path)
+    document = json_object(path)
     pictures = needed_folder(root, (split, f"images/{split}"), "pictures")
     try:
         categories = sorted(document["categories"], key=lambda one: int(one["id"]))
@@ -60,17 +59,6 @@ def read(root: Path, split: str, problems: Problems) -> Found:
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UsageError(f"{path} is not in COCO's format ({type(error).__name__}: {error}): export it again") from None
     return Found(classes, candidates)
-
-
-def _document(path: Path) -> Mapping[str, Any]:
-    try:
-        with reading(path):
-            document = read_json(path)
-    except ValueError as error:
-        raise UsageError(f"{path} is not JSON ({error}): download it again") from None
-    if not isinstance(document, dict):
-        raise UsageError(f"expected an object with images, annotations and categories in {path}: export it again")
-    return document
 
 
 def _boxes(

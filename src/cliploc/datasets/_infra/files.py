@@ -6,8 +6,9 @@ import csv
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from cliploc._documents import lines_of, read_text
+from cliploc._documents import DocumentError, lines_of, read_json, read_text
 from cliploc.errors import UsageError
 
 HELP = "`cliploc help datasets --all` shows the layout"
@@ -30,6 +31,24 @@ def reading(path: Path, missing: str = "") -> Iterator[None]:
         raise UsageError(missing or f"expected {path}, found no such file: {HELP}") from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror}): check the file") from error
+
+
+def json_object(path: Path, missing: str = "") -> dict[str, Any]:
+    """A JSON file that holds an object.
+
+    Args:
+        path: the file.
+        missing: as in `reading`.
+
+    Raises:
+        UsageError: a file that is missing, or is no such JSON.
+    """
+    try:
+        with reading(path, missing):
+            read: dict[str, Any] = read_json(path, dict[str, Any])
+    except DocumentError as error:
+        raise UsageError(f"{path} is not a JSON object ({error}): download it again") from None
+    return read
 
 
 def csv_rows(path: Path, cells: int | None = None) -> list[list[str]]:

@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cliploc._documents import read_json
 from cliploc.datasets._infra.candidates import Problems
-from cliploc.datasets._infra.files import HELP, first_folder, needed_folder, reading
+from cliploc.datasets._infra.files import HELP, first_folder, json_object, needed_folder
 from cliploc.datasets._infra.labelled import (
     Labelled,
     LabelledPicture,
@@ -52,9 +51,8 @@ def read(root: Path, split: str, problems: Problems) -> Labelled:
         pairs = ((one, images / f"{one}.jpg", maps / f"{one}{SUFFIX}") for one in sorted(ids))
         return classes, pictures_with_maps(pairs)
     path = root / "annotations" / f"instances_{split}.json"
+    document = json_object(path, f"expected {path}, or label maps in annotations/{split}; found neither: {HELP}")
     try:
-        with reading(path, f"expected {path}, or label maps in annotations/{split}; found neither: {HELP}"):
-            document = read_json(path)
         return classes, _of_polygons(document, images, len(classes) - 1, problems)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UsageError(
