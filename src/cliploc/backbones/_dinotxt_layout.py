@@ -30,8 +30,6 @@ DINOV2_NAMES = ((f"{IMAGE}model.", IMAGE), (f"{HEAD}block_list.", f"{HEAD}blocks
 PARTS = (
     ("patch_embed.proj.weight", IMAGE),
     ("backbone.token_embedding.weight", TEXT),
-    ("head.ln_final.weight", "visual_model."),
-    ("token_embedding.weight", f"{TEXT}backbone."),
     ("ln_final.weight", HEAD),
 )
 
