@@ -33,7 +33,7 @@ from cliploc.saliency.cam import cam
 from cliploc.tower import Needs
 from tests.commands import CAT, create_once
 from tests.tiny import KINDS, context, give_function, tower
-from tests.tolerances import assert_rounded, terms_of
+from tests.tolerances import STRETCHED, assert_rounded, terms_of
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 TEMPLATE = "a {} thing"
@@ -71,7 +71,6 @@ PHOTOS = [WIDE, TALL, SQUARE, TALL[::-1].copy(), WIDE[:, ::-1].copy()]
 
 
 TERMS = max(terms_of(tower(kind)) for kind in KINDS)
-STRETCHED = 10  # cosines are at most 1; a map with a range of a tenth or more is stretched to 0–1
 
 
 def same(one, other, scale=STRETCHED):

@@ -23,9 +23,9 @@ from cliploc.pipeline.looks import Joined, Look, StitchedFeatures, padding_least
 from cliploc.refine.affinity import spread
 from cliploc.saliency.cam import cam
 from cliploc.tower import Needs, Trace
-from tests.test_localizer import PHOTOS, STRETCHED, TALL, TEMPLATE, TERMS, WIDE, build, photo, same
+from tests.test_localizer import PHOTOS, TALL, TEMPLATE, TERMS, WIDE, build, photo, same
 from tests.tiny import KINDS, context, tower
-from tests.tolerances import assert_rounded
+from tests.tolerances import STRETCHED, assert_rounded
 
 
 @pytest.fixture(scope="module")
