@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM ?= false
 
 MINUTES ?= 10
 
-.PHONY: setup demo test test-lowest test-ray test-web fuzz lint types imports bench bench-quick check mini-card mini-vit-card docs notebooks prose release-check clean
+.PHONY: setup demo test test-kernels test-lowest test-ray test-web fuzz lint types imports bench bench-quick check mini-card mini-vit-card docs notebooks prose release-check clean
 
 setup: $(READY)
 
@@ -28,6 +28,18 @@ demo: $(READY)
 # starts all of cliploc.
 test: $(READY)
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not ray'
+
+# The kernels of older processors, as far as this one has them: results of other shapes, batches and numbers of names are
+# compared, which need not agree to the bit. Only the tests that compare: all would take several times as long.
+KERNEL_TESTS := tests/saliency tests/refine tests/backbones tests/test_localizer.py tests/test_windows.py tests/test_many_names.py
+COMPARING := batch or prompts or names or equation or alone or apart or at_once or same or depend or twice or one_by_one or hosts \
+	or are_timms or are_open_clips or reproduced or calibrated or resumes
+
+test-kernels: $(READY)
+	MKL_ENABLE_INSTRUCTIONS=AVX2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 \
+		$(BIN)/python -m pytest -n 2 --dist loadfile -p no:cacheprovider $(KERNEL_TESTS) -k '$(COMPARING)'
+	MKL_ENABLE_INSTRUCTIONS=SSE4_2 ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 \
+		$(BIN)/python -m pytest -n 2 --dist loadfile -p no:cacheprovider $(KERNEL_TESTS) -k '$(COMPARING)'
 
 # The lowest versions that pyproject.toml allows, in a virtual environment of their own: models, pictures, boxes, the
 # command. Without gradio, kornia, Ray and transformers, whose own floors for torch and huggingface-hub are higher than ours.

@@ -10,6 +10,7 @@ from cliploc.errors import InputError, UsageError
 from cliploc.localizer import Localizer
 from cliploc.tower import Needs
 from tests.commands import CAT
+from tests.tolerances import assert_rounded
 
 NAMES = ["cat|kitten", "dog"]
 
@@ -24,10 +25,10 @@ def test_attention_times_values_is_what_the_block_gathers(vit):
     _, inside = vit
     q, k, v = inside.projections(-1)
     own = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1)
-    assert (own - inside.attention(-1)).abs().max() < 1e-5
+    assert_rounded(own, inside.attention(-1), inside.backbone)
     end = inside.tower.end(inside.trace.entering[-1], -1, inside.grid)
-    assert (end.gathered[0] - own @ v).abs().max() < 1e-4
-    assert (end.tokens()[0] - inside.tokens(-1)).abs().max() < 1e-4
+    assert_rounded(end.gathered[0], own @ v, inside.backbone)
+    assert_rounded(end.tokens()[0], inside.tokens(-1), inside.backbone)
 
 
 def test_the_heads_average_to_the_methods_map(vit):

@@ -620,7 +620,7 @@ class Options:
         help="Device to compute on.",
         none="the best available",
         about="Only for a model given by name; a `Backbone` stays on its device.",
-        harmless="devices differ in the last bits only; the manifest's sessions name the machine",
+        harmless="devices differ by rounding only; the manifest's sessions name the machine",
     )
     precision: str = option(
         "fp32",

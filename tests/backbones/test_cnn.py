@@ -16,6 +16,7 @@ from cliploc.errors import UsageError
 from cliploc.tower import Backbone, DenseReading, Needs
 from tests.backbones.seam import BackboneContract
 from tests.tiny import seeded, tower
+from tests.tolerances import assert_rounded
 
 CNN_KINDS = ("gap_cnn", "attention_pool_cnn")
 
@@ -50,7 +51,9 @@ def test_the_attention_pool_is_torchs_multi_head_attention(side, batch, heads, s
         pool.c_proj.weight, pool.c_proj.bias, need_weights=False, use_separate_proj_weight=True,
         q_proj_weight=pool.q_proj.weight, k_proj_weight=pool.k_proj.weight, v_proj_weight=pool.v_proj.weight,
     )  # fmt: skip
-    torch.testing.assert_close(pool(a), expected[0], atol=1e-5, rtol=1e-5)
+    # Softmax makes a slip in a logit as large a share of a weight. Of any head, the largest logit is no larger than:
+    logit = (pool.q_proj(tokens[:1]).norm(dim=-1) * pool.k_proj(tokens).norm(dim=-1)).max() / 8**0.5
+    assert_rounded(pool(a), expected[0], pool, float(expected[0].abs().max() * (1 + logit)))
 
 
 def test_the_attention_pool_is_open_clips_with_its_own_weights():
@@ -62,7 +65,7 @@ def test_the_attention_pool_is_open_clips_with_its_own_weights():
     ours = AttentionPool((5, 5), 24, 3, 10)
     ours.load_state_dict(theirs.state_dict())  # strict: the names are OpenAI's
     a = features(3, 24, 5, 5)
-    torch.testing.assert_close(ours(a), theirs(a), atol=1e-5, rtol=1e-5)
+    assert_rounded(ours(a), theirs(a), ours)
 
 
 def test_the_gradient_of_the_pool_is_that_of_open_clip():
@@ -74,7 +77,7 @@ def test_the_gradient_of_the_pool_is_that_of_open_clip():
     direction = features(2, 10, seed=9)
     gradients = [torch.autograd.grad((pool(a) * direction).sum(), a)[0] for pool in (ours, theirs)]
     assert gradients[0].abs().max() > 1e-3
-    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
+    assert_rounded(*gradients, ours)
 
 
 def test_readings_of_locations_are_what_the_pool_averages():
@@ -85,7 +88,7 @@ def test_readings_of_locations_are_what_the_pool_averages():
     a = features(2, 24, 3, 4)
     mean_token = a.mean(dim=(-2, -1)) + pool.positional_embedding[0]
     readings = torch.cat([pool.c_proj(pool.v_proj(mean_token))[..., None], pool.read_locations(a).flatten(2)], dim=2)
-    torch.testing.assert_close(pool(a), readings.mean(dim=2), atol=1e-5, rtol=1e-5)
+    assert_rounded(pool(a), readings.mean(dim=2), pool)
 
 
 def test_one_head_averages_the_readings_by_its_attention():
@@ -99,7 +102,7 @@ def test_one_head_averages_the_readings_by_its_attention():
     readings = torch.cat(
         [pool.c_proj(pool.v_proj(tokens[:, :1])).transpose(1, 2), pool.read_locations(a).flatten(2)], dim=2
     )
-    torch.testing.assert_close(pool(a), torch.einsum("bn,bdn->bd", weights, readings), atol=1e-5, rtol=1e-5)
+    assert_rounded(pool(a), torch.einsum("bn,bdn->bd", weights, readings), pool)
 
 
 def test_a_reading_belongs_to_its_own_place():
@@ -121,8 +124,8 @@ def test_positions_are_resized_for_other_grids():
     weights["positional_embedding"] = torch.cat([pool.positional_embedding[:1], resized[0].flatten(1).T])
     other.load_state_dict(weights)
     a = features(2, 24, 7, 5)
-    torch.testing.assert_close(pool(a), other(a))
-    torch.testing.assert_close(pool.read_locations(a), other.read_locations(a))
+    assert_rounded(pool(a), other(a), pool)
+    assert_rounded(pool.read_locations(a), other.read_locations(a), pool)
 
 
 # ------------------------------------------------------------------------------------------------------- average pool
@@ -130,8 +133,8 @@ def test_positions_are_resized_for_other_grids():
 def test_readings_of_a_gap_tower_average_to_the_pooled_feature(h, w):
     pool = GlobalAveragePool(features(6, seed=3))
     a = features(2, 6, h, w)
-    torch.testing.assert_close(pool.read_locations(a).mean(dim=(-2, -1)), pool(a), atol=1e-6, rtol=1e-6)
-    torch.testing.assert_close(pool(a), a.mean(dim=(-2, -1)) - features(6, seed=3))
+    assert_rounded(pool.read_locations(a).mean(dim=(-2, -1)), pool(a), h * w)
+    assert_rounded(pool(a), a.mean(dim=(-2, -1)) - features(6, seed=3), h * w)
 
 
 def test_dense_of_a_gap_tower_averages_to_the_embeddings_direction():

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from cliploc.backbones import _linear
 from cliploc.backbones._linear import linear, with_fast_linears
+from tests.tolerances import assert_rounded
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +28,7 @@ def test_it_is_the_product_that_torch_gives(shape, bias):
     with torch.inference_mode():
         ours = linear(x, layer.weight, layer.bias)
         assert ours.layout == torch.strided
-        torch.testing.assert_close(ours, F.linear(x, layer.weight, layer.bias), rtol=1e-5, atol=1e-5)
+        assert_rounded(ours, F.linear(x, layer.weight, layer.bias), layer)
 
 
 def test_many_rows_are_multiplied_in_parts(monkeypatch):
@@ -37,7 +38,7 @@ def test_many_rows_are_multiplied_in_parts(monkeypatch):
         monkeypatch.setattr(_linear, "MOST_ROWS", 50)
         parts = linear(x, layer.weight, layer.bias)
     assert parts.shape == (3, 37, 16)
-    torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-5)
+    assert_rounded(parts, whole, layer)
 
 
 def test_a_graph_goes_through_it():

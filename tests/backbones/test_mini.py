@@ -18,6 +18,7 @@ from cliploc.errors import UnknownNameError, UsageError
 from cliploc.geometry import Frame
 from cliploc.tower import Backbone, Needs
 from tests.backbones.seam import BackboneContract
+from tests.tolerances import assert_rounded
 
 PACKAGE = Path(__file__).parents[2] / "src" / "cliploc"
 
@@ -57,7 +58,7 @@ def test_embeddings_are_timms_pooled_features_less_their_mean(mini, reference, h
     with torch.no_grad():
         expected = F.normalize(model(images) - mean_feature, dim=-1)
     embedding = mini.encode_image(mini.normalize(pixels(*hw, count=2)))
-    assert (embedding - expected).abs().max() <= 1e-5
+    assert_rounded(embedding, expected, model)
     torch.testing.assert_close(embedding.norm(dim=-1), torch.ones(2))
 
 
@@ -68,11 +69,11 @@ def test_features_are_timms_and_the_map_is_exact(mini, reference):
     with torch.no_grad():
         expected = model.forward_features(images)
     assert trace.grid == tuple(expected.shape[-2:]) == mini.grid(224, 288) == (7, 9)
-    torch.testing.assert_close(trace.features[-1], expected, atol=1e-4, rtol=1e-4)
+    assert_rounded(trace.features[-1], expected, model)
     dense = mini.dense(trace)
-    torch.testing.assert_close(dense, expected - mean_feature[:, None, None], atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(F.normalize(dense.mean(dim=(-2, -1)), dim=-1), trace.embedding, atol=1e-5, rtol=0)
-    torch.testing.assert_close(mini.head(trace.features[-3], trace, -3), trace.embedding, atol=1e-5, rtol=0)
+    assert_rounded(dense, expected - mean_feature[:, None, None], model)
+    assert_rounded(F.normalize(dense.mean(dim=(-2, -1)), dim=-1), trace.embedding, model)
+    assert_rounded(mini.head(trace.features[-3], trace, -3), trace.embedding, model)
 
 
 def test_the_preprocessing_is_googles(mini):

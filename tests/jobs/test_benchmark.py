@@ -439,7 +439,7 @@ def test_a_broken_picture_is_a_failed_row_and_changes_no_other(root, plain, tmp_
         if row["sample"] in result.failed:
             assert (row["status"], row["predictions"], row["highest"]) == ("failed", None, None)
         else:
-            # A batch of one instead of two may differ in the last bit, and in no more.
+            # A batch of one instead of two may differ by rounding, and by no more.
             assert row["hits_largest_50"] is not None
             assert row["predictions"] == good[row["sample"], row["setting"]]["predictions"]
             assert row["score"] == pytest.approx(good[row["sample"], row["setting"]]["score"], abs=1e-5)

@@ -18,6 +18,7 @@ from cliploc.refine._propagation import ALPHA, STEPS, normalized, propagate
 from cliploc.refine.lposs_plus import gathered, neighbour_weights
 from tests.saliency.peers import tiny_scene
 from tests.tiny import KINDS, tower
+from tests.tolerances import assert_rounded
 
 METHOD = refinements.get("lposs")
 PIXELS = refinements.get("lposs_plus")
@@ -83,7 +84,9 @@ def test_the_equation_on_patches(kind: str, nearest: int, monkeypatch: pytest.Mo
             expected = solved(weights, maps[b, p].flatten().double().numpy())
             np.testing.assert_allclose(refined[b, p].flatten(), expected, rtol=1e-3, atol=1e-5)
     assert (refined[:, 2] == 0).all(), "a flat map stays flat"
-    assert METHOD.function(ctx, maps[:, :1]).equal(refined[:, :1]), "a name depends on the others"
+    # Rounding in a step is a slip in the equation's right side, which the solution enlarges by 1 / (1 − α) at most.
+    alone, scale = METHOD.function(ctx, maps[:, :1]), float(refined[:, :1].max()) / (1 - ALPHA)
+    assert_rounded(alone, refined[:, :1], h * w, scale)  # no name depends on the others
 
 
 @pytest.mark.parametrize("kind", ["gap_cnn", "vit"])
@@ -218,7 +221,7 @@ def test_sweeps_stop_at_the_residual_and_do_not_depend_on_threads(monkeypatch: p
     for threads in (1, 3):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         refined.append(PIXELS.function(picture, maps, (16, 16))[0])
-    assert refined[0].equal(refined[1])
+    assert_rounded(*refined, 84, float(refined[1].max()) / (1 - ALPHA))
     weights = torch.zeros(84, 90, 120)
     neighbour_weights(picture[0], weights)
     found = refined[0] / 0.05

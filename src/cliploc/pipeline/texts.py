@@ -125,7 +125,7 @@ class Texts:
     ) -> Tensor:
         """`[P, D]` unit norm of names that belong together: computed together, and stored as one entry.
 
-        So they are the same to the last bit whatever else was embedded before, and are read quickly.
+        So they do not depend on what was embedded before, not even by rounding, and are read quickly.
 
         Args:
             texts: the names; their templates play no part.

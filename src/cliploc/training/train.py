@@ -1,7 +1,7 @@
 """Trains a head on the cached features of a frozen tower, from image-level labels only.
 
 All random choices depend on the seed and the epoch only, and a checkpoint is written after every epoch. So a training
-that was interrupted and resumed gives exactly the same head as one that was not.
+that was interrupted and resumed on one machine gives exactly the same head as one that was not.
 """
 
 from __future__ import annotations
