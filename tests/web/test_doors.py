@@ -254,10 +254,13 @@ def test_a_visitor_is_served_beside_more_slow_connections_than_there_may_be(door
             assert door.status() == 200
 
 
-def test_a_visitor_is_served_beside_uploads_that_stall(door, monkeypatch):
+@pytest.mark.parametrize("taken", [0, 4])
+def test_a_visitor_is_served_beside_uploads_that_stall(door, monkeypatch, taken):
+    """Before they count as uploads, and after."""
     if not isinstance(door.app, Guard):
         pytest.skip("it takes no uploads")
     monkeypatch.setattr(guard, "UPLOADS_AT_ONCE", 4)
+    monkeypatch.setattr(guard, "FIRST_BYTES", 1 if taken else guard.FIRST_BYTES)
     monkeypatch.setattr(guard, "CROWDED_SECONDS", 0.0)
     cat = (DEMO / "cat.jpg").read_bytes()
     fields = "".join(f'\r\n--x\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{value}'
@@ -266,7 +269,7 @@ def test_a_visitor_is_served_beside_uploads_that_stall(door, monkeypatch):
     with contextlib.ExitStack() as stalled:
         for _ in range(16):
             stalled.enter_context(door.connected()).sendall(SLOW["of an upload"](door))
-        while len(door.app._arriving) < 4:
+        while len(door.app._arriving) < taken:
             assert door.status() == 200
         for _ in range(6):
             answer = door.asked(head(LOCALIZE, FORM, f"Content-Length: {len(body)}") + body)
@@ -329,7 +332,9 @@ def test_one_visitor_cannot_have_all_connections(streams, monkeypatch):
         assert streams.status() == 200
 
 
-def test_one_visitor_cannot_have_all_uploads(tmp_path):
+def test_one_visitor_cannot_have_all_uploads(tmp_path, monkeypatch):
+    monkeypatch.setattr(guard, "FIRST_BYTES", 1)
+
     async def answers() -> dict[str, list[int]]:
         got: dict[str, list[int]] = {"10.0.0.1": [], "10.0.0.2": []}
 
@@ -346,9 +351,13 @@ def test_one_visitor_cannot_have_all_uploads(tmp_path):
             scope = {"type": "http", "method": "POST", "path": guard.UPLOAD, "query_string": b"", "headers": headers,
                      "server": ("127.0.0.1", 80), "client": (client, 1)}  # fmt: skip
 
+            parts = [{"type": "http.request", "body": b"{", "more_body": True}]
+
             async def receive() -> Any:
+                if parts:
+                    return parts.pop()
                 await come.wait()
-                return {"type": "http.request", "body": b"{}", "more_body": False}
+                return {"type": "http.request", "body": b"}", "more_body": False}
 
             async def send(message: Any) -> None:
                 got[client] += [message["status"]] if "status" in message else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
@@ -46,6 +47,7 @@ BODY_SECONDS = 30.0  # time for the body of a JSON request to arrive
 UPLOAD_SECONDS = 300.0  # the same for an upload
 SLOWEST = 4_000.0  # bytes a second of any body
 LAG_SECONDS = 10.0  # a client may be so far behind SLOWEST, or send nothing for so long
+FIRST_BYTES = 65_536  # or all of a shorter upload: only what has sent them counts as one of so many
 UPLOADS_AT_ONCE = 32
 UPLOADS_OF_ONE = 8  # of one client on another machine
 # Where as many arrive as may, a new upload takes the place of the slowest that is older and slower than this.
@@ -285,8 +287,9 @@ class Guard(Gate):
     async def _upload(self, scope: Scope, incoming: Incoming, send: Send) -> None:
         length = incoming.admit(self._max_bytes + FORM_BYTES)
         client = client_in(scope)
-        self._make_place(client)
         incoming.limit(UPLOAD_SECONDS)
+        await incoming.begin(FIRST_BYTES)
+        self._make_place(client)
         self._arriving[incoming] = client_of(client)
         try:
             await asyncio.to_thread(self._uploads.make_room, length)
@@ -367,8 +370,8 @@ class Incoming:
         self._until = self._began + seconds
 
     def put_back(self, body: bytes) -> None:
-        """Makes this body the next message."""
-        self._waiting.append({"type": "http.request", "body": body, "more_body": False})
+        """Makes this the next message, whose body is all that was read."""
+        self._waiting.append({"type": "http.request", "body": body, "more_body": not self.whole})
 
     def drop(self, refusal: RefusedError) -> None:
         """Ends it, also where its next message is waited for."""
@@ -386,8 +389,15 @@ class Incoming:
             RefusedError: it did not arrive in time, or is longer than was admitted.
         """
         self.limit(seconds)
+        return await self._read(math.inf)
+
+    async def begin(self, size: int) -> None:
+        """Waits until so many bytes have arrived, or all; raises what `read` raises."""
+        self.put_back(await self._read(size))
+
+    async def _read(self, size: float) -> bytes:
         parts = []
-        while not self.whole:
+        while not self.whole and self._arrived < size:
             parts.append((await self()).get("body", b""))
             if self.refusal is not None:
                 raise self.refusal
