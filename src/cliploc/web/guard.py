@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
+import math
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, unquote_to_bytes
 
 from cliploc.web.hosts import Hosts
 from cliploc.web.passwords import GUESSES, Passwords
-from cliploc.web.rates import Rate, again, is_loopback
+from cliploc.web.rates import Rate, again, client_of, is_loopback
 from cliploc.web.requests import MAX_BODY, RefusedError, Requests
 from cliploc.web.uploads import Uploads
 
@@ -41,12 +41,24 @@ LOGIN = re.compile(r"/login/?")
 MAX_LOGIN = 8_000  # bytes
 FORM_BYTES = 16_000  # of an upload besides the file itself
 MAX_REVIEW = 4_000_000  # bytes of one picture's boxes and masks
+MAX_TARGET = 2_000  # characters of an address; Python reads no number of more than 4,300 digits
+MAX_LINK = 60_000  # the same for the page, whose links hold names
 BODY_SECONDS = 30.0  # time for the body of a JSON request to arrive
 UPLOAD_SECONDS = 300.0  # the same for an upload
+SLOWEST = 4_000.0  # bytes a second of any body
+LAG_SECONDS = 10.0  # a client may be so far behind SLOWEST, or send nothing for so long
+FIRST_BYTES = 65_536  # or all of a shorter upload: only what has sent them counts as one of so many
 UPLOADS_AT_ONCE = 32
+UPLOADS_OF_ONE = 8  # of one client on another machine
+# Where as many arrive as may, a new upload takes the place of the slowest that is older and slower than this.
+CROWDED_SECONDS = 1.0
+CROWDED_SLOWEST = 50_000.0  # bytes a second
 SWEPT_SECONDS = 300.0  # time between two searches for old files
 NOT_IN_TIME = "The request did not arrive completely in time."
-DRAINED_SECONDS = 5.0  # time to read the rest of a refused body: many clients read no answer before they sent it all
+UPLOADS_FULL = "Too many photographs are being uploaded: try again in a minute."
+# The rest of a refused body is read and dropped, as many clients read no answer before they sent it all.
+DRAINED_SECONDS = 5.0
+DRAINED_BYTES = 64_000_000
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -61,14 +73,20 @@ class Gate:
         app: the wrapped application.
         hosts: the names by which the server may be reached.
         max_body: the largest body of a request, in bytes.
+        max_target: the longest address, in characters.
     """
 
     def __init__(
-        self, app: Callable[[Scope, Receive, Send], Awaitable[None]], hosts: Hosts, max_body: int = MAX_REVIEW
+        self,
+        app: Callable[[Scope, Receive, Send], Awaitable[None]],
+        hosts: Hosts,
+        max_body: int = MAX_REVIEW,
+        max_target: int = MAX_TARGET,
     ) -> None:
         self._app = app
         self._hosts = hosts
         self._max_body = max_body
+        self._max_target = max_target
         self._ended = False
 
     def end(self) -> None:
@@ -81,23 +99,26 @@ class Gate:
             self._begin()
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
-            incoming, send = Incoming(receive), with_security_headers(send)
+            headers = headers_of(scope)
+            incoming, send = Incoming(receive, headers), with_security_headers(send)
             try:
-                headers = headers_of(scope)
                 address = (scope.get("server") or ("",))[0] or ""
                 self._hosts.check(headers.get("host", ""), headers.get("origin"), address)
-                await self._answer(scope, incoming, send, headers)
+                check_target(scope, self._max_target)
+                if "content-length" in headers and "transfer-encoding" in headers:  # they may disagree on its end
+                    raise RefusedError(400, "expected the header Content-Length alone, got Transfer-Encoding too")
+                await self._answer(scope, incoming, send)
             except RefusedError as refusal:
                 await refuse(refusal, scope, incoming, send)
 
     def _begin(self) -> None:
         """Called when the server starts."""
 
-    async def _answer(self, scope: Scope, incoming: Incoming, send: Send, headers: MutableMapping[str, str]) -> None:
+    async def _answer(self, scope: Scope, incoming: Incoming, send: Send) -> None:
         if scope["method"] not in ("GET", "HEAD", "POST"):
             raise RefusedError(405, "expected GET or POST")
         if scope["method"] == "POST":
-            length_of(headers, self._max_body)
+            incoming.admit(self._max_body)
             incoming.put_back(await incoming.read(BODY_SECONDS))
         await self._hand_on(scope, incoming, send)
 
@@ -122,8 +143,8 @@ class Gate:
                 await send({"type": "http.response.body", "body": b""})
             elif not incoming.left:
                 raise
-        if incoming.left and not started:
-            raise RefusedError(408, NOT_IN_TIME)
+        if incoming.refusal is not None and not started:
+            raise incoming.refusal
 
 
 class Guard(Gate):
@@ -153,7 +174,7 @@ class Guard(Gate):
         auth: tuple[str, str] | None = None,
         rate: float = 0,
     ) -> None:
-        super().__init__(app, hosts)
+        super().__init__(app, hosts, max_target=MAX_LINK)
         self._requests = requests
         self._uploads = uploads
         self._max_bytes = max_bytes
@@ -163,7 +184,7 @@ class Guard(Gate):
         self._locked = auth is not None
         self._guesses = Rate(*GUESSES)
         self._passwords = Passwords(auth, self._guesses)
-        self._arriving: set[Incoming] = set()  # uploads that are being answered
+        self._arriving: dict[Incoming, str] = {}  # uploads that are being answered → their client
 
     def end(self) -> None:
         """Shuts down: stops watching the uploads, and ends what still runs."""
@@ -174,13 +195,13 @@ class Guard(Gate):
     def _begin(self) -> None:
         self._uploads.watch(SWEPT_SECONDS)
 
-    async def _answer(self, scope: Scope, incoming: Incoming, send: Send, headers: MutableMapping[str, str]) -> None:
-        if CLOSED.match(scope["path"].lower()) or b"deep_link" in parse_qs(scope["query_string"]):
+    async def _answer(self, scope: Scope, incoming: Incoming, send: Send) -> None:
+        if CLOSED.match(scope["path"].lower()) or "deep_link" in parse_qs(scope["query_string"].decode("latin-1")):
             raise RefusedError(403, "This server does not offer this function, and does not fetch addresses.")
         if scope["path"] == LOCALIZE:
-            await self._localize(scope, incoming, send, headers)
+            await self._localize(scope, incoming, send)
         elif scope["path"] == SHOW:
-            await self._show(scope, incoming, send, headers)
+            await self._show(scope, incoming, send)
         elif scope["method"] != "POST":
             if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
                 raise RefusedError(405, "expected GET or POST")
@@ -191,40 +212,40 @@ class Guard(Gate):
                 if present is not None:
                     self._on_leave(present[1])
         elif LOGIN.fullmatch(scope["path"]):
-            await self._login(scope, incoming, send, headers)
+            await self._login(scope, incoming, send)
         elif scope["path"] == UPLOAD:
             self._refuse_haste(client_in(scope))
-            await self._upload(scope, incoming, send, length_of(headers, self._max_bytes + FORM_BYTES))
+            await self._upload(scope, incoming, send)
         else:
             self._refuse_haste(client_in(scope))
-            length_of(headers, MAX_BODY)
+            incoming.admit(MAX_BODY)
             path, body = self._requests.checked(scope["path"], await incoming.read(BODY_SECONDS))
             others = [(key, value) for key, value in scope["headers"] if key.lower() != b"content-length"]
             given = [*others, (b"content-length", str(len(body)).encode())]
             incoming.put_back(body)
             await self._hand_on({**scope, "path": path, "raw_path": path.encode(), "headers": given}, incoming, send)
 
-    async def _localize(self, scope: Scope, incoming: Incoming, send: Send, headers: MutableMapping[str, str]) -> None:
+    async def _localize(self, scope: Scope, incoming: Incoming, send: Send) -> None:
         """Hands a program's request on: a form with pictures, or JSON."""
         if scope["method"] != "POST":
             raise RefusedError(405, "expected POST")
         self._refuse_haste(client_in(scope))
-        self._passwords.check(client_in(scope), headers.get("authorization", ""))
-        if headers.get("content-type", "").lower().startswith("multipart/"):
-            await self._upload(scope, incoming, send, length_of(headers, self._max_bytes + FORM_BYTES))
+        self._passwords.check(client_in(scope), incoming.headers.get("authorization", ""))
+        if incoming.headers.get("content-type", "").lower().startswith("multipart/"):
+            await self._upload(scope, incoming, send)
         else:
-            length_of(headers, MAX_BODY)
+            incoming.admit(MAX_BODY)
             incoming.put_back(await incoming.read(BODY_SECONDS))
             await self._hand_on(scope, incoming, send)
 
-    async def _show(self, scope: Scope, incoming: Incoming, send: Send, headers: MutableMapping[str, str]) -> None:
+    async def _show(self, scope: Scope, incoming: Incoming, send: Send) -> None:
         """Hands the page's request on, from visitors who have logged in."""
         if scope["method"] != "POST":
             raise RefusedError(405, "expected POST")
         self._refuse_haste(client_in(scope))
         if self._locked and not await self._is_logged_in(scope):
             raise RefusedError(401, "You are not logged in, or no longer: reload the page.")
-        length_of(headers, MAX_BODY)
+        incoming.admit(MAX_BODY)
         incoming.put_back(await incoming.read(BODY_SECONDS))
         await self._hand_on(scope, incoming, send)
 
@@ -243,7 +264,7 @@ class Guard(Gate):
         await self._app({**scope, **asked, "headers": headers}, nothing, note)
         return codes == [200]
 
-    async def _login(self, scope: Scope, incoming: Incoming, send: Send, headers: MutableMapping[str, str]) -> None:
+    async def _login(self, scope: Scope, incoming: Incoming, send: Send) -> None:
         """Hands a password on; only wrong ones count."""
         client = client_in(scope)
         if seconds := self._guesses.take(client):
@@ -254,7 +275,7 @@ class Guard(Gate):
                 self._guesses.give_back(client)
             await send(message)
 
-        length_of(headers, MAX_LOGIN)
+        incoming.admit(MAX_LOGIN)
         incoming.put_back(await incoming.read(BODY_SECONDS))
         await self._hand_on(scope, incoming, noticing)
 
@@ -263,78 +284,170 @@ class Guard(Gate):
         if self._rate is not None and not is_loopback(client) and (seconds := self._rate.take(client)):
             raise RefusedError(429, f"Too many requests from this address: {again(seconds)}.")
 
-    async def _upload(self, scope: Scope, incoming: Incoming, send: Send, length: int) -> None:
-        if sum(not one.whole for one in self._arriving) >= UPLOADS_AT_ONCE:
-            raise RefusedError(503, "Too many photographs are being uploaded: try again in a minute.")
-        self._arriving.add(incoming)
+    async def _upload(self, scope: Scope, incoming: Incoming, send: Send) -> None:
+        length = incoming.admit(self._max_bytes + FORM_BYTES)
+        client = client_in(scope)
+        incoming.limit(UPLOAD_SECONDS)
+        await incoming.begin(FIRST_BYTES)
+        self._make_place(client)
+        self._arriving[incoming] = client_of(client)
         try:
             await asyncio.to_thread(self._uploads.make_room, length)
-            incoming.limit(UPLOAD_SECONDS)
             await self._hand_on(scope, incoming, send)
         finally:
-            self._arriving.remove(incoming)
+            del self._arriving[incoming]
+
+    def _make_place(self, client: str) -> None:
+        """Ends the slowest upload where too many arrive: of this client, or of all. Refuses if none is slow."""
+        arriving = [one for one in self._arriving if not one.whole and not one.left]
+        mine = [] if is_loopback(client) else [one for one in arriving if self._arriving[one] == client_of(client)]
+        for crowd, most in ((mine, UPLOADS_OF_ONE), (arriving, UPLOADS_AT_ONCE)):
+            if len(crowd) >= most:
+                slow = [one for one in crowd if one.age > CROWDED_SECONDS and one.pace < CROWDED_SLOWEST]
+                if not slow:
+                    raise RefusedError(503, UPLOADS_FULL)
+                min(slow, key=lambda one: one.pace).drop(RefusedError(503, UPLOADS_FULL))
+                return
 
 
 class Incoming:
-    """The body of a request, as the application receives it.
+    """The body of a request, as the application receives it. Its bytes are counted, and it must not arrive too slowly.
+
+    Args:
+        receive: the server's messages.
+        headers: those of the request, by name.
 
     Attributes:
+        headers: those of the request.
         whole: whether the complete body has arrived.
-        left: whether the visitor has disconnected, or was too slow.
+        refusal: why the rest is not read: the visitor has disconnected, was too slow, or sent too much.
     """
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, headers: Mapping[str, str]) -> None:
         self._receive = receive
+        self.headers = headers
+        self._most = self._arrived = 0  # bytes
+        self._began = self._now()
         self._until: float | None = None
+        self._behind = 0.0  # seconds that the client has taken longer than SLOWEST allows
+        self._patience: asyncio.Timeout | None = None
         self._waiting: list[Message] = []
         self.whole = False
-        self.left = False
+        self.refusal: RefusedError | None = None
+
+    @property
+    def left(self) -> bool:
+        """Whether no more of the body comes."""
+        return self.refusal is not None
+
+    @property
+    def age(self) -> float:
+        """Seconds since its time began."""
+        return self._now() - self._began
+
+    @property
+    def pace(self) -> float:
+        """Bytes a second since then."""
+        return self._arrived / max(self.age, 1e-3)
+
+    def admit(self, most: int) -> int:
+        """Lets a body come whose header says that it has at most so many bytes; returns its length.
+
+        Raises:
+            RefusedError: it is longer, or its length is not given.
+        """
+        text = self.headers.get("content-length", "")
+        if not text.isascii() or not text.isdigit():
+            raise RefusedError(411, "expected the header Content-Length")
+        if len(text) > 18 or int(text) > most:
+            raise RefusedError(413, f"expected at most {most / 1e6:g} million bytes, got {text[:18]}: send less")
+        self._most = int(text)
+        return self._most
 
     def limit(self, seconds: float) -> None:
         """Sets the time within which the rest of the body must arrive."""
-        self._until = asyncio.get_running_loop().time() + seconds
+        self._began = self._now()
+        self._until = self._began + seconds
 
     def put_back(self, body: bytes) -> None:
-        """Makes this body the next message."""
-        self._waiting.append({"type": "http.request", "body": body, "more_body": False})
+        """Makes this the next message, whose body is all that was read."""
+        self._waiting.append({"type": "http.request", "body": body, "more_body": not self.whole})
 
-    async def read(self, seconds: float, *, keep: bool = True) -> bytes:
+    def drop(self, refusal: RefusedError) -> None:
+        """Ends it, also where its next message is waited for."""
+        self.refusal = refusal
+        if self._patience is not None and not self._patience.expired():
+            self._patience.reschedule(self._now())
+
+    async def read(self, seconds: float) -> bytes:
         """Reads the complete body.
 
         Args:
             seconds: the time limit.
-            keep: whether the body is returned; b"" if not.
 
         Raises:
-            RefusedError: it did not arrive in time.
+            RefusedError: it did not arrive in time, or is longer than was admitted.
         """
         self.limit(seconds)
+        return await self._read(math.inf)
+
+    async def begin(self, size: int) -> None:
+        """Waits until so many bytes have arrived, or all; raises what `read` raises."""
+        self.put_back(await self._read(size))
+
+    async def _read(self, size: float) -> bytes:
         parts = []
-        while not self.whole:
-            body = (await self()).get("body", b"")
-            if self.left:
-                raise RefusedError(408, NOT_IN_TIME)
-            if keep:
-                parts.append(body)
+        while not self.whole and self._arrived < size:
+            parts.append((await self()).get("body", b""))
+            if self.refusal is not None:
+                raise self.refusal
         return b"".join(parts)
+
+    async def drain(self) -> None:
+        """Reads the rest and keeps nothing of it, within limits."""
+        self._most = self._arrived + DRAINED_BYTES
+        self.limit(DRAINED_SECONDS)
+        while not self.whole and not self.left:
+            await self()
 
     async def __call__(self) -> Message:
         """Returns the next message, as ASGI defines it."""
         if self._waiting:
             return self._waiting.pop()
+        if self.refusal is None:
+            message = await self._next()
+            if self.refusal is None:
+                return message
+        return {"type": "http.disconnect"}
+
+    async def _next(self) -> Message:
         if self.whole or self._until is None:
             message = await self._receive()
         else:
-            left = self._until - asyncio.get_running_loop().time()
+            asked = self._now()
+            until = min(self._until, asked + LAG_SECONDS - self._behind)
+            message = {"type": "http.disconnect"}
             try:
-                message = await asyncio.wait_for(self._receive(), max(0.0, left))
+                async with asyncio.timeout_at(until) as self._patience:
+                    message = await self._receive()
             except TimeoutError:
-                message = {"type": "http.disconnect"}
+                pass
+            finally:
+                self._patience = None
+            taken = self._now() - asked
+            self._behind = max(0.0, self._behind + taken - len(message.get("body", b"")) / SLOWEST)
+        self._arrived += len(message.get("body", b""))
         if message["type"] == "http.disconnect":
-            self.left = True
+            self.refusal = self.refusal or RefusedError(408, NOT_IN_TIME)
+        elif self._arrived > self._most:
+            self.refusal = RefusedError(413, f"expected a body of {self._most:,} bytes, got more: send less")
         else:
             self.whole = not message.get("more_body")
         return message
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
 
 
 def _is_refusal(error: BaseException | None) -> bool:
@@ -356,14 +469,16 @@ def headers_of(scope: Scope) -> dict[str, str]:
     return found
 
 
-def length_of(headers: MutableMapping[str, str], most: int) -> int:
-    """The length of the body, from its header."""
-    text = headers.get("content-length", "")
-    if not text.isascii() or not text.isdigit():
-        raise RefusedError(411, "expected the header Content-Length")
-    if len(text) > 18 or int(text) > most:
-        raise RefusedError(413, f"expected at most {most / 1e6:g} million bytes, got {text[:18]}: send less")
-    return int(text)
+def check_target(scope: Scope, most: int) -> None:
+    """Refuses an address that is too long, or whose percent codes are no text."""
+    path, query = scope.get("raw_path") or scope["path"].encode(), scope["query_string"]
+    length = len(path) + len(query)
+    if length > most:
+        raise RefusedError(414, f"expected an address of at most {most:,} characters, got {length:,}: shorten it")
+    try:
+        unquote_to_bytes(path + b"?" + query).decode()
+    except UnicodeDecodeError:
+        raise RefusedError(400, "expected an address in UTF-8, got other bytes as % codes") from None
 
 
 def with_security_headers(send: Send) -> Send:
@@ -380,8 +495,7 @@ def with_security_headers(send: Send) -> Send:
 async def refuse(refusal: RefusedError, scope: Scope, incoming: Incoming, send: Send) -> None:
     """Answers with one sentence: as JSON in gradio's form where gradio's clients read it, else as plain text."""
     if scope["method"] == "POST" and "expect" not in headers_of(scope):  # else the client waits before it sends
-        with contextlib.suppress(RefusedError):
-            await incoming.read(DRAINED_SECONDS, keep=False)
+        await incoming.drain()
     in_json = scope["path"] in (LOCALIZE, SHOW) or (scope["method"] == "POST" and scope["path"] != UPLOAD)
     body = (_in_json(refusal) if in_json else str(refusal)).encode()
     kind = b"application/json" if in_json else b"text/plain; charset=utf-8"

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from cliploc.web.service import KEPT_SECONDS, Look
 
 MOST = 64  # visitors
+MAX_BYTES = 128 * 2**20  # a search for 120 heatmaps alone has 49 MB of them
 
 
 class Looks:
@@ -18,6 +19,7 @@ class Looks:
     Args:
         most: of so many visitors; of more, the look that was kept first is dropped.
         seconds: for so long, as the photograph is kept.
+        max_bytes: of all heatmaps and photographs, the same holds; the newest look stays in any case.
         clock: the time in seconds.
 
     Example:
@@ -26,9 +28,13 @@ class Looks:
     """
 
     def __init__(
-        self, most: int = MOST, seconds: float = KEPT_SECONDS, clock: Callable[[], float] = time.monotonic
+        self,
+        most: int = MOST,
+        seconds: float = KEPT_SECONDS,
+        max_bytes: int = MAX_BYTES,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._most, self._seconds, self._clock = most, seconds, clock
+        self._most, self._seconds, self._max_bytes, self._clock = most, seconds, max_bytes, clock
         self._kept: OrderedDict[str, tuple[float, Look]] = OrderedDict()  # visitor → since when, look; oldest first
         self._lock = threading.Lock()
 
@@ -37,8 +43,10 @@ class Looks:
         with self._lock:
             self._kept[visitor] = (self._clock(), look)
             self._kept.move_to_end(visitor)
-            while len(self._kept) > self._most:
-                self._kept.popitem(last=False)
+            total = sum(_bytes(one) for _, one in self._kept.values())
+            while len(self._kept) > self._most or (total > self._max_bytes and len(self._kept) > 1):
+                _, (_, dropped) = self._kept.popitem(last=False)
+                total -= _bytes(dropped)
 
     def last(self, visitor: str) -> Look | None:
         """A visitor's last look; None if there is none, or no longer."""
@@ -52,3 +60,7 @@ class Looks:
         with self._lock:
             while self._kept and next(iter(self._kept.values()))[0] < self._clock() - self._seconds:
                 self._kept.popitem(last=False)
+
+
+def _bytes(look: Look) -> int:
+    return sum(one.maps.nbytes + 3 * one.image.width * one.image.height for one in look.results.values())

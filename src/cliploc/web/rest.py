@@ -12,6 +12,7 @@ import hashlib
 import re
 import secrets
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -27,6 +28,7 @@ from cliploc.errors import CliplocError
 from cliploc.report import draw_overlay
 from cliploc.report.html import jpeg_uri
 from cliploc.reporter import Reporter
+from cliploc.tower import Backbone
 from cliploc.web import downloads
 from cliploc.web.events import explain
 from cliploc.web.requests import RefusedError, parsed
@@ -165,21 +167,28 @@ class Rest:
                 one.cancel()
 
     async def _in_turn(self, question: Question) -> dict[str, Any]:
-        async with self._turns.turn():
-            try:
+        try:
+            async with self._turns.turn(self._model(question)):
                 run = self._service.runs.begin(new_token(), lambda reporter: self._look(question, reporter))
                 try:
                     return await asyncio.to_thread(run.result)
                 finally:
                     run.stop()
-            except StoppedError as error:
-                raise RefusedError(503, str(error)) from None
-            except CliplocError as error:
-                raise RefusedError(422, str(error)) from None
-            except RefusedError:
-                raise
-            except Exception as error:
-                raise RefusedError(500, explain(error, self._debug)) from None
+        except StoppedError as error:
+            raise RefusedError(503, str(error)) from None
+        except CliplocError as error:
+            raise RefusedError(422, str(error)) from None
+        except RefusedError:
+            raise
+        except Exception as error:
+            raise RefusedError(500, explain(error, self._debug)) from None
+
+    def _model(self, question: Question) -> Future[Backbone] | None:
+        """The model that is asked for; None where `_look` will refuse the settings."""
+        try:
+            return self._service.load(from_mapping(question.settings).model)
+        except CliplocError:
+            return None
 
     def _look(self, question: Question, reporter: Reporter) -> dict[str, Any]:
         ids = {field: self._id(given) for field, given in question.pictures.items()}

@@ -126,7 +126,10 @@ class Show:
         yield _line(last, done=True)
 
     def _turn(self, wish: Wish) -> AbstractAsyncContextManager[None]:
-        return (self._turns if wish.search else self._sliders).turn()
+        """A search waits until its model is loaded; what the sliders change needs none."""
+        if not wish.search:
+            return self._sliders.turn()
+        return self._turns.turn(self._service.load(from_page(wish.settings).model))
 
     def _explained(self, error: Exception) -> str:
         return str(error) if isinstance(error, RefusedError) else explain(error, self._debug)
