@@ -55,6 +55,9 @@ def test_masks_are_placed_united_and_bounded_in_runs_as_in_pixels(parts, at):
         rows, columns = np.nonzero(whole)
         box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] if len(rows) else [0, 0, 0, 0]
         assert rle.bounds(codes[-1], height) == box
+        found, *corner = rle.part_of(rle.encode(whole))
+        assert (found == whole[box[1] : box[3], box[0] : box[2]]).all()
+        assert corner == box[:2]
     assert rle.united(codes).tolist() == rle.runs(np.any(pictures, axis=0).ravel(order="F")).tolist()
 
 

@@ -61,6 +61,22 @@ def decode(rle: Any) -> BoolArray:
     return of_runs(counts).reshape(width, height).T
 
 
+def part_of(rle: Any) -> tuple[BoolArray, int, int]:
+    """The rectangle `[h, w]` of a code's mask that holds all its pixels, and where it lies: left and top.
+
+    Raises:
+        InputError: it is not such a code.
+
+    Example:
+        >>> part_of({"size": [3, 4], "counts": [4, 1, 2, 1, 4]})
+        (array([[ True,  True]]), 1, 1)
+    """
+    counts, height = counts_of(rle), int(rle["size"][0])
+    left, top, right, bottom = (int(one) for one in bounds(counts, height))
+    columns = np.diff(counts.cumsum().clip(left * height, right * height), prepend=left * height)
+    return of_runs(columns).reshape(right - left, height).T[top:bottom], left, top
+
+
 def counts_of(rle: Any) -> Counts:
     """The counts of a code, compressed or as a list; they fill its size.
 
