@@ -47,7 +47,7 @@ class Allowance:
     def watch(self) -> Iterator[_Watch]:
         """Watches the fetch of one picture."""
         began = time.monotonic()
-        watch = _Watch(max(1e-3, min(SECONDS, self._left)))
+        watch = _Watch(max(0.0, min(SECONDS, self._left)))
         timer = threading.Timer(watch.seconds, watch.end)
         timer.daemon = True
         timer.start()
@@ -179,7 +179,7 @@ class PictureSource:
     def _get(self, target: str, said: str, watch: _Watch) -> bytes:
         headers = self._authorization(said, watch)
         try:
-            with self._opener.open(_Asked(target, None, headers, watch), timeout=watch.seconds) as answer:
+            with self._opener.open(_Asked(target, None, headers, watch), timeout=watch.seconds + 1) as answer:
                 content = bytearray()
                 while chunk := answer.read(CHUNK):
                     content += chunk
@@ -207,7 +207,7 @@ class PictureSource:
         body = json.dumps({"refresh": self._token}).encode()
         asked = _Asked(target, body, {"Content-Type": "application/json"}, watch)
         try:
-            with self._opener.open(asked, timeout=watch.seconds) as answer:
+            with self._opener.open(asked, timeout=watch.seconds + 1) as answer:
                 return {"Authorization": f"Bearer {json.loads(answer.read(CHUNK))['access']}"}
         except (OSError, ValueError, KeyError, TypeError, RecursionError, http.client.HTTPException) as error:
             raise InputError(
@@ -235,7 +235,7 @@ class _Watch:
     A socket's own time limit begins again with every byte that arrives.
 
     Attributes:
-        seconds: the time.
+        seconds: the time; a socket's own limit is a little longer, for a connection that is not there yet.
         over: whether it is over.
     """
 
