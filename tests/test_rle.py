@@ -40,6 +40,27 @@ def test_runs_are_those_of_a_plain_loop(mask):
     assert rle.of_runs(rle.runs(mask.ravel())).tolist() == flat
 
 
+@given(st.lists(MASKS, min_size=1, max_size=4), st.tuples(st.integers(0, 3), st.integers(0, 3)))
+def test_masks_are_placed_united_and_bounded_in_runs_as_in_pixels(parts, at):
+    """Parts of one picture, of which each has all the height, all the width, or less."""
+    height, width = (at[i] // 2 + max(part.shape[i] for part in parts) for i in (0, 1))
+    pictures, codes = [], []
+    for part in parts:
+        top, left = (min(at[i], side - part.shape[i]) for i, side in ((0, height), (1, width)))
+        whole = np.zeros((height, width), bool)
+        whole[top : top + part.shape[0], left : left + part.shape[1]] = part
+        pictures.append(whole)
+        codes.append(rle.placed(part, left, top, (height, width)))
+        assert codes[-1].tolist() == rle.runs(whole.ravel(order="F")).tolist()
+        rows, columns = np.nonzero(whole)
+        box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] if len(rows) else [0, 0, 0, 0]
+        assert rle.bounds(codes[-1], height) == box
+        found, *corner = rle.part_of(rle.encode(whole))
+        assert (found == whole[box[1] : box[3], box[0] : box[2]]).all()
+        assert corner == box[:2]
+    assert rle.united(codes).tolist() == rle.runs(np.any(pictures, axis=0).ravel(order="F")).tolist()
+
+
 @pytest.mark.parametrize(
     ("code", "words"),
     [

@@ -51,7 +51,9 @@ def read_bytes(path: str | os.PathLike[str], most: int = MOST_DOCUMENT) -> bytes
             raise OSError(errno.EINVAL, NO_FILE, name)
         if status.st_size > most:
             raise OSError(errno.EFBIG, f"{status.st_size / 1e6:,.0f} MB, expected at most {most / 1e6:,.0f}", name)
-        content = file.read(most + 1)  # files of /proc say that they are empty
+        content = file.read(status.st_size + 1)  # not `most`: so many bytes would be set aside
+        if len(content) > status.st_size:  # files of /proc say that they are empty
+            content += file.read(most + 1 - len(content))
     if len(content) > most:
         raise OSError(errno.EFBIG, f"more than {most / 1e6:,.0f} MB", name)
     return content

@@ -28,7 +28,11 @@ from cliploc._extras import install
 from cliploc._memory_errors import not_installed
 from cliploc.errors import InputError, UsageError
 
-MAX_PIXELS = 120_000_000  # 360 MB once decoded
+MAX_PIXELS = 120_000_000
+MAX_BYTES = 12 * MAX_PIXELS  # of memory: what a picture of 8 bits takes to be decoded, turned and made RGB
+WEBP_BYTES = 13  # that its library takes for a pixel, besides Pillow's own
+TIFF_BITS = 258  # the tag BitsPerSample
+BAND = 2**18  # pixels that are made RGB at once
 MIN_SIDE = 8  # in a smaller picture there is nothing to localize
 SUFFIXES = frozenset(
     {
@@ -155,6 +159,8 @@ def open_picture(
             with _opened(file, name) as image:
                 _check_size(image, name, max_pixels)
                 _check_work(image, structure.scans)
+                if not header_only:
+                    _check_bytes(image, name, structure.scans)
                 yield Picture(name, image, _frames_note(image, structure.frames))
     except InputError:
         raise
@@ -275,6 +281,29 @@ def _check_size(image: Image.Image, source: str, max_pixels: int) -> None:
         raise InputError(_too_large(source, f"{width}×{height}", max_pixels))
 
 
+def _check_bytes(image: Image.Image, source: str, scans: int) -> None:
+    """Refuses a picture that takes far more memory than others of its size, from decoding to upright RGB."""
+    needed = image.width * image.height * _bytes_of_pixel(image, scans)
+    if needed > MAX_BYTES:
+        size = f"{image.width}×{image.height} pixels of this {image.format}"
+        raise InputError(
+            f"{source}: {size} take {needed / 1e9:.2f} GB of memory, expected at most {MAX_BYTES / 1e9:.2f}: make it "
+            "smaller first, or save it as JPEG or PNG"
+        )
+
+
+def _bytes_of_pixel(image: Image.Image, scans: int) -> float:
+    """What a pixel takes at most while it is decoded, and then while it is turned and made RGB."""
+    decoded = {"1": 1, "L": 1, "P": 1}.get(image.mode, 2 if image.mode.startswith("I;16") else 4)  # Pillow has no 3
+    library = WEBP_BYTES if image.format == "WEBP" else 0.0
+    if scans > 1:  # libjpeg keeps all coefficients
+        library = 2 * len(image.getbands())
+    elif image.format == "TIFF":  # all pixels may lie in one strip
+        bits = getattr(image, "tag_v2", {}).get(TIFF_BITS, 8)
+        library = sum(bits if isinstance(bits, tuple) else (bits,)) / 8
+    return decoded + max(library, decoded + 4)
+
+
 def _check_work(image: Image.Image, scans: int) -> None:
     """Refuses a picture whose pixels would be decoded again and again."""
     pixels = image.width * image.height
@@ -331,10 +360,8 @@ def orientation(image: Image.Image) -> int:
 
 def _upright(image: Image.Image) -> Image.Image:
     image.load()  # damaged pixels must be seen here, not be taken for damaged EXIF data below
-    if _headers.has_costly_exif(image.info):
-        return image
     try:
-        return ImageOps.exif_transpose(image)
+        return image if orientation(image) == 1 else ImageOps.exif_transpose(image)
     except Exception:  # an unreadable orientation is none: the picture itself is fine
         return image
 
@@ -345,17 +372,38 @@ def _damaged(source: str, error: Exception) -> InputError:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        grey = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0, neginf=0)  # "no data" of float TIFFs
-        if image.mode == "F" and grey.max() <= 1:
-            scale = 255.0
-        else:  # 32 bits may hold values of 8 or of 16: Pillow does not say which
-            scale = 1.0 if image.mode in ("I", "F") and grey.max() <= 255 else 255.0 / 65535.0
-        return Image.fromarray((grey * scale).clip(0, 255).round().astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:  # PNG's tRNS: RGB too
-        rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")  # a copy, also where it is RGB already
+    """A copy in RGB. Greys of 16 bits and transparency are made so band by band: their steps need far more memory."""
+    of_greys = image.mode.startswith("I;16") or image.mode in ("I", "F")
+    # PNG's tRNS may make RGB transparent, too.
+    if not of_greys and image.mode not in ("RGBA", "LA", "PA", "La", "RGBa") and "transparency" not in image.info:
+        return image.convert("RGB")  # a copy, also where it is RGB already
+    width, height = image.size
+    rows = max(1, BAND // width)
+    bands = [(0, top, width, min(top + rows, height)) for top in range(0, height, rows)]
+    scale = _scale(image.mode, max(_greys(image.crop(band)).max() for band in bands)) if of_greys else 1.0
+    made = Image.new("RGB", image.size)
+    for band in bands:
+        part = image.crop(band)
+        if of_greys:
+            part = Image.fromarray((_greys(part) * scale).clip(0, 255).round().astype(np.uint8))
+        else:
+            rgba = (part.convert("LA") if image.mode == "La" else part).convert("RGBA")
+            part = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+        made.paste(part.convert("RGB"), band[:2])
+    return made
+
+
+def _greys(image: Image.Image) -> npt.NDArray[np.float64]:
+    """Values `[H, W]` of more than 8 bits."""
+    return np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0, neginf=0)  # "no data" of float TIFFs
+
+
+def _scale(mode: str, most: float) -> float:
+    """What the values of a picture are multiplied by, so that white is 255."""
+    if mode == "F" and most <= 1:
+        return 255.0
+    # 32 bits may hold values of 8 or of 16: Pillow does not say which.
+    return 1.0 if mode in ("I", "F") and most <= 255 else 255.0 / 65535.0
 
 
 def _from_array(array: npt.NDArray[np.generic], source: str) -> Image.Image:

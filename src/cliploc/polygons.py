@@ -33,6 +33,24 @@ def draw(outline: Outline, hw: tuple[int, int]) -> Mask:
         inside = np.repeat(np.arange(len(counts)) % 2 == 1, counts)[: height * width]
         inside = np.pad(inside, (0, height * width - len(inside)))
         return np.asarray(inside.reshape(width, height).T)
+    times = np.bincount(switches(outline, hw), minlength=height * width + 1)[: height * width]
+    return np.asarray((times.cumsum() % 2 == 1).reshape(width, height).T)
+
+
+def steps(outline: Outline) -> int:
+    """The number of steps along a polygon's edges, which is what it costs to draw it."""
+    corners = np.array(outline, np.float64).reshape(-1, 2)
+    return int(STEPS * np.abs(np.roll(corners, -1, axis=0) - corners).max(axis=1).sum()) + len(corners)
+
+
+def switches(outline: Outline, hw: tuple[int, int]) -> npt.NDArray[np.int64]:
+    """Where a polygon's mask switches between outside and inside: places in the row of all pixels, column by column.
+
+    Example:
+        >>> switches((1.0, 0.0, 3.0, 0.0, 3.0, 2.0, 1.0, 2.0), (3, 4)).tolist()
+        [3, 6, 8, 5]
+    """
+    height, width = hw
     corners = np.array(outline, np.float64).reshape(-1, 2)  # [k, (x, y)]
     x, y = _walk((STEPS * corners + 0.5).astype(np.int64))  # [m], in steps
     moved = x[1:] != x[:-1]
@@ -40,8 +58,7 @@ def draw(outline: Outline, hw: tuple[int, int]) -> Mask:
     row = (np.minimum(y[1:], y[:-1])[moved] + 0.5) / STEPS - 0.5
     crossing = (column == np.floor(column)) & (column >= 0) & (column <= width - 1)  # a column's centre line
     at = column[crossing].astype(np.int64) * height + np.ceil(row[crossing].clip(0, height)).astype(np.int64)
-    switches = np.bincount(at, minlength=height * width + 1)[: height * width]
-    return np.asarray((switches.cumsum() % 2 == 1).reshape(width, height).T)
+    return np.asarray(at)
 
 
 def _walk(corners: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -8,6 +8,7 @@ from the one two before it, in groups of 5 bits, the lowest first, each a letter
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -55,6 +56,33 @@ def decode(rle: Any) -> BoolArray:
         >>> decode({"size": [2, 2], "counts": "22"}).tolist()
         [[False, True], [False, True]]
     """
+    counts = counts_of(rle)
+    height, width = (int(side) for side in rle["size"])
+    return of_runs(counts).reshape(width, height).T
+
+
+def part_of(rle: Any) -> tuple[BoolArray, int, int]:
+    """The rectangle `[h, w]` of a code's mask that holds all its pixels, and where it lies: left and top.
+
+    Raises:
+        InputError: it is not such a code.
+
+    Example:
+        >>> part_of({"size": [3, 4], "counts": [4, 1, 2, 1, 4]})
+        (array([[ True,  True]]), 1, 1)
+    """
+    counts, height = counts_of(rle), int(rle["size"][0])
+    left, top, right, bottom = (int(one) for one in bounds(counts, height))
+    columns = np.diff(counts.cumsum().clip(left * height, right * height), prepend=left * height)
+    return of_runs(columns).reshape(right - left, height).T[top:bottom], left, top
+
+
+def counts_of(rle: Any) -> Counts:
+    """The counts of a code, compressed or as a list; they fill its size.
+
+    Raises:
+        InputError: it is not such a code.
+    """
     try:
         height, width = (int(side) for side in rle["size"])
         text = rle["counts"]
@@ -66,7 +94,7 @@ def decode(rle: Any) -> BoolArray:
             f"expected a mask's counts to add up to its {height} × {width} pixels, got {total(counts):.0f}: the code "
             "is damaged"
         )
-    return of_runs(counts).reshape(width, height).T
+    return counts
 
 
 def runs(flat: BoolArray) -> Counts:
@@ -79,6 +107,86 @@ def runs(flat: BoolArray) -> Counts:
     changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     lengths = np.diff(np.concatenate([[0], changes, [flat.size]]))
     return np.concatenate([[0], lengths]) if flat.size and flat[0] else lengths
+
+
+def of_switches(places: npt.NDArray[np.integer[Any]], pixels: int) -> Counts:
+    """The runs of a row of so many pixels that switch at these places, in any order; twice at one is not at all.
+
+    Example:
+        >>> of_switches(np.array([1, 2, 4, 2, 6]), 6)
+        array([1, 3, 2])
+    """
+    found, times = np.unique(places, return_counts=True)
+    lengths: Counts = np.diff(found[(times % 2 == 1) & (found < pixels)], prepend=0, append=pixels)
+    return lengths
+
+
+def without_empty(counts: Counts) -> Counts:
+    """The same mask in as few runs as there can be, as `runs` has them.
+
+    Example:
+        >>> without_empty(np.array([1, 0, 0, 2, 3, 0]))
+        array([1, 2, 3])
+    """
+    return of_switches(counts.cumsum(), int(counts.sum()))
+
+
+def placed(part: BoolArray, left: int, top: int, hw: tuple[int, int]) -> Counts:
+    """The runs of a mask, column by column, of which a part `[h, w]` is given and the rest is outside.
+
+    Example:
+        >>> placed(np.array([[True, True]]), 1, 0, (3, 4))
+        array([3, 1, 2, 1, 5])
+    """
+    columns = np.pad(part.T, ((0, 0), (1, 1)))  # [w, h + 2]
+    column, row = np.nonzero(columns[:, 1:] != columns[:, :-1])
+    return of_switches((left + column) * hw[0] + top + row, hw[0] * hw[1])
+
+
+def united(several: Sequence[Counts]) -> Counts:
+    """The runs of the pixels that are inside in any of some masks of one size.
+
+    Example:
+        >>> united([np.array([1, 2, 3]), np.array([2, 3, 1]), np.array([0, 1, 5])])
+        array([0, 5, 1])
+    """
+    if len(several) == 1:
+        return several[0]
+    starts, ends = (np.concatenate(some) for some in zip(*map(_inside, several), strict=True))
+    places = np.concatenate([starts, ends])
+    change = np.repeat([1, -1], [len(starts), len(ends)])
+    order = np.lexsort((-change, places))  # at one place, begin before the end of others
+    depth = change[order].cumsum()
+    return of_switches(places[order][depth == (change[order] == 1)], int(several[0].sum()))
+
+
+def bounds(counts: Counts, height: int) -> list[float]:
+    """The box round a mask: x0, y0, x1, y1, with exclusive right and bottom edges; empty of an empty mask.
+
+    Args:
+        counts: its runs, column by column.
+        height: of the picture.
+
+    Example:
+        >>> bounds(np.array([2, 1, 1, 1, 1]), 2)
+        [1.0, 0.0, 3.0, 1.0]
+    """
+    starts, ends = _inside(counts)
+    if not len(starts):
+        return [0.0, 0.0, 0.0, 0.0]
+    first, last = starts // height, (ends - 1) // height
+    if (first != last).any():  # a run from the bottom of a column to the top of the next
+        top, bottom = 0, height
+    else:
+        top, bottom = (starts % height).min(), ((ends - 1) % height).max() + 1
+    return [float(first[0]), float(top), float(last[-1] + 1), float(bottom)]
+
+
+def _inside(counts: Counts) -> tuple[Counts, Counts]:
+    """Begin and end of each run of pixels inside."""
+    ends = counts.cumsum()
+    there = counts[1::2] > 0
+    return ends[:-1][::2][there], ends[1::2][there]
 
 
 def total(counts: Counts) -> float:

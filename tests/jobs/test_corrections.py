@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +23,7 @@ from cliploc.errors import UsageError
 from cliploc.geometry import iou_matrix
 from cliploc.jobs import correction_masks
 from cliploc.jobs.annotation_edits import is_decisions
-from cliploc.jobs.corrections import Corrections, read_corrections
+from cliploc.jobs.corrections import Correction, Corrections, read_corrections
 from cliploc.jobs.draft_scores import PicturePair, score_drafts
 from cliploc.jobs.reviewed import UnusableReviewError, correction_of
 from cliploc.report.exports import AnnotatedPicture, ExportSettings, exports
@@ -58,6 +61,17 @@ def same(read: Corrections, names: list[str] | None = None) -> None:
         assert one.labels == [label for label, _ in BOXES[name]]
         if one.boxes:
             np.testing.assert_allclose(one.boxes, [box for _, box in BOXES[name]], atol=0.5)
+
+
+@contextmanager
+def little_memory(most: int) -> Iterator[None]:
+    """Fails if more bytes than these are taken at once inside."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < most
+    finally:
+        tracemalloc.stop()
 
 
 def blob(size_wh: tuple[int, int], box: list[float]) -> np.ndarray:
@@ -110,10 +124,10 @@ def test_runs_that_add_up_to_the_picture_only_in_64_bits_are_no_mask():
         correction_of([box], row, 1)
     of_rectangle = {"left": "0", "top": "0", "width": "8", "height": "10", "rle": ", ".join(map(str, counts.tolist()))}
     with pytest.raises(ValueError, match="does not fill its rectangle"):
-        correction_masks.of_cvat(of_rectangle, (8, 10))
+        correction_masks.of_cvat(of_rectangle, correction_masks.Canvas((8, 10)))
 
 
-def brushed(packed: list[int]) -> dict[str, object]:
+def brushed(packed: object) -> dict[str, object]:
     return {"type": "brushlabels", "value": {"rle": packed, "brushlabels": ["cat"]}}
 
 
@@ -127,6 +141,9 @@ def brushed(packed: list[int]) -> dict[str, object]:
         (brushed([300]), "its boxes cannot be read as Label Studio's ("),
         (brushed(brush(np.ones((3, 3), bool))), "another size"),
         (brushed(brush(np.zeros((40, 60), bool))), "is empty"),
+        (brushed(3_000_000_000), "a brush that is not a list of numbers"),
+        (brushed([*(3_000_000_000).to_bytes(4, "big"), 58, 27, 119, 255]), "another size"),
+        (brushed([*(9_600).to_bytes(4, "big"), *[0] * 40_000]), "data after its end"),
         (
             {"type": "polygonlabels", "value": {"points": [[0, 0], [9, 9]], "polygonlabels": ["cat"]}},
             "fewer than three",
@@ -137,9 +154,103 @@ def brushed(packed: list[int]) -> dict[str, object]:
 def test_a_mask_that_cannot_be_read_is_named(shape, said, tmp_path):
     path = tmp_path / "tasks.json"
     path.write_text(json.dumps([{"data": {"image": "a.jpg"}, "annotations": [{"result": [shape]}]}]))
-    read = read_corrections(path, SIZES, LABELS, masks=True)
+    with little_memory(2_000_000):
+        read = read_corrections(path, SIZES, LABELS, masks=True)
     assert read.pictures == {}
     assert said in read.problems["a.jpg"]
+
+
+RING = [10, 10, 50, 12, 48, 60, 12, 55]  # x, y of four corners
+ROUND = np.array(RING, float).reshape(-1, 2) / [600, 500]
+
+
+def many_masks(form: str, count: int, size: tuple[int, int], folder: Path) -> Path:
+    """A set of so many masks on one picture of 100 times `size`, or of that size, where each mask has all pixels."""
+    width, height = size[0] * 100, size[1] * 100
+    if form.startswith("coco"):
+        code = {"size": [height, width], "counts": rle.compressed(np.array([100, 50, width * height - 150]))}
+        one = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}
+        each = [{**one, "segmentation": [RING] if form == "coco" else code}] * count
+        listed = {"images": [{"id": 1, "file_name": "a.jpg"}], "categories": [{"id": 1, "name": "cat"}]}
+        return written({**listed, "annotations": each}, folder / "c.json")
+    if form == "labelstudio":
+        points = (100 * ROUND / 100).tolist()
+        shape = {"type": "polygonlabels", "value": {"points": points, "polygonlabels": ["cat"]}}
+        return written([task("/data/a.jpg", [shape] * count)], folder / "t.json")
+    if form == "cvat":
+        one = '<mask label="cat" left="10" top="20" width="30" height="40" rle="0, 1200"/>'
+        (folder / "c.xml").write_text(
+            f'<annotations><image name="a.jpg" width="{width}" height="{height}">{one * count}</image></annotations>'
+        )
+        return folder / "c.xml"
+    assert form == "yolo"
+    (folder / "labels").mkdir()
+    (folder / "data.yaml").write_text("names: [cat]\n")
+    line = "0 " + " ".join(f"{one:.6f}" for one in (ROUND / 100).ravel())
+    (folder / "labels" / "a.txt").write_text(f"{line}\n" * count)
+    return folder
+
+
+@pytest.mark.parametrize("form", ["coco", "coco, run lengths", "labelstudio", "cvat", "yolo"])
+def test_a_mask_takes_memory_for_its_runs_and_not_for_the_picture(form, tmp_path):
+    """As bitmaps these would take 600 GB."""
+    path = many_masks(form, 200, (600, 500), tmp_path)
+    with little_memory(20_000_000):
+        read = read_corrections(path, {"a.jpg": (60_000, 50_000)}, LABELS, masks=True)
+    assert read.problems == {}
+    assert len(read.pictures["a.jpg"].masks) == 200
+    assert len({*read.pictures["a.jpg"].masks}) == 1
+
+
+def test_of_a_picture_of_numbers_all_objects_are_read_in_one_pass(tmp_path):
+    numbers = np.arange(200 * 300, dtype=np.uint16).reshape(200, 300) // 30 + 1  # 2,000 of 30 pixels
+    for name in ("Annotations", "SegmentationObject"):
+        (tmp_path / name).mkdir()
+    Image.fromarray(numbers).save(tmp_path / "SegmentationObject/a.png")
+    one = "<bndbox><xmin>2</xmin><ymin>3</ymin><xmax>9</xmax><ymax>8</ymax></bndbox>"
+    things = f"<object><name>cat</name>{one}</object>" * 2_001
+    (tmp_path / "Annotations/a.xml").write_text(f"<annotation><filename>a.jpg</filename>{things}</annotation>")
+    with little_memory(30_000_000):  # 120 MB of bitmaps
+        read = read_corrections(tmp_path, {"a.jpg": (300, 200)}, LABELS, masks=True)
+    *masks, none = read.pictures["a.jpg"].masks
+    assert none is None
+    for number in (1, 700, 2_000):
+        assert (rle.decode({"size": [200, 300], "counts": masks[number - 1]}) == (numbers == number)).all()
+
+
+def test_masks_that_are_too_many_and_too_large_are_refused_and_other_pictures_taken(monkeypatch, tmp_path):
+    monkeypatch.setattr(correction_masks, "MOST_PIXELS", 0)
+    monkeypatch.setattr(correction_masks, "MOST_TIMES", 5)
+    whole = '<mask label="cat" left="0" top="0" width="60" height="40" rle="0, 2400"/>'
+    (tmp_path / "c.xml").write_text(
+        f'<annotations><image name="a.jpg" width="60" height="40">{whole * 2}</image>'
+        f'<image name="sub/b c.png" width="30" height="50">{whole.replace("60", "30").replace("2400", "1200")}</image>'
+        f'<image name="sub/a.jpg" width="64" height="48">{whole * 9}</image></annotations>'
+    )
+    read = read_corrections(tmp_path / "c.xml", SIZES, LABELS, masks=True)
+    assert sorted(read.pictures) == ["a.jpg", "sub/b c.png"]
+    assert read.problems == {"sub/a.jpg": "its masks are too many and too large together to be drawn: leave some out"}
+    row = {"width": 60, "height": 40, "boxes": [], "labels": [], "masks": []}
+    with pytest.raises(correction_masks.UnusableError, match="too many"):
+        correction_masks.filled(Correction([[0, 0, 60, 40]] * 9, [0] * 9, [None] * 9), row)
+
+
+def test_drafts_of_a_label_are_decoded_once_and_not_for_each_box(monkeypatch):
+    drafts = [blob((60, 40), box) for box in ([0, 0, 20, 20], [30, 10, 60, 40])]
+    row = {"width": 60, "height": 40, "boxes": [[0, 0, 20, 20], [30, 10, 60, 40]], "labels": [0, 0]}
+    row["masks"] = [rle.encode(one)["counts"] for one in drafts]
+    read: list[str] = []
+    counts_of = rle.counts_of
+    monkeypatch.setattr(rle, "counts_of", lambda code: read.append(code["counts"]) or counts_of(code))
+    boxes = [[x, 5, x + 12, 30] for x in range(40)] + [[0, 0, 20, 20.5]]
+    filled, sources = correction_masks.filled(Correction(boxes, [0] * 41, [None] * 41), row)
+    assert read == row["masks"]
+    assert sources == {"inside": 40, "draft": 1}
+    monkeypatch.undo()
+    for box, code in zip(boxes[:40], filled.masks, strict=False):
+        inside = np.zeros((40, 60), bool)
+        inside[5:30, box[0] : box[0] + 12] = True
+        assert (rle.decode({"size": [40, 60], "counts": code}) == inside & (drafts[0] | drafts[1])).all()
 
 
 @pytest.mark.parametrize("name", ["coco", "yolo", "voc", "cvat"])

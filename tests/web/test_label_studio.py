@@ -8,11 +8,13 @@ import io
 import json
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -26,13 +28,14 @@ from cliploc.localizer import Localizer
 from cliploc.web.hosts import Hosts
 from cliploc.web.label_studio.app import LabelStudioGate
 from cliploc.web.label_studio.labelling import read_labelling
-from cliploc.web.label_studio.pictures import PictureSource
+from cliploc.web.label_studio.pictures import Allowance, PictureSource
 from cliploc.web.label_studio.predictor import Predictor
 from cliploc.web.server import listen, listener
 from tests.commands import cliploc_
 from tests.report.test_export_masks import unpacked
 from tests.tiny import tower
 
+TAG = "<BrushLabels toName='b'/>"
 NAMES = '<Label value="{0}red" predicted_values="dark red, a red one"/><Label value="{0}blue" alias="light blue"/>'
 CONFIG = """<View><Image name="img" value="$photo"/><Header value="Draw"/>
 <RectangleLabels name="box" toName="img">{0}</RectangleLabels>
@@ -48,6 +51,11 @@ OPTIONS = {
     "templates": ("{}",),
 }
 WORDS = ["red|dark red|a red one", "blue|light blue"]
+
+
+def interface(labels: str, to: str = "b") -> str:
+    image = "<Image name='b' value='$c'/>"
+    return f"<View>{image}<RectangleLabels name='a' toName='{to}'>{labels}</RectangleLabels></View>"
 
 
 def painted(width: int = 120, height: int = 100) -> Image.Image:
@@ -216,13 +224,56 @@ def test_health_setup_and_webhooks(server, backbone):
             "as a variable such as $image",
         ),
         ("<View><Image name='b' value='$c'/><BrushLabels name='a' toName='b'/></View>", "expected labels such as"),
+        # What would take minutes, or more: it is refused while it is read.
+        (interface("".join(f"<Label value='{i}'/>" for i in range(45_000))), "at most 1,000 labels, and"),
+        (interface(f"<Label value='a' predicted_values='{','.join(map(str, range(75_000)))}'/>" * 2), "10,000 with"),
+        (interface("<RectangleLabels toName='b'>" * 8_000 + "</RectangleLabels>" * 8_000), "nested at most 100 deep"),
+        (interface("<Label value='a'/>", f"x{' ' * 900_000}x"), "to name an Image in toName, got 'x  "),
+        (f"<View>{'<a/>' * 60_000}", "at most 50,000 elements"),  # before its end is missed
+        (f"<View><Image name='b' value='$c'/>{TAG * 200}</View>", "at most 100 images in all"),
     ],
+    ids=lambda one: one[:40],
 )
 def test_an_interface_that_cannot_be_used_is_a_sentence(server, config, said):
     for path, body in (("setup", {"schema": config}), ("predict", {"tasks": [], "label_config": config})):
         status, answer = post(f"{server[0]}/{path}", body)
         assert status == 400
         assert said in answer["error"]
+        assert len(answer["error"]) < 400
+
+
+def test_labels_are_told_apart_and_keep_the_order_of_the_interface():
+    """However often they come, and in whichever tag; a label belongs to the nearest tag around it."""
+    many = "".join(f"<Label value='{i}' alias='a{i}'/>" for i in range(900))
+    inner = f"<BrushLabels name='c' toName='b'>{many}<Label value='x'/></BrushLabels>"
+    read = read_labelling(interface(f"<Label value='7'/>{many * 5}<View>{inner}</View>"))
+    assert read.entries == ("7|a7", *(f"{i}|a{i}" for i in range(900) if i != 7), "x")
+    outer, brush = read.controls
+    assert sorted(outer.labels) == list(range(900))
+    assert len(brush.labels) == 901
+    assert {900: "x", 0: "a7"}.items() <= brush.labels.items()
+
+
+def test_others_get_an_answer_while_an_interface_is_read(server, monkeypatch):
+    reading, go_on = threading.Event(), threading.Event()
+
+    def slow(config: str) -> Any:
+        reading.set()
+        assert go_on.wait(30)
+        return read_labelling(config)
+
+    monkeypatch.setattr("cliploc.web.label_studio.app.read_labelling", slow)
+    answers: list[int] = []
+    asking = threading.Thread(target=lambda: answers.append(post(f"{server[0]}/setup", {"schema": CONFIG})[0]))
+    asking.start()
+    try:
+        assert reading.wait(30)
+        with urllib.request.urlopen(f"{server[0]}/health", timeout=20) as answer:
+            assert (answer.status, answers) == (200, [])
+    finally:
+        go_on.set()
+        asking.join(30)
+    assert answers == [200]
 
 
 LETTERS = st.text("ab|,@ &<>'\"\t\x00\ud800\u00e9", max_size=12)
@@ -265,6 +316,7 @@ def test_local_files_are_read_below_the_folder_only(tmp_path):
     (folder / "sub dir/a.png").write_bytes(PAINTED)
     (tmp_path / "secret.png").write_bytes(PAINTED)
     (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    (folder / "circle.png").symlink_to(folder / "circle.png")
     source = PictureSource(folder)
     for address in ("/data/local-files/?d=sub%20dir/a.png", "sub dir/a.png"):
         with source.picture(address) as path:
@@ -275,6 +327,7 @@ def test_local_files_are_read_below_the_folder_only(tmp_path):
         ("link.png", "lies outside"),
         ("/data/local-files/?d=gone.png", "no such file"),
         ("/data/local-files/?d=a%00b", "no such file"),
+        ("circle.png", "no such file"),
         (f"/data/local-files/?d=/{tmp_path}/secret.png", "no such file"),
         (str(tmp_path / "secret.png"), "not fetched: start with --pictures"),
         ("http://example.org/a.png", "not fetched: start with"),
@@ -290,6 +343,7 @@ class Studio(http.server.BaseHTTPRequestHandler):
     """Serves a picture to who has the token, and redirects, as Label Studio may."""
 
     asked: ClassVar[list[tuple[str, str | None]]] = []
+    sent: ClassVar[list[int]] = []  # bytes of a slow answer that somebody waited for
 
     def do_GET(self) -> None:
         self.asked.append((self.path, self.headers["Authorization"]))
@@ -297,7 +351,24 @@ class Studio(http.server.BaseHTTPRequestHandler):
             return self.answer(401)
         if self.path == "/data/away":
             return self.answer(302, Location="http://127.0.0.1:1/elsewhere")
+        if self.path == "/data/strange":
+            self.wfile.write(b"this is no HTTP\r\n\r\n")
+            return None
+        if self.path.startswith("/data/slow"):
+            return self.drip(self.path.endswith("headers"))
         return self.answer(200, bytes(2_000_000) if self.path == "/data/large" else PAINTED)
+
+    def drip(self, headers: bool) -> None:
+        """A byte now and then: for each alone the client would wait."""
+        self.wfile.write(b"HTTP/1.0 200 OK\r\n" + (b"X: " if headers else b"Content-Length: 2000\r\n\r\n"))
+        for count in range(2_000):
+            try:
+                self.wfile.write(b"x")
+            except OSError:
+                self.sent.append(count)
+                return
+            time.sleep(0.02)
+        self.sent.append(2_000)
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -314,11 +385,60 @@ class Studio(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_label_studios_own_pictures_are_fetched_and_nobody_elses():
+@contextmanager
+def studio() -> Iterator[str]:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Studio)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        url = f"http://127.0.0.1:{server.server_port}"
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_one_picture_that_cannot_be_fetched_fails_its_task_only(backbone):
+    """Whatever its name, and whatever the answer."""
+    with studio() as url:
+        mine = predictor(backbone, PictureSource(None, url, "abc"))
+        bad = {
+            "/data/upload/1/a\nb.png": "not fetched",
+            "/data/upload/1/a%0Ab.png": "not fetched",
+            "/data/strange": "expected an answer over HTTP",
+        }
+        good = ("/data/upload/1/a b.png", "/data/upload/1/\u00e4.png", f"{url}/data/upload/1/a%20b.png?x=1 2")
+        made = mine([{"data": {"photo": one}} for one in (*bad, *good)], read_labelling(CONFIG))
+    for place, said in enumerate(bad.values()):
+        assert said in made.errors[place]
+        assert made.errors[place].isprintable()
+    assert list(made.errors) == [0, 1, 2]
+    assert all(one is not None for one in made.results[3:])
+    sent = ["/data/upload/1/a%20b.png", "/data/upload/1/%C3%A4.png", "/data/upload/1/a%20b.png?x=1%202"]
+    assert [path for path, _ in Studio.asked[-3:]] == sent
+
+
+@pytest.mark.parametrize("part", ["headers", "picture"])
+def test_a_slow_picture_has_a_total_time_and_so_have_all_of_a_request(part):
+    with studio() as url:
+        source = PictureSource(None, url, "abc")
+        allowance = Allowance(0.3)
+        Studio.sent.clear()
+        with (
+            pytest.raises(InputError, match="not fetched in time"),
+            source.picture(f"/data/slow/{part}", allowance),
+        ):
+            pass
+        with pytest.raises(InputError, match="not fetched in time"), source.picture("/data/upload/a.png", allowance):
+            pass  # nothing is left for it
+        for _ in range(100):  # the server notices with its next byte
+            if Studio.sent:
+                break
+            time.sleep(0.05)
+    assert Studio.sent
+    assert max(Studio.sent) < 2_000
+
+
+def test_label_studios_own_pictures_are_fetched_and_nobody_elses():
+    with studio() as url:
         for token, sent in (("abc", "Token abc"), ("a.b.c", "Bearer fresh")):
             source = PictureSource(None, url, token, 1_000_000)
             for address in ("/data/upload/1/a.png", f"{url}/data/upload/1/a.png", "/data/local-files/?d=a.png"):
@@ -328,8 +448,8 @@ def test_label_studios_own_pictures_are_fetched_and_nobody_elses():
         count = len(Studio.asked)
         for address, said in (
             ("http://127.0.0.1:1/data/upload/1/a.png", "only pictures from"),
-            (f"http://me@127.0.0.1:{server.server_port}/data/a.png", "only pictures from"),
-            (f"https://127.0.0.1:{server.server_port}/data/a.png", "only pictures from"),
+            (f"http://me@127.0.0.1:{urlsplit(url).port}/data/a.png", "only pictures from"),
+            (f"https://127.0.0.1:{urlsplit(url).port}/data/a.png", "only pictures from"),
             ("//example.org/data/a.png", "only pictures from"),
             ("s3://bucket/a.png", "only pictures from"),
             ("/api/projects", "are below /data/"),
@@ -345,9 +465,6 @@ def test_label_studios_own_pictures_are_fetched_and_nobody_elses():
         source = PictureSource(None, url, "no", 1000)
         with pytest.raises(InputError, match="401 Unauthorized: check the token"), source.picture("/data/a.png"):
             pass
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 @given(st.text(max_size=80) | st.text("/.:%@?=&d2e\\", max_size=30).map("http://127.0.0.1:1/data".__add__))

@@ -180,9 +180,14 @@ def merge_corrections(
     read = read_corrections(path, sizes, words, [out / "yolo", out / "voc"], masks)
     sources: Counter[str] = Counter()
     if masks:
-        for name, one in read.pictures.items():
-            read.pictures[name], of_picture = correction_masks.filled(one, results.row(name))
-            sources += of_picture
+        for name, one in list(read.pictures.items()):
+            try:
+                read.pictures[name], of_picture = correction_masks.filled(one, results.row(name))
+            except correction_masks.UnusableError as error:
+                del read.pictures[name]
+                read.problems[name] = str(error)
+            else:
+                sources += of_picture
     reviews = {name: one for name, one in reviews_in(out, run).items() if name not in read.pictures}
     write_corrections(out, {**corrections_in(out, run), **read.pictures}, run, reviews)
     return read, sources

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc import polygons, rle
-from cliploc.rle import BoolArray
+from cliploc.rle import BoolArray, Counts
 
 if TYPE_CHECKING:
     from cliploc.jobs.corrections import Correction
 
+MOST_PIXELS = 2_000_000_000  # work on the masks of one picture, some seconds
+MOST_TIMES = 50  # and at least so many times all pixels of the picture
+WALKED, RUN = 10, 500  # pixels that a step along a polygon, and a run of a brush, count as
 SAME = 1.0  # pixels that the edges of a box may have moved and still be those of its draft
 # Source of the mask of a corrected box → its text; `filled` counts them.
 SOURCES = {
@@ -33,26 +36,32 @@ def filled(one: Correction, row: Mapping[str, Any]) -> tuple[Correction, Counter
     Args:
         one: with the masks of the set.
         row: the picture's drafts, with masks.
+
+    Raises:
+        UnusableError: it would take far too long.
     """
-    size, masks, sources = [row["height"], row["width"]], list[str | None](), Counter[str]()
+    canvas, sources = Canvas((row["width"], row["height"])), Counter[str]()
+    masks = list(one.masks or [None] * len(one.boxes))
     drafts = np.array(row["boxes"], float).reshape(-1, 4)  # [n, 4]
-    for box, label, given in zip(one.boxes, one.labels, one.masks or [None] * len(one.boxes), strict=True):
+    for label in sorted(set(one.labels)):
         of_label = [i for i, draft in enumerate(row["labels"]) if draft == label]
-        near = [i for i in of_label if np.abs(drafts[i] - box).max() <= SAME]
-        counts = given
-        source = "set"
-        if given is None and near:
-            source, counts = "draft", row["masks"][near[0]]
-        elif given is None:
-            whole = _rectangle(box, (size[0], size[1]))
-            inside = np.zeros_like(whole)
-            for i in of_label:
-                inside |= rle.decode({"size": size, "counts": row["masks"][i]})
-            inside &= whole
-            source, mask = ("inside", inside) if inside.any() else ("box", whole)
-            counts = rle.encode(mask)["counts"]
-        masks.append(counts)
-        sources[source] += 1
+        inside: BoolArray | None = None  # [H, W], the pixels of all drafts of the label
+        for place in (i for i, its in enumerate(one.labels) if its == label):
+            box, given = one.boxes[place], masks[place]
+            near = np.flatnonzero((np.abs(drafts[of_label] - box) <= SAME).all(axis=1))
+            if given is not None:
+                source = "set"
+            elif len(near):
+                source, masks[place] = "draft", row["masks"][of_label[near[0]]]
+            else:
+                if inside is None:
+                    inside = canvas.united(row["masks"][i] for i in of_label)
+                rows, columns = canvas.window(box)
+                part = inside[rows, columns]
+                source = "inside" if part.any() else "box"
+                whole = part if part.any() else np.ones_like(part)
+                masks[place] = rle.compressed(canvas.placed(whole, columns.start, rows.start))
+            sources[source] += 1
     return replace(one, masks=masks), sources
 
 
@@ -67,60 +76,89 @@ def in_words(sources: Mapping[str, int]) -> str:
     return f"masks of corrected boxes: {'; '.join(parts)}"
 
 
-def _rectangle(box: Sequence[float], hw: tuple[int, int]) -> BoolArray:
-    """The pixels `[H, W]` whose centres lie in a box, or the one that it lies in."""
-    rows, columns = np.arange(hw[0]) + 0.5, np.arange(hw[1]) + 0.5
-    mask = ((rows >= box[1]) & (rows <= box[3]))[:, None] & ((columns >= box[0]) & (columns <= box[2]))
-    if not mask.any():
-        mask[min(int(box[1]), hw[0] - 1), min(int(box[0]), hw[1] - 1)] = True
-    return mask
+class UnusableError(ValueError):
+    """Why a picture's boxes cannot be taken."""
 
 
-def bounds(mask: BoolArray) -> list[float]:
-    """The box round a mask: x0, y0, x1, y1, with exclusive right and bottom edges; empty of an empty mask.
+class Canvas:
+    """The size of a picture, and how much work its masks may still be.
 
-    Example:
-        >>> bounds(np.array([[0, 1, 1], [0, 0, 0]], bool))
-        [1.0, 0.0, 3.0, 1.0]
+    A mask is kept as its runs, column by column: a set may have thousands of them on one picture.
+
+    Args:
+        size_wh: width and height of the picture.
     """
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not len(rows):
-        return [0.0, 0.0, 0.0, 0.0]
-    return [float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)]
+
+    def __init__(self, size_wh: tuple[int, int]) -> None:
+        self.size_wh = size_wh
+        self.hw = (size_wh[1], size_wh[0])
+        self._left = max(MOST_PIXELS, MOST_TIMES * size_wh[0] * size_wh[1])
+
+    def take(self, pixels: int) -> None:
+        """Notes work like that of drawing so many pixels.
+
+        Raises:
+            UnusableError: it is too much.
+        """
+        self._left -= pixels
+        if self._left < 0:
+            raise UnusableError("its masks are too many and too large together to be drawn: leave some out")
+
+    def placed(self, part: BoolArray, left: int, top: int) -> Counts:
+        """The runs of a mask of which a part `[h, w]` is given."""
+        self.take(part.size)
+        return rle.placed(part, left, top, self.hw)
+
+    def united(self, codes: Iterable[str]) -> BoolArray:
+        """The pixels `[H, W]` of any of some masks of the picture's size, as COCO's texts."""
+        several = [rle.counts_of({"size": self.hw, "counts": one}) for one in codes]
+        return rle.of_runs(rle.united(several)).reshape(self.size_wh).T if several else np.zeros(self.hw, bool)
+
+    def window(self, box: Sequence[float]) -> tuple[slice, slice]:
+        """Rows and columns of the pixels whose centres lie in a box, or of the one that it lies in."""
+        found = []
+        for side, low, high in ((self.hw[0], box[1], box[3]), (self.hw[1], box[0], box[2])):
+            centres = np.arange(side) + 0.5
+            found.append(slice(int(np.searchsorted(centres, low)), int(np.searchsorted(centres, high, "right"))))
+        if any(one.start >= one.stop for one in found):
+            row, column = (min(int(low), side - 1) for low, side in zip((box[1], box[0]), self.hw, strict=True))
+            found = [slice(row, row + 1), slice(column, column + 1)]
+        return found[0], found[1]
 
 
 # --------------------------------------------------------------------------------------------- as other tools have them
-def of_coco(segmentation: Any, size_wh: tuple[int, int]) -> BoolArray:
-    """The mask `[H, W]` of a COCO annotation: polygons, or run lengths, compressed or not.
+def of_coco(segmentation: Any, canvas: Canvas) -> Counts:
+    """The runs of a COCO annotation: polygons, or run lengths, compressed or not.
 
     Raises:
         ValueError, InputError: it is not a mask, or has another size.
     """
     if isinstance(segmentation, dict):
-        if list(segmentation["size"]) != [size_wh[1], size_wh[0]]:
-            raise ValueError(f"a mask of height and width {segmentation['size']}, not {[size_wh[1], size_wh[0]]}")
-        return rle.decode(segmentation)
-    return _drawn(segmentation, size_wh)
+        if list(segmentation["size"]) != list(canvas.hw):
+            raise ValueError(f"a mask of height and width {segmentation['size']}, not {list(canvas.hw)}")
+        return rle.without_empty(rle.counts_of(segmentation))
+    return _drawn(segmentation, canvas)
 
 
-def of_points(points: npt.NDArray[np.floating[Any]], size_wh: tuple[int, int]) -> BoolArray:
-    """The mask of one polygon `[k, 2]` in pixels, along edges of pixels, as COCO, CVAT and Label Studio have them.
+def of_points(points: npt.NDArray[np.floating[Any]], canvas: Canvas) -> Counts:
+    """The runs of one polygon `[k, 2]` in pixels, along edges of pixels, as COCO, CVAT and Label Studio have them.
 
     Raises:
         ValueError: it is not a polygon.
     """
-    return _drawn([points.astype(float).ravel().tolist()], size_wh)
+    return _drawn([points.astype(float).ravel().tolist()], canvas)
 
 
-def _drawn(shapes: Any, size_wh: tuple[int, int]) -> BoolArray:
-    mask = np.zeros((size_wh[1], size_wh[0]), bool)
-    for one in polygons.outlines_of(shapes, size_wh):
-        mask |= polygons.draw(one, mask.shape)
-    return mask
+def _drawn(shapes: Any, canvas: Canvas) -> Counts:
+    outlines = polygons.outlines_of(shapes, canvas.size_wh)
+    for one in outlines:
+        canvas.take(WALKED * polygons.steps(one))
+    pixels = canvas.hw[0] * canvas.hw[1]
+    return rle.united([rle.of_switches(polygons.switches(one, canvas.hw), pixels) for one in outlines])
 
 
-def of_yolo(shares: Sequence[float], size_wh: tuple[int, int]) -> BoolArray:
-    """The mask of a polygon in shares of the picture, filled with its border, as YOLO's readers fill it.
+def of_yolo(shares: Sequence[float], canvas: Canvas) -> Counts:
+    """The runs of a polygon in shares of the picture, filled with its border, as YOLO's readers fill it.
 
     Raises:
         ValueError: no polygon inside the picture.
@@ -128,37 +166,61 @@ def of_yolo(shares: Sequence[float], size_wh: tuple[int, int]) -> BoolArray:
     points = np.array(shares, float).reshape(-1, 2)
     if not (np.isfinite(points).all() and points.min() >= -0.01 and points.max() <= 1.01):
         raise ValueError("a polygon outside the picture")
-    width, height = size_wh
-    corners = np.floor(points * size_wh + 1e-3).clip(0, [width - 1, height - 1]).astype(np.int32)
-    drawn = np.zeros((height, width), np.uint8)
-    cv2.fillPoly(drawn, [corners], 1)
-    return drawn.astype(bool)
+    width, height = canvas.size_wh
+    corners = np.floor(points * canvas.size_wh + 1e-3).clip(0, [width - 1, height - 1]).astype(np.int32)
+    least = corners.min(axis=0)
+    right, bottom = (corners.max(axis=0) - least + 1).tolist()
+    drawn = np.zeros((bottom, right), np.uint8)
+    canvas.take(WALKED * len(corners))
+    cv2.fillPoly(drawn, [corners - least], 1)
+    return canvas.placed(drawn.astype(bool), int(least[0]), int(least[1]))
 
 
-def of_cvat(code: Mapping[str, str], size_wh: tuple[int, int]) -> BoolArray:
-    """The mask of CVAT's `<mask>`: run lengths of its rectangle, row by row, beginning with those of 0.
+def of_cvat(code: Mapping[str, str], canvas: Canvas) -> Counts:
+    """The runs of CVAT's `<mask>`, which has those of its rectangle, row by row, beginning with those of 0.
 
     Raises:
         ValueError, KeyError: it is not a mask, or lies outside the picture.
     """
     left, top, width, height = (int(float(code[key])) for key in ("left", "top", "width", "height"))
     counts = np.array([int(one) for one in code["rle"].split(",")], np.int64)
-    inside = 0 <= left < left + width <= size_wh[0] and 0 <= top < top + height <= size_wh[1]
+    inside = 0 <= left < left + width <= canvas.size_wh[0] and 0 <= top < top + height <= canvas.size_wh[1]
     if not inside or not rle.fills(counts, width * height):
         raise ValueError("a mask that does not fill its rectangle, or lies outside the picture")
-    mask = np.zeros((size_wh[1], size_wh[0]), bool)
-    mask[top : top + height, left : left + width] = rle.of_runs(counts).reshape(height, width)
-    return mask
+    canvas.take(width * height)
+    return canvas.placed(rle.of_runs(counts).reshape(height, width), left, top)
 
 
-def of_brush(packed: Sequence[int], size_wh: tuple[int, int]) -> BoolArray:
-    """The mask of Label Studio's brush; see `cliploc.report.exports.labelstudio.brush`. Half transparent is outside.
+def of_voc(numbers: npt.NDArray[Any]) -> dict[int, Counts]:
+    """Number of an object → the runs of its pixels in VOC's picture `[H, W]` of such numbers."""
+    flat = numbers.ravel(order="F")
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    ends = np.append(starts[1:], flat.size)
+    of_run = flat[starts]
+    order = np.argsort(of_run, kind="stable")  # the runs of each number lie together
+    found, first = np.unique(of_run[order], return_index=True)
+    return {
+        int(number): rle.of_switches(np.concatenate([starts[some], ends[some]]), flat.size)
+        for number, some in zip(found, np.split(order, first[1:]), strict=True)
+    }
+
+
+def of_brush(packed: Any, canvas: Canvas) -> Counts:
+    """The runs of Label Studio's brush; see `cliploc.report.exports.labelstudio.brush`. Half transparent is outside.
 
     Raises:
         ValueError: it is not a brush, or has another size.
     """
-    bits = "".join(f"{one:08b}" for one in bytes(packed))
-    at = 0
+    width, height = canvas.size_wh
+    if not isinstance(packed, list):
+        raise ValueError("a brush that is not a list of numbers")
+    most = 4 * width * height  # values of RGBA
+    if len(packed) >= 4 and int.from_bytes(bytes(packed[:4]), "big") != most:
+        raise ValueError("a brush of another size than the picture")
+    if len(packed) > 4 * most + 16:  # the longest code of a value has 28 bits
+        raise ValueError("a brush with data after its end")
+    bits = f"{int.from_bytes(bytes(packed), 'big'):0{8 * len(packed)}b}" if packed else ""
+    at = 32
 
     def read(count: int) -> int:
         nonlocal at
@@ -167,16 +229,26 @@ def of_brush(packed: Sequence[int], size_wh: tuple[int, int]) -> BoolArray:
             raise ValueError("a brush that ends too early")
         return int(bits[at - count : at], 2)
 
-    total, word = read(32), read(5) + 1
+    word = read(5) + 1
     sizes = [read(4) + 1 for _ in range(4)]
-    if total != 4 * size_wh[0] * size_wh[1] or word != 8:
-        raise ValueError("a brush of another size than the picture")
-    values = np.empty(total, np.uint8)
+    if word != 8:
+        raise ValueError("a brush whose values have not 8 bits")
+    lengths, values = list[int](), list[int]()
     done = 0
-    while done < total:
+    while done < most:
         same, count = read(1), read(sizes[read(2)]) + 1
-        if done + count > total:
-            raise ValueError("a brush with data after its end")
-        values[done : done + count] = read(word) if same else [read(word) for _ in range(count)]
         done += count
-    return values.reshape(size_wh[1], size_wh[0], 4)[..., 3] >= 128
+        if done > most:
+            raise ValueError("a brush with data after its end")
+        canvas.take(RUN * (1 if same else count))
+        lengths += [count] if same else [1] * count
+        values += [read(word)] if same else [read(word) for _ in range(count)]
+    ends = np.cumsum(np.array(lengths, np.int64)) // 4  # in pixels, row by row: that of a value is that of its alpha
+    there = np.array(values) >= 128
+    alone = rle.of_switches(np.concatenate([np.append(0, ends[:-1])[there], ends[there]]), width * height)
+    top, left, bottom, right = (int(one) for one in rle.bounds(alone, width))
+    if top == bottom:
+        return alone  # empty
+    canvas.take(width * (bottom - top))
+    rows = np.diff(alone.cumsum().clip(top * width, bottom * width), prepend=top * width)
+    return canvas.placed(rle.of_runs(rows).reshape(bottom - top, width)[:, left:right], left, top)

@@ -11,7 +11,7 @@ import io
 import re
 import xml.etree.ElementTree as ET
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -26,8 +26,9 @@ from cliploc._documents import MOST_TEXT, read_bytes, read_json, read_text, read
 from cliploc.errors import InputError, UsageError
 from cliploc.images import small_png
 from cliploc.jobs import correction_masks
+from cliploc.jobs.correction_masks import Canvas, UnusableError
 from cliploc.report.exports import PICTURES, flat_stem
-from cliploc.rle import BoolArray
+from cliploc.rle import Counts
 
 if TYPE_CHECKING:
     from supervision import Detections
@@ -42,12 +43,9 @@ LEAST_SIDE = 1e-3  # pixels of a box inside its picture
 UPLOAD = re.compile(r"[0-9a-f]{8}(?:-|__)(?=.)")  # what Label Studio puts before the names of files
 CLASS_LISTS = ("data.yaml", "data.yml", "classes.txt")  # of a YOLO folder; Label Studio writes the last
 SizeWh: TypeAlias = tuple[int, int]
-# Label; x0, y0, x1, y1 in pixels; and the mask [H, W], if the set has one and masks are asked for.
-LabelledShapes: TypeAlias = list[tuple[str, Sequence[float], BoolArray | None]]
-
-
-class _UnusableError(ValueError):
-    """Why a picture's boxes cannot be taken."""
+# Label; x0, y0, x1, y1 in pixels; and the runs of the mask, column by column, if the set has one and
+# masks are asked for.
+LabelledShapes: TypeAlias = Iterable[tuple[str, Sequence[float], Counts | None]]
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ class _Entry:
     """
 
     names: tuple[str, ...]
-    shapes: Callable[[SizeWh, bool], LabelledShapes]
+    shapes: Callable[[Canvas, bool], LabelledShapes]
     size_wh: SizeWh | None = None
     more: tuple[str, ...] = ()
 
@@ -138,20 +136,20 @@ def read_corrections(
             named[picture] += 1
             if named[picture] > 1:
                 found.pop(picture, None)
-                raise _UnusableError(f"several pictures of the set match {picture}")
+                raise UnusableError(f"several pictures of the set match {picture}")
             size = sizes[picture]
             if entry.size_wh not in (None, size):
                 width, height = entry.size_wh or size
-                raise _UnusableError(f"it is {width}×{height} in the set, but was annotated at {size[0]}×{size[1]}")
-            found[picture] = _checked(entry.shapes(size, masks), size, known, masks)
-        except (_UnusableError, InputError, *UNREADABLE) as error:
+                raise UnusableError(f"it is {width}×{height} in the set, but was annotated at {size[0]}×{size[1]}")
+            found[picture] = _checked(entry.shapes(Canvas(size), masks), size, known, masks)
+        except (UnusableError, InputError, *UNREADABLE) as error:
             problems[title] = _why(error, read.form)
     return Corrections(read.form, found, problems)
 
 
 def _why(error: Exception, form: str) -> str:
     """Why the boxes of a picture were not taken, in one line for people who do not know Python's errors."""
-    if isinstance(error, _UnusableError):
+    if isinstance(error, UnusableError):
         return str(error)
     if isinstance(error, KeyError):
         what = f"{error.args[0]} is missing"
@@ -168,15 +166,15 @@ def _checked(shapes: LabelledShapes, size: SizeWh, known: Mapping[str, int], mas
     for label, xyxy, mask in shapes:
         number = known.get(label, known.get(label.casefold()))
         if number is None:
-            raise _UnusableError(f"{label!r} is not a label of this run")
+            raise UnusableError(f"{label!r} is not a label of this run")
         box = clipped(xyxy, size)
         if box is None:
-            raise _UnusableError(f"a box of {label!r} is empty, or lies outside of the picture")
+            raise UnusableError(f"a box of {label!r} is empty, or lies outside of the picture")
         corners.append(box)
         numbers.append(number)
-        if mask is not None and not mask.any():
-            raise _UnusableError(f"a mask of {label!r} is empty")
-        codes.append(None if mask is None else rle.encode(mask)["counts"])
+        if mask is not None and not mask[1::2].any():
+            raise UnusableError(f"a mask of {label!r} is empty")
+        codes.append(None if mask is None else rle.compressed(mask))
     return Correction(corners, numbers, masks=codes if masks else None)
 
 
@@ -236,7 +234,7 @@ class _Finder:
         """The picture that one of the names means, or else one of some more.
 
         Raises:
-            _UnusableError: none, or several.
+            UnusableError: none, or several.
         """
         looks = (self._listed_first, self._whole, self._end, self._of_stem, self._listed_last)
         for spelt in (names, more, _without_prefix([*names, *more])):
@@ -246,8 +244,8 @@ class _Finder:
                     if len(found) == 1:
                         return found[0]
                     if found:
-                        raise _UnusableError(f"it may be {' or '.join(sorted(found)[:3])}: give its path")
-        raise _UnusableError("no picture of this run has this name")
+                        raise UnusableError(f"it may be {' or '.join(sorted(found)[:3])}: give its path")
+        raise UnusableError("no picture of this run has this name")
 
     def _listed_first(self, name: str) -> list[str]:
         return self._whole(self._first.get(PurePosixPath(name).name, ""))
@@ -332,15 +330,15 @@ def _coco(content: Mapping[str, Any]) -> _Set:
     for one in content["annotations"]:
         of_image[one["image_id"]].append(one)
 
-    def shapes(image_id: Any, size: SizeWh, masks: bool) -> LabelledShapes:
+    def shapes(image_id: Any, canvas: Canvas, masks: bool) -> LabelledShapes:
         own = of_image[image_id]
         if not all("bbox" in one for one in own):
-            raise _UnusableError("a shape in it has no box")
-        found = coco_annotations_to_detections(own, size, with_masks=False, use_iscrowd=False)
-        of_each = [correction_masks.of_coco(one["segmentation"], size) if masks and one.get("segmentation") else None
-                   for one in own]  # fmt: skip
+            raise UnusableError("a shape in it has no box")
+        found = coco_annotations_to_detections(own, canvas.size_wh, with_masks=False, use_iscrowd=False)
+        of_each = (correction_masks.of_coco(one["segmentation"], canvas) if masks and one.get("segmentation") else None
+                   for one in own)  # fmt: skip
         labels = [names[one["category_id"]] for one in own]
-        return list(zip(labels, found.xyxy.tolist(), of_each, strict=True))
+        return zip(labels, found.xyxy.tolist(), of_each, strict=True)
 
     entries = []
     for image in content["images"]:
@@ -356,19 +354,19 @@ def _yolo(folder: Path, described: Path) -> _Set:
     listed = read_text(described, MOST_YAML).splitlines() if plain else _yaml(described)["names"]
     names = dict(enumerate(listed)) if isinstance(listed, list) else {int(key): one for key, one in listed.items()}
 
-    def shapes(text: Path, size: SizeWh, masks: bool) -> LabelledShapes:
+    def shapes(text: Path, canvas: Canvas, masks: bool) -> LabelledShapes:
         lines = [line for line in read_text(text).splitlines() if line.strip()]
         outlined = [len(line.split()) > 6 for line in lines]
         if any(outlined) and not masks:
-            raise _UnusableError("a shape in it is a polygon, not a box")
-        found = yolo_annotations_to_detections(lines, size, with_masks=False)
+            raise UnusableError("a shape in it is a polygon, not a box")
+        found = yolo_annotations_to_detections(lines, canvas.size_wh, with_masks=False)
         classes = _class_ids(found)
         if strange := set(classes) - names.keys():
-            raise _UnusableError(f"class {min(strange)} is not in {described.name}")
-        made: LabelledShapes = []
+            raise UnusableError(f"class {min(strange)} is not in {described.name}")
+        made: list[tuple[str, Sequence[float], Counts | None]] = []
         for i, xyxy, line, polygon in zip(classes, found.xyxy.tolist(), lines, outlined, strict=True):
-            mask = correction_masks.of_yolo([float(one) for one in line.split()[1:]], size) if polygon else None
-            made.append((str(names[i]), xyxy if mask is None else correction_masks.bounds(mask), mask))
+            mask = correction_masks.of_yolo([float(one) for one in line.split()[1:]], canvas) if polygon else None
+            made.append((str(names[i]), xyxy if mask is None else rle.bounds(mask, canvas.hw[0]), mask))
         return made
 
     entries = []
@@ -403,15 +401,13 @@ def _yaml(path: Path) -> Any:
 
 def _voc(folder: Path, files: Sequence[Path]) -> _Set:
     # Not by supervision's reader: it makes a mask of the whole picture for every object.
-    def shapes(root: ET.Element, file: Path, size: SizeWh, masks: bool) -> LabelledShapes:
-        numbered = _numbered_objects(file, size) if masks else None
-        found: LabelledShapes = []
+    def shapes(root: ET.Element, file: Path, canvas: Canvas, masks: bool) -> LabelledShapes:
+        numbered = _numbered_objects(file, canvas.size_wh) if masks else None
+        of_number = {} if numbered is None else correction_masks.of_voc(numbered)
         for number, one in enumerate(root.findall("object"), start=1):
             x0, y0, x1, y1 = (float(one.findtext(f"bndbox/{key}") or "") for key in ("xmin", "ymin", "xmax", "ymax"))
             left, top = min(x0, x1) - 1, min(y0, y1) - 1  # pixels there count from 1, the last one inside
-            mask = None if numbered is None or not (numbered == number).any() else numbered == number
-            found.append((one.findtext("name") or "", (left, top, max(x0, x1), max(y0, y1)), mask))
-        return found
+            yield one.findtext("name") or "", (left, top, max(x0, x1), max(y0, y1)), of_number.get(number)
 
     entries = []
     for file in files:
@@ -439,7 +435,7 @@ def _numbered_objects(file: Path, size: SizeWh) -> npt.NDArray[Any] | None:
         return None
     numbers = np.asarray(small_png(read_bytes(png), max(size)))
     if numbers.shape != (size[1], size[0]):
-        raise _UnusableError(f"{png.name} in {png.parent.name} is of another size")
+        raise UnusableError(f"{png.name} in {png.parent.name} is of another size")
     return numbers
 
 
@@ -451,24 +447,22 @@ def _cvat(root: ET.Element) -> _Set:
     if root.tag != "annotations":
         raise ValueError(f"the XML is <{root.tag}>, not CVAT's <annotations>")
 
-    def shapes(image: ET.Element, size: SizeWh, masks: bool) -> LabelledShapes:
-        found: LabelledShapes = []
+    def shapes(image: ET.Element, canvas: Canvas, masks: bool) -> LabelledShapes:
         for one in image:
             if one.tag == "tag":
                 continue
             if masks and one.tag in ("mask", "polygon"):
                 mask = (
-                    correction_masks.of_cvat(one.attrib, size)
+                    correction_masks.of_cvat(one.attrib, canvas)
                     if one.tag == "mask"
-                    else correction_masks.of_points(_points(one.attrib["points"]), size)
+                    else correction_masks.of_points(_points(one.attrib["points"]), canvas)
                 )
-                found.append((one.attrib["label"], correction_masks.bounds(mask), mask))
+                yield one.attrib["label"], rle.bounds(mask, canvas.hw[0]), mask
                 continue
             if one.tag != "box" or float(one.get("rotation", 0)) != 0:
-                raise _UnusableError(f"a shape in it is a {'rotated ' if one.tag == 'box' else ''}{one.tag}, not a box")
+                raise UnusableError(f"a shape in it is a {'rotated ' if one.tag == 'box' else ''}{one.tag}, not a box")
             edges = [float(one.attrib[key]) for key in ("xtl", "ytl", "xbr", "ybr")]
-            found.append((one.attrib["label"], edges, None))
-        return found
+            yield one.attrib["label"], edges, None
 
     entries = [
         _Entry(
@@ -500,9 +494,8 @@ def _label_studio(tasks: Sequence[Mapping[str, Any]]) -> _Set:
     return _Set("Label Studio", entries)
 
 
-def _drawn_shapes(results: Sequence[Mapping[str, Any]], size: SizeWh, masks: bool) -> LabelledShapes:
-    width, height = size
-    found: LabelledShapes = []
+def _drawn_shapes(results: Sequence[Mapping[str, Any]], canvas: Canvas, masks: bool) -> LabelledShapes:
+    size = width, height = canvas.size_wh
     for one in results:
         if one["type"] in ("choices", "textarea", "rating", "relation"):
             continue
@@ -510,25 +503,24 @@ def _drawn_shapes(results: Sequence[Mapping[str, Any]], size: SizeWh, masks: boo
         of_mask = masks and kind in ("brushlabels", "polygonlabels")
         if not of_mask and (kind != "rectanglelabels" or value.get("rotation")):
             what = "a rotated rectangle" if kind == "rectanglelabels" else kind
-            raise _UnusableError(f"a shape in it is {what}, not a box")
+            raise UnusableError(f"a shape in it is {what}, not a box")
         there = (one.get("original_width", width), one.get("original_height", height))
         if there != size:
-            raise _UnusableError(f"it is {there[0]}×{there[1]} in the set, but was annotated at {width}×{height}")
+            raise UnusableError(f"it is {there[0]}×{there[1]} in the set, but was annotated at {width}×{height}")
         if len(value[kind]) != 1:
-            raise _UnusableError(f"a shape in it has {len(value[kind])} labels, not one")
+            raise UnusableError(f"a shape in it has {len(value[kind])} labels, not one")
         (label,) = value[kind]
         if of_mask:
             mask = (
-                correction_masks.of_brush(value["rle"], size)
+                correction_masks.of_brush(value["rle"], canvas)
                 if kind == "brushlabels"
-                else correction_masks.of_points(np.array(value["points"], float) * [width / 100, height / 100], size)
+                else correction_masks.of_points(np.array(value["points"], float) * [width / 100, height / 100], canvas)
             )
-            found.append((label, correction_masks.bounds(mask), mask))
+            yield label, rle.bounds(mask, canvas.hw[0]), mask
             continue
         x0, y0 = value["x"] * width / 100, value["y"] * height / 100
         box = [x0, y0, x0 + value["width"] * width / 100, y0 + value["height"] * height / 100]
-        found.append((label, box, None))
-    return found
+        yield label, box, None
 
 
 def _spellings(name: str) -> tuple[str, ...]:

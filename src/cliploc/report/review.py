@@ -157,11 +157,13 @@ def polygons_of(counts: str, size_wh: tuple[int, int]) -> list[list[list[float]]
     """
     width, height = size_wh
     pieces: list[list[list[float]]] = []
-    for ring in outlines(rle.decode({"size": [height, width], "counts": counts})):
-        corners = _simpler(ring.points)
+    part, left, top = rle.part_of({"size": [height, width], "counts": counts})
+    for ring in outlines(part):
+        points = ring.points + np.array([left, top], np.float32)
+        corners = _simpler(points)
         if len(corners) < 3 and (pieces or ring.hole):
             continue
-        flat = (corners if len(corners) >= 3 else ring.points).round(1).ravel().tolist()
+        flat = (corners if len(corners) >= 3 else points).round(1).ravel().tolist()
         if not ring.hole:
             pieces.append([flat])
         elif pieces:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cliploc import rle
 from cliploc._files import write_whole
 from cliploc.boxes import outlines
@@ -57,8 +59,10 @@ class Coco(Export):
 
 def _segmentation(code: rle.Rle, polygons: bool) -> dict[str, Any]:
     """A mask and its area; COCO's polygons know no holes, so that a mask with holes is run lengths in any case."""
-    mask = rle.decode(code)
-    rings = outlines(mask) if polygons else []
+    area = int(rle.counts_of(code)[1::2].sum())
+    part, left, top = rle.part_of(code) if polygons else (np.zeros((0, 0), bool), 0, 0)
+    rings = outlines(part)
     if not rings or any(ring.hole for ring in rings):
-        return {"segmentation": dict(code), "area": int(mask.sum())}
-    return {"segmentation": [ring.points.ravel().tolist() for ring in rings], "area": int(mask.sum())}
+        return {"segmentation": dict(code), "area": area}
+    corner = np.array([left, top], np.float32)
+    return {"segmentation": [(ring.points + corner).ravel().tolist() for ring in rings], "area": area}

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from cliploc import rle
 from cliploc._files import write_whole
 from cliploc.report.exports._export import Export, Pictures, export
@@ -49,10 +47,8 @@ class Cvat(Export):
 
 def _mask(code: rle.Rle) -> str:
     """A mask's rectangle and, row by row inside, its run lengths, beginning with those of 0; "" of an empty mask."""
-    mask = rle.decode(code)
-    rows_on, columns_on = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not len(rows_on):
+    part, left, top = rle.part_of(code)
+    if not part.size:
         return ""
-    top, bottom, left, right = rows_on[0], rows_on[-1] + 1, columns_on[0], columns_on[-1] + 1
-    counts = ", ".join(map(str, rle.runs(mask[top:bottom, left:right].ravel()).tolist()))
-    return attributes(rle=counts, left=left, top=top, width=right - left, height=bottom - top)
+    counts = ", ".join(map(str, rle.runs(part.ravel()).tolist()))
+    return attributes(rle=counts, left=left, top=top, width=part.shape[1], height=part.shape[0])

@@ -92,10 +92,12 @@ def _routes(predictor: Predictor, queue: int, say: Say) -> Any:
         raise not_installed(error, install("web", "label-studio", "starlette", "uvicorn")) from None
 
     waiting = 0
+    turn = asyncio.Lock()  # so that requests that wait for predictions take no thread away from the others
 
+    # What a request holds is read off the event loop, which would else answer nobody meanwhile.
     async def read(request: Request, kind: Any) -> Any:
         try:
-            return parse_json(await request.body(), kind)
+            return await asyncio.to_thread(parse_json, await request.body(), kind)
         except DocumentError as error:
             raise RefusedError(400, f"expected what Label Studio sends to {request.url.path}, got {error}") from None
 
@@ -103,7 +105,8 @@ def _routes(predictor: Predictor, queue: int, say: Say) -> Any:
         return JSONResponse({"status": "UP", "model_class": "cliploc", "model_version": predictor.version})
 
     async def setup(request: Request) -> JSONResponse:
-        labelling = read_labelling((await read(request, SetupRequest))["schema"])
+        asked = await read(request, SetupRequest)
+        labelling = await asyncio.to_thread(read_labelling, asked["schema"])
         unknown = await asyncio.to_thread(predictor.unknown, labelling)
         say(f"connected: {', '.join(labelling.entries)}")
         for reason in unknown.values():
@@ -113,12 +116,13 @@ def _routes(predictor: Predictor, queue: int, say: Say) -> Any:
     async def predict(request: Request) -> JSONResponse:
         nonlocal waiting
         asked = await read(request, PredictRequest)
-        labelling = read_labelling(asked["label_config"])
+        labelling = await asyncio.to_thread(read_labelling, asked["label_config"])
         if waiting > queue:
             raise RefusedError(503, "Too many requests wait for predictions: try again in a minute.")
         waiting += 1
         try:
-            made = await asyncio.to_thread(predictor, asked["tasks"], labelling)
+            async with turn:
+                made = await asyncio.to_thread(predictor, asked["tasks"], labelling)
         finally:
             waiting -= 1
         for reason in made.errors.values():
@@ -128,7 +132,7 @@ def _routes(predictor: Predictor, queue: int, say: Say) -> Any:
             raise RefusedError(422, f"{next(iter(made.errors.values()))}{more}")
         # A task without a prediction has an empty list of them, so that an error is not stored as "nothing there".
         results = [[] if one is None else one for one in made.results]
-        return JSONResponse({"results": results, "model_version": predictor.version})
+        return await asyncio.to_thread(JSONResponse, {"results": results, "model_version": predictor.version})
 
     async def webhook(request: Request) -> JSONResponse:
         await read(request, dict[str, Any])

@@ -6,7 +6,7 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 from cliploc import prompts
 from cliploc.errors import UsageError
@@ -15,7 +15,12 @@ from cliploc.report.exports.labelstudio import Kind
 KINDS: tuple[Kind, ...] = get_args(Kind)
 TAGS = "RectangleLabels, BrushLabels or PolygonLabels"
 MOST_CONFIG = 1_000_000  # characters
+MOST_ELEMENTS = 50_000
+MOST_DEEP = 100  # elements, one in the other
 MOST_LABELS = 1_000  # each is a name to look for in every picture
+MOST_WORDS = 10_000  # labels and synonyms; each costs the text tower as much as a label
+MOST_ENDS = 100  # pairs of a tag and a picture's; each gets every shape once more
+SHOWN = 80  # characters of a piece of it in a message
 
 
 @dataclass(frozen=True)
@@ -64,63 +69,131 @@ def read_labelling(config: str) -> Labelling:
         >>> read.entries, read.controls[0].pictures, read.controls[0].labels
         (('cat|kitten',), {'image': 'photo'}, {0: 'kitten'})
     """
-    root = _parsed(config)
-    images = {one.get("name", ""): one.get("value", "") for one in root.iter() if one.tag.lower() == "image"}
-    words: dict[str, list[str]] = {}  # what a label is called → all that it is looked for by
+    tags = _read(config)
+    words: dict[str, dict[str, None]] = {}  # what a label is called → all that it is looked for by, in order
+    index: dict[str, int] = {}  # what a label is called → its place among them
     controls: list[Control] = []
-    for tag in root.iter():
-        kind = next((one for one in KINDS if one == tag.tag.lower()), None)
-        if kind is None:
-            continue
-        name = tag.get("name", "")
-        pictures = {to: _key(images[to], to) for to in re.split(r"\s*,\s*", tag.get("toName", "")) if to in images}
+    ends = said = 0
+    for tag in tags.controls:
+        targets = [one.strip() for one in tag.to.split(",")]
+        pictures = {to: _key(tags.images[to], to) for to in targets if to in tags.images}
         if not pictures:
-            raise UsageError(f"expected {tag.tag} {name!r} to name an Image in toName, got {tag.get('toName')!r}")
+            raise UsageError(f"expected {tag.name} {_shown(tag.own)} to name an Image in toName, got {_shown(tag.to)}")
+        ends += len(pictures)
+        if ends > MOST_ENDS:
+            raise UsageError(f"expected {TAGS} on at most {MOST_ENDS} images in all, got more: make several projects")
         labels: dict[int, str] = {}
-        for label in tag.iter():
-            asked = _words(label) if label.tag.lower() == "label" else []
+        for label in tag.labels:
+            asked = _words(label)
             if not asked:
                 continue
             first = asked[0]
-            found = words.setdefault(first, [])
-            found += [one for one in asked if one not in found]
-            labels[list(words).index(first)] = label.get("alias") or label.get("value") or first
-        controls.append(Control(kind, name, pictures, labels))
+            found = words.setdefault(first, {})
+            said -= len(found)
+            found.update(dict.fromkeys(asked))
+            said += len(found)
+            labels[index.setdefault(first, len(index))] = label.get("alias") or label.get("value") or first
+            if len(words) > MOST_LABELS or said > MOST_WORDS:
+                raise UsageError(
+                    f"expected at most {MOST_LABELS:,} labels, and {MOST_WORDS:,} with their synonyms, got more: make "
+                    "several projects"
+                )
+        controls.append(Control(tag.kind, tag.own, pictures, labels))
     if not controls:
         raise UsageError(f"expected {TAGS} on an Image in the labelling interface, found none: add one")
     if not words:
         raise UsageError(f'expected labels such as <Label value="cat"/> in {TAGS}, found none: add some')
-    if len(words) > MOST_LABELS:
-        raise UsageError(f"expected at most {MOST_LABELS:,} labels, got {len(words):,}: make several projects")
     entries = tuple("|".join(some) for some in words.values())
     prompts.parse(entries)
     return Labelling(entries, tuple(controls))
 
 
-def _parsed(config: str) -> ET.Element:
+@dataclass(frozen=True)
+class _Tag:
+    """A tag that has labels, as it is written."""
+
+    kind: Kind
+    name: str  # of the tag, as it is spelt
+    own: str  # the attribute name
+    to: str
+    labels: list[Mapping[str, str]]  # the attributes of each
+
+
+class _Tags:
+    """What the parser meets, as its target; nothing else of the document is kept.
+
+    Raises:
+        UsageError: more elements, or deeper ones, than any interface has.
+    """
+
+    def __init__(self) -> None:
+        self.images: dict[str, str] = {}  # name → value
+        self.controls: list[_Tag] = []
+        self._open: list[_Tag | None] = []  # of each element around, the nearest tag that has labels
+        self._elements = 0
+
+    def start(self, name: str, attributes: dict[str, str]) -> None:
+        """Called by the parser at the beginning of an element."""
+        self._elements += 1
+        if self._elements > MOST_ELEMENTS or len(self._open) >= MOST_DEEP:
+            raise UsageError(
+                f"expected a labelling interface of at most {MOST_ELEMENTS:,} elements, nested at most {MOST_DEEP} "
+                "deep, got more: make it smaller"
+            )
+        small = name.lower()
+        nearest = self._open[-1] if self._open else None
+        if small == "image":
+            self.images[attributes.get("name", "")] = attributes.get("value", "")
+        elif small == "label" and nearest is not None:
+            nearest.labels.append(attributes)
+        elif kind := next((one for one in KINDS if one == small), None):
+            nearest = _Tag(kind, name, attributes.get("name", ""), attributes.get("toName", ""), [])
+            self.controls.append(nearest)
+        self._open.append(nearest)
+
+    def end(self, _: str) -> None:
+        """Called by the parser at the end of an element."""
+        self._open.pop()
+
+    def close(self) -> _Tags:
+        """Called by the parser at the end of the document."""
+        return self
+
+
+def _read(config: str) -> _Tags:
     if len(config) > MOST_CONFIG:
         raise UsageError(f"expected a labelling interface of at most {MOST_CONFIG:,} characters, got {len(config):,}")
     if "<!DOCTYPE" in config.upper() or "<!ENTITY" in config.upper():  # entities may grow without bound
         raise UsageError("expected a labelling interface without DOCTYPE and entities: remove them")
     try:
-        return ET.fromstring(config)
+        parser: Any = ET.XMLParser(target=_Tags())
+        parser.feed(config)
+        tags: _Tags = parser.close()
     except (ET.ParseError, ValueError) as error:
         raise UsageError(f"expected the labelling interface as XML, got something else ({error})") from None
+    return tags
+
+
+def _shown(text: str) -> str:
+    """A piece of the interface in a message, in one line."""
+    return repr(text if len(text) <= SHOWN else f"{text[:SHOWN]}…")
 
 
 def _key(value: str, name: str) -> str:
     """`$photo` → `photo`."""
     if not re.fullmatch(r"\$\w[\w .-]*", value):
-        raise UsageError(f"expected the value of Image {name!r} as a variable such as $image, got {value!r}")
+        raise UsageError(
+            f"expected the value of Image {_shown(name)} as a variable such as $image, got {_shown(value)}"
+        )
     return value[1:]
 
 
-def _words(label: ET.Element) -> list[str]:
+def _words(label: Mapping[str, str]) -> list[str]:
     """The words that a label is looked for by, its value first."""
     return list(dict.fromkeys(_split(label)))
 
 
-def _split(label: ET.Element) -> Iterator[str]:
+def _split(label: Mapping[str, str]) -> Iterator[str]:
     for key, separator in (("value", r"\|"), ("alias", r"[|,]"), ("predicted_values", r"[|,]")):
         for word in re.split(separator, label.get(key, "")):
             if word.strip():

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import base64
 import binascii
+import http.client
 import json
 import re
+import socket
 import tempfile
+import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit
 
 from cliploc.errors import InputError, UsageError
 
@@ -25,9 +30,32 @@ LOCAL_FILES = "/data/local-files/"
 STORED = ("/data/", "/storage-data/")  # where Label Studio serves pictures
 DATA = re.compile(r"data:image/[\w.+-]+;base64,", re.IGNORECASE)
 JWT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+")  # a personal access token, which is exchanged for one that expires
-SECONDS = 30.0  # for one answer of Label Studio to begin, and for each piece of it
+SECONDS = 20.0  # for all that Label Studio sends for one picture, from the connection to the last byte
+ALL_SECONDS = 60.0  # the same for all pictures of one request: Label Studio waits 100 seconds for its answer
+AS_IS = "/%!$&'()*+,;=:@?~"  # in a path or a query; other characters are sent in percent
 CHUNK = 2**16
 SHOWN = 80  # characters of an address in a message
+
+
+class Allowance:
+    """The time that a request for predictions has left for fetching pictures."""
+
+    def __init__(self, seconds: float = ALL_SECONDS) -> None:
+        self._left = seconds
+
+    @contextmanager
+    def watch(self) -> Iterator[_Watch]:
+        """Watches the fetch of one picture."""
+        began = time.monotonic()
+        watch = _Watch(max(0.0, min(SECONDS, self._left)))
+        timer = threading.Timer(watch.seconds, watch.end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield watch
+        finally:
+            timer.cancel()
+            self._left -= time.monotonic() - began
 
 
 class PictureSource:
@@ -51,14 +79,15 @@ class PictureSource:
         self._folder = None if folder is None else folder.resolve()
         self._studio = None if url is None else _studio(url)
         self._token, self._max_bytes = token, max_bytes
-        self._opener = urllib.request.build_opener(_NoRedirects)
+        self._opener = urllib.request.build_opener(_NoRedirects, _Http, _Https)
 
     @contextmanager
-    def picture(self, address: str) -> Iterator[Path]:
+    def picture(self, address: str, allowance: Allowance | None = None) -> Iterator[Path]:
         """The file of a task's picture; what had to be stored for it is removed at the end.
 
         Args:
             address: as it stands in the task.
+            allowance: the time that the request has left for fetching; by default that of a new one.
 
         Raises:
             InputError: it may not be read, or cannot be fetched.
@@ -74,14 +103,17 @@ class PictureSource:
         if local and self._folder is not None:
             yield self._inside(local)
         else:
-            with self._stored(self._fetched(address, place)) as path:
+            with self._stored(self._fetched(address, place, allowance or Allowance())) as path:
                 yield path
 
     @contextmanager
     def _stored(self, content: bytes) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="cliploc-label-studio-") as folder:
             path = Path(folder, "picture")
-            path.write_bytes(content)
+            try:
+                path.write_bytes(content)
+            except OSError as error:
+                raise InputError(f"cannot be stored for a moment: {error.strerror}: make room") from None
             yield path
 
     def _decoded(self, address: str) -> bytes:
@@ -100,19 +132,19 @@ class PictureSource:
         try:
             path = (folder / name.lstrip("/")).resolve()
             there = path.is_file()
-        except (OSError, ValueError):
-            raise InputError(f"{_short(name)}: no such file below the folder of --pictures: check the path") from None
+        except (OSError, ValueError, RuntimeError):  # the last of links in a circle
+            raise InputError(f"{short(name)}: no such file below the folder of --pictures: check the path") from None
         if folder not in path.parents:
-            raise InputError(f"{_short(name)}: lies outside of the folder of --pictures: it is not read")
+            raise InputError(f"{short(name)}: lies outside of the folder of --pictures: it is not read")
         if not there:
-            raise InputError(f"{_short(name)}: no such file below the folder of --pictures: check the path")
+            raise InputError(f"{short(name)}: no such file below the folder of --pictures: check the path")
         if path.stat().st_size > self._max_bytes:
-            raise InputError(self._too_large(_short(name)))
+            raise InputError(self._too_large(short(name)))
         return path
 
     # ---------------------------------------------------------------------------------------------- over the network
-    def _fetched(self, address: str, place: SplitResult) -> bytes:
-        said = _short(address)
+    def _fetched(self, address: str, place: SplitResult, allowance: Allowance) -> bytes:
+        said = short(address)
         if self._studio is None:
             raise InputError(
                 f"{said}: not fetched: start with --pictures DIR for local files, or --label-studio-url for those that "
@@ -124,15 +156,30 @@ class PictureSource:
         base = self._studio.path.rstrip("/")
         path = place.path if own or not base else place.path.removeprefix(base)
         plain = unquote(unquote(path))
-        if not plain.startswith(STORED) or ".." in plain.split("/") or "\\" in plain or not plain.isprintable():
+        if (
+            not plain.startswith(STORED)
+            or ".." in plain.split("/")
+            or "\\" in plain
+            or not (address + plain).isprintable()
+        ):
             raise InputError(f"{said}: not fetched: Label Studio's pictures are below {' or '.join(STORED)}")
-        target = self._studio._replace(path=base + path, query=place.query, fragment="").geturl()
-        return self._get(target, said)
+        target = self._studio._replace(path=quote(base + path, AS_IS), query=quote(place.query, AS_IS), fragment="")
+        with allowance.watch() as watch:
+            try:
+                content = self._get(target.geturl(), said, watch)
+            except InputError:
+                if not watch.over:
+                    raise
+        if watch.over:  # what was cut off may look complete
+            raise InputError(
+                f"{said}: not fetched in time: a picture has {SECONDS:g} seconds, and all of a request {ALL_SECONDS:g}"
+            )
+        return content
 
-    def _get(self, target: str, said: str) -> bytes:
-        headers = self._authorization(said)
+    def _get(self, target: str, said: str, watch: _Watch) -> bytes:
+        headers = self._authorization(said, watch)
         try:
-            with self._opener.open(urllib.request.Request(target, headers=headers), timeout=SECONDS) as answer:
+            with self._opener.open(_Asked(target, None, headers, watch), timeout=watch.seconds + 1) as answer:
                 content = bytearray()
                 while chunk := answer.read(CHUNK):
                     content += chunk
@@ -141,12 +188,16 @@ class PictureSource:
                 return bytes(content)
         except urllib.error.HTTPError as error:
             advice = ": check the token" if error.code in (401, 403) else ""
-            raise InputError(f"{said}: Label Studio answered with {error.code} {error.reason}{advice}") from None
+            reason = short(str(error.reason))
+            raise InputError(f"{said}: Label Studio answered with {error.code} {reason}{advice}") from None
         except (OSError, ValueError) as error:
-            reason = getattr(error, "reason", None) or error
-            raise InputError(f"{said}: not fetched from {self._studio_text}: {reason}") from None
+            cause = getattr(error, "reason", None) or error
+            raise InputError(f"{said}: not fetched from {self._studio_text}: {short(str(cause))}") from None
+        except http.client.HTTPException as error:
+            reason = short(str(error) or type(error).__name__)
+            raise InputError(f"{said}: expected an answer over HTTP from {self._studio_text}, got {reason}") from None
 
-    def _authorization(self, said: str) -> Mapping[str, str]:
+    def _authorization(self, said: str, watch: _Watch) -> Mapping[str, str]:
         if not self._token:
             return {}
         if not JWT.fullmatch(self._token):
@@ -154,13 +205,13 @@ class PictureSource:
         assert self._studio is not None
         target = self._studio._replace(path=f"{self._studio.path.rstrip('/')}/api/token/refresh").geturl()
         body = json.dumps({"refresh": self._token}).encode()
-        asked = urllib.request.Request(target, data=body, headers={"Content-Type": "application/json"})
+        asked = _Asked(target, body, {"Content-Type": "application/json"}, watch)
         try:
-            with self._opener.open(asked, timeout=SECONDS) as answer:
+            with self._opener.open(asked, timeout=watch.seconds + 1) as answer:
                 return {"Authorization": f"Bearer {json.loads(answer.read(CHUNK))['access']}"}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, http.client.HTTPException) as error:
             raise InputError(
-                f"{said}: Label Studio rejected the personal access token ({error}): create a new one"
+                f"{said}: Label Studio rejected the personal access token ({short(str(error))}): create a new one"
             ) from None
 
     @property
@@ -176,6 +227,73 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, *_: Any, **__: Any) -> None:
         """Returns None, which makes the redirect an `HTTPError`."""
+
+
+class _Watch:
+    """Ends the connections of one fetch when its time is over.
+
+    A socket's own time limit begins again with every byte that arrives.
+
+    Attributes:
+        seconds: the time; a socket's own limit is a little longer, for a connection that is not there yet.
+        over: whether it is over.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.over = False
+        self._sockets: list[socket.socket] = []
+
+    def take(self, connected: socket.socket) -> None:
+        """Watches one more connection."""
+        self._sockets.append(connected)
+        if self.over:
+            self.end()
+
+    def end(self) -> None:
+        """The time is over."""
+        self.over = True
+        for one in self._sockets:
+            with suppress(OSError):  # closed already
+                socket.socket.shutdown(one, socket.SHUT_RDWR)  # a TLS socket's own would pull it away from its reader
+
+
+class _Asked(urllib.request.Request):
+    """A request whose connection is watched."""
+
+    def __init__(self, url: str, data: bytes | None, headers: Mapping[str, str], watch: _Watch) -> None:
+        super().__init__(url, data, dict(headers))
+        self.watch = watch
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, *args: Any, watch: _Watch, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._watch = watch
+
+    def connect(self) -> None:
+        super().connect()
+        self._watch.take(self.sock)
+
+
+class _SecureConnection(http.client.HTTPSConnection):
+    def __init__(self, *args: Any, watch: _Watch, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._watch = watch
+
+    def connect(self) -> None:
+        super().connect()
+        self._watch.take(self.sock)
+
+
+class _Http(urllib.request.HTTPHandler):
+    def http_open(self, asked: Any) -> http.client.HTTPResponse:
+        return self.do_open(partial(_Connection, watch=asked.watch), asked)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def https_open(self, asked: Any) -> http.client.HTTPResponse:
+        return self.do_open(partial(_SecureConnection, watch=asked.watch), asked)
 
 
 def _studio(url: str) -> SplitResult:
@@ -195,7 +313,7 @@ def _split(address: str) -> SplitResult:
         place = urlsplit(address)
         _ = place.port, place.hostname
     except ValueError:
-        raise InputError(f"{_short(address)}: not an address: check the task") from None
+        raise InputError(f"{short(address)}: not an address: check the task") from None
     return place
 
 
@@ -205,6 +323,7 @@ def _origin(place: SplitResult) -> tuple[str, str | None, int | None, str | None
     return place.scheme, place.hostname, port, place.username
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """A text from a task or an answer as it may stand in a message: in one line, and not long."""
     shown = "".join(one if one.isprintable() else "�" for one in text[: SHOWN + 1])
     return shown if len(text) <= SHOWN else f"{shown[:SHOWN]}…"

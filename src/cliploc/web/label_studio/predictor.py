@@ -27,7 +27,7 @@ from cliploc.memory import Memory
 from cliploc.pipeline.requests import Request
 from cliploc.report.exports.labelstudio import brush_shape, polygon_shape, rectangle_shape, region
 from cliploc.web.label_studio.labelling import Control, Labelling
-from cliploc.web.label_studio.pictures import PictureSource
+from cliploc.web.label_studio.pictures import Allowance, PictureSource, short
 
 MEMORY = 64 * 2**20  # bytes for embeddings of names, and for features of pictures that may be asked for again
 COARSE = 1 / 500  # of a picture's longer side: how far a polygon may lie from the mask's outline
@@ -92,6 +92,7 @@ class Predictor:
         keys = list(dict.fromkeys(key for one in labelling.controls for key in one.pictures.values()))
         shapes: dict[int, list[dict[str, Any]]] = {}
         errors: dict[int, str] = {}
+        allowance = Allowance()
         asked: dict[Hashable, tuple[int, str]] = {}  # id of a request → task and key of its picture
 
         def requests() -> Iterator[Request]:
@@ -100,7 +101,7 @@ class Predictor:
                     if self._ended.is_set() or place in errors:
                         continue
                     try:
-                        request = self._request(place, key, task, labelling)
+                        request = self._request(place, key, task, labelling, allowance)
                     except InputError as error:
                         errors[place] = str(error)
                     else:
@@ -120,14 +121,16 @@ class Predictor:
         whole = [shapes.get(place) if place not in errors else None for place in range(len(tasks))]
         return Predictions([None if one is None else self._prediction(one) for one in whole], errors)
 
-    def _request(self, place: int, key: str, task: Mapping[str, Any], labelling: Labelling) -> Request:
-        named = f"task {task.get('id', place + 1)}"
+    def _request(
+        self, place: int, key: str, task: Mapping[str, Any], labelling: Labelling, allowance: Allowance
+    ) -> Request:
+        named = f"task {short(str(task.get('id', place + 1)))}"
         data = task.get("data")
         address = data.get(key) if isinstance(data, Mapping) else None
         if not isinstance(address, str) or not address:
             raise InputError(f"{named}: expected the address of a picture in {key!r}, found none: check the task")
         try:
-            with self._pictures.picture(address) as path:
+            with self._pictures.picture(address, allowance) as path:
                 image = _loaded(path, self._max_pixels)
         except InputError as error:
             raise InputError(f"{named}: {error}") from None
