@@ -177,12 +177,14 @@ def test_a_folder_with_videos(tmp_path):
         assert [one.name for one in files] == ["cat.jpg", *(n.replace("/", "__").replace("#", "_") for n in names)]
         assert not any(one.is_symlink() for one in files)
     assert [one.id for one in ReviewFolder(out).pictures] == ["cat.jpg", *names]  # the editor shows frames too
+    left = out / f"frames/one/.cliploc-{json.loads((out / 'manifest.json').read_text())['token']}-{0:016x}.tmp"
+    left.write_bytes(b"of a killed run")
     before = (out / "summary.json").read_bytes()
     with ReviewFolder.opened(out) as folder:
         assert folder.write_exports().failed == made.failed
     assert (out / "summary.json").read_bytes() == before  # nothing was edited
     again = annotate(root, ["cat"], out, **OPTIONS)  # as before
-    assert (again.pictures, again.computed) == (6, 0)
+    assert (again.pictures, again.computed, left.exists()) == (6, 0, False)
     clip(root / "one/clip.mp4", cut=0)
     finer = annotate(root, ["cat"], out, every="10", **OPTIONS)
     assert (finer.pictures, finer.computed) == (8, 4)  # two that are new, and two of other content

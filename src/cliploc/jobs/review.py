@@ -152,11 +152,12 @@ class ReviewFolder:
         """
         one = self.pictures[number]
         now = stamp(one)
+        image = load(one.path, str(one.path)).image
         if self._unchanged.get(number) != now:
             if content_digest(one) != self._folder.results.row(one.id)["blake2b"]:
                 raise InputError(f"{one.id} was replaced since it was annotated: run the same `cliploc annotate` again")
             self._unchanged[number] = now
-        return load(one.path, str(one.path)).image
+        return image
 
     def _jpeg(self, number: int, *, side: int) -> bytes:
         image = self.upright(number)
