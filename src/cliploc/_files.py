@@ -74,6 +74,40 @@ def write_whole(path: Path, write: Callable[[Path], object], *, durable: bool = 
         _flush_folder(path.parent)
 
 
+def write_at(path: Path, place: int, content: bytes) -> int:
+    """Writes into a file that ends with this from now on, and waits until it is on the disk.
+
+    After a failure or a kill, the file is as it was up to `place`; what follows may be a part of the content.
+
+    Args:
+        path: the file, which is made if it is not there.
+        place: the number of bytes of the file that stay.
+        content: what follows them.
+
+    Returns:
+        The file's new size.
+
+    Raises:
+        OSError: no room, or a folder that cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "a.txt"
+        >>> write_at(path, write_at(path, 0, b"one, "), b"two")
+        8
+    """
+    new = not path.exists()
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+b") as file:
+        file.truncate(place)
+        file.seek(place)
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    if new:
+        _flush_folder(path.parent)
+    return place + len(content)
+
+
 def write_folder_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Lets `write` fill a new folder beside `path`, which then replaces what is at `path`.
 

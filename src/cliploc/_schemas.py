@@ -314,6 +314,15 @@ class SavedCorrections(Struct):
     reviews: dict[str, PictureReview] = {}
 
 
+class SavedPicture(Struct):
+    """A line of corrections.jsonl: what a person saved of one picture, without `corrected` where its drafts hold."""
+
+    run: str
+    picture: str
+    review: PictureReview
+    corrected: CorrectedPicture | None = None
+
+
 Ring = Annotated[list[float], Meta(min_length=6, max_length=20_000)]  # x, y, x, y …
 Polygon = Annotated[list[Ring], Meta(min_length=1, max_length=1_000)]  # the outline, then its holes
 

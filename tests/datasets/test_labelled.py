@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import json
 import os
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from PIL import Image
 
 from cliploc.datasets import class_list, labelled_readers, open_labelled
 from cliploc.errors import InputError, UsageError
-from cliploc.polygons import draw, outlines_of
+from cliploc.polygons import draw, draw_all, outlines_of
 from tests.datasets import labelled
 from tests.datasets.folders import picture
 
@@ -103,6 +104,18 @@ def test_polygons_are_drawn_as_pycocotools_draws_them(corners):
     height, width = 23, 27
     theirs = pycoco.decode(pycoco.frPyObjects([corners], height, width))[..., 0].astype(bool)
     assert (draw(tuple(corners), (height, width)) == theirs).all()
+
+
+@given(st.lists(st.lists(points.filter(lambda one: len(one) % 2 == 0), min_size=1, max_size=3), max_size=6))
+@settings(max_examples=60, deadline=None)
+def test_polygons_drawn_together_have_the_pixels_of_each(polygons):
+    hw = (23, 27)
+    wanted = np.zeros(hw, bool)
+    for rings in polygons:
+        wanted |= np.logical_xor.reduce([draw(tuple(ring), hw) for ring in rings])
+    for most in (100, 2**20):  # in several groups, and in one
+        with mock.patch("cliploc.polygons.MOST_STEPS", most):
+            assert (draw_all([[tuple(ring) for ring in rings] for rings in polygons], hw) == wanted).all()
 
 
 def test_problems_are_named_and_the_other_pictures_stay(tmp_path):

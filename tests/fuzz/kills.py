@@ -189,7 +189,7 @@ COMMANDS: dict[str, Callable[[Path], Command]] = {
 
 
 # -------------------------------------------------------------------------------------------------------------- folders
-VARYING = {"manifest.json": ("sessions", "token")}
+VARYING = {"manifest.json": ("sessions", "token"), "summary.json": ("stamps",)}  # stamps have the times of exports
 SESSIONS = re.compile(rb'<section id="manifest".*?</section>', re.DOTALL)  # of a report: the manifest again
 TIME = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d")
 

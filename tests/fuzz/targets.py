@@ -36,6 +36,7 @@ from cliploc.errors import CliplocError
 from cliploc.heads import read_config
 from cliploc.images import load
 from cliploc.jobs import benchmark, folder, labels, rows
+from cliploc.jobs.annotation_edits import SAVES, corrections_in, merge_saves, reviews_in
 from cliploc.jobs.annotation_rows import KIND
 from cliploc.jobs.evaluate import read_map
 from cliploc.metrics._infra.curve import Convention, checked_map
@@ -153,6 +154,16 @@ def part(content: bytes) -> None:
             continue
         json.dumps(row, allow_nan=False)
         assert all(math.isfinite(value) for box in row.get("boxes", ()) for value in box)
+
+
+def saves(content: bytes) -> None:
+    """corrections.jsonl of an editor that was killed."""
+    with file(content, SAVES) as path, contextlib.suppress(CliplocError):
+        corrected, reviews = corrections_in(path.parent, "0" * 16), reviews_in(path.parent, "0" * 16)
+        merge_saves(path.parent, "0" * 16)
+        assert not path.exists()
+        assert corrections_in(path.parent, "0" * 16).keys() == corrected.keys()
+        assert reviews_in(path.parent, "0" * 16) == reviews
 
 
 def decisions(content: bytes) -> None:
@@ -288,6 +299,7 @@ TARGETS = {
         Target("metadata", metadata),
         Target("part", part),
         Target("decisions", decisions),
+        Target("saves", saves),
         Target("manifest", manifest),
         Target("coco", coco),
         Target("run_lengths", run_lengths),

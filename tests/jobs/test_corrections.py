@@ -452,6 +452,19 @@ def test_two_entries_of_one_picture_are_a_conflict(tmp_path):
     assert "several pictures of the set match sub/a.jpg" in str(read.problems)
 
 
+def test_a_file_of_a_set_that_cannot_be_opened_is_a_problem_of_its_picture(tmp_path):
+    (tmp_path / "labels/sub").mkdir(parents=True)
+    (tmp_path / "labels/other").mkdir()
+    (tmp_path / "data.yaml").write_text("names: [cat]\n")
+    (tmp_path / "labels/other/e.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    os.mkfifo(tmp_path / "labels/sub/a.txt")
+    (tmp_path / "labels/sub/b c.txt").mkdir()
+    read = read_corrections(tmp_path, SIZES, LABELS)
+    assert list(read.pictures) == ["other/e.jpg"], read.problems
+    assert "a device or a pipe, expected a file" in read.problems["sub/a"]
+    assert "Is a directory" in read.problems["sub/b c"]
+
+
 @pytest.mark.parametrize(
     ("file", "content", "said"),
     [

@@ -25,6 +25,7 @@ from cliploc.errors import CliplocError, UsageError
 from cliploc.jobs import annotate as annotate_module
 from cliploc.jobs import annotation_results, folder
 from cliploc.jobs.annotate import annotate
+from cliploc.jobs.review import ReviewFolder
 from cliploc.report.exports import exports
 from cliploc.reporter import Reporter
 from tests.commands import PHOTOS, cliploc_, create_once
@@ -514,3 +515,60 @@ def test_an_export_of_a_killed_run_is_kept_up_to_date(copy, made, monkeypatch, k
     assert set(result.files) == expected
     assert (out / "yolo/labels/new.txt").exists()
     assert "https://host/new.png" in (out / "labelstudio.json").read_text()
+
+
+def exported(out: Path) -> dict[str, object]:
+    return {name: one for name, one in content(out).items() if name != "yolo/labels.cache"}
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "coco.json": lambda path: os.truncate(path, 100),
+    "boxes.csv": Path.unlink,
+    "yolo/labels/cat.txt": Path.unlink,
+    "yolo/images/bee.png": Path.unlink,
+    "voc/Annotations/dogs.xml": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    "review.html": lambda path: path.write_text(""),
+}
+
+
+def test_a_damaged_export_is_written_again_and_the_others_are_not(photos, tmp_path):
+    of = {**OPTIONS, "review": 3, "formats": ["coco", "csv", "yolo", "voc"]}
+    out = annotate(photos, LABELS, tmp_path, **of).out
+    (out / "yolo/labels.cache").write_text("of a training")  # nobody else's file is a reason to write it again
+    before, stamps = exported(out), {path: path.lstat().st_mtime_ns for path in out.rglob("*")}
+    annotate(photos, LABELS, out, **of)
+    assert {path: path.lstat().st_mtime_ns for path in out.rglob("*")} == stamps
+    for name, damage in DAMAGE.items():
+        damage(out / name)
+        said: list[str] = []
+        annotate(photos, LABELS, out, reporter=Reporter(phase=said.append), **of)
+        format_ = {"coco.json": "coco", "boxes.csv": "csv"}.get(name, name.partition("/")[0])
+        assert said == ["annotate", f"writing {format_}"]
+        assert exported(out) == before
+
+
+def test_ids_in_exports_do_not_depend_on_when_a_picture_was_added(photos, tmp_path):
+    """The editor's exports are those of `annotate`, and both are those of one run over all pictures."""
+    root = tmp_path / "pictures"
+    (root / "a").mkdir(parents=True)
+    for name in ("cat.png", "a/dogs.png"):
+        shutil.copy(photos / Path(name).name, root / name)
+    out = annotate(root, LABELS, tmp_path / "out", formats=["coco", "csv"], **OPTIONS).out
+    shutil.copy(photos / "bee.png", root)
+    shutil.copy(photos / "bee.png", root / "a")
+    annotate(root, LABELS, out, **OPTIONS)
+    whole = annotate(root, LABELS, tmp_path / "whole", formats=["coco", "csv"], **OPTIONS).out
+    listed = tmp_path / "list.txt"
+    listed.write_text("".join(f"pictures/{name}\n" for name in ("cat.png", "a/dogs.png", "bee.png", "a/bee.png")))
+    of_list = annotate(listed, LABELS, tmp_path / "of_list", formats=["coco", "csv"], **OPTIONS).out
+    names = [one["file_name"] for one in json.loads((whole / "coco.json").read_text())["images"]]
+    assert names == ["bee.png", "cat.png", "a/bee.png", "a/dogs.png"]
+    wanted = [(whole / name).read_bytes() for name in ("coco.json", "boxes.csv")]
+    assert [(out / name).read_bytes() for name in ("coco.json", "boxes.csv")] == wanted
+    for written in ("coco.json", "boxes.csv"):
+        (out / written).unlink()
+    with ReviewFolder.opened(out) as opened:
+        assert [one.id for one in opened.pictures] == names
+        opened.write_exports()
+    assert [(out / name).read_bytes() for name in ("coco.json", "boxes.csv")] == wanted
+    assert (of_list / "coco.json").read_text().replace("pictures/", "") == (whole / "coco.json").read_text()

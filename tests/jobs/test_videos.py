@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import struct
 from pathlib import Path
 
@@ -14,10 +16,11 @@ from PIL import Image
 
 from cliploc import backbones
 from cliploc.errors import InputError, UsageError
+from cliploc.jobs import videos
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.pictures import PictureFile, find_pictures
 from cliploc.jobs.review import ReviewFolder
-from cliploc.jobs.videos import Every, frames_of
+from cliploc.jobs.videos import Every, all_frames, frames_of
 from tests.commands import cliploc_, create_once
 
 av = pytest.importorskip("av")
@@ -127,6 +130,30 @@ def test_what_is_no_video_is_said(tmp_path):
             frames_of(PictureFile(name, tmp_path / name), Every(10), tmp_path / "frames")
 
 
+def test_a_video_that_cannot_be_read_is_one_failed_item(tmp_path):
+    """None ends the run, and none is waited for: no codec, a pipe, a name too long for those of frames, no picture."""
+    odd = clip(tmp_path / "odd.mkv")
+    odd.write_bytes(odd.read_bytes().replace(b"V_MPEG4/ISO/ASP", b"V_XXXXX/ISO/ASP"))
+    os.mkfifo(tmp_path / "pipe.mp4")
+    long = clip(tmp_path / f"{'n' * 250}.mp4")
+    paths = [odd, tmp_path / "pipe.mp4", long, tmp_path / "gone.mp4", clip(tmp_path / "whole.mp4")]
+    found = list(all_frames([PictureFile(one.name, one) for one in paths], Every(10), tmp_path / "out"))
+    assert [len(frames) for _, frames, _ in found] == [0, 0, 0, 0, 3]
+    said = ("of a kind that is not known", "a device or a pipe", "its name is too long", "No such file")
+    for (video, _, error), words in zip(found, said, strict=False):
+        assert str(error).startswith(f"{video.id}: ")
+        assert words in str(error)
+
+
+def test_a_full_disk_ends_a_run_with_videos(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(videos, "write_whole", full)
+    with pytest.raises(OSError, match="No space left"):
+        list(all_frames([PictureFile("a.mp4", clip(tmp_path / "a.mp4"))], Every(10), tmp_path / "out"))
+
+
 def test_a_folder_with_videos(tmp_path):
     """Twins in two folders, one that is no video, and a photograph; then other frames, a replaced video, and none."""
     root, out = tmp_path / "root", tmp_path / "out"
@@ -150,12 +177,14 @@ def test_a_folder_with_videos(tmp_path):
         assert [one.name for one in files] == ["cat.jpg", *(n.replace("/", "__").replace("#", "_") for n in names)]
         assert not any(one.is_symlink() for one in files)
     assert [one.id for one in ReviewFolder(out).pictures] == ["cat.jpg", *names]  # the editor shows frames too
+    left = out / f"frames/one/.cliploc-{json.loads((out / 'manifest.json').read_text())['token']}-{0:016x}.tmp"
+    left.write_bytes(b"of a killed run")
     before = (out / "summary.json").read_bytes()
     with ReviewFolder.opened(out) as folder:
         assert folder.write_exports().failed == made.failed
     assert (out / "summary.json").read_bytes() == before  # nothing was edited
     again = annotate(root, ["cat"], out, **OPTIONS)  # as before
-    assert (again.pictures, again.computed) == (6, 0)
+    assert (again.pictures, again.computed, left.exists()) == (6, 0, False)
     clip(root / "one/clip.mp4", cut=0)
     finer = annotate(root, ["cat"], out, every="10", **OPTIONS)
     assert (finer.pictures, finer.computed) == (8, 4)  # two that are new, and two of other content

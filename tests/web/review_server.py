@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from cliploc.jobs.annotation_edits import corrections_in, plain_corrections, reviews_in
 from cliploc.jobs.review import ReviewFolder
 from cliploc.jobs.suggest import Suggester
 
@@ -30,3 +32,9 @@ def served(out: Path) -> Iterator[str]:
         finally:
             server.should_exit = True
             thread.join(20)
+
+
+def corrections(out: Path) -> dict:
+    """The corrections of a run, as a later call reads them: corrections.json and the saves that follow it."""
+    run = json.loads((out / "summary.json").read_text())["run"]
+    return {"pictures": plain_corrections(corrections_in(out, run)), "reviews": reviews_in(out, run)}

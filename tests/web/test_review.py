@@ -15,7 +15,7 @@ from cliploc._parts import part_path, write_part
 from cliploc.jobs.annotate import annotate
 from tests.commands import PHOTOS, create_once
 from tests.web.browsing import SHOTS, in_a_browser, shoot
-from tests.web.review_server import served
+from tests.web.review_server import corrections, served
 
 pytestmark = in_a_browser
 
@@ -175,10 +175,6 @@ def context(request, browser) -> Iterator:
 def masked(done, tmp_path) -> Path:
     shutil.copytree(done[True], tmp_path / "masked")
     return tmp_path / "masked"
-
-
-def corrections(out: Path) -> dict:
-    return json.loads((out / "corrections.json").read_text())
 
 
 def corrected(out: Path, name: str) -> list[list[float]]:
@@ -350,6 +346,35 @@ def test_every_key_does_what_the_list_of_keys_says(browser, out):
         "rocket.jpg": "none",
         "bridge.jpg": "reviewed",
     }
+
+
+def test_what_cannot_be_saved_is_said_and_kept_until_it_can(context, out):
+    """Of every picture, whichever is shown."""
+    with served(out) as address:
+        editor = Editor(context, address)
+        page = editor.page
+        refused = {"error": "drafts cannot be written: Read-only file system: make the folder writable"}
+        page.route(
+            "**/pictures/*",
+            lambda route: (
+                route.fulfill(status=507, json=refused) if route.request.method == "POST" else route.continue_()
+            ),
+        )
+        for name in ("dogs.jpg", "bridge.jpg"):
+            editor.open(name)
+            page.get_by_role("radio", name="unsure").check()
+            page.wait_for_function("(name) => document.getElementById('unsaved').textContent.includes(name)", arg=name)
+        editor.open("rocket.jpg")
+        said = page.locator("#unsaved").inner_text()
+        assert said.startswith("Not saved: 2 pictures (dogs.jpg, bridge.jpg): drafts cannot be written: Read-only")
+        assert "leave it open" in said
+        editor.open("dogs.jpg")
+        assert page.get_by_role("radio", name="unsure").is_checked()
+        assert corrections(out)["reviews"] == {}
+        page.unroute("**/pictures/*")
+        page.wait_for_function("document.getElementById('unsaved').hidden")
+        saved = {"status": "unsure", "revision": 1}
+        assert corrections(out)["reviews"] == {"dogs.jpg": saved, "bridge.jpg": saved}
 
 
 def test_pictures_are_filtered_and_the_older_of_two_tabs_is_told(context, out):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import base64
+import errno
 import io
 import json
+import os
 import shutil
 import sys
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +24,13 @@ pytest.importorskip("starlette", reason="gradio is not installed: pip install 'c
 
 from cliploc import backbones, rle
 from cliploc.errors import UsageError
+from cliploc.jobs import annotation_edits, review
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.review import ReviewFolder
+from cliploc.jobs.reviewed import review_of
 from tests.commands import cliploc_
 from tests.tiny import tower
-from tests.web.review_server import served
+from tests.web.review_server import corrections, served
 
 LABELS = ["red", "blue"]
 OPTIONS = {
@@ -105,7 +111,7 @@ def test_what_is_saved_is_on_the_disk_and_in_the_exports_of_a_later_call(done, o
     )
     assert answer == (200, {"revision": 1})
     assert ask(f"{address}/pictures/0", saved(*ask(f"{address}/pictures/0")[1]["boxes"], status="skipped"))[0] == 200
-    read = json.loads((out / "corrections.json").read_text())
+    read = corrections(out)
     assert read["reviews"] == {
         "b.png": {"status": "reviewed", "revision": 1},
         "a.png": {"status": "skipped", "revision": 1},
@@ -140,6 +146,126 @@ def test_a_later_call_of_annotate_keeps_what_was_saved(done, out):
         assert (folder.state(1)["status"], folder.state(1)["revision"]) == ("reviewed", 1)
 
 
+def test_a_save_writes_its_own_picture_only(done, out):
+    """In corrections.jsonl, until the editor ends; a killed one leaves it, and whoever is next reads it."""
+    with served(out) as address:
+        ask(f"{address}/pictures/1", saved(box(1, 2, 5, 4), status="reviewed"))
+    assert not (out / "corrections.jsonl").exists()
+    first = (out / "corrections.json").read_bytes()
+    assert list(json.loads(first)["pictures"]) == ["b.png"]
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["files"].remove("corrections.jsonl")  # as in a run that was begun when there was no such file
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    with served(out) as address:
+        for revision in range(3):
+            assert ask(f"{address}/pictures/0", saved(box(1, 2, 5, 4), revision=revision))[0] == 200
+        ask(f"{address}/pictures/1", saved(*ask(f"{address}/pictures/1")[1]["drafts"][:0], revision=1))
+        assert (out / "corrections.json").read_bytes() == first
+        lines = (out / "corrections.jsonl").read_bytes().splitlines()
+        assert [json.loads(one)["picture"] for one in lines] == ["a.png"] * 3 + ["b.png"]
+        shutil.copytree(out, out.parent / "killed")
+        wanted = corrections(out)
+    assert wanted["reviews"] == {"a.png": {"status": "none", "revision": 3}, "b.png": {"status": "none", "revision": 2}}
+    assert (wanted["pictures"]["a.png"]["boxes"], wanted["pictures"]["b.png"]["boxes"]) == ([[1, 2, 5, 4]], [])
+    killed = out.parent / "killed"
+    with (killed / "corrections.jsonl").open("ab") as file:
+        file.write(lines[0][: len(lines[0]) // 2])  # of a save that was never answered
+    assert corrections(killed) == corrections(out) == wanted
+    shutil.copytree(killed, out.parent / "next")
+    annotate(done[0], LABELS, out.parent / "next", masks=True, **OPTIONS)
+    assert json.loads((out.parent / "next/corrections.json").read_text())["pictures"] == wanted["pictures"]
+    with served(killed) as address:
+        assert json.loads((killed / "corrections.json").read_text())["pictures"] == wanted["pictures"]
+        assert ask(f"{address}/pictures/0", saved(revision=3)) == (200, {"revision": 4})
+    assert annotate(done[0], LABELS, killed, masks=True, **OPTIONS).corrected == 2
+
+
+def test_a_later_set_replaces_what_a_killed_editor_saved(done, out):
+    run = json.loads((out / "summary.json").read_text())["run"]
+    with served(out) as address:
+        ask(f"{address}/pictures/1", saved(box(1, 2, 5, 4), status="reviewed"))
+        shutil.copytree(out, out.parent / "killed")
+    killed, file = out.parent / "killed", out.parent / "set.json"
+    assert (killed / "corrections.jsonl").exists()
+    document = {"kind": "cliploc review", "run": run, "pictures": {"b.png": saved(box(7, 7, 9, 9), revision=1)}}
+    file.write_text(json.dumps(document))
+    annotate(done[0], LABELS, killed, masks=True, decisions=file, **OPTIONS)
+    assert corrections(killed)["pictures"]["b.png"]["boxes"] == [[7, 7, 9, 9]]
+    assert not (killed / "corrections.jsonl").exists()
+
+
+def test_saves_are_merged_before_they_are_too_long(out, monkeypatch):
+    monkeypatch.setattr(review, "MOST_SAVES", 2_000)
+    with served(out) as address:
+        for revision in range(40):
+            assert ask(f"{address}/pictures/0", saved(box(1, 2, 5, 4), revision=revision))[0] == 200
+            lines = out / "corrections.jsonl"
+            assert (lines.stat().st_size if lines.exists() else 0) < 4_000
+    assert corrections(out)["reviews"]["a.png"]["revision"] == 40
+
+
+def test_saves_that_are_damaged_are_named(out):
+    for content in (
+        b"{}\n",
+        b"no JSON\n",
+        b'{"run": "x", "picture": "a", "review": {"status": "none", "revision": 1}}\n',
+    ):
+        (out / "corrections.jsonl").write_bytes(content)
+        with pytest.raises(UsageError, match=r"corrections\.jsonl cannot be read"), ReviewFolder.opened(out):
+            pass
+
+
+def test_others_save_while_the_polygons_of_a_picture_are_drawn(out, address, monkeypatch):
+    begun, others = threading.Event(), threading.Event()
+
+    def slow(given, row, *more):
+        if given["status"] == "reviewed":
+            begun.set()
+            assert others.wait(20)
+        return review_of(given, row, *more)
+
+    monkeypatch.setattr(review, "review_of", slow)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(ask, f"{address}/pictures/0", saved(box(1, 2, 5, 4), status="reviewed"))
+        assert begun.wait(20)
+        assert ask(f"{address}/pictures/1", saved(box(1, 2, 5, 4))) == (200, {"revision": 1})
+        others.set()
+        assert first.result() == (200, {"revision": 1})
+
+
+def test_a_folder_that_cannot_be_written_is_said_and_nothing_counts_as_saved(out, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with served(out) as address:
+        before = ask(f"{address}/pictures/0")
+        assert b"Everything is saved" in ask(address)[1]
+        with monkeypatch.context() as patch:
+            patch.setattr(annotation_edits, "write_at", refuse)
+            patch.setattr(os, "access", lambda *_: False)
+            status, answer = ask(f"{address}/pictures/0", saved(box(1, 2, 5, 4)))
+            assert (status, answer["error"].endswith("Read-only file system: make the folder writable")) == (507, True)
+            page = ask(address)[1]
+            assert b"what you change is not saved" in page
+            assert b"Everything is saved" not in page
+        assert ask(f"{address}/pictures/0") == before
+        assert ask(f"{address}/pictures/0", saved(box(1, 2, 5, 4))) == (200, {"revision": 1})
+
+
+def test_what_a_killed_editor_left_is_removed_and_nothing_of_a_living_one(out):
+    token = json.loads((out / "manifest.json").read_text())["token"]
+    own = [out / f".cliploc-{token}-{'1' * 16}.tmp", out / f"parts/.cliploc-{token}-{'2' * 16}.tmp"]
+    others = [out / f".cliploc-{'3' * 16}-{'3' * 16}.tmp", out / ".notes.tmp"]
+    with served(out):
+        for one in (*own, *others):
+            one.write_text("")
+        with pytest.raises(UsageError, match="another run is writing into"), ReviewFolder.opened(out):
+            pass
+        assert all(one.exists() for one in own)
+    with ReviewFolder.opened(out):
+        assert [one.exists() for one in (*own, *others)] == [False, False, True, True]
+
+
 def test_the_older_tab_is_told_and_overwrites_nothing(out, address):
     assert ask(f"{address}/pictures/0", saved(box(1, 1, 9, 9)))[0] == 200
     status, answer = ask(f"{address}/pictures/0", saved(box(2, 2, 9, 9)))
@@ -172,7 +298,7 @@ def test_a_bad_body_is_refused_in_one_line(out, address, name):
     status, answer = ask(f"{address}/pictures/0", body)
     assert (status, said in answer["error"]) == (code, True), answer
     assert "\n" not in answer["error"]
-    assert not (out / "corrections.json").exists()
+    assert not list(out.glob("corrections.*"))
 
 
 def test_only_pictures_of_the_run_by_number(out, address):
@@ -206,7 +332,7 @@ def test_foreign_hosts_pages_and_methods_are_refused(out, address):
     asked = urllib.request.Request(f"{address}/pictures/0", method="DELETE")
     with pytest.raises(urllib.error.HTTPError, match="405"):
         urllib.request.urlopen(asked, timeout=30)
-    assert not (out / "corrections.json").exists()
+    assert not list(out.glob("corrections.*"))
 
 
 def test_a_suggestion_is_a_box_of_this_picture(out, address):
@@ -239,12 +365,13 @@ def test_a_suggestion_is_a_box_of_this_picture(out, address):
         assert (region[y, x], region.any(axis=0).sum() <= x1 - x0) == (True, True)
 
 
-def test_a_replaced_picture_and_a_folder_that_is_none_are_named(done, out, tmp_path):
+@pytest.mark.parametrize("size", [(9, 9), (60, 40)])
+def test_a_replaced_picture_and_a_folder_that_is_none_are_named(done, out, tmp_path, size):
     root = tmp_path / "moved"
     shutil.copytree(done[0], root)
     manifest = json.loads((out / "manifest.json").read_text())
     (out / "manifest.json").write_text(json.dumps({**manifest, "root": str(root)}))
-    Image.new("RGB", (9, 9)).save(root / "b.png")
+    Image.new("RGB", size).save(root / "b.png")
     (root / "c.png").unlink()
     with served(out) as address:
         assert [one["name"] for one in ask(f"{address}/pictures")[1]] == ["a.png", "b.png"]

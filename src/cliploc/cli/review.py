@@ -64,6 +64,7 @@ def serve_drafts(drafts: Path, port: int, model: str | None, pretrained: str | N
         suggester = Suggester(
             str(folder.settings["model"]) if own else str(model), pretrained=pretrained, method=method, device=device
         )
-        terminal.say(f"{len(folder.pictures):,} pictures; stop with Ctrl+C; your changes are saved", style="dim")
+        how = "each change is saved at once" if folder.writable else f"{drafts} cannot be written: NOTHING IS SAVED"
+        terminal.say(f"{len(folder.pictures):,} pictures; stop with Ctrl+C; {how}", style="dim")
         with contextlib.suppress(KeyboardInterrupt):  # how a server is ended
             serve_review(folder, suggester, port, on_ready=lambda address: terminal.data(Text(address)))

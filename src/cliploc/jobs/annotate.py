@@ -24,11 +24,14 @@ from cliploc.config import DEFAULTS, MIN_SCORE, Options
 from cliploc.errors import CliplocError, UsageError
 from cliploc.jobs import correction_masks, export_states, folder, local
 from cliploc.jobs.annotation_edits import (
+    CORRECTIONS,
+    SAVES,
     corrections_in,
     decisions_in,
     is_decisions,
     merge_corrections,
     merge_review,
+    merge_saves,
     reviews_in,
     write_corrections,
     write_decisions,
@@ -51,7 +54,8 @@ OWN_FILES = (
     export_states.FILE,
     "summary.json",
     "decisions.json",
-    "corrections.json",
+    CORRECTIONS,
+    SAVES,
     "draft_scores.json",
 )  # files that every run may write
 REVIEWED = 100  # default number of pictures of a review page
@@ -371,6 +375,7 @@ class _Call:
             self.found, self._unreadable = _with_frames(
                 self.found, self._there.videos, frames, limit, self._out, self._reporter
             )
+        merge_saves(self._out, self._run)
         _remove_stale(self._out, damaged, self.found, self._run, self._notes)
         self._results = Results(self._out)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ from cliploc.jobs.annotator import Row
 from cliploc.jobs.corrections import Correction
 from cliploc.jobs.draft_scores import IOU, LabelScore, PicturePair, score_drafts
 from cliploc.jobs.folder import write_json
-from cliploc.jobs.pictures import PictureFile, Skipped, skipped_document
+from cliploc.jobs.pictures import PictureFile, Skipped, by_path, skipped_document
 from cliploc.report.exports import AnnotatedPicture, Export, ExportSettings
 from cliploc.report.review import ReviewPicture, write_review
 from cliploc.reporter import Reporter
@@ -156,8 +157,12 @@ class AnnotatedFolder:
     dropped: int = field(default=0, init=False)
     failed: dict[str, str] = field(default_factory=dict, init=False)
 
+    def __post_init__(self) -> None:
+        # However the pictures were found, and whenever they were added: ids in exports count in this order.
+        self.found = sorted(self.found, key=by_path)
+
     def pictures(self, all_boxes: bool = False) -> Iterator[AnnotatedPicture]:
-        """Yields the pictures that did not fail, in order; as reviewed and corrected, or all drafts."""
+        """Yields the pictures that did not fail, by path; as reviewed and corrected, or all drafts."""
         number = 0
         for one in self.found:
             if self.results.places[one.id].ok:
@@ -319,7 +324,7 @@ def conclude(
     notes: tuple[str, ...],
     reporter: Reporter,
 ) -> AnnotateResult:
-    """Writes the exports, the review page and the summary where they are not up to date."""
+    """Writes the exports, the review page and the summary where they are not up to date, or are damaged."""
     run.count()
     files: dict[str, list[str]] = dict(before.get("files", {}))
     stamps: dict[str, str] = dict(before.get("stamps", {}))
@@ -330,7 +335,12 @@ def conclude(
     corrected = sum(one.id in run.corrected for one in run.found)
 
     def up_to_date(name: str, stamp: str) -> bool:
-        return stamps.get(name) == stamp and all((run.out / one).exists() for one in files.get(name, ["?"]))
+        known = re.fullmatch(f"{stamp} ([0-9]{{1,20}}) [0-9a-f]+", stamps.get(name, ""))
+        return known is not None and known[0] == sealed(name, stamp, int(known[1]))
+
+    def sealed(name: str, stamp: str, newest: int | None = None) -> str:
+        """The stamp of what an export was made from, with that of the files that are there."""
+        return f"{stamp} {export_states.seal(run.out, files.get(name, ()), newest)}"
 
     for one in formats:
         needed = settings if "image_url" in one.needs else replace(settings, image_url="")
@@ -341,7 +351,8 @@ def conclude(
             reporter.phase(f"writing {one.name}")
             export_states.mark_stale(run.out, [one.name])
             one.write(run.pictures, needed, run.out)
-            files[one.name], stamps[one.name] = list(one.outputs), stamp
+            files[one.name] = list(one.outputs)
+            stamps[one.name] = sealed(one.name, stamp)
         export_states.mark_current(run.out, one.name, one.outputs, run_id, decisions, corrected)
     stamp = run.stamp("review", review, settings.names, json.dumps(run.reviews, sort_keys=True))
     if review and not up_to_date("review", stamp):
@@ -349,7 +360,8 @@ def conclude(
         chosen = run.least_certain(review)
         shown = [run.reviewed(one) for one in chosen]
         write_review(run.out / "review.html", shown, settings.names, run_id, len(run.found), settings.masks)
-        files["review"], stamps["review"] = ["review.html"], stamp
+        files["review"] = ["review.html"]
+        stamps["review"] = sealed("review", stamp)
     if review:
         export_states.mark_current(run.out, "review", ["review.html"], run_id, decisions, corrected)
     result = AnnotateResult(

@@ -38,7 +38,7 @@ FORMATS = (
 )
 MOST_YAML = 4 * 2**20  # bytes of the list of classes
 MOST_DEEP = 20  # nested lists in it
-UNREADABLE = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError)
+UNREADABLE = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, OSError)
 LEAST_SIDE = 1e-3  # pixels of a box inside its picture
 UPLOAD = re.compile(r"[0-9a-f]{8}(?:-|__)(?=.)")  # what Label Studio puts before the names of files
 CLASS_LISTS = ("data.yaml", "data.yml", "classes.txt")  # of a YOLO folder; Label Studio writes the last
@@ -153,6 +153,8 @@ def _why(error: Exception, form: str) -> str:
         return str(error)
     if isinstance(error, KeyError):
         what = f"{error.args[0]} is missing"
+    elif isinstance(error, OSError):
+        what = error.strerror or str(error)
     elif isinstance(error, ValueError | InputError) and str(error):
         what = str(error).splitlines()[0]
     else:

@@ -6,7 +6,10 @@ when it is written: a run that is killed between the two leaves no export that l
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +46,29 @@ def mark_current(out: Path, name: str, files: Sequence[str], run: str, decisions
     """
     state = {"state": CURRENT, "files": list(files), "run": run, "decisions": decisions, "corrected": corrected}
     _write(out, {**_states(out), name: state})
+
+
+def seal(out: Path, names: Sequence[str], newest: int | None = None) -> str:
+    """The time of an export's newest file, and a digest of the names, sizes and times of all; no file is read.
+
+    Args:
+        out: the folder of the run.
+        names: the export's files and folders.
+        newest: the time of an earlier seal, to compare with it. Files that are newer are not the export's, or are no
+            longer as it was written; those that somebody added, such as a training, make no difference.
+    """
+    status = [(path.relative_to(out).as_posix(), path.lstat()) for name in names for path in _files(out / name)]
+    facts = sorted((path, one.st_size, one.st_mtime_ns) for path, one in status)
+    newest = max((time for _, _, time in facts), default=0) if newest is None else newest
+    own = [one for one in facts if one[2] <= newest]
+    return f"{newest} {hashlib.sha256(json.dumps(own).encode()).hexdigest()[:32]}"
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if path.is_dir() and not path.is_symlink():
+        yield from (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
+    elif os.path.lexists(path):
+        yield path
 
 
 def _states(out: Path) -> dict[str, dict[str, Any]]:

@@ -198,7 +198,7 @@ def begin(
         token = manifest["token"] if old is None else old["token"]
         (out / "parts").mkdir(parents=True, exist_ok=True)
         with temporaries_of(token):
-            for folder in (out, out / "parts", *_folders_below(out / "maps")):
+            for folder in (out, out / "parts", *_folders_below(out / "maps"), *_folders_below(out / "frames")):
                 remove_leftovers(folder, token)
             of_run = {**manifest, "sessions": []} if old is None else old
             named = {**of_run, "files": sorted({*own, *files})}

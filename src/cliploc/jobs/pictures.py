@@ -45,6 +45,17 @@ class PictureFile:
     path: Path
 
 
+def by_path(picture: PictureFile) -> list[tuple[bool, str]]:
+    """Sorts pictures by path, those of a folder before those of its sub-folders, as folders are searched.
+
+    Example:
+        >>> [one.id for one in sorted((PictureFile(name, Path(name)) for name in ("a/b.jpg", "c.jpg")), key=by_path)]
+        ['c.jpg', 'a/b.jpg']
+    """
+    *folders, name = picture.id.split("/")
+    return [*((True, one) for one in folders), (False, name)]
+
+
 @dataclass(frozen=True)
 class Skipped:
     """A file that was found and left out, or a folder, whose path ends with a slash.

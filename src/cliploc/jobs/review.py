@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import io
+import os
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,23 +15,28 @@ from typing import Any
 from PIL import Image
 
 from cliploc import prompts
-from cliploc._files import alone_in, temporaries_of
+from cliploc._files import alone_in, remove_leftovers, temporaries_of
 from cliploc.errors import InputError, UsageError
 from cliploc.images import load
 from cliploc.jobs import folder
 from cliploc.jobs.annotate import IMAGE_URL, made_by
 from cliploc.jobs.annotation_edits import (
+    CORRECTIONS,
+    MOST_SAVES,
     corrections_in,
     decisions_in,
     enter,
     kept_drafts,
+    merge_saves,
     reviews_in,
-    write_corrections,
+    size_of_saves,
+    write_save,
 )
 from cliploc.jobs.annotation_results import AnnotatedFolder, AnnotateResult, conclude, summary_of
 from cliploc.jobs.annotation_rows import KIND, Results, run_id
 from cliploc.jobs.pictures import PictureFile
 from cliploc.jobs.reviewed import review_of
+from cliploc.jobs.sources import content_digest, stamp
 from cliploc.jobs.videos import path_of
 from cliploc.report.exports import AnnotatedPicture, ExportSettings, exports
 from cliploc.report.review import ReviewPicture, facts
@@ -45,7 +52,7 @@ class StaleReviewError(ValueError):
 
 
 class ReviewFolder:
-    """The pictures of a run with the boxes that hold now, in an order that does not change.
+    """The pictures of a run with the boxes that hold now, in an order that does not change. Threads may share it.
 
     Attributes:
         out: the run's folder.
@@ -62,6 +69,9 @@ class ReviewFolder:
         self.settings: Mapping[str, Any] = manifest["settings"]
         self.masks = bool(self.settings.get("masks", False))
         self._manifest, self._run = manifest, run_id(manifest)
+        self._lock = threading.Lock()  # of what changes with a save
+        self._saves = size_of_saves(out)
+        self._unchanged: dict[int, str] = {}  # number of a picture → stamp of its file when it was last compared
         results = Results(out)
         root = Path(manifest["root"])
         files = (PictureFile(name, path_of(name, root, out)) for name in results.places)
@@ -79,7 +89,7 @@ class ReviewFolder:
             corrected=self._corrected,
             reviews=self._reviews,
         )
-        self.pictures = [one for one in there if results.places[one.id].ok]
+        self.pictures = [one for one in self._folder.found if results.places[one.id].ok]
         if not self.pictures:
             raise UsageError(
                 f"expected the annotated pictures of {out} below {root}, found none of them: put the pictures back, or "
@@ -97,8 +107,21 @@ class ReviewFolder:
             UsageError: it is not the folder of an annotation, a part of it is damaged, or another run has it.
         """
         manifest = folder.read_manifest(out, KIND)  # before the lock, which would make the folder
-        with alone_in(out), temporaries_of(manifest["token"]):
-            yield cls(out)
+        with alone_in(out):
+            with suppress(OSError):  # a folder that cannot be written can be looked at
+                for one in (out, out / "parts"):
+                    remove_leftovers(one, manifest["token"])
+            opened = cls(out)
+            opened._merge_saves()
+            try:
+                yield opened
+            finally:
+                opened._merge_saves()
+
+    @property
+    def writable(self) -> bool:
+        """Whether something can be saved, as far as that can be known before."""
+        return os.access(self.out, os.W_OK)
 
     # ----------------------------------------------------------------------------------------------------------- shown
     def facts(self) -> dict[str, Any]:
@@ -107,11 +130,13 @@ class ReviewFolder:
 
     def entries(self) -> list[dict[str, Any]]:
         """Of each picture what the list shows."""
-        return [self._shown(i).entry() for i in range(len(self.pictures))]
+        with self._lock:
+            return [self._shown(i).entry() for i in range(len(self.pictures))]
 
     def state(self, number: int) -> dict[str, Any]:
         """Everything of one picture."""
-        return self._shown(number).state()
+        with self._lock:
+            return self._shown(number).state()
 
     def _shown(self, number: int) -> ReviewPicture:
         return self._folder.reviewed(self._drafts(number))
@@ -126,9 +151,12 @@ class ReviewFolder:
             InputError: its file cannot be read, or was replaced.
         """
         one = self.pictures[number]
+        now = stamp(one)
         image = load(one.path, str(one.path)).image
-        if image.size != self._drafts(number).size_wh:
-            raise InputError(f"{one.id} was replaced since it was annotated: run the same `cliploc annotate` again")
+        if self._unchanged.get(number) != now:
+            if content_digest(one) != self._folder.results.row(one.id)["blake2b"]:
+                raise InputError(f"{one.id} was replaced since it was annotated: run the same `cliploc annotate` again")
+            self._unchanged[number] = now
         return image
 
     def _jpeg(self, number: int, *, side: int) -> bytes:
@@ -155,17 +183,34 @@ class ReviewFolder:
             OSError: the disk is full.
         """
         name = self.pictures[number].id
-        now = int(self._reviews.get(name, {}).get("revision", 0))
-        if saved["revision"] != now:
-            raise StaleReviewError(f"expected revision {now} of this picture, got {saved['revision']}: load it again")
+        self._refuse_stale(name, saved["revision"])
         row = self._folder.results.row(name)
+        # Takes seconds for many polygons: others save meanwhile.
         found = review_of(saved, row, len(self.names), kept_drafts(row, self._folder.decided.get(name, {})))
-        corrected, reviews = dict(self._corrected), dict(self._reviews)
-        revision = enter(name, found, saved["status"], corrected, reviews)
-        write_corrections(self.out, corrected, self._run, reviews)
-        self._corrected, self._reviews = corrected, reviews  # only now: what is shown is on the disk
-        self._folder = replace(self._folder, corrected=corrected, reviews=reviews)
+        with self._lock, temporaries_of(self._manifest["token"]):
+            self._refuse_stale(name, saved["revision"])
+            review = {"status": saved["status"], "revision": saved["revision"] + 1}
+            self._saves = write_save(self.out, self._saves, self._run, name, review, found)
+            # Only now: what is shown is on the disk.
+            revision = enter(name, found, saved["status"], self._corrected, self._reviews)
+            whole = self.out / CORRECTIONS
+            if self._saves > max(MOST_SAVES, whole.stat().st_size if whole.exists() else 0):
+                self._merge_saves_now()
         return revision
+
+    def _refuse_stale(self, name: str, revision: int) -> None:
+        now = int(self._reviews.get(name, {}).get("revision", 0))
+        if revision != now:
+            raise StaleReviewError(f"expected revision {now} of this picture, got {revision}: load it again")
+
+    def _merge_saves(self) -> None:
+        with self._lock, temporaries_of(self._manifest["token"]):
+            self._merge_saves_now()
+
+    def _merge_saves_now(self) -> None:
+        with suppress(OSError):  # nothing is lost: whoever reads the corrections reads both files
+            merge_saves(self.out, self._run)
+            self._saves = 0
 
     def write_exports(self, reporter: Reporter = SILENT) -> AnnotateResult:
         """Writes the exports that the run has, its review.html and its summary again, with the boxes that hold now.
@@ -173,6 +218,11 @@ class ReviewFolder:
         Raises:
             UsageError: the run was stopped before it wrote any.
         """
+        with self._lock, temporaries_of(self._manifest["token"]):
+            self._merge_saves_now()
+            return self._write_exports(reporter)
+
+    def _write_exports(self, reporter: Reporter) -> AnnotateResult:
         before = summary_of(self.out)
         if not before:
             raise UsageError(f"{self.out} has no exports yet: run the same `cliploc annotate` to its end first")
@@ -189,5 +239,6 @@ class ReviewFolder:
         rows = self._folder.results.places
         # Videos that could not be read have no row; only the summary knows them.
         unreadable = {one["picture"]: one["reason"] for one in before.get("failed", ()) if one["picture"] not in rows}
-        fresh = replace(self._folder, unreadable=unreadable)  # with counts from zero
+        there = [one for one in self._folder.found if one.path.is_file()]
+        fresh = replace(self._folder, found=there, unreadable=unreadable)  # with counts from zero
         return conclude(fresh, before, formats, settings, written["review"], self._run, 0, (), reporter)

@@ -10,7 +10,7 @@ import numpy as np
 from cliploc import rle
 from cliploc.jobs.annotator import Row
 from cliploc.jobs.corrections import Correction, clipped
-from cliploc.polygons import draw, outlines_of
+from cliploc.polygons import draw_all, outlines_of
 
 SAME = 0.01  # pixels; coordinates are kept in hundredths
 
@@ -93,13 +93,8 @@ def _counts(box: Mapping[str, Any], xyxy: Sequence[float], size_wh: tuple[int, i
         if not rle.fills(counts, width * height):
             raise UnusableReviewError("expected masks of the picture's size")
         return str(given)
-    mask = np.zeros((height, width), bool)
     try:
-        for polygon in box.get("polygons") or ():
-            piece = np.zeros((height, width), bool)
-            for ring in outlines_of(polygon, size_wh):
-                piece ^= draw(ring, (height, width))  # what lies in a hole does not
-            mask |= piece
+        mask = draw_all([outlines_of(polygon, size_wh) for polygon in box.get("polygons") or ()], (height, width))
     except ValueError as error:
         raise UnusableReviewError(f"expected polygons inside the picture ({error})") from None
     if not mask.any():  # of a polygon too: one between the pixels' centres has none

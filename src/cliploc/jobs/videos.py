@@ -5,6 +5,7 @@ A frame is called by its video and its number, counted from 0: `clip.mp4#000120.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from typing import Any
 
 from PIL import Image
 
-from cliploc._documents import read_json
+from cliploc._documents import read_json, refuse_other
 from cliploc._files import write_whole
 from cliploc._schemas import VideoFrames
 from cliploc.errors import InputError, UsageError
@@ -168,10 +169,7 @@ def _known(place: _Place, before: str, every: Every) -> list[int] | None:
 def _taken(video: PictureFile, every: Every, place: _Place) -> Iterator[int]:
     """Decodes a video and writes its frames; yields their numbers."""
     count = 0
-    for number, frame in _chosen(video, every):
-        image = frame.to_image()
-        if frame.rotation:
-            image = image.rotate(frame.rotation, expand=True)
+    for number, image in _chosen(video, every):
         write_whole(place.file(number), partial(_save, image), durable=False)
         count += 1
         yield number
@@ -183,23 +181,26 @@ def _save(image: Image.Image, path: Path) -> None:
     image.save(path, "JPEG", quality=QUALITY, subsampling=0)
 
 
-def _chosen(video: PictureFile, every: Every) -> Iterator[tuple[int, Any]]:
+def _chosen(video: PictureFile, every: Every) -> Iterator[tuple[int, Image.Image]]:
+    """The numbers of frames and the frames, upright."""
     import av
 
     limits = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
     try:
+        refuse_other(video.path)
         with av.open(str(video.path), options=limits) as container:
             if not container.streams.video:
                 raise InputError(f"{video.id}: holds no pictures, only sound: leave it out")
             stream = container.streams.video[0]
-            if stream.width * stream.height > MAX_PIXELS:
-                raise InputError(f"{video.id}: {stream.width}×{stream.height} pixels, expected at most "
-                                 f"{MAX_PIXELS / 1e6:g} million: make it smaller first")  # fmt: skip
+            if stream.codec_context is None:
+                raise InputError(f"{video.id}: its pictures are of a kind that is not known: convert it to MP4")
+            _refuse_large(video, stream.width, stream.height)
             begins = _scenes(stream) if every.scenes else None
             # Exact, as 3 / 10 s would not be in the interval that begins at 3 × 0.1 s.
             span = None if every.seconds is None else Fraction(str(every.seconds))
             due = Fraction(0)
-            for number, frame in enumerate(container.decode(stream)):
+            frames: Iterator[Any] = container.decode(stream)
+            for number, frame in enumerate(frames):
                 if number >= MOST_FRAMES:
                     raise InputError(f"{video.id}: more than {MOST_FRAMES:,} frames: cut it into several videos")
                 if frame.pts is None or frame.time_base is None:
@@ -212,10 +213,21 @@ def _chosen(video: PictureFile, every: Every) -> Iterator[tuple[int, Any]]:
                 if begins is not None and (begins.send(frame) or number == 0):
                     wanted = True
                 if wanted:
-                    yield number, frame
-    except (av.error.FFmpegError, ValueError, MemoryError) as error:
+                    _refuse_large(video, frame.width, frame.height)  # a damaged one can be larger than it said before
+                    image = frame.to_image()
+                    yield number, image.rotate(frame.rotation, expand=True) if frame.rotation else image
+    except InputError:
+        raise
+    except Exception as error:  # damaged files make the library raise whatever it trips over
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise InputError(f"{video.id}: a video that cannot be read ({reason}): download or convert it again") from None
+
+
+def _refuse_large(video: PictureFile, width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise InputError(
+            f"{video.id}: {width}×{height} pixels, expected at most {MAX_PIXELS / 1e6:g} million: make it smaller first"
+        )
 
 
 def _scenes(stream: Any) -> Any:
@@ -260,3 +272,7 @@ def all_frames(
             yield video, frames_of(video, every, out / FRAMES), None
         except InputError as error:
             yield video, [], error
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            yield video, [], InputError(f"{video.id}: its name is too long for the names of its frames: shorten it")

@@ -143,10 +143,23 @@ def write_review(
     write_whole(path, fill)
 
 
-def served_page(facts: dict[str, Any], total: int) -> str:
-    """The editor as a server gives it: without pictures, which it asks for."""
+def served_page(facts: dict[str, Any], total: int, writable: bool) -> str:
+    """The editor as a server gives it: without pictures, which it asks for.
+
+    Args:
+        facts: what it knows of the run.
+        total: the number of pictures of the run.
+        writable: whether the server can save something.
+    """
     return REPORT_TEMPLATES.render(
-        "review.html", title="Review of draft boxes", server=True, shown=total, total=total, facts=facts, pictures=[]
+        "review.html",
+        title="Review of draft boxes",
+        server=True,
+        writable=writable,
+        shown=total,
+        total=total,
+        facts=facts,
+        pictures=[],
     )
 
 

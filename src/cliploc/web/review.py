@@ -16,6 +16,7 @@ from cliploc._files import new_token
 from cliploc._memory_errors import not_installed
 from cliploc._schemas import ReviewedPicture, SuggestionWish
 from cliploc.errors import CliplocError
+from cliploc.jobs.folder import NO_ROOM
 from cliploc.jobs.review import ReviewFolder, StaleReviewError
 from cliploc.jobs.reviewed import UnusableReviewError
 from cliploc.jobs.suggest import Suggester
@@ -45,23 +46,21 @@ class ReviewServer:
     def __init__(self, folder: ReviewFolder, suggester: Suggester) -> None:
         self._folder, self._suggester = folder, suggester
         self._version = new_token()  # in the addresses of pictures
-        self._writing = threading.Lock()  # one save, or the exports
         self._decoding = threading.Semaphore(DECODED_AT_ONCE)
 
     def page(self) -> str:
         """The page."""
-        return served_page({**self._folder.facts(), "version": self._version}, len(self._folder.pictures))
+        facts = {**self._folder.facts(), "version": self._version}
+        return served_page(facts, len(self._folder.pictures), self._folder.writable)
 
     def entries(self) -> list[dict[str, Any]]:
         """What the list shows."""
-        with self._writing:
-            return self._folder.entries()
+        return self._folder.entries()
 
     def state(self, number: int) -> dict[str, Any]:
         """One picture's boxes."""
         self._check(number)
-        with self._writing:
-            return self._folder.state(number)
+        return self._folder.state(number)
 
     def jpeg(self, number: int, small: bool) -> bytes:
         """One picture."""
@@ -76,16 +75,14 @@ class ReviewServer:
         """Saves the boxes of one picture."""
         self._check(number)
         saved = _parsed(body, ReviewedPicture)
-        with self._writing:
-            try:
-                revision = self._folder.save(number, saved)
-            except StaleReviewError as error:
-                raise RefusedError(409, str(error)) from None
-            except UnusableReviewError as error:
-                raise RefusedError(422, str(error)) from None
-            except OSError as error:
-                raise RefusedError(507, f"it could not be saved: {error.strerror}: make room on the disk") from None
-        return {"revision": revision}
+        try:
+            return {"revision": self._folder.save(number, saved)}
+        except StaleReviewError as error:
+            raise RefusedError(409, str(error)) from None
+        except UnusableReviewError as error:
+            raise RefusedError(422, str(error)) from None
+        except OSError as error:
+            raise RefusedError(507, self._no_writing(error)) from None
 
     def suggest(self, number: int, body: bytes) -> dict[str, Any]:
         """The heat of a name in one picture, or the box around a click."""
@@ -110,15 +107,19 @@ class ReviewServer:
 
     def write_exports(self) -> dict[str, Any]:
         """Writes the exports again."""
-        with self._writing:
-            try:
-                result = self._folder.write_exports()
-            except CliplocError as error:
-                raise RefusedError(409, str(error)) from None
-            except OSError as error:
-                raise RefusedError(507, f"they could not be written: {error.strerror}: make room on the disk") from None
+        try:
+            result = self._folder.write_exports()
+        except CliplocError as error:
+            raise RefusedError(409, str(error)) from None
+        except OSError as error:
+            raise RefusedError(507, self._no_writing(error)) from None
         files = [one for names in result.files.values() for one in names]
         return {"files": files, "boxes": sum(result.boxes.values()), "folder": str(self._folder.out)}
+
+    def _no_writing(self, error: OSError) -> str:
+        """Why nothing can be written, and what to do."""
+        cure = "make room on the disk" if error.errno in NO_ROOM else "make the folder writable"
+        return f"{self._folder.out} cannot be written: {error.strerror or error}: {cure}"
 
     def _check(self, number: int) -> None:
         if number >= len(self._folder.pictures):

@@ -116,6 +116,7 @@ let selected = new Set();  // ids of boxes
 let drawing = false;       // whether what the annotator says comes from us
 let zoom = 1, active = 0, names = 0, heat = null;
 const histories = new Map();
+const pending = new Set();  // pictures with changes that are not saved yet: they stay in this page until they are
 
 function tell(text) {
   $("notice").textContent = text;
@@ -156,8 +157,16 @@ function changed() {
   drawList();
   save(current);
 }
+/** Says, until they are saved, which pictures are not, whatever picture is shown. */
+function tellUnsaved() {
+  const failed = [...pending].filter((one) => one.failed), names = failed.slice(0, 3).map((one) => one.name).join(", ");
+  const text = failed.length ? `Not saved: ${plural(failed.length, "picture", "pictures")} (${names}${failed.length > 3 ? " …" : ""}): ${failed.at(-1).failed}. Your changes are in this page only: leave it open, it tries again.` : "";
+  if ($("unsaved").textContent !== text) $("unsaved").textContent = text;  // a screen reader says it again otherwise
+  $("unsaved").hidden = !text;
+}
 async function save(picture) {
   picture.unsaved = true;
+  pending.add(picture);
   if (picture.saving) return;
   picture.saving = true;
   while (picture.unsaved) {
@@ -170,14 +179,24 @@ async function save(picture) {
       saved(data.server ? "Saved" : "Kept in this browser");
     } catch (error) {
       picture.saving = false;
-      if (error instanceof Conflict) { await reload(picture); return; }
+      if (error instanceof Conflict) { settle(picture); await reload(picture); return; }
       picture.unsaved = true;
+      picture.failed = error.message;
       saved(`Not saved: ${error.message}`, true);
+      tellUnsaved();
       setTimeout(() => { if (picture.unsaved) save(picture); }, 3000);
       return;
     }
   }
   picture.saving = false;
+  settle(picture);
+}
+/** Nothing is left to save of a picture. */
+function settle(picture) {
+  picture.unsaved = false;
+  picture.failed = "";
+  pending.delete(picture);
+  tellUnsaved();
 }
 /** Somebody else saved the picture since: shows it as it is there. */
 async function reload(picture) {
@@ -189,7 +208,7 @@ async function reload(picture) {
   tell(`${state.name} was saved in another tab or window in the meantime. The page now shows that version; your last change was not saved.`);
   if (current === picture) await open(picture.index, true);
 }
-addEventListener("beforeunload", (event) => { if (current && (current.unsaved || current.saving) && data.server) event.preventDefault(); });
+addEventListener("beforeunload", (event) => { if (pending.size && data.server) event.preventDefault(); });
 
 function undo() { step(current.steps, current.undone); }
 function redo() { step(current.undone, current.steps); }
@@ -227,7 +246,7 @@ async function open(index, keepNotice = false) {
   if (before && (state === before || (before.revision === state.revision && contentOf(before) === contentOf(state)))) current = before;
   else current = {...state, index, steps: [], undone: [], boxes: state.boxes.map(withId)};
   histories.set(index, current);
-  if (histories.size > 50) histories.delete(histories.keys().next().value);
+  if (histories.size > 50) histories.delete([...histories.values()].find((one) => !pending.has(one))?.index);
   entries[index] = entryOf(current);
   selected = new Set();
   history.replaceState(null, "", `#${index}`);
