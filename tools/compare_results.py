@@ -55,17 +55,7 @@ BENCHMARKS = {
 # Paths, times, versions and what describes the machine differ between any two runs.
 SKIPPED_KEYS = {
     *("out", "path", "source", "file", "image_url", "version", "python", "packages", "machine", "token"),
-    *(
-        "commit",
-        "command",
-        "seconds",
-        "started",
-        "finished",
-        "stamps",
-        "date_created",
-        "cliploc_version",
-        "schema_version",
-    ),
+    *("sessions", "seconds", "started", "finished", "stamps", "date_created", "cliploc_version", "schema_version"),
 }
 TOLERANCE = 1e-6  # of numbers, relative: what a changed order of sums may do
 

@@ -137,7 +137,7 @@ class MiniVit(VisionTransformerBackbone):
     @property
     def last_norm(self) -> nn.LayerNorm:
         """The head's layer norm."""
-        return self.net.ln_post
+        return self.ln_post
 
     def read_normed(self, normed: Tensor) -> Tensor:
         """The projection to the joint space: `[…, d]` → `[…, 1280]`."""
