@@ -213,8 +213,12 @@ class TinyVit(VisionTransformerBackbone):
     def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
         return self.ln_post(tokens[:, 0]) @ self.projection, None
 
-    def read_tokens(self, tokens: Tensor) -> Tensor:
-        return (self.ln_post(tokens) @ self.projection).float()
+    @property
+    def last_norm(self) -> nn.LayerNorm:
+        return self.ln_post
+
+    def read_normed(self, normed: Tensor) -> Tensor:
+        return normed @ self.projection
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         return self.texts(texts)

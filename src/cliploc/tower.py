@@ -16,7 +16,7 @@ from cliploc.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from cliploc.values import Interpolation, ResizePolicy
 
@@ -368,6 +368,15 @@ class TransformerBackbone(Backbone, Protocol):
 
         That is `[B, H, 1, T]`, or None for a head without an attention pool.
         """
+        ...
+
+    @property
+    def last_norm(self) -> nn.LayerNorm:
+        """The layer norm of the head."""
+        ...
+
+    def read_normed(self, normed: Tensor) -> Tensor:
+        """What follows `last_norm` in `read_tokens`: `[B, n, d]` → `[B, n, D]`."""
         ...
 
     def read_tokens(self, tokens: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from cliploc.backbones._attention import attention_weights
 from cliploc.errors import UsageError
+from cliploc.faithfulness import with_random_weights
 from cliploc.saliency import fitting
 from cliploc.tower import Backbone, DenseReading, Needs, Pooling, TowerKind, TransformerBackbone, block_at
 from cliploc.values import Interpolation, ResizePolicy
@@ -132,6 +133,16 @@ class BackboneContract:
                 setattr(other, change, getattr(other, change) * 1.5 + 0.1)
             ids.append(other.weights_id)
         assert len(set(ids)) == len(ids)
+
+    def test_random_weights_begin_at_the_output(self, backbone: Any) -> None:
+        """The last tensor is behind everything that a trace keeps of the tower's stages, whatever holds it."""
+        count = sum(one.numel() > 1 for name, one in backbone.named_parameters() if not name.startswith("text."))
+        images, vit = pictures(*backbone.input_hw, n=1), backbone.kind == "vit"
+        needs = Needs(tokens="all") if vit else Needs(features=(-2,))
+        own, other = (one.trace(images, needs) for one in (backbone, with_random_weights(backbone, 1 / count, seed=0)))
+        for kept in ("tokens", "features"):
+            assert all(torch.equal(one, getattr(other, kept)[at]) for at, one in getattr(own, kept).items())
+        assert not torch.equal(own.embedding, other.embedding)
 
     def test_weights_of_a_file_are_told_by_its_checksum(self, backbone: Any) -> None:
         one, same, other = (copy.deepcopy(backbone) for _ in range(3))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cliploc.maps import min_max
 from cliploc.method import Context
 from cliploc.refine import refinements
-from cliploc.refine._walk import box_mask, sinkhorn, transition
+from cliploc.refine._walk import box_mask, sinkhorn, transition, walk
 from tests.saliency.peers import GRID, Scene, tiny_scene
 
 H, W = GRID
@@ -82,7 +83,7 @@ def test_the_equation() -> None:
     refined = refinements.get("caa").function(context_of(scene), maps)
     for b in range(2):
         expected = walked_by_loops(attention_by_hand(scene, b), maps[b])
-        torch.testing.assert_close(refined[b], expected, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(refined[b], expected.double(), rtol=1e-4, atol=1e-6)
     assert (refined[:, 2] == 0).all(), "a flat map stays flat"
     assert (refined[:, :2] != maps[:, :2]).any()
 
@@ -97,6 +98,19 @@ def test_rows_and_columns_sum_to_one() -> None:
     # Scaling rows and columns keeps the cross ratios: it is the affinity that was balanced, not something else.
     cross = [m[:, 0, 0] * m[:, 1, 1] / (m[:, 0, 1] * m[:, 1, 0]) for m in (affinity, balanced)]
     torch.testing.assert_close(*cross, rtol=1e-3, atol=0)
+
+
+def test_nearly_uniform_attention_keeps_its_small_differences_and_rounding_shows_nothing() -> None:
+    """Maps are scaled to 0–1 later: what float32 rounds off would depend on the batch."""
+    generator = torch.Generator().manual_seed(3)
+    maps = some_maps()[:1, :2]
+    affinity = (1 + 1e-4 * torch.rand(N, N, generator=generator)) / N
+    expected = min_max(walked_by_loops(affinity.double(), maps[0].double()))
+    torch.testing.assert_close(min_max(walk(transition(affinity[None]), maps))[0], expected, rtol=0, atol=1e-4)
+    ulp = torch.finfo(torch.float32).eps
+    rounded = (1 + ulp * torch.randint(-1, 2, (1, N, N), generator=generator)) / N
+    flat = walk(transition(rounded), maps).flatten(2)
+    assert torch.equal(flat.amin(dim=-1), flat.amax(dim=-1))
 
 
 def test_heat_spreads_from_inside_the_boxes_alone() -> None:

@@ -120,8 +120,8 @@ def plain_vit(kind: str) -> PlainVit:
         return PlainVit(
             backbone, scenes(), text, blocks, lambda x: backbone.ln_post(x) @ backbone.projection, 1, (5, 6)
         )
-    if kind == "open_clip":
-        model = open_clip_model()
+    if kind in ("open_clip", "deep"):
+        model = open_clip_model(layers=12 if kind == "deep" else 4)
         backbone = OpenClipVit(model, tokenizer, "small")
         visual = model.visual
         blocks = [
@@ -150,8 +150,8 @@ def plain_vit(kind: str) -> PlainVit:
     return PlainVit(backbone, images, directions(backbone.embedding_size), blocks, read, 0, (3, 2))
 
 
-def open_clip_model() -> Any:
-    vision = {"layers": 4, "width": 48, "head_width": 12, "patch_size": 8, "image_size": 40}
+def open_clip_model(layers: int = 4) -> Any:
+    vision = {"layers": layers, "width": 48, "head_width": 12, "patch_size": 8, "image_size": 40}
     return perturb(seeded(lambda: open_clip.CLIP(24, vision, TEXT), 0))
 
 

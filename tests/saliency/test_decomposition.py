@@ -26,10 +26,10 @@ def norm_and_projection(vit: PlainVit) -> tuple[Any, Tensor]:
     )
 
 
-def terms(vit: PlainVit, image: Tensor) -> tuple[list[list[list[Tensor]]], list[Tensor], Tensor]:
-    """What the class token is the sum of: `brought[block][head][token]`, the direct terms, and the sum, each `[d]`."""
+def terms(vit: PlainVit, image: Tensor) -> tuple[list[list[list[Tensor]]], list[Tensor], list[Tensor], Tensor]:
+    """What the class token is the sum of: `brought[block][head][token]`, start and MLPs, biases, and it, each `[d]`."""
     tokens = vit.entering(image)
-    brought, direct = [], [tokens[0][0]]
+    brought, direct, biases = [], [tokens[0][0]], []
     for block, x in zip(vit.blocks, tokens, strict=False):
         of_block = []
         for head, (q, k, v) in enumerate(block.project(x)):
@@ -39,18 +39,22 @@ def terms(vit: PlainVit, image: Tensor) -> tuple[list[list[list[Tensor]]], list[
                 [weight * block.out.weight[:, columns] @ row for weight, row in zip(weights, v, strict=True)]
             )
         brought.append(of_block)
-        direct.append(block.out.bias)
+        biases.append(block.out.bias)
         middle = x[0] + block.out.bias + sum(term for head in of_block for term in head)
         direct.append(block.mlp_branch(middle))
-    return brought, direct, tokens[-1][0]
+    return brought, direct, biases, tokens[-1][0]
 
 
-def share_of(vit: PlainVit, whole: Tensor, term: Tensor) -> Tensor:
-    """`[P]` what a term `[d]` of the class token adds to the cosines, ln_post's statistics being the whole token's."""
+def share_of(vit: PlainVit, whole: Tensor, term: Tensor, parts: int | None = None) -> Tensor:
+    """`[P]` what a term `[d]` of the class token adds to the cosines, ln_post's statistics being the whole token's.
+
+    The mean is spread evenly over the start, the MLPs and each block's attention, there over `parts`; None: a bias.
+    """
     ln, projection = norm_and_projection(vit)
     deviation = (whole.var(unbiased=False) + ln.eps).sqrt()
     length = (ln(whole) @ projection).norm()
-    return (ln.weight * (term - term.mean()) / deviation) @ projection @ vit.text.T / length
+    mean = 0 if parts is None else whole.mean() / ((2 * len(vit.blocks) + 1) * parts)
+    return (ln.weight * (term - mean) / deviation) @ projection @ vit.text.T / length
 
 
 @pytest.mark.parametrize("kind", ["tiny", "open_clip"])
@@ -60,9 +64,12 @@ def test_the_equation(kind: str, blocks: int) -> None:
     vit = plain_vit(kind)
 
     def one(image: Tensor) -> Tensor:
-        brought, _, whole = terms(vit, image)
+        brought, _, _, whole = terms(vit, image)
         heads = [head for of_block in brought[-blocks:] for head in of_block]
-        return torch.stack([sum(share_of(vit, whole, head[i]) for head in heads) for i in range(1, len(heads[0]))])
+        parts = len(brought[0]) * len(heads[0])
+        return torch.stack(
+            [sum(share_of(vit, whole, head[i], parts) for head in heads) for i in range(1, len(heads[0]))]
+        )
 
     maps = vit.ours("decomposition", blocks=blocks)
     assert_equal(maps, vit.maps(one))
@@ -78,9 +85,12 @@ def test_all_terms_are_the_cosine(kind: str) -> None:
     ln, projection = norm_and_projection(vit)
     sums = vit.ours("decomposition", blocks=len(vit.blocks)).sum(dim=(-2, -1))  # [B, P]
     for image, summed in zip(vit.images, sums, strict=True):
-        brought, direct, whole = terms(vit, image)
+        brought, direct, biases, whole = terms(vit, image)
         own = [head[0] for of_block in brought for head in of_block]
-        rest = sum(share_of(vit, whole, term) for term in [*direct, *own])
+        parts = len(brought[0]) * len(brought[0][0])
+        rest = sum(share_of(vit, whole, term, parts) for term in own)
+        rest = rest + sum(share_of(vit, whole, term) for term in biases)
+        rest = rest + sum(share_of(vit, whole, term, 1) for term in direct)
         length = (ln(whole) @ projection).norm()
         rest = rest + ln.bias @ projection @ vit.text.T / length
         cosine = vit.backbone.encode_image(image[None])[0] @ vit.text.T

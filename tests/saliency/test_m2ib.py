@@ -16,7 +16,7 @@ from tests.saliency.plain_vit import PlainVit, plain_vit
 def passed(vit: PlainVit, image: Tensor, direction: Tensor, beta: float, steps: int) -> Tensor:
     """`[T]` nats of each token."""
     depth = len(vit.blocks)
-    number = max(1, 9 * depth // 12)
+    number = max(1, 10 * depth // 12)  # of 12 blocks, those up to `resblocks[9]`
     z = vit.entering(image)[number]  # [T, d]
     alpha, generator = torch.full_like(z, 5.0), torch.Generator().manual_seed(0)
     first, second = torch.zeros_like(z), torch.zeros_like(z)  # Adam's moments
@@ -41,7 +41,7 @@ def passed(vit: PlainVit, image: Tensor, direction: Tensor, beta: float, steps: 
     return nats.detach().sum(dim=1)
 
 
-@pytest.mark.parametrize("kind", ["tiny", "open_clip"])
+@pytest.mark.parametrize("kind", ["tiny", "open_clip", "deep"])
 @pytest.mark.parametrize("options", [{}, {"beta": 1.0, "steps": 1}, {"beta": 0.01, "steps": 4}], ids=str)
 def test_the_equation(kind: str, options: dict[str, Any]) -> None:
     vit = plain_vit(kind)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +28,42 @@ from tests.tolerances import assert_same_choice
 SIZES = [(181, 147), (131, 160)]  # odd, one upright
 METHODS = ("maskclip", "clearclip", "sclip")
 BASE = Protocol("test", classes_of(plain.CLASSES), background=True, short_side=240)
+
+
+# Of the authors' configurations, by set: shorter side, window, logit scale, probability threshold, area threshold.
+AUTHORS = {
+    "SCLIP": {
+        "voc21": (336, 224, 65, 0.1, 0.1), "voc20": (336, 224, 40, 0, 0), "context60": (336, 224, 50, 0.1, 0),
+        "context59": (336, 224, 40, 0, 0), "coco_object": (336, 224, 50, 0.1, 0), "coco_stuff": (448, 224, 40, 0, 0),
+        "cityscapes": (560, 224, 40, 0, 0), "ade20k": (336, 224, 40, 0, 0),
+    },
+    "NACLIP": {
+        "voc21": (336, 0, 40, 0.1, 0), "voc20": (336, 0, 40, 0, 0), "context60": (336, 224, 40, 0.1, 0),
+        "context59": (336, 224, 40, 0, 0), "coco_object": (336, 224, 40, 0.1, 0), "coco_stuff": (336, 224, 40, 0, 0),
+        "cityscapes": (560, 224, 40, 0, 0), "ade20k": (336, 224, 40, 0, 0),
+    },
+    "ProxyCLIP": {
+        "voc21": (336, 336, 40, 0.2, 0), "voc20": (336, 336, 40, 0, 0), "context60": (336, 336, 40, 0.15, 0),
+        "context59": (336, 336, 40, 0, 0), "coco_object": (336, 336, 40, 0.25, 0), "coco_stuff": (336, 336, 40, 0, 0),
+        "cityscapes": (448, 224, 40, 0, 0), "ade20k": (448, 336, 40, 0, 0),
+    },
+}  # fmt: skip
+
+
+def test_the_documents_options_give_the_authors_settings():
+    """Every set's row of docs/segmentation.md, one column for each repository."""
+    page = (Path(__file__).parents[2] / "docs" / "segmentation.md").read_text(encoding="utf-8")
+    table = page.split("| set | SCLIP | NACLIP | ProxyCLIP |\n|---|---|---|---|\n")[1].split("\n\n")[0]
+    rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in table.splitlines()]
+    for column, (_, of_set) in enumerate(AUTHORS.items(), start=1):
+        assert [row[0].strip("`") for row in rows] == list(of_set)
+        for row in rows:
+            found = re.findall(r"--([a-z-]+) ([0-9.]+)", row[column])
+            given = {name.replace("-", "_"): float(value) if "." in value else int(value) for name, value in found}
+            p = protocol_of(row[0].strip("`"), SegmentationOptions(**given))
+            ours = (p.short_side, p.window, p.logit_scale, p.background_threshold, p.area_threshold)
+            assert ours == of_set[p.name], (p.name, column)
+            assert (p.stride, p.long_side) == (112, 2048)
 
 
 @pytest.fixture(scope="module")

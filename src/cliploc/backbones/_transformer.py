@@ -14,7 +14,7 @@ from fractions import Fraction
 from typing import Literal, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliploc.backbones._attention import attend, attention_weights
@@ -112,8 +112,8 @@ class BlockAdapter(ABC):
 class VisionTransformerBackbone(DualEncoder):
     """A transformer image tower beside a text tower; fulfils `cliploc.tower.TransformerBackbone`.
 
-    A subclass defines how pixels become tokens (`embed`), how tokens become one embedding (`pool`) and how each token
-    is read in the joint space by itself (`read_tokens`). It also adapts the blocks.
+    A subclass defines how pixels become tokens (`embed`), how tokens become one embedding (`pool`), and how a single
+    token is read in the joint space (`last_norm`, then `read_normed`). It also adapts the blocks.
 
     Args:
         adapters: the tower's blocks, first to last.
@@ -146,9 +146,18 @@ class VisionTransformerBackbone(DualEncoder):
         Also returns the attention of an attention pool, `[B, H, 1, T]`, or None for a head without one.
         """
 
+    @property
     @abstractmethod
+    def last_norm(self) -> nn.LayerNorm:
+        """The head's layer norm."""
+
+    @abstractmethod
+    def read_normed(self, normed: Tensor) -> Tensor:
+        """The rest of the head, for each token by itself: `[B, n, d]` after `last_norm` → `[B, n, D]`."""
+
     def read_tokens(self, tokens: Tensor) -> Tensor:
         """The joint-space reading of each token by itself: `[B, n, d]` → `[B, n, D]` float32, not normalised."""
+        return self.read_normed(self.last_norm(tokens)).float()
 
     def patch_texts(self, texts: Tensor) -> Tensor:
         """What one patch is compared with, `[…, D]`; see `cliploc.tower.TransformerBackbone.patch_texts`."""

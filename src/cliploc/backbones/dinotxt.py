@@ -157,10 +157,15 @@ class DinoTxt(VisionTransformerBackbone):
         x = self.vision_head.ln_final(tokens)
         return torch.cat([x[:, 0], x[:, self.prefix_tokens :].mean(dim=1)], dim=-1), None
 
-    def read_tokens(self, tokens: Tensor) -> Tensor:
-        """The joint-space reading of each token as a patch: `[B, n, d]` → `[B, n, 2d]` float32, the first half 0."""
-        x: Tensor = self.vision_head.ln_final(tokens)
-        return F.pad(x.float(), (x.shape[-1], 0))
+    @property
+    def last_norm(self) -> nn.LayerNorm:
+        """The head's layer norm."""
+        norm: nn.LayerNorm = self.vision_head.ln_final
+        return norm
+
+    def read_normed(self, normed: Tensor) -> Tensor:
+        """Each token as a patch: `[B, n, d]` → `[B, n, 2d]`, the first half 0."""
+        return F.pad(normed, (normed.shape[-1], 0))
 
     def patch_texts(self, texts: Tensor) -> Tensor:
         """Texts `[…, 2d]` with zeros in the class token's half, scaled to the lengths that they had."""

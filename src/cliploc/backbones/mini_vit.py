@@ -132,12 +132,17 @@ class MiniVit(VisionTransformerBackbone):
 
     def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
         """The class token's embedding, not normalised: `[B, 1+N, d]` → `[B, 1280]`."""
-        return self.net.projection(self.ln_post(tokens[:, 0])), None
+        return self.read_normed(self.ln_post(tokens[:, 0])), None
 
-    def read_tokens(self, tokens: Tensor) -> Tensor:
-        """The joint-space reading of each token: `[B, n, d]` → `[B, n, 1280]` float32."""
-        read: Tensor = self.net.projection(self.ln_post(tokens))
-        return read.float()
+    @property
+    def last_norm(self) -> nn.LayerNorm:
+        """The head's layer norm."""
+        return self.ln_post
+
+    def read_normed(self, normed: Tensor) -> Tensor:
+        """The projection to the joint space: `[…, d]` → `[…, 1280]`."""
+        read: Tensor = self.net.projection(normed)
+        return read
 
     def unknown_reason(self, word: str) -> str | None:
         """Why it cannot know a name (no word that it has is like it); None where it knows it."""

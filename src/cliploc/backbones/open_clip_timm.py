@@ -185,14 +185,17 @@ class TimmVit(VisionTransformerBackbone):
                 pooled, attention = self.attention_pool.attend(x)  # [B, d]
         return self.visual.head(trunk.head(trunk.fc_norm(pooled))), attention
 
-    def read_tokens(self, tokens: Tensor) -> Tensor:
-        """The joint-space reading of each token: `[B, n, d]` → `[B, n, D]` float32."""
-        trunk = self.trunk
-        x = trunk.norm(tokens)
-        if self.attention_pool is not None:
-            x = self.attention_pool.read(x)
-        read: Tensor = self.visual.head(trunk.head(trunk.fc_norm(x)))
-        return read.float()
+    @property
+    def last_norm(self) -> nn.LayerNorm:
+        """The head's layer norm; timm has none here if it averages first."""
+        norm: nn.LayerNorm = self.trunk.norm
+        return norm
+
+    def read_normed(self, normed: Tensor) -> Tensor:
+        """The rest of the head, with an attention pool its value path: `[B, n, d]` → `[B, n, D]`."""
+        x = normed if self.attention_pool is None else self.attention_pool.read(normed)
+        read: Tensor = self.visual.head(self.trunk.head(self.trunk.fc_norm(x)))
+        return read
 
 
 # --------------------------------------------------------------------------------------------------------------- CNNs

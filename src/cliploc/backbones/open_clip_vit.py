@@ -200,11 +200,19 @@ class OpenClipVit(VisionTransformerBackbone):
             pooled = visual.ln_post(tokens[:, 1:].mean(dim=1))  # [B, d]
         else:
             pooled = visual.ln_post(tokens[:, 1:]).mean(dim=1)  # [B, d]
-        return pooled @ visual.proj, attention
+        return self.read_normed(pooled), attention
+
+    @property
+    def last_norm(self) -> nn.LayerNorm:
+        """The head's layer norm; after CoCa's pool."""
+        norm: nn.LayerNorm = self.visual.ln_post
+        return norm
+
+    def read_normed(self, normed: Tensor) -> Tensor:
+        """The projection to the joint space: `[…, d]` → `[…, D]`."""
+        read: Tensor = normed @ self.visual.proj
+        return read
 
     def read_tokens(self, tokens: Tensor) -> Tensor:
         """The joint-space reading of each token: `[B, n, d]` → `[B, n, D]` float32."""
-        if self.attention_pool is not None:
-            tokens = self.attention_pool.read(tokens)  # [B, n, D]
-        read: Tensor = self.visual.ln_post(tokens) @ self.visual.proj
-        return read.float()
+        return super().read_tokens(tokens if self.attention_pool is None else self.attention_pool.read(tokens))

@@ -21,9 +21,10 @@ SHARES = (0.25, 0.5, 1.0)  # of the tower's weights, from the top
 class Randomisation(FaithfulnessMetric):
     """The rank correlation of the map with the same method's map when weights are random, from the top down.
 
-    The paper's cascading randomisation: the last quarter of the image tower's weight tensors, the last half, all. Each
-    tensor's own values are shuffled, which keeps their distribution (the paper draws new ones); the text tower stays.
-    The number is the last correlation: with all weights random, a map can only show the picture itself.
+    The paper's cascading randomisation, from the output down: the last quarter of the image tower's weight tensors, the
+    last half, all. A forward pass tells their order. Each tensor's own values are shuffled, which keeps their
+    distribution (the paper draws new ones); the text tower stays. The number is the last correlation: with all weights
+    random, a map can only show the picture itself.
     """
 
     name = "randomisation"

@@ -335,7 +335,7 @@ class Views:
             maps = step.function(context, maps)  # [B, P, h, w]
             refuse_nan(maps.flatten(2), batch, "a map", self.backbone)
             threshold = step.threshold(self.backbone, threshold)
-            maps = min_max(padding_least(maps, frames, flipped))
+            maps = min_max(padding_least(maps, frames, flipped)).float()  # some steps return float64
         return maps
 
     def _lots(self, names: Sequence[int], hw: tuple[int, int], usual: int = VALUES_AT_ONCE) -> Iterator[Sequence[int]]:

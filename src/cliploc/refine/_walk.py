@@ -9,13 +9,15 @@ from cliploc.boxes import BoxRule, boxes_from_maps
 
 BOXES = BoxRule(threshold=0.4, min_area=0, nms_iou=None)  # the authors' threshold
 ROUNDS = 3  # the authors'
+# Attention is rounded to float32, and a walk squares its differences from uniform attention. A map that varies by less
+# than this share of its maximum shows only the rounding, which depends on the batch.
+FLAT = (16 * torch.finfo(torch.float32).eps) ** 2
 
 
 def transition(affinity: Tensor) -> Tensor:
-    """Transition matrices of affinities `[B, N, N]`: made doubly stochastic, symmetric, then squared."""
-    balanced = sinkhorn(affinity)
-    symmetrical = (balanced + balanced.transpose(1, 2)) / 2
-    return symmetrical @ symmetrical
+    """Half of a walk's step, S of affinities `[B, N, N]`: made doubly stochastic, then symmetric; float64."""
+    balanced = sinkhorn(affinity.double())
+    return (balanced + balanced.transpose(1, 2)) / 2
 
 
 def sinkhorn(affinity: Tensor, rounds: int = ROUNDS) -> Tensor:
@@ -27,9 +29,16 @@ def sinkhorn(affinity: Tensor, rounds: int = ROUNDS) -> Tensor:
 
 
 def walk(transitions: Tensor, maps: Tensor) -> Tensor:
-    """One walk, W · (box mask ⊙ map), for every map `[B, P, h, w]`; transitions W `[B, N, N]`."""
-    inside = (maps * box_mask(maps)).flatten(2)  # [B, P, N]
-    return torch.einsum("bnm,bpm->bpn", transitions, inside).view_as(maps)
+    """One walk, S² · (box mask ⊙ map), for every map `[B, P, h, w]`; transitions S `[B, N, N]`; float64.
+
+    Nearly uniform attention gives a nearly constant map. Its differences, which are scaled to 0–1 later, are below the
+    precision of float32.
+    """
+    walked = (maps * box_mask(maps)).flatten(2).double()  # [B, P, N]
+    for _ in range(2):
+        walked = walked @ transitions  # symmetric
+    low, high = walked.amin(dim=-1, keepdim=True), walked.amax(dim=-1, keepdim=True)
+    return torch.where(high - low > FLAT * high, walked, high).view_as(maps)
 
 
 def box_mask(maps: Tensor) -> Tensor:

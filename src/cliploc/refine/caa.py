@@ -30,8 +30,9 @@ def caa(ctx: Context, maps: Tensor) -> Tensor:
 
     The attention is the mean over the heads of the last 8 blocks (all, when there are fewer), without the rows and
     columns of tokens that are not patches. B is 1 inside the boxes of the map's regions above 0.4 of its maximum: heat
-    spreads only from there, so that heat on other objects does not spread. Sinkhorn takes three rounds. W is computed
-    once for all prompts and methods.
+    spreads only from there, so that heat on other objects does not spread. Sinkhorn takes three rounds. S is computed
+    once for all prompts and methods, in float64: if attention is nearly uniform, so is the map. A map that varies by no
+    more than the attention's rounding becomes constant.
 
     The boxes differ from the authors' code in two ways. The authors convert the map to uint8 (× 255, truncated) and
     compare it with the truncated integer 0.4 · maximum; we compare the float map. They also limit right and bottom
@@ -43,7 +44,7 @@ def caa(ctx: Context, maps: Tensor) -> Tensor:
         maps: `[B, P, h, w]` in 0–1.
 
     Returns:
-        `[B, P, h, w]` float32.
+        `[B, P, h, w]` float64.
 
     Example:
         >>> from cliploc import Localizer

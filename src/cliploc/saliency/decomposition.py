@@ -31,10 +31,12 @@ def decomposition(ctx: Context, blocks: int = BLOCKS) -> Tensor:
     """map_t(i) = Σ_l Σ_h g_t · W_proj · ln(A^l_h[cls, i] · v^l_ih · W_O,h): the cosine's terms that come from patch i.
 
     The class token after the last block is a sum: the token before the first block, what each MLP adds, and what each
-    head of each block adds from each token. ln is ln_post without its bias, with the mean and standard deviation of the
-    whole sum, so that the cosine is exactly the sum of all terms. The map has the terms of the patches in the last
-    blocks. It leaves out the other terms: the start, MLPs and biases, earlier blocks, and the attention of the class
-    token to itself.
+    head of each block adds from each token. ln is ln_post without its bias, with the standard deviation of the whole
+    sum. The mean of the whole sum is spread evenly, as in the authors' code: an equal share for the start, each MLP and
+    each block's attention, the last divided equally among heads and tokens. So the cosine is exactly the sum of all
+    terms. The map has the terms of the patches in the last blocks. It leaves out the other terms: the start, MLPs and
+    biases, earlier blocks, and the attention of the class token to itself. The authors spread the biases evenly too,
+    which adds the same number to every patch.
 
     If a tower's head or a block's output projection is more than a layer norm and a linear layer, it is replaced by its
     linearisation at this picture. Not defined without a class token.
@@ -57,31 +59,27 @@ def decomposition(ctx: Context, blocks: int = BLOCKS) -> Tensor:
     if blocks < 1:
         raise UsageError(f"expected 1 block or more, got {blocks}: the authors use {BLOCKS}")
     with differentiable():
+        depth, token = ctx.transformer.depth, ctx.trace.tokens[-1]  # [B, 1+N, d]
         towards = _directions(ctx).transpose(0, 1)  # [P, B, d]
-        chosen = range(-min(blocks, ctx.transformer.depth), 0)
-        return torch.stack([_brought(ctx, block, towards) for block in chosen]).sum(dim=0)
+        chosen = range(-min(blocks, depth), 0)
+        maps = torch.stack([_brought(ctx, block, towards) for block in chosen]).sum(dim=0)
+        mean = token[:, 0].float().mean(dim=-1) / ((2 * depth + 1) * token.shape[1])  # [B] of a patch in a block
+        return maps - len(chosen) * (towards.sum(dim=-1) * mean).T[..., None, None]
 
 
 def _directions(ctx: Context) -> Tensor:
-    """u `[B, P, d]` with u_t · x = what a term x of the class token adds to its cosine with prompt t.
-
-    The gradient of the head alone would be wrong: a layer norm's gradient has no part along the centred input, because
-    a longer input has a larger standard deviation. With a fixed standard deviation that part stays, so it is added
-    again: the score without ln_post's bias, times the centred token divided by its squared length.
-    """
-    tower, token = ctx.transformer, leaf(ctx.trace.tokens[-1][:, :1])  # [B, 1, d]
-    text = ctx.text.detach().clone()
-    read = tower.read_tokens(token)  # [B, 1, D]
+    """u `[B, P, d]` with u_t · x = what a term x of the class token, less its share of the mean, adds to the cosine."""
+    tower, token, text = ctx.transformer, ctx.trace.tokens[-1][:, :1].detach().clone(), ctx.text.detach().clone()
+    norm = tower.last_norm
+    normed = leaf(norm(token))  # [B, 1, d]
+    read = tower.read_normed(normed).float()  # [B, 1, D]
     scores = torch.einsum("bnd,bpd->bp", read, text)  # not divided by the embedding's length yet
-    products = jacobian_products(scores, (token,), each_prompt(scores))
+    products = jacobian_products(scores, (normed,), each_prompt(scores))
     gradients = torch.cat([gradient[:, :, 0] for (gradient,) in products], dim=1)  # [B, P, d]
-    with torch.no_grad():
-        bias = torch.einsum("bnd,bpd->bp", tower.read_tokens(torch.zeros_like(token)), text)  # ln_post's
-        values = token[:, 0].float()  # [B, d]
-        centred = values - values.mean(dim=-1, keepdim=True)
-        along = centred / centred.square().sum(dim=-1, keepdim=True).clamp(min=torch.finfo(values.dtype).tiny)
-        directions: Tensor = (gradients + (scores - bias)[..., None] * along[:, None]) / read.norm(dim=-1, keepdim=True)
-        return directions
+    deviation = (token.float().var(dim=-1, unbiased=False, keepdim=True) + norm.eps).sqrt()  # [B, 1, 1]
+    length = read.detach().norm(dim=-1, keepdim=True)  # [B, 1, 1]
+    directions: Tensor = gradients * norm.weight.detach().float() / (deviation * length)
+    return directions
 
 
 def _brought(ctx: Context, block: int, towards: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from cliploc.saliency._infra.gradients import HALF_PRECISION_SCALE, differentiab
 from cliploc.saliency._infra.registration import saliency
 from cliploc.tower import Needs, block_at
 
-MIDDLE = Fraction(3, 4)  # block 9 of 12
+LATE = Fraction(5, 6)  # after block 10 of 12: the authors' `vlayer` 9 counts from 0
 START = 5.0  # of α: at first almost everything passes
 SAMPLES = 10  # noisy versions in each step
 RATE = 1.0  # Adam's
@@ -28,14 +28,14 @@ SEED = 0
     "Bottleneck Attribution, NeurIPS",
     family="perturbation",
     towers=("vit",),
-    needs=Needs(tokens=(MIDDLE,)),
+    needs=Needs(tokens=(LATE,)),
     relu=False,
     threshold=0.45,
 )
 def m2ib(ctx: Context, beta: float = 0.1, steps: int = 10) -> Tensor:
     """map_t(i) = Σ_d KL(N(λ z, (1 − λ)²) ‖ N(0, 1)): how many nats of patch i's token z pass the bottleneck.
 
-    z are the tokens that leave block 9 of 12, or that share of another depth. Every channel of every token is replaced
+    z are the tokens that leave block 10 of 12, or that share of another depth. Every channel of every token is replaced
     by λ z + (1 − λ) ε, ε normal noise, and the tower finishes from there. λ = sigmoid(α), α from 5, is optimised for
     each picture and prompt: Adam at rate 1 on β · mean KL − mean cosine with the prompt, over ten samples of ε a step.
     The KL is that of the last step. The noise comes from a generator of its own and is the same for all pictures and
@@ -68,7 +68,7 @@ def m2ib(ctx: Context, beta: float = 0.1, steps: int = 10) -> Tensor:
 
 def _information(ctx: Context, text: Tensor, beta: float, steps: int) -> Tensor:
     """Nats of each token that pass the bottleneck optimised for one prompt `[B, D]`: `[B, T]`."""
-    block = block_at(MIDDLE, ctx.transformer.depth)
+    block = block_at(LATE, ctx.transformer.depth)
     tokens = ctx.trace.tokens[block].detach().clone().float()  # [B, T, d]
     alpha = torch.full_like(tokens, START).requires_grad_(True)
     optimiser = torch.optim.Adam([alpha], lr=RATE)

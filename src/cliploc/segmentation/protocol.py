@@ -1,6 +1,6 @@
-"""The protocol of each segmentation set as data, as SCLIP, NACLIP and ProxyCLIP evaluate.
+"""The protocol of each segmentation set as data: that of SCLIP, NACLIP and ProxyCLIP with NACLIP's settings.
 
-docs/segmentation.md explains each value and gives the sources.
+docs/segmentation.md explains each value, gives the sources, and has the options for the settings of the others.
 """
 
 from __future__ import annotations

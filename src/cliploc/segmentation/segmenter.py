@@ -409,7 +409,7 @@ def stepped(step: Refinement, context: Context, maps: Tensor) -> Tensor:
     maps = F.interpolate(maps, size=step.grid(context), mode="bilinear", align_corners=False)
     low, high = maps.amin((1, 2, 3), keepdim=True), maps.amax((1, 2, 3), keepdim=True)  # [n, 1, 1, 1]
     spread = (high - low).clamp(min=torch.finfo(maps.dtype).tiny)
-    return step.function(context, (maps - low) / spread) * spread + low
+    return (step.function(context, (maps - low) / spread) * spread + low).to(maps.dtype)
 
 
 def _resized(maps: Tensor, hw: tuple[int, int]) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from cliploc import prompts
 from cliploc.boxes import hot_levels
@@ -354,7 +355,8 @@ def with_random_weights(backbone: Backbone, share: float, seed: int) -> Any:
 
     Args:
         backbone: the model; it is not changed.
-        share: of the image tower's weight tensors with more than one value, from the top.
+        share: of the image tower's weight tensors with more than one value, from the output down: in the reverse of the
+            order in which a forward pass uses them first.
         seed: of the shuffling.
 
     Raises:
@@ -365,9 +367,39 @@ def with_random_weights(backbone: Backbone, share: float, seed: int) -> Any:
     copied = copy.deepcopy(backbone)
     named = copied.named_parameters()
     tensors = [one for name, one in named if not name.startswith("text.") and one.numel() > 1]
+    with _Uses(tensors) as uses:
+        copied.encode_image(torch.zeros(1, 3, *copied.input_hw))
+    # A module lists its own parameters, such as a ViT's projection, before those of its parts. Unused ones come last.
+    from_top = sorted(tensors, key=lambda one: uses.place.get(id(one), -1), reverse=True)
+    chosen = {id(one) for one in from_top[: round(share * len(tensors))]}
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for one in tensors[len(tensors) - round(share * len(tensors)) :]:
+        for one in tensors:
+            if id(one) not in chosen:
+                continue
             flat = one.detach().flatten().cpu()
             one.copy_(flat[torch.randperm(len(flat), generator=generator)].view_as(one))
     return copied
+
+
+class _Uses(TorchFunctionMode):
+    """While it is entered, `place` records in which order torch's functions use tensors first: by id."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        super().__init__()
+        self._known = {id(one) for one in tensors}
+        self.place: dict[int, int] = {}
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Calls the function, and records the tensors that it is given."""
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor | tuple | list) and not isinstance(
+            result, torch.Size
+        ):  # not a fact like its dtype
+            for one in (*args, *(kwargs or {}).values()):
+                for each in one if isinstance(one, tuple | list) else (one,):
+                    if id(each) in self._known:
+                        self.place.setdefault(id(each), len(self.place))
+        return result
