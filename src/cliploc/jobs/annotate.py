@@ -20,7 +20,7 @@ from cliploc._files import alone_in, temporaries_of
 from cliploc._inputs import Inputs
 from cliploc._parts import part_path, parts_in, read_stamps, remove_part, write_part
 from cliploc._schemas import AnnotationManifest
-from cliploc.config import DEFAULTS, MIN_SCORE, Options
+from cliploc.config import DEFAULTS, MIN_SCORE, Options, is_whole, short
 from cliploc.errors import CliplocError, UsageError
 from cliploc.jobs import correction_masks, export_states, folder, local
 from cliploc.jobs.annotation_edits import (
@@ -136,8 +136,10 @@ def annotate(
     """
     chosen = chosen_exports(formats)
     names = labels if isinstance(labels, Labels) else _labels(labels)
-    if review < 0 or (limit is not None and limit < 1):
-        raise UsageError(f"expected review of at least 0 and limit of at least 1, got {review} and {limit}")
+    if not is_whole(review, 0) or not (limit is None or is_whole(limit, 1)):
+        raise UsageError(
+            f"expected review of at least 0 and limit of at least 1, got {short(review)} and {short(limit)}"
+        )
     if polygons and not masks:
         raise UsageError("expected masks with polygons, got polygons alone: add --masks, or leave --polygons out")
     options = _model_options(options, more)
