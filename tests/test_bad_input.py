@@ -322,6 +322,38 @@ def test_a_bad_option_is_one_line_and_code_2(case):
     assert result.err.startswith(f"cliploc: {text}")
 
 
+NO_HOME = "~no-such-user/a.txt"
+PATHS = {
+    "photo": ["localize", NO_HOME, "-p", "cat"],
+    "weights": ["localize", CAT, "-p", "cat", "--model", "ViT-B-32", "--pretrained", NO_HOME],
+    "folder of weights": ["localize", CAT, "-p", "cat", "--model", f"local-dir:{NO_HOME}"],
+    "guide": ["localize", CAT, "-p", "cat", "--guide", f"dinov2-s@{NO_HOME}"],
+    "head": ["localize", CAT, "-p", "cat", "--head", NO_HOME],
+    "templates": ["localize", CAT, "-p", "cat", "--template", NO_HOME],
+    "names": ["localize", CAT, "--prompts-file", NO_HOME],
+    "classes": ["classify", CAT, "--classes", NO_HOME],
+    "pictures": ["annotate", NO_HOME, "--labels", "a", "--out", "b"],
+    "labels": ["annotate", CAT, "--labels", NO_HOME, "--out", "b"],
+    "corrections": ["annotate", CAT, "--labels", "names.txt", "--out", "b", "--apply", NO_HOME, "--recipe", "fast"],
+    "dataset": ["datasets", "coco", "--root", NO_HOME],
+    "labelled dataset": ["benchmark", "--task", "segmentation", "--dataset", "voc21", "--root", NO_HOME, "--out", "b"],
+    "training pictures": ["train", "ts_cam", "--root", NO_HOME, "--out", "b"],
+    "head to write": ["train", "ts_cam", "--root", ".", "--out", NO_HOME],
+    "review": ["review", NO_HOME],
+}
+
+
+@pytest.mark.parametrize("case", PATHS)
+def test_the_home_of_a_user_that_is_not_there_is_a_path_that_is_not_there(case, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("names.txt").write_text("cat\n")
+    Path("a").write_text("cat\n")
+    result = cliploc_(*PATHS[case])
+    assert result.code == 2
+    assert "an error in cliploc" not in result.err
+    assert NO_HOME in result.err or case == "head to write"
+
+
 @pytest.mark.parametrize(
     ("command", "text"),
     [

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cliploc._documents import read_bytes
-from cliploc._files import write_whole
+from cliploc._files import user_path, write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,10 +31,8 @@ def cache_folder() -> Path | None:
     if chosen is not None and chosen.strip().lower() in ("", "off", "0", "none"):
         return None
     base = Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "cliploc"
-    try:
-        return base.expanduser() / "text"
-    except RuntimeError:  # this user has no home, as in many containers
-        return None
+    folder = user_path(base)
+    return None if str(folder).startswith("~") else folder / "text"  # this user has no home, as in many containers
 
 
 class TextCache:

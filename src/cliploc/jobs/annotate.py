@@ -16,7 +16,7 @@ from urllib.parse import quote
 from cliploc import __version__, prompts
 from cliploc._documents import read_json
 from cliploc._extras import refuse_without
-from cliploc._files import alone_in, temporaries_of
+from cliploc._files import alone_in, temporaries_of, user_path
 from cliploc._inputs import Inputs
 from cliploc._parts import part_path, parts_in, read_stamps, remove_part, write_part
 from cliploc._schemas import AnnotationManifest
@@ -148,13 +148,13 @@ def annotate(
     for one in chosen:
         one.check(ExportSettings(names.names, "", "", masks, polygons))
 
-    target = Path(out).expanduser()
+    target = user_path(out)
     every = _every_of(target) if every is None else every
     frames = None if every is None else Every.of(every)
     there = find_pictures(pictures, videos=frames is not None)
     found = there.pictures[:limit]
     _spare_inputs(target, [one.path for one in [*found, *there.videos]], [pictures, labels])
-    given = None if decisions is None else Path(decisions).expanduser()
+    given = None if decisions is None else user_path(decisions)
     if given is not None:
         _spare_corrections(target, given)
 

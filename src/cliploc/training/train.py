@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from cliploc import prompts
 from cliploc._documents import DocumentError, parse_json, refuse_other
 from cliploc._extras import install
-from cliploc._files import write_output
+from cliploc._files import user_path, write_output
 from cliploc._memory_errors import not_installed
 from cliploc.backbones import resolve_precision
 from cliploc.config import is_number, is_whole, short
@@ -233,7 +233,7 @@ def train(
         >>> settings = TrainSettings.published("ts_cam", "open", epochs=5)
         >>> train(backbone, read_folder("photos"), "head.safetensors", settings)  # doctest: +SKIP
     """
-    out, sentences = Path(out).expanduser(), prompts.resolve_templates(templates)
+    out, sentences = user_path(out), prompts.resolve_templates(templates)
     if input_hw is not None:
         backbone.grid(*input_hw)  # refuses a size that is not a multiple of the patch
     accelerator = _accelerator(backbone, settings)
@@ -250,7 +250,7 @@ def train(
         input_hw=input_hw or backbone.input_hw,
         batch_size=feature_batch_size,
     )
-    cache = FeatureCache(Path(features or out.parent / "features").expanduser(), backbone, pictures, wanted)
+    cache = FeatureCache(user_path(features or out.parent / "features"), backbone, pictures, wanted)
     cache.fill(replace(reporter, failed=leave_out), int(accelerator.process_index), int(accelerator.num_processes))
     accelerator.wait_for_everyone()
     usable = cache.usable()
