@@ -298,6 +298,28 @@ def test_voc_counts_from_1_and_leaves_difficult_objects_out(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("number", ["inf", "1e999", "9" * 400, "9" * 5000])
+@pytest.mark.parametrize("tag", ["width", "xmin"])
+def test_a_bad_number_in_one_voc_file_is_one_problem(number, tag, tmp_path):
+    root = folders.voc(tmp_path)
+    whole = open_dataset("voc", root)
+    old = {"width": "50", "xmin": "1"}[tag]
+    replace(root / "VOCdevkit/VOC2012/Annotations/2008_000007.xml", f"<{tag}>{old}<", f"<{tag}>{number}<")
+    found = open_dataset("voc", root)
+    assert [one.id for one in found.samples] == [one.id for one in whole.samples]
+    [problem] = [one for one in found.problems if one.source == "2008_000007"]
+    assert problem.kind == "broken annotation"
+    assert "expected a" in problem.reason
+    assert len(problem.reason) < 300
+
+
+def test_coco_sizes_of_many_digits_are_problems(tmp_path):
+    root = folders.coco(tmp_path)
+    replace(root / "annotations/instances_val2017.json", '"width": 50', f'"width": {"9" * 400}')
+    with pytest.raises(UsageError, match="2 size mismatch"):
+        open_dataset("coco", root)
+
+
 def test_voc_names_what_is_wrong(tmp_path):
     root = folders.voc(tmp_path)
     base = root / "VOCdevkit/VOC2012"
