@@ -9,6 +9,8 @@ import json
 import os
 import shutil
 import struct
+import subprocess
+import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -424,6 +426,17 @@ def test_the_same_photo_twice_is_done_twice(tmp_path):
     result = localize(CAT, CAT, "-p", "cat", "--out", tmp_path)
     assert result.code == 0
     assert {path.name for path in tmp_path.iterdir()} == {"cat_overlay.jpg", "cat_overlay-2.jpg", "results.json"}
+
+
+def test_a_deleted_working_directory_is_one_line(tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    script = f'cd "{gone}" && rmdir "{gone}" && exec "{sys.executable}" -m cliploc "$@"'
+    words = ["localize", str(CAT), "-p", "cat", "--recipe", "fast"]
+    result = subprocess.run(["sh", "-c", script, "sh", *words], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (2, "")
+    said = "the working directory cannot be used (No such file or directory): change to another folder"
+    assert result.stderr == f"cliploc: {said}\n"
 
 
 def test_as_a_process_of_its_own(tmp_path):
