@@ -40,6 +40,7 @@ MOST_DEEP = 20  # nested lists in it
 UNREADABLE = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError)
 MOST_SAID = 200  # characters of a library's error
 LEAST_SIDE = 1e-3  # pixels of a box inside its picture
+VOID = 255  # in VOC's PNGs, pixels that are no object's
 UPLOAD = re.compile(r"[0-9a-f]{8}(?:-|__)(?=.)")  # what Label Studio puts before the names of files
 CLASS_LISTS = ("data.yaml", "data.yml", "classes.txt")  # of a YOLO folder; Label Studio writes the last
 SizeWh: TypeAlias = tuple[int, int]
@@ -419,7 +420,8 @@ def _voc(folder: Path, files: Sequence[Path]) -> _Set:
         for number, one in enumerate(root.findall("object"), start=1):
             x0, y0, x1, y1 = (finite(one.findtext(f"bndbox/{key}") or "") for key in ("xmin", "ymin", "xmax", "ymax"))
             left, top = min(x0, x1) - 1, min(y0, y1) - 1  # pixels there count from 1, the last one inside
-            mask = None if numbered is None or not (numbered == number).any() else numbered == number
+            mask = None if numbered is None or number >= VOID else numbered == number
+            mask = None if mask is None or not mask.any() else mask
             found.append((one.findtext("name") or "", (left, top, max(x0, x1), max(y0, y1)), mask))
         return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -180,6 +181,21 @@ class Checker:
 def safe_id(one: str) -> bool:
     """Whether a file named by this id stays inside its folder."""
     return bool(one) and not Path(one).is_absolute() and ".." not in PurePosixPath(one.replace("\\", "/")).parts
+
+
+def picture_ids(names: Iterable[str]) -> dict[str, str]:
+    """The id of each picture: its path without the extension, or the whole path where others have the same.
+
+    Raises:
+        ValueError: a path without a file's name.
+
+    Example:
+        >>> picture_ids(["a/1.jpg", "a/2.jpg", "a/2.png"])
+        {'a/1.jpg': 'a/1', 'a/2.jpg': 'a/2.jpg', 'a/2.png': 'a/2.png'}
+    """
+    stems = {name: Path(name).with_suffix("").as_posix() for name in names}
+    times = Counter(stems.values())
+    return {name: stem if times[stem] == 1 else name for name, stem in stems.items()}
 
 
 def picture_header(path: Path) -> tuple[tuple[int, int], int]:
