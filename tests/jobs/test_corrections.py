@@ -488,6 +488,27 @@ def test_a_bad_number_of_yolo_or_cvat_is_one_line(place, number, tmp_path):
     assert "\n" not in said
 
 
+def test_shapes_that_no_picture_has_are_refused_before_they_are_read(tmp_path, monkeypatch):
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "e.txt").write_text("0 0.5 0.5 0.1 0.1\n" * 100_000)
+    (tmp_path / "data.yaml").write_text("names: [cat]\n")
+    read = []
+    monkeypatch.setattr(
+        "supervision.dataset.formats.yolo.yolo_annotations_to_detections", lambda *_, **__: read.append(1)
+    )
+    found = read_corrections(tmp_path, SIZES, LABELS)
+    assert (found.pictures, read) == ({}, [])
+    assert found.problems == {"e": "it has 100,000 shapes, expected at most 20,000: split the picture"}
+    objects = [{"id": i, "image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5]} for i in range(20_001)]
+    coco = {
+        "images": [{"id": 1, "file_name": "a.jpg"}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": objects,
+    }
+    found = read_corrections(written(coco, tmp_path / "c.json"), SIZES, LABELS)
+    assert "20,001 shapes" in found.problems["a.jpg"]
+
+
 def test_names_of_yolo_are_texts(tmp_path):
     """YAML's own reading makes True of yes, and 7 of 007."""
     (tmp_path / "labels").mkdir()

@@ -38,6 +38,7 @@ FORMATS = (
 MOST_YAML = 4 * 2**20  # bytes of the list of classes
 MOST_DEEP = 20  # nested lists in it
 UNREADABLE = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError)
+MOST_SHAPES = 20_000  # of a picture; each is checked, and written into every format
 MOST_SAID = 200  # characters of a library's error
 LEAST_SIDE = 1e-3  # pixels of a box inside its picture
 VOID = 255  # in VOC's PNGs, pixels that are no object's
@@ -169,8 +170,14 @@ def _line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:MOST_SAID]
 
 
+def _refuse_many(count: int) -> None:
+    if count > MOST_SHAPES:
+        raise _UnusableError(f"it has {count:,} shapes, expected at most {MOST_SHAPES:,}: split the picture")
+
+
 def _checked(shapes: LabelledShapes, size: SizeWh, known: Mapping[str, int], masks: bool) -> Correction:
     """The boxes, clipped to the picture."""
+    _refuse_many(len(shapes))
     corners, numbers, codes = [], [], list[str | None]()
     for label, xyxy, mask in shapes:
         number = known.get(label, known.get(label.casefold()))
@@ -368,6 +375,7 @@ def _yolo(folder: Path, described: Path) -> _Set:
 
     def shapes(text: Path, size: SizeWh, masks: bool) -> LabelledShapes:
         lines = [line for line in read_text(text).splitlines() if line.strip()]
+        _refuse_many(len(lines))
         outlined = [len(line.split()) > 6 for line in lines]
         if any(outlined) and not masks:
             raise _UnusableError("a shape in it is a polygon, not a box")
