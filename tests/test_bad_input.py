@@ -9,6 +9,8 @@ import json
 import os
 import shutil
 import struct
+import subprocess
+import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -322,6 +324,38 @@ def test_a_bad_option_is_one_line_and_code_2(case):
     assert result.err.startswith(f"cliploc: {text}")
 
 
+NO_HOME = "~no-such-user/a.txt"
+PATHS = {
+    "photo": ["localize", NO_HOME, "-p", "cat"],
+    "weights": ["localize", CAT, "-p", "cat", "--model", "ViT-B-32", "--pretrained", NO_HOME],
+    "folder of weights": ["localize", CAT, "-p", "cat", "--model", f"local-dir:{NO_HOME}"],
+    "guide": ["localize", CAT, "-p", "cat", "--guide", f"dinov2-s@{NO_HOME}"],
+    "head": ["localize", CAT, "-p", "cat", "--head", NO_HOME],
+    "templates": ["localize", CAT, "-p", "cat", "--template", NO_HOME],
+    "names": ["localize", CAT, "--prompts-file", NO_HOME],
+    "classes": ["classify", CAT, "--classes", NO_HOME],
+    "pictures": ["annotate", NO_HOME, "--labels", "a", "--out", "b"],
+    "labels": ["annotate", CAT, "--labels", NO_HOME, "--out", "b"],
+    "corrections": ["annotate", CAT, "--labels", "names.txt", "--out", "b", "--apply", NO_HOME, "--recipe", "fast"],
+    "dataset": ["datasets", "coco", "--root", NO_HOME],
+    "labelled dataset": ["benchmark", "--task", "segmentation", "--dataset", "voc21", "--root", NO_HOME, "--out", "b"],
+    "training pictures": ["train", "ts_cam", "--root", NO_HOME, "--out", "b"],
+    "head to write": ["train", "ts_cam", "--root", ".", "--out", NO_HOME],
+    "review": ["review", NO_HOME],
+}
+
+
+@pytest.mark.parametrize("case", PATHS)
+def test_the_home_of_a_user_that_is_not_there_is_a_path_that_is_not_there(case, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("names.txt").write_text("cat\n")
+    Path("a").write_text("cat\n")
+    result = cliploc_(*PATHS[case])
+    assert result.code == 2
+    assert "an error in cliploc" not in result.err
+    assert NO_HOME in result.err or case == "head to write"
+
+
 @pytest.mark.parametrize(
     ("command", "text"),
     [
@@ -392,6 +426,17 @@ def test_the_same_photo_twice_is_done_twice(tmp_path):
     result = localize(CAT, CAT, "-p", "cat", "--out", tmp_path)
     assert result.code == 0
     assert {path.name for path in tmp_path.iterdir()} == {"cat_overlay.jpg", "cat_overlay-2.jpg", "results.json"}
+
+
+def test_a_deleted_working_directory_is_one_line(tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    script = f'cd "{gone}" && rmdir "{gone}" && exec "{sys.executable}" -m cliploc "$@"'
+    words = ["localize", str(CAT), "-p", "cat", "--recipe", "fast"]
+    result = subprocess.run(["sh", "-c", script, "sh", *words], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (2, "")
+    said = "the working directory cannot be used (No such file or directory): change to another folder"
+    assert result.stderr == f"cliploc: {said}\n"
 
 
 def test_as_a_process_of_its_own(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 import re
 import shutil
@@ -16,9 +17,12 @@ from typing import get_args
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from cliploc import __version__, config, report
-from cliploc._terminal import Terminal
+from cliploc._terminal import WIDE, Terminal, grid
 from cliploc.backbones import guides, models
 from cliploc.cli.photos import AskedPhotos, LocalizeRun
 from cliploc.errors import ModelError, UsageError
@@ -659,3 +663,31 @@ def test_a_run_keeps_no_picture_once_it_is_taken(tmp_path):
     assert image() is None
     assert maps() is None
     assert run.document({})["pictures"][0]["names"][0]["found"]
+
+
+def printed(what: object, width: int) -> list[str]:
+    console = Console(file=io.StringIO(), width=width, markup=False, highlight=False, emoji=False)
+    console.print(what)
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("width", [12, 30, 80, WIDE])
+@pytest.mark.parametrize("indent", [0, 2])
+def test_a_table_is_as_rich_prints_it(width, indent):
+    rows = [
+        ("name", Text("found", style="bold"), "score 0.97  box 1 2 3 4"),
+        ("猫", Text("no", style="red"), ""),
+        ("", "é", "a reason of some length"),
+        ("short", "row"),
+        ("a\tb", "x\ny", ""),
+    ]
+    for some in (rows, rows[:1], rows[:2], rows[:3]):
+        table = grid(some, indent)
+        assert printed(table, width) == printed(table._table(), width)
+
+
+def test_a_long_table_whose_cells_fit_is_not_measured_cell_by_cell(monkeypatch):
+    rows = [(f"thing {i}", Text("no", style="yellow"), "a reason") for i in range(20_000)]
+    monkeypatch.setattr(Table, "add_row", lambda *_: pytest.fail("rich takes a millisecond for each row"))
+    lines = printed(grid(rows, indent=2), WIDE)
+    assert (len(lines), lines[7]) == (20_000, "  thing 7      no  a reason")

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import fields
+
 import pytest
 
-from cliploc.config import parse_share
+from cliploc.config import (
+    FaithfulnessOptions,
+    Options,
+    SegmentationOptions,
+    parse_share,
+)
 from cliploc.errors import UsageError
 
 
@@ -18,3 +26,45 @@ def test_what_is_no_share_is_said_with_what_was_expected(text):
     with pytest.raises(UsageError) as error:
         parse_share(text, "line 3: expected a share")
     assert str(error.value) == f"line 3: expected a share, got {text}"
+
+
+NUMBERS = {  # a valid value of each option that takes numbers, alone and in a list
+    Options: {
+        "image_size": (224, (224, 224)),
+        "scales": ((1, 2),),
+        "windows": ((1, 2),),
+        "threshold": (0.5,),
+        "min_area": (0.5,),
+        "max_boxes": (1,),
+        "nms_iou": (0.5,),
+        "split_peaks": (0.5,),
+        "min_score": (0.5,),
+        "min_presence": (0.5,),
+        "batch_size": (1,),
+    },
+    SegmentationOptions: {
+        "short_side": (64,),
+        "window": (64,),
+        "stride": (64,),
+        "logit_scale": (1,),
+        "background_threshold": (0.5,),
+        "area_threshold": (0.5,),
+    },
+    FaithfulnessOptions: {"steps": (2,)},
+}
+
+
+@pytest.mark.parametrize("kind", NUMBERS)
+def test_true_false_and_what_is_not_finite_are_no_numbers_in_any_option(kind):
+    for name, values in NUMBERS[kind].items():
+        for valid in values:
+            kind(**{name: valid})
+            for wrong in (True, False, float("nan"), float("inf"), 10**5000):
+                with pytest.raises(UsageError, match=rf"^expected {name}[^\n]*$"):
+                    kind(**{name: (valid[0], wrong) if isinstance(valid, tuple) else wrong})
+
+
+@pytest.mark.parametrize("kind", NUMBERS)
+def test_every_option_that_is_annotated_as_a_number_is_among_those(kind):
+    numeric = {one.name for one in fields(kind) if re.search(r"\b(int|float)\b", str(one.type))}
+    assert numeric == NUMBERS[kind].keys()

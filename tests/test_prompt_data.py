@@ -133,7 +133,7 @@ def test_classify_knows_imagenet(photo):
     assert sum(one.probability for one in found) < 1
 
 
-@pytest.mark.parametrize("top_k", [0, -1, 2.5])
+@pytest.mark.parametrize("top_k", [0, -1, 2.5, True])
 def test_classify_refuses(photo, top_k):
     with pytest.raises(UsageError, match="expected top_k to be a whole number of at least 1, got"):
         Localizer(model=tower("gap_cnn")).classify(photo, ["cat"], top_k=top_k)

@@ -49,6 +49,23 @@ def test_damaged_files_count_for_nothing_and_are_replaced(folder, damage):
     assert torch.equal(cache.get(WORDS, TEMPLATES, 2), VECTOR)
 
 
+def test_a_flipped_bit_anywhere_never_changes_an_embedding(folder):
+    cache = TextCache(folder, "weights")
+    cache.put(WORDS, TEMPLATES, VECTOR)
+    [path] = cache.folder.iterdir()
+    whole = path.read_bytes()
+    of_values = whole.index(VECTOR.numpy().tobytes())
+    for place in range(len(whole)):
+        for bit in range(8):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :])
+            found = cache.get(WORDS, TEMPLATES, 2)
+            assert found is None or torch.equal(found, VECTOR)
+            if of_values <= place < of_values + 8:
+                assert found is None
+    cache.put(WORDS, TEMPLATES, VECTOR)
+    assert path.read_bytes() == whole
+
+
 def test_what_is_not_a_number_is_not_used(folder):
     cache = TextCache(folder, "weights")
     cache.put(WORDS, TEMPLATES, torch.tensor([0.6, float("nan")]))

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -18,6 +20,7 @@ from xml.parsers import expat
 import msgspec
 
 MOST_TEXT = 64 * 2**20  # bytes of a list of names, files or rows
+MOST_WHOLE = 2**53  # of a whole number in a text
 MOST_DOCUMENT = 2**30  # bytes of a JSON document; that of all instances of COCO's training pictures has 450 million
 NO_FILE = "a device or a pipe, expected a file"
 
@@ -132,6 +135,41 @@ def checked(value: Any, kind: Any) -> Any:
     except RecursionError:
         raise DocumentError("nested too deeply") from None
     return value
+
+
+def finite(text: str) -> float:
+    """A number that a document has as text.
+
+    Raises:
+        DocumentError: no number, or one that is infinite or too large.
+
+    Example:
+        >>> finite(" 1.5 ")
+        1.5
+        >>> finite("1e999")
+        Traceback (most recent call last):
+        cliploc._documents.DocumentError: expected a number, got '1e999'
+    """
+    with suppress(ValueError):
+        if math.isfinite(value := float(text)):
+            return value
+    raise DocumentError(f"expected a number, got {_shown(text)}")
+
+
+def whole(text: str) -> int:
+    """A whole number that a document has as text, such as 500 or 500.0.
+
+    Raises:
+        DocumentError: no whole number, or one that is too large.
+    """
+    value = finite(text)
+    if value % 1 or abs(value) > MOST_WHOLE:
+        raise DocumentError(f"expected a whole number, got {_shown(text)}")
+    return int(value)
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 24 else f"{text[:20]}…")
 
 
 def read_xml(path: str | os.PathLike[str], most: int = MOST_DOCUMENT) -> ElementTree.Element:

@@ -23,6 +23,21 @@ from cliploc.errors import UsageError
 _TOKEN: ContextVar[str] = ContextVar("cliploc_token", default="no-run")
 
 
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """A path as users write it, with `~` and `~name` replaced by that home folder.
+
+    Where there is no such user, or no home, it stays as it is, as in a shell: `~$draft.jpg` may be a file.
+
+    Example:
+        >>> user_path("~nobody-of-this-name/a.jpg").as_posix()
+        '~nobody-of-this-name/a.jpg'
+    """
+    try:
+        return Path(os.path.expanduser(path))  # `Path.expanduser` raises an error where there is no such user
+    except ValueError:  # a null character in the user's name
+        return Path(path)
+
+
 def new_token() -> str:
     """A random word for the temporary files of a run."""
     return secrets.token_hex(8)

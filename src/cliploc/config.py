@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import Field, dataclass, field, fields, replace
@@ -39,6 +40,7 @@ MOST_SCALES = 16
 MOST_WINDOW_SETS = 4
 BASELINES = ("zero", "black", "blur", "mean", "noise", "inpaint")  # what replaces removed pixels
 MOST_SIDE = 4096  # pixels of a model's input
+LARGEST = sys.float_info.max
 
 
 def _recipes(otherwise: str) -> str:
@@ -49,6 +51,23 @@ def _recipes(otherwise: str) -> str:
 # ---------------------------------------------------------------------------------------------- checks: value → value
 def _unchanged(value: Any) -> Any:
     return value
+
+
+def is_number(value: Any, low: float = -LARGEST, high: float = LARGEST, *, above: bool = False) -> bool:
+    """Whether a value is a number in a range, or above its lower end; True and False are no numbers, nor is NaN.
+
+    Example:
+        >>> is_number(1, 0, 1), is_number(True, 0, 1), is_number(0.0, 0, 1, above=True)
+        (True, False, False)
+    """
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return (low < value if above else low <= value) and value <= high
+
+
+def is_whole(value: Any, low: float = -LARGEST, high: float = LARGEST) -> bool:
+    """The same for a whole number."""
+    return isinstance(value, int) and is_number(value, low, high)
 
 
 def number(name: str, low: float, high: float, *, above: bool = False, none: str = "") -> Callable[[Any], Any]:
@@ -71,8 +90,7 @@ def number(name: str, low: float, high: float, *, above: bool = False, none: str
     def check(value: Any) -> Any:
         if value is None and none:
             return None
-        right = isinstance(value, int | float) and not isinstance(value, bool)
-        if not right or not (low < value if above else low <= value) or value > high:
+        if not is_number(value, low, high, above=above):
             raise UsageError(f"expected {name} {words}, got {short(value)}{hint}")
         return value
 
@@ -86,7 +104,7 @@ def whole(name: str, low: int, high: int, *, none: str = "") -> Callable[[Any], 
     def check(value: Any) -> Any:
         if value is None and none:
             return None
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        if not is_whole(value, low, high):
             raise UsageError(f"expected {name}, a whole number from {low} to {high:,}, got {short(value)}{hint}")
         return value
 
@@ -126,8 +144,7 @@ def share_or_auto(name: str, *, none: bool = False) -> Callable[[Any], Any]:
     """
 
     def check(value: Any) -> Any:
-        right = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
-        if right or value == "auto" or (none and value is None):
+        if is_number(value, 0, 1) or value == "auto" or (none and value is None):
             return value
         raise UsageError(f"expected {name} from 0 to 1, or auto, got {short(value)}")
 
@@ -141,7 +158,7 @@ def _or_none(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 def _checked_scales(value: Any) -> tuple[float, ...]:
     right = isinstance(value, list | tuple) and 0 < len(value) <= MOST_SCALES
-    if not right or not all(isinstance(one, int | float) and 0.25 <= one <= 8 for one in value):
+    if not right or not all(is_number(one, 0.25, 8) for one in value):
         raise UsageError(
             f"expected scales, a list of 1 to {MOST_SCALES} numbers from 0.25 to 8 (1,1.5,2), got {short(value)}"
         )
@@ -150,7 +167,7 @@ def _checked_scales(value: Any) -> tuple[float, ...]:
 
 def _checked_windows(value: Any) -> tuple[float, ...]:
     right = isinstance(value, list | tuple) and len(value) <= MOST_WINDOW_SETS
-    if not right or not all(isinstance(one, int | float) and 1 <= one <= 8 for one in value):
+    if not right or not all(is_number(one, 1, 8) for one in value):
         raise UsageError(
             f"expected windows, a list of at most {MOST_WINDOW_SETS} numbers from 1 to 8 (1,2), got {short(value)}"
         )
@@ -180,7 +197,7 @@ def _checked_exemplars(value: Any) -> tuple[str | Exemplar, ...]:
 def _checked_size(value: Any) -> Any:
     """One side, or height and width; the localizer checks whether its model takes them."""
     sides = tuple(value) if isinstance(value, list | tuple) else (value, value)
-    whole_sides = all(isinstance(side, int) and 0 < side <= MOST_SIDE for side in sides)
+    whole_sides = all(is_whole(side, 1, MOST_SIDE) for side in sides)
     if value is not None and (len(sides) != 2 or not whole_sides):
         raise UsageError(
             f"expected image_size of 1 to {MOST_SIDE} pixels, one side or height and width, got {short(value)}"
@@ -321,7 +338,10 @@ def _size_text(value: Any) -> str:
 
 def short(value: Any) -> str:
     """A value in an error's line."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # as Python refuses to write a number of more digits
+        return "a number of more than 4,300 digits"
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 

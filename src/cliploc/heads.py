@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from cliploc._checksums import tensors_digest
 from cliploc._documents import parse_json, refuse_other
-from cliploc._files import write_output
+from cliploc._files import user_path, write_output
 from cliploc._schemas import SavedHead
 from cliploc.errors import ModelError, UsageError
 from cliploc.method import Context
@@ -400,7 +400,7 @@ def load_head(path: str | Path, backbone: Backbone | None = None) -> SemanticHea
     Raises:
         ModelError: no such file, not a head, or a head trained on another tower; the message names both towers.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     config = read_config(path)
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
@@ -424,7 +424,7 @@ def read_config(path: str | Path) -> HeadConfig:
     Raises:
         ModelError: no such file, or not a head.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     try:
         refuse_other(path)
         with safe_open(path, framework="pt") as file:

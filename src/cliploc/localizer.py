@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cliploc import backbones, prompts
 from cliploc.boxes import BoxRule
-from cliploc.config import RESULT_OPTIONS, Options
+from cliploc.config import RESULT_OPTIONS, Options, is_whole, short
 from cliploc.errors import UsageError
 from cliploc.heads import load_head, read_config
 from cliploc.images import ImageLike, Picture, pictures_in
@@ -447,8 +447,8 @@ class Localizer:
         Raises:
             InputError, UsageError, ModelError: as for `classify`.
         """
-        if not isinstance(top_k, int) or top_k < 1:
-            raise UsageError(f"expected top_k to be a whole number of at least 1, got {top_k!r}: the default is 5")
+        if not is_whole(top_k, 1):
+            raise UsageError(f"expected top_k to be a whole number of at least 1, got {short(top_k)}: the default is 5")
         if isinstance(names, str) and names == "imagenet":
             names = [one.name for one in prompts.imagenet_classes()]
         unknown = self.unknown_names(names)

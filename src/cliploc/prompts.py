@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cliploc._documents import read_text
+from cliploc._files import user_path
 from cliploc.errors import CliplocWarning, UsageError
 from cliploc.values import TextSet
 
@@ -359,7 +360,7 @@ def read_templates(path: str | Path) -> tuple[str, ...]:
 def read_lines(path: str | Path, what: str) -> list[tuple[int, str]]:
     """The lines of a UTF-8 text with their numbers, without empty lines and comments."""
     try:
-        text = read_text(Path(path).expanduser())
+        text = read_text(user_path(path))
     except UnicodeDecodeError:
         raise UsageError(f"expected a text file of {what}, got {path}, which is not UTF-8: save it as UTF-8") from None
     except (OSError, ValueError) as error:  # ValueError: a path with a null character

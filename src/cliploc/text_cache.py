@@ -1,8 +1,8 @@
 """Text embeddings on disk, so that a name is embedded only once: keyed by the model's weights and the sentences.
 
 A name with OpenAI's 80 templates is 80 runs of the text tower, ImageNet's classes are 80,000. The cache holds one small
-safetensors file a name, under `CLIPLOC_CACHE`, else `XDG_CACHE_HOME/cliploc`, else `~/.cache/cliploc`; deleting it is
-always safe, and `CLIPLOC_CACHE=off` does without.
+safetensors file a name, with a checksum, under `CLIPLOC_CACHE`, else `XDG_CACHE_HOME/cliploc`, else `~/.cache/cliploc`;
+deleting it is always safe, and `CLIPLOC_CACHE=off` does without.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cliploc._documents import read_bytes
-from cliploc._files import write_whole
+from cliploc._files import user_path, write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,17 +31,15 @@ def cache_folder() -> Path | None:
     if chosen is not None and chosen.strip().lower() in ("", "off", "0", "none"):
         return None
     base = Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "cliploc"
-    try:
-        return base.expanduser() / "text"
-    except RuntimeError:  # this user has no home, as in many containers
-        return None
+    folder = user_path(base)
+    return None if str(folder).startswith("~") else folder / "text"  # this user has no home, as in many containers
 
 
 class TextCache:
     """Embeddings of names for one model.
 
-    A file that is damaged, or whose vector has another size, is as good as none; a folder that cannot be written
-    leaves the cache empty. Neither stops anything.
+    A file that does not match its checksum, or whose vector has another size, is as good as none; a folder that cannot
+    be written leaves the cache empty. Neither stops anything.
 
     Args:
         folder: of all models' embeddings; see `cache_folder`.
@@ -68,21 +66,36 @@ class TextCache:
         from safetensors.torch import load
 
         try:
-            embedding = load(read_bytes(self._path(words, templates), MOST))["embedding"]
+            stored = load(read_bytes(self._path(words, templates), MOST))
+            embedding, checksum = stored["embedding"], stored["sha256"]
         except (OSError, ValueError, SafetensorError, KeyError):
             return None
-        usable = embedding.shape == (size,) and embedding.dtype == torch.float32 and bool(embedding.isfinite().all())
+        usable = (
+            checksum.tolist() == list(_checksum(embedding))
+            and embedding.shape == (size,)
+            and embedding.dtype == torch.float32
+            and bool(embedding.isfinite().all())
+        )
         return embedding if usable else None
 
     def put(self, words: Sequence[str], templates: Sequence[str], embedding: Tensor) -> None:
         """Keeps a name's embedding `[size]`; a reader never sees half of it."""
+        import torch
         from safetensors.torch import save
 
         path = self._path(words, templates)
-        content = save({"embedding": embedding.detach().float().cpu().contiguous().clone()})
+        kept = embedding.detach().float().cpu().contiguous().clone()
+        checksum = torch.tensor(list(_checksum(kept)), dtype=torch.uint8)
+        content = save({"embedding": kept, "sha256": checksum})
         with contextlib.suppress(OSError):  # read-only or full: then it is computed again
             self.folder.mkdir(parents=True, exist_ok=True)
             write_whole(path, lambda temporary: temporary.write_bytes(content), durable=False)
+
+
+def _checksum(embedding: Tensor) -> bytes:
+    from cliploc._checksums import tensors_digest  # here: it imports torch
+
+    return tensors_digest({"embedding": embedding})
 
 
 def _digest(value: object) -> str:

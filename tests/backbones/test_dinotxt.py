@@ -306,7 +306,9 @@ def test_the_authors_files_give_the_authors_embeddings(
     for rows, columns in ((5, 5), (4, 7)):
         shape = (2, 3, rows * PATCH[family], columns * PATCH[family])
         images = torch.from_numpy(np.random.RandomState(5).standard_normal(shape).astype(np.float32))
-        assert_rounded(backbone.encode_image(images)[:, ::32], torch.tensor(theirs[f"images {rows}x{columns}"]), backbone)
+        assert_rounded(
+            backbone.encode_image(images)[:, ::32], torch.tensor(theirs[f"images {rows}x{columns}"]), backbone
+        )
     assert_rounded(backbone.encode_text(TEXTS)[:, ::32], torch.tensor(theirs["texts"]), backbone)
     assert backbone.logit_scale == pytest.approx(
         100 if (family, form) == ("dinov2", "published files") else math.exp(3)

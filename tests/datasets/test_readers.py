@@ -10,9 +10,9 @@ import re
 import numpy as np
 import pytest
 
-from cliploc.datasets import BY_DESIGN, open_dataset, readers
+from cliploc.datasets import BY_DESIGN, open_dataset, open_labelled, readers
 from cliploc.errors import UsageError
-from tests.datasets import folders
+from tests.datasets import folders, labelled
 from tests.datasets.folders import boxes, named, picture, replace
 
 ALL = readers.names()
@@ -296,6 +296,52 @@ def test_voc_counts_from_1_and_leaves_difficult_objects_out(tmp_path):
         ("difficult", "2008_000002/dog"),
         ("difficult", "2008_000007/cow"),
     ]
+
+
+@pytest.mark.parametrize("number", ["inf", "1e999", "9" * 400, "9" * 5000])
+@pytest.mark.parametrize("tag", ["width", "xmin"])
+def test_a_bad_number_in_one_voc_file_is_one_problem(number, tag, tmp_path):
+    root = folders.voc(tmp_path)
+    whole = open_dataset("voc", root)
+    old = {"width": "50", "xmin": "1"}[tag]
+    replace(root / "VOCdevkit/VOC2012/Annotations/2008_000007.xml", f"<{tag}>{old}<", f"<{tag}>{number}<")
+    found = open_dataset("voc", root)
+    assert [one.id for one in found.samples] == [one.id for one in whole.samples]
+    [problem] = [one for one in found.problems if one.source == "2008_000007"]
+    assert problem.kind == "broken annotation"
+    assert "expected a" in problem.reason
+    assert len(problem.reason) < 300
+
+
+@pytest.mark.parametrize(
+    ("reader", "make", "read"),
+    [("coco", folders.coco, open_dataset), ("coco_object", labelled.coco_object, open_labelled)],
+)
+def test_coco_pictures_that_differ_in_the_extension_only_are_two(reader, make, read, tmp_path):
+    root = make(tmp_path)
+    path = root / "annotations/instances_val2017.json"
+    document = json.loads(path.read_text())
+    first = document["images"][0]
+    second = {**first, "id": 10**6, "file_name": first["file_name"].replace(".jpg", ".png")}
+    own = [one for one in document["annotations"] if one["image_id"] == first["id"]]
+    document["annotations"] += [{**one, "id": 10**6 + i, "image_id": 10**6} for i, one in enumerate(own)]
+    document["images"].append(second)
+    path.write_text(json.dumps(document))
+    [photo] = root.glob(f"**/{first['file_name']}")
+    picture(photo.with_suffix(".png"), (first["width"], first["height"]))
+    before, found = read(reader, make(tmp_path / "before")), read(reader, root)
+    stem = photo.stem
+    doubled = [one.id for one in before.samples if one.id.split("/")[0] == stem]
+    rest = [one.id for one in before.samples if one.id.split("/")[0] != stem]
+    expected = rest + [one.replace(stem, f"{stem}{suffix}") for one in doubled for suffix in (".jpg", ".png")]
+    assert sorted(one.id for one in found.samples) == sorted(expected)
+
+
+def test_coco_sizes_of_many_digits_are_problems(tmp_path):
+    root = folders.coco(tmp_path)
+    replace(root / "annotations/instances_val2017.json", '"width": 50', f'"width": {"9" * 400}')
+    with pytest.raises(UsageError, match="2 size mismatch"):
+        open_dataset("coco", root)
 
 
 def test_voc_names_what_is_wrong(tmp_path):

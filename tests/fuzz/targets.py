@@ -32,12 +32,14 @@ from cliploc.backbones._weights import read_checkpoint
 from cliploc.datasets import open_dataset, open_labelled
 from cliploc.datasets._infra.files import csv_rows, words
 from cliploc.datasets._infra.labelled import listed, read_labels
+from cliploc.datasets._infra.voc_xml import read_annotation
 from cliploc.errors import CliplocError
 from cliploc.heads import read_config
 from cliploc.images import load
 from cliploc.jobs import benchmark, folder, labels, rows
 from cliploc.jobs.annotation_edits import SAVES, corrections_in, merge_saves, reviews_in
 from cliploc.jobs.annotation_rows import KIND
+from cliploc.jobs.corrections import read_corrections
 from cliploc.jobs.evaluate import read_map
 from cliploc.metrics._infra.curve import Convention, checked_map
 from cliploc.polygons import draw, outlines_of
@@ -192,6 +194,48 @@ def coco(content: bytes) -> None:
                 assert draw(outline, (30, 40)).shape == (30, 40)
 
 
+SIZE, LABEL = (40, 30), ("cat",)
+VOC = """<annotation><filename>{}.jpg</filename><size><width>40</width><height>30</height></size><object>
+<name>cat</name><difficult>0</difficult><bndbox><xmin>2</xmin><ymin>3.5</ymin><xmax>9</xmax><ymax>8</ymax></bndbox></object></annotation>"""
+CVAT = """<annotations><image name="a.jpg" width="40" height="30"><box label="cat" xtl="1" ytl="2.5" xbr="9" ybr="8"
+rotation="0"/><polygon label="cat" points="1,2;9,2;9,8.5"/><mask label="cat" rle="2, 6" left="1" top="2" width="4"
+height="2"/></image></annotations>"""
+
+
+def voc(content: bytes) -> None:
+    """One file of a corrected set, beside a good one that stays; and of a data set."""
+    with file(content, "a.xml") as path:
+        (path.parent / "good-one.xml").write_text(VOC.format("good-one"))
+        found = read_corrections(path.parent, {"a.jpg": SIZE, "good-one.jpg": SIZE}, [LABEL])
+        assert "good-one.jpg" in found.pictures
+        with contextlib.suppress(CliplocError):
+            size = read_annotation(path).size_wh
+            assert size is None or min(size) > 0
+
+
+def cvat(content: bytes) -> None:
+    with file(content, "a.xml") as path, contextlib.suppress(CliplocError):
+        read_corrections(path, {"a.jpg": SIZE}, [LABEL], masks=True)
+
+
+def yolo(content: bytes) -> None:
+    """The boxes of one picture."""
+    with file(content, "labels/a.txt") as path:
+        (path.parents[1] / "data.yaml").write_text("names: [cat]\n")
+        (path.parent / "b.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+        assert (
+            "b.jpg" in read_corrections(path.parents[1], {"a.jpg": SIZE, "b.jpg": SIZE}, [LABEL], masks=True).pictures
+        )
+
+
+def class_list(content: bytes) -> None:
+    """YAML, with the names of a YOLO set."""
+    with file(content, "data.yaml") as path, contextlib.suppress(CliplocError):
+        (path.parent / "labels").mkdir()
+        (path.parent / "labels" / "a.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+        read_corrections(path, {"a.jpg": SIZE}, [LABEL])
+
+
 def run_lengths(content: bytes) -> None:
     with contextlib.suppress(CliplocError):
         assert rle.decode({"size": [5, 5], "counts": content.decode("latin-1")}).shape == (5, 5)
@@ -302,6 +346,10 @@ TARGETS = {
         Target("saves", saves),
         Target("manifest", manifest),
         Target("coco", coco),
+        Target("voc", voc, lambda: [VOC.format("a").encode()]),
+        Target("cvat", cvat, lambda: [CVAT.encode()]),
+        Target("yolo", yolo, lambda: [b"0 0.5 0.5 0.1 0.1\n0 .1 .1 .9 .1 .9 .9\n"]),
+        Target("class_list", class_list, lambda: [b"nc: 2\nnames:\n  0: cat\n  1: dog\n", b"names: [cat, 'a: b']"]),
         Target("run_lengths", run_lengths),
         Target("checkpoint", checkpoint, made_checkpoints, text=False),
         Target("transformers_folder", transformers_folder),

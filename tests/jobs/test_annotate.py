@@ -20,6 +20,7 @@ from PIL import Image
 
 import cliploc
 from cliploc import backbones, rle
+from cliploc.boxes import boxes_from_maps, share_of_peak
 from cliploc.boxes.groups import around_others, split_region
 from cliploc.config import MIN_SCORE, Options
 from cliploc.errors import CliplocWarning, UsageError
@@ -357,6 +358,25 @@ def test_the_parts_of_a_split_box_have_the_scores_that_they_would_have_without_p
     assert len(whole) == 3
     np.testing.assert_allclose([one.xyxy for one in whole], [one.xyxy for one in beside])
     np.testing.assert_allclose([one.score for one in whole], [one.score for one in beside])
+
+
+def test_a_box_is_split_at_the_threshold_by_which_it_was_made(folder):
+    """With "auto" each map has its own: here one far below any fixed number."""
+    settings = AnnotatorSettings(
+        labels_of(["cat"]),
+        BoxFilter(groups="split"),
+        Options(device="cpu", recipe="fast", threshold="auto", split_peaks=1.0),
+    )
+    worker = settings()
+    heat = np.maximum(blobs((15, 30, 1.0), (50, 30, 0.9), (85, 30, 0.95), floor=0.3), 0.02)
+    assert 0.02 <= share_of_peak(heat, "auto") < 0.3
+    found = worker.localizer(folder / "cat.png", ["cat"])
+    found = replace(found, frame=Frame.fit("squash", (60, 100), (60, 100)), maps=heat[None])
+    whole = boxes_from_maps(heat[None], worker.localizer.box_rule).xyxy
+    found = replace(found, boxes=Boxes(whole, np.ones(1, np.float32), np.zeros(1, np.int64), ("cat",)))
+    parts = np.stack([one.xyxy for one in worker._grouped(found, 0, 1.0)])
+    assert len(parts) == 3
+    np.testing.assert_allclose([*parts[:, :2].min(0), *parts[:, 2:].max(0)], whole[0])
 
 
 # ------------------------------------------------------------------------------------------------- stops and repetition

@@ -554,7 +554,8 @@ def test_a_minimum_score_is_suggested_where_low_scores_are_wrong():
     [
         ("c.xml", '<!DOCTYPE a [<!ENTITY e "x">]><annotations><image name="&e;"/></annotations>', "defines entities"),
         ("data.yaml", "a: &a [x]\nnames: [*a, *a]\n", "aliases"),
-        ("data.yaml", "names: " + "[" * 50_000, "nested more than 20 deep"),
+        ("data.yaml", "names: " + "[" * 50_000, "maximum nesting depth|nested more than 20 deep"),
+        ("data.yaml", "names: " + "[" * 30 + "]" * 30, "nested more than 20 deep"),
         ("data.yaml", "names: [cat\n\t- :", "is not YAML"),
         ("c.json", '{"images": [{"id": 1}, {"id": 1}], "categories": [], "annotations": []}', "several of its images"),
     ],
@@ -570,6 +571,75 @@ def test_small_files_that_mean_endless_ones_are_refused(name, content, said, enc
     (tmp_path / name).write_text(content, encoding=encoding)
     with pytest.raises(UsageError, match=said):
         read_corrections(tmp_path / name, SIZES, LABELS)
+
+
+VOC = (
+    "<annotation><filename>{}</filename><size><width>{}</width><height>20</height></size><object><name>cat</name>"
+    "<bndbox><xmin>2</xmin><ymin>3</ymin><xmax>{}</xmax><ymax>8</ymax></bndbox></object></annotation>"
+)
+
+
+@pytest.mark.parametrize("number", ["inf", "nan", "1e999", "9" * 400, "9" * 5000, "0x1"])
+@pytest.mark.parametrize("content", [VOC.format("e.jpg", "{}", 9), VOC.format("e.jpg", 20, "{}"), "{}"])
+def test_a_bad_voc_file_beside_a_good_one_is_one_problem(content, number, tmp_path):
+    (tmp_path / "a.xml").write_text(VOC.format("a.jpg", 60, 9).replace("20</height>", "40</height>"))
+    (tmp_path / "e.xml").write_text(content.format(number))
+    found = read_corrections(tmp_path, SIZES, LABELS)
+    assert found.pictures.keys() == {"a.jpg"}
+    [said] = found.problems.values()
+    assert len(said) < 300
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("number", ["inf", ".inf", "nan", "1e999", "9" * 400, "9" * 5000])
+@pytest.mark.parametrize("place", ["class", "corner", "key", "width"])
+def test_a_bad_number_of_yolo_or_cvat_is_one_line(place, number, tmp_path):
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "e.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    first = f"{number} 0.5 0.5" if place == "class" else f"0 {number} 0.5"
+    (tmp_path / "labels" / "a.txt").write_text(f"{first} 0.1 0.1\n" if place in ("class", "corner") else "")
+    (tmp_path / "data.yaml").write_text(f"names:\n  {number if place == 'key' else 1}: dog\n  0: cat\n")
+    size = f'width="{number}" height="40"'
+    (tmp_path / "c.xml").write_text(f'<annotations><image name="a.jpg" {size}></image></annotations>')
+    if place in ("key", "width"):
+        with pytest.raises(UsageError, match=r"^expected decisions[^\n]*cannot be read[^\n]{,260}$"):
+            read_corrections(tmp_path / ("c.xml" if place == "width" else "data.yaml"), SIZES, LABELS)
+        return
+    found = read_corrections(tmp_path, SIZES, LABELS)
+    assert found.pictures.keys() == {"other/e.jpg"}
+    [said] = found.problems.values()
+    assert len(said) < 300
+    assert "\n" not in said
+
+
+def test_shapes_that_no_picture_has_are_refused_before_they_are_read(tmp_path, monkeypatch):
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "e.txt").write_text("0 0.5 0.5 0.1 0.1\n" * 100_000)
+    (tmp_path / "data.yaml").write_text("names: [cat]\n")
+    read = []
+    monkeypatch.setattr(
+        "supervision.dataset.formats.yolo.yolo_annotations_to_detections", lambda *_, **__: read.append(1)
+    )
+    found = read_corrections(tmp_path, SIZES, LABELS)
+    assert (found.pictures, read) == ({}, [])
+    assert found.problems == {"e": "it has 100,000 shapes, expected at most 20,000: split the picture"}
+    objects = [{"id": i, "image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5]} for i in range(20_001)]
+    coco = {
+        "images": [{"id": 1, "file_name": "a.jpg"}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": objects,
+    }
+    found = read_corrections(written(coco, tmp_path / "c.json"), SIZES, LABELS)
+    assert "20,001 shapes" in found.problems["a.jpg"]
+
+
+def test_names_of_yolo_are_texts(tmp_path):
+    """YAML's own reading makes True of yes, and 7 of 007."""
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "e.txt").write_text("0 0.5 0.5 0.1 0.1\n1 0.5 0.5 0.2 0.2\n2 0.5 0.5 0.3 0.3\n")
+    (tmp_path / "data.yaml").write_text("names: [yes, 007, 'a: b']\n")
+    found = read_corrections(tmp_path, SIZES, [("007",), ("a: b",), ("yes",)])
+    assert found.pictures["other/e.jpg"].labels == [2, 0, 1]
 
 
 def test_a_voc_file_takes_no_mask_for_each_of_its_polygons(tmp_path):

@@ -17,8 +17,8 @@ from cliploc._parts import parts_in
 from cliploc.errors import UsageError
 from cliploc.jobs.rows import write_part
 from cliploc.metrics import TAUS, MaxBoxAcc, all_numbers
-from cliploc.report import benchmark_data, write_report
-from cliploc.report.benchmark_data import BenchmarkRun, miss_kind, read_run, wilson
+from cliploc.report import benchmark_data, segmentation, write_report
+from cliploc.report.benchmark_data import BenchmarkRun, SettingResult, miss_kind, read_run, wilson
 from cliploc.report.benchmark_tables import published
 from cliploc.report.html import DARK, LIGHT
 
@@ -103,6 +103,21 @@ def test_hits_and_curves_are_those_of_the_metrics(made: tuple[Path, dict[str, An
         np.testing.assert_allclose(one.curve, 100 * result.curve)
         assert TAUS[int(one.curve.argmax())] == summary[one.id]["best_threshold"]
         assert 100 * run.of(one)["hit"].mean() == pytest.approx(summary[one.id]["gt_known"])
+
+
+NUMBERS = {"missing": None, "nothing right": 0.0, "a little": 0.5, "much": 50.0}
+
+
+@pytest.mark.parametrize("key", ["max_box_acc", "pxap"])
+def test_a_setting_of_0_is_ranked_before_one_without_a_number(key: str) -> None:
+    settings = [SettingResult(name, name, {}, {key: value}, None, i) for i, (name, value) in enumerate(NUMBERS.items())]
+    assert [one.id for one in BenchmarkRun(Path(), {}, tuple(settings), None).ranked] == [*NUMBERS][::-1]
+
+
+def test_a_segmentation_of_0_is_ranked_before_one_without_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = {name: {"miou": value} for name, value in NUMBERS.items()}
+    monkeypatch.setattr(segmentation, "read_run", lambda *_: ({}, numbers))
+    assert [*segmentation._read_run(Path()).numbers] == [*NUMBERS][::-1]
 
 
 def test_hits_and_misses_by_size_and_number_add_up(page: str) -> None:

@@ -15,7 +15,8 @@ import yaml
 from PIL import Image
 
 from cliploc import rle
-from cliploc.errors import UsageError
+from cliploc.errors import CliplocWarning, UsageError
+from cliploc.jobs.corrections import read_corrections
 from cliploc.report.exports import AnnotatedPicture, ExportSettings, exports
 from cliploc.report.exports.voc import palette
 
@@ -210,6 +211,32 @@ def test_voc_as_pillow_reads_it(picture, tmp_path):
         assert (np.asarray(classes)[seen] == picture.label[i] + 1).all()
     assert (np.asarray(classes)[~covered] == 0).all()
     assert not np.asarray(Image.open(root / "SegmentationObject/empty.png")).any()
+
+
+def test_voc_objects_that_have_no_number_are_void_and_told(tmp_path):
+    path, size, count = tmp_path / "a.png", (20, 15), 256
+    Image.new("RGB", size).save(path)
+    places = [(i % 20, i // 20) for i in range(count)]
+    masks = np.zeros((count, size[1], size[0]), bool)
+    for i, (x, y) in enumerate(places):
+        masks[i, y, x] = True
+    boxes = np.array([[x, y, x + 1, y + 1] for x, y in places], np.float32)
+    scores, label = np.linspace(0.9, 0.3, count, dtype=np.float32), np.arange(count) % len(NAMES)
+    crowded = AnnotatedPicture(
+        1, "a.png", path, size, boxes, scores, label, tuple(range(count)), (False,) * count, 0.5,
+        masks=tuple(rle.encode(mask) for mask in masks),
+    )  # fmt: skip
+    with pytest.warns(CliplocWarning, match="voc: a.png: SegmentationObject/ numbers only the best 254 objects"):
+        (root,) = written("voc", crowded, tmp_path / "out")
+    with (
+        Image.open(root / "SegmentationObject/a.png") as objects,
+        Image.open(root / "SegmentationClass/a.png") as kinds,
+    ):
+        objects, kinds = np.asarray(objects), np.asarray(kinds)
+    assert [objects[y, x] for x, y in places] == [*range(1, 255), 255, 255]
+    assert [kinds[y, x] for x, y in places] == (label + 1).tolist()
+    (again,) = read_corrections(root, {"a.png": size}, [(name,) for name in NAMES], masks=True).pictures.values()
+    assert [one is None for one in again.masks] == [False] * 254 + [True] * 2
 
 
 def test_voc_refuses_more_names_than_a_byte_holds():

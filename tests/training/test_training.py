@@ -391,6 +391,8 @@ def test_settings_that_do_not_fit_are_one_line() -> None:
         ({"optimizer": "adam"}, "optimizer to be one of adamw, sgd"),
         ({"epochs": 0}, "epochs of at least 1, got 0"),
         ({"lr": -1.0}, "lr above 0"),
+        ({"lr": True}, "lr above 0.*got True"),
+        ({"epochs": True}, "epochs of at least 1, got True"),
         ({"kind": "closed", "hold_out": "classes"}, "--hold-out pictures for a closed head"),
     ):
         with pytest.raises(UsageError, match=said):

@@ -22,12 +22,14 @@ from PIL import Image
 
 pytest.importorskip("starlette", reason="gradio is not installed: pip install 'cliploc[web]'")
 
-from cliploc import backbones, rle
+from cliploc import Localizer, backbones, rle
+from cliploc.boxes import hot_levels
 from cliploc.errors import UsageError
 from cliploc.jobs import annotation_edits, review
 from cliploc.jobs.annotate import annotate
 from cliploc.jobs.review import ReviewFolder
 from cliploc.jobs.reviewed import review_of
+from cliploc.jobs.suggest import Suggester
 from tests.commands import cliploc_
 from tests.tiny import tower
 from tests.web.review_server import corrections, served
@@ -333,6 +335,23 @@ def test_foreign_hosts_pages_and_methods_are_refused(out, address):
     with pytest.raises(urllib.error.HTTPError, match="405"):
         urllib.request.urlopen(asked, timeout=30)
     assert not list(out.glob("corrections.*"))
+
+
+@pytest.mark.parametrize("threshold", ["auto", 0, 0.7, None])
+def test_a_suggestion_begins_with_the_threshold_of_the_models_boxes(done, threshold):
+    options = {"device": "cpu", "recipe": "fast", "min_presence": 0, "threshold": threshold}
+    suggester = Suggester("mini", **options)
+    with Image.open(done[0] / "a.png") as picture:
+        image = picture.convert("RGB")
+    found = Localizer("mini", **options)(image, LABELS)
+    name = LABELS[int(found.maps.max(axis=(1, 2)).argmax())]
+    found = Localizer("mini", **options)(image, [name])
+    heat = suggester.heat(image, 0, name)
+    [level] = hot_levels(found.maps, found.threshold)
+    assert heat.threshold == pytest.approx(level / found.maps.max(), abs=1e-6)
+    y, x = np.unravel_index(found.heatmaps[0].argmax(), found.heatmaps[0].shape)
+    at = (int(x), int(y))
+    assert suggester.box(image, 0, name, None, at) == suggester.box(image, 0, name, heat.threshold, at)
 
 
 def test_a_suggestion_is_a_box_of_this_picture(out, address):

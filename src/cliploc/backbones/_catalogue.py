@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cliploc._files import user_path
 from cliploc.errors import UsageError
 from cliploc.registry import Registry
 
@@ -177,7 +178,7 @@ def refuse_other_weights(model: str, pretrained: str | None) -> None:
     if pretrained in (None, "bundled"):
         return
     source, colon, _ = str(pretrained).partition(":")
-    if not colon and Path(str(pretrained)).expanduser().is_dir():
+    if not colon and user_path(str(pretrained)).is_dir():
         pretrained, source, colon = f"local-dir:{pretrained}", "local-dir", ":"
     known = colon and source in ("hf-hub", "local-dir")
     advice = f"use --model {pretrained} without --pretrained" if known else "leave the option out, or name its --model"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc._checksums import tensors_digest
+from cliploc._files import user_path
 from cliploc.backbones._catalogue import create
 from cliploc.backbones._guide_names import guides, in_catalogue, refuse_unknown_guide, unknown_guide
 from cliploc.errors import ModelError, UnknownNameError, UsageError
@@ -131,7 +131,7 @@ def _timm_guide(name: str, timm_name: str, weights: str, device: str) -> TimmGui
         digest = hashlib.sha256(timm_name.encode() + tensors_digest(module.state_dict()))
         return TimmGuide(name, module, digest.hexdigest(), device)
     repository = "" if published is None else published.hf_hub_id or ""
-    checkpoint = read_checkpoint(Path(weights).expanduser() if weights else timm_file(name, repository))
+    checkpoint = read_checkpoint(user_path(weights) if weights else timm_file(name, repository))
     try:
         missing = module.load_state_dict(checkpoint.tensors, strict=False).missing_keys
     except RuntimeError:  # other shapes

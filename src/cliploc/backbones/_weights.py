@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import http.client
-import os
 import pickle
 import re
 import ssl
@@ -41,6 +40,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cliploc._documents import read_json
+from cliploc._files import user_path
 from cliploc.backbones import _transformers_folder as transformers_folder
 from cliploc.backbones._downloads import download, fetch_blob
 from cliploc.backbones._pickles import refuse_endless
@@ -87,7 +87,7 @@ def tag_file(model: str, tag: str) -> Path:
     repository, _, name = published.get("hf_hub", "").rpartition("/")
     names = (*_safe_alternative(name), name) if name else CHECKPOINTS
     url = published.get("url", "")
-    original = Path(os.path.expanduser(ORIGINALS)) / url.rpartition("/")[2] if url else None
+    original = user_path(ORIGINALS) / url.rpartition("/")[2] if url else None
     if repository and (cached := _in_hub_cache(repository, names)):
         return cached
     if original and original.is_file():

@@ -20,6 +20,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cliploc._files import user_path
 from cliploc.backbones._catalogue import ModelEntry, describe_preprocessing, models
 from cliploc.backbones._dinotxt_layout import (
     HEAD_SIZE,
@@ -186,7 +187,7 @@ def _build(family: Family, pretrained: str | None, device: str, precision: str) 
         if pretrained == "random":
             backbone = DinoTxt(DinoTxtModel(PUBLISHED[family]), f"{name}:random")
         else:
-            backbone = _read(family, Path(pretrained).expanduser())
+            backbone = _read(family, user_path(pretrained))
     for part in backbone.children():  # not the backbone's own buffers: pixels are normalised in float32
         part.to(dtype)
     return backbone.to(device)

@@ -21,6 +21,7 @@ import torch
 from huggingface_hub import constants as hub
 from torch import nn
 
+from cliploc._files import user_path
 from cliploc._memory_errors import not_installed
 from cliploc.backbones import _weights
 from cliploc.backbones._adapters import adapters
@@ -263,17 +264,17 @@ def plan_model(name: str, pretrained: str | None) -> Plan:
 
 def _file_and_tag(pretrained: str) -> tuple[Path | None, str]:
     """`--pretrained` as a file, a tag, or both: FILE@TAG."""
-    if Path(pretrained).expanduser().exists():
-        return Path(pretrained).expanduser(), ""
+    if user_path(pretrained).exists():
+        return user_path(pretrained), ""
     file, _, tag = pretrained.rpartition("@")
     if file and _is_path(file) and not _is_path(tag):
-        return Path(file).expanduser(), tag
-    return (Path(pretrained).expanduser(), "") if _is_path(pretrained) else (None, pretrained)
+        return user_path(file), tag
+    return (user_path(pretrained), "") if _is_path(pretrained) else (None, pretrained)
 
 
 def _is_path(pretrained: str) -> bool:
     path = Path(pretrained)
-    return path.suffix in _weights.SUFFIXES or len(path.parts) > 1 or path.expanduser().exists()
+    return path.suffix in _weights.SUFFIXES or len(path.parts) > 1 or user_path(path).exists()
 
 
 def _preprocessing(published: dict[str, Any]) -> dict[str, Any]:
@@ -303,7 +304,7 @@ def _no_weights_beside(source: str, pretrained: str | None) -> None:
 def _build_named(name: str, pretrained: str | None, device: str, precision: str) -> Backbone:
     """A model by open_clip's name; `--pretrained` may be a folder or repository that holds the same architecture."""
     source, colon, rest = (pretrained or "").partition(":")
-    if pretrained and Path(pretrained).expanduser().is_dir():
+    if pretrained and user_path(pretrained).is_dir():
         source, colon, rest = "local-dir", ":", pretrained
     if not colon or source not in model_sources.names():
         return build(plan_model(name, pretrained), device, precision)
@@ -333,7 +334,7 @@ def _build_hub(repository: str, pretrained: str | None, device: str, precision: 
 def _build_folder(path: str, pretrained: str | None, device: str, precision: str) -> Backbone:
     source = f"local-dir:{path}"
     _no_weights_beside(source, pretrained)
-    folder = Path(path).expanduser()
+    folder = user_path(path)
     if not (folder / _weights.CONFIG).is_file() and is_transformers_folder(folder):
         return _build_transformers(source, folder, device, precision)
     checkpoint = _weights.folder_checkpoint(folder)
@@ -368,7 +369,7 @@ def _hub_structure(repository: str) -> Structure:
 
 
 def _folder_structure(path: str) -> Structure:
-    folder = Path(path).expanduser()
+    folder = user_path(path)
     if not (folder / _weights.CONFIG).is_file() and not is_transformers_folder(folder):
         _weights.folder_checkpoint(folder)  # says what is missing
     return _structure(folder)

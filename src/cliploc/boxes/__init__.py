@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cliploc.boxes.components import BoxRule, MapBoxes, boxes_from_maps, hot_levels, labelled_boxes
+from cliploc.boxes.components import BoxRule, MapBoxes, boxes_from_maps, hot_levels, labelled_boxes, share_of_peak
 from cliploc.boxes.joining import joined
 from cliploc.boxes.outlines import Ring, outlines
 from cliploc.boxes.quality import features_of, high_enough, score_of, scored_boxes, scored_regions
@@ -21,4 +21,5 @@ __all__ = [
     "score_of",
     "scored_boxes",
     "scored_regions",
+    "share_of_peak",
 ]

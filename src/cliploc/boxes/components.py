@@ -140,6 +140,19 @@ def hot_levels(maps: FloatArray, threshold: float | Literal["auto"]) -> FloatArr
     return _thresholds(maps, maps.max(axis=(1, 2)), threshold)
 
 
+def share_of_peak(heat: FloatArray, threshold: float | Literal["auto"]) -> float:
+    """The threshold of one map `[H, W]` as a share of its maximum: the number itself, or for "auto" the map's own.
+
+    Example:
+        >>> share_of_peak(np.array([[0, 0.1, 0.2, 1.6, 2]], np.float32), "auto")
+        0.10000000149011612
+    """
+    if not isinstance(threshold, str):
+        return float(threshold)
+    top = float(heat.max(initial=0))
+    return float(hot_levels(heat[None], threshold)[0]) / top if top > 0 else 0.0
+
+
 def _boxes(maps: FloatArray, rule: BoxRule, first_index: int) -> tuple[MapBoxes, npt.NDArray[np.int32]]:
     """The boxes of maps `[P, H, W]`, and the labels `[P · (H + 1), W]` of their regions."""
     count, height, width = maps.shape

@@ -10,6 +10,7 @@ import typer
 from rich.text import Text
 
 from cliploc._extras import refuse_without
+from cliploc._files import user_path
 from cliploc._terminal import Terminal
 from cliploc.cli.options import Debug, Threads, number_in, read_options, refuse_unknown, use_threads
 from cliploc.cli.output import DONE
@@ -42,7 +43,7 @@ def review(
     use_threads(threads)
     if model is not None:
         refuse_unknown([model])
-    serve_drafts(drafts.expanduser(), port, model, pretrained, read_options({"device": device}).device)
+    serve_drafts(user_path(drafts), port, model, pretrained, read_options({"device": device}).device)
     return DONE
 
 

@@ -13,7 +13,7 @@ import typer
 from rich.text import Text
 
 from cliploc._extras import refuse_without
-from cliploc._files import alone_writing
+from cliploc._files import alone_writing, user_path
 from cliploc._terminal import Terminal, printable
 from cliploc.cli.options import MOST_SEED, Debug, Threads, localizer_options, number_in, use_threads
 from cliploc.cli.output import DONE, SOME_FAILED, writable
@@ -96,12 +96,12 @@ def train(
     if dataset not in readers:
         raise UsageError(f"expected --dataset to be one of {', '.join(readers)}, got {dataset!r}")
     size = options.image_size
-    writable(out.expanduser().resolve().parent)
+    writable(user_path(out).resolve().parent)
     terminal = Terminal()
     first = os.environ.get("RANK", "0") == "0"  # only the main process prints
     start_time = time.perf_counter()
     with (
-        alone_writing(out.expanduser().resolve()) if first else contextlib.nullcontext(),
+        alone_writing(user_path(out).resolve()) if first else contextlib.nullcontext(),
         terminal.progress(f"loading {options.model}") if first else contextlib.nullcontext(SILENT) as reporter,
     ):
         from cliploc import training

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from cliploc._files import user_path
 from cliploc.datasets._infra.candidates import BY_DESIGN, Box, Candidate, Checker, Problems
 from cliploc.datasets._infra.labelled import (
     LabelFile,
@@ -98,7 +99,7 @@ def open_dataset(
         raise UsageError("expected a subset or classes, got both: leave one out")
     refuse_counts(limit, sample)
     chosen = None if subset is None else subsets.get(subset)
-    root = Path(root).expanduser()
+    root = user_path(root)
     if not root.is_dir():
         raise UsageError(f"expected a folder with {entry.title}, found none at {root}: check the path")
     problems = Problems()

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cliploc.datasets._infra.candidates import Box, Candidate, Problems
+from cliploc.datasets._infra.candidates import Box, Candidate, Problems, picture_ids
 from cliploc.datasets._infra.files import json_object, needed_folder
 from cliploc.datasets._infra.registration import Found, Split, reader
 from cliploc.errors import UsageError
@@ -33,7 +33,7 @@ val2017/000000000139.jpg             the pictures (also: images/val2017/)
 """,
 )
 def read(root: Path, split: str, problems: Problems) -> Found:
-    """Reads a split. Sample ids are picture and category id: 000000000139/62."""
+    """Reads a split. Sample ids are picture and category id: 000000000139/62; of a.jpg beside a.png a.jpg/62."""
     path = root / "annotations" / f"instances_{split}.json"
     document = json_object(path)
     pictures = needed_folder(root, (split, f"images/{split}"), "pictures")
@@ -49,13 +49,13 @@ def read(root: Path, split: str, problems: Problems) -> Found:
                 )
             images.setdefault(int(one["id"]), one)
         boxes = _boxes(document["annotations"], images, labels, problems)
+        ids = picture_ids(str(one["file_name"]) for one in images.values())
         candidates = []
         for (image, category), of_both in sorted(boxes.items()):
             entry = images[image]
             name = str(entry["file_name"])
             size = (int(entry["width"]), int(entry["height"]))
-            stem = str(Path(name).with_suffix("").as_posix())
-            candidates.append(Candidate(f"{stem}/{category}", pictures / name, labels[category], of_both, size))
+            candidates.append(Candidate(f"{ids[name]}/{category}", pictures / name, labels[category], of_both, size))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UsageError(f"{path} is not in COCO's format ({type(error).__name__}: {error}): export it again") from None
     return Found(classes, candidates)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from cliploc.datasets._infra.candidates import Box, Candidate, Problems, safe_id
+from cliploc.datasets._infra.candidates import Box, Candidate, Problems, by, safe_id
 from cliploc.datasets._infra.files import csv_numbers, csv_rows
 from cliploc.datasets._infra.imagenet import imagenet_class_names
 from cliploc.datasets._infra.registration import Found, Split, reader
@@ -131,8 +131,8 @@ def read_metadata(folder: str | Path, leave_out: Callable[[Problem], None]) -> t
             reason = "expected an image id that stays inside the folder of maps: use a relative path"
             leave_out(Problem("metadata", one, reason))
         elif not all(1 <= side <= MAX_SIDE for side in sizes[one]):
-            came = "×".join(str(side) if abs(side) < 10**15 else "many digits" for side in sizes[one])
-            reason = f"expected a size from 1×1 to {MAX_SIDE}×{MAX_SIDE}, got {came}: correct image_sizes.txt"
+            came = f"got {by(sizes[one])}: correct image_sizes.txt"
+            reason = f"expected a size from 1×1 to {MAX_SIDE}×{MAX_SIDE}, {came}"
             leave_out(Problem("metadata", one, reason))
         elif len(boxes[one]) > MAX_BOXES:
             reason = f"expected at most {MAX_BOXES} boxes, got {len(boxes[one])}: correct localization.txt"

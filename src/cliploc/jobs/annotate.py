@@ -16,11 +16,11 @@ from urllib.parse import quote
 from cliploc import __version__, prompts
 from cliploc._documents import read_json
 from cliploc._extras import refuse_without
-from cliploc._files import alone_in, temporaries_of
+from cliploc._files import alone_in, temporaries_of, user_path
 from cliploc._inputs import Inputs
 from cliploc._parts import part_path, parts_in, read_stamps, remove_part, write_part
 from cliploc._schemas import AnnotationManifest
-from cliploc.config import DEFAULTS, MIN_SCORE, Options
+from cliploc.config import DEFAULTS, MIN_SCORE, Options, is_whole, short
 from cliploc.errors import CliplocError, UsageError
 from cliploc.jobs import correction_masks, export_states, folder, local
 from cliploc.jobs.annotation_edits import (
@@ -140,8 +140,10 @@ def annotate(
     """
     chosen = chosen_exports(formats)
     names = labels if isinstance(labels, Labels) else _labels(labels)
-    if review < 0 or (limit is not None and limit < 1):
-        raise UsageError(f"expected review of at least 0 and limit of at least 1, got {review} and {limit}")
+    if not is_whole(review, 0) or not (limit is None or is_whole(limit, 1)):
+        raise UsageError(
+            f"expected review of at least 0 and limit of at least 1, got {short(review)} and {short(limit)}"
+        )
     if polygons and not masks:
         raise UsageError("expected masks with polygons, got polygons alone: add --masks, or leave --polygons out")
     options = _model_options(options, more)
@@ -150,13 +152,13 @@ def annotate(
     for one in chosen:
         one.check(ExportSettings(names.names, "", "", masks, polygons))
 
-    target = Path(out).expanduser()
+    target = user_path(out)
     every = _every_of(target) if every is None else every
     frames = None if every is None else Every.of(every)
     there = find_pictures(pictures, videos=frames is not None)
     found = there.pictures[:limit]
     _spare_inputs(target, [one.path for one in [*found, *there.videos]], [pictures, labels])
-    given = None if decisions is None else Path(decisions).expanduser()
+    given = None if decisions is None else user_path(decisions)
     if given is not None:
         _spare_corrections(target, given)
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cliploc.boxes import features_of, high_enough, score_of
+from cliploc.boxes import features_of, high_enough, score_of, share_of_peak
 from cliploc.boxes.groups import around_others, split_region
 from cliploc.config import DEFAULTS, MIN_SCORE, OPTIONS, Options, choice, number, share_or_auto
 from cliploc.errors import ModelError, UsageError
@@ -123,8 +123,6 @@ class AnnotateWorker:
         if labels.background:
             self._rivals = self.localizer.embed_names(labels.background).float().cpu()  # [K, D]
         self._asks_presence = bool(self._thresholds.max() > 0)  # one rule for all names, also those with @0
-        tau = self.localizer.box_rule.threshold
-        self._tau = 0.4 if isinstance(tau, str) else float(tau)
 
     def describe(self) -> dict[str, Any]:
         """All settings that the boxes depend on, including defaults."""
@@ -262,15 +260,17 @@ class AnnotateWorker:
         xyxy, scores = result.boxes.xyxy[of_name], result.boxes.score[of_name]
         x0, y0, x1, y1 = result.frame.visible_xyxy
         heat, corner = result.maps[p, y0:y1, x0:x1], np.array([x0, y0, x0, y0])  # without padding, as boxes are made
+        rule = self.localizer.box_rule
+        tau = share_of_peak(heat, rule.threshold)
         boxes: list[_Box] = []
         for box, score, around in zip(xyxy, scores, around_others(xyxy), strict=True):
             on_map = result.frame.to_input(box[None])[0] - corner
-            parts = split_region(heat, on_map, self._tau)
+            parts = split_region(heat, on_map, tau)
             if mode == "keep" or not (around or parts):
                 boxes.append(_Box(box, float(score), certain, p, bool(around or parts)))
             elif mode == "split" and not around:  # the things in a box around others have their own boxes already
                 parts_on_map = np.stack([part for part, _ in parts])
-                of_parts = score_of(features_of(heat, parts_on_map, self.localizer.box_rule))
+                of_parts = score_of(features_of(heat, parts_on_map, rule))
                 boxes += [
                     _Box(part, float(part_score), certain, p, False)
                     for part, part_score in zip(result.frame.to_original(parts_on_map + corner), of_parts, strict=True)

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cliploc import rle
-from cliploc._documents import MOST_TEXT, read_bytes, read_json, read_text, read_xml
+from cliploc._documents import MOST_TEXT, finite, read_bytes, read_json, read_text, read_xml, whole
 from cliploc.errors import InputError, UsageError
 from cliploc.images import small_png
 from cliploc.jobs import correction_masks
@@ -39,7 +39,10 @@ FORMATS = (
 MOST_YAML = 4 * 2**20  # bytes of the list of classes
 MOST_DEEP = 20  # nested lists in it
 UNREADABLE = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, OSError)
+MOST_SHAPES = 20_000  # of a picture; each is checked, and written into every format
+MOST_SAID = 200  # characters of a library's error
 LEAST_SIDE = 1e-3  # pixels of a box inside its picture
+VOID = 255  # in VOC's PNGs, pixels that are no object's
 UPLOAD = re.compile(r"[0-9a-f]{8}(?:-|__)(?=.)")  # what Label Studio puts before the names of files
 CLASS_LISTS = ("data.yaml", "data.yml", "classes.txt")  # of a YOLO folder; Label Studio writes the last
 SizeWh: TypeAlias = tuple[int, int]
@@ -156,14 +159,25 @@ def _why(error: Exception, form: str) -> str:
     elif isinstance(error, OSError):
         what = error.strerror or str(error)
     elif isinstance(error, ValueError | InputError) and str(error):
-        what = str(error).splitlines()[0]
+        what = _line(error)
     else:
         what = "a value has the wrong form"
     return f"its boxes cannot be read as {form}'s ({what}): export the set again"
 
 
+def _line(error: Exception) -> str:
+    """An error in one line, which may quote a number of thousands of digits."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:MOST_SAID]
+
+
+def _refuse_many(count: int) -> None:
+    if count > MOST_SHAPES:
+        raise UnusableError(f"it has {count:,} shapes, expected at most {MOST_SHAPES:,}: split the picture")
+
+
 def _checked(shapes: LabelledShapes, size: SizeWh, known: Mapping[str, int], masks: bool) -> Correction:
     """The boxes, clipped to the picture."""
+    _refuse_many(len(shapes))
     corners, numbers, codes = [], [], list[str | None]()
     for label, xyxy, mask in shapes:
         number = known.get(label, known.get(label.casefold()))
@@ -187,9 +201,12 @@ def clipped(xyxy: Sequence[float], size: SizeWh) -> list[float] | None:
         >>> clipped([1, 2, 30.001, 4], (8, 6)), clipped([1.001, 2, 1.003, 4], (8, 6))
         ([1.0, 2.0, 8.0, 4.0], None)
     """
-    inside = np.clip(np.array(xyxy, float), 0, [*size, *size]).tolist()
+    corners = np.array(xyxy, float)
+    if not np.isfinite(corners).all():
+        return None
+    inside = np.clip(corners, 0, [*size, *size]).tolist()
     x0, y0, x1, y1 = (round(value, 2) for value in inside)
-    return [x0, y0, x1, y1] if x1 - x0 > LEAST_SIDE and y1 - y0 > LEAST_SIDE else None  # also none of NaN
+    return [x0, y0, x1, y1] if x1 - x0 > LEAST_SIDE and y1 - y0 > LEAST_SIDE else None
 
 
 def _label_index(labels: Sequence[Sequence[str]]) -> dict[str, int]:
@@ -308,8 +325,8 @@ def _read(path: Path) -> _Set:
             return _label_studio(content)
     except FileNotFoundError:
         raise UsageError(f"expected corrections in {path}, found no such file: check the path") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UsageError(f"expected {FORMATS}; {path} cannot be read ({error}): export it again") from None
+    except (OSError, RecursionError, *UNREADABLE) as error:
+        raise UsageError(f"expected {FORMATS}; {path} cannot be read ({_line(error)}): export it again") from None
     raise UsageError(f"expected {FORMATS}; {path} has other content: check the path")
 
 
@@ -354,10 +371,11 @@ def _yolo(folder: Path, described: Path) -> _Set:
 
     plain = described.suffix == ".txt"
     listed = read_text(described, MOST_YAML).splitlines() if plain else _yaml(described)["names"]
-    names = dict(enumerate(listed)) if isinstance(listed, list) else {int(key): one for key, one in listed.items()}
+    names = dict(enumerate(listed)) if isinstance(listed, list) else {whole(key): one for key, one in listed.items()}
 
     def shapes(text: Path, canvas: Canvas, masks: bool) -> LabelledShapes:
         lines = [line for line in read_text(text).splitlines() if line.strip()]
+        _refuse_many(len(lines))
         outlined = [len(line.split()) > 6 for line in lines]
         if any(outlined) and not masks:
             raise UnusableError("a shape in it is a polygon, not a box")
@@ -367,7 +385,7 @@ def _yolo(folder: Path, described: Path) -> _Set:
             raise UnusableError(f"class {min(strange)} is not in {described.name}")
         made: list[tuple[str, Sequence[float], Counts | None]] = []
         for i, xyxy, line, polygon in zip(classes, found.xyxy.tolist(), lines, outlined, strict=True):
-            mask = correction_masks.of_yolo([float(one) for one in line.split()[1:]], canvas) if polygon else None
+            mask = correction_masks.of_yolo([finite(one) for one in line.split()[1:]], canvas) if polygon else None
             made.append((str(names[i]), xyxy if mask is None else rle.bounds(mask, canvas.hw[0]), mask))
         return made
 
@@ -385,18 +403,19 @@ def _yolo(folder: Path, described: Path) -> _Set:
 
 
 def _yaml(path: Path) -> Any:
-    """A YAML document without aliases, as with them a small document can mean an endless one."""
+    """A YAML document without aliases, as with them a small document can mean an endless one. Scalars stay texts."""
     import yaml
 
+    loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # that in C is much faster, but not in every build
     content = read_text(path, MOST_YAML)
     try:
         depth = 0
-        for token in yaml.scan(content):  # whose time grows with the square of the depth
+        for token in yaml.scan(content, loader):  # whose time grows with the square of the depth
             kind = type(token).__name__
             depth += ("Start" in kind) - ("End" in kind)
             if kind == "AliasToken" or depth > MOST_DEEP:
                 raise ValueError(f"{path.name} has aliases, or is nested more than {MOST_DEEP} deep")
-        return yaml.safe_load(content)
+        return yaml.load(content, loader)
     except yaml.YAMLError as error:
         raise ValueError(f"{path.name} is not YAML: {' '.join(str(error).split())}") from None
 
@@ -407,27 +426,38 @@ def _voc(folder: Path, files: Sequence[Path]) -> _Set:
         numbered = _numbered_objects(file, canvas.size_wh) if masks else None
         of_number = {} if numbered is None else correction_masks.of_voc(numbered)
         for number, one in enumerate(root.findall("object"), start=1):
-            x0, y0, x1, y1 = (float(one.findtext(f"bndbox/{key}") or "") for key in ("xmin", "ymin", "xmax", "ymax"))
+            x0, y0, x1, y1 = (finite(one.findtext(f"bndbox/{key}") or "") for key in ("xmin", "ymin", "xmax", "ymax"))
             left, top = min(x0, x1) - 1, min(y0, y1) - 1  # pixels there count from 1, the last one inside
-            yield one.findtext("name") or "", (left, top, max(x0, x1), max(y0, y1)), of_number.get(number)
+            mask = of_number.get(number) if number < VOID else None
+            yield one.findtext("name") or "", (left, top, max(x0, x1), max(y0, y1)), mask
 
     entries = []
+    broken: list[Exception] = []
     for file in files:
-        root = read_xml(file, MOST_TEXT)
+        stem = file.relative_to(folder).with_suffix("").as_posix().removeprefix("Annotations/")
+        try:
+            root = read_xml(file, MOST_TEXT)
+            width, height = (whole(root.findtext(f"size/{key}") or "0") for key in ("width", "height"))
+        except (OSError, ValueError) as error:  # the others are read all the same
+            broken.append(error)
+            entries.append(_Entry((stem,), partial(_refused, error)))
+            continue
         if root.tag != "annotation":
             continue
-        stem = file.relative_to(folder).with_suffix("").as_posix().removeprefix("Annotations/")
         named, path = (_spellings(root.findtext(key) or "") for key in ("filename", "path"))
-        width, height = (int(float(root.findtext(f"size/{key}") or 0)) for key in ("width", "height"))
         # A path, or else the file's own place, tells pictures of the same name in several folders apart.
         place = PurePosixPath(stem).with_name(PurePosixPath(named[0]).name or file.stem).as_posix()
         first = tuple(one for one in (*named, *path, place) if "/" in one)
         names = tuple(filter(None, (*named, *path, stem)))
         size = (width, height) if width and height else None
         entries.append(_Entry(first or names, partial(shapes, root, file), size, names if first else ()))
-    if not entries:
-        raise ValueError("it has no VOC annotation")
+    if len(entries) == len(broken):
+        raise broken[0] if broken else ValueError("it has no VOC annotation")
     return _Set("VOC", entries, _listed(folder))
+
+
+def _refused(error: Exception, *_: object) -> LabelledShapes:
+    raise error
 
 
 def _numbered_objects(file: Path, size: SizeWh) -> npt.NDArray[Any] | None:
@@ -461,14 +491,16 @@ def _cvat(root: ET.Element) -> _Set:
                 )
                 yield one.attrib["label"], rle.bounds(mask, canvas.hw[0]), mask
                 continue
-            if one.tag != "box" or float(one.get("rotation", 0)) != 0:
+            if one.tag != "box" or finite(one.get("rotation", "0")) != 0:
                 raise UnusableError(f"a shape in it is a {'rotated ' if one.tag == 'box' else ''}{one.tag}, not a box")
-            edges = [float(one.attrib[key]) for key in ("xtl", "ytl", "xbr", "ybr")]
+            edges = [finite(one.attrib[key]) for key in ("xtl", "ytl", "xbr", "ybr")]
             yield one.attrib["label"], edges, None
 
     entries = [
         _Entry(
-            _spellings(one.attrib["name"]), partial(shapes, one), (int(one.attrib["width"]), int(one.attrib["height"]))
+            _spellings(one.attrib["name"]),
+            partial(shapes, one),
+            (whole(one.attrib["width"]), whole(one.attrib["height"])),
         )
         for one in root.iter("image")
     ]
@@ -479,7 +511,7 @@ def _cvat(root: ET.Element) -> _Set:
 
 def _points(text: str) -> npt.NDArray[np.float64]:
     """ "x,y;x,y;…" of CVAT, `[k, 2]`."""
-    return np.array([[float(value) for value in point.split(",")] for point in text.split(";")])
+    return np.array([[finite(value) for value in point.split(",")] for point in text.split(";")])
 
 
 def _label_studio(tasks: Sequence[Mapping[str, Any]]) -> _Set:

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from cliploc.config import is_number, is_whole, short
 from cliploc.datasets.wsol import Truth, read_metadata, read_predictions
 from cliploc.errors import InputError, UsageError
 from cliploc.jobs.summary import DEFAULT, joined
@@ -126,10 +127,10 @@ def evaluate_folder(
     maps = Path(maps)
     if not maps.is_dir():
         raise UsageError(f"expected a folder of maps, found none at {maps}: check the path")
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise UsageError(f"expected a threshold from 0 to 1, got {threshold}")
-    if workers < 1:
-        raise UsageError(f"expected at least 1 worker, got {workers}")
+    if threshold is not None and not is_number(threshold, 0, 1):
+        raise UsageError(f"expected a threshold from 0 to 1, got {short(threshold)}")
+    if not is_whole(workers, 1):
+        raise UsageError(f"expected at least 1 worker, got {short(workers)}")
     # An unknown convention is refused before anything is read.
     check_header((SIDE, SIDE), np.dtype(np.float32), convention)
     asked, listed = read_metadata(metadata, leave_out)

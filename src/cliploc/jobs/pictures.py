@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cliploc._documents import lines_of, read_json
+from cliploc._files import user_path
 from cliploc.errors import UsageError
 from cliploc.images import SUFFIXES
 
@@ -134,7 +135,7 @@ def find_pictures(
         return _below(Path.cwd(), (Path(one) for one in where), "the list", videos)
     text = os.fspath(where)
     _refuse_addresses([text], "the place of a folder")
-    path = Path(text).expanduser()
+    path = user_path(text)
     if path.is_dir():
         skipped: list[Skipped] = []
         return _below(path, _walk(path, out, skipped, videos), text, videos, skipped)
@@ -145,7 +146,7 @@ def find_pictures(
             raise UsageError(f"expected {path} to list pictures, one per line, in UTF-8: save it as UTF-8") from None
         listed = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
         _refuse_addresses(listed, text)
-        return _below(path.parent, (path.parent / Path(line).expanduser() for line in listed), text, videos)
+        return _below(path.parent, (path.parent / user_path(line) for line in listed), text, videos)
     if path.is_file() and path.suffix.lower() in SUFFIXES | VIDEOS:
         return _below(path.parent, [path], text, videos)
     if glob.has_magic(text):

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from cliploc.boxes import share_of_peak
 from cliploc.errors import InputError
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
@@ -67,21 +68,27 @@ class Suggester:
         shown.thumbnail((HEAT_SIDE, HEAT_SIDE))
         buffer = io.BytesIO()
         shown.save(buffer, "PNG")
-        threshold = found.threshold if isinstance(found.threshold, float) else 0.4
+        threshold = self._threshold(found)
         said = f"{found.names[0]}: " + (found.reasons[0] or "click in a hot region to make a box")
         return Heat(buffer.getvalue(), threshold, said)
 
     def box(
-        self, image: Image.Image, picture: Hashable, name: str, threshold: float, at: tuple[float, float]
+        self, image: Image.Image, picture: Hashable, name: str, threshold: float | None, at: tuple[float, float]
     ) -> tuple[list[float], str]:
         """The box round the hot region that a point lies in, and the region as COCO's compressed counts.
+
+        Args:
+            image, picture, name: as in `heat`.
+            threshold: τ; None for that of the model's boxes.
+            at: x and y of the point, in pixels of the upright picture.
 
         Raises:
             InputError: it is not hot there.
             CliplocError: as in `heat`.
         """
         found = self._found(image, picture, name)
-        rule = replace(self._of_model().box_rule, threshold=threshold)
+        tau = self._threshold(found) if threshold is None else threshold
+        rule = replace(self._of_model().box_rule, threshold=tau)
         hot = name_mask(found.frame, found.maps[0], rule)
         _, regions = cv2.connectedComponents(hot.astype(np.uint8), connectivity=rule.connectivity)
         height, width = hot.shape
@@ -92,6 +99,11 @@ class Suggester:
         rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
         corners = [float(one) for one in (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)]
         return corners, encode(region)["counts"]
+
+    def _threshold(self, found: Localization) -> float:
+        """τ that the model's boxes have on this map, as a number."""
+        x0, y0, x1, y1 = found.frame.visible_xyxy
+        return share_of_peak(found.maps[0, y0:y1, x0:x1], self._of_model().box_rule.threshold)
 
     def _found(self, image: Image.Image, picture: Hashable, name: str) -> Localization:
         if not name.strip() or "@" in name or not name.isprintable():  # the command line reads @FILE as a picture

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cliploc.report import benchmark_tables as tables
-from cliploc.report.benchmark_data import BenchmarkRun, SettingResult, in_words, is_imagenet, read_run
+from cliploc.report.benchmark_data import BenchmarkRun, SettingResult, in_words, is_imagenet, read_run, worth
 from cliploc.report.benchmark_gallery import Photographs
 from cliploc.report.benchmark_sections import Section, sections
 from cliploc.report.html import REPORT_TEMPLATES
@@ -108,7 +108,7 @@ def _headline(settings: Sequence[SettingResult]) -> dict[str, Any] | None:
     overlapping = [one for one in others if ends and (other := one.interval("max_box_acc")) and other[1] > ends[0]]
     return {
         "best": best if best.number("max_box_acc") is not None else None,
-        "fixed": max(fixed, key=lambda one: (one.number("gt_known") or 0.0, -one.index)) if fixed else None,
+        "fixed": max(fixed, key=lambda one: (worth(one.number("gt_known")), -one.index)) if fixed else None,
         "alike": len(overlapping),
     }
 

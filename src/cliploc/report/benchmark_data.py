@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -94,6 +95,11 @@ class SettingResult:
         return bool(self.numbers.get("threshold_chosen_on_these_images"))
 
 
+def worth(value: float | None) -> float:
+    """A number by which settings are ranked: 0 is one, and a missing one is less than any."""
+    return -math.inf if value is None else value
+
+
 @dataclass(frozen=True)
 class BenchmarkRun:
     """A benchmark's folder.
@@ -122,11 +128,11 @@ class BenchmarkRun:
     def ranked(self) -> list[SettingResult]:
         """The settings, best first, by MaxBoxAcc (by PxAP where there are masks only)."""
 
-        def worth(one: SettingResult) -> tuple[float, int]:
+        def place(one: SettingResult) -> tuple[float, int]:
             value = one.number("max_box_acc")
-            return -(value if value is not None else one.number("pxap") or -1.0), one.index
+            return -worth(one.number("pxap") if value is None else value), one.index
 
-        return sorted(self.settings, key=worth)
+        return sorted(self.settings, key=place)
 
     def class_name(self, label: int) -> str:
         """The name of a label's class."""

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from cliploc.boxes import hot_levels, outlines
+from cliploc.config import is_number, short
 from cliploc.errors import UsageError
 from cliploc.report import _draw
 from cliploc.report.colours import INK, PAPER, Colour, name_colour
@@ -159,8 +160,8 @@ def comparison(results: Mapping[str, Localization], name: str, lines: Mapping[st
 
 
 def _check_opacity(opacity: float) -> None:
-    if not 0 <= opacity <= 1:
-        raise UsageError(f"expected an opacity from 0 to 1, got {opacity}")
+    if not is_number(opacity, 0, 1):
+        raise UsageError(f"expected an opacity from 0 to 1, got {short(opacity)}")
 
 
 def verdict(result: Localization, index: int) -> str:

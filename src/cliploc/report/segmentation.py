@@ -16,6 +16,7 @@ from PIL import Image
 
 from cliploc._schemas import SegmentationManifest
 from cliploc.images import small_png
+from cliploc.report.benchmark_data import worth
 from cliploc.report.benchmark_tables import Cell, Table, percent, to_markdown
 from cliploc.report.colours import name_colour
 from cliploc.report.html import REPORT_TEMPLATES, embedded
@@ -90,7 +91,7 @@ def write_segmentation_report(folder: Path, *, pictures: bool = True) -> Path:
 
 def _read_run(folder: Path) -> SegmentationRun:
     manifest, numbers = read_run(folder, SegmentationManifest, lambda _: NUMBERS)
-    ranked = sorted(numbers, key=lambda name: -(numbers[name].get("miou") or -1))
+    ranked = sorted(numbers, key=lambda name: -worth(numbers[name].get("miou")))
     return SegmentationRun(folder, manifest, {name: numbers[name] for name in ranked})
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from cliploc import prompts
 from cliploc._documents import lines_of
+from cliploc._files import user_path
 from cliploc.errors import UsageError
 from cliploc.geometry import Frame
 from cliploc.images import SUFFIXES, load
@@ -48,7 +49,7 @@ def read_folder(root: str | Path) -> LabelledPictures:
     Raises:
         UsageError: no such folder, or fewer than two classes with pictures in it.
     """
-    root = Path(root).expanduser()
+    root = user_path(root)
     if not root.is_dir():
         raise UsageError(
             f"expected --root to be a folder with a folder for each class, got {root}, which is "
@@ -70,7 +71,7 @@ def read_csv(file: str | Path) -> LabelledPictures:
     Raises:
         UsageError: no such file, a line without exactly two columns, or fewer than two classes.
     """
-    file = Path(file).expanduser()
+    file = user_path(file)
     try:
         lines = list(csv.reader(lines_of(file)))
     except (OSError, UnicodeDecodeError, csv.Error) as error:

@@ -28,10 +28,10 @@ from torch.nn import functional as F
 from cliploc import prompts
 from cliploc._documents import DocumentError, parse_json, refuse_other
 from cliploc._extras import install
-from cliploc._files import write_output
+from cliploc._files import user_path, write_output
 from cliploc._memory_errors import not_installed
 from cliploc.backbones import resolve_precision
-from cliploc.config import short
+from cliploc.config import is_number, is_whole, short
 from cliploc.errors import CliplocError, ModelError, UsageError
 from cliploc.heads import HEADS, HeadConfig, HeadKind, SemanticHead, Start, save_head, tower_fingerprint
 from cliploc.reporter import SILENT, Reporter
@@ -108,14 +108,15 @@ class TrainSettings:
                 raise UsageError(f"expected {name} to be one of {', '.join(there)}, got {getattr(self, name)!r}")
         least = {"epochs": 1, "batch_size": 1, "accumulate": 1, "experts": 1, "step_epochs": 1, "patience": 1}
         for name, low in (least | {"augmentations": 0}).items():
-            if getattr(self, name) < low:
+            if not is_whole(getattr(self, name), low):
                 raise UsageError(f"expected {name} of at least {low}, got {short(getattr(self, name))}")
             if getattr(self, name) > MOST:
                 raise UsageError(f"expected {name} of at most {MOST:,}, got {short(getattr(self, name))}")
-        if not (self.lr > 0 and math.isfinite(self.lr)) or self.weight_decay < 0 or not 0 <= self.held_out < 1:
+        lr, decay = is_number(self.lr, 0, above=True), is_number(self.weight_decay, 0)
+        if not (lr and decay and is_number(self.held_out, 0, math.nextafter(1, 0))):
             raise UsageError(
-                f"expected lr above 0, weight_decay from 0 and held_out from 0 to below 1, got {self.lr:g}, "
-                f"{self.weight_decay:g} and {self.held_out:g}"
+                "expected lr above 0, weight_decay from 0 and held_out from 0 to below 1, got "
+                f"{', '.join(map(short, (self.lr, self.weight_decay, self.held_out)))}"
             )
         if self.hold_out == "classes" and self.kind == "closed":
             raise UsageError(
@@ -232,7 +233,7 @@ def train(
         >>> settings = TrainSettings.published("ts_cam", "open", epochs=5)
         >>> train(backbone, read_folder("photos"), "head.safetensors", settings)  # doctest: +SKIP
     """
-    out, sentences = Path(out).expanduser(), prompts.resolve_templates(templates)
+    out, sentences = user_path(out), prompts.resolve_templates(templates)
     if input_hw is not None:
         backbone.grid(*input_hw)  # refuses a size that is not a multiple of the patch
     accelerator = _accelerator(backbone, settings)
@@ -249,7 +250,7 @@ def train(
         input_hw=input_hw or backbone.input_hw,
         batch_size=feature_batch_size,
     )
-    cache = FeatureCache(Path(features or out.parent / "features").expanduser(), backbone, pictures, wanted)
+    cache = FeatureCache(user_path(features or out.parent / "features"), backbone, pictures, wanted)
     cache.fill(replace(reporter, failed=leave_out), int(accelerator.process_index), int(accelerator.num_processes))
     accelerator.wait_for_everyone()
     usable = cache.usable()

@@ -95,10 +95,7 @@ class ReviewServer:
             if at is None:
                 heat = self._suggester.heat(image, number, name)
                 return {"heat": data_uri(heat.png, "image/png"), "threshold": heat.threshold, "said": heat.said}
-            threshold = wish.get("threshold")
-            box, mask = self._suggester.box(
-                image, number, name, 0.4 if threshold is None else threshold, (float(at[0]), float(at[1]))
-            )
+            box, mask = self._suggester.box(image, number, name, wish.get("threshold"), (float(at[0]), float(at[1])))
         except CliplocError as error:
             raise RefusedError(422, str(error)) from None
         if not self._folder.masks:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -16,6 +17,7 @@ from cliploc.images import open_picture, orientation
 from cliploc.values import FloatArray, Problem, Sample
 
 Box = tuple[float, float, float, float]
+MOST_SIDE = 2**31 - 1  # of a picture, whatever an annotation says
 BY_DESIGN = frozenset({"crowd", "difficult"})  # kinds of problems that the dataset's authors intended to be left out
 
 
@@ -119,8 +121,8 @@ class Checker:
         """
         add = self._problems.add
         size_wh, boxes = stored_wh if one.size_wh is None else one.size_wh, one.boxes
-        if size_wh[0] < 1 or size_wh[1] < 1:
-            add("size mismatch", one.id, f"expected a size of at least 1×1, got {_by(size_wh)}: correct the annotation")
+        if not all(1 <= side <= MOST_SIDE for side in size_wh):
+            add("size mismatch", one.id, f"expected a size of at least 1×1, got {by(size_wh)}: correct the annotation")
             return None
         shown_wh = turned_wh(stored_wh, orientation)
         if one.upright:
@@ -132,7 +134,7 @@ class Checker:
                 return None
             size_wh, boxes = turned
         if size_wh != shown_wh and not one.resized:
-            add("size mismatch", one.id, f"annotated as {_by(size_wh)}, the file has {_by(shown_wh)}: taken as resized")
+            add("size mismatch", one.id, f"annotated as {by(size_wh)}, the file has {by(shown_wh)}: taken as resized")
         return size_wh, boxes
 
     def _has_masks(self, one: Candidate) -> bool:
@@ -181,6 +183,21 @@ def safe_id(one: str) -> bool:
     return bool(one) and not Path(one).is_absolute() and ".." not in PurePosixPath(one.replace("\\", "/")).parts
 
 
+def picture_ids(names: Iterable[str]) -> dict[str, str]:
+    """The id of each picture: its path without the extension, or the whole path where others have the same.
+
+    Raises:
+        ValueError: a path without a file's name.
+
+    Example:
+        >>> picture_ids(["a/1.jpg", "a/2.jpg", "a/2.png"])
+        {'a/1.jpg': 'a/1', 'a/2.jpg': 'a/2.jpg', 'a/2.png': 'a/2.png'}
+    """
+    stems = {name: Path(name).with_suffix("").as_posix() for name in names}
+    times = Counter(stems.values())
+    return {name: stem if times[stem] == 1 else name for name, stem in stems.items()}
+
+
 def picture_header(path: Path) -> tuple[tuple[int, int], int]:
     """Width and height as stored, and the EXIF orientation (1–8, 1 for none), without decoding the picture.
 
@@ -207,10 +224,10 @@ def clipped(box: Box, size_wh: tuple[int, int]) -> tuple[Box | None, tuple[str, 
     a, b, c, d = inside.tolist()
     if a >= c or b >= d:
         if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
-            return None, ("box outside", f"{text} is outside the picture of {_by(size_wh)}: left out")
+            return None, ("box outside", f"{text} is outside the picture of {by(size_wh)}: left out")
         return None, ("broken box", f"{text} holds no pixel: left out")
     if x0 < 0 or y0 < 0 or x1 > width or y1 > height:
-        return (a, b, c, d), ("box outside", f"{text} is partly outside the picture of {_by(size_wh)}: clipped")
+        return (a, b, c, d), ("box outside", f"{text} is partly outside the picture of {by(size_wh)}: clipped")
     return (a, b, c, d), None
 
 
@@ -233,5 +250,6 @@ def turned(box: Box, size_wh: tuple[int, int], orientation: int) -> Box:
     return (*low.tolist(), *high.tolist())
 
 
-def _by(size_wh: tuple[int, int]) -> str:
-    return f"{size_wh[0]}×{size_wh[1]}"
+def by(size_wh: Iterable[float]) -> str:
+    """A size in words: 640×480."""
+    return "×".join(str(side) if abs(side) < 10**15 else "many digits" for side in size_wh)

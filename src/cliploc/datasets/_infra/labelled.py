@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from cliploc._documents import lines_of
+from cliploc._files import user_path
 from cliploc.datasets._infra.candidates import Problems, picture_header, safe_id
 from cliploc.datasets._infra.files import needed_folder, reading
 from cliploc.datasets._infra.registration import DatasetFacts, Split
@@ -280,7 +281,7 @@ def open_labelled(
     entry = labelled_readers.get(name)
     part = entry.split(split)
     refuse_counts(limit, sample)
-    root = Path(root).expanduser()
+    root = user_path(root)
     if not root.exists():
         raise UsageError(f"expected {entry.title} at {root}, found nothing there: check the path")
     problems = Problems()

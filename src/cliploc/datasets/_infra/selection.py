@@ -6,6 +6,7 @@ import difflib
 import random
 from collections.abc import Iterable, Sequence
 
+from cliploc.config import is_whole, short
 from cliploc.datasets._infra.candidates import Candidate, Checker
 from cliploc.errors import UsageError
 from cliploc.values import ClassName, Sample
@@ -42,8 +43,8 @@ def refuse_counts(limit: int | None, sample: int | None) -> None:
     if limit is not None and sample is not None:
         raise UsageError("expected a limit or a sample, got both: leave one out")
     for option, value in (("limit", limit), ("sample", sample)):
-        if value is not None and value < 1:
-            raise UsageError(f"expected a {option} of at least 1, got {value}")
+        if value is not None and not is_whole(value, 1):
+            raise UsageError(f"expected a {option} of at least 1, got {short(value)}")
 
 
 def order_of(count: int, limit: int | None, sample: int | None, seed: int) -> tuple[list[int], int]:

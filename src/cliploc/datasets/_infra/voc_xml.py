@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from cliploc._documents import MOST_TEXT, read_xml
+from cliploc._documents import MOST_TEXT, finite, read_xml, whole
 from cliploc.datasets._infra.candidates import Box
 from cliploc.errors import InputError
 
@@ -37,13 +37,13 @@ def read_annotation(path: Path) -> Annotation:
     try:
         root = read_xml(path, MOST_TEXT)
         size = root.find("size")
-        wh = None if size is None else (int(_text(size, "width")), int(_text(size, "height")))
+        wh = None if size is None else (whole(_text(size, "width")), whole(_text(size, "height")))
         things = []
         for one in root.iter("object"):
             box = one.find("bndbox")
             if box is None:
                 raise ValueError("an object without its bndbox")
-            corners = [float(_text(box, tag)) for tag in ("xmin", "ymin", "xmax", "ymax")]
+            corners = [finite(_text(box, tag)) for tag in ("xmin", "ymin", "xmax", "ymax")]
             difficult = (one.findtext("difficult") or "0").strip() == "1"
             things.append(Thing(_text(one, "name"), (corners[0], corners[1], corners[2], corners[3]), difficult))
     except FileNotFoundError:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cliploc.datasets._infra.candidates import Problems
+from cliploc.datasets._infra.candidates import Problems, picture_ids
 from cliploc.datasets._infra.files import HELP, first_folder, json_object, needed_folder
 from cliploc.datasets._infra.labelled import (
     Labelled,
@@ -90,9 +90,10 @@ def _of_polygons(document: Mapping[str, Any], images: Path, things: int, problem
                 continue
             of_picture[image].append((-float(one.get("area", 0)), place, label_of[category], outlines))
     made = []
+    ids = picture_ids(str(one["file_name"]) for one in document["images"])
     for one in sorted(document["images"], key=lambda one: int(one["id"])):
         size = sizes[int(one["id"])]
         drawn = tuple((label, outlines) for _, _, label, outlines in sorted(of_picture[int(one["id"])]))
         name = str(one["file_name"])
-        made.append(LabelledPicture(Path(name).with_suffix("").as_posix(), images / name, size, Outlines(size, drawn)))
+        made.append(LabelledPicture(ids[name], images / name, size, Outlines(size, drawn)))
     return made

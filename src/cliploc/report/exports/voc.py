@@ -5,6 +5,7 @@ Corners are whole pixels counted from 1, both inside the box.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from PIL import Image
 
 from cliploc import rle
 from cliploc._files import write_folder_whole
-from cliploc.errors import UsageError
+from cliploc.errors import CliplocWarning, UsageError
 from cliploc.report.exports._export import Export, Pictures, export
 from cliploc.report.exports._picture_files import file_suffix, write_list, write_picture
 from cliploc.report.exports._values import AnnotatedPicture, ExportSettings, FileNames
@@ -50,13 +51,14 @@ class Voc(Export):
 
         Pictures are links, or copies if asked for or if the file system has no links. `labelmap.txt` has the labels
         and their colours. With masks also `SegmentationClass/` and `SegmentationObject/`, PNGs in VOC's palette, whose
-        values are the label and the number of the object in the XML, from 1; the better box covers the others.
+        values are the label and the number of the object in the XML, from 1; the better box covers the others. Of a
+        picture with more than 254 objects, those after the best 254 have no number: they are void, with a warning.
         """
         from supervision.dataset.formats.pascal_voc import detections_to_pascal_voc
 
         def fill(target: Path) -> None:
             names_of_files = FileNames(target)
-            listed = []
+            listed, crowded = [], []
             sets = ("Main", "Segmentation") if settings.masks else ("Main",)
             for made in (ANNOTATIONS, IMAGES, *(f"ImageSets/{one}" for one in sets)):
                 (target / made).mkdir(parents=True)
@@ -72,6 +74,7 @@ class Voc(Export):
                 if settings.masks:
                     xml = xml.replace("<segmented>0<", "<segmented>1<", 1)
                     _write_masks(one, *masks)
+                    crowded += [one.name] if len(one.label) > MOST else []
                 path.write_text(xml, encoding="utf-8")
             for one_set in sets:
                 ids = "".join(f"{Path(file).stem}\n" for file, _ in listed)
@@ -80,6 +83,14 @@ class Voc(Export):
             text = "\n".join(["# label:color_rgb:parts:actions", *lines, ""])
             (target / LEGEND).write_text(text, encoding="utf-8")
             write_list(target, listed)
+            if crowded:
+                others = f" and {len(crowded) - 1:,} more pictures" if len(crowded) > 1 else ""
+                warnings.warn(
+                    f"voc: {crowded[0]}{others}: {OBJECTS}/ numbers only the best {MOST} objects of a picture, as its "
+                    "pixels are bytes; the others are void there: write coco too, which has all masks",
+                    CliplocWarning,
+                    stacklevel=2,
+                )
 
         write_folder_whole(folder / self.folders[0], fill)
 
@@ -87,9 +98,9 @@ class Voc(Export):
 def _write_masks(picture: AnnotatedPicture, classes: Path, objects: Path) -> None:
     width, height = picture.size_wh
     of_class, of_object = (np.zeros((height, width), np.uint8) for _ in range(2))
-    for i in reversed(range(min(len(picture.label), MOST))):  # the best comes first, and is painted last
+    for i in reversed(range(len(picture.label))):  # the best comes first, and is painted last
         mask = rle.decode(picture.masks[i])
-        of_class[mask], of_object[mask] = picture.label[i] + 1, i + 1
+        of_class[mask], of_object[mask] = picture.label[i] + 1, min(i, MOST) + 1
     for path, values in ((classes, of_class), (objects, of_object)):
         image = Image.fromarray(values)
         image.putpalette(palette().ravel().tolist())

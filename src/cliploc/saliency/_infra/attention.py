@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliploc.config import short
+from cliploc.config import is_whole, short
 from cliploc.errors import UsageError
 from cliploc.method import Context, TrainedHead
 from cliploc.tower import Needs, Pooling
@@ -26,8 +26,8 @@ def last_blocks(blocks: Blocks) -> tuple[int, ...] | Literal["all"]:
     """
     if blocks == "all":
         return "all"
-    if not isinstance(blocks, int) or blocks < 1:
-        raise UsageError(f"expected blocks to be a number of last blocks, 1 or more, or all, got {blocks!r}")
+    if not is_whole(blocks, 1):
+        raise UsageError(f"expected blocks to be a number of last blocks, 1 or more, or all, got {short(blocks)}")
     if blocks > MOST_BLOCKS:  # each is listed, before the tower says how many it has
         raise UsageError(f"expected blocks of at most {MOST_BLOCKS:,}, got {short(blocks)}: write all for every block")
     return tuple(range(-1, -blocks - 1, -1))
