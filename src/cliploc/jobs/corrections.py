@@ -42,7 +42,7 @@ UNREADABLE = (ValueError, KeyError, TypeError, IndexError, AttributeError, Overf
 MOST_SHAPES = 20_000  # of a picture; each is checked, and written into every format
 MOST_SAID = 200  # characters of a library's error
 LEAST_SIDE = 1e-3  # pixels of a box inside its picture
-VOID = 255  # in VOC's PNGs, pixels that are no object's
+VOID = 255  # in VOC's PNGs of 8 bits, pixels that are no object's
 UPLOAD = re.compile(r"[0-9a-f]{8}(?:-|__)(?=.)")  # what Label Studio puts before the names of files
 CLASS_LISTS = ("data.yaml", "data.yml", "classes.txt")  # of a YOLO folder; Label Studio writes the last
 SizeWh: TypeAlias = tuple[int, int]
@@ -177,9 +177,9 @@ def _refuse_many(count: int) -> None:
 
 def _checked(shapes: LabelledShapes, size: SizeWh, known: Mapping[str, int], masks: bool) -> Correction:
     """The boxes, clipped to the picture."""
-    _refuse_many(len(shapes))
     corners, numbers, codes = [], [], list[str | None]()
-    for label, xyxy, mask in shapes:
+    for count, (label, xyxy, mask) in enumerate(shapes, start=1):
+        _refuse_many(count)
         number = known.get(label, known.get(label.casefold()))
         if number is None:
             raise UnusableError(f"{label!r} is not a label of this run")
@@ -425,10 +425,12 @@ def _voc(folder: Path, files: Sequence[Path]) -> _Set:
     def shapes(root: ET.Element, file: Path, canvas: Canvas, masks: bool) -> LabelledShapes:
         numbered = _numbered_objects(file, canvas.size_wh) if masks else None
         of_number = {} if numbered is None else correction_masks.of_voc(numbered)
+        if numbered is not None and numbered.dtype == np.uint8:
+            of_number.pop(VOID, None)
         for number, one in enumerate(root.findall("object"), start=1):
             x0, y0, x1, y1 = (finite(one.findtext(f"bndbox/{key}") or "") for key in ("xmin", "ymin", "xmax", "ymax"))
             left, top = min(x0, x1) - 1, min(y0, y1) - 1  # pixels there count from 1, the last one inside
-            mask = of_number.get(number) if number < VOID else None
+            mask = of_number.get(number)
             yield one.findtext("name") or "", (left, top, max(x0, x1), max(y0, y1)), mask
 
     entries = []
