@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cliploc.localizer import Localizer
-from cliploc.pipeline.looks import at_once
+from cliploc.pipeline.views import at_once
 from cliploc.report import to_document
 from tests.test_localizer import WIDE, build, photo
 from tests.tiny import KINDS, tower
@@ -27,7 +26,7 @@ def backbones() -> dict[str, Any]:
 
 def with_lots(localizer: Any, values: int | None) -> Any:
     """The localizer, with maps of so many values in memory together."""
-    localizer.stages.views = replace(localizer.stages.views, values_at_once=values)
+    localizer.flow.steps.values_at_once = values
     return localizer
 
 
