@@ -95,12 +95,14 @@ class Computed:
     Attributes:
         by_task: the maps of each task, in their order.
         embedding: `[B, D]` of the whole pictures, not mirrored, at the first scale.
+        windows: for each picture, `[W, D]` of its windows, not mirrored; W is 0 without windows.
         evidence: which names are there.
         wanted: for each picture, the names whose maps are made; those of the others are zero.
     """
 
     by_task: list[TaskMaps]
     embedding: Tensor
+    windows: list[Tensor]
     evidence: Evidence
     wanted: list[Sequence[int]]
 
@@ -304,7 +306,7 @@ class Flow:
                 )
                 for task, kept, said in zip(tasks, raw, notes, strict=True)
             ]
-            return Computed(by_task, embedding, evidence, wanted)
+            return Computed(by_task, embedding, windows, evidence, wanted)
 
     def _embedded(self, batch: Sequence[Prepared]) -> Tensor:
         """The names' embeddings, `[B, P, D]`; stored once if all pictures have the same names."""
