@@ -126,8 +126,8 @@ def test_windows_count_as_they_do_for_calibrated_models(gap):
     localizer = build(gap, min_presence=0.5, windows=(2,))
     computed = localizer._own.compute(
         [localizer._own.preparation.prepare(*next(localizer._own.preparation._jobs(requests_of(WIDE))))],
-        [localizer._task],
         None,
+        [localizer._task],
     )
     found = localizer(WIDE, ["red", "green"])
     views = torch.cat([computed.embedding, computed.windows[0]])

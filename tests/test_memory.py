@@ -44,7 +44,7 @@ def test_a_picture_seen_before_is_not_resized_again() -> None:
     for names in (["red"], ["blue"]):
         with flow.batches([Request(0, WIDE, names)], "raise") as batches:
             [[item]] = batches
-        flow.compute([item], list(flow.tasks_of(["cam"]).values()), None)
+        flow.compute([item], None, list(flow.tasks_of(["cam"]).values()))
         made.append({"inputs", "windowed"} & vars(item).keys())  # properties that are computed once
     assert made == [{"inputs", "windowed"}, set()]
 

@@ -37,7 +37,10 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def in_halves(
-    items: Sequence[T], work: Callable[[Sequence[T]], R], told: Callable[[int], None]
+    items: Sequence[T],
+    work: Callable[[Sequence[T]], R],
+    told: Callable[[int], None],
+    begun: Callable[[], R] | None = None,
 ) -> Iterator[tuple[Sequence[T], R]]:
     """A batch with what is made of it, or its halves, where there is not enough memory for the whole.
 
@@ -45,6 +48,7 @@ def in_halves(
         items: the batch.
         work: makes something of items.
         told: called with the number of items before they are halved.
+        begun: gives the result of the whole batch, whose work was begun before; None: it was not.
 
     Example:
         >>> def total(items):
@@ -55,7 +59,7 @@ def in_halves(
         [([1, 2], 3), ([3], 3)]
     """
     try:
-        made = work(items)
+        made = work(items) if begun is None else begun()
     except (RuntimeError, MemoryError) as error:
         if len(items) < 2 or not out_of_memory(error):
             raise

@@ -365,7 +365,7 @@ def test_the_same_command_again_changes_no_file_and_other_settings_are_refused_b
     files = [path for path in sorted(plain.out.rglob("*")) if path.is_file()]
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
     computed = []
-    monkeypatch.setattr(Flow, "compute", lambda *_: computed.append(1))
+    monkeypatch.setattr(Flow, "compute", lambda *_, **__: computed.append(1))
     written = []
     reporter = Reporter(phase=written.append)
     again = annotate(folder, LABELS, plain.out, formats=["coco", "csv"], reporter=reporter, **OPTIONS)

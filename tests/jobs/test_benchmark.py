@@ -174,7 +174,7 @@ def test_maps_of_cropped_and_padded_views_lie_on_the_whole_picture(root, tmp_pat
 def test_thresholds_cost_no_forward_pass_and_prompts_do(root, tmp_path, monkeypatch):
     passes = []
     plain = Flow.compute
-    monkeypatch.setattr(Flow, "compute", lambda *a: passes.append(len(a[1])) or plain(*a))
+    monkeypatch.setattr(Flow, "compute", lambda *a, **k: passes.append(len(a[1])) or plain(*a, **k))
     setups = (SETUP, changed("name-only", templates=("{}",)))
     result = run(root, tmp_path, setups=setups, thresholds=(0.2, None, 0.6))
     assert sum(passes) == 2 * COUNT
@@ -448,10 +448,10 @@ def test_a_broken_picture_is_a_failed_row_and_changes_no_other(root, plain, tmp_
 def test_a_batch_that_does_not_fit_the_memory_is_halved_and_said(root, plain, tmp_path, monkeypatch):
     compute = Flow.compute
 
-    def narrow(self, batch, *rest):
+    def narrow(self, batch, *rest, **more):
         if len(batch) > 1:
             raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes")
-        return compute(self, batch, *rest)
+        return compute(self, batch, *rest, **more)
 
     monkeypatch.setattr(Flow, "compute", narrow)
     said = []
@@ -462,7 +462,7 @@ def test_a_batch_that_does_not_fit_the_memory_is_halved_and_said(root, plain, tm
     for name, numbers in result.summary.items():
         assert numbers["gt_known"] == pytest.approx(plain.summary[name]["gt_known"], abs=8)
 
-    def none(self, batch, *rest):
+    def none(self, batch, *rest, **more):
         raise MemoryError
 
     monkeypatch.setattr(Flow, "compute", none)

@@ -93,6 +93,7 @@ class Computed:
     """What the tower and the methods make of a batch.
 
     Attributes:
+        batch: the pictures.
         by_task: the maps of each task, in their order.
         embedding: `[B, D]` of the whole pictures, not mirrored, at the first scale.
         windows: for each picture, `[W, D]` of its windows, not mirrored; W is 0 without windows.
@@ -100,6 +101,7 @@ class Computed:
         wanted: for each picture, the names whose maps are made; those of the others are zero.
     """
 
+    batch: Sequence[Prepared]
     by_task: list[TaskMaps]
     embedding: Tensor
     windows: list[Tensor]
@@ -181,30 +183,19 @@ class Flow:
         keep_maps: bool = True,
     ) -> Generator[Result, None, None]:
         """Works through requests; see `Localizer.run`. The tower sees the next batch while the caller uses this one."""
-
-        def compute(batch: Sequence[Prepared], told: Tell) -> Computed:
-            return self.compute(batch, list(tasks.values()), told, bank, absent_maps)
-
+        compute = partial(self.compute, tasks=list(tasks.values()), bank=bank, absent_maps=absent_maps)
         # Few pictures are read ahead, as a whole batch of them is with the tower already.
-        with (
-            self.batches(requests, on_error, DECODERS) as gathered,
-            Ahead(gathered, lambda batch, told: compute(readable(batch), told) if readable(batch) else None) as ahead,
-        ):
+        with self.batches(requests, on_error, DECODERS) as gathered, Ahead(gathered, compute) as ahead:
             for batch, job in ahead:
                 if bank is not None:
                     bank.embed(reporter.bank)
-                found = self._found(readable(batch), compute, job, ahead, reporter)
+                found = self._found(batch, job, ahead, partial(compute, told=reporter.masked), reporter)
                 for item in batch:
                     if isinstance(item, Prepared):
-                        b, computed, pictures = next(found)
+                        b, computed = next(found)
                         results = zip(tasks.items(), computed.by_task, strict=True)
-                        yield Result(
-                            item.id,
-                            {
-                                spec: self._result(pictures[b], b, task, made, computed, keep_maps)
-                                for (spec, task), made in results
-                            },
-                        )
+                        made = {s: self._result(b, task, maps, computed, keep_maps) for (s, task), maps in results}
+                        yield Result(item.id, made)
                     else:
                         reporter.failed(item.source, item.error)
                         yield Result(item.id, error=item.error)
@@ -225,49 +216,52 @@ class Flow:
 
     @staticmethod
     def _found(
-        pictures: Sequence[Prepared],
-        compute: Callable[[Sequence[Prepared], Tell], Computed],
+        batch: Sequence[Prepared | Unreadable],
         job: Job[Computed | None],
-        ahead: Ahead[Any, Any],
+        ahead: Ahead[Any, Computed | None],
+        compute: Callable[[Sequence[Prepared | Unreadable]], Computed | None],
         reporter: Reporter,
-    ) -> Iterator[tuple[int, Computed, Sequence[Prepared]]]:
-        """Each picture's place in what was computed of its batch, or of a part that the memory has room for."""
-
-        def made(part: Sequence[Prepared]) -> Computed | None:
-            return job.result(reporter.masked) if len(part) == len(pictures) else compute(part, reporter.masked)
+    ) -> Iterator[tuple[int, Computed]]:
+        """Each picture's place in what is computed of its batch, or of a part that the memory has room for."""
 
         def halved(count: int) -> None:
             ahead.stop()
             reporter.halved(count)
 
-        for part, computed in in_halves(pictures, made, halved):
+        pictures = [item for item in batch if isinstance(item, Prepared)]
+        for part, computed in in_halves(pictures, compute, halved, partial(job.result, reporter.masked)):
             if len(part) == len(pictures):
                 ahead.go_on()
-            for b in range(len(part)):
-                assert computed is not None  # only of no pictures
-                yield b, computed, part
+            if computed is not None:
+                yield from ((b, computed) for b in range(len(part)))
 
     # ------------------------------------------------------------------------------------------------------- a batch
     def compute(
         self,
-        batch: Sequence[Prepared],
-        tasks: Sequence[Task],
+        items: Sequence[Prepared | Unreadable],
         told: Tell | None,
+        tasks: Sequence[Task],
         bank: Bank | None = None,
         absent_maps: bool = True,
-    ) -> Computed:
+    ) -> Computed | None:
         """The maps of every task, and which names are there.
 
         Args:
-            batch: pictures with equally many names.
-            tasks: the methods.
+            items: a batch: pictures with equally many names, beside some that cannot be read.
             told: of masked pictures; see `Reporter`.
+            tasks: the methods.
             bank: names to compare with; None for a calibrated model, or where no presence is asked for.
             absent_maps: whether names that are not there get maps too.
+
+        Returns:
+            None where no picture can be read.
 
         Raises:
             ModelError: the tower or a method gave a value that is not a number.
         """
+        batch = [item for item in items if isinstance(item, Prepared)]
+        if not batch:
+            return None
         with own_modes(torch.device(self.backbone.device)), self._remembered_together(batch) as together:
             names = self._embedded(batch)  # [B, P, D]
             directions = self.texts.directions(names)
@@ -306,7 +300,7 @@ class Flow:
                 )
                 for task, kept, said in zip(tasks, raw, notes, strict=True)
             ]
-            return Computed(by_task, embedding, windows, evidence, wanted)
+            return Computed(batch, by_task, embedding, windows, evidence, wanted)
 
     def _embedded(self, batch: Sequence[Prepared]) -> Tensor:
         """The names' embeddings, `[B, P, D]`; stored once if all pictures have the same names."""
@@ -364,12 +358,10 @@ class Flow:
         return (together.flip(-1) if look.flipped else together).to(self.backbone.device).float().div_(255)
 
     # ------------------------------------------------------------------------------------------------------ a picture
-    def _result(
-        self, item: Prepared, b: int, task: Task, made: TaskMaps, computed: Computed, keep_maps: bool
-    ) -> Localization:
+    def _result(self, b: int, task: Task, made: TaskMaps, computed: Computed, keep_maps: bool) -> Localization:
         """The boxes of a task for picture number `b` of what was computed, and all else that is known of it."""
         with own_modes(torch.device(self.backbone.device)):
-            evidence = computed.evidence
+            item, evidence = computed.batch[b], computed.evidence
             reasons = task.reasons(item.texts.synonyms, evidence.absences[b], made.not_flat[b].tolist())
             frame, lots = self.steps.finished(b, made.joined, task, computed.wanted[b])
             maps, boxes, reasons = _with_boxes(frame, lots, reasons, item.texts.names, task.box_rule, keep_maps)
@@ -414,11 +406,6 @@ class Flow:
         input_hw, size = self.preparation.input_hw, self.options.batch_size
         how = ("together", self._windows, input_hw, size, tuple(stages), self._guide is None)
         return self._memory.of(self.backbone, *seen, *how)
-
-
-def readable(batch: Sequence[Prepared | Unreadable]) -> list[Prepared]:
-    """The pictures of a batch that could be read."""
-    return [item for item in batch if isinstance(item, Prepared)]
 
 
 def _wanted(batch: Sequence[Prepared], tasks: Sequence[Task], evidence: Evidence | None) -> list[Sequence[int]]:
