@@ -14,10 +14,9 @@ from cliploc.cli.photos import _lines
 from cliploc.jobs.annotator import AnnotatorSettings, BoxFilter
 from cliploc.jobs.labels import labels_of
 from cliploc.memory import Memory
-from cliploc.pipeline import bank as module
+from cliploc.pipeline import presence as module
 from cliploc.pipeline import texts
-from cliploc.pipeline.bank import Bank, bank_names
-from cliploc.pipeline.decide import with_windows
+from cliploc.pipeline.presence import Bank, bank_names, with_windows
 from cliploc.pipeline.texts import Texts
 from cliploc.report import to_document
 from cliploc.report.overlay import run_line, verdict
@@ -125,10 +124,10 @@ def test_uncalibrated_models_say_absent_and_that_they_are_uncalibrated(gap):
 
 def test_windows_count_as_they_do_for_calibrated_models(gap):
     localizer = build(gap, min_presence=0.5, windows=(2,))
-    computed = localizer._own.views.compute(
+    computed = localizer._own.compute(
         [localizer._own.preparation.prepare(*next(localizer._own.preparation._jobs(requests_of(WIDE))))],
-        [localizer._task],
         None,
+        [localizer._task],
     )
     found = localizer(WIDE, ["red", "green"])
     views = torch.cat([computed.embedding, computed.windows[0]])
@@ -140,7 +139,7 @@ def test_windows_count_as_they_do_for_calibrated_models(gap):
 
 
 def requests_of(image):
-    from cliploc.pipeline.requests import Request
+    from cliploc.pipeline.prepare import Request
 
     return [Request(0, image, ["red", "green"])]
 

@@ -25,8 +25,8 @@ from cliploc.maps import min_max
 from cliploc.memory import Memory
 from cliploc.pipeline import modes
 from cliploc.pipeline import prepare as module
-from cliploc.pipeline.prepare import DECODERS
-from cliploc.pipeline.views import Views
+from cliploc.pipeline.flow import Flow
+from cliploc.pipeline.prepare import DECODERS, Prepared
 from cliploc.reporter import Reporter
 from cliploc.saliency import methods
 from cliploc.saliency.cam import cam
@@ -716,32 +716,35 @@ def test_what_was_read_ahead_is_dropped_when_a_picture_is_broken(backbones, monk
 def test_a_broken_picture_keeps_its_place_in_the_batch(backbones, tmp_path, monkeypatch):
     """So that the others meet the same neighbours as when it is whole, and a resumed run gives the same bytes."""
     batches = []
-    plain = Views.compute
+    plain = Flow.compute
     monkeypatch.setattr(
-        Views,
+        Flow,
         "compute",
-        lambda self, batch, *rest: batches.append([one.picture.source for one in batch]) or plain(self, batch, *rest),
+        lambda self, batch, *rest, **more: (
+            batches.append([one.picture.source for one in batch if isinstance(one, Prepared)])
+            or plain(self, batch, *rest, **more)
+        ),
     )
     pictures = [TALL, tmp_path / "no.png", SQUARE, WIDE, tmp_path / "neither.png", tmp_path / "nor.png", TALL]
     results = list(build(backbones["gap_cnn"], batch_size=2).stream(pictures, ["red"], on_error="skip"))
-    assert batches == [["image 0"], ["image 2", "image 3"], ["image 6"]]
+    assert batches == [["image 0"], ["image 2", "image 3"], [], ["image 6"]]
     assert len(results) == 4
 
 
 def test_a_batch_too_large_for_the_memory_is_done_in_halves(backbones, monkeypatch):
-    plain, sizes, told = Views.compute, [], []
+    plain, sizes, told = Flow.compute, [], []
 
-    def narrow(self, batch, *rest):
+    def narrow(self, batch, *rest, **more):
         sizes.append(len(batch))
         if len(batch) > 2:
             raise RuntimeError(
                 "[enforce fail at alloc_cpu.cpp:119] DefaultCPUAllocator: not enough memory: you tried …"
             )
-        return plain(self, batch, *rest)
+        return plain(self, batch, *rest, **more)
 
     localizer = build(backbones["gap_cnn"], batch_size=5)
     whole = list(localizer.compare(PHOTOS, ["red", "blue"], ["cam", "grad_cam"]))
-    monkeypatch.setattr(Views, "compute", narrow)
+    monkeypatch.setattr(Flow, "compute", narrow)
     halved = list(
         localizer.compare(PHOTOS, ["red", "blue"], ["cam", "grad_cam"], reporter=Reporter(halved=told.append))
     )
@@ -750,26 +753,26 @@ def test_a_batch_too_large_for_the_memory_is_done_in_halves(backbones, monkeypat
     for one, other in zip(whole, halved, strict=True):
         for method in ("cam", "grad_cam"):
             same(one[method], other[method])
-    monkeypatch.setattr(Views, "compute", lambda *_: (_ for _ in ()).throw(RuntimeError("not enough memory")))
+    monkeypatch.setattr(Flow, "compute", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("not enough memory")))
     with pytest.raises(RuntimeError, match="not enough memory"):  # even for a single picture
         list(localizer.compare(PHOTOS, ["red"], ["cam"]))
-    monkeypatch.setattr(Views, "compute", lambda *_: (_ for _ in ()).throw(RuntimeError("of another kind")))
+    monkeypatch.setattr(Flow, "compute", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("of another kind")))
     with pytest.raises(RuntimeError, match="of another kind"):
         list(localizer.compare(PHOTOS, ["red"], ["cam"]))
 
 
 def test_after_a_batch_too_large_for_the_memory_the_next_ones_are_done_too(backbones, monkeypatch):
-    plain, told = Views.compute, []
+    plain, told = Flow.compute, []
 
-    def narrow(self, batch, *rest):
+    def narrow(self, batch, *rest, **more):
         if len(batch) > 1 and batch[0].id in (2, 4):
             raise MemoryError
-        return plain(self, batch, *rest)
+        return plain(self, batch, *rest, **more)
 
     localizer = build(backbones["gap_cnn"], batch_size=2)
     pictures = [*PHOTOS, *PHOTOS][:9]
     whole = list(localizer.stream(pictures, ["red", "blue"]))
-    monkeypatch.setattr(Views, "compute", narrow)
+    monkeypatch.setattr(Flow, "compute", narrow)
     halved = list(localizer.stream(pictures, ["red", "blue"], reporter=Reporter(halved=told.append)))
     assert told == [2, 2]
     for one, other in zip(whole, halved, strict=True):

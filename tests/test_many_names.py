@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cliploc.localizer import Localizer
-from cliploc.pipeline.looks import at_once
+from cliploc.pipeline.views import at_once
 from tests.test_localizer import WIDE, build, photo, same
 from tests.tiny import KINDS, tower
 
@@ -26,7 +26,7 @@ def backbones() -> dict[str, Any]:
 
 def with_lots(localizer: Any, values: int | None) -> Any:
     """The localizer, with maps of so many values in memory together."""
-    localizer.stages.views = replace(localizer.stages.views, values_at_once=values)
+    localizer.flow.steps.values_at_once = values
     return localizer
 
 

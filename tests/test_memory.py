@@ -13,7 +13,7 @@ import torch
 from cliploc.geometry import Frame, MeanOnGrid
 from cliploc.localizer import Localizer
 from cliploc.memory import Memory
-from cliploc.pipeline.requests import Request
+from cliploc.pipeline.prepare import Request
 from cliploc.reporter import Reporter
 from tests.saliency.test_ensemble import PHOTOS, WIDE, Counting, same
 from tests.tiny import tower
@@ -39,12 +39,12 @@ def test_new_names_cost_no_forward_pass_and_find_the_same(kind: str, method: str
 
 def test_a_picture_seen_before_is_not_resized_again() -> None:
     localizer = localizer_of(tower("gap_cnn", (8, 8)), Memory(), "cam", scales=(1, 1.5), windows=(2,))
-    pipeline = localizer.stages
+    flow = localizer.flow
     made = []
     for names in (["red"], ["blue"]):
-        with pipeline.batches([Request(0, WIDE, names)], "raise") as batches:
+        with flow.batches([Request(0, WIDE, names)], "raise") as batches:
             [[item]] = batches
-        pipeline.views.compute([item], list(pipeline.tasks_of(["cam"]).values()), None)
+        flow.compute([item], None, list(flow.tasks_of(["cam"]).values()))
         made.append({"inputs", "windowed"} & vars(item).keys())  # properties that are computed once
     assert made == [{"inputs", "windowed"}, set()]
 

@@ -18,8 +18,8 @@ from cliploc.geometry import Frame
 from cliploc.localizer import Localizer
 from cliploc.maps import min_max
 from cliploc.memory import Memory
-from cliploc.pipeline.decide import with_windows
-from cliploc.pipeline.looks import Joined, Look, StitchedFeatures, padding_least
+from cliploc.pipeline.presence import with_windows
+from cliploc.pipeline.views import Joined, Look, StitchedFeatures, padding_least
 from cliploc.refine.affinity import spread
 from cliploc.saliency.cam import cam
 from cliploc.tower import Needs, Trace

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from cliploc import Localizer, prompts
 from cliploc.datasets import open_dataset
-from cliploc.pipeline.bank import KIN_SHARE, PASS_SHARE, Bank
+from cliploc.pipeline.presence import KIN_SHARE, PASS_SHARE, Bank
 from cliploc.pipeline.texts import Texts
 
 ROOT = Path(__file__).parents[1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from cliploc.errors import CliplocError, UsageError
@@ -17,6 +19,8 @@ SAYINGS = (
 )
 NO_ROOM_TO_LOAD = "not enough memory to load a library: close other programs"
 E = TypeVar("E", bound=CliplocError)
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -30,6 +34,45 @@ def out_of_memory(error: BaseException) -> bool:
         return True  # the second: torch's
     said = str(error).lower()
     return any(saying in said for saying in SAYINGS)
+
+
+def in_halves(
+    items: Sequence[T],
+    work: Callable[[Sequence[T]], R],
+    told: Callable[[int], None],
+    begun: Callable[[], R] | None = None,
+) -> Iterator[tuple[Sequence[T], R]]:
+    """A batch with what is made of it, or its halves, where there is not enough memory for the whole.
+
+    Args:
+        items: the batch.
+        work: makes something of items.
+        told: called with the number of items before they are halved.
+        begun: gives the result of the whole batch, whose work was begun before; None: it was not.
+
+    Example:
+        >>> def total(items):
+        ...     if len(items) > 2:
+        ...         raise MemoryError
+        ...     return sum(items)
+        >>> list(in_halves([1, 2, 3], total, lambda count: None))
+        [([1, 2], 3), ([3], 3)]
+    """
+    try:
+        made = work(items) if begun is None else begun()
+    except (RuntimeError, MemoryError) as error:
+        if len(items) < 2 or not out_of_memory(error):
+            raise
+    else:
+        yield items, made
+        return
+    # The error is forgotten, and with it whatever its frames kept in memory.
+    told(len(items))
+    if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    half = (len(items) + 1) // 2
+    yield from in_halves(items[:half], work, told)
+    yield from in_halves(items[half:], work, told)
 
 
 def not_installed(error: ImportError, advice: str, kind: type[E] = UsageError) -> E:  # type: ignore[assignment]

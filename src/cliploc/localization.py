@@ -224,6 +224,18 @@ def boxes_of(
     )
 
 
+def joined_boxes(parts: Sequence[Boxes], names: tuple[str, ...]) -> Boxes:
+    """The boxes of several lots of the same names as one."""
+    if not parts:
+        return Boxes(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), names)
+    return Boxes(
+        np.concatenate([part.xyxy for part in parts]),
+        np.concatenate([part.score for part in parts]),
+        np.concatenate([part.label for part in parts]),
+        names,
+    )
+
+
 def boxes_and_reasons(
     frame: Frame,
     maps: FloatArray,

@@ -21,17 +21,15 @@ from cliploc.heads import load_head, read_config
 from cliploc.images import ImageLike, Picture, pictures_in
 from cliploc.localization import Localization
 from cliploc.method import Method
-from cliploc.pipeline.bank import VERSION as BANK_VERSION
-from cliploc.pipeline.bank import Bank
-from cliploc.pipeline.exemplars import read_exemplars
+from cliploc.pipeline.flow import Flow, MaskedEncoder
 from cliploc.pipeline.inside import Inside, look_inside
 from cliploc.pipeline.modes import own_modes, undisturbed
-from cliploc.pipeline.pipeline import Pipeline
-from cliploc.pipeline.prepare import OnError, Prepared, source_of, stacked
-from cliploc.pipeline.requests import Request, Result
+from cliploc.pipeline.prepare import OnError, Prepared, Request, Result, source_of, stacked
+from cliploc.pipeline.presence import VERSION as BANK_VERSION
+from cliploc.pipeline.presence import Bank
+from cliploc.pipeline.steps import refuse_nan
 from cliploc.pipeline.tasks import members
-from cliploc.pipeline.texts import Texts
-from cliploc.pipeline.views import MaskedEncoder, refuse_nan
+from cliploc.pipeline.texts import Texts, read_exemplars
 from cliploc.recipes import recipe_of
 from cliploc.refine import find_refinements
 from cliploc.reporter import SILENT, Reporter
@@ -142,11 +140,11 @@ class Localizer:
         self._texts = Texts(self.backbone, self.templates, given.background, cache, given.memory, crops)
         self._bank = Bank(self._texts, partial(_text_cache_of, self.backbone))
         own = given.filled({} if self.recipe is None else self.recipe.options)
-        self._own = Pipeline(self.backbone, self._texts, own, head, encoder, self.guide)
+        self._own = Flow(self.backbone, self._texts, own, head, encoder, self.guide)
         # Methods that a caller names run as published, without the recipe's options.
         self._named = self._own
         if self.recipe is not None:
-            self._named = Pipeline(self.backbone, self._texts, given.filled({}), head, encoder, self.guide)
+            self._named = Flow(self.backbone, self._texts, given.filled({}), head, encoder, self.guide)
         self._task = self._own.tasks.make(chosen_method.name, given.method_options)
 
     @property
@@ -160,8 +158,8 @@ class Localizer:
         return self._own.refine
 
     @property
-    def stages(self) -> Pipeline:
-        """The stages of a run, for code that combines them in another way, as segmentation does."""
+    def flow(self) -> Flow:
+        """The flow of a named method, for code that combines its stages in another way, as segmentation does."""
         return self._named
 
     @property

@@ -33,7 +33,8 @@ from cliploc.jobs.folder import DiskFullError
 from cliploc.jobs.labels import labels_of, read_labels
 from cliploc.jobs.pictures import find_pictures
 from cliploc.localizer import Localizer
-from cliploc.pipeline.views import Views
+from cliploc.pipeline.flow import Flow
+from cliploc.pipeline.steps import Steps
 from cliploc.report.exports import exports
 from cliploc.reporter import SILENT, Reporter
 from cliploc.values import Boxes
@@ -320,12 +321,12 @@ def test_a_box_round_several_things_is_told_from_one_round_a_single_thing():
 def test_what_becomes_of_a_box_round_several_things(folder, tmp_path, monkeypatch, mode):
     three = blobs((15, 30, 1.0), (50, 30, 0.9), (85, 30, 0.95), floor=0.5)
 
-    def planted(self, b, made, task, names):
-        frame = made.joined.batch[b].frames[0]
+    def planted(self, b, joined, task, names):
+        frame = joined.batch[b].frames[0]
         small = Image.fromarray(three).resize(frame.input_hw[::-1], Image.Resampling.BILINEAR)
         return frame, iter([(names, np.stack([np.asarray(small)] * len(names)))])
 
-    monkeypatch.setattr(Views, "finish", planted)
+    monkeypatch.setattr(Steps, "finished", planted)
     whole = {"threshold": 0.4, "split_peaks": 1.0}  # else the recipe divides the region before
     result = annotate(folder / "cat.png", ["cat"], tmp_path, groups=mode, formats=["csv"], **whole, **OPTIONS)
     row = rows(tmp_path)["cat.png"]
@@ -384,7 +385,7 @@ def test_the_same_command_again_changes_no_file_and_other_settings_are_refused_b
     files = [path for path in sorted(plain.out.rglob("*")) if path.is_file()]
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
     computed = []
-    monkeypatch.setattr(Views, "compute", lambda *_: computed.append(1))
+    monkeypatch.setattr(Flow, "compute", lambda *_, **__: computed.append(1))
     written = []
     reporter = Reporter(phase=written.append)
     again = annotate(folder, LABELS, plain.out, formats=["coco", "csv"], reporter=reporter, **OPTIONS)

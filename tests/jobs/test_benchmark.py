@@ -39,7 +39,7 @@ from cliploc.jobs.rows import rows_in
 from cliploc.localizer import Localizer
 from cliploc.metrics import PxAP, all_numbers, pack_counts, unpack_counts
 from cliploc.pipeline import tasks
-from cliploc.pipeline.views import Views
+from cliploc.pipeline.flow import Flow
 from cliploc.reporter import Reporter
 from cliploc.saliency import baselines
 from tests.commands import begun, cliploc_, create_once
@@ -173,8 +173,8 @@ def test_maps_of_cropped_and_padded_views_lie_on_the_whole_picture(root, tmp_pat
 
 def test_thresholds_cost_no_forward_pass_and_prompts_do(root, tmp_path, monkeypatch):
     passes = []
-    plain = Views.compute
-    monkeypatch.setattr(Views, "compute", lambda *a: passes.append(len(a[1])) or plain(*a))
+    plain = Flow.compute
+    monkeypatch.setattr(Flow, "compute", lambda *a, **k: passes.append(len(a[1])) or plain(*a, **k))
     setups = (SETUP, changed("name-only", templates=("{}",)))
     result = run(root, tmp_path, setups=setups, thresholds=(0.2, None, 0.6))
     assert sum(passes) == 2 * COUNT
@@ -446,14 +446,14 @@ def test_a_broken_picture_is_a_failed_row_and_changes_no_other(root, plain, tmp_
 
 
 def test_a_batch_that_does_not_fit_the_memory_is_halved_and_said(root, plain, tmp_path, monkeypatch):
-    compute = Views.compute
+    compute = Flow.compute
 
-    def narrow(self, batch, *rest):
+    def narrow(self, batch, *rest, **more):
         if len(batch) > 1:
             raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes")
-        return compute(self, batch, *rest)
+        return compute(self, batch, *rest, **more)
 
-    monkeypatch.setattr(Views, "compute", narrow)
+    monkeypatch.setattr(Flow, "compute", narrow)
     said = []
     result = run(root, tmp_path, reporter=Reporter(note=said.append))
     assert said == ["mini: not enough memory for a batch of 2 pictures, done in halves"]
@@ -462,10 +462,10 @@ def test_a_batch_that_does_not_fit_the_memory_is_halved_and_said(root, plain, tm
     for name, numbers in result.summary.items():
         assert numbers["gt_known"] == pytest.approx(plain.summary[name]["gt_known"], abs=8)
 
-    def none(self, batch, *rest):
+    def none(self, batch, *rest, **more):
         raise MemoryError
 
-    monkeypatch.setattr(Views, "compute", none)
+    monkeypatch.setattr(Flow, "compute", none)
     result = run(root, tmp_path / "none")
     assert len(result.failed) == COUNT
     assert "not enough memory for a single picture" in result.failed["val/000.jpg"]

@@ -40,7 +40,7 @@ from cliploc.errors import InputError, UsageError
 if TYPE_CHECKING:
     from cliploc.localizer import Localizer
     from cliploc.method import Method
-    from cliploc.pipeline.requests import Request, Result
+    from cliploc.pipeline.prepare import Request, Result
     from cliploc.report import ModelResults
     from cliploc.reporter import Reporter
 
@@ -103,7 +103,7 @@ def compare(
     run = CompareRun(terminal, folder, pictures, titles, as_json, others)
     start = time.perf_counter()
     with alone_in(folder), terminal.progress(f"loading {', '.join(one.label for one in asked)}") as reporter:
-        from cliploc.pipeline.requests import Request
+        from cliploc.pipeline.prepare import Request
 
         use_threads(threads)
         for one in asked:

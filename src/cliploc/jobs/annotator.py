@@ -24,8 +24,8 @@ from cliploc.jobs.pictures import bad_name
 from cliploc.jobs.sources import Digests
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
-from cliploc.pipeline.bank import VERSION as BANK_VERSION
-from cliploc.pipeline.requests import Request, Result
+from cliploc.pipeline.prepare import Request, Result
+from cliploc.pipeline.presence import VERSION as BANK_VERSION
 from cliploc.reporter import SILENT, Reporter, halved_note
 from cliploc.rle import encode
 from cliploc.values import Boxes, FloatArray

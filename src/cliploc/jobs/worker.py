@@ -35,7 +35,7 @@ from cliploc.jobs.thumbs import thumb
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.metrics import SIDE, one_thread
-from cliploc.pipeline.requests import Request
+from cliploc.pipeline.prepare import Request
 from cliploc.registry import import_modules, named_modules
 from cliploc.reporter import SILENT, Reporter, halved_note
 from cliploc.saliency import find

@@ -1,14 +1,14 @@
-"""Pictures are decoded and resized to the model's input, ahead of the tower, and gathered into batches."""
+"""What is asked for and what comes back; pictures decoded and resized to the model's input, gathered into batches."""
 
 from __future__ import annotations
 
 import itertools
 import os
 from collections import deque
-from collections.abc import Generator, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -20,14 +20,46 @@ from torch import Tensor
 from cliploc import prompts
 from cliploc.errors import InputError, UsageError
 from cliploc.geometry import RESAMPLING, Frame
-from cliploc.images import Picture, load
-from cliploc.pipeline.requests import Request
+from cliploc.images import ImageLike, Picture, load
+from cliploc.localization import Localization
 from cliploc.tower import Backbone
 from cliploc.values import Interpolation, ResizePolicy, TextSet
 
 OnError = Literal["raise", "skip"]
 SEEN_LOSS = 0.005  # share of a picture's area from which a note says that it is cropped; less is rounding
 DECODERS = 2  # threads that read and resize pictures while the tower works on those before
+
+
+@dataclass(frozen=True)
+class Request:
+    """Names to look for in one picture.
+
+    Attributes:
+        id: the caller's own; the result carries it.
+        image: a path, a PIL image or an array.
+        names: what to look for ("cat|kitten": synonyms).
+        source: the picture's name in errors and results; None: its path, or "image" with its id.
+    """
+
+    id: Hashable
+    image: ImageLike
+    names: Sequence[str]
+    source: str | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """The result of a request: localizations, or an error.
+
+    Attributes:
+        id: the request's.
+        found: method, as it was asked for → where the names are; empty after an error.
+        error: why the picture could not be used; None where it could.
+    """
+
+    id: Hashable
+    found: Mapping[str, Localization] = field(default_factory=dict)
+    error: InputError | None = None
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -49,6 +49,20 @@ class Task:
     def reason(self, words: tuple[str, ...], absent: str | None) -> str | None:
         """Why a name is not found: `absent`, or, with a closed head, why the head does not know the name."""
         return absent if self._closed_head is None else self._closed_head.unknown_reason(words)
+
+    def reasons(
+        self, synonyms: Sequence[tuple[str, ...]], absent: Sequence[str | None], not_flat: Sequence[bool]
+    ) -> tuple[str | None, ...]:
+        """Why each name of a picture is not found; None where it is. Boxes are not considered here.
+
+        Args:
+            synonyms: of each name.
+            absent: why it is not in the picture.
+            not_flat: whether its map shows anything.
+        """
+        flat = f"{self.method.name} finds no evidence for it: its map is flat"
+        said = map(self.reason, synonyms, absent)
+        return tuple(flat if why is None and not some else why for why, some in zip(said, not_flat, strict=True))
 
     @cached_property
     def _closed_head(self) -> TrainedHead | None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliploc import prompts
-from cliploc._memory_errors import out_of_memory
+from cliploc._memory_errors import in_halves
 from cliploc.errors import InputError, ModelError, UsageError
 from cliploc.geometry import window_starts
 from cliploc.localizer import Localizer
@@ -69,18 +69,18 @@ class Segmenter:
     """
 
     def __init__(self, localizer: Localizer, protocol: Protocol, methods: Mapping[str, Mapping[str, Any]]) -> None:
-        stages = localizer.stages
+        flow = localizer.flow
         self.protocol, self.localizer = protocol, localizer
         self.backbone: Backbone = localizer.backbone
         if protocol.position_rule != "antialiased":
             self.backbone = as_transformer(self.backbone).with_positions(protocol.position_rule)
-        self.tasks: dict[str, Task] = stages.tasks_of(methods)
+        self.tasks: dict[str, Task] = flow.tasks_of(methods)
         for name, task in self.tasks.items():
             if not task.method.reads_text or not task.method.reads_picture:
                 raise UsageError(f"{name} has the same map for every name: choose a method that reads the text")
-        self._on_grid, self._over_picture = stages.views.on_grid, stages.views.over_picture
-        self._empty_name, self._encode_masked = stages.views.texts.empty_name, stages.views.masked.encode
-        self._batch_size = stages.options.batch_size
+        self._on_grid, self._over_picture = flow.steps.on_grid, flow.steps.over_picture
+        self._empty_name, self._encode_masked = flow.texts.empty_name, flow.masked.encode
+        self._batch_size = flow.options.batch_size
         self.unknown: dict[str, str] = {}
         if not protocol.one_thing:
             self._ask(protocol.classes)
@@ -231,17 +231,12 @@ class Segmenter:
         reporter: Reporter,
     ) -> Iterator[tuple[str, Tensor]]:
         """Each method's maps `[n, Q, h, w]` of a batch of windows; in halves if memory is short."""
-        try:
-            made = list(self._forward(batch, queries, words, tasks, reporter))
-        except (RuntimeError, MemoryError) as error:
-            if len(batch) == 1 or not out_of_memory(error):
-                raise
-        else:
+
+        def forward(part: Sequence[Tensor]) -> list[tuple[str, Tensor]]:
+            return list(self._forward(torch.stack(list(part)), queries, words, tasks, reporter))
+
+        for _, made in in_halves(list(batch), forward, reporter.halved):
             yield from made
-            return
-        reporter.halved(len(batch))
-        for half in torch.split(batch, (len(batch) + 1) // 2):
-            yield from self._seen(half, queries, words, tasks, reporter)
 
     def _forward(
         self,

@@ -24,7 +24,7 @@ from cliploc.images import Picture, load
 from cliploc.localization import Localization, boxes_and_reasons
 from cliploc.localizer import Localizer
 from cliploc.memory import Memory
-from cliploc.pipeline.decide import absence
+from cliploc.pipeline.presence import absence
 from cliploc.recipes import Recipe, recipe_of
 from cliploc.refine import refinements, resolve_refinements
 from cliploc.report.overlay import fit_within

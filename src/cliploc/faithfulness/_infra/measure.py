@@ -26,7 +26,7 @@ from cliploc.faithfulness._infra.scores import Scorer
 from cliploc.images import ImageLike
 from cliploc.localizer import Localizer
 from cliploc.pipeline.modes import undisturbed
-from cliploc.pipeline.requests import Request
+from cliploc.pipeline.prepare import Request
 from cliploc.reporter import SILENT, Reporter
 from cliploc.tower import Backbone
 from cliploc.values import FloatArray
@@ -116,13 +116,13 @@ class Faithfulness:
     ) -> None:
         self.localizer, self.metrics, self.methods, self.options = localizer, tuple(metrics), dict(methods), options
         self.backbone: Backbone = localizer.backbone
-        stages = localizer.stages
-        if stages.preparation.resize != "squash":
+        flow = localizer.flow
+        if flow.preparation.resize != "squash":
             raise UsageError(
-                f"expected resize squash, got {stages.preparation.resize}: faithfulness is measured on whole pictures"
+                f"expected resize squash, got {flow.preparation.resize}: faithfulness is measured on whole pictures"
             )
         if methods:
-            stages.tasks_of(methods)  # refuses what does not run on the tower
+            flow.tasks_of(methods)  # refuses what does not run on the tower
         heads = prompts.parse(names).names
         self.unknown = localizer.unknown_names(names)
         self.known = [entry for entry, head in zip(names, heads, strict=True) if head not in self.unknown]
@@ -134,8 +134,8 @@ class Faithfulness:
         self._random: dict[float, Localizer] = {}
 
     def _scorer(self, reporter: Reporter) -> Scorer:
-        encode = self.localizer.stages.views.masked.encode or self.backbone.encode_image
-        batch_size = self.localizer.stages.options.batch_size
+        encode = self.localizer.flow.masked.encode or self.backbone.encode_image
+        batch_size = self.localizer.flow.options.batch_size
         scale = self.backbone.logit_scale
         return Scorer(encode, self._embeddings, scale, batch_size, reporter.masked, reporter.halved)
 
@@ -153,7 +153,7 @@ class Faithfulness:
         Raises:
             InputError: it cannot be read, or the model does not know the name that is asked about.
         """
-        preparation = self.localizer.stages.preparation
+        preparation = self.localizer.flow.preparation
         prepared = preparation.prepare(
             Request(sample, picture, [self.known[0]]), prompts.parse([self.known[0]]), sample
         )

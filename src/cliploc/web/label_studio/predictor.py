@@ -24,7 +24,7 @@ from cliploc.images import load
 from cliploc.localization import Localization
 from cliploc.localizer import Localizer
 from cliploc.memory import Memory
-from cliploc.pipeline.requests import Request
+from cliploc.pipeline.prepare import Request
 from cliploc.report.exports.labelstudio import brush_shape, polygon_shape, rectangle_shape, region
 from cliploc.web.label_studio.labelling import Control, Labelling
 from cliploc.web.label_studio.pictures import Allowance, PictureSource, short

@@ -1,0 +1,486 @@
+"""The whole flow, from pictures and names to boxes, in the order in which it happens.
+
+    requests → prepare → look (tower, methods) → weigh (which names are there) → refine → join → boxes → results
+
+Shapes: B pictures of a batch, P names, n inputs of one forward pass (whole pictures, or windows of them), D the joint
+space's size, h × w a feature grid, H × W the first scale's input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import dataclass, replace
+from functools import cache, partial, reduce
+from operator import or_
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cliploc._memory_errors import in_halves
+from cliploc.boxes import BoxRule
+from cliploc.config import Options
+from cliploc.errors import UsageError
+from cliploc.geometry import Frame
+from cliploc.localization import Localization, boxes_and_reasons, joined_boxes
+from cliploc.memory import Memory, Remembered
+from cliploc.method import Context, TrainedHead
+from cliploc.pipeline.ahead import Ahead, Job, Tell
+from cliploc.pipeline.modes import own_modes
+from cliploc.pipeline.prepare import (
+    DECODERS,
+    OnError,
+    Preparation,
+    Prepared,
+    Request,
+    Result,
+    Unreadable,
+    batches,
+    stacked,
+)
+from cliploc.pipeline.presence import Bank, Evidence, Reasons, weigh
+from cliploc.pipeline.steps import Lots, Steps, refuse_nan, with_features
+from cliploc.pipeline.tasks import Task, TaskMaker
+from cliploc.pipeline.texts import Texts
+from cliploc.pipeline.views import (
+    Joined,
+    Look,
+    LookMaps,
+    StitchedFeatures,
+    looks_at,
+    not_flat,
+    window_embeddings,
+)
+from cliploc.refine import resolve_refinements
+from cliploc.reporter import Reporter
+from cliploc.saliency import raw_maps
+from cliploc.tower import Backbone, Guide
+from cliploc.values import Boxes, FloatArray
+
+
+@dataclass(frozen=True)
+class MaskedEncoder:
+    """Embeds masked pictures.
+
+    Attributes:
+        encode: `[n, 3, H, W]` normalised → `[n, D]`; None: the tower itself.
+        precision: its precision; a `Memory` keeps the embeddings of each precision apart.
+    """
+
+    encode: Callable[[Tensor], Tensor] | None
+    precision: str
+
+
+@dataclass(frozen=True)
+class TaskMaps:
+    """A method's maps of a batch.
+
+    Attributes:
+        joined: computes the maps, in 0–1 over the first scale's input.
+        not_flat: `[B, P]` bool, whether any view's map is not constant.
+        notes: for each picture, remarks of the method.
+    """
+
+    joined: Joined
+    not_flat: Tensor
+    notes: list[list[str]]
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What the tower and the methods make of a batch.
+
+    Attributes:
+        batch: the pictures.
+        by_task: the maps of each task, in their order.
+        embedding: `[B, D]` of the whole pictures, not mirrored, at the first scale.
+        windows: for each picture, `[W, D]` of its windows, not mirrored; W is 0 without windows.
+        evidence: which names are there.
+        wanted: for each picture, the names whose maps are made; those of the others are zero.
+    """
+
+    batch: Sequence[Prepared]
+    by_task: list[TaskMaps]
+    embedding: Tensor
+    windows: list[Tensor]
+    evidence: Evidence
+    wanted: list[Sequence[int]]
+
+
+class Flow:
+    """From requests to results, with one model and one set of options.
+
+    Args:
+        backbone: the model.
+        texts: embeds names.
+        options: with every value that a recipe may set filled in; see `Options.filled`.
+        head: the file of a trained head, and the head; None for none.
+        masked: embeds masked pictures.
+        guide: a second tower; None for none.
+
+    Raises:
+        UsageError: a refinement or an input size that the model does not take.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        texts: Texts,
+        options: Options,
+        head: tuple[str, TrainedHead] | None,
+        masked: MaskedEncoder,
+        guide: Guide | None = None,
+    ) -> None:
+        self.backbone, self.texts, self.options = backbone, texts, options
+        self.masked, self._guide = masked, guide
+        self._memory: Memory | None = options.memory
+        self._windows = tuple(options.windows or ())
+        steps = resolve_refinements(options.refine or (), backbone)
+        self.refine = tuple(step.name for step in steps)
+        rule = BoxRule(
+            0.5 if options.threshold is None else options.threshold,  # each task replaces 0.5 by its method's own τ
+            options.components,
+            options.min_area,
+            options.max_boxes,
+            options.nms_iou,
+            split_peaks=1.0 if options.split_peaks is None else options.split_peaks,
+            min_score=0.0 if options.min_score is None else options.min_score,
+        )
+        self.tasks = TaskMaker(backbone, options.ensemble, head, rule, options.threshold is None, steps, guide)
+        self.preparation = Preparation(
+            backbone,
+            texts.templates,
+            options.resize,
+            options.image_size,
+            tuple(options.scales or ()),
+            self._windows,
+            resize_ahead=options.memory is None,  # which may know a picture, so that its pixels are not needed
+        )
+        self.steps = Steps(backbone, steps, self._windows, self.preparation.input_hw, guide is not None)
+
+    def tasks_of(self, methods: Sequence[str] | Mapping[str, Mapping[str, Any]]) -> dict[str, Task]:
+        """The task of each method; the keys are the entries of `methods`.
+
+        Raises:
+            UsageError: a method or option that does not work on the tower.
+        """
+        if isinstance(methods, str) or not methods:
+            raise UsageError(f"expected a list of methods, got {methods!r}: write ['cam']")
+        asked = methods if isinstance(methods, Mapping) else {spec: {} for spec in methods}
+        return {spec: self.tasks.make(spec, options) for spec, options in asked.items()}
+
+    # ------------------------------------------------------------------------------------------------------- all of it
+    def run(
+        self,
+        requests: Iterable[Request],
+        tasks: Mapping[str, Task],
+        absent_maps: bool,
+        bank: Bank | None,
+        reporter: Reporter,
+        on_error: OnError,
+        keep_maps: bool = True,
+    ) -> Generator[Result, None, None]:
+        """Works through requests; see `Localizer.run`. The tower sees the next batch while the caller uses this one."""
+        compute = partial(self.compute, tasks=list(tasks.values()), bank=bank, absent_maps=absent_maps)
+        # Few pictures are read ahead, as a whole batch of them is with the tower already.
+        with self.batches(requests, on_error, DECODERS) as gathered, Ahead(gathered, compute) as ahead:
+            for batch, job in ahead:
+                if bank is not None:
+                    bank.embed(reporter.bank)
+                found = self._found(batch, job, ahead, partial(compute, told=reporter.masked), reporter)
+                for item in batch:
+                    if isinstance(item, Prepared):
+                        b, computed = next(found)
+                        results = zip(tasks.items(), computed.by_task, strict=True)
+                        made = {s: self._result(b, task, maps, computed, keep_maps) for (s, task), maps in results}
+                        yield Result(item.id, made)
+                    else:
+                        reporter.failed(item.source, item.error)
+                        yield Result(item.id, error=item.error)
+
+    def batches(
+        self, requests: Iterable[Request], on_error: OnError, ahead: int | None = None
+    ) -> closing[Generator[list[Prepared | Unreadable], None, None]]:
+        """Batches of prepared pictures, as a context manager: leaving it ends the threads, also after an error.
+
+        Args:
+            requests: what is asked for.
+            on_error: see `Localizer.stream`.
+            ahead: how many pictures are read ahead; None: a batch.
+        """
+        size = self.options.batch_size
+        ahead = size + DECODERS if ahead is None else ahead
+        return closing(batches(self.preparation.stream(requests, ahead, on_error), size))
+
+    @staticmethod
+    def _found(
+        batch: Sequence[Prepared | Unreadable],
+        job: Job[Computed | None],
+        ahead: Ahead[Any, Computed | None],
+        compute: Callable[[Sequence[Prepared | Unreadable]], Computed | None],
+        reporter: Reporter,
+    ) -> Iterator[tuple[int, Computed]]:
+        """Each picture's place in what is computed of its batch, or of a part that the memory has room for."""
+
+        def halved(count: int) -> None:
+            ahead.stop()
+            reporter.halved(count)
+
+        pictures = [item for item in batch if isinstance(item, Prepared)]
+        for part, computed in in_halves(pictures, compute, halved, partial(job.result, reporter.masked)):
+            if len(part) == len(pictures):
+                ahead.go_on()
+            if computed is not None:
+                yield from ((b, computed) for b in range(len(part)))
+
+    # ------------------------------------------------------------------------------------------------------- a batch
+    def compute(
+        self,
+        items: Sequence[Prepared | Unreadable],
+        told: Tell | None,
+        tasks: Sequence[Task],
+        bank: Bank | None = None,
+        absent_maps: bool = True,
+    ) -> Computed | None:
+        """The maps of every task, and which names are there.
+
+        Args:
+            items: a batch: pictures with equally many names, beside some that cannot be read.
+            told: of masked pictures; see `Reporter`.
+            tasks: the methods.
+            bank: names to compare with; None for a calibrated model, or where no presence is asked for.
+            absent_maps: whether names that are not there get maps too.
+
+        Returns:
+            None where no picture can be read.
+
+        Raises:
+            ModelError: the tower or a method gave a value that is not a number.
+        """
+        batch = [item for item in items if isinstance(item, Prepared)]
+        if not batch:
+            return None
+        with own_modes(torch.device(self.backbone.device)), self._remembered_together(batch) as together:
+            names = self._embedded(batch)  # [B, P, D]
+            directions = self.texts.directions(names)
+            looks = looks_at(batch, bool(self.options.flip), self.options.batch_size)
+            raw: list[list[LookMaps]] = [[] for _ in tasks]
+            notes: list[list[list[str]]] = [[[] for _ in batch] for _ in tasks]
+            embeddings: list[LookMaps] = []
+            whole: list[Context] = []  # the whole pictures at the first scale, not mirrored and mirrored
+            stitched: list[StitchedFeatures] = []  # the features of their windows
+            for number, look in enumerate(looks):
+                counting = None if told is None else _MaskedCount(told, further_looks=len(looks) - 1 - number)
+                context, maps = self._see(look, batch, directions, tasks, counting, notes)
+                if look.scale == 0:  # the other traces are not kept, as they are large
+                    whole.append(context)
+                    stitched.append(self.steps.stitched(context, batch))
+                elif look.windows is not None and ("stitched", look.flipped) not in together.shared:
+                    stitched[int(look.flipped)].add(look, context.trace)
+                embeddings.append((look, context.trace.embedding))
+                for kept, values in zip(raw, maps, strict=True):
+                    kept.append((look, values))
+
+            embedding, windows = embeddings[0][1], window_embeddings(embeddings, len(batch))
+            least = self.options.min_presence
+            evidence = weigh(batch, embedding, names, windows, self.texts, self.backbone, least, bank)
+            wanted = _wanted(batch, tasks, None if absent_maps else evidence)
+
+            for flipped, (context, features) in enumerate(zip(whole, stitched, strict=True)):
+                key = ("stitched", bool(flipped))
+                if key not in together.shared:
+                    together.shared[key] = features.over(context.trace)
+                made = together.shared.setdefault(("made of stitched", bool(flipped)), {})
+                whole[flipped] = with_features(context, together.shared[key], made)
+            by_task = [
+                TaskMaps(
+                    self.steps.joined(task, kept, batch, wanted, whole, together), not_flat(kept, len(batch)), said
+                )
+                for task, kept, said in zip(tasks, raw, notes, strict=True)
+            ]
+            return Computed(batch, by_task, embedding, windows, evidence, wanted)
+
+    def _embedded(self, batch: Sequence[Prepared]) -> Tensor:
+        """The names' embeddings, `[B, P, D]`; stored once if all pictures have the same names."""
+        first = batch[0].texts
+        if all(item.texts == first for item in batch):
+            return self.texts.embed(first).expand(len(batch), -1, -1)
+        return torch.stack([self.texts.embed(item.texts) for item in batch])
+
+    def _see(
+        self,
+        look: Look,
+        batch: Sequence[Prepared],
+        directions: Tensor,
+        tasks: Sequence[Task],
+        masked: Tell | None,
+        notes: list[list[list[str]]],
+    ) -> tuple[Context, list[Tensor]]:
+        """One forward pass, and the maps of every task from it: `[n, P, h, w]` after ReLU, not mirrored."""
+        # The pixels are made once, and only if the tower, a method or the guide asks for them.
+        shown = cache(lambda: self._shown(look, batch))  # [n, 3, H, W] in 0–1
+        images = cache(lambda: self.backbone.normalize(shown()))
+        owners = [batch[b] for b in look.owners]
+        needs = reduce(or_, [task.needs for task in tasks] + self.steps.needs(look))
+        with self._remembered(look, batch) as remembered:
+            trace = remembered.trace(needs, lambda: self.backbone.trace(images(), needs))
+            refuse_nan(trace.embedding[:, None], owners, "an embedding", self.backbone)
+            context = Context(
+                images,
+                _rows(directions, look.owners),  # [n, P, D]
+                trace,
+                self.backbone,
+                self.options.batch_size,
+                masked,
+                encode_masked=self.masked.encode,
+                cache=remembered.shared,
+                empty_name=self.texts.empty_name,
+                words=[item.texts.synonyms for item in owners],
+                guide=None if self._guide is None else partial(_guided, self._guide, shown, remembered.shared),
+            )
+            maps = []
+            for task, said in zip(tasks, notes, strict=True):
+                noting = replace(context, note=partial(_note, [said[b] for b in look.owners]))
+                values = raw_maps(task.method, noting, task.options)  # [n, P, h, w]
+                refuse_nan(values.flatten(2), owners, "a map", self.backbone)
+                values = values.relu() if task.method.relu else values
+                maps.append(values.flip(-1) if look.flipped else values)
+        return context, maps
+
+    def _shown(self, look: Look, batch: Sequence[Prepared]) -> Tensor:
+        if look.windows is None:
+            pixels = [batch[b].inputs[look.scale or 0] for b in look.owners]
+        else:
+            pixels = [batch[b].window(look.windows, frame) for b, frame in zip(look.owners, look.frames, strict=True)]
+        together = stacked(pixels)  # [n, 3, H, W] uint8
+        return (together.flip(-1) if look.flipped else together).to(self.backbone.device).float().div_(255)
+
+    # ------------------------------------------------------------------------------------------------------ a picture
+    def _result(self, b: int, task: Task, made: TaskMaps, computed: Computed, keep_maps: bool) -> Localization:
+        """The boxes of a task for picture number `b` of what was computed, and all else that is known of it."""
+        with own_modes(torch.device(self.backbone.device)):
+            item, evidence = computed.batch[b], computed.evidence
+            reasons = task.reasons(item.texts.synonyms, evidence.absences[b], made.not_flat[b].tolist())
+            frame, lots = self.steps.finished(b, made.joined, task, computed.wanted[b])
+            maps, boxes, reasons = _with_boxes(frame, lots, reasons, item.texts.names, task.box_rule, keep_maps)
+            said = self.texts.remarks(item.texts) + tuple(dict.fromkeys(made.notes[b]))
+            return Localization(
+                source=item.picture.source,
+                image=item.picture.image,
+                names=item.texts.names,
+                scores=evidence.scores[b].cpu().numpy(),
+                presence=None if evidence.presence is None else evidence.presence[b].cpu().numpy(),
+                found=np.array([reason is None for reason in reasons]),
+                reasons=reasons,
+                maps=maps,
+                frame=frame,
+                boxes=boxes,
+                notes=item.picture.notes + item.notes + said,
+                embedding=computed.embedding[b].clone().cpu().numpy(),
+                method=task.method.title,
+                model=self.backbone.name,
+                threshold=task.box_rule.threshold,
+                rule=task.box_rule,
+                presence_rule=evidence.rule,
+                ranks=None if evidence.ranks is None else evidence.ranks[b].cpu().numpy(),
+                probabilities=None if evidence.probabilities is None else evidence.probabilities[b].cpu().numpy(),
+            )
+
+    # ------------------------------------------------------------------------------------------------------ the memory
+    def _remembered(self, look: Look, batch: Sequence[Prepared]) -> AbstractContextManager[Remembered]:
+        """What the memory has of a look; new results are added to it."""
+        if self._memory is None:
+            return nullcontext(Remembered())
+        guide = None if self._guide is None else self._guide.weights_id
+        seen = [(batch[b].picture.checksum, frame) for b, frame in zip(look.owners, look.frames, strict=True)]
+        return self._memory.of(self.backbone, *seen, look.flipped, self.masked.precision, guide)
+
+    def _remembered_together(self, batch: Sequence[Prepared]) -> AbstractContextManager[Remembered]:
+        """What the memory has of all looks together, for the steps on the grid; new results are added to it."""
+        if self._memory is None or not self.steps.on_grid:
+            return nullcontext(Remembered())
+        seen = [(item.picture.checksum, item.frames) for item in batch]
+        stages = [tuple(step.needs(self.backbone).features) for step in self.steps.on_grid]
+        input_hw, size = self.preparation.input_hw, self.options.batch_size
+        how = ("together", self._windows, input_hw, size, tuple(stages), self._guide is None)
+        return self._memory.of(self.backbone, *seen, *how)
+
+
+def _wanted(batch: Sequence[Prepared], tasks: Sequence[Task], evidence: Evidence | None) -> list[Sequence[int]]:
+    """For each picture, the names that are there for any task; all names without evidence."""
+    if evidence is None:
+        return [range(len(item.texts)) for item in batch]
+    return [
+        [
+            p
+            for p, (words, reason) in enumerate(zip(item.texts.synonyms, absent, strict=True))
+            if any(task.reason(words, reason) is None for task in tasks)
+        ]
+        for item, absent in zip(batch, evidence.absences, strict=True)
+    ]
+
+
+def _with_boxes(
+    frame: Frame, lots: Lots, reasons: Reasons, names: tuple[str, ...], rule: BoxRule, keep_maps: bool
+) -> tuple[FloatArray, Boxes, Reasons]:
+    """The maps of all names, zero where none was made or none is kept; the boxes; and why names are not found.
+
+    Args:
+        frame: how the picture lies in the maps.
+        lots: the maps, a few names at a time.
+        reasons: for each name, why it is not there; None where it is.
+        names: P names.
+        rule: how maps become boxes.
+        keep_maps: whether maps are kept.
+    """
+    shape = (len(names), *frame.input_hw)
+    maps: FloatArray | None = None
+    parts: list[Boxes] = []
+    said = list(reasons)
+    for some, values in lots:
+        there = [said[p] for p in some]
+        boxes, there_said = boxes_and_reasons(frame, values, there, tuple(names[p] for p in some), rule)
+        parts.append(replace(boxes, label=np.asarray(some, np.int64)[boxes.label], names=names))
+        for p, reason in zip(some, there_said, strict=True):
+            said[p] = reason
+        if keep_maps:
+            if len(some) == len(names):
+                maps = values
+            else:
+                maps = np.zeros(shape, np.float32) if maps is None else maps  # memory is taken only when written to
+                maps[list(some)] = values
+    if maps is None:
+        maps = np.broadcast_to(np.zeros((), np.float32), shape)
+    return maps, joined_boxes(parts, names), tuple(said)
+
+
+def _rows(directions: Tensor, owners: Sequence[int]) -> Tensor:
+    """The rows of `[B, P, D]` for each owner, `[n, P, D]`; not copied if all are of one picture."""
+    if len(set(owners)) == 1:
+        return directions[owners[0]].expand(len(owners), -1, -1)
+    return directions[list(owners)]
+
+
+def _guided(guide: Guide, pixels: Callable[[], Tensor], shared: dict[Any, Any]) -> Tensor:
+    """The guide's features `[B, C, h, w]` of a batch, computed once for all methods and steps."""
+    if "guide" not in shared:
+        shared["guide"] = guide.features(pixels().contiguous()).to(pixels().device)
+    found: Tensor = shared["guide"]
+    return found
+
+
+class _MaskedCount:
+    """Tells how many masked pictures are done and left; it assumes that each further look needs as many as this one."""
+
+    def __init__(self, told: Tell, further_looks: int) -> None:
+        self._told, self._further_looks, self._done = told, further_looks, 0
+
+    def __call__(self, done: int, left: int) -> None:
+        self._done += done
+        self._told(done, left + self._further_looks * (self._done + left))
+
+
+def _note(notes: list[list[str]], picture: int, remark: str) -> None:
+    notes[picture].append(remark)

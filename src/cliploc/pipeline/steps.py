@@ -1,0 +1,207 @@
+"""Refinements: steps on the feature grid, after the mean of all views, and steps over the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cliploc.errors import ModelError
+from cliploc.geometry import Frame
+from cliploc.maps import min_max
+from cliploc.memory import Remembered
+from cliploc.method import Context, Method
+from cliploc.pipeline.prepare import Prepared
+from cliploc.pipeline.tasks import Task
+from cliploc.pipeline.views import (
+    OVER_PICTURE_AT_ONCE,
+    VALUES_AT_ONCE,
+    Joined,
+    Look,
+    LookMaps,
+    StitchedFeatures,
+    at_once,
+    by_view,
+    padding_least,
+)
+from cliploc.refine import LONGEST, Refinement
+from cliploc.tower import Backbone, Needs
+from cliploc.values import FloatArray
+
+Lots = Iterator[tuple[Sequence[int], FloatArray]]  # a few names at a time: their indices, and their maps `[p, H, W]`
+
+
+class Steps:
+    """The refinements of a flow, and what they read.
+
+    Args:
+        backbone: the model.
+        steps: in their order.
+        windows: for each set of windows, the picture's shorter side in window sides; see `Frame.windows`.
+        window_hw: height and width of the input that a window fills.
+        guided: whether a second tower says which places are similar.
+
+    Attributes:
+        on_grid: those on the feature grid.
+        over_picture: those over the picture.
+        values_at_once: values of maps that are in memory together; None for the usual number. No result depends on it.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        steps: Sequence[Refinement],
+        windows: tuple[float, ...],
+        window_hw: tuple[int, int],
+        guided: bool,
+    ) -> None:
+        self._backbone, self._windows, self._window_hw = backbone, windows, window_hw
+        self.on_grid = tuple(step for step in steps if step.on == "grid")
+        self.over_picture = tuple(step for step in steps if step.on == "picture")
+        self.values_at_once: int | None = None
+        # The set of windows whose features the steps read; None if they read those of a guide, or no set.
+        self._smallest = None if guided or not windows else windows.index(max(windows))
+
+    def needs(self, look: Look) -> list[Needs]:
+        """What the steps on the grid read from the trace of a look."""
+        read = look.scale == 0 or look.windows == self._smallest
+        return [step.needs(self._backbone) for step in self.on_grid] if read else []
+
+    def stitched(self, whole: Context, batch: Sequence[Prepared]) -> StitchedFeatures:
+        """An empty `StitchedFeatures` for what steps on the grid read, on the grid of the smallest windows.
+
+        It stitches no stage if the grid of the whole pictures is finer, or if there is a guide.
+        """
+        stages = {stage for step in self.on_grid for stage in step.needs(self._backbone).features}
+        grids = {}
+        for stage in stages if self._smallest is not None else ():
+            seen, window = batch[0].frames[0].input_hw, self._window_hw
+            own = whole.trace.features[stage].shape[-2:]  # (h, w)
+            grid = [round(n * max(self._windows) * b / a) for n, a, b in zip(own, seen, window, strict=True)]
+            if min(grid[0] / own[0], grid[1] / own[1]) > 1:
+                grids[stage] = (grid[0], grid[1])
+        return StitchedFeatures(self._smallest, [item.frames[0] for item in batch], grids)
+
+    def joined(
+        self,
+        task: Task,
+        raw: Sequence[LookMaps],
+        batch: Sequence[Prepared],
+        wanted: list[Sequence[int]],
+        whole: Sequence[Context],
+        together: Remembered,
+    ) -> Joined:
+        """Computes one task's maps from its looks, with the steps on the grid; unwanted maps are zero.
+
+        The steps on the grid follow the mean of all views. They read the stitched features of the smallest windows, if
+        these are finer than those of the whole pictures at the first scale. With flips the steps run twice, the second
+        time mirrored, and the mean is taken: otherwise a mirrored picture would not have the mirrored map.
+        """
+        if not task.refined:  # its map is the same for every picture, so no other view or step is needed
+            return Joined([[raw[0]]], batch)
+        views = by_view(raw)
+        joined = Joined(views, batch, together.shared)
+        if not self.on_grid:
+            return joined
+        # A single look has its map on the grid already, as the method made it. A picture too narrow for windows takes
+        # the other way even if it is alone: beside others it has several views, and its map must not depend on them.
+        alone = len(views) == 1 and not self._windows
+        refined = []
+        for context, (look, values) in zip(whole, raw, strict=False):
+            grid = self.on_grid[0].grid(context)
+            if alone:
+                maps = min_max(raw[0][1])
+                on_grid = F.interpolate(maps.flip(-1) if look.flipped else maps, size=grid, mode="bilinear")
+            else:
+                on_grid = values.new_zeros(len(batch), values.shape[1], *grid)
+                for b, item in enumerate(batch):
+                    for some in self._lots(wanted[b], item.frames[0].input_hw):
+                        on_grid[b, list(some)] = joined.on_grid(b, some, grid)
+                on_grid = on_grid.flip(-1) if look.flipped else on_grid
+            stepped = self._stepped(on_grid, context, batch, task.method, look.flipped)
+            refined.append([(look, stepped.flip(-1) if look.flipped else stepped)])
+        return Joined(refined, batch)
+
+    def _stepped(
+        self, maps: Tensor, context: Context, batch: Sequence[Prepared], method: Method, flipped: bool
+    ) -> Tensor:
+        """Applies the steps to maps in 0–1 on the first step's grid; returns maps on the last step's grid."""
+        threshold, frames = method.threshold, [item.frames[0] for item in batch]
+        for number, step in enumerate(self.on_grid):
+            context = replace(context, threshold=threshold)
+            if number:
+                maps = F.interpolate(maps, size=step.grid(context), mode="bilinear")
+            maps = step.function(context, maps)  # [B, P, h, w]
+            refuse_nan(maps.flatten(2), batch, "a map", self._backbone)
+            threshold = step.threshold(self._backbone, threshold)
+            maps = min_max(padding_least(maps, frames, flipped)).float()  # some steps return float64
+        return maps
+
+    def finished(self, b: int, joined: Joined, task: Task, names: Sequence[int]) -> tuple[Frame, Lots]:
+        """How the picture lies in its finished maps, and the maps in 0–1 of these names, a few at a time."""
+        frame = joined.batch[b].frames[0]
+        if not (self.over_picture and task.refined):
+            lots = self._lots(names, frame.input_hw)
+            return frame, ((some, joined.of(b, some).cpu().numpy()) for some in lots)
+        x0, y0, x1, y1 = frame.visible_xyxy
+        offset = (frame.offset_xy[0] - x0, frame.offset_xy[1] - y0)
+        inputs = replace(frame, input_hw=(y1 - y0, x1 - x0), offset_xy=offset)  # without padding
+        frame = inputs.over_picture(LONGEST)
+        return frame, self._over_picture(b, joined, names, inputs, frame)
+
+    def _over_picture(self, b: int, joined: Joined, names: Sequence[int], inputs: Frame, frame: Frame) -> Lots:
+        """Finished maps after the steps over the picture.
+
+        Args:
+            b: the picture's place in the batch.
+            joined: the task's maps of the batch.
+            names: indices of the names.
+            inputs: how the picture lies in the input without its padding.
+            frame: how the picture lies in the larger image that the steps work on.
+        """
+        item = joined.batch[b]
+        pixels = torch.from_numpy(np.array(frame.apply(item.picture.image)))  # [H, W, 3] uint8
+        stride, scales = self._backbone.stride, zip(frame.scale_xy, inputs.scale_xy, strict=True)
+        width, height = (max(1, round(stride * ours / theirs)) for ours, theirs in scales)
+        x0, y0, x1, y1 = item.frames[0].visible_xyxy
+        for some in self._lots(names, frame.input_hw, OVER_PICTURE_AT_ONCE):
+            maps = joined.of(b, some)  # [p, H, W]
+            picture = pixels.permute(2, 0, 1)[None].to(maps.device).float() / 255  # [1, 3, H, W]
+            maps = min_max(inputs.map_to_frame(maps[:, y0:y1, x0:x1], frame))
+            for step in self.over_picture:
+                maps = min_max(step.function(picture, maps[None], (height, width))[0])
+            yield some, maps.cpu().numpy()
+
+    def _lots(self, names: Sequence[int], hw: tuple[int, int], usual: int = VALUES_AT_ONCE) -> Iterator[Sequence[int]]:
+        """Names, as many at a time as their maps `[H, W]` allow."""
+        count = at_once(len(names), hw, usual if self.values_at_once is None else self.values_at_once)
+        for start in range(0, len(names), count):
+            yield names[start : start + count]
+
+
+def with_features(context: Context, features: Mapping[int, Tensor], made: dict[Any, Any]) -> Context:
+    """A context of whole pictures whose features, stage → `[B, C, h, w]`, are replaced by those of windows.
+
+    What steps make of these features is kept in `made`, as other windows give others of the same size.
+    """
+    if not features:
+        return context
+    trace = replace(context.trace, features={**context.trace.features, **features})
+    return replace(context, trace=trace, from_windows=True, cache=made)
+
+
+def refuse_nan(values: Tensor, batch: Sequence[Prepared], what: str, backbone: Backbone) -> None:
+    """Raises a `ModelError` if values `[B, P or 1, n]` are NaN or infinite, instead of making zeros of them."""
+    bad = ~values.isfinite().all(dim=-1)  # [B, P]
+    if bad.any():
+        b, p = (int(i) for i in bad.nonzero()[0])
+        prompt = f", prompt {batch[b].texts.names[p]!r}" if what == "a map" else ""
+        raise ModelError(
+            f"{backbone.name} in {str(backbone.dtype).removeprefix('torch.')} gave {what} that is not a number for "
+            f"{batch[b].picture.source}{prompt}: use a higher precision or check the weights"
+        )
